@@ -1,0 +1,61 @@
+"""The error tree. Every message says what was found, what was expected, and what to do.
+
+The command line turns any :class:`LandcoverError` into one message without a traceback: exit status 2 for
+:class:`UsageError` (the command is wrong), 1 for the others (the command is right, the world is not).
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LandcoverError(Exception):
+    """Base of every error that landcover raises on purpose."""
+
+
+class UsageError(LandcoverError, ValueError):
+    """An argument, option or combination of them cannot be used."""
+
+
+class ConfigError(UsageError):
+    """A configuration, legend or preset has an unknown key, a wrong type or contradicts itself."""
+
+
+class SplitError(UsageError):
+    """A split does not exist, names items that are not there, or has an empty or overlapping part."""
+
+
+class DataError(LandcoverError, ValueError):
+    """A data folder or one of its files is not what it should be."""
+
+
+class ImageError(DataError):
+    """An image cannot be read or has a form that is refused."""
+
+
+class MaskError(DataError):
+    """A mask cannot be read, is no mask, or does not fit its image or legend."""
+
+
+class ModelError(LandcoverError, ValueError):
+    """A model file or checkpoint is cut short, of another kind, or does not fit what it is used for."""
+
+
+class TrainingError(LandcoverError, RuntimeError):
+    """Training cannot start or go on."""
+
+
+class OutputError(LandcoverError, OSError):
+    """An output exists already, collides with another, or cannot be written."""
+
+
+class MissingExtraError(LandcoverError, ImportError):
+    """A part of landcover needs a library that is installed by an extra."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """End an error message with the close matches to ``name`` among ``known``, else with all of them."""
+    options = sorted(known)
+    close = get_close_matches(name, options, n=3, cutoff=0.6)
+    if close:
+        return "Did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "Known: " + ", ".join(options) + "."

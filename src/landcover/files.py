@@ -1,0 +1,62 @@
+"""Output files appear whole or not at all, and never replace another without being asked to."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from landcover.errors import OutputError
+
+_SUFFIX = ".landcover-tmp"
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise :class:`OutputError` if ``path`` exists and ``force`` is off."""
+    if not force and path.exists():
+        raise OutputError(f"{path} exists already. Choose another output, or pass --force to replace it.")
+
+
+@contextmanager
+def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its name when the block ends well.
+
+    The folder is made if needed. The temporary file keeps the final suffix, so that libraries which choose a
+    format by suffix work. On any error, Ctrl-C included, it is deleted and ``path`` is as it was before.
+
+    Raises:
+        OutputError: If ``path`` exists and ``force`` is off, or if it cannot be written (permission, space).
+    """
+    refuse_existing(path, force=force)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{_SUFFIX}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if isinstance(error, OutputError) or error.errno not in _WRITE_ERRORS:
+            raise
+        raise OutputError(f"{path} cannot be written: {os.strerror(error.errno)}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_WRITE_ERRORS = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+
+
+def write_text(path: Path, text: str, *, force: bool = False) -> None:
+    """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
+    with atomic_path(path, force=force) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,184 @@
+"""Classes, their colours and their order: the one place where labels are defined.
+
+A class index is a position in the legend. Models emit the *scored* classes only; :attr:`Legend.channels` maps a
+class index to the model's channel. ``NODATA`` marks pixels outside the imagery and is not a class.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from landcover.errors import ConfigError, UsageError, did_you_mean
+
+NODATA = 255
+"""Value of pixels outside the imagery in index rasters."""
+
+IGNORE = 255
+"""Training target of pixels that no loss and no metric looks at."""
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class LandClass:
+    """One class: its name and its RGB colour (0..255 each)."""
+
+    name: str
+    colour: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Names, colours and index order of the classes, and which of them is "unknown".
+
+    Attributes:
+        name: Name of the legend, such as ``deepglobe``.
+        classes: The classes in index order, at most 255.
+        unknown: Index of the class that is never scored, or None where every class is scored.
+
+    Raises:
+        ConfigError: If names or colours repeat, a colour is out of range, or ``unknown`` is no index.
+    """
+
+    name: str
+    classes: tuple[LandClass, ...]
+    unknown: int | None
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.classes) <= 255:
+            raise ConfigError(f"Legend {self.name!r} has {len(self.classes)} classes; 2 to 255 are possible.")
+        for what, values in (("name", self.names), ("colour", [c.colour for c in self.classes])):
+            repeated = sorted({str(v) for v in values if list(values).count(v) > 1})
+            if repeated:
+                raise ConfigError(f"Legend {self.name!r} uses the {what} {repeated[0]} more than once.")
+        for entry in self.classes:
+            if len(entry.colour) != 3 or not all(0 <= value <= 255 for value in entry.colour):
+                raise ConfigError(
+                    f"Class {entry.name!r} has the colour {entry.colour}; expected 3 values in 0..255."
+                )
+        if self.unknown is not None and not 0 <= self.unknown < len(self.classes):
+            raise ConfigError(
+                f"Legend {self.name!r} has no class {self.unknown} to be unknown; it has {len(self.classes)} classes."
+            )
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names in index order."""
+        return tuple(c.name for c in self.classes)
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """Indices of the scored classes, in the order of the model's channels."""
+        return tuple(i for i in range(len(self.classes)) if i != self.unknown)
+
+    @property
+    def scored_names(self) -> tuple[str, ...]:
+        """Names of the scored classes, in the order of the model's channels."""
+        return tuple(self.names[i] for i in self.scored)
+
+    @cached_property
+    def colours(self) -> UInt8Array:
+        """uint8 (256, 3): colour of each index; black where there is no class (NODATA included)."""
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(self.classes)] = [c.colour for c in self.classes]
+        return table
+
+    @cached_property
+    def channels(self) -> UInt8Array:
+        """uint8 (256,): the model's channel of each class index; ``IGNORE`` for unknown and for no class."""
+        table = np.full(256, IGNORE, np.uint8)
+        table[list(self.scored)] = np.arange(len(self.scored), dtype=np.uint8)
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that :meth:`from_dict` reads and YAML and JSON can hold."""
+        return {
+            "name": self.name,
+            "classes": [{"name": c.name, "colour": list(c.colour)} for c in self.classes],
+            "unknown": None if self.unknown is None else self.names[self.unknown],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Legend":
+        """Build a legend from ``{name, classes: [{name, colour: [r, g, b]}], unknown: NAME or null}``.
+
+        Raises:
+            ConfigError: If a key is missing, unknown or of the wrong type; the message names it.
+        """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"A legend is a mapping with name, classes and unknown; found {data!r}.")
+        for key in data:
+            if key not in ("name", "classes", "unknown"):
+                raise ConfigError(
+                    f"Unknown key {key!r} in a legend. {did_you_mean(str(key), ['name', 'classes', 'unknown'])}"
+                )
+        entries = data.get("classes")
+        if not isinstance(entries, list):
+            raise ConfigError(f"A legend needs 'classes', a list of {{name, colour}}; found {entries!r}.")
+        classes = []
+        for entry in entries:
+            if not isinstance(entry, Mapping) or set(entry) != {"name", "colour"}:
+                raise ConfigError(f"A class is {{name: NAME, colour: [R, G, B]}}; found {entry!r}.")
+            colour = entry["colour"]
+            if not isinstance(colour, list) or len(colour) != 3 or not all(type(v) is int for v in colour):
+                raise ConfigError(
+                    f"Class {entry['name']!r} has the colour {colour!r}; expected [R, G, B] in 0..255."
+                )
+            classes.append(LandClass(str(entry["name"]), (colour[0], colour[1], colour[2])))
+        unknown = data.get("unknown")
+        names = [c.name for c in classes]
+        if unknown is not None and unknown not in names:
+            raise ConfigError(
+                f"The legend's unknown class {unknown!r} is not among its classes. {did_you_mean(str(unknown), names)}"
+            )
+        return cls(
+            str(data.get("name", "custom")), tuple(classes), None if unknown is None else names.index(unknown)
+        )
+
+
+DEEPGLOBE = Legend(
+    name="deepglobe",
+    classes=(
+        LandClass("urban", (0, 255, 255)),
+        LandClass("agriculture", (255, 255, 0)),
+        LandClass("rangeland", (255, 0, 255)),
+        LandClass("forest", (0, 255, 0)),
+        LandClass("water", (0, 0, 255)),
+        LandClass("barren", (255, 255, 255)),
+        LandClass("unknown", (0, 0, 0)),
+    ),
+    unknown=6,
+)
+"""The seven classes of the DeepGlobe 2018 Land Cover Classification Challenge."""
+
+BUILT_IN: Mapping[str, Legend] = {"deepglobe": DEEPGLOBE}
+
+
+def load_legend(source: str | Path) -> Legend:
+    """Return a built-in legend by name, or read one from a YAML file.
+
+    Raises:
+        UsageError: If ``source`` is neither a built-in name nor a file.
+        ConfigError: If the file is no legend.
+    """
+    if str(source) in BUILT_IN:
+        return BUILT_IN[str(source)]
+    path = Path(source)
+    if not path.is_file():
+        raise UsageError(
+            f"No legend {str(source)!r}: it is neither a YAML file nor built in. {did_you_mean(str(source), BUILT_IN)}"
+        )
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    return Legend.from_dict(data)
