@@ -1,0 +1,62 @@
+"""Scene-disjoint folds: greedy, size-capped and class-stratified.
+
+Images of one scene touch, so a random split measures filling-in within known scenes. Here whole scenes go to folds.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from landcover.errors import SplitError
+
+SIZE_CAP = 1.05
+"""No fold takes more than this many times the mean number of items, unless one scene alone is larger."""
+
+
+def scene_folds(
+    pixels: Mapping[str, npt.NDArray[np.int64]], scene_of: Mapping[str, str], folds: int
+) -> list[list[str]]:
+    """Share items out to folds, whole scenes at a time.
+
+    Scenes are placed from the largest to the smallest. Each goes to the fold, among those that it does not push
+    past the size cap, where the folds' shares of every class end up most even: the placement with the smallest sum,
+    over folds and classes, of squared (pixels of the class in the fold / pixels of the class in all folds).
+    The result depends only on the arguments, and not on their order.
+
+    Args:
+        pixels: Pixels per scored class, int64 (classes,), of every item's mask, by item key.
+        scene_of: Scene name of every item, by item key.
+        folds: Number of folds, at least 2.
+
+    Returns:
+        One list of item keys per fold, each sorted.
+
+    Raises:
+        SplitError: If there are fewer scenes than folds, or an item has no scene.
+    """
+    homeless = sorted(set(pixels) - set(scene_of))
+    if homeless:
+        raise SplitError(f"{len(homeless)} items have no scene in scenes.csv, such as {homeless[0]!r}.")
+    members: dict[str, list[str]] = {}
+    for key in sorted(pixels):
+        members.setdefault(scene_of[key], []).append(key)
+    if not 2 <= folds <= len(members):
+        raise SplitError(f"{folds} folds asked for, {len(members)} scenes found; 2 to {len(members)} are possible.")
+
+    totals = np.sum([pixels[key] for key in sorted(pixels)], axis=0)
+    shares = {
+        scene: np.sum([pixels[key] for key in keys], axis=0) / np.maximum(totals, 1)
+        for scene, keys in members.items()
+    }
+    cap = max(SIZE_CAP * len(pixels) / folds, max(len(keys) for keys in members.values()))
+    share = np.zeros((folds, len(totals)))
+    result: list[list[str]] = [[] for _ in range(folds)]
+    for scene in sorted(members, key=lambda s: (-len(members[s]), s)):
+        open_folds = [f for f in range(folds) if len(result[f]) + len(members[scene]) <= cap]
+        # Every placement adds the same squares elsewhere, so the growth of the chosen fold's squares decides.
+        candidates = open_folds or [min(range(folds), key=lambda f: len(result[f]))]
+        best = min(candidates, key=lambda f: (float(shares[scene] @ (2 * share[f] + shares[scene])), f))
+        share[best] += shares[scene]
+        result[best] += members[scene]
+    return [sorted(keys) for keys in result]
