@@ -1,0 +1,26 @@
+# Two commands do all set-up: `make demo` and `make test`. Both use .venv in this folder.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test env check clean
+
+demo: env
+	$(BIN)/landcover demo --out demo
+
+test: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+env: .venv/.done
+
+# The stamp comes last, so that an interrupted installation is done again.
+.venv/.done: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "landcover needs Python 3.11 or newer; run: make PYTHON=python3.11 …")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo

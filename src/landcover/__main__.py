@@ -1,0 +1,5 @@
+"""Let ``python -m landcover`` run the command line."""
+
+from landcover.cli import main
+
+main()

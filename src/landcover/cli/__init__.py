@@ -1,0 +1,58 @@
+"""The command line: one module per verb, found by its name.
+
+Each module here holds one public function named as the module; the first line of its docstring is its help. The
+modules import what they need inside that function, so that ``landcover --help`` stays quick.
+"""
+
+import importlib
+import pkgutil
+import sys
+
+import typer
+
+from landcover.errors import LandcoverError, UsageError
+
+
+def build() -> typer.Typer:
+    """Return the application with every verb of this package, in alphabetical order."""
+    app = typer.Typer(
+        name="landcover",
+        help="Half-metre satellite imagery in, land-cover maps that can be trusted out.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(_version_option)
+    for module in pkgutil.iter_modules(__path__):
+        function = getattr(importlib.import_module(f"{__name__}.{module.name}"), module.name)
+        app.command(name=module.name)(function)
+    return app
+
+
+def main() -> None:
+    """Run the command line and end the process with its status.
+
+    0 done, 1 failed in part or whole, 2 wrong usage, 130 interrupted.
+    """
+    try:
+        build()()
+    except LandcoverError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"Error: {error.filename}: {error.strerror}.", file=sys.stderr)
+        sys.exit(1)
+
+
+def _version_option(
+    version: bool = typer.Option(False, "--version", is_eager=True, help="Print the version and stop."),
+) -> None:
+    if version:
+        from landcover import __version__
+
+        print(__version__)
+        raise typer.Exit

@@ -1,0 +1,85 @@
+"""The floors of docs/design.md: imports go down only, and importing landcover stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "landcover"
+
+FLOORS: dict[str, float] = {
+    **dict.fromkeys(["errors", "legend", "config", "files", "progress", "extras", "__init__"], 0),
+    **dict.fromkeys(["metrics", "codecs", "raster", "preprocessing", "windows"], 1),
+    "data": 2.0,
+    "models": 2.1,
+    "bundle": 2.2,
+    "runtimes": 2.3,
+    **dict.fromkeys(["inference", "postprocess"], 3),
+    **dict.fromkeys(["training", "evaluation"], 4),
+    **dict.fromkeys(["reporting", "benchmarks"], 5),
+    **dict.fromkeys(["cli", "__main__"], 6),
+}
+
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "landcover":
+                rooms.add(parts[1] if len(parts) > 1 and parts[1] in FLOORS else "__init__")
+    return rooms
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_go_down_only(path: Path) -> None:
+    room = room_of(path)
+    assert room in FLOORS, f"{room} has no floor: add it here and to docs/design.md"
+    upward = sorted(other for other in imported_rooms(path) - {room} if FLOORS[other] > FLOORS[room])
+    assert not upward, f"{room} (floor {FLOORS[room]}) imports from {upward}"
+
+
+def test_torch_is_imported_only_where_allowed() -> None:
+    allowed = {"models", "training", "runtimes", "benchmarks"}
+    for path in MODULES:
+        imports = [
+            node.module if isinstance(node, ast.ImportFrom) else alias.name
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        ]
+        if any((name or "").split(".")[0] == "torch" for name in imports):
+            assert room_of(path) in allowed, f"{path} imports torch"
+
+
+@pytest.mark.parametrize("statement", ["import landcover", "import landcover.cli; landcover.cli.build()"])
+def test_importing_is_light(statement: str) -> None:
+    heavy = ["torch", "timm", "rasterio", "openvino", "matplotlib", "numpy", "PIL", "pydantic", "rich"]
+    code = f"{statement}; import sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_verbs_are_the_same_in_python_and_on_the_command_line() -> None:
+    import landcover
+
+    commands = {p.stem for p in (SOURCE / "cli").glob("*.py")}
+    for verb in set(landcover.__all__) - {"__version__"}:
+        assert verb in commands
+        assert callable(getattr(landcover, verb))
+    with pytest.raises(AttributeError, match="nonsense"):
+        landcover.nonsense  # noqa: B018
