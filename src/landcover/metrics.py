@@ -1,0 +1,252 @@
+"""One int64 confusion matrix over a whole split, and every score that is read from it.
+
+Rows are the truth, columns the prediction, over all classes of the legend. Counting comes first and the
+choice of the metric last, so that one pass over the images serves them all:
+
+=============  ==================================  =======================  ===========================
+metric         pixels whose truth is unknown       mean over                class absent from both sides
+=============  ==================================  =======================  ===========================
+challenge      ignored                             the scored classes       left out (None)
+glnet          false positives of what was said    the scored classes       0
+seven-class    an ordinary class                   all classes of a legend  left out (None)
+=============  ==================================  =======================  ===========================
+
+A scored pixel that is predicted as unknown is a miss of its class in all three, and a false positive of no
+scored class. ``NODATA`` is not unknown: where the truth is NODATA nothing is counted; a predicted NODATA
+counts as a predicted unknown. ``glnet`` follows VITA-Group/GLNet, ``seven-class`` the seed's ``evaluate.py``.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from landcover.errors import MaskError, UsageError, did_you_mean
+from landcover.legend import NODATA, Legend, UInt8Array
+
+Metric = Literal["challenge", "glnet", "seven-class"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+Int64Array = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
+
+_BLOCK_PX = 1 << 17
+"""Pixels counted at a time (even): widened to 8 bytes by numpy.bincount they stay in the level-2 cache."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one metric says about one confusion matrix.
+
+    Attributes:
+        metric: Name of the metric, one of :data:`METRICS`.
+        miou: Mean of the intersections over union, 0..1; None where no class has one.
+        iou: Intersection over union by class name, 0..1; None for a class absent from truth and prediction.
+        pixel_accuracy: Share of the counted pixels that are right, 0..1; None where no pixel is counted.
+        warnings: What the numbers do not tell, such as a class that is absent.
+    """
+
+    metric: Metric
+    miou: float | None
+    iou: dict[str, float | None]
+    pixel_accuracy: float | None
+    warnings: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``miou``, ``iou`` and ``pixel_accuracy`` as plain data for JSON."""
+        return {"miou": self.miou, "iou": self.iou, "pixel_accuracy": self.pixel_accuracy}
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over any number of images.
+
+    Attributes:
+        legend: The classes.
+        table: int64 (K, K + 1), rows = truth, columns = prediction. The last column holds the pixels
+            predicted as NODATA; where the legend has an unknown class they stand in its column instead.
+    """
+
+    def __init__(self, legend: Legend) -> None:
+        self.legend = legend
+        self.table: Int64Array = np.zeros((len(legend), len(legend) + 1), np.int64)
+
+    @property
+    def counts(self) -> Int64Array:
+        """int64 (K, K), rows = truth, columns = prediction, all classes of the legend in its order."""
+        return self.table[:, :-1]
+
+    @property
+    def missed(self) -> Int64Array:
+        """int64 (K,): pixels of each true class predicted as NODATA where the legend has no unknown class."""
+        return self.table[:, -1]
+
+    def update(self, truth: UInt8Array, prediction: UInt8Array) -> None:
+        """Count one image.
+
+        Args:
+            truth: uint8 (H, W), class indices; NODATA pixels are not counted.
+            prediction: uint8 (H, W), class indices; NODATA is a predicted unknown.
+
+        Raises:
+            MaskError: If shapes or types differ from these or from each other, or a value is no class.
+        """
+        for what, array in (("truth", truth), ("prediction", prediction)):
+            if array.ndim != 2 or array.dtype != np.uint8:
+                raise MaskError(
+                    f"The {what} has shape {array.shape} and type {array.dtype}; expected class indices, "
+                    "uint8 (height, width). Convert colours to indices first."
+                )
+        if truth.shape != prediction.shape:
+            raise MaskError(
+                f"The truth has {truth.shape[0]} x {truth.shape[1]} pixels (height x width), the prediction "
+                f"{prediction.shape[0]} x {prediction.shape[1]}. Score at the size of the truth."
+            )
+        joint = _count_pairs(truth.ravel(), prediction.ravel(), len(self.legend))
+        table = np.roll(joint[1:], -1, axis=1)  # a NODATA truth is dropped, a NODATA prediction goes last
+        if self.legend.unknown is not None:
+            table[:, self.legend.unknown] += table[:, -1]
+            table[:, -1] = 0
+        self.table += table
+
+    def __add__(self, other: Self) -> Self:
+        """Return the matrix over the images of both.
+
+        Raises:
+            UsageError: If the legends have other classes.
+        """
+        if (self.legend.names, self.legend.unknown) != (other.legend.names, other.legend.unknown):
+            raise UsageError(
+                f"Matrices over {', '.join(self.legend.names)} and over {', '.join(other.legend.names)} "
+                "cannot be added."
+            )
+        result = type(self)(self.legend)
+        result.table = self.table + other.table
+        return result
+
+    def scores(self, metric: Metric = "challenge") -> Scores:
+        """Read the scores of one metric from the counts.
+
+        Raises:
+            UsageError: If there is no such metric.
+        """
+        iou = class_iou(self.table, self.legend, metric)
+        names = [self.legend.names[i] for i in averaged_classes(self.legend, metric)]
+        counted = _counted_rows(self.legend, metric)
+        pixels = int(self.table[counted].sum())
+        right = int(self.table.diagonal()[counted].sum())
+        miou = float(mean_iou(iou))
+        return Scores(
+            metric=metric,
+            miou=None if np.isnan(miou) else miou,
+            iou={
+                name: None if np.isnan(value) else float(value)
+                for name, value in zip(names, iou, strict=True)
+            },
+            pixel_accuracy=right / pixels if pixels else None,
+            warnings=tuple(self._warnings(metric)),
+        )
+
+    def _warnings(self, metric: Metric) -> list[str]:
+        counted = self.table[_counted_rows(self.legend, metric)]
+        if not counted.any():
+            return ["No pixel was counted: the truth has no known class anywhere."]
+        verdict = "it counts as 0 in the mean" if metric == "glnet" else "it is left out of the mean"
+        return [
+            f"Class {self.legend.names[i]!r} is in neither truth nor prediction: {verdict}."
+            for i in averaged_classes(self.legend, metric)
+            if not self.table[i].any() and not counted[:, i].any()
+        ]
+
+
+def averaged_classes(legend: Legend, metric: Metric) -> tuple[int, ...]:
+    """Return the indices of the classes that a metric gives an IoU and takes the mean over.
+
+    Raises:
+        UsageError: If there is no such metric.
+    """
+    if metric not in METRICS:
+        raise UsageError(f"There is no metric {metric!r}. {did_you_mean(metric, METRICS)}")
+    return tuple(range(len(legend))) if metric == "seven-class" else legend.scored
+
+
+def class_iou(table: npt.NDArray[Any], legend: Legend, metric: Metric) -> Float64Array:
+    """Return TP / (TP + FP + FN) of each averaged class.
+
+    Args:
+        table: (..., K, K + 1), one or many tables of a :class:`ConfusionMatrix`, any numeric type.
+        legend: The K classes.
+        metric: Which pixels count and which classes are averaged.
+
+    Returns:
+        float64 (..., C) in 0..1, in the order of :func:`averaged_classes`; NaN (0 for ``glnet``) where a
+        class is in neither truth nor prediction.
+    """
+    classes = list(averaged_classes(legend, metric))
+    true_positives = table[..., classes, classes]
+    in_truth = table.sum(axis=-1)[..., classes]
+    in_prediction = table[..., _counted_rows(legend, metric), :].sum(axis=-2)[..., classes]
+    union = in_truth + in_prediction - true_positives
+    iou = np.full(union.shape, 0.0 if metric == "glnet" else np.nan)
+    np.divide(true_positives, union, out=iou, where=union > 0)
+    return iou
+
+
+def mean_iou(iou: Float64Array) -> Float64Array:
+    """Return the mean over the last axis without the NaN: float64 (...), NaN where there is nothing else."""
+    known = ~np.isnan(iou)
+    number = np.asarray(known.sum(axis=-1))
+    mean = np.full(number.shape, np.nan)
+    np.divide(np.where(known, iou, 0.0).sum(axis=-1), number, out=mean, where=number > 0)
+    return mean
+
+
+def _counted_rows(legend: Legend, metric: Metric) -> list[int]:
+    """Return the true classes whose pixels count at all: unknown ones do not in the challenge."""
+    return list(legend.scored if metric == "challenge" else range(len(legend)))
+
+
+def _count_pairs(truth: UInt8Array, prediction: UInt8Array, classes: int) -> Int64Array:
+    """Count how often each pair of values stands at one place.
+
+    Adding 1 in uint8 turns NODATA into 0 and the classes into 1..K, so that the largest value tells whether
+    all are allowed. With at most 15 classes a pair of labels fits one byte, and two neighbouring pixels are
+    counted at once as one 16-bit number: half the additions.
+
+    Args:
+        truth: uint8 (N,), class indices or NODATA.
+        prediction: uint8 (N,), class indices or NODATA.
+        classes: K, the number of classes.
+
+    Returns:
+        int64 (K + 1, K + 1): index 0 is NODATA, index i + 1 is class i.
+
+    Raises:
+        MaskError: If a value is neither a class nor NODATA.
+    """
+    values = classes + 1
+    cells = values * values
+    two_at_once = cells <= 256
+    buffers = np.zeros((2, _BLOCK_PX), np.uint8 if two_at_once else np.uint16)
+    totals = np.zeros(cells * 256 if two_at_once else cells, np.int64)
+    for start in range(0, truth.size, _BLOCK_PX):
+        size = min(_BLOCK_PX, truth.size - start)
+        if (
+            size % 2
+        ):  # the last pixel of an odd number has NODATA on NODATA beside it, a cell that nobody reads
+            buffers[:, size] = 0
+        for what, labels, buffer in zip(("truth", "prediction"), (truth, prediction), buffers, strict=True):
+            np.add(labels[start : start + size], np.uint8(1), out=buffer[:size])
+            if buffer[:size].max() > classes:
+                raise MaskError(
+                    f"The {what} holds the value {buffer[:size].max() - 1}; expected 0 to {classes - 1}, or "
+                    f"{NODATA} for nodata. Was it made with another legend?"
+                )
+        codes = buffers[0, : size + size % 2]
+        codes *= values
+        codes += buffers[1, : codes.size]
+        totals += np.bincount(codes.view(np.uint16), minlength=totals.size)
+    if two_at_once:
+        pairs = totals.reshape(cells, 256)  # [second pixel, first pixel]: each is counted in its own right
+        totals = pairs.sum(axis=1) + pairs.sum(axis=0)[:cells]
+    return totals.reshape(values, values)
