@@ -1,0 +1,104 @@
+"""A torch module behind the :class:`~landcover.runtimes.base.Runtime` interface."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from landcover.bundle import read_model
+from landcover.errors import ModelError, UsageError
+from landcover.models import build_model
+
+if TYPE_CHECKING:
+    from landcover.bundle import ModelCard
+
+Precision = Literal["fp32", "bf16"]
+
+
+class TorchRuntime:
+    """Run a module that is in memory.
+
+    The module is moved to the device and put into evaluation mode, where it stays: a training loop
+    that validates its own module calls ``module.train()`` afterwards.
+
+    Args:
+        module: Takes normalised float32 (N, 3, H, W), returns logits (N, C, H, W).
+        card: The model's card; its preprocessing, legend and temperature are used.
+        device: As for :func:`pick_device`.
+        precision: ``"bf16"`` computes convolutions in bfloat16; the softmax is always float32.
+
+    Raises:
+        UsageError: If the device is unknown or not there.
+    """
+
+    def __init__(
+        self, module: nn.Module, card: "ModelCard", device: str = "cpu", precision: Precision = "fp32"
+    ) -> None:
+        self.card = card
+        self._device = pick_device(device)
+        self._autocast = precision == "bf16"
+        self._module = module.to(self._device, memory_format=torch.channels_last).eval()
+        scale, offset = card.preprocessing.factors
+        self._scale = torch.from_numpy(scale).to(self._device)
+        self._offset = torch.from_numpy(offset).to(self._device)
+
+    @property
+    def device(self) -> str:
+        """Where it computes, such as ``"cpu"`` or ``"cuda:0"``."""
+        return str(self._device)
+
+    @torch.inference_mode()
+    def probabilities(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Classify uint8 (N, H, W, 3) images; see :meth:`landcover.runtimes.base.Runtime.probabilities`."""
+        pixels = torch.tensor(batch, device=self._device)
+        # NHWC in memory is what torch calls channels_last: the axes are renamed, nothing is moved.
+        normalised = torch.addcmul(self._offset, pixels.float(), self._scale).permute(0, 3, 1, 2)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            logits: torch.Tensor = self._module(normalised)
+        logits = logits.float().contiguous()
+        result: npt.NDArray[np.float32] = (
+            torch.softmax(logits.div_(self.card.temperature), dim=1).cpu().numpy()
+        )
+        return result
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called ``name``; ``"auto"`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UsageError: If the name is none of torch's, or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # torch reports an unknown name as RuntimeError, and CUDA left out of the build as AssertionError.
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"No device {name!r} on this machine ({reason}). Use auto, cpu, or cuda where there is a GPU; "
+            "'landcover doctor' says what is there."
+        ) from error
+    return device
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def load(path: Path, *, device: str) -> TorchRuntime:
+    """Read a model file or run folder and build its network; see :func:`landcover.runtimes.open_model`."""
+    card, tensors = read_model(path)
+    module = build_model(card.model, classes=len(card.legend.scored))
+    try:
+        module.load_state_dict({name: torch.as_tensor(tensor) for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path}: the weights do not fit the network that its card describes ({card.model.encoder}). "
+            f"The file was changed or comes from another version of landcover. {_last_line(error)}"
+        ) from error
+    return TorchRuntime(module, card, device)
