@@ -68,8 +68,8 @@ def ground_sample_distance(path: Path) -> float | None:
 
     It is the geometric mean of the two sides of the pixel at the raster's centre, whichever way it is turned.
     The unit of a projection is trusted where it is within 1 % of the distance on the ground, as in UTM and
-    national grids, in metres or feet. Elsewhere (longitude and latitude, web Mercator away from the equator) it
-    is the distance on the WGS 84 ellipsoid.
+    national grids, in metres or feet. Elsewhere (longitude and latitude, web Mercator off the equator) it is
+    the distance on the WGS 84 ellipsoid.
     """
     try:
         with _open(path) as source:
@@ -104,7 +104,7 @@ def read_raster(path: Path, bands: Sequence[int] | None = None, *, max_pixels: i
         with _open(path) as source:
             if max_pixels is not None and source.width * source.height > max_pixels:
                 raise ImageError(
-                    f"{path} has {source.height} x {source.width} pixels; at most {max_pixels} are read at once."
+                    f"{path} has {source.height} x {source.width} pixels; at most {max_pixels} are read."
                 )
             chosen = _choose_bands(path, source, bands)
             image = np.moveaxis(source.read(chosen), 0, -1)
@@ -217,8 +217,8 @@ def _choose_bands(path: Path, source: DatasetReader, bands: Sequence[int] | None
     kinds = {source.dtypes[band - 1] for band in chosen}
     if kinds != {"uint8"}:
         raise ImageError(
-            f"{path} has {'/'.join(sorted(kinds))} pixels; expected 8 bits per band. Scale it first, the same way "
-            "for every scene: gdal_translate -ot Byte -scale MIN MAX 1 255 -a_nodata 0 IN OUT"
+            f"{path} has {'/'.join(sorted(kinds))} pixels; expected 8 bits per band. Scale it first, the same "
+            "way for every scene: gdal_translate -ot Byte -scale MIN MAX 1 255 -a_nodata 0 IN OUT"
         )
     if ColorInterp.palette in (source.colorinterp[band - 1] for band in chosen):
         raise ImageError(f"{path} has a colour table: it is a map or a mask; expected imagery in RGB.")
