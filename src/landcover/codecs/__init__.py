@@ -1,0 +1,23 @@
+"""Pictures in, masks in and out: every file of pixels without a map projection goes through here.
+
+``colours`` turns colours into class indices and back; ``decoding`` and ``formats`` read a file as it is;
+``images`` and ``masks`` give it its meaning.
+"""
+
+from landcover.codecs.colours import colours_to_index, index_to_colours
+from landcover.codecs.decoding import MAX_PIXELS
+from landcover.codecs.images import image_size, read_image
+from landcover.codecs.masks import Mask, MaskFormat, encode_mask, read_mask, write_mask
+
+__all__ = [
+    "MAX_PIXELS",
+    "Mask",
+    "MaskFormat",
+    "colours_to_index",
+    "encode_mask",
+    "image_size",
+    "index_to_colours",
+    "read_image",
+    "read_mask",
+    "write_mask",
+]

@@ -1,0 +1,158 @@
+"""Masks in and out: class indices from colours, palettes or grey values, and PNG files from class indices."""
+
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from PIL import Image
+
+from landcover.codecs.colours import NO_CLASS, find_classes, index_to_colours, on_corners, settle_off_palette
+from landcover.codecs.decoding import MAX_PIXELS, read_picture
+from landcover.codecs.formats import Picture
+from landcover.errors import MaskError, OutputError, UsageError, did_you_mean
+from landcover.files import atomic_path
+from landcover.legend import NODATA, Legend, UInt8Array
+
+MaskFormat = Literal["palette", "rgb", "index"]
+
+_PNG_OPTIONS: dict[str, Any] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+"""Masks are long runs of few values: run lengths pack them better than level 1 alone, in the same time."""
+
+
+class Mask(NamedTuple):
+    """A decoded mask: class indices, uint8 (H, W), and the number of pixels whose colour has no class."""
+
+    index: UInt8Array  # type: ignore[assignment]  # takes the place of tuple.index, which nobody needs here
+    off_palette: int
+
+
+def read_mask(path: Path, legend: Legend, *, max_pixels: int = MAX_PIXELS) -> Mask:
+    """Read a mask of any supported format as class indices of ``legend``.
+
+    Three bands are colours, a palette is its colours (see :func:`colours_to_index`), one band holds indices
+    in the legend's order, with 255 as ``NODATA``. Pixels that the file marks as no imagery (alpha 0, a
+    transparent palette entry, the raster's nodata value) become ``NODATA``; other alpha values mean nothing.
+
+    Args:
+        path: The file; :func:`read_image` says which formats and forms are taken.
+        legend: The classes. Indices in another order need a legend in that order.
+        max_pixels: Larger files are refused before anything is decoded.
+
+    Raises:
+        MaskError: If the file cannot be read, for the reasons of :func:`read_image`, or is no mask: values
+            that are no class, three equal bands of greys, indices in a JPEG.
+    """
+    path = Path(path)
+    picture = read_picture(path, MaskError, max_pixels=max_pixels)
+    if picture.palette is None and picture.pixels.ndim == 2:
+        return Mask(_indices(path, picture, legend), 0)
+    if picture.palette is not None:
+        index = np.take(find_classes(picture.palette[None], legend)[0], picture.pixels)
+    else:
+        _refuse_grey_colours(path, picture, legend)
+        index = find_classes(picture.pixels, legend)
+    off_palette = index == NO_CLASS
+    if picture.outside is not None:
+        off_palette &= ~picture.outside
+        index[picture.outside] = NODATA
+    return Mask(index, settle_off_palette(index, off_palette, legend))
+
+
+def _indices(path: Path, picture: Picture, legend: Legend) -> UInt8Array:
+    """Take one band as indices, if it holds such."""
+    if picture.lossy:
+        raise MaskError(f"{path} is a grey JPEG, and compression changes indices. Save the mask as PNG.")
+    index = picture.pixels
+    if picture.outside is not None:
+        index = np.where(picture.outside, np.uint8(NODATA), index)
+    strays = _stray_values(index, legend)
+    if strays:
+        guess = "It looks like a greyscale picture" if len(strays) > 8 else "It may follow another legend"
+        raise MaskError(
+            f"{path} has one band with values that are no class of the legend {legend.name!r}: "
+            f"{_listed(strays)}. Expected indices 0 to {len(legend) - 1}, and {NODATA} for nodata. {guess}: "
+            "give the right file, or its legend with --legend."
+        )
+    return np.require(index, requirements="W")
+
+
+def _refuse_grey_colours(path: Path, picture: Picture, legend: Legend) -> None:
+    """Refuse three equal bands of greys: indices or a picture saved as RGB, which thresholds would garble."""
+    if picture.lossy or not on_corners(legend):
+        return
+    if not (_is_grey(picture.pixels[::16, ::16]) and _is_grey(picture.pixels)):
+        return
+    greys = [int(value) for value in np.unique(picture.pixels[..., 0]) if 0 < value < 240]
+    if greys:
+        raise MaskError(
+            f"{path} has three equal bands with the greys {_listed(greys)}; expected colours of the legend "
+            f"{legend.name!r}. It holds indices or a greyscale picture: save indices in one band, or give "
+            "the right file."
+        )
+
+
+def _is_grey(rgb: UInt8Array) -> bool:
+    return bool((rgb[..., :1] == rgb[..., 1:]).all())
+
+
+def _stray_values(index: UInt8Array, legend: Legend) -> list[int]:
+    """Return the values that are neither a class nor nodata, sorted."""
+    if index.max() < len(legend):
+        return []
+    return [int(value) for value in np.unique(index) if len(legend) <= value != NODATA]
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values[:8])) + (f", … ({len(values)} in all)" if len(values) > 8 else "")
+
+
+def encode_mask(index: UInt8Array, legend: Legend, mask_format: MaskFormat = "palette") -> bytes:
+    """Return a mask as the bytes of a PNG file.
+
+    Args:
+        index: Class indices, uint8 (H, W), with ``NODATA`` outside the imagery.
+        legend: The classes.
+        mask_format: ``palette``: indices with the legend's colours; nodata, where there is any, is entry 255,
+            black and transparent. ``rgb``: three bands as in the challenge; nodata is black and on reading
+            the same as a black class. ``index``: one band of indices; nodata is 255.
+
+    Raises:
+        MaskError: If ``index`` is not uint8 (H, W) of classes and nodata.
+        UsageError: If the format is none of the three.
+    """
+    if mask_format not in get_args(MaskFormat):
+        raise UsageError(f"No mask format {mask_format!r}. {did_you_mean(mask_format, get_args(MaskFormat))}")
+    if index.dtype != np.uint8 or index.ndim != 2 or index.size == 0:
+        raise MaskError(f"Expected a mask as uint8 (height, width); found {index.dtype} {index.shape}.")
+    strays = _stray_values(index, legend)
+    if strays:
+        raise MaskError(f"The values {_listed(strays)} are no classes of the legend {legend.name!r}.")
+    image = Image.fromarray(index_to_colours(index, legend) if mask_format == "rgb" else index)
+    options = dict(_PNG_OPTIONS)
+    if mask_format == "palette":
+        has_nodata = index.max() == NODATA
+        image.putpalette(legend.colours[: 256 if has_nodata else len(legend)].tobytes())
+        if has_nodata:
+            options["transparency"] = NODATA
+    buffer = BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def write_mask(
+    path: Path, index: UInt8Array, legend: Legend, *, mask_format: MaskFormat = "palette", force: bool = False
+) -> None:
+    """Write a mask as PNG, whole or not at all; :func:`encode_mask` describes the three formats.
+
+    Raises:
+        OutputError: If ``path`` is not named ``.png``, exists and ``force`` is off, or cannot be written.
+        MaskError: If ``index`` is not uint8 (H, W) of classes and nodata.
+        UsageError: If the format is none of the three.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"Plain masks are written as PNG; name it {path.with_suffix('.png')}, not {path}.")
+    with atomic_path(path, force=force) as temporary:
+        temporary.write_bytes(encode_mask(index, legend, mask_format))
