@@ -1,0 +1,175 @@
+"""Typed configuration: YAML in, immutable pydantic models out, errors that name the key.
+
+Types are taken literally: ``true`` is no number and ``"8"`` no integer. Numbers such as ``1e-3``, which YAML 1.1
+reads as text, are numbers here, and a key that stands twice in a file is an error.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from landcover.errors import ConfigError, did_you_mean
+
+
+class Config(BaseModel):
+    """Base of every configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a repeated key and reads ``1e-3`` as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {repeated[0]!r} stands more than once", node.start_mark
+            )
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Return the data in a YAML text.
+
+    Args:
+        text: The text.
+        source: What error messages call it: a file or an option.
+
+    Raises:
+        ConfigError: If it is not readable YAML or repeats a key.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not readable YAML: {error}") from error
+
+
+def from_mapping(cls: type[C], data: Mapping[str, Any], source: str) -> C:
+    """Validate plain data as ``cls``.
+
+    Args:
+        cls: The configuration's class.
+        data: Keys and values as YAML or JSON hold them.
+        source: What error messages call the data: a file, a preset or an option.
+
+    Raises:
+        ConfigError: If a key is unknown, missing or of a wrong type or value. Every fault is listed by its
+            dotted key, with what was found and expected; an unknown key with the nearest right ones.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{source}: expected keys and values, found {_shown(data)}.")
+    try:
+        # JSON is the strict mode that still turns lists into tuples and text into paths.
+        return cls.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        faults = [_explain(cls, fault) for fault in error.errors(include_url=False)]
+        raise ConfigError("\n".join(f"{source}: {fault}" for fault in dict.fromkeys(faults))) from error
+
+
+def load_config(cls: type[C], path: Path) -> C:
+    """Read a YAML file as ``cls``.
+
+    Raises:
+        ConfigError: If the file cannot be read, is no YAML, or does not fit (see :func:`from_mapping`).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration {path} cannot be read: {error}") from error
+    return from_mapping(cls, parse_yaml(text, str(path)) or {}, str(path))
+
+
+def with_overrides(config: C, assignments: Iterable[str]) -> C:
+    """Return a copy of ``config`` with single values replaced.
+
+    Args:
+        config: Where to start.
+        assignments: Texts such as ``optimiser.learning_rate=1e-3``: a dotted key, ``=``, a value in YAML.
+
+    Raises:
+        ConfigError: If an assignment has no ``=``, its key does not exist, or its value does not fit.
+    """
+    data = config.model_dump(mode="json")
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError(
+                f"Found {assignment!r}; expected KEY=VALUE, such as optimiser.learning_rate=1e-3."
+            )
+        target = data
+        for depth, part in enumerate(parts[:-1], 1):
+            child = target.get(part)
+            if child is None:
+                child = target[part] = {}
+            if not isinstance(child, dict):
+                holder = ".".join(parts[:depth])
+                raise ConfigError(
+                    f"{key.strip()} cannot be set: {holder} is {_shown(child)} and has no keys."
+                )
+            target = child
+        target[parts[-1]] = parse_yaml(text, assignment)
+    return from_mapping(type(config), data, "settings")
+
+
+def dump_yaml(config: BaseModel) -> str:
+    """Return ``config`` as YAML that :func:`load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
+    """Turn one pydantic error into a sentence."""
+    parts, known = _locate(cls, fault["loc"])
+    key = ".".join(parts) or "the whole"
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {key!r}. {did_you_mean(parts[-1], known)}"
+    if fault["type"] == "missing":
+        return f"{key} is missing."
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    return f"{key}: found {_shown(fault['input'])}; {message[0].lower()}{message[1:].rstrip('.')}."
+
+
+def _locate(cls: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """Return the readable parts of an error's location, and the keys known where it ends.
+
+    Between keys pydantic names the member of a union that it tried; that is no key and is left out.
+    """
+    parts: list[str] = []
+    models = [cls]
+    for depth, part in enumerate(location):
+        fields = [model.model_fields[str(part)] for model in models if str(part) in model.model_fields]
+        last = depth == len(location) - 1
+        if fields and not last:
+            models = [model for field in fields for model in _models_in(field.annotation)]
+        if fields or isinstance(part, int) or (last and models):
+            parts.append(str(part))
+    return parts, sorted({name for model in models for name in model.model_fields})
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the configuration classes named in a type such as ``tuple[A | B, ...] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _shown(value: Any) -> str:
+    """Show a value in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,33 @@
+"""Networks: DeepLabv3+ on timm encoders.
+
+Importing this package loads neither torch nor timm; asking for anything but :class:`ModelConfig` does.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from landcover.extras import needs
+from landcover.models.settings import ModelConfig
+
+if TYPE_CHECKING:
+    from landcover.models.deeplabv3plus import DeepLabV3Plus
+    from landcover.models.parameters import parameter_groups
+    from landcover.models.registry import MODELS, build_model, register
+
+__all__ = ["MODELS", "DeepLabV3Plus", "ModelConfig", "build_model", "parameter_groups", "register"]
+
+_HOMES = {
+    "MODELS": "registry",
+    "DeepLabV3Plus": "deeplabv3plus",
+    "build_model": "registry",
+    "parameter_groups": "parameters",
+    "register": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    with needs("train"):
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

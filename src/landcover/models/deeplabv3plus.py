@@ -1,0 +1,171 @@
+"""DeepLabv3+ after Chen et al. 2018 (arXiv 1802.02611), on any timm encoder with features.
+
+Encoder, atrous spatial pyramid, decoder at stride 4. Differences from the paper, each for a reason:
+
+- The image's sides are padded to multiples of the output stride (edge values repeated) and the answer is cropped,
+  so that every image has the same grid: row ``i`` of the logits answers for rows ``4 i`` to ``4 i + 3`` of the image.
+- The image-pooling branch has a bias and no batch norm: with one value per image and channel, a batch norm would
+  see N values, which is noise for a small batch and an error for a batch of one.
+- Separable convolutions have no norm and activation between their halves, and so factorise the plain ones.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from landcover.models.encoders import LOW_LEVEL_STRIDE, Encoder
+from landcover.models.settings import DEFAULT_ASPP_RATES, ModelConfig
+
+
+def _conv(
+    inputs: int, outputs: int, *, kernel: int = 1, rate: int = 1, separable: bool = False
+) -> nn.Sequential:
+    """Convolution, batch norm, ReLU; the size stays."""
+    layers: list[nn.Module] = []
+    if separable:
+        layers.append(
+            nn.Conv2d(
+                inputs, inputs, kernel, padding=rate * (kernel // 2), dilation=rate, groups=inputs, bias=False
+            )
+        )
+        kernel = rate = 1
+    layers.append(nn.Conv2d(inputs, outputs, kernel, padding=rate * (kernel // 2), dilation=rate, bias=False))
+    return nn.Sequential(*layers, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class ImagePooling(nn.Module):
+    """The mean over the image through a 1x1 convolution and ReLU, spread over the image again."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inputs, h, w) to (N, outputs, h, w), the same at every position."""
+        pooled = F.relu(self.conv(F.adaptive_avg_pool2d(x, 1)))
+        return pooled.expand(-1, -1, x.shape[-2], x.shape[-1])
+
+
+class AtrousPyramid(nn.Module):
+    """Atrous spatial pyramid pooling: five branches, fused by a 1x1 convolution, with dropout."""
+
+    def __init__(
+        self, inputs: int, channels: int, rates: tuple[int, int, int], *, separable: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [
+                _conv(inputs, channels),
+                *(_conv(inputs, channels, kernel=3, rate=rate, separable=separable) for rate in rates),
+                ImagePooling(inputs, channels),
+            ]
+        )
+        self.fuse = _conv(len(self.branches) * channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inputs, h, w) to (N, channels, h, w)."""
+        fused: Tensor = self.dropout(self.fuse(torch.cat([branch(x) for branch in self.branches], dim=1)))
+        return fused
+
+
+class DeepLabV3Plus(nn.Module):
+    """Encoder, atrous pyramid and decoder; one logit per scored class and pixel.
+
+    Attributes:
+        stride: Pixels of the image per value of :meth:`logits`.
+    """
+
+    stride = LOW_LEVEL_STRIDE
+
+    def __init__(self, encoder: Encoder, config: ModelConfig, *, classes: int) -> None:
+        """Put a head on ``encoder``.
+
+        Convolutions of the head start as in He et al. 2015 (normal, fan-in; gain 1 where no ReLU follows), batch
+        norms as the identity, the classifier as N(0, 0.01) without bias: all classes start equally likely.
+        """
+        super().__init__()
+        self._frozen = config.freeze_batch_norm
+        self.encoder = encoder
+        self.aspp = AtrousPyramid(
+            encoder.deep_channels,
+            config.aspp_channels,
+            config.aspp_rates or DEFAULT_ASPP_RATES[config.output_stride],
+            separable=config.separable,
+            dropout=config.dropout,
+        )
+        self.reduce = _conv(encoder.low_channels, config.low_level_channels)
+        width = config.decoder_channels
+        self.decoder = nn.Sequential(
+            _conv(
+                config.aspp_channels + config.low_level_channels, width, kernel=3, separable=config.separable
+            ),
+            _conv(width, width, kernel=3, separable=config.separable),
+        )
+        self.classifier = nn.Conv2d(width, classes, 1)
+        self._initialise_head()
+        if self._frozen:
+            for norm in self._batch_norms():
+                norm.requires_grad_(False)
+            self.train()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits before upsampling.
+
+        Args:
+            x: Normalised images (N, 3, H, W) of any size.
+
+        Returns:
+            (N, classes, ceil(H / stride), ceil(W / stride)).
+        """
+        height, width = x.shape[-2:]
+        return self._padded_logits(x)[..., : -(-height // self.stride), : -(-width // self.stride)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, bilinearly upsampled to the image.
+
+        Args:
+            x: Normalised images (N, 3, H, W) of any size.
+
+        Returns:
+            (N, classes, H, W).
+        """
+        height, width = x.shape[-2:]
+        full = F.interpolate(
+            self._padded_logits(x), scale_factor=float(self.stride), mode="bilinear", align_corners=False
+        )
+        return full[..., :height, :width]
+
+    def train(self, mode: bool = True) -> "DeepLabV3Plus":
+        """Set training mode; frozen batch norms keep using and not touching their statistics."""
+        super().train(mode)
+        if self._frozen:
+            for norm in self._batch_norms():
+                norm.eval()
+        return self
+
+    def _padded_logits(self, x: Tensor) -> Tensor:
+        multiple = self.encoder.output_stride
+        bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        low, deep = self.encoder(x)
+        context = F.interpolate(self.aspp(deep), size=low.shape[-2:], mode="bilinear", align_corners=False)
+        decoded: Tensor = self.classifier(self.decoder(torch.cat([context, self.reduce(low)], dim=1)))
+        return decoded
+
+    def _batch_norms(self) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+    def _initialise_head(self) -> None:
+        for part in (self.aspp, self.reduce, self.decoder):
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(
+                        module.weight, nonlinearity="linear" if module.groups > 1 else "relu"
+                    )
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        if self.classifier.bias is not None:
+            nn.init.zeros_(self.classifier.bias)

@@ -1,0 +1,124 @@
+"""Encoders: timm models that give features, checked before use."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from landcover.errors import ConfigError, ModelError, did_you_mean
+from landcover.models._compat import declare_torchvision_operators
+
+declare_torchvision_operators()
+import timm  # noqa: E402 - needs the declaration above
+
+OUTPUT_STRIDES = (8, 16, 32)
+LOW_LEVEL_STRIDE = 4
+
+# What timm's constructors raise for what an encoder cannot do: there is no one type for it.
+_CANNOT = (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+class Features(NamedTuple):
+    """Two feature maps of a batch.
+
+    Attributes:
+        low: (N, C, H / 4, W / 4).
+        deep: (N, C', H / output stride, W / output stride).
+    """
+
+    low: Tensor
+    deep: Tensor
+
+
+class Encoder(nn.Module):
+    """A timm model reduced to its stride-4 and its deepest features.
+
+    Attributes:
+        name: timm's name of the model.
+        output_stride: Stride of the deepest features.
+        low_channels: Channels of the stride-4 features.
+        deep_channels: Channels of the deepest features.
+    """
+
+    def __init__(self, name: str, output_stride: int) -> None:
+        """Create the encoder with random weights. :func:`build_encoder` does so with messages for users."""
+        super().__init__()
+        # Without the argument a model has stride 32; many know no other and do not take the argument at all.
+        dilation: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+        self.name = name
+        self.output_stride = output_stride
+        self.body = timm.create_model(name, features_only=True, **dilation)
+        info: Any = self.body.feature_info
+        strides: list[int] = info.reduction()
+        channels: list[int] = info.channels()
+        if LOW_LEVEL_STRIDE not in strides:
+            raise NotImplementedError(f"it has no features of stride 4, only of {strides}")
+        self._low = max(i for i, stride in enumerate(strides) if stride == LOW_LEVEL_STRIDE)
+        self.low_channels = channels[self._low]
+        self.deep_channels = channels[-1]
+        self._try_out()
+
+    def forward(self, x: Tensor) -> Features:
+        """Return the features of normalised images (N, 3, H, W), H and W multiples of the output stride."""
+        maps = self.body(x)
+        return Features(maps[self._low], maps[-1])
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """Compare the features of a small image with what timm says of them."""
+        side = 64
+        self.eval()
+        low, deep = self(torch.zeros(1, 3, side, side))
+        self.train()
+        found = tuple(low.shape), tuple(deep.shape)
+        at_4, at_deep = side // LOW_LEVEL_STRIDE, side // self.output_stride
+        expected = (1, self.low_channels, at_4, at_4), (1, self.deep_channels, at_deep, at_deep)
+        if found != expected:
+            raise NotImplementedError(f"its features have the shapes {found}, expected {expected}")
+
+
+def build_encoder(name: str, output_stride: int) -> Encoder:
+    """Create an encoder with random weights.
+
+    Args:
+        name: timm's name of the model, without a weights tag.
+        output_stride: 8, 16 or 32.
+
+    Raises:
+        ConfigError: If timm has no such model.
+        ModelError: If the model has no stride-4 features or cannot have this output stride; the message says
+            which it can have.
+    """
+    check_encoder_name(name)
+    try:
+        return Encoder(name, output_stride)
+    except _CANNOT as error:
+        possible = possible_strides(name)
+        can = (
+            f"It can have {possible}; set output_stride."
+            if possible
+            else "Choose another, see 'landcover models'."
+        )
+        reason = f" ({error})" if str(error) else ""
+        raise ModelError(
+            f"The encoder {name!r} cannot have the output stride {output_stride}{reason}. {can}"
+        ) from error
+
+
+def check_encoder_name(name: str) -> None:
+    """Raise :class:`ConfigError` with close matches if timm has no model called ``name``."""
+    if not timm.is_model(name):
+        raise ConfigError(f"There is no encoder {name!r}. {did_you_mean(name, timm.list_models())}")
+
+
+def possible_strides(name: str) -> list[int]:
+    """Return the output strides that an encoder can have, found by building it without memory or sums."""
+    possible = []
+    for stride in OUTPUT_STRIDES:
+        try:
+            with torch.device("meta"):
+                Encoder(name, stride)
+        except _CANNOT:
+            continue
+        possible.append(stride)
+    return possible
