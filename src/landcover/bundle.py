@@ -93,8 +93,8 @@ def read_model(path: str | Path) -> tuple[ModelCard, Tensors]:
     """Return card and tensors of a model file or run folder.
 
     Raises:
-        ModelError: If there is no such file, or it is cut short, a pickle, no safetensors file, without a card,
-            from a newer landcover, or its card is not valid.
+        ModelError: If there is no such file, or it is cut short, a pickle, no safetensors file, without a
+            card, from a newer landcover, or its card is not valid.
     """
     file = resolve_model(path)
     return read_card(file), read_tensors(file)

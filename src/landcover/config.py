@@ -1,7 +1,7 @@
 """Typed configuration: YAML in, immutable pydantic models out, errors that name the key.
 
-Types are taken literally: ``true`` is no number and ``"8"`` no integer. Numbers such as ``1e-3``, which YAML 1.1
-reads as text, are numbers here, and a key that stands twice in a file is an error.
+Types are taken literally: ``true`` is no number and ``"8"`` no integer. ``1e-3``, which YAML 1.1 reads as text, is
+a number here, and a key that stands twice in a file is an error.
 """
 
 import json

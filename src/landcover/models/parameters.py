@@ -10,8 +10,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return the model's trained parameters as groups for a torch optimiser.
 
-    The encoder has its own learning rate. Vectors and single numbers (batch norm scales and offsets, biases) are
-    not decayed: decay is meant for the weights of convolutions. Frozen parameters are left out.
+    The encoder has its own learning rate. Vectors and single numbers (batch norm scales and offsets, biases)
+    are not decayed: decay is meant for the weights of convolutions. Frozen parameters are left out.
 
     Args:
         model: The model.

@@ -44,7 +44,7 @@ def build_model(config: ModelConfig, *, classes: int, weights: str | Path | None
     Args:
         config: Architecture, encoder and widths.
         classes: Number of outputs: the scored classes of the legend.
-        weights: For the encoder: None for random, ``"timm"`` for timm's published ones, or a safetensors file.
+        weights: For the encoder: None for random, ``"timm"`` for timm's own, or a safetensors file.
 
     Raises:
         ConfigError: If the architecture or encoder is unknown; the message names the nearest ones.

@@ -60,8 +60,8 @@ def _diagnosis(path: Path) -> str:
         return f"cannot be read: {error.strerror}."
     if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
         return (
-            "is a pickled checkpoint (.pth, .pt, .ckpt): it can run code when read, and is never loaded. If you trust "
-            "where it is from, convert it to safetensors in Python: "
+            "is a pickled checkpoint (.pth, .pt, .ckpt): it can run code when read, and is never loaded. "
+            "If you trust where it is from, convert it to safetensors in Python: "
             "safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUTPUT)."
         )
     if start[8:] == b"{":

@@ -58,11 +58,11 @@ def _load(encoder: Encoder, tensors: Mapping[str, Tensor], source: str) -> None:
     missing = [key for key in theirs.values() if key not in tensors]
     if missing:
         raise ModelError(
-            f"{source} lacks {len(missing)} of the {len(own)} tensors of the encoder {name!r}: {_some(missing)}. "
+            f"{source} lacks {len(missing)} of {len(own)} tensors of the encoder {name!r}: {_some(missing)}. "
             f"Expected a file with the tensors of timm's {name}, by timm's names."
         )
-    # What else the file has must lie outside of the encoder's parts: a deeper network of the same family has all
-    # tensors of a shallower one, and more in the same parts.
+    # What else the file has must lie outside of the encoder's parts: a deeper network of the same family has
+    # all tensors of a shallower one, and more in the same parts.
     parts = {key.split(".")[0] for key in theirs.values()}
     foreign = sorted(key for key in set(tensors).difference(theirs.values()) if key.split(".")[0] in parts)
     if foreign:
