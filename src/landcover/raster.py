@@ -104,7 +104,8 @@ def read_raster(path: Path, bands: Sequence[int] | None = None, *, max_pixels: i
         with _open(path) as source:
             if max_pixels is not None and source.width * source.height > max_pixels:
                 raise ImageError(
-                    f"{path} has {source.height} x {source.width} pixels; at most {max_pixels} are read."
+                    f"{path} has {source.height} x {source.width} pixels; at most {max_pixels:,} are read. "
+                    f"If it is what you expect, pass --max-pixels {source.height * source.width}."
                 )
             chosen = _choose_bands(path, source, bands)
             image = np.moveaxis(source.read(chosen), 0, -1)
@@ -217,8 +218,8 @@ def _choose_bands(path: Path, source: DatasetReader, bands: Sequence[int] | None
     kinds = {source.dtypes[band - 1] for band in chosen}
     if kinds != {"uint8"}:
         raise ImageError(
-            f"{path} has {'/'.join(sorted(kinds))} pixels; expected 8 bits per band. Scale it first, the same "
-            "way for every scene: gdal_translate -ot Byte -scale MIN MAX 1 255 -a_nodata 0 IN OUT"
+            f"{path} has {'/'.join(sorted(kinds))} pixels; expected 8 bits per band. Scale it first, the "
+            "same way for every scene: gdal_translate -ot Byte -scale MIN MAX 1 255 -a_nodata 0 IN OUT"
         )
     if ColorInterp.palette in (source.colorinterp[band - 1] for band in chosen):
         raise ImageError(f"{path} has a colour table: it is a map or a mask; expected imagery in RGB.")

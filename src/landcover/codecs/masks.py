@@ -1,12 +1,14 @@
 """Masks in and out: class indices from colours, palettes or grey values, and PNG files from class indices."""
 
 import zlib
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from landcover.codecs.colours import NO_CLASS, find_classes, index_to_colours, on_corners, settle_off_palette
 from landcover.codecs.decoding import MAX_PIXELS, read_picture
@@ -108,7 +110,12 @@ def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values[:8])) + (f", … ({len(values)} in all)" if len(values) > 8 else "")
 
 
-def encode_mask(index: UInt8Array, legend: Legend, mask_format: MaskFormat = "palette") -> bytes:
+def encode_mask(
+    index: UInt8Array,
+    legend: Legend,
+    mask_format: MaskFormat = "palette",
+    tags: Mapping[str, str] | None = None,
+) -> bytes:
     """Return a mask as the bytes of a PNG file.
 
     Args:
@@ -117,6 +124,7 @@ def encode_mask(index: UInt8Array, legend: Legend, mask_format: MaskFormat = "pa
         mask_format: ``palette``: indices with the legend's colours; nodata, where there is any, is entry 255,
             black and transparent. ``rgb``: three bands as in the challenge; nodata is black and on reading
             the same as a black class. ``index``: one band of indices; nodata is 255.
+        tags: Stored as text chunks, such as the map's provenance.
 
     Raises:
         MaskError: If ``index`` is not uint8 (H, W) of classes and nodata.
@@ -136,15 +144,25 @@ def encode_mask(index: UInt8Array, legend: Legend, mask_format: MaskFormat = "pa
         image.putpalette(legend.colours[: 256 if has_nodata else len(legend)].tobytes())
         if has_nodata:
             options["transparency"] = NODATA
+    if tags:
+        options["pnginfo"] = PngInfo()
+        for key, value in tags.items():
+            options["pnginfo"].add_text(key, value)
     buffer = BytesIO()
     image.save(buffer, "PNG", **options)
     return buffer.getvalue()
 
 
 def write_mask(
-    path: Path, index: UInt8Array, legend: Legend, *, mask_format: MaskFormat = "palette", force: bool = False
+    path: Path,
+    index: UInt8Array,
+    legend: Legend,
+    *,
+    mask_format: MaskFormat = "palette",
+    tags: Mapping[str, str] | None = None,
+    force: bool = False,
 ) -> None:
-    """Write a mask as PNG, whole or not at all; :func:`encode_mask` describes the three formats.
+    """Write a mask as PNG, whole or not at all; :func:`encode_mask` describes the three formats and the tags.
 
     Raises:
         OutputError: If ``path`` is not named ``.png``, exists and ``force`` is off, or cannot be written.
@@ -155,4 +173,4 @@ def write_mask(
     if path.suffix.lower() != ".png":
         raise OutputError(f"Plain masks are written as PNG; name it {path.with_suffix('.png')}, not {path}.")
     with atomic_path(path, force=force) as temporary:
-        temporary.write_bytes(encode_mask(index, legend, mask_format))
+        temporary.write_bytes(encode_mask(index, legend, mask_format, tags))

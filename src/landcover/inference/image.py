@@ -105,7 +105,8 @@ def model_grid_probabilities(
     if window_px is None:
         window_px = 0 if max(size) <= WHOLE_PX else card.window_px
     if window_px == 0 or window_px >= max(size):
-        return _classify(runtime, image[None])[0]
+        whole: Float32Array = _classify(runtime, image[None])[0]
+        return whole
     if overlap_px is None:
         overlap_px = card.overlap_px if window_px == card.window_px else window_px // 4
     return _slide(runtime, image, window_px, overlap_px, batch)

@@ -40,7 +40,8 @@ class TorchRuntime:
         self.card = card
         self._device = pick_device(device)
         self._autocast = precision == "bf16"
-        self._module = module.to(self._device, memory_format=torch.channels_last).eval()
+        module = module.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._module: nn.Module = module.eval()
         scale, offset = card.preprocessing.factors
         self._scale = torch.from_numpy(scale).to(self._device)
         self._offset = torch.from_numpy(offset).to(self._device)

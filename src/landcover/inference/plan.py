@@ -1,0 +1,175 @@
+"""What a prediction will read and write, settled before any work: name, place and scale of every image."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from landcover.data import open_dataset
+from landcover.data.dataset import SETTINGS_FILE, read_settings
+from landcover.errors import DataError, OutputError, UsageError
+from landcover.files import refuse_existing
+from landcover.preprocessing import check_gsd
+from landcover.raster import Georeference, ground_sample_distance, read_georeference
+
+IMAGE_SUFFIXES = frozenset({".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+NO_IMAGE = ("_mask", "_label", "_probabilities")
+"""Ends of names that folders are not searched for: masks, and what ``predict`` itself writes."""
+
+GsdSource = Literal["option", "raster", "data folder", "assumed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One image to predict.
+
+    Attributes:
+        image: The image file.
+        map: The map to write: GeoTIFF where the image is georeferenced, else PNG.
+        probabilities: The GeoTIFF of probabilities to write, or None.
+        georeference: Where the image lies, or None.
+        gsd: Metres per pixel of the image.
+        gsd_source: Who says so. ``assumed``: nobody, it is the model's.
+    """
+
+    image: Path
+    map: Path
+    probabilities: Path | None
+    georeference: Georeference | None
+    gsd: float
+    gsd_source: GsdSource
+
+
+def plan(
+    inputs: Sequence[str | Path],
+    out: Path,
+    *,
+    model_gsd: float,
+    gsd: float | None,
+    probabilities: bool,
+    force: bool,
+) -> list[Task]:
+    """Find the images and decide name, georeference and scale of each.
+
+    Args:
+        inputs: Image files, and folders that are searched with their subfolders.
+        out: Folder of the maps; the folders below an input folder are kept in it.
+        model_gsd: What is assumed of images whose scale nobody tells.
+        gsd: Metres per pixel of all images; None asks the image's transform, then the nearest
+            ``landcover.yaml`` in or above its folder, then the layout of the input folder.
+        probabilities: Whether probabilities are to be written too.
+        force: Allow outputs that exist.
+
+    Raises:
+        UsageError: If there is no input, or the GSD is no positive number.
+        DataError: If an input does not exist or a folder holds no images.
+        OutputError: If ``out`` is a file, two images would get one output, an output is also an input, or
+            exists and ``force`` is off.
+    """
+    option: tuple[float, GsdSource] | None = None if gsd is None else (check_gsd(gsd), "option")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; expected the folder that the maps are written to.")
+    tasks, folder_gsd = [], _folder_scales()
+    for image, relative, folder in _images(inputs):
+        georeference = read_georeference(image)
+        stem = out / relative.parent / relative.stem.removesuffix("_sat")
+        known = option or _scale(image, folder, georeference, folder_gsd)
+        value, source = known or (model_gsd, "assumed")
+        tasks.append(
+            Task(
+                image,
+                stem.with_name(stem.name + ("_mask.png" if georeference is None else "_mask.tif")),
+                stem.with_name(f"{stem.name}_probabilities.tif") if probabilities else None,
+                georeference,
+                value,
+                source,
+            )
+        )
+    _check_outputs(tasks, force)
+    return tasks
+
+
+def _images(inputs: Sequence[str | Path]) -> Iterator[tuple[Path, Path, Path | None]]:
+    """Yield each image once: its path, its path below the output, and the input folder it is in, if any."""
+    if not inputs:
+        raise UsageError("No input was given; pass image files or folders.")
+    seen = set()
+    for given in map(Path, inputs):
+        if not given.exists():
+            raise DataError(f"{given} does not exist; expected an image or a folder of images.")
+        folder = given if given.is_dir() else None
+        found = (
+            [(path, path.relative_to(folder)) for path in _walk(folder)]
+            if folder
+            else [(given, Path(given.name))]
+        )
+        if not found:
+            raise DataError(
+                f"{given} holds no images; expected {', '.join(sorted(IMAGE_SUFFIXES))} files in it or below "
+                f"(files named {', '.join('*' + end for end in NO_IMAGE)} are not images)."
+            )
+        for image, relative in found:
+            if (key := (image.resolve(), relative)) not in seen:
+                seen.add(key)
+                yield image, relative, folder
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(root, name) for name in sorted(names)):
+            is_image = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+            if is_image and not path.stem.endswith(NO_IMAGE):
+                yield path
+
+
+def _scale(
+    image: Path,
+    folder: Path | None,
+    georeference: Georeference | None,
+    folder_gsd: Callable[[Path, Path | None], float | None],
+) -> tuple[float, GsdSource] | None:
+    """Return the image's GSD and who says so, None where nobody does."""
+    if georeference is not None and (from_raster := ground_sample_distance(image)):
+        return from_raster, "raster"
+    from_folder = folder_gsd(image.parent.resolve(), folder)
+    return (from_folder, "data folder") if from_folder else None
+
+
+def _folder_scales() -> Callable[[Path, Path | None], float | None]:
+    """Return a function from an image's folder and input folder to a GSD that looks at each folder once."""
+    settings, layout = cache(_settings_gsd), cache(_layout_gsd)
+    return lambda parent, folder: settings(parent) or (layout(folder) if folder else None)
+
+
+def _settings_gsd(folder: Path) -> float | None:
+    """Return the GSD in the nearest ``landcover.yaml`` in or above a folder."""
+    files = (above / SETTINGS_FILE for above in (folder, *folder.parents))
+    nearest = next((file for file in files if file.is_file()), None)
+    return read_settings(nearest).gsd if nearest else None
+
+
+def _layout_gsd(folder: Path) -> float | None:
+    """Return what is known of a published data set's scale; None for a folder that is none."""
+    try:
+        return open_dataset(folder).gsd
+    except DataError:
+        return None
+
+
+def _check_outputs(tasks: Iterable[Task], force: bool) -> None:
+    owners: dict[Path, Path] = {}
+    inputs = {task.image.resolve() for task in tasks}
+    for task in tasks:
+        for output in filter(None, (task.map, task.probabilities)):
+            other = owners.setdefault(output, task.image)
+            if other != task.image:
+                raise OutputError(
+                    f"{other} and {task.image} would both be written to {output}. Predict them into two "
+                    "folders, or give the folder that holds both."
+                )
+            if output.resolve() in inputs:
+                raise OutputError(f"{output} would replace an input. Choose another output folder.")
+            refuse_existing(output, force=force)
