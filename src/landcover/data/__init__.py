@@ -1,0 +1,23 @@
+"""Data: find it, verify it, split it, decode it once, convert its masks, make some."""
+
+from landcover.data.cache import Prepared, prepare
+from landcover.data.convert import convert
+from landcover.data.dataset import Dataset
+from landcover.data.items import Item, SceneTile
+from landcover.data.opening import open_dataset
+from landcover.data.splits import select, split
+from landcover.data.verification import VerifyReport, verify
+
+__all__ = [
+    "Dataset",
+    "Item",
+    "Prepared",
+    "SceneTile",
+    "VerifyReport",
+    "convert",
+    "open_dataset",
+    "prepare",
+    "select",
+    "split",
+    "verify",
+]

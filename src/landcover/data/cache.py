@@ -1,0 +1,366 @@
+"""Decode once: a cache of memory-mapped uint8 pixels, from which any window is read without decoding.
+
+A cache is a folder of three files. ``images.bin`` holds the images one after another as (height, width, 3)
+RGB, ``masks.bin`` the masks as (height, width) class indices, and ``index.json``, written last, says what
+lies where.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from landcover.codecs import Mask
+from landcover.data.dataset import (
+    Dataset,
+    FolderDataset,
+    Int64Array,
+    UInt8Array,
+    check_gsd,
+    count_classes,
+    crop,
+    open_folder,
+)
+from landcover.data.items import Item, SceneTile
+from landcover.data.parallel import parallel_map
+from landcover.errors import DataError, OutputError, UsageError
+from landcover.files import atomic_path, write_text
+from landcover.legend import Legend
+from landcover.progress import track
+from landcover.windows import Window
+
+VERSION = 1
+INDEX, IMAGES, MASKS = "index.json", "images.bin", "masks.bin"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Model):
+    """A source file as it was when it was decoded; ``path`` is below the source folder."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+class Entry(_Model):
+    """One item: where its pixels lie in the two files, in bytes, and what its mask holds."""
+
+    key: str
+    part: str | None
+    height: int
+    width: int
+    image: Source
+    image_offset: int
+    mask: Source | None
+    mask_offset: int
+    class_pixels: tuple[int, ...]
+    off_palette: int
+
+
+class About(_Model):
+    """What is known of the whole set; ``scenes`` maps a key to (scene, row, col)."""
+
+    layout: str
+    gsd: float | None
+    legend: dict[str, Any]
+    scenes: dict[str, tuple[str, int, int]] | None
+
+
+class Index(_Model):
+    """Content of ``index.json``."""
+
+    format: Literal["landcover-cache"]
+    version: int
+    source: str
+    about: About
+    images_bytes: int
+    masks_bytes: int
+    items: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class CacheDataset(Dataset):
+    """A prepared cache. Windows are copies of mapped memory: nothing is decoded.
+
+    Attributes:
+        index: The content of ``index.json``.
+    """
+
+    index: Index = field(repr=False)
+
+    def size(self, item: Item) -> tuple[int, int]:
+        """Return (height, width) from the index."""
+        entry = self._entries[item.key]
+        return entry.height, entry.width
+
+    def read_image(self, item: Item, window: Window | None = None) -> UInt8Array:
+        """Copy an image or a window of it."""
+        entry = self._entries[item.key]
+        shape = (entry.height, entry.width, 3)
+        return np.array(crop(_view(self._images, entry.image_offset, shape), window))
+
+    def read_mask(self, item: Item, window: Window | None = None) -> UInt8Array:
+        """Copy a mask or a window of it."""
+        entry = self._entries[item.key]
+        if entry.mask is None:
+            raise DataError(f"{item.key} of {self.root} has no mask.")
+        return np.array(crop(_view(self._masks, entry.mask_offset, (entry.height, entry.width)), window))
+
+    def labels(self, item: Item) -> Mask:
+        """Copy a whole mask; the off-palette pixels are those counted when the cache was made."""
+        return Mask(self.read_mask(item), self._entries[item.key].off_palette)
+
+    def class_pixels(self, item: Item) -> Int64Array:
+        """Return the counts of the index."""
+        return np.array(self._entries[item.key].class_pixels, np.int64)
+
+    @cached_property
+    def _entries(self) -> Mapping[str, Entry]:
+        return {entry.key: entry for entry in self.index.items}
+
+    @cached_property
+    def _images(self) -> UInt8Array:
+        return _mapped(self.root / IMAGES)
+
+    @cached_property
+    def _masks(self) -> UInt8Array:
+        return _mapped(self.root / MASKS)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled memory map would carry the whole file; each process maps it anew instead.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_images", "_masks")}
+
+
+def _mapped(path: Path) -> UInt8Array:
+    if path.stat().st_size == 0:  # An empty file cannot be mapped.
+        return np.empty(0, np.uint8)
+    return np.memmap(path, np.uint8, mode="r")
+
+
+def _view(flat: UInt8Array, offset: int, shape: tuple[int, ...]) -> UInt8Array:
+    return flat[offset : offset + int(np.prod(shape))].reshape(shape)
+
+
+def is_cache(path: Path) -> bool:
+    """Return whether a folder is a cache, whole or not."""
+    return (path / IMAGES).is_file() or (path / MASKS).is_file()
+
+
+def open_cache(path: Path, *, legend: Legend | None = None, gsd: float | None = None) -> CacheDataset:
+    """Open a prepared cache; see :func:`landcover.data.open_dataset`.
+
+    Raises:
+        DataError: If the cache is cut short, incomplete or of another version.
+        UsageError: If ``legend`` is another than the cache was made with.
+    """
+    dataset = _dataset(path, _read_index(path))
+    if legend is not None and legend.classes != dataset.legend.classes:
+        raise UsageError(
+            f"{path} was prepared with the legend {dataset.legend.name!r}, not {legend.name!r}; "
+            "run landcover prepare with that legend."
+        )
+    return dataset if gsd is None else replace(dataset, gsd=check_gsd(gsd))
+
+
+def _dataset(path: Path, index: Index) -> CacheDataset:
+    source = Path(index.source)
+    return CacheDataset(
+        root=path,
+        layout=index.about.layout,
+        legend=Legend.from_dict(index.about.legend),
+        gsd=index.about.gsd,
+        items=tuple(
+            Item(e.key, e.part, source / e.image.path, None if e.mask is None else source / e.mask.path)
+            for e in index.items
+        ),
+        scenes=None
+        if index.about.scenes is None
+        else {key: SceneTile(*place) for key, place in index.about.scenes.items()},
+        index=index,
+    )
+
+
+def _read_index(path: Path) -> Index:
+    again = f"Run landcover prepare again, with --force, to make {path} anew."
+    if not (path / INDEX).is_file():
+        raise DataError(f"{path} is a cache whose making was cut short: it has no {INDEX}. {again}")
+    try:
+        index = Index.model_validate_json((path / INDEX).read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{path / INDEX} is cut short or of another version of landcover. {again}") from error
+    if index.version != VERSION:
+        raise DataError(
+            f"{path} is a cache of version {index.version}; this landcover reads {VERSION}. {again}"
+        )
+    for name, expected in ((IMAGES, index.images_bytes), (MASKS, index.masks_bytes)):
+        found = (path / name).stat().st_size if (path / name).is_file() else 0
+        if found != expected:
+            raise DataError(
+                f"{path / name} has {found} bytes, {expected} expected: it was cut short. {again}"
+            )
+    return index
+
+
+class Prepared(NamedTuple):
+    """A cache, and whether it was written now or was up to date already."""
+
+    dataset: CacheDataset
+    written: bool
+
+
+def prepare(
+    path: str | Path,
+    out: str | Path,
+    *,
+    legend: Legend | None = None,
+    gsd: float | None = None,
+    force: bool = False,
+) -> Prepared:
+    """Decode a data folder into a cache; do nothing where the cache holds these very files already.
+
+    Needs 3 bytes of disk per image pixel and 1 per mask pixel: 18 + 6 MB per 2448 x 2448 pair.
+
+    Args:
+        path: The data folder.
+        out: The cache folder to make.
+        legend: Meaning of the mask files; see :func:`landcover.data.open_dataset`.
+        gsd: Metres per pixel of the images.
+        force: Whether to replace a cache that was made from other files or with other settings.
+
+    Raises:
+        DataError: If a file cannot be decoded or an image and its mask differ in size. Nothing is left
+            behind.
+        OutputError: If ``out`` holds something else and ``force`` is off, or cannot be written.
+    """
+    path, out = Path(path), Path(out)
+    if is_cache(path):
+        raise UsageError(
+            f"{path} is a cache already; prepare takes the folder of images that it was made from."
+        )
+    source = open_folder(path, legend=legend, gsd=gsd)
+    about = _about(source)
+    if is_cache(out):
+        present = _present(out)
+        if present is not None and present.about == about and _unchanged(present, source):
+            return Prepared(_dataset(out, present), written=False)
+        if not force:
+            raise OutputError(
+                f"{out} is a cache of other files, made with other settings, or damaged. "
+                "Choose another output, or pass --force to replace it."
+            )
+        (out / INDEX).unlink(missing_ok=True)  # No moment at which the old index describes new pixels.
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} exists already and is no cache. Choose a folder that is new or empty.")
+    return Prepared(_dataset(out, _write(source, about, out)), written=True)
+
+
+def _about(source: FolderDataset) -> About:
+    scenes = source.scenes
+    return About(
+        layout=source.layout,
+        gsd=source.gsd,
+        legend=source.legend.to_dict(),
+        scenes=None if scenes is None else {key: (t.scene, t.row, t.col) for key, t in scenes.items()},
+    )
+
+
+def _present(out: Path) -> Index | None:
+    try:
+        return _read_index(out)
+    except DataError:  # Damaged: to be made anew, if the user says so.
+        return None
+
+
+def _unchanged(index: Index, source: FolderDataset) -> bool:
+    """Return whether a cache holds exactly these files: by size and time, or by size and hash."""
+    items = {item.key: item for item in source.items}
+    entries = {entry.key: entry for entry in index.items}
+    if items.keys() != entries.keys():
+        return False
+    return all(
+        _same_file(items[key].image, entry.image, source.root)
+        and _same_file(items[key].mask, entry.mask, source.root)
+        for key, entry in entries.items()
+    )
+
+
+def _same_file(file: Path | None, known: Source | None, root: Path) -> bool:
+    if file is None or known is None:
+        return file is None and known is None
+    status = file.stat()
+    if file.relative_to(root).as_posix() != known.path or status.st_size != known.size:
+        return False
+    return status.st_mtime_ns == known.mtime_ns or _sha256(file) == known.sha256
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _fingerprint(file: Path, root: Path) -> Source:
+    status = file.stat()
+    return Source(
+        path=file.relative_to(root).as_posix(),
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        sha256=_sha256(file),
+    )
+
+
+def _write(source: FolderDataset, about: About, out: Path) -> Index:
+    def decode(item: Item) -> tuple[Item, UInt8Array, Mask | None, Source, Source | None]:
+        prints = [_fingerprint(file, source.root) for file in (item.image, item.mask) if file is not None]
+        mask = None if item.mask is None else source.labels(item)
+        return item, source.read_image(item), mask, prints[0], prints[1] if len(prints) == 2 else None
+
+    entries: list[Entry] = []
+    images_bytes = masks_bytes = 0
+    with (
+        atomic_path(out / IMAGES, force=True) as images_path,
+        atomic_path(out / MASKS, force=True) as masks_path,
+        images_path.open("wb") as images,
+        masks_path.open("wb") as masks,
+    ):
+        decoded = parallel_map(decode, source.items)
+        for item, image, mask, image_source, mask_source in track(
+            decoded, "Decoding", total=len(source.items)
+        ):
+            entries.append(
+                Entry(
+                    key=item.key,
+                    part=item.part,
+                    height=image.shape[0],
+                    width=image.shape[1],
+                    image=image_source,
+                    image_offset=images_bytes,
+                    mask=mask_source,
+                    mask_offset=masks_bytes,
+                    class_pixels=()
+                    if mask is None
+                    else tuple(count_classes(mask.index, source.legend).tolist()),
+                    off_palette=0 if mask is None else mask.off_palette,
+                )
+            )
+            images_bytes += images.write(np.ascontiguousarray(image).data)
+            if mask is not None:
+                masks_bytes += masks.write(np.ascontiguousarray(mask.index).data)
+    index = Index(
+        format="landcover-cache",
+        version=VERSION,
+        source=str(source.root.resolve()),
+        about=about,
+        images_bytes=images_bytes,
+        masks_bytes=masks_bytes,
+        items=tuple(entries),
+    )
+    write_text(out / INDEX, index.model_dump_json(indent=1), force=True)
+    return index

@@ -1,0 +1,239 @@
+"""Data sets: imagery and masks in a folder, read whole or by windows, behind one interface."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from landcover.codecs import Mask, image_size, read_image, read_mask
+from landcover.data.items import SCENES_FILE, Item, SceneTile, read_scenes
+from landcover.data.layouts import Discovery, Layout, discover
+from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
+from landcover.legend import DEEPGLOBE, Legend, load_legend
+from landcover.raster import ground_sample_distance
+from landcover.windows import Window
+
+SETTINGS_FILE = "landcover.yaml"
+_GEOREFERENCED = {".tif", ".tiff", ".jp2"}
+
+UInt8Array = npt.NDArray[np.uint8]
+Int64Array = npt.NDArray[np.int64]
+Array = TypeVar("Array", bound=npt.NDArray[np.uint8])
+
+
+@dataclass(frozen=True)
+class Dataset(ABC):
+    """Items of one folder or prepared cache. It can be pickled and used after a fork.
+
+    Attributes:
+        root: The folder or cache.
+        layout: Name of the layout.
+        legend: Meaning of the class indices that :meth:`read_mask` returns.
+        gsd: Metres per pixel of the images, or None where nothing tells.
+        items: All images, labelled or not, sorted by key.
+        scenes: Places in larger scenes by item key, or None where there is no ``scenes.csv``.
+    """
+
+    root: Path
+    layout: str
+    legend: Legend
+    gsd: float | None
+    items: tuple[Item, ...]
+    scenes: Mapping[str, SceneTile] | None
+
+    @property
+    def labelled(self) -> list[Item]:
+        """The items that have a mask."""
+        return [item for item in self.items if item.mask is not None]
+
+    @cached_property
+    def parts(self) -> dict[str | None, list[Item]]:
+        """The labelled items by part; None alone as a key where the layout has no parts."""
+        parts: dict[str | None, list[Item]] = {}
+        for item in self.labelled:
+            parts.setdefault(item.part, []).append(item)
+        return parts
+
+    @abstractmethod
+    def size(self, item: Item) -> tuple[int, int]:
+        """Return (height, width) of an item without decoding it."""
+
+    @abstractmethod
+    def read_image(self, item: Item, window: Window | None = None) -> UInt8Array:
+        """Read an image or a window of it: uint8 (height, width, 3), RGB.
+
+        Raises:
+            ImageError: If the file is truncated or of a refused form.
+        """
+
+    @abstractmethod
+    def labels(self, item: Item) -> Mask:
+        """Read a whole mask as class indices of :attr:`legend`, with the count of its off-palette pixels.
+
+        Raises:
+            DataError: If the item has no mask, or the mask is unreadable or of another size than the image.
+        """
+
+    def read_mask(self, item: Item, window: Window | None = None) -> UInt8Array:
+        """Read a mask or a window of it: uint8 (height, width), class indices of :attr:`legend`."""
+        return crop(self.labels(item).index, window)
+
+    def class_pixels(self, item: Item) -> Int64Array:
+        """Count the pixels of each class in an item's mask: int64 (classes,)."""
+        return count_classes(self.labels(item).index, self.legend)
+
+
+def count_classes(index: UInt8Array, legend: Legend) -> Int64Array:
+    """Count the pixels of each class: int64 (classes,). NODATA is not counted."""
+    return np.bincount(index.ravel(), minlength=256)[: len(legend)].astype(np.int64)
+
+
+def crop(array: Array, window: Window | None) -> Array:
+    """Cut a window out of (height, width, ...).
+
+    Raises:
+        UsageError: If the window is empty or reaches beyond the array.
+    """
+    if window is None:
+        return array
+    height, width = array.shape[:2]
+    inside = 0 <= window.row < window.row + window.height <= height
+    if not (inside and 0 <= window.col < window.col + window.width <= width):
+        raise UsageError(f"{window} does not lie within the image of {height} x {width} pixels.")
+    return array[window.slices]  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class FolderDataset(Dataset):
+    """A folder of image and mask files.
+
+    Reading a window decodes the whole file first: prepare a cache for training.
+
+    Attributes:
+        mask_legend: Legend of the mask files, which may have another index order than :attr:`legend`.
+        found: What discovery found, pairs missing a half included.
+    """
+
+    mask_legend: Legend
+    found: Discovery = field(repr=False)
+
+    def size(self, item: Item) -> tuple[int, int]:
+        """Return (height, width) from the header of the image file."""
+        return image_size(item.image)
+
+    def read_image(self, item: Item, window: Window | None = None) -> UInt8Array:
+        """Decode an image and cut the window out of it."""
+        return crop(read_image(item.image), window)
+
+    def labels(self, item: Item) -> Mask:
+        """Decode a mask, in any index order, to class indices of :attr:`legend`."""
+        if item.mask is None:
+            raise DataError(f"{item.image} has no mask.")
+        mask = read_mask(item.mask, self.mask_legend)
+        height, width = self.size(item)
+        if mask.index.shape != (height, width):
+            raise DataError(
+                f"{item.mask} is {mask.index.shape[0]} x {mask.index.shape[1]} pixels, its image "
+                f"{item.image} {height} x {width}; they must be of one size."
+            )
+        if self.mask_legend is self.legend:
+            return mask
+        return Mask(self._reorder[mask.index], mask.off_palette)
+
+    @cached_property
+    def _reorder(self) -> UInt8Array:
+        """uint8 (256,): index in the legend of each index in the files; values without a class stay."""
+        table = np.arange(256, dtype=np.uint8)
+        table[: len(self.mask_legend)] = [self.legend.names.index(name) for name in self.mask_legend.names]
+        return table
+
+
+def open_folder(path: Path, *, legend: Legend | None = None, gsd: float | None = None) -> FolderDataset:
+    """Find the layout of a folder of files and open it; see :func:`landcover.data.open_dataset`."""
+    found = discover(path)
+    settings = read_settings(path / SETTINGS_FILE)
+    legend = legend or settings.legend
+    scenes_file = path / SCENES_FILE
+    return FolderDataset(
+        root=path,
+        layout=found.layout.name,
+        legend=legend or DEEPGLOBE,
+        gsd=check_gsd(gsd) or _known_gsd(found, settings.gsd),
+        items=found.items,
+        scenes=read_scenes(scenes_file, found.items) if scenes_file.is_file() else None,
+        # A legend given by the user tells what the files hold; only without one does the layout know better.
+        mask_legend=legend or found.layout.mask_legend or DEEPGLOBE,
+        found=found,
+    )
+
+
+def _known_gsd(found: Discovery, from_settings: float | None) -> float | None:
+    """Return the GSD from the first image's transform, else the settings, else the layout, else None."""
+    first = found.items[0].image
+    from_raster = ground_sample_distance(first) if first.suffix.lower() in _GEOREFERENCED else None
+    return from_raster or from_settings or _published_gsd(found.layout, first)
+
+
+def _published_gsd(layout: Layout, first: Path) -> float | None:
+    # Resized copies keep a layout's names, but not its scale.
+    return layout.gsd if layout.gsd is not None and image_size(first) == layout.size else None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Content of ``landcover.yaml`` in a data folder: ``gsd`` in metres per pixel, and ``legend``."""
+
+    gsd: float | None = None
+    legend: Legend | None = None
+
+
+def read_settings(path: Path) -> Settings:
+    """Read ``landcover.yaml``, which may hold ``gsd`` and ``legend``.
+
+    ``gsd`` is in metres per pixel; ``legend`` is a name, a YAML file beside this one, or written out. A file
+    that is not there gives empty settings.
+
+    Raises:
+        ConfigError: If the file is no YAML, or a key is unknown or of the wrong type.
+    """
+    if not path.is_file():
+        return Settings()
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{path} must be a mapping with gsd and legend; found {data!r}.")
+    for key in data:
+        if key not in ("gsd", "legend"):
+            raise ConfigError(f"{path}: unknown key {key!r}. {did_you_mean(str(key), ['gsd', 'legend'])}")
+    gsd = data.get("gsd")
+    if gsd is not None and (isinstance(gsd, bool) or not isinstance(gsd, int | float)):
+        raise ConfigError(f"{path}: gsd is {gsd!r}; expected metres per pixel, such as 0.5.")
+    legend = data.get("legend")
+    if isinstance(legend, Mapping):
+        return Settings(check_gsd(gsd), Legend.from_dict(legend))
+    if legend is not None:
+        beside = path.parent / str(legend)
+        return Settings(check_gsd(gsd), load_legend(beside if beside.is_file() else str(legend)))
+    return Settings(check_gsd(gsd))
+
+
+def check_gsd(gsd: float | None) -> float | None:
+    """Return ``gsd`` as a float, or None.
+
+    Raises:
+        UsageError: If it is not a positive finite number.
+    """
+    if gsd is not None and not (math.isfinite(gsd) and gsd > 0):
+        raise UsageError(
+            f"A ground sample distance of {gsd} m is not possible; give metres per pixel, such as 0.5."
+        )
+    return None if gsd is None else float(gsd)

@@ -1,0 +1,24 @@
+"""One way to open imagery, whether it lies in a folder or in a prepared cache."""
+
+from pathlib import Path
+
+from landcover.data.cache import is_cache, open_cache
+from landcover.data.dataset import Dataset, open_folder
+from landcover.legend import Legend
+
+
+def open_dataset(path: str | Path, *, legend: Legend | None = None, gsd: float | None = None) -> Dataset:
+    """Open a data folder of any known layout, or a cache made by :func:`landcover.data.prepare`.
+
+    Args:
+        path: The folder or cache.
+        legend: Meaning of the mask files; by default that of ``landcover.yaml``, else that of the layout.
+        gsd: Metres per pixel. By default the first image's transform tells, else ``landcover.yaml``, else the
+            layout.
+
+    Raises:
+        DataError: If the folder holds no recognised imagery, a layout is refused, or a cache is damaged.
+        ConfigError: If ``landcover.yaml`` or the legend is not valid.
+    """
+    path = Path(path)
+    return (open_cache if is_cache(path) else open_folder)(path, legend=legend, gsd=gsd)

@@ -1,0 +1,281 @@
+"""Splits: named ways to share the labelled items of a data set out to parts.
+
+A split is written ``NAME`` or ``NAME:part``. The same name gives the same lists on every machine; no list
+depends on the order in which files are found.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from landcover.data.dataset import Dataset, Int64Array
+from landcover.data.items import SCENES_FILE, Item
+from landcover.data.parallel import parallel_map
+from landcover.data.scene_folds import scene_folds
+from landcover.errors import SplitError, did_you_mean
+from landcover.progress import track
+
+Parts = dict[str, list[Item]]
+
+GLNET_COUNTS = {"train": 454, "val": 207, "test": 142}
+"""Images of each GLNet part. Papers print 455/207/142, which sums to 804 of 803 images: a typo."""
+
+
+@dataclass(frozen=True)
+class SplitName:
+    """A split's name, taken apart.
+
+    Attributes:
+        text: The name without the part.
+        kind: The form, one of :data:`GRAMMAR`, or ``FILE``.
+        numbers: The numbers of the name, such as (5, 0) of ``kfold-5@0``.
+        part: The part after the colon, or None.
+    """
+
+    text: str
+    kind: str
+    numbers: tuple[int, ...] = ()
+    part: str | None = None
+
+
+def parse(text: str) -> SplitName:
+    """Take a split's name apart.
+
+    Raises:
+        SplitError: If it is no split; the message shows the nearest right forms.
+    """
+    if Path(text).is_file():
+        return SplitName(text, "FILE")
+    name, colon, part = text.rpartition(":") if ":" in text else (text, "", "")
+    if colon and not part:
+        raise SplitError(
+            f"The split {text!r} ends with a colon; name a part after it, such as {name + ':val'!r}."
+        )
+    for kind, (pattern, _) in GRAMMAR.items():
+        match = re.fullmatch(pattern, name)
+        if match:
+            return SplitName(name, kind, tuple(int(number) for number in match.groups()), part or None)
+    if Path(name).is_file():
+        return SplitName(name, "FILE", part=part or None)
+    raise SplitError(
+        f"No split {name!r}: it is neither a file of ids nor a known form. {did_you_mean(name, GRAMMAR)}"
+    )
+
+
+def split(dataset: Dataset, name: str) -> Parts:
+    """Return the items of every part of a split, each sorted by key. Only labelled items take part.
+
+    Raises:
+        SplitError: If the split does not exist, does not fit the data, or a part is empty or overlaps
+            another.
+    """
+    parsed = parse(name)
+    if not dataset.labelled:
+        raise SplitError(
+            f"{dataset.root} has {len(dataset.items)} images and no masks: there is nothing to split."
+        )
+    if parsed.kind == "FILE":
+        parts = _listed(dataset, Path(parsed.text))
+    else:
+        parts = GRAMMAR[parsed.kind][1](dataset, *parsed.numbers)
+    part_of: dict[str, str] = {}
+    for part, items in parts.items():
+        if not items:
+            raise SplitError(f"The part {part!r} of split {parsed.text!r} is empty for {dataset.root}.")
+        for item in items:
+            if part_of.setdefault(item.key, part) != part:
+                raise SplitError(
+                    f"{item.key!r} is in two parts of split {parsed.text!r}: {part_of[item.key]}, {part}."
+                )
+    return {part: sorted(items, key=lambda item: item.key) for part, items in parts.items()}
+
+
+def select(dataset: Dataset, name: str) -> list[Item]:
+    """Return the items of one part of a split, ``NAME:part``.
+
+    The part may be left out where there is only one.
+
+    Raises:
+        SplitError: As :func:`split`, or if the part is missing or unknown.
+    """
+    parsed, parts = parse(name), split(dataset, name)
+    if parsed.part is None:
+        if len(parts) > 1:
+            raise SplitError(
+                f"The split {parsed.text!r} has the parts {', '.join(parts)}; say which, such as "
+                f"{parsed.text + ':' + list(parts)[-1]!r}."
+            )
+        return next(iter(parts.values()))
+    if parsed.part not in parts:
+        raise SplitError(
+            f"The split {parsed.text!r} has no part {parsed.part!r}. {did_you_mean(parsed.part, parts)}"
+        )
+    return parts[parsed.part]
+
+
+def class_pixels(dataset: Dataset, items: Iterable[Item]) -> dict[str, Int64Array]:
+    """Count the pixels of each class, int64 (classes,), in each item's mask, by key."""
+    wanted = list(items)
+    counts = track(parallel_map(dataset.class_pixels, wanted), "Counting classes", total=len(wanted))
+    return {item.key: count for item, count in zip(wanted, counts, strict=True)}
+
+
+@cache
+def glnet_ids() -> dict[str, frozenset[str]]:
+    """Return the ids of GLNet's parts ``train``, ``val`` and ``test``.
+
+    They are disjoint and together the 803 labelled images of the challenge.
+
+    Raises:
+        SplitError: If the lists that came with the package are not those published.
+    """
+    folder = files("landcover.data") / "ids"
+    lists = {part: (folder / f"glnet-{part}.txt").read_text("utf-8").split() for part in GLNET_COUNTS}
+    ids = {part: frozenset(names) for part, names in lists.items()}
+    counts = {part: len(names) for part, names in lists.items()}
+    if counts != GLNET_COUNTS or len(frozenset().union(*ids.values())) != sum(GLNET_COUNTS.values()):
+        raise SplitError(
+            f"The GLNet lists of this installation are damaged: {counts}, expected {GLNET_COUNTS}."
+        )
+    return ids
+
+
+def _pool(dataset: Dataset) -> list[Item]:
+    """Return the items that folds are made of: the part named train where there is one, else all."""
+    return dataset.parts.get("train") or dataset.labelled
+
+
+def _folders(dataset: Dataset) -> Parts:
+    parts = {part: items for part, items in dataset.parts.items() if part is not None}
+    if not parts:
+        raise SplitError(
+            f"{dataset.root} (layout {dataset.layout}) has no folders train, validation and the like. "
+            "Use another split, such as kfold-5@0."
+        )
+    return parts
+
+
+def _glnet(dataset: Dataset) -> Parts:
+    parts: Parts = {}
+    by_id = _by_bare_id(dataset)
+    for part, ids in glnet_ids().items():
+        missing = sorted(ids - by_id.keys())
+        if not missing:
+            parts[part] = [_only(by_id, name) for name in sorted(ids)]
+        elif len(missing) < len(ids):
+            raise SplitError(
+                f"{dataset.root} has {len(ids) - len(missing)} of the {len(ids)} labelled images of GLNet's "
+                f"{part}; missing: {_some(missing)}. A score on some of them would not compare with anyone's."
+            )
+    if not parts:
+        raise SplitError(f"{dataset.root} has none of the 803 labelled images of the GLNet lists.")
+    return parts
+
+
+def _random(dataset: Dataset, train: int, val: int, seed: int) -> Parts:
+    pool = _pool(dataset)
+    if train + val != len(pool):
+        raise SplitError(
+            f"random-{train}-{val} shares out {train + val} items; {dataset.root} has {len(pool)} "
+            "to share out."
+        )
+    order = np.random.default_rng(seed).permutation(len(pool))
+    return {"train": [pool[i] for i in order[:train]], "val": [pool[i] for i in order[train:]]}
+
+
+def _kfold(dataset: Dataset, folds: int, fold: int) -> Parts:
+    pool = _pool(dataset)
+    _check_fold(folds, fold, len(pool), "items")
+    return _hold_out(pool, {item.key for item in pool[fold::folds]})
+
+
+def _scenes(dataset: Dataset, folds: int, fold: int) -> Parts:
+    if dataset.scenes is None:
+        raise SplitError(
+            f"{dataset.root} has no {SCENES_FILE}, which scene-disjoint folds need. Use kfold-K@I instead."
+        )
+    pool = _pool(dataset)
+    scene_of = {key: tile.scene for key, tile in dataset.scenes.items()}
+    _check_fold(folds, fold, len({scene_of.get(item.key) for item in pool}), "scenes")
+    scored = list(dataset.legend.scored)
+    pixels = {key: count[scored] for key, count in class_pixels(dataset, pool).items()}
+    return _hold_out(pool, set(scene_folds(pixels, scene_of, folds)[fold]))
+
+
+def _all(dataset: Dataset) -> Parts:
+    return {"all": dataset.labelled}
+
+
+def _listed(dataset: Dataset, path: Path) -> Parts:
+    """Read a file of ids: one key or bare id a line, with its part after a tab where there are parts."""
+    by_key = {item.key: item for item in dataset.labelled}
+    by_id = _by_bare_id(dataset)
+    parts: dict[str, dict[str, Item]] = {}
+    missing = []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise SplitError(f"{path} is not a list of ids: {error}.") from error
+    for line in filter(None, map(str.strip, lines)):
+        name, _, part = line.partition("\t")
+        item = by_key.get(name) or (_only(by_id, name) if name in by_id else None)
+        if item is None:
+            missing.append(name)
+        else:
+            parts.setdefault(part or "all", {})[item.key] = item
+    if missing:
+        raise SplitError(
+            f"{path} names {len(missing)} items that {dataset.root} has no pair of: {_some(missing)}."
+        )
+    if not parts:
+        raise SplitError(f"{path} names no items; expected one key or id a line.")
+    return {part: list(items.values()) for part, items in parts.items()}
+
+
+GRAMMAR: dict[str, tuple[str, Callable[..., Parts]]] = {
+    "folders": (r"folders", _folders),
+    "glnet": (r"glnet", _glnet),
+    "random-N-M@SEED": (r"random-(\d+)-(\d+)@(\d+)", _random),
+    "kfold-K@I": (r"kfold-(\d+)@(\d+)", _kfold),
+    "scenes-kK@I": (r"scenes-k(\d+)@(\d+)", _scenes),
+    "all": (r"all", _all),
+}
+"""Each form of a split's name: its pattern, and the function that takes the data set and the numbers."""
+
+
+def _check_fold(folds: int, fold: int, available: int, what: str) -> None:
+    if not 2 <= folds <= available:
+        raise SplitError(f"{folds} folds of {available} {what} are not possible; choose 2 to {available}.")
+    if fold >= folds:
+        raise SplitError(f"There is no fold {fold} of {folds}; they are numbered 0 to {folds - 1}.")
+
+
+def _hold_out(pool: list[Item], held_out: set[str]) -> Parts:
+    return {
+        "train": [item for item in pool if item.key not in held_out],
+        "val": [item for item in pool if item.key in held_out],
+    }
+
+
+def _by_bare_id(dataset: Dataset) -> dict[str, list[Item]]:
+    by_id: dict[str, list[Item]] = {}
+    for item in dataset.labelled:
+        by_id.setdefault(item.id, []).append(item)
+    return by_id
+
+
+def _only(by_id: dict[str, list[Item]], name: str) -> Item:
+    if len(by_id[name]) > 1:
+        keys = ", ".join(item.key for item in by_id[name])
+        raise SplitError(f"The id {name!r} fits more than one item: {keys}. Use the key instead.")
+    return by_id[name][0]
+
+
+def _some(names: list[str], limit: int = 10) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
