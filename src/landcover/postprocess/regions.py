@@ -1,0 +1,85 @@
+"""Small regions: the sieve of GDAL, and how its threshold is written."""
+
+import math
+import re
+
+import numpy as np
+from rasterio.features import sieve
+
+from landcover.errors import MaskError, UsageError
+from landcover.legend import NODATA, UInt8Array
+from landcover.preprocessing import check_gsd
+
+_MIN_REGION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(px|m2)\s*", re.IGNORECASE)
+
+
+def remove_small_regions(index: UInt8Array, min_pixels: int, nodata: int = NODATA) -> UInt8Array:
+    """Give regions below a number of pixels the class of their largest neighbour.
+
+    A region is a set of pixels of one value that hang together along edges (4-connected). The rule is that of
+    ``GDALSieveFilter`` as rasterio calls it, all regions judged at once on the map as it was:
+
+    - A region of at least ``min_pixels`` stays.
+    - A smaller one goes to its largest neighbour; of equal ones, to the first met in reading order (above
+      before left). Where that neighbour is small too, to *its* largest neighbour, and so on until a region of
+      at least ``min_pixels`` is reached.
+    - Where the way turns back on itself first, or there is no neighbour, the region stays. Nodata is neither
+      changed nor a neighbour.
+
+    Hence small regions can remain, and a second pass may remove some of them that have gained a large
+    neighbour. The result holds only values that were there, and regions that were large enough never shrink.
+
+    Args:
+        index: uint8 (H, W).
+        min_pixels: Smallest region that stays, in pixels; 1 changes nothing.
+        nodata: Value of pixels outside the imagery.
+
+    Returns:
+        uint8 (H, W), a new array.
+
+    Raises:
+        MaskError: If ``index`` is not uint8 (H, W).
+        UsageError: If ``min_pixels`` is below 1.
+    """
+    if index.ndim != 2 or index.dtype != np.uint8:
+        raise MaskError(
+            f"Found a map of shape {index.shape} and type {index.dtype}; expected uint8 (height, width)."
+        )
+    if min_pixels < 1:
+        raise UsageError(f"The smallest region is {min_pixels} pixels; expected at least 1.")
+    inside = index != nodata
+    if min_pixels == 1 or min_pixels > index.size or not inside.any():
+        return (
+            index.copy()
+        )  # no region is small, or none is large enough to grow (rasterio refuses such sizes)
+    result: UInt8Array = sieve(np.ascontiguousarray(index), min_pixels, mask=inside.astype(np.uint8))
+    return result
+
+
+def parse_min_region(text: str, gsd: float | None) -> int:
+    """Return the smallest region in pixels from ``8000px`` or ``2000m2``.
+
+    Args:
+        text: A number with its unit.
+        gsd: Ground sample distance in metres per pixel, needed for areas.
+
+    Returns:
+        The least whole number of pixels that is not below what was asked for, at least 1.
+
+    Raises:
+        UsageError: If the unit is missing, or an area is given and the GSD is unknown or not positive.
+    """
+    match = _MIN_REGION.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"{text!r} is no size of a region; write it in pixels as 8000px or in square metres as 2000m2."
+        )
+    number, unit = float(match[1]), match[2].lower()
+    if unit == "m2":
+        if gsd is None:
+            raise UsageError(
+                f"{text!r} is an area, and the size of a pixel is not known. Pass --gsd M (metres per pixel), "
+                "or give the size in pixels as 8000px."
+            )
+        number = round(number / check_gsd(gsd) ** 2, 6)  # 2000 / 0.1**2 is a trifle more or less than 200000
+    return max(1, math.ceil(number))
