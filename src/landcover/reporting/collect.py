@@ -1,0 +1,313 @@
+"""Read what a report is made of: run folders and the JSON files of ``landcover evaluate``."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, ValidationError, model_validator
+
+from landcover.bundle import BEST_NAME, ModelCard, read_card
+from landcover.errors import DataError, UsageError
+from landcover.legend import BUILT_IN, Legend
+
+
+def _finite(value: Any) -> Any:
+    """Take NaN and infinity, which JSON files of Python may hold, as "no value"."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+"""A figure, or None where it is undefined."""
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ImageScore(_Read):
+    """Scores of one image, 0..1."""
+
+    key: str
+    miou: Number = None
+    pixel_accuracy: Number = None
+
+
+class Evaluation(_Read):
+    """The result of one ``landcover evaluate``: scores are 0..1, ``gsd`` is in metres per pixel."""
+
+    metric: str
+    split: str
+    model: str | None = None
+    gsd: float | None = None
+    images: NonNegativeInt
+    pixels: NonNegativeInt
+    miou: Number
+    iou: dict[str, Number]
+    pixel_accuracy: Number
+    confusion: list[list[NonNegativeInt]]
+    classes: list[str]
+    per_image: list[ImageScore] = []
+    data: Path | None = None
+    predictions: Path | None = None
+    legend: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Evaluation":
+        size = len(self.classes)
+        if len(self.confusion) != size or any(len(row) != size for row in self.confusion):
+            raise ValueError(f"'confusion' is not {size} x {size}, but there are {size} 'classes'")
+        strangers = [name for name in self.iou if name not in self.classes]
+        if strangers:
+            raise ValueError(f"'iou' has {strangers[0]!r}, which is not among 'classes'")
+        return self
+
+
+class Event(_Read):
+    """Something logged after ``step`` steps and ``seconds`` of training, resumed ones included."""
+
+    step: NonNegativeInt
+    seconds: float
+
+
+class Step(Event):
+    """One logged training step."""
+
+    loss: Number
+    lr: Number
+    images: int = 0
+    images_per_second: Number = None
+
+
+class Validation(Event):
+    """Scores on the validation images, 0..1."""
+
+    miou: Number
+    iou: dict[str, Number]
+    pixel_accuracy: Number = None
+    loss: Number = None
+
+
+class End(Event):
+    """Why and when a run ended."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run: its folder, configuration and log.
+
+    Attributes:
+        folder: The run folder.
+        config: ``config.yaml`` as it was saved.
+        steps: Logged steps in order; what a resumed run did again stands once.
+        validations: Likewise.
+        end: The last event, or None where the run was cut off or still goes on.
+        card: Card of the best model, or None where none was kept yet.
+    """
+
+    folder: Path
+    config: str
+    steps: tuple[Step, ...]
+    validations: tuple[Validation, ...]
+    end: End | None
+    card: ModelCard | None
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """Steps and validations."""
+        return (*self.steps, *self.validations)
+
+    @property
+    def best(self) -> Validation | None:
+        """The validation with the highest mIoU (the first of equals)."""
+        scored = [v for v in self.validations if v.miou is not None]
+        return max(scored, key=lambda v: v.miou or 0.0, default=None)
+
+    @property
+    def legend(self) -> Legend | None:
+        """The legend of the best model, else the built-in one with the classes that were validated."""
+        if self.card is not None:
+            return self.card.legend
+        return built_in_with(list(self.validations[-1].iou)) if self.validations else None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An evaluation, where it was read from, a short name for it, and the legend that fits its classes."""
+
+    evaluation: Evaluation
+    source: Path
+    name: str
+    legend: Legend | None
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read a JSON file of ``landcover evaluate``.
+
+    Raises:
+        DataError: If the file is missing, cut short, or of another kind.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # also of bytes that are not UTF-8
+        raise DataError(
+            f"{path} is not JSON: {error}. Write it again with: landcover evaluate --json"
+        ) from error
+    return _validated(Evaluation, data, f"{path} is not a result of landcover evaluate --json")
+
+
+def read_run(folder: Path) -> Run:
+    """Read the configuration and the log of a run folder.
+
+    Raises:
+        DataError: If ``config.yaml`` is missing, or ``log.jsonl`` is missing or damaged. A last line that was
+            cut off by a kill is no damage: it is left out.
+        ModelError: If the best model is damaged.
+    """
+    text = _read_part(folder, "config.yaml")
+    steps: list[Step] = []
+    validations: list[Validation] = []
+    end: End | None = None
+    for number, event in _events(folder / "log.jsonl", _read_part(folder, "log.jsonl")):
+        where = f"Line {number} of {folder / 'log.jsonl'} is no event of a training"
+        match event.get("event"):
+            case "start":
+                end = None
+            case "step":
+                _append(steps, _validated(Step, event, where))
+            case "validation":
+                _append(validations, _validated(Validation, event, where))
+            case "end":
+                end = _validated(End, event, where)
+            case other:
+                raise DataError(
+                    f"{where}: its 'event' is {other!r}; expected start, step, validation or end."
+                )
+    card = read_card(folder / BEST_NAME) if (folder / BEST_NAME).is_file() else None
+    return Run(folder, text, tuple(steps), tuple(validations), end, card)
+
+
+def collect(inputs: Iterable[Path]) -> tuple[list[Run], list[Scored]]:
+    """Read run folders and evaluations, each kind in the order given.
+
+    Raises:
+        UsageError: If there is no input, or one is given twice.
+        DataError: If one is missing or not what it should be.
+    """
+    paths = list(inputs)
+    if not paths:
+        raise UsageError(
+            "Nothing to report on: give a run folder, JSON files of landcover evaluate, or both."
+        )
+    resolved = [path.resolve() for path in paths]
+    for path, place in zip(paths, resolved, strict=True):
+        if resolved.count(place) > 1:
+            raise UsageError(f"{path} is given more than once.")
+    for path in paths:
+        if not path.exists():
+            raise DataError(
+                f"{path} does not exist. Expected a run folder or a JSON file of landcover evaluate."
+            )
+    runs = [read_run(path) for path in paths if path.is_dir()]
+    sources = [path for path in paths if not path.is_dir()]
+    evaluations = [read_evaluation(path) for path in sources]
+    names = short_names(sources)
+    return runs, [
+        Scored(evaluation, source, name, fitting_legend(evaluation, source))
+        for evaluation, source, name in zip(evaluations, sources, names, strict=True)
+    ]
+
+
+def fitting_legend(evaluation: Evaluation, source: Path) -> Legend | None:
+    """Return the legend that the JSON holds, else the built-in one with its classes, else None.
+
+    Raises:
+        DataError: If the legend in the JSON has other classes than the scores.
+    """
+    if evaluation.legend is not None:
+        legend = Legend.from_dict(evaluation.legend)
+        if list(legend.names) != evaluation.classes:
+            raise DataError(f"{source}: its 'legend' has other classes than its 'classes'. Evaluate again.")
+        return legend
+    return built_in_with(evaluation.classes)
+
+
+def built_in_with(names: Sequence[str]) -> Legend | None:
+    """Return the built-in legend with exactly these classes, or scored classes, in this order, else None."""
+    return next(
+        (
+            known
+            for known in BUILT_IN.values()
+            if list(names) in (list(known.names), list(known.scored_names))
+        ),
+        None,
+    )
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Name each file by its stem, with as many of its folders as it takes to tell them apart."""
+    places = [path.resolve() for path in paths]
+    depth = 1
+    while True:
+        names = ["/".join((*place.parts[-depth:-1], place.stem)) for place in places]
+        if len(set(names)) == len(names) or depth > max(len(place.parts) for place in places):
+            return names
+        depth += 1
+
+
+def _read_part(folder: Path, name: str) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} is not a run folder: it has no {name}. Expected the --out folder of landcover train."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{folder / name} is not text: {error}.") from error
+    except OSError as error:
+        raise DataError(f"{folder / name} cannot be read: {error.strerror}.") from error
+
+
+def _events(path: Path, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
+    lines = text.splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = json.loads(line)
+        except ValueError as error:
+            if number == len(lines) and not text.endswith("\n"):
+                return  # a killed run leaves half a line
+            raise DataError(f"Line {number} of {path} is not JSON: {error}.") from error
+        if not isinstance(event, dict):
+            raise DataError(f"Line {number} of {path} is no event of a training: {line[:60]!r}.")
+        yield number, event
+
+
+_Event = TypeVar("_Event", Step, Validation)
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _append(events: list[_Event], event: _Event) -> None:
+    """Append, dropping what a killed run logged after the checkpoint that it was resumed from."""
+    while events and events[-1].step >= event.step:
+        events.pop()
+    events.append(event)
+
+
+def _validated(kind: type[_Model], data: Any, complaint: str) -> _Model:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{complaint}: {repr(place) + ': ' if place else ''}{first['msg']}.") from error
