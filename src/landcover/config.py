@@ -1,7 +1,7 @@
 """Typed configuration: YAML in, immutable pydantic models out, errors that name the key.
 
-Types are taken literally: ``true`` is no number and ``"8"`` no integer. ``1e-3``, which YAML 1.1 reads as text, is
-a number here, and a key that stands twice in a file is an error.
+Types are taken literally: ``true`` is no number and ``"8"`` no integer. ``1e-3``, which YAML 1.1 reads as
+text, is a number here, and a key that stands twice in a file is an error.
 """
 
 import json
@@ -38,9 +38,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML that puts a text such as ``1e-3`` in quotes."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+        list("-+0123456789."),
+    )
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -91,7 +98,8 @@ def load_config(cls: type[C], path: Path) -> C:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration {path} cannot be read: {error}") from error
-    return from_mapping(cls, parse_yaml(text, str(path)) or {}, str(path))
+    data = parse_yaml(text, str(path))
+    return from_mapping(cls, {} if data is None else data, str(path))
 
 
 def with_overrides(config: C, assignments: Iterable[str]) -> C:
@@ -129,7 +137,7 @@ def with_overrides(config: C, assignments: Iterable[str]) -> C:
 
 def dump_yaml(config: BaseModel) -> str:
     """Return ``config`` as YAML that :func:`load_config` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
 
 def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:

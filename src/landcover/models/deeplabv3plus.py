@@ -3,10 +3,10 @@
 Encoder, atrous spatial pyramid, decoder at stride 4. Differences from the paper, each for a reason:
 
 - The image's sides are padded to multiples of the output stride (edge values repeated) and the answer is
-  cropped, so that every image has the same grid: row ``i`` of the logits answers for the image's rows ``4 i`` to
-  ``4 i + 3``.
-- The image-pooling branch has a bias and no batch norm, which would see one value per image and channel: noise for
-  a small batch and an error for a batch of one.
+  cropped, so that every image has the same grid: row ``i`` of the logits answers for the image's rows ``4 i``
+  to ``4 i + 3``.
+- The image-pooling branch has a bias and no batch norm, which would see one value per image and channel:
+  noise for a small batch and an error for a batch of one.
 - Separable convolutions have no norm and activation between their halves, and so factorise the plain ones.
 """
 
@@ -83,7 +83,7 @@ class DeepLabV3Plus(nn.Module):
         """Put a head on ``encoder``.
 
         Convolutions of the head start as in He et al. 2015 (normal, fan-in; gain 1 where no ReLU follows),
-        batch norms as the identity, the classifier as N(0, 0.01) with zero bias: all classes about equally likely.
+        batch norms as the identity, the classifier as N(0, 0.01) with bias 0: classes about equally likely.
         """
         super().__init__()
         self._frozen = config.freeze_batch_norm

@@ -1,0 +1,227 @@
+"""Typed configuration: what is read, what is refused, and whether the message helps."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from landcover.config import Config, dump_yaml, from_mapping, load_config, parse_yaml, with_overrides
+from landcover.errors import ConfigError, UsageError
+
+
+class Optimiser(Config):
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Loss(Config):
+    kind: str
+    weight: float = 1.0
+
+
+class Experiment(Config):
+    name: str = "run"
+    steps: Annotated[int, Field(ge=1)] = 10
+    minutes: float | None = None
+    mirror: bool = True
+    folder: Path = Path("out")
+    optimiser: Optimiser = Optimiser()
+    second: Optimiser | None = None
+    losses: tuple[Loss, ...] = ()
+
+
+def refusal(data: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        from_mapping(Experiment, data, "run.yaml")  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_reads_nested_values_of_every_kind(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "steps: 5\nminutes: 2\nfolder: a/b\noptimiser: {learning_rate: 3e-4, betas: [0.8, 0.9]}\n"
+        "losses:\n- {kind: ce}\n- {kind: dice, weight: .5e0}\n",
+    )
+    assert load_config(Experiment, path) == Experiment(
+        steps=5,
+        minutes=2.0,
+        folder=Path("a/b"),
+        optimiser=Optimiser(learning_rate=3e-4, betas=(0.8, 0.9)),
+        losses=(Loss(kind="ce"), Loss(kind="dice", weight=0.5)),
+    )
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    assert load_config(Experiment, write(tmp_path, "# nothing\n")) == Experiment()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("1E5", 1e5),
+        ("+2.5e+1", 25.0),
+        ("-.5e1", -5.0),
+        ("1.e2", 100.0),
+        ("3", 3.0),
+        (".5", 0.5),
+    ],
+)
+def test_numbers_with_exponents_are_numbers(text: str, value: float) -> None:
+    assert with_overrides(Experiment(), [f"minutes={text}"]).minutes == value
+
+
+@pytest.mark.parametrize("text", ["e3", "1e", "1e-3m", "v1e3"])
+def test_what_only_resembles_a_number_stays_text(text: str) -> None:
+    assert with_overrides(Experiment(), [f"name={text}"]).name == text
+
+
+def test_a_configuration_does_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Experiment().steps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        ({"stepz": 5}, ["stepz", "'steps'"]),
+        ({"optimiser": {"learning_rat": 1}}, ["'optimiser.learning_rat'", "'learning_rate'"]),
+        ({"second": {"beta": [0.1, 0.2]}}, ["'second.beta'", "'betas'"]),
+        ({"losses": [{"kind": "ce"}, {"kind": "ce", "wait": 1}]}, ["'losses.1.wait'", "weight"]),
+        ({"zzz": 1}, ["'zzz'", "Known: folder, losses"]),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_right_one(data: object, parts: list[str]) -> None:
+    message = refusal(data)
+    assert message.startswith("run.yaml: unknown key")
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        ({"steps": "many"}, ["steps: found 'many'", "expected a valid integer"]),
+        ({"steps": True}, ["steps: found True", "integer"]),
+        ({"steps": "5"}, ["steps: found '5'", "integer"]),
+        ({"steps": 0}, ["steps: found 0", "expected greater than or equal to 1"]),
+        ({"steps": 2.5}, ["steps: found 2.5", "integer"]),
+        ({"mirror": "yes"}, ["mirror: found 'yes'", "boolean"]),
+        ({"optimiser": {"name": "adam"}}, ["optimiser.name: found 'adam'", "'adamw' or 'sgd'"]),
+        ({"optimiser": 3}, ["optimiser: found 3"]),
+        ({"optimiser": {"betas": [0.9]}}, ["optimiser.betas"]),
+        ({"losses": [{"weight": 1.0}]}, ["losses.0.kind is missing"]),
+        (["steps"], ["expected keys and values", "['steps']"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_found_and_expected(data: object, parts: list[str]) -> None:
+    message = refusal(data)
+    assert all(part in message for part in parts), message
+    assert "pydantic" not in message
+
+
+def test_all_faults_are_told_at_once() -> None:
+    message = refusal({"steps": "x", "minute": 1, "optimiser": {"learning_rate": -1}})
+    assert len(message.splitlines()) == 3
+
+
+def test_the_error_is_one_of_usage() -> None:
+    with pytest.raises(UsageError):
+        from_mapping(Experiment, {"x": 1}, "here")
+
+
+def test_long_values_are_cut() -> None:
+    assert len(refusal({"steps": "x" * 1000})) < 200
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"steps: [1", "not readable YAML"),
+        (b"steps: 1\nsteps: 2\n", "'steps' stands more than once"),
+        (b"optimiser: {name: sgd, name: adamw}", "'name' stands more than once"),
+        (b"- 1\n- 2\n", "expected keys and values"),
+        (b"just text", "expected keys and values"),
+        (b"name: \xff\xfe", "cannot be read"),
+        (b"name: !!python/object/apply:os.getcwd []", "not readable YAML"),
+        (b"0", "expected keys and values"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused_by_name(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(Experiment, path)
+    assert "bad.yaml" in str(caught.value)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load_config(Experiment, tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(Experiment, tmp_path)
+
+
+def test_overrides_apply_in_order_and_leave_the_rest() -> None:
+    start = Experiment(steps=7, optimiser=Optimiser(name="sgd"))
+    changed = with_overrides(
+        start,
+        ["optimiser.learning_rate=1e-2", "name=a=b", "second.name=sgd", "optimiser.learning_rate = 2e-2"],
+    )
+    assert changed == Experiment(
+        steps=7,
+        name="a=b",
+        optimiser=Optimiser(name="sgd", learning_rate=2e-2),
+        second=Optimiser(name="sgd"),
+    )
+    assert start == Experiment(steps=7, optimiser=Optimiser(name="sgd"))
+    assert with_overrides(start, []) == start
+
+
+def test_overrides_can_set_nothing_and_lists() -> None:
+    changed = with_overrides(Experiment(minutes=3), ["minutes=null", "losses=[{kind: ce}]"])
+    assert changed.minutes is None
+    assert changed.losses == (Loss(kind="ce"),)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("steps", "expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("optimiser..name=sgd", "expected KEY=VALUE"),
+        ("steps.x=3", "steps is 10 and has no keys"),
+        ("losses.0.kind=ce", "losses is .* and has no keys"),
+        ("optimizer.name=sgd", "unknown key 'optimizer'.*'optimiser'"),
+        ("optimiser.nam=sgd", "unknown key 'optimiser.nam'.*'name'"),
+        ("steps=[", "not readable YAML"),
+        ("steps=no", "found False"),
+    ],
+)
+def test_a_bad_override_is_explained(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_overrides(Experiment(), [assignment])
+
+
+@settings(deadline=None)
+@given(
+    steps=st.integers(1, 10**9),
+    rate=st.floats(1e-12, 1e12, allow_nan=False),
+    name=st.text() | st.sampled_from(["1e3", "yes", "null", "0x1", "1:30", "2020-01-01", "~"]),
+    minutes=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+)
+def test_what_is_written_reads_back_equal(steps: int, rate: float, name: str, minutes: float | None) -> None:
+    config = Experiment(steps=steps, name=name, minutes=minutes, optimiser=Optimiser(learning_rate=rate))
+    again = from_mapping(Experiment, parse_yaml(dump_yaml(config), "text"), "text")
+    assert again == config
