@@ -43,6 +43,15 @@ class SplitName:
     part: str | None = None
 
 
+@dataclass(frozen=True)
+class PartSummary:
+    """A part in numbers: items, scenes (None without ``scenes.csv``), each class's share of the pixels."""
+
+    items: int
+    scenes: int | None
+    class_share: dict[str, float]
+
+
 def parse(text: str) -> SplitName:
     """Take a split's name apart.
 
@@ -279,3 +288,17 @@ def _only(by_id: dict[str, list[Item]], name: str) -> Item:
 def _some(names: list[str], limit: int = 10) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def describe(dataset: Dataset, name: str) -> dict[str, PartSummary]:
+    """Return what is in each part of a split."""
+    summaries = {}
+    for part, items in split(dataset, name).items():
+        pixels = np.sum(list(class_pixels(dataset, items).values()), axis=0)
+        places = None if dataset.scenes is None else [dataset.scenes.get(item.key) for item in items]
+        summaries[part] = PartSummary(
+            items=len(items),
+            scenes=None if places is None else len({place.scene for place in places if place}),
+            class_share=dict(zip(dataset.legend.names, (pixels / pixels.sum()).tolist(), strict=True)),
+        )
+    return summaries

@@ -25,12 +25,20 @@ from landcover.data.leakage import (
 from landcover.data.opening import open_dataset
 from landcover.data.parallel import parallel_map
 from landcover.data.splits import split as split_items
-from landcover.errors import DataError
+from landcover.errors import DataError, ImageError
 from landcover.legend import Legend
 from landcover.progress import track
 
 NO_PART = "all"
 """Name under which a report holds the items of a layout without parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A file that cannot be used, and why."""
+
+    file: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class VerifyReport:
         expected: Images of each part in the set as published, where that is known.
         sizes: Number of images of each size, ``HEIGHTxWIDTH``, of each part.
         odd_sizes: Keys of images whose size is not the one published for the layout.
-        unreadable: Reason for each file that cannot be decoded or whose pair does not fit together.
+        unreadable: Files that cannot be decoded, and masks that are of another size than their image.
         missing_masks: Images without a mask, in parts that have masks.
         missing_images: Masks without an image, and images that a list names and that are not there.
         off_palette_pixels: Mask pixels of no class's colour.
@@ -55,6 +63,8 @@ class VerifyReport:
         class_share_by_part: The same within each part.
         duplicates: Groups of items whose images are identical, pixel for pixel.
         leaks: Pairs of items of different parts that are identical or adjacent.
+        compared: Items of each part between which leakage was looked for: the folder's parts, or a split's.
+        leaking: How many of them are in a leak.
         shared_scenes: Scenes of ``scenes.csv`` with items in more than one part, or None without that table.
     """
 
@@ -66,7 +76,7 @@ class VerifyReport:
     expected: dict[str, int]
     sizes: dict[str, dict[str, int]]
     odd_sizes: list[str]
-    unreadable: dict[str, str]
+    unreadable: list[Fault]
     missing_masks: list[str]
     missing_images: list[str]
     off_palette_pixels: int
@@ -75,6 +85,8 @@ class VerifyReport:
     class_share_by_part: dict[str, dict[str, float]]
     duplicates: list[list[str]]
     leaks: list[Leak]
+    compared: dict[str, int]
+    leaking: dict[str, int]
     shared_scenes: int | None
 
     @property
@@ -153,7 +165,7 @@ def _check(dataset: Dataset, item: Item, compare_borders: bool) -> _Checked:
         try:
             mask = dataset.labels(item)
         except DataError as error:
-            if image is not None:  # Else it may only say that the image, already named, gives no size.
+            if not isinstance(error, ImageError):  # The image, whose size is asked for, is named already.
                 faults[item.mask] = str(error)
     return _Checked(
         size=None if image is None else (image.shape[0], image.shape[1]),
@@ -178,6 +190,7 @@ def _report(
     names = sorted({item.part or NO_PART for item in dataset.items})
     by_part = {name: [item for item in dataset.items if (item.part or NO_PART) == name] for name in names}
     pairs = {name: sum(item.mask is not None for item in items) for name, items in by_part.items()}
+    leaking = {key for leak in leaks for key in (leak.a, leak.b)}
     # A part without any mask is unlabelled on purpose, unless it is all there is.
     missing_masks = [
         item
@@ -199,9 +212,11 @@ def _report(
         odd_sizes=[]
         if layout.size is None
         else [k for k, c in checked.items() if c.size not in (None, layout.size)],
-        unreadable={
-            _below(dataset, path): reason for c in checked.values() for path, reason in c.faults.items()
-        },
+        unreadable=[
+            Fault(_below(dataset, path), reason)
+            for c in checked.values()
+            for path, reason in c.faults.items()
+        ],
         missing_masks=[_below(dataset, item.image) for item in missing_masks],
         missing_images=list(dataset.found.missing_images) if isinstance(dataset, FolderDataset) else [],
         off_palette_pixels=sum(off_palette.values()),
@@ -210,6 +225,8 @@ def _report(
         class_share_by_part={name: _shares(dataset, by_part[name], checked) for name in names if pairs[name]},
         duplicates=groups,
         leaks=leaks,
+        compared=dict(sorted(Counter(part_of.values()).items())),
+        leaking=dict(sorted(Counter(part_of[key] for key in leaking).items())),
         shared_scenes=None if dataset.scenes is None else shared_scenes(dataset.scenes, part_of),
     )
 

@@ -1,0 +1,79 @@
+"""``landcover splits``."""
+
+import json as json_
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from landcover.data.splits import PartSummary
+
+_STDOUT = Path("-")
+
+
+def splits(
+    data: Annotated[Path, typer.Option(help="The data folder or cache.", show_default=False)],
+    split: Annotated[
+        str,
+        typer.Option(
+            help="folders, glnet, random-N-M@SEED, kfold-K@I, scenes-kK@I, all, or a file of ids.",
+            show_default=False,
+        ),
+    ],
+    ids: Annotated[
+        bool, typer.Option("--ids", help="Print every key and its part, a list that --split takes.")
+    ] = False,
+    legend: Annotated[
+        str | None,
+        typer.Option(help="Legend of the masks: a name or a YAML file; the data's own by default."),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write parts and lists as JSON; - is standard output.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
+) -> None:
+    """Show what is in the parts of a split, or list their items."""
+    from landcover.data import open_dataset
+    from landcover.data import split as split_items
+    from landcover.data.splits import describe
+    from landcover.files import refuse_existing, write_text
+    from landcover.legend import load_legend
+
+    if json is not None and json != _STDOUT:
+        refuse_existing(json, force=force)
+    dataset = open_dataset(data, legend=None if legend is None else load_legend(legend))
+    keys = {part: [item.key for item in items] for part, items in split_items(dataset, split).items()}
+    if ids and json is None:
+        for part, names in keys.items():
+            for name in names:
+                print(f"{name}\t{part}")
+        return
+    summaries = describe(dataset, split)
+    if json is None:
+        _print_table(summaries)
+        return
+    parts = {part: {**asdict(summary), "keys": keys[part]} for part, summary in summaries.items()}
+    text = json_.dumps({"split": split, "layout": dataset.layout, "parts": parts}, indent=1)
+    if json == _STDOUT:
+        print(text)
+    else:
+        write_text(json, text + "\n", force=force)
+        _print_table(summaries)
+
+
+def _print_table(summaries: "dict[str, PartSummary]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("")
+    for part in summaries:
+        table.add_column(part, justify="right")
+    parts = list(summaries.values())
+    table.add_row("items", *(str(part.items) for part in parts))
+    if parts[0].scenes is not None:
+        table.add_row("scenes", *(str(part.scenes) for part in parts))
+    for name in parts[0].class_share:
+        table.add_row(f"{name} %", *(f"{100 * part.class_share[name]:.2f}" for part in parts))
+    Console().print(table)

@@ -1,0 +1,128 @@
+"""``landcover verify``."""
+
+import json as json_
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from landcover.data import VerifyReport
+
+_STDOUT = Path("-")
+_SHOWN = 10
+
+
+def verify(
+    data: Annotated[Path, typer.Argument(help="The data folder or cache.", show_default=False)],
+    split: Annotated[
+        str | None, typer.Option(help="Look for leakage between the parts of this split, not of the folder.")
+    ] = None,
+    gsd: Annotated[
+        float | None, typer.Option(help="Metres per pixel, where the data do not tell.", show_default=False)
+    ] = None,
+    legend: Annotated[
+        str | None,
+        typer.Option(help="Legend of the masks: a name or a YAML file; the data's own by default."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report as JSON; - is standard output.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
+) -> None:
+    """Decode and check every pair: files, sizes, classes, duplicates, leakage between parts.
+
+    The exit status is 1 if a file cannot be read or a pair is not whole. Leakage is a warning.
+    """
+    from landcover.data import verify as check
+    from landcover.files import refuse_existing, write_text
+    from landcover.legend import load_legend
+
+    if json is not None and json != _STDOUT:
+        refuse_existing(json, force=force)
+    report = check(data, split=split, gsd=gsd, legend=None if legend is None else load_legend(legend))
+    text = json_.dumps(report.to_dict(), indent=1)
+    if json == _STDOUT:
+        print(text)
+    else:
+        if json is not None:
+            write_text(json, text + "\n", force=force)
+        _print(report)
+    for line in _warnings(report, split):
+        print(f"Warning: {line}", file=sys.stderr)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _warnings(report: "VerifyReport", split: str | None) -> Iterable[str]:
+    parts = f"the parts of {split}" if split else "the folder's parts"
+    if report.leaks:
+        kinds = {kind: sum(leak.kind == kind for leak in report.leaks) for kind in _KINDS}
+        found = ", ".join(f"{count} {_KINDS[kind]}" for kind, count in kinds.items() if count)
+        yield (
+            f"LEAKAGE between {parts}: {found}. {_by_part(report)} "
+            "A score across these parts is optimistic. Where scenes.csv is there, split by scene (scenes-kK@I)."
+        )
+    if report.shared_scenes:
+        yield f"{report.shared_scenes} scenes have items in more than one part."
+    if report.odd_sizes:
+        yield (
+            f"{len(report.odd_sizes)} images have another size than the {report.layout} set as published, "
+            f"such as {report.odd_sizes[0]}: resized copies have another scale, so give --gsd."
+        )
+
+
+_KINDS = {
+    "identical": "pairs of identical images",
+    "touching": "pairs of touching tiles",
+    "matching-edges": "pairs of tiles with matching edges",
+}
+
+
+def _by_part(report: "VerifyReport") -> str:
+    shares = (f"{count} of {report.compared[part]} items of {part}" for part, count in report.leaking.items())
+    return f"Concerned: {', '.join(shares)}."
+
+
+def _print(report: "VerifyReport") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    scale = "unknown" if report.gsd is None else f"{report.gsd:g} m per pixel"
+    console.print(f"Layout {report.layout}, {report.pairs} pairs, GSD {scale}")
+    parts = Table("part", "pairs", "images", "published", "sizes")
+    for part, pairs in report.parts.items():
+        sizes = ", ".join(f"{size} ({count})" for size, count in report.sizes[part].items())
+        parts.add_row(part, str(pairs), str(report.images[part]), str(report.expected.get(part, "")), sizes)
+    console.print(parts)
+    shares = Table("class")
+    for part in report.class_share_by_part:
+        shares.add_column(f"{part} %", justify="right")
+    for name in report.class_share:
+        shares.add_row(name, *(f"{100 * share[name]:.2f}" for share in report.class_share_by_part.values()))
+    if report.class_share_by_part:
+        console.print(shares)
+    console.print(f"Off-palette pixels: {report.off_palette_pixels}")
+    _list(console, "Off-palette files", [f"{name}: {count}" for name, count in report.off_palette.items()])
+    _list(
+        console, "Unreadable files and pairs that do not fit", [fault.reason for fault in report.unreadable]
+    )
+    _list(console, "Images without a mask", report.missing_masks)
+    _list(console, "Masks without an image, and listed images that are not there", report.missing_images)
+    _list(console, "Groups of identical images", [", ".join(group) for group in report.duplicates])
+    _list(
+        console,
+        "Leaks",
+        [f"{leak.a} - {leak.b}: {leak.kind}, confidence {leak.confidence:.4f}" for leak in report.leaks],
+    )
+
+
+def _list(console: "Console", title: str, lines: list[str]) -> None:
+    console.print(f"{title}: {len(lines)}")
+    for line in lines[:_SHOWN]:
+        console.print(f"  {line}", highlight=False, markup=False)
+    if len(lines) > _SHOWN:
+        console.print(f"  and {len(lines) - _SHOWN} more; --json lists all.")
