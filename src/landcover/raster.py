@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from affine import Affine
+from rasterio._err import CPLE_BaseError  # what rasterio lets through of PROJ has no public name
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 from rasterio.warp import transform
 
@@ -195,13 +196,13 @@ def _georeference(source: DatasetReader) -> Georeference | None:
 
 def _pixel_on_ellipsoid(place: Georeference, centre: tuple[float, float]) -> float | None:
     """Geometric mean of a pixel's sides in metres on WGS 84; None where the CRS is not tied to the Earth."""
-    col, row = centre
-    corners = [place.transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]
-    xs, ys = zip(*corners, strict=True)
+    a, b, c, d, e, f = place.transform[:6]
+    cols, rows = np.array(centre)[:, None] + [[0, 1, 0], [0, 0, 1]]
     try:
-        lon, lat = np.radians(transform(place.crs, CRS.from_epsg(4326), xs, ys))
-    except (CRSError, RasterioError):
+        points = transform(place.crs, CRS.from_epsg(4326), a * cols + b * rows + c, d * cols + e * rows + f)
+    except CPLE_BaseError:
         return None
+    lon, lat = np.radians(points)
     # Radii of curvature along the meridian and across it.
     bend = 1 - _WGS84_E2 * math.sin(lat[0]) ** 2
     north = (lat[1:] - lat[0]) * _WGS84_RADIUS * (1 - _WGS84_E2) / bend**1.5

@@ -1,0 +1,233 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.crs import CRS
+
+from landcover.errors import ImageError, OutputError
+from landcover.legend import DEEPGLOBE, NODATA
+from landcover.raster import (
+    Georeference,
+    ground_sample_distance,
+    read_georeference,
+    read_raster,
+    write_class_raster,
+    write_probabilities,
+)
+
+UTM = CRS.from_epsg(32631)
+PLACE = Georeference(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
+RNG = np.random.default_rng(0)
+
+
+def write_tiff(path: Path, bands: np.ndarray, **profile: object) -> Path:
+    """Write (bands, H, W) as a GeoTIFF; ``mask`` and ``colorinterp`` may be among the keywords."""
+    mask, colorinterp = profile.pop("mask", None), profile.pop("colorinterp", None)
+    count, height, width = bands.shape
+    settings = {"crs": UTM, "transform": PLACE.transform, "dtype": bands.dtype, "driver": "GTiff"} | profile
+    with rasterio.open(path, "w", count=count, height=height, width=width, **settings) as target:
+        target.write(bands)
+        if colorinterp is not None:
+            target.colorinterp = colorinterp
+        if mask is not None:
+            target.write_mask(mask)
+    return path
+
+
+def rgb(height: int = 40, width: int = 60) -> np.ndarray:
+    return RNG.integers(1, 256, (3, height, width), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "expected"),
+    [
+        (32631, Affine(0.5, 0, 5e5, 0, -0.5, 5.7e6), 0.5),
+        (28992, Affine(0.25, 0, 127_375, 0, -0.25, 428_250), 0.25),
+        (2263, Affine(2, 0, 9.8e5, 0, -2, 2e5), 2 * 0.3048006096),  # New York, US survey feet
+        (32631, Affine(0.5, 0, 5e5, 0, -2, 5.7e6), 1.0),  # oblong pixels
+        (32631, Affine(0.3, 0.4, 5e5, 0.4, -0.3, 5.7e6), 0.5),
+    ],
+)
+def test_gsd_of_projected_rasters(tmp_path: Path, crs: int, transform: Affine, expected: float) -> None:
+    path = write_tiff(tmp_path / "a.tif", rgb(), crs=CRS.from_epsg(crs), transform=transform)
+    assert ground_sample_distance(path) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("latitude", [0.0, 45.0, -60.0])
+def test_gsd_of_longitude_and_latitude_is_in_metres(tmp_path: Path, latitude: float) -> None:
+    degrees = 5e-6
+    transform = Affine(degrees, 0, 10, 0, -degrees, latitude)
+    path = write_tiff(tmp_path / "a.tif", rgb(), crs=CRS.from_epsg(4326), transform=transform)
+    # Lengths of a degree on WGS 84: the series of the US National Geospatial-Intelligence Agency.
+    phi = np.radians(latitude)
+    north = 111132.92 - 559.82 * np.cos(2 * phi) + 1.175 * np.cos(4 * phi)
+    east = 111412.84 * np.cos(phi) - 93.5 * np.cos(3 * phi) + 0.118 * np.cos(5 * phi)
+    assert ground_sample_distance(path) == pytest.approx(degrees * np.sqrt(north * east), rel=1e-4)
+
+
+def test_gsd_in_web_mercator_is_that_on_the_ground(tmp_path: Path) -> None:
+    """Its metres are stretched by 1 / cos(latitude): 0.6 m at 52 degrees north are 0.37 m."""
+    y = 6_800_125.0  # 52 degrees north
+    transform = Affine(0.6, 0, 556_000, 0, -0.6, y)
+    path = write_tiff(tmp_path / "a.tif", rgb(), crs=CRS.from_epsg(3857), transform=transform)
+    latitude = 2 * np.arctan(np.exp(y / 6_378_137)) - np.pi / 2
+    assert ground_sample_distance(path) == pytest.approx(0.6 * np.cos(latitude), rel=5e-3)
+
+
+def test_files_that_tell_no_place_have_no_gsd(tmp_path: Path) -> None:
+    image = Image.fromarray(np.moveaxis(rgb(), 0, -1))
+    for name in ("a.png", "a.jpg", "a.tif"):
+        image.save(tmp_path / name)
+        assert ground_sample_distance(tmp_path / name) is None
+        assert read_georeference(tmp_path / name) is None
+    (tmp_path / "text.tif").write_text("no raster")
+    assert ground_sample_distance(tmp_path / "text.tif") is None
+    assert ground_sample_distance(tmp_path / "missing.tif") is None
+
+
+@pytest.mark.parametrize(
+    "crs",
+    ['LOCAL_CS["site",UNIT["metre",1]]', "+proj=eqc +R=3396190 +units=m +no_defs +type=crs"],
+    ids=["building site", "Mars"],
+)
+def test_a_crs_that_is_not_of_the_earth_has_no_gsd(tmp_path: Path, crs: str) -> None:
+    path = write_tiff(tmp_path / "a.tif", rgb(), crs=CRS.from_user_input(crs))
+    assert ground_sample_distance(path) is None
+
+
+def test_reading_returns_pixels_and_place(tmp_path: Path) -> None:
+    bands = rgb()
+    raster = read_raster(write_tiff(tmp_path / "a.tif", bands))
+    assert np.array_equal(raster.image, np.moveaxis(bands, 0, -1))
+    assert raster.image.flags.c_contiguous
+    assert raster.valid.all()
+    assert raster.georeference == PLACE
+
+
+def test_bands_are_chosen_by_number(tmp_path: Path) -> None:
+    bands = RNG.integers(1, 256, (4, 9, 7), dtype=np.uint8)
+    path = write_tiff(tmp_path / "a.tif", bands, photometric="minisblack")
+    assert np.array_equal(read_raster(path, (4, 2, 1)).image, np.moveaxis(bands[[3, 1, 0]], 0, -1))
+    assert np.array_equal(read_raster(path).image, np.moveaxis(bands[:3], 0, -1))
+    with pytest.raises(ImageError, match="4 bands"):
+        read_raster(path, (1, 2, 5))
+
+
+def test_a_grey_raster_is_read_as_three_equal_bands(tmp_path: Path) -> None:
+    bands = rgb()[:1]
+    image = read_raster(write_tiff(tmp_path / "a.tif", bands)).image
+    assert (image == bands[0][..., None]).all()
+
+
+HOLE = np.zeros((40, 60), bool)
+HOLE[5:20, 10:30] = True
+
+
+def with_nodata(path: Path) -> Path:
+    bands = rgb()
+    bands[:, HOLE] = 0
+    bands[0, 30, 30] = 0  # one band alone at the nodata value is a colour, not a hole
+    return write_tiff(path, bands, nodata=0)
+
+
+def with_alpha(path: Path) -> Path:
+    bands = np.concatenate([rgb(), np.where(HOLE, 0, 255)[None].astype(np.uint8)])
+    return write_tiff(path, bands, photometric="rgb", alpha="yes")
+
+
+def with_mask(path: Path) -> Path:
+    return write_tiff(path, rgb(), mask=~HOLE)
+
+
+@pytest.mark.parametrize("make", [with_nodata, with_alpha, with_mask])
+def test_holes_are_found_however_they_are_marked(tmp_path: Path, make: object) -> None:
+    raster = read_raster(make(tmp_path / "a.tif"))  # type: ignore[operator]
+    assert np.array_equal(raster.valid, ~HOLE)
+
+
+def test_refused_rasters_say_why(tmp_path: Path) -> None:
+    wide = write_tiff(tmp_path / "wide.tif", rgb().astype(np.uint16) * 40)
+    with pytest.raises(ImageError, match=r"uint16 pixels; expected 8 bits.*gdal_translate"):
+        read_raster(wide)
+    write_class_raster(tmp_path / "map.tif", np.zeros((9, 9), np.uint8), DEEPGLOBE, PLACE)
+    with pytest.raises(ImageError, match="colour table"):
+        read_raster(tmp_path / "map.tif")
+    with pytest.raises(ImageError, match=r"40 x 60 pixels; at most 2,399.*--max-pixels 2400"):
+        read_raster(write_tiff(tmp_path / "large.tif", rgb()), max_pixels=2399)
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_raster(tmp_path / "missing.tif")
+
+
+def test_a_truncated_raster_is_refused(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", rgb(300, 300))
+    path.write_bytes(path.read_bytes()[:150_000])
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_raster(path)
+
+
+def test_a_written_map_keeps_place_classes_and_provenance(tmp_path: Path) -> None:
+    index = RNG.integers(0, 6, (700, 40), dtype=np.uint8)
+    index[:3] = NODATA
+    path = tmp_path / "deep" / "map.tif"
+    write_class_raster(path, index, DEEPGLOBE, PLACE, tags={"LANDCOVER_VERSION": "1"})
+    with rasterio.open(path) as source:
+        assert np.array_equal(source.read(1), index)
+        assert (source.crs, source.transform) == (PLACE.crs, PLACE.transform)
+        assert source.nodata == NODATA
+        assert np.array_equal(source.dataset_mask() == 0, index == NODATA)
+        assert source.profile["tiled"]
+        assert source.profile["compress"] == "deflate"
+        assert [source.colormap(1)[i][:3] for i in range(7)] == [c.colour for c in DEEPGLOBE.classes]
+        assert source.tags()["CLASS_NAMES"].split(",")[3] == "3=forest"
+        assert source.tags()["LANDCOVER_VERSION"] == "1"
+    assert [p.name for p in path.parent.iterdir()] == ["map.tif"]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_probabilities_are_bands_with_the_names_of_the_classes(tmp_path: Path) -> None:
+    bands = RNG.integers(0, 256, (6, 20, 30), dtype=np.uint8)
+    for place in (PLACE, None):
+        write_probabilities(tmp_path / "p.tif", bands, DEEPGLOBE.scored_names, place, force=True)
+        with rasterio.open(tmp_path / "p.tif") as source:
+            assert np.array_equal(source.read(), bands)
+            assert source.descriptions == DEEPGLOBE.scored_names
+        assert read_georeference(tmp_path / "p.tif") == place
+
+
+def test_an_existing_map_stays_without_force(tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    path.write_text("precious")
+    with pytest.raises(OutputError, match="exists already"):
+        write_class_raster(path, np.zeros((4, 4), np.uint8), DEEPGLOBE, PLACE)
+    assert path.read_text() == "precious"
+
+
+FILL_THE_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+from landcover.errors import OutputError
+from landcover.legend import DEEPGLOBE
+from landcover.raster import Georeference, write_class_raster
+place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
+index = np.random.default_rng(0).integers(0, 6, (512, 512), dtype=np.uint8)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    write_class_raster(Path(sys.argv[1]), index, DEEPGLOBE, place)
+except OutputError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FILL_THE_DISK, str(tmp_path / "map.tif")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "map.tif cannot be written" in done.stdout
+    assert list(tmp_path.iterdir()) == []
