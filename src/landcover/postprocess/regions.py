@@ -78,7 +78,7 @@ def parse_min_region(text: str, gsd: float | None) -> int:
     if unit == "m2":
         if gsd is None:
             raise UsageError(
-                f"{text!r} is an area, and the size of a pixel is not known. Pass --gsd M (metres per pixel), "
+                f"{text!r} is an area, and the size of a pixel is unknown. Pass --gsd M (metres per pixel), "
                 "or give the size in pixels as 8000px."
             )
         number = round(number / check_gsd(gsd) ** 2, 6)  # 2000 / 0.1**2 is a trifle more or less than 200000

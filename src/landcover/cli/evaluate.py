@@ -1,0 +1,127 @@
+"""``landcover evaluate``."""
+
+import json as json_
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+_STDOUT = Path("-")
+
+
+def evaluate(
+    data: Annotated[Path, typer.Option(help="Data folder or prepared cache.", show_default=False)],
+    split: Annotated[
+        str, typer.Option(help="What to score, NAME:part, such as glnet:test.", show_default=False)
+    ],
+    model: Annotated[
+        Path | None, typer.Option(help="Score this model file or run folder ...", show_default=False)
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="... or a folder of masks named KEY_mask.png or KEY.png.", show_default=False),
+    ] = None,
+    metric: Annotated[
+        Literal["challenge", "glnet", "seven-class"],
+        typer.Option(help="challenge: six classes, unknown ignored; the others follow the literature."),
+    ] = "challenge",
+    legend: Annotated[
+        str | None, typer.Option(help="Legend of the data's masks: a name or a YAML file.")
+    ] = None,
+    prediction_legend: Annotated[
+        str | None, typer.Option(help="Legend of the predicted masks, where it is another one.")
+    ] = None,
+    gsd: Annotated[float | None, typer.Option(help="Metres per pixel, where the data do not tell.")] = None,
+    min_region: Annotated[
+        str | None, typer.Option(help="Score again without smaller regions: 8000px or 2000m2.")
+    ] = None,
+    maps: Annotated[Path | None, typer.Option(help="Keep the model's maps in this folder.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Write the result as JSON; - is standard output.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
+) -> None:
+    """Score a model or a folder of masks on one part of a split."""
+    from landcover.evaluation import evaluate as score
+    from landcover.legend import load_legend
+
+    result = score(
+        data,
+        split,
+        model=model,
+        predictions=predictions,
+        metric=metric,
+        legend=None if legend is None else load_legend(legend),
+        prediction_legend=None if prediction_legend is None else load_legend(prediction_legend),
+        gsd=gsd,
+        min_region=min_region,
+        maps=maps,
+        json=None if json == _STDOUT else json,
+        device=device,
+        force=force,
+    )
+    if json == _STDOUT:
+        print(json_.dumps(result, indent=1))
+    else:
+        _print_scores(result)
+    for warning in result["warnings"]:
+        typer.echo(f"Warning: {warning}", err=True)
+
+
+def _print_scores(result: dict[str, Any]) -> None:
+    """Print IoU and shares of each class, the means, and the matrix with rows that sum to 100 %."""
+    import numpy as np
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    counts = np.array(result["confusion"], float)
+    cleaned = result["min_region"]
+    console = Console()
+
+    table = Table("class", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("IoU %", *(["cleaned"] if cleaned else []), "of truth %", "of map %"):
+        table.add_column(name, justify="right")
+    shares = [_percent(part / max(counts.sum(), 1)) for part in (counts.sum(axis=1), counts.sum(axis=0))]
+    for i, name in enumerate(result["classes"]):
+        ious = [_points(scores["iou"].get(name)) for scores in (result, cleaned) if scores]
+        table.add_row(name, *ious, shares[0][i], shares[1][i])
+    table.add_section()
+    table.add_row("mean", *[_points(scores["miou"]) for scores in (result, cleaned) if scores], "", "")
+    console.print(table)
+
+    matrix = Table("truth, %", box=SIMPLE_HEAD, pad_edge=False)
+    for name in result["classes"]:
+        matrix.add_column(name, justify="right")
+    by_row = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    for name, row in zip(result["classes"], by_row, strict=True):
+        matrix.add_row(name, *_percent(row))
+    console.print(matrix)
+
+    console.print(
+        f"mIoU {_points(result['miou'])}{_interval(result)}, "
+        f"pixel accuracy {_points(result['pixel_accuracy'])}; metric {result['metric']}, "
+        f"split {result['split']}, {result['images']} images, {result['pixels']:,} pixels",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if cleaned and cleaned["miou_change"] is not None:
+        console.print(
+            f"Without regions below {cleaned['min_pixels']:,} px: mIoU {_points(cleaned['miou'])}, "
+            f"{100 * cleaned['miou_change']:+.2f} points",
+            highlight=False,
+        )
+
+
+def _points(score: float | None) -> str:
+    return "-" if score is None else f"{100 * score:.2f}"
+
+
+def _percent(shares: Any) -> list[str]:
+    return [f"{100 * share:.1f}" for share in shares]
+
+
+def _interval(result: dict[str, Any]) -> str:
+    if result["miou_interval"] is None:
+        return ""
+    low, high = result["miou_interval"]
+    return f" (95 %: {_points(low)} to {_points(high)}, by {result['resampled']})"

@@ -1,0 +1,214 @@
+"""The verb: score a model, or a folder of maps, on one part of a split."""
+
+import json as json_
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from landcover.bundle import model_digest
+from landcover.data import Dataset, Item, open_dataset, select
+from landcover.data.parallel import parallel_map
+from landcover.errors import MaskError, UsageError, did_you_mean
+from landcover.evaluation.interval import bootstrap_interval
+from landcover.evaluation.predictions import Source, from_folder, from_model, keep_maps
+from landcover.files import refuse_existing, write_text
+from landcover.legend import Legend, UInt8Array
+from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scores
+from landcover.postprocess import parse_min_region, remove_small_regions
+from landcover.progress import track
+from landcover.runtimes import Runtime, open_model
+
+
+def evaluate(
+    data: str | Path,
+    split: str,
+    *,
+    model: str | Path | Runtime | None = None,
+    predictions: str | Path | None = None,
+    metric: Metric = "challenge",
+    prediction_legend: Legend | None = None,
+    legend: Legend | None = None,
+    gsd: float | None = None,
+    min_region: str | None = None,
+    maps: str | Path | None = None,
+    json: str | Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+) -> dict[str, Any]:
+    """Score predictions against the masks of one part of a split, at the masks' own size.
+
+    Args:
+        data: Data folder or prepared cache.
+        split: ``NAME:part``, as for :func:`landcover.data.select`.
+        model: What predicts: a model file, a run folder or a runtime. Either this or ``predictions``.
+        predictions: Folder of masks named ``<key>_mask.png`` or ``<key>.png`` (or ``.tif``), in any form that
+            :func:`landcover.codecs.read_mask` takes.
+        metric: One of :data:`landcover.metrics.METRICS`.
+        prediction_legend: Legend of the folder's masks; by default the data's. Classes are matched by name.
+        legend: Legend of the data's masks; by default what the data say.
+        gsd: Metres per pixel of the data; by default what the data say. A model needs it.
+        min_region: Score once more with regions below ``8000px`` or ``2000m2`` removed.
+        maps: Folder where the model's maps are kept, as ``<key>_mask.png``, before any cleaning.
+        json: File that the result is written to as well.
+        device: Where the model computes, unless it is a runtime.
+        force: Replace existing maps and JSON.
+
+    Returns:
+        Plain data. ``metric, split, model, gsd, images, pixels`` (those with a true class, unknown included),
+        ``miou, iou{name: value}, pixel_accuracy`` (0..1 or None), ``confusion`` (rows = truth), ``classes``;
+        ``missed``: pixels by true class predicted as nodata, where the legend has no unknown class;
+        ``miou_interval``: 95 %, by drawing what ``resampled`` says anew, or None; ``min_region``: the scores
+        after cleaning and ``miou_change``, or None; ``per_image``: ``key, miou, pixel_accuracy``;
+        ``warnings``; ``data``, ``predictions``, ``legend``, ``prediction_legend`` (of the folder or the
+        model), ``model_sha256``: where the numbers come from.
+
+    Raises:
+        UsageError: If options contradict each other, the GSD is needed and unknown, or classes do not match.
+        SplitError: If the split cannot be made.
+        DataError: If predictions are missing or of the wrong size (all are listed, nothing is scored), or a
+            file cannot be read.
+        ModelError: If the model cannot be read.
+        OutputError: If an output exists and ``force`` is off, or cannot be written.
+    """
+    if metric not in METRICS:
+        raise UsageError(f"There is no metric {metric!r}. {did_you_mean(metric, METRICS)}")
+    if (model is None) == (predictions is None):
+        raise UsageError("Give what to score: either --model M or --predictions DIR.")
+    if maps is not None and model is None:
+        raise UsageError("--maps keeps the maps of a --model; those of --predictions are files already.")
+    if prediction_legend is not None and predictions is None:
+        raise UsageError("--prediction-legend goes with --predictions; a model knows its own legend.")
+    if json is not None:
+        refuse_existing(Path(json), force=force)
+    dataset = open_dataset(data, legend=legend, gsd=gsd)
+    items = select(dataset, split)
+    min_pixels = None if min_region is None else parse_min_region(min_region, dataset.gsd)
+    if predictions is not None:
+        source = from_folder(dataset, items, Path(predictions), prediction_legend or dataset.legend)
+    elif model is not None:
+        runtime = open_model(model, device=device) if isinstance(model, str | Path) else model
+        source = from_model(dataset, runtime)
+        if maps is not None:
+            source = keep_maps(source, dataset, items, Path(maps), force=force)
+    outcomes = _score(dataset, items, source, min_pixels)
+
+    matrix = _sum(outcome.matrix for outcome in outcomes)
+    interval, groups = _interval(dataset, outcomes, metric)
+    scores = matrix.scores(metric)
+    report = {
+        "metric": metric,
+        "split": split,
+        "model": None if model is None else str(model) if isinstance(model, str | Path) else "in memory",
+        "model_sha256": model_digest(model) if isinstance(model, str | Path) else None,
+        "gsd": dataset.gsd,
+        "images": len(items),
+        "pixels": int(matrix.table.sum()),
+        **scores.to_dict(),
+        "miou_interval": interval,
+        "resampled": groups,
+        "classes": list(dataset.legend.names),
+        "confusion": matrix.counts.tolist(),
+        "missed": matrix.missed.tolist(),
+        "min_region": _after_cleaning(outcomes, min_region, min_pixels, scores),
+        "per_image": [_image_row(outcome, metric) for outcome in outcomes],
+        "warnings": [*scores.warnings, *_off_palette_warnings(outcomes)],
+        "legend": dataset.legend.to_dict(),
+        "prediction_legend": source.legend.to_dict(),
+        "data": str(data),
+        "predictions": None if (folder := predictions or maps) is None else str(folder),
+    }
+    if json is not None:
+        write_text(Path(json), json_.dumps(report, indent=1) + "\n", force=force)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What one image adds: its counts, those after cleaning, and pixels whose colour is no class."""
+
+    key: str
+    matrix: ConfusionMatrix
+    cleaned: ConfusionMatrix | None
+    off_palette_truth: int
+    off_palette_prediction: int
+
+
+def _score(dataset: Dataset, items: Sequence[Item], source: Source, min_pixels: int | None) -> list[_Outcome]:
+    def score(item: Item) -> _Outcome:
+        truth, prediction = dataset.labels(item), source.predict(item)
+        matrix = _count(dataset.legend, item, truth.index, prediction.index)
+        cleaned = None
+        if min_pixels is not None:
+            smooth = remove_small_regions(prediction.index, min_pixels)
+            cleaned = _count(dataset.legend, item, truth.index, smooth)
+        return _Outcome(item.key, matrix, cleaned, truth.off_palette, prediction.off_palette)
+
+    outcomes = parallel_map(score, items) if source.parallel else map(score, items)
+    return list(track(outcomes, "Scoring", total=len(items)))
+
+
+def _count(legend: Legend, item: Item, truth: UInt8Array, prediction: UInt8Array) -> ConfusionMatrix:
+    matrix = ConfusionMatrix(legend)
+    try:
+        matrix.update(truth, prediction)
+    except MaskError as error:
+        raise MaskError(f"{item.key}: {error}") from error
+    return matrix
+
+
+def _sum(matrices: Iterable[ConfusionMatrix]) -> ConfusionMatrix:
+    return reduce(operator.add, matrices)
+
+
+def _interval(
+    dataset: Dataset, outcomes: Sequence[_Outcome], metric: Metric
+) -> tuple[list[float] | None, str]:
+    """Return the interval of the mIoU and what was drawn: scenes where the data know them, else images."""
+    scenes = dataset.scenes or {}
+    tables: dict[str, Int64Array] = {}
+    for outcome in outcomes:
+        group = f"scene {scenes[outcome.key].scene}" if outcome.key in scenes else outcome.key
+        tables[group] = tables.get(group, 0) + outcome.matrix.table
+    interval = bootstrap_interval(np.stack(list(tables.values())), dataset.legend, metric)
+    return interval and list(interval), "scenes" if scenes else "images"
+
+
+def _after_cleaning(
+    outcomes: Sequence[_Outcome], min_region: str | None, min_pixels: int | None, before: Scores
+) -> dict[str, Any] | None:
+    """Return the scores without small regions and the change in mIoU, or None where nothing was cleaned."""
+    matrices = [outcome.cleaned for outcome in outcomes if outcome.cleaned is not None]
+    if not matrices:
+        return None
+    matrix = _sum(matrices)
+    after = matrix.scores(before.metric)
+    change = None if after.miou is None or before.miou is None else after.miou - before.miou
+    return {
+        "min_region": min_region,
+        "min_pixels": min_pixels,
+        **after.to_dict(),
+        "miou_change": change,
+        "confusion": matrix.counts.tolist(),
+    }
+
+
+def _image_row(outcome: _Outcome, metric: Metric) -> dict[str, Any]:
+    scores = outcome.matrix.scores(metric)
+    return {"key": outcome.key, "miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
+
+
+def _off_palette_warnings(outcomes: Sequence[_Outcome]) -> list[str]:
+    counts = {
+        "truth": sum(outcome.off_palette_truth for outcome in outcomes),
+        "predictions": sum(outcome.off_palette_prediction for outcome in outcomes),
+    }
+    return [
+        f"{count:,} pixels of the {what} have a colour of no class and count as unknown."
+        for what, count in counts.items()
+        if count
+    ]
