@@ -1,0 +1,136 @@
+"""Crops to batches: cut, resample, turn, and vary the colours.
+
+A batch is uint8 until it is on the device: there the colour variation and the normalisation, both of them
+affine in (red, green, blue), are one matrix product for each image (:func:`normalise`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from landcover.legend import IGNORE
+from landcover.preprocessing import Preprocessing, resample_image, resample_mask
+from landcover.training.config import AugmentConfig
+from landcover.training.sampling import Crop
+from landcover.windows import Window
+
+UInt8Array = npt.NDArray[np.uint8]
+Float32Array = npt.NDArray[np.float32]
+Reader = Callable[[Window], UInt8Array]
+
+_GREY = np.full((3, 3), 1 / 3)
+_TURN = np.array([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+
+
+class Batch(NamedTuple):
+    """What one forward pass needs, in arrays that the next but two batch overwrites.
+
+    Attributes:
+        images: uint8 (N, H, W, 3).
+        targets: uint8 (N, H, W): channel of each pixel, or ``IGNORE``.
+        colours: float32 (N, 3, 4): what :func:`normalise` applies to the images.
+    """
+
+    images: UInt8Array
+    targets: UInt8Array
+    colours: Float32Array
+
+
+def cut(read: Reader, size: tuple[int, int], crop: Crop, fill: UInt8Array | int) -> UInt8Array:
+    """Read a crop that may reach beyond its image.
+
+    Args:
+        read: Reads a window that lies inside the image, (h, w, ...).
+        size: Height and width of the image.
+        crop: What to read.
+        fill: What is put outside the image.
+
+    Returns:
+        (side, side, ...).
+    """
+    top, left = max(crop.row, 0), max(crop.col, 0)
+    bottom, right = min(crop.row + crop.side, size[0]), min(crop.col + crop.side, size[1])
+    inside = read(Window(top, left, bottom - top, right - left))
+    if inside.shape[:2] == (crop.side, crop.side):
+        return inside
+    result = np.empty((crop.side, crop.side, *inside.shape[2:]), inside.dtype)
+    result[...] = fill
+    result[top - crop.row : bottom - crop.row, left - crop.col : right - crop.col] = inside
+    return result
+
+
+def fill_sample(
+    batch: Batch,
+    slot: int,
+    crop: Crop,
+    size: tuple[int, int],
+    read_image: Reader,
+    read_channels: Reader,
+    config: AugmentConfig,
+    preprocessing: Preprocessing,
+) -> None:
+    """Write one crop, resampled and augmented, into a batch.
+
+    Args:
+        batch: Where to write.
+        slot: Which of the batch's samples.
+        crop: Which part of the image; the augmentation is drawn from its generator.
+        size: Height and width of the image.
+        read_image: Reads a window of the image, uint8 (h, w, 3).
+        read_channels: Reads a window of the mask as channels, uint8 (h, w).
+        config: What may be varied.
+        preprocessing: Of the model.
+    """
+    target = batch.targets.shape[1:3]
+    mean = np.round(np.multiply(preprocessing.mean, 255)).astype(np.uint8)
+    image = resample_image(cut(read_image, size, crop, mean), target)
+    channels = resample_mask(cut(read_channels, size, crop, IGNORE), target)
+    symmetry = int(crop.rng.integers(8)) if config.d4 else 0
+    batch.images[slot] = d4(image, symmetry)
+    batch.targets[slot] = d4(channels, symmetry)
+    batch.colours[slot] = draw_colours(crop.rng, config, preprocessing)
+
+
+def d4(array: UInt8Array, symmetry: int) -> UInt8Array:
+    """Return a view of (H, W, ...) under one of the eight symmetries of the square: turned, mirrored."""
+    turned = np.rot90(array, symmetry % 4)
+    return turned[:, ::-1] if symmetry >= 4 else turned
+
+
+def draw_colours(
+    rng: np.random.Generator, config: AugmentConfig, preprocessing: Preprocessing
+) -> Float32Array:
+    """Draw a variation of colours, then normalise: float32 (3, 4) for (R, G, B, 1) with R, G, B in 0..255.
+
+    In this order: hue (a turn about the grey axis), saturation (away from or to grey), contrast (away from
+    or to the mean colour), brightness (a factor). Values are not cut off at black and white.
+    """
+    turn, saturation, contrast, brightness = rng.uniform(-1, 1, 4) * (
+        2 * np.pi * config.hue,
+        config.saturation,
+        config.contrast,
+        config.brightness,
+    )
+    mean, std = np.asarray(preprocessing.mean), np.asarray(preprocessing.std)
+    # A turn about an axis, after Rodrigues.
+    hue = np.cos(turn) * np.eye(3) + np.sin(turn) * _TURN + (1 - np.cos(turn)) * _GREY
+    saturate = (1 + saturation) * np.eye(3) - saturation * _GREY
+    gain = (1 + brightness) * (1 + contrast)
+    matrix = gain * (saturate @ hue) / 255
+    offset = -(1 + brightness) * contrast * mean
+    return np.column_stack((matrix, offset - mean)).astype(np.float32) / std.astype(np.float32)[:, None]
+
+
+def normalise(images: Tensor, colours: Tensor) -> Tensor:
+    """Apply (N, 3, 4) colour matrices to uint8 (N, H, W, 3).
+
+    Returns:
+        float32 (N, 3, H, W), channels last in memory.
+    """
+    pixels = images.flatten(1, 2).float()
+    mixed = torch.baddbmm(colours[:, None, :, 3], pixels, colours[..., :3].mT)
+    return mixed.unflatten(1, images.shape[1:3]).permute(0, 3, 1, 2)

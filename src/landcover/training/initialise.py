@@ -1,0 +1,84 @@
+"""The weights at the first step: a network as built, or the weights of another model."""
+
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from landcover.bundle import ModelCard, read_model
+from landcover.errors import ModelError
+from landcover.legend import Legend
+from landcover.preprocessing import Preprocessing
+
+
+def encoder_preprocessing(encoder: str, gsd: float) -> Preprocessing:
+    """Return the preprocessing that timm's weights of an encoder expect, at a GSD in metres per pixel."""
+    published = timm.get_pretrained_cfg(encoder)
+    if published is None:
+        return Preprocessing(gsd)
+    (r, g, b), (sr, sg, sb) = published.mean, published.std
+    return Preprocessing(gsd, mean=(r, g, b), std=(sr, sg, sb))
+
+
+def load_initial(network: nn.Module, path: Path, legend: Legend) -> tuple[ModelCard, list[str]]:
+    """Load the weights of a model of the same architecture, made for the same or another legend.
+
+    The classifier's rows are matched by class name; rows of classes that the model does not know stay as they
+    are.
+
+    Args:
+        network: A network with a part named ``classifier``; changed in place.
+        path: Model file or run folder.
+        legend: The network's classes.
+
+    Returns:
+        The model's card, and the names of the classes that start fresh.
+
+    Raises:
+        ModelError: If the file is no model, or its network differs; the message names the differing tensors.
+    """
+    card, arrays = read_model(path)
+    own = network.state_dict()
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    differing = [
+        _difference(name, own.get(name), tensors.get(name))
+        for name in sorted(own.keys() | tensors.keys())
+        if not _fits(name, own.get(name), tensors.get(name))
+    ]
+    if differing:
+        raise ModelError(
+            f"{path} (encoder {card.model.encoder}) does not fit the network to be trained; "
+            f"{len(differing)} tensors "
+            f"differ: {'; '.join(differing[:3])}{' …' if len(differing) > 3 else ''}. Train with the same "
+            f"model settings as its, such as --set model.encoder={card.model.encoder}."
+        )
+    theirs = {name: row for row, name in enumerate(card.legend.scored_names)}
+    rows = [(row, theirs[name]) for row, name in enumerate(legend.scored_names) if name in theirs]
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if _is_classifier(name):
+                for row, source in rows:
+                    tensor[row] = tensors[name][source]
+            else:
+                tensor.copy_(tensors[name])
+    return card, [name for name in legend.scored_names if name not in theirs]
+
+
+def _is_classifier(name: str) -> bool:
+    return name.startswith("classifier.")
+
+
+def _fits(name: str, own: Tensor | None, theirs: Tensor | None) -> bool:
+    if own is None or theirs is None:
+        return False
+    start = 1 if _is_classifier(name) else 0  # a classifier may have other rows
+    return own.shape[start:] == theirs.shape[start:]
+
+
+def _difference(name: str, own: Tensor | None, theirs: Tensor | None) -> str:
+    if own is None:
+        return f"{name} is not in the network"
+    if theirs is None:
+        return f"{name} is not in the file"
+    return f"{name} is {tuple(theirs.shape)}, expected {tuple(own.shape)}"

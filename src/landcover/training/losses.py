@@ -1,0 +1,132 @@
+"""Losses on labelled pixels.
+
+Pixels to ignore are taken out once, in :func:`labelled_pixels`, before any loss sees them. So no loss can be
+changed by them, and each of the losses is written for plain (P, C) logits and (P,) targets. Where no pixel is
+labelled every loss is 0 with zero gradients.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from landcover.errors import ConfigError, did_you_mean
+from landcover.legend import IGNORE
+
+if TYPE_CHECKING:
+    from landcover.training.config import LossConfig
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits float (N, C, h, w) and targets uint8 (N, H, W) to a scalar."""
+
+
+def build_loss(config: "LossConfig", classes: tuple[str, ...], device: torch.device) -> Loss:
+    """Return the weighted sum of the losses that ``config`` names.
+
+    The logits may be smaller than the targets by a whole factor (losses are then taken on the targets' pixels
+    nearest to the centres of the logits' cells).
+
+    Args:
+        config: Terms, their weights and options.
+        classes: Names of the classes in the order of the logits' channels.
+        device: Where the logits will be.
+
+    Raises:
+        ConfigError: If a class weight is for no class.
+    """
+    for name in config.class_weights:
+        if name not in classes:
+            raise ConfigError(f"loss.class_weights: no class {name!r}. {did_you_mean(name, classes)}")
+    weights = None
+    if config.class_weights:
+        weights = torch.tensor([config.class_weights.get(name, 1.0) for name in classes], device=device)
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        pixels, truth = labelled_pixels(logits.float(), target)
+        if not len(truth):
+            return logits.sum() * 0.0
+        terms: Mapping[str, Callable[[], Tensor]] = {
+            "ce": lambda: cross_entropy(pixels, truth, weights, config.label_smoothing),
+            "focal": lambda: focal(pixels, truth, config.gamma, weights),
+            "dice": lambda: dice(pixels, truth),
+            "lovasz": lambda: lovasz_softmax(pixels, truth),
+        }
+        return torch.stack([term.weight * terms[term.name]() for term in config.terms]).sum()
+
+    return loss
+
+
+def labelled_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits and targets of the pixels that have a class.
+
+    Args:
+        logits: float (N, C, h, w).
+        target: Integers (N, H, W), class channels or ``IGNORE``; H and W are h and w times one whole factor.
+
+    Returns:
+        float (P, C) and int64 (P,).
+
+    Raises:
+        ValueError: If the sizes do not fit.
+    """
+    stride = target.shape[1] // logits.shape[2]
+    if target.shape[1:] != (logits.shape[2] * stride, logits.shape[3] * stride):
+        raise ValueError(f"Logits {tuple(logits.shape)} do not fit targets {tuple(target.shape)}.")
+    truth = target[:, stride // 2 :: stride, stride // 2 :: stride].flatten()
+    pixels = logits.permute(0, 2, 3, 1).flatten(0, 2)
+    valid = truth != IGNORE
+    if not valid.all():
+        pixels, truth = pixels[valid], truth[valid]
+    return pixels, truth.long()
+
+
+def cross_entropy(
+    logits: Tensor, target: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean cross-entropy; with ``weights`` (C,) the mean weighted by each pixel's class."""
+    return functional.cross_entropy(logits, target, weights, label_smoothing=label_smoothing)
+
+
+def focal(logits: Tensor, target: Tensor, gamma: float = 2.0, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy times ``(1 - p)^gamma``, p that of the true class (Lin et al. 2017, 1708.02002)."""
+    log_p = functional.log_softmax(logits, dim=1).gather(1, target[:, None]).squeeze(1)
+    miss = torch.expm1(log_p).neg().clamp_min(0)  # 1 - p, exact where p is near 1
+    losses = -miss.pow(gamma) * log_p
+    if weights is None:
+        return losses.mean()
+    return (losses * weights[target]).sum() / weights[target].sum()
+
+
+def dice(logits: Tensor, target: Tensor) -> Tensor:
+    """One minus the soft Dice coefficient over all pixels, mean over the classes present in ``target``.
+
+    After Milletari et al. 2016 (1606.04797) with plain sums in the denominator.
+    """
+    probabilities = logits.softmax(dim=1).T
+    truth = _one_hot(target, len(probabilities))
+    overlap = (probabilities * truth).sum(1)
+    size = truth.sum(1)
+    return (1 - 2 * overlap / (probabilities.sum(1) + size))[size > 0].mean()
+
+
+def lovasz_softmax(logits: Tensor, target: Tensor) -> Tensor:
+    """Lovász-Softmax over all pixels, mean over the classes present in ``target``.
+
+    The Lovász extension of one minus the intersection over union (Berman et al. 2018, 1705.08790, Algorithm
+    1): errors in falling order, weighted by how much each raises the Jaccard loss when its pixel is added.
+    """
+    probabilities = logits.softmax(dim=1).T.contiguous()
+    truth = _one_hot(target, len(probabilities))
+    errors, order = (truth - probabilities).abs().sort(dim=1, descending=True)
+    hits = truth.gather(1, order)
+    size = hits.sum(1, keepdim=True)
+    jaccard = 1 - (size - hits.cumsum(1)) / (size + (1 - hits).cumsum(1))
+    gains = torch.cat((jaccard[:, :1], jaccard.diff(dim=1)), dim=1)
+    return (errors * gains).sum(1)[size[:, 0] > 0].mean()
+
+
+def _one_hot(target: Tensor, classes: int) -> Tensor:
+    """float32 (C, P) of a (P,) target."""
+    return torch.zeros(classes, len(target), device=target.device).scatter_(0, target[None], 1.0)

@@ -1,0 +1,188 @@
+"""What a run is trained on: the parts of a split, looked through once before the first step."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from landcover.data import Dataset, Item, open_dataset, split
+from landcover.data.parallel import parallel_map
+from landcover.data.splits import parse
+from landcover.errors import DataError, SplitError, UsageError
+from landcover.legend import Legend
+from landcover.progress import track
+from landcover.training.sampling import Census, take_census
+
+TRAIN_PARTS = ("train", "all")
+VALIDATION_PARTS = ("val", "validation")
+
+
+@dataclass(frozen=True)
+class Material:
+    """Items, what is in them, and what is worth knowing about them.
+
+    Attributes:
+        dataset: Where the items are.
+        data_gsd: Metres per pixel of the data.
+        model_gsd: Metres per pixel that the network works at.
+        train: Items to train on, all with labelled pixels.
+        census: Where the classes are in each.
+        validation: Items to validate on; empty where the split has no such part.
+        validation_part: Its name.
+        notices: Sentences for the user.
+        digest: SHA-256 of the keys of both parts, and of sizes and class counts in the training part.
+    """
+
+    dataset: Dataset
+    data_gsd: float
+    model_gsd: float
+    train: Sequence[Item]
+    census: Sequence[Census]
+    validation: Sequence[Item]
+    validation_part: str | None
+    notices: Sequence[str]
+    digest: str
+
+    @property
+    def class_share(self) -> dict[str, float]:
+        """Share of the labelled training pixels by class name."""
+        pixels = np.sum([entry.pixels for entry in self.census], axis=0)
+        return dict(zip(self.dataset.legend.scored_names, (pixels / pixels.sum()).tolist(), strict=True))
+
+
+def gather(
+    data: Path,
+    split_name: str,
+    *,
+    crop_px: int,
+    model_gsd: float | None,
+    legend: Legend | None = None,
+    gsd: float | None = None,
+) -> Material:
+    """Open data, split them and look through the masks of the training part.
+
+    Args:
+        data: Data folder or prepared cache.
+        split_name: A split with a part named train (or ``all``), and perhaps one named val or validation.
+        crop_px: Height and width of a crop at the model's scale.
+        model_gsd: Metres per pixel that the network works at; None for that of the data.
+        legend: Meaning of the masks, if not what the data say.
+        gsd: Metres per pixel of the data, if not what the data say.
+
+    Raises:
+        UsageError: If nothing tells the GSD, or the split is given with a part.
+        SplitError: If the split does not exist or has no part to train on.
+        DataError: If images have no masks, or no mask has a labelled pixel.
+    """
+    part = parse(split_name).part
+    if part is not None:
+        raise UsageError(
+            f"--split {split_name} names one part; training takes the whole split: "
+            f"--split {split_name.rpartition(':')[0]}."
+        )
+    dataset = open_dataset(data, legend=legend, gsd=gsd)
+    if not dataset.labelled:
+        raise DataError(
+            f"{data} has {len(dataset.items)} images (layout {dataset.layout}) but no masks: there is "
+            "nothing to train on. Expected NAME_mask.png beside NAME_sat.jpg, or another known layout."
+        )
+    if dataset.gsd is None:
+        raise UsageError(
+            f"Nothing tells how many metres a pixel of {data} covers. Pass --gsd METRES, or write "
+            f"'gsd: METRES' into {data / 'landcover.yaml'}."
+        )
+    parts = split(dataset, split_name)
+    train_part = next((part for part in TRAIN_PARTS if part in parts), None)
+    if train_part is None:
+        raise SplitError(
+            f"The split {split_name!r} has the parts {', '.join(parts)}; training needs one named train."
+        )
+    validation_part = next((part for part in VALIDATION_PARTS if part in parts), None)
+    validation = parts[validation_part] if validation_part else []
+    items, census, digest = _look_through(dataset, parts[train_part], validation)
+    if not items:
+        raise DataError(
+            f"None of the {len(parts[train_part])} masks of the part {train_part!r} of {data} has a pixel "
+            "of a class: "
+            f"all are unknown. Check the legend ({dataset.legend.name}) with 'landcover verify'."
+        )
+    model_gsd = model_gsd or dataset.gsd
+    return Material(
+        dataset=dataset,
+        data_gsd=dataset.gsd,
+        model_gsd=model_gsd,
+        train=items,
+        census=census,
+        validation=validation,
+        validation_part=validation_part,
+        notices=[
+            *_missing_validation(split_name, parts, validation_part),
+            *_unlabelled(len(parts[train_part]) - len(items)),
+            *_absent_classes(dataset.legend, census),
+            *_small_images(census, crop_px, dataset.gsd / model_gsd),
+        ],
+        digest=digest,
+    )
+
+
+def _look_through(
+    dataset: Dataset, items: Sequence[Item], validation: Sequence[Item]
+) -> tuple[list[Item], list[Census], str]:
+    """Return the items with labelled pixels, their census, and the digest."""
+    channels, classes = dataset.legend.channels, len(dataset.legend.scored)
+
+    def count(item: Item) -> Census:
+        return take_census(np.take(channels, dataset.read_mask(item)), classes)
+
+    digest = hashlib.sha256()
+    kept: list[tuple[Item, Census]] = []
+    counted = track(parallel_map(count, items), "Looking through the masks", total=len(items))
+    for item, entry in zip(items, counted, strict=True):
+        digest.update(f"{item.key} {entry.height} {entry.width} {entry.pixels.tolist()}\n".encode())
+        if entry.blocks.any():
+            kept.append((item, entry))
+    digest.update("\n".join(item.key for item in validation).encode())
+    return [item for item, _ in kept], [entry for _, entry in kept], digest.hexdigest()
+
+
+def _missing_validation(split_name: str, parts: Iterable[str], part: str | None) -> list[str]:
+    if part is not None:
+        return []
+    return [
+        f"The split {split_name!r} has no part named val or validation (only {', '.join(parts)}): nothing "
+        "is validated, "
+        "and the last weights are kept."
+    ]
+
+
+def _unlabelled(count: int) -> list[str]:
+    if not count:
+        return []
+    return [
+        f"{count} training image{'s have' if count > 1 else ' has'} no pixel of a class and cannot be "
+        "learned from."
+    ]
+
+
+def _absent_classes(legend: Legend, census: Sequence[Census]) -> list[str]:
+    pixels = np.sum([entry.pixels for entry in census], axis=0)
+    return [
+        f"Class {name!r} is nowhere in the training part: the model will never learn it."
+        for name, count in zip(legend.scored_names, pixels, strict=True)
+        if not count
+    ]
+
+
+def _small_images(census: Sequence[Census], crop_px: int, scale: float) -> list[str]:
+    sides = [min(entry.height, entry.width) * scale for entry in census]
+    small = sum(side < crop_px for side in sides)
+    if not small:
+        return []
+    return [
+        f"{small} of {len(sides)} training images are smaller than a crop (the smallest has "
+        f"{min(sides):.0f} px at the "
+        f"model's scale, a crop {crop_px}): the rest of such crops is filled and ignored. "
+        f"--set crop_px={max(32, int(min(sides)) // 32 * 32)} would waste nothing."
+    ]
