@@ -1,5 +1,6 @@
 """Encoders: timm models that give features, checked before use."""
 
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,18 @@ import timm  # noqa: E402 - needs the declaration above
 
 OUTPUT_STRIDES = (8, 16, 32)
 LOW_LEVEL_STRIDE = 4
+
+TESTED_ENCODERS = (
+    "mobilenetv2_100",
+    "mobilenetv3_large_100",
+    "efficientnet_b0",
+    "tf_efficientnet_b4",
+    "resnet50",
+    "resnet101",
+    "resnetv2_101",
+    "convnext_tiny",
+)
+"""Encoders that pass our tests at each of :data:`OUTPUT_STRIDES`; others of timm's are tried when built."""
 
 # What timm's constructors raise for what an encoder cannot do: there is no one type for it.
 _CANNOT = (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -108,7 +121,9 @@ def build_encoder(name: str, output_stride: int) -> Encoder:
 def check_encoder_name(name: str) -> None:
     """Raise :class:`ConfigError` with close matches if timm has no model called ``name``."""
     if not timm.is_model(name):
-        raise ConfigError(f"There is no encoder {name!r}. {did_you_mean(name, timm.list_models())}")
+        close = get_close_matches(name, timm.list_models(), n=3)
+        hint = did_you_mean(name, close or TESTED_ENCODERS)
+        raise ConfigError(f"There is no encoder {name!r} in timm {timm.__version__}. {hint}")
 
 
 def possible_strides(name: str) -> list[int]:

@@ -1,0 +1,314 @@
+"""DeepLabv3+ on every encoder that we name: one battery, then the parts."""
+
+import copy
+import functools
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from landcover.errors import ConfigError, ModelError, UsageError
+from landcover.models import MODELS, DeepLabV3Plus, ModelConfig, build_model, parameter_groups, register
+from landcover.models.deeplabv3plus import AtrousPyramid, ImagePooling
+from landcover.models.encoders import TESTED_ENCODERS, Encoder, build_encoder, possible_strides
+
+NARROW = {"aspp_channels": 8, "decoder_channels": 8, "low_level_channels": 4}
+SMALL = "mobilenetv2_100"
+
+
+@functools.cache
+def _built(encoder: str) -> DeepLabV3Plus:
+    torch.manual_seed(0)
+    return build_model(ModelConfig(encoder=encoder, **NARROW), classes=6).to(
+        memory_format=torch.channels_last
+    )
+
+
+def model_of(encoder: str = SMALL) -> DeepLabV3Plus:
+    """Return a model in evaluation mode that the test may change."""
+    return copy.deepcopy(_built(encoder)).eval()
+
+
+def images(*shape: int, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture(params=TESTED_ENCODERS)
+def encoder(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class TestEveryEncoder:
+    def test_logits_have_the_size_of_the_image_and_do_not_vary(self, encoder: str) -> None:
+        model, x = model_of(encoder), images(1, 3, 33, 49)
+        with torch.inference_mode():
+            full, coarse, again = model(x), model.logits(x), model(x)
+        assert full.shape == (1, 6, 33, 49)
+        assert coarse.shape == (1, 6, 9, 13)
+        assert full.isfinite().all()
+        assert torch.equal(full, again)
+
+    def test_every_parameter_gets_a_finite_gradient(self, encoder: str) -> None:
+        model = model_of(encoder).train()
+        F.cross_entropy(model(images(2, 3, 33, 47)), torch.randint(0, 6, (2, 33, 47))).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+    @pytest.mark.parametrize("stride", [8, 16, 32])
+    def test_the_deepest_features_have_the_output_stride(self, encoder: str, stride: int) -> None:
+        with torch.device("meta"):
+            low, deep = build_encoder(encoder, stride)(torch.zeros(1, 3, 96, 64))
+        assert low.shape[2:] == (24, 16)
+        assert deep.shape[2:] == (96 // stride, 64 // stride)
+
+    def test_frozen_batch_norm_does_not_move(self, encoder: str) -> None:
+        model = build_model(ModelConfig(encoder=encoder, freeze_batch_norm=True, **NARROW), classes=2)
+        model.eval().train()
+        norms = {k: m for k, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+        of_norms = {f"{k}.{name}" for k, m in norms.items() for name in m.state_dict()}
+        before = copy.deepcopy(model.state_dict())
+        optimiser = torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=0.1)
+        F.cross_entropy(model(images(2, 3, 32, 32)), torch.randint(0, 2, (2, 32, 32))).backward()
+        optimiser.step()
+        moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+        assert len(of_norms) > 5
+        assert not moved & of_norms
+        assert moved >= {"classifier.weight", "aspp.branches.0.0.weight"}
+        assert any(name.startswith("encoder.") for name in moved)
+
+    def test_bfloat16_stays_close(self, encoder: str) -> None:
+        model, x = model_of(encoder), images(1, 3, 64, 48)
+        with torch.inference_mode():
+            exact = model(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                rough = model(x).float()
+        assert (rough - exact).std() < 0.1 * exact.std()
+        assert not torch.equal(rough, exact)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (5, 3), (17, 16), (64, 64), (31, 100)])
+@pytest.mark.parametrize("encoder", [SMALL, "convnext_tiny"])
+def test_any_size(encoder: str, size: tuple[int, int]) -> None:
+    with torch.inference_mode():
+        model = model_of(encoder)
+        x = images(1, 3, *size)
+        assert model(x).shape[2:] == size
+        assert model.logits(x).shape[2:] == tuple(-(-side // model.stride) for side in size)
+
+
+def test_the_grid_does_not_depend_on_the_size_of_the_image() -> None:
+    """Edge pixels repeated by hand give the same answer: sizes between multiples of the stride are safe."""
+    model, x = model_of(), images(1, 3, 50, 61)
+    whole = F.pad(x, (0, 3, 0, 14), mode="replicate")
+    with torch.inference_mode():
+        assert torch.equal(model(x), model(whole)[..., :50, :61])
+        assert torch.equal(model.logits(x), model.logits(whole)[..., :13, :16])
+
+
+def test_full_logits_are_the_coarse_ones_upsampled_with_pixel_areas_aligned() -> None:
+    model, x = model_of(), images(2, 3, 64, 48)
+    with torch.inference_mode():
+        expected = F.interpolate(model.logits(x), size=(64, 48), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(model(x), expected)
+
+
+def test_a_single_image_can_be_trained_on() -> None:
+    """The pooled map of one image is one value per channel: a batch norm there would fail."""
+    model = model_of().train()
+    model(images(1, 3, 48, 48)).sum().backward()
+
+
+def test_an_image_does_not_depend_on_its_neighbours_in_the_batch() -> None:
+    model, x = model_of(), images(3, 3, 40, 40)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-4, atol=1e-6)
+
+
+def test_memory_format_changes_nothing() -> None:
+    model, x = model_of(), images(2, 3, 40, 56)
+    with torch.inference_mode():
+        first = model(x)
+        second = model.to(memory_format=torch.contiguous_format)(x.contiguous())
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    config = ModelConfig(**NARROW, dropout=0.9, freeze_batch_norm=True)
+    model, x = build_model(config, classes=2), images(1, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(model.train()(x), model(x))
+        assert torch.equal(model.eval()(x), model(x))
+
+
+def test_the_seed_decides_the_weights() -> None:
+    def weights(seed: int) -> dict[str, Tensor]:
+        torch.manual_seed(seed)
+        return build_model(ModelConfig(**NARROW), classes=3).state_dict()
+
+    first, same, other = weights(5), weights(5), weights(6)
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+
+
+def test_untrained_classes_are_about_equally_likely() -> None:
+    torch.manual_seed(0)
+    logits = build_model(ModelConfig(), classes=6)(images(2, 3, 64, 64))
+    loss = F.cross_entropy(logits, torch.randint(0, 6, (2, 64, 64)))
+    assert loss.item() == pytest.approx(math.log(6), rel=0.05)
+
+
+class TestPyramid:
+    @pytest.mark.parametrize(
+        ("config", "rates"),
+        [
+            (ModelConfig(output_stride=8), [12, 24, 36]),
+            (ModelConfig(output_stride=16), [6, 12, 18]),
+            (ModelConfig(output_stride=32), [3, 6, 9]),
+            (ModelConfig(output_stride=8, aspp_rates=(1, 2, 5)), [1, 2, 5]),
+        ],
+    )
+    @pytest.mark.parametrize("separable", [True, False])
+    def test_rates(self, config: ModelConfig, rates: list[int], separable: bool) -> None:
+        with torch.device("meta"):
+            model = build_model(config.model_copy(update={"separable": separable}), classes=2)
+        convolutions = [
+            m for m in model.aspp.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
+        ]
+        assert [m.dilation for m in convolutions] == [(rate, rate) for rate in rates]
+        assert {m.groups for m in convolutions} == ({320} if separable else {1})
+
+    @pytest.mark.parametrize("separable", [True, False])
+    def test_each_branch_sees_what_its_rate_says(self, separable: bool) -> None:
+        torch.manual_seed(0)
+        pyramid = AtrousPyramid(4, 3, (2, 3, 5), separable=separable, dropout=0.0).eval()
+        x = torch.zeros(1, 4, 21, 21, requires_grad=True)
+        for branch, rate in zip(pyramid.branches[:4], (0, 2, 3, 5), strict=True):
+            (grad,) = torch.autograd.grad(nn.Sequential(*list(branch)[:-1])(x)[0, :, 10, 10].sum(), x)
+            rows, cols = grad.abs().sum((0, 1)).nonzero(as_tuple=True)
+            assert set(rows.tolist()) == set(cols.tolist()) == {10 - rate, 10, 10 + rate}
+
+    def test_image_pooling_is_the_mean_of_the_image(self) -> None:
+        pooling, x = ImagePooling(4, 3), torch.randn(2, 4, 5, 7)
+        expected = torch.relu(x.mean((2, 3)) @ pooling.conv.weight[:, :, 0, 0].T + pooling.conv.bias)
+        torch.testing.assert_close(pooling(x), expected[:, :, None, None].expand(2, 3, 5, 7))
+
+
+def test_separable_convolutions_need_fewer_parameters_and_narrow_ones_still_fewer() -> None:
+    def size(**settings: object) -> int:
+        with torch.device("meta"):
+            model = build_model(ModelConfig.model_validate(settings), classes=6)
+        return sum(p.numel() for name, p in model.named_parameters() if not name.startswith("encoder."))
+
+    plain, separable = size(separable=False), size(separable=True)
+    narrow = size(separable=True, aspp_channels=128, decoder_channels=128)
+    assert plain > 3 * separable > 3 * narrow
+
+
+class TestParameterGroups:
+    def groups(self, model: DeepLabV3Plus) -> dict[str, dict[str, object]]:
+        groups = parameter_groups(model, learning_rate=1e-3, encoder_learning_rate=3e-4, weight_decay=0.1)
+        torch.optim.AdamW(groups)
+        return {group["name"]: group for group in groups}
+
+    @pytest.mark.parametrize("encoder", [SMALL, "convnext_tiny"])
+    def test_each_parameter_is_in_the_group_it_belongs_to(self, encoder: str) -> None:
+        model = model_of(encoder)
+        groups = self.groups(model)
+        place = {id(p): group for group in groups.values() for p in group["params"]}  # type: ignore[attr-defined]
+        assert sum(len(g["params"]) for g in groups.values()) == len(place)  # type: ignore[arg-type]
+        for name, parameter in model.named_parameters():
+            group = place[id(parameter)]
+            assert group["lr"] == (3e-4 if name.startswith("encoder.") else 1e-3), name
+            vector = name.endswith(".bias") or parameter.ndim < 2
+            assert group["weight_decay"] == (0.0 if vector else 0.1), name
+
+    def test_frozen_parameters_are_in_none(self) -> None:
+        model = build_model(ModelConfig(**NARROW, freeze_batch_norm=True), classes=2)
+        places = {id(p) for group in self.groups(model).values() for p in group["params"]}  # type: ignore[attr-defined]
+        assert places == {id(p) for p in model.parameters() if p.requires_grad}
+        assert len(places) < len(list(model.parameters()))
+
+
+class TestRefusals:
+    def test_an_unknown_architecture(self) -> None:
+        with pytest.raises(ConfigError, match=r"'deeplabv3'.*'deeplabv3plus'"):
+            build_model(ModelConfig(architecture="deeplabv3"), classes=2)
+
+    def test_an_unknown_encoder_is_named_with_close_matches(self) -> None:
+        with pytest.raises(ConfigError, match=r"'mobilnetv2_100'.*'mobilenetv2_100'"):
+            build_model(ModelConfig(encoder="mobilnetv2_100"), classes=2)
+
+    def test_an_unknown_encoder_without_close_match_does_not_list_a_thousand(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            build_encoder("%%%", 16)
+        assert len(str(caught.value)) < 500
+
+    @pytest.mark.parametrize(
+        ("encoder", "stride", "message"),
+        [
+            ("hrnet_w18", 16, r"output stride 16.*\[32\]"),
+            ("densenet121", 8, r"output stride 8.*\[32\]"),
+            ("vit_tiny_patch16_224", 16, "landcover models"),
+            ("swin_tiny_patch4_window7_224", 32, "landcover models"),
+        ],
+    )
+    def test_an_encoder_that_cannot(self, encoder: str, stride: int, message: str) -> None:
+        with pytest.raises(ModelError, match=message) as caught:
+            build_encoder(encoder, stride)
+        assert encoder in str(caught.value)
+
+    def test_no_classes(self) -> None:
+        with pytest.raises(UsageError, match="found 0"):
+            build_model(ModelConfig(), classes=0)
+
+    @pytest.mark.parametrize("settings", [{"output_stride": 12}, {"dropout": 1.0}, {"aspp_rates": (0, 1, 2)}])
+    def test_settings_out_of_range(self, settings: dict[str, object]) -> None:
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            ModelConfig.model_validate(settings)
+
+    def test_a_name_is_registered_once(self) -> None:
+        with pytest.raises(ValueError, match="'deeplabv3plus' is registered already"):
+            register("deeplabv3plus")(DeepLabV3Plus)
+        assert set(MODELS) == {"deeplabv3plus"}
+
+
+def test_what_timm_says_of_features_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = build_encoder(SMALL, 32)
+    assert possible_strides(SMALL) == [8, 16, 32]
+    forward = type(encoder.body).forward
+    monkeypatch.setattr(type(encoder.body), "forward", lambda self, x: forward(self, x[..., ::2]))
+    with pytest.raises(NotImplementedError, match="expected"):
+        Encoder(SMALL, 32)
+
+
+FAKE_TORCHVISION = """
+import torch
+@torch.library.register_fake("torchvision::nms")
+def _(boxes, scores, threshold): return boxes
+"""
+
+
+def test_timm_imports_beside_a_torchvision_whose_library_does_not_load(tmp_path: Path) -> None:
+    """As the CUDA wheel beside a CPU-only torch: its import registers nms, and its library fails to load."""
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text(FAKE_TORCHVISION)
+    (package / "_C.so").write_bytes(b"built for something else")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from landcover.models._compat import declare_torchvision_operators as declare\n"
+        "assert 'torchvision' not in sys.modules\n"
+        "declare(); declare()\n"
+        "import torchvision\n"
+        "declare()\n"
+        "print(torchvision.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(package / "__init__.py"), done.stderr
