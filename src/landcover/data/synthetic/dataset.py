@@ -1,0 +1,75 @@
+"""A folder of procedural scenes that :func:`landcover.data.open_dataset` reads like any other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from landcover.data.dataset import SETTINGS_FILE
+from landcover.data.parallel import parallel_map
+from landcover.data.synthetic.scene import GSD, make_scene, write_scene
+from landcover.errors import UsageError
+from landcover.files import refuse_existing, write_text
+from landcover.progress import track
+
+PARTS: Mapping[str, float] = {"train": 0.75, "validation": 0.25}
+"""Share of the scenes in each part."""
+
+
+def make_dataset(
+    out: str | Path,
+    *,
+    scenes: int,
+    size: int | tuple[int, int],
+    seed: int = 0,
+    parts: Mapping[str, float] = PARTS,
+    force: bool = False,
+) -> Path:
+    """Write a folder of pairs, ``PART/sceneNNNN_sat.jpg`` and ``..._mask.png``, and ``landcover.yaml``.
+
+    Scenes are independent draws, so parts share no ground; each is a function of (seed, its number).
+    ``landcover.yaml`` comes last: a folder that has it is whole.
+
+    Args:
+        out: The folder.
+        scenes: Number of scenes in all.
+        size: Pixels along each side, or (height, width).
+        seed: Which world.
+        parts: Share of the scenes in each part, by name, in any unit; each part gets at least one scene.
+        force: Replace scenes that are there.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UsageError: If scenes are fewer than parts, a share is not positive, or a size or seed impossible.
+        OutputError: If a set is there already and ``force`` is off, or it cannot be written.
+    """
+    out = Path(out)
+    height, width = (size, size) if isinstance(size, int) else size
+    if seed < 0:
+        raise UsageError(f"No world has the seed {seed}; seeds start at 0.")
+    names = [part for part, count in _counts(scenes, parts).items() for _ in range(count)]
+    refuse_existing(out / SETTINGS_FILE, force=force)
+
+    def make(numbered: tuple[int, str]) -> None:
+        number, part = numbered
+        own_seed = int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
+        stem = out / part / f"scene{number - names.index(part):04d}"
+        write_scene(stem, make_scene(own_seed, height, width), force=True)
+
+    for _ in track(parallel_map(make, enumerate(names)), "Making scenes", total=len(names)):
+        pass
+    write_text(out / SETTINGS_FILE, f"gsd: {GSD}\nlegend: deepglobe\n", force=force)
+    return out
+
+
+def _counts(scenes: int, parts: Mapping[str, float]) -> dict[str, int]:
+    """Share out the scenes, at least one to each part."""
+    if not parts or scenes < len(parts) or min(parts.values()) <= 0:
+        raise UsageError(
+            f"{scenes} scenes do not make {dict(parts)}: every part needs a scene and a positive share."
+        )
+    total = sum(parts.values())
+    borders = np.rint(np.cumsum([0.0, *parts.values()]) / total * (scenes - len(parts))).astype(int)
+    return {part: int(count) + 1 for part, count in zip(parts, np.diff(borders), strict=True)}

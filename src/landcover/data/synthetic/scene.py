@@ -1,0 +1,168 @@
+"""One procedural scene: plan, textures, colours, water, clouds, light."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from landcover.codecs import write_mask
+from landcover.data.synthetic import colours, textures
+from landcover.data.synthetic.layout import (
+    AGRICULTURE,
+    BARREN,
+    FOREST,
+    RANGELAND,
+    UNKNOWN,
+    URBAN,
+    WATER,
+    Layout,
+    plan,
+)
+from landcover.data.synthetic.noise import (
+    Colours,
+    Field,
+    Flags,
+    Shape,
+    fractal_noise,
+    shifted,
+    smooth_step,
+    value_noise,
+    white_noise,
+)
+from landcover.errors import UsageError
+from landcover.files import atomic_path
+from landcover.legend import DEEPGLOBE, UInt8Array
+
+GSD = 0.5
+"""Metres per pixel of the procedural world."""
+
+_TEXTURES = {
+    URBAN: textures.urban,
+    AGRICULTURE: textures.agriculture,
+    RANGELAND: textures.rangeland,
+    FOREST: textures.forest,
+    BARREN: textures.barren,
+}
+_CLOUDY = 0.3
+_CLOUD_LEVELS = (1.35, 2.2)
+_CLOUD_SHADOW_PX = 60
+_HAZE = (0.55, 0.6, 0.68)
+_JPEG_QUALITY = 90
+_WATERS = np.array([(48, 70, 66), (66, 84, 66), (44, 72, 92), (94, 96, 74)], np.float32) / 255
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene and its truth.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        index: uint8 (H, W), class indices of :data:`landcover.legend.DEEPGLOBE`.
+    """
+
+    image: UInt8Array
+    index: UInt8Array
+
+
+def make_scene(seed: int, height: int, width: int) -> Scene:
+    """Make a half-metre-like scene with its land cover, a pure function of the arguments.
+
+    Args:
+        seed: Any non-negative number.
+        height: Rows in pixels, at least 1.
+        width: Columns in pixels, at least 1.
+
+    Raises:
+        UsageError: If the seed is negative or the size is below 1.
+    """
+    if seed < 0 or height < 1 or width < 1:
+        raise UsageError(
+            f"No scene of {height} x {width} pixels with seed {seed}: sizes start at 1, seeds at 0."
+        )
+    # Streams of their own, so that a change in one part leaves the others as they are.
+    plan_rng, ground_rng, colour_rng, sky_rng = np.random.default_rng(seed).spawn(4)
+    layout = plan(plan_rng, (height, width))
+    light, tone = _ground(ground_rng, layout)
+    image = colours.paint(light, tone, layout.index, colours.greenery(colour_rng), colours.earth(colour_rng))
+    wet = layout.index == WATER
+    image[wet] = _water(colour_rng, layout)[wet]
+    image, clouded = _sky(sky_rng, image)
+    index = np.where(clouded, np.uint8(UNKNOWN), layout.index)
+    return Scene(np.clip(np.rint(image * 255), 0, 255).astype(np.uint8), index)
+
+
+def write_scene(stem: Path, scene: Scene, *, force: bool = False) -> None:
+    """Write ``STEM_sat.jpg`` and ``STEM_mask.png``, the challenge's two files of a scene.
+
+    Raises:
+        OutputError: If one exists and ``force`` is off, or cannot be written.
+    """
+    with atomic_path(stem.with_name(f"{stem.name}_sat.jpg"), force=force) as temporary:
+        Image.fromarray(scene.image).save(temporary, quality=_JPEG_QUALITY)
+    write_mask(
+        stem.with_name(f"{stem.name}_mask.png"), scene.index, DEEPGLOBE, mask_format="rgb", force=force
+    )
+
+
+def _ground(rng: np.random.Generator, layout: Layout) -> tuple[Field, Field]:
+    """Return (light, tone) of the land: each class with its texture, shadows thrown across classes."""
+    light, tone = np.zeros(layout.shape, np.float32), np.zeros(layout.shape, np.float32)
+    height = np.zeros(layout.shape, np.int8)
+    for (number, texture_of), stream in zip(_TEXTURES.items(), rng.spawn(len(_TEXTURES)), strict=True):
+        here = layout.index == number
+        if here.any():
+            light[here], tone[here], height[here] = texture_of(textures.Ground(stream, layout, here))
+    light[_shadows(height, layout.sun)] -= 2.5
+    return _blurred(light), tone
+
+
+def _shadows(height: npt.NDArray[np.int8], sun: tuple[float, float]) -> Flags:
+    """Return the ground in shadow: outlines pulled along the sun's direction as far as they are high."""
+    shadow = np.zeros(height.shape, np.bool_)
+    for step in range(1, int(height.max()) + 1):
+        shadow |= shifted(height >= step, round(sun[0] * step), round(sun[1] * step))
+    shadow &= height == 0
+    return shadow
+
+
+def _blurred(field: Field) -> Field:
+    """Blur a little, as optics do."""
+    for axis in (0, 1):
+        padded = np.pad(field, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+        before, after = np.delete(padded, [-1, -2], axis), np.delete(padded, [0, 1], axis)
+        field = 0.6 * field + 0.2 * (before + after)
+    return field
+
+
+def _water(rng: np.random.Generator, layout: Layout) -> Colours:
+    """Return the look of water everywhere: one hue, paler along the shore, with faint waves and drifts."""
+    shape = layout.shape
+    hue = rng.dirichlet(np.full(len(_WATERS), 0.7)).astype(np.float32) @ _WATERS
+    waves = value_noise(rng, shape, 5, stretch=0.4)
+    drift = fractal_noise(rng, shape, 70, octaves=3)
+    brightness = 1 + 0.07 * drift + 0.025 * waves + 0.025 * white_noise(rng, shape)
+    shallow = (0.75 * np.exp(-np.maximum(layout.depth, 0) / np.float32(6 + 2 * rng.random())))[..., None]
+    pale = np.array((0.50, 0.47, 0.36), np.float32)
+    water: Colours = (hue + shallow * (pale - hue)) * brightness[..., None]
+    return water
+
+
+def _sky(rng: np.random.Generator, image: Colours) -> tuple[Colours, Flags]:
+    """Return (image, clouded): clouds with their shadows, haze, the scene's exposure, the sensor's grain."""
+    shape: Shape = image.shape[0], image.shape[1]
+    clouded = np.zeros(shape, np.bool_)
+    if rng.random() < _CLOUDY:
+        away = _CLOUD_SHADOW_PX
+        thickness = fractal_noise(rng, (shape[0] + away, shape[1] + away), 130, octaves=5, gain=0.45)
+        above, sunwards = thickness[away:, away:], thickness[:-away, :-away]
+        image = image * (1 - 0.55 * smooth_step(sunwards, *_CLOUD_LEVELS)[..., None])
+        cloud = smooth_step(above, *_CLOUD_LEVELS)
+        white = np.outer(0.86 + 0.05 * np.clip(above - 2, -1, 1.5), (0.99, 1.0, 1.02)).reshape(image.shape)
+        image = image + cloud[..., None] * (white - image)
+        clouded = cloud > 0.5
+    haze = rng.uniform(0, 0.1)
+    gain = rng.uniform(0.88, 1.12) * (1 + rng.normal(0, 0.025, 3))
+    image = image * np.float32((1 - haze) * gain) + np.float32(haze * np.array(_HAZE))
+    return image + 0.012 * white_noise(rng, shape)[..., None], clouded

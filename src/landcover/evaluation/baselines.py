@@ -1,0 +1,162 @@
+"""What colour alone can tell: the yardstick that a network has to beat.
+
+Two Bayes classifiers over a table of colours, 5 bits per channel: one looks at each pixel's own colour, the
+other at the mean colour of the 15 x 15 pixels around it. For what they see they are as good as it gets: the
+table is smoothed over neighbouring colours, and of several weightings of rare classes the one with the best
+mIoU on the training pixels is kept.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from landcover.data import Dataset, Item
+from landcover.errors import UsageError
+from landcover.legend import IGNORE, Legend, UInt8Array
+from landcover.metrics import ConfusionMatrix, Metric, Scores
+from landcover.progress import track
+
+BASELINES: dict[str, int] = {"pixel colour": 1, "mean colour 15x15": 15}
+"""Name and window in pixels of the baselines that are reported."""
+
+_BITS = 5
+_COLOURS = 1 << 3 * _BITS
+_PRIOR_POWERS = (1.0, 0.75, 0.5, 0.25, 0.0)
+
+
+class ColourClassifier:
+    """Bayes classifier of pixels by the mean colour of a window around them.
+
+    Args:
+        legend: The classes; only scored ones are learnt and predicted.
+        window_px: Side of the square window, odd; 1 looks at the pixel alone.
+
+    Raises:
+        UsageError: If the window is not odd and positive.
+    """
+
+    def __init__(self, legend: Legend, *, window_px: int = 1) -> None:
+        if window_px < 1 or window_px % 2 == 0:
+            raise UsageError(f"A window of {window_px} px has no middle pixel; use an odd number from 1.")
+        self.legend = legend
+        self.window_px = window_px
+        self._counts = np.zeros((len(legend.scored), _COLOURS), np.int64)
+        self._decision: UInt8Array | None = None
+
+    def learn(self, image: UInt8Array, index: UInt8Array) -> None:
+        """Count the colours of one image.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+            index: uint8 (H, W), class indices; classes that are not scored are passed over.
+        """
+        channel = self.legend.channels[index]
+        known = channel != IGNORE
+        key = channel[known].astype(np.int64) * _COLOURS + self._colour(image)[known]
+        self._counts += np.bincount(key, minlength=self._counts.size).reshape(self._counts.shape)
+        self._decision = None
+
+    def predict(self, image: UInt8Array) -> UInt8Array:
+        """Return uint8 (H, W), the class indices of an image, uint8 (H, W, 3).
+
+        Raises:
+            UsageError: If nothing was learnt.
+        """
+        if self._decision is None:
+            self._decision = _decide(self._counts)
+        return np.asarray(self.legend.scored, np.uint8)[self._decision[self._colour(image)]]
+
+    def _colour(self, image: UInt8Array) -> npt.NDArray[np.int32]:
+        """Return int32 (H, W), the number of each pixel's colour in the table."""
+        means = image if self.window_px == 1 else box_mean(image, self.window_px)
+        high = means.astype(np.int32) >> (8 - _BITS)
+        number: npt.NDArray[np.int32] = (high[..., 0] << 2 * _BITS) + (high[..., 1] << _BITS) + high[..., 2]
+        return number
+
+
+def score_baselines(
+    dataset: Dataset, training: Sequence[Item], held_out: Sequence[Item], *, metric: Metric = "challenge"
+) -> dict[str, Scores]:
+    """Fit the :data:`BASELINES` on some items of a data set and score them on others.
+
+    Args:
+        dataset: Where the items lie.
+        training: Items to learn from.
+        held_out: Items to score.
+        metric: The metric.
+
+    Returns:
+        The scores by name of the baseline.
+
+    Raises:
+        UsageError: If the training items have no pixel of a scored class.
+    """
+    classifiers = {name: ColourClassifier(dataset.legend, window_px=px) for name, px in BASELINES.items()}
+    for item in track(training, "Learning colours"):
+        image, index = dataset.read_image(item), dataset.read_mask(item)
+        for classifier in classifiers.values():
+            classifier.learn(image, index)
+    confusion = {name: ConfusionMatrix(dataset.legend) for name in BASELINES}
+    for item in track(held_out, "Scoring colours"):
+        image, index = dataset.read_image(item), dataset.read_mask(item)
+        for name, classifier in classifiers.items():
+            confusion[name].update(index, classifier.predict(image))
+    return {name: matrix.scores(metric) for name, matrix in confusion.items()}
+
+
+def box_mean(image: UInt8Array, window_px: int) -> UInt8Array:
+    """Return the mean over a square window around each pixel, cut off at the image's borders.
+
+    Args:
+        image: uint8 (H, W, C).
+        window_px: Side of the window, odd.
+    """
+    total = image.astype(np.int64)
+    area = np.ones((1, 1, 1), np.int64)
+    for axis in (0, 1):
+        length = image.shape[axis]
+        sums = np.cumsum(total, axis=axis)
+        sums = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis)
+        middle = np.arange(length)
+        low, high = np.maximum(middle - window_px // 2, 0), np.minimum(middle + window_px // 2 + 1, length)
+        total = sums.take(high, axis) - sums.take(low, axis)
+        area = area * (high - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    return (total // area).astype(np.uint8)
+
+
+def _decide(counts: npt.NDArray[np.int64]) -> UInt8Array:
+    """Return uint8 (colours,), the channel to predict for each colour, from counts (channels, colours)."""
+    if not counts.any():
+        raise UsageError(
+            "The colour classifier has seen no labelled pixel; learn from images before predicting."
+        )
+    smooth = _smoothed(counts)
+    shares = counts.sum(axis=1, keepdims=True) / counts.sum()
+    likelihood = smooth / np.maximum(smooth.sum(axis=1, keepdims=True), 1e-12)
+    # Colours that nothing seen is like go to the most frequent class.
+    choices = [np.argmax(likelihood * shares**power + 1e-12 * shares, axis=0) for power in _PRIOR_POWERS]
+    best = max(choices, key=lambda choice: _training_miou(counts, choice))
+    decision: UInt8Array = best.astype(np.uint8)
+    return decision
+
+
+def _training_miou(counts: npt.NDArray[np.int64], choice: npt.NDArray[np.intp]) -> float:
+    """Return the mIoU that a decision per colour has on the pixels that were counted."""
+    ious = []
+    for channel, truth in enumerate(counts):
+        if truth.any():
+            chosen = choice == channel
+            ious.append(truth[chosen].sum() / (truth.sum() + counts[:, chosen].sum() - truth[chosen].sum()))
+    return float(np.mean(ious))
+
+
+def _smoothed(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Blur counts (channels, colours) over near colours, which then decide for rare ones."""
+    side = 1 << _BITS
+    cube = counts.reshape(-1, side, side, side).astype(np.float64)
+    for axis in (1, 2, 3) * 2:
+        padded = np.pad(cube, [(1, 1) if a == axis else (0, 0) for a in range(4)])
+        inner = np.arange(1, side + 1)
+        cube = cube / 2 + (padded.take(inner - 1, axis) + padded.take(inner + 1, axis)) / 4
+    return cube.reshape(counts.shape)

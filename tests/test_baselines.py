@@ -1,0 +1,89 @@
+"""Colour classifiers: as good as colours allow, and no better."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from landcover.data import open_dataset, select
+from landcover.data.synthetic import make_dataset
+from landcover.errors import UsageError
+from landcover.evaluation.baselines import ColourClassifier, box_mean, score_baselines
+from landcover.legend import DEEPGLOBE
+
+URBAN, WATER, UNKNOWN = 0, 4, 6
+
+
+def patches(colours: dict[int, tuple[int, int, int]], side: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """One square of noisy colour per class, side by side."""
+    rng = np.random.default_rng(0)
+    index = np.repeat(np.array(list(colours), np.uint8), side)[None].repeat(side, axis=0)
+    image = np.concatenate([np.broadcast_to(c, (side, side, 3)) for c in colours.values()], axis=1)
+    return np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8), index
+
+
+@pytest.mark.parametrize("window_px", [1, 5])
+def test_classes_of_their_own_colours_are_told_apart(window_px: int) -> None:
+    image, index = patches({URBAN: (200, 60, 60), 2: (40, 160, 40), WATER: (30, 40, 180)})
+    classifier = ColourClassifier(DEEPGLOBE, window_px=window_px)
+    classifier.learn(image, index)
+    agree = classifier.predict(image) == index
+    assert agree.mean() > (0.99 if window_px == 1 else 0.85)
+
+
+def test_unknown_is_neither_learnt_nor_predicted() -> None:
+    image, index = patches({UNKNOWN: (250, 250, 250), WATER: (30, 40, 180)})
+    classifier = ColourClassifier(DEEPGLOBE)
+    classifier.learn(image, index)
+    assert set(np.unique(classifier.predict(image))) == {WATER}
+
+
+def test_colours_never_seen_follow_the_nearest() -> None:
+    image, index = patches({URBAN: (200, 60, 60), WATER: (30, 40, 180)})
+    classifier = ColourClassifier(DEEPGLOBE)
+    classifier.learn(image, index)
+    assert classifier.predict(np.full((1, 1, 3), (30, 40, 198), np.uint8)) == WATER
+
+
+def test_learning_is_a_sum_over_images() -> None:
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (4, 30, 30, 3), np.uint8)
+    indices = rng.integers(0, 7, (4, 30, 30), np.uint8)
+    one, parts = ColourClassifier(DEEPGLOBE), ColourClassifier(DEEPGLOBE)
+    one.learn(images.reshape(120, 30, 3), indices.reshape(120, 30))
+    for image, index in zip(images, indices, strict=True):
+        parts.learn(image, index)
+        parts.predict(image)  # must not end the learning
+    assert np.array_equal(one.predict(images[0]), parts.predict(images[0]))
+
+
+@pytest.mark.parametrize("window_px", [0, -1, 4])
+def test_windows_without_a_middle_are_refused(window_px: int) -> None:
+    with pytest.raises(UsageError, match="odd"):
+        ColourClassifier(DEEPGLOBE, window_px=window_px)
+
+
+def test_predicting_before_learning_is_refused() -> None:
+    with pytest.raises(UsageError, match="no labelled pixel"):
+        ColourClassifier(DEEPGLOBE).predict(np.zeros((2, 2, 3), np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (4, 30, 3), (33, 17, 1)])
+@pytest.mark.parametrize("window_px", [1, 3, 15])
+def test_box_mean_is_the_mean_of_what_is_there(shape: tuple[int, int, int], window_px: int) -> None:
+    image = np.random.default_rng(2).integers(0, 256, shape, np.uint8)
+    half = window_px // 2
+    expected = np.zeros_like(image)
+    for row, col in np.ndindex(shape[:2]):
+        window = image[max(row - half, 0) : row + half + 1, max(col - half, 0) : col + half + 1]
+        expected[row, col] = window.reshape(-1, shape[2]).astype(int).sum(axis=0) // window[..., 0].size
+    assert np.array_equal(box_mean(image, window_px), expected)
+
+
+def test_colour_is_not_enough_in_the_procedural_world(tmp_path: Path) -> None:
+    dataset = open_dataset(make_dataset(tmp_path / "world", scenes=16, size=256, seed=31))
+    scores = score_baselines(dataset, select(dataset, "folders:train"), select(dataset, "folders:validation"))
+    assert list(scores) == ["pixel colour", "mean colour 15x15"]
+    for found in scores.values():
+        assert found.miou is not None
+        assert 0.1 < found.miou < 0.4
