@@ -1,7 +1,7 @@
 """From images to maps."""
 
 from landcover.inference.image import predict_index, predict_probabilities
-from landcover.inference.predict import predict
+from landcover.inference.maps import predict
 from landcover.inference.results import Prediction
 
 __all__ = ["Prediction", "predict", "predict_index", "predict_probabilities"]

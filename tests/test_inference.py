@@ -1,0 +1,158 @@
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fake_runtime import ColourRuntime, ConstantRuntime, make_card
+from landcover.errors import ConfigError, UsageError
+from landcover.inference import predict_index, predict_probabilities
+from landcover.inference.image import WHOLE_PX
+from landcover.legend import DEEPGLOBE, LandClass, Legend
+
+RNG = np.random.default_rng(0)
+sides = st.integers(1, 150)
+
+
+def patches(height: int, width: int, cell: int = 10) -> npt.NDArray[np.uint8]:
+    """Class indices in square cells."""
+    cells = RNG.integers(0, 6, (-(-height // cell), -(-width // cell)), dtype=np.uint8)
+    return cells.repeat(cell, 0).repeat(cell, 1)[:height, :width]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sides,
+    sides,
+    st.sampled_from([None, 0, 1, 7, 48, 64]),
+    st.floats(0, 0.95),
+    st.sampled_from([None, 1.0, 0.31, 2.39]),
+    st.integers(1, 3),
+)
+@example(1, 1, None, 0.0, None, 1)
+@example(96, 96, 48, 0.0, None, 1)  # overlap 0 with the stride equal to the window: empty in a peer
+@example(30, 130, 48, 0.5, None, 2)  # smaller than the window on one axis
+def test_a_constant_model_returns_its_constant_everywhere(
+    height: int, width: int, window_px: int | None, overlap: float, gsd: float | None, batch: int
+) -> None:
+    if window_px == 1:
+        height, width = min(height, 20), min(width, 20)
+    overlap_px = int(overlap * window_px) if window_px else None
+    overlap_px = min(overlap_px, 3 * window_px // 4) if window_px and overlap_px is not None else None
+    image = np.zeros((height, width, 3), np.uint8)
+    runtime = ConstantRuntime()
+    options = {"gsd": gsd, "window_px": window_px, "overlap_px": overlap_px, "batch": batch}
+    result = predict_probabilities(runtime, image, **options)  # type: ignore[arg-type]
+    assert result.shape == (6, height, width)
+    assert result.dtype == np.float32
+    assert np.allclose(result, np.array(runtime.values)[:, None, None], atol=1e-6)
+    index = predict_index(runtime, image, **options)  # type: ignore[arg-type]
+    assert index.dtype == np.uint8
+    assert np.array_equal(index, np.full((height, width), 2))
+
+
+@pytest.mark.parametrize("size", [(100, 230), (64, 64), (65, 63), (20, 300)])
+@pytest.mark.parametrize(("window_px", "overlap_px"), [(64, 0), (64, 16), (64, 50), (33, None)])
+def test_windows_of_a_model_without_context_equal_the_whole(
+    size: tuple[int, int], window_px: int, overlap_px: int | None
+) -> None:
+    image = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
+    runtime = ColourRuntime()
+    whole = predict_probabilities(runtime, image, window_px=0)
+    tiled = predict_probabilities(runtime, image, window_px=window_px, overlap_px=overlap_px, batch=4)
+    assert np.allclose(tiled, whole, atol=1e-6)
+
+
+def test_overlapping_windows_average_probabilities_with_ramps() -> None:
+    class Sides:
+        """Sure of class 0 in windows that begin black, sure of class 1 in others; its logits are huge."""
+
+        card = make_card()
+        device = "cpu"
+
+        def probabilities(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            result = np.zeros((len(batch), 6, *batch.shape[1:3]), np.float32)
+            for one, image in zip(result, batch, strict=True):
+                one[0 if image[0, 0, 0] == 0 else 1] = 1
+            return result
+
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:, 20:] = 255
+    result = predict_probabilities(Sides(), image, window_px=40, overlap_px=20)
+    share = (np.arange(20) + 0.5) / 20
+    assert np.allclose(result[1], np.concatenate([np.zeros(20), share, np.ones(20)]), atol=1e-6)
+    assert np.allclose(result.sum(0), 1, atol=1e-6)
+
+
+def test_index_is_the_argmax_in_legend_order() -> None:
+    image = RNG.integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    for gsd in (1.0, 0.4, 3.0):
+        probabilities = predict_probabilities(ColourRuntime(), image, gsd=gsd)
+        assert np.array_equal(predict_index(ColourRuntime(), image, gsd=gsd), probabilities.argmax(0))
+
+
+def test_unknown_is_never_predicted_wherever_it_stands_in_the_legend() -> None:
+    classes = tuple(LandClass(f"c{i}", (i, i, i)) for i in range(7))
+    runtime = ConstantRuntime(card=make_card(legend=Legend("middle", classes, unknown=2)))
+    index = predict_index(runtime, np.zeros((9, 9, 3), np.uint8))
+    assert (index == 3).all()  # the third channel, behind unknown
+
+
+@pytest.mark.parametrize("gsd", [0.5, 1.0, 2.0, 0.837])
+def test_maps_lie_on_the_images_own_grid(gsd: float) -> None:
+    truth = patches(120, 180, cell=30)
+    index = predict_index(ColourRuntime(), DEEPGLOBE.colours[truth], gsd=gsd)
+    assert index.shape == truth.shape
+    # Mixed colours along borders may be taken for a third class; inside its cell every pixel must be right.
+    inside = np.zeros((30, 30), bool)
+    inside[4:-4, 4:-4] = True
+    assert (index == truth)[np.tile(inside, (4, 6))].all()
+
+
+def test_the_network_sees_the_image_at_its_own_scale() -> None:
+    image = np.zeros((239, 478, 3), np.uint8)
+    for gsd, expected in [(0.5, (1, 100, 200, 3)), (1.195, (1, 239, 478, 3)), (None, (1, 239, 478, 3))]:
+        runtime = ColourRuntime(make_card(gsd=1.195))
+        predict_probabilities(runtime, image, gsd=gsd)
+        assert runtime.shapes == [expected]
+
+
+def test_large_images_go_through_the_windows_that_the_card_advises() -> None:
+    runtime = ColourRuntime(make_card(window_px=900, overlap_px=100))
+    predict_index(runtime, np.zeros((40, WHOLE_PX, 3), np.uint8))
+    assert runtime.shapes == [(1, 40, WHOLE_PX, 3)]
+    predict_index(runtime, np.zeros((40, WHOLE_PX + 1, 3), np.uint8))
+    assert runtime.shapes[1:] == [(1, 40, 900, 3)] * 2
+    predict_index(runtime, np.zeros((40, WHOLE_PX + 1, 3), np.uint8), window_px=0)
+    assert runtime.shapes[3:] == [(1, 40, WHOLE_PX + 1, 3)]
+
+
+def test_tiny_images_are_padded_for_the_network_and_cut_again() -> None:
+    truth = patches(5, 3, cell=1)
+    runtime = ColourRuntime()
+    assert np.array_equal(predict_index(runtime, DEEPGLOBE.colours[truth]), truth)
+    assert runtime.shapes == [(1, 32, 32, 3)]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((9, 9, 3), np.float32),
+        np.zeros((9, 9), np.uint8),
+        np.zeros((9, 9, 4), np.uint8),
+        np.zeros((0, 9, 3), np.uint8),
+    ],
+)
+def test_other_arrays_than_rgb_bytes_are_refused(image: npt.NDArray[np.uint8]) -> None:
+    with pytest.raises(UsageError, match="expected uint8"):
+        predict_index(ColourRuntime(), image)
+
+
+def test_impossible_options_are_refused() -> None:
+    image = np.zeros((99, 99, 3), np.uint8)
+    with pytest.raises(UsageError, match="cannot overlap"):
+        predict_index(ColourRuntime(), image, window_px=64, overlap_px=64)
+    with pytest.raises(UsageError, match="cannot overlap"):
+        predict_index(ColourRuntime(), image, window_px=-5)
+    with pytest.raises(ConfigError, match="ground sample distance"):
+        predict_index(ColourRuntime(), image, gsd=-1)

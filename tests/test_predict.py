@@ -1,0 +1,307 @@
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.crs import CRS
+from typer.testing import CliRunner
+
+from fake_runtime import ColourRuntime, ConstantRuntime, make_card
+from landcover import cli
+from landcover.codecs import read_mask
+from landcover.errors import ConfigError, DataError, ModelError, OutputError, UsageError
+from landcover.inference import Prediction, predict
+from landcover.legend import DEEPGLOBE, NODATA
+from landcover.runtimes import Runtime
+
+RNG = np.random.default_rng(0)
+TRUTH = RNG.integers(0, 6, (8, 11), dtype=np.uint8).repeat(6, 0).repeat(6, 1)
+UTM = {"crs": CRS.from_epsg(32631), "transform": Affine(0.5, 0, 5e5, 0, -0.5, 5.7e6)}
+
+
+def save(path: Path, index: npt.NDArray[np.uint8] = TRUTH) -> Path:
+    """Save an image that the colour runtime maps to ``index``, as the path's suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(DEEPGLOBE.colours[index]).save(path, quality=100, subsampling=0)
+    return path
+
+
+def save_geotiff(path: Path, index: npt.NDArray[np.uint8] = TRUTH, **profile: object) -> Path:
+    height, width = index.shape
+    settings = {"driver": "GTiff", "dtype": "uint8", "count": 3} | UTM | profile
+    with rasterio.open(path, "w", height=height, width=width, **settings) as target:
+        target.write(np.moveaxis(DEEPGLOBE.colours[index], -1, 0))
+    return path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def run(
+    inputs: Path | list[Path], out: Path, runtime: Runtime | None = None, **options: object
+) -> Prediction:
+    inputs = inputs if isinstance(inputs, list) else [inputs]
+    return predict(inputs, runtime or ColourRuntime(), out, **options)  # type: ignore[arg-type]
+
+
+# ---- what is written
+
+
+@pytest.mark.parametrize("name", ["12_sat.png", "12.png", "12_sat.webp", "12.jp2.png", "12_sat.jpg"])
+def test_a_map_is_named_after_its_image(tmp_path: Path, name: str) -> None:
+    run(save(tmp_path / name), tmp_path / "out")
+    expected = name.rpartition(".")[0].removesuffix("_sat") + "_mask.png"
+    assert files(tmp_path / "out") == [expected]
+    if not name.endswith("webp"):  # lossy at its default
+        assert np.array_equal(read_mask(tmp_path / "out" / expected, DEEPGLOBE).index, TRUTH)
+
+
+def test_folders_are_searched_and_kept_and_masks_are_no_images(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    for name in ("train/1_sat.png", "train/1_mask.png", "validation/1_sat.png", "x_label.png", "b.PNG"):
+        save(data / name)
+    save(data / ".cache/2_sat.png")
+    (data / "notes.txt").write_text("no image")
+    run(data, out)
+    assert files(out) == ["b_mask.png", "train/1_mask.png", "validation/1_mask.png"]
+
+
+def test_maps_beside_their_images_are_not_predicted_again(tmp_path: Path) -> None:
+    save(tmp_path / "1_sat.png")
+    run(tmp_path, tmp_path, probabilities=True)
+    again = run(tmp_path, tmp_path, probabilities=True, force=True)
+    assert files(tmp_path) == ["1_mask.png", "1_probabilities.tif", "1_sat.png"]
+    assert len(again.maps) == 1
+
+
+@pytest.mark.parametrize(("mask_format", "mode"), [("palette", "P"), ("rgb", "RGB"), ("index", "L")])
+def test_the_form_of_plain_maps_can_be_chosen(tmp_path: Path, mask_format: str, mode: str) -> None:
+    run(save(tmp_path / "1.png"), tmp_path, mask_format=mask_format)
+    with Image.open(tmp_path / "1_mask.png") as image:
+        assert image.mode == mode
+    assert np.array_equal(read_mask(tmp_path / "1_mask.png", DEEPGLOBE).index, TRUTH)
+
+
+def test_a_georeferenced_image_becomes_a_georeferenced_map(tmp_path: Path) -> None:
+    card = make_card(gsd=0.5)
+    run(save_geotiff(tmp_path / "scene.tif"), tmp_path, ColourRuntime(card), probabilities=True)
+    with rasterio.open(tmp_path / "scene_mask.tif") as source:
+        assert (source.crs, source.transform) == (UTM["crs"], UTM["transform"])
+        assert np.array_equal(source.read(1), TRUTH)
+    with rasterio.open(tmp_path / "scene_probabilities.tif") as source:
+        assert (source.crs, source.transform) == (UTM["crs"], UTM["transform"])
+        assert source.descriptions == DEEPGLOBE.scored_names
+        bands = source.read()
+    assert np.array_equal(bands.argmax(0), TRUTH)
+    assert np.abs(bands.sum(0, dtype=int) - 255).max() <= 3  # six roundings
+
+
+def test_nodata_stays_nodata_and_counts_for_no_class(tmp_path: Path) -> None:
+    index = TRUTH.copy()
+    index[10:30, 20:50] = 6  # unknown is black, and black is this raster's nodata
+    path = save_geotiff(tmp_path / "scene.tif", index, nodata=0)
+    result = run(path, tmp_path, ColourRuntime(make_card(gsd=0.5)), probabilities=True, min_region="20px")
+    with rasterio.open(tmp_path / "scene_mask.tif") as source:
+        assert np.array_equal(source.read(1) == NODATA, index == 6)
+    with rasterio.open(tmp_path / "scene_probabilities.tif") as source:
+        assert not source.read()[:, index == 6].any()
+    assert result.to_dict()["maps"][0]["nodata_pixels"] == 600
+    assert sum(area.pixels for area in result.areas) == index.size - 600
+
+
+def test_small_regions_take_the_class_of_their_neighbour(tmp_path: Path) -> None:
+    index = np.ones((60, 60), np.uint8)
+    index[5:10, 5:10], index[20:40, 20:40] = 3, 4
+    cleaned = index.copy()
+    cleaned[5:10, 5:10] = 1
+    path = save(tmp_path / "1.png", index)
+    for out, min_region in [("px", "26px"), ("m2", "7m2")]:  # 7 m2 are 28 pixels of 0.5 m
+        run(path, tmp_path / out, ColourRuntime(make_card(gsd=0.5)), gsd=0.5, min_region=min_region)
+        assert np.array_equal(read_mask(tmp_path / out / "1_mask.png", DEEPGLOBE).index, cleaned)
+
+
+def test_areas_are_counted(tmp_path: Path) -> None:
+    index = np.zeros((100, 50), np.uint8)
+    index[80:] = 4
+    save(tmp_path / "in/1.png", index)
+    save(tmp_path / "in/2.png", index)
+    known = run(tmp_path / "in", tmp_path / "a", gsd=2.0, runtime=ColourRuntime(make_card(gsd=2.0)))
+    urban, water = known.areas[0], known.areas[4]
+    assert (urban.name, urban.pixels, urban.share, urban.hectares) == ("urban", 8000, 0.8, 3.2)
+    assert (water.name, water.pixels, water.share, water.hectares) == ("water", 2000, 0.2, 0.8)
+    assumed = run(tmp_path / "in", tmp_path / "b")
+    assert assumed.areas[0].pixels == 8000
+    assert assumed.areas[0].hectares is None
+
+
+def test_maps_tell_their_origin(tmp_path: Path) -> None:
+    run(save(tmp_path / "1.png"), tmp_path, gsd=0.5, min_region="2px")
+    run(save_geotiff(tmp_path / "2.tif"), tmp_path)
+    with Image.open(tmp_path / "1_mask.png") as image:
+        image.load()
+        plain = dict(image.text)  # type: ignore[attr-defined]
+    with rasterio.open(tmp_path / "2_mask.tif") as source:
+        referenced = source.tags()
+    assert plain["LANDCOVER_GSD"] == "0.5 (option)"
+    assert plain["LANDCOVER_MIN_REGION"] == "2px"
+    assert referenced["LANDCOVER_GSD"] == "0.5 (raster)"
+    assert referenced["LANDCOVER_MODEL_GSD"] == plain["LANDCOVER_MODEL_GSD"] == "1"
+    assert referenced["LANDCOVER_VERSION"]
+
+
+# ---- scale
+
+
+def test_who_tells_the_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = save(tmp_path / "in/deep/plain.png")
+    raster = save_geotiff(tmp_path / "in/raster.tif")
+
+    def scales(**options: object) -> list[tuple[float, str]]:
+        made = run([raster, plain], tmp_path / "out", force=True, **options).maps
+        return [(one.task.gsd, one.task.gsd_source) for one in made]
+
+    assert scales() == [(0.5, "raster"), (1.0, "assumed")]
+    assert "nothing tells the scale of 1 of 2 images" in capsys.readouterr().err
+    (tmp_path / "in/landcover.yaml").write_text("gsd: 2.5\n")
+    assert scales() == [(0.5, "raster"), (2.5, "data folder")]
+    assert scales(gsd=0.25) == [(0.25, "option")] * 2
+    assert capsys.readouterr().err == ""
+
+
+def test_a_recognised_layout_tells_the_scale(tmp_path: Path) -> None:
+    index = np.zeros((512, 512), np.uint8)
+    save(tmp_path / "tiles/train/0000_sat.jpg", index)
+    save(tmp_path / "tiles/validation/0000_sat.jpg", index)
+    made = run(tmp_path / "tiles", tmp_path / "out", ConstantRuntime()).maps
+    assert [(one.task.gsd, one.task.gsd_source) for one in made] == [(1.195, "data folder")] * 2
+
+
+# ---- what goes wrong
+
+
+def test_a_bad_image_is_told_of_and_the_others_are_done(tmp_path: Path) -> None:
+    save(tmp_path / "in/1.png")
+    save(tmp_path / "in/3.png")
+    whole = save(tmp_path / "in/2.jpg").read_bytes()
+    (tmp_path / "in/2.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "in/4.png").write_bytes(b"")
+    (tmp_path / "in/5.tif").write_text("no image")
+    save_geotiff(tmp_path / "in/6.tif", dtype="uint16")
+    result = run(tmp_path / "in", tmp_path / "out", max_pixels=TRUTH.size)
+    assert files(tmp_path / "out") == ["1_mask.png", "3_mask.png"]
+    assert [path.name for path in result.failed] == ["2.jpg", "4.png", "5.tif", "6.tif"]
+    assert all(str(path) in reason for path, reason in result.failed.items())
+    assert run(tmp_path / "in", tmp_path / "no", max_pixels=TRUTH.size - 1).maps == []
+
+
+def test_images_that_would_share_a_map_are_refused_before_any_work(tmp_path: Path) -> None:
+    first, second = save(tmp_path / "a/x_sat.png"), save(tmp_path / "a/x.jpg")
+    with pytest.raises(OutputError, match=r"x\.jpg and .*x_sat\.png would both"):
+        run(tmp_path / "a", tmp_path / "out")
+    with pytest.raises(OutputError, match="would both"):
+        run([first, second], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_named_twice_is_predicted_once(tmp_path: Path) -> None:
+    path = save(tmp_path / "in/1.png")
+    assert len(run([path, tmp_path / "in", path], tmp_path / "out").maps) == 1
+
+
+def test_existing_maps_are_refused_before_any_work(tmp_path: Path) -> None:
+    save(tmp_path / "in/1.png")
+    save(tmp_path / "in/2.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/2_mask.png").write_text("precious")
+    with pytest.raises(OutputError, match="exists already"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert files(tmp_path / "out") == ["2_mask.png"]
+    run(tmp_path / "in", tmp_path / "out", force=True)
+    assert np.array_equal(read_mask(tmp_path / "out/2_mask.png", DEEPGLOBE).index, TRUTH)
+
+
+def test_inputs_are_never_replaced(tmp_path: Path) -> None:
+    image, other = save(tmp_path / "1.png"), save(tmp_path / "1_mask.png")
+    with pytest.raises(OutputError, match="replace an input"):
+        run([image, other], tmp_path, force=True)
+
+
+def test_wrong_arguments_are_refused_before_any_work(tmp_path: Path) -> None:
+    path, out = save(tmp_path / "1.png"), tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    cases: list[tuple[type[Exception], str, dict[str, object]]] = [
+        (UsageError, "No input", {"inputs": []}),
+        (DataError, "does not exist", {"inputs": [path, tmp_path / "missing.png"]}),
+        (DataError, "holds no images", {"inputs": [tmp_path / "empty"]}),
+        (ConfigError, "ground sample distance", {"gsd": 0.0}),
+        (UsageError, "no size of a region", {"min_region": "8000"}),
+        (OutputError, "is a file", {"out": tmp_path / "file"}),
+        (ModelError, "no model", {"model": tmp_path / "missing"}),
+    ]
+    for error, message, changes in cases:
+        arguments = {"inputs": [path], "model": ColourRuntime(), "out": out} | changes
+        with pytest.raises(error, match=message):
+            predict(**arguments)  # type: ignore[arg-type]
+    assert not out.exists()
+
+
+# ---- the command
+
+
+def command(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.build(), ["predict", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A path that stands for the colour runtime."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"weights")
+    monkeypatch.setattr("landcover.inference.maps.open_model", lambda path, device: ColourRuntime())
+    return path
+
+
+def test_the_command_prints_areas_and_writes_json(tmp_path: Path, model: Path) -> None:
+    path, out, report = save(tmp_path / "1.png"), tmp_path / "out", tmp_path / "report.json"
+    status, stdout, stderr = command(path, "--model", model, "--out", out, "--gsd", 1, "--json", report)
+    assert status == 0
+    assert "agriculture" in stdout
+    assert "1 of 1 maps" in stderr
+    content = json.loads(report.read_text())
+    assert content["model_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert content["maps"][0]["map"] == str(out / "1_mask.png")
+    assert sum(entry["pixels"] for entry in content["classes"]) == TRUTH.size
+
+
+def test_json_on_standard_output_is_alone_there(tmp_path: Path, model: Path) -> None:
+    path = save(tmp_path / "1.png")
+    status, stdout, _ = command(path, "--model", model, "--out", tmp_path / "out", "--json", "-")
+    assert status == 0
+    assert json.loads(stdout)["maps"][0]["gsd_source"] == "assumed"
+
+
+def test_the_command_fails_in_part(tmp_path: Path, model: Path) -> None:
+    save(tmp_path / "in/1.png")
+    (tmp_path / "in/2.png").write_text("no image")
+    status, _, stderr = command(tmp_path / "in", "--model", model, "--out", tmp_path / "out")
+    assert status == 1
+    assert "Skipped:" in stderr
+    assert "1 of 2 maps" in stderr
+
+
+def test_an_existing_report_is_refused_before_any_work(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "report.json").write_text("precious")
+    image, report = save(tmp_path / "1.png"), tmp_path / "report.json"
+    with pytest.raises(OutputError, match="exists already"):
+        command(image, "--model", model, "--out", tmp_path / "o", "--json", report)
+    assert not (tmp_path / "o").exists()

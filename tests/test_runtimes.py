@@ -1,0 +1,114 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fake_runtime import make_card
+from landcover.bundle import save_model
+from landcover.errors import ModelError, UsageError
+from landcover.models import ModelConfig, build_model
+from landcover.runtimes import TorchRuntime, open_model
+
+RNG = np.random.default_rng(0)
+BATCH = RNG.integers(0, 256, (2, 32, 40, 3), dtype=np.uint8)
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution behind a dropout that must be off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.dropout = nn.Dropout(0.5)
+        self.convolution = nn.Conv2d(3, 6, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.convolution(self.dropout(x))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_probabilities_are_the_softmax_of_the_normalised_pixels(temperature: float) -> None:
+    card = make_card().model_copy(update={"temperature": temperature})
+    module = Pointwise()
+    result = TorchRuntime(module, card).probabilities(BATCH)
+    weight = module.convolution.weight.detach().numpy()[:, :, 0, 0]
+    logits = card.preprocessing.normalise(BATCH) @ weight.T + module.convolution.bias.detach().numpy()
+    odds = np.exp(logits / temperature)
+    expected = np.moveaxis(odds / odds.sum(-1, keepdims=True), -1, 1)
+    assert result.dtype == np.float32
+    assert result.flags.c_contiguous
+    assert np.allclose(result, expected, atol=1e-5)
+
+
+def test_read_only_and_sliced_batches_are_taken() -> None:
+    runtime = TorchRuntime(Pointwise(), make_card())
+    read_only = BATCH[:, ::2]
+    read_only.flags.writeable = False
+    assert np.allclose(runtime.probabilities(read_only), runtime.probabilities(BATCH)[:, :, ::2], atol=1e-6)
+
+
+def test_half_precision_is_close_to_full_and_still_sums_to_one() -> None:
+    full = TorchRuntime(Pointwise(), make_card()).probabilities(BATCH)
+    half = TorchRuntime(Pointwise(), make_card(), precision="bf16").probabilities(BATCH)
+    assert half.dtype == np.float32
+    assert not np.array_equal(half, full)
+    assert np.allclose(half, full, atol=0.02)
+    assert np.allclose(half.sum(1), 1, atol=1e-5)
+
+
+def test_auto_is_what_there_is() -> None:
+    device = TorchRuntime(Pointwise(), make_card(), "auto").device
+    assert device.startswith("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "gpu", ""])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(UsageError, match="landcover doctor"):
+        TorchRuntime(Pointwise(), make_card(), device)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run")
+    module = build_model(ModelConfig(), classes=6)
+    save_model(folder / "best.safetensors", module.state_dict(), make_card())
+    return folder
+
+
+def test_a_saved_model_predicts_as_the_one_in_memory(run: Path) -> None:
+    torch.manual_seed(0)
+    in_memory = TorchRuntime(build_model(ModelConfig(), classes=6), make_card())
+    for path in (run, run / "best.safetensors", str(run)):
+        opened = open_model(path, device="cpu")
+        assert np.array_equal(opened.probabilities(BATCH), in_memory.probabilities(BATCH))
+        assert opened.card == in_memory.card
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path, run: Path) -> None:
+    module = build_model(ModelConfig(), classes=5)
+    save_model(tmp_path / "m.safetensors", module.state_dict(), make_card())
+    with pytest.raises(ModelError, match="do not fit"):
+        open_model(tmp_path / "m.safetensors")
+
+
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model"):
+        open_model(tmp_path / "missing.safetensors")
+
+
+def test_without_torch_all_but_opening_works_and_the_extra_is_named() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+import landcover.inference
+from landcover.runtimes import open_model
+open_model("x")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "MissingExtraError: This needs torch" in done.stderr
+    assert "landcover[train]" in done.stderr
