@@ -78,7 +78,7 @@ def _print_scores(result: dict[str, Any]) -> None:
     cleaned = result["min_region"]
     console = Console()
 
-    table = Table("class", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("class", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     for name in ("IoU %", *(["cleaned"] if cleaned else []), "of truth %", "of map %"):
         table.add_column(name, justify="right")
     shares = [_percent(part / max(counts.sum(), 1)) for part in (counts.sum(axis=1), counts.sum(axis=0))]
@@ -89,7 +89,7 @@ def _print_scores(result: dict[str, Any]) -> None:
     table.add_row("mean", *[_points(scores["miou"]) for scores in (result, cleaned) if scores], "", "")
     console.print(table)
 
-    matrix = Table("truth, %", box=SIMPLE_HEAD, pad_edge=False)
+    matrix = Table("truth, %", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     for name in result["classes"]:
         matrix.add_column(name, justify="right")
     by_row = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

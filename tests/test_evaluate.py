@@ -1,0 +1,358 @@
+"""Scoring of folders of maps and of models, against counts done by hand."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fake_runtime import ColourRuntime, make_card
+from landcover.cli import build
+from landcover.codecs import MaskFormat, index_to_colours, read_mask, write_mask
+from landcover.errors import DataError, MaskError, OutputError, SplitError, UsageError
+from landcover.evaluation import evaluate
+from landcover.evaluation.interval import bootstrap_interval
+from landcover.evaluation.predictions import translation
+from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array
+from landcover.metrics import ConfusionMatrix
+
+URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)
+
+GLNET_ORDER = Legend(
+    "glnet",
+    (LandClass("nothing", (0, 0, 0)), *DEEPGLOBE.classes[:6]),
+    unknown=0,
+)
+
+
+def halves(top: int, bottom: int, size: int = 8) -> UInt8Array:
+    index = np.full((size, size), top, np.uint8)
+    index[size // 2 :] = bottom
+    return index
+
+
+TRUTH = {"train/1": halves(URBAN, FOREST), "val/1": halves(WATER, FOREST), "val/2": halves(URBAN, UNKNOWN)}
+GOOD_AND_BAD = {"val/1": halves(WATER, URBAN), "val/2": halves(URBAN, WATER)}
+
+
+def write_data(root: Path, truth: Mapping[str, UInt8Array] = TRUTH, *, gsd: float | None = None) -> Path:
+    """Write pairs whose image shows the truth in the legend's colours."""
+    for key, index in truth.items():
+        write_mask(root / f"{key}_mask.png", index, DEEPGLOBE)
+        Image.fromarray(index_to_colours(index, DEEPGLOBE)).save(root / f"{key}_sat.png")
+    if gsd is not None:
+        (root / "landcover.yaml").write_text(f"gsd: {gsd}\n")
+    return root
+
+
+def write_maps(
+    root: Path,
+    maps: Mapping[str, UInt8Array] = GOOD_AND_BAD,
+    *,
+    ending: str = "_mask.png",
+    mask_format: MaskFormat = "palette",
+    legend: Legend = DEEPGLOBE,
+) -> Path:
+    for key, index in maps.items():
+        write_mask(root / f"{key}{ending}", index, legend, mask_format=mask_format)
+    return root
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_data(tmp_path / "data")
+
+
+# --- Folders of maps ----------------------------------------------------------------------------------------
+
+
+def test_scores_by_hand(data: Path, tmp_path: Path) -> None:
+    result = evaluate(data, "folders:val", predictions=write_maps(tmp_path / "maps"))
+    assert result["iou"] == {
+        "urban": 32 / 64,  # all of val/2, and once said of forest
+        "agriculture": None,
+        "rangeland": None,
+        "forest": 0.0,
+        "water": 1.0,  # what is said of unknown pixels does not count
+        "barren": None,
+    }
+    assert result["miou"] == 0.5
+    assert result["pixel_accuracy"] == 64 / 96
+    assert (result["images"], result["pixels"], result["metric"]) == (2, 128, "challenge")
+    confusion = np.zeros((7, 7), int)
+    confusion[[URBAN, FOREST, WATER, UNKNOWN], [URBAN, URBAN, WATER, WATER]] = 32
+    assert result["confusion"] == confusion.tolist()
+    assert result["classes"] == list(DEEPGLOBE.names)
+    assert result["per_image"] == [
+        {"key": "val/1", "miou": pytest.approx(1 / 3), "pixel_accuracy": 0.5},
+        {"key": "val/2", "miou": 1.0, "pixel_accuracy": 1.0},
+    ]
+    assert [w.split("'")[1] for w in result["warnings"]] == ["agriculture", "rangeland", "barren"]
+
+
+def test_metric_is_passed_on(data: Path, tmp_path: Path) -> None:
+    maps = write_maps(tmp_path / "maps")
+    glnet = evaluate(data, "folders:val", predictions=maps, metric="glnet")
+    assert glnet["metric"] == "glnet"
+    assert glnet["iou"]["water"] == 32 / 64
+    assert glnet["miou"] == pytest.approx((0.5 + 0.5) / 6)
+    with pytest.raises(UsageError, match="Did you mean 'glnet'"):
+        evaluate(data, "folders:val", predictions=maps, metric="glnett")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ending", ["_mask.png", ".png"])
+@pytest.mark.parametrize("mask_format", ["palette", "rgb", "index"])
+def test_names_and_forms_of_maps(data: Path, tmp_path: Path, ending: str, mask_format: MaskFormat) -> None:
+    maps = write_maps(tmp_path / "maps", ending=ending, mask_format=mask_format)
+    assert evaluate(data, "folders:val", predictions=maps)["miou"] == 0.5
+
+
+def test_maps_in_another_index_order_are_matched_by_name(data: Path, tmp_path: Path) -> None:
+    maps = {key: np.where(index == UNKNOWN, 0, index + 1).astype(np.uint8) for key, index in TRUTH.items()}
+    folder = write_maps(tmp_path / "maps", maps, mask_format="index", legend=GLNET_ORDER)
+    right = evaluate(data, "folders:val", predictions=folder, prediction_legend=GLNET_ORDER)
+    assert right["miou"] == 1.0
+    assert right["prediction_legend"]["classes"][0]["name"] == "nothing"
+    # Taken for the data's own order the same files are all wrong: order is never guessed.
+    assert evaluate(data, "folders:val", predictions=folder)["miou"] == 0.0
+
+
+def test_nodata_in_maps_is_a_miss_and_in_the_truth_nothing(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", {"val/1": halves(WATER, NODATA)})
+    maps = write_maps(tmp_path / "maps", {"val/1": halves(NODATA, FOREST)})
+    result = evaluate(data, "folders:val", predictions=maps)
+    assert (result["iou"]["water"], result["iou"]["forest"], result["pixels"]) == (0.0, None, 32)
+
+
+def test_off_palette_pixels_are_told_of(data: Path, tmp_path: Path) -> None:
+    maps = write_maps(tmp_path / "maps", mask_format="rgb")
+    path = maps / "val/1_mask.png"
+    picture = np.array(Image.open(path))
+    picture[0, :3] = (255, 0, 0)
+    Image.fromarray(picture).save(path)
+    result = evaluate(data, "folders:val", predictions=maps)
+    assert result["iou"]["water"] == 29 / 32
+    assert any(warning.startswith("3 pixels of the predictions") for warning in result["warnings"])
+
+
+def test_every_fault_of_a_folder_is_listed_before_anything_is_scored(tmp_path: Path) -> None:
+    truth = {f"val/{i}": halves(WATER, FOREST) for i in range(6)}
+    data = write_data(tmp_path / "data", truth)
+    maps = write_maps(tmp_path / "maps", truth)
+    (maps / "val/1_mask.png").unlink()
+    write_mask(maps / "val/2_mask.png", halves(WATER, FOREST, 4), DEEPGLOBE, force=True)
+    (maps / "val/4_mask.png").write_bytes(b"")
+    (data / "val/0_mask.png").write_bytes(b"broken")  # would be met at once if scoring had begun
+    with pytest.raises(DataError) as caught:
+        evaluate(data, "folders:val", predictions=maps)
+    message = str(caught.value)
+    assert message.startswith("3 of 6 predictions")
+    assert "val/1: there is no" in message
+    assert "val/2_mask.png has 4 x 4 pixels (height x width), the image 8 x 8" in message
+    assert "4_mask.png" in message
+    assert "val/3" not in message
+
+
+def test_folder_that_is_not_there(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no folder"):
+        evaluate(data, "folders:val", predictions=tmp_path / "nowhere")
+
+
+def test_map_with_values_of_no_class_is_named(data: Path, tmp_path: Path) -> None:
+    maps = write_maps(tmp_path / "maps")
+    Image.fromarray(np.full((8, 8), 9, np.uint8)).save(maps / "val/2_mask.png")
+    with pytest.raises(MaskError, match=r"2_mask\.png.*9"):
+        evaluate(data, "folders:val", predictions=maps)
+
+
+# --- Legends ------------------------------------------------------------------------------------------------
+
+
+def test_translation_matches_names_and_keeps_nodata() -> None:
+    table = translation(GLNET_ORDER, DEEPGLOBE)
+    assert table[:7].tolist() == [6, 0, 1, 2, 3, 4, 5]
+    assert set(table[7:].tolist()) == {NODATA}
+    without = Legend("six", DEEPGLOBE.classes[:6][::-1], unknown=None)
+    assert translation(DEEPGLOBE, without)[:7].tolist() == [5, 4, 3, 2, 1, 0, NODATA]
+
+
+def test_other_classes_are_refused_by_name(data: Path, tmp_path: Path) -> None:
+    other = Legend("other", (*DEEPGLOBE.classes[:5], LandClass("snow", (9, 9, 9))), unknown=None)
+    with pytest.raises(UsageError, match=r"snow.*barren"):
+        evaluate(data, "folders:val", predictions=write_maps(tmp_path / "maps"), prediction_legend=other)
+
+
+# --- Small regions ------------------------------------------------------------------------------------------
+
+
+def test_min_region_shows_the_scores_before_and_after(tmp_path: Path) -> None:
+    truth = halves(WATER, FOREST)
+    speckled = truth.copy()
+    speckled[1, 1] = FOREST
+    data = write_data(tmp_path / "data", {"val/1": truth}, gsd=0.5)
+    maps = write_maps(tmp_path / "maps", {"val/1": speckled})
+    result = evaluate(data, "folders:val", predictions=maps, min_region="1m2")
+    assert result["miou"] == pytest.approx((31 / 32 + 32 / 33) / 2)
+    cleaned = result["min_region"]
+    assert (cleaned["min_pixels"], cleaned["miou"], cleaned["pixel_accuracy"]) == (4, 1.0, 1.0)
+    assert cleaned["miou_change"] == pytest.approx(1.0 - result["miou"])
+    assert np.sum(cleaned["confusion"]) == 64
+    assert evaluate(data, "folders:val", predictions=maps)["min_region"] is None
+
+
+def test_min_region_needs_a_unit_and_areas_a_gsd(data: Path, tmp_path: Path) -> None:
+    maps = write_maps(tmp_path / "maps")
+    with pytest.raises(UsageError, match=r"8000px.*2000m2"):
+        evaluate(data, "folders:val", predictions=maps, min_region="4")
+    with pytest.raises(UsageError, match="--gsd"):
+        evaluate(data, "folders:val", predictions=maps, min_region="4m2")
+    assert evaluate(data, "folders:val", predictions=maps, min_region="4m2", gsd=2.0)["gsd"] == 2.0
+
+
+# --- Models -------------------------------------------------------------------------------------------------
+
+
+def test_model_is_scored_at_the_size_of_the_masks_and_its_maps_are_kept(tmp_path: Path) -> None:
+    truth = {"val/1": halves(WATER, FOREST, 64), "val/2": halves(URBAN, BARREN, 48)}
+    data = write_data(tmp_path / "data", truth, gsd=1.0)
+    runtime = ColourRuntime(make_card(gsd=2.0))
+    result = evaluate(data, "folders:val", model=runtime, maps=tmp_path / "maps", json=tmp_path / "r.json")
+    assert (result["model"], result["gsd"], result["pixels"]) == ("in memory", 1.0, 64**2 + 48**2)
+    assert result["miou"] > 0.9
+    assert runtime.shapes[0][1:3] == (32, 32)  # resampled to the model's GSD
+    assert json.loads((tmp_path / "r.json").read_text()) == result
+    matrix = ConfusionMatrix(DEEPGLOBE)
+    for key, index in truth.items():
+        matrix.update(index, read_mask(tmp_path / f"maps/{key}_mask.png", DEEPGLOBE).index)
+    assert result["confusion"] == matrix.counts.tolist()
+    again = evaluate(data, "folders:val", predictions=result["predictions"])
+    assert again["miou"] == result["miou"]
+
+
+def test_model_with_another_order_of_classes(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
+    turned = Legend("turned", DEEPGLOBE.classes[::-1], unknown=0)
+
+    class Turned(ColourRuntime):
+        def probabilities(self, batch: UInt8Array) -> Any:
+            return super().probabilities(batch)[:, ::-1]
+
+    assert evaluate(data, "folders:val", model=Turned(make_card(legend=turned)))["miou"] == 1.0
+
+
+def test_model_needs_a_gsd(data: Path) -> None:
+    with pytest.raises(UsageError, match=r"--gsd M.*landcover\.yaml"):
+        evaluate(data, "folders:val", model=ColourRuntime())
+    assert evaluate(data, "folders:val", model=ColourRuntime(), gsd=1.0)["gsd"] == 1.0
+
+
+# --- The interval -------------------------------------------------------------------------------------------
+
+
+def tables_of(*pairs: tuple[int, int]) -> Any:
+    """One group for each (right, wrong): urban pixels that are right, and such that are taken for water."""
+    tables = np.zeros((len(pairs), 7, 8), np.int64)
+    for table, (right, wrong) in zip(tables, pairs, strict=True):
+        table[URBAN, [URBAN, WATER]] = right, wrong
+        table[WATER, WATER] = right
+    return tables
+
+
+def test_interval_holds_the_score_and_is_the_same_each_time() -> None:
+    tables = tables_of((90, 10), (70, 30), (50, 50), (95, 5))
+    low, high = bootstrap_interval(tables, DEEPGLOBE, "challenge") or (1.0, 0.0)
+    matrix = ConfusionMatrix(DEEPGLOBE)
+    matrix.table = tables.sum(axis=0)
+    assert low < (matrix.scores().miou or 0.0) < high
+    assert bootstrap_interval(tables, DEEPGLOBE, "challenge") == (low, high)
+    assert bootstrap_interval(tables, DEEPGLOBE, "challenge", seed=1) != (low, high)
+    inner = bootstrap_interval(tables, DEEPGLOBE, "challenge", level=0.5) or (0.0, 1.0)
+    assert low < inner[0] < inner[1] < high
+
+
+def test_interval_of_equal_groups_is_a_point_and_of_one_group_none() -> None:
+    low, high = bootstrap_interval(tables_of((90, 10), (90, 10)), DEEPGLOBE, "challenge") or (0.0, 1.0)
+    assert low == high == pytest.approx((90 / 100 + 90 / 100) / 2)
+    assert bootstrap_interval(tables_of((90, 10)), DEEPGLOBE, "challenge") is None
+    assert bootstrap_interval(np.zeros((3, 7, 8), np.int64), DEEPGLOBE, "challenge") is None
+
+
+def test_scenes_are_resampled_where_the_data_know_them(tmp_path: Path) -> None:
+    truth = {f"val/{i}": halves(WATER, FOREST) for i in range(4)}
+    data = write_data(tmp_path / "data", truth)
+    maps = write_maps(tmp_path / "maps", {key: halves(WATER, int(key[-1]) % 2 + 2) for key in truth})
+    by_image = evaluate(data, "folders:val", predictions=maps)
+    assert by_image["resampled"] == "images"
+    assert by_image["miou_interval"][0] < by_image["miou_interval"][1]
+    rows = [f"val,{i},s{i // 2},0,{i % 2}" for i in range(4)]  # each scene holds a right and a wrong map
+    (data / "scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]))
+    by_scene = evaluate(data, "folders:val", predictions=maps)
+    assert by_scene["resampled"] == "scenes"
+    assert by_scene["miou_interval"] == [by_scene["miou"], by_scene["miou"]]
+
+
+# --- Options and the command line ---------------------------------------------------------------------------
+
+
+def test_options_that_contradict_each_other(data: Path, tmp_path: Path) -> None:
+    maps = write_maps(tmp_path / "maps")
+    with pytest.raises(UsageError, match="either --model M or --predictions"):
+        evaluate(data, "folders:val")
+    with pytest.raises(UsageError, match="either --model M or --predictions"):
+        evaluate(data, "folders:val", model=ColourRuntime(), predictions=maps)
+    with pytest.raises(UsageError, match="--maps"):
+        evaluate(data, "folders:val", predictions=maps, maps=tmp_path / "more")
+    with pytest.raises(UsageError, match="--prediction-legend"):
+        evaluate(data, "folders:val", model=ColourRuntime(), prediction_legend=DEEPGLOBE)
+    with pytest.raises(SplitError):
+        evaluate(data, "folders:test", predictions=maps)
+
+
+def test_outputs_are_not_overwritten_unasked(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
+    maps, file = tmp_path / "maps", tmp_path / "r.json"
+    for _ in range(2):
+        evaluate(data, "folders:val", model=ColourRuntime(), maps=maps, json=file, force=True)
+    before = file.stat().st_mtime_ns
+    runtime = ColourRuntime()
+    with pytest.raises(OutputError, match=r"r\.json exists"):
+        evaluate(data, "folders:val", model=runtime, json=file)
+    with pytest.raises(OutputError, match=r"1_mask\.png exists"):
+        evaluate(data, "folders:val", model=runtime, maps=maps)
+    assert runtime.shapes == []
+    assert file.stat().st_mtime_ns == before
+
+
+def run(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(build(), ["evaluate", *map(str, arguments)])
+
+
+def test_command_prints_a_table_and_warnings(data: Path, tmp_path: Path) -> None:
+    maps = write_maps(tmp_path / "maps")
+    result = run("--data", data, "--split", "folders:val", "--predictions", maps, "--min-region", "4px")
+    assert result.exit_code == 0, result.output
+    for expected in ("urban", "50.00", "mIoU 50.00", "metric challenge", "+0.00 points"):
+        assert expected in result.stdout
+    assert "agriculture" in result.stderr
+
+
+def test_command_writes_json_to_standard_output_and_nothing_else(data: Path, tmp_path: Path) -> None:
+    maps = write_maps(tmp_path / "maps")
+    result = run("--data", data, "--split", "folders:val", "--predictions", maps, "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["miou"] == 0.5
+
+
+def test_command_takes_a_legend_file(data: Path, tmp_path: Path) -> None:
+    import yaml
+
+    legend = tmp_path / "glnet.yaml"
+    legend.write_text(yaml.safe_dump(GLNET_ORDER.to_dict()))
+    maps = {key: np.where(index == UNKNOWN, 0, index + 1).astype(np.uint8) for key, index in TRUTH.items()}
+    folder = write_maps(tmp_path / "maps", maps, mask_format="index", legend=GLNET_ORDER)
+    options = ["--data", data, "--split", "folders:val", "--predictions", folder, "--json", "-"]
+    assert json.loads(run(*options, "--prediction-legend", legend).stdout)["miou"] == 1.0
