@@ -1,7 +1,7 @@
 """Classes, their colours and their order: the one place where labels are defined.
 
-A class index is a position in the legend. Models emit the *scored* classes only; :attr:`Legend.channels` maps a
-class index to the model's channel. ``NODATA`` marks pixels outside the imagery and is not a class.
+A class index is a position in the legend. Models emit the *scored* classes only; :attr:`Legend.channels` maps
+a class index to the model's channel. ``NODATA`` marks pixels outside the imagery and is not a class.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,8 @@ IGNORE = 255
 """Training target of pixels that no loss and no metric looks at."""
 
 UInt8Array = npt.NDArray[np.uint8]
+
+_KEYS = ("name", "classes", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Legend:
                 )
         if self.unknown is not None and not 0 <= self.unknown < len(self.classes):
             raise ConfigError(
-                f"Legend {self.name!r} has no class {self.unknown} to be unknown; it has {len(self.classes)} classes."
+                f"Legend {self.name!r} has {len(self.classes)} classes; number {self.unknown} is none."
             )
 
     def __len__(self) -> int:
@@ -117,10 +119,8 @@ class Legend:
         if not isinstance(data, Mapping):
             raise ConfigError(f"A legend is a mapping with name, classes and unknown; found {data!r}.")
         for key in data:
-            if key not in ("name", "classes", "unknown"):
-                raise ConfigError(
-                    f"Unknown key {key!r} in a legend. {did_you_mean(str(key), ['name', 'classes', 'unknown'])}"
-                )
+            if key not in _KEYS:
+                raise ConfigError(f"Unknown key {key!r} in a legend. {did_you_mean(str(key), _KEYS)}")
         entries = data.get("classes")
         if not isinstance(entries, list):
             raise ConfigError(f"A legend needs 'classes', a list of {{name, colour}}; found {entries!r}.")
@@ -128,18 +128,19 @@ class Legend:
         for entry in entries:
             if not isinstance(entry, Mapping) or set(entry) != {"name", "colour"}:
                 raise ConfigError(f"A class is {{name: NAME, colour: [R, G, B]}}; found {entry!r}.")
-            colour = entry["colour"]
-            if not isinstance(colour, list) or len(colour) != 3 or not all(type(v) is int for v in colour):
+            name, colour = entry["name"], entry["colour"]
+            if not isinstance(name, str) or not name:
                 raise ConfigError(
-                    f"Class {entry['name']!r} has the colour {colour!r}; expected [R, G, B] in 0..255."
+                    f"A class is named {name!r}; expected text. YAML needs quotes around names like no and 1."
                 )
-            classes.append(LandClass(str(entry["name"]), (colour[0], colour[1], colour[2])))
+            if not isinstance(colour, list) or len(colour) != 3 or not all(type(v) is int for v in colour):
+                raise ConfigError(f"Class {name!r} has the colour {colour!r}; expected [R, G, B] in 0..255.")
+            classes.append(LandClass(name, (colour[0], colour[1], colour[2])))
         unknown = data.get("unknown")
         names = [c.name for c in classes]
         if unknown is not None and unknown not in names:
-            raise ConfigError(
-                f"The legend's unknown class {unknown!r} is not among its classes. {did_you_mean(str(unknown), names)}"
-            )
+            hint = did_you_mean(str(unknown), names)
+            raise ConfigError(f"The legend's unknown class {unknown!r} is not among its classes. {hint}")
         return cls(
             str(data.get("name", "custom")), tuple(classes), None if unknown is None else names.index(unknown)
         )
@@ -174,9 +175,8 @@ def load_legend(source: str | Path) -> Legend:
         return BUILT_IN[str(source)]
     path = Path(source)
     if not path.is_file():
-        raise UsageError(
-            f"No legend {str(source)!r}: it is neither a YAML file nor built in. {did_you_mean(str(source), BUILT_IN)}"
-        )
+        hint = did_you_mean(str(source), BUILT_IN)
+        raise UsageError(f"No legend {str(source)!r}: it is neither a YAML file nor built in. {hint}")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

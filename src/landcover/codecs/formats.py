@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
+from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -94,12 +95,20 @@ def _decode_png(path: Path) -> Picture:
 
 
 def _webp_size(path: Path) -> tuple[int, int]:
-    with WebPImageFile(path) as image:
+    with _open_webp(path) as image:
         return image.height, image.width
 
 
 def _decode_webp(path: Path) -> Picture:
-    return _from_pillow(WebPImageFile(BytesIO(path.read_bytes())))
+    with _open_webp(path) as image:
+        return _from_pillow(image)
+
+
+def _open_webp(path: Path) -> WebPImageFile:
+    try:
+        return WebPImageFile(path)
+    except Image.DecompressionBombError:
+        raise RefusedError("has more pixels than WebP files may have here. Convert it to TIFF.") from None
 
 
 def _from_pillow(image: PngImageFile | WebPImageFile) -> Picture:
@@ -161,14 +170,14 @@ def _decode_raster(path: Path) -> Picture:
             raise _cmyk()
         if set(raster.dtypes) != {"uint8"}:
             raise _wrong_depth(", ".join(sorted(set(raster.dtypes))))
+        bits = raster.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")
+        if bits == "1" or (bits != "8" and ColorInterp.palette not in meanings):
+            raise _wrong_depth(f"{bits}-bit")
         palette = None
-        bits = raster.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
         if meanings == (ColorInterp.palette,):
             palette = np.zeros((256, 3), np.uint8)
             for entry, colour in raster.colormap(1).items():
                 palette[entry] = colour[:3]
-        elif bits is not None:
-            raise _wrong_depth(f"{bits}-bit")
         colours = [band for band, meaning in enumerate(meanings, 1) if meaning != ColorInterp.alpha]
         if len(colours) not in (1, 3):
             raise RefusedError(

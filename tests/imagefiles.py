@@ -1,0 +1,111 @@
+"""Small pictures and masks in every format, whole and broken, for the tests of whatever reads files."""
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
+
+from landcover.legend import DEEPGLOBE, Legend, UInt8Array
+
+
+def photo(height: int = 48, width: int = 64, seed: int = 0) -> UInt8Array:
+    """Smooth colours that JPEG keeps within a few grey values: uint8 (height, width, 3)."""
+    phase = np.random.default_rng(seed).uniform(0, 6, (3,))
+    row, col = np.mgrid[:height, :width]
+    waves = [np.sin(row / 9 + p) + np.cos(col / 11 - p) for p in phase]
+    return np.clip(128 + 50 * np.stack(waves, -1), 0, 255).astype(np.uint8)
+
+
+def class_index(height: int = 48, width: int = 64, legend: Legend = DEEPGLOBE, seed: int = 0) -> UInt8Array:
+    """Blocks of 8 px of all classes of a legend: uint8 (height, width)."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.permutation(np.arange((height // 8 + 1) * (width // 8 + 1), dtype=np.int64) % len(legend))
+    tall = blocks.reshape(height // 8 + 1, width // 8 + 1).repeat(8, 0).repeat(8, 1)
+    return np.ascontiguousarray(tall[:height, :width], dtype=np.uint8)
+
+
+def save(path: Path, array: UInt8Array, *, mode: str | None = None, **options: Any) -> Path:
+    """Write an array by Pillow in the format of the suffix or of ``format=``, converted to ``mode``."""
+    image = Image.fromarray(array)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image if mode is None else image.convert(mode)).save(path, **options)
+    return path
+
+
+def save_palette(path: Path, index: UInt8Array, colours: UInt8Array, **options: Any) -> Path:
+    """Write a palette PNG (or TIFF) by Pillow: indices (H, W) and colours (N, 3)."""
+    image = Image.fromarray(index)
+    image.putpalette(colours.tobytes())
+    image.save(path, **options)
+    return path
+
+
+def save_raster(path: Path, bands: np.ndarray[Any, Any], **profile: Any) -> Path:
+    """Write (H, W) or (H, W, B) by rasterio: a TIFF unless ``driver=`` says otherwise; JP2 is lossless."""
+    bands = bands[..., None] if bands.ndim == 2 else bands
+    height, width, count = bands.shape
+    colormap = profile.pop("colormap", None)
+    path.unlink(missing_ok=True)  # GDAL would open it first, and complain where it is broken
+    if profile.setdefault("driver", "GTiff") == "JP2OpenJPEG":
+        profile.update(QUALITY="100", REVERSIBLE="YES")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            path, "w", height=height, width=width, count=count, dtype=bands.dtype.name, **profile
+        ) as raster:
+            raster.write(np.moveaxis(bands, 2, 0))
+            if colormap is not None:
+                raster.write_colormap(1, colormap)
+    return path
+
+
+def save_lossless(path: Path, rgb: UInt8Array) -> Path:
+    """Write RGB without loss as PNG, TIFF, JP2 or WebP, whichever the suffix says."""
+    match path.suffix:
+        case ".webp":
+            return save(path, rgb, lossless=True)
+        case ".tif":
+            return save_raster(path, rgb)
+        case ".jp2":
+            return save_raster(path, rgb, driver="JP2OpenJPEG")
+    return save(path, rgb)
+
+
+def png_bytes(
+    height: int, width: int, *, bits: int = 8, colour_type: int = 2, rows: bytes | None = None
+) -> bytes:
+    """A PNG put together by hand, for forms that Pillow does not write; without ``rows`` it holds no pixels.
+
+    Args:
+        height: As the header says.
+        width: As the header says.
+        bits: Bits a sample.
+        colour_type: 0 grey, 2 RGB, 4 grey with alpha, 6 RGB with alpha.
+        rows: The rows, each after a filter byte.
+    """
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(rows or b""))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def png_16bit(height: int = 4, width: int = 6, *, channels: int = 3) -> bytes:
+    """A valid PNG of 16-bit samples, grey, RGB or RGBA by the number of channels."""
+    samples = np.arange(height * width * channels, dtype=">u2").reshape(height, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in samples)
+    return png_bytes(height, width, bits=16, colour_type={1: 0, 3: 2, 4: 6}[channels], rows=rows)
+
+
+def cut(path: Path, keep: int) -> Path:
+    """Keep the first ``keep`` bytes of a file; all but the last ``-keep`` where it is negative."""
+    path.write_bytes(path.read_bytes()[:keep])
+    return path
