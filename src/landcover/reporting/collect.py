@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, ValidationError, model_validator
 
-from landcover.bundle import BEST_NAME, ModelCard, read_card
+from landcover.bundle import BEST_NAME, ModelCard, model_digest, read_card
 from landcover.errors import DataError, UsageError
 from landcover.legend import BUILT_IN, Legend
 
@@ -35,8 +35,16 @@ class ImageScore(_Read):
     pixel_accuracy: Number = None
 
 
+class Cleaned(_Read):
+    """Scores after the removal of regions below ``min_region``."""
+
+    min_region: str
+    miou: Number
+    miou_change: Number
+
+
 class Evaluation(_Read):
-    """The result of one ``landcover evaluate``: scores are 0..1, ``gsd`` is in metres per pixel."""
+    """The result of one :func:`landcover.evaluation.evaluate`, which says what each value means."""
 
     metric: str
     split: str
@@ -50,19 +58,38 @@ class Evaluation(_Read):
     confusion: list[list[NonNegativeInt]]
     classes: list[str]
     per_image: list[ImageScore] = []
+    missed: list[NonNegativeInt] = []
+    miou_interval: tuple[float, float] | None = None
+    resampled: str = "images"
+    min_region: Cleaned | None = None
+    warnings: list[str] = []
     data: Path | None = None
     predictions: Path | None = None
+    model_sha256: str | None = None
     legend: dict[str, Any] | None = None
+    prediction_legend: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "Evaluation":
         size = len(self.classes)
         if len(self.confusion) != size or any(len(row) != size for row in self.confusion):
             raise ValueError(f"'confusion' is not {size} x {size}, but there are {size} 'classes'")
+        if self.missed and len(self.missed) != size:
+            raise ValueError(f"'missed' has {len(self.missed)} counts, but there are {size} 'classes'")
         strangers = [name for name in self.iou if name not in self.classes]
         if strangers:
             raise ValueError(f"'iou' has {strangers[0]!r}, which is not among 'classes'")
         return self
+
+
+class Start(_Read):
+    """What a run was begun, or last resumed, with."""
+
+    config: dict[str, Any] = {}
+    counts: dict[str, int] = {}
+    provenance: dict[str, Any] = {}
+    device: str | None = None
+    threads: int | None = None
 
 
 class Event(_Read):
@@ -103,18 +130,22 @@ class Run:
     Attributes:
         folder: The run folder.
         config: ``config.yaml`` as it was saved.
+        start: The last start.
         steps: Logged steps in order; what a resumed run did again stands once.
         validations: Likewise.
         end: The last event, or None where the run was cut off or still goes on.
         card: Card of the best model, or None where none was kept yet.
+        digest: SHA-256 of the best model, likewise.
     """
 
     folder: Path
     config: str
+    start: Start
     steps: tuple[Step, ...]
     validations: tuple[Validation, ...]
     end: End | None
     card: ModelCard | None
+    digest: str | None
 
     @property
     def name(self) -> str:
@@ -178,12 +209,12 @@ def read_run(folder: Path) -> Run:
     text = _read_part(folder, "config.yaml")
     steps: list[Step] = []
     validations: list[Validation] = []
-    end: End | None = None
+    start, end = Start(), None
     for number, event in _events(folder / "log.jsonl", _read_part(folder, "log.jsonl")):
         where = f"Line {number} of {folder / 'log.jsonl'} is no event of a training"
         match event.get("event"):
             case "start":
-                end = None
+                start, end = _validated(Start, event, where), None
             case "step":
                 _append(steps, _validated(Step, event, where))
             case "validation":
@@ -194,8 +225,9 @@ def read_run(folder: Path) -> Run:
                 raise DataError(
                     f"{where}: its 'event' is {other!r}; expected start, step, validation or end."
                 )
-    card = read_card(folder / BEST_NAME) if (folder / BEST_NAME).is_file() else None
-    return Run(folder, text, tuple(steps), tuple(validations), end, card)
+    best = folder / BEST_NAME
+    card, digest = (read_card(best), model_digest(best)) if best.is_file() else (None, None)
+    return Run(folder, text, start, tuple(steps), tuple(validations), end, card, digest)
 
 
 def collect(inputs: Iterable[Path]) -> tuple[list[Run], list[Scored]]:

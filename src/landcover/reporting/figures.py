@@ -95,7 +95,7 @@ def line_chart(
     last = last_step or 1.0
     thinned = [_thin(c) for c in curves]
     finite = np.concatenate([mean[np.isfinite(mean)] for _, mean, _, _ in thinned])
-    top = y_max if y_max is not None else (float(finite.max()) if finite.size else 1.0)
+    top = y_max if y_max is not None else float(finite.max(initial=0.0)) or 1.0
     y_values = nice_ticks(top, ticks)
     if y_max is None and y_values[-1] < top:
         y_values.append(y_values[-1] + y_values[1])
@@ -163,8 +163,8 @@ class Matrix:
 
     Attributes:
         columns: The predicted classes.
-        rows: The true classes, the same in the same order.
-        unscored: Those of them that the metric does not look at.
+        rows: The true classes.
+        unscored: Those of ``rows`` that the metric does not look at.
         confusions: The largest mistakes: truth, prediction, share of the truth; the worst first.
     """
 
@@ -177,7 +177,8 @@ class Matrix:
 def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], scored: Sequence[str]) -> Matrix:
     """Normalise the rows of a confusion matrix (rows are the truth).
 
-    Classes that are not scored and hold no pixel are left out. Counts are Python integers: no overflow.
+    Rows and columns of classes that are not scored and hold no pixel are left out. Counts are Python
+    integers: no overflow.
 
     Args:
         counts: (K, K) pixels.
@@ -185,25 +186,30 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], scored: Sequen
         scored: Those of them that the metric looks at; only these are named as confusions.
     """
     everything = sum(sum(row) for row in counts)
-    size = range(len(names))
-    kept = [i for i in size if names[i] in scored or any(counts[i]) or any(row[i] for row in counts)]
+    kept_rows = [i for i, name in enumerate(names) if name in scored or any(counts[i])]
+    kept_columns = [j for j, name in enumerate(names) if name in scored or any(row[j] for row in counts)]
     rows = []
-    for i in kept:
+    for i in kept_rows:
         pixels = sum(counts[i])
-        cells = tuple(Cell(counts[i][j] / pixels if pixels else None, counts[i][j], i == j) for j in kept)
+        cells = tuple(
+            Cell(counts[i][j] / pixels if pixels else None, counts[i][j], i == j) for j in kept_columns
+        )
         rows.append(MatrixRow(names[i], cells, pixels, pixels / everything if everything else 0.0))
-    columns = tuple(names[i] for i in kept)
     mistakes = sorted(
         (
-            (row.name, column, cell.share)
-            for row in rows
-            for column, cell in zip(columns, row.cells, strict=True)
-            if cell.share and not cell.correct and row.name in scored
+            (counts[i][j] / sum(counts[i]), names[i], names[j])
+            for i in kept_rows
+            for j in kept_columns
+            if i != j and counts[i][j] and names[i] in scored
         ),
-        key=lambda mistake: -mistake[2],
+        key=lambda mistake: -mistake[0],
     )
-    unscored = tuple(name for name in columns if name not in scored)
-    return Matrix(columns, tuple(rows), unscored, tuple(mistakes[:3]))
+    return Matrix(
+        tuple(names[j] for j in kept_columns),
+        tuple(rows),
+        tuple(names[i] for i in kept_rows if names[i] not in scored),
+        tuple((truth, said, share) for share, truth, said in mistakes[:3]),
+    )
 
 
 def histogram(values: Sequence[float], bins: int = 20) -> list[int]:

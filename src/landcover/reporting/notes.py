@@ -9,16 +9,14 @@ _NEIGHBOURS = ("folders", "glnet", "random", "kfold")
 """Splits that part images without regard to the scenes that they were cut from."""
 
 
-def evaluation_notes(evaluation: Evaluation) -> list[str]:
-    """Return the notes on one evaluation: absent classes, an unusual metric, a split that may leak."""
-    notes = []
-    absent = [name for name, value in evaluation.iou.items() if value is None]
-    if absent:
-        verb = "does" if len(absent) == 1 else "do"
-        notes.append(
-            f"{listing(absent)} {verb} not occur in these images, neither in the truth nor in the maps: "
-            f"the mean is over the other {len(evaluation.iou) - len(absent)} classes."
-        )
+def evaluation_notes(evaluation: Evaluation, runs: Sequence[Run] = ()) -> list[str]:
+    """Return the notes on one evaluation: its own warnings, a split that may leak, an unusual metric.
+
+    Args:
+        evaluation: The evaluation.
+        runs: Runs whose best model it may have scored, on the images by which that was chosen.
+    """
+    notes = list(evaluation.warnings)
     split = evaluation.split.split(":")[0]
     if split.split("-")[0] in _NEIGHBOURS:
         notes.append(
@@ -30,12 +28,29 @@ def evaluation_notes(evaluation: Evaluation) -> list[str]:
         notes.append(
             "All images were scored. If the model was trained on some of them, this number is optimistic."
         )
+    notes += [
+        f"The run {run.name} chose its best step by these very images: this number is a little optimistic."
+        for run in runs
+        if _chosen_by(evaluation, run)
+    ]
     if evaluation.metric != "challenge":
         notes.append(
             f"The metric is {evaluation.metric}: compare it only with numbers of the same metric, "
             "not with the challenge's."
         )
     return notes
+
+
+def _chosen_by(evaluation: Evaluation, run: Run) -> bool:
+    """Tell whether the best model of a run was scored on the images that it was chosen by."""
+    return (
+        run.card is not None
+        and run.digest == evaluation.model_sha256
+        and run.card.recipe.get("validation", {}).get("keep") == "best"
+        and evaluation.split in [score.get("split") for score in run.card.scores]
+        and evaluation.data is not None
+        and evaluation.data.resolve().name == run.card.provenance.get("data")
+    )
 
 
 def comparison_notes(scored: Sequence[Scored]) -> list[str]:

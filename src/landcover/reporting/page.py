@@ -51,7 +51,7 @@ def report(
     refuse_existing(out, force=force)
     runs, evaluations = collect(paths)
     side = side_px(2 * images * len(evaluations))
-    scores = [score_view(scored, images, side) for scored in track(evaluations, "Drawing")]
+    scores = [score_view(scored, runs, images, side) for scored in track(evaluations, "Drawing")]
     page = render([training_view(run) for run in runs], scores, title=title, written=datetime.now(UTC))
     write_text(out, page, force=force)
     return out

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from landcover.codecs import read_mask
 from landcover.data import Dataset, Item, open_dataset
-from landcover.errors import LandcoverError, MaskError
+from landcover.errors import LandcoverError
+from landcover.evaluation.predictions import from_folder
 from landcover.legend import NODATA, Legend
 from landcover.reporting.collect import Evaluation, ImageScore
 
@@ -129,7 +129,7 @@ class _Source:
     dataset: Dataset
     items: dict[str, Item]
     predictions: Path
-    legend: Legend
+    map_legend: Legend
     scored: tuple[str, ...]
 
     def draw(self, row: ImageScore, side: int) -> Scene:
@@ -144,21 +144,18 @@ class _Source:
     def _pictures(self, key: str, side: int) -> tuple[Picture, ...]:
         item = self.items[key]
         truth = self.dataset.read_mask(item)
-        path = self.predictions / f"{key}_mask.png"
-        prediction = read_mask(path, self.legend).index
-        if prediction.shape != truth.shape:
-            raise MaskError(
-                f"{path} has {prediction.shape[1]} x {prediction.shape[0]} pixels, its truth "
-                f"{truth.shape[1]} x {truth.shape[0]}."
-            )
+        maps = from_folder(self.dataset, [item], self.predictions, self.map_legend)
+        prediction = maps.predict(item).index
         small_truth, small_prediction = thin_out(truth, side), thin_out(prediction, side)
-        error = error_colours(small_truth, small_prediction, self.legend, self.scored)
+        error = error_colours(small_truth, small_prediction, self.dataset.legend, self.scored)
         wrong = (error == WRONG).all(axis=2).mean()
         return (
             _photo(shrink(self.dataset.read_image(item), side), f"Satellite image {key}"),
-            _flat("Truth", self.legend.colours[small_truth], f"Truth: {self._shares(truth)}"),
+            _flat("Truth", self.dataset.legend.colours[small_truth], f"Truth: {self._shares(truth)}"),
             _flat(
-                "Prediction", self.legend.colours[small_prediction], f"Prediction: {self._shares(prediction)}"
+                "Prediction",
+                self.dataset.legend.colours[small_prediction],
+                f"Prediction: {self._shares(prediction)}",
             ),
             _flat("Error", error, f"Error map: {100 * wrong:.1f} % of the pixels are wrong"),
         )
@@ -166,8 +163,8 @@ class _Source:
     def _shares(self, index: UInt8Array) -> str:
         """Say which classes hold most of a map."""
         shares = np.bincount(index.ravel(), minlength=256) / index.size
-        largest = sorted(range(len(self.legend)), key=lambda i: -shares[i])[:3]
-        said = [f"{self.legend.names[i]} {100 * shares[i]:.0f} %" for i in largest if shares[i] > 0]
+        largest = sorted(range(len(self.dataset.legend)), key=lambda i: -shares[i])[:3]
+        said = [f"{self.dataset.legend.names[i]} {100 * shares[i]:.0f} %" for i in largest if shares[i] > 0]
         if shares[NODATA]:
             said.append(f"no data {100 * shares[NODATA]:.0f} %")
         return ", ".join(said)
@@ -209,7 +206,10 @@ def _open(evaluation: Evaluation, legend: Legend | None) -> _Source | str:
     if list(dataset.legend.names) != evaluation.classes:
         return f"The data at {evaluation.data} have other classes now, so there are no pictures."
     items = {item.key: item for item in dataset.items}
-    return _Source(dataset, items, evaluation.predictions, dataset.legend, tuple(evaluation.iou))
+    # Maps that evaluate kept of a model are in the truth's legend; those of a folder may be in another.
+    own = evaluation.prediction_legend if evaluation.model is None else None
+    map_legend = Legend.from_dict(own) if own is not None else dataset.legend
+    return _Source(dataset, items, evaluation.predictions, map_legend, tuple(evaluation.iou))
 
 
 def _without_pictures(row: ImageScore, missing: str = "") -> Scene:

@@ -16,6 +16,9 @@ from landcover.reporting.wording import count, css_colour, duration, percent, pe
 Facts = dict[str, str]
 """What stands in a list of facts: name to text."""
 
+NO_DATA = "(no data)"
+"""Column of the matrix for pixels that were not mapped; no class."""
+
 
 @dataclass(frozen=True)
 class TrainingView:
@@ -45,11 +48,12 @@ class ScoreView:
         return self.scored.evaluation
 
 
-def score_view(scored: Scored, images: int, side_px: int) -> ScoreView:
+def score_view(scored: Scored, runs: Sequence[Run], images: int, side_px: int) -> ScoreView:
     """Prepare an evaluation for the page.
 
     Args:
         scored: The evaluation.
+        runs: Runs on the same page, whose best model it may have scored.
         images: How many of the best and of the worst images to draw; 0 leaves them out.
         side_px: Longest side of a picture.
     """
@@ -64,14 +68,25 @@ def score_view(scored: Scored, images: int, side_px: int) -> ScoreView:
         "Model": evaluation.model or "maps of a folder",
         "Data": str(evaluation.data or "not stated"),
     }
+    if (cleaned := evaluation.min_region) is not None:
+        change = "" if cleaned.miou_change is None else f" ({100 * cleaned.miou_change:+.1f} points)"
+        facts[f"mIoU without regions below {cleaned.min_region}"] = f"{percent(cleaned.miou)}{change}"
     return ScoreView(
         scored,
         facts,
-        evaluation_notes(evaluation),
-        matrix(evaluation.confusion, evaluation.classes, list(evaluation.iou)),
+        evaluation_notes(evaluation, runs),
+        matrix(*_with_missed(evaluation), list(evaluation.iou)),
         histogram([row.miou for row in evaluation.per_image if row.miou is not None]),
         draw_scenes(evaluation, scored.legend, images, side_px) if images else None,
     )
+
+
+def _with_missed(evaluation: Evaluation) -> tuple[list[list[int]], list[str]]:
+    """Return counts and classes, with a column more where pixels were mapped as no data."""
+    if not any(evaluation.missed):
+        return evaluation.confusion, evaluation.classes
+    rows = [[*row, missed] for row, missed in zip(evaluation.confusion, evaluation.missed, strict=True)]
+    return [*rows, [0] * (len(rows) + 1)], [*evaluation.classes, NO_DATA]
 
 
 def training_view(run: Run) -> TrainingView:
@@ -114,6 +129,12 @@ def run_facts(run: Run) -> Facts:
         "Images per second": f"{np.median(speeds):.1f} (median)" if speeds else "not stated",
         "Ended": run.end.reason if run.end else "not yet, or cut off",
     }
+    if run.start.device is not None:
+        threads = f", {run.start.threads} threads" if run.start.threads and run.start.device == "cpu" else ""
+        facts["Device"] = run.start.device + threads
+    facts |= {f"{part.capitalize()} images": count(n) for part, n in run.start.counts.items()}
+    made = run.start.provenance
+    facts |= {key.capitalize(): str(made[key]) for key in ("data", "split", "date") if made.get(key)}
     if run.card is not None:
         facts["Model"] = f"{run.card.model.architecture}, {run.card.model.encoder}"
         facts["Ground sample distance"] = f"{run.card.preprocessing.gsd:g} m"
@@ -133,6 +154,7 @@ def swatches(scores: Iterable[Scored], runs: Iterable[Run]) -> Mapping[str, str]
         names += [name for validation in run.validations for name in validation.iou]
     known = {c.name: css_colour(c.colour) for legend in legends if legend for c in legend.classes}
     strangers = [name for name in dict.fromkeys(names) if name not in known]
+    known[NO_DATA] = "transparent"
     return known | {n: f"hsl({360 * i / len(strangers):.0f} 60% 55%)" for i, n in enumerate(strangers)}
 
 

@@ -1,0 +1,812 @@
+import base64
+import io
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+from typer.testing import CliRunner
+
+from landcover import cli
+from landcover.bundle import ModelCard, model_digest, save_model
+from landcover.codecs import read_mask
+from landcover.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
+from landcover.evaluation import evaluate
+from landcover.legend import DEEPGLOBE, LandClass, Legend
+from landcover.models import ModelConfig
+from landcover.preprocessing import Preprocessing
+from landcover.reporting import report
+from landcover.reporting.collect import ImageScore, collect, read_evaluation, read_run, short_names
+from landcover.reporting.figures import Curve, histogram, line_chart, matrix, nice_ticks
+from landcover.reporting.notes import comparison_notes, evaluation_notes, run_notes
+from landcover.reporting.strips import (
+    IGNORED,
+    WRONG,
+    best_and_worst,
+    draw_scenes,
+    error_colours,
+    shrink,
+    side_px,
+    thin_out,
+)
+from report_world import NAMES, SCORED, save, validation, write_run, write_world
+
+NASTY = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """What a page holds: tags with attributes, and the text that is not style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.pieces: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] != "style":
+            self.pieces.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.pieces).split())
+
+    def images(self) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == "img"]
+
+
+def read_page(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def change(path: Path, **changes: object) -> Path:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return path
+
+
+def write_events(run: Path, *events: dict[str, object]) -> None:
+    (run / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
+def step(number: int, loss: float) -> dict[str, object]:
+    return {"event": "step", "step": number, "images": number, "loss": loss, "lr": 0.1, "seconds": number}
+
+
+# Reading
+
+
+def test_what_a_resumed_run_did_again_counts_once(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    write_events(
+        run, step(1, 5.0), step(2, 4.0), step(3, 9.0), validation(3, 3.0, 0.9),
+        {"event": "start"}, step(2, 3.5), step(3, 3.0), validation(3, 3.0, 0.5),
+    )  # fmt: skip
+    read = read_run(run)
+    assert [s.loss for s in read.steps] == [5.0, 3.5, 3.0]
+    assert [v.miou for v in read.validations] == [validation(3, 3.0, 0.5)["miou"]]
+    assert read.best is read.validations[0]
+
+
+def test_a_run_that_goes_on_after_its_end_has_not_ended(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    assert read_run(run).end is not None
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"event": "start"}\n')
+    assert read_run(run).end is None
+
+
+def test_half_a_last_line_is_left_out_but_damage_elsewhere_is_told(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", ended=False)
+    log = run / "log.jsonl"
+    whole = log.read_text()
+    log.write_text(whole + '{"event": "step", "st')
+    assert len(read_run(run).steps) == 40
+    log.write_text('{"event": "step", "st\n' + whole)
+    with pytest.raises(DataError, match=r"Line 1 of .*log\.jsonl is not JSON"):
+        read_run(run)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"event": "cake"}', "'cake'; expected start, step, validation or end"),
+        ('{"event": "step", "step": 3}', "'seconds': Field required"),
+        ('{"event": "step", "step": -3, "seconds": 1, "loss": 1, "lr": 1}', "'step'"),
+        ("[1, 2]", "no event"),
+        ('{"event": "validation", "step": 1, "seconds": 1, "miou": "good", "iou": {}}', "'miou'"),
+    ],
+)
+def test_a_log_of_something_else_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "log.jsonl").write_text(f'{{"event": "start"}}\n{line}\n')
+    with pytest.raises(DataError, match=f"Line 2 of .*{re.escape(said)}"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "log.jsonl"])
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "run")
+    (run / name).unlink()
+    with pytest.raises(DataError, match=f"not a run folder: it has no {name}"):
+        collect([run])
+
+
+def test_a_binary_log_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "log.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="is not text"):
+        read_run(run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"confusion": [[1, 2], [3, 4]]}, "'confusion' is not 7 x 7"),
+        ({"confusion": [[1] * 7] * 6 + [[1] * 6]}, "'confusion' is not 7 x 7"),
+        ({"confusion": [[-1] * 7] * 7}, "greater than or equal to 0"),
+        ({"iou": {"sea": 0.5}}, "'sea', which is not among 'classes'"),
+        ({"miou": "good"}, "'miou'"),
+        ({"missed": [1, 2]}, "'missed' has 2 counts"),
+        ({"legend": {"name": "x", "classes": "none"}}, "needs 'classes'"),
+        ({"legend": DEEPGLOBE.to_dict(), "classes": [*NAMES[:6], "cloud"]}, "other classes"),
+    ],
+)
+def test_an_evaluation_that_contradicts_itself_is_refused(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    path = change(write_world(tmp_path, images=1, size=8), **changes)
+    with pytest.raises((DataError, UsageError), match=said):
+        collect([path])
+
+
+@pytest.mark.parametrize("content", [b"", b'{"metric": "chal', b"\xff\xd8\xff", b"[]", b'{"layout": "flat"}'])
+def test_a_file_that_is_no_evaluation_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "e.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"e\.json is not (JSON|a result of landcover evaluate)"):
+        collect([path])
+
+
+def test_inputs_must_be_there_and_different(tmp_path: Path) -> None:
+    path = write_world(tmp_path, images=1, size=8)
+    with pytest.raises(UsageError, match="Nothing to report on"):
+        collect([])
+    with pytest.raises(DataError, match=r"gone\.json does not exist"):
+        collect([tmp_path / "gone.json"])
+    with pytest.raises(UsageError, match="given more than once"):
+        collect([path, path.parent / "." / path.name])
+
+
+def test_nan_in_json_is_an_undefined_number(tmp_path: Path) -> None:
+    path = write_world(tmp_path, images=1, size=8)
+    iou = dict.fromkeys(SCORED, 0.5) | {"water": float("nan")}
+    change(path, iou=iou, miou=float("inf"))
+    assert "NaN" in path.read_text()
+    read = read_evaluation(path)
+    assert read.iou["water"] is None
+    assert read.miou is None
+
+
+def test_names_take_as_many_folders_as_it_needs() -> None:
+    assert short_names([Path("/a/x.json"), Path("/b/y.json")]) == ["x", "y"]
+    assert short_names([Path("/r/a/x.json"), Path("/r/b/x.json")]) == ["a/x", "b/x"]
+    assert short_names([Path("/a/b/x.json"), Path("/c/b/x.json")]) == ["a/b/x", "c/b/x"]
+    assert short_names([]) == []
+
+
+def test_legend_comes_from_the_json_else_from_what_is_built_in(tmp_path: Path) -> None:
+    own = Legend("own", tuple(LandClass(n, (i, 9, 9)) for i, n in enumerate(NAMES)), 6)
+    path = write_world(tmp_path, images=1, size=8)
+    assert collect([path])[1][0].legend is DEEPGLOBE
+    assert collect([change(path, legend=own.to_dict())])[1][0].legend == own
+    strange = [f"{name}s" for name in NAMES]
+    change(path, legend=None, classes=strange, iou=dict.fromkeys(strange[:6], 0.5))
+    assert collect([path])[1][0].legend is None
+
+
+def test_the_card_of_the_best_model_is_read_and_a_damaged_one_told(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    own = Legend("own", (LandClass("sea", (1, 2, 3)), LandClass("land", (4, 5, 6))), None)
+    card = make_card(own)
+    assert read_run(run).legend is DEEPGLOBE
+    save_model(run / "best.safetensors", {"w": np.zeros(3, np.float32)}, card)
+    assert read_run(run).legend == own
+    text = read_page(report([run], tmp_path / "r.html")).text
+    assert "0.75 m" in text
+    assert "research only" in text
+    (run / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes()[:40])
+    with pytest.raises(ModelError):
+        read_run(run)
+
+
+def make_card(legend: Legend) -> ModelCard:
+    return ModelCard(
+        model=ModelConfig(encoder="mobilenetv2_100"),
+        legend=legend,
+        preprocessing=Preprocessing(gsd=0.75, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
+        window_px=256,
+        overlap_px=64,
+        licence="research only",
+    )
+
+
+# Figures
+
+
+@given(st.floats(1e-9, 1e9), st.integers(1, 12))
+def test_ticks_are_few_even_and_within(top: float, count: int) -> None:
+    ticks = nice_ticks(top, count)
+    assert ticks[0] == 0
+    assert 1 <= len(ticks) <= count + 1
+    assert ticks[-1] <= top * (1 + 1e-6)
+    assert np.allclose(np.diff(ticks), ticks[1] if len(ticks) > 1 else 0, rtol=1e-6)
+    if len(ticks) > 1:
+        digits = ticks[1] / 10 ** np.floor(np.log10(ticks[1] * (1 + 1e-9)))
+        assert np.isclose(digits, [1, 2, 2.5, 5]).any()
+
+
+@pytest.mark.parametrize("top", [0.0, -1.0, float("nan")])
+def test_ticks_of_an_empty_range(top: float) -> None:
+    assert nice_ticks(top) == [0.0, 1.0]
+
+
+def curve(values: list[float], **options: bool) -> Curve:
+    return Curve("c", np.arange(1.0, len(values) + 1), np.array(values), **options)
+
+
+def test_a_line_goes_through_its_values_and_breaks_at_gaps() -> None:
+    chart = line_chart(
+        "T",
+        [curve([1.0, 0.5, np.nan, 0.25], dots=True)],
+        label=str,
+        minutes=lambda s: s,
+        last_step=4,
+        y_max=1,
+    )
+    assert chart.lines[0].path == "M25 0L50 50M100 75"
+    assert [(d.x, d.y) for d in chart.lines[0].dots] == [(25, 0), (50, 50), (100, 75)]
+    assert [(t.at, t.label, t.below) for t in chart.x_ticks][-1] == (100, "4", "4 min")
+    assert [t.at for t in chart.y_ticks] == [100, 80, 60, 40, 20, 0]
+    assert chart.summary == "T: c from 1.0 at step 1 to 0.25 at step 4."
+
+
+def test_an_axis_ends_on_a_tick_at_or_above_the_largest_value() -> None:
+    chart = line_chart("T", [curve([1.42, 1.0])], label=str, minutes=float, last_step=2)
+    assert chart.y_ticks[-1].at == 0
+    assert float(chart.y_ticks[-1].label) == 1.5
+    assert "M50 5.33" in chart.lines[0].path
+
+
+@pytest.mark.parametrize("values", [[], [np.nan], [np.nan] * 500, [0.0, 0.0]])
+def test_curves_without_values_can_be_drawn(values: list[float]) -> None:
+    chart = line_chart("T", [curve(values)], label=str, minutes=float, last_step=len(values))
+    assert "nan" not in chart.lines[0].path + chart.lines[0].band
+    assert all(np.isfinite(t.at) for t in chart.x_ticks + chart.y_ticks)
+
+
+def test_a_long_line_is_thinned_to_means_within_its_band() -> None:
+    random = np.random.default_rng(0)
+    values = random.random(10_000)
+    values[5_000:5_010] = np.nan
+    drawn = line_chart("T", [curve(values.tolist())], label=str, minutes=float, last_step=10_000, y_max=1)
+    points = np.array(re.findall(r"[ML]([\d.]+) ([\d.]+)", drawn.lines[0].path), float)
+    assert 50 < len(points) <= 200
+    assert (100 - points[:, 1]).mean() / 100 == pytest.approx(np.nanmean(values), abs=1e-3)
+    band = np.array(re.findall(r"[ML]([\d.]+) ([\d.]+)", drawn.lines[0].band), float)
+    lower, upper = band[: len(points), 1], band[len(points) :, 1][::-1]
+    assert (upper <= points[:, 1]).all()
+    assert (points[:, 1] <= lower).all()
+
+
+@given(hnp.arrays(np.int64, (7, 7), elements=st.integers(0, 2**52)))
+def test_matrix_rows_are_shares_of_the_truth(counts: np.ndarray) -> None:
+    result = matrix(counts.tolist(), NAMES, SCORED)
+    assert [row.name for row in result.rows] == NAMES[: 7 if counts[6].any() else 6]
+    assert list(result.columns) == NAMES[: 7 if counts[:, 6].any() else 6]
+    for i, row in enumerate(result.rows):
+        total = sum(int(n) for n in counts[i])
+        assert row.pixels == total
+        for j, cell in enumerate(row.cells):
+            assert cell.correct == (i == j)
+            assert cell.share == (pytest.approx(int(counts[i, j]) / total) if total else None)
+    shares = [share for _, _, share in result.confusions]
+    off = sorted((c.share or 0 for r in result.rows[:6] for c in r.cells if not c.correct), reverse=True)
+    assert shares == [share for share in off[:3] if share]
+
+
+def test_matrix_names_the_largest_confusions() -> None:
+    result = matrix([[50, 50, 0], [1, 99, 0], [70, 20, 10]], ["a", "b", "unknown"], ["a", "b"])
+    assert result.confusions == (("a", "b", 0.5), ("b", "a", 0.01))
+    assert result.unscored == ("unknown",)
+
+
+def test_histogram_counts_every_image_once() -> None:
+    assert histogram([0.0, 0.049, 0.05, 0.5, 1.0], 20) == [2, 1] + [0] * 8 + [1] + [0] * 8 + [1]
+
+
+# Pictures
+
+
+@given(st.lists(st.none() | st.floats(0, 1), max_size=30), st.integers(0, 8))
+def test_best_and_worst_share_no_image_and_bound_the_rest(scores: list[float | None], count: int) -> None:
+    rows = [ImageScore(key=str(i), miou=score) for i, score in enumerate(scores)]
+    best, worst = best_and_worst(rows, count)
+    chosen = [row.key for row in (*best, *worst)]
+    assert len(set(chosen)) == len(chosen)
+    scored = sorted(s for s in scores if s is not None)
+    assert len(chosen) == min(2 * count, len(scored))
+    assert 0 <= len(best) - len(worst) <= 1
+    assert [row.miou for row in worst] == scored[: len(worst)]
+    assert [row.miou for row in best] == scored[::-1][: len(best)]
+
+
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)), st.integers(1, 50))
+def test_thinning_keeps_only_what_is_there(index: np.ndarray, side: int) -> None:
+    small = thin_out(index, side)
+    assert max(small.shape) == min(side, max(index.shape))
+    assert set(np.unique(small)) <= set(np.unique(index))
+    if max(index.shape) <= side:
+        assert (small == index).all()
+    assert shrink(np.repeat(index[..., None], 3, 2), side).shape == (*small.shape, 3)
+
+
+def test_thinning_by_a_whole_factor_takes_the_central_pixels() -> None:
+    index = np.arange(81, dtype=np.uint8).reshape(9, 9)
+    assert thin_out(index, 3).tolist() == [[10, 13, 16], [37, 40, 43], [64, 67, 70]]
+
+
+def test_error_map_shows_right_wrong_and_not_scored() -> None:
+    truth = np.array([[0, 1, 6, 255, 3, 3]], np.uint8)
+    prediction = np.array([[0, 2, 1, 0, 6, 255]], np.uint8)
+    colours = error_colours(truth, prediction, DEEPGLOBE, SCORED)[0]
+    assert colours[0].tolist() == [184, 255, 255]  # urban (0, 255, 255), faded to 28 %
+    assert [tuple(c) for c in colours[1:].tolist()] == [WRONG, IGNORED, IGNORED, WRONG, WRONG]
+
+
+def test_pictures_are_the_image_the_truth_the_map_and_its_errors(tmp_path: Path) -> None:
+    evaluation = read_evaluation(write_world(tmp_path, images=4, size=40))
+    scenes = draw_scenes(evaluation, DEEPGLOBE, 1, 480)
+    assert (scenes.missing, [s.key for s in scenes.best], [s.key for s in scenes.worst]) == (
+        "",
+        ["val/0000"],
+        ["val/0003"],
+    )
+    image, truth, prediction, error = map(decode, (p.uri for p in scenes.worst[0].pictures))
+    source = np.asarray(Image.open(tmp_path / "data/val/0003_sat.jpg")).astype(int)
+    assert np.abs(image.astype(int) - source).mean() < 12
+    assert (truth == np.asarray(Image.open(tmp_path / "data/val/0003_mask.png"))).all()
+    assert (prediction == np.asarray(Image.open(tmp_path / "maps/val/0003_mask.png"))).all()
+    wrong = (truth != prediction).any(2) & truth.any(2)  # black is unknown
+    assert ((error == WRONG).all(2) == wrong).all()
+    assert f"{100 * wrong.mean():.1f} %" in scenes.worst[0].pictures[3].alt
+
+
+def decode(uri: str | None) -> np.ndarray:
+    assert uri is not None
+    kind, data = uri.split(";base64,")
+    assert kind in ("data:image/png", "data:image/webp")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+
+def test_pictures_are_never_larger_than_asked(tmp_path: Path) -> None:
+    evaluation = read_evaluation(write_world(tmp_path, images=2, size=96))
+    for picture in draw_scenes(evaluation, DEEPGLOBE, 1, 50).best[0].pictures:
+        assert decode(picture.uri).shape == (50, 50, 3)
+        assert (picture.width, picture.height) == (50, 50)
+
+
+def test_one_damaged_map_costs_only_its_own_pictures(tmp_path: Path) -> None:
+    path = write_world(tmp_path, images=4, size=40)
+    (tmp_path / "maps/val/0000_mask.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "maps/val/0001_mask.png").unlink()
+    save(tmp_path / "maps/val/0002_mask.png", np.zeros((8, 9, 3), np.uint8))
+    scenes = draw_scenes(read_evaluation(path), DEEPGLOBE, 2, 480)
+    assert "0000_mask.png" in scenes.best[0].missing
+    assert "0001_mask.png" in scenes.best[1].missing
+    assert "8 x 9 pixels (height x width), the image 40 x 40" in scenes.worst[1].missing
+    assert len(scenes.worst[0].pictures) == 4
+
+
+def test_maps_in_another_order_of_classes_are_shown_in_the_truths(tmp_path: Path) -> None:
+    path = write_world(tmp_path, images=2, size=16)
+    turned = Legend("turned", DEEPGLOBE.classes[::-1], 0)
+    for number in range(2):
+        truth = read_mask(tmp_path / f"data/val/{number:04d}_mask.png", DEEPGLOBE).index
+        save(tmp_path / f"maps/val/{number:04d}_mask.png", (6 - truth).astype(np.uint8))
+    change(path, model=None, legend=DEEPGLOBE.to_dict(), prediction_legend=turned.to_dict())
+    pictures = draw_scenes(read_evaluation(path), DEEPGLOBE, 1, 480).worst[0].pictures
+    assert pictures[1].uri == pictures[2].uri
+    change(path, model="kept/maps")  # which are in the truth's legend
+    pictures = draw_scenes(read_evaluation(path), DEEPGLOBE, 1, 480).worst[0].pictures
+    assert pictures[1].uri != pictures[2].uri
+
+
+def test_an_image_that_has_left_the_data_is_told(tmp_path: Path) -> None:
+    path = write_world(tmp_path, images=2, size=16)
+    for kind in ("sat.jpg", "mask.png"):
+        (tmp_path / f"data/val/0001_{kind}").unlink()
+    scenes = draw_scenes(read_evaluation(path), DEEPGLOBE, 1, 480)
+    assert "no longer in" in scenes.worst[0].missing
+    assert scenes.best[0].pictures
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"predictions": None}, "kept no maps"),
+        ({"data": None}, "kept no maps"),
+        ({"data": "/nowhere"}, "images are no longer at /nowhere"),
+        ({"predictions": "/nowhere"}, "maps are no longer at /nowhere"),
+        ({"per_image": []}, "no scores of single images"),
+    ],
+)
+def test_the_page_says_why_there_are_no_pictures(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    path = change(write_world(tmp_path, images=2, size=16), **changes)
+    page = read_page(report([path], tmp_path / "r.html"))
+    assert page.images() == []
+    assert said in page.text
+
+
+def test_an_empty_data_folder_is_told_too(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    path = change(write_world(tmp_path, images=2, size=16), data=str(tmp_path / "empty"))
+    assert "No pictures:" in read_page(report([path], tmp_path / "r.html")).text
+
+
+def test_more_rows_make_smaller_pictures_of_the_same_weight() -> None:
+    assert side_px(0) == side_px(6) == side_px(12) == 480
+    assert side_px(48) == 240
+    assert 48 * side_px(48) ** 2 == pytest.approx(12 * 480**2, rel=0.02)
+
+
+# Notes
+
+
+def test_the_warnings_of_the_evaluation_come_first(tmp_path: Path) -> None:
+    path = write_world(tmp_path, images=1, size=8)
+    assert evaluation_notes(read_evaluation(path)) == []
+    change(path, warnings=["Class 'water' is absent."], metric="glnet")
+    notes = evaluation_notes(read_evaluation(path))
+    assert notes[0] == "Class 'water' is absent."
+    assert len(notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("keep", "split", "data", "same", "told"),
+    [
+        ("best", "scenes-k5@0:val", "data", True, True),
+        ("last", "scenes-k5@0:val", "data", True, False),
+        ("best", "scenes-k5@1:val", "data", True, False),
+        ("best", "scenes-k5@0:val", "other", True, False),
+        ("best", "scenes-k5@0:val", "data", False, False),
+    ],
+)
+def test_a_number_on_the_images_that_chose_the_step_is_told(
+    tmp_path: Path, keep: str, split: str, data: str, same: bool, told: bool
+) -> None:
+    run = write_run(tmp_path / "run")
+    card = make_card(DEEPGLOBE).model_copy(
+        update={
+            "recipe": {"validation": {"keep": keep}},
+            "scores": ({"split": "scenes-k5@0:val"},),
+            "provenance": {"data": "data"},
+        }
+    )
+    save_model(run / "best.safetensors", {"w": np.zeros(3, np.float32)}, card)
+    digest = model_digest(run) if same else "0" * 64
+    path = write_world(tmp_path, images=1, size=8, split=split, model_sha256=digest, data=f"/x/{data}")
+    notes = evaluation_notes(read_evaluation(path), [read_run(run)])
+    assert ("The run run chose its best step by these very images" in " ".join(notes)) == told
+
+
+@pytest.mark.parametrize(
+    ("split", "leaks"),
+    [
+        ("folders:validation", True),
+        ("random-723-80@1:val", True),
+        ("kfold-5@0:val", True),
+        ("glnet:test", True),
+        ("scenes-k5@0:val", False),
+        ("ids.txt", False),
+    ],
+)
+def test_splits_that_ignore_scenes_get_a_note(tmp_path: Path, split: str, leaks: bool) -> None:
+    path = change(write_world(tmp_path, images=1, size=8), split=split, iou=dict.fromkeys(SCORED, 0.5))
+    assert any("neighbours" in note for note in evaluation_notes(read_evaluation(path))) == leaks
+
+
+def test_other_metrics_and_scoring_everything_get_a_note(tmp_path: Path) -> None:
+    path = change(write_world(tmp_path, images=1, size=8), metric="seven-class", split="all")
+    notes = " ".join(evaluation_notes(read_evaluation(path)))
+    assert "metric is seven-class" in notes
+    assert "All images were scored" in notes
+
+
+def test_a_comparison_says_in_what_its_numbers_differ(tmp_path: Path) -> None:
+    first = write_world(tmp_path / "a", images=1, size=8)
+    second = write_world(tmp_path / "b", images=1, size=8)
+    assert comparison_notes(collect([first, second])[1]) == []
+    change(second, metric="glnet", split="folders:validation")
+    assert "differ in metric and split:" in comparison_notes(collect([first, second])[1])[0]
+
+
+def test_a_run_that_was_cut_off_is_told(tmp_path: Path) -> None:
+    assert run_notes(read_run(write_run(tmp_path / "a"))) == []
+    cut = write_run(tmp_path / "b", ended=False, every=100)
+    assert [note.split(":")[0] for note in run_notes(read_run(cut))] == [
+        "The run was cut off, or goes on",
+        "The run has not been validated yet.",
+    ]
+
+
+# The page
+
+
+def test_the_number_stands_with_metric_split_images_and_model(tmp_path: Path) -> None:
+    path = change(write_world(tmp_path, images=3, size=16), miou=0.5434)
+    text = read_page(report([path], tmp_path / "r.html", title="Held-out scenes")).text
+    assert "mIoU 54.3 % challenge metric, split scenes-k5@0:val, 3 images, model runs/starter" in text
+    assert text.count("Held-out scenes") == 2
+
+
+def test_the_page_shows_the_scores_the_matrix_and_the_curves(tmp_path: Path) -> None:
+    path = write_world(tmp_path, images=3, size=16)
+    read = read_evaluation(path)
+    page = read_page(report([write_run(tmp_path / "run"), path], tmp_path / "r.html"))
+    for name in SCORED:
+        assert f"{name} {100 * (read.iou[name] or 0):.1f} %" in page.text
+    share = read.confusion[0][0] / sum(read.confusion[0])
+    assert f"{100 * share:.1f}" in page.text
+    charts = [a["aria-label"] for tag, a in page.tags if tag == "div" and a.get("class") == "plot"]
+    assert [c.split(":")[0] for c in charts if c] == ["Loss", "Validation mIoU", "Learning rate", *SCORED]
+    assert "encoder: mobilenetv2_100" in page.text
+    assert len(page.images()) == 3 * 4
+    assert all(image["alt"] and image["width"] for image in page.images())
+
+
+def test_a_run_alone_shows_its_best_validation(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=40, every=10)
+    best = read_run(run).best
+    assert best is not None
+    text = read_page(report([run], tmp_path / "r.html")).text
+    assert f"mIoU {100 * (best.miou or 0):.1f} % best validation during training, at step 40" in text
+
+
+@pytest.mark.parametrize(
+    "events", [[], [{"event": "start"}], [step(1, float("nan"))], [validation(5, 1.0, 0.3)]]
+)
+def test_a_run_that_has_only_begun_makes_a_page(tmp_path: Path, events: list[dict[str, object]]) -> None:
+    run = write_run(tmp_path / "run")
+    write_events(run, *events)
+    text = report([run], tmp_path / "r.html").read_text()
+    assert "nan" not in text.lower()
+    assert "cut off" in text
+
+
+def test_interval_cleaning_and_unmapped_pixels_are_shown(tmp_path: Path) -> None:
+    path = write_world(tmp_path, images=1, size=8)
+    cleaned = {"min_region": "2000m2", "min_pixels": 8000, "miou": 0.5512, "miou_change": 0.0123}
+    change(path, miou_interval=[0.4321, 0.6543], resampled="scenes", min_region=cleaned)
+    text = read_page(report([path], tmp_path / "a.html")).text
+    assert "95 % interval 43.2 % to 65.4 % (by drawing scenes anew)" in text
+    assert "mIoU without regions below 2000m2 55.1 % (+1.2 points)" in text
+    assert "no data" not in text
+    confusion = [[30, 0], [0, 50]]
+    change(path, classes=["sea", "land"], iou={"sea": 0.3, "land": 1.0}, confusion=confusion, missed=[70, 0])
+    text = read_page(report([path], tmp_path / "b.html")).text
+    assert "70 % of sea mapped as (no data)" in text
+
+
+def test_what_evaluate_writes_is_what_report_reads(tmp_path: Path) -> None:
+    write_world(tmp_path, images=4, size=40)
+    path = tmp_path / "real.json"
+    result = evaluate(
+        tmp_path / "data", "folders:val", predictions=tmp_path / "maps", min_region="9px", json=path
+    )
+    page = read_page(report([path], tmp_path / "r.html"))
+    assert f"mIoU {100 * result['miou']:.1f} % challenge metric, split folders:val, 4 images" in page.text
+    assert len(page.images()) == 4 * 4
+    assert "regions below 9px" in page.text
+
+
+def test_several_evaluations_are_compared(tmp_path: Path) -> None:
+    paths = [
+        write_world(tmp_path / name, images=2, size=16, miou=miou)
+        for name, miou in (("a", 0.25), ("b", 0.75))
+    ]
+    page = read_page(report(paths, tmp_path / "r.html"))
+    assert "Comparison" in page.text
+    assert re.search(r"a/evaluation challenge, scenes-k5@0:val 25\.0 %.*b/evaluation .* 75\.0 %", page.text)
+    links = [a["href"] for tag, a in page.tags if tag == "a"]
+    places = [a.get("id") for tag, a in page.tags if tag == "section"]
+    assert links == [f"#{place}" for place in places if place]
+
+
+def test_evaluations_with_other_classes_stand_side_by_side(tmp_path: Path) -> None:
+    first = write_world(tmp_path / "a", images=2, size=16)
+    second = write_world(tmp_path / "b", images=2, size=16)
+    change(second, classes=["sea", "land"], iou={"sea": 0.5, "land": None}, confusion=[[4, 4], [0, 0]])
+    text = read_page(report([first, second], tmp_path / "r.html")).text
+    assert "other classes now" in text
+    assert "land absent" in text
+
+
+def test_names_with_markup_are_harmless(tmp_path: Path) -> None:
+    run = write_run(tmp_path / f"run {NASTY.replace('/', '')}")
+    (run / "config.yaml").write_text(f"note: '{NASTY}'\n")
+    names = [NASTY, '" onmouseover="alert(1)', *NAMES[2:]]
+    own = Legend(
+        "own", tuple(LandClass(n, c.colour) for n, c in zip(names, DEEPGLOBE.classes, strict=True)), 6
+    )
+    path = write_world(tmp_path, images=2, size=16, model=NASTY, metric=NASTY, split=f"all:{NASTY}")
+    rows = [{"key": NASTY, "miou": 0.5, "pixel_accuracy": 0.5}]
+    change(
+        path,
+        classes=names,
+        iou=dict.fromkeys(names[:6], 0.5),
+        legend=own.to_dict(),
+        per_image=rows,
+        data=f"/{NASTY}",
+    )
+    page = read_page(
+        report([run, path, write_world(tmp_path / "b", images=1, size=8)], tmp_path / "r.html", title=NASTY)
+    )
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "link"})
+    assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
+    assert page.text.count(NASTY) >= 8
+
+
+def test_nothing_on_the_page_comes_from_elsewhere(tmp_path: Path) -> None:
+    out = report([write_run(tmp_path / "run"), write_world(tmp_path, images=3, size=16)], tmp_path / "r.html")
+    page = read_page(out)
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/")), (tag, attributes)
+    text = out.read_text()
+    assert "default-src 'none'" in text
+    assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_the_page_stays_light_with_large_images_and_long_logs(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=3000, every=100)
+    out = report([run, write_world(tmp_path, images=8, size=512)], tmp_path / "r.html", images=4)
+    assert len(read_page(out).images()) == 8 * 4
+    assert out.stat().st_size < 3_000_000
+
+
+def test_images_can_be_left_out_but_not_negative(tmp_path: Path) -> None:
+    path = write_world(tmp_path, images=2, size=16)
+    page = read_page(report([path], tmp_path / "r.html", images=0))
+    assert page.images() == []
+    assert "Best and worst" not in page.text
+    with pytest.raises(UsageError, match="--images is -1"):
+        report([path], tmp_path / "s.html", images=-1)
+
+
+def test_an_existing_page_and_the_inputs_are_safe(tmp_path: Path) -> None:
+    path = write_world(tmp_path, images=1, size=8)
+    out = tmp_path / "deep" / "r.html"
+    report([path], out)
+    before = out.read_bytes()
+    with pytest.raises(OutputError, match="--force"):
+        report([path], out, title="Other")
+    assert out.read_bytes() == before
+    assert "Other" in report([path], out, title="Other", force=True).read_text()
+    content = path.read_bytes()
+    with pytest.raises(UsageError, match="is an input"):
+        report([path], path, force=True)
+    assert path.read_bytes() == content
+    path.write_text("{")
+    kept = out.read_bytes()
+    with pytest.raises(DataError):
+        report([path], out, force=True)
+    assert out.read_bytes() == kept
+    assert [p.name for p in out.parent.iterdir()] == ["r.html"]
+
+
+def test_without_jinja_the_message_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_world(tmp_path, images=1, size=8)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingExtraError, match=r"landcover\[report\]"):
+        report([path], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_the_command_writes_the_page(tmp_path: Path) -> None:
+    path, out = write_world(tmp_path, images=2, size=16), tmp_path / "r.html"
+    command = ["report", str(path), "--out", str(out), "--title", "By command", "--images", "1"]
+    result = CliRunner().invoke(cli.build(), command)
+    assert result.exit_code == 0, result.output
+    page = read_page(out)
+    assert "By command" in page.text
+    assert len(page.images()) == 2 * 4
+    assert isinstance(CliRunner().invoke(cli.build(), command).exception, OutputError)
+    assert CliRunner().invoke(cli.build(), [*command, "--force"]).exit_code == 0
+
+
+# In a browser
+
+LOW_CONTRAST = """() => {
+  const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1})
+    .getContext('2d', {willReadFrequently: true});
+  const rgba = colour => {
+    pen.clearRect(0, 0, 1, 1); pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
+    return [...pen.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = rgba(getComputedStyle(e).backgroundColor);
+      if (colour[3] === 255) return colour;
+    }
+  };
+  const poor = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
+    const [a, b] = [rgba(getComputedStyle(element).color), ground(element)].map(luminance)
+      .sort((x, y) => x - y);
+    if ((b + 0.05) / (a + 0.05) < 4.5) poor.push(walker.currentNode.data);
+  }
+  return poor;
+}"""
+"""Texts whose contrast is below WCAG 2.2 AA (4.5 : 1)."""
+
+
+@pytest.mark.browser
+def test_a_browser_shows_the_page_well_at_every_width_and_in_both_schemes(tmp_path: Path) -> None:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("there is no Chromium")
+    api = pytest.importorskip("playwright.sync_api")
+    first = write_world(tmp_path / "a", images=12, size=64, model="a/long/path/without/any/space/" + "x" * 80)
+    second = write_world(tmp_path / "b", images=2, size=64, split="folders:validation")
+    out = report(
+        [write_run(tmp_path / "run"), first, second], tmp_path / "r.html", title="What a browser shows"
+    )
+    # Without its sandbox, which containers and root do not allow: it opens nothing but this page.
+    options = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=options)
+        for width, scheme in ((1440, "light"), (390, "light"), (320, "dark"), (1440, "dark")):
+            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            said: list[str] = []
+            asked: list[str] = []
+            page.on("console", lambda message, said=said: said.append(message.text))
+            page.on("pageerror", lambda error, said=said: said.append(str(error)))
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.goto(out.as_uri())
+            assert said == []
+            assert [url for url in asked if not url.startswith("data:image/")] == [out.as_uri()]
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            for text in (
+                "What a browser shows",
+                "Comparison",
+                "Confusion matrix",
+                "Best and worst images",
+                "Training",
+            ):
+                assert page.get_by_role("heading", name=text).first.is_visible(), text
+            assert page.get_by_text(f"mIoU {100 * (read_evaluation(first).miou or 0):.1f}").first.is_visible()
+            assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+            assert page.evaluate("document.images.length") == (6 + 2) * 4
+            assert page.locator(".plot svg .line").count() == 4 + 2 * len(SCORED)
+            assert page.evaluate(LOW_CONTRAST) == []
+            page.close()
+        browser.close()
