@@ -20,6 +20,7 @@ def clean(
     mask_format: Annotated[
         Literal["palette", "rgb", "index"], typer.Option(help="Form of PNG masks.")
     ] = "palette",
+    max_pixels: Annotated[int, typer.Option(help="Largest mask that is decoded.")] = 1 << 28,
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
     """Give small regions of masks the class of their largest neighbour."""
@@ -33,6 +34,7 @@ def clean(
         legend=load_legend(legend),
         gsd=gsd,
         mask_format=mask_format,
+        max_pixels=max_pixels,
         force=force,
     )
     for reason in result.failed.values():

@@ -1,0 +1,196 @@
+"""Cleaning of files and folders: what is written, what is kept, and what is refused before any work."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.transform import from_origin
+from typer.testing import CliRunner
+
+from landcover.cli import build
+from landcover.codecs import MaskFormat, read_mask, write_mask
+from landcover.errors import DataError, OutputError, UsageError
+from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array
+from landcover.postprocess import clean, remove_small_regions
+from landcover.raster import Georeference, read_georeference, write_class_raster
+
+UTM = rasterio.crs.CRS.from_epsg(32647)
+
+
+def speckled(seed: int = 0, size: int = 40) -> UInt8Array:
+    rng = np.random.default_rng(seed)
+    index = np.full((size, size + 3), 3, np.uint8)
+    index[:, size // 2 :] = 4
+    index[rng.random(index.shape) < 0.05] = 1
+    return index
+
+
+def write_geotiff(path: Path, index: UInt8Array, *, gsd: float = 0.5, **tags: str) -> Path:
+    place = Georeference(UTM, from_origin(700_000, 1_500_000, gsd, gsd))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_class_raster(path, index, DEEPGLOBE, place, tags=tags)
+    return path
+
+
+@pytest.mark.parametrize("mask_format", ["palette", "rgb", "index"])
+def test_png_is_cleaned_by_the_rule_and_written_in_the_form_asked_for(
+    tmp_path: Path, mask_format: MaskFormat
+) -> None:
+    index = speckled()
+    write_mask(tmp_path / "a_mask.png", index, DEEPGLOBE, tags={"LANDCOVER_MODEL_SHA256": "abc"})
+    result = clean([tmp_path / "a_mask.png"], tmp_path / "out", min_region="6px", mask_format=mask_format)
+    target = tmp_path / "out" / "a_mask.png"
+    expected = remove_small_regions(index, 6)
+    np.testing.assert_array_equal(read_mask(target, DEEPGLOBE).index, expected)
+    assert (result.written, result.failed, result.pixels) == ([target], {}, index.size)
+    assert result.changed == np.count_nonzero(index != expected) > 0
+    with Image.open(target) as image:
+        assert image.mode == {"palette": "P", "rgb": "RGB", "index": "L"}[mask_format]
+        assert image.info["LANDCOVER_MODEL_SHA256"] == "abc"
+        assert image.info["LANDCOVER_MIN_REGION"] == "6px"
+
+
+def test_geotiff_keeps_place_colours_nodata_and_tags(tmp_path: Path) -> None:
+    index = speckled()
+    index[:5] = NODATA
+    source = write_geotiff(tmp_path / "s_mask.tif", index, LANDCOVER_VERSION="1")
+    clean([source], tmp_path / "out", min_region="6px")
+    with rasterio.open(source) as before, rasterio.open(tmp_path / "out/s_mask.tif") as after:
+        np.testing.assert_array_equal(after.read(1), remove_small_regions(index, 6))
+        assert (after.crs, after.transform, after.nodata) == (before.crs, before.transform, NODATA)
+        assert after.colormap(1) == before.colormap(1)
+        assert after.tags() == before.tags() | {"LANDCOVER_MIN_REGION": "6px"}
+
+
+def test_area_is_measured_by_each_rasters_own_pixels(tmp_path: Path) -> None:
+    index = np.zeros((20, 20), np.uint8)
+    index[5:9, 5:9] = 4  # 16 pixels: 4 square metres at 0.5 m, 16 at 1 m
+    for gsd in (0.5, 1.0):
+        write_geotiff(tmp_path / f"maps/{gsd}.tif", index, gsd=gsd)
+    clean([tmp_path / "maps"], tmp_path / "out", min_region="10m2")
+    assert not read_mask(tmp_path / "out/0.5.tif", DEEPGLOBE).index.any()
+    np.testing.assert_array_equal(read_mask(tmp_path / "out/1.0.tif", DEEPGLOBE).index, index)
+    clean([tmp_path / "maps"], tmp_path / "told", min_region="10m2", gsd=1.0)
+    np.testing.assert_array_equal(read_mask(tmp_path / "told/0.5.tif", DEEPGLOBE).index, index)
+
+
+def test_area_without_a_gsd_skips_the_mask_and_names_the_option(tmp_path: Path) -> None:
+    write_mask(tmp_path / "m/a_mask.png", speckled(), DEEPGLOBE)
+    write_geotiff(tmp_path / "m/b_mask.tif", speckled())
+    result = clean([tmp_path / "m"], tmp_path / "out", min_region="4m2")
+    assert result.written == [tmp_path / "out/b_mask.tif"]
+    assert "--gsd" in result.failed[tmp_path / "m/a_mask.png"]
+
+
+def test_folders_keep_their_structure_and_imagery_is_passed_over(tmp_path: Path) -> None:
+    for key in ("train/1", "val/1"):
+        write_mask(tmp_path / f"m/{key}_mask.png", speckled(), DEEPGLOBE)
+    Image.new("RGB", (8, 8), (90, 80, 70)).save(tmp_path / "m/val/1_sat.png")
+    (tmp_path / "m/.hidden.png").write_bytes(b"")
+    (tmp_path / "m/notes.txt").write_text("")
+    write_mask(tmp_path / "single.png", speckled(), DEEPGLOBE)
+    result = clean([tmp_path / "m", tmp_path / "single.png"], tmp_path / "out", min_region="6px")
+    written = [path.relative_to(tmp_path / "out").as_posix() for path in result.written]
+    assert written == ["train/1_mask.png", "val/1_mask.png", "single.png"]
+
+
+def test_tiff_without_a_place_becomes_a_png(tmp_path: Path) -> None:
+    Image.fromarray(speckled()).save(tmp_path / "a.tif")
+    clean([tmp_path / "a.tif"], tmp_path / "out", min_region="6px")
+    np.testing.assert_array_equal(
+        read_mask(tmp_path / "out/a.png", DEEPGLOBE).index, remove_small_regions(speckled(), 6)
+    )
+
+
+def test_colours_in_a_geotiff_become_indices_in_the_same_place(tmp_path: Path) -> None:
+    source = tmp_path / "rgb.tif"
+    colours = np.moveaxis(DEEPGLOBE.colours[speckled()], -1, 0)
+    size = {"height": colours.shape[1], "width": colours.shape[2], "count": 3}
+    transform = from_origin(5, 50, 0.5, 0.5)
+    with rasterio.open(
+        source, "w", driver="GTiff", dtype="uint8", crs=UTM, transform=transform, **size
+    ) as file:
+        file.write(colours)
+    clean([source], tmp_path / "out", min_region="6px")
+    target = tmp_path / "out/rgb.tif"
+    np.testing.assert_array_equal(read_mask(target, DEEPGLOBE).index, remove_small_regions(speckled(), 6))
+    assert read_georeference(target) == read_georeference(source)
+
+
+def test_legend_decides_what_a_colour_is(tmp_path: Path) -> None:
+    legend = Legend("two", (LandClass("land", (200, 100, 0)), LandClass("sea", (0, 50, 200))), None)
+    index = np.zeros((9, 9), np.uint8)
+    index[4, 4] = 1
+    write_mask(tmp_path / "a.png", index, legend)
+    clean([tmp_path / "a.png"], tmp_path / "out", min_region="2px", legend=legend)
+    assert not read_mask(tmp_path / "out/a.png", legend).index.any()
+
+
+def test_bad_file_is_skipped_and_counted(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_mask(tmp_path / f"m/{name}.png", speckled(), DEEPGLOBE)
+    whole = (tmp_path / "m/b.png").read_bytes()
+    (tmp_path / "m/b.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "m/d.tif").write_bytes(b"")
+    result = clean([tmp_path / "m"], tmp_path / "out", min_region="2m2", gsd=0.5)
+    assert [path.name for path in result.written] == ["a.png", "c.png"]
+    assert {path.name for path in result.failed} == {"b.png", "d.tif"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+
+
+def test_mask_above_the_pixel_limit_is_skipped(tmp_path: Path) -> None:
+    write_mask(tmp_path / "a.png", speckled(), DEEPGLOBE)
+    result = clean([tmp_path / "a.png"], tmp_path / "out", min_region="2px", max_pixels=100)
+    assert "--max-pixels" in result.failed[tmp_path / "a.png"]
+
+
+def test_everything_that_can_be_refused_is_refused_before_any_work(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png", "b/2.png"):
+        write_mask(tmp_path / name, speckled(), DEEPGLOBE)
+    out = tmp_path / "out"
+    write_mask(out / "2.png", speckled(), DEEPGLOBE)
+    with pytest.raises(UsageError, match=r"8000px.*2000m2"):
+        clean([tmp_path / "a"], out, min_region="8000")
+    with pytest.raises(OutputError, match="would both become"):
+        clean([tmp_path / "a", tmp_path / "b"], out, min_region="4px")
+    with pytest.raises(OutputError, match="--force"):
+        clean([tmp_path / "b"], out, min_region="4px")
+    with pytest.raises(OutputError, match="replace an input"):
+        clean([tmp_path / "a"], tmp_path / "a", min_region="4px", force=True)
+    with pytest.raises(DataError, match="does not exist"):
+        clean([tmp_path / "a", tmp_path / "nowhere"], out, min_region="4px")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no masks"):
+        clean([tmp_path / "empty"], out, min_region="4px")
+    with pytest.raises(OutputError, match="is a file"):
+        clean([tmp_path / "a"], tmp_path / "b/1.png", min_region="4px")
+    with pytest.raises(UsageError, match="No masks"):
+        clean([], out, min_region="4px")
+    assert [path.name for path in out.iterdir()] == ["2.png"]
+
+
+def test_force_replaces_and_results_within_the_input_are_no_input(tmp_path: Path) -> None:
+    write_mask(tmp_path / "m/1.png", speckled(), DEEPGLOBE)
+    for _ in range(2):
+        result = clean([tmp_path / "m"], tmp_path / "m/out", min_region="6px", force=True)
+        assert result.written == [tmp_path / "m/out/1.png"]
+
+
+def run(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(build(), ["clean", *map(str, arguments)])
+
+
+def test_command_ends_with_1_where_a_mask_was_skipped(tmp_path: Path) -> None:
+    write_mask(tmp_path / "m/1.png", speckled(), DEEPGLOBE)
+    done = run(tmp_path / "m", "--out", tmp_path / "out", "--min-region", "6px")
+    assert done.exit_code == 0, done.output
+    assert "Cleaned 1 of 1" in done.stderr
+    (tmp_path / "m/2.png").write_bytes(b"no picture")
+    partly = run(tmp_path / "m", "--out", tmp_path / "out", "--min-region", "6px", "--force")
+    assert partly.exit_code == 1
+    assert "Skipped: " in partly.stderr
+    assert "2.png" in partly.stderr
+    assert "Cleaned 1 of 2" in partly.stderr
