@@ -4,6 +4,7 @@ Types are taken literally: ``true`` is no number and ``"8"`` no integer. ``1e-3`
 text, is a number here, and a key that stands twice in a file is an error.
 """
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -144,37 +145,46 @@ def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
     """Turn one pydantic error into a sentence."""
     parts, known = _locate(cls, fault["loc"])
     key = ".".join(parts) or "the whole"
-    if fault["type"] == "extra_forbidden":
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key {key!r}. {did_you_mean(parts[-1], known)}"
-    if fault["type"] == "missing":
+    if fault["type"] in ("missing", "missing_argument"):
         return f"{key} is missing."
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     return f"{key}: found {_shown(fault['input'])}; {message[0].lower()}{message[1:].rstrip('.')}."
 
 
-def _locate(cls: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+def _locate(cls: type, location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
     """Return the readable parts of an error's location, and the keys known where it ends.
 
     Between keys pydantic names the member of a union that it tried; that is no key and is left out.
     """
     parts: list[str] = []
-    models = [cls]
+    tables = [_fields(cls)]
     for depth, part in enumerate(location):
-        fields = [model.model_fields[str(part)] for model in models if str(part) in model.model_fields]
+        annotations = [table[str(part)] for table in tables if part in table]
         last = depth == len(location) - 1
-        if fields and not last:
-            models = [model for field in fields for model in _models_in(field.annotation)]
-        if fields or isinstance(part, int) or (last and models):
+        if annotations or isinstance(part, int) or last:
             parts.append(str(part))
-    return parts, sorted({name for model in models for name in model.model_fields})
+        if annotations and not last:
+            tables = [_fields(kind) for annotation in annotations for kind in _types_in(annotation)]
+    return parts, sorted({name for table in tables for name in table})
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the configuration classes named in a type such as ``tuple[A | B, ...] | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _fields(kind: type) -> dict[str, Any]:
+    """Return the type of each field of a configuration or dataclass; nothing for other types."""
+    if issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    if dataclasses.is_dataclass(kind):
+        return {field.name: field.type for field in dataclasses.fields(kind)}
+    return {}
+
+
+def _types_in(annotation: Any) -> Iterator[type]:
+    """Yield the classes named in a type such as ``tuple[A | B, ...] | None``."""
+    if isinstance(annotation, type):
         yield annotation
     for argument in get_args(annotation):
-        yield from _models_in(argument)
+        yield from _types_in(argument)
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,257 @@
+"""The model file: what goes in comes out, and what is no model is named for what it is."""
+
+import json
+import math
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors.numpy import save_file
+
+from landcover.bundle import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
+from landcover.errors import ModelError, OutputError
+from landcover.legend import DEEPGLOBE, LandClass, Legend
+from landcover.models import ModelConfig, build_model
+from landcover.preprocessing import Preprocessing
+
+CARD = ModelCard(
+    model=ModelConfig(encoder="resnet18", aspp_rates=(2, 4, 6)),
+    legend=Legend("two", (LandClass("soil", (1, 2, 3)), LandClass("Wälder", (0, 255, 0))), None),
+    preprocessing=Preprocessing(gsd=1.195, mean=(0.1, 0.2, 0.3)),
+    window_px=320,
+    overlap_px=32,
+    temperature=1.3,
+    recipe={"steps": 10, "loss": ["ce", {"weight": 1e-9}]},
+    scores=({"metric": "challenge", "split": "kfold-3@0:validation", "miou": 0.5, "iou": {"soil": None}},),
+    licence="research only",
+    provenance={"version": "0.1", "date": "2026-11-22"},
+)
+TENSORS = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array(7)}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_model(path, TENSORS, CARD)
+    return path
+
+
+def with_metadata(path: Path, metadata: dict[str, str]) -> Path:
+    save_file({"weight": np.zeros(3, np.float32)}, path, metadata=metadata)
+    return path
+
+
+def test_card_and_tensors_come_back_equal(model: Path) -> None:
+    card, tensors = read_model(model)
+    assert card == CARD == read_card(model)
+    assert tensors.keys() == TENSORS.keys()
+    for name, value in TENSORS.items():
+        np.testing.assert_array_equal(tensors[name], value, strict=True)
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tensors=st.dictionaries(
+        st.text(min_size=1).filter(lambda name: name != "__metadata__"),
+        hnp.arrays(
+            st.sampled_from([np.float32, np.float16, np.int64, np.uint8]),
+            hnp.array_shapes(min_dims=0, min_side=0),
+        ),
+        max_size=4,
+    ),
+    temperature=st.floats(1e-3, 1e3),
+    licence=st.text(),
+)
+def test_any_tensors_and_texts_come_back(
+    tmp_path: Path, tensors: dict[str, Any], temperature: float, licence: str
+) -> None:
+    path = tmp_path / "any.safetensors"
+    card = CARD.model_copy(update={"temperature": temperature, "licence": licence})
+    save_model(path, tensors, card, force=True)
+    again, read = read_model(path)
+    assert again == card
+    assert read.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert read[name].dtype == value.dtype
+        assert read[name].shape == value.shape
+        assert read[name].tobytes() == value.tobytes()
+
+
+def test_a_network_saved_and_loaded_answers_the_same(tmp_path: Path) -> None:
+    config = ModelConfig(aspp_channels=8, decoder_channels=8, low_level_channels=4)
+    network = build_model(config, classes=2).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        network(torch.randn(2, 3, 32, 32))  # moves the statistics, which must be kept
+    save_model(tmp_path / "m.safetensors", network.state_dict(), CARD.model_copy(update={"model": config}))
+    card, tensors = read_model(tmp_path / "m.safetensors")
+    again = build_model(card.model, classes=len(card.legend.scored))
+    again.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+    again.to(memory_format=torch.channels_last)
+    x = torch.randn(1, 3, 33, 40)
+    with torch.inference_mode():
+        assert torch.equal(network.eval()(x), again.eval()(x))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())
+
+
+def test_the_same_model_is_the_same_file(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_model(other, dict(reversed(TENSORS.items())), CARD)
+    assert other.read_bytes() == model.read_bytes()
+    assert model_digest(other) == model_digest(model)
+    save_model(other, TENSORS, CARD.model_copy(update={"temperature": 2.0}), force=True)
+    assert model_digest(other) != model_digest(model)
+
+
+def test_the_digest_is_what_sha256sum_prints(model: Path) -> None:
+    printed = subprocess.run(["sha256sum", model], capture_output=True, text=True, check=True).stdout
+    assert printed.split()[0] == model_digest(model)
+
+
+def test_the_card_is_json_in_the_header_that_any_reader_finds(model: Path) -> None:
+    content = model.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    card = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["landcover"])
+    assert card["legend"] == CARD.legend.to_dict()
+    assert card["preprocessing"]["gsd"] == 1.195
+    assert card["schema_version"] == 1
+
+
+def test_a_card_is_read_without_torch(model: Path) -> None:
+    code = (
+        f"import sys; from landcover.bundle import read_card; print(read_card({str(model)!r}).window_px); "
+        "print([name for name in ('torch', 'timm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["320", "[]"]
+
+
+def test_an_existing_model_is_kept_unless_forced(model: Path) -> None:
+    before = model.read_bytes()
+    with pytest.raises(OutputError, match="--force"):
+        save_model(model, {}, CARD)
+    assert model.read_bytes() == before
+    save_model(model, {}, CARD, force=True)
+    assert read_model(model)[1] == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs resource limits")
+def test_no_space_leaves_the_old_model_and_no_rest(model: Path) -> None:
+    before = model.read_bytes()
+    code = (
+        "import resource, signal, sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from landcover.bundle import read_card, save_model\n"
+        "from landcover.errors import OutputError\n"
+        "path = Path(sys.argv[1])\n"
+        "card = read_card(path)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n"
+        "    save_model(path, {'x': np.zeros(10_000)}, card, force=True)\n"
+        "except OutputError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, model], capture_output=True, text=True, check=True)
+    assert "cannot be written" in done.stdout
+    assert model.read_bytes() == before
+    assert list(model.parent.iterdir()) == [model]
+
+
+class TestRunFolder:
+    def test_stands_for_its_best_model(self, tmp_path: Path) -> None:
+        save_model(tmp_path / "last.safetensors", {}, CARD)
+        assert resolve_model(tmp_path).name == "last.safetensors"
+        save_model(tmp_path / "best.safetensors", {}, CARD.model_copy(update={"licence": "best"}))
+        assert read_card(tmp_path).licence == "best"
+        assert model_digest(tmp_path) == model_digest(tmp_path / "best.safetensors")
+
+    def test_without_checkpoint_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=r"holds no model.*best\.safetensors"):
+            read_model(tmp_path)
+
+    def test_that_is_not_there_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="There is no model"):
+            read_model(tmp_path / "nowhere")
+
+
+def zipped(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}))
+
+
+BAD_FILES: list[tuple[Any, str]] = [
+    (lambda path: path.write_bytes(b""), "no model file: it has 0 bytes"),
+    (lambda path: path.write_bytes(b"GIF89a, a picture"), "not in the safetensors format"),
+    (lambda path: path.write_bytes(b"\xff" * 40), "not in the safetensors format"),
+    (lambda path: path.write_bytes(pickle.dumps({"w": 1}, protocol=2)), "pickled checkpoint"),
+    (lambda path: path.write_bytes(pickle.dumps({"w": 1}, protocol=5)), "pickled checkpoint"),
+    (zipped, "never loaded"),
+    (lambda path: path.write_bytes(struct.pack("<Q", 50) + b"{" + b"\0" * 10), "cut short or damaged"),
+    (lambda path: with_metadata(path, {}), "no model card"),
+    (lambda path: with_metadata(path, {"landcover": "{not json"}), "card of .* is damaged"),
+    (lambda path: with_metadata(path, {"landcover": "[1, 2]"}), "card of .* is damaged"),
+    (lambda path: with_metadata(path, {"landcover": '{"schema_version": 2}'}), "newer landcover .*Upgrade"),
+    (lambda path: with_metadata(path, {"landcover": "{}"}), "legend is missing"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD_FILES)
+def test_what_is_no_model_is_called_what_it_is(tmp_path: Path, make: Any, message: str) -> None:
+    path = tmp_path / "bad.safetensors"
+    make(path)
+    with pytest.raises(ModelError, match=message) as caught:
+        read_model(path)
+    assert "bad.safetensors" in str(caught.value)
+
+
+def test_a_file_cut_short_anywhere_is_an_error(model: Path) -> None:
+    content = model.read_bytes()
+    for length in range(0, len(content), 37):
+        model.write_bytes(content[:length])
+        with pytest.raises(ModelError, match=r"cut short|no model file"):
+            read_card(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"window": 3}, "unknown key 'window'.*'window_px'"),
+        ({"window_px": 0}, "window_px: found 0"),
+        ({"temperature": -1.0}, "temperature: found -1.0"),
+        ({"legend": {"name": "x", "classes": [{"name": "a"}], "unknown": None}}, "legend: .*colour"),
+        ({"preprocessing": {"gsd": -1.0}}, r"preprocessing: .*-1\.0"),
+        ({"preprocessing": {}}, "preprocessing.gsd is missing"),
+        ({"preprocessing": {"gsd": 1.0, "band": 3}}, "unknown key 'preprocessing.band'.*gsd"),
+        ({"model": {"encodr": "resnet18"}}, "'model.encodr'.*'encoder'"),
+        ({"scores": {"miou": 1}}, "scores"),
+    ],
+)
+def test_a_card_that_does_not_fit_names_the_key(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    data = CARD.model_dump(mode="json") | change
+    path = with_metadata(tmp_path / "bad.safetensors", {"landcover": json.dumps(data)})
+    with pytest.raises(ModelError, match=message) as caught:
+        read_card(path)
+    assert "bad.safetensors" in str(caught.value)
+
+
+def test_a_temperature_is_a_positive_number() -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        ModelCard(**{**dict(CARD), "temperature": math.nan})
+
+
+def test_a_card_has_the_scored_classes_of_its_legend(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(path, {}, CARD.model_copy(update={"legend": DEEPGLOBE}))
+    assert read_card(path).legend == DEEPGLOBE
+    assert len(read_card(path).legend.scored) == 6

@@ -1,0 +1,193 @@
+"""Pretrained encoder weights: what is loaded is what was in the file, and a wrong file says so."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from landcover.errors import LandcoverError, ModelError
+from landcover.models import ModelConfig, build_model
+from landcover.models.encoders import build_encoder, timm
+from landcover.models.weights import load_encoder_weights
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+SHARED = Path(__file__).parents[2] / "shared" / "weights"
+
+
+@functools.cache
+def classifier(name: str) -> torch.nn.Module:
+    """Return a whole timm classifier with random weights, batch norm statistics included."""
+    torch.manual_seed(3)
+    model: torch.nn.Module = timm.create_model(name)
+    for key, value in model.state_dict().items():
+        if "running" in key:
+            value.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def tensors_of(name: str) -> Arrays:
+    return {key: value.numpy() for key, value in classifier(name).state_dict().items()}
+
+
+def saved(folder: Path, tensors: Arrays) -> Path:
+    path = folder / "encoder.safetensors"
+    save_file({key: np.array(value) for key, value in tensors.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "mobilenetv3_large_100", "resnet18", "convnext_atto"])
+@pytest.mark.parametrize("stride", [8, 32])
+def test_the_encoder_computes_what_the_classifier_did(tmp_path: Path, name: str, stride: int) -> None:
+    encoder = build_encoder(name, stride)
+    load_encoder_weights(encoder, saved(tmp_path, tensors_of(name)))
+    x = torch.randn(1, 3, 64, 64)
+    body, whole = encoder.body.eval(), classifier(name)
+    with torch.inference_mode():
+        ours = body(x)[0]
+        (theirs,) = whole.forward_intermediates(x, indices=[0], intermediates_only=True)
+    torch.testing.assert_close(ours, theirs)
+    own = dict(encoder.body.named_parameters())
+    loaded = {id(p) for p in own.values()}
+    values = {value.detach().numpy().tobytes() for value in whole.state_dict().values()}
+    assert len(loaded) == len(own)
+    assert all(p.detach().numpy().tobytes() in values for p in own.values())
+
+
+def test_resnetv2_takes_the_names_of_its_classifier(tmp_path: Path) -> None:
+    """Its containers are lifted: ``stages.0`` becomes ``stages_0``, ``stem.conv1`` becomes ``stem_conv1``."""
+    tensors = tensors_of("resnetv2_50d")
+    encoder = build_encoder("resnetv2_50d", 16)
+    load_encoder_weights(encoder, saved(tmp_path, tensors))
+    state = encoder.body.state_dict()
+    name = "blocks.0.conv1.weight"
+    np.testing.assert_array_equal(state[f"stages_0.{name}"].numpy(), tensors[f"stages.0.{name}"])
+    np.testing.assert_array_equal(state["stem_conv1.weight"].numpy(), tensors["stem.conv1.weight"])
+
+
+def test_half_precision_missing_heads_and_odd_counters_are_taken(tmp_path: Path) -> None:
+    tensors = {
+        key: value.astype(np.float16) if value.ndim else value.reshape(1)
+        for key, value in tensors_of("mobilenetv2_100").items()
+        if not key.startswith(("classifier", "conv_head", "bn2"))
+    }
+    encoder = build_encoder("mobilenetv2_100", 16)
+    load_encoder_weights(encoder, saved(tmp_path, tensors))
+    stem = encoder.body.state_dict()["conv_stem.weight"]
+    assert stem.dtype == torch.float32
+    np.testing.assert_array_equal(stem.numpy(), tensors["conv_stem.weight"].astype(np.float32))
+
+
+def test_build_model_loads_them(tmp_path: Path) -> None:
+    tensors = tensors_of("mobilenetv2_100")
+    model = build_model(ModelConfig(), classes=2, weights=saved(tmp_path, tensors))
+    loaded = model.state_dict()["encoder.body.blocks.6.0.conv_pwl.weight"]
+    np.testing.assert_array_equal(loaded.numpy(), tensors["blocks.6.0.conv_pwl.weight"])
+
+
+def without(*keys: str) -> Arrays:
+    return {key: value for key, value in tensors_of("mobilenetv2_100").items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (without("bn1.weight"), r"lacks 1 of \d+ tensors of the encoder 'mobilenetv2_100': bn1.weight\."),
+        (without("bn1.running_var", "conv_stem.weight"), "lacks 2 of"),
+        ({"weight": np.zeros(3, np.float32)}, r"lacks \d+ of \d+ .*conv_stem.weight, .*\.\.\."),
+        ({}, "lacks"),
+        (
+            without() | {"blocks.6.1.conv_pw.weight": np.zeros(3, np.float32)},
+            r"has 1 tensors that .* has not: blocks.6.1.conv_pw.weight\. It belongs to another model",
+        ),
+        (
+            without() | {"bn1.bias": np.zeros(31, np.float32)},
+            r"does not fit .*: bn1.bias is \(31,\) instead of \(32,\)",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_says_where(tmp_path: Path, tensors: Arrays, message: str) -> None:
+    encoder = build_encoder("mobilenetv2_100", 16)
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    with pytest.raises(ModelError, match=message):
+        load_encoder_weights(encoder, saved(tmp_path, tensors))
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+
+
+def test_weights_of_a_deeper_network_of_the_family_are_refused(tmp_path: Path) -> None:
+    """A ResNet-34 has every tensor of a ResNet-18, in the same shapes."""
+    with pytest.raises(ModelError, match=r"has not: layer1\.2.*another model"):
+        load_encoder_weights(build_encoder("resnet18", 16), saved(tmp_path, tensors_of("resnet34")))
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.pth"
+    torch.save(classifier("mobilenetv2_100").state_dict(), path)
+    with pytest.raises(ModelError, match=r"pickled checkpoint.*convert it to safetensors"):
+        build_model(ModelConfig(), classes=2, weights=path)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LandcoverError, match=r"none\.safetensors"):
+        build_model(ModelConfig(), classes=2, weights=tmp_path / "none.safetensors")
+
+
+FROM_TIMM = """
+from landcover.errors import ModelError
+from landcover.models import ModelConfig, build_model
+model = build_model(ModelConfig(encoder="resnet18"), classes=2, weights="timm")
+print(model.state_dict()["encoder.body.bn1.weight"].sum().item())
+for encoder in ("mobilenetv2_100", "resnet50t"):
+    try:
+        build_model(ModelConfig(encoder=encoder), classes=2, weights="timm")
+    except ModelError as error:
+        print(error)
+"""
+
+
+def test_timm_weights_by_name_from_its_cache_and_without_network(tmp_path: Path) -> None:
+    """A downloaded file in the cache is used; without one and without network the message says what to do."""
+    config = timm.get_pretrained_cfg("resnet18")
+    folder = tmp_path / "hub" / f"models--{config.hf_hub_id.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    tensors = tensors_of("resnet18") | {"bn1.weight": np.full(64, 0.25, np.float32)}
+    save_file(
+        {key: np.array(value) for key, value in tensors.items()}, folder / "snapshots/abc/model.safetensors"
+    )
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_TIMM], env=environment, capture_output=True, text=True, check=False
+    )
+    total, offline, unpublished = done.stdout.splitlines() or [done.stderr] * 3
+    assert total == "16.0"
+    assert "'mobilenetv2_100' cannot be fetched" in offline
+    assert "safetensors file" in offline
+    assert "'resnet50t'" in unpublished
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared weights")
+@pytest.mark.parametrize(
+    ("encoder", "file"),
+    [
+        ("mobilenetv2_100", "mobilenetv2_100_imagenet.safetensors"),
+        ("tf_efficientnet_b4", "efficientnet_b4_imagenet.safetensors"),
+    ],
+)
+def test_real_weights(encoder: str, file: str) -> None:
+    model = build_model(ModelConfig(encoder=encoder), classes=6, weights=SHARED / file).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, 64, 64)).isfinite().all()
