@@ -1,0 +1,163 @@
+"""Masks between colours and indices, files and folders of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from landcover.codecs import MAX_PIXELS, MaskFormat, read_mask, write_mask
+from landcover.data.parallel import parallel_map
+from landcover.errors import DataError, MaskError, OutputError, UsageError, did_you_mean
+from landcover.files import refuse_existing
+from landcover.legend import DEEPGLOBE, Legend
+from landcover.progress import track
+
+Form = Literal["index", "colour"]
+ColourFormat = Literal["palette", "rgb"]
+
+_SUFFIXES = {".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+@dataclass
+class Converted:
+    """What :func:`convert` did.
+
+    Attributes:
+        written: The new masks.
+        failed: Why a mask was skipped, by its path.
+        off_palette: Number of pixels whose colour has no class, by path, for masks that have such.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    failed: dict[Path, str] = field(default_factory=dict)
+    off_palette: dict[Path, int] = field(default_factory=dict)
+
+
+def convert(
+    masks: Sequence[str | Path],
+    out: str | Path,
+    *,
+    to: Form,
+    legend: Legend = DEEPGLOBE,
+    mask_format: ColourFormat | None = None,
+    max_off_palette: float = 0.01,
+    max_pixels: int = MAX_PIXELS,
+    force: bool = False,
+) -> Converted:
+    """Convert masks of any form to PNGs of indices or colours; sizes stay as they are.
+
+    Folders are searched with their subfolders, hidden files and ``*_sat.*`` (imagery) left out, and keep
+    their structure below ``out``; every mask becomes ``<stem>.png``. A file that is no mask is skipped and
+    told of in the result. Georeferences are not kept.
+
+    Args:
+        masks: Files and folders, in any form that :func:`landcover.codecs.read_mask` takes.
+        out: Folder of the results.
+        to: ``index``, one band in the legend's order, or ``colour``.
+        legend: The classes, their colours and their order.
+        mask_format: Form of colour masks, ``palette`` (default) or ``rgb``.
+        max_off_palette: Share of pixels, 0..1, whose colour may have no class; a mask with more is skipped.
+        max_pixels: Larger files are skipped before they are decoded.
+        force: Replace existing results.
+
+    Raises:
+        UsageError: If an option has no such value, or there is no input.
+        DataError: If an input does not exist or a folder holds no masks.
+        OutputError: If two masks would get one name, a result would replace an input, or exists and ``force``
+            is off: nothing has been written then. Also if a result cannot be written.
+    """
+    png_format = _png_format(to, mask_format)
+    if not 0 <= max_off_palette <= 1:
+        raise UsageError(f"max_off_palette is {max_off_palette}; expected a share of the pixels in 0..1.")
+    if max_pixels < 1:
+        raise UsageError(f"max_pixels is {max_pixels}; expected at least 1.")
+    sources = _plan([Path(given) for given in masks], Path(out), force=force)
+
+    def convert_one(target: Path) -> int | MaskError:
+        source = sources[target]
+        try:
+            mask = read_mask(source, legend, max_pixels=max_pixels)
+            share = mask.off_palette / mask.index.size
+            if share > max_off_palette:
+                raise MaskError(
+                    f"{source} has {mask.off_palette:,} pixels ({share:.1%}) whose colour is no class of the "
+                    f"legend {legend.name!r}; at most {max_off_palette:.1%} are allowed. Give the right "
+                    "legend, or raise --max-off-palette."
+                )
+        except MaskError as error:
+            return error
+        write_mask(target, mask.index, legend, mask_format=png_format, force=force)
+        return mask.off_palette
+
+    result = Converted()
+    outcomes = track(parallel_map(convert_one, sources), "Converting", total=len(sources))
+    for (target, source), outcome in zip(sources.items(), outcomes, strict=True):
+        if isinstance(outcome, MaskError):
+            result.failed[source] = str(outcome)
+            continue
+        result.written.append(target)
+        if outcome:
+            result.off_palette[source] = outcome
+    return result
+
+
+def _png_format(to: Form, mask_format: ColourFormat | None) -> MaskFormat:
+    if to not in get_args(Form):
+        raise UsageError(f"Masks cannot be converted to {to!r}. {did_you_mean(to, get_args(Form))}")
+    if to == "index":
+        if mask_format is not None:
+            raise UsageError("A mask format is chosen for colours only; leave it out, or convert to colour.")
+        return "index"
+    if mask_format is None:
+        return "palette"
+    if mask_format not in get_args(ColourFormat):
+        hint = did_you_mean(mask_format, get_args(ColourFormat))
+        raise UsageError(f"Colours have no format {mask_format!r}. {hint}")
+    return mask_format
+
+
+def _plan(inputs: Sequence[Path], out: Path, *, force: bool) -> dict[Path, Path]:
+    """Return the mask of each output, after every reason to refuse the whole job has been looked at."""
+    if not inputs:
+        raise UsageError("No masks were given; pass files or folders.")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; expected the folder that the masks are written to.")
+    sources: dict[Path, Path] = {}
+    for source, relative in _find(inputs, out):
+        target = out / relative.with_suffix(".png")
+        other = sources.setdefault(target, source)
+        if other != source:
+            raise OutputError(
+                f"{other} and {source} would both become {target}. Convert them into two folders, or give "
+                "the folder that holds both."
+            )
+    read = {source.resolve() for source in sources.values()}
+    for target in sources:
+        if target.resolve() in read:
+            raise OutputError(f"{target} would replace an input. Choose another output folder.")
+        refuse_existing(target, force=force)
+    return sources
+
+
+def _find(inputs: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield each mask with its path below the output folder."""
+    for given in inputs:
+        if not given.exists():
+            raise DataError(f"{given} does not exist; expected a mask or a folder of masks.")
+        if not given.is_dir():
+            yield given, Path(given.name)
+            continue
+        files = sorted(path for path in given.rglob("*") if _is_mask(path))
+        if given.resolve() in out.resolve().parents:  # what was converted earlier is not converted again
+            files = [path for path in files if not path.resolve().is_relative_to(out.resolve())]
+        if not files:
+            raise DataError(
+                f"{given} holds no masks; expected {', '.join(sorted(_SUFFIXES))} files there or in its "
+                "subfolders (*_sat files are imagery)."
+            )
+        yield from ((path, path.relative_to(given)) for path in files)
+
+
+def _is_mask(path: Path) -> bool:
+    hidden_or_image = path.name.startswith(".") or path.stem.endswith("_sat")
+    return path.suffix.lower() in _SUFFIXES and not hidden_or_image and path.is_file()
