@@ -81,6 +81,7 @@ def predict(
 
 def _print_areas(prediction: "Prediction") -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("class")
@@ -88,5 +89,5 @@ def _print_areas(prediction: "Prediction") -> None:
         table.add_column(name, justify="right")
     for area in prediction.areas:
         hectares = "-" if area.hectares is None else f"{area.hectares:,.2f}"
-        table.add_row(area.name, f"{area.pixels:,}", f"{100 * area.share:.1f} %", hectares)
+        table.add_row(escape(area.name), f"{area.pixels:,}", f"{100 * area.share:.1f} %", hectares)
     Console().print(table)

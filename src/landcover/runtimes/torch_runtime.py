@@ -40,8 +40,7 @@ class TorchRuntime:
         self.card = card
         self._device = pick_device(device)
         self._autocast = precision == "bf16"
-        module = module.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._module: nn.Module = module.eval()
+        self._module = module.to(self._device).eval()
         scale, offset = card.preprocessing.factors
         self._scale = torch.from_numpy(scale).to(self._device)
         self._offset = torch.from_numpy(offset).to(self._device)
@@ -87,6 +86,24 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def describe() -> dict[str, str]:
+    """Return what torch will use on this machine, and why."""
+    cuda = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if cuda else "cpu"
+    if cuda:
+        reason = f"CUDA {torch.version.cuda} and its driver are there"
+    elif torch.version.cuda is None:
+        reason = "this torch was built without CUDA"
+    else:
+        reason = f"this torch was built for CUDA {torch.version.cuda}, but no GPU answers"
+    return {
+        "torch": torch.__version__,
+        "torch device": f"{device}: {reason}",
+        "torch threads": str(torch.get_num_threads()),
+        "torch instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
 def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].strip()
 
@@ -102,4 +119,6 @@ def load(path: Path, *, device: str) -> TorchRuntime:
             f"{path}: the weights do not fit the network that its card describes ({card.model.encoder}). "
             f"The file was changed or comes from another version of landcover. {_last_line(error)}"
         ) from error
+    # Convolutions run fastest so. Not in TorchRuntime: a module that is being trained keeps its layout.
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     return TorchRuntime(module, card, device)

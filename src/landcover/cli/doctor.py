@@ -1,0 +1,103 @@
+"""``landcover doctor``."""
+
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_EXTRAS = ("train", "report")
+
+
+def doctor(
+    json: Annotated[
+        Path | None, typer.Option(help="Write the findings as JSON; - is standard output.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
+) -> None:
+    """Say what this machine will use and why: versions, device, threads, codecs, missing extras."""
+    from json import dumps
+
+    from landcover.files import write_text
+
+    findings = _system() | _codecs() | _torch() | _extras()
+    text = dumps(findings, indent=1)
+    if json == Path("-"):
+        print(text)
+        return
+    if json is not None:
+        write_text(json, text + "\n", force=force)
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in findings.items():
+        table.add_row(name, escape(value))
+    Console().print(table)
+
+
+def _system() -> dict[str, str]:
+    import os
+    import platform
+
+    from landcover import __version__
+
+    limit = os.environ.get("OMP_NUM_THREADS")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "landcover": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": f"{usable} of {os.cpu_count()} may be used"
+        + (f"; OMP_NUM_THREADS={limit} sets the threads" if limit else ""),
+    }
+
+
+def _codecs() -> dict[str, str]:
+    import rasterio
+    from PIL import features
+    from rasterio.drivers import raster_driver_extensions
+
+    jp2 = "with" if "jp2" in raster_driver_extensions() else "without"
+    webp = "with" if features.check("webp") else "without"
+    return {
+        "numpy": metadata.version("numpy"),
+        "JPEG": f"simplejpeg {metadata.version('simplejpeg')} (libjpeg-turbo)",
+        "PNG, TIFF, WebP": f"Pillow {metadata.version('Pillow')}, {webp} WebP",
+        "GeoTIFF, JP2": f"rasterio {rasterio.__version__}, GDAL {rasterio.__gdal_version__}, {jp2} JP2",
+        "projections": f"PROJ {rasterio.__proj_version__}",
+    }
+
+
+def _torch() -> dict[str, str]:
+    from landcover.errors import MissingExtraError
+    from landcover.extras import needs
+
+    try:
+        with needs("train"):
+            from landcover.runtimes.torch_runtime import describe
+    except MissingExtraError as error:
+        return {"torch": str(error)}
+    return describe()
+
+
+def _extras() -> dict[str, str]:
+    return {f"extra {extra}": _state(extra) for extra in _EXTRAS}
+
+
+def _state(extra: str) -> str:
+    """Say whether the distributions that an extra asks for are installed."""
+    missing = []
+    for requirement in metadata.requires("landcover") or ():
+        name, _, condition = requirement.partition(";")
+        if f"extra == '{extra}'" in condition.replace('"', "'"):
+            distribution = re.split(r"[^\w.-]", name.strip())[0]
+            try:
+                metadata.version(distribution)
+            except metadata.PackageNotFoundError:
+                missing.append(distribution)
+    if missing:
+        return f"lacks {', '.join(missing)}. Run: pip install 'landcover[{extra}]'"
+    return "complete"
