@@ -63,7 +63,7 @@ def _warnings(report: "VerifyReport", split: str | None) -> Iterable[str]:
         found = ", ".join(f"{count} {_KINDS[kind]}" for kind, count in kinds.items() if count)
         yield (
             f"LEAKAGE between {parts}: {found}. {_by_part(report)} "
-            "A score across these parts is optimistic. Where scenes.csv is there, split by scene (scenes-kK@I)."
+            "A score across these parts is optimistic. Where scenes.csv is there, use scenes-kK@I."
         )
     if report.shared_scenes:
         yield f"{report.shared_scenes} scenes have items in more than one part."
@@ -123,6 +123,6 @@ def _print(report: "VerifyReport") -> None:
 def _list(console: "Console", title: str, lines: list[str]) -> None:
     console.print(f"{title}: {len(lines)}")
     for line in lines[:_SHOWN]:
-        console.print(f"  {line}", highlight=False, markup=False)
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if len(lines) > _SHOWN:
         console.print(f"  and {len(lines) - _SHOWN} more; --json lists all.")

@@ -21,7 +21,6 @@ from landcover.data.dataset import (
     FolderDataset,
     Int64Array,
     UInt8Array,
-    check_gsd,
     count_classes,
     crop,
     open_folder,
@@ -31,6 +30,7 @@ from landcover.data.parallel import parallel_map
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.files import atomic_path, write_text
 from landcover.legend import Legend
+from landcover.preprocessing import check_gsd
 from landcover.progress import track
 from landcover.windows import Window
 

@@ -1,6 +1,5 @@
 """Data sets: imagery and masks in a folder, read whole or by windows, behind one interface."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from landcover.data.items import SCENES_FILE, Item, SceneTile, read_scenes
 from landcover.data.layouts import Discovery, Layout, discover
 from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
 from landcover.legend import DEEPGLOBE, Legend, load_legend
+from landcover.preprocessing import check_gsd
 from landcover.raster import ground_sample_distance
 from landcover.windows import Window
 
@@ -165,7 +165,7 @@ def open_folder(path: Path, *, legend: Legend | None = None, gsd: float | None =
         root=path,
         layout=found.layout.name,
         legend=legend or DEEPGLOBE,
-        gsd=check_gsd(gsd) or _known_gsd(found, settings.gsd),
+        gsd=_known_gsd(found, settings.gsd) if gsd is None else check_gsd(gsd),
         items=found.items,
         scenes=read_scenes(scenes_file, found.items) if scenes_file.is_file() else None,
         # A legend given by the user tells what the files hold; only without one does the layout know better.
@@ -217,23 +217,15 @@ def read_settings(path: Path) -> Settings:
     gsd = data.get("gsd")
     if gsd is not None and (isinstance(gsd, bool) or not isinstance(gsd, int | float)):
         raise ConfigError(f"{path}: gsd is {gsd!r}; expected metres per pixel, such as 0.5.")
-    legend = data.get("legend")
-    if isinstance(legend, Mapping):
-        return Settings(check_gsd(gsd), Legend.from_dict(legend))
-    if legend is not None:
-        beside = path.parent / str(legend)
-        return Settings(check_gsd(gsd), load_legend(beside if beside.is_file() else str(legend)))
-    return Settings(check_gsd(gsd))
+    return Settings(
+        gsd=None if gsd is None else check_gsd(gsd), legend=_legend(data.get("legend"), path.parent)
+    )
 
 
-def check_gsd(gsd: float | None) -> float | None:
-    """Return ``gsd`` as a float, or None.
-
-    Raises:
-        UsageError: If it is not a positive finite number.
-    """
-    if gsd is not None and not (math.isfinite(gsd) and gsd > 0):
-        raise UsageError(
-            f"A ground sample distance of {gsd} m is not possible; give metres per pixel, such as 0.5."
-        )
-    return None if gsd is None else float(gsd)
+def _legend(source: object, folder: Path) -> Legend | None:
+    if source is None:
+        return None
+    if isinstance(source, Mapping):
+        return Legend.from_dict(source)
+    beside = folder / str(source)
+    return load_legend(beside if beside.is_file() else str(source))

@@ -1,0 +1,244 @@
+"""The prepared cache: equal to its source, cheap to reuse, and never half there."""
+
+import json
+import multiprocessing
+import os
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datafolders import MINIATURES, image_of, truth_of, write_folder, write_image, write_mask
+from landcover.codecs import read_image
+from landcover.data import open_dataset, prepare, split
+from landcover.data.cache import CacheDataset
+from landcover.errors import DataError, OutputError, UsageError
+from landcover.legend import DEEPGLOBE, LandClass, Legend
+from landcover.windows import Window
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_a_cache_is_its_source(name: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", name)
+    source = open_dataset(tmp_path / "data")
+    cache, written = prepare(tmp_path / "data", tmp_path / "cache")
+    assert written
+    for dataset in (cache, open_dataset(tmp_path / "cache")):
+        assert isinstance(dataset, CacheDataset)
+        assert (dataset.layout, dataset.gsd, dataset.legend) == (source.layout, source.gsd, source.legend)
+        assert [(i.key, i.part) for i in dataset.items] == [(i.key, i.part) for i in source.items]
+        assert [i.key for i in dataset.labelled] == [i.key for i in source.labelled]
+        for ours, theirs in zip(dataset.items, source.items, strict=True):
+            assert dataset.size(ours) == source.size(theirs)
+            np.testing.assert_array_equal(dataset.read_image(ours), source.read_image(theirs))
+        for ours, theirs in zip(dataset.labelled, source.labelled, strict=True):
+            np.testing.assert_array_equal(dataset.read_mask(ours), source.read_mask(theirs))
+            np.testing.assert_array_equal(dataset.class_pixels(ours), source.class_pixels(theirs))
+
+
+def test_images_of_different_sizes_do_not_mix(tmp_path: Path) -> None:
+    sizes = {"a": (5, 9), "b": (16, 3), "c": (1, 1)}
+    for key, size in sizes.items():
+        write_image(tmp_path / f"data/{key}_sat.png", image_of(key, size))
+        write_mask(tmp_path / f"data/{key}_mask.png", truth_of(key, size))
+    cache, _ = prepare(tmp_path / "data", tmp_path / "cache")
+    for item in cache.items:
+        np.testing.assert_array_equal(cache.read_image(item), image_of(item.key, sizes[item.key]))
+        np.testing.assert_array_equal(cache.read_mask(item), truth_of(item.key, sizes[item.key]))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> CacheDataset:
+    write_folder(tmp_path / "data", "restarting")
+    return prepare(tmp_path / "data", tmp_path / "cache").dataset
+
+
+class TestReading:
+    def test_windows_decode_nothing_and_are_one_s_own(self, cache: CacheDataset, tmp_path: Path) -> None:
+        item, window = cache.items[6], Window(2, 5, 7, 11)
+        expected = read_image(item.image)[window.slices]
+        for file in (tmp_path / "data").rglob("*.*"):
+            file.unlink()
+        crop = cache.read_image(item, window)
+        np.testing.assert_array_equal(crop, expected)
+        np.testing.assert_array_equal(cache.read_mask(item, window), truth_of(item.key)[window.slices])
+        crop[:] = 0
+        np.testing.assert_array_equal(cache.read_image(item, window), expected)
+
+    def test_windows_beyond_the_image_are_refused(self, cache: CacheDataset) -> None:
+        for read in (cache.read_image, cache.read_mask):
+            with pytest.raises(UsageError, match="24 x 32"):
+                read(cache.items[0], Window(0, 30, 4, 4))
+
+    def test_an_unlabelled_item_has_no_mask(self, tmp_path: Path) -> None:
+        write_folder(tmp_path / "data", "kaggle")
+        dataset, _ = prepare(tmp_path / "data", tmp_path / "cache")
+        assert {item.key for item in dataset.items} - {item.key for item in dataset.labelled} == {
+            "valid/77",
+            "test/3",
+        }
+        with pytest.raises(DataError, match=r"test/3 .*no mask"):
+            dataset.read_mask(dataset.items[0])
+
+    def test_a_set_without_any_mask_is_kept(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "data/a_sat.png", image_of("a"))
+        dataset, _ = prepare(tmp_path / "data", tmp_path / "cache")
+        np.testing.assert_array_equal(dataset.read_image(dataset.items[0]), image_of("a"))
+        assert dataset.labelled == []
+
+    def test_off_palette_pixels_are_remembered(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "data/a_sat.png", image_of("a"))
+        red = np.zeros((24, 32, 3), np.uint8)
+        red[:2, :3] = (255, 0, 0)
+        Image.fromarray(red).save(tmp_path / "data/a_mask.png")
+        dataset, _ = prepare(tmp_path / "data", tmp_path / "cache")
+        assert dataset.labels(dataset.items[0]).off_palette == 6
+
+    def test_workers_map_the_files_themselves(self, cache: CacheDataset) -> None:
+        cache.read_image(cache.items[0])  # the maps are open: they must not travel
+        pickled = pickle.dumps(cache)
+        pixels = (cache.root / "images.bin").stat().st_size
+        assert len(pickled) < pixels
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+            for item, (image, mask) in zip(
+                cache.items, pool.map(_read, [pickled] * 8, range(8)), strict=True
+            ):
+                np.testing.assert_array_equal(image, cache.read_image(item))
+                np.testing.assert_array_equal(mask, truth_of(item.key))
+
+    def test_splits_are_those_of_the_folder(self, tmp_path: Path) -> None:
+        write_folder(tmp_path / "data", "restarting")
+        rows = [f"train,000{i},s{i},0,0" for i in range(4)]
+        (tmp_path / "data/scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]))
+        prepare(tmp_path / "data", tmp_path / "cache")
+        for name in ("folders", "kfold-3@1", "scenes-k3@2"):
+            ours, theirs = (split(open_dataset(tmp_path / where), name) for where in ("cache", "data"))
+            assert {p: [i.key for i in items] for p, items in ours.items()} == {
+                p: [i.key for i in items] for p, items in theirs.items()
+            }
+
+
+def _read(pickled: bytes, number: int) -> tuple[np.ndarray, np.ndarray]:
+    dataset = pickle.loads(pickled)
+    return dataset.read_image(dataset.items[number]), dataset.read_mask(dataset.items[number])
+
+
+class TestMakingAgain:
+    def test_unchanged_files_are_left_alone(self, cache: CacheDataset, tmp_path: Path) -> None:
+        before = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
+        again, written = prepare(tmp_path / "data", tmp_path / "cache")
+        assert not written
+        assert again.items == cache.items
+        assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()} == before
+
+    def test_a_copied_file_with_another_time_is_the_same_file(
+        self, cache: CacheDataset, tmp_path: Path
+    ) -> None:
+        os.utime(tmp_path / "data/train/0000_sat.jpg", (1, 1))
+        assert not prepare(tmp_path / "data", tmp_path / "cache").written
+
+    @pytest.mark.parametrize("change", ["content", "removed", "mask removed", "added", "gsd", "scenes"])
+    def test_changes_need_force(self, change: str, cache: CacheDataset, tmp_path: Path) -> None:
+        data = tmp_path / "data"
+        match change:
+            case "content":
+                write_mask(data / "train/0000_mask.png", truth_of("other"))
+            case "removed":
+                for half in ("sat.jpg", "mask.png"):
+                    (data / f"train/0000_{half}").unlink()
+            case "mask removed":
+                (data / "train/0000_mask.png").unlink()
+            case "added":
+                write_image(data / "train/0009_sat.jpg", image_of("new"))
+            case "gsd":
+                (data / "landcover.yaml").write_text("gsd: 0.3\n")
+            case "scenes":
+                (data / "scenes.csv").write_text("part,id,scene,row,col\ntrain,0000,a,0,0\n")
+        with pytest.raises(OutputError, match="--force"):
+            prepare(data, tmp_path / "cache")
+        assert open_dataset(tmp_path / "cache").items == cache.items
+        new, written = prepare(data, tmp_path / "cache", force=True)
+        assert written
+        fresh = open_dataset(data)
+        assert [item.key for item in new.items] == [item.key for item in fresh.items]
+        assert (new.gsd, new.scenes) == (fresh.gsd, fresh.scenes)
+        for ours, theirs in zip(new.labelled, fresh.labelled, strict=True):
+            np.testing.assert_array_equal(new.read_mask(ours), fresh.read_mask(theirs))
+
+    def test_another_folder_is_never_written_into(self, cache: CacheDataset, tmp_path: Path) -> None:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine/notes.txt").write_text("keep")
+        for force in (False, True):
+            with pytest.raises(OutputError, match="no cache"):
+                prepare(tmp_path / "data", tmp_path / "mine", force=force)
+        assert [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+    def test_a_cache_is_no_source(self, cache: CacheDataset, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="cache already"):
+            prepare(tmp_path / "cache", tmp_path / "other")
+
+
+class TestDamage:
+    @pytest.mark.parametrize("name", ["images.bin", "masks.bin"])
+    @pytest.mark.parametrize("kept", [0, 100])
+    def test_cut_short(self, name: str, kept: int, cache: CacheDataset) -> None:
+        content = (cache.root / name).read_bytes()
+        (cache.root / name).write_bytes(content[:kept])
+        with pytest.raises(
+            DataError, match=f"{name} has {kept} bytes, {len(content)} expected.*prepare again"
+        ):
+            open_dataset(cache.root)
+
+    def test_without_index(self, cache: CacheDataset) -> None:
+        (cache.root / "index.json").unlink()
+        with pytest.raises(DataError, match=r"no index\.json.*prepare again"):
+            open_dataset(cache.root)
+
+    def test_index_cut_short(self, cache: CacheDataset) -> None:
+        text = (cache.root / "index.json").read_text()
+        (cache.root / "index.json").write_text(text[: len(text) // 2])
+        with pytest.raises(DataError, match=r"cut short.*prepare again"):
+            open_dataset(cache.root)
+
+    def test_another_version(self, cache: CacheDataset) -> None:
+        index = json.loads((cache.root / "index.json").read_text())
+        (cache.root / "index.json").write_text(json.dumps({**index, "version": 99}))
+        with pytest.raises(DataError, match=r"version 99.*prepare again"):
+            open_dataset(cache.root)
+
+    def test_damage_is_repaired_by_force(self, cache: CacheDataset, tmp_path: Path) -> None:
+        (cache.root / "index.json").unlink()
+        with pytest.raises(OutputError, match="--force"):
+            prepare(tmp_path / "data", cache.root)
+        assert prepare(tmp_path / "data", cache.root, force=True).written
+        assert open_dataset(cache.root).items == cache.items
+
+    def test_a_truncated_image_leaves_nothing_behind(self, tmp_path: Path) -> None:
+        write_folder(tmp_path / "data", "restarting")
+        path = tmp_path / "data/validation/0003_sat.jpg"
+        path.write_bytes(path.read_bytes()[:-200])
+        with pytest.raises(DataError, match=r"validation/0003_sat\.jpg"):
+            prepare(tmp_path / "data", tmp_path / "cache")
+        assert list((tmp_path / "cache").iterdir()) == []
+
+    def test_a_failed_replacement_never_passes_for_whole(self, cache: CacheDataset, tmp_path: Path) -> None:
+        path = tmp_path / "data/validation/0003_sat.jpg"
+        path.write_bytes(path.read_bytes()[:-200])
+        with pytest.raises(DataError):
+            prepare(tmp_path / "data", cache.root, force=True)
+        with pytest.raises(DataError, match="prepare again"):
+            open_dataset(cache.root)
+
+
+def test_legend_and_scale_of_a_cache(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", "restarting")
+    prepare(tmp_path / "data", tmp_path / "cache", gsd=0.7)
+    assert open_dataset(tmp_path / "cache").gsd == 0.7
+    assert open_dataset(tmp_path / "cache", gsd=2).gsd == 2
+    assert open_dataset(tmp_path / "cache", legend=DEEPGLOBE).legend == DEEPGLOBE
+    other = Legend("other", (LandClass("a", (0, 0, 0)), LandClass("b", (1, 1, 1))), None)
+    with pytest.raises(UsageError, match="'deepglobe', not 'other'"):
+        open_dataset(tmp_path / "cache", legend=other)

@@ -1,0 +1,337 @@
+"""Discovery: each layout in miniature, what it knows, and folders that are not what they should be."""
+
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datafolders import MINIATURES, image_of, truth_of, write_folder, write_image, write_mask
+from landcover.data import Dataset, open_dataset
+from landcover.data.dataset import FolderDataset
+from landcover.data.layouts import LAYOUTS, discover
+from landcover.errors import ConfigError, DataError, ImageError, UsageError
+from landcover.legend import DEEPGLOBE, LandClass, Legend
+from landcover.windows import Window
+
+FULL = (2448, 2448)
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_every_layout_is_found_with_its_items(name: str, tmp_path: Path) -> None:
+    expected = write_folder(tmp_path, name)
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == expected.layout
+    assert [item.key for item in dataset.items] == sorted(expected.images)
+    for item in dataset.items:
+        assert item.part == expected.parts.get(item.key)
+        assert item.image == tmp_path / expected.images[item.key]
+        assert item.mask == (tmp_path / expected.masks[item.key] if item.key in expected.masks else None)
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_every_layout_gives_the_same_classes(name: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, name)
+    dataset = open_dataset(tmp_path)
+    for item in dataset.labelled:
+        np.testing.assert_array_equal(dataset.read_mask(item), truth_of(item.key))
+        difference = np.abs(dataset.read_image(item).astype(int) - image_of(item.key))
+        assert difference.mean() < 10
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_a_folder_around_the_layout_changes_no_part(name: str, tmp_path: Path) -> None:
+    expected = write_folder(tmp_path / "outer", name)
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == expected.layout
+    assert {item.key: item.part for item in dataset.items} == {
+        f"outer/{key}": expected.parts.get(key) for key in expected.images
+    }
+
+
+def test_layout_names_are_distinct() -> None:
+    assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
+
+
+class TestGroundSampleDistance:
+    @pytest.mark.parametrize("name", ["challenge", "glnet", "kaggle", "mmsegmentation", "seed"])
+    def test_challenge_images_have_half_a_metre_at_full_size_only(self, name: str, tmp_path: Path) -> None:
+        small, full = tmp_path / "small", tmp_path / "full"
+        expected = write_folder(small, name)
+        assert open_dataset(small).gsd is None  # a resized copy has another scale
+        image = Image.new("RGB", FULL[::-1])
+        for path in expected.images.values():
+            (full / path).parent.mkdir(parents=True, exist_ok=True)
+            image.save(full / path)
+        for path in expected.masks.values():
+            (full / path).parent.mkdir(parents=True, exist_ok=True)
+            (full / path).write_bytes((small / path).read_bytes())
+        for path, text in expected.texts.items():
+            (full / path).write_text(text, encoding="utf-8")
+        assert open_dataset(full).gsd == 0.5
+
+    def test_tile_set_is_known_by_size_and_both_parts(self, tmp_path: Path) -> None:
+        for part in ("train", "validation"):
+            write_image(tmp_path / part / "0000_sat.jpg", np.zeros((512, 512, 3), np.uint8))
+            write_mask(tmp_path / part / "0000_mask.png", np.zeros((512, 512), np.uint8))
+        dataset = open_dataset(tmp_path)
+        assert (dataset.layout, dataset.gsd) == ("tiles-512", 1.195)
+        only_train = open_dataset(tmp_path / "train")
+        assert (only_train.layout, only_train.gsd) == ("pairs", None)
+
+    def test_tiles_of_another_size_are_not_the_tile_set(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "restarting", size=(500, 512))
+        dataset = open_dataset(tmp_path)
+        assert (dataset.layout, dataset.gsd) == ("pairs", None)
+
+    def test_the_mirror_is_told_from_the_tile_set_by_its_table(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "kaggle", size=(512, 512))
+        dataset = open_dataset(tmp_path)
+        assert (dataset.layout, dataset.gsd) == ("kaggle", None)
+
+    def test_full_size_pairs_without_a_folder_name_are_the_challenge_s(self, tmp_path: Path) -> None:
+        Image.new("RGB", FULL).save(tmp_path / "3484_sat.jpg")
+        Image.new("RGB", FULL).save(tmp_path / "3484_mask.png")
+        dataset = open_dataset(tmp_path)
+        assert (dataset.layout, dataset.gsd) == ("challenge-images", 0.5)
+
+    def test_order_argument_raster_settings(self, tmp_path: Path) -> None:
+        import rasterio
+
+        path = tmp_path / "a_sat.tif"
+        with rasterio.open(
+            path, "w", driver="GTiff", height=8, width=8, count=3, dtype="uint8",
+            crs="EPSG:28992", transform=rasterio.Affine(0.25, 0, 200_000, 0, -0.25, 500_000),
+        ) as raster:  # fmt: skip
+            raster.write(np.zeros((3, 8, 8), np.uint8))
+        write_mask(tmp_path / "a_mask.png", np.zeros((8, 8), np.uint8))
+        (tmp_path / "landcover.yaml").write_text("gsd: 3\n")
+        assert open_dataset(tmp_path, gsd=7).gsd == 7
+        assert open_dataset(tmp_path).gsd == pytest.approx(0.25, rel=1e-3)
+        path.unlink()
+        write_image(tmp_path / "a_sat.png", np.zeros((8, 8, 3), np.uint8))
+        assert open_dataset(tmp_path).gsd == 3
+
+    def test_settings_come_before_the_layout(self, tmp_path: Path) -> None:
+        Image.new("RGB", FULL).save(tmp_path / "3484_sat.jpg")
+        (tmp_path / "landcover.yaml").write_text("gsd: 0.3\n")
+        assert open_dataset(tmp_path).gsd == 0.3
+
+    @pytest.mark.parametrize("gsd", [0, -1, float("nan"), float("inf")])
+    def test_impossible_distance_is_refused(self, gsd: float, tmp_path: Path) -> None:
+        write_folder(tmp_path, "pairs")
+        with pytest.raises(UsageError, match="metres"):
+            open_dataset(tmp_path, gsd=gsd)
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("gds: 0.5", "'gds'.*Did you mean 'gsd'"),
+            ("gsd: half", "gsd is 'half'.*metres per pixel"),
+            ("gsd: true", "metres per pixel"),
+            ("- 0.5", "mapping"),
+            ("gsd: [", "not readable YAML"),
+        ],
+    )
+    def test_bad_settings(self, text: str, message: str, tmp_path: Path) -> None:
+        write_folder(tmp_path, "pairs")
+        (tmp_path / "landcover.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            open_dataset(tmp_path)
+
+    def test_empty_settings_say_nothing(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "pairs")
+        (tmp_path / "landcover.yaml").write_text("")
+        assert open_dataset(tmp_path).gsd is None
+
+    def test_legend_by_file_and_written_out(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "a_sat.png", np.zeros((1, 2, 3), np.uint8))
+        path = tmp_path / "a_mask.png"
+        Image.fromarray(np.array([[[255, 0, 0], [0, 0, 0]]], np.uint8)).save(path)
+        text = "{name: roofs, classes: [{name: other, colour: [0, 0, 0]}, {name: roof, colour: [255, 0, 0]}]}"
+        for settings in (f"legend: {text}", "legend: roofs.yaml"):
+            (tmp_path / "landcover.yaml").write_text(settings)
+            (tmp_path / "roofs.yaml").write_text(text)
+            dataset = open_dataset(tmp_path)
+            assert dataset.legend.names == ("other", "roof")
+            assert dataset.read_mask(dataset.items[0]).tolist() == [[1, 0]]
+
+    def test_a_legend_given_by_the_user_is_what_the_files_hold(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "mmsegmentation")
+        unknown_first = Legend("own", (LandClass("x", (1, 1, 1)), *DEEPGLOBE.classes[:6]), unknown=0)
+        dataset = open_dataset(tmp_path, legend=unknown_first)
+        item = dataset.items[0]
+        np.testing.assert_array_equal(dataset.read_mask(item), (truth_of(item.key) + 1) % 7)
+
+
+class TestPairs:
+    def test_missing_halves_are_listed(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "restarting")
+        (tmp_path / "train/0001_sat.jpg").unlink()
+        (tmp_path / "validation/0002_mask.png").unlink()
+        found = discover(tmp_path)
+        assert found.missing_images == ("train/0001_mask.png",)
+        assert [item.key for item in found.items if item.mask is None] == ["validation/0002"]
+
+    def test_listed_images_that_are_not_there_are_missing(self, tmp_path: Path) -> None:
+        for name, path in (("kaggle", "test/3_sat.jpg"), ("magnet", "land-train/855_sat.jpg")):
+            root = tmp_path / name
+            write_folder(root, name)
+            (root / path).unlink()
+            assert path in discover(root).missing_images
+
+    def test_the_table_of_another_set_is_none_of_the_mirror_s(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "restarting")
+        (tmp_path / "metadata.csv").write_text("name,date\n0000,2021\n")
+        assert discover(tmp_path).layout.name == "pairs"
+
+    def test_seed_folder_prefers_colour_masks(self, tmp_path: Path) -> None:
+        # The seed's label files turn red, which is no class, into urban.
+        write_folder(tmp_path, "seed")
+        red = np.full((24, 32, 3), (255, 0, 0), np.uint8)
+        Image.fromarray(red).save(tmp_path / "dataset/land_train/119_mask.png")
+        dataset = open_dataset(tmp_path)
+        mask = dataset.labels(dataset.items[0])
+        assert (mask.off_palette, set(mask.index.ravel())) == (24 * 32, {DEEPGLOBE.unknown})
+
+    def test_duplicate_names_are_refused(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "pairs")
+        write_image(tmp_path / "field_sat.tif", image_of("x"))
+        with pytest.raises(
+            DataError, match=r"field_sat\.(png|tif) and .*field_sat\.(png|tif).*rename or remove"
+        ):
+            open_dataset(tmp_path)
+
+    def test_two_masks_of_one_image_are_refused(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "pairs")
+        write_mask(tmp_path / "field_label.png", truth_of("x"))
+        with pytest.raises(DataError, match="claim the same name"):
+            open_dataset(tmp_path)
+
+    def test_hidden_files_and_archive_leftovers_are_passed_over(self, tmp_path: Path) -> None:
+        expected = write_folder(tmp_path, "challenge")
+        for path in ("__MACOSX/land-train/119_sat.jpg", "land-train/._119_sat.jpg", ".cache/1_sat.jpg"):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(b"")
+        assert len(open_dataset(tmp_path).items) == len(expected.images)
+
+    def test_links_that_lead_back_up_end(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "pairs")
+        try:
+            (tmp_path / "loop").symlink_to(tmp_path)
+        except OSError:
+            pytest.skip("no symbolic links here")
+        assert len(open_dataset(tmp_path).items) == 2
+
+
+class TestBadFolders:
+    def test_supervisely_is_recognised_and_refused(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "ds/img/1.jpg", image_of("1"))
+        (tmp_path / "ds/ann").mkdir()
+        (tmp_path / "ds/ann/1.jpg.json").write_text("{}")
+        with pytest.raises(DataError, match=r"Supervisely export.*JSON"):
+            open_dataset(tmp_path)
+
+    @pytest.mark.parametrize("files", [[], ["notes.txt"], ["a.png", "b.png"]])
+    def test_nothing_to_recognise(self, files: list[str], tmp_path: Path) -> None:
+        for name in files:
+            (tmp_path / name).write_bytes(b"")
+        with pytest.raises(DataError, match=f"no imagery .*{len(files)} files"):
+            open_dataset(tmp_path)
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="does not exist"):
+            open_dataset(tmp_path / "nowhere")
+        (tmp_path / "land-train.zip").write_bytes(b"PK")
+        with pytest.raises(DataError, match=r"is a file.*unpack"):
+            open_dataset(tmp_path / "land-train.zip")
+
+
+class TestReading:
+    def test_windows_are_cuts_of_the_whole(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "restarting")
+        dataset = open_dataset(tmp_path)
+        item, window = dataset.items[5], Window(3, 7, 11, 13)
+        np.testing.assert_array_equal(
+            dataset.read_image(item, window), dataset.read_image(item)[window.slices]
+        )
+        np.testing.assert_array_equal(dataset.read_mask(item, window), truth_of(item.key)[window.slices])
+        assert dataset.size(item) == (24, 32)
+
+    @pytest.mark.parametrize("window", [(-1, 0, 5, 5), (20, 0, 5, 5), (0, 28, 5, 5), (0, 0, 0, 5)])
+    def test_windows_beyond_the_image_are_refused(self, window: tuple[int, ...], tmp_path: Path) -> None:
+        write_folder(tmp_path, "pairs")
+        dataset = open_dataset(tmp_path)
+        with pytest.raises(UsageError, match="24 x 32"):
+            dataset.read_image(dataset.items[0], Window(*window))
+
+    def test_sizes_that_differ_name_both_files(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "pairs")
+        write_mask(tmp_path / "field_mask.png", truth_of("field", (24, 30)))
+        dataset = open_dataset(tmp_path)
+        with pytest.raises(DataError, match=r"field_mask.png is 24 x 30 .*field_sat.png 24 x 32"):
+            dataset.read_mask(dataset.items[0])
+
+    def test_an_item_without_mask_has_none_to_read(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "kaggle")
+        dataset = open_dataset(tmp_path)
+        with pytest.raises(DataError, match=r"3_sat\.jpg has no mask"):
+            dataset.read_mask(dataset.items[0])
+
+    def test_workers_read_and_raise(self, tmp_path: Path) -> None:
+        """Several processes read one data set; a damaged file is an error there too, not a None."""
+        write_folder(tmp_path, "restarting")
+        dataset = open_dataset(tmp_path)
+        keys = [item.key for item in dataset.items]
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+            read = list(pool.map(_read, [pickle.dumps(dataset)] * len(keys), keys))
+            for key, index in zip(keys, read, strict=True):
+                np.testing.assert_array_equal(index, truth_of(key))
+            (tmp_path / "train/0000_sat.jpg").write_bytes(b"\xff\xd8\xff")
+            with pytest.raises(ImageError):
+                pool.submit(_read, pickle.dumps(dataset), "train/0000").result()
+
+
+def _read(pickled: bytes, key: str) -> np.ndarray:
+    dataset: Dataset = pickle.loads(pickled)
+    item = next(item for item in dataset.items if item.key == key)
+    dataset.read_image(item)
+    return dataset.read_mask(item)
+
+
+class TestScenesTable:
+    HEAD = "part,id,scene,row,col\n"
+
+    def _open(self, root: Path, rows: str) -> FolderDataset:
+        write_folder(root, "restarting")
+        (root / "scenes.csv").write_text(rows)
+        dataset = open_dataset(root)
+        assert isinstance(dataset, FolderDataset)
+        return dataset
+
+    def test_places_are_found_by_part_and_id(self, tmp_path: Path) -> None:
+        dataset = self._open(
+            tmp_path, self.HEAD + "train,0000,7,0,1\nvalidation,0000,7,0,2\ntrain,9999,7,5,5\n"
+        )
+        assert dataset.scenes is not None
+        places = {key: (tile.scene, tile.row, tile.col) for key, tile in dataset.scenes.items()}
+        assert places == {"train/0000": ("7", 0, 1), "validation/0000": ("7", 0, 2)}
+
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            ("part,id,scene,row\n", "lacks the column 'col'"),
+            (HEAD + "train,0000,7,top,1\n", "line 2.*whole numbers"),
+            (HEAD + "train,0000\n", "line 2.*5 fields"),
+            (HEAD + "train,0000,7,0,1\ntrain,0001,7,0,1\n", "line 3.*share the place"),
+            (HEAD + "train,0000,7,0,1\ntrain,0000,7,0,2\n", "line 3.*named twice"),
+        ],
+    )
+    def test_bad_tables(self, rows: str, message: str, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=message):
+            self._open(tmp_path, rows)

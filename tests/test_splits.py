@@ -1,0 +1,315 @@
+"""Splits: the grammar, pinned and reproducible lists, and lists that do not fit the data."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datafolders import truth_of, write_folder, write_image, write_mask
+from landcover.data import Dataset, open_dataset, select, split
+from landcover.data.items import Item, SceneTile
+from landcover.data.splits import GLNET_COUNTS, GRAMMAR, describe, glnet_ids, parse
+from landcover.errors import SplitError
+from landcover.legend import DEEPGLOBE
+
+
+class Listed(Dataset):
+    """A data set of names only, with class counts that follow from the key."""
+
+    def size(self, item):
+        raise NotImplementedError
+
+    def read_image(self, item, window=None):
+        raise NotImplementedError
+
+    def labels(self, item):
+        raise NotImplementedError
+
+    def class_pixels(self, item: Item):
+        return np.bincount(truth_of(item.key).ravel(), minlength=7).astype(np.int64)
+
+
+def listed(
+    keys: list[str], *, unlabelled: list[str] | None = None, scenes: dict[str, SceneTile] | None = None
+) -> Listed:
+    def item(key: str, mask: bool) -> Item:
+        part = key.rpartition("/")[0] or None
+        return Item(key, part, Path(f"{key}_sat.jpg"), Path(f"{key}_mask.png") if mask else None)
+
+    items = [item(key, True) for key in keys] + [item(key, False) for key in unlabelled or []]
+    items.sort(key=lambda item: item.key)
+    return Listed(Path("D"), "pairs", DEEPGLOBE, 0.5, tuple(items), scenes)
+
+
+def keys_of(parts: dict[str, list[Item]]) -> dict[str, list[str]]:
+    return {part: [item.key for item in items] for part, items in parts.items()}
+
+
+TILES = [f"train/{i:04d}" for i in range(40)] + [f"validation/{i:04d}" for i in range(10)]
+
+
+class TestGrammar:
+    @pytest.mark.parametrize(
+        ("text", "kind", "numbers", "part"),
+        [
+            ("folders", "folders", (), None),
+            ("folders:validation", "folders", (), "validation"),
+            ("glnet:test", "glnet", (), "test"),
+            ("random-723-80@42:val", "random-N-M@SEED", (723, 80, 42), "val"),
+            ("kfold-5@4", "kfold-K@I", (5, 4), None),
+            ("scenes-k3@0:train", "scenes-kK@I", (3, 0), "train"),
+            ("all", "all", (), None),
+        ],
+    )
+    def test_names_are_taken_apart(self, text: str, kind: str, numbers: tuple, part: str | None) -> None:
+        parsed = parse(text)
+        assert (parsed.kind, parsed.numbers, parsed.part) == (kind, numbers, part)
+
+    @pytest.mark.parametrize(
+        ("text", "hint"),
+        [
+            ("folder", "'folders'"),
+            ("glnets:val", "'glnet'"),
+            ("kfold-5", "'kfold-K@I'"),
+            ("scene-k5@0", "'scenes-kK@I'"),
+            ("random-10-5", "'random-N-M@SEED'"),
+            ("kfold-5@-1", "'kfold-K@I'"),
+        ],
+    )
+    def test_wrong_names_get_a_hint(self, text: str, hint: str) -> None:
+        with pytest.raises(SplitError, match=f"No split.*Did you mean {hint}"):
+            parse(text)
+
+    def test_a_name_like_nothing_lists_all_forms(self) -> None:
+        with pytest.raises(SplitError) as error:
+            parse("lists/mine.txt")
+        assert all(kind in str(error.value) for kind in GRAMMAR)
+
+    def test_a_colon_needs_a_part(self) -> None:
+        with pytest.raises(SplitError, match="'folders:val'"):
+            parse("folders:")
+
+    def test_select_needs_a_part_that_exists(self) -> None:
+        dataset = listed(TILES)
+        assert [item.key for item in select(dataset, "folders:validation")] == TILES[40:]
+        assert len(select(dataset, "all")) == 50
+        with pytest.raises(SplitError, match="has the parts train, validation; say which"):
+            select(dataset, "folders")
+        with pytest.raises(SplitError, match=r"no part 'valid'.*'validation'"):
+            select(dataset, "folders:valid")
+
+
+class TestFolders:
+    def test_parts_are_the_labelled_ones(self) -> None:
+        dataset = listed(["train/a", "val/b"], unlabelled=["test/c", "train/d"])
+        assert keys_of(split(dataset, "folders")) == {"train": ["train/a"], "val": ["val/b"]}
+
+    def test_no_parts(self) -> None:
+        with pytest.raises(SplitError, match="kfold"):
+            split(listed(["a", "b"]), "folders")
+
+    @pytest.mark.parametrize("name", ["folders", "all", "kfold-2@0", "glnet"])
+    def test_images_without_masks_cannot_be_split(self, name: str) -> None:
+        with pytest.raises(SplitError, match="2 images and no masks"):
+            split(listed([], unlabelled=["train/a", "train/b"]), name)
+
+
+class TestGLNet:
+    def test_the_lists_are_those_published(self) -> None:
+        ids = glnet_ids()
+        assert {part: len(names) for part, names in ids.items()} == {"train": 454, "val": 207, "test": 142}
+        assert len(ids["train"] | ids["val"] | ids["test"]) == 803
+        # Known members: three of the pairs that repositories publish.
+        assert "10452" in ids["test"]
+        assert all(name.isdecimal() for names in ids.values() for name in names)
+
+    def test_ids_are_matched_whatever_the_folder(self) -> None:
+        everything = sorted(frozenset().union(*glnet_ids().values()))
+        parts = split(listed([f"land-train/{name}" for name in everything] + ["extra/1"]), "glnet")
+        assert {part: {item.id for item in items} for part, items in parts.items()} == glnet_ids()
+
+    def test_a_part_that_is_wholly_absent_is_left_out(self) -> None:
+        parts = split(listed(sorted(glnet_ids()["val"] | glnet_ids()["train"])), "glnet")
+        assert {part: len(items) for part, items in parts.items()} == {"train": 454, "val": 207}
+
+    def test_a_part_that_is_there_in_part_is_refused(self) -> None:
+        names = sorted(glnet_ids()["val"])
+        with pytest.raises(SplitError, match=rf"204 of the 207 .*val.*missing: {', '.join(names[:3])}"):
+            split(listed(names[3:]), "glnet")
+
+    def test_none_of_them(self) -> None:
+        with pytest.raises(SplitError, match="none of the 803"):
+            split(listed(["train/0000"]), "glnet")
+
+    def test_an_id_that_fits_two_items_is_refused(self) -> None:
+        names = sorted(glnet_ids()["test"])
+        with pytest.raises(SplitError, match=r"fits more than one item: .*copy/"):
+            split(listed([*names, f"copy/{names[0]}"]), "glnet")
+
+    def test_counts_add_up_to_the_labelled_images(self) -> None:
+        assert sum(GLNET_COUNTS.values()) == 803  # papers print 455, which adds up to 804
+
+
+class TestRandom:
+    def test_list_is_pinned(self) -> None:
+        # The permutation of numpy's default_rng(7): a change would silently make all scores incomparable.
+        parts = keys_of(split(listed([f"i{n}" for n in range(10)]), "random-7-3@7"))
+        order = np.random.default_rng(7).permutation(10)
+        assert parts["val"] == sorted(f"i{n}" for n in order[7:])
+        assert parts == keys_of(split(listed([f"i{n}" for n in reversed(range(10))]), "random-7-3@7"))
+
+    def test_seeds_differ(self) -> None:
+        dataset = listed([f"i{n:03d}" for n in range(100)])
+        assert keys_of(split(dataset, "random-80-20@0")) != keys_of(split(dataset, "random-80-20@1"))
+
+    def test_only_the_training_folder_is_shared_out(self) -> None:
+        parts = keys_of(split(listed(TILES), "random-30-10@0"))
+        assert sorted(parts["train"] + parts["val"]) == TILES[:40]
+
+    @pytest.mark.parametrize("name", ["random-30-11@0", "random-723-80@0"])
+    def test_counts_must_fit(self, name: str) -> None:
+        with pytest.raises(SplitError, match="has 40"):
+            split(listed(TILES), name)
+
+    @pytest.mark.parametrize("name", ["random-40-0@0", "random-0-40@0"])
+    def test_empty_parts_are_refused(self, name: str) -> None:
+        with pytest.raises(SplitError, match="is empty"):
+            split(listed(TILES), name)
+
+
+class TestFolds:
+    @given(count=st.integers(2, 40), folds=st.integers(2, 9))
+    def test_every_item_is_held_out_once(self, count: int, folds: int) -> None:
+        dataset = listed([f"x{i:03d}" for i in range(count)])
+        if folds > count:
+            with pytest.raises(SplitError, match=f"choose 2 to {count}"):
+                split(dataset, f"kfold-{folds}@0")
+            return
+        held_out: list[str] = []
+        for fold in range(folds):
+            parts = keys_of(split(dataset, f"kfold-{folds}@{fold}"))
+            assert not set(parts["train"]) & set(parts["val"])
+            assert len(parts["train"]) + len(parts["val"]) == count
+            held_out += parts["val"]
+        assert sorted(held_out) == [item.key for item in dataset.items]
+
+    @pytest.mark.parametrize("name", ["kfold-5@5", "scenes-k5@5"])
+    def test_folds_are_numbered_from_zero(self, name: str) -> None:
+        scenes = {key: SceneTile(key, 0, 0) for key in TILES}
+        with pytest.raises(SplitError, match="no fold 5 of 5; they are numbered 0 to 4"):
+            split(listed(TILES, scenes=scenes), name)
+
+    @pytest.mark.parametrize("name", ["kfold-1@0", "kfold-0@0", "scenes-k1@0", "scenes-k41@0"])
+    def test_too_few_or_many_folds(self, name: str) -> None:
+        scenes = {key: SceneTile(key, 0, 0) for key in TILES}
+        with pytest.raises(SplitError, match="choose 2 to 40"):
+            split(listed(TILES, scenes=scenes), name)
+
+
+SCENES = {key: SceneTile(f"s{i // 4}", 0, i % 4) for i, key in enumerate(TILES)}
+
+
+class TestSceneFolds:
+    def test_no_scene_is_on_both_sides_and_only_training_tiles_take_part(self) -> None:
+        dataset = listed(TILES, scenes=SCENES)
+        held_out = []
+        for fold in range(5):
+            parts = keys_of(split(dataset, f"scenes-k5@{fold}"))
+            scenes = {part: {SCENES[key].scene for key in keys} for part, keys in parts.items()}
+            assert not scenes["train"] & scenes["val"]
+            held_out += parts["val"]
+        assert sorted(held_out) == TILES[:40]
+
+    def test_without_a_table(self) -> None:
+        with pytest.raises(SplitError, match=r"no scenes\.csv"):
+            split(listed(TILES), "scenes-k5@0")
+
+    def test_an_item_without_a_scene(self) -> None:
+        scenes = {key: tile for key, tile in SCENES.items() if key != "train/0003"}
+        with pytest.raises(SplitError, match="train/0003"):
+            split(listed(TILES, scenes=scenes), "scenes-k5@0")
+
+    def test_folds_do_not_depend_on_where_counts_come_from(self, tmp_path: Path) -> None:
+        """Counts are decoded from masks; the same names with counts made up in memory give the same folds."""
+        write_folder(tmp_path, "restarting")
+        rows = [f"train,000{i},s{i},0,0" for i in range(4)]
+        (tmp_path / "scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]))
+        names = [f"{part}/000{i}" for part in ("train", "validation") for i in range(4)]
+        scenes = {f"train/000{i}": SceneTile(f"s{i}", 0, 0) for i in range(4)}
+        from_files = keys_of(split(open_dataset(tmp_path), "scenes-k2@1"))
+        assert from_files == keys_of(split(listed(names, scenes=scenes), "scenes-k2@1"))
+
+
+class TestFilesOfIds:
+    def _write(self, path: Path, text: str) -> str:
+        file = path / "list.txt"
+        file.write_text(text)
+        return str(file)
+
+    def test_keys_and_unambiguous_ids(self, tmp_path: Path) -> None:
+        dataset = listed(["train/a", "train/b", "val/b", "val/c"])
+        name = self._write(tmp_path, "train/b\nc\n\ntrain/b\na")
+        assert [item.key for item in select(dataset, name)] == ["train/a", "train/b", "val/c"]
+
+    def test_parts_after_a_tab(self, tmp_path: Path) -> None:
+        dataset = listed(["a", "b", "c d"])
+        name = self._write(tmp_path, "a\ttrain\nc d\ttrain\nb\tval\n")
+        assert keys_of(split(dataset, name)) == {"train": ["a", "c d"], "val": ["b"]}
+        assert [item.key for item in select(dataset, f"{name}:val")] == ["b"]
+
+    def test_absent_items_are_listed(self, tmp_path: Path) -> None:
+        dataset = listed(["a"], unlabelled=["u"])
+        with pytest.raises(SplitError, match=r"names 3 items .*: x1, u, x2"):
+            split(dataset, self._write(tmp_path, "a\nx1\nu\nx2\n"))
+
+    def test_an_ambiguous_id_is_refused(self, tmp_path: Path) -> None:
+        dataset = listed(["train/0000", "validation/0000"])
+        with pytest.raises(SplitError, match=r"train/0000, validation/0000. Use the key"):
+            split(dataset, self._write(tmp_path, "0000\n"))
+
+    def test_an_item_in_two_parts_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(SplitError, match=r"'a' is in two parts .*train, val"):
+            split(listed(["a", "b"]), self._write(tmp_path, "a\ttrain\nb\ttrain\na\tval\n"))
+
+    @pytest.mark.parametrize("text", ["", "\n\n"])
+    def test_an_empty_list_is_refused(self, text: str, tmp_path: Path) -> None:
+        with pytest.raises(SplitError, match="names no items"):
+            split(listed(["a"]), self._write(tmp_path, text))
+
+    def test_a_picture_is_no_list(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.png"
+        path.write_bytes(b"\x89PNG\r\n\xff\xfe\x00")
+        with pytest.raises(SplitError, match=r"no list of ids|not a list of ids"):
+            split(listed(["a"]), str(path))
+
+
+def test_description_counts_items_scenes_and_classes(tmp_path: Path) -> None:
+    for i in range(4):
+        write_image(tmp_path / f"{i}_sat.png", np.zeros((4, 4, 3), np.uint8))
+        write_mask(tmp_path / f"{i}_mask.png", np.full((4, 4), i % 2, np.uint8))
+    rows = [f",{i},s{i // 2},0,{i}" for i in range(4)]
+    (tmp_path / "scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]))
+    parts = describe(open_dataset(tmp_path), "kfold-4@1")
+    assert (parts["val"].items, parts["train"].items) == (1, 3)
+    assert (parts["val"].scenes, parts["train"].scenes) == (1, 2)
+    assert parts["val"].class_share["agriculture"] == 1
+    assert parts["train"].class_share["agriculture"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.shared
+def test_folds_of_the_real_scenes_are_disjoint_and_even() -> None:
+    folder = Path(__file__).parents[2] / "shared/data/deepglobe_tiles"
+    if not folder.is_dir():
+        pytest.skip("no ../shared here")
+    real = open_dataset(folder)
+    assert real.scenes is not None
+    # The real places with made-up class counts: decoding 1755 masks would tell no more about scenes.
+    dataset = listed([item.key for item in real.items], scenes=dict(real.scenes))
+    for fold in range(5):
+        parts = split(dataset, f"scenes-k5@{fold}")
+        scenes = {part: {real.scenes[item.key].scene for item in items} for part, items in parts.items()}
+        assert not scenes["train"] & scenes["val"]
+        assert {item.part for items in parts.values() for item in items} == {"train"}
+        assert 0.15 < len(parts["val"]) / 1755 < 0.25
