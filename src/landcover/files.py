@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from landcover.errors import OutputError
@@ -38,7 +38,8 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
             raise
         raise OutputError(f"{path} cannot be written: {os.strerror(error.errno)}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error above, if any, says more
+            temporary.unlink()
 
 
 _WRITE_ERRORS = {
@@ -49,6 +50,7 @@ _WRITE_ERRORS = {
     errno.EIO,
     errno.EISDIR,
     errno.ENAMETOOLONG,
+    errno.ENOENT,
     errno.ENOSPC,
     errno.ENOTDIR,
     errno.EPERM,

@@ -1,0 +1,62 @@
+"""Outputs appear whole or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from landcover.errors import OutputError
+from landcover.files import atomic_path, write_text
+
+
+def test_writes_whole_and_makes_folders(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b.txt", "ä")
+    assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "ä"
+    assert os.listdir(tmp_path / "a") == ["b.txt"]
+
+
+def test_refuses_to_replace_unless_forced(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "first")
+    with pytest.raises(OutputError, match="--force"):
+        write_text(path, "second")
+    assert path.read_text() == "first"
+    write_text(path, "second", force=True)
+    assert path.read_text() == "second"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "first")
+    with pytest.raises(error), atomic_path(path, force=True) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_the_temporary_file_keeps_the_suffix(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "map.tif") as temporary:
+        assert temporary.suffix == ".tif"
+        assert temporary.parent == tmp_path
+        temporary.touch()
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file/a\.txt cannot be written"):
+        write_text(tmp_path / "file" / "a.txt", "text")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_text(tmp_path / "folder", "text", force=True)
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_text(Path("/proc/landcover/a.txt"), "text")
+
+
+def test_an_error_of_reading_is_not_taken_for_one_of_writing(tmp_path: Path) -> None:
+    class Busy(OSError):
+        pass
+
+    with pytest.raises(Busy), atomic_path(tmp_path / "a.txt"):
+        raise Busy
