@@ -18,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from landcover.bundle import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
+from landcover.cli import build
 from landcover.errors import ModelError, OutputError
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.models import ModelConfig, build_model
@@ -255,3 +257,50 @@ def test_a_card_has_the_scored_classes_of_its_legend(tmp_path: Path) -> None:
     save_model(path, {}, CARD.model_copy(update={"legend": DEEPGLOBE}))
     assert read_card(path).legend == DEEPGLOBE
     assert len(read_card(path).legend.scored) == 6
+
+
+class TestInfo:
+    def invoke(self, *arguments: object) -> str:
+        result = CliRunner().invoke(build(), ["info", *map(str, arguments)], catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.stdout
+
+    def test_prints_what_the_card_says(self, model: Path) -> None:
+        lines = [" ".join(line.split()) for line in self.invoke(model).splitlines()]
+        assert f"sha256 {model_digest(model)}" in lines
+        assert "encoder resnet18" in lines
+        assert "ground sample distance 1.195 m" in lines
+        assert "windows 320 px, 32 px overlap" in lines
+        assert "split kfold-3@0:validation" in lines
+        assert "miou 0.5" in lines
+        assert "soil -" in lines
+        assert "1 Wälder" in lines
+        assert "terms research only" in lines
+
+    def test_marks_the_class_that_is_never_predicted(self, tmp_path: Path) -> None:
+        save_model(tmp_path / "m.safetensors", {}, CARD.model_copy(update={"legend": DEEPGLOBE}))
+        marked = [
+            line.split() for line in self.invoke(tmp_path / "m.safetensors").splitlines() if "never" in line
+        ]
+        assert [words[:2] for words in marked] == [["6", "unknown"]]
+
+    def test_text_from_a_card_is_not_taken_for_markup(self, tmp_path: Path) -> None:
+        card = CARD.model_copy(update={"licence": "[bold]see[/x]", "provenance": {"[red]": "[1, 2]"}})
+        save_model(tmp_path / "m.safetensors", {}, card)
+        printed = self.invoke(tmp_path / "m.safetensors")
+        assert "[bold]see[/x]" in printed
+        assert "[red]" in printed
+
+    def test_json_holds_the_whole_card(self, model: Path, tmp_path: Path) -> None:
+        printed = json.loads(self.invoke(model, "--json", "-"))
+        assert printed.pop("sha256") == model_digest(model)
+        assert printed.pop("file") == str(model)
+        assert ModelCard.model_validate_json(json.dumps(printed)) == CARD
+        self.invoke(model, "--json", tmp_path / "card.json")
+        assert json.loads((tmp_path / "card.json").read_text())["licence"] == "research only"
+        with pytest.raises(OutputError, match="--force"):
+            self.invoke(model, "--json", tmp_path / "card.json")
+
+    def test_a_run_folder_will_do(self, tmp_path: Path) -> None:
+        save_model(tmp_path / "best.safetensors", {}, CARD)
+        assert "best.safetensors" in self.invoke(tmp_path)

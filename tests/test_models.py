@@ -1,7 +1,9 @@
 """DeepLabv3+ on every encoder that we name: one battery, then the parts."""
 
+import _ctypes
 import copy
 import functools
+import json
 import math
 import subprocess
 import sys
@@ -11,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
-from landcover.errors import ConfigError, ModelError, UsageError
+from landcover.cli import build
+from landcover.errors import ConfigError, ModelError, OutputError, UsageError
 from landcover.models import MODELS, DeepLabV3Plus, ModelConfig, build_model, parameter_groups, register
 from landcover.models.deeplabv3plus import AtrousPyramid, ImagePooling
 from landcover.models.encoders import TESTED_ENCODERS, Encoder, build_encoder, possible_strides
@@ -288,6 +292,45 @@ def test_what_timm_says_of_features_is_checked(monkeypatch: pytest.MonkeyPatch) 
         Encoder(SMALL, 32)
 
 
+class TestModelsCommand:
+    def invoke(self, *arguments: object) -> str:
+        result = CliRunner().invoke(build(), ["models", *map(str, arguments)], catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.stdout
+
+    def test_lists_what_can_be_built(self) -> None:
+        printed = self.invoke()
+        assert "Architectures: deeplabv3plus" in printed
+        assert "starter" in printed
+        rows = {words[0]: words[1:] for line in printed.splitlines() if len(words := line.split()) > 5}
+        assert rows.keys() >= set(TESTED_ENCODERS)
+        assert rows["resnet50"] == ["23.5", "M", "8,", "16,", "32", "apache-2.0", "yes"]
+
+    def test_tries_out_others_by_name(self, tmp_path: Path) -> None:
+        file = tmp_path / "list.json"
+        self.invoke("hrnet_w18", "vit_tiny_patch16_224", "resnet18", "--json", file)
+        found = {entry["name"]: entry for entry in json.loads(file.read_text())["encoders"]}
+        assert found["hrnet_w18"]["output_strides"] == [32]
+        assert found["vit_tiny_patch16_224"]["output_strides"] == []
+        assert found["vit_tiny_patch16_224"]["parameters"] is None
+        assert found["resnet18"] == {
+            "name": "resnet18",
+            "parameters": 11_176_512,
+            "output_strides": [8, 16, 32],
+            "licence": "apache-2.0",
+            "tested": False,
+        }
+        with pytest.raises(OutputError, match="--force"):
+            self.invoke("resnet18", "--json", file)
+
+    def test_json_on_standard_output_is_nothing_else(self) -> None:
+        assert json.loads(self.invoke("resnet18", "--json", "-"))["architectures"] == ["deeplabv3plus"]
+
+    def test_an_unknown_name_is_an_error(self) -> None:
+        with pytest.raises(ConfigError, match="resnet18"):
+            self.invoke("resnet181")
+
+
 FAKE_TORCHVISION = """
 import torch
 @torch.library.register_fake("torchvision::nms")
@@ -295,20 +338,31 @@ def _(boxes, scores, threshold): return boxes
 """
 
 
-def test_timm_imports_beside_a_torchvision_whose_library_does_not_load(tmp_path: Path) -> None:
-    """As the CUDA wheel beside a CPU-only torch: its import registers nms, and its library fails to load."""
-    package = tmp_path / "torchvision"
+def declared_beside(folder: Path, library: bytes) -> str:
+    """Return what a fresh interpreter prints that declares operators beside such a torchvision."""
+    package = folder / "torchvision"
     package.mkdir()
     (package / "__init__.py").write_text(FAKE_TORCHVISION)
-    (package / "_C.so").write_bytes(b"built for something else")
+    (package / "_C.so").write_bytes(library)
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        f"import sys; sys.path.insert(0, {str(folder)!r})\n"
         "from landcover.models._compat import declare_torchvision_operators as declare\n"
-        "assert 'torchvision' not in sys.modules\n"
         "declare(); declare()\n"
-        "import torchvision\n"
-        "declare()\n"
-        "print(torchvision.__file__)"
+        "import torch; print(hasattr(torch.ops.torchvision, 'nms'))\n"
+        "import torchvision; declare(); print(torchvision.__file__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == str(package / "__init__.py"), done.stderr
+    return done.stdout + done.stderr
+
+
+def test_timm_imports_beside_a_torchvision_whose_library_does_not_load(tmp_path: Path) -> None:
+    """As the CUDA wheel beside a CPU-only torch: its import registers nms, and its library fails to load."""
+    printed = declared_beside(tmp_path, b"built for something else")
+    assert printed.split() == ["True", str(tmp_path / "torchvision" / "__init__.py")]
+
+
+def test_a_torchvision_whose_library_loads_is_left_alone(tmp_path: Path) -> None:
+    """A library that loads brings its own operators (here none): declaring them again would be an error."""
+    printed = declared_beside(tmp_path, Path(_ctypes.__file__).read_bytes())
+    assert printed.startswith("False")
+    assert "torchvision::nms does not exist" in printed

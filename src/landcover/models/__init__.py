@@ -9,16 +9,31 @@ from landcover.extras import needs
 from landcover.models.settings import ModelConfig
 
 if TYPE_CHECKING:
+    from landcover.models.catalogue import EncoderInfo, describe_encoder
     from landcover.models.deeplabv3plus import DeepLabV3Plus
+    from landcover.models.encoders import TESTED_ENCODERS
     from landcover.models.parameters import parameter_groups
     from landcover.models.registry import MODELS, build_model, register
 
-__all__ = ["MODELS", "DeepLabV3Plus", "ModelConfig", "build_model", "parameter_groups", "register"]
+__all__ = [
+    "MODELS",
+    "TESTED_ENCODERS",
+    "DeepLabV3Plus",
+    "EncoderInfo",
+    "ModelConfig",
+    "build_model",
+    "describe_encoder",
+    "parameter_groups",
+    "register",
+]
 
 _HOMES = {
     "MODELS": "registry",
+    "TESTED_ENCODERS": "encoders",
     "DeepLabV3Plus": "deeplabv3plus",
+    "EncoderInfo": "catalogue",
     "build_model": "registry",
+    "describe_encoder": "catalogue",
     "parameter_groups": "parameters",
     "register": "registry",
 }

@@ -1,0 +1,95 @@
+"""``landcover info``."""
+
+import json as json_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from landcover.bundle import ModelCard
+
+_STDOUT = Path("-")
+
+
+def info(
+    model: Annotated[Path, typer.Argument(help="A model file or the folder of a run.", show_default=False)],
+    json: Annotated[Path | None, typer.Option(help="Write the card as JSON; - is standard output.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
+) -> None:
+    """Print the card of a model: classes, input, scores, recipe, licence, origin."""
+    from landcover.bundle import model_digest, read_card, resolve_model
+    from landcover.files import write_text
+
+    file = resolve_model(model)
+    card = read_card(file)
+    digest = model_digest(file)
+    text = json_.dumps({"file": str(file), "sha256": digest, **card.model_dump(mode="json")}, indent=1)
+    if json is not None and json != _STDOUT:
+        write_text(json, text + "\n", force=force)
+    if json == _STDOUT:
+        print(text)
+    else:
+        _print_card(
+            card, {"file": str(file), "size": f"{file.stat().st_size / 1e6:.1f} MB", "sha256": digest}
+        )
+
+
+def _print_card(card: "ModelCard", file: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    # As wide as the text needs: a digest or a command is copied, not folded, when the output is piped.
+    console = Console(soft_wrap=True, highlight=False)
+    prepared = card.preprocessing
+    _section(console, "Model", {**file, **card.model.model_dump(mode="json")})
+    _section(
+        console,
+        "Input",
+        {
+            "ground sample distance": f"{prepared.gsd:g} m",
+            "mean": ", ".join(f"{value:g}" for value in prepared.mean),
+            "std": ", ".join(f"{value:g}" for value in prepared.std),
+            "windows": f"{card.window_px} px, {card.overlap_px} px overlap",
+            "temperature": f"{card.temperature:g}",
+        },
+    )
+    console.print("\n[bold]Classes[/bold]", f"({card.legend.name})")
+    for index, entry in enumerate(card.legend.classes):
+        red, green, blue = entry.colour
+        note = " [dim](never predicted)[/dim]" if index == card.legend.unknown else ""
+        console.print(f"  {index} [on rgb({red},{green},{blue})]   [/] ", end="")
+        console.print(entry.name, markup=False, end="")
+        console.print(note)
+    for scores in card.scores:
+        _section(console, "Scores", scores)
+    _section(console, "Recipe", card.recipe)
+    _section(console, "Origin", card.provenance)
+    _section(console, "Licence", {"terms": card.licence or "not said"})
+
+
+def _section(console: "Console", title: str, rows: dict[str, Any]) -> None:
+    """Print a heading and its names and values, nested ones indented."""
+    if not rows:
+        return
+    console.print(f"\n[bold]{title}[/bold]")
+    _rows(console, rows, "  ")
+
+
+def _rows(console: "Console", rows: dict[str, Any], indent: str) -> None:
+    width = max(len(str(name)) for name in rows)
+    for name, value in rows.items():
+        if isinstance(value, dict) and value:
+            console.print(f"{indent}{name}", markup=False)
+            _rows(console, value, indent + "  ")
+        else:
+            console.print(f"{indent}{name!s:{width}}  {_shown(value)}", markup=False)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json_.dumps(value, ensure_ascii=False)
