@@ -69,7 +69,7 @@ def score_view(scored: Scored, runs: Sequence[Run], images: int, side_px: int) -
         "Data": str(evaluation.data or "not stated"),
     }
     if (cleaned := evaluation.min_region) is not None:
-        change = "" if cleaned.miou_change is None else f" ({100 * cleaned.miou_change:+.1f} points)"
+        change = "" if cleaned.miou_change is None else f" ({100 * cleaned.miou_change:+z.1f} points)"
         facts[f"mIoU without regions below {cleaned.min_region}"] = f"{percent(cleaned.miou)}{change}"
     return ScoreView(
         scored,
@@ -130,8 +130,9 @@ def run_facts(run: Run) -> Facts:
         "Ended": run.end.reason if run.end else "not yet, or cut off",
     }
     if run.start.device is not None:
-        threads = f", {run.start.threads} threads" if run.start.threads and run.start.device == "cpu" else ""
-        facts["Device"] = run.start.device + threads
+        facts["Device"] = run.start.device
+    if run.start.device == "cpu" and run.start.threads:
+        facts["Threads"] = count(run.start.threads)
     facts |= {f"{part.capitalize()} images": count(n) for part, n in run.start.counts.items()}
     made = run.start.provenance
     facts |= {key.capitalize(): str(made[key]) for key in ("data", "split", "date") if made.get(key)}
