@@ -35,14 +35,14 @@ def make_dataset(
         scenes: Number of scenes in all.
         size: Pixels along each side, or (height, width).
         seed: Which world.
-        parts: Share of the scenes in each part, by name, in any unit; each part gets at least one scene.
+        parts: Share of the scenes in each part, by name, in any unit.
         force: Replace scenes that are there.
 
     Returns:
         ``out``.
 
     Raises:
-        UsageError: If scenes are fewer than parts, a share is not positive, or a size or seed impossible.
+        UsageError: If a part would be empty, or a size or seed is impossible.
         OutputError: If a set is there already and ``force`` is off, or it cannot be written.
     """
     out = Path(out)
@@ -65,11 +65,11 @@ def make_dataset(
 
 
 def _counts(scenes: int, parts: Mapping[str, float]) -> dict[str, int]:
-    """Share out the scenes, at least one to each part."""
-    if not parts or scenes < len(parts) or min(parts.values()) <= 0:
+    """Share out the scenes."""
+    borders = np.rint(np.cumsum([0.0, *parts.values()]) / max(sum(parts.values()), 1e-9) * scenes).astype(int)
+    counts = {part: int(count) for part, count in zip(parts, np.diff(borders), strict=True)}
+    if min(counts.values(), default=0) < 1:
         raise UsageError(
-            f"{scenes} scenes do not make {dict(parts)}: every part needs a scene and a positive share."
+            f"{scenes} scenes do not make {dict(parts)}: a part would be empty. Ask for more scenes."
         )
-    total = sum(parts.values())
-    borders = np.rint(np.cumsum([0.0, *parts.values()]) / total * (scenes - len(parts))).astype(int)
-    return {part: int(count) + 1 for part, count in zip(parts, np.diff(borders), strict=True)}
+    return counts
