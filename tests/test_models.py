@@ -257,7 +257,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("encoder", "stride", "message"),
         [
-            ("hrnet_w18", 16, r"output stride 16.*\[32\]"),
+            ("vgg11", 16, r"output stride 16.*\[32\]"),
             ("densenet121", 8, r"output stride 8.*\[32\]"),
             ("vit_tiny_patch16_224", 16, "landcover models"),
             ("swin_tiny_patch4_window7_224", 32, "landcover models"),
@@ -308,9 +308,9 @@ class TestModelsCommand:
 
     def test_tries_out_others_by_name(self, tmp_path: Path) -> None:
         file = tmp_path / "list.json"
-        self.invoke("hrnet_w18", "vit_tiny_patch16_224", "resnet18", "--json", file)
+        self.invoke("vgg11", "vit_tiny_patch16_224", "resnet18", "--json", file)
         found = {entry["name"]: entry for entry in json.loads(file.read_text())["encoders"]}
-        assert found["hrnet_w18"]["output_strides"] == [32]
+        assert found["vgg11"]["output_strides"] == [32]
         assert found["vit_tiny_patch16_224"]["output_strides"] == []
         assert found["vit_tiny_patch16_224"]["parameters"] is None
         assert found["resnet18"] == {
