@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from affine import Affine
 from PIL import Image
+from rasterio.crs import CRS
 from typer.testing import CliRunner
 
 from fake_runtime import ColourRuntime, make_card
@@ -19,6 +21,7 @@ from landcover.evaluation.interval import bootstrap_interval
 from landcover.evaluation.predictions import translation
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array
 from landcover.metrics import ConfusionMatrix
+from landcover.raster import Georeference, write_class_raster
 
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)
 
@@ -109,6 +112,14 @@ def test_metric_is_passed_on(data: Path, tmp_path: Path) -> None:
 def test_names_and_forms_of_maps(data: Path, tmp_path: Path, ending: str, mask_format: MaskFormat) -> None:
     maps = write_maps(tmp_path / "maps", ending=ending, mask_format=mask_format)
     assert evaluate(data, "folders:val", predictions=maps)["miou"] == 0.5
+
+
+def test_maps_may_be_rasters(data: Path, tmp_path: Path) -> None:
+    place = Georeference(CRS.from_epsg(32647), Affine(0.5, 0, 7e5, 0, -0.5, 1.5e6))
+    (tmp_path / "maps/val").mkdir(parents=True)
+    for key, index in GOOD_AND_BAD.items():
+        write_class_raster(tmp_path / f"maps/{key}_mask.tif", index, DEEPGLOBE, place)
+    assert evaluate(data, "folders:val", predictions=tmp_path / "maps")["miou"] == 0.5
 
 
 def test_maps_in_another_index_order_are_matched_by_name(data: Path, tmp_path: Path) -> None:
@@ -279,6 +290,14 @@ def test_interval_of_equal_groups_is_a_point_and_of_one_group_none() -> None:
     assert low == high == pytest.approx((90 / 100 + 90 / 100) / 2)
     assert bootstrap_interval(tables_of((90, 10)), DEEPGLOBE, "challenge") is None
     assert bootstrap_interval(np.zeros((3, 7, 8), np.int64), DEEPGLOBE, "challenge") is None
+
+
+def test_interval_of_two_opposite_groups_is_known_exactly() -> None:
+    """Of two draws 0, 1 or 2 are the first group with probabilities 1/4, 1/2 and 1/4."""
+    tables = tables_of((100, 0), (0, 100))
+    at = dict(zip((0, 1, 2), (0.0, (1 / 2 + 1 / 2) / 2, 1.0), strict=True))
+    assert bootstrap_interval(tables, DEEPGLOBE, "challenge", level=0.6) == (at[0], at[2])
+    assert bootstrap_interval(tables, DEEPGLOBE, "challenge", level=0.4) == (at[1], at[1])
 
 
 def test_scenes_are_resampled_where_the_data_know_them(tmp_path: Path) -> None:
