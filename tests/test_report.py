@@ -24,9 +24,10 @@ from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.models import ModelConfig
 from landcover.preprocessing import Preprocessing
 from landcover.reporting import report
-from landcover.reporting.collect import ImageScore, collect, read_evaluation, read_run, short_names
+from landcover.reporting.collect import collect, read_evaluation, read_run, short_names
 from landcover.reporting.figures import Curve, histogram, line_chart, matrix, nice_ticks
 from landcover.reporting.notes import comparison_notes, evaluation_notes, run_notes
+from landcover.reporting.records import ImageScore
 from landcover.reporting.strips import (
     IGNORED,
     WRONG,

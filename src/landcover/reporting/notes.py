@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from landcover.reporting.collect import Evaluation, Run, Scored
+from landcover.reporting.collect import Run, Scored
+from landcover.reporting.records import Evaluation
 from landcover.reporting.wording import listing
 
 _NEIGHBOURS = ("folders", "glnet", "random", "kfold")

@@ -15,7 +15,7 @@ from landcover.data import Dataset, Item, open_dataset
 from landcover.errors import LandcoverError
 from landcover.evaluation.predictions import from_folder
 from landcover.legend import NODATA, Legend
-from landcover.reporting.collect import Evaluation, ImageScore
+from landcover.reporting.records import Evaluation, ImageScore
 
 UInt8Array = npt.NDArray[np.uint8]
 

@@ -7,9 +7,10 @@ from functools import partial
 import numpy as np
 
 from landcover.legend import Legend
-from landcover.reporting.collect import Evaluation, Event, Run, Scored
+from landcover.reporting.collect import Run, Scored
 from landcover.reporting.figures import Chart, Curve, Matrix, histogram, line_chart, matrix
 from landcover.reporting.notes import evaluation_notes, run_notes
+from landcover.reporting.records import Evaluation, Event
 from landcover.reporting.strips import Scenes, draw_scenes
 from landcover.reporting.wording import count, css_colour, duration, percent, percent_tick
 
