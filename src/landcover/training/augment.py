@@ -133,4 +133,4 @@ def normalise(images: Tensor, colours: Tensor) -> Tensor:
     """
     pixels = images.flatten(1, 2).float()
     mixed = torch.baddbmm(colours[:, None, :, 3], pixels, colours[..., :3].mT)
-    return mixed.unflatten(1, images.shape[1:3]).permute(0, 3, 1, 2)
+    return mixed.view(images.shape).permute(0, 3, 1, 2)

@@ -264,9 +264,10 @@ def _validate(session: Session, runtime: TorchRuntime, log: RunLog, interrupt: I
         return
     scores = {**found.scores.to_dict(), "loss": found.loss}
     improved = take_scores(session.config, progress, scores)
-    session.checkpoint()
+    # The log first: a line too many is dropped by the next start, one too few could not be made good.
     log.event("validation", step=progress.step, seconds=round(progress.seconds, 3), **scores)
     log.strips(progress.step, found.strips)
+    session.checkpoint()
     miou = "–" if found.scores.miou is None else f"{100 * found.scores.miou:.2f}"
     classes = ", ".join(f"{n} {100 * v:.1f}" for n, v in found.scores.iou.items() if v is not None)
     log.say(

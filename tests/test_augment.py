@@ -1,0 +1,182 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from landcover.legend import IGNORE
+from landcover.preprocessing import Preprocessing
+from landcover.training.augment import Batch, cut, d4, draw_colours, fill_sample, normalise
+from landcover.training.config import AugmentConfig
+from landcover.training.sampling import Crop
+
+PREPROCESSING = Preprocessing(1.0)
+PLAIN = AugmentConfig(d4=False)
+
+
+class Fixed:
+    """A generator whose uniform numbers are given."""
+
+    def __init__(self, *values):
+        self.values = np.array(values)
+
+    def uniform(self, low, high, count):
+        assert (low, high, count) == (-1, 1, len(self.values))
+        return self.values
+
+
+def crop(row=0, col=0, side=32, seed=0):
+    return Crop(0, row, col, side, np.random.default_rng(seed))
+
+
+def batch(count=1, side=32):
+    return Batch(
+        np.zeros((count, side, side, 3), np.uint8),
+        np.zeros((count, side, side), np.uint8),
+        np.zeros((count, 3, 4), np.float32),
+    )
+
+
+def scene(height=64, width=64, seed=0):
+    """Channels in patches, and an image whose red tells the channel."""
+    rng = np.random.default_rng(seed)
+    patches = rng.choice(np.array([0, 1, 2, 3, 4, 5, IGNORE], np.uint8), (-(-height // 8), -(-width // 8)))
+    channels = np.kron(patches, np.ones((8, 8), np.uint8))[:height, :width]
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image[..., 0] = np.where(channels == IGNORE, 240, channels * 40)
+    return image, channels
+
+
+def filled(image, channels, piece, config, side=32, preprocessing=PREPROCESSING):
+    into = batch(side=side)
+    fill_sample(
+        into,
+        0,
+        piece,
+        channels.shape,
+        lambda window: image[window.slices],
+        lambda window: channels[window.slices],
+        config,
+        preprocessing,
+    )
+    return into
+
+
+def varied(pixels, rng, config):
+    """Colours after the variation, float, in 0..255."""
+    matrix = draw_colours(rng, config, Preprocessing(1.0, mean=(0.5, 0.4, 0.3), std=(1.0, 1.0, 1.0)))
+    values = np.concatenate((pixels, np.ones((len(pixels), 1))), axis=1) @ matrix.T
+    return (values + (0.5, 0.4, 0.3)) * 255
+
+
+@given(st.integers(-40, 60), st.integers(-40, 60), st.integers(1, 90), st.integers(0, 1))
+@settings(max_examples=80, deadline=None)
+def test_a_crop_beyond_the_image_is_filled(row, col, side, channels):
+    image = np.arange(50 * 40, dtype=np.uint8).reshape(50, 40)
+    image = np.stack([image] * 3, axis=2) if channels else image
+    if not (-side < row < 50 and -side < col < 40):
+        return
+    pads = ((100, 100), (100, 100), (0, 0))[: image.ndim]
+    expected = np.pad(image, pads, constant_values=7)[
+        100 + row : 100 + row + side, 100 + col : 100 + col + side
+    ]
+    found = cut(lambda window: image[window.slices], (50, 40), crop(row, col, side), 7)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_beyond_the_image_nothing_is_learned_and_the_mean_colour_is_seen():
+    image, channels = scene(16, 16)
+    into = filled(image, channels, crop(-8, -8, 32), PLAIN)
+    np.testing.assert_array_equal(into.targets[0, 8:24, 8:24], channels)
+    outside = np.ones((32, 32), bool)
+    outside[8:24, 8:24] = False
+    assert (into.targets[0][outside] == IGNORE).all()
+    seen = normalise(torch.from_numpy(into.images), torch.from_numpy(into.colours))[0].numpy()
+    assert np.abs(seen[:, outside]).max() < 0.5 / 255 / 0.22
+
+
+def test_the_eight_symmetries_are_all_of_them():
+    array = np.arange(9, dtype=np.uint8).reshape(3, 3)
+    turned = [np.rot90(array, k) for k in range(4)]
+    expected = {a.tobytes() for a in [*turned, *(np.ascontiguousarray(np.fliplr(a)) for a in turned)]}
+    found = {np.ascontiguousarray(d4(array, symmetry)).tobytes() for symmetry in range(8)}
+    assert found == {np.ascontiguousarray(a).tobytes() for a in turned} | expected
+    assert len(found) == 8
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_image_and_mask_are_turned_alike(seed):
+    image, channels = scene()
+    into = filled(image, channels, crop(5, 9, 32, seed), AugmentConfig())
+    code = into.images[0, ..., 0]
+    np.testing.assert_array_equal(np.where(code == 240, IGNORE, code // 40), into.targets[0])
+
+
+def test_all_symmetries_occur():
+    image, channels = scene()
+    seen = {
+        filled(image, channels, crop(0, 0, 32, seed), AugmentConfig()).images.tobytes() for seed in range(80)
+    }
+    assert len(seen) == 8
+
+
+@pytest.mark.parametrize("side", [16, 20, 48, 64])
+def test_rescaling_invents_no_class_and_moves_nothing(side):
+    image, channels = scene()
+    into = filled(image, channels, crop(0, 0, side), PLAIN)
+    assert set(np.unique(into.targets)) <= set(np.unique(channels[:side, :side]))
+    # Inside the patches (red is constant there) image and mask agree.
+    code = into.images[0, ..., 0].astype(int)
+    expected = np.where(into.targets[0] == IGNORE, 240, into.targets[0].astype(int) * 40)
+    assert np.mean(np.abs(code - expected) <= 2) > 0.5
+    assert np.mean(code - expected) == pytest.approx(0, abs=4)
+
+
+def test_without_variation_the_network_sees_what_prediction_shows_it():
+    image, channels = scene()
+    into = filled(image, channels, crop(4, 4, 32), PLAIN)
+    seen = normalise(torch.from_numpy(into.images), torch.from_numpy(into.colours))
+    expected = PREPROCESSING.normalise(image[4:36, 4:36]).transpose(2, 0, 1)
+    np.testing.assert_allclose(seen[0].numpy(), expected, atol=2e-6)
+    assert seen.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_each_image_of_a_batch_has_its_own_colours():
+    images = torch.full((2, 4, 4, 3), 100, dtype=torch.uint8)
+    colours = torch.zeros(2, 3, 4)
+    colours[0, 0, 3], colours[1, 2, 1] = 5.0, 0.5
+    seen = normalise(images, colours)
+    assert seen[0].amax(dim=(1, 2)).tolist() == [5, 0, 0]
+    assert seen[1].amax(dim=(1, 2)).tolist() == [0, 0, 50]
+
+
+def test_a_third_of_a_turn_of_hue_swaps_the_primary_colours():
+    pixels = np.array([[200.0, 40, 10], [9, 9, 9]])
+    found = varied(pixels, Fixed(2 / 3, 0, 0, 0), AugmentConfig(hue=0.5))
+    np.testing.assert_allclose(found, np.roll(pixels, 1, axis=1), atol=1e-3)
+
+
+def test_without_saturation_all_is_grey():
+    found = varied(np.array([[30.0, 60, 90]]), Fixed(0, -1, 0, 0), AugmentConfig(saturation=1.0))
+    np.testing.assert_allclose(found, [[60, 60, 60]], atol=1e-3)
+
+
+def test_without_contrast_all_is_the_mean_colour():
+    found = varied(np.array([[30.0, 60, 90]]), Fixed(0, 0, -1, 0), AugmentConfig(contrast=1.0))
+    np.testing.assert_allclose(found, [[127.5, 102, 76.5]], atol=1e-3)
+
+
+def test_brightness_is_a_factor_and_comes_last():
+    config = AugmentConfig(brightness=0.5, contrast=0.5)
+    found = varied(np.array([[30.0, 60, 90]]), Fixed(0, 0, 1, 1), config)
+    mean = np.array([127.5, 102, 76.5])
+    np.testing.assert_allclose(found, [1.5 * (mean + 1.5 * (np.array([30, 60, 90]) - mean))], atol=1e-3)
+
+
+def test_the_same_generator_gives_the_same_crop():
+    image, channels = scene()
+    config = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
+    one, two, other = (filled(image, channels, crop(3, 3, 40, seed), config) for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    assert not np.array_equal(one.colours, other.colours)

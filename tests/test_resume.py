@@ -1,0 +1,174 @@
+"""Killed at any moment and resumed, a run ends tensor-equal to the straight one."""
+
+import random
+import shutil
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from landcover.bundle import read_model
+from landcover.models.tensorfile import read_tensors
+from landcover.training import train
+from landcover.training.checkpoint import read_run
+from landcover.training.log import read_log
+from training_world import run_apart, tiny, train_apart, write_pairs
+
+STEPS = 9
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("data"))
+
+
+def configuration(precision="fp32", optimiser="adamw"):
+    return tiny(
+        f"steps={STEPS}", f"precision={precision}", f"optimiser.name={optimiser}", "checkpoint_steps=2",
+        "accumulate=2", "optimiser.clip_norm=1", "optimiser.learning_rate=0.01",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """Folders of runs that nothing stopped, by precision and optimiser."""
+    folders = {}
+
+    def folder(precision, optimiser):
+        if (precision, optimiser) not in folders:
+            out = tmp_path_factory.mktemp("straight")
+            assert train_apart(configuration(precision, optimiser), data, out) == 0
+            folders[precision, optimiser] = out
+        return folders[precision, optimiser]
+
+    return folder
+
+
+def assert_same_tensors(one, two):
+    first, second = read_tensors(one), read_tensors(two)
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+def assert_same_run(one, two):
+    assert_same_tensors(one / "last.safetensors", two / "last.safetensors")
+    assert_same_tensors(one / "best.safetensors", two / "best.safetensors")
+    first, second = (read_run(folder / "last.safetensors")[0] for folder in (one, two))
+    assert (first.step, first.best, first.scores, first.stale) == (
+        second.step,
+        second.best,
+        second.scores,
+        second.stale,
+    )
+    logs = [
+        [(e["event"], e.get("step"), e.get("miou")) for e in read_log(folder) if e["event"] != "start"]
+        for folder in (one, two)
+    ]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize(("precision", "optimiser"), [("fp32", "adamw"), ("bf16", "adamw"), ("fp32", "sgd")])
+def test_killed_at_three_random_steps(data, straight, tmp_path, precision, optimiser):
+    config = configuration(precision, optimiser)
+    steps = sorted(random.sample(range(2, STEPS + 1), 3))
+    done = 0
+    for step in steps:
+        count = step - done  # counted from where the checkpoint was
+        assert train_apart(config, data, tmp_path, "between step and average", count) == -signal.SIGKILL, (
+            steps
+        )
+        done = read_run(tmp_path / "last.safetensors")[0].step
+    assert train_apart(config, data, tmp_path) == 0
+    assert_same_run(straight(precision, optimiser), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("moment", "count"),
+    [("between last and best", 1), ("before a checkpoint", 1), ("before a checkpoint", 4)],
+)
+def test_killed_while_files_are_written(data, straight, tmp_path, moment, count):
+    config = configuration()
+    assert train_apart(config, data, tmp_path, moment, count) == -signal.SIGKILL
+    assert train_apart(config, data, tmp_path) == 0
+    assert_same_run(straight("fp32", "adamw"), tmp_path)
+
+
+def test_a_kill_between_last_and_best_is_made_good_at_once(data, tmp_path):
+    config = configuration()
+    train_apart(config, data, tmp_path, "between last and best", 1)
+    assert not (tmp_path / "best.safetensors").exists()
+    train_apart(config, data, tmp_path, "between step and average", 1)
+    assert read_model(tmp_path)[0].provenance["step"] == 4
+
+
+def test_no_temporary_file_counts(data, straight, tmp_path):
+    config = configuration()
+    train_apart(config, data, tmp_path, "before a checkpoint", 2)
+    (tmp_path / ".last.123.landcover-tmp.safetensors").write_bytes(b"half a checkpoint")
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"event": "step", "step": 2, "lo')
+    assert train_apart(config, data, tmp_path) == 0
+    assert_same_run(straight("fp32", "adamw"), tmp_path)
+
+
+def test_a_finished_run_stays_as_it_is(data, straight, tmp_path):
+    finished = tmp_path / "run"
+    shutil.copytree(straight("fp32", "adamw"), finished)
+    assert train_apart(configuration(), data, finished) == 0
+    assert_same_run(straight("fp32", "adamw"), finished)
+
+
+def test_a_copy_is_gone_on_with_in_another_folder(data, straight, tmp_path):
+    train_apart(configuration(), data, tmp_path / "one", "between step and average", 7)
+    train(configuration(), data=data, out=tmp_path / "two", resume=tmp_path / "one")
+    assert read_run(tmp_path / "one" / "last.safetensors")[0].step == 6
+    assert_same_run(straight("fp32", "adamw"), tmp_path / "two")
+
+
+def test_time_is_summed_over_resumes(data, tmp_path):
+    config = tiny(
+        "steps=null",
+        "minutes=0.02",
+        "checkpoint_steps=1",
+        "validation.percent=50",
+        "validation.every_steps=null",
+    )
+    train_apart(config, data, tmp_path, "between step and average", 3)
+    before = read_run(tmp_path / "last.safetensors")[0]
+    assert before.step == 2
+    began = time.monotonic()
+    result = train(config, data=data, out=tmp_path)
+    assert result.seconds - before.seconds <= time.monotonic() - began
+    assert result.seconds == pytest.approx(1.2, abs=1.0)
+    times = [event["seconds"] for event in read_log(tmp_path) if event["event"] == "step"]
+    assert times == sorted(times)
+
+
+def interrupted(config, data, out):
+    """Train, with a Ctrl-C in the middle of a step; end with the code that a shell would see."""
+    from landcover.config import from_mapping
+    from landcover.training import TrainConfig, ema
+
+    update = ema.WeightAverage.update
+
+    def update_and_press(self, updates):
+        update(self, updates)
+        if updates == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    ema.WeightAverage.update = update_and_press
+    sys.stderr = (out / "stderr").open("w")
+    raise SystemExit(train(from_mapping(TrainConfig, config, "test"), data=data, out=out).reason)
+
+
+def test_ctrl_c_finishes_the_step_and_keeps_it(data, straight, tmp_path):
+    config = configuration()
+    assert run_apart(interrupted, config.model_dump(mode="json"), data, tmp_path) == 1
+    assert read_run(tmp_path / "last.safetensors")[0].step == 5
+    assert read_log(tmp_path)[-1]["reason"] == "interrupted"
+    assert "--resume auto" in (tmp_path / "stderr").read_text()
+    assert train_apart(config, data, tmp_path) == 0
+    assert_same_run(straight("fp32", "adamw"), tmp_path)
