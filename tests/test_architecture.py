@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "landcover"
 
 FLOORS: dict[str, float] = {
-    **dict.fromkeys(["errors", "legend", "config", "files", "progress", "extras", "__init__"], 0),
+    **dict.fromkeys(["errors", "legend", "batch", "config", "files", "progress", "extras", "__init__"], 0),
     **dict.fromkeys(["metrics", "codecs", "raster", "preprocessing", "windows"], 1),
     "data": 2.0,
     "models": 2.1,

@@ -154,7 +154,7 @@ def test_everything_that_can_be_refused_is_refused_before_any_work(tmp_path: Pat
     write_mask(out / "2.png", speckled(), DEEPGLOBE)
     with pytest.raises(UsageError, match=r"8000px.*2000m2"):
         clean([tmp_path / "a"], out, min_region="8000")
-    with pytest.raises(OutputError, match="would both become"):
+    with pytest.raises(OutputError, match="would both be written to"):
         clean([tmp_path / "a", tmp_path / "b"], out, min_region="4px")
     with pytest.raises(OutputError, match="--force"):
         clean([tmp_path / "b"], out, min_region="4px")
@@ -167,7 +167,7 @@ def test_everything_that_can_be_refused_is_refused_before_any_work(tmp_path: Pat
         clean([tmp_path / "empty"], out, min_region="4px")
     with pytest.raises(OutputError, match="is a file"):
         clean([tmp_path / "a"], tmp_path / "b/1.png", min_region="4px")
-    with pytest.raises(UsageError, match="No masks"):
+    with pytest.raises(UsageError, match="No input"):
         clean([], out, min_region="4px")
     assert [path.name for path in out.iterdir()] == ["2.png"]
 

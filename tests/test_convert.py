@@ -169,7 +169,7 @@ def test_two_masks_of_one_name_are_refused_before_any_work(tmp_path: Path, force
         [tmp_path / "a" / "1.png", tmp_path / "b"],
         [tmp_path / "c"],
     ):
-        with pytest.raises(OutputError, match=r"would both become .*1\.png"):
+        with pytest.raises(OutputError, match=r"would both be written to .*1\.png"):
             convert([tmp_path / "fine.png", *inputs], tmp_path / "out", to="colour", force=force)
     assert not (tmp_path / "out").exists()
 
@@ -216,7 +216,7 @@ def test_results_below_the_input_folder_are_not_converted_again(masks: Path) -> 
         ({"to": "colour", "mask_format": "index"}, UsageError, "Known: palette, rgb"),
         ({"to": "index", "max_off_palette": 1.5}, UsageError, r"0\.\.1"),
         ({"to": "index", "max_pixels": 0}, UsageError, "at least 1"),
-        ({"to": "index", "masks": []}, UsageError, "No masks were given"),
+        ({"to": "index", "masks": []}, UsageError, "No input was given"),
         ({"to": "index", "masks": ["nowhere"]}, DataError, "nowhere does not exist"),
         ({"to": "index", "masks": ["empty"]}, DataError, r"holds no masks.*\.png"),
         ({"to": "index", "masks": ["photos"]}, DataError, r"holds no masks.*_sat"),

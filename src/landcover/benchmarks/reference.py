@@ -3,8 +3,8 @@
 ``python -m landcover.benchmarks.reference --data D --split scenes-k5@0 --weights W --minutes 25 --json F``
 
 A peer to measure ourselves against, and so written the usual way on purpose: files decoded by Pillow in a
-worker of a ``DataLoader``, contiguous tensors, cross-entropy, AdamW with two learning rates and polynomial decay,
-flips and quarter turns, bfloat16 autocast. Nothing of landcover's training is used here.
+worker of a ``DataLoader``, contiguous tensors, cross-entropy, AdamW with two learning rates and polynomial
+decay, flips and quarter turns, bfloat16 autocast. Nothing of landcover's training is used here.
 """
 
 import argparse

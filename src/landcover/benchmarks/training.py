@@ -43,7 +43,8 @@ def compare(
 
     Returns:
         ``folds`` (for each: ``fold``, and for ``reference`` and ``landcover`` the mIoU, the IoU per class,
-        images seen and seconds), and the means over folds ``reference``, ``landcover`` and ``difference`` in points.
+        images seen and seconds), and the means over folds ``reference``, ``landcover`` and ``difference``, in
+        points.
     """
     cache = out / "cache"
     _run("landcover", "prepare", data, "--out", cache)

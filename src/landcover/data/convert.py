@@ -1,21 +1,21 @@
 """Masks between colours and indices, files and folders of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from landcover.batch import IMAGE_END, check_targets, find_files
 from landcover.codecs import MAX_PIXELS, MaskFormat, read_mask, write_mask
 from landcover.data.parallel import parallel_map
-from landcover.errors import DataError, MaskError, OutputError, UsageError, did_you_mean
-from landcover.files import refuse_existing
+from landcover.errors import MaskError, UsageError, did_you_mean
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.progress import track
 
 Form = Literal["index", "colour"]
 ColourFormat = Literal["palette", "rgb"]
 
-_SUFFIXES = {".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_SUFFIXES = frozenset({".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
 @dataclass
@@ -71,7 +71,7 @@ def convert(
         raise UsageError(f"max_off_palette is {max_off_palette}; expected a share of the pixels in 0..1.")
     if max_pixels < 1:
         raise UsageError(f"max_pixels is {max_pixels}; expected at least 1.")
-    sources = _plan([Path(given) for given in masks], Path(out), force=force)
+    sources = _plan(masks, Path(out), force=force)
 
     def convert_one(target: Path) -> int | MaskError:
         source = sources[target]
@@ -116,48 +116,9 @@ def _png_format(to: Form, mask_format: ColourFormat | None) -> MaskFormat:
     return mask_format
 
 
-def _plan(inputs: Sequence[Path], out: Path, *, force: bool) -> dict[Path, Path]:
+def _plan(inputs: Sequence[str | Path], out: Path, *, force: bool) -> dict[Path, Path]:
     """Return the mask of each output, after every reason to refuse the whole job has been looked at."""
-    if not inputs:
-        raise UsageError("No masks were given; pass files or folders.")
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file; expected the folder that the masks are written to.")
-    sources: dict[Path, Path] = {}
-    for source, relative in _find(inputs, out):
-        target = out / relative.with_suffix(".png")
-        other = sources.setdefault(target, source)
-        if other != source:
-            raise OutputError(
-                f"{other} and {source} would both become {target}. Convert them into two folders, or give "
-                "the folder that holds both."
-            )
-    read = {source.resolve() for source in sources.values()}
-    for target in sources:
-        if target.resolve() in read:
-            raise OutputError(f"{target} would replace an input. Choose another output folder.")
-        refuse_existing(target, force=force)
-    return sources
-
-
-def _find(inputs: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield each mask with its path below the output folder."""
-    for given in inputs:
-        if not given.exists():
-            raise DataError(f"{given} does not exist; expected a mask or a folder of masks.")
-        if not given.is_dir():
-            yield given, Path(given.name)
-            continue
-        files = sorted(path for path in given.rglob("*") if _is_mask(path))
-        if given.resolve() in out.resolve().parents:  # what was converted earlier is not converted again
-            files = [path for path in files if not path.resolve().is_relative_to(out.resolve())]
-        if not files:
-            raise DataError(
-                f"{given} holds no masks; expected {', '.join(sorted(_SUFFIXES))} files there or in its "
-                "subfolders (*_sat files are imagery)."
-            )
-        yield from ((path, path.relative_to(given)) for path in files)
-
-
-def _is_mask(path: Path) -> bool:
-    hidden_or_image = path.name.startswith(".") or path.stem.endswith("_sat")
-    return path.suffix.lower() in _SUFFIXES and not hidden_or_image and path.is_file()
+    masks = find_files(inputs, out, what="masks", suffixes=_SUFFIXES, left_out=(IMAGE_END,))
+    pairs = [(mask.path, out / mask.relative.with_suffix(".png")) for mask in masks]
+    check_targets(pairs, force=force)
+    return {target: source for source, target in pairs}

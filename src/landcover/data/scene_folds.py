@@ -42,7 +42,9 @@ def scene_folds(
     for key in sorted(pixels):
         members.setdefault(scene_of[key], []).append(key)
     if not 2 <= folds <= len(members):
-        raise SplitError(f"{folds} folds asked for, {len(members)} scenes found; 2 to {len(members)} are possible.")
+        raise SplitError(
+            f"{folds} folds asked for, {len(members)} scenes found; 2 to {len(members)} are possible."
+        )
 
     totals = np.sum([pixels[key] for key in sorted(pixels)], axis=0)
     shares = {

@@ -1,16 +1,15 @@
 """What a prediction will read and write, settled before any work: name, place and scale of every image."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from landcover.batch import IMAGE_END, check_targets, find_files
 from landcover.data import open_dataset
 from landcover.data.dataset import SETTINGS_FILE, read_settings
-from landcover.errors import DataError, OutputError, UsageError
-from landcover.files import refuse_existing
+from landcover.errors import DataError
 from landcover.preprocessing import check_gsd
 from landcover.raster import Georeference, ground_sample_distance, read_georeference
 
@@ -69,12 +68,11 @@ def plan(
             exists and ``force`` is off.
     """
     option: tuple[float, GsdSource] | None = None if gsd is None else (check_gsd(gsd), "option")
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file; expected the folder that the maps are written to.")
+    images = find_files(inputs, out, what="images", suffixes=IMAGE_SUFFIXES, left_out=NO_IMAGE)
     tasks, folder_gsd = [], _folder_scales()
-    for image, relative, folder in _images(inputs):
+    for image, relative, folder in images:
         georeference = read_georeference(image)
-        stem = out / relative.parent / relative.stem.removesuffix("_sat")
+        stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
         known = option or _scale(image, folder, georeference, folder_gsd)
         value, source = known or (model_gsd, "assumed")
         tasks.append(
@@ -87,42 +85,9 @@ def plan(
                 source,
             )
         )
-    _check_outputs(tasks, force)
+    outputs = [(task.image, path) for task in tasks for path in (task.map, task.probabilities) if path]
+    check_targets(outputs, force=force)
     return tasks
-
-
-def _images(inputs: Sequence[str | Path]) -> Iterator[tuple[Path, Path, Path | None]]:
-    """Yield each image once: its path, its path below the output, and the input folder it is in, if any."""
-    if not inputs:
-        raise UsageError("No input was given; pass image files or folders.")
-    seen = set()
-    for given in map(Path, inputs):
-        if not given.exists():
-            raise DataError(f"{given} does not exist; expected an image or a folder of images.")
-        folder = given if given.is_dir() else None
-        found = (
-            [(path, path.relative_to(folder)) for path in _walk(folder)]
-            if folder
-            else [(given, Path(given.name))]
-        )
-        if not found:
-            raise DataError(
-                f"{given} holds no images; expected {', '.join(sorted(IMAGE_SUFFIXES))} files in it or below "
-                f"(files named {', '.join('*' + end for end in NO_IMAGE)} are not images)."
-            )
-        for image, relative in found:
-            if (key := (image.resolve(), relative)) not in seen:
-                seen.add(key)
-                yield image, relative, folder
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (Path(root, name) for name in sorted(names)):
-            is_image = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-            if is_image and not path.stem.endswith(NO_IMAGE):
-                yield path
 
 
 def _scale(
@@ -157,19 +122,3 @@ def _layout_gsd(folder: Path) -> float | None:
         return open_dataset(folder).gsd
     except DataError:
         return None
-
-
-def _check_outputs(tasks: Iterable[Task], force: bool) -> None:
-    owners: dict[Path, Path] = {}
-    inputs = {task.image.resolve() for task in tasks}
-    for task in tasks:
-        for output in filter(None, (task.map, task.probabilities)):
-            other = owners.setdefault(output, task.image)
-            if other != task.image:
-                raise OutputError(
-                    f"{other} and {task.image} would both be written to {output}. Predict them into two "
-                    "folders, or give the folder that holds both."
-                )
-            if output.resolve() in inputs:
-                raise OutputError(f"{output} would replace an input. Choose another output folder.")
-            refuse_existing(output, force=force)

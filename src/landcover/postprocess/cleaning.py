@@ -1,7 +1,7 @@
 """Small regions removed from files and folders of masks."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,17 +9,17 @@ import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
+from landcover.batch import IMAGE_END, check_targets, find_files
 from landcover.codecs import MAX_PIXELS, MaskFormat, read_mask, write_mask
 from landcover.data.parallel import parallel_map
-from landcover.errors import DataError, MaskError, OutputError, UsageError
-from landcover.files import refuse_existing
+from landcover.errors import MaskError, UsageError
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.postprocess.regions import parse_min_region, remove_small_regions
 from landcover.progress import track
 from landcover.raster import Georeference, ground_sample_distance, read_georeference, write_class_raster
 
-_MASK_SUFFIXES = {".png", ".tif", ".tiff"}
-_RASTER_SUFFIXES = {".tif", ".tiff"}
+_RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
+_MASK_SUFFIXES = _RASTER_SUFFIXES | {".png"}
 _OWN_TAGS = {"AREA_OR_POINT", "CLASS_NAMES"}
 """Tags that writing a raster sets anew."""
 
@@ -92,7 +92,7 @@ def clean(
             off: nothing has been written then. Also if an output cannot be written.
     """
     parse_min_region(min_region, 1.0 if gsd is None else gsd)  # refuse what is no size before any work
-    tasks = _plan([Path(given) for given in masks], Path(out), force=force)
+    tasks = _plan(masks, Path(out), force=force)
 
     def clean_one(task: _Task) -> _Outcome | MaskError:
         try:
@@ -124,52 +124,16 @@ def clean(
     return result
 
 
-def _plan(masks: Sequence[Path], out: Path, *, force: bool) -> list[_Task]:
+def _plan(masks: Sequence[str | Path], out: Path, *, force: bool) -> list[_Task]:
     """Return what is to be done, after every reason to refuse the whole job has been looked at."""
-    if not masks:
-        raise UsageError("No masks were given; pass files or folders.")
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file; expected the folder that the masks are written to.")
-    tasks: dict[Path, _Task] = {}
-    for source, relative in _find(masks, out):
-        georeference = read_georeference(source) if source.suffix.lower() in _RASTER_SUFFIXES else None
-        target = out / (relative.with_suffix(".png") if georeference is None else relative)
-        other = tasks.setdefault(target, _Task(source, target, georeference)).source
-        if other != source:
-            raise OutputError(
-                f"{other} and {source} would both become {target}. Clean them into two folders, or give the "
-                "folder that holds both."
-            )
-    inputs = {task.source.resolve() for task in tasks.values()}
-    for target in tasks:
-        if target.resolve() in inputs:
-            raise OutputError(f"{target} would replace an input. Choose another output folder.")
-        refuse_existing(target, force=force)
-    return list(tasks.values())
-
-
-def _find(masks: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield each mask with its path below the output folder."""
-    for given in masks:
-        if not given.exists():
-            raise DataError(f"{given} does not exist; expected a mask or a folder of masks.")
-        if not given.is_dir():
-            yield given, Path(given.name)
-            continue
-        earlier = out.resolve() if given.resolve() in out.resolve().parents else None
-        files = [
-            path
-            for path in sorted(given.rglob("*"))
-            if _is_mask(path) and not (earlier and path.resolve().is_relative_to(earlier))
-        ]
-        if not files:
-            raise DataError(f"{given} holds no masks; expected PNG or TIFF files in it or in its subfolders.")
-        yield from ((path, path.relative_to(given)) for path in files)
-
-
-def _is_mask(path: Path) -> bool:
-    hidden_or_image = path.name.startswith(".") or path.stem.endswith("_sat")
-    return path.suffix.lower() in _MASK_SUFFIXES and not hidden_or_image and path.is_file()
+    tasks = []
+    for found in find_files(masks, out, what="masks", suffixes=_MASK_SUFFIXES, left_out=(IMAGE_END,)):
+        is_raster = found.path.suffix.lower() in _RASTER_SUFFIXES
+        georeference = read_georeference(found.path) if is_raster else None
+        target = out / (found.relative.with_suffix(".png") if georeference is None else found.relative)
+        tasks.append(_Task(found.path, target, georeference))
+    check_targets([(task.source, task.target) for task in tasks], force=force)
+    return tasks
 
 
 def _tags(path: Path) -> dict[str, str]:

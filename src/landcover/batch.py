@@ -1,0 +1,112 @@
+"""Many files in, many files out: what is read and what is written, settled before any work."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from landcover.errors import DataError, OutputError, UsageError
+from landcover.files import refuse_existing
+
+IMAGE_END = "_sat"
+"""End of the names of imagery in the challenge's data: ``<id>_sat.jpg``."""
+
+
+class Found(NamedTuple):
+    """A file to work on.
+
+    Attributes:
+        path: The file.
+        relative: Its path below the input folder; its name, where it was given itself.
+        folder: The input folder that it was found in, or None.
+    """
+
+    path: Path
+    relative: Path
+    folder: Path | None
+
+
+def find_files(
+    inputs: Sequence[str | Path],
+    out: Path,
+    *,
+    what: str,
+    suffixes: frozenset[str],
+    left_out: tuple[str, ...],
+) -> list[Found]:
+    """Find files and what folders hold, subfolders included, each once and in a fixed order.
+
+    Hidden files and folders are passed over, and so is ``out`` where it lies in an input folder: results are
+    no inputs.
+
+    Args:
+        inputs: Files, which are taken as they are, and folders.
+        out: Folder of the results.
+        what: What is looked for, such as ``masks``, for messages.
+        suffixes: Suffixes, in lower case, of the files that are looked for in folders.
+        left_out: Ends of names, without suffix, that folders are not searched for.
+
+    Raises:
+        UsageError: If there is no input.
+        DataError: If an input does not exist or a folder holds no such file.
+        OutputError: If ``out`` is a file.
+    """
+    if not inputs:
+        raise UsageError(f"No input was given; pass files or folders of {what}.")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; expected the folder that the results are written to.")
+    found: dict[tuple[Path, Path], Found] = {}
+    for given in map(Path, inputs):
+        if not given.exists():
+            raise DataError(f"{given} does not exist; expected a file or a folder of {what}.")
+        if not given.is_dir():
+            found.setdefault((given.resolve(), Path(given.name)), Found(given, Path(given.name), None))
+            continue
+        paths = [
+            path
+            for path in _walk(given, out)
+            if path.suffix.lower() in suffixes and not path.stem.endswith(left_out)
+        ]
+        if not paths:
+            raise DataError(
+                f"{given} holds no {what}; expected {', '.join(sorted(suffixes))} files in it or below "
+                f"it ({', '.join('*' + end for end in left_out)} files are passed over)."
+            )
+        for path in paths:
+            relative = path.relative_to(given)
+            found.setdefault((path.resolve(), relative), Found(path, relative, given))
+    return list(found.values())
+
+
+def check_targets(pairs: Iterable[tuple[Path, Path]], *, force: bool) -> None:
+    """Refuse a job whose results would get in each other's way, or in that of other files.
+
+    Args:
+        pairs: Source and target of each result; a source may have several.
+        force: Allow targets that exist.
+
+    Raises:
+        OutputError: If two sources have one target, a target is a source, or exists and ``force`` is off.
+    """
+    pairs = list(pairs)
+    sources = {source.resolve() for source, _ in pairs}
+    owners: dict[Path, Path] = {}
+    for source, target in pairs:
+        other = owners.setdefault(target, source)
+        if other != source:
+            raise OutputError(
+                f"{other} and {source} would both be written to {target}. Write them to two folders, or "
+                "give the folder that holds both."
+            )
+        if target.resolve() in sources:
+            raise OutputError(f"{target} would replace an input. Choose another output folder.")
+        refuse_existing(target, force=force)
+
+
+def _walk(folder: Path, out: Path) -> Iterator[Path]:
+    results = out.resolve()
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and Path(root, name).resolve() != results
+        )
+        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
