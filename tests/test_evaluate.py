@@ -215,6 +215,17 @@ def test_min_region_shows_the_scores_before_and_after(tmp_path: Path) -> None:
     assert evaluate(data, "folders:val", predictions=maps)["min_region"] is None
 
 
+def test_class_that_cleaning_removes_from_the_mean_is_told_of(tmp_path: Path) -> None:
+    truth = halves(WATER, FOREST)
+    speckled = truth.copy()
+    speckled[1, 1] = BARREN
+    data = write_data(tmp_path / "data", {"val/1": truth}, gsd=0.5)
+    maps = write_maps(tmp_path / "maps", {"val/1": speckled})
+    result = evaluate(data, "folders:val", predictions=maps, min_region="2px")
+    assert (result["iou"]["barren"], result["min_region"]["iou"]["barren"]) == (0.0, None)
+    assert any("'barren'" in w and "different classes" in w for w in result["warnings"])
+
+
 def test_min_region_needs_a_unit_and_areas_a_gsd(data: Path, tmp_path: Path) -> None:
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match=r"8000px.*2000m2"):

@@ -94,7 +94,7 @@ def _print_scores(result: dict[str, Any]) -> None:
         matrix.add_column(name, justify="right")
     by_row = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     for name, row in zip(result["classes"], by_row, strict=True):
-        matrix.add_row(name, *_percent(row))
+        matrix.add_row(name, *(_percent(row) if row.any() else ["-"] * len(row)))
     console.print(matrix)
 
     console.print(

@@ -100,6 +100,7 @@ def evaluate(
     matrix = _sum(outcome.matrix for outcome in outcomes)
     interval, groups = _interval(dataset, outcomes, metric)
     scores = matrix.scores(metric)
+    cleaned = _after_cleaning(outcomes, min_region, min_pixels, scores)
     report = {
         "metric": metric,
         "split": split,
@@ -114,9 +115,13 @@ def evaluate(
         "classes": list(dataset.legend.names),
         "confusion": matrix.counts.tolist(),
         "missed": matrix.missed.tolist(),
-        "min_region": _after_cleaning(outcomes, min_region, min_pixels, scores),
+        "min_region": cleaned,
         "per_image": [_image_row(outcome, metric) for outcome in outcomes],
-        "warnings": [*scores.warnings, *_off_palette_warnings(outcomes)],
+        "warnings": [
+            *scores.warnings,
+            *_off_palette_warnings(outcomes),
+            *_vanished_warnings(scores, cleaned),
+        ],
         "legend": dataset.legend.to_dict(),
         "prediction_legend": source.legend.to_dict(),
         "data": str(data),
@@ -211,4 +216,16 @@ def _off_palette_warnings(outcomes: Sequence[_Outcome]) -> list[str]:
         f"{count:,} pixels of the {what} have a colour of no class and count as unknown."
         for what, count in counts.items()
         if count
+    ]
+
+
+def _vanished_warnings(before: Scores, cleaned: dict[str, Any] | None) -> list[str]:
+    """Tell of classes that were in small regions of the predictions only: the means are over different ones."""
+    if cleaned is None:
+        return []
+    return [
+        f"Class {name!r} is in neither truth nor prediction once small regions are removed: "
+        "the mIoU before and after are means over different classes."
+        for name, iou in cleaned["iou"].items()
+        if iou is None and before.iou[name] is not None
     ]
