@@ -220,7 +220,7 @@ def _off_palette_warnings(outcomes: Sequence[_Outcome]) -> list[str]:
 
 
 def _vanished_warnings(before: Scores, cleaned: dict[str, Any] | None) -> list[str]:
-    """Tell of classes that were in small regions of the predictions only: the means are over different ones."""
+    """Tell of classes that were in small regions of predictions only: the means are over different ones."""
     if cleaned is None:
         return []
     return [
