@@ -156,7 +156,7 @@ def test_without_a_labelled_pixel_loss_and_gradients_are_zero(names):
     logits.requires_grad_()
     value = configured(*names)(logits, target)
     value.backward()
-    assert float(value) == 0
+    assert value.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 

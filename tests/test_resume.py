@@ -6,15 +6,13 @@ import signal
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from landcover.bundle import read_model
-from landcover.models.tensorfile import read_tensors
 from landcover.training import train
 from landcover.training.checkpoint import read_run
 from landcover.training.log import read_log
-from training_world import run_apart, tiny, train_apart, write_pairs
+from training_world import assert_same_tensors, run_apart, tiny, train_apart, write_pairs
 
 STEPS = 9
 
@@ -44,13 +42,6 @@ def straight(data, tmp_path_factory):
         return folders[precision, optimiser]
 
     return folder
-
-
-def assert_same_tensors(one, two):
-    first, second = read_tensors(one), read_tensors(two)
-    assert first.keys() == second.keys()
-    for name, array in first.items():
-        np.testing.assert_array_equal(array, second[name], err_msg=name)
 
 
 def assert_same_run(one, two):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from landcover.config import from_mapping, with_overrides
 from landcover.legend import DEEPGLOBE
+from landcover.models.tensorfile import read_tensors
 from landcover.training import TrainConfig, train
 
 TINY: Mapping[str, Any] = {
@@ -63,6 +64,14 @@ def write_pair(folder: Path, name: str, image: np.ndarray, index: np.ndarray | N
     Image.fromarray(image.astype(np.uint8)).save(folder / f"{name}_sat.jpg", quality=95)
     if index is not None:
         Image.fromarray(DEEPGLOBE.colours[index]).save(folder / f"{name}_mask.png")
+
+
+def assert_same_tensors(one: Path, two: Path) -> None:
+    """Compare two safetensors files, bit for bit."""
+    first, second = read_tensors(one), read_tensors(two)
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
 
 
 def run_apart(target: Callable[..., None], *arguments: Any) -> int | None:

@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from landcover.bundle import ModelCard, read_model
+from landcover.bundle import read_model
 from landcover.errors import ModelError
 from landcover.legend import Legend
 from landcover.preprocessing import Preprocessing
@@ -21,7 +21,7 @@ def encoder_preprocessing(encoder: str, gsd: float) -> Preprocessing:
     return Preprocessing(gsd, mean=(r, g, b), std=(sr, sg, sb))
 
 
-def load_initial(network: nn.Module, path: Path, legend: Legend) -> tuple[ModelCard, list[str]]:
+def load_initial(network: nn.Module, path: Path, legend: Legend) -> list[str]:
     """Load the weights of a model of the same architecture, made for the same or another legend.
 
     The classifier's rows are matched by class name; rows of classes that the model does not know stay as they
@@ -33,7 +33,7 @@ def load_initial(network: nn.Module, path: Path, legend: Legend) -> tuple[ModelC
         legend: The network's classes.
 
     Returns:
-        The model's card, and the names of the classes that start fresh.
+        Names of the classes that start fresh.
 
     Raises:
         ModelError: If the file is no model, or its network differs; the message names the differing tensors.
@@ -62,7 +62,7 @@ def load_initial(network: nn.Module, path: Path, legend: Legend) -> tuple[ModelC
                     tensor[row] = tensors[name][source]
             else:
                 tensor.copy_(tensors[name])
-    return card, [name for name in legend.scored_names if name not in theirs]
+    return [name for name in legend.scored_names if name not in theirs]
 
 
 def _is_classifier(name: str) -> bool:

@@ -1,0 +1,629 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from landcover import cli
+from landcover.bundle import read_model, save_model
+from landcover.config import dump_yaml, from_mapping, load_config
+from landcover.data import open_dataset
+from landcover.errors import (
+    ConfigError,
+    DataError,
+    LandcoverError,
+    ModelError,
+    OutputError,
+    SplitError,
+    TrainingError,
+    UsageError,
+)
+from landcover.inference import predict_index
+from landcover.legend import DEEPGLOBE, LandClass, Legend
+from landcover.metrics import ConfusionMatrix
+from landcover.models import build_model
+from landcover.models.tensorfile import read_tensors
+from landcover.runtimes import open_model
+from landcover.training import TrainConfig, load_preset, presets, train
+from landcover.training.batches import BatchReader
+from landcover.training.config import ScheduleConfig, ValidationConfig
+from landcover.training.ema import WeightAverage
+from landcover.training.log import RunLog, read_log
+from landcover.training.material import gather
+from landcover.training.progress import Progress, ended, kept_now, take_scores, validation_due
+from landcover.training.schedule import learning_rate_factor
+from landcover.training.session import build_optimiser
+from landcover.training.validation import spread, strip
+from training_world import TINY, assert_same_tensors, tiny, write_pair, write_pairs
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A finished run; not to be written to."""
+    out = tmp_path_factory.mktemp("run")
+    train(tiny(), data=data, out=out)
+    return out
+
+
+@pytest.fixture
+def invoke():
+    def call(*arguments):
+        return CliRunner().invoke(cli.build(), ["train", *map(str, arguments)])
+
+    return call
+
+
+# Settings
+
+
+@pytest.mark.parametrize("name", ["starter", "deeplabv3plus-resnet101", "best"])
+def test_presets_are_complete_and_survive_a_file(name, tmp_path):
+    config = load_preset(name)
+    (tmp_path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    assert load_config(TrainConfig, tmp_path / "config.yaml") == config
+    assert load_preset(str(tmp_path / "config.yaml")) == config
+
+
+def test_the_seeds_recipe():
+    config = load_preset("deeplabv3plus-resnet101")
+    optimiser, schedule = config.optimiser, config.schedule
+    assert (optimiser.name, optimiser.learning_rate, optimiser.momentum) == ("sgd", 7e-3, 0.9)
+    assert optimiser.weight_decay == 2e-4
+    assert (schedule.name, schedule.power, schedule.end_learning_rate) == ("poly", 0.9, 1e-6)
+    assert (config.batch_size, config.crop_px, config.steps) == (10, 512, 30000)
+    assert config.augment.scale == (0.5, 2.0)
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(UsageError, match=r"'startr'.*'starter'"):
+        load_preset("startr")
+    assert set(presets()) >= {"starter", "deeplabv3plus-resnet101", "best"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": None}, ["--steps", "--minutes"]),
+        ({"minutes": 3.0}, ["steps=6", "minutes=3.0"]),
+        ({"batch_size": 1}, ["batch_size=2", "freeze_batch_norm"]),
+        ({"overlap_px": 600}, ["overlap_px=600", "window_px=512"]),
+        ({"crop_px": 33}, ["crop_px=33", "loss.stride=4"]),
+        ({"schedule": {"name": "piecewise"}}, ["milestones"]),
+        ({"schedule": {"milestones": [0.5]}}, ["piecewise"]),
+        ({"schedule": {"name": "piecewise", "milestones": [0.7, 0.5]}}, ["must rise"]),
+        ({"augment": {"scale": [2.0, 0.5]}}, ["augment.scale", "smallest"]),
+        ({"validation": {"patience": 2, "keep": "last"}}, ["patience", "keep=last"]),
+        ({"optimizer": {}}, ["optimizer", "optimiser"]),
+        ({"loss": {"terms": []}}, ["loss.terms"]),
+        ({"loss": {"terms": [{"name": "iou"}]}}, ["loss.terms.0.name", "lovasz"]),
+        ({"crop_px": "320"}, ["crop_px", "'320'"]),
+        ({"ema_decay": 1.0}, ["ema_decay"]),
+    ],
+)
+def test_settings_that_contradict_say_which(change, words):
+    with pytest.raises(ConfigError) as caught:
+        from_mapping(TrainConfig, {**TINY, **change}, "test")
+    for word in words:
+        assert word in str(caught.value)
+
+
+# Schedule, average, optimiser
+
+
+def factors(count=101, **options):
+    config = ScheduleConfig(**options)
+    return [learning_rate_factor(config, 0.1, i / (count - 1), i) for i in range(count)]
+
+
+def test_schedules_begin_end_and_bend_where_they_should():
+    poly = factors(name="poly", power=0.9, end_learning_rate=1e-3)
+    assert (poly[0], poly[-1]) == (1, pytest.approx(0.01))
+    assert poly[50] == pytest.approx(0.01 + 0.99 * 0.5**0.9)
+    cosine = factors(name="cosine")
+    assert (cosine[0], cosine[50], cosine[-1]) == (1, pytest.approx(0.5), pytest.approx(0))
+    steps = factors(name="piecewise", milestones=(0.5, 0.75))
+    assert [steps[i] for i in (49, 50, 74, 75, 100)] == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
+    assert set(factors(name="constant")) == {1}
+    for falling in (poly, cosine):
+        assert falling == sorted(falling, reverse=True)
+
+
+def test_warm_up_rises_in_even_steps():
+    rates = factors(name="constant", warmup_steps=4)
+    assert rates[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
+
+
+def test_the_average_is_its_recurrence():
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    average = WeightAverage(module, 0.5)
+    expected = {name: value.double().clone() for name, value in module.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    for step in range(6):
+        with torch.no_grad():
+            for value in module.state_dict().values():
+                value.copy_(torch.rand(value.shape, generator=generator) * 10)
+        average.update(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, value in module.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+    found = average.module.state_dict()
+    for name in ("0.weight", "0.bias", "1.weight", "1.running_mean", "1.running_var"):
+        torch.testing.assert_close(found[name].double(), expected[name], rtol=1e-5, atol=1e-6)
+    assert found["1.num_batches_tracked"] == module[1].num_batches_tracked
+    assert not any(parameter.requires_grad for parameter in average.module.parameters())
+
+
+def test_without_decay_the_average_is_the_weights():
+    module = nn.Linear(3, 3)
+    average = WeightAverage(module, 0.0)
+    nn.init.normal_(module.weight)
+    average.update(100)
+    assert torch.equal(average.module.weight, module.weight)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_norms_and_biases_do_not_decay(name):
+    config = tiny(
+        f"optimiser.name={name}", "optimiser.weight_decay=0.5", "optimiser.encoder_learning_rate=1e-4"
+    )
+    network = build_model(config.model, classes=6)
+    optimiser = build_optimiser(network, config.optimiser)
+    before = {key: value.clone() for key, value in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    for key, value in network.named_parameters():
+        assert torch.equal(value, before[key]) == (value.ndim == 1 or not before[key].any()), key
+    rate = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    assert {rate[id(p)] for p in network.encoder.parameters()} == {1e-4}
+    assert {rate[id(p)] for p in network.decoder.parameters()} == {1e-3}
+
+
+# When to validate and to stop
+
+
+def due_steps(config, shares=None):
+    progress, due = Progress(), []
+    for step in range(1, (config.steps or len(shares)) + 1):
+        progress.step = step
+        if shares:
+            progress.seconds = shares[step - 1] * 60 * config.minutes
+        if validation_due(config, progress):
+            due.append(step)
+            take_scores(config, progress, {"miou": 0.5})
+            assert not validation_due(config, progress)
+    return due
+
+
+def test_validation_comes_by_share_by_steps_and_at_the_end():
+    assert due_steps(tiny("steps=20", "validation={percent: 30}")) == [6, 12, 18, 20]
+    assert due_steps(tiny("steps=10", "validation={percent: 10}")) == list(range(1, 11))
+    assert due_steps(tiny("steps=11", "validation.every_steps=4")) == [4, 8, 11]
+    by_time = tiny("steps=null", "minutes=2", "validation={percent: 25}")
+    assert due_steps(by_time, [0.1, 0.3, 0.4, 0.8, 0.9, 1.0]) == [2, 4, 6]
+
+
+def test_patience_counts_validations_without_a_new_best():
+    config = tiny("validation.patience=2", "steps=100")
+    progress = Progress()
+    for step, (miou, over) in enumerate([(0.3, None), (0.4, None), (0.4, None), (None, "patience")], 1):
+        progress.step = step
+        take_scores(config, progress, {"miou": miou})
+        assert ended(config, progress) == over
+    assert progress.best == {"step": 2, "miou": 0.4}
+
+
+def test_what_is_kept():
+    best, last = ValidationConfig(), ValidationConfig(keep="last")
+    one, two = {"step": 3, "miou": 0.5}, {"step": 6, "miou": 0.4}
+    at_best = Progress(step=3, validated_step=3, scores=one, best=one)
+    at_end = Progress(step=6, validated_step=6, scores=two, best=one)
+    assert kept_now(best, at_best, over=False) == one
+    assert kept_now(best, at_end, over=True) is None
+    assert kept_now(last, at_best, over=False) is None
+    assert kept_now(last, at_end, over=True) == two
+    assert kept_now(best, Progress(step=6), over=True) == {}  # nothing was ever validated
+
+
+# The loop
+
+
+def test_a_network_learns(tmp_path):
+    data = write_pairs(tmp_path / "data", train_images=6, size=64)
+    config = tiny("steps=150", "batch_size=4", "optimiser.learning_rate=0.01", "ema_decay=0.8",
+                  "model.dropout=0", "validation.every_steps=150", "augment={scale: [1.0, 1.0]}",
+                  "loss.terms=[{name: ce}, {name: lovasz}]")  # fmt: skip
+    result = train(config, data=data, out=tmp_path / "run")
+    assert result.best_miou > 0.3  # colours tell the class; by chance it is below 0.1
+    losses = [event["loss"] for event in read_log(tmp_path / "run") if event["event"] == "step"]
+    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+
+
+def test_a_run_folder_says_what_was_done(run, data):
+    assert load_config(TrainConfig, run / "config.yaml") == tiny()
+    start, *events = read_log(run)
+    assert start["event"] == "start"
+    assert start["counts"] == {"train": 4, "validation": 2}
+    assert start["config"]["crop_px"] == 32
+    assert start["versions"]["torch"] == torch.__version__
+    assert sum(start["class_share"].values()) == pytest.approx(1)
+    assert [(event["event"], event.get("step")) for event in events] == [
+        ("step", 2), ("step", 4), ("validation", 4), ("step", 6), ("validation", 6), ("end", 6)
+    ]  # fmt: skip
+    for event in events:
+        if event["event"] == "step":
+            assert event.keys() == {"event", "step", "images", "loss", "lr", "seconds", "images_per_second"}
+            assert event["images"] == 2 * event["step"]
+        if event["event"] == "validation":
+            assert event["iou"].keys() == set(DEEPGLOBE.scored_names)
+    assert events[-1].keys() >= {"reason", "step", "seconds", "best_step", "best_miou"}
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_tensorboard_has_curves_and_strips(run):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
+    tags = board.Tags()
+    assert {"step/loss", "step/lr", "validation/miou", "validation/iou/urban"} <= set(tags["scalars"])
+    assert [event.step for event in board.Scalars("validation/miou")] == [4, 6]
+    assert tags["images"] == ["validation/0000", "validation/0001"]
+    image = board.Images("validation/0000")[0]
+    assert (image.width, image.height) == (3 * 48, 48)
+
+
+def test_the_best_model_scores_in_prediction_what_the_log_says(run, data):
+    runtime = open_model(run, device="cpu")
+    dataset = open_dataset(data)
+    matrix = ConfusionMatrix(DEEPGLOBE)
+    for item in dataset.parts["validation"]:
+        found = predict_index(runtime, dataset.read_image(item), gsd=dataset.gsd)
+        matrix.update(dataset.read_mask(item), found)
+    validations = [event for event in read_log(run) if event["event"] == "validation"]
+    best = max(validations, key=lambda event: event["miou"])
+    assert matrix.scores().miou == pytest.approx(best["miou"], abs=1e-9)
+    (scores,) = runtime.card.scores
+    assert scores["miou"] == best["miou"]
+    assert (scores["metric"], scores["split"], scores["images"]) == ("challenge", "folders:validation", 2)
+    assert runtime.card.provenance["step"] == best["step"]
+    assert runtime.card.preprocessing.gsd == 1.0
+
+
+def test_the_same_seed_gives_the_same_run(data, run, tmp_path):
+    train(tiny(), data=data, out=tmp_path)
+    assert_same_tensors(run / "last.safetensors", tmp_path / "last.safetensors")
+
+
+def test_loaders_change_nothing(data, run, tmp_path):
+    train(tiny("loaders=3"), data=data, out=tmp_path)
+    assert_same_tensors(run / "last.safetensors", tmp_path / "last.safetensors")
+
+
+def test_batches_in_a_stream_are_those_read_alone(data):
+    config = tiny("loaders=2")
+    material = gather(data, "folders", crop_px=32, model_gsd=None)
+    preprocessing = open_preprocessing()
+    reader, other = (
+        BatchReader(material.dataset, material.train, material.census, config, preprocessing, 1.0)
+        for _ in range(2)
+    )
+    stream = reader.stream(3)
+    for n in range(3, 13):
+        for streamed, alone in zip(next(stream), other.read(n), strict=True):
+            np.testing.assert_array_equal(streamed, alone)
+    stream.close()
+
+
+def open_preprocessing():
+    from landcover.preprocessing import Preprocessing
+
+    return Preprocessing(1.0)
+
+
+def test_a_damaged_image_stops_training_by_name(tmp_path):
+    data = write_pairs(tmp_path / "data")
+    broken = data / "train" / "0001_sat.jpg"
+    broken.write_bytes(broken.read_bytes()[:400])
+    with pytest.raises(DataError, match=r"0001_sat\.jpg"):
+        train(tiny("batch_size=8"), data=data, out=tmp_path / "run")
+
+
+def test_data_are_resampled_to_the_models_scale(data):
+    config = tiny("class_balance=0", "augment={d4: false}")
+    material = gather(data, "folders", crop_px=32, model_gsd=2.0, gsd=1.5)
+    assert (material.data_gsd, material.model_gsd) == (1.5, 2.0)
+    reader = BatchReader(
+        material.dataset, material.train, material.census, config, open_preprocessing(), 1.5 / 2.0
+    )
+    # 48 pixels of 1.5 m are 36 of 2 m: a crop of 32 takes 43 of them.
+    assert {reader._sampler[n].side for n in range(8)} == {43}
+
+
+def test_without_validation_the_last_weights_are_kept(tmp_path, data, capsys):
+    result = train(tiny(), data=data, out=tmp_path, split="all")
+    assert "nothing is validated" in capsys.readouterr().err
+    assert (result.best_miou, result.best_step) == (None, None)
+    card, tensors = read_model(tmp_path)
+    assert card.scores == ()
+    last = read_tensors(tmp_path / "last.safetensors")
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, last[f"average/{name}"])
+
+
+def test_keep_last(tmp_path, data):
+    train(tiny("validation.keep=last", "steps=5"), data=data, out=tmp_path)
+    card, tensors = read_model(tmp_path)
+    assert (card.provenance["step"], card.scores[0]["step"]) == (5, 5)
+    np.testing.assert_array_equal(
+        tensors["classifier.weight"], read_tensors(tmp_path / "last.safetensors")["average/classifier.weight"]
+    )
+
+
+def test_patience_ends_a_run(tmp_path, data):
+    config = tiny("steps=40", "optimiser.learning_rate=1e-12", "validation={every_steps: 2, patience: 2}")
+    result = train(config, data=data, out=tmp_path)
+    assert result.reason == "patience"
+    assert result.step < 40
+    assert train(config, data=data, out=tmp_path).step == result.step
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path, data):
+    config = tiny("optimiser.learning_rate=1e30", "optimiser.name=sgd", "checkpoint_steps=1", "steps=50")
+    with pytest.raises(TrainingError, match="learning_rate"):
+        train(config, data=data, out=tmp_path)
+    for name, array in read_tensors(tmp_path / "last.safetensors").items():
+        assert not name.startswith("network/") or np.isfinite(array).all(), name
+
+
+def test_stride_one_and_two_train_too(tmp_path, data):
+    for stride in (1, 2):
+        result = train(
+            tiny(f"loss.stride={stride}", "steps=2", "validation.images=1"),
+            data=data,
+            out=tmp_path / str(stride),
+        )
+        assert result.step == 2
+
+
+# Run folders
+
+
+def test_another_configuration_is_refused_by_key(run, data, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"optimiser\.learning_rate \(there 0\.001, here 0\.5\)"):
+        train(tiny("optimiser.learning_rate=0.5"), data=data, out=tmp_path / "run")
+    train(tiny("log_every=1", "threads=1", "checkpoint_minutes=9"), data=data, out=tmp_path / "run")
+
+
+def test_other_data_are_refused(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    with pytest.raises(ConfigError, match="differs in data"):
+        train(tiny(), data=write_pairs(tmp_path / "data", train_images=5), out=tmp_path / "run")
+
+
+def test_never_resume_refuses_a_used_folder(run, data):
+    with pytest.raises(OutputError, match="--resume auto"):
+        train(tiny(), data=data, out=run, resume="never")
+
+
+def test_a_model_without_a_checkpoint_is_not_overwritten(run, data, tmp_path):
+    shutil.copyfile(run / "best.safetensors", tmp_path / "best.safetensors")
+    with pytest.raises(OutputError, match="without a checkpoint"):
+        train(tiny(), data=data, out=tmp_path)
+
+
+def test_a_run_folder_to_copy_must_hold_a_run(data, tmp_path):
+    with pytest.raises(UsageError, match="no run to go on with"):
+        train(tiny(), data=data, out=tmp_path / "new", resume=tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02}q\x00.", b"half"])
+def test_a_damaged_checkpoint_is_no_traceback(run, data, tmp_path, content):
+    shutil.copytree(run, tmp_path / "run")
+    last = tmp_path / "run" / "last.safetensors"
+    last.write_bytes(content if content != b"half" else last.read_bytes()[:5000])
+    with pytest.raises(ModelError, match=r"last\.safetensors"):
+        train(tiny(), data=data, out=tmp_path / "run")
+
+
+def test_a_model_file_is_no_checkpoint(run, data, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copyfile(run / "best.safetensors", tmp_path / "run" / "last.safetensors")
+    with pytest.raises(ModelError, match="no checkpoint of a training"):
+        train(tiny(), data=data, out=tmp_path / "run")
+
+
+def test_lines_beyond_the_resumed_step_are_dropped(tmp_path):
+    events = [
+        {"event": "start", "step": 0}, {"event": "step", "step": 2}, {"event": "validation", "step": 4},
+        {"event": "step", "step": 4}, {"event": "end", "step": 4}, {"event": "step", "step": 6},
+    ]  # fmt: skip
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events) + '{"event": "st')
+    RunLog(tmp_path, step=4, validated_step=-1)
+    assert [(e["event"], e["step"]) for e in read_log(tmp_path)] == [("start", 0), ("step", 2), ("step", 4)]
+
+
+def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path):
+    log = RunLog(tmp_path, step=0, validated_step=-1)
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(OutputError, match=r"log\.jsonl"):
+        log.event("step", step=1)
+
+
+# Fine-tuning
+
+
+def test_fine_tuning_begins_with_the_models_weights(run, data, tmp_path):
+    train(tiny("steps=1", "optimiser.learning_rate=1e-30", "ema_decay=0"), data=data, out=tmp_path, init=run)
+    _, source = read_model(run)
+    _, found = read_model(tmp_path)
+    for name in source:
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            np.testing.assert_allclose(found[name], source[name], atol=1e-12, err_msg=name)
+
+
+def test_another_legend_matches_rows_by_name(run, tmp_path, capsys):
+    legend = Legend(
+        "mine",
+        (
+            LandClass("water", (0, 0, 255)),
+            LandClass("snow", (200, 200, 200)),
+            LandClass("urban", (0, 255, 255)),
+        ),
+        None,
+    )
+    data = tmp_path / "data"
+    for part in ("train", "validation"):
+        index = np.kron(np.arange(36).reshape(6, 6) % 3, np.ones((8, 8))).astype(np.uint8)
+        write_pair(data / part, "0", legend.colours[index], None)
+        Image.fromarray(legend.colours[index]).save(data / part / "0_mask.png")
+    (data / "landcover.yaml").write_text(f"gsd: 1.0\nlegend: {json.dumps(legend.to_dict())}\n")
+    train(
+        tiny("steps=1", "optimiser.learning_rate=1e-30", "ema_decay=0"),
+        data=data,
+        out=tmp_path / "run",
+        init=run,
+    )
+    card, found = read_model(tmp_path / "run")
+    _, source = read_model(run)
+    assert card.legend.names == ("water", "snow", "urban")
+    rows = [DEEPGLOBE.scored_names.index(name) for name in ("water", "urban")]
+    np.testing.assert_allclose(
+        found["classifier.weight"][[0, 2]], source["classifier.weight"][rows], atol=1e-12
+    )
+    assert "'snow' is not known" in capsys.readouterr().err
+
+
+def test_the_models_scale_and_colours_are_kept_in_fine_tuning(run, data, tmp_path):
+    card, tensors = read_model(run)
+    other = card.model_copy(update={"preprocessing": type(card.preprocessing)(1.5, mean=(0.1, 0.2, 0.3))})
+    save_model(tmp_path / "other.safetensors", tensors, other)
+    train(tiny("steps=1"), data=data, out=tmp_path / "run", init=tmp_path / "other.safetensors")
+    preprocessing = read_model(tmp_path / "run")[0].preprocessing
+    assert (preprocessing.gsd, preprocessing.mean) == (1.5, (0.1, 0.2, 0.3))
+
+
+def test_a_model_of_another_shape_is_refused_by_tensor(run, data, tmp_path):
+    with pytest.raises(ModelError, match=r"aspp\..*expected.*model\.encoder=mobilenetv2_050"):
+        train(tiny("model.aspp_channels=16"), data=data, out=tmp_path, init=run)
+    assert not list(tmp_path.iterdir())
+
+
+# Bad data
+
+
+def test_data_without_a_gsd(tmp_path):
+    data = write_pairs(tmp_path / "data")
+    (data / "landcover.yaml").unlink()
+    with pytest.raises(UsageError, match="--gsd"):
+        train(tiny(), data=data, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_without_masks(tmp_path):
+    for i in range(3):
+        write_pair(tmp_path / "train", str(i), np.zeros((48, 48, 3)), None)
+    with pytest.raises(LandcoverError, match=r"3 images.*no masks"):
+        train(tiny(), data=tmp_path, out=tmp_path / "run", gsd=1.0)
+
+
+def test_a_split_without_a_training_part(data, tmp_path):
+    (tmp_path / "ids.txt").write_text("train/0000\thold\n")
+    with pytest.raises(SplitError, match="one named train"):
+        train(tiny(), data=data, out=tmp_path / "run", split=str(tmp_path / "ids.txt"))
+    with pytest.raises(UsageError, match="--split folders"):
+        train(tiny(), data=data, out=tmp_path / "run", split="folders:train")
+
+
+def test_masks_of_unknown_alone(tmp_path):
+    data = write_pairs(tmp_path / "data", train_images=1)
+    unknown = np.full((48, 48), 6, np.uint8)
+    write_pair(data / "train", "0000", np.zeros((48, 48, 3)), unknown)
+    with pytest.raises(DataError, match="unknown"):
+        train(tiny(), data=data, out=tmp_path / "run")
+
+
+def test_notices(tmp_path):
+    data = write_pairs(tmp_path / "data", size=48)
+    for i in range(4):
+        write_pair(
+            data / "train", f"{i:04}", np.zeros((48, 48, 3)), np.full((48, 48), 6 if i == 3 else i % 2)
+        )
+    text = " ".join(gather(data, "folders", crop_px=64, model_gsd=None).notices)
+    assert "1 training image has no pixel of a class" in text
+    assert "'water' is nowhere" in text
+    assert "'urban' is nowhere" not in text
+    assert "3 of 3 training images are smaller than a crop" in text
+    assert "crop_px=32" in text
+
+
+# Pieces of validation
+
+
+def test_a_spread_is_even():
+    assert list(spread(range(10), None)) == list(range(10))
+    assert list(spread(range(10), 3)) == [0, 3, 6]
+    assert list(spread(range(2), 5)) == [0, 1]
+
+
+def test_a_strip_is_image_truth_and_prediction():
+    image = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
+    truth = np.zeros((600, 900), np.uint8)
+    found = strip(image, truth, truth + 1, DEEPGLOBE)
+    assert found.shape == (300, 1350, 3)
+    np.testing.assert_array_equal(found[:, :450], image[::2, ::2])
+    assert found[0, 450].tolist() == [0, 255, 255]
+    assert found[0, 900].tolist() == [255, 255, 0]
+
+
+# The command line
+
+
+def test_the_verb_trains(invoke, data, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(dump_yaml(tiny()), encoding="utf-8")
+    found = invoke(
+        "--data", data, "--out", tmp_path / "run", "--preset", tmp_path / "tiny.yaml", "--steps", 2,
+        "--weights", "none", "--set", "optimiser.name=sgd", "--set", "validation.images=1",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    config = load_config(TrainConfig, tmp_path / "run" / "config.yaml")
+    assert (config.steps, config.optimiser.name, config.weights) == (2, "sgd", None)
+    assert found.stdout == ""
+
+
+def test_minutes_replace_steps(invoke, data, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(dump_yaml(tiny()), encoding="utf-8")
+    found = invoke(
+        "--data", data, "--out", tmp_path / "run", "--preset", tmp_path / "tiny.yaml", "--minutes", 0.001
+    )
+    assert found.exit_code == 0, found.output
+    assert load_config(TrainConfig, tmp_path / "run" / "config.yaml").steps is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--minutes", "1", "--steps", "1"], ["--minutes", "--steps", "one of them"]),
+        (["--preset", "begin"], ["preset 'begin'"]),
+        (["--set", "optimiser.lr=1"], ["'optimiser.lr'", "learning_rate"]),
+        (["--set", "crop_px"], ["KEY=VALUE"]),
+        (["--split", "fold"], ["'fold'"]),
+        (["--weights", "missing.safetensors"], ["missing.safetensors"]),
+        (["--init", "missing.safetensors"], ["missing.safetensors"]),
+        (["--set", "device=tpu"], ["tpu"]),
+    ],
+)
+def test_wrong_usage_is_a_message(invoke, data, tmp_path, arguments, words):
+    found = invoke("--data", data, "--out", tmp_path / "run", *arguments)
+    assert isinstance(found.exception, LandcoverError), found.output
+    for word in words:
+        assert word in str(found.exception)
+    assert not (tmp_path / "run" / "last.safetensors").exists()
