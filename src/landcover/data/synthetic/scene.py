@@ -46,7 +46,7 @@ _TEXTURES = {
     BARREN: textures.barren,
 }
 _CLOUDY = 0.3
-_CLOUD_LEVELS = (1.35, 2.2)
+_CLOUD_LEVELS = (1.2, 2.3)
 _CLOUD_SHADOW_PX = 60
 _HAZE = (0.55, 0.6, 0.68)
 _JPEG_QUALITY = 90
@@ -150,19 +150,19 @@ def _water(rng: np.random.Generator, layout: Layout) -> Colours:
 
 
 def _sky(rng: np.random.Generator, image: Colours) -> tuple[Colours, Flags]:
-    """Return (image, clouded): clouds with their shadows, haze, the scene's exposure, the sensor's grain."""
+    """Return (image, clouded): the scene's exposure, haze, clouds with their shadows, the sensor's grain."""
     shape: Shape = image.shape[0], image.shape[1]
-    clouded = np.zeros(shape, np.bool_)
-    if rng.random() < _CLOUDY:
-        away = _CLOUD_SHADOW_PX
-        thickness = fractal_noise(rng, (shape[0] + away, shape[1] + away), 130, octaves=5, gain=0.45)
-        above, sunwards = thickness[away:, away:], thickness[:-away, :-away]
-        image = image * (1 - 0.55 * smooth_step(sunwards, *_CLOUD_LEVELS)[..., None])
-        cloud = smooth_step(above, *_CLOUD_LEVELS)
-        white = np.outer(0.86 + 0.05 * np.clip(above - 2, -1, 1.5), (0.99, 1.0, 1.02)).reshape(image.shape)
-        image = image + cloud[..., None] * (white - image)
-        clouded = cloud > 0.5
     haze = rng.uniform(0, 0.1)
     gain = rng.uniform(0.88, 1.12) * (1 + rng.normal(0, 0.025, 3))
     image = image * np.float32((1 - haze) * gain) + np.float32(haze * np.array(_HAZE))
+    clouded = np.zeros(shape, np.bool_)
+    if rng.random() < _CLOUDY:
+        away = _CLOUD_SHADOW_PX
+        thickness = fractal_noise(rng, (shape[0] + away, shape[1] + away), 140, octaves=6, gain=0.5)
+        above, sunwards = thickness[away:, away:], thickness[:-away, :-away]
+        image = image * (1 - 0.5 * smooth_step(sunwards, *_CLOUD_LEVELS)[..., None])
+        cloud = smooth_step(above, *_CLOUD_LEVELS)[..., None]
+        white = 0.87 + 0.05 * np.clip(above - 2, -1, 1.5)[..., None]
+        image = image + cloud * (white - image)
+        clouded = cloud[..., 0] > 0.5
     return image + 0.012 * white_noise(rng, shape)[..., None], clouded
