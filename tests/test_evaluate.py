@@ -18,8 +18,7 @@ from landcover.codecs import MaskFormat, index_to_colours, read_mask, write_mask
 from landcover.errors import DataError, MaskError, OutputError, SplitError, UsageError
 from landcover.evaluation import evaluate
 from landcover.evaluation.interval import bootstrap_interval
-from landcover.evaluation.predictions import translation
-from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array
+from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array, translation
 from landcover.metrics import ConfusionMatrix
 from landcover.raster import Georeference, write_class_raster
 

@@ -1,7 +1,7 @@
 """landcover: half-metre satellite imagery in, land-cover maps that can be trusted out.
 
-Every verb of the command line is a function here. They are imported on first use, so that ``import landcover``
-loads none of the heavy libraries.
+Every verb of the command line is a function here. They are imported on first use, so that
+``import landcover`` loads none of the heavy libraries.
 """
 
 from importlib import import_module
@@ -20,7 +20,7 @@ _VERBS = {
     "verify": "landcover.data",
 }
 
-__all__ = ["__version__", *_VERBS]  # noqa: PLE0604
+__all__ = ["__version__", *_VERBS]
 
 
 def __getattr__(name: str) -> Any:

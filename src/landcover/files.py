@@ -32,7 +32,7 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         if isinstance(error, OutputError) or error.errno not in _WRITE_ERRORS:
             raise

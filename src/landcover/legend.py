@@ -182,3 +182,25 @@ def load_legend(source: str | Path) -> Legend:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
     return Legend.from_dict(data)
+
+
+def translation(source: Legend, target: Legend) -> UInt8Array:
+    """Return the index in ``target`` of each index of ``source``, by class name: uint8 (256,).
+
+    Unknown becomes unknown under whatever name, NODATA where ``target`` has no unknown; NODATA stays.
+
+    Raises:
+        UsageError: If the scored classes of the two have other names.
+    """
+    if set(source.scored_names) != set(target.scored_names):
+        raise UsageError(
+            f"The legend {source.name!r} has the classes {', '.join(source.scored_names)}; "
+            f"the legend {target.name!r} has {', '.join(target.scored_names)}. They must be the "
+            "same, in any order. Give the right legend (--legend, for predictions --prediction-legend)."
+        )
+    table = np.full(256, NODATA, np.uint8)
+    for index in source.scored:
+        table[index] = target.names.index(source.names[index])
+    if source.unknown is not None and target.unknown is not None:
+        table[source.unknown] = target.unknown
+    return table

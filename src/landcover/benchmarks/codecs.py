@@ -2,36 +2,18 @@
 
 import argparse
 import json
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from PIL import Image
 
+from landcover.benchmarks.timing import Timing, blocky_index, take_turns
 from landcover.codecs import colours_to_index, encode_mask, index_to_colours
 from landcover.files import write_text
 from landcover.legend import DEEPGLOBE, UInt8Array
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """One way to do one job.
-
-    Attributes:
-        job: What is done, such as ``colours to indices``.
-        way: How it is done.
-        ms: Median of the runs in milliseconds.
-        ratio: How many times longer it takes than landcover's way.
-    """
-
-    job: str
-    way: str
-    ms: float
-    ratio: float
 
 
 def codec_benchmark(size: int = 2448, *, repeats: int = 7, seed: int = 0) -> list[Timing]:
@@ -45,7 +27,7 @@ def codec_benchmark(size: int = 2448, *, repeats: int = 7, seed: int = 0) -> lis
     Returns:
         The ways of each job, landcover's first.
     """
-    index = _blocky_index(size, seed)
+    index = blocky_index(size, seed)
     rgb = index_to_colours(index, DEEPGLOBE)
     palette = DEEPGLOBE.colours[: len(DEEPGLOBE)]
     jobs: dict[str, dict[str, Callable[[], object]]] = {
@@ -63,29 +45,7 @@ def codec_benchmark(size: int = 2448, *, repeats: int = 7, seed: int = 0) -> lis
             "Pillow, RGB": lambda: Image.fromarray(rgb).save(BytesIO(), "PNG"),
         },
     }
-    return [timing for job, ways in jobs.items() for timing in _take_turns(job, ways, repeats)]
-
-
-def _take_turns(job: str, ways: Mapping[str, Callable[[], object]], repeats: int) -> list[Timing]:
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(repeats):
-        for way, run in ways.items():
-            start = time.perf_counter()
-            run()
-            seconds[way].append(time.perf_counter() - start)
-    medians = [median(runs) for runs in seconds.values()]
-    return [
-        Timing(job, way, 1e3 * middle, middle / medians[0])
-        for way, middle in zip(seconds, medians, strict=True)
-    ]
-
-
-def _blocky_index(size: int, seed: int) -> UInt8Array:
-    """Return class indices, uint8 (size, size), in blocks with frayed borders."""
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, len(DEEPGLOBE), (size // 24 + 1, size // 24 + 1), dtype=np.uint8)
-    rows, cols = (np.arange(size) + rng.integers(-3, 4, (2, size))).clip(0, size - 1) // 24
-    return blocks[np.ix_(rows, cols)]
+    return [timing for job, ways in jobs.items() for timing in take_turns(job, ways, repeats)]
 
 
 def _compare_colours(rgb: UInt8Array, palette: UInt8Array) -> UInt8Array:

@@ -1,7 +1,7 @@
 """The command line: one module per verb, found by its name.
 
-Each module here holds one public function named as the module; the first line of its docstring is its help. The
-modules import what they need inside that function, so that ``landcover --help`` stays quick.
+Each module here holds one public function named as the module; the first line of its docstring is its help.
+The modules import what they need inside that function, so that ``landcover --help`` stays quick.
 """
 
 import importlib

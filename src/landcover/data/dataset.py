@@ -15,7 +15,7 @@ from landcover.codecs import Mask, image_size, read_image, read_mask
 from landcover.data.items import SCENES_FILE, Item, SceneTile, read_scenes
 from landcover.data.layouts import Discovery, Layout, discover
 from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
-from landcover.legend import DEEPGLOBE, Legend, load_legend
+from landcover.legend import DEEPGLOBE, Legend, load_legend, translation
 from landcover.preprocessing import check_gsd
 from landcover.raster import ground_sample_distance
 from landcover.windows import Window
@@ -149,10 +149,8 @@ class FolderDataset(Dataset):
 
     @cached_property
     def _reorder(self) -> UInt8Array:
-        """uint8 (256,): index in the legend of each index in the files; values without a class stay."""
-        table = np.arange(256, dtype=np.uint8)
-        table[: len(self.mask_legend)] = [self.legend.names.index(name) for name in self.mask_legend.names]
-        return table
+        """uint8 (256,): index in the legend of each index in the files."""
+        return translation(self.mask_legend, self.legend)
 
 
 def open_folder(path: Path, *, legend: Legend | None = None, gsd: float | None = None) -> FolderDataset:

@@ -1,6 +1,7 @@
 """Scene-disjoint folds: greedy, size-capped and class-stratified.
 
-Images of one scene touch, so a random split measures filling-in within known scenes. Here whole scenes go to folds.
+Images of one scene touch, so a random split measures filling-in within known scenes. Here whole scenes go
+to folds.
 """
 
 from collections.abc import Mapping
@@ -19,9 +20,9 @@ def scene_folds(
 ) -> list[list[str]]:
     """Share items out to folds, whole scenes at a time.
 
-    Scenes are placed from the largest to the smallest. Each goes to the fold, among those that it does not push
-    past the size cap, where the folds' shares of every class end up most even: the placement with the smallest sum,
-    over folds and classes, of squared (pixels of the class in the fold / pixels of the class in all folds).
+    Scenes are placed from the largest to the smallest. Each goes to the fold, among those that it does not
+    push past the size cap, where the folds' shares of every class end up most even: the placement with the
+    smallest sum, over folds and classes, of squared (pixels of the class in the fold / in all folds).
     The result depends only on the arguments, and not on their order.
 
     Args:

@@ -11,7 +11,7 @@ from landcover.data import Dataset, Item
 from landcover.errors import DataError, ImageError, UsageError
 from landcover.files import refuse_existing
 from landcover.inference import predict_index
-from landcover.legend import NODATA, Legend, UInt8Array
+from landcover.legend import Legend, translation
 from landcover.runtimes import Runtime
 
 
@@ -120,25 +120,3 @@ def keep_maps(
         return mask
 
     return replace(source, predict=predict)
-
-
-def translation(source: Legend, target: Legend) -> UInt8Array:
-    """Return the index in ``target`` of each index of ``source``, by class name: uint8 (256,).
-
-    Unknown becomes unknown under whatever name, NODATA where ``target`` has no unknown; NODATA stays.
-
-    Raises:
-        UsageError: If the scored classes of the two have other names.
-    """
-    if set(source.scored_names) != set(target.scored_names):
-        raise UsageError(
-            f"The predictions' legend {source.name!r} has the classes {', '.join(source.scored_names)}; "
-            f"the truth's legend {target.name!r} has {', '.join(target.scored_names)}. They must be the "
-            "same, in any order. Give the right legends with --prediction-legend and --legend."
-        )
-    table = np.full(256, NODATA, np.uint8)
-    for index in source.scored:
-        table[index] = target.names.index(source.names[index])
-    if source.unknown is not None and target.unknown is not None:
-        table[source.unknown] = target.unknown
-    return table
