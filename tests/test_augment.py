@@ -66,7 +66,7 @@ def varied(pixels, rng, config):
     """Colours after the variation, float, in 0..255."""
     matrix = draw_colours(rng, config, Preprocessing(1.0, mean=(0.5, 0.4, 0.3), std=(1.0, 1.0, 1.0)))
     values = np.concatenate((pixels, np.ones((len(pixels), 1))), axis=1) @ matrix.T
-    return (values + (0.5, 0.4, 0.3)) * 255
+    return (values + np.array([0.5, 0.4, 0.3])) * 255
 
 
 @given(st.integers(-40, 60), st.integers(-40, 60), st.integers(1, 90), st.integers(0, 1))

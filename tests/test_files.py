@@ -32,10 +32,9 @@ def test_refuses_to_replace_unless_forced(tmp_path: Path) -> None:
 def test_a_failure_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "first")
-    with pytest.raises(error):  # noqa: PT012 - the error comes from within the block
-        with atomic_path(path, force=True) as temporary:
-            temporary.write_text("half")
-            raise error
+    with pytest.raises(error), atomic_path(path, force=True) as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise error
     assert path.read_text() == "first"
     assert names(tmp_path) == ["a.txt"]
 
