@@ -20,7 +20,7 @@ TINY = partial(
     scenes=8,
     size=96,
     large_size=160,
-    overrides=("minutes=null", "steps=2", "batch_size=2", "crop_px=64", "threads=1"),
+    overrides=("steps=2", "batch_size=2", "crop_px=64"),
 )
 
 
