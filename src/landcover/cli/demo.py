@@ -215,7 +215,7 @@ _STAGES = (
 
 
 def _summary(out: Path, settings: _Settings, seconds: dict[str, float]) -> dict[str, Any]:
-    """Return what the demo found: scores are 0..1; a stage that was stopped counts the time of its last go."""
+    """Return what the demo found. Scores are 0..1; of a stage that was stopped, the last go is timed."""
     scores, baselines, large = (
         _read(out / name) for name in ("evaluation.json", "baselines.json", "large.json")
     )
