@@ -21,6 +21,7 @@ from landcover.runtimes.torch_runtime import pick_device
 from landcover.training.batches import BatchReader
 from landcover.training.checkpoint import TrainingState
 from landcover.training.config import OptimiserConfig, TrainConfig
+from landcover.training.depthwise import quicken_depthwise
 from landcover.training.ema import WeightAverage
 from landcover.training.initialise import encoder_preprocessing, load_initial
 from landcover.training.losses import Loss, build_loss
@@ -179,6 +180,8 @@ def open_session(
     network.to(device)
     optimiser = build_optimiser(network, config.optimiser)
     average = WeightAverage(network, config.ema_decay)
+    if device.type == "cpu" and config.precision == "bf16":
+        quicken_depthwise(network)
 
     if origin is not None:
         preprocessing = replace(origin.preprocessing, gsd=material.model_gsd)
