@@ -58,6 +58,9 @@ def reference_network(classes: int, weights: Path) -> nn.Module:
     return network
 
 
+WARM_UP_STEPS = 10
+
+
 class Crops(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """One random crop, turned and flipped at random, of each image in an epoch."""
 
@@ -92,11 +95,19 @@ class Crops(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
 @dataclass(frozen=True)
 class LoopResult:
-    """How far a loop came."""
+    """How far a loop came.
+
+    Attributes:
+        steps: Optimiser steps.
+        images: Crops seen.
+        seconds: Wall time.
+        images_per_second: Rate after the first :data:`WARM_UP_STEPS` steps; 0 if there were no more.
+    """
 
     steps: int
     images: int
     seconds: float
+    images_per_second: float
 
 
 def reference_loop(
@@ -142,12 +153,14 @@ def reference_loop(
         persistent_workers=True,
     )
     start, step = time.perf_counter(), 0
+    warm = start
     while True:
         for images, target in loader:
             elapsed = time.perf_counter() - start
             done = step / steps if steps else elapsed / (60 * (minutes or 25))
             if done >= 1:
-                return LoopResult(step, step * batch_size, elapsed)
+                rate = max(step - WARM_UP_STEPS, 0) * batch_size / (elapsed - (warm - start))
+                return LoopResult(step, step * batch_size, elapsed, rate)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * (1 - done) ** 0.9
             with torch.autocast("cpu", torch.bfloat16):
@@ -157,6 +170,8 @@ def reference_loop(
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             step += 1
+            if step == WARM_UP_STEPS:
+                warm = time.perf_counter()
 
 
 def score(network: nn.Module, dataset: Dataset, items: Sequence[Item]) -> Scores:
