@@ -4,13 +4,13 @@ import random
 import shutil
 import signal
 import sys
-import time
 
 import pytest
 
 from landcover.bundle import read_model
 from landcover.training import train
 from landcover.training.checkpoint import read_run
+from landcover.training.ema import WeightAverage
 from landcover.training.log import read_log
 from training_world import assert_same_tensors, run_apart, tiny, train_apart, write_pairs
 
@@ -119,23 +119,55 @@ def test_a_copy_is_gone_on_with_in_another_folder(data, straight, tmp_path):
     assert_same_run(straight("fp32", "adamw"), tmp_path / "two")
 
 
-def test_time_is_summed_over_resumes(data, tmp_path):
-    config = tiny(
-        "steps=null",
-        "minutes=0.02",
-        "checkpoint_steps=1",
-        "validation.percent=50",
-        "validation.every_steps=null",
-    )
-    train_apart(config, data, tmp_path, "between step and average", 3)
-    before = read_run(tmp_path / "last.safetensors")[0]
-    assert before.step == 2
-    began = time.monotonic()
-    result = train(config, data=data, out=tmp_path)
-    assert result.seconds - before.seconds <= time.monotonic() - began
-    assert result.seconds == pytest.approx(1.2, abs=1.0)
+def test_time_is_summed_over_resumes(data, tmp_path, monkeypatch):
+    class Clock:
+        """One second passes from each look to the next."""
+
+        now = 1000.0
+
+        def monotonic(self):
+            self.now += 1
+            return self.now
+
+    monkeypatch.setattr("landcover.training.session.time", Clock())
+    config = tiny("steps=null", "minutes=0.5", "validation={percent: 50}", "log_every=1")
+    update = WeightAverage.update
+
+    def press(self, updates):
+        update(self, updates)
+        if updates == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightAverage, "update", press)
+        first = train(config, data=data, out=tmp_path)
+    assert (first.reason, first.step) == ("interrupted", 5)
+    second = train(config, data=data, out=tmp_path)
+    assert first.seconds < 15 < 30 <= second.seconds < 33  # of half a minute
     times = [event["seconds"] for event in read_log(tmp_path) if event["event"] == "step"]
     assert times == sorted(times)
+    rates = [event["lr"] for event in read_log(tmp_path) if event["event"] == "step"]
+    assert rates == sorted(rates, reverse=True)  # the schedule goes by time and is not begun anew
+
+
+def short_of_space(config, data, out):
+    """Train where no file may grow beyond 100 kB."""
+    import resource
+
+    from landcover.config import from_mapping
+    from landcover.errors import OutputError
+    from landcover.training import TrainConfig
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        train(from_mapping(TrainConfig, config, "test"), data=data, out=out)
+    except OutputError as error:
+        raise SystemExit(7 if "last.safetensors cannot be written" in str(error) else 8) from error
+
+
+def test_no_space_is_a_message_and_leaves_no_half_file(data, tmp_path):
+    assert run_apart(short_of_space, configuration().model_dump(mode="json"), data, tmp_path) == 7
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def interrupted(config, data, out):

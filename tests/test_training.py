@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -597,6 +598,22 @@ def test_the_verb_trains(invoke, data, tmp_path):
     config = load_config(TrainConfig, tmp_path / "run" / "config.yaml")
     assert (config.steps, config.optimiser.name, config.weights) == (2, "sgd", None)
     assert found.stdout == ""
+
+
+def test_ctrl_c_is_exit_130(invoke, data, tmp_path, monkeypatch):
+    update = WeightAverage.update
+
+    def press(self, updates):
+        update(self, updates)
+        if updates == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(WeightAverage, "update", press)
+    (tmp_path / "tiny.yaml").write_text(dump_yaml(tiny()), encoding="utf-8")
+    found = invoke("--data", data, "--out", tmp_path / "run", "--preset", tmp_path / "tiny.yaml")
+    assert found.exit_code == 130
+    assert "--resume auto" in found.stderr
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_minutes_replace_steps(invoke, data, tmp_path):

@@ -1,6 +1,7 @@
 """Everything that a training works with, put together: new, or as a checkpoint left it."""
 
 import datetime
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -212,11 +213,7 @@ def open_session(
         identity=identity,
         card=card,
         device=device,
-        fabric=Fabric(
-            accelerator=device.type,
-            devices=[device.index or 0] if device.type == "cuda" else 1,
-            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-        ),
+        fabric=_fabric(device, config.precision),
         network=network,
         average=average,
         optimiser=optimiser,
@@ -236,6 +233,15 @@ def open_session(
     if resumed:
         session.progress = session.state.load(folder / LAST_NAME)
     return session
+
+
+def _fabric(device: torch.device, precision: str) -> Fabric:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it repeats the settings at every start
+    return Fabric(
+        accelerator=device.type,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
 
 
 def build_optimiser(network: DeepLabV3Plus, config: OptimiserConfig) -> Optimizer:
