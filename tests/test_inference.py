@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fake_runtime import ColourRuntime, ConstantRuntime, make_card
-from landcover.errors import ConfigError, UsageError
+from landcover.errors import ConfigError, ImageError, UsageError
 from landcover.inference import predict_index, predict_probabilities
 from landcover.inference.image import WHOLE_PX
 from landcover.legend import DEEPGLOBE, LandClass, Legend
@@ -148,11 +148,19 @@ def test_other_arrays_than_rgb_bytes_are_refused(image: npt.NDArray[np.uint8]) -
         predict_index(ColourRuntime(), image)
 
 
-def test_impossible_options_are_refused() -> None:
-    image = np.zeros((99, 99, 3), np.uint8)
-    with pytest.raises(UsageError, match="cannot overlap"):
-        predict_index(ColourRuntime(), image, window_px=64, overlap_px=64)
-    with pytest.raises(UsageError, match="cannot overlap"):
+@pytest.mark.parametrize("side", [9, 99])
+def test_impossible_options_are_refused_whatever_the_image(side: int) -> None:
+    image = np.zeros((side, side, 3), np.uint8)
+    for window_px, overlap_px in [(64, 64), (64, -1), (None, -1), (None, 10**6), (0, -1), (10**6, -1)]:
+        with pytest.raises(UsageError, match="cannot overlap"):
+            predict_index(ColourRuntime(), image, window_px=window_px, overlap_px=overlap_px)
+    with pytest.raises(UsageError, match="Windows of -5 px are not possible"):
         predict_index(ColourRuntime(), image, window_px=-5)
     with pytest.raises(ConfigError, match="ground sample distance"):
         predict_index(ColourRuntime(), image, gsd=-1)
+
+
+@pytest.mark.parametrize("gsd", [1e5, 1e9, 1e308])
+def test_imagery_so_coarse_that_it_would_fill_memory_is_refused(gsd: float) -> None:
+    with pytest.raises(ImageError, match="pass --gsd"):
+        predict_index(ColourRuntime(), np.zeros((100, 100, 3), np.uint8), gsd=gsd)

@@ -33,6 +33,7 @@ def save(path: Path, index: npt.NDArray[np.uint8] = TRUTH) -> Path:
 
 def save_geotiff(path: Path, index: npt.NDArray[np.uint8] = TRUTH, **profile: object) -> Path:
     height, width = index.shape
+    path.parent.mkdir(parents=True, exist_ok=True)
     settings = {"driver": "GTiff", "dtype": "uint8", "count": 3} | UTM | profile
     with rasterio.open(path, "w", height=height, width=width, **settings) as target:
         target.write(np.moveaxis(DEEPGLOBE.colours[index], -1, 0))
@@ -198,6 +199,15 @@ def test_a_bad_image_is_told_of_and_the_others_are_done(tmp_path: Path) -> None:
     assert [path.name for path in result.failed] == ["2.jpg", "4.png", "5.tif", "6.tif"]
     assert all(str(path) in reason for path, reason in result.failed.items())
     assert run(tmp_path / "in", tmp_path / "no", max_pixels=TRUTH.size - 1).maps == []
+
+
+def test_a_raster_of_huge_pixels_is_told_of_and_the_others_are_done(tmp_path: Path) -> None:
+    huge = save_geotiff(tmp_path / "in/1.tif", transform=Affine(1e5, 0, 0, 0, -1e5, 5.7e6))
+    save_geotiff(tmp_path / "in/2.tif")
+    result = run(tmp_path / "in", tmp_path / "out")
+    assert files(tmp_path / "out") == ["2_mask.tif"]
+    assert "pass --gsd" in result.failed[huge]
+    assert str(huge) in result.failed[huge]
 
 
 def test_images_that_would_share_a_map_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -48,13 +48,18 @@ def grid(height: int, width: int, window_px: int, overlap_px: int) -> list[Windo
     if height < 1 or width < 1:
         raise UsageError(f"An image of {height} x {width} pixels has nothing to cover with windows.")
     if not 0 <= overlap_px < window_px:
-        raise UsageError(
-            f"Windows of {window_px} px cannot overlap by {overlap_px} px: the overlap must be 0 or more and "
-            "smaller than the window. A quarter of the window is a good choice."
-        )
+        raise cannot_overlap(window_px, overlap_px)
     rows = _starts(height, window_px, window_px - overlap_px)
     cols = _starts(width, window_px, window_px - overlap_px)
     return [Window(row, col, min(window_px, height), min(window_px, width)) for row in rows for col in cols]
+
+
+def cannot_overlap(window_px: int, overlap_px: int) -> UsageError:
+    """Return the error about an overlap that windows cannot have."""
+    return UsageError(
+        f"Windows of {window_px} px cannot overlap by {overlap_px} px: the overlap must be 0 or more and "
+        "smaller than the window. A quarter of the window is a good choice."
+    )
 
 
 def _starts(length: int, window_px: int, stride: int) -> list[int]:

@@ -8,7 +8,8 @@ Probabilities are averaged, never logits: logits of different windows have no co
 import numpy as np
 import numpy.typing as npt
 
-from landcover.errors import UsageError
+from landcover.codecs import MAX_PIXELS
+from landcover.errors import ImageError, UsageError
 from landcover.legend import Legend
 from landcover.preprocessing import (
     Size,
@@ -19,7 +20,7 @@ from landcover.preprocessing import (
     scaled_size,
 )
 from landcover.runtimes import Runtime
-from landcover.windows import blend_weights, grid
+from landcover.windows import blend_weights, cannot_overlap, grid
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
@@ -58,6 +59,7 @@ def predict_probabilities(
 
     Raises:
         UsageError: If the image is no uint8 (H, W, 3), or GSD, window or overlap cannot be used.
+        ImageError: If the GSD is so coarse that the image would not fit in memory on the model's grid.
     """
     own = model_grid_probabilities(
         runtime, image, gsd=gsd, window_px=window_px, overlap_px=overlap_px, batch=batch
@@ -99,8 +101,9 @@ def model_grid_probabilities(
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise UsageError(f"Found an image of {image.dtype} {image.shape}; expected uint8 (height, width, 3).")
     card = runtime.card
+    _check_windows(card.window_px if window_px is None else window_px, overlap_px)
     if gsd is not None:
-        image = resample_image(image, scaled_size(image.shape[:2], check_gsd(gsd) / card.preprocessing.gsd))
+        image = resample_image(image, _own_size(image.shape[:2], check_gsd(gsd), card.preprocessing.gsd))
     size = image.shape[:2]
     if window_px is None:
         window_px = 0 if max(size) <= WHOLE_PX else card.window_px
@@ -119,6 +122,29 @@ def most_probable(probabilities: Float32Array, size: Size, legend: Legend) -> UI
     for rows, band in resampled_bands(probabilities, size):
         index[rows] = classes[band.argmax(axis=0)]
     return index
+
+
+def _check_windows(window_px: int, overlap_px: int | None) -> None:
+    """Refuse what no image can be covered with, also where this one is small enough to be given whole."""
+    if window_px < 0:
+        raise UsageError(
+            f"Windows of {window_px} px are not possible; expected pixels, or 0 for whole images at once."
+        )
+    if overlap_px is not None and (overlap_px < 0 or 0 < window_px <= overlap_px):
+        raise cannot_overlap(window_px, overlap_px)
+
+
+def _own_size(size: Size, gsd: float, model_gsd: float) -> Size:
+    """Height and width of an image on the model's grid."""
+    height, width = size
+    scale = gsd / model_gsd
+    if height * scale * width * scale > max(MAX_PIXELS, height * width):
+        raise ImageError(
+            f"An image of {height} x {width} pixels of {gsd:g} m would have {height * scale:.3g} x "
+            f"{width * scale:.3g} at the model's {model_gsd:g} m, more than memory should hold. Imagery "
+            "so much coarser than the model's cannot be mapped with it; if the scale is wrong, pass --gsd."
+        )
+    return scaled_size(size, scale)
 
 
 def _slide(runtime: Runtime, image: UInt8Array, window_px: int, overlap_px: int, batch: int) -> Float32Array:

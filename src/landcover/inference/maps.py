@@ -11,7 +11,7 @@ import numpy.typing as npt
 from landcover import __version__
 from landcover.bundle import model_digest
 from landcover.codecs import MAX_PIXELS, MaskFormat, read_image, write_mask
-from landcover.errors import DataError
+from landcover.errors import DataError, ImageError
 from landcover.inference.image import model_grid_probabilities, most_probable
 from landcover.inference.plan import Task, plan
 from landcover.inference.results import MadeMap, Prediction
@@ -111,9 +111,12 @@ def _make_map(runtime: Runtime, task: Task, options: _Options, tags: Mapping[str
     legend, force = runtime.card.legend, options.force
     image, valid = _read(task, options.max_pixels)
     size = image.shape[:2]
-    own = model_grid_probabilities(
-        runtime, image, gsd=task.gsd, window_px=options.window_px, overlap_px=options.overlap_px
-    )
+    try:
+        own = model_grid_probabilities(
+            runtime, image, gsd=task.gsd, window_px=options.window_px, overlap_px=options.overlap_px
+        )
+    except ImageError as error:
+        raise ImageError(f"{task.image}: {error}") from error
     index = most_probable(own, size, legend)
     if valid is not None:
         index[~valid] = NODATA
