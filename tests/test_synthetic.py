@@ -12,6 +12,7 @@ from PIL import Image
 
 from landcover.data import open_dataset, select
 from landcover.data.synthetic import GSD, make_dataset, make_scene
+from landcover.data.synthetic.dataset import scene_seed
 from landcover.data.synthetic.noise import Dice, fractal_noise, ranks, scatter, shifted, strips
 from landcover.errors import OutputError, UsageError
 from landcover.legend import DEEPGLOBE
@@ -104,10 +105,16 @@ def test_a_dataset_is_a_function_of_its_seed(tmp_path: Path) -> None:
 
 def test_files_hold_the_scene(tmp_path: Path) -> None:
     out = make_dataset(tmp_path / "one", scenes=1, size=64, seed=9, parts={"only": 1})
-    seed = int(np.random.SeedSequence((9, 0)).generate_state(1, np.uint64)[0])
     buffer = io.BytesIO()
-    Image.fromarray(make_scene(seed, 64, 64).image).save(buffer, "JPEG", quality=90)
+    Image.fromarray(make_scene(scene_seed(9, 0), 64, 64).image).save(buffer, "JPEG", quality=90)
     assert (out / "only" / "scene0000_sat.jpg").read_bytes() == buffer.getvalue()
+
+
+def test_no_scene_of_one_world_is_a_scene_of_another() -> None:
+    """Worlds far beyond the demo's included: seeds of more than 32 bits are several words to numpy."""
+    worlds = [base + world for base in (0, 2**32, 2**64, 3 * 2**32) for world in range(20)]
+    seeds = [scene_seed(world, number) for world in worlds for number in range(70)]
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:

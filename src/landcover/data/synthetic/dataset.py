@@ -54,14 +54,23 @@ def make_dataset(
 
     def make(numbered: tuple[int, str]) -> None:
         number, part = numbered
-        own_seed = int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
         stem = out / part / f"scene{number - names.index(part):04d}"
-        write_scene(stem, make_scene(own_seed, height, width), force=True)
+        write_scene(stem, make_scene(scene_seed(seed, number), height, width), force=True)
 
     for _ in track(parallel_map(make, enumerate(names)), "Making scenes", total=len(names)):
         pass
     write_text(out / SETTINGS_FILE, f"gsd: {GSD}\nlegend: deepglobe\n", force=force)
     return out
+
+
+def scene_seed(world: int, number: int) -> int:
+    """Return the seed of one scene of a world, for :func:`landcover.data.synthetic.make_scene`.
+
+    The number is a spawn key: of ``(world, number)`` numpy would write the 32-bit words one after the other,
+    and scene 0 of world 2**32 + w would be scene 1 of world w.
+    """
+    sequence = np.random.SeedSequence(world, spawn_key=(number,))
+    return int(sequence.generate_state(1, np.uint64)[0])
 
 
 def _counts(scenes: int, parts: Mapping[str, float]) -> dict[str, int]:
