@@ -12,8 +12,10 @@ from typer.testing import CliRunner, Result
 import landcover.cli.demo as module
 from landcover.cli import build
 from landcover.codecs import read_mask
+from landcover.data.synthetic import GSD
 from landcover.errors import OutputError
 from landcover.legend import DEEPGLOBE
+from landcover.postprocess import parse_min_region, remove_small_regions
 
 TINY = partial(
     module._Settings,
@@ -90,7 +92,9 @@ def test_the_larger_scene_is_mapped_and_cleaned(finished: Path) -> None:
     truth = read_mask(finished / "large" / "scene" / "scene0000_mask.png", DEEPGLOBE).index
     assert truth.shape == (160, 160)
     assert set(scored) == {"miou", "cleaned_miou"}
-    assert np.unique(cleaned).size <= np.unique(predicted).size
+    min_pixels = parse_min_region(module._MIN_REGION, GSD)
+    assert min_pixels > 100
+    np.testing.assert_array_equal(cleaned, remove_small_regions(predicted, min_pixels))
 
 
 def test_the_report_shows_the_held_out_scenes(finished: Path) -> None:
@@ -109,9 +113,32 @@ def test_the_second_time_it_only_shows_the_result(finished: Path, tiny: None) ->
 
 
 def test_another_world_does_not_replace_it(finished: Path, tiny: None) -> None:
-    with pytest.raises(OutputError, match="seed 5"):
+    with pytest.raises(OutputError, match="seed 5 there, 6 here") as caught:
         call("--out", str(finished), "--seed", "6")
+    assert f"landcover demo --out {finished} --seed 6 --force" in str(caught.value)
     assert json.loads((finished / "summary.json").read_text())["settings"]["seed"] == 5
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_demo_of_another_version_of_the_preset_is_told_of(
+    tmp_path: Path, stages: list[str], monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    """Neither shown as if it were current nor gone on with."""
+    out = tmp_path / "demo"
+    call("--out", str(out))
+    if not stopped:
+        (out / "allowed").touch()
+        call("--out", str(out))
+    monkeypatch.setattr(module, "_Settings", partial(TINY, overrides=("optimiser.learning_rate=0.5",)))
+    with pytest.raises(
+        OutputError, match=r"training\.optimiser\.learning_rate 0\.002 there, 0\.5 here"
+    ) as caught:
+        call("--out", str(out))
+    assert "run: landcover demo --out" in str(caught.value)
+    stages.clear()
+    (out / "allowed").touch()
+    assert call("--out", str(out), "--force").exit_code == 0
+    assert stages == ["first", "second", "third"]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, stages: list[str]) -> None:

@@ -1,19 +1,23 @@
 """``landcover demo``: the whole way from data to report, in a world of its own."""
 
 import json
+import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import landcover
 from landcover.errors import DataError, OutputError
 from landcover.files import write_text
+
+if TYPE_CHECKING:
+    from landcover.training import TrainConfig
 
 _STATE = "demo.json"
 _SUMMARY = "summary.json"
@@ -25,6 +29,8 @@ _LARGE_WORLD = 1 << 32
 """Added to the seed for the larger scene: a world that no demo learns from."""
 
 _INTERRUPTED = 130
+_SHOWN = 4
+"""Differing settings that a message names."""
 
 
 def demo(
@@ -57,7 +63,25 @@ class _Settings:
     large_size: int = 1536
     preset: str = "demo"
     overrides: tuple[str, ...] = ()
-    version: str = landcover.__version__
+
+    def training(self) -> "TrainConfig":
+        """Return the training configuration in full."""
+        from landcover.config import with_overrides
+        from landcover.training import load_preset
+
+        return with_overrides(load_preset(self.preset), [f"seed={self.seed}", *self.overrides])
+
+    def record(self) -> dict[str, Any]:
+        """Return all that decides what comes out, as plain data; by its name alone, a preset may change."""
+        training = self.training().model_dump(mode="json")
+        return {
+            "version": landcover.__version__,
+            "seed": self.seed,
+            "scenes": self.scenes,
+            "size": self.size,
+            "large_size": self.large_size,
+            "training": training,
+        }
 
 
 @dataclass(frozen=True)
@@ -99,11 +123,12 @@ def _begin(out: Path, settings: _Settings, *, force: bool) -> dict[str, float]:
     state = out / _STATE
     if state.is_file():
         if not force:
-            there = _read(state)
-            if there.get("settings") != json.loads(json.dumps(asdict(settings))):
+            there, here = _read(state), settings.record()
+            if there.get("settings") != here:
+                again = f"landcover demo --out {shlex.quote(str(out))} --seed {settings.seed} --force"
                 raise OutputError(
-                    f"{out} holds a demo with other settings: {_shown(there.get('settings', {}))}. "
-                    "Choose another --out, or pass --force to replace it."
+                    f"{out} holds a demo of other settings: {_difference(there.get('settings'), here)}. To "
+                    f"begin anew in its place, delete {out} or run: {again}. To keep it, choose another --out."
                 )
             return dict(there["seconds"])
         for name in _FOLDERS:
@@ -117,7 +142,7 @@ def _begin(out: Path, settings: _Settings, *, force: bool) -> dict[str, float]:
 
 
 def _keep(out: Path, settings: _Settings, seconds: dict[str, float]) -> None:
-    state = {"settings": asdict(settings), "seconds": seconds}
+    state = {"settings": settings.record(), "seconds": seconds}
     write_text(out / _STATE, json.dumps(state, indent=1) + "\n", force=True)
 
 
@@ -146,10 +171,7 @@ def _verify(out: Path, settings: _Settings) -> str:
 
 
 def _train(out: Path, settings: _Settings) -> str:
-    from landcover.config import with_overrides
-    from landcover.training import load_preset
-
-    config = with_overrides(load_preset(settings.preset), [f"seed={settings.seed}", *settings.overrides])
+    config = settings.training()
     result = landcover.train(config, data=out / "data", out=out / "run")
     if result.reason == "interrupted":
         raise KeyboardInterrupt
@@ -228,7 +250,7 @@ def _summary(out: Path, settings: _Settings, seconds: dict[str, float]) -> dict[
         "pixel_accuracy": scores["pixel_accuracy"],
         "baselines": baselines,
         "large_scene": large,
-        "settings": asdict(settings),
+        "settings": settings.record(),
     }
 
 
@@ -269,8 +291,24 @@ def _best_miou(baselines: dict[str, Any]) -> float:
     return max(found["miou"] or 0.0 for found in baselines.values())
 
 
-def _shown(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items() if value not in ([], None))
+def _difference(there: Any, here: Mapping[str, Any]) -> str:
+    """Say which settings differ, nested ones by dotted key."""
+    old, new = dict(_flat(there)), dict(_flat(here))
+    differing = [
+        f"{key} {old.get(key, 'not said')} there, {new.get(key, 'not said')} here"
+        for key in {**new, **old}
+        if old.get(key) != new.get(key)
+    ]
+    more = len(differing) - _SHOWN
+    return "; ".join(differing[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, value
 
 
 def _points(score: float | None) -> str:
