@@ -129,6 +129,45 @@ def test_legend_decides_what_a_colour_is(tmp_path: Path) -> None:
     assert not read_mask(tmp_path / "out/a.png", legend).index.any()
 
 
+FARM = Legend("farm", (LandClass("Äcker", (10, 120, 60)), LandClass("pond", (0, 50, 200))), None)
+
+
+def farm_index() -> UInt8Array:
+    index = np.zeros((9, 9), np.uint8)
+    index[4:8, 4:8] = 1
+    return index
+
+
+@pytest.mark.parametrize("mask_format", ["palette", "rgb", "index"])
+def test_map_of_other_classes_is_skipped_and_the_option_named(
+    tmp_path: Path, mask_format: MaskFormat
+) -> None:
+    write_mask(tmp_path / "m/a.png", farm_index(), FARM, mask_format=mask_format)
+    place = Georeference(UTM, from_origin(700_000, 1_500_000, 0.5, 0.5))
+    write_class_raster(tmp_path / "m/b.tif", farm_index(), FARM, place)
+    result = clean([tmp_path / "m"], tmp_path / "out", min_region="2px")
+    assert result.written == []
+    assert len(result.failed) == 2
+    assert all("0=Äcker,1=pond" in why and "--legend" in why for why in result.failed.values())
+    result = clean([tmp_path / "m"], tmp_path / "out", min_region="2px", legend=FARM)
+    assert [path.name for path in result.written] == ["a.png", "b.tif"]
+    np.testing.assert_array_equal(read_mask(tmp_path / "out/a.png", FARM).index, farm_index())
+
+
+def test_colours_of_no_class_are_limited(tmp_path: Path) -> None:
+    """Colours of a legend of one's own, without tags, are not garbled by the challenge's thresholds."""
+    colours = np.full((20, 20, 3), (200, 10, 20), np.uint8)  # red: no class
+    colours[:, 2:] = (0, 200, 10)
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    result = clean([tmp_path / "a.png"], tmp_path / "out", min_region="2px")
+    assert "40 pixels (10.0%)" in result.failed[tmp_path / "a.png"]
+    assert "--max-off-palette" in result.failed[tmp_path / "a.png"]
+    allowed = clean([tmp_path / "a.png"], tmp_path / "out", min_region="2px", max_off_palette=0.1)
+    assert (len(allowed.written), allowed.off_palette) == (1, 40)
+    with pytest.raises(UsageError, match=r"0\.\.1"):
+        clean([tmp_path / "a.png"], tmp_path / "no", min_region="2px", max_off_palette=2)
+
+
 def test_bad_file_is_skipped_and_counted(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_mask(tmp_path / f"m/{name}.png", speckled(), DEEPGLOBE)

@@ -22,6 +22,9 @@ NODATA = 255
 IGNORE = 255
 """Training target of pixels that no loss and no metric looks at."""
 
+CLASS_NAMES = "CLASS_NAMES"
+"""Tag of map files that holds :attr:`Legend.listing`."""
+
 UInt8Array = npt.NDArray[np.uint8]
 
 _KEYS = ("name", "classes", "unknown")
@@ -86,6 +89,11 @@ class Legend:
     def scored_names(self) -> tuple[str, ...]:
         """Names of the scored classes, in the order of the model's channels."""
         return tuple(self.names[i] for i in self.scored)
+
+    @property
+    def listing(self) -> str:
+        """The classes as ``0=urban,1=agriculture,…``: the tag :data:`CLASS_NAMES` of maps."""
+        return ",".join(f"{index}={name}" for index, name in enumerate(self.names))
 
     @cached_property
     def colours(self) -> UInt8Array:

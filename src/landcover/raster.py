@@ -22,9 +22,7 @@ from rasterio.warp import transform
 
 from landcover.errors import ImageError
 from landcover.files import atomic_path
-from landcover.legend import NODATA, Legend
-
-UInt8Array = npt.NDArray[np.uint8]
+from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
 
 _UNIT_TOLERANCE = 0.01
 _BLOCK_PX = 512
@@ -138,14 +136,13 @@ def write_class_raster(
     Raises:
         OutputError: If the file exists and ``force`` is off, or cannot be written.
     """
-    names = ",".join(f"{i}={name}" for i, name in enumerate(legend.names))
     colours = {i: (*entry.colour, 255) for i, entry in enumerate(legend.classes)} | {NODATA: (0, 0, 0, 0)}
     with MemoryFile() as memory:
         with memory.open(**_profile(index[None], georeference), nodata=NODATA) as target:
             target.write(index, 1)
             target.write_colormap(1, colours)
             target.set_band_description(1, "land cover")
-            target.update_tags(CLASS_NAMES=names, **(tags or {}))
+            target.update_tags(**{CLASS_NAMES: legend.listing, **(tags or {})})
         _write(path, memory, force)
 
 

@@ -20,6 +20,9 @@ def clean(
     mask_format: Annotated[
         Literal["palette", "rgb", "index"], typer.Option(help="Form of PNG masks.")
     ] = "palette",
+    max_off_palette: Annotated[
+        float, typer.Option(help="Share of pixels with a colour of no class above which a mask is skipped.")
+    ] = 0.01,
     max_pixels: Annotated[int, typer.Option(help="Largest mask that is decoded.")] = 1 << 28,
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
@@ -34,6 +37,7 @@ def clean(
         legend=load_legend(legend),
         gsd=gsd,
         mask_format=mask_format,
+        max_off_palette=max_off_palette,
         max_pixels=max_pixels,
         force=force,
     )

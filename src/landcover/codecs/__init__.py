@@ -7,9 +7,17 @@
 from landcover.codecs.colours import colours_to_index, index_to_colours
 from landcover.codecs.decoding import MAX_PIXELS
 from landcover.codecs.images import image_size, read_image
-from landcover.codecs.masks import Mask, MaskFormat, encode_mask, read_mask, write_mask
+from landcover.codecs.masks import (
+    MAX_OFF_PALETTE,
+    Mask,
+    MaskFormat,
+    encode_mask,
+    read_mask,
+    write_mask,
+)
 
 __all__ = [
+    "MAX_OFF_PALETTE",
     "MAX_PIXELS",
     "Mask",
     "MaskFormat",

@@ -15,7 +15,7 @@ from landcover.codecs.decoding import MAX_PIXELS, read_picture
 from landcover.codecs.formats import Picture
 from landcover.errors import MaskError, OutputError, UsageError, did_you_mean
 from landcover.files import atomic_path
-from landcover.legend import NODATA, Legend, UInt8Array
+from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
 
 MaskFormat = Literal["palette", "rgb", "index"]
 
@@ -30,7 +30,13 @@ class Mask(NamedTuple):
     off_palette: int
 
 
-def read_mask(path: Path, legend: Legend, *, max_pixels: int = MAX_PIXELS) -> Mask:
+MAX_OFF_PALETTE = 0.01
+"""Share of pixels of no class's colour above which a file is taken for no mask of the legend."""
+
+
+def read_mask(
+    path: Path, legend: Legend, *, max_pixels: int = MAX_PIXELS, max_off_palette: float = 1.0
+) -> Mask:
     """Read a mask of any supported format as class indices of ``legend``.
 
     Three bands are colours, a palette is its colours (see :func:`colours_to_index`), one band holds indices
@@ -41,11 +47,15 @@ def read_mask(path: Path, legend: Legend, *, max_pixels: int = MAX_PIXELS) -> Ma
         path: The file; :func:`read_image` says which formats and forms are taken.
         legend: The classes. Indices in another order need a legend in that order.
         max_pixels: Larger files are refused before anything is decoded.
+        max_off_palette: Share of pixels, 0..1, whose colour may have no class.
 
     Raises:
         MaskError: If the file cannot be read, for the reasons of :func:`read_image`, or is no mask: values
-            that are no class, three equal bands of greys, indices in a JPEG.
+            that are no class, three equal bands of greys, indices in a JPEG, too many off-palette pixels.
+        UsageError: If ``max_off_palette`` is no share.
     """
+    if not 0 <= max_off_palette <= 1:
+        raise UsageError(f"max_off_palette is {max_off_palette}; expected a share of the pixels in 0..1.")
     path = Path(path)
     picture = read_picture(path, MaskError, max_pixels=max_pixels)
     if picture.palette is None and picture.pixels.ndim == 2:
@@ -59,7 +69,14 @@ def read_mask(path: Path, legend: Legend, *, max_pixels: int = MAX_PIXELS) -> Ma
     if picture.outside is not None:
         off_palette &= ~picture.outside
         index[picture.outside] = NODATA
-    return Mask(index, settle_off_palette(index, off_palette, legend))
+    count = settle_off_palette(index, off_palette, legend)
+    if count > max_off_palette * index.size:
+        raise MaskError(
+            f"{path} has {count:,} pixels ({count / index.size:.1%}) whose colour is no class of the legend "
+            f"{legend.name!r}; at most {max_off_palette:.1%} are allowed. Give the right legend with "
+            "--legend, or raise --max-off-palette."
+        )
+    return Mask(index, count)
 
 
 def _indices(path: Path, picture: Picture, legend: Legend) -> UInt8Array:
@@ -124,7 +141,7 @@ def encode_mask(
         mask_format: ``palette``: indices with the legend's colours; nodata, where there is any, is entry 255,
             black and transparent. ``rgb``: three bands as in the challenge; nodata is black and on reading
             the same as a black class. ``index``: one band of indices; nodata is 255.
-        tags: Stored as text chunks, such as the map's provenance.
+        tags: Stored as text chunks beside :data:`CLASS_NAMES`, such as the map's provenance.
 
     Raises:
         MaskError: If ``index`` is not uint8 (H, W) of classes and nodata.
@@ -144,12 +161,12 @@ def encode_mask(
         image.putpalette(legend.colours[: 256 if has_nodata else len(legend)].tobytes())
         if has_nodata:
             options["transparency"] = NODATA
-    if tags:
-        options["pnginfo"] = PngInfo()
-        for key, value in tags.items():
-            options["pnginfo"].add_text(key, value)
+    texts = PngInfo()
+    for key, value in {CLASS_NAMES: legend.listing, **(tags or {})}.items():
+        # GDAL takes every text for UTF-8, which only iTXt is.
+        (texts.add_text if value.isascii() else texts.add_itxt)(key, value)
     buffer = BytesIO()
-    image.save(buffer, "PNG", **options)
+    image.save(buffer, "PNG", pnginfo=texts, **options)
     return buffer.getvalue()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from landcover.batch import IMAGE_END, check_targets, find_files
-from landcover.codecs import MAX_PIXELS, MaskFormat, read_mask, write_mask
+from landcover.codecs import MAX_OFF_PALETTE, MAX_PIXELS, MaskFormat, read_mask, write_mask
 from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError, did_you_mean
 from landcover.legend import DEEPGLOBE, Legend
@@ -40,7 +40,7 @@ def convert(
     to: Form,
     legend: Legend = DEEPGLOBE,
     mask_format: ColourFormat | None = None,
-    max_off_palette: float = 0.01,
+    max_off_palette: float = MAX_OFF_PALETTE,
     max_pixels: int = MAX_PIXELS,
     force: bool = False,
 ) -> Converted:
@@ -67,8 +67,6 @@ def convert(
             is off: nothing has been written then. Also if a result cannot be written.
     """
     png_format = _png_format(to, mask_format)
-    if not 0 <= max_off_palette <= 1:
-        raise UsageError(f"max_off_palette is {max_off_palette}; expected a share of the pixels in 0..1.")
     if max_pixels < 1:
         raise UsageError(f"max_pixels is {max_pixels}; expected at least 1.")
     sources = _plan(masks, Path(out), force=force)
@@ -76,14 +74,7 @@ def convert(
     def convert_one(target: Path) -> int | MaskError:
         source = sources[target]
         try:
-            mask = read_mask(source, legend, max_pixels=max_pixels)
-            share = mask.off_palette / mask.index.size
-            if share > max_off_palette:
-                raise MaskError(
-                    f"{source} has {mask.off_palette:,} pixels ({share:.1%}) whose colour is no class of the "
-                    f"legend {legend.name!r}; at most {max_off_palette:.1%} are allowed. Give the right "
-                    "legend, or raise --max-off-palette."
-                )
+            mask = read_mask(source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
         except MaskError as error:
             return error
         write_mask(target, mask.index, legend, mask_format=png_format, force=force)

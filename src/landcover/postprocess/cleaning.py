@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from landcover.batch import IMAGE_END, check_targets, find_files
-from landcover.codecs import MAX_PIXELS, MaskFormat, read_mask, write_mask
+from landcover.codecs import MAX_OFF_PALETTE, MAX_PIXELS, MaskFormat, read_mask, write_mask
 from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError
-from landcover.legend import DEEPGLOBE, Legend
+from landcover.legend import CLASS_NAMES, DEEPGLOBE, Legend
 from landcover.postprocess.regions import parse_min_region, remove_small_regions
 from landcover.progress import track
 from landcover.raster import Georeference, ground_sample_distance, read_georeference, write_class_raster
 
 _RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
 _MASK_SUFFIXES = _RASTER_SUFFIXES | {".png"}
-_OWN_TAGS = {"AREA_OR_POINT", "CLASS_NAMES"}
+_OWN_TAGS = {"AREA_OR_POINT", CLASS_NAMES}
 """Tags that writing a raster sets anew."""
 
 
@@ -65,6 +65,7 @@ def clean(
     legend: Legend = DEEPGLOBE,
     gsd: float | None = None,
     mask_format: MaskFormat = "palette",
+    max_off_palette: float = MAX_OFF_PALETTE,
     max_pixels: int = MAX_PIXELS,
     force: bool = False,
 ) -> Cleaned:
@@ -72,8 +73,8 @@ def clean(
 
     Folders are searched for PNG and TIFF files (``*_sat.*`` are imagery and passed over) and keep their
     structure below ``out``. Georeferenced TIFFs stay GeoTIFFs in the same place, every other mask becomes a
-    PNG; tags are kept, and the size of the regions is added to them. A mask that cannot be read, or whose GSD
-    is needed and unknown, is skipped and told of in the result.
+    PNG; tags are kept, and the size of the regions is added to them. A mask that cannot be read, that says it
+    has other classes, or whose GSD is needed and unknown, is skipped and told of in the result.
 
     Args:
         masks: Files and folders, in any form that :func:`landcover.codecs.read_mask` takes.
@@ -82,11 +83,12 @@ def clean(
         legend: Classes of the masks.
         gsd: Metres per pixel of all masks, for areas; None asks each raster's transform.
         mask_format: Form of the PNGs.
+        max_off_palette: Share of pixels, 0..1, whose colour may have no class; a mask with more is skipped.
         max_pixels: Larger masks are skipped before they are decoded.
         force: Replace existing results.
 
     Raises:
-        UsageError: If ``min_region`` is no size, or there is no input.
+        UsageError: If ``min_region`` is no size, ``max_off_palette`` no share, or there is no input.
         DataError: If an input does not exist or a folder holds no masks.
         OutputError: If two masks would get one output, one would replace an input, or exists and ``force`` is
             off: nothing has been written then. Also if an output cannot be written.
@@ -96,14 +98,15 @@ def clean(
 
     def clean_one(task: _Task) -> _Outcome | MaskError:
         try:
-            mask = read_mask(task.source, legend, max_pixels=max_pixels)
-            min_pixels = parse_min_region(min_region, gsd or ground_sample_distance(task.source))
+            tags = _tags(task.source, legend) | {"LANDCOVER_MIN_REGION": min_region}
+            mask = read_mask(task.source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
         except MaskError as error:
             return error
+        try:
+            min_pixels = parse_min_region(min_region, gsd or ground_sample_distance(task.source))
         except UsageError as error:
             return MaskError(f"{task.source}: {error}")
         index = remove_small_regions(mask.index, min_pixels)
-        tags = _tags(task.source) | {"LANDCOVER_MIN_REGION": min_region}
         if task.georeference is None:
             write_mask(task.target, index, legend, mask_format=mask_format, tags=tags, force=force)
         else:
@@ -136,8 +139,19 @@ def _plan(masks: Sequence[str | Path], out: Path, *, force: bool) -> list[_Task]
     return tasks
 
 
-def _tags(path: Path) -> dict[str, str]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as source:
-            return {name: value for name, value in source.tags().items() if name not in _OWN_TAGS}
+def _tags(path: Path, legend: Legend) -> dict[str, str]:
+    """Return the tags that the new mask keeps; refuse a mask whose tags name other classes."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as source:
+                tags = source.tags()
+    except RasterioError as error:
+        raise MaskError(f"{path} cannot be read as a raster: {error}") from error
+    listing = tags.get(CLASS_NAMES, legend.listing)
+    if listing != legend.listing:
+        raise MaskError(
+            f"{path} is a map of the classes {listing}; the legend {legend.name!r} has {legend.listing}. "
+            "Give the map's legend with --legend."
+        )
+    return {name: value for name, value in tags.items() if name not in _OWN_TAGS}
