@@ -93,7 +93,8 @@ def test_scores_by_hand(data: Path, tmp_path: Path) -> None:
         {"key": "val/1", "miou": pytest.approx(1 / 3), "pixel_accuracy": 0.5},
         {"key": "val/2", "miou": 1.0, "pixel_accuracy": 1.0},
     ]
-    assert [w.split("'")[1] for w in result["warnings"]] == ["agriculture", "rangeland", "barren"]
+    assert [w.split("'")[1] for w in result["warnings"][:-1]] == ["agriculture", "rangeland", "barren"]
+    assert result["warnings"][-1].startswith("No interval")
 
 
 def test_metric_is_passed_on(data: Path, tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ def tables_of(*pairs: tuple[int, int]) -> Any:
 
 
 def test_interval_holds_the_score_and_is_the_same_each_time() -> None:
-    tables = tables_of((90, 10), (70, 30), (50, 50), (95, 5))
+    tables = tables_of((90, 10), (70, 30), (50, 50), (95, 5), (80, 20))
     low, high = bootstrap_interval(tables, DEEPGLOBE, "challenge") or (1.0, 0.0)
     matrix = ConfusionMatrix(DEEPGLOBE)
     matrix.table = tables.sum(axis=0)
@@ -295,29 +296,38 @@ def test_interval_holds_the_score_and_is_the_same_each_time() -> None:
     assert low < inner[0] < inner[1] < high
 
 
-def test_interval_of_equal_groups_is_a_point_and_of_one_group_none() -> None:
-    low, high = bootstrap_interval(tables_of((90, 10), (90, 10)), DEEPGLOBE, "challenge") or (0.0, 1.0)
+def test_interval_of_equal_groups_is_a_point_and_of_nothing_none() -> None:
+    low, high = bootstrap_interval(tables_of(*[(90, 10)] * 5), DEEPGLOBE, "challenge") or (0.0, 1.0)
     assert low == high == pytest.approx((90 / 100 + 90 / 100) / 2)
-    assert bootstrap_interval(tables_of((90, 10)), DEEPGLOBE, "challenge") is None
-    assert bootstrap_interval(np.zeros((3, 7, 8), np.int64), DEEPGLOBE, "challenge") is None
+    assert bootstrap_interval(np.zeros((5, 7, 8), np.int64), DEEPGLOBE, "challenge") is None
 
 
-def test_interval_of_two_opposite_groups_is_known_exactly() -> None:
-    """Of two draws 0, 1 or 2 are the first group with probabilities 1/4, 1/2 and 1/4."""
-    tables = tables_of((100, 0), (0, 100))
-    at = dict(zip((0, 1, 2), (0.0, (1 / 2 + 1 / 2) / 2, 1.0), strict=True))
-    assert bootstrap_interval(tables, DEEPGLOBE, "challenge", level=0.6) == (at[0], at[2])
-    assert bootstrap_interval(tables, DEEPGLOBE, "challenge", level=0.4) == (at[1], at[1])
+def test_fewer_than_five_groups_give_no_interval_but_a_warning(tmp_path: Path) -> None:
+    """Two images gave the two images' own scores as ends."""
+    assert bootstrap_interval(tables_of(*[(90, 10), (50, 50)] * 2), DEEPGLOBE, "challenge") is None
+    for number in (4, 5):
+        truth = {f"val/{i}": halves(WATER, FOREST) for i in range(number)}
+        data = write_data(tmp_path / f"data{number}", truth)
+        result = evaluate(data, "folders:val", predictions=write_maps(tmp_path / f"maps{number}", truth))
+        assert (result["miou_interval"] is None) == (number == 4)
+        assert any("4 of the images are too few" in w for w in result["warnings"]) == (number == 4)
+
+
+def test_interval_of_one_wrong_group_of_five_is_known_exactly() -> None:
+    """It is drawn 0, 1, 2 or more times with probabilities 0.33, 0.41, 0.20 and 0.06; each costs a fifth."""
+    tables = tables_of(*[(100, 0)] * 4, (0, 100))
+    assert bootstrap_interval(tables, DEEPGLOBE, "challenge", level=0.6) == (0.6, 1.0)
+    assert bootstrap_interval(tables, DEEPGLOBE, "challenge", level=0.2) == (0.8, 0.8)
 
 
 def test_scenes_are_resampled_where_the_data_know_them(tmp_path: Path) -> None:
-    truth = {f"val/{i}": halves(WATER, FOREST) for i in range(4)}
+    truth = {f"val/{i}": halves(WATER, FOREST) for i in range(10)}
     data = write_data(tmp_path / "data", truth)
     maps = write_maps(tmp_path / "maps", {key: halves(WATER, int(key[-1]) % 2 + 2) for key in truth})
     by_image = evaluate(data, "folders:val", predictions=maps)
     assert by_image["resampled"] == "images"
     assert by_image["miou_interval"][0] < by_image["miou_interval"][1]
-    rows = [f"val,{i},s{i // 2},0,{i % 2}" for i in range(4)]  # each scene holds a right and a wrong map
+    rows = [f"val,{i},s{i // 2},0,{i % 2}" for i in range(10)]  # each scene holds a right and a wrong map
     (data / "scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]))
     by_scene = evaluate(data, "folders:val", predictions=maps)
     assert by_scene["resampled"] == "scenes"
@@ -356,6 +366,32 @@ def test_outputs_are_not_overwritten_unasked(tmp_path: Path) -> None:
     assert file.stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("option", ["json", "maps"])
+def test_an_output_that_cannot_be_written_is_told_of_before_anything_is_scored(
+    tmp_path: Path, option: str
+) -> None:
+    data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
+    (tmp_path / "file").touch()
+    runtime = ColourRuntime()
+    for place in (tmp_path / "file/there", tmp_path / "file/further/down"):
+        with pytest.raises(OutputError, match="is a file"):
+            evaluate(data, "folders:val", model=runtime, **{option: place})  # type: ignore[arg-type]
+    (tmp_path / "maps/val/1_mask.png").mkdir(parents=True)
+    target = tmp_path / "maps" if option == "maps" else tmp_path
+    with pytest.raises(OutputError, match="is a folder"):
+        evaluate(data, "folders:val", model=runtime, force=True, **{option: target})  # type: ignore[arg-type]
+    assert runtime.shapes == []
+
+
+def test_paths_in_the_result_lead_there_from_everywhere(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_maps(tmp_path / "maps")
+    monkeypatch.chdir(tmp_path)
+    result = evaluate("data", "folders:val", predictions="maps")
+    assert (result["data"], result["predictions"]) == (str(data), str(tmp_path / "maps"))
+
+
 def run(*arguments: str | Path) -> Any:
     return CliRunner().invoke(build(), ["evaluate", *map(str, arguments)])
 
@@ -367,6 +403,20 @@ def test_command_prints_a_table_and_warnings(data: Path, tmp_path: Path) -> None
     for expected in ("urban", "50.00", "mIoU 50.00", "metric challenge", "+0.00 points"):
         assert expected in result.stdout
     assert "agriculture" in result.stderr
+
+
+def test_command_shows_the_scores_though_the_disk_is_full_in_the_end(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OutputError("No space left")
+
+    monkeypatch.setattr("landcover.evaluation.scoring.write_text", full)
+    maps = write_maps(tmp_path / "maps")
+    file = tmp_path / "r.json"
+    result = run("--data", data, "--split", "folders:val", "--predictions", maps, "--json", file)
+    assert isinstance(result.exception, OutputError)
+    assert "mIoU 50.00" in result.stdout
 
 
 def test_command_writes_json_to_standard_output_and_nothing_else(data: Path, tmp_path: Path) -> None:

@@ -17,6 +17,21 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         raise OutputError(f"{path} exists already. Choose another output, or pass --force to replace it.")
 
 
+def check_output(path: Path, *, force: bool) -> None:
+    """Raise :class:`OutputError` where ``path`` can not be written, before long work rather than after it.
+
+    It exists and ``force`` is off, or is a folder, or lies where no file can be made. Nothing is written.
+    """
+    refuse_existing(path, force=force)
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; expected the name of a file to write.")
+    there = next(above for above in path.absolute().parents if above.exists())
+    if not there.is_dir():
+        raise OutputError(f"{path} cannot be written: {there} is a file. Choose another output.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be written: no permission to write in {there}.")
+
+
 @contextmanager
 def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its name when the block ends well.

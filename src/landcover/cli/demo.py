@@ -128,7 +128,8 @@ def _begin(out: Path, settings: _Settings, *, force: bool) -> dict[str, float]:
                 again = f"landcover demo --out {shlex.quote(str(out))} --seed {settings.seed} --force"
                 raise OutputError(
                     f"{out} holds a demo of other settings: {_difference(there.get('settings'), here)}. To "
-                    f"begin anew in its place, delete {out} or run: {again}. To keep it, choose another --out."
+                    f"begin anew in its place, delete {out} or run: {again}. To keep it, choose another "
+                    "--out."
                 )
             return dict(there["seconds"])
         for name in _FOLDERS:

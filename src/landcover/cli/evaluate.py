@@ -41,9 +41,14 @@ def evaluate(
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
     """Score a model or a folder of masks on one part of a split."""
-    from landcover.evaluation import evaluate as score
+    from landcover.evaluation.scoring import evaluate as score
+    from landcover.evaluation.scoring import write_scores
+    from landcover.files import check_output
     from landcover.legend import load_legend
 
+    file = None if json == _STDOUT else json
+    if file is not None:
+        check_output(file, force=force)
     result = score(
         data,
         split,
@@ -55,7 +60,6 @@ def evaluate(
         gsd=gsd,
         min_region=min_region,
         maps=maps,
-        json=None if json == _STDOUT else json,
         device=device,
         force=force,
     )
@@ -65,6 +69,8 @@ def evaluate(
         _print_scores(result)
     for warning in result["warnings"]:
         typer.echo(f"Warning: {warning}", err=True)
+    if file is not None:  # after the table: hours of scoring shall not be lost with a full disk
+        write_scores(file, result, force=force)
 
 
 def _print_scores(result: dict[str, Any]) -> None:

@@ -6,6 +6,9 @@ from landcover.legend import Legend
 from landcover.metrics import Int64Array, Metric, class_iou, mean_iou
 
 RESAMPLES = 1000
+LEAST_GROUPS = 5
+"""Fewer say next to nothing about how groups differ: two images of 25.8 and 39.2 % gave just these ends."""
+
 _CHUNK = 50
 """Resamples at a time; a chunk of the largest legend takes 26 MB."""
 
@@ -26,10 +29,10 @@ def bootstrap_interval(
         seed: Seed of the draws; the same gives the same interval.
 
     Returns:
-        The lower and upper end in 0..1, or None with fewer than two groups or where no resample has a score.
+        The lower and upper end in 0..1, or None with fewer than five groups or where no resample has a score.
     """
     groups = len(tables)
-    if groups < 2:
+    if groups < LEAST_GROUPS:
         return None
     rng = np.random.default_rng(seed)
     flat = tables.reshape(groups, -1).astype(np.float64)  # exact below 2**53 pixels, and fast to multiply

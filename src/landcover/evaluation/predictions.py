@@ -9,7 +9,7 @@ import numpy as np
 from landcover.codecs import Mask, image_size, read_mask, write_mask
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ImageError, UsageError
-from landcover.files import refuse_existing
+from landcover.files import check_output
 from landcover.inference import predict_index
 from landcover.legend import Legend, translation
 from landcover.runtimes import Runtime
@@ -85,6 +85,9 @@ def from_folder(dataset: Dataset, items: Sequence[Item], folder: Path, legend: L
 def from_model(dataset: Dataset, runtime: Runtime) -> Source:
     """Score what a model predicts, through the same inference as ``landcover predict``.
 
+    Every labelled pixel is scored, also where the image file has no data (alpha 0 and the like), which
+    ``predict`` leaves out of its maps: a score must not rise by what it leaves out.
+
     Raises:
         UsageError: If the GSD of the data is not known, or the model has other classes than the truth.
     """
@@ -108,11 +111,11 @@ def keep_maps(
     """Write every map that ``source`` makes, in the truth's legend, as ``<key>_mask.png`` below ``folder``.
 
     Raises:
-        OutputError: If a map exists and ``force`` is off; nothing has been written then.
+        OutputError: If a map exists and ``force`` is off, or none can be written there; nothing has been then.
     """
     paths = {item.key: folder / f"{item.key}_mask.png" for item in items}
     for path in paths.values():
-        refuse_existing(path, force=force)
+        check_output(path, force=force)
 
     def predict(item: Item) -> Mask:
         mask = source.predict(item)

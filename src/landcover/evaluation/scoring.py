@@ -2,7 +2,7 @@
 
 import json as json_
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -14,9 +14,9 @@ from landcover.bundle import model_digest
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError, did_you_mean
-from landcover.evaluation.interval import bootstrap_interval
+from landcover.evaluation.interval import LEAST_GROUPS, bootstrap_interval
 from landcover.evaluation.predictions import Source, from_folder, from_model, keep_maps
-from landcover.files import refuse_existing, write_text
+from landcover.files import check_output, write_text
 from landcover.legend import Legend, UInt8Array
 from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scores
 from landcover.postprocess import parse_min_region, remove_small_regions
@@ -62,10 +62,10 @@ def evaluate(
         Plain data. ``metric, split, model, gsd, images, pixels`` (those with a true class, unknown included),
         ``miou, iou{name: value}, pixel_accuracy`` (0..1 or None), ``confusion`` (rows = truth), ``classes``;
         ``missed``: pixels by true class predicted as nodata, where the legend has no unknown class;
-        ``miou_interval``: 95 %, by drawing what ``resampled`` says anew, or None; ``min_region``: the scores
-        after cleaning and ``miou_change``, or None; ``per_image``: ``key, miou, pixel_accuracy``;
-        ``warnings``; ``data``, ``predictions``, ``legend``, ``prediction_legend`` (of the folder or the
-        model), ``model_sha256``: where the numbers come from.
+        ``miou_interval``: 95 %, by drawing what ``resampled`` says anew, or None for fewer than five;
+        ``min_region``: the scores after cleaning and ``miou_change``, or None; ``per_image``: ``key, miou,
+        pixel_accuracy``; ``warnings``; ``data`` and ``predictions`` (absolute paths), ``legend``,
+        ``prediction_legend`` (of the folder or the model), ``model_sha256``: where the numbers come from.
 
     Raises:
         UsageError: If options contradict each other, the GSD is needed and unknown, or classes do not match.
@@ -84,7 +84,7 @@ def evaluate(
     if prediction_legend is not None and predictions is None:
         raise UsageError("--prediction-legend goes with --predictions; a model knows its own legend.")
     if json is not None:
-        refuse_existing(Path(json), force=force)
+        check_output(Path(json), force=force)
     dataset = open_dataset(data, legend=legend, gsd=gsd)
     items = select(dataset, split)
     min_pixels = None if min_region is None else parse_min_region(min_region, dataset.gsd)
@@ -98,7 +98,7 @@ def evaluate(
     outcomes = _score(dataset, items, source, min_pixels)
 
     matrix = _sum(outcome.matrix for outcome in outcomes)
-    interval, groups = _interval(dataset, outcomes, metric)
+    interval, count, groups = _interval(dataset, outcomes, metric)
     scores = matrix.scores(metric)
     cleaned = _after_cleaning(outcomes, min_region, min_pixels, scores)
     report = {
@@ -121,15 +121,25 @@ def evaluate(
             *scores.warnings,
             *_off_palette_warnings(outcomes),
             *_vanished_warnings(scores, cleaned),
+            *_interval_warnings(count, groups),
         ],
         "legend": dataset.legend.to_dict(),
         "prediction_legend": source.legend.to_dict(),
-        "data": str(data),
-        "predictions": None if (folder := predictions or maps) is None else str(folder),
+        "data": str(Path(data).absolute()),
+        "predictions": None if (folder := predictions or maps) is None else str(Path(folder).absolute()),
     }
     if json is not None:
-        write_text(Path(json), json_.dumps(report, indent=1) + "\n", force=force)
+        write_scores(Path(json), report, force=force)
     return report
+
+
+def write_scores(path: Path, scores: Mapping[str, Any], *, force: bool = False) -> None:
+    """Write what :func:`evaluate` returned as JSON.
+
+    Raises:
+        OutputError: If the file exists and ``force`` is off, or cannot be written.
+    """
+    write_text(path, json_.dumps(scores, indent=1) + "\n", force=force)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +182,24 @@ def _sum(matrices: Iterable[ConfusionMatrix]) -> ConfusionMatrix:
 
 def _interval(
     dataset: Dataset, outcomes: Sequence[_Outcome], metric: Metric
-) -> tuple[list[float] | None, str]:
-    """Return the interval of the mIoU and what was drawn: scenes where the data know them, else images."""
+) -> tuple[list[float] | None, int, str]:
+    """Return the interval of the mIoU, how many groups were drawn, and what: known scenes, else images."""
     scenes = dataset.scenes or {}
     tables: dict[str, Int64Array] = {}
     for outcome in outcomes:
         group = f"scene {scenes[outcome.key].scene}" if outcome.key in scenes else outcome.key
         tables[group] = tables.get(group, 0) + outcome.matrix.table
     interval = bootstrap_interval(np.stack(list(tables.values())), dataset.legend, metric)
-    return interval and list(interval), "scenes" if scenes else "images"
+    return interval and list(interval), len(tables), "scenes" if scenes else "images"
+
+
+def _interval_warnings(count: int, groups: str) -> list[str]:
+    if count >= LEAST_GROUPS:
+        return []
+    return [
+        f"No interval is given for the mIoU: {count} of the {groups} are too few to tell how far it could be "
+        f"off; it takes {LEAST_GROUPS}."
+    ]
 
 
 def _after_cleaning(
