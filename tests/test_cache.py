@@ -224,13 +224,40 @@ class TestDamage:
             prepare(tmp_path / "data", tmp_path / "cache")
         assert list((tmp_path / "cache").iterdir()) == []
 
-    def test_a_failed_replacement_never_passes_for_whole(self, cache: CacheDataset, tmp_path: Path) -> None:
+    def test_a_failed_replacement_leaves_the_cache_as_it_was(
+        self, cache: CacheDataset, tmp_path: Path
+    ) -> None:
         path = tmp_path / "data/validation/0003_sat.jpg"
         path.write_bytes(path.read_bytes()[:-200])
+        before = {file: file.read_bytes() for file in cache.root.iterdir()}
         with pytest.raises(DataError):
             prepare(tmp_path / "data", cache.root, force=True)
-        with pytest.raises(DataError, match="prepare again"):
-            open_dataset(cache.root)
+        assert {file: file.read_bytes() for file in cache.root.iterdir()} == before
+
+    def test_all_bad_files_are_named_at_once(self, tmp_path: Path) -> None:
+        for number in range(25):
+            write_image(tmp_path / f"data/{number:02}_sat.png", image_of("a"))
+            write_mask(tmp_path / f"data/{number:02}_mask.png", truth_of("a"))
+            if number > 1:
+                half = "sat" if number % 2 else "mask"
+                (tmp_path / f"data/{number:02}_{half}.png").write_bytes(b"")
+        with pytest.raises(DataError, match="23 items cannot be used") as caught:
+            prepare(tmp_path / "data", tmp_path / "cache")
+        lines = str(caught.value).splitlines()
+        assert [line.split(" is empty")[0] for line in lines[1:3]] == [
+            str(tmp_path / "data/02_mask.png"),
+            str(tmp_path / "data/03_sat.png"),
+        ]
+        assert (len(lines), lines[-1]) == (22, "and 3 more; landcover verify lists all.")
+        assert list((tmp_path / "cache").iterdir()) == []
+
+    def test_a_kill_during_the_first_making_is_made_good(self, cache: CacheDataset, tmp_path: Path) -> None:
+        out = tmp_path / "killed"
+        out.mkdir()
+        for name in ("images", "masks"):
+            (out / f".{name}.4711.landcover-tmp.bin").write_bytes(b"half")
+        assert prepare(tmp_path / "data", out).written
+        assert sorted(file.name for file in out.iterdir()) == ["images.bin", "index.json", "masks.bin"]
 
 
 def test_legend_and_scale_of_a_cache(tmp_path: Path) -> None:
@@ -240,5 +267,17 @@ def test_legend_and_scale_of_a_cache(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "cache", gsd=2).gsd == 2
     assert open_dataset(tmp_path / "cache", legend=DEEPGLOBE).legend == DEEPGLOBE
     other = Legend("other", (LandClass("a", (0, 0, 0)), LandClass("b", (1, 1, 1))), None)
-    with pytest.raises(UsageError, match="'deepglobe', not 'other'"):
-        open_dataset(tmp_path / "cache", legend=other)
+    scored = Legend("deepglobe", DEEPGLOBE.classes, None)
+    for legend in (other, scored):
+        with pytest.raises(UsageError, match=f"'deepglobe', not '{legend.name}'.*unknown class"):
+            open_dataset(tmp_path / "cache", legend=legend)
+
+
+def test_masks_read_by_another_index_order_are_not_up_to_date(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", "mmsegmentation")
+    prepare(tmp_path / "data", tmp_path / "cache")
+    with pytest.raises(OutputError, match="--force"):
+        prepare(tmp_path / "data", tmp_path / "cache", legend=DEEPGLOBE)
+    cache = prepare(tmp_path / "data", tmp_path / "cache", legend=DEEPGLOBE, force=True).dataset
+    item = cache.labelled[0]
+    np.testing.assert_array_equal(cache.read_mask(item), (truth_of(item.key) + 1) % 7)

@@ -1,11 +1,13 @@
 """Outputs appear whole or not at all."""
 
+import os
 from pathlib import Path
+from stat import S_ISDIR
 
 import pytest
 
 from landcover.errors import OutputError
-from landcover.files import atomic_path, write_text
+from landcover.files import atomic_path, is_temporary, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -44,6 +46,26 @@ def test_the_temporary_file_keeps_the_suffix(tmp_path: Path) -> None:
         assert temporary.suffix == ".tif"
         assert temporary.parent == tmp_path
         temporary.touch()
+
+
+def test_content_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed = []
+
+    def fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        flushed.append(("folder" if S_ISDIR(status.st_mode) else status.st_size, names(tmp_path)))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("text")
+    assert flushed == [(4, [temporary.name]), ("folder", ["a.txt"])]
+
+
+def test_leftovers_of_a_killed_process_are_known(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "images.bin") as temporary:
+        temporary.touch()
+        assert is_temporary(temporary)
+    assert not is_temporary(tmp_path / "images.bin")
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:

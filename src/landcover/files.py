@@ -32,12 +32,18 @@ def check_output(path: Path, *, force: bool) -> None:
         raise OutputError(f"{path} cannot be written: no permission to write in {there}.")
 
 
+def is_temporary(path: Path) -> bool:
+    """Return whether a file is what :func:`atomic_path` writes to, and so a leftover of a killed process."""
+    return path.name.startswith(".") and _SUFFIX in path.name
+
+
 @contextmanager
 def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its name when the block ends well.
 
     The folder is made if needed. The temporary file keeps the final suffix, so that libraries which choose a
-    format by suffix work. On any error, Ctrl-C included, it is deleted and ``path`` is as it was before.
+    format by suffix work. On any error, Ctrl-C included, it is deleted and ``path`` is as it was before; its
+    content reaches the disk before its name does, so that a power loss leaves no empty file either.
 
     Raises:
         OutputError: If ``path`` exists and ``force`` is off, or if it cannot be written (permission, space).
@@ -47,7 +53,10 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        _flush(temporary, os.O_RDWR)
         temporary.replace(path)
+        with suppress(OSError):  # not every system can flush a folder
+            _flush(path.parent, os.O_RDONLY)
     except OSError as error:
         if isinstance(error, OutputError) or error.errno not in _WRITE_ERRORS:
             raise
@@ -55,6 +64,14 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the error above, if any, says more
             temporary.unlink()
+
+
+def _flush(path: Path, mode: int) -> None:
+    descriptor = os.open(path, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 _WRITE_ERRORS = {

@@ -28,7 +28,7 @@ from landcover.data.dataset import (
 from landcover.data.items import Item, SceneTile
 from landcover.data.parallel import parallel_map
 from landcover.errors import DataError, OutputError, UsageError
-from landcover.files import atomic_path, write_text
+from landcover.files import atomic_path, is_temporary, write_text
 from landcover.legend import Legend
 from landcover.preprocessing import check_gsd
 from landcover.progress import track
@@ -36,6 +36,9 @@ from landcover.windows import Window
 
 VERSION = 1
 INDEX, IMAGES, MASKS = "index.json", "images.bin", "masks.bin"
+
+_NAMED = 20
+"""Faults that an error names at most."""
 
 
 class _Model(BaseModel):
@@ -67,11 +70,16 @@ class Entry(_Model):
 
 
 class About(_Model):
-    """What is known of the whole set; ``scenes`` maps a key to (scene, row, col)."""
+    """What is known of the whole set, and how its masks were read.
+
+    ``scenes`` maps a key to (scene, row, col). ``mask_legend`` is the legend of the files; a cache that does
+    not tell it can be used, but not be found up to date.
+    """
 
     layout: str
     gsd: float | None
     legend: dict[str, Any]
+    mask_legend: dict[str, Any] | None = None
     scenes: dict[str, tuple[str, int, int]] | None
 
 
@@ -163,10 +171,10 @@ def open_cache(path: Path, *, legend: Legend | None = None, gsd: float | None = 
         UsageError: If ``legend`` is another than the cache was made with.
     """
     dataset = _dataset(path, _read_index(path))
-    if legend is not None and legend.classes != dataset.legend.classes:
+    if legend is not None and replace(legend, name=dataset.legend.name) != dataset.legend:
         raise UsageError(
-            f"{path} was prepared with the legend {dataset.legend.name!r}, not {legend.name!r}; "
-            "run landcover prepare with that legend."
+            f"{path} was prepared with the legend {dataset.legend.name!r}, not {legend.name!r}: their "
+            "classes, colours or unknown class differ. Run landcover prepare with that legend."
         )
     return dataset if gsd is None else replace(dataset, gsd=check_gsd(gsd))
 
@@ -237,8 +245,8 @@ def prepare(
         force: Whether to replace a cache that was made from other files or with other settings.
 
     Raises:
-        DataError: If a file cannot be decoded or an image and its mask differ in size. Nothing is left
-            behind.
+        DataError: If files cannot be decoded, or images and their masks differ in size; it names them.
+            Nothing is left behind then, and a cache that is there stays as it is.
         OutputError: If ``out`` holds something else and ``force`` is off, or cannot be written.
     """
     path, out = Path(path), Path(out)
@@ -257,8 +265,7 @@ def prepare(
                 f"{out} is a cache of other files, made with other settings, or damaged. "
                 "Choose another output, or pass --force to replace it."
             )
-        (out / INDEX).unlink(missing_ok=True)  # No moment at which the old index describes new pixels.
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
         raise OutputError(f"{out} exists already and is no cache. Choose a folder that is new or empty.")
     return Prepared(_dataset(out, _write(source, about, out)), written=True)
 
@@ -269,6 +276,7 @@ def _about(source: FolderDataset) -> About:
         layout=source.layout,
         gsd=source.gsd,
         legend=source.legend.to_dict(),
+        mask_legend=source.mask_legend.to_dict(),
         scenes=None if scenes is None else {key: (t.scene, t.row, t.col) for key, t in scenes.items()},
     )
 
@@ -316,13 +324,29 @@ def _fingerprint(file: Path, root: Path) -> Source:
     )
 
 
-def _write(source: FolderDataset, about: About, out: Path) -> Index:
-    def decode(item: Item) -> tuple[Item, UInt8Array, Mask | None, Source, Source | None]:
-        prints = [_fingerprint(file, source.root) for file in (item.image, item.mask) if file is not None]
-        mask = None if item.mask is None else source.labels(item)
-        return item, source.read_image(item), mask, prints[0], prints[1] if len(prints) == 2 else None
+class _Decoded(NamedTuple):
+    item: Item
+    image: UInt8Array
+    mask: Mask | None
+    image_source: Source
+    mask_source: Source | None
 
+
+def _write(source: FolderDataset, about: About, out: Path) -> Index:
+    def decode(item: Item) -> _Decoded | DataError:
+        prints = [_fingerprint(file, source.root) for file in (item.image, item.mask) if file is not None]
+        try:
+            mask = None if item.mask is None else source.labels(item)
+            image = source.read_image(item)
+        except DataError as error:
+            return error
+        return _Decoded(item, image, mask, prints[0], prints[1] if len(prints) == 2 else None)
+
+    if out.is_dir():
+        for leftover in filter(is_temporary, out.iterdir()):
+            leftover.unlink()
     entries: list[Entry] = []
+    faults: list[str] = []
     images_bytes = masks_bytes = 0
     with (
         atomic_path(out / IMAGES, force=True) as images_path,
@@ -331,9 +355,11 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
         masks_path.open("wb") as masks,
     ):
         decoded = parallel_map(decode, source.items)
-        for item, image, mask, image_source, mask_source in track(
-            decoded, "Decoding", total=len(source.items)
-        ):
+        for result in track(decoded, "Decoding", total=len(source.items)):
+            if isinstance(result, DataError):
+                faults.append(str(result))
+                continue
+            item, image, mask, image_source, mask_source = result
             entries.append(
                 Entry(
                     key=item.key,
@@ -353,6 +379,9 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
             images_bytes += images.write(np.ascontiguousarray(image).data)
             if mask is not None:
                 masks_bytes += masks.write(np.ascontiguousarray(mask.index).data)
+        if faults:
+            raise DataError(_listed(faults))
+        (out / INDEX).unlink(missing_ok=True)  # No moment at which the old index describes new pixels.
     index = Index(
         format="landcover-cache",
         version=VERSION,
@@ -364,3 +393,12 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
     )
     write_text(out / INDEX, index.model_dump_json(indent=1), force=True)
     return index
+
+
+def _listed(faults: list[str]) -> str:
+    if len(faults) == 1:
+        return faults[0]
+    more = [f"and {len(faults) - _NAMED} more; landcover verify lists all."] if len(faults) > _NAMED else []
+    return "\n".join(
+        [f"{len(faults)} items cannot be used, so that no cache was made:", *faults[:_NAMED], *more]
+    )
