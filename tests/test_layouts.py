@@ -230,6 +230,20 @@ class TestPairs:
 
 
 class TestBadFolders:
+    @pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\udcff"])
+    def test_names_that_no_list_can_hold_are_refused(self, name: str, tmp_path: Path) -> None:
+        try:
+            write_image(tmp_path / f"{name}_sat.jpg", image_of("1"))
+        except OSError:
+            pytest.skip("no such file names here")
+        with pytest.raises(DataError, match="Rename it") as error:
+            open_dataset(tmp_path)
+        str(error.value).encode("utf-8")  # The message itself can be printed.
+
+    def test_other_names_are_fine(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "späce\u00a0 ünï 日本_sat.jpg", image_of("1"))
+        assert [item.key for item in open_dataset(tmp_path).items] == ["späce\u00a0 ünï 日本"]
+
     def test_supervisely_is_recognised_and_refused(self, tmp_path: Path) -> None:
         write_image(tmp_path / "ds/img/1.jpg", image_of("1"))
         (tmp_path / "ds/ann").mkdir()

@@ -77,6 +77,14 @@ class TestFaults:
         (data / "train/0001_mask.png").write_bytes(b"")
         assert sorted(self._faults(data)) == ["train/0001_mask.png", "train/0001_sat.jpg"]
 
+    @pytest.mark.parametrize("name", ["train/0000_sat.jpg", "validation/0000_sat.jpg"])
+    def test_a_damaged_first_image_hides_neither_layout_nor_scale(self, name: str, tmp_path: Path) -> None:
+        write_folder(tmp_path, "restarting", size=(512, 512))
+        (tmp_path / name).write_bytes(b"")
+        report = verify(tmp_path)
+        assert (report.layout, report.gsd) == ("tiles-512", 1.195)
+        assert [fault.file for fault in report.unreadable] == [name]
+
     def test_an_empty_image_does_not_accuse_its_mask(self, data: Path) -> None:
         (data / "train/0001_sat.jpg").write_bytes(b"")
         assert self._faults(data) == ["train/0001_sat.jpg"]

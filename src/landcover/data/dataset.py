@@ -13,7 +13,7 @@ import yaml
 
 from landcover.codecs import Mask, image_size, read_image, read_mask
 from landcover.data.items import SCENES_FILE, Item, SceneTile, read_scenes
-from landcover.data.layouts import Discovery, Layout, discover
+from landcover.data.layouts import Discovery, discover, typical_size
 from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
 from landcover.legend import DEEPGLOBE, Legend, load_legend, translation
 from landcover.preprocessing import check_gsd
@@ -176,12 +176,13 @@ def _known_gsd(found: Discovery, from_settings: float | None) -> float | None:
     """Return the GSD from the first image's transform, else the settings, else the layout, else None."""
     first = found.items[0].image
     from_raster = ground_sample_distance(first) if first.suffix.lower() in _GEOREFERENCED else None
-    return from_raster or from_settings or _published_gsd(found.layout, first)
+    return from_raster or from_settings or _published_gsd(found)
 
 
-def _published_gsd(layout: Layout, first: Path) -> float | None:
+def _published_gsd(found: Discovery) -> float | None:
     # Resized copies keep a layout's names, but not its scale.
-    return layout.gsd if layout.gsd is not None and image_size(first) == layout.size else None
+    gsd, size = found.layout.gsd, found.layout.size
+    return gsd if gsd is not None and typical_size(item.image for item in found.items) == size else None
 
 
 @dataclass(frozen=True)

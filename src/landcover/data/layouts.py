@@ -7,13 +7,14 @@ size, counts, index order of its masks). To teach landcover another one, add a r
 import csv
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from landcover.codecs import image_size
 from landcover.data.items import Item
-from landcover.errors import DataError
+from landcover.errors import DataError, ImageError
 from landcover.legend import DEEPGLOBE, Legend
 
 _EXT = r"\.(?:jpe?g|png|tiff?|jp2|webp)"
@@ -236,7 +237,8 @@ def discover(root: Path) -> Discovery:
     The first layout of the table that has pairs is taken, else the first that has images.
 
     Raises:
-        DataError: If no layout fits, the one that fits is refused, or two images or masks claim one name.
+        DataError: If no layout fits, the one that fits is refused, two images or masks claim one name, or a
+            name has control characters or is no valid UTF-8.
     """
     paths = list(_files_below(root))
     found: list[Discovery] = []
@@ -264,7 +266,9 @@ def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
     if layout.requires and not any(_full(layout.requires, path) for path in paths):
         return None
     images = _by_identity(layout.image, root, paths)
-    if not images or (layout.by_size and image_size(root / next(iter(images.values()))) != layout.size):
+    if not images or (
+        layout.by_size and typical_size(root / path for path in images.values()) != layout.size
+    ):
         return None
     masks: dict[_Identity, str] = {}
     for pattern in layout.masks:
@@ -278,6 +282,11 @@ def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
         part = _part(layout, path)
         if part is None and _bare(path) in listed:
             part = listed[_bare(path)].part
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
+            raise DataError(
+                f"The file name {path!r} below {root} has control characters or is no valid UTF-8, which "
+                "lists of ids and JSON cannot hold. Rename it."
+            )
         item = Item(_key(path), part, root / path, None if mask is None else root / mask)
         if items.setdefault(item.key, item) is not item:
             raise DataError(
@@ -288,6 +297,16 @@ def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
     missing = [masks[identity] for identity in masks.keys() - images.keys()]
     missing += [entry.image for name, entry in listed.items() if name not in present]
     return Discovery(layout, tuple(items[key] for key in sorted(items)), tuple(sorted(missing)))
+
+
+def typical_size(images: Iterable[Path]) -> tuple[int, int] | None:
+    """Return (height, width) of the first image whose header can be read, None where there is none."""
+    for path in images:
+        try:
+            return image_size(path)
+        except ImageError:  # A damaged file is told of when it is read; it does not decide what the set is.
+            continue
+    return None
 
 
 _Identity = tuple[tuple[str, str], ...]
