@@ -31,6 +31,7 @@ from landcover.models.tensorfile import read_tensors
 from landcover.runtimes import open_model
 from landcover.training import TrainConfig, load_preset, presets, train
 from landcover.training.batches import BatchReader
+from landcover.training.checkpoint import TrainingState
 from landcover.training.config import ScheduleConfig, ValidationConfig
 from landcover.training.ema import WeightAverage
 from landcover.training.log import RunLog, read_log
@@ -359,6 +360,19 @@ def test_without_validation_the_last_weights_are_kept(tmp_path, data, capsys):
         np.testing.assert_array_equal(tensor, last[f"average/{name}"])
 
 
+def test_without_validation_checkpoints_go_on(tmp_path, data, monkeypatch):
+    steps, save = [], TrainingState.save
+
+    def counted(self, path, progress, run):
+        steps.append(progress.step)
+        save(self, path, progress, run)
+
+    monkeypatch.setattr(TrainingState, "save", counted)
+    config = tiny("steps=7", "validation={percent: 30}", "checkpoint_steps=2")
+    train(config, data=data, out=tmp_path, split="all")
+    assert steps == [0, 2, 4, 6, 7]
+
+
 def test_keep_last(tmp_path, data):
     train(tiny("validation.keep=last", "steps=5"), data=data, out=tmp_path)
     card, tensors = read_model(tmp_path)
@@ -408,6 +422,12 @@ def test_other_data_are_refused(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     with pytest.raises(ConfigError, match="differs in data"):
         train(tiny(), data=write_pairs(tmp_path / "data", train_images=5), out=tmp_path / "run")
+
+
+def test_data_of_another_scale_are_refused(run, data, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"data_gsd \(there 1\.0, here 2\.0\)"):
+        train(tiny(), data=data, out=tmp_path / "run", gsd=2.0)
 
 
 def test_never_resume_refuses_a_used_folder(run, data):

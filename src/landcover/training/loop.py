@@ -20,7 +20,7 @@ from landcover.training.config import TrainConfig
 from landcover.training.interrupt import Interrupt
 from landcover.training.log import RunLog
 from landcover.training.memory import keep_freed_memory
-from landcover.training.progress import Reason, ended, share_done, take_scores, validation_due
+from landcover.training.progress import Reason, ended, share_done, take_scores
 from landcover.training.provenance import git_commit, versions
 from landcover.training.runs import CONFIG_NAME
 from landcover.training.schedule import learning_rate_factor
@@ -143,7 +143,7 @@ def fit(session: Session, log: RunLog, interrupt: Interrupt) -> Reason:
     session.start_clock()
     while True:
         session.tick()
-        if session.validated and validation_due(config, progress):
+        if session.validation_due:
             _validate(session, runtime, log, interrupt)
         if interrupt.requested:
             return "interrupted"
@@ -181,7 +181,7 @@ def fit(session: Session, log: RunLog, interrupt: Interrupt) -> Reason:
                 lr=optimiser.param_groups[-1]["lr"],
                 seconds=round(progress.seconds, 3),
             )
-        if session.checkpoint_due and not validation_due(config, progress):
+        if session.checkpoint_due:
             session.checkpoint()
 
 

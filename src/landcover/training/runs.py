@@ -18,18 +18,33 @@ _FREE = {"device", "threads", "loaders", "log_every", "checkpoint_minutes", "che
 
 
 def identify(
-    config: TrainConfig, *, data: str, legend: Mapping[str, Any], init: str | None
+    config: TrainConfig,
+    *,
+    data: str,
+    data_gsd: float,
+    model_gsd: float,
+    legend: Mapping[str, Any],
+    init: str | None,
 ) -> dict[str, Any]:
     """Return what makes a run the same run, as plain data for JSON.
 
     Args:
         config: Settings.
         data: Digest of the data.
+        data_gsd: Metres per pixel of the data.
+        model_gsd: Metres per pixel that the network works at.
         legend: The legend as plain data.
         init: Digest of the model that it starts from, or None.
     """
     settings = config.model_dump(mode="json", exclude=_FREE)
-    return {**settings, "data": data, "legend": dict(legend), "init": init}
+    return {
+        **settings,
+        "data": data,
+        "data_gsd": data_gsd,
+        "model_gsd": model_gsd,
+        "legend": dict(legend),
+        "init": init,
+    }
 
 
 def prepare_folder(folder: Path, identity: Mapping[str, Any], resume: str | Path) -> bool:

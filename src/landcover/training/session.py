@@ -27,7 +27,7 @@ from landcover.training.ema import WeightAverage
 from landcover.training.initialise import encoder_preprocessing, load_initial
 from landcover.training.losses import Loss, build_loss
 from landcover.training.material import Material, gather
-from landcover.training.progress import Progress, ended, kept_now
+from landcover.training.progress import Progress, ended, kept_now, validation_due
 from landcover.training.runs import identify, prepare_folder
 from landcover.training.validation import spread
 
@@ -86,8 +86,15 @@ class Session:
         self._since = now
 
     @property
+    def validation_due(self) -> bool:
+        """Whether to validate before the next step; never where there is nothing to validate on."""
+        return bool(self.validated) and validation_due(self.config, self.progress)
+
+    @property
     def checkpoint_due(self) -> bool:
-        """Whether the last checkpoint is old enough for another."""
+        """Whether the last checkpoint is old enough for another, and no validation is about to write one."""
+        if self.validation_due:
+            return False
         step, seconds = self._saved
         every = self.config.checkpoint_steps
         by_time = self.progress.seconds - seconds >= 60 * self.config.checkpoint_minutes
@@ -164,7 +171,14 @@ def open_session(
     )
     legend = material.dataset.legend
     origin_digest = model_digest(init) if init is not None else None
-    identity = identify(config, data=material.digest, legend=legend.to_dict(), init=origin_digest)
+    identity = identify(
+        config,
+        data=material.digest,
+        data_gsd=material.data_gsd,
+        model_gsd=material.model_gsd,
+        legend=legend.to_dict(),
+        init=origin_digest,
+    )
     device = pick_device(config.device)
     criterion = build_loss(config.loss, legend.scored_names, device)
     resumed = prepare_folder(folder, identity, resume)
