@@ -172,11 +172,16 @@ def test_no_space_leaves_the_old_model_and_no_rest(model: Path) -> None:
 
 class TestRunFolder:
     def test_stands_for_its_best_model(self, tmp_path: Path) -> None:
-        save_model(tmp_path / "last.safetensors", {}, CARD)
-        assert resolve_model(tmp_path).name == "last.safetensors"
+        (tmp_path / "last.safetensors").write_bytes(b"weights, optimiser, counters; no card")
         save_model(tmp_path / "best.safetensors", {}, CARD.model_copy(update={"licence": "best"}))
         assert read_card(tmp_path).licence == "best"
         assert model_digest(tmp_path) == model_digest(tmp_path / "best.safetensors")
+
+    def test_before_its_first_validation_has_no_model(self, tmp_path: Path) -> None:
+        """The checkpoint is none: it has no card, and its weights are not those that are scored."""
+        save_model(tmp_path / "last.safetensors", {}, CARD)
+        with pytest.raises(ModelError, match="no best model yet"):
+            resolve_model(tmp_path)
 
     def test_without_checkpoint_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"holds no model.*best\.safetensors"):

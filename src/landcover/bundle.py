@@ -101,10 +101,10 @@ def read_model(path: str | Path) -> tuple[ModelCard, Tensors]:
 
 
 def resolve_model(path: str | Path) -> Path:
-    """Return the model file that a path stands for: itself, or the best (else last) one of a run folder.
+    """Return the model file that a path stands for: itself, or the best model of a run folder.
 
     Raises:
-        ModelError: If there is no such file or folder, or the folder holds no checkpoint.
+        ModelError: If there is no such file or folder, or the folder holds no model (yet).
     """
     path = Path(path)
     if path.is_file():
@@ -113,10 +113,14 @@ def resolve_model(path: str | Path) -> Path:
         raise ModelError(
             f"There is no model {path}. Expected a .safetensors file or the folder of a training run."
         )
-    for name in (BEST_NAME, LAST_NAME):
-        if (path / name).is_file():
-            return path / name
-    raise ModelError(f"The folder {path} holds no model: neither {BEST_NAME} nor {LAST_NAME} is in it.")
+    if (path / BEST_NAME).is_file():
+        return path / BEST_NAME
+    if (path / LAST_NAME).is_file():
+        raise ModelError(
+            f"The run {path} has no best model yet: the first validation, which writes {BEST_NAME}, has not "
+            "come. Let the training go on."
+        )
+    raise ModelError(f"The folder {path} holds no model: there is no {BEST_NAME} in it.")
 
 
 def model_digest(path: str | Path) -> str:

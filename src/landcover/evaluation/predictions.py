@@ -111,7 +111,7 @@ def keep_maps(
     """Write every map that ``source`` makes, in the truth's legend, as ``<key>_mask.png`` below ``folder``.
 
     Raises:
-        OutputError: If a map exists and ``force`` is off, or none can be written there; nothing has been then.
+        OutputError: If a map exists and ``force`` is off, or cannot be made; nothing has been written.
     """
     paths = {item.key: folder / f"{item.key}_mask.png" for item in items}
     for path in paths.values():
