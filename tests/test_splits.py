@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from datafolders import truth_of, write_folder, write_image, write_mask
 from landcover.data import Dataset, open_dataset, select, split
 from landcover.data.items import Item, SceneTile
+from landcover.data.scene_folds import scene_folds
 from landcover.data.splits import GLNET_COUNTS, GRAMMAR, describe, glnet_ids, parse
 from landcover.errors import SplitError
 from landcover.legend import DEEPGLOBE
@@ -221,6 +222,13 @@ class TestSceneFolds:
             assert not scenes["train"] & scenes["val"]
             held_out += parts["val"]
         assert sorted(held_out) == TILES[:40]
+
+    def test_ties_are_decided_exactly(self) -> None:
+        """Item 4 fits two folds equally well, which sums of floats, in whatever order, do not see."""
+        counts = [[0, 1, 1], [4, 2, 2], [3, 4, 4], [1, 3, 3], [0, 0, 4], [0, 3, 3], [2, 1, 4], [4, 2, 1]]
+        pixels = {str(key): np.array(count, np.int64) for key, count in enumerate(counts)}
+        scene_of = dict(zip("01234567", "abcdefff", strict=True))
+        assert scene_folds(pixels, scene_of, 3) == [["5", "6", "7"], ["0", "2", "4"], ["1", "3"]]
 
     def test_without_a_table(self) -> None:
         with pytest.raises(SplitError, match=r"no scenes\.csv"):

@@ -4,7 +4,8 @@ Images of one scene touch, so a random split measures filling-in within known sc
 to folds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ def scene_folds(
     Scenes are placed from the largest to the smallest. Each goes to the fold, among those that it does not
     push past the size cap, where the folds' shares of every class end up most even: the placement with the
     smallest sum, over folds and classes, of squared (pixels of the class in the fold / in all folds).
-    The result depends only on the arguments, and not on their order.
+    The result depends only on the arguments, and not on their order or the machine: sums are exact.
 
     Args:
         pixels: Pixels per scored class, int64 (classes,), of every item's mask, by item key.
@@ -47,19 +48,30 @@ def scene_folds(
             f"{folds} folds asked for, {len(members)} scenes found; 2 to {len(members)} are possible."
         )
 
-    totals = np.sum([pixels[key] for key in sorted(pixels)], axis=0)
-    shares = {
-        scene: np.sum([pixels[key] for key in keys], axis=0) / np.maximum(totals, 1)
-        for scene, keys in members.items()
-    }
+    totals = _sum(list(pixels.values()))
     cap = max(SIZE_CAP * len(pixels) / folds, max(len(keys) for keys in members.values()))
-    share = np.zeros((folds, len(totals)))
+    held = [[0] * len(totals) for _ in range(folds)]
     result: list[list[str]] = [[] for _ in range(folds)]
     for scene in sorted(members, key=lambda s: (-len(members[s]), s)):
         open_folds = [f for f in range(folds) if len(result[f]) + len(members[scene]) <= cap]
+        own = _sum([pixels[key] for key in members[scene]])
         # Every placement adds the same squares elsewhere, so the growth of the chosen fold's squares decides.
         candidates = open_folds or [min(range(folds), key=lambda f: len(result[f]))]
-        best = min(candidates, key=lambda f: (float(shares[scene] @ (2 * share[f] + shares[scene])), f))
-        share[best] += shares[scene]
+        growths = {fold: _growth(own, held[fold], totals) for fold in candidates}
+        best = min(candidates, key=lambda fold: (growths[fold], fold))
+        held[best] = [a + b for a, b in zip(held[best], own, strict=True)]
         result[best] += members[scene]
     return [sorted(keys) for keys in result]
+
+
+def _sum(counts: Sequence[npt.NDArray[np.int64]]) -> list[int]:
+    """Sum counts by class."""
+    return [int(count) for count in np.sum(counts, axis=0)]
+
+
+def _growth(added: list[int], held: list[int], totals: list[int]) -> Fraction:
+    """Return how much the sum of the squared shares of a fold grows, exactly: two machines choose alike."""
+    return sum(
+        (Fraction(a * (2 * h + a), t * t) for a, h, t in zip(added, held, totals, strict=True) if t),
+        Fraction(),
+    )
