@@ -271,6 +271,20 @@ class TestMatchingEdges:
 
 
 class TestCommand:
+    @pytest.mark.parametrize(
+        "verb", [["verify"], ["prepare", "--out", "cache"], ["splits", "--split", "all"]]
+    )
+    def test_the_limit_on_pixels_is_an_option_wherever_files_are_decoded(
+        self, verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        write_folder(tmp_path / "data", "pairs")
+        where = ["--data", "data"] if verb[0] == "splits" else ["data"]
+        low = CliRunner().invoke(build(), [*verb, *where, "--max-pixels", "767"])
+        assert "--max-pixels 768" in low.stdout + str(low.exception)
+        assert CliRunner().invoke(build(), [*verb, *where, "--max-pixels", "768"]).exit_code == 0
+        assert CliRunner().invoke(build(), [*verb, *where, "--max-pixels", "0"]).exit_code == 2
+
     def test_json_has_the_contract_s_keys(self, tmp_path: Path) -> None:
         write_folder(tmp_path / "data", "restarting")
         result = CliRunner().invoke(build(), ["verify", str(tmp_path / "data"), "--json", "-"])
@@ -291,6 +305,7 @@ class TestCommand:
         result = CliRunner().invoke(build(), ["verify", str(tmp_path)])
         assert result.exit_code == 1
         assert "0003_sat.jpg" in result.stdout
+        assert "Error: 1 files that cannot be used" in result.stderr
 
     def test_an_existing_report_is_kept(self, tmp_path: Path) -> None:
         write_folder(tmp_path / "data", "pairs")

@@ -16,14 +16,23 @@ def prepare(
         str | None,
         typer.Option(help="Legend of the masks: a name or a YAML file; the data's own by default."),
     ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Refuse images and masks of more pixels.", show_default=False)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a cache of other files.")] = False,
 ) -> None:
     """Decode a data folder once into a cache that --data takes everywhere."""
+    from landcover.codecs import MAX_PIXELS
     from landcover.data import prepare as make_cache
     from landcover.legend import load_legend
 
     dataset, written = make_cache(
-        data, out, gsd=gsd, legend=None if legend is None else load_legend(legend), force=force
+        data,
+        out,
+        gsd=gsd,
+        legend=None if legend is None else load_legend(legend),
+        max_pixels=max_pixels or MAX_PIXELS,
+        force=force,
     )
     scale = "GSD unknown" if dataset.gsd is None else f"{dataset.gsd:g} m per pixel"
     typer.echo(

@@ -29,6 +29,9 @@ def verify(
         str | None,
         typer.Option(help="Legend of the masks: a name or a YAML file; the data's own by default."),
     ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Refuse images and masks of more pixels.", show_default=False)
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report as JSON; - is standard output.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
 ) -> None:
@@ -36,13 +39,20 @@ def verify(
 
     The exit status is 1 if a file cannot be read or a pair is not whole. Leakage is a warning.
     """
+    from landcover.codecs import MAX_PIXELS
     from landcover.data import verify as check
     from landcover.files import refuse_existing, write_text
     from landcover.legend import load_legend
 
     if json is not None and json != _STDOUT:
         refuse_existing(json, force=force)
-    report = check(data, split=split, gsd=gsd, legend=None if legend is None else load_legend(legend))
+    report = check(
+        data,
+        split=split,
+        gsd=gsd,
+        legend=None if legend is None else load_legend(legend),
+        max_pixels=max_pixels or MAX_PIXELS,
+    )
     text = json_.dumps(report.to_dict(), indent=1)
     if json == _STDOUT:
         print(text)
@@ -53,6 +63,7 @@ def verify(
     for line in _warnings(report, split):
         print(f"Warning: {line}", file=sys.stderr)
     if not report.ok:
+        print(f"Error: {_faults(report)}", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -72,6 +83,16 @@ def _warnings(report: "VerifyReport", split: str | None) -> Iterable[str]:
             f"{len(report.odd_sizes)} images have another size than the {report.layout} set as published, "
             f"such as {report.odd_sizes[0]}: resized copies have another scale, so give --gsd."
         )
+
+
+def _faults(report: "VerifyReport") -> str:
+    counts = {
+        "files that cannot be used": len(report.unreadable),
+        "images without a mask": len(report.missing_masks),
+        "masks or listed files without an image": len(report.missing_images),
+    }
+    found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{found}. Fetch, repair or remove what the report names."
 
 
 _KINDS = {

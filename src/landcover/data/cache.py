@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from landcover.codecs import Mask
+from landcover.codecs import MAX_PIXELS, Mask
 from landcover.data.dataset import (
     Dataset,
     FolderDataset,
@@ -231,6 +231,7 @@ def prepare(
     *,
     legend: Legend | None = None,
     gsd: float | None = None,
+    max_pixels: int = MAX_PIXELS,
     force: bool = False,
 ) -> Prepared:
     """Decode a data folder into a cache; do nothing where the cache holds these very files already.
@@ -242,6 +243,7 @@ def prepare(
         out: The cache folder to make.
         legend: Meaning of the mask files; see :func:`landcover.data.open_dataset`.
         gsd: Metres per pixel of the images.
+        max_pixels: Larger files are refused.
         force: Whether to replace a cache that was made from other files or with other settings.
 
     Raises:
@@ -254,7 +256,7 @@ def prepare(
         raise UsageError(
             f"{path} is a cache already; prepare takes the folder of images that it was made from."
         )
-    source = open_folder(path, legend=legend, gsd=gsd)
+    source = open_folder(path, legend=legend, gsd=gsd, max_pixels=max_pixels)
     about = _about(source)
     if is_cache(out):
         present = _present(out)

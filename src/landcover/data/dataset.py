@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from landcover.codecs import Mask, image_size, read_image, read_mask
+from landcover.codecs import MAX_PIXELS, Mask, image_size, read_image, read_mask
 from landcover.data.items import SCENES_FILE, Item, SceneTile, read_scenes
 from landcover.data.layouts import Discovery, discover, typical_size
 from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
@@ -119,10 +119,12 @@ class FolderDataset(Dataset):
     Attributes:
         mask_legend: Legend of the mask files, which may have another index order than :attr:`legend`.
         found: What discovery found, pairs missing a half included.
+        max_pixels: Larger files are not decoded.
     """
 
     mask_legend: Legend
     found: Discovery = field(repr=False)
+    max_pixels: int = MAX_PIXELS
 
     def size(self, item: Item) -> tuple[int, int]:
         """Return (height, width) from the header of the image file."""
@@ -130,13 +132,13 @@ class FolderDataset(Dataset):
 
     def read_image(self, item: Item, window: Window | None = None) -> UInt8Array:
         """Decode an image and cut the window out of it."""
-        return crop(read_image(item.image), window)
+        return crop(read_image(item.image, max_pixels=self.max_pixels), window)
 
     def labels(self, item: Item) -> Mask:
         """Decode a mask, in any index order, to class indices of :attr:`legend`."""
         if item.mask is None:
             raise DataError(f"{item.image} has no mask.")
-        mask = read_mask(item.mask, self.mask_legend)
+        mask = read_mask(item.mask, self.mask_legend, max_pixels=self.max_pixels)
         height, width = self.size(item)
         if mask.index.shape != (height, width):
             raise DataError(
@@ -153,7 +155,9 @@ class FolderDataset(Dataset):
         return translation(self.mask_legend, self.legend)
 
 
-def open_folder(path: Path, *, legend: Legend | None = None, gsd: float | None = None) -> FolderDataset:
+def open_folder(
+    path: Path, *, legend: Legend | None = None, gsd: float | None = None, max_pixels: int = MAX_PIXELS
+) -> FolderDataset:
     """Find the layout of a folder of files and open it; see :func:`landcover.data.open_dataset`."""
     found = discover(path)
     settings = read_settings(path / SETTINGS_FILE)
@@ -169,6 +173,7 @@ def open_folder(path: Path, *, legend: Legend | None = None, gsd: float | None =
         # A legend given by the user tells what the files hold; only without one does the layout know better.
         mask_legend=legend or found.layout.mask_legend or DEEPGLOBE,
         found=found,
+        max_pixels=max_pixels,
     )
 
 

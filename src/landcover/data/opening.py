@@ -2,12 +2,19 @@
 
 from pathlib import Path
 
+from landcover.codecs import MAX_PIXELS
 from landcover.data.cache import is_cache, open_cache
 from landcover.data.dataset import Dataset, open_folder
 from landcover.legend import Legend
 
 
-def open_dataset(path: str | Path, *, legend: Legend | None = None, gsd: float | None = None) -> Dataset:
+def open_dataset(
+    path: str | Path,
+    *,
+    legend: Legend | None = None,
+    gsd: float | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Dataset:
     """Open a data folder of any known layout, or a cache made by :func:`landcover.data.prepare`.
 
     Args:
@@ -15,10 +22,13 @@ def open_dataset(path: str | Path, *, legend: Legend | None = None, gsd: float |
         legend: Meaning of the mask files; by default that of ``landcover.yaml``, else that of the layout.
         gsd: Metres per pixel. By default the first image's transform tells, else ``landcover.yaml``, else the
             layout.
+        max_pixels: Larger images and masks are refused when they are read. A cache holds them decoded.
 
     Raises:
         DataError: If the folder holds no recognised imagery, a layout is refused, or a cache is damaged.
         ConfigError: If ``landcover.yaml`` or the legend is not valid.
     """
     path = Path(path)
-    return (open_cache if is_cache(path) else open_folder)(path, legend=legend, gsd=gsd)
+    if is_cache(path):
+        return open_cache(path, legend=legend, gsd=gsd)
+    return open_folder(path, legend=legend, gsd=gsd, max_pixels=max_pixels)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from landcover.codecs import MAX_PIXELS
 from landcover.data.dataset import Dataset, FolderDataset, Int64Array, count_classes
 from landcover.data.items import Item
 from landcover.data.layouts import LAYOUTS
@@ -112,7 +113,12 @@ class _Checked:
 
 
 def verify(
-    path: str | Path, *, legend: Legend | None = None, gsd: float | None = None, split: str | None = None
+    path: str | Path,
+    *,
+    legend: Legend | None = None,
+    gsd: float | None = None,
+    split: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> VerifyReport:
     """Decode and check every pair of a data folder or cache.
 
@@ -124,12 +130,13 @@ def verify(
         legend: Meaning of the mask files; see :func:`landcover.data.open_dataset`.
         gsd: Metres per pixel of the images.
         split: Name of a split between whose parts leakage is to be looked for, such as ``random-723-80@0``.
+        max_pixels: Larger files are counted as unreadable.
 
     Raises:
         DataError: If the folder has no recognised layout.
         SplitError: If the split does not fit the data.
     """
-    dataset = open_dataset(path, legend=legend, gsd=gsd)
+    dataset = open_dataset(path, legend=legend, gsd=gsd, max_pixels=max_pixels)
     if split is None:
         part_of = {item.key: item.part or NO_PART for item in dataset.items}
     else:
