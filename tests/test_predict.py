@@ -116,6 +116,32 @@ def test_nodata_stays_nodata_and_counts_for_no_class(tmp_path: Path) -> None:
     assert sum(area.pixels for area in result.areas) == index.size - 600
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("name", ["1.png", "1.webp", "plain.tif", "scene.tif"])
+def test_nothing_is_said_under_alpha_0_whatever_the_file(tmp_path: Path, name: str) -> None:
+    """A georeferenced raster had nodata there, and a PNG of the same pixels a class."""
+    alpha = np.full(TRUTH.shape, 255, np.uint8)
+    alpha[10:30, 20:50] = 0
+    bands = np.dstack([DEEPGLOBE.colours[TRUTH], alpha])
+    if name == "scene.tif":
+        profile = {
+            "driver": "GTiff",
+            "dtype": "uint8",
+            "count": 4,
+            "photometric": "RGB",
+            "alpha": "YES",
+        } | UTM
+        with rasterio.open(tmp_path / name, "w", height=48, width=66, **profile) as target:
+            target.write(np.moveaxis(bands, -1, 0))
+    else:
+        Image.fromarray(bands).save(tmp_path / name, **({"lossless": True} if "webp" in name else {}))
+    result = run(tmp_path / name, tmp_path / "out", ColourRuntime(make_card(gsd=0.5)), probabilities=True)
+    index = read_mask(result.maps[0].task.map, DEEPGLOBE).index
+    assert np.array_equal(index, np.where(alpha == 0, NODATA, TRUTH))
+    with rasterio.open(result.maps[0].task.probabilities) as source:
+        assert not source.read()[:, alpha == 0].any()
+
+
 def test_small_regions_take_the_class_of_their_neighbour(tmp_path: Path) -> None:
     index = np.ones((60, 60), np.uint8)
     index[5:10, 5:10], index[20:40, 20:40] = 3, 4

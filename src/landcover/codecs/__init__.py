@@ -6,7 +6,7 @@
 
 from landcover.codecs.colours import colours_to_index, index_to_colours
 from landcover.codecs.decoding import MAX_PIXELS
-from landcover.codecs.images import image_size, read_image
+from landcover.codecs.images import image_size, read_image, read_imagery
 from landcover.codecs.masks import (
     MAX_OFF_PALETTE,
     Mask,
@@ -26,6 +26,7 @@ __all__ = [
     "image_size",
     "index_to_colours",
     "read_image",
+    "read_imagery",
     "read_mask",
     "write_mask",
 ]

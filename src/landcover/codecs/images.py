@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from landcover.codecs.decoding import MAX_PIXELS, read_picture, read_size
 from landcover.errors import ImageError
@@ -37,9 +38,22 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:
         ImageError: If the file is missing, empty, damaged, cut short or larger than ``max_pixels``, or has a
             form that is refused: 16-bit, 1-bit, float, CMYK, animated, neither one nor three bands.
     """
+    return read_imagery(path, max_pixels=max_pixels)[0]
+
+
+def read_imagery(
+    path: Path, *, max_pixels: int = MAX_PIXELS
+) -> tuple[UInt8Array, npt.NDArray[np.bool_] | None]:
+    """As :func:`read_image`, but say too where the file has imagery.
+
+    Returns:
+        uint8 (H, W, 3), RGB, and bool (H, W): False under alpha 0, a transparent palette entry or colour, the
+        raster's nodata value or mask; None where the file has nothing of the kind.
+    """
     picture = read_picture(Path(path), ImageError, max_pixels=max_pixels)
+    valid = None if picture.outside is None else ~picture.outside
     if picture.palette is not None:
-        return np.take(picture.palette, picture.pixels, axis=0)
+        return np.take(picture.palette, picture.pixels, axis=0), valid
     if picture.pixels.ndim == 2:
-        return np.repeat(picture.pixels[..., None], 3, axis=2)
-    return np.require(picture.pixels, requirements="W")  # Pillow's are read-only
+        return np.repeat(picture.pixels[..., None], 3, axis=2), valid
+    return np.require(picture.pixels, requirements="W"), valid  # Pillow's are read-only

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from landcover import __version__
 from landcover.bundle import model_digest
-from landcover.codecs import MAX_PIXELS, MaskFormat, read_image, write_mask
+from landcover.codecs import MAX_PIXELS, MaskFormat, read_imagery, write_mask
 from landcover.errors import DataError, ImageError
 from landcover.inference.image import model_grid_probabilities, most_probable
 from landcover.inference.plan import Task, plan
@@ -44,7 +44,8 @@ def predict(
 
     Georeferenced images become GeoTIFFs ``NAME_mask.tif`` with the same CRS and transform, all others
     ``NAME_mask.png``, both on the image's own grid; ``_sat`` at the end of NAME is dropped. Folders below an
-    input folder are kept. Images that cannot be read are skipped and told of in the result.
+    input folder are kept. Where a file has no data (alpha 0, the raster's nodata value or mask) the map has
+    none either. Images that cannot be read are skipped and told of in the result.
 
     One image at a time is held whole, with its probabilities on the model's grid; see
     :func:`landcover.inference.predict_probabilities` for what that takes.
@@ -135,7 +136,7 @@ def _make_map(runtime: Runtime, task: Task, options: _Options, tags: Mapping[str
 def _read(task: Task, max_pixels: int) -> tuple[UInt8Array, npt.NDArray[np.bool_] | None]:
     """Return the image, and where it has data (None: everywhere)."""
     if task.georeference is None:
-        return read_image(task.image, max_pixels=max_pixels), None
+        return read_imagery(task.image, max_pixels=max_pixels)
     raster = read_raster(task.image, max_pixels=max_pixels)
     return raster.image, raster.valid
 
