@@ -15,10 +15,10 @@ PLAIN = AugmentConfig(d4=False)
 
 
 class Fixed:
-    """A generator whose uniform numbers are given."""
+    """A generator whose uniform numbers are given; those left out are 0."""
 
     def __init__(self, *values):
-        self.values = np.array(values)
+        self.values = np.pad(values, (0, 7 - len(values)))
 
     def uniform(self, low, high, count):
         assert (low, high, count) == (-1, 1, len(self.values))
@@ -172,6 +172,25 @@ def test_brightness_is_a_factor_and_comes_last():
     found = varied(np.array([[30.0, 60, 90]]), Fixed(0, 0, 1, 1), config)
     mean = np.array([127.5, 102, 76.5])
     np.testing.assert_allclose(found, [1.5 * (mean + 1.5 * (np.array([30, 60, 90]) - mean))], atol=1e-3)
+
+
+def test_a_gain_is_a_factor_of_each_channel():
+    found = varied(np.array([[30.0, 60, 90]]), Fixed(0, 0, 0, 0, 1, 0, -0.5), AugmentConfig(channel_gain=0.4))
+    np.testing.assert_allclose(found, [[1.4 * 30, 60, 0.8 * 90]], atol=1e-3)
+
+
+def test_gains_are_drawn_for_each_crop_and_change_no_other_draw():
+    image, channels = scene()
+    others = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
+    plain, gained = (
+        filled(image, channels, crop(3, 3, 40, 1), config)
+        for config in (others, others.model_copy(update={"channel_gain": 0.2}))
+    )
+    np.testing.assert_array_equal(plain.images, gained.images)
+    factors = gained.colours[0, :, :3] / plain.colours[0, :, :3]
+    np.testing.assert_allclose(factors, np.repeat(factors[:, :1], 3, axis=1), rtol=1e-5)
+    assert len(set(np.round(factors[:, 0], 4))) == 3
+    assert np.abs(factors - 1).max() <= 0.2
 
 
 def test_the_same_generator_gives_the_same_crop():

@@ -107,21 +107,23 @@ def draw_colours(
     """Draw a variation of colours, then normalise: float32 (3, 4) for (R, G, B, 1) with R, G, B in 0..255.
 
     In this order: hue (a turn about the grey axis), saturation (away from or to grey), contrast (away from
-    or to the mean colour), brightness (a factor). Values are not cut off at black and white.
+    or to the mean colour), brightness (a factor), channel gain (a factor for each channel, as haze and season
+    change them). Values are not cut off at black and white.
     """
-    turn, saturation, contrast, brightness = rng.uniform(-1, 1, 4) * (
+    turn, saturation, contrast, brightness, *gains = rng.uniform(-1, 1, 7) * (
         2 * np.pi * config.hue,
         config.saturation,
         config.contrast,
         config.brightness,
+        *3 * (config.channel_gain,),
     )
     mean, std = np.asarray(preprocessing.mean), np.asarray(preprocessing.std)
     # A turn about an axis, after Rodrigues.
     hue = np.cos(turn) * np.eye(3) + np.sin(turn) * _TURN + (1 - np.cos(turn)) * _GREY
     saturate = (1 + saturation) * np.eye(3) - saturation * _GREY
-    gain = (1 + brightness) * (1 + contrast)
-    matrix = gain * (saturate @ hue) / 255
-    offset = -(1 + brightness) * contrast * mean
+    factors = (1 + brightness) * (1 + np.array(gains))
+    matrix = (1 + contrast) * factors[:, None] * (saturate @ hue) / 255
+    offset = -contrast * factors * mean
     return np.column_stack((matrix, offset - mean)).astype(np.float32) / std.astype(np.float32)[:, None]
 
 

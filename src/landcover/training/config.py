@@ -107,11 +107,11 @@ class AugmentConfig(Config):
     Attributes:
         d4: Flips and quarter turns, all eight alike.
         scale: Smallest and largest magnification, drawn evenly in the logarithm; [1, 1] for none.
-        brightness: Largest change, as a share of the full range.
+        brightness: Largest change of the factor that all channels are multiplied by: 0.2 is 0.8 to 1.2.
         contrast: Largest change, as a share.
         saturation: Largest change, as a share.
         hue: Largest turn, in turns (0.5 reaches the complementary colour).
-        channel_gain: Largest change of each channel on its own, as a share.
+        channel_gain: The same for each channel on its own.
     """
 
     d4: bool = True
@@ -169,8 +169,8 @@ class TrainConfig(Config):
         optimiser: How weights change.
         schedule: How the learning rate goes.
         loss: What is minimised.
-        class_balance: 0: every labelled pixel is as likely to be in a crop as any other; 1: every class, and
-            within it every image that has it; between: class shares to the power of (1 - class_balance).
+        class_balance: 0: every image gives one crop in each epoch; 1: every class is as likely to be cropped,
+            and within it every image that has it; between: class shares to the power of (1 - class_balance).
         augment: How crops are varied.
         ema_decay: Of the moving average of the weights, which is what is validated and kept; 0 for none.
         precision: ``bf16`` computes convolutions in bfloat16 (autocast); weights stay fp32.
