@@ -491,7 +491,7 @@ def test_the_warnings_of_the_evaluation_come_first(tmp_path: Path) -> None:
         ("best", "scenes-k5@0:val", "data", True, True),
         ("last", "scenes-k5@0:val", "data", True, False),
         ("best", "scenes-k5@1:val", "data", True, False),
-        ("best", "scenes-k5@0:val", "other", True, False),
+        ("best", "scenes-k5@0:val", "cache-of-data", True, True),
         ("best", "scenes-k5@0:val", "data", False, False),
     ],
 )
@@ -510,7 +510,7 @@ def test_a_number_on_the_images_that_chose_the_step_is_told(
     digest = model_digest(run) if same else "0" * 64
     path = write_world(tmp_path, images=1, size=8, split=split, model_sha256=digest, data=f"/x/{data}")
     notes = evaluation_notes(read_evaluation(path), [read_run(run)])
-    assert ("The run run chose its best step by these very images" in " ".join(notes)) == told
+    assert ("The run run chose its best step by the images of scenes-k5@0:val" in " ".join(notes)) == told
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def evaluation_notes(evaluation: Evaluation, runs: Sequence[Run] = ()) -> list[s
 
     Args:
         evaluation: The evaluation.
-        runs: Runs whose best model it may have scored, on the images by which that was chosen.
+        runs: Runs whose best model it may have scored, on the part by which that was chosen.
     """
     notes = list(evaluation.warnings)
     split = evaluation.split.split(":")[0]
@@ -30,7 +30,8 @@ def evaluation_notes(evaluation: Evaluation, runs: Sequence[Run] = ()) -> list[s
             "All images were scored. If the model was trained on some of them, this number is optimistic."
         )
     notes += [
-        f"The run {run.name} chose its best step by these very images: this number is a little optimistic."
+        f"The run {run.name} chose its best step by the images of {evaluation.split}. If they were "
+        "these very images, prepared or not, this number is a little optimistic."
         for run in runs
         if _chosen_by(evaluation, run)
     ]
@@ -43,14 +44,15 @@ def evaluation_notes(evaluation: Evaluation, runs: Sequence[Run] = ()) -> list[s
 
 
 def _chosen_by(evaluation: Evaluation, run: Run) -> bool:
-    """Tell whether the best model of a run was scored on the images that it was chosen by."""
+    """Tell whether the best model of a run was scored on the part of a split that it was chosen by.
+
+    Whether the data are the same too cannot be told: a folder, its copy and its cache have any name.
+    """
     return (
         run.card is not None
         and run.digest == evaluation.model_sha256
         and run.card.recipe.get("validation", {}).get("keep") == "best"
         and evaluation.split in [score.get("split") for score in run.card.scores]
-        and evaluation.data is not None
-        and evaluation.data.resolve().name == run.card.provenance.get("data")
     )
 
 
