@@ -426,6 +426,12 @@ def test_command_writes_json_to_standard_output_and_nothing_else(data: Path, tmp
     assert json.loads(result.stdout)["miou"] == 0.5
 
 
+def test_the_limit_on_pixels_is_an_option(data: Path, tmp_path: Path) -> None:
+    common = ("--data", data, "--split", "folders:val", "--predictions", write_maps(tmp_path / "maps"))
+    assert "--max-pixels 64" in str(run(*common, "--max-pixels", "63").exception)
+    assert run(*common, "--max-pixels", "64").exit_code == 0
+
+
 def test_command_takes_a_legend_file(data: Path, tmp_path: Path) -> None:
     import yaml
 

@@ -36,11 +36,15 @@ def evaluate(
         str | None, typer.Option(help="Score again without smaller regions: 8000px or 2000m2.")
     ] = None,
     maps: Annotated[Path | None, typer.Option(help="Keep the model's maps in this folder.")] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Refuse images and masks of more pixels.", show_default=False)
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Write the result as JSON; - is standard output.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
     """Score a model or a folder of masks on one part of a split."""
+    from landcover.codecs import MAX_PIXELS
     from landcover.evaluation.scoring import evaluate as score
     from landcover.evaluation.scoring import write_scores
     from landcover.files import check_output
@@ -61,6 +65,7 @@ def evaluate(
         min_region=min_region,
         maps=maps,
         device=device,
+        max_pixels=max_pixels or MAX_PIXELS,
         force=force,
     )
     if json == _STDOUT:

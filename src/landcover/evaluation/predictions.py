@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from landcover.codecs import Mask, image_size, read_mask, write_mask
+from landcover.codecs import MAX_PIXELS, Mask, image_size, read_mask, write_mask
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ImageError, UsageError
 from landcover.files import check_output
@@ -33,7 +33,9 @@ class Source:
 _ENDINGS = ("_mask.png", "_mask.tif", ".png", ".tif")
 
 
-def from_folder(dataset: Dataset, items: Sequence[Item], folder: Path, legend: Legend) -> Source:
+def from_folder(
+    dataset: Dataset, items: Sequence[Item], folder: Path, legend: Legend, *, max_pixels: int = MAX_PIXELS
+) -> Source:
     """Score the maps of a folder, after a look at whether each is there and of the right size.
 
     Args:
@@ -41,6 +43,7 @@ def from_folder(dataset: Dataset, items: Sequence[Item], folder: Path, legend: L
         items: The items to score.
         folder: Holds ``<key>_mask.png`` (or ``.tif``) or ``<key>.png`` (or ``.tif``) for each item's key.
         legend: Legend of the maps.
+        max_pixels: Larger maps are refused.
 
     Raises:
         DataError: If there is no such folder, or maps are missing, unreadable or of another size than the
@@ -76,7 +79,7 @@ def from_folder(dataset: Dataset, items: Sequence[Item], folder: Path, legend: L
         )
 
     def predict(item: Item) -> Mask:
-        mask = read_mask(paths[item.key], legend)
+        mask = read_mask(paths[item.key], legend, max_pixels=max_pixels)
         return Mask(np.take(index_of, mask.index), mask.off_palette)
 
     return Source(legend, predict, parallel=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from landcover.bundle import model_digest
+from landcover.codecs import MAX_PIXELS
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError, did_you_mean
@@ -38,6 +39,7 @@ def evaluate(
     maps: str | Path | None = None,
     json: str | Path | None = None,
     device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
     force: bool = False,
 ) -> dict[str, Any]:
     """Score predictions against the masks of one part of a split, at the masks' own size.
@@ -56,6 +58,7 @@ def evaluate(
         maps: Folder where the model's maps are kept, as ``<key>_mask.png``, before any cleaning.
         json: File that the result is written to as well.
         device: Where the model computes, unless it is a runtime.
+        max_pixels: Larger images and masks are refused.
         force: Replace existing maps and JSON.
 
     Returns:
@@ -85,11 +88,13 @@ def evaluate(
         raise UsageError("--prediction-legend goes with --predictions; a model knows its own legend.")
     if json is not None:
         check_output(Path(json), force=force)
-    dataset = open_dataset(data, legend=legend, gsd=gsd)
+    dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
     items = select(dataset, split)
     min_pixels = None if min_region is None else parse_min_region(min_region, dataset.gsd)
     if predictions is not None:
-        source = from_folder(dataset, items, Path(predictions), prediction_legend or dataset.legend)
+        source = from_folder(
+            dataset, items, Path(predictions), prediction_legend or dataset.legend, max_pixels=max_pixels
+        )
     elif model is not None:
         runtime = open_model(model, device=device) if isinstance(model, str | Path) else model
         source = from_model(dataset, runtime)
