@@ -74,6 +74,18 @@ def test_importing_is_light(statement: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_verbs_are_functions_whatever_has_been_imported() -> None:
+    """Importing a module hangs it onto its package: one named as a verb would take the function's place."""
+    names = [".".join(("landcover", *path.relative_to(SOURCE).with_suffix("").parts)) for path in MODULES]
+    modules = [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+    code = (
+        f"import importlib, inspect, landcover; [importlib.import_module(name) for name in {modules}];"
+        "print([verb for verb in landcover.__all__ if not inspect.isfunction(getattr(landcover, verb))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['__version__']"
+
+
 def test_verbs_are_the_same_in_python_and_on_the_command_line() -> None:
     import landcover
 

@@ -1,15 +1,22 @@
 """The confusion matrix and its metrics, against scikit-learn, hand-computed tables and known mistakes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
+from fake_runtime import make_card
+from landcover.codecs import read_mask, write_mask
 from landcover.errors import MaskError, UsageError
-from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
-from landcover.metrics import METRICS, ConfusionMatrix, class_iou, mean_iou
+from landcover.inference import predict_index
+from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, translation
+from landcover.metrics import METRICS, ConfusionMatrix, Scores, class_iou, mean_iou
+from landcover.windows import blend_weights, grid
 
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -204,10 +211,24 @@ def test_many_tables_at_once_give_what_each_gives() -> None:
 # --- Traps: mistakes that other implementations made --------------------------------------------------------
 
 
-def test_trap_3_index_order_of_glnet_is_refused_or_seen() -> None:
-    """A map in GLNet's order (0 = unknown, 1 = urban) scores near zero: order is never guessed."""
-    truth = [URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN]
-    assert count(truth, [index + 1 for index in truth]).scores().miou == 0.0
+def test_trap_3_masks_that_count_from_unknown_are_scored_by_their_own_legend(tmp_path: Path) -> None:
+    """GLNet's order: 0 = unknown, 1 = urban ... 6 = barren. Every class takes part."""
+    glnet = Legend("glnet", (DEEPGLOBE.classes[UNKNOWN], *DEEPGLOBE.classes[:UNKNOWN]), unknown=0)
+    truth = np.arange(7, dtype=np.uint8).repeat(6).reshape(6, 7)
+    write_mask(tmp_path / "truth.png", truth, DEEPGLOBE, mask_format="index")
+    write_mask(tmp_path / "theirs.png", (truth + 1) % 7, glnet, mask_format="index")
+    assert np.asarray(Image.open(tmp_path / "theirs.png")).max() == 6  # plain numbers tell no order
+
+    def scores(legend: Legend) -> Scores:
+        index = read_mask(tmp_path / "theirs.png", legend).index
+        matrix = ConfusionMatrix(DEEPGLOBE)
+        matrix.update(
+            read_mask(tmp_path / "truth.png", DEEPGLOBE).index, translation(legend, DEEPGLOBE)[index]
+        )
+        return matrix.scores("seven-class")
+
+    assert set(scores(glnet).iou.values()) == {1.0}
+    assert set(scores(DEEPGLOBE).iou.values()) == {0.0}  # taken for ours: never guessed, all wrong
 
 
 def test_trap_5_three_billion_pixels_in_one_cell_do_not_overflow() -> None:
@@ -231,12 +252,44 @@ def test_trap_6_reduced_truth_is_refused() -> None:
     assert not matrix.table.any()
 
 
-def test_trap_7_each_pixel_enters_the_matrix_once() -> None:
-    rng = np.random.default_rng(5)
-    truth, prediction = rng.integers(0, 7, (2, 33, 47)).astype(np.uint8)
+class Disagreeing:
+    """A network that says of each window something else: urban for certain, or water, rather."""
+
+    card, device = make_card(), "cpu"
+    said = ((0.9999, 0, 0, 0, 0.0001, 0), (0.2, 0, 0, 0, 0.8, 0), (0.3, 0, 0, 0, 0.7, 0))
+
+    def __init__(self) -> None:
+        self.windows = 0
+
+    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        values = [self.said[(self.windows + i) % 3] for i in range(len(batch))]
+        self.windows += len(batch)
+        return np.tile(np.array(values, np.float32)[..., None, None], (1, 1, *batch.shape[1:3]))
+
+
+def test_trap_7_overlapping_windows_are_averaged_as_probabilities_and_count_once() -> None:
+    """Each pixel against a mean by hand over the windows that see it; logits would give another map."""
+    height, width, window, overlap = 64, 96, 32, 16
+    runtime = Disagreeing()
+    index = predict_index(
+        runtime, np.zeros((height, width, 3), np.uint8), window_px=window, overlap_px=overlap
+    )
+    mean, logits = np.zeros((2, height, width, 6))
+    seen = 0
+    for number, place in enumerate(grid(height, width, window, overlap)):
+        said = np.array(Disagreeing.said[number % 3])
+        for row in range(place.row, place.row + place.height):
+            for col in range(place.col, place.col + place.width):
+                weight = blend_weights(place, height, width, overlap)[row - place.row, col - place.col]
+                mean[row, col] += weight * said
+                logits[row, col] += weight * np.log(said + 1e-9)
+                seen += 1
+    assert runtime.windows == 15
+    np.testing.assert_array_equal(index, mean.argmax(axis=2))
+    assert (index != logits.argmax(axis=2)).mean() > 0.05
     matrix = ConfusionMatrix(DEEPGLOBE)
-    matrix.update(truth, prediction)
-    assert matrix.table.sum() == truth.size
+    matrix.update(np.full_like(index, URBAN), index)
+    assert matrix.table.sum() == height * width < seen
 
 
 def test_trap_8_and_peers_4_unequal_images_are_summed_before_dividing() -> None:
