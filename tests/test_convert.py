@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import typer
+from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from rasterio.crs import CRS
 from typer.testing import CliRunner
 
 from imagefiles import class_index, cut, photo, png_bytes, save, save_palette, save_raster
@@ -112,6 +115,23 @@ def app() -> typer.Typer:
     application = typer.Typer(pretty_exceptions_enable=False)
     application.command()(command)
     return application
+
+
+@pytest.mark.parametrize(
+    "options", [{"to": "index"}, {"to": "colour"}, {"to": "colour", "mask_format": "rgb"}]
+)
+def test_a_georeferenced_mask_stays_in_its_place(tmp_path: Path, options: dict[str, Any]) -> None:
+    place = {"crs": CRS.from_epsg(32647), "transform": Affine(0.5, 0, 700_000, 0, -0.5, 1_500_000)}
+    index = class_index()
+    (tmp_path / "masks").mkdir()
+    save_raster(tmp_path / "masks/a.tif", DEEPGLOBE.colours[index], **place)
+    save_raster(tmp_path / "masks/b.tif", DEEPGLOBE.colours[index])
+    convert([tmp_path / "masks"], tmp_path / "out", **options)
+    assert tree(tmp_path / "out") == ["a.tif", "b.png"]
+    with rasterio.open(tmp_path / "out/a.tif") as raster:
+        assert {"crs": raster.crs, "transform": raster.transform} == place
+        np.testing.assert_array_equal(raster.read(1), index)
+        assert raster.colormap(1)[3] == (*DEEPGLOBE.classes[3].colour, 255)
 
 
 def test_bad_files_are_reported_skipped_and_counted(masks: Path, tmp_path: Path) -> None:

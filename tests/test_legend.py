@@ -125,6 +125,13 @@ def test_more_than_255_classes_and_an_unknown_out_of_range_are_refused() -> None
         Legend("few", classes[:3], 3)
 
 
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "legend.yaml"
+    path.write_text("name: a\nclasses: []\nclasses: []\n")
+    with pytest.raises(ConfigError, match=r"legend\.yaml.*'classes' stands more than once"):
+        load_legend(path)
+
+
 @pytest.mark.parametrize("content", [b"classes: [", b"\xff\xfe\x00"])
 def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "legend.yaml"

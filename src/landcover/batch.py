@@ -11,6 +11,18 @@ from landcover.files import refuse_existing
 IMAGE_END = "_sat"
 """End of the names of imagery in the challenge's data: ``<id>_sat.jpg``."""
 
+PICTURE_SUFFIXES = frozenset({".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Suffixes, in lower case, of the files that are looked for as pictures."""
+
+MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+"""Those of them that keep class indices as they are and that masks are usually in."""
+
+RASTER_SUFFIXES = frozenset({".jp2", ".tif", ".tiff"})
+"""Those of them that can tell where they lie."""
+
+MAX_PIXELS = 1 << 28
+"""Pixels of a file that are decoded at most unless told otherwise: 16384 x 16384."""
+
 
 class Found(NamedTuple):
     """A file to work on.

@@ -67,6 +67,19 @@ def parse_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{source} is not readable YAML: {error}") from error
 
 
+def read_yaml(path: Path) -> Any:
+    """Return the data in a YAML file, None where it is empty.
+
+    Raises:
+        ConfigError: If the file cannot be read, is no YAML, or repeats a key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    return parse_yaml(text, str(path))
+
+
 def from_mapping(cls: type[C], data: Mapping[str, Any], source: str) -> C:
     """Validate plain data as ``cls``.
 
@@ -95,11 +108,7 @@ def load_config(cls: type[C], path: Path) -> C:
     Raises:
         ConfigError: If the file cannot be read, is no YAML, or does not fit (see :func:`from_mapping`).
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration {path} cannot be read: {error}") from error
-    data = parse_yaml(text, str(path))
+    data = read_yaml(path)
     return from_mapping(cls, {} if data is None else data, str(path))
 
 

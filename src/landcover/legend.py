@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
+from landcover.config import read_yaml
 from landcover.errors import ConfigError, UsageError, did_you_mean
 
 NODATA = 255
@@ -185,11 +185,7 @@ def load_legend(source: str | Path) -> Legend:
     if not path.is_file():
         hint = did_you_mean(str(source), BUILT_IN)
         raise UsageError(f"No legend {str(source)!r}: it is neither a YAML file nor built in. {hint}")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not readable YAML: {error}") from error
-    return Legend.from_dict(data)
+    return Legend.from_dict(read_yaml(path))
 
 
 def translation(source: Legend, target: Legend) -> UInt8Array:

@@ -4,8 +4,8 @@
 ``images`` and ``masks`` give it its meaning.
 """
 
+from landcover.batch import MAX_PIXELS
 from landcover.codecs.colours import colours_to_index, index_to_colours
-from landcover.codecs.decoding import MAX_PIXELS
 from landcover.codecs.images import image_size, read_image, read_imagery
 from landcover.codecs.masks import (
     MAX_OFF_PALETTE,

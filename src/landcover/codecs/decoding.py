@@ -9,9 +9,6 @@ from typing import TypeVar
 from landcover.codecs.formats import FORMATS, Format, Picture, RefusedError
 from landcover.errors import DataError
 
-MAX_PIXELS = 1 << 28
-"""Pixels that are decoded at most unless told otherwise: 16384 x 16384."""
-
 T = TypeVar("T")
 
 
@@ -28,7 +25,8 @@ def read_picture(path: Path, error: type[DataError], *, max_pixels: int) -> Pict
         if height * width > max_pixels:
             raise RefusedError(
                 f"has {height} x {width} = {height * width:,} pixels; at most {max_pixels:,} are decoded. "
-                f"If the file is what you expect, pass --max-pixels {height * width}."
+                f"If the file is what you expect, pass --max-pixels {height * width}; train takes it "
+                "from the cache that prepare makes."
             )
         return file_format.decode(path)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from landcover.codecs.decoding import MAX_PIXELS, read_picture, read_size
+from landcover.batch import MAX_PIXELS
+from landcover.codecs.decoding import read_picture, read_size
 from landcover.errors import ImageError
 from landcover.legend import UInt8Array
 

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from landcover.batch import MAX_PIXELS
 from landcover.codecs.colours import NO_CLASS, find_classes, index_to_colours, on_corners, settle_off_palette
-from landcover.codecs.decoding import MAX_PIXELS, read_picture
+from landcover.codecs.decoding import read_picture
 from landcover.codecs.formats import Picture
 from landcover.errors import MaskError, OutputError, UsageError, did_you_mean
 from landcover.files import atomic_path

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from landcover.batch import IMAGE_END, check_targets, find_files
-from landcover.codecs import MAX_OFF_PALETTE, MAX_PIXELS, MaskFormat, read_mask, write_mask
+from landcover.batch import MAX_PIXELS, PICTURE_SUFFIXES
+from landcover.codecs import MAX_OFF_PALETTE, MaskFormat, read_mask
+from landcover.data.maskfiles import MaskTask, plan_masks
 from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError, did_you_mean
 from landcover.legend import DEEPGLOBE, Legend
@@ -14,8 +15,6 @@ from landcover.progress import track
 
 Form = Literal["index", "colour"]
 ColourFormat = Literal["palette", "rgb"]
-
-_SUFFIXES = frozenset({".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
 @dataclass
@@ -44,18 +43,19 @@ def convert(
     max_pixels: int = MAX_PIXELS,
     force: bool = False,
 ) -> Converted:
-    """Convert masks of any form to PNGs of indices or colours; sizes stay as they are.
+    """Convert masks of any form to indices or colours; sizes stay as they are.
 
     Folders are searched with their subfolders, hidden files and ``*_sat.*`` (imagery) left out, and keep
-    their structure below ``out``; every mask becomes ``<stem>.png``. A file that is no mask is skipped and
-    told of in the result. Georeferences are not kept.
+    their structure below ``out``. A georeferenced mask becomes a GeoTIFF in the same place, whose colour
+    table gives both indices and colours; every other becomes ``<stem>.png``. A file that is no mask is
+    skipped and told of in the result.
 
     Args:
         masks: Files and folders, in any form that :func:`landcover.codecs.read_mask` takes.
         out: Folder of the results.
         to: ``index``, one band in the legend's order, or ``colour``.
         legend: The classes, their colours and their order.
-        mask_format: Form of colour masks, ``palette`` (default) or ``rgb``.
+        mask_format: Form of colours in PNGs, ``palette`` (default) or ``rgb``.
         max_off_palette: Share of pixels, 0..1, whose colour may have no class; a mask with more is skipped.
         max_pixels: Larger files are skipped before they are decoded.
         force: Replace existing results.
@@ -69,26 +69,25 @@ def convert(
     png_format = _png_format(to, mask_format)
     if max_pixels < 1:
         raise UsageError(f"max_pixels is {max_pixels}; expected at least 1.")
-    sources = _plan(masks, Path(out), force=force)
+    tasks = plan_masks(masks, Path(out), suffixes=PICTURE_SUFFIXES, force=force)
 
-    def convert_one(target: Path) -> int | MaskError:
-        source = sources[target]
+    def convert_one(task: MaskTask) -> int | MaskError:
         try:
-            mask = read_mask(source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
+            mask = read_mask(task.source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
         except MaskError as error:
             return error
-        write_mask(target, mask.index, legend, mask_format=png_format, force=force)
+        task.write(mask.index, legend, mask_format=png_format, force=force)
         return mask.off_palette
 
     result = Converted()
-    outcomes = track(parallel_map(convert_one, sources), "Converting", total=len(sources))
-    for (target, source), outcome in zip(sources.items(), outcomes, strict=True):
+    outcomes = track(parallel_map(convert_one, tasks), "Converting", total=len(tasks))
+    for task, outcome in zip(tasks, outcomes, strict=True):
         if isinstance(outcome, MaskError):
-            result.failed[source] = str(outcome)
+            result.failed[task.source] = str(outcome)
             continue
-        result.written.append(target)
+        result.written.append(task.target)
         if outcome:
-            result.off_palette[source] = outcome
+            result.off_palette[task.source] = outcome
     return result
 
 
@@ -105,11 +104,3 @@ def _png_format(to: Form, mask_format: ColourFormat | None) -> MaskFormat:
         hint = did_you_mean(mask_format, get_args(ColourFormat))
         raise UsageError(f"Colours have no format {mask_format!r}. {hint}")
     return mask_format
-
-
-def _plan(inputs: Sequence[str | Path], out: Path, *, force: bool) -> dict[Path, Path]:
-    """Return the mask of each output, after every reason to refuse the whole job has been looked at."""
-    masks = find_files(inputs, out, what="masks", suffixes=_SUFFIXES, left_out=(IMAGE_END,))
-    pairs = [(mask.path, out / mask.relative.with_suffix(".png")) for mask in masks]
-    check_targets(pairs, force=force)
-    return {target: source for source, target in pairs}

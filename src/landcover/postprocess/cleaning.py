@@ -9,17 +9,16 @@ import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from landcover.batch import IMAGE_END, check_targets, find_files
-from landcover.codecs import MAX_OFF_PALETTE, MAX_PIXELS, MaskFormat, read_mask, write_mask
+from landcover.batch import MASK_SUFFIXES, MAX_PIXELS
+from landcover.codecs import MAX_OFF_PALETTE, MaskFormat, read_mask
+from landcover.data.maskfiles import MaskTask, plan_masks
 from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, Legend
 from landcover.postprocess.regions import parse_min_region, remove_small_regions
 from landcover.progress import track
-from landcover.raster import Georeference, ground_sample_distance, read_georeference, write_class_raster
+from landcover.raster import ground_sample_distance
 
-_RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
-_MASK_SUFFIXES = _RASTER_SUFFIXES | {".png"}
 _OWN_TAGS = {"AREA_OR_POINT", CLASS_NAMES}
 """Tags that writing a raster sets anew."""
 
@@ -41,13 +40,6 @@ class Cleaned:
     pixels: int = 0
     changed: int = 0
     off_palette: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    source: Path
-    target: Path
-    georeference: Georeference | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +86,9 @@ def clean(
             off: nothing has been written then. Also if an output cannot be written.
     """
     parse_min_region(min_region, 1.0 if gsd is None else gsd)  # refuse what is no size before any work
-    tasks = _plan(masks, Path(out), force=force)
+    tasks = plan_masks(masks, Path(out), suffixes=MASK_SUFFIXES, force=force)
 
-    def clean_one(task: _Task) -> _Outcome | MaskError:
+    def clean_one(task: MaskTask) -> _Outcome | MaskError:
         try:
             tags = _tags(task.source, legend) | {"LANDCOVER_MIN_REGION": min_region}
             mask = read_mask(task.source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
@@ -107,10 +99,7 @@ def clean(
         except UsageError as error:
             return MaskError(f"{task.source}: {error}")
         index = remove_small_regions(mask.index, min_pixels)
-        if task.georeference is None:
-            write_mask(task.target, index, legend, mask_format=mask_format, tags=tags, force=force)
-        else:
-            write_class_raster(task.target, index, legend, task.georeference, tags=tags, force=force)
+        task.write(index, legend, mask_format=mask_format, tags=tags, force=force)
         changed = int(np.count_nonzero(index != mask.index))
         return _Outcome(index.size, changed, mask.off_palette)
 
@@ -125,18 +114,6 @@ def clean(
         result.changed += outcome.changed
         result.off_palette += outcome.off_palette
     return result
-
-
-def _plan(masks: Sequence[str | Path], out: Path, *, force: bool) -> list[_Task]:
-    """Return what is to be done, after every reason to refuse the whole job has been looked at."""
-    tasks = []
-    for found in find_files(masks, out, what="masks", suffixes=_MASK_SUFFIXES, left_out=(IMAGE_END,)):
-        is_raster = found.path.suffix.lower() in _RASTER_SUFFIXES
-        georeference = read_georeference(found.path) if is_raster else None
-        target = out / (found.relative.with_suffix(".png") if georeference is None else found.relative)
-        tasks.append(_Task(found.path, target, georeference))
-    check_targets([(task.source, task.target) for task in tasks], force=force)
-    return tasks
 
 
 def _tags(path: Path, legend: Legend) -> dict[str, str]:

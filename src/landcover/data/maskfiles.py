@@ -1,0 +1,58 @@
+"""Masks from files to files: georeferenced ones stay GeoTIFFs in their place, every other becomes a PNG."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from landcover.batch import IMAGE_END, RASTER_SUFFIXES, check_targets, find_files
+from landcover.codecs import MaskFormat, write_mask
+from landcover.legend import Legend, UInt8Array
+from landcover.raster import Georeference, read_georeference, write_class_raster
+
+
+@dataclass(frozen=True, slots=True)
+class MaskTask:
+    """A mask to read, the one to write, and where both lie, if the file tells."""
+
+    source: Path
+    target: Path
+    georeference: Georeference | None
+
+    def write(
+        self,
+        index: UInt8Array,
+        legend: Legend,
+        *,
+        mask_format: MaskFormat,
+        tags: Mapping[str, str] | None = None,
+        force: bool,
+    ) -> None:
+        """Write class indices, uint8 (H, W); ``mask_format`` is that of a PNG."""
+        if self.georeference is None:
+            write_mask(self.target, index, legend, mask_format=mask_format, tags=tags, force=force)
+        else:
+            write_class_raster(self.target, index, legend, self.georeference, tags=tags, force=force)
+
+
+def plan_masks(
+    masks: Sequence[str | Path], out: Path, *, suffixes: frozenset[str], force: bool
+) -> list[MaskTask]:
+    """Return what is to be done, after every reason to refuse the whole job has been looked at.
+
+    Raises:
+        UsageError: If there is no input.
+        DataError: If an input does not exist or a folder holds no masks.
+        OutputError: If two masks would get one output, one would replace an input, or exists and ``force`` is
+            off.
+    """
+    tasks = []
+    for found in find_files(masks, out, what="masks", suffixes=suffixes, left_out=(IMAGE_END,)):
+        suffix = found.path.suffix.lower()
+        georeference = read_georeference(found.path) if suffix in RASTER_SUFFIXES else None
+        if georeference is None:
+            target = out / found.relative.with_suffix(".png")
+        else:
+            target = out / (found.relative.with_suffix(".tif") if suffix == ".jp2" else found.relative)
+        tasks.append(MaskTask(found.path, target, georeference))
+    check_targets([(task.source, task.target) for task in tasks], force=force)
+    return tasks
