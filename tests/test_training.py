@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 import signal
@@ -439,6 +440,49 @@ def test_a_model_without_a_checkpoint_is_not_overwritten(run, data, tmp_path):
     shutil.copyfile(run / "best.safetensors", tmp_path / "best.safetensors")
     with pytest.raises(OutputError, match="without a checkpoint"):
         train(tiny(), data=data, out=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "log.jsonl"])
+@pytest.mark.parametrize("resume", ["auto", "never", "copy"])
+def test_files_of_no_run_are_not_touched(run, data, tmp_path, name, resume):
+    content = "# mine\n" + dump_yaml(tiny())
+    (tmp_path / name).write_text(content)
+    with pytest.raises(OutputError, match=name):
+        train(tiny(), data=data, out=tmp_path, resume=run if resume == "copy" else resume)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content
+
+
+@pytest.mark.parametrize("log", [None, "", '{"eve', '{"event": "start", "step": 0}\n'])
+def test_a_start_that_left_no_checkpoint_begins_anew(data, tmp_path, log):
+    (tmp_path / "config.yaml").write_text(dump_yaml(tiny()))
+    if log is not None:
+        (tmp_path / "log.jsonl").write_text(log)
+    train(tiny(), data=data, out=tmp_path)
+    assert [event["event"] for event in read_log(tmp_path)].count("start") == 1
+
+
+def test_a_run_to_copy_is_checked_before_it_is_copied(run, data, tmp_path):
+    with pytest.raises(ConfigError, match="seed"):
+        train(tiny("seed=5"), data=data, out=tmp_path / "new", resume=run)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_copy_that_was_cut_short_is_made_whole(run, data, tmp_path, monkeypatch):
+    copy = shutil.copyfile
+
+    def fail(source, target):
+        if "last" in source.name:
+            target.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space")
+        copy(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", fail)
+        with pytest.raises(OutputError, match=r"last\.safetensors cannot be written"):
+            train(tiny(), data=data, out=tmp_path, resume=run)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "log.jsonl", "best.safetensors"}
+    assert train(tiny(), data=data, out=tmp_path, resume=run).step == 6
 
 
 def test_a_run_folder_to_copy_must_hold_a_run(data, tmp_path):

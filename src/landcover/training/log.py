@@ -17,6 +17,8 @@ from landcover.errors import OutputError
 from landcover.files import write_text
 
 LOG_NAME = "log.jsonl"
+LOG_BEGIN = b'{"event": "start"'
+"""How the log of every run begins."""
 
 
 class RunLog:

@@ -101,7 +101,9 @@ def train(
         gsd=gsd,
     )
     progress = session.progress
-    session.folder.mkdir(parents=True, exist_ok=True)
+    if not session.resumed:
+        # Before the log: a start that is killed here knows its own folder again.
+        write_text(session.folder / CONFIG_NAME, dump_yaml(config), force=True)
     with (
         RunLog(session.folder, step=progress.step, validated_step=progress.validated_step) as log,
         Interrupt() as interrupt,
@@ -113,7 +115,6 @@ def train(
             log.say(f"Going on from step {progress.step} in {session.folder}.")
             session.keep_best()
         else:
-            write_text(session.folder / CONFIG_NAME, dump_yaml(config), force=True)
             session.checkpoint()
         reason = fit(session, log, interrupt)
         session.checkpoint()

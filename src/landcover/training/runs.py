@@ -1,5 +1,6 @@
 """A run folder belongs to one run: the same settings, data and start."""
 
+import filecmp
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 from landcover.bundle import BEST_NAME, LAST_NAME
 from landcover.errors import ConfigError, OutputError, UsageError
+from landcover.files import atomic_path
 from landcover.training.checkpoint import read_run
 from landcover.training.config import TrainConfig
-from landcover.training.log import LOG_NAME
+from landcover.training.log import LOG_BEGIN, LOG_NAME
 
 CONFIG_NAME = "config.yaml"
 
@@ -47,34 +49,39 @@ def identify(
     }
 
 
-def prepare_folder(folder: Path, identity: Mapping[str, Any], resume: str | Path) -> bool:
+def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, resume: str | Path) -> bool:
     """Make a run folder ready, and return whether it holds this very run to go on with.
 
     Args:
         folder: The run folder; it need not exist.
         identity: The run, see :func:`identify`.
+        settings: What ``config.yaml`` says of the run.
         resume: ``auto``, ``never``, or another run folder to go on with in a copy.
 
     Raises:
-        OutputError: If the folder holds a run that is not to be gone on with.
+        OutputError: If the folder holds a run that is not to be gone on with, or files of no run.
         UsageError: If the run folder to copy holds none.
         ConfigError: If the run has another identity; the message names the differing keys.
     """
-    last = folder / LAST_NAME
-    if str(resume) != "auto" and (last.exists() or (folder / BEST_NAME).exists()):
-        raise OutputError(
-            f"{folder} holds a run already. Choose another --out, or pass --resume auto to go on with it."
-        )
-    if str(resume) not in ("auto", "never"):
-        _copy_run(Path(resume), folder)
-    if not last.exists():
-        if (folder / BEST_NAME).exists():
+    if (folder / LAST_NAME).exists():
+        if str(resume) != "auto":
             raise OutputError(
-                f"{folder} holds a model ({BEST_NAME}) without a checkpoint. Choose another --out."
+                f"{folder} holds a run already. Choose another --out, or pass --resume auto to go on with it."
             )
-        (folder / LOG_NAME).unlink(missing_ok=True)  # of a start that was killed before its first checkpoint
-        return False
-    there, here = (dict(_flat(run)) for run in (read_run(last)[1], identity))
+        _check_same(folder, identity)
+        return True
+    if str(resume) not in ("auto", "never"):
+        _copy_run(Path(resume), folder, identity)
+        return True
+    if (folder / BEST_NAME).exists():
+        raise OutputError(f"{folder} holds a model ({BEST_NAME}) without a checkpoint. Choose another --out.")
+    _clear(folder, settings)
+    return False
+
+
+def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse to go on with another run than that of ``identity``."""
+    there, here = (dict(_flat(run)) for run in (read_run(folder / LAST_NAME)[1], identity))
     differing = [
         f"{key} (there {there.get(key)}, here {here.get(key)})"
         for key in sorted(there.keys() | here.keys())
@@ -83,23 +90,50 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], resume: str | Path
     if differing:
         raise ConfigError(
             f"{folder} holds a run that differs in {', '.join(differing)}. Choose another --out to begin a "
-            "new run, or "
-            f"give the settings of {folder / CONFIG_NAME} to go on with that one."
+            f"new run, or give the settings of {folder / CONFIG_NAME} to go on with that one."
         )
-    return True
 
 
-def _copy_run(source: Path, folder: Path) -> None:
+def _copy_run(source: Path, folder: Path, identity: Mapping[str, Any]) -> None:
+    """Copy a run that may be gone on with; a copy that was cut short is made whole."""
     if not (source / LAST_NAME).is_file():
         raise UsageError(
             f"--resume {source}: there is no run to go on with (no {LAST_NAME}). Expected auto, never or a "
             "run folder."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_same(source, identity)
     # The checkpoint goes last: without it a copy that was cut short counts as nothing.
-    for name in (CONFIG_NAME, LOG_NAME, BEST_NAME, LAST_NAME):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    names = [name for name in (CONFIG_NAME, LOG_NAME, BEST_NAME, LAST_NAME) if (source / name).is_file()]
+    for name in (CONFIG_NAME, LOG_NAME, BEST_NAME):
+        if (folder / name).exists() and not (
+            name in names and filecmp.cmp(source / name, folder / name, shallow=False)
+        ):
+            raise _foreign(folder / name)
+    for name in names:
+        with atomic_path(folder / name, force=True) as temporary:
+            shutil.copyfile(source / name, temporary)
+
+
+def _clear(folder: Path, settings: str) -> None:
+    """Take away what a start left that was killed before its first checkpoint, and refuse what is not of one.
+
+    Such a start has written its ``config.yaml``, and perhaps begun a log.
+    """
+    config, log = folder / CONFIG_NAME, folder / LOG_NAME
+    if config.exists() and config.read_bytes() != settings.encode():
+        raise _foreign(config)
+    if log.exists():
+        begun = log.read_bytes()[: len(LOG_BEGIN)]
+        if not config.exists() or not LOG_BEGIN.startswith(begun):
+            raise _foreign(log)
+        log.unlink()
+
+
+def _foreign(path: Path) -> OutputError:
+    return OutputError(
+        f"{path} exists already and is not of this run, and there is no checkpoint beside it. Choose another "
+        "--out, or move the file away."
+    )
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

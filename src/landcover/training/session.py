@@ -14,6 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from landcover import __version__
 from landcover.bundle import BEST_NAME, LAST_NAME, ModelCard, model_digest, read_card, save_model
+from landcover.config import dump_yaml
 from landcover.data import Item
 from landcover.errors import TrainingError
 from landcover.legend import Legend
@@ -181,7 +182,7 @@ def open_session(
     )
     device = pick_device(config.device)
     criterion = build_loss(config.loss, legend.scored_names, device)
-    resumed = prepare_folder(folder, identity, resume)
+    resumed = prepare_folder(folder, identity, dump_yaml(config), resume)
 
     torch.manual_seed(config.seed)
     weights = None if resumed or init else config.weights
