@@ -15,7 +15,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from landcover.config import with_overrides
+from landcover.errors import OutputError
 from landcover.files import write_text
+from landcover.training import load_preset
+
+_PLAN = "plan.json"
 
 
 def compare(
@@ -45,7 +50,22 @@ def compare(
         ``folds`` (for each: ``fold``, and for ``reference`` and ``landcover`` the mIoU, the IoU per class,
         images seen and seconds), and the means over folds ``reference``, ``landcover`` and ``difference``, in
         points.
+
+    Raises:
+        OutputError: If the folder holds results of another plan, or of none that is known.
     """
+    _begin(
+        out,
+        {
+            "data": str(data.resolve()),
+            "weights": str(weights.resolve()),
+            "folds": f"scenes-k{count}",
+            "minutes": minutes,
+            "preset": preset,
+            "settings": list(settings),
+            "recipe": with_overrides(load_preset(preset), settings).model_dump(mode="json"),
+        },
+    )
     cache = out / "cache"
     _run("landcover", "prepare", data, "--out", cache)
     rows: list[dict[str, Any]] = []
@@ -81,6 +101,21 @@ def compare(
         rows.append({"fold": fold, "reference": _summary(theirs), "landcover": _summary(ours) | _effort(run)})
     means = {name: 100 * mean(row[name]["miou"] for row in rows) for name in ("reference", "landcover")}
     return {"folds": rows, **means, "difference": means["landcover"] - means["reference"]}
+
+
+def _begin(out: Path, plan: dict[str, Any]) -> None:
+    """Write down what the results in a folder are of, or see that it is the same plan as before."""
+    file = out / _PLAN
+    if not file.exists() and any(out.glob("*-*.json")):
+        raise OutputError(f"{out} holds results, but no {_PLAN} that says of what. Choose another --out.")
+    there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else plan
+    differing = [key for key in plan if there.get(key) != plan[key]]
+    if differing:
+        raise OutputError(
+            f"{out} holds results of another {', '.join(differing)} ({file}). Choose another --out, or give "
+            "the same to go on."
+        )
+    write_text(file, json.dumps(plan, indent=1) + "\n", force=True)
 
 
 def _run(module: str, *arguments: object) -> None:
