@@ -86,6 +86,17 @@ def test_verbs_are_functions_whatever_has_been_imported() -> None:
     assert done.stdout.strip() == "['__version__']"
 
 
+def test_the_overview_of_verbs_cuts_no_sentence_off() -> None:
+    from typer.testing import CliRunner
+
+    from landcover.cli import build
+
+    overview = CliRunner().invoke(build(), ["--help"], env={"COLUMNS": "80"}, terminal_width=80).stdout
+    assert "evaluate" in overview
+    assert "..." not in overview
+    assert "…" not in overview
+
+
 def test_verbs_are_the_same_in_python_and_on_the_command_line() -> None:
     import landcover
 

@@ -26,6 +26,8 @@ def build() -> typer.Typer:
     )
     app.callback()(_version_option)
     for module in pkgutil.iter_modules(__path__):
+        if module.name.startswith("_"):  # what verbs share
+            continue
         function = getattr(importlib.import_module(f"{__name__}.{module.name}"), module.name)
         app.command(name=module.name)(function)
     return app
@@ -42,9 +44,10 @@ def main() -> None:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except OSError as error:
-        if error.filename is None:
+        if error.errno is None:
             raise
-        print(f"Error: {error.filename}: {error.strerror}.", file=sys.stderr)
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"Error: {place}{error.strerror}.", file=sys.stderr)
         sys.exit(1)
 
 

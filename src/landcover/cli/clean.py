@@ -5,6 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from landcover.batch import MAX_OFF_PALETTE, MAX_PIXELS
+from landcover.cli._options import MaxOffPalette, MaxPixels
+
 
 def clean(
     masks: Annotated[list[Path], typer.Argument(help="Masks and folders of masks.", show_default=False)],
@@ -20,13 +23,11 @@ def clean(
     mask_format: Annotated[
         Literal["palette", "rgb", "index"], typer.Option(help="Form of PNG masks.")
     ] = "palette",
-    max_off_palette: Annotated[
-        float, typer.Option(help="Share of pixels with a colour of no class above which a mask is skipped.")
-    ] = 0.01,
-    max_pixels: Annotated[int, typer.Option(help="Largest mask that is decoded.")] = 1 << 28,
+    max_off_palette: MaxOffPalette = MAX_OFF_PALETTE,
+    max_pixels: MaxPixels = MAX_PIXELS,
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
-    """Give small regions of masks the class of their largest neighbour."""
+    """Give small regions of masks their largest neighbour's class."""
     from landcover.legend import load_legend
     from landcover.postprocess import clean as clean_masks
 

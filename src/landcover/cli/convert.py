@@ -5,6 +5,9 @@ from typing import Annotated, cast
 
 import typer
 
+from landcover.batch import MAX_OFF_PALETTE, MAX_PIXELS
+from landcover.cli._options import MaxOffPalette, MaxPixels
+
 
 def convert(
     masks: Annotated[list[Path], typer.Argument(help="Masks and folders of masks.", show_default=False)],
@@ -14,10 +17,8 @@ def convert(
     mask_format: Annotated[
         str | None, typer.Option(help="Form of colours: palette (default) or rgb.", show_default=False)
     ] = None,
-    max_off_palette: Annotated[
-        float, typer.Option(help="Share of pixels with a colour of no class above which a mask is skipped.")
-    ] = 0.01,
-    max_pixels: Annotated[int, typer.Option(help="Largest file that is decoded.")] = 1 << 28,
+    max_off_palette: MaxOffPalette = MAX_OFF_PALETTE,
+    max_pixels: MaxPixels = MAX_PIXELS,
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
     """Convert masks between colours and indices."""

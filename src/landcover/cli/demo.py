@@ -40,9 +40,9 @@ def demo(
         bool, typer.Option("--force", help="Begin anew, replacing a demo that is there.")
     ] = False,
 ) -> None:
-    """Make a small world, map it, and show how well: the whole way in under five minutes.
+    """Go the whole way in a small world: make, train, map, report.
 
-    Makes procedural scenes, verifies them, trains a network, scores it on scenes not seen, maps a larger
+    In under five minutes: makes procedural scenes, verifies them, trains a network, scores it on scenes not seen, maps a larger
     scene, cleans the map and writes a report. Run again, it shows the result; stopped half-way, it goes on.
     """
     try:

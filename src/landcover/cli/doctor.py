@@ -16,7 +16,7 @@ def doctor(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
 ) -> None:
-    """Say what this machine will use and why: versions, device, threads, codecs, missing extras."""
+    """Say what this machine will use: device, codecs, extras."""
     from json import dumps
 
     from landcover.files import write_text

@@ -19,7 +19,7 @@ def info(
     json: Annotated[Path | None, typer.Option(help="Write the card as JSON; - is standard output.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
 ) -> None:
-    """Print the card of a model: classes, input, scores, recipe, licence, origin."""
+    """Print a model's card: classes, input, scores, recipe, origin."""
     from landcover.bundle import model_digest, read_card, resolve_model
     from landcover.files import write_text
 

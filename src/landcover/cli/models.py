@@ -22,7 +22,7 @@ def models(
     json: Annotated[Path | None, typer.Option(help="Write the list as JSON; - is standard output.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
 ) -> None:
-    """List architectures, encoders (size, output strides, licence) and presets."""
+    """List architectures, encoders with their licences, and presets."""
     from dataclasses import asdict
 
     from landcover.files import refuse_existing, write_text

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from landcover.batch import MAX_PIXELS
+from landcover.cli._options import MaxPixels
+
 if TYPE_CHECKING:
     from landcover.inference import Prediction
 
@@ -37,14 +40,13 @@ def predict(
     ] = None,
     overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring windows share.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    max_pixels: Annotated[int | None, typer.Option(help="Refuse images of more pixels.")] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     force: Annotated[bool, typer.Option("--force", help="Replace existing maps.")] = False,
     json: Annotated[
         Path | None, typer.Option(help="Write maps and areas as JSON; - is standard output.")
     ] = None,
 ) -> None:
     """Make a land-cover map of every image."""
-    from landcover.codecs import MAX_PIXELS
     from landcover.files import refuse_existing, write_text
     from landcover.inference import predict as make_maps
 
@@ -61,7 +63,7 @@ def predict(
         window_px=window,
         overlap_px=overlap,
         device=device,
-        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        max_pixels=max_pixels,
         force=force,
     )
     text = json_.dumps(prediction.to_dict(), indent=1)

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from landcover.batch import MAX_PIXELS
+from landcover.cli._options import MaxPixels
+
 
 def prepare(
     data: Annotated[Path, typer.Argument(help="The data folder.", show_default=False)],
@@ -16,13 +19,10 @@ def prepare(
         str | None,
         typer.Option(help="Legend of the masks: a name or a YAML file; the data's own by default."),
     ] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Refuse images and masks of more pixels.", show_default=False)
-    ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     force: Annotated[bool, typer.Option("--force", help="Replace a cache of other files.")] = False,
 ) -> None:
-    """Decode a data folder once into a cache that --data takes everywhere."""
-    from landcover.codecs import MAX_PIXELS
+    """Decode a data folder once, into a cache that --data takes."""
     from landcover.data import prepare as make_cache
     from landcover.legend import load_legend
 
@@ -31,7 +31,7 @@ def prepare(
         out,
         gsd=gsd,
         legend=None if legend is None else load_legend(legend),
-        max_pixels=max_pixels or MAX_PIXELS,
+        max_pixels=max_pixels,
         force=force,
     )
     scale = "GSD unknown" if dataset.gsd is None else f"{dataset.gsd:g} m per pixel"

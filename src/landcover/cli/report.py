@@ -16,7 +16,7 @@ def report(
     images: Annotated[int, typer.Option(help="How many of the best and of the worst images to show.")] = 3,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
 ) -> None:
-    """Write one self-contained HTML page about training runs and evaluations."""
+    """Write an HTML page about training runs and evaluations."""
     from landcover.reporting import report as write_report
 
     page = write_report(inputs, out, title=title, images=images, force=force)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from landcover.batch import MAX_PIXELS
+from landcover.cli._options import MaxPixels
+
 if TYPE_CHECKING:
     from landcover.data.splits import PartSummary
 
@@ -29,16 +32,13 @@ def splits(
         str | None,
         typer.Option(help="Legend of the masks: a name or a YAML file; the data's own by default."),
     ] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Refuse images and masks of more pixels.", show_default=False)
-    ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     json: Annotated[
         Path | None, typer.Option(help="Write parts and lists as JSON; - is standard output.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
 ) -> None:
     """Show what is in the parts of a split, or list their items."""
-    from landcover.codecs import MAX_PIXELS
     from landcover.data import open_dataset
     from landcover.data import split as split_items
     from landcover.data.splits import describe
@@ -50,7 +50,7 @@ def splits(
     dataset = open_dataset(
         data,
         legend=None if legend is None else load_legend(legend),
-        max_pixels=max_pixels or MAX_PIXELS,
+        max_pixels=max_pixels,
     )
     keys = {part: [item.key for item in items] for part, items in split_items(dataset, split).items()}
     if ids and json is None:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from landcover.batch import MAX_PIXELS
+from landcover.cli._options import MaxPixels
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,17 +32,14 @@ def verify(
         str | None,
         typer.Option(help="Legend of the masks: a name or a YAML file; the data's own by default."),
     ] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Refuse images and masks of more pixels.", show_default=False)
-    ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     json: Annotated[Path | None, typer.Option(help="Write the report as JSON; - is standard output.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
 ) -> None:
-    """Decode and check every pair: files, sizes, classes, duplicates, leakage between parts.
+    """Check every pair: files, sizes, classes, duplicates, leaks.
 
-    The exit status is 1 if a file cannot be read or a pair is not whole. Leakage is a warning.
+    Everything is decoded. The exit status is 1 if a file cannot be read or a pair is not whole. Leakage is a warning.
     """
-    from landcover.codecs import MAX_PIXELS
     from landcover.data import verify as check
     from landcover.files import refuse_existing, write_text
     from landcover.legend import load_legend
@@ -51,7 +51,7 @@ def verify(
         split=split,
         gsd=gsd,
         legend=None if legend is None else load_legend(legend),
-        max_pixels=max_pixels or MAX_PIXELS,
+        max_pixels=max_pixels,
     )
     text = json_.dumps(report.to_dict(), indent=1)
     if json == _STDOUT:
