@@ -1,13 +1,14 @@
 """Outputs appear whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
 from stat import S_ISDIR
 
 import pytest
 
-from landcover.errors import OutputError
-from landcover.files import atomic_path, is_temporary, write_text
+from landcover.errors import DataError, OutputError
+from landcover.files import atomic_path, is_temporary, walk, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -85,3 +86,21 @@ def test_an_error_of_reading_is_not_taken_for_one_of_writing(tmp_path: Path) -> 
 
     with pytest.raises(BusyError), atomic_path(tmp_path / "a.txt"):
         raise BusyError
+    with pytest.raises(FileNotFoundError, match=r"source\.txt"), atomic_path(tmp_path / "a.txt"):
+        (tmp_path / "source.txt").read_text()
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def closed(path: str) -> object:  # the superuser, who may run tests, can list all folders
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DataError, match=r"closed cannot be listed: Permission denied\."):
+        list(walk(tmp_path))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from landcover.errors import OutputError
+from landcover.errors import DataError, OutputError
 
 _SUFFIX = ".landcover-tmp"
 
@@ -60,10 +60,26 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, OutputError) or error.errno not in _WRITE_ERRORS:
             raise
+        places = {str(place) for place in (temporary, path, *path.parents)}
+        if error.filename is not None and str(error.filename) not in places:
+            raise  # about a file that the block reads
         raise OutputError(f"{path} cannot be written: {os.strerror(error.errno)}.") from error
     finally:
         with suppress(OSError):  # the error above, if any, says more
             temporary.unlink()
+
+
+def walk(folder: Path, *, follow_links: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As :func:`os.walk`, but a folder that cannot be listed is an error: its files are not just passed over.
+
+    Raises:
+        DataError: If a folder cannot be listed; the message names it.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"The folder {error.filename} cannot be listed: {error.strerror}.") from error
+
+    return os.walk(folder, onerror=refuse, followlinks=follow_links)
 
 
 def _flush(path: Path, mode: int) -> None:

@@ -7,10 +7,18 @@ The modules import what they need inside that function, so that ``landcover --he
 import importlib
 import pkgutil
 import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import typer
 
 from landcover.errors import LandcoverError, UsageError
+
+INTERRUPTED = 130
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def build() -> typer.Typer:
@@ -29,8 +37,26 @@ def build() -> typer.Typer:
         if module.name.startswith("_"):  # what verbs share
             continue
         function = getattr(importlib.import_module(f"{__name__}.{module.name}"), module.name)
-        app.command(name=module.name)(function)
+        app.command(name=module.name)(_interruptible(function))
     return app
+
+
+def _interruptible(verb: Callable[P, T]) -> Callable[P, T]:
+    """Let Ctrl-C end a verb with a line that says where that leaves the user; Typer alone says nothing."""
+
+    @wraps(verb)
+    def run(*args: P.args, **options: P.kwargs) -> T:
+        try:
+            return verb(*args, **options)
+        except KeyboardInterrupt:
+            print(
+                "Interrupted. Every file that was written is whole. Run the same command to begin again, "
+                "with --force if it is to replace them.",
+                file=sys.stderr,
+            )
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
 
 
 def main() -> None:
