@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 from typer.testing import CliRunner
 
 from landcover import cli
@@ -372,6 +373,42 @@ def test_without_validation_checkpoints_go_on(tmp_path, data, monkeypatch):
     config = tiny("steps=7", "validation={percent: 30}", "checkpoint_steps=2")
     train(config, data=data, out=tmp_path, split="all")
     assert steps == [0, 2, 4, 6, 7]
+
+
+def test_a_part_named_valid_is_validated_on(tmp_path, data):
+    (tmp_path / "ids.txt").write_text("train/0000\ttrain\nvalidation/0000\tvalid\n")
+    material = gather(data, str(tmp_path / "ids.txt"), crop_px=32, model_gsd=None)
+    assert [item.key for item in material.validation] == ["validation/0000"]
+
+
+def test_threads_are_given_back(tmp_path, data):
+    before = torch.get_num_threads()
+    train(tiny(f"threads={before + 1}", "steps=1", "validation.images=1"), data=data, out=tmp_path / "run")
+    assert torch.get_num_threads() == before
+    with pytest.raises(ConfigError):
+        train(tiny(f"threads={before + 1}", "seed=1"), data=data, out=tmp_path / "run")
+    assert torch.get_num_threads() == before
+
+
+def test_going_on_with_other_threads_is_said(run, data, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    train(tiny(), data=data, out=tmp_path / "run")
+    assert "bit for bit" not in capsys.readouterr().err
+    train(tiny("threads=2"), data=data, out=tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "cpu with 1 threads" in said
+    assert "cpu with 2 threads" in said
+
+
+@pytest.mark.parametrize("method", ["__init__", "add_scalar", "add_image", "close"])
+def test_without_space_for_tensorboard_the_run_goes_on(data, tmp_path, monkeypatch, capsys, method):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, method, full)
+    assert train(tiny(), data=data, out=tmp_path).reason == "limit"
+    assert capsys.readouterr().err.count("TensorBoard's files cannot be written (No space left") == 1
+    assert [event["event"] for event in read_log(tmp_path)].count("validation") == 2
 
 
 def test_keep_last(tmp_path, data):

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,8 +38,10 @@ class RunLog:
         if self._path.exists():
             kept = [line for line in read_log(folder) if line.get("step", 0) <= last.get(line["event"], step)]
             write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept), force=True)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
         self._console = Console(stderr=True)
+        self._board: SummaryWriter | None = None
+        with self._optional_board():
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -59,7 +62,18 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._bar.stop()
-        self._board.close()
+        with self._optional_board():
+            if self._board is not None:
+                self._board.close()
+
+    @contextmanager
+    def _optional_board(self) -> Iterator[None]:
+        """Do without TensorBoard from the first time on that it cannot write; the log has all numbers."""
+        try:
+            yield
+        except OSError as error:
+            self._board = None
+            self.say(f"TensorBoard's files cannot be written ({error.strerror or error}); the run goes on.")
 
     def event(self, event: str, **values: Any) -> None:
         """Append a line, and the curves that it holds.
@@ -73,14 +87,19 @@ class RunLog:
                 file.write(line)
         except OSError as error:
             raise OutputError(f"{self._path} cannot be written: {error.strerror}.") from error
-        for name, value in _flat(values):
-            if event in ("step", "validation") and name not in ("step", "images", "seconds"):
-                self._board.add_scalar(f"{event}/{name}", value, values["step"])
+        if event not in ("step", "validation"):
+            return
+        with self._optional_board():
+            for name, value in _flat(values):
+                if self._board is not None and name not in ("step", "images", "seconds"):
+                    self._board.add_scalar(f"{event}/{name}", value, values["step"])
 
     def strips(self, step: int, strips: Mapping[str, npt.NDArray[np.uint8]]) -> None:
         """Show uint8 (H, W, 3) pictures by name in TensorBoard."""
-        for name, strip in strips.items():
-            self._board.add_image(name, strip, step, dataformats="HWC")
+        with self._optional_board():
+            for name, strip in strips.items():
+                if self._board is not None:
+                    self._board.add_image(name, strip, step, dataformats="HWC")
 
     def progress(self, share: float, text: str) -> None:
         """Move the bar to ``share`` of the limit."""

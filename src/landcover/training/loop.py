@@ -1,6 +1,8 @@
 """The training loop: read from top to bottom."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,14 +64,14 @@ def train(
 ) -> TrainResult:
     """Train a network and keep the run in a folder.
 
-    Limited in steps, a run that was killed at any moment and resumed ends with the same weights, average and
-    optimiser, bit for bit, as one that was not (on one machine, with the same number of threads).
+    Limited in steps and on a CPU, a run that was killed at any moment and resumed with the same number of
+    threads ends with the same weights, average and optimiser, bit for bit, as one that was not.
 
     Args:
         config: How to train.
         data: Data folder or prepared cache.
         out: The run folder.
-        split: A split; its part named train is trained on, val or validation validated on.
+        split: A split; its part named train is trained on, val, valid or validation validated on.
         init: Model file or run folder to start from, made for the same or another legend.
         resume: ``auto``: go on where ``out`` holds this run, else begin; ``never``: refuse a folder that
             holds a run; or another run folder, whose copy is gone on with in ``out``.
@@ -88,19 +90,34 @@ def train(
         TrainingError: If the loss is no longer a number.
     """
     keep_freed_memory()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    session = open_session(
-        config,
-        data=Path(data),
-        folder=Path(out),
-        split=split,
-        init=None if init is None else Path(init),
-        resume=resume,
-        legend=legend,
-        gsd=gsd,
-    )
-    progress = session.progress
+    with _threads(config.threads):
+        session = open_session(
+            config,
+            data=Path(data),
+            folder=Path(out),
+            split=split,
+            init=None if init is None else Path(init),
+            resume=resume,
+            legend=legend,
+            gsd=gsd,
+        )
+        return run(session)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Compute with so many threads, then with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run(session: Session) -> TrainResult:
+    """Go through a training, and keep in its folder what is to be kept from begin to end."""
+    config, progress = session.config, session.progress
     if not session.resumed:
         # Before the log: a start that is killed here knows its own folder again.
         write_text(session.folder / CONFIG_NAME, dump_yaml(config), force=True)
@@ -267,8 +284,8 @@ def _validate(session: Session, runtime: TorchRuntime, log: RunLog, interrupt: I
     improved = take_scores(session.config, progress, scores)
     # The log first: a line too many is dropped by the next start, one too few could not be made good.
     log.event("validation", step=progress.step, seconds=round(progress.seconds, 3), **scores)
-    log.strips(progress.step, found.strips)
     session.checkpoint()
+    log.strips(progress.step, found.strips)
     miou = "–" if found.scores.miou is None else f"{100 * found.scores.miou:.2f}"
     classes = ", ".join(f"{n} {100 * v:.1f}" for n, v in found.scores.iou.items() if v is not None)
     log.say(

@@ -16,7 +16,7 @@ from landcover.progress import track
 from landcover.training.sampling import Census, take_census
 
 TRAIN_PARTS = ("train", "all")
-VALIDATION_PARTS = ("val", "validation")
+VALIDATION_PARTS = ("val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def gather(
 
     Args:
         data: Data folder or prepared cache.
-        split_name: A split with a part named train (or ``all``), and perhaps one named val or validation.
+        split_name: A split with a part named train (or ``all``), and perhaps one of :data:`VALIDATION_PARTS`.
         crop_px: Height and width of a crop at the model's scale.
         model_gsd: Metres per pixel that the network works at; None for that of the data.
         legend: Meaning of the masks, if not what the data say.
@@ -151,9 +151,8 @@ def _missing_validation(split_name: str, parts: Iterable[str], part: str | None)
     if part is not None:
         return []
     return [
-        f"The split {split_name!r} has no part named val or validation (only {', '.join(parts)}): nothing "
-        "is validated, "
-        "and the last weights are kept."
+        f"The split {split_name!r} has no part named {' or '.join(VALIDATION_PARTS)} (only "
+        f"{', '.join(parts)}): nothing is validated, and the last weights are kept."
     ]
 
 

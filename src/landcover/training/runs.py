@@ -11,7 +11,7 @@ from landcover.errors import ConfigError, OutputError, UsageError
 from landcover.files import atomic_path
 from landcover.training.checkpoint import read_run
 from landcover.training.config import TrainConfig
-from landcover.training.log import LOG_BEGIN, LOG_NAME
+from landcover.training.log import LOG_BEGIN, LOG_NAME, read_log
 
 CONFIG_NAME = "config.yaml"
 
@@ -77,6 +77,34 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
         raise OutputError(f"{folder} holds a model ({BEST_NAME}) without a checkpoint. Choose another --out.")
     _clear(folder, settings)
     return False
+
+
+def other_place(folder: Path, device: str, threads: int) -> list[str]:
+    """Return a notice if a run was last computed on another device, or with other threads on a CPU.
+
+    Args:
+        folder: The run folder.
+        device: Where the run goes on.
+        threads: Threads that compute there.
+    """
+    if not (folder / LOG_NAME).exists():
+        return []
+    places = [
+        _place(event["device"], event["threads"])
+        for event in read_log(folder)
+        if event["event"] == "start" and "device" in event and "threads" in event
+    ]
+    here = _place(device, threads)
+    if places[-1:] in ([], [here]):
+        return []
+    return [
+        f"The run was computed on {places[-1]} and goes on on {here}: it will not end bit for bit as it "
+        "would have there."
+    ]
+
+
+def _place(device: str, threads: int) -> str:
+    return f"cpu with {threads} threads" if device == "cpu" else device
 
 
 def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:

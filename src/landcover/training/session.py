@@ -29,7 +29,7 @@ from landcover.training.initialise import encoder_preprocessing, load_initial
 from landcover.training.losses import Loss, build_loss
 from landcover.training.material import Material, gather
 from landcover.training.progress import Progress, ended, kept_now, validation_due
-from landcover.training.runs import identify, prepare_folder
+from landcover.training.runs import identify, other_place, prepare_folder
 from landcover.training.validation import spread
 
 
@@ -247,6 +247,7 @@ def open_session(
     )
     if resumed:
         session.progress = session.state.load(folder / LAST_NAME)
+        notices += other_place(folder, str(device), torch.get_num_threads())
     return session
 
 
