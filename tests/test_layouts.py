@@ -115,6 +115,22 @@ class TestGroundSampleDistance:
         write_image(tmp_path / "a_sat.png", np.zeros((8, 8, 3), np.uint8))
         assert open_dataset(tmp_path).gsd == 3
 
+    def test_images_of_several_scales_are_refused(self, tmp_path: Path) -> None:
+        import rasterio
+
+        for name, gsd in (("a", 0.5), ("b", 0.503), ("c", 2.0)):
+            with rasterio.open(
+                tmp_path / f"{name}_sat.tif", "w", driver="GTiff", height=8, width=8, count=3, dtype="uint8",
+                crs="EPSG:28992", transform=rasterio.Affine(gsd, 0, 200_000, 0, -gsd, 500_000),
+            ) as raster:  # fmt: skip
+                raster.write(np.zeros((3, 8, 8), np.uint8))
+            write_mask(tmp_path / f"{name}_mask.png", np.zeros((8, 8), np.uint8))
+        with pytest.raises(DataError, match=r"a_sat\.tif has 0\.5 m.*c_sat\.tif 2;.*--gsd"):
+            open_dataset(tmp_path)
+        assert open_dataset(tmp_path, gsd=2).gsd == 2
+        (tmp_path / "c_sat.tif").unlink()
+        assert open_dataset(tmp_path).gsd == pytest.approx(0.5, rel=1e-3)
+
     def test_settings_come_before_the_layout(self, tmp_path: Path) -> None:
         Image.new("RGB", FULL).save(tmp_path / "3484_sat.jpg")
         (tmp_path / "landcover.yaml").write_text("gsd: 0.3\n")
@@ -136,6 +152,7 @@ class TestSettings:
             ("gsd: true", "metres per pixel"),
             ("- 0.5", "mapping"),
             ("gsd: [", "not readable YAML"),
+            ("gsd: 1\ngsd: 2", "'gsd' stands more than once"),
         ],
     )
     def test_bad_settings(self, text: str, message: str, tmp_path: Path) -> None:
@@ -143,6 +160,11 @@ class TestSettings:
         (tmp_path / "landcover.yaml").write_text(text)
         with pytest.raises(ConfigError, match=message):
             open_dataset(tmp_path)
+
+    def test_a_power_of_ten_is_a_number(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "pairs")
+        (tmp_path / "landcover.yaml").write_text("gsd: 5e-1\n")
+        assert open_dataset(tmp_path).gsd == 0.5
 
     def test_empty_settings_say_nothing(self, tmp_path: Path) -> None:
         write_folder(tmp_path, "pairs")

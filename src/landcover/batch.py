@@ -1,12 +1,11 @@
 """Many files in, many files out: what is read and what is written, settled before any work."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from landcover.errors import DataError, OutputError, UsageError
-from landcover.files import refuse_existing
+from landcover.files import refuse_existing, walk
 
 IMAGE_END = "_sat"
 """End of the names of imagery in the challenge's data: ``<id>_sat.jpg``."""
@@ -19,6 +18,9 @@ MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 
 RASTER_SUFFIXES = frozenset({".jp2", ".tif", ".tiff"})
 """Those of them that can tell where they lie."""
+
+MAX_OFF_PALETTE = 0.01
+"""Share of pixels of no class's colour above which a file is taken for no mask of the legend."""
 
 MAX_PIXELS = 1 << 28
 """Pixels of a file that are decoded at most unless told otherwise: 16384 x 16384."""
@@ -117,7 +119,7 @@ def check_targets(pairs: Iterable[tuple[Path, Path]], *, force: bool) -> None:
 
 def _walk(folder: Path, out: Path) -> Iterator[Path]:
     results = out.resolve()
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in walk(folder):
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and Path(root, name).resolve() != results
         )

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from landcover.errors import ConfigError, UsageError
+from landcover.legend import UInt8Array
 
 Float32Array = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 """Height and width in pixels."""
 

@@ -8,7 +8,6 @@ from landcover.batch import MAX_PIXELS
 from landcover.codecs.colours import colours_to_index, index_to_colours
 from landcover.codecs.images import image_size, read_image, read_imagery
 from landcover.codecs.masks import (
-    MAX_OFF_PALETTE,
     Mask,
     MaskFormat,
     encode_mask,
@@ -17,7 +16,6 @@ from landcover.codecs.masks import (
 )
 
 __all__ = [
-    "MAX_OFF_PALETTE",
     "MAX_PIXELS",
     "Mask",
     "MaskFormat",

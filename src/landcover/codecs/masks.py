@@ -31,10 +31,6 @@ class Mask(NamedTuple):
     off_palette: int
 
 
-MAX_OFF_PALETTE = 0.01
-"""Share of pixels of no class's colour above which a file is taken for no mask of the legend."""
-
-
 def read_mask(
     path: Path, legend: Legend, *, max_pixels: int = MAX_PIXELS, max_off_palette: float = 1.0
 ) -> Mask:

@@ -20,7 +20,6 @@ from landcover.data.dataset import (
     Dataset,
     FolderDataset,
     Int64Array,
-    UInt8Array,
     count_classes,
     crop,
     open_folder,
@@ -29,7 +28,7 @@ from landcover.data.items import Item, SceneTile
 from landcover.data.parallel import parallel_map
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.files import atomic_path, is_temporary, write_text
-from landcover.legend import Legend
+from landcover.legend import Legend, UInt8Array
 from landcover.preprocessing import check_gsd
 from landcover.progress import track
 from landcover.windows import Window

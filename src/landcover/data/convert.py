@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from landcover.batch import MAX_PIXELS, PICTURE_SUFFIXES
-from landcover.codecs import MAX_OFF_PALETTE, MaskFormat, read_mask
+from landcover.batch import MAX_OFF_PALETTE, MAX_PIXELS, PICTURE_SUFFIXES
+from landcover.codecs import MaskFormat, read_mask
 from landcover.data.maskfiles import MaskTask, plan_masks
 from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError, did_you_mean

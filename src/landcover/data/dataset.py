@@ -9,21 +9,23 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
+from landcover.batch import RASTER_SUFFIXES
 from landcover.codecs import MAX_PIXELS, Mask, image_size, read_image, read_mask
+from landcover.config import read_yaml
 from landcover.data.items import SCENES_FILE, Item, SceneTile, read_scenes
 from landcover.data.layouts import Discovery, discover, typical_size
 from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
-from landcover.legend import DEEPGLOBE, Legend, load_legend, translation
+from landcover.legend import DEEPGLOBE, Legend, UInt8Array, load_legend, translation
 from landcover.preprocessing import check_gsd
 from landcover.raster import ground_sample_distance
 from landcover.windows import Window
 
 SETTINGS_FILE = "landcover.yaml"
-_GEOREFERENCED = {".tif", ".tiff", ".jp2"}
 
-UInt8Array = npt.NDArray[np.uint8]
+_GSD_TOLERANCE = 0.01
+"""Share by which the scales of images of one folder may differ."""
+
 Int64Array = npt.NDArray[np.int64]
 Array = TypeVar("Array", bound=npt.NDArray[np.uint8])
 
@@ -178,10 +180,23 @@ def open_folder(
 
 
 def _known_gsd(found: Discovery, from_settings: float | None) -> float | None:
-    """Return the GSD from the first image's transform, else the settings, else the layout, else None."""
-    first = found.items[0].image
-    from_raster = ground_sample_distance(first) if first.suffix.lower() in _GEOREFERENCED else None
-    return from_raster or from_settings or _published_gsd(found)
+    """Return the GSD from the images' transforms, else the settings, else the layout, else None."""
+    return _raster_gsd(found) or from_settings or _published_gsd(found)
+
+
+def _raster_gsd(found: Discovery) -> float | None:
+    """Return the GSD that the images' transforms tell, None where none does; refuse several."""
+    rasters = (item.image for item in found.items if item.image.suffix.lower() in RASTER_SUFFIXES)
+    known = {path: gsd for path in rasters if (gsd := ground_sample_distance(path)) is not None}
+    if not known:
+        return None
+    fine, coarse = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+    if known[coarse] > known[fine] * (1 + _GSD_TOLERANCE):
+        raise DataError(
+            f"{fine} has {known[fine]:g} m per pixel, {coarse} {known[coarse]:g}; the images of a folder "
+            "must be of one scale. Put them into separate folders, or pass --gsd if they are."
+        )
+    return next(iter(known.values()))
 
 
 def _published_gsd(found: Discovery) -> float | None:
@@ -209,10 +224,7 @@ def read_settings(path: Path) -> Settings:
     """
     if not path.is_file():
         return Settings()
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    data = read_yaml(path) or {}
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path} must be a mapping with gsd and legend; found {data!r}.")
     for key in data:

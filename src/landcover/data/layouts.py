@@ -5,22 +5,23 @@ size, counts, index order of its masks). To teach landcover another one, add a r
 """
 
 import csv
-import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from landcover.batch import MASK_SUFFIXES, PICTURE_SUFFIXES
 from landcover.codecs import image_size
 from landcover.data.items import Item
 from landcover.errors import DataError, ImageError
+from landcover.files import walk
 from landcover.legend import DEEPGLOBE, Legend
 
-_EXT = r"\.(?:jpe?g|png|tiff?|jp2|webp)"
+_EXT = rf"(?:{'|'.join(map(re.escape, sorted(PICTURE_SUFFIXES)))})"
 _DIR = r"(?P<dir>.*/)?"
 _SAT = rf"(?P<id>[^/]+)_sat{_EXT}"
-_MASK = r"(?P<id>[^/]+)_mask\.(?:png|tiff?)"
+_MASK = rf"(?P<id>[^/]+)_mask(?:{'|'.join(map(re.escape, sorted(MASK_SUFFIXES)))})"
 
 _USUAL_PARTS: Mapping[str, str] = {
     "train": "train",
@@ -375,7 +376,7 @@ def _files_below(root: Path) -> Iterator[str]:
         found = "is a file" if root.exists() else "does not exist"
         raise DataError(f"{root} {found}; expected a data folder (unpack archives first).")
     seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in walk(root, follow_links=True):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:  # A link that leads back up.
             folders.clear()

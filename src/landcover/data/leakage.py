@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.data.items import SceneTile
+from landcover.legend import UInt8Array
 
 Float32Array = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
 
 SAMPLES = 128
 """Points along a border, whatever its length."""

@@ -6,14 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from landcover.batch import IMAGE_END, check_targets, find_files
+from landcover.batch import IMAGE_END, PICTURE_SUFFIXES, check_targets, find_files
 from landcover.data import open_dataset
 from landcover.data.dataset import SETTINGS_FILE, read_settings
 from landcover.errors import DataError
 from landcover.preprocessing import check_gsd
 from landcover.raster import Georeference, ground_sample_distance, read_georeference
 
-IMAGE_SUFFIXES = frozenset({".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 NO_IMAGE = ("_mask", "_label", "_probabilities")
 """Ends of names that folders are not searched for: masks, and what ``predict`` itself writes."""
 
@@ -39,6 +38,27 @@ class Task:
     georeference: Georeference | None
     gsd: float
     gsd_source: GsdSource
+
+
+def read_list(file: Path) -> list[Path]:
+    """Read a list of inputs: a path a line, seen from the file's own folder.
+
+    Empty lines, and lines that begin with ``#``, say nothing.
+
+    Raises:
+        DataError: If the file cannot be read, is no text or names nothing.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{file} cannot be read as a list of inputs: {error}. Expected text, one path a line."
+        ) from error
+    entries = [line.strip() for line in lines]
+    paths = [file.parent / entry for entry in entries if entry and not entry.startswith("#")]
+    if not paths:
+        raise DataError(f"{file} names no input. Expected one path a line.")
+    return paths
 
 
 def plan(
@@ -68,7 +88,7 @@ def plan(
             exists and ``force`` is off.
     """
     option: tuple[float, GsdSource] | None = None if gsd is None else (check_gsd(gsd), "option")
-    images = find_files(inputs, out, what="images", suffixes=IMAGE_SUFFIXES, left_out=NO_IMAGE)
+    images = find_files(inputs, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=NO_IMAGE)
     tasks, folder_gsd = [], _folder_scales()
     for image, relative, folder in images:
         georeference = read_georeference(image)

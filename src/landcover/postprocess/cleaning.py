@@ -9,8 +9,8 @@ import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from landcover.batch import MASK_SUFFIXES, MAX_PIXELS
-from landcover.codecs import MAX_OFF_PALETTE, MaskFormat, read_mask
+from landcover.batch import MASK_SUFFIXES, MAX_OFF_PALETTE, MAX_PIXELS
+from landcover.codecs import MaskFormat, read_mask
 from landcover.data.maskfiles import MaskTask, plan_masks
 from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError
