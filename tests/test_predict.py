@@ -341,3 +341,39 @@ def test_an_existing_report_is_refused_before_any_work(tmp_path: Path, model: Pa
     with pytest.raises(OutputError, match="exists already"):
         command(image, "--model", model, "--out", tmp_path / "o", "--json", report)
     assert not (tmp_path / "o").exists()
+
+
+def test_inputs_may_stand_in_a_list(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("in/1.png", "in/2 and.png", "in/more/3.png", "4.png", "5.png"):
+        save(tmp_path / name)
+    text = f"# those to map\r\n\n1.png\n  2 and.png  \nmore\n{tmp_path / '4.png'}\n"
+    (tmp_path / "in/list.txt").write_text(text, encoding="utf-8-sig")
+    monkeypatch.chdir(tmp_path)  # not from where the command is given, but from the list's folder
+    out = tmp_path / "out"
+    status, _, stderr = command("5.png", "--list", "in/list.txt", "--model", model, "--out", out)
+    assert status == 0, stderr
+    assert files(out) == ["1_mask.png", "2 and_mask.png", "3_mask.png", "4_mask.png", "5_mask.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"# no\n", "no input"),
+        (b"x.png", "x.png"),
+    ],
+)
+def test_a_list_that_leads_nowhere_is_told_of(
+    tmp_path: Path, model: Path, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        command("--list", tmp_path / "list.txt", "--model", model, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_input_at_all_is_a_wrong_usage(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(UsageError, match="No input"):
+        command("--model", model, "--out", tmp_path / "out")

@@ -42,8 +42,9 @@ def demo(
 ) -> None:
     """Go the whole way in a small world: make, train, map, report.
 
-    In under five minutes: makes procedural scenes, verifies them, trains a network, scores it on scenes not seen, maps a larger
-    scene, cleans the map and writes a report. Run again, it shows the result; stopped half-way, it goes on.
+    Under five minutes. Makes procedural scenes, verifies them, trains a network, scores it on scenes not
+    seen, maps a larger scene, cleans the map and writes a report. Run again, it shows the result; stopped
+    half-way, it goes on.
     """
     try:
         summary = _run(out, _Settings(seed), force=force)

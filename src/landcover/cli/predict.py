@@ -17,9 +17,17 @@ _STDOUT = Path("-")
 
 
 def predict(
-    inputs: Annotated[list[Path], typer.Argument(help="Images and folders of images.", show_default=False)],
     model: Annotated[str, typer.Option(help="Model file, or folder of a training run.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the maps.", show_default=False)],
+    inputs: Annotated[
+        list[Path] | None, typer.Argument(help="Images and folders of images.", show_default=False)
+    ] = None,
+    list_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--list", help="Text file of more inputs: a path a line, seen from the file's folder; # comments."
+        ),
+    ] = None,
     gsd: Annotated[
         float | None,
         typer.Option(help="Metres per pixel of the images, where neither they nor a landcover.yaml tell."),
@@ -49,11 +57,12 @@ def predict(
     """Make a land-cover map of every image."""
     from landcover.files import refuse_existing, write_text
     from landcover.inference import predict as make_maps
+    from landcover.inference.plan import read_list
 
     if json is not None and json != _STDOUT:
         refuse_existing(json, force=force)
     prediction = make_maps(
-        inputs,
+        [*(inputs or []), *([] if list_file is None else read_list(list_file))],
         model,
         out,
         gsd=gsd,

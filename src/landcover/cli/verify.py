@@ -38,7 +38,8 @@ def verify(
 ) -> None:
     """Check every pair: files, sizes, classes, duplicates, leaks.
 
-    Everything is decoded. The exit status is 1 if a file cannot be read or a pair is not whole. Leakage is a warning.
+    Everything is decoded. The exit status is 1 if a file cannot be read or a pair is not whole. Leakage
+    between parts is a warning.
     """
     from landcover.data import verify as check
     from landcover.files import refuse_existing, write_text
