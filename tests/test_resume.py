@@ -65,6 +65,7 @@ def assert_same_run(one, two):
 def test_killed_at_three_random_steps(data, straight, tmp_path, precision, optimiser):
     config = configuration(precision, optimiser)
     steps = sorted(random.sample(range(2, STEPS + 1), 3))
+    print("killed at steps", steps)  # pytest shows it with a failure
     done = 0
     for step in steps:
         count = step - done  # counted from where the checkpoint was
@@ -129,13 +130,15 @@ def test_time_is_summed_over_resumes(data, tmp_path, monkeypatch):
             self.now += 1
             return self.now
 
-    monkeypatch.setattr("landcover.training.session.time", Clock())
+    clock = Clock()
+    monkeypatch.setattr("landcover.training.session.time", clock)
     config = tiny("steps=null", "minutes=0.5", "validation={percent: 50}", "log_every=1")
     update = WeightAverage.update
 
     def press(self, updates):
         update(self, updates)
         if updates == 4:
+            clock.now += 15  # the step was long
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
@@ -143,7 +146,8 @@ def test_time_is_summed_over_resumes(data, tmp_path, monkeypatch):
         first = train(config, data=data, out=tmp_path)
     assert (first.reason, first.step) == ("interrupted", 5)
     second = train(config, data=data, out=tmp_path)
-    assert first.seconds < 15 < 30 <= second.seconds < 33  # of half a minute
+    assert 25 < first.seconds < 30 <= second.seconds < 33  # of half a minute
+    assert second.step - first.step <= 3  # were the time begun anew, there would be five times as many
     times = [event["seconds"] for event in read_log(tmp_path) if event["event"] == "step"]
     assert times == sorted(times)
     rates = [event["lr"] for event in read_log(tmp_path) if event["event"] == "step"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from typer.testing import CliRunner
@@ -614,7 +615,7 @@ def test_the_models_scale_and_colours_are_kept_in_fine_tuning(run, data, tmp_pat
 
 
 def test_a_model_of_another_shape_is_refused_by_tensor(run, data, tmp_path):
-    with pytest.raises(ModelError, match=r"aspp\..*expected.*model\.encoder=mobilenetv2_050"):
+    with pytest.raises(ModelError, match=r"aspp\..*expected.*model\.aspp_channels=8 \(found 16\)\.$"):
         train(tiny("model.aspp_channels=16"), data=data, out=tmp_path, init=run)
     assert not list(tmp_path.iterdir())
 
@@ -699,6 +700,36 @@ def test_the_verb_trains(invoke, data, tmp_path):
     config = load_config(TrainConfig, tmp_path / "run" / "config.yaml")
     assert (config.steps, config.optimiser.name, config.weights) == (2, "sgd", None)
     assert found.stdout == ""
+
+
+def test_a_model_brings_its_network(invoke, run, data, tmp_path):
+    (tmp_path / "wide.yaml").write_text(dump_yaml(tiny("model.aspp_channels=16")), encoding="utf-8")
+    arguments = ("--data", data, "--preset", tmp_path / "wide.yaml", "--init", run, "--steps", 1)
+    found = invoke(*arguments, "--out", tmp_path / "run", "--set", "model.dropout=0.25", "--device", "cpu")
+    assert found.exit_code == 0, found.output
+    model = load_config(TrainConfig, tmp_path / "run" / "config.yaml").model
+    assert (model.aspp_channels, model.dropout) == (8, 0.25)
+    found = invoke(*arguments, "--out", tmp_path / "other", "--set", "model.decoder_channels=16")
+    assert "model.decoder_channels=8 (found 16)" in str(found.exception)
+    found = invoke(*arguments, "--out", tmp_path / "other", "--weights", "timm")
+    assert isinstance(found.exception, UsageError)
+
+
+def test_weights_are_known_by_what_is_in_them(invoke, data, tmp_path, monkeypatch):
+    encoder = build_model(tiny().model, classes=6).encoder.body.state_dict()
+    (tmp_path / "tiny.yaml").write_text(dump_yaml(tiny()), encoding="utf-8")
+    weights = tmp_path / "weiß: a #1.safetensors"
+    save_file({name: tensor.clone() for name, tensor in encoder.items()}, weights)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--data", data, "--preset", "tiny.yaml", "--steps", 1, "--out", "run", "--weights")
+    found = invoke(*arguments, weights.name)
+    assert found.exit_code == 0, found.output
+    weights.rename(tmp_path / "moved.safetensors")
+    found = invoke(*arguments, "moved.safetensors")
+    assert found.exit_code == 0, found.output
+    save_file({name: tensor + 1 for name, tensor in encoder.items()}, weights)
+    found = invoke(*arguments, weights.name)
+    assert "differs in weights" in str(found.exception)
 
 
 def test_ctrl_c_is_exit_130(invoke, data, tmp_path, monkeypatch):

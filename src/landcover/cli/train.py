@@ -13,7 +13,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.", show_default=False)],
     split: Annotated[
         str,
-        typer.Option(help="Split: its part train is trained on, val or validation validated on."),
+        typer.Option(help="Split: its part train is trained on, val, valid or validation validated on."),
     ] = "folders",
     preset: Annotated[str, typer.Option(help="Settings: a preset's name or a YAML file.")] = "starter",
     weights: Annotated[
@@ -21,13 +21,20 @@ def train(
         typer.Option(help="Encoder weights: a safetensors file, timm or none. [default: the preset's]"),
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(help="Model to fine-tune, of the same or another legend.")
+        Path | None,
+        typer.Option(
+            help="Model to fine-tune, of the same or another legend. The network is the model's, not the "
+            "preset's; --set model.KEY=VALUE changes what needs no other weights, such as dropout."
+        ),
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Limit in minutes, resumes included.")] = None,
     steps: Annotated[int | None, typer.Option(help="Limit in steps.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as optimiser.name=sgd."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda. [default: the preset's]", show_default=False)
     ] = None,
     resume: Annotated[
         str,
@@ -39,6 +46,10 @@ def train(
     legend: Annotated[str | None, typer.Option(help="Legend of the masks: a name or a YAML file.")] = None,
 ) -> None:
     """Train a model, or fine-tune one."""
+    import json
+    from functools import partial
+
+    from landcover.bundle import read_card
     from landcover.config import with_overrides
     from landcover.errors import UsageError
     from landcover.legend import load_legend
@@ -47,15 +58,23 @@ def train(
 
     if minutes is not None and steps is not None:
         raise UsageError(f"--minutes {minutes} and --steps {steps} are both limits; give one of them.")
+    if init is not None and weights not in (None, "none"):
+        raise UsageError(f"--init {init} and --weights {weights} both say how to start; give one of them.")
+    config = load_preset(preset)
+    if init is not None:
+        config = config.model_copy(update={"model": read_card(init).model})
+    quoted = partial(json.dumps, ensure_ascii=False)  # a text in YAML, whatever is in it
     overrides = list(settings or ())
     if weights is not None:
-        overrides.append(f"weights={'null' if weights == 'none' else weights}")
+        overrides.append(f"weights={quoted(None if weights == 'none' else weights)}")
+    if device is not None:
+        overrides.append(f"device={quoted(device)}")
     if minutes is not None:
         overrides += [f"minutes={minutes}", "steps=null"]
     if steps is not None:
         overrides += [f"steps={steps}", "minutes=null"]
     result = train_network(
-        with_overrides(load_preset(preset), overrides),
+        with_overrides(config, overrides),
         data=data,
         out=out,
         split=split,

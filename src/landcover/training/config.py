@@ -158,7 +158,8 @@ class TrainConfig(Config):
     """How a network is trained.
 
     Attributes:
-        model: The network.
+        model: The network. A run that starts from a model (``init``) needs the settings on its card, but for
+            those that change no weight, such as dropout; ``landcover train --init`` takes them from there.
         weights: The encoder's start: None (random), ``timm`` (downloaded by timm) or a safetensors file.
         gsd: Metres per pixel that the network works at; None for that of the data. Data are resampled to it.
         crop_px: Height and width of a crop at that scale.

@@ -1,5 +1,6 @@
 """The weights at the first step: a network as built, or the weights of another model."""
 
+import hashlib
 from pathlib import Path
 
 import timm
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from landcover.bundle import read_model
 from landcover.errors import ModelError
 from landcover.legend import Legend
+from landcover.models import ModelConfig
+from landcover.models.weights import TIMM
 from landcover.preprocessing import Preprocessing
 
 
@@ -21,7 +24,25 @@ def encoder_preprocessing(encoder: str, gsd: float) -> Preprocessing:
     return Preprocessing(gsd, mean=(r, g, b), std=(sr, sg, sb))
 
 
-def load_initial(network: nn.Module, path: Path, legend: Legend) -> list[str]:
+def weights_digest(weights: str | None) -> str | None:
+    """Return the SHA-256 of a file of encoder weights; ``timm`` and None stay as they are.
+
+    Raises:
+        ModelError: If the file cannot be read.
+    """
+    if weights in (None, TIMM):
+        return weights
+    try:
+        with Path(weights).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(
+            f"The encoder's weights {weights} cannot be read ({error.strerror}). Give a safetensors "
+            "file, timm or none."
+        ) from error
+
+
+def load_initial(network: nn.Module, settings: ModelConfig, path: Path, legend: Legend) -> list[str]:
     """Load the weights of a model of the same architecture, made for the same or another legend.
 
     The classifier's rows are matched by class name; rows of classes that the model does not know stay as they
@@ -29,6 +50,7 @@ def load_initial(network: nn.Module, path: Path, legend: Legend) -> list[str]:
 
     Args:
         network: A network with a part named ``classifier``; changed in place.
+        settings: What it was built by.
         path: Model file or run folder.
         legend: The network's classes.
 
@@ -36,7 +58,7 @@ def load_initial(network: nn.Module, path: Path, legend: Legend) -> list[str]:
         Names of the classes that start fresh.
 
     Raises:
-        ModelError: If the file is no model, or its network differs; the message names the differing tensors.
+        ModelError: If the file is no model, or its network differs; the message names the differing settings.
     """
     card, arrays = read_model(path)
     own = network.state_dict()
@@ -47,11 +69,11 @@ def load_initial(network: nn.Module, path: Path, legend: Legend) -> list[str]:
         if not _fits(name, own.get(name), tensors.get(name))
     ]
     if differing:
+        mine, its = settings.model_dump(), card.model.model_dump()
+        changes = [f"model.{key}={its[key]} (found {mine[key]})" for key in its if its[key] != mine[key]]
         raise ModelError(
-            f"{path} (encoder {card.model.encoder}) does not fit the network to be trained; "
-            f"{len(differing)} tensors "
-            f"differ: {'; '.join(differing[:3])}{' …' if len(differing) > 3 else ''}. Train with the same "
-            f"model settings as its, such as --set model.encoder={card.model.encoder}."
+            f"{path} does not fit the network to be trained; {len(differing)} tensors differ, such as "
+            f"{differing[0]}. Train with its settings: {', '.join(changes)}."
         )
     theirs = {name: row for row, name in enumerate(card.legend.scored_names)}
     rows = [(row, theirs[name]) for row, name in enumerate(legend.scored_names) if name in theirs]

@@ -72,7 +72,8 @@ def train(
         data: Data folder or prepared cache.
         out: The run folder.
         split: A split; its part named train is trained on, val, valid or validation validated on.
-        init: Model file or run folder to start from, made for the same or another legend.
+        init: Model file or run folder to start from, made for the same or another legend. ``config.model`` is
+            to fit it (take that of :func:`landcover.bundle.read_card`); ``config.weights`` is not used.
         resume: ``auto``: go on where ``out`` holds this run, else begin; ``never``: refuse a folder that
             holds a run; or another run folder, whose copy is gone on with in ``out``.
         legend: Meaning of the masks, if not what the data say.

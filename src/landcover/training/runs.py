@@ -22,6 +22,7 @@ _FREE = {"device", "threads", "loaders", "log_every", "checkpoint_minutes", "che
 def identify(
     config: TrainConfig,
     *,
+    weights: str | None,
     data: str,
     data_gsd: float,
     model_gsd: float,
@@ -32,6 +33,7 @@ def identify(
 
     Args:
         config: Settings.
+        weights: Digest of the encoder's weights, ``timm`` or None; a file may be moved.
         data: Digest of the data.
         data_gsd: Metres per pixel of the data.
         model_gsd: Metres per pixel that the network works at.
@@ -41,6 +43,7 @@ def identify(
     settings = config.model_dump(mode="json", exclude=_FREE)
     return {
         **settings,
+        "weights": weights,
         "data": data,
         "data_gsd": data_gsd,
         "model_gsd": model_gsd,

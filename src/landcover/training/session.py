@@ -25,7 +25,7 @@ from landcover.training.checkpoint import TrainingState
 from landcover.training.config import OptimiserConfig, TrainConfig
 from landcover.training.depthwise import quicken_depthwise
 from landcover.training.ema import WeightAverage
-from landcover.training.initialise import encoder_preprocessing, load_initial
+from landcover.training.initialise import encoder_preprocessing, load_initial, weights_digest
 from landcover.training.losses import Loss, build_loss
 from landcover.training.material import Material, gather
 from landcover.training.progress import Progress, ended, kept_now, validation_due
@@ -174,6 +174,7 @@ def open_session(
     origin_digest = model_digest(init) if init is not None else None
     identity = identify(
         config,
+        weights=None if init else weights_digest(config.weights),
         data=material.digest,
         data_gsd=material.data_gsd,
         model_gsd=material.model_gsd,
@@ -189,7 +190,7 @@ def open_session(
     network = build_model(config.model, classes=len(legend.scored), weights=weights)
     notices = list(material.notices)
     if init is not None and not resumed:
-        fresh = load_initial(network, init, legend)
+        fresh = load_initial(network, config.model, init, legend)
         notices += [f"Class {name!r} is not known to {init} and starts fresh." for name in fresh]
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
