@@ -12,7 +12,7 @@ from landcover.metrics import ConfusionMatrix
 
 
 def test_shuffling_gives_every_training_image_the_mask_of_another(tmp_path: Path) -> None:
-    data = make_dataset(tmp_path / "data", scenes=8, size=48, seed=2)
+    data = make_dataset(tmp_path / "data", scenes=8, size=96, seed=2)
     before = {path.relative_to(data): path.read_bytes() for path in data.rglob("*.*")}
     shuffled = shuffle_masks(data, tmp_path / "shuffled")
     after = {path.relative_to(shuffled): path.read_bytes() for path in shuffled.rglob("*.*")}
