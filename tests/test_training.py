@@ -38,6 +38,7 @@ from landcover.training.checkpoint import TrainingState
 from landcover.training.config import ScheduleConfig, ValidationConfig
 from landcover.training.ema import WeightAverage
 from landcover.training.log import RunLog, read_log
+from landcover.training.loop import _batch_scores
 from landcover.training.material import gather
 from landcover.training.progress import Progress, ended, kept_now, take_scores, validation_due
 from landcover.training.schedule import learning_rate_factor
@@ -266,7 +267,8 @@ def test_a_run_folder_says_what_was_done(run, data):
     ]  # fmt: skip
     for event in events:
         if event["event"] == "step":
-            assert event.keys() == {"event", "step", "images", "loss", "lr", "seconds", "images_per_second"}
+            assert event.keys() == {"event", "step", "images", "loss", "lr", "seconds", "images_per_second",
+                                    "miou", "iou", "pixel_accuracy"}  # fmt: skip
             assert event["images"] == 2 * event["step"]
         if event["event"] == "validation":
             assert event["iou"].keys() == set(DEEPGLOBE.scored_names)
@@ -278,11 +280,25 @@ def test_tensorboard_has_curves_and_strips(run):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     board = accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
     tags = board.Tags()
+    assert {"step/miou", "step/pixel_accuracy"} <= set(tags["scalars"])
     assert {"step/loss", "step/lr", "validation/miou", "validation/iou/urban"} <= set(tags["scalars"])
     assert [event.step for event in board.Scalars("validation/miou")] == [4, 6]
     assert tags["images"] == ["validation/0000", "validation/0001"]
     image = board.Images("validation/0000")[0]
     assert (image.width, image.height) == (3 * 48, 48)
+
+
+def test_a_batch_is_scored_where_the_loss_is_taken():
+    targets = torch.full((2, 8, 8), 255, dtype=torch.uint8)
+    targets[:, 2::4, 2::4] = torch.tensor([[0, 1], [4, 255]])
+    logits = torch.zeros(2, 6, 2, 2)
+    logits[:, 0] = 1  # urban everywhere; one third of the labelled pixels is
+    found = _batch_scores(logits, targets, DEEPGLOBE)
+    assert found["pixel_accuracy"] == pytest.approx(1 / 3)
+    assert (found["iou"]["urban"], found["iou"]["agriculture"]) == (pytest.approx(1 / 3), 0)
+    assert found["miou"] == pytest.approx(1 / 9)  # of the three classes that are there
+    nothing = _batch_scores(logits, torch.full_like(targets, 255), DEEPGLOBE)
+    assert (nothing["miou"], nothing["pixel_accuracy"]) == (None, None)
 
 
 def test_the_best_model_scores_in_prediction_what_the_log_says(run, data):

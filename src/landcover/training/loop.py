@@ -16,11 +16,13 @@ from landcover.config import dump_yaml
 from landcover.errors import TrainingError
 from landcover.files import write_text
 from landcover.legend import Legend
+from landcover.metrics import ConfusionMatrix
 from landcover.runtimes import TorchRuntime
 from landcover.training.augment import Batch, normalise
 from landcover.training.config import TrainConfig
 from landcover.training.interrupt import Interrupt
 from landcover.training.log import RunLog
+from landcover.training.losses import labelled_pixels
 from landcover.training.memory import keep_freed_memory
 from landcover.training.progress import Reason, ended, share_done, take_scores
 from landcover.training.provenance import git_commit, versions
@@ -178,7 +180,8 @@ def fit(session: Session, log: RunLog, interrupt: Interrupt) -> Reason:
         _seed(config.seed, progress.step)
         for _ in range(config.accumulate):
             images, targets = _to_network(next(batches), session.device)
-            loss = session.criterion(_logits(module, images, config.loss.stride), targets)
+            logits = _logits(module, images, config.loss.stride)
+            loss = session.criterion(logits, targets)
             session.fabric.backward(loss / config.accumulate)
             meter.add(loss.detach(), len(images))
         if config.optimiser.clip_norm is not None:
@@ -197,6 +200,7 @@ def fit(session: Session, log: RunLog, interrupt: Interrupt) -> Reason:
                 step=progress.step,
                 images=progress.step * config.batch_size * config.accumulate,
                 **meter.read(progress.step),
+                **_batch_scores(logits.detach(), targets, session.card.legend),
                 lr=optimiser.param_groups[-1]["lr"],
                 seconds=round(progress.seconds, 3),
             )
@@ -261,6 +265,15 @@ def _logits(module: Any, images: Tensor, stride: int) -> Tensor:
         return logits
     factor = module.stride / stride
     return functional.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def _batch_scores(logits: Tensor, targets: Tensor, legend: Legend) -> dict[str, Any]:
+    """Score logits on the pixels that the loss saw, as a validation does: mIoU, IoU, pixel accuracy."""
+    pixels, truth = labelled_pixels(logits, targets)
+    scored = np.asarray(legend.scored, np.uint8)
+    matrix = ConfusionMatrix(legend)
+    matrix.update(scored[truth.cpu().numpy()][None], scored[pixels.argmax(dim=1).cpu().numpy()][None])
+    return matrix.scores().to_dict()
 
 
 def _seed(seed: int, step: int) -> None:

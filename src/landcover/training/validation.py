@@ -15,7 +15,7 @@ from landcover.runtimes import Runtime
 
 UInt8Array = npt.NDArray[np.uint8]
 
-STRIPS = 4
+STRIPS = 6
 _STRIP_PX = 512
 _LEAST_PROBABILITY = 1e-7
 
