@@ -19,6 +19,9 @@ MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 RASTER_SUFFIXES = frozenset({".jp2", ".tif", ".tiff"})
 """Those of them that can tell where they lie."""
 
+MAX_OFF_PALETTE = 0.01
+"""Share of pixels of no class's colour above which a file is taken for no mask of the legend."""
+
 MAX_PIXELS = 1 << 28
 """Pixels of a file that are decoded at most unless told otherwise: 16384 x 16384."""
 

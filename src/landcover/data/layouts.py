@@ -11,16 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from landcover.batch import MASK_SUFFIXES, PICTURE_SUFFIXES
 from landcover.codecs import image_size
 from landcover.data.items import Item
 from landcover.errors import DataError, ImageError
 from landcover.files import walk
 from landcover.legend import DEEPGLOBE, Legend
 
-_EXT = r"\.(?:jpe?g|png|tiff?|jp2|webp)"
+_EXT = rf"(?:{'|'.join(map(re.escape, sorted(PICTURE_SUFFIXES)))})"
 _DIR = r"(?P<dir>.*/)?"
 _SAT = rf"(?P<id>[^/]+)_sat{_EXT}"
-_MASK = r"(?P<id>[^/]+)_mask\.(?:png|tiff?)"
+_MASK = rf"(?P<id>[^/]+)_mask(?:{'|'.join(map(re.escape, sorted(MASK_SUFFIXES)))})"
 
 _USUAL_PARTS: Mapping[str, str] = {
     "train": "train",
