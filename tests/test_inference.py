@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fake_runtime import ColourRuntime, ConstantRuntime, make_card
-from landcover.errors import ConfigError, ImageError, UsageError
+from landcover.errors import ConfigError, ImageError, ModelError, UsageError
 from landcover.inference import predict_index, predict_probabilities
 from landcover.inference.image import WHOLE_PX
 from landcover.legend import DEEPGLOBE, LandClass, Legend
@@ -158,6 +158,14 @@ def test_impossible_options_are_refused_whatever_the_image(side: int) -> None:
         predict_index(ColourRuntime(), image, window_px=-5)
     with pytest.raises(ConfigError, match="ground sample distance"):
         predict_index(ColourRuntime(), image, gsd=-1)
+
+
+def test_damaged_weights_make_no_map() -> None:
+    for broken in (float("nan"), float("inf")):
+        with pytest.raises(ModelError, match="weights are damaged"):
+            predict_index(
+                ConstantRuntime((broken, 0.2, 0.3, 0.15, 0.05, 0.2)), np.zeros((40, 40, 3), np.uint8)
+            )
 
 
 @pytest.mark.parametrize("gsd", [1e5, 1e9, 1e308])

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.codecs import MAX_PIXELS
-from landcover.errors import ImageError, UsageError
+from landcover.errors import ImageError, ModelError, UsageError
 from landcover.legend import Legend
 from landcover.preprocessing import (
     Size,
@@ -60,6 +60,7 @@ def predict_probabilities(
     Raises:
         UsageError: If the image is no uint8 (H, W, 3), or GSD, window or overlap cannot be used.
         ImageError: If the GSD is so coarse that the image would not fit in memory on the model's grid.
+        ModelError: If the model answers with values that are no numbers.
     """
     own = model_grid_probabilities(
         runtime, image, gsd=gsd, window_px=window_px, overlap_px=overlap_px, batch=batch
@@ -170,4 +171,10 @@ def _classify(runtime: Runtime, images: UInt8Array) -> Float32Array:
     below, right = max(0, _MINIMUM_PX - height), max(0, _MINIMUM_PX - width)
     if below or right:
         images = np.pad(images, ((0, 0), (0, below), (0, right), (0, 0)), mode="symmetric")
-    return runtime.probabilities(images)[:, :, :height, :width]
+    probabilities = runtime.probabilities(images)[:, :, :height, :width]
+    if not np.isfinite(probabilities).all():  # argmax would make a map of it all the same
+        raise ModelError(
+            "The model answers with values that are no numbers: its weights are damaged, or its training "
+            "broke down. Copy the model again, or train anew."
+        )
+    return probabilities
