@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafolders import truth_of, write_folder, write_image, write_mask
+from datafolders import image_of, truth_of, write_folder, write_image, write_mask
 from landcover.data import Dataset, open_dataset, select, split
 from landcover.data.items import Item, SceneTile
 from landcover.data.scene_folds import scene_folds
 from landcover.data.splits import GLNET_COUNTS, GRAMMAR, describe, glnet_ids, parse
 from landcover.errors import SplitError
-from landcover.legend import DEEPGLOBE
+from landcover.legend import DEEPGLOBE, NODATA
 
 
 class Listed(Dataset):
@@ -321,3 +321,9 @@ def test_folds_of_the_real_scenes_are_disjoint_and_even() -> None:
         assert not scenes["train"] & scenes["val"]
         assert {item.part for items in parts.values() for item in items} == {"train"}
         assert 0.15 < len(parts["val"]) / 1755 < 0.25
+
+
+def test_a_part_of_nodata_alone_has_shares_of_zero(tmp_path: Path) -> None:
+    write_image(tmp_path / "a_sat.png", image_of("a"))
+    write_mask(tmp_path / "a_mask.png", np.full((24, 32), NODATA, np.uint8), "index")
+    assert set(describe(open_dataset(tmp_path), "all")["all"].class_share.values()) == {0.0}

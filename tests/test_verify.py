@@ -13,7 +13,7 @@ from datafolders import MINIATURES, image_of, mosaic, truth_of, write_folder, wr
 from landcover.cli import build
 from landcover.data import prepare, verify
 from landcover.data.leakage import Borders, Leak, borders, links
-from landcover.errors import DataError, SplitError
+from landcover.errors import DataError, SplitError, UsageError
 from landcover.legend import DEEPGLOBE
 
 CONTRACT = {
@@ -324,6 +324,13 @@ class TestCommand:
         again = CliRunner().invoke(build(), [*command, str(tmp_path / "list.tsv"), "--ids"])
         assert again.stdout == lists
         assert len(lists.splitlines()) == 4
+
+    @pytest.mark.parametrize("part", ["train", "nope"])
+    def test_splits_shows_all_parts_and_takes_none(self, part: str, tmp_path: Path) -> None:
+        write_folder(tmp_path, "restarting")
+        done = CliRunner().invoke(build(), ["splits", "--data", str(tmp_path), "--split", f"folders:{part}"])
+        assert isinstance(done.exception, UsageError)
+        assert "--split folders." in str(done.exception)
 
     def test_prepare_says_what_it_did(self, tmp_path: Path) -> None:
         write_folder(tmp_path / "data", "challenge")

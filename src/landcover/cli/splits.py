@@ -41,10 +41,13 @@ def splits(
     """Show what is in the parts of a split, or list their items."""
     from landcover.data import open_dataset
     from landcover.data import split as split_items
-    from landcover.data.splits import describe
+    from landcover.data.splits import describe, parse
+    from landcover.errors import UsageError
     from landcover.files import refuse_existing, write_text
     from landcover.legend import load_legend
 
+    if parse(split).part is not None:
+        raise UsageError(f"--split {split} names one part; all are shown: --split {parse(split).text}.")
     if json is not None and json != _STDOUT:
         refuse_existing(json, force=force)
     dataset = open_dataset(

@@ -299,6 +299,8 @@ def describe(dataset: Dataset, name: str) -> dict[str, PartSummary]:
         summaries[part] = PartSummary(
             items=len(items),
             scenes=None if places is None else len({place.scene for place in places if place}),
-            class_share=dict(zip(dataset.legend.names, (pixels / pixels.sum()).tolist(), strict=True)),
+            class_share=dict(
+                zip(dataset.legend.names, (pixels / max(pixels.sum(), 1)).tolist(), strict=True)
+            ),
         )
     return summaries
