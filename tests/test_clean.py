@@ -1,5 +1,7 @@
 """Cleaning of files and folders: what is written, what is kept, and what is refused before any work."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +235,23 @@ def test_command_ends_with_1_where_a_mask_was_skipped(tmp_path: Path) -> None:
     assert "Skipped: " in partly.stderr
     assert "2.png" in partly.stderr
     assert "Cleaned 1 of 2" in partly.stderr
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"", "is empty"), (b"hello", "is none of JPEG")])
+def test_what_is_no_picture_is_said_to_be_none(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    assert (
+        reason in clean([tmp_path / "a.png"], tmp_path / "out", min_region="6px").failed[tmp_path / "a.png"]
+    )
+
+
+def test_many_masks_that_lie_nowhere_are_cleaned_in_silence(tmp_path: Path) -> None:
+    for name in range(20):
+        write_mask(tmp_path / f"in/{name}.png", speckled(name), DEEPGLOBE)
+    code = (
+        "from landcover.postprocess import clean; import sys;"
+        "assert len(clean([sys.argv[1]], sys.argv[2], min_region='6px').written) == 20"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "in"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Warning" not in done.stderr

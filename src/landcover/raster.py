@@ -24,6 +24,9 @@ from landcover.errors import ImageError
 from landcover.files import atomic_path
 from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
 
+# For good and not by catch_warnings, which is not safe in threads: most pictures and all arrays lie nowhere.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
 _UNIT_TOLERANCE = 0.01
 _BLOCK_PX = 512
 _WGS84_RADIUS = 6_378_137.0
@@ -111,7 +114,10 @@ def read_raster(path: Path, bands: Sequence[int] | None = None, *, max_pixels: i
             valid = source.read_masks(chosen).any(axis=0)
             return Raster(np.ascontiguousarray(image), valid, _georeference(source))
     except RasterioError as error:
-        raise ImageError(f"{path} cannot be read as a raster: {error}") from error
+        reason = str(error.__cause__ or error).rstrip(".")
+        raise ImageError(
+            f"{path} cannot be read as a raster: {reason}. If it is damaged or cut short, fetch it again."
+        ) from error
 
 
 def write_class_raster(

@@ -123,8 +123,8 @@ def _tags(path: Path, legend: Legend) -> dict[str, str]:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path) as source:
                 tags = source.tags()
-    except RasterioError as error:
-        raise MaskError(f"{path} cannot be read as a raster: {error}") from error
+    except RasterioError:
+        return {}  # what is wrong with the file is said by those who read its pixels
     listing = tags.get(CLASS_NAMES, legend.listing)
     if listing != legend.listing:
         raise MaskError(
