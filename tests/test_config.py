@@ -150,6 +150,7 @@ def test_long_values_are_cut() -> None:
         (b"steps: 1\nsteps: 2\n", "'steps' stands more than once"),
         (b"optimiser: {name: sgd, name: adamw}", "'name' stands more than once"),
         (b"- 1\n- 2\n", "expected keys and values"),
+        (b"[" * 5000, "nested too deeply"),
         (b"just text", "expected keys and values"),
         (b"name: \xff\xfe", "cannot be read"),
         (b"name: !!python/object/apply:os.getcwd []", "not readable YAML"),

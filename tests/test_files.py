@@ -73,6 +73,8 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file/a\.txt cannot be written"):
         write_text(tmp_path / "file" / "a.txt", "text")
+    with pytest.raises(OutputError, match="Not a directory"):
+        write_text(tmp_path / "file" / "a.txt", "text")
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
         write_text(tmp_path / "folder", "text", force=True)

@@ -65,6 +65,8 @@ def parse_yaml(text: str, source: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not readable YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source} is not readable YAML: it is nested too deeply.") from error
 
 
 def read_yaml(path: Path) -> Any:

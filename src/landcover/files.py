@@ -63,7 +63,9 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
         places = {str(place) for place in (temporary, path, *path.parents)}
         if error.filename is not None and str(error.filename) not in places:
             raise  # about a file that the block reads
-        raise OutputError(f"{path} cannot be written: {os.strerror(error.errno)}.") from error
+        # A file where a folder is to be made: "File exists" would name neither.
+        reason = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno
+        raise OutputError(f"{path} cannot be written: {os.strerror(reason)}.") from error
     finally:
         with suppress(OSError):  # the error above, if any, says more
             temporary.unlink()
