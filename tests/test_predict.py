@@ -245,6 +245,17 @@ def test_images_that_would_share_a_map_are_refused_before_any_work(tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["a\nb.png", "a\udcff.png"])
+def test_names_that_no_list_can_hold_are_refused_before_any_work(tmp_path: Path, name: str) -> None:
+    try:
+        save(tmp_path / "in" / name)
+    except OSError:
+        pytest.skip("no such file names here")
+    with pytest.raises(DataError, match="Rename it"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_named_twice_is_predicted_once(tmp_path: Path) -> None:
     path = save(tmp_path / "in/1.png")
     assert len(run([path, tmp_path / "in", path], tmp_path / "out").maps) == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from landcover.errors import DataError, OutputError, UsageError
-from landcover.files import refuse_existing, walk
+from landcover.files import check_name, refuse_existing, walk
 
 IMAGE_END = "_sat"
 """End of the names of imagery in the challenge's data: ``<id>_sat.jpg``."""
@@ -62,7 +62,8 @@ def find_files(
 
     Raises:
         UsageError: If there is no input.
-        DataError: If an input does not exist or a folder holds no such file.
+        DataError: If an input does not exist, a folder holds no such file, or a name has control characters
+            or is no valid UTF-8.
         OutputError: If ``out`` is a file.
     """
     if not inputs:
@@ -89,6 +90,8 @@ def find_files(
         for path in paths:
             relative = path.relative_to(given)
             found.setdefault((path.resolve(), relative), Found(path, relative, given))
+    for one in found.values():
+        check_name(one.path)
     return list(found.values())
 
 

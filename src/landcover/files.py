@@ -2,6 +2,7 @@
 
 import errno
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,6 +70,18 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the error above, if any, says more
             temporary.unlink()
+
+
+def check_name(path: Path) -> None:
+    """Raise :class:`DataError` if lists of files, JSON or GDAL could not hold the name of an input.
+
+    It has control characters, such as the end of a line, or is no valid UTF-8.
+    """
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in str(path)):
+        raise DataError(
+            f"The file name {str(path)!r} has control characters or is no valid UTF-8, which lists and JSON "
+            "cannot hold. Rename it."
+        )
 
 
 def walk(folder: Path, *, follow_links: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:

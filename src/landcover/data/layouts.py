@@ -6,7 +6,6 @@ size, counts, index order of its masks). To teach landcover another one, add a r
 
 import csv
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,7 @@ from landcover.batch import MASK_SUFFIXES, PICTURE_SUFFIXES
 from landcover.codecs import image_size
 from landcover.data.items import Item
 from landcover.errors import DataError, ImageError
-from landcover.files import walk
+from landcover.files import check_name, walk
 from landcover.legend import DEEPGLOBE, Legend
 
 _EXT = rf"(?:{'|'.join(map(re.escape, sorted(PICTURE_SUFFIXES)))})"
@@ -283,11 +282,7 @@ def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
         part = _part(layout, path)
         if part is None and _bare(path) in listed:
             part = listed[_bare(path)].part
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
-            raise DataError(
-                f"The file name {path!r} below {root} has control characters or is no valid UTF-8, which "
-                "lists of ids and JSON cannot hold. Rename it."
-            )
+        check_name(root / path)
         item = Item(_key(path), part, root / path, None if mask is None else root / mask)
         if items.setdefault(item.key, item) is not item:
             raise DataError(
