@@ -368,6 +368,12 @@ def test_data_are_resampled_to_the_models_scale(data):
     assert {reader._sampler[n].side for n in range(8)} == {43}
 
 
+@pytest.mark.parametrize("model_gsd", [1e9, 1e-9])
+def test_an_absurd_scale_is_refused_before_any_work(data, model_gsd):
+    with pytest.raises(UsageError, match=r"1 m per pixel .* more than a factor of 100"):
+        gather(data, "folders", crop_px=32, model_gsd=model_gsd, gsd=1.0)
+
+
 def test_without_validation_the_last_weights_are_kept(tmp_path, data, capsys):
     result = train(tiny(), data=data, out=tmp_path, split="all")
     assert "nothing is validated" in capsys.readouterr().err

@@ -16,6 +16,10 @@ from landcover.progress import track
 from landcover.training.sampling import Census, take_census
 
 TRAIN_PARTS = ("train", "all")
+
+MOST_SCALE = 100
+"""Largest factor between the scales of the data and of the model."""
+
 VALIDATION_PARTS = ("val", "valid", "validation")
 
 
@@ -72,7 +76,7 @@ def gather(
         gsd: Metres per pixel of the data, if not what the data say.
 
     Raises:
-        UsageError: If nothing tells the GSD, or the split is given with a part.
+        UsageError: If nothing tells the GSD or it is absurd, or the split is given with a part.
         SplitError: If the split does not exist or has no part to train on.
         DataError: If images have no masks, or no mask has a labelled pixel.
     """
@@ -93,6 +97,8 @@ def gather(
             f"Nothing tells how many metres a pixel of {data} covers. Pass --gsd METRES, or write "
             f"'gsd: METRES' into {data / 'landcover.yaml'}."
         )
+    model_gsd = model_gsd or dataset.gsd
+    _check_scale(dataset.gsd, model_gsd)
     parts = split(dataset, split_name)
     train_part = next((part for part in TRAIN_PARTS if part in parts), None)
     if train_part is None:
@@ -108,7 +114,6 @@ def gather(
             "of a class: "
             f"all are unknown. Check the legend ({dataset.legend.name}) with 'landcover verify'."
         )
-    model_gsd = model_gsd or dataset.gsd
     return Material(
         dataset=dataset,
         data_gsd=dataset.gsd,
@@ -125,6 +130,14 @@ def gather(
         ],
         digest=digest,
     )
+
+
+def _check_scale(data_gsd: float, model_gsd: float) -> None:
+    if not 1 / MOST_SCALE <= data_gsd / model_gsd <= MOST_SCALE:
+        raise UsageError(
+            f"The data have {data_gsd:g} m per pixel and the model is to work at {model_gsd:g}: more than a "
+            f"factor of {MOST_SCALE}. Expected metres per pixel; check --gsd and --set gsd."
+        )
 
 
 def _look_through(
