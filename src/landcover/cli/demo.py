@@ -1,8 +1,6 @@
 """``landcover demo``: the whole way from data to report, in a world of its own."""
 
 import json
-import shlex
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -126,15 +124,19 @@ def _begin(out: Path, settings: _Settings, *, force: bool) -> dict[str, float]:
         if not force:
             there, here = _read(state), settings.record()
             if there.get("settings") != here:
-                again = f"landcover demo --out {shlex.quote(str(out))} --seed {settings.seed} --force"
+                from shlex import quote
+
+                again = f"landcover demo --out {quote(str(out))} --seed {settings.seed} --force"
                 raise OutputError(
                     f"{out} holds a demo of other settings: {_difference(there.get('settings'), here)}. To "
                     f"begin anew in its place, delete {out} or run: {again}. To keep it, choose another "
                     "--out."
                 )
             return dict(there["seconds"])
+        from shutil import rmtree
+
         for name in _FOLDERS:
-            shutil.rmtree(out / name, ignore_errors=True)
+            rmtree(out / name, ignore_errors=True)
         for name in _FILES:
             (out / name).unlink(missing_ok=True)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -1,7 +1,6 @@
 """``landcover doctor``."""
 
 import re
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +55,8 @@ def _system() -> dict[str, str]:
 
 
 def _codecs() -> dict[str, str]:
+    from importlib import metadata
+
     import rasterio
     from PIL import features
     from rasterio.drivers import raster_driver_extensions
@@ -89,6 +90,8 @@ def _extras() -> dict[str, str]:
 
 def _state(extra: str) -> str:
     """Say whether the distributions that an extra asks for are installed."""
+    from importlib import metadata
+
     missing = []
     for requirement in metadata.requires("landcover") or ():
         name, _, condition = requirement.partition(";")
