@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from landcover.codecs import MAX_PIXELS
 from landcover.errors import ImageError, ModelError, UsageError
-from landcover.legend import Legend
+from landcover.legend import Legend, UInt8Array
 from landcover.preprocessing import (
     Size,
     check_gsd,
@@ -23,7 +23,6 @@ from landcover.runtimes import Runtime
 from landcover.windows import blend_weights, cannot_overlap, grid
 
 Float32Array = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
 
 WHOLE_PX = 1536
 """Longest side, on the model's grid, up to which an image is given to the network whole by default."""

@@ -15,14 +15,12 @@ from landcover.errors import DataError, ImageError
 from landcover.inference.image import model_grid_probabilities, most_probable
 from landcover.inference.plan import Task, plan
 from landcover.inference.results import MadeMap, Prediction
-from landcover.legend import NODATA
+from landcover.legend import NODATA, UInt8Array
 from landcover.postprocess import parse_min_region, remove_small_regions
 from landcover.preprocessing import Size, resampled_bands
 from landcover.progress import track
 from landcover.raster import read_raster, write_class_raster, write_probabilities
 from landcover.runtimes import Runtime, open_model
-
-UInt8Array = npt.NDArray[np.uint8]
 
 
 def predict(

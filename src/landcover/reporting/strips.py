@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from landcover.data import Dataset, Item, open_dataset
 from landcover.errors import LandcoverError
 from landcover.evaluation.predictions import from_folder
-from landcover.legend import NODATA, Legend
+from landcover.legend import NODATA, Legend, UInt8Array
 from landcover.reporting.records import Evaluation, ImageScore
-
-UInt8Array = npt.NDArray[np.uint8]
 
 MAX_SIDE_PX = 480
 """Longest side of a picture."""

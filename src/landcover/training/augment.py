@@ -12,13 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from landcover.legend import IGNORE
+from landcover.legend import IGNORE, UInt8Array
 from landcover.preprocessing import Preprocessing, resample_image, resample_mask
 from landcover.training.config import AugmentConfig
 from landcover.training.sampling import Crop
 from landcover.windows import Window
 
-UInt8Array = npt.NDArray[np.uint8]
 Float32Array = npt.NDArray[np.float32]
 Reader = Callable[[Window], UInt8Array]
 

@@ -7,8 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from landcover.data import Dataset, Item
+from landcover.legend import UInt8Array
 from landcover.preprocessing import Preprocessing
-from landcover.training.augment import Batch, UInt8Array, fill_sample
+from landcover.training.augment import Batch, fill_sample
 from landcover.training.config import TrainConfig
 from landcover.training.sampling import Census, Crop, CropSampler
 from landcover.windows import Window

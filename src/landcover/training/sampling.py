@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from landcover.legend import UInt8Array
+
 BLOCK_PX = 64
 
-UInt8Array = npt.NDArray[np.uint8]
 Float64Array = npt.NDArray[np.float64]
 
 

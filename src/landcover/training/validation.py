@@ -9,11 +9,9 @@ import numpy.typing as npt
 from landcover.codecs import index_to_colours
 from landcover.data import Dataset, Item
 from landcover.inference import predict_probabilities
-from landcover.legend import IGNORE, Legend
+from landcover.legend import IGNORE, Legend, UInt8Array
 from landcover.metrics import ConfusionMatrix, Scores
 from landcover.runtimes import Runtime
-
-UInt8Array = npt.NDArray[np.uint8]
 
 STRIPS = 6
 _STRIP_PX = 512
