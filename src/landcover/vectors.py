@@ -1,0 +1,313 @@
+"""Vector files: polygons and points in, in the CRS that is asked for, and out, whole or not at all.
+
+GDAL does the reading and writing, through pyogrio; geometries are shapely's, in numpy arrays.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from rasterio._err import CPLE_BaseError  # what rasterio lets through of PROJ has no public name
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
+from rasterio.warp import transform
+
+from landcover.errors import DataError, OutputError, UsageError, did_you_mean
+from landcover.extras import needs
+from landcover.files import atomic_path
+
+with needs("vector"):
+    import pyogrio
+    import shapely
+
+Geometries: TypeAlias = npt.NDArray[np.object_]
+Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
+Batch: TypeAlias = tuple[Geometries, Columns]
+Kind: TypeAlias = Literal["polygon", "point"]
+
+WGS84 = CRS.from_epsg(4326)
+
+_DRIVERS = {".fgb": "FlatGeobuf", ".geojson": "GeoJSON", ".gpkg": "GPKG", ".parquet": "Parquet"}
+
+_LONGEST_EDGE_M = 1000.0
+"""What is straight in one CRS is bent in another: a kilometre by some 2 cm times the latitude's tangent."""
+
+_METRES_PER_DEGREE = 111_320.0
+_CHUNK = 1 << 18
+"""Coordinates reprojected at a time: rasterio makes each a Python number."""
+
+_KINDS: dict[int, Kind] = {0: "point", 4: "point", 3: "polygon", 6: "polygon"}
+"""Kind of each of shapely's types that is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Geometries of one kind with their attributes.
+
+    Attributes:
+        geometries: object (N,) of shapely geometries, at least one: Polygon and MultiPolygon, or Point.
+        attributes: Column name to array (N,). Text is ``object`` with None where it is missing; numbers are
+            as in the file, floats with NaN where a whole number is missing.
+        crs: What the coordinates are in, easting or longitude first.
+        kind: ``polygon`` or ``point``.
+    """
+
+    geometries: Geometries
+    attributes: dict[str, npt.NDArray[Any]]
+    crs: CRS
+    kind: Kind
+
+
+def read_features(path: str | Path, crs: CRS, *, layer: str | None = None) -> Features:
+    """Read the polygons or points of a file, in another CRS where ``crs`` is not the file's.
+
+    Edges longer than a kilometre get vertices before they are reprojected, so that they stay where they are
+    on the ground within centimetres. Points of a MultiPoint become features of their own; heights are
+    dropped.
+
+    Args:
+        path: GeoPackage, GeoJSON, FlatGeobuf, shapefile or any other vector file that GDAL opens.
+        crs: The CRS of the result.
+        layer: Name of the layer, which may be left out where only one has geometries.
+
+    Raises:
+        DataError: If the file is missing or no vector file, has no CRS, no features or several layers, or
+            holds invalid, missing or mixed geometries, lines, or some that have no place in ``crs``.
+        UsageError: If there is no such layer.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist; expected a vector file, such as a GeoPackage.")
+    try:
+        chosen = _choose_layer(path, layer)
+        meta, _, raw, fields = pyogrio.raw.read(path, layer=chosen, force_2d=True)
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        raise DataError(f"{path} cannot be read as a vector file: {_reason(error)}.") from error
+    if not len(raw):
+        raise DataError(f"{path} has no features in its layer {chosen!r}; expected polygons or points.")
+    source = _crs(path, meta["crs"])
+    geometries, kind = _geometries(path, raw)
+    attributes = dict(zip(map(str, meta["fields"]), fields, strict=True))
+    if kind == "point":
+        geometries, origin = shapely.get_parts(geometries, return_index=True)
+        attributes = {name: values[origin] for name, values in attributes.items()}
+    try:
+        moved = reproject(geometries, source, crs)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return Features(moved, attributes, crs, kind)
+
+
+def vector_driver(path: Path) -> str:
+    """Return the name of GDAL's driver that writes a file of this suffix.
+
+    Raises:
+        UsageError: If none does, or not in this installation.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in _DRIVERS:
+        raise UsageError(f"{path} is named {suffix or 'without a suffix'}. {did_you_mean(suffix, _DRIVERS)}")
+    driver = _DRIVERS[suffix]
+    if "w" not in pyogrio.list_drivers(write=True).get(driver, ""):
+        raise UsageError(
+            f"{path} cannot be written: the GDAL that came with pyogrio has no {driver} driver. Write a "
+            "GeoPackage (.gpkg) or a FlatGeobuf (.fgb), or install a pyogrio whose GDAL has it."
+        )
+    return driver
+
+
+def write_features(
+    path: Path,
+    batches: Iterable[Batch],
+    columns: Mapping[str, npt.DTypeLike],
+    crs: CRS,
+    *,
+    geometry: Literal["Point", "Polygon", "MultiPolygon"] = "Polygon",
+    force: bool = False,
+) -> int:
+    """Write features to a file whose suffix says the format; the same features give the same bytes.
+
+    A GeoPackage (``.gpkg``) is written batch by batch, in the memory of one. FlatGeobuf (``.fgb``), GeoJSON
+    (``.geojson``, in longitude and latitude to 9 digits, as RFC 7946 wants it) and GeoParquet (``.parquet``)
+    can only be written at once: all features and the file are held in memory. FlatGeobuf sorts them by place.
+
+    Args:
+        path: The file. Its layer is named as the file.
+        batches: Geometries, object (n,), and the attributes of each, arrays (n,) by the names of ``columns``.
+            Batches of some ten thousand features are quick.
+        columns: Name and type of each attribute; ``object`` or ``str`` is text, where None is missing.
+        crs: What the geometries are in.
+        geometry: Type of all of them.
+        force: Replace an existing file.
+
+    Returns:
+        The number of features; a file without any is whole and has all columns.
+
+    Raises:
+        UsageError: If the suffix is none of the four.
+        OutputError: If the file exists and ``force`` is off, or cannot be written.
+    """
+    driver = vector_driver(path)
+    types = {name: object if np.dtype(t).kind in "UO" else np.dtype(t) for name, t in columns.items()}
+    none: Batch = np.empty(0, object), {name: np.empty(0, kind) for name, kind in types.items()}
+    options: dict[str, Any] = {"driver": driver, "layer": path.stem, "geometry_type": geometry}
+    count = 0
+    with atomic_path(path, force=force) as temporary:
+        try:
+            if driver == "GPKG":
+                with _fixed_date():
+                    _write(temporary, none, types, crs, **options)
+                    for batch in batches:
+                        _write(temporary, batch, types, crs, append=True, **options)
+                        count += len(batch[0])
+            else:
+                whole = _joined([none, *batches], types)
+                count = len(whole[0])
+                if driver == "GeoJSON":
+                    whole, crs = (reproject(whole[0], crs, WGS84), whole[1]), WGS84
+                    options |= {"RFC7946": "YES", "COORDINATE_PRECISION": "9"}
+                # Through memory, because GDAL does not report a full disk when it closes a file.
+                buffer = BytesIO()
+                _write(buffer, whole, types, crs, **options)
+                temporary.write_bytes(buffer.getbuffer())
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+            raise OutputError(f"{path} cannot be written: {_reason(error)}.") from error
+        finally:
+            for end in ("-journal", "-wal", "-shm"):  # SQLite's, where a write was broken off
+                with suppress(OSError):
+                    temporary.with_name(temporary.name + end).unlink()
+    return count
+
+
+def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
+    """Return geometries in another CRS, with vertices at least every kilometre where it is another one.
+
+    Borders that are shared before are shared after: the new vertices of an edge depend on the edge alone.
+
+    Args:
+        geometries: object (N,), in ``source``.
+        source: CRS of the coordinates.
+        target: CRS of the result.
+
+    Raises:
+        DataError: If there is no way from one CRS to the other, or none for some of the coordinates.
+    """
+    if source == target or not len(geometries):
+        return geometries
+    unit = _METRES_PER_DEGREE if source.is_geographic else source.linear_units_factor[1]
+    dense = shapely.segmentize(geometries, _LONGEST_EDGE_M / unit)
+    places = shapely.get_coordinates(dense)
+    reason = "some have no place there"
+    try:
+        for start in range(0, len(places), _CHUNK):
+            part = places[start : start + _CHUNK]
+            part[:] = np.transpose(transform(source, target, part[:, 0], part[:, 1]))
+    except (RasterioError, CPLE_BaseError) as error:
+        places[:], reason = np.nan, str(error).rstrip(".")
+    if not np.isfinite(places).all():
+        raise DataError(
+            f"Coordinates in {source.to_string()} cannot be brought into {target.to_string()}: {reason}. Is "
+            "that the CRS that they were made in? Keep only what lies near the raster."
+        )
+    moved: Geometries = shapely.set_coordinates(dense, places)
+    return moved
+
+
+def _choose_layer(path: Path, layer: str | None) -> str:
+    names = [str(name) for name, geometry in pyogrio.list_layers(path) if geometry is not None]
+    if not names:
+        raise DataError(f"{path} holds a table without geometries; expected polygons or points.")
+    if layer is not None:
+        if layer not in names:
+            raise UsageError(f"{path} has no layer {layer!r}. {did_you_mean(layer, names)}")
+        return layer
+    if len(names) > 1:
+        raise DataError(
+            f"{path} has {len(names)} layers with geometries: {', '.join(names)}. Say which one with --layer."
+        )
+    return names[0]
+
+
+def _crs(path: Path, declared: str | None) -> CRS:
+    if declared is None:
+        raise DataError(
+            f"{path} does not say which CRS its coordinates are in. Declare the one that it was made in: "
+            f"ogr2ogr -a_srs EPSG:CODE OUT.gpkg {path.name}"
+        )
+    try:
+        return CRS.from_user_input(declared)
+    except CRSError as error:
+        raise DataError(f"{path} declares a CRS that is not understood: {error}.") from error
+
+
+def _geometries(path: Path, raw: Geometries) -> tuple[Geometries, Kind]:
+    """Return well-known binary as shapely's geometries, all there, valid and of one kind."""
+    try:
+        geometries: Geometries = shapely.from_wkb(raw)
+    except shapely.errors.GEOSException as error:
+        raise DataError(f"{path} holds a geometry that cannot be read: {error}.") from error
+    _refuse(path, shapely.is_missing(geometries) | shapely.is_empty(geometries), "have no geometry")
+    kinds = [_KINDS.get(int(number)) for number in shapely.get_type_id(geometries)]
+    kind = kinds[0]
+    if kind is None or any(other != kind for other in kinds):
+        types = sorted({geometry.geom_type for geometry in geometries})
+        raise DataError(f"{path} holds {' and '.join(types)}; expected only polygons, or only points.")
+    invalid = ~shapely.is_valid(geometries)
+    if invalid.any():
+        reason = shapely.is_valid_reason(geometries[invalid][0])
+        _refuse(path, invalid, f"are invalid ({reason})")
+    return geometries, kind
+
+
+def _refuse(path: Path, bad: npt.NDArray[np.bool_], what: str) -> None:
+    places = np.flatnonzero(bad)
+    if places.size:
+        raise DataError(
+            f"{path}: {places.size} of {bad.size} features {what}, the first of them number {places[0] + 1}. "
+            "Mend or delete them, in QGIS with 'Fix geometries' and 'Remove null geometries'."
+        )
+
+
+def _joined(batches: Iterable[Batch], types: Mapping[str, npt.DTypeLike]) -> Batch:
+    parts = list(batches)
+    columns = {name: np.concatenate([np.asarray(c[name], t) for _, c in parts]) for name, t in types.items()}
+    return np.concatenate([geometries for geometries, _ in parts]), columns
+
+
+def _write(
+    target: Path | BytesIO,
+    batch: Batch,
+    types: Mapping[str, npt.DTypeLike],
+    crs: CRS,
+    **options: Any,
+) -> None:
+    geometries, columns = batch
+    pyogrio.raw.write(
+        target,
+        shapely.to_wkb(geometries),
+        [np.asarray(columns[name], kind) for name, kind in types.items()],
+        list(types),
+        crs=crs.to_string(),
+        promote_to_multi=options["geometry_type"].startswith("Multi"),
+        **options,
+    )
+
+
+@contextmanager
+def _fixed_date() -> Iterator[None]:
+    """Let GeoPackages tell no time of writing, so that the same features give the same bytes."""
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().rstrip(".")

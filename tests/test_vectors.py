@@ -1,0 +1,262 @@
+"""Vector files in and out, against coordinates worked out by other means."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import pytest
+import shapely
+from rasterio.crs import CRS
+from rasterio.warp import transform
+
+from landcover.errors import DataError, LandcoverError, OutputError, UsageError
+from landcover.vectors import WGS84, Geometries, read_features, reproject, vector_driver, write_features
+
+UTM = CRS.from_epsg(32631)
+DUTCH = CRS.from_epsg(28992)
+COLUMNS = {"class": str, "number": np.int64, "share": np.float64}
+FORMATS = ["gpkg", "geojson", "fgb"]
+
+
+def squares(count: int, x: float = 500_000, y: float = 5_700_000) -> Geometries:
+    """Squares of 100 m in a row that touch."""
+    left = x + 100.0 * np.arange(count)
+    boxes: Geometries = shapely.box(left, y, left + 100, y + 100)
+    return boxes
+
+
+def attributes(count: int, start: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+    numbers = np.arange(start, start + count)
+    names = np.array([None if n == 1 else f"näme {n}" for n in numbers], object)
+    return {"class": names, "number": numbers, "share": np.where(numbers == 2, np.nan, numbers / 4)}
+
+
+def write_raw(path: Path, geometries: list[Any], crs: str | None = "EPSG:32631", **options: Any) -> Path:
+    """Write what landcover would not."""
+    wkb = np.array([None if g is None else g.wkb for g in geometries], object)
+    types = {g.geom_type for g in geometries if g is not None}
+    kind = types.pop() if len(types) == 1 else "Unknown"
+    fields = [np.arange(len(wkb))]
+    pyogrio.raw.write(path, wkb, fields, ["number"], crs=crs, geometry_type=kind, **options)
+    return path
+
+
+# --- There and back -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_batches_come_back_as_one(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"parcels.{suffix}"
+    boxes, columns = squares(5), attributes(5)
+    batches = [
+        (boxes[part], {name: values[part] for name, values in columns.items()})
+        for part in (slice(0, 3), slice(3, 3), slice(3, 5))
+    ]
+    assert write_features(path, batches, COLUMNS, UTM) == 5
+    back = read_features(path, UTM)
+    order = np.argsort(back.attributes["number"])  # FlatGeobuf sorts by place
+    assert back.kind == "polygon"
+    assert back.crs == UTM
+    assert back.attributes["number"][order].tolist() == [0, 1, 2, 3, 4]
+    assert back.attributes["class"][order].tolist() == ["näme 0", None, "näme 2", "näme 3", "näme 4"]
+    np.testing.assert_array_equal(back.attributes["share"][order], [0, 0.25, np.nan, 0.75, 1])
+    assert shapely.hausdorff_distance(back.geometries[order], boxes).max() < 1e-3
+    assert pyogrio.list_layers(path)[:, 0].tolist() == ["parcels"]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_same_features_give_the_same_bytes(tmp_path: Path, suffix: str) -> None:
+    files = [tmp_path / folder / f"out.{suffix}" for folder in "ab"]
+    for file in files:
+        write_features(file, [(squares(3), attributes(3))], COLUMNS, UTM)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [f"out.{suffix}"] * 2
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_without_features_has_its_columns(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"none.{suffix}"
+    assert write_features(path, [], COLUMNS, UTM) == 0
+    meta, _, geometries, _ = pyogrio.raw.read(path)
+    assert len(geometries) == 0
+    if suffix != "geojson":  # which has columns in its features only
+        assert list(meta["fields"]) == list(COLUMNS)
+
+
+def test_geojson_is_as_its_standard_wants_it(tmp_path: Path) -> None:
+    path = tmp_path / "out.geojson"
+    write_features(path, [(squares(2), attributes(2))], COLUMNS, UTM)
+    content = json.loads(path.read_text())
+    assert "crs" not in content
+    ring = np.array(content["features"][0]["geometry"]["coordinates"][0])
+    corners = np.transpose(transform(WGS84, UTM, *ring.T))
+    expected = shapely.get_coordinates(squares(1))
+    assert {tuple(c) for c in corners.round(2)} == {tuple(c) for c in expected}
+    assert shapely.is_ccw(shapely.linearrings(ring))
+
+
+def test_points_in_geographic_coordinates_and_multipoints(tmp_path: Path) -> None:
+    points = [shapely.MultiPoint([(3.1, 51.2), (3.2, 51.3)]), shapely.MultiPoint([(3.4, 51.4)])]
+    features = read_features(write_raw(tmp_path / "points.gpkg", points, "EPSG:4326"), UTM)
+    expected = transform(WGS84, UTM, [3.1, 3.2, 3.4], [51.2, 51.3, 51.4])
+    assert features.kind == "point"
+    assert features.attributes["number"].tolist() == [0, 0, 1]
+    np.testing.assert_allclose(shapely.get_coordinates(features.geometries).T, expected, atol=1e-3)
+
+
+def test_heights_are_dropped_and_the_shapefile_is_read(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "high.shp", [shapely.Point(500_000, 5_700_000, 12)])
+    assert not shapely.has_z(read_features(path, UTM).geometries).any()
+
+
+# --- Reprojection -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("source", "target"), [(28992, 32632), (4326, 32631), (32631, 4326), (3857, 28992)])
+def test_long_edges_stay_where_they_are_on_the_ground(source: int, target: int) -> None:
+    """Points on an edge, far from any vertex, are on it afterwards within 5 cm, a tenth of a pixel."""
+    before, after = CRS.from_epsg(source), CRS.from_epsg(target)
+    (left, right), (bottom, top) = transform(WGS84, before, [4.0, 5.5], [51.2, 52.4])
+    box = shapely.box(left, bottom, right, top)
+    moved = reproject(np.array([box], object), before, after)[0]
+    places = np.linspace(0, 1, 997)
+    on_edge = shapely.get_coordinates(shapely.line_interpolate_point(box.exterior, places, normalized=True))
+    oracle = transform(before, after, *on_edge.T)
+    metres = 111_320 if target == 4326 else 1
+    assert metres * shapely.distance(moved.exterior, shapely.points(*oracle)).max() < 0.05
+
+
+def test_shared_borders_are_shared_after_reprojection() -> None:
+    tiles = shapely.box(np.array([0.0, 30_000]), 400_000, np.array([30_000.0, 60_000]), 430_000)
+    moved = reproject(tiles, DUTCH, WGS84)
+    assert shapely.intersection(*moved).area == 0
+    assert shapely.union_all(moved).area == pytest.approx(shapely.area(moved).sum(), rel=1e-12)
+    assert len(shapely.get_parts(shapely.union_all(moved))) == 1
+
+
+def test_the_same_crs_leaves_every_vertex_as_it_is() -> None:
+    box = np.array([shapely.box(0, 0, 100_000, 100_000)], object)
+    assert reproject(box, UTM, CRS.from_epsg(32631))[0] is box[0]
+
+
+# --- What is refused ----------------------------------------------------------------------------------------
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        read_features(tmp_path / "none.gpkg", UTM)
+    for name, content in {"text.gpkg": b"no vectors", "cut.geojson": b'{"type": "FeatureColl'}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name} cannot be read as a vector file"):
+            read_features(tmp_path / name, UTM)
+
+
+def test_a_damaged_geopackage_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cut.gpkg"
+    write_features(path, [(squares(500), attributes(500))], COLUMNS, UTM)
+    path.write_bytes(path.read_bytes()[:60_000])
+    with pytest.raises(DataError, match=r"cut\.gpkg"):
+        read_features(path, UTM)
+
+
+def test_layers_are_chosen_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "two.gpkg"
+    write_raw(path, [shapely.Point(1, 1)], layer="fields")
+    write_raw(path, [shapely.box(0, 0, 1, 1)], layer="woods", append=True)
+    with pytest.raises(DataError, match="2 layers with geometries: fields, woods"):
+        read_features(path, UTM)
+    with pytest.raises(UsageError, match=r"no layer 'wood'\. Did you mean 'woods'"):
+        read_features(path, UTM, layer="wood")
+    assert read_features(path, UTM, layer="woods").kind == "polygon"
+
+
+def test_a_table_without_geometries(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="table without geometries"):
+        read_features(tmp_path / "table.csv", UTM)
+
+
+@pytest.mark.parametrize(
+    ("geometries", "message"),
+    [
+        ([shapely.LineString([(0, 0), (1, 1)])], "holds LineString; expected only polygons"),
+        ([shapely.box(0, 0, 1, 1), shapely.Point(0, 0)], "holds Point and Polygon"),
+        ([shapely.Point(0, 0), None], "1 of 2 features have no geometry, the first of them number 2"),
+        ([shapely.Polygon()], "1 of 1 features have no geometry"),
+        (
+            [shapely.box(0, 0, 1, 1), shapely.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])],
+            r"1 of 2 features are invalid \(Self-intersection.*number 2",
+        ),
+    ],
+)
+def test_geometries_of_the_wrong_kind(tmp_path: Path, geometries: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_features(write_raw(tmp_path / "bad.gpkg", geometries), UTM)
+
+
+@pytest.mark.filterwarnings("ignore:'crs' was not provided")
+def test_a_file_without_crs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not say which CRS"):
+        read_features(write_raw(tmp_path / "nowhere.fgb", [shapely.Point(1, 1)], None), UTM)
+
+
+def test_coordinates_that_do_not_exist_in_the_crs(tmp_path: Path) -> None:
+    points = [shapely.Point(500_000, 5_700_000), shapely.Point(1e30, 1e30)]
+    with pytest.raises(DataError, match=r"far\.gpkg: Coordinates in EPSG:32631 cannot be brought"):
+        read_features(write_raw(tmp_path / "far.gpkg", points), WGS84)
+
+
+def test_an_empty_layer(tmp_path: Path) -> None:
+    write_features(tmp_path / "empty.gpkg", [], COLUMNS, UTM)
+    with pytest.raises(DataError, match="no features in its layer 'empty'"):
+        read_features(tmp_path / "empty.gpkg", UTM)
+
+
+def test_suffixes_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"named \.shp"):
+        write_features(tmp_path / "out.shp", [], COLUMNS, UTM)
+    if "w" not in pyogrio.list_drivers().get("Parquet", ""):
+        with pytest.raises(UsageError, match="has no Parquet driver"):
+            vector_driver(tmp_path / "out.parquet")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_nothing_is_replaced_unasked_and_nothing_half_written_stays(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out.{suffix}"
+    path.write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        write_features(path, [], COLUMNS, UTM)
+
+    def broken() -> Any:
+        yield squares(2), attributes(2)
+        raise LandcoverError("half way")
+
+    with pytest.raises(LandcoverError, match="half way"):
+        write_features(path, broken(), COLUMNS, UTM, force=True)
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_full_disk_leaves_nothing(tmp_path: Path, suffix: str) -> None:
+    code = f"""
+import resource, shapely, numpy as np
+from pathlib import Path
+from rasterio.crs import CRS
+from rasterio.warp import transform
+from landcover.errors import OutputError
+from landcover.vectors import write_features
+boxes = shapely.box(np.arange(2000.0), 0, np.arange(2000.0) + 1, 1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (130_000, 130_000))
+try:
+    write_features(Path("out.{suffix}"), [(boxes, {{}})] * 2, {{}}, CRS.from_epsg(32631))
+except OutputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert f"out.{suffix} cannot be written" in done.stdout, done.stderr
+    assert list(tmp_path.iterdir()) == []
