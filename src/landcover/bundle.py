@@ -1,6 +1,7 @@
-"""The model file: weights and everything needed to use them, in one safetensors file.
+"""The model file: weights and everything needed to use them, in one file.
 
-The card stands as JSON in the file's header, so that it can be read without the weights and without torch.
+Training writes safetensors, export writes ONNX. In both the card stands as JSON beside the weights, in the
+header's or the model's metadata under :data:`CARD_KEY`, and is read without the weights, torch or onnx.
 Pickled files can run code when read, and are refused.
 """
 
@@ -8,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, PlainSerializer, PlainValidator
@@ -18,14 +19,14 @@ from landcover.config import Config, from_mapping
 from landcover.errors import ConfigError, ModelError
 from landcover.files import atomic_path
 from landcover.legend import Legend
-from landcover.models import ModelConfig
-from landcover.models.tensorfile import Tensors, read_metadata, read_tensors
+from landcover.models import ModelConfig, onnxfile, tensorfile
 from landcover.preprocessing import Preprocessing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CARD_KEY = "landcover"
 BEST_NAME = "best.safetensors"
 LAST_NAME = "last.safetensors"
+ONNX_SUFFIX = ".onnx"
 
 
 def _legend(value: Any) -> Legend:
@@ -46,6 +47,8 @@ class ModelCard(Config):
         scores: Measured results, each with at least ``metric``, ``split`` and ``miou`` (0..1).
         licence: Under which terms the weights may be used, in words.
         provenance: Where the weights come from: ``version``, ``date``, ``data``, ``command`` and the like.
+        precision: What the network computes in: ``int8`` for one that was quantised when exported.
+        export: How an exported model was checked: figures of parity with the checkpoint, and of its gates.
         schema_version: Version of this list of fields.
     """
 
@@ -59,6 +62,8 @@ class ModelCard(Config):
     scores: tuple[dict[str, Any], ...] = ()
     licence: str = ""
     provenance: dict[str, Any] = Field(default_factory=dict)
+    precision: Literal["fp32", "int8"] = "fp32"
+    export: dict[str, Any] = Field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
 
@@ -80,28 +85,41 @@ def save_model(path: Path, tensors: Mapping[str, Any], card: ModelCard, *, force
 
 
 def read_card(path: str | Path) -> ModelCard:
-    """Return the card of a model file or run folder, without reading the weights.
+    """Return the card of a model file, exported or not, or of a run folder, without reading the weights.
 
     Raises:
-        ModelError: As for :func:`read_model`.
+        ModelError: If there is no such file, or it is cut short, a pickle, neither ONNX nor safetensors,
+            without a card, from a newer landcover, or its card is not valid.
     """
     file = resolve_model(path)
-    return _card(read_metadata(file), file)
+    metadata = onnxfile.read_metadata(file) if is_exported(file) else tensorfile.read_metadata(file)
+    return _card(metadata, file)
 
 
-def read_model(path: str | Path) -> tuple[ModelCard, Tensors]:
-    """Return card and tensors of a model file or run folder.
+def read_model(path: str | Path) -> tuple[ModelCard, tensorfile.Tensors]:
+    """Return card and tensors of a model that training wrote: its file or run folder.
 
     Raises:
-        ModelError: If there is no such file, or it is cut short, a pickle, no safetensors file, without a
-            card, from a newer landcover, or its card is not valid.
+        ModelError: As for :func:`read_card`, and if the model is an exported one.
     """
     file = resolve_model(path)
-    return read_card(file), read_tensors(file)
+    if is_exported(file):
+        raise ModelError(
+            f"{file} is an exported model: it predicts, but its weights cannot be trained any more. Give the "
+            "run folder or .safetensors file that it was exported from."
+        )
+    return read_card(file), tensorfile.read_tensors(file)
+
+
+def is_exported(path: Path) -> bool:
+    """Return whether a model file is an exported one, which runs without torch: by its suffix."""
+    return path.suffix.lower() == ONNX_SUFFIX
 
 
 def resolve_model(path: str | Path) -> Path:
     """Return the model file that a path stands for: itself, or the best model of a run folder.
+
+    Whoever takes a model asks here what file is meant.
 
     Raises:
         ModelError: If there is no such file or folder, or the folder holds no model (yet).
@@ -111,7 +129,8 @@ def resolve_model(path: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise ModelError(
-            f"There is no model {path}. Expected a .safetensors file or the folder of a training run."
+            f"There is no model {path}. Expected an .onnx or .safetensors file, or the folder of a training "
+            "run."
         )
     if (path / BEST_NAME).is_file():
         return path / BEST_NAME
@@ -131,21 +150,34 @@ def model_digest(path: str | Path) -> str:
 
 def _card(metadata: Mapping[str, str], path: Path) -> ModelCard:
     if CARD_KEY not in metadata:
-        raise ModelError(
-            f"{path} has no model card: it holds tensors, but is no model that landcover made. "
-            "Weights of an encoder are for training, not for prediction."
-        )
+        raise ModelError(f"{path} has no model card: {_origin(metadata, path)}")
     try:
         data = json.loads(metadata[CARD_KEY])
         version = data.get("schema_version")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"The card of {path} is damaged: {error}.") from error
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ModelError(
             f"{path} was made by a newer landcover (card version {version}; this one reads up to "
             f"{SCHEMA_VERSION}). Upgrade landcover."
         )
+    if version == 1:  # fields have been added since, and all of them have defaults
+        data["schema_version"] = SCHEMA_VERSION
     try:
         return from_mapping(ModelCard, data, f"the card of {path}")
     except ConfigError as error:
         raise ModelError(str(error)) from error
+
+
+def _origin(metadata: Mapping[str, str], path: Path) -> str:
+    """Say what a model file without a card is, and what to do."""
+    if not is_exported(path):
+        return (
+            "it holds tensors, but is no model that landcover made. Weights of an encoder are for training, "
+            "not for prediction."
+        )
+    found = ", ".join(repr(name[:40]) for name in sorted(metadata)[:5]) or "nothing"
+    return (
+        f"it is an ONNX file, but its metadata has no entry {CARD_KEY!r} (found: {found}), which would name "
+        "the classes and the scale. Expected a model that 'landcover export' wrote."
+    )

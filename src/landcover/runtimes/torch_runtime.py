@@ -1,16 +1,17 @@
 """A torch module behind the :class:`~landcover.runtimes.base.Runtime` interface."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from landcover.bundle import read_model
 from landcover.errors import ModelError, UsageError
+from landcover.legend import UInt8Array
 from landcover.models import build_model
+from landcover.runtimes.base import Float32Array, check_batch
 
 if TYPE_CHECKING:
     from landcover.bundle import ModelCard
@@ -25,7 +26,8 @@ class TorchRuntime:
     that validates its own module calls ``module.train()`` afterwards.
 
     Args:
-        module: Takes normalised float32 (N, 3, H, W), returns logits (N, C, H, W).
+        module: Takes normalised float32 (N, 3, H, W), returns logits (N, C, H, W). Where it has ``logits``,
+            these are the coarse ones, at its ``stride``; of another module the coarse are the full ones.
         card: The model's card; its preprocessing, legend and temperature are used.
         device: As for :func:`pick_device`.
         precision: ``"bf16"`` computes convolutions in bfloat16; the softmax is always float32.
@@ -34,6 +36,8 @@ class TorchRuntime:
         UsageError: If the device is unknown or not there.
     """
 
+    name = "torch"
+
     def __init__(
         self, module: nn.Module, card: "ModelCard", device: str = "cpu", precision: Precision = "fp32"
     ) -> None:
@@ -41,6 +45,10 @@ class TorchRuntime:
         self._device = pick_device(device)
         self._autocast = precision == "bf16"
         self._module = module.to(self._device).eval()
+        network: Any = module
+        has_coarse = hasattr(network, "logits")
+        self._coarse: Callable[[torch.Tensor], torch.Tensor] = network.logits if has_coarse else network
+        self.stride: int = network.stride if has_coarse else 1
         scale, offset = card.preprocessing.factors
         self._scale = torch.from_numpy(scale).to(self._device)
         self._offset = torch.from_numpy(offset).to(self._device)
@@ -50,18 +58,24 @@ class TorchRuntime:
         """Where it computes, such as ``"cpu"`` or ``"cuda:0"``."""
         return str(self._device)
 
-    @torch.inference_mode()
-    def probabilities(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def probabilities(self, batch: UInt8Array) -> Float32Array:
         """Classify uint8 (N, H, W, 3) images; see :meth:`landcover.runtimes.base.Runtime.probabilities`."""
+        return self._softmax(self._module, batch)
+
+    def coarse(self, batch: UInt8Array) -> Float32Array:
+        """Classify at the decoder's stride; see :meth:`landcover.runtimes.base.Runtime.coarse`."""
+        return self._softmax(self._coarse, batch)
+
+    @torch.inference_mode()
+    def _softmax(self, network: Callable[[torch.Tensor], torch.Tensor], batch: UInt8Array) -> Float32Array:
+        check_batch(batch)
         pixels = torch.tensor(batch, device=self._device)
         # NHWC in memory is what torch calls channels_last: the axes are renamed, nothing is moved.
         normalised = torch.addcmul(self._offset, pixels.float(), self._scale).permute(0, 3, 1, 2)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            logits: torch.Tensor = self._module(normalised)
+            logits = network(normalised)
         logits = logits.float().contiguous()
-        result: npt.NDArray[np.float32] = (
-            torch.softmax(logits.div_(self.card.temperature), dim=1).cpu().numpy()
-        )
+        result: Float32Array = torch.softmax(logits.div_(self.card.temperature), dim=1).cpu().numpy()
         return result
 
 
@@ -108,9 +122,11 @@ def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].strip()
 
 
-def load(path: Path, *, device: str) -> TorchRuntime:
-    """Read a model file or run folder and build its network; see :func:`landcover.runtimes.open_model`."""
+def load(path: Path, *, device: str, threads: int | None = None) -> TorchRuntime:
+    """Read a checkpoint or run folder and build its network; see :func:`landcover.runtimes.open_model`."""
     card, tensors = read_model(path)
+    if threads is not None:
+        torch.set_num_threads(threads)
     module = build_model(card.model, classes=len(card.legend.scored))
     try:
         module.load_state_dict({name: torch.as_tensor(tensor) for name, tensor in tensors.items()})

@@ -1,0 +1,211 @@
+"""OpenVINO behind the :class:`~landcover.runtimes.base.Runtime` interface: exported models on a CPU."""
+
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from landcover.bundle import read_card
+from landcover.errors import MissingExtraError, ModelError, UsageError
+from landcover.legend import UInt8Array
+from landcover.runtimes.base import Float32Array, check_batch
+from landcover.runtimes.graph import (
+    COARSE,
+    OUTPUTS,
+    PROBABILITIES,
+    PROBE_PX,
+    check_signatures,
+    checked_stride,
+    signature,
+)
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+SHAPES_KEPT = 4
+"""Shapes of batches that stay compiled at most."""
+
+PIXELS_KEPT = 1 << 22
+"""Pixels of all their batches together at most; beyond, only the last one stays. A compiled shape holds the
+network's features, about a third of a kilobyte per pixel."""
+
+
+class OpenVINORuntime:
+    """Run an exported model with OpenVINO on the CPU.
+
+    For each shape of batch and each of the two answers the graph is compiled once, with all sizes fixed,
+    which runs faster than a graph of free sizes; what only the other answer needs is left out. The last few
+    are kept. Compiling takes a fraction of a second, so that a caller does well to keep to few shapes.
+
+    The batch is read where it lies (a read-only or sliced one is copied first), and the answer is written
+    into the array that is returned.
+
+    Args:
+        path: An exported model.
+        threads: Threads to compute with; OpenVINO's choice (one per core) where None.
+        precision: What floating-point layers compute in. ``"bf16"`` is about twice as fast and less exact;
+            ``"auto"`` takes it where the processor has such instructions, unless the model is quantised.
+
+    Raises:
+        ModelError: If the file is no exported model, or its graph does not fit its card.
+        UsageError: If bf16 is asked for and the processor has no instructions for it.
+        MissingExtraError: If OpenVINO is not installed.
+    """
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, path: Path, *, threads: int | None = None, precision: Precision = "fp32") -> None:
+        self.card = read_card(path)
+        self._openvino = import_openvino()
+        self._core = self._openvino.Core()
+        self.precision = _resolve(precision, self._core, self.card.precision)
+        self._settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # Said always: left alone, OpenVINO takes bf16 on processors that are fast at it.
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+        }
+        if threads is not None:
+            self._settings["INFERENCE_NUM_THREADS"] = threads
+        self._compiled: OrderedDict[tuple[str, tuple[int, ...]], Any] = OrderedDict()
+        self._path = path
+        with self._blaming_the_file():
+            network = self._core.read_model(path)
+            check_signatures(
+                path,
+                {port.get_any_name(): _signature(port) for port in network.inputs},
+                [name for port in network.outputs for name in port.get_names()],
+            )
+            self._network = self._taking_pixels(network)
+            probe = self._network.clone()
+            probe.reshape([1, PROBE_PX, PROBE_PX, 3])
+            shapes = {name: tuple(probe.output(name).get_shape()) for name in OUTPUTS}
+        self.stride = checked_stride(path, self.card, shapes)
+
+    def probabilities(self, batch: UInt8Array) -> Float32Array:
+        """Classify uint8 (N, H, W, 3) images; see :meth:`landcover.runtimes.base.Runtime.probabilities`."""
+        return self._infer(PROBABILITIES, batch)
+
+    def coarse(self, batch: UInt8Array) -> Float32Array:
+        """Classify at the decoder's stride; see :meth:`landcover.runtimes.base.Runtime.coarse`."""
+        return self._infer(COARSE, batch)
+
+    def _infer(self, output: str, batch: UInt8Array) -> Float32Array:
+        check_batch(batch)
+        request = self._request(output, batch.shape)
+        result = np.empty(tuple(request.get_output_tensor().shape), np.float32)
+        request.set_output_tensor(self._openvino.Tensor(result, shared_memory=True))
+        request.infer(batch, share_inputs=True, share_outputs=True)
+        return result
+
+    def _request(self, output: str, shape: tuple[int, ...]) -> Any:
+        """Return the request of a graph compiled for this answer to batches of this shape."""
+        key = output, shape
+        if key not in self._compiled:
+            # Room is made first, so that the old and the new are not in memory together.
+            kept = self._compiled
+            while kept and (
+                len(kept) >= SHAPES_KEPT
+                or _pixels(shape) + sum(_pixels(old) for _, old in kept) > PIXELS_KEPT
+            ):
+                kept.popitem(last=False)
+            with self._blaming_the_file():
+                self._compiled[key] = self._compile(output, shape)
+        self._compiled.move_to_end(key)
+        return self._compiled[key]
+
+    def _compile(self, output: str, shape: tuple[int, ...]) -> Any:
+        network = self._network.clone()  # shares the weights
+        for port, result in zip(network.outputs, network.get_results(), strict=True):
+            if output not in port.get_names():
+                network.remove_result(result)
+        network.reshape(list(shape))
+        return self._core.compile_model(network, "CPU", self._settings).create_infer_request()
+
+    def _taking_pixels(self, network: Any) -> Any:
+        """Put in front of a network what turns uint8 (N, H, W, 3) into the float32 (N, 3, H, W) it takes."""
+        preprocess = self._openvino.preprocess.PrePostProcessor(network)
+        image = preprocess.input()
+        image.tensor().set_element_type(self._openvino.Type.u8).set_layout(self._openvino.Layout("NHWC"))
+        image.model().set_layout(self._openvino.Layout("NCHW"))
+        return preprocess.build()
+
+    @contextmanager
+    def _blaming_the_file(self) -> Iterator[None]:
+        """Turn OpenVINO's refusal of a graph, which it reports as a RuntimeError, into one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise ModelError(
+                f"{self._path} cannot be run by OpenVINO: {_last_line(error)} Export the run again."
+            ) from error
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO, without the conversion tools that it would import along.
+
+    They import slowly, and they tell a statistics server on the network of each import, unless the user has
+    opted out. Nothing here converts models. Where OpenVINO has been imported before, it is taken as it is.
+
+    Raises:
+        MissingExtraError: If it is not installed or cannot be loaded.
+    """
+    tools = "openvino.tools.ovc"
+    hide = "openvino" not in sys.modules and tools not in sys.modules
+    if hide:
+        sys.modules[tools] = None  # type: ignore[assignment]  # Python's way to say: not to be found
+    try:
+        return import_module("openvino")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"Exported models run on OpenVINO, which cannot be imported ({error}). Run: pip install openvino"
+        ) from error
+    finally:
+        if hide:
+            del sys.modules[tools]
+
+
+def describe() -> dict[str, str]:
+    """Return what OpenVINO will use on this machine.
+
+    Raises:
+        MissingExtraError: If it is not installed or cannot be loaded.
+    """
+    openvino = import_openvino()
+    core = openvino.Core()
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    fast = [name for name in ("BF16", "INT8") if name in capabilities]
+    return {
+        "OpenVINO": openvino.__version__.partition("-")[0],
+        "OpenVINO device": core.get_property("CPU", "FULL_DEVICE_NAME"),
+        "OpenVINO instructions": f"FP32 and, faster, {', '.join(fast)}" if fast else "FP32",
+    }
+
+
+def _resolve(precision: Precision, core: Any, model: Literal["fp32", "int8"]) -> Literal["fp32", "bf16"]:
+    """Return what to compute in, given what was asked for and what the model is in."""
+    if precision == "fp32" or (precision == "auto" and model == "int8"):
+        return "fp32"
+    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return "bf16"
+    if precision == "auto":
+        return "fp32"
+    raise UsageError("This processor has no instructions for bf16; use the precision fp32 or auto.")
+
+
+def _signature(port: Any) -> str:
+    sizes = (None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+    return signature(port.get_element_type().to_dtype().name, sizes)
+
+
+def _pixels(shape: tuple[int, ...]) -> int:
+    return prod(shape[:3])
+
+
+def _last_line(error: RuntimeError) -> str:
+    return str(error).strip().splitlines()[-1].strip()
