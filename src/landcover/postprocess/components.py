@@ -2,8 +2,8 @@
 
 A *run* is a stretch of a row with one value. Runs of neighbouring rows that share an edge and a value hang
 together; what hangs together as far as the map has been read is a *piece*. Pieces can meet further down:
-those that do are one *region*, which is known only when the last band has been read. Hence two passes: the first
-numbers pieces and learns which of them belong together, the second meets the same pieces in the same order.
+those that do are one *region*, which is known only when the last band has been read. Hence two passes: the
+first numbers pieces and learns which of them belong together, the second meets the same pieces again.
 """
 
 from typing import NamedTuple

@@ -50,7 +50,7 @@ def sieve_bands(
     """
     if min_pixels < 1 or band_rows < 1:
         raise UsageError(
-            f"Found a smallest region of {min_pixels} pixels and bands of {band_rows} rows; expected at least 1."
+            f"The smallest region is {min_pixels} px and a band {band_rows} rows; expected 1 or more of both."
         )
     starts = range(0, height, band_rows)
 

@@ -1,0 +1,132 @@
+"""Outlines of regions: a partition into valid polygons, equal to GDAL's, whatever the bands."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from rasterio.features import rasterize, shapes
+
+from landcover.legend import NODATA
+from landcover.postprocess.components import Labeller
+
+shapely = pytest.importorskip("shapely")
+
+from landcover.postprocess.outlines import Bends, find_bends, to_polygons, trace  # noqa: E402
+
+Map = npt.NDArray[np.uint8]
+
+MAPS = hnp.arrays(
+    np.uint8,
+    st.tuples(st.integers(1, 10), st.integers(1, 10)),
+    elements=st.sampled_from([0, 0, 1, 1, 2, NODATA]),
+)
+
+
+def outline(
+    index: Map, band_rows: int = 100, *, junctions: bool = False
+) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.uint8]]:
+    """Return the polygons of a map in the order of their first pixels, and their classes."""
+    framed = np.pad(index, ((0, 1), (0, 1)), constant_values=NODATA)
+    bands = [framed[start : start + band_rows] for start in range(0, len(framed), band_rows)]
+    first, second = Labeller(framed.shape[1]), Labeller(framed.shape[1])
+    for band in bands:
+        first.label(band)
+    regions, found, classes = first.regions(), [], {}
+    for band in bands:
+        runs = second.label(band)
+        found.append(find_bends(runs, regions[runs.piece], junctions=junctions))
+        classes |= dict(zip(regions[runs.piece].tolist(), runs.value.tolist(), strict=True))
+    rings = trace(Bends(*map(np.concatenate, zip(*found, strict=True))), framed.shape[1])
+    return to_polygons(rings), np.array([classes[region] for region in rings.region.tolist()], np.uint8)
+
+
+def gdal_outline(index: Map) -> list[tuple[object, int]]:
+    found = shapes(index, mask=index != NODATA, connectivity=4)
+    return [(shapely.normalize(shapely.geometry.shape(shape)), int(value)) for shape, value in found]
+
+
+def by_first_pixel(polygon: object) -> tuple[float, float]:
+    top = min(y for _, y in polygon.exterior.coords)  # type: ignore[attr-defined]
+    return top, min(x for x, y in polygon.exterior.coords if y == top)  # type: ignore[attr-defined]
+
+
+@settings(max_examples=150, deadline=None)
+@given(index=MAPS, band_rows=st.integers(1, 12))
+def test_polygons_are_those_of_gdal_in_reading_order(index: Map, band_rows: int) -> None:
+    polygons, classes = outline(index, band_rows)
+    expected = sorted(gdal_outline(index), key=lambda pair: by_first_pixel(pair[0]))
+    assert shapely.normalize(polygons).tolist() == [polygon for polygon, _ in expected]
+    assert classes.tolist() == [value for _, value in expected]
+
+
+@settings(max_examples=150, deadline=None)
+@given(index=MAPS, band_rows=st.integers(1, 12), junctions=st.booleans())
+def test_polygons_are_a_partition(index: Map, band_rows: int, junctions: bool) -> None:
+    polygons, classes = outline(index, band_rows, junctions=junctions)
+    assert shapely.is_valid(polygons).all()
+    assert shapely.is_ccw(shapely.get_exterior_ring(polygons)).all()  # rows downwards: clockwise on the map
+    inside = np.count_nonzero(index != NODATA)
+    assert shapely.area(polygons).sum() == inside
+    if inside:
+        assert shapely.union_all(polygons).area == inside
+        burnt = rasterize(zip(polygons, classes, strict=True), index.shape, fill=NODATA, dtype="uint8")
+        np.testing.assert_array_equal(burnt, index)
+
+
+@settings(max_examples=100, deadline=None)
+@given(index=MAPS)
+def test_no_point_is_in_vain_unless_others_need_it(index: Map) -> None:
+    polygons, _ = outline(index)
+    coordinates = [np.array(ring.coords) for p in polygons for ring in (p.exterior, *p.interiors)]
+    for points in coordinates:
+        steps = np.diff(np.append(points, points[1:2], axis=0), axis=0)
+        assert ((steps == 0).sum(axis=1) == 1).all()  # along one axis
+        assert ((steps[:-1] == 0) != (steps[1:] == 0)).all()  # and each time the other one
+    with_junctions, _ = outline(index, junctions=True)
+    assert shapely.coverage_is_valid(with_junctions)
+    assert [a.equals(b) for a, b in zip(polygons, with_junctions, strict=True)] == [True] * len(polygons)
+
+
+def test_holes_that_touch_at_points_are_rings_of_their_own() -> None:
+    index = np.zeros((5, 5), np.uint8)
+    index[[1, 2, 3], [1, 2, 3]] = [1, NODATA, 2]
+    polygons, classes = outline(index)
+    assert shapely.is_valid(polygons).all()
+    assert [(len(p.interiors), p.area) for p in polygons] == [(3, 22), (0, 1), (0, 1)]
+    assert classes.tolist() == [0, 1, 2]
+
+
+def test_a_hole_whose_pixels_touch_at_points_around_an_island() -> None:
+    index = np.zeros((5, 5), np.uint8)
+    index[[1, 2, 2, 3], [2, 1, 3, 2]] = 1
+    polygons, _ = outline(index)
+    assert shapely.is_valid(polygons).all()
+    assert [(len(p.interiors), p.area) for p in polygons] == [(1, 20), (0, 1), (0, 1), (0, 1), (0, 1), (0, 1)]
+
+
+def test_a_region_that_touches_itself_at_a_point() -> None:
+    index = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 1]], np.uint8)
+    polygons, _ = outline(index)
+    assert shapely.is_valid(polygons).all()
+    assert [len(p.interiors) for p in polygons] == [1, 0, 0]
+    assert len(polygons[0].exterior.coords) == 7
+
+
+def test_large_maps_have_the_area_that_they_should() -> None:
+    """Two thousand regions and rings of thousands of points."""
+    rng = np.random.default_rng(3)
+    index = np.kron(rng.integers(0, 4, (40, 30)), np.ones((6, 7), int)).astype(np.uint8)
+    index[rng.random(index.shape) < 0.1] = NODATA
+    polygons, classes = outline(index, 16)
+    assert shapely.is_valid(polygons).all()
+    for value in range(4):
+        assert shapely.area(polygons[classes == value]).sum() == np.count_nonzero(index == value)
+    again, _ = outline(index, 1000)
+    assert shapely.equals_exact(polygons, again).all()
+
+
+def test_nodata_alone_has_no_outlines() -> None:
+    polygons, _ = outline(np.full((4, 5), NODATA, np.uint8))
+    assert len(polygons) == 0
