@@ -4,10 +4,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fake_runtime import ColourRuntime, ConstantRuntime, make_card
+from fake_runtime import AtFullSize, ColourRuntime, ConstantRuntime, make_card
 from landcover.errors import ConfigError, ImageError, ModelError, UsageError
 from landcover.inference import predict_index, predict_probabilities
-from landcover.inference.image import WHOLE_PX
+from landcover.inference.engine import WHOLE_PX
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 
 RNG = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def test_windows_of_a_model_without_context_equal_the_whole(
 
 
 def test_overlapping_windows_average_probabilities_with_ramps() -> None:
-    class Sides:
+    class Sides(AtFullSize):
         """Sure of class 0 in windows that begin black, sure of class 1 in others; its logits are huge."""
 
         card = make_card()
@@ -79,8 +79,9 @@ def test_overlapping_windows_average_probabilities_with_ramps() -> None:
     image = np.zeros((40, 60, 3), np.uint8)
     image[:, 20:] = 255
     result = predict_probabilities(Sides(), image, window_px=40, overlap_px=20)
-    share = (np.arange(20) + 0.5) / 20
-    assert np.allclose(result[1], np.concatenate([np.zeros(20), share, np.ones(20)]), atol=1e-6)
+    # The outer quarters of the overlap belong to the neighbour that sees more; between them lies the ramp.
+    share = (np.arange(10) + 0.5) / 10
+    assert np.allclose(result[1], np.concatenate([np.zeros(25), share, np.ones(25)]), atol=1e-6)
     assert np.allclose(result.sum(0), 1, atol=1e-6)
 
 
@@ -168,7 +169,7 @@ def test_damaged_weights_make_no_map() -> None:
             )
 
 
-@pytest.mark.parametrize("gsd", [1e5, 1e9, 1e308])
-def test_imagery_so_coarse_that_it_would_fill_memory_is_refused(gsd: float) -> None:
+@pytest.mark.parametrize("gsd", [10.1, 1e9, 1e308])
+def test_imagery_in_which_nothing_can_be_seen_is_refused(gsd: float) -> None:
     with pytest.raises(ImageError, match="pass --gsd"):
         predict_index(ColourRuntime(), np.zeros((100, 100, 3), np.uint8), gsd=gsd)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ from landcover.errors import MaskError, UsageError
 from landcover.inference import predict_index
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, translation
 from landcover.metrics import METRICS, ConfusionMatrix, Scores, class_iou, mean_iou
-from landcover.windows import blend_weights, grid
+from landcover.windows import spans
 
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -255,13 +257,13 @@ def test_trap_6_reduced_truth_is_refused() -> None:
 class Disagreeing:
     """A network that says of each window something else: urban for certain, or water, rather."""
 
-    card, device = make_card(), "cpu"
+    card, device, name, stride = make_card(), "cpu", "fake", 1
     said = ((0.9999, 0, 0, 0, 0.0001, 0), (0.2, 0, 0, 0, 0.8, 0), (0.3, 0, 0, 0, 0.7, 0))
 
     def __init__(self) -> None:
         self.windows = 0
 
-    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+    def coarse(self, batch: np.ndarray) -> np.ndarray:
         values = [self.said[(self.windows + i) % 3] for i in range(len(batch))]
         self.windows += len(batch)
         return np.tile(np.array(values, np.float32)[..., None, None], (1, 1, *batch.shape[1:3]))
@@ -276,11 +278,12 @@ def test_trap_7_overlapping_windows_are_averaged_as_probabilities_and_count_once
     )
     mean, logits = np.zeros((2, height, width, 6))
     seen = 0
-    for number, place in enumerate(grid(height, width, window, overlap)):
+    windows = product(spans(height, window, overlap), spans(width, window, overlap))
+    for number, (down, across) in enumerate(windows):
         said = np.array(Disagreeing.said[number % 3])
-        for row in range(place.row, place.row + place.height):
-            for col in range(place.col, place.col + place.width):
-                weight = blend_weights(place, height, width, overlap)[row - place.row, col - place.col]
+        for row in range(down.start, down.stop):
+            for col in range(across.start, across.stop):
+                weight = down.weights[row - down.start] * across.weights[col - across.start]
                 mean[row, col] += weight * said
                 logits[row, col] += weight * np.log(said + 1e-9)
                 seen += 1

@@ -15,7 +15,7 @@ from fake_runtime import ColourRuntime, ConstantRuntime, make_card
 from landcover import cli
 from landcover.codecs import read_mask
 from landcover.errors import ConfigError, DataError, ModelError, OutputError, UsageError
-from landcover.inference import Prediction, predict
+from landcover.inference import Prediction, PredictOptions, predict
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.runtimes import Runtime
 
@@ -48,7 +48,7 @@ def run(
     inputs: Path | list[Path], out: Path, runtime: Runtime | None = None, **options: object
 ) -> Prediction:
     inputs = inputs if isinstance(inputs, list) else [inputs]
-    return predict(inputs, runtime or ColourRuntime(), out, **options)  # type: ignore[arg-type]
+    return predict(inputs, runtime or ColourRuntime(), out, PredictOptions(**options))  # type: ignore[arg-type]
 
 
 # ---- what is written
@@ -138,7 +138,7 @@ def test_nothing_is_said_under_alpha_0_whatever_the_file(tmp_path: Path, name: s
     result = run(tmp_path / name, tmp_path / "out", ColourRuntime(make_card(gsd=0.5)), probabilities=True)
     index = read_mask(result.maps[0].task.map, DEEPGLOBE).index
     assert np.array_equal(index, np.where(alpha == 0, NODATA, TRUTH))
-    with rasterio.open(result.maps[0].task.probabilities) as source:
+    with rasterio.open(result.maps[0].task.beside("_probabilities.tif")) as source:
         assert not source.read()[:, alpha == 0].any()
 
 
@@ -191,7 +191,7 @@ def test_who_tells_the_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
     def scales(**options: object) -> list[tuple[float, str]]:
         made = run([raster, plain], tmp_path / "out", force=True, **options).maps
-        return [(one.task.gsd, one.task.gsd_source) for one in made]
+        return [(one.gsd, one.gsd_source) for one in made]
 
     assert scales() == [(0.5, "raster"), (1.0, "assumed")]
     assert "nothing tells the scale of 1 of 2 images" in capsys.readouterr().err
@@ -206,7 +206,7 @@ def test_a_recognised_layout_tells_the_scale(tmp_path: Path) -> None:
     save(tmp_path / "tiles/train/0000_sat.jpg", index)
     save(tmp_path / "tiles/validation/0000_sat.jpg", index)
     made = run(tmp_path / "tiles", tmp_path / "out", ConstantRuntime()).maps
-    assert [(one.task.gsd, one.task.gsd_source) for one in made] == [(1.195, "data folder")] * 2
+    assert [(one.gsd, one.gsd_source) for one in made] == [(1.195, "data folder")] * 2
 
 
 # ---- what goes wrong
@@ -294,8 +294,9 @@ def test_wrong_arguments_are_refused_before_any_work(tmp_path: Path) -> None:
     ]
     for error, message, changes in cases:
         arguments = {"inputs": [path], "model": ColourRuntime(), "out": out} | changes
+        given = [arguments.pop(name) for name in ("inputs", "model", "out")]
         with pytest.raises(error, match=message):
-            predict(**arguments)  # type: ignore[arg-type]
+            predict(*given, PredictOptions(**arguments))  # type: ignore[arg-type]
     assert not out.exists()
 
 
@@ -314,7 +315,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A path that stands for the colour runtime."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"weights")
-    monkeypatch.setattr("landcover.inference.maps.open_model", lambda path, device: ColourRuntime())
+    monkeypatch.setattr("landcover.inference.maps.open_model", lambda path, **_: ColourRuntime())
     return path
 
 

@@ -8,9 +8,9 @@ from landcover.preprocessing import (
     Preprocessing,
     resample_image,
     resample_mask,
-    resample_probabilities,
-    resampled_bands,
+    resample_rows,
     scaled_size,
+    source_rows,
 )
 
 RNG = np.random.default_rng(0)
@@ -58,18 +58,6 @@ def test_scaled_size_rounds_and_never_vanishes() -> None:
     assert scaled_size((3, 1000), 0.1) == (1, 100)
 
 
-# A ramp of probabilities: its value tells the position that a pixel was taken from.
-@pytest.mark.parametrize(("source", "target"), [(2448, 1024), (1024, 2448), (100, 37), (37, 100), (64, 32)])
-def test_resampling_keeps_positions(source: int, target: int) -> None:
-    ramp = np.broadcast_to(np.arange(source, dtype=np.float32), (1, 3, source))
-    expected = (np.arange(target) + 0.5) * source / target - 0.5
-    inner = slice(3, -3) if source > target else slice(4, -4)
-    across = resample_probabilities(ramp, (3, target))[0, 1]
-    assert np.abs(across - expected)[inner].max() < 0.05
-    down = resample_probabilities(ramp.swapaxes(1, 2), (target, 3))[0, :, 1]
-    assert np.abs(down - expected)[inner].max() < 0.05
-
-
 @pytest.mark.parametrize("target", [90, 400])
 def test_resampled_images_keep_positions(target: int) -> None:
     image = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(4, axis=0)
@@ -100,42 +88,24 @@ def test_reduced_fine_texture_does_not_alias() -> None:
 
 @quick
 @given(sizes, sizes)
-def test_constant_images_and_probabilities_stay_constant(
-    source: tuple[int, int], target: tuple[int, int]
-) -> None:
+def test_constant_images_stay_constant(source: tuple[int, int], target: tuple[int, int]) -> None:
     image = np.full((*source, 3), 77, np.uint8)
     assert np.array_equal(resample_image(image, target), np.full((*target, 3), 77))
-    probabilities = np.full((2, *source), 0.3, np.float32)
-    result = resample_probabilities(probabilities, target)
-    assert result.shape == (2, *target)
-    assert np.allclose(result, 0.3, atol=1e-6)
 
 
 @quick
-@given(sizes, sizes)
-def test_resampled_probabilities_still_are_probabilities(
-    source: tuple[int, int], target: tuple[int, int]
+@given(sizes, sizes, st.data())
+def test_rows_of_a_strip_are_those_of_the_whole(
+    source: tuple[int, int], target: tuple[int, int], data: st.DataObject
 ) -> None:
-    values = np.random.default_rng(1).random((4, *source), dtype=np.float32)
-    result = resample_probabilities(values / values.sum(0), target)
-    assert result.min() >= 0
-    assert np.allclose(result.sum(0), 1, atol=1e-5)
-
-
-def test_bands_are_the_whole() -> None:
-    probabilities = RNG.random((3, 200, 20), dtype=np.float32)
-    for size in [(777, 31), (200, 20), (90, 20)]:
-        bands = list(resampled_bands(probabilities, size))
-        assert [rows.start for rows, _ in bands[1:]] == [rows.stop for rows, _ in bands[:-1]]
-        joined = np.concatenate([band for _, band in bands], axis=1)
-        assert np.array_equal(joined, resample_probabilities(probabilities, size))
-
-
-def test_bands_show_no_seam() -> None:
-    """Enlarging a tall image takes several bands; the ramp must go on smoothly from one to the next."""
-    ramp = np.broadcast_to(np.linspace(0, 1, 400, dtype=np.float32)[:, None], (1, 400, 4))
-    steps = np.diff(resample_probabilities(ramp, (1500, 4))[0, 5:-5, 0])
-    assert np.abs(steps - steps.mean()).max() < 0.05 * steps.mean()
+    image = np.random.default_rng(3).integers(0, 256, (*source, 3), dtype=np.uint8)
+    start = data.draw(st.integers(0, target[0] - 1))
+    rows = slice(start, data.draw(st.integers(start + 1, target[0])))
+    needed = source_rows(rows, source[0], target[0])
+    found = resample_rows(image[needed], needed.start, rows, source, target)
+    expected = resample_image(image, target)[rows]
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= 1  # Pillow's fixed-point weights
 
 
 @quick

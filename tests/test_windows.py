@@ -6,54 +6,74 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from landcover.errors import UsageError
-from landcover.windows import Window, blend_weights, grid
+from landcover.windows import Window, spans
 
-quick = settings(max_examples=60, deadline=None)
-lengths = st.integers(1, 50)
+quick = settings(max_examples=100, deadline=None)
+lengths = st.integers(1, 60)
 windows_and_overlaps = st.integers(1, 40).flatmap(lambda w: st.tuples(st.just(w), st.integers(0, w - 1)))
 
 
 @quick
-@given(lengths, lengths, windows_and_overlaps)
-@example(1, 1, (512, 400))
-@example(300, 700, (512, 128))  # mmsegmentation gave negative offsets here
-@example(2448, 20, (512, 112))  # and repeated the last window here
-@example(512, 512, (512, 400))  # and ran one window four times here
-@example(130, 130, (64, 0))
-def test_grid_covers_every_pixel_with_distinct_windows_of_one_size_inside_the_image(
-    height: int, width: int, window: tuple[int, int]
+@given(lengths, windows_and_overlaps)
+@example(1, (512, 400))
+@example(300, (512, 128))  # mmsegmentation gave negative offsets here
+@example(2448, (512, 112))  # and repeated the last window here
+@example(512, (512, 400))  # and ran one window four times here
+@example(130, (64, 0))
+def test_windows_cover_the_axis_once_each_inside_it_and_none_is_needless(
+    total: int, window: tuple[int, int]
 ) -> None:
-    window_px, overlap_px = window
-    windows = grid(height, width, window_px, overlap_px)
-    covered = np.zeros((height, width), int)
-    for row, col, h, w in windows:
-        assert row >= 0
-        assert col >= 0
-        assert row + h <= height
-        assert col + w <= width
-        assert (h, w) == (min(window_px, height), min(window_px, width))
-        covered[row : row + h, col : col + w] += 1
-    assert covered.min() >= 1
-    assert len(set(windows)) == len(windows)
-    assert windows == sorted(windows)
+    length, overlap = window
+    found = spans(total, length, overlap)
+    starts = [span.start for span in found]
+    assert starts == sorted(set(starts))
+    assert starts[0] == 0
+    assert found[-1].stop == total
+    assert {span.length for span in found} == {min(length, total)}
+    assert all(after - before <= length - overlap for before, after in pairwise(starts))
+    assert len(starts) == 1 + max(0, -(-(total - length) // (length - overlap)))
 
 
 @quick
 @given(lengths, windows_and_overlaps)
-def test_neighbours_overlap_at_least_as_told_and_none_is_needless(
-    length: int, window: tuple[int, int]
-) -> None:
-    window_px, overlap_px = window
-    starts = [w.col for w in grid(1, length, window_px, overlap_px)]
-    assert all(b - a <= window_px - overlap_px for a, b in pairwise(starts))
-    fewest = 1 + max(0, -(-(length - window_px) // (window_px - overlap_px)))
-    assert len(starts) == fewest
+@example(1, (1, 0))
+@example(600, (256, 64))  # a peer lost 2,396 pixels of this one
+def test_the_weights_at_a_position_sum_to_one(total: int, window: tuple[int, int]) -> None:
+    sums = np.zeros(total)
+    for span in spans(total, *window):
+        assert span.weights.shape == (span.length,)
+        assert span.weights.dtype == np.float32
+        assert span.weights.min() >= 0
+        sums[span.start : span.stop] += span.weights
+    assert np.allclose(sums, 1, atol=1e-6)
 
 
 def test_a_deepglobe_image_in_windows_of_512() -> None:
-    windows = grid(2448, 2448, 512, 128)
-    assert len(windows) == 49
-    assert [w.col for w in windows[:7]] == [0, 384, 768, 1152, 1536, 1920, 1936]
+    assert [span.start for span in spans(2448, 512, 128)] == [0, 384, 768, 1152, 1536, 1920, 1936]
+
+
+def test_weights_fall_towards_neighbours_and_not_towards_the_ends() -> None:
+    first, middle, last = spans(24, 12, 6)
+    ramp = [0, 0.125, 0.375, 0.625, 0.875, 1]  # the outer quarter of the overlap counts for nothing
+    assert np.allclose(first.weights, [1] * 6 + ramp[::-1])
+    assert np.allclose(middle.weights, ramp + ramp[::-1])
+    assert np.allclose(last.weights, ramp + [1] * 6)
+
+
+def test_touching_windows_have_no_ramp() -> None:
+    assert all((span.weights == 1).all() for span in spans(24, 8, 0))
+
+
+@quick
+@given(lengths, windows_and_overlaps)
+def test_no_answer_from_the_edge_of_a_window_counts(total: int, window: tuple[int, int]) -> None:
+    length, overlap = window
+    for span in spans(total, length, overlap):
+        margin = overlap // 4
+        if span.start > 0:
+            assert not span.weights[:margin].any()
+        if span.stop < total:
+            assert not span.weights[span.length - margin :].any()
 
 
 def test_slices_cut_the_window() -> None:
@@ -61,45 +81,12 @@ def test_slices_cut_the_window() -> None:
     assert (image[Window(1, 4, 2, 3).slices] == [[14, 15, 16], [24, 25, 26]]).all()
 
 
-@pytest.mark.parametrize(("window_px", "overlap_px"), [(64, 64), (64, 65), (64, -1), (0, 0), (-8, 0)])
-def test_impossible_overlaps_are_refused(window_px: int, overlap_px: int) -> None:
-    with pytest.raises(UsageError, match=rf"{window_px} px cannot overlap by {overlap_px} px"):
-        grid(100, 100, window_px, overlap_px)
+@pytest.mark.parametrize(("window", "overlap"), [(64, 64), (64, 65), (64, -1), (0, 0), (-8, 0)])
+def test_impossible_overlaps_are_refused(window: int, overlap: int) -> None:
+    with pytest.raises(UsageError, match=rf"{window} px cannot overlap by {overlap} px"):
+        spans(100, window, overlap)
 
 
-@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
-def test_an_empty_image_is_refused(size: tuple[int, int]) -> None:
+def test_an_empty_axis_is_refused() -> None:
     with pytest.raises(UsageError, match="nothing to cover"):
-        grid(*size, 64, 16)
-
-
-@quick
-@given(lengths, lengths, windows_and_overlaps)
-@example(1, 1, (1, 0))
-@example(600, 600, (256, 64))  # a peer lost 2,396 pixels of this one
-def test_blending_a_constant_returns_it_everywhere(height: int, width: int, window: tuple[int, int]) -> None:
-    window_px, overlap_px = window
-    sums, total = np.zeros((height, width)), np.zeros((height, width))
-    for place in grid(height, width, window_px, overlap_px):
-        weights = blend_weights(place, height, width, overlap_px)
-        assert weights.shape == (place.height, place.width)
-        assert weights.dtype == np.float32
-        assert weights.min() > 1e-5
-        assert weights.max() <= 1
-        sums[place.slices] += 0.3 * weights
-        total[place.slices] += weights
-    assert np.allclose(sums / total, 0.3, rtol=1e-6)
-
-
-def test_weights_fall_towards_neighbours_and_not_towards_the_border() -> None:
-    ramp, flat = [0.125, 0.375, 0.625, 0.875], [1.0] * 4
-    first, second = grid(8, 12, 8, 4)
-    assert np.allclose(blend_weights(first, 8, 12, 4), [flat + ramp[::-1]] * 8)
-    assert np.allclose(blend_weights(second, 8, 12, 4), [ramp + flat] * 8)
-    middle = Window(4, 4, 8, 8)
-    assert np.allclose(blend_weights(middle, 100, 100, 4), np.outer(ramp + ramp[::-1], ramp + ramp[::-1]))
-
-
-def test_weights_of_an_overlap_beyond_half_the_window_meet_in_the_middle() -> None:
-    weights = blend_weights(Window(0, 5, 1, 6), 1, 100, 5)[0]
-    assert np.allclose(weights, [0.1, 0.3, 0.5, 0.5, 0.3, 0.1])
+        spans(0, 64, 16)

@@ -52,24 +52,42 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     refuse_existing(path, force=force)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{_SUFFIX}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _flush(temporary, os.O_RDWR)
-        temporary.replace(path)
-        with suppress(OSError):  # not every system can flush a folder
-            _flush(path.parent, os.O_RDONLY)
+        with writing(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _flush(temporary, os.O_RDWR)
+            temporary.replace(path)
+            with suppress(OSError):  # not every system can flush a folder
+                _flush(path.parent, os.O_RDONLY)
+    finally:
+        with suppress(OSError):  # the error above, if any, says more
+            temporary.unlink()
+
+
+def work_folder(path: Path) -> Path:
+    """Return the hidden folder beside ``path`` for unfinished work that can be taken up again."""
+    return path.with_name(f".{path.name}{_SUFFIX}")
+
+
+@contextmanager
+def writing(path: Path, *temporary: Path) -> Iterator[None]:
+    """Turn the system's errors about writing ``path`` (no permission, no space) into :class:`OutputError`.
+
+    Args:
+        path: What is written.
+        temporary: Under which other names. Errors about other files are not touched.
+    """
+    try:
+        yield
     except OSError as error:
         if isinstance(error, OutputError) or error.errno not in _WRITE_ERRORS:
             raise
-        places = {str(place) for place in (temporary, path, *path.parents)}
+        places = {str(place) for place in (*temporary, path, *path.parents)}
         if error.filename is not None and str(error.filename) not in places:
             raise  # about a file that the block reads
         # A file where a folder is to be made: "File exists" would name neither.
         reason = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno
         raise OutputError(f"{path} cannot be written: {os.strerror(reason)}.") from error
-    finally:
-        with suppress(OSError):  # the error above, if any, says more
-            temporary.unlink()
 
 
 def check_name(path: Path) -> None:

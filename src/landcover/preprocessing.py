@@ -10,7 +10,7 @@ average over each pixel's area (RMSE 0.44 grey values; bilinear 1.4; box 1.8, wi
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +27,6 @@ Size = tuple[int, int]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of RGB in 0..1 that timm's encoders were pretrained with."""
-
-_BAND_PX = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,52 +118,45 @@ def resample_mask(mask: UInt8Array, size: Size | float) -> UInt8Array:
     return np.asarray(Image.fromarray(mask).resize(target[::-1], Image.Resampling.NEAREST))
 
 
-def resample_probabilities(probabilities: Float32Array, size: Size) -> Float32Array:
-    """Resample the probability of each class; where they summed to one they still do.
+def source_rows(rows: slice, source_height: int, height: int) -> slice:
+    """Return the rows of an image that rows of its resampled version are made of.
 
     Args:
-        probabilities: float32 (C, h, w).
-        size: Height and width (H, W) of the result.
+        rows: Rows of the resampled image.
+        source_height: Rows of the image.
+        height: Rows of the whole resampled image.
+    """
+    step = source_height / height
+    reach = max(step, 1.0)  # both filters end one pixel of the coarser grid from the centre
+    first = math.floor((rows.start + 0.5) * step - reach)
+    last = math.ceil((rows.stop - 0.5) * step + reach)
+    return slice(max(0, first), min(source_height, last))
+
+
+def resample_rows(strip: UInt8Array, top: int, rows: slice, source: Size, target: Size) -> UInt8Array:
+    """Return some rows of what :func:`resample_image` makes of an image that need not be there as a whole.
+
+    Args:
+        strip: uint8 (n, W, 3): consecutive rows of the image that hold all of :func:`source_rows`.
+        top: Which row of the image the strip begins with.
+        rows: Rows of the resampled image.
+        source: Height and width of the image.
+        target: Height and width of the whole resampled image.
 
     Returns:
-        float32 (C, H, W); ``probabilities`` itself where the size is the same.
+        uint8 (rows, w, 3).
     """
-    if probabilities.shape[1:] == size:
-        return probabilities
-    result = np.empty((len(probabilities), *size), np.float32)
-    for rows, band in resampled_bands(probabilities, size):
-        result[:, rows] = band
-    return result
-
-
-def resampled_bands(probabilities: Float32Array, size: Size) -> Iterator[tuple[slice, Float32Array]]:
-    """Yield the result of :func:`resample_probabilities` as bands of rows, from the top.
-
-    For a consumer that keeps less than all of it, such as an argmax: for six classes at 2448 x 2448 the whole
-    result is 144 MB, a band 15 MB.
-
-    Args:
-        probabilities: float32 (C, h, w).
-        size: Height and width (H, W) of the whole result.
-
-    Yields:
-        The band's rows in the result, and float32 (C, rows, W), which the consumer may not write to.
-    """
-    classes, height, width = probabilities.shape
-    if (height, width) == size:
-        for top in range(0, height, _BAND_PX):
-            rows = slice(top, min(top + _BAND_PX, height))
-            yield rows, probabilities[:, rows]
-        return
-    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in probabilities]
-    step, resample = height / size[0], _filter((height, width), size)
-    for top in range(0, size[0], _BAND_PX):
-        rows = slice(top, min(top + _BAND_PX, size[0]))
-        box = (0.0, rows.start * step, float(width), min(rows.stop * step, height))
-        band = np.empty((classes, rows.stop - top, size[1]), np.float32)
-        for channel, plane in zip(band, planes, strict=True):
-            channel[:] = np.asarray(plane.resize((size[1], rows.stop - top), resample, box))
-        yield rows, band
+    if target == source:
+        return strip[rows.start - top : rows.stop - top]
+    step = source[0] / target[0]
+    box = (
+        0.0,
+        max(0.0, rows.start * step - top),
+        float(source[1]),
+        min(rows.stop * step - top, float(len(strip))),
+    )
+    size = (target[1], rows.stop - rows.start)
+    return np.asarray(Image.fromarray(strip).resize(size, _filter(source, target), box))
 
 
 def _target(source: Size, size: Size | float) -> Size:

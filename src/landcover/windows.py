@@ -1,6 +1,8 @@
-"""Windows over an image that overlap, and the weights that blend their probabilities without seams.
+"""Windows that cover an axis with overlaps, and the weights that blend their answers without seams.
 
-All lengths are pixels, rows before columns. Nothing here touches imagery.
+Rows and columns are covered alike, so everything here is about one axis: a grid of windows is the product of
+two lists of spans, and the weight of a window at a position is the product of its row's and its column's.
+Nothing here touches imagery.
 """
 
 from typing import NamedTuple
@@ -27,74 +29,76 @@ class Window(NamedTuple):
         return slice(self.row, self.row + self.height), slice(self.col, self.col + self.width)
 
 
-def grid(height: int, width: int, window_px: int, overlap_px: int) -> list[Window]:
-    """Cover an image with windows of one size.
+class Span(NamedTuple):
+    """What a window covers of one axis.
 
-    The windows of the last row and column are shifted inwards rather than cut, so that every window is
-    ``window_px`` high and wide. Along an axis shorter than that one smaller window covers the whole axis.
+    Attributes:
+        start: First position.
+        length: Number of positions.
+        weights: float32 (length,) in 0..1: the window's share of the blended answer at each position.
+    """
+
+    start: int
+    length: int
+    weights: Float32Array
+
+    @property
+    def stop(self) -> int:
+        """Position after the last."""
+        return self.start + self.length
+
+
+def spans(total: int, window: int, overlap: int) -> list[Span]:
+    """Cover an axis with windows of one length.
+
+    The last one is shifted inwards rather than cut, so that all are ``window`` long; an axis shorter than
+    that is covered by one smaller window. At each position the weights of all windows sum to one. The outer
+    quarter of an overlap, where a network sees the window's edge instead of what lies beyond, counts for
+    nothing: there the neighbour sees more. In the middle half the weight rises linearly. Towards the axis'
+    own ends, where no neighbour could take over, there is no ramp.
 
     Args:
-        height: Rows of the image, at least 1.
-        width: Columns of the image, at least 1.
-        window_px: Height and width of a window.
-        overlap_px: Rows and columns that neighbours share at least; 0 lets them touch.
+        total: Length of the axis, at least 1.
+        window: Length of a window.
+        overlap: Positions that neighbours share at least; 0 lets them touch.
 
     Returns:
-        The windows row by row, each once, all inside the image, every pixel in at least one.
+        The windows in order, each once, all inside the axis.
 
     Raises:
-        UsageError: If the image is empty or the overlap is negative or not smaller than the window.
+        UsageError: If the axis is empty, or the overlap is negative or not smaller than the window.
     """
-    if height < 1 or width < 1:
-        raise UsageError(f"An image of {height} x {width} pixels has nothing to cover with windows.")
-    if not 0 <= overlap_px < window_px:
-        raise cannot_overlap(window_px, overlap_px)
-    rows = _starts(height, window_px, window_px - overlap_px)
-    cols = _starts(width, window_px, window_px - overlap_px)
-    return [Window(row, col, min(window_px, height), min(window_px, width)) for row in rows for col in cols]
+    if total < 1:
+        raise UsageError(f"An axis of {total} positions has nothing to cover with windows.")
+    if not 0 <= overlap < window:
+        raise cannot_overlap(window, overlap)
+    length, last = min(window, total), max(total - window, 0)
+    starts = [*range(0, last, window - overlap), last]
+    raw = [_trapezoid(start, length, total, overlap) for start in starts]
+    sums = np.zeros(total)
+    for start, weights in zip(starts, raw, strict=True):
+        sums[start : start + length] += weights
+    return [
+        Span(start, length, (weights / sums[start : start + length]).astype(np.float32))
+        for start, weights in zip(starts, raw, strict=True)
+    ]
 
 
-def cannot_overlap(window_px: int, overlap_px: int) -> UsageError:
+def cannot_overlap(window: int, overlap: int) -> UsageError:
     """Return the error about an overlap that windows cannot have."""
     return UsageError(
-        f"Windows of {window_px} px cannot overlap by {overlap_px} px: the overlap must be 0 or more and "
+        f"Windows of {window} px cannot overlap by {overlap} px: the overlap must be 0 or more and "
         "smaller than the window. A quarter of the window is a good choice."
     )
 
 
-def _starts(length: int, window_px: int, stride: int) -> list[int]:
-    last = max(length - window_px, 0)
-    return [*range(0, last, stride), last]
-
-
-def blend_weights(window: Window, height: int, width: int, overlap_px: int) -> Float32Array:
-    """Weight of each pixel of a window in the weighted mean over all windows that see the pixel.
-
-    The weight rises linearly over ``overlap_px`` pixels from each side that has a neighbour and is 1
-    elsewhere. It is never zero, and there is no ramp along the image's own borders, where no neighbour
-    could take over.
-
-    Args:
-        window: One window of :func:`grid`.
-        height: Rows of the image.
-        width: Columns of the image.
-        overlap_px: The overlap that the grid was made with.
-
-    Returns:
-        float32 (window.height, window.width) in (0, 1].
-    """
-    rows = _ramp(window.row, window.height, height, overlap_px)
-    cols = _ramp(window.col, window.width, width, overlap_px)
-    return rows[:, None] * cols[None, :]
-
-
-def _ramp(start: int, length: int, total: int, overlap_px: int) -> Float32Array:
-    """float32 (length,): weights along one axis; ramps only where the window ends inside the image."""
-    weights = np.ones(length, np.float32)
-    rise = ((np.arange(min(overlap_px, length)) + 0.5) / max(overlap_px, 1)).astype(np.float32)
-    if start > 0:
-        weights[: len(rise)] = rise
-    if start + length < total:
-        tail = weights[length - len(rise) :]
-        np.minimum(tail, rise[::-1], out=tail)
+def _trapezoid(start: int, length: int, total: int, overlap: int) -> npt.NDArray[np.float64]:
+    """float64 (length,): ramps only where the window ends inside the axis; before normalisation."""
+    margin = overlap // 4
+    rise = np.clip((np.arange(length) - margin + 0.5) / max(overlap - 2 * margin, 1), 0, 1)
+    weights = np.ones(length)
+    if overlap and start > 0:
+        weights = rise
+    if overlap and start + length < total:
+        weights = np.minimum(weights, rise[::-1])
     return weights

@@ -202,7 +202,11 @@ def _evaluate(out: Path, settings: _Settings) -> str:
 
 
 def _predict(out: Path, settings: _Settings) -> str:
-    prediction = landcover.predict([out / "large"], out / "run", out / "predicted", force=True)
+    from landcover.inference import PredictOptions
+
+    prediction = landcover.predict(
+        [out / "large"], out / "run", out / "predicted", PredictOptions(force=True)
+    )
     largest = max(prediction.areas, key=lambda area: area.pixels)
     return f"most of it is {largest.name}, {100 * largest.share:.0f} %"
 

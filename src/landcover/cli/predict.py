@@ -1,5 +1,7 @@
 """``landcover predict``."""
 
+import csv as csv_
+import io
 import json as json_
 import sys
 from pathlib import Path
@@ -14,67 +16,187 @@ if TYPE_CHECKING:
     from landcover.inference import Prediction
 
 _STDOUT = Path("-")
+_READING, _WORK, _PRODUCTS, _REPORT = "What is read", "How it is classified", "What is written", "Report"
 
 
 def predict(
     model: Annotated[str, typer.Option(help="Model file, or folder of a training run.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the maps.", show_default=False)],
     inputs: Annotated[
-        list[Path] | None, typer.Argument(help="Images and folders of images.", show_default=False)
+        list[str] | None,
+        typer.Argument(help="Images, folders of images, URLs of rasters.", show_default=False),
     ] = None,
     list_file: Annotated[
         Path | None,
         typer.Option(
-            "--list", help="Text file of more inputs: a path a line, seen from the file's folder; # comments."
+            "--list",
+            help="Text file of more inputs: a path a line, seen from the file's folder; # comments.",
+            rich_help_panel=_READING,
         ),
     ] = None,
     gsd: Annotated[
         float | None,
-        typer.Option(help="Metres per pixel of the images, where neither they nor a landcover.yaml tell."),
+        typer.Option(
+            help="Metres per pixel of the images, where neither they nor a landcover.yaml tell.",
+            rich_help_panel=_READING,
+        ),
     ] = None,
-    min_region: Annotated[
+    bands: Annotated[
         str | None,
-        typer.Option(help="Give smaller regions their largest neighbour's class: 8000px or 2000m2."),
+        typer.Option(help="Bands that hold red, green and blue: 3,2,1.", rich_help_panel=_READING),
     ] = None,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Write the probability of each class too (GeoTIFF).")
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Values of 16-bit rasters that become 0 and 255: 0,3000; or percentile, of each scene.",
+            rich_help_panel=_READING,
+        ),
+    ] = None,
+    bbox: Annotated[
+        str | None,
+        typer.Option(
+            help="Only this part: left,bottom,right,top in the scene's CRS.", rich_help_panel=_READING
+        ),
+    ] = None,
+    aoi: Annotated[
+        Path | None, typer.Option(help="Only inside the polygons of this file.", rich_help_panel=_READING)
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Skip a scene with a damaged block, instead of mapping the rest of it.",
+            rich_help_panel=_READING,
+        ),
     ] = False,
-    mask_format: Annotated[
-        Literal["palette", "rgb", "index"], typer.Option(help="Form of PNG maps.")
-    ] = "palette",
+    max_pixels: MaxPixels = MAX_PIXELS,
     window: Annotated[
         int | None,
-        typer.Option(help="Side of the sliding window in pixels of the model; 0: whole images at once."),
+        typer.Option(
+            help="Side of the sliding window in pixels of the model; 0: whole images at once.",
+            rich_help_panel=_WORK,
+        ),
     ] = None,
-    overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring windows share.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    max_pixels: MaxPixels = MAX_PIXELS,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing maps.")] = False,
+    overlap: Annotated[
+        int | None, typer.Option(help="Pixels that neighbouring windows share.", rich_help_panel=_WORK)
+    ] = None,
+    tta: Annotated[
+        bool,
+        typer.Option(
+            "--tta", help="Average over the 8 turns and flips: 8 times the work.", rich_help_panel=_WORK
+        ),
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_WORK)] = "auto",
+    runtime: Annotated[
+        Literal["auto", "openvino", "onnxruntime", "torch"],
+        typer.Option(help="Library that computes.", rich_help_panel=_WORK),
+    ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads that compute.", rich_help_panel=_WORK)
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Scenes to work on at a time.", rich_help_panel=_WORK)] = 1,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep maps that are there, and go on where a killed run stopped.",
+            rich_help_panel=_WORK,
+        ),
+    ] = False,
+    min_region: Annotated[
+        str | None,
+        typer.Option(
+            help="Give smaller regions their largest neighbour's class: 8000px or 2000m2.",
+            rich_help_panel=_PRODUCTS,
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities",
+            help="Write the probability of each class too (GeoTIFF).",
+            rich_help_panel=_PRODUCTS,
+        ),
+    ] = False,
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence",
+            help="Write the probability of the mapped class too (GeoTIFF).",
+            rich_help_panel=_PRODUCTS,
+        ),
+    ] = False,
+    map_format: Annotated[
+        Literal["auto", "png", "tif", "cog"],
+        typer.Option(
+            help="auto: GeoTIFF for georeferenced images and URLs, else PNG.", rich_help_panel=_PRODUCTS
+        ),
+    ] = "auto",
+    mask_format: Annotated[
+        Literal["palette", "rgb", "index"], typer.Option(help="Form of PNG maps.", rich_help_panel=_PRODUCTS)
+    ] = "palette",
+    qml: Annotated[
+        bool,
+        typer.Option("--qml", help="Write a QGIS style beside each GeoTIFF.", rich_help_panel=_PRODUCTS),
+    ] = False,
+    vector: Annotated[
+        Literal["gpkg", "geojson", "fgb", "parquet"] | None,
+        typer.Option(help="Write polygons too.", rich_help_panel=_PRODUCTS),
+    ] = None,
+    zones: Annotated[
+        Path | None,
+        typer.Option(help="Count areas in each polygon of this file too.", rich_help_panel=_PRODUCTS),
+    ] = None,
+    zone_column: Annotated[
+        str | None, typer.Option(help="Column that names the zones.", rich_help_panel=_PRODUCTS)
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace existing maps.", rich_help_panel=_PRODUCTS)
+    ] = False,
     json: Annotated[
-        Path | None, typer.Option(help="Write maps and areas as JSON; - is standard output.")
+        Path | None,
+        typer.Option(help="Write maps and areas as JSON; - is standard output.", rich_help_panel=_REPORT),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="Write the areas of each map and zone as a table.", rich_help_panel=_REPORT),
     ] = None,
 ) -> None:
-    """Make a land-cover map of every image."""
+    """Make a land-cover map of every image or scene, of any size."""
     from landcover.files import refuse_existing, write_text
+    from landcover.inference import PredictOptions
     from landcover.inference import predict as make_maps
     from landcover.inference.plan import read_list
 
-    if json is not None and json != _STDOUT:
-        refuse_existing(json, force=force)
-    prediction = make_maps(
-        [*(inputs or []), *([] if list_file is None else read_list(list_file))],
-        model,
-        out,
+    for report in (json, csv):
+        if report is not None and report != _STDOUT:
+            refuse_existing(report, force=force)
+    options = PredictOptions(
         gsd=gsd,
-        min_region=min_region,
-        probabilities=probabilities,
-        mask_format=mask_format,
+        bands=None if bands is None else _whole_numbers(bands),
+        scaling=None if scale is None else "percentile" if scale == "percentile" else _range(scale),
+        bbox=None if bbox is None else _box(bbox),
+        aoi=aoi,
+        strict=strict,
+        max_pixels=max_pixels,
         window_px=window,
         overlap_px=overlap,
-        device=device,
-        max_pixels=max_pixels,
+        turns=tta,
+        min_region=min_region,
+        probabilities=probabilities,
+        confidence=confidence,
+        map_format=map_format,
+        mask_format=mask_format,
+        qml=qml,
+        vector=vector,
+        zones=zones,
+        zone_column=zone_column,
+        jobs=jobs,
+        resume=resume,
         force=force,
     )
+    given = [*(inputs or []), *([] if list_file is None else read_list(list_file))]
+    prediction = make_maps(given, model, out, options, device=device, runtime=runtime, threads=threads)
     text = json_.dumps(prediction.to_dict(), indent=1)
     if json == _STDOUT:
         print(text)
@@ -82,12 +204,72 @@ def predict(
         if json is not None:
             write_text(json, text + "\n", force=force)
         _print_areas(prediction)
+    if csv is not None:
+        write_text(csv, _table(prediction), force=force)
+    _tell(prediction, out)
+    if not prediction.complete:
+        raise typer.Exit(1)
+
+
+def _numbers(text: str, count: int, example: str) -> list[float]:
+    from landcover.errors import UsageError
+
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != count:
+        raise UsageError(
+            f"{text!r} was given; expected {count} numbers with commas between, such as {example}."
+        )
+    return values
+
+
+def _whole_numbers(text: str) -> tuple[int, int, int]:
+    from landcover.errors import UsageError
+
+    red, green, blue = _numbers(text, 3, "3,2,1")
+    if not all(value.is_integer() and value >= 1 for value in (red, green, blue)):
+        raise UsageError(f"{text!r} was given; expected the numbers of three bands, from 1, such as 3,2,1.")
+    return int(red), int(green), int(blue)
+
+
+def _range(text: str) -> tuple[float, float]:
+    low, high = _numbers(text, 2, "0,3000; or the word percentile")
+    return low, high
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    left, bottom, right, top = _numbers(text, 4, "5.1,52.0,5.2,52.1")
+    return left, bottom, right, top
+
+
+def _table(prediction: "Prediction") -> str:
+    text = io.StringIO()
+    names = ("map", "zone", "class", "pixels", "square_metres", "hectares", "share")
+    writer = csv_.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(prediction.area_rows())
+    return text.getvalue()
+
+
+def _tell(prediction: "Prediction", out: Path) -> None:
+    for made in prediction.maps:
+        for note in made.notes:
+            print(f"Note: {note}", file=sys.stderr)
+        if made.damaged:
+            pixels = sum(window.height * window.width for window in made.damaged)
+            print(
+                f"Damaged: {made.task.image}: {len(made.damaged)} blocks ({pixels:,} pixels) cannot be read "
+                "and have no data in the map. Fetch the file again, or pass --strict to skip such scenes.",
+                file=sys.stderr,
+            )
     for reason in prediction.failed.values():
         print(f"Skipped: {reason}", file=sys.stderr)
+    if prediction.kept:
+        print(f"{len(prediction.kept)} maps were there already and were kept.", file=sys.stderr)
     done, failed = len(prediction.maps), len(prediction.failed)
     print(f"{done} of {done + failed} maps written to {out}.", file=sys.stderr)
-    if failed:
-        raise typer.Exit(1)
 
 
 def _print_areas(prediction: "Prediction") -> None:

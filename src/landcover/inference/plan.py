@@ -1,22 +1,32 @@
 """What a prediction will read and write, settled before any work: name, place and scale of every image."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
+from urllib.parse import urlsplit
 
 from landcover.batch import IMAGE_END, PICTURE_SUFFIXES, check_targets, find_files
 from landcover.data import open_dataset
 from landcover.data.dataset import SETTINGS_FILE, read_settings
 from landcover.errors import DataError
-from landcover.preprocessing import check_gsd
+from landcover.inference.options import MapFormat, PredictOptions
 from landcover.raster import Georeference, ground_sample_distance, read_georeference
 
-NO_IMAGE = ("_mask", "_label", "_probabilities")
+NO_IMAGE = ("_mask", "_label", "_probabilities", "_confidence")
 """Ends of names that folders are not searched for: masks, and what ``predict`` itself writes."""
 
 GsdSource = Literal["option", "raster", "data folder", "assumed"]
+
+_MASK_END = "_mask"
+_ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]+://|/vsi[a-z0-9_]+/)", re.IGNORECASE)
+
+
+def is_address(text: str) -> bool:
+    """Return whether an input is a URL, or a path that only GDAL knows (``/vsis3/…``)."""
+    return _ADDRESS.match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,24 +34,24 @@ class Task:
     """One image to predict.
 
     Attributes:
-        image: The image file.
-        map: The map to write: GeoTIFF where the image is georeferenced, else PNG.
-        probabilities: The GeoTIFF of probabilities to write, or None.
-        georeference: Where the image lies, or None.
-        gsd: Metres per pixel of the image.
+        image: The image file, or the address of a raster that is not a file here.
+        map: The map to write, ``.tif`` or ``.png``.
+        gsd: Metres per pixel of the image; None: its transform says it when it is opened.
         gsd_source: Who says so. ``assumed``: nobody, it is the model's.
     """
 
-    image: Path
+    image: Path | str
     map: Path
-    probabilities: Path | None
-    georeference: Georeference | None
-    gsd: float
+    gsd: float | None
     gsd_source: GsdSource
 
+    def beside(self, end: str) -> Path:
+        """Return the path of another product: ``NAME_<end>``."""
+        return self.map.with_name(self.map.stem.removesuffix(_MASK_END) + end)
 
-def read_list(file: Path) -> list[Path]:
-    """Read a list of inputs: a path a line, seen from the file's own folder.
+
+def read_list(file: Path) -> list[Path | str]:
+    """Read a list of inputs: a URL or path a line, paths seen from the file's own folder.
 
     Empty lines, and lines that begin with ``#``, say nothing.
 
@@ -55,59 +65,74 @@ def read_list(file: Path) -> list[Path]:
             f"{file} cannot be read as a list of inputs: {error}. Expected text, one path a line."
         ) from error
     entries = [line.strip() for line in lines]
-    paths = [file.parent / entry for entry in entries if entry and not entry.startswith("#")]
+    paths = [
+        entry if is_address(entry) else file.parent / entry
+        for entry in entries
+        if entry and not entry.startswith("#")
+    ]
     if not paths:
         raise DataError(f"{file} names no input. Expected one path a line.")
     return paths
 
 
-def plan(
-    inputs: Sequence[str | Path],
-    out: Path,
-    *,
-    model_gsd: float,
-    gsd: float | None,
-    probabilities: bool,
-    force: bool,
-) -> list[Task]:
-    """Find the images and decide name, georeference and scale of each.
+def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, model_gsd: float) -> list[Task]:
+    """Find the images and decide name and scale of each.
 
     Args:
-        inputs: Image files, and folders that are searched with their subfolders.
+        inputs: Image files, folders that are searched with their subfolders, and URLs of rasters.
         out: Folder of the maps; the folders below an input folder are kept in it.
+        options: What the prediction is told.
         model_gsd: What is assumed of images whose scale nobody tells.
-        gsd: Metres per pixel of all images; None asks the image's transform, then the nearest
-            ``landcover.yaml`` in or above its folder, then the layout of the input folder.
-        probabilities: Whether probabilities are to be written too.
-        force: Allow outputs that exist.
 
     Raises:
-        UsageError: If there is no input, or the GSD is no positive number.
+        UsageError: If there is no input.
         DataError: If an input does not exist or a folder holds no images.
         OutputError: If ``out`` is a file, two images would get one output, an output is also an input, or
-            exists and ``force`` is off.
+            exists and neither ``force`` nor ``resume`` is on.
     """
-    option: tuple[float, GsdSource] | None = None if gsd is None else (check_gsd(gsd), "option")
-    images = find_files(inputs, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=NO_IMAGE)
+    option: tuple[float, GsdSource] | None = None if options.gsd is None else (options.gsd, "option")
+    addresses = [str(given) for given in inputs if is_address(str(given))]
+    given = [one for one in inputs if not is_address(str(one))]
+    found = (
+        []
+        if addresses and not given
+        else find_files(given, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=NO_IMAGE)
+    )
     tasks, folder_gsd = [], _folder_scales()
-    for image, relative, folder in images:
+    for image, relative, folder in found:
         georeference = read_georeference(image)
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
         known = option or _scale(image, folder, georeference, folder_gsd)
-        value, source = known or (model_gsd, "assumed")
-        tasks.append(
-            Task(
-                image,
-                stem.with_name(stem.name + ("_mask.png" if georeference is None else "_mask.tif")),
-                stem.with_name(f"{stem.name}_probabilities.tif") if probabilities else None,
-                georeference,
-                value,
-                source,
-            )
-        )
-    outputs = [(task.image, path) for task in tasks for path in (task.map, task.probabilities) if path]
-    check_targets(outputs, force=force)
+        suffix = _suffix(options.map_format, referenced=georeference is not None)
+        tasks.append(Task(image, _map(stem, suffix), *(known or (model_gsd, "assumed"))))
+    for address in addresses:
+        stem = out / PurePosixPath(urlsplit(address).path).stem.removesuffix(IMAGE_END)
+        suffix = _suffix(options.map_format, referenced=True)
+        tasks.append(Task(address, _map(stem, suffix), *(option or (None, "raster"))))
+    outputs = [(Path(task.image), path) for task in tasks for path in products(task, options)]
+    check_targets(outputs, force=options.force or options.resume)
     return tasks
+
+
+def products(task: Task, options: PredictOptions) -> list[Path]:
+    """Return all files that are written for an image, the map last: when it is there, all are."""
+    return [
+        *([task.beside("_probabilities.tif")] if options.probabilities else []),
+        *([task.beside("_confidence.tif")] if options.confidence else []),
+        *([task.map.with_suffix(".qml")] if options.qml and task.map.suffix == ".tif" else []),
+        *([task.map.with_suffix(f".{options.vector}")] if options.vector else []),
+        task.map,
+    ]
+
+
+def _suffix(map_format: MapFormat, *, referenced: bool) -> str:
+    if map_format == "auto":
+        return ".tif" if referenced else ".png"
+    return ".png" if map_format == "png" else ".tif"
+
+
+def _map(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + _MASK_END + suffix)
 
 
 def _scale(

@@ -1,34 +1,40 @@
 """What a prediction did, and how much of each class it found."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from landcover.inference.plan import Task
+from landcover.inference.areas import Area, ClassAreas
+from landcover.inference.plan import GsdSource, Task
 from landcover.legend import Legend
 from landcover.preprocessing import Size
-
-
-@dataclass(frozen=True, slots=True)
-class Area:
-    """How much of the imagery one class covers; share is 0..1, hectares None where a scale is assumed."""
-
-    name: str
-    pixels: int
-    share: float
-    hectares: float | None
+from landcover.windows import Window
 
 
 @dataclass(frozen=True, slots=True)
 class MadeMap:
-    """A map that was written: its height and width, and the pixels of each class, int64 (classes,)."""
+    """A map that was written.
+
+    Attributes:
+        task: What was to do.
+        size: Height and width.
+        gsd: Metres per pixel.
+        gsd_source: Who says so.
+        areas: Pixels and areas of each class.
+        zones: The same for each polygon of the file of zones.
+        damaged: Windows of the scene that could not be read and have no data in the map.
+        notes: What else should be known of the scene.
+    """
 
     task: Task
     size: Size
-    pixels: npt.NDArray[np.int64]
+    gsd: float
+    gsd_source: GsdSource
+    areas: ClassAreas
+    zones: dict[str, ClassAreas] = field(default_factory=dict)
+    damaged: tuple[Window, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -40,7 +46,10 @@ class Prediction:
         model: The model file or folder as given, or ``in memory``.
         model_sha256: Its hash; None for a model in memory.
         model_gsd: Metres per pixel that the model works at.
+        runtime: The library that computed.
+        device: Where it computed.
         maps: The maps written.
+        kept: Maps that were there already and were kept.
         failed: Why an image was skipped, by its path.
     """
 
@@ -48,28 +57,26 @@ class Prediction:
     model: str
     model_sha256: str | None
     model_gsd: float
+    runtime: str
+    device: str
     maps: list[MadeMap] = field(default_factory=list)
-    failed: dict[Path, str] = field(default_factory=dict)
+    kept: list[Path] = field(default_factory=list)
+    failed: dict[Path | str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image got its map, and every block of it could be read."""
+        return not self.failed and not any(made.damaged for made in self.maps)
 
     @property
     def areas(self) -> list[Area]:
-        """The scored classes over all maps, in the legend's order."""
-        pixels = np.zeros(len(self.legend), np.int64)
-        hectares = np.zeros(len(self.legend))
+        """The scored classes over all maps made, in the legend's order."""
+        total = ClassAreas(self.legend, None)
+        total.scaled = all(made.areas.scaled for made in self.maps)
         for made in self.maps:
-            pixels += made.pixels
-            hectares += made.pixels * made.task.gsd**2 / 10_000
-        scale_known = all(made.task.gsd_source != "assumed" for made in self.maps)
-        total = max(1, int(pixels.sum()))
-        return [
-            Area(
-                self.legend.names[i],
-                int(pixels[i]),
-                int(pixels[i]) / total,
-                float(hectares[i]) if scale_known else None,
-            )
-            for i in self.legend.scored
-        ]
+            total.pixels += made.areas.pixels
+            total.square_metres += made.areas.square_metres
+        return total.table()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -77,21 +84,42 @@ class Prediction:
             "model": self.model,
             "model_sha256": self.model_sha256,
             "model_gsd": self.model_gsd,
+            "runtime": self.runtime,
+            "device": self.device,
             "classes": [asdict(area) for area in self.areas],
             "maps": [self._map(made) for made in self.maps],
+            "kept": [str(path) for path in self.kept],
             "failed": [{"image": str(image), "error": reason} for image, reason in self.failed.items()],
         }
 
+    def area_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield a row for each map, zone (empty: the whole map) and class, for a table."""
+        for made in self.maps:
+            for zone, areas in [("", made.areas), *made.zones.items()]:
+                for area in areas.table():
+                    square_metres = None if area.hectares is None else area.hectares * 10_000
+                    place = {"map": str(made.task.map), "zone": zone, "class": area.name}
+                    yield place | {
+                        "pixels": area.pixels,
+                        "square_metres": square_metres,
+                        "hectares": area.hectares,
+                        "share": area.share,
+                    }
+
     def _map(self, made: MadeMap) -> dict[str, Any]:
         task, (height, width) = made.task, made.size
+        pixels = made.areas.pixels
         return {
             "image": str(task.image),
             "map": str(task.map),
-            "probabilities": None if task.probabilities is None else str(task.probabilities),
             "height": height,
             "width": width,
-            "gsd": task.gsd,
-            "gsd_source": task.gsd_source,
-            "nodata_pixels": height * width - int(made.pixels.sum()),
-            "pixels": {self.legend.names[i]: int(made.pixels[i]) for i in self.legend.scored},
+            "gsd": made.gsd,
+            "gsd_source": made.gsd_source,
+            "nodata_pixels": height * width - int(pixels.sum()),
+            "pixels": {self.legend.names[i]: int(pixels[i]) for i in self.legend.scored},
+            "classes": [asdict(area) for area in made.areas.table()],
+            "zones": {name: [asdict(area) for area in zone.table()] for name, zone in made.zones.items()},
+            "damaged": [list(window) for window in made.damaged],
+            "notes": list(made.notes),
         }

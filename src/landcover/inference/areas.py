@@ -1,0 +1,129 @@
+"""How much ground each class covers: of a whole map, and of polygons on it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.features import geometry_mask
+
+from landcover.legend import Legend, UInt8Array
+from landcover.raster import Georeference
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """How much of the imagery one class covers; share is 0..1, hectares None where no scale is known."""
+
+    name: str
+    pixels: int
+    share: float
+    hectares: float | None
+
+
+class ClassAreas:
+    """Pixels and square metres of each class, counted strip by strip.
+
+    Args:
+        legend: The classes.
+        row_areas: float64 (H,): square metres of a pixel in each row. None: no scale is known.
+    """
+
+    def __init__(self, legend: Legend, row_areas: Float64Array | None) -> None:
+        self.legend = legend
+        self.pixels = np.zeros(len(legend), np.int64)
+        self.square_metres = np.zeros(len(legend))
+        self.scaled = row_areas is not None
+        self.row_areas = row_areas
+
+    def add(self, start: int, index: UInt8Array, inside: npt.NDArray[np.bool_] | None = None) -> None:
+        """Count uint8 (n, W) class indices of rows from ``start``, where bool (n, W) ``inside``, if given."""
+        areas = None if self.row_areas is None else self.row_areas[start : start + len(index)]
+        alike = areas is None or areas.size == 0 or areas.min() == areas.max()
+        for number in range(len(self.legend)):
+            mask = index == number
+            if inside is not None:
+                mask &= inside
+            if alike:
+                count = int(np.count_nonzero(mask))
+                self.pixels[number] += count
+                if areas is not None:
+                    self.square_metres[number] += count * float(areas[0])
+            else:
+                counts = np.count_nonzero(mask, axis=1)
+                self.pixels[number] += int(counts.sum())
+                self.square_metres[number] += float(counts @ areas)
+
+    def table(self) -> list[Area]:
+        """Return the scored classes in the legend's order."""
+        total = max(1, int(self.pixels.sum()))
+        return [
+            Area(
+                self.legend.names[i],
+                int(self.pixels[i]),
+                int(self.pixels[i]) / total,
+                float(self.square_metres[i]) / 10_000 if self.scaled else None,
+            )
+            for i in self.legend.scored
+        ]
+
+
+class ZoneAreas:
+    """The same for each of several polygons, which may overlap; a pixel belongs where its centre lies.
+
+    Args:
+        geometries: Polygons in the map's coordinates.
+        names: What each is called.
+        georeference: Where the map lies.
+        size: Its height and width.
+        legend: The classes.
+        row_areas: As for :class:`ClassAreas`.
+    """
+
+    def __init__(
+        self,
+        geometries: Sequence[Any],
+        names: Sequence[str],
+        georeference: Georeference,
+        size: tuple[int, int],
+        legend: Legend,
+        row_areas: Float64Array | None,
+    ) -> None:
+        self.zones = {name: ClassAreas(legend, row_areas) for name in names}
+        self._transform = georeference.transform
+        self._parts = [
+            (name, geometry, *_pixel_bounds(geometry, georeference, size))
+            for name, geometry in zip(names, geometries, strict=True)
+        ]
+
+    def add(self, start: int, index: UInt8Array) -> None:
+        """Count uint8 (n, W) class indices of rows from ``start``."""
+        for name, geometry, rows, cols in self._parts:
+            top, bottom = max(rows.start, start), min(rows.stop, start + len(index))
+            if top >= bottom or cols.start >= cols.stop:
+                continue
+            corner = self._transform * self._transform.translation(cols.start, top)
+            shape = (bottom - top, cols.stop - cols.start)
+            inside = geometry_mask([geometry], shape, corner, invert=True)
+            self.zones[name].add(top, index[top - start : bottom - start, cols], inside)
+
+    def rows(self) -> Iterator[tuple[str, list[Area]]]:
+        """Yield each polygon's name and table."""
+        for name, areas in self.zones.items():
+            yield name, areas.table()
+
+
+def _pixel_bounds(geometry: Any, place: Georeference, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the map that a geometry may touch."""
+    height, width = size
+    left, bottom, right, top = geometry.bounds
+    inverse = ~place.transform
+    corners = [inverse * point for point in [(left, bottom), (left, top), (right, bottom), (right, top)]]
+    cols, rows = zip(*corners, strict=True)
+    return (
+        slice(int(np.clip(np.floor(min(rows)), 0, height)), int(np.clip(np.ceil(max(rows)), 0, height))),
+        slice(int(np.clip(np.floor(min(cols)), 0, width)), int(np.clip(np.ceil(max(cols)), 0, width))),
+    )

@@ -1,0 +1,141 @@
+"""Rows of a map between the network and the file: appended from the top, read anywhere, kept for resuming."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from landcover.errors import OutputError
+from landcover.files import write_text, writing
+from landcover.legend import UInt8Array
+
+_STATE = "state.json"
+_STRIP_VALUES = 1 << 24
+
+
+class RowStore:
+    """An array of rows, uint8, that grows from the top; in memory, or in a file without being mapped.
+
+    Args:
+        height: Rows in the end.
+        row_shape: Shape of a row, such as ``(width,)``.
+        path: The file; None keeps the rows in memory.
+        rows: Rows that the file holds already; what stands behind them is overwritten.
+    """
+
+    def __init__(
+        self, height: int, row_shape: tuple[int, ...], path: Path | None = None, rows: int = 0
+    ) -> None:
+        self.height, self.row_shape, self.rows, self._path = height, row_shape, rows, path
+        self._row_bytes = int(np.prod(row_shape))
+        self._array = np.empty((height, *row_shape) if path is None else 0, np.uint8)
+        self._file: BinaryIO | None = None
+        if path is not None:
+            self._file = path.open("r+b" if rows else "w+b")
+            self._file.truncate(rows * self._row_bytes)
+
+    def append(self, values: UInt8Array) -> None:
+        """Add rows at the bottom: uint8 (n, *row_shape).
+
+        Raises:
+            OutputError: If there is no space.
+        """
+        if self._file is None:
+            self._array[self.rows : self.rows + len(values)] = values
+        elif self._path is not None:
+            with writing(self._path):
+                self._file.seek(self.rows * self._row_bytes)
+                self._file.write(np.ascontiguousarray(values).data)
+        self.rows += len(values)
+
+    def read(self, start: int, stop: int) -> UInt8Array:
+        """Return rows ``start`` to ``stop``: uint8 (n, *row_shape)."""
+        if self._file is None:
+            return self._array[start:stop]
+        self._file.seek(start * self._row_bytes)
+        content = self._file.read((stop - start) * self._row_bytes)
+        return np.frombuffer(content, np.uint8).reshape(stop - start, *self.row_shape)
+
+    def strips(self) -> Iterator[UInt8Array]:
+        """Yield all rows from the top, in strips of about 16 MB."""
+        step = max(1, _STRIP_VALUES // self._row_bytes)
+        for start in range(0, self.rows, step):
+            yield self.read(start, min(start + step, self.rows))
+
+    def flush(self) -> None:
+        """See that what was appended survives the process and the machine."""
+        if self._file is not None and self._path is not None:
+            with writing(self._path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; it stays."""
+        if self._file is not None:
+            self._file.close()
+
+
+class Workplace:
+    """The stores of one scene: in memory, or in a hidden folder from where work can be resumed.
+
+    Used as a context: the folder is deleted when the block ends, unless it ends by an interrupt.
+
+    Args:
+        folder: The folder; None keeps everything in memory.
+        work: What the rows depend on; work of another description is not resumed.
+        resume: Take up what is there.
+
+    Raises:
+        OutputError: If there is work of another description, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path | None, work: dict[str, object], *, resume: bool) -> None:
+        self._folder, self._work = folder, work
+        self._stores: list[RowStore] = []
+        self.rows = 0
+        if folder is None:
+            return
+        try:
+            state = json.loads((folder / _STATE).read_text(encoding="utf-8")) if resume else None
+        except (OSError, ValueError):
+            state = None
+        if state is not None:
+            if state["work"] != work:
+                raise OutputError(
+                    f"{folder} holds work of another model, scene or setting. Start anew without --resume."
+                )
+            self.rows = state["rows"]
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            with writing(folder):
+                folder.mkdir(parents=True)
+
+    def store(self, name: str, height: int, row_shape: tuple[int, ...]) -> RowStore:
+        """Return the store of that name, with the rows that are there already."""
+        path = None if self._folder is None else self._folder / f"{name}.raw"
+        store = RowStore(height, row_shape, path, self.rows)
+        self._stores.append(store)
+        return store
+
+    def commit(self, rows: int) -> None:
+        """Note that all stores hold that many rows."""
+        self.rows = rows
+        if self._folder is not None:
+            for store in self._stores:
+                store.flush()
+            state = json.dumps({"work": self._work, "rows": rows})
+            write_text(self._folder / _STATE, state, force=True)
+
+    def __enter__(self) -> "Workplace":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for store in self._stores:
+            store.close()
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        if self._folder is not None and not interrupted:
+            shutil.rmtree(self._folder, ignore_errors=True)

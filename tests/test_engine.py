@@ -1,0 +1,173 @@
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fake_runtime import ColourRuntime, ConstantRuntime, ContextRuntime, make_card
+from landcover.inference.engine import ArraySource, ArrayStrip, bands, make_grid
+from landcover.legend import DEEPGLOBE
+from landcover.runtimes import Runtime
+
+RNG = np.random.default_rng(5)
+sides = st.integers(1, 330)
+
+
+def noise(height: int, width: int) -> npt.NDArray[np.uint8]:
+    return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def index_of(runtime: Runtime, source: ArraySource, **options: object) -> npt.NDArray[np.uint8]:
+    grid = make_grid((source.height, source.width), runtime, **options)  # type: ignore[arg-type]
+    made = list(bands(runtime, source, grid))
+    assert made[0].start == 0
+    assert made[-1].stop == source.height
+    assert all(after.start == before.stop for before, after in pairwise(made))
+    return np.concatenate([band.index(DEEPGLOBE) for band in made])
+
+
+def probabilities_of(runtime: Runtime, source: ArraySource, **options: object) -> npt.NDArray[np.float32]:
+    grid = make_grid((source.height, source.width), runtime, **options)  # type: ignore[arg-type]
+    made = bands(runtime, source, grid)
+    return np.concatenate([values for band in made for _, values in band.probabilities()], axis=1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 330),
+    st.integers(1, 330),
+    st.sampled_from([96, 128, 148]),
+    st.sampled_from([None, 0.5, 1.6]),
+)
+@example(300, 300, 128, 0.5)
+@example(257, 511, 128, None)
+def test_a_network_that_looks_no_farther_than_the_margin_makes_one_map_tiled_or_whole(
+    height: int, width: int, window_px: int, gsd: float | None
+) -> None:
+    """A receptive field of 31 pixels, an overlap of 64: a quarter of it, 16 pixels, does not count."""
+    source = ArraySource(noise(height, width))
+    whole = probabilities_of(ContextRuntime(), source, gsd=gsd, window_px=0)
+    tiled = probabilities_of(ContextRuntime(), source, gsd=gsd, window_px=window_px, overlap_px=64)
+    assert np.abs(tiled - whole).max() < 1e-6  # weights sum to one but for rounding
+    index = index_of(ContextRuntime(), source, gsd=gsd, window_px=window_px, overlap_px=64)
+    chosen = np.take_along_axis(whole, index[None].astype(int), axis=0)[0]
+    assert (chosen > whole.max(axis=0) - 1e-6).all()
+
+
+def test_each_window_is_run_once_and_inside_the_scene() -> None:
+    runtime = ContextRuntime()
+    index_of(runtime, ArraySource(noise(500, 700)), window_px=128, overlap_px=32)
+    assert runtime.windows == [(128, 128, 3)] * 5 * 7
+
+
+def test_rows_are_read_once_from_top_to_bottom_in_small_steps() -> None:
+    class Told(ArraySource):
+        asked: list[tuple[int, int]] = []  # noqa: RUF012
+
+        def read_rows(self, start: int, stop: int) -> ArrayStrip:
+            self.asked.append((start, stop))
+            return super().read_rows(start, stop)
+
+    source = Told(noise(2000, 90))
+    index_of(ColourRuntime(make_card(gsd=1.0)), source, gsd=0.5, window_px=256, overlap_px=64)
+    assert source.asked[0][0] == 0
+    assert source.asked[-1][1] == 2000
+    assert all(before[1] == after[0] for before, after in pairwise(source.asked))
+    assert max(stop - start for start, stop in source.asked) < 270
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 5])
+@pytest.mark.parametrize(("window_px", "overlap_px", "gsd"), [(128, 32, None), (128, 100, 0.7), (96, 0, 1.4)])
+def test_work_taken_up_at_a_band_gives_the_same_bits(
+    first: int, window_px: int, overlap_px: int, gsd: float | None
+) -> None:
+    runtime, source = ContextRuntime(), ArraySource(noise(1100, 150), RNG.random((1100, 150)) > 0.1)
+    grid = make_grid((1100, 150), runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
+    straight = list(bands(runtime, source, grid))
+    later = list(bands(runtime, source, grid, first=first))
+    expected = [band for band in straight if band.start >= grid.band_stop(first - 1)]
+    assert len(later) == len(expected) > 0
+    for one, other in zip(later, expected, strict=True):
+        assert (one.start, one.stop) == (other.start, other.stop)
+        assert np.array_equal(one.cells, other.cells)
+        assert np.array_equal(one.rows.low, other.rows.low)
+        assert one.valid is not None
+        assert other.valid is not None
+        assert np.array_equal(one.valid, other.valid)
+
+
+def test_windows_without_imagery_are_not_run_and_do_not_touch_the_others() -> None:
+    image = noise(300, 600)
+    valid = np.zeros((300, 600), bool)
+    valid[:, :130] = True
+    all_there, some = ContextRuntime(), ContextRuntime()
+    grid = make_grid((300, 600), some, window_px=128, overlap_px=64)
+    whole = np.concatenate([b.index(DEEPGLOBE) for b in bands(all_there, ArraySource(image), grid)])
+    made = list(bands(some, ArraySource(image, valid), grid))
+    assert len(some.windows) < len(all_there.windows) / 2
+    found = np.concatenate([band.index(DEEPGLOBE) for band in made])
+    # 16 pixels inside the border, the network sees imagery only.
+    assert (found[:, :110] == whole[:, :110]).mean() > 0.9999
+    kept = [band.valid for band in made]
+    assert all(part is not None for part in kept)
+    assert np.array_equal(np.concatenate([part for part in kept if part is not None]), valid)
+
+
+def test_what_stands_where_there_is_no_imagery_does_not_matter() -> None:
+    valid = np.ones((200, 200), bool)
+    valid[50:120, 80:] = False
+    image = noise(200, 200)
+    other = image.copy()
+    other[~valid] = 255
+    runtime = ContextRuntime()
+    grid = make_grid((200, 200), runtime, window_px=128, overlap_px=32)
+    first, second = (list(bands(runtime, ArraySource(one, valid), grid)) for one in (image, other))
+    assert all(np.array_equal(a.cells, b.cells) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("gsd", [None, 0.6])
+def test_probabilities_sum_to_one_also_beside_windows_without_imagery(gsd: float | None) -> None:
+    valid = np.zeros((200, 400), bool)
+    valid[20:110, 30:129] = True
+    runtime = ConstantRuntime()
+    grid = make_grid((200, 400), runtime, gsd=gsd, window_px=64, overlap_px=0)
+    for band in bands(runtime, ArraySource(noise(200, 400), valid), grid):
+        for rows, values in band.probabilities():
+            inside = valid[band.start + rows.start : band.start + rows.stop]
+            assert np.allclose(values[:, inside].T, runtime.values, atol=1e-6)
+
+
+def test_turning_averages_over_the_eight_symmetries() -> None:
+    """The map of a turned scene is the turned map, whatever the network."""
+    image = noise(128, 128)
+    runtime = ContextRuntime()
+    grid = make_grid((128, 128), runtime)
+
+    def cells(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        (band,) = bands(runtime, ArraySource(np.ascontiguousarray(picture)), grid, turns=True)
+        return band.cells
+
+    upright = cells(image)
+    assert np.allclose(np.rot90(cells(np.rot90(image)), -1, axes=(1, 2)), upright, atol=1e-6)
+    assert np.allclose(cells(image[:, ::-1])[:, :, ::-1], upright, atol=1e-6)
+    (plain,) = bands(runtime, ArraySource(image), grid)
+    assert not np.allclose(plain.cells, upright, atol=1e-3)
+
+
+def test_an_error_while_reading_reaches_the_caller_and_leaves_no_thread() -> None:
+    import threading
+
+    class Broken(ArraySource):
+        def read_rows(self, start: int, stop: int) -> ArrayStrip:
+            if stop > 300:
+                raise OSError("gone")
+            return super().read_rows(start, stop)
+
+    runtime = ColourRuntime()
+    before = threading.active_count()
+    grid = make_grid((1000, 64), runtime, window_px=64, overlap_px=0)
+    with pytest.raises(OSError, match="gone"):
+        list(bands(runtime, Broken(noise(1000, 64)), grid))
+    assert threading.active_count() == before

@@ -1,0 +1,54 @@
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from landcover.inference.prefetch import prefetch
+
+
+def test_items_come_in_order_and_whole() -> None:
+    assert list(prefetch(iter(range(100)))) == list(range(100))
+    assert list(prefetch([])) == []
+    assert list(prefetch([None, 0, ""])) == [None, 0, ""]
+
+
+def test_the_next_item_is_computed_while_the_present_one_is_used() -> None:
+    computed = [threading.Event(), threading.Event()]
+
+    def source() -> Iterator[int]:
+        for number, event in enumerate(computed):
+            event.set()
+            yield number
+
+    items = prefetch(source())
+    assert next(items) == 0
+    assert computed[1].wait(10)
+    items.close()
+
+
+def test_an_error_comes_at_its_turn() -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    items = prefetch(source())
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(items)
+
+
+def test_stopping_early_ends_the_thread_and_closes_the_source() -> None:
+    closed = threading.Event()
+
+    def source() -> Iterator[int]:
+        try:
+            yield from range(1000)
+        finally:
+            closed.set()
+
+    before = threading.active_count()
+    items = prefetch(source())
+    assert next(items) == 0
+    items.close()
+    assert closed.is_set()
+    assert threading.active_count() == before

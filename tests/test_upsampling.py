@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
+
+from landcover.inference.upsampling import axis, upsample, upsampled_argmax
+
+quick = settings(max_examples=80, deadline=None)
+pixels = st.integers(1, 70)
+scales = st.sampled_from([0.1046, 0.25, 0.5, 1.0, 1.7, 3.0])
+
+
+def cells_for(size: int, scale: float) -> int:
+    return max(1, int(np.ceil(size * scale)))
+
+
+def random_odds(rows: int, cols: int, seed: int) -> np.ndarray:
+    odds = np.random.default_rng(seed).random((4, rows, cols), dtype=np.float32) ** 3
+    return odds / odds.sum(0)
+
+
+@quick
+@given(pixels, pixels, scales, st.integers(0, 9))
+@example(1, 1, 0.25, 0)
+@example(70, 1, 3.0, 0)
+def test_interpolation_agrees_with_scipy(height: int, width: int, scale: float, seed: int) -> None:
+    values = random_odds(cells_for(height, scale), cells_for(width, scale), seed)
+    rows, cols = axis(height, values.shape[1], scale), axis(width, values.shape[2], scale)
+    found = upsample(values, rows, cols)
+    places = np.meshgrid(*((np.arange(n) + 0.5) * scale - 0.5 for n in (height, width)), indexing="ij")
+    for plane, channel in zip(found, values, strict=True):
+        assert np.allclose(plane, map_coordinates(channel, places, order=1, mode="nearest"), atol=1e-5)
+    assert np.allclose(found.sum(0), 1, atol=1e-5)
+
+
+@quick
+@given(pixels, pixels, scales, st.integers(0, 9))
+@example(1, 1, 0.25, 0)
+@example(300, 300, 0.1046, 1)
+def test_the_argmax_is_that_of_the_interpolation(height: int, width: int, scale: float, seed: int) -> None:
+    values = random_odds(cells_for(height, scale), cells_for(width, scale), seed)
+    if seed % 2:  # large areas of one class, as in maps
+        values[:, : values.shape[1] // 2] = values[:, :1, :1]
+    rows, cols = axis(height, values.shape[1], scale), axis(width, values.shape[2], scale)
+    full = upsample(values, rows, cols)
+    found = upsampled_argmax(values, rows, cols)
+    assert found.dtype == np.uint8
+    chosen = np.take_along_axis(full, found[None].astype(int), axis=0)[0]
+    assert (chosen >= full.max(0) - 1e-6).all()
+    assert (found == full.argmax(0)).mean() > 0.999
+
+
+def test_a_part_of_an_axis_is_the_axis_there() -> None:
+    values = random_odds(20, 20, 3)
+    rows, cols = axis(100, 20, 0.2), axis(100, 20, 0.2)
+    low = int(rows.low[37])
+    part = upsample(values[:, low:], rows.part(37, 61, low), cols)
+    assert np.array_equal(part, upsample(values, rows, cols)[:, 37:61])
+
+
+@pytest.mark.parametrize(
+    ("size", "cells", "scale"), [(2448, 256, 1024 / 2448 / 4), (100, 100, 1.0), (40, 80, 2.0)]
+)
+def test_a_ramp_tells_where_each_pixel_was_taken(size: int, cells: int, scale: float) -> None:
+    ramp = np.broadcast_to((np.arange(cells, dtype=np.float32) + 0.5) / scale, (1, 2, cells))
+    across = upsample(ramp, axis(2, 2, 1.0), axis(size, cells, scale))[0, 0]
+    inside = slice(int(1 / scale) + 1, size - int(1 / scale) - 1)
+    assert np.allclose(across[inside], (np.arange(size) + 0.5)[inside], atol=1e-3 * size / 100)
