@@ -1,0 +1,36 @@
+"""Georeferenced rasters of any size: how large a pixel is on the ground, imagery in, maps out.
+
+GDAL does the reading and writing, through rasterio, by strips of rows: no raster has to fit in memory.
+"""
+
+from landcover.raster.areas import row_areas
+from landcover.raster.bands import Scaling
+from landcover.raster.georeference import (
+    Georeference,
+    ground_sample_distance,
+    pixel_size,
+    read_georeference,
+)
+from landcover.raster.scene import Scene, Strip, open_scene
+from landcover.raster.style import write_qml
+from landcover.raster.whole import Raster, read_raster
+from landcover.raster.writing import write_bands, write_class_raster, write_map, write_probabilities
+
+__all__ = [
+    "Georeference",
+    "Raster",
+    "Scaling",
+    "Scene",
+    "Strip",
+    "ground_sample_distance",
+    "open_scene",
+    "pixel_size",
+    "read_georeference",
+    "read_raster",
+    "row_areas",
+    "write_bands",
+    "write_class_raster",
+    "write_map",
+    "write_probabilities",
+    "write_qml",
+]

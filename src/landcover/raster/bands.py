@@ -1,0 +1,146 @@
+"""Which bands are red, green and blue, and how their values become 8 bits."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from landcover.errors import ImageError, UsageError
+from landcover.legend import UInt8Array
+from landcover.raster.sources import Source
+
+Scaling = tuple[float, float] | Literal["percentile"]
+"""The values that become 0 and 255, or the rule that finds them in the scene."""
+
+Numbers = npt.NDArray[np.integer | np.floating]
+
+_COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+_PERCENTILES = (2, 98)
+_SAMPLE_PX = 1024
+_SAMPLE_BANDS = 16
+
+
+def choose_bands(
+    name: str, reader: DatasetReader, bands: Sequence[int] | None
+) -> tuple[tuple[int, int, int], str | None]:
+    """Return the numbers of the red, green and blue band, and what is to be said about the choice.
+
+    Without ``bands``: the bands that the file calls red, green and blue; else its first three but alpha, with
+    a word where there are more; else its first one three times (grey), with a word on a second one.
+
+    Raises:
+        ImageError: If a band does not exist, or is one of a colour table, of inks or of complex numbers.
+    """
+    kinds = reader.colorinterp
+    plain = [band for band, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha]
+    note = None
+    if bands is not None:
+        chosen = tuple(bands)
+    elif all(kinds.count(colour) == 1 for colour in _COLOURS):
+        chosen = tuple(kinds.index(colour) + 1 for colour in _COLOURS)
+    elif len(plain) >= 3:
+        chosen = tuple(plain[:3])
+        if len(plain) > 3:
+            note = f"{name} does not say which of its {reader.count} bands are red, green and blue; bands "
+            note += f"{', '.join(map(str, chosen))} are taken. If that is wrong, pass --bands."
+    else:
+        chosen = tuple(plain[:1] * 3)
+        if len(plain) == 2:
+            note = f"{name} has two bands; band {plain[0]} is taken as grey. If that is wrong, pass --bands."
+    if len(chosen) != 3 or not all(1 <= band <= reader.count for band in chosen):
+        raise ImageError(f"{name} has {reader.count} bands; expected red, green and blue in bands {chosen}.")
+    meanings = {kinds[band - 1] for band in chosen}
+    if ColorInterp.palette in meanings:
+        raise ImageError(f"{name} has a colour table: it is a map or a mask; expected imagery in RGB.")
+    if ColorInterp.cyan in meanings:
+        raise ImageError(f"{name} is CMYK; expected RGB or grey. Convert it to RGB.")
+    types = sorted({reader.dtypes[band - 1] for band in chosen})
+    if len(types) > 1 or types[0].startswith("complex"):
+        raise ImageError(f"{name} has {' and '.join(types)} pixels; expected real numbers of one type.")
+    return (chosen[0], chosen[1], chosen[2]), note
+
+
+def value_range(
+    source: Source, reader: DatasetReader, bands: Sequence[int], scaling: Scaling | None
+) -> tuple[float, float] | None:
+    """Return the values that become 0 and 255; None where 8-bit pixels are taken as they are.
+
+    ``percentile`` takes the 2nd and 98th percentile of all valid values of the three bands together, from one
+    decimated read (or overview) of the whole scene of about 1024 x 1024 pixels. It is the same for every part
+    of the scene: dark water is not brightened where a window holds nothing else.
+
+    Raises:
+        UsageError: If the values are not finite or not in ascending order.
+        ImageError: If other than 8-bit pixels are to be read without ``scaling``.
+    """
+    if scaling == "percentile":
+        return _percentiles(source, reader, bands)
+    if scaling is not None:
+        low, high = map(float, scaling)
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise UsageError(f"A scaling from {low:g} to {high:g} was given; expected MINIMUM < MAXIMUM.")
+        return low, high
+    dtype = reader.dtypes[bands[0] - 1]
+    if dtype != "uint8":
+        raise ImageError(
+            f"{source.name} has {dtype} pixels; expected 8 bits per band, or how to scale them. Pass "
+            "--scaling MINIMUM,MAXIMUM (the same for every scene of a sensor) or --scaling percentile (from "
+            "the scene itself)."
+        )
+    return None
+
+
+def to_bytes(values: Numbers, low: float, high: float) -> UInt8Array:
+    """Scale values of one band so that ``low`` becomes 0 and ``high`` 255; what lies beyond is clipped.
+
+    Args:
+        values: (n, W) of any real type; not-a-number becomes 0.
+        low: Value of black.
+        high: Value of white, above ``low``.
+
+    Returns:
+        uint8 (n, W), rounded.
+    """
+    if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:  # a table is faster than arithmetic
+        codes = np.arange(1 << (8 * values.dtype.itemsize)).astype(f"u{values.dtype.itemsize}")
+        table = _stretch(codes.view(values.dtype), low, high)
+        return np.take(table, values.view(codes.dtype))
+    return _stretch(values, low, high)
+
+
+def _stretch(values: Numbers, low: float, high: float) -> UInt8Array:
+    wide = np.float32 if values.dtype == np.float32 else np.float64
+    scaled: npt.NDArray[np.floating] = np.clip(values, low, high).astype(wide)
+    scaled -= low
+    scaled *= 255 / (high - low)
+    return np.nan_to_num(np.rint(scaled, out=scaled), copy=False).astype(np.uint8)
+
+
+def _percentiles(source: Source, reader: DatasetReader, bands: Sequence[int]) -> tuple[float, float]:
+    """Percentiles of a decimated read, in bands of rows, so that a damaged block costs one of them."""
+    chosen = sorted(set(bands))
+    step = max(1, math.ceil(max(reader.shape) / _SAMPLE_PX))
+    high = max(1, math.ceil(reader.height / step / _SAMPLE_BANDS)) * step
+    sample = [np.empty(0)]
+    for top in range(0, reader.height, high):
+        window = Window(0, top, reader.width, min(high, reader.height - top))
+        shape = (len(chosen), math.ceil(window.height / step), math.ceil(window.width / step))
+        try:
+            values = reader.read(chosen, window=window, out_shape=shape)
+            valid = reader.read_masks(chosen, window=window, out_shape=shape).any(axis=0)
+        except RasterioError as error:
+            if source.is_fatal(error):
+                raise
+            continue  # it will be met again, and told of, when the rows are read
+        sample.append(values[:, valid & np.isfinite(values).all(axis=0)].ravel().astype(np.float64))
+    values = np.concatenate(sample)
+    if not values.size:
+        return 0.0, 1.0
+    low, high_value = map(float, np.percentile(values, _PERCENTILES))
+    return low, high_value if high_value > low else low + 1

@@ -1,0 +1,140 @@
+"""The part of a scene that is asked for: a box, polygons, or both."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from affine import Affine
+from rasterio.features import geometry_mask
+
+from landcover.errors import DataError, UsageError
+from landcover.raster.georeference import Float64Array, Georeference
+from landcover.windows import Window
+
+BoolArray = npt.NDArray[np.bool_]
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top in a reference system; or first col and row, last col and row in pixels."""
+
+_ROUNDING_PX = 1e-6
+
+
+class Area:
+    """Polygons on the pixel grid of a scene.
+
+    Args:
+        polygons: shapely's, in columns and rows.
+        boxes: float64 (N, 4), the bounds of each.
+    """
+
+    def __init__(self, polygons: npt.NDArray[np.object_], boxes: Float64Array) -> None:
+        self._polygons = polygons
+        self._boxes = boxes
+
+    def inside(self, window: Window) -> BoolArray:
+        """Return which pixels of a window of the scene have their centre in a polygon: bool (h, w)."""
+        shape = (window.height, window.width)
+        near = (self._boxes[:, 1] < window.row + window.height) & (self._boxes[:, 3] > window.row)
+        if not near.any():
+            return np.zeros(shape, bool)
+        corner = Affine.translation(window.col, window.row)
+        inside: BoolArray = geometry_mask(self._polygons[near], shape, corner, invert=True)
+        return inside
+
+
+def part_of(
+    name: str,
+    place: Georeference | None,
+    height: int,
+    width: int,
+    bbox: Sequence[float] | None,
+    aoi: str | Path | None,
+) -> tuple[Window, Area | None]:
+    """Return the window of a scene that a box and polygons touch, outward to whole pixels, and the polygons.
+
+    Args:
+        name: The scene, for messages.
+        place: Where it lies.
+        height: Its rows.
+        width: Its columns.
+        bbox: Left, bottom, right, top in the scene's reference system; None: all.
+        aoi: A vector file of polygons, in any reference system; None: all.
+
+    Raises:
+        UsageError: If the scene does not say where it lies, or the box is none.
+        DataError: If box or polygons do not touch the scene, or the file cannot be read or has no polygons.
+    """
+    window, area = Window(0, 0, height, width), None
+    if bbox is None and aoi is None:
+        return window, None
+    if place is None:
+        raise UsageError(
+            f"{name} does not say where it lies, so no part of it can be asked for by coordinates. Leave "
+            "--bbox and --aoi out, or give it a reference system first."
+        )
+    if bbox is not None:
+        window = _touched(_box_in_pixels(place, bbox), window) or _refuse(
+            f"The box {_spelled(bbox)}", name, place, window
+        )
+    if aoi is not None:
+        area, extent = _read_area(Path(aoi), place)
+        window = _touched(_bounds(area._boxes), window) or _refuse(
+            f"The area {aoi}, which covers {_spelled(extent)},", name, place, window
+        )
+    return window, area
+
+
+def _read_area(path: Path, place: Georeference) -> tuple[Area, Box]:
+    """Return the polygons of a file, and their extent in the scene's reference system."""
+    import shapely
+
+    from landcover.vectors import read_features  # here, because it needs the extra "vector"; so does shapely
+
+    features = read_features(path, place.crs)
+    if features.kind != "polygon":
+        raise DataError(f"{path} holds points; expected polygons, the area to work on.")
+    polygons = features.geometries
+    inverse = Georeference(place.crs, ~place.transform)
+    on_grid = shapely.transform(polygons, lambda points: np.stack(inverse.points(*points.T), axis=1))
+    return Area(on_grid, shapely.bounds(on_grid)), _bounds(shapely.bounds(polygons))
+
+
+def _box_in_pixels(place: Georeference, bbox: Sequence[float]) -> Box:
+    if len(bbox) != 4 or not all(map(math.isfinite, bbox)) or bbox[0] >= bbox[2] or bbox[1] >= bbox[3]:
+        raise UsageError(
+            f"A box {_spelled(bbox)} was given; expected LEFT,BOTTOM,RIGHT,TOP, with LEFT < RIGHT and "
+            "BOTTOM < TOP."
+        )
+    inverse = Georeference(place.crs, ~place.transform)
+    x, y = np.meshgrid(bbox[::2], bbox[1::2])
+    cols, rows = inverse.points(x, y)
+    return float(cols.min()), float(rows.min()), float(cols.max()), float(rows.max())
+
+
+def _bounds(boxes: Float64Array) -> Box:
+    """Return the box around (N, 4) boxes."""
+    left, bottom = boxes[:, :2].min(axis=0)
+    right, top = boxes[:, 2:].max(axis=0)
+    return float(left), float(bottom), float(right), float(top)
+
+
+def _touched(pixels: Box, window: Window) -> Window | None:
+    """Return the whole pixels of a window that a box of columns and rows touches; None if there are none."""
+    left = max(math.floor(pixels[0] + _ROUNDING_PX), window.col)
+    top = max(math.floor(pixels[1] + _ROUNDING_PX), window.row)
+    right = min(math.ceil(pixels[2] - _ROUNDING_PX), window.col + window.width)
+    bottom = min(math.ceil(pixels[3] - _ROUNDING_PX), window.row + window.height)
+    return Window(top, left, bottom - top, right - left) if right > left and bottom > top else None
+
+
+def _refuse(what: str, name: str, place: Georeference, window: Window) -> Window:
+    extent = place.moved(window.row, window.col).extent(window.height, window.width)
+    raise DataError(
+        f"{what} does not touch {name}, of which {_spelled(extent)} is read (left, bottom, right, top in "
+        f"{place.crs.to_string()[:60]})."
+    )
+
+
+def _spelled(box: Sequence[float]) -> str:
+    return ", ".join(f"{value:.9g}" for value in box)

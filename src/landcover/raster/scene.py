@@ -1,0 +1,287 @@
+"""Imagery of any size, read by strips of rows."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+import rasterio
+import rasterio.windows
+from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+
+from landcover.errors import ImageError, UsageError
+from landcover.legend import UInt8Array
+from landcover.raster.bands import Scaling, choose_bands, to_bytes, value_range
+from landcover.raster.extent import BoolArray, part_of
+from landcover.raster.georeference import georeference_of, pixel_size
+from landcover.raster.sources import Source
+from landcover.windows import Window
+
+_ROWS = 256
+"""Rows that are read at once at least; formats with lower blocks would take a call for each."""
+_VRT_ROWS = 1024
+"""The same of VRTs, which do not tell the height of the blocks of the files that they refer to."""
+_SMALL_CACHE = 64 << 20
+_LARGEST_CACHE = 4 << 30
+_CORNER_PX = 16
+
+
+class Strip(NamedTuple):
+    """Some rows of a scene.
+
+    Attributes:
+        image: uint8 (n, W, 3), RGB.
+        valid: bool (n, W), False where there is no imagery; None where there is imagery everywhere.
+    """
+
+    image: UInt8Array
+    valid: BoolArray | None
+
+
+class Scene:
+    """Imagery that is open for reading; made by :func:`open_scene`, closed by ``with`` or :meth:`close`.
+
+    One handle of GDAL's and no lock: to be used from one thread at a time.
+
+    Attributes:
+        name: The file or address, for messages, without user, password and signed query.
+        height: Rows of the part that is read.
+        width: Its columns.
+        georeference: Where it lies, or None.
+        gsd: Metres per pixel at its centre, or None.
+        damaged: What could not be read so far, in rows and columns of the part; invalid in its strips.
+        warnings: What a person should know of the scene, sentence by sentence. The first rows that are read
+            may add one.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        reader: DatasetReader,
+        *,
+        bands: Sequence[int] | None,
+        scaling: Scaling | None,
+        bbox: Sequence[float] | None,
+        aoi: str | Path | None,
+        strict: bool,
+    ) -> None:
+        place, reason = georeference_of(reader)
+        window, area = part_of(source.name, place, reader.height, reader.width, bbox, aoi)
+        self.name = source.name
+        self.height, self.width = window.height, window.width
+        self.georeference = place and place.moved(window.row, window.col)
+        self.gsd = self.georeference and pixel_size(self.georeference, self.height, self.width)
+        self.damaged: list[Window] = []
+        self.warnings: list[str] = []
+        self._source, self._reader = source, reader
+        self._window, self._area, self._strict = window, area, strict
+        self._whole = window == (0, 0, *reader.shape)
+        self._block, self._rows, self._cache = _blocks(source.name, reader, window)
+        self._bands, note = choose_bands(source.name, reader, bands)
+        self._masked = _masked_bands(reader, self._bands)
+        with source.environment(self._cache):
+            self._range = value_range(source, reader, self._bands, scaling)
+        if place is None:
+            self.warnings.append(f"{self.name} does not say where it lies: {reason}.")
+        if note is not None:
+            self.warnings.append(note)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; nothing can be read afterwards."""
+        self._reader.close()
+
+    def read_rows(self, start: int, stop: int) -> Strip:
+        """Read the rows from ``start`` up to, not including, ``stop``.
+
+        Strips of any height that follow each other from the top read every block of the file once.
+
+        Args:
+            start: First row, 0 or more.
+            stop: Row after the last, at most ``height``.
+
+        Returns:
+            The strip, in new arrays. A pixel is invalid where the nodata value, alpha band or mask of all
+            three bands says so, where a value is not finite, outside of the polygons, and where the file is
+            damaged: that is then added to ``damaged``.
+
+        Raises:
+            ImageError: If the scene is strict and a block cannot be read; or, strict or not, if the network
+                fails, or a VRT refers to a file that is not there.
+        """
+        if not 0 <= start < stop <= self.height:
+            raise ValueError(f"Rows {start} to {stop} of a scene of {self.height} rows were asked for.")
+        image = np.empty((stop - start, self.width, 3), np.uint8)
+        valid = np.ones((stop - start, self.width), bool)
+        with self._source.environment(self._cache):
+            for window in self._pieces(start, stop):
+                rows = slice(window.row - self._window.row - start, None)
+                target = image[rows][: window.height], valid[rows][: window.height]
+                try:
+                    self._read(window, *target)
+                except RasterioError as error:
+                    self._salvage(error, window, *target)
+        if start == 0 and self._whole and not self._masked and _has_black_corner(image):
+            self.warnings.append(
+                f"A corner of {self.name} is black and it has no nodata value: black is taken for imagery. "
+                "If it is none, say so to the file: gdal_edit -a_nodata 0."
+            )
+        if self._area is not None:
+            valid &= self._area.inside(Window(self._window.row + start, self._window.col, *valid.shape))
+        return Strip(image, None if valid.all() else valid)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[Window]:
+        """Yield windows of the file, cut where its rows of blocks begin, so that none is read twice."""
+        row, last = self._window.row + start, self._window.row + stop
+        while row < last:
+            end = min((row // self._rows + 1) * self._rows, last)
+            yield Window(row, self._window.col, end - row, self.width)
+            row = end
+
+    def _read(self, window: Window, image: UInt8Array, valid: BoolArray) -> None:
+        """Read a window of the file into ``image`` (h, w, 3) and ``valid`` (h, w)."""
+        part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
+        grey = len(set(self._bands)) == 1
+        bands = list(self._bands[:1] if grey else self._bands)
+        if self._range is None and not grey:
+            self._reader.read(bands, window=part, out=np.moveaxis(image, 2, 0))
+        else:
+            values = self._reader.read(bands, window=part)
+            for channel, plane in enumerate(values):
+                image[..., channel] = plane if self._range is None else to_bytes(plane, *self._range)
+            if grey:
+                image[..., 1:] = image[..., :1]
+            if values.dtype.kind == "f":
+                np.isfinite(values).all(axis=0, out=valid)
+        if self._masked:
+            valid &= self._reader.read_masks(self._masked, window=part).any(axis=0)
+
+    def _salvage(self, error: RasterioError, window: Window, image: UInt8Array, valid: BoolArray) -> None:
+        """Read what can be read of a window in which something cannot, block by block."""
+        if self._strict or self._source.is_fatal(error):
+            raise self._source.refusal(error) from error
+        image[:], valid[:] = 0, False
+        high, wide = self._block
+        for row in range(window.row // high * high, window.row + window.height, high):
+            top, bottom = max(row, window.row), min(row + high, window.row + window.height)
+            for col in range(window.col // wide * wide, window.col + window.width, wide):
+                left, right = max(col, window.col), min(col + wide, window.col + window.width)
+                target = (
+                    slice(top - window.row, bottom - window.row),
+                    slice(left - window.col, right - window.col),
+                )
+                valid[target] = True
+                try:
+                    self._read(Window(top, left, bottom - top, right - left), image[target], valid[target])
+                except RasterioError:
+                    image[target], valid[target] = 0, False
+                    self._note(Window(top, left, bottom - top, right - left))
+
+    def _note(self, window: Window) -> None:
+        """Add a window of the file to what is damaged, joined to the one right above it."""
+        row, col, height, width = window
+        row, col = row - self._window.row, col - self._window.col
+        for number, other in enumerate(self.damaged):
+            if (other.row + other.height, other.col, other.width) == (row, col, width):
+                self.damaged[number] = other._replace(height=other.height + height)
+                return
+        self.damaged.append(Window(row, col, height, width))
+
+
+def open_scene(
+    path: str | Path,
+    *,
+    bands: Sequence[int] | None = None,
+    scaling: Scaling | None = None,
+    bbox: Sequence[float] | None = None,
+    aoi: str | Path | None = None,
+    strict: bool = False,
+    timeout_s: float = 30.0,
+) -> Scene:
+    """Open imagery of any size to read it by strips of rows.
+
+    GeoTIFF, COG, VRT and JPEG 2000 are read by blocks. PNG and JPEG can only be decoded from the top: strips
+    that follow each other cost one decoding, going back begins anew. WebP and GIF are decoded whole by the
+    first read and take their whole size in memory. Palette images are refused as maps or masks; to classify
+    one, expand it to RGB first (gdal_translate -expand rgb).
+
+    Memory, beside the strips: GDAL's block cache, set to two rows of blocks across the part that is read (at
+    least 256 rows, in VRTs 1024), of all bands: rows x width x bands x bytes, twice, and 64 MiB at least.
+
+    Args:
+        path: A file, or an address that GDAL knows: http(s), s3, gs, /vsi….
+        bands: Numbers of the red, green and blue band, from 1. None: those that the file calls so, else the
+            first three (with a warning where there are more), else the first one as grey.
+        scaling: The values that become 0 and 255; or "percentile": the 2nd and 98th percentile of the whole
+            scene. None: 8-bit values as they are, others are refused.
+        bbox: Left, bottom, right, top in the scene's reference system: only this part is read, outward to
+            whole pixels.
+        aoi: Vector file of polygons, of any reference system: only their bounds are read, and pixels whose
+            centre lies outside of them are invalid.
+        strict: Take a damaged block for an error, rather than for pixels without data.
+        timeout_s: Seconds without an answer after which a server has stalled; each request is tried 3 times.
+
+    Raises:
+        ImageError: If it cannot be opened, lacks a band, is no imagery, needs ``scaling``, or a row of its
+            blocks does not fit in memory.
+        UsageError: If an argument cannot be used, or a part is asked for of a scene without a position.
+        DataError: If box or polygons do not touch the scene.
+    """
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise UsageError(f"A timeout of {timeout_s} was given; expected seconds above 0.")
+    source = Source.of(path, timeout_s)
+    with ExitStack() as stack, source.told():
+        with source.environment(_SMALL_CACHE):
+            reader = stack.enter_context(rasterio.open(source.address))
+            scene = Scene(source, reader, bands=bands, scaling=scaling, bbox=bbox, aoi=aoi, strict=strict)
+        stack.pop_all()
+        return scene
+
+
+def _blocks(name: str, reader: DatasetReader, window: Window) -> tuple[tuple[int, int], int, int]:
+    """Return height and width of a block, the rows that are read at once, and bytes of cache for two of them.
+
+    Raises:
+        ImageError: If the cache would be larger than any scene that is stored sensibly needs.
+    """
+    high, wide = reader.block_shapes[0]
+    high, wide = min(high, reader.height), min(wide, reader.width)
+    rows = high * math.ceil((_VRT_ROWS if reader.driver == "VRT" else _ROWS) / high)
+    across = min(reader.width, window.width + 2 * wide)
+    sizes = (16 if dtype.startswith("complex") else np.dtype(dtype).itemsize for dtype in reader.dtypes)
+    bytes_per_pixel = sum(sizes) + 1  # of the mask
+    cache = min(2 * rows, reader.height + high) * across * bytes_per_pixel
+    if cache > _LARGEST_CACHE:
+        raise ImageError(
+            f"{name} has {reader.height} x {reader.width} pixels in blocks of {high} x {wide}: two rows of "
+            f"blocks take {cache / 2**30:.0f} GiB of memory; expected {_LARGEST_CACHE / 2**30:.0f} at most. "
+            "Store it in tiles: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE -co BIGTIFF=YES IN OUT."
+        )
+    return (high, wide), rows, max(cache, _SMALL_CACHE)
+
+
+def _masked_bands(reader: DatasetReader, bands: Sequence[int]) -> list[int]:
+    """Return the bands whose masks tell where there is imagery; none where there is imagery everywhere."""
+    flags = [reader.mask_flag_enums[band - 1] for band in bands]
+    if all(MaskFlags.all_valid in each for each in flags):
+        return []
+    if all(MaskFlags.per_dataset in each for each in flags):
+        return [bands[0]]
+    return sorted(set(bands))
+
+
+def _has_black_corner(image: UInt8Array) -> bool:
+    top = image[:_CORNER_PX]
+    return not top[:, :_CORNER_PX].any() or not top[:, -_CORNER_PX:].any()

@@ -1,0 +1,99 @@
+"""Files and addresses as GDAL opens them: its settings, and its errors put into words."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import rasterio
+from rasterio._err import CPLE_BaseError, CPLE_OpenFailedError  # what GDAL said; there is no public name
+from rasterio.errors import RasterioError
+
+from landcover.errors import ImageError
+
+_REMOTE = re.compile(r"(https?|ftp|s3|gs|az|oss|swift)://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)\b")
+_SLOW_BYTES_PER_S = 1000
+_RETRIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A raster file or address, and how GDAL is to read it.
+
+    Attributes:
+        address: What GDAL opens.
+        name: What people read: the address without user, password and signed query.
+        remote: Whether it lies behind a network.
+        timeout_s: Seconds without an answer after which a server has stalled.
+    """
+
+    address: str
+    name: str
+    remote: bool
+    timeout_s: float
+
+    @classmethod
+    def of(cls, path: str | Path, timeout_s: float) -> "Source":
+        """Return the source that a path or URL stands for."""
+        address = str(path)
+        remote = _REMOTE.search(address) is not None
+        name = re.sub(r"//[^/@]*@", "//", address.partition("?")[0]) if remote else address
+        return cls(address, name, remote, timeout_s)
+
+    def environment(self, cache_bytes: int) -> rasterio.Env:
+        """Return GDAL's settings while this source is opened and read, for a ``with`` block.
+
+        Args:
+            cache_bytes: Size of GDAL's block cache, whose default is a twentieth of the machine's memory.
+        """
+        options: dict[str, object] = {
+            "GDAL_CACHEMAX": cache_bytes,
+            "GDAL_ERROR_ON_LIBJPEG_WARNING": True,  # else the end of a JPEG cut short is grey
+        }
+        if self.remote:
+            options |= {
+                "GDAL_HTTP_CONNECTTIMEOUT": f"{self.timeout_s:g}",
+                "GDAL_HTTP_LOW_SPEED_TIME": f"{max(1, round(self.timeout_s))}",
+                "GDAL_HTTP_LOW_SPEED_LIMIT": str(_SLOW_BYTES_PER_S),
+                "GDAL_HTTP_TIMEOUT": f"{10 * self.timeout_s:g}",
+                "GDAL_HTTP_MAX_RETRY": str(_RETRIES),
+                "GDAL_HTTP_RETRY_DELAY": "1",
+                "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # a server has no folder to list
+            }
+        return rasterio.Env(**options)
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Turn what GDAL raises inside the block into an :class:`ImageError` that names this source."""
+        try:
+            yield
+        except (RasterioError, CPLE_BaseError) as error:
+            raise self.refusal(error) from error
+
+    def refusal(self, error: Exception) -> ImageError:
+        """Return the message for people about an error of GDAL."""
+        reason = str(_first_cause(error)).replace(self.address, self.name).rstrip(". ")
+        if self.remote:
+            return ImageError(
+                f"{self.name} cannot be read: {reason}. It is not there, or its server refused, failed or "
+                f"gave no answer for {self.timeout_s:g} s. Check address and connection, or fetch it first."
+            )
+        return ImageError(
+            f"{self.name} cannot be read as a raster: {reason}. If it is damaged or cut short, "
+            "fetch it again."
+        )
+
+    def is_fatal(self, error: Exception) -> bool:
+        """Return whether a failed read says nothing about single blocks.
+
+        The network failed, or a VRT refers to a file that is not there or to itself.
+        """
+        cause = _first_cause(error)
+        return self.remote or isinstance(cause, CPLE_OpenFailedError) or "Recursion" in str(cause)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

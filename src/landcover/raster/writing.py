@@ -1,0 +1,307 @@
+"""Maps and probabilities out: tiled, deflated GeoTIFF from strips of rows.
+
+The strips go into a plain file of bytes beside the target, and once it is whole GDAL copies it, in one pass
+and a fixed order: the same pixels give the same bytes every run, however they were cut into strips; a full
+disk is met by Python, which does report it; and memory stays that of a row of blocks. What that costs is
+space on the disk: a byte for each pixel and band while the file is being written, a third more for overviews.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.shutil import copy
+
+from landcover.errors import OutputError
+from landcover.files import atomic_path, check_output
+from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
+from landcover.raster.georeference import Georeference
+from landcover.raster.style import write_qml
+
+_BLOCK_PX = 512
+_SMALL_CACHE = 64 << 20
+_PIXELS = "pixels"
+
+_BAND = """
+  <VRTRasterBand dataType="Byte" band="{band}" subClass="VRTRawRasterBand">
+    <SourceFilename relativeToVRT="1">{file}</SourceFilename>
+    <ImageOffset>{offset}</ImageOffset>
+    <PixelOffset>1</PixelOffset>
+    <LineOffset>{line}</LineOffset>
+  </VRTRasterBand>"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Everything of a file but its pixels and its place."""
+
+    names: Sequence[str]
+    tags: Mapping[str, str]
+    resampling: Resampling
+    predictor: int
+    band_tags: Mapping[str, str] = field(default_factory=dict)
+    nodata: int | None = None
+    colours: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+
+
+def write_map(
+    path: Path,
+    strips: Iterable[UInt8Array],
+    height: int,
+    width: int,
+    legend: Legend,
+    georeference: Georeference | None,
+    *,
+    tags: Mapping[str, str] | None = None,
+    cog: bool = False,
+    overviews: bool = True,
+    qml: bool = False,
+    force: bool = False,
+) -> None:
+    """Write class indices as a tiled, deflated GeoTIFF with colour table, class names and nodata 255.
+
+    Memory: a strip, and a row of 512 x 512 blocks in GDAL's cache. Disk: see the module.
+
+    Args:
+        path: The file.
+        strips: uint8 (n, width) each, class indices and NODATA, from the top; ``height`` rows together.
+        height: Rows of the map.
+        width: Columns of the map.
+        legend: Gives the colour table, and the tag ``CLASS_NAMES`` (``0=urban,1=agriculture,…``).
+        georeference: Where the imagery lies that was classified, or None.
+        tags: Further tags, such as the map's provenance.
+        cog: Write a Cloud Optimized GeoTIFF.
+        overviews: Add reduced copies, each pixel the most frequent class of those it covers, by powers of two
+            until one fits in a block.
+        qml: Write a QGIS style of the same name, with the suffix ``.qml``, too.
+        force: Replace existing files.
+
+    Raises:
+        OutputError: If a file exists and ``force`` is off, or cannot be written.
+    """
+    if qml:
+        check_output(path.with_suffix(".qml"), force=force)
+    layout = _Layout(
+        names=["land cover"],
+        tags={CLASS_NAMES: legend.listing, **(tags or {})},
+        resampling=Resampling.mode,
+        predictor=1,
+        nodata=NODATA,
+        colours={i: (*c.colour, 255) for i, c in enumerate(legend.classes)} | {NODATA: (0, 0, 0, 0)},
+    )
+    bands = (strip[None] for strip in strips)
+    _write(path, bands, height, width, georeference, layout, cog=cog, overviews=overviews, force=force)
+    if qml:
+        write_qml(path.with_suffix(".qml"), legend, force=force)
+
+
+def write_bands(
+    path: Path,
+    strips: Iterable[UInt8Array],
+    count: int,
+    height: int,
+    width: int,
+    georeference: Georeference | None,
+    *,
+    names: Sequence[str],
+    tags: Mapping[str, str] | None = None,
+    cog: bool = False,
+    overviews: bool = True,
+    force: bool = False,
+) -> None:
+    """Write values in 0..1, such as probabilities, as 0..255 in bands of a tiled, deflated GeoTIFF.
+
+    The tag ``SCALE`` of each band says ``1/255``. Overviews are averages. Memory and disk as for
+    :func:`write_map`, times ``count``.
+
+    Args:
+        path: The file.
+        strips: uint8 (count, n, width) each, from the top; ``height`` rows together.
+        count: Number of bands.
+        height: Rows of the raster.
+        width: Its columns.
+        georeference: Where the imagery lies, or None.
+        names: What each band is, written as its description.
+        tags: Further tags.
+        cog: Write a Cloud Optimized GeoTIFF.
+        overviews: Add reduced copies by powers of two until one fits in a block.
+        force: Replace an existing file.
+
+    Raises:
+        OutputError: If the file exists and ``force`` is off, or cannot be written.
+    """
+    if len(names) != count:
+        raise ValueError(f"{count} bands cannot have the {len(names)} names {list(names)}.")
+    layout = _Layout(names, tags or {}, Resampling.average, predictor=2, band_tags={"SCALE": "1/255"})
+    _write(path, strips, height, width, georeference, layout, cog=cog, overviews=overviews, force=force)
+
+
+def write_class_raster(
+    path: Path,
+    index: UInt8Array,
+    legend: Legend,
+    georeference: Georeference,
+    *,
+    tags: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> None:
+    """Write class indices in memory, uint8 (H, W), as :func:`write_map` does."""
+    height, width = index.shape
+    write_map(path, [index], height, width, legend, georeference, tags=tags, force=force)
+
+
+def write_probabilities(
+    path: Path,
+    probabilities: UInt8Array,
+    names: Sequence[str],
+    georeference: Georeference | None,
+    *,
+    tags: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> None:
+    """Write the probability of each class in memory, uint8 (C, H, W), as :func:`write_bands` does.
+
+    0 in every band marks pixels without data.
+    """
+    count, height, width = probabilities.shape
+    strips = [probabilities]
+    write_bands(path, strips, count, height, width, georeference, names=names, tags=tags, force=force)
+
+
+def _write(
+    path: Path,
+    strips: Iterable[UInt8Array],
+    height: int,
+    width: int,
+    georeference: Georeference | None,
+    layout: _Layout,
+    *,
+    cog: bool,
+    overviews: bool,
+    force: bool,
+) -> None:
+    check_output(path, force=force)
+    count = len(layout.names)
+    options = {
+        "GDAL_CACHEMAX": max(_SMALL_CACHE, 2 * _BLOCK_PX * width * count),
+        "GDAL_NUM_THREADS": "ALL_CPUS",
+        "GDAL_PAM_ENABLED": False,  # no files of statistics beside the map
+        "BIGTIFF_OVERVIEW": "IF_SAFER",
+    }
+    with atomic_path(path, force=force) as temporary, _folder(path, temporary.name) as folder:
+        _write_pixels(folder / _PIXELS, strips, (count, height, width))
+        try:
+            with rasterio.Env(**options):
+                source = folder / "pixels.vrt"
+                _describe(source, (count, height, width), georeference, layout, overviews=overviews)
+                copy(str(source), str(temporary), **_creation_options(cog, layout.predictor))
+                _check_whole(temporary)
+        except RasterioError as error:
+            raise OutputError(
+                f"{path} cannot be written: {error.__cause__ or error}. Is there space left for it?"
+            ) from error
+
+
+@contextmanager
+def _folder(path: Path, name: str) -> Iterator[Path]:
+    """Yield a folder beside the target, named as a temporary file of it, and take it away in the end."""
+    try:
+        folder = TemporaryDirectory(prefix=f"{name}.", dir=path.parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
+    with folder:
+        yield Path(folder.name)
+
+
+def _write_pixels(path: Path, strips: Iterable[UInt8Array], shape: tuple[int, int, int]) -> None:
+    """Write strips (C, n, W) as bytes: row by row, in each the rows of all bands."""
+    count, height, width = shape
+    rows = 0
+    with path.open("wb") as file:
+        for strip in strips:
+            if strip.dtype != np.uint8 or strip.shape[0] != count or strip.shape[2:] != (width,):
+                raise ValueError(f"A strip {strip.dtype} {strip.shape} does not fit in uint8 {shape}.")
+            file.write(np.ascontiguousarray(np.moveaxis(strip, 0, 1)).data)
+            rows += strip.shape[1]
+    if rows != height:
+        raise ValueError(f"Strips of {rows} rows were given for a raster of {height}.")
+
+
+def _describe(
+    vrt: Path,
+    shape: tuple[int, int, int],
+    georeference: Georeference | None,
+    layout: _Layout,
+    *,
+    overviews: bool,
+) -> None:
+    """Write a VRT that makes a raster of the file of bytes beside it, and its overviews."""
+    count, height, width = shape
+    bands = (
+        _BAND.format(band=band + 1, file=_PIXELS, offset=band * width, line=count * width)
+        for band in range(count)
+    )
+    vrt.write_text(
+        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{"".join(bands)}\n</VRTDataset>\n'
+    )
+    with rasterio.open(vrt, "r+") as target:
+        if georeference is not None:
+            target.crs, target.transform = georeference.crs, georeference.transform
+        target.update_tags(**layout.tags)
+        if layout.nodata is not None:
+            target.nodata = layout.nodata
+        if layout.colours:
+            target.write_colormap(1, layout.colours)
+        for band, name in enumerate(layout.names, 1):
+            target.set_band_description(band, name)
+            target.update_tags(band, **layout.band_tags)
+        if overviews and (levels := _levels(max(height, width))):
+            target.build_overviews(levels, layout.resampling)
+
+
+def _levels(side: int) -> list[int]:
+    """Return the factors of the overviews of a raster with this longer side: powers of two."""
+    levels: list[int] = []
+    while side > _BLOCK_PX << len(levels):
+        levels.append(2 << len(levels))
+    return levels
+
+
+def _creation_options(cog: bool, predictor: int) -> dict[str, Any]:
+    common = {"compress": "deflate", "num_threads": "all_cpus", "bigtiff": "if_safer"}
+    if cog:
+        # Those that the source has are taken, as they are.
+        overviews = {"overviews": "auto", "blocksize": _BLOCK_PX}
+        return {"driver": "COG", "predictor": "yes" if predictor > 1 else "no", **overviews, **common}
+    tiles = {"tiled": True, "blockxsize": _BLOCK_PX, "blockysize": _BLOCK_PX, "interleave": "band"}
+    return {"driver": "GTiff", "predictor": predictor, "copy_src_overviews": True, **tiles, **common}
+
+
+def _check_whole(path: Path) -> None:
+    """Look for every block in the file: GDAL does not report all errors of closing it on a full disk.
+
+    Raises:
+        RasterioError: If one is missing or ends behind the end of the file.
+    """
+    size = path.stat().st_size
+    with rasterio.open(path) as source:
+        factors = [1, *source.overviews(1)]
+        pixel_interleaved = source.interleaving is not None and source.interleaving.name == "pixel"
+        for level, factor in enumerate(factors):
+            rows = -(-source.height // (factor * _BLOCK_PX))
+            cols = -(-source.width // (factor * _BLOCK_PX))
+            for band in range(1, 2 if pixel_interleaved else source.count + 1):
+                for row in range(rows):
+                    for col in range(cols):
+                        where = {"dm": "TIFF", "bidx": band, "ovr": level - 1 if level else None}
+                        offset = source.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", **where)
+                        length = source.get_tag_item(f"BLOCK_SIZE_{col}_{row}", **where)
+                        if not offset or not length or int(offset) + int(length) > size:
+                            raise RasterioError("a block is missing in what was written")
