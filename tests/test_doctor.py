@@ -29,6 +29,42 @@ def test_the_findings_are_those_of_this_machine() -> None:
     assert found["torch device"].startswith("cpu:") == (not torch.cuda.is_available())
 
 
+def test_it_says_what_runs_models_and_why() -> None:
+    import onnxruntime
+
+    found = findings()
+    assert metadata.version("openvino").startswith(found["OpenVINO"])
+    assert found["OpenVINO device"]
+    assert found["OpenVINO instructions"].startswith("FP32")
+    assert found["onnxruntime"] == onnxruntime.__version__
+    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    assert found["onnxruntime device"].startswith("cuda" if has_cuda else "cpu")
+    assert found["predict with MODEL.onnx"].startswith("openvino: the fastest")
+    assert found["predict with a checkpoint"].startswith("torch: ")
+
+
+@pytest.mark.parametrize(
+    ("library", "row", "command"),
+    [
+        ("openvino", "openvino", "pip install openvino"),
+        ("onnxruntime", "onnxruntime", "pip install 'landcover[onnxruntime]'"),
+    ],
+)
+def test_a_missing_runtime_is_named_with_the_cure(
+    library: str, row: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    found = findings()
+    assert found[row].endswith(command)
+    assert ("missing here" in found["predict with MODEL.onnx"]) == (library == "openvino")
+
+
+def test_every_extra_for_users_has_a_line() -> None:
+    extras = metadata.metadata("landcover").get_all("Provides-Extra")
+    rows = {name.removeprefix("extra ") for name in findings() if name.startswith("extra ")}
+    assert rows == set(extras) - {"dev", "bench"}
+
+
 def test_a_missing_library_of_an_extra_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     version = metadata.version
 

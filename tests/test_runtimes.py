@@ -65,6 +65,35 @@ def test_auto_is_what_there_is() -> None:
     assert device.startswith("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def test_coarse_answers_are_the_softmax_of_the_decoders_logits() -> None:
+    torch.manual_seed(0)
+    card = make_card().model_copy(update={"temperature": 1.5})
+    module = build_model(ModelConfig(), classes=6).eval()
+    runtime = TorchRuntime(module, card)
+    batch = BATCH[:, :30, :37]
+    with torch.inference_mode():
+        normalised = torch.from_numpy(np.moveaxis(card.preprocessing.normalise(batch), -1, 1))
+        expected = torch.softmax(module.logits(normalised) / 1.5, 1).numpy()
+    answer = runtime.coarse(batch)
+    assert runtime.stride == 4
+    assert answer.shape == (2, 6, 8, 10)
+    assert answer.flags.c_contiguous
+    assert np.allclose(answer, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("module", [Pointwise(), nn.Conv2d(3, 6, 1, stride=1)])
+def test_a_module_without_a_decoder_has_one_kind_of_answer(module: nn.Module) -> None:
+    runtime = TorchRuntime(module, make_card())
+    assert (runtime.name, runtime.stride) == ("torch", 1)
+    assert np.array_equal(runtime.coarse(BATCH), runtime.probabilities(BATCH))
+
+
+@pytest.mark.parametrize("batch", [BATCH.astype(np.float32), BATCH[0], BATCH[:, :, :0]])
+def test_what_is_no_batch_of_rgb_images_is_refused(batch: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="expected a batch of RGB images"):
+        TorchRuntime(Pointwise(), make_card()).coarse(batch)
+
+
 @pytest.mark.parametrize("device", ["cuda:7", "gpu", ""])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     with pytest.raises(UsageError, match="landcover doctor"):
@@ -101,13 +130,23 @@ def test_a_missing_model_is_refused(tmp_path: Path) -> None:
         open_model(tmp_path / "missing.safetensors")
 
 
-def test_without_torch_all_but_opening_works_and_the_extra_is_named() -> None:
-    code = """
+def test_threads_are_torchs_own(run: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        open_model(run, device="cpu", threads=1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_torch_all_but_opening_a_checkpoint_works_and_the_extra_is_named(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", {}, make_card())
+    code = f"""
 import sys
 sys.modules["torch"] = None
 import landcover.inference
 from landcover.runtimes import open_model
-open_model("x")
+open_model({str(tmp_path / "m.safetensors")!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "MissingExtraError: This needs torch" in done.stderr

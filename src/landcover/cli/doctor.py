@@ -6,7 +6,12 @@ from typing import Annotated
 
 import typer
 
-_EXTRAS = ("train", "report")
+_RUNTIMES = {"openvino": "openvino_runtime", "onnxruntime": "onnx_runtime", "torch": "torch_runtime"}
+_REASONS = {
+    "MODEL.onnx": "the fastest on a CPU; with --device cuda onnxruntime",
+    "a checkpoint": "the only one that runs it; a model exported from it runs faster on a CPU",
+}
+_NOT_FOR_USERS = {"dev", "bench"}  # extras
 
 
 def doctor(
@@ -15,12 +20,12 @@ def doctor(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
 ) -> None:
-    """Say what this machine will use: device, codecs, extras."""
+    """Say what this machine will use, and why: processor, runtimes, codecs, extras."""
     from json import dumps
 
     from landcover.files import write_text
 
-    findings = _system() | _codecs() | _torch() | _extras()
+    findings = _system() | _codecs() | _runtimes() | _extras()
     text = dumps(findings, indent=1)
     if json == Path("-"):
         print(text)
@@ -72,20 +77,35 @@ def _codecs() -> dict[str, str]:
     }
 
 
-def _torch() -> dict[str, str]:
+def _runtimes() -> dict[str, str]:
+    """Say what each library that runs models has here, and which of them predict takes."""
+    from importlib import import_module
+
     from landcover.errors import MissingExtraError
     from landcover.extras import needs
+    from landcover.runtimes import choose_runtime
 
-    try:
-        with needs("train"):
-            from landcover.runtimes.torch_runtime import describe
-    except MissingExtraError as error:
-        return {"torch": str(error)}
-    return describe()
+    found: dict[str, str] = {}
+    missing = set()
+    for name, module in _RUNTIMES.items():
+        try:
+            with needs("train"):  # the torch runtime imports torch itself
+                found |= import_module(f"landcover.runtimes.{module}").describe()
+        except MissingExtraError as error:
+            found[name] = str(error)
+            missing.add(name)
+    for model, reason in _REASONS.items():
+        name = choose_runtime(Path(model))
+        lack = ", which is missing here (see above)" if name in missing else ""
+        found[f"predict with {model}"] = f"{name}{lack}: {reason}"
+    return found
 
 
 def _extras() -> dict[str, str]:
-    return {f"extra {extra}": _state(extra) for extra in _EXTRAS}
+    from importlib import metadata
+
+    extras = metadata.metadata("landcover").get_all("Provides-Extra") or ()
+    return {f"extra {extra}": _state(extra) for extra in extras if extra not in _NOT_FOR_USERS}
 
 
 def _state(extra: str) -> str:

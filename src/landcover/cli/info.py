@@ -15,7 +15,10 @@ _STDOUT = Path("-")
 
 
 def info(
-    model: Annotated[Path, typer.Argument(help="A model file or the folder of a run.", show_default=False)],
+    model: Annotated[
+        Path,
+        typer.Argument(help="A model file, exported or not, or the folder of a run.", show_default=False),
+    ],
     json: Annotated[Path | None, typer.Option(help="Write the card as JSON; - is standard output.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
 ) -> None:
@@ -33,7 +36,13 @@ def info(
         print(text)
     else:
         _print_card(
-            card, {"file": str(file), "size": f"{file.stat().st_size / 1e6:.1f} MB", "sha256": digest}
+            card,
+            {
+                "file": str(file),
+                "size": f"{file.stat().st_size / 1e6:.1f} MB",
+                "sha256": digest,
+                "precision": card.precision,
+            },
         )
 
 
@@ -64,6 +73,7 @@ def _print_card(card: "ModelCard", file: dict[str, Any]) -> None:
         console.print(note)
     for scores in card.scores:
         _section(console, "Scores", scores)
+    _section(console, "Export", card.export)
     _section(console, "Recipe", card.recipe)
     _section(console, "Origin", card.provenance)
     _section(console, "Licence", {"terms": card.licence or "not said"})

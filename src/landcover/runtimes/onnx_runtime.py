@@ -60,7 +60,7 @@ class ONNXRuntime:
             )
         except _refusals(onnxruntime) as error:
             raise ModelError(
-                f"{path} cannot be run by onnxruntime: {_first_line(error)} Export the run again; if the "
+                f"{path} cannot be run by onnxruntime: {_reason(error)}. Export the run again; if the "
                 "device is the cause, 'landcover doctor' says what is there."
             ) from error
         self.device = _device(device, self._session.get_providers(), providers)
@@ -112,9 +112,12 @@ def describe() -> dict[str, str]:
         MissingExtraError: If it is not installed.
     """
     onnxruntime = import_onnxruntime()
+    available = onnxruntime.get_available_providers()
+    has_cuda = f"cuda: {_CUDA} is there"
+    no_cuda = f"cpu: it has {', '.join(available)}; onnxruntime-gpu in its place has CUDA"
     return {
         "onnxruntime": onnxruntime.__version__,
-        "onnxruntime providers": ", ".join(onnxruntime.get_available_providers()),
+        "onnxruntime device": has_cuda if _CUDA in available else no_cuda,
     }
 
 
@@ -159,5 +162,5 @@ def _refusals(onnxruntime: Any) -> tuple[type[Exception], ...]:
     return (RuntimeError, ValueError, *(getattr(state, name) for name in names))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")

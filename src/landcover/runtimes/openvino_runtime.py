@@ -142,7 +142,7 @@ class OpenVINORuntime:
             yield
         except RuntimeError as error:
             raise ModelError(
-                f"{self._path} cannot be run by OpenVINO: {_last_line(error)} Export the run again."
+                f"{self._path} cannot be run by OpenVINO: {_reason(error)}. Export the run again."
             ) from error
 
 
@@ -189,13 +189,12 @@ def describe() -> dict[str, str]:
 
 def _resolve(precision: Precision, core: Any, model: Literal["fp32", "int8"]) -> Literal["fp32", "bf16"]:
     """Return what to compute in, given what was asked for and what the model is in."""
-    if precision == "fp32" or (precision == "auto" and model == "int8"):
-        return "fp32"
-    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        return "bf16"
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "auto":
-        return "fp32"
-    raise UsageError("This processor has no instructions for bf16; use the precision fp32 or auto.")
+        return "bf16" if has_bf16 and model == "fp32" else "fp32"
+    if precision == "bf16" and not has_bf16:
+        raise UsageError("This processor has no instructions for bf16; use the precision fp32 or auto.")
+    return precision
 
 
 def _signature(port: Any) -> str:
@@ -207,5 +206,8 @@ def _pixels(shape: tuple[int, ...]) -> int:
     return prod(shape[:3])
 
 
-def _last_line(error: RuntimeError) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+def _reason(error: RuntimeError) -> str:
+    """Return the end of OpenVINO's message, which says most: its summary where there is one, or a line."""
+    _, summary, end = str(error).strip().rpartition("Summary:\n")
+    lines = [line.removeprefix("-- ").strip(" .") for line in end.splitlines()]
+    return "; ".join(lines if summary else lines[-1:])

@@ -1,0 +1,251 @@
+"""The card of an exported model: read without the onnx package, and checked against it."""
+
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+from fake_runtime import make_card
+from landcover.bundle import CARD_KEY, ModelCard, model_digest, read_card, read_model, save_model
+from landcover.cli import build
+from landcover.errors import ModelError
+from landcover.models.onnxfile import read_metadata
+from onnx_models import make_model, save_exported
+
+CARD = make_card().model_copy(
+    update={"precision": "int8", "export": {"parity": {"agreement": 0.9999}, "miou_loss": 0.001}}
+)
+
+QUICK = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
+
+
+def minimal(metadata: dict[str, str], *tensors: TensorProto, **texts: str) -> onnx.ModelProto:
+    """Return a model of one node."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        list(tensors),
+    )
+    model = helper.make_model(graph, **texts)
+    helper.set_model_props(model, metadata)
+    return model
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    return save_exported(tmp_path / "M.onnx", CARD)
+
+
+def test_the_card_comes_back_equal(exported: Path) -> None:
+    assert read_card(exported) == CARD
+    assert read_card(str(exported)) == CARD
+    assert model_digest(exported) == hashlib.sha256(exported.read_bytes()).hexdigest()
+
+
+def test_the_suffix_may_be_in_capitals(exported: Path) -> None:
+    assert read_card(exported.rename(exported.with_suffix(".ONNX"))) == CARD
+
+
+def test_a_card_is_read_without_onnx_torch_or_a_runtime(exported: Path) -> None:
+    heavy = ["onnx", "torch", "openvino", "onnxruntime", "google.protobuf"]
+    code = (
+        f"import sys; from landcover.bundle import read_card; print(read_card({str(exported)!r}).precision); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["int8", "[]"]
+
+
+@QUICK
+@given(
+    metadata=st.dictionaries(TEXTS, TEXTS, max_size=5),
+    producer=TEXTS,
+    doc=TEXTS,
+    numbers=st.lists(st.floats(width=32, allow_nan=False), max_size=40),
+    raw=st.booleans(),
+)
+def test_any_texts_come_back(
+    tmp_path: Path, metadata: dict[str, str], producer: str, doc: str, numbers: list[float], raw: bool
+) -> None:
+    weights = (
+        numpy_helper.from_array(np.array(numbers, np.float32), "w")
+        if raw
+        else helper.make_tensor("w", TensorProto.FLOAT, [len(numbers)], numbers)
+    )
+    path = tmp_path / "any.onnx"
+    onnx.save(minimal(metadata, weights, producer_name=producer, doc_string=doc), path)
+    assert read_metadata(path) == metadata
+
+
+@QUICK
+@given(position=st.integers(0), value=st.integers(0, 255))
+def test_a_damaged_byte_is_read_over_or_an_error(exported: Path, position: int, value: int) -> None:
+    content = bytearray(exported.read_bytes())
+    content[position % len(content)] = value
+    damaged = exported.with_name("damaged.onnx")
+    damaged.write_bytes(content)
+    with suppress(ModelError):
+        read_card(damaged)
+
+
+@QUICK
+@given(content=st.binary(max_size=200))
+def test_random_bytes_are_no_model(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "random.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"random\.onnx"):
+        read_card(path)
+
+
+def test_a_file_cut_short_anywhere_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "cut.onnx"
+    weights = numpy_helper.from_array(np.arange(50, dtype=np.float32), "w")
+    onnx.save(minimal({"author": "someone", CARD_KEY: CARD.model_dump_json()}, weights), path)
+    assert read_card(path) == CARD
+    for length in reversed(range(path.stat().st_size)):
+        os.truncate(path, length)
+        with pytest.raises(ModelError, match=r"cut short|no ONNX file|no model card"):
+            read_card(path)
+
+
+def test_graphs_nested_without_end_are_an_error(tmp_path: Path) -> None:
+    def field(number: int, content: bytes) -> bytes:
+        length, size = len(content), b""
+        while length >= 0x80:
+            size, length = size + bytes([length & 0x7F | 0x80]), length >> 7
+        return bytes([number << 3 | 2]) + size + bytes([length]) + content
+
+    graph = b""
+    for _ in range(2000):
+        graph = field(1, field(5, field(6, graph)))  # a graph with a node with an attribute: a graph
+    (tmp_path / "deep.onnx").write_bytes(field(7, graph))
+    with pytest.raises(ModelError, match="nested"):
+        read_card(tmp_path / "deep.onnx")
+
+
+def outside() -> TensorProto:
+    tensor = numpy_helper.from_array(np.arange(4, dtype=np.float32), "w")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    return tensor
+
+
+@pytest.mark.parametrize("place", ["initializer", "attribute", "subgraph", "sparse", "function"])
+def test_weights_in_other_files_are_refused(tmp_path: Path, place: str) -> None:
+    model = minimal({CARD_KEY: CARD.model_dump_json()})
+    constant = helper.make_node("Constant", [], ["c"])
+    constant.attribute.append(helper.make_attribute("value", outside()))
+    if place == "initializer":
+        model.graph.initializer.append(outside())
+    elif place == "attribute":
+        model.graph.node.append(constant)
+    elif place == "subgraph":
+        branch = helper.make_graph([constant], "branch", [], [])
+        model.graph.node.append(helper.make_node("If", ["x"], ["z"], then_branch=branch, else_branch=branch))
+    elif place == "sparse":
+        model.graph.sparse_initializer.add().values.CopyFrom(outside())
+    else:
+        model.functions.add(name="f", domain="d").node.append(constant)
+    (tmp_path / "M.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"weights in other files.*export the model again"):
+        read_card(tmp_path / "M.onnx")
+
+
+def test_what_the_onnx_package_writes_with_external_data_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "M.onnx"
+    model = make_model(CARD)
+    helper.set_model_props(model, {CARD_KEY: CARD.model_dump_json()})
+    onnx.save(model, path, save_as_external_data=True, location="M.data", size_threshold=0)
+    with pytest.raises(ModelError, match="other files"):
+        read_card(path)
+
+
+def with_metadata(path: Path, metadata: dict[str, str]) -> None:
+    onnx.save(minimal(metadata), path)
+
+
+BAD_FILES: list[tuple[Any, str]] = [
+    (lambda path: path.write_bytes(b""), "it is empty"),
+    (lambda path: path.write_bytes(b"GIF89a, a picture"), "no ONNX file"),
+    (lambda path: path.write_bytes(b"\xff" * 40), "no ONNX file"),
+    (lambda path: path.write_bytes(pickle.dumps({"w": 1})), "no ONNX file"),
+    (lambda path: save_file({"w": np.zeros(3, np.float32)}, path), "no ONNX file"),
+    (lambda path: path.mkdir(), "holds no model"),
+    (lambda path: with_metadata(path, {}), r"no entry 'landcover' \(found: nothing\).*landcover export"),
+    (lambda path: with_metadata(path, {"model_type": "Segmentor"}), "found: 'model_type'"),
+    (lambda path: with_metadata(path, {"\n" * 9 + "a" * 90: ""}), r"found: '(\\n)*a*'"),
+    (lambda path: with_metadata(path, {CARD_KEY: "{not json"}), "card of .* is damaged"),
+    (lambda path: with_metadata(path, {CARD_KEY: "[" * 100_000}), "card of .* is damaged"),
+    (lambda path: with_metadata(path, {CARD_KEY: '{"schema_version": 3}'}), "newer landcover .*Upgrade"),
+    (lambda path: with_metadata(path, {CARD_KEY: "{}"}), "legend is missing"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD_FILES)
+def test_what_is_no_exported_model_is_called_what_it_is(tmp_path: Path, make: Any, message: str) -> None:
+    path = tmp_path / "bad.onnx"
+    make(path)
+    with pytest.raises(ModelError, match=message) as caught:
+        read_card(path)
+    assert "bad.onnx" in str(caught.value)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no model .*nowhere\.onnx.*\.onnx or \.safetensors"):
+        read_card(tmp_path / "nowhere.onnx")
+
+
+def test_an_exported_model_has_no_weights_to_train(exported: Path) -> None:
+    with pytest.raises(ModelError, match=r"exported model: it predicts, .*run folder"):
+        read_model(exported)
+
+
+def test_a_card_of_the_first_version_still_loads(tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    old = make_card().model_dump(mode="json") | {"schema_version": 1}
+    del old["precision"], old["export"]
+    save_file({}, path, metadata={CARD_KEY: json.dumps(old)})
+    assert read_card(path) == make_card()
+
+
+def test_a_checkpoint_says_how_it_was_exported_too(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", {}, CARD)
+    assert read_card(tmp_path / "m.safetensors") == CARD
+
+
+class TestInfo:
+    def invoke(self, *arguments: object) -> str:
+        result = CliRunner().invoke(build(), ["info", *map(str, arguments)], catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.stdout
+
+    def test_prints_the_card_of_an_exported_model(self, exported: Path) -> None:
+        lines = [" ".join(line.split()) for line in self.invoke(exported).splitlines()]
+        assert f"sha256 {model_digest(exported)}" in lines
+        assert "precision int8" in lines
+        assert "Export" in lines
+        assert "agreement 0.9999" in lines
+        assert "miou_loss 0.001" in lines
+
+    def test_json_holds_the_whole_card(self, exported: Path) -> None:
+        printed = json.loads(self.invoke(exported, "--json", "-"))
+        del printed["sha256"], printed["file"]
+        assert ModelCard.model_validate_json(json.dumps(printed)) == CARD

@@ -1,0 +1,360 @@
+"""Exported models on OpenVINO and onnxruntime: against numpy, with what can lack."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from fake_runtime import make_card
+from landcover.bundle import CARD_KEY, save_model
+from landcover.errors import MissingExtraError, ModelError, UsageError
+from landcover.runtimes import ONNXRuntime, OpenVINORuntime, Runtime, choose_runtime, onnx_runtime, open_model
+from landcover.runtimes import openvino_runtime as openvino_module
+from onnx_models import STRIDE, expected, make_model, save_exported
+
+CARD = make_card().model_copy(update={"temperature": 1.7})
+RNG = np.random.default_rng(0)
+
+Images = npt.NDArray[np.uint8]
+
+
+def images(count: int, height: int, width: int) -> Images:
+    return RNG.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_exported(tmp_path_factory.mktemp("exported") / "M.onnx", CARD)
+
+
+@pytest.fixture(scope="module")
+def openvino(model: Path) -> OpenVINORuntime:
+    return OpenVINORuntime(model)
+
+
+@pytest.fixture(params=["openvino", "onnxruntime"], scope="module")
+def runtime(request: pytest.FixtureRequest, model: Path) -> Runtime:
+    return open_model(model, runtime=request.param)
+
+
+def test_a_runtime_says_what_it_is(runtime: Runtime) -> None:
+    assert runtime.card == CARD
+    assert runtime.name in ("openvino", "onnxruntime")
+    assert runtime.device == "cpu"
+    assert runtime.stride == STRIDE
+
+
+@pytest.mark.parametrize(
+    ("count", "height", "width"), [(1, 1, 1), (2, 3, 9), (1, 64, 64), (3, 33, 18), (1, 16, 130)]
+)
+def test_answers_are_those_of_numpy(runtime: Runtime, count: int, height: int, width: int) -> None:
+    batch = images(count, height, width)
+    answers = runtime.probabilities(batch), runtime.coarse(batch)
+    for answer, truth in zip(answers, expected(CARD, batch), strict=True):
+        assert answer.shape == truth.shape
+        assert answer.dtype == np.float32
+        assert answer.flags.c_contiguous
+        np.testing.assert_allclose(answer, truth, atol=2e-6)
+        np.testing.assert_allclose(answer.sum(1), 1, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(count=st.integers(1, 3), height=st.integers(1, 40), width=st.integers(1, 40))
+def test_any_size_is_answered(openvino: OpenVINORuntime, count: int, height: int, width: int) -> None:
+    batch = images(count, height, width)
+    np.testing.assert_allclose(openvino.coarse(batch), expected(CARD, batch)[1], atol=2e-6)
+
+
+def test_one_colour_has_one_answer_everywhere(runtime: Runtime) -> None:
+    batch = np.full((1, 21, 34, 3), (12, 200, 77), np.uint8)
+    for answer in (runtime.probabilities(batch), runtime.coarse(batch)):
+        np.testing.assert_allclose(answer, np.broadcast_to(answer[:, :, :1, :1], answer.shape), atol=1e-6)
+
+
+def test_an_answer_stays_as_it_is_and_so_does_the_batch(runtime: Runtime) -> None:
+    first, second = images(1, 24, 24), images(1, 24, 24)
+    given_before = first.copy()
+    for ask in (runtime.probabilities, runtime.coarse):
+        answer = ask(first)
+        kept = answer.copy()
+        other = ask(second)
+        assert not np.array_equal(other, answer)
+        np.testing.assert_array_equal(answer, kept)
+        answer[:] = 7  # the caller's own: nothing that is written to it comes back
+        np.testing.assert_array_equal(ask(second), other)
+    np.testing.assert_array_equal(first, given_before)
+
+
+def test_read_only_and_sliced_batches_are_taken(runtime: Runtime) -> None:
+    whole = images(2, 40, 48)
+    sliced = whole[:, ::2, 8:40]
+    sliced.flags.writeable = False
+    np.testing.assert_allclose(
+        runtime.coarse(sliced), expected(CARD, np.ascontiguousarray(sliced))[1], atol=2e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        np.zeros((1, 8, 8, 3), np.float32),
+        np.zeros((1, 8, 8, 3), np.uint16),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((1, 3, 8, 8), np.uint8),
+        np.zeros((0, 8, 8, 3), np.uint8),
+        np.zeros((1, 0, 8, 3), np.uint8),
+    ],
+    ids=lambda batch: f"{batch.dtype}{batch.shape}",
+)
+def test_what_is_no_batch_of_rgb_images_is_refused(runtime: Runtime, batch: Any) -> None:
+    with pytest.raises(UsageError, match=r"expected a batch of RGB images: uint8 \(N, H, W, 3\)"):
+        runtime.probabilities(batch)
+
+
+def test_threads_do_not_change_the_answer(model: Path) -> None:
+    batch = images(1, 32, 32)
+    for runtime in ("openvino", "onnxruntime"):
+        answer = open_model(model, runtime=runtime, threads=1).coarse(batch)
+        np.testing.assert_allclose(answer, expected(CARD, batch)[1], atol=2e-6)
+
+
+class TestWrongGraphs:
+    """A file with a card whose graph is not what the runtimes rely on is refused when it is opened."""
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"image": "input"}, r"takes input: float32 .*expected image: float32 \(\?, 3, \?, \?\)"),
+            ({"height": 64, "width": 64}, r"takes image: float32 \(\?, 3, 64, 64\).*--for qgis"),
+            ({"outputs": ("probabilities",)}, "gives probabilities; expected .*probabilities, coarse"),
+            ({"outputs": ("coarse", "cropped")}, "gives coarse, cropped; expected"),
+            ({"classes": 5}, r"with probabilities of \(1, 5, 64, 64\).*the 6 scored classes"),
+        ],
+    )
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    def test_is_refused(self, tmp_path: Path, runtime: str, changes: dict[str, Any], message: str) -> None:
+        path = save_exported(tmp_path / "wrong.onnx", CARD, **changes)
+        with pytest.raises(ModelError, match=message) as caught:
+            open_model(path, runtime=runtime)
+        assert "wrong.onnx" in str(caught.value)
+
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    def test_coarse_of_another_size_is_refused(self, tmp_path: Path, runtime: str) -> None:
+        proto = make_model(CARD)
+        (softmax,) = [node for node in proto.graph.node if node.output[0] == "coarse"]
+        softmax.input[0] = "widened"
+        pad = helper.make_node("Pad", ["tempered", "more"], ["widened"], mode="edge")
+        proto.graph.node.insert(list(proto.graph.node).index(softmax), pad)
+        proto.graph.initializer.append(helper.make_tensor("more", TensorProto.INT64, [8], [0] * 7 + [1]))
+        helper.set_model_props(proto, {CARD_KEY: CARD.model_dump_json()})
+        onnx.save(proto, tmp_path / "M.onnx")
+        with pytest.raises(ModelError, match=r"with coarse of \(1, 6, 16, 17\).*a whole part of 64"):
+            open_model(tmp_path / "M.onnx", runtime=runtime)
+
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    def test_an_operator_that_does_not_exist_is_one_line(self, tmp_path: Path, runtime: str) -> None:
+        proto = make_model(CARD)
+        proto.graph.node[0].op_type = "Conjure"
+        helper.set_model_props(proto, {CARD_KEY: CARD.model_dump_json()})
+        onnx.save(proto, tmp_path / "M.onnx")
+        with pytest.raises(ModelError, match=r"M\.onnx cannot be run by .*Conjure") as caught:
+            open_model(tmp_path / "M.onnx", runtime=runtime)
+        assert "\n" not in str(caught.value)
+
+
+class TestCompiledShapes:
+    @pytest.fixture
+    def compiled(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]]]:
+        calls: list[tuple[str, tuple[int, ...]]] = []
+        compile_: Callable[..., Any] = OpenVINORuntime._compile
+
+        def counting(self: OpenVINORuntime, output: str, shape: tuple[int, ...]) -> Any:
+            calls.append((output, shape))
+            return compile_(self, output, shape)
+
+        monkeypatch.setattr(OpenVINORuntime, "_compile", counting)
+        return calls
+
+    def test_the_last_few_are_kept(self, model: Path, compiled: list[Any]) -> None:
+        runtime = OpenVINORuntime(model)
+        kept = [images(1, 8, width) for width in range(8, 8 + openvino_module.SHAPES_KEPT)]
+        for batch in (*kept, *kept, kept[0]):
+            runtime.coarse(batch)
+        assert len(compiled) == len(kept)
+        runtime.coarse(images(1, 9, 9))  # takes the place of the longest unused: the second
+        runtime.coarse(kept[0])
+        assert len(compiled) == len(kept) + 1
+        runtime.coarse(kept[1])
+        assert len(compiled) == len(kept) + 2
+
+    def test_those_kept_have_few_pixels_together(
+        self, model: Path, compiled: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(openvino_module, "PIXELS_KEPT", 200)
+        runtime = OpenVINORuntime(model)
+        small, medium, large = images(1, 8, 8), images(2, 8, 8), images(1, 20, 20)
+        for batch in (small, medium, small, medium):
+            runtime.coarse(batch)
+        assert len(compiled) == 2
+        np.testing.assert_allclose(runtime.coarse(large), expected(CARD, large)[1], atol=2e-6)
+        runtime.coarse(large)
+        assert len(compiled) == 3  # larger than all that is kept, it is kept alone
+        runtime.coarse(small)
+        assert len(compiled) == 4
+
+    def test_coarse_answers_cost_no_upsampling(self, openvino: OpenVINORuntime) -> None:
+        def kinds(output: str) -> set[str]:
+            graph = openvino._request(output, (1, 16, 16, 3)).get_compiled_model().get_runtime_model()
+            return {node.get_rt_info()["layerType"].astype(str) for node in graph.get_ordered_ops()}
+
+        assert any(kind.startswith("Interpolate") for kind in kinds("probabilities"))
+        assert not any(kind.startswith("Interpolate") for kind in kinds("coarse"))
+
+
+class TestPrecision:
+    def test_bf16_is_close_to_full_precision_and_sums_to_one(
+        self, model: Path, openvino: OpenVINORuntime
+    ) -> None:
+        try:
+            half = OpenVINORuntime(model, precision="bf16")
+        except UsageError as error:
+            pytest.skip(str(error))
+        batch = images(1, 64, 64)
+        answer, exact = half.probabilities(batch), openvino.probabilities(batch)
+        assert half.precision == "bf16"
+        assert answer.dtype == np.float32
+        assert not np.array_equal(answer, exact)
+        np.testing.assert_allclose(answer, exact, atol=0.05)
+        np.testing.assert_allclose(answer.sum(1), 1, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("asked", "capabilities", "model_precision", "used"),
+        [
+            ("fp32", ["FP32", "BF16"], "fp32", "fp32"),
+            ("auto", ["FP32", "BF16"], "fp32", "bf16"),
+            ("auto", ["FP32", "BF16"], "int8", "fp32"),
+            ("auto", ["FP32"], "fp32", "fp32"),
+            ("bf16", ["FP32", "BF16"], "int8", "bf16"),
+            ("bf16", ["FP32"], "fp32", None),
+        ],
+    )
+    def test_is_what_was_asked_for_and_is_there(
+        self, asked: Any, capabilities: list[str], model_precision: Any, used: str | None
+    ) -> None:
+        class Core:
+            def get_property(self, device: str, name: str) -> list[str]:
+                return capabilities
+
+        if used is None:
+            with pytest.raises(UsageError, match="no instructions for bf16"):
+                openvino_module._resolve(asked, Core(), model_precision)
+        else:
+            assert openvino_module._resolve(asked, Core(), model_precision) == used
+
+
+class TestChoice:
+    @pytest.mark.parametrize(
+        ("file", "device", "runtime", "chosen"),
+        [
+            ("M.onnx", "auto", "auto", "openvino"),
+            ("M.ONNX", "cpu", "auto", "openvino"),
+            ("M.onnx", "cuda", "auto", "onnxruntime"),
+            ("M.onnx", "cuda:1", "auto", "onnxruntime"),
+            ("M.onnx", "cpu", "onnxruntime", "onnxruntime"),
+            ("M.onnx", "auto", "openvino", "openvino"),
+            ("best.safetensors", "auto", "auto", "torch"),
+            ("best.safetensors", "cuda", "torch", "torch"),
+        ],
+    )
+    def test_by_file_device_and_name(self, file: str, device: str, runtime: str, chosen: str) -> None:
+        assert choose_runtime(Path(file), device=device, runtime=runtime) == chosen
+
+    @pytest.mark.parametrize(
+        ("file", "device", "runtime", "message"),
+        [
+            ("M.onnx", "auto", "openvin", "no runtime 'openvin'. Did you mean 'openvino'"),
+            ("M.onnx", "auto", "torch", "exported model, which torch does not run"),
+            ("M.onnx", "cuda", "openvino", "OpenVINO runs models on the cpu; found the device 'cuda'"),
+            ("M.onnx", "gpu", "auto", "found the device 'gpu'"),
+            ("best.safetensors", "auto", "openvino", "checkpoint, which torch runs.*landcover export"),
+            ("best.safetensors", "auto", "onnxruntime", "checkpoint, which torch runs.*landcover export"),
+        ],
+    )
+    def test_what_does_not_go_together_is_refused(
+        self, file: str, device: str, runtime: str, message: str
+    ) -> None:
+        with pytest.raises(UsageError, match=message):
+            choose_runtime(Path(file), device=device, runtime=runtime)
+
+    def test_a_checkpoint_is_not_opened_by_openvino(self, tmp_path: Path) -> None:
+        save_model(tmp_path / "best.safetensors", {}, CARD)
+        with pytest.raises(UsageError, match=r"best\.safetensors is a checkpoint"):
+            open_model(tmp_path, runtime="openvino")
+
+    @pytest.mark.parametrize("threads", [0, -1])
+    def test_no_thread_is_refused(self, model: Path, threads: int) -> None:
+        with pytest.raises(UsageError, match="expected 1 or more"):
+            open_model(model, threads=threads)
+
+    @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:1", "auto:1", "cuda:"])
+    def test_onnxruntime_knows_its_devices(self, model: Path, device: str) -> None:
+        with pytest.raises(UsageError, match="knows no device"):
+            ONNXRuntime(model, device=device)
+
+    def test_cuda_that_is_not_installed_is_an_error(self, model: Path) -> None:
+        import onnxruntime
+
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            pytest.skip("this onnxruntime has CUDA")
+        with pytest.raises(UsageError, match=r"cannot use CUDA.*onnxruntime-gpu"):
+            open_model(model, device="cuda")
+
+    def test_cuda_that_does_not_answer_is_an_error_unless_the_cpu_will_do(self) -> None:
+        """onnxruntime goes on without CUDA and says so only in its log."""
+        cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
+        assert onnx_runtime._providers("auto", [cpu]) == [cpu]
+        assert onnx_runtime._providers("cpu", [cuda, cpu]) == [cpu]
+        asked = onnx_runtime._providers("cuda:1", [cuda, cpu])
+        assert asked == [(cuda, {"device_id": 1}), cpu]
+        assert onnx_runtime._device("cuda:1", [cuda, cpu], asked) == "cuda:1"
+        with pytest.raises(UsageError, match="cannot compute on cuda:1"):
+            onnx_runtime._device("cuda:1", [cpu], asked)
+        assert onnx_runtime._device("auto", [cpu], onnx_runtime._providers("auto", [cuda, cpu])) == "cpu"
+
+
+class TestMissingLibraries:
+    def test_openvino(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        with pytest.raises(MissingExtraError, match="pip install openvino"):
+            open_model(model)
+
+    def test_onnxruntime(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(MissingExtraError, match=r"landcover\[onnxruntime\]"):
+            open_model(model, runtime="onnxruntime")
+
+
+def test_opening_a_model_reports_to_nobody_and_imports_no_more_than_it_needs(model: Path) -> None:
+    """Left alone, OpenVINO's import loads its conversion tools, which report the import to a server."""
+    code = f"""
+import sys
+from landcover.runtimes import open_model
+open_model({str(model)!r}, threads=1)
+foreign = ("telemetry", "openvino.tools", "onnx", "torch", "timm", "rasterio")
+print([name for name in sys.modules if any(part in name for part in foreign) and "landcover" not in name])
+import openvino.tools.ovc  # whoever wants the tools can have them
+"""
+    opted_out = {**os.environ, "CI": "true"}  # by the tools' own rule, for the last line
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=opted_out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
