@@ -221,6 +221,15 @@ class TestCompiledShapes:
         assert not any(kind.startswith("Interpolate") for kind in kinds("coarse"))
 
 
+def test_openvino_computes_as_told(model: Path) -> None:
+    """By default it ties its threads to cores: two processes of one thread each would share the first."""
+    runtime = OpenVINORuntime(model, threads=1)
+    graph = runtime._request("coarse", (1, 8, 8, 3)).get_compiled_model()
+    assert graph.get_property("INFERENCE_NUM_THREADS") == 1
+    assert graph.get_property("ENABLE_CPU_PINNING") is False
+    assert graph.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+
+
 class TestPrecision:
     def test_bf16_is_close_to_full_precision_and_sums_to_one(
         self, model: Path, openvino: OpenVINORuntime

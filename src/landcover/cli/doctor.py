@@ -20,7 +20,7 @@ def doctor(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
 ) -> None:
-    """Say what this machine will use, and why: processor, runtimes, codecs, extras."""
+    """Say what this machine will use, and why: runtimes, codecs."""
     from json import dumps
 
     from landcover.files import write_text

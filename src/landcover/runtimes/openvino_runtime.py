@@ -67,8 +67,10 @@ class OpenVINORuntime:
         self.precision = _resolve(precision, self._core, self.card.precision)
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            # Said always: left alone, OpenVINO takes bf16 on processors that are fast at it.
+            # Said always: left alone, OpenVINO takes bf16 on processors that are fast at it, and ties threads
+            # to cores, those of two processes to the same ones.
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "ENABLE_CPU_PINNING": False,
         }
         if threads is not None:
             self._settings["INFERENCE_NUM_THREADS"] = threads
