@@ -25,6 +25,9 @@ class TorchRuntime:
     The module is moved to the device and put into evaluation mode, where it stays: a training loop
     that validates its own module calls ``module.train()`` afterwards.
 
+    Attributes:
+        module: The network itself, for what is not prediction.
+
     Args:
         module: Takes normalised float32 (N, 3, H, W), returns logits (N, C, H, W). Where it has ``logits``,
             these are the coarse ones, at its ``stride``; of another module the coarse are the full ones.
@@ -44,7 +47,7 @@ class TorchRuntime:
         self.card = card
         self._device = pick_device(device)
         self._autocast = precision == "bf16"
-        self._module = module.to(self._device).eval()
+        self.module = module.to(self._device).eval()
         network: Any = module
         has_coarse = hasattr(network, "logits")
         self._coarse: Callable[[torch.Tensor], torch.Tensor] = network.logits if has_coarse else network
@@ -60,7 +63,7 @@ class TorchRuntime:
 
     def probabilities(self, batch: UInt8Array) -> Float32Array:
         """Classify uint8 (N, H, W, 3) images; see :meth:`landcover.runtimes.base.Runtime.probabilities`."""
-        return self._softmax(self._module, batch)
+        return self._softmax(self.module, batch)
 
     def coarse(self, batch: UInt8Array) -> Float32Array:
         """Classify at the decoder's stride; see :meth:`landcover.runtimes.base.Runtime.coarse`."""
