@@ -38,7 +38,7 @@ def outline(
         runs = second.label(band)
         found.append(find_bends(runs, regions[runs.piece], junctions=junctions))
         classes |= dict(zip(regions[runs.piece].tolist(), runs.value.tolist(), strict=True))
-    rings = trace(Bends(*map(np.concatenate, zip(*found, strict=True))), framed.shape[1])
+    rings = trace(Bends.joined(found), framed.shape[1])
     return to_polygons(rings), np.array([classes[region] for region in rings.region.tolist()], np.uint8)
 
 

@@ -17,6 +17,7 @@ _VERBS = {
     "prepare": "landcover.data",
     "report": "landcover.reporting",
     "train": "landcover.training",
+    "vectorize": "landcover.postprocess.vectorize",
     "verify": "landcover.data",
 }
 

@@ -11,6 +11,7 @@ its outline keeps to the left: so rings are simple and touch each other at point
 valid.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,12 @@ class Bends(NamedTuple):
 
     def of(self, which: npt.NDArray[np.bool_] | IntArray) -> "Bends":
         """Return some of them."""
-        return Bends(*(values[which] for values in self))
+        return Bends._make(values[which] for values in self)
+
+    @staticmethod
+    def joined(parts: "Sequence[Bends]") -> "Bends":
+        """Return all of several bands, in their order."""
+        return Bends._make(np.concatenate(values) for values in zip(*parts, strict=True))
 
 
 def find_bends(runs: Runs, region: IntArray, *, junctions: bool = False) -> Bends:
@@ -77,8 +83,8 @@ def find_bends(runs: Runs, region: IntArray, *, junctions: bool = False) -> Bend
         The bends in reading order, ``at`` counted over the framed map.
     """
     lower, upper = region[runs.lower], region[runs.upper]
-    # The four pixels around the upper left corner of each lower run's pixel. In the first column those to the
-    # left are the last of the row before, which belong to the frame.
+    # The four pixels around each point where a pair begins. In the first column, those to the left are the
+    # last of the row before, which belong to the frame.
     around = np.stack([np.append(-1, upper[:-1]), upper, np.append(-1, lower[:-1]), lower])
     plain = (around[0] == around[1]) & (around[2] == around[3])
     plain |= (around[0] == around[2]) & (around[1] == around[3])
@@ -98,12 +104,15 @@ def find_bends(runs: Runs, region: IntArray, *, junctions: bool = False) -> Bend
             straight = np.flatnonzero((here >= 0) & (here == same) & (left != right))
             straight = straight[(here[straight] != left[straight]) & (here[straight] != right[straight])]
             found.append((here[straight], at[straight], back, ahead))
-    whose = np.concatenate([part[0] for part in found])
-    where = np.concatenate([part[1] for part in found])
-    counts = [len(part[0]) for part in found]
-    back = np.repeat(np.array([part[2] for part in found], np.uint8), counts)
-    ahead = np.repeat(np.array([part[3] for part in found], np.uint8), counts)
-    return Bends(whose, where, back, ahead).of(np.argsort(where, kind="stable"))
+    regions, places, backs, aheads = zip(*found, strict=True)
+    counts = [len(part) for part in places]
+    bends = Bends(
+        region=np.concatenate(regions),
+        at=np.concatenate(places),
+        back=np.repeat(np.array(backs, np.uint8), counts),
+        ahead=np.repeat(np.array(aheads, np.uint8), counts),
+    )
+    return bends.of(np.argsort(bends.at, kind="stable"))
 
 
 class Rings(NamedTuple):
@@ -179,7 +188,7 @@ def _steps_to(head: IntArray, following: IntArray) -> IntArray:
     """Return how many steps lead from each number to the head of its ring, 0 from the head itself."""
     numbers = np.arange(len(head))
     following = np.where(numbers == head, numbers, following)
-    steps = (numbers != head).astype(np.intp)
+    steps: IntArray = (numbers != head).astype(np.intp)
     while not np.array_equal(following, head):
         steps += steps[following]
         following = following[following]

@@ -1,0 +1,274 @@
+"""Maps to polygons: a partition of the imagery, written while the map is read."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from affine import Affine
+from rasterio.crs import CRS
+
+from landcover.errors import UsageError
+from landcover.extras import needs
+from landcover.files import check_output
+from landcover.legend import NODATA, Legend, UInt8Array
+from landcover.postprocess.classmap import ClassMap, open_class_map
+from landcover.postprocess.components import IntArray, Labeller
+from landcover.postprocess.confidence import Float64Array, open_confidence
+from landcover.postprocess.outlines import Bends, Polygons, Rings, find_bends, to_polygons, trace
+from landcover.postprocess.regions import parse_min_region
+from landcover.postprocess.sieve import BAND_ROWS, decide, rewrite
+from landcover.postprocess.tallies import Tallies
+from landcover.progress import track
+from landcover.raster import pixel_size, row_areas
+from landcover.vectors import Batch, vector_driver, write_features
+
+with needs("vector"):
+    import shapely
+
+MAX_MEMORY_MB = 4096
+"""Memory in MiB that simplification may take unless told otherwise."""
+
+_BYTES_A_POINT = 600
+"""What GEOS and the outlines themselves take for each point while outlines are simplified."""
+
+_BATCH = 1 << 20
+_PIXELS = CRS.from_wkt('LOCAL_CS["pixels",UNIT["pixel",1]]')
+_TOLERANCE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(px|m)\s*", re.IGNORECASE)
+
+Bands = Callable[[], Iterator[UInt8Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Vectorized:
+    """What :func:`vectorize` wrote.
+
+    Attributes:
+        path: The file.
+        polygons: Number of polygons of each class that has some, by name in index order.
+        pixels: Pixels of each of them.
+        area_m2: Area of each of them in square metres; None where the size of a pixel is unknown.
+    """
+
+    path: Path
+    polygons: dict[str, int]
+    pixels: dict[str, int]
+    area_m2: dict[str, float] | None
+
+
+def vectorize(
+    map_path: str | Path,
+    out: str | Path,
+    *,
+    legend: Legend | None = None,
+    confidence: str | Path | None = None,
+    min_region: str | None = None,
+    simplify: str | None = None,
+    gsd: float | None = None,
+    max_memory_mb: int = MAX_MEMORY_MB,
+    band_rows: int = BAND_ROWS,
+    force: bool = False,
+) -> Vectorized:
+    """Write the regions of a map as polygons.
+
+    A region is a set of pixels of one class that hang together along edges (4-connected). The polygons are a
+    partition of the map without its nodata: they neither overlap nor leave gaps, their areas sum to that of
+    the pixels, holes are holes, and each is valid. They come in the order of the row in which they end, those
+    of one row in the order of their first pixels; the size of the bands changes nothing.
+
+    Each has the attributes ``class`` (name), ``class_index``, ``area_m2`` (true area on the ground, see
+    :func:`landcover.raster.row_areas`; ``area_px``, in pixels, where that is unknown) and, with
+    ``confidence``, ``mean_confidence`` (0..1). They describe the pixels, also where outlines are simplified.
+
+    The map is read twice, from top to bottom, once more with ``min_region``. Memory: some 200 bytes for each
+    run (stretch of a row with one class) in a band, 60 for each point of the outlines of regions that are not
+    complete yet, and 60 for each region. Formats other than GeoPackage are held in memory as a whole.
+
+    Args:
+        map_path: A raster of one 8-bit band, see :func:`~landcover.postprocess.classmap.open_class_map`.
+        out: ``.gpkg``, ``.fgb``, ``.parquet``, or ``.geojson``, which is in longitude and latitude (WGS 84)
+            as RFC 7946 wants it. The others are in the map's CRS, or, where it has none, in its columns and
+            rows, rows downwards.
+        legend: Classes of a map that does not name its own.
+        confidence: Raster on the map's grid with probabilities in 0..1, or 0..255 in 8 bits. Of several
+            bands, such as one for each class, the highest counts.
+        min_region: Remove smaller regions first, as ``8000px`` or ``2000m2``; see
+            :func:`~landcover.postprocess.regions.remove_small_regions`.
+        simplify: Leave out points of outlines, as ``2m`` or ``4px``: those where that changes an area by less
+            than about the square of it (Visvalingam and Whyatt). Borders that are shared stay shared;
+            borders to nodata and of the map stay as they are. All outlines are held in memory.
+        gsd: Metres per pixel, for sizes and areas where the map is not georeferenced.
+        max_memory_mb: Refuse to simplify where that would take more memory, in MiB.
+        band_rows: Rows that are read at a time.
+        force: Replace an existing file.
+
+    Raises:
+        UsageError: If a size or the suffix of ``out`` is not understood, needs a GSD or CRS that is unknown,
+            or simplification would not fit memory.
+        MaskError: If the map or the confidence cannot be read, or is none.
+        OutputError: If ``out`` exists and ``force`` is off, or cannot be written.
+    """
+    map_path, out = Path(map_path), Path(out)
+    check_output(out, force=force)
+    vector_driver(out)
+    with (
+        open_class_map(map_path, legend) as source,
+        open_confidence(None if confidence is None else Path(confidence), source) as sure,
+    ):
+        place = source.georeference
+        if place is None and out.suffix.lower() == ".geojson":
+            raise UsageError(
+                f"{map_path} does not say where it lies, and GeoJSON is in longitude and latitude. Write a "
+                "GeoPackage (.gpkg), in columns and rows of pixels."
+            )
+        if gsd is None and place is not None:
+            gsd = pixel_size(place, source.height, source.width)
+        tolerance_px = None if simplify is None else parse_tolerance(simplify, gsd)
+        bands = _bands(source, band_rows)
+        if min_region is not None:
+            bands = _without_small_regions(bands, source.width, parse_min_region(min_region, gsd))
+        width = source.width + 1
+        regions, points = _first_pass(bands, width, count=tolerance_px is not None)
+        if tolerance_px is not None:
+            _refuse_if_too_many(points, max_memory_mb)
+        tallies = Tallies(regions.max() + 1, _areas(source, gsd), sure)
+        rings = _second_pass(bands, width, regions, tallies, simplify=tolerance_px is not None)
+        transform = Affine.identity() if place is None else place.transform
+        batches = (
+            _batch(found, tallies, source.names, _outlines(found, tolerance_px, transform)) for found in rings
+        )
+        crs = _PIXELS if place is None else place.crs
+        write_features(out, batches, tallies.columns(), crs, force=force)
+        return _summary(out, tallies, source.names)
+
+
+def parse_tolerance(text: str, gsd: float | None) -> float:
+    """Return a tolerance in pixels from ``2m`` or ``4px``.
+
+    Raises:
+        UsageError: If the unit is missing, or it is metres and the GSD is unknown.
+    """
+    match = _TOLERANCE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text!r} is no tolerance; write it in metres as 2m or in pixels as 4px.")
+    if match[2].lower() == "px":
+        return float(match[1])
+    if gsd is None:
+        raise UsageError(
+            f"{text!r} is in metres, and the size of a pixel is unknown. Pass --gsd M (metres per pixel), or "
+            "give the tolerance in pixels as 4px."
+        )
+    return float(match[1]) / gsd
+
+
+def _bands(source: ClassMap, band_rows: int) -> Bands:
+    starts = range(0, source.height, band_rows)
+
+    def read() -> Iterator[UInt8Array]:
+        for start in track(starts, f"Reading {source.path.name}"):
+            yield source.read(start, min(start + band_rows, source.height))
+
+    return read
+
+
+def _without_small_regions(bands: Bands, width: int, min_pixels: int) -> Bands:
+    values = decide(bands(), width, min_pixels)
+    return lambda: rewrite(bands(), width, values)
+
+
+def _framed(bands: Iterable[UInt8Array], width: int) -> Iterator[UInt8Array]:
+    """Add a column of nodata at the right and a row of it at the end, as :func:`find_bends` needs it."""
+    for band in bands:
+        framed = np.full((len(band), width), NODATA, np.uint8)
+        framed[:, :-1] = band
+        yield framed
+    yield np.full((1, width), NODATA, np.uint8)
+
+
+def _first_pass(bands: Bands, width: int, *, count: bool) -> tuple[IntArray, int]:
+    """Return the region of each piece, and, if asked for, how many points all outlines have."""
+    labeller, points = Labeller(width), 0
+    for band in _framed(bands(), width):
+        runs = labeller.label(band)
+        if count:
+            points += len(find_bends(runs, runs.piece, junctions=True).at)
+    return labeller.regions(), points
+
+
+def _second_pass(
+    bands: Bands, width: int, regions: IntArray, tallies: Tallies, *, simplify: bool
+) -> Iterator[Rings]:
+    """Yield the outlines of complete regions, in batches; all at once if they are to be simplified."""
+    labeller = Labeller(width)
+    held: list[Bends] = []
+    count, limit = 0, _BATCH
+    for band in _framed(bands(), width):
+        runs = labeller.label(band)
+        region = regions[runs.piece]
+        tallies.add(runs, region)
+        held.append(find_bends(runs, region, junctions=simplify))
+        count += len(held[-1].at)
+        if count >= limit and not simplify:
+            goes_on = np.zeros(len(regions), np.bool_)
+            goes_on[region[np.searchsorted(runs.start, band.size) :]] = True
+            bends = Bends.joined(held)
+            waits = goes_on[bends.region]
+            yield trace(bends.of(~waits), width)
+            held = [bends.of(waits)]
+            count = len(held[0].at)
+            limit = max(_BATCH, 2 * count)
+    yield trace(Bends.joined(held), width)
+
+
+def _refuse_if_too_many(points: int, max_memory_mb: int) -> None:
+    needed_mb = points * _BYTES_A_POINT / 2**20
+    if needed_mb > max_memory_mb:
+        raise UsageError(
+            f"Simplifying holds all {points:,} points of the outlines at once, which takes about "
+            f"{needed_mb:,.0f} MiB; {max_memory_mb:,} MiB are allowed. Remove small regions first "
+            "(--min-region), raise --max-memory-mb, or leave --simplify out."
+        )
+
+
+def _areas(source: ClassMap, gsd: float | None) -> Float64Array | None:
+    """Return float64 (height,), square metres of a pixel of each row; None where that is unknown."""
+    if source.georeference is not None:
+        return row_areas(source.georeference, source.height, source.width)
+    return None if gsd is None else np.full(source.height, gsd**2)
+
+
+def _outlines(rings: Rings, tolerance_px: float | None, transform: Affine) -> Polygons:
+    """Return polygons where they lie, their outer rings counter-clockwise."""
+    polygons = to_polygons(rings)
+    if tolerance_px and len(polygons):
+        polygons = shapely.coverage_simplify(polygons, tolerance_px, simplify_boundary=False)
+    col, row = shapely.get_coordinates(polygons).T
+    a, b, c, d, e, f = transform[:6]
+    places = np.stack([a * col + b * row + c, d * col + e * row + f], axis=1)
+    placed: Polygons = shapely.orient_polygons(shapely.set_coordinates(polygons, places))
+    return placed
+
+
+def _batch(rings: Rings, tallies: Tallies, names: tuple[str, ...], polygons: Polygons) -> Batch:
+    order = np.argsort(rings.last_row, kind="stable")
+    return polygons[order], tallies.attributes(rings.region[order], names)
+
+
+def _summary(out: Path, tallies: Tallies, names: tuple[str, ...]) -> Vectorized:
+    polygons = np.bincount(tallies.value, minlength=len(names))
+    there = [(index, name) for index, name in enumerate(names) if polygons[index]]
+
+    def sums(amounts: npt.NDArray[Any]) -> dict[str, Any]:
+        total = np.zeros(len(names), amounts.dtype)
+        np.add.at(total, tallies.value, amounts)
+        return {name: total[index].item() for index, name in there}
+
+    return Vectorized(
+        path=out,
+        polygons={name: int(polygons[index]) for index, name in there},
+        pixels=sums(tallies.pixels),
+        area_m2=None if tallies.area_m2 is None else sums(tallies.area_m2),
+    )

@@ -1,0 +1,401 @@
+"""Maps to polygons in files: a partition with true areas, in every format, and bad input refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from rasterio.crs import CRS
+from rasterio.features import rasterize
+from typer.testing import CliRunner
+
+from landcover.codecs import read_mask, write_mask
+from landcover.errors import MaskError, OutputError, UsageError
+from landcover.legend import CLASS_NAMES, DEEPGLOBE, NODATA, LandClass, Legend
+
+pyogrio = pytest.importorskip("pyogrio")
+shapely = pytest.importorskip("shapely")
+
+import landcover.postprocess.vectorize as module  # noqa: E402
+from landcover.postprocess import remove_small_regions  # noqa: E402
+from landcover.postprocess.vectorize import Vectorized, parse_tolerance, vectorize  # noqa: E402
+
+Map = npt.NDArray[np.uint8]
+
+UTM = (CRS.from_epsg(32633), Affine(0.5, 0, 400_000, 0, -0.5, 5_000_000))
+MAPS = hnp.arrays(
+    np.uint8,
+    st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    elements=st.sampled_from([0, 0, 1, 1, 4, NODATA]),
+)
+
+
+def some_map(shape: tuple[int, int] = (60, 50), seed: int = 0) -> Map:
+    rng = np.random.default_rng(seed)
+    index = np.kron(rng.integers(0, 6, (12, 10)), np.ones((5, 5), int))[: shape[0], : shape[1]]
+    index[rng.random(index.shape) < 0.05] = 2
+    index[:4, :9] = NODATA
+    return index.astype(np.uint8)
+
+
+def write(
+    path: Path,
+    bands: npt.NDArray[Any],
+    place: tuple[CRS, Affine] | None = UTM,
+    *,
+    listing: str | None = DEEPGLOBE.listing,
+    nodata: float | None = NODATA,
+) -> Path:
+    bands = bands if bands.ndim == 3 else bands[None]
+    count, height, width = bands.shape
+    profile: dict[str, Any] = {"driver": "GTiff", "count": count, "height": height, "width": width}
+    profile |= {"dtype": bands.dtype, "nodata": nodata}
+    if place is not None:
+        profile |= {"crs": place[0], "transform": place[1]}
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(bands)
+        if listing is not None:
+            target.update_tags(**{CLASS_NAMES: listing})
+    return path
+
+
+def read(path: Path) -> tuple[npt.NDArray[np.object_], dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    meta, _, geometries, fields = pyogrio.raw.read(path)
+    return shapely.from_wkb(geometries), dict(zip(meta["fields"], fields, strict=True)), meta
+
+
+def burn(polygons: npt.NDArray[np.object_], values: npt.NDArray[Any], index: Map, place: Affine) -> None:
+    """Check that polygons rasterised again are the map."""
+    pairs = list(zip(polygons, values.tolist(), strict=True))
+    burnt = rasterize(pairs, index.shape, fill=NODATA, transform=place, dtype="uint8")
+    np.testing.assert_array_equal(burnt, index)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(index=MAPS, band_rows=st.integers(1, 15), batch=st.sampled_from([1, 30, 1 << 20]))
+def test_polygons_are_a_partition_in_any_bands_and_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: Map, band_rows: int, batch: int
+) -> None:
+    monkeypatch.setattr(module, "_BATCH", batch)
+    source, out = write(tmp_path / "map.tif", index), tmp_path / "out.gpkg"
+    result = vectorize(source, out, band_rows=band_rows, force=True)
+    assert result.pixels == {
+        name: n for i, name in enumerate(DEEPGLOBE.names) if (n := np.count_nonzero(index == i))
+    }
+    polygons, fields, _ = read(out)
+    inside = np.count_nonzero(index != NODATA)
+    assert shapely.is_valid(polygons).all()
+    assert shapely.area(polygons).sum() == inside / 4
+    assert fields["area_m2"].sum() == inside / 4
+    np.testing.assert_array_equal(fields["area_m2"], shapely.area(polygons))
+    assert [DEEPGLOBE.names[i] for i in fields["class_index"]] == fields["class"].tolist()
+    if inside:
+        assert shapely.union_all(polygons).area == inside / 4
+        burn(polygons, fields["class_index"], index, UTM[1])
+    whole = tmp_path / "whole.gpkg"
+    monkeypatch.setattr(module, "_BATCH", 1 << 20)
+    vectorize(source, whole, force=True)
+    again, _, _ = read(whole)
+    assert shapely.equals_exact(polygons, again).all()  # the same in the same order
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb"])
+def test_formats_hold_the_same(tmp_path: Path, suffix: str) -> None:
+    index = some_map()
+    out = tmp_path / f"out{suffix}"
+    result = vectorize(write(tmp_path / "map.tif", index), out)
+    polygons, fields, meta = read(out)
+    assert len(polygons) == sum(result.polygons.values())
+    assert meta["geometry_type"] == "Polygon"
+    assert fields["area_m2"].sum() == pytest.approx(np.count_nonzero(index != NODATA) / 4)
+    assert set(fields["class"]) == set(result.polygons)
+    assert CRS.from_user_input(meta["crs"]) == (CRS.from_epsg(4326) if suffix == ".geojson" else UTM[0])
+    if suffix == ".geojson":
+        text = json.loads(out.read_text())
+        assert "crs" not in text  # RFC 7946
+        (west, south), (east, north) = np.array(shapely.total_bounds(polygons)).reshape(2, 2)
+        assert 15 > east > west > 13
+        assert 46 > north > south > 44
+    else:
+        burn(polygons, fields["class_index"], index, UTM[1])
+
+
+def test_outer_rings_run_counter_clockwise_and_holes_stay(tmp_path: Path) -> None:
+    index = np.zeros((7, 7), np.uint8)
+    index[2:5, 2:5] = 3
+    index[3, 3] = NODATA
+    vectorize(write(tmp_path / "map.tif", index), tmp_path / "out.fgb")
+    polygons, fields, _ = read(tmp_path / "out.fgb")
+    assert shapely.is_ccw(shapely.get_exterior_ring(polygons)).all()
+    assert shapely.get_num_interior_rings(polygons).tolist() == [1, 1]
+    assert sorted(fields["area_m2"].tolist()) == [8 / 4, 40 / 4]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        (CRS.from_epsg(32633), Affine(0.5, 0, 400_000, 0, -0.5, 5_000_000)),
+        (CRS.from_epsg(32633), Affine(0.5, 0, 400_000, 0, 0.5, 5_000_000)),  # south up
+        (CRS.from_epsg(32633), Affine(0.4, 0.3, 400_000, 0.3, -0.4, 5_000_000)),
+        (CRS.from_epsg(3857), Affine(0.7, 0, 1_500_000, 0, -0.7, 8_000_000)),
+        (CRS.from_epsg(4326), Affine(5e-6, 0, 14.0, 0, -5e-6, 60.0)),
+        (CRS.from_epsg(2227), Affine(1.64, 0, 6e6, 0, -1.64, 2.1e6)),  # feet
+    ],
+    ids=["utm", "south up", "rotated", "web mercator", "longitude and latitude", "feet"],
+)
+def test_areas_are_those_of_the_ground(tmp_path: Path, place: tuple[CRS, Affine]) -> None:
+    """Against the polygons themselves in an equal-area projection centred on the map."""
+    index = some_map()
+    vectorize(write(tmp_path / "map.tif", index, place), tmp_path / "out.gpkg")
+    polygons, fields, _ = read(tmp_path / "out.gpkg")
+    from landcover.vectors import reproject
+
+    lon, lat = shapely.get_coordinates(reproject(polygons[:1], place[0], CRS.from_epsg(4326)))[0]
+    equal_area = CRS.from_proj4(f"+proj=laea +lat_0={lat} +lon_0={lon} +ellps=WGS84")
+    expected = shapely.area(reproject(polygons, place[0], equal_area))
+    np.testing.assert_allclose(fields["area_m2"], expected, rtol=2e-3)  # UTM's own scale is off by 1e-3
+
+
+def test_a_map_that_lies_nowhere_is_in_pixels(tmp_path: Path) -> None:
+    index = some_map()
+    write_mask(tmp_path / "map.png", index, DEEPGLOBE)
+    result = vectorize(tmp_path / "map.png", tmp_path / "out.gpkg")
+    assert result.area_m2 is None
+    polygons, fields, _ = read(tmp_path / "out.gpkg")
+    assert "area_m2" not in fields
+    np.testing.assert_array_equal(fields["area_px"], shapely.area(polygons))
+    burn(polygons, fields["class_index"], index, Affine.identity())
+    result = vectorize(tmp_path / "map.png", tmp_path / "metres.gpkg", gsd=0.5)
+    assert result.area_m2 is not None
+    assert sum(result.area_m2.values()) == np.count_nonzero(index != NODATA) / 4
+    with pytest.raises(UsageError, match="longitude and latitude"):
+        vectorize(tmp_path / "map.png", tmp_path / "out.geojson")
+
+
+@pytest.mark.parametrize("mask_format", ["palette", "index"])
+def test_pngs_and_their_palettes(tmp_path: Path, mask_format: Any) -> None:
+    index = some_map()
+    write_mask(tmp_path / "map.png", index, DEEPGLOBE, mask_format=mask_format)
+    vectorize(tmp_path / "map.png", tmp_path / "out.gpkg", legend=DEEPGLOBE)
+    polygons, fields, _ = read(tmp_path / "out.gpkg")
+    burn(polygons, fields["class_index"], index, Affine.identity())
+
+
+def test_a_foreign_palette_stands_for_its_colours(tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = Image.fromarray(np.repeat(np.arange(3, dtype=np.uint8), 4).reshape(3, 4))
+    picture.putpalette([0, 0, 255, 0, 255, 0, 0, 255, 255])  # water, forest, urban
+    picture.save(tmp_path / "map.png")
+    with pytest.raises(MaskError, match="--legend"):
+        vectorize(tmp_path / "map.png", tmp_path / "out.gpkg")
+    vectorize(tmp_path / "map.png", tmp_path / "out.gpkg", legend=DEEPGLOBE)
+    assert read(tmp_path / "out.gpkg")[1]["class"].tolist() == ["water", "forest", "urban"]
+
+
+def test_names_may_hold_commas_and_equal_signs(tmp_path: Path) -> None:
+    legend = Legend("odd", (LandClass("a, b=c", (0, 0, 0)), LandClass("7=d,8", (1, 1, 1))), None)
+    source = write(tmp_path / "map.tif", np.array([[0, 1]], np.uint8), listing=legend.listing)
+    result = vectorize(source, tmp_path / "out.gpkg", legend=legend)
+    assert result.polygons == {"a, b=c": 1, "7=d,8": 1}
+
+
+@pytest.mark.parametrize("kind", ["confidence", "probabilities", "float"])
+def test_mean_confidence(tmp_path: Path, kind: str) -> None:
+    index = some_map()
+    rng = np.random.default_rng(1)
+    probabilities = rng.integers(0, 256, (1 if kind == "confidence" else 4, *index.shape), dtype=np.uint8)
+    stored: npt.NDArray[Any] = probabilities
+    if kind == "float":
+        stored = np.where(index == NODATA, np.nan, probabilities / 255).astype(np.float32)
+    write(tmp_path / "sure.tif", stored, listing=None, nodata=None)
+    source = write(tmp_path / "map.tif", index)
+    vectorize(source, tmp_path / "out.gpkg", confidence=tmp_path / "sure.tif", band_rows=7)
+    polygons, fields, _ = read(tmp_path / "out.gpkg")
+    highest = probabilities.max(axis=0) / 255
+    assert len(polygons) > 20
+    for polygon, mean in zip(polygons, fields["mean_confidence"], strict=True):
+        inside = rasterize([(polygon, 1)], index.shape, transform=UTM[1], dtype="uint8") == 1
+        assert mean == pytest.approx(highest[inside].mean(), rel=1e-5)
+
+
+def test_small_regions_can_go_first(tmp_path: Path) -> None:
+    index = some_map()
+    source = write(tmp_path / "map.tif", index)
+    vectorize(source, tmp_path / "out.gpkg", min_region="3m2", band_rows=7)
+    polygons, fields, _ = read(tmp_path / "out.gpkg")
+    burn(polygons, fields["class_index"], remove_small_regions(index, 12), UTM[1])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(index=MAPS, tolerance=st.sampled_from(["0px", "1px", "1.5m", "20px"]))
+def test_simplified_polygons_stay_a_partition(tmp_path: Path, index: Map, tolerance: str) -> None:
+    source, out = write(tmp_path / "map.tif", index), tmp_path / "out.fgb"
+    vectorize(source, out, simplify=tolerance, force=True)
+    polygons, fields, _ = read(out)
+    assert shapely.is_valid(polygons).all()
+    inside = np.count_nonzero(index != NODATA)
+    assert shapely.area(polygons).sum() == pytest.approx(inside / 4)
+    assert fields["area_m2"].sum() == inside / 4
+    if inside:
+        assert shapely.coverage_is_valid(polygons)
+        assert shapely.union_all(polygons).area == pytest.approx(inside / 4)
+
+
+def test_simplifying_leaves_points_out(tmp_path: Path) -> None:
+    index = (np.indices((80, 80)).sum(axis=0) > 80).astype(np.uint8)  # a diagonal of stairs
+    source = write(tmp_path / "map.tif", index)
+    vectorize(source, tmp_path / "out.gpkg", simplify="1m")
+    polygons, _, _ = read(tmp_path / "out.gpkg")
+    assert shapely.get_num_coordinates(polygons).max() < 12
+    rng = np.random.default_rng(0)
+    noise = write(tmp_path / "noise.tif", rng.integers(0, 6, (60, 60)).astype(np.uint8))
+    with pytest.raises(UsageError, match=r"--max-memory-mb, or leave --simplify out"):
+        vectorize(noise, tmp_path / "noise.gpkg", simplify="1m", max_memory_mb=1)
+    assert not (tmp_path / "noise.gpkg").exists()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("simplify", [None, "4px"])
+def test_a_mask_of_the_challenge_as_polygons(tmp_path: Path, simplify: str | None) -> None:
+    path = Path(__file__).parents[2] / "shared/data/deepglobe_full/10452_mask.png"
+    if not path.is_file():
+        pytest.skip("no ../shared here")
+    index = read_mask(path, DEEPGLOBE).index
+    source = write(tmp_path / "map.tif", index)
+    vectorize(source, tmp_path / "out.gpkg", simplify=simplify)
+    polygons, fields, _ = read(tmp_path / "out.gpkg")
+    assert shapely.is_valid(polygons).all()
+    assert shapely.area(polygons).sum() == pytest.approx(index.size / 4)
+    if simplify is None:
+        burn(polygons, fields["class_index"], index, UTM[1])
+    else:
+        assert shapely.coverage_is_valid(polygons)
+
+
+@pytest.mark.parametrize(
+    ("text", "gsd", "pixels"), [("2m", 0.5, 4), ("4px", None, 4), (" 1.5 PX", 0.1, 1.5), ("0px", None, 0)]
+)
+def test_tolerance(text: str, gsd: float | None, pixels: float) -> None:
+    assert parse_tolerance(text, gsd) == pixels
+
+
+@pytest.mark.parametrize("text", ["2", "", "m", "-1m", "2 metres", "1e3px", "nanpx"])
+def test_tolerance_without_a_unit_names_both_forms(text: str) -> None:
+    with pytest.raises(UsageError, match=r"2m.*4px"):
+        parse_tolerance(text, 0.5)
+    with pytest.raises(UsageError, match="--gsd"):
+        parse_tolerance("2m", None)
+
+
+def test_the_same_map_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = write(tmp_path / "map.tif", some_map())
+    for folder in ("a", "b"):
+        vectorize(source, tmp_path / folder / "out.gpkg")
+    assert (tmp_path / "a/out.gpkg").read_bytes() == (tmp_path / "b/out.gpkg").read_bytes()
+
+
+def refused(tmp_path: Path, source: Path, message: str, **options: Any) -> None:
+    out = tmp_path / "out.gpkg"
+    with pytest.raises((MaskError, UsageError), match=message):
+        vectorize(source, out, **options)
+    assert not out.exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_maps_that_are_none(tmp_path: Path) -> None:
+    index = some_map()
+    path = tmp_path / "map.tif"
+    refused(tmp_path, path, "does not exist")
+    path.write_bytes(b"no raster")
+    refused(tmp_path, path, "cannot be read as a raster")
+    refused(tmp_path, write(path, np.stack([index] * 3)), "3 bands of uint8")
+    refused(tmp_path, write(path, index.astype(np.int16)), "1 bands of int16")
+    refused(tmp_path, write(path, index, listing=None), "does not say which classes")
+    refused(tmp_path, write(path, index, listing="0=a,2=b"), "in index order")
+    refused(tmp_path, write(path, index, listing="nonsense"), "in index order")
+    refused(tmp_path, write(path, np.full((5, 5), 99, np.uint8)), "holds 99, no class of urban")
+    refused(tmp_path, write(path, np.full((5, 5), 9, np.uint8), listing=None), "holds 9", legend=DEEPGLOBE)
+    other = Legend("other", (LandClass("a", (0, 0, 0)), LandClass("b", (1, 1, 1))), None)
+    refused(tmp_path, write(path, index), "'other' has 0=a,1=b", legend=other)
+    path.write_bytes(write(path, np.tile(index, (40, 40))).read_bytes()[:-2_000_000])
+    refused(tmp_path, path, "damaged or cut short")
+
+
+def test_confidences_that_are_none(tmp_path: Path) -> None:
+    index = some_map()
+    source, sure = write(tmp_path / "map.tif", index), tmp_path / "sure.tif"
+    refused(tmp_path, source, "does not exist", confidence=sure)
+    sure.write_text("no raster")
+    refused(tmp_path, source, "cannot be read as a raster", confidence=sure)
+    write(sure, index[:-1], listing=None)
+    refused(tmp_path, source, "same places", confidence=sure)
+    write(sure, index, (UTM[0], Affine(0.5, 0, 400_000.5, 0, -0.5, 5_000_000)), listing=None)
+    refused(tmp_path, source, "same places", confidence=sure)
+    write(sure, index.astype(np.int32), listing=None)
+    refused(tmp_path, source, "int32", confidence=sure)
+    for value in (50, -0.1, np.nan):
+        write(sure, np.full(index.shape, value, np.float32), listing=None, nodata=None)
+        refused(tmp_path, source, "no probabilities", confidence=sure)
+
+
+def test_outputs_that_cannot_be(tmp_path: Path) -> None:
+    source = write(tmp_path / "map.tif", some_map())
+    with pytest.raises(UsageError, match=r"\.gpkg"):
+        vectorize(source, tmp_path / "out.dxf")
+    vectorize(source, tmp_path / "out.gpkg")
+    before = (tmp_path / "out.gpkg").read_bytes()
+    with pytest.raises(OutputError, match="--force"):
+        vectorize(source, tmp_path / "out.gpkg")
+    with pytest.raises(UsageError, match="is no size"):
+        vectorize(source, tmp_path / "out.gpkg", min_region="8", force=True)
+    assert (tmp_path / "out.gpkg").read_bytes() == before
+
+
+def run(*arguments: Any) -> Any:
+    import typer
+
+    from landcover.cli.vectorize import vectorize as command
+
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    index = some_map()
+    source = write(tmp_path / "map.tif", index)
+    done = run(source, "--out", tmp_path / "out.gpkg", "--json", "-")
+    summary = json.loads(done.stdout)
+    assert sum(summary["pixels"].values()) == np.count_nonzero(index != NODATA)
+    assert f"Wrote {sum(summary['polygons'].values())} polygons of urban" in done.stderr
+    run(source, "--out", tmp_path / "out.fgb", "--json", tmp_path / "out.json", "--legend", "deepglobe")
+    assert json.loads((tmp_path / "out.json").read_text())["area_m2"] == summary["area_m2"]
+    with pytest.raises(OutputError, match=r"out\.json exists"):
+        run(source, "--out", tmp_path / "new.gpkg", "--json", tmp_path / "out.json")
+    assert not (tmp_path / "new.gpkg").exists()
+
+
+def test_a_map_of_nodata_gives_an_empty_layer_and_says_so(tmp_path: Path) -> None:
+    source = write(tmp_path / "map.tif", np.full((6, 5), NODATA, np.uint8))
+    done = run(source, "--out", tmp_path / "out.gpkg")
+    assert "nothing but nodata" in done.stderr
+    polygons, fields, _ = read(tmp_path / "out.gpkg")
+    assert len(polygons) == 0
+    assert list(fields) == ["class", "class_index", "area_m2"]
+    assert vectorize(source, tmp_path / "out.geojson", simplify="1m") == Vectorized(
+        tmp_path / "out.geojson", {}, {}, {}
+    )
+
+
+def test_the_verb_is_a_function_of_landcover() -> None:
+    import landcover
+
+    assert landcover.vectorize is vectorize
