@@ -7,7 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fake_runtime import ColourRuntime, ConstantRuntime, ContextRuntime, make_card
-from landcover.inference.engine import ArraySource, ArrayStrip, bands, make_grid
+from landcover.inference.engine import bands
+from landcover.inference.grid import make_grid
+from landcover.inference.reading import ArraySource, ArrayStrip
 from landcover.legend import DEEPGLOBE
 from landcover.runtimes import Runtime
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from fake_runtime import AtFullSize, ColourRuntime, ConstantRuntime, make_card
 from landcover.errors import ConfigError, ImageError, ModelError, UsageError
 from landcover.inference import predict_index, predict_probabilities
-from landcover.inference.engine import WHOLE_PX
+from landcover.inference.grid import WHOLE_PX
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 
 RNG = np.random.default_rng(0)

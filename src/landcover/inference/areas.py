@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import rasterio.windows
 from rasterio.features import geometry_mask
 
+from landcover.errors import UsageError
 from landcover.legend import Legend, UInt8Array
 from landcover.raster import Georeference
 
@@ -105,9 +108,9 @@ class ZoneAreas:
             top, bottom = max(rows.start, start), min(rows.stop, start + len(index))
             if top >= bottom or cols.start >= cols.stop:
                 continue
-            corner = self._transform * self._transform.translation(cols.start, top)
-            shape = (bottom - top, cols.stop - cols.start)
-            inside = geometry_mask([geometry], shape, corner, invert=True)
+            window = rasterio.windows.Window(cols.start, top, cols.stop - cols.start, bottom - top)
+            place = rasterio.windows.transform(window, self._transform)
+            inside = geometry_mask([geometry], (window.height, window.width), place, invert=True)
             self.zones[name].add(top, index[top - start : bottom - start, cols], inside)
 
     def rows(self) -> Iterator[tuple[str, list[Area]]]:
@@ -116,14 +119,55 @@ class ZoneAreas:
             yield name, areas.table()
 
 
+def read_zones(
+    path: Path,
+    column: str | None,
+    georeference: Georeference,
+    size: tuple[int, int],
+    legend: Legend,
+    row_areas: Float64Array | None,
+) -> ZoneAreas:
+    """Read the polygons to count areas in.
+
+    Args:
+        path: A file of polygons.
+        column: What names them; None numbers them from 1.
+        georeference: Where the map lies.
+        size: Its height and width.
+        legend: Its classes.
+        row_areas: As for :class:`ClassAreas`.
+
+    Raises:
+        DataError: If the file is no file of polygons.
+        UsageError: If it has no such column, or two polygons have one name.
+    """
+    from landcover.vectors import read_features  # needs an extra
+
+    features = read_features(path, georeference.crs)
+    if features.kind != "polygon":
+        raise UsageError(f"{path} holds points; expected polygons to count areas in.")
+    names = [str(number) for number in range(1, len(features.geometries) + 1)]
+    if column is not None:
+        if column not in features.attributes:
+            raise UsageError(
+                f"{path} has no column {column!r}; it has {', '.join(sorted(features.attributes)) or 'none'}."
+            )
+        names = [str(value) for value in features.attributes[column]]
+        if len(set(names)) < len(names):
+            raise UsageError(
+                f"Several polygons of {path} have one {column!r}; name them apart, or leave it out."
+            )
+    return ZoneAreas(list(features.geometries), names, georeference, size, legend, row_areas)
+
+
 def _pixel_bounds(geometry: Any, place: Georeference, size: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of the map that a geometry may touch."""
     height, width = size
     left, bottom, right, top = geometry.bounds
-    inverse = ~place.transform
-    corners = [inverse * point for point in [(left, bottom), (left, top), (right, bottom), (right, top)]]
-    cols, rows = zip(*corners, strict=True)
+    a, b, c, d, e, f = (~place.transform)[:6]
+    x, y = np.array([left, left, right, right]), np.array([bottom, top, bottom, top])
+    cols, rows = a * x + b * y + c, d * x + e * y + f
     return (
-        slice(int(np.clip(np.floor(min(rows)), 0, height)), int(np.clip(np.ceil(max(rows)), 0, height))),
-        slice(int(np.clip(np.floor(min(cols)), 0, width)), int(np.clip(np.ceil(max(cols)), 0, width))),
+        slice(int(np.clip(np.floor(rows.min()), 0, height)), int(np.clip(np.ceil(rows.max()), 0, height))),
+        slice(int(np.clip(np.floor(cols.min()), 0, width)), int(np.clip(np.ceil(cols.max()), 0, width))),
     )

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from landcover.inference.engine import ArraySource, Band, bands, make_grid
+from landcover.inference.engine import bands
+from landcover.inference.grid import make_grid
+from landcover.inference.reading import ArraySource
 from landcover.inference.upsampling import Float32Array
 from landcover.legend import UInt8Array
 from landcover.runtimes import Runtime
@@ -25,7 +27,7 @@ def predict_probabilities(
         image: uint8 (H, W, 3), RGB, any size.
         gsd: The image's ground sample distance in metres per pixel. None: it is the model's.
         window_px: Side of the sliding window in pixels of the model's grid. 0: the whole image at once. None:
-            whole up to :data:`landcover.inference.engine.WHOLE_PX`, windows of the size that the model's card
+            whole up to :data:`landcover.inference.grid.WHOLE_PX`, windows of the size that the model's card
             advises beyond.
         overlap_px: Pixels that neighbouring windows share. None: what the card advises for its own window
             size, a quarter of the window for another.
@@ -67,6 +69,6 @@ def predict_index(
     """
     source = ArraySource(image)
     grid = make_grid(image.shape[:2], runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
-    made: list[Band] = list(bands(runtime, source, grid, batch=batch, turns=turns))
+    made = bands(runtime, source, grid, batch=batch, turns=turns)
     strips = [band.index(runtime.card.legend) for band in made]
     return strips[0] if len(strips) == 1 else np.concatenate(strips)

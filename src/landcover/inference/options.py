@@ -30,7 +30,7 @@ class PredictOptions:
         strict: Stop at a damaged block of a raster, instead of leaving it without data.
         max_pixels: Larger pictures that cannot be read by windows are refused.
         window_px: Sliding window in pixels of the model's grid; see
-            :func:`landcover.inference.engine.make_grid`.
+            :func:`landcover.inference.grid.make_grid`.
         overlap_px: Its overlap; likewise.
         turns: Average over the eight turns and flips of each window: eight times the work.
         min_region: Give smaller regions the class of their largest neighbour: ``8000px`` or ``2000m2``.

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Generator, Iterable
 from queue import Empty, Full, Queue
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
                 if item.error is not None:
                     raise item.error
                 return
-            yield cast(T, item)
+            yield item
             del item
     finally:
         stopped.set()

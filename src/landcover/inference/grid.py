@@ -1,0 +1,121 @@
+"""How a scene is covered with windows, and where its pixels lie between the network's answers.
+
+Three grids lie over a scene: its own pixels; the *model's* pixels, at the ground sample distance that the
+network knows; and the *cells* of the network's answers, ``stride`` model pixels wide. Windows begin and end
+at cells.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from landcover.errors import ImageError, UsageError
+from landcover.inference.upsampling import Axis, axis
+from landcover.preprocessing import Size, check_gsd, scaled_size
+from landcover.runtimes import Runtime
+from landcover.windows import Span, cannot_overlap, spans
+
+WHOLE_PX = 1536
+"""Longest side, on the model's grid, up to which a scene is given to the network whole by default."""
+
+_COARSEST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How a scene is covered with windows.
+
+    Attributes:
+        size: Height and width in the scene's own pixels.
+        model_size: Height and width in the model's pixels.
+        stride: Model pixels per cell.
+        rows: Windows from top to bottom, in cells.
+        cols: Windows from left to right, in cells.
+        own_rows: The scene's rows of pixels between rows of cells.
+        own_cols: Its columns between columns of cells.
+    """
+
+    size: Size
+    model_size: Size
+    stride: int
+    rows: list[Span]
+    cols: list[Span]
+    own_rows: Axis
+    own_cols: Axis
+
+    def final_cells(self, band: int) -> int:
+        """Rows of cells from the top that the rows of windows up to ``band`` complete."""
+        return self.rows[band + 1].start if band + 1 < len(self.rows) else self.rows[-1].stop
+
+    def band_stop(self, band: int) -> int:
+        """Row after the last of the scene's own rows that band ``band`` consists of; band -1 is empty."""
+        if band < 0:
+            return 0
+        if band + 1 == len(self.rows):
+            return self.size[0]
+        # A pixel needs the cell before it and the cell after.
+        return int(np.searchsorted(self.own_rows.low, self.final_cells(band) - 1))
+
+
+def make_grid(
+    size: Size,
+    runtime: Runtime,
+    *,
+    gsd: float | None = None,
+    window_px: int | None = None,
+    overlap_px: int | None = None,
+) -> Grid:
+    """Cover a scene with windows.
+
+    Args:
+        size: Height and width of the scene.
+        runtime: The model.
+        gsd: The scene's ground sample distance in metres per pixel. None: it is the model's.
+        window_px: Side of the window in pixels of the model's grid, rounded up to whole cells. 0: the whole
+            scene at once. None: whole up to :data:`WHOLE_PX`, beyond it the window that the card advises.
+        overlap_px: Pixels that neighbouring windows share. None: what the card advises for its own window, a
+            quarter of the window for another.
+
+    Raises:
+        UsageError: If GSD, window or overlap cannot be used.
+        ImageError: If the scene is so much coarser than the model's imagery that nothing can be seen in it.
+    """
+    card, stride = runtime.card, runtime.stride
+    model_gsd = card.preprocessing.gsd
+    _check_windows(card.window_px if window_px is None else window_px, overlap_px)
+    scale = 1.0 if gsd is None else check_gsd(gsd) / model_gsd
+    if scale > _COARSEST:
+        raise ImageError(
+            f"The imagery has {gsd:g} m per pixel, more than {_COARSEST} times the model's {model_gsd:g} m: "
+            "nothing that the model knows can be seen in it. If the scale is wrong, pass --gsd."
+        )
+    model_size = scaled_size(size, scale)
+    if window_px is None:
+        window_px = 0 if max(model_size) <= WHOLE_PX else card.window_px
+    if overlap_px is None:
+        overlap_px = card.overlap_px if window_px == card.window_px else window_px // 4
+    cells = [-(-side // stride) for side in model_size]
+    window = -(-window_px // stride) or max(cells)
+    overlap = min(-(-overlap_px // stride), window - 1) if window_px else 0
+    down, across = (
+        axis(own, n, model / own / stride) for own, n, model in zip(size, cells, model_size, strict=True)
+    )
+    return Grid(
+        size,
+        model_size,
+        stride,
+        spans(cells[0], window, overlap),
+        spans(cells[1], window, overlap),
+        down,
+        across,
+    )
+
+
+def _check_windows(window_px: int, overlap_px: int | None) -> None:
+    """Refuse what no scene can be covered with, also where this one is small enough to be given whole."""
+    if window_px < 0:
+        raise UsageError(
+            f"Windows of {window_px} px are not possible; expected pixels, or 0 for whole images at once."
+        )
+    if overlap_px is not None and (overlap_px < 0 or 0 < window_px <= overlap_px):
+        raise cannot_overlap(window_px, overlap_px)

@@ -1,0 +1,449 @@
+"""Scenes from file to file: what the engine is for."""
+
+import csv
+import http.server
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from typer.testing import CliRunner
+
+from fake_runtime import ColourRuntime, ContextRuntime, make_card
+from landcover import cli
+from landcover.errors import OutputError, UsageError
+from landcover.inference import Prediction, PredictOptions, predict
+from landcover.legend import DEEPGLOBE, NODATA
+from landcover.runtimes import Runtime
+
+RNG = np.random.default_rng(0)
+TRUTH = RNG.integers(0, 6, (40, 30), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
+UTM = {"crs": CRS.from_epsg(32631), "transform": Affine(1.0, 0, 5e5, 0, -1.0, 5.7e6)}
+RUNTIME = ColourRuntime(make_card(gsd=1.0, window_px=64, overlap_px=16))
+WINDOWS = {"window_px": 64, "overlap_px": 16}
+
+
+def save(path: Path, index: npt.NDArray[np.uint8] = TRUTH, **profile: object) -> Path:
+    height, width = index.shape
+    settings = {"driver": "GTiff", "dtype": "uint8", "count": 3} | UTM | profile
+    with rasterio.open(path, "w", height=height, width=width, **settings) as target:
+        target.write(np.moveaxis(DEEPGLOBE.colours[index], -1, 0).astype(settings["dtype"]))
+    return path
+
+
+def run(path: Path | str, out: Path, runtime: Runtime = RUNTIME, **options: object) -> Prediction:
+    return predict([path], runtime, out, PredictOptions(**(WINDOWS | options)))  # type: ignore[arg-type]
+
+
+def read(path: Path) -> npt.NDArray[np.uint8]:
+    with rasterio.open(path) as source:
+        band: npt.NDArray[np.uint8] = source.read(1)
+    return band
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every map be too large for memory."""
+    monkeypatch.setattr("landcover.inference.scene.IN_MEMORY_PIXELS", 0)
+    monkeypatch.setattr("landcover.inference.products.IN_MEMORY_PIXELS", 0)
+
+
+# ---- the map
+
+
+def test_a_scene_by_windows_is_mapped_pixel_by_pixel(tmp_path: Path) -> None:
+    run(save(tmp_path / "a.tif"), tmp_path / "out")
+    assert np.array_equal(read(tmp_path / "out/a_mask.tif"), TRUTH)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Affine(1.0, 0, 5e5, 0, -1.0, 5.7e6),
+        Affine(1.0, 0, 5e5, 0, 1.0, 5.7e6),  # south up
+        Affine.translation(5e5, 5.7e6) * Affine.rotation(30) * Affine.scale(1, -1),
+    ],
+)
+def test_pixels_of_the_map_lie_on_those_of_the_scene(tmp_path: Path, transform: Affine) -> None:
+    run(save(tmp_path / "a.tif", transform=transform), tmp_path)
+    with rasterio.open(tmp_path / "a_mask.tif") as source:
+        assert source.crs == UTM["crs"]
+        assert np.allclose(source.transform, transform, rtol=0, atol=1e-6)
+    assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH)
+
+
+def test_geographic_scenes_keep_their_place_and_count_true_areas(tmp_path: Path) -> None:
+    degrees = Affine(9e-6, 0, 5.0, 0, -9e-6, 60.0)  # about 1 m north, half a metre east
+    result = run(save(tmp_path / "a.tif", crs=CRS.from_epsg(4326), transform=degrees), tmp_path)
+    with rasterio.open(tmp_path / "a_mask.tif") as source:
+        assert np.allclose(source.transform, degrees, rtol=0, atol=1e-12)
+    hectares = sum(area.hectares or 0 for area in result.areas)
+    assert hectares == pytest.approx(TRUTH.size * 1.0026 * 0.5023 / 1e4, rel=2e-3)
+
+
+def test_work_that_does_not_fit_in_memory_gives_the_same_bytes(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = save(tmp_path / "a.tif")
+    run(path, tmp_path / "one", min_region="90px", probabilities=True, confidence=True)
+    request.getfixturevalue("small_memory")
+    run(path, tmp_path / "two", min_region="90px", probabilities=True, confidence=True)
+    names = sorted(p.name for p in (tmp_path / "one").iterdir())
+    assert names == ["a_confidence.tif", "a_mask.tif", "a_probabilities.tif"]
+    assert names == sorted(p.name for p in (tmp_path / "two").iterdir())  # and nothing is left over
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_confidence_is_the_probability_of_the_mapped_class(tmp_path: Path) -> None:
+    run(save(tmp_path / "a.tif", nodata=0), tmp_path, probabilities=True, confidence=True)
+    with rasterio.open(tmp_path / "a_probabilities.tif") as source:
+        probabilities = source.read()
+    index, confidence = read(tmp_path / "a_mask.tif"), read(tmp_path / "a_confidence.tif")
+    assert np.array_equal(confidence, probabilities.max(axis=0))
+    inside = index != NODATA
+    assert (np.take_along_axis(probabilities, np.where(inside, index, 0)[None], 0)[0] == confidence)[
+        inside
+    ].all()
+
+
+def test_a_cloud_optimized_map_is_one(tmp_path: Path) -> None:
+    cogeo = pytest.importorskip("rio_cogeo")
+    run(save(tmp_path / "a.tif", np.tile(TRUTH, (3, 3))), tmp_path / "out", map_format="cog", qml=True)
+    valid, errors, _ = cogeo.cog_validate(tmp_path / "out/a_mask.tif")
+    assert valid, errors
+    assert (tmp_path / "out/a_mask.qml").exists()
+    assert np.array_equal(read(tmp_path / "out/a_mask.tif"), np.tile(TRUTH, (3, 3)))
+
+
+def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", crs=None, transform=Affine.identity())
+    result = run(path, tmp_path)
+    assert result.maps[0].task.map == tmp_path / "a_mask.png"
+    assert np.array_equal(read(tmp_path / "a_mask.png"), TRUTH)
+    assert {area.hectares for area in result.areas} == {None}
+    run(path, tmp_path, map_format="tif")
+    assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH)
+
+
+# ---- a part of a scene
+
+
+def test_a_box_is_cut_out(tmp_path: Path) -> None:
+    run(save(tmp_path / "a.tif"), tmp_path, bbox=(500_050, 5_699_700, 500_120, 5_699_900))
+    with rasterio.open(tmp_path / "a_mask.tif") as source:
+        assert source.bounds == (500_050, 5_699_700, 500_120, 5_699_900)
+    assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH[100:300, 50:120])
+
+
+def polygons(path: Path, *parts: tuple[str, list[tuple[float, float]]]) -> Path:
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"name": name},
+            "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+        }
+        for name, ring in parts
+    ]
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32631"}}
+    path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
+    return path
+
+
+def square(left: int, top: int, side: int) -> list[tuple[float, float]]:
+    """Corners of a square of pixels."""
+    x, y = 5e5 + left, 5.7e6 - top
+    return [(x, y), (x + side, y), (x + side, y - side), (x, y - side)]
+
+
+def test_outside_an_area_of_interest_there_is_no_map(tmp_path: Path) -> None:
+    pytest.importorskip("pyogrio")
+    aoi = polygons(tmp_path / "aoi.geojson", ("a", square(20, 30, 50)), ("b", square(100, 200, 40)))
+    run(save(tmp_path / "a.tif"), tmp_path, aoi=aoi)
+    expected = np.full_like(TRUTH, NODATA)
+    for left, top, side in [(20, 30, 50), (100, 200, 40)]:
+        expected[top : top + side, left : left + side] = TRUTH[top : top + side, left : left + side]
+    with rasterio.open(tmp_path / "a_mask.tif") as source:
+        assert source.bounds[0] == 500_020
+        row, col = source.index(5e5 + 0.5, 5.7e6 - 0.5)
+        found = source.read(1)
+    height, width = found.shape
+    assert np.array_equal(found, expected[-row : height - row, -col : width - col])
+
+
+def test_areas_are_counted_in_zones_which_may_overlap(tmp_path: Path) -> None:
+    pytest.importorskip("pyogrio")
+    zones = polygons(tmp_path / "z.geojson", ("left", square(0, 0, 100)), ("mid", square(50, 60, 200)))
+    report, table = tmp_path / "areas.json", tmp_path / "areas.csv"
+    result = run(save(tmp_path / "a.tif"), tmp_path, zones=zones, zone_column="name")
+    for name, part in [("left", TRUTH[:100, :100]), ("mid", TRUTH[60:260, 50:250])]:
+        counts = np.bincount(part.ravel(), minlength=7)
+        assert np.array_equal(result.maps[0].zones[name].pixels, counts)
+        assert np.allclose(result.maps[0].zones[name].square_metres, counts, rtol=1e-3)
+    rows = list(result.area_rows())
+    assert [row["zone"] for row in rows] == [""] * 6 + ["left"] * 6 + ["mid"] * 6
+    assert not report.exists()
+    assert not table.exists()
+
+
+@pytest.mark.parametrize(
+    "options", [{"bbox": (0, 0, 1, 1)}, {"aoi": Path("x.gpkg")}, {"zones": Path("x.gpkg")}]
+)
+def test_a_picture_has_no_place_for_boxes_and_polygons(tmp_path: Path, options: dict[str, object]) -> None:
+    from PIL import Image
+
+    Image.fromarray(DEEPGLOBE.colours[TRUTH]).save(tmp_path / "a.png")
+    result = run(tmp_path / "a.png", tmp_path / "out", **options)
+    assert "georeference" in result.failed[tmp_path / "a.png"]
+    assert not list((tmp_path / "out").glob("*"))
+
+
+# ---- what goes wrong
+
+
+def damaged(path: Path) -> Path:
+    """Overwrite a block in the middle of a tiled, compressed scene."""
+    save(path, tiled=True, blockxsize=64, blockysize=64, compress="deflate", interleave="band")
+    with rasterio.open(path) as source:
+        offset = int(source.get_tag_item("BLOCK_OFFSET_2_3", "TIFF", bidx=1))
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    return path
+
+
+def test_a_damaged_block_has_no_data_and_is_told_of(tmp_path: Path) -> None:
+    result = run(damaged(tmp_path / "a.tif"), tmp_path)
+    assert [tuple(window) for window in result.maps[0].damaged] == [(192, 128, 64, 64)]
+    assert not result.complete
+    expected = TRUTH.copy()
+    expected[192:256, 128:192] = NODATA
+    # Around it the mean colour of the hole mixes with the imagery by less than a pixel.
+    assert np.array_equal(read(tmp_path / "a_mask.tif"), expected)
+
+
+def test_a_damaged_scene_is_skipped_when_strict(tmp_path: Path) -> None:
+    path = damaged(tmp_path / "a.tif")
+    result = run(path, tmp_path / "out", strict=True)
+    assert list(result.failed) == [path]
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_16_bits_need_a_scale(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", dtype="uint16")
+    assert (
+        "--scale" in run(path, tmp_path / "no").failed[path]
+        or "scal" in run(path, tmp_path / "no").failed[path]
+    )
+    run(path, tmp_path / "yes", scaling=(0.0, 255.0))
+    assert np.array_equal(read(tmp_path / "yes/a_mask.tif"), TRUTH)
+
+
+def test_a_huge_png_is_refused_before_any_work(tmp_path: Path, small_memory: None) -> None:
+    with pytest.raises(OutputError, match="--map-format tif"):
+        run(save(tmp_path / "a.tif", crs=None, transform=Affine.identity()), tmp_path)
+
+
+# ---- resuming
+
+
+class Slow(ContextRuntime):
+    """Stops the process for good after some windows."""
+
+    def __init__(self, windows: int) -> None:
+        super().__init__(make_card(gsd=0.7, window_px=64, overlap_px=16))
+        self.left = windows
+
+    def coarse(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        self.left -= 1
+        while self.left < 0:
+            time.sleep(1)
+        return super().coarse(batch)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import landcover.inference.scene, landcover.inference.products
+landcover.inference.scene.IN_MEMORY_PIXELS = landcover.inference.products.IN_MEMORY_PIXELS = 0
+from test_scene import Slow, run
+run(Path({scene!r}), Path({out!r}), Slow({windows}), min_region="40px", confidence=True)
+"""
+
+
+@pytest.mark.parametrize("windows", [25, 60])
+def test_a_killed_scene_is_resumed_and_has_the_same_bytes(
+    tmp_path: Path, small_memory: None, windows: int
+) -> None:
+    index = TRUTH.copy()
+    index[150:260, 20:140] = 6
+    path, out = save(tmp_path / "a.tif", index, nodata=0), tmp_path / "out"
+    options = {"min_region": "40px", "confidence": True}
+    run(path, tmp_path / "straight", Slow(10**9), **options)
+    code = KILLED.format(tests=str(Path(__file__).parent), scene=str(path), out=str(out), windows=windows)
+    process = subprocess.Popen([sys.executable, "-c", code])
+    state = out / ".a_mask.tif.landcover-tmp/state.json"
+    deadline = time.monotonic() + 300
+    rows = 0
+    while time.monotonic() < deadline and not (state.exists() and rows > 0):
+        time.sleep(0.2)
+        rows = json.loads(state.read_text())["rows"] if state.exists() else 0
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < rows < 400
+    assert not (out / "a_mask.tif").exists()
+    counted = Slow(10**9)
+    run(path, out, counted, resume=True, **options)
+    whole = Slow(10**9)
+    run(path, tmp_path / "again", whole, **options)
+    assert len(counted.windows) < len(whole.windows)
+    for name in ("a_mask.tif", "a_confidence.tif"):
+        assert (out / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    assert sorted(p.name for p in out.iterdir()) == ["a_confidence.tif", "a_mask.tif"]
+
+
+def test_work_of_other_settings_is_not_resumed(tmp_path: Path, small_memory: None) -> None:
+    path, out = save(tmp_path / "a.tif"), tmp_path / "out"
+    folder = out / ".a_mask.tif.landcover-tmp"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps({"work": {"other": 1}, "rows": 64}))
+    with pytest.raises(OutputError, match="without --resume"):
+        run(path, out, resume=True)
+    run(path, out)
+    assert np.array_equal(read(out / "a_mask.tif"), TRUTH)
+    assert not folder.exists()
+
+
+def test_maps_that_are_there_are_kept_by_resume_if_the_model_made_them(tmp_path: Path) -> None:
+    first, second = save(tmp_path / "a.tif"), save(tmp_path / "b.tif")
+    options = PredictOptions(resume=True)
+    predict([first], RUNTIME, tmp_path / "out", options)
+    before = (tmp_path / "out/a_mask.tif").stat().st_mtime_ns
+    result = predict([first, second], RUNTIME, tmp_path / "out", options)
+    assert result.kept == [tmp_path / "out/a_mask.tif"]
+    assert [made.task.image for made in result.maps] == [second]
+    assert (tmp_path / "out/a_mask.tif").stat().st_mtime_ns == before
+    with pytest.raises(OutputError, match="another model or version"):
+        predict([first], ColourRuntime(make_card(gsd=2.0)), tmp_path / "out", options)
+    with pytest.raises(UsageError, match="Either --resume"):
+        PredictOptions(resume=True, force=True)
+
+
+# ---- many
+
+
+def test_several_scenes_at_a_time_give_the_same_maps_and_a_summary(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(5):
+        save(tmp_path / f"in/{number}.tif", np.roll(TRUTH, 10 * number, axis=0))
+    (tmp_path / "in/bad.tif").write_text("no raster")
+    result = predict([tmp_path / "in"], RUNTIME, tmp_path / "out", PredictOptions(jobs=3))
+    assert [made.task.map.name for made in result.maps] == [f"{number}_mask.tif" for number in range(5)]
+    assert [Path(path).name for path in result.failed] == ["bad.tif"]
+    for number in range(5):
+        assert np.array_equal(read(tmp_path / f"out/{number}_mask.tif"), np.roll(TRUTH, 10 * number, axis=0))
+
+
+# ---- addresses
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    class Ranges(http.server.SimpleHTTPRequestHandler):
+        """Serves parts of files, as servers of rasters do."""
+
+        def do_GET(self) -> None:
+            path = Path(self.translate_path(self.path))
+            if not path.is_file():
+                return self.send_error(404)
+            content = path.read_bytes()
+            first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+            part = content[int(first) : int(last or len(content)) + 1]
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(part)))
+            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}")
+            self.end_headers()
+            self.wfile.write(part)
+            return None
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "web").mkdir()
+    handler = partial(Ranges, directory=str(tmp_path / "web"))
+    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{served.server_port}"
+    served.shutdown()
+
+
+def test_a_scene_may_lie_on_a_server(tmp_path: Path, server: str) -> None:
+    save(tmp_path / "web/far.tif")
+    result = run(f"{server}/far.tif", tmp_path / "out")
+    assert np.array_equal(read(tmp_path / "out/far_mask.tif"), TRUTH)
+    assert (result.maps[0].gsd, result.maps[0].gsd_source) == (1.0, "raster")
+    missing = run(f"{server}/missing.tif", tmp_path / "out")
+    assert list(missing.failed) == [f"{server}/missing.tif"]
+
+
+# ---- the command
+
+
+def test_the_command_takes_what_the_scene_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"model")
+    monkeypatch.setattr("landcover.inference.maps.open_model", lambda path, **_: RUNTIME)
+    path = save(tmp_path / "a.tif", dtype="uint16")
+    words = [path, "--model", model, "--out", tmp_path / "out", "--bands", "1,2,3", "--scale", "0,255"]
+    words += [
+        "--bbox",
+        "500000,5699800,500100,5700000",
+        "--window",
+        64,
+        "--overlap",
+        16,
+        "--tta",
+        "--confidence",
+    ]
+    words += ["--csv", tmp_path / "areas.csv", "--json", tmp_path / "r.json"]
+    result = CliRunner().invoke(cli.build(), ["predict", *map(str, words)])
+    assert result.exit_code == 0, result.output
+    assert np.array_equal(read(tmp_path / "out/a_mask.tif"), TRUTH[:200, :100])
+    with (tmp_path / "areas.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == list(DEEPGLOBE.scored_names)
+    assert sum(int(row["pixels"]) for row in rows) == 20_000
+    assert sum(float(row["square_metres"]) for row in rows) == pytest.approx(20_000, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--bands", "1,2"],
+        ["--bands", "0,1,2"],
+        ["--bands", "a,b,c"],
+        ["--scale", "7"],
+        ["--bbox", "1,2,3"],
+        ["--zone-column", "name"],
+        ["--resume", "--force"],
+        ["--window", "64", "--overlap", "64"],
+    ],
+)
+def test_options_that_cannot_be_used_are_refused_before_any_work(tmp_path: Path, words: list[str]) -> None:
+    path = save(tmp_path / "a.tif")
+    arguments = ["predict", str(path), "--model", "m", "--out", str(tmp_path / "out"), *words]
+    result = CliRunner().invoke(cli.build(), arguments)
+    assert isinstance(result.exception, UsageError)
+    assert not (tmp_path / "out").exists()
