@@ -16,6 +16,7 @@ _VERBS = {
     "predict": "landcover.inference",
     "prepare": "landcover.data",
     "report": "landcover.reporting",
+    "sample": "landcover.evaluation.sampling",
     "train": "landcover.training",
     "vectorize": "landcover.postprocess.vectorize",
     "verify": "landcover.data",

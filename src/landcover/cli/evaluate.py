@@ -6,20 +6,40 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-_STDOUT = Path("-")
+from landcover.cli._assessment import STDOUT, assess_map
+from landcover.errors import UsageError
 
 
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Data folder or prepared cache.", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Option(help="Data folder or prepared cache.", show_default=False)
+    ] = None,
     split: Annotated[
-        str, typer.Option(help="What to score, NAME:part, such as glnet:test.", show_default=False)
-    ],
+        str | None, typer.Option(help="What to score, NAME:part, such as glnet:test.", show_default=False)
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Score this model file or run folder ...", show_default=False)
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(help="... or a folder of masks named KEY_mask.png or KEY.png.", show_default=False),
+    ] = None,
+    map_path: Annotated[
+        Path | None,
+        typer.Option("--map", help="Instead of data: score this georeferenced map ...", show_default=False),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="... at labelled points, in polygons or by a class raster.", show_default=False),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Column of the true class.  [default: class]", show_default=False)
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Layer of the truth, where there are several.", show_default=False)
+    ] = None,
+    truth_crs: Annotated[
+        str | None, typer.Option(help="CRS of x and y in a CSV file, EPSG:CODE.", show_default=False)
     ] = None,
     metric: Annotated[
         Literal["challenge", "glnet", "seven-class"],
@@ -29,7 +49,7 @@ def evaluate(
         str | None, typer.Option(help="Legend of the data's masks: a name or a YAML file.")
     ] = None,
     prediction_legend: Annotated[
-        str | None, typer.Option(help="Legend of the predicted masks, where it is another one.")
+        str | None, typer.Option(help="Legend of the predicted masks or the map, where it is another one.")
     ] = None,
     gsd: Annotated[float | None, typer.Option(help="Metres per pixel, where the data do not tell.")] = None,
     min_region: Annotated[
@@ -43,14 +63,45 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="Write the result as JSON; - is standard output.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
-    """Score a model or a folder of masks on one part of a split."""
+    """Score a model or masks on a split, or a map against truth."""
     from landcover.codecs import MAX_PIXELS
     from landcover.evaluation.scoring import evaluate as score
     from landcover.evaluation.scoring import write_scores
     from landcover.files import check_output
     from landcover.legend import load_legend
 
-    file = None if json == _STDOUT else json
+    if map_path is not None or truth is not None:
+        others = {
+            "--data": data,
+            "--split": split,
+            "--model": model,
+            "--predictions": predictions,
+            "--gsd": gsd,
+            "--min-region": min_region,
+            "--maps": maps,
+        }
+        given = [name for name, value in others.items() if value is not None]
+        if map_path is None or truth is None or given:
+            raise UsageError(
+                "--map MAP and --truth FILE go together"
+                + (f", without {', '.join(given)}." if given else ".")
+            )
+        assess_map(
+            map_path,
+            truth,
+            legend=legend,
+            map_legend=prediction_legend,
+            column=column,
+            layer=layer,
+            truth_crs=truth_crs,
+            metric=metric,
+            json=json,
+            force=force,
+        )
+        return
+    if data is None or split is None:
+        raise UsageError("Give --data DATA and --split NAME:part, or --map MAP and --truth FILE.")
+    file = None if json == STDOUT else json
     if file is not None:
         check_output(file, force=force)
     result = score(
@@ -68,7 +119,7 @@ def evaluate(
         max_pixels=max_pixels or MAX_PIXELS,
         force=force,
     )
-    if json == _STDOUT:
+    if json == STDOUT:
         print(json_.dumps(result, indent=1))
     else:
         _print_scores(result)

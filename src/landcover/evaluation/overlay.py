@@ -1,0 +1,149 @@
+"""Truth laid over a map: the true and the mapped class of each unit, counted."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from affine import Affine
+from rasterio.enums import Resampling
+from rasterio.features import geometry_mask
+from rasterio.vrt import WarpedVRT
+
+from landcover.evaluation.classmaps import ClassMap
+from landcover.evaluation.truth import Truth
+from landcover.extras import needs
+from landcover.legend import NODATA, UInt8Array
+from landcover.metrics import ConfusionMatrix
+from landcover.vectors import reproject
+from landcover.windows import Window
+
+with needs("vector"):
+    import shapely
+
+_TILE_PX = 1024
+_TOLERANCE_PX = 1e-4
+"""How far off GDAL may interpolate a place; an eighth of a pixel unless told otherwise."""
+
+_FAR = 2.0**40
+"""Beyond every raster, and a number that integers hold."""
+
+
+@dataclass
+class Tally:
+    """What was met when truth and map were compared.
+
+    Attributes:
+        matrix: The units that have a known true class and a class on the map.
+        unknown: Units whose true class is the unknown one.
+        off_map: Units of a known class where the map has none: outside it, or on its nodata.
+        conflicting: Pixels that polygons of different classes claim; they are no units.
+    """
+
+    matrix: ConfusionMatrix
+    unknown: int = 0
+    off_map: int = 0
+    conflicting: int = 0
+
+    def add(self, truth: UInt8Array, mapped: UInt8Array) -> None:
+        """Count units: uint8 (H, W) each, class indices of one legend, NODATA for no unit and no map."""
+        unknown = truth == self.matrix.legend.unknown
+        off_map = (truth != NODATA) & ~unknown & (mapped == NODATA)
+        self.unknown += int(np.count_nonzero(unknown))
+        self.off_map += int(np.count_nonzero(off_map))
+        self.matrix.update(np.where(unknown | off_map, np.uint8(NODATA), truth), mapped)
+
+
+def count_points(strips: Iterable[tuple[int, UInt8Array]], truth: Truth, grid: Affine, tally: Tally) -> None:
+    """Count points, each with the class of the pixel it lies in.
+
+    Args:
+        strips: First row and uint8 (n, W) classes of the strips of a map, from top to bottom; all are taken.
+        truth: The points, in the map's CRS.
+        grid: The map's transform.
+        tally: Gets the counts.
+    """
+    x, y = shapely.get_coordinates(truth.geometries).T
+    cols, rows = (np.clip(np.floor(values), -1, _FAR).astype(np.int64) for values in ~grid * (x, y))
+    order = np.argsort(rows, kind="stable")
+    mapped = np.full(len(rows), NODATA, np.uint8)
+    for start, strip in strips:
+        first, last = np.searchsorted(rows, (start, start + len(strip)), sorter=order)
+        here = order[first:last]
+        here = here[(cols[here] >= 0) & (cols[here] < strip.shape[1])]
+        mapped[here] = strip[rows[here] - start, cols[here]]
+    tally.add(truth.labels[None], mapped[None])
+
+
+def count_polygons(
+    strips: Iterable[tuple[int, UInt8Array]], truth: Truth, grid: Affine, tally: Tally
+) -> None:
+    """Count the map's pixels whose centres lie in polygons; arguments as for :func:`count_points`.
+
+    A pixel in several polygons of one class counts once, in polygons of different classes not at all.
+    """
+    tree = shapely.STRtree(truth.geometries)
+    for start, strip in strips:
+        corner = grid * Affine.translation(0, start)
+        near = np.sort(tree.query(_outline(corner, *strip.shape)))
+        if near.size:
+            labels, conflicts = _burn(truth.geometries[near], truth.labels[near], strip.shape, corner)
+            tally.conflicting += int(np.count_nonzero(conflicts))
+            tally.add(labels, strip)
+
+
+def _burn(
+    geometries: npt.NDArray[np.object_], labels: UInt8Array, shape: tuple[int, int], grid: Affine
+) -> tuple[UInt8Array, npt.NDArray[np.bool_]]:
+    """Return the class of each pixel, uint8 (H, W), NODATA for none, and where there are several, bool."""
+    burnt = np.full(shape, NODATA, np.uint8)
+    conflicts = np.zeros(shape, np.bool_)
+    for label in np.unique(labels):
+        inside = geometry_mask(geometries[labels == label], shape, grid, invert=True)
+        conflicts |= inside & (burnt != NODATA)
+        burnt[inside] = label
+    burnt[conflicts] = NODATA
+    return burnt, conflicts
+
+
+def count_raster(mapped: ClassMap, truth: ClassMap, tally: Tally) -> None:
+    """Count the pixels of a raster, each with the map's class at its centre (nearest neighbour).
+
+    Only the part of the raster that the map may touch is read, by tiles of 1024 pixels.
+
+    Raises:
+        DataError: If the map's outline has no place in the raster's CRS.
+        MaskError: If either is damaged or holds values that are no class.
+    """
+    part = _common_window(mapped, truth)
+    grid = {
+        "crs": truth.georeference.crs,
+        "transform": truth.georeference.transform,
+        "height": truth.height,
+        "width": truth.width,
+    }
+    options = {"resampling": Resampling.nearest, "tolerance": _TOLERANCE_PX, "src_nodata": mapped.empty}
+    with WarpedVRT(mapped.source, nodata=mapped.empty, **grid, **options) as warped:
+        for row in range(part.row, part.row + part.height, _TILE_PX):
+            for col in range(part.col, part.col + part.width, _TILE_PX):
+                height = min(_TILE_PX, part.row + part.height - row)
+                width = min(_TILE_PX, part.col + part.width - col)
+                tile = Window(row, col, height, width)
+                classes = truth.read(tile)
+                if (classes != NODATA).any():
+                    tally.add(classes, mapped.read(tile, warped))
+
+
+def _common_window(mapped: ClassMap, truth: ClassMap) -> Window:
+    """Return the pixels of the truth that the map may touch, by its outline; maybe none."""
+    outline = np.array([_outline(mapped.georeference.transform, mapped.height, mapped.width)], object)
+    moved = reproject(outline, mapped.georeference.crs, truth.georeference.crs)
+    cols, rows = ~truth.georeference.transform * tuple(shapely.get_coordinates(moved).T)
+    # One pixel more, for what the edges are bent between their vertices.
+    top, bottom = (int(np.clip(end, 0, truth.height)) for end in (rows.min() - 1, rows.max() + 2))
+    left, right = (int(np.clip(end, 0, truth.width)) for end in (cols.min() - 1, cols.max() + 2))
+    return Window(top, left, bottom - top, right - left)
+
+
+def _outline(grid: Affine, height: int, width: int) -> shapely.Polygon:
+    return shapely.Polygon([grid * corner for corner in ((0, 0), (width, 0), (width, height), (0, height))])

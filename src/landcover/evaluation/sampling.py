@@ -1,0 +1,161 @@
+"""The verb: points drawn at random within each class of a map, to be labelled and given to ``evaluate``."""
+
+import csv
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from landcover.errors import MaskError, UsageError
+from landcover.evaluation.classmaps import ClassMap, open_class_map
+from landcover.evaluation.truth import CLASS_COLUMN, LON_LAT
+from landcover.extras import needs
+from landcover.files import check_output, write_text
+from landcover.inference.areas import ClassAreas
+from landcover.legend import DEEPGLOBE, Legend
+from landcover.metrics import Float64Array, Int64Array
+from landcover.vectors import WGS84, reproject, vector_driver, write_features
+
+with needs("vector"):
+    import shapely
+
+MAP_COLUMN = "class_map"
+"""Column of the class that the map has at a point."""
+
+
+def sample(
+    map_path: str | Path,
+    out: str | Path,
+    *,
+    per_class: int = 50,
+    total: int | None = None,
+    seed: int = 0,
+    legend: Legend = DEEPGLOBE,
+    force: bool = False,
+) -> dict[str, int]:
+    """Draw a stratified random sample of a map's pixels and write their centres as points.
+
+    Within each class every pixel is as likely as any other, without replacement, so that the standard errors
+    of ``evaluate --map --truth`` hold. The points stand in random order: whoever labels only the first half
+    has a random sample, too, and cannot tell the map's class from the place in the list. The map is read
+    twice, by strips; the same seed gives the same points.
+
+    Args:
+        map_path: A raster of one 8-bit band of classes with CRS and transform.
+        out: ``.gpkg``, ``.geojson`` or ``.fgb``, in the map's CRS but for GeoJSON, or ``.csv`` with ``lon``
+            and ``lat``. Columns: ``id``, ``class_map``, and ``class``, which is empty and to be filled in.
+        per_class: Points in each class; all pixels of a class that has fewer.
+        total: Points in all: what ``per_class`` leaves is divided in proportion to the classes' pixels.
+        seed: Seed of the draws.
+        legend: Classes of the map.
+        force: Replace an existing file.
+
+    Returns:
+        Points by the name of each class on the map.
+
+    Raises:
+        UsageError: If a number is out of range, ``total`` is less than ``per_class`` for each class, or the
+            suffix is not one of these.
+        MaskError: If the map cannot be read, lies nowhere, or holds no class.
+        OutputError: If the file exists and ``force`` is off, or cannot be written.
+    """
+    out = Path(out)
+    is_table = out.suffix.lower() == ".csv"
+    if not is_table:
+        vector_driver(out)
+    if seed < 0:
+        raise UsageError(f"The seed is {seed}; expected 0 or more.")
+    check_output(out, force=force)
+    with open_class_map(Path(map_path), legend, legend) as mapped:
+        areas = ClassAreas(legend, None)
+        for start, strip in mapped.strips():
+            areas.add(start, strip)
+        if not areas.pixels.any():
+            raise MaskError(f"{map_path} has no pixel of any class to draw; expected a map.")
+        numbers = allocate(areas.pixels, per_class, total)
+        places, classes = _draw(mapped, areas.pixels, numbers, seed)
+        place, width = mapped.georeference, mapped.width
+    rows, cols = np.divmod(places, width)
+    a, b, c, d, e, f = place.transform[:6]
+    points = shapely.points(a * (cols + 0.5) + b * (rows + 0.5) + c, d * (cols + 0.5) + e * (rows + 0.5) + f)
+    names = np.array(legend.names, object)[classes]
+    ids = np.arange(1, len(points) + 1)
+    if is_table:
+        lon_lat = shapely.get_coordinates(reproject(points, place.crs, WGS84))
+        write_text(out, _table(ids, lon_lat, names), force=force)
+    else:
+        columns = {"id": ids, MAP_COLUMN: names, CLASS_COLUMN: np.full(len(points), None, object)}
+        types = {"id": np.int64, MAP_COLUMN: str, CLASS_COLUMN: str}
+        write_features(out, [(points, columns)], types, place.crs, geometry="Point", force=force)
+    return {legend.names[i]: int(numbers[i]) for i in np.flatnonzero(areas.pixels)}
+
+
+def allocate(pixels: Int64Array, per_class: int, total: int | None) -> Int64Array:
+    """Divide points among classes: so many in each, and what is left of a total in proportion to the pixels.
+
+    Args:
+        pixels: int64 (K,), pixels of each class, not all 0.
+        per_class: Points in each class that has pixels.
+        total: Points in all; None: no more than these.
+
+    Returns:
+        int64 (K,), at most ``pixels``. Fractions go to the largest remainders, the first of equal ones.
+
+    Raises:
+        UsageError: If a number is not positive, or the total is too small.
+    """
+    there = int(np.count_nonzero(pixels))
+    if per_class < 1:
+        raise UsageError(f"{per_class} points in each class are no sample; expected 2 or more, better 50.")
+    least = np.minimum(pixels, per_class)
+    if total is None:
+        return least
+    if total < per_class * there:
+        raise UsageError(
+            f"{total} points in all are fewer than {per_class} in each of {there} classes. Raise --total to "
+            f"{per_class * there} or more, or lower --per-class."
+        )
+    rest = total - int(least.sum())
+    exact = rest * pixels / pixels.sum()
+    more = np.floor(exact).astype(np.int64)
+    more[np.argsort(more - exact, kind="stable")[: rest - int(more.sum())]] += 1
+    numbers: Int64Array = np.minimum(pixels, least + more)
+    return numbers
+
+
+def _draw(
+    mapped: ClassMap, pixels: Int64Array, numbers: Int64Array, seed: int
+) -> tuple[Int64Array, Int64Array]:
+    """Return the place of each point in reading order and its class, int64 (N,) each, in random order.
+
+    What is drawn are ranks among the pixels of a class in reading order, before the map is read: the result
+    does not depend on its strips.
+    """
+    rngs = [np.random.default_rng((seed, number)) for number in range(len(pixels) + 1)]
+    ranks = [
+        np.sort(rng.choice(int(of_class), int(number), replace=False, shuffle=False))
+        for rng, of_class, number in zip(rngs, pixels, numbers, strict=False)
+    ]
+    places: list[list[Int64Array]] = [[np.empty(0, np.int64)] for _ in ranks]
+    seen = np.zeros(len(pixels), np.int64)
+    for start, strip in mapped.strips():
+        for number, wanted in enumerate(ranks):
+            if not wanted.size or seen[number] > wanted[-1]:
+                continue
+            of_class = np.flatnonzero(strip == number)
+            first, last = np.searchsorted(wanted, (seen[number], seen[number] + of_class.size))
+            places[number].append(of_class[wanted[first:last] - seen[number]] + start * mapped.width)
+            seen[number] += of_class.size
+    drawn: Int64Array = np.concatenate([part for parts in places for part in parts])
+    order = rngs[-1].permutation(drawn.size)
+    return drawn[order], np.repeat(np.arange(len(numbers)), numbers)[order]
+
+
+def _table(ids: Int64Array, lon_lat: Float64Array, names: npt.NDArray[np.object_]) -> str:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", *LON_LAT, MAP_COLUMN, CLASS_COLUMN])
+    for number, (lon, lat), name in zip(ids, lon_lat, names, strict=True):
+        writer.writerow([number, f"{lon:.9f}", f"{lat:.9f}", name, ""])
+    return text.getvalue()

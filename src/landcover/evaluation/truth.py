@@ -1,0 +1,178 @@
+"""Labelled points and polygons: what is known of places on a map."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from landcover.errors import DataError, UsageError, did_you_mean
+from landcover.extras import needs
+from landcover.legend import NODATA, Legend, UInt8Array
+from landcover.metrics import Float64Array
+from landcover.vectors import WGS84, Kind, read_features, reproject
+
+with needs("vector"):
+    import shapely
+
+CLASS_COLUMN = "class"
+"""Column of the true class, unless another is named."""
+
+LON_LAT = ("lon", "lat")
+X_Y = ("x", "y")
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Places with a true class.
+
+    Attributes:
+        geometries: object (N,), shapely polygons or points in the CRS that was asked for.
+        labels: uint8 (N,), class indices.
+        kind: ``polygon`` or ``point``.
+        unlabelled: Rows without a class, which are left out.
+    """
+
+    geometries: npt.NDArray[np.object_]
+    labels: UInt8Array
+    kind: Kind
+    unlabelled: int
+
+
+def read_truth(
+    path: Path,
+    crs: CRS,
+    legend: Legend,
+    *,
+    column: str | None = None,
+    layer: str | None = None,
+    truth_crs: str | None = None,
+) -> Truth:
+    """Read points or polygons with a column of class names or indices.
+
+    Args:
+        path: A vector file, or a CSV file with the columns ``lon`` and ``lat`` (degrees, WGS 84) or, where
+            ``truth_crs`` is given, ``x`` and ``y``.
+        crs: The CRS of the result.
+        legend: The classes.
+        column: The column of the class; by default ``class``.
+        layer: The layer, which may be left out where only one has geometries.
+        truth_crs: The CRS of ``x`` and ``y`` of a CSV file, such as ``EPSG:32631``.
+
+    Raises:
+        DataError: If the file cannot be read or a row has a class that the legend has not.
+        UsageError: If there is no such column or layer, or the CRS of ``x`` and ``y`` is not known.
+    """
+    if path.suffix.lower() == ".csv":
+        rows = _read_csv(path)
+        names, source = (LON_LAT, WGS84) if truth_crs is None else (X_Y, _parse_crs(truth_crs))
+        points = shapely.points(_coordinates(path, rows, names))
+        geometries, columns = reproject(points, source, crs), rows
+        kind: Kind = "point"
+    else:
+        if truth_crs is not None:
+            raise UsageError(f"--truth-crs is for CSV files; {path} says itself where it lies.")
+        features = read_features(path, crs, layer=layer)
+        geometries, columns, kind = features.geometries, features.attributes, features.kind
+    labels, labelled = parse_labels(path, columns, column or CLASS_COLUMN, legend)
+    return Truth(geometries[labelled], labels[labelled], kind, int(np.count_nonzero(~labelled)))
+
+
+def parse_labels(
+    path: Path, columns: dict[str, npt.NDArray[Any]], column: str, legend: Legend
+) -> tuple[UInt8Array, npt.NDArray[np.bool_]]:
+    """Turn a column of names or indices into class indices.
+
+    Returns:
+        uint8 (N,), class indices, NODATA where there is none; bool (N,), whether there is one.
+
+    Raises:
+        UsageError: If there is no such column.
+        DataError: If a value is no class of the legend, or no row has one.
+    """
+    if column not in columns:
+        raise UsageError(
+            f"{path} has no column {column!r}. {did_you_mean(column, columns)} Name the one with the true "
+            "class with --column."
+        )
+    # A table has few distinct values: each is understood once.
+    texts = np.array([_text(value) for value in columns[column]])
+    values, places = np.unique(texts, return_inverse=True)
+    known = {name: index for index, name in enumerate(legend.names)}
+    known |= {str(index): index for index in range(len(legend)) if str(index) not in known}
+    for value in values:
+        if value and value not in known:
+            row = int(np.flatnonzero(texts == value)[0]) + 1
+            raise DataError(
+                f"{path}: row {row} has the class {str(value)!r}, which the legend {legend.name!r} has not. "
+                f"{did_you_mean(str(value), legend.names)} Give the right legend with --legend."
+            )
+    labels = np.array([known.get(value, NODATA) for value in values], np.uint8)[places]
+    labelled = texts != ""
+    if not labelled.any():
+        raise DataError(
+            f"{path}: the column {column!r} is empty in all {len(texts)} rows; fill in the classes."
+        )
+    return labels, labelled
+
+
+def _text(value: Any) -> str:
+    """Return a cell as text: missing ones as "", whole numbers without a point."""
+    if value is None or value != value:  # NaN
+        return ""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _read_csv(path: Path) -> dict[str, npt.NDArray[Any]]:
+    if not path.exists():
+        raise DataError(f"{path} does not exist; expected a CSV file of labelled points.")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head = file.readline()
+            file.seek(0)
+            rows = list(csv.reader(file, delimiter=max(",;\t", key=head.count), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as CSV in UTF-8: {error}.") from error
+    header = [name.strip() for name in rows[0]] if rows else []
+    body = [row for row in rows[1:] if row]
+    if not body:
+        raise DataError(f"{path} has no rows; expected a line of column names and a line for each point.")
+    for number, row in enumerate(body, 1):
+        if len(row) != len(header):
+            raise DataError(f"{path}: row {number} has {len(row)} cells; expected {len(header)}.")
+    return {
+        name: np.array(cells, object) for name, cells in zip(header, zip(*body, strict=True), strict=True)
+    }
+
+
+def _coordinates(path: Path, rows: dict[str, npt.NDArray[Any]], names: tuple[str, str]) -> Float64Array:
+    """Return the two columns as float64 (N, 2)."""
+    missing = [name for name in names if name not in rows]
+    if missing:
+        hint = "" if names == X_Y else " For columns x and y, say their CRS with --truth-crs EPSG:CODE."
+        raise UsageError(
+            f"{path} has the columns {', '.join(rows)}; expected {' and '.join(names)} for the place.{hint}"
+        )
+    places = np.empty((len(rows[names[0]]), 2))
+    for axis, name in enumerate(names):
+        for row, cell in enumerate(rows[name]):
+            try:
+                places[row, axis] = float(cell)
+            except ValueError:
+                places[row, axis] = np.nan
+            if not np.isfinite(places[row, axis]):
+                raise DataError(f"{path}: row {row + 1} has {cell!r} as {name}; expected a number.")
+    return places
+
+
+def _parse_crs(text: str) -> CRS:
+    try:
+        return CRS.from_user_input(text)
+    except CRSError as error:
+        raise UsageError(f"{text!r} is no CRS: {error}. Expected for example EPSG:32631.") from error

@@ -1,0 +1,103 @@
+"""The stratified estimators, against the paper that they are from and a derivation of another kind."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from landcover.evaluation.estimators import Z_95, stratified_estimates
+
+# Olofsson et al. 2014, Table 8: deforestation, forest gain, stable forest, stable non-forest.
+COUNTS = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
+PIXELS = np.array([200_000.0, 150_000, 3_200_000, 6_450_000])
+HECTARES_PER_PIXEL = 0.09
+
+
+def test_the_worked_example_of_the_paper() -> None:
+    """The numbers of its section 5, as printed there: accuracies, and hectares of each class."""
+    found = stratified_estimates(COUNTS, PIXELS)
+    assert [round(found.overall, 2), round(Z_95 * found.overall_se, 2)] == [0.95, 0.02]
+    assert found.users.round(2).tolist() == [0.88, 0.73, 0.93, 0.96]
+    assert (Z_95 * found.users_se).round(2).tolist() == [0.07, 0.10, 0.04, 0.02]
+    assert found.producers.round(2).tolist() == [0.75, 0.85, 0.93, 0.96]
+    hectares = PIXELS.sum() * HECTARES_PER_PIXEL
+    assert (hectares * found.shares).round().tolist() == [21_158, 11_686, 285_770, 581_386]
+    margins = 1.96 * hectares * found.shares_se  # the paper's factor
+    assert margins.round().tolist() == [6_158, 3_756, 15_510, 16_282]
+
+
+def by_delta_method(counts: np.ndarray, areas: np.ndarray) -> dict[str, np.ndarray]:
+    """Variances from numerical gradients and the covariance of multinomial shares, stratum by stratum."""
+    drawn = counts.sum(axis=1)
+    shares, weights = counts / drawn[:, None], areas / areas.sum()
+
+    def estimates(p: np.ndarray) -> np.ndarray:
+        cells = weights[:, None] * p
+        return np.concatenate([[cells.trace()], cells.diagonal() / cells.sum(axis=0), cells.sum(axis=0)])
+
+    variances = np.zeros(1 + 2 * len(counts))
+    for stratum, p in enumerate(shares):
+        covariance = (np.diag(p) - np.outer(p, p)) / (drawn[stratum] - 1)
+        gradient = np.empty((len(variances), len(p)))
+        for j in range(len(p)):
+            step = np.zeros_like(shares)
+            step[stratum, j] = 1e-6
+            gradient[:, j] = (estimates(shares + step) - estimates(shares - step)) / 2e-6
+        variances += np.einsum("ij,jk,ik->i", gradient, covariance, gradient)
+    errors = np.sqrt(np.maximum(variances, 0))
+    k = len(counts)
+    return {"overall": errors[0], "producers": errors[1 : k + 1], "shares": errors[k + 1 :]}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    arrays(np.int64, (3, 3), elements=st.integers(1, 60)),
+    arrays(np.float64, 3, elements=st.floats(1, 1e6)),
+)
+def test_standard_errors_are_those_of_the_delta_method(counts: np.ndarray, areas: np.ndarray) -> None:
+    found, oracle = stratified_estimates(counts, areas), by_delta_method(counts, areas)
+    np.testing.assert_allclose(found.overall_se, oracle["overall"], rtol=1e-5)
+    np.testing.assert_allclose(found.producers_se, oracle["producers"], rtol=1e-5)
+    np.testing.assert_allclose(found.shares_se, oracle["shares"], rtol=1e-5)
+    assert found.shares.sum() == pytest.approx(1)
+
+
+def test_a_sample_of_everything_gives_the_truth() -> None:
+    truth = np.array([[90, 10, 0], [20, 170, 10], [5, 0, 195]])
+    found = stratified_estimates(truth, truth.sum(axis=1).astype(float))
+    np.testing.assert_allclose(found.shares, truth.sum(axis=0) / truth.sum())
+    np.testing.assert_allclose(found.producers, truth.diagonal() / truth.sum(axis=0))
+    assert found.overall == pytest.approx(truth.trace() / truth.sum())
+
+
+def test_most_intervals_hold_the_truth() -> None:
+    """500 samples of 40 points a class: 95 % intervals miss the truth about 25 times."""
+    rng = np.random.default_rng(0)
+    mixed = np.array([[0.8, 0.15, 0.05], [0.1, 0.8, 0.1], [0.05, 0.05, 0.9]])
+    areas = np.array([100.0, 300, 600])
+    truth = areas @ mixed / areas.sum()
+    missed = np.zeros(3)
+    for _ in range(500):
+        counts = np.array([rng.multinomial(40, row) for row in mixed])
+        found = stratified_estimates(counts, areas)
+        missed += np.abs(found.shares - truth) > Z_95 * found.shares_se
+    assert (missed > 5).all()
+    assert (missed < 60).all()
+
+
+def test_what_the_sample_does_not_allow_is_nan() -> None:
+    without_unit = stratified_estimates(np.array([[8, 2], [0, 0]]), np.array([3.0, 1]))
+    assert without_unit.users[0] == pytest.approx(0.8)
+    assert without_unit.users_se[0] == pytest.approx(np.sqrt(0.16 / 9))
+    assert np.isnan([without_unit.overall, *without_unit.shares, *without_unit.producers]).all()
+
+    one_unit = stratified_estimates(np.array([[8, 2], [0, 1]]), np.array([3.0, 1]))
+    assert one_unit.overall == pytest.approx(0.75 * 0.8 + 0.25)
+    assert np.isnan([one_unit.overall_se, one_unit.users_se[1], *one_unit.shares_se]).all()
+
+    no_stratum = stratified_estimates(np.array([[8, 2], [0, 0]]), np.array([3.0, 0]))
+    assert no_stratum.overall == pytest.approx(0.8)
+    assert no_stratum.shares.tolist() == pytest.approx([0.8, 0.2])
+    assert no_stratum.producers.tolist() == pytest.approx([1, 0])
+    assert no_stratum.overall_se == pytest.approx(np.sqrt(0.16 / 9))
