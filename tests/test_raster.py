@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +7,14 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
-from landcover.errors import ImageError, OutputError
-from landcover.legend import DEEPGLOBE, NODATA
+from landcover.errors import ImageError
+from landcover.legend import DEEPGLOBE
 from landcover.raster import (
     Georeference,
     ground_sample_distance,
     read_georeference,
     read_raster,
     write_class_raster,
-    write_probabilities,
 )
 
 UTM = CRS.from_epsg(32631)
@@ -152,7 +149,9 @@ def test_holes_are_found_however_they_are_marked(tmp_path: Path, make: object) -
 
 def test_refused_rasters_say_why(tmp_path: Path) -> None:
     wide = write_tiff(tmp_path / "wide.tif", rgb().astype(np.uint16) * 40)
-    with pytest.raises(ImageError, match=r"uint16 pixels; expected 8 bits.*--scaling MINIMUM,MAXIMUM.*--scaling percentile"):
+    with pytest.raises(
+        ImageError, match=r"uint16 pixels; expected 8 bits.*--scaling MINIMUM,MAXIMUM.*--scaling percentile"
+    ):
         read_raster(wide)
     write_class_raster(tmp_path / "map.tif", np.zeros((9, 9), np.uint8), DEEPGLOBE, PLACE)
     with pytest.raises(ImageError, match="colour table"):
@@ -169,66 +168,3 @@ def test_a_truncated_raster_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"cannot be read as a raster: .*cut short") as error:
         read_raster(path)
     assert "previous exception" not in str(error.value)
-
-
-def test_a_written_map_keeps_place_classes_and_provenance(tmp_path: Path) -> None:
-    index = RNG.integers(0, 6, (700, 40), dtype=np.uint8)
-    index[:3] = NODATA
-    path = tmp_path / "deep" / "map.tif"
-    write_class_raster(path, index, DEEPGLOBE, PLACE, tags={"LANDCOVER_VERSION": "1"})
-    with rasterio.open(path) as source:
-        assert np.array_equal(source.read(1), index)
-        assert (source.crs, source.transform) == (PLACE.crs, PLACE.transform)
-        assert source.nodata == NODATA
-        assert np.array_equal(source.dataset_mask() == 0, index == NODATA)
-        assert source.profile["tiled"]
-        assert source.profile["compress"] == "deflate"
-        assert [source.colormap(1)[i][:3] for i in range(7)] == [c.colour for c in DEEPGLOBE.classes]
-        assert source.tags()["CLASS_NAMES"].split(",")[3] == "3=forest"
-        assert source.tags()["LANDCOVER_VERSION"] == "1"
-    assert [p.name for p in path.parent.iterdir()] == ["map.tif"]
-
-
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_probabilities_are_bands_with_the_names_of_the_classes(tmp_path: Path) -> None:
-    bands = RNG.integers(0, 256, (6, 20, 30), dtype=np.uint8)
-    for place in (PLACE, None):
-        write_probabilities(tmp_path / "p.tif", bands, DEEPGLOBE.scored_names, place, force=True)
-        with rasterio.open(tmp_path / "p.tif") as source:
-            assert np.array_equal(source.read(), bands)
-            assert source.descriptions == DEEPGLOBE.scored_names
-        assert read_georeference(tmp_path / "p.tif") == place
-
-
-def test_an_existing_map_stays_without_force(tmp_path: Path) -> None:
-    path = tmp_path / "map.tif"
-    path.write_text("precious")
-    with pytest.raises(OutputError, match="exists already"):
-        write_class_raster(path, np.zeros((4, 4), np.uint8), DEEPGLOBE, PLACE)
-    assert path.read_text() == "precious"
-
-
-FILL_THE_DISK = """
-import resource, sys
-from pathlib import Path
-import numpy as np
-from affine import Affine
-from rasterio.crs import CRS
-from landcover.errors import OutputError
-from landcover.legend import DEEPGLOBE
-from landcover.raster import Georeference, write_class_raster
-place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
-index = np.random.default_rng(0).integers(0, 6, (512, 512), dtype=np.uint8)
-resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-try:
-    write_class_raster(Path(sys.argv[1]), index, DEEPGLOBE, place)
-except OutputError as error:
-    print(error)
-"""
-
-
-def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FILL_THE_DISK, str(tmp_path / "map.tif")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "map.tif cannot be written" in done.stdout
-    assert list(tmp_path.iterdir()) == []

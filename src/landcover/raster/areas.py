@@ -36,7 +36,8 @@ def row_areas(place: Georeference, height: int, width: int) -> Float64Array | No
     if place.crs.is_geographic and d == 0:
         unit = float(place.crs.units_factor[1])
         edges = unit * (f + e * np.arange(height + 1))
-        return np.abs(np.diff(_zone(edges, *_ellipsoid(place.crs)))) * abs(a) * unit
+        zones: Float64Array = np.abs(np.diff(_zone(edges, *_ellipsoid(place.crs)))) * abs(a) * unit
+        return zones
     size = pixel_size(place, height, width)
     if size is None:
         return None

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, PhotometricInterp
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -58,7 +58,7 @@ def choose_bands(
     meanings = {kinds[band - 1] for band in chosen}
     if ColorInterp.palette in meanings:
         raise ImageError(f"{name} has a colour table: it is a map or a mask; expected imagery in RGB.")
-    if ColorInterp.cyan in meanings:
+    if ColorInterp.cyan in meanings or reader.photometric == PhotometricInterp.cmyk:
         raise ImageError(f"{name} is CMYK; expected RGB or grey. Convert it to RGB.")
     types = sorted({reader.dtypes[band - 1] for band in chosen})
     if len(types) > 1 or types[0].startswith("complex"):
@@ -116,10 +116,12 @@ def to_bytes(values: Numbers, low: float, high: float) -> UInt8Array:
 
 def _stretch(values: Numbers, low: float, high: float) -> UInt8Array:
     wide = np.float32 if values.dtype == np.float32 else np.float64
-    scaled: npt.NDArray[np.floating] = np.clip(values, low, high).astype(wide)
+    scaled: npt.NDArray[np.floating] = values.astype(wide)
+    np.clip(scaled, low, high, out=scaled)
     scaled -= low
     scaled *= 255 / (high - low)
-    return np.nan_to_num(np.rint(scaled, out=scaled), copy=False).astype(np.uint8)
+    np.nan_to_num(np.rint(scaled, out=scaled), copy=False)
+    return scaled.astype(np.uint8)
 
 
 def _percentiles(source: Source, reader: DatasetReader, bands: Sequence[int]) -> tuple[float, float]:

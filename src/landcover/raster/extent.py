@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +19,32 @@ Box = tuple[float, float, float, float]
 """Left, bottom, right, top in a reference system; or first col and row, last col and row in pixels."""
 
 _ROUNDING_PX = 1e-6
+_POLYGON = 3
 
 
+@dataclass(frozen=True, slots=True)
 class Area:
-    """Polygons on the pixel grid of a scene.
+    """Polygons on the pixel grid of a scene: object (N,), shapely's, in columns and rows."""
 
-    Args:
-        polygons: shapely's, in columns and rows.
-        boxes: float64 (N, 4), the bounds of each.
-    """
-
-    def __init__(self, polygons: npt.NDArray[np.object_], boxes: Float64Array) -> None:
-        self._polygons = polygons
-        self._boxes = boxes
+    polygons: npt.NDArray[np.object_]
 
     def inside(self, window: Window) -> BoolArray:
         """Return which pixels of a window of the scene have their centre in a polygon: bool (h, w)."""
-        shape = (window.height, window.width)
-        near = (self._boxes[:, 1] < window.row + window.height) & (self._boxes[:, 3] > window.row)
-        if not near.any():
+        import shapely
+
+        shape, corner = (window.height, window.width), Affine.translation(window.col, window.row)
+        margin = (
+            window.col - 1,
+            window.row - 1,
+            window.col + window.width + 1,
+            window.row + window.height + 1,
+        )
+        # Only what is near, because rasterio goes through the points of all it is given in Python.
+        near = shapely.get_parts(shapely.clip_by_rect(self.polygons, *margin))
+        near = near[shapely.get_type_id(near) == _POLYGON]
+        if not len(near):
             return np.zeros(shape, bool)
-        corner = Affine.translation(window.col, window.row)
-        inside: BoolArray = geometry_mask(self._polygons[near], shape, corner, invert=True)
+        inside: BoolArray = geometry_mask(near, shape, corner, invert=True)
         return inside
 
 
@@ -78,15 +83,15 @@ def part_of(
             f"The box {_spelled(bbox)}", name, place, window
         )
     if aoi is not None:
-        area, extent = _read_area(Path(aoi), place)
-        window = _touched(_bounds(area._boxes), window) or _refuse(
+        area, bounds, extent = _read_area(Path(aoi), place)
+        window = _touched(bounds, window) or _refuse(
             f"The area {aoi}, which covers {_spelled(extent)},", name, place, window
         )
     return window, area
 
 
-def _read_area(path: Path, place: Georeference) -> tuple[Area, Box]:
-    """Return the polygons of a file, and their extent in the scene's reference system."""
+def _read_area(path: Path, place: Georeference) -> tuple[Area, Box, Box]:
+    """Return the polygons of a file, and their bounds in pixels and in the scene's reference system."""
     import shapely
 
     from landcover.vectors import read_features  # here, because it needs the extra "vector"; so does shapely
@@ -97,7 +102,7 @@ def _read_area(path: Path, place: Georeference) -> tuple[Area, Box]:
     polygons = features.geometries
     inverse = Georeference(place.crs, ~place.transform)
     on_grid = shapely.transform(polygons, lambda points: np.stack(inverse.points(*points.T), axis=1))
-    return Area(on_grid, shapely.bounds(on_grid)), _bounds(shapely.bounds(polygons))
+    return Area(on_grid), _bounds(shapely.bounds(on_grid)), _bounds(shapely.bounds(polygons))
 
 
 def _box_in_pixels(place: Georeference, bbox: Sequence[float]) -> Box:

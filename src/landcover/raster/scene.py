@@ -26,6 +26,11 @@ _ROWS = 256
 """Rows that are read at once at least; formats with lower blocks would take a call for each."""
 _VRT_ROWS = 1024
 """The same of VRTs, which do not tell the height of the blocks of the files that they refer to."""
+_SEQUENTIAL = frozenset({"GIF", "JPEG", "PNG", "WEBP"})
+"""Formats that can only be decoded from the top: below damage there is nothing to be read.
+
+GDAL tells of the damage in a JPEG once; when its rows are read again they are grey.
+"""
 _SMALL_CACHE = 64 << 20
 _LARGEST_CACHE = 4 << 30
 _CORNER_PX = 16
@@ -84,6 +89,7 @@ class Scene:
         self._block, self._rows, self._cache = _blocks(source.name, reader, window)
         self._bands, note = choose_bands(source.name, reader, bands)
         self._masked = _masked_bands(reader, self._bands)
+        self._end = reader.height
         with source.environment(self._cache):
             self._range = value_range(source, reader, self._bands, scaling)
         if place is None:
@@ -133,7 +139,7 @@ class Scene:
                     self._read(window, *target)
                 except RasterioError as error:
                     self._salvage(error, window, *target)
-        if start == 0 and self._whole and not self._masked and _has_black_corner(image):
+        if start == 0 and self._whole and not self._masked and valid.all() and _has_black_corner(image):
             self.warnings.append(
                 f"A corner of {self.name} is black and it has no nodata value: black is taken for imagery. "
                 "If it is none, say so to the file: gdal_edit -a_nodata 0."
@@ -151,7 +157,9 @@ class Scene:
             row = end
 
     def _read(self, window: Window, image: UInt8Array, valid: BoolArray) -> None:
-        """Read a window of the file into ``image`` (h, w, 3) and ``valid`` (h, w)."""
+        """Read a window of the file into ``image`` (h, w, 3) and ``valid`` (h, w), which is True before."""
+        if window.row + window.height > self._end:
+            raise RasterioError("nothing can be decoded below the damage")
         part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
         grey = len(set(self._bands)) == 1
         bands = list(self._bands[:1] if grey else self._bands)
@@ -173,6 +181,10 @@ class Scene:
         if self._strict or self._source.is_fatal(error):
             raise self._source.refusal(error) from error
         image[:], valid[:] = 0, False
+        if self._reader.driver in _SEQUENTIAL:
+            self._end = min(self._end, window.row)
+            self._note(window)
+            return
         high, wide = self._block
         for row in range(window.row // high * high, window.row + window.height, high):
             top, bottom = max(row, window.row), min(row + high, window.row + window.height)
@@ -214,14 +226,16 @@ def open_scene(
 
     GeoTIFF, COG, VRT and JPEG 2000 are read by blocks. PNG and JPEG can only be decoded from the top: strips
     that follow each other cost one decoding, going back begins anew. WebP and GIF are decoded whole by the
-    first read and take their whole size in memory. Palette images are refused as maps or masks; to classify
+    first read and take their whole size in memory. Where one of these is damaged, the rest of it is; in the
+    others the blocks that are. Palette images are refused as maps or masks; to classify
     one, expand it to RGB first (gdal_translate -expand rgb).
 
     Memory, beside the strips: GDAL's block cache, set to two rows of blocks across the part that is read (at
     least 256 rows, in VRTs 1024), of all bands: rows x width x bands x bytes, twice, and 64 MiB at least.
 
     Args:
-        path: A file, or an address that GDAL knows: http(s), s3, gs, /vsi….
+        path: A file, or an address that GDAL knows: http(s), s3, gs, /vsi…. Files beside one at an address
+            (.msk, .aux.xml, .ovr) are not looked for.
         bands: Numbers of the red, green and blue band, from 1. None: those that the file calls so, else the
             first three (with a warning where there are more), else the first one as grey.
         scaling: The values that become 0 and 255; or "percentile": the 2nd and 98th percentile of the whole

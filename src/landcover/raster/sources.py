@@ -11,6 +11,7 @@ from rasterio._err import CPLE_BaseError, CPLE_OpenFailedError  # what GDAL said
 from rasterio.errors import RasterioError
 
 from landcover.errors import ImageError
+from landcover.files import check_name
 
 _REMOTE = re.compile(r"(https?|ftp|s3|gs|az|oss|swift)://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)\b")
 _SLOW_BYTES_PER_S = 1000
@@ -35,8 +36,13 @@ class Source:
 
     @classmethod
     def of(cls, path: str | Path, timeout_s: float) -> "Source":
-        """Return the source that a path or URL stands for."""
+        """Return the source that a path or URL stands for.
+
+        Raises:
+            DataError: If it has control characters or is no valid UTF-8.
+        """
         address = str(path)
+        check_name(Path(address))
         remote = _REMOTE.search(address) is not None
         name = re.sub(r"//[^/@]*@", "//", address.partition("?")[0]) if remote else address
         return cls(address, name, remote, timeout_s)
@@ -59,7 +65,7 @@ class Source:
                 "GDAL_HTTP_TIMEOUT": f"{10 * self.timeout_s:g}",
                 "GDAL_HTTP_MAX_RETRY": str(_RETRIES),
                 "GDAL_HTTP_RETRY_DELAY": "1",
-                "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # a server has no folder to list
+                "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # else ten requests for files beside it
             }
         return rasterio.Env(**options)
 

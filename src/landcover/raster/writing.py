@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError  # what rasterio lets through of GDAL has no public name
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy
@@ -201,9 +202,13 @@ def _write(
             with rasterio.Env(**options):
                 source = folder / "pixels.vrt"
                 _describe(source, (count, height, width), georeference, layout, overviews=overviews)
-                copy(str(source), str(temporary), **_creation_options(cog, layout.predictor))
+                copy(
+                    str(source),
+                    str(temporary),
+                    **_creation_options(layout.predictor, cog=cog, overviews=overviews),
+                )
                 _check_whole(temporary)
-        except RasterioError as error:
+        except (RasterioError, CPLE_BaseError) as error:
             raise OutputError(
                 f"{path} cannot be written: {error.__cause__ or error}. Is there space left for it?"
             ) from error
@@ -274,12 +279,16 @@ def _levels(side: int) -> list[int]:
     return levels
 
 
-def _creation_options(cog: bool, predictor: int) -> dict[str, Any]:
+def _creation_options(predictor: int, *, cog: bool, overviews: bool) -> dict[str, Any]:
     common = {"compress": "deflate", "num_threads": "all_cpus", "bigtiff": "if_safer"}
     if cog:
-        # Those that the source has are taken, as they are.
-        overviews = {"overviews": "auto", "blocksize": _BLOCK_PX}
-        return {"driver": "COG", "predictor": "yes" if predictor > 1 else "no", **overviews, **common}
+        return {
+            "driver": "COG",
+            "blocksize": _BLOCK_PX,
+            "predictor": "yes" if predictor > 1 else "no",
+            "overviews": "auto" if overviews else "none",  # auto: those of the source, as they are
+            **common,
+        }
     tiles = {"tiled": True, "blockxsize": _BLOCK_PX, "blockysize": _BLOCK_PX, "interleave": "band"}
     return {"driver": "GTiff", "predictor": predictor, "copy_src_overviews": True, **tiles, **common}
 

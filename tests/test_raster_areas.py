@@ -1,0 +1,122 @@
+"""Areas of pixels against integrals that know nothing of the closed form, and against a geodesic polygon."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from affine import Affine
+from rasterio.crs import CRS
+
+from landcover.raster import Georeference, pixel_size, row_areas
+
+WGS84 = (6_378_137.0, 298.257223563)
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
+
+
+def zone(south: float, north: float, ellipsoid: tuple[float, float] = WGS84) -> float:
+    """Square metres per radian of longitude between two latitudes in degrees: the integral of M N cos."""
+    radius, inverse = ellipsoid
+    e2 = (2 - 1 / inverse) / inverse if inverse else 0.0
+    middle, half = np.radians(north + south) / 2, np.radians(north - south) / 2
+    latitude = middle + half * NODES
+    bend = 1 - e2 * np.sin(latitude) ** 2
+    return float(half * WEIGHTS @ (radius**2 * (1 - e2) / bend**2 * np.cos(latitude)))
+
+
+def test_all_pixels_of_the_earth_are_as_large_as_the_earth() -> None:
+    areas = row_areas(Georeference(CRS.from_epsg(4326), Affine(0.5, 0, -180, 0, -0.5, 90)), 360, 720)
+    assert areas is not None
+    assert areas.shape == (360,)
+    assert areas.sum() * 720 == pytest.approx(5.10065621724e14, rel=1e-11)  # of WGS 84, by NIMA TR8350.2
+
+
+@pytest.mark.parametrize("step", [-5e-6, -0.1, 5e-6], ids=["half a metre", "ten kilometres", "south up"])
+@pytest.mark.parametrize("top", [0.0, 52.0, -71.5])
+def test_longitude_and_latitude(top: float, step: float) -> None:
+    place = Georeference(CRS.from_epsg(4326), Affine(abs(step), 0, 11, 0, step, top))
+    areas = row_areas(place, 9, 50)
+    edges = top + step * np.arange(10)
+    expected = [zone(*sorted(pair)) * np.radians(abs(step)) for pair in pairwise(edges)]
+    np.testing.assert_allclose(areas, expected, rtol=1e-7)  # doubles carry degrees to 1e-14: 3e-9 of 5e-6
+
+
+@pytest.mark.parametrize(
+    ("crs", "unit", "ellipsoid"),
+    [
+        ("EPSG:4267", 1.0, (6_378_206.4, 294.9786982)),  # NAD27, Clarke 1866
+        ("+proj=longlat +R=3396190 +no_defs +type=crs", 1.0, (3_396_190.0, 0.0)),  # Mars
+        ("EPSG:4807", 0.9, (6_378_249.2, 293.4660213)),  # in grads, Clarke 1880
+    ],
+)
+def test_a_reference_system_has_its_own_ellipsoid_and_unit(
+    crs: str, unit: float, ellipsoid: tuple[float, float]
+) -> None:
+    place = Georeference(CRS.from_user_input(crs), Affine(0.1, 0, 5, 0, -0.1, 50))
+    expected = zone(49.9 * unit, 50 * unit, ellipsoid) * np.radians(0.1 * unit)
+    areas = row_areas(place, 1, 1)
+    assert areas is not None
+    assert areas[0] == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "expected"),
+    [
+        (32631, Affine(0.5, 0, 5e5, 0, -0.5, 5.7e6), 0.25),
+        (32631, Affine(0.3, 0.4, 5e5, 0.4, -0.3, 5.7e6), 0.25),
+        (2263, Affine(2, 0, 9.8e5, 0, -2, 2e5), (2 * 0.3048006096012192) ** 2),
+    ],
+    ids=["north up", "rotated", "US survey feet"],
+)
+def test_a_national_grid_is_trusted(crs: int, transform: Affine, expected: float) -> None:
+    areas = row_areas(Georeference(CRS.from_epsg(crs), transform), 3, 5)
+    np.testing.assert_allclose(areas, [expected] * 3, rtol=1e-12)
+
+
+def test_web_mercator_is_measured_on_the_ground_row_by_row() -> None:
+    """Its pixels are rectangles of longitude and latitude, so that their areas are those of zones."""
+    height, step = 400, 250.0
+    place = Georeference(CRS.from_epsg(3857), Affine(step, 0, 556_000, 0, -step, 8_000_000))
+    y = 8_000_000 - step * np.arange(height + 1)
+    latitude = np.degrees(2 * np.arctan(np.exp(y / 6_378_137)) - np.pi / 2)
+    expected = [zone(latitude[i + 1], latitude[i]) * step / 6_378_137 for i in range(height)]
+    areas = row_areas(place, height, 300)
+    np.testing.assert_allclose(areas, expected, rtol=1e-7)
+    assert expected[-1] / expected[0] > 1.02
+
+
+def test_a_turned_grid_of_longitude_and_latitude() -> None:
+    cosine, sine = 1e-3 * np.cos(0.5), 1e-3 * np.sin(0.5)
+    transform = Affine(cosine, sine, 10, sine, -cosine, 50)
+    areas = row_areas(Georeference(CRS.from_epsg(4326), transform), 40, 60)
+    cols, rows = np.meshgrid(np.arange(60) + 0.5, np.arange(40) + 0.5)
+    latitude = np.radians(transform.d * cols + transform.e * rows + transform.f)
+    e2 = (2 - 1 / WGS84[1]) / WGS84[1]
+    density = WGS84[0] ** 2 * (1 - e2) / (1 - e2 * np.sin(latitude) ** 2) ** 2 * np.cos(latitude)
+    expected = (density * np.radians(1e-3) ** 2).mean(axis=1)
+    np.testing.assert_allclose(areas, expected, rtol=1e-6)
+
+
+def test_a_scene_is_as_large_as_the_geodesic_polygon_around_it() -> None:
+    geod = pytest.importorskip("pyproj").Geod(ellps="WGS84")
+    areas = row_areas(Georeference(CRS.from_epsg(4326), Affine(2e-5, 0, 7, 0, -2e-5, 47)), 500, 800)
+    lon, lat = 7 + 2e-5 * 800 * np.linspace(0, 1, 200), 47 - 2e-5 * 500 * np.ones(200)
+    polygon = geod.polygon_area_perimeter([*lon, *lon[::-1]], [*lat, *(lat + 2e-5 * 500)])[0]
+    assert areas is not None
+    assert areas.sum() * 800 == pytest.approx(polygon, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    "crs", ['LOCAL_CS["site",UNIT["metre",1]]', "+proj=eqc +R=3396190 +units=m +no_defs +type=crs"]
+)
+def test_what_is_not_tied_to_the_earth_has_no_area(crs: str) -> None:
+    place = Georeference(CRS.from_user_input(crs), Affine(0.5, 0, 0, 0, -0.5, 0))
+    assert row_areas(place, 4, 4) is None
+    assert pixel_size(place, 4, 4) is None
+
+
+def test_a_pixel_across_the_date_line_has_its_size() -> None:
+    """The Fiji grid: longitudes jump from 180 to -180 within the pixel at the centre."""
+    crs = CRS.from_user_input("+proj=merc +lon_0=178 +type=crs")
+    x = 6_378_137 * np.radians(2.0)
+    size = pixel_size(Georeference(crs, Affine(10, 0, x - 50, 0, -10, 50)), 10, 10)
+    assert size == pytest.approx(10, rel=0.01)

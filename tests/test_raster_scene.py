@@ -1,0 +1,648 @@
+"""Scenes read by strips: pixels, holes, parts, scaling, damage, addresses, hostile headers."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+
+from imagefiles import photo, save, save_palette
+from landcover.errors import DataError, ImageError, LandcoverError, MissingExtraError, UsageError
+from landcover.legend import DEEPGLOBE
+from landcover.raster import Georeference, Scene, ground_sample_distance, open_scene, read_raster, write_map
+from landcover.raster import scene as scene_module
+from landcover.raster.bands import to_bytes
+from landcover.windows import Window
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+UTM = CRS.from_epsg(32631)
+NORTH_UP = Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000)
+RNG = np.random.default_rng(0)
+
+
+def write(path: Path, bands: np.ndarray, **profile: Any) -> Path:
+    """Write (bands, H, W) as a GeoTIFF of 64 px tiles; ``mask`` and ``colorinterp`` may be keywords."""
+    mask, colorinterp = profile.pop("mask", None), profile.pop("colorinterp", None)
+    count, height, width = bands.shape
+    settings = {"driver": "GTiff", "crs": UTM, "transform": NORTH_UP, "dtype": bands.dtype}
+    settings |= {"tiled": True, "blockxsize": 64, "blockysize": 64} | profile
+    with rasterio.open(path, "w", count=count, height=height, width=width, **settings) as target:
+        target.write(bands)
+        if colorinterp is not None:
+            target.colorinterp = colorinterp
+        if mask is not None:
+            target.write_mask(mask)
+    return path
+
+
+def rgb(height: int = 150, width: int = 170) -> np.ndarray:
+    return RNG.integers(1, 256, (3, height, width), dtype=np.uint8)
+
+
+def read_all(scene: Scene, rows: int = 41) -> tuple[np.ndarray, np.ndarray]:
+    """The whole scene by strips of so many rows: image and valid."""
+    read = [scene.read_rows(top, min(top + rows, scene.height)) for top in range(0, scene.height, rows)]
+    valid = [np.ones(s.image.shape[:2], bool) if s.valid is None else s.valid for s in read]
+    return np.concatenate([s.image for s in read]), np.concatenate(valid)
+
+
+# Pixels
+
+
+@pytest.mark.parametrize("rows", [1, 41, 64, 150])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_strips_put_together_are_the_scene(tmp_path: Path, rows: int, interleave: str) -> None:
+    bands = rgb()
+    with open_scene(write(tmp_path / "a.tif", bands, interleave=interleave)) as scene:
+        image, valid = read_all(scene, rows)
+        assert scene.read_rows(0, 9).valid is None
+        assert (scene.height, scene.width, scene.gsd) == (150, 170, 0.5)
+        assert scene.georeference == Georeference(UTM, NORTH_UP)
+        assert (scene.damaged, scene.warnings) == ([], [])
+        assert scene.name == str(tmp_path / "a.tif")
+        for start, stop in ((0, 151), (5, 5), (-1, 3)):
+            with pytest.raises(ValueError, match="of 150 rows"):
+                scene.read_rows(start, stop)
+    assert np.array_equal(image, np.moveaxis(bands, 0, -1))
+    assert image.flags.c_contiguous
+    assert valid.all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "jp2"])
+def test_pictures_of_other_formats_are_scenes_too(tmp_path: Path, suffix: str) -> None:
+    image = photo(150, 170)
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jp2":
+        profile = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+        write(path, np.moveaxis(image, 2, 0), **profile)
+    else:
+        save(path, image, **({"lossless": True} if suffix == "webp" else {}))
+    with open_scene(path) as scene:
+        assert np.array_equal(read_all(scene)[0], image)
+
+
+def test_a_jpeg_is_read_from_the_top(tmp_path: Path) -> None:
+    image = photo(300, 170)
+    with open_scene(save(tmp_path / "a.jpg", image, quality=95)) as scene:
+        read = read_all(scene)[0]
+        assert scene.georeference is None
+        assert scene.gsd is None
+        assert scene.warnings == [f"{tmp_path / 'a.jpg'} does not say where it lies: it has no position."]
+    assert np.abs(read.astype(int) - image).mean() < 4
+
+
+def bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts what the system counts")
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_every_block_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interleave: str) -> None:
+    """With no more cache than two rows of blocks, strips that do not fit in blocks, and a mask by nodata."""
+    monkeypatch.setattr(scene_module, "_SMALL_CACHE", 1)
+    monkeypatch.setattr(scene_module, "_ROWS", 1)
+    blocks = {"blockxsize": 128, "blockysize": 128, "nodata": 0, "interleave": interleave}
+    path = write(tmp_path / "a.tif", rgb(1280, 1000), **blocks)
+    with open_scene(path) as scene:
+        before = bytes_read()
+        image, _ = read_all(scene, 90)
+        assert bytes_read() - before < 1.1 * path.stat().st_size
+    assert image.any()
+
+
+def test_a_scene_may_be_read_in_another_thread(tmp_path: Path) -> None:
+    bands = rgb()
+    with open_scene(write(tmp_path / "a.tif", bands)) as scene, ThreadPoolExecutor(1) as pool:
+        assert np.array_equal(pool.submit(read_all, scene).result()[0], np.moveaxis(bands, 0, -1))
+
+
+# Bands
+
+
+def test_colours_are_found_by_their_names(tmp_path: Path) -> None:
+    bands = RNG.integers(1, 256, (4, 30, 40), dtype=np.uint8)
+    kinds = (ColorInterp.undefined, ColorInterp.blue, ColorInterp.green, ColorInterp.red)
+    path = write(tmp_path / "a.tif", bands, photometric="minisblack", colorinterp=kinds)
+    with open_scene(path) as scene:
+        assert np.array_equal(read_all(scene)[0], np.moveaxis(bands[[3, 2, 1]], 0, -1))
+        assert scene.warnings == []
+    with open_scene(path, bands=(1, 1, 2)) as scene:
+        assert np.array_equal(read_all(scene)[0], np.moveaxis(bands[[0, 0, 1]], 0, -1))
+
+
+@pytest.mark.parametrize(
+    ("count", "taken", "note"),
+    [
+        (1, [0, 0, 0], None),
+        (2, [0, 0, 0], "two bands; band 1"),
+        (3, [0, 1, 2], None),
+        (5, [0, 1, 2], "1, 2, 3"),
+    ],
+)
+def test_bands_without_names(tmp_path: Path, count: int, taken: list[int], note: str | None) -> None:
+    bands = RNG.integers(1, 256, (count, 30, 40), dtype=np.uint8)
+    with open_scene(write(tmp_path / "a.tif", bands, photometric="minisblack")) as scene:
+        assert np.array_equal(read_all(scene)[0], np.moveaxis(bands[taken], 0, -1))
+        assert len(scene.warnings) == (note is not None)
+        assert note is None or (note in scene.warnings[0] and "--bands" in scene.warnings[0])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_alpha_is_no_colour(tmp_path: Path, count: int) -> None:
+    bands = RNG.integers(1, 256, (count, 30, 40), dtype=np.uint8)
+    bands[-1, :7] = 0
+    profile = {"photometric": "rgb" if count == 4 else "minisblack", "alpha": "yes"}
+    with open_scene(write(tmp_path / "a.tif", bands, **profile)) as scene:
+        image, valid = read_all(scene)
+        assert scene.warnings == []
+    assert np.array_equal(image[..., 1], bands[0 if count == 2 else 1])
+    assert np.array_equal(valid, bands[-1] > 0)
+
+
+def test_refused_scenes_say_why(tmp_path: Path) -> None:
+    write(tmp_path / "a.tif", rgb())
+    write(tmp_path / "complex.tif", rgb().astype(np.complex64))
+    write(tmp_path / "cmyk.tif", np.concatenate([rgb(), rgb()[:1]]), photometric="cmyk")
+    write(tmp_path / "wide.tif", rgb().astype(np.uint16))
+    write_map(tmp_path / "map.tif", [np.zeros((9, 9), np.uint8)], 9, 9, DEEPGLOBE, None)
+    save_palette(tmp_path / "p.png", np.zeros((9, 9), np.uint8), DEEPGLOBE.colours)
+    (tmp_path / "empty.tif").write_bytes(b"")
+    (tmp_path / "text.tif").write_text("no raster")
+    cases: list[tuple[str, dict[str, Any], type[LandcoverError], str]] = [
+        ("a.tif", {"bands": (1, 2, 4)}, ImageError, "3 bands; expected red, green and blue"),
+        ("a.tif", {"bands": (1, 2)}, ImageError, "3 bands; expected red, green and blue"),
+        ("a.tif", {"scaling": (5, 5)}, UsageError, "MINIMUM < MAXIMUM"),
+        ("a.tif", {"scaling": (0, float("nan"))}, UsageError, "MINIMUM < MAXIMUM"),
+        ("a.tif", {"timeout_s": 0}, UsageError, "above 0"),
+        ("complex.tif", {}, ImageError, "complex64 pixels"),
+        ("cmyk.tif", {}, ImageError, "CMYK"),
+        ("wide.tif", {}, ImageError, "--scaling MINIMUM,MAXIMUM.*--scaling percentile"),
+        ("map.tif", {}, ImageError, "colour table"),
+        ("p.png", {}, ImageError, "colour table"),
+        ("empty.tif", {}, ImageError, "cannot be read as a raster"),
+        ("text.tif", {}, ImageError, "cannot be read as a raster"),
+        ("missing.tif", {}, ImageError, "No such file"),
+        (".", {}, ImageError, "cannot be read as a raster"),
+        ("a\nb.tif", {}, DataError, "control characters"),
+        ("a\udcff.tif", {}, DataError, "UTF-8"),
+    ]
+    for name, arguments, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            open_scene(tmp_path / name, **arguments)
+
+
+# Scaling
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.sampled_from(["u1", "i1", "u2", "i2", "i4", "f4", "f8"]).flatmap(
+        lambda kind: arrays.arrays(
+            kind,
+            (3, 5),
+            elements=arrays.from_dtype(np.dtype(kind), allow_nan=False, min_value=-1e6, max_value=1e6)
+            if kind[0] == "f"
+            else None,
+        )
+    ),
+    low=st.integers(-300, 300),
+    span=st.integers(1, 40_000),
+)
+def test_values_are_scaled_linearly_and_clipped(values: np.ndarray, low: int, span: int) -> None:
+    exact = np.clip((values.astype(np.float64) - low) * 255 / span, 0, 255)
+    scaled = to_bytes(values, low, low + span)
+    assert scaled.dtype == np.uint8
+    assert np.abs(scaled - exact).max() <= 0.5 + 1e-2  # float32 values are scaled in float32
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32"])
+def test_percentiles_are_those_of_all_valid_pixels_in_every_strip(tmp_path: Path, dtype: str) -> None:
+    bands = (RNG.gamma(2, 12, (3, 150, 170)) + 1).astype(dtype)
+    bands[:, :50] = 5  # dark water: not to be brightened where a strip holds nothing else
+    bands[:, 100:, :60] = 0
+    low, high = np.percentile(bands[:, bands[0] > 0], (2, 98))
+    with open_scene(write(tmp_path / "a.tif", bands, nodata=0), scaling="percentile") as scene:
+        image, valid = read_all(scene)
+    expected = np.rint(np.clip((bands.astype(float) - low) * 255 / (high - low), 0, 255))
+    assert np.abs(np.moveaxis(image, -1, 0)[:, valid] - expected[:, valid]).max() <= 1
+    assert np.array_equal(valid, bands[0] > 0)
+    assert image[:41].max() < 40
+
+
+def test_one_scaling_holds_for_scenes_and_their_parts(tmp_path: Path) -> None:
+    bands = RNG.integers(100, 3000, (3, 150, 170)).astype(np.uint16)
+    bands[:, :60, :60] //= 10
+    path = write(tmp_path / "a.tif", bands)
+    for scaling in ("percentile", (0.0, 2500.0)):
+        with open_scene(path, scaling=scaling) as scene:
+            whole = read_all(scene)[0]
+        with open_scene(path, scaling=scaling, bbox=(500_000, 5_699_980, 500_020, 5_700_000)) as scene:
+            assert np.array_equal(read_all(scene)[0], whole[:40, :40])
+
+
+def test_values_that_are_no_numbers_are_no_imagery(tmp_path: Path) -> None:
+    bands = RNG.random((3, 30, 40)).astype(np.float32)
+    bands[0, 3, 4], bands[1, 5, 6], bands[:, 7, 8] = np.nan, np.inf, -np.inf
+    for scaling in ((0.0, 1.0), "percentile"):
+        with open_scene(write(tmp_path / "a.tif", bands), scaling=scaling) as scene:
+            image, valid = read_all(scene)
+        assert np.argwhere(~valid).tolist() == [[3, 4], [5, 6], [7, 8]]
+        assert image[valid].max() == 255
+    with open_scene(
+        write(tmp_path / "b.tif", np.full((3, 9, 9), np.nan, "f4")), scaling="percentile"
+    ) as scene:
+        assert not read_all(scene)[1].any()
+    with open_scene(write(tmp_path / "c.tif", np.full((3, 9, 9), 7, "u2")), scaling="percentile") as scene:
+        assert (read_all(scene)[0] == 0).all()
+
+
+# Holes
+
+
+HOLE = np.zeros((150, 170), bool)
+HOLE[50:90, 10:130] = True
+
+
+@pytest.mark.parametrize("how", ["nodata", "alpha", "mask"])
+def test_holes_are_found_however_they_are_marked(tmp_path: Path, how: str) -> None:
+    bands, profile = rgb(), {}
+    if how == "nodata":
+        bands[:, HOLE] = 0
+        bands[0, 120, 30] = 0  # one band alone at the nodata value is a colour, not a hole
+        profile = {"nodata": 0}
+    elif how == "alpha":
+        bands = np.concatenate([bands, np.where(HOLE, 0, 9)[None].astype(np.uint8)])
+        profile = {"photometric": "rgb", "alpha": "yes"}
+    else:
+        profile = {"mask": ~HOLE}
+    with open_scene(write(tmp_path / "a.tif", bands, **profile)) as scene:
+        assert np.array_equal(read_all(scene)[1], ~HOLE)
+        assert scene.read_rows(100, 150).valid is None
+        assert scene.read_rows(60, 61).valid is not None
+
+
+@pytest.mark.parametrize(("corner", "told"), [((0, 0), True), ((0, 150), True), ((60, 60), False)])
+def test_a_black_collar_without_nodata_is_told_of(
+    tmp_path: Path, corner: tuple[int, int], told: bool
+) -> None:
+    bands = rgb()
+    bands[:, corner[0] : corner[0] + 20, corner[1] : corner[1] + 20] = 0
+    for nodata in (None, 0):
+        with open_scene(write(tmp_path / "a.tif", bands, nodata=nodata)) as scene:
+            read_all(scene)
+            assert any("black" in warning for warning in scene.warnings) == (told and nodata is None)
+
+
+# Parts
+
+
+PLACES = {
+    "projected": (UTM, NORTH_UP),
+    "geographic": (CRS.from_epsg(4326), Affine(5e-6, 0, 5, 0, -5e-6, 52)),
+    "rotated": (UTM, Affine(0.3, 0.4, 5e5, 0.4, -0.3, 5.7e6)),
+    "south up": (CRS.from_epsg(32733), Affine(0.5, 0, 5e5, 0, 0.5, 7e6)),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_a_box_is_read_outward_to_whole_pixels_and_stays_in_place(
+    tmp_path: Path, place: tuple[CRS, Affine]
+) -> None:
+    crs, transform = place
+    bands = rgb()
+    path = write(tmp_path / "a.tif", bands, crs=crs, transform=transform)
+    whole = Georeference(crs, transform)
+    # The box around the pixels from row 20.4 and column 30.5, 50 rows and 60 columns.
+    inner = whole.points(np.array([30.5, 90.5, 30.5, 90.5]), np.array([20.4, 20.4, 70.4, 70.4]))
+    box = (inner[0].min(), inner[1].min(), inner[0].max(), inner[1].max())
+    with open_scene(path, bbox=box) as scene:
+        image, _ = read_all(scene)
+        part = scene.georeference
+        assert part is not None
+        assert scene.gsd == pytest.approx(ground_sample_distance(path), rel=1e-5)
+        corner = Georeference(crs, ~transform).points(*part.points(np.array([0.0]), np.array([0.0])))
+        col, row = (float(np.rint(value[0])) for value in corner)
+        np.testing.assert_allclose([c[0] for c in corner], [col, row], atol=1e-6)
+        if transform.b == 0:
+            assert (row, col, scene.height, scene.width) == (20, 30, 51, 61)
+        window = np.s_[int(row) : int(row) + scene.height, int(col) : int(col) + scene.width]
+        assert np.array_equal(image, np.moveaxis(bands, 0, -1)[window])
+        # Pixels of a map of the part land on those of the scene.
+        write_map(tmp_path / "m.tif", [image[..., 0] % 7], scene.height, scene.width, DEEPGLOBE, part)
+    with rasterio.open(tmp_path / "m.tif") as map_:
+        there = Georeference(map_.crs, map_.transform).points(np.array([0.5, 9.5]), np.array([0.5, 7.5]))
+    back = Georeference(crs, ~transform).points(*there)
+    np.testing.assert_allclose(back, [[col + 0.5, col + 9.5], [row + 0.5, row + 7.5]], atol=1e-6)
+
+
+def test_a_box_of_whole_pixels_is_read_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", rgb(), transform=Affine(0.1, 0, 500_000.1, 0, -0.1, 5_700_000.3))
+    with open_scene(path, bbox=(500_000.4, 5_699_999.8, 500_000.9, 5_700_000.1)) as scene:
+        assert (scene.height, scene.width) == (3, 5)
+    with open_scene(path, bbox=(0, 0, 1e7, 1e7)) as scene:
+        assert (scene.height, scene.width) == (150, 170)
+
+
+def test_boxes_that_cannot_be_used(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", rgb())
+    with pytest.raises(
+        DataError, match=r"box 1, 2, 3, 4 does not touch.*500000, 5699925, 500085, 5700000.*32631"
+    ):
+        open_scene(path, bbox=(1, 2, 3, 4))
+    for box in ((3, 2, 1, 4), (1, 4, 3, 2), (1, 2, 3, float("inf")), (1, 2, 3)):
+        with pytest.raises(UsageError, match="LEFT,BOTTOM,RIGHT,TOP"):
+            open_scene(path, bbox=box)
+    picture = save(tmp_path / "a.png", photo())
+    for part in ({"bbox": (1, 2, 3, 4)}, {"aoi": tmp_path / "a.gpkg"}):
+        with pytest.raises(UsageError, match="does not say where it lies"):
+            open_scene(picture, **part)
+
+
+def write_polygons(path: Path, rings: list[list[tuple[float, float]]], crs: CRS) -> Path:
+    shapely = pytest.importorskip("shapely")
+    vectors = pytest.importorskip("landcover.vectors", exc_type=MissingExtraError)
+    polygons = np.array([shapely.Polygon(ring) for ring in rings], object)
+    vectors.write_features(path, [(polygons, {})], {}, crs)
+    return path
+
+
+@pytest.mark.parametrize("transform", [NORTH_UP, PLACES["rotated"][1]], ids=["north up", "rotated"])
+def test_pixels_outside_of_the_polygons_are_no_imagery(tmp_path: Path, transform: Affine) -> None:
+    bands = rgb()
+    path = write(tmp_path / "a.tif", bands, transform=transform)
+    whole = Georeference(UTM, transform)
+    # In pixels: the triangle (20, 10), (100, 10), (20, 90), and a square further right and below.
+    rings = [[(20, 10), (100, 10), (20, 90)], [(120, 100), (140, 100), (140, 120), (120, 120)]]
+    placed = [list(zip(*whole.points(*np.array(ring, float).T), strict=True)) for ring in rings]
+    area = write_polygons(tmp_path / "area.gpkg", placed, UTM)
+    col, row = np.meshgrid(np.arange(170) + 0.5, np.arange(150) + 0.5)
+    triangle = (col > 20) & (row > 10) & ((col - 20) + (row - 10) < 80)
+    square = (col > 120) & (col < 140) & (row > 100) & (row < 120)
+    edge = np.abs((col - 20) + (row - 10) - 80) < 1e-6  # centres on the edge may go either way
+    with open_scene(path, aoi=area) as scene:
+        image, valid = read_all(scene)
+        assert (scene.height, scene.width) == (110, 120)
+        assert scene.georeference == whole.moved(10, 20)
+    part = np.s_[10:120, 20:140]
+    assert np.array_equal(image, np.moveaxis(bands, 0, -1)[part])
+    assert np.array_equal(valid[~edge[part]], (triangle | square)[part][~edge[part]])
+    corner = whole.extent(60, 60)
+    if transform == NORTH_UP:
+        with open_scene(path, aoi=area, bbox=corner) as scene:
+            assert (scene.height, scene.width) == (50, 40)
+            valid, part = read_all(scene)[1], np.s_[10:60, 20:60]
+            assert np.array_equal(valid[~edge[part]], triangle[part][~edge[part]])
+
+
+def test_areas_that_miss_the_scene_print_both_extents(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", rgb())
+    away = write_polygons(tmp_path / "away.gpkg", [[(1e5, 5e6), (1e5 + 9, 5e6), (1e5, 5e6 + 9)]], UTM)
+    with pytest.raises(
+        DataError, match=r"away.gpkg, which covers 1e\+05|100000.*does not touch.*500000, 5699925"
+    ):
+        open_scene(path, aoi=away)
+    with pytest.raises(DataError):
+        open_scene(path, aoi=tmp_path / "missing.gpkg")
+
+
+# Damage
+
+
+def damage(path: Path, row: int, col: int) -> None:
+    """Overwrite a block of a deflated GeoTIFF, in all its bands."""
+    with rasterio.open(path) as source:
+        offset = int(source.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=1))
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 40] = b"\xff" * 40
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("rows", [25, 150])
+def test_a_damaged_block_is_a_hole_that_is_told_of(tmp_path: Path, rows: int) -> None:
+    bands = rgb()
+    path = write(tmp_path / "a.tif", bands, compress="deflate", interleave="pixel")
+    damage(path, 1, 1)
+    expected = np.ones((150, 170), bool)
+    expected[64:128, 64:128] = False
+    with open_scene(path) as scene:
+        image, valid = read_all(scene, rows)
+        assert scene.damaged == [Window(64, 64, 64, 64)]
+    assert np.array_equal(valid, expected)
+    assert np.array_equal(image, np.moveaxis(bands, 0, -1) * expected[..., None])
+    with open_scene(path, bbox=(500_040, 5_699_930, 500_080, 5_699_960)) as scene:  # from row 80, column 80
+        valid = read_all(scene, rows)[1]
+        assert scene.damaged == [Window(0, 0, 48, 48)]
+        assert not valid[:48, :48].any()
+        assert valid[48:].all()
+    with open_scene(path, scaling="percentile") as scene:
+        assert read_all(scene)[1].any()
+
+
+def test_a_strict_scene_stops_at_damage(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", rgb(), compress="deflate", interleave="pixel")
+    damage(path, 1, 1)
+    with open_scene(path, strict=True) as scene:
+        scene.read_rows(0, 64)
+        with pytest.raises(ImageError, match=r"cannot be read as a raster.*fetch it again"):
+            scene.read_rows(60, 70)
+    with pytest.raises(ImageError, match="fetch it again"):
+        read_raster(path)
+
+
+def test_the_end_of_a_file_cut_short_is_a_hole(tmp_path: Path) -> None:
+    bands = rgb(600, 200)
+    path = write(tmp_path / "a.tif", bands)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with open_scene(path) as scene:
+        image, valid = read_all(scene)
+        lost = sum(window.height * window.width for window in scene.damaged)
+    assert np.array_equal(image, np.moveaxis(bands, 0, -1) * valid[..., None])
+    assert 0.4 < lost / valid.size == (~valid).mean() < 0.6
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_pictures_cut_short_have_no_imagery_from_there_on(tmp_path: Path, suffix: str) -> None:
+    """GDAL fills the rest of a JPEG with grey, and tells so once."""
+    path = save(tmp_path / f"a.{suffix}", np.moveaxis(rgb(700, 200), 0, -1))
+    with open_scene(path) as scene:
+        whole = read_all(scene)[0]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with open_scene(path) as scene:
+        image, valid = read_all(scene)
+        (window,) = scene.damaged
+    assert window == (window.row, 0, 700 - window.row, 200)
+    assert window.row < 360
+    assert valid[: window.row].all()
+    assert not valid[window.row :].any()
+    assert np.array_equal(image[: window.row], whole[: window.row])
+    assert suffix == "webp" or window.row > 200
+
+
+# Hostile headers
+
+
+VRT = """<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{head}
+<VRTRasterBand dataType="Byte" band="1"><SimpleSource>
+<SourceFilename relativeToVRT="1">{file}</SourceFilename><SourceBand>1</SourceBand>
+</SimpleSource></VRTRasterBand></VRTDataset>"""
+
+
+def write_vrt(
+    path: Path, *, width: int = 170, height: int = 150, head: str = "", file: str = "a.tif"
+) -> Path:
+    path.write_text(VRT.format(width=width, height=height, head=head, file=file))
+    return path
+
+
+def test_a_vrt_is_read_with_its_holes(tmp_path: Path) -> None:
+    bands = rgb()[:1]
+    write(tmp_path / "a.tif", bands)
+    with open_scene(write_vrt(tmp_path / "a.vrt")) as scene:
+        assert np.array_equal(read_all(scene)[0][..., 0], bands[0])
+
+
+@pytest.mark.parametrize(
+    ("vrt", "message"),
+    [
+        ({"file": "bad.vrt"}, "Recursion"),
+        ({"file": "missing.tif"}, "missing.tif: No such file"),
+        ({"width": 2**31 - 1, "height": 2**31 - 1}, "two rows of blocks take .* GiB.*TILED=YES"),
+        ({"width": -5}, "Invalid dataset dimensions"),
+        ({"width": 0}, "Invalid dataset dimensions"),
+    ],
+    ids=["itself", "missing file", "huge", "negative", "empty"],
+)
+def test_vrts_that_cannot_be_read_are_one_error(tmp_path: Path, vrt: dict[str, Any], message: str) -> None:
+    write(tmp_path / "a.tif", rgb()[:1])
+    write_vrt(tmp_path / "bad.vrt", **vrt)
+    with pytest.raises(ImageError, match=message), open_scene(tmp_path / "bad.vrt") as scene:
+        read_all(scene)
+
+
+SRS = "<SRS>EPSG:32631</SRS>"
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (f"<GeoTransform>0,0,0,0,0,0</GeoTransform>{SRS}", "no area"),
+        (f"<GeoTransform>nan,nan,0,0,0,nan</GeoTransform>{SRS}", "no area"),
+        (f"<GeoTransform>0,1,1,0,1,1</GeoTransform>{SRS}", "no area"),
+        (f"<GeoTransform>0,1e300,0,0,0,-1e300</GeoTransform>{SRS}", "no area"),
+        (f"<GeoTransform>inf,1,0,0,0,-1</GeoTransform>{SRS}", "no area"),
+        (SRS, "no position"),
+        ("<GeoTransform>5,1,0,5,0,-1</GeoTransform>", "no coordinate reference system"),
+        ("<GeoTransform>5,1,0,5,0,-1</GeoTransform><SRS>garbage</SRS>", "no coordinate reference system"),
+        (
+            '<GeoTransform>5,1,0,5,0,-1</GeoTransform><SRS>PROJCS["x",GEOGCS["y",DATUM["z",SPHEROID["w",0,0]],'
+            'PRIMEM["q",0],UNIT["degree",0.017]],PROJECTION["Nonsense"],UNIT["metre",1]]</SRS>',
+            "no coordinate reference system",
+        ),
+        (f'<GCPList><GCP Id="1" Pixel="1" Line="1" X="1" Y="1"/></GCPList>{SRS}', "ground control points"),
+    ],
+)
+def test_a_position_that_cannot_be_is_a_warning(tmp_path: Path, head: str, reason: str) -> None:
+    write(tmp_path / "a.tif", rgb()[:1])
+    with open_scene(write_vrt(tmp_path / "a.vrt", head=head)) as scene:
+        assert read_all(scene)[0].shape == (150, 170, 3)
+        assert (scene.georeference, scene.gsd) == (None, None)
+        (warning,) = scene.warnings
+    assert reason in warning
+    assert ground_sample_distance(tmp_path / "a.vrt") is None
+
+
+def test_overlong_tags_do_no_harm(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", rgb())
+    with rasterio.open(path, "r+") as target:
+        target.update_tags(NOISE="x" * 1_000_000)
+        target.set_band_description(1, "y" * 100_000)
+    with open_scene(path) as scene:
+        assert scene.warnings == []
+
+
+# Addresses
+
+
+class Server(SimpleHTTPRequestHandler):
+    """Serves a folder with ranges; what is named ``stall`` never answers."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        if "stall" in self.path:
+            time.sleep(5)
+            return
+        file = Path(self.translate_path(self.path))
+        if not file.is_file():
+            self.send_error(404)
+            return
+        data, first, last = file.read_bytes(), 0, file.stat().st_size - 1
+        if wanted := self.headers.get("Range"):
+            start, _, end = wanted.removeprefix("bytes=").partition("-")
+            first, last = int(start), min(last, int(end or last))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data[first : last + 1])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: Server(*args, directory=str(tmp_path)))
+    server.daemon_threads = True
+    server.block_on_close = False
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_address_is_read_as_a_file_is(tmp_path: Path, address: str) -> None:
+    bands = rgb()
+    write(tmp_path / "a.tif", bands)
+    with open_scene(f"http://user:secret@{address}/a.tif?signature=secret") as scene:
+        assert np.array_equal(read_all(scene)[0], np.moveaxis(bands, 0, -1))
+        assert scene.name == f"http://{address}/a.tif"
+        assert scene.georeference == Georeference(UTM, NORTH_UP)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("missing", "404"), ("stall", "gave no answer for 1 s")])
+def test_addresses_that_fail_are_one_line_without_secrets(address: str, name: str, reason: str) -> None:
+    url = f"http://user:secret@{address}/{name}.tif?signature=secret"
+    with pytest.raises(ImageError, match=reason) as error:
+        open_scene(url, timeout_s=1)
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert f"http://{address}/{name}.tif cannot be read" in str(error.value)
+
+
+def test_a_server_that_goes_away_is_no_damage(tmp_path: Path, address: str) -> None:
+    """A failing network must not turn into a map with holes."""
+    path = write(tmp_path / "a.tif", rgb(1500, 700))
+    with open_scene(f"http://{address}/a.tif", timeout_s=1) as scene:
+        scene.read_rows(0, 10)
+        path.unlink()
+        with pytest.raises(ImageError, match="cannot be read"):
+            read_all(scene, 300)
+        assert scene.damaged == []

@@ -1,0 +1,267 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+
+from landcover.errors import DataError, OutputError
+from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
+from landcover.raster import (
+    Georeference,
+    read_georeference,
+    write_bands,
+    write_class_raster,
+    write_map,
+    write_probabilities,
+    write_qml,
+)
+
+PLACE = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
+RNG = np.random.default_rng(0)
+
+
+def class_map(height: int, width: int) -> np.ndarray:
+    """Blocks of 20 px of all classes, with a hole: uint8 (height, width)."""
+    blocks = RNG.integers(0, 7, (height // 20 + 1, width // 20 + 1), dtype=np.uint8)
+    index = blocks.repeat(20, 0).repeat(20, 1)[:height, :width].copy()
+    index[:3] = NODATA
+    return index
+
+
+def strips(array: np.ndarray, rows: int) -> list[np.ndarray]:
+    return [array[..., top : top + rows, :] for top in range(0, array.shape[-2], rows)]
+
+
+def most_frequent(index: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """The class with most pixels of each factor x factor block, and whether no other has as many."""
+    high, wide = index.shape[0] // factor, index.shape[1] // factor
+    blocks = index[: high * factor, : wide * factor].reshape(high, factor, wide, factor)
+    counts = np.stack([(blocks == value).sum(axis=(1, 3)) for value in range(7)])
+    ordered = np.sort(counts, axis=0)
+    return counts.argmax(axis=0), ordered[-1] > ordered[-2]
+
+
+@pytest.mark.parametrize("cog", [False, True])
+def test_a_written_map_keeps_place_classes_and_provenance(tmp_path: Path, cog: bool) -> None:
+    index = class_map(1300, 700)
+    path = tmp_path / "deep" / "map.tif"
+    write_map(path, strips(index, 300), 1300, 700, DEEPGLOBE, PLACE, tags={"LANDCOVER_VERSION": "1"}, cog=cog)
+    with rasterio.open(path) as source:
+        assert np.array_equal(source.read(1), index)
+        assert (source.crs, source.transform) == (PLACE.crs, PLACE.transform)
+        assert source.nodata == NODATA
+        assert np.array_equal(source.dataset_mask() == 0, index == NODATA)
+        assert (source.profile["tiled"], source.profile["compress"]) == (True, "deflate")
+        assert source.block_shapes == [(512, 512)]
+        assert source.overviews(1) == [2, 4]
+        assert source.descriptions == ("land cover",)
+        assert [source.colormap(1)[i][:3] for i in range(7)] == [c.colour for c in DEEPGLOBE.classes]
+        assert source.tags()["CLASS_NAMES"].split(",")[3] == "3=forest"
+        assert source.tags()["LANDCOVER_VERSION"] == "1"
+        assert (source.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG") or not cog
+    assert [p.name for p in path.parent.iterdir()] == ["map.tif"]
+
+
+@pytest.mark.parametrize("cog", [False, True])
+def test_overviews_show_the_most_frequent_class(tmp_path: Path, cog: bool) -> None:
+    index = np.where(RNG.random((600, 1040)) < 0.5, RNG.integers(0, 7, (600, 1040)), 2).astype(np.uint8)
+    write_map(tmp_path / "m.tif", [index], 600, 1040, DEEPGLOBE, PLACE, cog=cog)
+    with rasterio.open(tmp_path / "m.tif", overview_level=0) as source:
+        reduced = source.read(1)
+    expected, clear = most_frequent(index, 2)
+    assert clear.mean() > 0.7
+    assert np.array_equal(reduced[clear], expected[clear])
+
+
+def test_a_map_may_have_no_overviews(tmp_path: Path) -> None:
+    for cog in (False, True):
+        path = tmp_path / f"{cog}.tif"
+        write_map(path, [class_map(600, 600)], 600, 600, DEEPGLOBE, PLACE, cog=cog, overviews=False)
+        with rasterio.open(path) as source:
+            assert source.overviews(1) == []
+
+
+@pytest.mark.parametrize("bands", [1, 6])
+def test_cloud_optimized_files_are_valid(tmp_path: Path, bands: int) -> None:
+    validate = pytest.importorskip("rio_cogeo").cog_validate
+    path = tmp_path / "a.tif"
+    if bands == 1:
+        write_map(path, [class_map(900, 1100)], 900, 1100, DEEPGLOBE, PLACE, cog=True)
+    else:
+        values = RNG.integers(0, 256, (bands, 900, 1100), dtype=np.uint8)
+        names = DEEPGLOBE.scored_names
+        write_bands(path, [values], bands, 900, 1100, PLACE, names=names, cog=True)
+    valid, errors, warnings = validate(path, strict=True)
+    assert (valid, errors, warnings) == (True, [], [])
+
+
+@pytest.mark.parametrize("cog", [False, True])
+def test_the_same_pixels_give_the_same_bytes_however_they_are_cut(tmp_path: Path, cog: bool) -> None:
+    index = class_map(1100, 1030)
+    written = set()
+    for number, rows in enumerate([1100, 1, 77, 512, 1100]):
+        path = tmp_path / f"{number}.tif"
+        write_map(path, strips(index, rows), *index.shape, DEEPGLOBE, PLACE, cog=cog)
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    probabilities = RNG.integers(0, 256, (3, 520, 600), dtype=np.uint8)
+    for rows in (520, 77):
+        path = tmp_path / f"p{rows}.tif"
+        write_bands(path, strips(probabilities, rows), 3, 520, 600, PLACE, names="abc", cog=cog)
+    assert (tmp_path / "p520.tif").read_bytes() == (tmp_path / "p77.tif").read_bytes()
+
+
+@settings(max_examples=12, deadline=None)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), count=st.integers(1, 4), rows=st.integers(1, 40))
+def test_any_size_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, count: int, rows: int
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "a.tif"
+    values = RNG.integers(0, 256, (count, height, width), dtype=np.uint8)
+    write_bands(path, strips(values, rows), count, height, width, PLACE, names="abcd"[:count])
+    with rasterio.open(path) as source:
+        assert np.array_equal(source.read(), values)
+
+
+TURNED = Affine(0.48, 0.14, 5e5, 0.14, -0.48, 5.7e6)
+
+
+@pytest.mark.parametrize("cog", [False, True])
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        (28992, Affine(0.25, 0, 127_375.123456789, 0, -0.25, 428_250.987654321)),
+        (4326, Affine(4.9e-6, 0, 5.123456789012, 0, -4.9e-6, 52.123456789012)),
+        (32631, TURNED),
+        (32733, Affine(0.5, 0, 5e5, 0, 0.5, 7e6)),
+        (3857, Affine(0.6, 0, 556_000, 0, -0.6, 6_800_125)),
+    ],
+    ids=["projected", "geographic", "rotated", "south up", "web Mercator"],
+)
+def test_the_place_is_kept(tmp_path: Path, crs: int, transform: Affine, cog: bool) -> None:
+    place = Georeference(CRS.from_epsg(crs), transform)
+    write_map(tmp_path / "a.tif", [class_map(30, 40)], 30, 40, DEEPGLOBE, place, cog=cog)
+    read = read_georeference(tmp_path / "a.tif")
+    assert read is not None
+    assert read.crs == place.crs
+    corners = np.array([0.0, 30_000]), np.array([0.0, 40_000])
+    back = Georeference(place.crs, ~read.transform).points(*place.points(*corners))
+    np.testing.assert_allclose(back, corners, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("cog", [False, True])
+@pytest.mark.parametrize("place", [PLACE, None], ids=["place", "none"])
+def test_bands_have_names_scale_and_tags(tmp_path: Path, place: Georeference | None, cog: bool) -> None:
+    values = RNG.integers(0, 256, (6, 60, 90), dtype=np.uint8)
+    path, names = tmp_path / "p.tif", DEEPGLOBE.scored_names
+    write_bands(path, strips(values, 25), 6, 60, 90, place, names=names, tags={"A": "b"}, cog=cog)
+    with rasterio.open(path) as source:
+        assert np.array_equal(source.read(), values)
+        assert source.descriptions == names
+        assert source.tags()["A"] == "b"
+        assert {source.tags(band)["SCALE"] for band in source.indexes} == {"1/255"}
+        assert source.nodata is None
+    assert read_georeference(path) == place
+
+
+def test_arrays_in_memory_are_written_alike(tmp_path: Path) -> None:
+    index, values = class_map(40, 50), RNG.integers(0, 256, (2, 40, 50), dtype=np.uint8)
+    write_class_raster(tmp_path / "a.tif", index, DEEPGLOBE, PLACE, tags={"A": "b"})
+    write_map(tmp_path / "b.tif", [index], 40, 50, DEEPGLOBE, PLACE, tags={"A": "b"})
+    write_probabilities(tmp_path / "c.tif", values, "xy", None)
+    write_bands(tmp_path / "d.tif", [values], 2, 40, 50, None, names="xy")
+    for one, other in ("ab", "cd"):
+        assert (tmp_path / f"{one}.tif").read_bytes() == (tmp_path / f"{other}.tif").read_bytes()
+
+
+def test_a_style_tells_qgis_names_and_colours(tmp_path: Path) -> None:
+    legend = Legend("odd", (LandClass('<a & "b">', (1, 2, 255)), LandClass("Wälder", (0, 255, 16))), None)
+    write_map(tmp_path / "m.tif", [class_map(9, 9) % 2], 9, 9, legend, PLACE, qml=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.qml", "m.tif"]
+    renderer = ElementTree.parse(tmp_path / "m.qml").find("./pipe/rasterrenderer")
+    assert renderer is not None
+    assert (renderer.get("type"), renderer.get("band")) == ("paletted", "1")
+    entries = [entry.attrib for entry in renderer.iterfind("./colorPalette/paletteEntry")]
+    assert [(e["value"], e["color"], e["label"]) for e in entries] == [
+        ("0", "#0102ff", '<a & "b">'),
+        ("1", "#00ff10", "Wälder"),
+    ]
+    with pytest.raises(OutputError, match="exists already"):
+        write_qml(tmp_path / "m.qml", legend)
+
+
+@pytest.mark.parametrize("name", ["map.tif", "map.qml"])
+def test_existing_files_stay_without_force(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(OutputError, match="exists already"):
+        write_map(tmp_path / "map.tif", [class_map(4, 4)], 4, 4, DEEPGLOBE, PLACE, qml=True)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "precious")]
+    write_map(tmp_path / "map.tif", [class_map(4, 4)], 4, 4, DEEPGLOBE, PLACE, qml=True, force=True)
+    assert (tmp_path / name).read_bytes() != b"precious"
+
+
+def test_strips_that_fail_leave_nothing(tmp_path: Path) -> None:
+    def failing() -> Iterator[np.ndarray]:
+        yield class_map(20, 30)
+        raise DataError("the scene ends here")
+
+    with pytest.raises(DataError, match="ends here"):
+        write_map(tmp_path / "m.tif", failing(), 40, 30, DEEPGLOBE, PLACE)
+    for wrong in ([class_map(20, 30)], [class_map(40, 31)], [class_map(40, 30).astype(np.int16)]):
+        with pytest.raises(ValueError, match=r"raster of 40|does not fit"):
+            write_map(tmp_path / "m.tif", wrong, 40, 30, DEEPGLOBE, PLACE)
+    with pytest.raises(ValueError, match="2 bands"):
+        write_bands(tmp_path / "m.tif", [], 2, 4, 4, PLACE, names=["a"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "m.tif", tmp_path):
+        with pytest.raises(OutputError):
+            write_class_raster(path, class_map(4, 4), DEEPGLOBE, PLACE, force=True)
+
+
+FILL_THE_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from landcover.errors import OutputError
+from landcover.raster import write_bands
+
+def write(path):
+    write_bands(path, [values], 2, 600, 600, None, names="ab", cog=len(sys.argv) > 2)
+
+values = np.random.default_rng(0).integers(0, 256, (2, 600, 600), dtype=np.uint8)
+folder = Path(sys.argv[1])
+write(folder / "whole.tif")
+size = (folder / "whole.tif").stat().st_size
+(folder / "whole.tif").unlink()
+for limit in (10_000, values.size, values.size + 100_000, size - 20_000, size - 1):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        write(folder / "map.tif")
+        print("written")
+    except OutputError as error:
+        print(str(error).splitlines())
+"""
+
+
+@pytest.mark.parametrize("cog", [[], ["cog"]], ids=["plain", "cog"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, cog: list[str]) -> None:
+    """Full while the strips are written, while GDAL makes the file, and by one byte in the end."""
+    command = [sys.executable, "-c", FILL_THE_DISK, str(tmp_path), *cog]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 5
+    assert all("map.tif cannot be written" in line and line.count("', '") == 0 for line in lines)
+    assert list(tmp_path.iterdir()) == []
