@@ -13,6 +13,7 @@ _VERBS = {
     "clean": "landcover.postprocess",
     "convert": "landcover.data",
     "evaluate": "landcover.evaluation",
+    "export": "landcover.exporting",
     "predict": "landcover.inference",
     "prepare": "landcover.data",
     "report": "landcover.reporting",

@@ -1,0 +1,60 @@
+"""The variant for Deepness, the QGIS plugin that runs ONNX models on map layers.
+
+What it reads and feeds, after its sources (https://github.com/PUTvision/qgis-plugin-deepness, 2024 to 2026):
+entries of ``metadata_props``, each a JSON value; float32 (1, 3, S, S) of a tile, divided by 255, minus the
+mean, by the standard deviation; one output, square. What lies below ``seg_thresh`` it sets to zero before the
+argmax, so that the threshold here is 0; ``seg_small_segment`` is the size of a median filter, 0 for none.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from landcover.bundle import ModelCard
+from landcover.legend import UInt8Array
+from landcover.runtimes.onnx_runtime import import_onnxruntime
+
+Float32Array = npt.NDArray[np.float32]
+
+
+def deepness_entries(card: ModelCard) -> dict[str, str]:
+    """Return the entries that Deepness reads: ``tiles_size`` of its manual and ``tile_size`` of its code.
+
+    The overlap is in percent of a tile, the resolution in centimetres per pixel.
+    """
+    values = {
+        "model_type": "Segmentor",
+        "class_names": {str(i): name for i, name in enumerate(card.legend.scored_names)},
+        "resolution": round(100 * card.preprocessing.gsd, 6),
+        "tile_size": card.window_px,
+        "tiles_size": card.window_px,
+        "tiles_overlap": round(100 * card.overlap_px / card.window_px),
+        "standardization_mean": list(card.preprocessing.mean),
+        "standardization_std": list(card.preprocessing.std),
+        "seg_thresh": 0.0,
+        "seg_small_segment": 0,
+    }
+    return {name: json.dumps(value) for name, value in values.items()}
+
+
+class DeepnessAnswer:
+    """What Deepness gets from a file: its arithmetic, on the runtime that it uses.
+
+    Args:
+        path: The ONNX file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._session = import_onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        entries = self._session.get_modelmeta().custom_metadata_map
+        self._mean = np.array(json.loads(entries["standardization_mean"]), np.float32)
+        self._std = np.array(json.loads(entries["standardization_std"]), np.float32)
+
+    def __call__(self, batch: UInt8Array) -> tuple[Float32Array]:
+        """Return the probabilities, float32 (N, C, S, S), of uint8 (N, S, S, 3), one tile after the other."""
+        scaled = (np.float32(batch * 1.0 / 255.0) - self._mean) / self._std
+        tiles = scaled.transpose(0, 3, 1, 2)
+        name = self._session.get_inputs()[0].name
+        return (np.concatenate([self._session.run(None, {name: tile[None]})[0] for tile in tiles]),)

@@ -1,0 +1,144 @@
+"""A STAC item that describes a model: the Machine Learning Model extension, version 1.4.
+
+https://github.com/stac-extensions/mlm/tree/v1.4.0. A model covers no place of its own, so its geometry is
+null, which the STAC specification allows (and then forbids a bounding box).
+"""
+
+import re
+from typing import Any
+
+from landcover.bundle import ModelCard
+
+EXTENSIONS = (
+    "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",
+    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
+)
+_BANDS = ("red", "green", "blue")
+_SHA256 = "1220"  # what a multihash of SHA-256 begins with
+_TASKS = ["semantic-segmentation"]
+
+
+def stac_item(
+    card: ModelCard,
+    *,
+    name: str,
+    href: str,
+    sha256: str,
+    size: int,
+    parameters: int,
+    side: int | None,
+) -> dict[str, Any]:
+    """Return the item as plain data for JSON.
+
+    Args:
+        card: The model's card, as exported.
+        name: The item's id.
+        href: Where the model file is, seen from the item.
+        sha256: Digest of the file, 64 hexadecimal digits.
+        size: Bytes of the file.
+        parameters: Number of weights.
+        side: Height and width of a static input that is normalised by the caller, as for QGIS; None for
+            landcover's own file, which takes any size and RGB as it is.
+    """
+    model, prepared = card.model, card.preprocessing
+    dynamic = -1 if side is None else side
+    batch = -1 if side is None else 1
+    scaling = None
+    if side is not None:
+        scaling = [
+            {"type": "z-score", "mean": 255 * mean, "stddev": 255 * std}
+            for mean, std in zip(prepared.mean, prepared.std, strict=True)
+        ]
+    properties = {
+        "title": f"Land cover at {prepared.gsd:g} m: {', '.join(card.legend.scored_names)}",
+        "datetime": None,
+        "start_datetime": "1900-01-01T00:00:00Z",
+        "end_datetime": "9999-12-31T23:59:59Z",
+        "gsd": prepared.gsd,
+        "bands": [{"name": band} for band in _BANDS],
+        "mlm:name": _model_name(f"landcover {model.architecture} {model.encoder} {card.precision}"),
+        "mlm:architecture": f"DeepLabv3+ ({model.encoder})",
+        "mlm:tasks": _TASKS,
+        "mlm:framework": "ONNX",
+        "mlm:total_parameters": parameters,
+        "mlm:batch_size_suggestion": 1,
+        "mlm:accelerator": None,
+        "mlm:accelerator_constrained": False,
+        "mlm:accelerator_summary": "Any processor that OpenVINO or ONNX Runtime knows; checked on a CPU.",
+        "mlm:input": [
+            {
+                "name": "image",
+                "description": "RGB, 0 to 255"
+                if scaling is None
+                else "RGB, normalised as value_scaling says",
+                "bands": list(_BANDS),
+                "input": {
+                    "shape": [batch, 3, dynamic, dynamic],
+                    "dim_order": ["batch", "bands", "height", "width"],
+                    "data_type": "float32",
+                },
+                "value_scaling": scaling,
+                "resize_type": None,
+                "pre_processing_function": None,
+            }
+        ],
+        "mlm:output": [
+            {
+                "name": "probabilities",
+                "tasks": _TASKS,
+                "result": {
+                    "shape": [batch, len(card.legend.scored), dynamic, dynamic],
+                    "dim_order": ["batch", "class", "height", "width"],
+                    "data_type": "float32",
+                },
+                "classification:classes": _classes(card),
+                "post_processing_function": None,
+            }
+        ],
+        "mlm:hyperparameters": {
+            "window_px": card.window_px,
+            "overlap_px": card.overlap_px,
+            "temperature": card.temperature,
+        },
+    }
+    if card.licence:
+        properties["license"] = "other"
+        properties["description"] = f"Licence of the weights: {card.licence}"
+    return {
+        "stac_version": "1.1.0",
+        "stac_extensions": list(EXTENSIONS),
+        "type": "Feature",
+        "id": name,
+        "geometry": None,
+        "properties": properties,
+        "links": [],
+        "assets": {
+            "model": {
+                "href": href,
+                "title": "Weights, graph and card in one file",
+                "type": "application/octet-stream; application=onnx",
+                "roles": ["mlm:model", "mlm:weights"],
+                "mlm:artifact_type": "onnx",
+                "file:size": size,
+                "file:checksum": _SHA256 + sha256,
+            }
+        },
+    }
+
+
+def _classes(card: ModelCard) -> list[dict[str, Any]]:
+    """Return the channels of the output as the classification extension has them, which restricts names."""
+    return [
+        {
+            "value": channel,
+            "name": re.sub(r"[^0-9A-Za-z_-]+", "-", card.legend.names[index]),
+            "title": card.legend.names[index],
+            "color_hint": "{:02X}{:02X}{:02X}".format(*card.legend.classes[index].colour),
+        }
+        for channel, index in enumerate(card.legend.scored)
+    ]
+
+
+def _model_name(text: str) -> str:
+    """Return a text with only what the extension allows in a name: letters, digits, ``_.-`` and spaces."""
+    return re.sub(r"[^a-zA-Z0-9_. -]+", "-", text)

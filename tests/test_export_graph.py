@@ -1,0 +1,160 @@
+"""The float32 file and the gate that it has to pass; made once, asked in two runtimes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export_world import World, noise, shared_world
+from landcover.bundle import read_card
+from landcover.errors import ModelError
+from landcover.exporting.metadata import write_model
+from landcover.exporting.parity import (
+    Parity,
+    check_parity,
+    measure_parity,
+    probing_batches,
+    whole_answer,
+)
+from landcover.runtimes import open_model
+
+SIZES = [(1, 1, 1), (1, 33, 47), (3, 32, 64), (1, 2, 130), (1, 511, 513)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return shared_world(tmp_path_factory)
+
+
+def images(shape: tuple[int, int, int]) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_any_size_and_number_of_images_gives_the_network_s_answers(
+    world: World, shape: tuple[int, int, int]
+) -> None:
+    batch = images(shape)
+    runtime = open_model(world.file, runtime="onnxruntime", device="cpu", threads=1)
+    with torch.inference_mode():
+        normalised = torch.from_numpy(world.reference.card.preprocessing.normalise(batch)).permute(0, 3, 1, 2)
+        module = world.reference.module
+        expected = (module(normalised) / 1.7).softmax(1).numpy()
+        coarse = (module.logits(normalised) / 1.7).softmax(1).numpy()
+    np.testing.assert_allclose(runtime.probabilities(batch), expected, atol=1e-4)
+    np.testing.assert_allclose(runtime.coarse(batch), coarse, atol=1e-4)
+    assert expected.std() > 0.01  # a network that says the same everywhere would prove nothing
+
+
+@pytest.mark.parametrize("shape", SIZES[:3])
+def test_openvino_gives_the_same(world: World, shape: tuple[int, int, int]) -> None:
+    batch = images(shape)
+    one, two = (open_model(world.file, runtime=name, device="cpu") for name in ("openvino", "onnxruntime"))
+    np.testing.assert_allclose(one.probabilities(batch), two.probabilities(batch), atol=1e-4)
+    np.testing.assert_allclose(one.coarse(batch), two.coarse(batch), atol=1e-4)
+
+
+def test_the_file_is_one_valid_onnx_file_of_the_agreed_form(world: World) -> None:
+    model = onnx.load(world.file, load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.opset_import[0].version >= 18
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    ports = {
+        port.name: [side.dim_param or side.dim_value for side in port.type.tensor_type.shape.dim]
+        for port in (*model.graph.input, *model.graph.output)
+    }
+    assert ports == {
+        "image": ["batch", 3, "height", "width"],
+        "probabilities": ["batch", 6, "height", "width"],
+        "coarse": ["batch", 6, "rows", "columns"],
+    }
+
+
+def test_the_file_says_what_it_is_and_not_where_it_was_made(world: World) -> None:
+    content = world.file.read_bytes()
+    for trace in (b"site-packages", b"Traceback", b".py", str(Path(__file__).parents[1]).encode()):
+        assert trace not in content
+    model = onnx.load(world.file)
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    assert entries["Image.NominalPixelRange"] == "NominalRange_0_255"
+    assert entries["model_license"] == "CC0-1.0"
+    assert model.producer_name == "landcover"
+    assert "urban" in model.doc_string
+    assert read_card(world.file) == world.reference.card
+
+
+def test_writing_again_replaces_what_the_file_says(world: World, tmp_path: Path) -> None:
+    model = onnx.load(world.file)
+    card = world.reference.card.model_copy(update={"licence": "mine", "export": {"a": 1}})
+    write_model(tmp_path / "m.onnx", model, card, {"more": json.dumps(1)})
+    assert read_card(tmp_path / "m.onnx") == card
+    again = onnx.load(tmp_path / "m.onnx")
+    assert {entry.key for entry in again.metadata_props} == {"landcover", "more"}
+
+
+def test_the_gate_s_figures_are_good_and_kept(world: World) -> None:
+    openvino, onnxruntime = world.candidate.figures["parity"]
+    assert [openvino["runtime"], onnxruntime["runtime"]] == ["openvino", "onnxruntime"]
+    for figures in (openvino, onnxruntime):
+        assert figures["agreement"] >= 0.999
+        assert figures["largest_difference"] <= 1e-3
+        assert {"1x48x48", "2x48x48", "1x33x47", "1x1x1"} <= set(figures["sizes"])
+
+
+def test_a_sabotaged_graph_does_not_pass(world: World, tmp_path: Path) -> None:
+    model = onnx.load(world.file)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.dims == [6, 8, 1, 1])
+    values = onnx.numpy_helper.to_array(weight) * np.float32(0.9)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    write_model(tmp_path / "m.onnx", model, world.reference.card)
+    file = open_model(tmp_path / "m.onnx", runtime="onnxruntime", device="cpu")
+    probes = probing_batches([noise(64, seed=1)])
+    (parity,) = measure_parity(whole_answer(world.reference), {"onnxruntime": whole_answer(file)}, probes)
+    with pytest.raises(ModelError, match=r"probabilities differ by up to 0\.\d+ \(at most 0.001"):
+        check_parity(parity)
+
+
+def constant(*probabilities: float):
+    values = np.array(probabilities, np.float32)[None, :, None, None]
+    return lambda batch: (np.broadcast_to(values, (len(batch), len(probabilities), *batch.shape[1:3])),)
+
+
+BATCH = np.zeros((2, 4, 5, 3), np.uint8)
+
+
+def test_parity_counts_pixels_and_finds_the_largest_difference() -> None:
+    def half_wrong(batch: np.ndarray) -> tuple[np.ndarray]:
+        answer = constant(0.6, 0.4)(batch)[0].copy()
+        answer[:, :, :2] = np.array([0.3, 0.7], np.float32)[None, :, None, None]
+        return (answer,)
+
+    batches = iter([BATCH, BATCH[:1]])
+    same, other = measure_parity(
+        constant(0.6, 0.4), {"same": constant(0.6, 0.4), "other": half_wrong}, batches
+    )
+    assert same == Parity("same", ("2x4x5", "1x4x5"), 60, 1.0, 0.0)
+    assert (other.agreement, other.largest_difference) == (0.5, pytest.approx(0.3))
+    check_parity(same)
+    with pytest.raises(ModelError, match=r"in other .*same for 50\.000 % .* and probabilities differ"):
+        check_parity(other)
+
+
+def test_answers_that_are_no_numbers_or_of_another_shape_do_not_pass() -> None:
+    nan = float("nan")
+    for reference, candidate in (((nan, 1.0), (nan, 1.0)), ((0.6, 0.4), (nan, 0.4))):
+        (parity,) = measure_parity(constant(*reference), {"x": constant(*candidate)}, iter([BATCH]))
+        with pytest.raises(ModelError, match="nan"):
+            check_parity(parity)
+    with pytest.raises(ModelError, match=r"\(2, 3, 4, 5\) where the network answers with \(2, 2, 4, 5\)"):
+        measure_parity(constant(0.5, 0.5), {"x": constant(0.2, 0.3, 0.5)}, iter([BATCH]))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (48, 48), (100, 60)])
+def test_probes_hold_pixels_whatever_the_images(size: tuple[int, int]) -> None:
+    pieces = [np.zeros((*size, 3), np.uint8), np.zeros((5, 7, 3), np.uint8)]
+    shapes = [batch.shape for batch in probing_batches(pieces)]
+    assert all(np.prod(shape) for shape in shapes)
+    assert (2, min(size[0], 5), min(size[1], 7), 3) in shapes
