@@ -121,6 +121,7 @@ def test_formats_hold_the_same(tmp_path: Path, suffix: str) -> None:
         text = json.loads(out.read_text())
         assert "crs" not in text  # RFC 7946
         (west, south), (east, north) = np.array(shapely.total_bounds(polygons)).reshape(2, 2)
+        assert shapely.coverage_is_valid(polygons)  # not even the projection opens gaps
         assert 15 > east > west > 13
         assert 46 > north > south > 44
     else:
@@ -356,6 +357,9 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
         vectorize(source, tmp_path / "out.gpkg")
     with pytest.raises(UsageError, match="is no size"):
         vectorize(source, tmp_path / "out.gpkg", min_region="8", force=True)
+    for options in ({"gsd": 0.0}, {"gsd": -1.0}, {"band_rows": 0}):
+        with pytest.raises(UsageError, match="expected"):
+            vectorize(source, tmp_path / "out.gpkg", simplify="2m", force=True, **options)
     assert (tmp_path / "out.gpkg").read_bytes() == before
 
 

@@ -1,5 +1,6 @@
 """Maps to polygons: a partition of the imagery, written while the map is read."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from landcover.postprocess.outlines import Bends, Polygons, Rings, find_bends, t
 from landcover.postprocess.regions import parse_min_region
 from landcover.postprocess.sieve import BAND_ROWS, decide, rewrite
 from landcover.postprocess.tallies import Tallies
+from landcover.preprocessing import check_gsd
 from landcover.progress import track
 from landcover.raster import pixel_size, row_areas
 from landcover.vectors import Batch, vector_driver, write_features
@@ -118,27 +120,36 @@ def vectorize(
         open_class_map(map_path, legend) as source,
         open_confidence(None if confidence is None else Path(confidence), source) as sure,
     ):
-        place = source.georeference
-        if place is None and out.suffix.lower() == ".geojson":
+        place, in_degrees = source.georeference, out.suffix.lower() == ".geojson"
+        if place is None and in_degrees:
             raise UsageError(
                 f"{map_path} does not say where it lies, and GeoJSON is in longitude and latitude. Write a "
                 "GeoPackage (.gpkg), in columns and rows of pixels."
             )
-        if gsd is None and place is not None:
+        if gsd is not None:
+            check_gsd(gsd)
+        elif place is not None:
             gsd = pixel_size(place, source.height, source.width)
         tolerance_px = None if simplify is None else parse_tolerance(simplify, gsd)
-        bands = _bands(source, band_rows)
+        bands, width = _bands(source, band_rows), source.width + 1
         if min_region is not None:
             bands = _without_small_regions(bands, source.width, parse_min_region(min_region, gsd))
-        width = source.width + 1
         regions, points = _first_pass(bands, width, count=tolerance_px is not None)
         if tolerance_px is not None:
             _refuse_if_too_many(points, max_memory_mb)
         tallies = Tallies(regions.max() + 1, _areas(source, gsd), sure)
-        rings = _second_pass(bands, width, regions, tallies, simplify=tolerance_px is not None)
+        found = _second_pass(
+            bands,
+            width,
+            regions,
+            tallies,
+            # What is straight in the map's CRS is bent in degrees: there borders must share all their points.
+            junctions=in_degrees or tolerance_px is not None,
+            limit=_BATCH if tolerance_px is None else math.inf,
+        )
         transform = Affine.identity() if place is None else place.transform
         batches = (
-            _batch(found, tallies, source.names, _outlines(found, tolerance_px, transform)) for found in rings
+            _batch(rings, tallies, source.names, _outlines(rings, tolerance_px, transform)) for rings in found
         )
         crs = _PIXELS if place is None else place.crs
         write_features(out, batches, tallies.columns(), crs, force=force)
@@ -165,6 +176,8 @@ def parse_tolerance(text: str, gsd: float | None) -> float:
 
 
 def _bands(source: ClassMap, band_rows: int) -> Bands:
+    if band_rows < 1:
+        raise UsageError(f"Bands of {band_rows} rows were given; expected 1 or more.")
     starts = range(0, source.height, band_rows)
 
     def read() -> Iterator[UInt8Array]:
@@ -199,19 +212,19 @@ def _first_pass(bands: Bands, width: int, *, count: bool) -> tuple[IntArray, int
 
 
 def _second_pass(
-    bands: Bands, width: int, regions: IntArray, tallies: Tallies, *, simplify: bool
+    bands: Bands, width: int, regions: IntArray, tallies: Tallies, *, junctions: bool, limit: float
 ) -> Iterator[Rings]:
-    """Yield the outlines of complete regions, in batches; all at once if they are to be simplified."""
+    """Yield the outlines of complete regions whenever ``limit`` points are held, the rest at the end."""
     labeller = Labeller(width)
     held: list[Bends] = []
-    count, limit = 0, _BATCH
+    count, most = 0, limit
     for band in _framed(bands(), width):
         runs = labeller.label(band)
         region = regions[runs.piece]
         tallies.add(runs, region)
-        held.append(find_bends(runs, region, junctions=simplify))
+        held.append(find_bends(runs, region, junctions=junctions))
         count += len(held[-1].at)
-        if count >= limit and not simplify:
+        if count >= most:
             goes_on = np.zeros(len(regions), np.bool_)
             goes_on[region[np.searchsorted(runs.start, band.size) :]] = True
             bends = Bends.joined(held)
@@ -219,7 +232,7 @@ def _second_pass(
             yield trace(bends.of(~waits), width)
             held = [bends.of(waits)]
             count = len(held[0].at)
-            limit = max(_BATCH, 2 * count)
+            most = max(limit, 2 * count)
     yield trace(Bends.joined(held), width)
 
 
