@@ -432,6 +432,14 @@ def test_options_that_do_not_go_together(arguments: list[str], message: str) -> 
     assert message in str(done.exception)
 
 
+def test_options_of_another_kind_of_truth(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"are for vector files; .*map\.tif is a raster"):
+        assess(pair[0], pair[0], column="class")
+    (tmp_path / "p.csv").write_text("lon,lat,class\n3,51,urban\n")
+    with pytest.raises(UsageError, match="--layer is for files of several layers"):
+        assess(pair[0], tmp_path / "p.csv", layer="points")
+
+
 def test_an_unknown_metric(pair: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="no metric 'iou'"):
         assess(*pair, metric="iou")  # type: ignore[arg-type]

@@ -115,6 +115,26 @@ def test_evaluate_reads_it_back(path: Path, tmp_path: Path, suffix: str) -> None
     assert result["estimates"]["overall"]["value"] == pytest.approx(1)
 
 
+def test_points_drawn_on_another_map_give_no_errors(path: Path, tmp_path: Path) -> None:
+    """The map was made again: its classes are no longer the strata."""
+    sample(path, tmp_path / "p.gpkg", per_class=10)
+    features = read_features(tmp_path / "p.gpkg", UTM)
+    columns = {"class": features.attributes["class_map"], "class_map": features.attributes["class_map"]}
+    types = dict.fromkeys(columns, str)
+    write_features(
+        tmp_path / "q.gpkg", [(features.geometries, columns)], types, UTM, geometry="Point", force=True
+    )
+    assert assess(path, tmp_path / "q.gpkg")["estimates"]["without_errors"] is None
+    index = scattered()
+    index[(index == FOREST) & (np.arange(90) < 45)] = WATER
+    write_class_raster(tmp_path / "new.tif", index, DEEPGLOBE, PLACE)
+    rows, cols, names = drawn(tmp_path / "p.gpkg")
+    changed = index[rows.astype(int), cols.astype(int)] != [DEEPGLOBE.names.index(name) for name in names]
+    estimates = assess(tmp_path / "new.tif", tmp_path / "q.gpkg")["estimates"]
+    assert f"At {changed.sum()} points the map has another class" in estimates["without_errors"]
+    assert estimates["overall"]["se"] is None
+
+
 def test_allocation() -> None:
     pixels = np.array([0, 3, 1000, 9000])
     assert allocate(pixels, 50, None).tolist() == [0, 3, 50, 50]

@@ -28,9 +28,15 @@ _HOLD_IF = {
     "polygons": "the polygons were chosen at random, each class as often as it is mapped",
     "raster": "the raster covers a part of the map that was chosen at random",
 }
-_NO_ERRORS = (
+_CLUSTERS = (
     "Pixels of polygons and rasters are clusters, whose neighbours go wrong together: standard errors as if "
     "they were independent would be far too small. Draw points with landcover sample to have some."
+)
+
+_OTHER_MAP = (
+    "At {:,} points the map has another class than the one they were drawn in: they are a sample of another "
+    "map's classes, with which the estimates hold at best roughly, and no standard errors are given. Draw "
+    "points on this map with landcover sample."
 )
 
 
@@ -77,8 +83,9 @@ def assess(
         force: Replace an existing file.
 
     Returns:
-        Plain data: ``map, truth, truth_kind, metric, legend, classes``; ``units`` (counted), ``off_map``,
-        ``unknown``, ``unlabelled``, ``conflicting`` (left out); ``confusion`` (units, rows = truth), ``miou,
+        Plain data: ``map, truth, truth_kind, metric, legend, classes``; ``units`` (counted), ``off_map``
+        (of rasters and polygons only pixels within the map's frame), ``unknown``, ``unlabelled``,
+        ``conflicting`` (left out); ``confusion`` (units, rows = truth), ``miou,
         iou{name}, pixel_accuracy, users{name}, producers{name}`` of the units as they are; ``mapped{name:
         {pixels, hectares, share}}``; ``estimates``: ``overall``, ``users{name}``, ``producers{name}``,
         ``shares{name}`` and ``hectares{name}`` of the area, each ``{value, se, interval}`` or None where the
@@ -96,13 +103,16 @@ def assess(
     if json is not None:
         check_output(Path(json), force=force)
     map_path, truth = Path(map_path), Path(truth)
+    is_raster = truth.suffix.lower() in RASTER_TRUTH
+    if is_raster and (column or layer or truth_crs):
+        raise UsageError(f"--column, --layer and --truth-crs are for vector files; {truth} is a raster.")
     tally = Tally(ConfusionMatrix(legend))
     unlabelled = 0
     with open_class_map(map_path, map_legend or legend, legend) as mapped:
         place = mapped.georeference
         areas = ClassAreas(legend, row_areas(place, mapped.height, mapped.width))
         strips = _measured(mapped.strips(), areas)
-        if truth.suffix.lower() in RASTER_TRUTH:
+        if is_raster:
             kind = "raster"
             with open_class_map(truth, legend, legend) as raster:
                 count_raster(mapped, raster, tally)
@@ -166,7 +176,7 @@ def _report(tally: Tally, areas: ClassAreas, kind: str, metric: Metric) -> dict[
             }
             for i, name in enumerate(legend.names)
         },
-        "estimates": _estimates(estimates, areas, kind, legend),
+        "estimates": _estimates(estimates, areas, kind, legend, _why_no_errors(tally, kind)),
         "warnings": [*scores.warnings, *_warnings(tally, sizes, kind)],
     }
 
@@ -175,14 +185,21 @@ def _ratios(counts: Int64Array, totals: Int64Array, legend: Legend) -> dict[str,
     return {legend.names[i]: int(counts[i, i]) / int(totals[i]) if totals[i] else None for i in legend.scored}
 
 
-def _estimates(found: Estimates, areas: ClassAreas, kind: str, legend: Legend) -> dict[str, Any]:
-    sampled = kind == "points"
+def _why_no_errors(tally: Tally, kind: str) -> str | None:
+    """Tell why there are no standard errors, or None where there are."""
+    if kind != "points":
+        return _CLUSTERS
+    return _OTHER_MAP.format(tally.moved) if tally.moved else None
 
+
+def _estimates(
+    found: Estimates, areas: ClassAreas, kind: str, legend: Legend, without_errors: str | None
+) -> dict[str, Any]:
     def one(value: float, se: float, whole: float = 1.0) -> dict[str, Any] | None:
         """An estimate of a part of ``whole``, scaled by it."""
         if np.isnan(value):
             return None
-        if np.isnan(se) or not sampled:
+        if np.isnan(se) or without_errors is not None:
             return {"value": value * whole, "se": None, "interval": None}
         low, high = max(value - Z_95 * se, 0.0), min(value + Z_95 * se, 1.0)
         return {"value": value * whole, "se": se * whole, "interval": [low * whole, high * whole]}
@@ -198,7 +215,7 @@ def _estimates(found: Estimates, areas: ClassAreas, kind: str, legend: Legend) -
         "shares": each(found.shares, found.shares_se),
         "hectares": None if hectares is None else each(found.shares, found.shares_se, hectares),
         "hold_if": _HOLD_IF[kind],
-        "without_errors": None if sampled else _NO_ERRORS,
+        "without_errors": without_errors,
     }
 
 

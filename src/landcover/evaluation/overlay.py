@@ -38,12 +38,14 @@ class Tally:
         unknown: Units whose true class is the unknown one.
         off_map: Units of a known class where the map has none: outside it, or on its nodata.
         conflicting: Pixels that polygons of different classes claim; they are no units.
+        moved: Points that were drawn in the area of another class than the map has there.
     """
 
     matrix: ConfusionMatrix
     unknown: int = 0
     off_map: int = 0
     conflicting: int = 0
+    moved: int = 0
 
     def add(self, truth: UInt8Array, mapped: UInt8Array) -> None:
         """Count units: uint8 (H, W) each, class indices of one legend, NODATA for no unit and no map."""
@@ -72,6 +74,8 @@ def count_points(strips: Iterable[tuple[int, UInt8Array]], truth: Truth, grid: A
         here = order[first:last]
         here = here[(cols[here] >= 0) & (cols[here] < strip.shape[1])]
         mapped[here] = strip[rows[here] - start, cols[here]]
+    told = (truth.drawn_in != NODATA) & (mapped != NODATA)
+    tally.moved += int(np.count_nonzero(told & (truth.drawn_in != mapped)))
     tally.add(truth.labels[None], mapped[None])
 
 

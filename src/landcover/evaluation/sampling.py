@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from landcover.errors import MaskError, UsageError
 from landcover.evaluation.classmaps import ClassMap, open_class_map
-from landcover.evaluation.truth import CLASS_COLUMN, LON_LAT
+from landcover.evaluation.truth import CLASS_COLUMN, LON_LAT, MAP_COLUMN
 from landcover.extras import needs
 from landcover.files import check_output, write_text
 from landcover.inference.areas import ClassAreas
@@ -19,9 +19,6 @@ from landcover.vectors import WGS84, reproject, vector_driver, write_features
 
 with needs("vector"):
     import shapely
-
-MAP_COLUMN = "class_map"
-"""Column of the class that the map has at a point."""
 
 
 def sample(

@@ -22,6 +22,9 @@ with needs("vector"):
 CLASS_COLUMN = "class"
 """Column of the true class, unless another is named."""
 
+MAP_COLUMN = "class_map"
+"""Column of the mapped class that a point was drawn in, as ``landcover sample`` writes it."""
+
 LON_LAT = ("lon", "lat")
 X_Y = ("x", "y")
 
@@ -35,12 +38,14 @@ class Truth:
         labels: uint8 (N,), class indices.
         kind: ``polygon`` or ``point``.
         unlabelled: Rows without a class, which are left out.
+        drawn_in: uint8 (N,), class in whose area each was drawn, NODATA where that is not told.
     """
 
     geometries: npt.NDArray[np.object_]
     labels: UInt8Array
     kind: Kind
     unlabelled: int
+    drawn_in: UInt8Array
 
 
 def read_truth(
@@ -67,19 +72,30 @@ def read_truth(
         DataError: If the file cannot be read or a row has a class that the legend has not.
         UsageError: If there is no such column or layer, or the CRS of ``x`` and ``y`` is not known.
     """
-    if path.suffix.lower() == ".csv":
+    is_table = path.suffix.lower() == ".csv"
+    if layer is not None and is_table:
+        raise UsageError(f"--layer is for files of several layers; {path} is a table.")
+    if truth_crs is not None and not is_table:
+        raise UsageError(f"--truth-crs is for CSV files; {path} says itself where it lies.")
+    if is_table:
         rows = _read_csv(path)
         names, source = (LON_LAT, WGS84) if truth_crs is None else (X_Y, _parse_crs(truth_crs))
         points = shapely.points(_coordinates(path, rows, names))
-        geometries, columns = reproject(points, source, crs), rows
+        try:
+            geometries, columns = reproject(points, source, crs), rows
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         kind: Kind = "point"
     else:
-        if truth_crs is not None:
-            raise UsageError(f"--truth-crs is for CSV files; {path} says itself where it lies.")
         features = read_features(path, crs, layer=layer)
         geometries, columns, kind = features.geometries, features.attributes, features.kind
     labels, labelled = parse_labels(path, columns, column or CLASS_COLUMN, legend)
-    return Truth(geometries[labelled], labels[labelled], kind, int(np.count_nonzero(~labelled)))
+    drawn_in = np.full(len(labels), NODATA, np.uint8)
+    if MAP_COLUMN in columns:
+        known = {name: index for index, name in enumerate(legend.names)}
+        drawn_in[:] = [known.get(name, NODATA) for name in columns[MAP_COLUMN]]
+    unlabelled = int(np.count_nonzero(~labelled))
+    return Truth(geometries[labelled], labels[labelled], kind, unlabelled, drawn_in[labelled])
 
 
 def parse_labels(
