@@ -1,6 +1,8 @@
 """Maps to polygons in files: a partition with true areas, in every format, and bad input refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -403,3 +405,10 @@ def test_the_verb_is_a_function_of_landcover() -> None:
     import landcover
 
     assert landcover.vectorize is vectorize
+
+
+def test_without_the_extra_only_polygons_are_missing() -> None:
+    code = "import sys; sys.modules['shapely'] = None; import landcover; landcover.clean; landcover.vectorize"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].startswith("landcover.errors.MissingExtraError: This needs shapely")
+    assert "landcover[vector]" in done.stderr

@@ -30,7 +30,7 @@ def sieve_bands(
 
     The map is read twice from top to bottom: the first time when the first band is asked for.
 
-    Memory: some 200 bytes for each run (stretch of a row with one class) of a band, and up to 100 bytes for
+    Memory: some 200 bytes for each run (stretch of a row with one class) of a band, and some 400 bytes for
     each region. Regions that begin in several places and meet further down count that often.
 
     Args:
@@ -105,9 +105,9 @@ def rewrite(
     """Go through the same map again and give each piece its new value.
 
     Args:
-        bands: The map from top to bottom, in any bands.
+        bands: The map from top to bottom, in the same bands: pieces are numbered by them.
         width: Columns of the map.
-        values: What :func:`decide` returned for the same bands.
+        values: What :func:`decide` returned.
         nodata: Value of pixels outside the imagery.
     """
     labeller = Labeller(width, nodata)
