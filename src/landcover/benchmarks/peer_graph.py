@@ -1,0 +1,70 @@
+"""The peer's network exported, quantised and run as ours is."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from landcover.exporting.quantise import quantise
+from landcover.legend import UInt8Array
+from landcover.preprocessing import Preprocessing
+from landcover.runtimes.openvino_runtime import import_openvino
+
+
+class _Served(nn.Module):
+    """Pixels 0..255 in, probabilities out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        scale, offset = Preprocessing(1.0).factors
+        self.scale = nn.Buffer(torch.from_numpy(scale)[:, None, None])
+        self.offset = nn.Buffer(torch.from_numpy(offset)[:, None, None])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map float32 (N, 3, H, W) to (N, C, H, W)."""
+        return torch.softmax(self.network(image * self.scale + self.offset), dim=1)
+
+
+def quantised_peer(
+    network: nn.Module, images: Iterable[UInt8Array], side: int, folder: Path
+) -> Callable[[UInt8Array], UInt8Array]:
+    """Return a function from a uint8 (1, side, side, 3) batch to probabilities, in OpenVINO.
+
+    Args:
+        network: A module from normalised images to logits.
+        images: What the ranges are measured on: uint8 (H, W, 3) each.
+        side: Height and width.
+        folder: For intermediate files.
+    """
+    program = torch.onnx.export(
+        _Served(network).eval(),
+        (torch.zeros(1, 3, side, side),),
+        input_names=["image"],
+        output_names=["probabilities"],
+        opset_version=18,
+        dynamo=True,
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing.")
+    file = folder / "peer.onnx"
+    onnx.save(quantise(program.model_proto, images, folder), file)
+    openvino = import_openvino()
+    core = openvino.Core()
+    preprocess = openvino.preprocess.PrePostProcessor(core.read_model(file))
+    image = preprocess.input()
+    image.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    image.model().set_layout(openvino.Layout("NCHW"))
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(preprocess.build(), "CPU", settings).create_infer_request()
+
+    def classify(batch: UInt8Array) -> UInt8Array:
+        request.infer(batch, share_inputs=True, share_outputs=True)
+        answer: UInt8Array = np.array(request.get_output_tensor().data)
+        return answer
+
+    return classify

@@ -1,0 +1,255 @@
+"""From a file of imagery to a file of classes, against the way people put it together, step by step.
+
+``python -m landcover.benchmarks.prediction --image I.jpg --run RUN --fp32 M.onnx --int8 M8.onnx --json F``
+
+The usual way: Pillow, segmentation_models_pytorch's DeepLabV3+ in eager float32 at the image's own 0.5 m,
+windows of 512 with a quarter overlap, softmax averaged at full size in torch, an RGB PNG. Each further way
+changes one thing until landcover's own is reached; the ways take turns in one process.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import simplejpeg
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from landcover.benchmarks.timing import Timing, take_turns
+from landcover.benchmarks.waterfall import waterfall
+from landcover.codecs import encode_mask
+from landcover.files import write_text
+from landcover.inference import PredictOptions, predict, predict_index
+from landcover.legend import UInt8Array
+from landcover.preprocessing import IMAGENET_MEAN, IMAGENET_STD, scaled_size
+from landcover.runtimes import Runtime, open_model
+from landcover.runtimes.torch_runtime import load as load_checkpoint
+
+WINDOW_PX, OVERLAP_PX = 512, 128
+
+Classifier = Callable[[Tensor], Tensor]
+"""uint8 (N, H, W, 3) to probabilities (N, C, H, W)."""
+
+
+def eager(network: nn.Module) -> Classifier:
+    """Return a torch module as people call it: normalise, forward, softmax."""
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    network.eval()
+
+    def classify(images: Tensor) -> Tensor:
+        pixels = ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+        return torch.softmax(network(pixels), dim=1)
+
+    return classify
+
+
+def on_runtime(runtime: Runtime) -> Classifier:
+    """Return a model file as a drop-in for a torch module."""
+    return lambda images: torch.from_numpy(runtime.probabilities(images.numpy()))
+
+
+@torch.inference_mode()
+def usual_way(
+    image: Path, out: Path, classify: Classifier, colours: UInt8Array, *, scale: float, whole: bool
+) -> None:
+    """Pillow in, windows averaged at full size in torch, an RGB PNG out.
+
+    Args:
+        image: The image file.
+        out: The PNG.
+        classify: The network.
+        colours: uint8 (256, 3).
+        scale: The network's grid in pixels of it per pixel of the image; 1 does not resample.
+        whole: One window for all.
+    """
+    picture = Image.open(image).convert("RGB")
+    size = (picture.height, picture.width)
+    height, width = scaled_size(size, scale)
+    if scale != 1:
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(picture))
+    if whole:
+        probabilities = classify(pixels[None])[0]
+    else:
+        probabilities = torch.zeros(6, height, width)
+        counts = torch.zeros(height, width)
+        for row in _starts(height):
+            for col in _starts(width):
+                place = slice(row, row + WINDOW_PX), slice(col, col + WINDOW_PX)
+                probabilities[:, *place] += classify(pixels[place][None])[0]
+                counts[place] += 1
+        probabilities /= counts
+    if scale != 1:
+        probabilities = functional.interpolate(probabilities[None], size=size, mode="bilinear")[0]
+    index = probabilities.argmax(dim=0).numpy().astype(np.uint8)
+    Image.fromarray(colours[index]).save(out)
+
+
+def _starts(length: int) -> list[int]:
+    last = max(length - WINDOW_PX, 0)
+    return [*range(0, last, WINDOW_PX - OVERLAP_PX), last]
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What is compared: the peer's network, and a model as checkpoint, FP32 and INT8 file."""
+
+    peer: nn.Module
+    checkpoint: nn.Module
+    fp32: Runtime
+    int8: Runtime
+
+
+def step_by_step(image: Path, models: Models, gsd: float, repeats: int, folder: Path) -> list[Timing]:
+    """Time the ways from landcover's own back to the usual one.
+
+    Args:
+        image: A JPEG.
+        models: The networks.
+        gsd: The image's metres per pixel.
+        repeats: Runs of each way.
+        folder: For what is written.
+    """
+    legend = models.int8.card.legend
+    scale = gsd / models.int8.card.preprocessing.gsd
+    out = folder / "map.png"
+    usual = partial(usual_way, image, out, colours=legend.colours)
+
+    def engine() -> None:
+        index = predict_index(models.int8, np.array(Image.open(image).convert("RGB")), gsd=gsd)
+        Image.fromarray(legend.colours[index]).save(out)
+
+    def ours(gsd: float, window_px: int | None = None) -> None:
+        overlap_px = None if window_px is None else OVERLAP_PX
+        options = PredictOptions(gsd=gsd, window_px=window_px, overlap_px=overlap_px, force=True)
+        predict([image], models.int8, folder / "ours", options)
+
+    ways: dict[str, Callable[[], object]] = {
+        "landcover": partial(ours, gsd),
+        "our blending and argmax": engine,
+        "INT8": partial(usual, on_runtime(models.int8), scale=scale, whole=True),
+        "OpenVINO": partial(usual, on_runtime(models.fp32), scale=scale, whole=True),
+        "our network": partial(usual, eager(models.checkpoint), scale=scale, whole=True),
+        "whole, not windows": partial(usual, eager(models.peer), scale=scale, whole=True),
+        "at the model's scale": partial(usual, eager(models.peer), scale=scale, whole=False),
+        "the usual way": partial(usual, eager(models.peer), scale=1.0, whole=False),
+    }
+    for way in list(ways)[:5]:  # compile
+        ways[way]()
+    timings = take_turns("image to map", ways, repeats)
+    same: dict[str, Callable[[], object]] = {
+        "landcover": partial(ours, models.int8.card.preprocessing.gsd, WINDOW_PX),
+        "the usual way": ways["the usual way"],
+    }
+    same["landcover"]()
+    return [*timings, *take_turns("image to map, same pixels and windows", same, repeats)]
+
+
+def around_the_network(image: Path, runtime: Runtime, gsd: float, repeats: int, folder: Path) -> list[Timing]:
+    """Time everything but the network against decoding the JPEG and writing a palette PNG of its map."""
+    options = PredictOptions(gsd=gsd, force=True)
+    canned = Canned(runtime)
+    predict([image], canned, folder / "canned", options)
+    index = predict_index(canned, np.array(Image.open(image).convert("RGB")), gsd=gsd)
+    content = image.read_bytes()
+
+    def least() -> None:
+        simplejpeg.decode_jpeg(content)
+        (folder / "least.png").write_bytes(encode_mask(index, runtime.card.legend, "palette"))
+
+    ways: dict[str, Callable[[], object]] = {
+        "decoding and encoding alone": least,
+        "all but the network": lambda: predict([image], canned, folder / "canned", options),
+    }
+    return take_turns("around the network", ways, 3 * repeats)
+
+
+class Canned:
+    """A runtime that gives the answer it gave before, at no cost."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.card, self.name, self.device, self.stride = (
+            runtime.card,
+            runtime.name,
+            runtime.device,
+            runtime.stride,
+        )
+        self._runtime = runtime
+        self._answers: dict[tuple[int, ...], np.ndarray] = {}
+
+    def coarse(self, batch: UInt8Array) -> np.ndarray:
+        """Return the first answer to a batch of this shape."""
+        if batch.shape not in self._answers:
+            self._answers[batch.shape] = self._runtime.coarse(batch)
+        return self._answers[batch.shape]
+
+    def probabilities(self, batch: UInt8Array) -> np.ndarray:
+        """Return what the runtime says."""
+        return self._runtime.probabilities(batch)
+
+
+def networks_alone(models: Models, images: Iterator[UInt8Array], repeats: int, folder: Path) -> list[Timing]:
+    """Time one window in our network and in the peer's, quantised and run alike, in ms."""
+    from landcover.benchmarks.peer_graph import quantised_peer
+
+    window = np.zeros((1, WINDOW_PX, WINDOW_PX, 3), np.uint8)
+    peer = quantised_peer(models.peer, images, WINDOW_PX, folder)
+    ways: dict[str, Callable[[], object]] = {
+        "landcover, as the engine runs it": lambda: models.int8.coarse(window),
+        "landcover, at full size": lambda: models.int8.probabilities(window),
+        "segmentation_models_pytorch": lambda: peer(window),
+    }
+    for run in ways.values():
+        run()
+    return take_turns("network alone, INT8 in OpenVINO, 512 x 512", ways, 10 * repeats)
+
+
+def main() -> None:
+    """Print the tables and write them as JSON, and the way from the usual to ours as SVG."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--image", type=Path, required=True, help="a JPEG")
+    parser.add_argument("--run", type=Path, required=True, help="checkpoint of the model")
+    parser.add_argument("--fp32", type=Path, required=True, help="the model as ONNX")
+    parser.add_argument("--int8", type=Path, required=True, help="the model as INT8 ONNX")
+    parser.add_argument("--gsd", type=float, default=0.5, help="metres per pixel of the image")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each way")
+    parser.add_argument("--json", type=Path, help="also write the tables here")
+    parser.add_argument("--svg", type=Path, help="also draw the steps here")
+    options = parser.parse_args()
+    reference = load_checkpoint(options.run, device="cpu")
+    models = Models(
+        smp.DeepLabV3Plus("tu-mobilenetv2_100", encoder_weights=None, classes=6).eval(),
+        reference.module,
+        open_model(options.fp32),
+        open_model(options.int8),
+    )
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        steps = step_by_step(options.image, models, options.gsd, options.repeats, folder)
+        pixels = np.array(Image.open(options.image).convert("RGB"))
+        crops = (pixels[i : i + WINDOW_PX, i : i + WINDOW_PX] for i in range(0, 8 * 200, 200))
+        timings = [
+            *steps,
+            *around_the_network(options.image, models.int8, options.gsd, options.repeats, folder),
+            *networks_alone(models, crops, options.repeats, folder),
+        ]
+    for timing in timings:
+        print(f"{timing.job:44} {timing.way:34} {timing.ms:9.1f} ms {timing.ratio:7.2f} x")
+    if options.json:
+        write_text(options.json, json.dumps([asdict(t) for t in timings], indent=1) + "\n", force=True)
+    if options.svg:
+        drawn = [(timing.way, timing.ms) for timing in reversed(steps) if timing.job == "image to map"]
+        write_text(options.svg, waterfall("One 2448 x 2448 image to its map", drawn), force=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Memory of a scene, start of a prediction, size of the installation.
+
+``python -m landcover.benchmarks.resources --model M.onnx --tiles DATA --out DIR [--json F]``
+
+Every prediction is a process of its own, whose peak is read from the system when it ends.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.windows import Window
+
+from landcover.data import open_dataset
+from landcover.files import write_text
+
+_BLOCK_PX = 512
+
+_MEASURED = """
+import resource, sys
+from landcover.inference import PredictOptions, predict
+from landcover.runtimes import open_model
+import landcover.raster, landcover.postprocess.sieve, PIL.Image
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+imported = peak()
+predict([sys.argv[1]], sys.argv[2], sys.argv[3], PredictOptions(force=True, min_region=sys.argv[4] or None))
+print(imported, peak())
+"""
+
+
+def write_scene(path: Path, height: int, width: int, tiles: Path, *, collar_px: int = 700) -> None:
+    """Write a tiled GeoTIFF of 0.5 m made of real tiles side by side, within a collar of nodata."""
+    dataset = open_dataset(tiles)
+    images = cycle(dataset.read_image(item) for item in dataset.items[:64])
+    profile = {
+        "driver": "GTiff",
+        "dtype": "uint8",
+        "count": 3,
+        "height": height,
+        "width": width,
+        "crs": CRS.from_epsg(32631),
+        "transform": Affine(0.5, 0, 5e5, 0, -0.5, 5.7e6),
+        "nodata": 0,
+        "tiled": True,
+        "blockxsize": _BLOCK_PX,
+        "blockysize": _BLOCK_PX,
+        "compress": "deflate",
+        "zlevel": 1,
+        "bigtiff": "if_safer",
+    }
+    with rasterio.open(path, "w", **profile) as target:
+        for row in range(0, height, _BLOCK_PX):
+            for col in range(0, width, _BLOCK_PX):
+                window = Window(col, row, min(_BLOCK_PX, width - col), min(_BLOCK_PX, height - row))
+                block = np.maximum(next(images), 1)[: window.height, : window.width].copy()
+                rows = np.arange(row, row + window.height)
+                cols = np.arange(col, col + window.width)
+                block[(rows < collar_px) | (rows >= height - collar_px)] = 0
+                block[:, (cols < collar_px) | (cols >= width - collar_px)] = 0
+                target.write(np.moveaxis(block, -1, 0), window=window)
+
+
+def memory(model: Path, scene: Path, out: Path, min_region: str = "") -> dict[str, float]:
+    """Return ``imports_mb``, ``above_imports_mb`` and ``seconds`` of mapping a scene."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED, str(scene), str(model), str(out), min_region],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    imported, peak = map(int, done.stdout.split())
+    return {
+        "imports_mb": imported / 1e6,
+        "above_imports_mb": (peak - imported) / 1e6,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def cold_start(model: Path, image: Path, out: Path, repeats: int) -> float:
+    """Return the median seconds from the command to the map of one image on disk."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        words = ["predict", image, "--model", model, "--out", out, "--force"]
+        subprocess.run([sys.executable, "-m", "landcover", *map(str, words)], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def installed(distribution: str = "landcover") -> dict[str, float]:
+    """Return MB on disk of a distribution and of all that it needs without extras, by name."""
+    sizes: dict[str, float] = {}
+    waiting = [distribution]
+    while waiting:
+        name = waiting.pop()
+        if name in sizes:
+            continue
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # of another system or Python
+        files = (Path(str(found.locate_file(file))) for file in found.files or ())
+        sizes[name] = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+        waiting += _needed(found)
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+def _needed(distribution: metadata.Distribution) -> Iterator[str]:
+    for requirement in distribution.requires or ():
+        name, _, condition = requirement.partition(";")
+        if "extra" not in condition:
+            yield re.split(r"[^\w.-]", name.strip())[0].lower().replace("_", "-")
+
+
+def main() -> None:
+    """Measure, print, and write as JSON where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="a model as ONNX")
+    parser.add_argument("--tiles", type=Path, required=True, help="data folder whose images make the scenes")
+    parser.add_argument("--image", type=Path, required=True, help="an image for the cold start")
+    parser.add_argument("--out", type=Path, required=True, help="folder for scenes and maps; some GB")
+    parser.add_argument("--width", type=int, default=20_000)
+    parser.add_argument("--heights", type=int, nargs="+", default=[10_000, 20_000, 40_000])
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {"installed_mb": installed(), "memory": {}}
+    total = sum(result["installed_mb"].values())
+    print(f"core install: {total:.0f} MB in {len(result['installed_mb'])} distributions")
+    result["cold_start_s"] = cold_start(options.model, options.image, options.out / "cold", 5)
+    print(f"cold start: {result['cold_start_s']:.2f} s")
+    for height in options.heights:
+        scene = options.out / f"{options.width}x{height}.tif"
+        if not scene.exists():
+            write_scene(scene, height, options.width, options.tiles)
+        found = memory(options.model, scene, options.out / "maps")
+        result["memory"][f"{height} x {options.width}"] = found
+        print(
+            f"{height} x {options.width}: {found['above_imports_mb']:.0f} MB above imports "
+            f"({found['imports_mb']:.0f} MB), {found['seconds']:.0f} s"
+        )
+    if options.json:
+        write_text(options.json, json.dumps(result, indent=1) + "\n", force=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What windows, mosaics and a wrongly declared scale do to the score of a model.
+
+``python -m landcover.benchmarks.windowing --data TILES --split scenes-k5@2:val --model M [--json F]``
+
+Tiles of one scene are laid side by side as ``scenes.csv`` tells, with holes where tiles are missing or of
+another part, and mapped as one scene through several windows; the same pixels are scored tile by tile. Then
+tiles are resampled to other ground sample distances, declared rightly and wrongly.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from landcover.data import Dataset, Item, open_dataset, select
+from landcover.errors import DataError
+from landcover.files import write_text
+from landcover.inference import predict_index
+from landcover.inference.engine import bands
+from landcover.inference.grid import make_grid
+from landcover.inference.reading import ArraySource
+from landcover.legend import NODATA, UInt8Array
+from landcover.metrics import ConfusionMatrix
+from landcover.preprocessing import resample_image
+from landcover.progress import track
+from landcover.runtimes import Runtime, open_model
+
+WINDOWS = ((512, 0), (512, 64), (512, 128), (512, 256), (1024, 128), (1024, 256), (1536, 256))
+"""Windows and overlaps that are compared, in pixels of the model."""
+
+SCALES = (0.3, 0.5, 0.8, 1.0, 1.195, 1.5)
+"""Ground sample distances that are compared, in metres."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mosaic:
+    """Tiles of a scene side by side: uint8 (H, W, 3), uint8 (H, W) truth, bool (H, W) where tiles are."""
+
+    scene: str
+    image: UInt8Array
+    truth: UInt8Array
+    valid: npt.NDArray[np.bool_]
+
+
+def mosaics(dataset: Dataset, items: Sequence[Item]) -> Iterator[Mosaic]:
+    """Lay the tiles of each scene side by side.
+
+    Raises:
+        DataError: If the data has no table of scenes.
+    """
+    if dataset.scenes is None:
+        raise DataError(f"{dataset.root} has no scenes.csv, which tells where the tiles of a scene lie.")
+    members: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        members[dataset.scenes[item.key].scene].append(item)
+    for scene, tiles in members.items():
+        places = [dataset.scenes[tile.key] for tile in tiles]
+        height, width = dataset.size(tiles[0])
+        top, left = min(place.row for place in places), min(place.col for place in places)
+        rows = max(place.row for place in places) - top + 1
+        cols = max(place.col for place in places) - left + 1
+        image = np.zeros((rows * height, cols * width, 3), np.uint8)
+        truth = np.full(image.shape[:2], NODATA, np.uint8)
+        for tile, place in zip(tiles, places, strict=True):
+            row, col = (place.row - top) * height, (place.col - left) * width
+            image[row : row + height, col : col + width] = dataset.read_image(tile)
+            truth[row : row + height, col : col + width] = dataset.read_mask(tile)
+        yield Mosaic(scene, image, truth, truth != NODATA)
+
+
+def score_windows(runtime: Runtime, dataset: Dataset, items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Score tiles one by one, then as mosaics through each of :data:`WINDOWS`; mIoU in 0..1."""
+    alone = ConfusionMatrix(dataset.legend)
+    for item in track(items, "Tiles"):
+        alone.update(dataset.read_mask(item), predict_index(runtime, dataset.read_image(item)))
+    rows = [{"way": "tile by tile", "window_px": None, "overlap_px": None, "miou": alone.scores().miou}]
+    scenes = list(mosaics(dataset, items))
+    for window_px, overlap_px in WINDOWS:
+        matrix = ConfusionMatrix(dataset.legend)
+        for scene in track(scenes, f"Windows of {window_px}, {overlap_px}"):
+            source = ArraySource(scene.image, scene.valid)
+            size = source.height, source.width
+            grid = make_grid(size, runtime, window_px=window_px, overlap_px=overlap_px)
+            made = [band.index(dataset.legend) for band in bands(runtime, source, grid)]
+            matrix.update(scene.truth[scene.valid], np.concatenate(made)[scene.valid])
+        miou = matrix.scores().miou
+        rows.append({"way": "mosaic", "window_px": window_px, "overlap_px": overlap_px, "miou": miou})
+    return rows
+
+
+def score_scales(runtime: Runtime, dataset: Dataset, items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Score tiles resampled to each of :data:`SCALES`, declared as they are and not at all; mIoU in 0..1.
+
+    Tiles are enlarged by interpolation, which adds no detail: the curve shows the resampling, not what finer
+    imagery would bring. The truth is compared at the tile's own size.
+    """
+    own = dataset.gsd or runtime.card.preprocessing.gsd
+    rows = []
+    for gsd in SCALES:
+        right, wrong = ConfusionMatrix(dataset.legend), ConfusionMatrix(dataset.legend)
+        for item in track(items, f"{gsd:g} m"):
+            truth, image = dataset.read_mask(item), resample_image(dataset.read_image(item), own / gsd)
+            for matrix, declared in ((right, gsd), (wrong, runtime.card.preprocessing.gsd)):
+                matrix.update(truth, _nearest(predict_index(runtime, image, gsd=declared), truth.shape))
+        rows.append(
+            {"gsd": gsd, "declared rightly": right.scores().miou, "not declared": wrong.scores().miou}
+        )
+    return rows
+
+
+def _nearest(index: UInt8Array, size: tuple[int, ...]) -> UInt8Array:
+    rows, cols = (
+        ((np.arange(n) + 0.5) * have / n).astype(int) for n, have in zip(size, index.shape, strict=True)
+    )
+    return index[np.ix_(rows, cols)]
+
+
+def main() -> None:
+    """Print the tables, and write them as JSON where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split", required=True, help="NAME:part, unseen by the model")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    dataset, runtime = open_dataset(options.data), open_model(options.model)
+    items = select(dataset, options.split)
+    result = {
+        "split": options.split,
+        "windows": score_windows(runtime, dataset, items),
+        "scales": score_scales(runtime, dataset, items),
+    }
+    for row in result["windows"]:
+        window = "" if row["window_px"] is None else f"{row['window_px']}, {row['overlap_px']}"
+        print(f"{row['way']:14} {window:>10} {100 * row['miou']:7.2f}")
+    for row in result["scales"]:
+        right, wrong = 100 * row["declared rightly"], 100 * row["not declared"]
+        print(f"{row['gsd']:6g} m  declared {right:6.2f}  not declared {wrong:6.2f}")
+    if options.json:
+        write_text(options.json, json.dumps(result, indent=1) + "\n", force=True)
+
+
+if __name__ == "__main__":
+    main()
