@@ -11,8 +11,7 @@ from landcover.inference.options import PredictOptions
 from landcover.inference.results import MadeMap
 from landcover.inference.rowstore import RowStore, Workplace
 from landcover.legend import NODATA, Legend, UInt8Array
-from landcover.postprocess import parse_min_region, remove_small_regions
-from landcover.postprocess.sieve import sieve_bands
+from landcover.postprocess import parse_min_region, remove_small_regions, sieve_bands
 from landcover.preprocessing import Size
 from landcover.raster import Georeference, write_bands, write_map
 
@@ -110,7 +109,7 @@ def write_products(
             force=replace,
         )
     if options.vector is not None:
-        from landcover.postprocess import vectorize  # needs an extra
+        from landcover.postprocess.vectorize import vectorize  # needs an extra
 
         confidence = task.beside("_confidence.tif") if options.confidence else None
         vectorize(
