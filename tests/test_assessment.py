@@ -194,6 +194,32 @@ def test_legends_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
     assert assess(tmp_path / "map.tif", truth, map_legend=other)["pixel_accuracy"] == 1
 
 
+def test_a_legend_without_an_unknown_class(tmp_path: Path) -> None:
+    legend = Legend("two", (LandClass("dry", (9, 9, 9)), LandClass("wet", (1, 1, 1))), unknown=None)
+    place, index = PLACES["projected"], (blocks(16) % 2).astype(np.uint8)
+    index[blocks(16) == NODATA] = NODATA
+    write_class_raster(tmp_path / "map.tif", index, legend, place)
+    write_class_raster(tmp_path / "t.tif", np.zeros_like(index), legend, place)
+    result = assess(tmp_path / "map.tif", tmp_path / "t.tif", legend=legend)
+    assert result["confusion"] == [[int((index == 0).sum()), int((index == 1).sum())], [0, 0]]
+    assert (result["off_map"], result["unknown"]) == (int((index == NODATA).sum()), 0)
+
+
+def test_only_the_part_of_a_raster_that_the_map_touches_is_read(tmp_path: Path) -> None:
+    """A country's raster beside a village's map: what lies elsewhere may even be damaged."""
+    place, index = PLACES["projected"], blocks(17)
+    large = np.full((600, 700), 77, np.uint8)  # no class
+    large[200:310, 300:430] = FOREST
+    corner = Georeference(UTM, place.transform * Affine.translation(-310, -210))
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "height": 600, "width": 700}
+    with rasterio.open(
+        tmp_path / "t.tif", "w", **profile, crs=corner.crs, transform=corner.transform
+    ) as target:
+        target.write(large, 1)
+    result = assess(write_map(tmp_path / "map.tif", place, index), tmp_path / "t.tif")
+    assert result["units"] == (index != NODATA).sum()
+
+
 # --- Labels -------------------------------------------------------------------------------------------------
 
 

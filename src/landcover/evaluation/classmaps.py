@@ -143,7 +143,8 @@ def _meanings(path: Path, source: DatasetReader, legend: Legend) -> tuple[UInt8A
     if listing not in (None, legend.listing):
         raise MaskError(
             f"{path} is a map of the classes {listing}; the legend {legend.name!r} has {legend.listing}. "
-            "Give the map's own legend (--prediction-legend), or that of the truth (--legend)."
+            "Give its own with --legend; where evaluate scores a map whose legend is not that of the truth, "
+            "give the map's with --prediction-legend."
         )
     if listing is None and source.colorinterp[0] == ColorInterp.palette:
         palette = np.zeros((256, 4), np.uint8)
