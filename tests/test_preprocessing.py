@@ -95,15 +95,17 @@ def test_constant_images_stay_constant(source: tuple[int, int], target: tuple[in
 
 @quick
 @given(sizes, sizes, st.data())
-def test_rows_of_a_strip_are_those_of_the_whole(
+def test_a_part_of_a_strip_is_that_of_the_whole(
     source: tuple[int, int], target: tuple[int, int], data: st.DataObject
 ) -> None:
     image = np.random.default_rng(3).integers(0, 256, (*source, 3), dtype=np.uint8)
     start = data.draw(st.integers(0, target[0] - 1))
     rows = slice(start, data.draw(st.integers(start + 1, target[0])))
+    start = data.draw(st.integers(0, target[1] - 1))
+    cols = slice(start, data.draw(st.integers(start + 1, target[1])))
     needed = source_rows(rows, source[0], target[0])
-    found = resample_rows(image[needed], needed.start, rows, source, target)
-    expected = resample_image(image, target)[rows]
+    found = resample_rows(image[needed], needed.start, rows, cols, source, target)
+    expected = resample_image(image, target)[rows, cols]
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).max() <= 1  # Pillow's fixed-point weights
 

@@ -133,30 +133,36 @@ def source_rows(rows: slice, source_height: int, height: int) -> slice:
     return slice(max(0, first), min(source_height, last))
 
 
-def resample_rows(strip: UInt8Array, top: int, rows: slice, source: Size, target: Size) -> UInt8Array:
-    """Return some rows of what :func:`resample_image` makes of an image that need not be there as a whole.
+def resample_rows(
+    strip: UInt8Array, top: int, rows: slice, cols: slice, source: Size, target: Size
+) -> UInt8Array:
+    """Return a part of what :func:`resample_image` makes of an image that need not be there as a whole.
 
     Args:
         strip: uint8 (n, W, 3): consecutive rows of the image that hold all of :func:`source_rows`.
         top: Which row of the image the strip begins with.
         rows: Rows of the resampled image.
+        cols: Columns of it.
         source: Height and width of the image.
         target: Height and width of the whole resampled image.
 
     Returns:
-        uint8 (rows, w, 3).
+        uint8 (rows, cols, 3).
     """
     if target == source:
-        return strip[rows.start - top : rows.stop - top]
-    step = source[0] / target[0]
+        return strip[rows.start - top : rows.stop - top, cols]
+    down, across = source[0] / target[0], source[1] / target[1]
+    reach = math.ceil(max(across, 1.0)) + 1
+    left, right = max(0, math.floor(cols.start * across) - reach), math.ceil(cols.stop * across) + reach
+    part = strip[:, left:right]
     box = (
-        0.0,
-        max(0.0, rows.start * step - top),
-        float(source[1]),
-        min(rows.stop * step - top, float(len(strip))),
+        max(0.0, cols.start * across - left),
+        max(0.0, rows.start * down - top),
+        min(cols.stop * across - left, float(part.shape[1])),
+        min(rows.stop * down - top, float(len(strip))),
     )
-    size = (target[1], rows.stop - rows.start)
-    return np.asarray(Image.fromarray(strip).resize(size, _filter(source, target), box))
+    size = (cols.stop - cols.start, rows.stop - rows.start)
+    return np.asarray(Image.fromarray(part).resize(size, _filter(source, target), box))
 
 
 def _target(source: Size, size: Size | float) -> Size:

@@ -52,7 +52,7 @@ class Band:
 
     def index(self, legend: Legend) -> UInt8Array:
         """Return uint8 (rows, W): the most probable class, also where there is no imagery."""
-        return np.array(legend.scored, np.uint8)[upsampled_argmax(self.cells, self.rows, self.cols)]
+        return upsampled_argmax(self.cells, self.rows, self.cols, np.array(legend.scored, np.uint8))
 
     def probabilities(self) -> Iterator[tuple[slice, Float32Array]]:
         """Yield rows of the band (0: its first) in parts, with float32 (C, n, W)."""

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +18,7 @@ from landcover.preprocessing import resample_rows, source_rows
 BoolArray = npt.NDArray[np.bool_]
 
 _STEP_PX = 128
+_PARTS = 2
 
 
 class Strip(Protocol):
@@ -96,26 +99,21 @@ def window_rows(
     source: Source, grid: Grid, begin: int, mean: tuple[float, float, float]
 ) -> Iterator[WindowRow]:
     """Read and resample a scene, each row of it once."""
-    height, stride = grid.model_size[0], grid.stride
+    stride = grid.stride
     have: list[_Step] = []
-    # Steps lie where they lie whatever the windows and wherever work begins: resampling rounds.
-    at = grid.rows[begin].start * stride // _STEP_PX * _STEP_PX
-    reader = _Reader(source, grid, np.rint(255 * np.array(mean)).astype(np.uint8), at)
-    for span in grid.rows[begin:]:
-        top, bottom = span.start * stride, min(span.stop * stride, height)
-        have = [step for step in have if step.stop > top]
-        new = []
-        while at < bottom:
-            new.append(reader.read(at, min(at + _STEP_PX, height)))
-            at = new[-1].stop
-        have += new
-        parts = [step.image[max(0, top - step.start) : bottom - step.start] for step in have]
-        image = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        seen = np.logical_or.reduce([step.seen for step in have])
-        padding = [(0, span.length * stride - len(image)), (0, grid.cols[-1].stop * stride - image.shape[1])]
-        if any(after for _, after in padding):
-            image = np.pad(image, (*padding, (0, 0)), mode="edge")
-        yield WindowRow(image, seen.tolist(), [valid for step in new for valid in step.valid])
+    with ThreadPoolExecutor(_PARTS) as pool:
+        steps = _Steps(source, grid, pool, grid.rows[begin].start * stride, mean)
+        for span in grid.rows[begin:]:
+            top, bottom = span.start * stride, min(span.stop * stride, grid.model_size[0])
+            new = list(steps.until(bottom))
+            have = [step for step in have if step.stop > top] + new
+            parts = [step.image[max(0, top - step.start) : bottom - step.start] for step in have]
+            image = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            below, right = span.length * stride - len(image), grid.cols[-1].stop * stride - image.shape[1]
+            if below or right:
+                image = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
+            seen = np.logical_or.reduce([step.seen for step in have])
+            yield WindowRow(image, seen.tolist(), [valid for step in new for valid in step.valid])
 
 
 class _Step(NamedTuple):
@@ -128,23 +126,43 @@ class _Step(NamedTuple):
     valid: list[tuple[int, int, BoolArray | None]]
 
 
-class _Reader:
-    """Reads rows at the model's scale from the top; keeps those of the source that it needs again."""
+class _Steps:
+    """Steps of rows at the model's scale from the top; what the next needs of the source again is kept.
 
-    def __init__(self, source: Source, grid: Grid, filling: UInt8Array, start: int) -> None:
-        self._source, self._grid, self._filling = source, grid, filling
+    Steps begin and end at multiples of their height and are resampled in the same parts, whatever the windows
+    and wherever work begins: resampling rounds, and the same scene is to give the same bytes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        grid: Grid,
+        pool: ThreadPoolExecutor,
+        row: int,
+        mean: tuple[float, float, float],
+    ) -> None:
+        self._source, self._grid, self._pool = source, grid, pool
+        self._filling = np.rint(255 * np.array(mean)).astype(np.uint8)
+        self._at = row // _STEP_PX * _STEP_PX
+        self._top = source_rows(slice(self._at, self._at + 1), grid.size[0], grid.model_size[0]).start
         self._strip = np.empty((0, grid.size[1], 3), np.uint8)
         self._valid: BoolArray | None = None
-        self._top = source_rows(slice(start, start + 1), grid.size[0], grid.model_size[0]).start
         scale = grid.size[1] / grid.model_size[1] * grid.stride
         self._windows = [
             slice(math.floor(span.start * scale), max(1, math.ceil(span.stop * scale))) for span in grid.cols
         ]
+        edges = np.linspace(0, grid.model_size[1], min(_PARTS, grid.model_size[1]) + 1).astype(int)
+        self._parts = [slice(start, stop) for start, stop in pairwise(edges.tolist())]
 
-    def read(self, start: int, stop: int) -> _Step:
-        """Read the model's rows ``start`` to ``stop``."""
-        grid = self._grid
-        needed = source_rows(slice(start, stop), grid.size[0], grid.model_size[0])
+    def until(self, row: int) -> Iterator[_Step]:
+        """Yield the steps up to the one that holds the model's row before ``row``."""
+        while self._at < row:
+            yield self._read(slice(self._at, min(self._at + _STEP_PX, self._grid.model_size[0])))
+            self._at += _STEP_PX
+
+    def _read(self, rows: slice) -> _Step:
+        size, model_size = self._grid.size, self._grid.model_size
+        needed = source_rows(rows, size[0], model_size[0])
         bottom = self._top + len(self._strip)
         fresh = []
         if needed.stop > bottom:
@@ -154,8 +172,13 @@ class _Reader:
         drop = needed.start - self._top
         self._strip, self._top = self._strip[drop:], needed.start
         self._valid = None if self._valid is None else self._valid[drop:]
-        image = resample_rows(self._strip, self._top, slice(start, stop), grid.size, grid.model_size)
-        return _Step(start, stop, image, self._seen(), fresh)
+
+        def resample(cols: slice) -> UInt8Array:
+            return resample_rows(self._strip, self._top, rows, cols, size, model_size)
+
+        parts = list(self._pool.map(resample, self._parts))
+        image = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return _Step(rows.start, rows.stop, image, self._seen(), fresh)
 
     def _append(self, strip: Strip) -> None:
         image, valid, have = strip.image, strip.valid, self._strip

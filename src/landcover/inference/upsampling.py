@@ -59,8 +59,8 @@ def upsample(values: Float32Array, rows: Axis, cols: Axis) -> Float32Array:
     return _mix(_mix(values, rows, 1), cols, 2)
 
 
-def upsampled_argmax(values: Float32Array, rows: Axis, cols: Axis) -> UInt8Array:
-    """Return the argmax over C of :func:`upsample`, without computing it where it is known.
+def upsampled_argmax(values: Float32Array, rows: Axis, cols: Axis, labels: UInt8Array) -> UInt8Array:
+    """Return the label of the largest value over C of :func:`upsample`, computed only where it is not known.
 
     Between four cells with one winner that class wins everywhere: interpolation is a weighted mean, and the
     class is the largest in all that is averaged. Only where the winners differ, along the borders of classes,
@@ -70,13 +70,14 @@ def upsampled_argmax(values: Float32Array, rows: Axis, cols: Axis) -> UInt8Array
         values: float32 (C, n, m), C up to 256.
         rows: Pixels between the n rows of cells.
         cols: Pixels between the m columns of cells.
+        labels: uint8 (C,): what stands for each in the result.
 
     Returns:
         uint8 (len(rows.low), len(cols.low)); of equal classes the first.
     """
     values = _with_next(_with_next(values, 1), 2)
-    winners = values.argmax(axis=0).astype(np.uint8)
-    result: UInt8Array = winners[rows.low].take(cols.low, axis=1)
+    winners = labels[values.argmax(axis=0)]
+    result: UInt8Array = winners.take(cols.low, axis=1)[rows.low]
     corner = winners[:-1, :-1]
     mixed = (corner != winners[1:, :-1]) | (corner != winners[:-1, 1:]) | (corner != winners[1:, 1:])
     above, left = np.nonzero(mixed)
@@ -93,7 +94,8 @@ def upsampled_argmax(values: Float32Array, rows: Axis, cols: Axis) -> UInt8Array
         # A cell with fewer pixels than the largest repeats its last one.
         y = row_starts[i][:, None] + np.minimum(np.arange(height), row_counts[i][:, None] - 1)
         x = col_starts[j][:, None] + np.minimum(np.arange(width), col_counts[j][:, None] - 1)
-        result[y[:, :, None], x[:, None, :]] = _argmax_between(values, i, j, rows.weight[y], cols.weight[x])
+        winner = _argmax_between(values, i, j, rows.weight[y], cols.weight[x], labels)
+        result[y[:, :, None], x[:, None, :]] = winner
     return result
 
 
@@ -103,12 +105,13 @@ def _argmax_between(
     j: npt.NDArray[np.int64],
     down: Float32Array,
     right: Float32Array,
+    labels: UInt8Array,
 ) -> UInt8Array:
     """uint8 (Q, h, w): winners between the cells (i, j) and (i + 1, j + 1), at weights (Q, h) and (Q, w)."""
     shape = (len(i), down.shape[1], right.shape[1])
     best, winner = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.uint8)
     better = np.empty(shape, bool)
-    for number, plane in enumerate(values):
+    for plane, label in zip(values, labels, strict=True):
         first, second = plane[i, j][:, None], plane[i, j + 1][:, None]
         first = first + (plane[i + 1, j][:, None] - first) * down
         second = second + (plane[i + 1, j + 1][:, None] - second) * down
@@ -116,7 +119,7 @@ def _argmax_between(
         value += first[:, :, None]
         np.greater(value, best, out=better)
         np.copyto(best, value, where=better)
-        np.copyto(winner, np.uint8(number), where=better)
+        np.copyto(winner, label, where=better)
     return winner
 
 
