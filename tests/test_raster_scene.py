@@ -21,7 +21,15 @@ from rasterio.enums import ColorInterp
 from imagefiles import photo, save, save_palette
 from landcover.errors import DataError, ImageError, LandcoverError, MissingExtraError, UsageError
 from landcover.legend import DEEPGLOBE
-from landcover.raster import Georeference, Scene, ground_sample_distance, open_scene, read_raster, write_map
+from landcover.raster import (
+    Georeference,
+    Scene,
+    ground_sample_distance,
+    open_scene,
+    read_raster,
+    row_areas,
+    write_map,
+)
 from landcover.raster import scene as scene_module
 from landcover.raster.bands import to_bytes
 from landcover.windows import Window
@@ -646,3 +654,22 @@ def test_a_server_that_goes_away_is_no_damage(tmp_path: Path, address: str) -> N
         with pytest.raises(ImageError, match="cannot be read"):
             read_all(scene, 300)
         assert scene.damaged == []
+
+
+# Real imagery
+
+
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "geotiff" / "netherlands_25cm_epsg28992.tif"
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_file(), reason="no shared data")
+def test_a_real_scene_is_read_and_measured() -> None:
+    with open_scene(SHARED) as scene, rasterio.open(SHARED) as source:
+        assert np.array_equal(read_all(scene, 300)[0], np.moveaxis(source.read((1, 2, 3)), 0, -1))
+        assert scene.gsd == pytest.approx(0.25, rel=1e-6)
+        assert (scene.damaged, scene.warnings) == ([], [])
+        assert scene.georeference is not None
+        areas = row_areas(scene.georeference, scene.height, scene.width)
+        assert areas is not None
+        assert areas.sum() * scene.width == pytest.approx((1000 * 0.25) ** 2)

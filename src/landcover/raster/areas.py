@@ -12,7 +12,7 @@ _WGS84 = (6_378_137.0, 298.257223563)
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(3)
 
 
-def row_areas(place: Georeference, height: int, width: int) -> Float64Array | None:
+def row_areas(georeference: Georeference, height: int, width: int) -> Float64Array | None:
     """Return the true area of a pixel of each row.
 
     - Longitude and latitude: the area between two parallels on the reference system's own ellipsoid, in
@@ -24,7 +24,7 @@ def row_areas(place: Georeference, height: int, width: int) -> Float64Array | No
       local scale, averaged over each row (three-point Gauss; relative error below 1e-5 for rows of 100 km).
 
     Args:
-        place: Where the raster lies.
+        georeference: Where the raster lies.
         height: Its rows.
         width: Its columns.
 
@@ -32,20 +32,20 @@ def row_areas(place: Georeference, height: int, width: int) -> Float64Array | No
         float64 (height,), square metres; None where the reference system is not tied to the Earth, so that
         areas can only be told in pixels.
     """
-    a, b, _, d, e, f = place.transform[:6]
-    if place.crs.is_geographic and d == 0:
-        unit = float(place.crs.units_factor[1])
+    a, b, _, d, e, f = georeference.transform[:6]
+    if georeference.crs.is_geographic and d == 0:
+        unit = float(georeference.crs.units_factor[1])
         edges = unit * (f + e * np.arange(height + 1))
-        zones: Float64Array = np.abs(np.diff(_zone(edges, *_ellipsoid(place.crs)))) * abs(a) * unit
+        zones: Float64Array = np.abs(np.diff(_zone(edges, *_ellipsoid(georeference.crs)))) * abs(a) * unit
         return zones
-    size = pixel_size(place, height, width)
+    size = pixel_size(georeference, height, width)
     if size is None:
         return None
-    if size == (nominal := nominal_size(place)):
+    if size == (nominal := nominal_size(georeference)):
         shear = abs(a * e - b * d) / (np.hypot(a, d) * np.hypot(b, e))
         return np.full(height, nominal**2 * shear)
     cols, rows = np.meshgrid((_NODES + 1) / 2 * width, np.arange(height) + 0.5)
-    steps = ground_steps(place, cols.ravel(), rows.ravel())
+    steps = ground_steps(georeference, cols.ravel(), rows.ravel())
     if steps is None:
         return None
     area: Float64Array = np.abs(steps[0, 0] * steps[1, 1] - steps[0, 1] * steps[1, 0])

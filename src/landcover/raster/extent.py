@@ -11,6 +11,7 @@ from affine import Affine
 from rasterio.features import geometry_mask
 
 from landcover.errors import DataError, UsageError
+from landcover.extras import needs
 from landcover.raster.georeference import Float64Array, Georeference
 from landcover.windows import Window
 
@@ -79,22 +80,24 @@ def part_of(
             "--bbox and --aoi out, or give it a reference system first."
         )
     if bbox is not None:
-        window = _touched(_box_in_pixels(place, bbox), window) or _refuse(
-            f"The box {_spelled(bbox)}", name, place, window
-        )
+        touched = _touched(_box_in_pixels(place, bbox), window)
+        if touched is None:
+            raise _outside(f"The box {_spelled(bbox)}", name, place, window)
+        window = touched
     if aoi is not None:
         area, bounds, extent = _read_area(Path(aoi), place)
-        window = _touched(bounds, window) or _refuse(
-            f"The area {aoi}, which covers {_spelled(extent)},", name, place, window
-        )
+        touched = _touched(bounds, window)
+        if touched is None:
+            raise _outside(f"The area {aoi}, which covers {_spelled(extent)},", name, place, window)
+        window = touched
     return window, area
 
 
 def _read_area(path: Path, place: Georeference) -> tuple[Area, Box, Box]:
     """Return the polygons of a file, and their bounds in pixels and in the scene's reference system."""
-    import shapely
-
-    from landcover.vectors import read_features  # here, because it needs the extra "vector"; so does shapely
+    with needs("vector"):
+        import shapely
+    from landcover.vectors import read_features
 
     features = read_features(path, place.crs)
     if features.kind != "polygon":
@@ -133,9 +136,9 @@ def _touched(pixels: Box, window: Window) -> Window | None:
     return Window(top, left, bottom - top, right - left) if right > left and bottom > top else None
 
 
-def _refuse(what: str, name: str, place: Georeference, window: Window) -> Window:
+def _outside(what: str, name: str, place: Georeference, window: Window) -> DataError:
     extent = place.moved(window.row, window.col).extent(window.height, window.width)
-    raise DataError(
+    return DataError(
         f"{what} does not touch {name}, of which {_spelled(extent)} is read (left, bottom, right, top in "
         f"{place.crs.to_string()[:60]})."
     )

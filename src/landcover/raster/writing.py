@@ -27,7 +27,7 @@ from landcover.raster.georeference import Georeference
 from landcover.raster.style import write_qml
 
 _BLOCK_PX = 512
-_SMALL_CACHE = 64 << 20
+_SMALL_CACHE = 16 << 20
 _PIXELS = "pixels"
 
 _BAND = """
@@ -68,7 +68,8 @@ def write_map(
 ) -> None:
     """Write class indices as a tiled, deflated GeoTIFF with colour table, class names and nodata 255.
 
-    Memory: a strip, and a row of 512 x 512 blocks in GDAL's cache. Disk: see the module.
+    Memory: a strip, and in GDAL about a row of 512 x 512 blocks (512 x width bytes) and 100 MB, however many
+    rows there are. Disk: see the module.
 
     Args:
         path: The file.
@@ -191,7 +192,7 @@ def _write(
     check_output(path, force=force)
     count = len(layout.names)
     options = {
-        "GDAL_CACHEMAX": max(_SMALL_CACHE, 2 * _BLOCK_PX * width * count),
+        "GDAL_CACHEMAX": _SMALL_CACHE + _BLOCK_PX * width * count,
         "GDAL_NUM_THREADS": "ALL_CPUS",
         "GDAL_PAM_ENABLED": False,  # no files of statistics beside the map
         "BIGTIFF_OVERVIEW": "IF_SAFER",
