@@ -103,4 +103,6 @@ def parse_imagery(text: str, *, gsd: float | None = None) -> Imagery:
         name = ":".join(pieces[:end])
         if name and Path(name).exists():
             return open_imagery(name, ":".join(pieces[end:]) or None, gsd=gsd)
-    raise UsageError(f"{pieces[0]!r} does not exist; expected DATA or DATA:SPLIT, such as tiles:folders:train.")
+    raise UsageError(
+        f"{pieces[0]!r} does not exist; expected DATA or DATA:SPLIT, such as tiles:folders:train."
+    )

@@ -10,13 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-import onnx
-
 from landcover import __version__
 from landcover.bundle import ONNX_SUFFIX, ModelCard, model_digest
 from landcover.errors import UsageError, did_you_mean
 from landcover.exporting.candidates import (
-    Candidate,
     Labelled,
     float_candidate,
     integer_candidate,
@@ -155,7 +152,8 @@ def export(
         write_model(temporary, made.model, card, made.entries)
     exported = Exported(out, card, model_digest(out), item)
     if item is not None:
-        _write_item(item, exported, made, side=side if for_ == "qgis" else None, force=force)
+        parameters = sum(values.numel() for values in reference.module.parameters())
+        _write_item(item, exported, parameters, side=side if for_ == "qgis" else None, force=force)
     return exported
 
 
@@ -218,7 +216,7 @@ def _circumstances(run: str | Path, for_: Purpose, imagery: Imagery, seed: int) 
     }
 
 
-def _write_item(item: Path, exported: Exported, made: Candidate, *, side: int | None, force: bool) -> None:
+def _write_item(item: Path, exported: Exported, parameters: int, *, side: int | None, force: bool) -> None:
     href = Path(os.path.relpath(exported.path.absolute(), item.absolute().parent)).as_posix()
     content = stac_item(
         exported.card,
@@ -226,13 +224,7 @@ def _write_item(item: Path, exported: Exported, made: Candidate, *, side: int | 
         href=href if href.startswith("../") else f"./{href}",
         sha256=exported.sha256,
         size=exported.path.stat().st_size,
-        parameters=_parameters(made.model),
+        parameters=parameters,
         side=side,
     )
     write_text(item, json.dumps(content, indent=1) + "\n", force=force)
-
-
-def _parameters(model: onnx.ModelProto) -> int:
-    """Return how many numbers the weights of all convolutions have."""
-    weights = {name for node in model.graph.node if node.op_type == "Conv" for name in node.input[1:]}
-    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.name in weights)

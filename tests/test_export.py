@@ -1,0 +1,268 @@
+"""The verb from end to end: INT8 by the command line, the file for QGIS, bad input."""
+
+import importlib
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import landcover
+from export_world import WINDOW_PX, noise, tiny_runtime, write_data, write_run
+from landcover.bundle import model_digest, read_card
+from landcover.cli import build
+from landcover.errors import LandcoverError, ModelError, OutputError, SplitError, UsageError
+from landcover.exporting.stac import stac_item
+from landcover.legend import DEEPGLOBE, LandClass, Legend
+from landcover.runtimes import TorchRuntime, open_model
+
+
+@pytest.fixture(scope="module")
+def reference() -> TorchRuntime:
+    return tiny_runtime(encoder="test_efficientnet")
+
+
+@pytest.fixture(scope="module")
+def run(reference: TorchRuntime, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("world") / "run", reference)
+
+
+@pytest.fixture(scope="module")
+def data(reference: TorchRuntime, run: Path) -> Path:
+    return write_data(run.parent / "data", reference)
+
+
+def test_int8_by_the_command_line(reference: TorchRuntime, run: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "m.onnx"
+    done = CliRunner().invoke(
+        build(),
+        [
+            *("export", str(run), "--out", str(out), "--int8", "--no-speed-gate", "a tiny network"),
+            *("--calibration", f"{data}:folders:train", "--calibration-images", "4"),
+            *("--data", str(data), "--split", "folders:validation", "--max-miou-loss", "100"),
+            *("--stac-mlm", str(tmp_path / "stac" / "m.json"), "--json", "-"),
+        ],
+        catch_exceptions=False,
+    )
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["sha256"] == model_digest(out)
+    assert report["bytes"] == out.stat().st_size
+    assert report["int8"]["calibration"] == {"imagery": "data folders:train", "images": 4}
+    assert report["int8"]["accuracy"]["fp32"] > 0.9
+    assert report["int8"]["speed"]["no_gate"] == "a tiny network"
+    assert [path.name for path in out.parent.iterdir()] == ["m.onnx"]
+
+    card = read_card(out)
+    assert card.precision == "int8"
+    assert card.export["source_sha256"] == model_digest(run)
+    assert card.export["for"] == "landcover"
+    assert report.items() >= card.export.items()
+    plain = {"export": {}, "precision": "fp32"}
+    assert card.model_copy(update=plain) == reference.card
+    answer = open_model(out).probabilities(noise(64, seed=1)[None])
+    assert np.mean(answer.argmax(1) == reference.probabilities(noise(64, seed=1)[None]).argmax(1)) > 0.8
+
+    item = json.loads((tmp_path / "stac" / "m.json").read_text())
+    asset = item["assets"]["model"]
+    assert (tmp_path / "stac" / asset["href"]).resolve() == out
+    assert asset["file:checksum"] == "1220" + report["sha256"]
+    assert asset["file:size"] == out.stat().st_size
+    weights = sum(values.numel() for values in reference.module.parameters())
+    assert item["properties"]["mlm:total_parameters"] == weights
+    check_item(item)
+
+
+class Plugin:
+    """What Deepness does with a file, written down anew after its sources: checks, entries, arithmetic."""
+
+    def __init__(self, path: Path) -> None:
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        if len(inputs) > 1 or len(outputs) != 1:
+            raise ValueError("unsupported number of inputs or outputs")
+        shape = outputs[0].shape
+        if len(shape) != 4 or shape[0] != 1 or shape[2] != shape[3]:
+            raise ValueError(f"output {shape}")
+        self.input = inputs[0]
+        if self.input.shape[-2:] != shape[-2:] or not all(isinstance(s, int) for s in self.input.shape):
+            raise ValueError(f"input {self.input.shape}")
+        self.channels = shape[-3]
+        entries = self.session.get_modelmeta().custom_metadata_map
+        self.entries = {name: json.loads(value) for name, value in entries.items() if name != "landcover"}
+
+    @property
+    def class_names(self) -> list[str]:
+        names = sorted(self.entries["class_names"].items(), key=lambda pair: int(pair[0]))
+        if [int(key) for key, _ in names] != list(range(self.channels)):
+            raise ValueError("class names are not consecutive")
+        return [name for _, name in names]
+
+    def classify(self, tile: np.ndarray) -> np.ndarray:
+        scaled = np.float32(tile * 1.0 / 255.0)
+        mean, std = (np.float32(self.entries[f"standardization_{what}"]) for what in ("mean", "std"))
+        batch = np.transpose(((scaled - mean) / std)[None], (0, 3, 1, 2))
+        (result,) = self.session.run(None, {self.input.name: batch})
+        result[result < float(self.entries["seg_thresh"])] = 0
+        return result.argmax(axis=1)[0]
+
+
+def test_the_file_for_qgis_gives_the_plugin_our_map(
+    reference: TorchRuntime, run: Path, tmp_path: Path
+) -> None:
+    exported = landcover.export(run, tmp_path / "q.onnx", for_="qgis", stac_mlm=tmp_path / "q.json")
+    plugin = Plugin(exported.path)
+    assert plugin.input.shape == [1, 3, WINDOW_PX, WINDOW_PX]
+    assert plugin.class_names == list(DEEPGLOBE.scored_names)
+    assert str(plugin.entries["model_type"]).capitalize() == "Segmentor"
+    assert plugin.entries["resolution"] == 100
+    assert plugin.entries["tile_size"] == plugin.entries["tiles_size"] == WINDOW_PX
+    assert plugin.entries["tiles_overlap"] == 25
+    assert plugin.entries["seg_thresh"] == 0
+    assert int(plugin.entries["seg_small_segment"]) // 2 * 2 + 1 == 1  # its median filter is off
+    for seed in range(3):
+        tile = noise(WINDOW_PX, seed=seed)
+        ours = reference.probabilities(tile[None])[0].argmax(0)
+        assert len(np.unique(ours)) > 1
+        assert np.mean(plugin.classify(tile) == ours) >= 0.999
+
+    (parity,) = exported.card.export["parity"]
+    assert parity["runtime"] == "onnxruntime, as Deepness runs it"
+    assert parity["agreement"] >= 0.999
+    item = json.loads((tmp_path / "q.json").read_text())
+    check_item(item)
+    (scaling, *_) = item["properties"]["mlm:input"][0]["value_scaling"]
+    assert scaling == {"type": "z-score", "mean": pytest.approx(102), "stddev": pytest.approx(51)}
+    assert item["properties"]["mlm:input"][0]["input"]["shape"] == [1, 3, WINDOW_PX, WINDOW_PX]
+    with pytest.raises(ModelError, match="--for qgis"):  # it would be normalised twice
+        open_model(exported.path)
+
+
+def test_a_broken_network_is_refused_and_nothing_is_written(reference: TorchRuntime, tmp_path: Path) -> None:
+    broken = tiny_runtime(encoder="test_efficientnet")
+    with torch.no_grad():
+        broken.module.classifier.weight[0] = float("nan")
+    run = write_run(tmp_path / "run", broken)
+    with pytest.raises(ModelError, match=r"probabilities differ by up to nan .* Nothing was written"):
+        landcover.export(run, tmp_path / "out" / "m.onnx", for_="qgis", stac_mlm=tmp_path / "out" / "m.json")
+    assert not (tmp_path / "out").exists()
+
+
+INT8: dict[str, Any] = {"int8": True, "calibration": "DATA", "data": "DATA", "split": "folders:validation"}
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "options"),
+    [
+        (UsageError, r"no file for 'qgiss'.*'qgis'", {"for_": "qgiss"}),
+        (UsageError, r"--calibration and --no-speed-gate are about INT8", {"calibration": "DATA"}),
+        (UsageError, r"are about INT8", {"no_speed_gate": "because"}),
+        (UsageError, r"Pass --calibration DATA", INT8 | {"calibration": None}),
+        (UsageError, r"pass --data D and --split", INT8 | {"split": None}),
+        (UsageError, r"pass --data D and --split", INT8 | {"data": None}),
+        (UsageError, r"--int8 or --for qgis", INT8 | {"for_": "qgis"}),
+        (UsageError, r"on 0 images", INT8 | {"calibration_images": 0}),
+        (UsageError, r"--max-miou-loss is -1", INT8 | {"max_miou_loss": -1.0}),
+        (UsageError, r"--max-miou-loss is nan", INT8 | {"max_miou_loss": float("nan")}),
+        (UsageError, r"needs a reason", INT8 | {"no_speed_gate": " "}),
+        (UsageError, r"does not exist; expected DATA", INT8 | {"calibration": "nowhere:all"}),
+        (SplitError, r"no part 'tset'", INT8 | {"split": "folders:tset"}),
+        (UsageError, r"name them with --data", {"split": "all"}),
+        (UsageError, r"seeds start at 0", {"seed": -1}),
+        (UsageError, r"ends with \.onnx", {"out": "m.pt"}),
+        (OutputError, r"exists already.*--force", {"out": "there.onnx"}),
+        (OutputError, r"exists already.*--force", {"stac_mlm": "there.json"}),
+        (OutputError, r"is a folder", {"out": "folder.onnx", "force": True}),
+        (UsageError, r"both the model and its STAC item", {"stac_mlm": "m.onnx"}),
+        (ModelError, r"no model", {"run": "nowhere"}),
+        (UsageError, r"exported model", {"run": "there.onnx"}),
+    ],
+)
+def test_bad_input_is_one_message_and_no_file(
+    error: type[LandcoverError],
+    message: str,
+    options: dict[str, Any],
+    run: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("there.onnx", "there.json"):
+        Path(name).write_text("mine")
+    Path("folder.onnx").mkdir()
+    before = sorted(tmp_path.iterdir())
+    given = {"run": run, "out": "m.onnx"} | {
+        name: str(data) if value == "DATA" else value for name, value in options.items()
+    }
+    with pytest.raises(error, match=message):
+        landcover.export(**given)
+    assert sorted(tmp_path.iterdir()) == before
+    assert Path("there.onnx").read_text() == "mine"
+
+
+def test_a_missing_library_is_named_with_its_extra() -> None:
+    code = "import sys; sys.modules['onnx'] = None; import landcover; landcover.export('a', 'b.onnx')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "MissingExtraError: This needs onnx" in done.stderr
+    assert "landcover[export]" in done.stderr
+
+
+def test_a_stac_item_keeps_to_what_names_may_hold(reference: TorchRuntime) -> None:
+    legend = Legend("own", (LandClass("dense forêt", (1, 2, 255)), LandClass("eau", (0, 0, 0))), None)
+    card = reference.card.model_copy(update={"legend": legend, "licence": ""})
+    item = stac_item(card, name="m", href="./m.onnx", sha256="ab" * 32, size=1, parameters=2, side=None)
+    check_item(item)
+    first, second = item["properties"]["mlm:output"][0]["classification:classes"]
+    assert first == {"value": 0, "name": "dense-for-t", "title": "dense forêt", "color_hint": "0102FF"}
+    assert second["value"] == 1
+    assert item["properties"]["mlm:input"][0]["input"]["shape"] == [-1, 3, -1, -1]
+    assert item["properties"]["mlm:input"][0]["value_scaling"] is None
+    assert "license" not in item["properties"]
+
+
+def check_item(item: dict[str, Any]) -> None:
+    """Check what the schemas of STAC 1.1 and of the extension demand."""
+    assert item["type"] == "Feature"
+    assert item["stac_version"] == "1.1.0"
+    assert "https://stac-extensions.github.io/mlm/v1.4.0/schema.json" in item["stac_extensions"]
+    assert item["geometry"] is None
+    assert "bbox" not in item  # forbidden where there is no geometry
+    assert isinstance(item["links"], list)
+    properties = item["properties"]
+    assert properties["datetime"] is None
+    assert {"start_datetime", "end_datetime"} <= properties.keys()
+    assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", properties["mlm:name"])
+    assert properties["mlm:tasks"] == ["semantic-segmentation"]
+    assert properties["mlm:accelerator"] is None
+    assert isinstance(properties["mlm:architecture"], str)
+    bands = {band["name"] for band in properties["bands"]}
+    for given in properties["mlm:input"]:
+        assert set(given["bands"]) <= bands
+        assert len(given["input"]["shape"]) == len(given["input"]["dim_order"]) == 4
+    for result in properties["mlm:output"]:
+        assert len(result["result"]["shape"]) == len(result["result"]["dim_order"])
+        for entry in result["classification:classes"]:
+            assert re.fullmatch(r"[0-9A-Za-z_-]+", entry["name"])
+            assert re.fullmatch(r"[0-9A-F]{6}", entry["color_hint"])
+    assert all(re.fullmatch(r"[0-9a-zA-Z_.-]+", key) for key in properties["mlm:hyperparameters"])
+    models = [asset for asset in item["assets"].values() if "mlm:model" in asset["roles"]]
+    assert models
+    assert all(asset["mlm:artifact_type"] for asset in models)
+    assert re.fullmatch(r"1220[0-9a-f]{64}", models[0]["file:checksum"])
+
+
+def test_the_command_line_has_the_function_s_defaults() -> None:
+    verb = inspect.signature(importlib.import_module("landcover.cli.export").export).parameters
+    function = inspect.signature(landcover.export).parameters
+    assert {name: verb[name].default for name in function} == {
+        name: parameter.default for name, parameter in function.items()
+    }
