@@ -242,10 +242,7 @@ def test_a_damaged_scene_is_skipped_when_strict(tmp_path: Path) -> None:
 
 def test_16_bits_need_a_scale(tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", dtype="uint16")
-    assert (
-        "--scale" in run(path, tmp_path / "no").failed[path]
-        or "scal" in run(path, tmp_path / "no").failed[path]
-    )
+    assert "--scaling" in run(path, tmp_path / "no").failed[path]
     run(path, tmp_path / "yes", scaling=(0.0, 255.0))
     assert np.array_equal(read(tmp_path / "yes/a_mask.tif"), TRUTH)
 
@@ -406,7 +403,7 @@ def test_the_command_takes_what_the_scene_needs(tmp_path: Path, monkeypatch: pyt
     model.write_bytes(b"model")
     monkeypatch.setattr("landcover.inference.maps.open_model", lambda path, **_: RUNTIME)
     path = save(tmp_path / "a.tif", dtype="uint16")
-    words = [path, "--model", model, "--out", tmp_path / "out", "--bands", "1,2,3", "--scale", "0,255"]
+    words = [path, "--model", model, "--out", tmp_path / "out", "--bands", "1,2,3", "--scaling", "0,255"]
     words += [
         "--bbox",
         "500000,5699800,500100,5700000",
@@ -434,7 +431,7 @@ def test_the_command_takes_what_the_scene_needs(tmp_path: Path, monkeypatch: pyt
         ["--bands", "1,2"],
         ["--bands", "0,1,2"],
         ["--bands", "a,b,c"],
-        ["--scale", "7"],
+        ["--scaling", "7"],
         ["--bbox", "1,2,3"],
         ["--zone-column", "name"],
         ["--resume", "--force"],

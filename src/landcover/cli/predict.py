@@ -45,7 +45,7 @@ def predict(
         str | None,
         typer.Option(help="Bands that hold red, green and blue: 3,2,1.", rich_help_panel=_READING),
     ] = None,
-    scale: Annotated[
+    scaling: Annotated[
         str | None,
         typer.Option(
             help="Values of 16-bit rasters that become 0 and 255: 0,3000; or percentile, of each scene.",
@@ -174,7 +174,7 @@ def predict(
     options = PredictOptions(
         gsd=gsd,
         bands=None if bands is None else _whole_numbers(bands),
-        scaling=None if scale is None else "percentile" if scale == "percentile" else _range(scale),
+        scaling=None if scaling is None else "percentile" if scaling == "percentile" else _range(scaling),
         bbox=None if bbox is None else _box(bbox),
         aoi=aoi,
         strict=strict,

@@ -81,6 +81,7 @@ def predict(
         device=opened.device,
     )
     tasks = plan(inputs, Path(out), options, model_gsd=result.model_gsd)
+    print(f"Model: {result.model}, on {result.runtime} ({result.device}).", file=sys.stderr)
     _tell_assumed(tasks, result.model_gsd)
     tags = _provenance(result, options)
     if options.resume:

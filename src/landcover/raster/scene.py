@@ -80,7 +80,8 @@ class Scene:
         self.name = source.name
         self.height, self.width = window.height, window.width
         self.georeference = place and place.moved(window.row, window.col)
-        self.gsd = self.georeference and pixel_size(self.georeference, self.height, self.width)
+        place = self.georeference
+        self.gsd = None if place is None else pixel_size(place, self.height, self.width)
         self.damaged: list[Window] = []
         self.warnings: list[str] = []
         self._source, self._reader = source, reader
