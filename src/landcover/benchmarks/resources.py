@@ -65,7 +65,9 @@ def write_scene(path: Path, height: int, width: int, tiles: Path, *, collar_px: 
         for row in range(0, height, _BLOCK_PX):
             for col in range(0, width, _BLOCK_PX):
                 window = Window(col, row, min(_BLOCK_PX, width - col), min(_BLOCK_PX, height - row))
-                block = np.maximum(next(images), 1)[: window.height, : window.width].copy()
+                tile = np.maximum(next(images), 1)
+                times = -(-window.height // tile.shape[0]), -(-window.width // tile.shape[1]), 1
+                block = np.tile(tile, times)[: window.height, : window.width]
                 rows = np.arange(row, row + window.height)
                 cols = np.arange(col, col + window.width)
                 block[(rows < collar_px) | (rows >= height - collar_px)] = 0

@@ -88,7 +88,7 @@ def score_windows(runtime: Runtime, dataset: Dataset, items: Sequence[Item]) -> 
             size = source.height, source.width
             grid = make_grid(size, runtime, window_px=window_px, overlap_px=overlap_px)
             made = [band.index(dataset.legend) for band in bands(runtime, source, grid)]
-            matrix.update(scene.truth[scene.valid], np.concatenate(made)[scene.valid])
+            matrix.update(scene.truth, np.concatenate(made))  # NODATA in the truth is not counted
         miou = matrix.scores().miou
         rows.append({"way": "mosaic", "window_px": window_px, "overlap_px": overlap_px, "miou": miou})
     return rows
