@@ -444,3 +444,30 @@ def test_options_that_cannot_be_used_are_refused_before_any_work(tmp_path: Path,
     result = CliRunner().invoke(cli.build(), arguments)
     assert isinstance(result.exception, UsageError)
     assert not (tmp_path / "out").exists()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import landcover.inference.scene, landcover.inference.products
+landcover.inference.scene.IN_MEMORY_PIXELS = landcover.inference.products.IN_MEMORY_PIXELS = {in_memory}
+from test_scene import run
+from landcover.errors import OutputError
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    run(Path({scene!r}), Path({out!r}))
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("in_memory", "limit"), [(0, 30_000), (1 << 30, 2_000)])
+def test_no_space_left_is_one_line_and_leaves_nothing(tmp_path: Path, in_memory: int, limit: int) -> None:
+    path, out = save(tmp_path / "a.tif"), tmp_path / "out"
+    places = {"tests": str(Path(__file__).parent), "scene": str(path), "out": str(out)}
+    code = FULL.format(in_memory=in_memory, limit=limit, **places)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "cannot be written" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert not list(out.iterdir())
