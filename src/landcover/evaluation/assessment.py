@@ -2,14 +2,14 @@
 
 import json as json_
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from landcover.classmap import ClassMap, open_class_map
 from landcover.errors import DataError, UsageError, did_you_mean
-from landcover.evaluation.classmaps import open_class_map
 from landcover.evaluation.estimators import Z_95, Estimates, stratified_estimates
 from landcover.evaluation.overlay import Tally, count_points, count_polygons, count_raster
 from landcover.evaluation.truth import read_truth
@@ -17,6 +17,7 @@ from landcover.files import check_output, write_text
 from landcover.inference.areas import ClassAreas
 from landcover.legend import DEEPGLOBE, Legend, UInt8Array
 from landcover.metrics import METRICS, ConfusionMatrix, Float64Array, Int64Array, Metric
+from landcover.progress import track
 from landcover.raster import row_areas
 
 RASTER_TRUTH = frozenset({".img", ".jp2", ".png", ".tif", ".tiff", ".vrt"})
@@ -108,20 +109,20 @@ def assess(
         raise UsageError(f"--column, --layer and --truth-crs are for vector files; {truth} is a raster.")
     tally = Tally(ConfusionMatrix(legend))
     unlabelled = 0
-    with open_class_map(map_path, map_legend or legend, legend) as mapped:
-        place = mapped.georeference
+    with open_class_map(map_path, map_legend, legend) as mapped:
+        place = mapped.place
         areas = ClassAreas(legend, row_areas(place, mapped.height, mapped.width))
-        strips = _measured(mapped.strips(), areas)
+        strips = _measured(mapped, areas)
         if is_raster:
             kind = "raster"
-            with open_class_map(truth, legend, legend) as raster:
+            with open_class_map(truth, legend) as raster:
                 count_raster(mapped, raster, tally)
             deque(strips, maxlen=0)
         else:
             places = read_truth(truth, place.crs, legend, column=column, layer=layer, truth_crs=truth_crs)
             kind, unlabelled = f"{places.kind}s", places.unlabelled
             count = count_points if places.kind == "point" else count_polygons
-            count(strips, places, place.transform, tally)
+            count(strips, places, place, tally)
     units = int(tally.matrix.table.sum())
     if not units:
         raise DataError(
@@ -141,13 +142,12 @@ def assess(
     return result
 
 
-def _measured(
-    strips: Iterable[tuple[int, UInt8Array]], areas: ClassAreas
-) -> Iterator[tuple[int, UInt8Array]]:
-    """Pass strips on, and count what each class covers."""
-    for start, strip in strips:
-        areas.add(start, strip)
-        yield start, strip
+def _measured(mapped: ClassMap, areas: ClassAreas) -> Iterator[tuple[int, UInt8Array]]:
+    """Read a map, count what each class covers, and yield the first row and the classes of its strips."""
+    for window in track(mapped.strips(), f"Reading {mapped.path.name}"):
+        strip = mapped.read(window)
+        areas.add(window.row, strip)
+        yield window.row, strip
 
 
 def _report(tally: Tally, areas: ClassAreas, kind: str, metric: Metric) -> dict[str, Any]:

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 
-from landcover.evaluation.classmaps import ClassMap
+from landcover.classmap import ClassMap
 from landcover.evaluation.truth import Truth
 from landcover.extras import needs
 from landcover.legend import NODATA, UInt8Array
-from landcover.metrics import ConfusionMatrix
-from landcover.vectors import reproject
+from landcover.metrics import ConfusionMatrix, Float64Array
+from landcover.raster import Georeference
+from landcover.vectors import Geometries, reproject
 from landcover.windows import Window
 
 with needs("vector"):
@@ -56,17 +56,20 @@ class Tally:
         self.matrix.update(np.where(unknown | off_map, np.uint8(NODATA), truth), mapped)
 
 
-def count_points(strips: Iterable[tuple[int, UInt8Array]], truth: Truth, grid: Affine, tally: Tally) -> None:
+def count_points(
+    strips: Iterable[tuple[int, UInt8Array]], truth: Truth, place: Georeference, tally: Tally
+) -> None:
     """Count points, each with the class of the pixel it lies in.
 
     Args:
         strips: First row and uint8 (n, W) classes of the strips of a map, from top to bottom; all are taken.
         truth: The points, in the map's CRS.
-        grid: The map's transform.
+        place: Where the map lies.
         tally: Gets the counts.
     """
-    x, y = shapely.get_coordinates(truth.geometries).T
-    cols, rows = (np.clip(np.floor(values), -1, _FAR).astype(np.int64) for values in ~grid * (x, y))
+    cols, rows = (
+        np.clip(np.floor(values), -1, _FAR).astype(np.int64) for values in _pixels(truth.geometries, place)
+    )
     order = np.argsort(rows, kind="stable")
     mapped = np.full(len(rows), NODATA, np.uint8)
     for start, strip in strips:
@@ -80,7 +83,7 @@ def count_points(strips: Iterable[tuple[int, UInt8Array]], truth: Truth, grid: A
 
 
 def count_polygons(
-    strips: Iterable[tuple[int, UInt8Array]], truth: Truth, grid: Affine, tally: Tally
+    strips: Iterable[tuple[int, UInt8Array]], truth: Truth, place: Georeference, tally: Tally
 ) -> None:
     """Count the map's pixels whose centres lie in polygons; arguments as for :func:`count_points`.
 
@@ -88,7 +91,7 @@ def count_polygons(
     """
     tree = shapely.STRtree(truth.geometries)
     for start, strip in strips:
-        corner = grid * Affine.translation(0, start)
+        corner = place.moved(start, 0)
         near = np.sort(tree.query(_outline(corner, *strip.shape)))
         if near.size:
             labels, conflicts = _burn(truth.geometries[near], truth.labels[near], strip.shape, corner)
@@ -97,13 +100,13 @@ def count_polygons(
 
 
 def _burn(
-    geometries: npt.NDArray[np.object_], labels: UInt8Array, shape: tuple[int, int], grid: Affine
+    geometries: Geometries, labels: UInt8Array, shape: tuple[int, int], place: Georeference
 ) -> tuple[UInt8Array, npt.NDArray[np.bool_]]:
     """Return the class of each pixel, uint8 (H, W), NODATA for none, and where there are several, bool."""
     burnt = np.full(shape, NODATA, np.uint8)
     conflicts = np.zeros(shape, np.bool_)
     for label in np.unique(labels):
-        inside = geometry_mask(geometries[labels == label], shape, grid, invert=True)
+        inside = geometry_mask(geometries[labels == label], shape, place.transform, invert=True)
         conflicts |= inside & (burnt != NODATA)
         burnt[inside] = label
     burnt[conflicts] = NODATA
@@ -121,13 +124,13 @@ def count_raster(mapped: ClassMap, truth: ClassMap, tally: Tally) -> None:
     """
     part = _common_window(mapped, truth)
     grid = {
-        "crs": truth.georeference.crs,
-        "transform": truth.georeference.transform,
+        "crs": truth.place.crs,
+        "transform": truth.place.transform,
         "height": truth.height,
         "width": truth.width,
     }
-    options = {"resampling": Resampling.nearest, "tolerance": _TOLERANCE_PX, "src_nodata": mapped.empty}
-    with WarpedVRT(mapped.source, nodata=mapped.empty, **grid, **options) as warped:
+    options = {"resampling": Resampling.nearest, "tolerance": _TOLERANCE_PX, "src_nodata": mapped.nodata}
+    with WarpedVRT(mapped.source, nodata=mapped.nodata, **grid, **options) as warped:
         for row in range(part.row, part.row + part.height, _TILE_PX):
             for col in range(part.col, part.col + part.width, _TILE_PX):
                 height = min(_TILE_PX, part.row + part.height - row)
@@ -140,14 +143,20 @@ def count_raster(mapped: ClassMap, truth: ClassMap, tally: Tally) -> None:
 
 def _common_window(mapped: ClassMap, truth: ClassMap) -> Window:
     """Return the pixels of the truth that the map may touch, by its outline; maybe none."""
-    outline = np.array([_outline(mapped.georeference.transform, mapped.height, mapped.width)], object)
-    moved = reproject(outline, mapped.georeference.crs, truth.georeference.crs)
-    cols, rows = ~truth.georeference.transform * tuple(shapely.get_coordinates(moved).T)
+    outline = np.array([_outline(mapped.place, mapped.height, mapped.width)], object)
+    cols, rows = _pixels(reproject(outline, mapped.place.crs, truth.place.crs), truth.place)
     # One pixel more, for what the edges are bent between their vertices.
     top, bottom = (int(np.clip(end, 0, truth.height)) for end in (rows.min() - 1, rows.max() + 2))
     left, right = (int(np.clip(end, 0, truth.width)) for end in (cols.min() - 1, cols.max() + 2))
     return Window(top, left, bottom - top, right - left)
 
 
-def _outline(grid: Affine, height: int, width: int) -> shapely.Polygon:
-    return shapely.Polygon([grid * corner for corner in ((0, 0), (width, 0), (width, height), (0, height))])
+def _pixels(geometries: Geometries, place: Georeference) -> tuple[Float64Array, Float64Array]:
+    """Return columns and rows, float64 (N,) each, of the points that geometries are made of."""
+    inverse = Georeference(place.crs, ~place.transform)
+    return inverse.points(*shapely.get_coordinates(geometries).T)
+
+
+def _outline(place: Georeference, height: int, width: int) -> shapely.Polygon:
+    corners = place.points(np.array([0.0, width, width, 0]), np.array([0.0, 0, height, height]))
+    return shapely.Polygon(np.stack(corners, axis=1))

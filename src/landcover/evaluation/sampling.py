@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from landcover.classmap import ClassMap, open_class_map
 from landcover.errors import MaskError, UsageError
-from landcover.evaluation.classmaps import ClassMap, open_class_map
 from landcover.evaluation.truth import CLASS_COLUMN, LON_LAT, MAP_COLUMN
 from landcover.extras import needs
 from landcover.files import check_output, write_text
 from landcover.inference.areas import ClassAreas
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.metrics import Float64Array, Int64Array
+from landcover.progress import track
 from landcover.vectors import WGS84, reproject, vector_driver, write_features
 
 with needs("vector"):
@@ -64,18 +65,17 @@ def sample(
     if seed < 0:
         raise UsageError(f"The seed is {seed}; expected 0 or more.")
     check_output(out, force=force)
-    with open_class_map(Path(map_path), legend, legend) as mapped:
+    with open_class_map(Path(map_path), legend) as mapped:
+        place, width = mapped.place, mapped.width
         areas = ClassAreas(legend, None)
-        for start, strip in mapped.strips():
-            areas.add(start, strip)
+        for window in track(mapped.strips(), f"Counting {mapped.path.name}"):
+            areas.add(window.row, mapped.read(window))
         if not areas.pixels.any():
             raise MaskError(f"{map_path} has no pixel of any class to draw; expected a map.")
         numbers = allocate(areas.pixels, per_class, total)
         places, classes = _draw(mapped, areas.pixels, numbers, seed)
-        place, width = mapped.georeference, mapped.width
     rows, cols = np.divmod(places, width)
-    a, b, c, d, e, f = place.transform[:6]
-    points = shapely.points(a * (cols + 0.5) + b * (rows + 0.5) + c, d * (cols + 0.5) + e * (rows + 0.5) + f)
+    points = shapely.points(*place.points(cols + 0.5, rows + 0.5))
     names = np.array(legend.names, object)[classes]
     ids = np.arange(1, len(points) + 1)
     if is_table:
@@ -136,13 +136,14 @@ def _draw(
     ]
     places: list[list[Int64Array]] = [[np.empty(0, np.int64)] for _ in ranks]
     seen = np.zeros(len(pixels), np.int64)
-    for start, strip in mapped.strips():
+    for window in track(mapped.strips(), f"Drawing from {mapped.path.name}"):
+        strip = mapped.read(window)
         for number, wanted in enumerate(ranks):
             if not wanted.size or seen[number] > wanted[-1]:
                 continue
             of_class = np.flatnonzero(strip == number)
             first, last = np.searchsorted(wanted, (seen[number], seen[number] + of_class.size))
-            places[number].append(of_class[wanted[first:last] - seen[number]] + start * mapped.width)
+            places[number].append(of_class[wanted[first:last] - seen[number]] + window.row * mapped.width)
             seen[number] += of_class.size
     drawn: Int64Array = np.concatenate([part for parts in places for part in parts])
     order = rngs[-1].permutation(drawn.size)

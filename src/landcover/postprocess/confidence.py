@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
-from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
+from landcover.classmap import ClassMap, open_raster, reading
 from landcover.errors import MaskError
-from landcover.postprocess.classmap import ClassMap, unreadable
 from landcover.postprocess.components import Runs
 from landcover.raster import read_georeference
 
@@ -42,10 +40,8 @@ class Confidence:
         """
         rows, width = int(runs.start[-1]) // runs.width, self._source.width
         stop = min(runs.row + rows, self._source.height)
-        try:
+        with reading(self.path):
             bands = self._source.read(window=((runs.row, stop), (0, width)))
-        except RasterioError as error:
-            raise unreadable(self.path, error) from error
         values = np.zeros((rows, runs.width), bands.dtype)
         np.max(bands, axis=0, out=values[: stop - runs.row, :width])
         values, start = values.reshape(-1), runs.start[runs.above :] - runs.width
@@ -77,13 +73,7 @@ def open_confidence(path: Path | None, grid: ClassMap) -> Iterator[Confidence | 
     if path is None:
         yield None
         return
-    if not path.exists():
-        raise MaskError(f"{path} does not exist; expected a raster of confidence or probabilities.")
-    try:
-        source = rasterio.open(path)
-    except RasterioError as error:
-        raise unreadable(path, error) from error
-    with source:
+    with open_raster(path, "a raster of confidence or probabilities") as source:
         if source.shape != (grid.height, grid.width) or not _same_place(path, grid):
             raise MaskError(
                 f"{path} has {source.height} x {source.width} pixels, {grid.path} has {grid.height} x "

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from affine import Affine
 from rasterio.crs import CRS
 
+from landcover.classmap import ClassMap, open_class_map
 from landcover.errors import UsageError
 from landcover.extras import needs
 from landcover.files import check_output
 from landcover.legend import NODATA, Legend, UInt8Array
-from landcover.postprocess.classmap import ClassMap, open_class_map
 from landcover.postprocess.components import IntArray, Labeller
 from landcover.postprocess.confidence import Float64Array, open_confidence
 from landcover.postprocess.outlines import Bends, Polygons, Rings, find_bends, to_polygons, trace
@@ -90,7 +90,7 @@ def vectorize(
     complete yet, and 60 for each region. Formats other than GeoPackage are held in memory as a whole.
 
     Args:
-        map_path: A raster of one 8-bit band, see :func:`~landcover.postprocess.classmap.open_class_map`.
+        map_path: A raster of one 8-bit band, see :func:`~landcover.classmap.open_class_map`.
         out: ``.gpkg``, ``.fgb``, ``.parquet``, or ``.geojson``, which is in longitude and latitude (WGS 84)
             as RFC 7946 wants it. The others are in the map's CRS, or, where it has none, in its columns and
             rows, rows downwards.
@@ -178,13 +178,8 @@ def parse_tolerance(text: str, gsd: float | None) -> float:
 def _bands(source: ClassMap, band_rows: int) -> Bands:
     if band_rows < 1:
         raise UsageError(f"Bands of {band_rows} rows were given; expected 1 or more.")
-    starts = range(0, source.height, band_rows)
-
-    def read() -> Iterator[UInt8Array]:
-        for start in track(starts, f"Reading {source.path.name}"):
-            yield source.read(start, min(start + band_rows, source.height))
-
-    return read
+    strips = source.strips(band_rows)
+    return lambda: map(source.read, track(strips, f"Reading {source.path.name}"))
 
 
 def _without_small_regions(bands: Bands, width: int, min_pixels: int) -> Bands:

@@ -1,0 +1,235 @@
+"""Rasters of classes, read by windows: what the values of a file mean, and where it lies."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.enums import ColorInterp
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+
+from landcover.codecs.colours import NO_CLASS, find_classes
+from landcover.errors import ImageError, MaskError
+from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array, translation
+from landcover.raster import Georeference
+from landcover.raster.georeference import georeference_of
+from landcover.raster.sources import Source
+from landcover.windows import Window
+
+BoolArray = npt.NDArray[np.bool_]
+
+_STRIP_PX = 1 << 22
+_LISTED = re.compile(r"(\d+)=(.*?)(?:,(?=\d+=)|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMap:
+    """An open raster of classes.
+
+    Attributes:
+        path: The file.
+        source: rasterio's data set; its values are those of the file.
+        georeference: Where it lies, or None.
+        names: Names of the classes, in the order of the indices that are read.
+        table: uint8 (256,), class index or NODATA of each value of the file.
+        known: bool (256,), the values that stand for a class or for no data.
+        nodata: A value of the file that stands for no data.
+    """
+
+    path: Path
+    source: DatasetReader
+    georeference: Georeference | None
+    names: tuple[str, ...]
+    table: UInt8Array
+    known: BoolArray
+    nodata: int
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.source.height)
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.source.width)
+
+    @property
+    def place(self) -> Georeference:
+        """Where it lies.
+
+        Raises:
+            MaskError: If the file does not say.
+        """
+        if self.georeference is None:
+            raise MaskError(
+                f"{self.path} does not say where it lies: {georeference_of(self.source)[1]}. Nothing can be "
+                "laid over it. Declare its place, for example with gdal_edit -a_srs EPSG:CODE -a_ullr LEFT "
+                "TOP RIGHT BOTTOM."
+            )
+        return self.georeference
+
+    def strips(self, rows: int | None = None) -> list[Window]:
+        """Return windows of whole rows, from top to bottom.
+
+        Args:
+            rows: Rows of each but the last; None: as many as make 4 MiB, but whole blocks of the file.
+        """
+        if rows is None:
+            block = int(self.source.block_shapes[0][0])
+            rows = max(_STRIP_PX // self.width // block, 1) * block
+        return [
+            Window(start, 0, min(rows, self.height - start), self.width)
+            for start in range(0, self.height, rows)
+        ]
+
+    def read(self, window: Window, source: DatasetReader | WarpedVRT | None = None) -> UInt8Array:
+        """Return the classes in a window: uint8 (h, w), class indices and NODATA.
+
+        Memory: some 10 bytes a pixel and, in GDAL, a row of the file's blocks and its cache.
+
+        Args:
+            window: Where to read.
+            source: This raster on another grid; None: as it is.
+
+        Raises:
+            MaskError: If the file is damaged or holds a value that is no class.
+        """
+        with reading(self.path):
+            values = (self.source if source is None else source).read(1, window=window.slices)
+        known = self.known[values]
+        if not known.all():
+            strays = np.unique(values[~known])
+            raise MaskError(
+                f"{self.path} holds {', '.join(map(str, strays[:8]))}, no class of {', '.join(self.names)}. "
+                f"Expected classes and {self.nodata} for nodata; give the map's own legend with --legend."
+            )
+        classes: UInt8Array = self.table[values]
+        return classes
+
+
+@contextmanager
+def open_class_map(
+    path: Path, legend: Legend | None = None, target: Legend | None = None
+) -> Iterator[ClassMap]:
+    """Open a raster of one 8-bit band of classes.
+
+    A raster that names its classes in the tag ``CLASS_NAMES``, as maps of landcover do, holds their indices.
+    Any other needs a legend: a palette then stands for its colours, a band without one for indices. 255, the
+    file's own nodata value and transparent entries of a palette are no data.
+
+    Args:
+        path: Any raster that GDAL opens.
+        legend: The classes of the file, which must be those that it names, if any. None: those of
+            ``target``, else those that it names.
+        target: The classes whose indices are read, found by name. None: those of the file.
+
+    Raises:
+        MaskError: If it cannot be read, has other bands, or its classes are not known or others.
+        UsageError: If the two legends have other classes.
+    """
+    legend = target if legend is None else legend
+    translated = None if legend is None or target is None else translation(legend, target)
+    with open_raster(path, "a raster of classes") as source:
+        if source.count != 1 or source.dtypes[0] != "uint8":
+            raise MaskError(
+                f"{path} has {source.count} bands of {source.dtypes[0]}; expected one band of 8-bit class "
+                "indices. Colours become indices with landcover convert --to index, other types with "
+                "gdal_translate -ot Byte."
+            )
+        names, table, known = _meanings(path, source, legend)
+        nodata = int(source.nodata) if source.nodata in range(256) else NODATA
+        table[[nodata, NODATA]], known[[nodata, NODATA]] = NODATA, True
+        if translated is not None and target is not None:
+            names, table = target.names, translated[table]
+        yield ClassMap(path, source, georeference_of(source)[0], names, table, known, nodata)
+
+
+@contextmanager
+def open_raster(path: Path, what: str) -> Iterator[DatasetReader]:
+    """Open a raster file; ``what`` it should be is for the message where there is none.
+
+    Raises:
+        MaskError: If it does not exist or GDAL cannot open it.
+    """
+    if not path.exists():
+        raise MaskError(f"{path} does not exist; expected {what}.")
+    with reading(path):
+        source = rasterio.open(path)
+    with source:
+        yield source
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what GDAL raises inside the block into a :class:`MaskError` that names the file."""
+    try:
+        with Source.of(path, timeout_s=0).told():  # what exists as a file has no server to wait for
+            yield
+    except ImageError as error:
+        raise MaskError(str(error)) from error
+
+
+def check_classes(path: Path, listing: str | None, legend: Legend) -> None:
+    """Compare what a file says about its classes with a legend.
+
+    Args:
+        path: The file.
+        listing: Its tag ``CLASS_NAMES``; None: it says nothing.
+        legend: The classes that it should have.
+
+    Raises:
+        MaskError: If it names others.
+    """
+    if listing not in (None, legend.listing):
+        raise MaskError(
+            f"{path} is a map of the classes {listing}; the legend {legend.name!r} has {legend.listing}. "
+            "Give the map's own with --legend; where evaluate compares it with data of another legend, with "
+            "--prediction-legend."
+        )
+
+
+def _meanings(
+    path: Path, source: DatasetReader, legend: Legend | None
+) -> tuple[tuple[str, ...], UInt8Array, BoolArray]:
+    """Return the names of the classes, the class of each value, and whether the value stands for one."""
+    listing = source.tags().get(CLASS_NAMES)
+    if legend is not None:
+        check_classes(path, listing, legend)
+        names = legend.names
+        if listing is None and source.colorinterp[0] == ColorInterp.palette:
+            return names, *_meanings_of_palette(source, legend)
+    elif listing is not None:
+        names = _parse_listing(path, listing)
+    else:
+        raise MaskError(
+            f"{path} does not say which classes its values stand for (it has no tag {CLASS_NAMES}). Give its "
+            "legend with --legend: deepglobe or a YAML file."
+        )
+    values = np.arange(256, dtype=np.uint8)
+    return names, values, values < len(names)
+
+
+def _meanings_of_palette(source: DatasetReader, legend: Legend) -> tuple[UInt8Array, BoolArray]:
+    palette = np.zeros((256, 4), np.uint8)
+    for value, colour in source.colormap(1).items():
+        palette[value] = colour
+    table = find_classes(palette[None, :, :3], legend)[0]
+    clear = palette[:, 3] == 0
+    table[clear] = NODATA
+    return table, clear | (table != NO_CLASS)
+
+
+def _parse_listing(path: Path, listing: str) -> tuple[str, ...]:
+    found = _LISTED.findall(listing)
+    names = tuple(name for _, name in found)
+    if [int(index) for index, _ in found] != list(range(len(names))) or not 1 <= len(names) <= NODATA:
+        raise MaskError(
+            f"{path} has the tag {CLASS_NAMES}={listing[:80]!r}; expected 0=NAME,1=NAME,… in index order."
+        )
+    return names

@@ -1,0 +1,137 @@
+"""Rasters of classes: what their values mean, in which order, and where they lie."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+
+from landcover import classmap
+from landcover.classmap import open_class_map
+from landcover.codecs import write_mask
+from landcover.errors import MaskError, UsageError
+from landcover.legend import CLASS_NAMES, DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array
+from landcover.raster import Georeference, write_class_raster
+from landcover.windows import Window
+
+PLACE = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
+REVERSED = Legend("reversed", DEEPGLOBE.classes[::-1], unknown=0)
+
+
+def some_index(shape: tuple[int, int] = (60, 70)) -> UInt8Array:
+    return np.random.default_rng(0).choice([0, 1, 2, 3, 4, 5, 6, NODATA], shape).astype(np.uint8)
+
+
+def write(path: Path, values: UInt8Array, palette: Any = None, **tags: str) -> Path:
+    height, width = values.shape
+    profile: dict[str, Any] = {"driver": "GTiff", "height": height, "width": width, "nodata": 200}
+    with rasterio.open(path, "w", count=1, dtype="uint8", **profile) as target:
+        target.write(values, 1)
+        target.update_tags(**tags)
+        if palette is not None:
+            target.write_colormap(1, palette)
+    return path
+
+
+def test_a_map_of_landcover_says_all_by_itself(tmp_path: Path) -> None:
+    index = some_index()
+    write_class_raster(tmp_path / "map.tif", index, DEEPGLOBE, PLACE)
+    for legend in (None, DEEPGLOBE):
+        with open_class_map(tmp_path / "map.tif", legend) as source:
+            assert (source.names, source.place, source.nodata) == (DEEPGLOBE.names, PLACE, NODATA)
+            assert (source.height, source.width) == index.shape
+            window = Window(7, 5, 20, 30)
+            np.testing.assert_array_equal(source.read(window), index[window.slices])
+
+
+def test_classes_are_found_by_name_in_another_legend(tmp_path: Path) -> None:
+    index = some_index()
+    write_class_raster(tmp_path / "map.tif", index, DEEPGLOBE, PLACE)
+    with open_class_map(tmp_path / "map.tif", DEEPGLOBE, REVERSED) as source:
+        found = source.read(Window(0, 0, *index.shape))
+        assert source.names == REVERSED.names
+    np.testing.assert_array_equal(found, np.where(index == NODATA, NODATA, 6 - index))
+    with pytest.raises(MaskError, match="'reversed' has 0=unknown,1=barren"):
+        open_class_map(tmp_path / "map.tif", None, REVERSED).__enter__()
+    two = Legend("two", (LandClass("a", (0, 0, 0)), LandClass("b", (1, 1, 1))), unknown=None)
+    with pytest.raises(UsageError, match="must be the same"):
+        open_class_map(tmp_path / "map.tif", DEEPGLOBE, two).__enter__()
+
+
+def test_values_without_names_need_a_legend(tmp_path: Path) -> None:
+    path = write(tmp_path / "map.tif", np.array([[0, 5, 200, 255]], np.uint8))
+    with pytest.raises(MaskError, match=f"no tag {CLASS_NAMES}"):
+        open_class_map(path).__enter__()
+    with open_class_map(path, DEEPGLOBE) as source:
+        assert source.read(Window(0, 0, 1, 4)).tolist() == [[0, 5, NODATA, NODATA]]
+        assert source.nodata == 200
+
+
+def test_a_palette_stands_for_its_colours_unless_the_classes_are_named(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 2, 200]], np.uint8)
+    palette = {0: (0, 0, 255, 255), 1: (0, 255, 0, 255), 2: (9, 9, 9, 255)}
+    with open_class_map(write(tmp_path / "a.tif", values, palette), DEEPGLOBE) as source:
+        assert source.read(Window(0, 0, 1, 3)).tolist() == [[4, 3, 6]]
+    tags = {CLASS_NAMES: DEEPGLOBE.listing}
+    with open_class_map(write(tmp_path / "b.tif", values, palette, **tags)) as source:
+        assert source.read(Window(0, 0, 1, 4)).tolist() == [[0, 1, 2, NODATA]]
+
+
+def test_transparent_entries_of_a_palette_are_no_data(tmp_path: Path) -> None:
+    index = some_index()
+    write_mask(tmp_path / "map.png", index, DEEPGLOBE)
+    with open_class_map(tmp_path / "map.png", DEEPGLOBE) as source:
+        np.testing.assert_array_equal(source.read(Window(0, 0, *index.shape)), index)
+
+
+def test_values_of_no_class_are_refused_where_they_are_read(tmp_path: Path) -> None:
+    values = np.zeros((4, 4), np.uint8)
+    values[3] = [7, 77, 200, 255]
+    with open_class_map(write(tmp_path / "map.tif", values), DEEPGLOBE) as source:
+        assert not source.read(Window(0, 0, 3, 4)).any()
+        with pytest.raises(MaskError, match=r"holds 7, 77, no class of urban.* and 200 for nodata"):
+            source.read(Window(3, 0, 1, 4))
+
+
+def test_only_who_asks_for_a_place_is_told_that_there_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "map.tif", np.zeros((4, 4), np.uint8))
+    with open_class_map(path, DEEPGLOBE) as source:
+        assert source.georeference is None
+        with pytest.raises(MaskError, match=r"does not say where it lies: it has no position.*gdal_edit"):
+            _ = source.place
+    with rasterio.open(path, "r+") as target:
+        corners = [(0, 0), (0, 4), (4, 0)]
+        target.gcps = [GroundControlPoint(row, col, col, row) for row, col in corners], PLACE.crs
+    with (
+        open_class_map(path, DEEPGLOBE) as source,
+        pytest.raises(MaskError, match="ground control points alone"),
+    ):
+        _ = source.place
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=st.one_of(st.none(), st.integers(1, 200)), strip_px=st.sampled_from([1, 5000, 1 << 22]))
+def test_strips_are_the_map_from_top_to_bottom(
+    tmp_path_factory: pytest.TempPathFactory, rows: int | None, strip_px: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "strips.tif"
+    index = some_index((150, 40))
+    if not path.exists():
+        write(path, index)
+    with pytest.MonkeyPatch.context() as patch, open_class_map(path, DEEPGLOBE) as source:
+        patch.setattr(classmap, "_STRIP_PX", strip_px)
+        strips = source.strips(rows)
+        whole = np.concatenate([source.read(strip) for strip in strips])
+        block = source.source.block_shapes[0][0]
+    np.testing.assert_array_equal(whole, index)
+    if rows is None:
+        assert all(strip.row % block == 0 for strip in strips)
+        assert all(strip.height * 40 <= max(strip_px, block * 40) for strip in strips)
+    else:
+        assert all(strip.height == rows for strip in strips[:-1])
