@@ -311,6 +311,27 @@ def test_a_killed_scene_is_resumed_and_has_the_same_bytes(
     assert sorted(p.name for p in out.iterdir()) == ["a_confidence.tif", "a_mask.tif"]
 
 
+def test_an_interrupted_scene_says_how_to_go_on(
+    tmp_path: Path, small_memory: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(ContextRuntime):
+        def coarse(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            if len(self.windows) == 25:
+                raise KeyboardInterrupt
+            return super().coarse(batch)
+
+    card = make_card(window_px=64, overlap_px=16)
+    path = save(tmp_path / "a.tif")
+    with pytest.raises(KeyboardInterrupt):
+        run(path, tmp_path / "out", Interrupted(card))
+    assert "--resume goes on there" in capsys.readouterr().err
+    rest = ContextRuntime(card)
+    run(path, tmp_path / "out", rest, resume=True)
+    run(path, tmp_path / "straight", ContextRuntime(card))
+    assert len(rest.windows) < 7 * 9
+    assert np.array_equal(read(tmp_path / "out/a_mask.tif"), read(tmp_path / "straight/a_mask.tif"))
+
+
 def test_work_of_other_settings_is_not_resumed(tmp_path: Path, small_memory: None) -> None:
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
     folder = out / ".a_mask.tif.landcover-tmp"

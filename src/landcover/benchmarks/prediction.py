@@ -1,18 +1,13 @@
 """From a file of imagery to a file of classes, against the way people put it together, step by step.
 
-``python -m landcover.benchmarks.prediction --image I.jpg --run RUN --fp32 M.onnx --int8 M8.onnx --json F``
-
 The usual way: Pillow, segmentation_models_pytorch's DeepLabV3+ in eager float32 at the image's own 0.5 m,
 windows of 512 with a quarter overlap, softmax averaged at full size in torch, an RGB PNG. Each further way
 changes one thing until landcover's own is reached; the ways take turns in one process.
 """
 
-import argparse
-import json
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +22,6 @@ from torch.nn import functional
 from landcover.benchmarks.timing import Timing, take_turns
 from landcover.benchmarks.waterfall import waterfall
 from landcover.codecs import encode_mask
-from landcover.files import write_text
 from landcover.inference import PredictOptions, predict, predict_index
 from landcover.legend import UInt8Array
 from landcover.preprocessing import IMAGENET_MEAN, IMAGENET_STD, scaled_size
@@ -35,6 +29,7 @@ from landcover.runtimes import Runtime, open_model
 from landcover.runtimes.torch_runtime import load as load_checkpoint
 
 WINDOW_PX, OVERLAP_PX = 512, 128
+STEPS = "image to map"
 
 Classifier = Callable[[Tensor], Tensor]
 """uint8 (N, H, W, 3) to probabilities (N, C, H, W)."""
@@ -145,13 +140,13 @@ def step_by_step(image: Path, models: Models, gsd: float, repeats: int, folder: 
     }
     for way in list(ways)[:5]:  # compile
         ways[way]()
-    timings = take_turns("image to map", ways, repeats)
+    timings = take_turns(STEPS, ways, repeats)
     same: dict[str, Callable[[], object]] = {
         "landcover": partial(ours, models.int8.card.preprocessing.gsd, WINDOW_PX),
         "the usual way": ways["the usual way"],
     }
     same["landcover"]()
-    return [*timings, *take_turns("image to map, same pixels and windows", same, repeats)]
+    return [*timings, *take_turns(f"{STEPS}, same pixels and windows", same, repeats)]
 
 
 def around_the_network(image: Path, runtime: Runtime, gsd: float, repeats: int, folder: Path) -> list[Timing]:
@@ -213,43 +208,37 @@ def networks_alone(models: Models, images: Iterator[UInt8Array], repeats: int, f
     return take_turns("network alone, INT8 in OpenVINO, 512 x 512", ways, 10 * repeats)
 
 
-def main() -> None:
-    """Print the tables and write them as JSON, and the way from the usual to ours as SVG."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--image", type=Path, required=True, help="a JPEG")
-    parser.add_argument("--run", type=Path, required=True, help="checkpoint of the model")
-    parser.add_argument("--fp32", type=Path, required=True, help="the model as ONNX")
-    parser.add_argument("--int8", type=Path, required=True, help="the model as INT8 ONNX")
-    parser.add_argument("--gsd", type=float, default=0.5, help="metres per pixel of the image")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each way")
-    parser.add_argument("--json", type=Path, help="also write the tables here")
-    parser.add_argument("--svg", type=Path, help="also draw the steps here")
-    options = parser.parse_args()
-    reference = load_checkpoint(options.run, device="cpu")
+def compare(
+    image: Path, run: Path, fp32: Path, int8: Path, *, gsd: float = 0.5, repeats: int = 3
+) -> list[Timing]:
+    """Time all tables on one image.
+
+    Args:
+        image: A JPEG, of 2448 x 2448 pixels in what is published.
+        run: Checkpoint of the model.
+        fp32: The model as ONNX.
+        int8: The model as INT8 ONNX.
+        gsd: Metres per pixel of the image.
+        repeats: Runs of each way.
+    """
     models = Models(
         smp.DeepLabV3Plus("tu-mobilenetv2_100", encoder_weights=None, classes=6).eval(),
-        reference.module,
-        open_model(options.fp32),
-        open_model(options.int8),
+        load_checkpoint(run, device="cpu").module,
+        open_model(fp32),
+        open_model(int8),
     )
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        steps = step_by_step(options.image, models, options.gsd, options.repeats, folder)
-        pixels = np.array(Image.open(options.image).convert("RGB"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pixels = np.array(Image.open(image).convert("RGB"))
         crops = (pixels[i : i + WINDOW_PX, i : i + WINDOW_PX] for i in range(0, 8 * 200, 200))
-        timings = [
-            *steps,
-            *around_the_network(options.image, models.int8, options.gsd, options.repeats, folder),
-            *networks_alone(models, crops, options.repeats, folder),
+        return [
+            *step_by_step(image, models, gsd, repeats, folder),
+            *around_the_network(image, models.int8, gsd, repeats, folder),
+            *networks_alone(models, crops, repeats, folder),
         ]
-    for timing in timings:
-        print(f"{timing.job:44} {timing.way:34} {timing.ms:9.1f} ms {timing.ratio:7.2f} x")
-    if options.json:
-        write_text(options.json, json.dumps([asdict(t) for t in timings], indent=1) + "\n", force=True)
-    if options.svg:
-        drawn = [(timing.way, timing.ms) for timing in reversed(steps) if timing.job == "image to map"]
-        write_text(options.svg, waterfall("One 2448 x 2448 image to its map", drawn), force=True)
 
 
-if __name__ == "__main__":
-    main()
+def chart(timings: Sequence[Timing]) -> str:
+    """Draw the steps from the usual way to landcover's, as SVG."""
+    steps = [(timing.way, timing.ms) for timing in timings if timing.job == STEPS]
+    return waterfall("One image to its map", steps[::-1])

@@ -1,12 +1,8 @@
 """Memory of a scene, start of a prediction, size of the installation.
 
-``python -m landcover.benchmarks.resources --model M.onnx --tiles DATA --out DIR [--json F]``
-
 Every prediction is a process of its own, whose peak is read from the system when it ends.
 """
 
-import argparse
-import json
 import re
 import statistics
 import subprocess
@@ -16,7 +12,6 @@ from collections.abc import Iterator
 from importlib import metadata
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
@@ -25,7 +20,6 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from landcover.data import open_dataset
-from landcover.files import write_text
 
 _BLOCK_PX = 512
 
@@ -126,38 +120,3 @@ def _needed(distribution: metadata.Distribution) -> Iterator[str]:
         name, _, condition = requirement.partition(";")
         if "extra" not in condition:
             yield re.split(r"[^\w.-]", name.strip())[0].lower().replace("_", "-")
-
-
-def main() -> None:
-    """Measure, print, and write as JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="a model as ONNX")
-    parser.add_argument("--tiles", type=Path, required=True, help="data folder whose images make the scenes")
-    parser.add_argument("--image", type=Path, required=True, help="an image for the cold start")
-    parser.add_argument("--out", type=Path, required=True, help="folder for scenes and maps; some GB")
-    parser.add_argument("--width", type=int, default=20_000)
-    parser.add_argument("--heights", type=int, nargs="+", default=[10_000, 20_000, 40_000])
-    parser.add_argument("--json", type=Path, help="also write the results here")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = {"installed_mb": installed(), "memory": {}}
-    total = sum(result["installed_mb"].values())
-    print(f"core install: {total:.0f} MB in {len(result['installed_mb'])} distributions")
-    result["cold_start_s"] = cold_start(options.model, options.image, options.out / "cold", 5)
-    print(f"cold start: {result['cold_start_s']:.2f} s")
-    for height in options.heights:
-        scene = options.out / f"{options.width}x{height}.tif"
-        if not scene.exists():
-            write_scene(scene, height, options.width, options.tiles)
-        found = memory(options.model, scene, options.out / "maps")
-        result["memory"][f"{height} x {options.width}"] = found
-        print(
-            f"{height} x {options.width}: {found['above_imports_mb']:.0f} MB above imports "
-            f"({found['imports_mb']:.0f} MB), {found['seconds']:.0f} s"
-        )
-    if options.json:
-        write_text(options.json, json.dumps(result, indent=1) + "\n", force=True)
-
-
-if __name__ == "__main__":
-    main()

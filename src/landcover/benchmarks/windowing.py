@@ -1,26 +1,20 @@
 """What windows, mosaics and a wrongly declared scale do to the score of a model.
 
-``python -m landcover.benchmarks.windowing --data TILES --split scenes-k5@2:val --model M [--json F]``
-
 Tiles of one scene are laid side by side as ``scenes.csv`` tells, with holes where tiles are missing or of
 another part, and mapped as one scene through several windows; the same pixels are scored tile by tile. Then
 tiles are resampled to other ground sample distances, declared rightly and wrongly.
 """
 
-import argparse
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from landcover.data import Dataset, Item, open_dataset, select
+from landcover.data import Dataset, Item
 from landcover.errors import DataError
-from landcover.files import write_text
 from landcover.inference import predict_index
 from landcover.inference.engine import bands
 from landcover.inference.grid import make_grid
@@ -29,7 +23,7 @@ from landcover.legend import NODATA, UInt8Array
 from landcover.metrics import ConfusionMatrix
 from landcover.preprocessing import resample_image
 from landcover.progress import track
-from landcover.runtimes import Runtime, open_model
+from landcover.runtimes import Runtime
 
 WINDOWS = ((512, 0), (512, 64), (512, 128), (512, 256), (1024, 128), (1024, 256), (1536, 256))
 """Windows and overlaps that are compared, in pixels of the model."""
@@ -119,32 +113,3 @@ def _nearest(index: UInt8Array, size: tuple[int, ...]) -> UInt8Array:
         ((np.arange(n) + 0.5) * have / n).astype(int) for n, have in zip(size, index.shape, strict=True)
     )
     return index[np.ix_(rows, cols)]
-
-
-def main() -> None:
-    """Print the tables, and write them as JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--split", required=True, help="NAME:part, unseen by the model")
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    dataset, runtime = open_dataset(options.data), open_model(options.model)
-    items = select(dataset, options.split)
-    result = {
-        "split": options.split,
-        "windows": score_windows(runtime, dataset, items),
-        "scales": score_scales(runtime, dataset, items),
-    }
-    for row in result["windows"]:
-        window = "" if row["window_px"] is None else f"{row['window_px']}, {row['overlap_px']}"
-        print(f"{row['way']:14} {window:>10} {100 * row['miou']:7.2f}")
-    for row in result["scales"]:
-        right, wrong = 100 * row["declared rightly"], 100 * row["not declared"]
-        print(f"{row['gsd']:6g} m  declared {right:6.2f}  not declared {wrong:6.2f}")
-    if options.json:
-        write_text(options.json, json.dumps(result, indent=1) + "\n", force=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -136,6 +137,11 @@ class Workplace:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for store in self._stores:
             store.close()
-        interrupted = kind is not None and not issubclass(kind, Exception)
-        if self._folder is not None and not interrupted:
+        if self._folder is None:
+            return
+        if kind is not None and not issubclass(kind, Exception):  # Ctrl-C
+            print(
+                f"{self.rows} rows are kept; the same command with --resume goes on there.", file=sys.stderr
+            )
+        else:
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,77 @@
+"""All measurements of prediction in one run: times, memory, start, installation, windows and scales."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from landcover.benchmarks import prediction, resources, windowing
+from landcover.benchmarks.prediction import chart
+from landcover.data import open_dataset, select
+from landcover.files import write_text
+from landcover.runtimes import open_model
+
+
+def bench(
+    run: Path,
+    fp32: Path,
+    int8: Path,
+    image: Path,
+    out: Path,
+    *,
+    gsd: float = 0.5,
+    tiles: Path | None = None,
+    split: str | None = None,
+    width: int = 20_000,
+    heights: Sequence[int] = (10_000, 20_000, 40_000),
+    repeats: int = 3,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Measure, and write ``bench.json`` and ``bench.svg``.
+
+    Args:
+        run: Checkpoint of the model.
+        fp32: The model as ONNX.
+        int8: The model as INT8 ONNX.
+        image: A JPEG.
+        out: Folder of the results, and of scenes of some GB.
+        gsd: Metres per pixel of the image.
+        tiles: Data folder; its images make the scenes for the memory, and its scenes the mosaics.
+        split: ``NAME:part`` of it that the model has not seen, for the mosaics.
+        width: Columns of the scenes.
+        heights: Rows of them.
+        repeats: Runs of each way.
+        force: Replace results.
+
+    Raises:
+        OutputError: If there are results and ``force`` is off.
+        DataError: If an input cannot be read.
+        ModelError: If a model cannot be read.
+    """
+    timings = prediction.compare(image, run, fp32, int8, gsd=gsd, repeats=repeats)
+    result: dict[str, Any] = {
+        "timings": [asdict(timing) for timing in timings],
+        "installed_mb": resources.installed(),
+        "cold_start_s": resources.cold_start(int8, image, out / "cold", 5),
+    }
+    if tiles is not None:
+        result["memory"] = _memory(int8, tiles, out, width, heights)
+    if tiles is not None and split is not None:
+        dataset, runtime = open_dataset(tiles), open_model(int8)
+        items = select(dataset, split)
+        result["windows"] = windowing.score_windows(runtime, dataset, items)
+        result["scales"] = windowing.score_scales(runtime, dataset, items)
+    write_text(out / "bench.json", json.dumps(result, indent=1) + "\n", force=force)
+    write_text(out / "bench.svg", chart(timings), force=force)
+    return result
+
+
+def _memory(model: Path, tiles: Path, out: Path, width: int, heights: Sequence[int]) -> dict[str, Any]:
+    found = {}
+    for height in heights:
+        scene = out / f"{height}x{width}.tif"
+        if not scene.exists():
+            resources.write_scene(scene, height, width, tiles)
+        found[f"{height} x {width}"] = resources.memory(model, scene, out / "maps")
+    return found
