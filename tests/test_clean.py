@@ -12,12 +12,14 @@ from PIL import Image
 from rasterio.transform import from_origin
 from typer.testing import CliRunner
 
+from landcover.classmap import ClassMap
 from landcover.cli import build
 from landcover.codecs import MaskFormat, read_mask, write_mask
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array
 from landcover.postprocess import clean, remove_small_regions
 from landcover.raster import Georeference, read_georeference, write_class_raster
+from landcover.windows import Window
 
 UTM = rasterio.crs.CRS.from_epsg(32647)
 
@@ -65,6 +67,90 @@ def test_geotiff_keeps_place_colours_nodata_and_tags(tmp_path: Path) -> None:
         assert (after.crs, after.transform, after.nodata) == (before.crs, before.transform, NODATA)
         assert after.colormap(1) == before.colormap(1)
         assert after.tags() == before.tags() | {"LANDCOVER_MIN_REGION": "6px"}
+
+
+def write_raster(path: Path, values: UInt8Array, **options: Any) -> Path:
+    """A georeferenced band of no writer of landcover; ``palette`` and ``valid`` (a mask band) are options."""
+    palette, valid = options.pop("palette", None), options.pop("valid", None)
+    size = {"height": values.shape[0], "width": values.shape[1], "count": 1, "dtype": "uint8"}
+    place = {"crs": UTM, "transform": from_origin(700_000, 1_500_000, 0.5, 0.5)}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", driver="GTiff", **size, **place, **options) as target,
+    ):
+        target.write(values, 1)
+        if palette is not None:
+            target.write_colormap(1, palette)
+        if valid is not None:
+            target.write_mask(valid)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["of landcover", "of another program"])
+def test_rasters_of_indices_are_cleaned_by_bands_whatever_their_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    index = np.random.default_rng(0).choice([0, 3, 4, 4, 4, NODATA], (700, 60)).astype(np.uint8)
+    index[250:600, 20:23] = 5  # a region across the borders of bands
+    if kind == "of landcover":
+        source = write_geotiff(tmp_path / "large.tif", index)
+    else:
+        source = write_raster(tmp_path / "large.tif", np.where(index == NODATA, 9, index), nodata=9)
+    read = ClassMap.read
+    rows: list[int] = []
+
+    def watched(self: ClassMap, window: Window, *others: Any) -> UInt8Array:
+        rows.append(window.height)
+        return read(self, window, *others)
+
+    monkeypatch.setattr(ClassMap, "read", watched)
+    result = clean([source], tmp_path / "out", min_region="12px", max_pixels=1)
+    assert result.failed == {}
+    expected = remove_small_regions(index, 12)
+    assert (result.pixels, result.changed) == (index.size, int(np.count_nonzero(index != expected)))
+    assert sum(rows) == 2 * len(index)
+    assert max(rows) <= 256
+    write_geotiff(tmp_path / "whole.tif", expected, LANDCOVER_MIN_REGION="12px")
+    assert (tmp_path / "out/large.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+
+
+def test_rasters_of_colours_and_with_masks_are_held_whole(tmp_path: Path) -> None:
+    index, inside = speckled(), np.ones((40, 43), bool)
+    inside[:9] = False
+    masked = write_raster(tmp_path / "masked.tif", index, valid=inside)
+    turned = write_raster(
+        tmp_path / "colours.tif",
+        np.where(index == 1, 77, 6 - index).astype(np.uint8),
+        palette={3: (0, 255, 0, 255), 2: (0, 0, 255, 255), 77: (255, 0, 0, 255)},  # red: no class
+    )
+    result = clean([masked, turned], tmp_path / "out", min_region="6px", max_off_palette=0.2)
+    assert result.failed == {}
+    assert result.off_palette == np.count_nonzero(index == 1)
+    for name, expected in (
+        ("masked", np.where(inside, index, NODATA).astype(np.uint8)),
+        ("colours", np.where(index == 1, 6, index).astype(np.uint8)),
+    ):
+        with rasterio.open(tmp_path / f"out/{name}.tif") as cleaned:
+            np.testing.assert_array_equal(cleaned.read(1), remove_small_regions(expected, 6))
+    assert "--max-pixels" in str(
+        clean([masked], tmp_path / "no", min_region="6px", max_pixels=100).failed[masked]
+    )
+
+
+def test_rasters_that_are_damaged_or_hold_no_classes_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    index = np.random.default_rng(0).integers(0, 6, (1200, 1100), np.uint8)
+    cut = write_geotiff(tmp_path / "m/cut.tif", index)
+    content = bytearray(cut.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 50_000] = bytes(50_000)
+    cut.write_bytes(content)
+    strange = write_raster(tmp_path / "m/strange.tif", np.full((600, 5), 77, np.uint8))
+    result = clean([tmp_path / "m"], tmp_path / "out", min_region="6px")
+    assert result.written == []
+    assert "damaged or cut short" in result.failed[cut]
+    assert "holds 77, no class of urban" in result.failed[strange]
+    assert "--legend" in result.failed[strange]
+    assert not (tmp_path / "out").exists()
 
 
 def test_area_is_measured_by_each_rasters_own_pixels(tmp_path: Path) -> None:

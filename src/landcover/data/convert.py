@@ -7,11 +7,9 @@ from typing import Literal, get_args
 
 from landcover.batch import MAX_OFF_PALETTE, MAX_PIXELS, PICTURE_SUFFIXES
 from landcover.codecs import MaskFormat, read_mask
-from landcover.data.maskfiles import MaskTask, plan_masks
-from landcover.data.parallel import parallel_map
-from landcover.errors import MaskError, UsageError, did_you_mean
+from landcover.data.maskfiles import MaskTask, plan_masks, work_off
+from landcover.errors import UsageError, did_you_mean
 from landcover.legend import DEEPGLOBE, Legend
-from landcover.progress import track
 
 Form = Literal["index", "colour"]
 ColourFormat = Literal["palette", "rgb"]
@@ -71,24 +69,17 @@ def convert(
         raise UsageError(f"max_pixels is {max_pixels}; expected at least 1.")
     tasks = plan_masks(masks, Path(out), suffixes=PICTURE_SUFFIXES, force=force)
 
-    def convert_one(task: MaskTask) -> int | MaskError:
-        try:
-            mask = read_mask(task.source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
-        except MaskError as error:
-            return error
+    def convert_one(task: MaskTask) -> int:
+        mask = read_mask(task.source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
         task.write(mask.index, legend, mask_format=png_format, force=force)
         return mask.off_palette
 
-    result = Converted()
-    outcomes = track(parallel_map(convert_one, tasks), "Converting", total=len(tasks))
-    for task, outcome in zip(tasks, outcomes, strict=True):
-        if isinstance(outcome, MaskError):
-            result.failed[task.source] = str(outcome)
-            continue
-        result.written.append(task.target)
-        if outcome:
-            result.off_palette[task.source] = outcome
-    return result
+    done, failed = work_off(tasks, convert_one, "Converting")
+    return Converted(
+        written=[task.target for task, _ in done],
+        failed=failed,
+        off_palette={task.source: off_palette for task, off_palette in done if off_palette},
+    )
 
 
 def _png_format(to: Form, mask_format: ColourFormat | None) -> MaskFormat:

@@ -1,13 +1,19 @@
 """Masks from files to files: georeferenced ones stay GeoTIFFs in their place, every other becomes a PNG."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from landcover.batch import IMAGE_END, RASTER_SUFFIXES, check_targets, find_files
 from landcover.codecs import MaskFormat, write_mask
+from landcover.data.parallel import parallel_map
+from landcover.errors import MaskError
 from landcover.legend import Legend, UInt8Array
+from landcover.progress import track
 from landcover.raster import Georeference, read_georeference, write_class_raster
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +62,35 @@ def plan_masks(
         tasks.append(MaskTask(found.path, target, georeference))
     check_targets([(task.source, task.target) for task in tasks], force=force)
     return tasks
+
+
+def work_off(
+    tasks: Sequence[MaskTask], work: Callable[[MaskTask], T], description: str
+) -> tuple[list[tuple[MaskTask, T]], dict[Path, str]]:
+    """Do one thing to many masks, several at a time, under a progress bar.
+
+    Args:
+        tasks: The masks.
+        work: What to do with one. A mask for which it raises :class:`MaskError` is skipped.
+        description: What is being done, such as ``Cleaning``.
+
+    Returns:
+        The masks that were done, in order, each with what ``work`` returned; and why the others were skipped,
+        by path.
+    """
+
+    def attempt(task: MaskTask) -> T | MaskError:
+        try:
+            return work(task)
+        except MaskError as error:
+            return error
+
+    done: list[tuple[MaskTask, T]] = []
+    skipped: dict[Path, str] = {}
+    outcomes = track(parallel_map(attempt, tasks), description, total=len(tasks))
+    for task, outcome in zip(tasks, outcomes, strict=True):
+        if isinstance(outcome, MaskError):
+            skipped[task.source] = str(outcome)
+        else:
+            done.append((task, outcome))
+    return done, skipped

@@ -1,23 +1,23 @@
 """Small regions removed from files and folders of masks."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import tee
 from pathlib import Path
 
 import numpy as np
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.io import DatasetReader
 
 from landcover.batch import MASK_SUFFIXES, MAX_OFF_PALETTE, MAX_PIXELS
+from landcover.classmap import check_classes, open_class_map, open_raster
 from landcover.codecs import MaskFormat, read_mask
-from landcover.data.maskfiles import MaskTask, plan_masks
-from landcover.data.parallel import parallel_map
+from landcover.data.maskfiles import MaskTask, plan_masks, work_off
 from landcover.errors import MaskError, UsageError
-from landcover.legend import CLASS_NAMES, DEEPGLOBE, Legend
+from landcover.legend import CLASS_NAMES, DEEPGLOBE, Legend, UInt8Array
 from landcover.postprocess.regions import parse_min_region, remove_small_regions
-from landcover.progress import track
-from landcover.raster import ground_sample_distance
+from landcover.postprocess.sieve import BAND_ROWS, decide, rewrite
+from landcover.raster import ground_sample_distance, write_map
 
 _OWN_TAGS = {"AREA_OR_POINT", CLASS_NAMES}
 """Tags that writing a raster sets anew."""
@@ -46,7 +46,7 @@ class Cleaned:
 class _Outcome:
     pixels: int
     changed: int
-    off_palette: int
+    off_palette: int = 0
 
 
 def clean(
@@ -68,6 +68,10 @@ def clean(
     PNG; tags are kept, and the size of the regions is added to them. A mask that cannot be read, that says it
     has other classes, or whose GSD is needed and unknown, is skipped and told of in the result.
 
+    Georeferenced masks of class indices, as landcover writes them, may be larger than memory: they are read
+    twice by bands of rows, which takes what :func:`~landcover.postprocess.sieve.sieve_bands` says. All others
+    are held whole. Several masks are worked on at a time, one for each processor.
+
     Args:
         masks: Files and folders, in any form that :func:`landcover.codecs.read_mask` takes.
         out: Folder of the results.
@@ -76,7 +80,7 @@ def clean(
         gsd: Metres per pixel of all masks, for areas; None asks each raster's transform.
         mask_format: Form of the PNGs.
         max_off_palette: Share of pixels, 0..1, whose colour may have no class; a mask with more is skipped.
-        max_pixels: Larger masks are skipped before they are decoded.
+        max_pixels: Larger masks that would have to be held whole are skipped before they are decoded.
         force: Replace existing results.
 
     Raises:
@@ -88,47 +92,73 @@ def clean(
     parse_min_region(min_region, 1.0 if gsd is None else gsd)  # refuse what is no size before any work
     tasks = plan_masks(masks, Path(out), suffixes=MASK_SUFFIXES, force=force)
 
-    def clean_one(task: MaskTask) -> _Outcome | MaskError:
-        try:
-            tags = _tags(task.source, legend) | {"LANDCOVER_MIN_REGION": min_region}
-            mask = read_mask(task.source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
-        except MaskError as error:
-            return error
+    def clean_one(task: MaskTask) -> _Outcome:
+        tags, by_bands = _look_at(task, legend)
+        tags["LANDCOVER_MIN_REGION"] = min_region
         try:
             min_pixels = parse_min_region(min_region, gsd or ground_sample_distance(task.source))
         except UsageError as error:
-            return MaskError(f"{task.source}: {error}")
+            raise MaskError(f"{task.source}: {error}") from error
+        if by_bands:
+            return _clean_by_bands(task, legend, min_pixels, tags, force=force)
+        mask = read_mask(task.source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
         index = remove_small_regions(mask.index, min_pixels)
         task.write(index, legend, mask_format=mask_format, tags=tags, force=force)
-        changed = int(np.count_nonzero(index != mask.index))
-        return _Outcome(index.size, changed, mask.off_palette)
+        return _Outcome(index.size, int(np.count_nonzero(index != mask.index)), mask.off_palette)
 
-    result = Cleaned()
-    outcomes = track(parallel_map(clean_one, tasks), "Cleaning", total=len(tasks))
-    for task, outcome in zip(tasks, outcomes, strict=True):
-        if isinstance(outcome, MaskError):
-            result.failed[task.source] = str(outcome)
-            continue
-        result.written.append(task.target)
-        result.pixels += outcome.pixels
-        result.changed += outcome.changed
-        result.off_palette += outcome.off_palette
-    return result
+    done, failed = work_off(tasks, clean_one, "Cleaning")
+    return Cleaned(
+        written=[task.target for task, _ in done],
+        failed=failed,
+        pixels=sum(outcome.pixels for _, outcome in done),
+        changed=sum(outcome.changed for _, outcome in done),
+        off_palette=sum(outcome.off_palette for _, outcome in done),
+    )
 
 
-def _tags(path: Path, legend: Legend) -> dict[str, str]:
-    """Return the tags that the new mask keeps; refuse a mask whose tags name other classes."""
+def _clean_by_bands(
+    task: MaskTask, legend: Legend, min_pixels: int, tags: dict[str, str], *, force: bool
+) -> _Outcome:
+    """Clean a raster of class indices without ever holding more of it than a band of rows."""
+    changed = 0
+    with open_class_map(task.source, legend) as source:
+
+        def bands() -> Iterator[UInt8Array]:
+            return map(source.read, source.strips(BAND_ROWS))
+
+        def cleaned(values: UInt8Array) -> Iterator[UInt8Array]:
+            nonlocal changed
+            old, read = tee(bands())  # rewrite takes one band for each that it gives: no more is held
+            for before, after in zip(old, rewrite(read, source.width, values), strict=True):
+                changed += int(np.count_nonzero(before != after))
+                yield after
+
+        values = decide(bands(), source.width, min_pixels)
+        size = source.height, source.width
+        write_map(task.target, cleaned(values), *size, legend, source.place, tags=tags, force=force)
+        return _Outcome(source.height * source.width, changed)
+
+
+def _look_at(task: MaskTask, legend: Legend) -> tuple[dict[str, str], bool]:
+    """Return the tags that the new mask keeps, and whether it can be cleaned by bands.
+
+    Raises:
+        MaskError: If its tags name other classes.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as source:
-                tags = source.tags()
-    except RasterioError:
-        return {}  # what is wrong with the file is said by those who read its pixels
-    listing = tags.get(CLASS_NAMES, legend.listing)
-    if listing != legend.listing:
-        raise MaskError(
-            f"{path} is a map of the classes {listing}; the legend {legend.name!r} has {legend.listing}. "
-            "Give the map's legend with --legend."
-        )
-    return {name: value for name, value in tags.items() if name not in _OWN_TAGS}
+        with open_raster(task.source, "a mask") as source:
+            tags = source.tags()
+            by_bands = task.georeference is not None and _holds_indices(source)
+    except MaskError:
+        return {}, False  # what is wrong with the file is said by those who read its pixels
+    check_classes(task.source, tags.get(CLASS_NAMES), legend)
+    return {name: value for name, value in tags.items() if name not in _OWN_TAGS}, by_bands
+
+
+def _holds_indices(source: DatasetReader) -> bool:
+    """Whether a raster's values are class indices: no colours, and no mask apart from a nodata value."""
+    return (
+        source.dtypes == ("uint8",)
+        and MaskFlags.per_dataset not in source.mask_flag_enums[0]
+        and (source.colorinterp[0] != ColorInterp.palette or CLASS_NAMES in source.tags())
+    )
