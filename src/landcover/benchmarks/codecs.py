@@ -1,18 +1,13 @@
 """Masks in and out, timed against the usual ways: ``python -m landcover.benchmarks.codecs``."""
 
-import argparse
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from landcover.benchmarks.timing import Timing, blocky_index, take_turns
+from landcover.benchmarks.timing import Timing, blocky_index, run_benchmark, take_turns
 from landcover.codecs import colours_to_index, encode_mask, index_to_colours
-from landcover.files import write_text
 from landcover.legend import DEEPGLOBE, UInt8Array
 
 
@@ -64,19 +59,5 @@ def _assign_codes(rgb: UInt8Array, palette: UInt8Array) -> UInt8Array:
     return index
 
 
-def main() -> None:
-    """Print the table, and write it as JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=2448, help="edge of the mask in pixels")
-    parser.add_argument("--repeats", type=int, default=7, help="runs of each way")
-    parser.add_argument("--json", type=Path, help="also write the table here")
-    options = parser.parse_args()
-    timings = codec_benchmark(options.size, repeats=options.repeats)
-    for timing in timings:
-        print(f"{timing.job:20} {timing.way:32} {timing.ms:8.1f} ms {timing.ratio:7.1f} x")
-    if options.json:
-        write_text(options.json, json.dumps([asdict(t) for t in timings], indent=1) + "\n", force=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(codec_benchmark, __doc__, repeats=7)

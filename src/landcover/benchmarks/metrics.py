@@ -1,15 +1,9 @@
 """The confusion matrix, timed against the usual ways: ``python -m landcover.benchmarks.metrics``."""
 
-import argparse
-import json
-from dataclasses import asdict
-from pathlib import Path
-
 import numpy as np
 
-from landcover.benchmarks.timing import Timing, blocky_index, take_turns
+from landcover.benchmarks.timing import Timing, blocky_index, run_benchmark, take_turns
 from landcover.extras import needs
-from landcover.files import write_text
 from landcover.legend import DEEPGLOBE, UInt8Array
 from landcover.metrics import ConfusionMatrix, Int64Array
 
@@ -68,19 +62,5 @@ def _count_at_once(truth: UInt8Array, prediction: UInt8Array) -> Int64Array:
     return np.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
 
 
-def main() -> None:
-    """Print the table, and write it as JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=2448, help="edge of the masks in pixels")
-    parser.add_argument("--repeats", type=int, default=9, help="runs of each way")
-    parser.add_argument("--json", type=Path, help="also write the table here")
-    options = parser.parse_args()
-    timings = metric_benchmark(options.size, repeats=options.repeats)
-    for timing in timings:
-        print(f"{timing.way:24} {timing.ms:8.1f} ms {timing.ratio:7.1f} x")
-    if options.json:
-        write_text(options.json, json.dumps([asdict(t) for t in timings], indent=1) + "\n", force=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(metric_benchmark, __doc__, repeats=9)

@@ -1,12 +1,16 @@
 """Ways to do one job, timed in turns so that a busy machine slows all of them alike."""
 
+import argparse
+import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+from landcover.files import write_text
 from landcover.legend import DEEPGLOBE, UInt8Array
 
 
@@ -48,3 +52,23 @@ def blocky_index(size: int, seed: int) -> UInt8Array:
     blocks = rng.integers(0, len(DEEPGLOBE), (size // 24 + 1, size // 24 + 1), dtype=np.uint8)
     rows, cols = (np.arange(size) + rng.integers(-3, 4, (2, size))).clip(0, size - 1) // 24
     return blocks[np.ix_(rows, cols)]
+
+
+def run_benchmark(benchmark: Callable[..., list[Timing]], description: str | None, *, repeats: int) -> None:
+    """Run a benchmark as the command line has it, print its table, and write it as JSON where asked to.
+
+    Args:
+        benchmark: Called with a size and ``repeats``.
+        description: What it times.
+        repeats: Runs of each way unless told otherwise.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--size", type=int, default=2448, help="edge of the masks in pixels")
+    parser.add_argument("--repeats", type=int, default=repeats, help="runs of each way")
+    parser.add_argument("--json", type=Path, help="also write the table here")
+    options = parser.parse_args()
+    timings = benchmark(options.size, repeats=options.repeats)
+    for timing in timings:
+        print(f"{timing.job:20} {timing.way:32} {timing.ms:8.1f} ms {timing.ratio:7.1f} x")
+    if options.json:
+        write_text(options.json, json.dumps([asdict(t) for t in timings], indent=1) + "\n", force=True)
