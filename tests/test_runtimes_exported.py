@@ -121,6 +121,20 @@ def test_what_is_no_batch_of_rgb_images_is_refused(runtime: Runtime, batch: Any)
         runtime.probabilities(batch)
 
 
+def test_bf16_is_asked_for_by_name_and_refused_where_it_cannot_be(model: Path) -> None:
+    batch = images(1, 48, 48)
+    exact = open_model(model).coarse(batch)
+    with pytest.raises(UsageError, match="onnxruntime computes in fp32"):
+        open_model(model, runtime="onnxruntime", precision="bf16")
+    try:
+        rough = open_model(model, precision="bf16").coarse(batch)
+    except UsageError as error:
+        assert "no instructions for bf16" in str(error)
+    else:
+        assert np.allclose(rough, exact, atol=0.05)
+        assert not np.array_equal(rough, exact)
+
+
 def test_threads_do_not_change_the_answer(model: Path) -> None:
     batch = images(1, 32, 32)
     for runtime in ("openvino", "onnxruntime"):

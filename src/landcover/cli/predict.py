@@ -2,7 +2,6 @@
 
 import csv as csv_
 import io
-import json as json_
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,11 +10,11 @@ import typer
 
 from landcover.batch import MAX_PIXELS
 from landcover.cli._options import MaxPixels
+from landcover.cli._output import check_json, put
 
 if TYPE_CHECKING:
     from landcover.inference import Prediction
 
-_STDOUT = Path("-")
 _READING, _WORK, _PRODUCTS, _REPORT = "What is read", "How it is classified", "What is written", "Report"
 
 
@@ -94,6 +93,10 @@ def predict(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that compute.", rich_help_panel=_WORK)
     ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"],
+        typer.Option(help="bf16: faster where the processor has it, less exact.", rich_help_panel=_WORK),
+    ] = "fp32",
     jobs: Annotated[int, typer.Option(min=1, help="Scenes to work on at a time.", rich_help_panel=_WORK)] = 1,
     resume: Annotated[
         bool,
@@ -163,14 +166,14 @@ def predict(
     ] = None,
 ) -> None:
     """Make a land-cover map of every image or scene, of any size."""
-    from landcover.files import refuse_existing, write_text
+    from landcover.files import check_output, write_text
     from landcover.inference import PredictOptions
     from landcover.inference import predict as make_maps
     from landcover.inference.plan import read_list
 
-    for report in (json, csv):
-        if report is not None and report != _STDOUT:
-            refuse_existing(report, force=force)
+    check_json(json, force=force)
+    if csv is not None:
+        check_output(csv, force=force)
     options = PredictOptions(
         gsd=gsd,
         bands=None if bands is None else _whole_numbers(bands),
@@ -196,14 +199,10 @@ def predict(
         force=force,
     )
     given = [*(inputs or []), *([] if list_file is None else read_list(list_file))]
-    prediction = make_maps(given, model, out, options, device=device, runtime=runtime, threads=threads)
-    text = json_.dumps(prediction.to_dict(), indent=1)
-    if json == _STDOUT:
-        print(text)
-    else:
-        if json is not None:
-            write_text(json, text + "\n", force=force)
-        _print_areas(prediction)
+    prediction = make_maps(
+        given, model, out, options, device=device, runtime=runtime, threads=threads, precision=precision
+    )
+    put(prediction.to_dict(), json, lambda: _print_areas(prediction), force=force)
     if csv is not None:
         write_text(csv, _table(prediction), force=force)
     _tell(prediction, out)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import rasterio
 from rasterio.errors import RasterioError
@@ -39,6 +39,7 @@ def predict(
     device: str = "auto",
     runtime: str = "auto",
     threads: int | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Prediction:
     """Make a land-cover map of every image or scene, of any size, by windows.
 
@@ -58,6 +59,7 @@ def predict(
         device: Where to compute, unless ``model`` is a runtime.
         runtime: Which library computes, likewise.
         threads: With how many threads, likewise.
+        precision: In which precision, likewise; see :func:`landcover.runtimes.open_model`.
 
     Raises:
         UsageError: If an argument cannot be used.
@@ -68,7 +70,7 @@ def predict(
     """
     options = options or PredictOptions()
     opened = (
-        open_model(model, device=device, runtime=runtime, threads=threads)
+        open_model(model, device=device, runtime=runtime, threads=threads, precision=precision)
         if isinstance(model, str | Path)
         else model
     )
@@ -84,6 +86,8 @@ def predict(
     print(f"Model: {result.model}, on {result.runtime} ({result.device}).", file=sys.stderr)
     _tell_assumed(tasks, result.model_gsd)
     tags = _provenance(result, options)
+    if precision != "fp32":
+        tags["LANDCOVER_PRECISION"] = precision
     if options.resume:
         result.kept = [task.map for task in tasks if _is_made(task, options, tags)]
         tasks = [task for task in tasks if task.map not in set(result.kept)]

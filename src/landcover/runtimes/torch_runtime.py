@@ -125,7 +125,9 @@ def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].strip()
 
 
-def load(path: Path, *, device: str, threads: int | None = None) -> TorchRuntime:
+def load(
+    path: Path, *, device: str, threads: int | None = None, precision: Precision = "fp32"
+) -> TorchRuntime:
     """Read a checkpoint or run folder and build its network; see :func:`landcover.runtimes.open_model`."""
     card, tensors = read_model(path)
     if threads is not None:
@@ -140,4 +142,4 @@ def load(path: Path, *, device: str, threads: int | None = None) -> TorchRuntime
         ) from error
     # Convolutions run fastest so. Not in TorchRuntime: a module that is being trained keeps its layout.
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    return TorchRuntime(module, card, device)
+    return TorchRuntime(module, card, device, precision)
