@@ -1,12 +1,11 @@
 """``landcover evaluate --map MAP --truth FILE``: what the verb does with a map of a place."""
 
-import json as json_
 from pathlib import Path
 from typing import Any
 
 import typer
 
-STDOUT = Path("-")
+from landcover.cli._output import put
 
 
 def assess_map(
@@ -35,13 +34,8 @@ def assess_map(
         layer=layer,
         truth_crs=truth_crs,
         metric=metric,
-        json=None if json == STDOUT else json,
-        force=force,
     )
-    if json == STDOUT:
-        print(json_.dumps(result, indent=1))
-    else:
-        print_assessment(result)
+    put(result, json, lambda: print_assessment(result), force=force)
     for warning in result["warnings"]:
         typer.echo(f"Warning: {warning}", err=True)
 

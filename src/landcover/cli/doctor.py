@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from landcover.cli._output import check_json, put
+
 _RUNTIMES = {"openvino": "openvino_runtime", "onnxruntime": "onnx_runtime", "torch": "torch_runtime"}
 _REASONS = {
     "MODEL.onnx": "the fastest on a CPU; with --device cuda onnxruntime",
@@ -21,17 +23,12 @@ def doctor(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
 ) -> None:
     """Say what this machine will use, and why: runtimes, codecs."""
-    from json import dumps
-
-    from landcover.files import write_text
-
+    check_json(json, force=force)
     findings = _system() | _codecs() | _runtimes() | _extras()
-    text = dumps(findings, indent=1)
-    if json == Path("-"):
-        print(text)
-        return
-    if json is not None:
-        write_text(json, text + "\n", force=force)
+    put(findings, json, lambda: _print(findings), force=force)
+
+
+def _print(findings: dict[str, str]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

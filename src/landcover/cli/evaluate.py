@@ -1,12 +1,14 @@
 """``landcover evaluate``."""
 
-import json as json_
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from landcover.cli._assessment import STDOUT, assess_map
+from landcover.batch import MAX_PIXELS
+from landcover.cli._assessment import assess_map
+from landcover.cli._options import MaxPixels
+from landcover.cli._output import check_json, put
 from landcover.errors import UsageError
 
 
@@ -56,20 +58,16 @@ def evaluate(
         str | None, typer.Option(help="Score again without smaller regions: 8000px or 2000m2.")
     ] = None,
     maps: Annotated[Path | None, typer.Option(help="Keep the model's maps in this folder.")] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Refuse images and masks of more pixels.", show_default=False)
-    ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Write the result as JSON; - is standard output.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
     """Score a model or masks on a split, or a map against truth."""
-    from landcover.codecs import MAX_PIXELS
     from landcover.evaluation.scoring import evaluate as score
-    from landcover.evaluation.scoring import write_scores
-    from landcover.files import check_output
     from landcover.legend import load_legend
 
+    check_json(json, force=force)
     if map_path is not None or truth is not None:
         others = {
             "--data": data,
@@ -101,9 +99,6 @@ def evaluate(
         return
     if data is None or split is None:
         raise UsageError("Give --data DATA and --split NAME:part, or --map MAP and --truth FILE.")
-    file = None if json == STDOUT else json
-    if file is not None:
-        check_output(file, force=force)
     result = score(
         data,
         split,
@@ -116,17 +111,12 @@ def evaluate(
         min_region=min_region,
         maps=maps,
         device=device,
-        max_pixels=max_pixels or MAX_PIXELS,
+        max_pixels=max_pixels,
         force=force,
     )
-    if json == STDOUT:
-        print(json_.dumps(result, indent=1))
-    else:
-        _print_scores(result)
+    put(result, json, lambda: _print_scores(result), force=force)
     for warning in result["warnings"]:
         typer.echo(f"Warning: {warning}", err=True)
-    if file is not None:  # after the table: hours of scoring shall not be lost with a full disk
-        write_scores(file, result, force=force)
 
 
 def _print_scores(result: dict[str, Any]) -> None:

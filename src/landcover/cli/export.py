@@ -1,15 +1,14 @@
 """``landcover export``."""
 
-import json as json_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from landcover.cli._output import check_json, put
+
 if TYPE_CHECKING:
     from landcover.exporting import Exported
-
-_STDOUT = Path("-")
 
 
 def export(
@@ -56,11 +55,8 @@ def export(
 ) -> None:
     """Write a model as one checked ONNX file."""
     from landcover.exporting import export as write
-    from landcover.files import check_output, write_text
 
-    file = None if json == _STDOUT else json
-    if file is not None:
-        check_output(file, force=force)
+    check_json(json, force=force)
     exported = write(
         run,
         out,
@@ -77,13 +73,7 @@ def export(
         stac_mlm=stac_mlm,
         force=force,
     )
-    text = json_.dumps(exported.to_dict(), indent=1)
-    if json == _STDOUT:
-        print(text)
-        return
-    if file is not None:
-        write_text(file, text + "\n", force=force)
-    _print_figures(exported)
+    put(exported.to_dict(), json, lambda: _print_figures(exported), force=force)
 
 
 def _print_figures(exported: "Exported") -> None:

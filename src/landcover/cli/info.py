@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from landcover.cli._output import check_json, put
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from landcover.bundle import ModelCard
-
-_STDOUT = Path("-")
 
 
 def info(
@@ -24,26 +24,19 @@ def info(
 ) -> None:
     """Print a model's card: classes, input, scores, recipe, origin."""
     from landcover.bundle import model_digest, read_card, resolve_model
-    from landcover.files import write_text
 
+    check_json(json, force=force)
     file = resolve_model(model)
     card = read_card(file)
     digest = model_digest(file)
-    text = json_.dumps({"file": str(file), "sha256": digest, **card.model_dump(mode="json")}, indent=1)
-    if json is not None and json != _STDOUT:
-        write_text(json, text + "\n", force=force)
-    if json == _STDOUT:
-        print(text)
-    else:
-        _print_card(
-            card,
-            {
-                "file": str(file),
-                "size": f"{file.stat().st_size / 1e6:.1f} MB",
-                "sha256": digest,
-                "precision": card.precision,
-            },
-        )
+    about = {
+        "file": str(file),
+        "size": f"{file.stat().st_size / 1e6:.1f} MB",
+        "sha256": digest,
+        "precision": card.precision,
+    }
+    result = {"file": str(file), "sha256": digest, **card.model_dump(mode="json")}
+    put(result, json, lambda: _print_card(card, about), force=force)
 
 
 def _print_card(card: "ModelCard", file: dict[str, Any]) -> None:

@@ -1,15 +1,14 @@
 """``landcover models``."""
 
-import json as json_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from landcover.cli._output import check_json, put
+
 if TYPE_CHECKING:
     from landcover.models import EncoderInfo
-
-_STDOUT = Path("-")
 
 
 def models(
@@ -25,35 +24,26 @@ def models(
     """List architectures, encoders with their licences, and presets."""
     from dataclasses import asdict
 
-    from landcover.files import refuse_existing, write_text
     from landcover.models import MODELS, TESTED_ENCODERS, describe_encoder
     from landcover.training import presets
 
-    to_file = json is not None and json != _STDOUT
-    if json is not None and to_file:
-        refuse_existing(json, force=force)
+    check_json(json, force=force)
     encoders = [describe_encoder(name) for name in names or TESTED_ENCODERS]
     result = {
         "architectures": sorted(MODELS),
         "encoders": [asdict(encoder) for encoder in encoders],
         "presets": list(presets()),
     }
-    text = json_.dumps(result, indent=1)
-    if json is not None and to_file:
-        write_text(json, text + "\n", force=force)
-    if json == _STDOUT:
-        print(text)
-        return
-    typer.echo(f"Architectures: {', '.join(sorted(MODELS))}")
-    typer.echo(f"Presets:       {', '.join(presets())}")
-    _print_encoders(encoders)
+    put(result, json, lambda: _print(result, encoders), force=force)
 
 
-def _print_encoders(encoders: "list[EncoderInfo]") -> None:
+def _print(result: dict[str, Any], encoders: "list[EncoderInfo]") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
+    typer.echo(f"Architectures: {', '.join(result['architectures'])}")
+    typer.echo(f"Presets:       {', '.join(result['presets'])}")
     table = Table(box=SIMPLE_HEAD)
     table.add_column("encoder", min_width=max(len(encoder.name) for encoder in encoders))
     table.add_column("parameters", justify="right")

@@ -1,6 +1,5 @@
 """``landcover splits``."""
 
-import json as json_
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +8,10 @@ import typer
 
 from landcover.batch import MAX_PIXELS
 from landcover.cli._options import MaxPixels
+from landcover.cli._output import check_json, put
 
 if TYPE_CHECKING:
     from landcover.data.splits import PartSummary
-
-_STDOUT = Path("-")
 
 
 def splits(
@@ -43,13 +41,11 @@ def splits(
     from landcover.data import split as split_items
     from landcover.data.splits import describe, parse
     from landcover.errors import UsageError
-    from landcover.files import refuse_existing, write_text
     from landcover.legend import load_legend
 
     if parse(split).part is not None:
         raise UsageError(f"--split {split} names one part; all are shown: --split {parse(split).text}.")
-    if json is not None and json != _STDOUT:
-        refuse_existing(json, force=force)
+    check_json(json, force=force)
     dataset = open_dataset(
         data,
         legend=None if legend is None else load_legend(legend),
@@ -62,16 +58,9 @@ def splits(
                 print(f"{name}\t{part}")
         return
     summaries = describe(dataset, split)
-    if json is None:
-        _print_table(summaries)
-        return
     parts = {part: {**asdict(summary), "keys": keys[part]} for part, summary in summaries.items()}
-    text = json_.dumps({"split": split, "layout": dataset.layout, "parts": parts}, indent=1)
-    if json == _STDOUT:
-        print(text)
-    else:
-        write_text(json, text + "\n", force=force)
-        _print_table(summaries)
+    result = {"split": split, "layout": dataset.layout, "parts": parts}
+    put(result, json, lambda: _print_table(summaries), force=force)
 
 
 def _print_table(summaries: "dict[str, PartSummary]") -> None:

@@ -1,12 +1,11 @@
 """``landcover vectorize``."""
 
-import json as json_
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-_STDOUT = Path("-")
+from landcover.cli._output import check_json, put
 
 
 def vectorize(
@@ -37,12 +36,10 @@ def vectorize(
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
     """Turn a map into polygons that neither overlap nor leave gaps."""
-    from landcover.files import check_output, write_text
     from landcover.legend import load_legend
     from landcover.postprocess.vectorize import vectorize as vectorize_map
 
-    if json is not None and json != _STDOUT:
-        check_output(json, force=force)
+    check_json(json, force=force)
     result = vectorize_map(
         map,
         out,
@@ -60,11 +57,7 @@ def vectorize(
         "pixels": result.pixels,
         "area_m2": result.area_m2,
     }
-    text = json_.dumps(summary, indent=1)
-    if json == _STDOUT:
-        print(text)
-    elif json is not None:
-        write_text(json, text + "\n", force=force)
+    put(summary, json, None, force=force)
     if not result.polygons:
         typer.echo(f"{map} holds nothing but nodata: {out} has no polygons.", err=True)
     else:

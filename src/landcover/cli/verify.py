@@ -1,6 +1,5 @@
 """``landcover verify``."""
 
-import json as json_
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,13 +9,13 @@ import typer
 
 from landcover.batch import MAX_PIXELS
 from landcover.cli._options import MaxPixels
+from landcover.cli._output import check_json, put
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from landcover.data import VerifyReport
 
-_STDOUT = Path("-")
 _SHOWN = 10
 
 
@@ -42,11 +41,9 @@ def verify(
     between parts is a warning.
     """
     from landcover.data import verify as check
-    from landcover.files import refuse_existing, write_text
     from landcover.legend import load_legend
 
-    if json is not None and json != _STDOUT:
-        refuse_existing(json, force=force)
+    check_json(json, force=force)
     report = check(
         data,
         split=split,
@@ -54,13 +51,7 @@ def verify(
         legend=None if legend is None else load_legend(legend),
         max_pixels=max_pixels,
     )
-    text = json_.dumps(report.to_dict(), indent=1)
-    if json == _STDOUT:
-        print(text)
-    else:
-        if json is not None:
-            write_text(json, text + "\n", force=force)
-        _print(report)
+    put(report.to_dict(), json, lambda: _print(report), force=force)
     for line in _warnings(report, split):
         print(f"Warning: {line}", file=sys.stderr)
     if not report.ok:
