@@ -8,6 +8,7 @@ from landcover.raster.bands import Scaling
 from landcover.raster.georeference import (
     Georeference,
     ground_sample_distance,
+    pixel_sides,
     pixel_size,
     read_georeference,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Strip",
     "ground_sample_distance",
     "open_scene",
+    "pixel_sides",
     "pixel_size",
     "read_georeference",
     "read_raster",

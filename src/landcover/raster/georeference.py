@@ -111,6 +111,27 @@ def pixel_size(place: Georeference, height: int, width: int) -> float | None:
     return ground if nominal is None or abs(nominal / ground - 1) > _UNIT_TOLERANCE else nominal
 
 
+def pixel_sides(place: Georeference, height: int, width: int) -> tuple[float, float] | None:
+    """Return metres on the ground down and across the pixel at the raster's centre.
+
+    In longitude and latitude a pixel is half as wide as high at 60 degrees.
+
+    Args:
+        place: Where the raster lies.
+        height: Its rows.
+        width: Its columns.
+
+    Returns:
+        Lengths of a step along the column and along the row; None where the reference system is not tied to
+        the Earth.
+    """
+    steps = ground_steps(place, np.array([width / 2]), np.array([height / 2]))
+    if steps is None:
+        return None
+    across, down = np.hypot(steps[:, 0, 0], steps[:, 1, 0]).tolist()
+    return down, across
+
+
 def nominal_size(place: Georeference) -> float | None:
     """Return metres per pixel as the unit of a projection has it; None where the unit is an angle."""
     if place.crs.is_geographic:
