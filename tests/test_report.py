@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from rasterio.crs import CRS
 from typer.testing import CliRunner
 
 from landcover import cli
@@ -20,9 +22,11 @@ from landcover.bundle import ModelCard, model_digest, save_model
 from landcover.codecs import read_mask
 from landcover.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
 from landcover.evaluation import evaluate
+from landcover.evaluation.assessment import assess
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.models import ModelConfig
 from landcover.preprocessing import Preprocessing
+from landcover.raster import Georeference, write_class_raster
 from landcover.reporting import report
 from landcover.reporting.collect import collect, read_evaluation, read_run, short_names
 from landcover.reporting.figures import Curve, histogram, line_chart, matrix, nice_ticks
@@ -177,6 +181,21 @@ def test_a_file_that_is_no_evaluation_is_refused(tmp_path: Path, content: bytes)
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"e\.json is not (JSON|a result of landcover evaluate)"):
         collect([path])
+
+
+def test_the_result_for_a_map_is_refused_in_one_clear_line(tmp_path: Path) -> None:
+    place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
+    write_class_raster(
+        tmp_path / "map.tif", np.arange(36, dtype=np.uint8).reshape(6, 6) % 6, DEEPGLOBE, place
+    )
+    path = tmp_path / "assessment.json"
+    assess(tmp_path / "map.tif", tmp_path / "map.tif", json=path)
+    with pytest.raises(
+        DataError, match=r"assessment\.json is the result of landcover evaluate --map"
+    ) as told:
+        report([path], tmp_path / "page.html")
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_inputs_must_be_there_and_different(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def read_evaluation(path: Path) -> Evaluation:
     """Read a JSON file of ``landcover evaluate``.
 
     Raises:
-        DataError: If the file is missing, cut short, or of another kind.
+        DataError: If the file is missing, cut short, or of another kind, such as the result for a map.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -86,6 +86,11 @@ def read_evaluation(path: Path) -> Evaluation:
         raise DataError(
             f"{path} is not JSON: {error}. Write it again with: landcover evaluate --json"
         ) from error
+    if isinstance(data, dict) and "truth_kind" in data:
+        raise DataError(
+            f"{path} is the result of landcover evaluate --map, accuracy and areas of one map; the page is "
+            "about scores of a data set's split. Give a result of landcover evaluate --data, or a run folder."
+        )
     return _validated(Evaluation, data, f"{path} is not a result of landcover evaluate --json")
 
 
