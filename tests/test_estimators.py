@@ -1,4 +1,4 @@
-"""The stratified estimators, against the paper that they are from and a derivation of another kind."""
+"""The stratified estimators, against a published example and a derivation of another kind."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,19 @@ from hypothesis.extra.numpy import arrays
 
 from landcover.evaluation.estimators import Z_95, stratified_estimates
 
-# Olofsson et al. 2014, Table 8: deforestation, forest gain, stable forest, stable non-forest.
+# Olofsson et al. 2014, Table 8: deforestation, forest gain, stable forest, stable non-forest. Checked against
+# the copy in the examples of the R package mapaccuracy, not against the paper.
 COUNTS = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
 PIXELS = np.array([200_000.0, 150_000, 3_200_000, 6_450_000])
 HECTARES_PER_PIXEL = 0.09
 
 
 def test_the_worked_example_of_the_paper() -> None:
-    """The numbers of its section 5, as printed there: accuracies, and hectares of each class."""
+    """Accuracies, and hectares of each class.
+
+    The results were written down as the paper is remembered, which was not at hand, and are what the
+    estimators give: they pin these. That the formulas are right is shown by the derivation below.
+    """
     found = stratified_estimates(COUNTS, PIXELS)
     assert [round(found.overall, 2), round(Z_95 * found.overall_se, 2)] == [0.95, 0.02]
     assert found.users.round(2).tolist() == [0.88, 0.73, 0.93, 0.96]
@@ -23,7 +28,7 @@ def test_the_worked_example_of_the_paper() -> None:
     assert found.producers.round(2).tolist() == [0.75, 0.85, 0.93, 0.96]
     hectares = PIXELS.sum() * HECTARES_PER_PIXEL
     assert (hectares * found.shares).round().tolist() == [21_158, 11_686, 285_770, 581_386]
-    margins = 1.96 * hectares * found.shares_se  # the paper's factor
+    margins = 1.96 * hectares * found.shares_se
     assert margins.round().tolist() == [6_158, 3_756, 15_510, 16_282]
 
 
