@@ -3,7 +3,10 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,17 @@ import shapely
 from rasterio.crs import CRS
 from rasterio.warp import transform
 
+from landcover import vectors
 from landcover.errors import DataError, LandcoverError, OutputError, UsageError
-from landcover.vectors import WGS84, Geometries, read_features, reproject, vector_driver, write_features
+from landcover.vectors import (
+    WGS84,
+    Batch,
+    Geometries,
+    read_features,
+    reproject,
+    vector_driver,
+    write_features,
+)
 
 UTM = CRS.from_epsg(32631)
 DUTCH = CRS.from_epsg(28992)
@@ -75,6 +87,52 @@ def test_the_same_features_give_the_same_bytes(tmp_path: Path, suffix: str) -> N
         write_features(file, [(squares(3), attributes(3))], COLUMNS, UTM)
     assert files[0].read_bytes() == files[1].read_bytes()
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [f"out.{suffix}"] * 2
+
+
+def test_geopackages_written_in_turns_by_threads_tell_no_time_either(tmp_path: Path) -> None:
+    """One begins while the other is at work, and ends before it: a setting put back would be the other's."""
+    boxes, columns = squares(2), attributes(2)
+    first_begun, second_done = Event(), Event()
+
+    def first() -> Iterator[Batch]:
+        yield boxes, columns
+        first_begun.set()
+        assert second_done.wait(60)
+        yield boxes, columns
+
+    def second() -> Iterator[Batch]:
+        assert first_begun.wait(60)
+        yield from [(boxes, columns)] * 2
+
+    def write_second() -> None:
+        write_features(tmp_path / "b" / "out.gpkg", second(), COLUMNS, UTM)
+        second_done.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(write_features, tmp_path / "a" / "out.gpkg", first(), COLUMNS, UTM),
+            pool.submit(write_second),
+        ]
+        for job in jobs:
+            job.result()
+    assert pyogrio.get_gdal_config_option("OGR_CURRENT_DATE") is None
+    alone = tmp_path / "c" / "out.gpkg"
+    write_features(alone, [(boxes, columns)] * 2, COLUMNS, UTM)
+    for folder in "ab":
+        assert (tmp_path / folder / "out.gpkg").read_bytes() == alone.read_bytes()
+
+
+def test_the_date_is_set_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, write = [], pyogrio.raw.write
+
+    def watched(*args: Any, **kwargs: Any) -> None:
+        written.append((vectors._date_lock.locked(), pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")))
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(pyogrio.raw, "write", watched)
+    write_features(tmp_path / "out.gpkg", [(squares(2), attributes(2))], COLUMNS, UTM)
+    assert written == [(True, "1970-01-01T00:00:00.000Z")] * 2
+    assert not vectors._date_lock.locked()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -43,6 +44,8 @@ _CHUNK = 1 << 18
 
 _KINDS: dict[int, Kind] = {0: "point", 4: "point", 3: "polygon", 6: "polygon"}
 """Kind of each of shapely's types that is taken."""
+
+_date_lock = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +165,10 @@ def write_features(
             if driver == "GPKG":
                 with _fixed_date():
                     _write(temporary, none, types, crs, **options)
-                    for batch in batches:
+                for batch in batches:
+                    with _fixed_date():
                         _write(temporary, batch, types, crs, append=True, **options)
-                        count += len(batch[0])
+                    count += len(batch[0])
             else:
                 whole = _joined([none, *batches], types)
                 count = len(whole[0])
@@ -300,13 +304,17 @@ def _write(
 
 @contextmanager
 def _fixed_date() -> Iterator[None]:
-    """Let GeoPackages tell no time of writing, so that the same features give the same bytes."""
-    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"})
-    try:
-        yield
-    finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+    """Let a GeoPackage tell no time of writing, so that the same features give the same bytes.
+
+    GDAL has one such setting for the whole process: one thread at a time, and only while it writes.
+    """
+    with _date_lock:
+        before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"})
+        try:
+            yield
+        finally:
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
 
 
 def _reason(error: Exception) -> str:
