@@ -168,9 +168,11 @@ def test_area_is_measured_by_each_rasters_own_pixels(tmp_path: Path) -> None:
 def test_area_without_a_gsd_skips_the_mask_and_names_the_option(tmp_path: Path) -> None:
     write_mask(tmp_path / "m/a_mask.png", speckled(), DEEPGLOBE)
     write_geotiff(tmp_path / "m/b_mask.tif", speckled())
+    (tmp_path / "m/c_mask.tif").write_bytes(b"")
     result = clean([tmp_path / "m"], tmp_path / "out", min_region="4m2")
     assert result.written == [tmp_path / "out/b_mask.tif"]
     assert "--gsd" in result.failed[tmp_path / "m/a_mask.png"]
+    assert "is empty" in result.failed[tmp_path / "m/c_mask.tif"]
 
 
 def test_folders_keep_their_structure_and_imagery_is_passed_over(tmp_path: Path) -> None:

@@ -95,14 +95,10 @@ def clean(
     def clean_one(task: MaskTask) -> _Outcome:
         tags, by_bands = _look_at(task, legend)
         tags["LANDCOVER_MIN_REGION"] = min_region
-        try:
-            min_pixels = parse_min_region(min_region, gsd or ground_sample_distance(task.source))
-        except UsageError as error:
-            raise MaskError(f"{task.source}: {error}") from error
         if by_bands:
-            return _clean_by_bands(task, legend, min_pixels, tags, force=force)
+            return _clean_by_bands(task, legend, _min_pixels(task, min_region, gsd), tags, force=force)
         mask = read_mask(task.source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
-        index = remove_small_regions(mask.index, min_pixels)
+        index = remove_small_regions(mask.index, _min_pixels(task, min_region, gsd))
         task.write(index, legend, mask_format=mask_format, tags=tags, force=force)
         return _Outcome(index.size, int(np.count_nonzero(index != mask.index)), mask.off_palette)
 
@@ -137,6 +133,13 @@ def _clean_by_bands(
         size = source.height, source.width
         write_map(task.target, cleaned(values), *size, legend, source.place, tags=tags, force=force)
         return _Outcome(source.height * source.width, changed)
+
+
+def _min_pixels(task: MaskTask, min_region: str, gsd: float | None) -> int:
+    try:
+        return parse_min_region(min_region, gsd or ground_sample_distance(task.source))
+    except UsageError as error:
+        raise MaskError(f"{task.source}: {error}") from error
 
 
 def _look_at(task: MaskTask, legend: Legend) -> tuple[dict[str, str], bool]:
