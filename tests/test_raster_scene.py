@@ -15,6 +15,7 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from rasterio._env import get_gdal_config
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
@@ -24,9 +25,9 @@ from landcover.legend import DEEPGLOBE
 from landcover.raster import (
     Georeference,
     Scene,
+    display_name,
     ground_sample_distance,
     open_scene,
-    read_raster,
     row_areas,
     write_map,
 )
@@ -135,6 +136,71 @@ def test_a_scene_may_be_read_in_another_thread(tmp_path: Path) -> None:
     bands = rgb()
     with open_scene(write(tmp_path / "a.tif", bands)) as scene, ThreadPoolExecutor(1) as pool:
         assert np.array_equal(pool.submit(read_all, scene).result()[0], np.moveaxis(bands, 0, -1))
+
+
+def cache_limit() -> int:
+    limit: int = get_gdal_config("GDAL_CACHEMAX")
+    return limit
+
+
+def test_open_scenes_share_a_cache_that_holds_what_all_of_them_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene_module, "_SMALL_CACHE", 1)
+    path, before = write(tmp_path / "a.tif", rgb()), cache_limit()
+    other = write(tmp_path / "b.tif", rgb(150, 400), dtype="uint16", photometric="minisblack")
+    with open_scene(path):
+        small = cache_limit()
+    assert cache_limit() == before
+    with open_scene(other, scaling=(0, 255)):
+        large = cache_limit()
+    assert large > small > 150 * 170 * 3
+    one, two, three = open_scene(path), open_scene(other, scaling=(0, 255)), open_scene(path)
+    assert cache_limit() == 2 * small + large
+    read_all(one)
+    one.close()
+    one.close()
+    assert cache_limit() == small + large
+    with pytest.raises(ImageError, match="--scaling"):
+        open_scene(other)
+    assert cache_limit() == small + large
+    two.close()
+    assert cache_limit() == small
+    three.close()
+    assert cache_limit() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("https://user:secret@example.org/a.tif?sig=secret", "https://example.org/a.tif"),
+        ("https://user:se@cret@example.org/a.tif", "https://example.org/a.tif"),
+        ("https://example.org/a@2x.tif", "https://example.org/a@2x.tif"),
+        ("/vsicurl/https://user:secret@example.org/a.tif?sig=a@b", "/vsicurl/https://example.org/a.tif"),
+        ("s3://bucket/a.tif", "s3://bucket/a.tif"),
+        ("/maps//a@b?.tif", "/maps//a@b?.tif"),
+        (Path("maps") / "a.tif", "maps/a.tif"),
+    ],
+)
+def test_names_for_people_tell_no_secret(given: str | Path, shown: str) -> None:
+    assert display_name(given) == shown
+
+
+def test_the_share_of_the_cache_is_counted_across_threads(tmp_path: Path) -> None:
+    path, before = write(tmp_path / "a.tif", rgb(64, 64)), cache_limit()
+    with open_scene(path):
+        alone = cache_limit()
+
+        def read(_: int) -> int:
+            with open_scene(path) as scene:
+                read_all(scene)
+                return cache_limit()
+
+        with ThreadPoolExecutor(4) as pool:
+            limits = list(pool.map(read, range(40)))
+        assert min(limits) >= 2 * alone
+        assert cache_limit() == alone
+    assert cache_limit() == before
 
 
 # Bands
@@ -466,8 +532,6 @@ def test_a_strict_scene_stops_at_damage(tmp_path: Path) -> None:
         scene.read_rows(0, 64)
         with pytest.raises(ImageError, match=r"cannot be read as a raster.*fetch it again"):
             scene.read_rows(60, 70)
-    with pytest.raises(ImageError, match="fetch it again"):
-        read_raster(path)
 
 
 def test_the_end_of_a_file_cut_short_is_a_hole(tmp_path: Path) -> None:

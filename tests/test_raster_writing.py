@@ -1,7 +1,9 @@
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -10,18 +12,21 @@ import rasterio
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio._env import get_gdal_config
 from rasterio.crs import CRS
 
 from landcover.errors import DataError, OutputError
+from landcover.files import is_temporary, work_folder
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
 from landcover.raster import (
     Georeference,
+    open_scene,
     read_georeference,
     write_bands,
     write_class_raster,
     write_map,
-    write_probabilities,
     write_qml,
+    writing,
 )
 
 PLACE = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
@@ -173,14 +178,11 @@ def test_bands_have_names_scale_and_tags(tmp_path: Path, place: Georeference | N
     assert read_georeference(path) == place
 
 
-def test_arrays_in_memory_are_written_alike(tmp_path: Path) -> None:
-    index, values = class_map(40, 50), RNG.integers(0, 256, (2, 40, 50), dtype=np.uint8)
+def test_an_array_in_memory_is_written_alike(tmp_path: Path) -> None:
+    index = class_map(40, 50)
     write_class_raster(tmp_path / "a.tif", index, DEEPGLOBE, PLACE, tags={"A": "b"})
     write_map(tmp_path / "b.tif", [index], 40, 50, DEEPGLOBE, PLACE, tags={"A": "b"})
-    write_probabilities(tmp_path / "c.tif", values, "xy", None)
-    write_bands(tmp_path / "d.tif", [values], 2, 40, 50, None, names="xy")
-    for one, other in ("ab", "cd"):
-        assert (tmp_path / f"{one}.tif").read_bytes() == (tmp_path / f"{other}.tif").read_bytes()
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
 def test_a_style_tells_qgis_names_and_colours(tmp_path: Path) -> None:
@@ -222,6 +224,74 @@ def test_strips_that_fail_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 bands"):
         write_bands(tmp_path / "m.tif", [], 2, 4, 4, PLACE, names=["a"])
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from landcover.files import is_temporary, work_folder
+from landcover.legend import DEEPGLOBE
+from landcover.raster import write_map
+
+def strips():
+    yield np.zeros((20, 30), np.uint8)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+write_map(Path(sys.argv[1]), strips(), 40, 30, DEEPGLOBE, None)
+"""
+
+
+def test_what_a_killed_process_left_goes_when_the_map_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "m.tif"
+    for _ in range(2):  # a second one that is killed leaves no more
+        done = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(path)])
+        assert done.returncode == -signal.SIGKILL
+        (left,) = tmp_path.iterdir()
+        assert left.name == ".m.tif.landcover-tmp.pixels"
+        assert is_temporary(left)
+        assert len(list(left.iterdir())) == 1
+    (work_folder(path)).mkdir()
+    (work_folder(path) / "state.json").write_text("the engine's")
+    write_map(path, [class_map(40, 30)], 40, 30, DEEPGLOBE, PLACE)
+    assert sorted(tmp_path.rglob("*")) == [work_folder(path), work_folder(path) / "state.json", path]
+
+
+def test_two_that_write_one_map_at_once_do_not_mix(tmp_path: Path) -> None:
+    path, index = tmp_path / "m.tif", class_map(40, 30)
+
+    def overtaken() -> Iterator[np.ndarray]:
+        write_map(path, [index], 40, 30, DEEPGLOBE, PLACE)
+        yield np.zeros((40, 30), np.uint8)
+
+    with pytest.raises(OutputError, match=r"m\.tif cannot be written: No such file"):
+        write_map(path, overtaken(), 40, 30, DEEPGLOBE, PLACE)
+    assert list(tmp_path.iterdir()) == [path]
+    with rasterio.open(path) as source:
+        assert np.array_equal(source.read(1), index)
+
+
+def test_a_map_asks_for_memory_beside_what_a_scene_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits, copy = [], writing.copy
+
+    def watched(*args: Any, **kwargs: Any) -> None:
+        limits.append(get_gdal_config("GDAL_CACHEMAX"))
+        copy(*args, **kwargs)
+
+    monkeypatch.setattr(writing, "copy", watched)
+    before = get_gdal_config("GDAL_CACHEMAX")
+    write_bands(tmp_path / "a.tif", [np.zeros((3, 9, 1000), np.uint8)], 3, 9, 1000, PLACE, names="abc")
+    with open_scene(tmp_path / "a.tif") as scene:
+        alone = get_gdal_config("GDAL_CACHEMAX")
+        write_map(tmp_path / "b.tif", [class_map(9, 1000)], 9, 1000, DEEPGLOBE, PLACE)
+        assert get_gdal_config("GDAL_CACHEMAX") == alone
+        assert scene.read_rows(0, 9).image.shape == (9, 1000, 3)
+    three_bands, with_scene = limits
+    assert three_bands >= 3 * 512 * 1000
+    assert with_scene - alone >= 512 * 1000
+    assert get_gdal_config("GDAL_CACHEMAX") == before
 
 
 def test_an_output_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 GDAL does the reading and writing, through rasterio, by strips of rows: no raster has to fit in memory.
 """
 
+from landcover.raster.address import display_name
 from landcover.raster.areas import row_areas
 from landcover.raster.bands import Scaling
 from landcover.raster.georeference import (
@@ -14,25 +15,22 @@ from landcover.raster.georeference import (
 )
 from landcover.raster.scene import Scene, Strip, open_scene
 from landcover.raster.style import write_qml
-from landcover.raster.whole import Raster, read_raster
-from landcover.raster.writing import write_bands, write_class_raster, write_map, write_probabilities
+from landcover.raster.writing import write_bands, write_class_raster, write_map
 
 __all__ = [
     "Georeference",
-    "Raster",
     "Scaling",
     "Scene",
     "Strip",
+    "display_name",
     "ground_sample_distance",
     "open_scene",
     "pixel_sides",
     "pixel_size",
     "read_georeference",
-    "read_raster",
     "row_areas",
     "write_bands",
     "write_class_raster",
     "write_map",
-    "write_probabilities",
     "write_qml",
 ]

@@ -13,7 +13,7 @@ from rasterio.windows import Window
 
 from landcover.errors import ImageError, UsageError
 from landcover.legend import UInt8Array
-from landcover.raster.sources import Source
+from landcover.raster.address import Address
 
 Scaling = tuple[float, float] | Literal["percentile"]
 """The values that become 0 and 255, or the rule that finds them in the scene."""
@@ -67,7 +67,7 @@ def choose_bands(
 
 
 def value_range(
-    source: Source, reader: DatasetReader, bands: Sequence[int], scaling: Scaling | None
+    address: Address, reader: DatasetReader, bands: Sequence[int], scaling: Scaling | None
 ) -> tuple[float, float] | None:
     """Return the values that become 0 and 255; None where 8-bit pixels are taken as they are.
 
@@ -80,7 +80,7 @@ def value_range(
         ImageError: If other than 8-bit pixels are to be read without ``scaling``.
     """
     if scaling == "percentile":
-        return _percentiles(source, reader, bands)
+        return _percentiles(address, reader, bands)
     if scaling is not None:
         low, high = map(float, scaling)
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -89,7 +89,7 @@ def value_range(
     dtype = reader.dtypes[bands[0] - 1]
     if dtype != "uint8":
         raise ImageError(
-            f"{source.name} has {dtype} pixels; expected 8 bits per band, or how to scale them. Pass "
+            f"{address.name} has {dtype} pixels; expected 8 bits per band, or how to scale them. Pass "
             "--scaling MINIMUM,MAXIMUM (the same for every scene of a sensor) or --scaling percentile (from "
             "the scene itself)."
         )
@@ -124,7 +124,7 @@ def _stretch(values: Numbers, low: float, high: float) -> UInt8Array:
     return scaled.astype(np.uint8)
 
 
-def _percentiles(source: Source, reader: DatasetReader, bands: Sequence[int]) -> tuple[float, float]:
+def _percentiles(address: Address, reader: DatasetReader, bands: Sequence[int]) -> tuple[float, float]:
     """Percentiles of a decimated read, in bands of rows, so that a damaged block costs one of them."""
     chosen = sorted(set(bands))
     step = max(1, math.ceil(max(reader.shape) / _SAMPLE_PX))
@@ -137,7 +137,7 @@ def _percentiles(source: Source, reader: DatasetReader, bands: Sequence[int]) ->
             values = reader.read(chosen, window=window, out_shape=shape)
             valid = reader.read_masks(chosen, window=window, out_shape=shape).any(axis=0)
         except RasterioError as error:
-            if source.is_fatal(error):
+            if address.is_fatal(error):
                 raise
             continue  # it will be met again, and told of, when the rows are read
         sample.append(values[:, valid & np.isfinite(values).all(axis=0)].ravel().astype(np.float64))

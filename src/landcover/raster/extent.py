@@ -24,7 +24,7 @@ _POLYGON = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Area:
+class PolygonMask:
     """Polygons on the pixel grid of a scene: object (N,), shapely's, in columns and rows."""
 
     polygons: npt.NDArray[np.object_]
@@ -56,7 +56,7 @@ def part_of(
     width: int,
     bbox: Sequence[float] | None,
     aoi: str | Path | None,
-) -> tuple[Window, Area | None]:
+) -> tuple[Window, PolygonMask | None]:
     """Return the window of a scene that a box and polygons touch, outward to whole pixels, and the polygons.
 
     Args:
@@ -71,7 +71,7 @@ def part_of(
         UsageError: If the scene does not say where it lies, or the box is none.
         DataError: If box or polygons do not touch the scene, or the file cannot be read or has no polygons.
     """
-    window, area = Window(0, 0, height, width), None
+    window, mask = Window(0, 0, height, width), None
     if bbox is None and aoi is None:
         return window, None
     if place is None:
@@ -85,15 +85,15 @@ def part_of(
             raise _outside(f"The box {_spelled(bbox)}", name, place, window)
         window = touched
     if aoi is not None:
-        area, bounds, extent = _read_area(Path(aoi), place)
+        mask, bounds, extent = _read_polygons(Path(aoi), place)
         touched = _touched(bounds, window)
         if touched is None:
             raise _outside(f"The area {aoi}, which covers {_spelled(extent)},", name, place, window)
         window = touched
-    return window, area
+    return window, mask
 
 
-def _read_area(path: Path, place: Georeference) -> tuple[Area, Box, Box]:
+def _read_polygons(path: Path, place: Georeference) -> tuple[PolygonMask, Box, Box]:
     """Return the polygons of a file, and their bounds in pixels and in the scene's reference system."""
     with needs("vector"):
         import shapely
@@ -105,7 +105,7 @@ def _read_area(path: Path, place: Georeference) -> tuple[Area, Box, Box]:
     polygons = features.geometries
     inverse = Georeference(place.crs, ~place.transform)
     on_grid = shapely.transform(polygons, lambda points: np.stack(inverse.points(*points.T), axis=1))
-    return Area(on_grid), _bounds(shapely.bounds(on_grid)), _bounds(shapely.bounds(polygons))
+    return PolygonMask(on_grid), _bounds(shapely.bounds(on_grid)), _bounds(shapely.bounds(polygons))
 
 
 def _box_in_pixels(place: Georeference, bbox: Sequence[float]) -> Box:

@@ -16,10 +16,11 @@ from rasterio.io import DatasetReader
 
 from landcover.errors import ImageError, UsageError
 from landcover.legend import UInt8Array
+from landcover.raster.address import Address
 from landcover.raster.bands import Scaling, choose_bands, to_bytes, value_range
+from landcover.raster.blockcache import BLOCK_CACHE
 from landcover.raster.extent import BoolArray, part_of
 from landcover.raster.georeference import georeference_of, pixel_size
-from landcover.raster.sources import Source
 from landcover.windows import Window
 
 _ROWS = 256
@@ -54,7 +55,7 @@ class Scene:
     One handle of GDAL's and no lock: to be used from one thread at a time.
 
     Attributes:
-        name: The file or address, for messages, without user, password and signed query.
+        name: The file or address, for messages, see :func:`~landcover.raster.display_name`.
         height: Rows of the part that is read.
         width: Its columns.
         georeference: Where it lies, or None.
@@ -66,7 +67,7 @@ class Scene:
 
     def __init__(
         self,
-        source: Source,
+        address: Address,
         reader: DatasetReader,
         *,
         bands: Sequence[int] | None,
@@ -76,23 +77,26 @@ class Scene:
         strict: bool,
     ) -> None:
         place, reason = georeference_of(reader)
-        window, area = part_of(source.name, place, reader.height, reader.width, bbox, aoi)
-        self.name = source.name
+        window, polygons = part_of(address.name, place, reader.height, reader.width, bbox, aoi)
+        self.name = address.name
         self.height, self.width = window.height, window.width
         self.georeference = place and place.moved(window.row, window.col)
         place = self.georeference
         self.gsd = None if place is None else pixel_size(place, self.height, self.width)
         self.damaged: list[Window] = []
         self.warnings: list[str] = []
-        self._source, self._reader = source, reader
-        self._window, self._area, self._strict = window, area, strict
+        self._address, self._reader = address, reader
+        self._window, self._polygons, self._strict = window, polygons, strict
         self._whole = window == (0, 0, *reader.shape)
-        self._block, self._rows, self._cache = _blocks(source.name, reader, window)
-        self._bands, note = choose_bands(source.name, reader, bands)
+        self._block, self._rows, cache = _blocks(address.name, reader, window)
+        self._bands, note = choose_bands(address.name, reader, bands)
         self._masked = _masked_bands(reader, self._bands)
         self._end = reader.height
-        with source.environment(self._cache):
-            self._range = value_range(source, reader, self._bands, scaling)
+        with ExitStack() as cached:
+            cached.enter_context(BLOCK_CACHE.share(cache))
+            with address.environment():
+                self._range = value_range(address, reader, self._bands, scaling)
+            self._cached = cached.pop_all()
         if place is None:
             self.warnings.append(f"{self.name} does not say where it lies: {reason}.")
         if note is not None:
@@ -109,6 +113,7 @@ class Scene:
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
         self._reader.close()
+        self._cached.close()
 
     def read_rows(self, start: int, stop: int) -> Strip:
         """Read the rows from ``start`` up to, not including, ``stop``.
@@ -132,7 +137,7 @@ class Scene:
             raise ValueError(f"Rows {start} to {stop} of a scene of {self.height} rows were asked for.")
         image = np.empty((stop - start, self.width, 3), np.uint8)
         valid = np.ones((stop - start, self.width), bool)
-        with self._source.environment(self._cache):
+        with self._address.environment():
             for window in self._pieces(start, stop):
                 rows = slice(window.row - self._window.row - start, None)
                 target = image[rows][: window.height], valid[rows][: window.height]
@@ -145,8 +150,8 @@ class Scene:
                 f"A corner of {self.name} is black and it has no nodata value: black is taken for imagery. "
                 "If it is none, say so to the file: gdal_edit -a_nodata 0."
             )
-        if self._area is not None:
-            valid &= self._area.inside(Window(self._window.row + start, self._window.col, *valid.shape))
+        if self._polygons is not None:
+            valid &= self._polygons.inside(Window(self._window.row + start, self._window.col, *valid.shape))
         return Strip(image, None if valid.all() else valid)
 
     def _pieces(self, start: int, stop: int) -> Iterator[Window]:
@@ -179,8 +184,8 @@ class Scene:
 
     def _salvage(self, error: RasterioError, window: Window, image: UInt8Array, valid: BoolArray) -> None:
         """Read what can be read of a window in which something cannot, block by block."""
-        if self._strict or self._source.is_fatal(error):
-            raise self._source.refusal(error) from error
+        if self._strict or self._address.is_fatal(error):
+            raise self._address.refusal(error) from error
         image[:], valid[:] = 0, False
         if self._reader.driver in _SEQUENTIAL:
             self._end = min(self._end, window.row)
@@ -231,8 +236,9 @@ def open_scene(
     others the blocks that are. Palette images are refused as maps or masks; to classify
     one, expand it to RGB first (gdal_translate -expand rgb).
 
-    Memory, beside the strips: GDAL's block cache, set to two rows of blocks across the part that is read (at
-    least 256 rows, in VRTs 1024), of all bands: rows x width x bands x bytes, twice, and 64 MiB at least.
+    Memory, beside the strips: GDAL's block cache, which has room for two rows of blocks across the part that
+    is read (at least 256 rows, in VRTs 1024), of all bands: rows x width x bands x bytes, twice, and at least
+    64 MiB. What scenes and maps need that are open at once adds up, and goes when they are closed.
 
     Args:
         path: A file, or an address that GDAL knows: http(s), s3, gs, /vsi…. Files beside one at an address
@@ -256,11 +262,11 @@ def open_scene(
     """
     if not (math.isfinite(timeout_s) and timeout_s > 0):
         raise UsageError(f"A timeout of {timeout_s} was given; expected seconds above 0.")
-    source = Source.of(path, timeout_s)
-    with ExitStack() as stack, source.told():
-        with source.environment(_SMALL_CACHE):
-            reader = stack.enter_context(rasterio.open(source.address))
-            scene = Scene(source, reader, bands=bands, scaling=scaling, bbox=bbox, aoi=aoi, strict=strict)
+    address = Address.of(path, timeout_s)
+    with ExitStack() as stack, address.told():
+        with address.environment():
+            reader = stack.enter_context(rasterio.open(address.text))
+            scene = Scene(address, reader, bands=bands, scaling=scaling, bbox=bbox, aoi=aoi, strict=strict)
         stack.pop_all()
         return scene
 

@@ -4,14 +4,17 @@ The strips go into a plain file of bytes beside the target, and once it is whole
 and a fixed order: the same pixels give the same bytes every run, however they were cut into strips; a full
 disk is met by Python, which does report it; and memory stays that of a row of blocks. What that costs is
 space on the disk: a byte for each pixel and band while the file is being written, a third more for overviews.
+A process that is killed meanwhile leaves them, in the hidden folder ``.NAME.tif.landcover-tmp.pixels``, until
+the same file is written again.
 """
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import rasterio
@@ -21,14 +24,14 @@ from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 
 from landcover.errors import OutputError
-from landcover.files import atomic_path, check_output
+from landcover.files import atomic_path, check_output, work_folder, writing
 from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
+from landcover.raster.blockcache import BLOCK_CACHE
 from landcover.raster.georeference import Georeference
 from landcover.raster.style import write_qml
 
 _BLOCK_PX = 512
 _SMALL_CACHE = 16 << 20
-_PIXELS = "pixels"
 
 _BAND = """
   <VRTRasterBand dataType="Byte" band="{band}" subClass="VRTRawRasterBand">
@@ -159,24 +162,6 @@ def write_class_raster(
     write_map(path, [index], height, width, legend, georeference, tags=tags, force=force)
 
 
-def write_probabilities(
-    path: Path,
-    probabilities: UInt8Array,
-    names: Sequence[str],
-    georeference: Georeference | None,
-    *,
-    tags: Mapping[str, str] | None = None,
-    force: bool = False,
-) -> None:
-    """Write the probability of each class in memory, uint8 (C, H, W), as :func:`write_bands` does.
-
-    0 in every band marks pixels without data.
-    """
-    count, height, width = probabilities.shape
-    strips = [probabilities]
-    write_bands(path, strips, count, height, width, georeference, names=names, tags=tags, force=force)
-
-
 def _write(
     path: Path,
     strips: Iterable[UInt8Array],
@@ -192,17 +177,17 @@ def _write(
     check_output(path, force=force)
     count = len(layout.names)
     options = {
-        "GDAL_CACHEMAX": _SMALL_CACHE + _BLOCK_PX * width * count,
         "GDAL_NUM_THREADS": "ALL_CPUS",
         "GDAL_PAM_ENABLED": False,  # no files of statistics beside the map
         "BIGTIFF_OVERVIEW": "IF_SAFER",
     }
-    with atomic_path(path, force=force) as temporary, _folder(path, temporary.name) as folder:
-        _write_pixels(folder / _PIXELS, strips, (count, height, width))
+    cache = _SMALL_CACHE + _BLOCK_PX * width * count
+    with atomic_path(path, force=force) as temporary, _pixel_file(path) as pixels:
+        _write_pixels(pixels, strips, (count, height, width))
         try:
-            with rasterio.Env(**options):
-                source = folder / "pixels.vrt"
-                _describe(source, (count, height, width), georeference, layout, overviews=overviews)
+            with BLOCK_CACHE.share(cache), rasterio.Env(**options):
+                source = pixels.with_suffix(".vrt")
+                _describe(source, pixels, (count, height, width), georeference, layout, overviews=overviews)
                 copy(
                     str(source),
                     str(temporary),
@@ -216,14 +201,23 @@ def _write(
 
 
 @contextmanager
-def _folder(path: Path, name: str) -> Iterator[Path]:
-    """Yield a folder beside the target, named as a temporary file of it, and take it away in the end."""
+def _pixel_file(path: Path) -> Iterator[Path]:
+    """Yield the name of a new file in the hidden folder beside the target; take the folder away in the end.
+
+    The folder's name is fixed, so that what a killed process left in it goes when the target is written
+    again. The file's is not: of two that write one target at once, one fails rather than take the other's
+    pixels.
+    """
+    folder = work_folder(path)
+    folder = folder.with_name(f"{folder.name}.pixels")  # beside the engine's, not in its place
+    pixels = folder / f"{uuid4().hex}.raw"
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        folder = TemporaryDirectory(prefix=f"{name}.", dir=path.parent, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
-    with folder:
-        yield Path(folder.name)
+        with writing(path, folder, pixels, pixels.with_suffix(".vrt")):
+            folder.mkdir(exist_ok=True)
+            yield pixels
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_pixels(path: Path, strips: Iterable[UInt8Array], shape: tuple[int, int, int]) -> None:
@@ -242,6 +236,7 @@ def _write_pixels(path: Path, strips: Iterable[UInt8Array], shape: tuple[int, in
 
 def _describe(
     vrt: Path,
+    pixels: Path,
     shape: tuple[int, int, int],
     georeference: Georeference | None,
     layout: _Layout,
@@ -251,7 +246,7 @@ def _describe(
     """Write a VRT that makes a raster of the file of bytes beside it, and its overviews."""
     count, height, width = shape
     bands = (
-        _BAND.format(band=band + 1, file=_PIXELS, offset=band * width, line=count * width)
+        _BAND.format(band=band + 1, file=pixels.name, offset=band * width, line=count * width)
         for band in range(count)
     )
     vrt.write_text(

@@ -1,0 +1,111 @@
+"""Files and addresses as GDAL opens them: its settings, and its errors put into words."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import rasterio
+from rasterio._err import CPLE_BaseError, CPLE_OpenFailedError  # what GDAL said; there is no public name
+from rasterio.errors import RasterioError
+
+from landcover.errors import ImageError
+from landcover.files import check_name
+
+_REMOTE = re.compile(r"(https?|ftp|s3|gs|az|oss|swift)://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)\b")
+_SLOW_BYTES_PER_S = 1000
+_RETRIES = 2
+
+
+def display_name(path_or_url: str | Path) -> str:
+    """Return how a file or URL is named in messages, tables and maps: without user, password and query.
+
+    Signed URLs have their secret in the query. A file's path is returned as it is.
+    """
+    text = str(path_or_url)
+    return re.sub(r"//[^/]*@", "//", text.partition("?")[0]) if _is_remote(text) else text
+
+
+def _is_remote(text: str) -> bool:
+    return _REMOTE.search(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A raster file or URL, and how GDAL is to read it.
+
+    Attributes:
+        text: What GDAL opens.
+        name: What people read, see :func:`display_name`.
+        remote: Whether it lies behind a network.
+        timeout_s: Seconds without an answer after which a server has stalled.
+    """
+
+    text: str
+    name: str
+    remote: bool
+    timeout_s: float
+
+    @classmethod
+    def of(cls, path: str | Path, timeout_s: float) -> "Address":
+        """Return what a path or URL stands for.
+
+        Raises:
+            DataError: If it has control characters or is no valid UTF-8.
+        """
+        text = str(path)
+        check_name(Path(text))
+        return cls(text, display_name(text), _is_remote(text), timeout_s)
+
+    def environment(self) -> rasterio.Env:
+        """Return GDAL's settings while this address is opened and read, for a ``with`` block."""
+        options: dict[str, object] = {
+            "GDAL_ERROR_ON_LIBJPEG_WARNING": True,  # else the end of a JPEG cut short is grey
+        }
+        if self.remote:
+            options |= {
+                "GDAL_HTTP_CONNECTTIMEOUT": f"{self.timeout_s:g}",
+                "GDAL_HTTP_LOW_SPEED_TIME": f"{max(1, round(self.timeout_s))}",
+                "GDAL_HTTP_LOW_SPEED_LIMIT": str(_SLOW_BYTES_PER_S),
+                "GDAL_HTTP_TIMEOUT": f"{10 * self.timeout_s:g}",
+                "GDAL_HTTP_MAX_RETRY": str(_RETRIES),
+                "GDAL_HTTP_RETRY_DELAY": "1",
+                "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # else ten requests for files beside it
+            }
+        return rasterio.Env(**options)
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Turn what GDAL raises inside the block into an :class:`ImageError` that names this address."""
+        try:
+            yield
+        except (RasterioError, CPLE_BaseError) as error:
+            raise self.refusal(error) from error
+
+    def refusal(self, error: Exception) -> ImageError:
+        """Return the message for people about an error of GDAL."""
+        reason = str(_first_cause(error)).replace(self.text, self.name).rstrip(". ")
+        if self.remote:
+            return ImageError(
+                f"{self.name} cannot be read: {reason}. It is not there, or its server refused, failed or "
+                f"gave no answer for {self.timeout_s:g} s. Check address and connection, or fetch it first."
+            )
+        return ImageError(
+            f"{self.name} cannot be read as a raster: {reason}. If it is damaged or cut short, "
+            "fetch it again."
+        )
+
+    def is_fatal(self, error: Exception) -> bool:
+        """Return whether a failed read says nothing about single blocks.
+
+        The network failed, or a VRT refers to a file that is not there or to itself.
+        """
+        cause = _first_cause(error)
+        return self.remote or isinstance(cause, CPLE_OpenFailedError) or "Recursion" in str(cause)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
