@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fake_runtime import ColourRuntime, ConstantRuntime, ContextRuntime, make_card
-from landcover.inference.engine import bands
+from landcover.inference.engine import Band, bands
 from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource, ArrayStrip
 from landcover.legend import DEEPGLOBE
@@ -80,6 +80,17 @@ def test_rows_are_read_once_from_top_to_bottom_in_small_steps() -> None:
     assert max(stop - start for start, stop in source.asked) < 270
 
 
+def assert_same_bands(found: list[Band], expected: list[Band]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one.start, one.stop) == (other.start, other.stop)
+        assert np.array_equal(one.cells, other.cells)
+        assert np.array_equal(one.rows.low, other.rows.low)
+        assert (one.valid is None) == (other.valid is None)
+        assert one.valid is None or np.array_equal(one.valid, other.valid)
+        for (_, mine), (_, theirs) in zip(one.probabilities(), other.probabilities(), strict=True):
+            assert np.array_equal(mine, theirs)
+
+
 @pytest.mark.parametrize("first", [1, 2, 3, 5])
 @pytest.mark.parametrize(("window_px", "overlap_px", "gsd"), [(128, 32, None), (128, 100, 0.7), (96, 0, 1.4)])
 def test_work_taken_up_at_a_band_gives_the_same_bits(
@@ -91,13 +102,30 @@ def test_work_taken_up_at_a_band_gives_the_same_bits(
     later = list(bands(runtime, source, grid, first=first))
     expected = [band for band in straight if band.start >= grid.band_stop(first - 1)]
     assert len(later) == len(expected) > 0
-    for one, other in zip(later, expected, strict=True):
-        assert (one.start, one.stop) == (other.start, other.stop)
-        assert np.array_equal(one.cells, other.cells)
-        assert np.array_equal(one.rows.low, other.rows.low)
-        assert one.valid is not None
-        assert other.valid is not None
-        assert np.array_equal(one.valid, other.valid)
+    assert_same_bands(later, expected)
+
+
+@pytest.mark.parametrize("first", [2, 3, 4, 5])
+def test_what_is_said_of_a_band_does_not_depend_on_how_rows_were_read(first: int) -> None:
+    """A band within rows that were read together with one row of nodata, and, taken up, without it."""
+    valid = np.ones((700, 64), bool)
+    valid[128] = False
+    runtime, source = ContextRuntime(), ArraySource(noise(700, 64), valid)
+    grid = make_grid((700, 64), runtime, window_px=64, overlap_px=16)
+    expected = [b for b in bands(runtime, source, grid) if b.start >= grid.band_stop(first - 1)]
+    assert_same_bands(list(bands(runtime, source, grid, first=first)), expected)
+
+
+def test_pixels_that_are_not_square_are_brought_to_a_square_grid() -> None:
+    runtime = ColourRuntime(make_card(gsd=1.0))
+    grid = make_grid((300, 600), runtime, gsd=(1.0, 0.5), window_px=0)
+    assert grid.model_size == (300, 300)
+    truth = RNG.integers(0, 6, (10, 10), dtype=np.uint8).repeat(30, 0).repeat(60, 1)
+    (band,) = bands(runtime, ArraySource(DEEPGLOBE.colours[truth]), grid)
+    inside = np.zeros((30, 60), bool)
+    inside[4:-4, 8:-8] = True
+    assert (band.index(DEEPGLOBE) == truth)[np.tile(inside, (10, 10))].all()
+    assert runtime.shapes == [(1, 300, 300, 3)]
 
 
 def test_windows_without_imagery_are_not_run_and_do_not_touch_the_others() -> None:

@@ -31,6 +31,7 @@ RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 6, (40, 30), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
 UTM = {"crs": CRS.from_epsg(32631), "transform": Affine(1.0, 0, 5e5, 0, -1.0, 5.7e6)}
 RUNTIME = ColourRuntime(make_card(gsd=1.0, window_px=64, overlap_px=16))
+WIDE = ColourRuntime(make_card(gsd=10_000.0))
 WINDOWS = {"window_px": 64, "overlap_px": 16}
 
 
@@ -44,6 +45,16 @@ def save(path: Path, index: npt.NDArray[np.uint8] = TRUTH, **profile: object) ->
 
 def run(path: Path | str, out: Path, runtime: Runtime = RUNTIME, **options: object) -> Prediction:
     return predict([path], runtime, out, PredictOptions(**(WINDOWS | options)))  # type: ignore[arg-type]
+
+
+def run_file(path: Path | str, out: Path, runtime: Runtime = RUNTIME, **options: object) -> Prediction:
+    """Predict with a model that has a file, whose content is its name."""
+    model = out.parent / "model.onnx"
+    model.write_text("model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("landcover.inference.maps.open_model", lambda path, **_: runtime)
+        chosen = PredictOptions(**(WINDOWS | options))  # type: ignore[arg-type]
+        return predict([path], model, out, chosen)
 
 
 def read(path: Path) -> npt.NDArray[np.uint8]:
@@ -137,6 +148,36 @@ def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path: Path)
     assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH)
 
 
+def test_a_virtual_raster_is_a_scene(tmp_path: Path) -> None:
+    from rasterio.shutil import copy
+
+    copy(str(save(tmp_path / "a.tif")), str(tmp_path / "b.vrt"), driver="VRT")
+    run(tmp_path / "b.vrt", tmp_path / "out")
+    assert np.array_equal(read(tmp_path / "out/b_mask.tif"), TRUTH)
+
+
+def test_a_picture_with_a_world_file_keeps_its_place(tmp_path: Path) -> None:
+    from rasterio.shutil import copy
+
+    copy(str(save(tmp_path / "a.tif")), str(tmp_path / "b.png"), driver="PNG", worldfile="yes")
+    result = run(tmp_path / "b.png", tmp_path / "out", bbox=(500_050, 5_699_700, 500_120, 5_699_900))
+    with rasterio.open(result.maps[0].task.map) as source:
+        assert source.crs == UTM["crs"]
+        assert source.bounds == (500_050, 5_699_700, 500_120, 5_699_900)
+        assert np.array_equal(source.read(1), TRUTH[100:300, 50:120])
+
+
+def test_the_scale_is_that_of_the_part(tmp_path: Path) -> None:
+    """A pixel of web Mercator is half as large on the ground at 60 degrees as at the equator."""
+    transform = Affine(1.0, 0, 0, 0, -30_000.0, 9e6)
+    path = save(tmp_path / "a.tif", TRUTH[:300], crs=CRS.from_epsg(3857), transform=transform)
+    box = (0, 8.37e6, 300, 8.43e6)
+    near = run(path, tmp_path / "a", bbox=box, window_px=0, overlap_px=0, runtime=WIDE)
+    assert near.maps[0].gsd == pytest.approx(np.sqrt(30_000) * 0.5, rel=0.02)
+    far = run(path, tmp_path / "b", bbox=(0, 0, 300, 6e4), window_px=0, overlap_px=0, runtime=WIDE)
+    assert far.maps[0].gsd == pytest.approx(np.sqrt(30_000), rel=0.02)
+
+
 # ---- a part of a scene
 
 
@@ -205,7 +246,7 @@ def test_a_picture_has_no_place_for_boxes_and_polygons(tmp_path: Path, options: 
 
     Image.fromarray(DEEPGLOBE.colours[TRUTH]).save(tmp_path / "a.png")
     result = run(tmp_path / "a.png", tmp_path / "out", **options)
-    assert "georeference" in result.failed[tmp_path / "a.png"]
+    assert "georeference" in result.failed[str(tmp_path / "a.png")]
     assert not list((tmp_path / "out").glob("*"))
 
 
@@ -236,20 +277,20 @@ def test_a_damaged_block_has_no_data_and_is_told_of(tmp_path: Path) -> None:
 def test_a_damaged_scene_is_skipped_when_strict(tmp_path: Path) -> None:
     path = damaged(tmp_path / "a.tif")
     result = run(path, tmp_path / "out", strict=True)
-    assert list(result.failed) == [path]
+    assert list(result.failed) == [str(path)]
     assert not list((tmp_path / "out").glob("*"))
 
 
 def test_16_bits_need_a_scale(tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", dtype="uint16")
-    assert "--scaling" in run(path, tmp_path / "no").failed[path]
+    assert "--scaling" in run(path, tmp_path / "no").failed[str(path)]
     run(path, tmp_path / "yes", scaling=(0.0, 255.0))
     assert np.array_equal(read(tmp_path / "yes/a_mask.tif"), TRUTH)
 
 
 def test_a_huge_png_is_refused_before_any_work(tmp_path: Path, small_memory: None) -> None:
-    with pytest.raises(OutputError, match="--map-format tif"):
-        run(save(tmp_path / "a.tif", crs=None, transform=Affine.identity()), tmp_path)
+    path = save(tmp_path / "a.tif", crs=None, transform=Affine.identity())
+    assert "--map-format tif" in run(path, tmp_path).failed[str(path)]
 
 
 # ---- resuming
@@ -275,86 +316,137 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import landcover.inference.scene, landcover.inference.products
 landcover.inference.scene.IN_MEMORY_PIXELS = landcover.inference.products.IN_MEMORY_PIXELS = 0
-from test_scene import Slow, run
-run(Path({scene!r}), Path({out!r}), Slow({windows}), min_region="40px", confidence=True)
+from test_scene import Slow, run_file
+run_file(Path({scene!r}), Path({out!r}), Slow({windows}), min_region="40px", confidence=True)
 """
 
 
-@pytest.mark.parametrize("windows", [25, 60])
+def kill_at(row: int, scene: Path, out: Path, windows: int) -> int:
+    """Start a prediction in a process of its own, kill it when so many rows are there; return how many."""
+    places = {"tests": str(Path(__file__).parent), "scene": str(scene), "out": str(out)}
+    process = subprocess.Popen([sys.executable, "-c", KILLED.format(windows=windows, **places)])
+    state, rows = out / ".a_mask.tif.landcover-tmp/state.json", 0
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and rows < row:
+        time.sleep(0.2)
+        rows = json.loads(state.read_text())["rows"] if state.exists() else 0
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return rows
+
+
+@pytest.mark.parametrize(("windows", "row"), [(25, 50), (60, 150)])
 def test_a_killed_scene_is_resumed_and_has_the_same_bytes(
-    tmp_path: Path, small_memory: None, windows: int
+    tmp_path: Path, small_memory: None, windows: int, row: int
 ) -> None:
     index = TRUTH.copy()
     index[150:260, 20:140] = 6
     path, out = save(tmp_path / "a.tif", index, nodata=0), tmp_path / "out"
     options = {"min_region": "40px", "confidence": True}
-    run(path, tmp_path / "straight", Slow(10**9), **options)
-    code = KILLED.format(tests=str(Path(__file__).parent), scene=str(path), out=str(out), windows=windows)
-    process = subprocess.Popen([sys.executable, "-c", code])
-    state = out / ".a_mask.tif.landcover-tmp/state.json"
-    deadline = time.monotonic() + 300
-    rows = 0
-    while time.monotonic() < deadline and not (state.exists() and rows > 0):
-        time.sleep(0.2)
-        rows = json.loads(state.read_text())["rows"] if state.exists() else 0
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 0 < rows < 400
+    assert row <= kill_at(row, path, out, windows) < 400
     assert not (out / "a_mask.tif").exists()
-    counted = Slow(10**9)
-    run(path, out, counted, resume=True, **options)
-    whole = Slow(10**9)
-    run(path, tmp_path / "again", whole, **options)
-    assert len(counted.windows) < len(whole.windows)
+    resumed, whole = Slow(10**9), Slow(10**9)
+    run_file(path, out, resumed, resume=True, **options)
+    run_file(path, tmp_path / "straight", whole, **options)
+    assert len(resumed.windows) < len(whole.windows)
     for name in ("a_mask.tif", "a_confidence.tif"):
         assert (out / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
     assert sorted(p.name for p in out.iterdir()) == ["a_confidence.tif", "a_mask.tif"]
 
 
+class Interrupted(ContextRuntime):
+    """Is stopped by Ctrl-C after some windows."""
+
+    def __init__(self, windows: int = 25) -> None:
+        super().__init__(make_card(gsd=1.0, window_px=64, overlap_px=16))
+        self.left = windows
+
+    def coarse(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().coarse(batch)
+
+
 def test_an_interrupted_scene_says_how_to_go_on(
     tmp_path: Path, small_memory: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Interrupted(ContextRuntime):
-        def coarse(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-            if len(self.windows) == 25:
-                raise KeyboardInterrupt
-            return super().coarse(batch)
-
-    card = make_card(window_px=64, overlap_px=16)
     path = save(tmp_path / "a.tif")
     with pytest.raises(KeyboardInterrupt):
-        run(path, tmp_path / "out", Interrupted(card))
+        run_file(path, tmp_path / "out", Interrupted())
     assert "--resume goes on there" in capsys.readouterr().err
-    rest = ContextRuntime(card)
-    run(path, tmp_path / "out", rest, resume=True)
-    run(path, tmp_path / "straight", ContextRuntime(card))
+    rest = Interrupted(10**9)
+    run_file(path, tmp_path / "out", rest, resume=True)
+    run_file(path, tmp_path / "straight", Interrupted(10**9))
     assert len(rest.windows) < 7 * 9
     assert np.array_equal(read(tmp_path / "out/a_mask.tif"), read(tmp_path / "straight/a_mask.tif"))
 
 
-def test_work_of_other_settings_is_not_resumed(tmp_path: Path, small_memory: None) -> None:
+OTHERWISE: list[dict[str, object]] = [
+    {"gsd": 0.9},
+    {"bands": (3, 2, 1)},
+    {"scaling": (0.0, 200.0)},
+    {"bbox": (500_050, 5_699_700, 500_120, 5_699_900)},
+    {"overlap_px": 8},
+    {"turns": True},
+    {"min_region": "9px"},
+    {"map_format": "cog"},
+]
+
+
+@pytest.mark.parametrize("change", OTHERWISE, ids=str)
+def test_work_of_other_settings_is_not_resumed(
+    tmp_path: Path, small_memory: None, change: dict[str, object]
+) -> None:
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
-    folder = out / ".a_mask.tif.landcover-tmp"
-    folder.mkdir(parents=True)
-    (folder / "state.json").write_text(json.dumps({"work": {"other": 1}, "rows": 64}))
-    with pytest.raises(OutputError, match="without --resume"):
-        run(path, out, resume=True)
-    run(path, out)
-    assert np.array_equal(read(out / "a_mask.tif"), TRUTH)
-    assert not folder.exists()
+    with pytest.raises(KeyboardInterrupt):
+        run_file(path, out, Interrupted())
+    result = run_file(path, out, Interrupted(10**9), resume=True, **change)
+    assert "without --resume" in result.failed[str(path)]
+    run_file(path, out, Interrupted(10**9), **change)
+    assert [p.name for p in out.iterdir()] == ["a_mask.tif"]
 
 
-def test_maps_that_are_there_are_kept_by_resume_if_the_model_made_them(tmp_path: Path) -> None:
-    first, second = save(tmp_path / "a.tif"), save(tmp_path / "b.tif")
-    options = PredictOptions(resume=True)
-    predict([first], RUNTIME, tmp_path / "out", options)
-    before = (tmp_path / "out/a_mask.tif").stat().st_mtime_ns
-    result = predict([first, second], RUNTIME, tmp_path / "out", options)
-    assert result.kept == [tmp_path / "out/a_mask.tif"]
-    assert [made.task.image for made in result.maps] == [second]
-    assert (tmp_path / "out/a_mask.tif").stat().st_mtime_ns == before
-    with pytest.raises(OutputError, match="another model or version"):
-        predict([first], ColourRuntime(make_card(gsd=2.0)), tmp_path / "out", options)
+@pytest.mark.parametrize("change", OTHERWISE, ids=str)
+def test_a_map_made_otherwise_is_not_taken_for_this_one(tmp_path: Path, change: dict[str, object]) -> None:
+    path, out = save(tmp_path / "a.tif"), tmp_path / "out"
+    run_file(path, out)
+    with pytest.raises(OutputError, match="with other options"):
+        run_file(path, out, resume=True, **change)
+    save(path, np.roll(TRUTH, 1, axis=0))
+    with pytest.raises(OutputError, match="of another scene"):
+        run_file(path, out, resume=True)
+
+
+def test_maps_that_are_there_are_kept_and_counted(tmp_path: Path) -> None:
+    pytest.importorskip("pyogrio")
+    zones = polygons(tmp_path / "z.geojson", ("left", square(0, 0, 100)))
+    path, out = damaged(tmp_path / "a.tif"), tmp_path / "out"
+    first = run_file(path, out, zones=zones, resume=True)
+    before = (out / "a_mask.tif").stat().st_mtime_ns
+    again = run_file(path, out, zones=zones, resume=True)
+    assert (out / "a_mask.tif").stat().st_mtime_ns == before
+    assert not again.maps
+    assert [made.task.map for made in again.kept] == [out / "a_mask.tif"]
+    assert list(again.area_rows()) == list(first.area_rows())
+    assert again.areas == first.areas
+    assert not again.complete
+    assert again.kept[0].damaged == first.maps[0].damaged
+
+
+def test_damage_is_not_forgotten_by_resuming(tmp_path: Path, small_memory: None) -> None:
+    path, out = damaged(tmp_path / "a.tif"), tmp_path / "out"
+    straight = run_file(path, tmp_path / "straight", Interrupted(10**9))
+    with pytest.raises(KeyboardInterrupt):
+        run_file(path, out, Interrupted(43))  # behind the damaged block
+    resumed = run_file(path, out, Interrupted(10**9), resume=True)
+    assert resumed.maps[0].damaged == straight.maps[0].damaged != ()
+    assert (out / "a_mask.tif").read_bytes() == (tmp_path / "straight/a_mask.tif").read_bytes()
+
+
+def test_a_model_in_memory_cannot_resume(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs a model file"):
+        run(save(tmp_path / "a.tif"), tmp_path / "out", resume=True)
     with pytest.raises(UsageError, match="Either --resume"):
         PredictOptions(resume=True, force=True)
 
@@ -474,12 +566,8 @@ sys.path.insert(0, {tests!r})
 import landcover.inference.scene, landcover.inference.products
 landcover.inference.scene.IN_MEMORY_PIXELS = landcover.inference.products.IN_MEMORY_PIXELS = {in_memory}
 from test_scene import run
-from landcover.errors import OutputError
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-try:
-    run(Path({scene!r}), Path({out!r}))
-except OutputError as error:
-    print(error)
+print(run(Path({scene!r}), Path({out!r})).failed)
 """
 
 
@@ -491,4 +579,4 @@ def test_no_space_left_is_one_line_and_leaves_nothing(tmp_path: Path, in_memory:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "cannot be written" in done.stdout
     assert "Traceback" not in done.stderr
-    assert not list(out.iterdir())
+    assert not [path for path in out.iterdir() if not path.name.startswith(".")]

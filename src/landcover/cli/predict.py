@@ -79,6 +79,9 @@ def predict(
     overlap: Annotated[
         int | None, typer.Option(help="Pixels that neighbouring windows share.", rich_help_panel=_WORK)
     ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Windows that the network gets at once.", rich_help_panel=_WORK)
+    ] = 1,
     tta: Annotated[
         bool,
         typer.Option(
@@ -166,14 +169,18 @@ def predict(
     ] = None,
 ) -> None:
     """Make a land-cover map of every image or scene, of any size."""
+    from landcover.errors import UsageError
     from landcover.files import check_output, write_text
     from landcover.inference import PredictOptions
     from landcover.inference import predict as make_maps
     from landcover.inference.plan import read_list
 
-    check_json(json, force=force)
+    replace = force or resume  # a resumed prediction tells anew what all maps show
+    check_json(json, force=replace)
+    if csv == Path("-"):
+        raise UsageError("--csv takes the name of a file; --json - writes to standard output.")
     if csv is not None:
-        check_output(csv, force=force)
+        check_output(csv, force=replace)
     options = PredictOptions(
         gsd=gsd,
         bands=None if bands is None else _whole_numbers(bands),
@@ -184,6 +191,7 @@ def predict(
         max_pixels=max_pixels,
         window_px=window,
         overlap_px=overlap,
+        batch=batch,
         turns=tta,
         min_region=min_region,
         probabilities=probabilities,
@@ -202,9 +210,9 @@ def predict(
     prediction = make_maps(
         given, model, out, options, device=device, runtime=runtime, threads=threads, precision=precision
     )
-    put(prediction.to_dict(), json, lambda: _print_areas(prediction), force=force)
+    put(prediction.to_dict(), json, lambda: _print_areas(prediction), force=replace)
     if csv is not None:
-        write_text(csv, _table(prediction), force=force)
+        write_text(csv, _table(prediction), force=replace)
     _tell(prediction, out)
     if not prediction.complete:
         raise typer.Exit(1)
@@ -253,13 +261,13 @@ def _table(prediction: "Prediction") -> str:
 
 
 def _tell(prediction: "Prediction", out: Path) -> None:
-    for made in prediction.maps:
+    for made in prediction.all:
         for note in made.notes:
             print(f"Note: {note}", file=sys.stderr)
         if made.damaged:
             pixels = sum(window.height * window.width for window in made.damaged)
             print(
-                f"Damaged: {made.task.image}: {len(made.damaged)} blocks ({pixels:,} pixels) cannot be read "
+                f"Damaged: {made.task.name}: {len(made.damaged)} blocks ({pixels:,} pixels) cannot be read "
                 "and have no data in the map. Fetch the file again, or pass --strict to skip such scenes.",
                 file=sys.stderr,
             )

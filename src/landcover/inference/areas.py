@@ -1,6 +1,6 @@
 """How much ground each class covers: of a whole map, and of polygons on it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,6 @@ class ZoneAreas:
             place = rasterio.windows.transform(window, self._transform)
             inside = geometry_mask([geometry], (window.height, window.width), place, invert=True)
             self.zones[name].add(top, index[top - start : bottom - start, cols], inside)
-
-    def rows(self) -> Iterator[tuple[str, list[Area]]]:
-        """Yield each polygon's name and table."""
-        for name, areas in self.zones.items():
-            yield name, areas.table()
 
 
 def read_zones(

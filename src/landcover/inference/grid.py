@@ -61,7 +61,7 @@ def make_grid(
     size: Size,
     runtime: Runtime,
     *,
-    gsd: float | None = None,
+    gsd: float | tuple[float, float] | None = None,
     window_px: int | None = None,
     overlap_px: int | None = None,
 ) -> Grid:
@@ -70,7 +70,8 @@ def make_grid(
     Args:
         size: Height and width of the scene.
         runtime: The model.
-        gsd: The scene's ground sample distance in metres per pixel. None: it is the model's.
+        gsd: The scene's ground sample distance in metres per pixel, or down and across where pixels are not
+            square on the ground. None: it is the model's.
         window_px: Side of the window in pixels of the model's grid, rounded up to whole cells. 0: the whole
             scene at once. None: whole up to :data:`WHOLE_PX`, beyond it the window that the card advises.
         overlap_px: Pixels that neighbouring windows share. None: what the card advises for its own window, a
@@ -83,13 +84,15 @@ def make_grid(
     card, stride = runtime.card, runtime.stride
     model_gsd = card.preprocessing.gsd
     _check_windows(card.window_px if window_px is None else window_px, overlap_px)
-    scale = 1.0 if gsd is None else check_gsd(gsd) / model_gsd
-    if scale > _COARSEST:
+    sides = gsd if isinstance(gsd, tuple) else (model_gsd if gsd is None else gsd,) * 2
+    scales = [check_gsd(side) / model_gsd for side in sides]
+    if max(scales) > _COARSEST:
         raise ImageError(
-            f"The imagery has {gsd:g} m per pixel, more than {_COARSEST} times the model's {model_gsd:g} m: "
-            "nothing that the model knows can be seen in it. If the scale is wrong, pass --gsd."
+            f"The imagery has {max(sides):g} m per pixel, more than {_COARSEST} times the model's "
+            f"{model_gsd:g} m: nothing that the model knows can be seen in it. If the scale is wrong, pass "
+            "--gsd."
         )
-    model_size = scaled_size(size, scale)
+    model_size = scaled_size((size[0], 1), scales[0])[0], scaled_size((1, size[1]), scales[1])[1]
     if window_px is None:
         window_px = 0 if max(model_size) <= WHOLE_PX else card.window_px
     if overlap_px is None:

@@ -2,23 +2,21 @@
 
 import sys
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import rasterio
-from rasterio.errors import RasterioError
-
 from landcover import __version__
 from landcover.bundle import model_digest
 from landcover.data.parallel import parallel_map
-from landcover.errors import DataError, OutputError, UsageError
+from landcover.errors import DataError, LandcoverError, OutputError, UsageError
+from landcover.extras import needs
 from landcover.inference.engine import Band
+from landcover.inference.kept import is_made, read_made
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import Task, plan, products
+from landcover.inference.plan import Task, plan
 from landcover.inference.results import MadeMap, Prediction
 from landcover.inference.scene import make_map
 from landcover.inference.upsampling import Float32Array
@@ -82,33 +80,66 @@ def predict(
         runtime=opened.name,
         device=opened.device,
     )
+    if options.resume and result.model_sha256 is None:
+        raise UsageError("Maps of a model in memory cannot be told from others: --resume needs a model file.")
+    if options.vector is not None:
+        with needs("vector"):
+            from landcover.vectors import vector_driver
+        vector_driver(Path(f"map.{options.vector}"))
     tasks = plan(inputs, Path(out), options, model_gsd=result.model_gsd)
     print(f"Model: {result.model}, on {result.runtime} ({result.device}).", file=sys.stderr)
     _tell_assumed(tasks, result.model_gsd)
-    tags = _provenance(result, options)
-    if precision != "fp32":
-        tags["LANDCOVER_PRECISION"] = precision
+    tags = _provenance(result, options, precision)
     if options.resume:
-        result.kept = [task.map for task in tasks if _is_made(task, options, tags)]
-        tasks = [task for task in tasks if task.map not in set(result.kept)]
+        kept = [task for task in tasks if is_made(task, options, tags)]
+        result.kept = [read_made(task, options, result.legend) for task in kept]
+        tasks = [task for task in tasks if task not in kept]
+    _make(_Shared(opened), tasks, options, tags, result)
+    return result
 
-    def make(task: Task) -> MadeMap | DataError | UsageError:
+
+def _make(
+    runtime: Runtime,
+    tasks: Sequence[Task],
+    options: PredictOptions,
+    tags: dict[str, str],
+    result: Prediction,
+) -> None:
+    """Make the maps, and note in ``result`` what became of each; stop where nothing more can be written."""
+    stopped = threading.Event()
+    alone = len(tasks) == 1
+
+    def watched(task: Task, bands: Iterable[Band], total: int) -> Iterator[Band]:
+        for band in track(bands, Path(task.name).name, total=total) if alone else bands:
+            if stopped.is_set():
+                raise KeyboardInterrupt
+            yield band
+
+    def make(task: Task) -> MadeMap | LandcoverError | None:
+        if stopped.is_set():
+            return None
         try:
-            return make_map(shared, task, options, tags=tags, progress=bar)
+            return make_map(runtime, task, options, tags=tags, progress=partial(watched, task))
         except (DataError, UsageError) as error:
             return error
+        except OutputError as error:  # such as a full disk, which the next one would meet too
+            stopped.set()
+            return error
+        except KeyboardInterrupt:
+            if options.jobs > 1 and stopped.is_set():
+                return None
+            raise
 
-    shared = _Shared(opened)
-    alone = len(tasks) == 1
-    bar = partial(_bar, tasks[0]) if alone else _no_bar
-    made = map(make, tasks) if options.jobs == 1 else parallel_map(make, tasks, workers=options.jobs)
-    outcomes = made if alone else track(made, "Predicting", total=len(tasks))
-    for task, outcome in zip(tasks, outcomes, strict=True):
-        if isinstance(outcome, MadeMap):
-            result.maps.append(outcome)
-        else:
-            result.failed[task.image] = str(outcome)
-    return result
+    try:
+        made = map(make, tasks) if options.jobs == 1 else parallel_map(make, tasks, workers=options.jobs)
+        outcomes = made if alone else track(made, "Predicting", total=len(tasks))
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            if isinstance(outcome, MadeMap):
+                result.maps.append(outcome)
+            else:
+                result.failed[task.name] = str(outcome or f"{task.name}: not mapped, as work has stopped.")
+    finally:
+        stopped.set()
 
 
 @dataclass
@@ -143,47 +174,20 @@ class _Shared:
             return self.runtime.coarse(batch)
 
 
-def _bar(task: Task, bands: Iterable[Band], total: int) -> Iterable[Band]:
-    return track(bands, Path(str(task.image)).name, total=total)
-
-
-def _no_bar(bands: Iterable[Band], total: int) -> Iterable[Band]:
-    return bands
-
-
-def _is_made(task: Task, options: PredictOptions, tags: dict[str, str]) -> bool:
-    """Return whether a map and all that belongs to it are there, made by the same model.
-
-    Raises:
-        OutputError: If there is a map that this model did not make.
-    """
-    if not task.map.exists():
-        return False
-    there: dict[str, str] = {}
-    with suppress(RasterioError), rasterio.open(task.map) as source:
-        there = source.tags()
-    if any(there.get(name) != value for name, value in tags.items()):
-        raise OutputError(
-            f"{task.map} was made by another model or version, or in another way. Choose another --out, or "
-            "replace it with --force in place of --resume."
-        )
-    return all(path.exists() for path in products(task, options))
-
-
-def _provenance(result: Prediction, options: PredictOptions) -> dict[str, str]:
-    """Return what a map tells about its making, as tags; its scale is added when it is known."""
+def _provenance(result: Prediction, options: PredictOptions, precision: str) -> dict[str, str]:
+    """Return what a map tells about its making, as tags; make_map adds what the scene tells."""
     tags = {
         "LANDCOVER_VERSION": __version__,
         "LANDCOVER_MODEL_SHA256": result.model_sha256,
         "LANDCOVER_MODEL_GSD": f"{result.model_gsd:g}",
-        "LANDCOVER_RUNTIME": result.runtime,
+        "LANDCOVER_RUNTIME": f"{result.runtime} {precision}",
         "LANDCOVER_MIN_REGION": options.min_region,
     }
     return {name: value for name, value in tags.items() if value is not None}
 
 
 def _tell_assumed(tasks: Sequence[Task], model_gsd: float) -> None:
-    assumed = [task.image for task in tasks if task.gsd_source == "assumed"]
+    assumed = [task.name for task in tasks if task.gsd_source == "assumed"]
     if assumed:
         print(
             f"Note: nothing tells the scale of {len(assumed)} of {len(tasks)} images, such as {assumed[0]}; "

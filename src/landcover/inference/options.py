@@ -8,11 +8,11 @@ from landcover.codecs import MAX_PIXELS, MaskFormat
 from landcover.errors import UsageError
 from landcover.postprocess import parse_min_region
 from landcover.preprocessing import check_gsd
+from landcover.raster import Scaling
 from landcover.windows import cannot_overlap
 
 MapFormat = Literal["auto", "png", "tif", "cog"]
 VectorFormat = Literal["gpkg", "geojson", "fgb", "parquet"]
-Scaling = tuple[float, float] | Literal["percentile"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,7 @@ class PredictOptions:
         window_px: Sliding window in pixels of the model's grid; see
             :func:`landcover.inference.grid.make_grid`.
         overlap_px: Its overlap; likewise.
+        batch: Windows that the network gets at once.
         turns: Average over the eight turns and flips of each window: eight times the work.
         min_region: Give smaller regions the class of their largest neighbour: ``8000px`` or ``2000m2``.
         probabilities: Write ``NAME_probabilities.tif`` too: a band for each class, 0..255.
@@ -59,6 +60,7 @@ class PredictOptions:
     max_pixels: int = MAX_PIXELS
     window_px: int | None = None
     overlap_px: int | None = None
+    batch: int = 1
     turns: bool = False
     min_region: str | None = None
     probabilities: bool = False
@@ -84,6 +86,8 @@ class PredictOptions:
             self.overlap_px < 0 or (self.window_px and self.overlap_px >= self.window_px)
         ):
             raise cannot_overlap(self.window_px or 0, self.overlap_px)
+        if self.batch < 1:
+            raise UsageError(f"{self.batch} windows at once are not possible; expected at least 1.")
         if self.jobs < 1:
             raise UsageError(f"{self.jobs} scenes at a time are not possible; expected at least 1.")
         if self.zone_column is not None and self.zones is None:

@@ -13,7 +13,7 @@ from landcover.data import open_dataset
 from landcover.data.dataset import SETTINGS_FILE, read_settings
 from landcover.errors import DataError
 from landcover.inference.options import MapFormat, PredictOptions
-from landcover.raster import Georeference, ground_sample_distance, read_georeference
+from landcover.raster import Georeference, display_name, ground_sample_distance, read_georeference
 
 NO_IMAGE = ("_mask", "_label", "_probabilities", "_confidence")
 """Ends of names that folders are not searched for: masks, and what ``predict`` itself writes."""
@@ -21,6 +21,7 @@ NO_IMAGE = ("_mask", "_label", "_probabilities", "_confidence")
 GsdSource = Literal["option", "raster", "data folder", "assumed"]
 
 _MASK_END = "_mask"
+_PICTURES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
 _ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]+://|/vsi[a-z0-9_]+/)", re.IGNORECASE)
 
 
@@ -36,14 +37,27 @@ class Task:
     Attributes:
         image: The image file, or the address of a raster that is not a file here.
         map: The map to write, ``.tif`` or ``.png``.
-        gsd: Metres per pixel of the image; None: its transform says it when it is opened.
-        gsd_source: Who says so. ``assumed``: nobody, it is the model's.
+        picture: Whether it is a picture without georeference, which is decoded whole; else it is a scene.
+        gsd: Metres per pixel of the image.
+        gsd_source: Who says so. ``raster``: the scene's transform, which says it anew when the scene, or a
+            part of it, is opened. ``assumed``: nobody, it is the model's.
     """
 
     image: Path | str
     map: Path
-    gsd: float | None
+    picture: bool
+    gsd: float
     gsd_source: GsdSource
+
+    @property
+    def name(self) -> str:
+        """What the image is called in messages and results: no passwords, no signatures."""
+        return display_name(self.image)
+
+    @property
+    def path(self) -> Path:
+        """The image's file; of an address, something that is not there."""
+        return Path(self.image)
 
     def beside(self, end: str) -> Path:
         """Return the path of another product: ``NAME_<end>``."""
@@ -104,18 +118,19 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
         known = option or _scale(image, folder, georeference, folder_gsd)
         suffix = _suffix(options.map_format, referenced=georeference is not None)
-        tasks.append(Task(image, _map(stem, suffix), *(known or (model_gsd, "assumed"))))
+        picture = georeference is None and image.suffix.lower() in _PICTURES
+        tasks.append(Task(image, _map(stem, suffix), picture, *(known or (model_gsd, "assumed"))))
     for address in addresses:
         stem = out / PurePosixPath(urlsplit(address).path).stem.removesuffix(IMAGE_END)
         suffix = _suffix(options.map_format, referenced=True)
-        tasks.append(Task(address, _map(stem, suffix), *(option or (None, "raster"))))
+        tasks.append(Task(address, _map(stem, suffix), False, *(option or (model_gsd, "raster"))))
     outputs = [(Path(task.image), path) for task in tasks for path in products(task, options)]
     check_targets(outputs, force=options.force or options.resume)
     return tasks
 
 
 def products(task: Task, options: PredictOptions) -> list[Path]:
-    """Return all files that are written for an image, the map last: when it is there, all are."""
+    """Return all files that are written for an image."""
     return [
         *([task.beside("_probabilities.tif")] if options.probabilities else []),
         *([task.beside("_confidence.tif")] if options.confidence else []),

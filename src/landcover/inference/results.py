@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from landcover.inference.areas import Area, ClassAreas
@@ -49,8 +48,8 @@ class Prediction:
         runtime: The library that computed.
         device: Where it computed.
         maps: The maps written.
-        kept: Maps that were there already and were kept.
-        failed: Why an image was skipped, by its path.
+        kept: Maps that were there already and were kept; they count in all sums.
+        failed: Why an image was skipped, by its name.
     """
 
     legend: Legend
@@ -60,20 +59,25 @@ class Prediction:
     runtime: str
     device: str
     maps: list[MadeMap] = field(default_factory=list)
-    kept: list[Path] = field(default_factory=list)
-    failed: dict[Path | str, str] = field(default_factory=dict)
+    kept: list[MadeMap] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def all(self) -> list[MadeMap]:
+        """Maps made and kept, by their paths."""
+        return sorted([*self.maps, *self.kept], key=lambda made: made.task.map)
 
     @property
     def complete(self) -> bool:
         """Whether every image got its map, and every block of it could be read."""
-        return not self.failed and not any(made.damaged for made in self.maps)
+        return not self.failed and not any(made.damaged for made in self.all)
 
     @property
     def areas(self) -> list[Area]:
-        """The scored classes over all maps made, in the legend's order."""
+        """The scored classes over all maps, in the legend's order."""
         total = ClassAreas(self.legend, None)
-        total.scaled = all(made.areas.scaled for made in self.maps)
-        for made in self.maps:
+        total.scaled = all(made.areas.scaled for made in self.all)
+        for made in self.all:
             total.pixels += made.areas.pixels
             total.square_metres += made.areas.square_metres
         return total.table()
@@ -87,14 +91,14 @@ class Prediction:
             "runtime": self.runtime,
             "device": self.device,
             "classes": [asdict(area) for area in self.areas],
-            "maps": [self._map(made) for made in self.maps],
-            "kept": [str(path) for path in self.kept],
-            "failed": [{"image": str(image), "error": reason} for image, reason in self.failed.items()],
+            "maps": [self._map(made) for made in self.all],
+            "kept": [str(made.task.map) for made in self.kept],
+            "failed": [{"image": image, "error": reason} for image, reason in self.failed.items()],
         }
 
     def area_rows(self) -> Iterator[dict[str, Any]]:
         """Yield a row for each map, zone (empty: the whole map) and class, for a table."""
-        for made in self.maps:
+        for made in self.all:
             for zone, areas in [("", made.areas), *made.zones.items()]:
                 for area in areas.table():
                     square_metres = None if area.hectares is None else area.hectares * 10_000
@@ -110,7 +114,7 @@ class Prediction:
         task, (height, width) = made.task, made.size
         pixels = made.areas.pixels
         return {
-            "image": str(task.image),
+            "image": task.name,
             "map": str(task.map),
             "height": height,
             "width": width,

@@ -5,14 +5,16 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from landcover.errors import OutputError
+from landcover.errors import DataError, OutputError
 from landcover.files import write_text, writing
 from landcover.legend import UInt8Array
+from landcover.windows import Window
 
 _STATE = "state.json"
 _STRIP_VALUES = 1 << 24
@@ -80,10 +82,41 @@ class RowStore:
             self._file.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What was found out about a scene while reading it: windows that are damaged, and notes."""
+
+    damaged: list[Window] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def joined(self, other: "Told") -> "Told":
+        """Return both together, each thing once; of windows that overlap the larger."""
+        windows = sorted({*self.damaged, *other.damaged}, key=lambda w: -w.height * w.width)
+        kept: list[Window] = []
+        for window in windows:
+            if not any(_overlap(window, larger) for larger in kept):
+                kept.append(window)
+        return Told(sorted(kept), list(dict.fromkeys([*self.notes, *other.notes])))
+
+
+def _overlap(one: Window, other: Window) -> bool:
+    return (
+        one.row < other.row + other.height
+        and other.row < one.row + one.height
+        and one.col < other.col + other.width
+        and other.col < one.col + one.width
+    )
+
+
 class Workplace:
     """The stores of one scene: in memory, or in a hidden folder from where work can be resumed.
 
-    Used as a context: the folder is deleted when the block ends, unless it ends by an interrupt.
+    Used as a context: the folder is deleted when the block ends, unless it ends by an interrupt or, when rows
+    are there, by an error about a file that may be mended (no answer, no space).
+
+    Attributes:
+        rows: Rows that the stores hold.
+        told: What was found out about them.
 
     Args:
         folder: The folder; None keeps everything in memory.
@@ -97,7 +130,7 @@ class Workplace:
     def __init__(self, folder: Path | None, work: dict[str, object], *, resume: bool) -> None:
         self._folder, self._work = folder, work
         self._stores: list[RowStore] = []
-        self.rows = 0
+        self.rows, self.told = 0, Told()
         if folder is None:
             return
         try:
@@ -110,6 +143,7 @@ class Workplace:
                     f"{folder} holds work of another model, scene or setting. Start anew without --resume."
                 )
             self.rows = state["rows"]
+            self.told = Told([Window(*window) for window in state["damaged"]], state["notes"])
         else:
             shutil.rmtree(folder, ignore_errors=True)
             with writing(folder):
@@ -122,13 +156,14 @@ class Workplace:
         self._stores.append(store)
         return store
 
-    def commit(self, rows: int) -> None:
-        """Note that all stores hold that many rows."""
+    def commit(self, rows: int, told: Told) -> None:
+        """Note that all stores hold that many rows, and what this process has found out about them."""
         self.rows = rows
         if self._folder is not None:
             for store in self._stores:
                 store.flush()
-            state = json.dumps({"work": self._work, "rows": rows})
+            all_told = asdict(self.told.joined(told))
+            state = json.dumps({"work": self._work, "rows": rows, **all_told})
             write_text(self._folder / _STATE, state, force=True)
 
     def __enter__(self) -> "Workplace":
@@ -139,9 +174,12 @@ class Workplace:
             store.close()
         if self._folder is None:
             return
-        if kind is not None and not issubclass(kind, Exception):  # Ctrl-C
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        mendable = kind is not None and issubclass(kind, DataError | OutputError)
+        if interrupted or (mendable and self.rows):
             print(
-                f"{self.rows} rows are kept; the same command with --resume goes on there.", file=sys.stderr
+                f"{self.rows} rows are kept in {self._folder}: the same command with --resume goes on there.",
+                file=sys.stderr,
             )
         else:
             shutil.rmtree(self._folder, ignore_errors=True)

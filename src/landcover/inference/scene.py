@@ -1,52 +1,45 @@
 """One scene to its map and what belongs to it: read, classify, clean, write, count."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from landcover.batch import RASTER_SUFFIXES
-from landcover.codecs import read_imagery
 from landcover.errors import ImageError, OutputError, UsageError
 from landcover.files import work_folder
-from landcover.inference.areas import ClassAreas, ZoneAreas, read_zones
+from landcover.inference.areas import ClassAreas, Float64Array, ZoneAreas, read_zones
 from landcover.inference.engine import Band, bands
 from landcover.inference.grid import make_grid
+from landcover.inference.opening import Imagery, open_imagery
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import GsdSource, Task
+from landcover.inference.plan import Task
 from landcover.inference.prefetch import prefetch
 from landcover.inference.products import IN_MEMORY_PIXELS, Stores, write_products
-from landcover.inference.reading import ArraySource, Source
 from landcover.inference.results import MadeMap
-from landcover.inference.rowstore import Workplace
+from landcover.inference.rowstore import Told, Workplace
 from landcover.legend import Legend
-from landcover.preprocessing import Size
-from landcover.raster import Georeference, Scene, open_scene, row_areas
 from landcover.runtimes import Runtime
 
-_NOT_IN_ROWS = ("resume", "force", "jobs")
+_NOT_IN_MAP = (
+    "resume",
+    "force",
+    "jobs",
+    "zones",
+    "zone_column",
+    "probabilities",
+    "confidence",
+    "qml",
+    "vector",
+)
+"""Options that change nothing in the map itself."""
+
+WORK = "LANDCOVER_WORK"
+"""Tag of a map: digest of the scene and the options that it was made of."""
 
 Progress = Callable[[Iterable[Band], int], Iterable[Band]]
-
-
-class Imagery(Source, Protocol):
-    """A source that may know where it lies."""
-
-    @property
-    def georeference(self) -> Georeference | None: ...  # noqa: D102
-
-
-@dataclass(frozen=True, slots=True)
-class Picture(ArraySource):
-    """A picture in memory: it lies nowhere."""
-
-    georeference: None = None
 
 
 def make_map(
@@ -59,9 +52,9 @@ def make_map(
 ) -> MadeMap:
     """Read, classify and write one scene.
 
-    Up to :data:`landcover.inference.products.IN_MEMORY_PIXELS` the map is held in memory. The rows of a
-    larger one go to a hidden folder beside it (a byte a pixel and product) until they are written, and
-    ``resume`` can take them up there if the process is killed.
+    Up to :data:`landcover.inference.products.IN_MEMORY_PIXELS` the map and its other products are held in
+    memory. The rows of a larger one go to a hidden folder beside it (a byte a pixel and band) until they are
+    written, and ``resume`` can take them up there if the process is killed.
 
     Args:
         runtime: The model.
@@ -75,111 +68,90 @@ def make_map(
         UsageError: If an option does not suit it.
         OutputError: If something cannot be written.
     """
-    with _open(task, options) as imagery:
-        size = imagery.height, imagery.width
-        gsd, gsd_source = _scale(task, imagery, runtime.card.preprocessing.gsd)
-        tags = {**tags, "LANDCOVER_GSD": f"{gsd:g} ({gsd_source})"}
-        _check_format(task, size)
-        pixel_areas = _pixel_areas(imagery, size, gsd, gsd_source)
-        zones = _zones(imagery, task, options, runtime.card.legend, pixel_areas)
-        folder = work_folder(task.map) if math.prod(size) > IN_MEMORY_PIXELS else None
-        work = _describe_work(task, size, options, tags)
+    legend = runtime.card.legend
+    with open_imagery(task, options, runtime.card.preprocessing.gsd) as imagery:
+        tags = {
+            **tags,
+            "LANDCOVER_GSD": f"{imagery.gsd:g} ({imagery.gsd_source})",
+            WORK: work_digest(task, options),
+        }
+        _check_products(task, imagery, options)
+        row_areas = imagery.row_areas()
+        zones = _zones(imagery, task, options, legend, row_areas)
+        folder = work_folder(task.map) if math.prod(imagery.size) > IN_MEMORY_PIXELS else None
+        bands_kept = {"probabilities": options.probabilities, "confidence": options.confidence}
+        work = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **bands_kept}
         with Workplace(folder, work, resume=options.resume) as workplace:
-            stores = Stores(workplace, size, len(runtime.card.legend.scored), options)
-            _classify(runtime, imagery, task, gsd, options, workplace, stores, progress)
-            notes = list(imagery.warnings) if isinstance(imagery, Scene) else []
-            damaged = tuple(imagery.damaged) if isinstance(imagery, Scene) else ()
-            areas = ClassAreas(runtime.card.legend, pixel_areas)
+            stores = Stores(workplace, imagery.size, len(legend.scored), options)
+            _classify(runtime, imagery, task, options, workplace, stores, progress)
+            told = workplace.told.joined(Told(imagery.damaged, imagery.notes))
+            if told.damaged:
+                tags["LANDCOVER_DAMAGED"] = json.dumps(told.damaged)
             made = MadeMap(
                 task,
-                size,
-                gsd,
-                gsd_source,
-                areas,
+                imagery.size,
+                imagery.gsd,
+                imagery.gsd_source,
+                ClassAreas(legend, row_areas),
                 {} if zones is None else zones.zones,
-                damaged=damaged,
-                notes=tuple(notes),
+                tuple(told.damaged),
+                (*told.notes, *_assumed(task, imagery)),
             )
             write_products(made, stores, imagery.georeference, zones, options, tags)
     return made
 
 
-# Reading
+def work_digest(task: Task, options: PredictOptions) -> str:
+    """Return a digest of all that a map depends on but the model: the scene and the options."""
+    told = {name: value for name, value in asdict(options).items() if name not in _NOT_IN_MAP}
+    work: dict[str, object] = {"scene": task.name, "gsd": task.gsd, "options": told}
+    files = [task.image, options.aoi]
+    for file in (file for file in files if isinstance(file, Path) and file.exists()):
+        status = file.stat()
+        work[str(file)] = [status.st_size, status.st_mtime_ns]
+    return hashlib.sha256(json.dumps(work, default=str, sort_keys=True).encode()).hexdigest()
 
 
-def _open(task: Task, options: PredictOptions) -> AbstractContextManager[Scene | Picture]:
-    if isinstance(task.image, str) or task.image.suffix.lower() in RASTER_SUFFIXES:
-        return open_scene(
-            task.image,
-            bands=options.bands,
-            scaling=options.scaling,
-            bbox=options.bbox,
-            aoi=options.aoi,
-            strict=options.strict,
+def _check_products(task: Task, imagery: Imagery, options: PredictOptions) -> None:
+    """Refuse, before the work, what could not be written after it."""
+    height, width = imagery.size
+    if task.map.suffix == ".png" and height * width > 4 * IN_MEMORY_PIXELS:
+        raise OutputError(
+            f"{task.map} would have {height} x {width} pixels; a PNG cannot be written in parts. "
+            "Pass --map-format tif or cog."
         )
-    if options.bbox is not None or options.aoi is not None:
+    if options.vector == "geojson" and imagery.georeference is None:
         raise UsageError(
-            f"{task.image} is a picture without georeference: --bbox and --aoi cannot be found in it."
+            f"{task.name} has no georeference, and GeoJSON is in longitude and latitude. Pass --vector gpkg."
         )
-    return nullcontext(Picture(*read_imagery(task.image, max_pixels=options.max_pixels)))
-
-
-def _scale(task: Task, imagery: Scene | Picture, model_gsd: float) -> tuple[float, GsdSource]:
-    if task.gsd is not None:
-        return task.gsd, task.gsd_source
-    known = imagery.gsd if isinstance(imagery, Scene) else None
-    return (known, "raster") if known else (model_gsd, "assumed")
-
-
-def _pixel_areas(
-    imagery: Imagery, size: Size, gsd: float, gsd_source: GsdSource
-) -> npt.NDArray[np.float64] | None:
-    """float64 (H,): square metres of a pixel in each row; None where the scale is assumed."""
-    if gsd_source == "assumed":
-        return None
-    if imagery.georeference is not None and gsd_source == "raster":
-        return row_areas(imagery.georeference, *size)
-    return np.full(size[0], gsd**2)
+    if options.vector is not None and task.map.suffix == ".png" and options.mask_format == "rgb":
+        raise UsageError("Polygons are made of class indices: pass --mask-format palette with --vector.")
 
 
 def _zones(
-    imagery: Imagery,
-    task: Task,
-    options: PredictOptions,
-    legend: Legend,
-    pixel_areas: npt.NDArray[np.float64] | None,
+    imagery: Imagery, task: Task, options: PredictOptions, legend: Legend, row_areas: Float64Array | None
 ) -> ZoneAreas | None:
     if options.zones is None:
         return None
     if imagery.georeference is None:
         raise UsageError(
-            f"{task.image} has no georeference: the polygons of {options.zones} cannot be found in it."
+            f"{task.name} has no georeference: the polygons of {options.zones} cannot be found in it."
         )
-    size = imagery.height, imagery.width
-    return read_zones(options.zones, options.zone_column, imagery.georeference, size, legend, pixel_areas)
+    place, size = imagery.georeference, imagery.size
+    return read_zones(options.zones, options.zone_column, place, size, legend, row_areas)
 
 
-def _describe_work(
-    task: Task, size: Size, options: PredictOptions, tags: Mapping[str, str]
-) -> dict[str, object]:
-    """Return all that the rows of the products depend on, as plain data for JSON."""
-    told = {name: value for name, value in asdict(options).items() if name not in _NOT_IN_ROWS}
-    work: dict[str, object] = {"scene": str(task.image), "size": size, "tags": dict(tags), "options": told}
-    if isinstance(task.image, Path):
-        status = task.image.stat()
-        work |= {"bytes": status.st_size, "modified": status.st_mtime_ns}
-    plain: dict[str, object] = json.loads(json.dumps(work, default=str))
-    return plain
-
-
-# Classifying
+def _assumed(task: Task, imagery: Imagery) -> list[str]:
+    """Return the note that a scene's scale is assumed, where that was not known when work was planned."""
+    if imagery.gsd_source != "assumed" or task.gsd_source == "assumed":
+        return []
+    return [f"{task.name} does not tell its scale; the model's {imagery.gsd:g} m is assumed. Or pass --gsd."]
 
 
 def _classify(
     runtime: Runtime,
     imagery: Imagery,
     task: Task,
-    gsd: float,
     options: PredictOptions,
     workplace: Workplace,
     stores: Stores,
@@ -188,29 +160,19 @@ def _classify(
     """Fill the stores, going on where they end."""
     try:
         grid = make_grid(
-            (imagery.height, imagery.width),
+            imagery.size,
             runtime,
-            gsd=gsd,
+            gsd=imagery.sides,
             window_px=options.window_px,
             overlap_px=options.overlap_px,
         )
     except ImageError as error:
-        raise ImageError(f"{task.image}: {error}") from error
+        raise ImageError(f"{task.name}: {error}") from error
     first = next((n for n in range(len(grid.rows)) if grid.band_stop(n) > workplace.rows), len(grid.rows))
     if first == len(grid.rows):
         return  # killed between the last row and the file
-    made = prefetch(bands(runtime, imagery, grid, turns=options.turns, first=first))
-    try:
+    work = bands(runtime, imagery.source, grid, batch=options.batch, turns=options.turns, first=first)
+    with closing(prefetch(work)) as made:
         for band in progress(made, len(grid.rows) - first):
             stores.append(band, runtime.card.legend)
-            workplace.commit(band.stop)
-    finally:
-        made.close()
-
-
-def _check_format(task: Task, size: Size) -> None:
-    if task.map.suffix == ".png" and math.prod(size) > IN_MEMORY_PIXELS * 4:
-        raise OutputError(
-            f"{task.map} would have {size[0]} x {size[1]} pixels; a PNG cannot be written in parts. "
-            "Pass --map-format tif or cog."
-        )
+            workplace.commit(band.stop, Told(imagery.damaged, imagery.notes))
