@@ -1,9 +1,9 @@
 """The peer's network exported, quantised and run as ours is."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from landcover.exporting.quantise import quantise
 from landcover.legend import UInt8Array
 from landcover.preprocessing import Preprocessing
-from landcover.runtimes.openvino_runtime import import_openvino
+from landcover.runtimes.base import Float32Array
+from landcover.runtimes.openvino_runtime import answer, cpu_settings, import_openvino, taking_pixels
 
 
 class _Served(nn.Module):
@@ -31,8 +32,10 @@ class _Served(nn.Module):
 
 def quantised_peer(
     network: nn.Module, images: Iterable[UInt8Array], side: int, folder: Path
-) -> Callable[[UInt8Array], UInt8Array]:
+) -> Callable[[UInt8Array], Float32Array]:
     """Return a function from a uint8 (1, side, side, 3) batch to probabilities, in OpenVINO.
+
+    OpenVINO is set, fed and asked as by :class:`landcover.runtimes.openvino_runtime.OpenVINORuntime`.
 
     Args:
         network: A module from normalised images to logits.
@@ -53,18 +56,6 @@ def quantised_peer(
         raise RuntimeError("torch.onnx.export returned nothing.")
     file = folder / "peer.onnx"
     onnx.save(quantise(program.model_proto, images, folder), file)
-    openvino = import_openvino()
-    core = openvino.Core()
-    preprocess = openvino.preprocess.PrePostProcessor(core.read_model(file))
-    image = preprocess.input()
-    image.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
-    image.model().set_layout(openvino.Layout("NCHW"))
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = core.compile_model(preprocess.build(), "CPU", settings).create_infer_request()
-
-    def classify(batch: UInt8Array) -> UInt8Array:
-        request.infer(batch, share_inputs=True, share_outputs=True)
-        answer: UInt8Array = np.array(request.get_output_tensor().data)
-        return answer
-
-    return classify
+    core = import_openvino().Core()
+    compiled = core.compile_model(taking_pixels(core.read_model(file)), "CPU", cpu_settings())
+    return partial(answer, compiled.create_infer_request())

@@ -25,7 +25,7 @@ from landcover.runtimes.graph import (
     signature,
 )
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["fp32", "bf16"]
 
 SHAPES_KEPT = 4
 """Shapes of batches that stay compiled at most."""
@@ -48,8 +48,7 @@ class OpenVINORuntime:
     Args:
         path: An exported model.
         threads: Threads to compute with; OpenVINO's choice (one per core) where None.
-        precision: What floating-point layers compute in. ``"bf16"`` is about twice as fast and less exact;
-            ``"auto"`` takes it where the processor has such instructions, unless the model is quantised.
+        precision: What floating-point layers compute in. ``"bf16"`` is about twice as fast and less exact.
 
     Raises:
         ModelError: If the file is no exported model, or its graph does not fit its card.
@@ -64,16 +63,10 @@ class OpenVINORuntime:
         self.card = read_card(path)
         self._openvino = import_openvino()
         self._core = self._openvino.Core()
-        self.precision = _resolve(precision, self._core, self.card.precision)
-        self._settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            # Said always: left alone, OpenVINO takes bf16 on processors that are fast at it, and ties threads
-            # to cores, those of two processes to the same ones.
-            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
-            "ENABLE_CPU_PINNING": False,
-        }
-        if threads is not None:
-            self._settings["INFERENCE_NUM_THREADS"] = threads
+        self.precision = precision
+        if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise UsageError("This processor has no instructions for bf16; use the precision fp32.")
+        self._settings = cpu_settings(threads, precision)
         self._compiled: OrderedDict[tuple[str, tuple[int, ...]], Any] = OrderedDict()
         self._path = path
         with self._blaming_the_file():
@@ -83,7 +76,7 @@ class OpenVINORuntime:
                 {port.get_any_name(): _signature(port) for port in network.inputs},
                 [name for port in network.outputs for name in port.get_names()],
             )
-            self._network = self._taking_pixels(network)
+            self._network = taking_pixels(network)
             probe = self._network.clone()
             probe.reshape([1, PROBE_PX, PROBE_PX, 3])
             shapes = {name: tuple(probe.output(name).get_shape()) for name in OUTPUTS}
@@ -99,11 +92,7 @@ class OpenVINORuntime:
 
     def _infer(self, output: str, batch: UInt8Array) -> Float32Array:
         check_batch(batch)
-        request = self._request(output, batch.shape)
-        result = np.empty(tuple(request.get_output_tensor().shape), np.float32)
-        request.set_output_tensor(self._openvino.Tensor(result, shared_memory=True))
-        request.infer(batch, share_inputs=True, share_outputs=True)
-        return result
+        return answer(self._request(output, batch.shape), batch)
 
     def _request(self, output: str, shape: tuple[int, ...]) -> Any:
         """Return the request of a graph compiled for this answer to batches of this shape."""
@@ -129,14 +118,6 @@ class OpenVINORuntime:
         network.reshape(list(shape))
         return self._core.compile_model(network, "CPU", self._settings).create_infer_request()
 
-    def _taking_pixels(self, network: Any) -> Any:
-        """Put in front of a network what turns uint8 (N, H, W, 3) into the float32 (N, 3, H, W) it takes."""
-        preprocess = self._openvino.preprocess.PrePostProcessor(network)
-        image = preprocess.input()
-        image.tensor().set_element_type(self._openvino.Type.u8).set_layout(self._openvino.Layout("NHWC"))
-        image.model().set_layout(self._openvino.Layout("NCHW"))
-        return preprocess.build()
-
     @contextmanager
     def _blaming_the_file(self) -> Iterator[None]:
         """Turn OpenVINO's refusal of a graph, which it reports as a RuntimeError, into one line."""
@@ -146,6 +127,38 @@ class OpenVINORuntime:
             raise ModelError(
                 f"{self._path} cannot be run by OpenVINO: {_reason(error)}. Export the run again."
             ) from error
+
+
+def cpu_settings(threads: int | None = None, precision: Precision = "fp32") -> dict[str, Any]:
+    """Return what OpenVINO compiles with; threads are its choice where None."""
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        # Said always: left alone, OpenVINO takes bf16 on processors that are fast at it, and ties threads to
+        # cores, those of two processes to the same ones.
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "ENABLE_CPU_PINNING": False,
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    return settings
+
+
+def taking_pixels(network: Any) -> Any:
+    """Put in front of a network what turns uint8 (N, H, W, 3) into the float32 (N, 3, H, W) it takes."""
+    openvino = import_openvino()
+    preprocess = openvino.preprocess.PrePostProcessor(network)
+    image = preprocess.input()
+    image.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    image.model().set_layout(openvino.Layout("NCHW"))
+    return preprocess.build()
+
+
+def answer(request: Any, batch: UInt8Array) -> Float32Array:
+    """Return the one answer of a compiled graph to a batch, in a new array that OpenVINO writes into."""
+    result = np.empty(tuple(request.get_output_tensor().shape), np.float32)
+    request.set_output_tensor(import_openvino().Tensor(result, shared_memory=True))
+    request.infer(batch, share_inputs=True, share_outputs=True)
+    return result
 
 
 def import_openvino() -> Any:
@@ -187,16 +200,6 @@ def describe() -> dict[str, str]:
         "OpenVINO device": core.get_property("CPU", "FULL_DEVICE_NAME"),
         "OpenVINO instructions": f"FP32 and, faster, {', '.join(fast)}" if fast else "FP32",
     }
-
-
-def _resolve(precision: Precision, core: Any, model: Literal["fp32", "int8"]) -> Literal["fp32", "bf16"]:
-    """Return what to compute in, given what was asked for and what the model is in."""
-    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision == "auto":
-        return "bf16" if has_bf16 and model == "fp32" else "fp32"
-    if precision == "bf16" and not has_bf16:
-        raise UsageError("This processor has no instructions for bf16; use the precision fp32 or auto.")
-    return precision
 
 
 def _signature(port: Any) -> str:
