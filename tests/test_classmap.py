@@ -9,6 +9,7 @@ import rasterio
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio._env import get_gdal_config
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
@@ -135,3 +136,16 @@ def test_strips_are_the_map_from_top_to_bottom(
         assert all(strip.height * 40 <= max(strip_px, block * 40) for strip in strips)
     else:
         assert all(strip.height == rows for strip in strips[:-1])
+
+
+def test_the_cache_holds_two_rows_of_blocks_and_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_class_raster(tmp_path / "map.tif", np.zeros((1500, 1300), np.uint8), DEEPGLOBE, PLACE)
+    before = get_gdal_config("GDAL_CACHEMAX")
+    with open_class_map(tmp_path / "map.tif") as source:
+        assert get_gdal_config("GDAL_CACHEMAX") == classmap.two_rows_of_blocks(source.source) == 64 << 20
+        monkeypatch.setattr(classmap, "_LEAST_CACHE", 0)
+        # Blocks of 512 x 512: three across, of which the last reaches beyond the border.
+        assert 2 * 512 * 3 * 512 <= classmap.two_rows_of_blocks(source.source) < 2 * 512 * 4 * 512
+    assert get_gdal_config("GDAL_CACHEMAX") == before

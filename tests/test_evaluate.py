@@ -411,7 +411,7 @@ def test_command_shows_the_scores_though_the_disk_is_full_in_the_end(
     def full(*arguments: Any, **options: Any) -> None:
         raise OutputError("No space left")
 
-    monkeypatch.setattr("landcover.evaluation.scoring.write_text", full)
+    monkeypatch.setattr("landcover.files.write_text", full)
     maps = write_maps(tmp_path / "maps")
     file = tmp_path / "r.json"
     result = run("--data", data, "--split", "folders:val", "--predictions", maps, "--json", file)

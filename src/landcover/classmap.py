@@ -17,13 +17,15 @@ from landcover.codecs.colours import NO_CLASS, find_classes
 from landcover.errors import ImageError, MaskError
 from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array, translation
 from landcover.raster import Georeference
+from landcover.raster.address import Address
+from landcover.raster.blockcache import BLOCK_CACHE
 from landcover.raster.georeference import georeference_of
-from landcover.raster.sources import Source
 from landcover.windows import Window
 
 BoolArray = npt.NDArray[np.bool_]
 
 _STRIP_PX = 1 << 22
+_LEAST_CACHE = 64 << 20
 _LISTED = re.compile(r"(\d+)=(.*?)(?:,(?=\d+=)|$)")
 
 
@@ -91,7 +93,7 @@ class ClassMap:
     def read(self, window: Window, source: DatasetReader | WarpedVRT | None = None) -> UInt8Array:
         """Return the classes in a window: uint8 (h, w), class indices and NODATA.
 
-        Memory: some 10 bytes a pixel and, in GDAL, a row of the file's blocks and its cache.
+        Memory: some 10 bytes a pixel.
 
         Args:
             window: Where to read.
@@ -123,6 +125,8 @@ def open_class_map(
     Any other needs a legend: a palette then stands for its colours, a band without one for indices. 255, the
     file's own nodata value and transparent entries of a palette are no data.
 
+    Memory: GDAL's block cache for :func:`two_rows_of_blocks`.
+
     Args:
         path: Any raster that GDAL opens.
         legend: The classes of the file, which must be those that it names, if any. None: those of
@@ -147,7 +151,9 @@ def open_class_map(
         table[[nodata, NODATA]], known[[nodata, NODATA]] = NODATA, True
         if translated is not None and target is not None:
             names, table = target.names, translated[table]
-        yield ClassMap(path, source, georeference_of(source)[0], names, table, known, nodata)
+        place = georeference_of(source)[0]
+        with BLOCK_CACHE.share(two_rows_of_blocks(source)):
+            yield ClassMap(path, source, place, names, table, known, nodata)
 
 
 @contextmanager
@@ -169,10 +175,19 @@ def open_raster(path: Path, what: str) -> Iterator[DatasetReader]:
 def reading(path: Path) -> Iterator[None]:
     """Turn what GDAL raises inside the block into a :class:`MaskError` that names the file."""
     try:
-        with Source.of(path, timeout_s=0).told():  # what exists as a file has no server to wait for
+        with Address.of(path, timeout_s=0).told():  # what exists as a file has no server to wait for
             yield
     except ImageError as error:
         raise MaskError(str(error)) from error
+
+
+def two_rows_of_blocks(source: DatasetReader) -> int:
+    """Return bytes of cache that decode no block twice while a raster is read by strips; 64 MiB at least."""
+    sizes = (
+        min(2 * high, source.height + high) * (source.width + wide) * np.dtype(dtype).itemsize
+        for (high, wide), dtype in zip(source.block_shapes, source.dtypes, strict=True)
+    )
+    return max(int(sum(sizes)), _LEAST_CACHE)
 
 
 def check_classes(path: Path, listing: str | None, legend: Legend) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.io import DatasetReader
 
-from landcover.classmap import ClassMap, open_raster, reading
+from landcover.classmap import ClassMap, open_raster, reading, two_rows_of_blocks
 from landcover.errors import MaskError
 from landcover.postprocess.components import Runs
 from landcover.raster import read_georeference
+from landcover.raster.blockcache import BLOCK_CACHE
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -84,7 +85,8 @@ def open_confidence(path: Path | None, grid: ClassMap) -> Iterator[Confidence | 
                 f"{path} has pixels of {source.dtypes[0]}; expected probabilities as 8-bit or floating-point "
                 "bands."
             )
-        yield Confidence(path, source)
+        with BLOCK_CACHE.share(two_rows_of_blocks(source)):
+            yield Confidence(path, source)
 
 
 def _same_place(path: Path, grid: ClassMap) -> bool:
