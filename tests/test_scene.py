@@ -466,6 +466,19 @@ def test_several_scenes_at_a_time_give_the_same_maps_and_a_summary(tmp_path: Pat
         assert np.array_equal(read(tmp_path / f"out/{number}_mask.tif"), np.roll(TRUTH, 10 * number, axis=0))
 
 
+def test_ctrl_c_stops_all_scenes_that_are_under_way(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        save(tmp_path / f"in/{number}.tif", np.tile(TRUTH, (8, 1)))
+    runtime = Interrupted(60)
+    whole = Interrupted(10**9)
+    predict([tmp_path / "in/0.tif"], whole, tmp_path / "whole", PredictOptions(**WINDOWS))
+    with pytest.raises(KeyboardInterrupt):
+        predict([tmp_path / "in"], runtime, tmp_path / "out", PredictOptions(jobs=2, **WINDOWS))
+    assert len(runtime.windows) < len(whole.windows)
+    assert not list((tmp_path / "out").glob("*.tif"))
+
+
 # ---- addresses
 
 

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from threading import Event
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,7 +13,11 @@ R = TypeVar("R")
 
 
 def parallel_map(
-    function: Callable[[T], R], items: Iterable[T], *, workers: int | None = None
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int | None = None,
+    stopped: Event | None = None,
 ) -> Iterator[R]:
     """Yield ``function(item)`` for every item, in order, computed by threads.
 
@@ -23,6 +28,8 @@ def parallel_map(
         function: What to do with an item. Its exceptions reach the caller at the item's turn.
         items: The items.
         workers: Number of threads; by default one per CPU that this process may use, at most 16.
+        stopped: Set as soon as no more results are wanted, for functions that take long and can end early:
+            the threads are waited for.
     """
     workers = workers or min(16, _cpus())
     remaining = iter(items)
@@ -35,6 +42,8 @@ def parallel_map(
                 pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
                 yield result
         finally:
+            if stopped is not None:
+                stopped.set()
             for future in pending:
                 future.cancel()
 

@@ -131,7 +131,11 @@ def _make(
             raise
 
     try:
-        made = map(make, tasks) if options.jobs == 1 else parallel_map(make, tasks, workers=options.jobs)
+        made = (
+            map(make, tasks)
+            if options.jobs == 1
+            else parallel_map(make, tasks, workers=options.jobs, stopped=stopped)
+        )
         outcomes = made if alone else track(made, "Predicting", total=len(tasks))
         for task, outcome in zip(tasks, outcomes, strict=True):
             if isinstance(outcome, MadeMap):
