@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 
 from landcover.bundle import ModelCard, save_model
 from landcover.data import open_dataset
+from landcover.exporting import candidates
 from landcover.exporting.candidates import Candidate, float_candidate
-from landcover.legend import DEEPGLOBE, Legend
+from landcover.legend import DEEPGLOBE
 from landcover.models import ModelConfig, build_model
 from landcover.preprocessing import Preprocessing
 from landcover.runtimes import TorchRuntime
@@ -21,14 +23,14 @@ torch.set_num_threads(1)
 WINDOW_PX = 48
 
 
-def tiny_runtime(*, encoder: str = "test_resnet", legend: Legend = DEEPGLOBE) -> TorchRuntime:
+def tiny_runtime() -> TorchRuntime:
     """Return a network of few layers whose classes, by chance, depend on the colours."""
     config = ModelConfig(
-        encoder=encoder, output_stride=32, aspp_channels=8, decoder_channels=8, low_level_channels=8
+        encoder="test_resnet", output_stride=32, aspp_channels=8, decoder_channels=8, low_level_channels=8
     )
     card = ModelCard(
         model=config,
-        legend=legend,
+        legend=DEEPGLOBE,
         preprocessing=Preprocessing(1.0, mean=(0.4, 0.45, 0.5), std=(0.2, 0.25, 0.3)),
         window_px=WINDOW_PX,
         overlap_px=12,
@@ -37,7 +39,7 @@ def tiny_runtime(*, encoder: str = "test_resnet", legend: Legend = DEEPGLOBE) ->
         provenance={"data": "noise"},
     )
     torch.manual_seed(3)
-    network = build_model(config, classes=len(legend.scored))
+    network = build_model(config, classes=len(DEEPGLOBE.scored))
     with torch.no_grad():
         network.classifier.weight.normal_(std=2.0)
     return TorchRuntime(network, card)
@@ -95,11 +97,25 @@ class World(NamedTuple):
         return self.folder / "float.onnx"
 
 
+def reuse_graph(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what is exported get the graph of the world's network, which took torch's exporter seconds.
+
+    The rest of the way to a file is gone as ever, with copies of the graph.
+    """
+
+    def graph(network: object, card: ModelCard) -> onnx.ModelProto:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(world.candidate.model)
+        return copy
+
+    monkeypatch.setattr(candidates, "model_graph", graph)
+
+
 _made: list[World] = []
 
 
 def shared_world(factory: pytest.TempPathFactory) -> World:
-    """Return the world of this process; the first call makes it, which takes some seconds."""
+    """Return the world of this process; the first call makes it, by the tests' one dynamic export."""
     if not _made:
         _made.append(_make_world(factory.mktemp("export")))
     return _made[0]

@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 import landcover
-from export_world import WINDOW_PX, noise, tiny_runtime, write_data, write_run
+from export_world import WINDOW_PX, World, noise, reuse_graph, shared_world, tiny_runtime, write_run
 from landcover.bundle import model_digest, read_card
 from landcover.cli import build
 from landcover.errors import LandcoverError, ModelError, OutputError, SplitError, UsageError
@@ -26,21 +26,28 @@ from landcover.runtimes import TorchRuntime, open_model
 
 
 @pytest.fixture(scope="module")
-def reference() -> TorchRuntime:
-    return tiny_runtime(encoder="test_efficientnet")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return shared_world(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def run(reference: TorchRuntime, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("world") / "run", reference)
+def reference(world: World) -> TorchRuntime:
+    return world.reference
 
 
 @pytest.fixture(scope="module")
-def data(reference: TorchRuntime, run: Path) -> Path:
-    return write_data(run.parent / "data", reference)
+def run(world: World) -> Path:
+    return world.run
 
 
-def test_int8_by_the_command_line(reference: TorchRuntime, run: Path, data: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def data(world: World) -> Path:
+    return world.data
+
+
+def test_int8_by_the_command_line(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, run, data = world.reference, world.run, world.data
+    reuse_graph(world, monkeypatch)
     out = tmp_path / "deep" / "m.onnx"
     done = CliRunner().invoke(
         build(),
@@ -78,6 +85,7 @@ def test_int8_by_the_command_line(reference: TorchRuntime, run: Path, data: Path
     assert asset["file:size"] == out.stat().st_size
     weights = sum(values.numel() for values in reference.module.parameters())
     assert item["properties"]["mlm:total_parameters"] == weights
+    assert item["properties"]["mlm:input"][0]["name"] == "image"
     check_item(item)
 
 
@@ -139,6 +147,8 @@ def test_the_file_for_qgis_gives_the_plugin_our_map(
     assert parity["agreement"] >= 0.999
     item = json.loads((tmp_path / "q.json").read_text())
     check_item(item)
+    assert item["properties"]["mlm:input"][0]["name"] == plugin.input.name
+    assert item["properties"]["mlm:output"][0]["name"] == plugin.session.get_outputs()[0].name
     (scaling, *_) = item["properties"]["mlm:input"][0]["value_scaling"]
     assert scaling == {"type": "z-score", "mean": pytest.approx(102), "stddev": pytest.approx(51)}
     assert item["properties"]["mlm:input"][0]["input"]["shape"] == [1, 3, WINDOW_PX, WINDOW_PX]
@@ -146,13 +156,16 @@ def test_the_file_for_qgis_gives_the_plugin_our_map(
         open_model(exported.path)
 
 
-def test_a_broken_network_is_refused_and_nothing_is_written(reference: TorchRuntime, tmp_path: Path) -> None:
-    broken = tiny_runtime(encoder="test_efficientnet")
+def test_a_file_that_answers_otherwise_is_refused_and_nothing_is_written(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reuse_graph(world, monkeypatch)  # of the network as it was before it broke
+    broken = tiny_runtime()
     with torch.no_grad():
         broken.module.classifier.weight[0] = float("nan")
     run = write_run(tmp_path / "run", broken)
     with pytest.raises(ModelError, match=r"probabilities differ by up to nan .* Nothing was written"):
-        landcover.export(run, tmp_path / "out" / "m.onnx", for_="qgis", stac_mlm=tmp_path / "out" / "m.json")
+        landcover.export(run, tmp_path / "out" / "m.onnx", stac_mlm=tmp_path / "out" / "m.json")
     assert not (tmp_path / "out").exists()
 
 

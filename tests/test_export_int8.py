@@ -21,6 +21,7 @@ from landcover.exporting.gates import (
     measure_accuracy,
     measure_speed,
 )
+from landcover.exporting.metadata import write_model
 from landcover.runtimes import open_model
 from training_world import write_pair
 
@@ -69,6 +70,16 @@ def test_convolutions_compute_with_integers_and_what_follows_with_floats(
         if node.op_type in ("Softmax", "Resize", "Pad"):
             assert made_by[node.input[0]].op_type != "DequantizeLinear" or node.op_type == "Resize"
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+
+
+def test_the_float_file_is_still_the_one_that_passed(
+    world: World, candidate: Candidate, tmp_path: Path
+) -> None:
+    """It is what INT8 is compared with; quantisation has files of its own in the folder."""
+    assert candidate.card.precision == "int8"
+    origin = world.candidate
+    write_model(tmp_path / "again.onnx", origin.model, origin.card, origin.entries)
+    assert world.file.read_bytes() == (tmp_path / "again.onnx").read_bytes()
 
 
 def test_a_good_one_passes_and_says_what_was_measured(world: World, candidate: Candidate) -> None:

@@ -31,7 +31,7 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
         images: uint8 (H, W, 3) each, at the model's scale: what the ranges are measured on.
         folder: An existing folder for intermediate files, of about three times the model's size.
     """
-    source, target = folder / "float.onnx", folder / "integer.onnx"
+    source, target = folder / "to_quantise.onnx", folder / "quantised.onnx"
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
     add_pre_process_metadata(prepared)  # norms are folded already; without the note it would ask for that

@@ -8,6 +8,8 @@ import re
 from typing import Any
 
 from landcover.bundle import ModelCard
+from landcover.exporting.graph import INPUT, STANDARDISED
+from landcover.runtimes.graph import PROBABILITIES
 
 EXTENSIONS = (
     "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",
@@ -41,10 +43,10 @@ def stac_item(
             landcover's own file, which takes any size and RGB as it is.
     """
     model, prepared = card.model, card.preprocessing
-    dynamic = -1 if side is None else side
-    batch = -1 if side is None else 1
-    scaling = None
-    if side is not None:
+    if side is None:
+        name_in, description, batch, dynamic, scaling = INPUT, "RGB, 0 to 255", -1, -1, None
+    else:
+        name_in, description, batch, dynamic = STANDARDISED, "RGB, normalised as value_scaling says", 1, side
         scaling = [
             {"type": "z-score", "mean": 255 * mean, "stddev": 255 * std}
             for mean, std in zip(prepared.mean, prepared.std, strict=True)
@@ -67,10 +69,8 @@ def stac_item(
         "mlm:accelerator_summary": "Any processor that OpenVINO or ONNX Runtime knows; checked on a CPU.",
         "mlm:input": [
             {
-                "name": "image",
-                "description": "RGB, 0 to 255"
-                if scaling is None
-                else "RGB, normalised as value_scaling says",
+                "name": name_in,
+                "description": description,
                 "bands": list(_BANDS),
                 "input": {
                     "shape": [batch, 3, dynamic, dynamic],
@@ -84,7 +84,7 @@ def stac_item(
         ],
         "mlm:output": [
             {
-                "name": "probabilities",
+                "name": PROBABILITIES,
                 "tasks": _TASKS,
                 "result": {
                     "shape": [batch, len(card.legend.scored), dynamic, dynamic],
