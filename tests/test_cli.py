@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -66,3 +68,32 @@ def test_ctrl_c_ends_every_verb_with_130_and_a_line(monkeypatch: pytest.MonkeyPa
     assert done.exit_code == 130
     assert done.stderr.startswith("Interrupted.")
     assert "Run the same command" in done.stderr
+
+
+def test_the_overview_tells_of_each_verb_what_its_docstring_does() -> None:
+    from importlib import import_module
+
+    from landcover.cli import build, summary, verbs
+
+    page = " ".join(CliRunner().invoke(build(), ["--help"], terminal_width=100).stdout.split())
+    assert {"predict", "train", "vectorize"} <= set(verbs())
+    for verb in verbs():
+        function = getattr(import_module(f"landcover.cli.{verb}"), verb)
+        assert summary(verb) == (function.__doc__ or "").splitlines()[0] != ""
+        assert f"{verb} {summary(verb)}" in page
+
+
+def test_the_overview_imports_no_verb() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom landcover.cli import build\n"
+        "CliRunner().invoke(build(), ['--help'])\n"
+        "print([name for name in sys.modules if name.startswith('landcover.cli.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_verb_that_does_not_exist_is_answered_with_the_nearest() -> None:
+    result = CliRunner().invoke(cli.build(), ["predikt"])
+    assert isinstance(result.exception, UsageError)
+    assert "Did you mean 'predict'?" in str(result.exception)

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import simplejpeg
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from landcover.benchmarks.reference import import_peer
 from landcover.benchmarks.timing import Timing, take_turns
 from landcover.benchmarks.waterfall import waterfall
 from landcover.codecs import encode_mask
@@ -222,7 +222,7 @@ def compare(
         repeats: Runs of each way.
     """
     models = Models(
-        smp.DeepLabV3Plus("tu-mobilenetv2_100", encoder_weights=None, classes=6).eval(),
+        import_peer().DeepLabV3Plus("tu-mobilenetv2_100", encoder_weights=None, classes=6).eval(),
         load_checkpoint(run, device="cpu").module,
         open_model(fp32),
         open_model(int8),

@@ -41,11 +41,21 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def reference_network(classes: int, weights: Path) -> nn.Module:
-    """Return smp's DeepLabV3Plus on ``tu-mobilenetv2_100`` with the encoder weights of a safetensors file."""
+def import_peer() -> Any:
+    """Import segmentation_models_pytorch, also beside a torchvision that does not fit the installed torch.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
     declare_torchvision_operators()
     with needs("bench"):
         import segmentation_models_pytorch as smp
+    return smp
+
+
+def reference_network(classes: int, weights: Path) -> nn.Module:
+    """Return smp's DeepLabV3Plus on ``tu-mobilenetv2_100`` with the encoder weights of a safetensors file."""
+    smp = import_peer()
     from safetensors.torch import load_file
 
     network: nn.Module = smp.DeepLabV3Plus("tu-mobilenetv2_100", encoder_weights=None, classes=classes)

@@ -1,19 +1,23 @@
 """The command line: one module per verb, found by its name.
 
 Each module here holds one public function named as the module; the first line of its docstring is its help.
-The modules import what they need inside that function, so that ``landcover --help`` stays quick.
+A verb's module is imported when the verb is called, and imports what it needs inside its function, so that
+``landcover --help`` stays quick.
 """
 
 import importlib
 import pkgutil
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
-from landcover.errors import LandcoverError, UsageError
+from landcover.errors import LandcoverError, UsageError, did_you_mean
 
 INTERRUPTED = 130
 
@@ -21,10 +25,44 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class _Verbs(TyperGroup):
+    """The verbs, each imported when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return verbs()
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands and cmd_name in verbs():
+            function = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            alone.command(name=cmd_name)(_interruptible(function))
+            self.commands[cmd_name] = typer.main.get_command(alone)
+        if cmd_name not in self.commands:
+            raise UsageError(f"There is no verb {cmd_name!r}. {did_you_mean(cmd_name, verbs())}")
+        return self.commands[cmd_name]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary(name)) for name in verbs()])
+
+
+def verbs() -> list[str]:
+    """Return the names of the verbs, in alphabetical order."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def summary(verb: str) -> str:
+    """Return the first line of a verb's docstring, read from its source: importing all verbs takes long."""
+    source = Path(__file__).with_name(f"{verb}.py").read_text(encoding="utf-8")
+    found = re.search(rf'^def {verb}\(.*?"""(.+?)(?:"""|\n)', source, re.DOTALL | re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
 def build() -> typer.Typer:
     """Return the application with every verb of this package, in alphabetical order."""
     app = typer.Typer(
         name="landcover",
+        cls=_Verbs,
         help="Half-metre satellite imagery in, land-cover maps that can be trusted out.",
         no_args_is_help=True,
         add_completion=False,
@@ -33,11 +71,6 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_version_option)
-    for module in pkgutil.iter_modules(__path__):
-        if module.name.startswith("_"):  # what verbs share
-            continue
-        function = getattr(importlib.import_module(f"{__name__}.{module.name}"), module.name)
-        app.command(name=module.name)(_interruptible(function))
     return app
 
 
