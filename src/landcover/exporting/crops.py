@@ -1,5 +1,6 @@
 """Pieces of imagery at the model's scale, to calibrate with and to compare runtimes on."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Imagery:
         Yields:
             uint8 (side, side, 3), RGB.
         """
-        reach = max(1, round(side * gsd / self.gsd))  # in pixels of the images
+        reach = math.ceil(round(side * gsd / self.gsd, 6))  # in pixels of the images: enough for the side
         order = np.random.default_rng(seed).permutation(max(len(self.items), 1))
         for number in range(count):
             rng = np.random.default_rng((seed, number))
