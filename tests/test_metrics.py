@@ -1,8 +1,7 @@
 """The confusion matrix and its metrics, against scikit-learn, hand-computed tables and known mistakes."""
 
-from pathlib import Path
-
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
