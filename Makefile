@@ -1,6 +1,9 @@
 # Two commands do all set-up: `make demo` and `make test`. Both use .venv in this folder.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests that train in their own process run in one of their own: after tests of the other runtimes, training has
+# crashed there (not yet understood, see docs/design.md).
+TRAINS := tests/test_resume.py tests/test_training.py tests/test_world.py
 
 .PHONY: demo test env check clean
 
@@ -11,7 +14,8 @@ test: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest $(TRAINS:%=--ignore=%)
+	$(BIN)/pytest $(TRAINS)
 
 env: .venv/.done
 
