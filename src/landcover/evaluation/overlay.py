@@ -153,8 +153,7 @@ def _common_window(mapped: ClassMap, truth: ClassMap) -> Window:
 
 def _pixels(geometries: Geometries, place: Georeference) -> tuple[Float64Array, Float64Array]:
     """Return columns and rows, float64 (N,) each, of the points that geometries are made of."""
-    inverse = Georeference(place.crs, ~place.transform)
-    return inverse.points(*shapely.get_coordinates(geometries).T)
+    return place.pixels(*shapely.get_coordinates(geometries).T)
 
 
 def _outline(place: Georeference, height: int, width: int) -> shapely.Polygon:

@@ -159,9 +159,7 @@ def _pixel_bounds(geometry: Any, place: Georeference, size: tuple[int, int]) -> 
     """Rows and columns of the map that a geometry may touch."""
     height, width = size
     left, bottom, right, top = geometry.bounds
-    a, b, c, d, e, f = (~place.transform)[:6]
-    x, y = np.array([left, left, right, right]), np.array([bottom, top, bottom, top])
-    cols, rows = a * x + b * y + c, d * x + e * y + f
+    cols, rows = place.pixels(np.array([left, left, right, right]), np.array([bottom, top, bottom, top]))
     return (
         slice(int(np.clip(np.floor(rows.min()), 0, height)), int(np.clip(np.ceil(rows.max()), 0, height))),
         slice(int(np.clip(np.floor(cols.min()), 0, width)), int(np.clip(np.ceil(cols.max()), 0, width))),

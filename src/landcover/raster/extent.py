@@ -103,8 +103,7 @@ def _read_polygons(path: Path, place: Georeference) -> tuple[PolygonMask, Box, B
     if features.kind != "polygon":
         raise DataError(f"{path} holds points; expected polygons, the area to work on.")
     polygons = features.geometries
-    inverse = Georeference(place.crs, ~place.transform)
-    on_grid = shapely.transform(polygons, lambda points: np.stack(inverse.points(*points.T), axis=1))
+    on_grid = shapely.transform(polygons, lambda points: np.stack(place.pixels(*points.T), axis=1))
     return PolygonMask(on_grid), _bounds(shapely.bounds(on_grid)), _bounds(shapely.bounds(polygons))
 
 
@@ -114,9 +113,8 @@ def _box_in_pixels(place: Georeference, bbox: Sequence[float]) -> Box:
             f"A box {_spelled(bbox)} was given; expected LEFT,BOTTOM,RIGHT,TOP, with LEFT < RIGHT and "
             "BOTTOM < TOP."
         )
-    inverse = Georeference(place.crs, ~place.transform)
     x, y = np.meshgrid(bbox[::2], bbox[1::2])
-    cols, rows = inverse.points(x, y)
+    cols, rows = place.pixels(x, y)
     return float(cols.min()), float(rows.min()), float(cols.max()), float(rows.max())
 
 

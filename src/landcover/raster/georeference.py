@@ -38,6 +38,10 @@ class Georeference:
         a, b, c, d, e, f = self.transform[:6]
         return a * cols + b * rows + c, d * cols + e * rows + f
 
+    def pixels(self, x: Float64Array, y: Float64Array) -> tuple[Float64Array, Float64Array]:
+        """Return the columns and rows at which points lie: the inverse of :meth:`points`."""
+        return Georeference(self.crs, ~self.transform).points(x, y)
+
     def extent(self, height: int, width: int) -> tuple[float, float, float, float]:
         """Return left, bottom, right and top of a raster of this size."""
         x, y = self.points(np.array([0.0, 0, width, width]), np.array([0.0, height, 0, height]))
