@@ -9,6 +9,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from landcover.exporting.graph import INPUT
+from landcover.exporting.rounding import network_input, rounded
 from landcover.legend import UInt8Array
 
 _QUANTISED = ("Conv", "Add")
@@ -20,9 +21,9 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
     onnxruntime's static quantisation in QDQ form is used: in OpenVINO its file ran as fast as one quantised
     by NNCF in OpenVINO's own format (33 against 32 ms for mobilenetv2 at 512 x 512; NNCF's ONNX backend took
     42), and it stays plain ONNX. Weights are int8 with a scale for each channel, as depthwise filters differ
-    much. Activations are uint8 with a zero point, which wastes no half of the range behind a ReLU; their
-    range is the mean over the images of the smallest and largest value, so that one odd image does not make
-    the steps coarse for all. Only the inputs of convolutions and of residual sums are quantised, so that a
+    much; they are rounded by :func:`landcover.exporting.rounding.rounded`. Activations are uint8 with a zero
+    point, which wastes no half of the range behind a ReLU; their range is from the smallest to the largest
+    value over the images. Only the inputs of convolutions and of residual sums are quantised, so that a
     convolution, its activation and the rounding of its answer stay one operation; the logits, the resizing
     and the softmax stay float32.
 
@@ -32,22 +33,22 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
         folder: An existing folder for intermediate files, of about three times the model's size.
     """
     source, target = folder / "to_quantise.onnx", folder / "quantised.onnx"
-    prepared = onnx.ModelProto()
-    prepared.CopyFrom(model)
+    samples = list(images)
+    prepared = rounded(model, samples)
     add_pre_process_metadata(prepared)  # norms are folded already; without the note it would ask for that
     source.write_bytes(prepared.SerializeToString())
-    constants = {tensor.name for tensor in model.graph.initializer}
+    constants = {tensor.name for tensor in prepared.graph.initializer}
     quantize_static(
         source,
         target,
-        _Reader(images),
+        _Reader(samples),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=list(_QUANTISED),
-        nodes_to_quantize=[node.name for node in model.graph.node if _is_heavy(node, constants)],
+        nodes_to_quantize=[node.name for node in prepared.graph.node if _is_heavy(node, constants)],
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        extra_options={"CalibMovingAverage": True, "OpTypesToExcludeOutputQuantization": list(_QUANTISED)},
+        extra_options={"OpTypesToExcludeOutputQuantization": list(_QUANTISED)},
     )
     return onnx.load(target)
 
@@ -65,4 +66,4 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
         image = next(self._images, None)
         if image is None:
             return None
-        return {INPUT: np.ascontiguousarray(np.moveaxis(image, -1, 0)[None], np.float32)}
+        return {INPUT: network_input(image)}

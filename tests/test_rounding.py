@@ -1,0 +1,118 @@
+"""Rounding before quantisation: what each filter and each layer answers in the mean stays."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import InferenceSession
+
+from landcover.exporting.quantise import quantise
+from landcover.exporting.rounding import network_input, round_filters, rounded
+
+SHAPES = st.tuples(*(st.integers(1, most) for most in (4, 4, 3, 3)))
+
+
+@given(hnp.arrays(np.float64, SHAPES, elements=st.floats(-50, 50, width=32)))
+def test_filters_keep_their_sums_on_a_grid_of_127_steps(weights: np.ndarray) -> None:
+    steps = round_filters(weights)
+    largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
+    step = np.where(largest > 0, largest, 127) / 127
+    np.testing.assert_allclose(steps / step, np.round(steps / step), atol=1e-6)
+    assert np.all(np.abs(steps - weights) <= step * (1 + 1e-9))  # one of the two steps beside it
+    np.testing.assert_allclose(np.abs(steps).max(axis=(1, 2, 3), keepdims=True), largest, rtol=1e-9)
+    changed = np.abs((steps - weights).sum(axis=(2, 3), keepdims=True)) / step
+    nearest = np.round(weights / step) * step
+    before = np.abs((nearest - weights).sum(axis=(2, 3), keepdims=True)) / step
+    assert np.all(changed <= np.maximum(before, 0.5) + 1e-6)
+    free = (np.abs(np.round(weights / step)) < 127).all(axis=(2, 3), keepdims=True)
+    assert np.all(changed[free] <= 0.5 + 1e-6)
+
+
+def test_errors_that_agree_are_shared_out() -> None:
+    weights = np.full((1, 1, 3, 3), 10.4)
+    weights[0, 0, 1, 1] = 127
+    assert round_filters(weights).sum() == pytest.approx(127 + 83)  # 83.2; each for itself would give 80
+    assert round_filters(-weights).sum() == pytest.approx(-127 - 83)
+
+
+def network(seed: int, *, bias: bool, groups: int) -> onnx.ModelProto:
+    """Return image -> 3x3 to 8 channels -> relu -> 3x3 in groups -> answer."""
+    rng = np.random.default_rng(seed)
+    first = rng.normal(0, 0.02, (8, 3, 3, 3)).astype(np.float32)
+    second = rng.normal(0, 1, (8, 8 // groups, 3, 3)).astype(np.float32)
+    constants = {"first": first, "second": second}
+    inputs = {"a": ["image", "first"], "b": ["seen", "second"]}
+    if bias:
+        constants["shared"] = rng.normal(0, 1, 8).astype(np.float32)
+        for names in inputs.values():
+            names.append("shared")
+    nodes = [
+        helper.make_node("Conv", inputs["a"], ["made"], name="a"),
+        helper.make_node("Relu", ["made"], ["seen"], name="r"),
+        helper.make_node("Conv", inputs["b"], ["answer"], name="b", group=groups),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, None, None])],
+        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, [1, 8, None, None])],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model
+
+
+def answers(model: onnx.ModelProto, images: list[np.ndarray]) -> np.ndarray:
+    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.stack([session.run(None, {"image": network_input(image)})[0][0] for image in images])
+
+
+def smooth(count: int, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [np.full((24, 24, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(count)]
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+@pytest.mark.parametrize("bias", [False, True])
+def test_layers_answer_the_same_in_the_mean(bias: bool, groups: int) -> None:
+    images = smooth(6, groups)
+    model = network(groups, bias=bias, groups=groups)
+    before = model.SerializeToString()
+    result = rounded(model, images)
+    onnx.checker.check_model(result)
+    assert model.SerializeToString() == before
+    naive = onnx.ModelProto()
+    naive.CopyFrom(model)
+    for tensor in naive.graph.initializer:
+        if tensor.dims != [8]:
+            weights = numpy_helper.to_array(tensor).astype(np.float64)
+            step = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / 127
+            values = (np.round(weights / step) * step).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    inside = np.s_[:, :, 4:-4, 4:-4]  # where no filter sees the border's zeros
+    expected, kept, nearest = (answers(each, images)[inside] for each in (model, result, naive))
+    lost = np.abs((kept - expected).mean(axis=(0, 2, 3))).max()
+    assert lost < 0.25 * np.abs((nearest - expected).mean(axis=(0, 2, 3))).max()
+    used = {name for node in result.graph.node for name in node.input}
+    assert {tensor.name for tensor in result.graph.initializer} <= used
+
+
+def test_the_int8_file_holds_the_weights_as_rounded(tmp_path: Path) -> None:
+    """The grid is the one that quantisation takes, so that nothing is rounded a second time."""
+    model, images = network(3, bias=True, groups=8), smooth(4, 3)
+    expected = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in rounded(model, images).graph.initializer
+        if len(tensor.dims) == 4
+    }
+    made = {t.name: numpy_helper.to_array(t) for t in quantise(model, images, tmp_path).graph.initializer}
+    for name, weights in expected.items():
+        integers, step = made[f"{name}_quantized"], made[f"{name}_scale"].reshape(-1, 1, 1, 1)
+        assert integers.dtype == np.int8
+        np.testing.assert_allclose(integers * step, weights, rtol=1e-5, atol=1e-9)
