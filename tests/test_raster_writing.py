@@ -335,3 +335,14 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, cog: list[st
     assert len(lines) == 5
     assert all("map.tif cannot be written" in line and line.count("', '") == 0 for line in lines)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cog", [False, True])
+@pytest.mark.parametrize("size", [(4001, 7), (7, 4001), (1200, 1)])
+def test_long_and_narrow_maps_are_written(tmp_path: Path, size: tuple[int, int], cog: bool) -> None:
+    """A level of 7 columns may have one: its ratio of widths, 7, is not the factor of its rows, 8."""
+    index = class_map(*size)
+    write_map(tmp_path / "map.tif", [index], *size, DEEPGLOBE, PLACE, cog=cog)
+    with rasterio.open(tmp_path / "map.tif") as source:
+        assert np.array_equal(source.read(1), index)
+        assert len(source.overviews(1)) == (2 if size[0] == 1200 else 3)

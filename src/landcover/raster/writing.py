@@ -297,7 +297,8 @@ def _check_whole(path: Path) -> None:
     """
     size = path.stat().st_size
     with rasterio.open(path) as source:
-        factors = [1, *source.overviews(1)]
+        # Each level halves the one before; what rasterio tells is a ratio of widths, 7 for 7 columns in one.
+        factors = [1 << level for level in range(len(source.overviews(1)) + 1)]
         pixel_interleaved = source.interleaving is not None and source.interleaving.name == "pixel"
         for level, factor in enumerate(factors):
             rows = -(-source.height // (factor * _BLOCK_PX))
