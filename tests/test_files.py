@@ -8,7 +8,7 @@ from stat import S_ISDIR
 import pytest
 
 from landcover.errors import DataError, OutputError
-from landcover.files import atomic_path, is_temporary, walk, write_text
+from landcover.files import atomic_path, check_output, is_temporary, walk, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -106,3 +106,14 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(
     monkeypatch.setattr(os, "scandir", closed)
     with pytest.raises(DataError, match=r"closed cannot be listed: Permission denied\."):
         list(walk(tmp_path))
+
+
+def test_devices_and_pipes_are_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for write in (lambda: write_text(pipe, "text", force=True), lambda: check_output(pipe, force=True)):
+        with pytest.raises(OutputError, match="pipe is a device or a pipe; expected the name of a file"):
+            write()
+    assert pipe.is_fifo()
+    with pytest.raises(OutputError, match="/dev/null is a device"):
+        check_output(Path("/dev/null"), force=True)

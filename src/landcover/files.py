@@ -13,7 +13,12 @@ _SUFFIX = ".landcover-tmp"
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise :class:`OutputError` if ``path`` exists and ``force`` is off."""
+    """Raise :class:`OutputError` if ``path`` exists and ``force`` is off, or is no file that can be replaced.
+
+    A device such as ``/dev/null`` would become a plain file, for every program on the machine.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OutputError(f"{path} is a device or a pipe; expected the name of a file to write.")
     if not force and path.exists():
         raise OutputError(f"{path} exists already. Choose another output, or pass --force to replace it.")
 
