@@ -90,3 +90,9 @@ def test_impossible_overlaps_are_refused(window: int, overlap: int) -> None:
 def test_an_empty_axis_is_refused() -> None:
     with pytest.raises(UsageError, match="nothing to cover"):
         spans(0, 64, 16)
+
+
+def test_a_window_far_larger_than_the_axis_is_one_window() -> None:
+    (span,) = spans(300, 10**30, 10**29)
+    assert (span.start, span.length) == (0, 300)
+    assert np.array_equal(span.weights, np.ones(300))

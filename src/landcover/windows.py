@@ -72,14 +72,16 @@ def spans(total: int, window: int, overlap: int) -> list[Span]:
         raise UsageError(f"An axis of {total} positions has nothing to cover with windows.")
     if not 0 <= overlap < window:
         raise cannot_overlap(window, overlap)
-    length, last = min(window, total), max(total - window, 0)
+    if window >= total:
+        return [Span(0, total, np.ones(total, np.float32))]
+    last = total - window
     starts = [*range(0, last, window - overlap), last]
-    raw = [_trapezoid(start, length, total, overlap) for start in starts]
+    raw = [_trapezoid(start, window, total, overlap) for start in starts]
     sums = np.zeros(total)
     for start, weights in zip(starts, raw, strict=True):
-        sums[start : start + length] += weights
+        sums[start : start + window] += weights
     return [
-        Span(start, length, (weights / sums[start : start + length]).astype(np.float32))
+        Span(start, window, (weights / sums[start : start + window]).astype(np.float32))
         for start, weights in zip(starts, raw, strict=True)
     ]
 
