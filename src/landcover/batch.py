@@ -1,5 +1,6 @@
 """Many files in, many files out: what is read and what is written, settled before any work."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -68,15 +69,19 @@ def find_files(
     """
     if not inputs:
         raise UsageError(f"No input was given; pass files or folders of {what}.")
+    if "" in inputs:
+        raise UsageError(f"An input has no name, like a variable that is not set; pass files of {what}.")
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; expected the folder that the results are written to.")
-    found: dict[tuple[Path, Path], Found] = {}
+    found: dict[tuple[str, Path], Found] = {}
     for given in map(Path, inputs):
         if not given.exists():
             raise DataError(f"{given} does not exist; expected a file or a folder of {what}.")
-        if not given.is_dir():
-            found.setdefault((given.resolve(), Path(given.name)), Found(given, Path(given.name), None))
+        if given.is_file():
+            found.setdefault((_real(given), Path(given.name)), Found(given, Path(given.name), None))
             continue
+        if not given.is_dir():
+            raise DataError(f"{given} is a device or a pipe; expected a file or a folder of {what}.")
         paths = [
             path
             for path in _walk(given, out)
@@ -89,7 +94,7 @@ def find_files(
             )
         for path in paths:
             relative = path.relative_to(given)
-            found.setdefault((path.resolve(), relative), Found(path, relative, given))
+            found.setdefault((_real(path), relative), Found(path, relative, given))
     for one in found.values():
         check_name(one.path)
     return list(found.values())
@@ -106,7 +111,7 @@ def check_targets(pairs: Iterable[tuple[Path, Path]], *, force: bool) -> None:
         OutputError: If two sources have one target, a target is a source, or exists and ``force`` is off.
     """
     pairs = list(pairs)
-    sources = {source.resolve() for source, _ in pairs}
+    sources = {_real(source) for source, _ in pairs}
     owners: dict[Path, Path] = {}
     for source, target in pairs:
         other = owners.setdefault(target, source)
@@ -115,15 +120,22 @@ def check_targets(pairs: Iterable[tuple[Path, Path]], *, force: bool) -> None:
                 f"{other} and {source} would both be written to {target}. Write them to two folders, or "
                 "give the folder that holds both."
             )
-        if target.resolve() in sources:
+        if _real(target) in sources:
             raise OutputError(f"{target} would replace an input. Choose another output folder.")
         refuse_existing(target, force=force)
 
 
 def _walk(folder: Path, out: Path) -> Iterator[Path]:
-    results = out.resolve()
+    results = _real(out)
     for root, folders, names in walk(folder):
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(root, name).resolve() != results
+            name for name in folders if not name.startswith(".") and _real(Path(root, name)) != results
         )
-        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
+        paths = (Path(root, name) for name in sorted(names) if not name.startswith("."))
+        # Opening a pipe waits for a writer. A broken link is kept: its image is missed, which is to be told.
+        yield from (path for path in paths if path.is_file() or not path.exists())
+
+
+def _real(path: Path) -> str:
+    """Return the path without links; unlike :meth:`pathlib.Path.resolve` also where they go in circles."""
+    return os.path.realpath(path)
