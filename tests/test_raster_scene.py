@@ -248,6 +248,7 @@ def test_alpha_is_no_colour(tmp_path: Path, count: int) -> None:
 
 def test_refused_scenes_say_why(tmp_path: Path) -> None:
     write(tmp_path / "a.tif", rgb())
+    write(tmp_path / "alpha.tif", rgb()[:1], colorinterp=(ColorInterp.alpha,))
     write(tmp_path / "complex.tif", rgb().astype(np.complex64))
     write(tmp_path / "cmyk.tif", np.concatenate([rgb(), rgb()[:1]]), photometric="cmyk")
     write(tmp_path / "wide.tif", rgb().astype(np.uint16))
@@ -260,6 +261,9 @@ def test_refused_scenes_say_why(tmp_path: Path) -> None:
         ("a.tif", {"bands": (1, 2)}, ImageError, "3 bands; expected red, green and blue"),
         ("a.tif", {"scaling": (5, 5)}, UsageError, "MINIMUM < MAXIMUM"),
         ("a.tif", {"scaling": (0, float("nan"))}, UsageError, "MINIMUM < MAXIMUM"),
+        ("a.tif", {"scaling": (0, 1e-320)}, UsageError, "MINIMUM < MAXIMUM"),
+        ("a.tif", {"scaling": (-1e308, 1e308)}, UsageError, "MINIMUM < MAXIMUM"),
+        ("alpha.tif", {}, ImageError, "nothing but an alpha band"),
         ("a.tif", {"timeout_s": 0}, UsageError, "above 0"),
         ("complex.tif", {}, ImageError, "complex64 pixels"),
         ("cmyk.tif", {}, ImageError, "CMYK"),
@@ -426,8 +430,9 @@ def test_a_box_of_whole_pixels_is_read_as_it_is(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", rgb(), transform=Affine(0.1, 0, 500_000.1, 0, -0.1, 5_700_000.3))
     with open_scene(path, bbox=(500_000.4, 5_699_999.8, 500_000.9, 5_700_000.1)) as scene:
         assert (scene.height, scene.width) == (3, 5)
-    with open_scene(path, bbox=(0, 0, 1e7, 1e7)) as scene:
-        assert (scene.height, scene.width) == (150, 170)
+    for far in (1e7, 1.7e308):
+        with open_scene(path, bbox=(-far, -far, far, far)) as scene:
+            assert (scene.height, scene.width) == (150, 170)
 
 
 def test_boxes_that_cannot_be_used(tmp_path: Path) -> None:
@@ -615,6 +620,7 @@ SRS = "<SRS>EPSG:32631</SRS>"
         (f"<GeoTransform>0,1,1,0,1,1</GeoTransform>{SRS}", "no area"),
         (f"<GeoTransform>0,1e300,0,0,0,-1e300</GeoTransform>{SRS}", "no area"),
         (f"<GeoTransform>inf,1,0,0,0,-1</GeoTransform>{SRS}", "no area"),
+        ("<GeoTransform>52,1e-5,0,120,0,-1e-5</GeoTransform><SRS>EPSG:4326</SRS>", "latitudes reach 120"),
         (SRS, "no position"),
         ("<GeoTransform>5,1,0,5,0,-1</GeoTransform>", "no coordinate reference system"),
         ("<GeoTransform>5,1,0,5,0,-1</GeoTransform><SRS>garbage</SRS>", "no coordinate reference system"),

@@ -53,6 +53,8 @@ def choose_bands(
         chosen = tuple(plain[:1] * 3)
         if len(plain) == 2:
             note = f"{name} has two bands; band {plain[0]} is taken as grey. If that is wrong, pass --bands."
+    if not chosen:
+        raise ImageError(f"{name} has nothing but an alpha band; expected imagery in RGB or grey.")
     if len(chosen) != 3 or not all(1 <= band <= reader.count for band in chosen):
         raise ImageError(f"{name} has {reader.count} bands; expected red, green and blue in bands {chosen}.")
     meanings = {kinds[band - 1] for band in chosen}
@@ -83,7 +85,7 @@ def value_range(
         return _percentiles(address, reader, bands)
     if scaling is not None:
         low, high = map(float, scaling)
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        if not (low < high and 0 < 255 / (high - low) < math.inf):
             raise UsageError(f"A scaling from {low:g} to {high:g} was given; expected MINIMUM < MAXIMUM.")
         return low, high
     dtype = reader.dtypes[bands[0] - 1]

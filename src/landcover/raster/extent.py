@@ -20,6 +20,8 @@ Box = tuple[float, float, float, float]
 """Left, bottom, right, top in a reference system; or first col and row, last col and row in pixels."""
 
 _ROUNDING_PX = 1e-6
+_FAR = 1e200
+"""Beyond all coordinates, and pixels of them are still numbers."""
 _POLYGON = 3
 
 
@@ -113,7 +115,7 @@ def _box_in_pixels(place: Georeference, bbox: Sequence[float]) -> Box:
             f"A box {_spelled(bbox)} was given; expected LEFT,BOTTOM,RIGHT,TOP, with LEFT < RIGHT and "
             "BOTTOM < TOP."
         )
-    x, y = np.meshgrid(bbox[::2], bbox[1::2])
+    x, y = np.clip(np.meshgrid(bbox[::2], bbox[1::2]), -_FAR, _FAR)
     cols, rows = place.pixels(x, y)
     return float(cols.min()), float(rows.min()), float(cols.max()), float(rows.max())
 

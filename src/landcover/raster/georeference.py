@@ -89,7 +89,13 @@ def georeference_of(source: DatasetReader) -> tuple[Georeference | None, str]:
     sides = math.hypot(a, d) * math.hypot(b, e)
     if not all(map(math.isfinite, (c, f, sides))) or abs(a * e - b * d) <= 1e-9 * sides:
         return None, f"its geotransform {tuple(grid[:6])} gives pixels no area"
-    return Georeference(crs, grid), ""
+    place = Georeference(crs, grid)
+    if crs.is_geographic:
+        _, south, _, north = place.extent(*source.shape)
+        pole, farthest = math.pi / 2 / float(crs.units_factor[1]), max(-south, north)
+        if farthest > pole + math.hypot(d, e):  # a pixel centred on the pole reaches half a one beyond
+            return None, f"its latitudes reach {farthest:.9g}, as where longitude and latitude are swapped"
+    return place, ""
 
 
 def pixel_size(place: Georeference, height: int, width: int) -> float | None:
