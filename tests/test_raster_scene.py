@@ -186,6 +186,12 @@ def test_names_for_people_tell_no_secret(given: str | Path, shown: str) -> None:
     assert display_name(given) == shown
 
 
+def test_an_address_that_cannot_be_told_tells_no_secret() -> None:
+    with pytest.raises(DataError, match=r"'https://example\.org/a\.tif' has control characters") as error:
+        open_scene("https://user:secret@example.org/a.tif?sig=secret\n")
+    assert "secret" not in str(error.value)
+
+
 def test_the_share_of_the_cache_is_counted_across_threads(tmp_path: Path) -> None:
     path, before = write(tmp_path / "a.tif", rgb(64, 64)), cache_limit()
     with open_scene(path):
@@ -571,16 +577,17 @@ def test_pictures_cut_short_have_no_imagery_from_there_on(tmp_path: Path, suffix
 # Hostile headers
 
 
-VRT = """<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{head}
-<VRTRasterBand dataType="Byte" band="1"><SimpleSource>
-<SourceFilename relativeToVRT="1">{file}</SourceFilename><SourceBand>1</SourceBand>
-</SimpleSource></VRTRasterBand></VRTDataset>"""
+VRT = '<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{head}{bands}</VRTDataset>'
+VRT_BAND = """<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource>
+<SourceFilename relativeToVRT="1">{file}</SourceFilename><SourceBand>{band}</SourceBand>
+</SimpleSource></VRTRasterBand>"""
 
 
 def write_vrt(
-    path: Path, *, width: int = 170, height: int = 150, head: str = "", file: str = "a.tif"
+    path: Path, *, width: int = 170, height: int = 150, head: str = "", file: str = "a.tif", bands: int = 1
 ) -> Path:
-    path.write_text(VRT.format(width=width, height=height, head=head, file=file))
+    each = "".join(VRT_BAND.format(band=band + 1, file=file) for band in range(bands))
+    path.write_text(VRT.format(width=width, height=height, head=head, bands=each))
     return path
 
 
@@ -594,13 +601,14 @@ def test_a_vrt_is_read_with_its_holes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("vrt", "message"),
     [
-        ({"file": "bad.vrt"}, "Recursion"),
+        ({"file": "bad.vrt"}, "refers to itself"),
+        ({"file": "bad.vrt", "bands": 3}, "refers to itself"),
         ({"file": "missing.tif"}, "missing.tif: No such file"),
         ({"width": 2**31 - 1, "height": 2**31 - 1}, "two rows of blocks take .* GiB.*TILED=YES"),
         ({"width": -5}, "Invalid dataset dimensions"),
         ({"width": 0}, "Invalid dataset dimensions"),
     ],
-    ids=["itself", "missing file", "huge", "negative", "empty"],
+    ids=["itself", "itself in bands", "missing file", "huge", "negative", "empty"],
 )
 def test_vrts_that_cannot_be_read_are_one_error(tmp_path: Path, vrt: dict[str, Any], message: str) -> None:
     write(tmp_path / "a.tif", rgb()[:1])

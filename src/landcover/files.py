@@ -95,14 +95,15 @@ def writing(path: Path, *temporary: Path) -> Iterator[None]:
         raise OutputError(f"{path} cannot be written: {os.strerror(reason)}.") from error
 
 
-def check_name(path: Path) -> None:
+def check_name(path: str | Path, shown: str | None = None) -> None:
     """Raise :class:`DataError` if lists of files, JSON or GDAL could not hold the name of an input.
 
-    It has control characters, such as the end of a line, or is no valid UTF-8.
+    It has control characters, such as the end of a line, or is no valid UTF-8. The message has ``shown`` for
+    the name, where that differs.
     """
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in str(path)):
         raise DataError(
-            f"The file name {str(path)!r} has control characters or is no valid UTF-8, which lists and JSON "
+            f"The file name {str(path) if shown is None else shown!r} has control characters or is no valid UTF-8, which lists and JSON "
             "cannot hold. Rename it."
         )
 

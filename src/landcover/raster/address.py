@@ -54,9 +54,9 @@ class Address:
         Raises:
             DataError: If it has control characters or is no valid UTF-8.
         """
-        text = str(path)
-        check_name(Path(text))
-        return cls(text, display_name(text), _is_remote(text), timeout_s)
+        text, name = str(path), display_name(path)
+        check_name(text, name)
+        return cls(text, name, _is_remote(text), timeout_s)
 
     def environment(self) -> rasterio.Env:
         """Return GDAL's settings while this address is opened and read, for a ``with`` block."""
@@ -85,7 +85,12 @@ class Address:
 
     def refusal(self, error: Exception) -> ImageError:
         """Return the message for people about an error of GDAL."""
-        reason = str(_first_cause(error)).replace(self.text, self.name).rstrip(". ")
+        cause = _first_cause(error)
+        if _is_endless(cause):
+            return ImageError(
+                f"{self.name} refers to itself, or to files that do; expected a VRT of other rasters. Build it anew."
+            )
+        reason = str(cause).replace(self.text, self.name).rstrip(". ")
         if self.remote:
             return ImageError(
                 f"{self.name} cannot be read: {reason}. It is not there, or its server refused, failed or "
@@ -102,7 +107,12 @@ class Address:
         The network failed, or a VRT refers to a file that is not there or to itself.
         """
         cause = _first_cause(error)
-        return self.remote or isinstance(cause, CPLE_OpenFailedError) or "Recursion" in str(cause)
+        return self.remote or isinstance(cause, CPLE_OpenFailedError) or _is_endless(cause)
+
+
+def _is_endless(cause: BaseException) -> bool:
+    """Whether a VRT refers to itself: GDAL notices as such, or runs out of files that it may open."""
+    return "Recursion" in str(cause) or "proxy datasets are opened in a cascaded way" in str(cause)
 
 
 def _first_cause(error: BaseException) -> BaseException:
