@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from landcover.benchmarks import prediction, resources, windowing
+from landcover.benchmarks import peer_scene, prediction, resources, windowing
 from landcover.benchmarks.prediction import chart
 from landcover.data import open_dataset, select
 from landcover.files import write_text
@@ -25,6 +25,8 @@ def bench(
     split: str | None = None,
     width: int = 20_000,
     heights: Sequence[int] = (10_000, 20_000, 40_000),
+    geoai: Path | None = None,
+    geoai_sides: Sequence[int] = (3_000, 6_000),
     repeats: int = 3,
     force: bool = False,
 ) -> dict[str, Any]:
@@ -41,14 +43,19 @@ def bench(
         split: ``NAME:part`` of it that the model has not seen, for the mosaics.
         width: Columns of the scenes.
         heights: Rows of them.
+        geoai: Interpreter of an environment with geoai, to map scenes of ``tiles`` beside landcover.
+        geoai_sides: Heights and widths of these scenes; geoai's memory grows with their square.
         repeats: Runs of each way.
         force: Replace results.
 
     Raises:
+        UsageError: If ``geoai`` cannot be used.
         OutputError: If there are results and ``force`` is off.
         DataError: If an input cannot be read.
         ModelError: If a model cannot be read.
     """
+    if geoai is not None:
+        peer_scene.geoai_version(geoai)  # refused now, not after an hour
     timings = prediction.compare(image, run, fp32, int8, gsd=gsd, repeats=repeats)
     result: dict[str, Any] = {
         "timings": [asdict(timing) for timing in timings],
@@ -57,6 +64,8 @@ def bench(
     }
     if tiles is not None:
         result["memory"] = _memory(int8, tiles, out, width, heights)
+    if tiles is not None and geoai is not None:
+        result["beside_geoai"] = peer_scene.compare(int8, geoai, tiles, out, geoai_sides)
     if tiles is not None and split is not None:
         dataset, runtime = open_dataset(tiles), open_model(int8)
         items = select(dataset, split)

@@ -19,6 +19,10 @@ def bench(
     split: Annotated[
         str | None, typer.Option(help="NAME:part of it that the model has not seen, for mosaics.")
     ] = None,
+    geoai: Annotated[
+        Path | None,
+        typer.Option(help="Python that has geoai, to map scenes beside it.", show_default="not measured"),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each way.")] = 3,
     force: Annotated[bool, typer.Option("--force", help="Replace results.")] = False,
 ) -> None:
@@ -29,12 +33,24 @@ def bench(
 
     if split is not None and tiles is None:
         raise UsageError("A split was named, but no data: pass --tiles DATA.")
+    if geoai is not None and tiles is None:
+        raise UsageError("geoai was named, but no data to make scenes of: pass --tiles DATA.")
     for name in ("bench.json", "bench.svg"):
         check_output(out / name, force=force)
     with needs("bench"):
         from landcover.benchmarks.suite import bench as measure
     result = measure(
-        run, fp32, int8, image, out, gsd=gsd, tiles=tiles, split=split, repeats=repeats, force=force
+        run,
+        fp32,
+        int8,
+        image,
+        out,
+        gsd=gsd,
+        tiles=tiles,
+        split=split,
+        geoai=geoai,
+        repeats=repeats,
+        force=force,
     )
     _print(result)
 
@@ -53,10 +69,17 @@ def _print(result: dict[str, Any]) -> None:
     sizes = result["installed_mb"]
     console.print(f"Core install {sum(sizes.values()):.0f} MB; cold start {result['cold_start_s']:.2f} s.")
     for scene, found in result.get("memory", {}).items():
-        console.print(f"{scene}: {found['above_imports_mb']:.0f} MB above imports, {found['seconds']:.0f} s.")
+        console.print(f"{scene}: {_memory(found)}.")
+    for scene, ways in result.get("beside_geoai", {}).items():
+        for way, found in ways.items():
+            console.print(f"{scene}, {way}: {found.get('failed') or _memory(found)}.", markup=False)
     for row in result.get("windows", []):
         window = "" if row["window_px"] is None else f"{row['window_px']}, {row['overlap_px']}"
         console.print(f"{row['way']} {window}: mIoU {100 * row['miou']:.2f}")
     for row in result.get("scales", []):
         right, wrong = 100 * row["declared rightly"], 100 * row["not declared"]
         console.print(f"{row['gsd']:g} m: mIoU {right:.2f} declared, {wrong:.2f} not declared")
+
+
+def _memory(found: dict[str, Any]) -> str:
+    return f"{found['above_imports_mb']:.0f} MB above imports, {found['seconds']:.0f} s"
