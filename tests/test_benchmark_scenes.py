@@ -27,6 +27,7 @@ from landcover.codecs import write_mask
 from landcover.data import open_dataset, select
 from landcover.errors import UsageError
 from landcover.legend import DEEPGLOBE
+from onnx_models import save_exported
 
 RNG = np.random.default_rng(0)
 SIDE = 96
@@ -86,6 +87,15 @@ def test_scenes_for_the_measurement_of_memory_have_a_collar(tiles: Path, tmp_pat
     assert inside[90:-90, 90:-90].any()
     inside[90:-90, 90:-90] = False
     assert not inside.any()
+
+
+def test_memory_is_that_of_the_prediction_alone(tiles: Path, tmp_path: Path) -> None:
+    write_scene(tmp_path / "scene.tif", 300, 300, tiles, collar_px=0)
+    ours = b"x" * 400_000_000
+    found = resources.memory(save_exported(tmp_path / "model.onnx"), tmp_path / "scene.tif", tmp_path / "out")
+    assert len(ours) == 400_000_000
+    assert 20 < found["imports_mb"] < 350, "the memory of the process that asks is no part of it"
+    assert 0 < found["above_imports_mb"] < 350
 
 
 def test_the_core_needs_no_deep_learning_library() -> None:

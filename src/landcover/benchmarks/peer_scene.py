@@ -27,8 +27,7 @@ print(version("geoai-py"))
 """
 
 # geoai.utils and rasterio belong to the imports: predict_geotiff imports them when it is called.
-# VmHWM is this program's own peak; ru_maxrss would begin at the memory of the process that started it.
-_MEASURED = """
+_MEASURED = f"""{resources.PEAK}
 import json, runpy, sys
 scene, out, operators = sys.argv[1:]
 compat = runpy.run_path(operators)
@@ -36,10 +35,6 @@ compat["declare_torchvision_operators"]()
 import geoai.utils, rasterio
 import segmentation_models_pytorch as smp
 from geoai.inference import predict_geotiff
-
-def peak():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
 
 imported = peak()
 predict_geotiff(

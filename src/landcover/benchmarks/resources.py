@@ -23,12 +23,19 @@ from landcover.data import open_dataset
 
 _BLOCK_PX = 512
 
-_MEASURED = """
-import resource, sys
+PEAK = """
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+"""
+"""A function for programs that are measured: bytes of their peak of resident memory. What the system counts
+for its ``getrusage`` would begin at the memory of the process that started the program."""
+
+_MEASURED = f"""{PEAK}
+import sys
 from landcover.inference import PredictOptions, predict
 from landcover.runtimes import open_model
 import landcover.raster, landcover.postprocess.sieve, PIL.Image
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 imported = peak()
 predict([sys.argv[1]], sys.argv[2], sys.argv[3], PredictOptions(force=True, min_region=sys.argv[4] or None))
 print(imported, peak())
@@ -70,7 +77,7 @@ def write_scene(path: Path, height: int, width: int, tiles: Path, *, collar_px: 
 
 
 def memory(model: Path, scene: Path, out: Path, min_region: str = "") -> dict[str, float]:
-    """Return ``imports_mb``, ``above_imports_mb`` and ``seconds`` of mapping a scene."""
+    """Return ``imports_mb``, ``above_imports_mb`` and ``seconds`` of mapping a scene, on Linux."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", _MEASURED, str(scene), str(model), str(out), min_region],
