@@ -149,6 +149,9 @@ def test_allocation() -> None:
     # 297 left of 400: a tenth to the class of a tenth of the pixels.
     assert divided[2:].tolist() == [50 + 30, 50 + 267]
     assert allocate(np.array([5, 5]), 1, 5).tolist() == [3, 2]
+    assert allocate(np.array([5, 5]), 1, 10**30).tolist() == [5, 5]
+    country = np.array([3, 5]) * 10**12
+    assert allocate(country, 1, 4 * 10**12).tolist() == [1_500_000_000_000, 2_500_000_000_000]
     with pytest.raises(UsageError, match="100 points in all are fewer than 50 in each of 3 classes"):
         allocate(pixels, 50, 100)
     with pytest.raises(UsageError, match="0 points in each class"):

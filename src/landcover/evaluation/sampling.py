@@ -113,10 +113,11 @@ def allocate(pixels: Int64Array, per_class: int, total: int | None) -> Int64Arra
             f"{total} points in all are fewer than {per_class} in each of {there} classes. Raise --total to "
             f"{per_class * there} or more, or lower --per-class."
         )
-    rest = total - int(least.sum())
-    exact = rest * pixels / pixels.sum()
-    more = np.floor(exact).astype(np.int64)
-    more[np.argsort(more - exact, kind="stable")[: rest - int(more.sum())]] += 1
+    whole = int(pixels.sum())
+    rest = min(total, whole) - int(least.sum())
+    # Whole numbers of Python, which do not overflow.
+    more, remainder = np.array([divmod(rest * int(number), whole) for number in pixels]).T
+    more[np.argsort(-remainder, kind="stable")[: rest - int(more.sum())]] += 1
     numbers: Int64Array = np.minimum(pixels, least + more)
     return numbers
 
