@@ -1,6 +1,7 @@
 """Vector files in and out, against coordinates worked out by other means."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -211,6 +212,31 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{name} cannot be read as a vector file"):
             read_features(tmp_path / name, UTM)
+
+
+def test_a_pipe_is_no_vector_file(tmp_path: Path) -> None:
+    """Opening one would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.gpkg")
+    with pytest.raises(DataError, match=r"pipe\.gpkg is a device or a pipe; expected a vector file"):
+        read_features(tmp_path / "pipe.gpkg", UTM)
+
+
+@pytest.mark.parametrize(
+    "name", ["a!b", "a;b", "a?b", "a#b", "a'b\" c", "~a", ".a", "$a", "gpkg", "GPKG_a", "-"]
+)
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb"])
+def test_names_that_look_like_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, suffix: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "deep" / f"{name}{suffix}"
+    write_features(path, [(squares(5), attributes(5))], COLUMNS, UTM)
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+    if set("!;") & set(name):
+        with pytest.raises(DataError, match="takes for an address"):
+            read_features(path, UTM)
+    else:
+        assert len(read_features(path, UTM).geometries) == 5
 
 
 def test_a_damaged_geopackage_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ The command line turns any :class:`LandcoverError` into one message without a tr
 :class:`UsageError` (the command is wrong), 1 for the others (the command is right, the world is not).
 """
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -59,3 +60,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return "Did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "Known: " + ", ".join(options) + "."
+
+
+def is_plain(text: str) -> bool:
+    """Return whether text has neither control characters, such as ends of lines, nor halves of characters."""
+    return all(unicodedata.category(character) not in ("Cc", "Cs") for character in text)
+
+
+def printable(text: str) -> str:
+    """Return what a terminal may show of a text: what is not plain is spelled out, but ends of lines."""
+    return "".join(c if c == "\n" or is_plain(c) else c.encode("unicode_escape").decode() for c in text)

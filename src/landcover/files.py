@@ -2,14 +2,15 @@
 
 import errno
 import os
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from landcover.errors import DataError, OutputError
+from landcover.errors import DataError, OutputError, is_plain
 
 _SUFFIX = ".landcover-tmp"
+_NO_ADDRESS = str.maketrans({"!": "%21", ";": "%3b"})
+"""Characters of a name that libraries take for parts of an address."""
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
@@ -55,7 +56,8 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
         OutputError: If ``path`` exists and ``force`` is off, or if it cannot be written (permission, space).
     """
     refuse_existing(path, force=force)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{_SUFFIX}{path.suffix}")
+    stem = path.stem.translate(_NO_ADDRESS)
+    temporary = path.with_name(f".{stem}.{os.getpid()}{_SUFFIX}{path.suffix}")
     try:
         with writing(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,10 +103,10 @@ def check_name(path: str | Path, shown: str | None = None) -> None:
     It has control characters, such as the end of a line, or is no valid UTF-8. The message has ``shown`` for
     the name, where that differs.
     """
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in str(path)):
+    if not is_plain(str(path)):
         raise DataError(
-            f"The file name {str(path) if shown is None else shown!r} has control characters or is no valid UTF-8, which lists and JSON "
-            "cannot hold. Rename it."
+            f"The file name {shown or str(path)!r} has control characters or is no valid UTF-8, which lists "
+            "and JSON cannot hold. Rename it."
         )
 
 

@@ -3,6 +3,7 @@
 GDAL does the reading and writing, through pyogrio; geometries are shapely's, in numpy arrays.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ _CHUNK = 1 << 18
 _KINDS: dict[int, Kind] = {0: "point", 4: "point", 3: "polygon", 6: "polygon"}
 """Kind of each of shapely's types that is taken."""
 
+_ADDRESS_MARKS = frozenset("!;")
+
 _date_lock = Lock()
 
 
@@ -86,6 +89,10 @@ def read_features(path: str | Path, crs: CRS, *, layer: str | None = None) -> Fe
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist; expected a vector file, such as a GeoPackage.")
+    if not (path.is_file() or path.is_dir()):  # some vector files are folders
+        raise DataError(f"{path} is a device or a pipe; expected a vector file, such as a GeoPackage.")
+    if _looks_like_an_address(path):
+        raise DataError(f"{path} has ! or ; in its name, which pyogrio takes for an address. Rename it.")
     try:
         chosen = _choose_layer(path, layer)
         meta, _, raw, fields = pyogrio.raw.read(path, layer=chosen, force_2d=True)
@@ -157,8 +164,12 @@ def write_features(
     """
     driver = vector_driver(path)
     types = {name: object if np.dtype(t).kind in "UO" else np.dtype(t) for name, t in columns.items()}
+    if _looks_like_an_address(path.parent):
+        raise OutputError(
+            f"{path.parent} has ! or ; in its name, which pyogrio takes for an address. Rename it."
+        )
     none: Batch = np.empty(0, object), {name: np.empty(0, kind) for name, kind in types.items()}
-    options: dict[str, Any] = {"driver": driver, "layer": path.stem, "geometry_type": geometry}
+    options: dict[str, Any] = {"driver": driver, "layer": _layer(path), "geometry_type": geometry}
     count = 0
     with atomic_path(path, force=force) as temporary:
         try:
@@ -220,6 +231,16 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
         )
     moved: Geometries = shapely.set_coordinates(dense, places)
     return moved
+
+
+def _layer(path: Path) -> str:
+    """Return the name of a file's layer: its own, but for beginnings that a GeoPackage cannot have."""
+    return path.stem if re.match(r"(?!gpkg)\w", path.stem, re.IGNORECASE) else f"_{path.stem}"
+
+
+def _looks_like_an_address(path: Path) -> bool:
+    """Whether pyogrio would open another file than this one: of ``a!b.gpkg`` it makes ``b.gpkg`` in ``a``."""
+    return not _ADDRESS_MARKS.isdisjoint(str(path))
 
 
 def _choose_layer(path: Path, layer: str | None) -> str:
@@ -318,4 +339,4 @@ def _fixed_date() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip().rstrip(".")
+    return str(error).partition("; It might help")[0].strip().rstrip(".")  # drivers have no option here
