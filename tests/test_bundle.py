@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from landcover.bundle import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
 from landcover.cli import build
-from landcover.errors import ModelError, OutputError
+from landcover.errors import ModelError, OutputError, is_plain
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.models import ModelConfig, build_model
 from landcover.preprocessing import Preprocessing
@@ -252,6 +252,20 @@ def test_a_card_that_does_not_fit_names_the_key(tmp_path: Path, change: dict[str
     assert "bad.safetensors" in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["[1]", "null", '"card"', "7"])
+def test_a_card_without_names_is_damaged(tmp_path: Path, text: str) -> None:
+    path = with_metadata(tmp_path / "bad.safetensors", {"landcover": text})
+    with pytest.raises(ModelError, match=r"bad\.safetensors is damaged: found .*expected names and values"):
+        read_card(path)
+
+
+def test_a_card_with_half_a_character_is_damaged(tmp_path: Path) -> None:
+    data = CARD.model_dump(mode="json") | {"recipe": {"a": "\ud800"}}
+    path = with_metadata(tmp_path / "bad.safetensors", {"landcover": json.dumps(data)})
+    with pytest.raises(ModelError, match=r"bad\.safetensors is damaged: .*surrogates not allowed"):
+        read_card(path)
+
+
 def test_a_temperature_is_a_positive_number() -> None:
     with pytest.raises(ValueError, match="temperature"):
         ModelCard(**{**dict(CARD), "temperature": math.nan})
@@ -290,11 +304,26 @@ class TestInfo:
         assert [words[:2] for words in marked] == [["6", "unknown"]]
 
     def test_text_from_a_card_is_not_taken_for_markup(self, tmp_path: Path) -> None:
-        card = CARD.model_copy(update={"licence": "[bold]see[/x]", "provenance": {"[red]": "[1, 2]"}})
+        card = CARD.model_copy(
+            update={
+                "legend": Legend("[/legend]", DEEPGLOBE.classes, 6),
+                "licence": "[bold]see[/x]",
+                "provenance": {"[red]": "[1, 2]"},
+            }
+        )
         save_model(tmp_path / "m.safetensors", {}, card)
         printed = self.invoke(tmp_path / "m.safetensors")
         assert "[bold]see[/x]" in printed
         assert "[red]" in printed
+        assert "([/legend])" in printed
+
+    def test_text_from_a_card_gives_no_orders_to_the_terminal(self, tmp_path: Path) -> None:
+        recipe = {"a\x1b[2J": {"b\r": "c\x07\nd"}}
+        save_model(tmp_path / "m.safetensors", {}, CARD.model_copy(update={"recipe": recipe}))
+        printed = self.invoke(tmp_path / "m.safetensors")
+        assert is_plain(printed.replace("\n", ""))
+        assert "a\\x1b[2J" in printed
+        assert "c\\x07\nd" in printed
 
     def test_json_holds_the_whole_card(self, model: Path, tmp_path: Path) -> None:
         printed = json.loads(self.invoke(model, "--json", "-"))

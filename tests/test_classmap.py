@@ -1,5 +1,6 @@
 """Rasters of classes: what their values mean, in which order, and where they lie."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rasterio.crs import CRS
 from landcover import classmap
 from landcover.classmap import open_class_map
 from landcover.codecs import write_mask
-from landcover.errors import MaskError, UsageError
+from landcover.errors import MaskError, UsageError, is_plain
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array
 from landcover.raster import Georeference, write_class_raster
 from landcover.windows import Window
@@ -60,6 +61,11 @@ def test_classes_are_found_by_name_in_another_legend(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, np.where(index == NODATA, NODATA, 6 - index))
     with pytest.raises(MaskError, match="'reversed' has 0=unknown,1=barren"):
         open_class_map(tmp_path / "map.tif", None, REVERSED).__enter__()
+    write(tmp_path / "hostile.tif", index, **{CLASS_NAMES: "0=\x9b2J" + "y" * 100_000})
+    with pytest.raises(MaskError, match=r"classes 0=\\x9b2Jyyy") as error:
+        open_class_map(tmp_path / "hostile.tif", DEEPGLOBE).__enter__()
+    assert is_plain(str(error.value))
+    assert len(str(error.value)) < 2000
     two = Legend("two", (LandClass("a", (0, 0, 0)), LandClass("b", (1, 1, 1))), unknown=None)
     with pytest.raises(UsageError, match="must be the same"):
         open_class_map(tmp_path / "map.tif", DEEPGLOBE, two).__enter__()
@@ -72,6 +78,21 @@ def test_values_without_names_need_a_legend(tmp_path: Path) -> None:
     with open_class_map(path, DEEPGLOBE) as source:
         assert source.read(Window(0, 0, 1, 4)).tolist() == [[0, 5, NODATA, NODATA]]
         assert source.nodata == 200
+
+
+@pytest.mark.parametrize("listing", ["hello", "0=a,2=b", "0=a,1=\x9b31mred"])
+def test_tags_that_name_no_classes_are_refused(tmp_path: Path, listing: str) -> None:
+    path = write(tmp_path / "map.tif", np.zeros((4, 4), np.uint8), **{CLASS_NAMES: listing})
+    with pytest.raises(MaskError, match="expected 0=NAME,1=NAME") as error:
+        open_class_map(path).__enter__()
+    assert is_plain(str(error.value))
+
+
+def test_a_pipe_is_no_map(tmp_path: Path) -> None:
+    """Opening one would wait for ever."""
+    os.mkfifo(tmp_path / "map.tif")
+    with pytest.raises(MaskError, match="is a device or a pipe; expected a raster of classes"):
+        open_class_map(tmp_path / "map.tif").__enter__()
 
 
 def test_a_palette_stands_for_its_colours_unless_the_classes_are_named(tmp_path: Path) -> None:

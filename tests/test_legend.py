@@ -22,6 +22,8 @@ CHALLENGE = {
     "unknown": (0, 0, 0),
 }
 
+PLAIN = st.characters(exclude_categories=("Cc", "Cs"))
+
 GLNET = """
 name: glnet
 unknown: unknown
@@ -62,7 +64,7 @@ def test_every_class_is_scored_where_none_is_unknown() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(
-    names=st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=20, unique=True),
+    names=st.lists(st.text(PLAIN, min_size=1, max_size=8), min_size=2, max_size=20, unique=True),
     first=st.integers(0, 1 << 23),
     pick=st.integers(-1, 100),
 )
@@ -115,6 +117,14 @@ def plain(**changes: Any) -> dict[str, Any]:
 def test_what_is_no_legend_is_refused_by_the_key(data: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Legend.from_dict(data)
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "two\nlines", "bell\x07", "half\ud800"])
+def test_names_with_control_characters_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected no control characters"):
+        Legend("two", (LandClass("a", (0, 0, 0)), LandClass(name, (1, 1, 1))), None)
+    with pytest.raises(ConfigError, match="expected no control characters"):
+        Legend(name, DEEPGLOBE.classes, None)
 
 
 def test_more_than_255_classes_and_an_unknown_out_of_range_are_refused() -> None:

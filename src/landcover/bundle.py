@@ -153,9 +153,14 @@ def _card(metadata: Mapping[str, str], path: Path) -> ModelCard:
         raise ModelError(f"{path} has no model card: {_origin(metadata, path)}")
     try:
         data = json.loads(metadata[CARD_KEY])
-        version = data.get("schema_version")
-    except (ValueError, AttributeError, RecursionError) as error:
+        json.dumps(data, ensure_ascii=False).encode()  # halves of characters could not be written again
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"The card of {path} is damaged: {error}.") from error
+    if not isinstance(data, dict):
+        raise ModelError(
+            f"The card of {path} is damaged: found {str(data)[:40]!r}; expected names and values."
+        )
+    version = data.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ModelError(
             f"{path} was made by a newer landcover (card version {version}; this one reads up to "

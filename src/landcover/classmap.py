@@ -14,7 +14,7 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from landcover.codecs.colours import NO_CLASS, find_classes
-from landcover.errors import ImageError, MaskError
+from landcover.errors import ImageError, MaskError, is_plain, printable
 from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array, translation
 from landcover.raster import Georeference
 from landcover.raster.address import Address
@@ -26,6 +26,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 _STRIP_PX = 1 << 22
 _LEAST_CACHE = 64 << 20
+_SHOWN = 500
+"""Characters of a tag that a message shows."""
 _LISTED = re.compile(r"(\d+)=(.*?)(?:,(?=\d+=)|$)")
 
 
@@ -165,6 +167,8 @@ def open_raster(path: Path, what: str) -> Iterator[DatasetReader]:
     """
     if not path.exists():
         raise MaskError(f"{path} does not exist; expected {what}.")
+    if not (path.is_file() or path.is_dir()):  # some rasters are folders
+        raise MaskError(f"{path} is a device or a pipe; expected {what}.")
     with reading(path):
         source = rasterio.open(path)
     with source:
@@ -201,9 +205,10 @@ def check_classes(path: Path, listing: str | None, legend: Legend) -> None:
     Raises:
         MaskError: If it names others.
     """
-    if listing not in (None, legend.listing):
+    if listing is not None and listing != legend.listing:
         raise MaskError(
-            f"{path} is a map of the classes {listing}; the legend {legend.name!r} has {legend.listing}. "
+            f"{path} is a map of the classes {printable(listing[:_SHOWN])}; the legend {legend.name!r} has "
+            f"{legend.listing}. "
             "Give the map's own with --legend; where evaluate compares it with data of another legend, with "
             "--prediction-legend."
         )
@@ -243,7 +248,8 @@ def _meanings_of_palette(source: DatasetReader, legend: Legend) -> tuple[UInt8Ar
 def _parse_listing(path: Path, listing: str) -> tuple[str, ...]:
     found = _LISTED.findall(listing)
     names = tuple(name for _, name in found)
-    if [int(index) for index, _ in found] != list(range(len(names))) or not 1 <= len(names) <= NODATA:
+    in_order = [int(index) for index, _ in found] == list(range(len(names)))
+    if not (in_order and 1 <= len(names) <= NODATA and is_plain("".join(names))):
         raise MaskError(
             f"{path} has the tag {CLASS_NAMES}={listing[:80]!r}; expected 0=NAME,1=NAME,… in index order."
         )

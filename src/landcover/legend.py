@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.config import read_yaml
-from landcover.errors import ConfigError, UsageError, did_you_mean
+from landcover.errors import ConfigError, UsageError, did_you_mean, is_plain
 
 NODATA = 255
 """Value of pixels outside the imagery in index rasters."""
@@ -48,7 +48,8 @@ class Legend:
         unknown: Index of the class that is never scored, or None where every class is scored.
 
     Raises:
-        ConfigError: If names or colours repeat, a colour is out of range, or ``unknown`` is no index.
+        ConfigError: If names or colours repeat, a name has control characters, a colour is out of range, or
+            ``unknown`` is no index.
     """
 
     name: str
@@ -62,6 +63,9 @@ class Legend:
             repeated = sorted({str(v) for v in values if list(values).count(v) > 1})
             if repeated:
                 raise ConfigError(f"Legend {self.name!r} uses the {what} {repeated[0]} more than once.")
+        for name in (self.name, *self.names):
+            if not is_plain(name):  # it would reach terminals
+                raise ConfigError(f"A legend or class is named {name!r}; expected no control characters.")
         for entry in self.classes:
             if len(entry.colour) != 3 or not all(0 <= value <= 255 for value in entry.colour):
                 raise ConfigError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from landcover.cli._output import check_json, put
+from landcover.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +42,7 @@ def info(
 
 def _print_card(card: "ModelCard", file: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
 
     # As wide as the text needs: a digest or a command is copied, not folded, when the output is piped.
     console = Console(soft_wrap=True, highlight=False)
@@ -57,7 +59,7 @@ def _print_card(card: "ModelCard", file: dict[str, Any]) -> None:
             "temperature": f"{card.temperature:g}",
         },
     )
-    console.print("\n[bold]Classes[/bold]", f"({card.legend.name})")
+    console.print("\n[bold]Classes[/bold]", f"({escape(card.legend.name)})")
     for index, entry in enumerate(card.legend.classes):
         red, green, blue = entry.colour
         note = " [dim](never predicted)[/dim]" if index == card.legend.unknown else ""
@@ -81,13 +83,13 @@ def _section(console: "Console", title: str, rows: dict[str, Any]) -> None:
 
 
 def _rows(console: "Console", rows: dict[str, Any], indent: str) -> None:
-    width = max(len(str(name)) for name in rows)
+    width = max(len(name) for name in rows)
     for name, value in rows.items():
         if isinstance(value, dict) and value:
-            console.print(f"{indent}{name}", markup=False)
+            console.print(f"{indent}{printable(name)}", markup=False)
             _rows(console, value, indent + "  ")
         else:
-            console.print(f"{indent}{name!s:{width}}  {_shown(value)}", markup=False)
+            console.print(f"{indent}{printable(name):{width}}  {_shown(value)}", markup=False)
 
 
 def _shown(value: Any) -> str:
@@ -95,4 +97,4 @@ def _shown(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return value if isinstance(value, str) else json_.dumps(value, ensure_ascii=False)
+    return printable(value if isinstance(value, str) else json_.dumps(value, ensure_ascii=False))

@@ -88,7 +88,8 @@ class Address:
         cause = _first_cause(error)
         if _is_endless(cause):
             return ImageError(
-                f"{self.name} refers to itself, or to files that do; expected a VRT of other rasters. Build it anew."
+                f"{self.name} refers to itself, or to files that do; expected a VRT of other rasters. "
+                "Build it anew."
             )
         reason = str(cause).replace(self.text, self.name).rstrip(". ")
         if self.remote:
