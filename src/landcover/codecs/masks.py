@@ -1,27 +1,21 @@
 """Masks in and out: class indices from colours, palettes or grey values, and PNG files from class indices."""
 
-import zlib
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from landcover.batch import MAX_PIXELS
 from landcover.codecs.colours import NO_CLASS, find_classes, index_to_colours, on_corners, settle_off_palette
 from landcover.codecs.decoding import read_picture
 from landcover.codecs.formats import Picture
+from landcover.codecs.png import encode_png
 from landcover.errors import MaskError, OutputError, UsageError, did_you_mean
 from landcover.files import atomic_path
 from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
 
 MaskFormat = Literal["palette", "rgb", "index"]
-
-_PNG_OPTIONS: dict[str, Any] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
-"""Masks are long runs of few values: run lengths pack them better than level 1 alone, in the same time."""
 
 
 class Mask(NamedTuple):
@@ -151,20 +145,14 @@ def encode_mask(
     strays = _stray_values(index, legend)
     if strays:
         raise MaskError(f"The values {_listed(strays)} are no classes of the legend {legend.name!r}.")
-    image = Image.fromarray(index_to_colours(index, legend) if mask_format == "rgb" else index)
-    options = dict(_PNG_OPTIONS)
-    if mask_format == "palette":
-        has_nodata = index.max() == NODATA
-        image.putpalette(legend.colours[: 256 if has_nodata else len(legend)].tobytes())
-        if has_nodata:
-            options["transparency"] = NODATA
-    texts = PngInfo()
-    for key, value in {CLASS_NAMES: legend.listing, **(tags or {})}.items():
-        # GDAL takes every text for UTF-8, which only iTXt is.
-        (texts.add_text if value.isascii() else texts.add_itxt)(key, value)
-    buffer = BytesIO()
-    image.save(buffer, "PNG", pnginfo=texts, **options)
-    return buffer.getvalue()
+    texts = {CLASS_NAMES: legend.listing, **(tags or {})}
+    if mask_format == "rgb":
+        return encode_png(index_to_colours(index, legend), texts=texts)
+    if mask_format == "index":
+        return encode_png(index, texts=texts)
+    if index.max() == NODATA:
+        return encode_png(index, palette=legend.colours, transparent=NODATA, texts=texts)
+    return encode_png(index, palette=legend.colours[: len(legend)], texts=texts)
 
 
 def write_mask(
