@@ -98,7 +98,7 @@ def resample_image(image: UInt8Array, size: Size | float) -> UInt8Array:
     target = _target(source, size)
     if target == source:
         return image
-    return np.asarray(Image.fromarray(image).resize(target[::-1], _filter(source, target)))
+    return resample_rows(image, 0, slice(0, target[0]), source, target)
 
 
 def resample_mask(mask: UInt8Array, size: Size | float) -> UInt8Array:
@@ -133,36 +133,32 @@ def source_rows(rows: slice, source_height: int, height: int) -> slice:
     return slice(max(0, first), min(source_height, last))
 
 
-def resample_rows(
-    strip: UInt8Array, top: int, rows: slice, cols: slice, source: Size, target: Size
-) -> UInt8Array:
-    """Return a part of what :func:`resample_image` makes of an image that need not be there as a whole.
+def resample_rows(strip: UInt8Array, top: int, rows: slice, source: Size, target: Size) -> UInt8Array:
+    """Return rows of what :func:`resample_image` makes of an image that need not be there as a whole.
 
     Args:
         strip: uint8 (n, W, 3): consecutive rows of the image that hold all of :func:`source_rows`.
         top: Which row of the image the strip begins with.
         rows: Rows of the resampled image.
-        cols: Columns of it.
         source: Height and width of the image.
         target: Height and width of the whole resampled image.
 
     Returns:
-        uint8 (rows, cols, 3).
+        uint8 (rows, w, 3); a part of ``strip`` itself where the size is the same.
     """
     if target == source:
-        return strip[rows.start - top : rows.stop - top, cols]
-    down, across = source[0] / target[0], source[1] / target[1]
-    reach = math.ceil(max(across, 1.0)) + 1
-    left, right = max(0, math.floor(cols.start * across) - reach), math.ceil(cols.stop * across) + reach
-    part = strip[:, left:right]
-    box = (
-        max(0.0, cols.start * across - left),
-        max(0.0, rows.start * down - top),
-        min(cols.stop * across - left, float(part.shape[1])),
-        min(rows.stop * down - top, float(len(strip))),
-    )
-    size = (cols.stop - cols.start, rows.stop - rows.start)
-    return np.asarray(Image.fromarray(part).resize(size, _filter(source, target), box))
+        return strip[rows.start - top : rows.stop - top]
+    step, resampling = source[0] / target[0], _filter(source, target)
+    first, last = max(0.0, rows.start * step - top), min(rows.stop * step - top, float(len(strip)))
+    height = rows.stop - rows.start
+    # Down first, where bytes side by side do not mix and four of them can be a pixel, as they lie in memory.
+    # Across first takes 1.4 times as long: Pillow copies the whole image, to give each RGB a fourth byte.
+    lines = np.ascontiguousarray(strip).reshape(len(strip), -1)
+    mode, width = ("RGBX", lines.shape[1] // 4) if lines.shape[1] % 4 == 0 else ("L", lines.shape[1])
+    tall = Image.frombuffer(mode, (width, len(lines)), lines, "raw", mode, 0, 1)
+    reduced = np.asarray(tall.resize((width, height), resampling, (0, first, width, last)))
+    wide = Image.fromarray(reduced.reshape(height, source[1], 3))
+    return np.asarray(wide.resize((target[1], height), resampling))
 
 
 def _target(source: Size, size: Size | float) -> Size:

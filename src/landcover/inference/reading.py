@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +18,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 _STEP_PX = 128
 _PARTS = 2
+_PART_PX = _STEP_PX // _PARTS
 
 
 class Strip(Protocol):
@@ -151,8 +151,6 @@ class _Steps:
         self._windows = [
             slice(math.floor(span.start * scale), max(1, math.ceil(span.stop * scale))) for span in grid.cols
         ]
-        edges = np.linspace(0, grid.model_size[1], min(_PARTS, grid.model_size[1]) + 1).astype(int)
-        self._parts = [slice(start, stop) for start, stop in pairwise(edges.tolist())]
 
     def until(self, row: int) -> Iterator[_Step]:
         """Yield the steps up to the one that holds the model's row before ``row``."""
@@ -173,11 +171,14 @@ class _Steps:
         self._strip, self._top = self._strip[drop:], needed.start
         self._valid = None if self._valid is None else self._valid[drop:]
 
-        def resample(cols: slice) -> UInt8Array:
-            return resample_rows(self._strip, self._top, rows, cols, size, model_size)
+        def resample(start: int) -> UInt8Array:
+            part = slice(start, min(start + _PART_PX, rows.stop))
+            inside = source_rows(part, size[0], model_size[0])
+            strip = self._strip[inside.start - self._top : inside.stop - self._top]
+            return resample_rows(strip, inside.start, part, size, model_size)
 
-        parts = list(self._pool.map(resample, self._parts))
-        image = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        parts = list(self._pool.map(resample, range(rows.start, rows.stop, _PART_PX)))
+        image = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return _Step(rows.start, rows.stop, image, self._seen(), fresh)
 
     def _append(self, strip: Strip) -> None:
