@@ -53,6 +53,16 @@ def test_the_argmax_is_that_of_the_interpolation(height: int, width: int, scale:
     assert (found == full.argmax(0)).mean() > 0.999
 
 
+@quick
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.125, 0.25, 0.5]), st.integers(0, 99))
+def test_of_equal_classes_the_first_wins(rows: int, cols: int, scale: float, seed: int) -> None:
+    """Few values and weights in powers of two: sums are exact, and classes often equal."""
+    values = (np.random.default_rng(seed).integers(0, 4, (6, rows, cols)) / 4).astype(np.float32)
+    down, right = axis(int(rows / scale), rows, scale), axis(int(cols / scale), cols, scale)
+    expected = upsample(values, down, right).argmax(axis=0)
+    assert np.array_equal(upsampled_argmax(values, down, right, np.arange(6, dtype=np.uint8)), expected)
+
+
 def test_a_part_of_an_axis_is_the_axis_there() -> None:
     values = random_odds(20, 20, 3)
     rows, cols = axis(100, 20, 0.2), axis(100, 20, 0.2)

@@ -12,8 +12,10 @@ import numpy.typing as npt
 from landcover.legend import UInt8Array
 
 Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
 
-_BLOCK_VALUES = 1 << 20
+_BLOCK_PX = 1 << 17
+"""Pixels that are interpolated at a time, so that their values stay in the processor's cache."""
 
 
 class Axis(NamedTuple):
@@ -24,7 +26,7 @@ class Axis(NamedTuple):
         weight: float32 (pixels,) in 0..1: how much the cell after it counts.
     """
 
-    low: npt.NDArray[np.int64]
+    low: Int64Array
     weight: Float32Array
 
     def part(self, start: int, stop: int, first_cell: int = 0) -> "Axis":
@@ -80,53 +82,103 @@ def upsampled_argmax(values: Float32Array, rows: Axis, cols: Axis, labels: UInt8
     result: UInt8Array = winners.take(cols.low, axis=1)[rows.low]
     corner = winners[:-1, :-1]
     mixed = (corner != winners[1:, :-1]) | (corner != winners[:-1, 1:]) | (corner != winners[1:, 1:])
-    above, left = np.nonzero(mixed)
-    row_starts, row_counts = _pixels_of_cells(rows, values.shape[1] - 1)
-    col_starts, col_counts = _pixels_of_cells(cols, values.shape[2] - 1)
-    seen = (row_counts[above] > 0) & (col_counts[left] > 0)
-    above, left = above[seen], left[seen]
-    if not len(above):
-        return result
-    height, width = row_counts.max(), col_counts.max()
-    step = max(1, _BLOCK_VALUES // int(height * width))
+    down, right = _pieces(rows), _pieces(cols)
+    row_cells, col_cells = rows.low[down[0]], cols.low[right[0]]
+    above, left = np.nonzero(mixed[row_cells][:, col_cells])
+    step = max(1, min(len(above), _BLOCK_PX // (len(down) * len(right))))
+    # Memory is slow where it is touched for the first time.
+    scratch = np.empty((2, len(down), len(right), step), np.float32)
     for first in range(0, len(above), step):
-        i, j = above[first : first + step], left[first : first + step]
-        # A cell with fewer pixels than the largest repeats its last one.
-        y = row_starts[i][:, None] + np.minimum(np.arange(height), row_counts[i][:, None] - 1)
-        x = col_starts[j][:, None] + np.minimum(np.arange(width), col_counts[j][:, None] - 1)
-        winner = _argmax_between(values, i, j, rows.weight[y], cols.weight[x], labels)
-        result[y[:, :, None], x[:, None, :]] = winner
+        up, side = above[first : first + step], left[first : first + step]
+        i, j = row_cells[up], col_cells[side]
+        corners = np.stack(
+            [values[:, i, j], values[:, i + 1, j], values[:, i, j + 1], values[:, i + 1, j + 1]]
+        )
+        order, contenders = _contenders(corners)
+        odds = [corners[:, classes, order[: len(classes)]] for classes in contenders]
+        y, x = down[:, up[order]], right[:, side[order]]
+        winner = _largest(odds, rows.weight[y], cols.weight[x], [labels[n] for n in contenders], scratch)
+        result[y[:, None], x] = winner
     return result
 
 
-def _argmax_between(
-    values: Float32Array,
-    i: npt.NDArray[np.int64],
-    j: npt.NDArray[np.int64],
+def _pieces(place: Axis) -> Int64Array:
+    """Return the pixels between each cell and the next, int64 (length, pieces); short ones repeat their last.
+
+    The outermost cells reach to the edge and have more pixels than others; they are cut, to waste none.
+    """
+    first, counts = np.unique(place.low, return_index=True, return_counts=True)[1:]
+    length = np.sort(counts)[-3:][0]
+    inside = np.arange(len(place.low)) - np.repeat(first, counts)
+    starts = np.flatnonzero(inside % length == 0)
+    ends = np.append(starts[1:], len(place.low))
+    pixels: Int64Array = np.minimum(starts + np.arange(length)[:, None], ends - 1)
+    return pixels
+
+
+def _contenders(corners: Float32Array) -> tuple[Int64Array, list[Int64Array]]:
+    """Find the classes that can win between the cells at the corners, as a rule two of them.
+
+    A class is out where it is nowhere as large as another is everywhere.
+
+    Args:
+        corners: float32 (4, C, Q).
+
+    Returns:
+        An order of the Q places, those with the most contenders first; and in this order their first
+        contenders, their second ones and so on, of as many places as have them.
+    """
+    able = corners.max(axis=0) >= corners.min(axis=0).max(axis=0)
+    counts = able.sum(axis=0)
+    order = np.argsort(-counts, kind="stable")
+    classes = np.nonzero(able.T[order])[1]
+    firsts = counts[order].cumsum() - counts[order]
+    return order, [classes[firsts[: np.count_nonzero(counts > n)] + n] for n in range(counts.max())]
+
+
+def _largest(
+    odds: list[Float32Array],
     down: Float32Array,
     right: Float32Array,
-    labels: UInt8Array,
+    labels: list[UInt8Array],
+    scratch: Float32Array,
 ) -> UInt8Array:
-    """uint8 (Q, h, w): winners between the cells (i, j) and (i + 1, j + 1), at weights (Q, h) and (Q, w)."""
-    shape = (len(i), down.shape[1], right.shape[1])
-    best, winner = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.uint8)
-    better = np.empty(shape, bool)
-    for plane, label in zip(values, labels, strict=True):
-        first, second = plane[i, j][:, None], plane[i, j + 1][:, None]
-        first = first + (plane[i + 1, j][:, None] - first) * down
-        second = second + (plane[i + 1, j + 1][:, None] - second) * down
-        value = (second - first)[:, :, None] * right[:, None, :]
-        value += first[:, :, None]
-        np.greater(value, best, out=better)
-        np.copyto(best, value, where=better)
-        np.copyto(winner, label, where=better)
+    """Return the labels of the largest of interpolated contenders; of equal ones the first.
+
+    Args:
+        odds: Of each contender float32 (4, n): its values at the four corners of the first n of Q places.
+        down: float32 (h, Q): weights of the lower corners.
+        right: float32 (w, Q): weights of the right corners.
+        labels: Of each contender uint8 (n,).
+        scratch: float32 (2, h, w, Q or more).
+
+    Returns:
+        uint8 (h, w, Q).
+    """
+    best = _between(odds[0], down, right, scratch[0])
+    winner = np.broadcast_to(labels[0], best.shape).copy()
+    for corners, label in zip(odds[1:], labels[1:], strict=True):
+        n = len(label)
+        value = _between(corners, down[:, :n], right[:, :n], scratch[1])
+        # Sums of bytes, which wrap around: several times as fast as assigning where it is better.
+        better = (value > best[..., :n]).view(np.uint8)
+        better *= label - winner[..., :n]
+        winner[..., :n] += better
+        np.maximum(best[..., :n], value, out=best[..., :n])
     return winner
 
 
-def _pixels_of_cells(place: Axis, cells: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First pixel and number of pixels between each cell and the next."""
-    edges = np.searchsorted(place.low, np.arange(cells + 1))
-    return edges[:-1], np.diff(edges)
+def _between(
+    corners: Float32Array, down: Float32Array, right: Float32Array, scratch: Float32Array
+) -> Float32Array:
+    """Interpolate between corners (4, n) at weights (h, n) and (w, n): float32 (h, w, n), in ``scratch``."""
+    first, below, second, below_second = corners
+    first = first + (below - first) * down
+    second = second + (below_second - second) * down
+    value = scratch[..., : len(below)]
+    np.multiply((second - first)[:, None], right, out=value)
+    value += first[:, None]
+    return value
 
 
 def _with_next(values: Float32Array, dimension: int) -> Float32Array:
