@@ -2,13 +2,15 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 from stat import S_ISDIR
 
 import pytest
 
 from landcover.errors import DataError, OutputError
-from landcover.files import atomic_path, check_output, is_temporary, walk, write_text
+from landcover.files import atomic_path, check_output, claimed, is_temporary, walk, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -67,6 +69,47 @@ def test_leftovers_of_a_killed_process_are_known(tmp_path: Path) -> None:
         temporary.touch()
         assert is_temporary(temporary)
     assert not is_temporary(tmp_path / "images.bin")
+
+
+def test_leftovers_of_killed_processes_go_when_the_file_is_written(tmp_path: Path) -> None:
+    """A map of gigabytes would stay for good, and those that are still being written must stay."""
+    path, killed = tmp_path / "a[1].tif", subprocess.Popen(["true"])
+    killed.wait()
+    living = os.getppid()
+    with atomic_path(path) as temporary:
+        mine = temporary.name
+        temporary.touch()
+    others = [mine.replace(str(os.getpid()), str(pid)) for pid in (killed.pid, living)]
+    for name in (*others, others[0].replace("a[1]", "ab"), others[0].replace("tif", "png"), "a[1].qml"):
+        (tmp_path / name).touch()
+    write_text(path, "text", force=True)
+    assert not (tmp_path / others[0]).exists()
+    assert len(names(tmp_path)) == 5
+
+
+CLAIM = """
+import sys
+from pathlib import Path
+from landcover.files import claimed
+with claimed(Path(sys.argv[1]), Path("map.tif")):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no locks")
+def test_a_folder_is_claimed_by_one_process_and_free_when_it_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "work"
+    command = [sys.executable, "-c", CLAIM, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(OutputError, match=r"map\.tif is being written by another process"):
+            claimed(folder, Path("map.tif")).__enter__()
+        other.kill()
+        other.wait()
+        with claimed(folder, Path("map.tif")):
+            assert folder.is_dir()
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:

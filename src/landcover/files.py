@@ -2,11 +2,16 @@
 
 import errno
 import os
+import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from landcover.errors import DataError, OutputError, is_plain
+
+if sys.platform != "win32":
+    import fcntl
 
 _SUFFIX = ".landcover-tmp"
 _NO_ADDRESS = str.maketrans({"!": "%21", ";": "%3b"})
@@ -66,6 +71,7 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
             temporary.replace(path)
             with suppress(OSError):  # not every system can flush a folder
                 _flush(path.parent, os.O_RDONLY)
+            _remove_leftovers(path, stem)
     finally:
         with suppress(OSError):  # the error above, if any, says more
             temporary.unlink()
@@ -74,6 +80,40 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
 def work_folder(path: Path) -> Path:
     """Return the hidden folder beside ``path`` for unfinished work that can be taken up again."""
     return path.with_name(f".{path.name}{_SUFFIX}")
+
+
+@contextmanager
+def claimed(folder: Path, path: Path) -> Iterator[None]:
+    """Make a hidden folder of work on ``path`` and keep other processes out of it until the block ends.
+
+    The claim goes with the process, however that ends. There is none on Windows, nor where the file system
+    has no locks.
+
+    Raises:
+        OutputError: If another process has claimed it, or it cannot be made.
+    """
+    with writing(path, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.path.samestat(os.fstat(descriptor), folder.stat())
+        except (BlockingIOError, FileNotFoundError):
+            mine = False  # or the other process has just ended, and taken the folder away
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+                raise
+            mine = True
+        if not mine:
+            raise OutputError(
+                f"{path} is being written by another process. Wait for its end, or choose another output."
+            )
+        yield
 
 
 @contextmanager
@@ -121,6 +161,22 @@ def walk(folder: Path, *, follow_links: bool = False) -> Iterator[tuple[str, lis
         raise DataError(f"The folder {error.filename} cannot be listed: {error.strerror}.") from error
 
     return os.walk(folder, onerror=refuse, followlinks=follow_links)
+
+
+def _remove_leftovers(path: Path, stem: str) -> None:
+    """Remove the temporary files for ``path`` of processes that were killed."""
+    if os.name != "posix":  # elsewhere there is no harmless way to ask whether a process lives
+        return
+    pattern = re.compile(rf"\.{re.escape(stem)}\.(\d+){re.escape(_SUFFIX + path.suffix)}")
+    for other in path.parent.iterdir():
+        found = pattern.fullmatch(other.name)
+        if found is None:
+            continue
+        with suppress(OSError, OverflowError):
+            try:
+                os.kill(int(found[1]), 0)
+            except ProcessLookupError:
+                other.unlink()
 
 
 def _flush(path: Path, mode: int) -> None:

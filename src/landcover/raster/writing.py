@@ -24,7 +24,7 @@ from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 
 from landcover.errors import OutputError
-from landcover.files import atomic_path, check_output, work_folder, writing
+from landcover.files import atomic_path, check_output, claimed, work_folder, writing
 from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
 from landcover.raster.blockcache import BLOCK_CACHE
 from landcover.raster.georeference import Georeference
@@ -205,19 +205,19 @@ def _pixel_file(path: Path) -> Iterator[Path]:
     """Yield the name of a new file in the hidden folder beside the target; take the folder away in the end.
 
     The folder's name is fixed, so that what a killed process left in it goes when the target is written
-    again. The file's is not: of two that write one target at once, one fails rather than take the other's
-    pixels.
+    again. Of two processes that write one target at once, one fails rather than take the other's pixels.
     """
     folder = work_folder(path)
     folder = folder.with_name(f"{folder.name}.pixels")  # beside the engine's, not in its place
     pixels = folder / f"{uuid4().hex}.raw"
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        with writing(path, folder, pixels, pixels.with_suffix(".vrt")):
-            folder.mkdir(exist_ok=True)
-            yield pixels
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with claimed(folder, path):
+        try:
+            with writing(path, folder, pixels, pixels.with_suffix(".vrt")):
+                for left in folder.iterdir():
+                    left.unlink()
+                yield pixels
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_pixels(path: Path, strips: Iterable[UInt8Array], shape: tuple[int, int, int]) -> None:
