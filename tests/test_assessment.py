@@ -18,12 +18,13 @@ from landcover.cli import build
 from landcover.codecs import write_mask
 from landcover.errors import DataError, MaskError, OutputError, UsageError
 from landcover.evaluation.assessment import assess
-from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array
+from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array, load_legend
 from landcover.raster import Georeference, row_areas, write_class_raster
 from landcover.vectors import WGS84, Geometries, write_features
 
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)
 UTM = CRS.from_epsg(32631)
+SITE = 'LOCAL_CS["site",UNIT["metre",1]]'
 
 COS, SIN = 3**0.5 / 2, 0.5
 
@@ -291,6 +292,8 @@ def test_labels_that_are_none(
         ("lon,lat,class\n1,two,urban\n", {}, DataError, "row 1 has 'two' as lat; expected a number"),
         ("lon,lat,class\n1,nan,urban\n", {}, DataError, "row 1 has 'nan' as lat; expected a number"),
         ("lon,lat,class\n1,2\n", {}, DataError, "row 1 has 2 cells; expected 3"),
+        ("lon,lat,class,class\n1,2,urban,water\n", {}, DataError, "several columns of one name"),
+        ("x,y,class\n1,2,urban\n", {"truth_crs": SITE}, DataError, "not tied to the Earth"),
         ("lon,lat,class\n", {}, DataError, "has no rows"),
         ("", {}, DataError, "has no rows"),
         ("lon,lat,class\n3,95,urban\n", {}, DataError, "cannot be brought into EPSG:32631"),
@@ -447,6 +450,22 @@ def test_the_verb_prints_and_writes(pair: tuple[Path, Path], tmp_path: Path) -> 
     assert json.loads(piped.stdout) == result
     with pytest.raises(OutputError, match="exists already"):
         assess(*pair, json=tmp_path / "a.json")
+
+
+def test_names_of_classes_are_not_taken_for_markup(tmp_path: Path) -> None:
+    names = ["[/a]", "[red]b", "c"]
+    colours = [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
+    classes = [{"name": name, "colour": colour} for name, colour in zip(names, colours, strict=True)]
+    (tmp_path / "l.yaml").write_text(json.dumps({"name": "l", "classes": classes, "unknown": "c"}))
+    write_class_raster(
+        tmp_path / "map.tif", blocks(15, holes=0) % 2, load_legend(tmp_path / "l.yaml"), PLACES["projected"]
+    )
+    done = run(
+        *("--map", tmp_path / "map.tif", "--truth", tmp_path / "map.tif", "--legend", tmp_path / "l.yaml")
+    )
+    assert done.exit_code == 0, done.exception
+    assert "[/a]" in done.stdout
+    assert "[red]b" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,12 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
     """
     if source == target or not len(geometries):
         return geometries
-    unit = _METRES_PER_DEGREE if source.is_geographic else source.linear_units_factor[1]
+    try:
+        unit = _METRES_PER_DEGREE if source.is_geographic else source.linear_units_factor[1]
+    except CRSError as error:  # a site's own grid
+        raise DataError(
+            f"The CRS of the coordinates is not tied to the Earth: {source.to_string()}."
+        ) from error
     dense = shapely.segmentize(geometries, _LONGEST_EDGE_M / unit)
     places = shapely.get_coordinates(dense)
     reason = "some have no place there"

@@ -47,7 +47,7 @@ def print_assessment(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     estimates, units = result["estimates"], "points" if result["truth_kind"] == "points" else "pixels"
-    console = Console()
+    console = Console(markup=False)  # names of classes and files are plain text
     table = Table("class", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     columns = ("IoU %", "user's %", "producer's %", "mapped ha", "estimated ha")
     for name in columns:

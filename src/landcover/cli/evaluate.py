@@ -128,7 +128,7 @@ def _print_scores(result: dict[str, Any]) -> None:
 
     counts = np.array(result["confusion"], float)
     cleaned = result["min_region"]
-    console = Console()
+    console = Console(markup=False)  # names of classes and files are plain text
 
     table = Table("class", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     for name in ("IoU %", *(["cleaned"] if cleaned else []), "of truth %", "of map %"):

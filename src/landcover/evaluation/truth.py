@@ -159,6 +159,10 @@ def _read_csv(path: Path) -> dict[str, npt.NDArray[Any]]:
     body = [row for row in rows[1:] if row]
     if not body:
         raise DataError(f"{path} has no rows; expected a line of column names and a line for each point.")
+    if len(set(header)) < len(header):
+        raise DataError(
+            f"{path} has several columns of one name: {', '.join(header)}. Rename or delete some."
+        )
     for number, row in enumerate(body, 1):
         if len(row) != len(header):
             raise DataError(f"{path}: row {number} has {len(row)} cells; expected {len(header)}.")
