@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from fake_runtime import ColourRuntime, ConstantRuntime, make_card
 from landcover import cli
 from landcover.codecs import read_mask
-from landcover.errors import ConfigError, DataError, ModelError, OutputError, UsageError
+from landcover.errors import ConfigError, DataError, MissingExtraError, ModelError, OutputError, UsageError
 from landcover.inference import Prediction, PredictOptions, predict
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.runtimes import Runtime
@@ -352,6 +352,36 @@ def test_an_existing_report_is_refused_before_any_work(tmp_path: Path, model: Pa
     image, report = save(tmp_path / "1.png"), tmp_path / "report.json"
     with pytest.raises(OutputError, match="exists already"):
         command(image, "--model", model, "--out", tmp_path / "o", "--json", report)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_map_without_any_class_is_told_of(tmp_path: Path, model: Path) -> None:
+    path = save_geotiff(tmp_path / "a.tif", np.full((8, 9), 6, np.uint8), nodata=0)
+    status, _, stderr = command(path, "--model", model, "--out", tmp_path / "out")
+    assert status == 0
+    assert f"Note: {path} has no imagery in what was read of it" in stderr
+    status, _, stderr = command(save_geotiff(tmp_path / "b.tif"), "--model", model, "--out", tmp_path / "out")
+    assert "no imagery" not in stderr
+
+
+def test_zones_that_lie_elsewhere_are_told_of(tmp_path: Path, model: Path) -> None:
+    shapely = pytest.importorskip("shapely")
+    vectors = pytest.importorskip("landcover.vectors", exc_type=MissingExtraError)
+    path = save_geotiff(tmp_path / "a.tif")
+    for name, left in (("here", 500_000), ("there", 600_000)):
+        zone = np.array([shapely.box(left, 5_699_980, left + 10, 5_700_000)], object)
+        zones = tmp_path / f"{name}.gpkg"
+        vectors.write_features(zones, [(zone, {})], {}, UTM["crs"])
+        out = tmp_path / name
+        status, _, stderr = command(path, "--model", model, "--out", out, "--zones", zones)
+        assert status == 0
+        assert (f"Note: no zone holds any imagery of {path}" in stderr) == (name == "there")
+
+
+def test_two_reports_are_two_files(tmp_path: Path, model: Path) -> None:
+    path, report = save(tmp_path / "1.png"), tmp_path / "report"
+    with pytest.raises(UsageError, match="--json and --csv would both be written to"):
+        command(path, "--model", model, "--out", tmp_path / "o", "--json", report, "--csv", report)
     assert not (tmp_path / "o").exists()
 
 

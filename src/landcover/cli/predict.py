@@ -94,7 +94,7 @@ def predict(
         typer.Option(help="Library that computes.", rich_help_panel=_WORK),
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads that compute.", rich_help_panel=_WORK)
+        int | None, typer.Option(min=1, max=1024, help="Threads that compute.", rich_help_panel=_WORK)
     ] = None,
     precision: Annotated[
         Literal["fp32", "bf16"],
@@ -180,6 +180,8 @@ def predict(
     if csv == Path("-"):
         raise UsageError("--csv takes the name of a file; --json - writes to standard output.")
     if csv is not None:
+        if csv == json:
+            raise UsageError(f"--json and --csv would both be written to {csv}; name two files.")
         check_output(csv, force=replace)
     options = PredictOptions(
         gsd=gsd,
@@ -264,6 +266,13 @@ def _tell(prediction: "Prediction", out: Path) -> None:
     for made in prediction.all:
         for note in made.notes:
             print(f"Note: {note}", file=sys.stderr)
+        if not made.areas.pixels.any():
+            print(
+                f"Note: {made.task.name} has no imagery in what was read of it: its map is nodata.",
+                file=sys.stderr,
+            )
+        elif made.zones and not any(zone.pixels.any() for zone in made.zones.values()):
+            print(f"Note: no zone holds any imagery of {made.task.name}.", file=sys.stderr)
         if made.damaged:
             pixels = sum(window.height * window.width for window in made.damaged)
             print(
