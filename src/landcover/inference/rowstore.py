@@ -42,12 +42,14 @@ class RowStore:
             self._file.truncate(rows * self._row_bytes)
 
     def append(self, values: UInt8Array) -> None:
-        """Add rows at the bottom: uint8 (n, *row_shape).
+        """Add rows at the bottom: uint8 (n, *row_shape), which belong to the store from now on.
 
         Raises:
             OutputError: If there is no space.
         """
-        if self._file is None:
+        if self._file is None and len(values) == self.height:
+            self._array = values  # all at once: there is nothing to gather
+        elif self._file is None:
             self._array[self.rows : self.rows + len(values)] = values
         elif self._path is not None:
             with writing(self._path):
