@@ -202,6 +202,18 @@ def test_the_same_crs_leaves_every_vertex_as_it_is() -> None:
     assert reproject(box, UTM, CRS.from_epsg(32631))[0] is box[0]
 
 
+def test_what_folds_over_itself_is_refused_and_what_touches_itself_is_not() -> None:
+    """The whole world in a zone of UTM left out the scene in its middle, and the areas counted in it."""
+    world, europe = shapely.box(-180, -90, 180, 90), shapely.box(-10, 35, 40, 70)
+    with pytest.raises(DataError, match="some fold over themselves there"):
+        reproject(np.array([europe, world], object), WGS84, UTM)
+    (moved,) = reproject(np.array([europe], object), WGS84, UTM)
+    assert moved.contains(shapely.Point(500_000, 5_700_000))
+    # A hole that touches the side of its polygon may cross it by rounding.
+    touching = shapely.Polygon([(3, 51), (4.3, 51.2), (4, 52)], [[(3.65, 51.1), (3.7, 51.3), (3.65, 51.3)]])
+    assert shapely.area(reproject(np.array([touching], object), WGS84, UTM))[0] > 0
+
+
 # --- What is refused ----------------------------------------------------------------------------------------
 
 

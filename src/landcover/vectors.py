@@ -40,6 +40,7 @@ _LONGEST_EDGE_M = 1000.0
 """What is straight in one CRS is bent in another: a kilometre by some 2 cm times the latitude's tangent."""
 
 _METRES_PER_DEGREE = 111_320.0
+_ROUNDED_AREA = 1e-6
 _CHUNK = 1 << 18
 """Coordinates reprojected at a time: rasterio makes each a Python number."""
 
@@ -229,13 +230,25 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
             part[:] = np.transpose(transform(source, target, part[:, 0], part[:, 1]))
     except (RasterioError, CPLE_BaseError) as error:
         places[:], reason = np.nan, str(error).rstrip(".")
-    if not np.isfinite(places).all():
-        raise DataError(
-            f"Coordinates in {source.to_string()} cannot be brought into {target.to_string()}: {reason}. Is "
-            "that the CRS that they were made in? Keep only what lies near the raster."
-        )
     moved: Geometries = shapely.set_coordinates(dense, places)
-    return moved
+    if np.isfinite(places).all():
+        if not _is_folded(moved):
+            return moved
+        reason = "some fold over themselves there"
+    raise DataError(
+        f"Coordinates in {source.to_string()} cannot be brought into {target.to_string()}: {reason}. Is "
+        "that the CRS that they were made in? Keep only what lies near the raster."
+    )
+
+
+def _is_folded(geometries: Geometries) -> bool:
+    """Whether a polygon crosses itself by more than rounding, as the world does in a zone of UTM.
+
+    What is inside is then counted by which way it was gone around: the scene in its middle may be outside.
+    """
+    crossing = geometries[~shapely.is_valid(geometries)]
+    areas, mended = shapely.area(crossing), shapely.area(shapely.make_valid(crossing))
+    return bool((np.abs(areas - mended) > _ROUNDED_AREA * mended).any())
 
 
 def _layer(path: Path) -> str:
