@@ -1,6 +1,7 @@
 """How the command line ends: statuses and messages that no single verb owns."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -49,6 +50,14 @@ def test_errors_are_one_message_and_a_status(
 
     assert end(monkeypatch, verb) == status
     assert capsys.readouterr().err == message
+
+
+def test_a_terminal_without_a_character_shows_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    assert end(monkeypatch, lambda: print("12 ± 3 forêt")) == 0
+    stream.flush()
+    assert stream.buffer.getvalue() == b"12 ? 3 for?t\n"
 
 
 def test_an_error_that_is_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ A verb's module is imported when the verb is called, and imports what it needs i
 """
 
 import importlib
+import io
 import pkgutil
 import re
 import sys
@@ -97,6 +98,8 @@ def main() -> None:
 
     0 done, 1 failed in part or whole, 2 wrong usage, 130 interrupted.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no ± does not cost the result
     try:
         build()()
     except LandcoverError as error:
