@@ -15,7 +15,7 @@ def track(items: Iterable[T], description: str, *, total: int | None = None) -> 
         description: What is being done, such as ``"Decoding"``.
         total: Number of items, where ``items`` has no length.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # None: started without one, as by some schedulers
         yield from items
         return
     from rich.console import Console
