@@ -21,13 +21,17 @@ from torch.nn import functional
 from landcover.benchmarks.reference import import_peer
 from landcover.benchmarks.timing import Timing, take_turns
 from landcover.benchmarks.waterfall import waterfall
+from landcover.codecs import image_size
+from landcover.errors import UsageError
 from landcover.inference import PredictOptions, predict, predict_index
 from landcover.legend import UInt8Array
-from landcover.preprocessing import IMAGENET_MEAN, IMAGENET_STD, scaled_size
+from landcover.preprocessing import IMAGENET_MEAN, IMAGENET_STD, check_gsd, scaled_size
 from landcover.runtimes import Runtime, open_model
 from landcover.runtimes.torch_runtime import load as load_checkpoint
 
 WINDOW_PX, OVERLAP_PX = 512, 128
+SIDE_PX = 2448
+"""Side of the image: the peer takes it whole at the scales that are compared, as it does not every size."""
 STEPS = "image to map"
 
 Classifier = Callable[[Tensor], Tensor]
@@ -219,13 +223,21 @@ def compare(
     """Time all tables on one image.
 
     Args:
-        image: A JPEG, of 2448 x 2448 pixels in what is published.
+        image: A JPEG of 2448 x 2448 pixels.
         run: Checkpoint of the model.
         fp32: The model as ONNX.
         int8: The model as INT8 ONNX.
         gsd: Metres per pixel of the image.
         repeats: Runs of each way.
+
+    Raises:
+        DataError: If the image cannot be read.
+        UsageError: If it has another size, or ``gsd`` is none.
     """
+    check_gsd(gsd)
+    height, width = image_size(image)
+    if (height, width) != (SIDE_PX, SIDE_PX):
+        raise UsageError(f"{image} has {height} x {width} pixels; expected a JPEG of {SIDE_PX} x {SIDE_PX}.")
     models = Models(
         import_peer().DeepLabV3Plus("tu-mobilenetv2_100", encoder_weights=None, classes=6).eval(),
         load_checkpoint(run, device="cpu").module,
