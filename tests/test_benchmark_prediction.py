@@ -67,12 +67,12 @@ def test_every_way_has_run_once_before_it_is_timed(
 def test_what_cannot_be_timed_is_refused_before_a_model_is_read(
     prediction: ModuleType, tmp_path: Path
 ) -> None:
-    image, models = tmp_path / "a.jpg", [tmp_path / name for name in ("run", "fp32.onnx", "int8.onnx")]
+    image, models = tmp_path / "a.png", [tmp_path / name for name in ("run", "fp32.onnx", "int8.onnx")]
     Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(image)
-    with pytest.raises(UsageError, match=r"a\.jpg has 32 x 48 pixels; expected a JPEG of 2448 x 2448"):
+    with pytest.raises(UsageError, match=r"a\.png has 32 x 48 pixels; expected a JPEG of 2448 x 2448"):
         prediction.compare(image, *models)
     with pytest.raises(ConfigError, match="A ground sample distance of nan"):
         prediction.compare(image, *models, gsd=float("nan"))
     image.write_text("no image")
-    with pytest.raises(ImageError, match=r"a\.jpg"):
+    with pytest.raises(ImageError, match=r"a\.png"):
         prediction.compare(image, *models)
