@@ -12,7 +12,7 @@ from landcover.exporting.quantise import quantise
 from landcover.legend import UInt8Array
 from landcover.preprocessing import Preprocessing
 from landcover.runtimes.base import Float32Array
-from landcover.runtimes.openvino_runtime import answer, cpu_settings, import_openvino, taking_pixels
+from landcover.runtimes.openvino_runtime import answer, cpu_settings, openvino_core, taking_pixels
 
 
 class _Served(nn.Module):
@@ -56,6 +56,6 @@ def quantised_peer(
         raise RuntimeError("torch.onnx.export returned nothing.")
     file = folder / "peer.onnx"
     onnx.save(quantise(program.model_proto, images, folder), file)
-    core = import_openvino().Core()
+    core = openvino_core()
     compiled = core.compile_model(taking_pixels(core.read_model(file)), "CPU", cpu_settings())
     return partial(answer, compiled.create_infer_request())

@@ -4,6 +4,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -61,8 +62,7 @@ class OpenVINORuntime:
 
     def __init__(self, path: Path, *, threads: int | None = None, precision: Precision = "fp32") -> None:
         self.card = read_card(path)
-        self._openvino = import_openvino()
-        self._core = self._openvino.Core()
+        self._core = openvino_core()
         self.precision = precision
         if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UsageError("This processor has no instructions for bf16; use the precision fp32.")
@@ -185,14 +185,27 @@ def import_openvino() -> Any:
             del sys.modules[tools]
 
 
+@cache
+def openvino_core() -> Any:
+    """Return the process's one OpenVINO ``Core``; nothing here makes another.
+
+    Each one gives the main thread a stack for signals, and takes it away when it goes. Of two that do not go
+    in reverse order, the last puts back the stack that the first has taken away, and the next Ctrl-C, even in
+    a training long after, ends in a segmentation fault.
+
+    Raises:
+        MissingExtraError: If OpenVINO is not installed or cannot be loaded.
+    """
+    return import_openvino().Core()
+
+
 def describe() -> dict[str, str]:
     """Return what OpenVINO will use on this machine.
 
     Raises:
         MissingExtraError: If it is not installed or cannot be loaded.
     """
-    openvino = import_openvino()
-    core = openvino.Core()
+    openvino, core = import_openvino(), openvino_core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     fast = [name for name in ("BF16", "INT8") if name in capabilities]
     return {
