@@ -72,12 +72,29 @@ def test_rows_are_read_once_from_top_to_bottom_in_small_steps() -> None:
             self.asked.append((start, stop))
             return super().read_rows(start, stop)
 
-    source = Told(noise(2000, 90))
+    source = Told(noise(700, 9000))
     index_of(ColourRuntime(make_card(gsd=1.0)), source, gsd=0.5, window_px=256, overlap_px=64)
     assert source.asked[0][0] == 0
-    assert source.asked[-1][1] == 2000
+    assert source.asked[-1][1] == 700
     assert all(before[1] == after[0] for before, after in pairwise(source.asked))
     assert max(stop - start for start, stop in source.asked) < 270
+
+
+@pytest.mark.parametrize("gsd", [None, 0.45])
+def test_a_network_is_shown_mirrored_ground_where_there_is_no_imagery(gsd: float | None) -> None:
+    """At the model's scale and from a finer one, whose pixels at the edge are made of both."""
+
+    class Looking(ColourRuntime):
+        def probabilities(self, batch: np.ndarray) -> np.ndarray:
+            assert batch.min() >= 200
+            assert batch.max() <= 210
+            return super().probabilities(batch)
+
+    image = np.full((300, 280, 3), 200, np.uint8)
+    image[:, 40:] = 210
+    valid = np.ones((300, 280), bool)
+    valid[:, 90:], valid[130:170], image[~valid] = False, False, 0
+    index_of(Looking(make_card(gsd=1.0)), ArraySource(image, valid), gsd=gsd, window_px=64, overlap_px=16)
 
 
 def assert_same_bands(found: list[Band], expected: list[Band]) -> None:

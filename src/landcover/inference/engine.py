@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from landcover.errors import ModelError
+from landcover.inference.filling import mirrored
 from landcover.inference.grid import Grid
 from landcover.inference.prefetch import prefetch
 from landcover.inference.reading import BoolArray, Source, Validity, WindowRow, window_rows
@@ -134,13 +135,18 @@ def _classify_row(
     columns = [col for col, seen in zip(grid.cols, row.seen, strict=True) if seen]
     for start in range(0, len(columns), batch):
         group = columns[start : start + batch]
-        crops = [row.image[:, col.start * grid.stride : col.stop * grid.stride] for col in group]
+        crops = [_crop(row, slice(col.start * grid.stride, col.stop * grid.stride)) for col in group]
         images = np.ascontiguousarray(crops[0])[None] if len(crops) == 1 else np.stack(crops)
         answers = _turned(runtime, images) if turns else _classify(runtime, images)
         for col, answer in zip(group, answers, strict=True):
             weighted = answer * span.weights[:, None]
             weighted *= col.weights
             sums[:, :, col.start : col.stop] += weighted
+
+
+def _crop(row: WindowRow, columns: slice) -> UInt8Array:
+    image = row.image[:, columns]
+    return image if row.whole is None else mirrored(image, row.whole[:, columns])
 
 
 def _classify(runtime: Runtime, images: UInt8Array) -> Float32Array:
@@ -162,11 +168,11 @@ def _classify(runtime: Runtime, images: UInt8Array) -> Float32Array:
 def _turned(runtime: Runtime, images: UInt8Array) -> Float32Array:
     """Mean of the answers for the eight symmetries of a square: four quarter turns, each also mirrored."""
     total: Float32Array | float = 0.0
-    for mirrored in (False, True):
-        looked = images[:, :, ::-1] if mirrored else images
+    for flipped in (False, True):
+        looked = images[:, :, ::-1] if flipped else images
         for quarter in range(4):
             turned = np.ascontiguousarray(np.rot90(looked, quarter, axes=(1, 2)))
             answer = np.rot90(_classify(runtime, turned), -quarter, axes=(2, 3))
-            total = total + (answer[..., ::-1] if mirrored else answer)
+            total = total + (answer[..., ::-1] if flipped else answer)
     result: Float32Array = np.asarray(total, np.float32) / np.float32(8)
     return result

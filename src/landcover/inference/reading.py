@@ -4,21 +4,26 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from landcover.errors import UsageError
+from landcover.inference.filling import any_within
 from landcover.inference.grid import Grid
 from landcover.legend import UInt8Array
 from landcover.preprocessing import resample_rows, source_rows
 
 BoolArray = npt.NDArray[np.bool_]
 
-_STEP_PX = 128
+_STEP_ROWS = 128
+_STEP_PIXELS = 1 << 20
+"""A reading step has at least so many rows of the model's, and more where a scene is narrow."""
+
 _PARTS = 2
-_PART_PX = _STEP_PX // _PARTS
+_PART_ROWS = 128
+"""A step is resampled in parts of at most so many rows, at least two: two threads share them."""
 
 
 class Strip(Protocol):
@@ -86,11 +91,13 @@ class WindowRow(NamedTuple):
 
     Attributes:
         image: uint8 (h, w, 3) at the model's scale, edges repeated to whole cells.
+        whole: bool (h, w): which of the pixels are made of imagery alone; None: all.
         seen: Which of its windows hold imagery.
         valid: Rows of the scene read with it: first, last and where they have imagery.
     """
 
     image: UInt8Array
+    whole: BoolArray | None
     seen: list[bool]
     valid: list[tuple[int, int, BoolArray | None]]
 
@@ -107,13 +114,27 @@ def window_rows(
             top, bottom = span.start * stride, min(span.stop * stride, grid.model_size[0])
             new = list(steps.until(bottom))
             have = [step for step in have if step.stop > top] + new
-            parts = [step.image[max(0, top - step.start) : bottom - step.start] for step in have]
-            image = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            below, right = span.length * stride - len(image), grid.cols[-1].stop * stride - image.shape[1]
-            if below or right:
-                image = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
+            size = span.length * stride, grid.cols[-1].stop * stride
+            inside = [slice(max(0, top - step.start), bottom - step.start) for step in have]
+            image = _joined([step.image[part] for step, part in zip(have, inside, strict=True)], size)
+            whole = None
+            if any(step.whole is not None for step in have):
+                parts = [
+                    np.ones(step.image.shape[:2], bool)[part] if step.whole is None else step.whole[part]
+                    for step, part in zip(have, inside, strict=True)
+                ]
+                whole = _joined(parts, size)
             seen = np.logical_or.reduce([step.seen for step in have])
-            yield WindowRow(image, seen.tolist(), [valid for step in new for valid in step.valid])
+            yield WindowRow(image, whole, seen.tolist(), [valid for step in new for valid in step.valid])
+
+
+def _joined(parts: list[npt.NDArray[Any]], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Put rows together and repeat the last row and column up to a size."""
+    rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    below, right = size[0] - len(rows), size[1] - rows.shape[1]
+    if not below and not right:
+        return rows
+    return np.pad(rows, ((0, below), (0, right)) + ((0, 0),) * (rows.ndim - 2), mode="edge")
 
 
 class _Step(NamedTuple):
@@ -122,6 +143,7 @@ class _Step(NamedTuple):
     start: int
     stop: int
     image: UInt8Array
+    whole: BoolArray | None
     seen: BoolArray
     valid: list[tuple[int, int, BoolArray | None]]
 
@@ -129,8 +151,9 @@ class _Step(NamedTuple):
 class _Steps:
     """Steps of rows at the model's scale from the top; what the next needs of the source again is kept.
 
-    Steps begin and end at multiples of their height and are resampled in the same parts, whatever the windows
-    and wherever work begins: resampling rounds, and the same scene is to give the same bytes.
+    Steps begin and end at multiples of their height, which hangs on the scene's width alone, and are
+    resampled in the same parts, whatever the windows and wherever work begins: resampling rounds, and the
+    same scene is to give the same bytes.
     """
 
     def __init__(
@@ -143,7 +166,8 @@ class _Steps:
     ) -> None:
         self._source, self._grid, self._pool = source, grid, pool
         self._filling = np.rint(255 * np.array(mean)).astype(np.uint8)
-        self._at = row // _STEP_PX * _STEP_PX
+        self._height = max(1, _STEP_PIXELS // grid.model_size[1] // _STEP_ROWS) * _STEP_ROWS
+        self._at = row // self._height * self._height
         self._top = source_rows(slice(self._at, self._at + 1), grid.size[0], grid.model_size[0]).start
         self._strip = np.empty((0, grid.size[1], 3), np.uint8)
         self._valid: BoolArray | None = None
@@ -155,8 +179,8 @@ class _Steps:
     def until(self, row: int) -> Iterator[_Step]:
         """Yield the steps up to the one that holds the model's row before ``row``."""
         while self._at < row:
-            yield self._read(slice(self._at, min(self._at + _STEP_PX, self._grid.model_size[0])))
-            self._at += _STEP_PX
+            yield self._read(slice(self._at, min(self._at + self._height, self._grid.model_size[0])))
+            self._at += self._height
 
     def _read(self, rows: slice) -> _Step:
         size, model_size = self._grid.size, self._grid.model_size
@@ -171,20 +195,22 @@ class _Steps:
         self._strip, self._top = self._strip[drop:], needed.start
         self._valid = None if self._valid is None else self._valid[drop:]
 
+        height = min(_PART_ROWS, self._height // _PARTS)
+
         def resample(start: int) -> UInt8Array:
-            part = slice(start, min(start + _PART_PX, rows.stop))
+            part = slice(start, min(start + height, rows.stop))
             inside = source_rows(part, size[0], model_size[0])
             strip = self._strip[inside.start - self._top : inside.stop - self._top]
             return resample_rows(strip, inside.start, part, size, model_size)
 
-        parts = list(self._pool.map(resample, range(rows.start, rows.stop, _PART_PX)))
+        parts = list(self._pool.map(resample, range(rows.start, rows.stop, height)))
         image = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return _Step(rows.start, rows.stop, image, self._seen(), fresh)
+        return _Step(rows.start, rows.stop, image, self._whole(rows), self._seen(), fresh)
 
     def _append(self, strip: Strip) -> None:
         image, valid, have = strip.image, strip.valid, self._strip
         if valid is not None and not valid.all():
-            # What stands where there is no imagery is arbitrary; the mean colour says least to a network.
+            # What stands where there is no imagery is arbitrary, and resampling mixes it with what is near.
             image = image.copy()
             image[~valid] = self._filling
         if valid is not None or self._valid is not None:
@@ -192,6 +218,16 @@ class _Steps:
             below = np.ones(image.shape[:2], bool) if valid is None else valid
             self._valid = np.concatenate([above, below])
         self._strip = np.concatenate([have, image]) if len(have) else image
+
+    def _whole(self, rows: slice) -> BoolArray | None:
+        """Return bool (rows, model's width) where imagery alone lies under the model's pixels; None: all."""
+        if self._valid is None or self._valid.all():
+            return None
+        size, model_size = self._grid.size, self._grid.model_size
+        missing = ~self._valid
+        for axis, pixels, top in ((0, rows, self._top), (1, slice(0, model_size[1]), 0)):
+            missing = any_within(missing, pixels, size[axis] / model_size[axis], top, axis)
+        return ~missing
 
     def _seen(self) -> BoolArray:
         """Return bool (windows,): which windows of a row hold imagery in the strip."""
