@@ -1,6 +1,7 @@
 """Discovery: each layout in miniature, what it knows, and folders that are not what they should be."""
 
 import multiprocessing
+import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -240,6 +241,12 @@ class TestPairs:
         for path in ("__MACOSX/land-train/119_sat.jpg", "land-train/._119_sat.jpg", ".cache/1_sat.jpg"):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_bytes(b"")
+        assert len(open_dataset(tmp_path).items) == len(expected.images)
+
+    def test_pipes_are_passed_over(self, tmp_path: Path) -> None:
+        """Opening one would wait for ever."""
+        expected = write_folder(tmp_path, "challenge")
+        os.mkfifo(tmp_path / "land-train" / "0_sat.jpg")
         assert len(open_dataset(tmp_path).items) == len(expected.images)
 
     def test_links_that_lead_back_up_end(self, tmp_path: Path) -> None:

@@ -380,5 +380,5 @@ def _files_below(root: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         below = Path(folder).relative_to(root)
         for name in sorted(files):
-            if not name.startswith("."):
+            if not name.startswith(".") and not Path(folder, name).is_fifo():  # which waits for a writer
                 yield (below / name).as_posix()
