@@ -186,6 +186,15 @@ class TestWrongGraphs:
             open_model(tmp_path / "M.onnx", runtime=runtime)
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    def test_a_damaged_name_is_one_line(self, tmp_path: Path, runtime: str) -> None:
+        """OpenVINO quotes it, and Python cannot read the message."""
+        path = save_exported(tmp_path / "M.onnx", CARD)
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"Softmax", b"Soft\xb0ax"))
+        with pytest.raises(ModelError, match=r"M\.onnx"):
+            open_model(path, runtime=runtime)
+
 
 class TestCompiledShapes:
     @pytest.fixture

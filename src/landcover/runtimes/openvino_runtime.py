@@ -120,10 +120,13 @@ class OpenVINORuntime:
 
     @contextmanager
     def _blaming_the_file(self) -> Iterator[None]:
-        """Turn OpenVINO's refusal of a graph, which it reports as a RuntimeError, into one line."""
+        """Turn OpenVINO's refusal of a graph, which it reports as a RuntimeError, into one line.
+
+        Where its message quotes damaged names, Python fails to read the message: a UnicodeDecodeError.
+        """
         try:
             yield
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise ModelError(
                 f"{self._path} cannot be run by OpenVINO: {_reason(error)}. Export the run again."
             ) from error
@@ -224,7 +227,7 @@ def _pixels(shape: tuple[int, ...]) -> int:
     return prod(shape[:3])
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: RuntimeError | UnicodeDecodeError) -> str:
     """Return the end of OpenVINO's message, which says most: its summary where there is one, or a line."""
     _, summary, end = str(error).strip().rpartition("Summary:\n")
     lines = [line.removeprefix("-- ").strip(" .") for line in end.splitlines()]
