@@ -279,6 +279,13 @@ def test_inputs_are_never_replaced(tmp_path: Path) -> None:
         run([image, other], tmp_path, force=True)
 
 
+def test_addresses_are_named_without_their_secrets(tmp_path: Path) -> None:
+    addresses = [f"http://user:secret@host/{folder}/a.tif?sig=secret" for folder in "bc"]
+    with pytest.raises(OutputError, match=r"http://host/b/a\.tif and http://host/c/a\.tif") as error:
+        run(addresses, tmp_path)
+    assert "secret" not in str(error.value)
+
+
 def test_wrong_arguments_are_refused_before_any_work(tmp_path: Path) -> None:
     path, out = save(tmp_path / "1.png"), tmp_path / "out"
     (tmp_path / "empty").mkdir()
@@ -288,6 +295,10 @@ def test_wrong_arguments_are_refused_before_any_work(tmp_path: Path) -> None:
         (DataError, "does not exist", {"inputs": [path, tmp_path / "missing.png"]}),
         (DataError, "holds no images", {"inputs": [tmp_path / "empty"]}),
         (ConfigError, "ground sample distance", {"gsd": 0.0}),
+        (UsageError, "LEFT < RIGHT", {"bbox": (2.0, 0.0, 1.0, 1.0)}),
+        (UsageError, "MINIMUM < MAXIMUM", {"scaling": (0.0, float("nan"))}),
+        (UsageError, "overlap", {"overlap_px": 64}),  # the window of the card
+        (UsageError, r"http://\[::1/s\.tif is no address", {"inputs": ["http://[::1/s.tif"]}),
         (UsageError, "no size of a region", {"min_region": "8000"}),
         (OutputError, "is a file", {"out": tmp_path / "file"}),
         (ModelError, "no model", {"model": tmp_path / "missing"}),

@@ -188,7 +188,7 @@ def test_a_box_is_cut_out(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH[100:300, 50:120])
 
 
-def polygons(path: Path, *parts: tuple[str, list[tuple[float, float]]]) -> Path:
+def polygons(path: Path, *parts: tuple[str | None, list[tuple[float, float]]]) -> Path:
     features = [
         {
             "type": "Feature",
@@ -236,6 +236,15 @@ def test_areas_are_counted_in_zones_which_may_overlap(tmp_path: Path) -> None:
     assert [row["zone"] for row in rows] == [""] * 6 + ["left"] * 6 + ["mid"] * 6
     assert not report.exists()
     assert not table.exists()
+
+
+@pytest.mark.parametrize("name", ["", None])
+def test_a_zone_without_a_name_is_refused(tmp_path: Path, name: str | None) -> None:
+    """The table has the whole map in rows without a name."""
+    pytest.importorskip("pyogrio")
+    zones = polygons(tmp_path / "z.geojson", ("left", square(0, 0, 100)), (name, square(50, 60, 200)))
+    result = run_file(save(tmp_path / "a.tif"), tmp_path / "out", zones=zones, zone_column="name")
+    assert "has no 'name'" in next(iter(result.failed.values()))
 
 
 @pytest.mark.parametrize(
@@ -380,6 +389,38 @@ def test_an_interrupted_scene_says_how_to_go_on(
     run_file(path, tmp_path / "straight", Interrupted(10**9))
     assert len(rest.windows) < 7 * 9
     assert np.array_equal(read(tmp_path / "out/a_mask.tif"), read(tmp_path / "straight/a_mask.tif"))
+
+
+@pytest.mark.parametrize("state", ["", "[]", "{}", '{"work": 1, "rows": "x", "damaged": [], "notes": []}'])
+def test_work_whose_state_is_damaged_is_done_anew(tmp_path: Path, small_memory: None, state: str) -> None:
+    path, out = save(tmp_path / "a.tif"), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run_file(path, out, Interrupted())
+    (out / ".a_mask.tif.landcover-tmp/state.json").write_text(state)
+    run_file(path, out, Interrupted(10**9), resume=True)
+    run_file(path, tmp_path / "straight", Interrupted(10**9))
+    assert (out / "a_mask.tif").read_bytes() == (tmp_path / "straight/a_mask.tif").read_bytes()
+    assert [p.name for p in out.iterdir()] == ["a_mask.tif"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no claims")
+def test_of_two_at_one_scene_the_second_is_told_and_the_first_goes_on(
+    tmp_path: Path, small_memory: None
+) -> None:
+    path, out, told = save(tmp_path / "a.tif"), tmp_path / "out", []
+
+    class Second(Interrupted):
+        def coarse(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            if self.left == 10**9 - 5:
+                for resume in (False, True):
+                    told.extend(run_file(path, out, Interrupted(), resume=resume).failed.values())
+            return super().coarse(batch)
+
+    run_file(path, out, Second(10**9))
+    run_file(path, tmp_path / "straight", Interrupted(10**9))
+    assert len(told) == 2
+    assert all("is being written by another process" in one for one in told)
+    assert (out / "a_mask.tif").read_bytes() == (tmp_path / "straight/a_mask.tif").read_bytes()
 
 
 OTHERWISE: list[dict[str, object]] = [

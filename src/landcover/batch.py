@@ -1,7 +1,7 @@
 """Many files in, many files out: what is read and what is written, settled before any work."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,25 +100,28 @@ def find_files(
     return list(found.values())
 
 
-def check_targets(pairs: Iterable[tuple[Path, Path]], *, force: bool) -> None:
+def check_targets(
+    pairs: Iterable[tuple[Path | str, Path]], *, force: bool, shown: Callable[[Path | str], str] = str
+) -> None:
     """Refuse a job whose results would get in each other's way, or in that of other files.
 
     Args:
-        pairs: Source and target of each result; a source may have several.
+        pairs: Source and target of each result; a source may have several. One that is no path is no file.
         force: Allow targets that exist.
+        shown: How messages call a source.
 
     Raises:
         OutputError: If two sources have one target, a target is a source, or exists and ``force`` is off.
     """
     pairs = list(pairs)
-    sources = {_real(source) for source, _ in pairs}
-    owners: dict[Path, Path] = {}
+    sources = {_real(source) for source, _ in pairs if isinstance(source, Path)}
+    owners: dict[Path, Path | str] = {}
     for source, target in pairs:
         other = owners.setdefault(target, source)
         if other != source:
             raise OutputError(
-                f"{other} and {source} would both be written to {target}. Write them to two folders, or "
-                "give the folder that holds both."
+                f"{shown(other)} and {shown(source)} would both be written to {target}. Write them to two "
+                "folders, or give the folder that holds both."
             )
         if _real(target) in sources:
             raise OutputError(f"{target} would replace an input. Choose another output folder.")

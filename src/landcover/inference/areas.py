@@ -134,7 +134,7 @@ def read_zones(
 
     Raises:
         DataError: If the file is no file of polygons.
-        UsageError: If it has no such column, or two polygons have one name.
+        UsageError: If it has no such column, or a polygon has no name or that of another.
     """
     from landcover.vectors import read_features  # needs an extra
 
@@ -147,7 +147,13 @@ def read_zones(
             raise UsageError(
                 f"{path} has no column {column!r}; it has {', '.join(sorted(features.attributes)) or 'none'}."
             )
-        names = [str(value) for value in features.attributes[column]]
+        values = features.attributes[column].tolist()
+        if any(value is None or value != value or value == "" for value in values):  # NaN is not itself
+            raise UsageError(
+                f"A polygon of {path} has no {column!r}; name it, or leave the column out: zones are "
+                "numbered then."
+            )
+        names = [str(value) for value in values]
         if len(set(names)) < len(names):
             raise UsageError(
                 f"Several polygons of {path} have one {column!r}; name them apart, or leave it out."

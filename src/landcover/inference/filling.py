@@ -31,7 +31,7 @@ def mirrored(image: UInt8Array, valid: BoolArray) -> UInt8Array:
     """
     if not valid.any():
         return image
-    rows, cols = np.indices(valid.shape, sparse=True)
+    rows, cols = np.ogrid[: valid.shape[0], : valid.shape[1]]
     while not valid.all():  # each time, strips become at least twice as wide
         across, beside, seen_across = _mirror(valid)
         down, above, seen_down = (part.T for part in _mirror(valid.T))

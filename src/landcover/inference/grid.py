@@ -83,7 +83,7 @@ def make_grid(
     """
     card, stride = runtime.card, runtime.stride
     model_gsd = card.preprocessing.gsd
-    _check_windows(card.window_px if window_px is None else window_px, overlap_px)
+    check_windows(card.window_px if window_px is None else window_px, overlap_px)
     sides = gsd if isinstance(gsd, tuple) else (model_gsd if gsd is None else gsd,) * 2
     scales = [check_gsd(side) / model_gsd for side in sides]
     if max(scales) > _COARSEST:
@@ -114,8 +114,12 @@ def make_grid(
     )
 
 
-def _check_windows(window_px: int, overlap_px: int | None) -> None:
-    """Refuse what no scene can be covered with, also where this one is small enough to be given whole."""
+def check_windows(window_px: int, overlap_px: int | None) -> None:
+    """Refuse what no scene can be covered with, also where one is small enough to be given whole.
+
+    Raises:
+        UsageError: If a side is negative, or the overlap is not smaller than the window.
+    """
     if window_px < 0:
         raise UsageError(
             f"Windows of {window_px} px are not possible; expected pixels, or 0 for whole images at once."

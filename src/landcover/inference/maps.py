@@ -14,6 +14,7 @@ from landcover.data.parallel import parallel_map
 from landcover.errors import DataError, LandcoverError, OutputError, UsageError
 from landcover.extras import needs
 from landcover.inference.engine import Band
+from landcover.inference.grid import check_windows
 from landcover.inference.kept import is_made, read_made
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, plan
@@ -72,6 +73,8 @@ def predict(
         if isinstance(model, str | Path)
         else model
     )
+    window_px = opened.card.window_px if options.window_px is None else options.window_px
+    check_windows(window_px, options.overlap_px)
     result = Prediction(
         opened.card.legend,
         model=str(model) if isinstance(model, str | Path) else "in memory",

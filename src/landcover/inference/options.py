@@ -8,7 +8,7 @@ from landcover.codecs import MAX_PIXELS, MaskFormat
 from landcover.errors import UsageError
 from landcover.postprocess import parse_min_region
 from landcover.preprocessing import check_gsd
-from landcover.raster import Scaling
+from landcover.raster import Scaling, check_box, check_scaling
 from landcover.windows import cannot_overlap
 
 MapFormat = Literal["auto", "png", "tif", "cog"]
@@ -78,6 +78,10 @@ class PredictOptions:
     def __post_init__(self) -> None:
         if self.gsd is not None:
             check_gsd(self.gsd)
+        if self.bbox is not None:
+            check_box(self.bbox)
+        if self.scaling is not None:
+            check_scaling(self.scaling)
         if self.min_region is not None:
             parse_min_region(self.min_region, 1.0)
         if self.window_px is not None and self.window_px < 0:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from landcover.batch import IMAGE_END, PICTURE_SUFFIXES, check_targets, find_files
 from landcover.data import open_dataset
 from landcover.data.dataset import SETTINGS_FILE, read_settings
-from landcover.errors import DataError
+from landcover.errors import DataError, UsageError
 from landcover.inference.options import MapFormat, PredictOptions
 from landcover.raster import Georeference, display_name, ground_sample_distance, read_georeference
 
@@ -99,7 +99,7 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
         model_gsd: What is assumed of images whose scale nobody tells.
 
     Raises:
-        UsageError: If there is no input.
+        UsageError: If there is no input, or an address cannot be one.
         DataError: If an input does not exist or a folder holds no images.
         OutputError: If ``out`` is a file, two images would get one output, an output is also an input, or
             exists and neither ``force`` nor ``resume`` is on.
@@ -121,12 +121,21 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
         picture = georeference is None and image.suffix.lower() in _PICTURES
         tasks.append(Task(image, _map(stem, suffix), picture, *(known or (model_gsd, "assumed"))))
     for address in addresses:
-        stem = out / PurePosixPath(urlsplit(address).path).stem.removesuffix(IMAGE_END)
+        stem = out / _address_path(address).stem.removesuffix(IMAGE_END)
         suffix = _suffix(options.map_format, referenced=True)
         tasks.append(Task(address, _map(stem, suffix), False, *(option or (model_gsd, "raster"))))
-    outputs = [(Path(task.image), path) for task in tasks for path in products(task, options)]
-    check_targets(outputs, force=options.force or options.resume)
+    outputs = [(task.image, path) for task in tasks for path in products(task, options)]
+    check_targets(outputs, force=options.force or options.resume, shown=display_name)
     return tasks
+
+
+def _address_path(address: str) -> PurePosixPath:
+    try:
+        return PurePosixPath(urlsplit(address).path)
+    except ValueError as error:
+        raise UsageError(
+            f"{display_name(address)} is no address ({error}). Expected one such as https://host/scene.tif."
+        ) from error
 
 
 def products(task: Task, options: PredictOptions) -> list[Path]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from landcover.errors import DataError, OutputError
-from landcover.files import write_text, writing
+from landcover.files import claimed, write_text, writing
 from landcover.legend import UInt8Array
 from landcover.windows import Window
 
@@ -113,8 +114,9 @@ def _overlap(one: Window, other: Window) -> bool:
 class Workplace:
     """The stores of one scene: in memory, or in a hidden folder from where work can be resumed.
 
-    Used as a context: the folder is deleted when the block ends, unless it ends by an interrupt or, when rows
-    are there, by an error about a file that may be mended (no answer, no space).
+    The folder is this process's own. Used as a context: the folder is deleted when the block ends, unless it
+    ends by an interrupt or, when rows are there, by an error about a file that may be mended (no answer, no
+    space).
 
     Attributes:
         rows: Rows that the stores hold.
@@ -122,34 +124,34 @@ class Workplace:
 
     Args:
         folder: The folder; None keeps everything in memory.
+        path: The map that is made.
         work: What the rows depend on; work of another description is not resumed.
         resume: Take up what is there.
 
     Raises:
-        OutputError: If there is work of another description, or the folder cannot be written.
+        OutputError: If there is work of another description, another process is at the same map, or the
+            folder cannot be written.
     """
 
-    def __init__(self, folder: Path | None, work: dict[str, object], *, resume: bool) -> None:
+    def __init__(self, folder: Path | None, path: Path, work: dict[str, object], *, resume: bool) -> None:
         self._folder, self._work = folder, work
         self._stores: list[RowStore] = []
         self.rows, self.told = 0, Told()
+        self._claim = ExitStack()
         if folder is None:
             return
-        try:
-            state = json.loads((folder / _STATE).read_text(encoding="utf-8")) if resume else None
-        except (OSError, ValueError):
-            state = None
-        if state is not None:
-            if state["work"] != work:
+        with ExitStack() as claim:
+            claim.enter_context(claimed(folder, path))
+            found = _read_state(folder) if resume else None
+            if found is None:
+                _empty(folder)
+            elif found[0] != work:
                 raise OutputError(
                     f"{folder} holds work of another model, scene or setting. Start anew without --resume."
                 )
-            self.rows = state["rows"]
-            self.told = Told([Window(*window) for window in state["damaged"]], state["notes"])
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-            with writing(folder):
-                folder.mkdir(parents=True)
+            else:
+                _, self.rows, self.told = found
+            self._claim = claim.pop_all()
 
     def store(self, name: str, height: int, row_shape: tuple[int, ...]) -> RowStore:
         """Return the store of that name, with the rows that are there already."""
@@ -172,6 +174,10 @@ class Workplace:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._claim:
+            self._leave(kind)
+
+    def _leave(self, kind: type[BaseException] | None) -> None:
         for store in self._stores:
             store.close()
         if self._folder is None:
@@ -185,3 +191,22 @@ class Workplace:
             )
         else:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _read_state(folder: Path) -> tuple[object, int, Told] | None:
+    """Return description, number of rows and what was told of the work in a folder; None if there is none."""
+    try:
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        told = Told([Window(*window) for window in state["damaged"]], list(state["notes"]))
+        return state["work"], int(state["rows"]), told
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _empty(folder: Path) -> None:
+    """Delete what a folder holds; the folder itself carries the claim."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink()

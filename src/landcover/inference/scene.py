@@ -81,7 +81,7 @@ def make_map(
         folder = work_folder(task.map) if math.prod(imagery.size) > IN_MEMORY_PIXELS else None
         bands_kept = {"probabilities": options.probabilities, "confidence": options.confidence}
         work = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **bands_kept}
-        with Workplace(folder, work, resume=options.resume) as workplace:
+        with Workplace(folder, task.map, work, resume=options.resume) as workplace:
             stores = Stores(workplace, imagery.size, len(legend.scored), options)
             _classify(runtime, imagery, task, options, workplace, stores, progress)
             told = workplace.told.joined(Told(imagery.damaged, imagery.notes))

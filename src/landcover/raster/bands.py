@@ -26,6 +26,19 @@ _SAMPLE_PX = 1024
 _SAMPLE_BANDS = 16
 
 
+def check_scaling(scaling: Scaling) -> None:
+    """Refuse what pixels cannot be scaled by.
+
+    Raises:
+        UsageError: If the values are not finite or not in ascending order.
+    """
+    if scaling == "percentile":
+        return
+    low, high = map(float, scaling)
+    if not (low < high and 0 < 255 / (high - low) < math.inf):
+        raise UsageError(f"A scaling from {low:g} to {high:g} was given; expected MINIMUM < MAXIMUM.")
+
+
 def choose_bands(
     name: str, reader: DatasetReader, bands: Sequence[int] | None
 ) -> tuple[tuple[int, int, int], str | None]:
@@ -84,9 +97,8 @@ def value_range(
     if scaling == "percentile":
         return _percentiles(address, reader, bands)
     if scaling is not None:
+        check_scaling(scaling)
         low, high = map(float, scaling)
-        if not (low < high and 0 < 255 / (high - low) < math.inf):
-            raise UsageError(f"A scaling from {low:g} to {high:g} was given; expected MINIMUM < MAXIMUM.")
         return low, high
     dtype = reader.dtypes[bands[0] - 1]
     if dtype != "uint8":
