@@ -16,12 +16,18 @@ import rasterio
 from typer.testing import CliRunner
 
 from datafolders import write_image
-from fake_runtime import ColourRuntime, make_card
+from fake_runtime import ColourRuntime, ConstantRuntime, make_card
 from landcover import benchmarks
 from landcover.benchmarks import peer_scene, resources
 from landcover.benchmarks.resources import installed, write_scene
 from landcover.benchmarks.waterfall import waterfall
-from landcover.benchmarks.windowing import mosaics, score_scales, score_windows
+from landcover.benchmarks.windowing import (
+    labelled_images,
+    mosaics,
+    score_paths,
+    score_scales,
+    score_windows,
+)
 from landcover.cli import build
 from landcover.codecs import write_mask
 from landcover.data import open_dataset, select
@@ -71,6 +77,18 @@ def test_a_classifier_without_context_scores_alike_by_tile_and_by_mosaic(tiles: 
     rows = score_windows(ColourRuntime(), dataset, select(dataset, "all:all"))
     assert [row["miou"] for row in rows] == [1.0] * len(rows)
     assert len(rows) == 8
+
+
+def test_one_model_whole_and_another_as_predict_does_are_scored_on_the_same_pixels(tiles: Path) -> None:
+    dataset = open_dataset(tiles)
+    right, wrong = ColourRuntime(make_card(gsd=1.0)), ConstantRuntime(card=make_card(gsd=1.0))
+    scenes = list(mosaics(dataset, select(dataset, "all:all")))
+    found = score_paths(wrong, right, scenes)
+    assert found["scenes"] == 2
+    assert (found["default"], found["whole"] < 0.1) == (1.0, True)
+    images = list(labelled_images(dataset))
+    assert len(images) == 4
+    assert score_paths(right, right, images, gsd=0.5)["default"] > 0.8  # half as many pixels of the model's
 
 
 def test_a_scale_that_is_declared_is_undone(tiles: Path) -> None:

@@ -1,5 +1,6 @@
 """The peer's network exported, quantised and run as ours is."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -43,15 +44,17 @@ def quantised_peer(
         side: Height and width.
         folder: For intermediate files.
     """
-    program = torch.onnx.export(
-        _Served(network).eval(),
-        (torch.zeros(1, 3, side, side),),
-        input_names=["image"],
-        output_names=["probabilities"],
-        opset_version=18,
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of changes to come within itself
+        program = torch.onnx.export(
+            _Served(network).eval(),
+            (torch.zeros(1, 3, side, side),),
+            input_names=["image"],
+            output_names=["probabilities"],
+            opset_version=18,
+            dynamo=True,
+            verbose=False,
+        )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing.")
     file = folder / "peer.onnx"

@@ -5,8 +5,10 @@ windows of 512 with a quarter overlap, softmax averaged at full size in torch, a
 changes one thing until landcover's own is reached; the ways take turns in one process.
 """
 
+import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,7 +131,7 @@ def step_by_step(image: Path, models: Models, gsd: float, repeats: int, folder: 
     def ours(gsd: float, window_px: int | None = None) -> None:
         overlap_px = None if window_px is None else OVERLAP_PX
         options = PredictOptions(gsd=gsd, window_px=window_px, overlap_px=overlap_px, force=True)
-        predict([image], models.int8, folder / "ours", options)
+        _predict(image, models.int8, folder / "ours", options)
 
     ways: dict[str, Callable[[], object]] = {
         "landcover": partial(ours, gsd),
@@ -160,7 +162,7 @@ def around_the_network(image: Path, runtime: Runtime, gsd: float, repeats: int, 
     """
     options = PredictOptions(gsd=gsd, force=True)
     canned = Canned(runtime)
-    predict([image], canned, folder / "canned", options)
+    _predict(image, canned, folder / "canned", options)
     index = predict_index(canned, np.array(Image.open(image).convert("RGB")), gsd=gsd)
     content, legend = image.read_bytes(), runtime.card.legend
 
@@ -172,9 +174,15 @@ def around_the_network(image: Path, runtime: Runtime, gsd: float, repeats: int, 
 
     ways: dict[str, Callable[[], object]] = {
         "decoding and encoding alone": least,
-        "all but the network": lambda: predict([image], canned, folder / "canned", options),
+        "all but the network": lambda: _predict(image, canned, folder / "canned", options),
     }
     return take_turns("around the network", ways, 3 * repeats)
+
+
+def _predict(image: Path, runtime: Runtime, out: Path, options: PredictOptions) -> None:
+    """Predict without saying each time what computes."""
+    with redirect_stderr(io.StringIO()):
+        predict([image], runtime, out, options)
 
 
 class Canned:

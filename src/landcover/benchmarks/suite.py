@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from landcover.benchmarks import peer_scene, prediction, resources, windowing
@@ -11,6 +12,12 @@ from landcover.benchmarks.prediction import chart
 from landcover.data import open_dataset, select
 from landcover.files import write_text
 from landcover.runtimes import open_model
+
+_WHOLE_PIXELS = 8_000_000
+"""Larger mosaics are not given to a network at once."""
+
+_MEMORY_RUNS = 3
+"""What the threads hold at the same time hangs on the moment: medians are taken."""
 
 
 def bench(
@@ -23,6 +30,7 @@ def bench(
     gsd: float = 0.5,
     tiles: Path | None = None,
     split: str | None = None,
+    full: Path | None = None,
     width: int = 20_000,
     heights: Sequence[int] = (10_000, 20_000, 40_000),
     geoai: Path | None = None,
@@ -41,6 +49,7 @@ def bench(
         gsd: Metres per pixel of the image.
         tiles: Data folder; its images make the scenes for the memory, and its scenes the mosaics.
         split: ``NAME:part`` of it that the model has not seen, for the mosaics.
+        full: Data folder of large labelled images of ``gsd``.
         width: Columns of the scenes.
         heights: Rows of them.
         geoai: Interpreter of an environment with geoai, to map scenes of ``tiles`` beside landcover.
@@ -71,6 +80,12 @@ def bench(
         items = select(dataset, split)
         result["windows"] = windowing.score_windows(runtime, dataset, items)
         result["scales"] = windowing.score_scales(runtime, dataset, items)
+        fit = [scene for scene in windowing.mosaics(dataset, items) if scene.truth.size <= _WHOLE_PIXELS]
+        result["paths"] = {"mosaics": windowing.score_paths(open_model(run), runtime, fit)}
+    if full is not None:
+        scenes = list(windowing.labelled_images(open_dataset(full)))
+        paths = result.setdefault("paths", {})
+        paths["full size"] = windowing.score_paths(open_model(run), open_model(int8), scenes, gsd)
     write_text(out / "bench.json", json.dumps(result, indent=1) + "\n", force=force)
     write_text(out / "bench.svg", chart(timings), force=force)
     return result
@@ -82,5 +97,6 @@ def _memory(model: Path, tiles: Path, out: Path, width: int, heights: Sequence[i
         scene = out / f"{height}x{width}.tif"
         if not scene.exists():
             resources.write_scene(scene, height, width, tiles)
-        found[f"{height} x {width}"] = resources.memory(model, scene, out / "maps")
+        runs = [resources.memory(model, scene, out / "maps") for _ in range(_MEMORY_RUNS)]
+        found[f"{height} x {width}"] = {name: median(run[name] for run in runs) for name in runs[0]}
     return found

@@ -68,6 +68,14 @@ def mosaics(dataset: Dataset, items: Sequence[Item]) -> Iterator[Mosaic]:
         yield Mosaic(scene, image, truth, truth != NODATA)
 
 
+def labelled_images(dataset: Dataset) -> Iterator[Mosaic]:
+    """Take each labelled image for a scene."""
+    for item in dataset.items:
+        if item.mask is not None:
+            truth = dataset.read_mask(item)
+            yield Mosaic(item.key, dataset.read_image(item), truth, np.ones(truth.shape, bool))
+
+
 def score_windows(runtime: Runtime, dataset: Dataset, items: Sequence[Item]) -> list[dict[str, Any]]:
     """Score tiles one by one, then as mosaics through each of :data:`WINDOWS`; mIoU in 0..1."""
     alone = ConfusionMatrix(dataset.legend)
@@ -76,16 +84,44 @@ def score_windows(runtime: Runtime, dataset: Dataset, items: Sequence[Item]) -> 
     rows = [{"way": "tile by tile", "window_px": None, "overlap_px": None, "miou": alone.scores().miou}]
     scenes = list(mosaics(dataset, items))
     for window_px, overlap_px in WINDOWS:
-        matrix = ConfusionMatrix(dataset.legend)
-        for scene in track(scenes, f"Windows of {window_px}, {overlap_px}"):
-            source = ArraySource(scene.image, scene.valid)
-            size = source.height, source.width
-            grid = make_grid(size, runtime, window_px=window_px, overlap_px=overlap_px)
-            made = [band.index(dataset.legend) for band in bands(runtime, source, grid)]
-            matrix.update(scene.truth, np.concatenate(made))  # NODATA in the truth is not counted
-        miou = matrix.scores().miou
+        miou = _score_scenes(runtime, scenes, None, window_px, overlap_px)
         rows.append({"way": "mosaic", "window_px": window_px, "overlap_px": overlap_px, "miou": miou})
     return rows
+
+
+def score_paths(
+    whole: Runtime, default: Runtime, scenes: Sequence[Mosaic], gsd: float | None = None
+) -> dict[str, Any]:
+    """Score one model whole, each scene at once, and another as ``predict`` does by itself; mIoU in 0..1.
+
+    Args:
+        whole: The first, such as the checkpoint in torch; about half a kilobyte of memory per pixel.
+        default: The second, such as its INT8 file.
+        scenes: Images, truth and where imagery is.
+        gsd: Metres per pixel of the images. None: it is the model's.
+    """
+    return {
+        "scenes": len(scenes),
+        "whole": _score_scenes(whole, scenes, gsd, 0, None),
+        "default": _score_scenes(default, scenes, gsd, None, None),
+    }
+
+
+def _score_scenes(
+    runtime: Runtime,
+    scenes: Sequence[Mosaic],
+    gsd: float | None,
+    window_px: int | None,
+    overlap_px: int | None,
+) -> float | None:
+    matrix = ConfusionMatrix(runtime.card.legend)
+    for scene in track(scenes, "Scenes"):
+        source = ArraySource(scene.image, scene.valid)
+        size = source.height, source.width
+        grid = make_grid(size, runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
+        made = [band.index(runtime.card.legend) for band in bands(runtime, source, grid)]
+        matrix.update(scene.truth, np.concatenate(made))  # NODATA in the truth is not counted
+    return matrix.scores().miou
 
 
 def score_scales(runtime: Runtime, dataset: Dataset, items: Sequence[Item]) -> list[dict[str, Any]]:

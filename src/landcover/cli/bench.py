@@ -23,6 +23,9 @@ def bench(
         Path | None,
         typer.Option(help="Python that has geoai, to map scenes beside it.", show_default="not measured"),
     ] = None,
+    full: Annotated[
+        Path | None, typer.Option(help="Data of large labelled images, to score whole and by windows.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each way.")] = 3,
     force: Annotated[bool, typer.Option("--force", help="Replace results.")] = False,
 ) -> None:
@@ -49,6 +52,7 @@ def bench(
         tiles=tiles,
         split=split,
         geoai=geoai,
+        full=full,
         repeats=repeats,
         force=force,
     )
@@ -79,6 +83,11 @@ def _print(result: dict[str, Any]) -> None:
     for row in result.get("scales", []):
         right, wrong = 100 * row["declared rightly"], 100 * row["not declared"]
         console.print(f"{row['gsd']:g} m: mIoU {right:.2f} declared, {wrong:.2f} not declared")
+    for name, found in result.get("paths", {}).items():
+        whole, windows = 100 * found["whole"], 100 * found["windows"]
+        console.print(
+            f"{name}, {found['scenes']}: checkpoint whole {whole:.2f}, INT8 by windows {windows:.2f}"
+        )
 
 
 def _memory(found: dict[str, Any]) -> str:
