@@ -84,9 +84,9 @@ def _print(result: dict[str, Any]) -> None:
         right, wrong = 100 * row["declared rightly"], 100 * row["not declared"]
         console.print(f"{row['gsd']:g} m: mIoU {right:.2f} declared, {wrong:.2f} not declared")
     for name, found in result.get("paths", {}).items():
-        whole, windows = 100 * found["whole"], 100 * found["windows"]
+        whole, default = 100 * found["whole"], 100 * found["default"]
         console.print(
-            f"{name}, {found['scenes']}: checkpoint whole {whole:.2f}, INT8 by windows {windows:.2f}"
+            f"{name}, {found['scenes']}: checkpoint whole {whole:.2f}, INT8 by default {default:.2f}"
         )
 
 
