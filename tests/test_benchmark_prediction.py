@@ -3,7 +3,7 @@
 import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,9 @@ def test_every_way_has_run_once_before_it_is_timed(
     monkeypatch.setattr(prediction, "eager", lambda network: network)
     monkeypatch.setattr(prediction, "on_runtime", lambda runtime: runtime)
     monkeypatch.setattr(prediction, "take_turns", take_turns)
-    monkeypatch.setattr(prediction, "predict", lambda *given: ran.append(given[-1]))
+    monkeypatch.setattr(
+        prediction, "predict", lambda *given: ran.append(given[-1]) or SimpleNamespace(failed={})
+    )
     monkeypatch.setattr(
         prediction, "predict_index", lambda *_, gsd: ran.append("index") or np.zeros((32, 32), np.uint8)
     )

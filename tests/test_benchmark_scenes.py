@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,12 @@ def test_memory_is_that_of_the_prediction_alone(tiles: Path, tmp_path: Path) -> 
     assert len(ours) == 400_000_000
     assert 20 < found["imports_mb"] < 350, "the memory of the process that asks is no part of it"
     assert 0 < found["above_imports_mb"] < 350
+
+
+def test_a_prediction_that_fails_is_no_figure(tmp_path: Path) -> None:
+    (tmp_path / "scene.tif").write_bytes(b"II*\0 and no more")
+    with pytest.raises(subprocess.CalledProcessError):
+        resources.memory(save_exported(tmp_path / "model.onnx"), tmp_path / "scene.tif", tmp_path / "out")
 
 
 def test_the_core_needs_no_deep_learning_library() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from landcover.inference.filling import any_within, mirrored
+from landcover.preprocessing import resample_image
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
@@ -29,12 +30,12 @@ def test_imagery_stays_and_the_rest_is_made_of_imagery(valid: np.ndarray) -> Non
 
 
 @pytest.mark.parametrize("turns", range(4))
-@pytest.mark.parametrize("missing", [1, 3, 5, 7])
-def test_beyond_an_edge_stands_what_numpy_calls_symmetric(missing: int, turns: int) -> None:
-    """Also where more is missing than there is, to and fro."""
-    ground = picture((3, 9))[:, : 9 - missing]
-    valid = np.ones((3, 9), bool)
-    valid[:, 9 - missing :] = False
+@pytest.mark.parametrize(("width", "missing"), [(9, 1), (9, 3), (9, 5), (9, 7), (60, 33)])
+def test_beyond_an_edge_stands_what_numpy_calls_symmetric(width: int, missing: int, turns: int) -> None:
+    """Also where more is missing than there is, to and fro, and where an image is long and narrow."""
+    ground = picture((3, width))[:, : width - missing]
+    valid = np.ones((3, width), bool)
+    valid[:, width - missing :] = False
     image = np.pad(ground, ((0, 0), (0, missing), (0, 0)))
     filled = mirrored(np.rot90(image, turns), np.rot90(valid, turns))
     expected = np.pad(ground, ((0, 0), (0, missing), (0, 0)), mode="symmetric")
@@ -57,14 +58,27 @@ def test_nothing_is_shown_where_nothing_is() -> None:
 
 
 @given(hnp.arrays(bool, SHAPES), st.integers(1, 20), st.integers(0, 1))
-def test_a_pixel_is_whole_if_all_under_it_is(missing: np.ndarray, length: int, axis: int) -> None:
-    step = missing.shape[axis] / length
+def test_a_pixel_is_whole_if_all_that_it_is_resampled_from_is(
+    missing: np.ndarray, length: int, axis: int
+) -> None:
+    """By the resampling itself: what is missing leaves a trace of its brightness."""
+    shape = list(missing.shape)
+    step, shape[axis] = shape[axis] / length, length
     found = any_within(missing, slice(0, length), step, 0, axis)
-    for pixel in range(length):
-        first = int(np.floor(pixel * step + 1e-6))
-        last = int(np.ceil((pixel + 1) * step - 1e-6))
-        expected = missing.take(range(first, max(last, first + 1)), axis=axis).any(axis=axis)
-        np.testing.assert_array_equal(found.take(pixel, axis=axis), expected)
+    bright = np.repeat(np.where(missing, 255, 0).astype(np.uint8)[..., None], 3, axis=-1)
+    seen = resample_image(bright, (shape[0], shape[1]))[..., 0] > 0
+    assert not (seen & ~found).any()
+    assert found.shape == tuple(shape)
+
+
+@given(st.integers(2, 40), st.integers(1, 40))
+def test_no_more_is_missing_than_the_filter_reaches(length: int, pixels: int) -> None:
+    step = length / pixels
+    missing = np.zeros((length, 1), bool)
+    missing[length // 2] = True
+    found = np.flatnonzero(any_within(missing, slice(0, pixels), step, 0, 0))
+    centre = (found + 0.5) * step
+    assert (np.abs(centre - length // 2 - 0.5) < max(step, 1) + 0.5).all()
 
 
 def test_a_part_is_as_in_the_whole() -> None:

@@ -103,6 +103,16 @@ def test_layers_answer_the_same_in_the_mean(bias: bool, groups: int) -> None:
     assert {tensor.name for tensor in result.graph.initializer} <= used
 
 
+def test_nodes_need_no_names() -> None:
+    model, images = network(5, bias=True, groups=8), smooth(3, 5)
+    expected = answers(rounded(model, images), images)
+    for node in model.graph.node:
+        node.name = ""
+    found = rounded(model, images)
+    onnx.checker.check_model(found)
+    np.testing.assert_array_equal(answers(found, images), expected)
+
+
 def test_the_int8_file_holds_the_weights_as_rounded(tmp_path: Path) -> None:
     """The grid is the one that quantisation takes, so that nothing is rounded a second time."""
     model, images = network(3, bias=True, groups=8), smooth(4, 3)

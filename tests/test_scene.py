@@ -3,6 +3,7 @@
 import csv
 import http.server
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -401,6 +402,15 @@ def test_work_whose_state_is_damaged_is_done_anew(tmp_path: Path, small_memory: 
     run_file(path, tmp_path / "straight", Interrupted(10**9))
     assert (out / "a_mask.tif").read_bytes() == (tmp_path / "straight/a_mask.tif").read_bytes()
     assert [p.name for p in out.iterdir()] == ["a_mask.tif"]
+
+
+def test_rows_that_are_lost_are_told_of(tmp_path: Path, small_memory: None) -> None:
+    path, out = save(tmp_path / "a.tif"), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run_file(path, out, Interrupted())
+    os.truncate(out / ".a_mask.tif.landcover-tmp/index.raw", 10)
+    result = run_file(path, out, Interrupted(10**9), resume=True)
+    assert "Start anew without --resume" in result.failed[str(path)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no claims")

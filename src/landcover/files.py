@@ -106,7 +106,7 @@ def claimed(folder: Path, path: Path) -> Iterator[None]:
         except (BlockingIOError, FileNotFoundError):
             mine = False  # or the other process has just ended, and taken the folder away
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
             mine = True
         if not mine:

@@ -182,7 +182,9 @@ def around_the_network(image: Path, runtime: Runtime, gsd: float, repeats: int, 
 def _predict(image: Path, runtime: Runtime, out: Path, options: PredictOptions) -> None:
     """Predict without saying each time what computes."""
     with redirect_stderr(io.StringIO()):
-        predict([image], runtime, out, options)
+        made = predict([image], runtime, out, options)
+    for reason in made.failed.values():
+        raise RuntimeError(f"What is timed failed: {reason}")
 
 
 class Canned:

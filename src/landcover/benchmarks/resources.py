@@ -20,6 +20,7 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from landcover.data import open_dataset
+from landcover.files import atomic_path
 
 _BLOCK_PX = 512
 
@@ -37,7 +38,10 @@ from landcover.inference import PredictOptions, predict
 from landcover.runtimes import open_model
 import landcover.raster, landcover.postprocess.sieve, PIL.Image
 imported = peak()
-predict([sys.argv[1]], sys.argv[2], sys.argv[3], PredictOptions(force=True, min_region=sys.argv[4] or None))
+scene, model, out, min_region = sys.argv[1:]
+made = predict([scene], model, out, PredictOptions(force=True, min_region=min_region or None))
+if made.failed:
+    sys.exit(str(made.failed))
 print(imported, peak())
 """
 
@@ -62,7 +66,7 @@ def write_scene(path: Path, height: int, width: int, tiles: Path, *, collar_px: 
         "zlevel": 1,
         "bigtiff": "if_safer",
     }
-    with rasterio.open(path, "w", **profile) as target:
+    with atomic_path(path) as temporary, rasterio.open(temporary, "w", **profile) as target:
         for row in range(0, height, _BLOCK_PX):
             for col in range(0, width, _BLOCK_PX):
                 window = Window(col, row, min(_BLOCK_PX, width - col), min(_BLOCK_PX, height - row))

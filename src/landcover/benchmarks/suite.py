@@ -80,10 +80,10 @@ def bench(
         items = select(dataset, split)
         result["windows"] = windowing.score_windows(runtime, dataset, items)
         result["scales"] = windowing.score_scales(runtime, dataset, items)
-        fit = [scene for scene in windowing.mosaics(dataset, items) if scene.truth.size <= _WHOLE_PIXELS]
+        fit = (scene for scene in windowing.mosaics(dataset, items) if scene.truth.size <= _WHOLE_PIXELS)
         result["paths"] = {"mosaics": windowing.score_paths(open_model(run), runtime, fit)}
     if full is not None:
-        scenes = list(windowing.labelled_images(open_dataset(full)))
+        scenes = windowing.labelled_images(open_dataset(full))
         paths = result.setdefault("paths", {})
         paths["full size"] = windowing.score_paths(open_model(run), open_model(int8), scenes, gsd)
     write_text(out / "bench.json", json.dumps(result, indent=1) + "\n", force=force)

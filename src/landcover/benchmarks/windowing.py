@@ -6,7 +6,7 @@ tiles are resampled to other ground sample distances, declared rightly and wrong
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,15 @@ SCALES = (0.3, 0.5, 0.8, 1.0, 1.195, 1.5)
 
 @dataclass(frozen=True, slots=True)
 class Mosaic:
-    """Tiles of a scene side by side: uint8 (H, W, 3), uint8 (H, W) truth, bool (H, W) where tiles are."""
+    """Tiles of a scene side by side: uint8 (H, W, 3), uint8 (H, W) truth, bool (H, W) where tiles are.
+
+    None for the last: everywhere.
+    """
 
     scene: str
     image: UInt8Array
     truth: UInt8Array
-    valid: npt.NDArray[np.bool_]
+    valid: npt.NDArray[np.bool_] | None
 
 
 def mosaics(dataset: Dataset, items: Sequence[Item]) -> Iterator[Mosaic]:
@@ -61,19 +64,20 @@ def mosaics(dataset: Dataset, items: Sequence[Item]) -> Iterator[Mosaic]:
         cols = max(place.col for place in places) - left + 1
         image = np.zeros((rows * height, cols * width, 3), np.uint8)
         truth = np.full(image.shape[:2], NODATA, np.uint8)
+        valid = np.zeros(image.shape[:2], bool)
         for tile, place in zip(tiles, places, strict=True):
             row, col = (place.row - top) * height, (place.col - left) * width
             image[row : row + height, col : col + width] = dataset.read_image(tile)
             truth[row : row + height, col : col + width] = dataset.read_mask(tile)
-        yield Mosaic(scene, image, truth, truth != NODATA)
+            valid[row : row + height, col : col + width] = True
+        yield Mosaic(scene, image, truth, valid)
 
 
 def labelled_images(dataset: Dataset) -> Iterator[Mosaic]:
     """Take each labelled image for a scene."""
     for item in dataset.items:
         if item.mask is not None:
-            truth = dataset.read_mask(item)
-            yield Mosaic(item.key, dataset.read_image(item), truth, np.ones(truth.shape, bool))
+            yield Mosaic(item.key, dataset.read_image(item), dataset.read_mask(item), None)
 
 
 def score_windows(runtime: Runtime, dataset: Dataset, items: Sequence[Item]) -> list[dict[str, Any]]:
@@ -84,13 +88,16 @@ def score_windows(runtime: Runtime, dataset: Dataset, items: Sequence[Item]) -> 
     rows = [{"way": "tile by tile", "window_px": None, "overlap_px": None, "miou": alone.scores().miou}]
     scenes = list(mosaics(dataset, items))
     for window_px, overlap_px in WINDOWS:
-        miou = _score_scenes(runtime, scenes, None, window_px, overlap_px)
+        matrix = ConfusionMatrix(dataset.legend)
+        for scene in track(scenes, f"Windows of {window_px}, {overlap_px}"):
+            _count(matrix, runtime, scene, None, window_px, overlap_px)
+        miou = matrix.scores().miou
         rows.append({"way": "mosaic", "window_px": window_px, "overlap_px": overlap_px, "miou": miou})
     return rows
 
 
 def score_paths(
-    whole: Runtime, default: Runtime, scenes: Sequence[Mosaic], gsd: float | None = None
+    whole: Runtime, default: Runtime, scenes: Iterable[Mosaic], gsd: float | None = None
 ) -> dict[str, Any]:
     """Score one model whole, each scene at once, and another as ``predict`` does by itself; mIoU in 0..1.
 
@@ -100,28 +107,28 @@ def score_paths(
         scenes: Images, truth and where imagery is.
         gsd: Metres per pixel of the images. None: it is the model's.
     """
-    return {
-        "scenes": len(scenes),
-        "whole": _score_scenes(whole, scenes, gsd, 0, None),
-        "default": _score_scenes(default, scenes, gsd, None, None),
-    }
+    at_once, by_itself = (ConfusionMatrix(runtime.card.legend) for runtime in (whole, default))
+    count = 0
+    for scene in scenes:
+        count += 1
+        _count(at_once, whole, scene, gsd, 0, None)
+        _count(by_itself, default, scene, gsd, None, None)
+    return {"scenes": count, "whole": at_once.scores().miou, "default": by_itself.scores().miou}
 
 
-def _score_scenes(
+def _count(
+    matrix: ConfusionMatrix,
     runtime: Runtime,
-    scenes: Sequence[Mosaic],
+    scene: Mosaic,
     gsd: float | None,
     window_px: int | None,
     overlap_px: int | None,
-) -> float | None:
-    matrix = ConfusionMatrix(runtime.card.legend)
-    for scene in track(scenes, "Scenes"):
-        source = ArraySource(scene.image, scene.valid)
-        size = source.height, source.width
-        grid = make_grid(size, runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
-        made = [band.index(runtime.card.legend) for band in bands(runtime, source, grid)]
-        matrix.update(scene.truth, np.concatenate(made))  # NODATA in the truth is not counted
-    return matrix.scores().miou
+) -> None:
+    source = ArraySource(scene.image, scene.valid)
+    size = source.height, source.width
+    grid = make_grid(size, runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
+    made = [band.index(runtime.card.legend) for band in bands(runtime, source, grid)]
+    matrix.update(scene.truth, np.concatenate(made))  # NODATA in the truth is not counted
 
 
 def score_scales(runtime: Runtime, dataset: Dataset, items: Sequence[Item]) -> list[dict[str, Any]]:

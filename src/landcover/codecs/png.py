@@ -28,7 +28,7 @@ def encode_png(
     smaller than Pillow's at level 6. With at most 16 colours two pixels share a byte.
 
     Args:
-        pixels: uint8, (H, W) grey values or entries of ``palette``, or (H, W, 3) colours.
+        pixels: uint8, (H, W) grey values or entries of ``palette`` (below its length), or (H, W, 3) colours.
         palette: uint8 (1 to 256, 3): the colours of the entries.
         transparent: The entry that is transparent, if any.
         texts: Texts by their names, which are Latin letters.

@@ -2,7 +2,7 @@
 
 Rounding each weight to the nearest step is not enough for small filters. A folded batch norm can leave a
 depthwise filter with weights of some tens over inputs near zero, and nine rounding errors that happen to
-agree move the whole channel: the first depthwise layer of a MobileNetV2 alone cost 3.7 points of mIoU.
+agree move the whole channel: the first depthwise layer of a MobileNetV2 alone cost some points of mIoU.
 """
 
 from collections.abc import Sequence
@@ -45,10 +45,10 @@ def rounded(model: onnx.ModelProto, images: Sequence[UInt8Array]) -> onnx.ModelP
         weights = constants[node.input[1]].astype(np.float64)
         steps = round_filters(weights)
         lost = (weights - steps).sum(axis=(2, 3))
-        before = constants[node.input[2]] if len(node.input) > 2 else np.float32(0)
+        before = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.float32(0)
         bias = before + _mean_answer(lost, means[node.input[0]])
         # In constants of their own: exporters let layers share equal ones.
-        names = [f"{node.name}_weight", f"{node.name}_bias"]
+        names = [f"{node.output[0]}_weight", f"{node.output[0]}_bias"]
         added |= dict(zip(names, (steps, bias), strict=True))
         del node.input[1:]
         node.input.extend(names)
@@ -67,14 +67,14 @@ def round_filters(weights: Float64Array) -> Float64Array:
 
     Every weight goes to one of the two steps beside it. Where the errors of a filter add up to more than half
     a step, the weights whose rounding was closest to a tie go the other way (Guo et al. 2022, "SQuant", its
-    kernel-wise step), but never the channel's largest, as the grid hangs on it.
+    kernel-wise step), but never one at the end of the grid, which hangs on it.
 
     Args:
         weights: float64 (out, in, height, width).
 
     Returns:
-        float64 of the same shape; the sum over height and width differs by half a step at most, but where the
-        largest weight would have had to move.
+        float64 of the same shape; the sum over height and width differs by half a step at most, but where
+        weights at the end of the grid would have had to move.
     """
     step = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / _STEPS
     step[step == 0] = 1

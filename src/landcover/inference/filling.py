@@ -12,6 +12,7 @@ from landcover.legend import UInt8Array
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.intp]
 
+_FAR = np.int32(1 << 28)
 _TOUCH = 1e-6  # of a pixel: less is the rounding of an edge that two grids share
 
 
@@ -20,7 +21,7 @@ def mirrored(image: UInt8Array, valid: BoolArray) -> UInt8Array:
 
     The edge is the nearest along the pixel's row or column, whichever is nearer. Where nothing stands at the
     mirrored place, or neither row nor column has imagery, what was filled before counts as imagery: narrow
-    strips are mirrored to and fro.
+    strips are mirrored to and fro, about twice as wide each time.
 
     Args:
         image: uint8 (H, W, 3).
@@ -29,24 +30,30 @@ def mirrored(image: UInt8Array, valid: BoolArray) -> UInt8Array:
     Returns:
         uint8 (H, W, 3); ``image`` itself where nothing is missing or everything is.
     """
-    if not valid.any():
+    if valid.all() or not valid.any():
         return image
-    rows, cols = np.ogrid[: valid.shape[0], : valid.shape[1]]
-    while not valid.all():  # each time, strips become at least twice as wide
-        across, beside, seen_across = _mirror(valid)
-        down, above, seen_down = (part.T for part in _mirror(valid.T))
+    image, valid = image.copy(), valid.copy()
+    rows, cols = np.nonzero(~valid)
+    while len(rows):
+        across, beside, seen_across = _mirror(valid, rows, cols)
+        down, above, seen_down = _mirror(valid.T, cols, rows)
         sideways = beside <= above
-        image = image[np.where(sideways, rows, down), np.where(sideways, across, cols)]
-        valid = np.where(sideways, seen_across, seen_down)
+        seen = np.where(sideways, seen_across, seen_down)
+        source = np.where(sideways, rows, down)[seen], np.where(sideways, across, cols)[seen]
+        image[rows[seen], cols[seen]] = image[source]
+        valid[rows[seen], cols[seen]] = True
+        rows, cols = rows[~seen], cols[~seen]
     return image
 
 
 def any_within(missing: BoolArray, pixels: slice, step: float, offset: int, axis: int) -> BoolArray:
-    """Return, along one axis, whether anything is missing under pixels of another grid.
+    """Return, along one axis, whether anything is missing of what pixels of another grid are resampled from.
+
+    Both filters of :mod:`landcover.preprocessing` end one pixel of the coarser grid from the centre.
 
     Args:
         missing: bool (n, m).
-        pixels: Which pixels of the other grid; what lies under them must be in ``missing``.
+        pixels: Which pixels of the other grid; what they are made of must be in ``missing``.
         step: Length of such a pixel, in pixels of ``missing``.
         offset: Where ``missing`` begins in its own grid.
         axis: 0 or 1.
@@ -54,25 +61,28 @@ def any_within(missing: BoolArray, pixels: slice, step: float, offset: int, axis
     Returns:
         bool (n, m) with ``pixels`` along ``axis``.
     """
-    edges = np.arange(pixels.start, pixels.stop + 1) * step - offset
-    end = missing.shape[axis] - 1
-    first = np.clip(np.floor(edges[:-1] + _TOUCH).astype(np.intp), 0, end)
-    last = np.clip(np.ceil(edges[1:] - _TOUCH).astype(np.intp) - 1, 0, end)
-    inside = missing.take(range(last[-1] + 1), axis=axis)
-    found: BoolArray = np.logical_or.reduceat(inside, first, axis=axis)
-    return found | missing.take(last, axis=axis)  # reduceat ends where the next begins, and they share pixels
+    reach = max(step, 1.0) - 0.5
+    centre = (np.arange(pixels.start, pixels.stop) + 0.5) * step - offset
+    length = missing.shape[axis]
+    first = np.clip(np.floor(centre - reach + _TOUCH).astype(np.intp), 0, length - 1)
+    stop = np.clip(np.ceil(centre + reach - _TOUCH).astype(np.intp), first + 1, length)
+    padding = [(0, 0), (0, 0)]
+    padding[axis] = (0, 1)  # reduceat takes no end behind the last
+    pairs = np.stack([first, stop], axis=1).ravel()
+    found: BoolArray = np.logical_or.reduceat(np.pad(missing, padding), pairs, axis=axis)
+    return found.take(range(0, len(pairs), 2), axis=axis)
 
 
-def _mirror(valid: BoolArray) -> tuple[IntArray, IntArray, BoolArray]:
-    """Mirror each row: the column to take, how far the row's imagery is, and whether it is at that column.
+def _mirror(valid: BoolArray, rows: IntArray, cols: IntArray) -> tuple[IntArray, IntArray, BoolArray]:
+    """Mirror pixels within their rows: the column to take, how far imagery is, whether it is at that column.
 
-    Imagery itself stays where it is. In rows without imagery it is farther away than in any other.
+    In rows without imagery it is farther away than anywhere else.
     """
     width = valid.shape[1]
-    cols = np.arange(width)
-    left = np.maximum.accumulate(np.where(valid, cols, -3 * width), axis=1)
-    right = np.minimum.accumulate(np.where(valid, cols, 4 * width)[:, ::-1], axis=1)[:, ::-1]
+    at = np.arange(width, dtype=np.int32)
+    left = np.maximum.accumulate(np.where(valid, at, -_FAR), axis=1)[rows, cols]
+    right = np.minimum.accumulate(np.where(valid, at, _FAR)[:, ::-1], axis=1)[:, ::-1][rows, cols]
     edge = np.where(cols - left <= right - cols, left, right)
     place = 2 * edge - cols + np.sign(cols - edge)
     inside = np.clip(place, 0, width - 1)
-    return inside, np.abs(edge - cols), np.take_along_axis(valid, inside, axis=1) & (inside == place)
+    return inside, np.abs(edge - cols), valid[rows, inside] & (inside == place)

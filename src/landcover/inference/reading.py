@@ -18,8 +18,8 @@ from landcover.preprocessing import resample_rows, source_rows
 BoolArray = npt.NDArray[np.bool_]
 
 _STEP_ROWS = 128
-_STEP_PIXELS = 1 << 20
-"""A reading step has at least so many rows of the model's, and more where a scene is narrow."""
+_STEP_PIXELS = 1 << 22
+"""A reading step has at least so many rows of the model's, and up to so many pixels of the scene."""
 
 _PARTS = 2
 _PART_ROWS = 128
@@ -91,7 +91,7 @@ class WindowRow(NamedTuple):
 
     Attributes:
         image: uint8 (h, w, 3) at the model's scale, edges repeated to whole cells.
-        whole: bool (h, w): which of the pixels are made of imagery alone; None: all.
+        whole: bool (h, w): which of the pixels are resampled from imagery alone; None: all.
         seen: Which of its windows hold imagery.
         valid: Rows of the scene read with it: first, last and where they have imagery.
     """
@@ -151,8 +151,8 @@ class _Step(NamedTuple):
 class _Steps:
     """Steps of rows at the model's scale from the top; what the next needs of the source again is kept.
 
-    Steps begin and end at multiples of their height, which hangs on the scene's width alone, and are
-    resampled in the same parts, whatever the windows and wherever work begins: resampling rounds, and the
+    Steps begin and end at multiples of their height, which hangs on the scene's width and scale alone, and
+    are resampled in the same parts, whatever the windows and wherever work begins: resampling rounds, and the
     same scene is to give the same bytes.
     """
 
@@ -166,7 +166,8 @@ class _Steps:
     ) -> None:
         self._source, self._grid, self._pool = source, grid, pool
         self._filling = np.rint(255 * np.array(mean)).astype(np.uint8)
-        self._height = max(1, _STEP_PIXELS // grid.model_size[1] // _STEP_ROWS) * _STEP_ROWS
+        pixels = max(grid.model_size[1], grid.size[1] * grid.size[0] // grid.model_size[0])  # a model's row
+        self._height = max(1, _STEP_PIXELS // pixels // _STEP_ROWS) * _STEP_ROWS
         self._at = row // self._height * self._height
         self._top = source_rows(slice(self._at, self._at + 1), grid.size[0], grid.model_size[0]).start
         self._strip = np.empty((0, grid.size[1], 3), np.uint8)
@@ -224,6 +225,8 @@ class _Steps:
         if self._valid is None or self._valid.all():
             return None
         size, model_size = self._grid.size, self._grid.model_size
+        if size == model_size:
+            return self._valid[rows.start - self._top : rows.stop - self._top]
         missing = ~self._valid
         for axis, pixels, top in ((0, rows, self._top), (1, slice(0, model_size[1]), 0)):
             missing = any_within(missing, pixels, size[axis] / model_size[axis], top, axis)

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -39,7 +39,11 @@ class RowStore:
         self._array = np.empty((height, *row_shape) if path is None else 0, np.uint8)
         self._file: BinaryIO | None = None
         if path is not None:
-            self._file = path.open("r+b" if rows else "w+b")
+            with writing(path):
+                self._file = path.open("r+b" if rows else "w+b")
+            if os.fstat(self._file.fileno()).st_size < rows * self._row_bytes:
+                self._file.close()
+                raise OutputError(f"{path} has lost rows. Start anew without --resume.")
             self._file.truncate(rows * self._row_bytes)
 
     def append(self, values: UInt8Array) -> None:
@@ -82,7 +86,8 @@ class RowStore:
     def close(self) -> None:
         """Close the file; it stays."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what is committed was flushed; the rest finds no space again
+                self._file.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +149,8 @@ class Workplace:
             claim.enter_context(claimed(folder, path))
             found = _read_state(folder) if resume else None
             if found is None:
-                _empty(folder)
+                with writing(path, folder, *folder.iterdir()):
+                    _empty(folder)
             elif found[0] != work:
                 raise OutputError(
                     f"{folder} holds work of another model, scene or setting. Start anew without --resume."

@@ -8,6 +8,7 @@ from functools import cache
 from importlib import import_module
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,8 @@ from landcover.runtimes.graph import (
 )
 
 Precision = Literal["fp32", "bf16"]
+
+_MAKING = Lock()
 
 SHAPES_KEPT = 4
 """Shapes of batches that stay compiled at most."""
@@ -188,7 +191,6 @@ def import_openvino() -> Any:
             del sys.modules[tools]
 
 
-@cache
 def openvino_core() -> Any:
     """Return the process's one OpenVINO ``Core``; nothing here makes another.
 
@@ -199,6 +201,12 @@ def openvino_core() -> Any:
     Raises:
         MissingExtraError: If OpenVINO is not installed or cannot be loaded.
     """
+    with _MAKING:
+        return _make_core()
+
+
+@cache
+def _make_core() -> Any:
     return import_openvino().Core()
 
 
