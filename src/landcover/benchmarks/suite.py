@@ -64,7 +64,13 @@ def bench(
         ModelError: If a model cannot be read.
     """
     if geoai is not None:
-        peer_scene.geoai_version(geoai)  # refused now, not after an hour
+        peer_scene.geoai_version(geoai)
+    dataset = None if tiles is None or split is None else open_dataset(tiles)
+    items = [] if dataset is None or split is None else select(dataset, split)
+    if dataset is not None:
+        windowing.scene_table(dataset)
+    large = None if full is None else open_dataset(full)
+    # What cannot be used has been refused by now, not after an hour.
     timings = prediction.compare(image, run, fp32, int8, gsd=gsd, repeats=repeats)
     result: dict[str, Any] = {
         "timings": [asdict(timing) for timing in timings],
@@ -75,15 +81,14 @@ def bench(
         result["memory"] = _memory(int8, tiles, out, width, heights)
     if tiles is not None and geoai is not None:
         result["beside_geoai"] = peer_scene.compare(int8, geoai, tiles, out, geoai_sides)
-    if tiles is not None and split is not None:
-        dataset, runtime = open_dataset(tiles), open_model(int8)
-        items = select(dataset, split)
+    if dataset is not None:
+        runtime = open_model(int8)
         result["windows"] = windowing.score_windows(runtime, dataset, items)
         result["scales"] = windowing.score_scales(runtime, dataset, items)
         fit = (scene for scene in windowing.mosaics(dataset, items) if scene.truth.size <= _WHOLE_PIXELS)
         result["paths"] = {"mosaics": windowing.score_paths(open_model(run), runtime, fit)}
-    if full is not None:
-        scenes = windowing.labelled_images(open_dataset(full))
+    if large is not None:
+        scenes = windowing.labelled_images(large)
         paths = result.setdefault("paths", {})
         paths["full size"] = windowing.score_paths(open_model(run), open_model(int8), scenes, gsd)
     write_text(out / "bench.json", json.dumps(result, indent=1) + "\n", force=force)

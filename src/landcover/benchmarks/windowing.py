@@ -6,14 +6,14 @@ tiles are resampled to other ground sample distances, declared rightly and wrong
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from landcover.data import Dataset, Item
+from landcover.data import Dataset, Item, SceneTile
 from landcover.errors import DataError
 from landcover.inference import predict_index
 from landcover.inference.engine import bands
@@ -45,19 +45,29 @@ class Mosaic:
     valid: npt.NDArray[np.bool_] | None
 
 
-def mosaics(dataset: Dataset, items: Sequence[Item]) -> Iterator[Mosaic]:
-    """Lay the tiles of each scene side by side.
+def scene_table(dataset: Dataset) -> Mapping[str, SceneTile]:
+    """Return where each tile lies in its scene, by the tiles' keys.
 
     Raises:
         DataError: If the data has no table of scenes.
     """
     if dataset.scenes is None:
         raise DataError(f"{dataset.root} has no scenes.csv, which tells where the tiles of a scene lie.")
+    return dataset.scenes
+
+
+def mosaics(dataset: Dataset, items: Sequence[Item]) -> Iterator[Mosaic]:
+    """Lay the tiles of each scene side by side.
+
+    Raises:
+        DataError: If the data has no table of scenes.
+    """
+    table = scene_table(dataset)
     members: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        members[dataset.scenes[item.key].scene].append(item)
+        members[table[item.key].scene].append(item)
     for scene, tiles in members.items():
-        places = [dataset.scenes[tile.key] for tile in tiles]
+        places = [table[tile.key] for tile in tiles]
         height, width = dataset.size(tiles[0])
         top, left = min(place.row for place in places), min(place.col for place in places)
         rows = max(place.row for place in places) - top + 1
