@@ -6,8 +6,8 @@ the scene's own pixels once, by its consumer. Probabilities are averaged, never 
 windows have no common zero (https://github.com/BloodAxe/pytorch-toolbelt/issues/23).
 
 Memory depends on the width of the scene and not on its height. For W columns at a GSD of g, a model at G,
-windows of P model pixels and C classes: 4 W bytes times the rows of a reading step, 3 P W g / G bytes for the
-model's pixels of a row of windows, 4 C P W g / (G stride^2) for the sums, and W P G / g for the rows that the
+windows of P model pixels and C classes: 4 W bytes times the rows of a reading step, 4 P W g / G bytes for the
+model's pixels of a row of windows and their mask, 4 C P W g / (G stride^2) for the sums, and W P G / g for the rows that the
 consumer makes of a band; twice, since the next is being made.
 """
 
