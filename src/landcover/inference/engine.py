@@ -7,8 +7,8 @@ windows have no common zero (https://github.com/BloodAxe/pytorch-toolbelt/issues
 
 Memory depends on the width of the scene and not on its height. For W columns at a GSD of g, a model at G,
 windows of P model pixels and C classes: 4 W bytes times the rows of a reading step, 4 P W g / G bytes for the
-model's pixels of a row of windows and their mask, 4 C P W g / (G stride^2) for the sums, and W P G / g for the rows that the
-consumer makes of a band; twice, since the next is being made.
+model's pixels of a row of windows and their mask, 4 C P W g / (G stride^2) for the sums, and W P G / g for
+the rows that the consumer makes of a band; twice, since the next is being made.
 """
 
 from collections.abc import Iterator
