@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from landcover.bundle import ModelCard
 from landcover.errors import ImageError, UsageError
 from landcover.inference.upsampling import Axis, axis
 from landcover.preprocessing import Size, check_gsd, scaled_size
@@ -83,7 +84,7 @@ def make_grid(
     """
     card, stride = runtime.card, runtime.stride
     model_gsd = card.preprocessing.gsd
-    check_windows(card.window_px if window_px is None else window_px, overlap_px)
+    check_windows(card, window_px, overlap_px)
     sides = gsd if isinstance(gsd, tuple) else (model_gsd if gsd is None else gsd,) * 2
     scales = [check_gsd(side) / model_gsd for side in sides]
     if max(scales) > _COARSEST:
@@ -114,12 +115,18 @@ def make_grid(
     )
 
 
-def check_windows(window_px: int, overlap_px: int | None) -> None:
+def check_windows(card: ModelCard, window_px: int | None, overlap_px: int | None) -> None:
     """Refuse what no scene can be covered with, also where one is small enough to be given whole.
+
+    Args:
+        card: Whose window is meant where none is given.
+        window_px: As for :func:`make_grid`.
+        overlap_px: Likewise.
 
     Raises:
         UsageError: If a side is negative, or the overlap is not smaller than the window.
     """
+    window_px = card.window_px if window_px is None else window_px
     if window_px < 0:
         raise UsageError(
             f"Windows of {window_px} px are not possible; expected pixels, or 0 for whole images at once."

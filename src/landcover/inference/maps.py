@@ -73,8 +73,7 @@ def predict(
         if isinstance(model, str | Path)
         else model
     )
-    window_px = opened.card.window_px if options.window_px is None else options.window_px
-    check_windows(window_px, options.overlap_px)
+    check_windows(opened.card, options.window_px, options.overlap_px)
     result = Prediction(
         opened.card.legend,
         model=str(model) if isinstance(model, str | Path) else "in memory",
