@@ -1,5 +1,6 @@
 """Splits: the grammar, pinned and reproducible lists, and lists that do not fit the data."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 
 from datafolders import image_of, truth_of, write_folder, write_image, write_mask
 from landcover.data import Dataset, open_dataset, select, split
+from landcover.data import scene_folds as module
 from landcover.data.items import Item, SceneTile
-from landcover.data.scene_folds import scene_folds
-from landcover.data.splits import GLNET_COUNTS, GRAMMAR, describe, glnet_ids, parse
+from landcover.data.scene_folds import LISTED_COUNTS, listed_folds, scene_folds
+from landcover.data.splits import GLNET_COUNTS, GRAMMAR, class_pixels, describe, glnet_ids, parse
 from landcover.errors import SplitError
 from landcover.legend import DEEPGLOBE, NODATA
 
@@ -61,6 +63,7 @@ class TestGrammar:
             ("random-723-80@42:val", "random-N-M@SEED", (723, 80, 42), "val"),
             ("kfold-5@4", "kfold-K@I", (5, 4), None),
             ("scenes-k3@0:train", "scenes-kK@I", (3, 0), "train"),
+            ("scenes-k5@0,3:val", "scenes-kK@I,J", (5, 0, 3), "val"),
             ("all", "all", (), None),
         ],
     )
@@ -75,6 +78,8 @@ class TestGrammar:
             ("glnets:val", "'glnet'"),
             ("kfold-5", "'kfold-K@I'"),
             ("scene-k5@0", "'scenes-kK@I'"),
+            ("scenes-k5@0,", "'scenes-kK@I"),
+            ("scenes-k5@0,1,2", "'scenes-kK@I"),
             ("random-10-5", "'random-N-M@SEED'"),
             ("kfold-5@-1", "'kfold-K@I'"),
         ],
@@ -250,6 +255,115 @@ class TestSceneFolds:
         assert from_files == keys_of(split(listed(names, scenes=scenes), "scenes-k2@1"))
 
 
+class TestDevelopment:
+    """``scenes-kK@I,J``: fold I is reported on, fold J chosen on."""
+
+    @given(
+        sizes=st.lists(st.integers(1, 6), min_size=3, max_size=12),
+        folds=st.integers(3, 6),
+        fold=st.integers(0, 5),
+        development=st.integers(0, 5),
+    )
+    def test_parts_share_no_scene_and_test_is_the_held_out_fold(
+        self, sizes: list[int], folds: int, fold: int, development: int
+    ) -> None:
+        folds = min(folds, len(sizes))
+        fold, development = fold % folds, development % folds
+        scenes = {
+            f"train/{scene}-{tile}": SceneTile(f"s{scene}", 0, tile)
+            for scene, size in enumerate(sizes)
+            for tile in range(size)
+        }
+        dataset = listed([*scenes, "validation/x"], scenes=scenes)
+        name = f"scenes-k{folds}@{fold},{development}"
+        if fold == development:
+            with pytest.raises(SplitError, match="tests and develops on the same fold"):
+                split(dataset, name)
+            return
+        parts = keys_of(split(dataset, name))
+        assert list(parts) == ["train", "val", "test"]
+        assert sorted(key for keys in parts.values() for key in keys) == sorted(scenes)
+        places = [{scenes[key].scene for key in keys} for keys in parts.values()]
+        assert sum(map(len, places)) == len(sizes)
+        assert parts["test"] == keys_of(split(dataset, f"scenes-k{folds}@{fold}"))["val"]
+        assert parts["val"] == keys_of(split(dataset, f"scenes-k{folds}@{development}"))["val"]
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("scenes-k5@2,2", r"another after the comma, such as scenes-k5@2,0"),
+            ("scenes-k5@0,0", r"such as scenes-k5@0,1"),
+            ("scenes-k2@0,1", "nothing to train on; choose 3"),
+            ("scenes-k5@0,5", "no fold 5 of 5"),
+            ("scenes-k5@5,0", "no fold 5 of 5"),
+            ("scenes-k11@0,1", "choose 2 to 10"),
+        ],
+    )
+    def test_folds_that_cannot_be(self, name: str, message: str) -> None:
+        with pytest.raises(SplitError, match=message):
+            split(listed(TILES, scenes=SCENES), name)
+
+    def test_who_names_no_part_is_not_led_to_the_test(self) -> None:
+        with pytest.raises(SplitError, match=r"parts train, val, test; say which, .*'scenes-k5@0,1:val'"):
+            select(listed(TILES, scenes=SCENES), "scenes-k5@0,1")
+
+
+FOLD_LIST = Path(module.__file__).parent / "ids" / "scenes-k5.tsv"
+
+
+class TestListedFolds:
+    """The folds of the published benchmark are a list, whatever a computation would say."""
+
+    def test_the_list_is_the_published_one(self) -> None:
+        found = hashlib.sha256(FOLD_LIST.read_bytes()).hexdigest()
+        assert found == "3da99d4ea536699fabc31160d30e94e92d57c91de02ac730751ad811996ed8b9"
+        assert len(listed_folds()) == sum(LISTED_COUNTS) == 1755
+
+    def test_exactly_these_tiles_use_it_even_without_scenes(self) -> None:
+        tiles = sorted(listed_folds())
+        dataset = listed([*tiles, "validation/0000"])
+        for fold in range(5):
+            parts = keys_of(split(dataset, f"scenes-k5@{fold}"))
+            assert parts["val"] == [key for key in tiles if listed_folds()[key] == fold]
+            assert sorted(parts["train"] + parts["val"]) == tiles
+        assert len(keys_of(split(dataset, "scenes-k5@4,1"))["val"]) == LISTED_COUNTS[1]
+        with pytest.raises(SplitError, match="no fold 5 of 5"):
+            split(dataset, "scenes-k5@5")
+
+    @pytest.mark.parametrize("change", ["one more", "one less", "other folds"])
+    def test_any_other_tiles_do_not(self, change: str) -> None:
+        tiles = sorted(listed_folds())
+        other = {"one more": [*tiles, "train/x"], "one less": tiles[1:], "other folds": tiles}[change]
+        with pytest.raises(SplitError, match=r"no scenes\.csv"):
+            split(listed(other), "scenes-k4@0" if change == "other folds" else "scenes-k5@0")
+
+    @pytest.mark.parametrize("damage", ["cut", "twice", "moved", "no number"])
+    def test_damage_is_found(self, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        lines = FOLD_LIST.read_text().splitlines()
+        lines = {
+            "cut": lines[:-1],
+            "twice": [*lines, lines[0]],
+            "moved": [lines[0][:-1] + "0", *lines[1:]],
+            "no number": [lines[0][:-1] + "-1", *lines[1:]],
+        }[damage]
+        (tmp_path / "ids").mkdir()
+        (tmp_path / "ids/scenes-k5.tsv").write_text("\n".join(lines))
+        monkeypatch.setattr(module, "files", lambda package: tmp_path)
+        with pytest.raises(SplitError, match="folds of this installation is damaged"):
+            listed_folds.__wrapped__()
+
+    @pytest.mark.shared
+    def test_it_is_what_the_scenes_and_masks_give(self) -> None:
+        folder = Path(__file__).parents[2] / "shared/data/deepglobe_tiles"
+        if not folder.is_dir():
+            pytest.skip("no ../shared here")
+        real = open_dataset(folder)
+        assert real.scenes is not None
+        pixels = {key: count[:6] for key, count in class_pixels(real, real.parts["train"]).items()}
+        computed = scene_folds(pixels, {key: tile.scene for key, tile in real.scenes.items()}, 5)
+        assert {key: number for number, keys in enumerate(computed) for key in keys} == listed_folds()
+
+
 class TestFilesOfIds:
     def _write(self, path: Path, text: str) -> str:
         file = path / "list.txt"
@@ -313,7 +427,6 @@ def test_folds_of_the_real_scenes_are_disjoint_and_even() -> None:
         pytest.skip("no ../shared here")
     real = open_dataset(folder)
     assert real.scenes is not None
-    # The real places with made-up class counts: decoding 1755 masks would tell no more about scenes.
     dataset = listed([item.key for item in real.items], scenes=dict(real.scenes))
     for fold in range(5):
         parts = split(dataset, f"scenes-k5@{fold}")

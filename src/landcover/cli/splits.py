@@ -19,7 +19,8 @@ def splits(
     split: Annotated[
         str,
         typer.Option(
-            help="folders, glnet, random-N-M@SEED, kfold-K@I, scenes-kK@I, all, or a file of ids.",
+            help="folders, glnet, random-N-M@SEED, kfold-K@I, scenes-kK@I, scenes-kK@I,J, all, or a file "
+            "of ids.",
             show_default=False,
         ),
     ],

@@ -16,7 +16,7 @@ import numpy as np
 from landcover.data.dataset import Dataset, Int64Array
 from landcover.data.items import SCENES_FILE, Item
 from landcover.data.parallel import parallel_map
-from landcover.data.scene_folds import scene_folds
+from landcover.data.scene_folds import LISTED_COUNTS, listed_folds, scene_folds
 from landcover.errors import SplitError, did_you_mean
 from landcover.progress import track
 
@@ -117,7 +117,7 @@ def select(dataset: Dataset, name: str) -> list[Item]:
         if len(parts) > 1:
             raise SplitError(
                 f"The split {parsed.text!r} has the parts {', '.join(parts)}; say which, such as "
-                f"{parsed.text + ':' + list(parts)[-1]!r}."
+                f"{parsed.text + ':' + ('val' if 'val' in parts else list(parts)[-1])!r}."
             )
         return next(iter(parts.values()))
     if parsed.part not in parts:
@@ -204,16 +204,45 @@ def _kfold(dataset: Dataset, folds: int, fold: int) -> Parts:
 
 
 def _scenes(dataset: Dataset, folds: int, fold: int) -> Parts:
+    return _hold_out(_pool(dataset), set(_scene_folds(dataset, folds, fold)[fold]))
+
+
+def _scenes_with_development(dataset: Dataset, folds: int, fold: int, development: int) -> Parts:
+    """Return fold ``fold`` as the part test, fold ``development`` as val, the others as train."""
+    if fold == development:
+        raise SplitError(
+            f"scenes-k{folds}@{fold},{development} tests and develops on the same fold; name another after "
+            f"the comma, such as scenes-k{folds}@{fold},{0 if fold else 1}."
+        )
+    if folds == 2:
+        raise SplitError(
+            f"scenes-k2@{fold},{development} leaves nothing to train on; choose 3 folds or more."
+        )
+    members = _scene_folds(dataset, folds, fold, development)
+    part_of = dict.fromkeys(members[development], "val") | dict.fromkeys(members[fold], "test")
+    parts: Parts = {"train": [], "val": [], "test": []}
+    for item in _pool(dataset):
+        parts[part_of.get(item.key, "train")].append(item)
+    return parts
+
+
+def _scene_folds(dataset: Dataset, folds: int, *asked: int) -> list[list[str]]:
+    """Return the keys of each fold: listed for the tiles of the published benchmark, else computed."""
+    pool = _pool(dataset)
+    if folds == len(LISTED_COUNTS) and listed_folds().keys() == {item.key for item in pool}:
+        for fold in asked:
+            _check_fold(folds, fold, len(pool), "items")
+        return [[key for key, fold in listed_folds().items() if fold == number] for number in range(folds)]
     if dataset.scenes is None:
         raise SplitError(
             f"{dataset.root} has no {SCENES_FILE}, which scene-disjoint folds need. Use kfold-K@I instead."
         )
-    pool = _pool(dataset)
     scene_of = {key: tile.scene for key, tile in dataset.scenes.items()}
-    _check_fold(folds, fold, len({scene_of.get(item.key) for item in pool}), "scenes")
+    for fold in asked:
+        _check_fold(folds, fold, len({scene_of.get(item.key) for item in pool}), "scenes")
     scored = list(dataset.legend.scored)
     pixels = {key: count[scored] for key, count in class_pixels(dataset, pool).items()}
-    return _hold_out(pool, set(scene_folds(pixels, scene_of, folds)[fold]))
+    return scene_folds(pixels, scene_of, folds)
 
 
 def _all(dataset: Dataset) -> Parts:
@@ -252,6 +281,7 @@ GRAMMAR: dict[str, tuple[str, Callable[..., Parts]]] = {
     "random-N-M@SEED": (r"random-(\d+)-(\d+)@(\d+)", _random),
     "kfold-K@I": (r"kfold-(\d+)@(\d+)", _kfold),
     "scenes-kK@I": (r"scenes-k(\d+)@(\d+)", _scenes),
+    "scenes-kK@I,J": (r"scenes-k(\d+)@(\d+),(\d+)", _scenes_with_development),
     "all": (r"all", _all),
 }
 """Each form of a split's name: its pattern, and the function that takes the data set and the numbers."""
