@@ -1,0 +1,106 @@
+"""Intervals by drawing scenes anew: against a loop that adds up tables one draw at a time."""
+
+import numpy as np
+import pytest
+
+from landcover.errors import UsageError
+from landcover.evaluation.interval import LEAST_GROUPS, RESAMPLES, bootstrap_interval, paired_interval
+from landcover.legend import DEEPGLOBE
+from landcover.metrics import ConfusionMatrix
+
+
+def make_tables(groups: int, seed: int, right: float = 0.7) -> np.ndarray:
+    """Tables of groups of different sizes, with a share of the pixels right."""
+    rng = np.random.default_rng(seed)
+    tables = rng.integers(0, 400, (groups, 7, 8)) * rng.integers(1, 9, (groups, 1, 1))
+    tables[..., -1] = 0
+    diagonal = np.arange(7)
+    tables[:, diagonal, diagonal] += (right * tables.sum(axis=2)).astype(np.int64)
+    return tables
+
+
+def miou(tables: np.ndarray) -> float:
+    matrix = ConfusionMatrix(DEEPGLOBE)
+    matrix.table = tables.sum(axis=0)
+    score = matrix.scores().miou
+    assert score is not None
+    return score
+
+
+def naive(
+    first: np.ndarray, second: np.ndarray | None, strata: np.ndarray, seed: int, level: float
+) -> np.ndarray:
+    """Draw the counts as the module does, fifty resamples of each stratum in turn; score them one by one."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(RESAMPLES // 50):
+        counts = {}
+        for label in sorted(set(strata.tolist())):
+            size = int((strata == label).sum())
+            counts[label] = rng.multinomial(size, [1 / size] * size, size=50)
+        for draw in range(50):
+            scores = []
+            for tables in (first, second):
+                if tables is None:
+                    scores.append(0.0)
+                    continue
+                of_strata = []
+                for label, count in counts.items():
+                    own = tables[strata == label]
+                    drawn = [own[group] for group, times in enumerate(count[draw]) for _ in range(times)]
+                    of_strata.append(miou(np.array(drawn)))
+                scores.append(sum(of_strata) / len(of_strata))
+            found.append(scores[0] - scores[1])
+    return np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+
+
+STRATA = np.array([0] * 6 + [2] * 9 + [1] * 5)
+
+
+@pytest.mark.parametrize("strata", [None, STRATA], ids=["pooled", "mean over folds"])
+def test_both_intervals_are_those_of_a_naive_loop(strata: np.ndarray | None) -> None:
+    first, second = make_tables(20, 1), make_tables(20, 2, right=0.5)
+    labels = np.zeros(20, int) if strata is None else strata
+    one = bootstrap_interval(first, DEEPGLOBE, "challenge", strata=strata, seed=3)
+    np.testing.assert_allclose(one, naive(first, None, labels, 3, 0.95), rtol=1e-12)
+    both = paired_interval(first, second, DEEPGLOBE, "challenge", strata=strata, seed=4, level=0.8)
+    np.testing.assert_allclose(both, naive(first, second, labels, 4, 0.8), rtol=1e-12)
+
+
+def test_the_same_way_twice_differs_by_nothing() -> None:
+    tables = make_tables(12, 0)
+    assert paired_interval(tables, tables, DEEPGLOBE, "challenge") == (0.0, 0.0)
+
+
+def test_turning_the_pair_round_turns_the_interval_round() -> None:
+    first, second = make_tables(12, 1), make_tables(12, 2)
+    low, high = paired_interval(first, second, DEEPGLOBE, "challenge") or (1.0, 0.0)
+    assert low < miou(first) - miou(second) < high
+    back = paired_interval(second, first, DEEPGLOBE, "challenge")
+    assert back == pytest.approx((-high, -low))
+
+
+def test_what_both_find_hard_cancels() -> None:
+    """Scenes differ a lot, the two ways by the same little in each: the pair knows it, the scores do not."""
+    first = make_tables(30, 5)
+    for group in range(0, 30, 2):
+        first[group, :6, 0] += 50_000
+    second = first.copy()
+    second[:, 1, 3] += 60
+    low, high = paired_interval(first, second, DEEPGLOBE, "challenge") or (1.0, 0.0)
+    ends = bootstrap_interval(first, DEEPGLOBE, "challenge") or (0.0, 0.0)
+    assert 0 < low < high < (ends[1] - ends[0]) / 10
+
+
+def test_too_few_groups_in_a_fold_give_none() -> None:
+    tables = make_tables(LEAST_GROUPS * 2 - 1, 0)
+    strata = np.arange(len(tables)) // LEAST_GROUPS
+    assert paired_interval(tables, tables, DEEPGLOBE, "challenge", strata=strata) is None
+    assert bootstrap_interval(tables, DEEPGLOBE, "challenge", strata=strata) is None
+    assert bootstrap_interval(tables, DEEPGLOBE, "challenge") is not None
+    assert bootstrap_interval(tables[:0], DEEPGLOBE, "challenge") is None
+
+
+def test_other_groups_are_no_pair() -> None:
+    with pytest.raises(UsageError, match="the same groups"):
+        paired_interval(make_tables(6, 0), make_tables(7, 0), DEEPGLOBE, "challenge")
