@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 from landcover.legend import IGNORE
 from landcover.preprocessing import Preprocessing
-from landcover.training.augment import Batch, cut, d4, draw_colours, fill_sample, normalise
+from landcover.training.augment import Batch, d4, draw_colours, fill_sample, normalise
 from landcover.training.config import AugmentConfig
-from landcover.training.sampling import Crop
 
 PREPROCESSING = Preprocessing(1.0)
 PLAIN = AugmentConfig(d4=False)
@@ -23,10 +22,6 @@ class Fixed:
     def uniform(self, low, high, count):
         assert (low, high, count) == (-1, 1, len(self.values))
         return self.values
-
-
-def crop(row=0, col=0, side=32, seed=0):
-    return Crop(0, row, col, side, np.random.default_rng(seed))
 
 
 def batch(count=1, side=32):
@@ -47,18 +42,9 @@ def scene(height=64, width=64, seed=0):
     return image, channels
 
 
-def filled(image, channels, piece, config, side=32, preprocessing=PREPROCESSING):
+def filled(image, channels, config, side=32, seed=0, preprocessing=PREPROCESSING):
     into = batch(side=side)
-    fill_sample(
-        into,
-        0,
-        piece,
-        channels.shape,
-        lambda window: image[window.slices],
-        lambda window: channels[window.slices],
-        config,
-        preprocessing,
-    )
+    fill_sample(into, 0, np.random.default_rng(seed), image, channels, config, preprocessing)
     return into
 
 
@@ -67,32 +53,6 @@ def varied(pixels, rng, config):
     matrix = draw_colours(rng, config, Preprocessing(1.0, mean=(0.5, 0.4, 0.3), std=(1.0, 1.0, 1.0)))
     values = np.concatenate((pixels, np.ones((len(pixels), 1))), axis=1) @ matrix.T
     return (values + np.array([0.5, 0.4, 0.3])) * 255
-
-
-@given(st.integers(-40, 60), st.integers(-40, 60), st.integers(1, 90), st.integers(0, 1))
-@settings(max_examples=80, deadline=None)
-def test_a_crop_beyond_the_image_is_filled(row, col, side, channels):
-    image = np.arange(50 * 40, dtype=np.uint8).reshape(50, 40)
-    image = np.stack([image] * 3, axis=2) if channels else image
-    if not (-side < row < 50 and -side < col < 40):
-        return
-    pads = ((100, 100), (100, 100), (0, 0))[: image.ndim]
-    expected = np.pad(image, pads, constant_values=7)[
-        100 + row : 100 + row + side, 100 + col : 100 + col + side
-    ]
-    found = cut(lambda window: image[window.slices], (50, 40), crop(row, col, side), 7)
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_beyond_the_image_nothing_is_learned_and_the_mean_colour_is_seen():
-    image, channels = scene(16, 16)
-    into = filled(image, channels, crop(-8, -8, 32), PLAIN)
-    np.testing.assert_array_equal(into.targets[0, 8:24, 8:24], channels)
-    outside = np.ones((32, 32), bool)
-    outside[8:24, 8:24] = False
-    assert (into.targets[0][outside] == IGNORE).all()
-    seen = normalise(torch.from_numpy(into.images), torch.from_numpy(into.colours))[0].numpy()
-    assert np.abs(seen[:, outside]).max() < 0.5 / 255 / 0.22
 
 
 def test_the_eight_symmetries_are_all_of_them():
@@ -108,7 +68,7 @@ def test_the_eight_symmetries_are_all_of_them():
 @settings(max_examples=30, deadline=None)
 def test_image_and_mask_are_turned_alike(seed):
     image, channels = scene()
-    into = filled(image, channels, crop(5, 9, 32, seed), AugmentConfig())
+    into = filled(image[5:37, 9:41], channels[5:37, 9:41], AugmentConfig(), seed=seed)
     code = into.images[0, ..., 0]
     np.testing.assert_array_equal(np.where(code == 240, IGNORE, code // 40), into.targets[0])
 
@@ -116,7 +76,8 @@ def test_image_and_mask_are_turned_alike(seed):
 def test_all_symmetries_occur():
     image, channels = scene()
     seen = {
-        filled(image, channels, crop(0, 0, 32, seed), AugmentConfig()).images.tobytes() for seed in range(80)
+        filled(image[:32, :32], channels[:32, :32], AugmentConfig(), seed=seed).images.tobytes()
+        for seed in range(80)
     }
     assert len(seen) == 8
 
@@ -124,7 +85,7 @@ def test_all_symmetries_occur():
 @pytest.mark.parametrize("side", [16, 20, 48, 64])
 def test_rescaling_invents_no_class_and_moves_nothing(side):
     image, channels = scene()
-    into = filled(image, channels, crop(0, 0, side), PLAIN)
+    into = filled(image[:side, :side], channels[:side, :side], PLAIN)
     assert set(np.unique(into.targets)) <= set(np.unique(channels[:side, :side]))
     # Inside the patches (red is constant there) image and mask agree.
     code = into.images[0, ..., 0].astype(int)
@@ -135,7 +96,7 @@ def test_rescaling_invents_no_class_and_moves_nothing(side):
 
 def test_without_variation_the_network_sees_what_prediction_shows_it():
     image, channels = scene()
-    into = filled(image, channels, crop(4, 4, 32), PLAIN)
+    into = filled(image[4:36, 4:36], channels[4:36, 4:36], PLAIN)
     seen = normalise(torch.from_numpy(into.images), torch.from_numpy(into.colours))
     expected = PREPROCESSING.normalise(image[4:36, 4:36]).transpose(2, 0, 1)
     np.testing.assert_allclose(seen[0].numpy(), expected, atol=2e-6)
@@ -183,7 +144,7 @@ def test_gains_are_drawn_for_each_crop_and_change_no_other_draw():
     image, channels = scene()
     others = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
     plain, gained = (
-        filled(image, channels, crop(3, 3, 40, 1), config)
+        filled(image[3:43, 3:43], channels[3:43, 3:43], config, seed=1)
         for config in (others, others.model_copy(update={"channel_gain": 0.2}))
     )
     np.testing.assert_array_equal(plain.images, gained.images)
@@ -196,6 +157,8 @@ def test_gains_are_drawn_for_each_crop_and_change_no_other_draw():
 def test_the_same_generator_gives_the_same_crop():
     image, channels = scene()
     config = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
-    one, two, other = (filled(image, channels, crop(3, 3, 40, seed), config) for seed in (1, 1, 2))
+    one, two, other = (
+        filled(image[3:43, 3:43], channels[3:43, 3:43], config, seed=seed) for seed in (1, 1, 2)
+    )
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
     assert not np.array_equal(one.colours, other.colours)

@@ -472,6 +472,56 @@ def test_stride_one_and_two_train_too(tmp_path, data):
 # Run folders
 
 
+@pytest.mark.parametrize("stride", [1, 4])
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_convolutions_compute_in_the_precision_that_was_asked_for(
+    tmp_path, data, monkeypatch, stride, precision, dtype
+):
+    seen = set()
+    original = torch.nn.Conv2d.forward
+
+    def forward(self, x):
+        result = original(self, x)
+        if torch.is_grad_enabled():
+            seen.add(result.dtype)
+        return result
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", forward)
+    train(tiny(f"loss.stride={stride}", f"precision={precision}", "steps=1"), data=data, out=tmp_path)
+    assert seen == {dtype}
+
+
+def test_crops_across_tiles_show_the_neighbours(tmp_path):
+    data = write_pairs(tmp_path, train_images=4)
+    rows = "\n".join(f"train,{i:04},a,{i // 2},{i % 2}" for i in range(4))
+    (data / "scenes.csv").write_text(f"part,id,scene,row,col\n{rows}\n")
+    material = gather(data, "folders", crop_px=32, model_gsd=None)
+
+    def first(*settings):
+        config = tiny("class_balance=0", "augment={d4: false}", "batch_size=64", *settings)
+        return BatchReader(
+            material.dataset, material.train, material.census, config, open_preprocessing(), 1.0
+        )
+
+    across, alone = first("across_tiles=true"), first()
+    assert {crop.row >= 0 and crop.col >= 0 for crop in map(alone._sampler.__getitem__, range(64))} == {True}
+    crops = [across._sampler[n] for n in range(64)]
+    reaching = [n for n, crop in enumerate(crops) if crop.item == 0 and max(crop.row, crop.col) > 16]
+    assert reaching
+    scene = np.concatenate(
+        [
+            np.concatenate([material.dataset.read_image(material.train[2 * r + c]) for c in range(2)], axis=1)
+            for r in range(2)
+        ]
+    )
+    batch = across.read(0)
+    for n in reaching:
+        crop = crops[n]
+        np.testing.assert_array_equal(
+            batch.images[n], scene[crop.row : crop.row + 32, crop.col : crop.col + 32]
+        )
+
+
 def test_another_configuration_is_refused_by_key(run, data, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"optimiser\.learning_rate \(there 0\.001, here 0\.5\)"):

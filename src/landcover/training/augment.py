@@ -1,10 +1,9 @@
-"""Crops to batches: cut, resample, turn, and vary the colours.
+"""Crops to batches: resample, turn, and vary the colours.
 
 A batch is uint8 until it is on the device: there the colour variation and the normalisation, both of them
 affine in (red, green, blue), are one matrix product for each image (:func:`normalise`).
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,14 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from landcover.legend import IGNORE, UInt8Array
+from landcover.legend import UInt8Array
 from landcover.preprocessing import Preprocessing, resample_image, resample_mask
 from landcover.training.config import AugmentConfig
-from landcover.training.sampling import Crop
-from landcover.windows import Window
 
 Float32Array = npt.NDArray[np.float32]
-Reader = Callable[[Window], UInt8Array]
 
 _GREY = np.full((3, 3), 1 / 3)
 _TURN = np.array([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
@@ -39,36 +35,12 @@ class Batch(NamedTuple):
     colours: Float32Array
 
 
-def cut(read: Reader, size: tuple[int, int], crop: Crop, fill: UInt8Array | int) -> UInt8Array:
-    """Read a crop that may reach beyond its image.
-
-    Args:
-        read: Reads a window that lies inside the image, (h, w, ...).
-        size: Height and width of the image.
-        crop: What to read.
-        fill: What is put outside the image.
-
-    Returns:
-        (side, side, ...).
-    """
-    top, left = max(crop.row, 0), max(crop.col, 0)
-    bottom, right = min(crop.row + crop.side, size[0]), min(crop.col + crop.side, size[1])
-    inside = read(Window(top, left, bottom - top, right - left))
-    if inside.shape[:2] == (crop.side, crop.side):
-        return inside
-    result = np.empty((crop.side, crop.side, *inside.shape[2:]), inside.dtype)
-    result[...] = fill
-    result[top - crop.row : bottom - crop.row, left - crop.col : right - crop.col] = inside
-    return result
-
-
 def fill_sample(
     batch: Batch,
     slot: int,
-    crop: Crop,
-    size: tuple[int, int],
-    read_image: Reader,
-    read_channels: Reader,
+    rng: np.random.Generator,
+    image: UInt8Array,
+    channels: UInt8Array,
     config: AugmentConfig,
     preprocessing: Preprocessing,
 ) -> None:
@@ -77,21 +49,17 @@ def fill_sample(
     Args:
         batch: Where to write.
         slot: Which of the batch's samples.
-        crop: Which part of the image; the augmentation is drawn from its generator.
-        size: Height and width of the image.
-        read_image: Reads a window of the image, uint8 (h, w, 3).
-        read_channels: Reads a window of the mask as channels, uint8 (h, w).
+        rng: The augmentation is drawn from it.
+        image: The crop, uint8 (side, side, 3).
+        channels: Its mask as channels, uint8 (side, side).
         config: What may be varied.
         preprocessing: Of the model.
     """
     target = batch.targets.shape[1:3]
-    mean = np.round(np.multiply(preprocessing.mean, 255)).astype(np.uint8)
-    image = resample_image(cut(read_image, size, crop, mean), target)
-    channels = resample_mask(cut(read_channels, size, crop, IGNORE), target)
-    symmetry = int(crop.rng.integers(8)) if config.d4 else 0
-    batch.images[slot] = d4(image, symmetry)
-    batch.targets[slot] = d4(channels, symmetry)
-    batch.colours[slot] = draw_colours(crop.rng, config, preprocessing)
+    symmetry = int(rng.integers(8)) if config.d4 else 0
+    batch.images[slot] = d4(resample_image(image, target), symmetry)
+    batch.targets[slot] = d4(resample_mask(channels, target), symmetry)
+    batch.colours[slot] = draw_colours(rng, config, preprocessing)
 
 
 def d4(array: UInt8Array, symmetry: int) -> UInt8Array:

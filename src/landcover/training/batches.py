@@ -12,6 +12,7 @@ from landcover.preprocessing import Preprocessing
 from landcover.training.augment import Batch, fill_sample
 from landcover.training.config import TrainConfig
 from landcover.training.sampling import Census, Crop, CropSampler
+from landcover.training.surroundings import Surroundings, cut
 from landcover.windows import Window
 
 
@@ -44,12 +45,17 @@ class BatchReader:
         self._census = census
         self._config = config
         self._preprocessing = preprocessing
+        scenes = (config.across_tiles and dataset.scenes) or {}
+        self._surroundings = Surroundings(
+            [scenes.get(item.key) for item in items], [(entry.height, entry.width) for entry in census]
+        )
         self._sampler = CropSampler(
             census,
             side_px=config.crop_px / scale,
             scale=config.augment.scale,
             balance=config.class_balance,
             seed=config.seed,
+            surroundings=self._surroundings if scenes else None,
         )
         self._ahead = 2 * config.loaders
         count, side = config.batch_size, config.crop_px
@@ -86,19 +92,12 @@ class BatchReader:
                     future.cancel()
 
     def _fill(self, batch: Batch, slot: int, crop: Crop) -> None:
-        item, entry = self._items[crop.item], self._census[crop.item]
-        channels = self._dataset.legend.channels
+        pieces = list(self._surroundings.pieces(crop))
+        image, channels = cut(pieces, crop.side, self._read_image, self._read_channels)
+        fill_sample(batch, slot, crop.rng, image, channels, self._config.augment, self._preprocessing)
 
-        def read_channels(window: Window) -> UInt8Array:
-            return np.take(channels, self._dataset.read_mask(item, window))
+    def _read_image(self, item: int, window: Window) -> UInt8Array:
+        return self._dataset.read_image(self._items[item], window)
 
-        fill_sample(
-            batch,
-            slot,
-            crop,
-            (entry.height, entry.width),
-            lambda window: self._dataset.read_image(item, window),
-            read_channels,
-            self._config.augment,
-            self._preprocessing,
-        )
+    def _read_channels(self, item: int, window: Window) -> UInt8Array:
+        return np.take(self._dataset.legend.channels, self._dataset.read_mask(self._items[item], window))

@@ -172,6 +172,8 @@ class TrainConfig(Config):
         loss: What is minimised.
         class_balance: 0: every image gives one crop in each epoch; 1: every class is as likely to be cropped,
             and within it every image that has it; between: class shares to the power of (1 - class_balance).
+        across_tiles: Crops reach across an image's edges into its neighbours of the same scene, where the
+            data tell which these are (``scenes.csv``) and they are trained on too.
         augment: How crops are varied.
         ema_decay: Of the moving average of the weights, which is what is validated and kept; 0 for none.
         precision: ``bf16`` computes convolutions in bfloat16 (autocast); weights stay fp32.
@@ -201,6 +203,7 @@ class TrainConfig(Config):
     schedule: ScheduleConfig = ScheduleConfig()
     loss: LossConfig = LossConfig()
     class_balance: Share = 0.0
+    across_tiles: bool = False
     augment: AugmentConfig = AugmentConfig()
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"

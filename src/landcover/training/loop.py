@@ -17,6 +17,7 @@ from landcover.errors import TrainingError
 from landcover.files import write_text
 from landcover.legend import Legend
 from landcover.metrics import ConfusionMatrix
+from landcover.models import DeepLabV3Plus
 from landcover.runtimes import TorchRuntime
 from landcover.training.augment import Batch, normalise
 from landcover.training.config import TrainConfig
@@ -155,7 +156,6 @@ def fit(session: Session, log: RunLog, interrupt: Interrupt) -> Reason:
     """Train and validate until the run is over; return why it is."""
     config, progress = session.config, session.progress
     module, optimiser = session.fabric.setup(session.network, session.optimiser)
-    module.mark_forward_method("logits")
     base_rates = [group["lr"] for group in optimiser.param_groups]
     runtime = TorchRuntime(session.average.module, session.card, str(session.device))
     batches = session.reader.stream(progress.step * config.accumulate)
@@ -180,7 +180,9 @@ def fit(session: Session, log: RunLog, interrupt: Interrupt) -> Reason:
         _seed(config.seed, progress.step)
         for _ in range(config.accumulate):
             images, targets = _to_network(next(batches), session.device)
-            logits = _logits(module, images, config.loss.stride)
+            # Fabric's own switching of precision sees calls of forward alone, and logits is another method.
+            with session.fabric.autocast():
+                logits = _logits(session.network, images, config.loss.stride)
             loss = session.criterion(logits, targets)
             session.fabric.backward(loss / config.accumulate)
             meter.add(loss.detach(), len(images))
@@ -255,7 +257,7 @@ def _to_network(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     return normalise(images, colours), targets
 
 
-def _logits(module: Any, images: Tensor, stride: int) -> Tensor:
+def _logits(module: DeepLabV3Plus, images: Tensor, stride: int) -> Tensor:
     """Return the logits at every stride-th pixel."""
     if stride == 1:
         full: Tensor = module(images)

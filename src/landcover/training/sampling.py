@@ -7,12 +7,15 @@ by (seed, epoch, index), so that a run can be taken up anywhere, and threads cha
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from landcover.legend import UInt8Array
+
+if TYPE_CHECKING:
+    from landcover.training.surroundings import Surroundings
 
 BLOCK_PX = 64
 
@@ -82,7 +85,7 @@ class CropSampler:
     Above 0 a class is drawn first, by its share of all pixels to the power of ``1 - balance``; then an image,
     by its pixels of the class to the same power; then a pixel of the class (to within a block), which lies
     anywhere in the crop. So with 1 every class is equally likely, and every image that has it. Crops stay
-    inside the image where it is large enough.
+    inside the image where it is large enough, or reach into those around it.
 
     Args:
         census: One for each image, each with at least one labelled pixel.
@@ -90,6 +93,8 @@ class CropSampler:
         scale: Smallest and largest magnification; a crop that is magnified by 2 covers half the side.
         balance: 0..1, as above.
         seed: Decides everything.
+        surroundings: The images around each; None to keep crops inside. A crop then lies anywhere that holds
+            a pixel of its image, drawn as above (with ``balance`` 0: any).
     """
 
     def __init__(
@@ -100,8 +105,10 @@ class CropSampler:
         scale: tuple[float, float] = (1.0, 1.0),
         balance: float = 0.0,
         seed: int = 0,
+        surroundings: "Surroundings | None" = None,
     ) -> None:
         self._census = census
+        self._surroundings = surroundings
         self._side = side_px
         self._log_scale = np.log(scale)
         self._balance = balance
@@ -122,19 +129,33 @@ class CropSampler:
         side = max(1, round(self._side / float(np.exp(rng.uniform(*self._log_scale)))))
         if self._balance == 0:
             item = int(self._order(epoch)[index])
-            entry = self._census[item]
-            row, col = (_inside(rng, length, side) for length in (entry.height, entry.width))
+            channel = None
         else:
             channel = _pick(rng, self._classes)
             item = _pick(rng, self._items[channel])
-            entry = self._census[item]
-            row, col = (
-                _around(rng, position, length, side)
-                for position, length in zip(
-                    _pixel_of(rng, entry, channel), (entry.height, entry.width), strict=True
-                )
-            )
+        row, col = self._place(rng, item, channel, side)
         return Crop(item, row, col, side, rng)
+
+    def _place(self, rng: np.random.Generator, item: int, channel: int | None, side: int) -> tuple[int, int]:
+        """Draw where a crop begins: anywhere, or so that it holds a pixel of a class."""
+        entry = self._census[item]
+        if self._surroundings is None:
+            if channel is None:
+                return _inside(rng, entry.height, side), _inside(rng, entry.width, side)
+            pixel = _pixel_of(rng, entry, channel)
+            return _around(rng, pixel[0], entry.height, side), _around(rng, pixel[1], entry.width, side)
+        if channel is None:
+            pixel = int(rng.integers(entry.height)), int(rng.integers(entry.width))
+        else:
+            pixel = _pixel_of(rng, entry, channel)
+        room = self._surroundings.room(item)
+        row, col = (
+            _around(rng, position + before, before + length + behind, side) - before
+            for position, length, (before, behind) in zip(
+                pixel, (entry.height, entry.width), room, strict=True
+            )
+        )
+        return self._surroundings.settle(item, row, col, side)
 
     def _shuffled(self, epoch: int) -> npt.NDArray[np.int64]:
         return np.random.default_rng((self._seed, epoch)).permutation(len(self))
