@@ -19,6 +19,7 @@ from landcover.config import Config, from_mapping
 from landcover.errors import ConfigError, ModelError
 from landcover.files import atomic_path
 from landcover.legend import Legend
+from landcover.likeness import ImageryProfile
 from landcover.models import ModelConfig, onnxfile, tensorfile
 from landcover.preprocessing import Preprocessing
 
@@ -49,6 +50,7 @@ class ModelCard(Config):
         provenance: Where the weights come from: ``version``, ``date``, ``data``, ``command`` and the like.
         precision: What the network computes in: ``int8`` for one that was quantised when exported.
         export: How an exported model was checked: figures of parity with the checkpoint, and of its gates.
+        imagery: What the training imagery looks like; None where that was not recorded.
         schema_version: Version of this list of fields.
     """
 
@@ -64,6 +66,7 @@ class ModelCard(Config):
     provenance: dict[str, Any] = Field(default_factory=dict)
     precision: Literal["fp32", "int8"] = "fp32"
     export: dict[str, Any] = Field(default_factory=dict)
+    imagery: ImageryProfile | None = None
     schema_version: int = SCHEMA_VERSION
 
 

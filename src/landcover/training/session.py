@@ -25,6 +25,7 @@ from landcover.training.checkpoint import TrainingState
 from landcover.training.config import OptimiserConfig, TrainConfig
 from landcover.training.depthwise import quicken_depthwise
 from landcover.training.ema import WeightAverage
+from landcover.training.imagery import learned_imagery
 from landcover.training.initialise import encoder_preprocessing, load_initial, weights_digest
 from landcover.training.losses import Loss, build_loss
 from landcover.training.material import Material, gather
@@ -220,6 +221,7 @@ def open_session(
             "split": split,
             "init": origin_digest,
         },
+        imagery=learned_imagery(material),
     )
     session = Session(
         config=config,
