@@ -368,6 +368,12 @@ def test_data_are_resampled_to_the_models_scale(data):
     assert {reader._sampler[n].side for n in range(8)} == {43}
 
 
+@pytest.mark.parametrize(("model_gsd", "told"), [(2.9, False), (3.0, True), (0.2, False)])
+def test_a_scale_that_loses_detail_is_told_of(data, model_gsd, told):
+    notices = " ".join(gather(data, "folders", crop_px=16, model_gsd=model_gsd, gsd=1.0).notices)
+    assert ("--set gsd=1 keeps it, at 9 times the work" in notices) == told
+
+
 @pytest.mark.parametrize("model_gsd", [1e9, 1e-9])
 def test_an_absurd_scale_is_refused_before_any_work(data, model_gsd):
     with pytest.raises(UsageError, match=r"1 m per pixel .* more than a factor of 100"):

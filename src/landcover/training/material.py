@@ -20,6 +20,9 @@ TRAIN_PARTS = ("train", "all")
 MOST_SCALE = 100
 """Largest factor between the scales of the data and of the model."""
 
+_DETAIL_LOST = 3
+"""From this factor between the scales of model and data on users are told what it costs."""
+
 VALIDATION_PARTS = ("val", "valid", "validation")
 
 
@@ -127,6 +130,7 @@ def gather(
             *_unlabelled(len(parts[train_part]) - len(items)),
             *_absent_classes(dataset.legend, census),
             *_small_images(census, crop_px, dataset.gsd / model_gsd),
+            *_lost_detail(dataset.gsd, model_gsd),
         ],
         digest=digest,
     )
@@ -184,6 +188,16 @@ def _absent_classes(legend: Legend, census: Sequence[Census]) -> list[str]:
         f"Class {name!r} is nowhere in the training part: the model will never learn it."
         for name, count in zip(legend.scored_names, pixels, strict=True)
         if not count
+    ]
+
+
+def _lost_detail(data_gsd: float, model_gsd: float) -> list[str]:
+    if model_gsd < _DETAIL_LOST * data_gsd:
+        return []
+    return [
+        f"The data have {data_gsd:g} m per pixel, the network works at {model_gsd:g}: what is smaller than "
+        f"that is lost. --set gsd={data_gsd:g} keeps it, at {(model_gsd / data_gsd) ** 2:.0f} times the work "
+        "for the same ground."
     ]
 
 
