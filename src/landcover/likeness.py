@@ -31,11 +31,11 @@ WINDOW_PX = 256
 LEAST_PX = 64
 """Windows with a shorter side are not looked at."""
 
-LEVEL = 0.995
+LEVEL = 0.98
 """Windows farther than this share of the training windows look unlike them."""
 
-MUCH = 0.25
-"""From this share of a scene on it is worth a warning."""
+MUCH = 0.3
+"""From this share of a scene on a warning is given: that of one in fifty scenes of the same kind."""
 
 
 class _Feature(NamedTuple):
@@ -64,7 +64,7 @@ _FEATURES = (
 FEATURES = tuple(feature.name for feature in _FEATURES)
 """Names of the statistics of a window, see :func:`window_features`."""
 
-LEVELS = (0.5, 0.9, 0.95, 0.97, 0.98, 0.99, LEVEL, 0.999)
+LEVELS = (0.5, 0.9, 0.95, 0.97, LEVEL, 0.99, 0.995, 0.999)
 """Shares of windows whose distances a profile holds."""
 
 _LIGHT = np.array([0.25, 0.5, 0.25])
@@ -166,15 +166,19 @@ class Unlike:
     share: float
     reasons: tuple[str, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {"share": self.share, "reasons": list(self.reasons)}
+
     def warning(self, name: str) -> str | None:
         """Return a sentence about the scene of that name; None below :data:`MUCH`."""
         if self.share < MUCH:
             return None
         how = f" (mostly: {', '.join(self.reasons)})" if self.reasons else ""
         return (
-            f"{self.share:.0%} of {name} looks unlike the imagery this model learned from{how}: do not trust "
-            "the map there without checking."
-        ).replace("%", " %", 1)
+            f"{100 * self.share:.0f} % of {name} looks unlike the imagery this model learned from{how}: "
+            "do not trust the map there without checking."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +215,10 @@ class Look:
         return Unlike(share, _reasons(np.array(self.scores) / (1000 * self.windows)) if self.windows else ())
 
 
+NOTHING = Look()
+"""What was seen before anything was."""
+
+
 def look(profile: ImageryProfile, image: UInt8Array, valid: BoolArray | None = None) -> Look:
     """Look at an image by windows.
 
@@ -221,7 +229,7 @@ def look(profile: ImageryProfile, image: UInt8Array, valid: BoolArray | None = N
     """
     seen = list(windows(image, valid, profile.window_px))
     if not seen:
-        return Look()
+        return NOTHING
     areas, features = np.array([area for area, _ in seen]), np.array([found for _, found in seen])
     unlike = profile.distance(features) > profile.limit
     scores = np.rint(1000 * np.clip(profile.scores(features[unlike]), -1e6, 1e6)).astype(np.int64)

@@ -19,7 +19,14 @@ _READING, _WORK, _PRODUCTS, _REPORT = "What is read", "How it is classified", "W
 
 
 def predict(
-    model: Annotated[str, typer.Option(help="Model file, or folder of a training run.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Model file, folder of a training run, or a model that comes with the package: starter, or "
+            "starter-fp32 (see landcover models).",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the maps.", show_default=False)],
     inputs: Annotated[
         list[str] | None,
@@ -280,6 +287,9 @@ def _tell(prediction: "Prediction", out: Path) -> None:
                 "and have no data in the map. Fetch the file again, or pass --strict to skip such scenes.",
                 file=sys.stderr,
             )
+        warning = None if made.unlike is None else made.unlike.warning(made.task.name)
+        if warning is not None:
+            print(f"Unlike: {warning}", file=sys.stderr)
     for reason in prediction.failed.values():
         print(f"Skipped: {reason}", file=sys.stderr)
     if prediction.kept:

@@ -11,7 +11,7 @@ model's pixels of a row of windows and their mask, 4 C P W g / (G stride^2) for 
 the rows that the consumer makes of a band; twice, since the next is being made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ from landcover.inference.prefetch import prefetch
 from landcover.inference.reading import BoolArray, Source, Validity, WindowRow, window_rows
 from landcover.inference.upsampling import Axis, Float32Array, upsample, upsampled_argmax
 from landcover.legend import Legend, UInt8Array
+from landcover.likeness import NOTHING, ImageryProfile, Look, look
 from landcover.runtimes import Runtime
 from landcover.windows import Span
 
@@ -42,6 +43,7 @@ class Band:
         rows: The band's rows between the n rows of cells.
         cols: The scene's columns between the m columns of cells.
         valid: bool (stop - start, W) where there is imagery; None: everywhere.
+        look: How its windows compare with the imagery that the model learned from.
     """
 
     start: int
@@ -50,6 +52,7 @@ class Band:
     rows: Axis
     cols: Axis
     valid: BoolArray | None
+    look: Look = NOTHING
 
     def index(self, legend: Legend) -> UInt8Array:
         """Return uint8 (rows, W): the most probable class, also where there is no imagery."""
@@ -67,7 +70,14 @@ class Band:
 
 
 def bands(
-    runtime: Runtime, source: Source, grid: Grid, *, batch: int = 1, turns: bool = False, first: int = 0
+    runtime: Runtime,
+    source: Source,
+    grid: Grid,
+    *,
+    batch: int = 1,
+    turns: bool = False,
+    first: int = 0,
+    profile: ImageryProfile | None = None,
 ) -> Iterator[Band]:
     """Classify a scene, a band for each row of windows.
 
@@ -82,6 +92,7 @@ def bands(
         turns: Average over the eight turns and flips of each window (test-time augmentation): eight times
             the work.
         first: Band to begin with, for work that was interrupted.
+        profile: What to compare the scene with, in the thread that reads; None: nothing.
 
     Raises:
         ModelError: If the model answers with values that are no numbers.
@@ -91,10 +102,11 @@ def bands(
     begin = _first_needed(grid, first)
     top = grid.rows[begin].start
     sums = np.zeros((classes, 0, width), np.float32)
-    valid = Validity()
+    valid, seen = Validity(), NOTHING
     mean = runtime.card.preprocessing.mean
-    with closing(prefetch(window_rows(source, grid, begin, mean))) as rows:
-        for number, row in enumerate(rows, begin):
+    looked = _looked(window_rows(source, grid, begin, mean), grid, begin, profile)
+    with closing(prefetch(looked)) as rows:
+        for number, (row, looks) in enumerate(rows, begin):
             span = grid.rows[number]
             grown = np.zeros((classes, span.stop - top, width), np.float32)
             grown[:, : sums.shape[1]] = sums
@@ -104,13 +116,29 @@ def bands(
             valid.extend(row.valid)
             if number < first:
                 continue
+            seen += looks
             start, stop, final = grid.band_stop(number - 1), grid.band_stop(number), grid.final_cells(number)
             if start < stop:
                 low = int(grid.own_rows.low[start])
                 place = grid.own_rows.part(start, stop, low)
                 cells = sums[:, low - top : final - top]
-                yield Band(start, stop, cells, place, grid.own_cols, valid.take(start, stop))
+                yield Band(start, stop, cells, place, grid.own_cols, valid.take(start, stop), seen)
+                seen = NOTHING
             sums, top = sums[:, final - 1 - top :], final - 1
+
+
+def _looked(
+    rows: Iterable[WindowRow], grid: Grid, begin: int, profile: ImageryProfile | None
+) -> Iterator[tuple[WindowRow, Look]]:
+    """Compare what each row of windows sees first, which together is the scene, with a profile."""
+    height, width = grid.model_size
+    for number, row in enumerate(rows, begin):
+        if profile is None:
+            yield row, NOTHING
+            continue
+        top, above = grid.rows[number].start, grid.rows[number - 1].stop if number else 0
+        fresh = slice((above - top) * grid.stride, height - top * grid.stride), slice(width)
+        yield row, look(profile, row.image[fresh], None if row.whole is None else row.whole[fresh])
 
 
 def _first_needed(grid: Grid, band: int) -> int:

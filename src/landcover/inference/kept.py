@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
@@ -17,8 +18,9 @@ from landcover.inference.areas import ClassAreas, read_zones
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import GsdSource, Task, products
 from landcover.inference.results import MadeMap
-from landcover.inference.scene import WORK, work_digest
+from landcover.inference.scene import UNLIKE, WORK, work_digest
 from landcover.legend import Legend, UInt8Array
+from landcover.likeness import Unlike
 from landcover.raster import read_georeference, row_areas
 from landcover.windows import Window
 
@@ -67,7 +69,11 @@ def read_made(task: Task, options: PredictOptions, legend: Legend) -> MadeMap:
         if zones is not None:
             zones.add(row, strip)
     damaged = tuple(Window(*window) for window in json.loads(tags.get("LANDCOVER_DAMAGED", "[]")))
-    return MadeMap(task, size, gsd, gsd_source, areas, {} if zones is None else zones.zones, damaged)
+    made = MadeMap(task, size, gsd, gsd_source, areas, {} if zones is None else zones.zones, damaged)
+    if UNLIKE not in tags:
+        return made
+    told = json.loads(tags[UNLIKE])
+    return replace(made, unlike=Unlike(told["share"], tuple(told["reasons"])))
 
 
 def _tags(path: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ import numpy as np
 from landcover.errors import DataError, OutputError
 from landcover.files import claimed, write_text, writing
 from landcover.legend import UInt8Array
+from landcover.likeness import NOTHING, Look
 from landcover.windows import Window
 
 _STATE = "state.json"
@@ -92,19 +93,27 @@ class RowStore:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What was found out about a scene while reading it: windows that are damaged, and notes."""
+    """What was found out about a scene while reading it.
+
+    Attributes:
+        damaged: Windows that cannot be read.
+        notes: What else should be known.
+        look: How it compares with what the model learned from.
+    """
 
     damaged: list[Window] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    look: Look = NOTHING
 
     def joined(self, other: "Told") -> "Told":
-        """Return both together, each thing once; of windows that overlap the larger."""
+        """Return both together, each thing once: the larger of windows that overlap, and the sum of looks."""
         windows = sorted({*self.damaged, *other.damaged}, key=lambda w: -w.height * w.width)
         kept: list[Window] = []
         for window in windows:
             if not any(_overlap(window, larger) for larger in kept):
                 kept.append(window)
-        return Told(sorted(kept), list(dict.fromkeys([*self.notes, *other.notes])))
+        notes = list(dict.fromkeys([*self.notes, *other.notes]))
+        return Told(sorted(kept), notes, self.look + other.look)
 
 
 def _overlap(one: Window, other: Window) -> bool:
@@ -203,7 +212,8 @@ def _read_state(folder: Path) -> tuple[object, int, Told] | None:
     """Return description, number of rows and what was told of the work in a folder; None if there is none."""
     try:
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        told = Told([Window(*window) for window in state["damaged"]], list(state["notes"]))
+        look = Look(**{**state["look"], "scores": tuple(state["look"]["scores"])})
+        told = Told([Window(*window) for window in state["damaged"]], list(state["notes"]), look)
         return state["work"], int(state["rows"]), told
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -21,6 +21,7 @@ from landcover.inference.products import IN_MEMORY_PIXELS, Stores, write_product
 from landcover.inference.results import MadeMap
 from landcover.inference.rowstore import Told, Workplace
 from landcover.legend import Legend
+from landcover.likeness import NOTHING, Look
 from landcover.runtimes import Runtime
 
 _NOT_IN_MAP = (
@@ -38,6 +39,9 @@ _NOT_IN_MAP = (
 
 WORK = "LANDCOVER_WORK"
 """Tag of a map: digest of the scene and the options that it was made of."""
+
+UNLIKE = "LANDCOVER_UNLIKE"
+"""Tag of a map: how much of the scene looks unlike what the model learned from, and how, as JSON."""
 
 Progress = Callable[[Iterable[Band], int], Iterable[Band]]
 
@@ -83,10 +87,13 @@ def make_map(
         work = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **bands_kept}
         with Workplace(folder, task.map, work, resume=options.resume) as workplace:
             stores = Stores(workplace, imagery.size, len(legend.scored), options)
-            _classify(runtime, imagery, task, options, workplace, stores, progress)
-            told = workplace.told.joined(Told(imagery.damaged, imagery.notes))
+            seen = _classify(runtime, imagery, task, options, workplace, stores, progress)
+            told = workplace.told.joined(Told(imagery.damaged, imagery.notes, seen))
             if told.damaged:
                 tags["LANDCOVER_DAMAGED"] = json.dumps(told.damaged)
+            unlike = told.look.verdict()
+            if unlike is not None:
+                tags[UNLIKE] = json.dumps(unlike.to_dict())
             made = MadeMap(
                 task,
                 imagery.size,
@@ -96,6 +103,7 @@ def make_map(
                 {} if zones is None else zones.zones,
                 tuple(told.damaged),
                 (*told.notes, *_assumed(task, imagery)),
+                unlike,
             )
             write_products(made, stores, imagery.georeference, zones, options, tags)
     return made
@@ -156,8 +164,8 @@ def _classify(
     workplace: Workplace,
     stores: Stores,
     progress: Progress,
-) -> None:
-    """Fill the stores, going on where they end."""
+) -> Look:
+    """Fill the stores, going on where they end, and return what was seen on the way."""
     try:
         grid = make_grid(
             imagery.size,
@@ -170,9 +178,20 @@ def _classify(
         raise ImageError(f"{task.name}: {error}") from error
     first = next((n for n in range(len(grid.rows)) if grid.band_stop(n) > workplace.rows), len(grid.rows))
     if first == len(grid.rows):
-        return  # killed between the last row and the file
-    work = bands(runtime, imagery.source, grid, batch=options.batch, turns=options.turns, first=first)
+        return NOTHING  # killed between the last row and the file
+    work = bands(
+        runtime,
+        imagery.source,
+        grid,
+        batch=options.batch,
+        turns=options.turns,
+        first=first,
+        profile=runtime.card.imagery,
+    )
+    seen = NOTHING
     with closing(prefetch(work)) as made:
         for band in progress(made, len(grid.rows) - first):
             stores.append(band, runtime.card.legend)
-            workplace.commit(band.stop, Told(imagery.damaged, imagery.notes))
+            seen += band.look
+            workplace.commit(band.stop, Told(imagery.damaged, imagery.notes, seen))
+    return seen

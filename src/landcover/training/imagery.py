@@ -8,7 +8,7 @@ from landcover.preprocessing import resample_image
 from landcover.training.material import Material
 from landcover.training.validation import spread
 
-_LEAST_IMAGES, _MOST_IMAGES = 100, 400
+_LEAST_IMAGES, _MOST_IMAGES = 100, 800
 _WINDOWS = 2048
 """Large images are looked at in smaller number, so that decoding them takes some seconds."""
 

@@ -1,0 +1,386 @@
+"""What training imagery looks like, and whether a scene is unlike it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from typer.testing import CliRunner
+
+from export_world import reuse_graph, shared_world, write_run
+from fake_runtime import ColourRuntime, make_card
+from landcover import bundle, cli
+from landcover.bundle import read_card, save_model
+from landcover.config import from_mapping
+from landcover.data.synthetic import make_dataset, make_scene
+from landcover.errors import ConfigError, ModelError
+from landcover.inference import PredictOptions, predict
+from landcover.inference.engine import bands
+from landcover.inference.grid import make_grid
+from landcover.inference.reading import ArraySource
+from landcover.inference.rowstore import Told, Workplace
+from landcover.likeness import (
+    FEATURES,
+    LEVELS,
+    MUCH,
+    NOTHING,
+    ImageryProfile,
+    Look,
+    Unlike,
+    look,
+    measure_profile,
+    window_features,
+    windows,
+)
+from landcover.runtimes import TorchRuntime
+from landcover.training import train
+from landcover.training.imagery import learned_imagery
+from landcover.training.material import gather
+from onnx_models import save_exported
+from training_world import tiny
+
+RNG = np.random.default_rng(3)
+SIDE = 384
+
+
+def world(numbers: range) -> list[np.ndarray]:
+    return [make_scene(number, SIDE, SIDE).image for number in numbers]
+
+
+@pytest.fixture(scope="module")
+def learned() -> ImageryProfile:
+    profile = measure_profile(world(range(40)))
+    assert profile is not None
+    return profile
+
+
+@pytest.fixture(scope="module")
+def unseen() -> list[np.ndarray]:
+    return world(range(100, 112))
+
+
+def one_gaussian() -> ImageryProfile:
+    spread = RNG.normal(size=(len(FEATURES), len(FEATURES)))
+    return ImageryProfile(
+        windows=100,
+        weights=(1.0,),
+        means=(tuple(RNG.normal(size=len(FEATURES)).tolist()),),
+        covariances=(tuple(map(tuple, (spread @ spread.T + np.eye(len(FEATURES))).tolist())),),
+        levels=LEVELS,
+        distances=tuple(map(float, range(len(LEVELS)))),
+    )
+
+
+# ---- statistics
+
+
+def test_the_features_are_what_they_are_called() -> None:
+    image = RNG.integers(0, 256, (16, 16, 3)).repeat(5, 0).repeat(6, 1).astype(np.uint8)
+    lines = [*image[::8].astype(float), *image[:, ::8].swapaxes(0, 1).astype(float)]
+    red, green, blue = (np.concatenate([line[:, channel] for line in lines]) for channel in range(3))
+    light, warmth, greenness = (red + 2 * green + blue) / 4, red - blue, green - (red + blue) / 2
+
+    def step(lag: int) -> float:
+        lights = [line @ [0.25, 0.5, 0.25] for line in lines]
+        return float(np.log(np.concatenate([np.abs(row[lag:] - row[:-lag]) for row in lights]).mean() + 0.5))
+
+    def joint(one: np.ndarray, other: np.ndarray) -> float:
+        covariance = np.cov(one, other, bias=True)[0, 1]
+        return float(np.arctanh(covariance / ((one.std() + 0.5) * (other.std() + 0.5))))
+
+    slope = np.cov(red - blue, green, bias=True)[0, 1] / (green.std() + 0.5) ** 2
+    expected = {
+        "light": light.mean(),
+        "warmth": warmth.mean(),
+        "greenness": greenness.mean(),
+        "contrast": np.log(light.std() + 0.5),
+        "warmth_spread": np.log(warmth.std() + 0.5),
+        "greenness_spread": np.log(greenness.std() + 0.5),
+        "roughness": step(4),
+        "sharpness": step(1) - step(8),
+        "coarseness": step(16) - step(4),
+        "red_with_green": joint(red, green),
+        "blue_with_green": joint(blue, green),
+        "warm_light": slope,
+    }
+    found = window_features(image)
+    assert tuple(expected) == FEATURES
+    np.testing.assert_allclose(found, list(expected.values()), rtol=1e-4, atol=1e-4)
+
+
+def test_what_has_no_imagery_counts_for_nothing() -> None:
+    image = RNG.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    valid = np.ones((128, 128), bool)
+    valid[:, 96:] = False
+    other = image.copy()
+    other[:, 96:] = 0
+    np.testing.assert_array_equal(window_features(image, valid), window_features(other, valid))
+    assert window_features(image, np.zeros((128, 128), bool)) is None
+    valid[:, 60:] = False
+    assert list(windows(image, valid)) == []
+
+
+@pytest.mark.parametrize("value", [0, 77, 255])
+def test_imagery_of_one_colour_has_finite_features(value: int) -> None:
+    assert np.isfinite(window_features(np.full((64, 64, 3), value, np.uint8))).all()
+
+
+def test_windows_cover_an_image_evenly_and_once() -> None:
+    areas = [area for area, _ in windows(np.zeros((700, 300, 3), np.uint8))]
+    assert len(areas) == 3
+    assert sum(areas) == 700 * 300
+    assert list(windows(np.zeros((63, 300, 3), np.uint8))) == []
+
+
+# ---- the mixture
+
+
+def test_one_gaussian_is_numpys_covariance_and_mahalanobis_distance() -> None:
+    images = [RNG.integers(0, 80 + 2 * i, (128, 128, 3), dtype=np.uint8) for i in range(80)]
+    profile = measure_profile(images)
+    table = np.array([features for image in images for _, features in windows(image)])
+    covariance = np.cov(table.T, bias=True)
+    covariance += np.diag(0.03 * np.diag(covariance) + 1e-6)
+    assert len(profile.weights) == 1
+    np.testing.assert_allclose(profile.means[0], table.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(profile.covariances[0], covariance, rtol=1e-5, atol=1e-6)
+    apart = table - table.mean(axis=0)
+    squares = np.sum(apart @ np.linalg.inv(covariance) * apart, axis=1)
+    volume = np.log(np.linalg.det(2 * np.pi * covariance))
+    np.testing.assert_allclose(profile.distance(table), squares + volume, rtol=1e-3, atol=1e-2)
+    scores = apart / np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(profile.scores(table), scores, rtol=1e-3, atol=1e-3)
+
+
+def test_the_distance_of_a_mixture_is_that_of_its_density(learned: ImageryProfile) -> None:
+    assert len(learned.weights) > 1
+    table = np.array([features for _, features in windows(make_scene(7, SIDE, SIDE).image)])
+    density = np.zeros(len(table))
+    for weight, mean, spread in zip(learned.weights, learned.means, learned.covariances, strict=True):
+        apart = table - np.array(mean)
+        squares = np.sum(apart @ np.linalg.inv(spread) * apart, axis=1)
+        density += weight * np.exp(-squares / 2) / np.sqrt(np.linalg.det(2 * np.pi * np.array(spread)))
+    np.testing.assert_allclose(learned.distance(table), -2 * np.log(density), rtol=1e-6)
+
+
+def test_the_same_images_give_the_same_profile_and_few_give_none() -> None:
+    images = world(range(15))
+    assert measure_profile(images) == measure_profile(iter(images))
+    assert measure_profile(images[:14]) is None  # of four windows each
+    assert measure_profile([]) is None
+
+
+def test_what_was_learned_looks_like_itself(learned: ImageryProfile, unseen: list[np.ndarray]) -> None:
+    seen = [look(learned, image) for image in unseen]
+    assert sum(seen, NOTHING).verdict().share < 0.15
+    assert sum(one.verdict().share >= MUCH for one in seen) <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda image: image[..., ::-1], "bluer|redder"),
+        (lambda image: np.repeat(image[..., 1:2], 3, axis=2), "less varied in colour"),
+        (lambda image: 255 - image, "green|bluer|redder|brighter"),
+        (lambda image: image // 4, "darker"),
+        (lambda image: image // 4 + 190, "brighter"),
+        (lambda image: np.asarray(Image.fromarray(image).resize((96, 96)).resize((SIDE, SIDE))), "blurrier"),
+        (
+            lambda image: np.clip(image + RNG.normal(0, 40, image.shape), 0, 255).astype(np.uint8),
+            "sharper or noisier|rougher",
+        ),
+    ],
+)
+def test_what_looks_unlike_is_told_with_reasons(
+    learned: ImageryProfile, unseen: list[np.ndarray], change: object, word: str
+) -> None:
+    altered = [np.ascontiguousarray(change(image)) for image in unseen]  # type: ignore[operator]
+    verdict = sum((look(learned, image) for image in altered), NOTHING).verdict()
+    assert verdict.share > MUCH
+    assert any(one in reason for one in word.split("|") for reason in verdict.reasons)
+
+
+def test_looks_add_up_whatever_the_order() -> None:
+    looks = [Look(10, 4, 1, (1500,) * len(FEATURES)), NOTHING, Look(30), Look(60, 60, 3, (500,) * 12)]
+    total = sum(looks, NOTHING)
+    assert total == sum(reversed(looks), NOTHING)
+    assert (total.pixels, total.unlike, total.windows) == (100, 64, 4)
+    assert total.verdict().share == 0.64
+    assert NOTHING.verdict() is None
+    assert Look(30).verdict() == Unlike(0.0)
+
+
+def test_the_warning() -> None:
+    assert Unlike(MUCH - 0.01, ("darker",)).warning("a.tif") is None
+    assert Unlike(0.374, ("darker", "bluer")).warning("a.tif") == (
+        "37 % of a.tif looks unlike the imagery this model learned from (mostly: darker, bluer): do not "
+        "trust the map there without checking."
+    )
+    assert " (mostly" not in Unlike(1.0).warning("a.tif")
+
+
+# ---- the card
+
+
+def test_the_card_holds_the_profile(tmp_path: Path, learned: ImageryProfile) -> None:
+    card = make_card().model_copy(update={"imagery": learned})
+    save_model(tmp_path / "m.safetensors", {"a": np.zeros(2)}, card)
+    assert read_card(tmp_path / "m.safetensors") == card
+    assert read_card(save_exported(tmp_path / "m.onnx", card)) == card
+
+
+BAD = [
+    ({"means": [[0.0]]}, "means must be 1 x 12"),
+    ({"means": [[0.0], [1.0, 2.0]]}, "means must be 1 x 12"),
+    ({"means": [[1e400] + [0.0] * 11]}, "finite|expected"),
+    ({"covariances": [np.zeros((12, 12)).tolist()]}, "positive definite"),
+    ({"covariances": [np.triu(np.ones((12, 12))).tolist()]}, "symmetric"),
+    ({"covariances": [[[1.0]]]}, "covariances must be 1 x 12 x 12"),
+    ({"weights": [0.4]}, "sum to 1"),
+    ({"weights": []}, "means must be 0 x 12"),
+    ({"features": ["mood", *FEATURES[1:]]}, "expected the features light"),
+    ({"levels": [0.5], "distances": [1.0]}, "level"),
+    ({"distances": [3.0] * 7 + [1.0]}, "rise"),
+    ({"distances": [1.0]}, "pairs"),
+    ({"window_px": 8}, "window_px"),
+    ({"windows": 0}, "windows"),
+    ({"mood": 1}, "unknown key"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_a_bad_profile_is_refused(change: dict[str, object], message: str) -> None:
+    good = one_gaussian().model_dump(mode="json")
+    assert from_mapping(ImageryProfile, good, "the card").model_dump(mode="json") == good
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(ImageryProfile, good | change, "the card")
+
+
+def test_a_card_with_a_bad_profile_is_a_bad_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = json.loads(make_card().model_copy(update={"imagery": one_gaussian()}).model_dump_json())
+    card["imagery"]["weights"] = [2.0]
+    with pytest.raises(ModelError, match=r"card of .*imagery.*sum to 1"):
+        bundle._card({bundle.CARD_KEY: json.dumps(card)}, tmp_path / "m.onnx")
+
+
+# ---- training and export
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("world"), scenes=22, size=SIDE)
+
+
+def test_training_records_what_it_learns_from(data: Path, tmp_path: Path) -> None:
+    train(tiny("steps=1", "gsd=0.5"), data=data, out=tmp_path / "run")
+    material = gather(data, "folders", crop_px=32, model_gsd=0.5)
+    profile = learned_imagery(material)
+    assert profile is not None
+    assert read_card(tmp_path / "run").imagery == profile
+    images = [material.dataset.read_image(item) for item in material.train]
+    assert measure_profile(images) == profile
+    coarser = learned_imagery(gather(data, "folders", crop_px=32, model_gsd=1.0))
+    assert coarser is None or coarser.windows < profile.windows
+
+
+def test_export_carries_the_profile_on(
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    learned: ImageryProfile,
+) -> None:
+    from landcover.exporting import export
+
+    shared = shared_world(tmp_path_factory)
+    reuse_graph(shared, monkeypatch)
+    card = shared.reference.card.model_copy(update={"imagery": learned})
+    run = write_run(tmp_path / "run", TorchRuntime(shared.reference.module, card))
+    assert export(run, tmp_path / "m.onnx").card.imagery == learned
+    assert read_card(tmp_path / "m.onnx").imagery == learned
+
+
+# ---- prediction
+
+
+def runtime(profile: ImageryProfile | None, window_px: int = 256) -> ColourRuntime:
+    card = make_card(window_px=window_px, overlap_px=window_px // 4)
+    return ColourRuntime(card.model_copy(update={"imagery": profile}))
+
+
+def save_tif(path: Path, image: np.ndarray) -> Path:
+    height, width = image.shape[:2]
+    with rasterio.open(path, "w", "GTiff", width, height, 3, dtype="uint8") as target:
+        target.write(np.moveaxis(image, -1, 0))
+    return path
+
+
+@pytest.fixture(scope="module")
+def large(unseen: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.concatenate(unseen[i : i + 3], axis=1) for i in (0, 3, 6)])
+
+
+def test_predict_warns_of_swapped_bands_alone(
+    tmp_path: Path, learned: ImageryProfile, large: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = save_tif(tmp_path / "a.tif", large)
+    for number, bands_, warned in ((0, None, False), (1, (3, 2, 1), True)):
+        options = PredictOptions(gsd=1.0, bands=bands_, window_px=256, jobs=2)
+        made = predict([scene], runtime(learned), tmp_path / str(number), options)
+        told = made.to_dict()["maps"][0]["unlike"]
+        assert (told["share"] > MUCH) is warned
+        assert bool(told["reasons"]) or not warned
+        with rasterio.open(made.maps[0].task.map) as opened:
+            assert json.loads(opened.tags()["LANDCOVER_UNLIKE"]) == told
+    without = predict([scene], runtime(None), tmp_path / "none", PredictOptions(gsd=1.0))
+    assert without.to_dict()["maps"][0]["unlike"] is None
+
+
+def test_the_command_line_says_it_once_and_resume_says_it_again(
+    tmp_path: Path, learned: ImageryProfile, large: np.ndarray
+) -> None:
+    model = save_exported(tmp_path / "m.onnx", runtime(learned).card)
+    scene = save_tif(tmp_path / "a.tif", np.ascontiguousarray(large[..., ::-1]))
+    arguments = ["predict", str(scene), "--model", str(model), "--out", str(tmp_path / "out"), "--gsd", "1"]
+    for more in ([], ["--resume"]):
+        done = CliRunner().invoke(cli.build(), [*arguments, *more, "--json", "-"], catch_exceptions=False)
+        assert done.exit_code == 0
+        assert done.stderr.count("looks unlike the imagery this model learned from (mostly: ") == 1
+        assert json.loads(done.stdout)["maps"][0]["unlike"]["share"] > MUCH
+
+
+def test_every_pixel_is_looked_at_once_and_resumed_work_sees_the_same(
+    learned: ImageryProfile, large: np.ndarray
+) -> None:
+    model = runtime(learned)
+    grid = make_grid(large.shape[:2], model, window_px=256, overlap_px=64)
+    assert len(grid.rows) > 2
+    valid = np.ones(large.shape[:2], bool)
+    valid[:100, 700:] = False
+    for mask, pixels in ((None, large.size // 3), (valid, int(valid.sum()))):
+        source = ArraySource(large, mask)
+        straight = [band.look for band in bands(model, source, grid, profile=learned)]
+        assert sum(straight, NOTHING).pixels == pytest.approx(pixels, abs=0 if mask is None else 2000)
+        for first in range(1, len(grid.rows)):
+            resumed = [band.look for band in bands(model, source, grid, first=first, profile=learned)]
+            assert resumed == straight[first:]
+    assert all(band.look == NOTHING for band in bands(model, ArraySource(large), grid))
+
+
+def test_what_was_seen_survives_a_killed_run(tmp_path: Path) -> None:
+    seen = Look(10, 4, 1, (-3,) * len(FEATURES))
+    folder, path = tmp_path / "w", tmp_path / "m"
+    folder.mkdir()
+
+    def work_until_killed() -> None:
+        with Workplace(folder, path, {}, resume=False) as place:
+            place.store("index", 4, (2,)).append(np.zeros((2, 2), np.uint8))
+            place.commit(2, Told(look=seen))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work_until_killed()
+    with Workplace(folder, path, {}, resume=True) as place:
+        assert place.rows == 2
+        assert place.told.joined(Told(look=seen)).look == seen + seen
