@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "landcover"
 
 FLOORS: dict[str, float] = {
     **dict.fromkeys(["errors", "legend", "batch", "config", "files", "progress", "extras", "__init__"], 0),
+    "shipped": 0,
     "likeness": 1,
     **dict.fromkeys(["metrics", "codecs", "raster", "classmap", "vectors", "preprocessing", "windows"], 1),
     "data": 2.0,

@@ -16,12 +16,13 @@ from pydantic import Field, PlainSerializer, PlainValidator
 from safetensors.numpy import save
 
 from landcover.config import Config, from_mapping
-from landcover.errors import ConfigError, ModelError
+from landcover.errors import ConfigError, ModelError, did_you_mean
 from landcover.files import atomic_path
 from landcover.legend import Legend
 from landcover.likeness import ImageryProfile
 from landcover.models import ModelConfig, onnxfile, tensorfile
 from landcover.preprocessing import Preprocessing
+from landcover.shipped import names, shipped_file
 
 SCHEMA_VERSION = 2
 CARD_KEY = "landcover"
@@ -120,20 +121,24 @@ def is_exported(path: Path) -> bool:
 
 
 def resolve_model(path: str | Path) -> Path:
-    """Return the model file that a path stands for: itself, or the best model of a run folder.
+    """Return the model file that is meant: a file itself, the best model of a run folder, a shipped model.
 
-    Whoever takes a model asks here what file is meant.
+    Whoever takes a model asks here. What is there under the name of a shipped model comes first.
 
     Raises:
-        ModelError: If there is no such file or folder, or the folder holds no model (yet).
+        ModelError: If there is no such file, folder or name, the folder holds no model (yet), or the
+            installation lacks the shipped file.
     """
     path = Path(path)
     if path.is_file():
         return path
     if not path.is_dir():
+        shipped = shipped_file(str(path))
+        if shipped is not None:
+            return shipped
         raise ModelError(
-            f"There is no model {path}. Expected an .onnx or .safetensors file, or the folder of a training "
-            "run."
+            f"There is no model {path}. Expected an .onnx or .safetensors file, the folder of a training "
+            f"run, or a model that comes with the package. {did_you_mean(str(path), names())}"
         )
     if (path / BEST_NAME).is_file():
         return path / BEST_NAME

@@ -22,9 +22,9 @@ def doctor(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
 ) -> None:
-    """Say what this machine will use, and why: runtimes, codecs."""
+    """Say what this machine will use, and why: runtimes, codecs, models."""
     check_json(json, force=force)
-    findings = _system() | _codecs() | _runtimes() | _extras()
+    findings = _system() | _codecs() | _runtimes() | _models() | _extras()
     put(findings, json, lambda: _print(findings), force=force)
 
 
@@ -96,6 +96,19 @@ def _runtimes() -> dict[str, str]:
         lack = ", which is missing here (see above)" if name in missing else ""
         found[f"predict with {model}"] = f"{name}{lack}: {reason}"
     return found
+
+
+def _models() -> dict[str, str]:
+    """Say which models that come with the package are here, and what runs them."""
+    from landcover.runtimes import choose_runtime
+    from landcover.shipped import SHIPPED
+
+    return {
+        f"model {model.name}": f"{choose_runtime(model.path)}; {model.about}"
+        if model.path.is_file()
+        else "not in this installation"
+        for model in SHIPPED
+    }
 
 
 def _extras() -> dict[str, str]:

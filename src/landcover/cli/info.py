@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 def info(
     model: Annotated[
         Path,
-        typer.Argument(help="A model file, exported or not, or the folder of a run.", show_default=False),
+        typer.Argument(
+            help="A model file, exported or not, the folder of a run, or a shipped model such as starter.",
+            show_default=False,
+        ),
     ],
     json: Annotated[Path | None, typer.Option(help="Write the card as JSON; - is standard output.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
@@ -57,6 +60,7 @@ def _print_card(card: "ModelCard", file: dict[str, Any]) -> None:
             "std": ", ".join(f"{value:g}" for value in prepared.std),
             "windows": f"{card.window_px} px, {card.overlap_px} px overlap",
             "temperature": f"{card.temperature:g}",
+            "imagery profile": "-" if card.imagery is None else f"{card.imagery.windows} windows",
         },
     )
     console.print("\n[bold]Classes[/bold]", f"({escape(card.legend.name)})")

@@ -1,0 +1,154 @@
+"""Models that come with the package: names for files, wherever a model is taken."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fake_runtime import make_card
+from landcover import cli, shipped
+from landcover.bundle import model_digest, read_card, read_model, resolve_model
+from landcover.errors import ModelError
+from landcover.inference import predict
+from landcover.runtimes import open_model
+from landcover.shipped import SHIPPED, names, shipped_file
+from onnx_models import save_exported
+
+ROOT = Path(__file__).parents[1]
+FOLDER = shipped.FOLDER
+PRESENT = [model for model in SHIPPED if model.path.is_file()]
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with tiny models under the names of the files."""
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    monkeypatch.setattr(shipped, "FOLDER", folder)
+    scores = ({"metric": "challenge", "split": "scenes-k5@0:val", "miou": 0.6543},)
+    for model, gsd in zip(SHIPPED, (1.0, 2.0), strict=True):
+        card = make_card(gsd=gsd).model_copy(update={"scores": scores, "licence": "research only"})
+        save_exported(folder / model.file, card)
+    return folder
+
+
+def invoke(*arguments: object) -> str:
+    done = CliRunner().invoke(cli.build(), list(map(str, arguments)), catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_names_stand_for_files(installed: Path) -> None:
+    assert names() == ["starter", "starter-fp32"]
+    assert resolve_model("starter") == installed / "starter-int8.onnx"
+    assert resolve_model(Path("starter-fp32")) == installed / "starter.onnx"
+    assert read_card("starter-fp32").preprocessing.gsd == 2.0
+    assert model_digest("starter") == model_digest(installed / "starter-int8.onnx")
+    assert open_model("starter").card.preprocessing.gsd == 1.0
+    assert shipped_file("another") is None
+
+
+def test_what_is_there_under_the_name_comes_first(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "starter").mkdir()
+    with pytest.raises(ModelError, match="folder starter holds no model"):
+        resolve_model("starter")
+    (tmp_path / "starter").rmdir()
+    save_exported(tmp_path / "starter", make_card(gsd=7.0))
+    assert resolve_model("starter") == Path("starter")
+
+
+@pytest.mark.parametrize("name", ["startr", "Starter-fp32", "starter-int8"])
+def test_a_name_that_is_none_is_told_the_nearest(installed: Path, name: str) -> None:
+    with pytest.raises(ModelError, match=rf"There is no model {name}\. .*Did you mean .*'starter"):
+        resolve_model(name)
+
+
+def test_another_path_is_told_what_there_is(installed: Path) -> None:
+    with pytest.raises(ModelError, match=r"runs/x\.onnx.* Known: starter, starter-fp32"):
+        resolve_model("runs/x.onnx")
+
+
+def test_an_installation_without_the_file_says_what_to_do(installed: Path) -> None:
+    (installed / "starter-int8.onnx").unlink()
+    with pytest.raises(ModelError, match=r"'starter' .*lacks its file .*starter-int8\.onnx.*wheel"):
+        read_card("starter")
+
+
+def test_a_shipped_model_is_not_for_fine_tuning(installed: Path) -> None:
+    with pytest.raises(ModelError, match="exported model"):
+        read_model("starter")
+
+
+def test_predict_and_info_take_the_name(installed: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
+    made = predict([tmp_path / "a.png"], "starter", tmp_path / "out")
+    assert (made.model, made.model_sha256) == ("starter", model_digest("starter"))
+    told = json.loads(invoke("info", "starter-fp32", "--json", "-"))
+    assert told["file"] == str(installed / "starter.onnx")
+    assert "research only" in invoke("info", "starter")
+    assert "starter" in " ".join(invoke("predict", "--help").split())
+
+
+def test_models_lists_them(installed: Path) -> None:
+    (installed / "starter.onnx").unlink()
+    told = json.loads(invoke("models", "resnet18", "--json", "-"))["shipped"]
+    assert [row["name"] for row in told] == names()
+    assert (told[0]["gsd"], told[0]["miou"], told[0]["split"]) == (1.0, 0.6543, "scenes-k5@0:val")
+    assert told[1]["file"] is None
+    assert "LICENSE-MODEL" in told[0]["licence"]
+    printed = invoke("models", "resnet18")
+    assert "65.4" in printed
+    assert "not in this installation" in printed
+
+
+def test_doctor_tells_which_are_here(installed: Path) -> None:
+    (installed / "starter.onnx").unlink()
+    found = json.loads(invoke("doctor", "--json", "-"))
+    assert found["model starter"].startswith("openvino; ")
+    assert found["model starter-fp32"] == "not in this installation"
+
+
+def test_distributions_hold_the_files_and_their_terms() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["license-files"] == ["LICENSE", "LICENSE-MODEL", "NOTICE"]
+    targets = project["tool"]["hatch"]["build"]
+    assert targets["artifacts"] == ["src/landcover/shipped/*.onnx"]
+    assert all((ROOT / name).is_file() for name in project["project"]["license-files"])
+    assert "LICENSE-MODEL" in (ROOT / "NOTICE").read_text()
+    assert {path.name for path in FOLDER.glob("*.onnx")} <= {model.file for model in SHIPPED}
+
+
+# ---- the files themselves, where they are
+
+
+@pytest.mark.parametrize("model", PRESENT, ids=lambda model: model.name)
+def test_the_file_is_what_its_name_says(model: shipped.ShippedModel, tmp_path: Path) -> None:
+    card = read_card(model.name)
+    assert card.precision == ("int8" if model.file.endswith("-int8.onnx") else "fp32")
+    assert card.licence
+    assert card.imagery is not None
+    assert card.scores
+    assert card.legend.name == "deepglobe"
+    assert card.provenance
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)).save(
+        tmp_path / "noise.png"
+    )
+    made = predict([tmp_path / "noise.png"], model.name, tmp_path / "out").maps[0]
+    assert made.areas.pixels.sum() == 200 * 300
+    assert made.unlike is not None
+    assert made.unlike.share > 0.9
+
+
+@pytest.mark.skipif(len(PRESENT) < 2, reason="the model files are not in this installation")
+def test_both_precisions_are_one_model() -> None:
+    one, two = (read_card(model.name) for model in PRESENT)
+    assert one.model == two.model
+    assert one.imagery == two.imagery
+    assert one.preprocessing == two.preprocessing
