@@ -77,7 +77,7 @@ def one_gaussian() -> ImageryProfile:
 
 
 def test_the_features_are_what_they_are_called() -> None:
-    image = RNG.integers(0, 256, (16, 16, 3)).repeat(5, 0).repeat(6, 1).astype(np.uint8)
+    image = RNG.integers(0, 256, (32, 32, 3)).repeat(5, 0).repeat(6, 1).astype(np.uint8)
     lines = [*image[::8].astype(float), *image[:, ::8].swapaxes(0, 1).astype(float)]
     red, green, blue = (np.concatenate([line[:, channel] for line in lines]) for channel in range(3))
     light, warmth, greenness = (red + 2 * green + blue) / 4, red - blue, green - (red + blue) / 2

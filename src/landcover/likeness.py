@@ -22,6 +22,7 @@ from landcover.config import Config
 from landcover.legend import UInt8Array
 
 BoolArray = npt.NDArray[np.bool_]
+Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 Floats = tuple[float, ...]
 
@@ -283,19 +284,18 @@ def window_features(image: UInt8Array, valid: BoolArray | None = None) -> Float6
     Returns:
         float64 (F,), finite, in the order of :data:`FEATURES`; None if too little counts.
     """
-    lines = [image[::_LINE_STEP], image[:, ::_LINE_STEP].swapaxes(0, 1)]
+    whole = (image[::_LINE_STEP], image[:, ::_LINE_STEP].swapaxes(0, 1))
+    lines = [np.ascontiguousarray(part, np.float32) for part in whole]
     masks = [None, None] if valid is None else [valid[::_LINE_STEP], valid[:, ::_LINE_STEP].T]
-    pixels = np.concatenate(
-        [part.reshape(-1, 3) if mask is None else part[mask] for part, mask in zip(lines, masks, strict=True)]
-    ).astype(np.float32)
-    if not len(pixels):
-        return None
-    mean = pixels.mean(axis=0)
-    pixels -= mean
-    spread = (pixels.T @ pixels).astype(np.float64) / len(pixels)
     steps = _differences(lines, masks)
     if steps is None:
         return None
+    pixels = np.concatenate(
+        [part.reshape(-1, 3) if mask is None else part[mask] for part, mask in zip(lines, masks, strict=True)]
+    )
+    mean = np.ones(len(pixels), np.float32) @ pixels / len(pixels)  # faster than mean() along three columns
+    pixels -= mean
+    spread = (pixels.T @ pixels).astype(np.float64) / len(pixels)
     axes = np.stack([_LIGHT, _WARMTH, _GREENNESS])
     spreads = np.log(np.sqrt(np.maximum(np.diag(axes @ spread @ axes.T), 0)) + _NOISE)
     one, four, eight, sixteen = np.log(steps + _NOISE)
@@ -394,17 +394,17 @@ def _fit(features: Float64Array) -> _Mixture:
     return mixture
 
 
-def _differences(lines: Sequence[UInt8Array], masks: Sequence[BoolArray | None]) -> Float64Array | None:
+def _differences(lines: Sequence[Float32Array], masks: Sequence[BoolArray | None]) -> Float64Array | None:
     """Return mean absolute differences of light along lines at each lag, float64; None without any."""
     sums, counts = np.zeros(len(_LAGS)), np.zeros(len(_LAGS))
     weights = _LIGHT.astype(np.float32)
     for part, mask in zip(lines, masks, strict=True):
-        light = part @ weights
+        light = (part.reshape(-1, 3) @ weights).reshape(part.shape[:2])
         for number, lag in enumerate(_LAGS):
-            steps = np.abs(light[:, lag:] - light[:, :-lag])
+            steps = light[:, lag:] - light[:, :-lag]
             if mask is not None:
                 steps = steps[mask[:, lag:] & mask[:, :-lag]]
-            sums[number] += float(steps.sum())
+            sums[number] += float(np.abs(steps, out=steps).sum())
             counts[number] += steps.size
     return sums / counts if counts.all() else None
 
