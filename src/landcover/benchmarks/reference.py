@@ -1,10 +1,11 @@
-"""The reference recipe: DeepLabv3+ as people train it with segmentation_models_pytorch.
+"""Peers: DeepLabv3+ as people train it with segmentation_models_pytorch.
 
-``python -m landcover.benchmarks.reference --data D --split scenes-k5@0 --weights W --minutes 25 --json F``
+``python -m landcover.benchmarks.reference --data D --split scenes-k5@0 --weights W --minutes 25 --out RUN``
 
-A peer to measure ourselves against, and so written the usual way on purpose: files decoded by Pillow in a
+Peers to measure ourselves against, and so written the usual way on purpose: files decoded by Pillow in a
 worker of a ``DataLoader``, contiguous tensors, cross-entropy, AdamW with two learning rates and polynomial
-decay, flips and quarter turns, bfloat16 autocast. Nothing of landcover's training is used here.
+decay, flips and quarter turns, bfloat16 autocast. Nothing of landcover's training is used here. The last
+weights are kept; nothing is validated.
 """
 
 import argparse
@@ -16,29 +17,37 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn import functional
 
+from landcover.benchmarks.accuracy_process import plain_errors
+from landcover.benchmarks.accuracy_recipes import (
+    MEAN,
+    RECIPES,
+    RESULT_NAME,
+    STD,
+    Crops,
+    Recipe,
+    load_recipe,
+)
 from landcover.bundle import ModelCard
-from landcover.codecs import colours_to_index
+from landcover.config import from_mapping
 from landcover.data import Dataset, Item, open_dataset, split
-from landcover.errors import ModelError
+from landcover.errors import DataError, ModelError
 from landcover.extras import needs
-from landcover.files import refuse_existing, write_text
-from landcover.inference import predict_index
+from landcover.files import atomic_path, refuse_existing, write_text
 from landcover.legend import IGNORE, Legend
-from landcover.metrics import ConfusionMatrix, Scores
 from landcover.models import ModelConfig
 from landcover.models._compat import declare_torchvision_operators
+from landcover.models.tensorfile import read_tensors
 from landcover.preprocessing import Preprocessing
 from landcover.runtimes import TorchRuntime
+from landcover.runtimes.torch_runtime import pick_device
 
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
+WARM_UP_STEPS = 10
+WEIGHTS_NAME = "weights.safetensors"
 
 
 def import_peer() -> Any:
@@ -53,54 +62,34 @@ def import_peer() -> Any:
     return smp
 
 
-def reference_network(classes: int, weights: Path) -> nn.Module:
-    """Return smp's DeepLabV3Plus on ``tu-mobilenetv2_100`` with the encoder weights of a safetensors file."""
-    smp = import_peer()
-    from safetensors.torch import load_file
+def reference_network(classes: int, weights: Path | None, encoder: str = "mobilenetv2_100") -> nn.Module:
+    """Return smp's DeepLabV3Plus on a timm encoder.
 
-    network: nn.Module = smp.DeepLabV3Plus("tu-mobilenetv2_100", encoder_weights=None, classes=classes)
-    encoder: Any = network.encoder
-    missing = encoder.model.load_state_dict(load_file(weights), strict=False).missing_keys
-    if missing:
+    Args:
+        classes: Channels of the logits.
+        weights: Safetensors file of the encoder; that it has more, such as a classifier, does not matter.
+            None for random weights.
+        encoder: timm's name of the encoder.
+
+    Raises:
+        ModelError: If the file cannot be read, lacks tensors of the encoder or has others of these names.
+        MissingExtraError: If segmentation_models_pytorch is not installed.
+    """
+    network: nn.Module = import_peer().DeepLabV3Plus(f"tu-{encoder}", encoder_weights=None, classes=classes)
+    if weights is None:
+        return network
+    body: Any = network.encoder
+    tensors = {name: torch.from_numpy(value) for name, value in read_tensors(weights).items()}
+    try:
+        found = body.model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
         raise ModelError(
-            f"{weights} lacks {len(missing)} tensors of mobilenetv2_100, such as {missing[0]!r}."
-        )
+            f"{weights} holds no weights of {encoder}: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    missing = [key for key in found.missing_keys if not key.endswith("num_batches_tracked")]
+    if missing:
+        raise ModelError(f"{weights} lacks {len(missing)} tensors of {encoder}, such as {missing[0]!r}.")
     return network
-
-
-WARM_UP_STEPS = 10
-
-
-class Crops(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """One random crop, turned and flipped at random, of each image in an epoch."""
-
-    def __init__(self, items: Sequence[Item], legend: Legend, crop_px: int) -> None:
-        self.items, self.legend, self.crop_px = items, legend, crop_px
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        item = self.items[number]
-        if item.image is None or item.mask is None:
-            raise ModelError(f"{item.key} has no pair of files; the reference recipe reads files.")
-        image = np.asarray(Image.open(item.image).convert("RGB"))
-        index, _ = colours_to_index(np.asarray(Image.open(item.mask).convert("RGB")), self.legend)
-        row = random.randint(0, image.shape[0] - self.crop_px)
-        col = random.randint(0, image.shape[1] - self.crop_px)
-        window = slice(row, row + self.crop_px), slice(col, col + self.crop_px)
-        turns, mirror = random.randint(0, 3), random.random() < 0.5
-        image, target = self._turn(image[window], turns, mirror), self._turn(index[window], turns, mirror)
-        normalised = (image.astype(np.float32) / 255 - MEAN) / STD
-        return (
-            torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1))),
-            torch.from_numpy(self.legend.channels[target].astype(np.int64)),
-        )
-
-    @staticmethod
-    def _turn(array: npt.NDArray[np.uint8], turns: int, mirror: bool) -> npt.NDArray[np.uint8]:
-        array = np.rot90(array, turns)
-        return array[:, ::-1] if mirror else array
 
 
 @dataclass(frozen=True)
@@ -126,11 +115,11 @@ def reference_loop(
     items: Sequence[Item],
     legend: Legend,
     *,
+    recipe: Recipe = RECIPES["reference"],
     minutes: float | None = None,
     steps: int | None = None,
-    crop_px: int = 320,
-    batch_size: int = 12,
     seed: int = 0,
+    device: str = "cpu",
 ) -> LoopResult:
     """Train ``network`` in place for some minutes or steps.
 
@@ -139,24 +128,33 @@ def reference_loop(
         encoder: The part of it that starts from ImageNet weights and gets the smaller learning rate.
         items: Labelled items with files.
         legend: Legend of the masks.
+        recipe: Crops and rates.
         minutes: Wall time to train for; or
         steps: number of optimiser steps.
-        crop_px: Side of a crop.
-        batch_size: Crops per step.
         seed: For torch, and for the crops.
+        device: Where the network computes, as for ``landcover.runtimes.open_model``.
+
+    Raises:
+        DataError: If an item has no files, or there are fewer items than crops in a step.
     """
+    if len(items) < recipe.batch_size:
+        raise DataError(
+            f"{len(items)} images to train on do not fill one batch of {recipe.batch_size}. Set a smaller "
+            "batch_size."
+        )
     random.seed(seed)
     torch.manual_seed(seed)
-    network.train()
+    place = pick_device(device)
+    network.to(place).train()
     of_encoder = {id(parameter) for parameter in encoder.parameters()}
-    rates = (3e-4, 1e-3)
+    rates = (recipe.encoder_learning_rate, recipe.learning_rate)
     groups = [
         [p for p in network.parameters() if (id(p) in of_encoder) is inside] for inside in (True, False)
     ]
-    optimiser = torch.optim.AdamW([{"params": group} for group in groups], weight_decay=1e-2)
+    optimiser = torch.optim.AdamW([{"params": group} for group in groups], weight_decay=recipe.weight_decay)
     loader = torch.utils.data.DataLoader(
-        Crops(items, legend, crop_px),
-        batch_size=batch_size,
+        Crops(items, legend, recipe),
+        batch_size=recipe.batch_size,
         shuffle=True,
         drop_last=True,
         num_workers=1,
@@ -169,13 +167,13 @@ def reference_loop(
             elapsed = time.perf_counter() - start
             done = step / steps if steps else elapsed / (60 * (minutes or 25))
             if done >= 1:
-                rate = max(step - WARM_UP_STEPS, 0) * batch_size / (elapsed - (warm - start))
-                return LoopResult(step, step * batch_size, elapsed, rate)
+                rate = max(step - WARM_UP_STEPS, 0) * recipe.batch_size / (elapsed - (warm - start))
+                return LoopResult(step, step * recipe.batch_size, elapsed, rate)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * (1 - done) ** 0.9
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = network(images)
-            loss = functional.cross_entropy(logits.float(), target, ignore_index=IGNORE)
+                group["lr"] = rate * (1 - done) ** recipe.power
+            with torch.autocast(place.type, torch.bfloat16):
+                logits = network(images.to(place))
+            loss = functional.cross_entropy(logits.float(), target.to(place), ignore_index=IGNORE)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -184,49 +182,62 @@ def reference_loop(
                 warm = time.perf_counter()
 
 
-def score(network: nn.Module, dataset: Dataset, items: Sequence[Item]) -> Scores:
-    """Return the challenge metric over whole images, by the prediction that landcover's models go through."""
-    preprocessing = Preprocessing(dataset.gsd or 1.0, tuple(MEAN.tolist()), tuple(STD.tolist()))
+def open_peer(folder: Path, dataset: Dataset, device: str = "auto") -> TorchRuntime:
+    """Return a trained peer, ready for the prediction that landcover's models go through.
+
+    Args:
+        folder: What :func:`main` wrote.
+        dataset: Says the legend and the metres per pixel.
+        device: As for ``landcover.runtimes.open_model``.
+    """
+    about = json.loads((folder / RESULT_NAME).read_text(encoding="utf-8"))
+    recipe = from_mapping(Recipe, about["recipe"], str(folder / RESULT_NAME))
+    network = reference_network(len(dataset.legend.scored), None, recipe.encoder)
+    network.load_state_dict(load_file(folder / WEIGHTS_NAME))
     card = ModelCard(
-        model=ModelConfig(), legend=dataset.legend, preprocessing=preprocessing, window_px=512, overlap_px=128
+        model=ModelConfig(),
+        legend=dataset.legend,
+        preprocessing=Preprocessing(dataset.gsd or 1.0, tuple(MEAN.tolist()), tuple(STD.tolist())),
+        window_px=512,
+        overlap_px=128,
     )
-    runtime, matrix = TorchRuntime(network, card), ConfusionMatrix(dataset.legend)
-    for item in items:
-        matrix.update(dataset.read_mask(item), predict_index(runtime, dataset.read_image(item)))
-    return matrix.scores()
+    return TorchRuntime(network, card, device)
 
 
-def main() -> None:
-    """Train on the part train of a split, score on its part val, write both as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="data folder")
-    parser.add_argument("--split", required=True, help="split with the parts train and val")
-    parser.add_argument("--weights", type=Path, required=True, help="encoder weights of mobilenetv2_100")
-    parser.add_argument("--minutes", type=float, help="wall time to train for; or")
-    parser.add_argument("--steps", type=int, help="optimiser steps")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train on the part train of a split; write weights, and effort and recipe as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m landcover.benchmarks.reference", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="data folder, of files")
+    parser.add_argument("--split", required=True, help="split with the part train")
+    parser.add_argument("--recipe", default="reference", help=f"{' or '.join(RECIPES)}, or a YAML file")
+    parser.add_argument("--weights", type=Path, required=True, help="weights of the recipe's encoder")
+    limit = parser.add_mutually_exclusive_group(required=True)
+    limit.add_argument("--minutes", type=float, help="wall time to train for; or")
+    limit.add_argument("--steps", type=int, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, required=True, help="where the result is written")
-    options = parser.parse_args()
-    if (options.minutes is None) == (options.steps is None):
-        parser.error("give either --minutes or --steps")
-    refuse_existing(options.json, force=False)
-    dataset = open_dataset(options.data)
-    parts = split(dataset, options.split)
-    torch.manual_seed(options.seed)
-    network = reference_network(len(dataset.legend.scored), options.weights)
-    result = reference_loop(
-        network,
-        network.get_submodule("encoder"),
-        parts["train"],
-        dataset.legend,
-        minutes=options.minutes,
-        steps=options.steps,
-        seed=options.seed,
-    )
-    scores = score(network, dataset, parts["val"])
-    found = {**asdict(result), "split": options.split, "metric": scores.metric, **scores.to_dict()}
-    write_text(options.json, json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    options = parser.parse_args(arguments)
+    with plain_errors():
+        refuse_existing(options.out / RESULT_NAME, force=False)
+        dataset, recipe = open_dataset(options.data), load_recipe(options.recipe)
+        torch.manual_seed(options.seed)
+        network = reference_network(len(dataset.legend.scored), options.weights, recipe.encoder)
+        result = reference_loop(
+            network,
+            network.get_submodule("encoder"),
+            split(dataset, options.split)["train"],
+            dataset.legend,
+            recipe=recipe,
+            minutes=options.minutes,
+            steps=options.steps,
+            seed=options.seed,
+            device=options.device,
+        )
+        with atomic_path(options.out / WEIGHTS_NAME, force=True) as temporary:
+            save_file({name: value.contiguous() for name, value in network.state_dict().items()}, temporary)
+        about = {**asdict(result), "split": options.split, "recipe": recipe.model_dump(mode="json")}
+        write_text(options.out / RESULT_NAME, json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,124 @@
+"""What the results in a folder are of, and the report of what is there."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from landcover.benchmarks.accuracy_contenders import Contender
+from landcover.benchmarks.accuracy_protocols import PROTOCOLS, Protocol, Unit
+from landcover.benchmarks.accuracy_scores import read_scored
+from landcover.benchmarks.accuracy_summary import summarise
+from landcover.benchmarks.accuracy_tables import markdown
+from landcover.data import Dataset
+from landcover.errors import OutputError, UsageError
+from landcover.files import write_text
+from landcover.legend import Legend
+
+_PLAN = "plan.json"
+
+
+def begin(
+    out: Path, protocol: Protocol, dataset: Dataset, contenders: Sequence[Contender], units: Sequence[Unit]
+) -> None:
+    """Write down what the results in a folder are of, or see that it is the same plan as before.
+
+    Contenders and trainings may be added to a plan.
+
+    Raises:
+        OutputError: If the folder holds results of another plan, or of none that is known.
+    """
+    plan: dict[str, Any] = {
+        "protocol": protocol.name,
+        "data": str(dataset.root.resolve()),
+        "gsd": dataset.gsd,
+        "legend": dataset.legend.to_dict(),
+    }
+    there: dict[str, Any] = dict(plan) | {"contenders": {}, "units": []}
+    if (out / _PLAN).exists():
+        there = _read(out)
+    elif any(out.glob("*/*seed-*.json")):
+        raise OutputError(f"{out} holds results, but no {_PLAN} that says of what. Choose another --out.")
+    differing = [key for key in plan if there.get(key) != plan[key]]
+    for contender in contenders:
+        own, known = _plain(contender.plan()), there["contenders"].get(contender.name)
+        if known is not None:
+            differing += [f"{key} of {contender.name}" for key in own if known.get(key) != own[key]]
+        there["contenders"].setdefault(contender.name, own)
+    if differing:
+        raise OutputError(
+            f"{out} holds results of another {', '.join(differing)} ({out / _PLAN}). Choose another --out, "
+            "or give the same to go on; a changed contender needs another name."
+        )
+    rows = [[unit.contender, unit.fold, unit.seed] for unit in units]
+    there["units"] += [row for row in rows if row not in there["units"]]
+    write_text(out / _PLAN, json.dumps(there, indent=1) + "\n", force=True)
+
+
+def read_plan(out: Path, protocol: Protocol) -> None:
+    """See that a folder holds results of a protocol.
+
+    Raises:
+        UsageError: If it holds no plan, or one of another protocol.
+    """
+    if not (out / _PLAN).is_file():
+        raise UsageError(f"{out} has no {_PLAN}: nothing was begun there. Give --data and --contender.")
+    name = _read(out)["protocol"]
+    if name != protocol.name:
+        raise UsageError(f"{out} holds results of the protocol {name}, not {protocol.name}.")
+
+
+def finished(out: Path) -> list[Unit]:
+    """Return the trainings that are scored."""
+    if not (out / _PLAN).is_file():
+        return []
+    units = [Unit(*row) for row in _read(out)["units"]]
+    return [unit for unit in units if _result(out, unit).is_file()]
+
+
+def write_report(out: Path) -> dict[str, Any]:
+    """Write ``accuracy.json`` and ``accuracy.md`` of what is there.
+
+    Returns:
+        What the JSON holds, and ``markdown``: ``protocol, split, part, metric, data, plan, missing`` and what
+        :func:`landcover.benchmarks.accuracy_summary.summarise` returns.
+
+    Raises:
+        DataError: If a result is damaged.
+    """
+    plan, done = _read(out), finished(out)
+    protocol = PROTOCOLS[plan["protocol"]]
+    results = {unit: read_scored(_result(out, unit)) for unit in done}
+    report = {
+        "protocol": protocol.name,
+        "words": protocol.words,
+        "split": protocol.split,
+        "part": protocol.part,
+        "metric": protocol.metrics[0],
+        "data": plan["data"],
+        "plan": plan["contenders"],
+        "missing": [unit.label for row in plan["units"] if (unit := Unit(*row)) not in results],
+        **summarise(protocol, Legend.from_dict(plan["legend"]), list(plan["contenders"]), results),
+    }
+    text = markdown(protocol, report)
+    write_text(out / "accuracy.json", json.dumps(report, indent=1) + "\n", force=True)
+    write_text(out / "accuracy.md", text, force=True)
+    return {**report, "markdown": text}
+
+
+def _result(out: Path, unit: Unit) -> Path:
+    return out / unit.contender / f"{unit.stem}.json"
+
+
+def _read(out: Path) -> dict[str, Any]:
+    try:
+        plan: dict[str, Any] = json.loads((out / _PLAN).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputError(f"{out / _PLAN} is damaged ({error}). Choose another --out.") from error
+    return plan
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """Return plain data as JSON gives it back."""
+    plain: dict[str, Any] = json.loads(json.dumps(value))
+    return plain

@@ -1,0 +1,165 @@
+"""From the counts of each tile to scores, intervals and differences."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from landcover.benchmarks.accuracy_protocols import Protocol, Unit
+from landcover.benchmarks.accuracy_scores import Scored
+from landcover.errors import DataError
+from landcover.evaluation.interval import Strata, bootstrap_interval, paired_interval
+from landcover.legend import Legend
+from landcover.metrics import ConfusionMatrix, Int64Array, Metric
+
+Results = Mapping[Unit, Scored]
+Fold = int | None
+
+
+def summarise(protocol: Protocol, legend: Legend, names: Sequence[str], results: Results) -> dict[str, Any]:
+    """Return everything that the report says, as plain data; shares in 0..1.
+
+    The smallest seed that is there stands for a contender on a fold; all seeds are under ``seeds``. Means and
+    pooled scores are over the folds that are there; differences over those that both have.
+
+    Args:
+        protocol: How the results were made.
+        legend: The classes.
+        names: Contenders, in the order of the report; those without a result are left out.
+        results: What has been scored.
+
+    Returns:
+        ``contenders{name: folds, mean, mean_interval, pooled, pooled_interval, images, scenes, training,
+        seeds}`` and ``differences[first, second, folds, mean, mean_interval, pooled, pooled_interval]``.
+        Intervals are 95 %, by drawing scenes; None where scenes are too few. ``mean`` is None where there is
+        a single split.
+
+    Raises:
+        DataError: If contenders were scored on other tiles of a fold.
+    """
+    leading = {name: _leading(name, results) for name in names}
+    leading = {name: of_folds for name, of_folds in leading.items() if of_folds}
+    _check_same_tiles(leading)
+    return {
+        "contenders": {
+            name: _contender(protocol, legend, of_folds)
+            | {"seeds": _seeds(name, results, protocol.metrics[0], legend)}
+            for name, of_folds in leading.items()
+        },
+        "differences": [
+            _difference(protocol, legend, (first, second), leading)
+            for first, second in combinations(leading, 2)
+        ],
+    }
+
+
+def _leading(name: str, results: Results) -> dict[Fold, Scored]:
+    """Return a contender's result on each fold: that of the smallest seed."""
+    ordered = sorted((unit for unit in results if unit.contender == name), key=lambda unit: -unit.seed)
+    found = {unit.fold: results[unit] for unit in ordered}
+    return dict(sorted(found.items(), key=lambda pair: pair[0] or 0))
+
+
+def _check_same_tiles(leading: Mapping[str, Mapping[Fold, Scored]]) -> None:
+    first: dict[Fold, tuple[str, Scored]] = {}
+    for name, of_folds in leading.items():
+        for fold, scored in of_folds.items():
+            other, there = first.setdefault(fold, (name, scored))
+            if not np.array_equal(scored.keys, there.keys):
+                raise DataError(
+                    f"{other} and {name} were scored on other tiles of fold {fold}; score them anew."
+                )
+
+
+def _contender(protocol: Protocol, legend: Legend, of_folds: Mapping[Fold, Scored]) -> dict[str, Any]:
+    tables, strata = _by_scene(of_folds)
+    metric = protocol.metrics[0]
+    pooled = {name: _scores(tables, legend, name) for name in protocol.metrics}
+    of_fold = {fold: _scores(scored.tables, legend, metric) for fold, scored in of_folds.items()}
+    training = [scored.about["training"] for scored in of_folds.values()]
+    several = len(protocol.folds) > 1
+    return {
+        "folds": {str(fold): scores for fold, scores in of_fold.items()} if several else {},
+        "mean": mean(scores["miou"] for scores in of_fold.values()) if several else None,
+        "mean_interval": bootstrap_interval(tables, legend, metric, strata=strata) if several else None,
+        "pooled": pooled,
+        "pooled_interval": bootstrap_interval(tables, legend, metric),
+        "images": sum(len(scored.keys) for scored in of_folds.values()),
+        "scenes": len(tables),
+        "training": None if None in training else _effort(training),
+        "warnings": sorted({text for scored in of_folds.values() for text in scored.about["warnings"]}),
+    }
+
+
+def _difference(
+    protocol: Protocol,
+    legend: Legend,
+    pair: tuple[str, str],
+    leading: Mapping[str, Mapping[Fold, Scored]],
+) -> dict[str, Any]:
+    """Return by how much the first of two is better, on the folds that both have."""
+    first, second = (leading[name] for name in pair)
+    common = [fold for fold in first if fold in second]
+    row: dict[str, Any] = {"first": pair[0], "second": pair[1], "folds": common, "mean": None, "pooled": None}
+    row |= {"mean_interval": None, "pooled_interval": None}
+    if not common:
+        return row
+    metric = protocol.metrics[0]
+    ours, strata = _by_scene({fold: first[fold] for fold in common})
+    theirs, _ = _by_scene({fold: second[fold] for fold in common})
+    miou = [_scores(tables, legend, metric)["miou"] for tables in (ours, theirs)]
+    row["pooled"] = miou[0] - miou[1]
+    row["pooled_interval"] = paired_interval(ours, theirs, legend, metric)
+    if len(protocol.folds) > 1:
+        of_folds = [
+            [_scores(way[fold].tables, legend, metric)["miou"] for fold in common] for way in (first, second)
+        ]
+        row["mean"] = mean(of_folds[0]) - mean(of_folds[1])
+        row["mean_interval"] = paired_interval(ours, theirs, legend, metric, strata=strata)
+    return row
+
+
+def _seeds(name: str, results: Results, metric: Metric, legend: Legend) -> list[dict[str, Any]]:
+    """Return how much seeds differ on each fold that has several."""
+    of_folds: dict[Fold, dict[int, float]] = {}
+    for unit, scored in results.items():
+        if unit.contender == name:
+            of_folds.setdefault(unit.fold, {})[unit.seed] = _scores(scored.tables, legend, metric)["miou"]
+    return [
+        {
+            "fold": fold,
+            "miou": dict(sorted(of_seeds.items())),
+            "mean": mean(of_seeds.values()),
+            "std": stdev(of_seeds.values()),
+            "range": max(of_seeds.values()) - min(of_seeds.values()),
+        }
+        for fold, of_seeds in sorted(of_folds.items(), key=lambda pair: pair[0] or 0)
+        if len(of_seeds) > 1
+    ]
+
+
+def _by_scene(of_folds: Mapping[Fold, Scored]) -> tuple[Int64Array, Strata]:
+    """Return the tables of each scene of each fold, int64 (G, K, K + 1), and the number of its fold (G,)."""
+    tables, strata = [], []
+    for number, scored in enumerate(of_folds.values()):
+        names, index = np.unique(scored.groups, return_inverse=True)
+        sums = np.zeros((len(names), *scored.tables.shape[1:]), np.int64)
+        np.add.at(sums, index, scored.tables)
+        tables.append(sums)
+        strata.append(np.full(len(names), number))
+    return np.concatenate(tables), np.concatenate(strata)
+
+
+def _scores(tables: Int64Array, legend: Legend, metric: Metric) -> dict[str, Any]:
+    matrix = ConfusionMatrix(legend)
+    matrix.table = tables.sum(axis=0)
+    scores = matrix.scores(metric).to_dict()
+    return scores | {"miou": scores["miou"] or 0.0}
+
+
+def _effort(training: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the means over trainings, and the rate of all of them."""
+    found = {key: mean(row[key] for row in training) for key in ("images", "steps", "seconds")}
+    return found | {"images_per_second": found["images"] / max(found["seconds"], 1e-9)}
