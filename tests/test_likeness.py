@@ -350,6 +350,29 @@ def test_the_command_line_says_it_once_and_resume_says_it_again(
         assert json.loads(done.stdout)["maps"][0]["unlike"]["share"] > MUCH
 
 
+def test_of_many_scenes_that_look_unlike_the_most_are_named(
+    tmp_path: Path, learned: ImageryProfile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save_exported(tmp_path / "m.onnx", runtime(learned).card)
+    for number in range(8):
+        noise = np.random.default_rng(number).integers(0, 256, (80, 80, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+    arguments = [
+        "predict",
+        str(tmp_path),
+        "--model",
+        str(model),
+        "--out",
+        str(tmp_path / "out"),
+        "--gsd",
+        "1",
+    ]
+    done = CliRunner().invoke(cli.build(), arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert done.stderr.count("Unlike: ") == 6
+    assert "so do 3 more of 8 scenes" in done.stderr
+
+
 def test_every_pixel_is_looked_at_once_and_resumed_work_sees_the_same(
     learned: ImageryProfile, large: np.ndarray
 ) -> None:

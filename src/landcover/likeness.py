@@ -36,7 +36,7 @@ LEVEL = 0.98
 """Windows farther than this share of the training windows look unlike them."""
 
 MUCH = 0.3
-"""From this share of a scene on a warning is given: that of one in fifty scenes of the same kind."""
+"""From this share of a scene on a warning is given; docs/benchmarks.md says how often of the same kind."""
 
 
 class _Feature(NamedTuple):

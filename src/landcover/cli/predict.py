@@ -15,6 +15,9 @@ from landcover.cli._output import check_json, put
 if TYPE_CHECKING:
     from landcover.inference import Prediction
 
+_MOST_UNLIKE = 5
+"""So many scenes that look unlike are told of one by one."""
+
 _READING, _WORK, _PRODUCTS, _REPORT = "What is read", "How it is classified", "What is written", "Report"
 
 
@@ -287,15 +290,27 @@ def _tell(prediction: "Prediction", out: Path) -> None:
                 "and have no data in the map. Fetch the file again, or pass --strict to skip such scenes.",
                 file=sys.stderr,
             )
-        warning = None if made.unlike is None else made.unlike.warning(made.task.name)
-        if warning is not None:
-            print(f"Unlike: {warning}", file=sys.stderr)
+    _tell_unlike(prediction)
     for reason in prediction.failed.values():
         print(f"Skipped: {reason}", file=sys.stderr)
     if prediction.kept:
         print(f"{len(prediction.kept)} maps were there already and were kept.", file=sys.stderr)
     done, failed = len(prediction.maps), len(prediction.failed)
     print(f"{done} of {done + failed} maps written to {out}.", file=sys.stderr)
+
+
+def _tell_unlike(prediction: "Prediction") -> None:
+    """Name the scenes that look unlike what the model learned from; of many, those that do most."""
+    found = [(made.unlike, made.task.name) for made in prediction.all if made.unlike is not None]
+    found.sort(key=lambda pair: -pair[0].share)
+    warnings = [warning for unlike, name in found if (warning := unlike.warning(name)) is not None]
+    for warning in warnings[:_MOST_UNLIKE]:
+        print(f"Unlike: {warning}", file=sys.stderr)
+    if len(warnings) > _MOST_UNLIKE:
+        print(
+            f"Unlike: so do {len(warnings) - _MOST_UNLIKE} more of {len(found)} scenes; --json lists them.",
+            file=sys.stderr,
+        )
 
 
 def _print_areas(prediction: "Prediction") -> None:
