@@ -126,7 +126,7 @@ def test_the_card_is_json_in_the_header_that_any_reader_finds(model: Path) -> No
     card = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["landcover"])
     assert card["legend"] == CARD.legend.to_dict()
     assert card["preprocessing"]["gsd"] == 1.195
-    assert card["schema_version"] == 2
+    assert card["schema_version"] == 3
 
 
 def test_a_card_is_read_without_torch(model: Path) -> None:
@@ -208,7 +208,7 @@ BAD_FILES: list[tuple[Any, str]] = [
     (lambda path: with_metadata(path, {}), "no model card"),
     (lambda path: with_metadata(path, {"landcover": "{not json"}), "card of .* is damaged"),
     (lambda path: with_metadata(path, {"landcover": "[1, 2]"}), "card of .* is damaged"),
-    (lambda path: with_metadata(path, {"landcover": '{"schema_version": 3}'}), "newer landcover .*Upgrade"),
+    (lambda path: with_metadata(path, {"landcover": '{"schema_version": 4}'}), "newer landcover .*Upgrade"),
     (lambda path: with_metadata(path, {"landcover": "{}"}), "legend is missing"),
 ]
 

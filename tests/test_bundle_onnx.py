@@ -194,7 +194,7 @@ BAD_FILES: list[tuple[Any, str]] = [
     (lambda path: with_metadata(path, {"\n" * 9 + "a" * 90: ""}), r"found: '(\\n)*a*'"),
     (lambda path: with_metadata(path, {CARD_KEY: "{not json"}), "card of .* is damaged"),
     (lambda path: with_metadata(path, {CARD_KEY: "[" * 100_000}), "card of .* is damaged"),
-    (lambda path: with_metadata(path, {CARD_KEY: '{"schema_version": 3}'}), "newer landcover .*Upgrade"),
+    (lambda path: with_metadata(path, {CARD_KEY: '{"schema_version": 4}'}), "newer landcover .*Upgrade"),
     (lambda path: with_metadata(path, {CARD_KEY: "{}"}), "legend is missing"),
 ]
 

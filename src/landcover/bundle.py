@@ -24,7 +24,7 @@ from landcover.models import ModelConfig, onnxfile, tensorfile
 from landcover.preprocessing import Preprocessing
 from landcover.shipped import names, shipped_file
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CARD_KEY = "landcover"
 BEST_NAME = "best.safetensors"
 LAST_NAME = "last.safetensors"
@@ -51,6 +51,8 @@ class ModelCard(Config):
         provenance: Where the weights come from: ``version``, ``date``, ``data``, ``command`` and the like.
         precision: What the network computes in: ``int8`` for one that was quantised when exported.
         export: How an exported model was checked: figures of parity with the checkpoint, and of its gates.
+        calibration: What the temperature was fitted on, if it was: ``split``, ``data``, ``images``,
+            ``pixels``, and ``nll`` and ``ece`` before and after on them.
         imagery: What the training imagery looks like; None where that was not recorded.
         schema_version: Version of this list of fields.
     """
@@ -67,6 +69,7 @@ class ModelCard(Config):
     provenance: dict[str, Any] = Field(default_factory=dict)
     precision: Literal["fp32", "int8"] = "fp32"
     export: dict[str, Any] = Field(default_factory=dict)
+    calibration: dict[str, Any] = Field(default_factory=dict)
     imagery: ImageryProfile | None = None
     schema_version: int = SCHEMA_VERSION
 
@@ -174,7 +177,7 @@ def _card(metadata: Mapping[str, str], path: Path) -> ModelCard:
             f"{path} was made by a newer landcover (card version {version}; this one reads up to "
             f"{SCHEMA_VERSION}). Upgrade landcover."
         )
-    if version == 1:  # fields have been added since, and all of them have defaults
+    if version in (1, 2):  # fields have been added since, and all of them have defaults
         data["schema_version"] = SCHEMA_VERSION
     try:
         return from_mapping(ModelCard, data, f"the card of {path}")
