@@ -18,6 +18,7 @@ from landcover.codecs import MaskFormat, index_to_colours, read_mask, write_mask
 from landcover.errors import DataError, MaskError, OutputError, SplitError, UsageError
 from landcover.evaluation import evaluate
 from landcover.evaluation.interval import bootstrap_interval
+from landcover.inference import predict_probabilities
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array, translation
 from landcover.metrics import ConfusionMatrix
 from landcover.raster import Georeference, write_class_raster
@@ -270,6 +271,102 @@ def test_model_needs_a_gsd(data: Path) -> None:
     with pytest.raises(UsageError, match=r"--gsd M.*landcover\.yaml"):
         evaluate(data, "folders:val", model=ColourRuntime())
     assert evaluate(data, "folders:val", model=ColourRuntime(), gsd=1.0)["gsd"] == 1.0
+
+
+# --- Calibration and borders --------------------------------------------------------------------------------
+
+
+def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path: Path) -> None:
+    """In another order of classes and scale than the data's, over several images, without unknown pixels."""
+    truth = {"val/1": halves(WATER, FOREST, 64), "val/2": halves(URBAN, UNKNOWN, 48)}
+    data = write_data(tmp_path / "data", truth, gsd=1.0)
+    turned = Legend("turned", DEEPGLOBE.classes[::-1], unknown=0)
+
+    class Turned(ColourRuntime):
+        def probabilities(self, batch: UInt8Array) -> Any:
+            return super().probabilities(batch)[:, ::-1]
+
+    runtime = Turned(make_card(legend=turned, gsd=2.0))
+    plain = evaluate(data, "folders:val", model=runtime)
+    result = evaluate(data, "folders:val", model=runtime, calibration=True, maps=tmp_path / "maps")
+    assert plain["calibration"] is None
+    assert {key: value for key, value in result.items() if key not in ("calibration", "predictions")} == {
+        key: value for key, value in plain.items() if key not in ("calibration", "predictions")
+    }
+    again = evaluate(data, "folders:val", predictions=tmp_path / "maps")
+    assert again["confusion"] == result["confusion"]
+
+    confidences, right, losses = [], [], []
+    for key, index in truth.items():
+        image = index_to_colours(index, DEEPGLOBE)
+        odds = predict_probabilities(runtime, image, gsd=1.0)[::-1].reshape(6, -1)[
+            :, index.ravel() != UNKNOWN
+        ]
+        known = index.ravel()[index.ravel() != UNKNOWN]
+        confidences.append(odds.max(axis=0))
+        right.append(odds.argmax(axis=0) == known)
+        losses.append(-np.log(odds[known, np.arange(known.size)]))
+        assert key
+    found = result["calibration"]
+    assert found["pixels"] == 64**2 + 48 * 24
+    assert found["accuracy"] == pytest.approx(np.concatenate(right).mean())
+    assert found["confidence"] == pytest.approx(np.concatenate(confidences).mean(), abs=1e-6)
+    assert found["nll"] == pytest.approx(np.concatenate(losses).mean(), rel=1e-5)
+    assert list(found["per_class"]) == list(DEEPGLOBE.scored_names[::-1])
+    assert found["per_class"]["rangeland"] is None
+    assert len(found["bins"]) == 15
+    assert found["worst_class"]["ece"] == max(c["ece"] for c in found["per_class"].values() if c)
+    assert (found["temperature"], found["fitted_on"]) == (1.0, None)
+
+
+def test_borders_score_models_and_folders_alike(tmp_path: Path) -> None:
+    truth = {f"val/{i}": halves(WATER, FOREST, 64) for i in (1, 2)}
+    data = write_data(tmp_path / "data", truth, gsd=2.0)
+    wrong = halves(WATER, FOREST, 64)
+    wrong[32:34] = WATER  # off by 2 pixels: 4 m
+    folder = write_maps(tmp_path / "maps", {"val/1": wrong, "val/2": truth["val/2"]})
+    result = evaluate(data, "folders:val", predictions=folder, borders=True)
+    near, *far = result["borders"]["bands"]
+    assert (near["from_m"], near["to_m"], near["pixels"]) == (0, 5, 2 * 4 * 64)  # at 1 and 3 m, on both sides
+    assert near["iou"]["forest"] == 0.5
+    assert near["pixel_accuracy"] == 0.75
+    assert {band["pixel_accuracy"] for band in far} == {1.0}
+    assert near["beyond"]["miou"] == result["miou"]
+    assert sum(band["share"] for band in (near, *far)) == pytest.approx(1)
+    right = evaluate(data, "folders:val", model=ColourRuntime(make_card(gsd=2.0)), borders=True)
+    assert [band["pixel_accuracy"] for band in right["borders"]["bands"]] == [1.0] * 5
+    assert evaluate(data, "folders:val", predictions=folder)["borders"] is None
+
+
+def test_bands_that_lack_a_class_are_told_of(tmp_path: Path) -> None:
+    truth = halves(WATER, FOREST, 64)
+    truth[:2, :2] = URBAN
+    data = write_data(tmp_path / "data", {"val/1": truth}, gsd=0.5)
+    maps = write_maps(tmp_path / "maps", {"val/1": truth})
+    warnings = evaluate(data, "folders:val", predictions=maps, borders=True)["warnings"]
+    assert any(w.startswith("At 5 to 10 m from class borders there is no urban:") for w in warnings)
+    assert not any("At 0 to 5 m" in w for w in warnings)
+
+
+def test_calibration_needs_a_model_and_borders_need_metres(data: Path, tmp_path: Path) -> None:
+    maps = write_maps(tmp_path / "maps")
+    with pytest.raises(UsageError, match=r"--calibration looks at probabilities.*--model M"):
+        evaluate(data, "folders:val", predictions=maps, calibration=True)
+    with pytest.raises(UsageError, match=r"--borders needs them\. Pass --gsd"):
+        evaluate(data, "folders:val", predictions=maps, borders=True)
+    assert evaluate(data, "folders:val", predictions=maps, borders=True, gsd=1.0)["borders"]
+    refused = run("--map", tmp_path / "m.tif", "--truth", tmp_path / "t.gpkg", "--calibration", "--borders")
+    assert "without --calibration, --borders" in str(refused.exception)
+
+
+def test_command_prints_borders_and_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
+    monkeypatch.setattr("landcover.evaluation.scoring.open_model", lambda *_, **__: ColourRuntime())
+    monkeypatch.setattr("landcover.evaluation.scoring.model_digest", lambda _: "0")
+    done = run("--data", data, "--split", "folders:val", "--model", "m.onnx", "--calibration", "--borders")
+    assert done.exit_code == 0, done.output
+    for expected in ("from borders", "0 to 5 m", "over 40 m", "Calibration error (ECE)", "not fitted"):
+        assert expected in done.stdout
 
 
 # --- The interval -------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """``landcover evaluate``."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,6 +10,10 @@ from landcover.cli._assessment import assess_map
 from landcover.cli._options import MaxPixels
 from landcover.cli._output import check_json, put
 from landcover.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 
 def evaluate(
@@ -57,6 +61,12 @@ def evaluate(
     min_region: Annotated[
         str | None, typer.Option(help="Score again without smaller regions: 8000px or 2000m2.")
     ] = None,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Compare the model's confidence with its accuracy.")
+    ] = False,
+    borders: Annotated[
+        bool, typer.Option("--borders", help="Score by distance from class borders of the truth, too.")
+    ] = False,
     maps: Annotated[Path | None, typer.Option(help="Keep the model's maps in this folder.")] = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -76,6 +86,8 @@ def evaluate(
             "--predictions": predictions,
             "--gsd": gsd,
             "--min-region": min_region,
+            "--calibration": calibration or None,
+            "--borders": borders or None,
             "--maps": maps,
         }
         given = [name for name, value in others.items() if value is not None]
@@ -109,6 +121,8 @@ def evaluate(
         prediction_legend=None if prediction_legend is None else load_legend(prediction_legend),
         gsd=gsd,
         min_region=min_region,
+        calibration=calibration,
+        borders=borders,
         maps=maps,
         device=device,
         max_pixels=max_pixels,
@@ -122,17 +136,13 @@ def evaluate(
 def _print_scores(result: dict[str, Any]) -> None:
     """Print IoU and shares of each class, the means, and the matrix with rows that sum to 100 %."""
     import numpy as np
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
     counts = np.array(result["confusion"], float)
     cleaned = result["min_region"]
     console = Console(markup=False)  # names of classes and files are plain text
 
-    table = Table("class", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
-    for name in ("IoU %", *(["cleaned"] if cleaned else []), "of truth %", "of map %"):
-        table.add_column(name, justify="right")
+    table = _table("class", "IoU %", *(["cleaned"] if cleaned else []), "of truth %", "of map %")
     shares = [_percent(part / max(counts.sum(), 1)) for part in (counts.sum(axis=1), counts.sum(axis=0))]
     for i, name in enumerate(result["classes"]):
         ious = [_points(scores["iou"].get(name)) for scores in (result, cleaned) if scores]
@@ -141,9 +151,7 @@ def _print_scores(result: dict[str, Any]) -> None:
     table.add_row("mean", *[_points(scores["miou"]) for scores in (result, cleaned) if scores], "", "")
     console.print(table)
 
-    matrix = Table("truth, %", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
-    for name in result["classes"]:
-        matrix.add_column(name, justify="right")
+    matrix = _table("truth, %", *result["classes"])
     by_row = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     for name, row in zip(result["classes"], by_row, strict=True):
         matrix.add_row(name, *(_percent(row) if row.any() else ["-"] * len(row)))
@@ -162,6 +170,53 @@ def _print_scores(result: dict[str, Any]) -> None:
             f"{100 * cleaned['miou_change']:+.2f} points",
             highlight=False,
         )
+    if result["borders"]:
+        _print_borders(result["borders"], console)
+    if result["calibration"]:
+        _print_calibration(result["calibration"], console)
+
+
+def _print_borders(borders: dict[str, Any], console: "Console") -> None:
+    """Print a row for each band of distances, with the scores of all pixels from there on beside its own."""
+    from landcover.evaluation.borders import band_name
+
+    table = _table("from borders", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %")
+    for row in borders["bands"]:
+        scores = [_points(of[name]) for of in (row, row["beyond"]) for name in ("miou", "pixel_accuracy")]
+        table.add_row(band_name(row["from_m"], row["to_m"]), _points(row["share"]), *scores)
+    console.print(table)
+
+
+def _print_calibration(calibration: dict[str, Any], console: "Console") -> None:
+    """Print how sure the model was of each class that it said, and how right."""
+    table = _table("said", "of map %", "sure %", "right %", "ECE %")
+    for name, found in calibration["per_class"].items():
+        columns = ("share", "confidence", "accuracy", "ece")
+        table.add_row(name, *(_points(found and found[column]) for column in columns))
+    table.add_section()
+    means = (calibration[name] for name in ("confidence", "accuracy", "ece"))
+    table.add_row("all", _points(1.0), *map(_points, means))
+    console.print(table)
+    if calibration["worst_class"] is not None:
+        fitted = calibration["fitted_on"]
+        console.print(
+            f"Calibration error (ECE) {_points(calibration['ece'])} %, at worst "
+            f"{_points(calibration['worst_class']['ece'])} % ({calibration['worst_class']['name']}); "
+            f"NLL {calibration['nll']:.4f} at temperature {calibration['temperature']:.4g}"
+            + (f", fitted on {fitted}" if fitted else ", not fitted: see landcover calibrate"),
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _table(first: str, *numbers: str) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(first, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
 
 
 def _points(score: float | None) -> str:

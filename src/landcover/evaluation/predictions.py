@@ -6,13 +6,30 @@ from pathlib import Path
 
 import numpy as np
 
-from landcover.codecs import MAX_PIXELS, Mask, image_size, read_mask, write_mask
+from landcover.codecs import MAX_PIXELS, image_size, read_mask, write_mask
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ImageError, UsageError
 from landcover.files import check_output
-from landcover.inference import predict_index
-from landcover.legend import Legend, translation
+from landcover.inference import predict_index, predict_probabilities
+from landcover.legend import Legend, UInt8Array, translation
 from landcover.runtimes import Runtime
+from landcover.runtimes.base import Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A map that is to be scored.
+
+    Attributes:
+        index: uint8 (H, W), class indices of the truth's legend.
+        off_palette: Pixels whose colour is no class.
+        probabilities: float32 (C, H, W) that the map is the argmax of, in the order of the scored classes of
+            the source's legend; None where nobody asked for them.
+    """
+
+    index: UInt8Array
+    off_palette: int = 0
+    probabilities: Float32Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +38,12 @@ class Source:
 
     Attributes:
         legend: The legend in which they were made.
-        predict: Returns the map of an item in the truth's legend.
+        predict: Returns the map of an item.
         parallel: Whether several are worth making at once (a network uses all cores for one).
     """
 
     legend: Legend
-    predict: Callable[[Item], Mask]
+    predict: Callable[[Item], Prediction]
     parallel: bool
 
 
@@ -78,34 +95,53 @@ def from_folder(
             "every item, as large as its image:\n  " + "\n  ".join(problems)
         )
 
-    def predict(item: Item) -> Mask:
+    def predict(item: Item) -> Prediction:
         mask = read_mask(paths[item.key], legend, max_pixels=max_pixels)
-        return Mask(np.take(index_of, mask.index), mask.off_palette)
+        return Prediction(np.take(index_of, mask.index), mask.off_palette)
 
     return Source(legend, predict, parallel=True)
 
 
-def from_model(dataset: Dataset, runtime: Runtime) -> Source:
+def from_model(dataset: Dataset, runtime: Runtime, *, probabilities: bool = False) -> Source:
     """Score what a model predicts, through the same inference as ``landcover predict``.
 
     Every labelled pixel is scored, also where the image file has no data (alpha 0 and the like), which
     ``predict`` leaves out of its maps: a score must not rise by what it leaves out.
 
+    Args:
+        dataset: The data with the truth.
+        runtime: The model.
+        probabilities: Hand on the probabilities of each image with its map.
+
     Raises:
         UsageError: If the GSD of the data is not known, or the model has other classes than the truth.
     """
-    if dataset.gsd is None:
-        raise UsageError(
-            f"The metres per pixel of {dataset.root} are not known, and the model needs them. Pass --gsd M, "
-            f"or write 'gsd: M' into {dataset.root / 'landcover.yaml'}."
-        )
+    gsd = required_gsd(dataset, "the model")
     index_of = translation(runtime.card.legend, dataset.legend)
+    of_channel = index_of[list(runtime.card.legend.scored)]
 
-    def predict(item: Item) -> Mask:
-        index = predict_index(runtime, dataset.read_image(item), gsd=dataset.gsd)
-        return Mask(np.take(index_of, index), 0)
+    def predict(item: Item) -> Prediction:
+        image = dataset.read_image(item)
+        if probabilities:
+            odds = predict_probabilities(runtime, image, gsd=gsd)
+            return Prediction(of_channel[odds.argmax(axis=0)], probabilities=odds)
+        return Prediction(np.take(index_of, predict_index(runtime, image, gsd=gsd)))
 
     return Source(runtime.card.legend, predict, parallel=False)
+
+
+def required_gsd(dataset: Dataset, who: str) -> float:
+    """Return the metres per pixel of data, for somebody who cannot do without.
+
+    Raises:
+        UsageError: If they are not known.
+    """
+    if dataset.gsd is None:
+        raise UsageError(
+            f"The metres per pixel of {dataset.root} are not known, and {who} needs them. Pass --gsd M, "
+            f"or write 'gsd: M' into {dataset.root / 'landcover.yaml'}."
+        )
+    return dataset.gsd
 
 
 def keep_maps(
@@ -120,9 +156,9 @@ def keep_maps(
     for path in paths.values():
         check_output(path, force=force)
 
-    def predict(item: Item) -> Mask:
-        mask = source.predict(item)
-        write_mask(paths[item.key], mask.index, dataset.legend, force=force)
-        return mask
+    def predict(item: Item) -> Prediction:
+        made = source.predict(item)
+        write_mask(paths[item.key], made.index, dataset.legend, force=force)
+        return made
 
     return replace(source, predict=predict)

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from landcover.bundle import model_digest
+from landcover.bundle import ModelCard, model_digest
 from landcover.codecs import MAX_PIXELS
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError, did_you_mean
+from landcover.evaluation.borders import band_name, border_scores, count_by_band
+from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.interval import LEAST_GROUPS, bootstrap_interval
-from landcover.evaluation.predictions import Source, from_folder, from_model, keep_maps
+from landcover.evaluation.predictions import Source, from_folder, from_model, keep_maps, required_gsd
 from landcover.files import check_output, write_text
-from landcover.legend import Legend, UInt8Array
+from landcover.legend import Legend, UInt8Array, translation
 from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scores
 from landcover.postprocess import parse_min_region, remove_small_regions
 from landcover.progress import track
@@ -36,6 +38,8 @@ def evaluate(
     legend: Legend | None = None,
     gsd: float | None = None,
     min_region: str | None = None,
+    calibration: bool = False,
+    borders: bool = False,
     maps: str | Path | None = None,
     json: str | Path | None = None,
     device: str = "auto",
@@ -55,6 +59,9 @@ def evaluate(
         legend: Legend of the data's masks; by default what the data say.
         gsd: Metres per pixel of the data; by default what the data say. A model needs it.
         min_region: Score once more with regions below ``8000px`` or ``2000m2`` removed.
+        calibration: Compare the model's confidence with its accuracy, pixel by pixel, over the probabilities
+            that ``predict`` delivers.
+        borders: Score pixels by their distance from class borders of the truth, too. It needs the GSD.
         maps: Folder where the model's maps are kept, as ``<key>_mask.png``, before any cleaning.
         json: File that the result is written to as well.
         device: Where the model computes, unless it is a runtime.
@@ -66,7 +73,10 @@ def evaluate(
         ``miou, iou{name: value}, pixel_accuracy`` (0..1 or None), ``confusion`` (rows = truth), ``classes``;
         ``missed``: pixels by true class predicted as nodata, where the legend has no unknown class;
         ``miou_interval``: 95 %, by drawing what ``resampled`` says anew, or None for fewer than five;
-        ``min_region``: the scores after cleaning and ``miou_change``, or None; ``per_image``: ``key, miou,
+        ``min_region``: the scores after cleaning and ``miou_change``, or None; ``calibration``: what
+        :meth:`landcover.evaluation.calibration.Reliability.summary` returns, the model's ``temperature`` and
+        the split that it was ``fitted_on`` (None: not fitted), or None; ``borders``: what
+        :func:`landcover.evaluation.borders.border_scores` returns, or None; ``per_image``: ``key, miou,
         pixel_accuracy``; ``warnings``; ``data`` and ``predictions`` (absolute paths), ``legend``,
         ``prediction_legend`` (of the folder or the model), ``model_sha256``: where the numbers come from.
 
@@ -86,26 +96,44 @@ def evaluate(
         raise UsageError("--maps keeps the maps of a --model; those of --predictions are files already.")
     if prediction_legend is not None and predictions is None:
         raise UsageError("--prediction-legend goes with --predictions; a model knows its own legend.")
+    if calibration and model is None:
+        raise UsageError(
+            "--calibration looks at probabilities, and the maps of --predictions hold none. Give the model "
+            "that made them: --model M."
+        )
     if json is not None:
         check_output(Path(json), force=force)
     dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
     items = select(dataset, split)
     min_pixels = None if min_region is None else parse_min_region(min_region, dataset.gsd)
+    border_gsd = required_gsd(dataset, "--borders") if borders else None
+    reliability = None
     if predictions is not None:
         source = from_folder(
             dataset, items, Path(predictions), prediction_legend or dataset.legend, max_pixels=max_pixels
         )
     elif model is not None:
         runtime = open_model(model, device=device) if isinstance(model, str | Path) else model
-        source = from_model(dataset, runtime)
+        source = from_model(dataset, runtime, probabilities=calibration)
+        if calibration:
+            reliability = Reliability(len(runtime.card.legend.scored))
         if maps is not None:
             source = keep_maps(source, dataset, items, Path(maps), force=force)
-    outcomes = _score(dataset, items, source, min_pixels)
+    outcomes = _score(
+        dataset,
+        items,
+        source,
+        min_pixels,
+        border_gsd=border_gsd,
+        reliability=reliability,
+    )
 
     matrix = _sum(outcome.matrix for outcome in outcomes)
     interval, count, groups = _interval(dataset, outcomes, metric)
     scores = matrix.scores(metric)
     cleaned = _after_cleaning(outcomes, min_region, min_pixels, scores)
+    believed = None if reliability is None else _calibration(reliability, runtime.card)
+    by_border = _by_border(outcomes) if borders else None
     report = {
         "metric": metric,
         "split": split,
@@ -121,11 +149,15 @@ def evaluate(
         "confusion": matrix.counts.tolist(),
         "missed": matrix.missed.tolist(),
         "min_region": cleaned,
+        "calibration": believed,
+        "borders": by_border,
         "per_image": [_image_row(outcome, metric) for outcome in outcomes],
         "warnings": [
             *scores.warnings,
             *_off_palette_warnings(outcomes),
             *_vanished_warnings(scores, cleaned),
+            *_fitted_warnings(believed, split),
+            *_band_warnings(by_border),
             *_interval_warnings(count, groups),
         ],
         "legend": dataset.legend.to_dict(),
@@ -149,16 +181,27 @@ def write_scores(path: Path, scores: Mapping[str, Any], *, force: bool = False) 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What one image adds: its counts, those after cleaning, and pixels whose colour is no class."""
+    """What one image adds: its counts, after cleaning and by border too; pixels whose colour is no class."""
 
     key: str
     matrix: ConfusionMatrix
     cleaned: ConfusionMatrix | None
+    by_border: Sequence[ConfusionMatrix]
     off_palette_truth: int
     off_palette_prediction: int
 
 
-def _score(dataset: Dataset, items: Sequence[Item], source: Source, min_pixels: int | None) -> list[_Outcome]:
+def _score(
+    dataset: Dataset,
+    items: Sequence[Item],
+    source: Source,
+    min_pixels: int | None,
+    *,
+    border_gsd: float | None,
+    reliability: Reliability | None,
+) -> list[_Outcome]:
+    channels = source.legend.channels[translation(dataset.legend, source.legend)]
+
     def score(item: Item) -> _Outcome:
         truth, prediction = dataset.labels(item), source.predict(item)
         matrix = _count(dataset.legend, item, truth.index, prediction.index)
@@ -166,7 +209,12 @@ def _score(dataset: Dataset, items: Sequence[Item], source: Source, min_pixels: 
         if min_pixels is not None:
             smooth = remove_small_regions(prediction.index, min_pixels)
             cleaned = _count(dataset.legend, item, truth.index, smooth)
-        return _Outcome(item.key, matrix, cleaned, truth.off_palette, prediction.off_palette)
+        by_border: Sequence[ConfusionMatrix] = ()
+        if border_gsd is not None:
+            by_border = count_by_band(truth.index, prediction.index, dataset.legend, border_gsd)
+        if reliability is not None and prediction.probabilities is not None:
+            reliability.update(prediction.probabilities, channels[truth.index])
+        return _Outcome(item.key, matrix, cleaned, by_border, truth.off_palette, prediction.off_palette)
 
     outcomes = parallel_map(score, items) if source.parallel else map(score, items)
     return list(track(outcomes, "Scoring", total=len(items)))
@@ -226,6 +274,19 @@ def _after_cleaning(
     }
 
 
+def _calibration(reliability: Reliability, card: ModelCard) -> dict[str, Any]:
+    return {
+        **reliability.summary(card.legend.scored_names),
+        "temperature": card.temperature,
+        "fitted_on": card.calibration.get("split"),
+    }
+
+
+def _by_border(outcomes: Sequence[_Outcome]) -> dict[str, Any]:
+    bands = zip(*(outcome.by_border for outcome in outcomes), strict=True)
+    return border_scores([_sum(matrices) for matrices in bands])
+
+
 def _image_row(outcome: _Outcome, metric: Metric) -> dict[str, Any]:
     scores = outcome.matrix.scores(metric)
     return {"key": outcome.key, "miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
@@ -252,4 +313,27 @@ def _vanished_warnings(before: Scores, cleaned: dict[str, Any] | None) -> list[s
         "the mIoU before and after are means over different classes."
         for name, iou in cleaned["iou"].items()
         if iou is None and before.iou[name] is not None
+    ]
+
+
+def _fitted_warnings(calibration: dict[str, Any] | None, split: str) -> list[str]:
+    if calibration is None or calibration["fitted_on"] != split:
+        return []
+    return [
+        f"The model's temperature was fitted on a part named {split}. If it was this one, the calibration is "
+        "a little optimistic."
+    ]
+
+
+def _band_warnings(by_border: dict[str, Any] | None) -> list[str]:
+    """Tell of classes that some bands lack: their means are over other classes than those of the rest."""
+    if by_border is None:
+        return []
+    rows = by_border["bands"]
+    present = [name for name, iou in rows[0]["beyond"]["iou"].items() if iou is not None]
+    return [
+        f"At {band_name(row['from_m'], row['to_m'])} from class borders there is no {', no '.join(absent)}: "
+        "the mIoU there is a mean over other classes."
+        for row in rows
+        if row["pixels"] and (absent := [name for name in present if row["iou"][name] is None])
     ]
