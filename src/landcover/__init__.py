@@ -10,6 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _VERBS = {
+    "calibrate": "landcover.evaluation.temperature",
     "clean": "landcover.postprocess",
     "convert": "landcover.data",
     "evaluate": "landcover.evaluation",

@@ -72,6 +72,7 @@ def _print_card(card: "ModelCard", file: dict[str, Any]) -> None:
         console.print(note)
     for scores in card.scores:
         _section(console, "Scores", scores)
+    _section(console, "Calibration", card.calibration)
     _section(console, "Export", card.export)
     _section(console, "Recipe", card.recipe)
     _section(console, "Origin", card.provenance)

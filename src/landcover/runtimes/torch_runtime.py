@@ -70,16 +70,36 @@ class TorchRuntime:
         return self._softmax(self._coarse, batch)
 
     @torch.inference_mode()
+    def logits(self, batch: UInt8Array) -> Float32Array:
+        """Return what :meth:`coarse` is the softmax of, before it is divided by the temperature.
+
+        Args:
+            batch: uint8 (N, H, W, 3), RGB.
+
+        Returns:
+            float32 (N, C, ceil(H / stride), ceil(W / stride)), contiguous.
+
+        Raises:
+            UsageError: If the batch has another type or shape, or no pixel.
+        """
+        result: Float32Array = self._logits(self._coarse, batch).cpu().numpy()
+        return result
+
+    @torch.inference_mode()
     def _softmax(self, network: Callable[[torch.Tensor], torch.Tensor], batch: UInt8Array) -> Float32Array:
+        logits = self._logits(network, batch)
+        result: Float32Array = torch.softmax(logits.div_(self.card.temperature), dim=1).cpu().numpy()
+        return result
+
+    def _logits(self, network: Callable[[torch.Tensor], torch.Tensor], batch: UInt8Array) -> torch.Tensor:
+        """Return float32 logits, contiguous, on the device."""
         check_batch(batch)
         pixels = torch.tensor(batch, device=self._device)
         # NHWC in memory is what torch calls channels_last: the axes are renamed, nothing is moved.
         normalised = torch.addcmul(self._offset, pixels.float(), self._scale).permute(0, 3, 1, 2)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             logits = network(normalised)
-        logits = logits.float().contiguous()
-        result: Float32Array = torch.softmax(logits.div_(self.card.temperature), dim=1).cpu().numpy()
-        return result
+        return logits.float().contiguous()
 
 
 def pick_device(name: str) -> torch.device:

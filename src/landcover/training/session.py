@@ -16,7 +16,7 @@ from landcover import __version__
 from landcover.bundle import BEST_NAME, LAST_NAME, ModelCard, model_digest, read_card, save_model
 from landcover.config import dump_yaml
 from landcover.data import Item
-from landcover.errors import TrainingError
+from landcover.errors import ModelError, TrainingError
 from landcover.legend import Legend
 from landcover.models import DeepLabV3Plus, build_model, parameter_groups
 from landcover.runtimes.torch_runtime import pick_device
@@ -124,13 +124,21 @@ class Session:
         """Write the best model if its weights are the present ones."""
         over = ended(self.config, self.progress) is not None
         scores = kept_now(self.config.validation, self.progress, over=over)
-        if scores is not None:
+        if scores is not None and not self._calibrated():
             save_model(
                 self.folder / BEST_NAME,
                 self.average.module.state_dict(),
                 self._scored_card(scores),
                 force=True,
             )
+
+    def _calibrated(self) -> bool:
+        """Whether the best model there has these weights, and a fitted temperature not to be lost."""
+        try:
+            card = read_card(self.folder / BEST_NAME)
+        except ModelError:
+            return False
+        return bool(card.calibration) and card.provenance.get("step") == self.progress.step
 
     @property
     def state(self) -> TrainingState:

@@ -1,0 +1,59 @@
+"""``landcover calibrate``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from landcover.batch import MAX_PIXELS
+from landcover.cli._options import MaxPixels
+from landcover.cli._output import check_json, put
+
+
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="Run folder or checkpoint.", show_default=False)],
+    data: Annotated[
+        Path, typer.Option(help="Labelled data: a folder or prepared cache.", show_default=False)
+    ],
+    split: Annotated[
+        str, typer.Option(help="Part of it that was not trained on, NAME:part.", show_default=False)
+    ],
+    legend: Annotated[
+        str | None, typer.Option(help="Legend of the data's masks: a name or a YAML file.")
+    ] = None,
+    gsd: Annotated[float | None, typer.Option(help="Metres per pixel, where the data do not tell.")] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Write the result as JSON; - is standard output.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier calibration, and an existing JSON file.")
+    ] = False,
+) -> None:
+    """Fit a run's temperature on held-out data."""
+    from landcover.evaluation.temperature import calibrate as fit
+    from landcover.legend import load_legend
+
+    check_json(json, force=force)
+    result = fit(
+        run,
+        data,
+        split,
+        gsd=gsd,
+        legend=None if legend is None else load_legend(legend),
+        device=device,
+        max_pixels=max_pixels,
+        force=force,
+    )
+    put(result, json, lambda: _print_change(result), force=force)
+
+
+def _print_change(result: dict[str, Any]) -> None:
+    nll, ece = result["nll"], result["ece"]
+    print(
+        f"Temperature {result['temperature']:.4f} (was {result['temperature_before']:.4f}), fitted on "
+        f"{result['pixels']:,} pixels of {result['images']} images of {result['split']}"
+    )
+    print(f"calibration error (ECE)  {100 * ece['before']:6.2f} % -> {100 * ece['after']:6.2f} %")
+    print(f"likelihood (NLL)         {nll['before']:8.4f} -> {nll['after']:8.4f}")
+    print(f"{result['model']}: weights as before, SHA-256 {result['sha256']}")
+    print("Exported files keep the temperature that they were made with: export again.")

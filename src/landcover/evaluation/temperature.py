@@ -1,0 +1,271 @@
+"""The verb ``calibrate``: one number that makes a model as sure of itself as it is right.
+
+Temperature scaling (Guo et al. 2017, 1706.04599): logits are divided by the one number that makes the truth
+of held-out pixels likeliest. The order of the classes in a cell stays, and so does the map, but for pixels
+between cells where two classes are about even.
+"""
+
+import datetime
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from landcover import __version__
+from landcover.bundle import is_exported, model_digest, read_model, resolve_model, save_model
+from landcover.codecs import MAX_PIXELS
+from landcover.data import Dataset, Item, open_dataset, select
+from landcover.errors import DataError, ModelError, OutputError
+from landcover.evaluation.calibration import Reliability
+from landcover.evaluation.predictions import required_gsd
+from landcover.inference.grid import Grid, make_grid
+from landcover.legend import IGNORE, Legend, UInt8Array, translation
+from landcover.preprocessing import resample_image
+from landcover.progress import track
+from landcover.runtimes import open_model
+from landcover.runtimes.base import Float32Array
+from landcover.windows import Span
+
+if TYPE_CHECKING:
+    from landcover.runtimes import TorchRuntime
+
+Float64Array = npt.NDArray[np.float64]
+
+LEAST, MOST = 0.05, 20.0
+"""Temperatures beyond these are none: the network was right about all it was shown, or by chance only."""
+
+_MOST_CELLS = 1 << 22
+"""Cells that are kept, 4 C bytes each; of more every n-th."""
+_BLOCK_CELLS = 1 << 16
+_PRECISION = 1e-6
+
+
+def calibrate(
+    run: str | Path,
+    data: str | Path,
+    split: str,
+    *,
+    gsd: float | None = None,
+    legend: Legend | None = None,
+    device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Fit a model's temperature on labelled data and write it into the model's card.
+
+    The file is replaced by one with the same weights, bit for bit, and a card with ``temperature`` and
+    ``calibration``. What counts is the likelihood of the truth at the centres of the network's cells, on
+    whole images where prediction looks at them whole. The data should be none that the network was trained
+    on; if they are those that a score is reported on, its calibration is a little optimistic. The card says
+    which they were.
+
+    Args:
+        run: Run folder or checkpoint.
+        data: Data folder or prepared cache.
+        split: ``NAME:part``, as for :func:`landcover.data.select`.
+        gsd: Metres per pixel of the data; by default what the data say.
+        legend: Legend of the data's masks; by default what the data say.
+        device: Where the network computes.
+        max_pixels: Larger images and masks are refused.
+        force: Replace an earlier calibration.
+
+    Returns:
+        Plain data: ``model`` (the file), ``sha256`` (of the new file), ``temperature``, and what the card
+        keeps as ``calibration``: ``split``, ``data`` (name), ``gsd``, ``images``, ``pixels`` (cells with a
+        known class), ``temperature_before``, ``nll`` and ``ece`` ``{before, after}``, ``date``, ``version``.
+
+    Raises:
+        UsageError: If the GSD is not known, or the model has other classes than the data.
+        SplitError: If the split cannot be made.
+        DataError: If the data cannot be read, no pixel has a known class, or no temperature is the best.
+        ModelError: If the model cannot be read, or is an exported one.
+        OutputError: If the model has been calibrated and ``force`` is off, was changed meanwhile, or cannot
+            be written.
+    """
+    file = resolve_model(run)
+    if is_exported(file):
+        raise ModelError(
+            f"{file} is an exported model: its temperature is part of its graph. Calibrate the run that it "
+            "was exported from (landcover calibrate RUN), then export it again (landcover export RUN)."
+        )
+    before = model_digest(file)
+    card, tensors = read_model(file)
+    if card.calibration and not force:
+        raise OutputError(
+            f"{file} has been calibrated already, on {card.calibration.get('split')}, to a temperature of "
+            f"{card.temperature:g}. Pass --force to fit it anew."
+        )
+    dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
+    items = select(dataset, split)
+    scale = required_gsd(dataset, "the model")
+    runtime = cast("TorchRuntime", open_model(file, device=device, runtime="torch"))
+    logits, truth = _labelled_cells(runtime, dataset, items, scale)
+    if not truth.size:
+        raise DataError(
+            f"None of the {len(items)} images of {split} has a pixel of a known class; expected labels."
+        )
+    temperature = fit_temperature(logits, truth)
+
+    measured = [_measure(logits, truth, t) for t in (card.temperature, temperature)]
+    record = {
+        "split": split,
+        "data": Path(data).absolute().name,
+        "gsd": scale,
+        "images": len(items),
+        "pixels": int(truth.size),
+        "temperature_before": card.temperature,
+        **{name: {"before": measured[0][name], "after": measured[1][name]} for name in ("nll", "ece")},
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "version": __version__,
+    }
+    if model_digest(file) != before:
+        raise OutputError(
+            f"{file} was replaced by another model while this one was looked at; its training may be going "
+            "on. Calibrate when it has ended."
+        )
+    save_model(
+        file, tensors, card.model_copy(update={"temperature": temperature, "calibration": record}), force=True
+    )
+    return {"model": str(file), "sha256": model_digest(file), "temperature": temperature, **record}
+
+
+def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
+    """Return the temperature that makes the truth likeliest.
+
+    The mean negative log-likelihood is convex in ``1 / T`` (a log-sum-exp of linear functions, less a linear
+    one): Newton's method finds its minimum, kept within a bracket by halving where it would leave it.
+
+    Args:
+        logits: float32 (C, P).
+        truth: uint8 (P,), the channels of the true classes, at least one.
+
+    Returns:
+        Within :data:`LEAST` and :data:`MOST`, to a millionth.
+
+    Raises:
+        DataError: If the likelihood grows up to one of these limits.
+    """
+    low, high = 1 / MOST, 1 / LEAST
+    if _likelihood(logits, truth, high).slope <= 0:
+        raise DataError(
+            f"No temperature down to {LEAST:g} is the best for the {truth.size:,} labelled pixels: the "
+            "network is right about nearly all of them. Give more data, and none that it was trained on."
+        )
+    if _likelihood(logits, truth, low).slope >= 0:
+        raise DataError(
+            f"No temperature up to {MOST:g} is the best for the {truth.size:,} labelled pixels: the network "
+            "is no better than chance. Are these the right data, at the right scale (--gsd)?"
+        )
+    inverse, step = 1.0, np.inf
+    while abs(step) > _PRECISION * inverse:
+        _, slope, curvature = _likelihood(logits, truth, inverse)
+        low, high = (low, inverse) if slope > 0 else (inverse, high)
+        step = -slope / curvature if curvature > 0 else np.inf
+        if step and not low < inverse + step < high:
+            step = (low + high) / 2 - inverse
+        inverse += step
+    return 1 / inverse
+
+
+class _Likelihood(NamedTuple):
+    """Mean negative log-likelihood of the truth, and its first and second derivative by ``1 / T``."""
+
+    nll: float
+    slope: float
+    curvature: float
+
+
+def _likelihood(logits: Float32Array, truth: UInt8Array, inverse: float) -> _Likelihood:
+    """Look at float32 (C, P) and uint8 (P,) at the inverse of a temperature."""
+    sums = np.zeros(3)
+    for cells, classes in _blocks(logits, truth):
+        odds = np.exp(inverse * cells)
+        total = odds.sum(axis=0)
+        odds /= total
+        of_truth = np.take_along_axis(cells, classes[None].astype(np.intp), axis=0)[0]
+        mean = (odds * cells).sum(axis=0)
+        variance = (odds * np.square(cells - mean)).sum(axis=0)
+        sums += [(np.log(total) - inverse * of_truth).sum(), (mean - of_truth).sum(), variance.sum()]
+    return _Likelihood(*(sums / truth.size).tolist())
+
+
+def _blocks(logits: Float32Array, truth: UInt8Array) -> Iterator[tuple[Float64Array, UInt8Array]]:
+    """Yield logits, float64 (C, n) with a maximum of 0, and truth in parts that stay in the cache."""
+    for start in range(0, truth.size, _BLOCK_CELLS):
+        part = logits[:, start : start + _BLOCK_CELLS].astype(np.float64)
+        yield part - part.max(axis=0), truth[start : start + _BLOCK_CELLS]
+
+
+def _measure(logits: Float32Array, truth: UInt8Array, temperature: float) -> dict[str, float | None]:
+    """Return ``nll`` and ``ece`` of logits (C, P) at a temperature."""
+    reliability = Reliability(len(logits))
+    for cells, classes in _blocks(logits, truth):
+        odds = np.exp(cells / temperature)
+        reliability.update((odds / odds.sum(axis=0)).astype(np.float32), classes)
+    return {"nll": _likelihood(logits, truth, 1 / temperature).nll, "ece": reliability.ece()}
+
+
+def _labelled_cells(
+    runtime: "TorchRuntime", dataset: Dataset, items: Sequence[Item], gsd: float
+) -> tuple[Float32Array, UInt8Array]:
+    """Return the logits, float32 (C, P), and the true channels, uint8 (P,), of cells with a known class."""
+    legend = runtime.card.legend
+    channels = legend.channels[translation(dataset.legend, legend)]
+    grids = [make_grid(dataset.size(item), runtime, gsd=gsd) for item in items]
+    every = -(-sum(grid.rows[-1].stop * grid.cols[-1].stop for grid in grids) // _MOST_CELLS)
+    every += every % 2 == 0  # rows of cells are often even: all columns are to be met
+    answers, truths = [], []
+    for item, grid in track(zip(items, grids, strict=True), "Calibrating", total=len(items)):
+        rows, cols = _centres(grid)
+        truth = channels[dataset.read_mask(item)[np.ix_(rows, cols)]]
+        logits = _logits(runtime, dataset.read_image(item), grid)[:, : len(rows), : len(cols)]
+        known = truth != IGNORE
+        answers.append(logits[:, known][:, ::every])
+        truths.append(truth[known][::every])
+    return np.concatenate(answers, axis=1), np.concatenate(truths)
+
+
+def _centres(grid: Grid) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return the rows and columns of the image's own pixels that the cells' centres lie in.
+
+    The last cell may reach beyond the image; it is left out where its centre does.
+    """
+    places = []
+    for own, model, spans in zip(grid.size, grid.model_size, (grid.rows, grid.cols), strict=True):
+        centres = (np.arange(spans[-1].stop) + 0.5) * grid.stride * own / model
+        places.append(centres[centres < own].astype(np.intp))
+    return places[0], places[1]
+
+
+def _logits(runtime: "TorchRuntime", image: UInt8Array, grid: Grid) -> Float32Array:
+    """Return the logits of an image's cells, float32 (C, n, m).
+
+    Where the image takes several windows each cell is that of the window in whose middle it lies: logits of
+    different windows cannot be averaged as their probabilities are.
+    """
+    scaled = resample_image(image, grid.model_size)
+    result = np.empty((len(runtime.card.legend.scored), grid.rows[-1].stop, grid.cols[-1].stop), np.float32)
+    for row, own_rows in zip(grid.rows, _middles(grid.rows), strict=True):
+        for col, own_cols in zip(grid.cols, _middles(grid.cols), strict=True):
+            rows, cols = (slice(span.start * grid.stride, span.stop * grid.stride) for span in (row, col))
+            answer = runtime.logits(np.ascontiguousarray(scaled[rows, cols])[None])[0]
+            result[:, own_rows, own_cols] = answer[
+                :,
+                own_rows.start - row.start : own_rows.stop - row.start,
+                own_cols.start - col.start : own_cols.stop - col.start,
+            ]
+    if not np.isfinite(result).all():
+        raise ModelError(
+            "The model answers with values that are no numbers: its weights are damaged, or its training "
+            "broke down. Copy the model again, or train anew."
+        )
+    return result
+
+
+def _middles(spans: Sequence[Span]) -> list[slice]:
+    """Share an axis out among the windows that cover it, at the middles of their overlaps."""
+    cuts = [0, *((one.stop + following.start) // 2 for one, following in pairwise(spans)), spans[-1].stop]
+    return [slice(start, stop) for start, stop in pairwise(cuts)]

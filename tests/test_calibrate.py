@@ -1,0 +1,360 @@
+"""The temperature: its fit against brute force, and its way into card, runtimes and exported files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+import landcover
+from export_world import noise, tiny_runtime, write_run
+from fake_runtime import ContextRuntime, make_card
+from landcover.bundle import read_card, read_model, save_model
+from landcover.cli import build
+from landcover.data import open_dataset
+from landcover.errors import DataError, ModelError, OutputError, SplitError, UsageError
+from landcover.evaluation import evaluate, temperature
+from landcover.evaluation.temperature import fit_temperature
+from landcover.inference.engine import bands
+from landcover.inference.grid import make_grid
+from landcover.inference.reading import ArraySource
+from landcover.legend import DEEPGLOBE, IGNORE
+from landcover.runtimes import TorchRuntime, open_model
+from landcover.training.losses import labelled_pixels
+from training_world import assert_same_tensors, tiny, write_pairs
+
+# --- The fit ------------------------------------------------------------------------------------------------
+
+
+def nll(logits: np.ndarray, truth: np.ndarray, t: float) -> float:
+    scaled = logits.astype(np.float64) / t
+    return float((np.logaddexp.reduce(scaled, axis=0) - scaled[truth, np.arange(truth.size)]).mean())
+
+
+def draw(seed: int, pixels: int, true_temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and a truth drawn from their softmax at a temperature."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 4, (5, pixels))
+    odds = np.exp(logits / true_temperature).cumsum(axis=0)
+    truth = (odds / odds[-1] < random.random(pixels)).sum(axis=0)
+    return logits.astype(np.float32), truth.astype(np.uint8)
+
+
+@pytest.mark.parametrize("true_temperature", [0.3, 1.0, 4.0])
+def test_the_temperature_that_the_truth_was_drawn_at_is_found(true_temperature: float) -> None:
+    logits, truth = draw(0, 100_000, true_temperature)
+    assert fit_temperature(logits, truth) == pytest.approx(true_temperature, rel=0.05)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.floats(0.2, 8), st.floats(-50, 50))
+def test_no_temperature_on_a_fine_grid_is_better(seed: int, true_temperature: float, shift: float) -> None:
+    logits, truth = draw(seed, 200, true_temperature)
+    logits += np.float32(shift)  # logits have no zero
+    best = fit_temperature(logits, truth)
+    grid = np.geomspace(0.05, 20, 400)
+    values = [nll(logits, truth, t) for t in grid]
+    assert nll(logits, truth, best) <= min(values) + 1e-9
+    assert best == pytest.approx(grid[int(np.argmin(values))], rel=0.02)
+
+
+def test_parts_leave_no_seam_and_large_logits_are_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, truth = draw(1, 1000, 2.0)
+    whole = fit_temperature(logits, truth)
+    monkeypatch.setattr(temperature, "_BLOCK_CELLS", 64)
+    assert fit_temperature(logits, truth) == pytest.approx(whole, rel=1e-5)
+    assert fit_temperature(logits + np.float32(4096), truth) == pytest.approx(whole, rel=1e-3)
+
+
+def test_what_has_no_best_temperature_is_refused() -> None:
+    logits, _ = draw(2, 500, 1.0)
+    best, worst = (pick(axis=0).astype(np.uint8) for pick in (logits.argmax, logits.argmin))
+    with pytest.raises(DataError, match=r"0\.05.*500 .*right about nearly all"):
+        fit_temperature(logits, best)
+    with pytest.raises(DataError, match=r"20 .*no better than chance"):
+        fit_temperature(logits, worst)
+
+
+# --- Cells and pixels ---------------------------------------------------------------------------------------
+
+
+class LogitsRuntime(ContextRuntime):
+    """Answers every four pixels, by what it sees around them; whole numbers, whatever the window."""
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        return np.log(self.coarse(batch))
+
+
+def write_images(root: Path, sizes: list[tuple[int, int]], *, gsd: float = 1.0) -> Path:
+    """Write images, and masks of any class without regard to them."""
+    (root / "val").mkdir(parents=True)
+    for number, (height, width) in enumerate(sizes):
+        random = np.random.default_rng(number)
+        image = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        index = random.integers(0, 7, (height, width), dtype=np.uint8)
+        Image.fromarray(image).save(root / f"val/{number}_sat.png")
+        Image.fromarray(DEEPGLOBE.colours[index]).save(root / f"val/{number}_mask.png")
+    (root / "landcover.yaml").write_text(f"gsd: {gsd}\n")
+    return root
+
+
+def cells(runtime: Any, root: Path) -> tuple[np.ndarray, np.ndarray]:
+    dataset = open_dataset(root)
+    assert dataset.gsd is not None
+    return temperature._labelled_cells(runtime, dataset, dataset.items, dataset.gsd)
+
+
+def test_cells_meet_the_pixels_that_training_looks_at(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data", [(48, 64)])
+    runtime = LogitsRuntime()
+    logits, truth = cells(runtime, root)
+    dataset = open_dataset(root)
+    image, mask = dataset.read_image(dataset.items[0]), dataset.read_mask(dataset.items[0])
+    expected, of_truth = labelled_pixels(
+        torch.from_numpy(runtime.logits(image[None])), torch.from_numpy(DEEPGLOBE.channels[mask][None])
+    )
+    np.testing.assert_array_equal(logits.T, expected.numpy())
+    np.testing.assert_array_equal(truth, of_truth.numpy())
+    assert 0 < truth.size < 12 * 16  # some are unknown
+    assert IGNORE not in truth
+
+
+@pytest.mark.parametrize(("size", "gsd"), [((41, 50), 1.0), ((62, 99), 0.5), ((48, 40), 2.0)])
+def test_the_truth_of_a_cell_is_that_of_the_pixel_at_its_centre(
+    tmp_path: Path, size: tuple[int, int], gsd: float
+) -> None:
+    """At any scale, and without cells whose centre lies beyond the image."""
+    root = write_images(tmp_path / "data", [size], gsd=gsd)
+    truth = cells(LogitsRuntime(), root)[1]
+    dataset = open_dataset(root)
+    channels = DEEPGLOBE.channels[dataset.read_mask(dataset.items[0])]
+    model_size = [max(1, round(side * gsd)) for side in size]
+    places = [
+        [int((4 * i + 2) * own / model) for i in range(-(-model // 4)) if (4 * i + 2) * own / model < own]
+        for own, model in zip(size, model_size, strict=True)
+    ]
+    picked = np.array([channels[y, x] for y in places[0] for x in places[1]])
+    np.testing.assert_array_equal(truth, picked[picked != IGNORE])
+
+
+def test_cells_are_what_prediction_sees_in_windows_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The windows' middles answer as the whole image does: no cell is lost, moved or seen from an edge."""
+    root = write_images(tmp_path / "data", [(200, 300)])
+    whole, truth = cells(LogitsRuntime(), root)
+    monkeypatch.setattr("landcover.inference.grid.WHOLE_PX", 128)
+    runtime = LogitsRuntime(make_card(window_px=128, overlap_px=64))
+    windowed, same_truth = cells(runtime, root)
+    assert len(runtime.windows) > 4
+    np.testing.assert_array_equal(windowed, whole)
+    np.testing.assert_array_equal(truth, same_truth)
+
+
+def test_the_logits_are_those_of_the_delivered_probabilities() -> None:
+    """Whole image, softmax at a temperature: the very cells that the engine interpolates between."""
+    runtime = tiny_runtime()
+    image = noise(64, seed=5)[:57]
+    grid = make_grid(image.shape[:2], runtime)
+    logits = temperature._logits(runtime, image, grid)
+    (band,) = bands(runtime, ArraySource(image), grid)
+    odds = np.exp(logits / 1.7)
+    np.testing.assert_allclose(odds / odds.sum(axis=0), band.cells, atol=1e-5)
+
+
+def test_of_very_many_cells_every_nth_is_taken_of_all_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_images(tmp_path / "data", [(64, 64), (64, 64)])
+    every = cells(LogitsRuntime(), root)[1].size
+    monkeypatch.setattr(temperature, "_MOST_CELLS", 256)
+    some = cells(LogitsRuntime(), root)[1].size
+    assert every / 3 - 2 <= some <= every / 3 + 2
+
+
+# --- The verb -----------------------------------------------------------------------------------------------
+
+
+def write_world(root: Path, *, true_temperature: float = 3.0) -> tuple[Path, Path]:
+    """Write a run, and data whose truth is drawn from its answers at another temperature than its own."""
+    runtime = tiny_runtime()
+    run, data = write_run(root / "run", runtime), root / "data"
+    (data / "val").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number in range(3):
+        image = noise(64, seed=number)
+        logits = runtime.logits(image[None])[0] / true_temperature
+        odds = np.exp(logits).cumsum(axis=0)
+        said = (odds / odds[-1] < random.random(logits.shape[1:])).sum(axis=0)
+        index = np.array(DEEPGLOBE.scored, np.uint8)[said].repeat(4, 0).repeat(4, 1)
+        index[:4] = 6
+        Image.fromarray(image).save(data / f"val/{number}_sat.png")
+        Image.fromarray(DEEPGLOBE.colours[index]).save(data / f"val/{number}_mask.png")
+    (data / "landcover.yaml").write_text("gsd: 1.0\n")
+    return run, data
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    """A run before (``before.safetensors`` beside it) and after, and what was said; not to be changed."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    run, data = write_world(folder)
+    (folder / "before.safetensors").write_bytes((run / "best.safetensors").read_bytes())
+    return run, data, landcover.calibrate(run, data, "folders:val")
+
+
+def test_the_card_gets_the_temperature_and_says_where_from(
+    calibrated: tuple[Path, Path, dict[str, Any]],
+) -> None:
+    run, _, said = calibrated
+    card, old = read_card(run), read_card(run.parent / "before.safetensors")
+    assert (old.temperature, old.calibration) == (1.7, {})
+    assert card.temperature == said["temperature"] == pytest.approx(3.0, rel=0.15)
+    record = card.calibration
+    assert (record["split"], record["data"], record["images"]) == ("folders:val", "data", 3)
+    assert record["pixels"] == 3 * 15 * 16
+    assert record["temperature_before"] == 1.7
+    assert record["nll"]["after"] < record["nll"]["before"]
+    assert record["ece"]["after"] < record["ece"]["before"]
+    assert said == {
+        "model": str(run / "best.safetensors"), "sha256": said["sha256"], "temperature": card.temperature,
+    } | record  # fmt: skip
+    assert json.loads(json.dumps(said)) == said
+    changed = {"temperature": 1.0, "calibration": {}}
+    assert card.model_copy(update=changed) == old.model_copy(update=changed)
+
+
+def test_weights_stay_bit_for_bit(calibrated: tuple[Path, Path, dict[str, Any]]) -> None:
+    run = calibrated[0]
+    assert_same_tensors(run / "best.safetensors", run.parent / "before.safetensors")
+    ends = [
+        path.read_bytes()[-1000:] for path in (run / "best.safetensors", run.parent / "before.safetensors")
+    ]
+    assert ends[0] == ends[1]
+    assert [path.name for path in run.iterdir()] == ["best.safetensors"]
+
+
+def test_torch_applies_it_and_evaluate_sees_the_error_fall(
+    calibrated: tuple[Path, Path, dict[str, Any]],
+) -> None:
+    run, data, said = calibrated
+    batch = noise(64, seed=9)[None]
+    runtime = open_model(run, device="cpu")
+    assert isinstance(runtime, TorchRuntime)
+    odds = np.exp(runtime.logits(batch).astype(np.float64) / said["temperature"])
+    np.testing.assert_allclose(runtime.coarse(batch), odds / odds.sum(axis=1, keepdims=True), atol=1e-5)
+    before, after = (
+        evaluate(data, "folders:val", model=model, calibration=True)
+        for model in (run.parent / "before.safetensors", run)
+    )
+    assert after["calibration"]["ece"] < before["calibration"]["ece"]
+    assert after["calibration"]["nll"] < before["calibration"]["nll"]
+    assert before["calibration"]["fitted_on"] is None
+    assert after["calibration"]["fitted_on"] == "folders:val"
+    assert after["calibration"]["temperature"] == said["temperature"]
+    warned = [any("temperature was fitted on" in w for w in r["warnings"]) for r in (before, after)]
+    assert warned == [False, True]
+
+
+def test_an_exported_file_answers_with_it(
+    tmp_path: Path, calibrated: tuple[Path, Path, dict[str, Any]]
+) -> None:
+    run, _, said = calibrated
+    landcover.export(run, tmp_path / "m.onnx")
+    exported = open_model(tmp_path / "m.onnx", runtime="onnxruntime", device="cpu", threads=1)
+    assert exported.card.temperature == said["temperature"]
+    assert exported.card.calibration["split"] == "folders:val"
+    runtime = open_model(run, device="cpu")
+    assert isinstance(runtime, TorchRuntime)
+    batch = noise(48, seed=11)[None]
+    odds = np.exp(runtime.logits(batch).astype(np.float64) / said["temperature"])
+    expected = odds / odds.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(exported.coarse(batch), expected, atol=1e-4)
+    assert np.abs(expected - open_model(run.parent / "before.safetensors").coarse(batch)).max() > 0.01
+
+
+def test_a_second_time_it_takes_force(tmp_path: Path, calibrated: tuple[Path, Path, dict[str, Any]]) -> None:
+    run, data, said = calibrated
+    copy = tmp_path / "m.safetensors"
+    copy.write_bytes((run / "best.safetensors").read_bytes())
+    with pytest.raises(OutputError, match=r"calibrated already, on folders:val, .*--force"):
+        landcover.calibrate(copy, data, "folders:val")
+    again = landcover.calibrate(copy, data, "all:all", force=True)
+    assert again["temperature_before"] == said["temperature"]
+    assert again["temperature"] == pytest.approx(said["temperature"], rel=1e-5)
+    assert read_card(copy).calibration["split"] == "all:all"
+
+
+def test_what_cannot_be_calibrated_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, data = write_world(tmp_path)
+    file = run / "best.safetensors"
+    before = file.read_bytes()
+    exported = tmp_path / "m.onnx"
+    exported.touch()
+    with pytest.raises(
+        ModelError, match=r"m\.onnx is an exported model.*landcover calibrate RUN.*export RUN"
+    ):
+        landcover.calibrate(exported, data, "folders:val")
+    with pytest.raises(ModelError, match="There is no model"):
+        landcover.calibrate(tmp_path / "nothing", data, "folders:val")
+    with pytest.raises(SplitError):
+        landcover.calibrate(run, data, "folders:test")
+    (data / "landcover.yaml").unlink()
+    with pytest.raises(UsageError, match=r"the model needs them\. Pass --gsd"):
+        landcover.calibrate(run, data, "folders:val")
+    unknown = write_images(tmp_path / "unknown", [(40, 40)])
+    Image.new("RGB", (40, 40)).save(unknown / "val/0_mask.png")
+    with pytest.raises(DataError, match="None of the 1 images of folders:val has a pixel of a known class"):
+        landcover.calibrate(run, unknown, "folders:val")
+
+    def replaced(*arguments: Any) -> float:
+        save_model(file, read_model(file)[1], make_card(), force=True)
+        return 2.0
+
+    assert file.read_bytes() == before
+    monkeypatch.setattr(temperature, "fit_temperature", replaced)
+    with pytest.raises(OutputError, match="replaced by another model"):
+        landcover.calibrate(run, data, "folders:val", gsd=1.0)
+    assert read_card(file) == make_card()
+
+
+def test_the_command_calibrates_and_info_shows_it(tmp_path: Path) -> None:
+    run, data = write_world(tmp_path)
+    command = ["calibrate", str(run), "--data", str(data), "--split", "folders:val"]
+    done = CliRunner().invoke(build(), [*command, "--json", str(tmp_path / "r.json")])
+    assert done.exit_code == 0, done.output
+    said = json.loads((tmp_path / "r.json").read_text())
+    assert f"Temperature {said['temperature']:.4f} (was 1.7000), fitted on 720 pixels" in done.stdout
+    assert "export again" in done.stdout
+    shown = CliRunner().invoke(build(), ["info", str(run)])
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert f"temperature {said['temperature']:g}" in lines
+    assert "Calibration" in lines
+    assert "split folders:val" in lines
+    forced = CliRunner().invoke(build(), [*command, "--force", "--json", "-"])
+    assert json.loads(forced.stdout)["temperature_before"] == said["temperature"]
+
+
+def test_training_that_is_called_again_does_not_lose_it(tmp_path: Path) -> None:
+    """A finished run writes its best model once more, if its last weights are the best."""
+    from landcover.training import train
+
+    data, run = write_pairs(tmp_path / "data"), tmp_path / "run"
+    config = tiny("steps=1", "validation.every_steps=1", "validation.keep=last")
+    train(config, data=data, out=run)
+    card, tensors = read_model(run)
+    changed = card.model_copy(update={"temperature": 1.5, "calibration": {"split": "x:y"}})
+    save_model(run / "best.safetensors", tensors, changed, force=True)
+    train(config, data=data, out=run)
+    assert read_card(run) == changed
+    # A calibration of other weights is none of these.
+    older = changed.model_copy(update={"provenance": {**changed.provenance, "step": 0}})
+    save_model(run / "best.safetensors", tensors, older, force=True)
+    train(config, data=data, out=run)
+    assert read_card(run) == card
