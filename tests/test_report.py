@@ -29,7 +29,14 @@ from landcover.preprocessing import Preprocessing
 from landcover.raster import Georeference, write_class_raster
 from landcover.reporting import report
 from landcover.reporting.collect import collect, read_evaluation, read_run, short_names
-from landcover.reporting.figures import Curve, histogram, line_chart, matrix, nice_ticks
+from landcover.reporting.figures import (
+    Curve,
+    histogram,
+    line_chart,
+    matrix,
+    nice_ticks,
+    reliability_chart,
+)
 from landcover.reporting.notes import comparison_notes, evaluation_notes, run_notes
 from landcover.reporting.records import ImageScore
 from landcover.reporting.strips import (
@@ -642,6 +649,58 @@ def test_what_evaluate_writes_is_what_report_reads(tmp_path: Path) -> None:
     assert "regions below 9px" in page.text
 
 
+def bins(*pairs: tuple[float, float]) -> dict[str, object]:
+    """A calibration of groups with these confidences and accuracies."""
+    return {
+        "ece": 0.042,
+        "nll": 0.7,
+        "worst_class": {"name": "barren", "ece": 0.12},
+        "bins": [{"confidence": c, "accuracy": a, "share": 1 / len(pairs)} for c, a in pairs],
+        "temperature": 1.25,
+        "fitted_on": "scenes-k5@1:val",
+    }
+
+
+def test_the_reliability_chart_puts_accuracy_over_confidence() -> None:
+    chart = reliability_chart([0.5, 0.9], [0.25, 1.0])
+    diagonal, model = chart.lines
+    assert diagonal.path == "M0 100L100 0"
+    assert model.path == "M50 75L90 0"
+    assert [(dot.x, dot.y) for dot in model.dots] == [(50, 75), (90, 0)]
+    assert model.dots[0].says == "confidence 50\u00a0%, accuracy 25\u00a0%"
+    assert {tick.at for tick in chart.x_ticks} == {tick.at for tick in chart.y_ticks} == {0, 25, 50, 75, 100}
+
+
+def test_calibration_is_drawn_where_the_scores_have_it(tmp_path: Path) -> None:
+    path = write_world(tmp_path, calibration=bins((0.5, 0.4), (0.9, 0.8)))
+    page = read_page(report([path], tmp_path / "r.html", images=0))
+    assert "Calibration" in page.text
+    assert "one of 2 equal parts" in page.text
+    assert "(ECE) 4.2 %, at worst 12.0 % where it says barren; temperature 1.25, fitted on" in page.text
+    charts = [attributes["aria-label"] for tag, attributes in page.tags if attributes.get("role") == "img"]
+    assert any("confidence 50\u00a0%, accuracy 40\u00a0%; confidence 90" in (label or "") for label in charts)
+    for empty in (None, bins()):
+        change(path, calibration=empty)
+        page = read_page(report([path], tmp_path / "r.html", images=0, force=True))
+        assert "Calibration" not in page.text
+    with pytest.raises(DataError, match="calibration"):
+        read_evaluation(change(path, calibration={"ece": 1}))
+
+
+def test_scores_by_distance_from_borders_are_a_table(tmp_path: Path) -> None:
+    write_world(tmp_path, images=2, size=64)
+    path = tmp_path / "real.json"
+    result = evaluate(
+        tmp_path / "data", "folders:val", predictions=tmp_path / "maps", borders=True, gsd=0.5, json=path
+    )
+    text = read_page(report([path], tmp_path / "r.html", images=0)).text
+    assert "Scores by distance from class borders" in text
+    near = result["borders"]["bands"][0]
+    row = [near["share"], near["miou"], near["pixel_accuracy"]]
+    assert "0 to 5 m " + " ".join(f"{100 * value:.1f} %" for value in row) in text
+    assert "over 40 m 0.0 % – –" in text  # of an image of 32 m
+
+
 def test_several_evaluations_are_compared(tmp_path: Path) -> None:
     paths = [
         write_world(tmp_path / name, images=2, size=16, miou=miou)
@@ -795,7 +854,14 @@ def test_a_browser_shows_the_page_well_at_every_width_and_in_both_schemes(tmp_pa
     if chromium is None:
         pytest.skip("there is no Chromium")
     api = pytest.importorskip("playwright.sync_api")
-    first = write_world(tmp_path / "a", images=12, size=64, model="a/long/path/without/any/space/" + "x" * 80)
+    curve_of = [(0.4 + 0.04 * i, 0.38 + 0.035 * i) for i in range(15)]
+    first = write_world(
+        tmp_path / "a",
+        images=12,
+        size=64,
+        calibration=bins(*curve_of),
+        model="a/long/path/without/any/space/" + "x" * 80,
+    )
     second = write_world(tmp_path / "b", images=2, size=64, split="folders:validation")
     out = report(
         [write_run(tmp_path / "run"), first, second], tmp_path / "r.html", title="What a browser shows"
@@ -826,7 +892,7 @@ def test_a_browser_shows_the_page_well_at_every_width_and_in_both_schemes(tmp_pa
             assert page.get_by_text(f"mIoU {100 * (read_evaluation(first).miou or 0):.1f}").first.is_visible()
             assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
             assert page.evaluate("document.images.length") == (6 + 2) * 4
-            assert page.locator(".plot svg .line").count() == 4 + 2 * len(SCORED)
+            assert page.locator(".plot svg .line").count() == 4 + 2 * len(SCORED) + 2
             assert page.evaluate(LOW_CONTRAST) == []
             page.close()
         browser.close()

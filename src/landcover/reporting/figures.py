@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from landcover.reporting.wording import duration
+from landcover.reporting.wording import duration, percent_tick
 
 Floats = npt.NDArray[np.float64]
 
@@ -125,6 +125,33 @@ def line_chart(
         tuple(lines),
         tuple(Tick(place_x(s), f"{s:,.0f}", duration(minutes(s))) for s in nice_ticks(last, ticks)),
         tuple(Tick(place_y(v), label(v)) for v in y_values),
+    )
+
+
+def reliability_chart(confidences: Sequence[float], accuracies: Sequence[float]) -> Chart:
+    """Draw accuracy over confidence, both 0..1, beside the diagonal on which the two are equal.
+
+    Args:
+        confidences: Mean confidences of groups of pixels, ascending; at least one.
+        accuracies: Their accuracies.
+    """
+    points = [
+        (round(100 * x, 2), round(100 - 100 * y, 2)) for x, y in zip(confidences, accuracies, strict=True)
+    ]
+    dots = tuple(
+        Dot(*point, f"confidence {percent_tick(x)}, accuracy {percent_tick(y)}")
+        for point, x, y in zip(points, confidences, accuracies, strict=True)
+    )
+    ticks = [25 * i for i in range(5)]
+    return Chart(
+        "Accuracy",
+        "Accuracy over confidence: " + "; ".join(dot.says for dot in dots) + ".",
+        (
+            Line("ideal", "ink", "M0 100L100 0", "", ()),
+            Line("model", "accent", _path(points), "", dots),
+        ),
+        tuple(Tick(at, f"{at}\u00a0%", "confidence" if at == 50 else "") for at in ticks),
+        tuple(Tick(100 - at, f"{at}\u00a0%") for at in ticks),
     )
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, model_validator
 
+from landcover.evaluation.borders import band_name
+
 
 def _finite(value: Any) -> Any:
     """Take NaN and infinity, which JSON files of Python may hold, as "no value"."""
@@ -36,6 +38,62 @@ class Cleaned(_Read):
     miou_change: Number
 
 
+class Bin(_Read):
+    """Pixels of about one confidence: their mean confidence, how many are right, their share of all, 0..1."""
+
+    confidence: float
+    accuracy: float
+    share: float
+
+
+class WorstClass(_Read):
+    """The class with the largest calibration error."""
+
+    name: str
+    ece: float
+
+
+class Calibration(_Read):
+    """How far a model's probabilities can be believed."""
+
+    ece: Number
+    nll: Number
+    confidence: Number = None
+    accuracy: Number = None
+    worst_class: WorstClass | None = None
+    bins: list[Bin]
+    temperature: float | None = None
+    fitted_on: str | None = None
+
+
+class BandScores(_Read):
+    """Scores of some of the pixels, and which share of all they are."""
+
+    share: Number
+    miou: Number
+    iou: dict[str, Number]
+    pixel_accuracy: Number
+
+
+class Band(BandScores):
+    """Scores at one distance from class borders, and of all pixels but the nearer ones."""
+
+    from_m: float
+    to_m: float | None
+    beyond: BandScores
+
+    @property
+    def name(self) -> str:
+        """Such as ``5 to 10 m``."""
+        return band_name(self.from_m, self.to_m)
+
+
+class Borders(_Read):
+    """Scores by distance from class borders of the truth."""
+
+    bands: list[Band]
+
+
 class Evaluation(_Read):
     """The result of one :func:`landcover.evaluation.evaluate`, which says what each value means."""
 
@@ -55,6 +113,8 @@ class Evaluation(_Read):
     miou_interval: tuple[float, float] | None = None
     resampled: str = "images"
     min_region: Cleaned | None = None
+    calibration: Calibration | None = None
+    borders: Borders | None = None
     warnings: list[str] = []
     data: Path | None = None
     predictions: Path | None = None

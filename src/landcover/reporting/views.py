@@ -8,7 +8,15 @@ import numpy as np
 
 from landcover.legend import Legend
 from landcover.reporting.collect import Run, Scored
-from landcover.reporting.figures import Chart, Curve, Matrix, histogram, line_chart, matrix
+from landcover.reporting.figures import (
+    Chart,
+    Curve,
+    Matrix,
+    histogram,
+    line_chart,
+    matrix,
+    reliability_chart,
+)
 from landcover.reporting.notes import evaluation_notes, run_notes
 from landcover.reporting.records import Evaluation, Event
 from landcover.reporting.strips import Scenes, draw_scenes
@@ -34,7 +42,10 @@ class TrainingView:
 
 @dataclass(frozen=True)
 class ScoreView:
-    """An evaluation as the page shows it; ``spread`` counts images by their mIoU in steps of 5 %."""
+    """An evaluation as the page shows it.
+
+    ``spread`` counts images by their mIoU in steps of 5 %; ``reliability`` shows accuracy over confidence.
+    """
 
     scored: Scored
     facts: Facts
@@ -42,6 +53,24 @@ class ScoreView:
     matrix: Matrix
     spread: list[int]
     scenes: Scenes | None
+    reliability: Chart | None
+
+    @property
+    def reliability_words(self) -> str:
+        """What the chart of calibration shows, in sentences."""
+        found = self.evaluation.calibration
+        if found is None or self.reliability is None:
+            return ""
+        words = [
+            f"Each dot is one of {len(self.reliability.lines[-1].dots)} equal parts of the pixels; below the "
+            f"diagonal the model is too sure. Calibration error (ECE) {percent(found.ece)}"
+        ]
+        if (worst := found.worst_class) is not None:
+            words.append(f", at worst {percent(worst.ece)} where it says {worst.name}")
+        if found.temperature is not None:
+            fitted = f"fitted on {found.fitted_on}" if found.fitted_on else "not fitted"
+            words.append(f"; temperature {found.temperature:.3g}, {fitted}")
+        return "".join(words) + "."
 
     @property
     def evaluation(self) -> Evaluation:
@@ -79,7 +108,15 @@ def score_view(scored: Scored, runs: Sequence[Run], images: int, side_px: int) -
         matrix(*_with_missed(evaluation), list(evaluation.iou)),
         histogram([row.miou for row in evaluation.per_image if row.miou is not None]),
         draw_scenes(evaluation, scored.legend, images, side_px) if images else None,
+        _reliability(evaluation),
     )
+
+
+def _reliability(evaluation: Evaluation) -> Chart | None:
+    bins = evaluation.calibration.bins if evaluation.calibration is not None else []
+    if not bins:
+        return None
+    return reliability_chart([group.confidence for group in bins], [group.accuracy for group in bins])
 
 
 def _with_missed(evaluation: Evaluation) -> tuple[list[list[int]], list[str]]:
