@@ -291,6 +291,35 @@ def test_a_second_time_it_takes_force(tmp_path: Path, calibrated: tuple[Path, Pa
     assert read_card(copy).calibration["split"] == "all:all"
 
 
+def test_a_run_that_left_nothing_to_fit_on_takes_the_temperature_of_one_made_alike(
+    tmp_path: Path, calibrated: tuple[Path, Path, dict[str, Any]]
+) -> None:
+    like, _, said = calibrated
+    run, before = tmp_path / "m.safetensors", like.parent / "before.safetensors"
+    run.write_bytes(before.read_bytes())
+    done = CliRunner().invoke(build(), ["calibrate", str(run), "--like", str(like)])
+    assert done.exit_code == 0, done.output
+    assert f"Temperature {said['temperature']:.4f} (was 1.7000)" in done.stdout
+    assert_same_tensors(run, before)
+    card = read_card(run)
+    assert card.temperature == said["temperature"]
+    assert card.calibration == read_card(like).calibration | {"of": said["sha256"]}
+
+    for arguments, words in [
+        ([str(run), "--like", str(like)], "has been calibrated already"),
+        ([str(before), "--like", str(before)], "has not been calibrated"),
+        ([str(before), "--like", str(like), "--gsd", "1"], "leave out --gsd"),
+        ([str(before)], "or --like RUN"),
+    ]:
+        refused = CliRunner().invoke(build(), ["calibrate", *arguments])
+        assert refused.exit_code != 0
+        assert words in " ".join((refused.output or str(refused.exception)).split()) + str(refused.exception)
+    tensors = read_model(before)[1]
+    save_model(run, tensors, read_card(before).model_copy(update={"recipe": {"steps": 2}}), force=True)
+    with pytest.raises(UsageError, match="differ in recipe"):
+        temperature.calibrate_like(run, like)
+
+
 def test_what_cannot_be_calibrated_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, data = write_world(tmp_path)
     file = run / "best.safetensors"

@@ -13,11 +13,18 @@ from landcover.cli._output import check_json, put
 def calibrate(
     run: Annotated[Path, typer.Argument(help="Run folder or checkpoint.", show_default=False)],
     data: Annotated[
-        Path, typer.Option(help="Labelled data: a folder or prepared cache.", show_default=False)
-    ],
+        Path | None, typer.Option(help="Labelled data: a folder or prepared cache.", show_default=False)
+    ] = None,
     split: Annotated[
-        str, typer.Option(help="Part of it that was not trained on, NAME:part.", show_default=False)
-    ],
+        str | None, typer.Option(help="Part of it that was not trained on, NAME:part.", show_default=False)
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead: take over the temperature of this calibrated run of the same recipe.",
+            show_default=False,
+        ),
+    ] = None,
     legend: Annotated[
         str | None, typer.Option(help="Legend of the data's masks: a name or a YAML file.")
     ] = None,
@@ -30,20 +37,30 @@ def calibrate(
     ] = False,
 ) -> None:
     """Fit a run's temperature on held-out data."""
+    from landcover.errors import UsageError
     from landcover.evaluation.temperature import calibrate as fit
+    from landcover.evaluation.temperature import calibrate_like
     from landcover.legend import load_legend
 
     check_json(json, force=force)
-    result = fit(
-        run,
-        data,
-        split,
-        gsd=gsd,
-        legend=None if legend is None else load_legend(legend),
-        device=device,
-        max_pixels=max_pixels,
-        force=force,
-    )
+    if like is not None:
+        others = {"--data": data, "--split": split, "--legend": legend, "--gsd": gsd}
+        if given := [name for name, value in others.items() if value is not None]:
+            raise UsageError(f"--like takes a temperature that was fitted: leave out {', '.join(given)}.")
+        result = calibrate_like(run, like, force=force)
+    elif data is None or split is None:
+        raise UsageError("Give --data DATA and --split NAME:part to fit on, or --like RUN.")
+    else:
+        result = fit(
+            run,
+            data,
+            split,
+            gsd=gsd,
+            legend=None if legend is None else load_legend(legend),
+            device=device,
+            max_pixels=max_pixels,
+            force=force,
+        )
     put(result, json, lambda: _print_change(result), force=force)
 
 

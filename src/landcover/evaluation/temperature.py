@@ -15,14 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover import __version__
-from landcover.bundle import is_exported, model_digest, read_model, resolve_model, save_model
+from landcover.bundle import (
+    ModelCard,
+    is_exported,
+    model_digest,
+    read_card,
+    read_model,
+    resolve_model,
+    save_model,
+)
 from landcover.codecs import MAX_PIXELS
 from landcover.data import Dataset, Item, open_dataset, select
-from landcover.errors import DataError, ModelError, OutputError
+from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.predictions import required_gsd
 from landcover.inference.grid import Grid, make_grid
 from landcover.legend import IGNORE, Legend, UInt8Array, translation
+from landcover.models.tensorfile import Tensors
 from landcover.preprocessing import resample_image
 from landcover.progress import track
 from landcover.runtimes import open_model
@@ -85,19 +94,8 @@ def calibrate(
         OutputError: If the model has been calibrated and ``force`` is off, was changed meanwhile, or cannot
             be written.
     """
-    file = resolve_model(run)
-    if is_exported(file):
-        raise ModelError(
-            f"{file} is an exported model: its temperature is part of its graph. Calibrate the run that it "
-            "was exported from (landcover calibrate RUN), then export it again (landcover export RUN)."
-        )
-    before = model_digest(file)
-    card, tensors = read_model(file)
-    if card.calibration and not force:
-        raise OutputError(
-            f"{file} has been calibrated already, on {card.calibration.get('split')}, to a temperature of "
-            f"{card.temperature:g}. Pass --force to fit it anew."
-        )
+    before = model_digest(run)
+    file, card, tensors = _open(run, force)
     dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
     items = select(dataset, split)
     scale = required_gsd(dataset, "the model")
@@ -126,10 +124,46 @@ def calibrate(
             f"{file} was replaced by another model while this one was looked at; its training may be going "
             "on. Calibrate when it has ended."
         )
-    save_model(
-        file, tensors, card.model_copy(update={"temperature": temperature, "calibration": record}), force=True
-    )
-    return {"model": str(file), "sha256": model_digest(file), "temperature": temperature, **record}
+    return _write(file, card, tensors, temperature, record)
+
+
+def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -> dict[str, Any]:
+    """Give a model the temperature of a calibrated one that was made alike from other data.
+
+    For a model that was trained on all there is, so that nothing is left to fit on: a run of the same recipe
+    that held a part out has the temperature to take.
+
+    Args:
+        run: Run folder or checkpoint.
+        other: Run folder or checkpoint that has been calibrated.
+        force: Replace an earlier calibration.
+
+    Returns:
+        As :func:`calibrate`; ``of`` is the SHA-256 of the other model.
+
+    Raises:
+        UsageError: If the two have another recipe, other classes or another scale.
+        ModelError: If a model cannot be read or is an exported one, or the other was never calibrated.
+        OutputError: If the model has been calibrated and ``force`` is off, or cannot be written.
+    """
+    file, card, tensors = _open(run, force)
+    like = read_card(other)
+    if not like.calibration:
+        raise ModelError(
+            f"{other} has not been calibrated. Run: landcover calibrate {other} --data D --split S"
+        )
+    differing = [
+        name
+        for name in ("model", "legend", "preprocessing", "recipe")
+        if getattr(like, name) != getattr(card, name)
+    ]
+    if differing:
+        raise UsageError(
+            f"{run} and {other} differ in {', '.join(differing)}: the temperature of one says nothing about "
+            "the other. Take a run of the same recipe, or fit on data of its own (--data and --split)."
+        )
+    record = {**like.calibration, "temperature_before": card.temperature, "of": model_digest(other)}
+    return _write(file, card, tensors, like.temperature, record)
 
 
 def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
@@ -168,6 +202,32 @@ def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
             step = (low + high) / 2 - inverse
         inverse += step
     return 1 / inverse
+
+
+def _open(run: str | Path, force: bool) -> tuple[Path, ModelCard, Tensors]:
+    """Return the file, card and weights of a model that may be calibrated."""
+    file = resolve_model(run)
+    if is_exported(file):
+        raise ModelError(
+            f"{file} is an exported model: its temperature is part of its graph. Calibrate the run that it "
+            "was exported from (landcover calibrate RUN), then export it again (landcover export RUN)."
+        )
+    card, tensors = read_model(file)
+    if card.calibration and not force:
+        raise OutputError(
+            f"{file} has been calibrated already, on {card.calibration.get('split')}, to a temperature of "
+            f"{card.temperature:g}. Pass --force to fit it anew."
+        )
+    return file, card, tensors
+
+
+def _write(
+    file: Path, card: ModelCard, tensors: Tensors, temperature: float, record: dict[str, Any]
+) -> dict[str, Any]:
+    """Put a temperature and where it comes from into a model's card, and say so."""
+    update = {"temperature": temperature, "calibration": record}
+    save_model(file, tensors, card.model_copy(update=update), force=True)
+    return {"model": str(file), "sha256": model_digest(file), "temperature": temperature, **record}
 
 
 class _Likelihood(NamedTuple):
