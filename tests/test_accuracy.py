@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import landcover.benchmarks.accuracy as module
+import landcover.benchmarks.accuracy.__main__ as module
 from fake_runtime import ColourRuntime, ConstantRuntime, make_card
-from landcover.benchmarks.accuracy_contenders import Contender
-from landcover.benchmarks.accuracy_plan import write_report
-from landcover.benchmarks.accuracy_protocols import Unit
+from landcover.benchmarks.accuracy.contenders import Contender
+from landcover.benchmarks.accuracy.plan import write_report
+from landcover.benchmarks.accuracy.protocols import Unit
 from landcover.bundle import save_model
 from landcover.config import dump_yaml
 from landcover.data import open_dataset, select

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import landcover.benchmarks.reference as module
-from landcover.benchmarks import accuracy_contenders as contenders
-from landcover.benchmarks.accuracy_process import run_apart
-from landcover.benchmarks.accuracy_protocols import PROTOCOLS, Unit
-from landcover.benchmarks.accuracy_recipes import MEAN, RECIPES, STD, Crops, load_recipe
-from landcover.benchmarks.accuracy_scores import effort
+from landcover.benchmarks.accuracy import contenders
+from landcover.benchmarks.accuracy.process import run_apart
+from landcover.benchmarks.accuracy.protocols import PROTOCOLS, Unit
+from landcover.benchmarks.accuracy.recipes import MEAN, RECIPES, STD, Crops, load_recipe
+from landcover.benchmarks.accuracy.scores import effort
 from landcover.codecs import colours_to_index
 from landcover.data import open_dataset, select
 from landcover.errors import ConfigError, DataError, ModelError, TrainingError, UsageError

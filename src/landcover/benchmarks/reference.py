@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-from landcover.benchmarks.accuracy_process import plain_errors
-from landcover.benchmarks.accuracy_recipes import (
+from landcover.benchmarks.accuracy.process import plain_errors
+from landcover.benchmarks.accuracy.recipes import (
     MEAN,
     RECIPES,
     RESULT_NAME,

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from landcover.benchmarks.accuracy_recipes import RESULT_NAME
+from landcover.benchmarks.accuracy.recipes import RESULT_NAME
 from landcover.bundle import read_card
 from landcover.data import Dataset, Item, split
 from landcover.errors import DataError, ModelError, SplitError

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from landcover.benchmarks.accuracy_process import run_apart
-from landcover.benchmarks.accuracy_protocols import Protocol, Unit
-from landcover.benchmarks.accuracy_recipes import RECIPES, RESULT_NAME, Recipe
+from landcover.benchmarks.accuracy.process import run_apart
+from landcover.benchmarks.accuracy.protocols import Protocol, Unit
+from landcover.benchmarks.accuracy.recipes import RECIPES, RESULT_NAME, Recipe
 from landcover.config import dump_yaml, with_overrides
 from landcover.errors import UsageError, did_you_mean
 from landcover.files import write_text

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from landcover.benchmarks.accuracy_contenders import Contender
-from landcover.benchmarks.accuracy_protocols import PROTOCOLS, Protocol, Unit
-from landcover.benchmarks.accuracy_scores import read_scored
-from landcover.benchmarks.accuracy_summary import summarise
-from landcover.benchmarks.accuracy_tables import markdown
+from landcover.benchmarks.accuracy.contenders import Contender
+from landcover.benchmarks.accuracy.protocols import PROTOCOLS, Protocol, Unit
+from landcover.benchmarks.accuracy.scores import read_scored
+from landcover.benchmarks.accuracy.summary import summarise
+from landcover.benchmarks.accuracy.tables import markdown
 from landcover.data import Dataset
 from landcover.errors import OutputError, UsageError
 from landcover.files import write_text
@@ -81,7 +81,7 @@ def write_report(out: Path) -> dict[str, Any]:
 
     Returns:
         What the JSON holds, and ``markdown``: ``protocol, split, part, metric, data, plan, missing`` and what
-        :func:`landcover.benchmarks.accuracy_summary.summarise` returns.
+        :func:`landcover.benchmarks.accuracy.summary.summarise` returns.
 
     Raises:
         DataError: If a result is damaged.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from landcover.benchmarks.accuracy_protocols import Protocol
+from landcover.benchmarks.accuracy.protocols import Protocol
 
 Interval = Sequence[float] | None
 

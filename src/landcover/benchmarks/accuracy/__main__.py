@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from landcover.benchmarks.accuracy_contenders import CACHE, Contender, parse_contenders
-from landcover.benchmarks.accuracy_plan import begin, finished, read_plan, write_report
-from landcover.benchmarks.accuracy_process import plain_errors
-from landcover.benchmarks.accuracy_protocols import PROTOCOLS, Protocol, Unit
-from landcover.benchmarks.accuracy_recipes import RECIPES, Recipe
-from landcover.benchmarks.accuracy_scores import Scored, check_unseen, effort, groups_of, score
+from landcover.benchmarks.accuracy.contenders import CACHE, Contender, parse_contenders
+from landcover.benchmarks.accuracy.plan import begin, finished, read_plan, write_report
+from landcover.benchmarks.accuracy.process import plain_errors
+from landcover.benchmarks.accuracy.protocols import PROTOCOLS, Protocol, Unit
+from landcover.benchmarks.accuracy.recipes import RECIPES, Recipe
+from landcover.benchmarks.accuracy.scores import Scored, check_unseen, effort, groups_of, score
 from landcover.benchmarks.reference import import_peer, open_peer
 from landcover.bundle import model_digest
 from landcover.data import Dataset, open_dataset, prepare, split

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from landcover.benchmarks.accuracy_protocols import Protocol, Unit
-from landcover.benchmarks.accuracy_scores import Scored
+from landcover.benchmarks.accuracy.protocols import Protocol, Unit
+from landcover.benchmarks.accuracy.scores import Scored
 from landcover.errors import DataError
 from landcover.evaluation.interval import Strata, bootstrap_interval, paired_interval
 from landcover.legend import Legend
