@@ -92,7 +92,7 @@ class BatchReader:
                     future.cancel()
 
     def _fill(self, batch: Batch, slot: int, crop: Crop) -> None:
-        pieces = list(self._surroundings.pieces(crop))
+        pieces = list(self._surroundings.pieces(crop.item, crop.row, crop.col, crop.side))
         image, channels = cut(pieces, crop.side, self._read_image, self._read_channels)
         fill_sample(batch, slot, crop.rng, image, channels, self._config.augment, self._preprocessing)
 

@@ -7,15 +7,13 @@ by (seed, epoch, index), so that a run can be taken up anywhere, and threads cha
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from landcover.legend import UInt8Array
-
-if TYPE_CHECKING:
-    from landcover.training.surroundings import Surroundings
+from landcover.training.surroundings import Surroundings
 
 BLOCK_PX = 64
 
@@ -105,7 +103,7 @@ class CropSampler:
         scale: tuple[float, float] = (1.0, 1.0),
         balance: float = 0.0,
         seed: int = 0,
-        surroundings: "Surroundings | None" = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self._census = census
         self._surroundings = surroundings

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from landcover.data import SceneTile
 from landcover.inference.filling import mirrored
 from landcover.legend import IGNORE, UInt8Array
-from landcover.training.sampling import Crop
 from landcover.windows import Window
 
 Size = tuple[int, int]
@@ -95,21 +94,24 @@ class Surroundings:
                 col -= right
         return row, col
 
-    def pieces(self, crop: Crop) -> Iterator[Piece]:
-        """Yield what each image adds to a crop; places that no piece covers have no imagery."""
-        height, width = self._sizes[crop.item]
-        for (down, right), item in ((_HERE, crop.item), *self._around[crop.item].items()):
+    def pieces(self, item: int, row: int, col: int, side: int) -> Iterator[Piece]:
+        """Yield what each image adds to a crop; places that no piece covers have no imagery.
+
+        Args:
+            item: Index of the image that the crop belongs to.
+            row: First row of the crop in that image; negative above it.
+            col: First column, likewise.
+            side: Height and width of the crop.
+        """
+        height, width = self._sizes[item]
+        for (down, right), other in ((_HERE, item), *self._around[item].items()):
             top, left = down * height, right * width
-            first, begin = max(crop.row, top), max(crop.col, left)
-            rows = min(crop.row + crop.side, top + height) - first
-            cols = min(crop.col + crop.side, left + width) - begin
+            first, begin = max(row, top), max(col, left)
+            rows = min(row + side, top + height) - first
+            cols = min(col + side, left + width) - begin
             if rows > 0 and cols > 0:
-                row, col = first - crop.row, begin - crop.col
-                yield Piece(
-                    item,
-                    Window(first - top, begin - left, rows, cols),
-                    (slice(row, row + rows), slice(col, col + cols)),
-                )
+                place = slice(first - row, first - row + rows), slice(begin - col, begin - col + cols)
+                yield Piece(other, Window(first - top, begin - left, rows, cols), place)
 
 
 def cut(
