@@ -303,7 +303,10 @@ def test_a_run_that_left_nothing_to_fit_on_takes_the_temperature_of_one_made_ali
     assert_same_tensors(run, before)
     card = read_card(run)
     assert card.temperature == said["temperature"]
-    assert card.calibration == read_card(like).calibration | {"of": said["sha256"]}
+    record = card.calibration
+    assert (record["like"], record["split_of_like"]) == (said["sha256"], "folders:val")
+    assert not {"split", "nll", "ece", "pixels"} & record.keys()  # nothing was measured on this model
+    assert "not measured on this one" in done.stdout
 
     for arguments, words in [
         ([str(run), "--like", str(like)], "has been calibrated already"),
@@ -314,10 +317,14 @@ def test_a_run_that_left_nothing_to_fit_on_takes_the_temperature_of_one_made_ali
         refused = CliRunner().invoke(build(), ["calibrate", *arguments])
         assert refused.exit_code != 0
         assert words in " ".join((refused.output or str(refused.exception)).split()) + str(refused.exception)
-    tensors = read_model(before)[1]
-    save_model(run, tensors, read_card(before).model_copy(update={"recipe": {"steps": 2}}), force=True)
-    with pytest.raises(UsageError, match="differ in recipe"):
-        temperature.calibrate_like(run, like)
+    old, tensors = read_model(before)
+    for recipe in ({"steps": 2}, {"weights": "elsewhere", "seed": 7, "threads": 1, "checkpoint_minutes": 3}):
+        other = old.model_copy(update={"recipe": {**old.recipe, **recipe}})
+        save_model(run, tensors, other, force=True)
+        if "steps" in recipe:
+            with pytest.raises(UsageError, match="differ in steps: "):
+                temperature.calibrate_like(run, like)
+    assert temperature.calibrate_like(run, like)["temperature"] == said["temperature"]
 
 
 def test_what_cannot_be_calibrated_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,7 +278,7 @@ def _calibration(reliability: Reliability, card: ModelCard) -> dict[str, Any]:
     return {
         **reliability.summary(card.legend.scored_names),
         "temperature": card.temperature,
-        "fitted_on": card.calibration.get("split"),
+        "fitted_on": _fitted_on(card.calibration),
     }
 
 
@@ -314,6 +314,13 @@ def _vanished_warnings(before: Scores, cleaned: dict[str, Any] | None) -> list[s
         for name, iou in cleaned["iou"].items()
         if iou is None and before.iou[name] is not None
     ]
+
+
+def _fitted_on(record: Mapping[str, Any]) -> str | None:
+    """Say what a card's temperature was fitted on, None where it was not."""
+    if "like" in record:
+        return f"{record.get('split_of_like')}, by a run made alike"
+    return record.get("split")
 
 
 def _fitted_warnings(calibration: dict[str, Any] | None, split: str) -> list[str]:

@@ -50,6 +50,11 @@ _MOST_CELLS = 1 << 22
 """Cells that are kept, 4 C bytes each; of more every n-th."""
 _BLOCK_CELLS = 1 << 16
 _PRECISION = 1e-6
+_NO_MATTER = {
+    *("model", "weights", "seed", "device", "threads", "loaders", "log_every"),
+    *("checkpoint_minutes", "checkpoint_steps"),
+}
+"""Settings of a recipe that say nothing about how sure its model is; the network is compared apart."""
 
 
 def calibrate(
@@ -139,7 +144,9 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
         force: Replace an earlier calibration.
 
     Returns:
-        As :func:`calibrate`; ``of`` is the SHA-256 of the other model.
+        Plain data: ``model``, ``sha256``, ``temperature``, and what the card keeps as ``calibration``:
+        ``like`` (SHA-256 of the other model), ``split_of_like`` (what that was fitted on),
+        ``temperature_before``, ``date``, ``version``. Nothing was measured on this model.
 
     Raises:
         UsageError: If the two have another recipe, other classes or another scale.
@@ -148,22 +155,32 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
     """
     file, card, tensors = _open(run, force)
     like = read_card(other)
-    if not like.calibration:
+    if "split" not in like.calibration:
         raise ModelError(
-            f"{other} has not been calibrated. Run: landcover calibrate {other} --data D --split S"
+            f"{other} has not been calibrated on data. Run: landcover calibrate {other} --data D --split S"
         )
-    differing = [
-        name
-        for name in ("model", "legend", "preprocessing", "recipe")
-        if getattr(like, name) != getattr(card, name)
-    ]
+    there, here = (_made_by(model) for model in (like, card))
+    differing = [name for name in there.keys() | here.keys() if there.get(name) != here.get(name)]
     if differing:
         raise UsageError(
-            f"{run} and {other} differ in {', '.join(differing)}: the temperature of one says nothing about "
-            "the other. Take a run of the same recipe, or fit on data of its own (--data and --split)."
+            f"{run} and {other} differ in {', '.join(sorted(differing))}: the temperature of one says "
+            "nothing about the other. Take a run of the same recipe, or fit on data of its own (--data, "
+            "--split)."
         )
-    record = {**like.calibration, "temperature_before": card.temperature, "of": model_digest(other)}
+    record = {
+        "like": model_digest(other),
+        "split_of_like": like.calibration["split"],
+        "temperature_before": card.temperature,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "version": __version__,
+    }
     return _write(file, card, tensors, like.temperature, record)
+
+
+def _made_by(card: ModelCard) -> dict[str, Any]:
+    """Return what decides how sure a model is of itself: not where its files were, nor which seed it had."""
+    recipe = {name: value for name, value in card.recipe.items() if name not in _NO_MATTER}
+    return {**recipe, "network": card.model, "classes": card.legend, "preprocessing": card.preprocessing}
 
 
 def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
