@@ -70,9 +70,8 @@ def _print_change(result: dict[str, Any]) -> None:
         print(f"{change}, that of a run fitted on {result['split_of_like']}; not measured on this one")
     else:
         nll, ece = result["nll"], result["ece"]
-        print(
-            f"{change}, fitted on {result['pixels']:,} pixels of {result['images']} images of {result['split']}"
-        )
+        fitted_on = f"{result['pixels']:,} pixels of {result['images']} images of {result['split']}"
+        print(f"{change}, fitted on {fitted_on}")
         print(f"calibration error (ECE)  {100 * ece['before']:6.2f} % -> {100 * ece['after']:6.2f} %")
         print(f"likelihood (NLL)         {nll['before']:8.4f} -> {nll['after']:8.4f}")
     print(f"{result['model']}: weights as before, SHA-256 {result['sha256']}")
