@@ -78,6 +78,24 @@ def test_gradients_are_summed_and_statistics_averaged():
     torch.testing.assert_close(net.encoder.body.bn1.running_mean, expected)
 
 
+def test_statistics_of_turns_before_a_step_count_alike():
+    images = torch.rand(8, 3, 32, 32)
+    net = network(dropout=0)
+    start = net.encoder.body.bn1.running_mean.clone()
+    norm = []
+    net.encoder.body.bn1.register_forward_hook(
+        lambda _, inputs, result: norm.append(inputs[0].detach().mean(dim=(0, 2, 3)))
+    )
+    with Replicas(net, 2) as replicas:
+        for turn, part in enumerate(images.split(4)):
+            replicas.backward(backward, part.split(2), seed=(turn,))
+    # The copy was made after the hook, so that all parts are seen; the order within a turn does not matter.
+    first, second = (torch.stack(norm[i : i + 2]).mean(dim=0) for i in (0, 2))
+    keep = 1 - net.encoder.body.bn1.momentum
+    expected = keep * (keep * start + (1 - keep) * first) + (1 - keep) * second
+    torch.testing.assert_close(net.encoder.body.bn1.running_mean, expected)
+
+
 def test_copies_follow_the_network_and_draw_their_own_dropout():
     net = network()
     image = torch.rand(2, 3, 64, 64)

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typer.testing import CliRunner
 
 from landcover import cli
-from landcover.bundle import read_model, save_model
+from landcover.bundle import read_card, read_model, save_model
 from landcover.config import dump_yaml, from_mapping, load_config
 from landcover.data import open_dataset
 from landcover.errors import (
@@ -794,6 +794,16 @@ def test_a_model_brings_its_network(invoke, run, data, tmp_path):
     assert "model.decoder_channels=8 (found 16)" in str(found.exception)
     found = invoke(*arguments, "--out", tmp_path / "other", "--weights", "timm")
     assert isinstance(found.exception, UsageError)
+
+
+@pytest.mark.parametrize(("settings", "gsd"), [([], 1.0), (["--set", "gsd=1.5"], 1.5)])
+def test_a_model_brings_its_scale_whatever_the_preset_says(invoke, run, data, tmp_path, settings, gsd):
+    preset = tmp_path / "preset.yaml"
+    preset.write_text(dump_yaml(tiny("gsd=2.39", "steps=1")), encoding="utf-8")
+    arguments = ["--data", data, "--out", tmp_path / "out", "--preset", preset, "--init", run, *settings]
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    assert read_card(tmp_path / "out").preprocessing.gsd == gsd
 
 
 def test_weights_are_known_by_what_is_in_them(invoke, data, tmp_path, monkeypatch):

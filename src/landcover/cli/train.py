@@ -23,8 +23,9 @@ def train(
     init: Annotated[
         Path | None,
         typer.Option(
-            help="Model to fine-tune, of the same or another legend. The network is the model's, not the "
-            "preset's; --set model.KEY=VALUE changes what needs no other weights, such as dropout."
+            help="Model to fine-tune, of the same or another legend. Network and scale are the model's, "
+            "not the preset's; --set gsd=M changes the scale, --set model.KEY=VALUE what needs no other "
+            "weights, such as dropout."
         ),
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Limit in minutes, resumes included.")] = None,
@@ -62,7 +63,8 @@ def train(
         raise UsageError(f"--init {init} and --weights {weights} both say how to start; give one of them.")
     config = load_preset(preset)
     if init is not None:
-        config = config.model_copy(update={"model": read_card(init).model})
+        card = read_card(init)
+        config = config.model_copy(update={"model": card.model, "gsd": card.preprocessing.gsd})
     quoted = partial(json.dumps, ensure_ascii=False)  # a text in YAML, whatever is in it
     overrides = list(settings or ())
     if weights is not None:

@@ -1,9 +1,9 @@
 """Copies of a network that compute parts of a batch at the same time, on the cores of one processor.
 
 Half the time of a step goes into small operations on much memory, between which a convolution's threads wait
-for each other. Two copies with a thread each do not wait: on two cores a step takes two thirds of the time.
-It is the data parallelism of Li et al. 2020 (arXiv 2006.15704) within a process. Batch norms see their copy's
-part of the batch alone ("ghost batch norm", Hoffer et al. 2017, arXiv 1705.08741).
+for each other. Two copies with a thread each do not wait. It is the data parallelism of Li et al. 2020 (arXiv
+2006.15704) within a process. Batch norms see their copy's part of the batch alone ("ghost batch norm", Hoffer
+et al. 2017, arXiv 1705.08741), and so does the loss: its mean is one of the parts' means.
 """
 
 from collections.abc import Callable, Sequence
@@ -94,6 +94,8 @@ class Replicas:
                 torch.equal(own, other) for other in others
             ):  # frozen ones keep their bits
                 own.copy_(torch.stack([own, *others]).mean(dim=0))
+                for other in others:
+                    other.copy_(own)
 
 
 def _gradient(parameter: Tensor) -> Tensor:
