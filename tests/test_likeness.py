@@ -19,6 +19,7 @@ from landcover.errors import ConfigError, ModelError
 from landcover.inference import PredictOptions, predict
 from landcover.inference.engine import bands
 from landcover.inference.grid import make_grid
+from landcover.inference.kept import read_unlike
 from landcover.inference.reading import ArraySource
 from landcover.inference.rowstore import Told, Workplace
 from landcover.likeness import (
@@ -348,6 +349,24 @@ def test_the_command_line_says_it_once_and_resume_says_it_again(
         assert done.exit_code == 0
         assert done.stderr.count("looks unlike the imagery this model learned from (mostly: ") == 1
         assert json.loads(done.stdout)["maps"][0]["unlike"]["share"] > MUCH
+
+
+@pytest.mark.parametrize(
+    ("tag", "told"),
+    [
+        ('{"share": 0.5, "reasons": ["darker"]}', Unlike(0.5, ("darker",))),
+        ('{"share": 0.0, "reasons": []}', Unlike(0.0, ())),
+        *[(tag, None) for tag in ("", "{}", "[1]", "null", '{"share": 7, "reasons": []}', '{"share": "x"}')],
+    ],
+)
+def test_a_tag_that_others_wrote_says_nothing(tag: str, told: Unlike | None) -> None:
+    assert read_unlike(tag) == told
+
+
+def test_a_tag_gives_a_terminal_no_orders() -> None:
+    told = read_unlike(json.dumps({"share": 1, "reasons": ["\x1b[2Jdarker"]}))
+    assert told is not None
+    assert "\x1b" not in str(told.warning("a.tif"))
 
 
 def test_of_many_scenes_that_look_unlike_the_most_are_named(

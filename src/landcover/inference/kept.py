@@ -13,7 +13,7 @@ from rasterio.errors import RasterioError
 
 from landcover.classmap import open_class_map
 from landcover.codecs import read_mask
-from landcover.errors import OutputError
+from landcover.errors import OutputError, printable
 from landcover.inference.areas import ClassAreas, read_zones
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import GsdSource, Task, products
@@ -70,10 +70,17 @@ def read_made(task: Task, options: PredictOptions, legend: Legend) -> MadeMap:
             zones.add(row, strip)
     damaged = tuple(Window(*window) for window in json.loads(tags.get("LANDCOVER_DAMAGED", "[]")))
     made = MadeMap(task, size, gsd, gsd_source, areas, {} if zones is None else zones.zones, damaged)
-    if UNLIKE not in tags:
-        return made
-    told = json.loads(tags[UNLIKE])
-    return replace(made, unlike=Unlike(told["share"], tuple(told["reasons"])))
+    return replace(made, unlike=read_unlike(tags.get(UNLIKE, "")))
+
+
+def read_unlike(text: str) -> Unlike | None:
+    """Return what a map's tag says of its scene; None where it says nothing that we would have written."""
+    try:
+        told = json.loads(text)
+        share, reasons = float(told["share"]), tuple(map(str, told["reasons"]))
+    except (ValueError, TypeError, KeyError):
+        return None
+    return Unlike(share, tuple(map(printable, reasons))) if 0 <= share <= 1 else None
 
 
 def _tags(path: Path) -> dict[str, str]:
