@@ -330,12 +330,68 @@ class TestListedFolds:
         with pytest.raises(SplitError, match="no fold 5 of 5"):
             split(dataset, "scenes-k5@5")
 
+    @staticmethod
+    def _in_scenes(keys: list[str], *, across: bool = False) -> dict[str, SceneTile]:
+        """Put five tiles into a scene, of one listed fold or across folds."""
+        order = keys if across else sorted(keys, key=lambda key: (listed_folds().get(key, 9), key))
+        if across:
+            return {key: SceneTile(f"s{n // 5}", 0, n % 5) for n, key in enumerate(order)}
+        return {key: SceneTile(f"s{listed_folds().get(key)}-{n // 5}", 0, n) for n, key in enumerate(order)}
+
+    @pytest.mark.parametrize("missing", [1, 100, 877])
+    def test_a_copy_that_lacks_some_tiles_keeps_the_folds_of_the_others(self, missing: int) -> None:
+        """Its computed folds would be others under the same names."""
+        tiles = sorted(listed_folds())[missing:]
+        dataset = listed([*tiles, "validation/0000"], scenes=self._in_scenes(tiles))
+        for fold in range(5):
+            parts = keys_of(split(dataset, f"scenes-k5@{fold}"))
+            assert parts["val"] == [key for key in tiles if listed_folds()[key] == fold]
+            assert sorted(parts["train"] + parts["val"]) == tiles
+        development = keys_of(split(dataset, "scenes-k5@4,1"))
+        assert development["test"] == [key for key in tiles if listed_folds()[key] == 4]
+        assert development["val"] == [key for key in tiles if listed_folds()[key] == 1]
+        with pytest.raises(SplitError, match="no fold 5 of 5"):
+            split(dataset, "scenes-k5@5")
+
+    @pytest.mark.parametrize("change", ["one more", "less than half", "other scenes", "nothing of them"])
+    def test_other_data_have_folds_of_their_own(self, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("landcover.data.splits.class_pixels", self._of_one_class)
+        tiles = sorted(listed_folds())
+        other = {
+            "one more": [*tiles, "train/x"],
+            "less than half": tiles[878:],
+            "other scenes": tiles[1:],
+            "nothing of them": [f"train/x{key[6:]}" for key in tiles],
+        }[change]
+        dataset = listed(other, scenes=self._in_scenes(other, across=change == "other scenes"))
+        assert dataset.scenes is not None
+        parts = keys_of(split(dataset, "scenes-k5@1"))
+        assert parts["val"] != [key for key in other if listed_folds().get(key) == 1]
+        scenes = [{dataset.scenes[key].scene for key in keys} for keys in parts.values()]
+        assert not scenes[0] & scenes[1]
+
+    @staticmethod
+    def _of_one_class(dataset: Listed, items: list[Item]) -> dict[str, np.ndarray]:
+        return {item.key: np.eye(7, dtype=np.int64)[0] for item in items}
+
     @pytest.mark.parametrize("change", ["one more", "one less", "other folds"])
-    def test_any_other_tiles_do_not(self, change: str) -> None:
+    def test_without_scenes_only_exactly_these_tiles_do(self, change: str) -> None:
+        """Names such as ``train/0000`` alone are no proof."""
         tiles = sorted(listed_folds())
         other = {"one more": [*tiles, "train/x"], "one less": tiles[1:], "other folds": tiles}[change]
         with pytest.raises(SplitError, match=r"no scenes\.csv"):
             split(listed(other), "scenes-k4@0" if change == "other folds" else "scenes-k5@0")
+
+    @pytest.mark.shared
+    def test_a_tile_less_of_the_real_ones_changes_no_fold(self) -> None:
+        folder = Path(__file__).parents[2] / "shared/data/deepglobe_tiles"
+        if not folder.is_dir():
+            pytest.skip("no ../shared here")
+        real = open_dataset(folder)
+        assert real.scenes is not None
+        keys = [item.key for item in real.parts["train"]][:-1]
+        parts = keys_of(split(listed(keys, scenes=dict(real.scenes)), "scenes-k5@1"))
+        assert parts["val"] == [key for key in keys if listed_folds()[key] == 1]
 
     @pytest.mark.parametrize("damage", ["cut", "twice", "moved", "no number"])
     def test_damage_is_found(self, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

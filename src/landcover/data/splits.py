@@ -227,9 +227,9 @@ def _scenes_with_development(dataset: Dataset, folds: int, fold: int, developmen
 
 
 def _scene_folds(dataset: Dataset, folds: int, *asked: int) -> list[list[str]]:
-    """Return the keys of each fold: listed for the tiles of the published benchmark, else computed."""
+    """Return the keys of each fold: listed for tiles of the published benchmark, else computed."""
     pool = _pool(dataset)
-    if folds == len(LISTED_COUNTS) and listed_folds().keys() == {item.key for item in pool}:
+    if folds == len(LISTED_COUNTS) and _are_listed(dataset, pool):
         for fold in asked:
             _check_fold(folds, fold, len(pool), "items")
         return [[key for key, fold in listed_folds().items() if fold == number] for number in range(folds)]
@@ -243,6 +243,24 @@ def _scene_folds(dataset: Dataset, folds: int, *asked: int) -> list[list[str]]:
     scored = list(dataset.legend.scored)
     pixels = {key: count[scored] for key, count in class_pixels(dataset, pool).items()}
     return scene_folds(pixels, scene_of, folds)
+
+
+def _are_listed(dataset: Dataset, pool: list[Item]) -> bool:
+    """Whether items are the published benchmark's tiles, so that the listed folds are theirs.
+
+    They are if all of the list and nothing else is there. A copy that lacks some of them keeps the folds of
+    those it has, or one lost tile would silently turn fold 1 into fold 2: where every key is listed and more
+    than half of the list is there. Keys such as ``train/0000`` are anyone's, so such a copy must show by its
+    table of scenes that no scene is cut by the folds. Items of which some are not listed are other data.
+    """
+    fold_of = listed_folds()
+    keys = {item.key for item in pool}
+    if keys == fold_of.keys():
+        return True
+    if dataset.scenes is None or not keys <= fold_of.keys() or 2 * len(keys) <= len(fold_of):
+        return False
+    places = {(dataset.scenes[key].scene, fold_of[key]) for key in keys if key in dataset.scenes}
+    return 0 < len(places) == len({scene for scene, _ in places})
 
 
 def _all(dataset: Dataset) -> Parts:
