@@ -18,6 +18,7 @@ from landcover.config import dump_yaml
 from landcover.data import Item
 from landcover.errors import ModelError, TrainingError
 from landcover.legend import Legend
+from landcover.likeness import ImageryProfile
 from landcover.models import DeepLabV3Plus, build_model, parameter_groups
 from landcover.runtimes.torch_runtime import pick_device
 from landcover.training.batches import BatchReader
@@ -229,7 +230,7 @@ def open_session(
             "split": split,
             "init": origin_digest,
         },
-        imagery=learned_imagery(material),
+        imagery=(_kept_imagery(folder) if resumed else None) or learned_imagery(material),
     )
     session = Session(
         config=config,
@@ -260,6 +261,14 @@ def open_session(
         session.progress = session.state.load(folder / LAST_NAME)
         notices += other_place(folder, str(device), torch.get_num_threads())
     return session
+
+
+def _kept_imagery(folder: Path) -> ImageryProfile | None:
+    """Return what the run's best model says of the imagery, which is the same for the same data."""
+    try:
+        return read_card(folder / BEST_NAME).imagery
+    except ModelError:  # there is none yet
+        return None
 
 
 def _fabric(device: torch.device, precision: str) -> Fabric:
