@@ -27,6 +27,7 @@ from landcover.inference.reading import ArraySource
 from landcover.legend import DEEPGLOBE, IGNORE
 from landcover.runtimes import TorchRuntime, open_model
 from landcover.training.losses import labelled_pixels
+from landcover.training.material import gather
 from training_world import assert_same_tensors, tiny, write_pairs
 
 # --- The fit ------------------------------------------------------------------------------------------------
@@ -224,6 +225,7 @@ def test_the_card_gets_the_temperature_and_says_where_from(
     assert record["ece"]["after"] < record["ece"]["before"]
     assert said == {
         "model": str(run / "best.safetensors"), "sha256": said["sha256"], "temperature": card.temperature,
+        "warnings": [],
     } | record  # fmt: skip
     assert json.loads(json.dumps(said)) == said
     changed = {"temperature": 1.0, "calibration": {}}
@@ -358,6 +360,66 @@ def test_what_cannot_be_calibrated_is_left_as_it_was(tmp_path: Path, monkeypatch
     with pytest.raises(OutputError, match="replaced by another model"):
         landcover.calibrate(run, data, "folders:val", gsd=1.0)
     assert read_card(file) == make_card()
+
+
+def test_what_the_model_was_trained_on_is_refused(tmp_path: Path) -> None:
+    """Even with --force; other data of the same names, told by the digest, are warned of."""
+    run, data = write_world(tmp_path)
+    file = run / "best.safetensors"
+    (data / "train").mkdir()
+    for name in ("0_sat.png", "0_mask.png", "1_sat.png", "1_mask.png"):
+        (data / "val" / name).rename(data / "train" / name)
+    card, tensors = read_model(file)
+    digest = gather(data, "folders", crop_px=32, model_gsd=None).digest
+    for known in ({}, {"data_digest": digest}):
+        trained = card.model_copy(update={"provenance": {"split": "folders", **known}})
+        save_model(file, tensors, trained, force=True)
+        before = file.read_bytes()
+        for split, count in (("folders:train", "2 of the 2"), ("all", "2 of the 3")):
+            for force in (False, True):
+                with pytest.raises(
+                    UsageError,
+                    match=rf"was trained \(split folders\) on {count} images of {split}, such as t",
+                ):
+                    landcover.calibrate(run, data, split, force=force)
+        assert file.read_bytes() == before
+        assert landcover.calibrate(run, data, "folders:val")["warnings"] == []
+
+    other = card.model_copy(update={"provenance": {"split": "folders", "data_digest": "0" * 64}})
+    save_model(file, tensors, other, force=True)
+    done = CliRunner().invoke(build(), ["calibrate", str(run), "--data", str(data), "--split", "all"])
+    assert done.exit_code == 0, done.output
+    assert "images of the same names as 2 of the 3 images of all" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("record", "split", "count"),
+    [
+        ({"split": "folders:val", "data": "tiles"}, "folders:val", "2 of the 2"),
+        ({"split": "folders:val", "data": "tiles"}, "all", "2 of the 5"),  # more than these
+        ({"split": "all", "data": "tiles"}, "folders:val", "2 of the 2"),  # another name of them
+        ({"like": "0" * 64, "split_of_like": "folders:val"}, "all", "2 of the 5"),
+        ({"split": "folders:train", "data": "tiles"}, "folders:val", None),
+        ({"split": "folders:test", "data": "tiles"}, "folders:val", None),  # other data
+        ({"split": "scenes-k5@0:val", "data": "tiles"}, "folders:val", None),
+        ({}, "folders:val", None),
+    ],
+)
+def test_evaluate_tells_of_images_that_the_temperature_was_fitted_on(
+    tmp_path: Path, record: dict[str, Any], split: str, count: str | None
+) -> None:
+    data = write_images(tmp_path / "data", [(16, 16)] * 5)
+    (data / "train").mkdir()
+    for path in [*data.glob("val/0_*"), *data.glob("val/1_*"), *data.glob("val/2_*")]:
+        path.rename(data / "train" / path.name)
+    runtime = LogitsRuntime(make_card().model_copy(update={"calibration": record}))
+    found = evaluate(data, split, model=runtime, calibration=True)["warnings"]
+    warnings = [text for text in found if "temperature was fitted on" in text]
+    assert len(warnings) == (count is not None)
+    if count is not None:
+        assert f"{count} images scored here" in warnings[0]
+    plain = evaluate(data, split, model=runtime)["warnings"]
+    assert not any("temperature" in text for text in plain)
 
 
 def test_the_command_calibrates_and_info_shows_it(tmp_path: Path) -> None:

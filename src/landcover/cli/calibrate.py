@@ -62,6 +62,8 @@ def calibrate(
             force=force,
         )
     put(result, json, lambda: _print_change(result), force=force)
+    for warning in result.get("warnings", ()):
+        typer.echo(f"Warning: {warning}", err=True)
 
 
 def _print_change(result: dict[str, Any]) -> None:

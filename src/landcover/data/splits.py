@@ -25,6 +25,12 @@ Parts = dict[str, list[Item]]
 GLNET_COUNTS = {"train": 454, "val": 207, "test": 142}
 """Images of each GLNet part. Papers print 455/207/142, which sums to 804 of 803 images: a typo."""
 
+TRAIN_PARTS = ("train", "all")
+"""Names of the part that is trained on: the first that a split has."""
+
+VALIDATION_PARTS = ("val", "valid", "validation")
+"""Names of the part that is validated on, likewise."""
+
 
 @dataclass(frozen=True)
 class SplitName:

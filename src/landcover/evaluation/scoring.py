@@ -14,11 +14,12 @@ from landcover.bundle import ModelCard, model_digest
 from landcover.codecs import MAX_PIXELS
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.parallel import parallel_map
-from landcover.errors import MaskError, UsageError, did_you_mean
+from landcover.errors import MaskError, UsageError, did_you_mean, printable
 from landcover.evaluation.borders import band_name, border_scores, count_by_band
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.interval import LEAST_GROUPS, bootstrap_interval
 from landcover.evaluation.predictions import Source, from_folder, from_model, keep_maps, required_gsd
+from landcover.evaluation.unseen import common, fitted_items, fitted_on
 from landcover.files import check_output, write_text
 from landcover.legend import Legend, UInt8Array, translation
 from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scores
@@ -132,7 +133,10 @@ def evaluate(
     interval, count, groups = _interval(dataset, outcomes, metric)
     scores = matrix.scores(metric)
     cleaned = _after_cleaning(outcomes, min_region, min_pixels, scores)
-    believed = None if reliability is None else _calibration(reliability, runtime.card)
+    believed, optimistic = None, []
+    if reliability is not None:
+        believed = _calibration(reliability, runtime.card)
+        optimistic = _fitted_warnings(runtime.card.calibration, dataset, items)
     by_border = _by_border(outcomes) if borders else None
     report = {
         "metric": metric,
@@ -156,7 +160,7 @@ def evaluate(
             *scores.warnings,
             *_off_palette_warnings(outcomes),
             *_vanished_warnings(scores, cleaned),
-            *_fitted_warnings(believed, split),
+            *optimistic,
             *_band_warnings(by_border),
             *_interval_warnings(count, groups),
         ],
@@ -318,17 +322,28 @@ def _vanished_warnings(before: Scores, cleaned: dict[str, Any] | None) -> list[s
 
 def _fitted_on(record: Mapping[str, Any]) -> str | None:
     """Say what a card's temperature was fitted on, None where it was not."""
-    if "like" in record:
-        return f"{record.get('split_of_like')}, by a run made alike"
-    return record.get("split")
+    fitted = fitted_on(record)
+    if fitted is None:
+        return None
+    return f"{fitted[0]}, by a run made alike" if "like" in record else fitted[0]
 
 
-def _fitted_warnings(calibration: dict[str, Any] | None, split: str) -> list[str]:
-    if calibration is None or calibration["fitted_on"] != split:
+def _fitted_warnings(record: Mapping[str, Any], dataset: Dataset, items: Sequence[Item]) -> list[str]:
+    """Tell of images that the temperature was fitted on, whatever the name of the split that has them.
+
+    The split that the card names is made again here; other data have none such, or no images of these names.
+    """
+    fitted = fitted_on(record)
+    both = common(items, fitted_items(record, dataset))
+    if fitted is None or not both:
         return []
+    where = fitted[0] if fitted[1] is None else f"{fitted[0]} of data named {fitted[1]}"
     return [
-        f"The model's temperature was fitted on a part named {split}. If it was this one, the calibration is "
-        "a little optimistic."
+        printable(
+            f"The model's temperature was fitted on {where}, which has images of the same names as "
+            f"{len(both)} of the {len(items)} images scored here. If they are the same, the calibration is a "
+            "little optimistic."
+        )
     ]
 
 

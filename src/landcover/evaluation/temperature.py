@@ -29,6 +29,7 @@ from landcover.data import Dataset, Item, open_dataset, select
 from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.predictions import required_gsd
+from landcover.evaluation.unseen import common, is_trained_on, met
 from landcover.inference.grid import Grid, make_grid
 from landcover.legend import IGNORE, Legend, UInt8Array, translation
 from landcover.models.tensorfile import Tensors
@@ -72,9 +73,9 @@ def calibrate(
 
     The file is replaced by one with the same weights, bit for bit, and a card with ``temperature`` and
     ``calibration``. What counts is the likelihood of the truth at the centres of the network's cells, on
-    whole images where prediction looks at them whole. The data should be none that the network was trained
-    on; if they are those that a score is reported on, its calibration is a little optimistic. The card says
-    which they were.
+    whole images where prediction looks at them whole. Data that the network was trained on are refused, as
+    the card tells them: there it is surer and more often right than anywhere else. If the data are those that
+    a score is reported on, its calibration is a little optimistic. The card says which they were.
 
     Args:
         run: Run folder or checkpoint.
@@ -89,10 +90,13 @@ def calibrate(
     Returns:
         Plain data: ``model`` (the file), ``sha256`` (of the new file), ``temperature``, and what the card
         keeps as ``calibration``: ``split``, ``data`` (name), ``gsd``, ``images``, ``pixels`` (cells with a
-        known class), ``temperature_before``, ``nll`` and ``ece`` ``{before, after}``, ``date``, ``version``.
+        known class), ``temperature_before``, ``nll`` and ``ece`` ``{before, after}``, ``date``, ``version``;
+        and ``warnings``: sentences.
 
     Raises:
-        UsageError: If the GSD is not known, or the model has other classes than the data.
+        UsageError: If the model was trained on some of the items, unless the digest on its card says that it
+            was on other data of the same names (then it is a warning); if the GSD is not known, or the model
+            has other classes than the data.
         SplitError: If the split cannot be made.
         DataError: If the data cannot be read, no pixel has a known class, or no temperature is the best.
         ModelError: If the model cannot be read, or is an exported one.
@@ -103,6 +107,7 @@ def calibrate(
     file, card, tensors = _open(run, force)
     dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
     items = select(dataset, split)
+    warnings = _check_unseen(file, card, dataset, items, split)
     scale = required_gsd(dataset, "the model")
     runtime = cast("TorchRuntime", open_model(file, device=device, runtime="torch"))
     logits, truth = _labelled_cells(runtime, dataset, items, scale)
@@ -129,7 +134,29 @@ def calibrate(
             f"{file} was replaced by another model while this one was looked at; its training may be going "
             "on. Calibrate when it has ended."
         )
-    return _write(file, card, tensors, temperature, record)
+    return {**_write(file, card, tensors, temperature, record), "warnings": warnings}
+
+
+def _check_unseen(
+    file: Path, card: ModelCard, dataset: Dataset, items: Sequence[Item], split: str
+) -> list[str]:
+    """Refuse items that a model was trained on, and return what is to be told of those of the same names."""
+    known = met(card, dataset)
+    seen = [] if known is None else common(items, known.trained_on)
+    if known is None or not seen:
+        return []
+    these = f"{len(seen)} of the {len(items)} images of {split}"
+    if is_trained_on(card, dataset, known) is False:
+        return [
+            f"{file} was trained (split {known.split}) on images of the same names as {these}, in other data "
+            "than these or before they were changed. If they are the same images, give another part: the "
+            "temperature would make the model surer than it may be."
+        ]
+    raise UsageError(
+        f"{file} was trained (split {known.split}) on {these}, such as {seen[0]}: a temperature fitted there "
+        "would make it surer than it may be. Give data that it has not seen, such as a part that its "
+        "training left out."
+    )
 
 
 def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -> dict[str, Any]:

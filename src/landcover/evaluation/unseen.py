@@ -1,0 +1,137 @@
+"""What a model has met of a data set, as far as its card tells.
+
+A card names the split that the model was trained on, and a digest of the data. The split is made again on the
+data at hand; whether these are the data it was made on then is told by the digest alone: names of folders
+differ between a folder, its cache and its copies, and names such as ``train/0000`` are anyone's.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from landcover.bundle import ModelCard
+from landcover.data import Dataset, Item, split
+from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, class_pixels, select
+from landcover.errors import DataError, SplitError
+from landcover.legend import Legend
+
+
+@dataclass(frozen=True)
+class Met:
+    """The items of a data set that a model has met if the data are those that it was trained on.
+
+    Attributes:
+        split: The split that it was trained on.
+        trained_on: Items that its weights were fitted to.
+        validated_on: Items that it was scored on while it was trained.
+        chosen: Whether that score chose its weights: by keeping the best, or by stopping in time.
+    """
+
+    split: str
+    trained_on: Sequence[Item]
+    validated_on: Sequence[Item]
+    chosen: bool
+
+
+def met(card: ModelCard, dataset: Dataset) -> Met | None:
+    """Return what a model has met of a data set, None where its card names no split that can be made of it.
+
+    It is told by the names of items alone; :func:`is_trained_on` says whether they are the same items.
+
+    Raises:
+        DataError: If folds are made of masks that cannot be read.
+    """
+    name = card.provenance.get("split")
+    if not isinstance(name, str):
+        return None
+    try:
+        parts = split(dataset, name)
+    except (SplitError, OSError):  # no such split here; a list of ids that cannot be opened
+        return None
+    validation = card.recipe.get("validation")
+    validation = validation if isinstance(validation, Mapping) else {}
+    return Met(
+        name,
+        next((parts[part] for part in TRAIN_PARTS if part in parts), []),
+        next((parts[part] for part in VALIDATION_PARTS if part in parts), []),
+        validation.get("keep") == "best" or validation.get("patience") is not None,
+    )
+
+
+def is_trained_on(card: ModelCard, dataset: Dataset, known: Met) -> bool | None:
+    """Return whether a data set is the one that a model was trained on, wherever it lies; None: unknown.
+
+    The digest of the training data is made again (see :func:`material_digest`), for which a folder's masks
+    are decoded; a cache knows their counts. It is another one as soon as a tile more or less takes part, so
+    that False says "other data, or these with changes". It is unknown where the card has no digest, or the
+    data have other classes than the model.
+
+    Args:
+        card: The model's card.
+        dataset: The data.
+        known: What :func:`met` returned.
+
+    Raises:
+        DataError: If a mask cannot be read.
+    """
+    digest = card.provenance.get("data_digest")
+    if digest is None or set(card.legend.scored_names) != set(dataset.legend.scored_names):
+        return None
+    return bool(digest == material_digest(dataset, card.legend, known.trained_on, known.validated_on))
+
+
+def material_digest(
+    dataset: Dataset, legend: Legend, training: Sequence[Item], validation: Sequence[Item]
+) -> str:
+    """Return the SHA-256 that training writes into the card as ``data_digest``.
+
+    It covers the keys of both parts, and sizes and pixels by class, in the order of the model's channels, of
+    the training part (``landcover.training.material``).
+
+    Args:
+        dataset: The data, whose scored classes are those of the legend, in any order.
+        legend: That of the model.
+        training: Items of the training part, sorted by key.
+        validation: Items of the validation part, sorted by key.
+
+    Raises:
+        DataError: If a mask cannot be read.
+    """
+    order = [dataset.legend.names.index(name) for name in legend.scored_names]
+    pixels = class_pixels(dataset, training)
+    digest = hashlib.sha256()
+    for item in training:
+        height, width = dataset.size(item)
+        digest.update(f"{item.key} {height} {width} {pixels[item.key][order].tolist()}\n".encode())
+    digest.update("\n".join(item.key for item in validation).encode())
+    return digest.hexdigest()
+
+
+def fitted_on(record: Mapping[str, Any]) -> tuple[str, str | None] | None:
+    """Return the split that a temperature was fitted on and the name of its data, as a card's record tells.
+
+    A temperature taken over from another run was fitted on the other's, whose data's name is not known.
+    """
+    name = record.get("split_of_like" if "like" in record else "split")
+    data = record.get("data")
+    return (name, data if isinstance(data, str) else None) if isinstance(name, str) else None
+
+
+def fitted_items(record: Mapping[str, Any], dataset: Dataset) -> Sequence[Item]:
+    """Return the items of a data set that a temperature was fitted on, by their names.
+
+    Args:
+        record: The card's ``calibration``.
+        dataset: The data; nothing of them, where they have no such split.
+    """
+    fitted = fitted_on(record)
+    try:
+        return [] if fitted is None else select(dataset, fitted[0])
+    except (SplitError, DataError, OSError):  # other data
+        return []
+
+
+def common(some: Iterable[Item], others: Iterable[Item]) -> list[str]:
+    """Return the keys that are among both, sorted."""
+    return sorted({item.key for item in some} & {item.key for item in others})
