@@ -11,6 +11,7 @@ import pytest
 
 import landcover.benchmarks.accuracy.__main__ as module
 from fake_runtime import ColourRuntime, ConstantRuntime, make_card
+from landcover import bundle
 from landcover.benchmarks.accuracy.contenders import Contender
 from landcover.benchmarks.accuracy.plan import write_report
 from landcover.benchmarks.accuracy.protocols import Unit
@@ -367,20 +368,29 @@ class TestRefusals:
 class TestTrainedElsewhere:
     """``run:PATTERN``: scored only, and only on what it has not seen."""
 
-    def _model(self, path: Path, split: str, keep: str = "last") -> None:
+    def _model(
+        self, path: Path, split: str, keep: str = "last", patience: int | None = None, **provenance: Any
+    ) -> None:
+        validation = {"keep": keep, "patience": patience}
         card = make_card().model_copy(
-            update={"provenance": {"split": split}, "recipe": {"validation": {"keep": keep}}}
+            update={"provenance": {"split": split, **provenance}, "recipe": {"validation": validation}}
         )
         save_model(path / "best.safetensors", {}, card)
+
+    @staticmethod
+    def _digest(data: Path, split: str) -> str:
+        """Of training itself."""
+        return gather(data, split, crop_px=32, model_gsd=None).digest
 
     def test_a_model_for_each_fold(
         self,
         call: Any,
         trained: list[str],
+        data: Path,
         tmp_path: Path,
     ) -> None:
-        self._model(tmp_path / "good-0", "scenes-k5@0")
-        self._model(tmp_path / "good-1", "scenes-k5@1,4", keep="best")
+        for fold, (name, keep) in enumerate([("scenes-k5@0", "last"), ("scenes-k5@1,4", "best")]):
+            self._model(tmp_path / f"good-{fold}", name, keep, data_digest=self._digest(data, name))
         pattern = f"x=run:{tmp_path}/good-{{fold}}"
         report = call("scenes", "--contender", pattern, "--folds", "0", "1", "--seeds", "0", "1")
         assert report["plan"]["x"]["rule"] == "as given"
@@ -390,13 +400,14 @@ class TestTrainedElsewhere:
         assert report["contenders"]["x"]["seeds"] == []
 
     @pytest.mark.parametrize(
-        ("split", "keep", "message"),
+        ("split", "keep", "patience", "message"),
         [
-            ("scenes-k5@1", "last", "was trained on .* of the .* scenes"),
-            ("all", "last", "was trained on"),
-            ("kfold-2@0", "last", "was trained on"),
-            ("scenes-k5@0", "best", "was chosen by its score on"),
-            ("scenes-k5@1,0", "best", "was trained on|was chosen by its score on"),
+            ("scenes-k5@1", "last", None, "was trained on .* of the .* scenes"),
+            ("all", "last", None, "was trained on"),
+            ("kfold-2@0", "last", None, "was trained on"),
+            ("scenes-k5@0", "best", None, "was chosen by its score on"),
+            ("scenes-k5@0", "last", 3, "was chosen by its score on"),
+            ("scenes-k5@1,0", "best", None, "was trained on|was chosen by its score on"),
         ],
     )
     def test_what_has_seen_the_fold_is_refused(
@@ -406,9 +417,10 @@ class TestTrainedElsewhere:
         tmp_path: Path,
         split: str,
         keep: str,
+        patience: int | None,
         message: str,
     ) -> None:
-        self._model(tmp_path / "good-0", split, keep)
+        self._model(tmp_path / "good-0", split, keep, patience)
         code, error = call("scenes", "--contender", f"x=run:{tmp_path}/good-{{fold}}", "--folds", "0")
         assert code == 1
         assert re.search(message, error)
@@ -423,6 +435,56 @@ class TestTrainedElsewhere:
         report = call("scenes", "--contender", f"x=run:{tmp_path}/good-{{fold}}", "--folds", "0")
         (warning,) = report["contenders"]["x"]["warnings"]
         assert "may have seen what is scored" in warning
+
+    @pytest.mark.parametrize(
+        ("provenance", "message"),
+        [
+            ({"init": "0" * 64}, "was fine-tuned from another model"),
+            ({"data_digest": "0" * 64}, "trained on other data than these, or these have changed"),
+            ({"data_digest": None}, "Nothing on the card .* proves"),
+        ],
+    )
+    def test_what_its_names_do_not_prove_is_told(
+        self,
+        call: Any,
+        trained: list[str],
+        data: Path,
+        tmp_path: Path,
+        provenance: dict[str, Any],
+        message: str,
+    ) -> None:
+        known = {"data_digest": self._digest(data, "scenes-k5@0"), "init": None} | provenance
+        self._model(tmp_path / "good-0", "scenes-k5@0", **known)
+        report = call("scenes", "--contender", f"x=run:{tmp_path}/good-{{fold}}", "--folds", "0")
+        (warning,) = report["contenders"]["x"]["warnings"]
+        assert re.search(message, warning)
+        assert warning in (tmp_path / "out/accuracy.md").read_text()
+
+    def test_a_result_of_a_model_that_was_replaced_is_not_used(
+        self,
+        call: Any,
+        trained: list[str],
+        data: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(module, "model_digest", bundle.model_digest)
+        command = ("scenes", "--contender", f"x=run:{tmp_path}/good-{{fold}}", "--folds", "0")
+        self._model(tmp_path / "good-0", "scenes-k5@0")
+        first = call(*command)
+        assert call(*command) == first
+        before = (tmp_path / "good-0/best.safetensors").read_bytes()
+        card = bundle.read_card(tmp_path / "good-0").model_copy(update={"temperature": 2.0})
+        save_model(tmp_path / "good-0/best.safetensors", {}, card, force=True)
+        code, error = call(*command)
+        assert code == 1
+        assert re.search(r"results of another model .*good-0 \(x, fold 0, seed 0\).*another name", error)
+        code, error = call(*command[:-1], "0", "1")  # nor when there is more to do
+        assert code == 1
+        (tmp_path / "good-0/best.safetensors").write_bytes(before)
+        assert call(*command) == first
+        (tmp_path / "good-0/best.safetensors").unlink()
+        assert call(*command) == first
 
     def test_a_missing_model_is_an_error_before_any_work(
         self,

@@ -10,8 +10,9 @@ from landcover.benchmarks.accuracy.protocols import PROTOCOLS, Protocol, Unit
 from landcover.benchmarks.accuracy.scores import read_scored
 from landcover.benchmarks.accuracy.summary import summarise
 from landcover.benchmarks.accuracy.tables import markdown
+from landcover.bundle import model_digest
 from landcover.data import Dataset
-from landcover.errors import OutputError, UsageError
+from landcover.errors import ModelError, OutputError, UsageError
 from landcover.files import write_text
 from landcover.legend import Legend
 
@@ -23,10 +24,12 @@ def begin(
 ) -> None:
     """Write down what the results in a folder are of, or see that it is the same plan as before.
 
-    Contenders and trainings may be added to a plan.
+    Contenders and trainings may be added to a plan. A model trained elsewhere is another one as soon as its
+    file is; where it is no longer there, its result stays.
 
     Raises:
         OutputError: If the folder holds results of another plan, or of none that is known.
+        DataError: If the result of a model trained elsewhere is damaged.
     """
     plan: dict[str, Any] = {
         "protocol": protocol.name,
@@ -45,6 +48,7 @@ def begin(
         if known is not None:
             differing += [f"{key} of {contender.name}" for key in own if known.get(key) != own[key]]
         there["contenders"].setdefault(contender.name, own)
+        differing += _replaced(out, contender, units)
     if differing:
         raise OutputError(
             f"{out} holds results of another {', '.join(differing)} ({out / _PLAN}). Choose another --out, "
@@ -53,6 +57,24 @@ def begin(
     rows = [[unit.contender, unit.fold, unit.seed] for unit in units]
     there["units"] += [row for row in rows if row not in there["units"]]
     write_text(out / _PLAN, json.dumps(there, indent=1) + "\n", force=True)
+
+
+def _replaced(out: Path, contender: Contender, units: Sequence[Unit]) -> list[str]:
+    """Name the finished results of a contender whose model, trained elsewhere, is another file by now."""
+    if contender.config is not None:
+        return []
+    replaced = []
+    for unit in units:
+        if unit.contender != contender.name or not _result(out, unit).is_file():
+            continue
+        model, scored = contender.model(unit, out / contender.name), read_scored(_result(out, unit))
+        try:
+            digest = model_digest(model)
+        except ModelError:
+            continue
+        if digest != scored.about.get("model_sha256"):
+            replaced.append(f"model {model} ({unit.label})")
+    return replaced
 
 
 def read_plan(out: Path, protocol: Protocol) -> None:

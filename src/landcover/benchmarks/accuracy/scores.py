@@ -12,15 +12,15 @@ import numpy.typing as npt
 
 from landcover.benchmarks.accuracy.recipes import RESULT_NAME
 from landcover.bundle import read_card
-from landcover.data import Dataset, Item, split
-from landcover.errors import DataError, ModelError, SplitError
+from landcover.data import Dataset, Item
+from landcover.errors import DataError, ModelError
 from landcover.evaluation.predictions import from_model
+from landcover.evaluation.unseen import is_trained_on, met
 from landcover.files import atomic_path, write_text
 from landcover.metrics import ConfusionMatrix, Int64Array
 from landcover.progress import track
 from landcover.runtimes import Runtime
 from landcover.training.log import LOG_NAME, read_log
-from landcover.training.material import TRAIN_PARTS, VALIDATION_PARTS
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,10 @@ def groups_of(dataset: Dataset, items: Sequence[Item]) -> list[str]:
 def check_unseen(model: Path, dataset: Dataset, items: Sequence[Item], *, by_scene: bool) -> list[str]:
     """See that a model trained elsewhere has met nothing of what it is to be scored on.
 
-    Its card names the split that it was trained on, which is made again here.
+    Its card names the split that it was trained on, which is made again here; items of the same name are
+    taken for the same. Where nothing speaks against it, the digest of its training data is made again, too:
+    if that is another one, names prove little, and the report says so. So it does of a fine-tuned model,
+    since no card tells what the model had met that it began with.
 
     Args:
         model: Model file or run folder.
@@ -135,35 +138,49 @@ def check_unseen(model: Path, dataset: Dataset, items: Sequence[Item], *, by_sce
 
     Raises:
         ModelError: If it was trained on some of the items (or scenes), or its weights were chosen by their
-            score on them.
+            score on them: by keeping the best, or by stopping when it no longer rose.
+        DataError: If masks cannot be read.
     """
     card = read_card(model)
-    name = str(card.provenance.get("split"))
-    try:
-        parts = split(dataset, name)
-    except SplitError:
-        return [f"{model} was trained on the split {name!r}, unknown here: it may have seen what is scored."]
+    doubts = []
+    if card.provenance.get("init"):
+        doubts.append(
+            f"{model} was fine-tuned from another model, and its card does not tell what that was trained "
+            "on: it may have seen what is scored."
+        )
+    known = met(card, dataset)
+    if known is None:
+        name = str(card.provenance.get("split"))
+        doubts.append(
+            f"{model} was trained on the split {name!r}, unknown here: it may have seen what is scored."
+        )
+        return doubts
     name_of = groups_of if by_scene else _keys
     scored = set(name_of(dataset, items))
-    for names, kept, what in (
-        (TRAIN_PARTS, True, "trained on"),
-        (VALIDATION_PARTS, _chosen(card.recipe), "chosen by its score on"),
+    for members, what in (
+        (known.trained_on, "trained on"),
+        (known.validated_on if known.chosen else (), "chosen by its score on"),
     ):
-        members = next((parts[part] for part in names if part in parts), [])
-        seen = scored.intersection(name_of(dataset, members)) if kept else ()
+        seen = scored.intersection(name_of(dataset, members))
         if seen:
             raise ModelError(
-                f"{model} (split {name}) was {what} {len(seen)} of the {len(scored)} "
+                f"{model} (split {known.split}) was {what} {len(seen)} of the {len(scored)} "
                 f"{'scenes' if by_scene else 'tiles'} that it is to be scored on, such as {min(seen)}. Such "
                 "a score would say nothing; give a model that was kept away from them."
             )
-    return []
+    same = is_trained_on(card, dataset, known)
+    if same is None:
+        doubts.append(
+            f"Nothing on the card of {model} proves that it was trained on these data: that it was kept away "
+            "from what is scored is told by the names of tiles alone."
+        )
+    elif not same:
+        doubts.append(
+            f"{model} was trained on other data than these, or these have changed since (another digest): "
+            "that it was kept away from what is scored is told by the names of tiles alone."
+        )
+    return doubts
 
 
 def _keys(dataset: Dataset, items: Sequence[Item]) -> list[str]:
     return [item.key for item in items]
-
-
-def _chosen(recipe: dict[str, Any]) -> bool:
-    """Whether weights were chosen by their score, as the recipe on a card says."""
-    return bool(recipe.get("validation", {}).get("keep") == "best")
