@@ -272,6 +272,53 @@ class TestFigures:
         assert report["contenders"]["good"]["folds"]["2"]["miou"] == pytest.approx(0.15)  # the smallest seed
         assert "| good | 2 | 1: 15.0, 5: 30.0, 9: 45.0 | 30.00 | 15.00 | 30.00 |" in report["markdown"]
 
+    def test_a_fold_without_a_score_is_left_out_of_means_and_told_of(
+        self,
+        call: Any,
+        trained: list[str],
+        tmp_path: Path,
+    ) -> None:
+        without = call("scenes", "--folds", "0", "3", "--seeds", "0", "1")
+        call("scenes", "--folds", "2", "--seeds", "0", "1")
+        for name in ("good", "bad"):
+            self._empty(tmp_path / f"out/{name}/fold-2-seed-0.npz")
+        report = json.loads(json.dumps(write_report(tmp_path / "out")))
+        for name in ("good", "bad"):
+            found, before = report["contenders"][name], without["contenders"][name]
+            assert found["folds"]["2"]["miou"] is None
+            for key in ("mean", "mean_interval", "pooled"):
+                assert found[key] == before[key]
+            assert found["warnings"] == [
+                f"{name} has no mIoU on fold 2, whose tiles have no pixel of a scored class: left out."
+            ]
+            assert f"- {found['warnings'][0]}" in report["markdown"]
+            assert [entry["fold"] for entry in found["seeds"]] == [0, 3]
+        assert report["differences"] == without["differences"]
+        assert re.search(r"\| good \| [\d.]+ \| – \| – \| [\d.]+ \| – \|", report["markdown"])
+
+    def test_where_only_one_has_a_score_there_is_no_difference(
+        self,
+        call: Any,
+        trained: list[str],
+        tmp_path: Path,
+    ) -> None:
+        call("course")
+        self._empty(tmp_path / "out/bad/seed-0.npz")
+        report = write_report(tmp_path / "out")
+        assert report["contenders"]["good"]["pooled"]["challenge"]["miou"] > 0
+        bad, (difference,) = report["contenders"]["bad"], report["differences"]
+        assert (bad["pooled"]["challenge"]["miou"], bad["pooled_interval"]) == (None, None)
+        assert bad["warnings"] == ["bad has no mIoU: the tiles have no pixel of a scored class."]
+        assert (difference["folds"], difference["pooled"], difference["pooled_interval"]) == ([], None, None)
+        assert "| good - bad | – | – |" in report["markdown"]
+
+    @staticmethod
+    def _empty(path: Path) -> None:
+        with np.load(path) as arrays:
+            found = dict(arrays)
+        found["tables"][:] = 0
+        np.savez(path, **found)
+
     def test_the_course_protocol_scores_the_other_folder_once(
         self,
         call: Any,

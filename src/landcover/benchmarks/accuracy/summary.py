@@ -22,7 +22,8 @@ def summarise(protocol: Protocol, legend: Legend, names: Sequence[str], results:
     """Return everything that the report says, as plain data; shares in 0..1.
 
     The smallest seed that is there stands for a contender on a fold; all seeds are under ``seeds``. Means and
-    pooled scores are over the folds that are there; differences over those that both have.
+    pooled scores are over the folds that are there; differences over those that both have. A fold whose tiles
+    have no pixel of a scored class has no mIoU: it is None, left out of means, and told of in ``warnings``.
 
     Args:
         protocol: How the results were made.
@@ -32,9 +33,9 @@ def summarise(protocol: Protocol, legend: Legend, names: Sequence[str], results:
 
     Returns:
         ``contenders{name: folds, mean, mean_interval, pooled, pooled_interval, images, scenes, training,
-        seeds}`` and ``differences[first, second, folds, mean, mean_interval, pooled, pooled_interval]``.
-        Intervals are 95 %, by drawing scenes; None where scenes are too few. ``mean`` is None where there is
-        a single split.
+        warnings, seeds}`` and ``differences[first, second, folds, mean, mean_interval, pooled,
+        pooled_interval]``. Intervals are 95 %, by drawing scenes; None where scenes are too few. ``mean`` is
+        None where there is a single split, and where no fold has a score.
 
     Raises:
         DataError: If contenders were scored on other tiles of a fold.
@@ -44,7 +45,7 @@ def summarise(protocol: Protocol, legend: Legend, names: Sequence[str], results:
     _check_same_tiles(leading)
     return {
         "contenders": {
-            name: _contender(protocol, legend, of_folds)
+            name: _contender(protocol, legend, name, of_folds)
             | {"seeds": _seeds(name, results, protocol.metrics[0], legend)}
             for name, of_folds in leading.items()
         },
@@ -73,24 +74,38 @@ def _check_same_tiles(leading: Mapping[str, Mapping[Fold, Scored]]) -> None:
                 )
 
 
-def _contender(protocol: Protocol, legend: Legend, of_folds: Mapping[Fold, Scored]) -> dict[str, Any]:
-    tables, strata = _by_scene(of_folds)
+def _contender(
+    protocol: Protocol, legend: Legend, name: str, of_folds: Mapping[Fold, Scored]
+) -> dict[str, Any]:
     metric = protocol.metrics[0]
-    pooled = {name: _scores(tables, legend, name) for name in protocol.metrics}
     of_fold = {fold: _scores(scored.tables, legend, metric) for fold, scored in of_folds.items()}
+    known = {fold: of_folds[fold] for fold, scores in of_fold.items() if scores["miou"] is not None}
     training = [scored.about["training"] for scored in of_folds.values()]
     several = len(protocol.folds) > 1
+    tables, _ = _by_scene(of_folds)
+    mean_of_folds = mean_interval = None
+    if several and known:
+        mean_of_folds = mean(of_fold[fold]["miou"] for fold in known)
+        of_known, strata = _by_scene(known)
+        mean_interval = bootstrap_interval(of_known, legend, metric, strata=strata)
+    warnings = {text for scored in of_folds.values() for text in scored.about["warnings"]}
     return {
         "folds": {str(fold): scores for fold, scores in of_fold.items()} if several else {},
-        "mean": mean(scores["miou"] for scores in of_fold.values()) if several else None,
-        "mean_interval": bootstrap_interval(tables, legend, metric, strata=strata) if several else None,
-        "pooled": pooled,
+        "mean": mean_of_folds,
+        "mean_interval": mean_interval,
+        "pooled": {metric: _scores(tables, legend, metric) for metric in protocol.metrics},
         "pooled_interval": bootstrap_interval(tables, legend, metric),
         "images": sum(len(scored.keys) for scored in of_folds.values()),
         "scenes": len(tables),
         "training": None if None in training else _effort(training),
-        "warnings": sorted({text for scored in of_folds.values() for text in scored.about["warnings"]}),
+        "warnings": sorted(warnings | {_no_score(name, fold) for fold in of_folds if fold not in known}),
     }
+
+
+def _no_score(name: str, fold: Fold) -> str:
+    if fold is None:
+        return f"{name} has no mIoU: the tiles have no pixel of a scored class."
+    return f"{name} has no mIoU on fold {fold}, whose tiles have no pixel of a scored class: left out."
 
 
 def _difference(
@@ -99,34 +114,34 @@ def _difference(
     pair: tuple[str, str],
     leading: Mapping[str, Mapping[Fold, Scored]],
 ) -> dict[str, Any]:
-    """Return by how much the first of two is better, on the folds that both have."""
-    first, second = (leading[name] for name in pair)
-    common = [fold for fold in first if fold in second]
+    """Return by how much the first of two is better, on the folds that both have a score on."""
+    metric = protocol.metrics[0]
+    miou = [
+        {fold: _scores(scored.tables, legend, metric)["miou"] for fold, scored in leading[name].items()}
+        for name in pair
+    ]
+    common = [fold for fold, score in miou[0].items() if None not in (score, miou[1].get(fold))]
     row: dict[str, Any] = {"first": pair[0], "second": pair[1], "folds": common, "mean": None, "pooled": None}
     row |= {"mean_interval": None, "pooled_interval": None}
     if not common:
         return row
-    metric = protocol.metrics[0]
-    ours, strata = _by_scene({fold: first[fold] for fold in common})
-    theirs, _ = _by_scene({fold: second[fold] for fold in common})
-    miou = [_scores(tables, legend, metric)["miou"] for tables in (ours, theirs)]
-    row["pooled"] = miou[0] - miou[1]
+    (ours, strata), (theirs, _) = (_by_scene({fold: leading[name][fold] for fold in common}) for name in pair)
+    pooled = [_scores(tables, legend, metric)["miou"] for tables in (ours, theirs)]
+    row["pooled"] = pooled[0] - pooled[1]
     row["pooled_interval"] = paired_interval(ours, theirs, legend, metric)
     if len(protocol.folds) > 1:
-        of_folds = [
-            [_scores(way[fold].tables, legend, metric)["miou"] for fold in common] for way in (first, second)
-        ]
-        row["mean"] = mean(of_folds[0]) - mean(of_folds[1])
+        row["mean"] = mean(miou[0][fold] for fold in common) - mean(miou[1][fold] for fold in common)
         row["mean_interval"] = paired_interval(ours, theirs, legend, metric, strata=strata)
     return row
 
 
 def _seeds(name: str, results: Results, metric: Metric, legend: Legend) -> list[dict[str, Any]]:
-    """Return how much seeds differ on each fold that has several."""
+    """Return how much seeds differ on each fold that has several with a score."""
     of_folds: dict[Fold, dict[int, float]] = {}
     for unit, scored in results.items():
-        if unit.contender == name:
-            of_folds.setdefault(unit.fold, {})[unit.seed] = _scores(scored.tables, legend, metric)["miou"]
+        miou = _scores(scored.tables, legend, metric)["miou"]
+        if unit.contender == name and miou is not None:
+            of_folds.setdefault(unit.fold, {})[unit.seed] = miou
     return [
         {
             "fold": fold,
@@ -155,8 +170,7 @@ def _by_scene(of_folds: Mapping[Fold, Scored]) -> tuple[Int64Array, Strata]:
 def _scores(tables: Int64Array, legend: Legend, metric: Metric) -> dict[str, Any]:
     matrix = ConfusionMatrix(legend)
     matrix.table = tables.sum(axis=0)
-    scores = matrix.scores(metric).to_dict()
-    return scores | {"miou": scores["miou"] or 0.0}
+    return matrix.scores(metric).to_dict()
 
 
 def _effort(training: Sequence[Mapping[str, float]]) -> dict[str, float]:
