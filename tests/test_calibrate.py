@@ -169,14 +169,34 @@ def test_the_logits_are_those_of_the_delivered_probabilities() -> None:
     np.testing.assert_allclose(odds / odds.sum(axis=0), band.cells, atol=1e-5)
 
 
-def test_of_very_many_cells_every_nth_is_taken_of_all_columns(
+def test_of_very_many_cells_some_are_drawn_from_all_rows_and_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = write_images(tmp_path / "data", [(64, 64), (64, 64)])
-    every = cells(LogitsRuntime(), root)[1].size
-    monkeypatch.setattr(temperature, "_MOST_CELLS", 256)
-    some = cells(LogitsRuntime(), root)[1].size
-    assert every / 3 - 2 <= some <= every / 3 + 2
+    """Whatever the width: every third of rows of 15 would be the same five columns."""
+    root = write_images(tmp_path / "data", [(60, 60), (60, 60), (8, 60)])
+    for number, height in enumerate((60, 60, 8)):  # every cell is known
+        mask = np.full((height, 60), 2 + number, np.uint8)
+        Image.fromarray(DEEPGLOBE.colours[mask]).save(root / f"val/{number}_mask.png")
+
+    def places(runtime: Any, image: np.ndarray, grid: Any) -> np.ndarray:
+        return np.indices((image.shape[0] // 4, 15)).astype(np.float32)
+
+    monkeypatch.setattr(temperature, "_logits", places)
+    all_places, all_truth = cells(LogitsRuntime(), root)
+    assert all_truth.size == 2 * 225 + 30
+    monkeypatch.setattr(temperature, "_MOST_CELLS", 160)
+    (rows, cols), truth = cells(LogitsRuntime(), root)
+    assert truth.size == pytest.approx(160, abs=25)  # a third of the cells; two and a half deviations
+    drawn = [set(zip(rows[truth == t].tolist(), cols[truth == t].tolist(), strict=True)) for t in (2, 3, 4)]
+    assert sum(map(len, drawn)) == truth.size  # none twice
+    for axis in (0, 1):
+        assert {place[axis] for place in drawn[0] | drawn[1]} == set(range(15))
+    assert drawn[0] != drawn[1]
+    assert 4 <= len(drawn[2]) <= 16  # small images have their share
+    (again_rows, again_cols), again = cells(LogitsRuntime(), root)
+    np.testing.assert_array_equal(np.stack((rows, cols, truth)), np.stack((again_rows, again_cols, again)))
+    monkeypatch.setattr(temperature, "_MOST_CELLS", 480)
+    np.testing.assert_array_equal(cells(LogitsRuntime(), root)[0], all_places)
 
 
 # --- The verb -----------------------------------------------------------------------------------------------
@@ -379,7 +399,7 @@ def test_what_the_model_was_trained_on_is_refused(tmp_path: Path) -> None:
             for force in (False, True):
                 with pytest.raises(
                     UsageError,
-                    match=rf"was trained \(split folders\) on {count} images of {split}, such as t",
+                    match=rf"was trained \(split folders\) on {count} images of {split}, such",
                 ):
                     landcover.calibrate(run, data, split, force=force)
         assert file.read_bytes() == before

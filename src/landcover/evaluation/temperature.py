@@ -48,7 +48,8 @@ LEAST, MOST = 0.05, 20.0
 """Temperatures beyond these are none: the network was right about all it was shown, or by chance only."""
 
 _MOST_CELLS = 1 << 22
-"""Cells that are kept, 4 C bytes each; of more every n-th."""
+"""Cells that are kept, about, 4 C bytes each; of more so many are drawn."""
+_SEED = 0
 _BLOCK_CELLS = 1 << 16
 _PRECISION = 1e-6
 _NO_MATTER = {
@@ -315,20 +316,26 @@ def _measure(logits: Float32Array, truth: UInt8Array, temperature: float) -> dic
 def _labelled_cells(
     runtime: "TorchRuntime", dataset: Dataset, items: Sequence[Item], gsd: float
 ) -> tuple[Float32Array, UInt8Array]:
-    """Return the logits, float32 (C, P), and the true channels, uint8 (P,), of cells with a known class."""
+    """Return the logits, float32 (C, P), and the true channels, uint8 (P,), of cells with a known class.
+
+    Of more than :data:`_MOST_CELLS` each is kept with the same chance, the same ones each time. Every n-th
+    would not do: where n and the cells of a row have a divisor in common, whole columns are never met.
+    """
     legend = runtime.card.legend
     channels = legend.channels[translation(dataset.legend, legend)]
     grids = [make_grid(dataset.size(item), runtime, gsd=gsd) for item in items]
-    every = -(-sum(grid.rows[-1].stop * grid.cols[-1].stop for grid in grids) // _MOST_CELLS)
-    every += every % 2 == 0  # rows of cells are often even: all columns are to be met
+    share = _MOST_CELLS / sum(grid.rows[-1].stop * grid.cols[-1].stop for grid in grids)
     answers, truths = [], []
-    for item, grid in track(zip(items, grids, strict=True), "Calibrating", total=len(items)):
+    pairs = zip(items, grids, strict=True)
+    for number, (item, grid) in enumerate(track(pairs, "Calibrating", total=len(items))):
         rows, cols = _centres(grid)
         truth = channels[dataset.read_mask(item)[np.ix_(rows, cols)]]
         logits = _logits(runtime, dataset.read_image(item), grid)[:, : len(rows), : len(cols)]
-        known = truth != IGNORE
-        answers.append(logits[:, known][:, ::every])
-        truths.append(truth[known][::every])
+        kept = truth != IGNORE
+        if share < 1:
+            kept &= np.random.default_rng((_SEED, number)).random(kept.shape) < share
+        answers.append(logits[:, kept])
+        truths.append(truth[kept])
     return np.concatenate(answers, axis=1), np.concatenate(truths)
 
 
