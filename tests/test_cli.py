@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
@@ -106,3 +107,58 @@ def test_a_verb_that_does_not_exist_is_answered_with_the_nearest() -> None:
     result = CliRunner().invoke(cli.build(), ["predikt"])
     assert isinstance(result.exception, UsageError)
     assert "Did you mean 'predict'?" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["info", "m.safetensors"],
+        ["calibrate", "run", "--data", "data", "--split", "all:all"],
+        ["evaluate", "--model", "run", "--data", "data", "--split", "all:all"],
+        ["predict", "data", "--model", "run", "--out", "o"],
+        ["export", "run", "--out", "m.onnx"],
+        ["verify", "data"],
+        ["splits", "--data", "data", "--split", "all"],
+        ["vectorize", "map.tif", "--out", "o.gpkg"],
+        ["models"],
+        ["doctor"],
+    ],
+    ids=lambda words: words[0],
+)
+@pytest.mark.parametrize(
+    ("victim", "why"),
+    [
+        ("m.safetensors", "ends with .json"),
+        ("run/best.safetensors", "ends with .json"),
+        ("map.tif", "ends with .json"),
+        ("data/index.json", "a file of a data set"),
+    ],
+)
+def test_no_verb_writes_its_json_over_what_it_works_on(
+    words: list[str], victim: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    precious = Path(victim)
+    precious.parent.mkdir(exist_ok=True)
+    precious.write_text("precious")
+    done = CliRunner().invoke(cli.build(), [*words, "--json", victim, "--force"])
+    assert isinstance(done.exception, UsageError)
+    assert why in str(done.exception)
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("given", ["zones.json", "./zones.json", "link.json"])
+def test_a_report_is_no_file_that_the_command_names_otherwise(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    zones = Path("zones.json")
+    zones.write_text("precious")
+    Path("link.json").symlink_to(zones)
+    words = ["predict", "a.tif", "--model", "m.onnx", "--out", "o", "--zones", given]
+    done = CliRunner().invoke(cli.build(), [*words, "--json", "zones.json", "--force"])
+    assert isinstance(done.exception, UsageError)
+    assert "names a second time" in str(done.exception)
+    done = CliRunner().invoke(cli.build(), ["export", "run", "--out", "m.onnx", "--stac-mlm", "run.tif"])
+    assert "--stac-mlm would write run.tif" in str(done.exception)
+    assert zones.read_text() == "precious"

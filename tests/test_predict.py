@@ -390,9 +390,22 @@ def test_zones_that_lie_elsewhere_are_told_of(tmp_path: Path, model: Path) -> No
 
 
 def test_two_reports_are_two_files(tmp_path: Path, model: Path) -> None:
-    path, report = save(tmp_path / "1.png"), tmp_path / "report"
-    with pytest.raises(UsageError, match="--json and --csv would both be written to"):
+    path, report = save(tmp_path / "1.png"), tmp_path / "report.json"
+    with pytest.raises(UsageError, match=r"--json would write .*names a second time"):
         command(path, "--model", model, "--out", tmp_path / "o", "--json", report, "--csv", report)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+@pytest.mark.parametrize("victim", ["model.safetensors", "1.png", "o/1_mask.png"])
+def test_a_report_replaces_neither_the_model_nor_the_image_nor_the_map(
+    tmp_path: Path, model: Path, option: str, victim: str
+) -> None:
+    image = save(tmp_path / "1.png")
+    precious = {path: path.read_bytes() for path in (model, image)}
+    with pytest.raises(UsageError, match=f"{option} would write .*{victim}; expected a name that ends with"):
+        command(image, "--model", model, "--out", tmp_path / "o", "--force", option, tmp_path / victim)
+    assert all(path.read_bytes() == content for path, content in precious.items())
     assert not (tmp_path / "o").exists()
 
 

@@ -36,7 +36,7 @@ class _Verbs(TyperGroup):
         if cmd_name not in self.commands and cmd_name in verbs():
             function = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
             alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-            alone.command(name=cmd_name)(_interruptible(function))
+            alone.command(name=cmd_name)(_guarded(function))
             self.commands[cmd_name] = typer.main.get_command(alone)
         if cmd_name not in self.commands:
             raise UsageError(f"There is no verb {cmd_name!r}. {did_you_mean(cmd_name, verbs())}")
@@ -75,11 +75,17 @@ def build() -> typer.Typer:
     return app
 
 
-def _interruptible(verb: Callable[P, T]) -> Callable[P, T]:
-    """Let Ctrl-C end a verb with a line that says where that leaves the user; Typer alone says nothing."""
+def _guarded(verb: Callable[P, T]) -> Callable[P, T]:
+    """Keep a verb's reports off its inputs, and let Ctrl-C end it with a line that says where that leaves.
+
+    Typer alone says nothing.
+    """
 
     @wraps(verb)
     def run(*args: P.args, **options: P.kwargs) -> T:
+        from landcover.cli._output import check_reports
+
+        check_reports(options)
         try:
             return verb(*args, **options)
         except KeyboardInterrupt:

@@ -1,11 +1,60 @@
 """Where a verb's result goes: to people, to standard output as JSON, or into a file too."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from json import dumps
 from pathlib import Path
 from typing import Any
 
+from landcover.errors import UsageError
+
 _STDOUT = Path("-")
+
+_REPORTS = {"json": ".json", "csv": ".csv", "stac_mlm": ".json"}
+"""Options of verbs that name a report, and what it ends with."""
+
+_DATA = re.compile(r"(.*/)?(index\.json|scenes\.csv|ann/[^/]+\.json)")
+"""Files with these suffixes that data sets consist of."""
+
+
+def check_reports(options: Mapping[str, Any]) -> None:
+    """Refuse reports that would take the place of a model, of imagery, or of what else a verb is given.
+
+    ``--force`` is for results, and what is replaced is gone.
+
+    Args:
+        options: What a verb is called with, by the names of its parameters.
+
+    Raises:
+        UsageError: If a report has another suffix than reports have, is a file of a data set, or is named by
+            another option or argument too.
+    """
+    for name, suffix in _REPORTS.items():
+        file: Path | None = options.get(name)
+        if file is None or file == _STDOUT:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if file.suffix.lower() != suffix:
+            raise UsageError(f"{option} would write {file}; expected a name that ends with {suffix}.")
+        if file.exists() and _DATA.fullmatch(file.absolute().as_posix()):
+            raise UsageError(f"{option} would replace {file}, a file of a data set. Name another file.")
+        for other, value in options.items():
+            for given in value if isinstance(value, list) else [value]:
+                if other != name and isinstance(given, str | Path) and _is_same(file, Path(given)):
+                    raise UsageError(
+                        f"{option} would write {file}, which the command names a second time. "
+                        "Name another file."
+                    )
+
+
+def _is_same(file: Path, other: Path) -> bool:
+    with suppress(
+        OSError, ValueError
+    ):  # not all that is given is the name of a file, or of one that is there
+        if file.samefile(other):
+            return True
+    return file.absolute() == other.absolute()
 
 
 def check_json(json: Path | None, *, force: bool) -> None:

@@ -190,8 +190,6 @@ def predict(
     if csv == Path("-"):
         raise UsageError("--csv takes the name of a file; --json - writes to standard output.")
     if csv is not None:
-        if csv == json:
-            raise UsageError(f"--json and --csv would both be written to {csv}; name two files.")
         check_output(csv, force=replace)
     options = PredictOptions(
         gsd=gsd,

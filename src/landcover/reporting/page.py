@@ -37,7 +37,7 @@ def report(
         ``out``.
 
     Raises:
-        UsageError: If there is no input, ``out`` is one of them, or ``images`` is negative.
+        UsageError: If there is no input, ``out`` is one of them or no ``.html``, or ``images`` is negative.
         DataError: If an input is missing or damaged.
         ModelError: If the best model of a run is damaged.
         OutputError: If ``out`` exists already or cannot be written.
@@ -46,6 +46,8 @@ def report(
     paths, out = [Path(path) for path in inputs], Path(out)
     if images < 0:
         raise UsageError(f"--images is {images}; expected 0 or more.")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{out} is to be a page; expected a name that ends with .html.")
     if out.resolve() in [path.resolve() for path in paths]:
         raise UsageError(f"{out} is an input: choose another file for the page.")
     refuse_existing(out, force=force)
