@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fake_runtime import make_card
 from landcover import cli, shipped
-from landcover.bundle import model_digest, read_card, read_model, resolve_model
+from landcover.bundle import model_digest, read_card, read_model, resolve_model, save_model
 from landcover.errors import ModelError
 from landcover.inference import predict
 from landcover.runtimes import open_model
@@ -30,9 +30,12 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(shipped, "FOLDER", folder)
     scores = ({"metric": "challenge", "split": "scenes-k5@0:val", "miou": 0.6543},)
-    for model, gsd in zip(SHIPPED, (1.0, 2.0), strict=True):
+    for model, gsd in zip(SHIPPED, (1.0, 2.0, 2.0), strict=True):
         card = make_card(gsd=gsd).model_copy(update={"scores": scores, "licence": "research only"})
-        save_exported(folder / model.file, card)
+        if model.file.endswith(".onnx"):
+            save_exported(folder / model.file, card)
+        else:
+            save_model(folder / model.file, {"weight": np.ones(2, np.float32)}, card)
     return folder
 
 
@@ -43,7 +46,7 @@ def invoke(*arguments: object) -> str:
 
 
 def test_names_stand_for_files(installed: Path) -> None:
-    assert names() == ["starter", "starter-fp32"]
+    assert names() == ["starter", "starter-fp32", "starter-weights"]
     assert resolve_model("starter") == installed / "starter-int8.onnx"
     assert resolve_model(Path("starter-fp32")) == installed / "starter.onnx"
     assert read_card("starter-fp32").preprocessing.gsd == 2.0
@@ -57,8 +60,19 @@ def test_what_is_there_under_the_name_comes_first(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "starter").mkdir()
-    with pytest.raises(ModelError, match="folder starter holds no model"):
+    with pytest.raises(
+        ModelError, match=r"folder starter holds no model.* hides the model 'starter'.*rename"
+    ):
         resolve_model("starter")
+    with pytest.raises(ModelError, match=r"hides the model 'starter'"):
+        invoke("info", "starter")
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(ModelError, match=r"folder runs holds no model") as caught:
+        resolve_model("runs")
+    assert "hides" not in str(caught.value)
+    for name, told in (("", r"name of the model is empty \(''\)"), (Path(), "an empty name, or .")):
+        with pytest.raises(ModelError, match=told):
+            resolve_model(name)
     (tmp_path / "starter").rmdir()
     save_exported(tmp_path / "starter", make_card(gsd=7.0))
     assert resolve_model("starter") == Path("starter")
@@ -81,9 +95,10 @@ def test_an_installation_without_the_file_says_what_to_do(installed: Path) -> No
         read_card("starter")
 
 
-def test_a_shipped_model_is_not_for_fine_tuning(installed: Path) -> None:
-    with pytest.raises(ModelError, match="exported model"):
+def test_fine_tuning_takes_the_weights(installed: Path) -> None:
+    with pytest.raises(ModelError, match=r"exported model.*starter-weights"):
         read_model("starter")
+    assert read_model("starter-weights")[1]["weight"].tolist() == [1, 1]
 
 
 def test_predict_and_info_take_the_name(installed: Path, tmp_path: Path) -> None:
@@ -119,10 +134,12 @@ def test_distributions_hold_the_files_and_their_terms() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["license-files"] == ["LICENSE", "LICENSE-MODEL", "NOTICE"]
     targets = project["tool"]["hatch"]["build"]
-    assert targets["artifacts"] == ["src/landcover/shipped/*.onnx"]
+    assert targets["artifacts"] == ["src/landcover/shipped/*.onnx", "src/landcover/shipped/*.safetensors"]
     assert all((ROOT / name).is_file() for name in project["project"]["license-files"])
     assert "LICENSE-MODEL" in (ROOT / "NOTICE").read_text()
-    assert {path.name for path in FOLDER.glob("*.onnx")} <= {model.file for model in SHIPPED}
+    assert {path.name for path in FOLDER.iterdir() if path.suffix in (".onnx", ".safetensors")} <= {
+        model.file for model in SHIPPED
+    }
 
 
 # ---- the files themselves, where they are
@@ -146,9 +163,13 @@ def test_the_file_is_what_its_name_says(model: shipped.ShippedModel, tmp_path: P
     assert made.unlike.share > 0.9
 
 
-@pytest.mark.skipif(len(PRESENT) < 2, reason="the model files are not in this installation")
-def test_both_precisions_are_one_model() -> None:
-    one, two = (read_card(model.name) for model in PRESENT)
-    assert one.model == two.model
-    assert one.imagery == two.imagery
-    assert one.preprocessing == two.preprocessing
+@pytest.mark.skipif(len(PRESENT) < len(SHIPPED), reason="the model files are not in this installation")
+def test_all_files_are_one_model_of_the_size_that_was_promised() -> None:
+    cards = [read_card(model.name) for model in SHIPPED]
+    for name in ("model", "legend", "preprocessing", "imagery", "temperature", "recipe", "scores"):
+        assert all(getattr(card, name) == getattr(cards[0], name) for card in cards), name
+    exported = [model.path for model in SHIPPED if model.path.suffix == ".onnx"]
+    assert sum(path.stat().st_size for path in exported) < 20e6
+    _, tensors = read_model("starter-weights")
+    assert sum(array.size for array in tensors.values()) < 6e6
+    assert cards[0].temperature != 1
