@@ -14,7 +14,7 @@ from datafolders import MINIATURES, image_of, truth_of, write_folder, write_imag
 from landcover.data import Dataset, open_dataset
 from landcover.data.dataset import FolderDataset
 from landcover.data.layouts import LAYOUTS, discover
-from landcover.errors import ConfigError, DataError, ImageError, UsageError
+from landcover.errors import ConfigError, DataError, ImageError, UsageError, is_plain
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.windows import Window
 
@@ -373,8 +373,15 @@ class TestScenesTable:
             (HEAD + "train,0000\n", "line 2.*5 fields"),
             (HEAD + "train,0000,7,0,1\ntrain,0001,7,0,1\n", "line 3.*share the place"),
             (HEAD + "train,0000,7,0,1\ntrain,0000,7,0,2\n", "line 3.*named twice"),
+            (HEAD + f"train,0000,{'7' * 200_000},0,1\n", "field larger than field limit"),
+            (HEAD + 'train,"0000,7,0,1\ntrain,0001,7,0,1\n', "quote that is not closed"),
+            (f"{'x' * 200_000},id,scene,row,col\n", "field larger than field limit"),
+            (HEAD + "train,0000,7," + "t\x1b" * 5_000 + ",1\n", "whole numbers; found 't.*'1'"),
+            (HEAD + f"train,0000,{'7' * 9000},0,1\ntrain,0001,{'7' * 9000},0,1\n", "line 3.*share the place"),
         ],
     )
     def test_bad_tables(self, rows: str, message: str, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=message) as caught:
             self._open(tmp_path, rows)
+        assert len(str(caught.value)) < 400 + len(str(tmp_path))
+        assert is_plain(str(caught.value))

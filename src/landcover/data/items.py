@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from landcover.errors import DataError
+from landcover.errors import DataError, printable
 
 SCENES_FILE = "scenes.csv"
 _COLUMNS = ("part", "id", "scene", "row", "col")
@@ -64,19 +64,22 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
         try:
             tile = SceneTile(row["scene"], int(row["row"]), int(row["col"]))
         except ValueError:
-            raise DataError(f"{path}, line {line}: row and col must be whole numbers; found {row}.") from None
+            raise DataError(
+                f"{path}, line {line}: row and col must be whole numbers; found {_cut(row['row'])} and "
+                f"{_cut(row['col'])}."
+            ) from None
         matching = by_name.get((row["part"], row["id"]), [])
         if len(matching) > 1:
             keys = ", ".join(item.key for item in matching)
             raise DataError(
-                f"{path}, line {line}: {row['part']}/{row['id']} fits more than one item: {keys}."
+                f"{path}, line {line}: {_cut(row['part'])}/{_cut(row['id'])} fits more than one item: {keys}."
             )
         for item in matching:
             other = taken.setdefault(tile, item.key)
             if other != item.key or item.key in scenes:
                 raise DataError(
                     f"{path}, line {line}: {item.key} and {other} are named twice or share the place "
-                    f"row {tile.row}, col {tile.col} of scene {tile.scene}."
+                    f"row {tile.row}, col {tile.col} of scene {_cut(tile.scene)}."
                 )
             scenes[item.key] = tile
     return scenes
@@ -85,7 +88,7 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)  # a quote that nobody closes is an error
             missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
                 raise DataError(
@@ -97,3 +100,14 @@ def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, str]]]:
                 yield reader.line_num, row
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}.") from error
+    except csv.Error as error:
+        raise DataError(
+            f"{path} is no readable CSV file ({error}); expected the columns {', '.join(_COLUMNS)}. Look for "
+            "a quote that is not closed."
+        ) from error
+
+
+def _cut(value: str) -> str:
+    """Show a value in a message, cut where it is long."""
+    text = printable(value).replace("\n", "\\n")
+    return repr(text if len(text) <= 40 else text[:37] + "...")
