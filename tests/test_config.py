@@ -1,12 +1,12 @@
 """Typed configuration: what is read, what is refused, and whether the message helps."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from landcover.config import Config, dump_yaml, from_mapping, load_config, parse_yaml, with_overrides
 from landcover.errors import ConfigError, UsageError
@@ -213,6 +213,45 @@ def test_overrides_can_set_nothing_and_lists() -> None:
 def test_a_bad_override_is_explained(assignment: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         with_overrides(Experiment(), [assignment])
+
+
+class Pair(Config):
+    low: int = 0
+    high: int = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"pair.low={self.low} is above pair.high={self.high}")
+        return self
+
+
+class Whole(Config):
+    pair: Pair = Pair()
+    range: Pair = Pair()
+    batch: int = 4
+    copies: int = 2
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch % self.copies:
+            raise ValueError(f"batch={self.batch} must be a multiple of copies={self.copies}")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("copies=3", "settings: batch=4 must be a multiple of copies=3."),
+        ("pair.low=3", "settings: pair.low=3 is above pair.high=1."),
+        ("range.low=3", "settings: range: pair.low=3 is above pair.high=1."),
+        ("copies=a", "settings: copies: found 'a'; expected a valid integer."),
+    ],
+)
+def test_a_check_of_several_values_does_not_show_them_all(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_overrides(Whole(), [assignment])
+    assert str(caught.value) == message
 
 
 @settings(deadline=None)

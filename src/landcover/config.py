@@ -160,8 +160,11 @@ def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
         return f"unknown key {key!r}. {did_you_mean(parts[-1], known)}"
     if fault["type"] in ("missing", "missing_argument"):
         return f"{key} is missing."
-    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    return f"{key}: found {_shown(fault['input'])}; {message[0].lower()}{message[1:].rstrip('.')}."
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected").rstrip(".")
+    if fault["type"] == "value_error" and isinstance(fault["input"], Mapping):
+        # A check of several values, which names them: the whole of a table says nothing more.
+        return f"{message}." if not parts or message.startswith(f"{key}.") else f"{key}: {message}."
+    return f"{key}: found {_shown(fault['input'])}; {message[0].lower()}{message[1:]}."
 
 
 def _locate(cls: type, location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
