@@ -500,6 +500,23 @@ def test_convolutions_compute_in_the_precision_that_was_asked_for(
     assert seen == {dtype}
 
 
+@pytest.mark.parametrize(
+    ("across", "rows", "told"),
+    [
+        ("true", None, True),
+        ("true", "another,0000,a,0,0", True),
+        ("true", "train,0000,a,0,0", False),
+        ("false", None, False),
+    ],
+)
+def test_across_tiles_without_scenes_is_said_once(tmp_path, capsys, across, rows, told):
+    data = write_pairs(tmp_path, train_images=2)
+    if rows is not None:
+        (data / "scenes.csv").write_text(f"part,id,scene,row,col\n{rows}\n")
+    train(tiny(f"across_tiles={across}", "steps=1"), data=data, out=tmp_path / "run")
+    assert capsys.readouterr().err.count("across_tiles=true changes nothing") == told
+
+
 def test_crops_across_tiles_show_the_neighbours(tmp_path):
     data = write_pairs(tmp_path, train_images=4)
     rows = "\n".join(f"train,{i:04},a,{i // 2},{i % 2}" for i in range(4))
@@ -640,6 +657,17 @@ def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path):
     (tmp_path / "log.jsonl").mkdir()
     with pytest.raises(OutputError, match=r"log\.jsonl"):
         log.event("step", step=1)
+
+
+@pytest.mark.parametrize("words", [["info"], ["calibrate", "--data", "d", "--split", "folders:val"]])
+def test_a_checkpoint_is_no_model_and_the_run_is_named(run, data, words):
+    words = [words[0], str(run / "last.safetensors"), *words[1:]]
+    done = CliRunner().invoke(cli.build(), [str(data) if word == "d" else word for word in words])
+    assert isinstance(done.exception, ModelError)
+    assert (
+        f"checkpoint that a training goes on from, whose weights nobody scored. Give the run's folder, {run}"
+        in (str(done.exception))
+    )
 
 
 # Fine-tuning

@@ -28,6 +28,8 @@ SCHEMA_VERSION = 3
 CARD_KEY = "landcover"
 BEST_NAME = "best.safetensors"
 LAST_NAME = "last.safetensors"
+STATE_KEY = "landcover-training"
+"""Entry in the header of a training checkpoint, which is no model."""
 ONNX_SUFFIX = ".onnx"
 
 
@@ -113,7 +115,7 @@ def read_model(path: str | Path) -> tuple[ModelCard, tensorfile.Tensors]:
     if is_exported(file):
         raise ModelError(
             f"{file} is an exported model: it predicts, but its weights cannot be trained any more. Give the "
-            "run folder or .safetensors file that it was exported from."
+            "run folder or .safetensors file that it was exported from (of starter: starter-weights)."
         )
     return read_card(file), tensorfile.read_tensors(file)
 
@@ -132,6 +134,8 @@ def resolve_model(path: str | Path) -> Path:
         ModelError: If there is no such file, folder or name, the folder holds no model (yet), or the
             installation lacks the shipped file.
     """
+    if not str(path):
+        raise ModelError("The name of the model is empty ('').")
     path = Path(path)
     if path.is_file():
         return path
@@ -145,12 +149,19 @@ def resolve_model(path: str | Path) -> Path:
         )
     if (path / BEST_NAME).is_file():
         return path / BEST_NAME
+    hides = ""
+    if str(path) in names():
+        hides = (
+            f" It hides the model {str(path)!r} that comes with the package: rename the folder, or call "
+            "landcover from another one."
+        )
     if (path / LAST_NAME).is_file():
         raise ModelError(
             f"The run {path} has no best model yet: the first validation, which writes {BEST_NAME}, has not "
-            "come. Let the training go on."
+            f"come. Let the training go on.{hides}"
         )
-    raise ModelError(f"The folder {path} holds no model: there is no {BEST_NAME} in it.")
+    named = "current folder (an empty name, or .)" if path == Path() else f"folder {path}"
+    raise ModelError(f"The {named} holds no model: there is no {BEST_NAME} in it.{hides}")
 
 
 def model_digest(path: str | Path) -> str:
@@ -187,6 +198,11 @@ def _card(metadata: Mapping[str, str], path: Path) -> ModelCard:
 
 def _origin(metadata: Mapping[str, str], path: Path) -> str:
     """Say what a model file without a card is, and what to do."""
+    if STATE_KEY in metadata:
+        return (
+            "it is the checkpoint that a training goes on from, whose weights nobody scored. Give the run's "
+            f"folder, {path.parent}, which stands for its {BEST_NAME}."
+        )
     if not is_exported(path):
         return (
             "it holds tensors, but is no model that landcover made. Weights of an encoder are for training, "

@@ -12,12 +12,11 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from landcover.bundle import STATE_KEY
 from landcover.errors import ModelError
 from landcover.files import atomic_path
 from landcover.models.tensorfile import read_metadata, read_tensors
 from landcover.training.progress import Progress
-
-_KEY = "landcover-training"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class TrainingState:
         arrays = {
             name: np.asarray(tensor.detach().cpu(), order="C") for name, tensor in self._tensors().items()
         }
-        metadata = {_KEY: json.dumps({"progress": asdict(progress), "run": run})}
+        metadata = {STATE_KEY: json.dumps({"progress": asdict(progress), "run": run})}
         with atomic_path(path, force=True) as temporary:
             temporary.write_bytes(save(arrays, metadata=metadata))
 
@@ -114,7 +113,7 @@ def read_run(path: Path) -> tuple[Progress, dict[str, Any]]:
         ModelError: If it is no checkpoint of a training.
     """
     try:
-        content = json.loads(read_metadata(path)[_KEY])
+        content = json.loads(read_metadata(path)[STATE_KEY])
         return Progress(
             **{field.name: content["progress"][field.name] for field in fields(Progress)}
         ), content["run"]

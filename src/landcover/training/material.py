@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from landcover.data import Dataset, Item, open_dataset, split
+from landcover.data.items import SCENES_FILE
 from landcover.data.parallel import parallel_map
 from landcover.data.splits import parse
 from landcover.errors import DataError, SplitError, UsageError
@@ -134,6 +135,17 @@ def gather(
         ],
         digest=digest,
     )
+
+
+def without_neighbours(material: Material) -> list[str]:
+    """Return a sentence where no training image has a place in a scene, so that no crop can reach further."""
+    if any(item.key in (material.dataset.scenes or {}) for item in material.train):
+        return []
+    return [
+        "Nothing tells which training images are neighbours, so that across_tiles=true changes nothing: "
+        f"crops stay within their images. Write {SCENES_FILE} (part,id,scene,row,col) into the data folder, "
+        "and prepare a cache again; or pass --set across_tiles=false."
+    ]
 
 
 def _check_scale(data_gsd: float, model_gsd: float) -> None:

@@ -29,7 +29,7 @@ from landcover.training.ema import WeightAverage
 from landcover.training.imagery import learned_imagery
 from landcover.training.initialise import encoder_preprocessing, load_initial, weights_digest
 from landcover.training.losses import Loss, build_loss
-from landcover.training.material import Material, gather
+from landcover.training.material import Material, gather, without_neighbours
 from landcover.training.progress import Progress, ended, kept_now, validation_due
 from landcover.training.runs import identify, other_place, prepare_folder
 from landcover.training.validation import spread
@@ -198,7 +198,7 @@ def open_session(
     torch.manual_seed(config.seed)
     weights = None if resumed or init else config.weights
     network = build_model(config.model, classes=len(legend.scored), weights=weights)
-    notices = list(material.notices)
+    notices = [*material.notices, *(without_neighbours(material) if config.across_tiles else [])]
     if init is not None and not resumed:
         fresh = load_initial(network, config.model, init, legend)
         notices += [f"Class {name!r} is not known to {init} and starts fresh." for name in fresh]
