@@ -41,7 +41,7 @@ class ShippedModel:
 SHIPPED = (
     ShippedModel("starter", "starter-int8.onnx", "seven DeepGlobe classes; INT8, the faster one on a CPU"),
     ShippedModel("starter-fp32", "starter.onnx", "the same in float32, for CUDA and as a reference"),
-    ShippedModel("starter-weights", "starter.safetensors", "its weights, to fine-tune: --init starter-weights"),
+    ShippedModel("starter-weights", "starter.safetensors", "its weights, for train --init"),
 )
 """All of them, by name."""
 
