@@ -338,12 +338,18 @@ def test_predict_warns_of_swapped_bands_alone(
     assert without.to_dict()["maps"][0]["unlike"] is None
 
 
+@pytest.mark.parametrize(("suffix", "map_format"), [(".tif", "tif"), (".tif", "cog"), (".png", "png")])
 def test_the_command_line_says_it_once_and_resume_says_it_again(
-    tmp_path: Path, learned: ImageryProfile, large: np.ndarray
+    suffix: str, map_format: str, tmp_path: Path, learned: ImageryProfile, large: np.ndarray
 ) -> None:
     model = save_exported(tmp_path / "m.onnx", runtime(learned).card)
-    scene = save_tif(tmp_path / "a.tif", np.ascontiguousarray(large[..., ::-1]))
+    swapped, scene = np.ascontiguousarray(large[..., ::-1]), tmp_path / f"a{suffix}"
+    if suffix == ".png":
+        Image.fromarray(swapped).save(scene)
+    else:
+        save_tif(scene, swapped)
     arguments = ["predict", str(scene), "--model", str(model), "--out", str(tmp_path / "out"), "--gsd", "1"]
+    arguments += ["--map-format", map_format]
     for more in ([], ["--resume"]):
         done = CliRunner().invoke(cli.build(), [*arguments, *more, "--json", "-"], catch_exceptions=False)
         assert done.exit_code == 0
