@@ -369,6 +369,16 @@ def test_command_prints_borders_and_calibration(tmp_path: Path, monkeypatch: pyt
         assert expected in done.stdout
 
 
+def test_command_says_why_there_is_no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_data(tmp_path / "data", {"val/1": halves(UNKNOWN, UNKNOWN, 64)}, gsd=1.0)
+    monkeypatch.setattr("landcover.evaluation.scoring.open_model", lambda *_, **__: ColourRuntime())
+    monkeypatch.setattr("landcover.evaluation.scoring.model_digest", lambda _: "0")
+    done = run("--data", data, "--split", "folders:val", "--model", "m.onnx", "--calibration")
+    assert done.exit_code == 0, done.output
+    assert "No calibration: none of the pixels has a known class in the truth" in done.stdout
+    assert "sure %" not in done.stdout
+
+
 # --- The interval -------------------------------------------------------------------------------------------
 
 

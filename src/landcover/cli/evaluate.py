@@ -189,6 +189,13 @@ def _print_borders(borders: dict[str, Any], console: "Console") -> None:
 
 def _print_calibration(calibration: dict[str, Any], console: "Console") -> None:
     """Print how sure the model was of each class that it said, and how right."""
+    if not calibration["pixels"]:
+        console.print(
+            "No calibration: none of the pixels has a known class in the truth: the "
+            "model can be neither right nor wrong. Check the masks and their legend with landcover verify.",
+            soft_wrap=True,
+        )
+        return
     table = _table("said", "of map %", "sure %", "right %", "ECE %")
     for name, found in calibration["per_class"].items():
         columns = ("share", "confidence", "accuracy", "ece")
@@ -197,16 +204,15 @@ def _print_calibration(calibration: dict[str, Any], console: "Console") -> None:
     means = (calibration[name] for name in ("confidence", "accuracy", "ece"))
     table.add_row("all", _points(1.0), *map(_points, means))
     console.print(table)
-    if calibration["worst_class"] is not None:
-        fitted = calibration["fitted_on"]
-        console.print(
-            f"Calibration error (ECE) {_points(calibration['ece'])} %, at worst "
-            f"{_points(calibration['worst_class']['ece'])} % ({calibration['worst_class']['name']}); "
-            f"NLL {calibration['nll']:.4f} at temperature {calibration['temperature']:.4g}"
-            + (f", fitted on {fitted}" if fitted else ", not fitted: see landcover calibrate"),
-            soft_wrap=True,
-            highlight=False,
-        )
+    fitted = calibration["fitted_on"]
+    console.print(
+        f"Calibration error (ECE) {_points(calibration['ece'])} %, at worst "
+        f"{_points(calibration['worst_class']['ece'])} % ({calibration['worst_class']['name']}); "
+        f"NLL {calibration['nll']:.4f} at temperature {calibration['temperature']:.4g}"
+        + (f", fitted on {fitted}" if fitted else ", not fitted: see landcover calibrate"),
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def _table(first: str, *numbers: str) -> "Table":
