@@ -191,8 +191,8 @@ def _print_calibration(calibration: dict[str, Any], console: "Console") -> None:
     """Print how sure the model was of each class that it said, and how right."""
     if not calibration["pixels"]:
         console.print(
-            "No calibration: none of the pixels has a known class in the truth, so that "
-            "the model can be neither right nor wrong. Check the masks and their legend with landcover verify.",
+            "No calibration: none of the pixels has a known class in the truth, so that the "
+            "model can be neither right nor wrong. Check the masks and their legend with landcover verify.",
             soft_wrap=True,
         )
         return
