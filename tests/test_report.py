@@ -785,7 +785,7 @@ def test_an_existing_page_and_the_inputs_are_safe(tmp_path: Path) -> None:
     assert out.read_bytes() == before
     assert "Other" in report([path], out, title="Other", force=True).read_text()
     content = path.read_bytes()
-    with pytest.raises(UsageError, match="ends with .html"):
+    with pytest.raises(UsageError, match=r"ends with \.html"):
         report([path], path, force=True)
     assert path.read_bytes() == content
     odd = path.rename(path.with_suffix(".html"))
@@ -794,7 +794,7 @@ def test_an_existing_page_and_the_inputs_are_safe(tmp_path: Path) -> None:
     odd.rename(path)
     model = tmp_path / "best.safetensors"
     model.write_bytes(b"weights")
-    with pytest.raises(UsageError, match="ends with .html"):
+    with pytest.raises(UsageError, match=r"ends with \.html"):
         report([path], model, force=True)
     assert model.read_bytes() == b"weights"
     path.write_text("{")
