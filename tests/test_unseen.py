@@ -9,10 +9,8 @@ from PIL import Image
 from fake_runtime import make_card
 from landcover.bundle import ModelCard
 from landcover.data import open_dataset, prepare
-from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS
 from landcover.evaluation.unseen import common, fitted_items, fitted_on, is_trained_on, met
 from landcover.legend import DEEPGLOBE, Legend
-from landcover.training import material
 from landcover.training.material import gather
 from training_world import write_pairs
 
@@ -26,10 +24,6 @@ def card_of(split: Any, digest: str | None = None, validation: Any = None) -> Mo
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pairs(tmp_path_factory.mktemp("unseen") / "data", train_images=5)
-
-
-def test_parts_are_named_as_training_names_them() -> None:
-    assert (material.TRAIN_PARTS, material.VALIDATION_PARTS) == (TRAIN_PARTS, VALIDATION_PARTS)
 
 
 @pytest.mark.parametrize("split", ["folders", "kfold-2@1", "all"])

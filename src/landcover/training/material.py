@@ -10,21 +10,17 @@ import numpy as np
 from landcover.data import Dataset, Item, open_dataset, split
 from landcover.data.items import SCENES_FILE
 from landcover.data.parallel import parallel_map
-from landcover.data.splits import parse
+from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse
 from landcover.errors import DataError, SplitError, UsageError
 from landcover.legend import Legend
 from landcover.progress import track
 from landcover.training.sampling import Census, take_census
-
-TRAIN_PARTS = ("train", "all")
 
 MOST_SCALE = 100
 """Largest factor between the scales of the data and of the model."""
 
 _DETAIL_LOST = 3
 """From this factor between the scales of model and data on users are told what it costs."""
-
-VALIDATION_PARTS = ("val", "valid", "validation")
 
 
 @dataclass(frozen=True)
