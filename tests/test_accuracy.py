@@ -198,6 +198,15 @@ class TestCampaign:
         assert (code, "no plan.json" in error) == (1, True)
         assert trained == []
 
+    @pytest.mark.parametrize("text", ['{"a": 1}', "[]", "null", "{"])
+    def test_a_result_that_is_none_is_told_of(
+        self, call: Any, trained: list[str], tmp_path: Path, text: str
+    ) -> None:
+        call("scenes", "--folds", "0")
+        (tmp_path / "out/good/fold-0-seed-0.json").write_text(text)
+        code, error = call("scenes", "--report-only", source=None)
+        assert (code, "Remove both to score again" in error) == (1, True)
+
     def test_damaged_counts_are_told_of(self, call: Any, trained: list[str], tmp_path: Path) -> None:
         call("scenes", "--folds", "0")
         (tmp_path / "out/good/fold-0-seed-0.npz").write_bytes(b"PK")
@@ -361,6 +370,7 @@ class TestRefusals:
                 ["--contender", "reference"],
                 "'reference' needs a limit: --minutes M, or --minutes reference=M",
             ),
+            (["--contender", "x=starter", "--seeds", "0", "-1"], "--seeds -1 was given"),
             (["--contender", "x=startr"], "Did you mean 'starter'.*reference, peer and run:FOLDER"),
             (["--contender", "x=deeplabv3plus-resnet101", "--steps", "1"], "--weights resnet101=FILE"),
             (["--contender", "peer", "--minutes", "1"], "--weights tf_efficientnet_b4=FILE"),

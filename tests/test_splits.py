@@ -82,6 +82,7 @@ class TestGrammar:
             ("scenes-k5@0,1,2", "'scenes-kK@I"),
             ("random-10-5", "'random-N-M@SEED'"),
             ("kfold-5@-1", "'kfold-K@I'"),
+            ("kfold-٥@٠", "'kfold-K@I'"),
         ],
     )
     def test_wrong_names_get_a_hint(self, text: str, hint: str) -> None:
@@ -296,6 +297,7 @@ class TestDevelopment:
             ("scenes-k2@0,1", "nothing to train on; choose 3"),
             ("scenes-k5@0,5", "no fold 5 of 5"),
             ("scenes-k5@5,0", "no fold 5 of 5"),
+            ("scenes-k5@9,9", "no fold 9 of 5"),
             ("scenes-k11@0,1", "choose 2 to 10"),
         ],
     )

@@ -72,7 +72,7 @@ def parse(text: str) -> SplitName:
             f"The split {text!r} ends with a colon; name a part after it, such as {name + ':val'!r}."
         )
     for kind, (pattern, _) in GRAMMAR.items():
-        match = re.fullmatch(pattern, name)
+        match = re.fullmatch(pattern, name, re.ASCII)  # other scripts' digits would be other spellings
         if match:
             return SplitName(name, kind, tuple(int(number) for number in match.groups()), part or None)
     if Path(name).is_file():
@@ -215,7 +215,7 @@ def _scenes(dataset: Dataset, folds: int, fold: int) -> Parts:
 
 def _scenes_with_development(dataset: Dataset, folds: int, fold: int, development: int) -> Parts:
     """Return fold ``fold`` as the part test, fold ``development`` as val, the others as train."""
-    if fold == development:
+    if fold == development and fold < folds:
         raise SplitError(
             f"scenes-k{folds}@{fold},{development} tests and develops on the same fold; name another after "
             f"the comma, such as scenes-k{folds}@{fold},{0 if fold else 1}."

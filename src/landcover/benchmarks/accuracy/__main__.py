@@ -205,6 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             if options.data is None or not options.contenders:
                 raise UsageError("Give --data D and at least one --contender, or --report-only.")
+            if min(options.seeds) < 0:
+                raise UsageError(f"--seeds {min(options.seeds)} was given; seeds are whole numbers from 0.")
             contenders = parse_contenders(
                 options.contenders,
                 protocol,

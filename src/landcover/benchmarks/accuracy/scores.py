@@ -22,6 +22,9 @@ from landcover.progress import track
 from landcover.runtimes import Runtime
 from landcover.training.log import LOG_NAME, read_log
 
+_NEEDED = {"contender", "fold", "seed", "training", "warnings"}
+"""What reports read of a result."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -62,6 +65,8 @@ def read_scored(path: Path) -> Scored:
     """
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(about, dict) or not about.keys() >= _NEEDED:
+            raise ValueError(f"expected the result of a training, with {', '.join(sorted(_NEEDED))}")
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
             return Scored(about, *(arrays[name] for name in ("keys", "groups", "tables")))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
