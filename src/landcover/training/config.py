@@ -165,8 +165,8 @@ class TrainConfig(Config):
         crop_px: Height and width of a crop at that scale.
         batch_size: Crops per forward pass.
         accumulate: Forward passes per step.
-        replicas: Copies of the network that share each forward pass and the threads; on a few cores two are
-            faster than one. Batch norms and losses see a copy's part of the batch.
+        replicas: Copies of the network that share each forward pass and the threads. Batch norms and losses
+            see a copy's part of the batch.
         steps: Limit in steps; exactly one of ``steps`` and ``minutes`` is given.
         minutes: Limit in minutes of training and validation, summed over all resumes.
         optimiser: How weights change.

@@ -1,9 +1,10 @@
 """Copies of a network that compute parts of a batch at the same time, on the cores of one processor.
 
-Half the time of a step goes into small operations on much memory, between which a convolution's threads wait
-for each other. Two copies with a thread each do not wait. It is the data parallelism of Li et al. 2020 (arXiv
-2006.15704) within a process. Batch norms see their copy's part of the batch alone ("ghost batch norm", Hoffer
-et al. 2017, arXiv 1705.08741), and so does the loss: its mean is one of the parts' means.
+The data parallelism of Li et al. 2020 (arXiv 2006.15704) within a process: half the time of a step goes into
+small operations on much memory, between which a convolution's threads wait for each other. On two quiet cores
+two copies are 1.0 to 1.1 times as fast as one with two threads; two processes would be 1.4 times (see
+``docs/experiments.md``). Batch norms see their copy's part of the batch alone ("ghost batch norm", Hoffer et
+al. 2017, arXiv 1705.08741), and so does the loss: its mean is one of the parts' means.
 """
 
 from collections.abc import Callable, Sequence
