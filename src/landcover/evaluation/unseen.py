@@ -5,16 +5,15 @@ data at hand; whether these are the data it was made on then is told by the dige
 differ between a folder, its cache and its copies, and names such as ``train/0000`` are anyone's.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from landcover.bundle import ModelCard
 from landcover.data import Dataset, Item, split
+from landcover.data.digest import Counted, material_digest
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, class_pixels, select
 from landcover.errors import DataError, SplitError
-from landcover.legend import Legend
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def met(card: ModelCard, dataset: Dataset) -> Met | None:
 def is_trained_on(card: ModelCard, dataset: Dataset, known: Met) -> bool | None:
     """Return whether a data set is the one that a model was trained on, wherever it lies; None: unknown.
 
-    The digest of the training data is made again (see :func:`material_digest`), for which a folder's masks
+    The digest of the training data is made again (:mod:`landcover.data.digest`), for which a folder's masks
     are decoded; a cache knows their counts. It is another one as soon as a tile more or less takes part, so
     that False says "other data, or these with changes". It is unknown where the card has no digest, or the
     data have other classes than the model.
@@ -78,34 +77,12 @@ def is_trained_on(card: ModelCard, dataset: Dataset, known: Met) -> bool | None:
     digest = card.provenance.get("data_digest")
     if digest is None or set(card.legend.scored_names) != set(dataset.legend.scored_names):
         return None
-    return bool(digest == material_digest(dataset, card.legend, known.trained_on, known.validated_on))
-
-
-def material_digest(
-    dataset: Dataset, legend: Legend, training: Sequence[Item], validation: Sequence[Item]
-) -> str:
-    """Return the SHA-256 that training writes into the card as ``data_digest``.
-
-    It covers the keys of both parts, and sizes and pixels by class, in the order of the model's channels, of
-    the training part (``landcover.training.material``).
-
-    Args:
-        dataset: The data, whose scored classes are those of the legend, in any order.
-        legend: That of the model.
-        training: Items of the training part, sorted by key.
-        validation: Items of the validation part, sorted by key.
-
-    Raises:
-        DataError: If a mask cannot be read.
-    """
-    order = [dataset.legend.names.index(name) for name in legend.scored_names]
-    pixels = class_pixels(dataset, training)
-    digest = hashlib.sha256()
-    for item in training:
-        height, width = dataset.size(item)
-        digest.update(f"{item.key} {height} {width} {pixels[item.key][order].tolist()}\n".encode())
-    digest.update("\n".join(item.key for item in validation).encode())
-    return digest.hexdigest()
+    order = [dataset.legend.names.index(name) for name in card.legend.scored_names]
+    pixels = class_pixels(dataset, known.trained_on)
+    counted = (
+        Counted(item.key, *dataset.size(item), pixels[item.key][order].tolist()) for item in known.trained_on
+    )
+    return bool(digest == material_digest(counted, (item.key for item in known.validated_on)))
 
 
 def fitted_on(record: Mapping[str, Any]) -> tuple[str, str | None] | None:

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
@@ -69,8 +68,9 @@ def read_made(task: Task, options: PredictOptions, legend: Legend) -> MadeMap:
         if zones is not None:
             zones.add(row, strip)
     damaged = tuple(Window(*window) for window in json.loads(tags.get("LANDCOVER_DAMAGED", "[]")))
-    made = MadeMap(task, size, gsd, gsd_source, areas, {} if zones is None else zones.zones, damaged)
-    return replace(made, unlike=read_unlike(tags.get(UNLIKE, "")))
+    of_zones = {} if zones is None else zones.zones
+    unlike = read_unlike(tags.get(UNLIKE, ""))
+    return MadeMap(task, size, gsd, gsd_source, areas, of_zones, damaged, unlike=unlike)
 
 
 def read_unlike(text: str) -> Unlike | None:

@@ -1,6 +1,5 @@
 """What a run is trained on: the parts of a split, looked through once before the first step."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from landcover.data import Dataset, Item, open_dataset, split
+from landcover.data.digest import Counted, material_digest
 from landcover.data.items import SCENES_FILE
 from landcover.data.parallel import parallel_map
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse
@@ -161,15 +161,14 @@ def _look_through(
     def count(item: Item) -> Census:
         return take_census(np.take(channels, dataset.read_mask(item)), classes)
 
-    digest = hashlib.sha256()
-    kept: list[tuple[Item, Census]] = []
-    counted = track(parallel_map(count, items), "Looking through the masks", total=len(items))
-    for item, entry in zip(items, counted, strict=True):
-        digest.update(f"{item.key} {entry.height} {entry.width} {entry.pixels.tolist()}\n".encode())
-        if entry.blocks.any():
-            kept.append((item, entry))
-    digest.update("\n".join(item.key for item in validation).encode())
-    return [item for item, _ in kept], [entry for _, entry in kept], digest.hexdigest()
+    census = list(track(parallel_map(count, items), "Looking through the masks", total=len(items)))
+    pairs = list(zip(items, census, strict=True))
+    digest = material_digest(
+        (Counted(item.key, entry.height, entry.width, entry.pixels.tolist()) for item, entry in pairs),
+        (item.key for item in validation),
+    )
+    kept = [(item, entry) for item, entry in pairs if entry.blocks.any()]
+    return [item for item, _ in kept], [entry for _, entry in kept], digest
 
 
 def _missing_validation(split_name: str, parts: Iterable[str], part: str | None) -> list[str]:
