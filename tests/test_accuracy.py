@@ -58,13 +58,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was trained. Nothing is: contenders called good know colours, others say one thing."""
     labels: list[str] = []
 
-    def train(self: Contender, unit: Unit, folder: Path, data: Path, cache: Path, split: str) -> None:
+    def training(self: Contender, unit: Unit, folder: Path, data: Path, cache: Path, split: str) -> None:
         labels.append(f"{unit.label}: {split}")
 
     def open_model(model: Path) -> ColourRuntime | ConstantRuntime:
         return ColourRuntime() if "good" in str(model) else ConstantRuntime()
 
-    monkeypatch.setattr(Contender, "train", train)
+    monkeypatch.setattr(Contender, "training", training)
     monkeypatch.setattr(module, "open_model", open_model)
     monkeypatch.setattr(module, "model_digest", lambda model: "0" * 64)
     monkeypatch.setattr(module, "prepare", lambda data, cache: None)

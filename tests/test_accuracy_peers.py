@@ -18,7 +18,7 @@ from torch import nn
 
 import landcover.benchmarks.reference as module
 from landcover.benchmarks.accuracy import contenders
-from landcover.benchmarks.accuracy.process import run_apart
+from landcover.benchmarks.accuracy.process import Job, run_apart, threads_of_each
 from landcover.benchmarks.accuracy.protocols import PROTOCOLS, Unit
 from landcover.benchmarks.accuracy.recipes import MEAN, RECIPES, STD, Crops, load_recipe
 from landcover.benchmarks.accuracy.scores import effort
@@ -189,26 +189,22 @@ class TestEncoderWeights:
             module.reference_network(6, tmp_path / "x", "some_encoder")
 
 
-def test_a_peer_that_was_trained_but_not_scored_is_not_trained_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[Any] = []
-    monkeypatch.setattr(contenders, "run_apart", lambda *words: started.append(words))
+def test_a_peer_that_was_trained_but_not_scored_is_not_trained_again(tmp_path: Path) -> None:
     (tmp_path / "w").touch()
     (peer,) = contenders.parse_contenders(
         ["reference"], PROTOCOLS["scenes"], minutes=["5"], weights=[f"mobilenetv2_100={tmp_path / 'w'}"]
     )
     unit = Unit("reference", 1, 0)
-    peer.train(unit, tmp_path, tmp_path / "data", tmp_path / "cache", "scenes-k5@1")
-    ((log, module_name, *words),) = started
-    assert (log, module_name) == (tmp_path / "fold-1-seed-0.log", "landcover.benchmarks.reference")
+    job = peer.training(unit, tmp_path, tmp_path / "data", tmp_path / "cache", "scenes-k5@1")
+    assert job is not None
+    assert (job.log, job.module) == (tmp_path / "fold-1-seed-0.log", "landcover.benchmarks.reference")
+    words = list(job.arguments)
     assert words[words.index("--split") + 1] == "scenes-k5@1"
     assert words[words.index("--minutes") + 1] == 5.0
     assert words[words.index("--data") + 1] == tmp_path / "data"
     (tmp_path / "fold-1-seed-0").mkdir()
     (tmp_path / "fold-1-seed-0/training.json").touch()
-    peer.train(unit, tmp_path, tmp_path / "data", tmp_path / "cache", "scenes-k5@1")
-    assert len(started) == 1
+    assert peer.training(unit, tmp_path, tmp_path / "data", tmp_path / "cache", "scenes-k5@1") is None
 
 
 class TestProcesses:
@@ -216,7 +212,7 @@ class TestProcesses:
         (tmp_path / "failing.py").write_text("import sys; print('reason', file=sys.stderr); sys.exit(3)")
         with pytest.raises(TrainingError, match=r"(?s)failing .*ended with status 3.*\n  reason"):
             self._run(tmp_path, "failing")
-        assert (tmp_path / "logs/x.log").read_text() == "reason\n"
+        assert (tmp_path / "logs/failing.log").read_text() == "reason\n"
 
     def test_an_interrupt_is_handed_on_and_waited_for(self, tmp_path: Path) -> None:
         """The process ends in its own time: a training writes its checkpoint."""
@@ -244,7 +240,29 @@ class TestProcesses:
         thread.join()
         assert (tmp_path / "kept").exists()
 
-    def _run(self, folder: Path, name: str) -> None:
+    def test_several_run_at_the_same_time_with_a_share_of_the_threads_each(self, tmp_path: Path) -> None:
+        """Each waits for the other to begin: one after the other, they would wait for ever."""
+        for name, other in (("first", "second"), ("second", "first")):
+            (tmp_path / f"{name}.py").write_text(
+                "import os, time\n"
+                "from pathlib import Path\n"
+                f"Path('{name}-begun').write_text(os.environ['OMP_NUM_THREADS'])\n"
+                f"while not Path('{other}-begun').exists(): time.sleep(0.05)\n"
+                f"print('{name} done')\n"
+            )
+        self._run(tmp_path, "first", "second")
+        for name in ("first", "second"):
+            assert (tmp_path / f"logs/{name}.log").read_text() == f"{name} done\n"
+            assert (tmp_path / f"{name}-begun").read_text() == str(threads_of_each(2))
+
+    def test_the_others_end_before_a_failure_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "failing.py").write_text("import sys; print('reason', file=sys.stderr); sys.exit(3)")
+        (tmp_path / "slow.py").write_text("import time; time.sleep(1); open('kept', 'w')")
+        with pytest.raises(TrainingError, match=r"(?s)-m failing ended with status 3.*\n  reason"):
+            self._run(tmp_path, "failing", "slow")
+        assert (tmp_path / "kept").exists()
+
+    def _run(self, folder: Path, *names: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            run_apart(folder / "logs/x.log", name)
+            run_apart([Job(folder / f"logs/{name}.log", name) for name in names])

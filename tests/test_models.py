@@ -72,6 +72,20 @@ class TestEveryEncoder:
         assert low.shape[2:] == (24, 16)
         assert deep.shape[2:] == (96 // stride, 64 // stride)
 
+    def test_frozen_low_level_features_do_not_move(self, encoder: str) -> None:
+        model = model_of(encoder).train()
+        model.freeze_low_level()
+        x = images(2, 3, 64, 64)
+        with torch.no_grad():
+            before = model.eval().encoder(x)
+        optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        model.train()(x).square().sum().backward()
+        optimiser.step()
+        with torch.no_grad():
+            after = model.eval().encoder(x)
+        assert torch.equal(before.low, after.low)
+        assert not torch.equal(before.deep, after.deep)
+
     def test_frozen_batch_norm_does_not_move(self, encoder: str) -> None:
         model = build_model(ModelConfig(encoder=encoder, freeze_batch_norm=True, **NARROW), classes=2)
         model.eval().train()

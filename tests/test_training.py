@@ -500,6 +500,43 @@ def test_convolutions_compute_in_the_precision_that_was_asked_for(
     assert seen == {dtype}
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_takes_bfloat16_where_the_device_has_it_and_asking_for_it_elsewhere_is_told(
+    tmp_path, data, monkeypatch, capsys, native
+):
+    monkeypatch.setattr("landcover.training.precision.has_bfloat16", lambda device: native)
+    monkeypatch.setattr("landcover.training.session.has_bfloat16", lambda device: native)
+    for wanted in ("auto", "bf16", "fp32"):
+        train(tiny(f"precision={wanted}", "steps=1"), data=data, out=tmp_path / wanted)
+        (start,) = [event for event in read_log(tmp_path / wanted) if event["event"] == "start"]
+        assert start["precision"] == (wanted if wanted != "auto" else "bf16" if native else "fp32")
+        assert ("imitated" in capsys.readouterr().err) == (wanted == "bf16" and not native)
+
+
+def test_a_run_that_goes_on_in_another_precision_is_told_of(tmp_path, data, monkeypatch, capsys):
+    for native in (True, False):
+        monkeypatch.setattr("landcover.training.precision.has_bfloat16", lambda device, native=native: native)
+        train(tiny("precision=auto", "steps=1"), data=data, out=tmp_path / "run")
+    assert "threads in bf16 and goes on on cpu" in capsys.readouterr().err
+
+
+def test_low_levels_that_are_kept_are_those_that_the_run_starts_from(tmp_path, data):
+    with pytest.raises(UsageError, match="starts from random weights"):
+        train(tiny("freeze_low_level=true", "steps=1"), data=data, out=tmp_path / "none")
+    train(tiny("steps=1"), data=data, out=tmp_path / "first")
+    train(
+        tiny("freeze_low_level=true", "steps=2"),
+        data=data, out=tmp_path / "second", init=tmp_path / "first",
+    )  # fmt: skip
+    (_, first), (_, second) = (read_model(tmp_path / name) for name in ("first", "second"))
+    moved = {name.split(".")[0] for name in first if not np.array_equal(first[name], second[name])}
+    same = {
+        name for name in first if name.startswith("encoder.") and np.array_equal(first[name], second[name])
+    }
+    assert moved == {"encoder", "aspp", "reduce", "decoder", "classifier"}
+    assert any("conv1" in name or "stem" in name for name in same)
+
+
 @pytest.mark.parametrize(
     ("across", "rows", "told"),
     [

@@ -39,7 +39,7 @@ def our_rate(cache: Path, name: str, steps: int) -> float:
         TrainConfig,
         {
             "steps": steps,
-            "precision": "bf16",
+            "precision": "auto",
             "log_every": WARM_UP_STEPS,
             "validation": {"images": 1, "percent": 100},
         },

@@ -4,8 +4,8 @@
 
 Peers to measure ourselves against, and so written the usual way on purpose: files decoded by Pillow in a
 worker of a ``DataLoader``, contiguous tensors, cross-entropy, AdamW with two learning rates and polynomial
-decay, flips and quarter turns, bfloat16 autocast. Nothing of landcover's training is used here. The last
-weights are kept; nothing is validated.
+decay, flips and quarter turns, bfloat16 autocast where the device has it. Nothing of what makes landcover's
+training is used here. The last weights are kept; nothing is validated.
 """
 
 import argparse
@@ -45,6 +45,7 @@ from landcover.models.tensorfile import read_tensors
 from landcover.preprocessing import Preprocessing
 from landcover.runtimes import TorchRuntime
 from landcover.runtimes.torch_runtime import pick_device
+from landcover.training.precision import has_bfloat16
 
 WARM_UP_STEPS = 10
 WEIGHTS_NAME = "weights.safetensors"
@@ -145,6 +146,7 @@ def reference_loop(
     random.seed(seed)
     torch.manual_seed(seed)
     place = pick_device(device)
+    halved = has_bfloat16(place)
     network.to(place).train()
     of_encoder = {id(parameter) for parameter in encoder.parameters()}
     rates = (recipe.encoder_learning_rate, recipe.learning_rate)
@@ -171,7 +173,7 @@ def reference_loop(
                 return LoopResult(step, step * recipe.batch_size, elapsed, rate)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * (1 - done) ** recipe.power
-            with torch.autocast(place.type, torch.bfloat16):
+            with torch.autocast(place.type, torch.bfloat16, enabled=halved):
                 logits = network(images.to(place))
             loss = functional.cross_entropy(logits.float(), target.to(place), ignore_index=IGNORE)
             optimiser.zero_grad()

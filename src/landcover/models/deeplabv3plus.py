@@ -104,7 +104,6 @@ class DeepLabV3Plus(nn.Module):
         batch norms as the identity, the classifier as N(0, 0.01) with bias 0: classes about equally likely.
         """
         super().__init__()
-        self._frozen = config.freeze_batch_norm
         self.encoder = encoder
         self.aspp = AtrousPyramid(
             encoder.deep_channels,
@@ -123,7 +122,7 @@ class DeepLabV3Plus(nn.Module):
         )
         self.classifier = nn.Conv2d(width, classes, 1)
         self._initialise_head()
-        if self._frozen:
+        if config.freeze_batch_norm:
             for norm in self._batch_norms():
                 norm.requires_grad_(False)
             self.train()
@@ -163,10 +162,16 @@ class DeepLabV3Plus(nn.Module):
     def train(self, mode: bool = True) -> "DeepLabV3Plus":
         """Set training mode; frozen batch norms keep using and not touching their statistics."""
         super().train(mode)
-        if self._frozen:
-            for norm in self._batch_norms():
+        for norm in self._batch_norms():
+            if not any(parameter.requires_grad for parameter in norm.parameters()):
                 norm.eval()
         return self
+
+    def freeze_low_level(self) -> None:
+        """Train no layer of the encoder up to its stride-4 features: weights and statistics stay."""
+        for parameter in self.encoder.low_level_parameters():
+            parameter.requires_grad_(False)
+        self.train(self.training)
 
     def _padded_logits(self, x: Tensor) -> Tensor:
         multiple = self.encoder.output_stride

@@ -15,6 +15,9 @@ import timm  # noqa: E402 - needs the declaration above
 OUTPUT_STRIDES = (8, 16, 32)
 LOW_LEVEL_STRIDE = 4
 
+_SIDE = 64
+"""Side of an image to try an encoder on, in pixels."""
+
 TESTED_ENCODERS = (
     "mobilenetv2_100",
     "mobilenetv3_large_100",
@@ -76,15 +79,24 @@ class Encoder(nn.Module):
         maps = self.body(x)
         return Features(maps[self._low], maps[-1])
 
+    def low_level_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the stride-4 features depend on: those of the layers up to there."""
+        training = self.training
+        self.eval()
+        parameters = list(self.parameters())
+        image = torch.zeros(1, 3, _SIDE, _SIDE, device=parameters[0].device)
+        found = torch.autograd.grad(self(image).low.sum(), parameters, allow_unused=True)
+        self.train(training)
+        return [parameter for parameter, grad in zip(parameters, found, strict=True) if grad is not None]
+
     @torch.no_grad()
     def _try_out(self) -> None:
         """Compare the features of a small image with what timm says of them."""
-        side = 64
         self.eval()
-        low, deep = self(torch.zeros(1, 3, side, side))
+        low, deep = self(torch.zeros(1, 3, _SIDE, _SIDE))
         self.train()
         found = tuple(low.shape), tuple(deep.shape)
-        at_4, at_deep = side // LOW_LEVEL_STRIDE, side // self.output_stride
+        at_4, at_deep = _SIDE // LOW_LEVEL_STRIDE, _SIDE // self.output_stride
         expected = (1, self.low_channels, at_4, at_4), (1, self.deep_channels, at_deep, at_deep)
         if found != expected:
             raise NotImplementedError(f"its features have the shapes {found}, expected {expected}")

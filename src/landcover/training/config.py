@@ -161,6 +161,8 @@ class TrainConfig(Config):
         model: The network. A run that starts from a model (``init``) needs the settings on its card, but for
             those that change no weight, such as dropout; ``landcover train --init`` takes them from there.
         weights: The encoder's start: None (random), ``timm`` (downloaded by timm) or a safetensors file.
+        freeze_low_level: Keep the encoder up to its stride-4 features as it starts, weights and batch norms'
+            statistics: on a CPU a third of the time of a step goes into their gradients.
         gsd: Metres per pixel that the network works at; None for that of the data. Data are resampled to it.
         crop_px: Height and width of a crop at that scale.
         batch_size: Crops per forward pass.
@@ -178,7 +180,8 @@ class TrainConfig(Config):
             data tell which these are (``scenes.csv``) and they are trained on too.
         augment: How crops are varied.
         ema_decay: Of the moving average of the weights, which is what is validated and kept; 0 for none.
-        precision: ``bf16`` computes convolutions in bfloat16 (autocast); weights stay fp32.
+        precision: ``bf16`` computes convolutions in bfloat16 (autocast); weights stay fp32. ``auto`` does so
+            where the device has instructions for it.
         channels_last: Memory order of the network; faster almost everywhere.
         device: ``auto`` (the accelerator where there is one), ``cpu`` or ``cuda``.
         threads: Threads that compute on a CPU; None for torch's choice.
@@ -195,6 +198,7 @@ class TrainConfig(Config):
 
     model: ModelConfig = ModelConfig()
     weights: str | None = None
+    freeze_low_level: bool = False
     gsd: Positive | None = None
     crop_px: Annotated[int, Field(ge=32)] = 320
     batch_size: Count = 12
@@ -209,7 +213,7 @@ class TrainConfig(Config):
     across_tiles: bool = False
     augment: AugmentConfig = AugmentConfig()
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
     channels_last: bool = True
     device: str = "auto"
     threads: Count | None = None

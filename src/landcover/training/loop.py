@@ -347,6 +347,7 @@ def _description(session: Session) -> dict[str, Any]:
         "data_gsd": material.data_gsd,
         "device": str(session.device),
         "threads": torch.get_num_threads(),
+        "precision": session.precision,
         "versions": versions(),
         "git": git_commit(),
     }

@@ -82,22 +82,23 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
     return False
 
 
-def other_place(folder: Path, device: str, threads: int) -> list[str]:
-    """Return a notice if a run was last computed on another device, or with other threads on a CPU.
+def other_place(folder: Path, device: str, threads: int, precision: str) -> list[str]:
+    """Return a notice if a run was last computed elsewhere, in another precision or with other threads.
 
     Args:
         folder: The run folder.
         device: Where the run goes on.
         threads: Threads that compute there.
+        precision: What it computes in there.
     """
     if not (folder / LOG_NAME).exists():
         return []
     places = [
-        _place(event["device"], event["threads"])
+        _place(event["device"], event["threads"], event["precision"])
         for event in read_log(folder)
-        if event["event"] == "start" and "device" in event and "threads" in event
+        if event["event"] == "start" and {"device", "threads", "precision"} <= event.keys()
     ]
-    here = _place(device, threads)
+    here = _place(device, threads, precision)
     if places[-1:] in ([], [here]):
         return []
     return [
@@ -106,8 +107,10 @@ def other_place(folder: Path, device: str, threads: int) -> list[str]:
     ]
 
 
-def _place(device: str, threads: int) -> str:
-    return f"cpu with {threads} threads" if device == "cpu" else device
+def _place(device: str, threads: int, precision: str) -> str:
+    return (
+        f"{device} with {threads} threads in {precision}" if device == "cpu" else f"{device} in {precision}"
+    )
 
 
 def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from landcover import __version__
 from landcover.bundle import BEST_NAME, LAST_NAME, ModelCard, model_digest, read_card, save_model
 from landcover.config import dump_yaml
 from landcover.data import Item
-from landcover.errors import ModelError, TrainingError
+from landcover.errors import ModelError, TrainingError, UsageError
 from landcover.legend import Legend
 from landcover.likeness import ImageryProfile
 from landcover.models import DeepLabV3Plus, build_model, parameter_groups
@@ -30,6 +30,7 @@ from landcover.training.imagery import learned_imagery
 from landcover.training.initialise import encoder_preprocessing, load_initial, weights_digest
 from landcover.training.losses import Loss, build_loss
 from landcover.training.material import Material, gather, without_neighbours
+from landcover.training.precision import Precision, has_bfloat16, pick_precision
 from landcover.training.progress import Progress, ended, kept_now, validation_due
 from landcover.training.runs import identify, other_place, prepare_folder
 from landcover.training.validation import spread
@@ -48,6 +49,7 @@ class Session:
         card: Card of the model that is being made.
         device: Where the network is.
         fabric: Runs the network in the wanted precision.
+        precision: What that is on this device.
         network: The network.
         average: The moving average of its weights.
         optimiser: Of the network.
@@ -66,6 +68,7 @@ class Session:
     card: ModelCard
     device: torch.device
     fabric: Fabric
+    precision: Precision
     network: DeepLabV3Plus
     average: WeightAverage
     optimiser: Optimizer
@@ -195,6 +198,12 @@ def open_session(
     criterion = build_loss(config.loss, legend.scored_names, device)
     resumed = prepare_folder(folder, identity, dump_yaml(config), resume)
 
+    if config.freeze_low_level and init is None and config.weights is None:
+        raise UsageError(
+            "freeze_low_level=true keeps layers as they start, and this run starts from random weights. Give "
+            "--weights or --init, or set freeze_low_level=false."
+        )
+    precision = pick_precision(config.precision, device)
     torch.manual_seed(config.seed)
     weights = None if resumed or init else config.weights
     network = build_model(config.model, classes=len(legend.scored), weights=weights)
@@ -202,12 +211,19 @@ def open_session(
     if init is not None and not resumed:
         fresh = load_initial(network, config.model, init, legend)
         notices += [f"Class {name!r} is not known to {init} and starts fresh." for name in fresh]
+    if config.freeze_low_level:
+        network.freeze_low_level()
+    if precision == "bf16" and not has_bfloat16(device):
+        notices.append(
+            f"precision=bf16 was asked for, and this {device.type} has no instructions for it: it is "
+            "imitated, many times slower than fp32. precision=auto takes what suits the machine."
+        )
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.to(device)
     optimiser = build_optimiser(network, config.optimiser)
     average = WeightAverage(network, config.ema_decay)
-    if device.type == "cpu" and config.precision == "bf16":
+    if device.type == "cpu" and precision == "bf16":
         quicken_depthwise(network)
 
     if origin is not None:
@@ -240,7 +256,8 @@ def open_session(
         identity=identity,
         card=card,
         device=device,
-        fabric=_fabric(device, config.precision),
+        fabric=_fabric(device, precision),
+        precision=precision,
         network=network,
         average=average,
         optimiser=optimiser,
@@ -259,7 +276,7 @@ def open_session(
     )
     if resumed:
         session.progress = session.state.load(folder / LAST_NAME)
-        notices += other_place(folder, str(device), torch.get_num_threads())
+        notices += other_place(folder, str(device), torch.get_num_threads(), precision)
     return session
 
 
@@ -271,7 +288,7 @@ def _kept_imagery(folder: Path) -> ImageryProfile | None:
         return None
 
 
-def _fabric(device: torch.device, precision: str) -> Fabric:
+def _fabric(device: torch.device, precision: Precision) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it repeats the settings at every start
     return Fabric(
         accelerator=device.type,

@@ -3,10 +3,10 @@
 ``python -m landcover.benchmarks.accuracy scenes --data D --out DIR --contender reference --contender starter
 --minutes 25 --weights mobilenetv2_100=FILE``
 
-``docs/accuracy.md`` describes the protocols. Each training is a process of its own, one after the other, fold
-by fold, so that all contenders meet the same machine. What is finished is not done again: the command may be
-stopped at any time and goes on where it stopped; contenders, folds and seeds can be added. ``plan.json`` says
-what the results in a folder are of, and results of another plan are refused.
+``docs/accuracy.md`` describes the protocols. Each training is a process of its own, fold by fold, one after
+the other or ``--at-once`` some, so that all contenders meet the same machine. What is finished is not done
+again: the command may be stopped at any time and goes on where it stopped; contenders, folds and seeds can be
+added. ``plan.json`` says what the results in a folder are of, and results of another plan are refused.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 from landcover.benchmarks.accuracy.contenders import CACHE, Contender, parse_contenders
 from landcover.benchmarks.accuracy.plan import begin, finished, read_plan, write_report
-from landcover.benchmarks.accuracy.process import plain_errors
+from landcover.benchmarks.accuracy.process import Job, plain_errors, run_apart
 from landcover.benchmarks.accuracy.protocols import PROTOCOLS, Protocol, Unit
 from landcover.benchmarks.accuracy.recipes import RECIPES, Recipe
 from landcover.benchmarks.accuracy.scores import Scored, check_unseen, effort, groups_of, score
@@ -47,6 +47,7 @@ class Campaign:
         out: Folder of the results.
         contenders: Who takes part.
         units: The trainings, in the order in which they are done.
+        at_once: How many are done at the same time.
     """
 
     protocol: Protocol
@@ -56,6 +57,7 @@ class Campaign:
     out: Path
     contenders: Sequence[Contender]
     units: Sequence[Unit]
+    at_once: int = 1
     _parts: dict[str, Parts] = field(default_factory=dict)
 
     def parts(self, unit: Unit) -> Parts:
@@ -85,15 +87,27 @@ def run(campaign: Campaign) -> dict[str, Any]:
     warnings = {unit: _check(campaign, by_name[unit.contender], unit) for unit in open_units}
     # What cannot be done has been refused by now, not after hours.
     with claimed(campaign.out, campaign.out):
-        begin(campaign.out, campaign.protocol, campaign.dataset, campaign.contenders, campaign.units)
+        begin(
+            campaign.out,
+            campaign.protocol,
+            campaign.dataset,
+            campaign.contenders,
+            campaign.units,
+            at_once=campaign.at_once,
+        )
         if any(_is_ours(by_name[unit.contender]) for unit in open_units) and not is_cache(campaign.data):
             prepare(campaign.data, campaign.cache)
-        for number, unit in enumerate(open_units, 1):
+        for first in range(0, len(open_units), campaign.at_once):
+            group = open_units[first : first + campaign.at_once]
             if sys.stderr is not None and sys.stderr.isatty():
-                print(f"[{number}/{len(open_units)}] {unit.label}", file=sys.stderr)
-            scored = _train_and_score(campaign, by_name[unit.contender], unit, warnings[unit])
-            scored.write(campaign.out / unit.contender / f"{unit.stem}.json")
-            write_report(campaign.out)
+                labels = "; ".join(unit.label for unit in group)
+                print(f"[{first + len(group)}/{len(open_units)}] {labels}", file=sys.stderr)
+            jobs = [_training(campaign, by_name[unit.contender], unit) for unit in group]
+            run_apart([job for job in jobs if job is not None])
+            for unit in group:
+                scored = _score(campaign, by_name[unit.contender], unit, warnings[unit])
+                scored.write(campaign.out / unit.contender / f"{unit.stem}.json")
+                write_report(campaign.out)
         return write_report(campaign.out)
 
 
@@ -131,10 +145,14 @@ def _check(campaign: Campaign, contender: Contender, unit: Unit) -> list[str]:
     return []
 
 
-def _train_and_score(campaign: Campaign, contender: Contender, unit: Unit, warnings: list[str]) -> Scored:
-    folder, protocol, dataset = campaign.out / contender.name, campaign.protocol, campaign.dataset
+def _training(campaign: Campaign, contender: Contender, unit: Unit) -> Job | None:
     data, cache = campaign.data, campaign.data if is_cache(campaign.data) else campaign.cache
-    contender.train(unit, folder, data, cache, protocol.split_of(unit.fold))
+    folder, split = campaign.out / contender.name, campaign.protocol.split_of(unit.fold)
+    return contender.training(unit, folder, data, cache, split)
+
+
+def _score(campaign: Campaign, contender: Contender, unit: Unit, warnings: list[str]) -> Scored:
+    folder, protocol, dataset = campaign.out / contender.name, campaign.protocol, campaign.dataset
     model = contender.model(unit, folder)
     peer = isinstance(contender.config, Recipe)
     runtime = open_peer(model, dataset) if peer else open_model(model)
@@ -190,6 +208,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--weights", action="append", default=[], metavar="ENCODER=FILE", help="ImageNet weights")
     add("--folds", type=int, nargs="+", help="[default: all]")
     add("--seeds", type=int, nargs="+", default=[0], help="[default: 0]")
+    add(
+        "--at-once",
+        type=int,
+        default=1,
+        metavar="N",
+        help="trainings at the same time, each with its share of the processor's threads [default: 1]",
+    )
     add("--report-only", action="store_true", help="print what is there, and do nothing else")
     return parser
 
@@ -207,6 +232,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise UsageError("Give --data D and at least one --contender, or --report-only.")
             if min(options.seeds) < 0:
                 raise UsageError(f"--seeds {min(options.seeds)} was given; seeds are whole numbers from 0.")
+            if options.at_once < 1:
+                raise UsageError(
+                    f"--at-once {options.at_once} was given; at least one training is done at a time."
+                )
             contenders = parse_contenders(
                 options.contenders,
                 protocol,
@@ -228,6 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 options.out,
                 contenders,
                 sorted(units, key=lambda unit: (unit.fold or 0, unit.seed)),
+                options.at_once,
             )
             report = run(campaign)
         print(report["markdown"], end="")

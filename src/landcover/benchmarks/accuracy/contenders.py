@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from landcover.benchmarks.accuracy.process import run_apart
+from landcover.benchmarks.accuracy.process import Job
 from landcover.benchmarks.accuracy.protocols import Protocol, Unit
 from landcover.benchmarks.accuracy.recipes import RECIPES, RESULT_NAME, Recipe
 from landcover.config import dump_yaml, with_overrides
@@ -78,8 +78,10 @@ class Contender:
             return Path(pattern.replace("{fold}", str(unit.fold)).replace("{seed}", str(unit.seed)))
         return folder / unit.stem
 
-    def train(self, unit: Unit, folder: Path, data: Path, cache: Path, split: str) -> None:
-        """Train, in a process of its own; a training of ours that was stopped goes on.
+    def training(self, unit: Unit, folder: Path, data: Path, cache: Path, split: str) -> Job | None:
+        """Return the command that trains, or None where nothing is to be done.
+
+        A training of ours that was stopped goes on.
 
         Args:
             unit: Which training.
@@ -90,7 +92,7 @@ class Contender:
         """
         run = folder / unit.stem
         if self.config is None or (run / RESULT_NAME).is_file():
-            return
+            return None
         settings = folder / "config.yaml"
         write_text(settings, dump_yaml(self.config), force=True)
         common = ("--split", split, "--weights", self.weights or "none", "--out", run)
@@ -98,10 +100,9 @@ class Contender:
         if isinstance(self.config, Recipe):
             limit = ("--minutes", self.minutes) if self.steps is None else ("--steps", self.steps)
             recipe = ("--data", data, "--recipe", settings, "--seed", unit.seed, *limit)
-            run_apart(log, "landcover.benchmarks.reference", *common, *recipe)
-        else:
-            preset = ("--data", cache, "--preset", settings, "--set", f"seed={unit.seed}")
-            run_apart(log, "landcover", "train", *common, *preset)
+            return Job(log, "landcover.benchmarks.reference", (*common, *recipe))
+        preset = ("--data", cache, "--preset", settings, "--set", f"seed={unit.seed}")
+        return Job(log, "landcover", ("train", *common, *preset))
 
 
 def parse_contenders(

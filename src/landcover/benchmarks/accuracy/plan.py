@@ -20,7 +20,13 @@ _PLAN = "plan.json"
 
 
 def begin(
-    out: Path, protocol: Protocol, dataset: Dataset, contenders: Sequence[Contender], units: Sequence[Unit]
+    out: Path,
+    protocol: Protocol,
+    dataset: Dataset,
+    contenders: Sequence[Contender],
+    units: Sequence[Unit],
+    *,
+    at_once: int = 1,
 ) -> None:
     """Write down what the results in a folder are of, or see that it is the same plan as before.
 
@@ -36,6 +42,7 @@ def begin(
         "data": str(dataset.root.resolve()),
         "gsd": dataset.gsd,
         "legend": dataset.legend.to_dict(),
+        "at_once": at_once,
     }
     there: dict[str, Any] = dict(plan) | {"contenders": {}, "units": []}
     if (out / _PLAN).exists():
@@ -118,6 +125,7 @@ def write_report(out: Path) -> dict[str, Any]:
         "part": protocol.part,
         "metric": protocol.metrics[0],
         "data": plan["data"],
+        "at_once": plan["at_once"],
         "plan": plan["contenders"],
         "missing": [unit.label for row in plan["units"] if (unit := Unit(*row)) not in results],
         **summarise(protocol, Legend.from_dict(plan["legend"]), list(plan["contenders"]), results),
@@ -137,7 +145,7 @@ def _read(out: Path) -> dict[str, Any]:
         plan: dict[str, Any] = json.loads((out / _PLAN).read_text(encoding="utf-8"))
     except ValueError as error:
         raise OutputError(f"{out / _PLAN} is damaged ({error}). Choose another --out.") from error
-    return plan
+    return {"at_once": 1, **plan}
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

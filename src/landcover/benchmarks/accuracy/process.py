@@ -1,12 +1,17 @@
 """A process for each training, and errors in plain words: what the accuracy benchmark's commands share."""
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+import torch
 
 from landcover.errors import LandcoverError, TrainingError, UsageError
 from landcover.training.interrupt import Interrupt
@@ -17,48 +22,86 @@ _TAIL = 12
 """Lines of a log that an error shows."""
 
 
-def run_apart(log: Path, module: str, *arguments: object) -> None:
-    """Run ``python -m module arguments`` in a process of its own, and wait for it.
+@dataclass(frozen=True)
+class Job:
+    """A command in a process of its own: ``python -m module arguments``.
 
-    In a terminal it shows its progress there; else what it says goes to a file. An interrupt is handed on
-    once and waited for, so that a training can write its checkpoint.
-
-    Args:
+    Attributes:
         log: File for what it says where standard error is no terminal.
         module: The module.
         arguments: Its arguments.
+    """
+
+    log: Path
+    module: str
+    arguments: Sequence[object] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """The module and its arguments, as they are given to Python."""
+        return ["-m", self.module, *map(str, self.arguments)]
+
+
+def run_apart(jobs: Sequence[Job]) -> None:
+    """Run jobs at the same time, and wait for them.
+
+    A single one in a terminal shows its progress there; else what they say goes to their files. Several share
+    the processor: each computes with its share of the threads. An interrupt is handed on to all once and
+    waited for, so that a training can write its checkpoint.
 
     Raises:
-        TrainingError: If it fails; the message has the end of the log.
+        TrainingError: If one fails, when all have ended; the message has the end of its log.
     """
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    if sys.stderr is not None and sys.stderr.isatty():
-        status, said = _run(command, sys.stderr), ""
-    else:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8") as file:
-            status = _run(command, file)
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = "".join(f"\n  {line}" for line in lines[-_TAIL:])
-    if status:
-        words = " ".join(command[1:])
-        raise TrainingError(f"{words} ended with status {status}. Mend it and run again to go on.{said}")
+    shown = len(jobs) == 1 and sys.stderr is not None and sys.stderr.isatty()
+    environment = dict(os.environ)
+    if len(jobs) > 1:
+        environment["OMP_NUM_THREADS"] = str(threads_of_each(len(jobs)))
+    statuses = _run(jobs, environment, shown=shown)
+    for job, status in zip(jobs, statuses, strict=True):
+        if status:
+            said = "" if shown else _end(job.log)
+            words = " ".join(job.words)
+            raise TrainingError(f"{words} ended with status {status}. Mend it and run again to go on.{said}")
 
 
-def _run(command: list[str], output: IO[str]) -> int:
-    """Run a command out of the reach of the terminal's Ctrl-C, and return its exit status."""
+def threads_of_each(jobs: int) -> int:
+    """Return the threads that each of some jobs gets on this machine."""
+    return max(1, torch.get_num_threads() // jobs)
+
+
+def _end(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "".join(f"\n  {line}" for line in lines[-_TAIL:])
+
+
+def _run(jobs: Sequence[Job], environment: Mapping[str, str], *, shown: bool) -> list[int]:
+    """Run commands out of the reach of the terminal's Ctrl-C, and return their exit statuses."""
     told = False
-    with Interrupt() as interrupt:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-        while process.poll() is None:
+    with Interrupt() as interrupt, ExitStack() as stack:
+        processes = []
+        for job in jobs:
+            output = sys.stderr if shown else stack.enter_context(_opened(job.log))
+            command = [sys.executable, *job.words]
+            processes.append(
+                subprocess.Popen(
+                    command, stdout=output, stderr=output, env=environment, start_new_session=True
+                )
+            )
+        while any(process.poll() is None for process in processes):
             if interrupt.requested and not told:
-                process.terminate()
+                for process in processes:
+                    process.terminate()
                 told = True
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(1)
-    if interrupt.requested or process.returncode == INTERRUPTED:
+            time.sleep(0.2)
+    statuses = [process.returncode for process in processes]
+    if interrupt.requested or INTERRUPTED in statuses:
         raise KeyboardInterrupt
-    return process.returncode
+    return statuses
+
+
+def _opened(log: Path) -> IO[str]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("w", encoding="utf-8")
 
 
 @contextmanager

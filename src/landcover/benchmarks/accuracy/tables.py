@@ -32,6 +32,10 @@ def _introduction(protocol: Protocol, report: Mapping[str, Any]) -> str:
     ]
     rules = {name: about["rule"] for name, about in report["plan"].items()}
     lines.append("Checkpoints: " + "; ".join(f"{name}: {rule}" for name, rule in rules.items()) + ".")
+    if report["at_once"] > 1:
+        lines.append(
+            f"{report['at_once']} trainings at a time, each with its share of the processor's threads."
+        )
     if report["missing"]:
         lines.append(f"**Not finished**: {'; '.join(report['missing'])}.")
     return "\n".join(lines)
