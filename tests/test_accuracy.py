@@ -179,8 +179,14 @@ class TestCampaign:
         tmp_path: Path,
     ) -> None:
         call("scenes", "--folds", "0")
-        code, error = call("scenes", source=write_scenes(tmp_path / "other"))
-        assert (code, "another data" in error) == (1, True)
+        other = write_scenes(tmp_path / "other")
+        trained.clear()
+        call("scenes", "--folds", "0", source=other)
+        assert trained == [], "the same data elsewhere are the same"
+        table = (other / "scenes.csv").read_text()
+        (other / "scenes.csv").write_text(table.replace(",s1,", ",another,"))
+        code, error = call("scenes", source=other)
+        assert (code, "another dataset" in error) == (1, True)
         code, error = call("course")
         assert (code, "another protocol" in error) == (1, True)
         code, error = call("course", "--report-only", source=None)

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from landcover.bundle import read_model
-from landcover.config import with_overrides
 from landcover.training import train
 from landcover.training.checkpoint import read_run
 from landcover.training.ema import WeightAverage
@@ -76,16 +75,6 @@ def test_killed_at_three_random_steps(data, straight, tmp_path, precision, optim
         done = read_run(tmp_path / "last.safetensors")[0].step
     assert train_apart(config, data, tmp_path) == 0
     assert_same_run(straight(precision, optimiser), tmp_path)
-
-
-def test_killed_with_copies_side_by_side(data, tmp_path):
-    config = with_overrides(
-        configuration("bf16"), ["batch_size=4", "replicas=2", "accumulate=1", "threads=2"]
-    )
-    assert train_apart(config, data, tmp_path / "straight") == 0
-    assert train_apart(config, data, tmp_path / "killed", "between step and average", 5) == -signal.SIGKILL
-    assert train_apart(config, data, tmp_path / "killed") == 0
-    assert_same_run(tmp_path / "straight", tmp_path / "killed")
 
 
 @pytest.mark.parametrize(

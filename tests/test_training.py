@@ -38,7 +38,7 @@ from landcover.training.checkpoint import TrainingState
 from landcover.training.config import ScheduleConfig, ValidationConfig
 from landcover.training.ema import WeightAverage
 from landcover.training.log import RunLog, read_log
-from landcover.training.loop import Pass, _batch_scores
+from landcover.training.loop import _batch_scores
 from landcover.training.material import gather
 from landcover.training.progress import Progress, ended, kept_now, take_scores, validation_due
 from landcover.training.schedule import learning_rate_factor
@@ -293,14 +293,11 @@ def test_a_batch_is_scored_where_the_loss_is_taken():
     targets[:, 2::4, 2::4] = torch.tensor([[0, 1], [4, 255]])
     logits = torch.zeros(2, 6, 2, 2)
     logits[:, 0] = 1  # urban everywhere; one third of the labelled pixels is
-    found = _batch_scores([Pass(logits.sum(), logits, targets)], DEEPGLOBE)
+    found = _batch_scores(logits, targets, DEEPGLOBE)
     assert found["pixel_accuracy"] == pytest.approx(1 / 3)
     assert (found["iou"]["urban"], found["iou"]["agriculture"]) == (pytest.approx(1 / 3), 0)
     assert found["miou"] == pytest.approx(1 / 9)  # of the three classes that are there
-    halves = [Pass(logits.sum(), logits[i : i + 1], targets[i : i + 1]) for i in range(2)]
-    assert _batch_scores(halves, DEEPGLOBE) == found
-    unlabelled = torch.full_like(targets, 255)
-    nothing = _batch_scores([Pass(logits.sum(), logits, unlabelled)], DEEPGLOBE)
+    nothing = _batch_scores(logits, torch.full_like(targets, 255), DEEPGLOBE)
     assert (nothing["miou"], nothing["pixel_accuracy"]) == (None, None)
 
 

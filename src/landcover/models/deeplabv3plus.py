@@ -34,24 +34,6 @@ def _conv(
     return nn.Sequential(*layers, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-class Dropout(nn.Dropout):
-    """Dropout that, once seeded, draws from a generator of its own: copies can draw at the same time."""
-
-    _generator: torch.Generator | None = None
-
-    def seed(self, seed: int) -> None:
-        """Draw from now on from a CPU generator with this seed."""
-        self._generator = self._generator or torch.Generator()
-        self._generator.manual_seed(seed)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop a share of the values of a tensor in training, and scale the others up."""
-        if self._generator is None or not self.training or not self.p:
-            return super().forward(x)
-        kept = torch.empty(x.shape, dtype=x.dtype).bernoulli_(1 - self.p, generator=self._generator)
-        return x * kept.div_(1 - self.p).to(x.device)
-
-
 class ImagePooling(nn.Module):
     """The mean over the image through a 1x1 convolution and ReLU, spread over the image again."""
 
@@ -80,7 +62,7 @@ class AtrousPyramid(nn.Module):
             ]
         )
         self.fuse = _conv(len(self.branches) * channels, channels)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, h, w) to (N, channels, h, w)."""
@@ -126,11 +108,6 @@ class DeepLabV3Plus(nn.Module):
             for norm in self._batch_norms():
                 norm.requires_grad_(False)
             self.train()
-
-    @property
-    def dropout(self) -> Dropout:
-        """The only random thing in it."""
-        return self.aspp.dropout
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits before upsampling.

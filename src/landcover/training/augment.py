@@ -34,12 +34,6 @@ class Batch(NamedTuple):
     targets: UInt8Array
     colours: Float32Array
 
-    def split(self, count: int) -> list["Batch"]:
-        """Return views of ``count`` parts of equal size."""
-        size = len(self.images) // count
-        cuts = [slice(i * size, (i + 1) * size) for i in range(count)]
-        return [Batch(self.images[cut], self.targets[cut], self.colours[cut]) for cut in cuts]
-
 
 def fill_sample(
     batch: Batch,

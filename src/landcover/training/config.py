@@ -167,8 +167,6 @@ class TrainConfig(Config):
         crop_px: Height and width of a crop at that scale.
         batch_size: Crops per forward pass.
         accumulate: Forward passes per step.
-        replicas: Copies of the network that share each forward pass and the threads. Batch norms and losses
-            see a copy's part of the batch.
         steps: Limit in steps; exactly one of ``steps`` and ``minutes`` is given.
         minutes: Limit in minutes of training and validation, summed over all resumes.
         optimiser: How weights change.
@@ -203,7 +201,6 @@ class TrainConfig(Config):
     crop_px: Annotated[int, Field(ge=32)] = 320
     batch_size: Count = 12
     accumulate: Count = 1
-    replicas: Annotated[int, Field(ge=1, le=64)] = 1
     steps: Count | None = None
     minutes: Positive | None = None
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -242,14 +239,9 @@ class TrainConfig(Config):
             )
         if self.crop_px % self.loss.stride:
             raise ValueError(f"crop_px={self.crop_px} must be a multiple of loss.stride={self.loss.stride}")
-        if self.batch_size % self.replicas:
+        if self.batch_size == 1 and not self.model.freeze_batch_norm:
             raise ValueError(
-                f"batch_size={self.batch_size} must be a multiple of replicas={self.replicas}, which share it"
-            )
-        if self.batch_size == self.replicas and not self.model.freeze_batch_norm:
-            raise ValueError(
-                f"batch_size={self.batch_size} with replicas={self.replicas} gives batch norms one image to "
-                f"average: use batch_size={2 * self.replicas} with accumulate, or set "
+                "batch_size=1 gives batch norms nothing to average: use batch_size=2 with accumulate, or set "
                 "model.freeze_batch_norm=true"
             )
         return self

@@ -1,12 +1,11 @@
 """The training loop: read from top to bottom."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ from landcover.training.losses import labelled_pixels
 from landcover.training.memory import keep_freed_memory
 from landcover.training.progress import Reason, ended, share_done, take_scores
 from landcover.training.provenance import git_commit, versions
-from landcover.training.replicas import Replicas
 from landcover.training.runs import CONFIG_NAME
 from landcover.training.schedule import learning_rate_factor
 from landcover.training.session import Session, open_session
@@ -164,73 +162,52 @@ def fit(session: Session, log: RunLog, interrupt: Interrupt) -> Reason:
     meter = Meter(session.device)
     module.train()
     session.start_clock()
-    with Replicas(session.network, config.replicas) as replicas:
-        while True:
-            session.tick()
-            if session.validation_due:
-                _validate(session, runtime, log, interrupt)
-            if interrupt.requested:
-                return "interrupted"
-            reason = ended(config, progress)
-            if reason is not None:
-                return reason
+    while True:
+        session.tick()
+        if session.validation_due:
+            _validate(session, runtime, log, interrupt)
+        if interrupt.requested:
+            return "interrupted"
+        reason = ended(config, progress)
+        if reason is not None:
+            return reason
 
-            began = time.monotonic()
-            for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
-                group["lr"] = rate * learning_rate_factor(
-                    config.schedule, base_rates[-1], share_done(config, progress), progress.step
-                )
-            _seed(config.seed, progress.step)
-            for turn in range(config.accumulate):
-                parts = next(batches).split(config.replicas)
-                found = replicas.backward(
-                    partial(_backward, session), parts, seed=(config.seed, progress.step, turn)
-                )
-                for part in found:
-                    meter.add(part.loss, len(part.targets))
-            if config.optimiser.clip_norm is not None:
-                session.fabric.clip_gradients(module, optimiser, max_norm=config.optimiser.clip_norm)
-            optimiser.step()
-            optimiser.zero_grad()
-            replicas.spread()
-            session.average.update(progress.step)
-            progress.step += 1
-            meter.seconds += time.monotonic() - began
+        began = time.monotonic()
+        for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
+            group["lr"] = rate * learning_rate_factor(
+                config.schedule, base_rates[-1], share_done(config, progress), progress.step
+            )
+        _seed(config.seed, progress.step)
+        for _ in range(config.accumulate):
+            images, targets = _to_network(next(batches), session.device)
+            # Fabric's own switching of precision sees calls of forward alone, and logits is another method.
+            with session.fabric.autocast():
+                logits = _logits(session.network, images, config.loss.stride)
+            loss = session.criterion(logits, targets)
+            session.fabric.backward(loss / config.accumulate)
+            meter.add(loss.detach(), len(images))
+        if config.optimiser.clip_norm is not None:
+            session.fabric.clip_gradients(module, optimiser, max_norm=config.optimiser.clip_norm)
+        optimiser.step()
+        optimiser.zero_grad()
+        session.average.update(progress.step)
+        progress.step += 1
+        meter.seconds += time.monotonic() - began
 
-            session.tick()
-            log.progress(share_done(config, progress), f"Step {progress.step}")
-            if progress.step % config.log_every == 0:
-                log.event(
-                    "step",
-                    step=progress.step,
-                    images=progress.step * config.batch_size * config.accumulate,
-                    **meter.read(progress.step),
-                    **_batch_scores(found, session.card.legend),
-                    lr=optimiser.param_groups[-1]["lr"],
-                    seconds=round(progress.seconds, 3),
-                )
-            if session.checkpoint_due:
-                session.checkpoint()
-
-
-class Pass(NamedTuple):
-    """What a forward pass found: the loss, the logits (N, C, h, w), and the targets (N, H, W)."""
-
-    loss: Tensor
-    logits: Tensor
-    targets: Tensor
-
-
-def _backward(session: Session, network: DeepLabV3Plus, batch: Batch) -> Pass:
-    """Add the gradients of a batch, or of a copy's part of it, to those of ``network``."""
-    config = session.config
-    images, targets = _to_network(batch, session.device)
-    # Fabric's own switching of precision sees calls of forward alone, and logits is another method.
-    with session.fabric.autocast():
-        logits = _logits(network, images, config.loss.stride)
-    loss = session.criterion(logits, targets)
-    session.fabric.backward(loss / (config.accumulate * config.replicas))
-    return Pass(loss.detach(), logits.detach(), targets)
+        session.tick()
+        log.progress(share_done(config, progress), f"Step {progress.step}")
+        if progress.step % config.log_every == 0:
+            log.event(
+                "step",
+                step=progress.step,
+                images=progress.step * config.batch_size * config.accumulate,
+                **meter.read(progress.step),
+                **_batch_scores(logits.detach(), targets, session.card.legend),
+                lr=optimiser.param_groups[-1]["lr"],
+                seconds=round(progress.seconds, 3),
+            )
+        if session.checkpoint_due:
+            session.checkpoint()
 
 
 class Meter:
@@ -292,13 +269,12 @@ def _logits(module: DeepLabV3Plus, images: Tensor, stride: int) -> Tensor:
     return functional.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-def _batch_scores(found: Sequence[Pass], legend: Legend) -> dict[str, Any]:
+def _batch_scores(logits: Tensor, targets: Tensor, legend: Legend) -> dict[str, Any]:
     """Score logits on the pixels that the loss saw, as a validation does: mIoU, IoU, pixel accuracy."""
+    pixels, truth = labelled_pixels(logits, targets)
     scored = np.asarray(legend.scored, np.uint8)
     matrix = ConfusionMatrix(legend)
-    for part in found:
-        pixels, truth = labelled_pixels(part.logits, part.targets)
-        matrix.update(scored[truth.cpu().numpy()][None], scored[pixels.argmax(dim=1).cpu().numpy()][None])
+    matrix.update(scored[truth.cpu().numpy()][None], scored[pixels.argmax(dim=1).cpu().numpy()][None])
     return matrix.scores().to_dict()
 
 

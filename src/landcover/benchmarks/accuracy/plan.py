@@ -1,5 +1,6 @@
 """What the results in a folder are of, and the report of what is there."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,12 +40,12 @@ def begin(
     """
     plan: dict[str, Any] = {
         "protocol": protocol.name,
-        "data": str(dataset.root.resolve()),
+        "dataset": _digest(dataset),
         "gsd": dataset.gsd,
         "legend": dataset.legend.to_dict(),
         "at_once": at_once,
     }
-    there: dict[str, Any] = dict(plan) | {"contenders": {}, "units": []}
+    there: dict[str, Any] = {"data": dataset.root.resolve().name, **plan, "contenders": {}, "units": []}
     if (out / _PLAN).exists():
         there = _read(out)
     elif any(out.glob("*/*seed-*.json")):
@@ -64,6 +65,13 @@ def begin(
     rows = [[unit.contender, unit.fold, unit.seed] for unit in units]
     there["units"] += [row for row in rows if row not in there["units"]]
     write_text(out / _PLAN, json.dumps(there, indent=1) + "\n", force=True)
+
+
+def _digest(dataset: Dataset) -> str:
+    """Return the SHA-256 of which tiles there are, and of their places in scenes, wherever the data lie."""
+    places = dataset.scenes or {}
+    lines = sorted(f"{item.key} {places.get(item.key)}" for item in dataset.items)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _replaced(out: Path, contender: Contender, units: Sequence[Unit]) -> list[str]:
