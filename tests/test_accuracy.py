@@ -58,13 +58,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was trained. Nothing is: contenders called good know colours, others say one thing."""
     labels: list[str] = []
 
-    def training(self: Contender, unit: Unit, folder: Path, data: Path, cache: Path, split: str) -> None:
+    def prepare_job(self: Contender, unit: Unit, folder: Path, data: Path, cache: Path, split: str) -> None:
         labels.append(f"{unit.label}: {split}")
 
     def open_model(model: Path) -> ColourRuntime | ConstantRuntime:
         return ColourRuntime() if "good" in str(model) else ConstantRuntime()
 
-    monkeypatch.setattr(Contender, "training", training)
+    monkeypatch.setattr(Contender, "prepare_job", prepare_job)
     monkeypatch.setattr(module, "open_model", open_model)
     monkeypatch.setattr(module, "model_digest", lambda model: "0" * 64)
     monkeypatch.setattr(module, "prepare", lambda data, cache: None)
@@ -116,6 +116,28 @@ class TestCampaign:
         ]
         assert more["contenders"]["good"]["folds"].keys() == {"0", "1", "3"}
         assert [entry["fold"] for entry in more["contenders"]["good"]["seeds"]] == [0]
+
+    def test_contenders_of_a_fold_and_seed_at_the_same_time(
+        self, call: Any, trained: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        groups: list[tuple[int, int]] = []
+
+        def run_apart(jobs: Any, *, at_once: int) -> None:
+            groups.append((len(trained), at_once))
+
+        monkeypatch.setattr(module, "run_apart", run_apart)
+        three = ["--contender", "good=starter", "--contender", "bad=starter", "--contender", "worse=starter"]
+        call("scenes", "--folds", "0", "1", "--at-once", "2", "--minutes", "1", *three)
+        assert groups == [(2, 2), (3, 2), (5, 2), (6, 2)]
+        assert [label.split(":")[0] for label in trained[2:4]] == [
+            "worse, fold 0, seed 0",
+            "good, fold 1, seed 0",
+        ]
+        report = call("scenes", "--report-only", source=None)
+        assert report["at_once"] == 2
+        code, error = call("scenes", "--folds", "2", "--minutes", "1", *three)
+        assert (code, "at_once (2 there, 1 here)" in error) == (1, True)
+        assert call("scenes", "--at-once", "0")[0] == 2
 
     def test_what_was_stopped_goes_on(
         self,

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 
 import landcover.benchmarks.reference as module
 from landcover.benchmarks.accuracy import contenders
-from landcover.benchmarks.accuracy.process import Job, run_apart, threads_of_each
+from landcover.benchmarks.accuracy.process import Job, run_apart
 from landcover.benchmarks.accuracy.protocols import PROTOCOLS, Unit
 from landcover.benchmarks.accuracy.recipes import MEAN, RECIPES, STD, Crops, load_recipe
 from landcover.benchmarks.accuracy.scores import effort
@@ -195,7 +196,7 @@ def test_a_peer_that_was_trained_but_not_scored_is_not_trained_again(tmp_path: P
         ["reference"], PROTOCOLS["scenes"], minutes=["5"], weights=[f"mobilenetv2_100={tmp_path / 'w'}"]
     )
     unit = Unit("reference", 1, 0)
-    job = peer.training(unit, tmp_path, tmp_path / "data", tmp_path / "cache", "scenes-k5@1")
+    job = peer.prepare_job(unit, tmp_path, tmp_path / "data", tmp_path / "cache", "scenes-k5@1")
     assert job is not None
     assert (job.log, job.module) == (tmp_path / "fold-1-seed-0.log", "landcover.benchmarks.reference")
     words = list(job.arguments)
@@ -204,7 +205,7 @@ def test_a_peer_that_was_trained_but_not_scored_is_not_trained_again(tmp_path: P
     assert words[words.index("--data") + 1] == tmp_path / "data"
     (tmp_path / "fold-1-seed-0").mkdir()
     (tmp_path / "fold-1-seed-0/training.json").touch()
-    assert peer.training(unit, tmp_path, tmp_path / "data", tmp_path / "cache", "scenes-k5@1") is None
+    assert peer.prepare_job(unit, tmp_path, tmp_path / "data", tmp_path / "cache", "scenes-k5@1") is None
 
 
 class TestProcesses:
@@ -217,52 +218,76 @@ class TestProcesses:
     def test_an_interrupt_is_handed_on_and_waited_for(self, tmp_path: Path) -> None:
         """The process ends in its own time: a training writes its checkpoint."""
         (tmp_path / "lasting.py").write_text(
-            "import signal, sys, time\n"
+            "import os, signal, sys, time\n"
             "from pathlib import Path\n"
             "def end(*_):\n"
             "    time.sleep(0.5)\n"
-            "    Path('kept').touch()\n"
+            "    Path(f'kept-{os.getpid()}').touch()\n"
             "    sys.exit(130)\n"
             "signal.signal(signal.SIGTERM, end)\n"
-            "Path('begun').touch()\n"
+            "Path(f'begun-{os.getpid()}').touch()\n"
             "time.sleep(60)\n"
         )
 
         def interrupt() -> None:
-            while not (tmp_path / "begun").exists():
+            while len(list(tmp_path.glob("begun-*"))) < 2:
                 time.sleep(0.05)
             signal.raise_signal(signal.SIGINT)
 
         thread = threading.Thread(target=interrupt)
         thread.start()
         with pytest.raises(KeyboardInterrupt):
-            self._run(tmp_path, "lasting")
+            self._run(tmp_path, "lasting", "lasting")
         thread.join()
-        assert (tmp_path / "kept").exists()
+        assert len(list(tmp_path.glob("kept-*"))) == 2
 
     def test_several_run_at_the_same_time_with_a_share_of_the_threads_each(self, tmp_path: Path) -> None:
-        """Each waits for the other to begin: one after the other, they would wait for ever."""
+        """Each waits for the other to begin: one after the other, the first would wait in vain."""
         for name, other in (("first", "second"), ("second", "first")):
             (tmp_path / f"{name}.py").write_text(
                 "import os, time\n"
                 "from pathlib import Path\n"
                 f"Path('{name}-begun').write_text(os.environ['OMP_NUM_THREADS'])\n"
-                f"while not Path('{other}-begun').exists(): time.sleep(0.05)\n"
+                "deadline = time.monotonic() + 30\n"
+                f"while not Path('{other}-begun').exists():\n"
+                "    assert time.monotonic() < deadline\n"
+                "    time.sleep(0.05)\n"
                 f"print('{name} done')\n"
             )
-        self._run(tmp_path, "first", "second")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "get_num_threads", lambda: 9)
+            self._run(tmp_path, "first", "second")
         for name in ("first", "second"):
             assert (tmp_path / f"logs/{name}.log").read_text() == f"{name} done\n"
-            assert (tmp_path / f"{name}-begun").read_text() == str(threads_of_each(2))
+            assert (tmp_path / f"{name}-begun").read_text() == "4"
 
-    def test_the_others_end_before_a_failure_is_told(self, tmp_path: Path) -> None:
+    def test_the_others_end_before_failures_are_told_together(self, tmp_path: Path) -> None:
         (tmp_path / "failing.py").write_text("import sys; print('reason', file=sys.stderr); sys.exit(3)")
+        (tmp_path / "other.py").write_text("import sys; sys.exit('another')")
         (tmp_path / "slow.py").write_text("import time; time.sleep(1); open('kept', 'w')")
-        with pytest.raises(TrainingError, match=r"(?s)-m failing ended with status 3.*\n  reason"):
-            self._run(tmp_path, "failing", "slow")
+        with pytest.raises(TrainingError, match=r"(?s)failing ended with status 3.*\n  reason.*\n  another"):
+            self._run(tmp_path, "failing", "slow", "other")
         assert (tmp_path / "kept").exists()
+
+    def test_nothing_goes_on_where_a_job_cannot_be_started(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "lasting.py").write_text("import time; time.sleep(60)")
+        started: list[Any] = []
+        popen = subprocess.Popen
+
+        def start(*arguments: Any, **options: Any) -> Any:
+            if started:
+                raise OSError("no more processes")
+            started.append(popen(*arguments, **options))
+            return started[0]
+
+        monkeypatch.setattr(subprocess, "Popen", start)
+        with pytest.raises(OSError, match="no more processes"):
+            self._run(tmp_path, "lasting", "lasting")
+        assert started[0].poll() is not None
 
     def _run(self, folder: Path, *names: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            run_apart([Job(folder / f"logs/{name}.log", name) for name in names])
+            run_apart([Job(folder / f"logs/{name}.log", name) for name in names], at_once=len(names))

@@ -86,6 +86,19 @@ class TestEveryEncoder:
         assert torch.equal(before.low, after.low)
         assert not torch.equal(before.deep, after.deep)
 
+    def test_freezing_twice_or_beside_frozen_norms_is_freezing_once(self, encoder: str) -> None:
+        names = []
+        for frozen in (False, True):
+            model = build_model(ModelConfig(encoder=encoder, freeze_batch_norm=frozen, **NARROW), classes=2)
+            model.freeze_low_level()
+            model.freeze_low_level()
+            norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+            of_norms = {id(p) for norm in norms for p in norm.parameters()}
+            names.append(
+                {n for n, p in model.named_parameters() if not p.requires_grad and id(p) not in of_norms}
+            )
+        assert names[0] == names[1] != set()
+
     def test_frozen_batch_norm_does_not_move(self, encoder: str) -> None:
         model = build_model(ModelConfig(encoder=encoder, freeze_batch_norm=True, **NARROW), classes=2)
         model.eval().train()

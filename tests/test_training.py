@@ -40,6 +40,7 @@ from landcover.training.ema import WeightAverage
 from landcover.training.log import RunLog, read_log
 from landcover.training.loop import _batch_scores
 from landcover.training.material import gather
+from landcover.training.precision import has_bfloat16
 from landcover.training.progress import Progress, ended, kept_now, take_scores, validation_due
 from landcover.training.schedule import learning_rate_factor
 from landcover.training.session import build_optimiser
@@ -508,6 +509,34 @@ def test_auto_takes_bfloat16_where_the_device_has_it_and_asking_for_it_elsewhere
         (start,) = [event for event in read_log(tmp_path / wanted) if event["event"] == "start"]
         assert start["precision"] == (wanted if wanted != "auto" else "bf16" if native else "fp32")
         assert ("imitated" in capsys.readouterr().err) == (wanted == "bf16" and not native)
+
+
+@pytest.mark.parametrize(
+    ("found", "native"),
+    [
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"avx512_f": True, "avx512_bf16": False}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_bfloat16_is_what_the_processor_says(monkeypatch, found, native):
+    if found is None:  # a torch that does not tell
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert has_bfloat16(torch.device("cpu")) is native
+
+
+@pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True)])
+def test_bfloat16_is_of_the_card_that_is_asked_about(monkeypatch, capability, native):
+    asked = []
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability
+    )
+    assert has_bfloat16(torch.device("cuda:1")) is native
+    assert asked == [torch.device("cuda:1")]
 
 
 def test_a_run_that_goes_on_in_another_precision_is_told_of(tmp_path, data, monkeypatch, capsys):

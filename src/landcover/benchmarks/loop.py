@@ -1,8 +1,8 @@
 """Our loop against the usual one, images per second: ``python -m landcover.benchmarks.loop --data D``.
 
 Both train one network (our DeepLabv3+ on mobilenetv2_100, widths 256) from random weights on crops of 320 px,
-12 at a time, in bfloat16, with flips and quarter turns, cross-entropy and AdamW. Ours reads a prepared cache,
-the other image files. Each run is a process of its own; they take turns.
+12 at a time, in bfloat16 where the processor has it, with flips and quarter turns, cross-entropy and AdamW.
+Ours reads a prepared cache, the other image files. Each run is a process of its own; they take turns.
 """
 
 import argparse

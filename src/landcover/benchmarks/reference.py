@@ -238,7 +238,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         with atomic_path(options.out / WEIGHTS_NAME, force=True) as temporary:
             save_file({name: value.contiguous() for name, value in network.state_dict().items()}, temporary)
-        about = {**asdict(result), "split": options.split, "recipe": recipe.model_dump(mode="json")}
+        precision = "bf16" if has_bfloat16(pick_device(options.device)) else "fp32"
+        about = {
+            **asdict(result),
+            "precision": precision,
+            "split": options.split,
+            "recipe": recipe.model_dump(mode="json"),
+        }
         write_text(options.out / RESULT_NAME, json.dumps(about, indent=1) + "\n")
 
 

@@ -140,7 +140,8 @@ class DeepLabV3Plus(nn.Module):
         """Set training mode; frozen batch norms keep using and not touching their statistics."""
         super().train(mode)
         for norm in self._batch_norms():
-            if not any(parameter.requires_grad for parameter in norm.parameters()):
+            own = list(norm.parameters())
+            if own and not any(parameter.requires_grad for parameter in own):
                 norm.eval()
         return self
 

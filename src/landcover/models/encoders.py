@@ -80,13 +80,15 @@ class Encoder(nn.Module):
         return Features(maps[self._low], maps[-1])
 
     def low_level_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that the stride-4 features depend on: those of the layers up to there."""
+        """Return the trained parameters of the layers up to the stride-4 features: what these depend on."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         training = self.training
         self.eval()
-        parameters = list(self.parameters())
-        image = torch.zeros(1, 3, _SIDE, _SIDE, device=parameters[0].device)
-        found = torch.autograd.grad(self(image).low.sum(), parameters, allow_unused=True)
+        low = self(torch.zeros(1, 3, _SIDE, _SIDE, device=next(self.parameters()).device)).low
         self.train(training)
+        if not low.requires_grad:
+            return []
+        found = torch.autograd.grad(low.sum(), parameters, allow_unused=True)
         return [parameter for parameter, grad in zip(parameters, found, strict=True) if grad is not None]
 
     @torch.no_grad()

@@ -162,7 +162,7 @@ class TrainConfig(Config):
             those that change no weight, such as dropout; ``landcover train --init`` takes them from there.
         weights: The encoder's start: None (random), ``timm`` (downloaded by timm) or a safetensors file.
         freeze_low_level: Keep the encoder up to its stride-4 features as it starts, weights and batch norms'
-            statistics: on a CPU a third of the time of a step goes into their gradients.
+            statistics. On a CPU a step takes some three quarters of the time.
         gsd: Metres per pixel that the network works at; None for that of the data. Data are resampled to it.
         crop_px: Height and width of a crop at that scale.
         batch_size: Crops per forward pass.

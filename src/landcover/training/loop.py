@@ -68,7 +68,8 @@ def train(
     """Train a network and keep the run in a folder.
 
     Limited in steps and on a CPU, a run that was killed at any moment and resumed with the same number of
-    threads ends with the same weights, average and optimiser, bit for bit, as one that was not.
+    threads in the same precision ends with the same weights, average and optimiser, bit for bit, as one that
+    was not.
 
     Args:
         config: How to train.

@@ -174,6 +174,11 @@ def open_session(
     gsd: float | None,
 ) -> Session:
     """Put a training together; arguments and errors as :func:`landcover.training.train`."""
+    if config.freeze_low_level and init is None and config.weights is None:
+        raise UsageError(
+            "freeze_low_level=true keeps layers as they start, and this run starts from random weights. Give "
+            "--weights or --init, or set freeze_low_level=false."
+        )
     origin = read_card(init) if init is not None else None
     material = gather(
         data,
@@ -198,11 +203,6 @@ def open_session(
     criterion = build_loss(config.loss, legend.scored_names, device)
     resumed = prepare_folder(folder, identity, dump_yaml(config), resume)
 
-    if config.freeze_low_level and init is None and config.weights is None:
-        raise UsageError(
-            "freeze_low_level=true keeps layers as they start, and this run starts from random weights. Give "
-            "--weights or --init, or set freeze_low_level=false."
-        )
     precision = pick_precision(config.precision, device)
     torch.manual_seed(config.seed)
     weights = None if resumed or init else config.weights
@@ -215,8 +215,8 @@ def open_session(
         network.freeze_low_level()
     if precision == "bf16" and not has_bfloat16(device):
         notices.append(
-            f"precision=bf16 was asked for, and this {device.type} has no instructions for it: it is "
-            "imitated, many times slower than fp32. precision=auto takes what suits the machine."
+            f"precision=bf16 was asked for, and this {device.type} is not known to have instructions for it: "
+            "imitated, it is many times slower than fp32. precision=auto takes what suits the machine."
         )
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -245,6 +245,7 @@ def open_session(
             "data_digest": material.digest,
             "split": split,
             "init": origin_digest,
+            "precision": precision,
         },
         imagery=(_kept_imagery(folder) if resumed else None) or learned_imagery(material),
     )

@@ -12,8 +12,9 @@ added. ``plan.json`` says what the results in a folder are of, and results of an
 import argparse
 import datetime
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +98,26 @@ def run(campaign: Campaign) -> dict[str, Any]:
         )
         if any(_is_ours(by_name[unit.contender]) for unit in open_units) and not is_cache(campaign.data):
             prepare(campaign.data, campaign.cache)
-        for first in range(0, len(open_units), campaign.at_once):
-            group = open_units[first : first + campaign.at_once]
+        done = 0
+        for group in _groups(open_units, campaign.at_once):
+            done += len(group)
             if sys.stderr is not None and sys.stderr.isatty():
                 labels = "; ".join(unit.label for unit in group)
-                print(f"[{first + len(group)}/{len(open_units)}] {labels}", file=sys.stderr)
-            jobs = [_training(campaign, by_name[unit.contender], unit) for unit in group]
-            run_apart([job for job in jobs if job is not None])
+                print(f"[{done}/{len(open_units)}] {labels}", file=sys.stderr)
+            jobs = [_prepare_job(campaign, by_name[unit.contender], unit) for unit in group]
+            run_apart([job for job in jobs if job is not None], at_once=campaign.at_once)
             for unit in group:
                 scored = _score(campaign, by_name[unit.contender], unit, warnings[unit])
                 scored.write(campaign.out / unit.contender / f"{unit.stem}.json")
                 write_report(campaign.out)
         return write_report(campaign.out)
+
+
+def _groups(units: Sequence[Unit], size: int) -> Iterator[Sequence[Unit]]:
+    """Cut trainings into groups of at most ``size``, of one fold and seed each."""
+    for _, same in groupby(units, key=lambda unit: (unit.fold, unit.seed)):
+        members = list(same)
+        yield from (members[first : first + size] for first in range(0, len(members), size))
 
 
 def _is_ours(contender: Contender) -> bool:
@@ -145,10 +154,10 @@ def _check(campaign: Campaign, contender: Contender, unit: Unit) -> list[str]:
     return []
 
 
-def _training(campaign: Campaign, contender: Contender, unit: Unit) -> Job | None:
+def _prepare_job(campaign: Campaign, contender: Contender, unit: Unit) -> Job | None:
     data, cache = campaign.data, campaign.data if is_cache(campaign.data) else campaign.cache
     folder, split = campaign.out / contender.name, campaign.protocol.split_of(unit.fold)
-    return contender.training(unit, folder, data, cache, split)
+    return contender.prepare_job(unit, folder, data, cache, split)
 
 
 def _score(campaign: Campaign, contender: Contender, unit: Unit, warnings: list[str]) -> Scored:
@@ -213,7 +222,8 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="trainings at the same time, each with its share of the processor's threads [default: 1]",
+        help="train N contenders of a fold at the same time, each with an N-th of the processor's threads "
+        "[default: 1]",
     )
     add("--report-only", action="store_true", help="print what is there, and do nothing else")
     return parser

@@ -78,8 +78,8 @@ class Contender:
             return Path(pattern.replace("{fold}", str(unit.fold)).replace("{seed}", str(unit.seed)))
         return folder / unit.stem
 
-    def training(self, unit: Unit, folder: Path, data: Path, cache: Path, split: str) -> Job | None:
-        """Return the command that trains, or None where nothing is to be done.
+    def prepare_job(self, unit: Unit, folder: Path, data: Path, cache: Path, split: str) -> Job | None:
+        """Write the settings, and return the command that trains by them; None where nothing is to be done.
 
         A training of ours that was stopped goes on.
 
@@ -189,6 +189,11 @@ def _contender(
     config = with_overrides(preset, [*changes, *limit, *protocol.checks])
     encoder = config.model.encoder
     if config.weights is None and encoder not in weights:
+        if config.freeze_low_level:
+            raise UsageError(
+                f"The contender {name!r} keeps layers as they start (freeze_low_level=true), and would start "
+                f"from random weights. Give --weights {encoder}=FILE, or --set {name}:freeze_low_level=false."
+            )
         return Contender(name, source, config)
     own = {} if config.weights in (None, _TIMM) else {encoder: str(config.weights)}
     if weights.get(encoder) == _TIMM:

@@ -18,6 +18,8 @@ from landcover.files import write_text
 from landcover.legend import Legend
 
 _PLAN = "plan.json"
+_SHOWN = ("protocol", "gsd", "at_once")
+"""What differs in these keys is told with its values."""
 
 
 def begin(
@@ -45,12 +47,17 @@ def begin(
         "legend": dataset.legend.to_dict(),
         "at_once": at_once,
     }
+    trained = any(contender.config is not None for contender in contenders)
     there: dict[str, Any] = {"data": dataset.root.resolve().name, **plan, "contenders": {}, "units": []}
     if (out / _PLAN).exists():
         there = _read(out)
     elif any(out.glob("*/*seed-*.json")):
         raise OutputError(f"{out} holds results, but no {_PLAN} that says of what. Choose another --out.")
-    differing = [key for key in plan if there.get(key) != plan[key]]
+    differing = [
+        f"{key} ({there.get(key, 'not told')} there, {plan[key]} here)" if key in _SHOWN else key
+        for key in plan
+        if there.get(key) != plan[key] and not (key == "at_once" and not trained)
+    ]
     for contender in contenders:
         own, known = _plain(contender.plan()), there["contenders"].get(contender.name)
         if known is not None:
@@ -68,10 +75,16 @@ def begin(
 
 
 def _digest(dataset: Dataset) -> str:
-    """Return the SHA-256 of which tiles there are, and of their places in scenes, wherever the data lie."""
+    """Return the SHA-256 of the labelled tiles' names and places in scenes, wherever the data lie.
+
+    Pixels are not in it.
+    """
     places = dataset.scenes or {}
-    lines = sorted(f"{item.key} {places.get(item.key)}" for item in dataset.items)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    lines = []
+    for item in dataset.labelled:
+        place = places.get(item.key)
+        lines.append(item.key if place is None else f"{item.key},{place.scene},{place.row},{place.col}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def _replaced(out: Path, contender: Contender, units: Sequence[Unit]) -> list[str]:
@@ -117,7 +130,8 @@ def write_report(out: Path) -> dict[str, Any]:
     """Write ``accuracy.json`` and ``accuracy.md`` of what is there.
 
     Returns:
-        What the JSON holds, and ``markdown``: ``protocol, split, part, metric, data, plan, missing`` and what
+        What the JSON holds, and ``markdown``: ``protocol, split, part, metric, data, at_once, plan, missing``
+        and what
         :func:`landcover.benchmarks.accuracy.summary.summarise` returns.
 
     Raises:

@@ -42,31 +42,32 @@ class Job:
         return ["-m", self.module, *map(str, self.arguments)]
 
 
-def run_apart(jobs: Sequence[Job]) -> None:
+def run_apart(jobs: Sequence[Job], *, at_once: int = 1) -> None:
     """Run jobs at the same time, and wait for them.
 
-    A single one in a terminal shows its progress there; else what they say goes to their files. Several share
-    the processor: each computes with its share of the threads. An interrupt is handed on to all once and
-    waited for, so that a training can write its checkpoint.
+    Where there is one at once and a terminal, it shows its progress there; else what they say goes to their
+    files. An interrupt is handed on to all once and waited for, so that a training can write its checkpoint.
+
+    Args:
+        jobs: At most ``at_once``.
+        at_once: Jobs that share the processor: each computes with this part of the threads, also where it
+            happens to be alone.
 
     Raises:
-        TrainingError: If one fails, when all have ended; the message has the end of its log.
+        TrainingError: If some fail, when all have ended; the message has the ends of their logs.
     """
-    shown = len(jobs) == 1 and sys.stderr is not None and sys.stderr.isatty()
+    shown = at_once == 1 and sys.stderr is not None and sys.stderr.isatty()
     environment = dict(os.environ)
-    if len(jobs) > 1:
-        environment["OMP_NUM_THREADS"] = str(threads_of_each(len(jobs)))
-    statuses = _run(jobs, environment, shown=shown)
-    for job, status in zip(jobs, statuses, strict=True):
+    if at_once > 1:
+        share = str(max(1, torch.get_num_threads() // at_once))
+        environment |= {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share}
+    failures = []
+    for job, status in zip(jobs, _run(jobs, environment, shown=shown), strict=True):
         if status:
             said = "" if shown else _end(job.log)
-            words = " ".join(job.words)
-            raise TrainingError(f"{words} ended with status {status}. Mend it and run again to go on.{said}")
-
-
-def threads_of_each(jobs: int) -> int:
-    """Return the threads that each of some jobs gets on this machine."""
-    return max(1, torch.get_num_threads() // jobs)
+            failures.append(f"{' '.join(job.words)} ended with status {status}.{said}")
+    if failures:
+        raise TrainingError("\n".join([*failures, "Mend it and run again to go on."]))
 
 
 def _end(log: Path) -> str:
@@ -78,9 +79,10 @@ def _run(jobs: Sequence[Job], environment: Mapping[str, str], *, shown: bool) ->
     """Run commands out of the reach of the terminal's Ctrl-C, and return their exit statuses."""
     told = False
     with Interrupt() as interrupt, ExitStack() as stack:
-        processes = []
-        for job in jobs:
-            output = sys.stderr if shown else stack.enter_context(_opened(job.log))
+        outputs = [sys.stderr if shown else stack.enter_context(_opened(job.log)) for job in jobs]
+        processes: list[subprocess.Popen[bytes]] = []
+        stack.callback(_stop, processes)
+        for job, output in zip(jobs, outputs, strict=True):
             command = [sys.executable, *job.words]
             processes.append(
                 subprocess.Popen(
@@ -97,6 +99,15 @@ def _run(jobs: Sequence[Job], environment: Mapping[str, str], *, shown: bool) ->
     if interrupt.requested or INTERRUPTED in statuses:
         raise KeyboardInterrupt
     return statuses
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Leave no process behind, whatever went wrong."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        process.wait()
 
 
 def _opened(log: Path) -> IO[str]:

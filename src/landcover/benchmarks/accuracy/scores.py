@@ -97,7 +97,7 @@ def score(runtime: Runtime, dataset: Dataset, items: Sequence[Item], label: str)
 
 
 def effort(model: Path) -> dict[str, Any] | None:
-    """Return ``steps, images, seconds, images_per_second`` of a training, or None where nothing tells.
+    """Return ``steps, images, seconds, precision, images_per_second`` of a training, None if nothing tells.
 
     Args:
         model: A run folder of ours or of a peer, or a model file, beside which nothing stands.
@@ -105,7 +105,7 @@ def effort(model: Path) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     if (model / RESULT_NAME).is_file():
         about = json.loads((model / RESULT_NAME).read_text(encoding="utf-8"))
-        found = {key: about[key] for key in ("steps", "images", "seconds")}
+        found = {key: about.get(key) for key in ("steps", "images", "seconds", "precision")}
     elif (model / LOG_NAME).is_file():
         events = {event["event"]: event for event in read_log(model)}
         if "start" in events and "end" in events:
@@ -113,6 +113,7 @@ def effort(model: Path) -> dict[str, Any] | None:
             images = steps * config["batch_size"] * config["accumulate"]
             last = events.get("step", events["end"])  # an end counts the last validation, too
             found = {"steps": steps, "images": images, "seconds": last["seconds"]}
+            found["precision"] = events["start"].get("precision")
     if not found:
         return None
     return {**found, "images_per_second": found["images"] / max(found["seconds"], 1e-9)}

@@ -173,7 +173,11 @@ def _scores(tables: Int64Array, legend: Legend, metric: Metric) -> dict[str, Any
     return matrix.scores(metric).to_dict()
 
 
-def _effort(training: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the means over trainings, and the rate of all of them."""
+def _effort(training: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the means over trainings, the rate of all of them, and what they were computed in."""
     found = {key: mean(row[key] for row in training) for key in ("images", "steps", "seconds")}
-    return found | {"images_per_second": found["images"] / max(found["seconds"], 1e-9)}
+    precisions = sorted({row.get("precision") or "not told" for row in training})
+    return found | {
+        "images_per_second": found["images"] / max(found["seconds"], 1e-9),
+        "precision": ", ".join(precisions),
+    }

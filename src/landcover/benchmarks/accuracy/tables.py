@@ -34,7 +34,8 @@ def _introduction(protocol: Protocol, report: Mapping[str, Any]) -> str:
     lines.append("Checkpoints: " + "; ".join(f"{name}: {rule}" for name, rule in rules.items()) + ".")
     if report["at_once"] > 1:
         lines.append(
-            f"{report['at_once']} trainings at a time, each with its share of the processor's threads."
+            f"At most {report['at_once']} trainings at a time, each with 1/{report['at_once']} of the "
+            "processor's threads."
         )
     if report["missing"]:
         lines.append(f"**Not finished**: {'; '.join(report['missing'])}.")
@@ -71,12 +72,14 @@ def _effort(contenders: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for name, row in contenders.items():
         effort = row["training"]
-        cells = ["–"] * 4
+        cells = ["–"] * 5
         if effort is not None:
             cells = [f"{effort['steps']:.0f}", f"{effort['images']:.0f}", f"{effort['seconds'] / 60:.1f}"]
-            cells.append(f"{effort['images_per_second']:.1f}")
+            cells += [f"{effort['images_per_second']:.1f}", effort["precision"]]
         rows.append([name, *cells])
-    return _table(["effort, mean of trainings", "steps", "images seen", "minutes", "images/s"], rows)
+    return _table(
+        ["effort, mean of trainings", "steps", "images seen", "minutes", "images/s", "precision"], rows
+    )
 
 
 def _differences(protocol: Protocol, differences: Sequence[Mapping[str, Any]]) -> list[str]:
