@@ -450,6 +450,8 @@ def test_the_verb_prints_and_writes(pair: tuple[Path, Path], tmp_path: Path) -> 
     assert json.loads(piped.stdout) == result
     with pytest.raises(OutputError, match="exists already"):
         assess(*pair, json=tmp_path / "a.json")
+    with pytest.raises(UsageError, match=r"expected a name that ends with \.json"):
+        assess(*pair, json=pair[0], force=True)
 
 
 def test_names_of_classes_are_not_taken_for_markup(tmp_path: Path) -> None:

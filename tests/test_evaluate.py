@@ -469,6 +469,11 @@ def test_outputs_are_not_overwritten_unasked(tmp_path: Path) -> None:
         evaluate(data, "folders:val", model=runtime, json=file)
     with pytest.raises(OutputError, match=r"1_mask\.png exists"):
         evaluate(data, "folders:val", model=runtime, maps=maps)
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"weights")
+    with pytest.raises(UsageError, match=r"model\.safetensors; expected a name that ends with \.json"):
+        evaluate(data, "folders:val", model=runtime, json=model, force=True)
+    assert model.read_bytes() == b"weights"
     assert runtime.shapes == []
     assert file.stat().st_mtime_ns == before
 

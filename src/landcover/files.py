@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from landcover.errors import DataError, OutputError, is_plain
+from landcover.errors import DataError, OutputError, UsageError, is_plain
 
 if sys.platform != "win32":
     import fcntl
@@ -42,6 +42,18 @@ def check_output(path: Path, *, force: bool) -> None:
         raise OutputError(f"{path} cannot be written: {there} is a file. Choose another output.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise OutputError(f"{path} cannot be written: no permission to write in {there}.")
+
+
+def check_json_output(path: Path, *, force: bool) -> None:
+    """The same for a report: its name ends with ``.json``, so that none takes the place of a model or image.
+
+    Raises:
+        UsageError: If it does not.
+        OutputError: As :func:`check_output`.
+    """
+    check_output(path, force=force)
+    if path.suffix.lower() != ".json":
+        raise UsageError(f"The report would be written to {path}; expected a name that ends with .json.")
 
 
 def is_temporary(path: Path) -> bool:

@@ -13,7 +13,7 @@ from landcover.errors import DataError, UsageError, did_you_mean
 from landcover.evaluation.estimators import Z_95, Estimates, stratified_estimates
 from landcover.evaluation.overlay import Tally, count_points, count_polygons, count_raster
 from landcover.evaluation.truth import read_truth
-from landcover.files import check_output, write_text
+from landcover.files import check_json_output, write_text
 from landcover.inference.areas import ClassAreas
 from landcover.legend import DEEPGLOBE, Legend, UInt8Array
 from landcover.metrics import METRICS, ConfusionMatrix, Float64Array, Int64Array, Metric
@@ -80,7 +80,7 @@ def assess(
         layer: Layer of the truth, where its file has several.
         truth_crs: CRS of the columns ``x`` and ``y`` of a CSV file.
         metric: One of :data:`landcover.metrics.METRICS`, for IoU and pixel accuracy of the units.
-        json: File that the result is written to as well.
+        json: File that the result is written to as well; its name ends with ``.json``.
         force: Replace an existing file.
 
     Returns:
@@ -102,7 +102,7 @@ def assess(
     if metric not in METRICS:
         raise UsageError(f"There is no metric {metric!r}. {did_you_mean(metric, METRICS)}")
     if json is not None:
-        check_output(Path(json), force=force)
+        check_json_output(Path(json), force=force)
     map_path, truth = Path(map_path), Path(truth)
     is_raster = truth.suffix.lower() in RASTER_TRUTH
     if is_raster and (column or layer or truth_crs):

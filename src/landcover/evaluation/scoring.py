@@ -20,7 +20,7 @@ from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.interval import LEAST_GROUPS, bootstrap_interval
 from landcover.evaluation.predictions import Source, from_folder, from_model, keep_maps, required_gsd
 from landcover.evaluation.unseen import common, fitted_items, fitted_on
-from landcover.files import check_output, write_text
+from landcover.files import check_json_output, write_text
 from landcover.legend import Legend, UInt8Array, translation
 from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scores
 from landcover.postprocess import parse_min_region, remove_small_regions
@@ -64,7 +64,7 @@ def evaluate(
             that ``predict`` delivers.
         borders: Score pixels by their distance from class borders of the truth, too. It needs the GSD.
         maps: Folder where the model's maps are kept, as ``<key>_mask.png``, before any cleaning.
-        json: File that the result is written to as well.
+        json: File that the result is written to as well; its name ends with ``.json``.
         device: Where the model computes, unless it is a runtime.
         max_pixels: Larger images and masks are refused.
         force: Replace existing maps and JSON.
@@ -103,7 +103,7 @@ def evaluate(
             "that made them: --model M."
         )
     if json is not None:
-        check_output(Path(json), force=force)
+        check_json_output(Path(json), force=force)
     dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
     items = select(dataset, split)
     min_pixels = None if min_region is None else parse_min_region(min_region, dataset.gsd)
