@@ -117,7 +117,7 @@ class TestCampaign:
         assert more["contenders"]["good"]["folds"].keys() == {"0", "1", "3"}
         assert [entry["fold"] for entry in more["contenders"]["good"]["seeds"]] == [0]
 
-    def test_contenders_of_a_fold_and_seed_at_the_same_time(
+    def test_trainings_of_a_fold_at_the_same_time(
         self, call: Any, trained: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         groups: list[tuple[int, int]] = []
@@ -133,6 +133,11 @@ class TestCampaign:
             "worse, fold 0, seed 0",
             "good, fold 1, seed 0",
         ]
+        groups.clear()
+        call(
+            "scenes", "--folds", "0", "--at-once", "2", "--seeds", "0", "1", "2", "--minutes", "1", *three[:2]
+        )
+        assert groups == [(8, 2)], "two seeds that were not there"
         report = call("scenes", "--report-only", source=None)
         assert report["at_once"] == 2
         code, error = call("scenes", "--folds", "2", "--minutes", "1", *three)

@@ -114,8 +114,8 @@ def run(campaign: Campaign) -> dict[str, Any]:
 
 
 def _groups(units: Sequence[Unit], size: int) -> Iterator[Sequence[Unit]]:
-    """Cut trainings into groups of at most ``size``, of one fold and seed each."""
-    for _, same in groupby(units, key=lambda unit: (unit.fold, unit.seed)):
+    """Cut trainings, in the order of folds, into groups of at most ``size``, of one fold each."""
+    for _, same in groupby(units, key=lambda unit: unit.fold):
         members = list(same)
         yield from (members[first : first + size] for first in range(0, len(members), size))
 
@@ -222,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="train N contenders of a fold at the same time, each with an N-th of the processor's threads "
+        help="do N trainings of a fold at the same time, each with an N-th of the processor's threads "
         "[default: 1]",
     )
     add("--report-only", action="store_true", help="print what is there, and do nothing else")
