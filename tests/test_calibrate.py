@@ -307,7 +307,10 @@ def test_a_second_time_it_takes_force(tmp_path: Path, calibrated: tuple[Path, Pa
     copy.write_bytes((run / "best.safetensors").read_bytes())
     with pytest.raises(OutputError, match=r"calibrated already, on folders:val, .*--force"):
         landcover.calibrate(copy, data, "folders:val")
-    again = landcover.calibrate(copy, data, "all:all", force=True)
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(copy)
+    again = landcover.calibrate(link, data, "all:all", force=True)
+    assert link.is_symlink()
     assert again["temperature_before"] == said["temperature"]
     assert again["temperature"] == pytest.approx(said["temperature"], rel=1e-5)
     assert read_card(copy).calibration["split"] == "all:all"

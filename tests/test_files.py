@@ -33,6 +33,16 @@ def test_refuses_to_replace_unless_forced(tmp_path: Path) -> None:
     assert path.read_text() == "second"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_what_replaces_a_file_takes_over_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "shared.bin"
+    path.write_bytes(b"old")
+    path.chmod(0o664)
+    with atomic_path(path, force=True) as temporary:
+        temporary.write_bytes(b"new")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o664)
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failure_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.txt"

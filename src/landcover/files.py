@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -67,7 +68,8 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
 
     The folder is made if needed. The temporary file keeps the final suffix, so that libraries which choose a
     format by suffix work. On any error, Ctrl-C included, it is deleted and ``path`` is as it was before; its
-    content reaches the disk before its name does, so that a power loss leaves no empty file either.
+    content reaches the disk before its name does, so that a power loss leaves no empty file either. A file
+    that takes the place of another takes over its mode.
 
     Raises:
         OutputError: If ``path`` exists and ``force`` is off, or if it cannot be written (permission, space).
@@ -79,6 +81,9 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
         with writing(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
+            if path.exists():
+                with suppress(OSError):  # not every system has modes
+                    shutil.copymode(path, temporary)
             _flush(temporary, os.O_RDWR)
             temporary.replace(path)
             with suppress(OSError):  # not every system can flush a folder

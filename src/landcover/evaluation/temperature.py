@@ -252,6 +252,8 @@ def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
 def _open(run: str | Path, force: bool) -> tuple[Path, ModelCard, Tensors]:
     """Return the file, card and weights of a model that may be calibrated."""
     file = resolve_model(run)
+    if file.is_symlink():
+        file = file.resolve()  # it is replaced, and the link stays
     if is_exported(file):
         raise ModelError(
             f"{file} is an exported model: its temperature is part of its graph. Calibrate the run that it "
