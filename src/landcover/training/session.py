@@ -245,7 +245,7 @@ def open_session(
             "data_digest": material.digest,
             "split": split,
             "init": origin_digest,
-            "precision": precision,
+            "trained_in": precision,
         },
         imagery=(_kept_imagery(folder) if resumed else None) or learned_imagery(material),
     )
