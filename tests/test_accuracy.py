@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from training_world import tiny, write_pair
 
 SCENES, TILES = 30, 2
 WEIGHTS = "mobilenetv2_100"
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
 def write_scenes(root: Path, *, size: int = 16) -> Path:
@@ -610,3 +612,16 @@ def test_one_real_training_from_command_to_table(data: Path, tmp_path: Path, cal
     assert about["model_sha256"]
     assert about["part"] == "validation"
     assert about["versions"]["landcover"]
+
+
+@pytest.mark.parametrize("kept", sorted(RESULTS.iterdir()), ids=lambda folder: folder.name)
+def test_kept_results_give_the_report_that_is_kept_beside_them(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every figure comes from counts of tiles: it can be read from these again, without imagery."""
+    out = tmp_path / kept.name
+    shutil.copytree(kept, out)
+    (out / "accuracy.md").unlink()
+    protocol = json.loads((out / "plan.json").read_text())["protocol"]
+    module.main([protocol, "--out", str(out), "--report-only"])
+    assert capsys.readouterr().out == (kept / "accuracy.md").read_text()
