@@ -261,13 +261,16 @@ class TestProcesses:
             assert (tmp_path / f"logs/{name}.log").read_text() == f"{name} done\n"
             assert (tmp_path / f"{name}-begun").read_text() == "4"
 
-    def test_the_others_end_before_failures_are_told_together(self, tmp_path: Path) -> None:
+    def test_the_others_end_before_failures_are_told_together(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         (tmp_path / "failing.py").write_text("import sys; print('reason', file=sys.stderr); sys.exit(3)")
         (tmp_path / "other.py").write_text("import sys; sys.exit('another')")
         (tmp_path / "slow.py").write_text("import time; time.sleep(1); open('kept', 'w')")
         with pytest.raises(TrainingError, match=r"(?s)failing ended with status 3.*\n  reason.*\n  another"):
             self._run(tmp_path, "failing", "slow", "other")
         assert (tmp_path / "kept").exists()
+        assert f"A training failed, see {tmp_path / 'logs/failing.log'}; the" in capsys.readouterr().err
 
     def test_nothing_goes_on_where_a_job_cannot_be_started(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -131,8 +131,7 @@ def write_report(out: Path) -> dict[str, Any]:
 
     Returns:
         What the JSON holds, and ``markdown``: ``protocol, split, part, metric, data, at_once, plan, missing``
-        and what
-        :func:`landcover.benchmarks.accuracy.summary.summarise` returns.
+        and what :func:`landcover.benchmarks.accuracy.summary.summarise` returns.
 
     Raises:
         DataError: If a result is damaged.

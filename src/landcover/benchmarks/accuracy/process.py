@@ -89,7 +89,12 @@ def _run(jobs: Sequence[Job], environment: Mapping[str, str], *, shown: bool) ->
                     command, stdout=output, stderr=output, env=environment, start_new_session=True
                 )
             )
+        failed: set[int] = set()
         while any(process.poll() is None for process in processes):
+            for number, process in enumerate(processes):
+                if process.poll() and number not in failed and not told:
+                    failed.add(number)
+                    print(f"A training failed, see {jobs[number].log}; the others go on.", file=sys.stderr)
             if interrupt.requested and not told:
                 for process in processes:
                     process.terminate()
