@@ -92,7 +92,7 @@ def _run(jobs: Sequence[Job], environment: Mapping[str, str], *, shown: bool) ->
         failed: set[int] = set()
         while any(process.poll() is None for process in processes):
             for number, process in enumerate(processes):
-                if process.poll() and number not in failed and not told:
+                if len(jobs) > 1 and process.poll() and number not in failed and not told:
                     failed.add(number)
                     print(f"A training failed, see {jobs[number].log}; the others go on.", file=sys.stderr)
             if interrupt.requested and not told:
