@@ -614,7 +614,9 @@ def test_one_real_training_from_command_to_table(data: Path, tmp_path: Path, cal
     assert about["versions"]["landcover"]
 
 
-@pytest.mark.parametrize("kept", sorted(RESULTS.iterdir()), ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    "kept", [pytest.param(plan.parent, id=plan.parent.name) for plan in sorted(RESULTS.glob("*/plan.json"))]
+)
 def test_kept_results_give_the_report_that_is_kept_beside_them(
     kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
