@@ -15,6 +15,7 @@ from fake_runtime import ColourRuntime, ConstantRuntime, make_card
 from landcover import bundle
 from landcover.benchmarks.accuracy.contenders import Contender
 from landcover.benchmarks.accuracy.plan import write_report
+from landcover.benchmarks.accuracy.process import Job
 from landcover.benchmarks.accuracy.protocols import Unit
 from landcover.bundle import save_model
 from landcover.config import dump_yaml
@@ -124,8 +125,9 @@ class TestCampaign:
     ) -> None:
         groups: list[tuple[int, int]] = []
 
-        def run_apart(jobs: Any, *, at_once: int) -> None:
+        def run_apart(jobs: list[Job], *, at_once: int) -> list[str]:
             groups.append((len(trained), at_once))
+            return [""] * len(jobs)
 
         monkeypatch.setattr(module, "run_apart", run_apart)
         three = ["--contender", "good=starter", "--contender", "bad=starter", "--contender", "worse=starter"]
@@ -145,6 +147,52 @@ class TestCampaign:
         code, error = call("scenes", "--folds", "2", "--minutes", "1", *three)
         assert (code, "at_once (2 there, 1 here)" in error) == (1, True)
         assert call("scenes", "--at-once", "0")[0] == 2
+
+    def test_beside_a_training_that_fails_the_others_are_scored_and_it_may_be_mended(
+        self, call: Any, trained: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def prepare_job(self: Contender, unit: Unit, *_: Any) -> Job:
+            trained.append(unit.label)
+            return Job(tmp_path / "log", unit.label)
+
+        def run_apart(jobs: list[Job], *, at_once: int) -> list[str]:
+            return [f"{job.module} broke down." if "bad" in job.module else "" for job in jobs]
+
+        monkeypatch.setattr(Contender, "prepare_job", prepare_job)
+        monkeypatch.setattr(module, "run_apart", run_apart)
+        code, error = call("scenes", "--at-once", "2")
+        assert code == 1
+        assert error == "Error: bad, fold 0, seed 0 broke down.\nMend it and run again to go on.\n"
+        report = call("scenes", "--report-only", source=None)
+        assert report["contenders"]["good"]["folds"].keys() == {"0"}
+        monkeypatch.setattr(module, "run_apart", lambda jobs, at_once: [""] * len(jobs))
+        report = call("scenes", "--at-once", "2", "--folds", "0", "--set", "bad:batch_size=4")
+        assert report["differences"][0]["folds"] == [0]
+        assert trained.count("good, fold 0, seed 0") == 1
+
+    def test_threads_of_its_own_do_not_go_with_a_share(self, call: Any) -> None:
+        code, error = call("scenes", "--at-once", "2", "--set", "bad:threads=2")
+        assert code == 2
+        assert "bad has threads=2 of its own. Give --set bad:threads=null" in error
+
+    @pytest.mark.parametrize(
+        "change",
+        [[], None, {}, "units", "contenders", "legend", {"units": [["a"]]}, {"contenders": {"good": None}},
+         {"at_once": "2"}],
+    )  # fmt: skip
+    def test_a_plan_that_is_none_is_told_of(
+        self, call: Any, trained: list[str], tmp_path: Path, change: Any
+    ) -> None:
+        call("scenes", "--folds", "0")
+        file = tmp_path / "out/plan.json"
+        plan = json.loads(file.read_text())
+        if isinstance(change, str):
+            del plan[change]
+        else:
+            plan = plan | change if change else change
+        file.write_text(json.dumps(plan))
+        for code, error in (call("scenes", "--report-only", source=None), call("scenes", "--folds", "0")):
+            assert (code, "plan.json is damaged" in error) == (1, True), error
 
     def test_what_was_stopped_goes_on(
         self,

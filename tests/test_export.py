@@ -16,7 +16,16 @@ import torch
 from typer.testing import CliRunner
 
 import landcover
-from export_world import WINDOW_PX, World, noise, reuse_graph, shared_world, tiny_runtime, write_run
+from export_world import (
+    WINDOW_PX,
+    World,
+    needs_exact_int8,
+    noise,
+    reuse_graph,
+    shared_world,
+    tiny_runtime,
+    write_run,
+)
 from landcover.bundle import model_digest, read_card
 from landcover.cli import build
 from landcover.errors import LandcoverError, ModelError, OutputError, SplitError, UsageError
@@ -45,6 +54,7 @@ def data(world: World) -> Path:
     return world.data
 
 
+@needs_exact_int8
 def test_int8_by_the_command_line(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, run, data = world.reference, world.run, world.data
     reuse_graph(world, monkeypatch)

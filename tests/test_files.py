@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -41,6 +42,23 @@ def test_what_replaces_a_file_takes_over_its_mode(tmp_path: Path) -> None:
     with atomic_path(path, force=True) as temporary:
         temporary.write_bytes(b"new")
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o664)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_read_only_file_is_replaced_by_who_may_write_in_its_folder() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kept.txt"
+        path.write_text("old")
+        path.chmod(0o444)
+        Path(folder).chmod(0o777)
+        user = os.geteuid()
+        if user == 0:  # root may do everything
+            os.seteuid(65534)
+        try:
+            write_text(path, "new", force=True)
+        finally:
+            os.seteuid(user)
+        assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o444)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

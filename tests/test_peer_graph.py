@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from export_world import needs_exact_int8
 from landcover.benchmarks import peer_graph
 from landcover.benchmarks.peer_graph import quantised_peer
 from landcover.preprocessing import Preprocessing
@@ -15,6 +16,7 @@ from landcover.runtimes import openvino_runtime
 SIDE = 16
 
 
+@needs_exact_int8
 def test_the_peer_is_compiled_and_asked_as_our_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     core, settings = openvino_runtime.openvino_core(), []
 

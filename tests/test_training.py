@@ -2,6 +2,7 @@ import errno
 import json
 import shutil
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from landcover.errors import (
     TrainingError,
     UsageError,
 )
+from landcover.files import claimed
 from landcover.inference import predict_index
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.metrics import ConfusionMatrix
@@ -37,6 +39,7 @@ from landcover.training.batches import BatchReader
 from landcover.training.checkpoint import TrainingState
 from landcover.training.config import ScheduleConfig, ValidationConfig
 from landcover.training.ema import WeightAverage
+from landcover.training.interrupt import Interrupt
 from landcover.training.log import RunLog, read_log
 from landcover.training.loop import _batch_scores
 from landcover.training.material import gather
@@ -537,6 +540,27 @@ def test_bfloat16_is_of_the_card_that_is_asked_about(monkeypatch, capability, na
     )
     assert has_bfloat16(torch.device("cuda:1")) is native
     assert asked == [torch.device("cuda:1")]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows closes terminals otherwise")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_interrupts_unless_that_is_ignored(ignored):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with Interrupt() as interrupt:
+            signal.raise_signal(signal.SIGHUP)
+        assert interrupt.requested is not ignored
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_a_run_belongs_to_one_process_at_a_time(tmp_path, data):
+    train(tiny("steps=1"), data=data, out=tmp_path)
+    before = (tmp_path / "log.jsonl").read_bytes()
+    with claimed(tmp_path, tmp_path), pytest.raises(OutputError, match="written by another process"):
+        train(tiny("steps=1"), data=data, out=tmp_path)
+    assert (tmp_path / "log.jsonl").read_bytes() == before
 
 
 def test_a_run_that_goes_on_in_another_precision_is_told_of(tmp_path, data, monkeypatch, capsys):

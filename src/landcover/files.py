@@ -81,10 +81,10 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
         with writing(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
+            _flush(temporary, os.O_RDWR)
             if path.exists():
                 with suppress(OSError):  # not every system has modes
                     shutil.copymode(path, temporary)
-            _flush(temporary, os.O_RDWR)
             temporary.replace(path)
             with suppress(OSError):  # not every system can flush a folder
                 _flush(path.parent, os.O_RDONLY)

@@ -5,11 +5,16 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+def ending_signals() -> list[int]:
+    """Return the signals that ask a process to end, a closed terminal's too unless it is ignored (nohup)."""
+    hangup: int | None = getattr(signal, "SIGHUP", None)  # Windows has none
+    heard = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([hangup] if heard and hangup is not None else [])]
 
 
 class Interrupt:
-    """Remembers an interrupt or termination signal while the block runs; a second one has its usual effect.
+    """Remembers a signal to end (:func:`ending_signals`) while it runs; a second one has its usual effect.
 
     In a thread other than the main one, which cannot handle signals, it never is requested.
 
@@ -23,7 +28,7 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._remember) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._remember) for number in ending_signals()}
         return self
 
     def __exit__(

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from landcover.config import dump_yaml
 from landcover.errors import TrainingError
-from landcover.files import write_text
+from landcover.files import claimed, write_text
 from landcover.legend import Legend
 from landcover.metrics import ConfusionMatrix
 from landcover.models import DeepLabV3Plus
@@ -127,6 +127,7 @@ def run(session: Session) -> TrainResult:
         # Before the log: a start that is killed here knows its own folder again.
         write_text(session.folder / CONFIG_NAME, dump_yaml(config), force=True)
     with (
+        claimed(session.folder, session.folder),
         RunLog(session.folder, step=progress.step, validated_step=progress.validated_step) as log,
         Interrupt() as interrupt,
     ):

@@ -122,9 +122,11 @@ def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:
         if there.get(key) != here.get(key)
     ]
     if differing:
+        known = there.keys() == here.keys()
+        way = f"give the settings of {folder / CONFIG_NAME}" if known else "use the version that began it"
         raise ConfigError(
             f"{folder} holds a run that differs in {', '.join(differing)}. Choose another --out to begin a "
-            f"new run, or give the settings of {folder / CONFIG_NAME} to go on with that one."
+            f"new run, or {way} to go on with that one."
         )
 
 

@@ -29,10 +29,11 @@ from landcover.bundle import model_digest
 from landcover.data import Dataset, open_dataset, prepare, split
 from landcover.data.cache import is_cache
 from landcover.data.splits import Parts
-from landcover.errors import SplitError, UsageError
+from landcover.errors import SplitError, TrainingError, UsageError
 from landcover.files import claimed
 from landcover.metrics import ConfusionMatrix
 from landcover.runtimes import open_model
+from landcover.training import TrainConfig
 from landcover.training.provenance import git_commit, versions
 
 
@@ -104,12 +105,18 @@ def run(campaign: Campaign) -> dict[str, Any]:
             if sys.stderr is not None and sys.stderr.isatty():
                 labels = "; ".join(unit.label for unit in group)
                 print(f"[{done}/{len(open_units)}] {labels}", file=sys.stderr)
-            jobs = [_prepare_job(campaign, by_name[unit.contender], unit) for unit in group]
-            run_apart([job for job in jobs if job is not None], at_once=campaign.at_once)
+            jobs = {unit: _prepare_job(campaign, by_name[unit.contender], unit) for unit in group}
+            there = {unit: job for unit, job in jobs.items() if job is not None}
+            said = run_apart(list(there.values()), at_once=campaign.at_once)
+            failed = {unit: failure for unit, failure in zip(there, said, strict=True) if failure}
             for unit in group:
+                if unit in failed:
+                    continue
                 scored = _score(campaign, by_name[unit.contender], unit, warnings[unit])
                 scored.write(campaign.out / unit.contender / f"{unit.stem}.json")
                 write_report(campaign.out)
+            if failed:
+                raise TrainingError("\n".join([*failed.values(), "Mend it and run again to go on."]))
         return write_report(campaign.out)
 
 
@@ -229,6 +236,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_threads(contenders: Sequence[Contender], at_once: int) -> None:
+    """Refuse contenders that would not share the processor's threads evenly."""
+    for contender in contenders:
+        threads = contender.config.threads if isinstance(contender.config, TrainConfig) else None
+        if at_once > 1 and threads is not None:
+            raise UsageError(
+                f"--at-once {at_once} shares the processor's threads, and {contender.name} has "
+                f"threads={threads} of its own. Give --set {contender.name}:threads=null."
+            )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a protocol, print its tables, and write them as ``accuracy.md`` and ``accuracy.json``."""
     options = _parser().parse_args(arguments)
@@ -254,6 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 steps=options.steps,
                 weights=options.weights,
             )
+            _check_threads(contenders, options.at_once)
             units = [
                 unit
                 for contender in contenders

@@ -12,14 +12,28 @@ from landcover.benchmarks.accuracy.scores import read_scored
 from landcover.benchmarks.accuracy.summary import summarise
 from landcover.benchmarks.accuracy.tables import markdown
 from landcover.bundle import model_digest
+from landcover.config import Config, from_mapping
 from landcover.data import Dataset
-from landcover.errors import ModelError, OutputError, UsageError
+from landcover.errors import ConfigError, ModelError, OutputError, UsageError
 from landcover.files import write_text
 from landcover.legend import Legend
 
 _PLAN = "plan.json"
 _SHOWN = ("protocol", "gsd", "at_once")
 """What differs in these keys is told with its values."""
+
+
+class _Plan(Config):
+    """What ``plan.json`` holds; ``dataset`` is :func:`_digest` of the data called ``data``."""
+
+    protocol: str
+    data: str = ""
+    dataset: str = ""
+    gsd: float | None = None
+    legend: dict[str, Any]
+    at_once: int = 1
+    contenders: dict[str, dict[str, Any]]
+    units: tuple[tuple[str, int | None, int], ...]
 
 
 def begin(
@@ -54,12 +68,15 @@ def begin(
     elif any(out.glob("*/*seed-*.json")):
         raise OutputError(f"{out} holds results, but no {_PLAN} that says of what. Choose another --out.")
     differing = [
-        f"{key} ({there.get(key, 'not told')} there, {plan[key]} here)" if key in _SHOWN else key
+        f"{key} ({there.get(key)} there, {plan[key]} here)" if key in _SHOWN else key
         for key in plan
         if there.get(key) != plan[key] and not (key == "at_once" and not trained)
     ]
     for contender in contenders:
         own, known = _plain(contender.plan()), there["contenders"].get(contender.name)
+        if known is not None and not any((out / contender.name).glob("*seed-*.json")):
+            known = None  # nothing came of it yet: it may be mended
+            del there["contenders"][contender.name]
         if known is not None:
             differing += [f"{key} of {contender.name}" for key in own if known.get(key) != own[key]]
         there["contenders"].setdefault(contender.name, own)
@@ -163,10 +180,10 @@ def _result(out: Path, unit: Unit) -> Path:
 
 def _read(out: Path) -> dict[str, Any]:
     try:
-        plan: dict[str, Any] = json.loads((out / _PLAN).read_text(encoding="utf-8"))
-    except ValueError as error:
+        plan = from_mapping(_Plan, json.loads((out / _PLAN).read_text(encoding="utf-8")), _PLAN)
+    except (ValueError, ConfigError) as error:
         raise OutputError(f"{out / _PLAN} is damaged ({error}). Choose another --out.") from error
-    return {"at_once": 1, **plan}
+    return plan.model_dump(mode="json")
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

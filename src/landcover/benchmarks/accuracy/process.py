@@ -13,8 +13,8 @@ from typing import IO
 
 import torch
 
-from landcover.errors import LandcoverError, TrainingError, UsageError
-from landcover.training.interrupt import Interrupt
+from landcover.errors import LandcoverError, UsageError
+from landcover.training.interrupt import Interrupt, ending_signals
 
 INTERRUPTED = 130
 
@@ -42,7 +42,7 @@ class Job:
         return ["-m", self.module, *map(str, self.arguments)]
 
 
-def run_apart(jobs: Sequence[Job], *, at_once: int = 1) -> None:
+def run_apart(jobs: Sequence[Job], *, at_once: int = 1) -> list[str]:
     """Run jobs at the same time, and wait for them.
 
     Where there is one at once and a terminal, it shows its progress there; else what they say goes to their
@@ -53,8 +53,8 @@ def run_apart(jobs: Sequence[Job], *, at_once: int = 1) -> None:
         at_once: Jobs that share the processor: each computes with this part of the threads, also where it
             happens to be alone.
 
-    Raises:
-        TrainingError: If some fail, when all have ended; the message has the ends of their logs.
+    Returns:
+        What went wrong with each job, with the end of its log; nothing, ``""``, where it ended well.
     """
     shown = at_once == 1 and sys.stderr is not None and sys.stderr.isatty()
     environment = dict(os.environ)
@@ -63,11 +63,9 @@ def run_apart(jobs: Sequence[Job], *, at_once: int = 1) -> None:
         environment |= {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share}
     failures = []
     for job, status in zip(jobs, _run(jobs, environment, shown=shown), strict=True):
-        if status:
-            said = "" if shown else _end(job.log)
-            failures.append(f"{' '.join(job.words)} ended with status {status}.{said}")
-    if failures:
-        raise TrainingError("\n".join([*failures, "Mend it and run again to go on."]))
+        said = "" if shown or not status else _end(job.log)
+        failures.append(f"{' '.join(job.words)} ended with status {status}.{said}" if status else "")
+    return failures
 
 
 def _end(log: Path) -> str:
@@ -126,7 +124,8 @@ def plain_errors() -> Iterator[None]:
 
     Exit status 1 for what failed, 2 for wrong usage, 130 when interrupted.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in ending_signals():
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     except LandcoverError as error:

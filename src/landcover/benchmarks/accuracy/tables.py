@@ -33,10 +33,7 @@ def _introduction(protocol: Protocol, report: Mapping[str, Any]) -> str:
     rules = {name: about["rule"] for name, about in report["plan"].items()}
     lines.append("Checkpoints: " + "; ".join(f"{name}: {rule}" for name, rule in rules.items()) + ".")
     if report["at_once"] > 1:
-        lines.append(
-            f"At most {report['at_once']} trainings at a time, each with 1/{report['at_once']} of the "
-            "processor's threads."
-        )
+        lines.append(f"Up to {report['at_once']} trainings at a time share the processor's threads evenly.")
     if report["missing"]:
         lines.append(f"**Not finished**: {'; '.join(report['missing'])}.")
     return "\n".join(lines)
