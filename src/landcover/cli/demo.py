@@ -40,9 +40,9 @@ def demo(
 ) -> None:
     """Go the whole way in a small world: make, train, map, report.
 
-    Under five minutes. Makes procedural scenes, verifies them, trains a network, scores it on scenes not
-    seen, maps a larger scene, cleans the map and writes a report. Run again, it shows the result; stopped
-    half-way, it goes on.
+    Two to eight minutes on two cores. Makes procedural scenes, verifies them, trains a network, scores it on
+    scenes not seen, maps a larger scene, cleans the map and writes a report. Run again, it shows the result;
+    stopped half-way, it goes on.
     """
     try:
         summary = _run(out, _Settings(seed), force=force)
