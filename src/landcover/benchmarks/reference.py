@@ -44,8 +44,9 @@ from landcover.models._compat import declare_torchvision_operators
 from landcover.models.tensorfile import read_tensors
 from landcover.preprocessing import Preprocessing
 from landcover.runtimes import TorchRuntime
+from landcover.runtimes.base import Precision
 from landcover.runtimes.torch_runtime import pick_device
-from landcover.training.precision import has_bfloat16
+from landcover.training.precision import pick_precision
 
 WARM_UP_STEPS = 10
 WEIGHTS_NAME = "weights.safetensors"
@@ -102,12 +103,14 @@ class LoopResult:
         images: Crops seen.
         seconds: Wall time.
         images_per_second: Rate after the first :data:`WARM_UP_STEPS` steps; 0 if there were no more.
+        precision: What convolutions were computed in.
     """
 
     steps: int
     images: int
     seconds: float
     images_per_second: float
+    precision: Precision
 
 
 def reference_loop(
@@ -146,7 +149,7 @@ def reference_loop(
     random.seed(seed)
     torch.manual_seed(seed)
     place = pick_device(device)
-    halved = has_bfloat16(place)
+    precision = pick_precision("auto", place)
     network.to(place).train()
     of_encoder = {id(parameter) for parameter in encoder.parameters()}
     rates = (recipe.encoder_learning_rate, recipe.learning_rate)
@@ -170,10 +173,10 @@ def reference_loop(
             done = step / steps if steps else elapsed / (60 * (minutes or 25))
             if done >= 1:
                 rate = max(step - WARM_UP_STEPS, 0) * recipe.batch_size / (elapsed - (warm - start))
-                return LoopResult(step, step * recipe.batch_size, elapsed, rate)
+                return LoopResult(step, step * recipe.batch_size, elapsed, rate, precision)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * (1 - done) ** recipe.power
-            with torch.autocast(place.type, torch.bfloat16, enabled=halved):
+            with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits = network(images.to(place))
             loss = functional.cross_entropy(logits.float(), target.to(place), ignore_index=IGNORE)
             optimiser.zero_grad()
@@ -238,13 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         with atomic_path(options.out / WEIGHTS_NAME, force=True) as temporary:
             save_file({name: value.contiguous() for name, value in network.state_dict().items()}, temporary)
-        precision = "bf16" if has_bfloat16(pick_device(options.device)) else "fp32"
-        about = {
-            **asdict(result),
-            "precision": precision,
-            "split": options.split,
-            "recipe": recipe.model_dump(mode="json"),
-        }
+        about = {**asdict(result), "split": options.split, "recipe": recipe.model_dump(mode="json")}
         write_text(options.out / RESULT_NAME, json.dumps(about, indent=1) + "\n")
 
 

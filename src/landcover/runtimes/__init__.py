@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from landcover.bundle import is_exported, resolve_model
 from landcover.errors import UsageError, did_you_mean
 from landcover.extras import needs
-from landcover.runtimes.base import Runtime
+from landcover.runtimes.base import Precision, Runtime
 
 if TYPE_CHECKING:
     from landcover.runtimes.onnx_runtime import ONNXRuntime
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["ONNXRuntime", "OpenVINORuntime", "Runtime", "TorchRuntime", "choose_runtime", "open_model"]
 
 Name = Literal["openvino", "onnxruntime", "torch"]
-Precision = Literal["fp32", "bf16"]
 
 _NAMES: tuple[Name, ...] = ("openvino", "onnxruntime", "torch")
 _HOMES = {

@@ -1,6 +1,6 @@
 """What prediction asks of a runtime."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from landcover.bundle import ModelCard
 
 Float32Array = npt.NDArray[np.float32]
+Precision = Literal["fp32", "bf16"]
+"""What layers that are not quantised compute in."""
 
 
 class Runtime(Protocol):

@@ -9,14 +9,14 @@ from importlib import import_module
 from math import prod
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from landcover.bundle import read_card
 from landcover.errors import MissingExtraError, ModelError, UsageError
 from landcover.legend import UInt8Array
-from landcover.runtimes.base import Float32Array, check_batch
+from landcover.runtimes.base import Float32Array, Precision, check_batch
 from landcover.runtimes.graph import (
     COARSE,
     OUTPUTS,
@@ -26,8 +26,6 @@ from landcover.runtimes.graph import (
     checked_stride,
     signature,
 )
-
-Precision = Literal["fp32", "bf16"]
 
 _MAKING = Lock()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,12 +11,10 @@ from landcover.bundle import read_model
 from landcover.errors import ModelError, UsageError
 from landcover.legend import UInt8Array
 from landcover.models import build_model
-from landcover.runtimes.base import Float32Array, check_batch
+from landcover.runtimes.base import Float32Array, Precision, check_batch
 
 if TYPE_CHECKING:
     from landcover.bundle import ModelCard
-
-Precision = Literal["fp32", "bf16"]
 
 
 class TorchRuntime:

@@ -8,9 +8,11 @@ from typing import Any, Self
 
 def ending_signals() -> list[int]:
     """Return the signals that ask a process to end, a closed terminal's too unless it is ignored (nohup)."""
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
     hangup: int | None = getattr(signal, "SIGHUP", None)  # Windows has none
-    heard = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *([hangup] if heard and hangup is not None else [])]
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
+    return numbers
 
 
 class Interrupt:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["fp32", "bf16"]
+from landcover.runtimes.base import Precision
 
 
 def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:

@@ -20,6 +20,7 @@ from landcover.errors import ModelError, TrainingError, UsageError
 from landcover.legend import Legend
 from landcover.likeness import ImageryProfile
 from landcover.models import DeepLabV3Plus, build_model, parameter_groups
+from landcover.runtimes.base import Precision
 from landcover.runtimes.torch_runtime import pick_device
 from landcover.training.batches import BatchReader
 from landcover.training.checkpoint import TrainingState
@@ -30,7 +31,7 @@ from landcover.training.imagery import learned_imagery
 from landcover.training.initialise import encoder_preprocessing, load_initial, weights_digest
 from landcover.training.losses import Loss, build_loss
 from landcover.training.material import Material, gather, without_neighbours
-from landcover.training.precision import Precision, has_bfloat16, pick_precision
+from landcover.training.precision import has_bfloat16, pick_precision
 from landcover.training.progress import Progress, ended, kept_now, validation_due
 from landcover.training.runs import identify, other_place, prepare_folder
 from landcover.training.validation import spread

@@ -74,12 +74,10 @@ def begin(
     ]
     for contender in contenders:
         own, known = _plain(contender.plan()), there["contenders"].get(contender.name)
-        if known is not None and not any((out / contender.name).glob("*seed-*.json")):
-            known = None  # nothing came of it yet: it may be mended
-            del there["contenders"][contender.name]
-        if known is not None:
+        if known is None or not any((out / contender.name).glob("*seed-*.json")):
+            there["contenders"][contender.name] = own  # where nothing came of it yet it may be mended
+        else:
             differing += [f"{key} of {contender.name}" for key in own if known.get(key) != own[key]]
-        there["contenders"].setdefault(contender.name, own)
         differing += _replaced(out, contender, units)
     if differing:
         raise OutputError(
