@@ -572,10 +572,10 @@ def test_a_run_that_goes_on_in_another_precision_is_told_of(tmp_path, data, monk
 
 def test_low_levels_that_are_kept_are_those_that_the_run_starts_from(tmp_path, data):
     with pytest.raises(UsageError, match="starts from random weights"):
-        train(tiny("freeze_low_level=true", "steps=1"), data=data, out=tmp_path / "none")
+        train(tiny("freeze=[low_level]", "steps=1"), data=data, out=tmp_path / "none")
     train(tiny("steps=1"), data=data, out=tmp_path / "first")
     train(
-        tiny("freeze_low_level=true", "steps=2"),
+        tiny("freeze=[low_level]", "steps=2"),
         data=data, out=tmp_path / "second", init=tmp_path / "first",
     )  # fmt: skip
     (_, first), (_, second) = (read_model(tmp_path / name) for name in ("first", "second"))
@@ -585,6 +585,24 @@ def test_low_levels_that_are_kept_are_those_that_the_run_starts_from(tmp_path, d
     }
     assert moved == {"encoder", "aspp", "reduce", "decoder", "classifier"}
     assert any("conv1" in name or "stem" in name for name in same)
+
+
+def test_norms_of_the_encoder_that_are_kept_are_those_that_the_run_starts_from(tmp_path, data):
+    train(tiny("steps=1"), data=data, out=tmp_path / "first")
+    train(
+        tiny("freeze=[encoder_norms]", "steps=2"),
+        data=data, out=tmp_path / "second", init=tmp_path / "first",
+    )  # fmt: skip
+    (_, first), (_, second) = (read_model(tmp_path / name) for name in ("first", "second"))
+    assert first.keys() == second.keys()
+    norms = {name.removesuffix(".running_mean") for name in first if name.endswith(".running_mean")}
+    same = {name for name in first if np.array_equal(first[name], second[name])}
+    of_norms = {name for name in first if name.rpartition(".")[0] in norms and "batches" not in name}
+    kept = {name for name in of_norms if name.startswith("encoder.")}
+    assert kept
+    assert kept <= same
+    assert not {name for name in of_norms - kept if name.endswith("running_mean")} & same
+    assert {name for name in first if name.startswith("encoder.")} - kept - same
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,10 @@ def _conv(
     return nn.Sequential(*layers, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
+def _batch_norms(module: nn.Module) -> list[nn.Module]:
+    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+
+
 class ImagePooling(nn.Module):
     """The mean over the image through a 1x1 convolution and ReLU, spread over the image again."""
 
@@ -105,7 +109,7 @@ class DeepLabV3Plus(nn.Module):
         self.classifier = nn.Conv2d(width, classes, 1)
         self._initialise_head()
         if config.freeze_batch_norm:
-            for norm in self._batch_norms():
+            for norm in _batch_norms(self):
                 norm.requires_grad_(False)
             self.train()
 
@@ -139,7 +143,7 @@ class DeepLabV3Plus(nn.Module):
     def train(self, mode: bool = True) -> "DeepLabV3Plus":
         """Set training mode; frozen batch norms keep using and not touching their statistics."""
         super().train(mode)
-        for norm in self._batch_norms():
+        for norm in _batch_norms(self):
             own = list(norm.parameters())
             if own and not any(parameter.requires_grad for parameter in own):
                 norm.eval()
@@ -151,6 +155,12 @@ class DeepLabV3Plus(nn.Module):
             parameter.requires_grad_(False)
         self.train(self.training)
 
+    def freeze_encoder_norms(self) -> None:
+        """Keep the encoder's batch norms as they are; its convolutions train on."""
+        for norm in _batch_norms(self.encoder):
+            norm.requires_grad_(False)
+        self.train(self.training)
+
     def _padded_logits(self, x: Tensor) -> Tensor:
         multiple = self.encoder.output_stride
         bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
@@ -160,9 +170,6 @@ class DeepLabV3Plus(nn.Module):
         context = F.interpolate(self.aspp(deep), size=low.shape[-2:], mode="bilinear", align_corners=False)
         decoded: Tensor = self.classifier(self.decoder(torch.cat([context, self.reduce(low)], dim=1)))
         return decoded
-
-    def _batch_norms(self) -> list[nn.Module]:
-        return [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
     def _initialise_head(self) -> None:
         for part in (self.aspp, self.reduce, self.decoder):

@@ -161,8 +161,9 @@ class TrainConfig(Config):
         model: The network. A run that starts from a model (``init``) needs the settings on its card, but for
             those that change no weight, such as dropout; ``landcover train --init`` takes them from there.
         weights: The encoder's start: None (random), ``timm`` (downloaded by timm) or a safetensors file.
-        freeze_low_level: Keep the encoder up to its stride-4 features as it starts, weights and batch norms'
-            statistics. On a CPU a step takes some three quarters of the time.
+        freeze: What of the encoder stays as it starts: ``low_level``, the layers up to its stride-4 features
+            with their batch norms (a step takes some three quarters of the time on a CPU);
+            ``encoder_norms``, all its batch norms, statistics, scales and offsets (six sevenths).
         gsd: Metres per pixel that the network works at; None for that of the data. Data are resampled to it.
         crop_px: Height and width of a crop at that scale.
         batch_size: Crops per forward pass.
@@ -196,7 +197,7 @@ class TrainConfig(Config):
 
     model: ModelConfig = ModelConfig()
     weights: str | None = None
-    freeze_low_level: bool = False
+    freeze: tuple[Literal["low_level", "encoder_norms"], ...] = ()
     gsd: Positive | None = None
     crop_px: Annotated[int, Field(ge=32)] = 320
     batch_size: Count = 12

@@ -189,10 +189,10 @@ def _contender(
     config = with_overrides(preset, [*changes, *limit, *protocol.checks])
     encoder = config.model.encoder
     if config.weights is None and encoder not in weights:
-        if config.freeze_low_level:
+        if config.freeze:
             raise UsageError(
-                f"The contender {name!r} keeps layers as they start (freeze_low_level=true), and would start "
-                f"from random weights. Give --weights {encoder}=FILE, or --set {name}:freeze_low_level=false."
+                f"The contender {name!r} keeps what it starts from (freeze=[{','.join(config.freeze)}]), and "
+                f"would start from random weights. Give --weights {encoder}=FILE, or --set {name}:freeze=[]."
             )
         return Contender(name, source, config)
     own = {} if config.weights in (None, _TIMM) else {encoder: str(config.weights)}
