@@ -467,6 +467,10 @@ class TestRefusals:
             (["--contender", "x=demo", "--minutes", "y=3"], "no such contender"),
             (["--contender", "x=demo", "--minutes", "3", "--steps", "3"], "two limits"),
             (["--contender", "x=demo", "--weights", "resnet10t=none.safetensors"], "no such file"),
+            (
+                ["--contender", "x=demo", "--set", "x:freeze=[low_level]"],
+                r"freeze=\[low_level\].*--weights resnet10t=FILE.*--set 'x:freeze=\[\]'",
+            ),
         ],
     )
     def test_what_cannot_be_is_said_before_any_work(

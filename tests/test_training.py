@@ -117,6 +117,8 @@ def test_an_unknown_preset_names_the_nearest():
         ({"loss": {"terms": [{"name": "iou"}]}}, ["loss.terms.0.name", "lovasz"]),
         ({"crop_px": "320"}, ["crop_px", "'320'"]),
         ({"ema_decay": 1.0}, ["ema_decay"]),
+        ({"freeze": "low_level"}, ["freeze: found 'low_level'", "a list in square brackets"]),
+        ({"freeze": ["low"]}, ["freeze.0: found 'low'", "'low_level'", "'encoder_batch_norms'"]),
     ],
 )
 def test_settings_that_contradict_say_which(change, words):
@@ -587,22 +589,36 @@ def test_low_levels_that_are_kept_are_those_that_the_run_starts_from(tmp_path, d
     assert any("conv1" in name or "stem" in name for name in same)
 
 
-def test_norms_of_the_encoder_that_are_kept_are_those_that_the_run_starts_from(tmp_path, data):
+def test_batch_norms_that_are_kept_are_those_that_the_run_starts_from(tmp_path, data):
     train(tiny("steps=1"), data=data, out=tmp_path / "first")
     train(
-        tiny("freeze=[encoder_norms]", "steps=2"),
+        tiny("freeze=[encoder_batch_norms]", "steps=2"),
         data=data, out=tmp_path / "second", init=tmp_path / "first",
     )  # fmt: skip
     (_, first), (_, second) = (read_model(tmp_path / name) for name in ("first", "second"))
-    assert first.keys() == second.keys()
     norms = {name.removesuffix(".running_mean") for name in first if name.endswith(".running_mean")}
-    same = {name for name in first if np.array_equal(first[name], second[name])}
-    of_norms = {name for name in first if name.rpartition(".")[0] in norms and "batches" not in name}
+    of_norms = {name for name in first if name.rpartition(".")[0] in norms}
     kept = {name for name in of_norms if name.startswith("encoder.")}
+    same = {name for name in first if np.array_equal(first[name], second[name])}
     assert kept
     assert kept <= same
     assert not {name for name in of_norms - kept if name.endswith("running_mean")} & same
     assert {name for name in first if name.startswith("encoder.")} - kept - same
+
+
+def test_what_is_frozen_has_no_order():
+    both = [
+        tiny(f"freeze=[{names}]")
+        for names in ("low_level,encoder_batch_norms", "encoder_batch_norms, low_level, low_level")
+    ]
+    assert both[0] == both[1] != tiny("freeze=[low_level]")
+
+
+def test_batch_norms_that_an_encoder_has_not_are_told_of(tmp_path, data, capsys):
+    train(tiny("steps=1", "model.encoder=convnext_atto"), data=data, out=tmp_path / "first")
+    again = tiny("freeze=[encoder_batch_norms]", "steps=1", "model.encoder=convnext_atto")
+    train(again, data=data, out=tmp_path / "second", init=tmp_path / "first")
+    assert "changes nothing: convnext_atto has no batch norms" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

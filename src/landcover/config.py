@@ -161,6 +161,7 @@ def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
     if fault["type"] in ("missing", "missing_argument"):
         return f"{key} is missing."
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected").rstrip(".")
+    message = message.replace("a valid array", "a list in square brackets")
     if fault["type"] == "value_error" and isinstance(fault["input"], Mapping):
         # A check of several values, which names them: the whole of a table says nothing more.
         return f"{message}." if not parts or message.startswith(f"{key}.") else f"{key}: {message}."

@@ -155,11 +155,13 @@ class DeepLabV3Plus(nn.Module):
             parameter.requires_grad_(False)
         self.train(self.training)
 
-    def freeze_encoder_norms(self) -> None:
-        """Keep the encoder's batch norms as they are; its convolutions train on."""
-        for norm in _batch_norms(self.encoder):
+    def freeze_encoder_batch_norms(self) -> int:
+        """Keep the encoder's batch norms as they are; return how many there are."""
+        norms = _batch_norms(self.encoder)
+        for norm in norms:
             norm.requires_grad_(False)
         self.train(self.training)
+        return len(norms)
 
     def _padded_logits(self, x: Tensor) -> Tensor:
         multiple = self.encoder.output_stride

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from landcover.config import Config, from_mapping, load_config, parse_yaml
 from landcover.errors import UsageError, did_you_mean
@@ -163,7 +163,7 @@ class TrainConfig(Config):
         weights: The encoder's start: None (random), ``timm`` (downloaded by timm) or a safetensors file.
         freeze: What of the encoder stays as it starts: ``low_level``, the layers up to its stride-4 features
             with their batch norms (a step takes some three quarters of the time on a CPU);
-            ``encoder_norms``, all its batch norms, statistics, scales and offsets (six sevenths).
+            ``encoder_batch_norms``, statistics, scales and offsets. Order and repetition mean nothing.
         gsd: Metres per pixel that the network works at; None for that of the data. Data are resampled to it.
         crop_px: Height and width of a crop at that scale.
         batch_size: Crops per forward pass.
@@ -197,7 +197,7 @@ class TrainConfig(Config):
 
     model: ModelConfig = ModelConfig()
     weights: str | None = None
-    freeze: tuple[Literal["low_level", "encoder_norms"], ...] = ()
+    freeze: tuple[Literal["encoder_batch_norms", "low_level"], ...] = ()
     gsd: Positive | None = None
     crop_px: Annotated[int, Field(ge=32)] = 320
     batch_size: Count = 12
@@ -224,6 +224,11 @@ class TrainConfig(Config):
     window_px: Annotated[int, Field(ge=32)] = 512
     overlap_px: Annotated[int, Field(ge=0)] = 128
     licence: str = ""
+
+    @field_validator("freeze")
+    @classmethod
+    def _one_order(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(parts)))
 
     @model_validator(mode="after")
     def _check(self) -> Self:

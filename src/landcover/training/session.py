@@ -27,7 +27,6 @@ from landcover.training.checkpoint import TrainingState
 from landcover.training.config import OptimiserConfig, TrainConfig
 from landcover.training.depthwise import quicken_depthwise
 from landcover.training.ema import WeightAverage
-from landcover.training.folding import fold_frozen_norms
 from landcover.training.imagery import learned_imagery
 from landcover.training.initialise import encoder_preprocessing, load_initial, weights_digest
 from landcover.training.losses import Loss, build_loss
@@ -179,7 +178,7 @@ def open_session(
     if config.freeze and init is None and config.weights is None:
         raise UsageError(
             f"freeze=[{','.join(config.freeze)}] keeps what the run starts from, and it starts from random "
-            "weights. Give --weights or --init, or set freeze=[]."
+            "weights. Give --weights or --init, or --set 'freeze=[]'."
         )
     origin = read_card(init) if init is not None else None
     material = gather(
@@ -215,8 +214,10 @@ def open_session(
         notices += [f"Class {name!r} is not known to {init} and starts fresh." for name in fresh]
     if "low_level" in config.freeze:
         network.freeze_low_level()
-    if "encoder_norms" in config.freeze:
-        network.freeze_encoder_norms()
+    if "encoder_batch_norms" in config.freeze and not network.freeze_encoder_batch_norms():
+        notices.append(
+            f"freeze=[encoder_batch_norms] changes nothing: {config.model.encoder} has no batch norms."
+        )
     if precision == "bf16" and not has_bfloat16(device):
         notices.append(
             f"precision=bf16 was asked for, and this {device.type} is not known to have instructions for it: "
@@ -282,7 +283,6 @@ def open_session(
     if resumed:
         session.progress = session.state.load(folder / LAST_NAME)
         notices += other_place(folder, str(device), torch.get_num_threads(), precision)
-    fold_frozen_norms(network)
     return session
 
 

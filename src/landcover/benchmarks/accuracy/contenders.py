@@ -192,7 +192,8 @@ def _contender(
         if config.freeze:
             raise UsageError(
                 f"The contender {name!r} keeps what it starts from (freeze=[{','.join(config.freeze)}]), and "
-                f"would start from random weights. Give --weights {encoder}=FILE, or --set {name}:freeze=[]."
+                f"would start from random weights. Give --weights {encoder}=FILE, or --set "
+                f"'{name}:freeze=[]'."
             )
         return Contender(name, source, config)
     own = {} if config.weights in (None, _TIMM) else {encoder: str(config.weights)}
