@@ -606,6 +606,15 @@ def test_batch_norms_that_are_kept_are_those_that_the_run_starts_from(tmp_path, 
     assert {name for name in first if name.startswith("encoder.")} - kept - same
 
 
+@pytest.mark.parametrize(("keep", "said"), [("last", "(its last weights)\n"), ("best", "/run\n")])
+def test_the_end_says_which_weights_are_kept(invoke, data, tmp_path, keep, said):
+    settings = tmp_path / "tiny.yaml"
+    settings.write_text(dump_yaml(tiny("steps=1", f"validation.keep={keep}")))
+    result = invoke("--data", data, "--preset", settings, "--out", tmp_path / "run")
+    assert result.exit_code == 0
+    assert result.stderr.endswith(said)
+
+
 def test_what_is_frozen_has_no_order():
     both = [
         tiny(f"freeze=[{names}]")

@@ -75,8 +75,9 @@ def train(
         overrides += [f"minutes={minutes}", "steps=null"]
     if steps is not None:
         overrides += [f"steps={steps}", "minutes=null"]
+    config = with_overrides(config, overrides)
     result = train_network(
-        with_overrides(config, overrides),
+        config,
         data=data,
         out=out,
         split=split,
@@ -92,4 +93,7 @@ def train(
         if result.best_miou is None
         else f" Best mIoU {100 * result.best_miou:.2f}, step {result.best_step}."
     )
-    typer.echo(f"{result.step} steps in {result.seconds / 60:.1f} minutes.{best} The model: {out}", err=True)
+    kept = " (its last weights)" if config.validation.keep == "last" else ""
+    typer.echo(
+        f"{result.step} steps in {result.seconds / 60:.1f} minutes.{best} The model: {out}{kept}", err=True
+    )
