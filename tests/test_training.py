@@ -572,15 +572,17 @@ def test_a_run_that_goes_on_in_another_precision_is_told_of(tmp_path, data, monk
     assert "threads in bf16 and goes on on cpu" in capsys.readouterr().err
 
 
+def fine_tuned(data, folder, freeze):
+    """Return the tensors of a run and of one of two steps that starts from it with ``freeze``."""
+    train(tiny("steps=1"), data=data, out=folder / "first")
+    train(tiny(f"freeze=[{freeze}]", "steps=2"), data=data, out=folder / "second", init=folder / "first")
+    return [read_model(folder / name)[1] for name in ("first", "second")]
+
+
 def test_low_levels_that_are_kept_are_those_that_the_run_starts_from(tmp_path, data):
     with pytest.raises(UsageError, match="starts from random weights"):
         train(tiny("freeze=[low_level]", "steps=1"), data=data, out=tmp_path / "none")
-    train(tiny("steps=1"), data=data, out=tmp_path / "first")
-    train(
-        tiny("freeze=[low_level]", "steps=2"),
-        data=data, out=tmp_path / "second", init=tmp_path / "first",
-    )  # fmt: skip
-    (_, first), (_, second) = (read_model(tmp_path / name) for name in ("first", "second"))
+    first, second = fine_tuned(data, tmp_path, "low_level")
     moved = {name.split(".")[0] for name in first if not np.array_equal(first[name], second[name])}
     same = {
         name for name in first if name.startswith("encoder.") and np.array_equal(first[name], second[name])
@@ -590,12 +592,7 @@ def test_low_levels_that_are_kept_are_those_that_the_run_starts_from(tmp_path, d
 
 
 def test_batch_norms_that_are_kept_are_those_that_the_run_starts_from(tmp_path, data):
-    train(tiny("steps=1"), data=data, out=tmp_path / "first")
-    train(
-        tiny("freeze=[encoder_batch_norms]", "steps=2"),
-        data=data, out=tmp_path / "second", init=tmp_path / "first",
-    )  # fmt: skip
-    (_, first), (_, second) = (read_model(tmp_path / name) for name in ("first", "second"))
+    first, second = fine_tuned(data, tmp_path, "encoder_batch_norms")
     norms = {name.removesuffix(".running_mean") for name in first if name.endswith(".running_mean")}
     of_norms = {name for name in first if name.rpartition(".")[0] in norms}
     kept = {name for name in of_norms if name.startswith("encoder.")}

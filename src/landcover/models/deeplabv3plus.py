@@ -10,6 +10,8 @@ Encoder, atrous spatial pyramid, decoder at stride 4. Differences from the paper
 - Separable convolutions have no norm and activation between their halves, and so factorise the plain ones.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -109,9 +111,7 @@ class DeepLabV3Plus(nn.Module):
         self.classifier = nn.Conv2d(width, classes, 1)
         self._initialise_head()
         if config.freeze_batch_norm:
-            for norm in _batch_norms(self):
-                norm.requires_grad_(False)
-            self.train()
+            self._freeze(_batch_norms(self))
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits before upsampling.
@@ -151,17 +151,18 @@ class DeepLabV3Plus(nn.Module):
 
     def freeze_low_level(self) -> None:
         """Train no layer of the encoder up to its stride-4 features: weights and statistics stay."""
-        for parameter in self.encoder.low_level_parameters():
-            parameter.requires_grad_(False)
-        self.train(self.training)
+        self._freeze(self.encoder.low_level_parameters())
 
     def freeze_encoder_batch_norms(self) -> int:
         """Keep the encoder's batch norms as they are; return how many there are."""
         norms = _batch_norms(self.encoder)
-        for norm in norms:
-            norm.requires_grad_(False)
-        self.train(self.training)
+        self._freeze(norms)
         return len(norms)
+
+    def _freeze(self, parts: Iterable[nn.Module | nn.Parameter]) -> None:
+        for part in parts:
+            part.requires_grad_(False)
+        self.train(self.training)  # norms that do not train now keep their statistics
 
     def _padded_logits(self, x: Tensor) -> Tensor:
         multiple = self.encoder.output_stride
