@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from landcover.models import build_model
-from landcover.training.depthwise import DepthwiseConv2d, quicken_depthwise
+from landcover.models.encoders import build_encoder
+from landcover.training import depthwise
+from landcover.training.depthwise import DepthwiseConv2d, DepthwiseConv2dSame, quicken_depthwise
 from training_world import tiny
 
 GEOMETRIES = [  # kernel, stride, padding, dilation, height, width
@@ -19,6 +21,12 @@ GEOMETRIES = [  # kernel, stride, padding, dilation, height, width
     (5, 1, 3, 2, 12, 10),
     (3, 2, 2, 2, 11, 12),
     ((3, 5), (2, 1), (1, 4), (1, 2), 9, 12),
+    (4, 1, 2, 1, 9, 8),
+    (5, 1, 2, 1, 11, 14),
+    (5, 1, 0, 1, 5, 5),
+    (5, 2, 4, 1, 2, 7),
+    (7, 1, 3, 1, 12, 9),
+    ((5, 7), (1, 2), (2, 3), (2, 1), 13, 10),
 ]
 
 
@@ -36,7 +44,7 @@ def pair(kernel, stride, padding, dilation, bias, dtype):
     torch.manual_seed(0)
     plain = nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups=4, bias=bias).to(dtype)
     quick = deepcopy(plain)
-    quicken_depthwise(quick)
+    quicken_depthwise(quick, "bf16")
     assert type(quick) is DepthwiseConv2d
     return plain, quick
 
@@ -68,7 +76,7 @@ def test_bfloat16_gradients_are_as_near_to_the_truth_as_those_of_torch(
 def test_only_slow_convolutions_change_and_the_state_does_not():
     network = build_model(tiny("model.output_stride=16").model, classes=6)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    quicken_depthwise(network)
+    quicken_depthwise(network, "bf16")
     changed = [module for module in network.modules() if type(module) is DepthwiseConv2d]
     assert changed
     for module in network.modules():
@@ -86,3 +94,50 @@ def test_frozen_weights_and_inputs_get_no_gradient():
     quick(x).sum().backward()
     assert x.grad is not None
     assert quick.weight.grad is None
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("kernel", "stride", "side"), [(5, 1, 7), (5, 2, 8), (5, 2, 9), (3, 2, 7)])
+def test_padding_as_in_tensorflow(kernel, stride, side, autocast):
+    torch.manual_seed(0)
+    plain = depthwise.Conv2dSame(6, 6, kernel, stride, groups=6, bias=True)
+    quick = deepcopy(plain)
+    quicken_depthwise(quick, "bf16")
+    assert type(quick) is DepthwiseConv2dSame
+    x = torch.randn(2, 6, side, 11)
+    close = {"rtol": 0.02, "atol": 0.02} if autocast else {"rtol": 1e-5, "atol": 1e-5}
+    for ours, theirs in zip(gradients(quick, x, autocast), gradients(plain, x, autocast), strict=True):
+        torch.testing.assert_close(ours, theirs, **close)
+
+
+def test_large_kernels_are_made_of_blocks(monkeypatch):
+    """So that the tests of them are tests of that."""
+    shapes = []
+    small = depthwise._of_small_kernel
+    monkeypatch.setattr(
+        depthwise,
+        "_of_small_kernel",
+        lambda grad, x, weight, *rest: (
+            shapes.append(tuple(weight.shape[2:])),
+            small(grad, x, weight, *rest),
+        )[1],
+    )
+    gradients(pair((5, 7), 1, 0, 1, False, torch.float32)[1], torch.randn(1, 4, 9, 9))
+    assert shapes == [(3, 3)] * 6
+
+
+def test_what_is_slow_depends_on_the_precision():
+    """In float32 the large kernels without a stride; in bfloat16 all large ones, and all strides."""
+    convolutions = {
+        precision: [
+            part for part in build_encoder("tf_efficientnet_b4", 32).modules() if isinstance(part, nn.Conv2d)
+        ]
+        for precision in ("fp32", "bf16")
+    }
+    for precision, parts in convolutions.items():
+        quicken_depthwise(nn.ModuleList(parts), precision)
+        for part in parts:
+            large, strided = part.kernel_size > (3, 3), part.stride > (1, 1)
+            slow = large and not strided if precision == "fp32" else large or strided
+            assert isinstance(part, DepthwiseConv2d) == (slow and part.groups > 1)
+    assert any(type(part) is DepthwiseConv2dSame for part in convolutions["bf16"])
