@@ -11,6 +11,7 @@ test: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy tools
 	$(BIN)/pytest
 
 env: .venv/.done

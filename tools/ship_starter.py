@@ -56,11 +56,12 @@ def ship(run: Path, held_out: Path, cache: Path, out: Path) -> dict[str, Any]:
             for of, part in ((alike, HELD_OUT_PART), (model, COURSE_PART))
         }
         card, tensors = read_model(model)
+        began_from = card.recipe["weights"]
         card = card.model_copy(
             update={
                 "scores": tuple(score_row(report) for report in reports.values()),
                 "licence": TERMS,
-                "recipe": card.recipe | {"weights": Path(card.recipe["weights"]).name},
+                "recipe": card.recipe | {"weights": began_from and Path(began_from).name},
                 "provenance": card.provenance | {"encoder_weights": ENCODER_ORIGIN, "teachers": "none"},
             }
         )
