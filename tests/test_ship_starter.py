@@ -1,69 +1,180 @@
 """The maintainers' tool that makes the shipped files."""
 
 import importlib.util
+import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from safetensors.torch import save_file
 
-from landcover.bundle import BEST_NAME, model_digest, read_card, read_model
+from landcover.bundle import BEST_NAME, ModelCard, model_digest, read_card, read_model, save_model
 from landcover.data import prepare
+from landcover.errors import DataError, ModelError, UsageError
 from landcover.evaluation import evaluate
+from landcover.evaluation.temperature import calibrate
+from landcover.models.encoders import timm
 from landcover.shipped import SHIPPED, TERMS
 from landcover.training import train
 from onnx_models import save_exported
 from training_world import assert_same_tensors, tiny, write_pairs
 
-TOOL = Path(__file__).parents[1] / "tools" / "ship_starter.py"
+PATH = Path(__file__).parents[1] / "tools" / "ship_starter.py"
+HELD_OUT = "scenes-k2@0"
 
 
-def test_the_files_are_the_run_with_the_other_ones_temperature(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = importlib.util.spec_from_file_location("ship_starter", TOOL)
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The tool, for two folds; what it exports are stand-ins, as ``export`` has tests of its own."""
+    spec = importlib.util.spec_from_file_location("ship_starter", PATH)
     assert spec is not None
     assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    held_out = "scenes-k2@0:val"
-    monkeypatch.setattr(tool, "HELD_OUT_PART", held_out)
-    monkeypatch.setattr(tool, "NOTES", {held_out: "honest", "folders:validation": "optimistic"})
-    exported = []
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "HELD_OUT_SPLIT", HELD_OUT)
+    monkeypatch.setattr(module, "exported", [], raising=False)
 
-    def export(run: Path, out: Path, **options: object) -> None:
-        exported.append((out.name, options.get("int8", False), options["split"]))
+    def export(run: Path, out: Path, *, data: Path, split: str, force: bool, **int8: object) -> None:
+        module.exported.append((run.name, out.name, split, int8))  # type: ignore[attr-defined]
         save_exported(out, read_card(run))
 
-    monkeypatch.setattr(tool, "export", export)  # with its gates it has tests of its own
-    data = write_pairs(tmp_path / "data", train_images=8)
+    monkeypatch.setattr(module, "export", export)
+    return module
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache, and two finished runs on it."""
+    root = tmp_path_factory.mktemp("ship")
+    data = write_pairs(root / "data", train_images=8)
     rows = [f"train,{i:04},s{i // 2},0,{i % 2}" for i in range(8)]
     rows += [f"validation,{i:04},v,0,{i}" for i in range(2)]
     (data / "scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]))
-    cache = tmp_path / "cache"
-    prepare(data, cache)
-    runs = []
-    for split in ("folders", "scenes-k2@0"):
-        runs.append(tmp_path / split)
-        config = tiny("steps=30", "model.dropout=0", "validation.keep=last")
-        train(config, data=cache, out=runs[-1], split=split)
-    before = [model_digest(run) for run in runs]
-    out = tmp_path / "shipped"
-    out.mkdir()
-    figures = tool.ship(*runs, cache, out)
-
-    assert [model_digest(run) for run in runs] == before
-    assert exported == [
-        ("starter.onnx", False, "folders:validation"),
-        ("starter-int8.onnx", True, "folders:validation"),
-    ]
-    assert_same_tensors(out / "starter.safetensors", runs[0] / BEST_NAME)
-    cards = [read_card(out / model.file) for model in SHIPPED]
-    assert all(card.scores == cards[0].scores and card.licence == TERMS for card in cards)
-    honest, optimistic = cards[0].scores
-    assert (honest["split"], optimistic["split"]) == (held_out, "folders:validation")
-    assert honest["miou"] == pytest.approx(evaluate(cache, held_out, model=runs[1])["miou"], abs=1e-3)
-    assert optimistic["miou"] == pytest.approx(
-        evaluate(cache, "folders:validation", model=runs[0])["miou"], abs=1e-3
+    prepare(data, root / "cache")
+    weights = root / "mobilenetv2_100_imagenet.safetensors"
+    save_file(timm.create_model("mobilenetv2_050").state_dict(), weights)
+    settings = (
+        "steps=120",
+        "optimiser.learning_rate=0.01",
+        "model.dropout=0",
+        "validation.keep=last",
+        f"weights={weights}",
     )
-    assert cards[0].temperature != 1
-    assert len(figures["ece_cross_fitted"]) == len(honest["ece_cross_fitted"]) == 2
-    assert read_model(out / "starter.safetensors")[0].provenance["teachers"] == "none"
+    for split in ("folders", HELD_OUT):
+        train(tiny(*settings), data=root / "cache", out=root / split, split=split)
+    train(tiny(*settings, "seed=1", "loss.stride=2"), data=root / "cache", out=root / "other", split=HELD_OUT)
+    return root
+
+
+def test_the_files_are_the_run_with_the_temperature_of_the_other(
+    tool: ModuleType, world: Path, tmp_path: Path
+) -> None:
+    runs = [world / "folders", world / HELD_OUT]
+    cache, work, shipped = world / "cache", tmp_path / "work", tmp_path / "shipped"
+    work.mkdir()
+    shipped.mkdir()
+    before = [model_digest(run) for run in runs]
+    report = tool.make(*runs, cache, work)
+    tool.ship(work, shipped)
+    assert [model_digest(run) for run in runs] == before
+    assert_same_tensors(shipped / "starter.safetensors", runs[0] / BEST_NAME)
+
+    alike = Path(shutil.copy(runs[1] / BEST_NAME, tmp_path))
+    temperature = calibrate(alike, cache, f"{HELD_OUT}:val")["temperature"]
+    card = read_card(shipped / "starter.safetensors")
+    assert card.temperature == temperature
+    assert card.calibration["like"] == card.provenance["held_out"]["sha256"]
+    assert card.calibration["like"] == model_digest(work / "held-out.safetensors")
+    assert card.licence == TERMS
+    assert card.recipe["weights"] == "mobilenetv2_100_imagenet.safetensors"
+    honest, optimistic = card.scores
+    assert (honest["split"], optimistic["split"]) == (f"{HELD_OUT}:val", "folders:validation")
+    assert honest["miou"] == evaluate(cache, f"{HELD_OUT}:val", model=alike)["miou"]
+    assert report["held_out_before"]["calibration"]["temperature"] == 1
+
+    first = Path(shutil.copy(runs[1] / BEST_NAME, tmp_path))
+    halves = work / "halves.tsv"
+    lines = halves.read_text().splitlines()
+    assert {line.split("\t")[1] for line in lines} == {"a", "b"}
+    calibrate(first, cache, f"{halves}:a")
+    measured = evaluate(cache, f"{halves}:b", model=first, calibration=True)["calibration"]["ece"]
+    assert honest["ece_cross_fitted"][0] == measured != honest["ece_cross_fitted"][1]
+
+    ranges = {"int8": True, "calibration": f"{cache}:folders:train"}
+    assert tool.exported[:2] == [
+        ("run.safetensors", "run.onnx", "folders:validation", {}),
+        ("run.safetensors", "run-int8.onnx", "folders:validation", ranges),
+    ]
+    assert [name for _, name, split, _ in tool.exported[2:] if split == f"{HELD_OUT}:val"] == [
+        "held-out.onnx",
+        "held-out-int8.onnx",
+    ]
+    for model in SHIPPED:
+        assert read_card(shipped / model.file).scores == card.scores
+
+
+@pytest.mark.parametrize("had", [0.0, 1.0])
+def test_what_scores_higher_stays(tool: ModuleType, tmp_path: Path, had: float) -> None:
+    work, shipped = tmp_path / "work", tmp_path / "shipped"
+    for folder, score in ((work, 0.5), (shipped, had)):
+        folder.mkdir()
+        card = _card(score)
+        names = ("run-int8.onnx", "run.onnx") if folder == work else ("starter-int8.onnx", "starter.onnx")
+        for name in names:
+            save_exported(folder / name, card)
+        name = "run.safetensors" if folder == work else "starter.safetensors"
+        save_model(folder / name, {}, card)
+    if had:
+        with pytest.raises(ModelError, match=r"1\.0000 on held-out scenes, .*0\.5000: nothing was replaced"):
+            tool.ship(work, shipped)
+    else:
+        tool.ship(work, shipped)
+    assert {read_card(shipped / model.file).scores[0]["miou"] for model in SHIPPED} == {max(had, 0.5)}
+
+
+def _card(score: float) -> ModelCard:
+    from fake_runtime import make_card
+
+    return make_card().model_copy(update={"scores": ({"metric": "challenge", "split": "s", "miou": score},)})
+
+
+def test_runs_that_are_others_are_refused(tool: ModuleType, world: Path, tmp_path: Path) -> None:
+    cache = world / "cache"
+    with pytest.raises(UsageError, match=rf"found '{HELD_OUT}' as split, expected 'folders'"):
+        tool.make(world / HELD_OUT, world / "folders", cache, tmp_path)
+    with pytest.raises(UsageError, match=r"differ in loss"):
+        tool.make(world / "folders", world / "other", cache, tmp_path)
+    with pytest.raises(ModelError, match=r"no model .*nothing"):
+        tool.make(world / "nothing", world / HELD_OUT, cache, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("update", "told"),
+    [
+        ({"weights": None}, "encoder's weights"),
+        ({"validation": {"keep": "best"}}, "weights kept"),
+    ],
+)
+def test_a_card_that_would_not_be_true_is_refused(
+    tool: ModuleType, world: Path, tmp_path: Path, update: dict[str, object], told: str
+) -> None:
+    card, tensors = read_model(world / "folders")
+    save_model(tmp_path / "m.safetensors", tensors, card.model_copy(update={"recipe": card.recipe | update}))
+    with pytest.raises(UsageError, match=told):
+        tool.check(tmp_path / "m.safetensors", "folders")
+
+
+def test_a_temperature_that_may_be_of_the_training_data_is_refused(tool: ModuleType) -> None:
+    with pytest.raises(DataError, match="the same names"):
+        tool.stop_at_warnings({"warnings": ["It was trained on images of the same names."]})
+
+
+def test_the_command_says_what_is_wrong(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["ship", str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path), "--work", str(tmp_path / "w")]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit, match="Error: There is no model"):
+        tool.main()
+    with pytest.raises(SystemExit, match=r"Error: .*w'"):
+        tool.main()

@@ -1,117 +1,198 @@
 """Make the model files that come with the package of two finished runs of the preset ``starter``.
 
-    python tools/ship_starter.py RUN HELD_OUT CACHE --out src/landcover/shipped --report runs/ship.json
+    python tools/ship_starter.py RUN HELD_OUT CACHE --work runs/ship
 
 RUN was trained on all training tiles (split ``folders``), HELD_OUT by the same recipe without fold 0
-(``scenes-k5@0``); CACHE is the prepared data. The temperature is fitted on fold 0 by HELD_OUT, the card gets
-its scores, its terms and where its encoder comes from, and the weights are exported in float32 and INT8.
-Everything is scored once. The runs stay as they are.
+(``scenes-k5@0``); CACHE is the prepared data. Copies of both get the temperature that is fitted on fold 0 by
+HELD_OUT; RUN's card gets the scores, the terms and where its encoder comes from; both are exported in float32
+and INT8. All of that lies in the work folder, with ``report.json``, before the files of the package are
+replaced, which is done only if HELD_OUT scores higher on fold 0 than what shipped before.
 """
 
 import argparse
 import json
 import shutil
-import tempfile
+import sys
 from pathlib import Path
 from typing import Any
 
-from landcover.bundle import BEST_NAME, read_card, read_model, save_model
+from landcover.bundle import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
 from landcover.data import open_dataset, select
+from landcover.errors import DataError, LandcoverError, ModelError, UsageError
 from landcover.evaluation import evaluate
 from landcover.evaluation.temperature import calibrate, calibrate_like
 from landcover.exporting import export
 from landcover.files import write_text
-from landcover.shipped import SHIPPED, TERMS
+from landcover.shipped import FOLDER, SHIPPED, TERMS
 
-HELD_OUT_PART = "scenes-k5@0:val"
-COURSE_PART = "folders:validation"
-RANGES_PART = "folders:train"
+ENCODER = "mobilenetv2_100_imagenet.safetensors"
 ENCODER_ORIGIN = (
     "ImageNet, mobilenet_v2_1.0_224_quant.tflite of google-coral/test_data (Apache-2.0), dequantised"
 )
-NOTES = {
-    HELD_OUT_PART: "honest: held-out scenes; measured on a model made alike without them",
-    COURSE_PART: "optimistic: 204 of these 215 tiles touch a training tile of the same scene; for comparison "
-    "with published figures",
-}
+RUN_SPLIT, RUN_PART = "folders", "validation"
+HELD_OUT_SPLIT, HELD_OUT_PART = "scenes-k5@0", "val"
+HONEST = (
+    "honest: held-out scenes; measured on a model made alike without them, whose temperature was fitted "
+    "there (ece_cross_fitted: fitted on one half of the scenes, measured on the other)"
+)
+OPTIMISTIC = (
+    "optimistic: 204 of these 215 tiles touch a training tile of the same scene; for comparison with "
+    "published figures"
+)
 
 
-def ship(run: Path, held_out: Path, cache: Path, out: Path) -> dict[str, Any]:
-    """Calibrate, score and export, replacing the files in ``out``.
+def make(run: Path, held_out: Path, cache: Path, work: Path) -> dict[str, Any]:
+    """Make calibrated, scored and exported copies of two runs in a folder.
+
+    Args:
+        run: What is to ship: its run folder.
+        held_out: The run that was trained without fold 0.
+        cache: The prepared data of both.
+        work: Folder of what is made: ``run`` and ``held-out``, each as ``.safetensors``, ``.onnx`` and
+            ``-int8.onnx``.
 
     Returns:
-        The full scores by part, and the calibration errors of the cross-fit.
+        The full scores: ``held_out_before`` and ``held_out`` (before and after calibration), ``run``, and
+        ``ece_cross_fitted``.
+
+    Raises:
+        UsageError: If the runs are not what they are to be.
+        LandcoverError: Whatever calibration, scoring and export find.
     """
-    int8, fp32, weights = (out / model.file for model in SHIPPED)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        model, alike = (
-            Path(shutil.copy(of / BEST_NAME, folder / f"{of.name}-{BEST_NAME}")) for of in (run, held_out)
+    files = {"run": work / "run.safetensors", "held-out": work / "held-out.safetensors"}
+    for name, of in (("run", run), ("held-out", held_out)):
+        check(of, RUN_SPLIT if name == "run" else HELD_OUT_SPLIT)
+        shutil.copy(resolve_model(of), files[name])
+    part = f"{HELD_OUT_SPLIT}:{HELD_OUT_PART}"
+    report = {
+        "held_out_before": evaluate(cache, part, model=files["held-out"], calibration=True),
+        "ece_cross_fitted": cross_fitted_errors(held_out, cache, work),
+    }
+    stop_at_warnings(calibrate(files["held-out"], cache, part))
+    calibrate_like(files["run"], files["held-out"])
+    for name, split in (("held-out", part), ("run", f"{RUN_SPLIT}:{RUN_PART}")):
+        report[name.replace("-", "_")] = evaluate(
+            cache, split, model=files[name], calibration=True, borders=True
         )
-        crossed = cross_fitted_errors(alike, cache, folder)
-        calibrate(alike, cache, HELD_OUT_PART, force=True)
-        calibrate_like(model, alike, force=True)
-        reports = {
-            part: evaluate(cache, part, model=of, calibration=True, borders=True)
-            for of, part in ((alike, HELD_OUT_PART), (model, COURSE_PART))
-        }
-        card, tensors = read_model(model)
-        began_from = card.recipe["weights"]
-        card = card.model_copy(
-            update={
-                "scores": tuple(score_row(report) for report in reports.values()),
-                "licence": TERMS,
-                "recipe": card.recipe | {"weights": began_from and Path(began_from).name},
-                "provenance": card.provenance | {"encoder_weights": ENCODER_ORIGIN, "teachers": "none"},
-            }
+    card, tensors = read_model(files["run"])
+    save_model(files["run"], tensors, shipped_card(card, report, files["held-out"]), force=True)
+    for name, split, scored in (
+        ("run", RUN_SPLIT, RUN_PART),
+        ("held-out", HELD_OUT_SPLIT, HELD_OUT_PART),
+    ):
+        imagery = f"{split}:{scored}"
+        export(files[name], work / f"{name}.onnx", data=cache, split=imagery, force=True)
+        export(
+            files[name],
+            work / f"{name}-int8.onnx",
+            int8=True,
+            calibration=f"{cache}:{split}:train",
+            data=cache,
+            split=imagery,
+            force=True,
         )
-        card.scores[0]["ece_cross_fitted"] = crossed
-        save_model(weights, tensors, card, force=True)
-        export(weights, fp32, data=cache, split=COURSE_PART, force=True)
-        ranges = f"{cache}:{RANGES_PART}"
-        export(weights, int8, int8=True, calibration=ranges, data=cache, split=COURSE_PART, force=True)
-    return {"scores": reports, "ece_cross_fitted": crossed, "export": read_card(int8).export}
+    return report
 
 
-def cross_fitted_errors(model: Path, cache: Path, folder: Path) -> list[float]:
+def check(run: Path, split: str) -> None:
+    """Refuse a run of which the card would not tell the truth."""
+    card = read_card(run)
+    expected = {
+        "split": (card.provenance.get("split"), split),
+        "initial model": (card.provenance.get("init"), None),
+        "encoder's weights": (Path(card.recipe.get("weights") or "").name, ENCODER),
+        "weights kept": (card.recipe.get("validation", {}).get("keep"), "last"),
+    }
+    for name, (found, wanted) in expected.items():
+        if found != wanted:
+            raise UsageError(f"{run}: found {found!r} as {name}, expected {wanted!r}.")
+
+
+def cross_fitted_errors(held_out: Path, cache: Path, work: Path) -> list[float]:
     """Return the calibration error of each half of fold 0's scenes, at the temperature of the other half."""
     dataset = open_dataset(cache)
     if dataset.scenes is None:
-        raise SystemExit(f"{cache} has no table of scenes, which the halves are made of.")
-    items = select(dataset, HELD_OUT_PART)
-    scenes = sorted({dataset.scenes[item.key].scene for item in items})
-    half = {scene: "ab"[number % 2] for number, scene in enumerate(scenes)}
-    halves = folder / "halves.tsv"
-    write_text(halves, "".join(f"{item.key}\t{half[dataset.scenes[item.key].scene]}\n" for item in items))
+        raise DataError(f"{cache} has no table of scenes, which the halves are made of.")
+    scene_of = {
+        item.key: dataset.scenes[item.key].scene
+        for item in select(dataset, f"{HELD_OUT_SPLIT}:{HELD_OUT_PART}")
+    }
+    half = {scene: "ab"[number % 2] for number, scene in enumerate(sorted(set(scene_of.values())))}
+    halves = work / "halves.tsv"
+    write_text(halves, "".join(f"{key}\t{half[scene]}\n" for key, scene in scene_of.items()), force=True)
     errors = []
     for fitted, measured in ("ab", "ba"):
-        calibrate(model, cache, f"{halves}:{fitted}", force=True)
-        report = evaluate(cache, f"{halves}:{measured}", model=model, calibration=True)
-        errors.append(report["calibration"]["ece"])
+        copy = Path(shutil.copy(resolve_model(held_out), work / f"fitted-on-{fitted}.safetensors"))
+        stop_at_warnings(calibrate(copy, cache, f"{halves}:{fitted}"))
+        errors.append(
+            evaluate(cache, f"{halves}:{measured}", model=copy, calibration=True)["calibration"]["ece"]
+        )
     return errors
 
 
-def score_row(report: dict[str, Any]) -> dict[str, Any]:
-    """Return what the card keeps of a report."""
+def stop_at_warnings(result: dict[str, Any]) -> None:
+    """Refuse a temperature that may have been fitted on what was trained on."""
+    if result["warnings"]:
+        raise DataError(" ".join(result["warnings"]))
+
+
+def shipped_card(card: ModelCard, report: dict[str, Any], held_out: Path) -> ModelCard:
+    """Return a card with scores, terms and origin."""
     kept = ("metric", "split", "images", "miou", "miou_interval", "resampled", "iou", "pixel_accuracy")
-    return {
-        **{name: report[name] for name in kept},
-        "ece": report["calibration"]["ece"],
-        "note": NOTES[report["split"]],
-    }
+    honest, optimistic = ({name: report[of][name] for name in kept} for of in ("held_out", "run"))
+    honest |= {"ece_cross_fitted": report["ece_cross_fitted"], "note": HONEST}
+    optimistic |= {"ece": report["run"]["calibration"]["ece"], "note": OPTIMISTIC}
+    made_alike = {"sha256": model_digest(held_out), "step": read_card(held_out).provenance.get("step")}
+    return card.model_copy(
+        update={
+            "scores": (honest, optimistic),
+            "licence": TERMS,
+            "recipe": card.recipe | {"weights": ENCODER},
+            "provenance": card.provenance
+            | {"encoder_weights": ENCODER_ORIGIN, "teachers": "none", "held_out": made_alike},
+        }
+    )
 
 
-if __name__ == "__main__":
+def ship(work: Path, folder: Path) -> None:
+    """Replace the files of the package by those in the work folder.
+
+    Raises:
+        ModelError: If what shipped before scores as high on the held-out scenes.
+    """
+    made = dict(zip(SHIPPED, ("run-int8.onnx", "run.onnx", "run.safetensors"), strict=True))
+    score = read_card(work / "run.safetensors").scores[0]["miou"]
+    for model in made:
+        before = folder / model.file
+        had = read_card(before).scores[0]["miou"] if before.exists() else 0.0
+        if had >= score:
+            raise ModelError(
+                f"{before} has {had:.4f} on held-out scenes, {work} {score:.4f}: nothing was replaced."
+            )
+    for model, name in made.items():
+        shutil.copy(work / name, folder / model.file)
+
+
+def main() -> None:
+    """Do what the command line says."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("held_out", type=Path)
     parser.add_argument("cache", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the model files")
-    parser.add_argument("--report", type=Path, required=True, help="where all figures are written, JSON")
+    parser.add_argument("--work", type=Path, required=True, help="folder of what is made, new")
     options = parser.parse_args()
-    figures = ship(options.run, options.held_out, options.cache, options.out)
-    write_text(options.report, json.dumps(figures, indent=1) + "\n", force=True)
-    for part, scores in figures["scores"].items():
-        print(f"{part}: mIoU {100 * scores['miou']:.2f}")
+    try:
+        options.work.mkdir(parents=True)
+        report = make(options.run, options.held_out, options.cache, options.work)
+        write_text(options.work / "report.json", json.dumps(report, indent=1) + "\n")
+        ship(options.work, FOLDER)
+    except (LandcoverError, OSError) as error:
+        sys.exit(f"Error: {error}")
+    for name in ("held_out", "run"):
+        print(f"{report[name]['split']}: mIoU {100 * report[name]['miou']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
