@@ -12,8 +12,6 @@ from landcover.models._compat import declare_torchvision_operators
 declare_torchvision_operators()
 import timm  # noqa: E402 - needs the declaration above
 
-from landcover.models.depthwise import speed_up_depthwise  # noqa: E402 - imports timm
-
 OUTPUT_STRIDES = (8, 16, 32)
 LOW_LEVEL_STRIDE = 4
 
@@ -66,7 +64,6 @@ class Encoder(nn.Module):
         self.name = name
         self.output_stride = output_stride
         self.body = timm.create_model(name, features_only=True, **dilation)
-        speed_up_depthwise(self.body)
         info: Any = self.body.feature_info
         strides: list[int] = info.reduction()
         channels: list[int] = info.channels()

@@ -1,10 +1,14 @@
-"""Strided and dilated depthwise convolutions whose bfloat16 gradients are fast on a CPU.
+"""Depthwise convolutions whose gradients are fast on a CPU.
 
-oneDNN computes some gradients of depthwise convolutions in bfloat16 20 to 100 times slower than the
-convolution: that of the input where there is a stride, those of input and weight where there is a dilation.
-In MobileNetV2 they are a third of the backward pass. The same sums are computed here by what is fast: the
-gradient of the input is a convolution of the gradient (zeros put between its values for a stride) with the
-turned kernel, and the gradient of a dilated kernel goes through float32.
+oneDNN, which torch convolves with on CPUs, computes some gradients of depthwise convolutions 10 to 100 times
+slower than the convolution: those of kernels beyond 3 x 3; and in bfloat16 that of the input where there is a
+stride, and those of input and kernel where there is a dilation. They are a third of the backward pass of a
+MobileNetV2, two thirds of that of an EfficientNet. The same sums are computed here by what is fast:
+
+- the gradient of the input is a convolution of the gradient (zeros put between its values for a stride) with
+  the turned kernel;
+- that of a dilated kernel goes through float32;
+- that of a large kernel is put together of those of blocks of 3 x 3.
 """
 
 from typing import Any
@@ -13,7 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from landcover.models._compat import declare_torchvision_operators
+
+declare_torchvision_operators()
+from timm.layers.conv2d_same import Conv2dSame  # noqa: E402 - needs the declaration above
+from timm.layers.padding import pad_same  # noqa: E402
+
 Pair = tuple[int, int]
+
+_BLOCK = 3
+"""Side of the largest kernel that has a fast gradient."""
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -25,17 +38,32 @@ class DepthwiseConv2d(nn.Conv2d):
         return result if bias is None else result + bias[:, None, None].to(result.dtype)
 
 
-def quicken_depthwise(network: nn.Module) -> None:
-    """Make strided and dilated depthwise convolutions :class:`DepthwiseConv2d`, in place."""
+class DepthwiseConv2dSame(DepthwiseConv2d):
+    """The same for timm's convolution with TensorFlow's padding, which depends on the input's size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (N, C, H, W)."""
+        padded = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+        return self._conv_forward(padded, self.weight, self.bias)
+
+
+def quicken_depthwise(network: nn.Module, precision: str) -> None:
+    """Make depthwise convolutions with slow gradients ours, in place, for ``fp32`` or ``bf16``."""
     for module in network.modules():
-        if type(module) is nn.Conv2d and _is_slow(module):
-            module.__class__ = DepthwiseConv2d
+        ours = _OURS.get(type(module))
+        if ours is not None and isinstance(module, nn.Conv2d) and _is_slow(module, precision):
+            module.__class__ = ours
 
 
-def _is_slow(module: nn.Conv2d) -> bool:
+_OURS: dict[type, type[DepthwiseConv2d]] = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
+
+
+def _is_slow(module: nn.Conv2d, precision: str) -> bool:
+    plain = module.stride == module.dilation == (1, 1)
+    large = min(module.kernel_size) > _BLOCK
     return (
         module.groups == module.in_channels == module.out_channels > 1
-        and (module.stride != (1, 1) or module.dilation != (1, 1))
+        and (plain and large if precision == "fp32" else large or not plain)
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
         and all(
@@ -56,24 +84,23 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        stride, padding, dilation = ctx.geometry
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            reach = tuple(d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True))
-            around = tuple(r - p for r, p in zip(reach, padding, strict=True))
-            size = tuple(n + p - a for n, p, a in zip(x.shape[2:], padding, around, strict=True))
-            turned = weight.to(grad.dtype).flip(2, 3)
-            grad_x = functional.conv2d(
-                _spread(grad, stride, size), turned, None, 1, around, dilation, groups=len(weight)
-            )
+        grad_x = _of_input(grad, x, weight, *ctx.geometry) if ctx.needs_input_grad[0] else None
+        grad_weight = None
         if ctx.needs_input_grad[1]:
-            exact = torch.float32 if dilation != (1, 1) else grad.dtype
-            _, grad_weight, _ = torch.ops.aten.convolution_backward(
-                grad.to(exact), x.to(exact), weight.to(exact), None, stride, padding, dilation, False, [0, 0],
-                len(weight), [False, True, False],
-            )  # fmt: skip
+            exact = torch.float32 if ctx.geometry[2] != (1, 1) else grad.dtype
+            grad_weight = _of_kernel(grad.to(exact), x.to(exact), weight.to(exact), *ctx.geometry)
             grad_weight = grad_weight.to(weight.dtype)
         return grad_x, grad_weight, None, None, None
+
+
+def _of_input(grad: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
+    reach = tuple(d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True))
+    around = tuple(r - p for r, p in zip(reach, padding, strict=True))
+    size = tuple(n + p - a for n, p, a in zip(x.shape[2:], padding, around, strict=True))
+    turned = weight.to(grad.dtype).flip(2, 3)
+    return functional.conv2d(
+        _spread(grad, stride, size), turned, None, 1, around, dilation, groups=len(weight)
+    )
 
 
 def _spread(grad: Tensor, stride: Pair, size: tuple[int, ...]) -> Tensor:
@@ -85,3 +112,44 @@ def _spread(grad: Tensor, stride: Pair, size: tuple[int, ...]) -> Tensor:
     ).zero_()
     spread[:, :, :: stride[0], :: stride[1]] = grad
     return spread
+
+
+def _of_kernel(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """Return the gradient of a kernel, of a large one by blocks.
+
+    That of a block is that of a 3 x 3 kernel, of the input from where the block's first weight meets it.
+    Blocks overlap where 3 does not divide the kernel's side: they hold the same sums there.
+    """
+    kernel = tuple(weight.shape[2:])
+    if min(kernel) <= _BLOCK:
+        return _of_small_kernel(grad, x, weight, stride, padding, dilation)
+    padded = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    height, width = (
+        s * (n - 1) + d * (_BLOCK - 1) + 1 for s, n, d in zip(stride, grad.shape[2:], dilation, strict=True)
+    )
+    result = torch.empty_like(weight)
+    for row in _starts(kernel[0]):
+        for col in _starts(kernel[1]):
+            top, left = row * dilation[0], col * dilation[1]
+            met = padded[:, :, top : top + height, left : left + width]
+            met = met.contiguous(memory_format=torch.channels_last)
+            block = (..., slice(row, row + _BLOCK), slice(col, col + _BLOCK))
+            result[block] = _of_small_kernel(grad, met, weight[block], stride, (0, 0), dilation)
+    return result
+
+
+def _starts(side: int) -> list[int]:
+    """Return where blocks start that cover a side; the last one ends where it does."""
+    return [min(start, side - _BLOCK) for start in range(0, side, _BLOCK)]
+
+
+def _of_small_kernel(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    gradients = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, stride, padding, dilation, False, [0, 0], len(weight), [False, True, False]
+    )
+    found: Tensor = gradients[1]
+    return found

@@ -228,8 +228,8 @@ def open_session(
     network.to(device)
     optimiser = build_optimiser(network, config.optimiser)
     average = WeightAverage(network, config.ema_decay)
-    if device.type == "cpu" and precision == "bf16":
-        quicken_depthwise(network)
+    if device.type == "cpu":
+        quicken_depthwise(network, precision)
 
     if origin is not None:
         preprocessing = replace(origin.preprocessing, gsd=material.model_gsd)

@@ -1,0 +1,61 @@
+"""Our gradients of depthwise convolutions against torch's: ``python -m landcover.benchmarks.depthwise``.
+
+An encoder's pass forward and backward on a batch of 12 crops of 224 px, in training mode, on one thread, with
+the convolutions that training uses and with torch's own, in turns.
+"""
+
+import argparse
+from copy import deepcopy
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from landcover.benchmarks.timing import Timing, take_turns
+from landcover.models.encoders import Encoder, build_encoder
+from landcover.training.depthwise import quicken_depthwise
+from landcover.training.precision import has_bfloat16
+
+_BATCH, _SIDE = 12, 224
+
+
+def depthwise_benchmark(name: str, *, repeats: int = 5) -> list[Timing]:
+    """Time an encoder of output stride 32 in float32, and in bfloat16 where the processor has it.
+
+    Args:
+        name: timm's name of the encoder.
+        repeats: Runs of each way.
+    """
+    torchs = build_encoder(name, 32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(_BATCH, 3, _SIDE, _SIDE).contiguous(memory_format=torch.channels_last)
+    precisions = {"fp32": torch.float32}
+    if has_bfloat16(torch.device("cpu")):
+        precisions["bf16"] = torch.bfloat16
+    timings = []
+    for precision, dtype in precisions.items():
+        ours = deepcopy(torchs)
+        quicken_depthwise(ours, precision)
+        ways = {
+            way: partial(_step, encoder, images, dtype)
+            for way, encoder in (("landcover", ours), ("torch", torchs))
+        }
+        take_turns("warm up", ways, 1)
+        timings += take_turns(f"{name}, {precision}", ways, repeats)
+    return timings
+
+
+def _step(encoder: Encoder, images: Tensor, dtype: torch.dtype) -> None:
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        low, deep = encoder(images)
+    (low.float().square().mean() + deep.float().square().mean()).backward()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoders", nargs="+", default=["mobilenetv2_100", "tf_efficientnet_b4"])
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each way")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for encoder_name in options.encoders:
+        for timing in depthwise_benchmark(encoder_name, repeats=options.repeats):
+            print(f"{timing.job:32} {timing.way:10} {timing.ms:8.0f} ms {timing.ratio:6.2f} x")
