@@ -49,11 +49,14 @@ def pair(kernel, stride, padding, dilation, bias, dtype):
     return plain, quick
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("kernel", "stride", "padding", "dilation", "height", "width"), GEOMETRIES)
-def test_results_and_gradients_are_those_of_torch(kernel, stride, padding, dilation, height, width, bias):
+def test_results_and_gradients_are_those_of_torch(
+    kernel, stride, padding, dilation, height, width, bias, memory_format
+):
     plain, quick = pair(kernel, stride, padding, dilation, bias, torch.float32)
-    x = torch.randn(2, 4, height, width)
+    x = torch.randn(2, 4, height, width).to(memory_format=memory_format)
     for ours, theirs in zip(gradients(quick, x), gradients(plain, x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -126,18 +129,48 @@ def test_large_kernels_are_made_of_blocks(monkeypatch):
     assert shapes == [(3, 3)] * 6
 
 
-def test_what_is_slow_depends_on_the_precision():
-    """In float32 the large kernels without a stride; in bfloat16 all large ones, and all strides."""
-    convolutions = {
-        precision: [
-            part for part in build_encoder("tf_efficientnet_b4", 32).modules() if isinstance(part, nn.Conv2d)
-        ]
-        for precision in ("fp32", "bf16")
-    }
-    for precision, parts in convolutions.items():
-        quicken_depthwise(nn.ModuleList(parts), precision)
-        for part in parts:
-            large, strided = part.kernel_size > (3, 3), part.stride > (1, 1)
-            slow = large and not strided if precision == "fp32" else large or strided
-            assert isinstance(part, DepthwiseConv2d) == (slow and part.groups > 1)
-    assert any(type(part) is DepthwiseConv2dSame for part in convolutions["bf16"])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "fp32", "bf16"),
+    [
+        (3, 1, 1, False, False),
+        ((3, 5), 1, 1, False, False),
+        ((5, 4), 1, 1, True, True),
+        (5, (1, 2), 1, False, True),
+        (5, 1, 2, False, True),
+        (3, (2, 1), 1, False, True),
+        (3, 1, 2, False, True),
+    ],
+)
+@pytest.mark.parametrize("kind", [nn.Conv2d, depthwise.Conv2dSame])
+def test_what_is_slow_depends_on_the_precision(kind, kernel, stride, dilation, fp32, bf16):
+    for precision, slow in (("fp32", fp32), ("bf16", bf16)):
+        module = kind(4, 4, kernel, stride, dilation=dilation, groups=4)
+        quicken_depthwise(module, precision)
+        assert isinstance(module, DepthwiseConv2d) == slow
+        assert isinstance(module, DepthwiseConv2dSame) == (slow and kind is depthwise.Conv2dSame)
+
+
+def test_others_stay():
+    class Another(nn.Conv2d):
+        pass
+
+    for module in (
+        Another(4, 4, 5, groups=4),
+        nn.Conv2d(4, 8, 5, groups=4),
+        nn.Conv2d(4, 4, 5, groups=2),
+        nn.Conv2d(1, 1, 5),
+        nn.Conv2d(4, 4, 5, groups=4, padding="same"),
+        nn.Conv2d(4, 4, 5, groups=4, padding=1, padding_mode="reflect"),
+    ):
+        kind = type(module)
+        quicken_depthwise(module, "bf16")
+        assert type(module) is kind
+
+
+def test_most_of_an_efficientnet_was_slow():
+    parts = [
+        part for part in build_encoder("tf_efficientnet_b4", 32).modules() if isinstance(part, nn.Conv2d)
+    ]
+    quicken_depthwise(nn.ModuleList(parts), "bf16")
+    kinds = [type(part) for part in parts if part.groups > 1]
+    assert (len(kinds), kinds.count(DepthwiseConv2d), kinds.count(DepthwiseConv2dSame)) == (32, 16, 4)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from landcover.benchmarks.timing import Timing, take_turns
 from landcover.models.encoders import Encoder, build_encoder
+from landcover.runtimes.base import Precision
 from landcover.training.depthwise import quicken_depthwise
 from landcover.training.precision import has_bfloat16
 
@@ -22,22 +23,29 @@ _BATCH, _SIDE = 12, 224
 def depthwise_benchmark(name: str, *, repeats: int = 5) -> list[Timing]:
     """Time an encoder of output stride 32 in float32, and in bfloat16 where the processor has it.
 
+    Torch computes on one thread from here on.
+
     Args:
         name: timm's name of the encoder.
         repeats: Runs of each way.
+
+    Raises:
+        ConfigError: If timm has no such encoder.
+        ModelError: If it has no features that we could use.
     """
-    torchs = build_encoder(name, 32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.set_num_threads(1)
+    stock = build_encoder(name, 32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(_BATCH, 3, _SIDE, _SIDE).contiguous(memory_format=torch.channels_last)
-    precisions = {"fp32": torch.float32}
+    precisions: dict[Precision, torch.dtype] = {"fp32": torch.float32}
     if has_bfloat16(torch.device("cpu")):
         precisions["bf16"] = torch.bfloat16
     timings = []
     for precision, dtype in precisions.items():
-        ours = deepcopy(torchs)
+        ours = deepcopy(stock)
         quicken_depthwise(ours, precision)
         ways = {
             way: partial(_step, encoder, images, dtype)
-            for way, encoder in (("landcover", ours), ("torch", torchs))
+            for way, encoder in (("landcover", ours), ("torch", stock))
         }
         take_turns("warm up", ways, 1)
         timings += take_turns(f"{name}, {precision}", ways, repeats)
@@ -55,7 +63,6 @@ if __name__ == "__main__":
     parser.add_argument("--encoders", nargs="+", default=["mobilenetv2_100", "tf_efficientnet_b4"])
     parser.add_argument("--repeats", type=int, default=5, help="runs of each way")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     for encoder_name in options.encoders:
         for timing in depthwise_benchmark(encoder_name, repeats=options.repeats):
             print(f"{timing.job:32} {timing.way:10} {timing.ms:8.0f} ms {timing.ratio:6.2f} x")

@@ -1,9 +1,9 @@
 """Depthwise convolutions whose gradients are fast on a CPU.
 
 oneDNN, which torch convolves with on CPUs, computes some gradients of depthwise convolutions 10 to 100 times
-slower than the convolution: those of kernels beyond 3 x 3; and in bfloat16 that of the input where there is a
-stride, and those of input and kernel where there is a dilation. They are a third of the backward pass of a
-MobileNetV2, two thirds of that of an EfficientNet. The same sums are computed here by what is fast:
+slower than the convolution: those of kernels whose sides are both beyond 3; and in bfloat16 that of the input
+where there is a stride, and those of input and kernel where there is a dilation. The same sums are computed
+here by what is fast, for images (N, C, H, W) in float32 and bfloat16:
 
 - the gradient of the input is a convolution of the gradient (zeros put between its values for a stride) with
   the turned kernel;
@@ -22,6 +22,8 @@ from landcover.models._compat import declare_torchvision_operators
 declare_torchvision_operators()
 from timm.layers.conv2d_same import Conv2dSame  # noqa: E402 - needs the declaration above
 from timm.layers.padding import pad_same  # noqa: E402
+
+from landcover.runtimes.base import Precision  # noqa: E402
 
 Pair = tuple[int, int]
 
@@ -47,8 +49,8 @@ class DepthwiseConv2dSame(DepthwiseConv2d):
         return self._conv_forward(padded, self.weight, self.bias)
 
 
-def quicken_depthwise(network: nn.Module, precision: str) -> None:
-    """Make depthwise convolutions with slow gradients ours, in place, for ``fp32`` or ``bf16``."""
+def quicken_depthwise(network: nn.Module, precision: Precision) -> None:
+    """Make depthwise convolutions with gradients that are slow in a precision ours, in place."""
     for module in network.modules():
         ours = _OURS.get(type(module))
         if ours is not None and isinstance(module, nn.Conv2d) and _is_slow(module, precision):
@@ -58,12 +60,14 @@ def quicken_depthwise(network: nn.Module, precision: str) -> None:
 _OURS: dict[type, type[DepthwiseConv2d]] = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
 
 
-def _is_slow(module: nn.Conv2d, precision: str) -> bool:
-    plain = module.stride == module.dilation == (1, 1)
-    large = min(module.kernel_size) > _BLOCK
+def _is_slow(module: nn.Conv2d, precision: Precision) -> bool:
+    is_large = min(module.kernel_size) > _BLOCK
+    is_sparse = module.stride != (1, 1) or module.dilation != (1, 1)
+    # In float32 blocks with a stride or a dilation are no faster than the whole.
+    slow = is_large and not is_sparse if precision == "fp32" else is_large or is_sparse
     return (
-        module.groups == module.in_channels == module.out_channels > 1
-        and (plain and large if precision == "fp32" else large or not plain)
+        slow
+        and module.groups == module.in_channels == module.out_channels > 1
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
         and all(
