@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 from safetensors.torch import save_file
 
+from fake_runtime import make_card
 from landcover.bundle import BEST_NAME, ModelCard, model_digest, read_card, read_model, save_model
 from landcover.data import prepare
 from landcover.errors import DataError, ModelError, UsageError
@@ -32,9 +33,10 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "HELD_OUT_SPLIT", HELD_OUT)
+    monkeypatch.setattr(module, "HELD_OUT_PART", f"{HELD_OUT}:val")
     monkeypatch.setattr(module, "exported", [], raising=False)
 
-    def export(run: Path, out: Path, *, data: Path, split: str, force: bool, **int8: object) -> None:
+    def export(run: Path, out: Path, *, data: Path, split: str, **int8: object) -> None:
         module.exported.append((run.name, out.name, split, int8))  # type: ignore[attr-defined]
         save_exported(out, read_card(run))
 
@@ -133,8 +135,6 @@ def test_what_scores_higher_stays(tool: ModuleType, tmp_path: Path, had: float) 
 
 
 def _card(score: float) -> ModelCard:
-    from fake_runtime import make_card
-
     return make_card().model_copy(update={"scores": ({"metric": "challenge", "split": "s", "miou": score},)})
 
 

@@ -29,8 +29,8 @@ ENCODER = "mobilenetv2_100_imagenet.safetensors"
 ENCODER_ORIGIN = (
     "ImageNet, mobilenet_v2_1.0_224_quant.tflite of google-coral/test_data (Apache-2.0), dequantised"
 )
-RUN_SPLIT, RUN_PART = "folders", "validation"
-HELD_OUT_SPLIT, HELD_OUT_PART = "scenes-k5@0", "val"
+RUN_SPLIT, RUN_PART = "folders", "folders:validation"
+HELD_OUT_SPLIT, HELD_OUT_PART = "scenes-k5@0", "scenes-k5@0:val"
 HONEST = (
     "honest: held-out scenes; measured on a model made alike without them, whose temperature was fitted "
     "there (ece_cross_fitted: fitted on one half of the scenes, measured on the other)"
@@ -59,39 +59,36 @@ def make(run: Path, held_out: Path, cache: Path, work: Path) -> dict[str, Any]:
         UsageError: If the runs are not what they are to be.
         LandcoverError: Whatever calibration, scoring and export find.
     """
-    files = {"run": work / "run.safetensors", "held-out": work / "held-out.safetensors"}
-    for name, of in (("run", run), ("held-out", held_out)):
-        check(of, RUN_SPLIT if name == "run" else HELD_OUT_SPLIT)
-        shutil.copy(resolve_model(of), files[name])
-    part = f"{HELD_OUT_SPLIT}:{HELD_OUT_PART}"
+    model, alike = work / "run.safetensors", work / "held-out.safetensors"
+    for source, split, copy in ((run, RUN_SPLIT, model), (held_out, HELD_OUT_SPLIT, alike)):
+        check(source, split)
+        shutil.copy(resolve_model(source), copy)
     report = {
-        "held_out_before": evaluate(cache, part, model=files["held-out"], calibration=True),
-        "ece_cross_fitted": cross_fitted_errors(held_out, cache, work),
+        "held_out_before": evaluate(cache, HELD_OUT_PART, model=alike, calibration=True),
+        "ece_cross_fitted": cross_fitted_errors(alike, cache, work),
     }
-    stop_at_warnings(calibrate(files["held-out"], cache, part))
-    calibrate_like(files["run"], files["held-out"])
-    for name, split in (("held-out", part), ("run", f"{RUN_SPLIT}:{RUN_PART}")):
-        report[name.replace("-", "_")] = evaluate(
-            cache, split, model=files[name], calibration=True, borders=True
-        )
-    card, tensors = read_model(files["run"])
-    save_model(files["run"], tensors, shipped_card(card, report, files["held-out"]), force=True)
-    for name, split, scored in (
-        ("run", RUN_SPLIT, RUN_PART),
-        ("held-out", HELD_OUT_SPLIT, HELD_OUT_PART),
-    ):
-        imagery = f"{split}:{scored}"
-        export(files[name], work / f"{name}.onnx", data=cache, split=imagery, force=True)
-        export(
-            files[name],
-            work / f"{name}-int8.onnx",
-            int8=True,
-            calibration=f"{cache}:{split}:train",
-            data=cache,
-            split=imagery,
-            force=True,
-        )
+    stop_at_warnings(calibrate(alike, cache, HELD_OUT_PART))
+    calibrate_like(model, alike)
+    report["held_out"] = evaluate(cache, HELD_OUT_PART, model=alike, calibration=True, borders=True)
+    report["run"] = evaluate(cache, RUN_PART, model=model, calibration=True, borders=True)
+    card, tensors = read_model(model)
+    save_model(model, tensors, shipped_card(card, report, alike), force=True)
+    export_both(model, cache, RUN_SPLIT, RUN_PART)
+    export_both(alike, cache, HELD_OUT_SPLIT, HELD_OUT_PART)
     return report
+
+
+def export_both(model: Path, cache: Path, split: str, part: str) -> None:
+    """Export a model beside itself, in float32 and INT8."""
+    export(model, model.with_suffix(".onnx"), data=cache, split=part)
+    export(
+        model,
+        model.with_name(f"{model.stem}-int8.onnx"),
+        int8=True,
+        calibration=f"{cache}:{split}:train",
+        data=cache,
+        split=part,
+    )
 
 
 def check(run: Path, split: str) -> None:
@@ -108,21 +105,21 @@ def check(run: Path, split: str) -> None:
             raise UsageError(f"{run}: found {found!r} as {name}, expected {wanted!r}.")
 
 
-def cross_fitted_errors(held_out: Path, cache: Path, work: Path) -> list[float]:
-    """Return the calibration error of each half of fold 0's scenes, at the temperature of the other half."""
+def cross_fitted_errors(model: Path, cache: Path, work: Path) -> list[float]:
+    """Return the calibration error of each half of fold 0's scenes, at the temperature of the other half.
+
+    The model has not been calibrated, and is not by this.
+    """
     dataset = open_dataset(cache)
     if dataset.scenes is None:
         raise DataError(f"{cache} has no table of scenes, which the halves are made of.")
-    scene_of = {
-        item.key: dataset.scenes[item.key].scene
-        for item in select(dataset, f"{HELD_OUT_SPLIT}:{HELD_OUT_PART}")
-    }
+    scene_of = {item.key: dataset.scenes[item.key].scene for item in select(dataset, HELD_OUT_PART)}
     half = {scene: "ab"[number % 2] for number, scene in enumerate(sorted(set(scene_of.values())))}
     halves = work / "halves.tsv"
-    write_text(halves, "".join(f"{key}\t{half[scene]}\n" for key, scene in scene_of.items()), force=True)
+    write_text(halves, "".join(f"{key}\t{half[scene]}\n" for key, scene in scene_of.items()))
     errors = []
     for fitted, measured in ("ab", "ba"):
-        copy = Path(shutil.copy(resolve_model(held_out), work / f"fitted-on-{fitted}.safetensors"))
+        copy = Path(shutil.copy(model, work / f"fitted-on-{fitted}.safetensors"))
         stop_at_warnings(calibrate(copy, cache, f"{halves}:{fitted}"))
         errors.append(
             evaluate(cache, f"{halves}:{measured}", model=copy, calibration=True)["calibration"]["ece"]

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from landcover.benchmarks.timing import Timing, take_turns
+from landcover.benchmarks.timing import Timing, print_timings, take_turns
 from landcover.models.encoders import Encoder, build_encoder
 from landcover.runtimes.base import Precision
 from landcover.training.depthwise import quicken_depthwise
@@ -64,5 +64,4 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=5, help="runs of each way")
     options = parser.parse_args()
     for encoder_name in options.encoders:
-        for timing in depthwise_benchmark(encoder_name, repeats=options.repeats):
-            print(f"{timing.job:32} {timing.way:10} {timing.ms:8.0f} ms {timing.ratio:6.2f} x")
+        print_timings(depthwise_benchmark(encoder_name, repeats=options.repeats))

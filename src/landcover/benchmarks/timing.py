@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -46,6 +46,12 @@ def take_turns(job: str, ways: Mapping[str, Callable[[], object]], repeats: int)
     ]
 
 
+def print_timings(timings: Iterable[Timing]) -> None:
+    """Print a line for each."""
+    for timing in timings:
+        print(f"{timing.job:26} {timing.way:32} {timing.ms:8.1f} ms {timing.ratio:7.1f} x")
+
+
 def blocky_index(size: int, seed: int) -> UInt8Array:
     """Return DeepGlobe class indices, uint8 (size, size), in blocks of 24 px with frayed borders."""
     rng = np.random.default_rng(seed)
@@ -68,7 +74,6 @@ def run_benchmark(benchmark: Callable[..., list[Timing]], description: str | Non
     parser.add_argument("--json", type=Path, help="also write the table here")
     options = parser.parse_args()
     timings = benchmark(options.size, repeats=options.repeats)
-    for timing in timings:
-        print(f"{timing.job:20} {timing.way:32} {timing.ms:8.1f} ms {timing.ratio:7.1f} x")
+    print_timings(timings)
     if options.json:
         write_text(options.json, json.dumps([asdict(t) for t in timings], indent=1) + "\n", force=True)
