@@ -17,6 +17,7 @@ FLOORS: dict[str, float] = {
     "data": 2.0,
     "models": 2.1,
     "bundle": 2.2,
+    "unseen": 2.25,
     "runtimes": 2.3,
     **dict.fromkeys(["inference", "postprocess"], 3),
     **dict.fromkeys(["training", "evaluation"], 4),

@@ -9,9 +9,9 @@ from PIL import Image
 from fake_runtime import make_card
 from landcover.bundle import ModelCard
 from landcover.data import open_dataset, prepare
-from landcover.evaluation.unseen import common, fitted_items, fitted_on, is_trained_on, met
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.training.material import gather
+from landcover.unseen import common, fitted_items, fitted_on, is_trained_on, met
 from training_world import write_pairs
 
 

@@ -28,6 +28,13 @@ def train(
             "weights, such as dropout."
         ),
     ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Model or run folder whose probabilities are learned beside the labels, trained on the same "
+            "split or on other data; may be given several times."
+        ),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Limit in minutes, resumes included.")] = None,
     steps: Annotated[int | None, typer.Option(help="Limit in steps.")] = None,
     settings: Annotated[
@@ -69,6 +76,8 @@ def train(
     overrides = list(settings or ())
     if weights is not None:
         overrides.append(f"weights={quoted(None if weights == 'none' else weights)}")
+    if teacher:
+        overrides.append(f"teachers={quoted(teacher)}")
     if device is not None:
         overrides.append(f"device={quoted(device)}")
     if minutes is not None:

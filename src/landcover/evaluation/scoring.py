@@ -19,13 +19,13 @@ from landcover.evaluation.borders import band_name, border_scores, count_by_band
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.interval import LEAST_GROUPS, bootstrap_interval
 from landcover.evaluation.predictions import Source, from_folder, from_model, keep_maps, required_gsd
-from landcover.evaluation.unseen import common, fitted_items, fitted_on
 from landcover.files import check_json_output, write_text
 from landcover.legend import Legend, UInt8Array, translation
 from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scores
 from landcover.postprocess import parse_min_region, remove_small_regions
 from landcover.progress import track
 from landcover.runtimes import Runtime, open_model
+from landcover.unseen import common, fitted_items, fitted_on
 
 
 def evaluate(

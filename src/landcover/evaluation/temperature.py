@@ -29,7 +29,6 @@ from landcover.data import Dataset, Item, open_dataset, select
 from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.predictions import required_gsd
-from landcover.evaluation.unseen import common, is_trained_on, met
 from landcover.inference.grid import Grid, make_grid
 from landcover.legend import IGNORE, Legend, UInt8Array, translation
 from landcover.models.tensorfile import Tensors
@@ -37,6 +36,7 @@ from landcover.preprocessing import resample_image
 from landcover.progress import track
 from landcover.runtimes import open_model
 from landcover.runtimes.base import Float32Array
+from landcover.unseen import common, is_trained_on, met
 from landcover.windows import Span
 
 if TYPE_CHECKING:

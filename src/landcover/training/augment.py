@@ -28,11 +28,13 @@ class Batch(NamedTuple):
         images: uint8 (N, H, W, 3).
         targets: uint8 (N, H, W): channel of each pixel, or ``IGNORE``.
         colours: float32 (N, 3, 4): what :func:`normalise` applies to the images.
+        soft: uint8 (N, h, w, C): soft labels in cells of the crops, None without teachers.
     """
 
     images: UInt8Array
     targets: UInt8Array
     colours: Float32Array
+    soft: UInt8Array | None = None
 
 
 def fill_sample(
@@ -43,6 +45,7 @@ def fill_sample(
     channels: UInt8Array,
     config: AugmentConfig,
     preprocessing: Preprocessing,
+    soft: UInt8Array | None = None,
 ) -> None:
     """Write one crop, resampled and augmented, into a batch.
 
@@ -54,12 +57,15 @@ def fill_sample(
         channels: Its mask as channels, uint8 (side, side).
         config: What may be varied.
         preprocessing: Of the model.
+        soft: Its soft labels, uint8 (h, w, C), where the batch has such.
     """
     target = batch.targets.shape[1:3]
     symmetry = int(rng.integers(8)) if config.d4 else 0
     batch.images[slot] = d4(resample_image(image, target), symmetry)
     batch.targets[slot] = d4(resample_mask(channels, target), symmetry)
     batch.colours[slot] = draw_colours(rng, config, preprocessing)
+    if batch.soft is not None and soft is not None:
+        batch.soft[slot] = d4(soft, symmetry)
 
 
 def d4(array: UInt8Array, symmetry: int) -> UInt8Array:

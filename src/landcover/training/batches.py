@@ -12,6 +12,7 @@ from landcover.preprocessing import Preprocessing
 from landcover.training.augment import Batch, fill_sample
 from landcover.training.config import TrainConfig
 from landcover.training.sampling import Census, Crop, CropSampler
+from landcover.training.softlabels import SoftLabels
 from landcover.training.surroundings import Surroundings, cut
 from landcover.windows import Window
 
@@ -29,6 +30,7 @@ class BatchReader:
         config: Crop size, batch size, augmentation, balance, seed, threads.
         preprocessing: Of the model.
         scale: Pixels of the model per pixel of the data: the data's GSD by the model's.
+        soft: Soft labels of the items, None without teachers.
     """
 
     def __init__(
@@ -39,12 +41,15 @@ class BatchReader:
         config: TrainConfig,
         preprocessing: Preprocessing,
         scale: float,
+        soft: SoftLabels | None = None,
     ) -> None:
         self._dataset = dataset
         self._items = items
         self._census = census
         self._config = config
         self._preprocessing = preprocessing
+        self._soft = soft
+        self._cells = config.crop_px // config.loss.stride
         scenes = (config.across_tiles and dataset.scenes) or {}
         self._surroundings = Surroundings(
             [scenes.get(item.key) for item in items], [(entry.height, entry.width) for entry in census]
@@ -64,6 +69,7 @@ class BatchReader:
                 np.zeros((count, side, side, 3), np.uint8),
                 np.zeros((count, side, side), np.uint8),
                 np.zeros((count, 3, 4), np.float32),
+                None if soft is None else np.zeros((count, self._cells, self._cells, soft.classes), np.uint8),
             )
             for _ in range(self._ahead + 1)
         ]
@@ -94,7 +100,8 @@ class BatchReader:
     def _fill(self, batch: Batch, slot: int, crop: Crop) -> None:
         pieces = list(self._surroundings.pieces(crop.item, crop.row, crop.col, crop.side))
         image, channels = cut(pieces, crop.side, self._read_image, self._read_channels)
-        fill_sample(batch, slot, crop.rng, image, channels, self._config.augment, self._preprocessing)
+        soft = None if self._soft is None else self._soft.cut(pieces, crop.side, self._cells)
+        fill_sample(batch, slot, crop.rng, image, channels, self._config.augment, self._preprocessing, soft)
 
     def _read_image(self, item: int, window: Window) -> UInt8Array:
         return self._dataset.read_image(self._items[item], window)

@@ -92,6 +92,8 @@ class LossConfig(Config):
         class_weights: Weights by class name in ``ce`` and ``focal``; classes left out have 1.
         label_smoothing: Of ``ce``.
         gamma: Of ``focal``.
+        teacher_weight: What the cross-entropy with the teachers' probabilities is multiplied by, where a run
+            has teachers; it is taken on all pixels, labelled or not.
     """
 
     terms: Annotated[tuple[LossTerm, ...], Field(min_length=1)] = (LossTerm(name="ce"),)
@@ -99,6 +101,7 @@ class LossConfig(Config):
     class_weights: dict[str, Positive] = Field(default_factory=dict)
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gamma: Annotated[float, Field(ge=1)] = 2.0
+    teacher_weight: Positive = 1.0
 
 
 class AugmentConfig(Config):
@@ -164,6 +167,8 @@ class TrainConfig(Config):
         freeze: What of the encoder stays as it starts: ``low_level``, the layers up to its stride-4 features
             with their batch norms (a step takes some three quarters of the time on a CPU);
             ``encoder_batch_norms``, statistics, scales and offsets. Order and repetition mean nothing.
+        teachers: Model files or run folders whose probabilities are learned beside the labels. They are asked
+            about each training image once, before the first step.
         gsd: Metres per pixel that the network works at; None for that of the data. Data are resampled to it.
         crop_px: Height and width of a crop at that scale.
         batch_size: Crops per forward pass.
@@ -198,6 +203,7 @@ class TrainConfig(Config):
     model: ModelConfig = ModelConfig()
     weights: str | None = None
     freeze: tuple[Literal["encoder_batch_norms", "low_level"], ...] = ()
+    teachers: tuple[str, ...] = ()
     gsd: Positive | None = None
     crop_px: Annotated[int, Field(ge=32)] = 320
     batch_size: Count = 12

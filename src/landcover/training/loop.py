@@ -181,11 +181,11 @@ def fit(session: Session, log: RunLog, interrupt: Interrupt) -> Reason:
             )
         _seed(config.seed, progress.step)
         for _ in range(config.accumulate):
-            images, targets = _to_network(next(batches), session.device)
+            images, targets, soft = _to_network(next(batches), session.device)
             # Fabric's own switching of precision sees calls of forward alone, and logits is another method.
             with session.fabric.autocast():
                 logits = _logits(session.network, images, config.loss.stride)
-            loss = session.criterion(logits, targets)
+            loss = session.criterion(logits, targets, soft)
             session.fabric.backward(loss / config.accumulate)
             meter.add(loss.detach(), len(images))
         if config.optimiser.clip_norm is not None:
@@ -253,10 +253,11 @@ class Meter:
         return {"loss": round(loss, 6), "images_per_second": round(rate, 3)}
 
 
-def _to_network(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return normalised images and targets on the device."""
-    images, targets, colours = (torch.from_numpy(array).to(device) for array in batch)
-    return normalise(images, colours), targets
+def _to_network(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return normalised images, targets and soft labels on the device."""
+    images, targets, colours = (torch.from_numpy(array).to(device) for array in batch[:3])
+    soft = None if batch.soft is None else torch.from_numpy(batch.soft).to(device)
+    return normalise(images, colours), targets, soft
 
 
 def _logits(module: DeepLabV3Plus, images: Tensor, stride: int) -> Tensor:

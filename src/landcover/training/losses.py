@@ -18,12 +18,12 @@ from landcover.legend import IGNORE
 if TYPE_CHECKING:
     from landcover.training.config import LossConfig
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Logits float (N, C, h, w) and targets uint8 (N, H, W) to a scalar."""
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Logits float (N, C, h, w), targets uint8 (N, H, W), soft labels uint8 (N, h, w, C) or None to a scalar."""
 
 
 def build_loss(config: "LossConfig", classes: tuple[str, ...], device: torch.device) -> Loss:
-    """Return the weighted sum of the losses that ``config`` names.
+    """Return the weighted sum of the losses that ``config`` names, and of that with soft labels where given.
 
     The logits may be smaller than the targets by a whole factor (losses are then taken on the targets' pixels
     nearest to the centres of the logits' cells).
@@ -43,7 +43,14 @@ def build_loss(config: "LossConfig", classes: tuple[str, ...], device: torch.dev
     if config.class_weights:
         weights = torch.tensor([config.class_weights.get(name, 1.0) for name in classes], device=device)
 
-    def loss(logits: Tensor, target: Tensor) -> Tensor:
+    def loss(logits: Tensor, target: Tensor, soft: Tensor | None = None) -> Tensor:
+        of_labels = loss_of_labels(logits, target)
+        if soft is None:
+            return of_labels
+        pixels = logits.float().permute(0, 2, 3, 1).flatten(0, 2)
+        return of_labels + config.teacher_weight * soft_cross_entropy(pixels, soft.flatten(0, 2))
+
+    def loss_of_labels(logits: Tensor, target: Tensor) -> Tensor:
         pixels, truth = labelled_pixels(logits.float(), target)
         if not len(truth):
             return logits.sum() * 0.0
@@ -87,6 +94,19 @@ def cross_entropy(
 ) -> Tensor:
     """Mean cross-entropy; with ``weights`` (C,) the mean weighted by each pixel's class."""
     return functional.cross_entropy(logits, target, weights, label_smoothing=label_smoothing)
+
+
+def soft_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
+    """Mean cross-entropy with probabilities, over the pixels that have some (Hinton et al. 2015, 1503.02531).
+
+    Args:
+        logits: float (P, C).
+        soft: uint8 (P, C), of which 255 is a probability of one; zero over C at pixels that have none.
+    """
+    shares = soft.float()
+    total = shares.sum(1)
+    losses = -(shares * functional.log_softmax(logits, dim=1)).sum(1) / total.clamp_min(1)
+    return losses.sum() / (total > 0).sum().clamp_min(1)
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float = 2.0, weights: Tensor | None = None) -> Tensor:

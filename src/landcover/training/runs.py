@@ -2,7 +2,7 @@
 
 import filecmp
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def identify(
     model_gsd: float,
     legend: Mapping[str, Any],
     init: str | None,
+    teachers: Sequence[str],
 ) -> dict[str, Any]:
     """Return what makes a run the same run, as plain data for JSON.
 
@@ -39,6 +40,7 @@ def identify(
         model_gsd: Metres per pixel that the network works at.
         legend: The legend as plain data.
         init: Digest of the model that it starts from, or None.
+        teachers: Digests of its teachers.
     """
     settings = config.model_dump(mode="json", exclude=_FREE)
     return {
@@ -49,6 +51,7 @@ def identify(
         "model_gsd": model_gsd,
         "legend": dict(legend),
         "init": init,
+        "teachers": list(teachers),
     }
 
 

@@ -34,6 +34,7 @@ from landcover.training.material import Material, gather, without_neighbours
 from landcover.training.precision import has_bfloat16, pick_precision
 from landcover.training.progress import Progress, ended, kept_now, validation_due
 from landcover.training.runs import identify, other_place, prepare_folder
+from landcover.training.teachers import check_teacher, describe_teacher, soft_labels
 from landcover.training.validation import spread
 
 
@@ -199,6 +200,7 @@ def open_session(
         model_gsd=material.model_gsd,
         legend=legend.to_dict(),
         init=origin_digest,
+        teachers=[model_digest(path) for path in config.teachers],
     )
     device = pick_device(config.device)
     criterion = build_loss(config.loss, legend.scored_names, device)
@@ -251,9 +253,12 @@ def open_session(
             "split": split,
             "init": origin_digest,
             "trained_in": precision,
+            **({"teachers": [describe_teacher(path) for path in config.teachers]} if config.teachers else {}),
         },
         imagery=(_kept_imagery(folder) if resumed else None) or learned_imagery(material),
     )
+    for path in config.teachers:
+        check_teacher(path, card, material)
     session = Session(
         config=config,
         folder=folder,
@@ -275,6 +280,16 @@ def open_session(
             config,
             preprocessing,
             material.data_gsd / material.model_gsd,
+            soft_labels(
+                config.teachers,
+                material,
+                folder,
+                device=str(device),
+                threads=config.threads,
+                precision=precision,
+            )
+            if config.teachers
+            else None,
         ),
         progress=Progress(),
         resumed=resumed,

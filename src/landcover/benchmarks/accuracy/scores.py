@@ -15,12 +15,12 @@ from landcover.bundle import read_card
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ModelError
 from landcover.evaluation.predictions import from_model
-from landcover.evaluation.unseen import is_trained_on, met
 from landcover.files import atomic_path, write_text
 from landcover.metrics import ConfusionMatrix, Int64Array
 from landcover.progress import track
 from landcover.runtimes import Runtime
 from landcover.training.log import LOG_NAME, read_log
+from landcover.unseen import is_trained_on, met
 
 _NEEDED = {"contender", "fold", "seed", "training", "warnings"}
 """What reports read of a result."""

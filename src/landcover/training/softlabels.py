@@ -1,0 +1,83 @@
+"""Soft labels: the probability of each class at each place of the training images, and crops of them.
+
+They are learned beside the labels (Hinton et al. 2015, 1503.02531): a label says one class up to a border
+that is often drawn coarsely, a probability also what else a place looks like.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from landcover.legend import UInt8Array
+from landcover.training.surroundings import Piece, Size
+
+Float32Array = npt.NDArray[np.float32]
+
+
+class SoftLabels:
+    """Probabilities in cells that divide each image evenly.
+
+    Args:
+        maps: For each image uint8 (h, w, C), of which 255 is a probability of one.
+        sizes: Height and width of each image in pixels.
+    """
+
+    def __init__(self, maps: Sequence[UInt8Array], sizes: Sequence[Size]) -> None:
+        self._maps = maps
+        self._sizes = sizes
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return int(self._maps[0].shape[2])
+
+    def cut(self, pieces: Iterable[Piece], side: int, cells: int) -> UInt8Array:
+        """Return the probabilities at the centres of a crop's cells, each interpolated within its image.
+
+        Args:
+            pieces: What the crop is made of.
+            side: Its height and width in pixels of the images.
+            cells: Its height and width in cells.
+
+        Returns:
+            uint8 (cells, cells, C); zero over C where the crop has no imagery.
+        """
+        crop = np.zeros((cells, cells, self.classes), np.uint8)
+        centres = (np.arange(cells) + 0.5) * (side / cells)
+        for item, window, (rows, cols) in pieces:
+            height, width = self._sizes[item]
+            down = (centres >= rows.start) & (centres < rows.stop)
+            across = (centres >= cols.start) & (centres < cols.stop)
+            soft = self._maps[item]
+            values = _between(soft, (centres[down] - rows.start + window.row) / height)
+            values = _between(values.swapaxes(0, 1), (centres[across] - cols.start + window.col) / width)
+            crop[np.ix_(down, across)] = np.rint(values.swapaxes(0, 1))
+        return crop
+
+
+def reduce_to_cells(probabilities: Float32Array, cells: Size) -> UInt8Array:
+    """Average probabilities over cells, as :class:`SoftLabels` keeps them.
+
+    Args:
+        probabilities: float32 (C, H, W).
+        cells: Rows h and columns w of the cells, at most H and W.
+
+    Returns:
+        uint8 (h, w, C).
+    """
+    height, width = probabilities.shape[1:]
+    rows, cols = (np.arange(n) * length // n for n, length in zip(cells, (height, width), strict=True))
+    sums = np.add.reduceat(np.add.reduceat(probabilities, rows, axis=1), cols, axis=2)
+    pixels = np.outer(np.diff(rows, append=height), np.diff(cols, append=width))
+    # In the order of memory, too: safetensors writes a transposed view as if it were none.
+    return np.ascontiguousarray(np.rint(255 * sums / pixels).astype(np.uint8).transpose(1, 2, 0))
+
+
+def _between(values: npt.NDArray[np.uint8] | Float32Array, shares: npt.NDArray[np.float64]) -> Float32Array:
+    """Interpolate (n, …) linearly between the centres of its n cells, at shares 0..1 of the axis."""
+    position = np.clip(shares * len(values) - 0.5, 0, len(values) - 1)
+    low = position.astype(np.intp)
+    high = np.minimum(low + 1, len(values) - 1)
+    part = (position - low).astype(np.float32)[:, None, None]
+    return np.asarray(values[low] * (1 - part) + values[high] * part, np.float32)

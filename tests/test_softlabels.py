@@ -1,0 +1,183 @@
+"""Soft labels follow the pixels that they are of, through crops, scales, turns and neighbours."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn import functional
+
+from landcover.config import from_mapping
+from landcover.data import SceneTile
+from landcover.legend import DEEPGLOBE, IGNORE
+from landcover.preprocessing import Preprocessing
+from landcover.training.batches import BatchReader
+from landcover.training.config import LossConfig
+from landcover.training.losses import build_loss, soft_cross_entropy
+from landcover.training.material import gather
+from landcover.training.softlabels import SoftLabels, reduce_to_cells
+from landcover.training.surroundings import Piece, Surroundings
+from landcover.windows import Window
+from training_world import tiny, write_pairs
+
+# Cells
+
+
+@given(
+    height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 99), share=st.floats(0.01, 1.0)
+)
+@settings(max_examples=50, deadline=None)
+def test_cells_hold_the_means_of_their_pixels(height, width, seed, share):
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.ones(6), (height, width)).astype(np.float32).transpose(2, 0, 1)
+    rows, cols = max(1, round(height * share)), max(1, round(width * share))
+    cells = reduce_to_cells(probabilities, (rows, cols))
+    assert cells.shape == (rows, cols, 6)
+    row, col = rng.integers(rows), rng.integers(cols)
+    belongs = np.ix_(
+        range(6),
+        range(row * height // rows, (row + 1) * height // rows),
+        range(col * width // cols, (col + 1) * width // cols),
+    )
+    np.testing.assert_allclose(cells[row, col], 255 * probabilities[belongs].mean(axis=(1, 2)), atol=0.51)
+
+
+# Crops
+
+
+def ramp(rows, cols, height, width):
+    """Values that rise evenly down (class 0) and across (class 1) the ground, 2 and 3 a pixel."""
+    y = (np.arange(rows) + 0.5) * height / rows
+    x = (np.arange(cols) + 0.5) * width / cols
+    return np.stack(np.broadcast_arrays(2 * y[:, None], 3 * x[None]), axis=2)
+
+
+def test_a_crop_interpolates_between_centres():
+    soft = SoftLabels([np.rint(ramp(10, 8, 40, 32)).astype(np.uint8)], [(40, 32)])
+    pieces = [Piece(0, Window(7, 5, 20, 20), (slice(0, 20), slice(0, 20)))]
+    crop = soft.cut(pieces, 20, 5)
+    expected = ramp(5, 5, 20, 20) + np.array([2 * 7, 3 * 5])
+    np.testing.assert_allclose(crop, expected, atol=1.01)  # bytes were rounded twice
+
+
+def test_beyond_the_outer_centres_the_outer_cells_hold():
+    soft = SoftLabels([np.array([[[10], [20]], [[30], [40]]], np.uint8)], [(8, 8)])
+    crop = soft.cut([Piece(0, Window(0, 0, 8, 8), (slice(0, 8), slice(0, 8)))], 8, 8)[..., 0]
+    assert (crop[0, 0], crop[0, 7], crop[7, 0], crop[7, 7]) == (10, 20, 30, 40)
+
+
+@given(row=st.integers(-12, 20), col=st.integers(-12, 20), side=st.integers(1, 30), cells=st.integers(1, 16))
+@settings(max_examples=100, deadline=None)
+def test_each_cell_is_of_the_tile_that_its_centre_lies_in(row, col, side, cells):
+    around = Surroundings([SceneTile("s", 0, 0), SceneTile("s", 0, 1), SceneTile("s", 1, 0)], [(16, 20)] * 3)
+    soft = SoftLabels([np.full((4, 5, 1), 10 * (i + 1), np.uint8) for i in range(3)], [(16, 20)] * 3)
+    crop = soft.cut(around.pieces(0, row, col, side), side, cells)[..., 0]
+    owner = {(0, 0): 10, (0, 1): 20, (1, 0): 30}
+    for i in range(cells):
+        for j in range(cells):
+            y, x = row + (i + 0.5) * side / cells, col + (j + 0.5) * side / cells
+            assert crop[i, j] == owner.get((int(y // 16), int(x // 20)), 0)
+
+
+@pytest.mark.parametrize("balance", [0, 0.5])
+def test_a_batchs_soft_labels_are_those_of_its_pixels(tmp_path, balance):
+    """Of a teacher that says each pixel's grey value, a crop's soft labels are its own grey."""
+    data = write_pairs(tmp_path, train_images=4, validation_images=1)
+    yy, xx = np.mgrid[:96, :96]
+    grey = np.rint(127 + 50 * np.sin(yy / 17) + 60 * np.cos(xx / 23)).astype(np.uint8)
+    for i in range(4):
+        tile = grey[i // 2 * 48 :, i % 2 * 48 :][:48, :48]
+        Image.fromarray(np.repeat(tile[..., None], 3, axis=2)).save(
+            data / "train" / f"{i:04}_sat.jpg", quality=100
+        )
+    rows = "\n".join(f"train,{i:04},a,{i // 2},{i % 2}" for i in range(4))
+    (data / "scenes.csv").write_text(f"part,id,scene,row,col\n{rows}\n")
+    config = tiny(
+        "batch_size=32",
+        "across_tiles=true",
+        "augment.scale=[0.8,1.6]",
+        "loss.stride=4",
+        f"class_balance={balance}",
+    )
+    material = gather(data, "folders", crop_px=32, model_gsd=None)
+    maps = [
+        reduce_to_cells(
+            material.dataset.read_image(item)[..., :1].transpose(2, 0, 1) / np.float32(255), (24, 24)
+        )
+        for item in material.train
+    ]
+    reader = BatchReader(
+        material.dataset, material.train, material.census, config, Preprocessing(1.0), 1.0,
+        SoftLabels(maps, [(48, 48)] * 4),
+    )  # fmt: skip
+    batch = reader.read(0)
+    assert batch.soft.shape == (32, 8, 8, 1)
+    seen = batch.images[..., 0].reshape(32, 8, 4, 8, 4).mean(axis=(2, 4))
+    there = batch.soft[..., 0] > 0
+    assert there.mean() > 0.9
+    difference = np.abs(seen - batch.soft[..., 0])[there]
+    assert difference.mean() < 2  # turned otherwise, it is above 20
+    assert np.quantile(difference, 0.99) < 8
+
+
+# The loss
+
+
+def soft_sample(seed, count=50):
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(0, 2, (count, 6)).astype(np.float32))
+    return logits, torch.from_numpy(np.rint(255 * rng.dirichlet(np.ones(6), count)).astype(np.uint8))
+
+
+def test_the_loss_is_torchs_cross_entropy_with_probabilities():
+    logits, soft = soft_sample(0)
+    shares = soft.double() / soft.double().sum(1, keepdim=True)
+    expected = functional.cross_entropy(logits.double(), shares)
+    torch.testing.assert_close(soft_cross_entropy(logits, soft).double(), expected, rtol=1e-5, atol=0)
+
+
+def test_pixels_without_soft_labels_count_for_nothing():
+    logits, soft = soft_sample(1)
+    soft[::3] = 0
+    logits.requires_grad_()
+    loss = soft_cross_entropy(logits, soft)
+    some = torch.arange(50) % 3 != 0
+    torch.testing.assert_close(loss, soft_cross_entropy(logits[some], soft[some]))
+    loss.backward()
+    assert not logits.grad[::3].any()
+
+
+def test_without_any_soft_labels_there_is_no_loss_and_no_gradient():
+    logits, soft = soft_sample(2)
+    logits.requires_grad_()
+    loss = soft_cross_entropy(logits, torch.zeros_like(soft))
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+
+
+def configured(**options):
+    return build_loss(from_mapping(LossConfig, options, "test"), DEEPGLOBE.scored_names, torch.device("cpu"))
+
+
+def test_a_sure_teacher_that_says_the_labels_doubles_the_cross_entropy():
+    logits = torch.randn(2, 6, 8, 8, generator=torch.Generator().manual_seed(0))
+    target = torch.randint(0, 6, (2, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    truth = target[:, 2::4, 2::4].long()
+    soft = 255 * functional.one_hot(truth, 6).to(torch.uint8)
+    loss = configured()
+    torch.testing.assert_close(loss(logits, target, soft), 2 * loss(logits, target, None))
+    thrice = configured(teacher_weight=2.0)
+    torch.testing.assert_close(thrice(logits, target, soft), 3 * loss(logits, target, None))
+
+
+def test_a_teacher_teaches_where_no_label_is():
+    logits = torch.zeros(1, 6, 4, 4, requires_grad=True)
+    target = torch.full((1, 16, 16), IGNORE, dtype=torch.uint8)
+    soft = torch.zeros(1, 4, 4, 6, dtype=torch.uint8)
+    soft[..., 2] = 255
+    loss = configured()(logits, target, soft)
+    assert float(loss.detach()) == pytest.approx(np.log(6))
+    loss.backward()
+    assert (logits.grad[:, 2] < 0).all()
