@@ -352,6 +352,31 @@ def test_a_run_that_left_nothing_to_fit_on_takes_the_temperature_of_one_made_ali
     assert temperature.calibrate_like(run, like)["temperature"] == said["temperature"]
 
 
+def test_teachers_may_be_other_files_but_of_the_same_network(
+    tmp_path: Path, calibrated: tuple[Path, Path, dict[str, Any]]
+) -> None:
+    """Each fold has a teacher of its own, so that none is told of another fold's answers."""
+
+    def taught(source: Path, path: str, encoder: str) -> Path:
+        card, tensors = read_model(source)
+        update = {
+            "recipe": card.recipe | {"teachers": [path]},
+            "provenance": card.provenance | {"teachers": [{"encoder": encoder}]},
+        }
+        file = tmp_path / f"{path}.safetensors"
+        save_model(file, tensors, card.model_copy(update=update))
+        return file
+
+    like, _, said = calibrated
+    before = like.parent / "before.safetensors"
+    like = taught(like, "a", "tf_efficientnet_b4")
+    for run in (before, taught(before, "b", "mobilenetv2_100")):
+        with pytest.raises(UsageError, match="differ in teachers: "):
+            temperature.calibrate_like(run, like)
+    run = taught(before, "c", "tf_efficientnet_b4")
+    assert temperature.calibrate_like(run, like)["temperature"] == said["temperature"]
+
+
 def test_what_cannot_be_calibrated_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, data = write_world(tmp_path)
     file = run / "best.safetensors"

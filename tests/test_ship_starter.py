@@ -164,6 +164,65 @@ def test_a_card_that_would_not_be_true_is_refused(
         tool.check(tmp_path / "m.safetensors", "folders")
 
 
+TEACHER = {
+    "sha256": "0" * 64,
+    "encoder": "tf_efficientnet_b4",
+    "encoder_weights": "efficientnet_b4_imagenet.safetensors",
+    "split": "folders",
+    "step": 9,
+    "data_digest": None,
+}
+
+
+def taught(card: ModelCard, *teachers: dict[str, object]) -> ModelCard:
+    return card.model_copy(
+        update={
+            "recipe": card.recipe | {"teachers": [f"/home/me/{number}" for number in range(len(teachers))]},
+            "provenance": card.provenance | {"teachers": list(teachers)},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("teacher", "told"),
+    [
+        (
+            TEACHER | {"split": HELD_OUT},
+            r"found \['scenes-k2@0'\] as splits of teachers, expected \['folders'\]",
+        ),
+        (
+            TEACHER | {"encoder_weights": "mine"},
+            r"found \['tf_efficientnet_b4'\] as teachers of unknown origin",
+        ),
+        (TEACHER | {"encoder_weights": None}, "teachers of unknown origin"),
+        (TEACHER, None),
+    ],
+)
+def test_teachers_are_to_be_known_and_of_the_same_split(
+    tool: ModuleType, world: Path, tmp_path: Path, teacher: dict[str, object], told: str | None
+) -> None:
+    card, tensors = read_model(world / "folders")
+    save_model(tmp_path / "m.safetensors", tensors, taught(card, teacher))
+    if told is None:
+        tool.check(tmp_path / "m.safetensors", "folders")
+    else:
+        with pytest.raises(UsageError, match=told):
+            tool.check(tmp_path / "m.safetensors", "folders")
+
+
+def test_the_card_names_teachers_and_where_they_come_from(tool: ModuleType, world: Path) -> None:
+    scores = dict.fromkeys(("metric", "split", "images", "miou", "miou_interval", "resampled", "iou"), 0)
+    scores |= {"pixel_accuracy": 0, "calibration": {"ece": 0}}
+    report = {"held_out": scores, "run": scores, "ece_cross_fitted": []}
+    card = tool.shipped_card(taught(read_card(world / "folders"), TEACHER), report, world / HELD_OUT)
+    (teacher,) = card.provenance["teachers"]
+    assert "effinet_cudnn" in teacher["encoder_weights"]
+    assert teacher["sha256"] == TEACHER["sha256"]
+    assert card.recipe["teachers"] == ["tf_efficientnet_b4"]
+    alone = tool.shipped_card(read_card(world / "folders"), report, world / HELD_OUT)
+    assert (alone.provenance["teachers"], alone.recipe["teachers"]) == ("none", [])
+
+
 def test_a_temperature_that_may_be_of_the_training_data_is_refused(tool: ModuleType) -> None:
     with pytest.raises(DataError, match="the same names"):
         tool.stop_at_warnings({"warnings": ["It was trained on images of the same names."]})

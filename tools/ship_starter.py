@@ -3,10 +3,11 @@
     python tools/ship_starter.py RUN HELD_OUT CACHE --work runs/ship
 
 RUN was trained on all training tiles (split ``folders``), HELD_OUT by the same recipe without fold 0
-(``scenes-k5@0``); CACHE is the prepared data. Copies of both get the temperature that is fitted on fold 0 by
-HELD_OUT; RUN's card gets the scores, the terms and where its encoder comes from; both are exported in float32
-and INT8. All of that lies in the work folder, with ``report.json``, before the files of the package are
-replaced, which is done only if HELD_OUT scores higher on fold 0 than what shipped before.
+(``scenes-k5@0``), their teachers likewise; CACHE is the prepared data. Copies of both get the temperature that
+is fitted on fold 0 by HELD_OUT; RUN's card gets the scores, the terms and where its encoder and its teachers
+come from; both are exported in float32 and INT8. All of that lies in the work folder, with ``report.json``,
+before the files of the package are replaced, which is done only if HELD_OUT scores higher on fold 0 than what
+shipped before.
 """
 
 import argparse
@@ -26,9 +27,15 @@ from landcover.files import write_text
 from landcover.shipped import FOLDER, SHIPPED, TERMS
 
 ENCODER = "mobilenetv2_100_imagenet.safetensors"
-ENCODER_ORIGIN = (
-    "ImageNet, mobilenet_v2_1.0_224_quant.tflite of google-coral/test_data (Apache-2.0), dequantised"
-)
+ORIGINS = {
+    ENCODER: (
+        "ImageNet, mobilenet_v2_1.0_224_quant.tflite of google-coral/test_data (Apache-2.0), dequantised"
+    ),
+    "efficientnet_b4_imagenet.safetensors": (
+        "ImageNet, LJ-9801/effinet_cudnn (MIT; it does not say where the weights come from)"
+    ),
+}
+"""Files of ImageNet weights that a model that ships, or a teacher of it, may descend from."""
 RUN_SPLIT, RUN_PART = "folders", "folders:validation"
 HELD_OUT_SPLIT, HELD_OUT_PART = "scenes-k5@0", "scenes-k5@0:val"
 HONEST = (
@@ -94,11 +101,17 @@ def export_both(model: Path, cache: Path, split: str, part: str) -> None:
 def check(run: Path, split: str) -> None:
     """Refuse a run of which the card would not tell the truth."""
     card = read_card(run)
+    teachers = card.provenance.get("teachers", [])
     expected = {
         "split": (card.provenance.get("split"), split),
         "initial model": (card.provenance.get("init"), None),
         "encoder's weights": (Path(card.recipe.get("weights") or "").name, ENCODER),
         "weights kept": (card.recipe.get("validation", {}).get("keep"), "last"),
+        "splits of teachers": ([teacher["split"] for teacher in teachers], [split] * len(teachers)),
+        "teachers of unknown origin": (
+            [teacher["encoder"] for teacher in teachers if teacher["encoder_weights"] not in ORIGINS],
+            [],
+        ),
     }
     for name, (found, wanted) in expected.items():
         if found != wanted:
@@ -140,13 +153,19 @@ def shipped_card(card: ModelCard, report: dict[str, Any], held_out: Path) -> Mod
     honest |= {"ece_cross_fitted": report["ece_cross_fitted"], "note": HONEST}
     optimistic |= {"ece": report["run"]["calibration"]["ece"], "note": OPTIMISTIC}
     made_alike = {"sha256": model_digest(held_out), "step": read_card(held_out).provenance.get("step")}
+    teachers = [
+        teacher | {"encoder_weights": ORIGINS[teacher["encoder_weights"]]}
+        for teacher in card.provenance.get("teachers", [])
+    ]
     return card.model_copy(
         update={
             "scores": (honest, optimistic),
             "licence": TERMS,
-            "recipe": card.recipe | {"weights": ENCODER},
+            # Paths of the machine that it was made on say nothing to others.
+            "recipe": card.recipe
+            | {"weights": ENCODER, "teachers": [teacher["encoder"] for teacher in teachers]},
             "provenance": card.provenance
-            | {"encoder_weights": ENCODER_ORIGIN, "teachers": "none", "held_out": made_alike},
+            | {"encoder_weights": ORIGINS[ENCODER], "teachers": teachers or "none", "held_out": made_alike},
         }
     )
 

@@ -208,6 +208,8 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
 def _made_by(card: ModelCard) -> dict[str, Any]:
     """Return what decides how sure a model is of itself: not where its files were, nor which seed it had."""
     recipe = {name: value for name, value in card.recipe.items() if name not in _NO_MATTER}
+    if recipe.get("teachers"):  # each fold has teachers of its own, made alike as far as their networks tell
+        recipe["teachers"] = [teacher["encoder"] for teacher in card.provenance["teachers"]]
     return {**recipe, "network": card.model, "classes": card.legend, "preprocessing": card.preprocessing}
 
 
