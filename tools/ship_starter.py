@@ -4,10 +4,10 @@
 
 RUN was trained on all training tiles (split ``folders``), HELD_OUT by the same recipe without fold 0
 (``scenes-k5@0``), their teachers likewise; CACHE is the prepared data. Copies of both get the temperature
-that is fitted on fold 0 by HELD_OUT; RUN's card gets the scores, the terms and where its encoder and its teachers
-come from; both are exported in float32 and INT8. All of that lies in the work folder, with ``report.json``,
-before the files of the package are replaced, which is done only if HELD_OUT scores higher on fold 0 than what
-shipped before.
+that is fitted on fold 0 by HELD_OUT; RUN's card gets the scores, the terms and where its encoder and its
+teachers come from; both are exported in float32 and INT8. All of that lies in the work folder, with
+``report.json``, before the files of the package are replaced, which is done only if HELD_OUT scores higher
+on fold 0 than what shipped before.
 """
 
 import argparse
