@@ -171,6 +171,10 @@ TEACHER = {
     "split": "folders",
     "step": 9,
     "data_digest": None,
+    "init": None,
+    "validation": {"keep": "last"},
+    "calibration": {},
+    "teachers": [],
 }
 
 
@@ -195,6 +199,10 @@ def taught(card: ModelCard, *teachers: dict[str, object]) -> ModelCard:
             r"found \['tf_efficientnet_b4'\] as teachers of unknown origin",
         ),
         (TEACHER | {"encoder_weights": None}, "teachers of unknown origin"),
+        (TEACHER | {"validation": {"keep": "best"}}, r"found \['best'\] as weights kept by teachers"),
+        (TEACHER | {"validation": None}, "weights kept by teachers"),
+        (TEACHER | {"calibration": {"split": "folders:val"}}, "calibrated teachers"),
+        (TEACHER | {"teachers": [TEACHER | {"split": "all"}]}, r"found \['folders', 'all'\] as splits"),
         (TEACHER, None),
     ],
 )
@@ -218,9 +226,9 @@ def test_the_card_names_teachers_and_where_they_come_from(tool: ModuleType, worl
     (teacher,) = card.provenance["teachers"]
     assert "effinet_cudnn" in teacher["encoder_weights"]
     assert teacher["sha256"] == TEACHER["sha256"]
-    assert card.recipe["teachers"] == ["tf_efficientnet_b4"]
+    assert card.recipe["teachers"] == []  # their paths; the card's origin tells more
     alone = tool.shipped_card(read_card(world / "folders"), report, world / HELD_OUT)
-    assert (alone.provenance["teachers"], alone.recipe["teachers"]) == ("none", [])
+    assert (alone.provenance["teachers"], alone.recipe["teachers"]) == ([], [])
 
 
 def test_a_temperature_that_may_be_of_the_training_data_is_refused(tool: ModuleType) -> None:

@@ -16,7 +16,7 @@ from landcover.training.batches import BatchReader
 from landcover.training.config import LossConfig
 from landcover.training.losses import build_loss, soft_cross_entropy
 from landcover.training.material import gather
-from landcover.training.softlabels import SoftLabels, reduce_to_cells
+from landcover.training.softlabels import SoftLabels, at_centres
 from landcover.training.surroundings import Piece, Surroundings
 from landcover.windows import Window
 from training_world import tiny, write_pairs
@@ -24,23 +24,42 @@ from training_world import tiny, write_pairs
 # Cells
 
 
-@given(
-    height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 99), share=st.floats(0.01, 1.0)
+@pytest.mark.parametrize(
+    ("size", "cells"),
+    [((40, 32), (10, 8)), ((61, 47), (8, 7)), ((10, 10), (7, 9)), ((5, 5), (1, 1)), ((3, 4), (3, 4))],
 )
+def test_cells_hold_what_lies_at_their_centres(size, cells):
+    height, width = size
+    y, x = np.mgrid[:height, :width] + 0.5
+    even = np.stack([y / height, x / width]).astype(np.float32)  # rises evenly over the ground
+    found = at_centres(even, cells)
+    assert found.dtype == np.uint8
+    assert found.shape == (*cells, 2)
+    assert found.flags.c_contiguous
+    expected = np.stack(np.meshgrid(*((np.arange(n) + 0.5) / n for n in cells), indexing="ij"), axis=2)
+    np.testing.assert_allclose(found, 255 * expected, atol=0.51)
+
+
+@given(height=st.integers(20, 90), width=st.integers(20, 90), cell=st.floats(1.5, 6), seed=st.integers(0, 99))
 @settings(max_examples=50, deadline=None)
-def test_cells_hold_the_means_of_their_pixels(height, width, seed, share):
+def test_an_even_slope_stays_where_it_was(height, width, cell, seed):
+    """Through cells and back to a crop, whatever the sizes: nothing moves by a part of a cell."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    even = np.stack([y / 90, x / 90]).astype(np.float32)
+    maps = [at_centres(even, (round(height / cell), round(width / cell)))]
     rng = np.random.default_rng(seed)
-    probabilities = rng.dirichlet(np.ones(6), (height, width)).astype(np.float32).transpose(2, 0, 1)
-    rows, cols = max(1, round(height * share)), max(1, round(width * share))
-    cells = reduce_to_cells(probabilities, (rows, cols))
-    assert cells.shape == (rows, cols, 6)
-    row, col = rng.integers(rows), rng.integers(cols)
-    belongs = np.ix_(
-        range(6),
-        range(row * height // rows, (row + 1) * height // rows),
-        range(col * width // cols, (col + 1) * width // cols),
+    side = int(rng.integers(8, 20))
+    row, col = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    count = int(rng.integers(1, side + 1))
+    crop = SoftLabels(maps, [(height, width)]).cut(
+        [Piece(0, Window(row, col, side, side), (slice(0, side), slice(0, side)))], side, count
     )
-    np.testing.assert_allclose(cells[row, col], 255 * probabilities[belongs].mean(axis=(1, 2)), atol=0.51)
+    centres = (np.arange(count) + 0.5) * side / count
+    expected = 255 / 90 * np.stack(np.meshgrid(row + centres, col + centres, indexing="ij"), axis=2)
+    inner = [
+        (c > cell) & (c < length - cell) for c, length in ((row + centres, height), (col + centres, width))
+    ]
+    np.testing.assert_allclose(crop[np.ix_(*inner)], expected[np.ix_(*inner)], atol=1.01)
 
 
 # Crops
@@ -102,9 +121,7 @@ def test_a_batchs_soft_labels_are_those_of_its_pixels(tmp_path, balance):
     )
     material = gather(data, "folders", crop_px=32, model_gsd=None)
     maps = [
-        reduce_to_cells(
-            material.dataset.read_image(item)[..., :1].transpose(2, 0, 1) / np.float32(255), (24, 24)
-        )
+        at_centres(material.dataset.read_image(item)[..., :1].transpose(2, 0, 1) / np.float32(255), (24, 24))
         for item in material.train
     ]
     reader = BatchReader(

@@ -1,29 +1,33 @@
 """Training with teachers: who may teach, what is kept, and that it is learned."""
 
 import shutil
+import signal
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.ndimage import map_coordinates
 from typer.testing import CliRunner
 
-from fake_runtime import ConstantRuntime, make_card
+from fake_runtime import AtFullSize, ConstantRuntime, make_card
 from landcover import cli
-from landcover.bundle import read_card, read_model, save_model
+from landcover.bundle import model_digest, read_card, read_model, save_model
 from landcover.config import dump_yaml
 from landcover.data import open_dataset, prepare
-from landcover.errors import ConfigError, DataError, ModelError
+from landcover.errors import ConfigError, DataError, ModelError, OutputError, UsageError
 from landcover.inference import predict_probabilities
 from landcover.legend import LandClass, Legend
 from landcover.models.tensorfile import read_tensors
+from landcover.preprocessing import Preprocessing
 from landcover.runtimes import open_model
 from landcover.training import teachers, train
 from landcover.training.material import gather
-from landcover.training.runs import CONFIG_NAME
+from landcover.training.runs import CONFIG_NAME, SOFT_LABELS_NAME
 from landcover.training.surroundings import Piece
-from landcover.training.teachers import SOFT_LABELS_NAME, soft_labels
+from landcover.training.teachers import Teacher, check_teacher, read_teachers, soft_labels
 from landcover.windows import Window
-from training_world import assert_same_tensors, tiny, write_pairs
+from training_world import assert_same_tensors, tiny, train_apart, write_pair, write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,7 @@ def taught(*paths: Any, more: tuple[str, ...] = ()):
 def changed(source, target, **changes):
     """Copy a model with fields of its card changed."""
     card, tensors = read_model(source)
-    save_model(target, tensors, card.model_copy(update=changes))
+    save_model(target, tensors, card.model_copy(update=changes), force=True)
     return target
 
 
@@ -74,33 +78,110 @@ def test_soft_labels_are_the_teachers_own_probabilities(data, teacher, student):
         probabilities = predict_probabilities(runtime, dataset.read_image(item), turns=True)
         cells = arrays[str(number)]
         assert cells.shape == (12, 12, 6)  # 48 pixels of 1 m, a decoder of stride 4
-        expected = probabilities.reshape(6, 12, 4, 12, 4).mean(axis=(2, 4)).transpose(1, 2, 0)
+        # At the centre of four pixels.
+        expected = (
+            probabilities.reshape(6, 12, 4, 12, 4)[:, :, 1:3, :, 1:3].mean(axis=(2, 4)).transpose(1, 2, 0)
+        )
         np.testing.assert_allclose(cells / 255, expected, atol=0.0021)
 
 
-def test_several_teachers_are_averaged_and_classes_are_matched_by_name(data, tmp_path, monkeypatch):
-    legend = open_dataset(data).legend
-    turned = Legend("turned", tuple(reversed(legend.classes)), len(legend) - 1 - legend.unknown)
-    runtimes = {
-        "one": ConstantRuntime((0.1, 0.2, 0.3, 0.15, 0.05, 0.2)),
-        "two": ConstantRuntime((0.2, 0.0, 0.0, 0.4, 0.4, 0.0), card=make_card(legend=turned)),
+class Planes(AtFullSize):
+    """Probabilities that rise with the image's colours, at a scale and in an order of its own."""
+
+    device = "cpu"
+
+    def __init__(self, gsd, legend, order, share):
+        self.card = make_card(gsd=gsd, legend=legend)
+        self.order, self.share = order, share
+
+    def probabilities(self, batch):
+        red, green = batch[..., 0] / np.float32(510), batch[..., 1] / np.float32(510)
+        rest = 1 - red - green
+        values = [red, green, rest * self.share, rest * (1 - self.share), 0 * red, 0 * red]
+        return np.stack([values[channel] for channel in self.order], axis=1).astype(np.float32)
+
+
+def reordered(legend, order):
+    """The legend with its scored classes in another order; the unknown class stays last."""
+    assert legend.unknown == len(legend) - 1
+    return Legend("turned", (*(legend.classes[i] for i in order), legend.classes[-1]), legend.unknown)
+
+
+@pytest.fixture(scope="module")
+def slopes(tmp_path_factory):
+    """More than ten images, wide and of odd sizes, whose colours rise evenly and differently."""
+    root = tmp_path_factory.mktemp("slopes")
+    for number in range(12):
+        y, x = np.mgrid[: 61 + number, :47]
+        image = np.stack([y * 2 + number, x * 3 + 5 * number, y * 0], axis=2)
+        write_pair(root / "train", f"{number:04}", image, np.full(y.shape, number % 6, np.uint8))
+        Image.fromarray(image.astype(np.uint8)).save(root / "train" / f"{number:04}_sat.png")
+        (root / "train" / f"{number:04}_sat.jpg").unlink()
+    return root
+
+
+def test_answers_lie_where_they_belong(slopes, tmp_path, monkeypatch):
+    """Against scipy: classes by name, scales of their own, cells at their centres, images in order."""
+    legend = open_dataset(slopes, gsd=1.0).legend
+    order = [2, 0, 1, 4, 5, 3]
+    asked = {
+        "fine": Planes(0.5, legend, range(6), 0.25),
+        "coarse": Planes(1.5, reordered(legend, order), order, 0.75),
     }
-    monkeypatch.setattr(teachers, "_open", lambda path, *_: runtimes[path])
+    monkeypatch.setattr(teachers, "_open", lambda teacher, *_: asked[teacher.path])
     monkeypatch.setattr(teachers, "model_digest", str)
-    material = gather(data, "folders", crop_px=32, model_gsd=None)
+    material = gather(slopes, "all", crop_px=32, model_gsd=None, gsd=1.0)
+    soft, seconds = soft_labels(
+        [Teacher(name, runtime.card, name) for name, runtime in asked.items()],
+        material, tmp_path, cell_m=4.0, device="cpu", threads=1, precision="fp32",
+    )  # fmt: skip
+    assert seconds is not None
+    arrays = read_tensors(tmp_path / SOFT_LABELS_NAME)
+    assert len(material.train) == 12
+    for number, item in enumerate(material.train):
+        image = material.dataset.read_image(item)
+        height, width = image.shape[:2]
+        cells = round(height / 4), round(width / 4)
+        said = Planes(1.0, legend, range(6), 0.5).probabilities(image[None])[0]
+        centres = np.meshgrid(
+            *((np.arange(n) + 0.5) * side / n - 0.5 for n, side in zip(cells, (height, width), strict=True)),
+            indexing="ij",
+        )
+        expected = np.stack(
+            [map_coordinates(plane, centres, order=1, mode="nearest") for plane in said], axis=2
+        )
+        assert arrays[str(number)].shape == (*cells, 6)
+        inner = np.s_[1:-1, 1:-1]  # resampling is not even at the image's edges
+        np.testing.assert_allclose(arrays[str(number)][inner] / 255, expected[inner], atol=0.006)
+    whole = [Piece(11, Window(0, 0, 47, 47), (slice(0, 47), slice(0, 47)))]
+    assert soft.cut(whole, 47, 12).shape == (12, 12, 6)
+    again, asked_again = soft_labels(
+        [Teacher(name, runtime.card, name) for name, runtime in asked.items()],
+        material, tmp_path, cell_m=4.0, device="cpu", threads=1, precision="fp32",
+    )  # fmt: skip
+    assert asked_again is None
+    np.testing.assert_array_equal(again.cut(whole, 47, 12), soft.cut(whole, 47, 12))
 
-    def said(*names):
-        folder = tmp_path / "+".join(names)
-        soft = soft_labels(names, material, folder, device="cpu", threads=1, precision="fp32")
-        pieces = [Piece(3, Window(0, 0, 48, 48), (slice(0, 48), slice(0, 48)))]
-        cells = soft.cut(pieces, 48, 48)  # of a decoder that answers at every pixel
-        np.testing.assert_array_equal(cells, np.broadcast_to(cells[0, 0], (48, 48, 6)))
-        return cells[0, 0] / 255
 
-    one, two = (0.1, 0.2, 0.3, 0.15, 0.05, 0.2), (0.0, 0.4, 0.4, 0.0, 0.0, 0.2)
-    np.testing.assert_allclose(said("one"), one, atol=0.002)
-    np.testing.assert_allclose(said("two"), two, atol=0.002)
-    np.testing.assert_allclose(said("one", "two"), np.mean([one, two], axis=0), atol=0.002)
+@pytest.mark.parametrize(
+    ("stride", "cells"),
+    [(4, (15, 12)), (2, (30, 24)), (1, (30, 24))],  # of a decoder that answers every 2 m
+)
+def test_cells_are_no_finer_than_student_and_teacher(slopes, tmp_path, monkeypatch, stride, cells):
+    runtime = Planes(2.0, open_dataset(slopes, gsd=1.0).legend, range(6), 0.5)
+    monkeypatch.setattr(teachers, "_open", lambda *_: runtime)
+    monkeypatch.setattr(teachers, "model_digest", str)
+    material = gather(slopes, "all", crop_px=32, model_gsd=None, gsd=1.0)
+    soft_labels(
+        [Teacher("t", runtime.card, "t")],
+        material,
+        tmp_path,
+        cell_m=stride,
+        device="cpu",
+        threads=1,
+        precision="fp32",
+    )
+    assert read_tensors(tmp_path / SOFT_LABELS_NAME)["0"].shape == (*cells, 6)
 
 
 # What is learned
@@ -130,41 +211,104 @@ def test_a_student_learns_what_its_teacher_says(data, tmp_path, monkeypatch):
 def test_the_card_names_the_teacher(student, teacher):
     (told,) = read_card(student).provenance["teachers"]
     its = read_card(teacher)
+    assert told["sha256"] == model_digest(teacher)
     assert told["encoder"] == "mobilenetv2_050"
     assert (told["split"], told["step"]) == ("folders", its.provenance["step"])
     assert told["data_digest"] == its.provenance["data_digest"]
-    assert len(told["sha256"]) == 64
-    assert "teachers" not in its.provenance
+    assert told["validation"]["keep"] == "best"
+    assert told["init"] is told["encoder_weights"] is None
+    assert told["teachers"] == its.provenance["teachers"] == []
 
 
-def test_a_resumed_run_asks_nobody_and_ends_alike(data, teacher, student, tmp_path, monkeypatch):
-    config = taught(teacher)
+@pytest.mark.parametrize(("init", "name"), [(None, "weights.safetensors"), ("0" * 64, None)])
+def test_what_a_teacher_began_from_is_told(teacher, tmp_path, init, name):
+    card = read_card(teacher)
+    update = {
+        "recipe": card.recipe | {"weights": "/somewhere/weights.safetensors"},
+        "provenance": card.provenance | {"init": init},
+    }
+    (told,) = read_teachers([str(changed(teacher, tmp_path / "m.safetensors", **update))])
+    assert told.describe()["encoder_weights"] == name
+
+
+def test_a_model_named_twice_is_one_teacher_and_their_order_means_nothing(teacher, tmp_path):
+    copy = shutil.copy(teacher, tmp_path / "copy.safetensors")
+    assert len(read_teachers([str(teacher), str(copy), "starter"])) == 2
+    orders = ["starter", str(teacher)], [str(teacher), "starter"]
+    assert [[one.digest for one in read_teachers(order)] for order in orders] == 2 * [
+        sorted([model_digest(teacher), model_digest("starter")])
+    ]
+
+
+def test_a_started_run_asks_nobody_again(data, teacher, student, tmp_path, monkeypatch):
+    """Killed before its first checkpoint, nothing is there but what the teacher said."""
     kept = tmp_path / "run"
-    # Killed before its first checkpoint: nothing is there but what the teacher said.
     kept.mkdir()
     shutil.copy(student / SOFT_LABELS_NAME, kept)
     monkeypatch.setattr(teachers, "_ask", lambda *_: pytest.fail("asked again"))
-    train(config, data=data, out=kept)
+    train(taught(teacher), data=data, out=kept)
     assert_same_tensors(kept / "last.safetensors", student / "last.safetensors")
-    train(config, data=data, out=kept)  # which has ended
+    train(taught(teacher), data=data, out=kept)  # which has ended
 
 
-@pytest.mark.parametrize("damage", ["cut short", "of another teacher", "gone"])
+@pytest.mark.parametrize("moment", ["between step and average", "before a checkpoint"])
+def test_killed_and_resumed_a_taught_run_ends_alike(data, teacher, student, tmp_path, moment):
+    config = taught(teacher, more=("checkpoint_steps=2",))
+    assert train_apart(config, data, tmp_path / "run", moment, 3) == -signal.SIGKILL
+    assert train_apart(config, data, tmp_path / "run") == 0
+    assert_same_tensors(tmp_path / "run" / "last.safetensors", student / "last.safetensors")
+
+
+def test_a_copy_to_go_on_with_has_the_answers(data, teacher, student, tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers, "_ask", lambda *_: pytest.fail("asked again"))
+    train(taught(teacher), data=data, out=tmp_path / "copy", resume=student)
+    assert_same_tensors(tmp_path / "copy" / SOFT_LABELS_NAME, student / SOFT_LABELS_NAME)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "of another teacher", "of another scale", "gone"])
 def test_answers_that_cannot_be_used_are_asked_for_again(data, teacher, student, tmp_path, damage):
     shutil.copytree(student, tmp_path / "run")
     file = tmp_path / "run" / SOFT_LABELS_NAME
-    before = read_tensors(file)
     if damage == "cut short":
         file.write_bytes(file.read_bytes()[:-100])
     elif damage == "gone":
         file.unlink()
     else:
-        other = changed(teacher, tmp_path / "other.safetensors", temperature=2.0)
-        train(taught(other), data=data, out=tmp_path / "others")
+        scale = 2.0 if damage == "of another scale" else None
+        other = (
+            changed(teacher, tmp_path / "other.safetensors", temperature=2.0) if scale is None else teacher
+        )
+        train(taught(other), data=data, out=tmp_path / "others", gsd=scale)
+        before = read_tensors(file)
         shutil.copy(tmp_path / "others" / SOFT_LABELS_NAME, file)
-        assert any((array != before[name]).any() for name, array in read_tensors(file).items())
+        after = read_tensors(file)
+        assert any(array.shape != before[n].shape or (array != before[n]).any() for n, array in after.items())
     train(taught(teacher), data=data, out=tmp_path / "run")
     assert_same_tensors(file, student / SOFT_LABELS_NAME)
+
+
+def test_a_file_of_that_name_that_is_something_else_stays(data, teacher, tmp_path):
+    file = tmp_path / "run" / SOFT_LABELS_NAME
+    file.parent.mkdir()
+    shutil.copy(teacher, file)
+    with pytest.raises(OutputError, match="holds no soft labels"):
+        train(taught(teacher), data=data, out=file.parent)
+    assert file.read_bytes() == teacher.read_bytes()
+
+
+def test_a_teacher_that_is_replaced_while_it_is_asked_is_told_of(data, teacher, tmp_path, monkeypatch):
+    mine = tmp_path / "mine.safetensors"
+    shutil.copy(teacher, mine)
+    ask = teachers._ask
+
+    def replaced(*arguments):
+        changed(teacher, mine, temperature=3.0)
+        return ask(*arguments)
+
+    monkeypatch.setattr(teachers, "_ask", replaced)
+    with pytest.raises(ModelError, match="was replaced while it was asked"):
+        train(taught(mine), data=data, out=tmp_path / "run")
+    assert not (tmp_path / "run" / SOFT_LABELS_NAME).exists()
 
 
 def test_another_teacher_is_another_run(data, teacher, student, tmp_path):
@@ -172,12 +316,10 @@ def test_another_teacher_is_another_run(data, teacher, student, tmp_path):
     other = changed(teacher, tmp_path / "other.safetensors", temperature=2.0)
     with pytest.raises(ConfigError, match="differs in teachers"):
         train(taught(other), data=data, out=tmp_path / "run")
-    moved = tmp_path / "moved.safetensors"
-    shutil.copy(teacher, moved)
-    config = taught(moved)
     with pytest.raises(ConfigError, match="differs in teachers"):
         train(tiny(), data=data, out=tmp_path / "run")
-    train(config, data=data, out=tmp_path / "run")  # a file may lie elsewhere
+    moved = shutil.copy(teacher, tmp_path / "moved.safetensors")
+    train(taught(moved), data=data, out=tmp_path / "run")  # a file may lie elsewhere
 
 
 def test_an_exported_model_may_teach(data, tmp_path):
@@ -189,29 +331,130 @@ def test_an_exported_model_may_teach(data, tmp_path):
 # Who may not teach
 
 
-def test_a_teacher_that_saw_what_is_kept_from_the_student_is_refused(data, teacher, tmp_path):
-    with pytest.raises(DataError, match=r"trained on 3 images \(--split folders\).*kfold-2@0.*train/000"):
-        train(taught(teacher), data=data, out=tmp_path / "run", split="kfold-2@0")
+def student_of(data, split):
+    """The card of a run on a split, as far as it matters here, and its data."""
+    material = gather(data, split, crop_px=32, model_gsd=None)
+    card = make_card(legend=material.dataset.legend)
+    provenance = {"split": split, "data_digest": material.digest, "teachers": []}
+    return card.model_copy(update={"provenance": provenance}), material
+
+
+def teacher_of(data, split, *, legend=None, gsd=1.0, **told):
+    """A teacher of that split, with parts of its card replaced."""
+    card, _ = student_of(data, split)
+    provenance = card.provenance | told.pop("provenance", {})
+    update = {"provenance": provenance, "preprocessing": Preprocessing(gsd), **told}
+    if legend is not None:
+        update["legend"] = legend
+    return Teacher("its-path", card.model_copy(update=update), "0" * 64)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Twelve tiles in six scenes, enough for folds by scene."""
+    root = write_pairs(tmp_path_factory.mktemp("scenes"), train_images=12)
+    rows = [f"train,{i:04},s{i // 2},0,{i % 2}" for i in range(12)]
+    (root / "scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]) + "\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        ("scenes-k3@0", "folders"),
+        ("scenes-k3@0", "scenes-k3@1"),
+        ("scenes-k3@0,1", "scenes-k3@0"),  # which leaves 1 to nobody
+        ("scenes-k3@0", "all"),
+    ],
+)
+@pytest.mark.parametrize("digest", ["its own", None])
+def test_a_teacher_that_learned_from_what_is_kept_from_the_student_is_refused(
+    scenes, student, teacher, digest
+):
+    card, material = student_of(scenes, student)
+    told = {} if digest else {"provenance": {"data_digest": None}}
+    with pytest.raises(
+        DataError, match=rf"its-path \(--split {teacher}\) was trained on \d+ images .*same split"
+    ):
+        check_teacher(teacher_of(scenes, teacher, **told), card, material)
+
+
+def test_nothing_is_left_behind_by_a_refusal(scenes, teacher, tmp_path):
+    train(tiny("steps=1"), data=scenes, out=tmp_path / "teacher")
+    with pytest.raises(DataError, match="was trained on 4 images"):
+        train(taught(tmp_path / "teacher"), data=scenes, out=tmp_path / "run", split="scenes-k3@0")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_teacher_of_fewer_of_the_images_may_teach(data, tmp_path):
-    train(tiny("steps=1"), data=data, out=tmp_path / "fold", split="kfold-2@0")
-    train(taught(tmp_path / "fold", more=("steps=1",)), data=data, out=tmp_path / "run")
-    assert read_card(tmp_path / "run").provenance["teachers"][0]["split"] == "kfold-2@0"
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        ("scenes-k3@0", "scenes-k3@0"),
+        ("scenes-k3@0", "scenes-k3@0,1"),
+        ("folders", "scenes-k3@2"),
+        ("all", "folders"),
+    ],
+)
+def test_a_teacher_of_the_same_images_or_fewer_may_teach(scenes, student, teacher):
+    card, material = student_of(scenes, student)
+    assert check_teacher(teacher_of(scenes, teacher), card, material) == []
 
 
-def test_a_teacher_of_other_data_with_the_same_names_may_teach(data, teacher, tmp_path):
-    other = write_pairs(tmp_path / "data", train_images=7)
-    train(taught(teacher, more=("steps=1",)), data=other, out=tmp_path / "run", split="kfold-2@0")
+def test_what_its_own_teachers_learned_counts_too(scenes):
+    card, material = student_of(scenes, "scenes-k3@0")
+    grandparent = teacher_of(scenes, "folders").describe()
+    parent = teacher_of(scenes, "scenes-k3@0", provenance={"teachers": [grandparent]})
+    with pytest.raises(DataError, match=r"A teacher of its-path \(--split folders\) was trained on 4 images"):
+        check_teacher(parent, card, material)
+    known = teacher_of(scenes, "scenes-k3@0", provenance={"teachers": [parent.describe()]})
+    with pytest.raises(DataError, match="A teacher of its-path"):
+        check_teacher(known, card, material)
 
 
-def test_a_teacher_of_other_classes_is_refused(data, teacher, tmp_path):
-    legend = read_card(teacher).legend
-    renamed = Legend("other", (LandClass("lava", (9, 9, 9)), *legend.classes[1:]), legend.unknown)
-    file = changed(teacher, tmp_path / "other.safetensors", legend=renamed)
-    with pytest.raises(ModelError, match=r"knows the classes lava.*the data have urban"):
-        train(taught(file), data=data, out=tmp_path / "run")
+def test_images_of_the_same_names_in_other_data_are_a_notice(scenes):
+    card, material = student_of(scenes, "scenes-k3@0")
+    other = teacher_of(scenes, "folders", provenance={"data_digest": "1" * 64})
+    (notice,) = check_teacher(other, card, material)
+    assert "images of the same names as 4 images" in notice
+
+
+@pytest.mark.parametrize("told", [{"split": "/gone/ids.txt"}, {"split": None}, {"init": "1" * 64}])
+def test_what_cannot_be_told_is_a_notice(scenes, told):
+    card, material = student_of(scenes, "scenes-k3@0")
+    (notice,) = check_teacher(teacher_of(scenes, "scenes-k3@0", provenance=told), card, material)
+    assert "does not tell all that it was trained on" in notice
+
+
+@pytest.mark.parametrize(
+    ("told", "count"),
+    [
+        ({"recipe": {"validation": {"keep": "best"}}}, 4),
+        ({"recipe": {"validation": {"keep": "last"}}, "calibration": {"split": "scenes-k3@0:val"}}, 4),
+        ({"recipe": {"validation": {"keep": "last"}}}, 0),
+    ],
+)
+def test_a_teacher_that_was_chosen_by_what_is_kept_from_the_student_is_a_notice(scenes, told, count):
+    card, material = student_of(scenes, "scenes-k3@0")
+    teacher = teacher_of(scenes, "scenes-k3@0", **told)
+    notices = check_teacher(teacher, card, material)
+    assert [f"its scores on {count} images" in notice for notice in notices] == [True] * bool(count)
+    grandchild = teacher_of(scenes, "scenes-k3@0", provenance={"teachers": [teacher.describe()]})
+    assert len(check_teacher(grandchild, card, material)) == bool(count)
+
+
+def test_a_teacher_of_other_classes_is_refused(scenes):
+    card, material = student_of(scenes, "folders")
+    classes = material.dataset.legend.classes
+    legend = Legend("other", (LandClass("lava", (9, 9, 9)), *classes[1:]), len(classes) - 1)
+    with pytest.raises(ModelError, match=r"its-path knows the classes lava.*the data have urban"):
+        check_teacher(teacher_of(scenes, "folders", legend=legend), card, material)
+
+
+@pytest.mark.parametrize("gsd", [0.001, 5000])
+def test_a_teacher_of_an_absurd_scale_is_refused(scenes, gsd):
+    card, material = student_of(scenes, "folders")
+    with pytest.raises(UsageError, match=rf"1 m per pixel and the teacher its-path is to work at {gsd:g}"):
+        check_teacher(teacher_of(scenes, "folders", gsd=gsd), card, material)
 
 
 @pytest.mark.parametrize("path", ["nowhere", "nowhere/best.safetensors"])
@@ -229,5 +472,6 @@ def test_the_command_line_takes_several(data, teacher, tmp_path):
         cli.build(), [*map(str, arguments), "--teacher", str(teacher), "--teacher", "starter"]
     )
     assert result.exit_code == 0, result.output
-    encoders = [told["encoder"] for told in read_card(tmp_path / "run").provenance["teachers"]]
-    assert encoders == ["mobilenetv2_050", "mobilenetv2_100"]
+    assert "about 6 images" in result.stderr
+    encoders = {told["encoder"] for told in read_card(tmp_path / "run").provenance["teachers"]}
+    assert encoders == {"mobilenetv2_050", "mobilenetv2_100"}

@@ -25,6 +25,7 @@ from landcover.evaluation.temperature import calibrate, calibrate_like
 from landcover.exporting import export
 from landcover.files import write_text
 from landcover.shipped import FOLDER, SHIPPED, TERMS
+from landcover.unseen import lineage, teachers_of
 
 ENCODER = "mobilenetv2_100_imagenet.safetensors"
 ORIGINS = {
@@ -101,15 +102,30 @@ def export_both(model: Path, cache: Path, split: str, part: str) -> None:
 def check(run: Path, split: str) -> None:
     """Refuse a run of which the card would not tell the truth."""
     card = read_card(run)
-    teachers = card.provenance.get("teachers", [])
+    teachers = list(lineage(card))[1:]
     expected = {
         "split": (card.provenance.get("split"), split),
         "initial model": (card.provenance.get("init"), None),
         "encoder's weights": (Path(card.recipe.get("weights") or "").name, ENCODER),
         "weights kept": (card.recipe.get("validation", {}).get("keep"), "last"),
-        "splits of teachers": ([teacher["split"] for teacher in teachers], [split] * len(teachers)),
+        "splits of teachers": (
+            [teacher.provenance.get("split") for teacher in teachers],
+            [split] * len(teachers),
+        ),
+        "weights kept by teachers": (
+            [(teacher.recipe["validation"] or {}).get("keep") for teacher in teachers],
+            ["last"] * len(teachers),
+        ),
         "teachers of unknown origin": (
-            [teacher["encoder"] for teacher in teachers if teacher["encoder_weights"] not in ORIGINS],
+            [
+                teacher.provenance.get("encoder")
+                for teacher in teachers
+                if teacher.provenance.get("encoder_weights") not in ORIGINS
+            ],
+            [],
+        ),
+        "calibrated teachers": (
+            [dict(teacher.calibration) for teacher in teachers if teacher.calibration],
             [],
         ),
     }
@@ -154,18 +170,16 @@ def shipped_card(card: ModelCard, report: dict[str, Any], held_out: Path) -> Mod
     optimistic |= {"ece": report["run"]["calibration"]["ece"], "note": OPTIMISTIC}
     made_alike = {"sha256": model_digest(held_out), "step": read_card(held_out).provenance.get("step")}
     teachers = [
-        teacher | {"encoder_weights": ORIGINS[teacher["encoder_weights"]]}
-        for teacher in card.provenance.get("teachers", [])
+        teacher | {"encoder_weights": ORIGINS[teacher["encoder_weights"]]} for teacher in teachers_of(card)
     ]
     return card.model_copy(
         update={
             "scores": (honest, optimistic),
             "licence": TERMS,
             # Paths of the machine that it was made on say nothing to others.
-            "recipe": card.recipe
-            | {"weights": ENCODER, "teachers": [teacher["encoder"] for teacher in teachers]},
+            "recipe": card.recipe | {"weights": ENCODER, "teachers": []},
             "provenance": card.provenance
-            | {"encoder_weights": ORIGINS[ENCODER], "teachers": teachers or "none", "held_out": made_alike},
+            | {"encoder_weights": ORIGINS[ENCODER], "teachers": teachers, "held_out": made_alike},
         }
     )
 

@@ -5,7 +5,7 @@ data at hand; whether these are the data it was made on then is told by the dige
 differ between a folder, its cache and its copies, and names such as ``train/0000`` are anyone's.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,31 @@ def met(card: ModelCard, dataset: Dataset) -> Met | None:
         next((parts[part] for part in VALIDATION_PARTS if part in parts), []),
         validation.get("keep") == "best" or validation.get("patience") is not None,
     )
+
+
+def teachers_of(card: ModelCard) -> list[dict[str, Any]]:
+    """Return what a card tells of the model's teachers, see :mod:`landcover.training.teachers`."""
+    told = card.provenance.get("teachers")
+    return [dict(one) for one in told if isinstance(one, Mapping)] if isinstance(told, list | tuple) else []
+
+
+def lineage(card: ModelCard) -> Iterator[ModelCard]:
+    """Yield a card, then what it tells of the model's teachers, theirs included, as cards.
+
+    What they have met has reached the model. Of a model that it began from (``init``) no card tells.
+    """
+    yield card
+    for told in teachers_of(card):
+        calibration = told.get("calibration")
+        yield from lineage(
+            card.model_copy(
+                update={
+                    "provenance": told,
+                    "recipe": {"validation": told.get("validation")},
+                    "calibration": calibration if isinstance(calibration, Mapping) else {},
+                }
+            )
+        )
 
 
 def is_trained_on(card: ModelCard, dataset: Dataset, known: Met) -> bool | None:

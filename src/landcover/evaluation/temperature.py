@@ -36,7 +36,7 @@ from landcover.preprocessing import resample_image
 from landcover.progress import track
 from landcover.runtimes import open_model
 from landcover.runtimes.base import Float32Array
-from landcover.unseen import common, is_trained_on, met
+from landcover.unseen import common, is_trained_on, lineage, met, teachers_of
 from landcover.windows import Span
 
 if TYPE_CHECKING:
@@ -142,22 +142,26 @@ def _check_unseen(
     file: Path, card: ModelCard, dataset: Dataset, items: Sequence[Item], split: str
 ) -> list[str]:
     """Refuse items that a model was trained on, and return what is to be told of those of the same names."""
-    known = met(card, dataset)
-    seen = [] if known is None else common(items, known.trained_on)
-    if known is None or not seen:
-        return []
-    these = f"{len(seen)} of the {len(items)} images of {split}"
-    if is_trained_on(card, dataset, known) is False:
-        return [
-            f"{file} was trained (split {known.split}) on images of the same names as {these}, in other data "
-            "than these or before they were changed. If they are the same images, give another part: the "
-            "temperature would make the model surer than it may be."
-        ]
-    raise UsageError(
-        f"{file} was trained (split {known.split}) on {these}, such as {seen[0]}: a temperature fitted there "
-        "would make it surer than it may be. Give data that it has not seen, such as a part that its "
-        "training left out."
-    )
+    told = []
+    for one in lineage(card):
+        known = met(one, dataset)
+        seen = [] if known is None else common(items, known.trained_on)
+        if known is None or not seen:
+            continue
+        model = file if one is card else f"A teacher of {file}"
+        these = f"{len(seen)} of the {len(items)} images of {split}"
+        if is_trained_on(one, dataset, known) is not False:
+            raise UsageError(
+                f"{model} was trained (split {known.split}) on {these}, such as {seen[0]}: a temperature "
+                "fitted there would make it surer than it may be. Give data that it has not seen, such as a "
+                "part that its training left out."
+            )
+        told.append(
+            f"{model} was trained (split {known.split}) on images of the same names as {these}, in other "
+            "data than these or before they were changed. If they are the same images, give another part: "
+            "the temperature would make the model surer than it may be."
+        )
+    return told
 
 
 def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -> dict[str, Any]:
@@ -208,8 +212,8 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
 def _made_by(card: ModelCard) -> dict[str, Any]:
     """Return what decides how sure a model is of itself: not where its files were, nor which seed it had."""
     recipe = {name: value for name, value in card.recipe.items() if name not in _NO_MATTER}
-    if recipe.get("teachers"):  # each fold has teachers of its own, made alike as far as their networks tell
-        recipe["teachers"] = [teacher["encoder"] for teacher in card.provenance["teachers"]]
+    # Each fold has teachers of its own, made alike as far as their networks tell.
+    recipe["teachers"] = [teacher.get("encoder") for teacher in teachers_of(card)]
     return {**recipe, "network": card.model, "classes": card.legend, "preprocessing": card.preprocessing}
 
 

@@ -83,7 +83,7 @@ class LossTerm(Config):
 
 
 class LossConfig(Config):
-    """A weighted sum of losses on labelled pixels.
+    """A weighted sum of losses on labelled pixels, and of the one on teachers' probabilities.
 
     Attributes:
         terms: The losses.

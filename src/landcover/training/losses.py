@@ -1,8 +1,8 @@
-"""Losses on labelled pixels.
+"""Losses on labelled pixels, and one on what teachers say of all pixels.
 
-Pixels to ignore are taken out once, in :func:`labelled_pixels`, before any loss sees them. So no loss can be
-changed by them, and each of the losses is written for plain (P, C) logits and (P,) targets. Where no pixel is
-labelled every loss is 0 with zero gradients.
+Pixels to ignore are taken out once, in :func:`labelled_pixels`, before any loss of labels sees them. So none
+can be changed by them, and each is written for plain (P, C) logits and (P,) targets. Where no pixel is
+labelled these are 0 with zero gradients.
 """
 
 from collections.abc import Callable, Mapping

@@ -98,7 +98,7 @@ def gather(
             f"'gsd: METRES' into {data / 'landcover.yaml'}."
         )
     model_gsd = model_gsd or dataset.gsd
-    _check_scale(dataset.gsd, model_gsd)
+    check_scale(dataset.gsd, model_gsd, "the model")
     parts = split(dataset, split_name)
     train_part = next((part for part in TRAIN_PARTS if part in parts), None)
     if train_part is None:
@@ -144,10 +144,15 @@ def without_neighbours(material: Material) -> list[str]:
     ]
 
 
-def _check_scale(data_gsd: float, model_gsd: float) -> None:
+def check_scale(data_gsd: float, model_gsd: float, model: str) -> None:
+    """Refuse a model whose scale is out of all proportion to that of the data.
+
+    Raises:
+        UsageError: If one is more than :data:`MOST_SCALE` times the other.
+    """
     if not 1 / MOST_SCALE <= data_gsd / model_gsd <= MOST_SCALE:
         raise UsageError(
-            f"The data have {data_gsd:g} m per pixel and the model is to work at {model_gsd:g}: more than a "
+            f"The data have {data_gsd:g} m per pixel and {model} is to work at {model_gsd:g}: more than a "
             f"factor of {MOST_SCALE}. Expected metres per pixel; check --gsd and --set gsd."
         )
 

@@ -14,6 +14,8 @@ from landcover.training.config import TrainConfig
 from landcover.training.log import LOG_BEGIN, LOG_NAME, read_log
 
 CONFIG_NAME = "config.yaml"
+SOFT_LABELS_NAME = "soft-labels.safetensors"
+"""What teachers said, where a run has some."""
 
 _FREE = {"device", "threads", "loaders", "log_every", "checkpoint_minutes", "checkpoint_steps"}
 """Settings that do not change what is learned, and may be others after a resume."""
@@ -142,8 +144,9 @@ def _copy_run(source: Path, folder: Path, identity: Mapping[str, Any]) -> None:
         )
     _check_same(source, identity)
     # The checkpoint goes last: without it a copy that was cut short counts as nothing.
-    names = [name for name in (CONFIG_NAME, LOG_NAME, BEST_NAME, LAST_NAME) if (source / name).is_file()]
-    for name in (CONFIG_NAME, LOG_NAME, BEST_NAME):
+    before = CONFIG_NAME, LOG_NAME, BEST_NAME, SOFT_LABELS_NAME
+    names = [name for name in (*before, LAST_NAME) if (source / name).is_file()]
+    for name in before:
         if (folder / name).exists() and not (
             name in names and filecmp.cmp(source / name, folder / name, shallow=False)
         ):

@@ -34,7 +34,7 @@ from landcover.training.material import Material, gather, without_neighbours
 from landcover.training.precision import has_bfloat16, pick_precision
 from landcover.training.progress import Progress, ended, kept_now, validation_due
 from landcover.training.runs import identify, other_place, prepare_folder
-from landcover.training.teachers import check_teacher, describe_teacher, soft_labels
+from landcover.training.teachers import check_teacher, read_teachers, soft_labels
 from landcover.training.validation import spread
 
 
@@ -182,6 +182,7 @@ def open_session(
             "weights. Give --weights or --init, or --set 'freeze=[]'."
         )
     origin = read_card(init) if init is not None else None
+    teachers = read_teachers(config.teachers)
     material = gather(
         data,
         split,
@@ -200,7 +201,7 @@ def open_session(
         model_gsd=material.model_gsd,
         legend=legend.to_dict(),
         init=origin_digest,
-        teachers=[model_digest(path) for path in config.teachers],
+        teachers=[teacher.digest for teacher in teachers],
     )
     device = pick_device(config.device)
     criterion = build_loss(config.loss, legend.scored_names, device)
@@ -253,12 +254,26 @@ def open_session(
             "split": split,
             "init": origin_digest,
             "trained_in": precision,
-            **({"teachers": [describe_teacher(path) for path in config.teachers]} if config.teachers else {}),
+            "teachers": [teacher.describe() for teacher in teachers],
         },
         imagery=(_kept_imagery(folder) if resumed else None) or learned_imagery(material),
     )
-    for path in config.teachers:
-        check_teacher(path, card, material)
+    soft = None
+    for teacher in teachers:
+        notices += check_teacher(teacher, card, material)
+    if teachers:
+        soft, seconds = soft_labels(
+            teachers,
+            material,
+            folder,
+            cell_m=material.model_gsd * config.loss.stride,
+            device=str(device),
+            threads=config.threads,
+            precision=precision,
+        )
+        if seconds is not None:
+            asked = ", ".join(teacher.path for teacher in teachers)
+            notices.append(f"Asked {asked} about {len(material.train)} images in {seconds:.0f} s.")
     session = Session(
         config=config,
         folder=folder,
@@ -280,16 +295,7 @@ def open_session(
             config,
             preprocessing,
             material.data_gsd / material.model_gsd,
-            soft_labels(
-                config.teachers,
-                material,
-                folder,
-                device=str(device),
-                threads=config.threads,
-                precision=precision,
-            )
-            if config.teachers
-            else None,
+            soft,
         ),
         progress=Progress(),
         resumed=resumed,

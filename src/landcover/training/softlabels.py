@@ -56,22 +56,21 @@ class SoftLabels:
         return crop
 
 
-def reduce_to_cells(probabilities: Float32Array, cells: Size) -> UInt8Array:
-    """Average probabilities over cells, as :class:`SoftLabels` keeps them.
+def at_centres(probabilities: Float32Array, cells: Size) -> UInt8Array:
+    """Return probabilities at the centres of an image's cells, as :class:`SoftLabels` keeps them.
 
     Args:
         probabilities: float32 (C, H, W).
-        cells: Rows h and columns w of the cells, at most H and W.
+        cells: Rows h and columns w of the cells.
 
     Returns:
         uint8 (h, w, C).
     """
-    height, width = probabilities.shape[1:]
-    rows, cols = (np.arange(n) * length // n for n, length in zip(cells, (height, width), strict=True))
-    sums = np.add.reduceat(np.add.reduceat(probabilities, rows, axis=1), cols, axis=2)
-    pixels = np.outer(np.diff(rows, append=height), np.diff(cols, append=width))
+    rows, cols = ((np.arange(count) + 0.5) / count for count in cells)
+    values = _between(probabilities.transpose(1, 2, 0), rows)
+    values = _between(values.swapaxes(0, 1), cols).swapaxes(0, 1)
     # In the order of memory, too: safetensors writes a transposed view as if it were none.
-    return np.ascontiguousarray(np.rint(255 * sums / pixels).astype(np.uint8).transpose(1, 2, 0))
+    return np.ascontiguousarray(np.rint(255 * values).astype(np.uint8))
 
 
 def _between(values: npt.NDArray[np.uint8] | Float32Array, shares: npt.NDArray[np.float64]) -> Float32Array:

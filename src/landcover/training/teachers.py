@@ -5,146 +5,244 @@ student sees an image hundreds of times; asking each time would take longer than
 """
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from landcover.bundle import ModelCard, model_digest, read_card, resolve_model
-from landcover.errors import DataError, ModelError
+from landcover.bundle import ModelCard, is_exported, model_digest, read_card, resolve_model
+from landcover.errors import DataError, ImageError, ModelError, OutputError
 from landcover.files import atomic_path
 from landcover.inference import predict_probabilities
 from landcover.legend import UInt8Array
 from landcover.models.tensorfile import read_metadata, read_tensors
 from landcover.progress import track
-from landcover.runtimes import Runtime, choose_runtime, open_model
+from landcover.runtimes import Runtime, open_model
 from landcover.runtimes.base import Precision
-from landcover.training.material import Material
-from landcover.training.softlabels import SoftLabels, reduce_to_cells
-from landcover.training.surroundings import Size
-from landcover.unseen import is_trained_on, met
+from landcover.training.material import Material, check_scale
+from landcover.training.runs import SOFT_LABELS_NAME
+from landcover.training.softlabels import SoftLabels, at_centres
+from landcover.unseen import fitted_items, is_trained_on, lineage, met, teachers_of
 
-SOFT_LABELS_NAME = "soft-labels.safetensors"
 _MADE_OF = "made-of"
+_VERSION = 1
 
 
-def describe_teacher(path: str) -> dict[str, Any]:
-    """Return what a student's card tells about a teacher.
+@dataclass(frozen=True)
+class Teacher:
+    """A trained model, as it was when the run was opened.
+
+    Attributes:
+        path: What the user calls it.
+        card: Its card.
+        digest: SHA-256 of its file.
+    """
+
+    path: str
+    card: ModelCard
+    digest: str
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a student's card tells about it.
+
+        ``sha256``, ``encoder``, ``encoder_weights`` (the name of their file, None where it began from another
+        model), ``split``, ``step``, ``data_digest``, ``init``, ``validation`` (what chose its weights),
+        ``calibration`` (what its temperature was fitted on) and ``teachers``, of the same kind.
+        """
+        recipe, provenance = self.card.recipe, self.card.provenance
+        weights = None if provenance.get("init") else recipe.get("weights")
+        return {
+            "sha256": self.digest,
+            "encoder": self.card.model.encoder,
+            "encoder_weights": Path(weights).name if isinstance(weights, str) else None,
+            **{name: provenance.get(name) for name in ("split", "step", "data_digest", "init")},
+            "validation": recipe.get("validation"),
+            "calibration": self.card.calibration,
+            "teachers": teachers_of(self.card),
+        }
+
+
+def read_teachers(paths: Iterable[str]) -> list[Teacher]:
+    """Read the cards of teachers, each once however often it is named, in the order of their digests.
 
     Raises:
-        ModelError: If it cannot be read.
+        ModelError: If one cannot be read.
     """
-    card = read_card(path)
-    weights = card.recipe.get("weights")
-    told = {name: card.provenance.get(name) for name in ("split", "step", "data_digest")}
-    return {
-        "sha256": model_digest(path),
-        "encoder": card.model.encoder,
-        "encoder_weights": Path(weights).name if isinstance(weights, str) else None,
-        **told,
-    }
+    teachers = {}
+    for path in paths:
+        digest = model_digest(path)
+        teachers[digest] = Teacher(path, read_card(path), digest)
+    return [teachers[digest] for digest in sorted(teachers)]
 
 
-def check_teacher(path: str, student: ModelCard, material: Material) -> None:
+def check_teacher(teacher: Teacher, student: ModelCard, material: Material) -> list[str]:
     """Refuse a teacher that cannot teach this student, or would tell it of images that are kept from it.
 
-    What a teacher learned from images reaches the student, whose scores on them would be worth nothing.
+    What a teacher learned from images reaches the student, whose scores on them would be worth nothing. So
+    its training images must be among the student's, and those of its own teachers, too.
+
+    Returns:
+        Sentences about what cannot be told, and of a teacher that was chosen or calibrated by its scores on
+        images that are kept from the student.
 
     Raises:
-        ModelError: If the teacher cannot be read, or knows other classes.
+        UsageError: If it works at a scale that is out of all proportion to that of the data.
+        ModelError: If it knows other classes.
         DataError: If it was trained on images of these data that the student is not to be trained on.
     """
-    card = read_card(path)
-    own, its = student.legend.scored_names, card.legend.scored_names
+    own, its = student.legend.scored_names, teacher.card.legend.scored_names
     if set(own) != set(its):
         raise ModelError(
-            f"The teacher {path} knows the classes {', '.join(its)}; the data have {', '.join(own)}. "
+            f"The teacher {teacher.path} knows the classes {', '.join(its)}; the data have {', '.join(own)}. "
             "Expected a model of the same classes."
         )
+    check_scale(material.data_gsd, teacher.card.preprocessing.gsd, f"the teacher {teacher.path}")
     dataset = material.dataset
-    known, allowed = met(card, dataset), met(student, dataset)
-    if known is None or allowed is None:
-        return
-    kept_from = {item.key for item in known.trained_on} - {item.key for item in allowed.trained_on}
-    if kept_from and is_trained_on(card, dataset, known):
-        raise DataError(
-            f"The teacher {path} was trained on {len(kept_from)} images (--split {known.split}) that this "
-            f"training leaves out (--split {allowed.split}), such as {min(kept_from)}: what it learned there "
-            "would reach the student, and scores on them would be too good. Expected a teacher that was "
-            "trained on the same split."
-        )
+    itself = met(student, dataset)
+    allowed = {item.key for item in (material.train if itself is None else itself.trained_on)}
+    notices = []
+    for card in lineage(teacher.card):
+        who = f"The teacher {teacher.path}" if card is teacher.card else f"A teacher of {teacher.path}"
+        known = met(card, dataset)
+        if known is None or card.provenance.get("init"):
+            notices.append(
+                f"{who} does not tell all that it was trained on: scores on images that it may have seen "
+                "would be too good."
+            )
+        if known is None:
+            continue
+        learned = sorted({item.key for item in known.trained_on} - allowed)
+        if learned:
+            these = f"{len(learned)} images that this training leaves out, such as {learned[0]}"
+            if is_trained_on(card, dataset, known) is not False:
+                raise DataError(
+                    f"{who} (--split {known.split}) was trained on {these}: what it learned there would "
+                    "reach the student, whose scores on them would be worth nothing. Expected a teacher that "
+                    "was trained on the same split."
+                )
+            notices.append(
+                f"{who} (--split {known.split}) was trained on images of the same names as {these}, in other "
+                "data than these or before they were changed. If they are the same images, scores on them "
+                "will be too good."
+            )
+        chosen = known.validated_on if known.chosen else ()
+        judged = {item.key for item in (*chosen, *fitted_items(card.calibration, dataset))} - allowed
+        if judged:
+            notices.append(
+                f"{who} was chosen or calibrated by its scores on {len(judged)} images that this training "
+                "leaves out: scores on them will be a little too good (validation.keep=last chooses nothing)."
+            )
+    return notices
 
 
 def soft_labels(
-    paths: Sequence[str],
+    teachers: Sequence[Teacher],
     material: Material,
     folder: Path,
     *,
+    cell_m: float,
     device: str,
     threads: int | None,
     precision: Precision,
-) -> SoftLabels:
+) -> tuple[SoftLabels, float | None]:
     """Return what teachers say of the training images, from the run folder if it lies there already.
 
-    It is the mean over the teachers and over the eight turns and flips of the image, and takes C bytes for
-    each cell of the finest teacher's decoder.
+    It is the mean over the teachers and over the eight turns and flips of each window that they see, and
+    takes C bytes for each cell.
 
     Args:
-        paths: The teachers: model files or run folders.
+        teachers: Whom to ask.
         material: The data.
         folder: The run folder.
-        device: Where teachers compute, such as ``cpu``.
+        cell_m: Side in metres of the cells that are learned in; those of the finest teacher's decoder are
+            taken where they are larger.
+        device: Where checkpoints compute, such as ``cuda:0``; exported models compute on the CPU.
         threads: With how many threads, see :func:`landcover.runtimes.open_model`.
-        precision: In which precision, where their runtime knows it.
+        precision: In which precision.
+
+    Returns:
+        The labels, and the seconds that asking took; None where nobody had to be asked.
 
     Raises:
-        ModelError: If a teacher cannot be read.
+        ModelError: If a teacher cannot be read, or is no longer what it was.
         DataError: If an image cannot be read.
+        MissingExtraError: If the library that runs a teacher is not installed.
         OutputError: If the answers cannot be written.
     """
     sizes = [(entry.height, entry.width) for entry in material.census]
-    digests = [model_digest(path) for path in paths]
-    made_of = hashlib.sha256("\n".join([*digests, material.digest]).encode()).hexdigest()
+    parts = [_VERSION, *(teacher.digest for teacher in teachers), material.digest, material.data_gsd, cell_m]
+    parts += material.dataset.legend.scored_names
+    made_of = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
     file = folder / SOFT_LABELS_NAME
     maps = _kept(file, made_of, len(sizes))
-    if maps is None:
-        teachers = [_open(path, device, threads, precision) for path in paths]
-        maps = _ask(teachers, material, sizes)
-        with atomic_path(file, force=True) as temporary:
-            arrays = {str(number): array for number, array in enumerate(maps)}
-            temporary.write_bytes(save(arrays, metadata={_MADE_OF: made_of}))
-    return SoftLabels(maps, sizes)
+    if maps is not None:
+        return SoftLabels(maps, sizes), None
+    began = time.monotonic()
+    maps = _ask(
+        teachers, [_open(teacher, device, threads, precision) for teacher in teachers], material, cell_m
+    )
+    for teacher in teachers:
+        if model_digest(teacher.path) != teacher.digest:
+            raise ModelError(
+                f"The teacher {teacher.path} was replaced while it was asked; its training may be going on. "
+                "Start again when it has ended."
+            )
+    with atomic_path(file, force=True) as temporary:
+        arrays = {str(number): array for number, array in enumerate(maps)}
+        temporary.write_bytes(save(arrays, metadata={_MADE_OF: made_of}))
+    return SoftLabels(maps, sizes), time.monotonic() - began
 
 
-def _open(path: str, device: str, threads: int | None, precision: Precision) -> Runtime:
-    known = choose_runtime(resolve_model(path), device=device) != "onnxruntime"
-    return open_model(path, device=device, threads=threads, precision=precision if known else "fp32")
+def _open(teacher: Teacher, device: str, threads: int | None, precision: Precision) -> Runtime:
+    exported = is_exported(resolve_model(teacher.path))
+    return open_model(
+        teacher.path, device="cpu" if exported else device, threads=threads, precision=precision
+    )
 
 
 def _kept(file: Path, made_of: str, count: int) -> list[UInt8Array] | None:
-    """Return answers that lie in a file, None where they are of others or the file cannot be read."""
+    """Return answers that lie in a file, None where they are of other teachers or data, or were damaged.
+
+    Raises:
+        OutputError: If the file holds something else.
+    """
+    if not file.exists():
+        return None
     try:
-        if read_metadata(file).get(_MADE_OF) != made_of:
-            return None
-        arrays = read_tensors(file)
+        found = read_metadata(file).get(_MADE_OF)
+        arrays = read_tensors(file) if found == made_of else {}
     except ModelError:
         return None
-    return [arrays[str(number)] for number in range(count)]
+    if found is None:
+        raise OutputError(
+            f"{file} exists already and holds no soft labels. Choose another --out, or move the file away."
+        )
+    return [arrays[str(number)] for number in range(count)] if arrays else None
 
 
-def _ask(teachers: Sequence[Runtime], material: Material, sizes: Sequence[Size]) -> list[UInt8Array]:
-    classes = material.dataset.legend.scored_names
-    orders = [[teacher.card.legend.scored_names.index(name) for name in classes] for teacher in teachers]
-    cell_px = max(1.0, min(t.stride * t.card.preprocessing.gsd for t in teachers) / material.data_gsd)
+def _ask(
+    teachers: Sequence[Teacher], runtimes: Sequence[Runtime], material: Material, cell_m: float
+) -> list[UInt8Array]:
+    """Return uint8 (h, w, C) for each training image."""
+    gsd, classes = material.data_gsd, material.dataset.legend.scored_names
+    orders = [[runtime.card.legend.scored_names.index(name) for name in classes] for runtime in runtimes]
+    finest = min(runtime.stride * runtime.card.preprocessing.gsd for runtime in runtimes)
+    cell_px = max(1.0, cell_m / gsd, finest / gsd)
     maps = []
-    for item, (height, width) in zip(track(material.train, "Asking the teachers"), sizes, strict=True):
+    for item in track(material.train, "Asking the teachers"):
         image = material.dataset.read_image(item)
-        answers = [
-            predict_probabilities(teacher, image, gsd=material.data_gsd, turns=True)[order]
-            for teacher, order in zip(teachers, orders, strict=True)
-        ]
-        cells = max(1, round(height / cell_px)), max(1, round(width / cell_px))
-        maps.append(reduce_to_cells(np.mean(answers, axis=0, dtype=np.float32), cells))
+        answers = []
+        for teacher, runtime, order in zip(teachers, runtimes, orders, strict=True):
+            try:
+                answers.append(predict_probabilities(runtime, image, gsd=gsd, turns=True)[order])
+            except ImageError as error:
+                raise ImageError(
+                    f"The teacher {teacher.path} cannot answer for {item.image}: {error}"
+                ) from error
+        cells = max(1, round(image.shape[0] / cell_px)), max(1, round(image.shape[1] / cell_px))
+        maps.append(at_centres(np.mean(answers, axis=0, dtype=np.float32), cells))
     return maps

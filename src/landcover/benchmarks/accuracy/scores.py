@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.benchmarks.accuracy.recipes import RESULT_NAME
-from landcover.bundle import read_card
+from landcover.bundle import ModelCard, read_card
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ModelError
 from landcover.evaluation.predictions import from_model
@@ -20,7 +20,7 @@ from landcover.metrics import ConfusionMatrix, Int64Array
 from landcover.progress import track
 from landcover.runtimes import Runtime
 from landcover.training.log import LOG_NAME, read_log
-from landcover.unseen import is_trained_on, met
+from landcover.unseen import is_trained_on, lineage, met
 
 _NEEDED = {"contender", "fold", "seed", "training", "warnings"}
 """What reports read of a result."""
@@ -147,7 +147,19 @@ def check_unseen(model: Path, dataset: Dataset, items: Sequence[Item], *, by_sce
             score on them: by keeping the best, or by stopping when it no longer rose.
         DataError: If masks cannot be read.
     """
-    card = read_card(model)
+    own = read_card(model)
+    doubts = []
+    for card in lineage(own):
+        doubts += _check_card(
+            str(model) if card is own else f"a teacher of {model}", card, dataset, items, by_scene
+        )
+    return doubts
+
+
+def _check_card(
+    model: str, card: ModelCard, dataset: Dataset, items: Sequence[Item], by_scene: bool
+) -> list[str]:
+    """Do :func:`check_unseen` for one model of a lineage."""
     doubts = []
     if card.provenance.get("init"):
         doubts.append(
