@@ -569,6 +569,42 @@ class TestTrainedElsewhere:
         assert code == 1
         assert re.search(message, error)
 
+    @pytest.mark.parametrize(
+        ("teacher", "message"),
+        [
+            ({"split": "all"}, r"a teacher of .*good-0 \(split all\) was trained on .* of the .* scenes"),
+            (
+                {"split": "scenes-k5@0", "validation": {"keep": "best"}},
+                r"a teacher of .* was chosen by its score on",
+            ),
+            (
+                {"split": "scenes-k5@0", "teachers": [{"split": "scenes-k5@1"}]},
+                r"a teacher of .* was trained on",
+            ),
+        ],
+    )
+    def test_what_a_teacher_has_seen_is_refused(
+        self, call: Any, trained: list[str], tmp_path: Path, teacher: dict[str, Any], message: str
+    ) -> None:
+        self._model(tmp_path / "good-0", "scenes-k5@0", teachers=[teacher])
+        code, error = call("scenes", "--contender", f"x=run:{tmp_path}/good-{{fold}}", "--folds", "0")
+        assert code == 1
+        assert re.search(message, error)
+
+    def test_what_teachers_do_not_tell_is_told(
+        self, call: Any, trained: list[str], data: Path, tmp_path: Path
+    ) -> None:
+        digest = self._digest(data, "scenes-k5@0")
+        known = {"split": "scenes-k5@0", "data_digest": digest}
+        self._model(
+            tmp_path / "good-0", data_digest=digest, split="scenes-k5@0", teachers=[known, {"init": "0" * 64}]
+        )
+        report = call("scenes", "--contender", f"x=run:{tmp_path}/good-{{fold}}", "--folds", "0")
+        warnings = report["contenders"]["x"]["warnings"]
+        assert all(warning.startswith("a teacher of ") for warning in warnings)
+        assert "was fine-tuned" in warnings[0]
+        assert "unknown here" in warnings[1]
+
     def test_what_is_not_known_is_told(
         self,
         call: Any,

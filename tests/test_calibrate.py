@@ -440,6 +440,28 @@ def test_what_the_model_was_trained_on_is_refused(tmp_path: Path) -> None:
     assert "images of the same names as 2 of the 3 images of all" in " ".join(done.stderr.split())
 
 
+def test_what_a_teacher_was_trained_on_is_refused(tmp_path: Path) -> None:
+    run, data = write_world(tmp_path)
+    file = run / "best.safetensors"
+    (data / "train").mkdir()
+    for name in ("0_sat.png", "0_mask.png"):
+        (data / "val" / name).rename(data / "train" / name)
+    card, tensors = read_model(file)
+    for digest, refused in ((None, True), ("0" * 64, False)):
+        teacher = {"split": "folders", "data_digest": digest}
+        taught = card.model_copy(update={"provenance": {"split": "elsewhere", "teachers": [teacher]}})
+        save_model(file, tensors, taught, force=True)
+        if refused:
+            with pytest.raises(
+                UsageError, match=r"A teacher of .* was trained \(split folders\) on 1 of the 1"
+            ):
+                landcover.calibrate(run, data, "folders:train")
+            assert landcover.calibrate(run, data, "folders:val")["warnings"] == []
+        else:
+            (warning,) = landcover.calibrate(run, data, "folders:train")["warnings"]
+            assert warning.startswith("A teacher of ")
+
+
 @pytest.mark.parametrize(
     ("record", "split", "count"),
     [

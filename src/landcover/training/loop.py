@@ -89,8 +89,8 @@ def train(
 
     Raises:
         UsageError: If nothing tells the GSD, the split has no training part, or settings do not fit together.
-        DataError: If the data cannot be read or have nothing to learn from, or a teacher was trained on images
-            that this training leaves out.
+        DataError: If the data cannot be read or have nothing to learn from, or a teacher was trained on
+            images that this training leaves out.
         ModelError: If weights or teachers cannot be read or do not fit.
         OutputError: If ``out`` holds another run, or cannot be written.
         TrainingError: If the loss is no longer a number.
