@@ -6,7 +6,7 @@ student sees an image hundreds of times; asking each time would take longer than
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from landcover.bundle import ModelCard, is_exported, model_digest, read_card, resolve_model
+from landcover.data import Dataset
 from landcover.errors import DataError, ImageError, ModelError, OutputError
 from landcover.files import atomic_path
 from landcover.inference import predict_probabilities
@@ -101,41 +102,47 @@ def check_teacher(teacher: Teacher, student: ModelCard, material: Material) -> l
             "Expected a model of the same classes."
         )
     check_scale(material.data_gsd, teacher.card.preprocessing.gsd, f"the teacher {teacher.path}")
-    dataset = material.dataset
-    itself = met(student, dataset)
+    itself = met(student, material.dataset)
     allowed = {item.key for item in (material.train if itself is None else itself.trained_on)}
     notices = []
     for card in lineage(teacher.card):
         who = f"The teacher {teacher.path}" if card is teacher.card else f"A teacher of {teacher.path}"
-        known = met(card, dataset)
-        if known is None or card.provenance.get("init"):
-            notices.append(
-                f"{who} does not tell all that it was trained on: scores on images that it may have seen "
-                "would be too good."
+        notices += _check_met(who, card, material.dataset, allowed)
+    return notices
+
+
+def _check_met(who: str, card: ModelCard, dataset: Dataset, allowed: Set[str]) -> list[str]:
+    """Do :func:`check_teacher` for what one model of a lineage has met."""
+    known = met(card, dataset)
+    notices = []
+    if known is None or card.provenance.get("init"):
+        notices.append(
+            f"{who} does not tell all that it was trained on: scores on images that it may have seen "
+            "would be too good."
+        )
+    if known is None:
+        return notices
+    learned = sorted({item.key for item in known.trained_on} - allowed)
+    if learned:
+        these = f"{len(learned)} images that this training leaves out, such as {learned[0]}"
+        if is_trained_on(card, dataset, known) is not False:
+            raise DataError(
+                f"{who} (--split {known.split}) was trained on {these}: what it learned there would "
+                "reach the student, whose scores on them would be worth nothing. Expected a teacher that "
+                "was trained on the same split."
             )
-        if known is None:
-            continue
-        learned = sorted({item.key for item in known.trained_on} - allowed)
-        if learned:
-            these = f"{len(learned)} images that this training leaves out, such as {learned[0]}"
-            if is_trained_on(card, dataset, known) is not False:
-                raise DataError(
-                    f"{who} (--split {known.split}) was trained on {these}: what it learned there would "
-                    "reach the student, whose scores on them would be worth nothing. Expected a teacher that "
-                    "was trained on the same split."
-                )
-            notices.append(
-                f"{who} (--split {known.split}) was trained on images of the same names as {these}, in other "
-                "data than these or before they were changed. If they are the same images, scores on them "
-                "will be too good."
-            )
-        chosen = known.validated_on if known.chosen else ()
-        judged = {item.key for item in (*chosen, *fitted_items(card.calibration, dataset))} - allowed
-        if judged:
-            notices.append(
-                f"{who} was chosen or calibrated by its scores on {len(judged)} images that this training "
-                "leaves out: scores on them will be a little too good (validation.keep=last chooses nothing)."
-            )
+        notices.append(
+            f"{who} (--split {known.split}) was trained on images of the same names as {these}, in other "
+            "data than these or before they were changed. If they are the same images, scores on them "
+            "will be too good."
+        )
+    chosen = known.validated_on if known.chosen else ()
+    judged = {item.key for item in (*chosen, *fitted_items(card.calibration, dataset))} - allowed
+    if judged:
+        notices.append(
+            f"{who} was chosen or calibrated by its scores on {len(judged)} images that this training "
+            "leaves out: scores on them will be a little too good (validation.keep=last chooses nothing)."
+        )
     return notices
 
 
