@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save
 from scipy.ndimage import map_coordinates
 from typer.testing import CliRunner
 
@@ -15,13 +16,14 @@ from landcover import cli
 from landcover.bundle import model_digest, read_card, read_model, save_model
 from landcover.config import dump_yaml
 from landcover.data import open_dataset, prepare
-from landcover.errors import ConfigError, DataError, ModelError, OutputError, UsageError
+from landcover.errors import ConfigError, DataError, ImageError, ModelError, OutputError, UsageError
+from landcover.files import claimed
 from landcover.inference import predict_probabilities
 from landcover.legend import LandClass, Legend
-from landcover.models.tensorfile import read_tensors
+from landcover.models.tensorfile import read_metadata, read_tensors
 from landcover.preprocessing import Preprocessing
 from landcover.runtimes import open_model
-from landcover.training import teachers, train
+from landcover.training import session, teachers, train
 from landcover.training.material import gather
 from landcover.training.runs import CONFIG_NAME, SOFT_LABELS_NAME
 from landcover.training.surroundings import Piece
@@ -131,11 +133,10 @@ def test_answers_lie_where_they_belong(slopes, tmp_path, monkeypatch):
     monkeypatch.setattr(teachers, "_open", lambda teacher, *_: asked[teacher.path])
     monkeypatch.setattr(teachers, "model_digest", str)
     material = gather(slopes, "all", crop_px=32, model_gsd=None, gsd=1.0)
-    soft, seconds = soft_labels(
+    soft = soft_labels(
         [Teacher(name, runtime.card, name) for name, runtime in asked.items()],
         material, tmp_path, cell_m=4.0, device="cpu", threads=1, precision="fp32",
     )  # fmt: skip
-    assert seconds is not None
     arrays = read_tensors(tmp_path / SOFT_LABELS_NAME)
     assert len(material.train) == 12
     for number, item in enumerate(material.train):
@@ -155,11 +156,11 @@ def test_answers_lie_where_they_belong(slopes, tmp_path, monkeypatch):
         np.testing.assert_allclose(arrays[str(number)][inner] / 255, expected[inner], atol=0.006)
     whole = [Piece(11, Window(0, 0, 47, 47), (slice(0, 47), slice(0, 47)))]
     assert soft.cut(whole, 47, 12).shape == (12, 12, 6)
-    again, asked_again = soft_labels(
+    monkeypatch.setattr(teachers, "_ask", lambda *_: pytest.fail("asked again"))
+    again = soft_labels(
         [Teacher(name, runtime.card, name) for name, runtime in asked.items()],
         material, tmp_path, cell_m=4.0, device="cpu", threads=1, precision="fp32",
     )  # fmt: skip
-    assert asked_again is None
     np.testing.assert_array_equal(again.cut(whole, 47, 12), soft.cut(whole, 47, 12))
 
 
@@ -265,56 +266,136 @@ def test_a_copy_to_go_on_with_has_the_answers(data, teacher, student, tmp_path, 
     assert_same_tensors(tmp_path / "copy" / SOFT_LABELS_NAME, student / SOFT_LABELS_NAME)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "of another teacher", "of another scale", "gone"])
-def test_answers_that_cannot_be_used_are_asked_for_again(data, teacher, student, tmp_path, damage):
+@pytest.mark.parametrize("change", ["of another teacher", "of another scale", "gone"])
+def test_answers_of_others_are_asked_for_again(data, teacher, student, tmp_path, change):
     shutil.copytree(student, tmp_path / "run")
     file = tmp_path / "run" / SOFT_LABELS_NAME
-    if damage == "cut short":
-        file.write_bytes(file.read_bytes()[:-100])
-    elif damage == "gone":
-        file.unlink()
-    else:
-        scale = 2.0 if damage == "of another scale" else None
-        other = (
-            changed(teacher, tmp_path / "other.safetensors", temperature=2.0) if scale is None else teacher
-        )
+    file.unlink()
+    if change != "gone":
+        other, scale = teacher, 2.0
+        if change == "of another teacher":
+            other, scale = changed(teacher, tmp_path / "other.safetensors", temperature=2.0), None
         train(taught(other), data=data, out=tmp_path / "others", gsd=scale)
-        before = read_tensors(file)
         shutil.copy(tmp_path / "others" / SOFT_LABELS_NAME, file)
-        after = read_tensors(file)
-        assert any(array.shape != before[n].shape or (array != before[n]).any() for n, array in after.items())
+        assert file.read_bytes() != (student / SOFT_LABELS_NAME).read_bytes()
     train(taught(teacher), data=data, out=tmp_path / "run")
     assert_same_tensors(file, student / SOFT_LABELS_NAME)
 
 
-def test_a_file_of_that_name_that_is_something_else_stays(data, teacher, tmp_path):
+def damaged(file, damage, teacher):
+    """Make a file of answers one that must not be learned from."""
+    if damage == "cut short":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "a text":
+        file.write_text("my precious notes")
+    elif damage == "a model":
+        shutil.copy(teacher, file)
+    else:
+        about, arrays = read_metadata(file), read_tensors(file)
+        if damage == "one is missing":
+            del arrays["2"]
+        elif damage == "another type":
+            arrays = {name: array.astype(np.float32) / 255 for name, array in arrays.items()}
+        elif damage == "another size":
+            arrays = {name: array[:3, :5] for name, array in arrays.items()}
+        else:
+            arrays["4"] = 0 * arrays["4"]
+        file.write_bytes(save({name: array.copy() for name, array in arrays.items()}, metadata=about))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["cut short", "a text", "a model", "one is missing", "another type", "another size", "other values"],
+)
+def test_a_file_that_does_not_hold_the_answers_is_refused_and_stays(
+    data, teacher, student, tmp_path, damage, monkeypatch
+):
+    monkeypatch.setattr(teachers, "_ask", lambda *_: pytest.fail("asked first"))
     file = tmp_path / "run" / SOFT_LABELS_NAME
     file.parent.mkdir()
-    shutil.copy(teacher, file)
-    with pytest.raises(OutputError, match="holds no soft labels"):
+    shutil.copy(student / SOFT_LABELS_NAME, file)
+    damaged(file, damage, teacher)
+    before = file.read_bytes()
+    with pytest.raises(OutputError, match="does not hold what teachers said"):
         train(taught(teacher), data=data, out=file.parent)
-    assert file.read_bytes() == teacher.read_bytes()
+    assert file.read_bytes() == before
 
 
-def test_a_teacher_that_is_replaced_while_it_is_asked_is_told_of(data, teacher, tmp_path, monkeypatch):
+@pytest.mark.parametrize("end", [KeyboardInterrupt, DataError("an image cannot be read")])
+def test_what_was_answered_is_not_asked_again(data, teacher, student, tmp_path, monkeypatch, end):
+    """Interrupted, or at an image that cannot be read, asking goes on from there."""
+    ask, asked = teachers._ask, []
+
+    def stopping(*arguments):
+        for number, answer in enumerate(ask(*arguments)):
+            if len(asked) == 4:
+                raise end
+            asked.append(arguments[-1] + number)
+            yield answer
+
+    monkeypatch.setattr(teachers, "_ask", stopping)
+    with pytest.raises(end if isinstance(end, type) else type(end)):
+        train(taught(teacher), data=data, out=tmp_path / "run")
+    assert len(read_tensors(tmp_path / "run" / SOFT_LABELS_NAME)) == 4
+    asked.append("the end")
+    train(taught(teacher), data=data, out=tmp_path / "run")
+    assert asked == [0, 1, 2, 3, "the end", 4, 5]
+    assert_same_tensors(tmp_path / "run" / SOFT_LABELS_NAME, student / SOFT_LABELS_NAME)
+    assert_same_tensors(tmp_path / "run" / "last.safetensors", student / "last.safetensors")
+
+
+def test_answers_are_kept_while_teachers_are_asked(data, teacher, tmp_path, monkeypatch):
+    """So that a kill costs minutes."""
+    written, write = [], teachers._Kept.write
+    monkeypatch.setattr(teachers, "_WRITE_SECONDS", -1.0)
+    monkeypatch.setattr(
+        teachers._Kept, "write", lambda self, maps: (written.append(len(maps)), write(self, maps))
+    )
+    train(taught(teacher, more=("steps=1",)), data=data, out=tmp_path / "run")
+    assert written == [1, 2, 3, 4, 5, 6, 6]
+
+
+def test_nobody_is_asked_for_a_folder_that_another_process_writes(data, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers, "_ask", lambda *_: pytest.fail("asked first"))
+    with (
+        claimed(tmp_path / "run", tmp_path / "run"),
+        pytest.raises(OutputError, match="is being written by another process"),
+    ):
+        train(taught(teacher), data=data, out=tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written: Not a directory"):
+        train(taught(teacher), data=data, out=tmp_path / "file" / "run")
+
+
+def test_a_teacher_that_is_replaced_meanwhile_is_told_of(data, teacher, tmp_path, monkeypatch):
     mine = tmp_path / "mine.safetensors"
     shutil.copy(teacher, mine)
-    ask = teachers._ask
+    check = session.check_teacher
 
     def replaced(*arguments):
         changed(teacher, mine, temperature=3.0)
-        return ask(*arguments)
+        return check(*arguments)
 
-    monkeypatch.setattr(teachers, "_ask", replaced)
-    with pytest.raises(ModelError, match="was replaced while it was asked"):
+    monkeypatch.setattr(session, "check_teacher", replaced)
+    with pytest.raises(ModelError, match=r"mine\.safetensors was replaced since this run was opened"):
         train(taught(mine), data=data, out=tmp_path / "run")
     assert not (tmp_path / "run" / SOFT_LABELS_NAME).exists()
+
+
+@pytest.mark.parametrize("fault", [ImageError("too coarse"), ModelError("no numbers")])
+def test_a_teacher_that_cannot_answer_is_named(data, teacher, tmp_path, monkeypatch, fault):
+    def fails(*_, **__):
+        raise fault
+
+    monkeypatch.setattr(teachers, "predict_probabilities", fails)
+    with pytest.raises(DataError, match=rf"The teacher .*sure\.safetensors cannot answer for .*jpg: {fault}"):
+        train(taught(teacher), data=data, out=tmp_path / "run")
 
 
 def test_another_teacher_is_another_run(data, teacher, student, tmp_path):
     shutil.copytree(student, tmp_path / "run")
     other = changed(teacher, tmp_path / "other.safetensors", temperature=2.0)
-    with pytest.raises(ConfigError, match="differs in teachers"):
+    with pytest.raises(ConfigError, match=r"differs in teachers .* give the very files of its teachers"):
         train(taught(other), data=data, out=tmp_path / "run")
     with pytest.raises(ConfigError, match="differs in teachers"):
         train(tiny(), data=data, out=tmp_path / "run")
@@ -418,7 +499,17 @@ def test_images_of_the_same_names_in_other_data_are_a_notice(scenes):
     assert "images of the same names as 4 images" in notice
 
 
-@pytest.mark.parametrize("told", [{"split": "/gone/ids.txt"}, {"split": None}, {"init": "1" * 64}])
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"split": "/gone/ids.txt"},
+        {"split": None},
+        {"init": "1" * 64},
+        {"teachers": {"encoder": "a"}},
+        {"teachers": 5},
+        {"teachers": ["a path"]},
+    ],
+)
 def test_what_cannot_be_told_is_a_notice(scenes, told):
     card, material = student_of(scenes, "scenes-k3@0")
     (notice,) = check_teacher(teacher_of(scenes, "scenes-k3@0", provenance=told), card, material)
@@ -459,7 +550,7 @@ def test_a_teacher_of_an_absurd_scale_is_refused(scenes, gsd):
 
 @pytest.mark.parametrize("path", ["nowhere", "nowhere/best.safetensors"])
 def test_a_teacher_that_is_not_there_is_told_of(data, tmp_path, path):
-    with pytest.raises(ModelError, match="nowhere"):
+    with pytest.raises(ModelError, match=f"The teacher {path} cannot be read: .*nowhere"):
         train(taught(path), data=data, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -116,6 +116,7 @@ def check(run: Path, split: str) -> None:
             [(teacher.recipe["validation"] or {}).get("keep") for teacher in teachers],
             ["last"] * len(teachers),
         ),
+        "number of teachers, theirs included": (len(teachers), len(teachers_of(card))),
         "teachers of unknown origin": (
             [
                 teacher.provenance.get("encoder")

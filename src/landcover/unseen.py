@@ -59,9 +59,15 @@ def met(card: ModelCard, dataset: Dataset) -> Met | None:
 
 
 def teachers_of(card: ModelCard) -> list[dict[str, Any]]:
-    """Return what a card tells of the model's teachers, see :mod:`landcover.training.teachers`."""
+    """Return what a card tells of the model's teachers, see :mod:`landcover.training.teachers`.
+
+    Of what is not told as training tells it, there is an empty dict: a teacher of whom nothing is known.
+    """
     told = card.provenance.get("teachers")
-    return [dict(one) for one in told if isinstance(one, Mapping)] if isinstance(told, list | tuple) else []
+    if told in (None, "none"):  # the latter on cards of before there were teachers
+        return []
+    each = told if isinstance(told, list | tuple) else [told]
+    return [dict(one) if isinstance(one, Mapping) else {} for one in each]
 
 
 def lineage(card: ModelCard) -> Iterator[ModelCard]:

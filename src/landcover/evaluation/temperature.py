@@ -213,7 +213,7 @@ def _made_by(card: ModelCard) -> dict[str, Any]:
     """Return what decides how sure a model is of itself: not where its files were, nor which seed it had."""
     recipe = {name: value for name, value in card.recipe.items() if name not in _NO_MATTER}
     # Each fold has teachers of its own, made alike as far as their networks tell.
-    recipe["teachers"] = [teacher.get("encoder") for teacher in teachers_of(card)]
+    recipe["teachers"] = sorted(str(teacher.get("encoder")) for teacher in teachers_of(card))
     return {**recipe, "network": card.model, "classes": card.legend, "preprocessing": card.preprocessing}
 
 

@@ -129,6 +129,8 @@ def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:
     if differing:
         known = there.keys() == here.keys()
         way = f"give the settings of {folder / CONFIG_NAME}" if known else "use the version that began it"
+        if there.get("teachers") != here.get("teachers") and len(differing) == 1:
+            way = "give the very files of its teachers (to calibrate or train one further changes its file)"
         raise ConfigError(
             f"{folder} holds a run that differs in {', '.join(differing)}. Choose another --out to begin a "
             f"new run, or {way} to go on with that one."

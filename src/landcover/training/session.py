@@ -262,7 +262,7 @@ def open_session(
     for teacher in teachers:
         notices += check_teacher(teacher, card, material)
     if teachers:
-        soft, seconds = soft_labels(
+        soft = soft_labels(
             teachers,
             material,
             folder,
@@ -271,9 +271,6 @@ def open_session(
             threads=config.threads,
             precision=precision,
         )
-        if seconds is not None:
-            asked = ", ".join(teacher.path for teacher in teachers)
-            notices.append(f"Asked {asked} about {len(material.train)} images in {seconds:.0f} s.")
     session = Session(
         config=config,
         folder=folder,

@@ -56,21 +56,19 @@ class SoftLabels:
         return crop
 
 
-def at_centres(probabilities: Float32Array, cells: Size) -> UInt8Array:
-    """Return probabilities at the centres of an image's cells, as :class:`SoftLabels` keeps them.
+def at_centres(probabilities: Float32Array, cells: Size) -> Float32Array:
+    """Return probabilities at the centres of cells that divide an image evenly.
 
     Args:
         probabilities: float32 (C, H, W).
         cells: Rows h and columns w of the cells.
 
     Returns:
-        uint8 (h, w, C).
+        float32 (h, w, C).
     """
     rows, cols = ((np.arange(count) + 0.5) / count for count in cells)
     values = _between(probabilities.transpose(1, 2, 0), rows)
-    values = _between(values.swapaxes(0, 1), cols).swapaxes(0, 1)
-    # In the order of memory, too: safetensors writes a transposed view as if it were none.
-    return np.ascontiguousarray(np.rint(255 * values).astype(np.uint8))
+    return _between(values.swapaxes(0, 1), cols).swapaxes(0, 1)
 
 
 def _between(values: npt.NDArray[np.uint8] | Float32Array, shares: npt.NDArray[np.float64]) -> Float32Array:

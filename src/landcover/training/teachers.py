@@ -5,8 +5,9 @@ student sees an image hundreds of times; asking each time would take longer than
 """
 
 import hashlib
+import sys
 import time
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors.numpy import save
 from landcover.bundle import ModelCard, is_exported, model_digest, read_card, resolve_model
 from landcover.data import Dataset
 from landcover.errors import DataError, ImageError, ModelError, OutputError
-from landcover.files import atomic_path
+from landcover.files import atomic_path, claimed
 from landcover.inference import predict_probabilities
 from landcover.legend import UInt8Array
 from landcover.models.tensorfile import read_metadata, read_tensors
@@ -29,8 +30,9 @@ from landcover.training.runs import SOFT_LABELS_NAME
 from landcover.training.softlabels import SoftLabels, at_centres
 from landcover.unseen import fitted_items, is_trained_on, lineage, met, teachers_of
 
-_MADE_OF = "made-of"
+_MADE_OF, _DIGEST = "made-of", "sha256"
 _VERSION = 1
+_WRITE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,11 @@ def read_teachers(paths: Iterable[str]) -> list[Teacher]:
     """
     teachers = {}
     for path in paths:
-        digest = model_digest(path)
-        teachers[digest] = Teacher(path, read_card(path), digest)
+        try:
+            digest = model_digest(path)
+            teachers[digest] = Teacher(path, read_card(path), digest)
+        except ModelError as error:
+            raise ModelError(f"The teacher {path} cannot be read: {error}") from error
     return [teachers[digest] for digest in sorted(teachers)]
 
 
@@ -155,11 +160,11 @@ def soft_labels(
     device: str,
     threads: int | None,
     precision: Precision,
-) -> tuple[SoftLabels, float | None]:
-    """Return what teachers say of the training images, from the run folder if it lies there already.
+) -> SoftLabels:
+    """Return what teachers say of the training images: from the run folder, as far as it lies there already.
 
     It is the mean over the teachers and over the eight turns and flips of each window that they see, and
-    takes C bytes for each cell.
+    takes C bytes for each cell. Whenever the asking ends, what was answered is kept.
 
     Args:
         teachers: Whom to ask.
@@ -171,85 +176,117 @@ def soft_labels(
         threads: With how many threads, see :func:`landcover.runtimes.open_model`.
         precision: In which precision.
 
-    Returns:
-        The labels, and the seconds that asking took; None where nobody had to be asked.
-
     Raises:
         ModelError: If a teacher cannot be read, or is no longer what it was.
-        DataError: If an image cannot be read.
+        DataError: If an image cannot be read, or a teacher cannot answer for it.
         MissingExtraError: If the library that runs a teacher is not installed.
-        OutputError: If the answers cannot be written.
+        OutputError: If the answers cannot be written, or another process writes them.
     """
     sizes = [(entry.height, entry.width) for entry in material.census]
     parts = [_VERSION, *(teacher.digest for teacher in teachers), material.digest, material.data_gsd, cell_m]
     parts += material.dataset.legend.scored_names
-    made_of = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
-    file = folder / SOFT_LABELS_NAME
-    maps = _kept(file, made_of, len(sizes))
-    if maps is not None:
-        return SoftLabels(maps, sizes), None
-    began = time.monotonic()
-    maps = _ask(
-        teachers, [_open(teacher, device, threads, precision) for teacher in teachers], material, cell_m
-    )
-    for teacher in teachers:
-        if model_digest(teacher.path) != teacher.digest:
-            raise ModelError(
-                f"The teacher {teacher.path} was replaced while it was asked; its training may be going on. "
-                "Start again when it has ended."
+    kept = _Kept(folder / SOFT_LABELS_NAME, hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest())
+    with claimed(folder, folder):
+        maps = kept.read()
+        if len(maps) < len(sizes):
+            names = ", ".join(teacher.path for teacher in teachers)
+            print(f"Asking {names} about {len(sizes) - len(maps)} images.", file=sys.stderr)
+            runtimes = [_open(teacher, device, threads, precision) for teacher in teachers]
+            try:
+                for answer in _ask(teachers, runtimes, material, cell_m, len(maps)):
+                    maps.append(answer)
+                    kept.write_in_time(maps)
+            finally:
+                if maps:
+                    kept.write(maps)
+    return SoftLabels(maps, sizes)
+
+
+class _Kept:
+    """Answers in a file, about the first images or all of them.
+
+    Args:
+        file: The file.
+        made_of: Digest of all that decides the answers.
+    """
+
+    def __init__(self, file: Path, made_of: str) -> None:
+        self._file = file
+        self._made_of = made_of
+        self._written = time.monotonic()
+
+    def read(self) -> list[UInt8Array]:
+        """Return the answers that are there; none where they are of other teachers or data.
+
+        Raises:
+            OutputError: If the file holds something else, or was damaged.
+        """
+        if not self._file.exists():
+            return []
+        try:
+            about, arrays = read_metadata(self._file), read_tensors(self._file)
+            maps = [arrays[str(number)] for number in range(len(arrays))]
+        except (ModelError, KeyError):
+            about, maps = {}, []
+        if about.get(_DIGEST) != _digest(maps):
+            raise OutputError(
+                f"{self._file} exists already and does not hold what teachers said, or was damaged. Move it "
+                "away to have them asked anew, or choose another --out."
             )
-    with atomic_path(file, force=True) as temporary:
-        arrays = {str(number): array for number, array in enumerate(maps)}
-        temporary.write_bytes(save(arrays, metadata={_MADE_OF: made_of}))
-    return SoftLabels(maps, sizes), time.monotonic() - began
+        return maps if about.get(_MADE_OF) == self._made_of else []
+
+    def write_in_time(self, maps: Sequence[UInt8Array]) -> None:
+        """Write the answers if the last time is some minutes ago."""
+        if time.monotonic() - self._written > _WRITE_SECONDS:
+            self.write(maps)
+
+    def write(self, maps: Sequence[UInt8Array]) -> None:
+        """Write the answers."""
+        about = {_MADE_OF: self._made_of, _DIGEST: _digest(maps)}
+        with atomic_path(self._file, force=True) as temporary:
+            temporary.write_bytes(save({str(n): array for n, array in enumerate(maps)}, metadata=about))
+        self._written = time.monotonic()
+
+
+def _digest(maps: Iterable[UInt8Array]) -> str:
+    digest = hashlib.sha256()
+    for array in maps:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _open(teacher: Teacher, device: str, threads: int | None, precision: Precision) -> Runtime:
     exported = is_exported(resolve_model(teacher.path))
-    return open_model(
+    runtime = open_model(
         teacher.path, device="cpu" if exported else device, threads=threads, precision=precision
     )
-
-
-def _kept(file: Path, made_of: str, count: int) -> list[UInt8Array] | None:
-    """Return answers that lie in a file, None where they are of other teachers or data, or were damaged.
-
-    Raises:
-        OutputError: If the file holds something else.
-    """
-    if not file.exists():
-        return None
-    try:
-        found = read_metadata(file).get(_MADE_OF)
-        arrays = read_tensors(file) if found == made_of else {}
-    except ModelError:
-        return None
-    if found is None:
-        raise OutputError(
-            f"{file} exists already and holds no soft labels. Choose another --out, or move the file away."
+    if model_digest(teacher.path) != teacher.digest:
+        raise ModelError(
+            f"The teacher {teacher.path} was replaced since this run was opened; its training may be going "
+            "on. Start again when it has ended."
         )
-    return [arrays[str(number)] for number in range(count)] if arrays else None
+    return runtime
 
 
 def _ask(
-    teachers: Sequence[Teacher], runtimes: Sequence[Runtime], material: Material, cell_m: float
-) -> list[UInt8Array]:
-    """Return uint8 (h, w, C) for each training image."""
+    teachers: Sequence[Teacher], runtimes: Sequence[Runtime], material: Material, cell_m: float, first: int
+) -> Iterator[UInt8Array]:
+    """Yield uint8 (h, w, C) for each training image from number ``first`` on."""
     gsd, classes = material.data_gsd, material.dataset.legend.scored_names
     orders = [[runtime.card.legend.scored_names.index(name) for name in classes] for runtime in runtimes]
     finest = min(runtime.stride * runtime.card.preprocessing.gsd for runtime in runtimes)
     cell_px = max(1.0, cell_m / gsd, finest / gsd)
-    maps = []
-    for item in track(material.train, "Asking the teachers"):
+    for item in track(material.train[first:], "Asking the teachers"):
         image = material.dataset.read_image(item)
-        answers = []
+        cells = max(1, round(image.shape[0] / cell_px)), max(1, round(image.shape[1] / cell_px))
+        said = np.zeros((*cells, len(classes)), np.float32)
         for teacher, runtime, order in zip(teachers, runtimes, orders, strict=True):
             try:
-                answers.append(predict_probabilities(runtime, image, gsd=gsd, turns=True)[order])
-            except ImageError as error:
-                raise ImageError(
+                probabilities = predict_probabilities(runtime, image, gsd=gsd, turns=True)
+            except (ImageError, ModelError) as error:
+                raise DataError(
                     f"The teacher {teacher.path} cannot answer for {item.image}: {error}"
                 ) from error
-        cells = max(1, round(image.shape[0] / cell_px)), max(1, round(image.shape[1] / cell_px))
-        maps.append(at_centres(np.mean(answers, axis=0, dtype=np.float32), cells))
-    return maps
+            said += at_centres(probabilities[order], cells)
+        yield np.rint(255 * said / len(teachers)).astype(np.uint8)
