@@ -111,6 +111,29 @@ def test_predict_and_info_take_the_name(installed: Path, tmp_path: Path) -> None
     assert "starter" in " ".join(invoke("predict", "--help").split())
 
 
+def test_info_prints_each_teacher_by_its_parts(tmp_path: Path) -> None:
+    teachers = [
+        {"encoder": "big", "calibration": {"split": "a"}},
+        {"encoder": "small", "teachers": [{"encoder": "x"}]},
+    ]
+    card = make_card().model_copy(update={"provenance": {"teachers": teachers, "init": None}})
+    save_model(tmp_path / "m.safetensors", {}, card)
+    shown = invoke("info", tmp_path / "m.safetensors")
+    expected = """
+Origin
+  teachers 1
+    encoder      big
+    calibration
+      split  a
+  teachers 2
+    encoder   small
+    teachers 1
+      encoder  x
+  init      -
+"""
+    assert expected in shown
+
+
 def test_models_lists_them(installed: Path) -> None:
     (installed / "starter.onnx").unlink()
     told = json.loads(invoke("models", "resnet18", "--json", "-"))["shipped"]

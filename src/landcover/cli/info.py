@@ -93,6 +93,10 @@ def _rows(console: "Console", rows: dict[str, Any], indent: str) -> None:
         if isinstance(value, dict) and value:
             console.print(f"{indent}{printable(name)}", markup=False)
             _rows(console, value, indent + "  ")
+        elif isinstance(value, list) and value and all(isinstance(one, dict) and one for one in value):
+            for number, one in enumerate(value, 1):
+                console.print(f"{indent}{printable(name)} {number}", markup=False)
+                _rows(console, one, indent + "  ")
         else:
             console.print(f"{indent}{printable(name):{width}}  {_shown(value)}", markup=False)
 
