@@ -114,10 +114,11 @@ def test_a_jpeg_is_read_from_the_top(tmp_path: Path) -> None:
 
 
 def bytes_read() -> int:
-    return int(Path("/proc/self/io").read_text().split()[1])
+    """Of this thread alone: another test's may not have ended."""
+    return int(Path("/proc/thread-self/io").read_text().split()[1])
 
 
-@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts what the system counts")
+@pytest.mark.skipif(not Path("/proc/thread-self/io").exists(), reason="counts what the system counts")
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
 def test_every_block_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interleave: str) -> None:
     """With no more cache than two rows of blocks, strips that do not fit in blocks, and a mask by nodata."""
@@ -128,7 +129,7 @@ def test_every_block_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with open_scene(path) as scene:
         before = bytes_read()
         image, _ = read_all(scene, 90)
-        assert bytes_read() - before < 1.1 * path.stat().st_size
+        assert 0.9 < (bytes_read() - before) / path.stat().st_size < 1.1
     assert image.any()
 
 
