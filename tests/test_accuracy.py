@@ -572,14 +572,14 @@ class TestTrainedElsewhere:
     @pytest.mark.parametrize(
         ("teacher", "message"),
         [
-            ({"split": "all"}, r"a teacher of .*good-0 \(split all\) was trained on .* of the .* scenes"),
+            ({"split": "all"}, r"A teacher of .*good-0 \(split all\) was trained on .* of the .* scenes"),
             (
                 {"split": "scenes-k5@0", "validation": {"keep": "best"}},
-                r"a teacher of .* was chosen by its score on",
+                r"A teacher of .* was chosen by its score on",
             ),
             (
                 {"split": "scenes-k5@0", "teachers": [{"split": "scenes-k5@1"}]},
-                r"a teacher of .* was trained on",
+                r"A teacher of .* was trained on",
             ),
         ],
     )
@@ -601,7 +601,7 @@ class TestTrainedElsewhere:
         )
         report = call("scenes", "--contender", f"x=run:{tmp_path}/good-{{fold}}", "--folds", "0")
         warnings = report["contenders"]["x"]["warnings"]
-        assert all(warning.startswith("a teacher of ") for warning in warnings)
+        assert all(warning.startswith("A teacher of ") for warning in warnings)
         assert "was fine-tuned" in warnings[0]
         assert "unknown here" in warnings[1]
 
@@ -621,7 +621,7 @@ class TestTrainedElsewhere:
         [
             ({"init": "0" * 64}, "was fine-tuned from another model"),
             ({"data_digest": "0" * 64}, "trained on other data than these, or these have changed"),
-            ({"data_digest": None}, "Nothing on the card .* proves"),
+            ({"data_digest": None}, "has nothing on its card that proves"),
         ],
     )
     def test_what_its_names_do_not_prove_is_told(

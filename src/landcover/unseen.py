@@ -89,6 +89,56 @@ def lineage(card: ModelCard) -> Iterator[ModelCard]:
         )
 
 
+@dataclass(frozen=True)
+class Encounter:
+    """What a model, or one of its teachers, has met of some items.
+
+    Attributes:
+        who: What sentences that begin with it call it.
+        card: Its card.
+        known: What it has met of the data set, None where that cannot be told.
+        trained_on: Those of the items that its weights were fitted to, sorted by key.
+        chosen_on: Those of the items whose score chose its weights, sorted by key.
+    """
+
+    who: str
+    card: ModelCard
+    known: Met | None
+    trained_on: Sequence[Item]
+    chosen_on: Sequence[Item]
+
+
+def encounters(
+    model: str, card: ModelCard, dataset: Dataset, items: Iterable[Item], *, title: str = ""
+) -> Iterator[Encounter]:
+    """Yield what a model has met of some items, then what each of its :func:`lineage` has.
+
+    It is told by the names of items; :func:`is_trained_on` says whether they are the same items.
+
+    Args:
+        model: Its name for people.
+        card: Its card.
+        dataset: Where the items are.
+        items: The items, such as those that are to be scored.
+        title: What stands before its name, such as "The teacher ".
+
+    Raises:
+        DataError: If folds are made of masks that cannot be read.
+    """
+    keys = {item.key for item in items}
+    for one in lineage(card):
+        known = met(one, dataset)
+        trained_on: Sequence[Item] = () if known is None else known.trained_on
+        chosen_on: Sequence[Item] = known.validated_on if known is not None and known.chosen else ()
+        yield Encounter(
+            f"{title}{model}" if one is card else f"A teacher of {model}",
+            one,
+            known,
+            sorted((item for item in trained_on if item.key in keys), key=lambda item: item.key),
+            sorted((item for item in chosen_on if item.key in keys), key=lambda item: item.key),
+        )
+
+
 def is_trained_on(card: ModelCard, dataset: Dataset, known: Met) -> bool | None:
     """Return whether a data set is the one that a model was trained on, wherever it lies; None: unknown.
 

@@ -36,7 +36,7 @@ from landcover.preprocessing import resample_image
 from landcover.progress import track
 from landcover.runtimes import open_model
 from landcover.runtimes.base import Float32Array
-from landcover.unseen import common, is_trained_on, lineage, met, teachers_of
+from landcover.unseen import encounters, is_trained_on, teachers_of
 from landcover.windows import Span
 
 if TYPE_CHECKING:
@@ -143,23 +143,20 @@ def _check_unseen(
 ) -> list[str]:
     """Refuse items that a model was trained on, and return what is to be told of those of the same names."""
     told = []
-    for one in lineage(card):
-        known = met(one, dataset)
-        seen = [] if known is None else common(items, known.trained_on)
-        if known is None or not seen:
+    for one in encounters(str(file), card, dataset, items):
+        if one.known is None or not one.trained_on:
             continue
-        model = file if one is card else f"A teacher of {file}"
-        these = f"{len(seen)} of the {len(items)} images of {split}"
-        if is_trained_on(one, dataset, known) is not False:
+        these = f"{len(one.trained_on)} of the {len(items)} images of {split}"
+        if is_trained_on(one.card, dataset, one.known) is not False:
             raise UsageError(
-                f"{model} was trained (split {known.split}) on {these}, such as {seen[0]}: a temperature "
-                "fitted there would make it surer than it may be. Give data that it has not seen, such as a "
-                "part that its training left out."
+                f"{one.who} was trained (split {one.known.split}) on {these}, such as "
+                f"{one.trained_on[0].key}: a temperature fitted there would make it surer than it may be. "
+                "Give data that it has not seen, such as a part that its training left out."
             )
         told.append(
-            f"{model} was trained (split {known.split}) on images of the same names as {these}, in other "
-            "data than these or before they were changed. If they are the same images, give another part: "
-            "the temperature would make the model surer than it may be."
+            f"{one.who} was trained (split {one.known.split}) on images of the same names as {these}, in "
+            "other data than these or before they were changed. If they are the same images, give another "
+            "part: the temperature would make the model surer than it may be."
         )
     return told
 

@@ -7,7 +7,7 @@ student sees an image hundreds of times; asking each time would take longer than
 import hashlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from landcover.bundle import ModelCard, is_exported, model_digest, read_card, resolve_model
-from landcover.data import Dataset
+from landcover.data import Dataset, Item
 from landcover.errors import DataError, ImageError, ModelError, OutputError
 from landcover.files import atomic_path, claimed
 from landcover.inference import predict_probabilities
@@ -28,7 +28,15 @@ from landcover.runtimes.base import Precision
 from landcover.training.material import Material, check_scale
 from landcover.training.runs import SOFT_LABELS_NAME
 from landcover.training.softlabels import SoftLabels, at_centres
-from landcover.unseen import fitted_items, is_trained_on, lineage, met, teachers_of
+from landcover.unseen import (
+    Encounter,
+    common,
+    encounters,
+    fitted_items,
+    is_trained_on,
+    met,
+    teachers_of,
+)
 
 _MADE_OF, _DIGEST = "made-of", "sha256"
 _VERSION = 1
@@ -109,43 +117,41 @@ def check_teacher(teacher: Teacher, student: ModelCard, material: Material) -> l
     check_scale(material.data_gsd, teacher.card.preprocessing.gsd, f"the teacher {teacher.path}")
     itself = met(student, material.dataset)
     allowed = {item.key for item in (material.train if itself is None else itself.trained_on)}
+    kept = [item for item in material.dataset.items if item.key not in allowed]
     notices = []
-    for card in lineage(teacher.card):
-        who = f"The teacher {teacher.path}" if card is teacher.card else f"A teacher of {teacher.path}"
-        notices += _check_met(who, card, material.dataset, allowed)
+    for one in encounters(teacher.path, teacher.card, material.dataset, kept, title="The teacher "):
+        notices += _check_encounter(one, material.dataset, kept)
     return notices
 
 
-def _check_met(who: str, card: ModelCard, dataset: Dataset, allowed: Set[str]) -> list[str]:
-    """Do :func:`check_teacher` for what one model of a lineage has met."""
-    known = met(card, dataset)
+def _check_encounter(one: Encounter, dataset: Dataset, kept: Sequence[Item]) -> list[str]:
+    """Do :func:`check_teacher` for what one model of a lineage has met of what is kept from the student."""
     notices = []
-    if known is None or card.provenance.get("init"):
+    if one.known is None or one.card.provenance.get("init"):
         notices.append(
-            f"{who} does not tell all that it was trained on: scores on images that it may have seen "
+            f"{one.who} does not tell all that it was trained on: scores on images that it may have seen "
             "would be too good."
         )
-    if known is None:
+    if one.known is None:
         return notices
-    learned = sorted({item.key for item in known.trained_on} - allowed)
-    if learned:
-        these = f"{len(learned)} images that this training leaves out, such as {learned[0]}"
-        if is_trained_on(card, dataset, known) is not False:
+    if one.trained_on:
+        who = f"{one.who} (--split {one.known.split})"
+        these = f"{len(one.trained_on)} images that this training leaves out, such as {one.trained_on[0].key}"
+        if is_trained_on(one.card, dataset, one.known) is not False:
             raise DataError(
-                f"{who} (--split {known.split}) was trained on {these}: what it learned there would "
-                "reach the student, whose scores on them would be worth nothing. Expected a teacher that "
-                "was trained on the same split."
+                f"{who} was trained on {these}: what it learned there would reach the student, whose scores "
+                "on them would be worth nothing. Expected a teacher that was trained on the same split."
             )
         notices.append(
-            f"{who} (--split {known.split}) was trained on images of the same names as {these}, in other "
-            "data than these or before they were changed. If they are the same images, scores on them "
-            "will be too good."
+            f"{who} was trained on images of the same names as {these}, in other data than these or before "
+            "they were changed. If they are the same images, scores on them will be too good."
         )
-    chosen = known.validated_on if known.chosen else ()
-    judged = {item.key for item in (*chosen, *fitted_items(card.calibration, dataset))} - allowed
+    judged = {item.key for item in one.chosen_on} | set(
+        common(kept, fitted_items(one.card.calibration, dataset))
+    )
     if judged:
         notices.append(
-            f"{who} was chosen or calibrated by its scores on {len(judged)} images that this training "
+            f"{one.who} was chosen or calibrated by its scores on {len(judged)} images that this training "
             "leaves out: scores on them will be a little too good (validation.keep=last chooses nothing)."
         )
     return notices

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.benchmarks.accuracy.recipes import RESULT_NAME
-from landcover.bundle import ModelCard, read_card
+from landcover.bundle import read_card
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ModelError
 from landcover.evaluation.predictions import from_model
@@ -20,7 +20,7 @@ from landcover.metrics import ConfusionMatrix, Int64Array
 from landcover.progress import track
 from landcover.runtimes import Runtime
 from landcover.training.log import LOG_NAME, read_log
-from landcover.unseen import is_trained_on, lineage, met
+from landcover.unseen import Encounter, encounters, is_trained_on
 
 _NEEDED = {"contender", "fold", "seed", "training", "warnings"}
 """What reports read of a result."""
@@ -147,54 +147,47 @@ def check_unseen(model: Path, dataset: Dataset, items: Sequence[Item], *, by_sce
             score on them: by keeping the best, or by stopping when it no longer rose.
         DataError: If masks cannot be read.
     """
-    own = read_card(model)
+    name_of = groups_of if by_scene else _keys
+    scored = set(name_of(dataset, items))
+    names = zip(dataset.items, name_of(dataset, dataset.items), strict=True)
+    kept = [item for item, name in names if name in scored]
     doubts = []
-    for card in lineage(own):
-        doubts += _check_card(
-            str(model) if card is own else f"a teacher of {model}", card, dataset, items, by_scene
-        )
+    for one in encounters(str(model), read_card(model), dataset, kept):
+        for members, what in ((one.trained_on, "trained on"), (one.chosen_on, "chosen by its score on")):
+            if one.known is not None and members:
+                seen = set(name_of(dataset, members))
+                raise ModelError(
+                    f"{one.who} (split {one.known.split}) was {what} {len(seen)} of the {len(scored)} "
+                    f"{'scenes' if by_scene else 'tiles'} that it is to be scored on, such as {min(seen)}. "
+                    "Such a score would say nothing; give a model that was kept away from them."
+                )
+        doubts += _doubts(one, dataset)
     return doubts
 
 
-def _check_card(
-    model: str, card: ModelCard, dataset: Dataset, items: Sequence[Item], by_scene: bool
-) -> list[str]:
-    """Do :func:`check_unseen` for one model of a lineage."""
+def _doubts(one: Encounter, dataset: Dataset) -> list[str]:
+    """Say what cannot be told about one model of a lineage, where nothing speaks against it."""
     doubts = []
-    if card.provenance.get("init"):
+    if one.card.provenance.get("init"):
         doubts.append(
-            f"{model} was fine-tuned from another model, and its card does not tell what that was trained "
+            f"{one.who} was fine-tuned from another model, and its card does not tell what that was trained "
             "on: it may have seen what is scored."
         )
-    known = met(card, dataset)
-    if known is None:
-        name = str(card.provenance.get("split"))
+    if one.known is None:
+        name = str(one.card.provenance.get("split"))
         doubts.append(
-            f"{model} was trained on the split {name!r}, unknown here: it may have seen what is scored."
+            f"{one.who} was trained on the split {name!r}, unknown here: it may have seen what is scored."
         )
         return doubts
-    name_of = groups_of if by_scene else _keys
-    scored = set(name_of(dataset, items))
-    for members, what in (
-        (known.trained_on, "trained on"),
-        (known.validated_on if known.chosen else (), "chosen by its score on"),
-    ):
-        seen = scored.intersection(name_of(dataset, members))
-        if seen:
-            raise ModelError(
-                f"{model} (split {known.split}) was {what} {len(seen)} of the {len(scored)} "
-                f"{'scenes' if by_scene else 'tiles'} that it is to be scored on, such as {min(seen)}. Such "
-                "a score would say nothing; give a model that was kept away from them."
-            )
-    same = is_trained_on(card, dataset, known)
+    same = is_trained_on(one.card, dataset, one.known)
     if same is None:
         doubts.append(
-            f"Nothing on the card of {model} proves that it was trained on these data: that it was kept away "
-            "from what is scored is told by the names of tiles alone."
+            f"{one.who} has nothing on its card that proves that it was trained on these data: that it was "
+            "kept away from what is scored is told by the names of tiles alone."
         )
     elif not same:
         doubts.append(
-            f"{model} was trained on other data than these, or these have changed since (another digest): "
+            f"{one.who} was trained on other data than these, or these have changed since (another digest): "
             "that it was kept away from what is scored is told by the names of tiles alone."
         )
     return doubts
