@@ -14,10 +14,11 @@ from landcover.bundle import ModelCard, model_digest
 from landcover.codecs import MAX_PIXELS
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.parallel import parallel_map
-from landcover.errors import MaskError, UsageError, did_you_mean, printable
+from landcover.errors import MaskError, UsageError, did_you_mean
 from landcover.evaluation.borders import band_name, border_scores, count_by_band
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.interval import LEAST_GROUPS, bootstrap_interval
+from landcover.evaluation.leakage import find_seen, fitted_warnings, seen_warnings
 from landcover.evaluation.predictions import Source, from_folder, from_model, keep_maps, required_gsd
 from landcover.files import check_json_output, write_text
 from landcover.legend import Legend, UInt8Array, translation
@@ -25,7 +26,7 @@ from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scor
 from landcover.postprocess import parse_min_region, remove_small_regions
 from landcover.progress import track
 from landcover.runtimes import Runtime, open_model
-from landcover.unseen import common, fitted_items, fitted_on
+from landcover.unseen import fitted_on
 
 
 def evaluate(
@@ -77,9 +78,11 @@ def evaluate(
         ``min_region``: the scores after cleaning and ``miou_change``, or None; ``calibration``: what
         :meth:`landcover.evaluation.calibration.Reliability.summary` returns, the model's ``temperature`` and
         the split that it was ``fitted_on`` (None: not fitted), or None; ``borders``: what
-        :func:`landcover.evaluation.borders.border_scores` returns, or None; ``per_image``: ``key, miou,
-        pixel_accuracy``; ``warnings``; ``data`` and ``predictions`` (absolute paths), ``legend``,
-        ``prediction_legend`` (of the folder or the model), ``model_sha256``: where the numbers come from.
+        :func:`landcover.evaluation.borders.border_scores` returns, or None; ``seen``: what
+        :func:`landcover.evaluation.leakage.find_seen` returns, None for a folder of maps;
+        ``per_image``: ``key, miou, pixel_accuracy``; ``warnings``; ``data`` and ``predictions`` (absolute
+        paths), ``legend``, ``prediction_legend`` (of the folder or the model), ``model_sha256``: where the
+        numbers come from.
 
     Raises:
         UsageError: If options contradict each other, the GSD is needed and unknown, or classes do not match.
@@ -136,12 +139,13 @@ def evaluate(
     believed, optimistic = None, []
     if reliability is not None:
         believed = _calibration(reliability, runtime.card)
-        optimistic = _fitted_warnings(runtime.card.calibration, dataset, items)
+        optimistic = fitted_warnings(runtime.card.calibration, dataset, items)
     by_border = _by_border(outcomes) if borders else None
+    seen = None if model is None else find_seen(_name(model), runtime.card, dataset, items)
     report = {
         "metric": metric,
         "split": split,
-        "model": None if model is None else str(model) if isinstance(model, str | Path) else "in memory",
+        "model": None if model is None else _name(model),
         "model_sha256": model_digest(model) if isinstance(model, str | Path) else None,
         "gsd": dataset.gsd,
         "images": len(items),
@@ -155,8 +159,10 @@ def evaluate(
         "min_region": cleaned,
         "calibration": believed,
         "borders": by_border,
+        "seen": seen,
         "per_image": [_image_row(outcome, metric) for outcome in outcomes],
         "warnings": [
+            *seen_warnings(seen or [], len(items)),
             *scores.warnings,
             *_off_palette_warnings(outcomes),
             *_vanished_warnings(scores, cleaned),
@@ -172,6 +178,10 @@ def evaluate(
     if json is not None:
         write_scores(Path(json), report, force=force)
     return report
+
+
+def _name(model: str | Path | Runtime) -> str:
+    return str(model) if isinstance(model, str | Path) else "in memory"
 
 
 def write_scores(path: Path, scores: Mapping[str, Any], *, force: bool = False) -> None:
@@ -326,25 +336,6 @@ def _fitted_on(record: Mapping[str, Any]) -> str | None:
     if fitted is None:
         return None
     return f"{fitted[0]}, by a run made alike" if "like" in record else fitted[0]
-
-
-def _fitted_warnings(record: Mapping[str, Any], dataset: Dataset, items: Sequence[Item]) -> list[str]:
-    """Tell of images that the temperature was fitted on, whatever the name of the split that has them.
-
-    The split that the card names is made again here; other data have none such, or no images of these names.
-    """
-    fitted = fitted_on(record)
-    both = common(items, fitted_items(record, dataset))
-    if fitted is None or not both:
-        return []
-    where = fitted[0] if fitted[1] is None else f"{fitted[0]} of data named {fitted[1]}"
-    return [
-        printable(
-            f"The model's temperature was fitted on {where}, which has images of the same names as "
-            f"{len(both)} of the {len(items)} images scored here. If they are the same, the calibration is a "
-            "little optimistic."
-        )
-    ]
 
 
 def _band_warnings(by_border: dict[str, Any] | None) -> list[str]:
