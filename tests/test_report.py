@@ -6,6 +6,7 @@ import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -537,6 +538,9 @@ def test_a_number_on_the_images_that_chose_the_step_is_told(
     path = write_world(tmp_path, images=1, size=8, split=split, model_sha256=digest, data=f"/x/{data}")
     notes = evaluation_notes(read_evaluation(path), [read_run(run)])
     assert ("The run run chose its best step by the images of scenes-k5@0:val" in " ".join(notes)) == told
+    for count in (0, 1):  # the evaluation knows, and its own warnings say it
+        change(path, seen=[{"chosen_on": count}])
+        assert evaluation_notes(read_evaluation(path), [read_run(run)]) == []
 
 
 @pytest.mark.parametrize(
@@ -560,6 +564,24 @@ def test_other_metrics_and_scoring_everything_get_a_note(tmp_path: Path) -> None
     notes = " ".join(evaluation_notes(read_evaluation(path)))
     assert "metric is seven-class" in notes
     assert "All images were scored" in notes
+
+
+@pytest.mark.parametrize(
+    ("split", "note", "seen", "silent"),
+    [
+        ("all", "All images were scored", {"trained_on": 2, "same_scenes": 0, "chosen_on": 0}, True),
+        ("all", "All images were scored", {"trained_on": 0, "same_scenes": 0, "chosen_on": 0}, True),
+        ("all", "All images were scored", {"trained_on": None}, False),
+        ("folders:val", "neighbours", {"trained_on": 0, "same_scenes": 5, "chosen_on": 0}, True),
+        ("folders:val", "neighbours", {"trained_on": 0, "same_scenes": 0, "chosen_on": 0}, False),
+        ("folders:val", "neighbours", {"same_scenes": None}, False),
+    ],
+)
+def test_what_the_evaluation_knows_for_certain_is_not_guessed_beside_it(
+    tmp_path: Path, split: str, note: str, seen: dict[str, Any], silent: bool
+) -> None:
+    path = change(write_world(tmp_path, images=1, size=8), split=split, seen=[seen, {"role": "teacher"}])
+    assert (note not in " ".join(evaluation_notes(read_evaluation(path)))) == silent
 
 
 def test_a_comparison_says_in_what_its_numbers_differ(tmp_path: Path) -> None:

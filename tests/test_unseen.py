@@ -9,9 +9,10 @@ from PIL import Image
 from fake_runtime import make_card
 from landcover.bundle import ModelCard
 from landcover.data import open_dataset, prepare
+from landcover.errors import DataError
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.training.material import gather
-from landcover.unseen import common, fitted_items, fitted_on, is_trained_on, met
+from landcover.unseen import common, encounters, fitted_items, fitted_on, is_same_data, met
 from training_world import write_pairs
 
 
@@ -65,7 +66,7 @@ class TestDigest:
             dataset = open_dataset(root)
             known = met(card, dataset)
             assert known is not None
-            assert is_trained_on(card, dataset, known) is True
+            assert is_same_data(card, dataset, known) is True
 
     @pytest.mark.parametrize("change", ["less", "relabelled", "validation"])
     def test_other_data_of_the_same_names_are_told_apart(self, change: str, tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ class TestDigest:
         dataset = open_dataset(root)
         known = met(card, dataset)
         assert known is not None
-        assert is_trained_on(card, dataset, known) is False
+        assert is_same_data(card, dataset, known) is False
 
     def test_the_order_of_classes_is_the_models(self, data: Path) -> None:
         turned = Legend("turned", tuple(reversed(DEEPGLOBE.classes)), 0)
@@ -87,16 +88,56 @@ class TestDigest:
         dataset = open_dataset(data, legend=turned)
         known = met(card, dataset)
         assert known is not None
-        assert is_trained_on(card, dataset, known) is True
+        assert is_same_data(card, dataset, known) is True
 
     def test_without_a_digest_or_the_same_classes_nothing_is_known(self, data: Path) -> None:
         dataset = open_dataset(data)
         known = met(card_of("folders"), dataset)
         assert known is not None
-        assert is_trained_on(card_of("folders"), dataset, known) is None
+        assert is_same_data(card_of("folders"), dataset, known) is None
         fewer = Legend("fewer", DEEPGLOBE.classes[1:], 5)
         other = card_of("folders", "0" * 64).model_copy(update={"legend": fewer})
-        assert is_trained_on(other, dataset, known) is None
+        assert is_same_data(other, dataset, known) is None
+
+
+class TestEncounters:
+    def test_the_model_comes_first_then_its_teachers_and_theirs(self, data: Path) -> None:
+        teacher = {"split": "kfold-2@1", "teachers": [{"split": "all", "init": "1" * 64}]}
+        card = card_of("folders", validation={"keep": "best"})
+        card = card.model_copy(update={"provenance": {**card.provenance, "teachers": [teacher, {}]}})
+        dataset = open_dataset(data)
+        found = list(encounters("m", card, dataset, reversed(dataset.items), title="The model"))
+        assert [one.who for one in found] == ["The model m", *["A teacher of m"] * 3]
+        assert [one.began_elsewhere for one in found] == [False, False, True, False]
+        assert [one.known is None for one in found] == [False, False, False, True]
+        keys = [item.key for item in dataset.items]
+        assert [item.key for item in found[0].trained_on] == [key for key in keys if key.startswith("train")]
+        assert [item.key for item in found[0].chosen_on] == [key for key in keys if key.startswith("val")]
+        assert [item.key for item in found[2].trained_on] == keys
+        assert not found[1].chosen_on
+        assert not found[3].trained_on
+        assert found[3].same_data(dataset) is None
+
+    def test_only_items_that_are_asked_about_are_named(self, data: Path) -> None:
+        dataset = open_dataset(data)
+        asked = [
+            item for item in dataset.items if item.key in ("train/0003", "train/0001", "validation/0000")
+        ]
+        (found,) = encounters("m", card_of("folders"), dataset, asked)
+        assert found.who == "m"
+        assert [item.key for item in found.trained_on] == ["train/0001", "train/0003"]
+        assert not found.chosen_on
+
+    def test_folds_that_cannot_be_made_are_an_error_or_not_known(self, tmp_path: Path) -> None:
+        root = write_pairs(tmp_path / "data", train_images=6)
+        rows = [f"train,{i:04},s{i // 2},0,{i % 2}" for i in range(6)]
+        (root / "scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]) + "\n")
+        (root / "train/0000_mask.png").write_bytes(b"no picture")
+        dataset = open_dataset(root)
+        with pytest.raises(DataError):
+            list(encounters("m", card_of("scenes-k3@0"), dataset, dataset.items))
+        (found,) = encounters("m", card_of("scenes-k3@0"), dataset, dataset.items, strict=False)
+        assert found.known is None
 
 
 def test_what_a_temperature_was_fitted_on(data: Path) -> None:

@@ -36,7 +36,7 @@ class Met:
 def met(card: ModelCard, dataset: Dataset) -> Met | None:
     """Return what a model has met of a data set, None where its card names no split that can be made of it.
 
-    It is told by the names of items alone; :func:`is_trained_on` says whether they are the same items.
+    It is told by the names of items alone; :func:`is_same_data` says whether they are the same items.
 
     Raises:
         DataError: If folds are made of masks that cannot be read.
@@ -107,31 +107,52 @@ class Encounter:
     trained_on: Sequence[Item]
     chosen_on: Sequence[Item]
 
+    @property
+    def began_elsewhere(self) -> bool:
+        """Whether it began from another trained model: of what that has met no card tells."""
+        return bool(self.card.provenance.get("init"))
+
+    def same_data(self, dataset: Dataset) -> bool | None:
+        """Do :func:`is_same_data`; None, too, where it is not known what was met."""
+        return None if self.known is None else is_same_data(self.card, dataset, self.known)
+
 
 def encounters(
-    model: str, card: ModelCard, dataset: Dataset, items: Iterable[Item], *, title: str = ""
+    model: str,
+    card: ModelCard,
+    dataset: Dataset,
+    items: Iterable[Item],
+    *,
+    title: str = "",
+    strict: bool = True,
 ) -> Iterator[Encounter]:
-    """Yield what a model has met of some items, then what each of its :func:`lineage` has.
+    """Yield what a model has met of some items, then what each other of its :func:`lineage` has.
 
-    It is told by the names of items; :func:`is_trained_on` says whether they are the same items.
+    It is told by the names of items; :meth:`Encounter.same_data` says whether they are the same items.
 
     Args:
         model: Its name for people.
         card: Its card.
         dataset: Where the items are.
         items: The items, such as those that are to be scored.
-        title: What stands before its name, such as "The teacher ".
+        title: What sentences about itself begin with before its name, such as "The teacher".
+        strict: Whether folds that cannot be made of broken masks are an error, or just not known.
 
     Raises:
-        DataError: If folds are made of masks that cannot be read.
+        DataError: If folds are made of masks that cannot be read, and ``strict`` is on.
     """
     keys = {item.key for item in items}
     for one in lineage(card):
-        known = met(one, dataset)
+        try:
+            known = met(one, dataset)
+        except DataError:
+            if strict:
+                raise
+            known = None
         trained_on: Sequence[Item] = () if known is None else known.trained_on
         chosen_on: Sequence[Item] = known.validated_on if known is not None and known.chosen else ()
         yield Encounter(
-            f"{title}{model}" if one is card else f"A teacher of {model}",
+            f"{title} {model}".strip() if one is card else f"A teacher of {model}",
             one,
             known,
             sorted((item for item in trained_on if item.key in keys), key=lambda item: item.key),
@@ -139,7 +160,7 @@ def encounters(
         )
 
 
-def is_trained_on(card: ModelCard, dataset: Dataset, known: Met) -> bool | None:
+def is_same_data(card: ModelCard, dataset: Dataset, known: Met) -> bool | None:
     """Return whether a data set is the one that a model was trained on, wherever it lies; None: unknown.
 
     The digest of the training data is made again (:mod:`landcover.data.digest`), for which a folder's masks

@@ -138,6 +138,8 @@ def _print_scores(result: dict[str, Any]) -> None:
     import numpy as np
     from rich.console import Console
 
+    from landcover.evaluation.leakage import describe_seen
+
     counts = np.array(result["confusion"], float)
     cleaned = result["min_region"]
     console = Console(markup=False)  # names of classes and files are plain text
@@ -164,6 +166,8 @@ def _print_scores(result: dict[str, Any]) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    if result["seen"] and (met := describe_seen(result["seen"], result["images"])):
+        console.print(met, soft_wrap=True, highlight=False)
     if cleaned and cleaned["miou_change"] is not None:
         console.print(
             f"Without regions below {cleaned['min_pixels']:,} px: mIoU {_points(cleaned['miou'])}, "

@@ -5,16 +5,56 @@ are nearly as easy: see docs/accuracy.md for what the same recipe has in regions
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from landcover.bundle import ModelCard
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, printable
-from landcover.unseen import Encounter, Met, common, encounters, fitted_items, fitted_on, is_trained_on
+from landcover.unseen import Encounter, Met, common, encounters, fitted_items, fitted_on
+
+Keys = frozenset[str]
 
 
-def find_seen(model: str, card: ModelCard, dataset: Dataset, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Return what a model and its teachers have met of items that are scored.
+@dataclass(frozen=True)
+class Seen:
+    """What a model, or one of its teachers, has met of the images that are scored.
+
+    Attributes:
+        who: What sentences that begin with it call it.
+        role: Whether it is the model itself.
+        sha256: Of a teacher: its file, as the card tells.
+        split: What it was trained on; None where its card names none, or none that can be made of the data.
+        same_data: Whether the data are those that it was trained on; False, too, where these have changed
+            since, so that splits made again are others; None where nothing proves it.
+        began_elsewhere: Whether it began from another trained model, of which no card tells.
+        trained_on: Keys of the images that it was trained on, None where that is not known.
+        same_scenes: Keys of the images that are other pieces of scenes that it was trained on.
+        chosen_on: Keys of the images whose score chose its weights.
+    """
+
+    who: str
+    role: Literal["model", "teacher"]
+    sha256: str | None
+    split: str | None
+    same_data: bool | None
+    began_elsewhere: bool
+    trained_on: Keys | None
+    same_scenes: Keys | None
+    chosen_on: Keys | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: numbers of images for their keys."""
+        names = ("role", "sha256", "split", "same_data", "began_elsewhere")
+        return {name: getattr(self, name) for name in names} | {
+            kind: None if (keys := getattr(self, kind)) is None else len(keys) for kind in _WORDS
+        }
+
+
+def find_seen(model: str, card: ModelCard, dataset: Dataset, items: Sequence[Item]) -> list[Seen]:
+    """Return what a model and its teachers, theirs included, have met of the images that are scored.
+
+    The masks that it was trained on are counted for that, which a cache has done already.
 
     Args:
         model: Its name for people.
@@ -23,38 +63,47 @@ def find_seen(model: str, card: ModelCard, dataset: Dataset, items: Sequence[Ite
         items: What is scored.
 
     Returns:
-        A row for the model, and for each of its teachers that has met more than those before it; none where
-        nothing was met or nothing is known: ``who``; ``split`` (that it was trained on); numbers of the
-        items: ``trained_on``, ``same_scenes`` (not trained on, but other images of their scenes), and
-        ``chosen_on`` (its weights were chosen by their score there); ``same_data``: whether the data are
-        those that it was trained on, None where that cannot be told. False may be a small change of them.
+        The model first.
     """
-    rows, told = [], set[tuple[str, str]]()
+    told: dict[Any, bool | None] = {}
+    found: list[Seen] = []
+    for one in encounters(model, card, dataset, items, strict=False):
+        digest, names = one.card.provenance.get("data_digest"), one.card.legend.scored_names
+        asked = (one.known and one.known.split, str(digest), names)
+        if asked not in told:
+            told[asked] = _same_data(one, dataset)
+        found.append(_seen(one, told[asked], dataset, items, itself=not found))
+    return found
+
+
+def _same_data(one: Encounter, dataset: Dataset) -> bool | None:
     try:
-        for one in encounters(model, card, dataset, items, title="The model "):
-            if one.known is None:
-                continue
-            found = _met_in(one, one.known, dataset, items)
-            pairs = {(kind, key) for kind, keys in found.items() for key in keys}
-            if pairs <= told:
-                continue
-            told |= pairs
-            rows.append(
-                {
-                    "who": one.who,
-                    "split": one.known.split,
-                    **{kind: len(keys) for kind, keys in found.items()},
-                    "same_data": _is_trained_on(one, one.known, dataset),
-                }
-            )
-    except DataError:  # of masks that are not scored; folds that are made of them are unknown
-        pass
-    return rows
+        return one.same_data(dataset)
+    except DataError:  # a broken mask, which need not be among those that are scored
+        return None
 
 
-def _met_in(one: Encounter, known: Met, dataset: Dataset, items: Sequence[Item]) -> dict[str, list[str]]:
-    """Return the keys of items by the way in which a model has met them."""
-    trained_on = [item.key for item in one.trained_on]
+def _seen(
+    one: Encounter, same: bool | None, dataset: Dataset, items: Sequence[Item], *, itself: bool
+) -> Seen:
+    sha256 = None if itself else one.card.provenance.get("sha256")
+    return Seen(
+        who=one.who,
+        role="model" if itself else "teacher",
+        sha256=sha256 if isinstance(sha256, str) else None,
+        split=None if one.known is None else one.known.split,
+        same_data=same,
+        began_elsewhere=one.began_elsewhere,
+        # Made of other data, the split says nothing about those that it was trained on.
+        **(
+            _met(one, one.known, dataset, items) if one.known and same is not False else dict.fromkeys(_WORDS)
+        ),
+    )
+
+
+def _met(one: Encounter, known: Met, dataset: Dataset, items: Sequence[Item]) -> dict[str, Keys]:
+    """Return the keys of the items by the way in which a model has met them, each in one way."""
+    trained_on = frozenset(item.key for item in one.trained_on)
     scenes = dataset.scenes or {}
     trained_scenes = {scenes[item.key].scene for item in known.trained_on if item.key in scenes}
     in_scenes = {
@@ -62,19 +111,12 @@ def _met_in(one: Encounter, known: Met, dataset: Dataset, items: Sequence[Item])
     }
     return {
         "trained_on": trained_on,
-        "same_scenes": sorted(in_scenes.difference(trained_on)),
-        "chosen_on": [item.key for item in one.chosen_on],
+        "same_scenes": frozenset(in_scenes) - trained_on,
+        "chosen_on": frozenset(item.key for item in one.chosen_on),
     }
 
 
-def _is_trained_on(one: Encounter, known: Met, dataset: Dataset) -> bool | None:
-    try:
-        return is_trained_on(one.card, dataset, known)
-    except DataError:  # a mask that takes no part in what is scored
-        return None
-
-
-_DEEDS = {
+_WORDS = {
     "trained_on": (
         "was trained on",
         "the scores tell how well it remembers them, not how it maps what it has never seen",
@@ -85,30 +127,55 @@ _DEEDS = {
     ),
     "chosen_on": ("was chosen by its score on", "the scores are a little too good"),
 }
-_DOUBTS = {
-    True: "",
-    False: (
-        ", if the names mean the same images (the data are others than it was trained on, or have been "
-        "changed since)"
-    ),
-    None: ", if the names mean the same images (its card does not tell)",
-}
+"""What has happened, and what follows, of the worst kind first."""
 
 
-def seen_warnings(rows: Sequence[Mapping[str, Any]], images: int) -> Iterator[str]:
-    """Yield sentences about what :func:`find_seen` found.
+_BY_NAMES = "This is as far as names tell; nothing proves that these are the data that it learned from."
+
+
+def seen_warnings(found: Sequence[Seen], images: int) -> Iterator[str]:
+    """Yield sentences about images that were met; of teachers, where they have met more than was said.
 
     Args:
-        rows: What it returned.
+        found: What :func:`find_seen` returned.
         images: How many images are scored.
     """
-    for row in rows:
-        for kind, (deed, consequence) in _DEEDS.items():
-            if row[kind]:
+    said = dict.fromkeys(_WORDS, Keys())
+    for one in sorted(found, key=lambda one: one.same_data is None):  # what is certain first
+        doubt = "" if one.same_data else f" {_BY_NAMES}"
+        for kind, (deed, consequence) in _WORDS.items():
+            keys = getattr(one, kind) or Keys()
+            if keys - said["trained_on"] - said[kind]:
                 yield printable(
-                    f"{row['who']} (split {row['split']}) {deed} {row[kind]} of the {images} images scored "
-                    f"here{_DOUBTS[row['same_data']]}: {consequence}."
+                    f"{one.who} (split {one.split}) {deed} {len(keys)} of the {images} images scored here: "
+                    f"{consequence}.{doubt}"
                 )
+                said[kind] |= keys
+
+
+def describe_seen(rows: Sequence[Mapping[str, Any]], images: int) -> str | None:
+    """Say that nothing was met, or why that is not known; None where warnings tell what was.
+
+    Args:
+        rows: ``seen`` of an evaluation.
+        images: How many images were scored.
+    """
+    if any(row[kind] for row in rows for kind in _WORDS):
+        return None
+    for row in rows:
+        who = "the model" if row["role"] == "model" else "a teacher of the model"
+        reason = None
+        if row["split"] is None:
+            reason = f"the card names no split that {who} was trained on and that can be made of these data"
+        elif row["same_data"] is False:
+            reason = f"these are not the data that {who} was trained on, or they have changed since"
+        elif row["same_data"] is None:
+            reason = f"nothing proves that these are the data that {who} was trained on"
+        elif row["began_elsewhere"]:
+            reason = f"{who} began from another model"
+        if reason is not None:
+            return f"Whether the model has met any of the {images} images is not known: {reason}."
+    return f"The model has met none of the {images} images."
 
 
 def fitted_warnings(record: Mapping[str, Any], dataset: Dataset, items: Sequence[Item]) -> list[str]:

@@ -78,8 +78,9 @@ def evaluate(
         ``min_region``: the scores after cleaning and ``miou_change``, or None; ``calibration``: what
         :meth:`landcover.evaluation.calibration.Reliability.summary` returns, the model's ``temperature`` and
         the split that it was ``fitted_on`` (None: not fitted), or None; ``borders``: what
-        :func:`landcover.evaluation.borders.border_scores` returns, or None; ``seen``: what
-        :func:`landcover.evaluation.leakage.find_seen` returns, None for a folder of maps;
+        :func:`landcover.evaluation.borders.border_scores` returns, or None; ``seen``: what the model
+        and its teachers have met of the images, :meth:`landcover.evaluation.leakage.Seen.to_dict` each, None
+        for a folder of maps;
         ``per_image``: ``key, miou, pixel_accuracy``; ``warnings``; ``data`` and ``predictions`` (absolute
         paths), ``legend``, ``prediction_legend`` (of the folder or the model), ``model_sha256``: where the
         numbers come from.
@@ -111,7 +112,7 @@ def evaluate(
     items = select(dataset, split)
     min_pixels = None if min_region is None else parse_min_region(min_region, dataset.gsd)
     border_gsd = required_gsd(dataset, "--borders") if borders else None
-    reliability = None
+    reliability, seen = None, None
     if predictions is not None:
         source = from_folder(
             dataset, items, Path(predictions), prediction_legend or dataset.legend, max_pixels=max_pixels
@@ -119,6 +120,8 @@ def evaluate(
     elif model is not None:
         runtime = open_model(model, device=device) if isinstance(model, str | Path) else model
         source = from_model(dataset, runtime, probabilities=calibration)
+        called = str(model) if isinstance(model, str | Path) else "the model in memory"
+        seen = find_seen(called, runtime.card, dataset, items)
         if calibration:
             reliability = Reliability(len(runtime.card.legend.scored))
         if maps is not None:
@@ -141,11 +144,10 @@ def evaluate(
         believed = _calibration(reliability, runtime.card)
         optimistic = fitted_warnings(runtime.card.calibration, dataset, items)
     by_border = _by_border(outcomes) if borders else None
-    seen = None if model is None else find_seen(_name(model), runtime.card, dataset, items)
     report = {
         "metric": metric,
         "split": split,
-        "model": None if model is None else _name(model),
+        "model": None if model is None else str(model) if isinstance(model, str | Path) else "in memory",
         "model_sha256": model_digest(model) if isinstance(model, str | Path) else None,
         "gsd": dataset.gsd,
         "images": len(items),
@@ -159,7 +161,7 @@ def evaluate(
         "min_region": cleaned,
         "calibration": believed,
         "borders": by_border,
-        "seen": seen,
+        "seen": None if seen is None else [one.to_dict() for one in seen],
         "per_image": [_image_row(outcome, metric) for outcome in outcomes],
         "warnings": [
             *seen_warnings(seen or [], len(items)),
@@ -178,10 +180,6 @@ def evaluate(
     if json is not None:
         write_scores(Path(json), report, force=force)
     return report
-
-
-def _name(model: str | Path | Runtime) -> str:
-    return str(model) if isinstance(model, str | Path) else "in memory"
 
 
 def write_scores(path: Path, scores: Mapping[str, Any], *, force: bool = False) -> None:

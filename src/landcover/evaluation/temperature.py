@@ -36,7 +36,7 @@ from landcover.preprocessing import resample_image
 from landcover.progress import track
 from landcover.runtimes import open_model
 from landcover.runtimes.base import Float32Array
-from landcover.unseen import encounters, is_trained_on, teachers_of
+from landcover.unseen import encounters, teachers_of
 from landcover.windows import Span
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _check_unseen(
         if one.known is None or not one.trained_on:
             continue
         these = f"{len(one.trained_on)} of the {len(items)} images of {split}"
-        if is_trained_on(one.card, dataset, one.known) is not False:
+        if one.same_data(dataset) is not False:
             raise UsageError(
                 f"{one.who} was trained (split {one.known.split}) on {these}, such as "
                 f"{one.trained_on[0].key}: a temperature fitted there would make it surer than it may be. "

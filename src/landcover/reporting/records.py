@@ -94,6 +94,14 @@ class Borders(_Read):
     bands: list[Band]
 
 
+class Seen(_Read):
+    """What the model or one of its teachers has met of the images, None where that is not known."""
+
+    trained_on: NonNegativeInt | None = None
+    same_scenes: NonNegativeInt | None = None
+    chosen_on: NonNegativeInt | None = None
+
+
 class Evaluation(_Read):
     """The result of one :func:`landcover.evaluation.evaluate`, which says what each value means."""
 
@@ -115,6 +123,7 @@ class Evaluation(_Read):
     min_region: Cleaned | None = None
     calibration: Calibration | None = None
     borders: Borders | None = None
+    seen: list[Seen] | None = None
     warnings: list[str] = []
     data: Path | None = None
     predictions: Path | None = None

@@ -33,7 +33,6 @@ from landcover.unseen import (
     common,
     encounters,
     fitted_items,
-    is_trained_on,
     met,
     teachers_of,
 )
@@ -117,17 +116,17 @@ def check_teacher(teacher: Teacher, student: ModelCard, material: Material) -> l
     check_scale(material.data_gsd, teacher.card.preprocessing.gsd, f"the teacher {teacher.path}")
     itself = met(student, material.dataset)
     allowed = {item.key for item in (material.train if itself is None else itself.trained_on)}
-    kept = [item for item in material.dataset.items if item.key not in allowed]
+    left_out = [item for item in material.dataset.items if item.key not in allowed]
     notices = []
-    for one in encounters(teacher.path, teacher.card, material.dataset, kept, title="The teacher "):
-        notices += _check_encounter(one, material.dataset, kept)
+    for one in encounters(teacher.path, teacher.card, material.dataset, left_out, title="The teacher"):
+        notices += _check_encounter(one, material.dataset, left_out)
     return notices
 
 
-def _check_encounter(one: Encounter, dataset: Dataset, kept: Sequence[Item]) -> list[str]:
-    """Do :func:`check_teacher` for what one model of a lineage has met of what is kept from the student."""
+def _check_encounter(one: Encounter, dataset: Dataset, left_out: Sequence[Item]) -> list[str]:
+    """Do :func:`check_teacher` for one model of a lineage and the items that the student is not to see."""
     notices = []
-    if one.known is None or one.card.provenance.get("init"):
+    if one.known is None or one.began_elsewhere:
         notices.append(
             f"{one.who} does not tell all that it was trained on: scores on images that it may have seen "
             "would be too good."
@@ -137,7 +136,7 @@ def _check_encounter(one: Encounter, dataset: Dataset, kept: Sequence[Item]) -> 
     if one.trained_on:
         who = f"{one.who} (--split {one.known.split})"
         these = f"{len(one.trained_on)} images that this training leaves out, such as {one.trained_on[0].key}"
-        if is_trained_on(one.card, dataset, one.known) is not False:
+        if one.same_data(dataset) is not False:
             raise DataError(
                 f"{who} was trained on {these}: what it learned there would reach the student, whose scores "
                 "on them would be worth nothing. Expected a teacher that was trained on the same split."
@@ -147,7 +146,7 @@ def _check_encounter(one: Encounter, dataset: Dataset, kept: Sequence[Item]) -> 
             "they were changed. If they are the same images, scores on them will be too good."
         )
     judged = {item.key for item in one.chosen_on} | set(
-        common(kept, fitted_items(one.card.calibration, dataset))
+        common(left_out, fitted_items(one.card.calibration, dataset))
     )
     if judged:
         notices.append(

@@ -20,7 +20,7 @@ from landcover.metrics import ConfusionMatrix, Int64Array
 from landcover.progress import track
 from landcover.runtimes import Runtime
 from landcover.training.log import LOG_NAME, read_log
-from landcover.unseen import Encounter, encounters, is_trained_on
+from landcover.unseen import Encounter, encounters
 
 _NEEDED = {"contender", "fold", "seed", "training", "warnings"}
 """What reports read of a result."""
@@ -150,9 +150,9 @@ def check_unseen(model: Path, dataset: Dataset, items: Sequence[Item], *, by_sce
     name_of = groups_of if by_scene else _keys
     scored = set(name_of(dataset, items))
     names = zip(dataset.items, name_of(dataset, dataset.items), strict=True)
-    kept = [item for item, name in names if name in scored]
+    forbidden = [item for item, name in names if name in scored]
     doubts = []
-    for one in encounters(str(model), read_card(model), dataset, kept):
+    for one in encounters(str(model), read_card(model), dataset, forbidden):
         for members, what in ((one.trained_on, "trained on"), (one.chosen_on, "chosen by its score on")):
             if one.known is not None and members:
                 seen = set(name_of(dataset, members))
@@ -168,7 +168,7 @@ def check_unseen(model: Path, dataset: Dataset, items: Sequence[Item], *, by_sce
 def _doubts(one: Encounter, dataset: Dataset) -> list[str]:
     """Say what cannot be told about one model of a lineage, where nothing speaks against it."""
     doubts = []
-    if one.card.provenance.get("init"):
+    if one.began_elsewhere:
         doubts.append(
             f"{one.who} was fine-tuned from another model, and its card does not tell what that was trained "
             "on: it may have seen what is scored."
@@ -179,7 +179,7 @@ def _doubts(one: Encounter, dataset: Dataset) -> list[str]:
             f"{one.who} was trained on the split {name!r}, unknown here: it may have seen what is scored."
         )
         return doubts
-    same = is_trained_on(one.card, dataset, one.known)
+    same = one.same_data(dataset)
     if same is None:
         doubts.append(
             f"{one.who} has nothing on its card that proves that it was trained on these data: that it was "
