@@ -203,6 +203,15 @@ class TestDamage:
         with pytest.raises(DataError, match=r"cut short.*prepare again"):
             open_dataset(cache.root)
 
+    @pytest.mark.parametrize("counts", [[], [1, 2, 3]])
+    def test_counts_of_other_classes(self, cache: CacheDataset, counts: list[int]) -> None:
+        index = json.loads((cache.root / "index.json").read_text())
+        entry = next(entry for entry in index["items"] if entry["mask"] is not None)
+        entry["class_pixels"] = counts
+        (cache.root / "index.json").write_text(json.dumps(index))
+        with pytest.raises(DataError, match=rf"{entry['key']} has counts of {len(counts)} classes.*again"):
+            open_dataset(cache.root)
+
     def test_another_version(self, cache: CacheDataset) -> None:
         index = json.loads((cache.root / "index.json").read_text())
         (cache.root / "index.json").write_text(json.dumps({**index, "version": 99}))

@@ -539,7 +539,7 @@ def test_a_number_on_the_images_that_chose_the_step_is_told(
     notes = evaluation_notes(read_evaluation(path), [read_run(run)])
     assert ("The run run chose its best step by the images of scenes-k5@0:val" in " ".join(notes)) == told
     for count in (0, 1):  # the evaluation knows, and its own warnings say it
-        change(path, seen=[{"chosen_on": count}])
+        change(path, seen=[SEEN | {"chosen_on": count}])
         assert evaluation_notes(read_evaluation(path), [read_run(run)]) == []
 
 
@@ -566,22 +566,44 @@ def test_other_metrics_and_scoring_everything_get_a_note(tmp_path: Path) -> None
     assert "All images were scored" in notes
 
 
+SEEN = {"role": "model", "split": "s", "same_data": True, "began_elsewhere": False}
+
+
 @pytest.mark.parametrize(
     ("split", "note", "seen", "silent"),
     [
         ("all", "All images were scored", {"trained_on": 2, "same_scenes": 0, "chosen_on": 0}, True),
         ("all", "All images were scored", {"trained_on": 0, "same_scenes": 0, "chosen_on": 0}, True),
-        ("all", "All images were scored", {"trained_on": None}, False),
+        ("all", "All images were scored", {"same_data": False}, False),
+        ("all", "All images were scored", {"trained_on": 0, "chosen_on": 0, "began_elsewhere": True}, False),
         ("folders:val", "neighbours", {"trained_on": 0, "same_scenes": 5, "chosen_on": 0}, True),
         ("folders:val", "neighbours", {"trained_on": 0, "same_scenes": 0, "chosen_on": 0}, False),
-        ("folders:val", "neighbours", {"same_scenes": None}, False),
+        ("folders:val", "neighbours", {"trained_on": 0, "same_scenes": None, "chosen_on": 0}, False),
     ],
 )
 def test_what_the_evaluation_knows_for_certain_is_not_guessed_beside_it(
     tmp_path: Path, split: str, note: str, seen: dict[str, Any], silent: bool
 ) -> None:
-    path = change(write_world(tmp_path, images=1, size=8), split=split, seen=[seen, {"role": "teacher"}])
+    path = change(write_world(tmp_path, images=1, size=8), split=split, seen=[SEEN | seen])
     assert (note not in " ".join(evaluation_notes(read_evaluation(path)))) == silent
+    unsure = {"role": "teacher", "split": "gone.txt"}
+    change(path, seen=[SEEN | seen, unsure])
+    assert any(note in text for text in evaluation_notes(read_evaluation(path)))
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        ([SEEN | {"began_elsewhere": True, "chosen_on": 0}], "the model began from another model"),
+        ([SEEN | {"same_data": False}], "these are not the data"),
+        ([SEEN | {"chosen_on": 0}, {"role": "teacher"}], "that a teacher of the model was trained on"),
+    ],
+)
+def test_what_the_evaluation_does_not_know_is_a_note(tmp_path: Path, seen: Any, reason: str) -> None:
+    path = change(write_world(tmp_path, images=1, size=8), seen=seen)
+    (note,) = evaluation_notes(read_evaluation(path))
+    assert "any of the 1 images is not known" in note
+    assert reason in note
 
 
 def test_a_comparison_says_in_what_its_numbers_differ(tmp_path: Path) -> None:

@@ -42,17 +42,20 @@ def test_what_was_met_is_what_training_gathers(data: Path, split: str) -> None:
         ({"keep": "best"}, True),
         ({"keep": "last", "patience": 2}, True),
         ({"keep": "last", "patience": None}, False),
-        (None, False),
-        ("nonsense", False),
+        (None, None),
+        ("nonsense", None),
+        ({"keep": "other", "patience": 2}, None),
     ],
 )
-def test_who_stops_in_time_chooses_by_the_score_too(data: Path, validation: Any, chosen: bool) -> None:
+def test_who_stops_in_time_chooses_by_the_score_too(data: Path, validation: Any, chosen: bool | None) -> None:
     known = met(card_of("folders", validation=validation), open_dataset(data))
     assert known is not None
     assert known.chosen is chosen
 
 
-@pytest.mark.parametrize("split", [None, 7, "scenes-k5@0", "gone.txt", "nonsense", "x" * 5000])
+@pytest.mark.parametrize(
+    "split", [None, 7, "scenes-k5@0", "gone.txt", "nonsense", "x" * 5000, "folders:train", "a\0"]
+)
 def test_of_a_split_that_cannot_be_made_nothing_is_known(data: Path, split: Any) -> None:
     assert met(card_of(split), open_dataset(data)) is None
 

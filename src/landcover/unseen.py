@@ -5,6 +5,7 @@ data at hand; whether these are the data it was made on then is told by the dige
 differ between a folder, its cache and its copies, and names such as ``train/0000`` are anyone's.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from landcover.bundle import ModelCard
 from landcover.data import Dataset, Item, split
 from landcover.data.digest import Counted, material_digest
-from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, class_pixels, select
+from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, class_pixels, parse, select
 from landcover.errors import DataError, SplitError
 
 
@@ -24,13 +25,14 @@ class Met:
         split: The split that it was trained on.
         trained_on: Items that its weights were fitted to.
         validated_on: Items that it was scored on while it was trained.
-        chosen: Whether that score chose its weights: by keeping the best, or by stopping in time.
+        chosen: Whether that score chose its weights: by keeping the best, or by stopping in time. None where
+            the card does not tell.
     """
 
     split: str
     trained_on: Sequence[Item]
     validated_on: Sequence[Item]
-    chosen: bool
+    chosen: bool | None
 
 
 def met(card: ModelCard, dataset: Dataset) -> Met | None:
@@ -42,20 +44,25 @@ def met(card: ModelCard, dataset: Dataset) -> Met | None:
         DataError: If folds are made of masks that cannot be read.
     """
     name = card.provenance.get("split")
-    if not isinstance(name, str):
-        return None
     try:
+        if not isinstance(name, str) or parse(name).part is not None:  # training takes no part
+            return None
         parts = split(dataset, name)
     except (SplitError, OSError):  # no such split here; a list of ids that cannot be opened
         return None
-    validation = card.recipe.get("validation")
-    validation = validation if isinstance(validation, Mapping) else {}
     return Met(
         name,
         next((parts[part] for part in TRAIN_PARTS if part in parts), []),
         next((parts[part] for part in VALIDATION_PARTS if part in parts), []),
-        validation.get("keep") == "best" or validation.get("patience") is not None,
+        _is_chosen(card.recipe.get("validation")),
     )
+
+
+def _is_chosen(validation: Any) -> bool | None:
+    """Return whether a recipe's validation chose the weights, None where it does not tell."""
+    if not isinstance(validation, Mapping) or validation.get("keep") not in ("best", "last"):
+        return None
+    return validation["keep"] == "best" or validation.get("patience") is not None
 
 
 def teachers_of(card: ModelCard) -> list[dict[str, Any]]:
@@ -177,9 +184,14 @@ def is_same_data(card: ModelCard, dataset: Dataset, known: Met) -> bool | None:
         DataError: If a mask cannot be read.
     """
     digest = card.provenance.get("data_digest")
-    if digest is None or set(card.legend.scored_names) != set(dataset.legend.scored_names):
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
         return None
-    order = [dataset.legend.names.index(name) for name in card.legend.scored_names]
+    if set(card.legend.scored_names) != set(dataset.legend.scored_names):
+        return None
+    names = card.provenance.get("classes")  # a teacher's own, in the order of its channels
+    if not isinstance(names, list | tuple) or sorted(map(str, names)) != sorted(card.legend.scored_names):
+        names = card.legend.scored_names
+    order = [dataset.legend.names.index(name) for name in names]
     pixels = class_pixels(dataset, known.trained_on)
     counted = (
         Counted(item.key, *dataset.size(item), pixels[item.key][order].tolist()) for item in known.trained_on

@@ -138,7 +138,7 @@ def _print_scores(result: dict[str, Any]) -> None:
     import numpy as np
     from rich.console import Console
 
-    from landcover.evaluation.leakage import describe_seen
+    from landcover.evaluation.seen import describe_seen
 
     counts = np.array(result["confusion"], float)
     cleaned = result["min_region"]

@@ -208,6 +208,13 @@ def _read_index(path: Path) -> Index:
         raise DataError(
             f"{path} is a cache of version {index.version}; this landcover reads {VERSION}. {again}"
         )
+    classes = len(Legend.from_dict(index.about.legend))
+    for entry in index.items:
+        if len(entry.class_pixels) != (0 if entry.mask is None else classes):
+            raise DataError(
+                f"{path / INDEX} is damaged: {entry.key} has counts of {len(entry.class_pixels)} classes, "
+                f"expected {classes}. {again}"
+            )
     for name, expected in ((IMAGES, index.images_bytes), (MASKS, index.masks_bytes)):
         found = (path / name).stat().st_size if (path / name).is_file() else 0
         if found != expected:

@@ -18,8 +18,8 @@ from landcover.errors import MaskError, UsageError, did_you_mean
 from landcover.evaluation.borders import band_name, border_scores, count_by_band
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.interval import LEAST_GROUPS, bootstrap_interval
-from landcover.evaluation.leakage import find_seen, fitted_warnings, seen_warnings
 from landcover.evaluation.predictions import Source, from_folder, from_model, keep_maps, required_gsd
+from landcover.evaluation.seen import find_seen, fitted_warnings, seen_warnings
 from landcover.files import check_json_output, write_text
 from landcover.legend import Legend, UInt8Array, translation
 from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scores
@@ -79,7 +79,7 @@ def evaluate(
         :meth:`landcover.evaluation.calibration.Reliability.summary` returns, the model's ``temperature`` and
         the split that it was ``fitted_on`` (None: not fitted), or None; ``borders``: what
         :func:`landcover.evaluation.borders.border_scores` returns, or None; ``seen``: what the model
-        and its teachers have met of the images, :meth:`landcover.evaluation.leakage.Seen.to_dict` each, None
+        and its teachers have met of the images, :meth:`landcover.evaluation.seen.Seen.to_dict` each, None
         for a folder of maps;
         ``per_image``: ``key, miou, pixel_accuracy``; ``warnings``; ``data`` and ``predictions`` (absolute
         paths), ``legend``, ``prediction_legend`` (of the folder or the model), ``model_sha256``: where the
@@ -120,12 +120,12 @@ def evaluate(
     elif model is not None:
         runtime = open_model(model, device=device) if isinstance(model, str | Path) else model
         source = from_model(dataset, runtime, probabilities=calibration)
-        called = str(model) if isinstance(model, str | Path) else "the model in memory"
-        seen = find_seen(called, runtime.card, dataset, items)
         if calibration:
             reliability = Reliability(len(runtime.card.legend.scored))
         if maps is not None:
             source = keep_maps(source, dataset, items, Path(maps), force=force)
+        called = str(model) if isinstance(model, str | Path) else "the model in memory"
+        seen = find_seen(called, runtime.card, dataset, items)
     outcomes = _score(
         dataset,
         items,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from landcover.evaluation.seen import describe_seen, unknown_of_seen
 from landcover.reporting.collect import Run, Scored
 from landcover.reporting.records import Evaluation, Seen
 from landcover.reporting.wording import listing
@@ -18,15 +19,20 @@ def evaluation_notes(evaluation: Evaluation, runs: Sequence[Run] = ()) -> list[s
         runs: Runs whose best model it may have scored, on the part by which that was chosen.
     """
     notes = list(evaluation.warnings)
-    told = evaluation.seen[0] if evaluation.seen else Seen()  # its warnings have the numbers
+    seen = [row.model_dump() for row in evaluation.seen or ()]
+    if unknown_of_seen(seen) is not None:
+        notes.append(describe_seen(seen, evaluation.images) or "")
+        known = Seen()
+    else:  # then the evaluation's own warnings say what was met
+        known = evaluation.seen[0] if evaluation.seen else Seen()
     split = evaluation.split.split(":")[0]
-    if split.split("-")[0] in _NEIGHBOURS and not told.same_scenes:
+    if split.split("-")[0] in _NEIGHBOURS and not known.same_scenes:
         notes.append(
             f"The split {split} does not look at scenes. Where images are pieces of larger scenes, "
             "neighbours stand on both sides of it and this number is optimistic; a split scenes-kK@I keeps "
             "scenes apart."
         )
-    elif split == "all" and told.trained_on is None:
+    elif split == "all" and known.trained_on is None:
         notes.append(
             "All images were scored. If the model was trained on some of them, this number is optimistic."
         )
@@ -34,7 +40,7 @@ def evaluation_notes(evaluation: Evaluation, runs: Sequence[Run] = ()) -> list[s
         f"The run {run.name} chose its best step by the images of {evaluation.split}. If they were "
         "these very images, prepared or not, this number is a little optimistic."
         for run in runs
-        if told.chosen_on is None and _chosen_by(evaluation, run)
+        if known.chosen_on is None and _chosen_by(evaluation, run)
     ]
     if evaluation.metric != "challenge":
         notes.append(

@@ -97,6 +97,10 @@ class Borders(_Read):
 class Seen(_Read):
     """What the model or one of its teachers has met of the images, None where that is not known."""
 
+    role: str = "model"
+    split: str | None = None
+    same_data: bool | None = None
+    began_elsewhere: bool = False
     trained_on: NonNegativeInt | None = None
     same_scenes: NonNegativeInt | None = None
     chosen_on: NonNegativeInt | None = None

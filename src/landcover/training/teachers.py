@@ -59,15 +59,17 @@ class Teacher:
     def describe(self) -> dict[str, Any]:
         """Return what a student's card tells about it.
 
-        ``sha256``, ``encoder``, ``encoder_weights`` (the name of their file, None where it began from another
-        model), ``split``, ``step``, ``data_digest``, ``init``, ``validation`` (what chose its weights),
-        ``calibration`` (what its temperature was fitted on) and ``teachers``, of the same kind.
+        ``sha256``, ``encoder``, ``classes`` (in the order of its channels), ``encoder_weights`` (the name of
+        their file, None where it began from another model), ``split``, ``step``, ``data_digest``, ``init``,
+        ``validation`` (what chose its weights), ``calibration`` (what its temperature was fitted on) and
+        ``teachers``, of the same kind.
         """
         recipe, provenance = self.card.recipe, self.card.provenance
         weights = None if provenance.get("init") else recipe.get("weights")
         return {
             "sha256": self.digest,
             "encoder": self.card.model.encoder,
+            "classes": list(self.card.legend.scored_names),
             "encoder_weights": Path(weights).name if isinstance(weights, str) else None,
             **{name: provenance.get(name) for name in ("split", "step", "data_digest", "init")},
             "validation": recipe.get("validation"),

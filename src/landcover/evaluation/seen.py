@@ -25,11 +25,13 @@ class Seen:
         role: Whether it is the model itself.
         sha256: Of a teacher: its file, as the card tells.
         split: What it was trained on; None where its card names none, or none that can be made of the data.
-        same_data: Whether the data are those that it was trained on; False, too, where these have changed
-            since, so that splits made again are others; None where nothing proves it.
+        same_data: Whether the data are those that it was trained on, as they were then; None where that
+            cannot be told. Splits made of other data would say nothing, so that all else is known only where
+            this is True.
         began_elsewhere: Whether it began from another trained model, of which no card tells.
         trained_on: Keys of the images that it was trained on, None where that is not known.
-        same_scenes: Keys of the images that are other pieces of scenes that it was trained on.
+        same_scenes: Keys of the images that are other pieces of scenes that it was trained on, as far as the
+            data have a table of scenes.
         chosen_on: Keys of the images whose score chose its weights.
     """
 
@@ -39,9 +41,9 @@ class Seen:
     split: str | None
     same_data: bool | None
     began_elsewhere: bool
-    trained_on: Keys | None
-    same_scenes: Keys | None
-    chosen_on: Keys | None
+    trained_on: Keys | None = None
+    same_scenes: Keys | None = None
+    chosen_on: Keys | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: numbers of images for their keys."""
@@ -54,6 +56,7 @@ class Seen:
 def find_seen(model: str, card: ModelCard, dataset: Dataset, items: Sequence[Item]) -> list[Seen]:
     """Return what a model and its teachers, theirs included, have met of the images that are scored.
 
+    It is told by keys, sizes and counts of classes, not by pixels: copies under other names are other images.
     The masks that it was trained on are counted for that, which a cache has done already.
 
     Args:
@@ -65,15 +68,28 @@ def find_seen(model: str, card: ModelCard, dataset: Dataset, items: Sequence[Ite
     Returns:
         The model first.
     """
-    told: dict[Any, bool | None] = {}
+    same: dict[Any, bool | None] = {}  # teachers mostly are of the same data
     found: list[Seen] = []
     for one in encounters(model, card, dataset, items, strict=False):
-        digest, names = one.card.provenance.get("data_digest"), one.card.legend.scored_names
-        asked = (one.known and one.known.split, str(digest), names)
-        if asked not in told:
-            told[asked] = _same_data(one, dataset)
-        found.append(_seen(one, told[asked], dataset, items, itself=not found))
+        asked = (one.known and one.known.split, *(str(one.card.provenance.get(name)) for name in _DECIDE))
+        if asked not in same:
+            same[asked] = _same_data(one, dataset)
+        sha256 = one.card.provenance.get("sha256")
+        found.append(
+            Seen(
+                who=one.who,
+                role="teacher" if found else "model",
+                sha256=sha256 if found and isinstance(sha256, str) else None,
+                split=None if one.known is None else one.known.split,
+                same_data=same[asked],
+                began_elsewhere=one.began_elsewhere,
+                **_met(one, one.known, dataset, items) if one.known and same[asked] else {},
+            )
+        )
     return found
+
+
+_DECIDE = ("data_digest", "classes")
 
 
 def _same_data(one: Encounter, dataset: Dataset) -> bool | None:
@@ -83,36 +99,18 @@ def _same_data(one: Encounter, dataset: Dataset) -> bool | None:
         return None
 
 
-def _seen(
-    one: Encounter, same: bool | None, dataset: Dataset, items: Sequence[Item], *, itself: bool
-) -> Seen:
-    sha256 = None if itself else one.card.provenance.get("sha256")
-    return Seen(
-        who=one.who,
-        role="model" if itself else "teacher",
-        sha256=sha256 if isinstance(sha256, str) else None,
-        split=None if one.known is None else one.known.split,
-        same_data=same,
-        began_elsewhere=one.began_elsewhere,
-        # Made of other data, the split says nothing about those that it was trained on.
-        **(
-            _met(one, one.known, dataset, items) if one.known and same is not False else dict.fromkeys(_WORDS)
-        ),
-    )
-
-
-def _met(one: Encounter, known: Met, dataset: Dataset, items: Sequence[Item]) -> dict[str, Keys]:
-    """Return the keys of the items by the way in which a model has met them, each in one way."""
+def _met(one: Encounter, known: Met, dataset: Dataset, items: Sequence[Item]) -> dict[str, Keys | None]:
+    """Return the keys of the items by the way in which a model has met them."""
     trained_on = frozenset(item.key for item in one.trained_on)
-    scenes = dataset.scenes or {}
-    trained_scenes = {scenes[item.key].scene for item in known.trained_on if item.key in scenes}
-    in_scenes = {
-        item.key for item in items if item.key in scenes and scenes[item.key].scene in trained_scenes
-    }
+    scenes = {key: tile.scene for key, tile in (dataset.scenes or {}).items()}
+    trained_scenes = {scenes.get(item.key) for item in known.trained_on}
+    others = {item.key: scenes.get(item.key) for item in items if item.key not in trained_on}
+    in_scenes = frozenset(key for key, scene in others.items() if scene and scene in trained_scenes)
+    placed = None not in trained_scenes | set(others.values())
     return {
         "trained_on": trained_on,
-        "same_scenes": frozenset(in_scenes) - trained_on,
-        "chosen_on": frozenset(item.key for item in one.chosen_on),
+        "same_scenes": in_scenes if in_scenes or placed else None,
+        "chosen_on": None if known.chosen is None else frozenset(item.key for item in one.chosen_on),
     }
 
 
@@ -130,9 +128,6 @@ _WORDS = {
 """What has happened, and what follows, of the worst kind first."""
 
 
-_BY_NAMES = "This is as far as names tell; nothing proves that these are the data that it learned from."
-
-
 def seen_warnings(found: Sequence[Seen], images: int) -> Iterator[str]:
     """Yield sentences about images that were met; of teachers, where they have met more than was said.
 
@@ -141,41 +136,57 @@ def seen_warnings(found: Sequence[Seen], images: int) -> Iterator[str]:
         images: How many images are scored.
     """
     said = dict.fromkeys(_WORDS, Keys())
-    for one in sorted(found, key=lambda one: one.same_data is None):  # what is certain first
-        doubt = "" if one.same_data else f" {_BY_NAMES}"
+    for one in found:
         for kind, (deed, consequence) in _WORDS.items():
             keys = getattr(one, kind) or Keys()
             if keys - said["trained_on"] - said[kind]:
-                yield printable(
-                    f"{one.who} (split {one.split}) {deed} {len(keys)} of the {images} images scored here: "
-                    f"{consequence}.{doubt}"
-                )
                 said[kind] |= keys
+                text = (
+                    f"{one.who} (split {one.split}) {deed} {len(keys)} of the {images} images scored here: "
+                    f"{consequence}."
+                )
+                yield printable(text.replace("\n", "\\n"))
+
+
+def unknown_of_seen(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return why it is not known whether images were met, or whether more were; None where it is known.
+
+    Args:
+        rows: ``seen`` of an evaluation. That scenes are not known is no reason: most data have none.
+    """
+    for row in rows:
+        who = "the model" if row["role"] == "model" else "a teacher of the model"
+        if row["split"] is None:
+            return f"the card names no split that {who} was trained on and that can be made of these data"
+        if row["same_data"] is False:
+            return f"these are not the data that {who} was trained on, as they were then"
+        if row["same_data"] is None:
+            return f"it cannot be told whether these are the data that {who} was trained on"
+        if row["began_elsewhere"]:
+            return f"{who} began from another model"
+        if row["chosen_on"] is None:
+            return f"the card does not tell how the weights of {who} were chosen"
+    return None
 
 
 def describe_seen(rows: Sequence[Mapping[str, Any]], images: int) -> str | None:
-    """Say that nothing was met, or why that is not known; None where warnings tell what was.
+    """Say that nothing was met, or what is not known; None where warnings say it all.
 
     Args:
         rows: ``seen`` of an evaluation.
         images: How many images were scored.
     """
-    if any(row[kind] for row in rows for kind in _WORDS):
+    met = any(row[kind] for row in rows for kind in _WORDS)
+    reason = unknown_of_seen(rows)
+    if reason is not None:
+        more = "met more of" if met else "met any of"
+        return f"Whether the model has {more} the {images} images is not known: {reason}."
+    if met:
         return None
-    for row in rows:
-        who = "the model" if row["role"] == "model" else "a teacher of the model"
-        reason = None
-        if row["split"] is None:
-            reason = f"the card names no split that {who} was trained on and that can be made of these data"
-        elif row["same_data"] is False:
-            reason = f"these are not the data that {who} was trained on, or they have changed since"
-        elif row["same_data"] is None:
-            reason = f"nothing proves that these are the data that {who} was trained on"
-        elif row["began_elsewhere"]:
-            reason = f"{who} began from another model"
-        if reason is not None:
-            return f"Whether the model has met any of the {images} images is not known: {reason}."
-    return f"The model has met none of the {images} images."
+    neighbours = any(row["same_scenes"] is None for row in rows)
+    return f"The model has met none of the {images} images" + (
+        "; the data do not tell of their neighbours." if neighbours else ", and none of their neighbours."
+    )
 
 
 def fitted_warnings(record: Mapping[str, Any], dataset: Dataset, items: Sequence[Item]) -> list[str]:

@@ -16,8 +16,10 @@ from landcover.bundle import read_model, save_model
 from landcover.cli import build
 from landcover.data import prepare
 from landcover.evaluation import evaluate
-from landcover.evaluation.leakage import describe_seen
+from landcover.evaluation.seen import describe_seen
+from landcover.legend import DEEPGLOBE, Legend
 from landcover.training.material import gather
+from landcover.training.teachers import Teacher
 from training_world import write_pair, write_pairs
 
 
@@ -104,9 +106,8 @@ def test_numbers_of_images_that_were_met(
         if count
     ]
     assert [text[: len(start)] for text, start in zip(told(result), sentences, strict=True)] == sentences
-    assert not any("names" in text for text in told(result))
-    line = describe_seen(result["seen"], result["images"])
-    assert line == (None if any(expected) else f"The model has met none of the {result['images']} images.")
+    none = f"The model has met none of the {result['images']} images, and none of their neighbours."
+    assert describe_seen(result["seen"], result["images"]) == (None if any(expected) else none)
 
 
 def test_a_cache_tells_the_same(data: Path, tmp_path: Path) -> None:
@@ -118,26 +119,41 @@ def test_a_cache_tells_the_same(data: Path, tmp_path: Path) -> None:
         assert any(numbers(here[0]))
 
 
-def test_tiles_without_a_place_are_in_no_scene(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lacking", "same_scenes"),
+    [
+        ("", 1),
+        ("train/0001", 1),
+        ("train/0005", 1),
+        ("train/000[01]", None),
+        ("validation/0000", None),
+        (".*", None),
+    ],
+)
+def test_neighbours_are_known_as_far_as_places_are(tmp_path: Path, lacking: str, same_scenes: Any) -> None:
     root = write_scenes(tmp_path / "data")
-    rows = (root / "scenes.csv").read_text().splitlines()
-    (root / "scenes.csv").write_text("\n".join(rows[:1] + rows[2:-2]) + "\n")
-    for scored in ("folders:validation", "folders:train"):
-        (row,) = evaluate(root, scored, model=model(root, "folders"))["seen"]
-        assert row["same_scenes"] == 0
+    head, *rows = (root / "scenes.csv").read_text().splitlines()
+    kept = [row for row in rows if not re.fullmatch(lacking, "/".join(row.split(",")[:2]))]
+    (root / "scenes.csv").write_text("\n".join([head, *kept]) + "\n")
+    if not kept:
+        (root / "scenes.csv").unlink()
+    result = evaluate(root, "folders:validation", model=model(root, "folders"))
+    assert numbers(result["seen"][0]) == (0, same_scenes, 0)
+    said = None if same_scenes else "met none of the 2 images; the data do not tell of their neighbours."
+    assert (describe_seen(result["seen"], 2) or "").endswith(said or "")
 
 
-def test_without_a_digest_names_tell_and_a_sentence_says_so(data: Path) -> None:
-    result = evaluate(data, "folders:train", model=model(data, "folders", digest=None))
-    assert numbers(result["seen"][0]) == (6, 0, 0)
+@pytest.mark.parametrize("digest", [None, 5, ["x"], {"a": 1}, True, "", "None", "upper"])
+def test_without_a_digest_nothing_is_claimed(data: Path, digest: Any) -> None:
+    if digest == "upper":
+        digest = digest_of(data, "folders").upper()
+    result = evaluate(data, "folders:train", model=model(data, "folders", digest=digest))
+    assert numbers(result["seen"][0]) == (None, None, None)
     assert result["seen"][0]["same_data"] is None
-    (text,) = told(result)
-    assert text.endswith(
-        "This is as far as names tell; nothing proves that these are the data that it learned from."
+    assert told(result) == []
+    assert "not known: it cannot be told whether these are the data" in (
+        describe_seen(result["seen"], 6) or ""
     )
-    unmet = evaluate(data, "scenes-k3@0:val", model=model(data, "scenes-k3@0", digest=None))
-    assert told(unmet) == []
-    assert "nothing proves that these are the data" in (describe_seen(unmet["seen"], 2) or "")
 
 
 @pytest.mark.parametrize("split", ["folders", "all", "kfold-3@0", "scenes-k3@0"])
@@ -166,16 +182,19 @@ def test_of_other_data_nothing_is_claimed(tmp_path: Path, split: str, change: st
         assert told(result) == []
         said = describe_seen(result["seen"], result["images"])
         assert said is not None
-        assert "not known: these are not the data that the model was trained on, or they have changed" in said
+        assert "not known: these are not the data that the model was trained on, as they were then." in said
 
 
 def test_teachers_are_told_of_where_they_have_met_more(data: Path) -> None:
-    alike = {"split": "scenes-k3@0", "data_digest": digest_of(data, "scenes-k3@0"), "sha256": "1" * 64}
-    more = {
-        "split": "folders",
-        "data_digest": digest_of(data, "folders"),
-        "teachers": [{"split": "gone.txt"}],
+    last = {"validation": {"keep": "last"}}
+    alike = {
+        "split": "scenes-k3@0",
+        "data_digest": digest_of(data, "scenes-k3@0"),
+        "sha256": "1" * 64,
+        **last,
     }
+    more = {"split": "folders", "data_digest": digest_of(data, "folders"), **last}
+    more["teachers"] = [{"split": "gone.txt"}]
     taught = model(data, "scenes-k3@0", teachers=[alike, more])
     held_out = evaluate(data, "scenes-k3@0:val", model=taught)
     assert [row["role"] for row in held_out["seen"]] == ["model", *["teacher"] * 3]
@@ -188,13 +207,35 @@ def test_teachers_are_told_of_where_they_have_met_more(data: Path) -> None:
     assert text.startswith("the model in memory (split scenes-k3@0) was trained on 2 of the 2")
 
 
-@pytest.mark.parametrize(("digest", "who"), [(None, "A teacher of the"), ("0" * 64, "A teacher of the")])
-def test_what_is_certain_is_said_before_what_names_tell(data: Path, digest: Any, who: str) -> None:
-    teacher = {"split": "folders", "data_digest": digest_of(data, "folders")}
+@pytest.mark.parametrize("digest", [None, "0" * 64])
+def test_what_is_not_known_of_the_model_hides_nothing_of_its_teacher(data: Path, digest: Any) -> None:
+    teacher = {"split": "folders", "data_digest": digest_of(data, "folders"), "validation": {"keep": "last"}}
     result = evaluate(data, "folders:train", model=model(data, "folders", digest=digest, teachers=[teacher]))
     (text,) = told(result)
-    assert text.startswith(who)
-    assert "names" not in text
+    assert text.startswith("A teacher of the model in memory (split folders) was trained on 6 of the 6")
+    said = describe_seen(result["seen"], 6)
+    assert said is not None
+    assert said.startswith("Whether the model has met more of the 6 images is not known: ")
+
+
+def test_a_teacher_has_its_own_order_of_classes(data: Path) -> None:
+    turned = Legend("turned", tuple(reversed(DEEPGLOBE.classes)), 0)
+    card = make_card(legend=turned).model_copy(
+        update={
+            "provenance": {
+                "split": "folders",
+                "data_digest": gather(data, "folders", crop_px=32, model_gsd=None, legend=turned).digest,
+            },
+            "recipe": {"validation": {"keep": "last"}},
+        }
+    )
+    teacher = Teacher("t", card, "1" * 64).describe()
+    assert teacher["classes"] == list(turned.scored_names)
+    result = evaluate(data, "folders:train", model=model(data, "scenes-k3@0", teachers=[teacher]))
+    assert [numbers(row) for row in result["seen"]] == [(4, 0, 0), (6, 0, 0)]
+    damaged = {**teacher, "classes": ["urban", 5]}
+    result = evaluate(data, "folders:train", model=model(data, "scenes-k3@0", teachers=[damaged]))
+    assert result["seen"][1]["same_data"] is False
 
 
 def test_a_teacher_that_was_judged_by_what_the_model_learned_is_not_told_of(data: Path) -> None:
@@ -214,6 +255,7 @@ def test_a_teacher_that_was_judged_by_what_the_model_learned_is_not_told_of(data
         ({"split": "gone.txt"}, "the card names no split"),
         ({"split": "kfold-2@0:"}, "the card names no split"),
         ({"split": ["a"]}, "the card names no split"),
+        ({"split": "scenes-k3@0:train"}, "the card names no split"),  # training takes no part
         ({"init": "1" * 64}, "the model began from another model"),
         ({"teachers": "a path"}, "the card names no split that a teacher of the model was trained on"),
     ],
@@ -228,31 +270,54 @@ def test_what_is_not_known_is_not_called_unmet(data: Path, change: dict[str, Any
     assert said.startswith(f"Whether the model has met any of the 2 images is not known: {reason}")
 
 
+@pytest.mark.parametrize("recipe", [{}, {"validation": None}, {"validation": {"keep": ["best"]}}])
+def test_a_recipe_that_does_not_tell_what_was_chosen(data: Path, recipe: dict[str, Any]) -> None:
+    runtime = model(data, "scenes-k3@0")
+    runtime.card = runtime.card.model_copy(update={"recipe": recipe})
+    result = evaluate(data, "scenes-k3@0:val", model=runtime)
+    assert numbers(result["seen"][0]) == (0, 0, None)
+    said = describe_seen(result["seen"], 2)
+    assert said is not None
+    assert said.endswith("is not known: the card does not tell how the weights of the model were chosen.")
+
+
+def test_what_was_met_and_what_is_not_known_are_both_said(data: Path) -> None:
+    runtime = model(data, "scenes-k3@0", keep="best")
+    runtime.card = runtime.card.model_copy(
+        update={"provenance": {**runtime.card.provenance, "init": "1" * 64}}
+    )
+    result = evaluate(data, "scenes-k3@0:val", model=runtime)
+    (text,) = told(result)
+    assert "was chosen by its score on 2 of the 2" in text
+    said = describe_seen(result["seen"], 2)
+    assert (
+        said
+        == "Whether the model has met more of the 2 images is not known: the model began from another model."
+    )
+
+
 def test_a_folder_of_maps_has_no_model(data: Path, tmp_path: Path) -> None:
     evaluate(data, "folders:train", model=model(data, "folders"), maps=tmp_path / "maps")
     assert evaluate(data, "folders:train", predictions=tmp_path / "maps")["seen"] is None
 
 
-def test_a_broken_mask_that_is_not_scored_stops_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["folders", "scenes-k3@0", "all"])
+def test_a_broken_mask_that_is_not_scored_stops_nothing(tmp_path: Path, split: str) -> None:
     root = write_scenes(tmp_path / "data")
-    told_of = {split: digest_of(root, split) for split in ("folders", "scenes-k3@0", "all")}
+    runtime = model(root, split, teachers=[{"split": "folders", "data_digest": digest_of(root, "folders")}])
     (root / "train/0001_mask.png").write_bytes(b"no picture")
-    expected = {"folders": (0, 1, 2), "scenes-k3@0": (None, None, None), "all": (2, 0, 0)}
-    for split, digest in told_of.items():
-        teacher = {"split": "all", "data_digest": None}
-        runtime = model(root, split, keep="best", digest=digest, teachers=[teacher])
-        own, of_teacher = evaluate(root, "folders:validation", model=runtime)["seen"]
-        assert numbers(own) == expected[split]
-        assert own["same_data"] is None
-        assert numbers(of_teacher) == (2, 0, 0)
+    result = evaluate(root, "folders:validation", model=runtime)
+    assert [numbers(row) for row in result["seen"]] == [(None, None, None)] * 2
+    assert [row["same_data"] for row in result["seen"]] == [None, None]
 
 
 def test_what_others_wrote_gives_a_terminal_no_orders(data: Path, tmp_path: Path) -> None:
-    name = "\x1b[31mids.txt"
-    (tmp_path / name).write_text("".join(f"train/{number:04}\ttrain\n" for number in range(6)))
-    (text,) = told(evaluate(data, "folders:train", model=model(data, str(tmp_path / name), digest=None)))
+    path = tmp_path / "\x1b[31mids.txt is fine.\nNothing was met."
+    path.write_text("".join(f"train/{number:04}\ttrain\n" for number in range(6)))
+    (text,) = told(evaluate(data, "folders:train", model=model(data, str(path))))
     assert "\x1b" not in text
-    assert "ids.txt" in text
+    assert "\n" not in text
+    assert "ids.txt is fine.\\nNothing was met.) was trained on 6 of the 6" in text
 
 
 def test_the_command_warns_and_names_the_model(tmp_path: Path) -> None:
@@ -268,13 +333,14 @@ def test_the_command_warns_and_names_the_model(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     expected = f"{run} (split folders) was chosen by its score on 3 of the 3 images scored here: "
     assert f"Warning: {expected}" in done.stderr
-    assert "has met" not in done.stdout
+    assert "The model has met" not in done.stdout
     (row,) = json.loads((tmp_path / "scores.json").read_text())["seen"]
     assert row == {
         **{"role": "model", "sha256": None, "split": "folders", "same_data": True, "began_elsewhere": False},
-        **{"trained_on": 0, "same_scenes": 0, "chosen_on": 3},
+        **{"trained_on": 0, "same_scenes": None, "chosen_on": 3},
     }
-    save_model(run / "best.safetensors", tensors, card.model_copy(update=known), force=True)
+    recipe = {"recipe": {"validation": {"keep": "last"}}}
+    save_model(run / "best.safetensors", tensors, card.model_copy(update=known | recipe), force=True)
     done = CliRunner().invoke(build(), command)
-    assert "The model has met none of the 3 images." in done.stdout
+    assert "The model has met none of the 3 images; the data do not tell of their neighbours." in done.stdout
     assert "was chosen" not in done.stderr
