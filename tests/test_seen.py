@@ -255,7 +255,6 @@ def test_a_teacher_that_was_judged_by_what_the_model_learned_is_not_told_of(data
         ({"split": "gone.txt"}, "the card names no split"),
         ({"split": "kfold-2@0:"}, "the card names no split"),
         ({"split": ["a"]}, "the card names no split"),
-        ({"split": "scenes-k3@0:train"}, "the card names no split"),  # training takes no part
         ({"init": "1" * 64}, "the model began from another model"),
         ({"teachers": "a path"}, "the card names no split that a teacher of the model was trained on"),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 from landcover.bundle import ModelCard
 from landcover.data import Dataset, Item, split
 from landcover.data.digest import Counted, material_digest
-from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, class_pixels, parse, select
+from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, class_pixels, select
 from landcover.errors import DataError, SplitError
 
 
@@ -44,9 +44,9 @@ def met(card: ModelCard, dataset: Dataset) -> Met | None:
         DataError: If folds are made of masks that cannot be read.
     """
     name = card.provenance.get("split")
+    if not isinstance(name, str):
+        return None
     try:
-        if not isinstance(name, str) or parse(name).part is not None:  # training takes no part
-            return None
         parts = split(dataset, name)
     except (SplitError, OSError):  # no such split here; a list of ids that cannot be opened
         return None
@@ -60,9 +60,11 @@ def met(card: ModelCard, dataset: Dataset) -> Met | None:
 
 def _is_chosen(validation: Any) -> bool | None:
     """Return whether a recipe's validation chose the weights, None where it does not tell."""
-    if not isinstance(validation, Mapping) or validation.get("keep") not in ("best", "last"):
+    if not isinstance(validation, Mapping):
         return None
-    return validation["keep"] == "best" or validation.get("patience") is not None
+    if validation.get("keep") == "best" or validation.get("patience") is not None:
+        return True
+    return False if validation.get("keep") == "last" else None
 
 
 def teachers_of(card: ModelCard) -> list[dict[str, Any]]:
@@ -162,8 +164,8 @@ def encounters(
             f"{title} {model}".strip() if one is card else f"A teacher of {model}",
             one,
             known,
-            sorted((item for item in trained_on if item.key in keys), key=lambda item: item.key),
-            sorted((item for item in chosen_on if item.key in keys), key=lambda item: item.key),
+            [item for item in trained_on if item.key in keys],  # a split's parts are sorted
+            [item for item in chosen_on if item.key in keys],
         )
 
 

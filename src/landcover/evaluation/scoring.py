@@ -80,10 +80,9 @@ def evaluate(
         the split that it was ``fitted_on`` (None: not fitted), or None; ``borders``: what
         :func:`landcover.evaluation.borders.border_scores` returns, or None; ``seen``: what the model
         and its teachers have met of the images, :meth:`landcover.evaluation.seen.Seen.to_dict` each, None
-        for a folder of maps;
-        ``per_image``: ``key, miou, pixel_accuracy``; ``warnings``; ``data`` and ``predictions`` (absolute
-        paths), ``legend``, ``prediction_legend`` (of the folder or the model), ``model_sha256``: where the
-        numbers come from.
+        for a folder of maps; ``per_image``: ``key, miou, pixel_accuracy``; ``warnings``; ``data`` and
+        ``predictions`` (absolute paths), ``legend``, ``prediction_legend`` (of the folder or the model),
+        ``model_sha256``: where the numbers come from.
 
     Raises:
         UsageError: If options contradict each other, the GSD is needed and unknown, or classes do not match.

@@ -28,14 +28,7 @@ from landcover.runtimes.base import Precision
 from landcover.training.material import Material, check_scale
 from landcover.training.runs import SOFT_LABELS_NAME
 from landcover.training.softlabels import SoftLabels, at_centres
-from landcover.unseen import (
-    Encounter,
-    common,
-    encounters,
-    fitted_items,
-    met,
-    teachers_of,
-)
+from landcover.unseen import Encounter, common, encounters, fitted_items, met, teachers_of
 
 _MADE_OF, _DIGEST = "made-of", "sha256"
 _VERSION = 1
