@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from landcover.bundle import ModelCard, save_model
 from landcover.data import open_dataset
 from landcover.exporting import candidates
 from landcover.exporting.candidates import Candidate, float_candidate
 from landcover.legend import DEEPGLOBE
-from landcover.models import ModelConfig, build_model
-from landcover.preprocessing import Preprocessing
-from landcover.runtimes import TorchRuntime
+from landcover.model import ModelConfig, build_model
+from landcover.model.card import ModelCard, save_model
+from landcover.model.preprocessing import Preprocessing
+from landcover.model.runtimes import TorchRuntime
 
 torch.set_num_threads(1)
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from landcover.bundle import ModelCard
 from landcover.legend import DEEPGLOBE, Legend
-from landcover.models import ModelConfig
-from landcover.preprocessing import Preprocessing
+from landcover.model import ModelConfig
+from landcover.model.card import ModelCard
+from landcover.model.preprocessing import Preprocessing
 
 SCORED_COLOURS = DEEPGLOBE.colours[list(DEEPGLOBE.scored)].astype(np.float32)
 

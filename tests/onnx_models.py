@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from fake_runtime import make_card
-from landcover.bundle import CARD_KEY, ModelCard
+from landcover.model.card import CARD_KEY, ModelCard
 
 STRIDE = 4
 CLASSES = 6

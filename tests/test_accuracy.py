@@ -12,18 +12,18 @@ import pytest
 
 import landcover.benchmarks.accuracy.__main__ as module
 from fake_runtime import ColourRuntime, ConstantRuntime, make_card
-from landcover import bundle
 from landcover.benchmarks.accuracy.contenders import Contender
 from landcover.benchmarks.accuracy.plan import write_report
 from landcover.benchmarks.accuracy.process import Job
 from landcover.benchmarks.accuracy.protocols import Unit
-from landcover.bundle import save_model
 from landcover.config import dump_yaml
 from landcover.data import open_dataset, select
 from landcover.data.splits import glnet_ids
 from landcover.evaluation import evaluate
 from landcover.evaluation.interval import paired_interval
 from landcover.legend import DEEPGLOBE
+from landcover.model import card as bundle
+from landcover.model.card import save_model
 from landcover.training.material import gather
 from training_world import tiny, write_pair
 

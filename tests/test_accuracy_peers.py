@@ -23,9 +23,9 @@ from landcover.benchmarks.accuracy.process import Job, run_apart
 from landcover.benchmarks.accuracy.protocols import PROTOCOLS, Unit
 from landcover.benchmarks.accuracy.recipes import MEAN, RECIPES, STD, Crops, load_recipe
 from landcover.benchmarks.accuracy.scores import effort
-from landcover.codecs import colours_to_index
 from landcover.data import open_dataset, select
 from landcover.errors import ConfigError, DataError, ModelError, UsageError
+from landcover.io import colours_to_index
 from landcover.legend import DEEPGLOBE
 from training_world import write_pairs
 

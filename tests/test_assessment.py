@@ -13,14 +13,13 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 from typer.testing import CliRunner
 
-from landcover import classmap
 from landcover.cli import build
-from landcover.codecs import write_mask
 from landcover.errors import DataError, MaskError, OutputError, UsageError
 from landcover.evaluation.assessment import assess
+from landcover.io import write_mask
+from landcover.io.vectors import WGS84, Geometries, write_features
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array, load_legend
-from landcover.raster import Georeference, row_areas, write_class_raster
-from landcover.vectors import WGS84, Geometries, write_features
+from landcover.raster import Georeference, classmap, row_areas, write_class_raster
 
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)
 UTM = CRS.from_epsg(32631)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landcover.legend import IGNORE
-from landcover.preprocessing import Preprocessing
+from landcover.model.preprocessing import Preprocessing
 from landcover.training.augment import Batch, d4, draw_colours, fill_sample, normalise
 from landcover.training.config import AugmentConfig
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from landcover.batch import check_targets, find_files
 from landcover.errors import DataError, UsageError
+from landcover.io.discovery import check_targets, find_files
 
 
 def find(*inputs: str | Path, out: Path) -> list[Path]:

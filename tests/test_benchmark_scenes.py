@@ -30,9 +30,9 @@ from landcover.benchmarks.windowing import (
     score_windows,
 )
 from landcover.cli import build
-from landcover.codecs import write_mask
 from landcover.data import open_dataset, select
 from landcover.errors import UsageError
+from landcover.io import write_mask
 from landcover.legend import DEEPGLOBE
 from onnx_models import save_exported
 

@@ -20,12 +20,12 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from landcover.bundle import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
 from landcover.cli import build
 from landcover.errors import ModelError, OutputError, is_plain
 from landcover.legend import DEEPGLOBE, LandClass, Legend
-from landcover.models import ModelConfig, build_model
-from landcover.preprocessing import Preprocessing
+from landcover.model import ModelConfig, build_model
+from landcover.model.card import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
+from landcover.model.preprocessing import Preprocessing
 
 CARD = ModelCard(
     model=ModelConfig(encoder="resnet18", aspp_rates=(2, 4, 6)),
@@ -131,7 +131,8 @@ def test_the_card_is_json_in_the_header_that_any_reader_finds(model: Path) -> No
 
 def test_a_card_is_read_without_torch(model: Path) -> None:
     code = (
-        f"import sys; from landcover.bundle import read_card; print(read_card({str(model)!r}).window_px); "
+        "import sys; from landcover.model.card import read_card; "
+        f"print(read_card({str(model)!r}).window_px); "
         "print([name for name in ('torch', 'timm') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -153,7 +154,7 @@ def test_no_space_leaves_the_old_model_and_no_rest(model: Path) -> None:
     code = (
         "import resource, signal, sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from landcover.bundle import read_card, save_model\n"
+        "from landcover.model.card import read_card, save_model\n"
         "from landcover.errors import OutputError\n"
         "path = Path(sys.argv[1])\n"
         "card = read_card(path)\n"

@@ -20,10 +20,10 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from fake_runtime import make_card
-from landcover.bundle import CARD_KEY, ModelCard, model_digest, read_card, read_model, save_model
 from landcover.cli import build
 from landcover.errors import ModelError
-from landcover.models.onnxfile import read_metadata
+from landcover.model.card import CARD_KEY, ModelCard, model_digest, read_card, read_model, save_model
+from landcover.model.onnxfile import read_metadata
 from onnx_models import make_model, save_exported
 
 CARD = make_card().model_copy(
@@ -66,7 +66,8 @@ def test_the_suffix_may_be_in_capitals(exported: Path) -> None:
 def test_a_card_is_read_without_onnx_torch_or_a_runtime(exported: Path) -> None:
     heavy = ["onnx", "torch", "openvino", "onnxruntime", "google.protobuf"]
     code = (
-        f"import sys; from landcover.bundle import read_card; print(read_card({str(exported)!r}).precision); "
+        "import sys; from landcover.model.card import read_card; "
+        f"print(read_card({str(exported)!r}).precision); "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from datafolders import MINIATURES, image_of, truth_of, write_folder, write_image, write_mask
-from landcover.codecs import read_image
 from landcover.data import open_dataset, prepare, split
 from landcover.data.cache import CacheDataset
 from landcover.errors import DataError, OutputError, UsageError
+from landcover.io import read_image
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.windows import Window
 

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 import landcover
 from export_world import noise, tiny_runtime, write_run
 from fake_runtime import ContextRuntime, make_card
-from landcover.bundle import read_card, read_model, save_model
 from landcover.cli import build
 from landcover.data import open_dataset
 from landcover.errors import DataError, ModelError, OutputError, SplitError, UsageError
@@ -25,7 +24,8 @@ from landcover.inference.engine import bands
 from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource
 from landcover.legend import DEEPGLOBE, IGNORE
-from landcover.runtimes import TorchRuntime, open_model
+from landcover.model.card import read_card, read_model, save_model
+from landcover.model.runtimes import TorchRuntime, open_model
 from landcover.training.losses import labelled_pixels
 from landcover.training.material import gather
 from training_world import assert_same_tensors, tiny, write_pairs

@@ -14,12 +14,11 @@ from rasterio._env import get_gdal_config
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
-from landcover import classmap
-from landcover.classmap import open_class_map
-from landcover.codecs import write_mask
 from landcover.errors import MaskError, UsageError, is_plain
+from landcover.io import write_mask
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array
-from landcover.raster import Georeference, write_class_raster
+from landcover.raster import Georeference, classmap, write_class_raster
+from landcover.raster.classmap import open_class_map
 from landcover.windows import Window
 
 PLACE = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))

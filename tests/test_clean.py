@@ -12,13 +12,13 @@ from PIL import Image
 from rasterio.transform import from_origin
 from typer.testing import CliRunner
 
-from landcover.classmap import ClassMap
 from landcover.cli import build
-from landcover.codecs import MaskFormat, read_mask, write_mask
 from landcover.errors import DataError, OutputError, UsageError
+from landcover.io import MaskFormat, read_mask, write_mask
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array
 from landcover.postprocess import clean, remove_small_regions
 from landcover.raster import Georeference, read_georeference, write_class_raster
+from landcover.raster.classmap import ClassMap
 from landcover.windows import Window
 
 UTM = rasterio.crs.CRS.from_epsg(32647)

@@ -29,7 +29,8 @@ from imagefiles import (
     save_palette,
     save_raster,
 )
-from landcover.codecs import (
+from landcover.errors import ImageError, LandcoverError, MaskError, OutputError, UsageError
+from landcover.io import (
     Mask,
     colours_to_index,
     encode_mask,
@@ -39,7 +40,6 @@ from landcover.codecs import (
     read_mask,
     write_mask,
 )
-from landcover.errors import ImageError, LandcoverError, MaskError, OutputError, UsageError
 from landcover.legend import DEEPGLOBE, IGNORE, NODATA, LandClass, Legend, UInt8Array
 
 GLNET = Legend("glnet", (DEEPGLOBE.classes[6], *DEEPGLOBE.classes[:6]), 0)
@@ -537,7 +537,7 @@ NO_SPACE = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from landcover.codecs import write_mask
+from landcover.io import write_mask
 from landcover.errors import OutputError
 from landcover.legend import DEEPGLOBE
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner, Result
 
 import landcover.cli.demo as module
 from landcover.cli import build
-from landcover.codecs import read_mask
 from landcover.data.synthetic import GSD
 from landcover.errors import OutputError
+from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE
 from landcover.postprocess import parse_min_region, remove_small_regions
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from landcover.models import build_model
-from landcover.models.encoders import build_encoder
+from landcover.model import build_model
+from landcover.model.encoders import build_encoder
 from landcover.training import depthwise
 from landcover.training.depthwise import DepthwiseConv2d, DepthwiseConv2dSame, quicken_depthwise
 from training_world import tiny

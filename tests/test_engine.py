@@ -11,7 +11,7 @@ from landcover.inference.engine import Band, bands
 from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource, ArrayStrip
 from landcover.legend import DEEPGLOBE
-from landcover.runtimes import Runtime
+from landcover.model.runtimes import Runtime
 
 RNG = np.random.default_rng(5)
 sides = st.integers(1, 330)

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from fake_runtime import ColourRuntime, make_card
 from landcover.cli import build
-from landcover.codecs import MaskFormat, index_to_colours, read_mask, write_mask
 from landcover.errors import DataError, MaskError, OutputError, SplitError, UsageError
 from landcover.evaluation import evaluate
 from landcover.evaluation.interval import bootstrap_interval
 from landcover.inference import predict_probabilities
+from landcover.io import MaskFormat, index_to_colours, read_mask, write_mask
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array, translation
 from landcover.metrics import ConfusionMatrix
 from landcover.raster import Georeference, write_class_raster
@@ -523,7 +523,7 @@ def test_command_shows_the_scores_though_the_disk_is_full_in_the_end(
     def full(*arguments: Any, **options: Any) -> None:
         raise OutputError("No space left")
 
-    monkeypatch.setattr("landcover.files.write_text", full)
+    monkeypatch.setattr("landcover.io.files.write_text", full)
     maps = write_maps(tmp_path / "maps")
     file = tmp_path / "r.json"
     result = run("--data", data, "--split", "folders:val", "--predictions", maps, "--json", file)

@@ -26,12 +26,12 @@ from export_world import (
     tiny_runtime,
     write_run,
 )
-from landcover.bundle import model_digest, read_card
 from landcover.cli import build
 from landcover.errors import LandcoverError, ModelError, OutputError, SplitError, UsageError
 from landcover.exporting.stac import stac_item
 from landcover.legend import DEEPGLOBE, LandClass, Legend
-from landcover.runtimes import TorchRuntime, open_model
+from landcover.model.card import model_digest, read_card
+from landcover.model.runtimes import TorchRuntime, open_model
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from export_world import World, noise, shared_world
-from landcover.bundle import read_card
 from landcover.errors import ModelError
 from landcover.exporting.metadata import write_model
 from landcover.exporting.parity import (
@@ -19,7 +18,8 @@ from landcover.exporting.parity import (
     probing_batches,
     whole_answer,
 )
-from landcover.runtimes import open_model
+from landcover.model.card import read_card
+from landcover.model.runtimes import open_model
 
 SIZES = [(1, 1, 1), (1, 33, 47), (3, 32, 64), (1, 2, 130), (1, 511, 513)]
 

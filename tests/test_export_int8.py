@@ -10,7 +10,6 @@ import pytest
 
 from export_world import WINDOW_PX, World, needs_exact_int8, noise, saturates, shared_world
 from fake_runtime import ColourRuntime
-from landcover.bundle import read_card
 from landcover.errors import ModelError, UsageError
 from landcover.exporting.candidates import Candidate, Labelled, integer_candidate
 from landcover.exporting.gates import (
@@ -22,7 +21,8 @@ from landcover.exporting.gates import (
     measure_speed,
 )
 from landcover.exporting.metadata import write_model
-from landcover.runtimes import open_model
+from landcover.model.card import read_card
+from landcover.model.runtimes import open_model
 from training_world import write_pair
 
 NO_GATE = "the network is too small to be faster"

@@ -11,7 +11,7 @@ from stat import S_ISDIR
 import pytest
 
 from landcover.errors import DataError, OutputError
-from landcover.files import atomic_path, check_output, claimed, is_temporary, walk, write_text
+from landcover.io.files import atomic_path, check_output, claimed, is_temporary, walk, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -118,7 +118,7 @@ def test_leftovers_of_killed_processes_go_when_the_file_is_written(tmp_path: Pat
 CLAIM = """
 import sys
 from pathlib import Path
-from landcover.files import claimed
+from landcover.io.files import claimed
 with claimed(Path(sys.argv[1]), Path("map.tif")):
     print("mine", flush=True)
     sys.stdin.read()

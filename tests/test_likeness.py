@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from export_world import reuse_graph, shared_world, write_run
 from fake_runtime import ColourRuntime, make_card
-from landcover import bundle, cli
-from landcover.bundle import read_card, save_model
+from landcover import cli
 from landcover.config import from_mapping
 from landcover.data.synthetic import make_dataset, make_scene
 from landcover.errors import ConfigError, ModelError
@@ -22,7 +21,10 @@ from landcover.inference.grid import make_grid
 from landcover.inference.kept import read_unlike
 from landcover.inference.reading import ArraySource
 from landcover.inference.rowstore import Told, Workplace
-from landcover.likeness import (
+from landcover.model import card as bundle
+from landcover.model.card import read_card, save_model
+from landcover.model.runtimes import TorchRuntime
+from landcover.ood import (
     FEATURES,
     LEVELS,
     MUCH,
@@ -35,7 +37,6 @@ from landcover.likeness import (
     window_features,
     windows,
 )
-from landcover.runtimes import TorchRuntime
 from landcover.training import train
 from landcover.training.imagery import learned_imagery
 from landcover.training.material import gather

@@ -110,7 +110,7 @@ def test_focal_of_a_sure_pixel_has_a_finite_gradient():
 
 
 def test_losses_agree_with_segmentation_models_pytorch():
-    importlib.import_module("landcover.models.encoders")  # makes torchvision importable beside a CPU torch
+    importlib.import_module("landcover.model.encoders")  # makes torchvision importable beside a CPU torch
     smp = pytest.importorskip("segmentation_models_pytorch")
     logits, target = sample(2, size=(3, 16, 16))
     long = target.long()

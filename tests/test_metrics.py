@@ -12,9 +12,9 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 from fake_runtime import make_card
-from landcover.codecs import read_mask, write_mask
 from landcover.errors import MaskError, UsageError
 from landcover.inference import predict_index
+from landcover.io import read_mask, write_mask
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, translation
 from landcover.metrics import METRICS, ConfusionMatrix, Scores, class_iou, mean_iou
 from landcover.windows import spans

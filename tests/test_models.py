@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from landcover.cli import build
 from landcover.errors import ConfigError, ModelError, OutputError, UsageError
-from landcover.models import MODELS, DeepLabV3Plus, ModelConfig, build_model, parameter_groups, register
-from landcover.models.deeplabv3plus import AtrousPyramid, ImagePooling
-from landcover.models.encoders import TESTED_ENCODERS, Encoder, build_encoder, possible_strides
+from landcover.model import MODELS, DeepLabV3Plus, ModelConfig, build_model, parameter_groups, register
+from landcover.model.deeplabv3plus import AtrousPyramid, ImagePooling
+from landcover.model.encoders import TESTED_ENCODERS, Encoder, build_encoder, possible_strides
 
 NARROW = {"aspp_channels": 8, "decoder_channels": 8, "low_level_channels": 4}
 SMALL = "mobilenetv2_100"
@@ -388,7 +388,7 @@ def declared_beside(folder: Path, library: bytes) -> str:
     (package / "_C.so").write_bytes(library)
     code = (
         f"import sys; sys.path.insert(0, {str(folder)!r})\n"
-        "from landcover.models._compat import declare_torchvision_operators as declare\n"
+        "from landcover.model._compat import declare_torchvision_operators as declare\n"
         "declare(); declare()\n"
         "import torch; print(hasattr(torch.ops.torchvision, 'nms'))\n"
         "import torchvision; declare(); print(torchvision.__file__)"

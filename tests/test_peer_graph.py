@@ -10,8 +10,8 @@ import torch
 from export_world import needs_exact_int8
 from landcover.benchmarks import peer_graph
 from landcover.benchmarks.peer_graph import quantised_peer
-from landcover.preprocessing import Preprocessing
-from landcover.runtimes import openvino_runtime
+from landcover.model.preprocessing import Preprocessing
+from landcover.model.runtimes import openvino_runtime
 
 SIDE = 16
 

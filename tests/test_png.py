@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from landcover.codecs.png import encode_png
+from landcover.io.png import encode_png
 from landcover.legend import DEEPGLOBE, UInt8Array
 
 RNG = np.random.default_rng(4)

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from fake_runtime import ColourRuntime, ConstantRuntime, make_card
 from landcover import cli
-from landcover.codecs import read_mask
 from landcover.errors import ConfigError, DataError, MissingExtraError, ModelError, OutputError, UsageError
 from landcover.inference import Prediction, PredictOptions, predict
+from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE, NODATA
-from landcover.runtimes import Runtime
+from landcover.model.runtimes import Runtime
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 6, (8, 11), dtype=np.uint8).repeat(6, 0).repeat(6, 1)
@@ -377,7 +377,7 @@ def test_a_map_without_any_class_is_told_of(tmp_path: Path, model: Path) -> None
 
 def test_zones_that_lie_elsewhere_are_told_of(tmp_path: Path, model: Path) -> None:
     shapely = pytest.importorskip("shapely")
-    vectors = pytest.importorskip("landcover.vectors", exc_type=MissingExtraError)
+    vectors = pytest.importorskip("landcover.io.vectors", exc_type=MissingExtraError)
     path = save_geotiff(tmp_path / "a.tif")
     for name, left in (("here", 500_000), ("there", 600_000)):
         zone = np.array([shapely.box(left, 5_699_980, left + 10, 5_700_000)], object)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landcover.errors import ConfigError, UsageError
-from landcover.preprocessing import (
+from landcover.model.preprocessing import (
     Preprocessing,
     resample_image,
     resample_mask,

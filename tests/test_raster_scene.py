@@ -459,7 +459,7 @@ def test_boxes_that_cannot_be_used(tmp_path: Path) -> None:
 
 def write_polygons(path: Path, rings: list[list[tuple[float, float]]], crs: CRS) -> Path:
     shapely = pytest.importorskip("shapely")
-    vectors = pytest.importorskip("landcover.vectors", exc_type=MissingExtraError)
+    vectors = pytest.importorskip("landcover.io.vectors", exc_type=MissingExtraError)
     polygons = np.array([shapely.Polygon(ring) for ring in rings], object)
     vectors.write_features(path, [(polygons, {})], {}, crs)
     return path

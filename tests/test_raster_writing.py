@@ -16,7 +16,7 @@ from rasterio._env import get_gdal_config
 from rasterio.crs import CRS
 
 from landcover.errors import DataError, OutputError
-from landcover.files import is_temporary, work_folder
+from landcover.io.files import is_temporary, work_folder
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
 from landcover.raster import (
     Georeference,
@@ -230,7 +230,7 @@ KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from landcover.files import is_temporary, work_folder
+from landcover.io.files import is_temporary, work_folder
 from landcover.legend import DEEPGLOBE
 from landcover.raster import write_map
 

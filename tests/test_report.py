@@ -19,14 +19,14 @@ from rasterio.crs import CRS
 from typer.testing import CliRunner
 
 from landcover import cli
-from landcover.bundle import ModelCard, model_digest, save_model
-from landcover.codecs import read_mask
 from landcover.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
 from landcover.evaluation import evaluate
 from landcover.evaluation.assessment import assess
+from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE, LandClass, Legend
-from landcover.models import ModelConfig
-from landcover.preprocessing import Preprocessing
+from landcover.model import ModelConfig
+from landcover.model.card import ModelCard, model_digest, save_model
+from landcover.model.preprocessing import Preprocessing
 from landcover.raster import Georeference, write_class_raster
 from landcover.reporting import report
 from landcover.reporting.collect import collect, read_evaluation, read_run, short_names

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from landcover.bundle import read_model
+from landcover.model.card import read_model
 from landcover.training import train
 from landcover.training.checkpoint import read_run
 from landcover.training.ema import WeightAverage

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from fake_runtime import make_card
-from landcover.bundle import save_model
 from landcover.errors import ModelError, UsageError
-from landcover.models import ModelConfig, build_model
-from landcover.runtimes import TorchRuntime, open_model
+from landcover.model import ModelConfig, build_model
+from landcover.model.card import save_model
+from landcover.model.runtimes import TorchRuntime, open_model
 
 RNG = np.random.default_rng(0)
 BATCH = RNG.integers(0, 256, (2, 32, 40, 3), dtype=np.uint8)
@@ -145,7 +145,7 @@ def test_without_torch_all_but_opening_a_checkpoint_works_and_the_extra_is_named
 import sys
 sys.modules["torch"] = None
 import landcover.inference
-from landcover.runtimes import open_model
+from landcover.model.runtimes import open_model
 open_model({str(tmp_path / "m.safetensors")!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -17,10 +17,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from fake_runtime import make_card
-from landcover.bundle import CARD_KEY, save_model
 from landcover.errors import MissingExtraError, ModelError, UsageError
-from landcover.runtimes import ONNXRuntime, OpenVINORuntime, Runtime, choose_runtime, onnx_runtime, open_model
-from landcover.runtimes import openvino_runtime as openvino_module
+from landcover.model.card import CARD_KEY, save_model
+from landcover.model.runtimes import (
+    ONNXRuntime,
+    OpenVINORuntime,
+    Runtime,
+    choose_runtime,
+    onnx_runtime,
+    open_model,
+)
+from landcover.model.runtimes import openvino_runtime as openvino_module
 from onnx_models import STRIDE, expected, make_model, save_exported
 
 CARD = make_card().model_copy(update={"temperature": 1.7})
@@ -367,7 +374,7 @@ def test_opening_a_model_reports_to_nobody_and_imports_no_more_than_it_needs(mod
     """Left alone, OpenVINO's import loads its conversion tools, which report the import to a server."""
     code = f"""
 import sys
-from landcover.runtimes import open_model
+from landcover.model.runtimes import open_model
 open_model({str(model)!r}, threads=1)
 foreign = ("telemetry", "openvino.tools", "onnx", "torch", "timm", "rasterio")
 print([name for name in sys.modules if any(part in name for part in foreign) and "landcover" not in name])
@@ -382,7 +389,7 @@ import openvino.tools.ovc  # whoever wants the tools can have them
 def test_ctrl_c_is_heard_after_models_have_gone_in_any_order(model: Path) -> None:
     """Two of OpenVINO's cores that go first in, first out leave a signal no stack: a segmentation fault."""
     code = (
-        "import gc, signal, sys; from pathlib import Path; from landcover.runtimes import open_model\n"
+        "import gc, signal, sys; from pathlib import Path; from landcover.model.runtimes import open_model\n"
         "first, second = (open_model(Path(sys.argv[1]), runtime='openvino') for _ in range(2))\n"
         "del first; gc.collect(); del second; gc.collect()\n"
         "signal.signal(signal.SIGINT, lambda *_: print('heard'))\n"

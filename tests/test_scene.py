@@ -26,7 +26,7 @@ from landcover import cli
 from landcover.errors import OutputError, UsageError
 from landcover.inference import Prediction, PredictOptions, predict
 from landcover.legend import DEEPGLOBE, NODATA
-from landcover.runtimes import Runtime
+from landcover.model.runtimes import Runtime
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 6, (40, 30), dtype=np.uint8).repeat(10, 0).repeat(10, 1)

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from export_world import tiny_runtime, write_run
 from fake_runtime import ColourRuntime, make_card
-from landcover.bundle import read_model, save_model
 from landcover.cli import build
 from landcover.data import prepare
 from landcover.evaluation import evaluate
 from landcover.evaluation.seen import describe_seen
 from landcover.legend import DEEPGLOBE, Legend
+from landcover.model.card import read_model, save_model
 from landcover.training.material import gather
 from landcover.training.teachers import Teacher
 from training_world import write_pair, write_pairs

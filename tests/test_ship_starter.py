@@ -9,13 +9,13 @@ import pytest
 from safetensors.torch import save_file
 
 from fake_runtime import make_card
-from landcover.bundle import BEST_NAME, ModelCard, model_digest, read_card, read_model, save_model
 from landcover.data import prepare
 from landcover.errors import DataError, ModelError, UsageError
 from landcover.evaluation import evaluate
 from landcover.evaluation.temperature import calibrate
-from landcover.models.encoders import timm
-from landcover.shipped import SHIPPED, TERMS
+from landcover.model.bundled import SHIPPED, TERMS
+from landcover.model.card import BEST_NAME, ModelCard, model_digest, read_card, read_model, save_model
+from landcover.model.encoders import timm
 from landcover.training import train
 from onnx_models import save_exported
 from training_world import assert_same_tensors, tiny, write_pairs

@@ -10,12 +10,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fake_runtime import make_card
-from landcover import cli, shipped
-from landcover.bundle import model_digest, read_card, read_model, resolve_model, save_model
+from landcover import cli
 from landcover.errors import ModelError
 from landcover.inference import predict
-from landcover.runtimes import open_model
-from landcover.shipped import SHIPPED, names, shipped_file
+from landcover.model import bundled as shipped
+from landcover.model.bundled import SHIPPED, names, shipped_file
+from landcover.model.card import model_digest, read_card, read_model, resolve_model, save_model
+from landcover.model.runtimes import open_model
 from onnx_models import save_exported
 
 ROOT = Path(__file__).parents[1]
@@ -157,7 +158,7 @@ def test_distributions_hold_the_files_and_their_terms() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["license-files"] == ["LICENSE", "LICENSE-MODEL", "NOTICE"]
     targets = project["tool"]["hatch"]["build"]
-    assert targets["artifacts"] == ["src/landcover/shipped/*.onnx", "src/landcover/shipped/*.safetensors"]
+    assert targets["artifacts"] == [f"src/landcover/model/bundled/*.{x}" for x in ("onnx", "safetensors")]
     assert all((ROOT / name).is_file() for name in project["project"]["license-files"])
     assert "LICENSE-MODEL" in (ROOT / "NOTICE").read_text()
     assert {path.name for path in FOLDER.iterdir() if path.suffix in (".onnx", ".safetensors")} <= {

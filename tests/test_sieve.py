@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from landcover.codecs import read_mask
 from landcover.errors import MaskError, UsageError
+from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.postprocess import remove_small_regions, sieve
 from landcover.postprocess.sieve import sieve_bands

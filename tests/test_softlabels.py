@@ -11,7 +11,7 @@ from torch.nn import functional
 from landcover.config import from_mapping
 from landcover.data import SceneTile
 from landcover.legend import DEEPGLOBE, IGNORE
-from landcover.preprocessing import Preprocessing
+from landcover.model.preprocessing import Preprocessing
 from landcover.training.batches import BatchReader
 from landcover.training.config import LossConfig
 from landcover.training.losses import build_loss, soft_cross_entropy

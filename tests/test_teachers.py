@@ -13,16 +13,16 @@ from typer.testing import CliRunner
 
 from fake_runtime import AtFullSize, ConstantRuntime, make_card
 from landcover import cli
-from landcover.bundle import model_digest, read_card, read_model, save_model
 from landcover.config import dump_yaml
 from landcover.data import open_dataset, prepare
 from landcover.errors import ConfigError, DataError, ImageError, ModelError, OutputError, UsageError
-from landcover.files import claimed
 from landcover.inference import predict_probabilities
+from landcover.io.files import claimed
 from landcover.legend import LandClass, Legend
-from landcover.models.tensorfile import read_metadata, read_tensors
-from landcover.preprocessing import Preprocessing
-from landcover.runtimes import open_model
+from landcover.model.card import model_digest, read_card, read_model, save_model
+from landcover.model.preprocessing import Preprocessing
+from landcover.model.runtimes import open_model
+from landcover.model.tensorfile import read_metadata, read_tensors
 from landcover.training import session, teachers, train
 from landcover.training.material import gather
 from landcover.training.runs import CONFIG_NAME, SOFT_LABELS_NAME

@@ -14,7 +14,6 @@ from torch.utils.tensorboard import SummaryWriter
 from typer.testing import CliRunner
 
 from landcover import cli
-from landcover.bundle import read_card, read_model, save_model
 from landcover.config import dump_yaml, from_mapping, load_config
 from landcover.data import open_dataset
 from landcover.errors import (
@@ -27,13 +26,14 @@ from landcover.errors import (
     TrainingError,
     UsageError,
 )
-from landcover.files import claimed
 from landcover.inference import predict_index
+from landcover.io.files import claimed
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.metrics import ConfusionMatrix
-from landcover.models import build_model
-from landcover.models.tensorfile import read_tensors
-from landcover.runtimes import open_model
+from landcover.model import build_model
+from landcover.model.card import read_card, read_model, save_model
+from landcover.model.runtimes import open_model
+from landcover.model.tensorfile import read_tensors
 from landcover.training import TrainConfig, load_preset, presets, train
 from landcover.training.batches import BatchReader
 from landcover.training.checkpoint import TrainingState
@@ -350,7 +350,7 @@ def test_batches_in_a_stream_are_those_read_alone(data):
 
 
 def open_preprocessing():
-    from landcover.preprocessing import Preprocessing
+    from landcover.model.preprocessing import Preprocessing
 
     return Preprocessing(1.0)
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from fake_runtime import make_card
-from landcover.bundle import ModelCard
 from landcover.data import open_dataset, prepare
 from landcover.errors import DataError
 from landcover.legend import DEEPGLOBE, Legend
+from landcover.model.card import ModelCard
 from landcover.training.material import gather
 from landcover.unseen import common, encounters, fitted_items, fitted_on, is_same_data, met
 from training_world import write_pairs

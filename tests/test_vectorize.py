@@ -18,8 +18,8 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize
 from typer.testing import CliRunner
 
-from landcover.codecs import read_mask, write_mask
 from landcover.errors import MaskError, OutputError, UsageError
+from landcover.io import read_mask, write_mask
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, NODATA, LandClass, Legend
 
 pyogrio = pytest.importorskip("pyogrio")
@@ -158,7 +158,7 @@ def test_areas_are_those_of_the_ground(tmp_path: Path, place: tuple[CRS, Affine]
     index = some_map()
     vectorize(write(tmp_path / "map.tif", index, place), tmp_path / "out.gpkg")
     polygons, fields, _ = read(tmp_path / "out.gpkg")
-    from landcover.vectors import reproject
+    from landcover.io.vectors import reproject
 
     lon, lat = shapely.get_coordinates(reproject(polygons[:1], place[0], CRS.from_epsg(4326)))[0]
     equal_area = CRS.from_proj4(f"+proj=laea +lat_0={lat} +lon_0={lon} +ellps=WGS84")

@@ -17,9 +17,9 @@ import shapely
 from rasterio.crs import CRS
 from rasterio.warp import transform
 
-from landcover import vectors
 from landcover.errors import DataError, LandcoverError, OutputError, UsageError
-from landcover.vectors import (
+from landcover.io import vectors
+from landcover.io.vectors import (
     WGS84,
     Batch,
     Geometries,
@@ -345,7 +345,7 @@ from pathlib import Path
 from rasterio.crs import CRS
 from rasterio.warp import transform
 from landcover.errors import OutputError
-from landcover.vectors import write_features
+from landcover.io.vectors import write_features
 boxes = shapely.box(np.arange(2000.0), 0, np.arange(2000.0) + 1, 1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (130_000, 130_000))
 try:

@@ -13,9 +13,9 @@ import torch
 from safetensors.numpy import save_file
 
 from landcover.errors import LandcoverError, ModelError
-from landcover.models import ModelConfig, build_model
-from landcover.models.encoders import build_encoder, timm
-from landcover.models.weights import load_encoder_weights
+from landcover.model import ModelConfig, build_model
+from landcover.model.encoders import build_encoder, timm
+from landcover.model.weights import load_encoder_weights
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
@@ -141,7 +141,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 
 FROM_TIMM = """
 from landcover.errors import ModelError
-from landcover.models import ModelConfig, build_model
+from landcover.model import ModelConfig, build_model
 model = build_model(ModelConfig(encoder="resnet18"), classes=2, weights="timm")
 print(model.state_dict()["encoder.body.bn1.weight"].sum().item())
 for encoder in ("mobilenetv2_100", "resnet50t"):

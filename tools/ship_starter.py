@@ -17,14 +17,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from landcover.bundle import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
 from landcover.data import open_dataset, select
 from landcover.errors import DataError, LandcoverError, ModelError, UsageError
 from landcover.evaluation import evaluate
 from landcover.evaluation.temperature import calibrate, calibrate_like
 from landcover.exporting import export
-from landcover.files import write_text
-from landcover.shipped import FOLDER, SHIPPED, TERMS
+from landcover.io.files import write_text
+from landcover.model.bundled import FOLDER, SHIPPED, TERMS
+from landcover.model.card import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
 from landcover.unseen import lineage, teachers_of
 
 ENCODER = "mobilenetv2_100_imagenet.safetensors"

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from landcover.bundle import ModelCard
 from landcover.data import Dataset, Item, split
 from landcover.data.digest import Counted, material_digest
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, class_pixels, select
 from landcover.errors import DataError, SplitError
+from landcover.model.card import ModelCard
 
 
 @dataclass(frozen=True)

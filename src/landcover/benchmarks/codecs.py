@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from landcover.benchmarks.timing import Timing, blocky_index, run_benchmark, take_turns
-from landcover.codecs import colours_to_index, encode_mask, index_to_colours
+from landcover.io import colours_to_index, encode_mask, index_to_colours
 from landcover.legend import DEEPGLOBE, UInt8Array
 
 

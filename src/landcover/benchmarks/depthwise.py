@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from landcover.benchmarks.timing import Timing, print_timings, take_turns
-from landcover.models.encoders import Encoder, build_encoder
-from landcover.runtimes.base import Precision
+from landcover.model.encoders import Encoder, build_encoder
+from landcover.model.runtimes.base import Precision
 from landcover.training.depthwise import quicken_depthwise
 from landcover.training.precision import has_bfloat16
 

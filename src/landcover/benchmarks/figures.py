@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from landcover.data.synthetic import make_scene
-from landcover.files import atomic_path
+from landcover.io.files import atomic_path
 from landcover.legend import DEEPGLOBE
 
 _GAP_PX = 16

@@ -18,8 +18,8 @@ from typing import Any
 from landcover.benchmarks.reference import WARM_UP_STEPS, reference_loop
 from landcover.config import from_mapping
 from landcover.data import open_dataset, prepare, split
-from landcover.files import write_text
-from landcover.models import ModelConfig, build_model
+from landcover.io.files import write_text
+from landcover.model import ModelConfig, build_model
 from landcover.training import TrainConfig, train
 
 Rate = Callable[[Path, str, int], float]

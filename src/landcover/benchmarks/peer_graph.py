@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from landcover.exporting.quantise import quantise
 from landcover.legend import UInt8Array
-from landcover.preprocessing import Preprocessing
-from landcover.runtimes.base import Float32Array
-from landcover.runtimes.openvino_runtime import answer, cpu_settings, openvino_core, taking_pixels
+from landcover.model.preprocessing import Preprocessing
+from landcover.model.runtimes.base import Float32Array
+from landcover.model.runtimes.openvino_runtime import answer, cpu_settings, openvino_core, taking_pixels
 
 
 class _Served(nn.Module):
@@ -36,7 +36,7 @@ def quantised_peer(
 ) -> Callable[[UInt8Array], Float32Array]:
     """Return a function from a uint8 (1, side, side, 3) batch to probabilities, in OpenVINO.
 
-    OpenVINO is set, fed and asked as by :class:`landcover.runtimes.openvino_runtime.OpenVINORuntime`.
+    OpenVINO is set, fed and asked as by :class:`landcover.model.runtimes.openvino_runtime.OpenVINORuntime`.
 
     Args:
         network: A module from normalised images to logits.

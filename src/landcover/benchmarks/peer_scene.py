@@ -15,7 +15,7 @@ from typing import Any
 
 from landcover.benchmarks import resources
 from landcover.errors import UsageError
-from landcover.models import _compat
+from landcover.model import _compat
 
 LIMIT_BYTES = 8 << 30
 _WATCH_S = 0.05

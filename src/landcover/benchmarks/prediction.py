@@ -23,13 +23,13 @@ from torch.nn import functional
 from landcover.benchmarks.reference import import_peer
 from landcover.benchmarks.timing import Timing, take_turns
 from landcover.benchmarks.waterfall import waterfall
-from landcover.codecs import image_size
 from landcover.errors import UsageError
 from landcover.inference import PredictOptions, predict, predict_index
+from landcover.io import image_size
 from landcover.legend import UInt8Array
-from landcover.preprocessing import IMAGENET_MEAN, IMAGENET_STD, check_gsd, scaled_size
-from landcover.runtimes import Runtime, open_model
-from landcover.runtimes.torch_runtime import load as load_checkpoint
+from landcover.model.preprocessing import IMAGENET_MEAN, IMAGENET_STD, check_gsd, scaled_size
+from landcover.model.runtimes import Runtime, open_model
+from landcover.model.runtimes.torch_runtime import load as load_checkpoint
 
 WINDOW_PX, OVERLAP_PX = 512, 128
 SIDE_PX = 2448

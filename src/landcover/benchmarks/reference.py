@@ -32,20 +32,20 @@ from landcover.benchmarks.accuracy.recipes import (
     Recipe,
     load_recipe,
 )
-from landcover.bundle import ModelCard
 from landcover.config import from_mapping
 from landcover.data import Dataset, Item, open_dataset, split
 from landcover.errors import DataError, ModelError
 from landcover.extras import needs
-from landcover.files import atomic_path, refuse_existing, write_text
+from landcover.io.files import atomic_path, refuse_existing, write_text
 from landcover.legend import IGNORE, Legend
-from landcover.models import ModelConfig
-from landcover.models._compat import declare_torchvision_operators
-from landcover.models.tensorfile import read_tensors
-from landcover.preprocessing import Preprocessing
-from landcover.runtimes import TorchRuntime
-from landcover.runtimes.base import Precision
-from landcover.runtimes.torch_runtime import pick_device
+from landcover.model import ModelConfig
+from landcover.model._compat import declare_torchvision_operators
+from landcover.model.card import ModelCard
+from landcover.model.preprocessing import Preprocessing
+from landcover.model.runtimes import TorchRuntime
+from landcover.model.runtimes.base import Precision
+from landcover.model.runtimes.torch_runtime import pick_device
+from landcover.model.tensorfile import read_tensors
 from landcover.training.precision import pick_precision
 
 WARM_UP_STEPS = 10
@@ -136,7 +136,7 @@ def reference_loop(
         minutes: Wall time to train for; or
         steps: number of optimiser steps.
         seed: For torch, and for the crops.
-        device: Where the network computes, as for ``landcover.runtimes.open_model``.
+        device: Where the network computes, as for ``landcover.model.runtimes.open_model``.
 
     Raises:
         DataError: If an item has no files, or there are fewer items than crops in a step.
@@ -193,7 +193,7 @@ def open_peer(folder: Path, dataset: Dataset, device: str = "auto") -> TorchRunt
     Args:
         folder: What :func:`main` wrote.
         dataset: Says the legend and the metres per pixel.
-        device: As for ``landcover.runtimes.open_model``.
+        device: As for ``landcover.model.runtimes.open_model``.
     """
     about = json.loads((folder / RESULT_NAME).read_text(encoding="utf-8"))
     recipe = from_mapping(Recipe, about["recipe"], str(folder / RESULT_NAME))

@@ -20,7 +20,7 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from landcover.data import open_dataset
-from landcover.files import atomic_path
+from landcover.io.files import atomic_path
 
 _BLOCK_PX = 512
 
@@ -35,7 +35,7 @@ for its ``getrusage`` would begin at the memory of the process that started the 
 _MEASURED = f"""{PEAK}
 import sys
 from landcover.inference import PredictOptions, predict
-from landcover.runtimes import open_model
+from landcover.model.runtimes import open_model
 import landcover.raster, landcover.postprocess.sieve, PIL.Image
 imported = peak()
 scene, model, out, min_region = sys.argv[1:]

@@ -10,8 +10,8 @@ from typing import Any
 from landcover.benchmarks import peer_scene, prediction, resources, windowing
 from landcover.benchmarks.prediction import chart
 from landcover.data import open_dataset, select
-from landcover.files import write_text
-from landcover.runtimes import open_model
+from landcover.io.files import write_text
+from landcover.model.runtimes import open_model
 
 _WHOLE_PIXELS = 8_000_000
 """Larger mosaics are not given to a network at once."""

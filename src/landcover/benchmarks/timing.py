@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from landcover.files import write_text
+from landcover.io.files import write_text
 from landcover.legend import DEEPGLOBE, UInt8Array
 
 

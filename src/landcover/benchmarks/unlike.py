@@ -20,10 +20,10 @@ from rasterio.errors import NotGeoreferencedWarning
 from landcover.data import Item
 from landcover.data.synthetic import make_scene
 from landcover.errors import UsageError
-from landcover.files import refuse_existing, write_text
+from landcover.io.files import refuse_existing, write_text
 from landcover.legend import UInt8Array
-from landcover.likeness import MUCH, NOTHING, ImageryProfile, Look, look
-from landcover.preprocessing import resample_image
+from landcover.model.preprocessing import resample_image
+from landcover.ood import MUCH, NOTHING, ImageryProfile, Look, look
 from landcover.progress import track
 from landcover.raster import open_scene
 from landcover.training.imagery import learned_imagery

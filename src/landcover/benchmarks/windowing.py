@@ -21,9 +21,9 @@ from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource
 from landcover.legend import NODATA, UInt8Array
 from landcover.metrics import ConfusionMatrix
-from landcover.preprocessing import resample_image
+from landcover.model.preprocessing import resample_image
+from landcover.model.runtimes import Runtime
 from landcover.progress import track
-from landcover.runtimes import Runtime
 
 WINDOWS = ((512, 0), (512, 64), (512, 128), (512, 256), (1024, 128), (1024, 256), (1536, 256))
 """Windows and overlaps that are compared, in pixels of the model."""

@@ -22,7 +22,7 @@ from landcover.data import open_dataset, select
 from landcover.data.synthetic import make_dataset
 from landcover.evaluation import evaluate
 from landcover.evaluation.baselines import score_baselines
-from landcover.files import refuse_existing, write_text
+from landcover.io.files import refuse_existing, write_text
 from landcover.training import TrainConfig, load_preset, train
 
 SCENES, SIZE_PX = 64, 512

@@ -63,7 +63,7 @@ def check_json(json: Path | None, *, force: bool) -> None:
     Raises:
         OutputError: If it exists and ``force`` is off, or cannot be written.
     """
-    from landcover.files import check_output
+    from landcover.io.files import check_output
 
     if json is not None and json != _STDOUT:
         check_output(json, force=force)
@@ -82,7 +82,7 @@ def put(result: Any, json: Path | None, show: Callable[[], object] | None, *, fo
     Raises:
         OutputError: If the file exists and ``force`` is off, or cannot be written.
     """
-    from landcover.files import write_text
+    from landcover.io.files import write_text
 
     text = dumps(result, indent=1)
     if json == _STDOUT:

@@ -32,7 +32,7 @@ def bench(
     """Measure prediction on this machine, against peers."""
     from landcover.errors import UsageError
     from landcover.extras import needs
-    from landcover.files import check_output
+    from landcover.io.files import check_output
 
     if split is not None and tiles is None:
         raise UsageError("A split was named, but no data: pass --tiles DATA.")

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from landcover.batch import MAX_PIXELS
 from landcover.cli._options import MaxPixels
 from landcover.cli._output import check_json, put
+from landcover.io.discovery import MAX_PIXELS
 
 
 def calibrate(

@@ -5,8 +5,8 @@ from typing import Annotated, cast
 
 import typer
 
-from landcover.batch import MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.cli._options import MaxOffPalette, MaxPixels
+from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 
 
 def convert(

@@ -12,7 +12,7 @@ import typer
 
 import landcover
 from landcover.errors import DataError, OutputError
-from landcover.files import write_text
+from landcover.io.files import write_text
 
 if TYPE_CHECKING:
     from landcover.training import TrainConfig

@@ -80,14 +80,14 @@ def _runtimes() -> dict[str, str]:
 
     from landcover.errors import MissingExtraError
     from landcover.extras import needs
-    from landcover.runtimes import choose_runtime
+    from landcover.model.runtimes import choose_runtime
 
     found: dict[str, str] = {}
     missing = set()
     for name, module in _RUNTIMES.items():
         try:
             with needs("train"):  # the torch runtime imports torch itself
-                found |= import_module(f"landcover.runtimes.{module}").describe()
+                found |= import_module(f"landcover.model.runtimes.{module}").describe()
         except MissingExtraError as error:
             found[name] = str(error)
             missing.add(name)
@@ -100,8 +100,8 @@ def _runtimes() -> dict[str, str]:
 
 def _models() -> dict[str, str]:
     """Say which models that come with the package are here, and what runs them."""
-    from landcover.runtimes import choose_runtime
-    from landcover.shipped import SHIPPED
+    from landcover.model.bundled import SHIPPED
+    from landcover.model.runtimes import choose_runtime
 
     return {
         f"model {model.name}": f"{choose_runtime(model.path)}; {model.about}"

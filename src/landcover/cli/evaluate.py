@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from landcover.batch import MAX_PIXELS
 from landcover.cli._assessment import assess_map
 from landcover.cli._options import MaxPixels
 from landcover.cli._output import check_json, put
 from landcover.errors import UsageError
+from landcover.io.discovery import MAX_PIXELS
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,7 @@ from landcover.errors import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from landcover.bundle import ModelCard
+    from landcover.model.card import ModelCard
 
 
 def info(
@@ -27,7 +27,7 @@ def info(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
 ) -> None:
     """Print a model's card: classes, input, scores, recipe, origin."""
-    from landcover.bundle import model_digest, read_card, resolve_model
+    from landcover.model.card import model_digest, read_card, resolve_model
 
     check_json(json, force=force)
     file = resolve_model(model)

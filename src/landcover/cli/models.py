@@ -38,8 +38,8 @@ def models(
 
 def _shipped() -> list[dict[str, Any]]:
     """Return what the cards of the models say that come with the package; None where a file is missing."""
-    from landcover.bundle import read_card
-    from landcover.shipped import SHIPPED
+    from landcover.model.bundled import SHIPPED
+    from landcover.model.card import read_card
 
     rows = []
     for model in SHIPPED:
@@ -65,7 +65,7 @@ def _trainable(names: list[str] | None) -> dict[str, Any]:
     """Return what can be trained, which only the training extra knows."""
     from dataclasses import asdict
 
-    from landcover.models import MODELS, TESTED_ENCODERS, describe_encoder
+    from landcover.model import MODELS, TESTED_ENCODERS, describe_encoder
     from landcover.training import presets
 
     return {

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from landcover.batch import MAX_PIXELS
 from landcover.cli._options import MaxPixels
 from landcover.cli._output import check_json, put
+from landcover.io.discovery import MAX_PIXELS
 
 if TYPE_CHECKING:
     from landcover.inference import Prediction
@@ -180,10 +180,10 @@ def predict(
 ) -> None:
     """Make a land-cover map of every image or scene, of any size."""
     from landcover.errors import UsageError
-    from landcover.files import check_output, write_text
     from landcover.inference import PredictOptions
     from landcover.inference import predict as make_maps
     from landcover.inference.plan import read_list
+    from landcover.io.files import check_output, write_text
 
     replace = force or resume  # a resumed prediction tells anew what all maps show
     check_json(json, force=replace)

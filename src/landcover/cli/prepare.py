@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from landcover.batch import MAX_PIXELS
 from landcover.cli._options import MaxPixels
+from landcover.io.discovery import MAX_PIXELS
 
 
 def prepare(

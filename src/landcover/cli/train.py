@@ -57,10 +57,10 @@ def train(
     import json
     from functools import partial
 
-    from landcover.bundle import read_card
     from landcover.config import with_overrides
     from landcover.errors import UsageError
     from landcover.legend import load_legend
+    from landcover.model.card import read_card
     from landcover.training import load_preset
     from landcover.training import train as train_network
 

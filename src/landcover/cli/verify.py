@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from landcover.batch import MAX_PIXELS
 from landcover.cli._options import MaxPixels
 from landcover.cli._output import check_json, put
+from landcover.io.discovery import MAX_PIXELS
 
 if TYPE_CHECKING:
     from rich.console import Console

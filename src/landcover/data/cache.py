@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from landcover.codecs import MAX_PIXELS, Mask
 from landcover.data.dataset import (
     Dataset,
     FolderDataset,
@@ -27,9 +26,10 @@ from landcover.data.dataset import (
 from landcover.data.items import Item, SceneTile
 from landcover.data.parallel import parallel_map
 from landcover.errors import DataError, OutputError, UsageError
-from landcover.files import atomic_path, is_temporary, write_text
+from landcover.io import MAX_PIXELS, Mask
+from landcover.io.files import atomic_path, is_temporary, write_text
 from landcover.legend import Legend, UInt8Array
-from landcover.preprocessing import check_gsd
+from landcover.model.preprocessing import check_gsd
 from landcover.progress import track
 from landcover.windows import Window
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from landcover.batch import MAX_OFF_PALETTE, MAX_PIXELS, PICTURE_SUFFIXES
-from landcover.codecs import MaskFormat, read_mask
 from landcover.data.maskfiles import MaskTask, plan_masks, work_off
 from landcover.errors import UsageError, did_you_mean
+from landcover.io import MaskFormat, read_mask
+from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS, PICTURE_SUFFIXES
 from landcover.legend import DEEPGLOBE, Legend
 
 Form = Literal["index", "colour"]
@@ -49,7 +49,7 @@ def convert(
     skipped and told of in the result.
 
     Args:
-        masks: Files and folders, in any form that :func:`landcover.codecs.read_mask` takes.
+        masks: Files and folders, in any form that :func:`landcover.io.read_mask` takes.
         out: Folder of the results.
         to: ``index``, one band in the legend's order, or ``colour``.
         legend: The classes, their colours and their order.

@@ -10,14 +10,14 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from landcover.batch import RASTER_SUFFIXES
-from landcover.codecs import MAX_PIXELS, Mask, image_size, read_image, read_mask
 from landcover.config import read_yaml
 from landcover.data.items import SCENES_FILE, Item, SceneTile, read_scenes
 from landcover.data.layouts import Discovery, discover, typical_size
 from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
+from landcover.io import MAX_PIXELS, Mask, image_size, read_image, read_mask
+from landcover.io.discovery import RASTER_SUFFIXES
 from landcover.legend import DEEPGLOBE, Legend, UInt8Array, load_legend, translation
-from landcover.preprocessing import check_gsd
+from landcover.model.preprocessing import check_gsd
 from landcover.raster import ground_sample_distance
 from landcover.windows import Window
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from landcover.batch import MASK_SUFFIXES, PICTURE_SUFFIXES
-from landcover.codecs import image_size
 from landcover.data.items import Item
 from landcover.errors import DataError, ImageError
-from landcover.files import check_name, walk
+from landcover.io import image_size
+from landcover.io.discovery import MASK_SUFFIXES, PICTURE_SUFFIXES
+from landcover.io.files import check_name, walk
 from landcover.legend import DEEPGLOBE, Legend
 
 _EXT = rf"(?:{'|'.join(map(re.escape, sorted(PICTURE_SUFFIXES)))})"

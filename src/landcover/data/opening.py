@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from landcover.codecs import MAX_PIXELS
 from landcover.data.cache import is_cache, open_cache
 from landcover.data.dataset import Dataset, open_folder
+from landcover.io import MAX_PIXELS
 from landcover.legend import Legend
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from landcover.codecs import MAX_PIXELS
 from landcover.data.dataset import Dataset, FolderDataset, Int64Array, count_classes
 from landcover.data.items import Item
 from landcover.data.layouts import LAYOUTS
@@ -27,6 +26,7 @@ from landcover.data.opening import open_dataset
 from landcover.data.parallel import parallel_map
 from landcover.data.splits import split as split_items
 from landcover.errors import DataError, ImageError
+from landcover.io import MAX_PIXELS
 from landcover.legend import Legend
 from landcover.progress import track
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from landcover.classmap import ClassMap, open_class_map
 from landcover.errors import DataError, UsageError, did_you_mean
 from landcover.evaluation.estimators import Z_95, Estimates, stratified_estimates
 from landcover.evaluation.overlay import Tally, count_points, count_polygons, count_raster
 from landcover.evaluation.truth import read_truth
-from landcover.files import check_json_output, write_text
-from landcover.inference.areas import ClassAreas
+from landcover.io.files import check_json_output, write_text
 from landcover.legend import DEEPGLOBE, Legend, UInt8Array
 from landcover.metrics import METRICS, ConfusionMatrix, Float64Array, Int64Array, Metric
 from landcover.progress import track
 from landcover.raster import row_areas
+from landcover.raster.classmap import ClassMap, open_class_map
+from landcover.raster.zonal import ClassAreas
 
 RASTER_TRUTH = frozenset({".img", ".jp2", ".png", ".tif", ".tiff", ".vrt"})
 """Suffixes, in lower case, of truth that is read as a raster; any other is a vector file or CSV."""

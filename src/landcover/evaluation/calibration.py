@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from landcover.errors import UsageError
 from landcover.legend import IGNORE, UInt8Array
-from landcover.runtimes.base import Float32Array
+from landcover.model.runtimes.base import Float32Array
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]

@@ -9,13 +9,13 @@ from rasterio.enums import Resampling
 from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 
-from landcover.classmap import ClassMap
 from landcover.evaluation.truth import Truth
 from landcover.extras import needs
+from landcover.io.vectors import Geometries, reproject
 from landcover.legend import NODATA, UInt8Array
 from landcover.metrics import ConfusionMatrix, Float64Array
 from landcover.raster import Georeference
-from landcover.vectors import Geometries, reproject
+from landcover.raster.classmap import ClassMap
 from landcover.windows import Window
 
 with needs("vector"):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from landcover.codecs import MAX_PIXELS, image_size, read_mask, write_mask
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ImageError, UsageError
-from landcover.files import check_output
 from landcover.inference import predict_index, predict_probabilities
+from landcover.io import MAX_PIXELS, image_size, read_mask, write_mask
+from landcover.io.files import check_output
 from landcover.legend import Legend, UInt8Array, translation
-from landcover.runtimes import Runtime
-from landcover.runtimes.base import Float32Array
+from landcover.model.runtimes import Runtime
+from landcover.model.runtimes.base import Float32Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from landcover.bundle import ModelCard, model_digest
-from landcover.codecs import MAX_PIXELS
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError, did_you_mean
@@ -20,12 +18,14 @@ from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.interval import LEAST_GROUPS, bootstrap_interval
 from landcover.evaluation.predictions import Source, from_folder, from_model, keep_maps, required_gsd
 from landcover.evaluation.seen import find_seen, fitted_warnings, seen_warnings
-from landcover.files import check_json_output, write_text
+from landcover.io import MAX_PIXELS
+from landcover.io.files import check_json_output, write_text
 from landcover.legend import Legend, UInt8Array, translation
 from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scores
+from landcover.model.card import ModelCard, model_digest
+from landcover.model.runtimes import Runtime, open_model
 from landcover.postprocess import parse_min_region, remove_small_regions
 from landcover.progress import track
-from landcover.runtimes import Runtime, open_model
 from landcover.unseen import fitted_on
 
 
@@ -55,7 +55,7 @@ def evaluate(
         split: ``NAME:part``, as for :func:`landcover.data.select`.
         model: What predicts: a model file, a run folder or a runtime. Either this or ``predictions``.
         predictions: Folder of masks named ``<key>_mask.png`` or ``<key>.png`` (or ``.tif``), in any form that
-            :func:`landcover.codecs.read_mask` takes.
+            :func:`landcover.io.read_mask` takes.
         metric: One of :data:`landcover.metrics.METRICS`.
         prediction_legend: Legend of the folder's masks; by default the data's. Classes are matched by name.
         legend: Legend of the data's masks; by default what the data say.

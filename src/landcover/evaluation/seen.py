@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from landcover.bundle import ModelCard
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, printable
+from landcover.model.card import ModelCard
 from landcover.unseen import Encounter, Met, common, encounters, fitted_items, fitted_on
 
 Keys = frozenset[str]

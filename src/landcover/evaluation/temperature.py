@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover import __version__
-from landcover.bundle import (
+from landcover.data import Dataset, Item, open_dataset, select
+from landcover.errors import DataError, ModelError, OutputError, UsageError
+from landcover.evaluation.calibration import Reliability
+from landcover.evaluation.predictions import required_gsd
+from landcover.inference.grid import Grid, make_grid
+from landcover.io import MAX_PIXELS
+from landcover.legend import IGNORE, Legend, UInt8Array, translation
+from landcover.model.card import (
     ModelCard,
     is_exported,
     model_digest,
@@ -24,23 +31,16 @@ from landcover.bundle import (
     resolve_model,
     save_model,
 )
-from landcover.codecs import MAX_PIXELS
-from landcover.data import Dataset, Item, open_dataset, select
-from landcover.errors import DataError, ModelError, OutputError, UsageError
-from landcover.evaluation.calibration import Reliability
-from landcover.evaluation.predictions import required_gsd
-from landcover.inference.grid import Grid, make_grid
-from landcover.legend import IGNORE, Legend, UInt8Array, translation
-from landcover.models.tensorfile import Tensors
-from landcover.preprocessing import resample_image
+from landcover.model.preprocessing import resample_image
+from landcover.model.runtimes import open_model
+from landcover.model.runtimes.base import Float32Array
+from landcover.model.tensorfile import Tensors
 from landcover.progress import track
-from landcover.runtimes import open_model
-from landcover.runtimes.base import Float32Array
 from landcover.unseen import encounters, teachers_of
 from landcover.windows import Span
 
 if TYPE_CHECKING:
-    from landcover.runtimes import TorchRuntime
+    from landcover.model.runtimes import TorchRuntime
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -12,9 +12,9 @@ from rasterio.errors import CRSError
 
 from landcover.errors import DataError, UsageError, did_you_mean
 from landcover.extras import needs
+from landcover.io.vectors import WGS84, Kind, read_features, reproject
 from landcover.legend import NODATA, Legend, UInt8Array
 from landcover.metrics import Float64Array
-from landcover.vectors import WGS84, Kind, read_features, reproject
 
 with needs("vector"):
     import shapely

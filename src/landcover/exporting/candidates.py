@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import onnx
 
-from landcover.bundle import ModelCard
 from landcover.exporting.gates import check_accuracy, check_speed, measure_accuracy, measure_speed
 from landcover.exporting.graph import model_graph, standardised_graph
 from landcover.exporting.metadata import standard_entries, write_model
@@ -15,8 +14,9 @@ from landcover.exporting.parity import check_parity, measure_parity, probing_bat
 from landcover.exporting.qgis import DeepnessAnswer, deepness_entries
 from landcover.exporting.quantise import quantise
 from landcover.legend import UInt8Array
-from landcover.models import DeepLabV3Plus
-from landcover.runtimes import Runtime, TorchRuntime, open_model
+from landcover.model import DeepLabV3Plus
+from landcover.model.card import ModelCard
+from landcover.model.runtimes import Runtime, TorchRuntime, open_model
 
 _RUNTIMES = ("openvino", "onnxruntime")
 

@@ -11,7 +11,7 @@ from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.synthetic import GSD, make_scene
 from landcover.errors import UsageError
 from landcover.legend import UInt8Array
-from landcover.preprocessing import resample_image
+from landcover.model.preprocessing import resample_image
 from landcover.windows import Window
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from landcover import __version__
-from landcover.bundle import ONNX_SUFFIX, ModelCard, model_digest
 from landcover.errors import UsageError, did_you_mean
 from landcover.exporting.candidates import (
     Labelled,
@@ -24,8 +23,9 @@ from landcover.exporting.gates import MAX_MIOU_LOSS
 from landcover.exporting.graph import OPSET
 from landcover.exporting.metadata import write_model
 from landcover.exporting.stac import stac_item
-from landcover.files import atomic_path, check_output, write_text
-from landcover.runtimes import TorchRuntime, open_model
+from landcover.io.files import atomic_path, check_output, write_text
+from landcover.model.card import ONNX_SUFFIX, ModelCard, model_digest
+from landcover.model.runtimes import TorchRuntime, open_model
 
 Purpose = Literal["landcover", "qgis"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from landcover.errors import ModelError, UsageError
 from landcover.evaluation import evaluate
 from landcover.legend import UInt8Array
-from landcover.runtimes import Runtime
+from landcover.model.runtimes import Runtime
 
 MAX_MIOU_LOSS = 0.5
 """Points of mIoU that quantisation may cost."""

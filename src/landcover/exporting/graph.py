@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from landcover import __version__
-from landcover.bundle import ModelCard
-from landcover.models import DeepLabV3Plus
-from landcover.runtimes.graph import OUTPUTS, PROBABILITIES
+from landcover.model import DeepLabV3Plus
+from landcover.model.card import ModelCard
+from landcover.model.runtimes.graph import OUTPUTS, PROBABILITIES
 
 OPSET = 18
 """Version of ONNX's operators: the first whose Pad and Resize take the axes that the exporter writes."""

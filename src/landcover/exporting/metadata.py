@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 
 from landcover import __version__
-from landcover.bundle import CARD_KEY, ModelCard
+from landcover.model.card import CARD_KEY, ModelCard
 
 # https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md
 _PIXELS = {
@@ -29,7 +29,7 @@ def write_model(
     Args:
         path: The file; one that is there is replaced.
         model: Graph and weights; its entries are replaced.
-        card: Written under the key that :func:`landcover.bundle.read_card` looks for.
+        card: Written under the key that :func:`landcover.model.card.read_card` looks for.
         entries: Further entries of ``metadata_props``.
     """
     classes = ", ".join(card.legend.scored_names)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from landcover.errors import ModelError
 from landcover.legend import UInt8Array
-from landcover.runtimes import Runtime
+from landcover.model.runtimes import Runtime
 
 Float32Array = npt.NDArray[np.float32]
 Answer = Callable[[UInt8Array], Sequence[Float32Array]]

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from landcover.bundle import ModelCard
 from landcover.legend import UInt8Array
-from landcover.runtimes.onnx_runtime import import_onnxruntime
+from landcover.model.card import ModelCard
+from landcover.model.runtimes.onnx_runtime import import_onnxruntime
 
 Float32Array = npt.NDArray[np.float32]
 

@@ -7,9 +7,9 @@ null, which the STAC specification allows (and then forbids a bounding box).
 import re
 from typing import Any
 
-from landcover.bundle import ModelCard
 from landcover.exporting.graph import INPUT, STANDARDISED
-from landcover.runtimes.graph import PROBABILITIES
+from landcover.model.card import ModelCard
+from landcover.model.runtimes.graph import PROBABILITIES
 
 EXTENSIONS = (
     "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",

@@ -24,8 +24,8 @@ from landcover.inference.prefetch import prefetch
 from landcover.inference.reading import BoolArray, Source, Validity, WindowRow, window_rows
 from landcover.inference.upsampling import Axis, Float32Array, upsample, upsampled_argmax
 from landcover.legend import Legend, UInt8Array
-from landcover.likeness import NOTHING, ImageryProfile, Look, look
-from landcover.runtimes import Runtime
+from landcover.model.runtimes import Runtime
+from landcover.ood import NOTHING, ImageryProfile, Look, look
 from landcover.windows import Span
 
 _MINIMUM_PX = 32

@@ -49,7 +49,7 @@ def mirrored(image: UInt8Array, valid: BoolArray) -> UInt8Array:
 def any_within(missing: BoolArray, pixels: slice, step: float, offset: int, axis: int) -> BoolArray:
     """Return, along one axis, whether anything is missing of what pixels of another grid are resampled from.
 
-    Both filters of :mod:`landcover.preprocessing` end one pixel of the coarser grid from the centre.
+    Both filters of :mod:`landcover.model.preprocessing` end one pixel of the coarser grid from the centre.
 
     Args:
         missing: bool (n, m).

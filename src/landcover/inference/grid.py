@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landcover.bundle import ModelCard
 from landcover.errors import ImageError, UsageError
 from landcover.inference.upsampling import Axis, axis
-from landcover.preprocessing import Size, check_gsd, scaled_size
-from landcover.runtimes import Runtime
+from landcover.model.card import ModelCard
+from landcover.model.preprocessing import Size, check_gsd, scaled_size
+from landcover.model.runtimes import Runtime
 from landcover.windows import Span, cannot_overlap, spans
 
 WHOLE_PX = 1536

@@ -7,7 +7,7 @@ from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource
 from landcover.inference.upsampling import Float32Array
 from landcover.legend import UInt8Array
-from landcover.runtimes import Runtime
+from landcover.model.runtimes import Runtime
 
 
 def predict_probabilities(

@@ -10,17 +10,17 @@ import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
-from landcover.classmap import open_class_map
-from landcover.codecs import read_mask
 from landcover.errors import OutputError, printable
-from landcover.inference.areas import ClassAreas, read_zones
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import GsdSource, Task, products
 from landcover.inference.results import MadeMap
 from landcover.inference.scene import UNLIKE, WORK, work_digest
+from landcover.io import read_mask
 from landcover.legend import Legend, UInt8Array
-from landcover.likeness import Unlike
+from landcover.ood import Unlike
 from landcover.raster import read_georeference, row_areas
+from landcover.raster.classmap import open_class_map
+from landcover.raster.zonal import ClassAreas, read_zones
 from landcover.windows import Window
 
 _GSD = re.compile(r"(\S+) \((.+)\)")

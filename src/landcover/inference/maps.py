@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from landcover import __version__
-from landcover.bundle import model_digest
 from landcover.data.parallel import parallel_map
 from landcover.errors import DataError, LandcoverError, OutputError, UsageError
 from landcover.extras import needs
@@ -22,11 +21,12 @@ from landcover.inference.results import MadeMap, Prediction
 from landcover.inference.scene import make_map
 from landcover.inference.upsampling import Float32Array
 from landcover.legend import UInt8Array
+from landcover.model.card import model_digest
+from landcover.model.runtimes import Runtime, open_model
 from landcover.progress import track
-from landcover.runtimes import Runtime, open_model
 
 if TYPE_CHECKING:
-    from landcover.bundle import ModelCard
+    from landcover.model.card import ModelCard
 
 
 def predict(
@@ -58,7 +58,7 @@ def predict(
         device: Where to compute, unless ``model`` is a runtime.
         runtime: Which library computes, likewise.
         threads: With how many threads, likewise.
-        precision: In which precision, likewise; see :func:`landcover.runtimes.open_model`.
+        precision: In which precision, likewise; see :func:`landcover.model.runtimes.open_model`.
 
     Raises:
         UsageError: If an argument cannot be used.
@@ -86,7 +86,7 @@ def predict(
         raise UsageError("Maps of a model in memory cannot be told from others: --resume needs a model file.")
     if options.vector is not None:
         with needs("vector"):
-            from landcover.vectors import vector_driver
+            from landcover.io.vectors import vector_driver
         vector_driver(Path(f"map.{options.vector}"))
     tasks = plan(inputs, Path(out), options, model_gsd=result.model_gsd)
     print(f"Model: {result.model}, on {result.runtime} ({result.device}).", file=sys.stderr)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from landcover.codecs import read_imagery
 from landcover.errors import UsageError
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import GsdSource, Task
 from landcover.inference.reading import ArraySource
-from landcover.preprocessing import Size
+from landcover.io import read_imagery
+from landcover.model.preprocessing import Size
 from landcover.raster import Georeference, Scene, open_scene, pixel_sides, row_areas
 from landcover.windows import Window
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from landcover.codecs import MAX_PIXELS, MaskFormat
 from landcover.errors import UsageError
+from landcover.io import MAX_PIXELS, MaskFormat
+from landcover.model.preprocessing import check_gsd
 from landcover.postprocess import parse_min_region
-from landcover.preprocessing import check_gsd
 from landcover.raster import Scaling, check_box, check_scaling
 from landcover.windows import cannot_overlap
 

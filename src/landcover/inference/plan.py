@@ -8,11 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import urlsplit
 
-from landcover.batch import IMAGE_END, PICTURE_SUFFIXES, check_targets, find_files
 from landcover.data import open_dataset
 from landcover.data.dataset import SETTINGS_FILE, read_settings
 from landcover.errors import DataError, UsageError
 from landcover.inference.options import MapFormat, PredictOptions
+from landcover.io.discovery import IMAGE_END, PICTURE_SUFFIXES, check_targets, find_files
 from landcover.raster import Georeference, display_name, ground_sample_distance, read_georeference
 
 NO_IMAGE = ("_mask", "_label", "_probabilities", "_confidence")

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from landcover.codecs import write_mask
-from landcover.inference.areas import ClassAreas, ZoneAreas
 from landcover.inference.engine import Band
 from landcover.inference.options import PredictOptions
 from landcover.inference.results import MadeMap
 from landcover.inference.rowstore import RowStore, Workplace
+from landcover.io import write_mask
 from landcover.legend import NODATA, Legend, UInt8Array
+from landcover.model.preprocessing import Size
 from landcover.postprocess import parse_min_region, remove_small_regions, sieve_bands
-from landcover.preprocessing import Size
 from landcover.raster import Georeference, write_bands, write_map
+from landcover.raster.zonal import ClassAreas, ZoneAreas
 
 IN_MEMORY_PIXELS = 1 << 26
 """Up to so many pixels (8192 x 8192) a scene's map stays in memory until it is written."""

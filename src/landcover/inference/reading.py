@@ -13,7 +13,7 @@ from landcover.errors import UsageError
 from landcover.inference.filling import any_within
 from landcover.inference.grid import Grid
 from landcover.legend import UInt8Array
-from landcover.preprocessing import resample_rows, source_rows
+from landcover.model.preprocessing import resample_rows, source_rows
 
 BoolArray = npt.NDArray[np.bool_]
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from landcover.inference.areas import Area, ClassAreas
 from landcover.inference.plan import GsdSource, Task
 from landcover.legend import Legend
-from landcover.likeness import Unlike
-from landcover.preprocessing import Size
+from landcover.model.preprocessing import Size
+from landcover.ood import Unlike
+from landcover.raster.zonal import Area, ClassAreas
 from landcover.windows import Window
 
 

@@ -13,9 +13,9 @@ from typing import BinaryIO
 import numpy as np
 
 from landcover.errors import DataError, OutputError
-from landcover.files import claimed, write_text, writing
+from landcover.io.files import claimed, write_text, writing
 from landcover.legend import UInt8Array
-from landcover.likeness import NOTHING, Look
+from landcover.ood import NOTHING, Look
 from landcover.windows import Window
 
 _STATE = "state.json"

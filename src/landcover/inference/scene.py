@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from landcover.errors import ImageError, OutputError, UsageError
-from landcover.files import work_folder
-from landcover.inference.areas import ClassAreas, Float64Array, ZoneAreas, read_zones
 from landcover.inference.engine import Band, bands
 from landcover.inference.grid import make_grid
 from landcover.inference.opening import Imagery, open_imagery
@@ -20,9 +18,11 @@ from landcover.inference.prefetch import prefetch
 from landcover.inference.products import IN_MEMORY_PIXELS, Stores, write_products
 from landcover.inference.results import MadeMap
 from landcover.inference.rowstore import Told, Workplace
+from landcover.io.files import work_folder
 from landcover.legend import Legend
-from landcover.likeness import NOTHING, Look
-from landcover.runtimes import Runtime
+from landcover.model.runtimes import Runtime
+from landcover.ood import NOTHING, Look
+from landcover.raster.zonal import ClassAreas, Float64Array, ZoneAreas, read_zones
 
 _NOT_IN_MAP = (
     "resume",

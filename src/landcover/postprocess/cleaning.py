@@ -9,15 +9,15 @@ import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 
-from landcover.batch import MASK_SUFFIXES, MAX_OFF_PALETTE, MAX_PIXELS
-from landcover.classmap import check_classes, open_class_map, open_raster
-from landcover.codecs import MaskFormat, read_mask
 from landcover.data.maskfiles import MaskTask, plan_masks, work_off
 from landcover.errors import MaskError, UsageError
+from landcover.io import MaskFormat, read_mask
+from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, Legend, UInt8Array
 from landcover.postprocess.regions import parse_min_region, remove_small_regions
 from landcover.postprocess.sieve import BAND_ROWS, decide, rewrite
 from landcover.raster import ground_sample_distance, write_map
+from landcover.raster.classmap import check_classes, open_class_map, open_raster
 
 _OWN_TAGS = {"AREA_OR_POINT", CLASS_NAMES}
 """Tags that writing a raster sets anew."""
@@ -73,7 +73,7 @@ def clean(
     are held whole. Several masks are worked on at a time, one for each processor.
 
     Args:
-        masks: Files and folders, in any form that :func:`landcover.codecs.read_mask` takes.
+        masks: Files and folders, in any form that :func:`landcover.io.read_mask` takes.
         out: Folder of the results.
         min_region: Smallest region that stays, as ``8000px`` or ``2000m2``.
         legend: Classes of the masks.

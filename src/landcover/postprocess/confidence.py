@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.io import DatasetReader
 
-from landcover.classmap import ClassMap, open_raster, reading, two_rows_of_blocks
 from landcover.errors import MaskError
 from landcover.postprocess.components import Runs
 from landcover.raster import read_georeference
 from landcover.raster.blockcache import BLOCK_CACHE
+from landcover.raster.classmap import ClassMap, open_raster, reading, two_rows_of_blocks
 
 Float64Array = npt.NDArray[np.float64]
 

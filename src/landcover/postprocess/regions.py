@@ -8,7 +8,7 @@ from rasterio.features import sieve
 
 from landcover.errors import MaskError, UsageError
 from landcover.legend import NODATA, UInt8Array
-from landcover.preprocessing import check_gsd
+from landcover.model.preprocessing import check_gsd
 
 _MIN_REGION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(px|m2)\s*", re.IGNORECASE)
 

@@ -12,21 +12,21 @@ import numpy.typing as npt
 from affine import Affine
 from rasterio.crs import CRS
 
-from landcover.classmap import ClassMap, open_class_map
 from landcover.errors import UsageError
 from landcover.extras import needs
-from landcover.files import check_output
+from landcover.io.files import check_output
+from landcover.io.vectors import Batch, vector_driver, write_features
 from landcover.legend import NODATA, Legend, UInt8Array
+from landcover.model.preprocessing import check_gsd
 from landcover.postprocess.components import IntArray, Labeller
 from landcover.postprocess.confidence import Float64Array, open_confidence
 from landcover.postprocess.outlines import Bends, Polygons, Rings, find_bends, to_polygons, trace
 from landcover.postprocess.regions import parse_min_region
 from landcover.postprocess.sieve import BAND_ROWS, decide, rewrite
 from landcover.postprocess.tallies import Tallies
-from landcover.preprocessing import check_gsd
 from landcover.progress import track
 from landcover.raster import pixel_size, row_areas
-from landcover.vectors import Batch, vector_driver, write_features
+from landcover.raster.classmap import ClassMap, open_class_map
 
 with needs("vector"):
     import shapely
@@ -90,7 +90,7 @@ def vectorize(
     complete yet, and 60 for each region. Formats other than GeoPackage are held in memory as a whole.
 
     Args:
-        map_path: A raster of one 8-bit band, see :func:`~landcover.classmap.open_class_map`.
+        map_path: A raster of one 8-bit band, see :func:`~landcover.raster.classmap.open_class_map`.
         out: ``.gpkg``, ``.fgb``, ``.parquet``, or ``.geojson``, which is in longitude and latitude (WGS 84)
             as RFC 7946 wants it. The others are in the map's CRS, or, where it has none, in its columns and
             rows, rows downwards.

@@ -11,7 +11,7 @@ from rasterio._err import CPLE_BaseError, CPLE_OpenFailedError  # what GDAL said
 from rasterio.errors import RasterioError
 
 from landcover.errors import ImageError
-from landcover.files import check_name
+from landcover.io.files import check_name
 
 _REMOTE = re.compile(r"(https?|ftp|s3|gs|az|oss|swift)://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)\b")
 _SLOW_BYTES_PER_S = 1000

@@ -99,7 +99,7 @@ def _read_polygons(path: Path, place: Georeference) -> tuple[PolygonMask, Box, B
     """Return the polygons of a file, and their bounds in pixels and in the scene's reference system."""
     with needs("vector"):
         import shapely
-    from landcover.vectors import read_features
+    from landcover.io.vectors import read_features
 
     features = read_features(path, place.crs)
     if features.kind != "polygon":

@@ -3,7 +3,7 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
-from landcover.files import write_text
+from landcover.io.files import write_text
 from landcover.legend import Legend
 
 

@@ -24,7 +24,7 @@ from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 
 from landcover.errors import OutputError
-from landcover.files import atomic_path, check_output, claimed, work_folder, writing
+from landcover.io.files import atomic_path, check_output, claimed, work_folder, writing
 from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
 from landcover.raster.blockcache import BLOCK_CACHE
 from landcover.raster.georeference import Georeference

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from landcover.bundle import BEST_NAME, ModelCard, model_digest, read_card
 from landcover.errors import DataError, UsageError
 from landcover.legend import BUILT_IN, Legend
+from landcover.model.card import BEST_NAME, ModelCard, model_digest, read_card
 from landcover.reporting.records import End, Evaluation, Event, Start, Step, Validation
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import landcover
 from landcover.errors import UsageError
 from landcover.extras import needs
-from landcover.files import refuse_existing, write_text
+from landcover.io.files import refuse_existing, write_text
 from landcover.progress import track
 from landcover.reporting.collect import collect
 from landcover.reporting.notes import comparison_notes

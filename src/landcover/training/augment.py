@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from landcover.legend import UInt8Array
-from landcover.preprocessing import Preprocessing, resample_image, resample_mask
+from landcover.model.preprocessing import Preprocessing, resample_image, resample_mask
 from landcover.training.config import AugmentConfig
 
 Float32Array = npt.NDArray[np.float32]

@@ -8,7 +8,7 @@ import numpy as np
 
 from landcover.data import Dataset, Item
 from landcover.legend import UInt8Array
-from landcover.preprocessing import Preprocessing
+from landcover.model.preprocessing import Preprocessing
 from landcover.training.augment import Batch, fill_sample
 from landcover.training.config import TrainConfig
 from landcover.training.sampling import Census, Crop, CropSampler

@@ -12,10 +12,10 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from landcover.bundle import STATE_KEY
 from landcover.errors import ModelError
-from landcover.files import atomic_path
-from landcover.models.tensorfile import read_metadata, read_tensors
+from landcover.io.files import atomic_path
+from landcover.model.card import STATE_KEY
+from landcover.model.tensorfile import read_metadata, read_tensors
 from landcover.training.progress import Progress
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from landcover.config import Config, from_mapping, load_config, parse_yaml
 from landcover.errors import UsageError, did_you_mean
-from landcover.models import ModelConfig
+from landcover.model import ModelConfig
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from landcover.models._compat import declare_torchvision_operators
+from landcover.model._compat import declare_torchvision_operators
 
 declare_torchvision_operators()
 from timm.layers.conv2d_same import Conv2dSame  # noqa: E402 - needs the declaration above
 from timm.layers.padding import pad_same  # noqa: E402
 
-from landcover.runtimes.base import Precision  # noqa: E402
+from landcover.model.runtimes.base import Precision  # noqa: E402
 
 Pair = tuple[int, int]
 

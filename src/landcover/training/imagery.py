@@ -3,8 +3,8 @@
 from landcover.data import Item
 from landcover.data.parallel import parallel_map
 from landcover.legend import UInt8Array
-from landcover.likeness import WINDOW_PX, ImageryProfile, measure_profile
-from landcover.preprocessing import resample_image
+from landcover.model.preprocessing import resample_image
+from landcover.ood import WINDOW_PX, ImageryProfile, measure_profile
 from landcover.training.material import Material
 from landcover.training.validation import spread
 

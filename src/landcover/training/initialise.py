@@ -7,12 +7,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from landcover.bundle import read_model
 from landcover.errors import ModelError
 from landcover.legend import Legend
-from landcover.models import ModelConfig
-from landcover.models.weights import TIMM
-from landcover.preprocessing import Preprocessing
+from landcover.model import ModelConfig
+from landcover.model.card import read_model
+from landcover.model.preprocessing import Preprocessing
+from landcover.model.weights import TIMM
 
 
 def encoder_preprocessing(encoder: str, gsd: float) -> Preprocessing:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch.utils.tensorboard import SummaryWriter
 
 from landcover.errors import OutputError
-from landcover.files import write_text
+from landcover.io.files import write_text
 
 LOG_NAME = "log.jsonl"
 LOG_BEGIN = b'{"event": "start"'

@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from landcover.config import dump_yaml
 from landcover.errors import TrainingError
-from landcover.files import claimed, write_text
+from landcover.io.files import claimed, write_text
 from landcover.legend import Legend
 from landcover.metrics import ConfusionMatrix
-from landcover.models import DeepLabV3Plus
-from landcover.runtimes import TorchRuntime
+from landcover.model import DeepLabV3Plus
+from landcover.model.runtimes import TorchRuntime
 from landcover.training.augment import Batch, normalise
 from landcover.training.config import TrainConfig
 from landcover.training.interrupt import Interrupt
@@ -77,7 +77,7 @@ def train(
         out: The run folder.
         split: A split; its part named train is trained on, val, valid or validation validated on.
         init: Model file or run folder to start from, made for the same or another legend. ``config.model`` is
-            to fit it (take that of :func:`landcover.bundle.read_card`); ``config.weights`` is not used.
+            to fit it (take that of :func:`landcover.model.card.read_card`); ``config.weights`` is not used.
         resume: ``auto``: go on where ``out`` holds this run, else begin; ``never``: refuse a folder that
             holds a run; or another run folder, whose copy is gone on with in ``out``.
         legend: Meaning of the masks, if not what the data say.

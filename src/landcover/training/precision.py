@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from landcover.runtimes.base import Precision
+from landcover.model.runtimes.base import Precision
 
 
 def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from landcover.bundle import BEST_NAME, LAST_NAME
 from landcover.errors import ConfigError, OutputError, UsageError
-from landcover.files import atomic_path
+from landcover.io.files import atomic_path
+from landcover.model.card import BEST_NAME, LAST_NAME
 from landcover.training.checkpoint import read_run
 from landcover.training.config import TrainConfig
 from landcover.training.log import LOG_BEGIN, LOG_NAME, read_log

@@ -13,15 +13,15 @@ from lightning_fabric import Fabric
 from torch.optim import SGD, AdamW, Optimizer
 
 from landcover import __version__
-from landcover.bundle import BEST_NAME, LAST_NAME, ModelCard, model_digest, read_card, save_model
 from landcover.config import dump_yaml
 from landcover.data import Item
 from landcover.errors import ModelError, TrainingError, UsageError
 from landcover.legend import Legend
-from landcover.likeness import ImageryProfile
-from landcover.models import DeepLabV3Plus, build_model, parameter_groups
-from landcover.runtimes.base import Precision
-from landcover.runtimes.torch_runtime import pick_device
+from landcover.model import DeepLabV3Plus, build_model, parameter_groups
+from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, model_digest, read_card, save_model
+from landcover.model.runtimes.base import Precision
+from landcover.model.runtimes.torch_runtime import pick_device
+from landcover.ood import ImageryProfile
 from landcover.training.batches import BatchReader
 from landcover.training.checkpoint import TrainingState
 from landcover.training.config import OptimiserConfig, TrainConfig

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from landcover.bundle import ModelCard, is_exported, model_digest, read_card, resolve_model
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ImageError, ModelError, OutputError
-from landcover.files import atomic_path, claimed
 from landcover.inference import predict_probabilities
+from landcover.io.files import atomic_path, claimed
 from landcover.legend import UInt8Array
-from landcover.models.tensorfile import read_metadata, read_tensors
+from landcover.model.card import ModelCard, is_exported, model_digest, read_card, resolve_model
+from landcover.model.runtimes import Runtime, open_model
+from landcover.model.runtimes.base import Precision
+from landcover.model.tensorfile import read_metadata, read_tensors
 from landcover.progress import track
-from landcover.runtimes import Runtime, open_model
-from landcover.runtimes.base import Precision
 from landcover.training.material import Material, check_scale
 from landcover.training.runs import SOFT_LABELS_NAME
 from landcover.training.softlabels import SoftLabels, at_centres
@@ -173,7 +173,7 @@ def soft_labels(
         cell_m: Side in metres of the cells that are learned in; those of the finest teacher's decoder are
             taken where they are larger.
         device: Where checkpoints compute, such as ``cuda:0``; exported models compute on the CPU.
-        threads: With how many threads, see :func:`landcover.runtimes.open_model`.
+        threads: With how many threads, see :func:`landcover.model.runtimes.open_model`.
         precision: In which precision.
 
     Raises:

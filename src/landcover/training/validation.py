@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from landcover.codecs import index_to_colours
 from landcover.data import Dataset, Item
 from landcover.inference import predict_probabilities
+from landcover.io import index_to_colours
 from landcover.legend import IGNORE, Legend, UInt8Array
 from landcover.metrics import ConfusionMatrix, Scores
-from landcover.runtimes import Runtime
+from landcover.model.runtimes import Runtime
 
 STRIPS = 6
 _STRIP_PX = 512

@@ -25,14 +25,14 @@ from landcover.benchmarks.accuracy.protocols import PROTOCOLS, Protocol, Unit
 from landcover.benchmarks.accuracy.recipes import RECIPES, Recipe
 from landcover.benchmarks.accuracy.scores import Scored, check_unseen, effort, groups_of, score
 from landcover.benchmarks.reference import import_peer, open_peer
-from landcover.bundle import model_digest
 from landcover.data import Dataset, open_dataset, prepare, split
 from landcover.data.cache import is_cache
 from landcover.data.splits import Parts
 from landcover.errors import SplitError, TrainingError, UsageError
-from landcover.files import claimed
+from landcover.io.files import claimed
 from landcover.metrics import ConfusionMatrix
-from landcover.runtimes import open_model
+from landcover.model.card import model_digest
+from landcover.model.runtimes import open_model
 from landcover.training import TrainConfig
 from landcover.training.provenance import git_commit, versions
 

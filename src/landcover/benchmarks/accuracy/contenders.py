@@ -12,7 +12,7 @@ from landcover.benchmarks.accuracy.protocols import Protocol, Unit
 from landcover.benchmarks.accuracy.recipes import RECIPES, RESULT_NAME, Recipe
 from landcover.config import dump_yaml, with_overrides
 from landcover.errors import UsageError, did_you_mean
-from landcover.files import write_text
+from landcover.io.files import write_text
 from landcover.training import TrainConfig, load_preset
 
 CACHE = "cache"

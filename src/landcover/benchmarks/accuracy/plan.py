@@ -11,12 +11,12 @@ from landcover.benchmarks.accuracy.protocols import PROTOCOLS, Protocol, Unit
 from landcover.benchmarks.accuracy.scores import read_scored
 from landcover.benchmarks.accuracy.summary import summarise
 from landcover.benchmarks.accuracy.tables import markdown
-from landcover.bundle import model_digest
 from landcover.config import Config, from_mapping
 from landcover.data import Dataset
 from landcover.errors import ConfigError, ModelError, OutputError, UsageError
-from landcover.files import write_text
+from landcover.io.files import write_text
 from landcover.legend import Legend
+from landcover.model.card import model_digest
 
 _PLAN = "plan.json"
 _SHOWN = ("protocol", "gsd", "at_once")

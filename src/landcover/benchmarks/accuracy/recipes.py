@@ -10,10 +10,10 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from landcover.codecs import colours_to_index
 from landcover.config import Config, load_config
 from landcover.data import Item
 from landcover.errors import DataError, UsageError, did_you_mean
+from landcover.io import colours_to_index
 from landcover.legend import Legend, UInt8Array
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.benchmarks.accuracy.recipes import RESULT_NAME
-from landcover.bundle import read_card
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ModelError
 from landcover.evaluation.predictions import from_model
-from landcover.files import atomic_path, write_text
+from landcover.io.files import atomic_path, write_text
 from landcover.metrics import ConfusionMatrix, Int64Array
+from landcover.model.card import read_card
+from landcover.model.runtimes import Runtime
 from landcover.progress import track
-from landcover.runtimes import Runtime
 from landcover.training.log import LOG_NAME, read_log
 from landcover.unseen import Encounter, encounters
 

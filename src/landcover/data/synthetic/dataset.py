@@ -9,7 +9,7 @@ from landcover.data.dataset import SETTINGS_FILE
 from landcover.data.parallel import parallel_map
 from landcover.data.synthetic.scene import GSD, make_scene, write_scene
 from landcover.errors import UsageError
-from landcover.files import refuse_existing, write_text
+from landcover.io.files import refuse_existing, write_text
 from landcover.progress import track
 
 PARTS: Mapping[str, float] = {"train": 0.75, "validation": 0.25}

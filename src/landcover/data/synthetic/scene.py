@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from landcover.codecs import write_mask
 from landcover.data.synthetic import colours, textures
 from landcover.data.synthetic.layout import (
     AGRICULTURE,
@@ -32,7 +31,8 @@ from landcover.data.synthetic.noise import (
     white_noise,
 )
 from landcover.errors import UsageError
-from landcover.files import atomic_path
+from landcover.io import write_mask
+from landcover.io.files import atomic_path
 from landcover.legend import DEEPGLOBE, UInt8Array
 
 GSD = 0.5

@@ -4,10 +4,10 @@
 ``images`` and ``masks`` give it its meaning.
 """
 
-from landcover.batch import MAX_PIXELS
-from landcover.codecs.colours import colours_to_index, index_to_colours
-from landcover.codecs.images import image_size, read_image, read_imagery
-from landcover.codecs.masks import (
+from landcover.io.colours import colours_to_index, index_to_colours
+from landcover.io.discovery import MAX_PIXELS
+from landcover.io.images import image_size, read_image, read_imagery
+from landcover.io.masks import (
     Mask,
     MaskFormat,
     encode_mask,

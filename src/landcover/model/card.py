@@ -17,12 +17,12 @@ from safetensors.numpy import save
 
 from landcover.config import Config, from_mapping
 from landcover.errors import ConfigError, ModelError, did_you_mean
-from landcover.files import atomic_path
+from landcover.io.files import atomic_path
 from landcover.legend import Legend
-from landcover.likeness import ImageryProfile
-from landcover.models import ModelConfig, onnxfile, tensorfile
-from landcover.preprocessing import Preprocessing
-from landcover.shipped import names, shipped_file
+from landcover.model import ModelConfig, onnxfile, tensorfile
+from landcover.model.bundled import names, shipped_file
+from landcover.model.preprocessing import Preprocessing
+from landcover.ood import ImageryProfile
 
 SCHEMA_VERSION = 3
 CARD_KEY = "landcover"

@@ -6,14 +6,14 @@ Importing this package loads neither torch nor timm; asking for anything but :cl
 from typing import TYPE_CHECKING, Any
 
 from landcover.extras import needs
-from landcover.models.settings import ModelConfig
+from landcover.model.settings import ModelConfig
 
 if TYPE_CHECKING:
-    from landcover.models.catalogue import EncoderInfo, describe_encoder
-    from landcover.models.deeplabv3plus import DeepLabV3Plus
-    from landcover.models.encoders import TESTED_ENCODERS
-    from landcover.models.parameters import parameter_groups
-    from landcover.models.registry import MODELS, build_model, register
+    from landcover.model.catalogue import EncoderInfo, describe_encoder
+    from landcover.model.deeplabv3plus import DeepLabV3Plus
+    from landcover.model.encoders import TESTED_ENCODERS
+    from landcover.model.parameters import parameter_groups
+    from landcover.model.registry import MODELS, build_model, register
 
 __all__ = [
     "MODELS",

@@ -136,7 +136,7 @@ def read_zones(
         DataError: If the file is no file of polygons.
         UsageError: If it has no such column, or a polygon has no name or that of another.
     """
-    from landcover.vectors import read_features  # needs an extra
+    from landcover.io.vectors import read_features  # needs an extra
 
     features = read_features(path, georeference.crs)
     if features.kind != "polygon":

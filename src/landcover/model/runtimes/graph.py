@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from landcover.errors import ModelError
 
 if TYPE_CHECKING:
-    from landcover.bundle import ModelCard
+    from landcover.model.card import ModelCard
 
 PROBABILITIES, COARSE = OUTPUTS = ("probabilities", "coarse")
 PROBE_PX = 64

@@ -1,4 +1,4 @@
-"""A torch module behind the :class:`~landcover.runtimes.base.Runtime` interface."""
+"""A torch module behind the :class:`~landcover.model.runtimes.base.Runtime` interface."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from landcover.bundle import read_model
 from landcover.errors import ModelError, UsageError
 from landcover.legend import UInt8Array
-from landcover.models import build_model
-from landcover.runtimes.base import Float32Array, Precision, check_batch
+from landcover.model import build_model
+from landcover.model.card import read_model
+from landcover.model.runtimes.base import Float32Array, Precision, check_batch
 
 if TYPE_CHECKING:
-    from landcover.bundle import ModelCard
+    from landcover.model.card import ModelCard
 
 
 class TorchRuntime:
@@ -60,11 +60,11 @@ class TorchRuntime:
         return str(self._device)
 
     def probabilities(self, batch: UInt8Array) -> Float32Array:
-        """Classify uint8 (N, H, W, 3) images; see :meth:`landcover.runtimes.base.Runtime.probabilities`."""
+        """Classify uint8 (N, H, W, 3) images; see :meth:`.base.Runtime.probabilities`."""
         return self._softmax(self.module, batch)
 
     def coarse(self, batch: UInt8Array) -> Float32Array:
-        """Classify at the decoder's stride; see :meth:`landcover.runtimes.base.Runtime.coarse`."""
+        """Classify at the decoder's stride; see :meth:`landcover.model.runtimes.base.Runtime.coarse`."""
         return self._softmax(self._coarse, batch)
 
     @torch.inference_mode()
@@ -146,7 +146,7 @@ def _last_line(error: Exception) -> str:
 def load(
     path: Path, *, device: str, threads: int | None = None, precision: Precision = "fp32"
 ) -> TorchRuntime:
-    """Read a checkpoint or run folder and build its network; see :func:`landcover.runtimes.open_model`."""
+    """Read a checkpoint or run folder, build its network; see :func:`.open_model`."""
     card, tensors = read_model(path)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from landcover.errors import ConfigError, ModelError, did_you_mean
-from landcover.models._compat import declare_torchvision_operators
+from landcover.model._compat import declare_torchvision_operators
 
 declare_torchvision_operators()
 import timm  # noqa: E402 - needs the declaration above

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from landcover.models.deeplabv3plus import DeepLabV3Plus
+from landcover.model.deeplabv3plus import DeepLabV3Plus
 
 
 def parameter_groups(

@@ -9,7 +9,7 @@ from landcover.errors import UsageError
 from landcover.legend import UInt8Array
 
 if TYPE_CHECKING:
-    from landcover.bundle import ModelCard
+    from landcover.model.card import ModelCard
 
 Float32Array = npt.NDArray[np.float32]
 Precision = Literal["fp32", "bf16"]

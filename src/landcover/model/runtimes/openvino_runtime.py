@@ -1,4 +1,4 @@
-"""OpenVINO behind the :class:`~landcover.runtimes.base.Runtime` interface: exported models on a CPU."""
+"""OpenVINO behind the :class:`~landcover.model.runtimes.base.Runtime` interface: exported models on a CPU."""
 
 import sys
 from collections import OrderedDict
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from landcover.bundle import read_card
 from landcover.errors import MissingExtraError, ModelError, UsageError
 from landcover.legend import UInt8Array
-from landcover.runtimes.base import Float32Array, Precision, check_batch
-from landcover.runtimes.graph import (
+from landcover.model.card import read_card
+from landcover.model.runtimes.base import Float32Array, Precision, check_batch
+from landcover.model.runtimes.graph import (
     COARSE,
     OUTPUTS,
     PROBABILITIES,
@@ -84,11 +84,11 @@ class OpenVINORuntime:
         self.stride = checked_stride(path, self.card, shapes)
 
     def probabilities(self, batch: UInt8Array) -> Float32Array:
-        """Classify uint8 (N, H, W, 3) images; see :meth:`landcover.runtimes.base.Runtime.probabilities`."""
+        """Classify uint8 (N, H, W, 3) images; see :meth:`.base.Runtime.probabilities`."""
         return self._infer(PROBABILITIES, batch)
 
     def coarse(self, batch: UInt8Array) -> Float32Array:
-        """Classify at the decoder's stride; see :meth:`landcover.runtimes.base.Runtime.coarse`."""
+        """Classify at the decoder's stride; see :meth:`landcover.model.runtimes.base.Runtime.coarse`."""
         return self._infer(COARSE, batch)
 
     def _infer(self, output: str, batch: UInt8Array) -> Float32Array:

@@ -8,9 +8,9 @@ do: water and fields without texture widen it until it holds everything. Measure
 ``python -m landcover.benchmarks.unlike``.
 """
 
-from landcover.likeness.features import FEATURES, LEAST_PX, WINDOW_PX, window_features, windows
-from landcover.likeness.profile import LEVEL, LEVELS, ImageryProfile, measure_profile
-from landcover.likeness.verdict import MUCH, NOTHING, Look, Unlike, look
+from landcover.ood.features import FEATURES, LEAST_PX, WINDOW_PX, window_features, windows
+from landcover.ood.profile import LEVEL, LEVELS, ImageryProfile, measure_profile
+from landcover.ood.verdict import MUCH, NOTHING, Look, Unlike, look
 
 __all__ = [
     "FEATURES",

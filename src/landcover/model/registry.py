@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from landcover.errors import ConfigError, UsageError, did_you_mean
-from landcover.models.deeplabv3plus import DeepLabV3Plus
-from landcover.models.encoders import build_encoder
-from landcover.models.settings import ModelConfig
-from landcover.models.weights import load_encoder_weights
+from landcover.model.deeplabv3plus import DeepLabV3Plus
+from landcover.model.encoders import build_encoder
+from landcover.model.settings import ModelConfig
+from landcover.model.weights import load_encoder_weights
 
 Architecture = type[DeepLabV3Plus]
 

@@ -13,8 +13,8 @@ from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
-from landcover.codecs.colours import NO_CLASS, find_classes
 from landcover.errors import ImageError, MaskError, is_plain, printable
+from landcover.io.colours import NO_CLASS, find_classes
 from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array, translation
 from landcover.raster import Georeference
 from landcover.raster.address import Address

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import timm
 import torch
 
-from landcover.models.encoders import (
+from landcover.model.encoders import (
     OUTPUT_STRIDES,
     TESTED_ENCODERS,
     Encoder,

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from landcover.config import Config
 from landcover.legend import UInt8Array
-from landcover.likeness.features import FEATURES, LEAST_PX, WINDOW_PX, Float64Array, windows
-from landcover.likeness.mixture import WINDOWS_PER_COMPONENT, Mixture, fit_mixture
+from landcover.ood.features import FEATURES, LEAST_PX, WINDOW_PX, Float64Array, windows
+from landcover.ood.mixture import WINDOWS_PER_COMPONENT, Mixture, fit_mixture
 
 Floats = tuple[float, ...]
 

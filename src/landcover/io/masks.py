@@ -6,13 +6,13 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from landcover.batch import MAX_PIXELS
-from landcover.codecs.colours import NO_CLASS, find_classes, index_to_colours, on_corners, settle_off_palette
-from landcover.codecs.decoding import read_picture
-from landcover.codecs.formats import Picture
-from landcover.codecs.png import encode_png
 from landcover.errors import MaskError, OutputError, UsageError, did_you_mean
-from landcover.files import atomic_path
+from landcover.io.colours import NO_CLASS, find_classes, index_to_colours, on_corners, settle_off_palette
+from landcover.io.decoding import read_picture
+from landcover.io.discovery import MAX_PIXELS
+from landcover.io.files import atomic_path
+from landcover.io.formats import Picture
+from landcover.io.png import encode_png
 from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
 
 MaskFormat = Literal["palette", "rgb", "index"]

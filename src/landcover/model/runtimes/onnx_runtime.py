@@ -1,4 +1,4 @@
-"""onnxruntime behind the :class:`~landcover.runtimes.base.Runtime` interface: exported models, CUDA too."""
+"""onnxruntime behind the :class:`~.base.Runtime` interface: exported models, CUDA too."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from landcover.bundle import read_card
 from landcover.errors import ModelError, UsageError
 from landcover.extras import needs
 from landcover.legend import UInt8Array
-from landcover.runtimes.base import Float32Array, check_batch
-from landcover.runtimes.graph import (
+from landcover.model.card import read_card
+from landcover.model.runtimes.base import Float32Array, check_batch
+from landcover.model.runtimes.graph import (
     COARSE,
     OUTPUTS,
     PROBABILITIES,
@@ -80,11 +80,11 @@ class ONNXRuntime:
         )
 
     def probabilities(self, batch: UInt8Array) -> Float32Array:
-        """Classify uint8 (N, H, W, 3) images; see :meth:`landcover.runtimes.base.Runtime.probabilities`."""
+        """Classify uint8 (N, H, W, 3) images; see :meth:`.base.Runtime.probabilities`."""
         return self._run(PROBABILITIES, batch)
 
     def coarse(self, batch: UInt8Array) -> Float32Array:
-        """Classify at the decoder's stride; see :meth:`landcover.runtimes.base.Runtime.coarse`."""
+        """Classify at the decoder's stride; see :meth:`landcover.model.runtimes.base.Runtime.coarse`."""
         return self._run(COARSE, batch)
 
     def _run(self, output: str, batch: UInt8Array) -> Float32Array:

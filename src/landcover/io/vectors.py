@@ -21,7 +21,7 @@ from rasterio.warp import transform
 
 from landcover.errors import DataError, OutputError, UsageError, did_you_mean
 from landcover.extras import needs
-from landcover.files import atomic_path
+from landcover.io.files import atomic_path
 
 with needs("vector"):
     import pyogrio

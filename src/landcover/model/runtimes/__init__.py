@@ -4,15 +4,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from landcover.bundle import is_exported, resolve_model
 from landcover.errors import UsageError, did_you_mean
 from landcover.extras import needs
-from landcover.runtimes.base import Precision, Runtime
+from landcover.model.card import is_exported, resolve_model
+from landcover.model.runtimes.base import Precision, Runtime
 
 if TYPE_CHECKING:
-    from landcover.runtimes.onnx_runtime import ONNXRuntime
-    from landcover.runtimes.openvino_runtime import OpenVINORuntime
-    from landcover.runtimes.torch_runtime import TorchRuntime
+    from landcover.model.runtimes.onnx_runtime import ONNXRuntime
+    from landcover.model.runtimes.openvino_runtime import OpenVINORuntime
+    from landcover.model.runtimes.torch_runtime import TorchRuntime
 
 __all__ = ["ONNXRuntime", "OpenVINORuntime", "Runtime", "TorchRuntime", "choose_runtime", "open_model"]
 
@@ -57,17 +57,17 @@ def open_model(
     file = resolve_model(path)
     chosen = choose_runtime(file, device=device, runtime=runtime)
     if chosen == "openvino":
-        from landcover.runtimes.openvino_runtime import OpenVINORuntime
+        from landcover.model.runtimes.openvino_runtime import OpenVINORuntime
 
         return OpenVINORuntime(file, threads=threads, precision=precision)
     if chosen == "onnxruntime":
         if precision != "fp32":
             raise UsageError(f"onnxruntime computes in fp32, not in {precision}; use the runtime openvino.")
-        from landcover.runtimes.onnx_runtime import ONNXRuntime
+        from landcover.model.runtimes.onnx_runtime import ONNXRuntime
 
         return ONNXRuntime(file, device=device, threads=threads)
     with needs("train"):
-        from landcover.runtimes.torch_runtime import load
+        from landcover.model.runtimes.torch_runtime import load
     return load(file, device=device, threads=threads, precision=precision)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from landcover.codecs.formats import FORMATS, Format, Picture, RefusedError
 from landcover.errors import DataError
+from landcover.io.formats import FORMATS, Format, Picture, RefusedError
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from landcover.likeness.features import FEATURES, Float64Array
+from landcover.ood.features import FEATURES, Float64Array
 
 _COMPONENTS = 4
 _RIDGE = 0.03  # of each feature's variance: no direction is taken for narrower

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from landcover.legend import UInt8Array
-from landcover.likeness.features import BoolArray, reasons, windows
-from landcover.likeness.profile import ImageryProfile
+from landcover.ood.features import BoolArray, reasons, windows
+from landcover.ood.profile import ImageryProfile
 
 MUCH = 0.3
 """From this share of a scene on a warning is given; docs/benchmarks.md says how often of the same kind."""

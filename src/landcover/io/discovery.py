@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from landcover.errors import DataError, OutputError, UsageError
-from landcover.files import check_name, refuse_existing, walk
+from landcover.io.files import check_name, refuse_existing, walk
 
 IMAGE_END = "_sat"
 """End of the names of imagery in the challenge's data: ``<id>_sat.jpg``."""

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from landcover.models.encoders import LOW_LEVEL_STRIDE, Encoder
-from landcover.models.settings import DEFAULT_ASPP_RATES, ModelConfig
+from landcover.model.encoders import LOW_LEVEL_STRIDE, Encoder
+from landcover.model.settings import DEFAULT_ASPP_RATES, ModelConfig
 
 
 def _conv(

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from landcover.batch import MAX_PIXELS
-from landcover.codecs.decoding import read_picture, read_size
 from landcover.errors import ImageError
+from landcover.io.decoding import read_picture, read_size
+from landcover.io.discovery import MAX_PIXELS
 from landcover.legend import UInt8Array
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from landcover.errors import ModelError
-from landcover.models.encoders import Encoder
-from landcover.models.tensorfile import read_tensors
+from landcover.model.encoders import Encoder
+from landcover.model.tensorfile import read_tensors
 
 TIMM = "timm"
 """In place of a file: the weights that timm publishes for the encoder."""
