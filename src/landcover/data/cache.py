@@ -27,7 +27,7 @@ from landcover.data.items import Item, SceneTile
 from landcover.data.parallel import parallel_map
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.io import MAX_PIXELS, Mask
-from landcover.io.files import atomic_path, is_temporary, write_text
+from landcover.io.files import atomic_path, is_temporary, remove_temporary, write_text
 from landcover.legend import Legend, UInt8Array
 from landcover.model.preprocessing import check_gsd
 from landcover.progress import track
@@ -352,15 +352,15 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
 
     if out.is_dir():
         for leftover in filter(is_temporary, out.iterdir()):
-            leftover.unlink()
+            remove_temporary(leftover)
     entries: list[Entry] = []
     faults: list[str] = []
     images_bytes = masks_bytes = 0
     with (
         atomic_path(out / IMAGES, force=True) as images_path,
         atomic_path(out / MASKS, force=True) as masks_path,
-        images_path.open("wb") as images,
-        masks_path.open("wb") as masks,
+        images_path.open("xb") as images,
+        masks_path.open("xb") as masks,
     ):
         decoded = parallel_map(decode, source.items)
         for result in track(decoded, "Decoding", total=len(source.items)):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -13,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from landcover.errors import DataError, OutputError
-from landcover.io.files import claimed, write_text, writing
+from landcover.io.files import WorkFolder, work_folder, writing
 from landcover.legend import UInt8Array
 from landcover.ood import NOTHING, Look
 from landcover.windows import Window
@@ -28,23 +27,39 @@ class RowStore:
     Args:
         height: Rows in the end.
         row_shape: Shape of a row, such as ``(width,)``.
-        path: The file; None keeps the rows in memory.
+        folder: Folder of the file; None keeps the rows in memory.
+        name: Name of the file.
         rows: Rows that the file holds already; what stands behind them is overwritten.
+
+    Raises:
+        OutputError: If the file cannot be opened or does not hold that many rows.
     """
 
     def __init__(
-        self, height: int, row_shape: tuple[int, ...], path: Path | None = None, rows: int = 0
+        self,
+        height: int,
+        row_shape: tuple[int, ...],
+        folder: WorkFolder | None = None,
+        name: str = "",
+        rows: int = 0,
     ) -> None:
-        self.height, self.row_shape, self.rows, self._path = height, row_shape, rows, path
+        self.height, self.row_shape, self.rows = height, row_shape, rows
+        self._path = None if folder is None else folder.path / name
         self._row_bytes = int(np.prod(row_shape))
-        self._array = np.empty((height, *row_shape) if path is None else 0, np.uint8)
+        self._array = np.empty((height, *row_shape) if folder is None else 0, np.uint8)
         self._file: BinaryIO | None = None
-        if path is not None:
-            with writing(path):
-                self._file = path.open("r+b" if rows else "w+b")
-            if os.fstat(self._file.fileno()).st_size < rows * self._row_bytes:
-                self._file.close()
-                raise OutputError(f"{path} has lost rows. Start anew without --resume.")
+        if folder is not None:
+            try:
+                self._file = folder.open(name) if rows else folder.create(name)
+                size = os.fstat(self._file.fileno()).st_size
+            except FileNotFoundError:
+                size = 0
+            if self._file is None or size < rows * self._row_bytes:
+                self.close()
+                raise OutputError(
+                    f"{folder.path / name} has {size} bytes; expected at least {rows * self._row_bytes}. "
+                    "Run again without --resume."
+                )
             self._file.truncate(rows * self._row_bytes)
 
     def append(self, values: UInt8Array) -> None:
@@ -137,8 +152,8 @@ class Workplace:
         told: What was found out about them.
 
     Args:
-        folder: The folder; None keeps everything in memory.
         path: The map that is made.
+        on_disk: Keep the rows in the map's work folder; else everything is in memory.
         work: What the rows depend on; work of another description is not resumed.
         resume: Take up what is there.
 
@@ -147,22 +162,23 @@ class Workplace:
             folder cannot be written.
     """
 
-    def __init__(self, folder: Path | None, path: Path, work: dict[str, object], *, resume: bool) -> None:
-        self._folder, self._work = folder, work
+    def __init__(self, path: Path, work: dict[str, object], *, on_disk: bool, resume: bool) -> None:
+        self._folder: WorkFolder | None = None
+        self._work = work
         self._stores: list[RowStore] = []
         self.rows, self.told = 0, Told()
         self._claim = ExitStack()
-        if folder is None:
+        if not on_disk:
             return
         with ExitStack() as claim:
-            claim.enter_context(claimed(folder, path))
-            found = _read_state(folder) if resume else None
+            self._folder = claim.enter_context(work_folder(path))
+            found = _read_state(self._folder) if resume else None
             if found is None:
-                with writing(path, folder, *folder.iterdir()):
-                    _empty(folder)
+                self._folder.clear()
             elif found[0] != work:
                 raise OutputError(
-                    f"{folder} holds work of another model, scene or setting. Start anew without --resume."
+                    f"{self._folder.path} holds work of another model, scene or setting. Run again without "
+                    "--resume."
                 )
             else:
                 _, self.rows, self.told = found
@@ -170,8 +186,7 @@ class Workplace:
 
     def store(self, name: str, height: int, row_shape: tuple[int, ...]) -> RowStore:
         """Return the store of that name, with the rows that are there already."""
-        path = None if self._folder is None else self._folder / f"{name}.raw"
-        store = RowStore(height, row_shape, path, self.rows)
+        store = RowStore(height, row_shape, self._folder, f"{name}.raw", self.rows)
         self._stores.append(store)
         return store
 
@@ -183,7 +198,7 @@ class Workplace:
                 store.flush()
             all_told = asdict(self.told.joined(told))
             state = json.dumps({"work": self._work, "rows": rows, **all_told})
-            write_text(self._folder / _STATE, state, force=True)
+            self._folder.write(_STATE, state.encode())
 
     def __enter__(self) -> "Workplace":
         return self
@@ -201,28 +216,21 @@ class Workplace:
         mendable = kind is not None and issubclass(kind, DataError | OutputError)
         if interrupted or (mendable and self.rows):
             print(
-                f"{self.rows} rows are kept in {self._folder}: the same command with --resume goes on there.",
+                f"{self.rows} rows are kept in {self._folder.path}. Run the same command with --resume to "
+                "continue.",
                 file=sys.stderr,
             )
         else:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.delete()
 
 
-def _read_state(folder: Path) -> tuple[object, int, Told] | None:
+def _read_state(folder: WorkFolder) -> tuple[object, int, Told] | None:
     """Return description, number of rows and what was told of the work in a folder; None if there is none."""
     try:
-        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        with folder.open(_STATE) as file:
+            state = json.load(file)
         look = Look(**{**state["look"], "scores": tuple(state["look"]["scores"])})
         told = Told([Window(*window) for window in state["damaged"]], list(state["notes"]), look)
         return state["work"], int(state["rows"]), told
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _empty(folder: Path) -> None:
-    """Delete what a folder holds; the folder itself carries the claim."""
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink()

@@ -18,7 +18,6 @@ from landcover.inference.prefetch import prefetch
 from landcover.inference.products import IN_MEMORY_PIXELS, Stores, write_products
 from landcover.inference.results import MadeMap
 from landcover.inference.rowstore import Told, Workplace
-from landcover.io.files import work_folder
 from landcover.legend import Legend
 from landcover.model.runtimes import Runtime
 from landcover.ood import NOTHING, Look
@@ -82,10 +81,10 @@ def make_map(
         _check_products(task, imagery, options)
         row_areas = imagery.row_areas()
         zones = _zones(imagery, task, options, legend, row_areas)
-        folder = work_folder(task.map) if math.prod(imagery.size) > IN_MEMORY_PIXELS else None
+        on_disk = math.prod(imagery.size) > IN_MEMORY_PIXELS
         bands_kept = {"probabilities": options.probabilities, "confidence": options.confidence}
         work = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **bands_kept}
-        with Workplace(folder, task.map, work, resume=options.resume) as workplace:
+        with Workplace(task.map, work, on_disk=on_disk, resume=options.resume) as workplace:
             stores = Stores(workplace, imagery.size, len(legend.scored), options)
             seen = _classify(runtime, imagery, task, options, workplace, stores, progress)
             told = workplace.told.joined(Told(imagery.damaged, imagery.notes, seen))

@@ -1,13 +1,22 @@
-"""Output files appear whole or not at all, and never replace another without being asked to."""
+"""Output files that appear whole or not at all, private work folders, and checks of output paths.
+
+Unfinished files are never written under a name that somebody else could have prepared, such as a symbolic
+link planted in a shared output folder. :func:`atomic_path` writes in a new folder with a random name and mode
+0700. :func:`work_folder` opens the folder of a resumable job by its known name, without following links, and
+checks its owner. Removing either never follows a link.
+"""
 
 import errno
 import os
 import re
+import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from landcover.errors import DataError, OutputError, UsageError, is_plain
 
@@ -15,38 +24,49 @@ if sys.platform != "win32":
     import fcntl
 
 _SUFFIX = ".landcover-tmp"
-_NO_ADDRESS = str.maketrans({"!": "%21", ";": "%3b"})
-"""Characters of a name that libraries take for parts of an address."""
+_STEM_CHARACTERS = 40
+_SPECIAL_CHARACTERS = str.maketrans({"!": "%21", ";": "%3b"})
+"""Characters that GDAL and pyogrio interpret in a path."""
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flags
+_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise :class:`OutputError` if ``path`` exists and ``force`` is off, or is no file that can be replaced.
+    """Refuse an output path that is taken.
 
-    A device such as ``/dev/null`` would become a plain file, for every program on the machine.
+    A symbolic link counts as an existing file, also where its target does not exist.
+
+    Raises:
+        OutputError: If ``path`` exists and ``force`` is off, or is a device or a pipe: a file in place of
+            ``/dev/null`` would affect every program on the machine.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OutputError(f"{path} is a device or a pipe; expected the name of a file to write.")
-    if not force and path.exists():
-        raise OutputError(f"{path} exists already. Choose another output, or pass --force to replace it.")
+    if not force and os.path.lexists(path):
+        what = "exists already (a symbolic link)" if path.is_symlink() else "exists already"
+        raise OutputError(f"{path} {what}. Choose another output, or pass --force to replace it.")
 
 
 def check_output(path: Path, *, force: bool) -> None:
-    """Raise :class:`OutputError` where ``path`` can not be written, before long work rather than after it.
+    """Check that a file can be written, before long work rather than after it. Write nothing.
 
-    It exists and ``force`` is off, or is a folder, or lies where no file can be made. Nothing is written.
+    Raises:
+        OutputError: If ``path`` exists and ``force`` is off, is a folder, or is in a place where no file can
+            be created.
     """
     refuse_existing(path, force=force)
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         raise OutputError(f"{path} is a folder; expected the name of a file to write.")
-    there = next(above for above in path.absolute().parents if above.exists())
-    if not there.is_dir():
-        raise OutputError(f"{path} cannot be written: {there} is a file. Choose another output.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OutputError(f"{path} cannot be written: no permission to write in {there}.")
+    nearest = next(above for above in path.absolute().parents if above.exists())
+    if not nearest.is_dir():
+        raise OutputError(f"{path} cannot be written: {nearest} is a file. Choose another output.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be written: no permission to write in {nearest}.")
 
 
 def check_json_output(path: Path, *, force: bool) -> None:
-    """The same for a report: its name ends with ``.json``, so that none takes the place of a model or image.
+    """Check the path of a report, whose name must end with ``.json``: no model or image is replaced by it.
 
     Raises:
         UsageError: If it does not.
@@ -58,79 +78,312 @@ def check_json_output(path: Path, *, force: bool) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a file is what :func:`atomic_path` writes to, and so a leftover of a killed process."""
+    """Return whether a path has the name of unfinished work, possibly left by a killed process."""
     return path.name.startswith(".") and _SUFFIX in path.name
+
+
+def remove_temporary(path: Path) -> None:
+    """Remove unfinished work, a file or a folder; of a symbolic link, only the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)  # refuses links, and does not follow those inside
+    else:
+        path.unlink()
 
 
 @contextmanager
 def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its name when the block ends well.
+    """Yield a path to write to, and give the file its final name when the block ends without an error.
 
-    The folder is made if needed. The temporary file keeps the final suffix, so that libraries which choose a
-    format by suffix work. On any error, Ctrl-C included, it is deleted and ``path`` is as it was before; its
-    content reaches the disk before its name does, so that a power loss leaves no empty file either. A file
-    that takes the place of another takes over its mode.
+    The parent folder is created if needed. The yielded path is in a new private folder beside ``path``; files
+    written beside it are removed with that folder. It keeps the suffix, for libraries that choose a format by
+    suffix. On any error, including Ctrl-C, ``path`` stays as it was. The content reaches the disk before the
+    name does, so a power loss leaves no empty file. A file that replaces another one takes over its mode; a
+    symbolic link is replaced itself, its target does not change.
 
     Raises:
         OutputError: If ``path`` exists and ``force`` is off, or if it cannot be written (permission, space).
     """
     refuse_existing(path, force=force)
-    stem = path.stem.translate(_NO_ADDRESS)
-    temporary = path.with_name(f".{stem}.{os.getpid()}{_SUFFIX}{path.suffix}")
-    try:
-        with writing(path, temporary):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    stem = path.stem.translate(_SPECIAL_CHARACTERS)
+    with _private_folder(path, stem[:_STEM_CHARACTERS]) as folder:
+        temporary = folder / (stem + path.suffix)
+        with writing(path, folder):
             yield temporary
             _flush(temporary, os.O_RDWR)
-            if path.exists():
-                with suppress(OSError):  # not every system has modes
-                    shutil.copymode(path, temporary)
+            with suppress(OSError):  # not every system has modes
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    temporary.chmod(stat.S_IMODE(status.st_mode))
             temporary.replace(path)
             with suppress(OSError):  # not every system can flush a folder
                 _flush(path.parent, os.O_RDONLY)
-            _remove_leftovers(path, stem)
+
+
+@contextmanager
+def _private_folder(path: Path, stem: str) -> Iterator[Path]:
+    """Create a folder for one file to write, and remove it at the end.
+
+    Folders that killed processes left for the same file are removed too.
+    """
+    if _SUFFIX not in str(path.parent):  # a work folder is emptied by its owner
+        _remove_leftovers(path.parent, stem)
+    while True:
+        folder = path.with_name(f".{stem}{_SUFFIX}.{secrets.token_hex(4)}")
+        with writing(path, folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o700)  # fails if the name exists, link or not
+            descriptor = _open_folder(folder)
+        if _lock(descriptor) is not False and folder.exists():
+            break
+        _close(descriptor)  # another process took it for a leftover before it was locked
+    try:
+        yield folder
     finally:
-        with suppress(OSError):  # the error above, if any, says more
-            temporary.unlink()
+        _close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def work_folder(path: Path) -> Path:
-    """Return the hidden folder beside ``path`` for unfinished work that can be taken up again."""
+def _remove_leftovers(parent: Path, stem: str) -> None:
+    if sys.platform == "win32":  # there is no lock that tells whether a process still works
+        return
+    pattern = re.compile(rf"\.{re.escape(stem + _SUFFIX)}\.[0-9a-f]{{8}}")
+    with suppress(OSError):  # no such folder
+        for folder in (path for path in parent.iterdir() if pattern.fullmatch(path.name)):
+            with suppress(OSError):
+                descriptor = _open_folder(folder)
+                try:
+                    if _is_mine(os.fstat(descriptor)) and _lock(descriptor):
+                        shutil.rmtree(folder)
+                finally:
+                    _close(descriptor)
+
+
+class WorkFolder:
+    """A private folder of unfinished work: held open, locked, and safe against planted links.
+
+    Names are looked up in the open folder itself, not by its path, where the system can do that.
+    """
+
+    def __init__(self, path: Path, target: Path, descriptor: int) -> None:
+        self.path, self._target = path, target
+        self._folder = None if sys.platform == "win32" else descriptor
+
+    def _at(self, name: str) -> str:
+        return name if self._folder is not None else str(self.path / name)
+
+    def create(self, name: str) -> BinaryIO:
+        """Create a file for reading and writing; a file or link of that name is removed first.
+
+        Raises:
+            OutputError: If it cannot be created.
+        """
+        self.remove(name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY
+        with writing(self._target, self.path, Path(name)):
+            return os.fdopen(os.open(self._at(name), flags, 0o600, dir_fd=self._folder), "w+b")
+
+    def open(self, name: str) -> BinaryIO:
+        """Open an existing file for reading and writing.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            OutputError: If it is not a regular file of this user, or has other names (hard links).
+        """
+        try:
+            flags = os.O_RDWR | _NO_FOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0)
+            descriptor = os.open(self._at(name), flags, dir_fd=self._folder)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._foreign(name) from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or not _is_mine(status):
+            os.close(descriptor)
+            raise self._foreign(name)
+        return os.fdopen(descriptor, "r+b")
+
+    def _foreign(self, name: str) -> OutputError:
+        return OutputError(
+            f"{self.path / name} was not written by landcover: expected a regular file of this user without "
+            "links. Delete the folder, or run again without --resume."
+        )
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all; it survives a power loss.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        unfinished = f"{name}{_SUFFIX}"
+        with writing(self._target, self.path, Path(unfinished)):
+            with self.create(unfinished) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(self._at(unfinished), self._at(name), src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            if self._folder is not None:
+                with suppress(OSError):
+                    os.fsync(self._folder)
+
+    def names(self) -> list[str]:
+        """Return the names of all entries."""
+        with os.scandir(self.path if self._folder is None else self._folder) as entries:
+            return sorted(entry.name for entry in entries)
+
+    def remove(self, name: str) -> None:
+        """Remove an entry if it exists; of a link only the link.
+
+        Raises:
+            OutputError: If it cannot be removed.
+        """
+        with writing(self._target, self.path, Path(name)):
+            try:
+                status = os.stat(self._at(name), dir_fd=self._folder, follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    shutil.rmtree(self._at(name), dir_fd=self._folder)
+                else:
+                    os.unlink(self._at(name), dir_fd=self._folder)
+            except FileNotFoundError:
+                return
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        for name in self.names():
+            self.remove(name)
+
+    def delete(self) -> None:
+        """Remove the folder and its content as far as possible."""
+        with suppress(OSError, OutputError):
+            self.clear()
+            self.path.rmdir()  # a link in its place is not followed
+
+
+def work_folder_path(path: Path) -> Path:
+    """Return the path of the hidden folder beside ``path`` for unfinished work that can be resumed."""
     return path.with_name(f".{path.name}{_SUFFIX}")
 
 
 @contextmanager
-def claimed(folder: Path, path: Path) -> Iterator[None]:
-    """Make a hidden folder of work on ``path`` and keep other processes out of it until the block ends.
+def work_folder(path: Path) -> Iterator[WorkFolder]:
+    """Create or open the work folder of a file, with mode 0700, and lock it until the block ends.
 
-    The claim goes with the process, however that ends. There is none on Windows, nor where the file system
-    has no locks.
+    The folder stays at the end. The lock ends with the process. There is no lock on Windows, nor on file
+    systems without locks.
 
     Raises:
-        OutputError: If another process has claimed it, or it cannot be made.
+        OutputError: If another process uses it, it is a link or a file, it belongs to another user, or it
+            cannot be created.
+    """
+    folder = work_folder_path(path)
+    with writing(path, folder):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not os.path.lexists(folder)
+        if new:
+            with suppress(FileExistsError):  # created by another process meanwhile
+                folder.mkdir(0o700)
+        try:
+            descriptor = _open_folder(folder)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
+                raise
+            raise OutputError(
+                f"{folder} is a symbolic link or a file; expected the folder for unfinished work on {path}. "
+                "Delete it, or choose another output."
+            ) from None
+    try:
+        if _lock(descriptor) is False or not os.path.lexists(folder):
+            raise _busy(path)  # or the other process has just ended and removed the folder
+        if sys.platform != "win32":
+            if not new and not _is_mine(os.fstat(descriptor)):
+                raise OutputError(
+                    f"{folder} belongs to another user. Delete it, or choose another output than {path}."
+                )
+            with suppress(OSError):  # not every file system has modes
+                os.fchmod(descriptor, 0o700)
+        yield WorkFolder(folder, path, descriptor)
+    finally:
+        _close(descriptor)
+
+
+def _open_folder(folder: Path) -> int:
+    """Open a folder without following a link; -1 on Windows, where folders cannot be opened.
+
+    Raises:
+        OSError: If it is a link (ELOOP or ENOTDIR) or a file (ENOTDIR), or cannot be opened.
+    """
+    if sys.platform == "win32":
+        if folder.is_symlink() or not folder.is_dir():
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        return -1
+    return os.open(folder, os.O_RDONLY | _DIRECTORY | _NO_FOLLOW)
+
+
+def _close(descriptor: int) -> None:
+    if descriptor >= 0:
+        os.close(descriptor)
+
+
+def _is_mine(status: os.stat_result) -> bool:
+    return sys.platform == "win32" or status.st_uid == os.geteuid()
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock an open folder; return False if another process holds the lock, None if there are no locks."""
+    if sys.platform == "win32":
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
+        return None
+    return True
+
+
+def _busy(path: Path) -> OutputError:
+    return OutputError(
+        f"{path} is being written by another process. Wait until it ends, or choose another output."
+    )
+
+
+@contextmanager
+def claimed(folder: Path, path: Path) -> Iterator[None]:
+    """Create a folder that the user named, such as a run's, and keep other processes out of it.
+
+    Args:
+        folder: The folder; unlike :func:`work_folder`, a symbolic link to one is followed.
+        path: What messages name.
+
+    Raises:
+        OutputError: If another process has claimed it, or it cannot be created.
     """
     with writing(path, folder):
         folder.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":
         yield
         return
-    with ExitStack() as stack:
-        try:
-            descriptor = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.path.samestat(os.fstat(descriptor), folder.stat())
-        except (BlockingIOError, FileNotFoundError):
-            mine = False  # or the other process has just ended, and taken the folder away
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            mine = True
-        if not mine:
-            raise OutputError(
-                f"{path} is being written by another process. Wait for its end, or choose another output."
-            )
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        raise _busy(path) from None  # the other process has just ended and removed the folder
+    try:
+        if _lock(descriptor) is False:
+            raise _busy(path)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def open_append(path: Path) -> BinaryIO:
+    """Open a file for appending, created if needed; a symbolic link is refused.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_FOLLOW | _BINARY
+    return os.fdopen(os.open(path, flags, 0o666), "ab")
 
 
 @contextmanager
@@ -138,8 +391,9 @@ def writing(path: Path, *temporary: Path) -> Iterator[None]:
     """Turn the system's errors about writing ``path`` (no permission, no space) into :class:`OutputError`.
 
     Args:
-        path: What is written.
-        temporary: Under which other names. Errors about other files are not touched.
+        path: The file to write.
+        temporary: Other names under which it is written, and folders that hold only parts of it. Errors about
+            other files pass unchanged.
     """
     try:
         yield
@@ -147,7 +401,7 @@ def writing(path: Path, *temporary: Path) -> Iterator[None]:
         if isinstance(error, OutputError) or error.errno not in _WRITE_ERRORS:
             raise
         places = {str(place) for place in (*temporary, path, *path.parents)}
-        if error.filename is not None and str(error.filename) not in places:
+        if error.filename is not None and places.isdisjoint(_with_parent(str(error.filename), temporary)):
             raise  # about a file that the block reads
         # A file where a folder is to be made: "File exists" would name neither.
         reason = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno
@@ -180,20 +434,10 @@ def walk(folder: Path, *, follow_links: bool = False) -> Iterator[tuple[str, lis
     return os.walk(folder, onerror=refuse, followlinks=follow_links)
 
 
-def _remove_leftovers(path: Path, stem: str) -> None:
-    """Remove the temporary files for ``path`` of processes that were killed."""
-    if os.name != "posix":  # elsewhere there is no harmless way to ask whether a process lives
-        return
-    pattern = re.compile(rf"\.{re.escape(stem)}\.(\d+){re.escape(_SUFFIX + path.suffix)}")
-    for other in path.parent.iterdir():
-        found = pattern.fullmatch(other.name)
-        if found is None:
-            continue
-        with suppress(OSError, OverflowError):
-            try:
-                os.kill(int(found[1]), 0)
-            except ProcessLookupError:
-                other.unlink()
+def _with_parent(filename: str, folders: tuple[Path, ...]) -> set[str]:
+    """Return a name, and its folder if that is one of ``folders``."""
+    parent = str(Path(filename).parent)
+    return {filename, parent} if parent in map(str, folders) else {filename}
 
 
 def _flush(path: Path, mode: int) -> None:

@@ -5,7 +5,7 @@ GDAL does the reading and writing, through pyogrio; geometries are shapely's, in
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -193,10 +193,6 @@ def write_features(
                 temporary.write_bytes(buffer.getbuffer())
         except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
             raise OutputError(f"{path} cannot be written: {_reason(error)}.") from error
-        finally:
-            for end in ("-journal", "-wal", "-shm"):  # SQLite's, where a write was broken off
-                with suppress(OSError):
-                    temporary.with_name(temporary.name + end).unlink()
     return count
 
 

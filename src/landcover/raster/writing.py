@@ -1,20 +1,16 @@
-"""Maps and probabilities out: tiled, deflated GeoTIFF from strips of rows.
+"""Write maps and probabilities as tiled, deflated GeoTIFF from strips of rows.
 
-The strips go into a plain file of bytes beside the target, and once it is whole GDAL copies it, in one pass
-and a fixed order: the same pixels give the same bytes every run, however they were cut into strips; a full
-disk is met by Python, which does report it; and memory stays that of a row of blocks. What that costs is
-space on the disk: a byte for each pixel and band while the file is being written, a third more for overviews.
-A process that is killed meanwhile leaves them, in the hidden folder ``.NAME.tif.landcover-tmp.pixels``, until
-the same file is written again.
+The strips go into a plain file of bytes in a private folder beside the target; once it is complete, GDAL
+copies it in one pass and a fixed order. The same pixels give the same bytes in every run and for any strips,
+a full disk is noticed by Python, which reports it, and memory stays that of a row of blocks. The price is
+disk space: a byte per pixel and band while the file is written, a third more for overviews. A killed process
+leaves them until the same file is written again.
 """
 
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import rasterio
@@ -24,7 +20,7 @@ from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 
 from landcover.errors import OutputError
-from landcover.io.files import atomic_path, check_output, claimed, work_folder, writing
+from landcover.io.files import atomic_path, check_output
 from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
 from landcover.raster.blockcache import BLOCK_CACHE
 from landcover.raster.georeference import Georeference
@@ -182,7 +178,8 @@ def _write(
         "BIGTIFF_OVERVIEW": "IF_SAFER",
     }
     cache = _SMALL_CACHE + _BLOCK_PX * width * count
-    with atomic_path(path, force=force) as temporary, _pixel_file(path) as pixels:
+    with atomic_path(path, force=force) as temporary:
+        pixels = temporary.with_name("pixels.raw")
         _write_pixels(pixels, strips, (count, height, width))
         try:
             with BLOCK_CACHE.share(cache), rasterio.Env(**options):
@@ -200,31 +197,11 @@ def _write(
             ) from error
 
 
-@contextmanager
-def _pixel_file(path: Path) -> Iterator[Path]:
-    """Yield the name of a new file in the hidden folder beside the target; take the folder away in the end.
-
-    The folder's name is fixed, so that what a killed process left in it goes when the target is written
-    again. Of two processes that write one target at once, one fails rather than take the other's pixels.
-    """
-    folder = work_folder(path)
-    folder = folder.with_name(f"{folder.name}.pixels")  # beside the engine's, not in its place
-    pixels = folder / f"{uuid4().hex}.raw"
-    with claimed(folder, path):
-        try:
-            with writing(path, folder, pixels, pixels.with_suffix(".vrt")):
-                for left in folder.iterdir():
-                    left.unlink()
-                yield pixels
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def _write_pixels(path: Path, strips: Iterable[UInt8Array], shape: tuple[int, int, int]) -> None:
     """Write strips (C, n, W) as bytes: row by row, in each the rows of all bands."""
     count, height, width = shape
     rows = 0
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         for strip in strips:
             if strip.dtype != np.uint8 or strip.shape[0] != count or strip.shape[2:] != (width,):
                 raise ValueError(f"A strip {strip.dtype} {strip.shape} does not fit in uint8 {shape}.")

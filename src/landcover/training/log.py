@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch.utils.tensorboard import SummaryWriter
 
 from landcover.errors import OutputError
-from landcover.io.files import write_text
+from landcover.io.files import open_append, write_text
 
 LOG_NAME = "log.jsonl"
 LOG_BEGIN = b'{"event": "start"'
@@ -83,8 +83,8 @@ class RunLog:
         """
         line = json.dumps({"event": event, **values}) + "\n"
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line)
+            with open_append(self._path) as file:
+                file.write(line.encode())
         except OSError as error:
             raise OutputError(f"{self._path} cannot be written: {error.strerror}.") from error
         if event not in ("step", "validation"):
