@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 import typer
 from typer.core import TyperGroup
 
+from landcover import hardening
 from landcover.errors import LandcoverError, UsageError, did_you_mean
 
 INTERRUPTED = 130
@@ -104,6 +105,7 @@ def main() -> None:
 
     0 done, 1 failed in part or whole, 2 wrong usage, 130 interrupted.
     """
+    hardening.harden()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ± does not cost the result
     try:

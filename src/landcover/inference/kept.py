@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
-import rasterio
 from rasterio.errors import RasterioError
 
-from landcover.errors import OutputError, printable
+from landcover._gdal import open_raster
+from landcover.errors import ImageError, OutputError, printable
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import GsdSource, Task, products
 from landcover.inference.results import MadeMap
@@ -54,7 +54,7 @@ def read_made(task: Task, options: PredictOptions, legend: Legend) -> MadeMap:
     found = _GSD.fullmatch(tags.get("LANDCOVER_GSD", ""))
     gsd, source = (float(found[1]), found[2]) if found else (task.gsd, task.gsd_source)
     gsd_source = cast(GsdSource, source if source in get_args(GsdSource) else task.gsd_source)
-    with rasterio.open(task.map) as opened:
+    with open_raster(task.map) as opened:
         size = opened.height, opened.width
     georeference = read_georeference(task.map)
     true = None if georeference is None else row_areas(georeference, *size)
@@ -85,9 +85,9 @@ def read_unlike(text: str) -> Unlike | None:
 
 def _tags(path: Path) -> dict[str, str]:
     try:
-        with rasterio.open(path) as source:
+        with open_raster(path) as source:
             tags: dict[str, str] = source.tags()
-    except RasterioError:
+    except (RasterioError, ImageError):
         return {}
     return tags
 

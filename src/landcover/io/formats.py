@@ -149,11 +149,14 @@ def _split_alpha(bands: UInt8Array) -> Picture:
 
 
 def _open_raster(path: Path) -> Any:
-    import rasterio  # here, because most pictures are JPEG or PNG and GDAL takes long to load
+    # Here, because most pictures are JPEG or PNG and GDAL takes long to load.
+    from rasterio.errors import NotGeoreferencedWarning
+
+    from landcover._gdal import open_raster
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        return rasterio.open(path)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return open_raster(path)
 
 
 def _raster_size(path: Path) -> tuple[int, int]:

@@ -14,17 +14,17 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from rasterio._err import CPLE_BaseError  # what rasterio lets through of PROJ has no public name
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
+from landcover._gdal import CPLE_BaseError, check_vector, import_pyogrio
 from landcover.errors import DataError, OutputError, UsageError, did_you_mean
 from landcover.extras import needs
 from landcover.io.files import atomic_path
 
 with needs("vector"):
-    import pyogrio
+    pyogrio = import_pyogrio()
     import shapely
 
 Geometries: TypeAlias = npt.NDArray[np.object_]
@@ -78,7 +78,7 @@ def read_features(path: str | Path, crs: CRS, *, layer: str | None = None) -> Fe
     dropped.
 
     Args:
-        path: GeoPackage, GeoJSON, FlatGeobuf, shapefile or any other vector file that GDAL opens.
+        path: GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, shapefile, KML or a .gdb folder.
         crs: The CRS of the result.
         layer: Name of the layer, which may be left out where only one has geometries.
 
@@ -94,6 +94,7 @@ def read_features(path: str | Path, crs: CRS, *, layer: str | None = None) -> Fe
         raise DataError(f"{path} is a device or a pipe; expected a vector file, such as a GeoPackage.")
     if _looks_like_an_address(path):
         raise DataError(f"{path} has ! or ; in its name, which pyogrio takes for an address. Rename it.")
+    check_vector(path)
     try:
         chosen = _choose_layer(path, layer)
         meta, _, raw, fields = pyogrio.raw.read(path, layer=chosen, force_2d=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rasterio
-from rasterio._err import CPLE_BaseError, CPLE_OpenFailedError  # what GDAL said; there is no public name
 from rasterio.errors import RasterioError
 
+from landcover._gdal import CPLE_BaseError, CPLE_OpenFailedError
 from landcover.errors import ImageError
 from landcover.io.files import check_name
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-from rasterio._env import get_gdal_config, set_gdal_config  # rasterio.Env would put a size back under others
+from landcover._gdal import get_gdal_config, set_gdal_config
 
 _SIZE = "GDAL_CACHEMAX"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
+from landcover import _gdal
 from landcover.errors import ImageError, MaskError, is_plain, printable
 from landcover.io.colours import NO_CLASS, find_classes
 from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array, translation
@@ -170,7 +170,7 @@ def open_raster(path: Path, what: str) -> Iterator[DatasetReader]:
     if not (path.is_file() or path.is_dir()):  # some rasters are folders
         raise MaskError(f"{path} is a device or a pipe; expected {what}.")
     with reading(path):
-        source = rasterio.open(path)
+        source = _gdal.open_raster(path)
     with source:
         yield source
 

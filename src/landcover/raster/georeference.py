@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from affine import Affine
-from rasterio._err import CPLE_BaseError  # what rasterio lets through of PROJ has no public name
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.warp import transform
+
+from landcover._gdal import CPLE_BaseError, open_raster
+from landcover.errors import ImageError
 
 # For good and not by catch_warnings, which is not safe in threads: most pictures and all arrays lie nowhere.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
@@ -57,18 +58,18 @@ class Georeference:
 def read_georeference(path: str | Path) -> Georeference | None:
     """Return where a raster lies, from its header; None if it does not say or GDAL cannot open it."""
     try:
-        with rasterio.open(path) as source:
+        with open_raster(path) as source:
             return georeference_of(source)[0]
-    except RasterioError:
+    except (RasterioError, ImageError):
         return None
 
 
 def ground_sample_distance(path: str | Path) -> float | None:
     """Return metres per pixel of a georeferenced raster, see :func:`pixel_size`; None for any other file."""
     try:
-        with rasterio.open(path) as source:
+        with open_raster(path) as source:
             place, size = georeference_of(source)[0], source.shape
-    except RasterioError:
+    except (RasterioError, ImageError):
         return None
     return None if place is None else pixel_size(place, *size)
 

@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
-import rasterio
 import rasterio.windows
 from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
+from landcover._gdal import open_raster
 from landcover.errors import ImageError, UsageError
 from landcover.legend import UInt8Array
 from landcover.raster.address import Address
@@ -265,7 +265,7 @@ def open_scene(
     address = Address.of(path, timeout_s)
     with ExitStack() as stack, address.told():
         with address.environment():
-            reader = stack.enter_context(rasterio.open(address.text))
+            reader = stack.enter_context(open_raster(address.text))
             scene = Scene(address, reader, bands=bands, scaling=scaling, bbox=bbox, aoi=aoi, strict=strict)
         stack.pop_all()
         return scene

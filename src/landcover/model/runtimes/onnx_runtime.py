@@ -9,6 +9,7 @@ import numpy as np
 
 from landcover.errors import ModelError, UsageError
 from landcover.extras import needs
+from landcover.hardening import disable_telemetry
 from landcover.legend import UInt8Array
 from landcover.model.card import read_card
 from landcover.model.runtimes.base import Float32Array, check_batch
@@ -96,11 +97,15 @@ class ONNXRuntime:
 
 
 def import_onnxruntime() -> Any:
-    """Import onnxruntime; its builds for Windows, which report use to Microsoft, are told not to.
+    """Import onnxruntime with its telemetry off.
+
+    By default it stores a device id in the user's cache folder and reports sessions to Microsoft. On Linux
+    the environment variable counts, which it reads when it is loaded; on Windows its own function.
 
     Raises:
         MissingExtraError: If it is not installed.
     """
+    disable_telemetry()
     with needs("onnxruntime"):
         onnxruntime = import_module("onnxruntime")
     onnxruntime.disable_telemetry_events()

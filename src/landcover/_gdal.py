@@ -1,0 +1,364 @@
+"""GDAL as landcover opens it: a driver chosen by a file's content, and no file that leads elsewhere.
+
+The only module with private names of rasterio and pyogrio.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.parsers import expat
+
+from rasterio.env import ensure_env_with_credentials
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+
+from landcover.errors import DataError, ImageError
+from landcover.hardening import ALLOWED_DRIVERS, NO_ADDRESS, is_hardened
+
+try:
+    from rasterio._env import get_gdal_config, set_gdal_config  # rasterio.Env would put back others' values
+    from rasterio._err import CPLE_BaseError, CPLE_OpenFailedError
+except ImportError:  # a later rasterio: its public errors are raised alone
+    CPLE_BaseError = CPLE_OpenFailedError = RasterioError
+
+    def get_gdal_config(key: str) -> Any:
+        """Return a setting of GDAL's that a ``rasterio.Env`` made."""
+        from rasterio.env import getenv
+
+        return getenv().get(key)
+
+    def set_gdal_config(key: str, value: Any) -> None:
+        """Keep GDAL's own setting, which only the private function can change for good."""
+
+
+__all__ = [
+    "CPLE_BaseError",
+    "CPLE_OpenFailedError",
+    "check_vector",
+    "get_gdal_config",
+    "import_pyogrio",
+    "open_raster",
+    "set_gdal_config",
+]
+
+_HEAD_BYTES = 4096
+_XML_BYTES = 64 << 20
+_DEPTH = 8
+"""VRTs inside each other at most."""
+_SOURCES = 1 << 17
+"""Files that a VRT may refer to, with the VRTs in it."""
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_DRIVERS = {
+    _TIFF: ("GTiff",),
+    (b"\xff\xd8\xff",): ("JPEG",),
+    (b"\x89PNG\r\n\x1a\n",): ("PNG",),
+    (b"GIF87a", b"GIF89a"): ("GIF", "BIGGIF"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"): ("JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID"),
+    (b"CDF\x01", b"CDF\x02", b"CDF\x05"): ("netCDF",),
+    (_HDF5,): ("netCDF", "HDF5", "HDF5Image"),
+}
+_WEBP = ("WEBP",)
+_VRT = ("VRT",)
+_FORMATS = "GeoTIFF, VRT, JPEG, PNG, WebP, GIF, JPEG 2000, netCDF, HDF5"
+_ELSEWHERE = sorted({driver for drivers in _DRIVERS.values() for driver in drivers} | set(_WEBP))
+"""Drivers for what is not a file here. No VRT: its sources would be addresses that nobody typed."""
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://|/vsi", re.IGNORECASE)
+_REMOTE = re.compile(r"(/vsicurl/)?https?://|(s3|gs|az)://|/vsi(s3|gs|az)/", re.IGNORECASE)
+_ARCHIVE = re.compile(r"/vsi(zip|tar|gzip)/(?!.*(/vsi|://))", re.IGNORECASE)
+_SUBDATASET = re.compile(r'(?:NETCDF|HDF5):(?:"([^"]+)"|([^":]+)):', re.IGNORECASE)
+
+_SIDECARS = [
+    "." + "".join(letters)
+    for end in ("ovr", "msk")
+    for letters in product(*((letter, letter.upper()) for letter in end))
+]
+"""Overviews and masks that GDAL opens along, with any driver, in any case."""
+
+
+def open_raster(path: str | Path) -> DatasetReader:
+    """Open a raster for reading, with the one driver that its content asks for.
+
+    Args:
+        path: A file; an address (http, https, s3, gs, az, or GDAL's name of one); or an archive here
+            (``/vsizip/``, ``/vsitar/``, ``/vsigzip/``).
+
+    Returns:
+        rasterio's data set.
+
+    Raises:
+        ImageError: If the format is not supported; the scheme is another one; or the file, an overview or
+            mask beside it, or a VRT in it refers to an address, a pipe, a device, raw bytes or Python code.
+        RasterioError: If GDAL cannot open it.
+    """
+    text = os.fspath(path)
+    if _SCHEME.match(text):
+        return _open_elsewhere(text)
+    subdataset = _SUBDATASET.match(text)
+    drivers = _Check(text).file(subdataset[1] or subdataset[2] if subdataset else text)
+    source = _open(text, drivers)
+    try:
+        overviews = source.get_tag_item("OVERVIEW_FILE", "OVERVIEWS")
+    except RasterioError:
+        overviews = None
+    if overviews:
+        source.close()
+        raise ImageError(
+            f"{text} keeps its overviews in another file ({overviews[:200]!r}); expected them inside or in "
+            f"{Path(text).name}.ovr. Convert it: gdal_translate IN OUT.tif"
+        )
+    return source
+
+
+@ensure_env_with_credentials  # type: ignore[untyped-decorator]  # rasterio has no types
+def _open(path: str, drivers: tuple[str, ...] | list[str], **options: Any) -> DatasetReader:
+    return DatasetReader(path, driver=list(drivers), **options)  # rasterio.open takes no list in 1.4
+
+
+def _open_elsewhere(text: str) -> DatasetReader:
+    name = re.sub(r"//[^/]*@", "//", text.partition("?")[0])
+    if _REMOTE.match(text):
+        _allow(text)
+    elif not _ARCHIVE.match(text):
+        raise ImageError(
+            f"{name} cannot be read; expected a file or an address that begins with http://, https://, "
+            "s3://, gs:// or az://. Copy it to a file first."
+        )
+    from rasterio import Env
+
+    with Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # nor what is beside it
+        return _open(text, _ELSEWHERE)
+
+
+def _allow(address: str) -> None:
+    """Add an address to those that a hardened process fetches; GDAL compares ends of names."""
+    if not is_hardened():
+        return
+    option = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"
+    path = re.sub(r"^(s3|gs|az)://", r"/vsi\1/", address)
+    ends = [re.split("[, ]", path.partition("?")[0])[-1]]
+    if "?" in path and not re.search("[, ]", path):
+        ends.append(path)
+    before = get_gdal_config(option) or NO_ADDRESS
+    allowed = [*str(before).split(","), *ends]
+    set_gdal_config(option, ",".join(dict.fromkeys(allowed)))
+
+
+class _Check:
+    """Look at a file, and at all that GDAL would open along with it, before GDAL does."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._seen: set[str] = set()
+        self._opened: list[str] = []
+
+    def file(self, path: str) -> tuple[str, ...]:
+        """Return the drivers for a file's content.
+
+        Raises:
+            ImageError: If it is not a file of a supported format, or leads elsewhere.
+        """
+        try:
+            regular = Path(path).is_file()
+        except ValueError:  # a zero byte
+            regular = False
+        if not regular:
+            if Path(path).exists():
+                raise self._refusal(path, "is not a file")
+            return _VRT  # GDAL reports what is missing
+        with Path(path).open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        drivers = _by_content(head)
+        if drivers is None:
+            raise self._refusal(
+                path,
+                f"is not a supported raster ({_FORMATS}): it begins with {head[:8]!r}. Convert it to GeoTIFF",
+            )
+        real = os.path.realpath(path)
+        if real in self._opened:
+            raise self._refusal(
+                path, "refers to itself, or to files that do; expected a VRT of other rasters"
+            )
+        if real not in self._seen:
+            if len(self._seen) >= _SOURCES or len(self._opened) >= _DEPTH:
+                raise self._refusal(
+                    path, f"is too deep or too large; at most {_DEPTH} VRTs inside each other"
+                )
+            self._seen.add(real)
+            self._opened.append(real)
+            self._sidecars(path)
+            if drivers == _VRT:
+                self._xml(path)
+            self._opened.pop()
+        return drivers
+
+    def _sidecars(self, path: str) -> None:
+        for end in _SIDECARS:
+            if os.path.exists(path + end):  # noqa: PTH110  # two dozen for each file that is opened
+                with Path(path + end).open("rb") if Path(path + end).is_file() else _nothing() as file:
+                    if not file.read(4).startswith(_TIFF):
+                        raise self._refusal(
+                            path + end, "is not a TIFF, as overviews and masks are. Delete it"
+                        )
+        if os.path.exists(path + ".aux.xml"):  # noqa: PTH110
+            self._xml(path + ".aux.xml")
+
+    def _xml(self, path: str) -> None:
+        """Check what a VRT or a file of metadata refers to."""
+        if not Path(path).is_file() or Path(path).stat().st_size > _XML_BYTES:
+            raise self._refusal(path, f"is not a file of at most {_XML_BYTES >> 20} MiB")
+        for tag, attributes, text in self._elements(path):
+            values = [text, *attributes.values()]
+            if any("/vsi" in value.lower() for value in values):
+                raise self._refusal(path, "refers to an address or an archive; expected files")
+            key = attributes.get("key", attributes.get("name", "")).lower()
+            if key == "overview_file" or (tag == "argument" and "filename" in key):
+                raise self._refusal(path, f"refers to another file by {key}; this is not supported")
+            if attributes.get("subclass", "").lower() == "vrtrawrasterband":
+                raise self._refusal(path, "describes raw bytes; expected files of a supported format")
+            if tag in ("pixelfunctionlanguage", "pixelfunctioncode") and text.strip().lower() not in (
+                "",
+                "c",
+            ):
+                raise self._refusal(path, "contains Python code, which is not executed")
+            if tag in ("sourcefilename", "sourcedataset", "filename") or key in ("x_dataset", "y_dataset"):
+                self._source(path, text.strip(), relative=attributes.get("relativetovrt") == "1")
+
+    def _source(self, vrt: str, name: str, *, relative: bool) -> None:
+        subdataset = _SUBDATASET.match(name)
+        file = (subdataset[1] or subdataset[2]) if subdataset else name
+        path = os.path.join(os.path.dirname(vrt), file) if relative else file  # noqa: PTH118, PTH120
+        if not name or ":" in os.path.splitdrive(file)[1] or "<" in name:
+            raise self._refusal(vrt, f"refers to {name[:200]!r}; expected files")
+        self.file(path)
+
+    def _elements(self, path: str) -> Iterator[tuple[str, dict[str, str], str]]:
+        """Yield name, attributes and text of each element, names in lower case as GDAL does not care."""
+        found: list[tuple[str, dict[str, str], str]] = []
+        stack: list[tuple[str, dict[str, str], list[str]]] = []
+
+        def refuse(*_: object) -> None:
+            raise self._refusal(path, "declares a document type; expected plain XML")
+
+        def start(tag: str, attributes: dict[str, str]) -> None:
+            stack.append((tag.lower(), {name.lower(): value for name, value in attributes.items()}, []))
+
+        def end(_: str) -> None:
+            tag, attributes, texts = stack.pop()
+            found.append((tag, attributes, "".join(texts)))
+
+        parser = expat.ParserCreate("utf-8")  # whatever the file declares: GDAL takes its bytes as they are
+        parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
+        parser.StartElementHandler, parser.EndElementHandler = start, end
+        parser.CharacterDataHandler = lambda text: stack[-1][2].append(text)
+        try:
+            with Path(path).open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    parser.Parse(chunk, False)
+                    yield from found
+                    found.clear()
+                parser.Parse(b"", True)
+        except expat.ExpatError as error:
+            raise self._refusal(path, f"is not well-formed XML ({error})") from None
+        yield from found
+
+    def _refusal(self, path: str, reason: str) -> ImageError:
+        source = "" if path == self._name else f"{self._name}: "
+        return ImageError(f"{source}{path} {reason}.")
+
+
+def _nothing() -> Any:
+    from io import BytesIO
+
+    return BytesIO()
+
+
+def _by_content(head: bytes) -> tuple[str, ...] | None:
+    """Return the drivers for a file that begins so; None if it is of no supported format."""
+    for magics, drivers in _DRIVERS.items():
+        if head.startswith(magics):
+            return drivers
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return _WEBP
+    return (
+        _VRT if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<VRTDataset") or _is_xml_vrt(head) else None
+    )
+
+
+def _is_xml_vrt(head: bytes) -> bool:
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<?xml", b"<!--")) and b"<VRTDataset" in head
+
+
+_VECTORS = {
+    b"SQLite format 3\0": "GeoPackage",
+    b"fgb": "FlatGeobuf",
+    b"PAR1": "GeoParquet",
+    b"\0\0\x27\x0a": "shapefile",
+}
+
+
+def check_vector(path: Path) -> None:
+    """Refuse a vector file whose content GDAL would open with a driver that fetches or executes.
+
+    GDAL chooses by content, and pyogrio takes no list of drivers.
+
+    Args:
+        path: An existing file or folder.
+
+    Raises:
+        DataError: If it is not a GeoPackage, FlatGeobuf, GeoParquet, shapefile, GeoJSON, KML, or a folder of
+            shapefiles or named ``.gdb``.
+    """
+    expected = "expected GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, a shapefile or KML"
+    if path.is_dir():
+        if path.suffix.lower() == ".gdb" or any(path.glob("*.[sS][hH][pP]")):
+            return
+        raise DataError(f"{path} is a folder without shapefiles; {expected}.")
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if path.suffix.lower() == ".zip" and head.startswith(b"PK\3\4"):
+        raise DataError(f"{path} is an archive; {expected}. Unpack it first.")
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head.startswith(tuple(_VECTORS)):
+        if head.startswith(b"SQLite") and path.suffix.lower() != ".gpkg":
+            raise DataError(f"{path} is a SQLite database; {expected}, a GeoPackage named .gpkg.")
+        return
+    if text.startswith(b"{") and b"gdal_streamed_alg" not in head and b'"stac_version"' not in head:
+        return
+    markup = re.sub(rb"<!--.*?-->|<\?.*?\?>", b"", text, flags=re.DOTALL).lstrip()
+    if markup.startswith(b"<kml") and b"<OGR" not in head:
+        return
+    raise DataError(f"{path} is not a supported vector file: it begins with {head[:8]!r}; {expected}.")
+
+
+def import_pyogrio() -> ModuleType:
+    """Import pyogrio; in a hardened process its GDAL keeps the allowed drivers only.
+
+    GDAL prints a line for each driver of ``GDAL_SKIP`` that it does not have, and pyogrio has others than
+    rasterio: it is told of its own ones.
+
+    Raises:
+        ModuleNotFoundError: If it is not installed.
+    """
+    if not is_hardened():
+        import pyogrio
+
+        return pyogrio  # type: ignore[no-any-return]
+    skipped = os.environ.pop("GDAL_SKIP", "")
+    try:
+        import pyogrio
+    finally:
+        os.environ["GDAL_SKIP"] = skipped
+    unwanted = set(pyogrio.list_drivers()) - ALLOWED_DRIVERS
+    if unwanted:
+        from pyogrio._ogr import _register_drivers
+
+        pyogrio.set_gdal_config_options({"GDAL_SKIP": ",".join(sorted(unwanted))})
+        _register_drivers()  # reads it again
+    return pyogrio  # type: ignore[no-any-return]

@@ -1,0 +1,354 @@
+"""Hostile files: they write, fetch and execute nothing, and each is refused in one line."""
+
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+
+from landcover._gdal import open_raster
+from landcover.errors import DataError, ImageError
+from landcover.io.vectors import read_features
+from landcover.raster import ground_sample_distance, open_scene, read_georeference
+from landcover.raster.classmap import open_class_map
+from training_world import TINY, write_pairs
+
+CANARY = "precious\n"
+PLACE = "<GeoTransform>500000,0.5,0,5700000,0,-0.5</GeoTransform><SRS>EPSG:32631</SRS>"
+
+MRF = (
+    '<MRF_META><CachedSource><Source>thumb.dat</Source></CachedSource><Raster><Size x="64" y="64" c="1"/>'
+    '<PageSize x="64" y="64" c="1"/><Compression>NONE</Compression><DataType>Byte</DataType>'
+    "<DataFile>../target.txt</DataFile><IndexFile>../target.idx</IndexFile></Raster>"
+    '<GeoTags><BoundingBox minx="500000" miny="5699744" maxx="500256" maxy="5700000"/>'
+    "<Projection>EPSG:32631</Projection></GeoTags></MRF_META>"
+)
+
+
+def vrt(source: str, *, relative: int = 1) -> str:
+    return (
+        f'<VRTDataset rasterXSize="64" rasterYSize="64">{PLACE}<VRTRasterBand dataType="Byte" band="1">'
+        f'<SimpleSource><SourceFilename relativeToVRT="{relative}">{source}</SourceFilename>'
+        "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+
+
+def write_tif(path: Path, **tags: str) -> Path:
+    profile = {
+        "width": 64,
+        "height": 64,
+        "count": 3,
+        "dtype": "uint8",
+        "driver": "GTiff",
+        "crs": "EPSG:32631",
+    }
+    transform = rasterio.Affine(0.5, 0, 500000, 0, -0.5, 5700000)
+    with rasterio.open(path, "w", transform=transform, **profile) as target:
+        target.write(np.random.default_rng(1).integers(0, 255, (3, 64, 64), np.uint8))
+        if tags:
+            target.update_tags(ns="OVERVIEWS", **tags)
+    return path
+
+
+class World:
+    """A folder of files to work on, a canary outside it, and a server that counts who asks."""
+
+    def __init__(self, folder: Path, requests: list[str], url: str) -> None:
+        self.folder, self.inbox, self.requests, self.url = folder, folder / "inbox", requests, url
+        self.inbox.mkdir()
+        (folder / "target.txt").write_text(CANARY)
+        write_tif(self.inbox / "thumb.dat")
+        self.good = write_tif(self.inbox / "good.tif")
+
+    def check(self) -> None:
+        assert (self.folder / "target.txt").read_text() == CANARY
+        assert {path.name for path in self.folder.iterdir()} <= {"inbox", "out", "target.txt", "home"}
+        assert self.requests == []
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[list[str], str]]:
+    requests: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield requests, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def world(tmp_path: Path, server: tuple[list[str], str]) -> World:
+    server[0].clear()
+    return World(tmp_path, *server)
+
+
+def hostile(kind: str, world: World) -> Path:
+    """Make a hostile raster in the inbox and return it."""
+    inbox, url = world.inbox, world.url
+    path = inbox / "bad.tif"
+    remote = f"/vsicurl/{url}/a.tif"
+    if kind.startswith("mrf."):
+        path = inbox / f"bad{kind[3:]}"
+        path.write_text(MRF)
+    elif kind in SIDECARS:
+        write_tif(path)
+        (inbox / f"bad.tif.{kind.split()[0]}").write_text(SIDECARS[kind].format(remote=remote, mrf=MRF))
+    elif kind == "overview tag":
+        write_tif(path, OVERVIEW_FILE=remote)
+    elif kind == "pipe":
+        os.mkfifo(inbox / "pipe")
+        path.write_text(vrt("pipe"))
+    elif kind == "itself":
+        path.write_text(vrt("bad.tif"))
+    else:
+        (inbox / "inner.jpg").write_text(vrt(remote, relative=0) if kind == "vrt in vrt" else MRF)
+        path.write_text(VRTS[kind].format(remote=remote, url=url))
+    return path
+
+
+SIDECARS = {
+    "ovr of mrf": "{mrf}",
+    "Ovr of vrt": vrt("{remote}", relative=0),
+    "msk of vrt": vrt("{remote}", relative=0),
+    "aux.xml": '<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{remote}</MDI></Metadata>'
+    "</PAMDataset>",
+}
+ENTITY = '<!DOCTYPE a [<!ENTITY b "/vsicurl/">]>'
+VRTS = {
+    "mrf in vrt": vrt("inner.jpg"),
+    "vrt in vrt": vrt("inner.jpg"),
+    "vsicurl": vrt("{remote}", relative=0),
+    "escaped vsicurl": vrt("&#47;vsi{remote}", relative=0),
+    "vsizip": vrt("/vsizip/{remote}", relative=0),
+    "url": vrt("{url}/a.tif", relative=0),
+    "vrt address": vrt("vrt://thumb.dat", relative=0),
+    "service": vrt("WMS:{url}/wms?", relative=0),
+    "inline": vrt("&lt;GDAL_WMS&gt;&lt;/GDAL_WMS&gt;", relative=0),
+    "entity": ENTITY + vrt("{remote}", relative=0),
+    "python": vrt("thumb.dat").replace(
+        '<VRTRasterBand dataType="Byte" band="1">',
+        '<VRTRasterBand dataType="Byte" band="1" subClass="VRTDerivedRasterBand"><PixelFunctionType>f.g'
+        "</PixelFunctionType><PixelFunctionLanguage>Python</PixelFunctionLanguage>",
+    ),
+    "raw": vrt("../target.txt").replace('band="1">', 'band="1" subClass="VRTRawRasterBand">'),
+}
+VRTS["entity"] = "<!-- <VRTDataset -->" + VRTS["entity"]
+KINDS = ["mrf.jpg", "mrf.tif", "mrf.png", *SIDECARS, *VRTS, "overview tag", "pipe", "itself"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hostile_rasters_are_refused_by_every_function_that_opens_one(kind: str, world: World) -> None:
+    path = hostile(kind, world)
+    for opened in (open_raster, open_scene):
+        with pytest.raises(ImageError, match=r"bad\.|inner|pipe") as raised:
+            opened(path)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(DataError), open_class_map(path):
+        pass
+    assert (read_georeference(path), ground_sample_distance(path)) == (None, None)
+    world.check()
+
+
+def run_cli(world: World, *arguments: str, strace: Path | None = None) -> subprocess.CompletedProcess[str]:
+    home = world.folder / "home"
+    home.mkdir(exist_ok=True)
+    environment = os.environ | {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+    for name in ("CI", "ORT_DISABLE_TELEMETRY", "MPLCONFIGDIR"):  # with CI onnxruntime is silent by itself
+        environment.pop(name, None)
+    traced = ["strace", "-f", "-qq", "-o", str(strace), "-e", "trace=%network,openat,mkdir"] if strace else []
+    return subprocess.run(
+        [*traced, sys.executable, "-m", "landcover", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=world.folder,
+        env=environment,
+        timeout=300,
+    )
+
+
+def test_predict_maps_the_other_files(world: World) -> None:
+    for number, kind in enumerate(("mrf.jpg", "mrf.png", "vsicurl")):
+        path = hostile(kind, world)
+        path.rename(path.with_stem(f"bad{number}"))
+    done = run_cli(world, "predict", "inbox", "--model", "starter", "--gsd", "0.5", "--out", "out")
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("Skipped:")]
+    assert sorted(line.split()[1].rstrip(":") for line in lines) == [
+        *["inbox/bad0.jpg", "inbox/bad1.png", "inbox/bad2.tif"],
+    ]
+    assert [path.name for path in (world.folder / "out").iterdir()] == ["good_mask.tif"]
+    world.check()
+
+
+def test_in_a_hardened_process_gdal_itself_opens_and_fetches_nothing(world: World) -> None:
+    """The command line's second line of defence, without the checks of the first."""
+    path = hostile("mrf.jpg", world)
+    outer = world.inbox / "outer.vrt"
+    outer.write_text(vrt("bad.jpg"))
+    remote = world.inbox / "remote.vrt"
+    remote.write_text(vrt(f"/vsicurl/{world.url}/a.tif", relative=0))
+    code = f"""
+from landcover.hardening import harden
+harden()
+import os, rasterio, pyogrio
+assert os.environ["GDAL_SKIP"].startswith("PNG,GIF,")
+from landcover._gdal import import_pyogrio
+with rasterio.Env() as env:
+    assert not {{"MRF", "WMS", "HTTP", "PNG", "GIF"}} & set(env.drivers())
+    for path in {[str(path), str(outer), str(remote)]}:
+        try:
+            rasterio.open(path).read()
+        except rasterio.errors.RasterioError:
+            continue
+        raise AssertionError(path)
+    try:
+        rasterio.open({world.url + "/a.tif"!r})
+    except rasterio.errors.RasterioError:
+        pass
+"""
+    environment = os.environ | {"GDAL_SKIP": "PNG GIF"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    world.check()
+
+
+def test_pyogrio_keeps_the_allowed_drivers_and_prints_nothing() -> None:
+    code = """
+from landcover.hardening import harden
+harden()
+from landcover._gdal import import_pyogrio
+drivers = import_pyogrio().list_drivers()
+assert {"GPKG", "GeoJSON", "FlatGeobuf"} <= set(drivers) and not {"OGR_VRT", "WFS", "GDALG"} & set(drivers)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "typed", ["ftp://h/a.tif", "file:///etc/passwd", "/vsistdin/", "/vsizip//vsis3/b/a.zip"]
+)
+def test_other_schemes_are_refused(typed: str) -> None:
+    with pytest.raises(ImageError, match=r"expected a file or an address that begins with http"):
+        open_scene(typed)
+
+
+def test_an_address_that_was_typed_is_fetched_and_nothing_else(world: World) -> None:
+    code = f"""
+from landcover.hardening import harden
+harden()
+from landcover.raster import open_scene
+from landcover.errors import ImageError
+try:
+    open_scene({world.url + "/typed.tif?key=1"!r}, timeout_s=5)
+except ImageError:
+    pass
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert {path.partition("?")[0] for path in world.requests} == {"/typed.tif"}
+
+
+VECTORS = {
+    "vrt": '<OGRVRTDataSource><OGRVRTLayer name="a"><SrcDataSource>{url}/a.json</SrcDataSource></OGRVRTLayer>'
+    "</OGRVRTDataSource>",
+    "wfs": "<OGRWFSDataSource><URL>{url}/wfs</URL></OGRWFSDataSource>",
+    "gml": '<?xml version="1.0"?><ogr:FeatureCollection xmlns:gml="http://www.opengis.net/gml" '
+    'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:schemaLocation="http://a {url}/a.xsd"/>',
+    "pipeline": '{{"type": "gdal_streamed_alg", "command_line": "gdal vector pipeline ! read {url}/a.json"}}',
+    "url": "{url}/a.geojson",
+    "kml around": "<kml><!-- <OGRVRTDataSource> --></kml>",
+}
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".kml"])
+@pytest.mark.parametrize("kind", VECTORS)
+def test_hostile_vectors_are_refused(kind: str, suffix: str, world: World) -> None:
+    path = world.inbox / f"bad{suffix}"
+    path.write_text(VECTORS[kind].format(url=world.url))
+    with pytest.raises(DataError, match="bad") as raised:
+        read_features(path, rasterio.crs.CRS.from_epsg(32631))
+    assert "\n" not in str(raised.value)
+    world.check()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "inbox/good.tif", "--model", "starter", "--aoi", "inbox/bad.geojson", "--out", "out"],
+        ["predict", "inbox/good.tif", "--model", "starter", "--zones", "inbox/bad.geojson", "--out", "out"],
+        ["vectorize", "inbox/bad.tif", "--out", "out/a.gpkg", "--legend", "deepglobe"],
+        ["clean", "inbox/bad.tif", "--min-region", "20", "--out", "out", "--legend", "deepglobe"],
+        ["evaluate", "--map", "inbox/bad.tif", "--truth", "inbox/bad.tif", "--legend", "deepglobe"],
+        ["evaluate", "--map", "inbox/good.tif", "--truth", "inbox/bad.geojson", "--legend", "deepglobe"],
+    ],
+    ids=lambda arguments: " ".join(a for a in arguments[:6] if a.startswith("--") or a.isalpha()),
+)
+def test_commands_refuse_hostile_files_in_one_line(arguments: list[str], world: World) -> None:
+    hostile("mrf.tif", world)
+    (world.inbox / "bad.geojson").write_text(VECTORS["vrt"].format(url=world.url))
+    done = run_cli(world, *arguments)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    world.check()
+
+
+SILENT = {
+    "doctor": ["doctor"],
+    "predict": ["predict", "inbox/good.tif", "--model", "starter", "--out", "out"],
+    "predict in onnxruntime": [
+        *["predict", "inbox/good.tif", "--model", "starter", "--out", "out", "--runtime", "onnxruntime"],
+    ],
+}
+
+
+def check_silence(world: World, *arguments: str) -> None:
+    """Run a command, under strace where there is one: no network, no file but outputs and temporary ones."""
+    trace = world.folder / "home.trace" if shutil.which("strace") else None
+    done = run_cli(world, *arguments, strace=trace)
+    assert done.returncode == 0, done.stderr
+    assert [path for path in (world.folder / "home").rglob("*") if path.is_file()] == []
+    if trace is None:
+        return
+    lines = trace.read_text(errors="replace").splitlines()
+    trace.unlink()
+    network = ("connect(", "sendto(", "sendmsg(", "sendmmsg(", "bind(")
+    spoken = [line for line in lines if any(call in line for call in network) and "AF_" in line]
+    assert [line for line in spoken if "AF_UNIX" not in line and "AF_NETLINK" not in line] == []
+    own = (str(world.folder / "out"), "out", "/tmp", os.environ.get("TMPDIR", "/tmp"), "/dev/")
+    written = [line.split('"')[1] for line in lines if "O_CREAT" in line and " = -1 " not in line]
+    outside = [path for path in written if not path.startswith(own) and "__pycache__" not in path]
+    assert [path for path in outside if path.startswith("/")] == []
+
+
+@pytest.mark.parametrize("arguments", SILENT.values(), ids=SILENT)
+def test_commands_report_nothing_and_leave_nothing(arguments: list[str], world: World) -> None:
+    check_silence(world, *arguments)
+
+
+@pytest.mark.slow
+def test_training_export_and_evaluation_report_nothing_and_leave_nothing(world: World) -> None:
+    write_pairs(world.folder / "inbox" / "data")
+    (world.inbox / "tiny.yaml").write_text(yaml.safe_dump(dict(TINY) | {"steps": 2}))
+    check_silence(
+        *[world, "train", "--data", "inbox/data", "--preset", "inbox/tiny.yaml", "--weights", "none"],
+        *["--out", "out/run"],
+    )
+    check_silence(world, "export", "out/run", "--out", "out/m.onnx")
+    check_silence(world, "evaluate", "--model", "out/m.onnx", "--data", "inbox/data", "--split", "folders")
