@@ -277,10 +277,10 @@ def test_refused_scenes_say_why(tmp_path: Path) -> None:
         ("wide.tif", {}, ImageError, "--scaling MINIMUM,MAXIMUM.*--scaling percentile"),
         ("map.tif", {}, ImageError, "colour table"),
         ("p.png", {}, ImageError, "colour table"),
-        ("empty.tif", {}, ImageError, "cannot be read as a raster"),
-        ("text.tif", {}, ImageError, "cannot be read as a raster"),
+        ("empty.tif", {}, ImageError, "empty.tif is not a supported raster"),
+        ("text.tif", {}, ImageError, "text.tif is not a supported raster.*no raste"),
         ("missing.tif", {}, ImageError, "No such file"),
-        (".", {}, ImageError, "cannot be read as a raster"),
+        (".", {}, ImageError, "is not a file"),
         ("a\nb.tif", {}, DataError, "control characters"),
         ("a\udcff.tif", {}, DataError, "UTF-8"),
     ]

@@ -130,7 +130,7 @@ def open_class_map(
     Memory: GDAL's block cache for :func:`two_rows_of_blocks`.
 
     Args:
-        path: Any raster that GDAL opens.
+        path: A raster file of a format that :func:`~landcover.raster.open_scene` reads.
         legend: The classes of the file, which must be those that it names, if any. None: those of
             ``target``, else those that it names.
         target: The classes whose indices are read, found by name. None: those of the file.

@@ -230,7 +230,7 @@ def open_scene(
 ) -> Scene:
     """Open imagery of any size to read it by strips of rows.
 
-    GeoTIFF, COG, VRT and JPEG 2000 are read by blocks. PNG and JPEG can only be decoded from the top: strips
+    GeoTIFF, COG, VRT, JPEG 2000, netCDF and HDF5 are read by blocks; other formats are refused. PNG and JPEG can only be decoded from the top: strips
     that follow each other cost one decoding, going back begins anew. WebP and GIF are decoded whole by the
     first read and take their whole size in memory. Where one of these is damaged, the rest of it is; in the
     others the blocks that are. Palette images are refused as maps or masks; to classify
@@ -241,7 +241,7 @@ def open_scene(
     64 MiB. What scenes and maps need that are open at once adds up, and goes when they are closed.
 
     Args:
-        path: A file, or an address that GDAL knows: http(s), s3, gs, /vsi…. Files beside one at an address
+        path: A file, or an address: http(s), s3, gs, az. Files beside one at an address
             (.msk, .aux.xml, .ovr) are not looked for.
         bands: Numbers of the red, green and blue band, from 1. None: those that the file calls so, else the
             first three (with a warning where there are more), else the first one as grey.

@@ -29,11 +29,14 @@ def git_commit() -> str | None:
     package = Path(landcover.__file__).parent
     try:
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
-        return _git(package, "describe", "--always", "--dirty", "--abbrev=40")
+        commit = _git(package, "describe", "--always", "--abbrev=40")
+        # Not describe --dirty, which writes the index in spite of --no-optional-locks.
+        changes = _git(package, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{commit}-dirty" if changes else commit
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
