@@ -230,7 +230,8 @@ def open_scene(
 ) -> Scene:
     """Open imagery of any size to read it by strips of rows.
 
-    GeoTIFF, COG, VRT, JPEG 2000, netCDF and HDF5 are read by blocks; other formats are refused. PNG and JPEG can only be decoded from the top: strips
+    GeoTIFF, COG, VRT, JPEG 2000, netCDF and HDF5 are read by blocks; other formats are refused.
+    PNG and JPEG can only be decoded from the top: strips
     that follow each other cost one decoding, going back begins anew. WebP and GIF are decoded whole by the
     first read and take their whole size in memory. Where one of these is damaged, the rest of it is; in the
     others the blocks that are. Palette images are refused as maps or masks; to classify
