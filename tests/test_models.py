@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from landcover.model.deeplabv3plus import AtrousPyramid, ImagePooling
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -18,7 +19,6 @@ from typer.testing import CliRunner
 from landcover.cli import build
 from landcover.errors import ConfigError, ModelError, OutputError, UsageError
 from landcover.model import MODELS, DeepLabV3Plus, ModelConfig, build_model, parameter_groups, register
-from landcover.model.deeplabv3plus import AtrousPyramid, ImagePooling
 from landcover.model.encoders import TESTED_ENCODERS, Encoder, build_encoder, possible_strides
 
 NARROW = {"aspp_channels": 8, "decoder_channels": 8, "low_level_channels": 4}

@@ -1,5 +1,6 @@
 """Encoders: timm models that give features, checked before use."""
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -7,10 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from landcover.errors import ConfigError, ModelError, did_you_mean
-from landcover.model._compat import declare_torchvision_operators
-
-declare_torchvision_operators()
-import timm  # noqa: E402 - needs the declaration above
+from landcover.model._compat import timm
 
 OUTPUT_STRIDES = (8, 16, 32)
 LOW_LEVEL_STRIDE = 4
@@ -151,3 +149,40 @@ def possible_strides(name: str) -> list[int]:
             continue
         possible.append(stride)
     return possible
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInfo:
+    """Facts about one encoder.
+
+    Attributes:
+        name: timm's name.
+        parameters: Number of parameters up to the deepest features; None if it cannot be an encoder.
+        output_strides: The strides it supports; empty if it cannot be an encoder.
+        licence: Licence of timm's pretrained weights; None if timm has no weights or states none.
+        tested: Whether the test suite covers it at these strides.
+    """
+
+    name: str
+    parameters: int | None
+    output_strides: tuple[int, ...]
+    licence: str | None
+    tested: bool
+
+
+def describe_encoder(name: str) -> EncoderInfo:
+    """Return the facts about an encoder, found by building it without weights.
+
+    Raises:
+        ConfigError: If timm does not have the model.
+    """
+    check_encoder_name(name)
+    tested = name in TESTED_ENCODERS
+    strides = OUTPUT_STRIDES if tested else tuple(possible_strides(name))
+    parameters = None
+    if strides:
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in Encoder(name, strides[-1]).parameters())
+    pretrained = timm.get_pretrained_cfg(name)
+    licence = pretrained.license if pretrained is not None and pretrained.has_weights else None
+    return EncoderInfo(name, parameters, strides, licence, tested)

@@ -2,22 +2,47 @@
 
 Encoder, atrous spatial pyramid, decoder at stride 4. Differences from the paper, each for a reason:
 
-- The image's sides are padded to multiples of the output stride (edge values repeated) and the answer is
-  cropped, so that every image has the same grid: row ``i`` of the logits answers for the image's rows ``4 i``
-  to ``4 i + 3``.
-- The image-pooling branch has a bias and no batch norm, which would see one value per image and channel:
-  noise for a small batch and an error for a batch of one.
-- Separable convolutions have no norm and activation between their halves, and so factorise the plain ones.
+- The image is padded to multiples of the output stride (edge values repeated) and the logits are cropped.
+  Every image then has the same grid: row ``i`` of the logits covers the image's rows ``4 i`` to ``4 i + 3``.
+- The image-pooling branch has a bias and no batch norm: one value per image and channel is too little for
+  batch statistics, and an error for a batch of one.
+- Separable convolutions have no norm and activation between their halves; they factorise the plain ones.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from landcover.model.encoders import LOW_LEVEL_STRIDE, Encoder
+from landcover.errors import UsageError
+from landcover.model.encoders import LOW_LEVEL_STRIDE, Encoder, build_encoder
 from landcover.model.settings import DEFAULT_ASPP_RATES, ModelConfig
+from landcover.model.weights import load_encoder_weights
+
+
+def build_model(config: ModelConfig, *, classes: int, weights: str | Path | None = None) -> "DeepLabV3Plus":
+    """Build a model in training mode.
+
+    Random weights come from torch's global generator; seed it for a reproducible start.
+
+    Args:
+        config: Encoder and widths.
+        classes: Number of outputs: the scored classes of the legend, at least 1.
+        weights: For the encoder: None for random, ``"timm"`` for timm's own, or a safetensors file.
+
+    Raises:
+        ConfigError: If timm does not have the encoder; the message names the nearest ones.
+        ModelError: If the encoder cannot have the output stride, or the weights do not fit or cannot be read.
+        UsageError: If ``classes`` is below 1.
+    """
+    if classes < 1:
+        raise UsageError(f"A model needs at least one class; found {classes}.")
+    encoder = build_encoder(config.encoder, config.output_stride)
+    if weights is not None:
+        load_encoder_weights(encoder, weights)
+    return DeepLabV3Plus(encoder, config, classes=classes)
 
 
 def _conv(
