@@ -270,13 +270,13 @@ def test_kept_scores():
 
 def test_a_network_learns(tmp_path):
     data = write_pairs(tmp_path / "data", train_images=6, size=64)
-    config = tiny("steps=150", "batch_size=4", "optimiser.learning_rate=0.01", "ema_decay=0.8",
-                  "model.dropout=0", "validation.every_steps=150", "augment={scale: [1.0, 1.0]}",
+    config = tiny("steps=60", "batch_size=4", "optimiser.learning_rate=0.02", "ema_decay=0.8",
+                  "model.dropout=0", "validation.every_steps=60", "augment={scale: [1.0, 1.0]}",
                   "loss.terms=[{name: ce}, {name: lovasz}]")  # fmt: skip
     result = train(config, data=data, out=tmp_path / "run")
-    assert result.best_miou > 0.3  # colours tell the class; by chance it is below 0.1
     losses = [event["loss"] for event in read_log(tmp_path / "run") if event["event"] == "step"]
-    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    assert result.best_miou > 0.2  # the colours show the class; by chance it is below 0.1
 
 
 def test_a_run_folder_records_the_run(run, data):
