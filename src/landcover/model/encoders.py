@@ -1,4 +1,4 @@
-"""Encoders: timm models that give features, checked before use."""
+"""Encoders: timm models with feature maps, checked before use."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         return Features(maps[self._low], maps[-1])
 
     def low_level_parameters(self) -> list[nn.Parameter]:
-        """Return the trained parameters of the layers up to the stride-4 features: what these depend on."""
+        """Return the trained parameters that the stride-4 features depend on."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         training = self.training
         self.eval()
@@ -91,7 +91,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _try_out(self) -> None:
-        """Compare the features of a small image with what timm says of them."""
+        """Check the features of a small image against the shapes that timm declares."""
         self.eval()
         low, deep = self(torch.zeros(1, 3, _SIDE, _SIDE))
         self.train()
@@ -120,13 +120,13 @@ def build_encoder(name: str, output_stride: int) -> Encoder:
     except _CANNOT as error:
         possible = possible_strides(name)
         can = (
-            f"It can have {possible}; set output_stride."
+            f"Supported strides: {possible}; set model.output_stride."
             if possible
-            else "Choose another, see 'landcover models'."
+            else "Choose another encoder, see: landcover models"
         )
         reason = f" ({error})" if str(error) else ""
         raise ModelError(
-            f"The encoder {name!r} cannot have the output stride {output_stride}{reason}. {can}"
+            f"The encoder {name!r} does not support the output stride {output_stride}{reason}. {can}"
         ) from error
 
 
@@ -135,7 +135,7 @@ def check_encoder_name(name: str) -> None:
     if not timm.is_model(name):
         close = get_close_matches(name, timm.list_models(), n=3)
         hint = did_you_mean(name, close or TESTED_ENCODERS)
-        raise ConfigError(f"There is no encoder {name!r} in timm {timm.__version__}. {hint}")
+        raise ConfigError(f"timm {timm.__version__} does not have the encoder {name!r}. {hint}")
 
 
 def possible_strides(name: str) -> list[int]:

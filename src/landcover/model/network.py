@@ -48,7 +48,7 @@ def build_model(config: ModelConfig, *, classes: int, weights: str | Path | None
 def _conv(
     inputs: int, outputs: int, *, kernel: int = 1, rate: int = 1, separable: bool = False
 ) -> nn.Sequential:
-    """Convolution, batch norm, ReLU; the size stays."""
+    """Return convolution, batch norm and ReLU; height and width stay the same."""
     layers: list[nn.Module] = []
     if separable:
         layers.append(
@@ -62,18 +62,18 @@ def _conv(
 
 
 def _batch_norms(module: nn.Module) -> list[nn.Module]:
-    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 class ImagePooling(nn.Module):
-    """The mean over the image through a 1x1 convolution and ReLU, spread over the image again."""
+    """Image pooling: the mean over the image, a 1x1 convolution and ReLU, expanded to the image."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, inputs, h, w) to (N, outputs, h, w), the same at every position."""
+        """Map (N, inputs, h, w) to (N, outputs, h, w) with equal values at all positions."""
         pooled = F.relu(self.conv(F.adaptive_avg_pool2d(x, 1)))
         return pooled.expand(-1, -1, x.shape[-2], x.shape[-1])
 
@@ -102,7 +102,7 @@ class AtrousPyramid(nn.Module):
 
 
 class DeepLabV3Plus(nn.Module):
-    """Encoder, atrous pyramid and decoder; one logit per scored class and pixel.
+    """DeepLabv3+: encoder, atrous pyramid and decoder; one logit for each class and pixel.
 
     Attributes:
         stride: Pixels of the image per value of :meth:`logits`.
@@ -111,10 +111,10 @@ class DeepLabV3Plus(nn.Module):
     stride = LOW_LEVEL_STRIDE
 
     def __init__(self, encoder: Encoder, config: ModelConfig, *, classes: int) -> None:
-        """Put a head on ``encoder``.
+        """Add a head to ``encoder``.
 
-        Convolutions of the head start as in He et al. 2015 (normal, fan-in; gain 1 where no ReLU follows),
-        batch norms as the identity, the classifier as N(0, 0.01) with bias 0: classes about equally likely.
+        Convolutions of the head start as in He et al. 2015 (normal, fan-in; gain 1 if no ReLU follows), batch
+        norms as the identity, the classifier as N(0, 0.01) with bias 0: classes are about equally likely.
         """
         super().__init__()
         self.encoder = encoder
@@ -166,7 +166,7 @@ class DeepLabV3Plus(nn.Module):
         return full[..., :height, :width]
 
     def train(self, mode: bool = True) -> "DeepLabV3Plus":
-        """Set training mode; frozen batch norms keep using and not touching their statistics."""
+        """Set training mode; frozen batch norms use their statistics and do not update them."""
         super().train(mode)
         for norm in _batch_norms(self):
             own = list(norm.parameters())
@@ -175,19 +175,19 @@ class DeepLabV3Plus(nn.Module):
         return self
 
     def freeze_low_level(self) -> None:
-        """Train no layer of the encoder up to its stride-4 features: weights and statistics stay."""
+        """Freeze the layers of the encoder up to its stride-4 features: weights and statistics stay."""
         self._freeze(self.encoder.low_level_parameters())
 
     def freeze_encoder_batch_norms(self) -> int:
-        """Keep the encoder's batch norms as they are; return how many there are."""
+        """Freeze the encoder's batch norms; return their number."""
         norms = _batch_norms(self.encoder)
         self._freeze(norms)
         return len(norms)
 
-    def _freeze(self, parts: Iterable[nn.Module | nn.Parameter]) -> None:
-        for part in parts:
-            part.requires_grad_(False)
-        self.train(self.training)  # norms that do not train now keep their statistics
+    def _freeze(self, frozen: Iterable[nn.Module | nn.Parameter]) -> None:
+        for item in frozen:
+            item.requires_grad_(False)
+        self.train(self.training)  # frozen norms switch to their statistics
 
     def _padded_logits(self, x: Tensor) -> Tensor:
         multiple = self.encoder.output_stride
