@@ -395,7 +395,7 @@ def test_a_teacher_that_cannot_answer_is_named(data, teacher, tmp_path, monkeypa
 def test_another_teacher_is_another_run(data, teacher, student, tmp_path):
     shutil.copytree(student, tmp_path / "run")
     other = changed(teacher, tmp_path / "other.safetensors", temperature=2.0)
-    with pytest.raises(ConfigError, match=r"differs in teachers .* give the very files of its teachers"):
+    with pytest.raises(ConfigError, match=r"differs in teachers .*unchanged files"):
         train(taught(other), data=data, out=tmp_path / "run")
     with pytest.raises(ConfigError, match="differs in teachers"):
         train(tiny(), data=data, out=tmp_path / "run")
@@ -544,7 +544,7 @@ def test_a_teacher_of_other_classes_is_refused(scenes):
 @pytest.mark.parametrize("gsd", [0.001, 5000])
 def test_a_teacher_of_an_absurd_scale_is_refused(scenes, gsd):
     card, material = student_of(scenes, "folders")
-    with pytest.raises(UsageError, match=rf"1 m per pixel and the teacher its-path is to work at {gsd:g}"):
+    with pytest.raises(UsageError, match=rf"1 m per pixel and the teacher its-path .* {gsd:g} m"):
         check_teacher(teacher_of(scenes, "folders", gsd=gsd), card, material)
 
 
