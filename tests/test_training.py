@@ -424,7 +424,9 @@ def test_a_subset_named_valid_is_validated_on(tmp_path, data):
     assert [item.key for item in loaded.validation] == ["validation/0000"]
 
 
-def test_threads_and_random_state_of_torch_are_restored(run, tmp_path, data, monkeypatch):
+def test_training_prints_nothing_and_restores_threads_and_random_state(
+    run, tmp_path, data, monkeypatch, capsys
+):
     counts, before, state = [], torch.get_num_threads(), torch.get_rng_state()
     monkeypatch.setattr(torch, "set_num_threads", counts.append)
     train(tiny("threads=7", "steps=1", "validation.images=1"), data=data, out=tmp_path / "run")
@@ -432,6 +434,7 @@ def test_threads_and_random_state_of_torch_are_restored(run, tmp_path, data, mon
         train(tiny("threads=8", "seed=1"), data=data, out=run)
     assert counts == [7, before, 8, before]
     assert torch.equal(torch.get_rng_state(), state)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_resuming_on_another_device_is_warned_of(run, data, tmp_path, monkeypatch, caplog):
