@@ -24,7 +24,7 @@ from landcover.evaluation.interval import paired_interval
 from landcover.legend import DEEPGLOBE
 from landcover.model import card as bundle
 from landcover.model.card import save_model
-from landcover.training.material import gather
+from landcover.training.data import load_training_data
 from training_world import tiny, write_pair
 
 SCENES, TILES = 30, 2
@@ -524,7 +524,7 @@ class TestTrainedElsewhere:
     @staticmethod
     def _digest(data: Path, split: str) -> str:
         """Of training itself."""
-        return gather(data, split, crop_px=32, model_gsd=None).digest
+        return load_training_data(data, split, crop_px=32, model_gsd=None).digest
 
     def test_a_model_for_each_fold(
         self,
@@ -679,7 +679,7 @@ class TestTrainedElsewhere:
 
 
 def test_a_training_on_a_development_split_leaves_the_test_part_alone(data: Path) -> None:
-    material = gather(data, "scenes-k5@2,0", crop_px=32, model_gsd=None)
+    material = load_training_data(data, "scenes-k5@2,0", crop_px=32, model_gsd=None)
     held_out = {item.key for item in select(open_dataset(data), "scenes-k5@2:val")}
     used = {item.key for item in (*material.train, *material.validation)}
     assert not used & held_out

@@ -26,8 +26,8 @@ from landcover.inference.reading import ArraySource
 from landcover.legend import DEEPGLOBE, IGNORE
 from landcover.model.card import read_card, read_model, save_model
 from landcover.model.runtimes import TorchRuntime, open_model
+from landcover.training.data import load_training_data
 from landcover.training.losses import labelled_pixels
-from landcover.training.material import gather
 from training_world import assert_same_tensors, tiny, write_pairs
 
 # --- The fit ------------------------------------------------------------------------------------------------
@@ -418,7 +418,7 @@ def test_what_the_model_was_trained_on_is_refused(tmp_path: Path) -> None:
     for name in ("0_sat.png", "0_mask.png", "1_sat.png", "1_mask.png"):
         (data / "val" / name).rename(data / "train" / name)
     card, tensors = read_model(file)
-    digest = gather(data, "folders", crop_px=32, model_gsd=None).digest
+    digest = load_training_data(data, "folders", crop_px=32, model_gsd=None).digest
     for known in ({}, {"data_digest": digest}):
         trained = card.model_copy(update={"provenance": {"split": "folders", **known}})
         save_model(file, tensors, trained, force=True)

@@ -7,7 +7,7 @@ from torch import nn
 from landcover.model import build_model
 from landcover.model.encoders import build_encoder
 from landcover.training import depthwise
-from landcover.training.depthwise import DepthwiseConv2d, DepthwiseConv2dSame, quicken_depthwise
+from landcover.training.depthwise import DepthwiseConv2d, DepthwiseConv2dSame, use_fast_depthwise_backward
 from training_world import tiny
 
 GEOMETRIES = [  # kernel, stride, padding, dilation, height, width
@@ -44,7 +44,7 @@ def pair(kernel, stride, padding, dilation, bias, dtype):
     torch.manual_seed(0)
     plain = nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups=4, bias=bias).to(dtype)
     quick = deepcopy(plain)
-    quicken_depthwise(quick, "bf16")
+    use_fast_depthwise_backward(quick, "bf16")
     assert type(quick) is DepthwiseConv2d
     return plain, quick
 
@@ -79,7 +79,7 @@ def test_bfloat16_gradients_are_as_near_to_the_truth_as_those_of_torch(
 def test_only_slow_convolutions_change_and_the_state_does_not():
     network = build_model(tiny("model.output_stride=16").model, classes=6)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    quicken_depthwise(network, "bf16")
+    use_fast_depthwise_backward(network, "bf16")
     changed = [module for module in network.modules() if type(module) is DepthwiseConv2d]
     assert changed
     for module in network.modules():
@@ -105,7 +105,7 @@ def test_padding_as_in_tensorflow(kernel, stride, side, autocast):
     torch.manual_seed(0)
     plain = depthwise.Conv2dSame(6, 6, kernel, stride, groups=6, bias=True)
     quick = deepcopy(plain)
-    quicken_depthwise(quick, "bf16")
+    use_fast_depthwise_backward(quick, "bf16")
     assert type(quick) is DepthwiseConv2dSame
     x = torch.randn(2, 6, side, 11)
     close = {"rtol": 0.02, "atol": 0.02} if autocast else {"rtol": 1e-5, "atol": 1e-5}
@@ -116,10 +116,10 @@ def test_padding_as_in_tensorflow(kernel, stride, side, autocast):
 def test_large_kernels_are_made_of_blocks(monkeypatch):
     """So that the tests of them are tests of that."""
     shapes = []
-    small = depthwise._of_small_kernel
+    small = depthwise._small_kernel_gradient
     monkeypatch.setattr(
         depthwise,
-        "_of_small_kernel",
+        "_small_kernel_gradient",
         lambda grad, x, weight, *rest: (
             shapes.append(tuple(weight.shape[2:])),
             small(grad, x, weight, *rest),
@@ -145,7 +145,7 @@ def test_large_kernels_are_made_of_blocks(monkeypatch):
 def test_what_is_slow_depends_on_the_precision(kind, kernel, stride, dilation, fp32, bf16):
     for precision, slow in (("fp32", fp32), ("bf16", bf16)):
         module = kind(4, 4, kernel, stride, dilation=dilation, groups=4)
-        quicken_depthwise(module, precision)
+        use_fast_depthwise_backward(module, precision)
         assert isinstance(module, DepthwiseConv2d) == slow
         assert isinstance(module, DepthwiseConv2dSame) == (slow and kind is depthwise.Conv2dSame)
 
@@ -163,7 +163,7 @@ def test_others_stay():
         nn.Conv2d(4, 4, 5, groups=4, padding=1, padding_mode="reflect"),
     ):
         kind = type(module)
-        quicken_depthwise(module, "bf16")
+        use_fast_depthwise_backward(module, "bf16")
         assert type(module) is kind
 
 
@@ -171,6 +171,6 @@ def test_most_of_an_efficientnet_was_slow():
     parts = [
         part for part in build_encoder("tf_efficientnet_b4", 32).modules() if isinstance(part, nn.Conv2d)
     ]
-    quicken_depthwise(nn.ModuleList(parts), "bf16")
+    use_fast_depthwise_backward(nn.ModuleList(parts), "bf16")
     kinds = [type(part) for part in parts if part.groups > 1]
     assert (len(kinds), kinds.count(DepthwiseConv2d), kinds.count(DepthwiseConv2dSame)) == (32, 16, 4)

@@ -38,8 +38,7 @@ from landcover.ood import (
     windows,
 )
 from landcover.training import train
-from landcover.training.imagery import learned_imagery
-from landcover.training.material import gather
+from landcover.training.data import load_training_data, measure_imagery
 from onnx_models import save_exported
 from training_world import tiny
 
@@ -277,13 +276,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_records_what_it_learns_from(data: Path, tmp_path: Path) -> None:
     train(tiny("steps=1", "gsd=0.5"), data=data, out=tmp_path / "run")
-    material = gather(data, "folders", crop_px=32, model_gsd=0.5)
-    profile = learned_imagery(material)
+    material = load_training_data(data, "folders", crop_px=32, model_gsd=0.5)
+    profile = measure_imagery(material)
     assert profile is not None
     assert read_card(tmp_path / "run").imagery == profile
     images = [material.dataset.read_image(item) for item in material.train]
     assert measure_profile(images) == profile
-    coarser = learned_imagery(gather(data, "folders", crop_px=32, model_gsd=1.0))
+    coarser = measure_imagery(load_training_data(data, "folders", crop_px=32, model_gsd=1.0))
     assert coarser is None or coarser.windows < profile.windows
 
 

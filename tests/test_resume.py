@@ -1,17 +1,16 @@
-"""Killed at any moment and resumed, a run ends tensor-equal to the straight one."""
+"""A run that is killed at any moment and resumed ends with the same tensors as one that is not."""
 
 import random
 import shutil
 import signal
-import sys
 
 import pytest
 
 from landcover.model.card import read_model
 from landcover.training import train
-from landcover.training.checkpoint import read_run
-from landcover.training.ema import WeightAverage
+from landcover.training.checkpoint import read_checkpoint
 from landcover.training.log import read_log
+from landcover.training.optim import WeightAverage
 from training_world import assert_same_tensors, run_apart, tiny, train_apart, write_pairs
 
 STEPS = 9
@@ -31,7 +30,7 @@ def configuration(precision="fp32", optimiser="adamw"):
 
 @pytest.fixture(scope="module")
 def straight(data, tmp_path_factory):
-    """Folders of runs that nothing stopped, by precision and optimiser."""
+    """Return the folder of an uninterrupted run by precision and optimiser."""
     folders = {}
 
     def folder(precision, optimiser):
@@ -47,7 +46,7 @@ def straight(data, tmp_path_factory):
 def assert_same_run(one, two):
     assert_same_tensors(one / "last.safetensors", two / "last.safetensors")
     assert_same_tensors(one / "best.safetensors", two / "best.safetensors")
-    first, second = (read_run(folder / "last.safetensors")[0] for folder in (one, two))
+    first, second = (read_checkpoint(folder / "last.safetensors")[0] for folder in (one, two))
     assert (first.step, first.best, first.scores, first.stale) == (
         second.step,
         second.best,
@@ -61,18 +60,17 @@ def assert_same_run(one, two):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize(("precision", "optimiser"), [("fp32", "adamw"), ("bf16", "adamw"), ("fp32", "sgd")])
-def test_killed_at_three_random_steps(data, straight, tmp_path, precision, optimiser):
+@pytest.mark.parametrize(("precision", "optimiser"), [("fp32", "adamw"), ("bf16", "sgd")])
+def test_killed_at_random_steps(data, straight, tmp_path, precision, optimiser):
     config = configuration(precision, optimiser)
-    steps = sorted(random.sample(range(2, STEPS + 1), 3))
+    steps = sorted(random.sample(range(2, STEPS + 1), 2))
     print("killed at steps", steps)  # pytest shows it with a failure
     done = 0
     for step in steps:
-        count = step - done  # counted from where the checkpoint was
-        assert train_apart(config, data, tmp_path, "between step and average", count) == -signal.SIGKILL, (
-            steps
-        )
-        done = read_run(tmp_path / "last.safetensors")[0].step
+        count = step - done  # counted from the last checkpoint
+        code = train_apart(config, data, tmp_path, "between step and average", count)
+        assert code == -signal.SIGKILL, steps
+        done = read_checkpoint(tmp_path / "last.safetensors")[0].step
     assert train_apart(config, data, tmp_path) == 0
     assert_same_run(straight(precision, optimiser), tmp_path)
 
@@ -88,7 +86,7 @@ def test_killed_while_files_are_written(data, straight, tmp_path, moment, count)
     assert_same_run(straight("fp32", "adamw"), tmp_path)
 
 
-def test_a_kill_between_last_and_best_is_made_good_at_once(data, tmp_path):
+def test_after_a_kill_between_last_and_best_the_next_start_writes_best(data, tmp_path):
     config = configuration()
     train_apart(config, data, tmp_path, "between last and best", 1)
     assert not (tmp_path / "best.safetensors").exists()
@@ -113,45 +111,40 @@ def test_a_finished_run_stays_as_it_is(data, straight, tmp_path):
     assert_same_run(straight("fp32", "adamw"), finished)
 
 
-def test_a_copy_is_gone_on_with_in_another_folder(data, straight, tmp_path):
+def test_a_copy_is_resumed_in_another_folder(data, straight, tmp_path):
     train_apart(configuration(), data, tmp_path / "one", "between step and average", 7)
     train(configuration(), data=data, out=tmp_path / "two", resume=tmp_path / "one")
-    assert read_run(tmp_path / "one" / "last.safetensors")[0].step == 6
+    assert read_checkpoint(tmp_path / "one" / "last.safetensors")[0].step == 6
     assert_same_run(straight("fp32", "adamw"), tmp_path / "two")
 
 
 def test_time_is_summed_over_resumes(data, tmp_path, monkeypatch):
     class Clock:
-        """One second passes from each look to the next."""
-
         now = 1000.0
 
         def monotonic(self):
-            self.now += 1
             return self.now
 
-    clock = Clock()
-    monkeypatch.setattr("landcover.training.session.time", clock)
-    config = tiny("steps=null", "minutes=0.5", "validation={percent: 50}", "log_every=1")
-    update = WeightAverage.update
+    clock, update = Clock(), WeightAverage.update
 
-    def press(self, updates):
+    def step(self, updates):
+        """Let a step take three seconds; interrupt the fifth, which takes longer."""
         update(self, updates)
+        clock.now += 18 if updates == 4 else 3
         if updates == 4:
-            clock.now += 15  # the step was long
             signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(WeightAverage, "update", press)
-        first = train(config, data=data, out=tmp_path)
-    assert (first.reason, first.step) == ("interrupted", 5)
+    monkeypatch.setattr("landcover.training.loop.time", clock)
+    monkeypatch.setattr(WeightAverage, "update", step)
+    config = tiny("steps=null", "minutes=0.6", "validation={percent: 50}", "log_every=1")
+    first = train(config, data=data, out=tmp_path)
+    assert (first.reason, first.step, first.seconds) == ("interrupted", 5, 30)
     second = train(config, data=data, out=tmp_path)
-    assert 25 < first.seconds < 30 <= second.seconds < 33  # of half a minute
-    assert second.step - first.step <= 3  # were the time begun anew, there would be five times as many
-    times = [event["seconds"] for event in read_log(tmp_path) if event["event"] == "step"]
-    assert times == sorted(times)
-    rates = [event["lr"] for event in read_log(tmp_path) if event["event"] == "step"]
-    assert rates == sorted(rates, reverse=True)  # the schedule goes by time and is not begun anew
+    assert (second.reason, second.step, second.seconds) == ("limit", 7, 36)
+    steps = [event for event in read_log(tmp_path) if event["event"] == "step"]
+    assert [event["seconds"] for event in steps] == [3, 6, 9, 12, 30, 33, 36]
+    rates = [event["lr"] for event in steps]
+    assert rates == sorted(rates, reverse=True)  # the schedule continues
 
 
 def short_of_space(config, data, out):
@@ -174,28 +167,19 @@ def test_no_space_is_a_message_and_leaves_no_half_file(data, tmp_path):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def interrupted(config, data, out):
-    """Train, with a Ctrl-C in the middle of a step; end with the code that a shell would see."""
-    from landcover.config import from_mapping
-    from landcover.training import TrainConfig, ema
-
-    update = ema.WeightAverage.update
+def test_ctrl_c_finishes_the_step_and_keeps_it(data, straight, tmp_path, monkeypatch, caplog):
+    config, update = configuration(), WeightAverage.update
 
     def update_and_press(self, updates):
         update(self, updates)
         if updates == 4:
             signal.raise_signal(signal.SIGINT)
 
-    ema.WeightAverage.update = update_and_press
-    sys.stderr = (out / "stderr").open("w")
-    raise SystemExit(train(from_mapping(TrainConfig, config, "test"), data=data, out=out).reason)
-
-
-def test_ctrl_c_finishes_the_step_and_keeps_it(data, straight, tmp_path):
-    config = configuration()
-    assert run_apart(interrupted, config.model_dump(mode="json"), data, tmp_path) == 1
-    assert read_run(tmp_path / "last.safetensors")[0].step == 5
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightAverage, "update", update_and_press)
+        assert train(config, data=data, out=tmp_path).reason == "interrupted"
+    assert read_checkpoint(tmp_path / "last.safetensors")[0].step == 5
     assert read_log(tmp_path)[-1]["reason"] == "interrupted"
-    assert "--resume auto" in (tmp_path / "stderr").read_text()
+    assert "--resume auto" in caplog.text
     assert train_apart(config, data, tmp_path) == 0
     assert_same_run(straight("fp32", "adamw"), tmp_path)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landcover.legend import IGNORE
-from landcover.training.sampling import CropSampler, take_census
+from landcover.training.sampler import CropSampler, count_classes
 
 CLASSES = 3
 
@@ -24,7 +24,7 @@ def masks(count=6, size=(200, 260)):
 
 def sampler(arrays=None, **options):
     arrays = masks() if arrays is None else arrays
-    return CropSampler([take_census(a, CLASSES) for a in arrays], **{"side_px": 64, **options})
+    return CropSampler([count_classes(a, CLASSES) for a in arrays], **{"side_px": 64, **options})
 
 
 def place(crop):
@@ -39,20 +39,20 @@ def content(arrays, crop):
 
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
-def test_census_counts_every_block(height, width, seed):
+def test_every_block_is_counted(height, width, seed):
     rng = np.random.default_rng(seed)
     mask = rng.choice(np.array([0, 1, 2, IGNORE], np.uint8), (height, width))
-    census = take_census(mask, CLASSES)
-    for row in range(census.blocks.shape[0]):
-        for col in range(census.blocks.shape[1]):
+    counts = count_classes(mask, CLASSES)
+    for row in range(counts.blocks.shape[0]):
+        for col in range(counts.blocks.shape[1]):
             block = mask[64 * row : 64 * row + 64, 64 * col : 64 * col + 64]
-            assert census.blocks[row, col].tolist() == [int((block == c).sum()) for c in range(CLASSES)]
-    assert census.pixels.tolist() == [int((mask == c).sum()) for c in range(CLASSES)]
-    assert (census.height, census.width) == mask.shape
+            assert counts.blocks[row, col].tolist() == [int((block == c).sum()) for c in range(CLASSES)]
+    assert counts.pixels.tolist() == [int((mask == c).sum()) for c in range(CLASSES)]
+    assert (counts.height, counts.width) == mask.shape
 
 
 def test_a_full_block_of_one_class_does_not_overflow():
-    assert take_census(np.ones((64, 64), np.uint8), CLASSES).blocks[0, 0].tolist() == [0, 4096, 0]
+    assert count_classes(np.ones((64, 64), np.uint8), CLASSES).blocks[0, 0].tolist() == [0, 4096, 0]
 
 
 @pytest.mark.parametrize("balance", [0.0, 0.5])

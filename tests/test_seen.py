@@ -18,7 +18,7 @@ from landcover.evaluation import evaluate
 from landcover.evaluation.seen import describe_seen
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.model.card import read_model, save_model
-from landcover.training.material import gather
+from landcover.training.data import load_training_data
 from landcover.training.teachers import Teacher
 from training_world import write_pair, write_pairs
 
@@ -55,7 +55,7 @@ def model(
 
 
 def digest_of(data: Path, split: str) -> str:
-    return gather(data, split, crop_px=32, model_gsd=None).digest
+    return load_training_data(data, split, crop_px=32, model_gsd=None).digest
 
 
 def numbers(row: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -224,7 +224,9 @@ def test_a_teacher_has_its_own_order_of_classes(data: Path) -> None:
         update={
             "provenance": {
                 "split": "folders",
-                "data_digest": gather(data, "folders", crop_px=32, model_gsd=None, legend=turned).digest,
+                "data_digest": load_training_data(
+                    data, "folders", crop_px=32, model_gsd=None, legend=turned
+                ).digest,
             },
             "recipe": {"validation": {"keep": "last"}},
         }

@@ -14,10 +14,10 @@ from landcover.legend import DEEPGLOBE, IGNORE
 from landcover.model.preprocessing import Preprocessing
 from landcover.training.batches import BatchReader
 from landcover.training.config import LossConfig
+from landcover.training.data import load_training_data
 from landcover.training.losses import build_loss, soft_cross_entropy
-from landcover.training.material import gather
+from landcover.training.sampler import NeighbourTiles, Piece
 from landcover.training.softlabels import SoftLabels, at_centres
-from landcover.training.surroundings import Piece, Surroundings
 from landcover.windows import Window
 from training_world import tiny, write_pairs
 
@@ -91,7 +91,9 @@ def test_beyond_the_outer_centres_the_outer_cells_hold():
 @given(row=st.integers(-12, 20), col=st.integers(-12, 20), side=st.integers(1, 30), cells=st.integers(1, 16))
 @settings(max_examples=100, deadline=None)
 def test_each_cell_is_of_the_tile_that_its_centre_lies_in(row, col, side, cells):
-    around = Surroundings([SceneTile("s", 0, 0), SceneTile("s", 0, 1), SceneTile("s", 1, 0)], [(16, 20)] * 3)
+    around = NeighbourTiles(
+        [SceneTile("s", 0, 0), SceneTile("s", 0, 1), SceneTile("s", 1, 0)], [(16, 20)] * 3
+    )
     soft = SoftLabels([np.full((4, 5, 1), 10 * (i + 1), np.uint8) for i in range(3)], [(16, 20)] * 3)
     crop = soft.cut(around.pieces(0, row, col, side), side, cells)[..., 0]
     owner = {(0, 0): 10, (0, 1): 20, (1, 0): 30}
@@ -121,15 +123,12 @@ def test_a_batchs_soft_labels_are_those_of_its_pixels(tmp_path, balance):
         "loss.stride=4",
         f"class_balance={balance}",
     )
-    material = gather(data, "folders", crop_px=32, model_gsd=None)
+    material = load_training_data(data, "folders", crop_px=32, model_gsd=None)
     maps = [
         in_bytes(material.dataset.read_image(item)[..., :1].transpose(2, 0, 1) / np.float32(255), (24, 24))
         for item in material.train
     ]
-    reader = BatchReader(
-        material.dataset, material.train, material.census, config, Preprocessing(1.0), 1.0,
-        SoftLabels(maps, [(48, 48)] * 4),
-    )  # fmt: skip
+    reader = BatchReader(material, config, Preprocessing(1.0), SoftLabels(maps, [(48, 48)] * 4))
     batch = reader.read(0)
     assert batch.soft.shape == (32, 8, 8, 1)
     seen = batch.images[..., 0].reshape(32, 8, 4, 8, 4).mean(axis=(2, 4))

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from landcover.data import SceneTile
 from landcover.inference.filling import mirrored
 from landcover.legend import IGNORE
-from landcover.training.sampling import Crop, CropSampler, take_census
-from landcover.training.surroundings import Surroundings, cut
+from landcover.training.sampler import Crop, CropSampler, NeighbourTiles, assemble_crop, count_classes
 
 CLASSES = 3
 HEIGHT, WIDTH = 40, 30
@@ -27,10 +26,12 @@ class Scene:
             self.valid[self.tile(row, col)] = False
         self.channels[~self.valid] = IGNORE
         self.places = [(r, c) for r in range(4) for c in range(4) if (r, c) not in set(missing)]
-        self.surroundings = Surroundings(
+        self.neighbours = NeighbourTiles(
             [SceneTile("a", row, col) for row, col in self.places], [(HEIGHT, WIDTH)] * len(self.places)
         )
-        self.census = [take_census(self.channels[self.tile(*place)], CLASSES) for place in self.places]
+        self.class_counts = [
+            count_classes(self.channels[self.tile(*place)], CLASSES) for place in self.places
+        ]
 
     @staticmethod
     def tile(row, col):
@@ -40,8 +41,8 @@ class Scene:
         def read(array):
             return lambda item, window: array[self.tile(*self.places[item])][window.slices]
 
-        pieces = list(self.surroundings.pieces(*crop[:4]))
-        return cut(pieces, crop.side, read(self.image), read(self.channels))
+        pieces = list(self.neighbours.pieces(*crop[:4]))
+        return assemble_crop(pieces, crop.side, read(self.image), read(self.channels))
 
     def around(self, crop):
         """Image, validity and channels of the 3 x 3 tiles around a crop's item, as the scene has them."""
@@ -56,7 +57,7 @@ class Scene:
 
 
 def sampler(scene, side=25, **options):
-    return CropSampler(scene.census, side_px=side, surroundings=scene.surroundings, **options)
+    return CropSampler(scene.class_counts, side_px=side, neighbours=scene.neighbours, **options)
 
 
 @given(st.integers(0, 10), st.sets(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=9))
@@ -91,7 +92,7 @@ def test_crops_reach_into_all_eight_neighbours(balance):
     seen = set()
     for n in range(2000):
         if crops[n].item == middle:
-            seen |= {scene.places[piece.item] for piece in scene.surroundings.pieces(*crops[n][:4])}
+            seen |= {scene.places[piece.item] for piece in scene.neighbours.pieces(*crops[n][:4])}
     assert seen == {(row, col) for row in range(3) for col in range(3)}
 
 
@@ -99,7 +100,7 @@ def test_every_crop_holds_a_part_of_its_image():
     scene = Scene(missing=[(0, 0), (1, 2)])
     crops = sampler(scene, balance=1.0)
     for n in range(300):
-        pieces = list(scene.surroundings.pieces(*crops[n][:4]))
+        pieces = list(scene.neighbours.pieces(*crops[n][:4]))
         assert pieces[0].item == crops[n].item
 
 
@@ -116,18 +117,18 @@ def test_crops_larger_than_three_tiles_are_filled_with_mirrored_imagery_that_not
 def test_images_of_other_scenes_sizes_or_no_scene_are_no_neighbours():
     tile = SceneTile("a", 0, 0)
     places = [tile, SceneTile("a", 0, 1), SceneTile("b", 1, 0), None, SceneTile("a", 1, 1)]
-    surroundings = Surroundings(places, [(8, 8), (8, 9), (8, 8), (8, 8), (8, 8)])
-    assert [surroundings.room(item) for item in range(5)] == [((0, 0), (0, 0))] * 5
+    neighbours = NeighbourTiles(places, [(8, 8), (8, 9), (8, 8), (8, 8), (8, 8)])
+    assert [neighbours.margin(item) for item in range(5)] == [((0, 0), (0, 0))] * 5
     crop = Crop(0, 4, 4, 8, np.random.default_rng(0))
-    assert [(piece.item, piece.window) for piece in surroundings.pieces(*crop[:4])] == [
+    assert [(piece.item, piece.window) for piece in neighbours.pieces(*crop[:4])] == [
         (0, (4, 4, 4, 4)),
         (4, (0, 0, 4, 4)),
     ]
 
 
-def test_without_surroundings_crops_stay_inside():
+def test_without_neighbours_crops_stay_inside():
     scene = Scene()
-    alone = CropSampler(scene.census, side_px=25, balance=0.5)
+    alone = CropSampler(scene.class_counts, side_px=25, balance=0.5)
     for n in range(200):
         crop = alone[n]
         assert 0 <= crop.row <= HEIGHT - crop.side

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typer.testing import CliRunner
 
 from landcover import cli
-from landcover.config import dump_yaml, from_mapping, load_config
+from landcover.config import dump_yaml, from_mapping, load_config, with_overrides
 from landcover.data import open_dataset
 from landcover.errors import (
     ConfigError,
@@ -32,22 +32,25 @@ from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.metrics import ConfusionMatrix
 from landcover.model import build_model
 from landcover.model.card import read_card, read_model, save_model
+from landcover.model.preprocessing import Preprocessing
 from landcover.model.runtimes import open_model
 from landcover.model.tensorfile import read_tensors
 from landcover.training import TrainConfig, load_preset, presets, train
 from landcover.training.batches import BatchReader
-from landcover.training.checkpoint import TrainingState
+from landcover.training.checkpoint import (
+    Progress,
+    TrainingState,
+    end_reason,
+    kept_scores,
+    record_scores,
+    validation_due,
+)
 from landcover.training.config import ScheduleConfig, ValidationConfig
-from landcover.training.ema import WeightAverage
-from landcover.training.interrupt import Interrupt
+from landcover.training.data import load_training_data
 from landcover.training.log import RunLog, read_log
-from landcover.training.loop import _batch_scores
-from landcover.training.material import gather
-from landcover.training.precision import has_bfloat16
-from landcover.training.progress import Progress, ended, kept_now, take_scores, validation_due
-from landcover.training.schedule import learning_rate_factor
-from landcover.training.session import build_optimiser
-from landcover.training.validation import spread, strip
+from landcover.training.loop import Interrupt, batch_scores
+from landcover.training.optim import WeightAverage, build_optimiser, has_bfloat16, learning_rate_factor
+from landcover.training.validation import evenly_spaced, side_by_side
 from training_world import TINY, assert_same_tensors, tiny, write_pair, write_pairs
 
 
@@ -109,10 +112,9 @@ def test_an_unknown_preset_names_the_nearest():
         ({"crop_px": 33}, ["crop_px=33", "loss.stride=4"]),
         ({"schedule": {"name": "piecewise"}}, ["milestones"]),
         ({"schedule": {"milestones": [0.5]}}, ["piecewise"]),
-        ({"schedule": {"name": "piecewise", "milestones": [0.7, 0.5]}}, ["must rise"]),
+        ({"schedule": {"name": "piecewise", "milestones": [0.7, 0.5]}}, ["0.7, 0.5"]),
         ({"augment": {"scale": [2.0, 0.5]}}, ["augment.scale", "smallest"]),
         ({"validation": {"patience": 2, "keep": "last"}}, ["patience", "keep=last"]),
-        ({"optimizer": {}}, ["optimizer", "optimiser"]),
         ({"loss": {"terms": []}}, ["loss.terms"]),
         ({"loss": {"terms": [{"name": "iou"}]}}, ["loss.terms.0.name", "lovasz"]),
         ({"crop_px": "320"}, ["crop_px", "'320'"]),
@@ -121,11 +123,18 @@ def test_an_unknown_preset_names_the_nearest():
         ({"freeze": ["low"]}, ["freeze.0: found 'low'", "'low_level'", "'encoder_batch_norms'"]),
     ],
 )
-def test_settings_that_contradict_say_which(change, words):
+def test_wrong_settings_are_named(change, words):
     with pytest.raises(ConfigError) as caught:
         from_mapping(TrainConfig, {**TINY, **change}, "test")
     for word in words:
         assert word in str(caught.value)
+
+
+def test_american_spelling_is_accepted():
+    config = from_mapping(TrainConfig, {**TINY, "optimizer": {"name": "sgd"}, "license": "CC0"}, "test")
+    assert (config.optimiser.name, config.licence) == ("sgd", "CC0")
+    both = with_overrides(tiny("optimiser.learning_rate=0.5"), ["optimizer.name=sgd"])
+    assert (both.optimiser.name, both.optimiser.learning_rate) == ("sgd", 0.5)
 
 
 # Schedule, average, optimiser
@@ -195,9 +204,19 @@ def test_norms_and_biases_do_not_decay(name):
     optimiser.step()
     for key, value in network.named_parameters():
         assert torch.equal(value, before[key]) == (value.ndim == 1 or not before[key].any()), key
-    rate = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
-    assert {rate[id(p)] for p in network.encoder.parameters()} == {1e-4}
-    assert {rate[id(p)] for p in network.decoder.parameters()} == {1e-3}
+    groups = {id(p): group for group in optimiser.param_groups for p in group["params"]}
+    for key, value in network.named_parameters():
+        group = groups[id(value)]
+        assert group["lr"] == (1e-4 if key.startswith("encoder.") else 1e-3), key
+        assert group["weight_decay"] == (0.0 if value.ndim < 2 else 0.5), key
+
+
+def test_frozen_parameters_are_not_optimised():
+    network = build_model(tiny("model.freeze_batch_norm=true").model, classes=2)
+    groups = build_optimiser(network, tiny().optimiser).param_groups
+    optimised = {id(p) for group in groups for p in group["params"]}
+    assert optimised == {id(p) for p in network.parameters() if p.requires_grad}
+    assert len(optimised) < len(list(network.parameters()))
 
 
 # When to validate and to stop
@@ -211,7 +230,7 @@ def due_steps(config, shares=None):
             progress.seconds = shares[step - 1] * 60 * config.minutes
         if validation_due(config, progress):
             due.append(step)
-            take_scores(config, progress, {"miou": 0.5})
+            record_scores(config, progress, {"miou": 0.5})
             assert not validation_due(config, progress)
     return due
 
@@ -229,21 +248,21 @@ def test_patience_counts_validations_without_a_new_best():
     progress = Progress()
     for step, (miou, over) in enumerate([(0.3, None), (0.4, None), (0.4, None), (None, "patience")], 1):
         progress.step = step
-        take_scores(config, progress, {"miou": miou})
-        assert ended(config, progress) == over
+        record_scores(config, progress, {"miou": miou})
+        assert end_reason(config, progress) == over
     assert progress.best == {"step": 2, "miou": 0.4}
 
 
-def test_what_is_kept():
+def test_kept_scores():
     best, last = ValidationConfig(), ValidationConfig(keep="last")
     one, two = {"step": 3, "miou": 0.5}, {"step": 6, "miou": 0.4}
     at_best = Progress(step=3, validated_step=3, scores=one, best=one)
     at_end = Progress(step=6, validated_step=6, scores=two, best=one)
-    assert kept_now(best, at_best, over=False) == one
-    assert kept_now(best, at_end, over=True) is None
-    assert kept_now(last, at_best, over=False) is None
-    assert kept_now(last, at_end, over=True) == two
-    assert kept_now(best, Progress(step=6), over=True) == {}  # nothing was ever validated
+    assert kept_scores(best, at_best, ended=False) == one
+    assert kept_scores(best, at_end, ended=True) is None
+    assert kept_scores(last, at_best, ended=False) is None
+    assert kept_scores(last, at_end, ended=True) == two
+    assert kept_scores(best, Progress(step=6), ended=True) == {}  # nothing was ever validated
 
 
 # The loop
@@ -251,16 +270,16 @@ def test_what_is_kept():
 
 def test_a_network_learns(tmp_path):
     data = write_pairs(tmp_path / "data", train_images=6, size=64)
-    config = tiny("steps=150", "batch_size=4", "optimiser.learning_rate=0.01", "ema_decay=0.8",
-                  "model.dropout=0", "validation.every_steps=150", "augment={scale: [1.0, 1.0]}",
+    config = tiny("steps=60", "batch_size=4", "optimiser.learning_rate=0.02", "ema_decay=0.8",
+                  "model.dropout=0", "validation.every_steps=60", "augment={scale: [1.0, 1.0]}",
                   "loss.terms=[{name: ce}, {name: lovasz}]")  # fmt: skip
     result = train(config, data=data, out=tmp_path / "run")
-    assert result.best_miou > 0.3  # colours tell the class; by chance it is below 0.1
     losses = [event["loss"] for event in read_log(tmp_path / "run") if event["event"] == "step"]
-    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    assert result.best_miou > 0.2  # the colours show the class; by chance it is below 0.1
 
 
-def test_a_run_folder_says_what_was_done(run, data):
+def test_a_run_folder_records_the_run(run, data):
     assert load_config(TrainConfig, run / "config.yaml") == tiny()
     start, *events = read_log(run)
     assert start["event"] == "start"
@@ -282,7 +301,7 @@ def test_a_run_folder_says_what_was_done(run, data):
     assert list((run / "tensorboard").iterdir())
 
 
-def test_tensorboard_has_curves_and_strips(run):
+def test_tensorboard_has_curves_and_pictures(run):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     board = accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
     tags = board.Tags()
@@ -299,15 +318,15 @@ def test_a_batch_is_scored_where_the_loss_is_taken():
     targets[:, 2::4, 2::4] = torch.tensor([[0, 1], [4, 255]])
     logits = torch.zeros(2, 6, 2, 2)
     logits[:, 0] = 1  # urban everywhere; one third of the labelled pixels is
-    found = _batch_scores(logits, targets, DEEPGLOBE)
+    found = batch_scores(logits, targets, DEEPGLOBE)
     assert found["pixel_accuracy"] == pytest.approx(1 / 3)
     assert (found["iou"]["urban"], found["iou"]["agriculture"]) == (pytest.approx(1 / 3), 0)
     assert found["miou"] == pytest.approx(1 / 9)  # of the three classes that are there
-    nothing = _batch_scores(logits, torch.full_like(targets, 255), DEEPGLOBE)
+    nothing = batch_scores(logits, torch.full_like(targets, 255), DEEPGLOBE)
     assert (nothing["miou"], nothing["pixel_accuracy"]) == (None, None)
 
 
-def test_the_best_model_scores_in_prediction_what_the_log_says(run, data):
+def test_the_best_model_scores_in_prediction_as_in_the_log(run, data):
     runtime = open_model(run, device="cpu")
     dataset = open_dataset(data)
     matrix = ConfusionMatrix(DEEPGLOBE)
@@ -336,23 +355,14 @@ def test_loaders_change_nothing(data, run, tmp_path):
 
 def test_batches_in_a_stream_are_those_read_alone(data):
     config = tiny("loaders=2")
-    material = gather(data, "folders", crop_px=32, model_gsd=None)
-    preprocessing = open_preprocessing()
-    reader, other = (
-        BatchReader(material.dataset, material.train, material.census, config, preprocessing, 1.0)
-        for _ in range(2)
-    )
+    loaded = load_training_data(data, "folders", crop_px=32, model_gsd=None)
+    preprocessing = Preprocessing(1.0)
+    reader, other = (BatchReader(loaded, config, preprocessing) for _ in range(2))
     stream = reader.stream(3)
     for n in range(3, 13):
         for streamed, alone in zip(next(stream), other.read(n), strict=True):
             np.testing.assert_array_equal(streamed, alone)
     stream.close()
-
-
-def open_preprocessing():
-    from landcover.model.preprocessing import Preprocessing
-
-    return Preprocessing(1.0)
 
 
 def test_a_damaged_image_stops_training_by_name(tmp_path):
@@ -365,30 +375,28 @@ def test_a_damaged_image_stops_training_by_name(tmp_path):
 
 def test_data_are_resampled_to_the_models_scale(data):
     config = tiny("class_balance=0", "augment={d4: false}")
-    material = gather(data, "folders", crop_px=32, model_gsd=2.0, gsd=1.5)
-    assert (material.data_gsd, material.model_gsd) == (1.5, 2.0)
-    reader = BatchReader(
-        material.dataset, material.train, material.census, config, open_preprocessing(), 1.5 / 2.0
-    )
+    loaded = load_training_data(data, "folders", crop_px=32, model_gsd=2.0, gsd=1.5)
+    assert (loaded.data_gsd, loaded.model_gsd) == (1.5, 2.0)
+    reader = BatchReader(loaded, config, Preprocessing(2.0))
     # 48 pixels of 1.5 m are 36 of 2 m: a crop of 32 takes 43 of them.
     assert {reader._sampler[n].side for n in range(8)} == {43}
 
 
-@pytest.mark.parametrize(("model_gsd", "told"), [(2.9, False), (3.0, True), (0.2, False)])
-def test_a_scale_that_loses_detail_is_told_of(data, model_gsd, told):
-    notices = " ".join(gather(data, "folders", crop_px=16, model_gsd=model_gsd, gsd=1.0).notices)
-    assert ("--set gsd=1 keeps it, at 9 times the work" in notices) == told
+@pytest.mark.parametrize(("model_gsd", "warns"), [(2.9, False), (3.0, True), (0.2, False)])
+def test_a_scale_that_loses_detail_is_warned_of(data, caplog, model_gsd, warns):
+    load_training_data(data, "folders", crop_px=6, model_gsd=model_gsd, gsd=1.0)
+    assert [("gsd=1 " in text, " 9 times" in text) for text in caplog.messages] == [(True, True)] * warns
 
 
 @pytest.mark.parametrize("model_gsd", [1e9, 1e-9])
 def test_an_absurd_scale_is_refused_before_any_work(data, model_gsd):
-    with pytest.raises(UsageError, match=r"1 m per pixel .* more than a factor of 100"):
-        gather(data, "folders", crop_px=32, model_gsd=model_gsd, gsd=1.0)
+    with pytest.raises(UsageError, match=r"1 m per pixel .* 100\b"):
+        load_training_data(data, "folders", crop_px=32, model_gsd=model_gsd, gsd=1.0)
 
 
-def test_without_validation_the_last_weights_are_kept(tmp_path, data, capsys):
+def test_without_validation_the_last_weights_are_kept(tmp_path, data, caplog):
     result = train(tiny(), data=data, out=tmp_path, split="all")
-    assert "nothing is validated" in capsys.readouterr().err
+    assert "no validation subset" in caplog.text
     assert (result.best_miou, result.best_step) == (None, None)
     card, tensors = read_model(tmp_path)
     assert card.scores == ()
@@ -400,9 +408,9 @@ def test_without_validation_the_last_weights_are_kept(tmp_path, data, capsys):
 def test_without_validation_checkpoints_go_on(tmp_path, data, monkeypatch):
     steps, save = [], TrainingState.save
 
-    def counted(self, path, progress, run):
-        steps.append(progress.step)
-        save(self, path, progress, run)
+    def counted(self, path, identity):
+        steps.append(self.progress.step)
+        save(self, path, identity)
 
     monkeypatch.setattr(TrainingState, "save", counted)
     config = tiny("steps=7", "validation={percent: 30}", "checkpoint_steps=2")
@@ -410,39 +418,44 @@ def test_without_validation_checkpoints_go_on(tmp_path, data, monkeypatch):
     assert steps == [0, 2, 4, 6, 7]
 
 
-def test_a_part_named_valid_is_validated_on(tmp_path, data):
+def test_a_subset_named_valid_is_validated_on(tmp_path, data):
     (tmp_path / "ids.txt").write_text("train/0000\ttrain\nvalidation/0000\tvalid\n")
-    material = gather(data, str(tmp_path / "ids.txt"), crop_px=32, model_gsd=None)
-    assert [item.key for item in material.validation] == ["validation/0000"]
+    loaded = load_training_data(data, str(tmp_path / "ids.txt"), crop_px=32, model_gsd=None)
+    assert [item.key for item in loaded.validation] == ["validation/0000"]
 
 
-def test_threads_are_given_back(tmp_path, data):
-    before = torch.get_num_threads()
-    train(tiny(f"threads={before + 1}", "steps=1", "validation.images=1"), data=data, out=tmp_path / "run")
-    assert torch.get_num_threads() == before
+def test_training_prints_nothing_and_restores_threads_and_random_state(
+    run, tmp_path, data, monkeypatch, capsys
+):
+    counts, before, state = [], torch.get_num_threads(), torch.get_rng_state()
+    monkeypatch.setattr(torch, "set_num_threads", counts.append)
+    train(tiny("threads=7", "steps=1", "validation.images=1"), data=data, out=tmp_path / "run")
     with pytest.raises(ConfigError):
-        train(tiny(f"threads={before + 1}", "seed=1"), data=data, out=tmp_path / "run")
-    assert torch.get_num_threads() == before
+        train(tiny("threads=8", "seed=1"), data=data, out=run)
+    assert counts == [7, before, 8, before]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert capsys.readouterr() == ("", "")
 
 
-def test_going_on_with_other_threads_is_said(run, data, tmp_path, capsys):
+def test_resuming_on_another_device_is_warned_of(run, data, tmp_path, monkeypatch, caplog):
     shutil.copytree(run, tmp_path / "run")
     train(tiny(), data=data, out=tmp_path / "run")
-    assert "bit for bit" not in capsys.readouterr().err
+    assert not caplog.messages
     train(tiny("threads=2"), data=data, out=tmp_path / "run")
-    said = capsys.readouterr().err
-    assert "cpu with 1 threads" in said
-    assert "cpu with 2 threads" in said
+    assert (
+        "Resuming on cpu with 2 threads in fp32; earlier steps ran on cpu with 1 threads in fp32"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize("method", ["__init__", "add_scalar", "add_image", "close"])
-def test_without_space_for_tensorboard_the_run_goes_on(data, tmp_path, monkeypatch, capsys, method):
+def test_without_space_for_tensorboard_the_run_continues(data, tmp_path, monkeypatch, caplog, method):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(SummaryWriter, method, full)
     assert train(tiny(), data=data, out=tmp_path).reason == "limit"
-    assert capsys.readouterr().err.count("TensorBoard's files cannot be written (No space left") == 1
+    assert caplog.text.count("No space left") == 1
     assert [event["event"] for event in read_log(tmp_path)].count("validation") == 2
 
 
@@ -463,7 +476,7 @@ def test_patience_ends_a_run(tmp_path, data):
     assert train(config, data=data, out=tmp_path).step == result.step
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path, data):
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, data):
     config = tiny("optimiser.learning_rate=1e30", "optimiser.name=sgd", "checkpoint_steps=1", "steps=50")
     with pytest.raises(TrainingError, match="learning_rate"):
         train(config, data=data, out=tmp_path)
@@ -504,20 +517,20 @@ def test_convolutions_compute_in_the_precision_that_was_asked_for(
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_auto_takes_bfloat16_where_the_device_has_it_and_asking_for_it_elsewhere_is_told(
-    tmp_path, data, monkeypatch, capsys, native
+def test_auto_takes_bfloat16_on_devices_that_have_it_and_bf16_elsewhere_is_warned_of(
+    tmp_path, data, monkeypatch, caplog, native
 ):
-    monkeypatch.setattr("landcover.training.precision.has_bfloat16", lambda device: native)
-    monkeypatch.setattr("landcover.training.session.has_bfloat16", lambda device: native)
+    monkeypatch.setattr("landcover.training.optim.has_bfloat16", lambda device: native)
     for wanted in ("auto", "bf16", "fp32"):
+        caplog.clear()
         train(tiny(f"precision={wanted}", "steps=1"), data=data, out=tmp_path / wanted)
         (start,) = [event for event in read_log(tmp_path / wanted) if event["event"] == "start"]
         assert start["precision"] == (wanted if wanted != "auto" else "bf16" if native else "fp32")
-        assert ("imitated" in capsys.readouterr().err) == (wanted == "bf16" and not native)
+        assert ("precision=auto" in caplog.text) == (wanted == "bf16" and not native)
 
 
 @pytest.mark.parametrize(
-    ("found", "native"),
+    ("capabilities", "native"),
     [
         ({"avx512_bf16": True}, True),
         ({"amx_bf16": True}, True),
@@ -526,16 +539,16 @@ def test_auto_takes_bfloat16_where_the_device_has_it_and_asking_for_it_elsewhere
         (None, False),
     ],
 )
-def test_bfloat16_is_what_the_processor_says(monkeypatch, found, native):
-    if found is None:  # a torch that does not tell
+def test_bfloat16_is_a_capability_of_the_processor(monkeypatch, capabilities, native):
+    if capabilities is None:  # an older torch
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     else:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert has_bfloat16(torch.device("cpu")) is native
 
 
 @pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True)])
-def test_bfloat16_is_of_the_card_that_is_asked_about(monkeypatch, capability, native):
+def test_bfloat16_is_a_capability_of_the_given_card(monkeypatch, capability, native):
     asked = []
     monkeypatch.setattr(
         torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability
@@ -565,13 +578,6 @@ def test_a_run_belongs_to_one_process_at_a_time(tmp_path, data):
     assert (tmp_path / "log.jsonl").read_bytes() == before
 
 
-def test_a_run_that_goes_on_in_another_precision_is_told_of(tmp_path, data, monkeypatch, capsys):
-    for native in (True, False):
-        monkeypatch.setattr("landcover.training.precision.has_bfloat16", lambda device, native=native: native)
-        train(tiny("precision=auto", "steps=1"), data=data, out=tmp_path / "run")
-    assert "threads in bf16 and goes on on cpu" in capsys.readouterr().err
-
-
 def fine_tuned(data, folder, freeze):
     """Return the tensors of a run and of one of two steps that starts from it with ``freeze``."""
     train(tiny("steps=1"), data=data, out=folder / "first")
@@ -579,8 +585,8 @@ def fine_tuned(data, folder, freeze):
     return [read_model(folder / name)[1] for name in ("first", "second")]
 
 
-def test_low_levels_that_are_kept_are_those_that_the_run_starts_from(tmp_path, data):
-    with pytest.raises(UsageError, match="starts from random weights"):
+def test_frozen_low_levels_are_those_of_the_start(tmp_path, data):
+    with pytest.raises(UsageError, match="low_level"):
         train(tiny("freeze=[low_level]", "steps=1"), data=data, out=tmp_path / "none")
     first, second = fine_tuned(data, tmp_path, "low_level")
     moved = {name.split(".")[0] for name in first if not np.array_equal(first[name], second[name])}
@@ -591,7 +597,7 @@ def test_low_levels_that_are_kept_are_those_that_the_run_starts_from(tmp_path, d
     assert any("conv1" in name or "stem" in name for name in same)
 
 
-def test_batch_norms_that_are_kept_are_those_that_the_run_starts_from(tmp_path, data):
+def test_frozen_batch_norms_are_those_of_the_start(tmp_path, data):
     first, second = fine_tuned(data, tmp_path, "encoder_batch_norms")
     norms = {name.removesuffix(".running_mean") for name in first if name.endswith(".running_mean")}
     of_norms = {name for name in first if name.rpartition(".")[0] in norms}
@@ -604,7 +610,7 @@ def test_batch_norms_that_are_kept_are_those_that_the_run_starts_from(tmp_path, 
 
 
 @pytest.mark.parametrize(("keep", "said"), [("last", "(its last weights)\n"), ("best", "/run\n")])
-def test_the_end_says_which_weights_are_kept(invoke, data, tmp_path, keep, said):
+def test_the_end_reports_which_weights_are_kept(invoke, data, tmp_path, keep, said):
     settings = tmp_path / "tiny.yaml"
     settings.write_text(dump_yaml(tiny("steps=1", f"validation.keep={keep}")))
     result = invoke("--data", data, "--preset", settings, "--out", tmp_path / "run")
@@ -620,15 +626,16 @@ def test_what_is_frozen_has_no_order():
     assert both[0] == both[1] != tiny("freeze=[low_level]")
 
 
-def test_batch_norms_that_an_encoder_has_not_are_told_of(tmp_path, data, capsys):
+def test_an_encoder_without_batch_norms_to_freeze_is_warned_of(tmp_path, data, caplog):
     train(tiny("steps=1", "model.encoder=convnext_atto"), data=data, out=tmp_path / "first")
     again = tiny("freeze=[encoder_batch_norms]", "steps=1", "model.encoder=convnext_atto")
     train(again, data=data, out=tmp_path / "second", init=tmp_path / "first")
-    assert "changes nothing: convnext_atto has no batch norms" in capsys.readouterr().err
+    assert "encoder_batch_norms" in caplog.text
+    assert "convnext_atto" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("across", "rows", "told"),
+    ("across", "rows", "warns"),
     [
         ("true", None, True),
         ("true", "another,0000,a,0,0", True),
@@ -636,25 +643,23 @@ def test_batch_norms_that_an_encoder_has_not_are_told_of(tmp_path, data, capsys)
         ("false", None, False),
     ],
 )
-def test_across_tiles_without_scenes_is_said_once(tmp_path, capsys, across, rows, told):
+def test_across_tiles_without_scenes_is_warned_of_once(tmp_path, caplog, across, rows, warns):
     data = write_pairs(tmp_path, train_images=2)
     if rows is not None:
         (data / "scenes.csv").write_text(f"part,id,scene,row,col\n{rows}\n")
     train(tiny(f"across_tiles={across}", "steps=1"), data=data, out=tmp_path / "run")
-    assert capsys.readouterr().err.count("across_tiles=true changes nothing") == told
+    assert caplog.text.count("across_tiles=true has no effect") == warns
 
 
 def test_crops_across_tiles_show_the_neighbours(tmp_path):
     data = write_pairs(tmp_path, train_images=4)
     rows = "\n".join(f"train,{i:04},a,{i // 2},{i % 2}" for i in range(4))
     (data / "scenes.csv").write_text(f"part,id,scene,row,col\n{rows}\n")
-    material = gather(data, "folders", crop_px=32, model_gsd=None)
+    loaded = load_training_data(data, "folders", crop_px=32, model_gsd=None)
 
     def first(*settings):
         config = tiny("class_balance=0", "augment={d4: false}", "batch_size=64", *settings)
-        return BatchReader(
-            material.dataset, material.train, material.census, config, open_preprocessing(), 1.0
-        )
+        return BatchReader(loaded, config, Preprocessing(1.0))
 
     across, alone = first("across_tiles=true"), first()
     assert {crop.row >= 0 and crop.col >= 0 for crop in map(alone._sampler.__getitem__, range(64))} == {True}
@@ -663,7 +668,7 @@ def test_crops_across_tiles_show_the_neighbours(tmp_path):
     assert reaching
     scene = np.concatenate(
         [
-            np.concatenate([material.dataset.read_image(material.train[2 * r + c]) for c in range(2)], axis=1)
+            np.concatenate([loaded.dataset.read_image(loaded.train[2 * r + c]) for c in range(2)], axis=1)
             for r in range(2)
         ]
     )
@@ -677,7 +682,7 @@ def test_crops_across_tiles_show_the_neighbours(tmp_path):
 
 def test_another_configuration_is_refused_by_key(run, data, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"optimiser\.learning_rate \(there 0\.001, here 0\.5\)"):
+    with pytest.raises(ConfigError, match=r"optimiser\.learning_rate \(.*0\.001.*0\.5\)"):
         train(tiny("optimiser.learning_rate=0.5"), data=data, out=tmp_path / "run")
     train(tiny("log_every=1", "threads=1", "checkpoint_minutes=9"), data=data, out=tmp_path / "run")
 
@@ -690,7 +695,7 @@ def test_other_data_are_refused(run, tmp_path):
 
 def test_data_of_another_scale_are_refused(run, data, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"data_gsd \(there 1\.0, here 2\.0\)"):
+    with pytest.raises(ConfigError, match=r"data_gsd \(.*1\.0.*2\.0\)"):
         train(tiny(), data=data, out=tmp_path / "run", gsd=2.0)
 
 
@@ -707,7 +712,7 @@ def test_a_model_without_a_checkpoint_is_not_overwritten(run, data, tmp_path):
 
 @pytest.mark.parametrize("name", ["config.yaml", "log.jsonl"])
 @pytest.mark.parametrize("resume", ["auto", "never", "copy"])
-def test_files_of_no_run_are_not_touched(run, data, tmp_path, name, resume):
+def test_other_files_are_not_touched(run, data, tmp_path, name, resume):
     content = "# mine\n" + dump_yaml(tiny())
     (tmp_path / name).write_text(content)
     with pytest.raises(OutputError, match=name):
@@ -717,7 +722,7 @@ def test_files_of_no_run_are_not_touched(run, data, tmp_path, name, resume):
 
 
 @pytest.mark.parametrize("log", [None, "", '{"eve', '{"event": "start", "step": 0}\n'])
-def test_a_start_that_left_no_checkpoint_begins_anew(data, tmp_path, log):
+def test_a_start_without_a_checkpoint_starts_again(data, tmp_path, log):
     (tmp_path / "config.yaml").write_text(dump_yaml(tiny()))
     if log is not None:
         (tmp_path / "log.jsonl").write_text(log)
@@ -749,7 +754,7 @@ def test_a_copy_that_was_cut_short_is_made_whole(run, data, tmp_path, monkeypatc
 
 
 def test_a_run_folder_to_copy_must_hold_a_run(data, tmp_path):
-    with pytest.raises(UsageError, match="no run to go on with"):
+    with pytest.raises(UsageError, match=r"last\.safetensors"):
         train(tiny(), data=data, out=tmp_path / "new", resume=tmp_path)
 
 
@@ -765,7 +770,7 @@ def test_a_damaged_checkpoint_is_no_traceback(run, data, tmp_path, content):
 def test_a_model_file_is_no_checkpoint(run, data, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     shutil.copyfile(run / "best.safetensors", tmp_path / "run" / "last.safetensors")
-    with pytest.raises(ModelError, match="no checkpoint of a training"):
+    with pytest.raises(ModelError, match=r"last\.safetensors is not a checkpoint"):
         train(tiny(), data=data, out=tmp_path / "run")
 
 
@@ -791,10 +796,8 @@ def test_a_checkpoint_is_no_model_and_the_run_is_named(run, data, words):
     words = [words[0], str(run / "last.safetensors"), *words[1:]]
     done = CliRunner().invoke(cli.build(), [str(data) if word == "d" else word for word in words])
     assert isinstance(done.exception, ModelError)
-    assert (
-        f"checkpoint that a training goes on from, whose weights nobody scored. Give the run's folder, {run}"
-        in (str(done.exception))
-    )
+    assert str(run / "last.safetensors") in str(done.exception)
+    assert "checkpoint" in str(done.exception)
 
 
 # Fine-tuning
@@ -809,7 +812,7 @@ def test_fine_tuning_begins_with_the_models_weights(run, data, tmp_path):
             np.testing.assert_allclose(found[name], source[name], atol=1e-12, err_msg=name)
 
 
-def test_another_legend_matches_rows_by_name(run, tmp_path, capsys):
+def test_another_legend_matches_rows_by_name(run, tmp_path, caplog):
     legend = Legend(
         "mine",
         (
@@ -838,7 +841,7 @@ def test_another_legend_matches_rows_by_name(run, tmp_path, capsys):
     np.testing.assert_allclose(
         found["classifier.weight"][[0, 2]], source["classifier.weight"][rows], atol=1e-12
     )
-    assert "'snow' is not known" in capsys.readouterr().err
+    assert "'snow'" in caplog.text
 
 
 def test_the_models_scale_and_colours_are_kept_in_fine_tuning(run, data, tmp_path):
@@ -851,7 +854,7 @@ def test_the_models_scale_and_colours_are_kept_in_fine_tuning(run, data, tmp_pat
 
 
 def test_a_model_of_another_shape_is_refused_by_tensor(run, data, tmp_path):
-    with pytest.raises(ModelError, match=r"aspp\..*expected.*model\.aspp_channels=8 \(found 16\)\.$"):
+    with pytest.raises(ModelError, match=r"aspp\..*model\.aspp_channels=8 \(found 16\)"):
         train(tiny("model.aspp_channels=16"), data=data, out=tmp_path, init=run)
     assert not list(tmp_path.iterdir())
 
@@ -870,53 +873,54 @@ def test_data_without_a_gsd(tmp_path):
 def test_images_without_masks(tmp_path):
     for i in range(3):
         write_pair(tmp_path / "train", str(i), np.zeros((48, 48, 3)), None)
-    with pytest.raises(LandcoverError, match=r"3 images.*no masks"):
+    with pytest.raises(LandcoverError, match=r"3 images.*masks"):
         train(tiny(), data=tmp_path, out=tmp_path / "run", gsd=1.0)
 
 
-def test_a_split_without_a_training_part(data, tmp_path):
+def test_a_split_without_a_training_subset(data, tmp_path):
     (tmp_path / "ids.txt").write_text("train/0000\thold\n")
-    with pytest.raises(SplitError, match="one named train"):
+    with pytest.raises(SplitError, match="named train"):
         train(tiny(), data=data, out=tmp_path / "run", split=str(tmp_path / "ids.txt"))
     with pytest.raises(UsageError, match="--split folders"):
         train(tiny(), data=data, out=tmp_path / "run", split="folders:train")
 
 
-def test_masks_of_unknown_alone(tmp_path):
+def test_masks_without_a_labelled_pixel(tmp_path):
     data = write_pairs(tmp_path / "data", train_images=1)
     unknown = np.full((48, 48), 6, np.uint8)
     write_pair(data / "train", "0000", np.zeros((48, 48, 3)), unknown)
-    with pytest.raises(DataError, match="unknown"):
+    with pytest.raises(DataError, match="verify"):
         train(tiny(), data=data, out=tmp_path / "run")
 
 
-def test_notices(tmp_path):
+def test_images_and_classes_that_cannot_be_learned_are_warned_of(tmp_path, caplog):
     data = write_pairs(tmp_path / "data", size=48)
     for i in range(4):
         write_pair(
             data / "train", f"{i:04}", np.zeros((48, 48, 3)), np.full((48, 48), 6 if i == 3 else i % 2)
         )
-    text = " ".join(gather(data, "folders", crop_px=64, model_gsd=None).notices)
-    assert "1 training image has no pixel of a class" in text
-    assert "'water' is nowhere" in text
-    assert "'urban' is nowhere" not in text
-    assert "3 of 3 training images are smaller than a crop" in text
-    assert "crop_px=32" in text
+    loaded = load_training_data(data, "folders", crop_px=64, model_gsd=None)
+    assert [item.key for item in loaded.train] == [f"train/{i:04}" for i in range(3)]
+    assert "without a labelled pixel: 1" in caplog.text
+    absent = [name for name in DEEPGLOBE.scored_names if f"'{name}'" in caplog.text]
+    assert absent == list(DEEPGLOBE.scored_names[2:])
+    assert "3 of 3 training images are smaller" in caplog.text
+    assert "crop_px=32" in caplog.text
 
 
 # Pieces of validation
 
 
-def test_a_spread_is_even():
-    assert list(spread(range(10), None)) == list(range(10))
-    assert list(spread(range(10), 3)) == [0, 3, 6]
-    assert list(spread(range(2), 5)) == [0, 1]
+def test_evenly_spaced_items():
+    assert list(evenly_spaced(range(10), None)) == list(range(10))
+    assert list(evenly_spaced(range(10), 3)) == [0, 3, 6]
+    assert list(evenly_spaced(range(2), 5)) == [0, 1]
 
 
-def test_a_strip_is_image_truth_and_prediction():
+def test_a_picture_is_image_truth_and_prediction():
     image = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
     truth = np.zeros((600, 900), np.uint8)
-    found = strip(image, truth, truth + 1, DEEPGLOBE)
+    found = side_by_side(image, truth, truth + 1, DEEPGLOBE)
     assert found.shape == (300, 1350, 3)
     np.testing.assert_array_equal(found[:, :450], image[::2, ::2])
     assert found[0, 450].tolist() == [0, 255, 255]
@@ -952,7 +956,7 @@ def test_a_model_brings_its_network(invoke, run, data, tmp_path):
 
 
 @pytest.mark.parametrize(("settings", "gsd"), [([], 1.0), (["--set", "gsd=1.5"], 1.5)])
-def test_a_model_brings_its_scale_whatever_the_preset_says(invoke, run, data, tmp_path, settings, gsd):
+def test_a_model_brings_its_scale_over_the_preset(invoke, run, data, tmp_path, settings, gsd):
     preset = tmp_path / "preset.yaml"
     preset.write_text(dump_yaml(tiny("gsd=2.39", "steps=1")), encoding="utf-8")
     arguments = ["--data", data, "--out", tmp_path / "out", "--preset", preset, "--init", run, *settings]
@@ -978,7 +982,7 @@ def test_weights_are_known_by_what_is_in_them(invoke, data, tmp_path, monkeypatc
     assert "differs in weights" in str(found.exception)
 
 
-def test_ctrl_c_is_exit_130(invoke, data, tmp_path, monkeypatch):
+def test_ctrl_c_is_exit_130(invoke, data, tmp_path, monkeypatch, caplog):
     update, before = WeightAverage.update, signal.getsignal(signal.SIGINT)
 
     def press(self, updates):
@@ -990,7 +994,7 @@ def test_ctrl_c_is_exit_130(invoke, data, tmp_path, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(dump_yaml(tiny()), encoding="utf-8")
     found = invoke("--data", data, "--out", tmp_path / "run", "--preset", tmp_path / "tiny.yaml")
     assert found.exit_code == 130
-    assert "--resume auto" in found.stderr
+    assert "--resume auto" in caplog.text
     assert signal.getsignal(signal.SIGINT) is before  # which a shell may have set to ignore it
 
 
@@ -1007,7 +1011,7 @@ def test_minutes_replace_steps(invoke, data, tmp_path):
     ("arguments", "words"),
     [
         (["--minutes", "1", "--steps", "1"], ["--minutes", "--steps", "one of them"]),
-        (["--preset", "begin"], ["preset 'begin'"]),
+        (["--preset", "begin"], ["'begin'", "starter"]),
         (["--set", "optimiser.lr=1"], ["'optimiser.lr'", "learning_rate"]),
         (["--set", "crop_px"], ["KEY=VALUE"]),
         (["--split", "fold"], ["'fold'"]),

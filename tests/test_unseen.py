@@ -11,7 +11,7 @@ from landcover.data import open_dataset, prepare
 from landcover.errors import DataError
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.model.card import ModelCard
-from landcover.training.material import gather
+from landcover.training.data import load_training_data
 from landcover.unseen import common, encounters, fitted_items, fitted_on, is_same_data, met
 from training_world import write_pairs
 
@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("split", ["folders", "kfold-2@1", "all"])
 def test_what_was_met_is_what_training_gathers(data: Path, split: str) -> None:
-    gathered = gather(data, split, crop_px=32, model_gsd=None)
+    gathered = load_training_data(data, split, crop_px=32, model_gsd=None)
     known = met(card_of(split), open_dataset(data))
     assert known is not None
     assert list(known.trained_on) == list(gathered.train)
@@ -62,7 +62,7 @@ def test_of_a_split_that_cannot_be_made_nothing_is_known(data: Path, split: Any)
 class TestDigest:
     @pytest.mark.parametrize("split", ["folders", "kfold-2@1", "all"])
     def test_it_is_trainings_own_wherever_the_data_lie(self, data: Path, split: str, tmp_path: Path) -> None:
-        card = card_of(split, gather(data, split, crop_px=32, model_gsd=None).digest)
+        card = card_of(split, load_training_data(data, split, crop_px=32, model_gsd=None).digest)
         prepare(data, tmp_path / "cache")
         for root in (data, tmp_path / "cache"):
             dataset = open_dataset(root)
@@ -73,7 +73,7 @@ class TestDigest:
     @pytest.mark.parametrize("change", ["less", "relabelled", "validation"])
     def test_other_data_of_the_same_names_are_told_apart(self, change: str, tmp_path: Path) -> None:
         root = write_pairs(tmp_path / "data")
-        card = card_of("folders", gather(root, "folders", crop_px=32, model_gsd=None).digest)
+        card = card_of("folders", load_training_data(root, "folders", crop_px=32, model_gsd=None).digest)
         if change == "relabelled":
             Image.new("RGB", (48, 48), (0, 255, 0)).save(root / "train/0001_mask.png")
         else:
@@ -86,7 +86,7 @@ class TestDigest:
 
     def test_the_order_of_classes_is_the_models(self, data: Path) -> None:
         turned = Legend("turned", tuple(reversed(DEEPGLOBE.classes)), 0)
-        card = card_of("folders", gather(data, "folders", crop_px=32, model_gsd=None).digest)
+        card = card_of("folders", load_training_data(data, "folders", crop_px=32, model_gsd=None).digest)
         dataset = open_dataset(data, legend=turned)
         known = met(card, dataset)
         assert known is not None

@@ -1,9 +1,6 @@
-"""Pretrained encoder weights: what is loaded is what was in the file, and a wrong file says so."""
+"""Pretrained encoder weights: the tensors of the file are loaded, and a wrong file is refused."""
 
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,21 +96,21 @@ def without(*keys: str) -> Arrays:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        (without("bn1.weight"), r"lacks 1 of \d+ tensors of the encoder 'mobilenetv2_100': bn1.weight\."),
+        (without("bn1.weight"), r"lacks 1 of .*'mobilenetv2_100': bn1\.weight"),
         (without("bn1.running_var", "conv_stem.weight"), "lacks 2 of"),
         ({"weight": np.zeros(3, np.float32)}, r"lacks \d+ of \d+ .*conv_stem.weight, .*\.\.\."),
         ({}, "lacks"),
         (
             without() | {"blocks.6.1.conv_pw.weight": np.zeros(3, np.float32)},
-            r"has 1 tensors that .* has not: blocks.6.1.conv_pw.weight\. It belongs to another model",
+            r"1 unexpected .*: blocks\.6\.1\.conv_pw\.weight",
         ),
         (
             without() | {"bn1.bias": np.zeros(31, np.float32)},
-            r"does not fit .*: bn1.bias is \(31,\) instead of \(32,\)",
+            r"bn1\.bias .*\(31,\).*\(32,\)",
         ),
     ],
 )
-def test_a_file_that_does_not_fit_says_where(tmp_path: Path, tensors: Arrays, message: str) -> None:
+def test_a_file_that_does_not_fit_is_refused_by_tensor(tmp_path: Path, tensors: Arrays, message: str) -> None:
     encoder = build_encoder("mobilenetv2_100", 16)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     with pytest.raises(ModelError, match=message):
@@ -123,7 +120,7 @@ def test_a_file_that_does_not_fit_says_where(tmp_path: Path, tensors: Arrays, me
 
 def test_weights_of_a_deeper_network_of_the_family_are_refused(tmp_path: Path) -> None:
     """A ResNet-34 has every tensor of a ResNet-18, in the same shapes."""
-    with pytest.raises(ModelError, match=r"has not: layer1\.2.*another model"):
+    with pytest.raises(ModelError, match=r"unexpected.*layer1\.2"):
         load_encoder_weights(build_encoder("resnet18", 16), saved(tmp_path, tensors_of("resnet34")))
 
 
@@ -139,23 +136,12 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         build_model(ModelConfig(), classes=2, weights=tmp_path / "none.safetensors")
 
 
-FROM_TIMM = """
-from landcover.errors import ModelError
-from landcover.model import ModelConfig, build_model
-model = build_model(ModelConfig(encoder="resnet18"), classes=2, weights="timm")
-print(model.state_dict()["encoder.body.bn1.weight"].sum().item())
-for encoder in ("mobilenetv2_100", "resnet50t"):
-    try:
-        build_model(ModelConfig(encoder=encoder), classes=2, weights="timm")
-    except ModelError as error:
-        print(error)
-"""
-
-
-def test_timm_weights_by_name_from_its_cache_and_without_network(tmp_path: Path) -> None:
-    """A downloaded file in the cache is used; without one and without network the message says what to do."""
+def test_timm_weights_by_name_from_its_cache_and_without_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A downloaded file in the cache is used; without one and without network the message names a remedy."""
     config = timm.get_pretrained_cfg("resnet18")
-    folder = tmp_path / "hub" / f"models--{config.hf_hub_id.replace('/', '--')}"
+    folder = tmp_path / f"models--{config.hf_hub_id.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("abc")
     (folder / "snapshots" / "abc").mkdir(parents=True)
@@ -163,19 +149,15 @@ def test_timm_weights_by_name_from_its_cache_and_without_network(tmp_path: Path)
     save_file(
         {key: np.array(value) for key, value in tensors.items()}, folder / "snapshots/abc/model.safetensors"
     )
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path),
-        "HF_HUB_CACHE": str(tmp_path / "hub"),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", FROM_TIMM], env=environment, capture_output=True, text=True, check=False
-    )
-    total, offline, unpublished = done.stdout.splitlines() or [done.stderr] * 3
-    assert total == "16.0"
-    assert "'mobilenetv2_100' cannot be fetched" in offline
-    assert "safetensors file" in offline
-    assert "'resnet50t'" in unpublished
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    encoder = build_encoder("resnet18", 32)
+    load_encoder_weights(encoder, "timm")
+    assert encoder.body.state_dict()["bn1.weight"].sum() == 16
+    with pytest.raises(ModelError, match=r"'mobilenetv2_100'.*safetensors"):
+        load_encoder_weights(build_encoder("mobilenetv2_100", 32), "timm")
+    with pytest.raises(ModelError, match=r"'resnet50t'"):
+        load_encoder_weights(build_encoder("resnet50t", 32), "timm")
 
 
 @pytest.mark.shared

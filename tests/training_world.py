@@ -48,7 +48,7 @@ def tiny(*assignments: str) -> TrainConfig:
 
 
 def write_pairs(root: Path, *, train_images: int = 4, validation_images: int = 2, size: int = 48) -> Path:
-    """Write images whose colours tell the class, and their masks, with a GSD of 1 m."""
+    """Write images whose colours depend on the class, and their masks, with a GSD of 1 m."""
     for part, count in (("train", train_images), ("validation", validation_images)):
         for i in range(count):
             rng = np.random.default_rng((len(part), i))
@@ -95,12 +95,12 @@ def _train(config: dict[str, Any], data: Path, out: Path, moment: str, count: in
 
 def _die_at(moment: str, count: int) -> None:
     """Make the process kill itself when a function is entered for the ``count``-th time."""
-    from landcover.training import ema, session
+    from landcover.training import checkpoint, loop, optim
 
     owner, name = {
-        "between step and average": (ema.WeightAverage, "update"),
-        "between last and best": (session, "save_model"),
-        "before a checkpoint": (session.TrainingState, "save"),
+        "between step and average": (optim.WeightAverage, "update"),
+        "between last and best": (loop, "save_model"),
+        "before a checkpoint": (checkpoint.TrainingState, "save"),
     }[moment]
     original, calls = getattr(owner, name), iter(range(1, 10**9))
 

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,7 +18,13 @@ from landcover.errors import ConfigError, did_you_mean
 
 
 class Config(BaseModel):
-    """Base of every configuration: immutable, and an unknown key is an error."""
+    """Base of every configuration: immutable, and an unknown key is an error.
+
+    Attributes:
+        key_aliases: Other spellings of keys, such as ``optimizer`` for ``optimiser``.
+    """
+
+    key_aliases: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -96,6 +102,11 @@ def from_mapping(cls: type[C], data: Mapping[str, Any], source: str) -> C:
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}: expected keys and values, found {_shown(data)}.")
+    for alias, key in getattr(cls, "key_aliases", {}).items():
+        if alias in data:
+            if key in data:
+                raise ConfigError(f"{source}: {alias!r} and {key!r} are the same key; keep one of them.")
+            data = {(key if name == alias else name): value for name, value in data.items()}
     try:
         # JSON is the strict mode that still turns lists into tuples and text into paths.
         return cls.model_validate_json(json.dumps(data, default=str), strict=True)
@@ -132,6 +143,7 @@ def with_overrides(config: C, assignments: Iterable[str]) -> C:
             raise ConfigError(
                 f"Found {assignment!r}; expected KEY=VALUE, such as optimiser.learning_rate=1e-3."
             )
+        parts[0] = config.key_aliases.get(parts[0], parts[0]) if isinstance(config, Config) else parts[0]
         target = data
         for depth, part in enumerate(parts[:-1], 1):
             child = target.get(part)

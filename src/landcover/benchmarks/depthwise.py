@@ -14,8 +14,8 @@ from torch import Tensor
 from landcover.benchmarks.timing import Timing, print_timings, take_turns
 from landcover.model.encoders import Encoder, build_encoder
 from landcover.model.runtimes.base import Precision
-from landcover.training.depthwise import quicken_depthwise
-from landcover.training.precision import has_bfloat16
+from landcover.training.depthwise import use_fast_depthwise_backward
+from landcover.training.optim import has_bfloat16
 
 _BATCH, _SIDE = 12, 224
 
@@ -42,7 +42,7 @@ def depthwise_benchmark(name: str, *, repeats: int = 5) -> list[Timing]:
     timings = []
     for precision, dtype in precisions.items():
         ours = deepcopy(stock)
-        quicken_depthwise(ours, precision)
+        use_fast_depthwise_backward(ours, precision)
         ways = {
             way: partial(_step, encoder, images, dtype)
             for way, encoder in (("landcover", ours), ("torch", stock))

@@ -46,7 +46,7 @@ from landcover.model.runtimes import TorchRuntime
 from landcover.model.runtimes.base import Precision
 from landcover.model.runtimes.torch_runtime import pick_device
 from landcover.model.tensorfile import read_tensors
-from landcover.training.precision import pick_precision
+from landcover.training.optim import pick_precision
 
 WARM_UP_STEPS = 10
 WEIGHTS_NAME = "weights.safetensors"

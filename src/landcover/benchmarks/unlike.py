@@ -26,9 +26,8 @@ from landcover.model.preprocessing import resample_image
 from landcover.ood import MUCH, NOTHING, ImageryProfile, Look, look
 from landcover.progress import track
 from landcover.raster import open_scene
-from landcover.training.imagery import learned_imagery
-from landcover.training.material import Material, gather
-from landcover.training.validation import spread
+from landcover.training.data import TrainingData, load_training_data, measure_imagery
+from landcover.training.validation import evenly_spaced
 
 Altered = Callable[[UInt8Array], UInt8Array]
 
@@ -75,11 +74,11 @@ def measure(
         UsageError: If the training part is too small for a profile.
         DataError: If imagery cannot be read.
     """
-    material = gather(data, split, crop_px=1, model_gsd=gsd)
-    profile = learned_imagery(material)
+    material = load_training_data(data, split, crop_px=1, model_gsd=gsd)
+    profile = measure_imagery(material)
     if profile is None or not material.validation:
         raise UsageError(f"{split} of {data} has too few images to learn from, or none held out.")
-    some = spread(material.validation, images)
+    some = evenly_spaced(material.validation, images)
     rows = [_row(HELD_OUT, profile, material, material.validation)]
     rows += [
         _row(name, profile, material, some, change) for name, change in track([*ALTERED.items()], "Rows")
@@ -105,7 +104,7 @@ def read_scene(path: Path) -> UInt8Array:
 def _row(
     name: str,
     profile: ImageryProfile,
-    material: Material,
+    material: TrainingData,
     items: Iterable[Item],
     change: Altered = lambda image: image,
 ) -> Row:

@@ -7,6 +7,7 @@ A verb's module is imported when the verb is called, and imports what it needs i
 
 import importlib
 import io
+import logging
 import pkgutil
 import re
 import sys
@@ -108,6 +109,9 @@ def main() -> None:
     hardening.harden()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ± does not cost the result
+    package = logging.getLogger("landcover")
+    package.addHandler(StderrHandler())
+    package.setLevel(logging.INFO)
     try:
         build()()
     except LandcoverError as error:
@@ -119,6 +123,14 @@ def main() -> None:
         place = "" if error.filename is None else f"{error.filename}: "
         print(f"Error: {place}{error.strerror}.", file=sys.stderr)
         sys.exit(1)
+
+
+class StderrHandler(logging.Handler):
+    """Write messages to the present ``sys.stderr``, which a progress bar may have replaced."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        print(self.format(record), file=sys.stderr)
 
 
 def _version_option(

@@ -175,6 +175,9 @@ def _verify(out: Path, settings: _Settings) -> str:
 
 
 def _train(out: Path, settings: _Settings) -> str:
+    from landcover.cli._memory import keep_freed_memory
+
+    keep_freed_memory()
     config = settings.training()
     result = landcover.train(config, data=out / "data", out=out / "run")
     if result.reason == "interrupted":

@@ -65,11 +65,11 @@ def _trainable(names: list[str] | None) -> dict[str, Any]:
     """Return what can be trained, which only the training extra knows."""
     from dataclasses import asdict
 
-    from landcover.model import MODELS, TESTED_ENCODERS, describe_encoder
+    from landcover.model import TESTED_ENCODERS, describe_encoder
     from landcover.training import presets
 
     return {
-        "architectures": sorted(MODELS),
+        "architectures": ["deeplabv3plus"],
         "encoders": [asdict(describe_encoder(name)) for name in names or TESTED_ENCODERS],
         "presets": list(presets()),
     }

@@ -57,6 +57,7 @@ def train(
     import json
     from functools import partial
 
+    from landcover.cli._memory import keep_freed_memory
     from landcover.config import with_overrides
     from landcover.errors import UsageError
     from landcover.legend import load_legend
@@ -85,6 +86,7 @@ def train(
     if steps is not None:
         overrides += [f"steps={steps}", "minutes=null"]
     config = with_overrides(config, overrides)
+    keep_freed_memory()
     result = train_network(
         config,
         data=data,

@@ -1,4 +1,9 @@
-"""Let timm import beside a torchvision whose operators do not fit the installed torch."""
+"""Import timm beside a torchvision that does not fit the installed torch.
+
+timm imports torchvision unconditionally, and its published metadata requires it. The torchvision wheel for
+Linux is built for CUDA; beside a CPU-only torch its library does not load and the import fails. Every other
+module takes timm from here.
+"""
 
 import sys
 from importlib.util import find_spec
@@ -13,12 +18,11 @@ _declared: list[torch.library.Library] = []  # a declaration lives as long as it
 
 
 def declare_torchvision_operators() -> None:
-    """Declare the operators that ``import torchvision`` expects, where its own library cannot provide them.
+    """Declare the operators that ``import torchvision`` expects, if its own library does not load.
 
-    timm imports torchvision where it finds one. The published Linux wheel of torchvision is built for CUDA;
-    beside a CPU-only torch its library does not load, and the import fails as ``torchvision::nms`` does not
-    exist. A declaration without an implementation is enough for the import; nothing here calls the operators.
-    Does nothing where torchvision is absent, imported already, or healthy.
+    Without them the import fails because ``torchvision::nms`` does not exist. A declaration without an
+    implementation is enough; nothing here calls the operators. Does nothing if torchvision is absent, already
+    imported, or works.
     """
     if "torchvision" in sys.modules or _declared or hasattr(torch.ops.torchvision, "nms"):
         return
@@ -35,3 +39,11 @@ def declare_torchvision_operators() -> None:
     for schema in _SCHEMAS:
         fragment.define(schema)  # type: ignore[no-untyped-call]
     _declared.append(fragment)
+
+
+declare_torchvision_operators()
+import timm  # noqa: E402 - needs the declaration above
+from timm.layers.conv2d_same import Conv2dSame  # noqa: E402
+from timm.layers.padding import pad_same  # noqa: E402
+
+__all__ = ["Conv2dSame", "declare_torchvision_operators", "pad_same", "timm"]

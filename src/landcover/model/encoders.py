@@ -1,5 +1,6 @@
-"""Encoders: timm models that give features, checked before use."""
+"""Encoders: timm models with feature maps, checked before use."""
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -7,10 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from landcover.errors import ConfigError, ModelError, did_you_mean
-from landcover.model._compat import declare_torchvision_operators
-
-declare_torchvision_operators()
-import timm  # noqa: E402 - needs the declaration above
+from landcover.model._compat import timm
 
 OUTPUT_STRIDES = (8, 16, 32)
 LOW_LEVEL_STRIDE = 4
@@ -80,7 +78,7 @@ class Encoder(nn.Module):
         return Features(maps[self._low], maps[-1])
 
     def low_level_parameters(self) -> list[nn.Parameter]:
-        """Return the trained parameters of the layers up to the stride-4 features: what these depend on."""
+        """Return the trained parameters that the stride-4 features depend on."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         training = self.training
         self.eval()
@@ -93,7 +91,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _try_out(self) -> None:
-        """Compare the features of a small image with what timm says of them."""
+        """Check the features of a small image against the shapes that timm declares."""
         self.eval()
         low, deep = self(torch.zeros(1, 3, _SIDE, _SIDE))
         self.train()
@@ -122,13 +120,13 @@ def build_encoder(name: str, output_stride: int) -> Encoder:
     except _CANNOT as error:
         possible = possible_strides(name)
         can = (
-            f"It can have {possible}; set output_stride."
+            f"Supported strides: {possible}; set model.output_stride."
             if possible
-            else "Choose another, see 'landcover models'."
+            else "Choose another encoder, see: landcover models"
         )
         reason = f" ({error})" if str(error) else ""
         raise ModelError(
-            f"The encoder {name!r} cannot have the output stride {output_stride}{reason}. {can}"
+            f"The encoder {name!r} does not support the output stride {output_stride}{reason}. {can}"
         ) from error
 
 
@@ -137,7 +135,7 @@ def check_encoder_name(name: str) -> None:
     if not timm.is_model(name):
         close = get_close_matches(name, timm.list_models(), n=3)
         hint = did_you_mean(name, close or TESTED_ENCODERS)
-        raise ConfigError(f"There is no encoder {name!r} in timm {timm.__version__}. {hint}")
+        raise ConfigError(f"timm {timm.__version__} does not have the encoder {name!r}. {hint}")
 
 
 def possible_strides(name: str) -> list[int]:
@@ -151,3 +149,40 @@ def possible_strides(name: str) -> list[int]:
             continue
         possible.append(stride)
     return possible
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInfo:
+    """Facts about one encoder.
+
+    Attributes:
+        name: timm's name.
+        parameters: Number of parameters up to the deepest features; None if it cannot be an encoder.
+        output_strides: The strides it supports; empty if it cannot be an encoder.
+        licence: Licence of timm's pretrained weights; None if timm has no weights or states none.
+        tested: Whether the test suite covers it at these strides.
+    """
+
+    name: str
+    parameters: int | None
+    output_strides: tuple[int, ...]
+    licence: str | None
+    tested: bool
+
+
+def describe_encoder(name: str) -> EncoderInfo:
+    """Return the facts about an encoder, found by building it without weights.
+
+    Raises:
+        ConfigError: If timm does not have the model.
+    """
+    check_encoder_name(name)
+    tested = name in TESTED_ENCODERS
+    strides = OUTPUT_STRIDES if tested else tuple(possible_strides(name))
+    parameters = None
+    if strides:
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in Encoder(name, strides[-1]).parameters())
+    pretrained = timm.get_pretrained_cfg(name)
+    licence = pretrained.license if pretrained is not None and pretrained.has_weights else None
+    return EncoderInfo(name, parameters, strides, licence, tested)

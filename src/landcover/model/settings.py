@@ -1,4 +1,4 @@
-"""What a model is made of, as configuration."""
+"""Settings of a model: encoder and widths of the network."""
 
 from typing import Annotated, Literal
 
@@ -13,23 +13,23 @@ DEFAULT_ASPP_RATES: dict[int, tuple[int, int, int]] = {8: (12, 24, 36), 16: (6, 
 
 
 class ModelConfig(Config):
-    """Architecture, encoder and widths of a model.
+    """Settings that decide the shape of a network.
 
     Attributes:
-        architecture: Name in the registry, see ``landcover models``.
-        encoder: Name of a timm model that gives features.
+        architecture: The one architecture; written to model cards.
+        encoder: Name of a timm model with feature maps, see ``landcover models``.
         output_stride: Pixels of the image per pixel of the encoder's deepest features.
         aspp_channels: Channels of each branch of the atrous spatial pyramid and of their fusion.
         aspp_rates: Atrous rates of its three 3x3 convolutions; None for :data:`DEFAULT_ASPP_RATES`.
-        separable: 3x3 convolutions as depthwise and pointwise ones (fewer operations), else plain.
+        separable: Split 3x3 convolutions into depthwise and pointwise ones (fewer operations).
         decoder_channels: Channels of the decoder's two 3x3 convolutions.
         low_level_channels: Channels that the encoder's stride-4 features are reduced to.
-        dropout: Share of the fused pyramid's values that is dropped in training.
-        freeze_batch_norm: Keep every batch norm as it is, statistics, scale and offset, also in training. For
-            fine-tuning a model whose norms are trained (as the paper does at output stride 8).
+        dropout: Fraction of the fused pyramid's values that is dropped in training, 0..1.
+        freeze_batch_norm: Do not train any batch norm: statistics, scale and offset stay. For fine-tuning a
+            model with trained norms (as the paper does at output stride 8).
     """
 
-    architecture: str = "deeplabv3plus"
+    architecture: Literal["deeplabv3plus"] = "deeplabv3plus"
     encoder: str = "mobilenetv2_100"
     output_stride: Literal[8, 16, 32] = 16
     aspp_channels: Count = 256

@@ -4,6 +4,6 @@ from landcover.extras import needs
 
 with needs("train"):
     from landcover.training.config import TrainConfig, load_preset, presets
-    from landcover.training.loop import TrainResult, train
+    from landcover.training.session import TrainResult, train
 
 __all__ = ["TrainConfig", "TrainResult", "load_preset", "presets", "train"]

@@ -1,95 +1,119 @@
-"""Batches of crops, read ahead by threads while the network computes."""
+"""Batches of augmented crops, read ahead by threads while the network computes.
+
+A batch is uint8 until it is on the device: there the colour variation and the normalisation, both of them
+affine in (red, green, blue), are one matrix product for each image (:func:`normalise`).
+"""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from landcover.data import Dataset, Item
 from landcover.legend import UInt8Array
-from landcover.model.preprocessing import Preprocessing
-from landcover.training.augment import Batch, fill_sample
-from landcover.training.config import TrainConfig
-from landcover.training.sampling import Census, Crop, CropSampler
+from landcover.model.preprocessing import Float32Array, Preprocessing, resample_image, resample_mask
+from landcover.training.config import AugmentConfig, TrainConfig
+from landcover.training.data import TrainingData
+from landcover.training.sampler import CropSampler, NeighbourTiles, assemble_crop
 from landcover.training.softlabels import SoftLabels
-from landcover.training.surroundings import Surroundings, cut
 from landcover.windows import Window
+
+_GREY = np.full((3, 3), 1 / 3)
+_TURN = np.array([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+
+
+class Sample(NamedTuple):
+    """One augmented crop.
+
+    Attributes:
+        image: uint8 (H, W, 3).
+        target: uint8 (H, W): channel of each pixel, or ``IGNORE``.
+        colours: float32 (3, 4): the colour matrix for :func:`normalise`.
+        soft: uint8 (h, w, C): soft labels in cells of the crop; None without teachers.
+    """
+
+    image: UInt8Array
+    target: UInt8Array
+    colours: Float32Array
+    soft: UInt8Array | None = None
+
+
+class Batch(NamedTuple):
+    """The input of one forward pass.
+
+    Attributes:
+        images: uint8 (N, H, W, 3).
+        targets: uint8 (N, H, W): channel of each pixel, or ``IGNORE``.
+        colours: float32 (N, 3, 4): colour matrices for :func:`normalise`.
+        soft: uint8 (N, h, w, C): soft labels in cells of the crops; None without teachers.
+    """
+
+    images: UInt8Array
+    targets: UInt8Array
+    colours: Float32Array
+    soft: UInt8Array | None = None
 
 
 class BatchReader:
     """The endless sequence of a run's batches; batch ``n`` depends on the configuration and ``n`` alone.
 
-    Reading copies memory and releases Python's lock while it decodes and resamples, so one thread beside the
-    network's is enough for a prepared cache. Buffers are allocated once and used in turn.
-
     Args:
-        dataset: Where the items are.
-        items: What is trained on; each has labelled pixels.
-        census: Of each item.
+        data: The training images and masks.
         config: Crop size, batch size, augmentation, balance, seed, threads.
-        preprocessing: Of the model.
-        scale: Pixels of the model per pixel of the data: the data's GSD by the model's.
-        soft: Soft labels of the items, None without teachers.
+        preprocessing: Preprocessing of the model.
+        soft: Soft labels of the training images; None without teachers.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
-        items: Sequence[Item],
-        census: Sequence[Census],
+        data: TrainingData,
         config: TrainConfig,
         preprocessing: Preprocessing,
-        scale: float,
         soft: SoftLabels | None = None,
     ) -> None:
-        self._dataset = dataset
-        self._items = items
-        self._census = census
+        self._dataset = data.dataset
+        self._items = data.train
         self._config = config
         self._preprocessing = preprocessing
         self._soft = soft
-        self._cells = config.crop_px // config.loss.stride
-        scenes = (config.across_tiles and dataset.scenes) or {}
-        self._surroundings = Surroundings(
-            [scenes.get(item.key) for item in items], [(entry.height, entry.width) for entry in census]
-        )
+        scenes = (config.across_tiles and data.dataset.scenes) or {}
+        self._neighbours = NeighbourTiles([scenes.get(item.key) for item in data.train], data.sizes)
         self._sampler = CropSampler(
-            census,
-            side_px=config.crop_px / scale,
+            data.class_counts,
+            side_px=config.crop_px / (data.data_gsd / data.model_gsd),
             scale=config.augment.scale,
             balance=config.class_balance,
             seed=config.seed,
-            surroundings=self._surroundings if scenes else None,
+            neighbours=self._neighbours if scenes else None,
         )
-        self._ahead = 2 * config.loaders
-        count, side = config.batch_size, config.crop_px
-        self._buffers = [
-            Batch(
-                np.zeros((count, side, side, 3), np.uint8),
-                np.zeros((count, side, side), np.uint8),
-                np.zeros((count, 3, 4), np.float32),
-                None if soft is None else np.zeros((count, self._cells, self._cells, soft.classes), np.uint8),
-            )
-            for _ in range(self._ahead + 1)
-        ]
 
     def read(self, n: int) -> Batch:
-        """Return batch ``n`` in one of the buffers."""
-        batch = self._buffers[n % len(self._buffers)]
+        """Read batch ``n``."""
         count = self._config.batch_size
-        for slot in range(count):
-            self._fill(batch, slot, self._sampler[n * count + slot])
-        return batch
+        samples = [self._sample(n * count + slot) for slot in range(count)]
+        soft = [sample.soft for sample in samples if sample.soft is not None]
+        return Batch(
+            np.stack([sample.image for sample in samples]),
+            np.stack([sample.target for sample in samples]),
+            np.stack([sample.colours for sample in samples]),
+            np.stack(soft) if soft else None,
+        )
 
     def stream(self, first: int) -> Iterator[Batch]:
-        """Yield batches from number ``first`` on. Each is valid until the next is asked for."""
+        """Yield the batches from number ``first`` on, read ahead.
+
+        Reading copies memory, and decoding and resampling release Python's lock: one thread beside the
+        network's is enough for a prepared cache.
+        """
         with ThreadPoolExecutor(self._config.loaders, "landcover-loader") as pool:
             pending: deque[Future[Batch]] = deque()
             n = first
             try:
                 while True:
-                    while len(pending) < self._ahead:
+                    while len(pending) < 2 * self._config.loaders:
                         pending.append(pool.submit(self.read, n))
                         n += 1
                     yield pending.popleft().result()
@@ -97,14 +121,93 @@ class BatchReader:
                 for future in pending:
                     future.cancel()
 
-    def _fill(self, batch: Batch, slot: int, crop: Crop) -> None:
-        pieces = list(self._surroundings.pieces(crop.item, crop.row, crop.col, crop.side))
-        image, channels = cut(pieces, crop.side, self._read_image, self._read_channels)
-        soft = None if self._soft is None else self._soft.cut(pieces, crop.side, self._cells)
-        fill_sample(batch, slot, crop.rng, image, channels, self._config.augment, self._preprocessing, soft)
+    def _sample(self, n: int) -> Sample:
+        crop = self._sampler[n]
+        pieces = list(self._neighbours.pieces(crop.item, crop.row, crop.col, crop.side))
+        image, channels = assemble_crop(pieces, crop.side, self._read_image, self._read_channels)
+        cells = self._config.crop_px // self._config.loss.stride
+        soft = None if self._soft is None else self._soft.cut(pieces, crop.side, cells)
+        return augment(image, channels, soft, crop.rng, self._config, self._preprocessing)
 
     def _read_image(self, item: int, window: Window) -> UInt8Array:
         return self._dataset.read_image(self._items[item], window)
 
     def _read_channels(self, item: int, window: Window) -> UInt8Array:
         return np.take(self._dataset.legend.channels, self._dataset.read_mask(self._items[item], window))
+
+
+def augment(
+    image: UInt8Array,
+    channels: UInt8Array,
+    soft: UInt8Array | None,
+    rng: np.random.Generator,
+    config: TrainConfig,
+    preprocessing: Preprocessing,
+) -> Sample:
+    """Resample a crop to the network's scale, turn it and draw its colour variation.
+
+    Args:
+        image: uint8 (side, side, 3).
+        channels: Channel of each pixel or ``IGNORE``, uint8 (side, side).
+        soft: Soft labels, uint8 (h, w, C), or None.
+        rng: Draws the augmentation.
+        config: ``crop_px`` and ``augment``.
+        preprocessing: Preprocessing of the model.
+
+    Returns:
+        A sample of ``crop_px`` pixels a side.
+    """
+    size = config.crop_px, config.crop_px
+    symmetry = int(rng.integers(8)) if config.augment.d4 else 0
+    return Sample(
+        d4(resample_image(image, size), symmetry),
+        d4(resample_mask(channels, size), symmetry),
+        draw_colours(rng, config.augment, preprocessing),
+        None if soft is None else d4(soft, symmetry),
+    )
+
+
+def d4(array: UInt8Array, symmetry: int) -> UInt8Array:
+    """Return a view of (H, W, ...) under one of the eight symmetries of the square, numbered 0..7."""
+    turned = np.rot90(array, symmetry % 4)
+    return turned[:, ::-1] if symmetry >= 4 else turned
+
+
+def draw_colours(
+    rng: np.random.Generator, config: AugmentConfig, preprocessing: Preprocessing
+) -> Float32Array:
+    """Draw a colour variation, combined with the normalisation.
+
+    In this order: hue (a rotation about the grey axis), saturation (towards or away from grey), contrast
+    (towards or away from the mean colour), brightness (a factor), channel gain (a factor for each channel, as
+    haze and season change them). Values are not clipped at black and white.
+
+    Returns:
+        float32 (3, 4), to be multiplied with (R, G, B, 1), R, G and B in 0..255.
+    """
+    turn, saturation, contrast, brightness, *gains = rng.uniform(-1, 1, 7) * (
+        2 * np.pi * config.hue,
+        config.saturation,
+        config.contrast,
+        config.brightness,
+        *3 * (config.channel_gain,),
+    )
+    mean, std = np.asarray(preprocessing.mean), np.asarray(preprocessing.std)
+    # Rodrigues' rotation formula.
+    hue = np.cos(turn) * np.eye(3) + np.sin(turn) * _TURN + (1 - np.cos(turn)) * _GREY
+    saturate = (1 + saturation) * np.eye(3) - saturation * _GREY
+    factors = (1 + brightness) * (1 + np.array(gains))
+    matrix = (1 + contrast) * factors[:, None] * (saturate @ hue) / 255
+    offset = -contrast * factors * mean
+    return np.column_stack((matrix, offset - mean)).astype(np.float32) / std.astype(np.float32)[:, None]
+
+
+def normalise(images: Tensor, colours: Tensor) -> Tensor:
+    """Apply (N, 3, 4) colour matrices to uint8 (N, H, W, 3).
+
+    Returns:
+        float32 (N, 3, H, W), channels last in memory.
+    """
+    pixels = images.flatten(1, 2).float()
+    mixed = torch.baddbmm(colours[:, None, :, 3], pixels, colours[..., :3].mT)
+    return mixed.view(images.shape).permute(0, 3, 1, 2)

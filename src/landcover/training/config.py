@@ -1,13 +1,13 @@
-"""Everything that decides how a training goes, as one typed configuration.
+"""The configuration of a training, and the presets.
 
-A run folder keeps it as ``config.yaml``; the same file can be given to ``--preset``. Where the data lie, how
-they are split and where the run is kept are arguments of :func:`landcover.training.train`, not settings.
+A run folder stores it as ``config.yaml``, which ``--preset`` accepts. Data, split and run folder are
+arguments of :func:`landcover.training.train`, not settings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,14 +22,14 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class OptimiserConfig(Config):
-    """How weights change.
+    """Settings of the optimiser.
 
     Attributes:
-        name: AdamW, or SGD with Nesterov-free momentum.
-        learning_rate: Of everything but the encoder.
-        encoder_learning_rate: Of the encoder; None for the same.
-        weight_decay: Of convolution weights; norms and biases never decay.
-        momentum: Of SGD.
+        name: AdamW, or SGD with momentum (not Nesterov's).
+        learning_rate: Learning rate of everything except the encoder.
+        encoder_learning_rate: Learning rate of the encoder; None for the same.
+        weight_decay: Decay of convolution weights; norms and biases never decay.
+        momentum: Momentum of SGD, 0..1.
         clip_norm: Largest norm of the gradient; None for no clipping.
     """
 
@@ -42,16 +42,16 @@ class OptimiserConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """How the learning rate goes over the run, from 0 (begin) to 1 (the limit in steps or minutes).
+    """The learning rate as a function of progress, from 0 (start) to 1 (the limit in steps or minutes).
 
     Attributes:
         name: ``poly``: (1 - progress)^power; ``cosine``: half a wave; ``piecewise``: times ``factor`` at each
             milestone; ``constant``.
         power: Exponent of ``poly``.
-        milestones: Rising progress values in 0..1 for ``piecewise``.
-        factor: What ``piecewise`` multiplies by.
-        end_learning_rate: Where ``poly`` and ``cosine`` end (groups with another rate keep the same ratio).
-        warmup_steps: Steps over which the rate rises linearly to its value.
+        milestones: Increasing progress values in 0..1 for ``piecewise``.
+        factor: Factor of ``piecewise`` at each milestone, 0..1.
+        end_learning_rate: Last learning rate of ``poly`` and ``cosine`` (the encoder's keeps its ratio).
+        warmup_steps: Steps of a linear increase from zero.
     """
 
     name: Literal["poly", "cosine", "piecewise", "constant"] = "poly"
@@ -64,18 +64,18 @@ class ScheduleConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.name == "piecewise") != bool(self.milestones):
-            raise ValueError("schedule.milestones goes with schedule.name=piecewise, and only with it")
+            raise ValueError("schedule.milestones and schedule.name=piecewise require each other")
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"schedule.milestones must rise; found {list(self.milestones)}")
+            raise ValueError(f"schedule.milestones must increase; found {list(self.milestones)}")
         return self
 
 
 class LossTerm(Config):
-    """One loss of the sum.
+    """One term of the loss.
 
     Attributes:
-        name: Which.
-        weight: What it is multiplied by.
+        name: Cross-entropy, focal, Dice or Lovász-Softmax.
+        weight: Factor of the term.
     """
 
     name: Literal["ce", "focal", "dice", "lovasz"]
@@ -83,17 +83,17 @@ class LossTerm(Config):
 
 
 class LossConfig(Config):
-    """A weighted sum of losses on labelled pixels, and of the one on teachers' probabilities.
+    """Settings of the loss: a weighted sum on labelled pixels, plus one term for soft labels.
 
     Attributes:
-        terms: The losses.
-        stride: Take the loss at every stride-th pixel, 1 for all. At the decoder's stride the logits need no
-            upsampling, which saves a tenth of a step on a CPU.
-        class_weights: Weights by class name in ``ce`` and ``focal``; classes left out have 1.
-        label_smoothing: Of ``ce``.
-        gamma: Of ``focal``.
-        teacher_weight: What the cross-entropy with the teachers' probabilities is multiplied by, where a run
-            has teachers; it is taken on all pixels, labelled or not.
+        terms: The terms.
+        stride: Compute the loss at every stride-th pixel, 1 for all. At the decoder's stride (4) the logits
+            need no upsampling, which saves a tenth of a step on a CPU.
+        class_weights: Weights by class name in ``ce`` and ``focal``; other classes have 1.
+        label_smoothing: Label smoothing of ``ce``, 0..1.
+        gamma: Exponent of ``focal``.
+        teacher_weight: Factor of the cross-entropy with the teachers' probabilities in runs with teachers; it
+            covers all pixels, labelled or not.
     """
 
     terms: Annotated[tuple[LossTerm, ...], Field(min_length=1)] = (LossTerm(name="ce"),)
@@ -105,16 +105,16 @@ class LossConfig(Config):
 
 
 class AugmentConfig(Config):
-    """How a crop is varied.
+    """Settings of the augmentation of crops.
 
     Attributes:
-        d4: Flips and quarter turns, all eight alike.
-        scale: Smallest and largest magnification, drawn evenly in the logarithm; [1, 1] for none.
-        brightness: Largest change of the factor that all channels are multiplied by: 0.2 is 0.8 to 1.2.
-        contrast: Largest change, as a share.
-        saturation: Largest change, as a share.
-        hue: Largest turn, in turns (0.5 reaches the complementary colour).
-        channel_gain: The same for each channel on its own.
+        d4: Flips and quarter turns, all eight equally likely.
+        scale: Smallest and largest magnification, uniform in the logarithm; [1, 1] for none.
+        brightness: Largest change of a factor of all channels: 0.2 is 0.8 to 1.2.
+        contrast: Largest change of contrast, as a fraction.
+        saturation: Largest change of saturation, as a fraction.
+        hue: Largest rotation of the hue, in turns (0.5 reaches the complementary colour).
+        channel_gain: Largest change of a factor of each channel, drawn separately.
     """
 
     d4: bool = True
@@ -133,15 +133,15 @@ class AugmentConfig(Config):
 
 
 class ValidationConfig(Config):
-    """When whole images are scored, and what comes of it.
+    """When to validate, and which weights to keep.
 
     Attributes:
-        percent: Score whenever this share of the limit has passed, and at the end.
-        every_steps: Score every so many steps instead, and at the end.
-        images: Score only so many images, evenly spread over the part; None for all.
-        patience: Stop after so many scores in a row without a new best; None for never.
-        keep: Which weights become ``best.safetensors``: those of the best score, or the last ones (an honest
-            choice where the part that is validated on is also reported).
+        percent: Validate whenever this percentage of the limit has passed, and at the end.
+        every_steps: Validate after this number of steps instead, and at the end.
+        images: Validate on this number of images, evenly spaced over the subset; None for all.
+        patience: Stop after this number of validations in a row without a new best; None for never.
+        keep: Weights that become ``best.safetensors``: those of the best score, or the last ones (unbiased if
+            scores on the validation subset are reported).
     """
 
     percent: Annotated[float, Field(gt=0, le=100)] = 10.0
@@ -153,52 +153,57 @@ class ValidationConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.patience is not None and self.keep == "last":
-            raise ValueError("validation.patience stops at the best score; it does not go with keep=last")
+            raise ValueError("validation.patience needs keep=best; found keep=last")
         return self
 
 
 class TrainConfig(Config):
-    """How a network is trained.
+    """Settings of a training.
+
+    The keys ``optimizer`` and ``license`` are accepted for ``optimiser`` and ``licence``.
 
     Attributes:
-        model: The network. A run that starts from a model (``init``) needs the settings on its card, but for
-            those that change no weight, such as dropout; ``landcover train --init`` takes them from there.
-        weights: The encoder's start: None (random), ``timm`` (downloaded by timm) or a safetensors file.
-        freeze: What of the encoder stays as it starts: ``low_level``, the layers up to its stride-4 features
-            with their batch norms (a step takes some three quarters of the time on a CPU);
-            ``encoder_batch_norms``, statistics, scales and offsets. Order and repetition mean nothing.
-        teachers: Model files or run folders whose probabilities are learned beside the labels. They are asked
-            about each training image once, before the first step.
-        gsd: Metres per pixel that the network works at; None for that of the data. Data are resampled to it.
+        model: The network. A run with ``init`` needs the settings on that model's card, except those that
+            change no weight, such as dropout; ``landcover train --init`` takes them from the card.
+        weights: Start weights of the encoder: None (random), ``timm`` (downloaded by timm) or a safetensors
+            file.
+        freeze: Parts of the encoder that are not trained: ``low_level``, the layers up to its stride-4
+            features with their batch norms (a step takes about three quarters of the time on a CPU);
+            ``encoder_batch_norms``, statistics, scales and offsets. Order and repetition have no meaning.
+        teachers: Model files or run folders whose probabilities are learned beside the labels. They predict
+            each training image once, before the first step.
+        gsd: Metres per pixel that the network works at; None for that of the data, which are resampled to it.
         crop_px: Height and width of a crop at that scale.
         batch_size: Crops per forward pass.
         accumulate: Forward passes per step.
-        steps: Limit in steps; exactly one of ``steps`` and ``minutes`` is given.
-        minutes: Limit in minutes of training and validation, summed over all resumes.
-        optimiser: How weights change.
-        schedule: How the learning rate goes.
-        loss: What is minimised.
-        class_balance: 0: every image gives one crop in each epoch; 1: every class is as likely to be cropped,
-            and within it every image that has it; between: class shares to the power of (1 - class_balance).
-        across_tiles: Crops reach across an image's edges into its neighbours of the same scene, where the
-            data tell which these are (``scenes.csv``) and they are trained on too.
-        augment: How crops are varied.
-        ema_decay: Of the moving average of the weights, which is what is validated and kept; 0 for none.
-        precision: ``bf16`` computes convolutions in bfloat16 (autocast); weights stay fp32. ``auto`` does so
-            where the device has instructions for it.
+        steps: Limit in steps; exactly one of ``steps`` and ``minutes`` is set.
+        minutes: Limit in minutes of training and validation, over all resumes.
+        optimiser: Settings of the optimiser.
+        schedule: Schedule of the learning rate.
+        loss: Settings of the loss.
+        class_balance: 0: every image gives one crop in each epoch; 1: every class is equally likely, and so
+            is every image that contains it; between: class fractions to the power of (1 - class_balance).
+        across_tiles: Let crops reach across an image's edges into its neighbours of the same scene, if these
+            are known (``scenes.csv``) and also trained on.
+        augment: Settings of the augmentation.
+        ema_decay: Decay of the moving average of the weights, which is validated and kept; 0 for none.
+        precision: ``bf16`` computes convolutions in bfloat16 (autocast), with weights in fp32. ``auto`` does
+            so on devices with instructions for it.
         channels_last: Memory order of the network; faster almost everywhere.
-        device: ``auto`` (the accelerator where there is one), ``cpu`` or ``cuda``.
+        device: ``auto`` (the accelerator if there is one), ``cpu`` or ``cuda``.
         threads: Threads that compute on a CPU; None for torch's choice.
         loaders: Threads that read crops ahead.
-        seed: Decides everything that is drawn.
+        seed: Seed of all random choices.
         log_every: Steps between lines of the log.
-        checkpoint_minutes: Time between checkpoints (there is one after every validation, too).
+        checkpoint_minutes: Minutes between checkpoints (each validation writes one, too).
         checkpoint_steps: Steps between checkpoints; None for by time only.
-        validation: When whole images are scored.
-        window_px: Height and width of the windows that the finished model predicts by.
-        overlap_px: What these windows share.
-        licence: Terms of the finished weights, in words; its card keeps them.
+        validation: When to validate.
+        window_px: Height and width of the windows of the finished model's predictions.
+        overlap_px: Overlap of these windows.
+        licence: Terms of the finished weights, for its card.
     """
+
+    key_aliases: ClassVar[Mapping[str, str]] = {"optimizer": "optimiser", "license": "licence"}
 
     model: ModelConfig = ModelConfig()
     weights: str | None = None
@@ -233,34 +238,33 @@ class TrainConfig(Config):
 
     @field_validator("freeze")
     @classmethod
-    def _one_order(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(set(parts)))
+    def _sort_freeze(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(layers)))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.steps is None) == (self.minutes is None):
             raise ValueError(
-                f"exactly one limit is needed; found steps={self.steps} and minutes={self.minutes}. Pass "
-                "--steps N or "
-                "--minutes M (which replaces the other)"
+                f"exactly one limit is required; found steps={self.steps} and minutes={self.minutes}. Pass "
+                "--steps N or --minutes M (which replaces the other)"
             )
         if self.overlap_px >= self.window_px:
             raise ValueError(
-                f"overlap_px={self.overlap_px} must be smaller than window_px={self.window_px}: set both "
+                f"overlap_px={self.overlap_px} must be smaller than window_px={self.window_px}; set both "
                 "with --set"
             )
         if self.crop_px % self.loss.stride:
             raise ValueError(f"crop_px={self.crop_px} must be a multiple of loss.stride={self.loss.stride}")
         if self.batch_size == 1 and not self.model.freeze_batch_norm:
             raise ValueError(
-                "batch_size=1 gives batch norms nothing to average: use batch_size=2 with accumulate, or set "
+                "batch_size=1 is too small for batch norms. Set batch_size=2 with accumulate, or "
                 "model.freeze_batch_norm=true"
             )
         return self
 
 
 def presets() -> Sequence[str]:
-    """Names of the presets that ship with the package."""
+    """Return the names of the presets."""
     folder = files("landcover.training") / "presets"
     return sorted(
         entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
@@ -275,13 +279,11 @@ def load_preset(name: str) -> TrainConfig:
 
     Raises:
         UsageError: If ``name`` is neither.
-        ConfigError: If the file does not fit; the message names the key.
+        ConfigError: If the file is not a valid configuration; the message names the key.
     """
     if name in presets():
         text = (files("landcover.training") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
         return from_mapping(TrainConfig, parse_yaml(text, f"preset {name}"), f"preset {name}")
     if Path(name).is_file():
         return load_config(TrainConfig, Path(name))
-    raise UsageError(
-        f"No preset {name!r}: it is neither a YAML file nor built in. {did_you_mean(name, presets())}"
-    )
+    raise UsageError(f"Preset {name!r} is neither built in nor a YAML file. {did_you_mean(name, presets())}")

@@ -1,6 +1,7 @@
-"""What a run says: a line of JSON for each event, TensorBoard, and progress on standard error."""
+"""The log of a run: a line of JSON for each event, curves for TensorBoard, and a progress bar."""
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,16 +20,20 @@ from landcover.io.files import open_append, write_text
 
 LOG_NAME = "log.jsonl"
 LOG_BEGIN = b'{"event": "start"'
-"""How the log of every run begins."""
+"""First bytes of the log of every run."""
+
+logger = logging.getLogger(__name__)
 
 
 class RunLog:
     """The log of a run folder; a context manager.
 
+    The bar is shown in a terminal only; elsewhere each logged step is a message of level INFO.
+
     Args:
         folder: The run folder.
-        step: Step from which the run goes on. Lines beyond it, written before a kill, are dropped: those
-            steps come again. So is an end that was not the end.
+        step: Step that the run resumes from. Later lines, written before a kill, are dropped, because those
+            steps are repeated; so is the line of an earlier end.
         validated_step: Step of the last validation that counts.
     """
 
@@ -38,7 +43,7 @@ class RunLog:
         if self._path.exists():
             kept = [line for line in read_log(folder) if line.get("step", 0) <= last.get(line["event"], step)]
             write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept), force=True)
-        self._console = Console(stderr=True)
+        self._in_terminal = sys.stderr is not None and sys.stderr.isatty()
         self._board: SummaryWriter | None = None
         with self._optional_board():
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
@@ -48,8 +53,8 @@ class RunLog:
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=self._console,
-            disable=not sys.stderr.isatty(),
+            console=Console(stderr=True),
+            disable=not self._in_terminal,
             transient=True,
         )
         self._task = self._bar.add_task("Training", total=1.0)
@@ -68,15 +73,18 @@ class RunLog:
 
     @contextmanager
     def _optional_board(self) -> Iterator[None]:
-        """Do without TensorBoard from the first time on that it cannot write; the log has all numbers."""
+        """Stop writing for TensorBoard at the first failure; ``log.jsonl`` has all numbers."""
         try:
             yield
         except OSError as error:
             self._board = None
-            self.say(f"TensorBoard's files cannot be written ({error.strerror or error}); the run goes on.")
+            logger.warning(
+                "TensorBoard files cannot be written (%s); the run continues without them.",
+                error.strerror or error,
+            )
 
     def event(self, event: str, **values: Any) -> None:
-        """Append a line, and the curves that it holds.
+        """Append a line to the log, and its numbers to the curves.
 
         Raises:
             OutputError: If the log cannot be written.
@@ -94,24 +102,24 @@ class RunLog:
                 if self._board is not None and name not in ("step", "images", "seconds"):
                     self._board.add_scalar(f"{event}/{name}", value, values["step"])
 
-    def strips(self, step: int, strips: Mapping[str, npt.NDArray[np.uint8]]) -> None:
+    def pictures(self, step: int, pictures: Mapping[str, npt.NDArray[np.uint8]]) -> None:
         """Show uint8 (H, W, 3) pictures by name in TensorBoard."""
         with self._optional_board():
-            for name, strip in strips.items():
+            for name, picture in pictures.items():
                 if self._board is not None:
-                    self._board.add_image(name, strip, step, dataformats="HWC")
+                    self._board.add_image(name, picture, step, dataformats="HWC")
 
-    def progress(self, share: float, text: str) -> None:
-        """Move the bar to ``share`` of the limit."""
-        self._bar.update(self._task, completed=share, description=text)
+    def progress(self, fraction: float, text: str) -> None:
+        """Move the bar to a fraction of the limit, 0..1."""
+        self._bar.update(self._task, completed=fraction, description=text)
 
-    def say(self, text: str) -> None:
-        """Print a line on standard error, above the bar."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+    def report_step(self, text: str) -> None:
+        """Log a line about a step; in a terminal, which shows the bar, at level DEBUG."""
+        logger.log(logging.DEBUG if self._in_terminal else logging.INFO, text)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the events of a run's log in order; a line that a kill cut short is left out."""
+    """Return the events of a run's log in order, without a line that a kill left incomplete."""
     events = []
     for text in (folder / LOG_NAME).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -124,7 +132,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _flat(values: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Numbers by name; those of a nested mapping as ``outer/inner``."""
+    """Return the numbers by name; those of a nested mapping as ``outer/inner``."""
     flat: list[tuple[str, float]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):

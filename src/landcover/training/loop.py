@@ -1,220 +1,166 @@
-"""The training loop: read from top to bottom."""
+"""The training loop: steps, validations and checkpoints until the run ends."""
 
+import logging
+import signal
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
 
-from landcover.config import dump_yaml
-from landcover.errors import TrainingError
-from landcover.io.files import claimed, write_text
+from landcover.data import Item
+from landcover.errors import ModelError, TrainingError
 from landcover.legend import Legend
 from landcover.metrics import ConfusionMatrix
 from landcover.model import DeepLabV3Plus
+from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, read_card, save_model
 from landcover.model.runtimes import TorchRuntime
-from landcover.training.augment import Batch, normalise
+from landcover.model.runtimes.base import Precision
+from landcover.training.batches import Batch, BatchReader, normalise
+from landcover.training.checkpoint import (
+    Reason,
+    TrainingState,
+    end_reason,
+    fraction_done,
+    kept_scores,
+    record_scores,
+    validation_due,
+)
 from landcover.training.config import TrainConfig
-from landcover.training.interrupt import Interrupt
+from landcover.training.data import TrainingData
 from landcover.training.log import RunLog
-from landcover.training.losses import labelled_pixels
-from landcover.training.memory import keep_freed_memory
-from landcover.training.progress import Reason, ended, share_done, take_scores
-from landcover.training.provenance import git_commit, versions
-from landcover.training.runs import CONFIG_NAME
-from landcover.training.schedule import learning_rate_factor
-from landcover.training.session import Session, open_session
+from landcover.training.losses import Loss, labelled_pixels
+from landcover.training.optim import learning_rate_factor
 from landcover.training.validation import validate
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TrainResult:
-    """How a training ended.
+class Run:
+    """The constant parts of a run.
 
     Attributes:
+        config: The configuration.
         folder: The run folder.
-        reason: ``limit`` reached, ``patience`` lost, or ``interrupted``.
-        step: Steps done.
-        seconds: Time spent, over all resumes.
-        best_step: Step of the best validation, or None.
-        best_miou: Its mIoU, 0..1, or None.
+        data: The training data.
+        validation: Items to validate on; may be empty.
+        identity: What identifies the run, see :func:`landcover.training.runs.run_identity`.
+        card: Card of the model in training.
+        device: Device of the network.
+        precision: Precision of the convolutions.
+        criterion: The loss.
+        batches: The batches.
     """
 
+    config: TrainConfig
     folder: Path
-    reason: Reason
-    step: int
-    seconds: float
-    best_step: int | None
-    best_miou: float | None
+    data: TrainingData
+    validation: Sequence[Item]
+    identity: Mapping[str, Any]
+    card: ModelCard
+    device: torch.device
+    precision: Precision
+    criterion: Loss
+    batches: BatchReader
 
 
-def train(
-    config: TrainConfig,
-    *,
-    data: str | Path,
-    out: str | Path,
-    split: str = "folders",
-    init: str | Path | None = None,
-    resume: str | Path = "auto",
-    legend: Legend | None = None,
-    gsd: float | None = None,
-) -> TrainResult:
-    """Train a network and keep the run in a folder.
-
-    Limited in steps and on a CPU, a run that was killed at any moment and resumed with the same number of
-    threads in the same precision ends with the same weights, average and optimiser, bit for bit, as one that
-    was not.
-
-    Args:
-        config: How to train.
-        data: Data folder or prepared cache.
-        out: The run folder.
-        split: A split; its part named train is trained on, val, valid or validation validated on.
-        init: Model file or run folder to start from, made for the same or another legend. ``config.model`` is
-            to fit it (take that of :func:`landcover.model.card.read_card`); ``config.weights`` is not used.
-        resume: ``auto``: go on where ``out`` holds this run, else begin; ``never``: refuse a folder that
-            holds a run; or another run folder, whose copy is gone on with in ``out``.
-        legend: Meaning of the masks, if not what the data say.
-        gsd: Metres per pixel of the data, if not what the data say.
-
-    Returns:
-        How it ended. An interrupt (Ctrl-C) is an end like others: the step is finished and a checkpoint
-        written.
-
-    Raises:
-        UsageError: If nothing tells the GSD, the split has no training part, or settings do not fit together.
-        DataError: If the data cannot be read or have nothing to learn from, or a teacher was trained on
-            images that this training leaves out.
-        ModelError: If weights or teachers cannot be read or do not fit.
-        OutputError: If ``out`` holds another run, or cannot be written.
-        TrainingError: If the loss is no longer a number.
-    """
-    keep_freed_memory()
-    with _threads(config.threads):
-        session = open_session(
-            config,
-            data=Path(data),
-            folder=Path(out),
-            split=split,
-            init=None if init is None else Path(init),
-            resume=resume,
-            legend=legend,
-            gsd=gsd,
-        )
-        return run(session)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Compute with so many threads, then with as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def run(session: Session) -> TrainResult:
-    """Go through a training, and keep in its folder what is to be kept from begin to end."""
-    config, progress = session.config, session.progress
-    if not session.resumed:
-        # Before the log: a start that is killed here knows its own folder again.
-        write_text(session.folder / CONFIG_NAME, dump_yaml(config), force=True)
-    with (
-        claimed(session.folder, session.folder),
-        RunLog(session.folder, step=progress.step, validated_step=progress.validated_step) as log,
-        Interrupt() as interrupt,
-    ):
-        for notice in session.notices:
-            log.say(notice)
-        log.event("start", **_description(session))
-        if session.resumed:
-            log.say(f"Going on from step {progress.step} in {session.folder}.")
-            session.keep_best()
-        else:
-            session.checkpoint()
-        reason = fit(session, log, interrupt)
-        session.checkpoint()
-        best = progress.best or {"step": None, "miou": None}
-        result = TrainResult(
-            session.folder, reason, progress.step, progress.seconds, best["step"], best["miou"]
-        )
-        log.event("end", **{name: value for name, value in asdict(result).items() if name != "folder"})
-        if reason == "interrupted":
-            log.say(
-                f"Interrupted after step {progress.step}; its state is kept. To go on, give the same "
-                "command again (with --resume auto)."
-            )
-    return result
-
-
-def fit(session: Session, log: RunLog, interrupt: Interrupt) -> Reason:
-    """Train and validate until the run is over; return why it is."""
-    config, progress = session.config, session.progress
-    module, optimiser = session.fabric.setup(session.network, session.optimiser)
+def fit(run: Run, state: TrainingState, log: RunLog, interrupt: "Interrupt") -> Reason:
+    """Train and validate until the run ends or is interrupted; return why it ended."""
+    config, progress = run.config, state.progress
+    fabric = _fabric(run.device, run.precision)
+    module, optimiser = fabric.setup(state.network, state.optimiser)
     base_rates = [group["lr"] for group in optimiser.param_groups]
-    runtime = TorchRuntime(session.average.module, session.card, str(session.device))
-    batches = session.reader.stream(progress.step * config.accumulate)
-    meter = Meter(session.device)
+    runtime = TorchRuntime(state.average.module, run.card, str(run.device))
+    batches = run.batches.stream(progress.step * config.accumulate)
+    meter = Meter(run.device)
     module.train()
-    session.start_clock()
+    watch = Stopwatch(progress.seconds)
+    saved = progress.step, progress.seconds
     while True:
-        session.tick()
-        if session.validation_due:
-            _validate(session, runtime, log, interrupt)
+        progress.seconds = watch.seconds
+        if run.validation and validation_due(config, progress):
+            _validate(run, state, runtime, log, interrupt, watch)
+            saved = progress.step, progress.seconds
         if interrupt.requested:
             return "interrupted"
-        reason = ended(config, progress)
+        reason = end_reason(config, progress)
         if reason is not None:
             return reason
 
-        began = time.monotonic()
+        began = watch.seconds
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
             group["lr"] = rate * learning_rate_factor(
-                config.schedule, base_rates[-1], share_done(config, progress), progress.step
+                config.schedule, base_rates[-1], fraction_done(config, progress), progress.step
             )
-        _seed(config.seed, progress.step)
+        # One seed for each step (dropout, stochastic depth): no generator state needs to be saved.
+        torch.manual_seed(
+            int(np.random.SeedSequence((config.seed, progress.step)).generate_state(1, np.uint64)[0])
+        )
         for _ in range(config.accumulate):
-            images, targets, soft = _to_network(next(batches), session.device)
-            # Fabric's own switching of precision sees calls of forward alone, and logits is another method.
-            with session.fabric.autocast():
-                logits = _logits(session.network, images, config.loss.stride)
-            loss = session.criterion(logits, targets, soft)
-            session.fabric.backward(loss / config.accumulate)
+            images, targets, soft = _to_device(next(batches), run.device)
+            # Fabric switches precision in calls of forward only, and logits is another method.
+            with fabric.autocast():
+                logits = _logits(state.network, images, config.loss.stride)
+            loss = run.criterion(logits, targets, soft)
+            fabric.backward(loss / config.accumulate)
             meter.add(loss.detach(), len(images))
         if config.optimiser.clip_norm is not None:
-            session.fabric.clip_gradients(module, optimiser, max_norm=config.optimiser.clip_norm)
+            fabric.clip_gradients(module, optimiser, max_norm=config.optimiser.clip_norm)
         optimiser.step()
         optimiser.zero_grad()
-        session.average.update(progress.step)
+        state.average.update(progress.step)
         progress.step += 1
-        meter.seconds += time.monotonic() - began
+        progress.seconds = watch.seconds
+        meter.seconds += progress.seconds - began
 
-        session.tick()
-        log.progress(share_done(config, progress), f"Step {progress.step}")
+        log.progress(fraction_done(config, progress), f"Step {progress.step}")
         if progress.step % config.log_every == 0:
+            rates = meter.read(progress.step)
             log.event(
                 "step",
                 step=progress.step,
                 images=progress.step * config.batch_size * config.accumulate,
-                **meter.read(progress.step),
-                **_batch_scores(logits.detach(), targets, session.card.legend),
+                **rates,
+                **batch_scores(logits.detach(), targets, run.card.legend),
                 lr=optimiser.param_groups[-1]["lr"],
                 seconds=round(progress.seconds, 3),
             )
-        if session.checkpoint_due:
-            session.checkpoint()
+            log.report_step(
+                f"Step {progress.step}, {progress.seconds / 60:.1f} min: loss {rates['loss']:.4f}, "
+                f"{rates['images_per_second']:.1f} crops/s"
+            )
+        if _checkpoint_due(run, state, saved):
+            save_checkpoint(run, state)
+            saved = progress.step, progress.seconds
+
+
+class Stopwatch:
+    """Time since its start on a monotonic clock, added to the time of earlier parts of a run.
+
+    Args:
+        seconds: Time of earlier parts in seconds.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._start = time.monotonic() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in all."""
+        return time.monotonic() - self._start
 
 
 class Meter:
-    """Mean loss and images per second since the last reading.
+    """Mean loss and crops per second since the last reading.
 
     Attributes:
         seconds: Time spent on steps.
@@ -236,7 +182,7 @@ class Meter:
         self._images += images
 
     def read(self, step: int) -> dict[str, float]:
-        """Return ``loss`` and ``images_per_second``, and begin anew.
+        """Return ``loss`` and ``images_per_second``, and start again.
 
         Raises:
             TrainingError: If the loss is not finite.
@@ -244,37 +190,143 @@ class Meter:
         loss = float(self._sum) / self._losses
         if not np.isfinite(loss):
             raise TrainingError(
-                f"The loss is {loss} at step {step}. Lower optimiser.learning_rate, set "
-                "optimiser.clip_norm, or use "
-                "precision=fp32; --resume auto goes on from the last good checkpoint only with unchanged "
-                "settings."
+                f"The loss is {loss} at step {step}. Lower optimiser.learning_rate, set optimiser.clip_norm, "
+                "or set precision=fp32, and choose another --out."
             )
         rate = self._images / self.seconds
         self._clear()
         return {"loss": round(loss, 6), "images_per_second": round(rate, 3)}
 
 
-def _to_network(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+class Interrupt:
+    """Remember a signal to end while active; a second signal has its usual effect. A context manager.
+
+    Outside the main thread, which alone can handle signals, it does nothing.
+
+    Attributes:
+        requested: Whether a signal came.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._remember) for number in ending_signals()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self.__exit__()
+
+
+def ending_signals() -> list[int]:
+    """Return the signals that end a process, including that of a closed terminal unless ignored (nohup)."""
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    hangup: int | None = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
+    return numbers
+
+
+def save_checkpoint(run: Run, state: TrainingState) -> None:
+    """Write the checkpoint, then the best model if it has the present weights.
+
+    In this order, a start after a kill between the two can write the missing model.
+
+    Raises:
+        OutputError: If a file cannot be written; the previous one stays.
+        TrainingError: If weights are not finite; the last good checkpoint stays.
+    """
+    if not all(bool(tensor.isfinite().all()) for tensor in state.network.parameters()):
+        raise TrainingError(
+            f"Weights are not finite at step {state.progress.step}. Lower optimiser.learning_rate, set "
+            "optimiser.clip_norm, or set precision=fp32."
+        )
+    state.save(run.folder / LAST_NAME, run.identity)
+    save_best(run, state)
+
+
+def save_best(run: Run, state: TrainingState) -> None:
+    """Write the best model if it has the present weights."""
+    step = state.progress.step
+    ended = end_reason(run.config, state.progress) is not None
+    scores = kept_scores(run.config.validation, state.progress, ended=ended)
+    if scores is None or _is_calibrated(run.folder / BEST_NAME, step):
+        return
+    measured = {
+        "metric": "challenge",
+        "split": f"{run.card.provenance['split']}:{run.data.validation_subset}",
+        "images": len(run.validation),
+        **scores,
+    }
+    update = {
+        "provenance": {**run.card.provenance, "step": step},
+        "scores": (measured,) if scores else (),
+    }
+    card = run.card.model_copy(update=update)
+    save_model(run.folder / BEST_NAME, state.average.module.state_dict(), card, force=True)
+
+
+def _is_calibrated(path: Path, step: int) -> bool:
+    """Return whether a model has the weights of a step and calibration parameters, which must be kept."""
+    try:
+        card = read_card(path)
+    except ModelError:
+        return False
+    return bool(card.calibration) and card.provenance.get("step") == step
+
+
+def _checkpoint_due(run: Run, state: TrainingState, saved: tuple[int, float]) -> bool:
+    """Return whether the last checkpoint is old enough, and no validation is about to write another."""
+    config, progress = run.config, state.progress
+    if run.validation and validation_due(config, progress):
+        return False
+    step, seconds = saved
+    by_steps = config.checkpoint_steps is not None and progress.step - step >= config.checkpoint_steps
+    return by_steps or progress.seconds - seconds >= 60 * config.checkpoint_minutes
+
+
+def _fabric(device: torch.device, precision: Precision) -> Fabric:
+    fabric_logger = logging.getLogger("lightning_fabric")
+    level = fabric_logger.level
+    fabric_logger.setLevel(logging.WARNING)  # it repeats the settings at every start
+    try:
+        return Fabric(
+            accelerator=device.type,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+        )
+    finally:
+        fabric_logger.setLevel(level)
+
+
+def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return normalised images, targets and soft labels on the device."""
     images, targets, colours = (torch.from_numpy(array).to(device) for array in batch[:3])
     soft = None if batch.soft is None else torch.from_numpy(batch.soft).to(device)
     return normalise(images, colours), targets, soft
 
 
-def _logits(module: DeepLabV3Plus, images: Tensor, stride: int) -> Tensor:
+def _logits(network: DeepLabV3Plus, images: Tensor, stride: int) -> Tensor:
     """Return the logits at every stride-th pixel."""
     if stride == 1:
-        full: Tensor = module(images)
+        full: Tensor = network(images)
         return full
-    logits: Tensor = module.logits(images)
-    if stride == module.stride:
+    logits = network.logits(images)
+    if stride == network.stride:
         return logits
-    factor = module.stride / stride
+    factor = network.stride / stride
     return functional.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-def _batch_scores(logits: Tensor, targets: Tensor, legend: Legend) -> dict[str, Any]:
-    """Score logits on the pixels that the loss saw, as a validation does: mIoU, IoU, pixel accuracy."""
+def batch_scores(logits: Tensor, targets: Tensor, legend: Legend) -> dict[str, Any]:
+    """Score logits on the pixels of the loss, as a validation does: mIoU, IoU, pixel accuracy."""
     pixels, truth = labelled_pixels(logits, targets)
     scored = np.asarray(legend.scored, np.uint8)
     matrix = ConfusionMatrix(legend)
@@ -282,52 +334,39 @@ def _batch_scores(logits: Tensor, targets: Tensor, legend: Legend) -> dict[str, 
     return matrix.scores().to_dict()
 
 
-def _seed(seed: int, step: int) -> None:
-    """Seed torch (dropout, stochastic depth) for one step, so that no state needs keeping."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]))
-
-
-def _validate(session: Session, runtime: TorchRuntime, log: RunLog, interrupt: Interrupt) -> None:
-    """Score the average of the weights and keep what follows, unless interrupted."""
-    progress = session.progress
-    found = validate(
+def _validate(
+    run: Run,
+    state: TrainingState,
+    runtime: TorchRuntime,
+    log: RunLog,
+    interrupt: Interrupt,
+    watch: Stopwatch,
+) -> None:
+    """Score the average of the weights and save the results, unless interrupted."""
+    progress = state.progress
+    result = validate(
         runtime,
-        session.material.dataset,
-        session.validated,
-        gsd=session.material.data_gsd,
+        run.data.dataset,
+        run.validation,
+        gsd=run.data.data_gsd,
         stopped=lambda: interrupt.requested,
     )
-    session.tick()
-    if found is None:
+    progress.seconds = watch.seconds
+    if result is None:
         return
-    scores = {**found.scores.to_dict(), "loss": found.loss}
-    improved = take_scores(session.config, progress, scores)
-    # The log first: a line too many is dropped by the next start, one too few could not be made good.
+    scores = {**result.scores.to_dict(), "loss": result.loss}
+    improved = record_scores(run.config, progress, scores)
+    # The log is written first: the next start drops a surplus line, but cannot restore a missing one.
     log.event("validation", step=progress.step, seconds=round(progress.seconds, 3), **scores)
-    session.checkpoint()
-    log.strips(progress.step, found.strips)
-    miou = "–" if found.scores.miou is None else f"{100 * found.scores.miou:.2f}"
-    classes = ", ".join(f"{n} {100 * v:.1f}" for n, v in found.scores.iou.items() if v is not None)
-    log.say(
-        f"Step {progress.step}, {progress.seconds / 60:.1f} min: mIoU {miou} ({classes})"
-        + (", the best so far" if improved else "")
+    save_checkpoint(run, state)
+    log.pictures(progress.step, result.pictures)
+    miou = "–" if result.scores.miou is None else f"{100 * result.scores.miou:.2f}"
+    classes = ", ".join(f"{n} {100 * v:.1f}" for n, v in result.scores.iou.items() if v is not None)
+    logger.info(
+        "Step %d, %.1f min: mIoU %s (%s)%s",
+        progress.step,
+        progress.seconds / 60,
+        miou,
+        classes,
+        ", the best so far" if improved else "",
     )
-
-
-def _description(session: Session) -> dict[str, Any]:
-    """What the log says of a start."""
-    material = session.material
-    return {
-        "step": session.progress.step,
-        "config": session.config.model_dump(mode="json"),
-        "counts": {"train": len(material.train), "validation": len(session.validated)},
-        "class_share": material.class_share,
-        "provenance": session.card.provenance,
-        "gsd": material.model_gsd,
-        "data_gsd": material.data_gsd,
-        "device": str(session.device),
-        "threads": torch.get_num_threads(),
-        "precision": session.precision,
-        "versions": versions(),
-        "git": git_commit(),
-    }

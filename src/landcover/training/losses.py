@@ -1,8 +1,7 @@
-"""Losses on labelled pixels, and one on what teachers say of all pixels.
+"""Losses on labelled pixels, and one on soft labels of all pixels.
 
-Pixels to ignore are taken out once, in :func:`labelled_pixels`, before any loss of labels sees them. So none
-can be changed by them, and each is written for plain (P, C) logits and (P,) targets. Where no pixel is
-labelled these are 0 with zero gradients.
+:func:`labelled_pixels` removes the pixels to ignore once, before any loss on labels. Each loss takes plain
+(P, C) logits and (P,) targets. Without a labelled pixel the sum is 0 with zero gradients.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,26 +18,26 @@ if TYPE_CHECKING:
     from landcover.training.config import LossConfig
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Logits float (N, C, h, w), targets uint8 (N, H, W), soft labels uint8 (N, h, w, C) or None to a scalar."""
+"""Takes logits float (N, C, h, w), targets uint8 (N, H, W), soft labels uint8 (N, h, w, C) or None."""
 
 
 def build_loss(config: "LossConfig", classes: tuple[str, ...], device: torch.device) -> Loss:
-    """Return the weighted sum of the losses that ``config`` names, and of that with soft labels where given.
+    """Return the weighted sum of the configured losses, plus that on soft labels if these are given.
 
-    The logits may be smaller than the targets by a whole factor (losses are then taken on the targets' pixels
-    nearest to the centres of the logits' cells).
+    The logits may be smaller than the targets by an integer factor; the loss is then computed at the targets'
+    pixels nearest to the centres of the logits' cells.
 
     Args:
         config: Terms, their weights and options.
         classes: Names of the classes in the order of the logits' channels.
-        device: Where the logits will be.
+        device: Device of the logits.
 
     Raises:
-        ConfigError: If a class weight is for no class.
+        ConfigError: If a class weight names an unknown class.
     """
     for name in config.class_weights:
         if name not in classes:
-            raise ConfigError(f"loss.class_weights: no class {name!r}. {did_you_mean(name, classes)}")
+            raise ConfigError(f"loss.class_weights: unknown class {name!r}. {did_you_mean(name, classes)}")
     weights = None
     if config.class_weights:
         weights = torch.tensor([config.class_weights.get(name, 1.0) for name in classes], device=device)
@@ -66,17 +65,17 @@ def build_loss(config: "LossConfig", classes: tuple[str, ...], device: torch.dev
 
 
 def labelled_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits and targets of the pixels that have a class.
+    """Return the logits and targets of the labelled pixels.
 
     Args:
         logits: float (N, C, h, w).
-        target: Integers (N, H, W), class channels or ``IGNORE``; H and W are h and w times one whole factor.
+        target: Integers (N, H, W), class channels or ``IGNORE``; H and W are h and w times one integer.
 
     Returns:
         float (P, C) and int64 (P,).
 
     Raises:
-        ValueError: If the sizes do not fit.
+        ValueError: If the sizes are not multiples.
     """
     stride = target.shape[1] // logits.shape[2]
     if target.shape[1:] != (logits.shape[2] * stride, logits.shape[3] * stride):
@@ -92,16 +91,16 @@ def labelled_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def cross_entropy(
     logits: Tensor, target: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Mean cross-entropy; with ``weights`` (C,) the mean weighted by each pixel's class."""
+    """Return the mean cross-entropy; with ``weights`` (C,) weighted by each pixel's class."""
     return functional.cross_entropy(logits, target, weights, label_smoothing=label_smoothing)
 
 
 def soft_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
-    """Mean cross-entropy with probabilities, over the pixels that have some (Hinton et al. 2015, 1503.02531).
+    """Return the mean cross-entropy with soft labels (Hinton et al. 2015, 1503.02531).
 
     Args:
         logits: float (P, C).
-        soft: uint8 (P, C), of which 255 is a probability of one; zero over C at pixels that have none.
+        soft: uint8 (P, C), 255 for a probability of 1; all zero at pixels without soft labels.
     """
     shares = soft.float()
     total = shares.sum(1)
@@ -110,9 +109,9 @@ def soft_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float = 2.0, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy times ``(1 - p)^gamma``, p that of the true class (Lin et al. 2017, 1708.02002)."""
+    """Return the focal loss, cross-entropy times ``(1 - p)^gamma`` (Lin et al. 2017, 1708.02002)."""
     log_p = functional.log_softmax(logits, dim=1).gather(1, target[:, None]).squeeze(1)
-    miss = torch.expm1(log_p).neg().clamp_min(0)  # 1 - p, exact where p is near 1
+    miss = torch.expm1(log_p).neg().clamp_min(0)  # 1 - p, exact for p near 1
     losses = -miss.pow(gamma) * log_p
     if weights is None:
         return losses.mean()
@@ -120,7 +119,7 @@ def focal(logits: Tensor, target: Tensor, gamma: float = 2.0, weights: Tensor | 
 
 
 def dice(logits: Tensor, target: Tensor) -> Tensor:
-    """One minus the soft Dice coefficient over all pixels, mean over the classes present in ``target``.
+    """Return one minus the soft Dice coefficient, mean over the classes present in ``target``.
 
     After Milletari et al. 2016 (1606.04797) with plain sums in the denominator.
     """
@@ -132,10 +131,10 @@ def dice(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def lovasz_softmax(logits: Tensor, target: Tensor) -> Tensor:
-    """Lovász-Softmax over all pixels, mean over the classes present in ``target``.
+    """Return the Lovász-Softmax loss, mean over the classes present in ``target``.
 
     The Lovász extension of one minus the intersection over union (Berman et al. 2018, 1705.08790, Algorithm
-    1): errors in falling order, weighted by how much each raises the Jaccard loss when its pixel is added.
+    1): errors in decreasing order, each weighted by how much its pixel increases the Jaccard loss.
     """
     probabilities = logits.softmax(dim=1).T.contiguous()
     truth = _one_hot(target, len(probabilities))
@@ -148,5 +147,5 @@ def lovasz_softmax(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _one_hot(target: Tensor, classes: int) -> Tensor:
-    """float32 (C, P) of a (P,) target."""
+    """Return a (P,) target as float32 (C, P)."""
     return torch.zeros(classes, len(target), device=target.device).scatter_(0, target[None], 1.0)

@@ -1,334 +1,315 @@
-"""Everything that a training works with, put together: new, or as a checkpoint left it."""
+"""``train``: open a run, new or resumed, train it, and keep the results in its folder."""
 
 import datetime
 import logging
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from torch.optim import SGD, AdamW, Optimizer
 
 from landcover import __version__
 from landcover.config import dump_yaml
-from landcover.data import Item
-from landcover.errors import ModelError, TrainingError, UsageError
+from landcover.errors import ModelError, UsageError
+from landcover.io.files import claimed, write_text
 from landcover.legend import Legend
-from landcover.model import DeepLabV3Plus, build_model, parameter_groups
-from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, model_digest, read_card, save_model
+from landcover.model import DeepLabV3Plus, build_model
+from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, model_digest, read_card
 from landcover.model.runtimes.base import Precision
 from landcover.model.runtimes.torch_runtime import pick_device
+from landcover.model.weights import encoder_preprocessing, load_model_weights, weights_digest
 from landcover.ood import ImageryProfile
 from landcover.training.batches import BatchReader
-from landcover.training.checkpoint import TrainingState
-from landcover.training.config import OptimiserConfig, TrainConfig
-from landcover.training.depthwise import quicken_depthwise
-from landcover.training.ema import WeightAverage
-from landcover.training.imagery import learned_imagery
-from landcover.training.initialise import encoder_preprocessing, load_initial, weights_digest
-from landcover.training.losses import Loss, build_loss
-from landcover.training.material import Material, gather, without_neighbours
-from landcover.training.precision import has_bfloat16, pick_precision
-from landcover.training.progress import Progress, ended, kept_now, validation_due
-from landcover.training.runs import identify, other_place, prepare_folder
-from landcover.training.teachers import check_teacher, read_teachers, soft_labels
-from landcover.training.validation import spread
+from landcover.training.checkpoint import Progress, Reason, TrainingState
+from landcover.training.config import TrainConfig
+from landcover.training.data import (
+    TrainingData,
+    load_training_data,
+    measure_imagery,
+    warn_without_neighbours,
+)
+from landcover.training.depthwise import use_fast_depthwise_backward
+from landcover.training.log import RunLog
+from landcover.training.loop import Interrupt, Run, fit, save_best, save_checkpoint
+from landcover.training.losses import build_loss
+from landcover.training.optim import WeightAverage, build_optimiser, pick_precision
+from landcover.training.provenance import git_commit, versions
+from landcover.training.runs import CONFIG_NAME, prepare_folder, run_identity, warn_of_other_device
+from landcover.training.softlabels import SoftLabels
+from landcover.training.teachers import Teacher, check_teacher, read_teachers, soft_labels
+from landcover.training.validation import evenly_spaced
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Session:
-    """The parts of a training.
+@dataclass(frozen=True)
+class TrainResult:
+    """Result of a training.
 
     Attributes:
-        config: The settings.
         folder: The run folder.
-        material: The data.
-        validated: Items that are validated on; may be none.
-        identity: What makes the run this run.
-        card: Card of the model that is being made.
-        device: Where the network is.
-        fabric: Runs the network in the wanted precision.
-        precision: What that is on this device.
-        network: The network.
-        average: The moving average of its weights.
-        optimiser: Of the network.
-        criterion: The loss.
-        reader: The batches.
-        progress: How far the run has come.
-        resumed: Whether it goes on from a checkpoint.
-        notices: Sentences for the user.
+        reason: Why it ended: ``limit``, ``patience`` or ``interrupted``.
+        step: Steps done.
+        seconds: Time spent, over all resumes.
+        best_step: Step of the best validation, or None.
+        best_miou: Its mIoU, 0..1, or None.
     """
 
-    config: TrainConfig
     folder: Path
-    material: Material
-    validated: Sequence[Item]
-    identity: dict[str, Any]
-    card: ModelCard
-    device: torch.device
-    fabric: Fabric
-    precision: Precision
-    network: DeepLabV3Plus
-    average: WeightAverage
-    optimiser: Optimizer
-    criterion: Loss
-    reader: BatchReader
-    progress: Progress
-    resumed: bool
-    notices: list[str]
-    _since: float = field(default_factory=time.monotonic)
-    _saved: tuple[int, float] = (0, 0.0)
-
-    def start_clock(self) -> None:
-        """Begin to count time."""
-        self._since = time.monotonic()
-        self._saved = self.progress.step, self.progress.seconds
-
-    def tick(self) -> None:
-        """Bring the time spent up to date."""
-        now = time.monotonic()
-        self.progress.seconds += now - self._since
-        self._since = now
-
-    @property
-    def validation_due(self) -> bool:
-        """Whether to validate before the next step; never where there is nothing to validate on."""
-        return bool(self.validated) and validation_due(self.config, self.progress)
-
-    @property
-    def checkpoint_due(self) -> bool:
-        """Whether the last checkpoint is old enough for another, and no validation is about to write one."""
-        if self.validation_due:
-            return False
-        step, seconds = self._saved
-        every = self.config.checkpoint_steps
-        by_time = self.progress.seconds - seconds >= 60 * self.config.checkpoint_minutes
-        return by_time or (every is not None and self.progress.step - step >= every)
-
-    def checkpoint(self) -> None:
-        """Write the state, then the best model if it is the present one.
-
-        In this order, so that a start can make good a kill in between.
-
-        Raises:
-            OutputError: If a file cannot be written; the one before stays.
-            TrainingError: If weights are no longer numbers; the last good checkpoint stays.
-        """
-        if not all(bool(tensor.isfinite().all()) for tensor in self.network.parameters()):
-            raise TrainingError(
-                f"Weights are no longer finite at step {self.progress.step}. Lower optimiser.learning_rate, "
-                "set optimiser.clip_norm, or use precision=fp32."
-            )
-        self.state.save(self.folder / LAST_NAME, self.progress, self.identity)
-        self._saved = self.progress.step, self.progress.seconds
-        self.keep_best()
-
-    def keep_best(self) -> None:
-        """Write the best model if its weights are the present ones."""
-        over = ended(self.config, self.progress) is not None
-        scores = kept_now(self.config.validation, self.progress, over=over)
-        if scores is not None and not self._calibrated():
-            save_model(
-                self.folder / BEST_NAME,
-                self.average.module.state_dict(),
-                self._scored_card(scores),
-                force=True,
-            )
-
-    def _calibrated(self) -> bool:
-        """Whether the best model there has these weights, and a fitted temperature not to be lost."""
-        try:
-            card = read_card(self.folder / BEST_NAME)
-        except ModelError:
-            return False
-        return bool(card.calibration) and card.provenance.get("step") == self.progress.step
-
-    @property
-    def state(self) -> TrainingState:
-        """What a checkpoint holds."""
-        return TrainingState(self.network, self.average.module, self.optimiser)
-
-    def _scored_card(self, scores: dict[str, Any]) -> ModelCard:
-        provenance = {**self.card.provenance, "step": self.progress.step}
-        measured = {
-            "metric": "challenge",
-            "split": f"{self.card.provenance['split']}:{self.material.validation_part}",
-            "images": len(self.validated),
-            **scores,
-        }
-        return self.card.model_copy(
-            update={"provenance": provenance, "scores": (measured,) if scores else ()}
-        )
+    reason: Reason
+    step: int
+    seconds: float
+    best_step: int | None
+    best_miou: float | None
 
 
-def open_session(
+def train(
     config: TrainConfig,
     *,
-    data: Path,
-    folder: Path,
-    split: str,
-    init: Path | None,
-    resume: str | Path,
-    legend: Legend | None,
-    gsd: float | None,
-) -> Session:
-    """Put a training together; arguments and errors as :func:`landcover.training.train`."""
-    if config.freeze and init is None and config.weights is None:
-        raise UsageError(
-            f"freeze=[{','.join(config.freeze)}] keeps what the run starts from, and it starts from random "
-            "weights. Give --weights or --init, or --set 'freeze=[]'."
-        )
-    origin = read_card(init) if init is not None else None
-    teachers = read_teachers(config.teachers)
-    material = gather(
-        data,
-        split,
-        crop_px=config.crop_px,
-        model_gsd=config.gsd or (origin.preprocessing.gsd if origin else None),
-        legend=legend,
-        gsd=gsd,
-    )
-    legend = material.dataset.legend
-    origin_digest = model_digest(init) if init is not None else None
-    identity = identify(
-        config,
-        weights=None if init else weights_digest(config.weights),
-        data=material.digest,
-        data_gsd=material.data_gsd,
-        model_gsd=material.model_gsd,
-        legend=legend.to_dict(),
-        init=origin_digest,
-        teachers=[teacher.digest for teacher in teachers],
-    )
-    device = pick_device(config.device)
-    criterion = build_loss(config.loss, legend.scored_names, device)
-    resumed = prepare_folder(folder, identity, dump_yaml(config), resume)
+    data: str | Path,
+    out: str | Path,
+    split: str = "folders",
+    init: str | Path | None = None,
+    resume: str | Path = "auto",
+    legend: Legend | None = None,
+    gsd: float | None = None,
+) -> TrainResult:
+    """Train a network and keep the run in a folder.
 
-    precision = pick_precision(config.precision, device)
+    A run that was killed at any moment and resumed ends with the same weights, average and optimiser state,
+    bit for bit, as one that was not: on a CPU, with a limit in steps, the same number of threads and the same
+    precision. Progress is reported through the ``landcover`` logger.
+
+    Args:
+        config: The configuration.
+        data: Data folder or prepared cache.
+        out: The run folder.
+        split: A split with a subset named train, and perhaps one to validate on (val, valid or validation).
+        init: Model file or run folder to start from, made for the same or another legend. ``config.model``
+            must fit it (:func:`landcover.model.card.read_card` returns its settings); ``config.weights`` is
+            not used.
+        resume: ``auto``: resume the run in ``out`` if there is one; ``never``: refuse a folder that contains
+            a run; or another run folder, which is copied to ``out`` and resumed there.
+        legend: Legend of the masks, if not the one that the data declare.
+        gsd: Metres per pixel of the data, if not what the data declare.
+
+    Returns:
+        The result. An interrupt (Ctrl-C) ends a run regularly: the step is finished and a checkpoint written.
+
+    Raises:
+        UsageError: If the GSD is unknown, the split has no training subset, or settings
+            contradict each other.
+        DataError: If the data cannot be read or have no labelled pixel, or a teacher was trained on images
+            that this training leaves out.
+        ModelError: If weights or teachers cannot be read or do not fit.
+        OutputError: If ``out`` contains another run, or cannot be written.
+        TrainingError: If the loss or weights are not finite.
+
+    Example:
+        >>> from landcover.training import load_preset, train
+        >>> train(load_preset("starter"), data="cache", out="runs/first")  # doctest: +SKIP
+    """
+    folder = Path(out)
+    start = None if init is None else Path(init)
+    if config.freeze and start is None and config.weights is None:
+        raise UsageError(
+            f"freeze=[{','.join(config.freeze)}] would freeze randomly initialised layers. Pass --weights or "
+            "--init, or --set 'freeze=[]'."
+        )
+    device = pick_device(config.device)
+    with _restored_torch_state(config.threads, device):
+        start_card = None if start is None else read_card(start)
+        teachers = read_teachers(config.teachers)
+        loaded = load_training_data(
+            Path(data),
+            split,
+            crop_px=config.crop_px,
+            model_gsd=config.gsd or (start_card.preprocessing.gsd if start_card else None),
+            legend=legend,
+            gsd=gsd,
+        )
+        if config.across_tiles:
+            warn_without_neighbours(loaded)
+        start_digest = None if start is None else model_digest(start)
+        identity = run_identity(
+            config,
+            loaded,
+            weights=None if start else weights_digest(config.weights),
+            init=start_digest,
+            teachers=[teacher.digest for teacher in teachers],
+        )
+        legend = loaded.dataset.legend
+        criterion = build_loss(config.loss, legend.scored_names, device)
+        resumed = prepare_folder(folder, identity, dump_yaml(config), resume)
+        precision = pick_precision(config.precision, device)
+        network = build_network(config, legend, None if resumed else start, resumed=resumed)
+        state = build_state(network, config, device, precision)
+        card = ModelCard(
+            model=config.model,
+            legend=legend,
+            preprocessing=(
+                replace(start_card.preprocessing, gsd=loaded.model_gsd)
+                if start_card
+                else encoder_preprocessing(config.model.encoder, loaded.model_gsd)
+            ),
+            window_px=config.window_px,
+            overlap_px=config.overlap_px,
+            recipe=config.model_dump(mode="json"),
+            licence=config.licence,
+            provenance={
+                "version": __version__,
+                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+                "data": Path(data).name,
+                "data_digest": loaded.digest,
+                "split": split,
+                "init": start_digest,
+                "trained_in": precision,
+                "teachers": [teacher.describe() for teacher in teachers],
+            },
+            imagery=(_saved_profile(folder) if resumed else None) or measure_imagery(loaded),
+        )
+        soft = _soft_labels(teachers, loaded, folder, card, device, precision) if teachers else None
+        run = Run(
+            config=config,
+            folder=folder,
+            data=loaded,
+            validation=evenly_spaced(loaded.validation, config.validation.images),
+            identity=identity,
+            card=card,
+            device=device,
+            precision=precision,
+            criterion=criterion,
+            batches=BatchReader(loaded, config, card.preprocessing, soft),
+        )
+        if resumed:
+            state.load(folder / LAST_NAME)
+            warn_of_other_device(folder, str(device), torch.get_num_threads(), precision)
+        return _train_to_the_end(run, state, resumed=resumed)
+
+
+@contextmanager
+def _restored_torch_state(threads: int | None, device: torch.device) -> Iterator[None]:
+    """Use a number of threads; restore it and the state of torch's random generators at the end."""
+    before = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.set_num_threads(threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def build_network(config: TrainConfig, legend: Legend, init: Path | None, *, resumed: bool) -> DeepLabV3Plus:
+    """Build the network of a run with its start weights, frozen as configured.
+
+    Args:
+        config: The configuration.
+        legend: The classes.
+        init: Model file or run folder to start from; None for ``config.weights``.
+        resumed: Whether a checkpoint is loaded afterwards; no other weights are read then.
+    """
     torch.manual_seed(config.seed)
     weights = None if resumed or init else config.weights
     network = build_model(config.model, classes=len(legend.scored), weights=weights)
-    notices = [*material.notices, *(without_neighbours(material) if config.across_tiles else [])]
-    if init is not None and not resumed:
-        fresh = load_initial(network, config.model, init, legend)
-        notices += [f"Class {name!r} is not known to {init} and starts fresh." for name in fresh]
+    if init is not None:
+        for name in load_model_weights(network, config.model, init, legend):
+            logger.warning("Class %r is not in %s; its weights start from random values.", name, init)
     if "low_level" in config.freeze:
         network.freeze_low_level()
     if "encoder_batch_norms" in config.freeze and not network.freeze_encoder_batch_norms():
-        notices.append(
-            f"freeze=[encoder_batch_norms] changes nothing: {config.model.encoder} has no batch norms."
+        logger.warning(
+            "freeze=[encoder_batch_norms] has no effect: %s has no batch norms.", config.model.encoder
         )
-    if precision == "bf16" and not has_bfloat16(device):
-        notices.append(
-            f"precision=bf16 was asked for, and this {device.type} is not known to have instructions for it: "
-            "imitated, it is many times slower than fp32. precision=auto takes what suits the machine."
-        )
+    return network
+
+
+def build_state(
+    network: DeepLabV3Plus, config: TrainConfig, device: torch.device, precision: Precision
+) -> TrainingState:
+    """Move a network to its device and create its optimiser and the average of its weights."""
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.to(device)
     optimiser = build_optimiser(network, config.optimiser)
     average = WeightAverage(network, config.ema_decay)
     if device.type == "cpu":
-        quicken_depthwise(network, precision)
-
-    if origin is not None:
-        preprocessing = replace(origin.preprocessing, gsd=material.model_gsd)
-    else:
-        preprocessing = encoder_preprocessing(config.model.encoder, material.model_gsd)
-    card = ModelCard(
-        model=config.model,
-        legend=legend,
-        preprocessing=preprocessing,
-        window_px=config.window_px,
-        overlap_px=config.overlap_px,
-        recipe=config.model_dump(mode="json"),
-        licence=config.licence,
-        provenance={
-            "version": __version__,
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "data": data.name,
-            "data_digest": material.digest,
-            "split": split,
-            "init": origin_digest,
-            "trained_in": precision,
-            "teachers": [teacher.describe() for teacher in teachers],
-        },
-        imagery=(_kept_imagery(folder) if resumed else None) or learned_imagery(material),
-    )
-    soft = None
-    for teacher in teachers:
-        notices += check_teacher(teacher, card, material)
-    if teachers:
-        soft = soft_labels(
-            teachers,
-            material,
-            folder,
-            cell_m=material.model_gsd * config.loss.stride,
-            device=str(device),
-            threads=config.threads,
-            precision=precision,
-        )
-    session = Session(
-        config=config,
-        folder=folder,
-        material=material,
-        validated=spread(material.validation, config.validation.images),
-        identity=identity,
-        card=card,
-        device=device,
-        fabric=_fabric(device, precision),
-        precision=precision,
-        network=network,
-        average=average,
-        optimiser=optimiser,
-        criterion=criterion,
-        reader=BatchReader(
-            material.dataset,
-            material.train,
-            material.census,
-            config,
-            preprocessing,
-            material.data_gsd / material.model_gsd,
-            soft,
-        ),
-        progress=Progress(),
-        resumed=resumed,
-        notices=notices,
-    )
-    if resumed:
-        session.progress = session.state.load(folder / LAST_NAME)
-        notices += other_place(folder, str(device), torch.get_num_threads(), precision)
-    return session
+        use_fast_depthwise_backward(network, precision)
+    return TrainingState(network, average, optimiser, Progress())
 
 
-def _kept_imagery(folder: Path) -> ImageryProfile | None:
-    """Return what the run's best model says of the imagery, which is the same for the same data."""
+def _saved_profile(folder: Path) -> ImageryProfile | None:
+    """Return the imagery profile of the run's best model, which is the same for the same data."""
     try:
         return read_card(folder / BEST_NAME).imagery
-    except ModelError:  # there is none yet
+    except ModelError:  # no best model yet
         return None
 
 
-def _fabric(device: torch.device, precision: Precision) -> Fabric:
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it repeats the settings at every start
-    return Fabric(
-        accelerator=device.type,
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+def _soft_labels(
+    teachers: Sequence[Teacher],
+    data: TrainingData,
+    folder: Path,
+    card: ModelCard,
+    device: torch.device,
+    precision: Precision,
+) -> SoftLabels:
+    for teacher in teachers:
+        for notice in check_teacher(teacher, card, data):
+            logger.warning("%s", notice)
+    recipe = card.recipe
+    return soft_labels(
+        teachers,
+        data,
+        folder,
+        cell_m=data.model_gsd * recipe["loss"]["stride"],
+        device=str(device),
+        threads=recipe["threads"],
+        precision=precision,
     )
 
 
-def build_optimiser(network: DeepLabV3Plus, config: OptimiserConfig) -> Optimizer:
-    """Return the optimiser of a network's parameters, fused (one pass over memory)."""
-    groups = parameter_groups(
-        network,
-        learning_rate=config.learning_rate,
-        encoder_learning_rate=config.encoder_learning_rate or config.learning_rate,
-        weight_decay=config.weight_decay,
-    )
-    if config.name == "adamw":
-        return AdamW(groups, fused=True)
-    return SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
+def _train_to_the_end(run: Run, state: TrainingState, *, resumed: bool) -> TrainResult:
+    """Train a run and write its folder: configuration, log, checkpoints and the best model."""
+    config, progress, folder = run.config, state.progress, run.folder
+    if not resumed:
+        # Before the log: a start that is killed here recognises its own folder later.
+        write_text(folder / CONFIG_NAME, dump_yaml(config), force=True)
+    with (
+        claimed(folder, folder),
+        RunLog(folder, step=progress.step, validated_step=progress.validated_step) as log,
+        Interrupt() as interrupt,
+    ):
+        log.event(
+            "start",
+            step=progress.step,
+            config=config.model_dump(mode="json"),
+            counts={"train": len(run.data.train), "validation": len(run.validation)},
+            class_share=run.data.class_share,
+            provenance=run.card.provenance,
+            gsd=run.data.model_gsd,
+            data_gsd=run.data.data_gsd,
+            device=str(run.device),
+            threads=torch.get_num_threads(),
+            precision=run.precision,
+            versions=versions(),
+            git=git_commit(),
+        )
+        if resumed:
+            logger.info("Resuming at step %d in %s.", progress.step, folder)
+            save_best(run, state)
+        else:
+            save_checkpoint(run, state)
+        reason = fit(run, state, log, interrupt)
+        save_checkpoint(run, state)
+        best = progress.best or {"step": None, "miou": None}
+        result = TrainResult(folder, reason, progress.step, progress.seconds, best["step"], best["miou"])
+        log.event("end", **{name: value for name, value in asdict(result).items() if name != "folder"})
+        if reason == "interrupted":
+            logger.warning(
+                "Interrupted after step %d; the checkpoint is in %s. To resume, run the same command again "
+                "(with --resume auto).",
+                progress.step,
+                folder,
+            )
+    return result

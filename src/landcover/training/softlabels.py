@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.legend import UInt8Array
-from landcover.training.surroundings import Piece, Size
+from landcover.training.sampler import Piece, Size
 
 Float32Array = npt.NDArray[np.float32]
 

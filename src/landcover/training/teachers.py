@@ -25,7 +25,7 @@ from landcover.model.runtimes import Runtime, open_model
 from landcover.model.runtimes.base import Precision
 from landcover.model.tensorfile import read_metadata, read_tensors
 from landcover.progress import track
-from landcover.training.material import Material, check_scale
+from landcover.training.data import TrainingData, check_scale
 from landcover.training.runs import SOFT_LABELS_NAME
 from landcover.training.softlabels import SoftLabels, at_centres
 from landcover.unseen import Encounter, common, encounters, fitted_items, met, teachers_of
@@ -87,7 +87,7 @@ def read_teachers(paths: Iterable[str]) -> list[Teacher]:
     return [teachers[digest] for digest in sorted(teachers)]
 
 
-def check_teacher(teacher: Teacher, student: ModelCard, material: Material) -> list[str]:
+def check_teacher(teacher: Teacher, student: ModelCard, material: TrainingData) -> list[str]:
     """Refuse a teacher that cannot teach this student, or would tell it of images that are kept from it.
 
     What a teacher learned from images reaches the student, whose scores on them would be worth nothing. So
@@ -153,7 +153,7 @@ def _check_encounter(one: Encounter, dataset: Dataset, left_out: Sequence[Item])
 
 def soft_labels(
     teachers: Sequence[Teacher],
-    material: Material,
+    material: TrainingData,
     folder: Path,
     *,
     cell_m: float,
@@ -182,7 +182,7 @@ def soft_labels(
         MissingExtraError: If the library that runs a teacher is not installed.
         OutputError: If the answers cannot be written, or another process writes them.
     """
-    sizes = [(entry.height, entry.width) for entry in material.census]
+    sizes = [(entry.height, entry.width) for entry in material.class_counts]
     parts = [_VERSION, *(teacher.digest for teacher in teachers), material.digest, material.data_gsd, cell_m]
     parts += material.dataset.legend.scored_names
     kept = _Kept(folder / SOFT_LABELS_NAME, hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest())
@@ -270,7 +270,11 @@ def _open(teacher: Teacher, device: str, threads: int | None, precision: Precisi
 
 
 def _ask(
-    teachers: Sequence[Teacher], runtimes: Sequence[Runtime], material: Material, cell_m: float, first: int
+    teachers: Sequence[Teacher],
+    runtimes: Sequence[Runtime],
+    material: TrainingData,
+    cell_m: float,
+    first: int,
 ) -> Iterator[UInt8Array]:
     """Yield uint8 (h, w, C) for each training image from number ``first`` on."""
     gsd, classes = material.data_gsd, material.dataset.legend.scored_names

@@ -1,4 +1,4 @@
-"""Scores on whole images, by the same prediction as ``landcover predict`` and the challenge's metric."""
+"""Validation: whole images, predicted as by ``landcover predict``, scored with the DeepGlobe metric."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from landcover.legend import IGNORE, Legend, UInt8Array
 from landcover.metrics import ConfusionMatrix, Scores
 from landcover.model.runtimes import Runtime
 
-STRIPS = 6
-_STRIP_PX = 512
-_LEAST_PROBABILITY = 1e-7
+PICTURES = 6
+_PICTURE_PX = 512
+_MIN_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found.
+    """Result of a validation.
 
     Attributes:
-        scores: Challenge metric over all images.
-        loss: Mean cross-entropy over their labelled pixels; None where there is none.
-        strips: Image, truth and prediction side by side, uint8 (h, w, 3), of a few images by key.
+        scores: DeepGlobe metric over all images.
+        loss: Mean cross-entropy over their labelled pixels; None if there are none.
+        pictures: Image, truth and prediction side by side, uint8 (h, w, 3), of a few images by key.
     """
 
     scores: Scores
     loss: float | None
-    strips: dict[str, UInt8Array]
+    pictures: dict[str, UInt8Array]
 
 
 def validate(
@@ -45,18 +45,18 @@ def validate(
 
     Args:
         runtime: The model.
-        dataset: Where the images are.
-        items: Which to score; strips are made of a few that are evenly spread.
-        gsd: Of the data, in metres per pixel.
-        stopped: Asked before each image; the validation is given up when it says so.
+        dataset: The data set of the images.
+        items: The images to score; a few evenly spaced ones are drawn as pictures.
+        gsd: GSD of the data in metres per pixel.
+        stopped: Called before each image; True stops the validation.
 
     Returns:
-        What was found, or None if it was given up.
+        The scores, or None if the validation was stopped.
     """
     legend = dataset.legend
     matrix = ConfusionMatrix(legend)
-    shown = {item.key for item in spread(items, STRIPS)}
-    strips: dict[str, UInt8Array] = {}
+    shown = {item.key for item in evenly_spaced(items, PICTURES)}
+    pictures: dict[str, UInt8Array] = {}
     loss, pixels = 0.0, 0
     for item in items:
         if stopped():
@@ -68,20 +68,20 @@ def validate(
         item_loss, item_pixels = _cross_entropy(probabilities, legend.channels[truth])
         loss, pixels = loss + item_loss, pixels + item_pixels
         if item.key in shown:
-            strips[item.key] = strip(image, truth, prediction, legend)
-    return Validation(matrix.scores(), loss / pixels if pixels else None, strips)
+            pictures[item.key] = side_by_side(image, truth, prediction, legend)
+    return Validation(matrix.scores(), loss / pixels if pixels else None, pictures)
 
 
-def spread(items: Sequence[Item], count: int | None) -> Sequence[Item]:
-    """Return ``count`` items evenly spread over a sequence, or all of them."""
+def evenly_spaced(items: Sequence[Item], count: int | None) -> Sequence[Item]:
+    """Return ``count`` evenly spaced items of a sequence, or all of them if it is None."""
     if count is None or count >= len(items):
         return items
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def strip(image: UInt8Array, truth: UInt8Array, prediction: UInt8Array, legend: Legend) -> UInt8Array:
-    """Put image, truth and prediction side by side, reduced to at most 512 pixels each: uint8 (h, 3 w, 3)."""
-    step = -(-max(image.shape[:2]) // _STRIP_PX)
+def side_by_side(image: UInt8Array, truth: UInt8Array, prediction: UInt8Array, legend: Legend) -> UInt8Array:
+    """Return image, truth and prediction side by side, each at most 512 pixels large: uint8 (h, 3 w, 3)."""
+    step = -(-max(image.shape[:2]) // _PICTURE_PX)
     maps = [
         index_to_colours(np.ascontiguousarray(index[::step, ::step]), legend) for index in (truth, prediction)
     ]
@@ -89,8 +89,8 @@ def strip(image: UInt8Array, truth: UInt8Array, prediction: UInt8Array, legend: 
 
 
 def _cross_entropy(probabilities: npt.NDArray[np.float32], channels: UInt8Array) -> tuple[float, int]:
-    """Sum of the cross-entropy over labelled pixels, and their number."""
+    """Return the sum of the cross-entropy over labelled pixels, and their number."""
     labelled = channels != IGNORE
     index = np.where(labelled, channels, 0)[None]
     of_truth = np.take_along_axis(probabilities, index.astype(np.intp), axis=0)[0][labelled]
-    return float(-np.log(np.maximum(of_truth, _LEAST_PROBABILITY)).sum(dtype=np.float64)), int(labelled.sum())
+    return float(-np.log(np.maximum(of_truth, _MIN_PROBABILITY)).sum(dtype=np.float64)), int(labelled.sum())

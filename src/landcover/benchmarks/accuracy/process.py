@@ -14,7 +14,7 @@ from typing import IO
 import torch
 
 from landcover.errors import LandcoverError, UsageError
-from landcover.training.interrupt import Interrupt, ending_signals
+from landcover.training.loop import Interrupt, ending_signals
 
 INTERRUPTED = 130
 

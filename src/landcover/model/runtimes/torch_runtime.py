@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 class TorchRuntime:
     """Run a module that is in memory.
 
-    The module is moved to the device and put into evaluation mode, where it stays: a training loop
-    that validates its own module calls ``module.train()`` afterwards.
+    The module is moved to the device and stays in evaluation mode: a training loop that validates the module
+    it trains calls ``module.train()`` afterwards.
 
     Attributes:
-        module: The network itself, for what is not prediction.
+        module: The network itself.
 
     Args:
-        module: Takes normalised float32 (N, 3, H, W), returns logits (N, C, H, W). Where it has ``logits``,
-            these are the coarse ones, at its ``stride``; of another module the coarse are the full ones.
+        module: Takes normalised float32 (N, 3, H, W), returns logits (N, C, H, W). A module with a method
+            ``logits`` returns coarse ones by it, at its ``stride``; otherwise they are the full ones.
         card: The model's card; its preprocessing, legend and temperature are used.
-        device: As for :func:`pick_device`.
+        device: See :func:`pick_device`.
         precision: ``"bf16"`` computes convolutions in bfloat16; the softmax is always float32.
 
     Raises:
-        UsageError: If the device is unknown or not there.
+        UsageError: If the device is unknown or not available.
     """
 
     name = "torch"
@@ -56,7 +56,7 @@ class TorchRuntime:
 
     @property
     def device(self) -> str:
-        """Where it computes, such as ``"cpu"`` or ``"cuda:0"``."""
+        """The device, such as ``"cpu"`` or ``"cuda:0"``."""
         return str(self._device)
 
     def probabilities(self, batch: UInt8Array) -> Float32Array:
@@ -101,10 +101,10 @@ class TorchRuntime:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called ``name``; ``"auto"`` is CUDA where there is one, else the CPU.
+    """Return the device called ``name``; ``"auto"`` is CUDA if available, else the CPU.
 
     Raises:
-        UsageError: If the name is none of torch's, or the device is not there.
+        UsageError: If torch does not have the device, or it is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -115,32 +115,28 @@ def pick_device(name: str) -> torch.device:
         # torch reports an unknown name as RuntimeError, and CUDA left out of the build as AssertionError.
         reason = str(error).strip().splitlines()[0]
         raise UsageError(
-            f"No device {name!r} on this machine ({reason}). Use auto, cpu, or cuda where there is a GPU; "
-            "'landcover doctor' says what is there."
+            f"The device {name!r} is not available ({reason}). Use auto, cpu, or cuda with a GPU; "
+            "'landcover doctor' lists the devices."
         ) from error
     return device
 
 
 def describe() -> dict[str, str]:
-    """Return what torch will use on this machine, and why."""
+    """Return the device that torch uses on this machine, and why."""
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else "cpu"
     if cuda:
-        reason = f"CUDA {torch.version.cuda} and its driver are there"
+        reason = f"CUDA {torch.version.cuda} and its driver are available"
     elif torch.version.cuda is None:
         reason = "this torch was built without CUDA"
     else:
-        reason = f"this torch was built for CUDA {torch.version.cuda}, but no GPU answers"
+        reason = f"this torch was built for CUDA {torch.version.cuda}, but no GPU was found"
     return {
         "torch": torch.__version__,
         "torch device": f"{device}: {reason}",
         "torch threads": str(torch.get_num_threads()),
         "torch instructions": torch.backends.cpu.get_cpu_capability(),
     }
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
 
 
 def load(
@@ -155,8 +151,8 @@ def load(
         module.load_state_dict({name: torch.as_tensor(tensor) for name, tensor in tensors.items()})
     except RuntimeError as error:
         raise ModelError(
-            f"{path}: the weights do not fit the network that its card describes ({card.model.encoder}). "
-            f"The file was changed or comes from another version of landcover. {_last_line(error)}"
+            f"{path}: the weights do not fit the network of its card ({card.model.encoder}): "
+            f"{str(error).strip().splitlines()[-1].strip()} The file was changed or is from another version."
         ) from error
     # Convolutions run fastest so. Not in TorchRuntime: a module that is being trained keeps its layout.
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs

@@ -2,28 +2,53 @@
 
 Encoder, atrous spatial pyramid, decoder at stride 4. Differences from the paper, each for a reason:
 
-- The image's sides are padded to multiples of the output stride (edge values repeated) and the answer is
-  cropped, so that every image has the same grid: row ``i`` of the logits answers for the image's rows ``4 i``
-  to ``4 i + 3``.
-- The image-pooling branch has a bias and no batch norm, which would see one value per image and channel:
-  noise for a small batch and an error for a batch of one.
-- Separable convolutions have no norm and activation between their halves, and so factorise the plain ones.
+- The image is padded to multiples of the output stride (edge values repeated) and the logits are cropped.
+  Every image then has the same grid: row ``i`` of the logits covers the image's rows ``4 i`` to ``4 i + 3``.
+- The image-pooling branch has a bias and no batch norm: one value per image and channel is too little for
+  batch statistics, and an error for a batch of one.
+- Separable convolutions have no norm and activation between their halves; they factorise the plain ones.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from landcover.model.encoders import LOW_LEVEL_STRIDE, Encoder
+from landcover.errors import UsageError
+from landcover.model.encoders import LOW_LEVEL_STRIDE, Encoder, build_encoder
 from landcover.model.settings import DEFAULT_ASPP_RATES, ModelConfig
+from landcover.model.weights import load_encoder_weights
+
+
+def build_model(config: ModelConfig, *, classes: int, weights: str | Path | None = None) -> "DeepLabV3Plus":
+    """Build a model in training mode.
+
+    Random weights come from torch's global generator; seed it for a reproducible start.
+
+    Args:
+        config: Encoder and widths.
+        classes: Number of outputs: the scored classes of the legend, at least 1.
+        weights: For the encoder: None for random, ``"timm"`` for timm's own, or a safetensors file.
+
+    Raises:
+        ConfigError: If timm does not have the encoder; the message names the nearest ones.
+        ModelError: If the encoder cannot have the output stride, or the weights do not fit or cannot be read.
+        UsageError: If ``classes`` is below 1.
+    """
+    if classes < 1:
+        raise UsageError(f"A model needs at least one class; found {classes}.")
+    encoder = build_encoder(config.encoder, config.output_stride)
+    if weights is not None:
+        load_encoder_weights(encoder, weights)
+    return DeepLabV3Plus(encoder, config, classes=classes)
 
 
 def _conv(
     inputs: int, outputs: int, *, kernel: int = 1, rate: int = 1, separable: bool = False
 ) -> nn.Sequential:
-    """Convolution, batch norm, ReLU; the size stays."""
+    """Return convolution, batch norm and ReLU; height and width stay the same."""
     layers: list[nn.Module] = []
     if separable:
         layers.append(
@@ -37,18 +62,18 @@ def _conv(
 
 
 def _batch_norms(module: nn.Module) -> list[nn.Module]:
-    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 class ImagePooling(nn.Module):
-    """The mean over the image through a 1x1 convolution and ReLU, spread over the image again."""
+    """Image pooling: the mean over the image, a 1x1 convolution and ReLU, expanded to the image."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, inputs, h, w) to (N, outputs, h, w), the same at every position."""
+        """Map (N, inputs, h, w) to (N, outputs, h, w) with equal values at all positions."""
         pooled = F.relu(self.conv(F.adaptive_avg_pool2d(x, 1)))
         return pooled.expand(-1, -1, x.shape[-2], x.shape[-1])
 
@@ -77,7 +102,7 @@ class AtrousPyramid(nn.Module):
 
 
 class DeepLabV3Plus(nn.Module):
-    """Encoder, atrous pyramid and decoder; one logit per scored class and pixel.
+    """DeepLabv3+: encoder, atrous pyramid and decoder; one logit for each class and pixel.
 
     Attributes:
         stride: Pixels of the image per value of :meth:`logits`.
@@ -86,10 +111,10 @@ class DeepLabV3Plus(nn.Module):
     stride = LOW_LEVEL_STRIDE
 
     def __init__(self, encoder: Encoder, config: ModelConfig, *, classes: int) -> None:
-        """Put a head on ``encoder``.
+        """Add a head to ``encoder``.
 
-        Convolutions of the head start as in He et al. 2015 (normal, fan-in; gain 1 where no ReLU follows),
-        batch norms as the identity, the classifier as N(0, 0.01) with bias 0: classes about equally likely.
+        Convolutions of the head start as in He et al. 2015 (normal, fan-in; gain 1 if no ReLU follows), batch
+        norms as the identity, the classifier as N(0, 0.01) with bias 0: classes are about equally likely.
         """
         super().__init__()
         self.encoder = encoder
@@ -141,7 +166,7 @@ class DeepLabV3Plus(nn.Module):
         return full[..., :height, :width]
 
     def train(self, mode: bool = True) -> "DeepLabV3Plus":
-        """Set training mode; frozen batch norms keep using and not touching their statistics."""
+        """Set training mode; frozen batch norms use their statistics and do not update them."""
         super().train(mode)
         for norm in _batch_norms(self):
             own = list(norm.parameters())
@@ -150,19 +175,19 @@ class DeepLabV3Plus(nn.Module):
         return self
 
     def freeze_low_level(self) -> None:
-        """Train no layer of the encoder up to its stride-4 features: weights and statistics stay."""
+        """Freeze the layers of the encoder up to its stride-4 features: weights and statistics stay."""
         self._freeze(self.encoder.low_level_parameters())
 
     def freeze_encoder_batch_norms(self) -> int:
-        """Keep the encoder's batch norms as they are; return how many there are."""
+        """Freeze the encoder's batch norms; return their number."""
         norms = _batch_norms(self.encoder)
         self._freeze(norms)
         return len(norms)
 
-    def _freeze(self, parts: Iterable[nn.Module | nn.Parameter]) -> None:
-        for part in parts:
-            part.requires_grad_(False)
-        self.train(self.training)  # norms that do not train now keep their statistics
+    def _freeze(self, frozen: Iterable[nn.Module | nn.Parameter]) -> None:
+        for item in frozen:
+            item.requires_grad_(False)
+        self.train(self.training)  # frozen norms switch to their statistics
 
     def _padded_logits(self, x: Tensor) -> Tensor:
         multiple = self.encoder.output_stride

@@ -1,0 +1,238 @@
+"""The data of a run: the subsets of a split, with the classes counted once before the first step."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from landcover.data import Dataset, Item, open_dataset, split
+from landcover.data.digest import Counted, material_digest
+from landcover.data.items import SCENES_FILE
+from landcover.data.parallel import parallel_map
+from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse
+from landcover.errors import DataError, SplitError, UsageError
+from landcover.legend import Legend, UInt8Array
+from landcover.model.preprocessing import resample_image
+from landcover.ood import WINDOW_PX, ImageryProfile, measure_profile
+from landcover.progress import track
+from landcover.training.sampler import ClassCounts, count_classes
+from landcover.training.validation import evenly_spaced
+
+MAX_SCALE = 100
+"""Largest factor between the GSDs of the data and of the model."""
+
+_DETAIL_LOST = 3
+"""Warn if the model's GSD is at least this many times the data's."""
+
+_MIN_PROFILE_IMAGES, _MAX_PROFILE_IMAGES = 100, 800
+_PROFILE_WINDOWS = 2048
+"""Fewer images are profiled if they are large, so that decoding them takes seconds."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The items of a run and the classes in them.
+
+    Attributes:
+        dataset: The data set of the items.
+        data_gsd: Metres per pixel of the data.
+        model_gsd: Metres per pixel that the network works at.
+        train: Items to train on, all with labelled pixels.
+        class_counts: Pixels of each class in each of these.
+        validation: Items to validate on; empty if the split does not have such a subset.
+        validation_subset: Name of that subset.
+        digest: SHA-256 of the keys of both subsets, and of sizes and class counts in the training subset.
+    """
+
+    dataset: Dataset
+    data_gsd: float
+    model_gsd: float
+    train: Sequence[Item]
+    class_counts: Sequence[ClassCounts]
+    validation: Sequence[Item]
+    validation_subset: str | None
+    digest: str
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each training image."""
+        return [(counts.height, counts.width) for counts in self.class_counts]
+
+    @property
+    def class_share(self) -> dict[str, float]:
+        """Fraction of the labelled training pixels by class name, 0..1."""
+        pixels = np.sum([counts.pixels for counts in self.class_counts], axis=0)
+        return dict(zip(self.dataset.legend.scored_names, (pixels / pixels.sum()).tolist(), strict=True))
+
+
+def load_training_data(
+    data: Path,
+    split_name: str,
+    *,
+    crop_px: int,
+    model_gsd: float | None,
+    legend: Legend | None = None,
+    gsd: float | None = None,
+) -> TrainingData:
+    """Open a data set, split it and count the classes of the training masks.
+
+    Logs warnings about images and classes that cannot be learned.
+
+    Args:
+        data: Data folder or prepared cache.
+        split_name: A split with a subset named train (or ``all``), and perhaps a validation subset.
+        crop_px: Height and width of a crop at the model's scale.
+        model_gsd: Metres per pixel that the network works at; None for that of the data.
+        legend: Legend of the masks, if not the one that the data declare.
+        gsd: Metres per pixel of the data, if not what the data declare.
+
+    Raises:
+        UsageError: If the GSD is unknown or absurd, or the split is given with a subset.
+        SplitError: If the split does not exist or has no subset to train on.
+        DataError: If images have no masks, or no mask has a labelled pixel.
+    """
+    subset = parse(split_name).part
+    if subset is not None:
+        raise UsageError(
+            f"--split {split_name} names the subset {subset!r}; training uses the whole split: pass "
+            f"--split {split_name.rpartition(':')[0]}."
+        )
+    dataset = open_dataset(data, legend=legend, gsd=gsd)
+    if not dataset.labelled:
+        raise DataError(
+            f"{data} has {len(dataset.items)} images (layout {dataset.layout}) but no masks. Expected "
+            "NAME_mask.png beside NAME_sat.jpg, or another known layout."
+        )
+    if dataset.gsd is None:
+        raise UsageError(
+            f"The ground sample distance of {data} is unknown. Pass --gsd METRES, or write 'gsd: METRES' "
+            f"into {data / 'landcover.yaml'}."
+        )
+    model_gsd = model_gsd or dataset.gsd
+    check_scale(dataset.gsd, model_gsd, "the model")
+    subsets = split(dataset, split_name)
+    train_subset = next((name for name in TRAIN_PARTS if name in subsets), None)
+    if train_subset is None:
+        raise SplitError(
+            f"The split {split_name!r} has the subsets {', '.join(subsets)}; training needs one named train."
+        )
+    validation_subset = next((name for name in VALIDATION_PARTS if name in subsets), None)
+    if validation_subset is None:
+        logger.warning(
+            "The split %r has no validation subset (%s; it has %s): the last weights are kept, unscored.",
+            split_name,
+            " or ".join(VALIDATION_PARTS),
+            ", ".join(subsets),
+        )
+    validation = subsets[validation_subset] if validation_subset else []
+    channels, classes = dataset.legend.channels, len(dataset.legend.scored)
+
+    def count(item: Item) -> ClassCounts:
+        return count_classes(np.take(channels, dataset.read_mask(item)), classes)
+
+    items = subsets[train_subset]
+    counted = list(
+        zip(items, track(parallel_map(count, items), "Counting classes", total=len(items)), strict=True)
+    )
+    labelled = [(item, counts) for item, counts in counted if counts.blocks.any()]
+    if not labelled:
+        raise DataError(
+            f"None of the {len(items)} masks of the subset {train_subset!r} of {data} has a labelled pixel. "
+            f"Check the legend ({dataset.legend.name}) with: landcover verify {data}"
+        )
+    loaded = TrainingData(
+        dataset=dataset,
+        data_gsd=dataset.gsd,
+        model_gsd=model_gsd,
+        train=[item for item, _ in labelled],
+        class_counts=[counts for _, counts in labelled],
+        validation=validation,
+        validation_subset=validation_subset,
+        digest=material_digest(
+            (Counted(item.key, c.height, c.width, c.pixels.tolist()) for item, c in counted),
+            (item.key for item in validation),
+        ),
+    )
+    _warn(loaded, crop_px, unlabelled=len(items) - len(labelled))
+    return loaded
+
+
+def _warn(data: TrainingData, crop_px: int, *, unlabelled: int) -> None:
+    """Log warnings about images and classes that cannot be learned, or only at a cost."""
+    if unlabelled:
+        logger.warning("Training images without a labelled pixel: %d; they are skipped.", unlabelled)
+    for name, fraction in data.class_share.items():
+        if not fraction:
+            logger.warning("Class %r does not occur in the training images; it cannot be learned.", name)
+    scale = data.data_gsd / data.model_gsd
+    sides = [min(size) * scale for size in data.sizes]
+    small = sum(side < crop_px for side in sides)
+    if small:
+        logger.warning(
+            "%d of %d training images are smaller than a crop: the smallest has %.0f px at the model's "
+            "scale, a crop has %d. The rest of such crops is filled and ignored. Set crop_px=%d to "
+            "avoid this.",
+            small,
+            len(sides),
+            min(sides),
+            crop_px,
+            max(32, int(min(sides)) // 32 * 32),
+        )
+    if data.model_gsd >= _DETAIL_LOST * data.data_gsd:
+        logger.warning(
+            "The data have %g m per pixel, the network works at %g m: smaller detail is lost. "
+            "--set gsd=%g keeps it but costs %.0f times the computation.",
+            data.data_gsd,
+            data.model_gsd,
+            data.data_gsd,
+            (data.model_gsd / data.data_gsd) ** 2,
+        )
+
+
+def warn_without_neighbours(data: TrainingData) -> None:
+    """Log a warning if no training image has a position in a scene: crops cannot reach across tiles."""
+    scenes: Mapping[str, object] = data.dataset.scenes or {}
+    if not any(item.key in scenes for item in data.train):
+        logger.warning(
+            "across_tiles=true has no effect: the neighbours of the training images are unknown. Write %s "
+            "(part,id,scene,row,col) into the data folder and prepare the cache again, or set "
+            "across_tiles=false.",
+            SCENES_FILE,
+        )
+
+
+def check_scale(data_gsd: float, model_gsd: float, model: str) -> None:
+    """Refuse a model whose scale differs too much from that of the data.
+
+    Raises:
+        UsageError: If one GSD is more than :data:`MAX_SCALE` times the other.
+    """
+    if not 1 / MAX_SCALE <= data_gsd / model_gsd <= MAX_SCALE:
+        raise UsageError(
+            f"The data have {data_gsd:g} m per pixel and {model} works at {model_gsd:g} m: more than a "
+            f"factor of {MAX_SCALE}. Expected metres per pixel; check --gsd and --set gsd."
+        )
+
+
+def measure_imagery(data: TrainingData) -> ImageryProfile | None:
+    """Measure a sample of the training images at the model's scale, without augmentation.
+
+    Returns:
+        The profile, the same for the same data; None if there are too few windows.
+
+    Raises:
+        DataError: If an image cannot be read.
+    """
+    scale = data.data_gsd / data.model_gsd
+    pixels = sum(height * width for height, width in data.sizes) * scale**2
+    windows = max(1.0, pixels / len(data.sizes) / WINDOW_PX**2)
+    count = max(_MIN_PROFILE_IMAGES, min(_MAX_PROFILE_IMAGES, round(_PROFILE_WINDOWS / windows)))
+
+    def read(item: Item) -> UInt8Array:
+        return resample_image(data.dataset.read_image(item), scale)
+
+    return measure_profile(parallel_map(read, evenly_spaced(data.train, count)))

@@ -1,0 +1,330 @@
+"""The sequence of training crops: a pure function of the seed and the crop's number.
+
+Crop ``n`` belongs to epoch ``n // len(sampler)``. All its random choices come from one generator seeded with
+(seed, epoch, index): a run can be resumed at any crop, and the number of threads changes nothing.
+
+Images are often tiles of larger scenes. A crop that must stay within its tile never shows the network the
+surroundings of the pixels at its edges; :class:`NeighbourTiles` lets crops reach into the tiles around.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from landcover.data import SceneTile
+from landcover.inference.filling import mirrored
+from landcover.legend import IGNORE, UInt8Array
+from landcover.windows import Window
+
+BLOCK_PX = 64
+"""Side of the blocks that classes are counted in."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+Step = tuple[int, int]
+"""Rows and columns of tiles from one tile to another."""
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """Pixels of each class in blocks of one mask.
+
+    Attributes:
+        height: Rows of the mask.
+        width: Columns of the mask.
+        blocks: uint16 (rows, columns, C): pixels of each class in blocks of :data:`BLOCK_PX` pixels; blocks
+            at the lower and right edge may be smaller.
+    """
+
+    height: int
+    width: int
+    blocks: npt.NDArray[np.uint16]
+
+    @property
+    def pixels(self) -> npt.NDArray[np.int64]:
+        """int64 (C,): labelled pixels of each class."""
+        return np.asarray(self.blocks.sum(axis=(0, 1)), np.int64)
+
+
+def count_classes(channels: UInt8Array, classes: int) -> ClassCounts:
+    """Count the pixels of each class of a mask in blocks.
+
+    Args:
+        channels: uint8 (H, W): model channel of each pixel, or ``IGNORE``.
+        classes: Number of channels C.
+    """
+    height, width = channels.shape
+    rows, cols = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
+    bins = classes + 1  # the last one counts the pixels to ignore
+    block = (np.arange(height) // BLOCK_PX * cols)[:, None] + np.arange(width) // BLOCK_PX
+    block *= bins
+    block += np.minimum(channels, classes)
+    counts = np.bincount(block.ravel(), minlength=rows * cols * bins).reshape(rows, cols, bins)
+    return ClassCounts(height, width, counts[..., :classes].astype(np.uint16))
+
+
+class Crop(NamedTuple):
+    """A square of one image, and the generator that draws its augmentation.
+
+    Attributes:
+        item: Index of the image.
+        row: First row; negative if the crop begins above the image.
+        col: First column; negative if the crop begins left of the image.
+        side: Height and width in pixels of the image.
+        rng: Generator of this crop alone.
+    """
+
+    item: int
+    row: int
+    col: int
+    side: int
+    rng: np.random.Generator
+
+
+class CropSampler:
+    """The endless sequence of crops of a run.
+
+    With ``balance`` 0 every epoch visits all images in a new order, and crop positions are uniform. Above 0 a
+    class is drawn first, by its fraction of all pixels to the power of ``1 - balance``; then an image, by its
+    pixels of the class to the same power; then a pixel of the class (up to a block), at a random position in
+    the crop. With 1 every class is equally likely, and so is every image that contains it. Crops stay inside
+    images that are large enough, or reach into the neighbours.
+
+    Args:
+        class_counts: One for each image, each with at least one labelled pixel.
+        side_px: Height and width of a crop in pixels of the images, before magnification.
+        scale: Smallest and largest magnification; a crop magnified by 2 covers half the side.
+        balance: 0..1, see above.
+        seed: Seed of all random choices.
+        neighbours: The tiles around each image; None to keep crops inside. A crop then contains at least one
+            pixel of its image, drawn as above (with ``balance`` 0: any pixel).
+    """
+
+    def __init__(
+        self,
+        class_counts: Sequence[ClassCounts],
+        *,
+        side_px: float,
+        scale: tuple[float, float] = (1.0, 1.0),
+        balance: float = 0.0,
+        seed: int = 0,
+        neighbours: "NeighbourTiles | None" = None,
+    ) -> None:
+        self._class_counts = class_counts
+        self._neighbours = neighbours
+        self._side = side_px
+        self._log_scale = np.log(scale)
+        self._balance = balance
+        self._seed = seed
+        self._order = lru_cache(maxsize=4)(self._shuffled)
+        pixels = np.stack([entry.pixels for entry in class_counts]).astype(np.float64)
+        weights = np.where(pixels.sum(axis=0) > 0, pixels.sum(axis=0) ** (1 - balance), 0.0)
+        self._classes = np.cumsum(weights)
+        self._items = [np.cumsum(np.where(column > 0, column ** (1 - balance), 0.0)) for column in pixels.T]
+
+    def __len__(self) -> int:
+        """Return the number of crops in an epoch: one for each image."""
+        return len(self._class_counts)
+
+    def __getitem__(self, n: int) -> Crop:
+        """Return crop ``n``, counted from 0."""
+        epoch, index = divmod(n, len(self))
+        rng = np.random.default_rng((self._seed, epoch, index))
+        side = max(1, round(self._side / float(np.exp(rng.uniform(*self._log_scale)))))
+        if self._balance == 0:
+            item = int(self._order(epoch)[index])
+            channel = None
+        else:
+            channel = _pick(rng, self._classes)
+            item = _pick(rng, self._items[channel])
+        row, col = self._position(rng, item, channel, side)
+        return Crop(item, row, col, side, rng)
+
+    def _position(
+        self, rng: np.random.Generator, item: int, channel: int | None, side: int
+    ) -> tuple[int, int]:
+        """Draw the first row and column of a crop: anywhere, or around a pixel of a class."""
+        counts = self._class_counts[item]
+        if self._neighbours is None:
+            if channel is None:
+                return _inside(rng, counts.height, side), _inside(rng, counts.width, side)
+            pixel = _pixel_of(rng, counts, channel)
+            return _around(rng, pixel[0], counts.height, side), _around(rng, pixel[1], counts.width, side)
+        if channel is None:
+            pixel = int(rng.integers(counts.height)), int(rng.integers(counts.width))
+        else:
+            pixel = _pixel_of(rng, counts, channel)
+        row, col = (
+            _around(rng, position + before, before + length + after, side) - before
+            for position, length, (before, after) in zip(
+                pixel, (counts.height, counts.width), self._neighbours.margin(item), strict=True
+            )
+        )
+        return self._neighbours.clamp(item, row, col, side)
+
+    def _shuffled(self, epoch: int) -> npt.NDArray[np.int64]:
+        return np.random.default_rng((self._seed, epoch)).permutation(len(self))
+
+
+def _pick(rng: np.random.Generator, cumulative: Float64Array) -> int:
+    """Draw an index in proportion to its weight; an index of weight 0 is never drawn."""
+    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+
+
+def _pixel_of(rng: np.random.Generator, counts: ClassCounts, channel: int) -> tuple[int, int]:
+    """Draw a pixel in a block that contains the class, in proportion to the class's pixels in the block."""
+    blocks = counts.blocks[..., channel]
+    row, col = divmod(_pick(rng, np.cumsum(blocks.ravel().astype(np.float64))), blocks.shape[1])
+    top, left = row * BLOCK_PX, col * BLOCK_PX
+    return (
+        int(rng.integers(top, min(top + BLOCK_PX, counts.height))),
+        int(rng.integers(left, min(left + BLOCK_PX, counts.width))),
+    )
+
+
+def _inside(rng: np.random.Generator, length: int, side: int) -> int:
+    """Draw the start of a crop that is inside the image, or that contains the image."""
+    low, high = sorted((0, length - side))
+    return int(rng.integers(low, high + 1))
+
+
+def _around(rng: np.random.Generator, position: int, length: int, side: int) -> int:
+    """Draw the start of a crop that contains ``position``, and move the crop inside the image."""
+    if side >= length:
+        return _inside(rng, length, side)
+    return min(max(position - int(rng.integers(side)), 0), length - side)
+
+
+class Piece(NamedTuple):
+    """The contribution of one image to a crop.
+
+    Attributes:
+        item: Index of the image.
+        window: The pixels of the image.
+        target: Rows and columns of the crop.
+    """
+
+    item: int
+    window: Window
+    target: tuple[slice, slice]
+
+
+class NeighbourTiles:
+    """The tiles around each image, one tile in all eight directions.
+
+    Args:
+        tiles: Scene, row and column of each item, or None if it is not a tile of a known scene.
+        sizes: Height and width of each item. Only neighbours of an item's own size are used: the position of
+            others is not known.
+    """
+
+    def __init__(self, tiles: Sequence[SceneTile | None], sizes: Sequence[Size]) -> None:
+        items = {tile: item for item, tile in enumerate(tiles) if tile is not None}
+        self._sizes = sizes
+        self._around: list[Mapping[Step, int]] = []
+        for item, tile in enumerate(tiles):
+            around: dict[Step, int] = {}
+            for step in _STEPS:
+                if tile is None:
+                    break
+                other = items.get(SceneTile(tile.scene, tile.row + step[0], tile.col + step[1]))
+                if other is not None and sizes[other] == sizes[item]:
+                    around[step] = other
+            self._around.append(around)
+
+    def margin(self, item: int) -> tuple[Size, Size]:
+        """Return how far a crop may reach beyond an image: above and below it, left and right of it."""
+        height, width = self._sizes[item]
+        around = self._around[item]
+        return (
+            (height * ((-1, 0) in around), height * ((1, 0) in around)),
+            (width * ((0, -1) in around), width * ((0, 1) in around)),
+        )
+
+    def clamp(self, item: int, row: int, col: int, side: int) -> tuple[int, int]:
+        """Move a crop that reaches over a corner without a tile back along its shorter overhang.
+
+        Args:
+            item: Index of the image.
+            row: First row of the crop, within :meth:`margin`.
+            col: First column of the crop, within :meth:`margin`.
+            side: Height and width of the crop.
+
+        Returns:
+            First row and column.
+        """
+        height, width = self._sizes[item]
+        if side > min(height, width):
+            return row, col
+        # How far the crop reaches beyond each axis: negative before its start, positive after its end.
+        down = min(row, 0) or max(row + side - height, 0)
+        right = min(col, 0) or max(col + side - width, 0)
+        if down and right and (int(np.sign(down)), int(np.sign(right))) not in self._around[item]:
+            if abs(down) <= abs(right):
+                row -= down
+            else:
+                col -= right
+        return row, col
+
+    def pieces(self, item: int, row: int, col: int, side: int) -> Iterator[Piece]:
+        """Yield the contribution of each image to a crop; the rest of the crop has no imagery.
+
+        Args:
+            item: Index of the image that the crop belongs to.
+            row: First row of the crop in that image; negative above it.
+            col: First column of the crop in that image; negative left of it.
+            side: Height and width of the crop.
+        """
+        height, width = self._sizes[item]
+        for (down, right), other in (((0, 0), item), *self._around[item].items()):
+            top, left = down * height, right * width
+            first_row, first_col = max(row, top), max(col, left)
+            rows = min(row + side, top + height) - first_row
+            cols = min(col + side, left + width) - first_col
+            if rows > 0 and cols > 0:
+                target = (
+                    slice(first_row - row, first_row - row + rows),
+                    slice(first_col - col, first_col - col + cols),
+                )
+                yield Piece(other, Window(first_row - top, first_col - left, rows, cols), target)
+
+
+_STEPS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
+
+
+def assemble_crop(
+    pieces: Sequence[Piece],
+    side: int,
+    read_image: Callable[[int, Window], UInt8Array],
+    read_channels: Callable[[int, Window], UInt8Array],
+) -> tuple[UInt8Array, UInt8Array]:
+    """Read a crop from the images that it covers.
+
+    Args:
+        pieces: The contribution of each image.
+        side: Height and width of the crop.
+        read_image: Reads a window of an item's image, uint8 (h, w, 3).
+        read_channels: Reads a window of an item's mask as channels, uint8 (h, w).
+
+    Returns:
+        The image, uint8 (side, side, 3), and the channels, uint8 (side, side). Pixels that no piece covers
+        are mirrored in the image (as in prediction) and ``IGNORE`` in the channels.
+    """
+    if len(pieces) == 1 and pieces[0].window[2:] == (side, side):
+        item, window, _ = pieces[0]
+        return read_image(item, window), read_channels(item, window)
+    image = np.zeros((side, side, 3), np.uint8)
+    channels = np.full((side, side), IGNORE, np.uint8)
+    valid = np.zeros((side, side), np.bool_)
+    for item, window, target in pieces:
+        image[target] = read_image(item, window)
+        channels[target] = read_channels(item, window)
+        valid[target] = True
+    return mirrored(image, valid), channels
