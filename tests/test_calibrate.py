@@ -20,7 +20,7 @@ from landcover.data import open_dataset
 from landcover.errors import DataError, ModelError, OutputError, SplitError, UsageError
 from landcover.evaluation import evaluate, temperature
 from landcover.evaluation.temperature import fit_temperature
-from landcover.inference.engine import bands
+from landcover.inference.engine import row_blocks
 from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource
 from landcover.legend import DEEPGLOBE, IGNORE
@@ -164,9 +164,9 @@ def test_the_logits_are_those_of_the_delivered_probabilities() -> None:
     image = noise(64, seed=5)[:57]
     grid = make_grid(image.shape[:2], runtime)
     logits = temperature._logits(runtime, image, grid)
-    (band,) = bands(runtime, ArraySource(image), grid)
+    (block,) = row_blocks(runtime, ArraySource(image), grid)
     odds = np.exp(logits / 1.7)
-    np.testing.assert_allclose(odds / odds.sum(axis=0), band.cells, atol=1e-5)
+    np.testing.assert_allclose(odds / odds.sum(axis=0), block.logit_grid, atol=1e-5)
 
 
 def test_of_very_many_cells_some_are_drawn_from_all_rows_and_columns(

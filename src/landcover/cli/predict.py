@@ -299,7 +299,7 @@ def _tell(prediction: "Prediction", out: Path) -> None:
 
 def _tell_unlike(prediction: "Prediction") -> None:
     """Name the scenes that look unlike what the model learned from; of many, those that do most."""
-    found = [(made.unlike, made.task.name) for made in prediction.all if made.unlike is not None]
+    found = [(made.ood, made.task.name) for made in prediction.all if made.ood is not None]
     found.sort(key=lambda pair: -pair[0].share)
     warnings = [warning for unlike, name in found if (warning := unlike.warning(name)) is not None]
     for warning in warnings[:_MOST_UNLIKE]:

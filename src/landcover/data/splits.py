@@ -15,9 +15,9 @@ import numpy as np
 
 from landcover.data.dataset import Dataset, Int64Array
 from landcover.data.items import SCENES_FILE, Item
-from landcover.data.parallel import parallel_map
 from landcover.data.scene_folds import LISTED_COUNTS, listed_folds, scene_folds
 from landcover.errors import SplitError, did_you_mean
+from landcover.io.readahead import parallel_map
 from landcover.progress import track
 
 Parts = dict[str, list[Item]]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from landcover.data import Dataset, Item, open_dataset, select
-from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError, did_you_mean
 from landcover.evaluation.borders import band_name, border_scores, count_by_band
 from landcover.evaluation.calibration import Reliability
@@ -20,6 +19,7 @@ from landcover.evaluation.predictions import Source, from_folder, from_model, ke
 from landcover.evaluation.seen import find_seen, fitted_warnings, seen_warnings
 from landcover.io import MAX_PIXELS
 from landcover.io.files import check_json_output, write_text
+from landcover.io.readahead import parallel_map
 from landcover.legend import Legend, UInt8Array, translation
 from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scores
 from landcover.model.card import ModelCard, model_digest

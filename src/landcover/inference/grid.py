@@ -1,8 +1,8 @@
-"""How a scene is covered with windows, and where its pixels lie between the network's answers.
+"""How a scene is covered with windows, and where its pixels are on the logit grid.
 
-Three grids lie over a scene: its own pixels; the *model's* pixels, at the ground sample distance that the
-network knows; and the *cells* of the network's answers, ``stride`` model pixels wide. Windows begin and end
-at cells.
+A scene has three grids: its own pixels; the *model's* pixels, at the ground sample distance of the training
+imagery; and the *logit grid* of the network's output, one cell per output stride. Windows begin and end at
+cells of the logit grid.
 """
 
 from dataclasses import dataclass
@@ -44,18 +44,21 @@ class Grid:
     own_rows: Axis
     own_cols: Axis
 
-    def final_cells(self, band: int) -> int:
-        """Rows of cells from the top that the rows of windows up to ``band`` complete."""
-        return self.rows[band + 1].start if band + 1 < len(self.rows) else self.rows[-1].stop
+    def final_cells(self, block: int) -> int:
+        """Return how many rows of the logit grid are complete after row of windows ``block``."""
+        return self.rows[block + 1].start if block + 1 < len(self.rows) else self.rows[-1].stop
 
-    def band_stop(self, band: int) -> int:
-        """Row after the last of the scene's own rows that band ``band`` consists of; band -1 is empty."""
-        if band < 0:
+    def block_rows(self, block: int) -> tuple[int, int]:
+        """Return the first row of a row block, in the scene's own pixels, and the row after its last."""
+        return self._stop(block - 1), self._stop(block)
+
+    def _stop(self, block: int) -> int:
+        if block < 0:
             return 0
-        if band + 1 == len(self.rows):
+        if block + 1 == len(self.rows):
             return self.size[0]
-        # A pixel needs the cell before it and the cell after.
-        return int(np.searchsorted(self.own_rows.low, self.final_cells(band) - 1))
+        # A pixel needs the row of the logit grid before it and the one after.
+        return int(np.searchsorted(self.own_rows.low, self.final_cells(block) - 1))
 
 
 def make_grid(

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from landcover.data import open_dataset
 from landcover.data.dataset import SETTINGS_FILE, read_settings
 from landcover.errors import DataError, UsageError
-from landcover.inference.options import MapFormat, PredictOptions
+from landcover.inference.options import PredictOptions
 from landcover.io.discovery import IMAGE_END, PICTURE_SUFFIXES, check_targets, find_files
-from landcover.raster import Georeference, display_name, ground_sample_distance, read_georeference
+from landcover.raster import display_name, read_header
+from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format
 
 NO_IMAGE = ("_mask", "_label", "_probabilities", "_confidence")
 """Ends of names that folders are not searched for: masks, and what ``predict`` itself writes."""
@@ -58,6 +59,12 @@ class Task:
     def path(self) -> Path:
         """The image's file; of an address, something that is not there."""
         return Path(self.image)
+
+    def format(self, options: PredictOptions) -> MapFormat:
+        """Return the file format of the map."""
+        return choose_map_format(
+            options.map_format, georeferenced=self.map.suffix != MAP_FORMATS["png"].suffix
+        )
 
     def beside(self, end: str) -> Path:
         """Return the path of another product: ``NAME_<end>``."""
@@ -114,15 +121,15 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
     )
     tasks, folder_gsd = [], _folder_scales()
     for image, relative, folder in found:
-        georeference = read_georeference(image)
+        georeference, raster_gsd = read_header(image)
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
-        known = option or _scale(image, folder, georeference, folder_gsd)
-        suffix = _suffix(options.map_format, referenced=georeference is not None)
+        known = option or _scale(image, folder, raster_gsd, folder_gsd)
+        suffix = choose_map_format(options.map_format, georeferenced=georeference is not None).suffix
         picture = georeference is None and image.suffix.lower() in _PICTURES
         tasks.append(Task(image, _map(stem, suffix), picture, *(known or (model_gsd, "assumed"))))
     for address in addresses:
         stem = out / _address_path(address).stem.removesuffix(IMAGE_END)
-        suffix = _suffix(options.map_format, referenced=True)
+        suffix = choose_map_format(options.map_format, georeferenced=True).suffix
         tasks.append(Task(address, _map(stem, suffix), False, *(option or (model_gsd, "raster"))))
     outputs = [(task.image, path) for task in tasks for path in products(task, options)]
     check_targets(outputs, force=options.force or options.resume, shown=display_name)
@@ -143,16 +150,10 @@ def products(task: Task, options: PredictOptions) -> list[Path]:
     return [
         *([task.beside("_probabilities.tif")] if options.probabilities else []),
         *([task.beside("_confidence.tif")] if options.confidence else []),
-        *([task.map.with_suffix(".qml")] if options.qml and task.map.suffix == ".tif" else []),
+        *([task.map.with_suffix(".qml")] if options.qml and task.format(options).georeferenced else []),
         *([task.map.with_suffix(f".{options.vector}")] if options.vector else []),
         task.map,
     ]
-
-
-def _suffix(map_format: MapFormat, *, referenced: bool) -> str:
-    if map_format == "auto":
-        return ".tif" if referenced else ".png"
-    return ".png" if map_format == "png" else ".tif"
 
 
 def _map(stem: Path, suffix: str) -> Path:
@@ -162,12 +163,12 @@ def _map(stem: Path, suffix: str) -> Path:
 def _scale(
     image: Path,
     folder: Path | None,
-    georeference: Georeference | None,
+    raster_gsd: float | None,
     folder_gsd: Callable[[Path, Path | None], float | None],
 ) -> tuple[float, GsdSource] | None:
     """Return the image's GSD and who says so, None where nobody does."""
-    if georeference is not None and (from_raster := ground_sample_distance(image)):
-        return from_raster, "raster"
+    if raster_gsd is not None:
+        return raster_gsd, "raster"
     from_folder = folder_gsd(image.parent.resolve(), folder)
     return (from_folder, "data folder") if from_folder else None
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -10,12 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.errors import UsageError
-from landcover.inference.filling import any_within
 from landcover.inference.grid import Grid
+from landcover.inference.options import PredictOptions
+from landcover.inference.plan import GsdSource, Task
+from landcover.io import read_imagery
 from landcover.legend import UInt8Array
-from landcover.model.preprocessing import resample_rows, source_rows
+from landcover.model.filling import any_within
+from landcover.model.preprocessing import Size, resample_rows, source_rows
+from landcover.raster import Georeference, Scene, open_scene, pixel_sides, row_areas
+from landcover.windows import Window
 
 BoolArray = npt.NDArray[np.bool_]
+
+_SQUARE = 0.01
+"""Sides of a pixel that differ by less are taken as equal."""
 
 _STEP_ROWS = 128
 _STEP_PIXELS = 1 << 22
@@ -103,14 +112,14 @@ class WindowRow(NamedTuple):
 
 
 def window_rows(
-    source: Source, grid: Grid, begin: int, mean: tuple[float, float, float]
+    source: Source, grid: Grid, numbers: range, mean: tuple[float, float, float]
 ) -> Iterator[WindowRow]:
-    """Read and resample a scene, each row of it once."""
+    """Read and resample the imagery of some consecutive rows of windows, each row of pixels once."""
     stride = grid.stride
     have: list[_Step] = []
     with ThreadPoolExecutor(_PARTS) as pool:
-        steps = _Steps(source, grid, pool, grid.rows[begin].start * stride, mean)
-        for span in grid.rows[begin:]:
+        steps = _Steps(source, grid, pool, grid.rows[numbers.start].start * stride, mean)
+        for span in grid.rows[numbers.start : numbers.stop]:
             top, bottom = span.start * stride, min(span.stop * stride, grid.model_size[0])
             new = list(steps.until(bottom))
             have = [step for step in have if step.stop > top] + new
@@ -265,3 +274,91 @@ class Validity:
                 result[a - start : b - start] = valid[a - first : b - first]
         # What is said must not depend on how the rows were read.
         return None if result.all() else result
+
+
+@dataclass(frozen=True, slots=True)
+class Imagery:
+    """Open imagery.
+
+    Attributes:
+        source: Its pixels, in strips.
+        gsd: Metres per pixel, the geometric mean of the two sides.
+        sides: Metres down and across a pixel; both ``gsd`` where it is square.
+        gsd_source: Who says so.
+        georeference: Where it lies, or None.
+    """
+
+    source: Scene | ArraySource
+    gsd: float
+    sides: tuple[float, float]
+    gsd_source: GsdSource
+    georeference: Georeference | None
+
+    @property
+    def size(self) -> Size:
+        """Height and width in pixels."""
+        return self.source.height, self.source.width
+
+    @property
+    def damaged(self) -> list[Window]:
+        """Windows that could not be read so far."""
+        return list(self.source.damaged) if isinstance(self.source, Scene) else []
+
+    @property
+    def notes(self) -> list[str]:
+        """What else was found out so far."""
+        return list(self.source.warnings) if isinstance(self.source, Scene) else []
+
+    def row_areas(self) -> npt.NDArray[np.float64] | None:
+        """Return float64 (H,), square metres of a pixel in each row; None where no scale is known."""
+        true = None if self.georeference is None else row_areas(self.georeference, *self.size)
+        if true is not None or self.gsd_source == "assumed":
+            return true
+        return np.full(self.size[0], self.gsd**2)
+
+
+@contextmanager
+def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Iterator[Imagery]:
+    """Open what a task is about.
+
+    Args:
+        task: The image.
+        options: How it is read.
+        model_gsd: What is assumed of a scene at an address that does not tell its scale.
+
+    Raises:
+        DataError: If it cannot be read.
+        UsageError: If an option does not suit it.
+    """
+    if task.picture:
+        if options.bbox is not None or options.aoi is not None:
+            raise UsageError(
+                f"{task.name} is a picture without georeference; --bbox and --aoi cannot be used."
+            )
+        source = ArraySource(*read_imagery(task.path, max_pixels=options.max_pixels))
+        yield Imagery(source, task.gsd, (task.gsd, task.gsd), task.gsd_source, None)
+        return
+    with open_scene(
+        task.image,
+        bands=options.bands,
+        scaling=options.scaling,
+        bbox=options.bbox,
+        aoi=options.aoi,
+        strict=options.strict,
+    ) as scene:
+        gsd, gsd_source, sides = task.gsd, task.gsd_source, (task.gsd, task.gsd)
+        if gsd_source == "raster" and scene.gsd is None:
+            gsd, gsd_source, sides = model_gsd, "assumed", (model_gsd, model_gsd)
+        elif gsd_source == "raster" and scene.gsd is not None:
+            # That of the part that is mapped, which may be far from the middle of the file.
+            gsd, sides = scene.gsd, _sides(scene, scene.gsd)
+        yield Imagery(scene, gsd, sides, gsd_source, scene.georeference)
+
+
+def _sides(scene: Scene, gsd: float) -> tuple[float, float]:
+    """Return metres down and across a pixel, whose geometric mean is ``gsd``."""
+    sides = None if scene.georeference is None else pixel_sides(scene.georeference, scene.height, scene.width)
+    if sides is None or abs(sides[0] / sides[1] - 1) < _SQUARE:
+        return gsd, gsd
+    ratio = math.sqrt(sides[0] / sides[1])
+    return gsd * ratio, gsd / ratio

@@ -7,7 +7,7 @@ from typing import Any
 from landcover.inference.plan import GsdSource, Task
 from landcover.legend import Legend
 from landcover.model.preprocessing import Size
-from landcover.ood import Unlike
+from landcover.ood import OodReport
 from landcover.raster.zonal import Area, ClassAreas
 from landcover.windows import Window
 
@@ -25,7 +25,7 @@ class MadeMap:
         zones: The same for each polygon of the file of zones.
         damaged: Windows of the scene that could not be read and have no data in the map.
         notes: What else should be known of the scene.
-        unlike: How much of it looks unlike what the model learned from; None where that is not known.
+        ood: How much of it is out of distribution for the model; None where that is not known.
     """
 
     task: Task
@@ -36,7 +36,7 @@ class MadeMap:
     zones: dict[str, ClassAreas] = field(default_factory=dict)
     damaged: tuple[Window, ...] = ()
     notes: tuple[str, ...] = ()
-    unlike: Unlike | None = None
+    ood: OodReport | None = None
 
 
 @dataclass
@@ -129,5 +129,5 @@ class Prediction:
             "zones": {name: [asdict(area) for area in zone.table()] for name, zone in made.zones.items()},
             "damaged": [list(window) for window in made.damaged],
             "notes": list(made.notes),
-            "unlike": None if made.unlike is None else made.unlike.to_dict(),
+            "unlike": None if made.ood is None else made.ood.to_dict(),
         }

@@ -16,7 +16,7 @@ from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, Legend, UInt8Array
 from landcover.postprocess.regions import parse_min_region, remove_small_regions
 from landcover.postprocess.sieve import BAND_ROWS, decide, rewrite
-from landcover.raster import ground_sample_distance, write_map
+from landcover.raster import RasterSpec, ground_sample_distance, write_map
 from landcover.raster.classmap import check_classes, open_class_map, open_raster
 
 _OWN_TAGS = {"AREA_OR_POINT", CLASS_NAMES}
@@ -130,8 +130,8 @@ def _clean_by_bands(
                 yield after
 
         values = decide(bands(), source.width, min_pixels)
-        size = source.height, source.width
-        write_map(task.target, cleaned(values), *size, legend, source.place, tags=tags, force=force)
+        spec = RasterSpec(source.height, source.width, source.place, tags)
+        write_map(task.target, cleaned(values), spec, legend, force=force)
         return _Outcome(source.height * source.width, changed)
 
 

@@ -13,13 +13,15 @@ from landcover.raster.georeference import (
     pixel_sides,
     pixel_size,
     read_georeference,
+    read_header,
 )
 from landcover.raster.scene import Scene, Strip, open_scene
 from landcover.raster.style import write_qml
-from landcover.raster.writing import write_bands, write_class_raster, write_map
+from landcover.raster.writing import RasterSpec, write_bands, write_class_raster, write_map
 
 __all__ = [
     "Georeference",
+    "RasterSpec",
     "Scaling",
     "Scene",
     "Strip",
@@ -31,6 +33,7 @@ __all__ = [
     "pixel_sides",
     "pixel_size",
     "read_georeference",
+    "read_header",
     "row_areas",
     "write_bands",
     "write_class_raster",

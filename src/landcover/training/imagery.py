@@ -1,7 +1,7 @@
 """What the imagery looks like that is trained on."""
 
 from landcover.data import Item
-from landcover.data.parallel import parallel_map
+from landcover.io.readahead import parallel_map
 from landcover.legend import UInt8Array
 from landcover.model.preprocessing import resample_image
 from landcover.ood import WINDOW_PX, ImageryProfile, measure_profile

@@ -9,9 +9,9 @@ import numpy as np
 from landcover.data import Dataset, Item, open_dataset, split
 from landcover.data.digest import Counted, material_digest
 from landcover.data.items import SCENES_FILE
-from landcover.data.parallel import parallel_map
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse
 from landcover.errors import DataError, SplitError, UsageError
+from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
 from landcover.progress import track
 from landcover.training.sampling import Census, take_census
