@@ -155,7 +155,7 @@ def test_impossible_options_are_refused_whatever_the_image(side: int) -> None:
     for window_px, overlap_px in [(64, 64), (64, -1), (None, -1), (None, 10**6), (0, -1), (10**6, -1)]:
         with pytest.raises(UsageError, match="cannot overlap"):
             predict_index(ColourRuntime(), image, window_px=window_px, overlap_px=overlap_px)
-    with pytest.raises(UsageError, match="Windows of -5 px are not possible"):
+    with pytest.raises(UsageError, match="-5 px"):
         predict_index(ColourRuntime(), image, window_px=-5)
     with pytest.raises(ConfigError, match="ground sample distance"):
         predict_index(ColourRuntime(), image, gsd=-1)

@@ -432,6 +432,26 @@ def test_blocks_that_are_damaged_or_missing_are_computed_again(
     assert [p.name for p in out.iterdir()] == ["a_mask.tif"]
 
 
+def test_work_that_ended_between_the_last_block_and_the_file_is_only_written(
+    tmp_path: Path, small_memory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    path, out = save(tmp_path / "a.tif"), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("landcover.raster.writing.copy", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_file(path, out, Interrupted(10**9))
+    assert (out / ".a_mask.tif.landcover-tmp/classes.vrt").exists()
+    rest = Interrupted(0)
+    run_file(path, out, rest, resume=True)
+    run_file(path, tmp_path / "straight", Interrupted(10**9))
+    assert not rest.windows
+    assert (out / "a_mask.tif").read_bytes() == (tmp_path / "straight/a_mask.tif").read_bytes()
+    assert [p.name for p in out.iterdir()] == ["a_mask.tif"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no claims")
 def test_of_two_at_one_scene_the_second_is_told_and_the_first_goes_on(
     tmp_path: Path, small_memory: None

@@ -17,7 +17,7 @@ from landcover.model.runtimes import Runtime
 from landcover.windows import Span, cannot_overlap, spans
 
 WHOLE_PX = 1536
-"""Longest side, on the model's grid, up to which a scene is given to the network whole by default."""
+"""Longest side, in pixels at the model's GSD, up to which a scene is one window by default."""
 
 _COARSEST = 10
 
@@ -74,16 +74,16 @@ def make_grid(
     Args:
         size: Height and width of the scene.
         runtime: The model.
-        gsd: The scene's ground sample distance in metres per pixel, or down and across where pixels are not
-            square on the ground. None: it is the model's.
-        window_px: Side of the window in pixels of the model's grid, rounded up to whole cells. 0: the whole
-            scene at once. None: whole up to :data:`WHOLE_PX`, beyond it the window that the card advises.
-        overlap_px: Pixels that neighbouring windows share. None: what the card advises for its own window, a
-            quarter of the window for another.
+        gsd: The scene's ground sample distance in metres per pixel, or (down, across) where pixels are not
+            square on the ground. None: the model's.
+        window_px: Side of the window in pixels at the model's GSD, rounded up to whole cells. 0: the whole
+            scene at once. None: whole up to :data:`WHOLE_PX`, beyond it the window of the model's card.
+        overlap_px: Pixels that neighbouring windows share. None: the overlap of the card for its own window,
+            a quarter of the window for another.
 
     Raises:
-        UsageError: If GSD, window or overlap cannot be used.
-        ImageError: If the scene is so much coarser than the model's imagery that nothing can be seen in it.
+        UsageError: If GSD, window or overlap are out of range.
+        ImageError: If the scene is more than ten times coarser than the model's GSD.
     """
     card, stride = runtime.card, runtime.stride
     model_gsd = card.preprocessing.gsd
@@ -93,8 +93,7 @@ def make_grid(
     if max(scales) > _COARSEST:
         raise ImageError(
             f"The imagery has {max(sides):g} m per pixel, more than {_COARSEST} times the model's "
-            f"{model_gsd:g} m: nothing that the model knows can be seen in it. If the scale is wrong, pass "
-            "--gsd."
+            f"{model_gsd:g} m: it is too coarse for this model. If the scale is wrong, pass --gsd."
         )
     model_size = scaled_size((size[0], 1), scales[0])[0], scaled_size((1, size[1]), scales[1])[1]
     if window_px is None:
@@ -119,12 +118,12 @@ def make_grid(
 
 
 def check_windows(card: ModelCard, window_px: int | None, overlap_px: int | None) -> None:
-    """Refuse what no scene can be covered with, also where one is small enough to be given whole.
+    """Check window and overlap, also where a scene is small enough to be one window.
 
     Args:
-        card: Whose window is meant where none is given.
+        card: Gives the window where none is passed.
         window_px: As for :func:`make_grid`.
-        overlap_px: Likewise.
+        overlap_px: As for :func:`make_grid`.
 
     Raises:
         UsageError: If a side is negative, or the overlap is not smaller than the window.
@@ -132,7 +131,7 @@ def check_windows(card: ModelCard, window_px: int | None, overlap_px: int | None
     window_px = card.window_px if window_px is None else window_px
     if window_px < 0:
         raise UsageError(
-            f"Windows of {window_px} px are not possible; expected pixels, or 0 for whole images at once."
+            f"The window is {window_px} px; expected a number of pixels, or 0 for whole images at once."
         )
     if overlap_px is not None and (overlap_px < 0 or 0 < window_px <= overlap_px):
         raise cannot_overlap(window_px, overlap_px)

@@ -67,7 +67,7 @@ class ArraySource:
     """An image in memory: uint8 (H, W, 3), and bool (H, W) where there is imagery (None: everywhere).
 
     Raises:
-        UsageError: If the image is no uint8 (H, W, 3), or empty.
+        UsageError: If the image is not uint8 (H, W, 3), or empty.
     """
 
     image: UInt8Array
@@ -96,13 +96,13 @@ class ArraySource:
 
 
 class WindowRow(NamedTuple):
-    """What a row of windows looks at.
+    """The imagery of a row of windows.
 
     Attributes:
-        image: uint8 (h, w, 3) at the model's scale, edges repeated to whole cells.
+        image: uint8 (h, w, 3) at the model's GSD, edges repeated to whole cells.
         whole: bool (h, w): which of the pixels are resampled from imagery alone; None: all.
-        seen: Which of its windows hold imagery.
-        valid: Rows of the scene read with it: first, last and where they have imagery.
+        seen: Which of its windows contain imagery.
+        valid: Rows of the scene that were read for it: first, last and where they have imagery.
     """
 
     image: UInt8Array
@@ -158,11 +158,11 @@ class _Step(NamedTuple):
 
 
 class _Steps:
-    """Steps of rows at the model's scale from the top; what the next needs of the source again is kept.
+    """Steps of rows at the model's GSD; the source rows that the next step needs again are kept.
 
-    Steps begin and end at multiples of their height, which hangs on the scene's width and scale alone, and
-    are resampled in the same parts, whatever the windows and wherever work begins: resampling rounds, and the
-    same scene is to give the same bytes.
+    Steps begin and end at multiples of their height, which depends on the scene's width and scale only, and
+    are resampled in the same parts for any windows and any first row block: resampling rounds, and the same
+    scene must give the same bytes.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class _Steps:
     def _append(self, strip: Strip) -> None:
         image, valid, have = strip.image, strip.valid, self._strip
         if valid is not None and not valid.all():
-            # What stands where there is no imagery is arbitrary, and resampling mixes it with what is near.
+            # Values without imagery are arbitrary, and resampling mixes them with their neighbours.
             image = image.copy()
             image[~valid] = self._filling
         if valid is not None or self._valid is not None:
@@ -230,7 +230,7 @@ class _Steps:
         self._strip = np.concatenate([have, image]) if len(have) else image
 
     def _whole(self, rows: slice) -> BoolArray | None:
-        """Return bool (rows, model's width) where imagery alone lies under the model's pixels; None: all."""
+        """Return bool (rows, model's width): which pixels are made of imagery alone; None: all."""
         if self._valid is None or self._valid.all():
             return None
         size, model_size = self._grid.size, self._grid.model_size
@@ -250,7 +250,7 @@ class _Steps:
 
 
 class Validity:
-    """Where the scene's own rows have imagery, from when they are read until their band is finished."""
+    """Where the scene's own rows have imagery, from reading them until their row block is finished."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[int, int, BoolArray | None]] = []
@@ -272,20 +272,20 @@ class Validity:
             if valid is not None:
                 a, b = max(first, start), min(last, stop)
                 result[a - start : b - start] = valid[a - first : b - first]
-        # What is said must not depend on how the rows were read.
+        # The result must not depend on how the rows were read.
         return None if result.all() else result
 
 
 @dataclass(frozen=True, slots=True)
 class Imagery:
-    """Open imagery.
+    """An open image or scene.
 
     Attributes:
         source: Its pixels, in strips.
         gsd: Metres per pixel, the geometric mean of the two sides.
         sides: Metres down and across a pixel; both ``gsd`` where it is square.
-        gsd_source: Who says so.
-        georeference: Where it lies, or None.
+        gsd_source: Origin of the GSD.
+        georeference: CRS and transform, or None.
     """
 
     source: Scene | ArraySource

@@ -35,13 +35,13 @@ _NOT_IN_MAP = (
     "qml",
     "vector",
 )
-"""Options that change nothing in the map itself."""
+"""Options that do not change the map itself."""
 
 WORK = "LANDCOVER_WORK"
-"""Tag of a map: digest of the scene and the options that it was made of."""
+"""Tag of a map: digest of the scene and of the options that change it."""
 
 UNLIKE = "LANDCOVER_UNLIKE"
-"""Tag of a map: how much of the scene looks unlike what the model learned from, and how, as JSON."""
+"""Tag of a map: the out-of-distribution report of the scene, as JSON."""
 
 IN_MEMORY_PIXELS = 1 << 26
 """Up to this number of pixels (8192 x 8192) a scene's map stays in memory until it is written."""
