@@ -166,7 +166,8 @@ def test_a_link_in_place_of_a_work_file_is_not_followed(
     tmp_path: Path, plant: Callable[[Path], None], write: Callable[..., object], name: str
 ) -> None:
     plant(tmp_path / "out" / name)
-    assert not write(tmp_path)
+    failed = write(tmp_path)
+    assert not failed or name in str(failed)  # GDAL would read what is beside a map: it is refused by name
 
 
 @pytest.fixture

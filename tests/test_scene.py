@@ -22,7 +22,7 @@ from rasterio.crs import CRS
 from typer.testing import CliRunner
 
 from fake_runtime import ColourRuntime, ContextRuntime, make_card
-from landcover import cli
+from landcover import _gdal, cli
 from landcover.errors import OutputError, UsageError
 from landcover.inference import Prediction, PredictOptions, predict
 from landcover.legend import DEEPGLOBE, NODATA
@@ -530,13 +530,13 @@ def test_a_scene_is_opened_twice_and_a_map_that_is_kept_once(
 ) -> None:
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
     opened: list[str] = []
-    open_raster = rasterio.open
+    open_dataset = _gdal._open
 
-    def counting(path: object, *args: object, **options: object) -> object:
-        opened.append(Path(str(path)).name)
-        return open_raster(path, *args, **options)
+    def counting(path: str, *args: object, **options: object) -> object:
+        opened.append(Path(path).name)
+        return open_dataset(path, *args, **options)
 
-    monkeypatch.setattr(rasterio, "open", counting)
+    monkeypatch.setattr(_gdal, "_open", counting)
     run_file(path, out, map_format=map_format)
     assert opened.count("a.tif") == 2
     opened.clear()

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from rasterio.errors import RasterioError
 
-from landcover.errors import MaskError
+from landcover._gdal import open_raster
+from landcover.errors import ImageError, MaskError
 from landcover.io import MaskFormat, read_mask, write_mask
 from landcover.legend import Legend, UInt8Array
 from landcover.raster.classmap import ClassMap, open_class_map
@@ -117,9 +117,9 @@ class MapReader:
 def read_map_tags(path: Path) -> dict[str, str]:
     """Return the tags of a map file; none if it is not a raster."""
     try:
-        with rasterio.open(path) as source:
+        with open_raster(path) as source:
             tags: dict[str, str] = source.tags()
-    except RasterioError:
+    except (RasterioError, ImageError):
         return {}
     return tags
 
@@ -133,9 +133,9 @@ def open_map_file(path: Path, legend: Legend) -> Iterator[MapReader]:
     """
     if path.suffix == MAP_FORMATS["png"].suffix:
         try:
-            with rasterio.open(path) as source:
+            with open_raster(path) as source:
                 tags, size = source.tags(), source.shape
-        except RasterioError as error:
+        except (RasterioError, ImageError) as error:
             raise MaskError(f"{path} cannot be read as a map: {error}.") from error
         yield MapReader(size, tags, None, path, legend, None)
         return
