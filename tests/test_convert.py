@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from imagefiles import class_index, cut, photo, png_bytes, save, save_palette, save_raster
 from landcover.cli.convert import convert as command
-from landcover.data.convert import convert
+from landcover.data.conversion import convert
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.legend import DEEPGLOBE, NODATA
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from landcover.cli import _options
 from landcover.cli._output import check_json, put
 from landcover.errors import printable
 
@@ -23,8 +24,8 @@ def info(
             show_default=False,
         ),
     ],
-    json: Annotated[Path | None, typer.Option(help="Write the card as JSON; - is standard output.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
+    json: _options.Json = None,
+    force: _options.Force = False,
 ) -> None:
     """Print a model's card: classes, input, scores, recipe, origin."""
     from landcover.model.card import model_digest, read_card, resolve_model

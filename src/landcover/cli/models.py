@@ -1,10 +1,10 @@
 """``landcover models``."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from landcover.cli import _options
 from landcover.cli._output import check_json, put
 from landcover.errors import printable
 
@@ -19,8 +19,8 @@ def models(
             help="Other encoders of timm to try out; else those that we test.", show_default=False
         ),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the list as JSON; - is standard output.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
+    json: _options.Json = None,
+    force: _options.Force = False,
 ) -> None:
     """List shipped models, architectures, encoders, licences, presets."""
     from landcover.errors import MissingExtraError

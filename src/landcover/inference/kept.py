@@ -12,7 +12,7 @@ from rasterio.errors import RasterioError
 from landcover._gdal import open_raster
 from landcover.errors import ImageError, OutputError, printable
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import GsdSource, Task, products
+from landcover.inference.plan import Task, products
 from landcover.inference.results import MadeMap
 from landcover.inference.scene import UNLIKE, WORK, work_digest
 from landcover.io import read_mask
@@ -21,6 +21,7 @@ from landcover.ood import Unlike
 from landcover.raster import read_georeference, row_areas
 from landcover.raster.classmap import open_class_map
 from landcover.raster.zonal import ClassAreas, read_zones
+from landcover.scale import GsdSource
 from landcover.windows import Window
 
 _GSD = re.compile(r"(\S+) \((.+)\)")

@@ -1,7 +1,8 @@
 """The verb: images and scenes to maps."""
 
-import sys
+import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,8 @@ from landcover.progress import track
 
 if TYPE_CHECKING:
     from landcover.model.card import ModelCard
+
+_log = logging.getLogger(__name__)
 
 
 def predict(
@@ -81,16 +84,16 @@ def predict(
         model_gsd=opened.card.preprocessing.gsd,
         runtime=opened.name,
         device=opened.device,
+        licence=opened.card.licence,
     )
     if options.resume and result.model_sha256 is None:
-        raise UsageError("Maps of a model in memory cannot be told from others: --resume needs a model file.")
+        raise UsageError("--resume needs a model file: maps of a model in memory cannot be identified.")
     if options.vector is not None:
         with needs("vector"):
             from landcover.io.vectors import vector_driver
         vector_driver(Path(f"map.{options.vector}"))
     tasks = plan(inputs, Path(out), options, model_gsd=result.model_gsd)
-    print(f"Model: {result.model}, on {result.runtime} ({result.device}).", file=sys.stderr)
-    _tell_assumed(tasks, result.model_gsd)
+    _log.info("Model: %s, on %s (%s).", result.model, result.runtime, result.device)
     tags = _provenance(result, options, precision)
     if options.resume:
         kept = [task for task in tasks if is_made(task, options, tags)]
@@ -139,11 +142,17 @@ def _make(
             else parallel_map(make, tasks, workers=options.jobs, stopped=stopped)
         )
         outcomes = made if alone else track(made, "Predicting", total=len(tasks))
-        for task, outcome in zip(tasks, outcomes, strict=True):
+        began = time.monotonic()
+        for number, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True), 1):
+            count, took = f"{number} of {len(tasks)}", time.monotonic() - began
             if isinstance(outcome, MadeMap):
                 result.maps.append(outcome)
+                _log.info("%s: %s mapped, %.1f s", count, task.name, took)
             else:
-                result.failed[task.name] = str(outcome or f"{task.name}: not mapped, as work has stopped.")
+                reason = str(outcome or f"{task.name}: skipped because the run was stopped.")
+                result.failed[task.name] = reason
+                _log.warning("%s: skipped. %s", count, reason)
+            began = time.monotonic()
     finally:
         stopped.set()
 
@@ -187,16 +196,7 @@ def _provenance(result: Prediction, options: PredictOptions, precision: str) -> 
         "LANDCOVER_MODEL_SHA256": result.model_sha256,
         "LANDCOVER_MODEL_GSD": f"{result.model_gsd:g}",
         "LANDCOVER_RUNTIME": f"{result.runtime} {precision}",
-        "LANDCOVER_MIN_REGION": options.min_region,
+        "LANDCOVER_MODEL_LICENCE": result.licence or None,
+        "LANDCOVER_MIN_REGION": None if options.min_region is None else str(options.min_region),
     }
     return {name: value for name, value in tags.items() if value is not None}
-
-
-def _tell_assumed(tasks: Sequence[Task], model_gsd: float) -> None:
-    assumed = [task.name for task in tasks if task.gsd_source == "assumed"]
-    if assumed:
-        print(
-            f"Note: nothing tells the scale of {len(assumed)} of {len(tasks)} images, such as {assumed[0]}; "
-            f"the model's {model_gsd:g} m per pixel is assumed. If that is wrong, pass --gsd.",
-            file=sys.stderr,
-        )

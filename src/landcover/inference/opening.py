@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from landcover.errors import UsageError
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import GsdSource, Task
+from landcover.inference.plan import Task
 from landcover.inference.reading import ArraySource
 from landcover.io import read_imagery
 from landcover.model.preprocessing import Size
 from landcover.raster import Georeference, Scene, open_scene, pixel_sides, row_areas
+from landcover.scale import GsdSource, unknown_gsd
 from landcover.windows import Window
 
 _SQUARE = 0.01
@@ -69,7 +70,7 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
     Args:
         task: The image.
         options: How it is read.
-        model_gsd: What is assumed of a scene at an address that does not tell its scale.
+        model_gsd: GSD of a scene of unknown scale, if ``options.gsd`` is ``"model"``.
 
     Raises:
         DataError: If it cannot be read.
@@ -93,6 +94,8 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
     ) as scene:
         gsd, gsd_source, sides = task.gsd, task.gsd_source, (task.gsd, task.gsd)
         if gsd_source == "raster" and scene.gsd is None:
+            if options.gsd != "model":
+                raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")
             gsd, gsd_source, sides = model_gsd, "assumed", (model_gsd, model_gsd)
         elif gsd_source == "raster" and scene.gsd is not None:
             # That of the part that is mapped, which may be far from the middle of the file.

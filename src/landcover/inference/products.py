@@ -11,7 +11,7 @@ from landcover.inference.rowstore import RowStore, Workplace
 from landcover.io import write_mask
 from landcover.legend import NODATA, Legend, UInt8Array
 from landcover.model.preprocessing import Size
-from landcover.postprocess import parse_min_region, remove_small_regions, sieve_bands
+from landcover.postprocess import remove_small_regions, sieve_bands
 from landcover.raster import Georeference, write_bands, write_map
 from landcover.raster.zonal import ClassAreas, ZoneAreas
 
@@ -126,7 +126,7 @@ def _cleaned(index: RowStore, made: MadeMap, options: PredictOptions) -> Iterato
     if options.min_region is None:
         yield from index.strips()
         return
-    min_pixels = parse_min_region(options.min_region, made.gsd)
+    min_pixels = options.min_region.pixels(made.gsd)
     height, width = made.size
     if height * width <= IN_MEMORY_PIXELS:
         yield remove_small_regions(index.read(0, height), min_pixels)

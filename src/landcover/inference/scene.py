@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 
 from landcover.errors import ImageError, OutputError, UsageError
@@ -22,19 +21,6 @@ from landcover.legend import Legend
 from landcover.model.runtimes import Runtime
 from landcover.ood import NOTHING, Look
 from landcover.raster.zonal import ClassAreas, Float64Array, ZoneAreas, read_zones
-
-_NOT_IN_MAP = (
-    "resume",
-    "force",
-    "jobs",
-    "zones",
-    "zone_column",
-    "probabilities",
-    "confidence",
-    "qml",
-    "vector",
-)
-"""Options that change nothing in the map itself."""
 
 WORK = "LANDCOVER_WORK"
 """Tag of a map: digest of the scene and the options that it was made of."""
@@ -101,7 +87,7 @@ def make_map(
                 ClassAreas(legend, row_areas),
                 {} if zones is None else zones.zones,
                 tuple(told.damaged),
-                (*told.notes, *_assumed(task, imagery)),
+                tuple(told.notes),
                 unlike,
             )
             write_products(made, stores, imagery.georeference, zones, options, tags)
@@ -110,8 +96,7 @@ def make_map(
 
 def work_digest(task: Task, options: PredictOptions) -> str:
     """Return a digest of all that a map depends on but the model: the scene and the options."""
-    told = {name: value for name, value in asdict(options).items() if name not in _NOT_IN_MAP}
-    work: dict[str, object] = {"scene": task.name, "gsd": task.gsd, "options": told}
+    work: dict[str, object] = {"scene": task.name, "gsd": task.gsd, "options": options.identity()}
     files = [task.image, options.aoi]
     for file in (file for file in files if isinstance(file, Path) and file.exists()):
         status = file.stat()
@@ -148,13 +133,6 @@ def _zones(
     return read_zones(options.zones, options.zone_column, place, size, legend, row_areas)
 
 
-def _assumed(task: Task, imagery: Imagery) -> list[str]:
-    """Return the note that a scene's scale is assumed, where that was not known when work was planned."""
-    if imagery.gsd_source != "assumed" or task.gsd_source == "assumed":
-        return []
-    return [f"{task.name} does not tell its scale; the model's {imagery.gsd:g} m is assumed. Or pass --gsd."]
-
-
 def _classify(
     runtime: Runtime,
     imagery: Imagery,
@@ -183,7 +161,7 @@ def _classify(
         imagery.source,
         grid,
         batch=options.batch,
-        turns=options.turns,
+        turns=options.tta,
         first=first,
         profile=runtime.card.imagery,
     )
