@@ -15,7 +15,8 @@ from landcover.data.synthetic import GSD
 from landcover.errors import OutputError
 from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE
-from landcover.postprocess import parse_min_region, remove_small_regions
+from landcover.postprocess import remove_small_regions
+from landcover.values import RegionSize
 
 TINY = partial(
     module._Settings,
@@ -92,7 +93,7 @@ def test_the_larger_scene_is_mapped_and_cleaned(finished: Path) -> None:
     truth = read_mask(finished / "large" / "scene" / "scene0000_mask.png", DEEPGLOBE).index
     assert truth.shape == (160, 160)
     assert set(scored) == {"miou", "cleaned_miou"}
-    min_pixels = parse_min_region(module._MIN_REGION, GSD)
+    min_pixels = RegionSize.parse(module._MIN_REGION).pixels(GSD)
     assert min_pixels > 100
     np.testing.assert_array_equal(cleaned, remove_small_regions(predicted, min_pixels))
 

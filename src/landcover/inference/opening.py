@@ -82,6 +82,7 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
                 f"{task.name} is a picture without georeference: --bbox and --aoi cannot be found in it."
             )
         source = ArraySource(*read_imagery(task.path, max_pixels=options.max_pixels))
+        _check_known(task, options, task.gsd_source, model_gsd)
         yield Imagery(source, task.gsd, (task.gsd, task.gsd), task.gsd_source, None)
         return
     with open_scene(
@@ -94,13 +95,17 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
     ) as scene:
         gsd, gsd_source, sides = task.gsd, task.gsd_source, (task.gsd, task.gsd)
         if gsd_source == "raster" and scene.gsd is None:
-            if options.gsd != "model":
-                raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")
             gsd, gsd_source, sides = model_gsd, "assumed", (model_gsd, model_gsd)
         elif gsd_source == "raster" and scene.gsd is not None:
             # That of the part that is mapped, which may be far from the middle of the file.
             gsd, sides = scene.gsd, _sides(scene, scene.gsd)
+        _check_known(task, options, gsd_source, model_gsd)
         yield Imagery(scene, gsd, sides, gsd_source, scene.georeference)
+
+
+def _check_known(task: Task, options: PredictOptions, source: GsdSource, model_gsd: float) -> None:
+    if source == "assumed" and options.gsd != "model":
+        raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")
 
 
 def _sides(scene: Scene, gsd: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from landcover.errors import DataError, UsageError
 from landcover.inference.options import MapFormat, PredictOptions
+from landcover.io import image_size
 from landcover.io.discovery import IMAGE_END, PICTURE_SUFFIXES, check_targets, find_files
 from landcover.raster import display_name, ground_sample_distance, read_georeference
 from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
@@ -101,7 +102,6 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
             exists and neither ``force`` nor ``resume`` is on.
     """
     option = options.gsd if isinstance(options.gsd, float) else None
-    assumed = Scale(model_gsd, "assumed") if options.gsd == "model" else None
     addresses = [str(given) for given in inputs if is_address(str(given))]
     given = [one for one in inputs if not is_address(str(one))]
     found = (
@@ -121,11 +121,10 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
             settings=lambda: settings(image.parent.resolve()),  # noqa: B023
             layout=lambda: layout(folder) if folder else None,  # noqa: B023
         )
-        scale = scale or assumed
-        if scale is None:
+        if scale is None and options.gsd is None and _is_readable(image):
             unknown.append(image)
-        else:
-            tasks.append(Task(image, _map(stem, suffix), picture, *scale))
+        scale = scale or Scale(model_gsd, "assumed")
+        tasks.append(Task(image, _map(stem, suffix), picture, *scale))
     for address in addresses:
         stem = out / _address_path(address).stem.removesuffix(IMAGE_END)
         suffix = _suffix(options.map_format, referenced=True)
@@ -170,6 +169,15 @@ def _suffix(map_format: MapFormat, *, referenced: bool) -> str:
 
 def _map(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + _MASK_END + suffix)
+
+
+def _is_readable(image: Path) -> bool:
+    """Return whether a file is imagery. Others are skipped when they are read, with the reason."""
+    try:
+        image_size(image)
+    except DataError:
+        return False
+    return True
 
 
 def _settings_gsd(folder: Path) -> float | None:
