@@ -175,11 +175,17 @@ def main() -> None:
         sys.exit(1)
 
 
-def _version_option(
-    version: bool = typer.Option(False, "--version", is_eager=True, help="Print the version and exit."),
-) -> None:
+def _print_version(version: bool) -> None:
     if version:
         from landcover import __version__
 
         print(__version__)
         raise typer.Exit
+
+
+def _version_option(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+    ),
+) -> None:
+    pass

@@ -18,7 +18,7 @@ def clean(
         str,
         option("Smallest region that stays: 8000px or 2000m2.", group=MAIN, metavar="SIZE"),
     ],
-    legend: _options.Legend = "deepglobe",
+    legend: _options.Legend = None,
     gsd: _options.Gsd = None,
     mask_format: _options.Form = "palette",
     max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,

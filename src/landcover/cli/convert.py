@@ -15,7 +15,7 @@ def convert(
     masks: Annotated[list[Path], typer.Argument(help="Masks and folders of masks.", show_default=False)],
     to: Annotated[str, option("Output: index or colour.", group=MAIN)],
     out: Annotated[Path, option("Folder of the new masks.", group=MAIN)],
-    legend: _options.Legend = "deepglobe",
+    legend: _options.Legend = None,
     mask_format: Annotated[
         str | None,
         option("Form of colour masks: palette (default) or rgb.", group=PRODUCTS),

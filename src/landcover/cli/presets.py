@@ -34,7 +34,7 @@ def presets(
     def show() -> None:
         for preset, config in configs.items():
             limit = f"{config.minutes:g} minutes" if config.minutes else f"{config.steps:,} steps"
-            print(f"{preset:10} {config.model.encoder}, {limit}")
+            print(f"{preset:{max(map(len, configs))}}  {config.model.encoder}, {limit}")
 
     put(
         {preset: config.model_dump(mode="json") for preset, config in configs.items()},

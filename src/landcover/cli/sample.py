@@ -24,7 +24,7 @@ def sample(
         option("Points in total; the remainder goes to large classes.", group=MAIN, min=1),
     ] = None,
     seed: _options.Seed = 0,
-    legend: _options.Legend = "deepglobe",
+    legend: _options.Legend = None,
     force: _options.Force = False,
 ) -> None:
     """Draw random points in each class of a map to check it with."""
