@@ -352,7 +352,7 @@ def test_calibration_needs_a_model_and_borders_need_metres(data: Path, tmp_path:
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match=r"--calibration looks at probabilities.*--model M"):
         evaluate(data, "folders:val", predictions=maps, calibration=True)
-    with pytest.raises(UsageError, match="--borders needs.*--gsd"):
+    with pytest.raises(UsageError, match=r"--borders needs.*--gsd"):
         evaluate(data, "folders:val", predictions=maps, borders=True)
     assert evaluate(data, "folders:val", predictions=maps, borders=True, gsd=1.0)["borders"]
     refused = run("--map", tmp_path / "m.tif", "--truth", tmp_path / "t.gpkg", "--calibration", "--borders")

@@ -110,6 +110,12 @@ def train(
     if show_config:
         print(dump_yaml(config), end="")
         return
+    if config.weights == "timm" and init is None:
+        log.info(
+            "Encoder weights: timm downloads those of %s if they are not in its cache. To work offline, pass "
+            "--weights FILE or --weights none.",
+            config.model.encoder,
+        )
     missing = [name for name, value in {"--data": data, "--out": out}.items() if value is None]
     if data is None or out is None:
         raise UsageError(f"Missing option {' and '.join(missing)}.")
