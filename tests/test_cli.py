@@ -289,6 +289,9 @@ def test_log_lines_can_be_json_and_go_to_a_file(talk: list[str], tmp_path: Path)
     assert [line["level"] for line in lines] == ["info", "warning", "warning", "warning"]
     assert lines[0]["message"].startswith("info line")
     assert lines[0]["logger"] == "landcover.data"
+    failed = invoke("clean", "absent", "--out", "o", "--min-region", "8", "--log-format", "json")
+    assert failed.exit_code == 2
+    assert json.loads(failed.stderr)["level"] == "error"
     with pytest.raises(UsageError, match="--log-file"):
         invoke(*talk, "--log-file", str(tmp_path))
     with pytest.raises(UsageError, match="--quiet and --verbose"):

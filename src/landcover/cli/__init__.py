@@ -118,11 +118,17 @@ def _guarded(verb: Callable[P, T]) -> Callable[..., T]:
     def run(**given: Any) -> T:
         from landcover.cli._output import check_reports, log, logging_to
 
-        with logging_to(**{name: given.pop(name) for name in shared}):
+        chosen = {name: given.pop(name) for name in shared}
+        with logging_to(**chosen):
             check_reports(given)
             try:
                 with _terminable():
                     return verb(**given)  # type: ignore[call-arg]
+            except LandcoverError as error:
+                if chosen["log_format"] != "json":
+                    raise
+                log.error("%s", error)
+                raise typer.Exit(_status(error)) from error
             except KeyboardInterrupt:
                 again = "Run the same command again to continue."
                 if isinstance(given.get("resume"), bool):
@@ -154,6 +160,10 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _status(error: LandcoverError) -> int:
+    return 2 if isinstance(error, UsageError) else 1
+
+
 def main() -> None:
     """Run the command line and end the process with its status.
 
@@ -166,7 +176,7 @@ def main() -> None:
         build()(prog_name="landcover")
     except LandcoverError as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(_status(error))
     except OSError as error:
         if error.errno is None:
             raise

@@ -185,7 +185,7 @@ def _glnet(dataset: Dataset) -> Parts:
         elif len(missing) < len(ids):
             raise SplitError(
                 f"{dataset.root} has {len(ids) - len(missing)} of the {len(ids)} labelled images of GLNet's "
-                f"{part}; missing: {first_few(missing, 10)}. A score on some of them would not compare with anyone's."
+                f"{part}; missing: {first_few(missing, 10)}. Published results are for all of them."
             )
     if not parts:
         raise SplitError(f"{dataset.root} has none of the 803 labelled images of the GLNet lists.")
