@@ -140,11 +140,11 @@ def test_a_cloud_optimized_map_is_one(tmp_path: Path) -> None:
 
 def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", crs=None, transform=Affine.identity())
-    result = run(path, tmp_path)
+    result = run(path, tmp_path, gsd="model")
     assert result.maps[0].task.map == tmp_path / "a_mask.png"
     assert np.array_equal(read(tmp_path / "a_mask.png"), TRUTH)
     assert {area.hectares for area in result.areas} == {None}
-    run(path, tmp_path, map_format="tif")
+    run(path, tmp_path, gsd="model", map_format="tif")
     assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH)
 
 
@@ -254,7 +254,7 @@ def test_a_picture_has_no_place_for_boxes_and_polygons(tmp_path: Path, options: 
     from PIL import Image
 
     Image.fromarray(DEEPGLOBE.colours[TRUTH]).save(tmp_path / "a.png")
-    result = run(tmp_path / "a.png", tmp_path / "out", **options)
+    result = run(tmp_path / "a.png", tmp_path / "out", gsd=0.7, **options)
     assert "georeference" in result.failed[str(tmp_path / "a.png")]
     assert not list((tmp_path / "out").glob("*"))
 
@@ -299,7 +299,7 @@ def test_16_bits_need_a_scale(tmp_path: Path) -> None:
 
 def test_a_huge_png_is_refused_before_any_work(tmp_path: Path, small_memory: None) -> None:
     path = save(tmp_path / "a.tif", crs=None, transform=Affine.identity())
-    assert "--map-format tif" in run(path, tmp_path).failed[str(path)]
+    assert "--map-format tif" in run(path, tmp_path, gsd=0.7).failed[str(path)]
 
 
 # ---- resuming
@@ -478,7 +478,7 @@ OTHERWISE: list[dict[str, object]] = [
     {"scaling": (0.0, 200.0)},
     {"bbox": (500_050, 5_699_700, 500_120, 5_699_900)},
     {"overlap_px": 8},
-    {"turns": True},
+    {"tta": True},
     {"min_region": "9px"},
     {"map_format": "cog"},
 ]
@@ -577,7 +577,7 @@ def test_damage_is_not_forgotten_by_resuming(tmp_path: Path, small_memory: None)
 def test_a_model_in_memory_cannot_resume(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a model file"):
         run(save(tmp_path / "a.tif"), tmp_path / "out", resume=True)
-    with pytest.raises(UsageError, match="Either --resume"):
+    with pytest.raises(UsageError, match=r"--resume.*--force"):
         PredictOptions(resume=True, force=True)
 
 

@@ -24,9 +24,10 @@ from landcover.legend import Legend, UInt8Array, translation
 from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scores
 from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime, open_model
-from landcover.postprocess import parse_min_region, remove_small_regions
+from landcover.postprocess import remove_small_regions
 from landcover.progress import track
 from landcover.unseen import fitted_on
+from landcover.values import RegionSize
 
 
 def evaluate(
@@ -109,7 +110,7 @@ def evaluate(
         check_json_output(Path(json), force=force)
     dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
     items = select(dataset, split)
-    min_pixels = None if min_region is None else parse_min_region(min_region, dataset.gsd)
+    min_pixels = None if min_region is None else RegionSize.parse(min_region).pixels(dataset.gsd)
     border_gsd = required_gsd(dataset, "--borders") if borders else None
     reliability, seen = None, None
     if predictions is not None:

@@ -12,8 +12,9 @@ import numpy as np
 from landcover.errors import ImageError, UsageError
 from landcover.inference.upsampling import Axis, axis
 from landcover.model.card import ModelCard
-from landcover.model.preprocessing import Size, check_gsd, scaled_size
+from landcover.model.preprocessing import Size, scaled_size
 from landcover.model.runtimes import Runtime
+from landcover.scale import check_gsd
 from landcover.windows import Span, cannot_overlap, spans
 
 WHOLE_PX = 1536

@@ -1,9 +1,10 @@
 """Predict: images and scenes to maps."""
 
 import json
+import logging
 import re
-import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +19,7 @@ from landcover.extras import needs
 from landcover.inference.engine import RowBlock
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import GsdSource, Task, plan, products
+from landcover.inference.plan import Task, plan, products
 from landcover.inference.results import MadeMap, Prediction
 from landcover.inference.scene import UNLIKE, WORK, make_map, work_digest
 from landcover.inference.upsampling import Float32Array
@@ -31,10 +32,13 @@ from landcover.progress import track
 from landcover.raster import row_areas
 from landcover.raster.mapfiles import MapReader, open_map_file, read_map_tags
 from landcover.raster.zonal import ClassAreas, read_zones
+from landcover.scale import GsdSource
 from landcover.windows import Window
 
 if TYPE_CHECKING:
     from landcover.model.card import ModelCard
+
+_log = logging.getLogger(__name__)
 
 _GSD = re.compile(r"(\S+) \((.+)\)")
 
@@ -91,6 +95,7 @@ def predict(
         model_gsd=opened.card.preprocessing.gsd,
         runtime=opened.name,
         device=opened.device,
+        licence=opened.card.licence,
     )
     if options.resume and result.model_sha256 is None:
         raise UsageError("--resume needs a model file: maps of a model in memory cannot be identified.")
@@ -99,8 +104,7 @@ def predict(
             from landcover.io.vectors import vector_driver
         vector_driver(Path(f"map.{options.vector}"))
     tasks = plan(inputs, Path(out), options, model_gsd=result.model_gsd)
-    print(f"Model: {result.model}, on {result.runtime} ({result.device}).", file=sys.stderr)
-    _tell_assumed(tasks, result.model_gsd)
+    _log.info("Model: %s, on %s (%s).", result.model, result.runtime, result.device)
     tags = _provenance(result, options, precision)
     if options.resume:
         found = [read_kept(task, options, tags, result.legend) for task in tasks]
@@ -149,13 +153,17 @@ def _make(
             else parallel_map(make, tasks, workers=options.jobs, stopped=stopped)
         )
         outcomes = made if alone else track(made, "Predicting", total=len(tasks))
-        for task, outcome in zip(tasks, outcomes, strict=True):
+        began = time.monotonic()
+        for number, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True), 1):
+            count, took = f"{number} of {len(tasks)}", time.monotonic() - began
             if isinstance(outcome, MadeMap):
                 result.maps.append(outcome)
+                _log.info("%s: %s mapped, %.1f s", count, task.name, took)
             else:
-                result.failed[task.name] = str(
-                    outcome or f"{task.name}: skipped because the run was stopped."
-                )
+                reason = str(outcome or f"{task.name}: skipped because the run was stopped.")
+                result.failed[task.name] = reason
+                _log.warning("%s: skipped. %s", count, reason)
+            began = time.monotonic()
     finally:
         stopped.set()
 
@@ -199,19 +207,10 @@ def _provenance(result: Prediction, options: PredictOptions, precision: str) -> 
         "LANDCOVER_MODEL_SHA256": result.model_sha256,
         "LANDCOVER_MODEL_GSD": f"{result.model_gsd:g}",
         "LANDCOVER_RUNTIME": f"{result.runtime} {precision}",
-        "LANDCOVER_MIN_REGION": options.min_region,
+        "LANDCOVER_MODEL_LICENCE": result.licence or None,
+        "LANDCOVER_MIN_REGION": None if options.min_region is None else str(options.min_region),
     }
     return {name: value for name, value in tags.items() if value is not None}
-
-
-def _tell_assumed(tasks: Sequence[Task], model_gsd: float) -> None:
-    assumed = [task.name for task in tasks if task.gsd_source == "assumed"]
-    if assumed:
-        print(
-            f"Note: nothing tells the scale of {len(assumed)} of {len(tasks)} images, such as {assumed[0]}; "
-            f"the model's {model_gsd:g} m per pixel is assumed. If that is wrong, pass --gsd.",
-            file=sys.stderr,
-        )
 
 
 def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], legend: Legend) -> MadeMap | None:

@@ -13,12 +13,13 @@ import numpy.typing as npt
 from landcover.errors import UsageError
 from landcover.inference.grid import Grid
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import GsdSource, Task
+from landcover.inference.plan import Task
 from landcover.io import read_imagery
 from landcover.legend import UInt8Array
 from landcover.model.filling import any_within
 from landcover.model.preprocessing import Size, resample_rows, source_rows
 from landcover.raster import Georeference, Scene, open_scene, pixel_sides, row_areas
+from landcover.scale import GsdSource, unknown_gsd
 from landcover.windows import Window
 
 BoolArray = npt.NDArray[np.bool_]
@@ -324,7 +325,7 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
     Args:
         task: The image.
         options: How it is read.
-        model_gsd: What is assumed of a scene at an address that does not tell its scale.
+        model_gsd: GSD of a scene of unknown scale, if ``options.gsd`` is ``"model"``.
 
     Raises:
         DataError: If it cannot be read.
@@ -336,6 +337,7 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
                 f"{task.name} is a picture without georeference; --bbox and --aoi cannot be used."
             )
         source = ArraySource(*read_imagery(task.path, max_pixels=options.max_pixels))
+        _check_known(task, options, task.gsd_source, model_gsd)
         yield Imagery(source, task.gsd, (task.gsd, task.gsd), task.gsd_source, None)
         return
     with open_scene(
@@ -352,7 +354,13 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
         elif gsd_source == "raster" and scene.gsd is not None:
             # That of the part that is mapped, which may be far from the middle of the file.
             gsd, sides = scene.gsd, _sides(scene, scene.gsd)
+        _check_known(task, options, gsd_source, model_gsd)
         yield Imagery(scene, gsd, sides, gsd_source, scene.georeference)
+
+
+def _check_known(task: Task, options: PredictOptions, source: GsdSource, model_gsd: float) -> None:
+    if source == "assumed" and options.gsd != "model":
+        raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")
 
 
 def _sides(scene: Scene, gsd: float) -> tuple[float, float]:

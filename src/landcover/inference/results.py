@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from landcover.inference.plan import GsdSource, Task
+from landcover.inference.plan import Task
 from landcover.legend import Legend
 from landcover.model.preprocessing import Size
 from landcover.ood import OodReport
 from landcover.raster.zonal import Area, ClassAreas
+from landcover.scale import GsdSource
 from landcover.windows import Window
 
 
@@ -50,6 +51,7 @@ class Prediction:
         model_gsd: Metres per pixel that the model works at.
         runtime: The library that computed.
         device: Where it computed.
+        licence: Terms of the model's weights, in words; empty where its card has none.
         maps: The maps written.
         kept: Maps that were there already and were kept; they count in all sums.
         failed: Why an image was skipped, by its name.
@@ -61,6 +63,7 @@ class Prediction:
     model_gsd: float
     runtime: str
     device: str
+    licence: str = ""
     maps: list[MadeMap] = field(default_factory=list)
     kept: list[MadeMap] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -93,6 +96,7 @@ class Prediction:
             "model_gsd": self.model_gsd,
             "runtime": self.runtime,
             "device": self.device,
+            "licence": self.licence,
             "classes": [asdict(area) for area in self.areas],
             "maps": [self._map(made) for made in self.all],
             "kept": [str(made.task.map) for made in self.kept],

@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 
 from landcover.errors import ImageError, OutputError, UsageError
@@ -19,23 +18,10 @@ from landcover.inference.results import MadeMap
 from landcover.io.readahead import read_ahead
 from landcover.legend import Legend, UInt8Array
 from landcover.model.runtimes import Runtime
-from landcover.postprocess import parse_min_region, remove_small_regions, sieve_bands
+from landcover.postprocess import remove_small_regions, sieve_bands
 from landcover.raster import RasterSpec, write_bands
 from landcover.raster.mapfiles import write_map_file
 from landcover.raster.zonal import ClassAreas, Float64Array, ZoneAreas, read_zones
-
-_NOT_IN_MAP = (
-    "resume",
-    "force",
-    "jobs",
-    "zones",
-    "zone_column",
-    "probabilities",
-    "confidence",
-    "qml",
-    "vector",
-)
-"""Options that do not change the map itself."""
 
 WORK = "LANDCOVER_WORK"
 """Tag of a map: digest of the scene and of the options that change it."""
@@ -114,7 +100,7 @@ def make_map(
             areas,
             {} if zones is None else zones.zones,
             log.damaged,
-            (*log.notes, *_assumed(task, imagery)),
+            log.notes,
             report,
         )
 
@@ -151,7 +137,7 @@ def make_blocks(
         grid,
         numbers=numbers,
         batch=options.batch,
-        tta=options.turns,
+        tta=options.tta,
         profile=runtime.card.imagery,
     )
     with closing(read_ahead(blocks)) as ahead:
@@ -226,7 +212,7 @@ def _cleaned(work: SceneWork, spec: RasterSpec, options: PredictOptions, gsd: fl
     if options.min_region is None:
         yield from classes.strips()
         return
-    min_pixels = parse_min_region(options.min_region, gsd)
+    min_pixels = options.min_region.pixels(gsd)
     if spec.height * spec.width <= IN_MEMORY_PIXELS:
         yield remove_small_regions(classes.read(0, spec.height), min_pixels)
     else:
@@ -248,8 +234,7 @@ def _counted(
 
 def work_digest(task: Task, options: PredictOptions) -> str:
     """Return a digest of all that a map depends on but the model: the scene and the options."""
-    told = {name: value for name, value in asdict(options).items() if name not in _NOT_IN_MAP}
-    work: dict[str, object] = {"scene": task.name, "gsd": task.gsd, "options": told}
+    work: dict[str, object] = {"scene": task.name, "gsd": task.gsd, "options": options.identity()}
     files = [task.image, options.aoi]
     for file in (file for file in files if isinstance(file, Path) and file.exists()):
         status = file.stat()
@@ -285,10 +270,3 @@ def _zones(
         )
     place, size = imagery.georeference, imagery.size
     return read_zones(options.zones, options.zone_column, place, size, legend, row_areas)
-
-
-def _assumed(task: Task, imagery: Imagery) -> list[str]:
-    """Return the note that a scene's scale is assumed, where that was not known when work was planned."""
-    if imagery.gsd_source != "assumed" or task.gsd_source == "assumed":
-        return []
-    return [f"{task.name} does not tell its scale; the model's {imagery.gsd:g} m is assumed. Or pass --gsd."]

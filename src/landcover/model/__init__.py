@@ -3,9 +3,9 @@
 Importing this package loads neither torch nor timm; asking for anything but :class:`ModelConfig` does.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from landcover.extras import needs
+from landcover.extras import lazy_names
 from landcover.model.settings import ModelConfig
 
 if TYPE_CHECKING:
@@ -27,22 +27,17 @@ __all__ = [
     "register",
 ]
 
-_HOMES = {
-    "MODELS": "registry",
-    "TESTED_ENCODERS": "encoders",
-    "DeepLabV3Plus": "deeplabv3plus",
-    "EncoderInfo": "catalogue",
-    "build_model": "registry",
-    "describe_encoder": "catalogue",
-    "parameter_groups": "parameters",
-    "register": "registry",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    with needs("train"):
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "MODELS": "registry",
+        "TESTED_ENCODERS": "encoders",
+        "DeepLabV3Plus": "deeplabv3plus",
+        "EncoderInfo": "catalogue",
+        "build_model": "registry",
+        "describe_encoder": "catalogue",
+        "parameter_groups": "parameters",
+        "register": "registry",
+    },
+    extra="train",
+)

@@ -5,8 +5,6 @@ GDAL does the reading and writing, through rasterio, by strips of rows: no raste
 
 from landcover.raster.address import display_name
 from landcover.raster.areas import row_areas
-from landcover.raster.bands import Scaling, check_scaling
-from landcover.raster.extent import check_box
 from landcover.raster.georeference import (
     Georeference,
     ground_sample_distance,
@@ -22,11 +20,8 @@ from landcover.raster.writing import RasterSpec, write_bands, write_class_raster
 __all__ = [
     "Georeference",
     "RasterSpec",
-    "Scaling",
     "Scene",
     "Strip",
-    "check_box",
-    "check_scaling",
     "display_name",
     "ground_sample_distance",
     "open_scene",

@@ -14,6 +14,7 @@ from landcover.errors import DataError, SplitError, UsageError
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
 from landcover.progress import track
+from landcover.scale import unknown_gsd
 from landcover.training.sampling import Census, take_census
 
 MOST_SCALE = 100
@@ -93,10 +94,7 @@ def gather(
             "nothing to train on. Expected NAME_mask.png beside NAME_sat.jpg, or another known layout."
         )
     if dataset.gsd is None:
-        raise UsageError(
-            f"Nothing tells how many metres a pixel of {data} covers. Pass --gsd METRES, or write "
-            f"'gsd: METRES' into {data / 'landcover.yaml'}."
-        )
+        raise unknown_gsd(data)
     model_gsd = model_gsd or dataset.gsd
     check_scale(dataset.gsd, model_gsd, "the model")
     parts = split(dataset, split_name)
