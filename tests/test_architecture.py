@@ -10,18 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "landcover"
 
 ORDER = [
-    *[
-        "errors",
-        "hardening",
-        "extras",
-        "_gdal",
-        "progress",
-        "config",
-        "legend",
-        "metrics",
-        "windows",
-        "__init__",
-    ],
+    *["errors", "hardening", "extras", "_gdal", "progress", "config", "scale", "values", "legend"],
+    *["metrics", "windows", "__init__"],
     *["io", "raster", "ood", "model", "data", "unseen", "postprocess", "inference", "evaluation"],
     *["training", "exporting", "reporting", "benchmarks", "cli", "__main__"],
 ]

@@ -475,7 +475,7 @@ def test_names_of_classes_are_not_taken_for_markup(tmp_path: Path) -> None:
         (["--map", "map.tif"], "--map MAP and --truth FILE go together"),
         (["--truth", "t.tif"], "--map MAP and --truth FILE go together"),
         (["--map", "m.tif", "--truth", "t.tif", "--data", "d", "--maps", "o"], "without --data, --maps"),
-        (["--data", "d"], "Give --data DATA and --split NAME:part, or --map MAP and --truth FILE"),
+        (["--data", "d"], "Pass --data DATA and --split NAME:part, or --map MAP and --truth FILE"),
     ],
 )
 def test_options_that_do_not_go_together(arguments: list[str], message: str) -> None:

@@ -20,7 +20,7 @@ from landcover.data import open_dataset
 from landcover.errors import DataError, ModelError, OutputError, SplitError, UsageError
 from landcover.evaluation import evaluate, temperature
 from landcover.evaluation.temperature import fit_temperature
-from landcover.inference.engine import bands
+from landcover.inference.engine import row_blocks
 from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource
 from landcover.legend import DEEPGLOBE, IGNORE
@@ -164,9 +164,9 @@ def test_the_logits_are_those_of_the_delivered_probabilities() -> None:
     image = noise(64, seed=5)[:57]
     grid = make_grid(image.shape[:2], runtime)
     logits = temperature._logits(runtime, image, grid)
-    (band,) = bands(runtime, ArraySource(image), grid)
+    (block,) = row_blocks(runtime, ArraySource(image), grid)
     odds = np.exp(logits / 1.7)
-    np.testing.assert_allclose(odds / odds.sum(axis=0), band.cells, atol=1e-5)
+    np.testing.assert_allclose(odds / odds.sum(axis=0), block.logit_grid, atol=1e-5)
 
 
 def test_of_very_many_cells_some_are_drawn_from_all_rows_and_columns(
@@ -331,7 +331,7 @@ def test_a_run_that_left_nothing_to_fit_on_takes_the_temperature_of_one_made_ali
     record = card.calibration
     assert (record["like"], record["split_of_like"]) == (said["sha256"], "folders:val")
     assert not {"split", "nll", "ece", "pixels"} & record.keys()  # nothing was measured on this model
-    assert "not measured on this one" in done.stdout
+    assert "not measured here" in done.stdout
 
     for arguments, words in [
         ([str(run), "--like", str(like)], "has been calibrated already"),
@@ -392,7 +392,7 @@ def test_what_cannot_be_calibrated_is_left_as_it_was(tmp_path: Path, monkeypatch
     with pytest.raises(SplitError):
         landcover.calibrate(run, data, "folders:test")
     (data / "landcover.yaml").unlink()
-    with pytest.raises(UsageError, match=r"the model needs them\. Pass --gsd"):
+    with pytest.raises(UsageError, match=r"the model needs.*--gsd"):
         landcover.calibrate(run, data, "folders:val")
     unknown = write_images(tmp_path / "unknown", [(40, 40)])
     Image.new("RGB", (40, 40)).save(unknown / "val/0_mask.png")
@@ -499,7 +499,7 @@ def test_the_command_calibrates_and_info_shows_it(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     said = json.loads((tmp_path / "r.json").read_text())
     assert f"Temperature {said['temperature']:.4f} (was 1.7000), fitted on 720 pixels" in done.stdout
-    assert "export again" in done.stdout
+    assert "Export the run again" in done.stdout
     shown = CliRunner().invoke(build(), ["info", str(run)])
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
     assert f"temperature {said['temperature']:g}" in lines

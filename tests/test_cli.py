@@ -1,16 +1,21 @@
 """How the command line ends: statuses and messages that no single verb owns."""
 
 import errno
+import importlib.util
 import io
+import json
+import logging
 import os
+import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from landcover import cli
 from landcover.errors import DataError, UsageError
@@ -76,11 +81,11 @@ def test_ctrl_c_ends_every_verb_with_130_and_a_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("landcover.data.prepare", interrupted)
     done = CliRunner().invoke(cli.build(), ["prepare", "data", "--out", "cache"])
     assert done.exit_code == 130
-    assert done.stderr.startswith("Interrupted.")
-    assert "Run the same command" in done.stderr
+    assert "Interrupted." in done.stderr
+    assert "--force" not in done.stderr
 
 
-def test_the_overview_tells_of_each_verb_what_its_docstring_does() -> None:
+def test_the_overview_lists_each_verb_what_its_docstring_does() -> None:
     from importlib import import_module
 
     from landcover.cli import build, summary, verbs
@@ -162,3 +167,152 @@ def test_a_report_is_no_file_that_the_command_names_otherwise(
     done = CliRunner().invoke(cli.build(), ["export", "run", "--out", "m.onnx", "--stac-mlm", "run.tif"])
     assert "--stac-mlm would write run.tif" in str(done.exception)
     assert zones.read_text() == "precious"
+
+
+def invoke(*words: str) -> Result:
+    return CliRunner().invoke(cli.build(), [*words], terminal_width=80, catch_exceptions=False)
+
+
+def test_the_version_and_the_help_of_a_verb() -> None:
+    from landcover import __version__
+
+    assert invoke("--version").stdout == f"{__version__}\n"
+    assert invoke("help", "clean").stdout == invoke("clean", "--help").stdout != ""
+    assert invoke("help").stdout == invoke("--help").stdout
+    result = CliRunner().invoke(cli.build(), ["help", "cleen"])
+    assert isinstance(result.exception, UsageError)
+    assert "'clean'" in str(result.exception)
+
+
+def test_help_lists_options_in_groups_and_each_once() -> None:
+    page = invoke("predict", "--help").stdout
+    headings = ("Most used:", "Input:", "Processing:", "Products:", "Reports:", "General:")
+    places = [page.index(f"\n{heading}\n") for heading in headings]
+    assert places == sorted(places)
+    first = page[places[0] : places[1]]
+    assert re.findall(r"^  (--\S+)", first, re.MULTILINE) == [
+        *["--model", "--out", "--gsd", "--min-region", "--force"],
+    ]
+    flags = re.findall(r"^  (?:-\w, )?(--\S+)", page, re.MULTILINE)
+    assert len(flags) == len(set(flags)) >= 30
+
+
+@pytest.mark.parametrize("verb", cli.verbs())
+def test_every_verb_has_a_help_that_fits_80_columns(verb: str) -> None:
+    page = invoke(verb, "--help").stdout
+    assert max(map(len, page.splitlines())) <= 80
+    assert "--log-file" in page
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_every_shell_has_a_completion(shell: str) -> None:
+    code = "from landcover.cli import main; main()"
+    environment = {**os.environ, "_LANDCOVER_COMPLETE": f"source_{shell}"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0
+    assert "_LANDCOVER_COMPLETE" in done.stdout.upper()
+
+
+def test_the_reference_page_is_current() -> None:
+    tool = Path(__file__).parents[1] / "tools" / "command_line.py"
+    spec = importlib.util.spec_from_file_location("command_line", tool)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page(), "run: python tools/command_line.py"
+
+
+@pytest.mark.parametrize("words", [["info", "starter"], ["doctor"], ["models"], ["presets"]])
+def test_what_verbs_list_fits_80_columns_and_is_there_as_json(words: list[str]) -> None:
+    assert max(map(len, invoke(*words).stdout.splitlines())) <= 80
+    assert json.loads(invoke(*words, "--json", "-").stdout)
+
+
+def test_a_preset_and_a_configuration_are_printed_as_yaml_that_can_be_read_again(tmp_path: Path) -> None:
+    from landcover.training import load_preset
+
+    printed = tmp_path / "config.yaml"
+    printed.write_text(invoke("presets", "demo").stdout)
+    assert load_preset(str(printed)) == load_preset("demo")
+    words = ("train", "--preset", "demo", "--set", "batch_size=3", "--steps", "7", "--show-config")
+    printed.write_text(invoke(*words).stdout)
+    assert (load_preset(str(printed)).batch_size, load_preset(str(printed)).steps) == (3, 7)
+    with pytest.raises(UsageError, match="--data and --out"):
+        invoke("train")
+
+
+# ---- messages
+
+
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A verb, ``prepare data --out cache``, that logs a line of each level and a warning."""
+
+    def prepare(*_: object, **__: object) -> object:
+        logger = logging.getLogger("landcover.data")
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING):
+            logger.log(level, "%s line\x1b[2J", logging.getLevelName(level).lower())
+        warnings.warn("look out", UserWarning, stacklevel=1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("landcover.data.prepare", prepare)
+    return ["prepare", "data", "--out", "cache"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--quiet"], ["warning", "look out", "Interrupted"]),
+        ([], ["info", "warning", "look out", "Interrupted"]),
+        (["--verbose"], ["debug", "info", "warning", "look out", "Interrupted"]),
+    ],
+)
+def test_lines_have_their_time_when_piped_and_their_level_is_chosen(
+    talk: list[str], options: list[str], expected: list[str]
+) -> None:
+    result = invoke(*talk, *options)
+    assert result.exit_code == 130
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert [word in line for word, line in zip(expected, lines, strict=True)] == [True] * len(expected)
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
+    assert "\x1b" not in result.stderr
+    assert logging.getLogger("landcover").handlers == []
+
+
+def test_log_lines_can_be_json_and_go_to_a_file(talk: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "run.log"
+    result = invoke(*talk, "--log-format", "json", "--log-file", str(file))
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    assert lines == [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["level"] for line in lines] == ["info", "warning", "warning", "warning"]
+    assert lines[0]["message"].startswith("info line")
+    assert lines[0]["logger"] == "landcover.data"
+    failed = invoke("clean", "absent", "--out", "o", "--min-region", "8", "--log-format", "json")
+    assert failed.exit_code == 2
+    assert json.loads(failed.stderr)["level"] == "error"
+    with pytest.raises(UsageError, match="--log-file"):
+        invoke(*talk, "--log-file", str(tmp_path))
+    with pytest.raises(UsageError, match="--quiet and --verbose"):
+        invoke(*talk, "--quiet", "--verbose")
+
+
+def test_sigterm_ends_a_prediction_with_130_and_names_resume(tmp_path: Path) -> None:
+    code = (
+        "import os, signal\nimport landcover.inference.maps as maps\n"
+        "maps.predict = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "from landcover.cli import main\nmain()"
+    )
+    words = ["predict", "a.png", "--model", "m.onnx", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_without_a_map_prints_no_table(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    result = invoke("predict", str(tmp_path / "a.png"), "--model", "starter", "--out", str(tmp_path / "out"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "0 of 1 maps" in result.stderr

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-import typer
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +15,8 @@ from rasterio.crs import CRS
 from typer.testing import CliRunner
 
 from imagefiles import class_index, cut, photo, png_bytes, save, save_palette, save_raster
-from landcover.cli.convert import convert as command
-from landcover.data.convert import convert
+from landcover.cli import build
+from landcover.data.conversion import convert
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.legend import DEEPGLOBE, NODATA
 
@@ -103,18 +102,21 @@ def test_a_legend_from_yaml_gives_its_own_index_order(tmp_path: Path) -> None:
         save(tmp_path / "index.png", ((index + 1) % 7).astype(np.uint8)),
     ]
     done = CliRunner().invoke(
-        app(),
-        [*map(str, files), "--to", "index", "--out", f"{tmp_path}/out", "--legend", f"{tmp_path}/glnet.yaml"],
+        build(),
+        [
+            "convert",
+            *map(str, files),
+            "--to",
+            "index",
+            "--out",
+            f"{tmp_path}/out",
+            "--legend",
+            f"{tmp_path}/glnet.yaml",
+        ],
     )
     assert done.exit_code == 0, done.output
     for file in files:
         np.testing.assert_array_equal(pixels(tmp_path / "out" / f"{file.stem}.png"), (index + 1) % 7)
-
-
-def app() -> typer.Typer:
-    application = typer.Typer(pretty_exceptions_enable=False)
-    application.command()(command)
-    return application
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,9 @@ def test_bad_files_are_reported_skipped_and_counted(masks: Path, tmp_path: Path)
     save(masks / "cmyk.jpg", photo(), mode="CMYK")
     cut(save(masks / "short.png", DEEPGLOBE.colours[class_index()]), -30)
     (masks / "empty.png").touch()
-    done = CliRunner().invoke(app(), [str(masks), "--to", "index", "--out", str(tmp_path / "out")])
+    done = CliRunner().invoke(
+        build(), ["convert", str(masks), "--to", "index", "--out", str(tmp_path / "out")]
+    )
     assert done.exit_code == 1
     assert "Converted 2 of 7 masks" in done.output
     for name, reason in {

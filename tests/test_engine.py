@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fake_runtime import ColourRuntime, ConstantRuntime, ContextRuntime, make_card
-from landcover.inference.engine import Band, bands
+from landcover.inference.engine import RowBlock, row_blocks
 from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource, ArrayStrip
 from landcover.legend import DEEPGLOBE
@@ -23,17 +23,17 @@ def noise(height: int, width: int) -> npt.NDArray[np.uint8]:
 
 def index_of(runtime: Runtime, source: ArraySource, **options: object) -> npt.NDArray[np.uint8]:
     grid = make_grid((source.height, source.width), runtime, **options)  # type: ignore[arg-type]
-    made = list(bands(runtime, source, grid))
+    made = list(row_blocks(runtime, source, grid))
     assert made[0].start == 0
     assert made[-1].stop == source.height
     assert all(after.start == before.stop for before, after in pairwise(made))
-    return np.concatenate([band.index(DEEPGLOBE) for band in made])
+    return np.concatenate([block.class_indices(DEEPGLOBE) for block in made])
 
 
 def probabilities_of(runtime: Runtime, source: ArraySource, **options: object) -> npt.NDArray[np.float32]:
     grid = make_grid((source.height, source.width), runtime, **options)  # type: ignore[arg-type]
-    made = bands(runtime, source, grid)
-    return np.concatenate([values for band in made for _, values in band.probabilities()], axis=1)
+    made = row_blocks(runtime, source, grid)
+    return np.concatenate([values for block in made for _, values in block.probabilities()], axis=1)
 
 
 @settings(max_examples=25, deadline=None)
@@ -102,10 +102,10 @@ def test_a_network_is_shown_mirrored_ground_where_there_is_no_imagery(gsd: float
     assert min(runtime.darkest) >= 200
 
 
-def assert_same_bands(found: list[Band], expected: list[Band]) -> None:
+def assert_same_blocks(found: list[RowBlock], expected: list[RowBlock]) -> None:
     for one, other in zip(found, expected, strict=True):
-        assert (one.start, one.stop) == (other.start, other.stop)
-        assert np.array_equal(one.cells, other.cells)
+        assert (one.number, one.start, one.stop) == (other.number, other.start, other.stop)
+        assert np.array_equal(one.logit_grid, other.logit_grid)
         assert np.array_equal(one.rows.low, other.rows.low)
         assert (one.valid is None) == (other.valid is None)
         assert one.valid is None or np.array_equal(one.valid, other.valid)
@@ -115,27 +115,28 @@ def assert_same_bands(found: list[Band], expected: list[Band]) -> None:
 
 @pytest.mark.parametrize("first", [1, 2, 3, 5])
 @pytest.mark.parametrize(("window_px", "overlap_px", "gsd"), [(128, 32, None), (128, 100, 0.7), (96, 0, 1.4)])
-def test_work_taken_up_at_a_band_gives_the_same_bits(
+def test_a_range_of_blocks_has_the_same_bits_as_the_whole_scene(
     first: int, window_px: int, overlap_px: int, gsd: float | None
 ) -> None:
     runtime, source = ContextRuntime(), ArraySource(noise(1100, 150), RNG.random((1100, 150)) > 0.1)
     grid = make_grid((1100, 150), runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
-    straight = list(bands(runtime, source, grid))
-    later = list(bands(runtime, source, grid, first=first))
-    expected = [band for band in straight if band.start >= grid.band_stop(first - 1)]
-    assert len(later) == len(expected) > 0
-    assert_same_bands(later, expected)
+    straight = list(row_blocks(runtime, source, grid))
+    for stop in (first + 1, len(grid.rows)):
+        numbers = range(first, stop)
+        assert_same_blocks(list(row_blocks(runtime, source, grid, numbers=numbers)), straight[first:stop])
 
 
 @pytest.mark.parametrize("first", [2, 3, 4, 5])
 def test_what_is_said_of_a_band_does_not_depend_on_how_rows_were_read(first: int) -> None:
-    """A band within rows that were read together with one row of nodata, and, taken up, without it."""
+    """A block within rows that were read together with one row of nodata, and, taken up, without it."""
     valid = np.ones((700, 64), bool)
     valid[128] = False
     runtime, source = ContextRuntime(), ArraySource(noise(700, 64), valid)
     grid = make_grid((700, 64), runtime, window_px=64, overlap_px=16)
-    expected = [b for b in bands(runtime, source, grid) if b.start >= grid.band_stop(first - 1)]
-    assert_same_bands(list(bands(runtime, source, grid, first=first)), expected)
+    expected = list(row_blocks(runtime, source, grid))[first:]
+    assert_same_blocks(
+        list(row_blocks(runtime, source, grid, numbers=range(first, len(grid.rows)))), expected
+    )
 
 
 def test_pixels_that_are_not_square_are_brought_to_a_square_grid() -> None:
@@ -143,10 +144,10 @@ def test_pixels_that_are_not_square_are_brought_to_a_square_grid() -> None:
     grid = make_grid((300, 600), runtime, gsd=(1.0, 0.5), window_px=0)
     assert grid.model_size == (300, 300)
     truth = RNG.integers(0, 6, (10, 10), dtype=np.uint8).repeat(30, 0).repeat(60, 1)
-    (band,) = bands(runtime, ArraySource(DEEPGLOBE.colours[truth]), grid)
+    (block,) = row_blocks(runtime, ArraySource(DEEPGLOBE.colours[truth]), grid)
     inside = np.zeros((30, 60), bool)
     inside[4:-4, 8:-8] = True
-    assert (band.index(DEEPGLOBE) == truth)[np.tile(inside, (10, 10))].all()
+    assert (block.class_indices(DEEPGLOBE) == truth)[np.tile(inside, (10, 10))].all()
     assert runtime.shapes == [(1, 300, 300, 3)]
 
 
@@ -156,13 +157,15 @@ def test_windows_without_imagery_are_not_run_and_do_not_touch_the_others() -> No
     valid[:, :130] = True
     all_there, some = ContextRuntime(), ContextRuntime()
     grid = make_grid((300, 600), some, window_px=128, overlap_px=64)
-    whole = np.concatenate([b.index(DEEPGLOBE) for b in bands(all_there, ArraySource(image), grid)])
-    made = list(bands(some, ArraySource(image, valid), grid))
+    whole = np.concatenate(
+        [b.class_indices(DEEPGLOBE) for b in row_blocks(all_there, ArraySource(image), grid)]
+    )
+    made = list(row_blocks(some, ArraySource(image, valid), grid))
     assert len(some.windows) < len(all_there.windows) / 2
-    found = np.concatenate([band.index(DEEPGLOBE) for band in made])
+    found = np.concatenate([block.class_indices(DEEPGLOBE) for block in made])
     # 16 pixels inside the border, the network sees imagery only.
     assert (found[:, :110] == whole[:, :110]).mean() > 0.9999
-    kept = [band.valid for band in made]
+    kept = [block.valid for block in made]
     assert all(part is not None for part in kept)
     assert np.array_equal(np.concatenate([part for part in kept if part is not None]), valid)
 
@@ -175,8 +178,8 @@ def test_what_stands_where_there_is_no_imagery_does_not_matter() -> None:
     other[~valid] = 255
     runtime = ContextRuntime()
     grid = make_grid((200, 200), runtime, window_px=128, overlap_px=32)
-    first, second = (list(bands(runtime, ArraySource(one, valid), grid)) for one in (image, other))
-    assert all(np.array_equal(a.cells, b.cells) for a, b in zip(first, second, strict=True))
+    first, second = (list(row_blocks(runtime, ArraySource(one, valid), grid)) for one in (image, other))
+    assert all(np.array_equal(a.logit_grid, b.logit_grid) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("gsd", [None, 0.6])
@@ -185,9 +188,9 @@ def test_probabilities_sum_to_one_also_beside_windows_without_imagery(gsd: float
     valid[20:110, 30:129] = True
     runtime = ConstantRuntime()
     grid = make_grid((200, 400), runtime, gsd=gsd, window_px=64, overlap_px=0)
-    for band in bands(runtime, ArraySource(noise(200, 400), valid), grid):
-        for rows, values in band.probabilities():
-            inside = valid[band.start + rows.start : band.start + rows.stop]
+    for block in row_blocks(runtime, ArraySource(noise(200, 400), valid), grid):
+        for rows, values in block.probabilities():
+            inside = valid[block.start + rows.start : block.start + rows.stop]
             assert np.allclose(values[:, inside].T, runtime.values, atol=1e-6)
 
 
@@ -198,14 +201,14 @@ def test_turning_averages_over_the_eight_symmetries() -> None:
     grid = make_grid((128, 128), runtime)
 
     def cells(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        (band,) = bands(runtime, ArraySource(np.ascontiguousarray(picture)), grid, turns=True)
-        return band.cells
+        (block,) = row_blocks(runtime, ArraySource(np.ascontiguousarray(picture)), grid, tta=True)
+        return block.logit_grid
 
     upright = cells(image)
     assert np.allclose(np.rot90(cells(np.rot90(image)), -1, axes=(1, 2)), upright, atol=1e-6)
     assert np.allclose(cells(image[:, ::-1])[:, :, ::-1], upright, atol=1e-6)
-    (plain,) = bands(runtime, ArraySource(image), grid)
-    assert not np.allclose(plain.cells, upright, atol=1e-3)
+    (plain,) = row_blocks(runtime, ArraySource(image), grid)
+    assert not np.allclose(plain.logit_grid, upright, atol=1e-3)
 
 
 def test_an_error_while_reading_reaches_the_caller_and_leaves_no_thread() -> None:
@@ -221,5 +224,5 @@ def test_an_error_while_reading_reaches_the_caller_and_leaves_no_thread() -> Non
     before = threading.active_count()
     grid = make_grid((1000, 64), runtime, window_px=64, overlap_px=0)
     with pytest.raises(OSError, match="gone"):
-        list(bands(runtime, Broken(noise(1000, 64)), grid))
+        list(row_blocks(runtime, Broken(noise(1000, 64)), grid))
     assert threading.active_count() == before

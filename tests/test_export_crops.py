@@ -70,7 +70,7 @@ def test_data_and_split_in_one_text(tmp_path: Path) -> None:
 def test_imagery_without_a_scale_or_images_is_refused(tmp_path: Path) -> None:
     root = write_images(tmp_path / "d")
     (root / "landcover.yaml").unlink()
-    with pytest.raises(UsageError, match=r"metres per pixel .* --gsd M"):
+    with pytest.raises(UsageError, match=r"metres per pixel.* --gsd 0.5"):
         open_imagery(root)
     assert open_imagery(root, gsd=2.0).gsd == 2.0
     (tmp_path / "empty").mkdir()

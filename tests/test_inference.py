@@ -155,7 +155,7 @@ def test_impossible_options_are_refused_whatever_the_image(side: int) -> None:
     for window_px, overlap_px in [(64, 64), (64, -1), (None, -1), (None, 10**6), (0, -1), (10**6, -1)]:
         with pytest.raises(UsageError, match="cannot overlap"):
             predict_index(ColourRuntime(), image, window_px=window_px, overlap_px=overlap_px)
-    with pytest.raises(UsageError, match="Windows of -5 px are not possible"):
+    with pytest.raises(UsageError, match="-5 px"):
         predict_index(ColourRuntime(), image, window_px=-5)
     with pytest.raises(ConfigError, match="ground sample distance"):
         predict_index(ColourRuntime(), image, gsd=-1)
@@ -163,7 +163,7 @@ def test_impossible_options_are_refused_whatever_the_image(side: int) -> None:
 
 def test_damaged_weights_make_no_map() -> None:
     for broken in (float("nan"), float("inf")):
-        with pytest.raises(ModelError, match="weights are damaged"):
+        with pytest.raises(ModelError, match="NaN"):
             predict_index(
                 ConstantRuntime((broken, 0.2, 0.3, 0.15, 0.05, 0.2)), np.zeros((40, 40, 3), np.uint8)
             )

@@ -16,29 +16,29 @@ from landcover.config import from_mapping
 from landcover.data.synthetic import make_dataset, make_scene
 from landcover.errors import ConfigError, ModelError
 from landcover.inference import PredictOptions, predict
-from landcover.inference.engine import bands
+from landcover.inference.blocks import ReadLog, joined
+from landcover.inference.engine import row_blocks
 from landcover.inference.grid import make_grid
-from landcover.inference.kept import read_unlike
+from landcover.inference.maps import read_ood
 from landcover.inference.reading import ArraySource
-from landcover.inference.rowstore import Told, Workplace
 from landcover.model import card as bundle
 from landcover.model.card import read_card, save_model
 from landcover.model.runtimes import TorchRuntime
 from landcover.ood import (
     FEATURES,
     LEVELS,
-    MUCH,
-    NOTHING,
+    WARN_FRACTION,
     ImageryProfile,
-    Look,
-    Unlike,
-    look,
+    OodReport,
+    OodStats,
     measure_profile,
+    ood_stats,
     window_features,
     windows,
 )
 from landcover.training import train
 from landcover.training.data import load_training_data, measure_imagery
+from landcover.windows import Window
 from onnx_models import save_exported
 from training_world import tiny
 
@@ -174,9 +174,9 @@ def test_the_same_images_give_the_same_profile_and_few_give_none() -> None:
 
 
 def test_what_was_learned_looks_like_itself(learned: ImageryProfile, unseen: list[np.ndarray]) -> None:
-    seen = [look(learned, image) for image in unseen]
-    assert sum(seen, NOTHING).verdict().share < 0.15
-    assert sum(one.verdict().share >= MUCH for one in seen) <= 1
+    seen = [ood_stats(learned, image) for image in unseen]
+    assert sum(seen, OodStats()).report().share < 0.15
+    assert sum(one.report().share >= WARN_FRACTION for one in seen) <= 1
 
 
 @pytest.mark.parametrize(
@@ -198,28 +198,32 @@ def test_what_looks_unlike_is_told_with_reasons(
     learned: ImageryProfile, unseen: list[np.ndarray], change: object, word: str
 ) -> None:
     altered = [np.ascontiguousarray(change(image)) for image in unseen]  # type: ignore[operator]
-    verdict = sum((look(learned, image) for image in altered), NOTHING).verdict()
-    assert verdict.share > MUCH
+    verdict = sum((ood_stats(learned, image) for image in altered), OodStats()).report()
+    assert verdict.share > WARN_FRACTION
     assert any(one in reason for one in word.split("|") for reason in verdict.reasons)
 
 
 def test_looks_add_up_whatever_the_order() -> None:
-    looks = [Look(10, 4, 1, (1500,) * len(FEATURES)), NOTHING, Look(30), Look(60, 60, 3, (500,) * 12)]
-    total = sum(looks, NOTHING)
-    assert total == sum(reversed(looks), NOTHING)
+    looks = [
+        OodStats(10, 4, 1, (1500,) * len(FEATURES)),
+        OodStats(),
+        OodStats(30),
+        OodStats(60, 60, 3, (500,) * 12),
+    ]
+    total = sum(looks, OodStats())
+    assert total == sum(reversed(looks), OodStats())
     assert (total.pixels, total.unlike, total.windows) == (100, 64, 4)
-    assert total.verdict().share == 0.64
-    assert NOTHING.verdict() is None
-    assert Look(30).verdict() == Unlike(0.0)
+    assert total.report().share == 0.64
+    assert OodStats().report() is None
+    assert OodStats(30).report() == OodReport(0.0)
 
 
 def test_the_warning() -> None:
-    assert Unlike(MUCH - 0.01, ("darker",)).warning("a.tif") is None
-    assert Unlike(0.374, ("darker", "bluer")).warning("a.tif") == (
-        "37 % of a.tif looks unlike the imagery this model learned from (mostly: darker, bluer): do not "
-        "trust the map there without checking."
-    )
-    assert " (mostly" not in Unlike(1.0).warning("a.tif")
+    assert OodReport(WARN_FRACTION - 0.01, ("darker",)).warning("a.tif") is None
+    warning = OodReport(0.374, ("darker", "bluer")).warning("a.tif")
+    assert warning is not None
+    for fact in ("a.tif", "out of distribution", "37 %", "darker, bluer"):
+        assert fact in warning
 
 
 # ---- the card
@@ -330,7 +334,7 @@ def test_predict_warns_of_swapped_bands_alone(
         options = PredictOptions(gsd=1.0, bands=bands_, window_px=256, jobs=2)
         made = predict([scene], runtime(learned), tmp_path / str(number), options)
         told = made.to_dict()["maps"][0]["unlike"]
-        assert (told["share"] > MUCH) is warned
+        assert (told["share"] > WARN_FRACTION) is warned
         assert bool(told["reasons"]) or not warned
         with rasterio.open(made.maps[0].task.map) as opened:
             assert json.loads(opened.tags()["LANDCOVER_UNLIKE"]) == told
@@ -353,24 +357,24 @@ def test_the_command_line_says_it_once_and_resume_says_it_again(
     for more in ([], ["--resume"]):
         done = CliRunner().invoke(cli.build(), [*arguments, *more, "--json", "-"], catch_exceptions=False)
         assert done.exit_code == 0
-        assert done.stderr.count("looks unlike the imagery this model learned from (mostly: ") == 1
-        assert json.loads(done.stdout)["maps"][0]["unlike"]["share"] > MUCH
+        assert done.stderr.count("out of distribution") == 1
+        assert json.loads(done.stdout)["maps"][0]["unlike"]["share"] > WARN_FRACTION
 
 
 @pytest.mark.parametrize(
     ("tag", "told"),
     [
-        ('{"share": 0.5, "reasons": ["darker"]}', Unlike(0.5, ("darker",))),
-        ('{"share": 0.0, "reasons": []}', Unlike(0.0, ())),
+        ('{"share": 0.5, "reasons": ["darker"]}', OodReport(0.5, ("darker",))),
+        ('{"share": 0.0, "reasons": []}', OodReport(0.0, ())),
         *[(tag, None) for tag in ("", "{}", "[1]", "null", '{"share": 7, "reasons": []}', '{"share": "x"}')],
     ],
 )
-def test_a_tag_that_others_wrote_says_nothing(tag: str, told: Unlike | None) -> None:
-    assert read_unlike(tag) == told
+def test_a_tag_that_others_wrote_says_nothing(tag: str, told: OodReport | None) -> None:
+    assert read_ood(tag) == told
 
 
 def test_a_tag_gives_a_terminal_no_orders() -> None:
-    told = read_unlike(json.dumps({"share": 1, "reasons": ["\x1b[2Jdarker"]}))
+    told = read_ood(json.dumps({"share": 1, "reasons": ["\x1b[2Jdarker"]}))
     assert told is not None
     assert "\x1b" not in str(told.warning("a.tif"))
 
@@ -408,27 +412,33 @@ def test_every_pixel_is_looked_at_once_and_resumed_work_sees_the_same(
     valid[:100, 700:] = False
     for mask, pixels in ((None, large.size // 3), (valid, int(valid.sum()))):
         source = ArraySource(large, mask)
-        straight = [band.look for band in bands(model, source, grid, profile=learned)]
-        assert sum(straight, NOTHING).pixels == pytest.approx(pixels, abs=0 if mask is None else 2000)
+        straight = [block.ood for block in row_blocks(model, source, grid, profile=learned)]
+        assert sum(straight, OodStats()).pixels == pytest.approx(pixels, abs=0 if mask is None else 2000)
         for first in range(1, len(grid.rows)):
-            resumed = [band.look for band in bands(model, source, grid, first=first, profile=learned)]
+            resumed = [
+                block.ood
+                for block in row_blocks(
+                    model, source, grid, numbers=range(first, len(grid.rows)), profile=learned
+                )
+            ]
             assert resumed == straight[first:]
-    assert all(band.look == NOTHING for band in bands(model, ArraySource(large), grid))
+    assert all(block.ood == OodStats() for block in row_blocks(model, ArraySource(large), grid))
 
 
-def test_what_was_seen_survives_a_killed_run(tmp_path: Path) -> None:
-    seen = Look(10, 4, 1, (-3,) * len(FEATURES))
-    folder, path = tmp_path / "w", tmp_path / "m"
-    folder.mkdir()
+def test_the_record_of_a_block_is_read_as_it_was_written() -> None:
+    log = ReadLog((Window(1, 2, 3, 4),), ("a note",), OodStats(10, 4, 1, (-3,) * len(FEATURES)))
+    assert ReadLog.from_record(json.loads(log.record(7))) == (7, log)
+    for other in ({}, [], {"stop": 1, "damaged": [], "notes": [], "ood": []}, None):
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            ReadLog.from_record(other)
 
-    def work_until_killed() -> None:
-        with Workplace(folder, path, {}, resume=False) as place:
-            place.store("index", 4, (2,)).append(np.zeros((2, 2), np.uint8))
-            place.commit(2, Told(look=seen))
-            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        work_until_killed()
-    with Workplace(folder, path, {}, resume=True) as place:
-        assert place.rows == 2
-        assert place.told.joined(Told(look=seen)).look == seen + seen
+def test_logs_are_joined_in_any_grouping() -> None:
+    stats = OodStats(10, 4, 1, (-3,) * len(FEATURES))
+    upper = ReadLog((Window(0, 64, 64, 64), Window(0, 0, 64, 64)), ("first", "second"), stats)
+    lower = ReadLog((Window(64, 64, 10, 64), Window(70, 0, 4, 64)), ("first",), stats)
+    together = joined([upper, lower])
+    assert together.damaged == (Window(0, 0, 64, 64), Window(0, 64, 74, 64), Window(70, 0, 4, 64))
+    assert together.notes == ("first", "second")
+    assert together.ood == stats + stats
+    assert joined([together]) == joined([joined([lower]), joined([upper])]) == together

@@ -166,14 +166,14 @@ def test_a_link_in_place_of_a_work_file_is_not_followed(
     tmp_path: Path, plant: Callable[[Path], None], write: Callable[..., object], name: str
 ) -> None:
     plant(tmp_path / "out" / name)
-    assert not write(tmp_path)
+    failed = write(tmp_path)
+    assert not failed or name in str(failed)  # GDAL would read what is beside a map: it is refused by name
 
 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every map be too large for memory."""
     monkeypatch.setattr("landcover.inference.scene.IN_MEMORY_PIXELS", 0)
-    monkeypatch.setattr("landcover.inference.products.IN_MEMORY_PIXELS", 0)
 
 
 @pytest.mark.usefixtures("large")
@@ -196,7 +196,7 @@ def test_links_inside_a_planted_work_folder_are_removed_alone(
     """An archive that the user unpacked can bring a folder of the right name, owner and mode."""
     folder = tmp_path / "out/.a_mask.tif.landcover-tmp"
     folder.mkdir(mode=0o700, parents=True)
-    for name in ("state.json", "index.raw", "other"):
+    for name in ("work.json", "block-00000.json", "classes.raw", "classes.vrt", "other"):
         plant(folder / name)
     assert not run_predict(tmp_path)
     assert not folder.exists()

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fake_runtime import ColourRuntime, ConstantRuntime, make_card
 from landcover import cli
-from landcover.errors import ConfigError, DataError, MissingExtraError, ModelError, OutputError, UsageError
+from landcover.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
 from landcover.inference import Prediction, PredictOptions, predict
 from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE, NODATA
@@ -47,8 +47,9 @@ def files(folder: Path) -> list[str]:
 def run(
     inputs: Path | list[Path], out: Path, runtime: Runtime | None = None, **options: object
 ) -> Prediction:
+    """Predict; where no GSD is known, it is the model's."""
     inputs = inputs if isinstance(inputs, list) else [inputs]
-    return predict(inputs, runtime or ColourRuntime(), out, PredictOptions(**options))  # type: ignore[arg-type]
+    return predict(inputs, runtime or ColourRuntime(), out, PredictOptions(**{"gsd": "model"} | options))
 
 
 # ---- what is written
@@ -185,7 +186,7 @@ def test_maps_tell_their_origin(tmp_path: Path) -> None:
 # ---- scale
 
 
-def test_who_tells_the_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_scale_is_never_guessed_silently(tmp_path: Path) -> None:
     plain = save(tmp_path / "in/deep/plain.png")
     raster = save_geotiff(tmp_path / "in/raster.tif")
 
@@ -194,11 +195,12 @@ def test_who_tells_the_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         return [(one.gsd, one.gsd_source) for one in made]
 
     assert scales() == [(0.5, "raster"), (1.0, "assumed")]
-    assert "nothing tells the scale of 1 of 2 images" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=rf"1 of 2 images .*{plain.name}.*--gsd 0.5.*--gsd model.* 1 m"):
+        scales(gsd=None)
     (tmp_path / "in/landcover.yaml").write_text("gsd: 2.5\n")
     assert scales() == [(0.5, "raster"), (2.5, "data folder")]
+    assert scales(gsd=None) == [(0.5, "raster"), (2.5, "data folder")]
     assert scales(gsd=0.25) == [(0.25, "option")] * 2
-    assert "nothing tells" not in capsys.readouterr().err
 
 
 def test_a_recognised_layout_tells_the_scale(tmp_path: Path) -> None:
@@ -294,17 +296,17 @@ def test_wrong_arguments_are_refused_before_any_work(tmp_path: Path) -> None:
         (UsageError, "No input", {"inputs": []}),
         (DataError, "does not exist", {"inputs": [path, tmp_path / "missing.png"]}),
         (DataError, "holds no images", {"inputs": [tmp_path / "empty"]}),
-        (ConfigError, "ground sample distance", {"gsd": 0.0}),
+        (UsageError, "ground sample distance", {"gsd": 0.0}),
         (UsageError, "LEFT < RIGHT", {"bbox": (2.0, 0.0, 1.0, 1.0)}),
         (UsageError, "MINIMUM < MAXIMUM", {"scaling": (0.0, float("nan"))}),
         (UsageError, "overlap", {"overlap_px": 64}),  # the window of the card
         (UsageError, r"http://\[::1/s\.tif is no address", {"inputs": ["http://[::1/s.tif"]}),
-        (UsageError, "no size of a region", {"min_region": "8000"}),
+        (UsageError, "8000px", {"min_region": "8000"}),
         (OutputError, "is a file", {"out": tmp_path / "file"}),
         (ModelError, "no model", {"model": tmp_path / "missing"}),
     ]
     for error, message, changes in cases:
-        arguments = {"inputs": [path], "model": ColourRuntime(), "out": out} | changes
+        arguments = {"inputs": [path], "model": ColourRuntime(), "out": out, "gsd": 1.0} | changes
         given = [arguments.pop(name) for name in ("inputs", "model", "out")]
         with pytest.raises(error, match=message):
             predict(*given, PredictOptions(**arguments))  # type: ignore[arg-type]
@@ -344,7 +346,9 @@ def test_the_command_prints_areas_and_writes_json(tmp_path: Path, model: Path) -
 
 def test_json_on_standard_output_is_alone_there(tmp_path: Path, model: Path) -> None:
     path = save(tmp_path / "1.png")
-    status, stdout, _ = command(path, "--model", model, "--out", tmp_path / "out", "--json", "-")
+    status, stdout, _ = command(
+        path, "--model", model, "--out", tmp_path / "out", "--gsd", "model", "--json", "-"
+    )
     assert status == 0
     assert json.loads(stdout)["maps"][0]["gsd_source"] == "assumed"
 
@@ -352,9 +356,9 @@ def test_json_on_standard_output_is_alone_there(tmp_path: Path, model: Path) -> 
 def test_the_command_fails_in_part(tmp_path: Path, model: Path) -> None:
     save(tmp_path / "in/1.png")
     (tmp_path / "in/2.png").write_text("no image")
-    status, _, stderr = command(tmp_path / "in", "--model", model, "--out", tmp_path / "out")
+    status, _, stderr = command(tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--gsd", 1)
     assert status == 1
-    assert "Skipped:" in stderr
+    assert f"skipped. {tmp_path / 'in/2.png'}" in stderr
     assert "1 of 2 maps" in stderr
 
 
@@ -370,7 +374,7 @@ def test_a_map_without_any_class_is_told_of(tmp_path: Path, model: Path) -> None
     path = save_geotiff(tmp_path / "a.tif", np.full((8, 9), 6, np.uint8), nodata=0)
     status, _, stderr = command(path, "--model", model, "--out", tmp_path / "out")
     assert status == 0
-    assert f"Note: {path} has no imagery in what was read of it" in stderr
+    assert f"{path}: no imagery" in stderr
     status, _, stderr = command(save_geotiff(tmp_path / "b.tif"), "--model", model, "--out", tmp_path / "out")
     assert "no imagery" not in stderr
 
@@ -386,7 +390,7 @@ def test_zones_that_lie_elsewhere_are_told_of(tmp_path: Path, model: Path) -> No
         out = tmp_path / name
         status, _, stderr = command(path, "--model", model, "--out", out, "--zones", zones)
         assert status == 0
-        assert (f"Note: no zone holds any imagery of {path}" in stderr) == (name == "there")
+        assert (f"{path}: no zone" in stderr) == (name == "there")
 
 
 def test_two_reports_are_two_files(tmp_path: Path, model: Path) -> None:
@@ -416,7 +420,7 @@ def test_inputs_may_stand_in_a_list(tmp_path: Path, model: Path, monkeypatch: py
     (tmp_path / "in/list.txt").write_text(text, encoding="utf-8-sig")
     monkeypatch.chdir(tmp_path)  # not from where the command is given, but from the list's folder
     out = tmp_path / "out"
-    status, _, stderr = command("5.png", "--list", "in/list.txt", "--model", model, "--out", out)
+    status, _, stderr = command("5.png", "--list", "in/list.txt", "--model", model, "--out", out, "--gsd", 1)
     assert status == 0, stderr
     assert files(out) == ["1_mask.png", "2 and_mask.png", "3_mask.png", "4_mask.png", "5_mask.png"]
 

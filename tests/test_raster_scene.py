@@ -24,6 +24,7 @@ from landcover.errors import DataError, ImageError, LandcoverError, MissingExtra
 from landcover.legend import DEEPGLOBE
 from landcover.raster import (
     Georeference,
+    RasterSpec,
     Scene,
     display_name,
     ground_sample_distance,
@@ -259,7 +260,7 @@ def test_refused_scenes_say_why(tmp_path: Path) -> None:
     write(tmp_path / "complex.tif", rgb().astype(np.complex64))
     write(tmp_path / "cmyk.tif", np.concatenate([rgb(), rgb()[:1]]), photometric="cmyk")
     write(tmp_path / "wide.tif", rgb().astype(np.uint16))
-    write_map(tmp_path / "map.tif", [np.zeros((9, 9), np.uint8)], 9, 9, DEEPGLOBE, None)
+    write_map(tmp_path / "map.tif", [np.zeros((9, 9), np.uint8)], RasterSpec(9, 9), DEEPGLOBE)
     save_palette(tmp_path / "p.png", np.zeros((9, 9), np.uint8), DEEPGLOBE.colours)
     (tmp_path / "empty.tif").write_bytes(b"")
     (tmp_path / "text.tif").write_text("no raster")
@@ -426,7 +427,9 @@ def test_a_box_is_read_outward_to_whole_pixels_and_stays_in_place(
         window = np.s_[int(row) : int(row) + scene.height, int(col) : int(col) + scene.width]
         assert np.array_equal(image, np.moveaxis(bands, 0, -1)[window])
         # Pixels of a map of the part land on those of the scene.
-        write_map(tmp_path / "m.tif", [image[..., 0] % 7], scene.height, scene.width, DEEPGLOBE, part)
+        write_map(
+            tmp_path / "m.tif", [image[..., 0] % 7], RasterSpec(scene.height, scene.width, part), DEEPGLOBE
+        )
     with rasterio.open(tmp_path / "m.tif") as map_:
         there = Georeference(map_.crs, map_.transform).points(np.array([0.5, 9.5]), np.array([0.5, 7.5]))
     back = Georeference(crs, ~transform).points(*there)

@@ -20,6 +20,7 @@ from landcover.io.files import is_temporary, work_folder_path
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
 from landcover.raster import (
     Georeference,
+    RasterSpec,
     open_scene,
     read_georeference,
     write_bands,
@@ -58,7 +59,9 @@ def most_frequent(index: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarra
 def test_a_written_map_keeps_place_classes_and_provenance(tmp_path: Path, cog: bool) -> None:
     index = class_map(1300, 700)
     path = tmp_path / "deep" / "map.tif"
-    write_map(path, strips(index, 300), 1300, 700, DEEPGLOBE, PLACE, tags={"LANDCOVER_VERSION": "1"}, cog=cog)
+    write_map(
+        path, strips(index, 300), RasterSpec(1300, 700, PLACE, {"LANDCOVER_VERSION": "1"}), DEEPGLOBE, cog=cog
+    )
     with rasterio.open(path) as source:
         assert np.array_equal(source.read(1), index)
         assert (source.crs, source.transform) == (PLACE.crs, PLACE.transform)
@@ -78,7 +81,7 @@ def test_a_written_map_keeps_place_classes_and_provenance(tmp_path: Path, cog: b
 @pytest.mark.parametrize("cog", [False, True])
 def test_overviews_show_the_most_frequent_class(tmp_path: Path, cog: bool) -> None:
     index = np.where(RNG.random((600, 1040)) < 0.5, RNG.integers(0, 7, (600, 1040)), 2).astype(np.uint8)
-    write_map(tmp_path / "m.tif", [index], 600, 1040, DEEPGLOBE, PLACE, cog=cog)
+    write_map(tmp_path / "m.tif", [index], RasterSpec(600, 1040, PLACE), DEEPGLOBE, cog=cog)
     with rasterio.open(tmp_path / "m.tif", overview_level=0) as source:
         reduced = source.read(1)
     expected, clear = most_frequent(index, 2)
@@ -89,7 +92,9 @@ def test_overviews_show_the_most_frequent_class(tmp_path: Path, cog: bool) -> No
 def test_a_map_may_have_no_overviews(tmp_path: Path) -> None:
     for cog in (False, True):
         path = tmp_path / f"{cog}.tif"
-        write_map(path, [class_map(600, 600)], 600, 600, DEEPGLOBE, PLACE, cog=cog, overviews=False)
+        write_map(
+            path, [class_map(600, 600)], RasterSpec(600, 600, PLACE), DEEPGLOBE, cog=cog, overviews=False
+        )
         with rasterio.open(path) as source:
             assert source.overviews(1) == []
 
@@ -99,11 +104,11 @@ def test_cloud_optimized_files_are_valid(tmp_path: Path, bands: int) -> None:
     validate = pytest.importorskip("rio_cogeo").cog_validate
     path = tmp_path / "a.tif"
     if bands == 1:
-        write_map(path, [class_map(900, 1100)], 900, 1100, DEEPGLOBE, PLACE, cog=True)
+        write_map(path, [class_map(900, 1100)], RasterSpec(900, 1100, PLACE), DEEPGLOBE, cog=True)
     else:
         values = RNG.integers(0, 256, (bands, 900, 1100), dtype=np.uint8)
         names = DEEPGLOBE.scored_names
-        write_bands(path, [values], bands, 900, 1100, PLACE, names=names, cog=True)
+        write_bands(path, [values], RasterSpec(900, 1100, PLACE), names, cog=True)
     valid, errors, warnings = validate(path, strict=True)
     assert (valid, errors, warnings) == (True, [], [])
 
@@ -114,13 +119,13 @@ def test_the_same_pixels_give_the_same_bytes_however_they_are_cut(tmp_path: Path
     written = set()
     for number, rows in enumerate([1100, 1, 77, 512, 1100]):
         path = tmp_path / f"{number}.tif"
-        write_map(path, strips(index, rows), *index.shape, DEEPGLOBE, PLACE, cog=cog)
+        write_map(path, strips(index, rows), RasterSpec(*index.shape, PLACE), DEEPGLOBE, cog=cog)
         written.add(path.read_bytes())
     assert len(written) == 1
     probabilities = RNG.integers(0, 256, (3, 520, 600), dtype=np.uint8)
     for rows in (520, 77):
         path = tmp_path / f"p{rows}.tif"
-        write_bands(path, strips(probabilities, rows), 3, 520, 600, PLACE, names="abc", cog=cog)
+        write_bands(path, strips(probabilities, rows), RasterSpec(520, 600, PLACE), "abc", cog=cog)
     assert (tmp_path / "p520.tif").read_bytes() == (tmp_path / "p77.tif").read_bytes()
 
 
@@ -131,7 +136,7 @@ def test_any_size_comes_back(
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "a.tif"
     values = RNG.integers(0, 256, (count, height, width), dtype=np.uint8)
-    write_bands(path, strips(values, rows), count, height, width, PLACE, names="abcd"[:count])
+    write_bands(path, strips(values, rows), RasterSpec(height, width, PLACE), "abcd"[:count])
     with rasterio.open(path) as source:
         assert np.array_equal(source.read(), values)
 
@@ -153,7 +158,7 @@ TURNED = Affine(0.48, 0.14, 5e5, 0.14, -0.48, 5.7e6)
 )
 def test_the_place_is_kept(tmp_path: Path, crs: int, transform: Affine, cog: bool) -> None:
     place = Georeference(CRS.from_epsg(crs), transform)
-    write_map(tmp_path / "a.tif", [class_map(30, 40)], 30, 40, DEEPGLOBE, place, cog=cog)
+    write_map(tmp_path / "a.tif", [class_map(30, 40)], RasterSpec(30, 40, place), DEEPGLOBE, cog=cog)
     read = read_georeference(tmp_path / "a.tif")
     assert read is not None
     assert read.crs == place.crs
@@ -168,7 +173,7 @@ def test_the_place_is_kept(tmp_path: Path, crs: int, transform: Affine, cog: boo
 def test_bands_have_names_scale_and_tags(tmp_path: Path, place: Georeference | None, cog: bool) -> None:
     values = RNG.integers(0, 256, (6, 60, 90), dtype=np.uint8)
     path, names = tmp_path / "p.tif", DEEPGLOBE.scored_names
-    write_bands(path, strips(values, 25), 6, 60, 90, place, names=names, tags={"A": "b"}, cog=cog)
+    write_bands(path, strips(values, 25), RasterSpec(60, 90, place, {"A": "b"}), names, cog=cog)
     with rasterio.open(path) as source:
         assert np.array_equal(source.read(), values)
         assert source.descriptions == names
@@ -181,13 +186,13 @@ def test_bands_have_names_scale_and_tags(tmp_path: Path, place: Georeference | N
 def test_an_array_in_memory_is_written_alike(tmp_path: Path) -> None:
     index = class_map(40, 50)
     write_class_raster(tmp_path / "a.tif", index, DEEPGLOBE, PLACE, tags={"A": "b"})
-    write_map(tmp_path / "b.tif", [index], 40, 50, DEEPGLOBE, PLACE, tags={"A": "b"})
+    write_map(tmp_path / "b.tif", [index], RasterSpec(40, 50, PLACE, {"A": "b"}), DEEPGLOBE)
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
 def test_a_style_tells_qgis_names_and_colours(tmp_path: Path) -> None:
     legend = Legend("odd", (LandClass('<a & "b">', (1, 2, 255)), LandClass("Wälder", (0, 255, 16))), None)
-    write_map(tmp_path / "m.tif", [class_map(9, 9) % 2], 9, 9, legend, PLACE, qml=True)
+    write_map(tmp_path / "m.tif", [class_map(9, 9) % 2], RasterSpec(9, 9, PLACE), legend, qml=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.qml", "m.tif"]
     renderer = ElementTree.parse(tmp_path / "m.qml").find("./pipe/rasterrenderer")
     assert renderer is not None
@@ -205,9 +210,11 @@ def test_a_style_tells_qgis_names_and_colours(tmp_path: Path) -> None:
 def test_existing_files_stay_without_force(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
     with pytest.raises(OutputError, match="exists already"):
-        write_map(tmp_path / "map.tif", [class_map(4, 4)], 4, 4, DEEPGLOBE, PLACE, qml=True)
+        write_map(tmp_path / "map.tif", [class_map(4, 4)], RasterSpec(4, 4, PLACE), DEEPGLOBE, qml=True)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "precious")]
-    write_map(tmp_path / "map.tif", [class_map(4, 4)], 4, 4, DEEPGLOBE, PLACE, qml=True, force=True)
+    write_map(
+        tmp_path / "map.tif", [class_map(4, 4)], RasterSpec(4, 4, PLACE), DEEPGLOBE, qml=True, force=True
+    )
     assert (tmp_path / name).read_bytes() != b"precious"
 
 
@@ -217,12 +224,10 @@ def test_strips_that_fail_leave_nothing(tmp_path: Path) -> None:
         raise DataError("the scene ends here")
 
     with pytest.raises(DataError, match="ends here"):
-        write_map(tmp_path / "m.tif", failing(), 40, 30, DEEPGLOBE, PLACE)
+        write_map(tmp_path / "m.tif", failing(), RasterSpec(40, 30, PLACE), DEEPGLOBE)
     for wrong in ([class_map(20, 30)], [class_map(40, 31)], [class_map(40, 30).astype(np.int16)]):
         with pytest.raises(ValueError, match=r"raster of 40|does not fit"):
-            write_map(tmp_path / "m.tif", wrong, 40, 30, DEEPGLOBE, PLACE)
-    with pytest.raises(ValueError, match="2 bands"):
-        write_bands(tmp_path / "m.tif", [], 2, 4, 4, PLACE, names=["a"])
+            write_map(tmp_path / "m.tif", wrong, RasterSpec(40, 30, PLACE), DEEPGLOBE)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -231,13 +236,13 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from landcover.legend import DEEPGLOBE
-from landcover.raster import write_map
+from landcover.raster import RasterSpec, write_map
 
 def strips():
     yield np.zeros((20, 30), np.uint8)
     os.kill(os.getpid(), signal.SIGKILL)
 
-write_map(Path(sys.argv[1]), strips(), 40, 30, DEEPGLOBE, None)
+write_map(Path(sys.argv[1]), strips(), RasterSpec(40, 30), DEEPGLOBE)
 """
 
 
@@ -252,7 +257,7 @@ def test_what_a_killed_process_left_goes_when_the_map_is_written_again(tmp_path:
     engine = work_folder_path(path)
     engine.mkdir()
     (engine / "state.json").write_text("the engine's")
-    write_map(path, [class_map(40, 30)], 40, 30, DEEPGLOBE, PLACE)
+    write_map(path, [class_map(40, 30)], RasterSpec(40, 30, PLACE), DEEPGLOBE)
     assert sorted(tmp_path.rglob("*")) == [engine, engine / "state.json", path]
 
 
@@ -262,10 +267,10 @@ def test_two_writers_of_one_map_do_not_share_pixels(tmp_path: Path) -> None:
 
     def slowly() -> Iterator[np.ndarray]:
         yield index[:100]
-        write_map(path, [np.zeros_like(index)], 600, 300, DEEPGLOBE, PLACE)
+        write_map(path, [np.zeros_like(index)], RasterSpec(600, 300, PLACE), DEEPGLOBE)
         yield index[100:]
 
-    write_map(path, slowly(), 600, 300, DEEPGLOBE, PLACE)
+    write_map(path, slowly(), RasterSpec(600, 300, PLACE), DEEPGLOBE)
     with rasterio.open(path) as source:
         assert np.array_equal(source.read(1), index)
     assert [file.name for file in tmp_path.iterdir()] == ["map.tif"]
@@ -282,10 +287,10 @@ def test_a_map_asks_for_memory_beside_what_a_scene_has(
 
     monkeypatch.setattr(writing, "copy", watched)
     before = get_gdal_config("GDAL_CACHEMAX")
-    write_bands(tmp_path / "a.tif", [np.zeros((3, 9, 1000), np.uint8)], 3, 9, 1000, PLACE, names="abc")
+    write_bands(tmp_path / "a.tif", [np.zeros((3, 9, 1000), np.uint8)], RasterSpec(9, 1000, PLACE), "abc")
     with open_scene(tmp_path / "a.tif") as scene:
         alone = get_gdal_config("GDAL_CACHEMAX")
-        write_map(tmp_path / "b.tif", [class_map(9, 1000)], 9, 1000, DEEPGLOBE, PLACE)
+        write_map(tmp_path / "b.tif", [class_map(9, 1000)], RasterSpec(9, 1000, PLACE), DEEPGLOBE)
         assert get_gdal_config("GDAL_CACHEMAX") == alone
         assert scene.read_rows(0, 9).image.shape == (9, 1000, 3)
     three_bands, with_scene = limits
@@ -306,10 +311,10 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from landcover.errors import OutputError
-from landcover.raster import write_bands
+from landcover.raster import RasterSpec, write_bands
 
 def write(path):
-    write_bands(path, [values], 2, 600, 600, None, names="ab", cog=len(sys.argv) > 2)
+    write_bands(path, [values], RasterSpec(600, 600), "ab", cog=len(sys.argv) > 2)
 
 values = np.random.default_rng(0).integers(0, 256, (2, 600, 600), dtype=np.uint8)
 folder = Path(sys.argv[1])
@@ -342,7 +347,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, cog: list[st
 def test_long_and_narrow_maps_are_written(tmp_path: Path, size: tuple[int, int], cog: bool) -> None:
     """A level of 7 columns may have one: its ratio of widths, 7, is not the factor of its rows, 8."""
     index = class_map(*size)
-    write_map(tmp_path / "map.tif", [index], *size, DEEPGLOBE, PLACE, cog=cog)
+    write_map(tmp_path / "map.tif", [index], RasterSpec(*size, PLACE), DEEPGLOBE, cog=cog)
     with rasterio.open(tmp_path / "map.tif") as source:
         assert np.array_equal(source.read(1), index)
         assert len(source.overviews(1)) == (2 if size[0] == 1200 else 3)

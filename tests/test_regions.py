@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from landcover.errors import MaskError, UsageError
 from landcover.legend import NODATA
-from landcover.postprocess import parse_min_region, remove_small_regions
+from landcover.postprocess import remove_small_regions
 
 Map = npt.NDArray[np.uint8]
 
@@ -174,35 +174,3 @@ def test_bad_input() -> None:
         remove_small_regions(np.zeros((4, 4), np.int64), 4)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="at least 1"):
         remove_small_regions(np.zeros((4, 4), np.uint8), 0)
-
-
-@pytest.mark.parametrize(
-    ("text", "gsd", "pixels"),
-    [
-        ("8000px", None, 8000),
-        ("8000PX", 0.5, 8000),
-        (" 12 px ", None, 12),
-        ("2000m2", 0.5, 8000),
-        ("2000m2", 0.1, 200_000),
-        ("490m2", 0.7, 1000),  # 490 / 0.7**2 is 1000.0000000000001 in floating point
-        ("2000 m2", 1.195, 1401),  # 1400.5
-        ("1.5m2", 1.0, 2),
-        ("0m2", 1.0, 1),
-    ],
-)
-def test_min_region(text: str, gsd: float | None, pixels: int) -> None:
-    assert parse_min_region(text, gsd) == pixels
-
-
-@pytest.mark.parametrize("text", ["8000", "", "px", "-5px", "8000 pixels", "1e3px", "2000m", "2000 ha"])
-def test_min_region_without_a_unit_names_both_forms(text: str) -> None:
-    with pytest.raises(UsageError, match=r"8000px.*2000m2"):
-        parse_min_region(text, 0.5)
-
-
-def test_area_needs_a_gsd_that_can_be() -> None:
-    with pytest.raises(UsageError, match="--gsd"):
-        parse_min_region("2000m2", None)
-    for gsd in (0.0, -1.0, float("nan")):
-        with pytest.raises(UsageError, match="metres per pixel"):
-            parse_min_region("2000m2", gsd)

@@ -176,6 +176,6 @@ def test_the_verb(path: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(build(), ["sample", str(path), "--out", str(out), "--per-class", "5"])
     assert done.exit_code == 0, done.output
     assert "Drew 13 points" in done.stderr
-    assert "All pixels there are of: barren" in done.stderr
+    assert "barren" in done.stderr
     assert done.stdout == ""
     assert out.exists()

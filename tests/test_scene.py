@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from rasterio.crs import CRS
 from typer.testing import CliRunner
 
 from fake_runtime import ColourRuntime, ContextRuntime, make_card
-from landcover import cli
+from landcover import _gdal, cli
 from landcover.errors import OutputError, UsageError
 from landcover.inference import Prediction, PredictOptions, predict
 from landcover.legend import DEEPGLOBE, NODATA
@@ -68,7 +68,6 @@ def read(path: Path) -> npt.NDArray[np.uint8]:
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every map be too large for memory."""
     monkeypatch.setattr("landcover.inference.scene.IN_MEMORY_PIXELS", 0)
-    monkeypatch.setattr("landcover.inference.products.IN_MEMORY_PIXELS", 0)
 
 
 # ---- the map
@@ -141,11 +140,11 @@ def test_a_cloud_optimized_map_is_one(tmp_path: Path) -> None:
 
 def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", crs=None, transform=Affine.identity())
-    result = run(path, tmp_path)
+    result = run(path, tmp_path, gsd="model")
     assert result.maps[0].task.map == tmp_path / "a_mask.png"
     assert np.array_equal(read(tmp_path / "a_mask.png"), TRUTH)
     assert {area.hectares for area in result.areas} == {None}
-    run(path, tmp_path, map_format="tif")
+    run(path, tmp_path, gsd="model", map_format="tif")
     assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH)
 
 
@@ -255,7 +254,7 @@ def test_a_picture_has_no_place_for_boxes_and_polygons(tmp_path: Path, options: 
     from PIL import Image
 
     Image.fromarray(DEEPGLOBE.colours[TRUTH]).save(tmp_path / "a.png")
-    result = run(tmp_path / "a.png", tmp_path / "out", **options)
+    result = run(tmp_path / "a.png", tmp_path / "out", gsd=0.7, **options)
     assert "georeference" in result.failed[str(tmp_path / "a.png")]
     assert not list((tmp_path / "out").glob("*"))
 
@@ -300,7 +299,7 @@ def test_16_bits_need_a_scale(tmp_path: Path) -> None:
 
 def test_a_huge_png_is_refused_before_any_work(tmp_path: Path, small_memory: None) -> None:
     path = save(tmp_path / "a.tif", crs=None, transform=Affine.identity())
-    assert "--map-format tif" in run(path, tmp_path).failed[str(path)]
+    assert "--map-format tif" in run(path, tmp_path, gsd=0.7).failed[str(path)]
 
 
 # ---- resuming
@@ -324,36 +323,36 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import landcover.inference.scene, landcover.inference.products
-landcover.inference.scene.IN_MEMORY_PIXELS = landcover.inference.products.IN_MEMORY_PIXELS = 0
+import landcover.inference.scene
+landcover.inference.scene.IN_MEMORY_PIXELS = 0
 from test_scene import Slow, run_file
 run_file(Path({scene!r}), Path({out!r}), Slow({windows}), min_region="40px", confidence=True)
 """
 
 
-def kill_at(row: int, scene: Path, out: Path, windows: int) -> int:
-    """Start a prediction in a process of its own, kill it when so many rows are there; return how many."""
+def kill_at(blocks: int, scene: Path, out: Path, windows: int) -> int:
+    """Start a prediction in a process of its own, kill it after so many blocks; return how many."""
     places = {"tests": str(Path(__file__).parent), "scene": str(scene), "out": str(out)}
     process = subprocess.Popen([sys.executable, "-c", KILLED.format(windows=windows, **places)])
-    state, rows = out / ".a_mask.tif.landcover-tmp/state.json", 0
+    finished = 0
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and rows < row:
+    while time.monotonic() < deadline and finished < blocks:
         time.sleep(0.2)
-        rows = json.loads(state.read_text())["rows"] if state.exists() else 0
+        finished = len(list(out.glob(".a_mask.tif.landcover-tmp/block-*.json")))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    return rows
+    return finished
 
 
-@pytest.mark.parametrize(("windows", "row"), [(25, 50), (60, 150)])
+@pytest.mark.parametrize(("windows", "blocks"), [(25, 2), (60, 4)])
 def test_a_killed_scene_is_resumed_and_has_the_same_bytes(
-    tmp_path: Path, small_memory: None, windows: int, row: int
+    tmp_path: Path, small_memory: None, windows: int, blocks: int
 ) -> None:
     index = TRUTH.copy()
     index[150:260, 20:140] = 6
     path, out = save(tmp_path / "a.tif", index, nodata=0), tmp_path / "out"
     options = {"min_region": "40px", "confidence": True}
-    assert row <= kill_at(row, path, out, windows) < 400
+    assert blocks <= kill_at(blocks, path, out, windows) < 9
     assert not (out / "a_mask.tif").exists()
     resumed, whole = Slow(10**9), Slow(10**9)
     run_file(path, out, resumed, resume=True, **options)
@@ -378,13 +377,13 @@ class Interrupted(ContextRuntime):
         return super().coarse(batch)
 
 
-def test_an_interrupted_scene_says_how_to_go_on(
-    tmp_path: Path, small_memory: None, capsys: pytest.CaptureFixture[str]
+def test_an_interrupted_scene_names_the_option_to_continue(
+    tmp_path: Path, small_memory: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = save(tmp_path / "a.tif")
     with pytest.raises(KeyboardInterrupt):
         run_file(path, tmp_path / "out", Interrupted())
-    assert "--resume" in capsys.readouterr().err
+    assert "--resume" in caplog.text
     rest = Interrupted(10**9)
     run_file(path, tmp_path / "out", rest, resume=True)
     run_file(path, tmp_path / "straight", Interrupted(10**9))
@@ -392,25 +391,65 @@ def test_an_interrupted_scene_says_how_to_go_on(
     assert np.array_equal(read(tmp_path / "out/a_mask.tif"), read(tmp_path / "straight/a_mask.tif"))
 
 
-@pytest.mark.parametrize("state", ["", "[]", "{}", '{"work": 1, "rows": "x", "damaged": [], "notes": []}'])
-def test_work_whose_state_is_damaged_is_done_anew(tmp_path: Path, small_memory: None, state: str) -> None:
+def spoil_work(folder: Path) -> None:
+    (folder / "work.json").write_text("")
+
+
+def spoil_records(folder: Path) -> None:
+    for number, text in enumerate(["", "[]", "{}", '{"stop": "x", "damaged": [], "notes": [], "ood": {}}']):
+        (folder / f"block-{number:05}.json").write_text(text)
+
+
+def lose_rows(folder: Path) -> None:
+    os.truncate(folder / "classes.raw", 10)
+
+
+def lose_a_file(folder: Path) -> None:
+    (folder / "classes.raw").unlink()
+
+
+def lose_a_block(folder: Path) -> None:
+    """Blocks may be made in any order, by several processes."""
+    (folder / "block-00001.json").unlink()
+    with (folder / "classes.raw").open("r+b") as file:
+        file.seek(80 * 300)
+        file.write(bytes(10 * 300))
+
+
+@pytest.mark.parametrize("spoil", [spoil_work, spoil_records, lose_rows, lose_a_file, lose_a_block])
+def test_blocks_that_are_damaged_or_missing_are_computed_again(
+    tmp_path: Path, small_memory: None, spoil: Callable[[Path], None]
+) -> None:
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        run_file(path, out, Interrupted())
-    (out / ".a_mask.tif.landcover-tmp/state.json").write_text(state)
+        run_file(path, out, Interrupted(40))
+    folder = out / ".a_mask.tif.landcover-tmp"
+    assert len(list(folder.glob("block-*.json"))) >= 4
+    spoil(folder)
     run_file(path, out, Interrupted(10**9), resume=True)
     run_file(path, tmp_path / "straight", Interrupted(10**9))
     assert (out / "a_mask.tif").read_bytes() == (tmp_path / "straight/a_mask.tif").read_bytes()
     assert [p.name for p in out.iterdir()] == ["a_mask.tif"]
 
 
-def test_rows_that_are_lost_are_told_of(tmp_path: Path, small_memory: None) -> None:
+def test_work_that_ended_between_the_last_block_and_the_file_is_only_written(
+    tmp_path: Path, small_memory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        run_file(path, out, Interrupted())
-    os.truncate(out / ".a_mask.tif.landcover-tmp/index.raw", 10)
-    result = run_file(path, out, Interrupted(10**9), resume=True)
-    assert "without --resume" in result.failed[str(path)]
+    with monkeypatch.context() as patch:
+        patch.setattr("landcover.raster.writing.copy", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_file(path, out, Interrupted(10**9))
+    assert (out / ".a_mask.tif.landcover-tmp/classes.vrt").exists()
+    rest = Interrupted(0)
+    run_file(path, out, rest, resume=True)
+    run_file(path, tmp_path / "straight", Interrupted(10**9))
+    assert not rest.windows
+    assert (out / "a_mask.tif").read_bytes() == (tmp_path / "straight/a_mask.tif").read_bytes()
+    assert [p.name for p in out.iterdir()] == ["a_mask.tif"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no claims")
@@ -439,7 +478,7 @@ OTHERWISE: list[dict[str, object]] = [
     {"scaling": (0.0, 200.0)},
     {"bbox": (500_050, 5_699_700, 500_120, 5_699_900)},
     {"overlap_px": 8},
-    {"turns": True},
+    {"tta": True},
     {"min_region": "9px"},
     {"map_format": "cog"},
 ]
@@ -485,6 +524,46 @@ def test_maps_that_are_there_are_kept_and_counted(tmp_path: Path) -> None:
     assert again.kept[0].damaged == first.maps[0].damaged
 
 
+@pytest.mark.parametrize("map_format", ["tif", "cog"])
+def test_a_scene_is_opened_twice_and_a_map_that_is_kept_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, map_format: str
+) -> None:
+    path, out = save(tmp_path / "a.tif"), tmp_path / "out"
+    opened: list[str] = []
+    open_dataset = _gdal._open
+
+    def counting(path: str, *args: object, **options: object) -> object:
+        opened.append(Path(path).name)
+        return open_dataset(path, *args, **options)
+
+    monkeypatch.setattr(_gdal, "_open", counting)
+    run_file(path, out, map_format=map_format)
+    assert opened.count("a.tif") == 2
+    opened.clear()
+    assert run_file(path, out, map_format=map_format, resume=True).kept
+    assert opened.count("a_mask.tif") == 1
+
+
+def test_the_rows_of_a_large_map_are_on_disk_once(
+    tmp_path: Path, small_memory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GDAL reads the row buffer itself: beside it there are only the VRT and what GDAL writes."""
+    import landcover.raster.writing as writing
+
+    found: list[dict[str, int]] = []
+    copy = writing.copy
+
+    def looking(source: str, target: str, **options: object) -> None:
+        files = {file.name: file.stat().st_size for file in (tmp_path / "out").rglob("*.raw")}
+        found.append(files)
+        copy(source, target, **options)
+
+    monkeypatch.setattr(writing, "copy", looking)
+    run(save(tmp_path / "a.tif"), tmp_path / "out", probabilities=True, confidence=True)
+    pixels = TRUTH.size
+    assert found == [{"classes.raw": pixels, "confidence.raw": pixels, "probabilities.raw": 6 * pixels}] * 3
+
+
 def test_damage_is_not_forgotten_by_resuming(tmp_path: Path, small_memory: None) -> None:
     path, out = damaged(tmp_path / "a.tif"), tmp_path / "out"
     straight = run_file(path, tmp_path / "straight", Interrupted(10**9))
@@ -498,7 +577,7 @@ def test_damage_is_not_forgotten_by_resuming(tmp_path: Path, small_memory: None)
 def test_a_model_in_memory_cannot_resume(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a model file"):
         run(save(tmp_path / "a.tif"), tmp_path / "out", resume=True)
-    with pytest.raises(UsageError, match="Either --resume"):
+    with pytest.raises(UsageError, match=r"--resume.*--force"):
         PredictOptions(resume=True, force=True)
 
 
@@ -627,8 +706,8 @@ FULL = """
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import landcover.inference.scene, landcover.inference.products
-landcover.inference.scene.IN_MEMORY_PIXELS = landcover.inference.products.IN_MEMORY_PIXELS = {in_memory}
+import landcover.inference.scene
+landcover.inference.scene.IN_MEMORY_PIXELS = {in_memory}
 from test_scene import run
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 print(run(Path({scene!r}), Path({out!r})).failed)

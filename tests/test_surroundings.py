@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landcover.data import SceneTile
-from landcover.inference.filling import mirrored
 from landcover.legend import IGNORE
+from landcover.model.filling import mirrored
 from landcover.training.sampler import Crop, CropSampler, NeighbourTiles, assemble_crop, count_classes
 
 CLASSES = 3

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from landcover.errors import ConfigError, did_you_mean
+from landcover.errors import ConfigError, UsageError, did_you_mean
 
 
 class Config(BaseModel):
@@ -27,6 +27,50 @@ class Config(BaseModel):
     key_aliases: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Option:
+    """Declaration of one option; stands in the ``Annotated`` type of a field of :class:`Options`.
+
+    Attributes:
+        help: What it does, as the command line's help and the reference say it.
+        group: Heading of the help that it is listed under.
+        flag: Its name on the command line, where that is not the field's with dashes.
+        metavar: Placeholder for its value.
+        minimum: Smallest value of a number.
+        changes_map: Whether the map depends on it, so that ``--resume`` compares it.
+    """
+
+    help: str
+    group: str
+    flag: str | None = None
+    metavar: str | None = None
+    minimum: int | None = None
+    changes_map: bool = True
+
+
+class Options(Config):
+    """Base of option groups that Python users build: a wrong value is a :class:`UsageError`."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UsageError(" ".join(_faults(type(self), error))) from None
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        listed = "\n".join(f"        {name}: {option.help}" for name, option in cls.declared().items())
+        cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n\n    Attributes:\n{listed}\n    "
+
+    @classmethod
+    def declared(cls) -> dict[str, Option]:
+        """Return the declaration of each field, by name."""
+        return {
+            name: next(part for part in field.metadata if isinstance(part, Option))
+            for name, field in cls.model_fields.items()
+        }
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -111,8 +155,7 @@ def from_mapping(cls: type[C], data: Mapping[str, Any], source: str) -> C:
         # JSON is the strict mode that still turns lists into tuples and text into paths.
         return cls.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        faults = [_explain(cls, fault) for fault in error.errors(include_url=False)]
-        raise ConfigError("\n".join(f"{source}: {fault}" for fault in dict.fromkeys(faults))) from error
+        raise ConfigError("\n".join(f"{source}: {fault}" for fault in _faults(cls, error))) from error
 
 
 def load_config(cls: type[C], path: Path) -> C:
@@ -164,6 +207,11 @@ def dump_yaml(config: BaseModel) -> str:
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
 
+def _faults(cls: type[BaseModel], error: ValidationError) -> list[str]:
+    """Return a sentence for each different fault."""
+    return list(dict.fromkeys(_explain(cls, fault) for fault in error.errors(include_url=False)))
+
+
 def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
     """Turn one pydantic error into a sentence."""
     parts, known = _locate(cls, fault["loc"])
@@ -172,6 +220,9 @@ def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
         return f"unknown key {key!r}. {did_you_mean(parts[-1], known)}"
     if fault["type"] in ("missing", "missing_argument"):
         return f"{key} is missing."
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, UsageError) and issubclass(cls, Options):
+        return str(cause)  # a complete message
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected").rstrip(".")
     message = message.replace("a valid array", "a list in square brackets")
     if fault["type"] == "value_error" and isinstance(fault["input"], Mapping):

@@ -1,12 +1,15 @@
 """The error tree. Every message says what was found, what was expected, and what to do.
 
 The command line turns any :class:`LandcoverError` into one message without a traceback: exit status 2 for
-:class:`UsageError` (the command is wrong), 1 for the others (the command is right, the world is not).
+:class:`UsageError` (a wrong command), 1 for the others (a failure at run time).
 """
 
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+INTERRUPTED = 130
+"""Exit status of a run that was stopped by Ctrl-C or SIGTERM: 128 and the number of SIGINT."""
 
 
 class LandcoverError(Exception):
@@ -60,6 +63,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return "Did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "Known: " + ", ".join(options) + "."
+
+
+def first_few(names: Iterable[object], shown: int = 5) -> str:
+    """Join the first names of a message with commas; the others are counted.
+
+    Examples:
+        >>> first_few(["a", "b", "c", "d"], shown=2)
+        'a, b, and 2 more'
+    """
+    texts = [str(name) for name in names]
+    more = len(texts) - shown
+    return ", ".join(texts[:shown] + ([f"and {more} more"] if more > 0 else []))
 
 
 def is_plain(text: str) -> bool:

@@ -1,7 +1,9 @@
-"""Optional dependencies: a missing one becomes an error that names the command to run."""
+"""Imports on demand, and optional dependencies, whose error names the command that installs them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from typing import Any
 
 from landcover.errors import MissingExtraError
 
@@ -24,3 +26,21 @@ def needs(extra: str) -> Iterator[None]:
         raise MissingExtraError(
             f"This needs {error.name}, which is not installed. Run: pip install 'landcover[{extra}]'"
         ) from error
+
+
+def lazy_names(package: str, homes: Mapping[str, str], *, extra: str | None = None) -> Callable[[str], Any]:
+    """Return a package's ``__getattr__`` that imports each name when it is first used.
+
+    Args:
+        package: The package's name.
+        homes: The module of each name, relative to the package.
+        extra: Extra that installs what the modules import.
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        with needs(extra) if extra else nullcontext():
+            return getattr(import_module(f"{package}.{homes[name]}"), name)
+
+    return get

@@ -1,22 +1,42 @@
-"""Progress on standard error: a bar in a terminal, nothing when piped."""
+"""Progress on standard error: a bar in a terminal, log lines when piped."""
 
+import logging
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
 
+LOG_SECONDS = 10.0
+"""Time between two log lines about one piece of work."""
+
+_log = logging.getLogger(__name__)
+
 
 def track(items: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
-    """Yield from ``items`` under a progress bar with the time left.
+    """Yield from ``items`` and show how far the work is.
+
+    Nothing is shown unless the logger ``landcover`` handles messages of level INFO, as the command line makes
+    it do.
 
     Args:
-        items: What to go through.
-        description: What is being done, such as ``"Decoding"``.
-        total: Number of items, where ``items`` has no length.
+        items: The work.
+        description: Its name, such as ``"Decoding"``.
+        total: Number of items, if ``items`` has no length.
     """
-    if sys.stderr is None or not sys.stderr.isatty():  # None: started without one, as by some schedulers
+    if not _log.isEnabledFor(logging.INFO):
         yield from items
+        return
+    if sys.stderr is None or not sys.stderr.isatty():  # None: started without one, as by some schedulers
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        logged = time.monotonic()
+        for number, item in enumerate(items, 1):
+            yield item
+            if time.monotonic() - logged >= LOG_SECONDS:
+                logged = time.monotonic()
+                _log.info("%s: %d%s", description, number, "" if total is None else f" of {total}")
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -27,9 +27,10 @@ from landcover.errors import UsageError
 from landcover.inference import PredictOptions, predict, predict_index
 from landcover.io import image_size
 from landcover.legend import UInt8Array
-from landcover.model.preprocessing import IMAGENET_MEAN, IMAGENET_STD, check_gsd, scaled_size
+from landcover.model.preprocessing import IMAGENET_MEAN, IMAGENET_STD, scaled_size
 from landcover.model.runtimes import Runtime, open_model
 from landcover.model.runtimes.torch_runtime import load as load_checkpoint
+from landcover.scale import check_gsd
 
 WINDOW_PX, OVERLAP_PX = 512, 128
 SIDE_PX = 2448

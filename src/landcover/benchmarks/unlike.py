@@ -23,7 +23,7 @@ from landcover.errors import UsageError
 from landcover.io.files import refuse_existing, write_text
 from landcover.legend import UInt8Array
 from landcover.model.preprocessing import resample_image
-from landcover.ood import MUCH, NOTHING, ImageryProfile, Look, look
+from landcover.ood import WARN_FRACTION, ImageryProfile, OodStats, ood_stats
 from landcover.progress import track
 from landcover.raster import open_scene
 from landcover.training.data import TrainingData, load_training_data, measure_imagery
@@ -84,13 +84,15 @@ def measure(
         _row(name, profile, material, some, change) for name, change in track([*ALTERED.items()], "Rows")
     ]
     scenes = [make_scene(seed, 512, 512).image for seed in range(12)]
-    rows.append(_sum_up("procedural scenes, as if of that GSD", [look(profile, scene) for scene in scenes]))
+    rows.append(
+        _sum_up("procedural scenes, as if of that GSD", [ood_stats(profile, scene) for scene in scenes])
+    )
     for path, gsd in others:
         image = read_scene(path)
         scaled = resample_image(image, gsd / material.model_gsd)
-        rows.append(_sum_up(f"{path.name}, {gsd:g} m", [look(profile, scaled)]))
+        rows.append(_sum_up(f"{path.name}, {gsd:g} m", [ood_stats(profile, scaled)]))
         rows.append(
-            _sum_up(f"{path.name}, taken for {material.model_gsd:g} m", [look(profile, image)]),
+            _sum_up(f"{path.name}, taken for {material.model_gsd:g} m", [ood_stats(profile, image)]),
         )
     return profile, rows
 
@@ -108,22 +110,24 @@ def _row(
     items: Iterable[Item],
     change: Altered = lambda image: image,
 ) -> Row:
-    """Look at images that are changed at the data's scale, then brought to the model's."""
+    """OodStats at images that are changed at the data's scale, then brought to the model's."""
     dataset, scale = material.dataset, material.data_gsd / material.model_gsd
-    looks: dict[str, Look] = {}
+    looks: dict[str, OodStats] = {}
     for item in items:
         place = None if dataset.scenes is None else dataset.scenes.get(item.key)
         scene = item.key if place is None else place.scene
-        seen = look(profile, resample_image(np.ascontiguousarray(change(dataset.read_image(item))), scale))
-        looks[scene] = looks.get(scene, NOTHING) + seen
+        seen = ood_stats(
+            profile, resample_image(np.ascontiguousarray(change(dataset.read_image(item))), scale)
+        )
+        looks[scene] = looks.get(scene, OodStats()) + seen
     return _sum_up(name, looks.values())
 
 
-def _sum_up(name: str, looks: Iterable[Look]) -> Row:
+def _sum_up(name: str, looks: Iterable[OodStats]) -> Row:
     looks = list(looks)
-    verdicts = [verdict for seen in looks if (verdict := seen.verdict()) is not None]
-    whole = sum(looks, NOTHING).verdict()
-    warned = sum(verdict.share >= MUCH for verdict in verdicts)
+    verdicts = [verdict for seen in looks if (verdict := seen.report()) is not None]
+    whole = sum(looks, OodStats()).report()
+    warned = sum(verdict.share >= WARN_FRACTION for verdict in verdicts)
     if whole is None:
         return Row(name, 0.0, 0, 0, ())
     return Row(name, whole.share, warned, len(verdicts), whole.reasons)
@@ -228,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         refuse_existing(given.json, force=False)
     others = [(Path(path), float(gsd)) for path, gsd in given.other]
     profile, rows = measure(given.data, given.split, gsd=given.gsd, images=given.images, others=others)
-    print(f"{profile.windows} windows learned from; scenes are warned of from {MUCH:.0%} on")
+    print(f"{profile.windows} windows learned from; scenes are warned of from {WARN_FRACTION:.0%} on")
     for row in rows:
         warned = f"{row.warned} of {row.scenes}"
         print(f"{row.imagery:38} {100 * row.share:5.1f} % {warned:>9}  {', '.join(row.reasons)}")

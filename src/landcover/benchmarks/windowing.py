@@ -16,7 +16,7 @@ import numpy.typing as npt
 from landcover.data import Dataset, Item, SceneTile
 from landcover.errors import DataError
 from landcover.inference import predict_index
-from landcover.inference.engine import bands
+from landcover.inference.engine import row_blocks
 from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource
 from landcover.legend import NODATA, UInt8Array
@@ -137,7 +137,7 @@ def _count(
     source = ArraySource(scene.image, scene.valid)
     size = source.height, source.width
     grid = make_grid(size, runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
-    made = [band.index(runtime.card.legend) for band in bands(runtime, source, grid)]
+    made = [band.class_indices(runtime.card.legend) for band in row_blocks(runtime, source, grid)]
     matrix.update(scene.truth, np.concatenate(made))  # NODATA in the truth is not counted
 
 

@@ -6,23 +6,24 @@ A verb's module is imported when the verb is called, and imports what it needs i
 """
 
 import importlib
+import inspect
 import io
-import logging
 import pkgutil
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from landcover import hardening
-from landcover.errors import LandcoverError, UsageError, did_you_mean
-
-INTERRUPTED = 130
+from landcover.errors import INTERRUPTED, LandcoverError, UsageError, did_you_mean
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,10 +37,7 @@ class _Verbs(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.commands and cmd_name in verbs():
-            function = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
-            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-            alone.command(name=cmd_name)(_guarded(function))
-            self.commands[cmd_name] = typer.main.get_command(alone)
+            self.commands[cmd_name] = command(cmd_name)
         if cmd_name not in self.commands:
             raise UsageError(f"There is no verb {cmd_name!r}. {did_you_mean(cmd_name, verbs())}")
         return self.commands[cmd_name]
@@ -47,6 +45,24 @@ class _Verbs(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary(name)) for name in verbs()])
+
+
+class _Verb(TyperCommand):
+    """A verb whose help lists its options in groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        from landcover.cli._options import GENERAL, GROUPS
+
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", *GROUPS)}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                is_argument = parameter.param_type_name == "argument"
+                group = getattr(parameter, "rich_help_panel", None) or GENERAL
+                groups["Arguments" if is_argument else group].append(record)
+        for name, records in groups.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
 
 
 def verbs() -> list[str]:
@@ -61,6 +77,17 @@ def summary(verb: str) -> str:
     return found[1].strip() if found else ""
 
 
+def command(verb: str) -> Any:
+    """Import a verb and return its command."""
+    function = getattr(importlib.import_module(f"{__name__}.{verb}"), verb)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS)
+    alone.command(name=verb, cls=_Verb)(_guarded(function))
+    return typer.main.get_command(alone)
+
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
 def build() -> typer.Typer:
     """Return the application with every verb of this package, in alphabetical order."""
     app = typer.Typer(
@@ -68,37 +95,73 @@ def build() -> typer.Typer:
         cls=_Verbs,
         help="Half-metre satellite imagery in, land-cover maps that can be trusted out.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        context_settings=_SETTINGS,
     )
     app.callback()(_version_option)
     return app
 
 
-def _guarded(verb: Callable[P, T]) -> Callable[P, T]:
-    """Keep a verb's reports off its inputs, and let Ctrl-C end it with a line that says where that leaves.
+def _guarded(verb: Callable[P, T]) -> Callable[..., T]:
+    """Add to a verb what all verbs have: the log options, safe reports, and an orderly end on a signal."""
+    from landcover.cli import _options
 
-    Typer alone says nothing.
-    """
+    shared = {
+        "quiet": (_options.Quiet, False),
+        "verbose": (_options.Verbose, False),
+        "log_file": (_options.LogFile, None),
+        "log_format": (_options.LogFormat, "text"),
+    }
 
     @wraps(verb)
-    def run(*args: P.args, **options: P.kwargs) -> T:
-        from landcover.cli._output import check_reports
+    def run(**given: Any) -> T:
+        from landcover.cli._output import check_reports, log, logging_to
 
-        check_reports(options)
-        try:
-            return verb(*args, **options)
-        except KeyboardInterrupt:
-            print(
-                "Interrupted. Every file that was written is whole. Run the same command to begin again, "
-                "with --force if it is to replace them.",
-                file=sys.stderr,
-            )
-            raise typer.Exit(INTERRUPTED) from None
+        chosen = {name: given.pop(name) for name in shared}
+        with logging_to(**chosen):
+            check_reports(given)
+            try:
+                with _terminable():
+                    return verb(**given)  # type: ignore[call-arg]
+            except LandcoverError as error:
+                if chosen["log_format"] != "json":
+                    raise
+                log.error("%s", error)
+                raise typer.Exit(_status(error)) from error
+            except KeyboardInterrupt:
+                again = "Run the same command again to continue."
+                if isinstance(given.get("resume"), bool):
+                    again = "To continue, run the same command with --resume (without --force)."
+                log.warning("Interrupted. Files written so far are complete. %s", again)
+                raise typer.Exit(INTERRUPTED) from None
 
+    signature = inspect.signature(verb)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in shared.items()
+    ]
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
+    run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
     return run
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the work as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _status(error: LandcoverError) -> int:
+    return 2 if isinstance(error, UsageError) else 1
 
 
 def main() -> None:
@@ -109,14 +172,11 @@ def main() -> None:
     hardening.harden()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ± does not cost the result
-    package = logging.getLogger("landcover")
-    package.addHandler(StderrHandler())
-    package.setLevel(logging.INFO)
     try:
-        build()()
+        build()(prog_name="landcover")
     except LandcoverError as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(_status(error))
     except OSError as error:
         if error.errno is None:
             raise
@@ -125,19 +185,17 @@ def main() -> None:
         sys.exit(1)
 
 
-class StderrHandler(logging.Handler):
-    """Write messages to the present ``sys.stderr``, which a progress bar may have replaced."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one message."""
-        print(self.format(record), file=sys.stderr)
-
-
-def _version_option(
-    version: bool = typer.Option(False, "--version", is_eager=True, help="Print the version and stop."),
-) -> None:
+def _print_version(version: bool) -> None:
     if version:
         from landcover import __version__
 
         print(__version__)
         raise typer.Exit
+
+
+def _version_option(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+    ),
+) -> None:
+    pass

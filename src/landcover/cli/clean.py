@@ -1,31 +1,29 @@
 """``landcover clean``."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from landcover.cli._options import MaxOffPalette, MaxPixels
+from landcover.cli import _options
+from landcover.cli._options import MAIN, option
+from landcover.cli._output import log
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 
 
 def clean(
     masks: Annotated[list[Path], typer.Argument(help="Masks and folders of masks.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder of the cleaned masks.", show_default=False)],
+    out: Annotated[Path, option("Folder of the cleaned masks.", group=MAIN)],
     min_region: Annotated[
-        str, typer.Option(help="Smallest region that stays: 8000px or 2000m2.", show_default=False)
+        str,
+        option("Smallest region that stays: 8000px or 2000m2.", group=MAIN, metavar="SIZE"),
     ],
-    legend: Annotated[str, typer.Option(help="Legend of the masks: a name or a YAML file.")] = "deepglobe",
-    gsd: Annotated[
-        float | None,
-        typer.Option(help="Metres per pixel, for sizes in m2 where a mask is not georeferenced."),
-    ] = None,
-    mask_format: Annotated[
-        Literal["palette", "rgb", "index"], typer.Option(help="Form of PNG masks.")
-    ] = "palette",
-    max_off_palette: MaxOffPalette = MAX_OFF_PALETTE,
-    max_pixels: MaxPixels = MAX_PIXELS,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
+    legend: _options.Legend = None,
+    gsd: _options.Gsd = None,
+    mask_format: _options.Form = "palette",
+    max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
+    force: _options.Force = False,
 ) -> None:
     """Give small regions of masks their largest neighbour's class."""
     from landcover.legend import load_legend
@@ -35,7 +33,7 @@ def clean(
         masks,
         out,
         min_region=min_region,
-        legend=load_legend(legend),
+        legend=load_legend(legend or "deepglobe"),
         gsd=gsd,
         mask_format=mask_format,
         max_off_palette=max_off_palette,
@@ -43,14 +41,16 @@ def clean(
         force=force,
     )
     for reason in result.failed.values():
-        typer.echo(f"Skipped: {reason}", err=True)
+        log.warning("Skipped: %s", reason)
     if result.off_palette:
-        typer.echo(f"{result.off_palette:,} pixels had a colour of no class and became unknown.", err=True)
+        log.warning("%s off-palette pixels became unknown.", f"{result.off_palette:,}")
     share = 100 * result.changed / result.pixels if result.pixels else 0.0
-    typer.echo(
-        f"Cleaned {len(result.written)} of {len(result.written) + len(result.failed)} masks into {out}; "
-        f"{share:.2f} % of the pixels changed.",
-        err=True,
+    log.info(
+        "Cleaned %d of %d masks into %s; %.2f %% of the pixels changed.",
+        len(result.written),
+        len(result.written) + len(result.failed),
+        out,
+        share,
     )
     if result.failed:
         raise typer.Exit(1)

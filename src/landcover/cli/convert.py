@@ -5,44 +5,45 @@ from typing import Annotated, cast
 
 import typer
 
-from landcover.cli._options import MaxOffPalette, MaxPixels
+from landcover.cli import _options
+from landcover.cli._options import MAIN, PRODUCTS, option
+from landcover.cli._output import log
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 
 
 def convert(
     masks: Annotated[list[Path], typer.Argument(help="Masks and folders of masks.", show_default=False)],
-    to: Annotated[str, typer.Option(help="What to write: index or colour.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder of the new masks.", show_default=False)],
-    legend: Annotated[str, typer.Option(help="Legend of the masks: a name or a YAML file.")] = "deepglobe",
+    to: Annotated[str, option("Output: index or colour.", group=MAIN)],
+    out: Annotated[Path, option("Folder of the new masks.", group=MAIN)],
+    legend: _options.Legend = None,
     mask_format: Annotated[
-        str | None, typer.Option(help="Form of colours: palette (default) or rgb.", show_default=False)
+        str | None,
+        option("Form of colour masks: palette (default) or rgb.", group=PRODUCTS),
     ] = None,
-    max_off_palette: MaxOffPalette = MAX_OFF_PALETTE,
-    max_pixels: MaxPixels = MAX_PIXELS,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
+    max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
+    force: _options.Force = False,
 ) -> None:
     """Convert masks between colours and indices."""
-    from landcover.data.convert import ColourFormat, Form
-    from landcover.data.convert import convert as convert_masks
+    from landcover.data.conversion import ColourFormat, Form
+    from landcover.data.conversion import convert as convert_masks
     from landcover.legend import load_legend
 
     result = convert_masks(
         masks,
         out,
         to=cast("Form", to),
-        legend=load_legend(legend),
+        legend=load_legend(legend or "deepglobe"),
         mask_format=cast("ColourFormat | None", mask_format),
         max_off_palette=max_off_palette,
         max_pixels=max_pixels,
         force=force,
     )
     for reason in result.failed.values():
-        typer.echo(f"Skipped: {reason}", err=True)
+        log.warning("Skipped: %s", reason)
     for source, count in result.off_palette.items():
-        typer.echo(f"{source}: {count:,} pixels have a colour that is no class.", err=True)
-    typer.echo(
-        f"Converted {len(result.written)} of {len(result.written) + len(result.failed)} masks into {out}.",
-        err=True,
-    )
+        log.warning("%s: %s off-palette pixels.", source, f"{count:,}")
+    written = len(result.written)
+    log.info("Converted %d of %d masks into %s.", written, written + len(result.failed), out)
     if result.failed:
         raise typer.Exit(1)

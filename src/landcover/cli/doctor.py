@@ -2,10 +2,8 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from landcover.cli import _options
 from landcover.cli._output import check_json, put
 
 _RUNTIMES = {"openvino": "openvino_runtime", "onnxruntime": "onnx_runtime", "torch": "torch_runtime"}
@@ -17,10 +15,8 @@ _NOT_FOR_USERS = {"dev", "bench"}  # extras
 
 
 def doctor(
-    json: Annotated[
-        Path | None, typer.Option(help="Write the findings as JSON; - is standard output.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
+    json: _options.Json = None,
+    force: _options.Force = False,
 ) -> None:
     """Say what this machine will use, and why: runtimes, codecs, models."""
     check_json(json, force=force)

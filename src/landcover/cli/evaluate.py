@@ -3,75 +3,85 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
+from landcover.cli import _options
 from landcover.cli._assessment import assess_map
-from landcover.cli._options import MaxPixels
-from landcover.cli._output import check_json, put
+from landcover.cli._options import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, option
+from landcover.cli._output import check_json, log, points, put, table
 from landcover.errors import UsageError
 from landcover.io.discovery import MAX_PIXELS
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 
 def evaluate(
-    data: Annotated[
-        Path | None, typer.Option(help="Data folder or prepared cache.", show_default=False)
-    ] = None,
+    data: _options.OptionalData = None,
     split: Annotated[
-        str | None, typer.Option(help="What to score, NAME:part, such as glnet:test.", show_default=False)
+        str | None,
+        option("Subset to score, NAME:part, such as glnet:test.", group=MAIN),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Score this model file or run folder ...", show_default=False)
+        Path | None,
+        option("Model file or run folder to score.", group=MAIN),
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="... or a folder of masks named KEY_mask.png or KEY.png.", show_default=False),
+        option("In place of --model: a folder of masks named KEY_mask.png or KEY.png.", group=MAIN),
     ] = None,
     map_path: Annotated[
         Path | None,
-        typer.Option("--map", help="Instead of data: score this georeferenced map ...", show_default=False),
+        option("In place of --data: a georeferenced map to assess.", "--map", group=MAIN),
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option(help="... at labelled points, in polygons or by a class raster.", show_default=False),
+        option("Truth of --map: labelled points, polygons, or a class raster.", group=INPUT),
     ] = None,
     column: Annotated[
-        str | None, typer.Option(help="Column of the true class.  [default: class]", show_default=False)
+        str | None,
+        option("Column of the true class.  [default: class]", group=INPUT),
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help="Layer of the truth, where there are several.", show_default=False)
+        str | None,
+        option("Layer of the truth, if the file has several.", group=INPUT),
     ] = None,
     truth_crs: Annotated[
-        str | None, typer.Option(help="CRS of x and y in a CSV file, EPSG:CODE.", show_default=False)
+        str | None,
+        option("CRS of x and y in a CSV file, EPSG:CODE.", group=INPUT),
     ] = None,
+    legend: _options.Legend = None,
+    prediction_legend: Annotated[
+        str | None,
+        option("Legend of the predicted masks or the map, if it differs.", group=INPUT),
+    ] = None,
+    gsd: _options.Gsd = None,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
     metric: Annotated[
         Literal["challenge", "glnet", "seven-class"],
-        typer.Option(help="challenge: six classes, unknown ignored; the others follow the literature."),
+        option(
+            "challenge: six classes, unknown ignored. The others follow the literature.", group=PROCESSING
+        ),
     ] = "challenge",
-    legend: Annotated[
-        str | None, typer.Option(help="Legend of the data's masks: a name or a YAML file.")
-    ] = None,
-    prediction_legend: Annotated[
-        str | None, typer.Option(help="Legend of the predicted masks or the map, where it is another one.")
-    ] = None,
-    gsd: Annotated[float | None, typer.Option(help="Metres per pixel, where the data do not tell.")] = None,
     min_region: Annotated[
-        str | None, typer.Option(help="Score again without smaller regions: 8000px or 2000m2.")
+        str | None,
+        option(
+            "Also score without regions below this size: 8000px or 2000m2.", group=PROCESSING, metavar="SIZE"
+        ),
     ] = None,
+    device: _options.Device = "auto",
+    maps: Annotated[
+        Path | None,
+        option("Keep the maps of the model in this folder.", group=PRODUCTS),
+    ] = None,
+    force: _options.Force = False,
     calibration: Annotated[
-        bool, typer.Option("--calibration", help="Compare the model's confidence with its accuracy.")
+        bool,
+        option("Also compare confidence with accuracy.", "--calibration", group=REPORTS),
     ] = False,
     borders: Annotated[
-        bool, typer.Option("--borders", help="Score by distance from class borders of the truth, too.")
+        bool,
+        option("Also score by distance from class boundaries of the truth.", "--borders", group=REPORTS),
     ] = False,
-    maps: Annotated[Path | None, typer.Option(help="Keep the model's maps in this folder.")] = None,
-    max_pixels: MaxPixels = MAX_PIXELS,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    json: Annotated[Path | None, typer.Option(help="Write the result as JSON; - is standard output.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
+    json: _options.Json = None,
 ) -> None:
     """Score a model or masks on a split, or a map against truth."""
     from landcover.evaluation.scoring import evaluate as score
@@ -110,7 +120,7 @@ def evaluate(
         )
         return
     if data is None or split is None:
-        raise UsageError("Give --data DATA and --split NAME:part, or --map MAP and --truth FILE.")
+        raise UsageError("Pass --data DATA and --split NAME:part, or --map MAP and --truth FILE.")
     result = score(
         data,
         split,
@@ -130,7 +140,7 @@ def evaluate(
     )
     put(result, json, lambda: _print_scores(result), force=force)
     for warning in result["warnings"]:
-        typer.echo(f"Warning: {warning}", err=True)
+        log.warning("%s", warning)
 
 
 def _print_scores(result: dict[str, Any]) -> None:
@@ -144,24 +154,24 @@ def _print_scores(result: dict[str, Any]) -> None:
     cleaned = result["min_region"]
     console = Console(markup=False)  # names of classes and files are plain text
 
-    table = _table("class", "IoU %", *(["cleaned"] if cleaned else []), "of truth %", "of map %")
+    rows = table("class", "IoU %", *(["cleaned"] if cleaned else []), "of truth %", "of map %")
     shares = [_percent(part / max(counts.sum(), 1)) for part in (counts.sum(axis=1), counts.sum(axis=0))]
     for i, name in enumerate(result["classes"]):
-        ious = [_points(scores["iou"].get(name)) for scores in (result, cleaned) if scores]
-        table.add_row(name, *ious, shares[0][i], shares[1][i])
-    table.add_section()
-    table.add_row("mean", *[_points(scores["miou"]) for scores in (result, cleaned) if scores], "", "")
-    console.print(table)
+        ious = [points(scores["iou"].get(name)) for scores in (result, cleaned) if scores]
+        rows.add_row(name, *ious, shares[0][i], shares[1][i])
+    rows.add_section()
+    rows.add_row("mean", *[points(scores["miou"]) for scores in (result, cleaned) if scores], "", "")
+    console.print(rows)
 
-    matrix = _table("truth, %", *result["classes"])
+    matrix = table("truth, %", *result["classes"])
     by_row = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     for name, row in zip(result["classes"], by_row, strict=True):
         matrix.add_row(name, *(_percent(row) if row.any() else ["-"] * len(row)))
     console.print(matrix)
 
     console.print(
-        f"mIoU {_points(result['miou'])}{_interval(result)}, "
-        f"pixel accuracy {_points(result['pixel_accuracy'])}; metric {result['metric']}, "
+        f"mIoU {points(result['miou'])}{_interval(result)}, "
+        f"pixel accuracy {points(result['pixel_accuracy'])}; metric {result['metric']}, "
         f"split {result['split']}, {result['images']} images, {result['pixels']:,} pixels",
         soft_wrap=True,
         highlight=False,
@@ -170,7 +180,7 @@ def _print_scores(result: dict[str, Any]) -> None:
         console.print(met, soft_wrap=True, highlight=False)
     if cleaned and cleaned["miou_change"] is not None:
         console.print(
-            f"Without regions below {cleaned['min_pixels']:,} px: mIoU {_points(cleaned['miou'])}, "
+            f"Without regions below {cleaned['min_pixels']:,} px: mIoU {points(cleaned['miou'])}, "
             f"{100 * cleaned['miou_change']:+.2f} points",
             highlight=False,
         )
@@ -181,56 +191,42 @@ def _print_scores(result: dict[str, Any]) -> None:
 
 
 def _print_borders(borders: dict[str, Any], console: "Console") -> None:
-    """Print a row for each band of distances, with the scores of all pixels from there on beside its own."""
+    """Print a row for each range of distances, and the scores of all pixels beyond it."""
     from landcover.evaluation.borders import band_name
 
-    table = _table("from borders", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %")
+    rows = table("from boundary", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %")
     for row in borders["bands"]:
-        scores = [_points(of[name]) for of in (row, row["beyond"]) for name in ("miou", "pixel_accuracy")]
-        table.add_row(band_name(row["from_m"], row["to_m"]), _points(row["share"]), *scores)
-    console.print(table)
+        scores = [points(of[name]) for of in (row, row["beyond"]) for name in ("miou", "pixel_accuracy")]
+        rows.add_row(band_name(row["from_m"], row["to_m"]), points(row["share"]), *scores)
+    console.print(rows)
 
 
 def _print_calibration(calibration: dict[str, Any], console: "Console") -> None:
-    """Print how sure the model was of each class that it said, and how right."""
+    """Print confidence and accuracy of each predicted class."""
     if not calibration["pixels"]:
         console.print(
-            "No calibration: none of the pixels has a known class in the truth, so that the "
-            "model can be neither right nor wrong. Check the masks and their legend with landcover verify.",
+            "No calibration: the masks contain no labelled pixels. Check the masks and their legend with "
+            "landcover verify.",
             soft_wrap=True,
         )
         return
-    table = _table("said", "of map %", "sure %", "right %", "ECE %")
+    rows = table("predicted class", "share %", "confidence %", "accuracy %", "ECE %")
     for name, found in calibration["per_class"].items():
         columns = ("share", "confidence", "accuracy", "ece")
-        table.add_row(name, *(_points(found and found[column]) for column in columns))
-    table.add_section()
+        rows.add_row(name, *(points(found and found[column]) for column in columns))
+    rows.add_section()
     means = (calibration[name] for name in ("confidence", "accuracy", "ece"))
-    table.add_row("all", _points(1.0), *map(_points, means))
-    console.print(table)
+    rows.add_row("all", points(1.0), *map(points, means))
+    console.print(rows)
     fitted = calibration["fitted_on"]
     console.print(
-        f"Calibration error (ECE) {_points(calibration['ece'])} %, at worst "
-        f"{_points(calibration['worst_class']['ece'])} % ({calibration['worst_class']['name']}); "
+        f"Calibration error (ECE) {points(calibration['ece'])} %, at worst "
+        f"{points(calibration['worst_class']['ece'])} % ({calibration['worst_class']['name']}); "
         f"NLL {calibration['nll']:.4f} at temperature {calibration['temperature']:.4g}"
         + (f", fitted on {fitted}" if fitted else ", not fitted: see landcover calibrate"),
         soft_wrap=True,
         highlight=False,
     )
-
-
-def _table(first: str, *numbers: str) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(first, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
-    for name in numbers:
-        table.add_column(name, justify="right")
-    return table
-
-
-def _points(score: float | None) -> str:
-    return "-" if score is None else f"{100 * score:.2f}"
 
 
 def _percent(shares: Any) -> list[str]:
@@ -241,4 +237,4 @@ def _interval(result: dict[str, Any]) -> str:
     if result["miou_interval"] is None:
         return ""
     low, high = result["miou_interval"]
-    return f" (95 %: {_points(low)} to {_points(high)}, by {result['resampled']})"
+    return f" (95 %: {points(low)} to {points(high)}, by {result['resampled']})"

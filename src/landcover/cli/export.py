@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from landcover.cli._output import check_json, put
+from landcover.cli import _options
+from landcover.cli._options import MAIN, PROCESSING, PRODUCTS, option
+from landcover.cli._output import check_json, points, put
 
 if TYPE_CHECKING:
     from landcover.exporting import Exported
@@ -13,45 +15,41 @@ if TYPE_CHECKING:
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder or checkpoint.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The file, *.onnx.", show_default=False)],
+    out: Annotated[Path, option("Output file, *.onnx.", group=MAIN)],
     for_: Annotated[
         Literal["landcover", "qgis"],
-        typer.Option("--for", help="What is to run it: landcover, or the QGIS plugin Deepness."),
+        option("Software that runs the file: landcover, or the QGIS plugin Deepness.", "--for", group=MAIN),
     ] = "landcover",
     data: Annotated[
         Path | None,
-        typer.Option(help="Imagery to check the file on; else procedural scenes.", show_default=False),
+        option("Imagery to check the file on. By default procedural scenes.", group=MAIN),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="Part of it, NAME:part; INT8 is scored on it.", show_default=False),
+        option("Subset of --data, NAME:part; INT8 is scored on it.", group=MAIN),
     ] = None,
-    gsd: Annotated[float | None, typer.Option(help="Metres per pixel, where the data do not tell.")] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Quantise; needs --calibration, --data and --split.")
+        bool,
+        option("Quantise to INT8; needs --calibration, --data and --split.", "--int8", group=MAIN),
     ] = False,
+    gsd: _options.Gsd = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="Imagery to measure ranges on, DATA or DATA:SPLIT.", show_default=False),
+        option("Imagery that sets the INT8 ranges, DATA or DATA:SPLIT.", group=PROCESSING),
     ] = None,
-    calibration_images: Annotated[int, typer.Option(help="How many windows of it.")] = 128,
-    max_miou_loss: Annotated[float, typer.Option(help="Points of mIoU that INT8 may lose.")] = 0.5,
+    calibration_images: Annotated[int, option("Number of windows of it.", group=PROCESSING)] = 128,
+    max_miou_loss: Annotated[float, option("Points of mIoU that INT8 may lose.", group=PROCESSING)] = 0.5,
     no_speed_gate: Annotated[
         str | None,
-        typer.Option(
-            help="Write INT8 even where it is not faster, for this reason.",
-            metavar="REASON",
-            show_default=False,
-        ),
+        option("Write INT8 although it is not faster, for this reason.", group=PROCESSING, metavar="REASON"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Which windows are drawn.")] = 0,
+    seed: _options.Seed = 0,
     stac_mlm: Annotated[
-        Path | None, typer.Option(help="Write a STAC item that describes the model.", show_default=False)
+        Path | None,
+        option("Also write a STAC item that describes the model.", group=PRODUCTS),
     ] = None,
-    json: Annotated[
-        Path | None, typer.Option(help="Write what was measured as JSON; - is standard output.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    force: _options.Force = False,
+    json: _options.Json = None,
 ) -> None:
     """Write a model as one checked ONNX file."""
     from landcover.exporting import export as write
@@ -86,8 +84,8 @@ def _print_figures(exported: "Exported") -> None:
     if "int8" in measured:
         accuracy, speed = measured["int8"]["accuracy"], measured["int8"]["speed"]
         print(
-            f"INT8: mIoU {100 * accuracy['int8']:.2f} on {accuracy['split']}, in float32 "
-            f"{100 * accuracy['fp32']:.2f} (loses {accuracy['loss_points']:.2f} points); "
+            f"INT8: mIoU {points(accuracy['int8'])} on {accuracy['split']}, in float32 "
+            f"{points(accuracy['fp32'])} (loses {accuracy['loss_points']:.2f} points); "
             f"{speed['int8_ms']:.1f} ms for a window of {speed['window_px']} px, in float32 "
             f"{speed['fp32_ms']:.1f}"
         )

@@ -2,10 +2,12 @@
 
 import json as json_
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from landcover.cli import _options
 from landcover.cli._output import check_json, put
 from landcover.errors import printable
 
@@ -19,12 +21,12 @@ def info(
     model: Annotated[
         Path,
         typer.Argument(
-            help="A model file, exported or not, the folder of a run, or a shipped model such as starter.",
+            help="Model file, run folder, or a bundled model such as starter.",
             show_default=False,
         ),
     ],
-    json: Annotated[Path | None, typer.Option(help="Write the card as JSON; - is standard output.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
+    json: _options.Json = None,
+    force: _options.Force = False,
 ) -> None:
     """Print a model's card: classes, input, scores, recipe, origin."""
     from landcover.model.card import model_digest, read_card, resolve_model
@@ -47,8 +49,7 @@ def _print_card(card: "ModelCard", file: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    # As wide as the text needs: a digest or a command is copied, not folded, when the output is piped.
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False)  # lines are broken below, and words never
     prepared = card.preprocessing
     _section(console, "Model", {**file, **card.model.model_dump(mode="json")})
     _section(
@@ -76,7 +77,7 @@ def _print_card(card: "ModelCard", file: dict[str, Any]) -> None:
     _section(console, "Export", card.export)
     _section(console, "Recipe", card.recipe)
     _section(console, "Origin", card.provenance)
-    _section(console, "Licence", {"terms": card.licence or "not said"})
+    _section(console, "Licence", {"terms": card.licence or "not recorded"})
 
 
 def _section(console: "Console", title: str, rows: dict[str, Any]) -> None:
@@ -98,7 +99,19 @@ def _rows(console: "Console", rows: dict[str, Any], indent: str) -> None:
                 console.print(f"{indent}{printable(name)} {number}", markup=False)
                 _rows(console, one, indent + "  ")
         else:
-            console.print(f"{indent}{printable(name):{width}}  {_shown(value)}", markup=False)
+            shown = _shown(value)
+            first = f"{indent}{printable(name):{width}}  "
+            if len(first) + max(map(len, shown.split()), default=0) > console.width:  # such as a digest
+                first = f"{indent}{printable(name)} "
+            text = fill(
+                shown,
+                max(len(first) + 20, console.width),
+                initial_indent=first,
+                subsequent_indent=" " * len(first),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            console.print(text, markup=False)
 
 
 def _shown(value: Any) -> str:

@@ -1,10 +1,11 @@
 """``landcover models``."""
 
-from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from landcover.cli import _options
 from landcover.cli._output import check_json, put
 from landcover.errors import printable
 
@@ -15,14 +16,12 @@ if TYPE_CHECKING:
 def models(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Other encoders of timm to try out; else those that we test.", show_default=False
-        ),
+        typer.Argument(help="timm encoders to check. By default the tested ones.", show_default=False),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the list as JSON; - is standard output.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
+    json: _options.Json = None,
+    force: _options.Force = False,
 ) -> None:
-    """List shipped models, architectures, encoders, licences, presets."""
+    """List bundled models, architectures, encoders, licences, presets."""
     from landcover.errors import MissingExtraError
 
     check_json(json, force=force)
@@ -37,7 +36,7 @@ def models(
 
 
 def _shipped() -> list[dict[str, Any]]:
-    """Return what the cards of the models say that come with the package; None where a file is missing."""
+    """Return figures of the bundled models from their cards; None where a file is missing."""
     from landcover.model.bundled import SHIPPED
     from landcover.model.card import read_card
 
@@ -62,7 +61,7 @@ def _shipped() -> list[dict[str, Any]]:
 
 
 def _trainable(names: list[str] | None) -> dict[str, Any]:
-    """Return what can be trained, which only the training extra knows."""
+    """Return what can be trained; needs the training extra."""
     from dataclasses import asdict
 
     from landcover.model import TESTED_ENCODERS, describe_encoder
@@ -78,15 +77,15 @@ def _trainable(names: list[str] | None) -> dict[str, Any]:
 def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
 
-    typer.echo("Models that come with the package, for --model:")
+    print("Bundled models, for --model:")
     Console().print(_shipped_table(result["shipped"]))
     for model in result["shipped"]:
-        typer.echo(f"{model['name']}: {model['about']}. Licence: {model['licence']}.")
+        print(fill(f"{model['name']}: {model['about']}. Licence: {model['licence']}.", 80))
     if "missing" in result:
-        typer.echo(f"\nWhat can be trained is not listed: {result['missing']}")
+        print(f"\nArchitectures, encoders and presets are not listed: {result['missing']}")
         return
-    typer.echo(f"\nArchitectures: {', '.join(result['architectures'])}")
-    typer.echo(f"Presets:       {', '.join(result['presets'])}")
+    print(f"\nArchitectures: {', '.join(result['architectures'])}")
+    print(f"Presets:       {', '.join(result['presets'])}")
     Console().print(_encoder_table(result["encoders"]))
 
 
@@ -118,7 +117,7 @@ def _encoder_table(encoders: list[dict[str, Any]]) -> "Table":
     table.add_column("encoder", min_width=max(len(encoder["name"]) for encoder in encoders))
     table.add_column("parameters", justify="right")
     table.add_column("output strides")
-    table.add_column("weights' licence")
+    table.add_column("licence")
     table.add_column("tested")
     for encoder in encoders:
         table.add_row(
@@ -126,6 +125,6 @@ def _encoder_table(encoders: list[dict[str, Any]]) -> "Table":
             "" if encoder["parameters"] is None else f"{encoder['parameters'] / 1e6:.1f} M",
             ", ".join(map(str, encoder["output_strides"])) or "none",
             encoder["licence"] or "-",
-            "yes" if encoder["tested"] else "tried now",
+            "yes" if encoder["tested"] else "checked now",
         )
     return table

@@ -1,12 +1,10 @@
 """``landcover splits``."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from landcover.cli._options import MaxPixels
+from landcover.cli import _options
+from landcover.cli._options import MAIN, option
 from landcover.cli._output import check_json, put
 from landcover.io.discovery import MAX_PIXELS
 
@@ -15,29 +13,24 @@ if TYPE_CHECKING:
 
 
 def splits(
-    data: Annotated[Path, typer.Option(help="The data folder or cache.", show_default=False)],
+    data: _options.Data,
     split: Annotated[
         str,
-        typer.Option(
-            help="folders, glnet, random-N-M@SEED, kfold-K@I, scenes-kK@I, scenes-kK@I,J, all, or a file "
-            "of ids.",
-            show_default=False,
+        option(
+            "folders, glnet, random-N-M@SEED, kfold-K@I, scenes-kK@I, scenes-kK@I,J, all, or a file of ids.",
+            group=MAIN,
         ),
     ],
     ids: Annotated[
-        bool, typer.Option("--ids", help="Print every key and its part, a list that --split takes.")
+        bool,
+        option("Print every key and its subset, a list that --split reads.", "--ids", group=MAIN),
     ] = False,
-    legend: Annotated[
-        str | None,
-        typer.Option(help="Legend of the masks: a name or a YAML file; the data's own by default."),
-    ] = None,
-    max_pixels: MaxPixels = MAX_PIXELS,
-    json: Annotated[
-        Path | None, typer.Option(help="Write parts and lists as JSON; - is standard output.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
+    legend: _options.Legend = None,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
+    json: _options.Json = None,
+    force: _options.Force = False,
 ) -> None:
-    """Show what is in the parts of a split, or list their items."""
+    """Show the subsets of a split, or list their items."""
     from landcover.data import open_dataset
     from landcover.data import split as split_items
     from landcover.data.splits import describe, parse
@@ -45,7 +38,9 @@ def splits(
     from landcover.legend import load_legend
 
     if parse(split).part is not None:
-        raise UsageError(f"--split {split} names one part; all are shown: --split {parse(split).text}.")
+        raise UsageError(
+            f"--split {split} names one subset; all are shown. Pass --split {parse(split).text}."
+        )
     check_json(json, force=force)
     dataset = open_dataset(
         data,

@@ -5,37 +5,36 @@ from typing import Annotated
 
 import typer
 
-from landcover.cli._output import check_json, put
+from landcover.cli import _options
+from landcover.cli._options import INPUT, MAIN, PROCESSING, option
+from landcover.cli._output import check_json, log, put
 
 
 def vectorize(
-    map: Annotated[Path, typer.Argument(help="A map of classes: GeoTIFF or PNG.", show_default=False)],
+    map: Annotated[Path, typer.Argument(help="Map of classes: GeoTIFF or PNG.", show_default=False)],
     out: Annotated[
-        Path, typer.Option(help="File to write: .gpkg, .geojson, .fgb or .parquet.", show_default=False)
+        Path,
+        option("Output file: .gpkg, .geojson, .fgb or .parquet.", group=MAIN),
     ],
-    legend: Annotated[
-        str | None, typer.Option(help="Legend of a map that does not name its classes.", show_default=False)
-    ] = None,
+    legend: _options.Legend = None,
     confidence: Annotated[
-        Path | None, typer.Option(help="Confidence or probabilities of the map.", show_default=False)
+        Path | None,
+        option("Confidence or probabilities of the map.", group=INPUT),
     ] = None,
-    min_region: Annotated[
-        str | None,
-        typer.Option(help="Remove smaller regions first: 8000px or 2000m2.", show_default=False),
-    ] = None,
+    min_region: _options.MinRegion = None,
     simplify: Annotated[
-        str | None, typer.Option(help="Smooth shared borders by about 2m or 4px.", show_default=False)
+        str | None,
+        option("Smooth shared outlines with this tolerance: 2m or 4px.", group=PROCESSING),
     ] = None,
-    gsd: Annotated[
-        float | None, typer.Option(help="Metres per pixel of a map that is not georeferenced.")
-    ] = None,
+    gsd: _options.Gsd = None,
     max_memory_mb: Annotated[
-        int, typer.Option(min=1, help="Refuse to simplify where it would take more memory.")
+        int,
+        option("Refuse to simplify if it needs more memory.", group=PROCESSING, min=1),
     ] = 4096,
-    json: Annotated[Path | None, typer.Option(help="Write a summary as JSON; - is standard output.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
+    json: _options.Json = None,
+    force: _options.Force = False,
 ) -> None:
-    """Turn a map into polygons that neither overlap nor leave gaps."""
+    """Convert a map to polygons without overlaps or gaps."""
     from landcover.legend import load_legend
     from landcover.postprocess.vectorize import vectorize as vectorize_map
 
@@ -59,7 +58,7 @@ def vectorize(
     }
     put(summary, json, None, force=force)
     if not result.polygons:
-        typer.echo(f"{map} holds nothing but nodata: {out} has no polygons.", err=True)
+        log.warning("%s is all nodata: %s has no polygons.", map, out)
     else:
         count, classes = sum(result.polygons.values()), ", ".join(result.polygons)
-        typer.echo(f"Wrote {count:,} polygons of {classes} to {out}.", err=True)
+        log.info("Wrote %s polygons of %s to %s.", f"{count:,}", classes, out)

@@ -1,14 +1,14 @@
 """``landcover verify``."""
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from landcover.cli._options import MaxPixels
-from landcover.cli._output import check_json, put
+from landcover.cli import _options
+from landcover.cli._options import MAIN, option
+from landcover.cli._output import check_json, log, put
 from landcover.io.discovery import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -20,25 +20,23 @@ _SHOWN = 10
 
 
 def verify(
-    data: Annotated[Path, typer.Argument(help="The data folder or cache.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="Data folder or cache.", show_default=False)],
     split: Annotated[
-        str | None, typer.Option(help="Look for leakage between the parts of this split, not of the folder.")
-    ] = None,
-    gsd: Annotated[
-        float | None, typer.Option(help="Metres per pixel, where the data do not tell.", show_default=False)
-    ] = None,
-    legend: Annotated[
         str | None,
-        typer.Option(help="Legend of the masks: a name or a YAML file; the data's own by default."),
+        option(
+            "Look for leakage between the subsets of this split. By default those of the folder.", group=MAIN
+        ),
     ] = None,
-    max_pixels: MaxPixels = MAX_PIXELS,
-    json: Annotated[Path | None, typer.Option(help="Write the report as JSON; - is standard output.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing JSON file.")] = False,
+    gsd: _options.Gsd = None,
+    legend: _options.Legend = None,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
+    json: _options.Json = None,
+    force: _options.Force = False,
 ) -> None:
     """Check every pair: files, sizes, classes, duplicates, leaks.
 
-    Everything is decoded. The exit status is 1 if a file cannot be read or a pair is not whole. Leakage
-    between parts is a warning.
+    All files are decoded. The exit status is 1 if a file cannot be read or a pair is incomplete. Leakage
+    between subsets is a warning.
     """
     from landcover.data import verify as check
     from landcover.legend import load_legend
@@ -53,9 +51,9 @@ def verify(
     )
     put(report.to_dict(), json, lambda: _print(report), force=force)
     for line in _warnings(report, split):
-        print(f"Warning: {line}", file=sys.stderr)
+        log.warning("%s", line)
     if not report.ok:
-        print(f"Error: {_faults(report)}", file=sys.stderr)
+        log.error("%s", _faults(report))
         raise typer.Exit(1)
 
 
@@ -66,14 +64,14 @@ def _warnings(report: "VerifyReport", split: str | None) -> Iterable[str]:
         found = ", ".join(f"{count} {_KINDS[kind]}" for kind, count in kinds.items() if count)
         yield (
             f"LEAKAGE between {parts}: {found}. {_by_part(report)} "
-            "A score across these parts is optimistic. Where scenes.csv is there, use scenes-kK@I."
+            "Scores across these subsets are optimistic. With scenes.csv, use scenes-kK@I."
         )
     if report.shared_scenes:
         yield f"{report.shared_scenes} scenes have items in more than one part."
     if report.odd_sizes:
         yield (
-            f"{len(report.odd_sizes)} images have another size than the {report.layout} set as published, "
-            f"such as {report.odd_sizes[0]}: resized copies have another scale, so give --gsd."
+            f"{len(report.odd_sizes)} images differ in size from the published {report.layout} data, for "
+            f"example {report.odd_sizes[0]}. Resized copies have another scale: pass --gsd."
         )
 
 
@@ -84,7 +82,7 @@ def _faults(report: "VerifyReport") -> str:
         "masks or listed files without an image": len(report.missing_images),
     }
     found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"{found}. Fetch, repair or remove what the report names."
+    return f"{found}. Copy, repair or remove the files that the report lists."
 
 
 _KINDS = {
@@ -96,7 +94,7 @@ _KINDS = {
 
 def _by_part(report: "VerifyReport") -> str:
     shares = (f"{count} of {report.compared[part]} items of {part}" for part, count in report.leaking.items())
-    return f"Concerned: {', '.join(shares)}."
+    return f"Affected: {', '.join(shares)}."
 
 
 def _print(report: "VerifyReport") -> None:

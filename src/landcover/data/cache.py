@@ -24,13 +24,13 @@ from landcover.data.dataset import (
     open_folder,
 )
 from landcover.data.items import Item, SceneTile
-from landcover.data.parallel import parallel_map
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.io import MAX_PIXELS, Mask
 from landcover.io.files import atomic_path, is_temporary, remove_temporary, write_text
+from landcover.io.readahead import parallel_map
 from landcover.legend import Legend, UInt8Array
-from landcover.model.preprocessing import check_gsd
 from landcover.progress import track
+from landcover.scale import check_gsd
 from landcover.windows import Window
 
 VERSION = 1

@@ -17,11 +17,9 @@ from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
 from landcover.io import MAX_PIXELS, Mask, image_size, read_image, read_mask
 from landcover.io.discovery import RASTER_SUFFIXES
 from landcover.legend import DEEPGLOBE, Legend, UInt8Array, load_legend, translation
-from landcover.model.preprocessing import check_gsd
 from landcover.raster import ground_sample_distance
+from landcover.scale import SETTINGS_FILE, check_gsd, find_scale
 from landcover.windows import Window
-
-SETTINGS_FILE = "landcover.yaml"
 
 _GSD_TOLERANCE = 0.01
 """Share by which the scales of images of one folder may differ."""
@@ -164,12 +162,18 @@ def open_folder(
     found = discover(path)
     settings = read_settings(path / SETTINGS_FILE)
     legend = legend or settings.legend
+    scale = find_scale(
+        gsd,
+        raster=lambda: _raster_gsd(found),
+        settings=lambda: settings.gsd,
+        layout=lambda: _published_gsd(found),
+    )
     scenes_file = path / SCENES_FILE
     return FolderDataset(
         root=path,
         layout=found.layout.name,
         legend=legend or DEEPGLOBE,
-        gsd=_known_gsd(found, settings.gsd) if gsd is None else check_gsd(gsd),
+        gsd=None if scale is None else scale.gsd,
         items=found.items,
         scenes=read_scenes(scenes_file, found.items) if scenes_file.is_file() else None,
         # A legend given by the user tells what the files hold; only without one does the layout know better.
@@ -177,11 +181,6 @@ def open_folder(
         found=found,
         max_pixels=max_pixels,
     )
-
-
-def _known_gsd(found: Discovery, from_settings: float | None) -> float | None:
-    """Return the GSD from the images' transforms, else the settings, else the layout, else None."""
-    return _raster_gsd(found) or from_settings or _published_gsd(found)
 
 
 def _raster_gsd(found: Discovery) -> float | None:

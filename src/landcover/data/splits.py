@@ -15,9 +15,9 @@ import numpy as np
 
 from landcover.data.dataset import Dataset, Int64Array
 from landcover.data.items import SCENES_FILE, Item
-from landcover.data.parallel import parallel_map
 from landcover.data.scene_folds import LISTED_COUNTS, listed_folds, scene_folds
-from landcover.errors import SplitError, did_you_mean
+from landcover.errors import SplitError, did_you_mean, first_few
+from landcover.io.readahead import parallel_map
 from landcover.progress import track
 
 Parts = dict[str, list[Item]]
@@ -185,7 +185,7 @@ def _glnet(dataset: Dataset) -> Parts:
         elif len(missing) < len(ids):
             raise SplitError(
                 f"{dataset.root} has {len(ids) - len(missing)} of the {len(ids)} labelled images of GLNet's "
-                f"{part}; missing: {_some(missing)}. A score on some of them would not compare with anyone's."
+                f"{part}; missing: {first_few(missing, 10)}. Published results are for all of them."
             )
     if not parts:
         raise SplitError(f"{dataset.root} has none of the 803 labelled images of the GLNet lists.")
@@ -292,7 +292,7 @@ def _listed(dataset: Dataset, path: Path) -> Parts:
             parts.setdefault(part or "all", {})[item.key] = item
     if missing:
         raise SplitError(
-            f"{path} names {len(missing)} items that {dataset.root} has no pair of: {_some(missing)}."
+            f"{path} names {len(missing)} items that {dataset.root} has no pair of: {first_few(missing, 10)}."
         )
     if not parts:
         raise SplitError(f"{path} names no items; expected one key or id a line.")
@@ -337,11 +337,6 @@ def _only(by_id: dict[str, list[Item]], name: str) -> Item:
         keys = ", ".join(item.key for item in by_id[name])
         raise SplitError(f"The id {name!r} fits more than one item: {keys}. Use the key instead.")
     return by_id[name][0]
-
-
-def _some(names: list[str], limit: int = 10) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def describe(dataset: Dataset, name: str) -> dict[str, PartSummary]:

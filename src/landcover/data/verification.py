@@ -23,10 +23,10 @@ from landcover.data.leakage import (
     touching,
 )
 from landcover.data.opening import open_dataset
-from landcover.data.parallel import parallel_map
 from landcover.data.splits import split as split_items
 from landcover.errors import DataError, ImageError
 from landcover.io import MAX_PIXELS
+from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
 from landcover.progress import track
 

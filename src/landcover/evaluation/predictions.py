@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from landcover.data import Dataset, Item
-from landcover.errors import DataError, ImageError, UsageError
+from landcover.errors import DataError, ImageError
 from landcover.inference import predict_index, predict_probabilities
 from landcover.io import MAX_PIXELS, image_size, read_mask, write_mask
 from landcover.io.files import check_output
 from landcover.legend import Legend, UInt8Array, translation
 from landcover.model.runtimes import Runtime
 from landcover.model.runtimes.base import Float32Array
+from landcover.scale import unknown_gsd
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +138,7 @@ def required_gsd(dataset: Dataset, who: str) -> float:
         UsageError: If they are not known.
     """
     if dataset.gsd is None:
-        raise UsageError(
-            f"The metres per pixel of {dataset.root} are not known, and {who} needs them. Pass --gsd M, "
-            f"or write 'gsd: M' into {dataset.root / 'landcover.yaml'}."
-        )
+        raise unknown_gsd(f"{dataset.root}, which {who} needs")
     return dataset.gsd
 
 

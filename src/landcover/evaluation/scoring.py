@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from landcover.data import Dataset, Item, open_dataset, select
-from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError, did_you_mean
 from landcover.evaluation.borders import band_name, border_scores, count_by_band
 from landcover.evaluation.calibration import Reliability
@@ -20,13 +19,15 @@ from landcover.evaluation.predictions import Source, from_folder, from_model, ke
 from landcover.evaluation.seen import find_seen, fitted_warnings, seen_warnings
 from landcover.io import MAX_PIXELS
 from landcover.io.files import check_json_output, write_text
+from landcover.io.readahead import parallel_map
 from landcover.legend import Legend, UInt8Array, translation
 from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scores
 from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime, open_model
-from landcover.postprocess import parse_min_region, remove_small_regions
+from landcover.postprocess import remove_small_regions
 from landcover.progress import track
 from landcover.unseen import fitted_on
+from landcover.values import RegionSize
 
 
 def evaluate(
@@ -109,7 +110,7 @@ def evaluate(
         check_json_output(Path(json), force=force)
     dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
     items = select(dataset, split)
-    min_pixels = None if min_region is None else parse_min_region(min_region, dataset.gsd)
+    min_pixels = None if min_region is None else RegionSize.parse(min_region).pixels(dataset.gsd)
     border_gsd = required_gsd(dataset, "--borders") if borders else None
     reliability, seen = None, None
     if predictions is not None:

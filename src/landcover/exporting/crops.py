@@ -12,6 +12,7 @@ from landcover.data.synthetic import GSD, make_scene
 from landcover.errors import UsageError
 from landcover.legend import UInt8Array
 from landcover.model.preprocessing import resample_image
+from landcover.scale import unknown_gsd
 from landcover.windows import Window
 
 
@@ -84,10 +85,7 @@ def open_imagery(data: str | Path, split: str | None = None, *, gsd: float | Non
     """
     dataset = open_dataset(data, gsd=gsd)
     if dataset.gsd is None:
-        raise UsageError(
-            f"The metres per pixel of {dataset.root} are not known; pieces at the model's scale need them. "
-            f"Pass --gsd M, or write 'gsd: M' into {dataset.root / 'landcover.yaml'}."
-        )
+        raise unknown_gsd(dataset.root)
     items = dataset.items if split is None else tuple(select(dataset, split))
     name = dataset.root.name if split is None else f"{dataset.root.name} {split}"
     return Imagery(name, dataset, items, dataset.gsd)

@@ -1,8 +1,8 @@
-"""How a scene is covered with windows, and where its pixels lie between the network's answers.
+"""How a scene is covered with windows, and where its pixels are on the logit grid.
 
-Three grids lie over a scene: its own pixels; the *model's* pixels, at the ground sample distance that the
-network knows; and the *cells* of the network's answers, ``stride`` model pixels wide. Windows begin and end
-at cells.
+A scene has three grids: its own pixels; the *model's* pixels, at the ground sample distance of the training
+imagery; and the *logit grid* of the network's output, one cell per output stride. Windows begin and end at
+cells of the logit grid.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ import numpy as np
 from landcover.errors import ImageError, UsageError
 from landcover.inference.upsampling import Axis, axis
 from landcover.model.card import ModelCard
-from landcover.model.preprocessing import Size, check_gsd, scaled_size
+from landcover.model.preprocessing import Size, scaled_size
 from landcover.model.runtimes import Runtime
+from landcover.scale import check_gsd
 from landcover.windows import Span, cannot_overlap, spans
 
 WHOLE_PX = 1536
-"""Longest side, on the model's grid, up to which a scene is given to the network whole by default."""
+"""Longest side, in pixels at the model's GSD, up to which a scene is one window by default."""
 
 _COARSEST = 10
 
@@ -44,18 +45,21 @@ class Grid:
     own_rows: Axis
     own_cols: Axis
 
-    def final_cells(self, band: int) -> int:
-        """Rows of cells from the top that the rows of windows up to ``band`` complete."""
-        return self.rows[band + 1].start if band + 1 < len(self.rows) else self.rows[-1].stop
+    def final_cells(self, block: int) -> int:
+        """Return how many rows of the logit grid are complete after row of windows ``block``."""
+        return self.rows[block + 1].start if block + 1 < len(self.rows) else self.rows[-1].stop
 
-    def band_stop(self, band: int) -> int:
-        """Row after the last of the scene's own rows that band ``band`` consists of; band -1 is empty."""
-        if band < 0:
+    def block_rows(self, block: int) -> tuple[int, int]:
+        """Return the first row of a row block, in the scene's own pixels, and the row after its last."""
+        return self._stop(block - 1), self._stop(block)
+
+    def _stop(self, block: int) -> int:
+        if block < 0:
             return 0
-        if band + 1 == len(self.rows):
+        if block + 1 == len(self.rows):
             return self.size[0]
-        # A pixel needs the cell before it and the cell after.
-        return int(np.searchsorted(self.own_rows.low, self.final_cells(band) - 1))
+        # A pixel needs the row of the logit grid before it and the one after.
+        return int(np.searchsorted(self.own_rows.low, self.final_cells(block) - 1))
 
 
 def make_grid(
@@ -71,16 +75,16 @@ def make_grid(
     Args:
         size: Height and width of the scene.
         runtime: The model.
-        gsd: The scene's ground sample distance in metres per pixel, or down and across where pixels are not
-            square on the ground. None: it is the model's.
-        window_px: Side of the window in pixels of the model's grid, rounded up to whole cells. 0: the whole
-            scene at once. None: whole up to :data:`WHOLE_PX`, beyond it the window that the card advises.
-        overlap_px: Pixels that neighbouring windows share. None: what the card advises for its own window, a
-            quarter of the window for another.
+        gsd: The scene's ground sample distance in metres per pixel, or (down, across) where pixels are not
+            square on the ground. None: the model's.
+        window_px: Side of the window in pixels at the model's GSD, rounded up to whole cells. 0: the whole
+            scene at once. None: whole up to :data:`WHOLE_PX`, beyond it the window of the model's card.
+        overlap_px: Pixels that neighbouring windows share. None: the overlap of the card for its own window,
+            a quarter of the window for another.
 
     Raises:
-        UsageError: If GSD, window or overlap cannot be used.
-        ImageError: If the scene is so much coarser than the model's imagery that nothing can be seen in it.
+        UsageError: If GSD, window or overlap are out of range.
+        ImageError: If the scene is more than ten times coarser than the model's GSD.
     """
     card, stride = runtime.card, runtime.stride
     model_gsd = card.preprocessing.gsd
@@ -90,8 +94,7 @@ def make_grid(
     if max(scales) > _COARSEST:
         raise ImageError(
             f"The imagery has {max(sides):g} m per pixel, more than {_COARSEST} times the model's "
-            f"{model_gsd:g} m: nothing that the model knows can be seen in it. If the scale is wrong, pass "
-            "--gsd."
+            f"{model_gsd:g} m: it is too coarse for this model. If the scale is wrong, pass --gsd."
         )
     model_size = scaled_size((size[0], 1), scales[0])[0], scaled_size((1, size[1]), scales[1])[1]
     if window_px is None:
@@ -116,12 +119,12 @@ def make_grid(
 
 
 def check_windows(card: ModelCard, window_px: int | None, overlap_px: int | None) -> None:
-    """Refuse what no scene can be covered with, also where one is small enough to be given whole.
+    """Check window and overlap, also where a scene is small enough to be one window.
 
     Args:
-        card: Whose window is meant where none is given.
+        card: Gives the window where none is passed.
         window_px: As for :func:`make_grid`.
-        overlap_px: Likewise.
+        overlap_px: As for :func:`make_grid`.
 
     Raises:
         UsageError: If a side is negative, or the overlap is not smaller than the window.
@@ -129,7 +132,7 @@ def check_windows(card: ModelCard, window_px: int | None, overlap_px: int | None
     window_px = card.window_px if window_px is None else window_px
     if window_px < 0:
         raise UsageError(
-            f"Windows of {window_px} px are not possible; expected pixels, or 0 for whole images at once."
+            f"The window is {window_px} px; expected a number of pixels, or 0 for whole images at once."
         )
     if overlap_px is not None and (overlap_px < 0 or 0 < window_px <= overlap_px):
         raise cannot_overlap(window_px, overlap_px)

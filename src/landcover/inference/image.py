@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from landcover.inference.engine import bands
+from landcover.inference.engine import row_blocks
 from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource
 from landcover.inference.upsampling import Float32Array
@@ -45,9 +45,9 @@ def predict_probabilities(
     source = ArraySource(image)
     grid = make_grid(image.shape[:2], runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
     result = np.empty((len(runtime.card.legend.scored), *image.shape[:2]), np.float32)
-    for band in bands(runtime, source, grid, batch=batch, turns=turns):
-        for part, values in band.probabilities():
-            result[:, band.start + part.start : band.start + part.stop] = values
+    for block in row_blocks(runtime, source, grid, batch=batch, tta=turns):
+        for part, values in block.probabilities():
+            result[:, block.start + part.start : block.start + part.stop] = values
     return result
 
 
@@ -69,6 +69,6 @@ def predict_index(
     """
     source = ArraySource(image)
     grid = make_grid(image.shape[:2], runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
-    made = bands(runtime, source, grid, batch=batch, turns=turns)
-    strips = [band.index(runtime.card.legend) for band in made]
+    made = row_blocks(runtime, source, grid, batch=batch, tta=turns)
+    strips = [block.class_indices(runtime.card.legend) for block in made]
     return strips[0] if len(strips) == 1 else np.concatenate(strips)

@@ -1,32 +1,46 @@
-"""The verb: images and scenes to maps."""
+"""Predict: images and scenes to maps."""
 
-import sys
+import json
+import logging
+import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import numpy as np
 
 from landcover import __version__
-from landcover.data.parallel import parallel_map
-from landcover.errors import DataError, LandcoverError, OutputError, UsageError
+from landcover.errors import DataError, LandcoverError, MaskError, OutputError, UsageError, printable
 from landcover.extras import needs
-from landcover.inference.engine import Band
+from landcover.inference.engine import RowBlock
 from landcover.inference.grid import check_windows
-from landcover.inference.kept import is_made, read_made
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import Task, plan
+from landcover.inference.plan import Task, plan, products
 from landcover.inference.results import MadeMap, Prediction
-from landcover.inference.scene import make_map
+from landcover.inference.scene import UNLIKE, WORK, make_map, work_digest
 from landcover.inference.upsampling import Float32Array
-from landcover.legend import UInt8Array
+from landcover.io.readahead import parallel_map
+from landcover.legend import Legend, UInt8Array
 from landcover.model.card import model_digest
 from landcover.model.runtimes import Runtime, open_model
+from landcover.ood import OodReport
 from landcover.progress import track
+from landcover.raster import row_areas
+from landcover.raster.mapfiles import MapReader, open_map_file, read_map_tags
+from landcover.raster.zonal import ClassAreas, read_zones
+from landcover.scale import GsdSource
+from landcover.windows import Window
 
 if TYPE_CHECKING:
     from landcover.model.card import ModelCard
+
+_log = logging.getLogger(__name__)
+
+_GSD = re.compile(r"(\S+) \((.+)\)")
 
 
 def predict(
@@ -81,22 +95,22 @@ def predict(
         model_gsd=opened.card.preprocessing.gsd,
         runtime=opened.name,
         device=opened.device,
+        licence=opened.card.licence,
     )
     if options.resume and result.model_sha256 is None:
-        raise UsageError("Maps of a model in memory cannot be told from others: --resume needs a model file.")
+        raise UsageError("--resume needs a model file: maps of a model in memory cannot be identified.")
     if options.vector is not None:
         with needs("vector"):
             from landcover.io.vectors import vector_driver
         vector_driver(Path(f"map.{options.vector}"))
     tasks = plan(inputs, Path(out), options, model_gsd=result.model_gsd)
-    print(f"Model: {result.model}, on {result.runtime} ({result.device}).", file=sys.stderr)
-    _tell_assumed(tasks, result.model_gsd)
+    _log.info("Model: %s, on %s (%s).", result.model, result.runtime, result.device)
     tags = _provenance(result, options, precision)
     if options.resume:
-        kept = [task for task in tasks if is_made(task, options, tags)]
-        result.kept = [read_made(task, options, result.legend) for task in kept]
-        tasks = [task for task in tasks if task not in kept]
-    _make(_Shared(opened), tasks, options, tags, result)
+        found = [read_kept(task, options, tags, result.legend) for task in tasks]
+        result.kept = [made for made in found if made is not None]
+        tasks = [task for task, made in zip(tasks, found, strict=True) if made is None]
+    _make(_Shared(opened) if options.jobs > 1 else opened, tasks, options, tags, result)
     return result
 
 
@@ -111,11 +125,11 @@ def _make(
     stopped = threading.Event()
     alone = len(tasks) == 1
 
-    def watched(task: Task, bands: Iterable[Band], total: int) -> Iterator[Band]:
-        for band in track(bands, Path(task.name).name, total=total) if alone else bands:
+    def watched(task: Task, blocks: Iterable[RowBlock], total: int) -> Iterator[RowBlock]:
+        for block in track(blocks, Path(task.name).name, total=total) if alone else blocks:
             if stopped.is_set():
                 raise KeyboardInterrupt
-            yield band
+            yield block
 
     def make(task: Task) -> MadeMap | LandcoverError | None:
         if stopped.is_set():
@@ -139,11 +153,17 @@ def _make(
             else parallel_map(make, tasks, workers=options.jobs, stopped=stopped)
         )
         outcomes = made if alone else track(made, "Predicting", total=len(tasks))
-        for task, outcome in zip(tasks, outcomes, strict=True):
+        began = time.monotonic()
+        for number, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True), 1):
+            count, took = f"{number} of {len(tasks)}", time.monotonic() - began
             if isinstance(outcome, MadeMap):
                 result.maps.append(outcome)
+                _log.info("%s: %s mapped, %.1f s", count, task.name, took)
             else:
-                result.failed[task.name] = str(outcome or f"{task.name}: not mapped, as work has stopped.")
+                reason = str(outcome or f"{task.name}: skipped because the run was stopped.")
+                result.failed[task.name] = reason
+                _log.warning("%s: skipped. %s", count, reason)
+            began = time.monotonic()
     finally:
         stopped.set()
 
@@ -187,16 +207,70 @@ def _provenance(result: Prediction, options: PredictOptions, precision: str) -> 
         "LANDCOVER_MODEL_SHA256": result.model_sha256,
         "LANDCOVER_MODEL_GSD": f"{result.model_gsd:g}",
         "LANDCOVER_RUNTIME": f"{result.runtime} {precision}",
-        "LANDCOVER_MIN_REGION": options.min_region,
+        "LANDCOVER_MODEL_LICENCE": result.licence or None,
+        "LANDCOVER_MIN_REGION": None if options.min_region is None else str(options.min_region),
     }
     return {name: value for name, value in tags.items() if value is not None}
 
 
-def _tell_assumed(tasks: Sequence[Task], model_gsd: float) -> None:
-    assumed = [task.name for task in tasks if task.gsd_source == "assumed"]
-    if assumed:
-        print(
-            f"Note: nothing tells the scale of {len(assumed)} of {len(tasks)} images, such as {assumed[0]}; "
-            f"the model's {model_gsd:g} m per pixel is assumed. If that is wrong, pass --gsd.",
-            file=sys.stderr,
+def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], legend: Legend) -> MadeMap | None:
+    """Return what an existing map contains, as if it had been made now; None if it must be made.
+
+    Raises:
+        OutputError: If there is a map of that name, made by another model or with other options.
+        DataError: If the map cannot be read.
+    """
+    if not all(path.exists() for path in products(task, options)):
+        if task.map.exists():
+            _check_tags(task, options, tags, read_map_tags(task.map))
+        return None
+    try:
+        with open_map_file(task.map, legend) as opened:
+            _check_tags(task, options, tags, opened.tags)
+            return _as_made(task, options, opened, legend)
+    except MaskError:
+        _check_tags(task, options, tags, read_map_tags(task.map))  # it may not be our map at all
+        raise
+
+
+def _check_tags(
+    task: Task, options: PredictOptions, tags: Mapping[str, str], found: Mapping[str, str]
+) -> None:
+    expected = {**tags, WORK: work_digest(task, options)}
+    differing = [name for name, value in expected.items() if found.get(name) != value]
+    if differing:
+        raise OutputError(
+            f"{task.map} was made by another model, of another scene or with other options (its tags "
+            f"{', '.join(differing)} differ). Choose another --out, or pass --force instead of --resume."
         )
+
+
+def _as_made(task: Task, options: PredictOptions, opened: MapReader, legend: Legend) -> MadeMap:
+    tags, size, georeference = opened.tags, opened.size, opened.georeference
+    found = _GSD.fullmatch(tags.get("LANDCOVER_GSD", ""))
+    gsd, source = (float(found[1]), found[2]) if found else (task.gsd, task.gsd_source)
+    gsd_source = cast(GsdSource, source if source in get_args(GsdSource) else task.gsd_source)
+    true = None if georeference is None else row_areas(georeference, *size)
+    if true is None and gsd_source != "assumed":
+        true = np.full(size[0], gsd**2)
+    areas, zones = ClassAreas(legend, true), None
+    if options.zones is not None and georeference is not None:
+        zones = read_zones(options.zones, options.zone_column, georeference, size, legend, true)
+    for row, strip in opened.strips():
+        areas.add(row, strip)
+        if zones is not None:
+            zones.add(row, strip)
+    damaged = tuple(Window(*window) for window in json.loads(tags.get("LANDCOVER_DAMAGED", "[]")))
+    of_zones = {} if zones is None else zones.zones
+    ood = read_ood(tags.get(UNLIKE, ""))
+    return MadeMap(task, size, gsd, gsd_source, areas, of_zones, damaged, ood=ood)
+
+
+def read_ood(text: str) -> OodReport | None:
+    """Return the out-of-distribution report in a map's tag; None if it contains something else."""
+    try:
+        data = json.loads(text)
+        share, reasons = float(data["share"]), tuple(map(str, data["reasons"]))
+    except (ValueError, TypeError, KeyError):
+        return None
+    return OodReport(share, tuple(map(printable, reasons))) if 0 <= share <= 1 else None

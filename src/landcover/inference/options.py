@@ -1,100 +1,205 @@
-"""What a prediction is told."""
+"""Options of a prediction: each one declared once.
 
-from dataclasses import dataclass
+The command line, its reference page and the identity that ``resume`` compares are made from this list.
+"""
+
+import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from landcover.config import Option, Options
 from landcover.errors import UsageError
-from landcover.io import MAX_PIXELS, MaskFormat
-from landcover.model.preprocessing import check_gsd
-from landcover.postprocess import parse_min_region
-from landcover.raster import Scaling, check_box, check_scaling
+from landcover.io.discovery import MAX_PIXELS
+from landcover.scale import FromModel, check_gsd
+from landcover.values import BandSelection, BoundingBox, MaskFormat, RegionSize, Scaling, parse_scaling
 from landcover.windows import cannot_overlap
 
 MapFormat = Literal["auto", "png", "tif", "cog"]
 VectorFormat = Literal["gpkg", "geojson", "fgb", "parquet"]
 
+INPUT, PROCESSING, PRODUCTS, REPORTS = "Input", "Processing", "Products", "Reports"
+"""Groups of the help."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictOptions:
-    """How images are read, classified and written; every field has a default that suits most.
 
-    Attributes:
-        gsd: Metres per pixel of all images. None asks the image's transform, then ``landcover.yaml`` in or
-            above its folder, then the layout of the input folder; else the model's is assumed, and said so.
-        bands: Numbers of the red, green and blue band of rasters, from 1. None: by their colours.
-        scaling: Values of rasters beyond 8 bits that become 0 and 255, or ``"percentile"``: the 2nd and
-            98th percentile of each scene. None refuses such rasters.
-        bbox: Left, bottom, right, top in the scene's CRS: only this part.
-        aoi: File of polygons: only what lies inside.
-        strict: Stop at a damaged block of a raster, instead of leaving it without data.
-        max_pixels: Larger pictures that cannot be read by windows are refused.
-        window_px: Sliding window in pixels of the model's grid; see
-            :func:`landcover.inference.grid.make_grid`.
-        overlap_px: Its overlap; likewise.
-        batch: Windows that the network gets at once.
-        turns: Average over the eight turns and flips of each window: eight times the work.
-        min_region: Give smaller regions the class of their largest neighbour: ``8000px`` or ``2000m2``.
-        probabilities: Write ``NAME_probabilities.tif`` too: a band for each class, 0..255.
-        confidence: Write ``NAME_confidence.tif`` too: the probability of the mapped class, 0..255.
-        map_format: ``auto``: GeoTIFF for what is georeferenced or a URL, PNG for all else.
-        mask_format: Form of PNG maps.
-        qml: Write a style for QGIS beside each GeoTIFF.
-        vector: Write the map as polygons too, ``NAME_mask.<format>``.
-        zones: File of polygons: areas are counted for each of them too.
-        zone_column: What the polygons are called; None numbers them from 1.
-        jobs: Scenes that are worked on at a time; they share the network.
-        resume: Keep maps that this model made already, and go on with a scene where a killed run stopped.
-        force: Replace existing maps.
+def _parsed(parse: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: None if value is None else parse(value))
+
+
+def _gsd(value: Any) -> Any:
+    """Return metres per pixel, or ``model``; a number may be written as text."""
+    if value is None or value == "model":
+        return value
+    try:
+        return check_gsd(float(value))
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"The ground sample distance is {value!r}; expected metres per pixel above 0, or model."
+        ) from None
+
+
+class PredictOptions(Options):
+    """How images are read, classified and written. Every field has a default.
+
+    Texts as on the command line are accepted where a field has a type of its own: ``min_region="8000px"``,
+    ``bands="3,2,1"``.
 
     Raises:
         UsageError: If a value cannot be used.
     """
 
-    gsd: float | None = None
-    bands: tuple[int, int, int] | None = None
-    scaling: Scaling | None = None
-    bbox: tuple[float, float, float, float] | None = None
-    aoi: Path | None = None
-    strict: bool = False
-    max_pixels: int = MAX_PIXELS
-    window_px: int | None = None
-    overlap_px: int | None = None
-    batch: int = 1
-    turns: bool = False
-    min_region: str | None = None
-    probabilities: bool = False
-    confidence: bool = False
-    map_format: MapFormat = "auto"
-    mask_format: MaskFormat = "palette"
-    qml: bool = False
-    vector: VectorFormat | None = None
-    zones: Path | None = None
-    zone_column: str | None = None
-    jobs: int = 1
-    resume: bool = False
-    force: bool = False
+    gsd: Annotated[
+        float | FromModel | None,
+        BeforeValidator(_gsd),
+        Option(
+            "Metres per pixel of the images (ground sample distance). By default that of the georeference, "
+            "of landcover.yaml, or of a recognised data set. model: assume the model's where none is known.",
+            group=INPUT,
+            metavar="METRES",
+        ),
+    ] = None
+    bands: Annotated[
+        BandSelection | None,
+        _parsed(BandSelection.parse),
+        Option("Band numbers of red, green and blue, such as 3,2,1.", group=INPUT, metavar="R,G,B"),
+    ] = None
+    scaling: Annotated[
+        Scaling | None,
+        _parsed(parse_scaling),
+        Option(
+            "Values of 16-bit rasters that become 0 and 255, such as 0,3000; or percentile, of each scene.",
+            group=INPUT,
+            metavar="MIN,MAX",
+        ),
+    ] = None
+    bbox: Annotated[
+        BoundingBox | None,
+        _parsed(BoundingBox.parse),
+        Option("Map only this box, in the scene's CRS.", group=INPUT, metavar="LEFT,BOTTOM,RIGHT,TOP"),
+    ] = None
+    aoi: Annotated[
+        Path | None, Option("Map only the area inside the polygons of this file.", group=INPUT)
+    ] = None
+    strict: Annotated[
+        bool,
+        Option("Skip a scene that has a damaged block, instead of mapping the rest of it.", group=INPUT),
+    ] = False
+    max_pixels: Annotated[
+        int,
+        Field(ge=1),
+        Option("Refuse larger pictures that cannot be read by windows.", group=INPUT, minimum=1),
+    ] = MAX_PIXELS
+    window_px: Annotated[
+        int | None,
+        Option(
+            "Side of the sliding window, in pixels at the model's GSD. 0: the whole image at once.",
+            flag="--window",
+            group=PROCESSING,
+            metavar="PIXELS",
+        ),
+    ] = None
+    overlap_px: Annotated[
+        int | None,
+        Option(
+            "Pixels that neighbouring windows share.", flag="--overlap", group=PROCESSING, metavar="PIXELS"
+        ),
+    ] = None
+    batch: Annotated[
+        int, Field(ge=1), Option("Windows per run of the network.", group=PROCESSING, minimum=1)
+    ] = 1
+    tta: Annotated[
+        bool,
+        Option(
+            "Test-time augmentation: average over the 8 rotations and reflections. 8 times the work.",
+            group=PROCESSING,
+        ),
+    ] = False
+    min_region: Annotated[
+        RegionSize | None,
+        _parsed(RegionSize.parse),
+        Option(
+            "Give smaller regions the class of their largest neighbour: 8000px or 2000m2.",
+            group=PROCESSING,
+            metavar="SIZE",
+        ),
+    ] = None
+    probabilities: Annotated[
+        bool,
+        Option("Also write the probability of each class.", group=PRODUCTS, changes_map=False),
+    ] = False
+    confidence: Annotated[
+        bool,
+        Option("Also write the probability of the mapped class.", group=PRODUCTS, changes_map=False),
+    ] = False
+    map_format: Annotated[
+        MapFormat, Option("auto: GeoTIFF for georeferenced images and URLs, else PNG.", group=PRODUCTS)
+    ] = "auto"
+    mask_format: Annotated[MaskFormat, Option("Form of PNG maps.", group=PRODUCTS)] = "palette"
+    qml: Annotated[
+        bool, Option("Write a QGIS style beside each GeoTIFF.", group=PRODUCTS, changes_map=False)
+    ] = False
+    vector: Annotated[
+        VectorFormat | None,
+        Option("Also write the map as polygons.", group=PRODUCTS, changes_map=False),
+    ] = None
+    zones: Annotated[
+        Path | None,
+        Option("Also count areas in each polygon of this file.", group=REPORTS, changes_map=False),
+    ] = None
+    zone_column: Annotated[
+        str | None,
+        Option(
+            "Column with the names of the zones. By default they are numbered from 1.",
+            group=REPORTS,
+            changes_map=False,
+        ),
+    ] = None
+    jobs: Annotated[
+        int,
+        Field(ge=1),
+        Option("Scenes to map at the same time.", group=PROCESSING, changes_map=False, minimum=1),
+    ] = 1
+    resume: Annotated[
+        bool,
+        Option(
+            "Continue an interrupted run: keep finished maps and the finished parts of others.",
+            group=PROCESSING,
+            changes_map=False,
+        ),
+    ] = False
+    force: Annotated[
+        bool, Option("Overwrite existing maps and reports.", group=PRODUCTS, changes_map=False)
+    ] = False
 
-    def __post_init__(self) -> None:
-        if self.gsd is not None:
-            check_gsd(self.gsd)
-        if self.bbox is not None:
-            check_box(self.bbox)
-        if self.scaling is not None:
-            check_scaling(self.scaling)
-        if self.min_region is not None:
-            parse_min_region(self.min_region, 1.0)
-        if self.window_px is not None and self.window_px < 0:
-            raise UsageError(f"Windows of {self.window_px} px are not possible; expected 0 or more.")
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if "turns" not in values:
+            return values
+        warnings.warn("PredictOptions(turns=...) is now tta=...", DeprecationWarning, stacklevel=4)
+        return {"tta" if name == "turns" else name: value for name, value in values.items()}
+
+    @field_validator("window_px")
+    @classmethod
+    def _check_window(cls, window_px: int | None) -> int | None:
+        if window_px is not None and window_px < 0:
+            raise UsageError(f"--window is {window_px} px; expected 0 or more.")
+        return window_px
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "PredictOptions":
         if self.overlap_px is not None and (
             self.overlap_px < 0 or (self.window_px and self.overlap_px >= self.window_px)
         ):
             raise cannot_overlap(self.window_px or 0, self.overlap_px)
-        if self.batch < 1:
-            raise UsageError(f"{self.batch} windows at once are not possible; expected at least 1.")
-        if self.jobs < 1:
-            raise UsageError(f"{self.jobs} scenes at a time are not possible; expected at least 1.")
         if self.zone_column is not None and self.zones is None:
-            raise UsageError("A column of the zones was named, but no file of zones was given.")
+            raise UsageError("--zone-column needs --zones, the file of polygons that has the column.")
         if self.resume and self.force:
-            raise UsageError("Either --resume keeps the maps that are there, or --force replaces them.")
+            raise UsageError("--resume keeps existing maps and --force overwrites them. Pass only one.")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that change the map, by name: what ``resume`` compares."""
+        declared = self.declared()
+        return {name: getattr(self, name) for name, option in declared.items() if option.changes_map}

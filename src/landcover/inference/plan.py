@@ -1,24 +1,22 @@
 """What a prediction will read and write, settled before any work: name, place and scale of every image."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Literal
 from urllib.parse import urlsplit
 
-from landcover.data import open_dataset
-from landcover.data.dataset import SETTINGS_FILE, read_settings
 from landcover.errors import DataError, UsageError
-from landcover.inference.options import MapFormat, PredictOptions
+from landcover.inference.options import PredictOptions
+from landcover.io import image_size
 from landcover.io.discovery import IMAGE_END, PICTURE_SUFFIXES, check_targets, find_files
-from landcover.raster import Georeference, display_name, ground_sample_distance, read_georeference
+from landcover.raster import display_name, read_header
+from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format
+from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
 
 NO_IMAGE = ("_mask", "_label", "_probabilities", "_confidence")
 """Ends of names that folders are not searched for: masks, and what ``predict`` itself writes."""
-
-GsdSource = Literal["option", "raster", "data folder", "assumed"]
 
 _MASK_END = "_mask"
 _PICTURES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
@@ -39,8 +37,8 @@ class Task:
         map: The map to write, ``.tif`` or ``.png``.
         picture: Whether it is a picture without georeference, which is decoded whole; else it is a scene.
         gsd: Metres per pixel of the image.
-        gsd_source: Who says so. ``raster``: the scene's transform, which says it anew when the scene, or a
-            part of it, is opened. ``assumed``: nobody, it is the model's.
+        gsd_source: Its origin. ``raster``: the georeference; the value is read again when the scene, or a
+            part of it, is opened. ``assumed``: the model's GSD.
     """
 
     image: Path | str
@@ -58,6 +56,12 @@ class Task:
     def path(self) -> Path:
         """The image's file; of an address, something that is not there."""
         return Path(self.image)
+
+    def format(self, options: PredictOptions) -> MapFormat:
+        """Return the file format of the map."""
+        return choose_map_format(
+            options.map_format, georeferenced=self.map.suffix != MAP_FORMATS["png"].suffix
+        )
 
     def beside(self, end: str) -> Path:
         """Return the path of another product: ``NAME_<end>``."""
@@ -95,16 +99,16 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
     Args:
         inputs: Image files, folders that are searched with their subfolders, and URLs of rasters.
         out: Folder of the maps; the folders below an input folder are kept in it.
-        options: What the prediction is told.
-        model_gsd: What is assumed of images whose scale nobody tells.
+        options: How images are read and written.
+        model_gsd: GSD of images of unknown scale, if ``options.gsd`` is ``"model"``.
 
     Raises:
-        UsageError: If there is no input, or an address cannot be one.
+        UsageError: If there is no input, an address is not valid, or the GSD of an image is unknown.
         DataError: If an input does not exist or a folder holds no images.
         OutputError: If ``out`` is a file, two images would get one output, an output is also an input, or
             exists and neither ``force`` nor ``resume`` is on.
     """
-    option: tuple[float, GsdSource] | None = None if options.gsd is None else (options.gsd, "option")
+    option = options.gsd if isinstance(options.gsd, float) else None
     addresses = [str(given) for given in inputs if is_address(str(given))]
     given = [one for one in inputs if not is_address(str(one))]
     found = (
@@ -112,18 +116,33 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
         if addresses and not given
         else find_files(given, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=NO_IMAGE)
     )
-    tasks, folder_gsd = [], _folder_scales()
+    tasks, unknown, settings, layout = [], [], cache(_settings_gsd), cache(_layout_gsd)
     for image, relative, folder in found:
-        georeference = read_georeference(image)
+        georeference, raster_gsd = read_header(image)
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
-        known = option or _scale(image, folder, georeference, folder_gsd)
-        suffix = _suffix(options.map_format, referenced=georeference is not None)
+        suffix = choose_map_format(options.map_format, georeferenced=georeference is not None).suffix
         picture = georeference is None and image.suffix.lower() in _PICTURES
-        tasks.append(Task(image, _map(stem, suffix), picture, *(known or (model_gsd, "assumed"))))
+        scale = find_scale(
+            option,
+            raster=lambda: raster_gsd,  # noqa: B023
+            settings=lambda: settings(image.parent.resolve()),  # noqa: B023
+            layout=lambda: layout(folder) if folder else None,  # noqa: B023
+        )
+        if scale is None and options.gsd is None and _is_readable(image):
+            unknown.append(image)
+        scale = scale or Scale(model_gsd, "assumed")
+        tasks.append(Task(image, _map(stem, suffix), picture, *scale))
     for address in addresses:
         stem = out / _address_path(address).stem.removesuffix(IMAGE_END)
-        suffix = _suffix(options.map_format, referenced=True)
-        tasks.append(Task(address, _map(stem, suffix), False, *(option or (model_gsd, "raster"))))
+        suffix = choose_map_format(options.map_format, georeferenced=True).suffix
+        known = Scale(model_gsd, "raster") if option is None else Scale(option, "option")
+        tasks.append(Task(address, _map(stem, suffix), False, *known))
+    if unknown:
+        raise unknown_gsd(
+            f"{len(unknown)} of {len(found)} images (for example {unknown[0]})",
+            f"--gsd model to assume the model's {model_gsd:g} m, or write 'gsd: 0.5' into {SETTINGS_FILE} "
+            "beside the images",
+        )
     outputs = [(task.image, path) for task in tasks for path in products(task, options)]
     check_targets(outputs, force=options.force or options.resume, shown=display_name)
     return tasks
@@ -143,50 +162,38 @@ def products(task: Task, options: PredictOptions) -> list[Path]:
     return [
         *([task.beside("_probabilities.tif")] if options.probabilities else []),
         *([task.beside("_confidence.tif")] if options.confidence else []),
-        *([task.map.with_suffix(".qml")] if options.qml and task.map.suffix == ".tif" else []),
+        *([task.map.with_suffix(".qml")] if options.qml and task.format(options).georeferenced else []),
         *([task.map.with_suffix(f".{options.vector}")] if options.vector else []),
         task.map,
     ]
-
-
-def _suffix(map_format: MapFormat, *, referenced: bool) -> str:
-    if map_format == "auto":
-        return ".tif" if referenced else ".png"
-    return ".png" if map_format == "png" else ".tif"
 
 
 def _map(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + _MASK_END + suffix)
 
 
-def _scale(
-    image: Path,
-    folder: Path | None,
-    georeference: Georeference | None,
-    folder_gsd: Callable[[Path, Path | None], float | None],
-) -> tuple[float, GsdSource] | None:
-    """Return the image's GSD and who says so, None where nobody does."""
-    if georeference is not None and (from_raster := ground_sample_distance(image)):
-        return from_raster, "raster"
-    from_folder = folder_gsd(image.parent.resolve(), folder)
-    return (from_folder, "data folder") if from_folder else None
-
-
-def _folder_scales() -> Callable[[Path, Path | None], float | None]:
-    """Return a function from an image's folder and input folder to a GSD that looks at each folder once."""
-    settings, layout = cache(_settings_gsd), cache(_layout_gsd)
-    return lambda parent, folder: settings(parent) or (layout(folder) if folder else None)
+def _is_readable(image: Path) -> bool:
+    """Return whether a file is imagery. Others are skipped when they are read, with the reason."""
+    try:
+        image_size(image)
+    except DataError:
+        return False
+    return True
 
 
 def _settings_gsd(folder: Path) -> float | None:
     """Return the GSD in the nearest ``landcover.yaml`` in or above a folder."""
+    from landcover.data.dataset import read_settings
+
     files = (above / SETTINGS_FILE for above in (folder, *folder.parents))
     nearest = next((file for file in files if file.is_file()), None)
     return read_settings(nearest).gsd if nearest else None
 
 
 def _layout_gsd(folder: Path) -> float | None:
-    """Return what is known of a published data set's scale; None for a folder that is none."""
+    """Return the published GSD of a recognised data set; None for any other folder."""
+    from landcover.data import open_dataset  # costs start-up time, and most runs do without
+
     try:
         return open_dataset(folder).gsd
     except DataError:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -10,12 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.errors import UsageError
-from landcover.inference.filling import any_within
 from landcover.inference.grid import Grid
+from landcover.inference.options import PredictOptions
+from landcover.inference.plan import Task
+from landcover.io import read_imagery
 from landcover.legend import UInt8Array
-from landcover.model.preprocessing import resample_rows, source_rows
+from landcover.model.filling import any_within
+from landcover.model.preprocessing import Size, resample_rows, source_rows
+from landcover.raster import Georeference, Scene, open_scene, pixel_sides, row_areas
+from landcover.scale import GsdSource, unknown_gsd
+from landcover.windows import Window
 
 BoolArray = npt.NDArray[np.bool_]
+
+_SQUARE = 0.01
+"""Sides of a pixel that differ by less are taken as equal."""
 
 _STEP_ROWS = 128
 _STEP_PIXELS = 1 << 22
@@ -58,7 +68,7 @@ class ArraySource:
     """An image in memory: uint8 (H, W, 3), and bool (H, W) where there is imagery (None: everywhere).
 
     Raises:
-        UsageError: If the image is no uint8 (H, W, 3), or empty.
+        UsageError: If the image is not uint8 (H, W, 3), or empty.
     """
 
     image: UInt8Array
@@ -87,13 +97,13 @@ class ArraySource:
 
 
 class WindowRow(NamedTuple):
-    """What a row of windows looks at.
+    """The imagery of a row of windows.
 
     Attributes:
-        image: uint8 (h, w, 3) at the model's scale, edges repeated to whole cells.
+        image: uint8 (h, w, 3) at the model's GSD, edges repeated to whole cells.
         whole: bool (h, w): which of the pixels are resampled from imagery alone; None: all.
-        seen: Which of its windows hold imagery.
-        valid: Rows of the scene read with it: first, last and where they have imagery.
+        seen: Which of its windows contain imagery.
+        valid: Rows of the scene that were read for it: first, last and where they have imagery.
     """
 
     image: UInt8Array
@@ -103,14 +113,14 @@ class WindowRow(NamedTuple):
 
 
 def window_rows(
-    source: Source, grid: Grid, begin: int, mean: tuple[float, float, float]
+    source: Source, grid: Grid, numbers: range, mean: tuple[float, float, float]
 ) -> Iterator[WindowRow]:
-    """Read and resample a scene, each row of it once."""
+    """Read and resample the imagery of some consecutive rows of windows, each row of pixels once."""
     stride = grid.stride
     have: list[_Step] = []
     with ThreadPoolExecutor(_PARTS) as pool:
-        steps = _Steps(source, grid, pool, grid.rows[begin].start * stride, mean)
-        for span in grid.rows[begin:]:
+        steps = _Steps(source, grid, pool, grid.rows[numbers.start].start * stride, mean)
+        for span in grid.rows[numbers.start : numbers.stop]:
             top, bottom = span.start * stride, min(span.stop * stride, grid.model_size[0])
             new = list(steps.until(bottom))
             have = [step for step in have if step.stop > top] + new
@@ -149,11 +159,11 @@ class _Step(NamedTuple):
 
 
 class _Steps:
-    """Steps of rows at the model's scale from the top; what the next needs of the source again is kept.
+    """Steps of rows at the model's GSD; the source rows that the next step needs again are kept.
 
-    Steps begin and end at multiples of their height, which hangs on the scene's width and scale alone, and
-    are resampled in the same parts, whatever the windows and wherever work begins: resampling rounds, and the
-    same scene is to give the same bytes.
+    Steps begin and end at multiples of their height, which depends on the scene's width and scale only, and
+    are resampled in the same parts for any windows and any first row block: resampling rounds, and the same
+    scene must give the same bytes.
     """
 
     def __init__(
@@ -211,7 +221,7 @@ class _Steps:
     def _append(self, strip: Strip) -> None:
         image, valid, have = strip.image, strip.valid, self._strip
         if valid is not None and not valid.all():
-            # What stands where there is no imagery is arbitrary, and resampling mixes it with what is near.
+            # Values without imagery are arbitrary, and resampling mixes them with their neighbours.
             image = image.copy()
             image[~valid] = self._filling
         if valid is not None or self._valid is not None:
@@ -221,7 +231,7 @@ class _Steps:
         self._strip = np.concatenate([have, image]) if len(have) else image
 
     def _whole(self, rows: slice) -> BoolArray | None:
-        """Return bool (rows, model's width) where imagery alone lies under the model's pixels; None: all."""
+        """Return bool (rows, model's width): which pixels are made of imagery alone; None: all."""
         if self._valid is None or self._valid.all():
             return None
         size, model_size = self._grid.size, self._grid.model_size
@@ -241,7 +251,7 @@ class _Steps:
 
 
 class Validity:
-    """Where the scene's own rows have imagery, from when they are read until their band is finished."""
+    """Where the scene's own rows have imagery, from reading them until their row block is finished."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[int, int, BoolArray | None]] = []
@@ -263,5 +273,100 @@ class Validity:
             if valid is not None:
                 a, b = max(first, start), min(last, stop)
                 result[a - start : b - start] = valid[a - first : b - first]
-        # What is said must not depend on how the rows were read.
+        # The result must not depend on how the rows were read.
         return None if result.all() else result
+
+
+@dataclass(frozen=True, slots=True)
+class Imagery:
+    """An open image or scene.
+
+    Attributes:
+        source: Its pixels, in strips.
+        gsd: Metres per pixel, the geometric mean of the two sides.
+        sides: Metres down and across a pixel; both ``gsd`` where it is square.
+        gsd_source: Origin of the GSD.
+        georeference: CRS and transform, or None.
+    """
+
+    source: Scene | ArraySource
+    gsd: float
+    sides: tuple[float, float]
+    gsd_source: GsdSource
+    georeference: Georeference | None
+
+    @property
+    def size(self) -> Size:
+        """Height and width in pixels."""
+        return self.source.height, self.source.width
+
+    @property
+    def damaged(self) -> list[Window]:
+        """Windows that could not be read so far."""
+        return list(self.source.damaged) if isinstance(self.source, Scene) else []
+
+    @property
+    def notes(self) -> list[str]:
+        """What else was found out so far."""
+        return list(self.source.warnings) if isinstance(self.source, Scene) else []
+
+    def row_areas(self) -> npt.NDArray[np.float64] | None:
+        """Return float64 (H,), square metres of a pixel in each row; None where no scale is known."""
+        true = None if self.georeference is None else row_areas(self.georeference, *self.size)
+        if true is not None or self.gsd_source == "assumed":
+            return true
+        return np.full(self.size[0], self.gsd**2)
+
+
+@contextmanager
+def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Iterator[Imagery]:
+    """Open what a task is about.
+
+    Args:
+        task: The image.
+        options: How it is read.
+        model_gsd: GSD of a scene of unknown scale, if ``options.gsd`` is ``"model"``.
+
+    Raises:
+        DataError: If it cannot be read.
+        UsageError: If an option does not suit it.
+    """
+    if task.picture:
+        if options.bbox is not None or options.aoi is not None:
+            raise UsageError(
+                f"{task.name} is a picture without georeference; --bbox and --aoi cannot be used."
+            )
+        source = ArraySource(*read_imagery(task.path, max_pixels=options.max_pixels))
+        _check_known(task, options, task.gsd_source, model_gsd)
+        yield Imagery(source, task.gsd, (task.gsd, task.gsd), task.gsd_source, None)
+        return
+    with open_scene(
+        task.image,
+        bands=options.bands,
+        scaling=options.scaling,
+        bbox=options.bbox,
+        aoi=options.aoi,
+        strict=options.strict,
+    ) as scene:
+        gsd, gsd_source, sides = task.gsd, task.gsd_source, (task.gsd, task.gsd)
+        if gsd_source == "raster" and scene.gsd is None:
+            gsd, gsd_source, sides = model_gsd, "assumed", (model_gsd, model_gsd)
+        elif gsd_source == "raster" and scene.gsd is not None:
+            # That of the part that is mapped, which may be far from the middle of the file.
+            gsd, sides = scene.gsd, _sides(scene, scene.gsd)
+        _check_known(task, options, gsd_source, model_gsd)
+        yield Imagery(scene, gsd, sides, gsd_source, scene.georeference)
+
+
+def _check_known(task: Task, options: PredictOptions, source: GsdSource, model_gsd: float) -> None:
+    if source == "assumed" and options.gsd != "model":
+        raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")
+
+
+def _sides(scene: Scene, gsd: float) -> tuple[float, float]:
+    """Return metres down and across a pixel, whose geometric mean is ``gsd``."""
+    sides = None if scene.georeference is None else pixel_sides(scene.georeference, scene.height, scene.width)
+    if sides is None or abs(sides[0] / sides[1] - 1) < _SQUARE:
+        return gsd, gsd
+    ratio = math.sqrt(sides[0] / sides[1])
+    return gsd * ratio, gsd / ratio

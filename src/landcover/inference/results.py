@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from landcover.inference.plan import GsdSource, Task
+from landcover.inference.plan import Task
 from landcover.legend import Legend
 from landcover.model.preprocessing import Size
-from landcover.ood import Unlike
+from landcover.ood import OodReport
 from landcover.raster.zonal import Area, ClassAreas
+from landcover.scale import GsdSource
 from landcover.windows import Window
 
 
@@ -25,7 +26,7 @@ class MadeMap:
         zones: The same for each polygon of the file of zones.
         damaged: Windows of the scene that could not be read and have no data in the map.
         notes: What else should be known of the scene.
-        unlike: How much of it looks unlike what the model learned from; None where that is not known.
+        ood: How much of it is out of distribution for the model; None where that is not known.
     """
 
     task: Task
@@ -36,7 +37,7 @@ class MadeMap:
     zones: dict[str, ClassAreas] = field(default_factory=dict)
     damaged: tuple[Window, ...] = ()
     notes: tuple[str, ...] = ()
-    unlike: Unlike | None = None
+    ood: OodReport | None = None
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Prediction:
         model_gsd: Metres per pixel that the model works at.
         runtime: The library that computed.
         device: Where it computed.
+        licence: Terms of the model's weights, in words; empty where its card has none.
         maps: The maps written.
         kept: Maps that were there already and were kept; they count in all sums.
         failed: Why an image was skipped, by its name.
@@ -61,6 +63,7 @@ class Prediction:
     model_gsd: float
     runtime: str
     device: str
+    licence: str = ""
     maps: list[MadeMap] = field(default_factory=list)
     kept: list[MadeMap] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -93,6 +96,7 @@ class Prediction:
             "model_gsd": self.model_gsd,
             "runtime": self.runtime,
             "device": self.device,
+            "licence": self.licence,
             "classes": [asdict(area) for area in self.areas],
             "maps": [self._map(made) for made in self.all],
             "kept": [str(made.task.map) for made in self.kept],
@@ -129,5 +133,5 @@ class Prediction:
             "zones": {name: [asdict(area) for area in zone.table()] for name, zone in made.zones.items()},
             "damaged": [list(window) for window in made.damaged],
             "notes": list(made.notes),
-            "unlike": None if made.unlike is None else made.unlike.to_dict(),
+            "unlike": None if made.ood is None else made.ood.to_dict(),
         }

@@ -3,46 +3,36 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 
 from landcover.errors import ImageError, OutputError, UsageError
-from landcover.inference.engine import Band, bands
-from landcover.inference.grid import make_grid
-from landcover.inference.opening import Imagery, open_imagery
+from landcover.inference.blocks import ReadLog, SceneWork, damaged_rows, joined
+from landcover.inference.engine import RowBlock, row_blocks
+from landcover.inference.grid import Grid, make_grid
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task
-from landcover.inference.prefetch import prefetch
-from landcover.inference.products import IN_MEMORY_PIXELS, Stores, write_products
+from landcover.inference.reading import Imagery, open_imagery
 from landcover.inference.results import MadeMap
-from landcover.inference.rowstore import Told, Workplace
-from landcover.legend import Legend
+from landcover.io.readahead import read_ahead
+from landcover.legend import Legend, UInt8Array
 from landcover.model.runtimes import Runtime
-from landcover.ood import NOTHING, Look
+from landcover.postprocess import remove_small_regions, sieve_bands
+from landcover.raster import RasterSpec, write_bands
+from landcover.raster.mapfiles import write_map_file
 from landcover.raster.zonal import ClassAreas, Float64Array, ZoneAreas, read_zones
 
-_NOT_IN_MAP = (
-    "resume",
-    "force",
-    "jobs",
-    "zones",
-    "zone_column",
-    "probabilities",
-    "confidence",
-    "qml",
-    "vector",
-)
-"""Options that change nothing in the map itself."""
-
 WORK = "LANDCOVER_WORK"
-"""Tag of a map: digest of the scene and the options that it was made of."""
+"""Tag of a map: digest of the scene and of the options that change it."""
 
 UNLIKE = "LANDCOVER_UNLIKE"
-"""Tag of a map: how much of the scene looks unlike what the model learned from, and how, as JSON."""
+"""Tag of a map: the out-of-distribution report of the scene, as JSON."""
 
-Progress = Callable[[Iterable[Band], int], Iterable[Band]]
+IN_MEMORY_PIXELS = 1 << 26
+"""Up to this number of pixels (8192 x 8192) a scene's map stays in memory until it is written."""
+
+Progress = Callable[[Iterable[RowBlock], int], Iterable[RowBlock]]
 
 
 def make_map(
@@ -51,20 +41,20 @@ def make_map(
     options: PredictOptions,
     *,
     tags: Mapping[str, str],
-    progress: Progress = lambda bands, total: bands,
+    progress: Progress = lambda blocks, total: blocks,
 ) -> MadeMap:
     """Read, classify and write one scene.
 
-    Up to :data:`landcover.inference.products.IN_MEMORY_PIXELS` the map and its other products are held in
-    memory. The rows of a larger one go to a hidden folder beside it (a byte a pixel and band) until they are
-    written, and ``resume`` can take them up there if the process is killed.
+    Up to :data:`IN_MEMORY_PIXELS` the map and its other products are held in memory. The rows of a larger one
+    go to a hidden folder beside it (a byte per pixel and band) until they are written, and ``resume``
+    continues from them if the process is killed.
 
     Args:
         runtime: The model.
         task: The scene and its map.
         options: How it is read, classified and written.
-        tags: What the map tells about its making.
-        progress: Wraps the bands of the scene, given their number.
+        tags: Provenance of the map.
+        progress: Wraps the row blocks of the scene, given their number.
 
     Raises:
         DataError: If the scene cannot be read.
@@ -81,37 +71,170 @@ def make_map(
         _check_products(task, imagery, options)
         row_areas = imagery.row_areas()
         zones = _zones(imagery, task, options, legend, row_areas)
+        areas = ClassAreas(legend, row_areas)
+        grid = scene_grid(runtime, imagery, options, task.name)
+        products = {"probabilities": options.probabilities, "confidence": options.confidence}
+        identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **products}
         on_disk = math.prod(imagery.size) > IN_MEMORY_PIXELS
-        bands_kept = {"probabilities": options.probabilities, "confidence": options.confidence}
-        work = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **bands_kept}
-        with Workplace(task.map, work, on_disk=on_disk, resume=options.resume) as workplace:
-            stores = Stores(workplace, imagery.size, len(legend.scored), options)
-            seen = _classify(runtime, imagery, task, options, workplace, stores, progress)
-            told = workplace.told.joined(Told(imagery.damaged, imagery.notes, seen))
-            if told.damaged:
-                tags["LANDCOVER_DAMAGED"] = json.dumps(told.damaged)
-            unlike = told.look.verdict()
-            if unlike is not None:
-                tags[UNLIKE] = json.dumps(unlike.to_dict())
-            made = MadeMap(
-                task,
-                imagery.size,
-                imagery.gsd,
-                imagery.gsd_source,
-                ClassAreas(legend, row_areas),
-                {} if zones is None else zones.zones,
-                tuple(told.damaged),
-                (*told.notes, *_assumed(task, imagery)),
-                unlike,
-            )
-            write_products(made, stores, imagery.georeference, zones, options, tags)
-    return made
+        with SceneWork(
+            task.map, imagery.size, legend, identity if on_disk else None, resume=options.resume, **products
+        ) as work:
+            runs = work.missing(len(grid.rows))
+            blocks = (block for run in runs for block in make_blocks(runtime, imagery, grid, run, options))
+            with closing(blocks):
+                for block in progress(blocks, sum(map(len, runs))):
+                    work.finish(block, read_log(imagery, block))
+            log = joined(work.logs[number] for number in sorted(work.logs))
+            if log.damaged:
+                tags["LANDCOVER_DAMAGED"] = json.dumps(log.damaged)
+            report = log.ood.report()
+            if report is not None:
+                tags[UNLIKE] = json.dumps(report.to_dict())
+            spec = RasterSpec(*imagery.size, imagery.georeference, tags)
+            write_products(task, work, spec, options, imagery.gsd, areas, zones)
+        return MadeMap(
+            task,
+            imagery.size,
+            imagery.gsd,
+            imagery.gsd_source,
+            areas,
+            {} if zones is None else zones.zones,
+            log.damaged,
+            log.notes,
+            report,
+        )
+
+
+def scene_grid(runtime: Runtime, imagery: Imagery, options: PredictOptions, name: str) -> Grid:
+    """Return the windows of a scene, the same for everyone who works on it.
+
+    Raises:
+        ImageError: If the scene is too coarse for the model.
+    """
+    try:
+        return make_grid(
+            imagery.size,
+            runtime,
+            gsd=imagery.sides,
+            window_px=options.window_px,
+            overlap_px=options.overlap_px,
+        )
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+
+
+def make_blocks(
+    runtime: Runtime, imagery: Imagery, grid: Grid, numbers: range, options: PredictOptions
+) -> Iterator[RowBlock]:
+    """Compute some consecutive row blocks of a scene, the next one while the consumer uses one.
+
+    Nothing but the arguments is used and nothing is stored: a worker that has the scene and the model can
+    compute blocks alone. :func:`read_log` returns what belongs to a block beside its rows.
+    """
+    blocks = row_blocks(
+        runtime,
+        imagery.source,
+        grid,
+        numbers=numbers,
+        batch=options.batch,
+        tta=options.tta,
+        profile=runtime.card.imagery,
+    )
+    with closing(read_ahead(blocks)) as ahead:
+        yield from ahead
+
+
+def read_log(imagery: Imagery, block: RowBlock) -> ReadLog:
+    """Return what was found in a block's rows. They have been read when the block is there."""
+    return ReadLog(damaged_rows(imagery.damaged, block.start, block.stop), tuple(imagery.notes), block.ood)
+
+
+def write_products(
+    task: Task,
+    work: SceneWork,
+    spec: RasterSpec,
+    options: PredictOptions,
+    gsd: float,
+    areas: ClassAreas,
+    zones: ZoneAreas | None,
+) -> None:
+    """Assemble the map and the other products of a scene from its rows, and count areas.
+
+    Args:
+        task: The scene and its map.
+        work: The rows of all its blocks.
+        spec: Size, georeference and tags.
+        options: What to write.
+        gsd: Metres per pixel.
+        areas: Counts the classes of the map.
+        zones: Counts them in polygons, or None.
+
+    Raises:
+        OutputError: If something cannot be written.
+    """
+    legend, force = areas.legend, options.force or options.resume
+    cog = options.map_format == "cog"
+    if work.probabilities is not None:
+        names, buffer = legend.scored_names, work.probabilities
+        moved = buffer.path or (strip.swapaxes(0, 1) for strip in buffer.strips())
+        write_bands(task.beside("_probabilities.tif"), moved, spec, names, cog=cog, force=force)
+    if work.confidence is not None:
+        single = work.confidence.path or (strip[None] for strip in work.confidence.strips())
+        write_bands(task.beside("_confidence.tif"), single, spec, ["confidence"], cog=cog, force=force)
+    strips = _counted(_cleaned(work, spec, options, gsd), areas, zones)
+    rows: Path | Iterable[UInt8Array] = strips
+    if options.min_region is None and work.classes.path is not None:
+        for _ in strips:  # counted here, as GDAL reads the file itself
+            pass
+        rows = work.classes.path
+    map_format = task.format(options)
+    write_map_file(
+        task.map,
+        rows,
+        spec,
+        legend,
+        map_format,
+        mask_format=options.mask_format,
+        qml=options.qml,
+        force=force,
+    )
+    if options.vector is not None:
+        from landcover.postprocess.vectorize import vectorize  # needs an extra
+
+        confidence = task.beside("_confidence.tif") if options.confidence else None
+        polygons = task.map.with_suffix(f".{options.vector}")
+        vectorize(task.map, polygons, legend=legend, confidence=confidence, force=force)
+
+
+def _cleaned(work: SceneWork, spec: RasterSpec, options: PredictOptions, gsd: float) -> Iterator[UInt8Array]:
+    """Yield the map in strips, without small regions where that is wanted."""
+    classes = work.classes
+    if options.min_region is None:
+        yield from classes.strips()
+        return
+    min_pixels = options.min_region.pixels(gsd)
+    if spec.height * spec.width <= IN_MEMORY_PIXELS:
+        yield remove_small_regions(classes.read(0, spec.height), min_pixels)
+    else:
+        yield from sieve_bands(classes.read, spec.height, spec.width, min_pixels)
+
+
+def _counted(
+    strips: Iterable[UInt8Array], areas: ClassAreas, zones: ZoneAreas | None
+) -> Iterator[UInt8Array]:
+    """Count the areas of strips that pass."""
+    row = 0
+    for strip in strips:
+        areas.add(row, strip)
+        if zones is not None:
+            zones.add(row, strip)
+        row += len(strip)
+        yield strip
 
 
 def work_digest(task: Task, options: PredictOptions) -> str:
     """Return a digest of all that a map depends on but the model: the scene and the options."""
-    told = {name: value for name, value in asdict(options).items() if name not in _NOT_IN_MAP}
-    work: dict[str, object] = {"scene": task.name, "gsd": task.gsd, "options": told}
+    work: dict[str, object] = {"scene": task.name, "gsd": task.gsd, "options": options.identity()}
     files = [task.image, options.aoi]
     for file in (file for file in files if isinstance(file, Path) and file.exists()):
         status = file.stat()
@@ -122,16 +245,17 @@ def work_digest(task: Task, options: PredictOptions) -> str:
 def _check_products(task: Task, imagery: Imagery, options: PredictOptions) -> None:
     """Refuse, before the work, what could not be written after it."""
     height, width = imagery.size
-    if task.map.suffix == ".png" and height * width > 4 * IN_MEMORY_PIXELS:
+    in_parts = task.format(options).in_parts
+    if not in_parts and height * width > 4 * IN_MEMORY_PIXELS:
         raise OutputError(
             f"{task.map} would have {height} x {width} pixels; a PNG cannot be written in parts. "
             "Pass --map-format tif or cog."
         )
     if options.vector == "geojson" and imagery.georeference is None:
         raise UsageError(
-            f"{task.name} has no georeference, and GeoJSON is in longitude and latitude. Pass --vector gpkg."
+            f"{task.name} is not georeferenced, and GeoJSON is in longitude and latitude. Pass --vector gpkg."
         )
-    if options.vector is not None and task.map.suffix == ".png" and options.mask_format == "rgb":
+    if options.vector is not None and not in_parts and options.mask_format == "rgb":
         raise UsageError("Polygons are made of class indices: pass --mask-format palette with --vector.")
 
 
@@ -142,55 +266,7 @@ def _zones(
         return None
     if imagery.georeference is None:
         raise UsageError(
-            f"{task.name} has no georeference: the polygons of {options.zones} cannot be found in it."
+            f"{task.name} is not georeferenced; the polygons of {options.zones} cannot be used with it."
         )
     place, size = imagery.georeference, imagery.size
     return read_zones(options.zones, options.zone_column, place, size, legend, row_areas)
-
-
-def _assumed(task: Task, imagery: Imagery) -> list[str]:
-    """Return the note that a scene's scale is assumed, where that was not known when work was planned."""
-    if imagery.gsd_source != "assumed" or task.gsd_source == "assumed":
-        return []
-    return [f"{task.name} does not tell its scale; the model's {imagery.gsd:g} m is assumed. Or pass --gsd."]
-
-
-def _classify(
-    runtime: Runtime,
-    imagery: Imagery,
-    task: Task,
-    options: PredictOptions,
-    workplace: Workplace,
-    stores: Stores,
-    progress: Progress,
-) -> Look:
-    """Fill the stores, going on where they end, and return what was seen on the way."""
-    try:
-        grid = make_grid(
-            imagery.size,
-            runtime,
-            gsd=imagery.sides,
-            window_px=options.window_px,
-            overlap_px=options.overlap_px,
-        )
-    except ImageError as error:
-        raise ImageError(f"{task.name}: {error}") from error
-    first = next((n for n in range(len(grid.rows)) if grid.band_stop(n) > workplace.rows), len(grid.rows))
-    if first == len(grid.rows):
-        return NOTHING  # killed between the last row and the file
-    work = bands(
-        runtime,
-        imagery.source,
-        grid,
-        batch=options.batch,
-        turns=options.turns,
-        first=first,
-        profile=runtime.card.imagery,
-    )
-    seen = NOTHING
-    with closing(prefetch(work)) as made:
-        for band in progress(made, len(grid.rows) - first):
-            stores.append(band, runtime.card.legend)
-            seen += band.look
-            workplace.commit(band.stop, Told(imagery.damaged, imagery.notes, seen))
-    return seen

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from landcover.io.files import atomic_path
 from landcover.io.formats import Picture
 from landcover.io.png import encode_png
 from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
-
-MaskFormat = Literal["palette", "rgb", "index"]
+from landcover.values import MaskFormat as MaskFormat
 
 
 class Mask(NamedTuple):

@@ -3,10 +3,9 @@
 Importing this package loads neither torch nor timm; using any name except :class:`ModelConfig` does.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from landcover.extras import needs
+from landcover.extras import lazy_names
 from landcover.model.settings import ModelConfig
 
 if TYPE_CHECKING:
@@ -22,10 +21,14 @@ __all__ = [
     "describe_encoder",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "network" if name in ("DeepLabV3Plus", "build_model") else "encoders"
-    with needs("train"):
-        return getattr(import_module(f"{__name__}.{module}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "TESTED_ENCODERS": "encoders",
+        "DeepLabV3Plus": "network",
+        "EncoderInfo": "encoders",
+        "build_model": "network",
+        "describe_encoder": "encoders",
+    },
+    extra="train",
+)

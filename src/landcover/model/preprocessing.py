@@ -19,6 +19,7 @@ from PIL import Image
 
 from landcover.errors import ConfigError, UsageError
 from landcover.legend import UInt8Array
+from landcover.scale import check_gsd
 
 Float32Array = npt.NDArray[np.float32]
 Size = tuple[int, int]
@@ -65,17 +66,6 @@ class Preprocessing:
         normalised = batch * scale
         normalised += offset
         return normalised
-
-
-def check_gsd(gsd: float) -> float:
-    """Return ``gsd`` if it can be a ground sample distance in metres per pixel.
-
-    Raises:
-        ConfigError: If it is not a finite number above zero.
-    """
-    if not (math.isfinite(gsd) and gsd > 0):
-        raise ConfigError(f"A ground sample distance of {gsd} was given; expected metres per pixel above 0.")
-    return gsd
 
 
 def scaled_size(size: Size, scale: float) -> Size:

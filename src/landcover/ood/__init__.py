@@ -1,30 +1,28 @@
-"""Whether imagery looks like what a model learned from, without a network.
+"""Out-of-distribution score: whether imagery resembles the imagery that a model was trained on.
 
-A network answers with confidence on imagery that it has never seen the like of: swapped bands, another
-scale, haze, another sensor. An :class:`ImageryProfile` describes what the training imagery looks like at the
-model's scale: a mixture of Gaussians over cheap statistics of windows (:data:`FEATURES`). A window whose
-density under it is lower than that of almost all training windows looks unlike them. One Gaussian would not
-do: water and fields without texture widen it until it holds everything. Measured by
-``python -m landcover.benchmarks.unlike``.
+A network answers with confidence on imagery that differs from its training imagery: swapped bands, another
+scale, haze, another sensor. An :class:`ImageryProfile` describes the training imagery at the model's scale as
+a mixture of Gaussians over cheap statistics of windows (:data:`FEATURES`). A window is out of distribution if
+its density under the mixture is lower than that of almost all training windows. A single Gaussian is not
+enough: water and fields without texture widen it until it contains everything.
 """
 
 from landcover.ood.features import FEATURES, LEAST_PX, WINDOW_PX, window_features, windows
 from landcover.ood.profile import LEVEL, LEVELS, ImageryProfile, measure_profile
-from landcover.ood.verdict import MUCH, NOTHING, Look, Unlike, look
+from landcover.ood.score import WARN_FRACTION, OodReport, OodStats, ood_stats
 
 __all__ = [
     "FEATURES",
     "LEAST_PX",
     "LEVEL",
     "LEVELS",
-    "MUCH",
-    "NOTHING",
+    "WARN_FRACTION",
     "WINDOW_PX",
     "ImageryProfile",
-    "Look",
-    "Unlike",
-    "look",
+    "OodReport",
+    "OodStats",
     "measure_profile",
+    "ood_stats",
     "window_features",
     "windows",
 ]

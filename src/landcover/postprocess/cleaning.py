@@ -14,10 +14,12 @@ from landcover.errors import MaskError, UsageError
 from landcover.io import MaskFormat, read_mask
 from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, Legend, UInt8Array
-from landcover.postprocess.regions import parse_min_region, remove_small_regions
+from landcover.postprocess.regions import remove_small_regions
 from landcover.postprocess.sieve import BAND_ROWS, decide, rewrite
-from landcover.raster import ground_sample_distance, write_map
+from landcover.raster import RasterSpec, ground_sample_distance, write_map
 from landcover.raster.classmap import check_classes, open_class_map, open_raster
+from landcover.scale import check_gsd
+from landcover.values import RegionSize
 
 _OWN_TAGS = {"AREA_OR_POINT", CLASS_NAMES}
 """Tags that writing a raster sets anew."""
@@ -53,7 +55,7 @@ def clean(
     masks: Sequence[str | Path],
     out: str | Path,
     *,
-    min_region: str,
+    min_region: str | RegionSize,
     legend: Legend = DEEPGLOBE,
     gsd: float | None = None,
     mask_format: MaskFormat = "palette",
@@ -89,16 +91,18 @@ def clean(
         OutputError: If two masks would get one output, one would replace an input, or exists and ``force`` is
             off: nothing has been written then. Also if an output cannot be written.
     """
-    parse_min_region(min_region, 1.0 if gsd is None else gsd)  # refuse what is no size before any work
+    size = RegionSize.parse(min_region)
+    if gsd is not None:
+        check_gsd(gsd)
     tasks = plan_masks(masks, Path(out), suffixes=MASK_SUFFIXES, force=force)
 
     def clean_one(task: MaskTask) -> _Outcome:
         tags, by_bands = _look_at(task, legend)
-        tags["LANDCOVER_MIN_REGION"] = min_region
+        tags["LANDCOVER_MIN_REGION"] = str(size)
         if by_bands:
-            return _clean_by_bands(task, legend, _min_pixels(task, min_region, gsd), tags, force=force)
+            return _clean_by_bands(task, legend, _min_pixels(task, size, gsd), tags, force=force)
         mask = read_mask(task.source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
-        index = remove_small_regions(mask.index, _min_pixels(task, min_region, gsd))
+        index = remove_small_regions(mask.index, _min_pixels(task, size, gsd))
         task.write(index, legend, mask_format=mask_format, tags=tags, force=force)
         return _Outcome(index.size, int(np.count_nonzero(index != mask.index)), mask.off_palette)
 
@@ -130,14 +134,14 @@ def _clean_by_bands(
                 yield after
 
         values = decide(bands(), source.width, min_pixels)
-        size = source.height, source.width
-        write_map(task.target, cleaned(values), *size, legend, source.place, tags=tags, force=force)
+        spec = RasterSpec(source.height, source.width, source.place, tags)
+        write_map(task.target, cleaned(values), spec, legend, force=force)
         return _Outcome(source.height * source.width, changed)
 
 
-def _min_pixels(task: MaskTask, min_region: str, gsd: float | None) -> int:
+def _min_pixels(task: MaskTask, size: RegionSize, gsd: float | None) -> int:
     try:
-        return parse_min_region(min_region, gsd or ground_sample_distance(task.source))
+        return size.pixels(gsd or ground_sample_distance(task.source))
     except UsageError as error:
         raise MaskError(f"{task.source}: {error}") from error
 

@@ -1,16 +1,10 @@
-"""Small regions: the sieve of GDAL, and how its threshold is written."""
-
-import math
-import re
+"""Small regions: the sieve of GDAL."""
 
 import numpy as np
 from rasterio.features import sieve
 
 from landcover.errors import MaskError, UsageError
 from landcover.legend import NODATA, UInt8Array
-from landcover.model.preprocessing import check_gsd
-
-_MIN_REGION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(px|m2)\s*", re.IGNORECASE)
 
 
 def remove_small_regions(index: UInt8Array, min_pixels: int, nodata: int = NODATA) -> UInt8Array:
@@ -54,32 +48,3 @@ def remove_small_regions(index: UInt8Array, min_pixels: int, nodata: int = NODAT
         )  # no region is small, or none is large enough to grow (rasterio refuses such sizes)
     result: UInt8Array = sieve(np.ascontiguousarray(index), min_pixels, mask=inside.astype(np.uint8))
     return result
-
-
-def parse_min_region(text: str, gsd: float | None) -> int:
-    """Return the smallest region in pixels from ``8000px`` or ``2000m2``.
-
-    Args:
-        text: A number with its unit.
-        gsd: Ground sample distance in metres per pixel, needed for areas.
-
-    Returns:
-        The least whole number of pixels that is not below what was asked for, at least 1.
-
-    Raises:
-        UsageError: If the unit is missing, or an area is given and the GSD is unknown or not positive.
-    """
-    match = _MIN_REGION.fullmatch(text)
-    if match is None:
-        raise UsageError(
-            f"{text!r} is no size of a region; write it in pixels as 8000px or in square metres as 2000m2."
-        )
-    number, unit = float(match[1]), match[2].lower()
-    if unit == "m2":
-        if gsd is None:
-            raise UsageError(
-                f"{text!r} is an area, and the size of a pixel is unknown. Pass --gsd M (metres per pixel), "
-                "or give the size in pixels as 8000px."
-            )
-        number = round(number / check_gsd(gsd) ** 2, 6)  # 2000 / 0.1**2 is a trifle more or less than 200000
-    return max(1, math.ceil(number))

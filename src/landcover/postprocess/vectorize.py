@@ -17,16 +17,16 @@ from landcover.extras import needs
 from landcover.io.files import check_output
 from landcover.io.vectors import Batch, vector_driver, write_features
 from landcover.legend import NODATA, Legend, UInt8Array
-from landcover.model.preprocessing import check_gsd
 from landcover.postprocess.components import IntArray, Labeller
 from landcover.postprocess.confidence import Float64Array, open_confidence
 from landcover.postprocess.outlines import Bends, Polygons, Rings, find_bends, to_polygons, trace
-from landcover.postprocess.regions import parse_min_region
 from landcover.postprocess.sieve import BAND_ROWS, decide, rewrite
 from landcover.postprocess.tallies import Tallies
 from landcover.progress import track
 from landcover.raster import pixel_size, row_areas
 from landcover.raster.classmap import ClassMap, open_class_map
+from landcover.scale import check_gsd, unknown_gsd
+from landcover.values import RegionSize
 
 with needs("vector"):
     import shapely
@@ -67,7 +67,7 @@ def vectorize(
     *,
     legend: Legend | None = None,
     confidence: str | Path | None = None,
-    min_region: str | None = None,
+    min_region: str | RegionSize | None = None,
     simplify: str | None = None,
     gsd: float | None = None,
     max_memory_mb: int = MAX_MEMORY_MB,
@@ -133,7 +133,7 @@ def vectorize(
         tolerance_px = None if simplify is None else parse_tolerance(simplify, gsd)
         bands, width = _bands(source, band_rows), source.width + 1
         if min_region is not None:
-            bands = _without_small_regions(bands, source.width, parse_min_region(min_region, gsd))
+            bands = _without_small_regions(bands, source.width, RegionSize.parse(min_region).pixels(gsd))
         regions, points = _first_pass(bands, width, count=tolerance_px is not None)
         if tolerance_px is not None:
             _refuse_if_too_many(points, max_memory_mb)
@@ -168,10 +168,7 @@ def parse_tolerance(text: str, gsd: float | None) -> float:
     if match[2].lower() == "px":
         return float(match[1])
     if gsd is None:
-        raise UsageError(
-            f"{text!r} is in metres, and the size of a pixel is unknown. Pass --gsd M (metres per pixel), or "
-            "give the tolerance in pixels as 4px."
-        )
+        raise unknown_gsd(f"the map; the tolerance {text} needs it", "or give the tolerance in pixels as 4px")
     return float(match[1]) / gsd
 
 

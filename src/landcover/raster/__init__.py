@@ -5,32 +5,30 @@ GDAL does the reading and writing, through rasterio, by strips of rows: no raste
 
 from landcover.raster.address import display_name
 from landcover.raster.areas import row_areas
-from landcover.raster.bands import Scaling, check_scaling
-from landcover.raster.extent import check_box
 from landcover.raster.georeference import (
     Georeference,
     ground_sample_distance,
     pixel_sides,
     pixel_size,
     read_georeference,
+    read_header,
 )
 from landcover.raster.scene import Scene, Strip, open_scene
 from landcover.raster.style import write_qml
-from landcover.raster.writing import write_bands, write_class_raster, write_map
+from landcover.raster.writing import RasterSpec, write_bands, write_class_raster, write_map
 
 __all__ = [
     "Georeference",
-    "Scaling",
+    "RasterSpec",
     "Scene",
     "Strip",
-    "check_box",
-    "check_scaling",
     "display_name",
     "ground_sample_distance",
     "open_scene",
     "pixel_sides",
     "pixel_size",
     "read_georeference",
+    "read_header",
     "row_areas",
     "write_bands",
     "write_class_raster",

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +10,10 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from landcover.errors import ImageError, UsageError
+from landcover.errors import ImageError
 from landcover.legend import UInt8Array
 from landcover.raster.address import Address
-
-Scaling = tuple[float, float] | Literal["percentile"]
-"""The values that become 0 and 255, or the rule that finds them in the scene."""
+from landcover.values import Scaling
 
 Numbers = npt.NDArray[np.integer | np.floating]
 
@@ -24,19 +21,6 @@ _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _PERCENTILES = (2, 98)
 _SAMPLE_PX = 1024
 _SAMPLE_BANDS = 16
-
-
-def check_scaling(scaling: Scaling) -> None:
-    """Refuse what pixels cannot be scaled by.
-
-    Raises:
-        UsageError: If the values are not finite or not in ascending order.
-    """
-    if scaling == "percentile":
-        return
-    low, high = map(float, scaling)
-    if not (low < high and 0 < 255 / (high - low) < math.inf):
-        raise UsageError(f"A scaling from {low:g} to {high:g} was given; expected MINIMUM < MAXIMUM.")
 
 
 def choose_bands(
@@ -97,9 +81,7 @@ def value_range(
     if scaling == "percentile":
         return _percentiles(address, reader, bands)
     if scaling is not None:
-        check_scaling(scaling)
-        low, high = map(float, scaling)
-        return low, high
+        return scaling
     dtype = reader.dtypes[bands[0] - 1]
     if dtype != "uint8":
         raise ImageError(

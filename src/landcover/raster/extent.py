@@ -13,6 +13,7 @@ from rasterio.features import geometry_mask
 from landcover.errors import DataError, UsageError
 from landcover.extras import needs
 from landcover.raster.georeference import Float64Array, Georeference
+from landcover.values import BoundingBox
 from landcover.windows import Window
 
 BoolArray = npt.NDArray[np.bool_]
@@ -109,21 +110,8 @@ def _read_polygons(path: Path, place: Georeference) -> tuple[PolygonMask, Box, B
     return PolygonMask(on_grid), _bounds(shapely.bounds(on_grid)), _bounds(shapely.bounds(polygons))
 
 
-def check_box(bbox: Sequence[float]) -> None:
-    """Refuse what is no box.
-
-    Raises:
-        UsageError: If it is not four finite numbers: left, bottom, right, top.
-    """
-    if len(bbox) != 4 or not all(map(math.isfinite, bbox)) or bbox[0] >= bbox[2] or bbox[1] >= bbox[3]:
-        raise UsageError(
-            f"A box {_spelled(bbox)} was given; expected LEFT,BOTTOM,RIGHT,TOP, with LEFT < RIGHT and "
-            "BOTTOM < TOP."
-        )
-
-
 def _box_in_pixels(place: Georeference, bbox: Sequence[float]) -> Box:
-    check_box(bbox)
+    bbox = BoundingBox.parse(bbox)
     x, y = np.clip(np.meshgrid(bbox[::2], bbox[1::2]), -_FAR, _FAR)
     cols, rows = place.pixels(x, y)
     return float(cols.min()), float(rows.min()), float(cols.max()), float(rows.max())

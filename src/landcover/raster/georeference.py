@@ -56,22 +56,23 @@ class Georeference:
 
 
 def read_georeference(path: str | Path) -> Georeference | None:
-    """Return where a raster lies, from its header; None if it does not say or GDAL cannot open it."""
-    try:
-        with open_raster(path) as source:
-            return georeference_of(source)[0]
-    except (RasterioError, ImageError):
-        return None
+    """Return the georeference of a raster from its header; None for any other file."""
+    return read_header(path)[0]
 
 
 def ground_sample_distance(path: str | Path) -> float | None:
     """Return metres per pixel of a georeferenced raster, see :func:`pixel_size`; None for any other file."""
+    return read_header(path)[1]
+
+
+def read_header(path: str | Path) -> tuple[Georeference | None, float | None]:
+    """Return georeference and ground sample distance of a raster, which is opened once."""
     try:
         with open_raster(path) as source:
             place, size = georeference_of(source)[0], source.shape
     except (RasterioError, ImageError):
-        return None
-    return None if place is None else pixel_size(place, *size)
+        return None, None
+    return place, None if place is None else pixel_size(place, *size)
 
 
 def georeference_of(source: DatasetReader) -> tuple[Georeference | None, str]:

@@ -17,10 +17,11 @@ from landcover._gdal import open_raster
 from landcover.errors import ImageError, UsageError
 from landcover.legend import UInt8Array
 from landcover.raster.address import Address
-from landcover.raster.bands import Scaling, choose_bands, to_bytes, value_range
+from landcover.raster.bands import choose_bands, to_bytes, value_range
 from landcover.raster.blockcache import BLOCK_CACHE
 from landcover.raster.extent import BoolArray, part_of
 from landcover.raster.georeference import georeference_of, pixel_size
+from landcover.values import Scaling
 from landcover.windows import Window
 
 _ROWS = 256

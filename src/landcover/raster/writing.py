@@ -38,9 +38,30 @@ _BAND = """
   </VRTRasterBand>"""
 
 
+Rows = Iterable[UInt8Array] | Path
+"""Pixels from the top: strips of rows; or a file of bytes, row by row, in each row all bands."""
+
+
+@dataclass(frozen=True, slots=True)
+class RasterSpec:
+    """What a raster has beside its pixels.
+
+    Attributes:
+        height: Number of rows.
+        width: Number of columns.
+        georeference: CRS and transform, or None.
+        tags: Metadata by name, such as the provenance of a map.
+    """
+
+    height: int
+    width: int
+    georeference: Georeference | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Everything of a file but its pixels and its place."""
+    """How the bands of a file are described and stored."""
 
     names: Sequence[str]
     tags: Mapping[str, str]
@@ -53,13 +74,10 @@ class _Layout:
 
 def write_map(
     path: Path,
-    strips: Iterable[UInt8Array],
-    height: int,
-    width: int,
+    rows: Rows,
+    spec: RasterSpec,
     legend: Legend,
-    georeference: Georeference | None,
     *,
-    tags: Mapping[str, str] | None = None,
     cog: bool = False,
     overviews: bool = True,
     qml: bool = False,
@@ -67,17 +85,15 @@ def write_map(
 ) -> None:
     """Write class indices as a tiled, deflated GeoTIFF with colour table, class names and nodata 255.
 
-    Memory: a strip, and in GDAL about a row of 512 x 512 blocks (512 x width bytes) and 100 MB, however many
-    rows there are. Disk: see the module.
+    Memory: a strip, and in GDAL about a row of 512 x 512 blocks (512 x width bytes) and 100 MB, for any
+    number of rows. Disk: see the module.
 
     Args:
         path: The file.
-        strips: uint8 (n, width) each, class indices and NODATA, from the top; ``height`` rows together.
-        height: Rows of the map.
-        width: Columns of the map.
+        rows: uint8 (n, width) strips of class indices and NODATA, from the top, ``spec.height`` rows
+            together; or a file of these bytes in a private folder, which GDAL reads directly.
+        spec: Size, georeference and tags.
         legend: Gives the colour table, and the tag ``CLASS_NAMES`` (``0=urban,1=agriculture,…``).
-        georeference: Where the imagery lies that was classified, or None.
-        tags: Further tags, such as the map's provenance.
         cog: Write a Cloud Optimized GeoTIFF.
         overviews: Add reduced copies, each pixel the most frequent class of those it covers, by powers of two
             until one fits in a block.
@@ -91,46 +107,38 @@ def write_map(
         check_output(path.with_suffix(".qml"), force=force)
     layout = _Layout(
         names=["land cover"],
-        tags={CLASS_NAMES: legend.listing, **(tags or {})},
+        tags={CLASS_NAMES: legend.listing, **spec.tags},
         resampling=Resampling.mode,
         predictor=1,
         nodata=NODATA,
         colours={i: (*c.colour, 255) for i, c in enumerate(legend.classes)} | {NODATA: (0, 0, 0, 0)},
     )
-    bands = (strip[None] for strip in strips)
-    _write(path, bands, height, width, georeference, layout, cog=cog, overviews=overviews, force=force)
+    bands = rows if isinstance(rows, Path) else (strip[None] for strip in rows)
+    _write(path, bands, spec, layout, cog=cog, overviews=overviews, force=force)
     if qml:
         write_qml(path.with_suffix(".qml"), legend, force=force)
 
 
 def write_bands(
     path: Path,
-    strips: Iterable[UInt8Array],
-    count: int,
-    height: int,
-    width: int,
-    georeference: Georeference | None,
-    *,
+    rows: Rows,
+    spec: RasterSpec,
     names: Sequence[str],
-    tags: Mapping[str, str] | None = None,
+    *,
     cog: bool = False,
     overviews: bool = True,
     force: bool = False,
 ) -> None:
     """Write values in 0..1, such as probabilities, as 0..255 in bands of a tiled, deflated GeoTIFF.
 
-    The tag ``SCALE`` of each band says ``1/255``. Overviews are averages. Memory and disk as for
-    :func:`write_map`, times ``count``.
+    The tag ``SCALE`` of each band is ``1/255``. Overviews are averages. Memory and disk as for
+    :func:`write_map`, times the number of bands.
 
     Args:
         path: The file.
-        strips: uint8 (count, n, width) each, from the top; ``height`` rows together.
-        count: Number of bands.
-        height: Rows of the raster.
-        width: Its columns.
-        georeference: Where the imagery lies, or None.
-        names: What each band is, written as its description.
-        tags: Further tags.
+        rows: uint8 (bands, n, width) strips, from the top, ``spec.height`` rows together; or a file of bytes.
+        spec: Size, georeference and tags.
+        names: The bands, written as their descriptions.
         cog: Write a Cloud Optimized GeoTIFF.
         overviews: Add reduced copies by powers of two until one fits in a block.
         force: Replace an existing file.
@@ -138,32 +146,28 @@ def write_bands(
     Raises:
         OutputError: If the file exists and ``force`` is off, or cannot be written.
     """
-    if len(names) != count:
-        raise ValueError(f"{count} bands cannot have the {len(names)} names {list(names)}.")
-    layout = _Layout(names, tags or {}, Resampling.average, predictor=2, band_tags={"SCALE": "1/255"})
-    _write(path, strips, height, width, georeference, layout, cog=cog, overviews=overviews, force=force)
+    layout = _Layout(names, spec.tags, Resampling.average, predictor=2, band_tags={"SCALE": "1/255"})
+    _write(path, rows, spec, layout, cog=cog, overviews=overviews, force=force)
 
 
 def write_class_raster(
     path: Path,
     index: UInt8Array,
     legend: Legend,
-    georeference: Georeference,
+    georeference: Georeference | None,
     *,
     tags: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> None:
     """Write class indices in memory, uint8 (H, W), as :func:`write_map` does."""
-    height, width = index.shape
-    write_map(path, [index], height, width, legend, georeference, tags=tags, force=force)
+    spec = RasterSpec(index.shape[0], index.shape[1], georeference, tags or {})
+    write_map(path, [index], spec, legend, force=force)
 
 
 def _write(
     path: Path,
-    strips: Iterable[UInt8Array],
-    height: int,
-    width: int,
-    georeference: Georeference | None,
+    rows: Rows,
+    spec: RasterSpec,
     layout: _Layout,
     *,
     cog: bool,
@@ -177,14 +181,17 @@ def _write(
         "GDAL_PAM_ENABLED": False,  # no files of statistics beside the map
         "BIGTIFF_OVERVIEW": "IF_SAFER",
     }
-    cache = _SMALL_CACHE + _BLOCK_PX * width * count
+    cache = _SMALL_CACHE + _BLOCK_PX * spec.width * count
     with atomic_path(path, force=force) as temporary:
-        pixels = temporary.with_name("pixels.raw")
-        _write_pixels(pixels, strips, (count, height, width))
+        if isinstance(rows, Path):
+            pixels = rows
+        else:
+            pixels = temporary.with_name("pixels.raw")
+            _write_pixels(pixels, rows, (count, spec.height, spec.width))
         try:
             with BLOCK_CACHE.share(cache), rasterio.Env(**options):
-                source = pixels.with_suffix(".vrt")
-                _describe(source, pixels, (count, height, width), georeference, layout, overviews=overviews)
+                source = pixels.with_suffix(".vrt")  # GDAL reads raw files only beside a VRT
+                _describe(source, pixels, spec, layout, overviews=overviews)
                 copy(
                     str(source),
                     str(temporary),
@@ -211,27 +218,20 @@ def _write_pixels(path: Path, strips: Iterable[UInt8Array], shape: tuple[int, in
         raise ValueError(f"Strips of {rows} rows were given for a raster of {height}.")
 
 
-def _describe(
-    vrt: Path,
-    pixels: Path,
-    shape: tuple[int, int, int],
-    georeference: Georeference | None,
-    layout: _Layout,
-    *,
-    overviews: bool,
-) -> None:
+def _describe(vrt: Path, pixels: Path, spec: RasterSpec, layout: _Layout, *, overviews: bool) -> None:
     """Write a VRT that makes a raster of the file of bytes beside it, and its overviews."""
-    count, height, width = shape
+    count, height, width = len(layout.names), spec.height, spec.width
     bands = (
         _BAND.format(band=band + 1, file=pixels.name, offset=band * width, line=count * width)
         for band in range(count)
     )
-    vrt.write_text(
-        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{"".join(bands)}\n</VRTDataset>\n'
-    )
+    with vrt.open("x") as file:
+        file.write(
+            f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{"".join(bands)}\n</VRTDataset>\n'
+        )
     with rasterio.open(vrt, "r+") as target:
-        if georeference is not None:
-            target.crs, target.transform = georeference.crs, georeference.transform
+        if spec.georeference is not None:
+            target.crs, target.transform = spec.georeference.crs, spec.georeference.transform
         target.update_tags(**layout.tags)
         if layout.nodata is not None:
             target.nodata = layout.nodata
@@ -267,14 +267,14 @@ def _creation_options(predictor: int, *, cog: bool, overviews: bool) -> dict[str
 
 
 def _check_whole(path: Path) -> None:
-    """Look for every block in the file: GDAL does not report all errors of closing it on a full disk.
+    """Check that every block is in the file: GDAL does not report all errors of closing it on a full disk.
 
     Raises:
         RasterioError: If one is missing or ends behind the end of the file.
     """
     size = path.stat().st_size
     with rasterio.open(path) as source:
-        # Each level halves the one before; what rasterio tells is a ratio of widths, 7 for 7 columns in one.
+        # Each level halves the one before; rasterio returns a ratio of widths, 7 for 7 columns in one.
         factors = [1 << level for level in range(len(source.overviews(1)) + 1)]
         pixel_interleaved = source.interleaving is not None and source.interleaving.name == "pixel"
         for level, factor in enumerate(factors):

@@ -19,7 +19,14 @@ Float64Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """How much of the imagery one class covers; share is 0..1, hectares None where no scale is known."""
+    """How much of the imagery one class covers.
+
+    Attributes:
+        name: The class.
+        pixels: Its pixels.
+        share: Its share of the area, 0..1; of the pixels where no scale is known.
+        hectares: Its area; None where no scale is known.
+    """
 
     name: str
     pixels: int
@@ -62,12 +69,13 @@ class ClassAreas:
 
     def table(self) -> list[Area]:
         """Return the scored classes in the legend's order."""
-        total = max(1, int(self.pixels.sum()))
+        covered = self.square_metres if self.scaled else self.pixels
+        total = float(covered.sum()) or 1.0
         return [
             Area(
                 self.legend.names[i],
                 int(self.pixels[i]),
-                int(self.pixels[i]) / total,
+                float(covered[i]) / total,
                 float(self.square_metres[i]) / 10_000 if self.scaled else None,
             )
             for i in self.legend.scored

@@ -10,13 +10,14 @@ import numpy as np
 from landcover.data import Dataset, Item, open_dataset, split
 from landcover.data.digest import Counted, material_digest
 from landcover.data.items import SCENES_FILE
-from landcover.data.parallel import parallel_map
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse
 from landcover.errors import DataError, SplitError, UsageError
+from landcover.io.readahead import parallel_map
 from landcover.legend import Legend, UInt8Array
 from landcover.model.preprocessing import resample_image
 from landcover.ood import WINDOW_PX, ImageryProfile, measure_profile
 from landcover.progress import track
+from landcover.scale import unknown_gsd
 from landcover.training.sampler import ClassCounts, count_classes
 from landcover.training.validation import evenly_spaced
 
@@ -108,10 +109,7 @@ def load_training_data(
             "NAME_mask.png beside NAME_sat.jpg, or another known layout."
         )
     if dataset.gsd is None:
-        raise UsageError(
-            f"The ground sample distance of {data} is unknown. Pass --gsd METRES, or write 'gsd: METRES' "
-            f"into {data / 'landcover.yaml'}."
-        )
+        raise unknown_gsd(data)
     model_gsd = model_gsd or dataset.gsd
     check_scale(dataset.gsd, model_gsd, "the model")
     subsets = split(dataset, split_name)

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.data import SceneTile
-from landcover.inference.filling import mirrored
 from landcover.legend import IGNORE, UInt8Array
+from landcover.model.filling import mirrored
 from landcover.windows import Window
 
 BLOCK_PX = 64

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from landcover.data.dataset import SETTINGS_FILE
-from landcover.data.parallel import parallel_map
 from landcover.data.synthetic.scene import GSD, make_scene, write_scene
 from landcover.errors import UsageError
 from landcover.io.files import refuse_existing, write_text
+from landcover.io.readahead import parallel_map
 from landcover.progress import track
+from landcover.scale import SETTINGS_FILE
 
 PARTS: Mapping[str, float] = {"train": 0.75, "validation": 0.25}
 """Share of the scenes in each part."""

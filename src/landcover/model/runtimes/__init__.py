@@ -1,11 +1,11 @@
 """A model that runs: one interface, whatever library computes."""
 
-from importlib import import_module
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from landcover.errors import UsageError, did_you_mean
-from landcover.extras import needs
+from landcover.extras import lazy_names, needs
 from landcover.model.card import is_exported, resolve_model
 from landcover.model.runtimes.base import Precision, Runtime
 
@@ -18,12 +18,19 @@ __all__ = ["ONNXRuntime", "OpenVINORuntime", "Runtime", "TorchRuntime", "choose_
 
 Name = Literal["openvino", "onnxruntime", "torch"]
 
+DEFAULT_CACHE: ContextVar[Path | None] = ContextVar("DEFAULT_CACHE", default=None)
+"""Folder of compiled graphs where ``open_model`` gets none; the command line sets it."""
+
 _NAMES: tuple[Name, ...] = ("openvino", "onnxruntime", "torch")
-_HOMES = {
-    "ONNXRuntime": "onnx_runtime",
-    "OpenVINORuntime": "openvino_runtime",
-    "TorchRuntime": "torch_runtime",
-}
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ONNXRuntime": "onnx_runtime",
+        "OpenVINORuntime": "openvino_runtime",
+        "TorchRuntime": "torch_runtime",
+    },
+    extra="train",  # torch alone is imported by its module
+)
 
 
 def open_model(
@@ -33,6 +40,7 @@ def open_model(
     runtime: str = "auto",
     threads: int | None = None,
     precision: Precision = "fp32",
+    cache: Path | None = None,
 ) -> Runtime:
     """Load an exported model, a checkpoint, or the best model of a run folder, ready to predict.
 
@@ -45,6 +53,9 @@ def open_model(
             the whole process.
         precision: What the layers that are not quantised compute in. ``"bf16"`` is about twice as fast on
             processors made for it, and less exact; onnxruntime has ``"fp32"`` only.
+        cache: Folder that keeps graphs compiled by OpenVINO between processes, such as
+            :func:`landcover.model.cache.cache_folder`. None: no cache. Only the command line sets one by
+            itself (:data:`DEFAULT_CACHE`).
 
     Raises:
         ModelError: If the file is missing, cut short or no model, or its graph and card do not fit.
@@ -59,7 +70,7 @@ def open_model(
     if chosen == "openvino":
         from landcover.model.runtimes.openvino_runtime import OpenVINORuntime
 
-        return OpenVINORuntime(file, threads=threads, precision=precision)
+        return OpenVINORuntime(file, threads=threads, precision=precision, cache=cache or DEFAULT_CACHE.get())
     if chosen == "onnxruntime":
         if precision != "fp32":
             raise UsageError(f"onnxruntime computes in fp32, not in {precision}; use the runtime openvino.")
@@ -107,11 +118,3 @@ def choose_runtime(file: Path, *, device: str = "auto", runtime: str = "auto") -
             "runtime onnxruntime."
         )
     return "openvino"
-
-
-def __getattr__(name: str) -> Any:
-    # A library is imported when its runtime is asked for, not when a runtime is merely spoken of.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with needs("train"):  # of the three, torch alone is imported by its module
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,11 +1,13 @@
 """OpenVINO behind the :class:`~landcover.model.runtimes.base.Runtime` interface: exported models on a CPU."""
 
+import os
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
+from functools import cache, cached_property
 from importlib import import_module
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from threading import Lock
@@ -13,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from landcover import __version__
 from landcover.errors import MissingExtraError, ModelError, UsageError
 from landcover.legend import UInt8Array
-from landcover.model.card import read_card
+from landcover.model.cache import ModelCache
+from landcover.model.card import model_digest, read_card
 from landcover.model.runtimes.base import Float32Array, Precision, check_batch
 from landcover.model.runtimes.graph import (
     COARSE,
@@ -51,37 +55,72 @@ class OpenVINORuntime:
         path: An exported model.
         threads: Threads to compute with; OpenVINO's choice (one per core) where None.
         precision: What floating-point layers compute in. ``"bf16"`` is about twice as fast and less exact.
+        cache: Folder that keeps compiled graphs between processes; see :mod:`landcover.model.cache`.
 
     Raises:
-        ModelError: If the file is no exported model, or its graph does not fit its card.
-        UsageError: If bf16 is asked for and the processor has no instructions for it.
+        ModelError: If the file is not an exported model, or its graph does not fit its card.
+        UsageError: If the precision is bf16 and the processor does not support it.
         MissingExtraError: If OpenVINO is not installed.
     """
 
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, path: Path, *, threads: int | None = None, precision: Precision = "fp32") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        precision: Precision = "fp32",
+        cache: Path | None = None,
+    ) -> None:
         self.card = read_card(path)
         self._core = openvino_core()
         self.precision = precision
         if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise UsageError("This processor has no instructions for bf16; use the precision fp32.")
+            raise UsageError("This processor does not support bf16. Use --precision fp32.")
         self._settings = cpu_settings(threads, precision)
         self._compiled: OrderedDict[tuple[str, tuple[int, ...]], Any] = OrderedDict()
         self._path = path
+        self._cache = None if cache is None else self._open_cache(cache)
+        stride = self._cache and self._cache.read("stride")
+        if stride:  # this very file passed the checks below before
+            self.stride = int(stride)
+            return
         with self._blaming_the_file():
-            network = self._core.read_model(path)
-            check_signatures(
-                path,
-                {port.get_any_name(): _signature(port) for port in network.inputs},
-                [name for port in network.outputs for name in port.get_names()],
-            )
-            self._network = taking_pixels(network)
             probe = self._network.clone()
             probe.reshape([1, PROBE_PX, PROBE_PX, 3])
             shapes = {name: tuple(probe.output(name).get_shape()) for name in OUTPUTS}
         self.stride = checked_stride(path, self.card, shapes)
+        if self._cache is not None:
+            self._cache.write("stride", str(self.stride).encode())
+
+    @cached_property
+    def _network(self) -> Any:
+        """The checked graph, which takes uint8 pixels. A cache makes it unnecessary to read it."""
+        with self._blaming_the_file():
+            network = self._core.read_model(self._path)
+            check_signatures(
+                self._path,
+                {port.get_any_name(): _signature(port) for port in network.inputs},
+                [name for port in network.outputs for name in port.get_names()],
+            )
+            return taking_pixels(network)
+
+    def _open_cache(self, folder: Path) -> ModelCache:
+        processor = [
+            self._core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
+        ]
+        return ModelCache(
+            folder,
+            __version__,
+            import_openvino().__version__,
+            model_digest(self._path),
+            processor,
+            # Threads are bound when a graph is compiled, also those that OpenVINO chooses.
+            [os.environ.get("OMP_NUM_THREADS"), os.cpu_count()],
+            sorted(self._settings.items()),
+        )
 
     def probabilities(self, batch: UInt8Array) -> Float32Array:
         """Classify uint8 (N, H, W, 3) images; see :meth:`.base.Runtime.probabilities`."""
@@ -112,12 +151,21 @@ class OpenVINORuntime:
         return self._compiled[key]
 
     def _compile(self, output: str, shape: tuple[int, ...]) -> Any:
+        name = f"{output} {shape}"
+        content = self._cache and self._cache.read(name)
+        if content:
+            with suppress(RuntimeError):  # such as an entry of an instruction set that is missing here
+                return self._core.import_model(BytesIO(content), "CPU", self._settings).create_infer_request()
         network = self._network.clone()  # shares the weights
         for port, result in zip(network.outputs, network.get_results(), strict=True):
             if output not in port.get_names():
                 network.remove_result(result)
         network.reshape(list(shape))
-        return self._core.compile_model(network, "CPU", self._settings).create_infer_request()
+        compiled = self._core.compile_model(network, "CPU", self._settings)
+        if self._cache is not None:
+            with suppress(RuntimeError):
+                self._cache.write(name, compiled.export_model().getvalue())
+        return compiled.create_infer_request()
 
     @contextmanager
     def _blaming_the_file(self) -> Iterator[None]:

@@ -3,13 +3,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from landcover.inference.prefetch import prefetch
+from landcover.io.readahead import read_ahead
 
 
 def test_items_come_in_order_and_whole() -> None:
-    assert list(prefetch(iter(range(100)))) == list(range(100))
-    assert list(prefetch([])) == []
-    assert list(prefetch([None, 0, ""])) == [None, 0, ""]
+    assert list(read_ahead(iter(range(100)))) == list(range(100))
+    assert list(read_ahead([])) == []
+    assert list(read_ahead([None, 0, ""])) == [None, 0, ""]
 
 
 def test_the_next_item_is_computed_while_the_present_one_is_used() -> None:
@@ -20,7 +20,7 @@ def test_the_next_item_is_computed_while_the_present_one_is_used() -> None:
             event.set()
             yield number
 
-    items = prefetch(source())
+    items = read_ahead(source())
     assert next(items) == 0
     assert computed[1].wait(10)
     items.close()
@@ -31,7 +31,7 @@ def test_an_error_comes_at_its_turn() -> None:
         yield 1
         raise ValueError("broken")
 
-    items = prefetch(source())
+    items = read_ahead(source())
     assert next(items) == 1
     with pytest.raises(ValueError, match="broken"):
         next(items)
@@ -47,7 +47,7 @@ def test_stopping_early_ends_the_thread_and_closes_the_source() -> None:
             closed.set()
 
     before = threading.active_count()
-    items = prefetch(source())
+    items = read_ahead(source())
     assert next(items) == 0
     items.close()
     assert closed.is_set()

@@ -1,0 +1,332 @@
+"""Row blocks of a scene: where finished rows are kept, and how work is resumed.
+
+A row block is the unit of work. When its rows are in the row buffers, a record of it is written as a file of
+its own; resuming computes the blocks without a record. Each record contains only what concerns its own rows,
+so the assembled map is the same whichever process computed which block.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from landcover.errors import DataError, OutputError
+from landcover.inference.engine import RowBlock
+from landcover.io.files import WorkFolder, work_folder, writing
+from landcover.legend import NODATA, Legend, UInt8Array
+from landcover.model.preprocessing import Size
+from landcover.ood import OodStats
+from landcover.windows import Window
+
+_log = logging.getLogger(__name__)
+
+_WORK = "work.json"
+_RECORD = re.compile(r"block-(\d+)\.json")
+_STRIP_VALUES = 1 << 24
+
+
+class RowBuffer:
+    """Rows of uint8 values that are written in any order and read anywhere; in memory or in a file.
+
+    Args:
+        height: Number of rows.
+        row_shape: Shape of a row: ``(width,)``, or ``(bands, width)``.
+        path: The file's path; None keeps the rows in memory.
+        file: The open file.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        row_shape: tuple[int, ...],
+        path: Path | None = None,
+        file: BinaryIO | None = None,
+    ) -> None:
+        self.height, self.row_shape, self.path = height, row_shape, path
+        self.row_bytes = int(np.prod(row_shape))
+        self._file = file
+        self._array = np.empty((height, *row_shape) if file is None else 0, np.uint8)
+
+    def write(self, start: int, values: UInt8Array) -> None:
+        """Write rows from ``start`` on: uint8 (n, ...), which the buffer may keep.
+
+        Raises:
+            OutputError: If there is no space.
+        """
+        if self._file is None and len(values) == self.height:
+            self._array = values  # all at once: nothing to copy
+        elif self._file is None:
+            self._array[start : start + len(values)] = values
+        elif self.path is not None:
+            with writing(self.path):
+                self._file.seek(start * self.row_bytes)
+                self._file.write(np.ascontiguousarray(values).data)
+
+    def read(self, start: int, stop: int) -> UInt8Array:
+        """Return rows ``start`` to ``stop``: uint8 (n, ...)."""
+        if self._file is None:
+            return self._array[start:stop]
+        self._file.seek(start * self.row_bytes)
+        content = self._file.read((stop - start) * self.row_bytes)
+        return np.frombuffer(content, np.uint8).reshape(stop - start, *self.row_shape)
+
+    def strips(self) -> Iterator[UInt8Array]:
+        """Yield all rows from the top, in strips of about 16 MB."""
+        step = max(1, _STRIP_VALUES // self.row_bytes)
+        for start in range(0, self.height, step):
+            yield self.read(start, min(start + step, self.height))
+
+    def flush(self) -> None:
+        """Make sure that what was written survives the process and a power loss."""
+        if self._file is not None and self.path is not None:
+            with writing(self.path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; it stays."""
+        if self._file is not None:
+            with suppress(OSError):  # finished blocks were flushed; the rest finds no space again
+                self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLog:
+    """What was found while some rows of a scene were read.
+
+    Attributes:
+        damaged: Windows that cannot be read.
+        notes: What a user should know of the scene.
+        ood: How the rows compare with the training imagery.
+    """
+
+    damaged: tuple[Window, ...] = ()
+    notes: tuple[str, ...] = ()
+    ood: OodStats = field(default_factory=OodStats)
+
+    def record(self, stop: int) -> bytes:
+        """Return the record of a finished block whose rows end before ``stop``, as JSON."""
+        return json.dumps({"stop": stop, **asdict(self)}).encode()
+
+    @classmethod
+    def from_record(cls, data: object) -> tuple[int, "ReadLog"]:
+        """Return what :meth:`record` contains.
+
+        Raises:
+            ValueError, KeyError, TypeError: If it is something else.
+        """
+        match data:
+            case {"stop": int() as stop, "damaged": list() as damaged, "notes": list() as notes, "ood": ood}:
+                stats = OodStats(**{**ood, "scores": tuple(ood["scores"])})
+                return stop, cls(tuple(Window(*window) for window in damaged), tuple(map(str, notes)), stats)
+        raise ValueError(f"{data!r} is not the record of a block")
+
+
+def joined(logs: Iterable[ReadLog]) -> ReadLog:
+    """Return the logs of row blocks as one: each note once, damaged windows that touch as one."""
+    logs = list(logs)
+    damaged: list[Window] = []
+    for window in sorted((w for log in logs for w in log.damaged), key=lambda w: (w.col, w.width, w.row)):
+        above = damaged[-1] if damaged else None
+        if (
+            above is not None
+            and (above.col, above.width) == (window.col, window.width)
+            and window.row <= above.row + above.height
+        ):
+            bottom = max(above.row + above.height, window.row + window.height)
+            damaged[-1] = above._replace(height=bottom - above.row)
+        else:
+            damaged.append(window)
+    notes = tuple(dict.fromkeys(note for log in logs for note in log.notes))
+    return ReadLog(tuple(sorted(damaged)), notes, sum((log.ood for log in logs), OodStats()))
+
+
+def damaged_rows(damaged: Iterable[Window], start: int, stop: int) -> tuple[Window, ...]:
+    """Return the parts of damaged windows that are in rows ``start`` to ``stop``."""
+    parts = []
+    for window in damaged:
+        top, bottom = max(window.row, start), min(window.row + window.height, stop)
+        if top < bottom:
+            parts.append(window._replace(row=top, height=bottom - top))
+    return tuple(parts)
+
+
+class SceneWork:
+    """The rows of a scene's products, in memory or in a work folder from which work can be resumed.
+
+    Use it as a context. The work folder is deleted at the end, unless the block ends by an interrupt or, when
+    blocks are finished, by an error about a file that can be corrected (no answer, no space).
+
+    Attributes:
+        classes: Row buffer of class indices.
+        probabilities: Row buffer of (classes, width) bytes for 0..1, or None.
+        confidence: Row buffer of bytes for 0..1, or None.
+        logs: The log of each finished block by its number.
+
+    Args:
+        target: The map to write; its work folder is used.
+        size: Height and width of the scene.
+        legend: Classes of the map.
+        identity: What the rows depend on; work with another identity is not resumed. None: keep everything in
+            memory.
+        probabilities: Keep the probability of each class.
+        confidence: Keep the probability of the mapped class.
+        resume: Keep finished blocks.
+
+    Raises:
+        OutputError: If there is work with another identity, another process works on the same map, or the
+            folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        size: Size,
+        legend: Legend,
+        identity: dict[str, object] | None,
+        *,
+        probabilities: bool = False,
+        confidence: bool = False,
+        resume: bool = False,
+    ) -> None:
+        self.logs: dict[int, ReadLog] = {}
+        self._legend = legend
+        self._folder: WorkFolder | None = None
+        self._buffers: list[RowBuffer] = []
+        height, width = size
+        with ExitStack() as stack:
+            if identity is not None:
+                self._folder = stack.enter_context(work_folder(target))
+                self._open(self._folder, identity, resume=resume)
+            stack.callback(self._close)
+            self.classes = self._buffer("classes", height, (width,))
+            self.probabilities = (
+                self._buffer("probabilities", height, (len(legend.scored), width)) if probabilities else None
+            )
+            self.confidence = self._buffer("confidence", height, (width,)) if confidence else None
+            if self._folder is not None:
+                self._read_records(self._folder)
+            self._stack = stack.pop_all()
+
+    def _open(self, folder: WorkFolder, identity: dict[str, object], *, resume: bool) -> None:
+        """Prepare the folder: nothing is left in it but work with this identity."""
+        content = json.dumps(identity, sort_keys=True)
+        if resume:
+            found = _read_json(folder, _WORK)
+            if found is not None:
+                if found != json.loads(content):
+                    raise OutputError(
+                        f"{folder.path} contains work of another model, scene or options. Run again without "
+                        "--resume to start from the beginning."
+                    )
+                for name in folder.names():
+                    if name != _WORK and not _RECORD.fullmatch(name) and not name.endswith(".raw"):
+                        folder.remove(name)
+                return
+        folder.clear()
+        folder.write(_WORK, content.encode())
+
+    def _buffer(self, name: str, height: int, row_shape: tuple[int, ...]) -> RowBuffer:
+        """Return a row buffer, with the rows that are in its file."""
+        if self._folder is None:
+            buffer = RowBuffer(height, row_shape)
+        else:
+            try:
+                file = self._folder.open(f"{name}.raw")
+            except FileNotFoundError:
+                file = self._folder.create(f"{name}.raw")
+            buffer = RowBuffer(height, row_shape, self._folder.path / f"{name}.raw", file)
+        self._buffers.append(buffer)
+        return buffer
+
+    def _read_records(self, folder: WorkFolder) -> None:
+        """Read the logs of finished blocks; one without all its rows or with a damaged record is not."""
+        sizes = [
+            (folder.path / f"{buffer.path.name}").stat().st_size for buffer in self._buffers if buffer.path
+        ]
+        for name in folder.names():
+            if (match := _RECORD.fullmatch(name)) is None:
+                continue
+            record = _read_json(folder, name)
+            try:
+                stop, log = ReadLog.from_record(record)
+            except (ValueError, KeyError, TypeError):
+                continue
+            if all(size >= stop * b.row_bytes for size, b in zip(sizes, self._buffers, strict=True)):
+                self.logs[int(match[1])] = log
+
+    def missing(self, count: int) -> list[range]:
+        """Return the blocks, of ``count``, that are not finished, as ranges of consecutive numbers."""
+        numbers = (number for number in range(count) if number not in self.logs)
+        runs = [[n for _, n in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+        return [range(run[0], run[-1] + 1) for run in runs]
+
+    def finish(self, block: RowBlock, log: ReadLog) -> None:
+        """Write the rows of a block: 255 in the map and 0 elsewhere where there is no imagery.
+
+        Raises:
+            OutputError: If there is no space.
+        """
+        if block.start < block.stop:
+            classes = block.class_indices(self._legend)
+            if block.valid is not None:
+                classes[~block.valid] = NODATA
+            self.classes.write(block.start, classes)
+            if self.probabilities is not None or self.confidence is not None:
+                self._write_probabilities(block)
+        if self._folder is not None:
+            for buffer in self._buffers:
+                buffer.flush()
+            self._folder.write(f"block-{block.number:05}.json", log.record(block.stop))
+        self.logs[block.number] = log
+
+    def _write_probabilities(self, block: RowBlock) -> None:
+        for chunk, values in block.probabilities():
+            scaled = np.rint(values * 255).astype(np.uint8)
+            if block.valid is not None:
+                scaled[:, ~block.valid[chunk]] = 0
+            if self.probabilities is not None:
+                self.probabilities.write(block.start + chunk.start, np.moveaxis(scaled, 0, 1))
+            if self.confidence is not None:
+                self.confidence.write(block.start + chunk.start, scaled.max(axis=0))
+
+    def __enter__(self) -> "SceneWork":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._stack:
+            if self._folder is None:
+                return
+            interrupted = kind is not None and not issubclass(kind, Exception)
+            correctable = kind is not None and issubclass(kind, DataError | OutputError)
+            if interrupted or (correctable and self.logs):
+                _log.warning(
+                    "%d finished row blocks are kept in %s. Run the same command with --resume to continue.",
+                    len(self.logs),
+                    self._folder.path,
+                )
+            else:
+                self._close()
+                self._folder.delete()
+
+    def _close(self) -> None:
+        for buffer in self._buffers:
+            buffer.close()
+
+
+def _read_json(folder: WorkFolder, name: str) -> dict[str, object] | None:
+    """Return the object in a JSON file of the folder; None if there is none, or something else."""
+    try:
+        with folder.open(name) as file:
+            data = json.load(file)
+    except (FileNotFoundError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None

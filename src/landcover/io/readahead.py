@@ -1,0 +1,92 @@
+"""Bounded read-ahead: the next items are computed by threads while the present one is used."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from itertools import islice, repeat
+from threading import Event
+from typing import TypeVar, cast
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_POLL_S = 0.1
+_END = object()
+
+
+def parallel_map(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int | None = None,
+    ahead: int | None = None,
+    stopped: Event | None = None,
+) -> Generator[R, None, None]:
+    """Yield ``function(item)`` for every item, in order, computed by threads.
+
+    Threads suffice because decoders release the interpreter lock. Unlike ``Executor.map``, the number of
+    results that are computed or wait is bounded, so large images do not pile up. When the consumer stops, no
+    further item is begun, and those that are being computed are waited for.
+
+    Args:
+        function: Computes one result. Its exceptions reach the consumer at the item's turn.
+        items: The items; consumed by the caller's thread.
+        workers: Number of threads; by default one per CPU that this process may use, at most 16.
+        ahead: Results that are computed or wait, beside the one in use; by default three per worker.
+        stopped: Set when no more results are wanted, for functions that take long and can end early.
+    """
+    workers = workers or min(16, _cpus())
+    remaining = iter(items)
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers, "landcover-ahead") as pool:
+        try:
+            pending.extend(pool.submit(function, item) for item in islice(remaining, ahead or 3 * workers))
+            while pending:
+                result = _result(pending.popleft())
+                pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
+                yield result
+                del result
+        finally:
+            if stopped is not None:
+                stopped.set()
+            for future in pending:
+                future.cancel()
+
+
+def read_ahead(items: Iterable[T]) -> Generator[T, None, None]:
+    """Yield the items of an iterator in order, while one thread computes the next.
+
+    At most one item waits beside the one in use and the one being computed. An error is raised at its item's
+    turn. When the consumer stops early, the thread ends with the item that it computes, and the iterator, if
+    a generator, is closed.
+    """
+    iterator: Iterator[T] = iter(items)
+
+    def following(_: None) -> object:
+        return next(iterator, _END)
+
+    try:
+        with closing(parallel_map(following, repeat(None), workers=1, ahead=2)) as results:
+            for result in results:
+                if result is _END:
+                    return
+                yield cast("T", result)
+                del result
+    finally:
+        if isinstance(iterator, Generator):
+            iterator.close()
+
+
+def _result(future: "Future[R]") -> R:
+    """Wait in short intervals, so that Ctrl-C is noticed on every system."""
+    while not future.done():
+        wait([future], _POLL_S)
+    return future.result()
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

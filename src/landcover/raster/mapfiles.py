@@ -1,0 +1,144 @@
+"""The file formats of maps: one table of their properties, one way to write and to read them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rasterio.errors import RasterioError
+
+from landcover._gdal import open_raster
+from landcover.errors import ImageError, MaskError
+from landcover.io import MaskFormat, read_mask, write_mask
+from landcover.legend import Legend, UInt8Array
+from landcover.raster.classmap import ClassMap, open_class_map
+from landcover.raster.georeference import Georeference
+from landcover.raster.writing import RasterSpec, Rows, write_map
+
+
+@dataclass(frozen=True, slots=True)
+class MapFormat:
+    """A file format of maps.
+
+    Attributes:
+        suffix: End of the file name.
+        in_parts: Whether it is written and read by strips of rows, so that a map may be larger than memory.
+        georeferenced: Whether it stores CRS and transform, and a QGIS style applies to it.
+        cog: Whether it is a Cloud Optimized GeoTIFF.
+    """
+
+    suffix: str
+    in_parts: bool
+    georeferenced: bool
+    cog: bool = False
+
+
+MAP_FORMATS = {
+    "png": MapFormat(".png", in_parts=False, georeferenced=False),
+    "tif": MapFormat(".tif", in_parts=True, georeferenced=True),
+    "cog": MapFormat(".tif", in_parts=True, georeferenced=True, cog=True),
+}
+"""Formats by their name on the command line."""
+
+
+def choose_map_format(name: str, *, georeferenced: bool) -> MapFormat:
+    """Return the format of that name; of ``auto`` the one for an image with or without georeference."""
+    return MAP_FORMATS[("tif" if georeferenced else "png") if name == "auto" else name]
+
+
+def write_map_file(
+    path: Path,
+    rows: Rows,
+    spec: RasterSpec,
+    legend: Legend,
+    map_format: MapFormat,
+    *,
+    mask_format: MaskFormat = "palette",
+    qml: bool = False,
+    force: bool = False,
+) -> None:
+    """Write a map; ``rows`` and ``spec`` as for :func:`landcover.raster.write_map`.
+
+    Args:
+        path: The file.
+        rows: Class indices from the top.
+        spec: Size, georeference and tags.
+        legend: Its classes.
+        map_format: The file format.
+        mask_format: Form of a PNG.
+        qml: Write a QGIS style beside it, where the format can have one.
+        force: Replace existing files.
+
+    Raises:
+        OutputError: If a file exists and ``force`` is off, or cannot be written.
+    """
+    if map_format.in_parts:
+        write_map(path, rows, spec, legend, cog=map_format.cog, qml=qml, force=force)
+        return
+    if isinstance(rows, Path):
+        strips = [np.fromfile(rows, np.uint8).reshape(spec.height, spec.width)]
+    else:
+        strips = list(rows)
+    whole = strips[0] if len(strips) == 1 else np.concatenate(strips)
+    write_mask(path, whole, legend, mask_format=mask_format, tags=spec.tags, force=force)
+
+
+@dataclass(frozen=True, slots=True)
+class MapReader:
+    """A map file that is open for reading.
+
+    Attributes:
+        size: Height and width.
+        tags: Its metadata.
+        georeference: CRS and transform, or None.
+    """
+
+    size: tuple[int, int]
+    tags: Mapping[str, str]
+    georeference: Georeference | None
+    _path: Path
+    _legend: Legend
+    _open: ClassMap | None
+
+    def strips(self) -> Iterator[tuple[int, UInt8Array]]:
+        """Yield the first row and the class indices, uint8 (n, W), of strips from the top.
+
+        Raises:
+            MaskError: If the file is damaged or contains a value that is not a class.
+        """
+        if self._open is None:
+            yield 0, read_mask(self._path, self._legend).index
+            return
+        for window in self._open.strips():
+            yield window.row, self._open.read(window)
+
+
+def read_map_tags(path: Path) -> dict[str, str]:
+    """Return the tags of a map file; none if it is not a raster."""
+    try:
+        with open_raster(path) as source:
+            tags: dict[str, str] = source.tags()
+    except (RasterioError, ImageError):
+        return {}
+    return tags
+
+
+@contextmanager
+def open_map_file(path: Path, legend: Legend) -> Iterator[MapReader]:
+    """Open a map file once, for its tags and its pixels.
+
+    Raises:
+        MaskError: If it cannot be read, or its classes are others.
+    """
+    if path.suffix == MAP_FORMATS["png"].suffix:
+        try:
+            with open_raster(path) as source:
+                tags, size = source.tags(), source.shape
+        except (RasterioError, ImageError) as error:
+            raise MaskError(f"{path} cannot be read as a map: {error}.") from error
+        yield MapReader(size, tags, None, path, legend, None)
+        return
+    with open_class_map(path, legend) as opened:
+        size = opened.height, opened.width
+        yield MapReader(size, opened.source.tags(), opened.georeference, path, legend, opened)

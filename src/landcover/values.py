@@ -1,0 +1,138 @@
+"""Values that users write as text, each parsed once into its own type."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Self
+
+from landcover.errors import UsageError
+from landcover.scale import check_gsd, unknown_gsd
+
+_REGION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(px|m2)\s*", re.IGNORECASE)
+
+MaskFormat = Literal["palette", "rgb", "index"]
+"""Form of PNG masks: indices with a palette, three bands of colours, or plain indices."""
+
+Scaling = tuple[float, float] | Literal["percentile"]
+"""The values that become 0 and 255, or the rule that finds them in the scene."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSize:
+    """Size below which a region of a map is small, in pixels or in square metres.
+
+    Examples:
+        >>> RegionSize.parse("8000px").pixels()
+        8000
+        >>> RegionSize.parse("2000m2").pixels(gsd=0.5)
+        8000
+    """
+
+    number: float
+    unit: Literal["px", "m2"]
+
+    @classmethod
+    def parse(cls, text: "str | RegionSize") -> "RegionSize":
+        """Return the size that ``8000px`` or ``2000m2`` stands for.
+
+        Raises:
+            UsageError: If it is not a number with one of the two units.
+        """
+        if isinstance(text, RegionSize):
+            return text
+        match = _REGION.fullmatch(text)
+        if match is None:
+            raise UsageError(
+                f"The region size {text!r} is not valid. Write pixels as 8000px or square metres as 2000m2."
+            )
+        return cls(float(match[1]), "px" if match[2].lower() == "px" else "m2")
+
+    def pixels(self, gsd: float | None = None) -> int:
+        """Return the least whole number of pixels that is not below the size, at least 1.
+
+        Args:
+            gsd: Metres per pixel, which areas need.
+
+        Raises:
+            UsageError: If the size is an area and the GSD is unknown or not positive.
+        """
+        if self.unit == "px":
+            return max(1, math.ceil(self.number))
+        if gsd is None:
+            raise unknown_gsd(f"a map; the region size {self} needs it", "or give a size such as 8000px")
+        # Rounded, because 2000 / 0.1**2 is not exactly 200000.
+        return max(1, math.ceil(round(self.number / check_gsd(gsd) ** 2, 6)))
+
+    def __str__(self) -> str:
+        return f"{self.number:.15g}{self.unit}"
+
+
+class BandSelection(NamedTuple):
+    """Numbers of the bands that hold red, green and blue, from 1."""
+
+    red: int
+    green: int
+    blue: int
+
+    @classmethod
+    def parse(cls, value: str | Iterable[int]) -> Self:
+        """Return the bands that ``3,2,1`` stands for.
+
+        Raises:
+            UsageError: If they are not three whole numbers from 1.
+        """
+        numbers = _numbers(value)
+        if len(numbers) != 3 or not all(number.is_integer() and number >= 1 for number in numbers):
+            raise UsageError(f"Bands {value!r}: expected three band numbers from 1, such as 3,2,1.")
+        return cls(*map(int, numbers))
+
+
+class BoundingBox(NamedTuple):
+    """A box in the scene's coordinate reference system."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    @classmethod
+    def parse(cls, value: str | Iterable[float]) -> Self:
+        """Return the box that ``5.1,52.0,5.2,52.1`` stands for.
+
+        Raises:
+            UsageError: If it is not four finite numbers with left < right and bottom < top.
+        """
+        numbers = _numbers(value)
+        if len(numbers) == 4 and all(map(math.isfinite, numbers)):
+            box = cls(*numbers)
+            if box.left < box.right and box.bottom < box.top:
+                return box
+        raise UsageError(
+            f"Box {value!r}: expected LEFT,BOTTOM,RIGHT,TOP, with LEFT < RIGHT and BOTTOM < TOP, such as "
+            "5.1,52.0,5.2,52.1."
+        )
+
+
+def parse_scaling(value: str | Iterable[float]) -> Scaling:
+    """Return the scaling that ``0,3000`` or ``percentile`` stands for.
+
+    Raises:
+        UsageError: If it is neither, or the values are not finite and in ascending order.
+    """
+    if isinstance(value, str) and value.strip().lower() == "percentile":
+        return "percentile"
+    numbers = _numbers(value)
+    if len(numbers) == 2:
+        low, high = numbers
+        if low < high and 0 < 255 / (high - low) < math.inf:
+            return low, high
+    raise UsageError(f"Scaling {value!r}: expected MINIMUM,MAXIMUM with MINIMUM < MAXIMUM, or percentile.")
+
+
+def _numbers(value: str | Iterable[float]) -> list[float]:
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        return [float(part) for part in parts]
+    except (TypeError, ValueError):
+        return []
