@@ -1,5 +1,0 @@
-"""Moved to :mod:`landcover.model.filling`."""
-
-from landcover.model.filling import any_within, mirrored
-
-__all__ = ["any_within", "mirrored"]
