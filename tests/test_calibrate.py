@@ -392,7 +392,7 @@ def test_what_cannot_be_calibrated_is_left_as_it_was(tmp_path: Path, monkeypatch
     with pytest.raises(SplitError):
         landcover.calibrate(run, data, "folders:test")
     (data / "landcover.yaml").unlink()
-    with pytest.raises(UsageError, match=r"the model needs them\. Pass --gsd"):
+    with pytest.raises(UsageError, match=r"the model needs it\. Pass --gsd"):
         landcover.calibrate(run, data, "folders:val")
     unknown = write_images(tmp_path / "unknown", [(40, 40)])
     Image.new("RGB", (40, 40)).save(unknown / "val/0_mask.png")

@@ -53,6 +53,15 @@ class MissingExtraError(LandcoverError, ImportError):
     """A part of landcover needs a library that is installed by an extra."""
 
 
+class LandcoverWarning(UserWarning):
+    """Something that a user should know and that does not stop the work.
+
+    Example:
+        >>> import warnings, landcover as lc
+        >>> warnings.simplefilter("ignore", lc.LandcoverWarning)
+    """
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """End an error message with the close matches to ``name`` among ``known``, else with all of them."""
     options = sorted(known)

@@ -190,15 +190,13 @@ def _evaluate(out: Path, settings: _Settings) -> str:
         out / "data",
         "folders:validation",
         model=out / "run",
-        maps=out / "maps",
-        json=out / "evaluation.json",
-        force=True,
+        options=landcover.EvaluateOptions(maps=out / "maps", json=out / "evaluation.json", force=True),
     )
     dataset = open_dataset(out / "data")
     found = score_baselines(dataset, select(dataset, "folders:train"), select(dataset, "folders:validation"))
     baselines = {name: baseline.to_dict() for name, baseline in found.items()}
     write_text(out / "baselines.json", json.dumps(baselines, indent=1) + "\n", force=True)
-    return f"mIoU {_points(scores['miou'])}; by colour alone {_points(_best_miou(baselines))}"
+    return f"mIoU {_points(scores.miou)}; by colour alone {_points(_best_miou(baselines))}"
 
 
 def _predict(out: Path, settings: _Settings) -> str:
@@ -218,7 +216,7 @@ def _clean(out: Path, settings: _Settings) -> str:
         [out / "predicted"], out / "cleaned", min_region=_MIN_REGION, gsd=GSD, force=True
     )
     before, after = (
-        landcover.evaluate(out / "large", "all:all", predictions=out / name)["miou"]
+        landcover.evaluate(out / "large", "all:all", predictions=out / name).miou
         for name in ("predicted", "cleaned")
     )
     write_text(out / "large.json", json.dumps({"miou": before, "cleaned_miou": after}) + "\n", force=True)

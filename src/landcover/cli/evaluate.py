@@ -74,6 +74,7 @@ def evaluate(
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
     """Score a model or masks on a split, or a map against truth."""
+    from landcover.evaluation.scoring import EvaluateOptions
     from landcover.evaluation.scoring import evaluate as score
     from landcover.legend import load_legend
 
@@ -111,23 +112,25 @@ def evaluate(
         return
     if data is None or split is None:
         raise UsageError("Give --data DATA and --split NAME:part, or --map MAP and --truth FILE.")
-    result = score(
+    result: dict[str, Any] = score(
         data,
         split,
         model=model,
         predictions=predictions,
         metric=metric,
         legend=None if legend is None else load_legend(legend),
-        prediction_legend=None if prediction_legend is None else load_legend(prediction_legend),
         gsd=gsd,
-        min_region=min_region,
-        calibration=calibration,
-        borders=borders,
-        maps=maps,
-        device=device,
-        max_pixels=max_pixels,
-        force=force,
-    )
+        options=EvaluateOptions(
+            prediction_legend=None if prediction_legend is None else load_legend(prediction_legend),
+            min_region=min_region,
+            calibration=calibration,
+            boundaries=borders,
+            maps=maps,
+            device=device,
+            max_pixels=max_pixels,
+            force=force,
+        ),
+    ).to_dict()
     put(result, json, lambda: _print_scores(result), force=force)
     for warning in result["warnings"]:
         typer.echo(f"Warning: {warning}", err=True)

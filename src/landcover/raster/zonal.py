@@ -18,8 +18,20 @@ Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Area:
-    """How much of the imagery one class covers; share is 0..1, hectares None where no scale is known."""
+class ClassArea:
+    """The area of one class.
+
+    Attributes:
+        name: The class.
+        pixels: Number of its pixels.
+        share: Fraction of the pixels with data, 0..1.
+        hectares: Area on the ground, or None where no scale is known.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.ClassArea("forest", pixels=400, share=0.25, hectares=0.01).name
+        'forest'
+    """
 
     name: str
     pixels: int
@@ -60,11 +72,11 @@ class ClassAreas:
                 self.pixels[number] += int(counts.sum())
                 self.square_metres[number] += float(counts @ areas)
 
-    def table(self) -> list[Area]:
+    def table(self) -> list[ClassArea]:
         """Return the scored classes in the legend's order."""
         total = max(1, int(self.pixels.sum()))
         return [
-            Area(
+            ClassArea(
                 self.legend.names[i],
                 int(self.pixels[i]),
                 int(self.pixels[i]) / total,

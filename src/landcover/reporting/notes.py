@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
+from landcover.evaluation.report import EvaluationReport, Seen
 from landcover.evaluation.seen import describe_seen, unknown_of_seen
 from landcover.reporting.collect import Run, Scored
-from landcover.reporting.records import Evaluation, Seen
 from landcover.reporting.wording import listing
 
 _NEIGHBOURS = ("folders", "glnet", "random", "kfold")
 """Splits that part images without regard to the scenes that they were cut from."""
 
 
-def evaluation_notes(evaluation: Evaluation, runs: Sequence[Run] = ()) -> list[str]:
+def evaluation_notes(evaluation: EvaluationReport, runs: Sequence[Run] = ()) -> list[str]:
     """Return the notes on one evaluation: its own warnings, a split that may leak, an unusual metric.
 
     Args:
@@ -50,7 +50,7 @@ def evaluation_notes(evaluation: Evaluation, runs: Sequence[Run] = ()) -> list[s
     return notes
 
 
-def _chosen_by(evaluation: Evaluation, run: Run) -> bool:
+def _chosen_by(evaluation: EvaluationReport, run: Run) -> bool:
     """Tell whether the best model of a run was scored on the part of a split that it was chosen by.
 
     Whether the data are the same too cannot be told: a folder, its copy and its cache have any name.
