@@ -287,11 +287,11 @@ def test_labels_that_are_none(
     ("text", "options", "error", "message"),
     [
         ("x,y,class\n1,2,urban\n", {}, UsageError, "has the columns x, y, class; expected lon and lat"),
-        ("lon,lat,class\n1,2,urban\n", {"crs": "EPSG:1"}, UsageError, "'EPSG:1' is no CRS"),
+        ("lon,lat,class\n1,2,urban\n", {"crs": "EPSG:1"}, UsageError, "'EPSG:1' is not a CRS"),
         ("lon,lat,class\n1,two,urban\n", {}, DataError, "row 1 has 'two' as lat; expected a number"),
         ("lon,lat,class\n1,nan,urban\n", {}, DataError, "row 1 has 'nan' as lat; expected a number"),
         ("lon,lat,class\n1,2\n", {}, DataError, "row 1 has 2 cells; expected 3"),
-        ("lon,lat,class,class\n1,2,urban,water\n", {}, DataError, "several columns of one name"),
+        ("lon,lat,class,class\n1,2,urban,water\n", {}, DataError, "lon, lat, class, class"),
         ("x,y,class\n1,2,urban\n", {"crs": SITE}, DataError, "not tied to the Earth"),
         ("lon,lat,class\n", {}, DataError, "has no rows"),
         ("", {}, DataError, "has no rows"),
@@ -490,7 +490,7 @@ def test_options_of_another_kind_of_truth(pair: tuple[Path, Path], tmp_path: Pat
     with pytest.raises(UsageError, match=r"are for vector files; .*map\.tif is a raster"):
         assess(pair[0], pair[0], options=TruthOptions(column="class"))
     (tmp_path / "p.csv").write_text("lon,lat,class\n3,51,urban\n")
-    with pytest.raises(UsageError, match="--layer is for files of several layers"):
+    with pytest.raises(UsageError, match="--layer"):
         assess(pair[0], tmp_path / "p.csv", options=TruthOptions(layer="points"))
 
 

@@ -122,10 +122,13 @@ class WorstClass(Record):
     ece: float
 
 
-class ClassCalibration(ReliabilityBin):
+class ClassCalibration(Record):
     """Calibration of the pixels predicted as one class, 0..1."""
 
     ece: float
+    confidence: float
+    accuracy: float
+    share: float
 
 
 class CalibrationScores(Record):
@@ -153,11 +156,16 @@ class PixelScores(Record):
     pixel_accuracy: Number
 
 
-class DistanceBin(PixelScores):
+class DistanceBin(Record):
     """Scores at one distance from class boundaries; ``beyond``: at this distance or farther."""
 
-    from_m: float
-    to_m: float | None
+    from_m: int | float
+    to_m: int | float | None
+    pixels: int | None = None
+    share: Number
+    miou: Number
+    iou: dict[str, Number]
+    pixel_accuracy: Number
     beyond: PixelScores
 
     @property
