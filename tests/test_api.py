@@ -9,7 +9,7 @@ import sys
 import textwrap
 import warnings
 from pathlib import Path
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -382,7 +382,16 @@ def test_a_report_is_what_its_json_says(world: Path, starter: Model, tmp_path: P
     assert list(report.to_dict()) == [
         *("metric", "split", "model", "model_sha256", "gsd", "images", "pixels", "miou", "iou"),
         *("pixel_accuracy", "miou_interval", "resampled", "classes", "confusion", "missed", "min_region"),
-        *("calibration", "borders", "seen", "per_image", "warnings", "legend", "prediction_legend", "data"),
+        *(
+            "calibration",
+            "boundaries",
+            "seen",
+            "per_image",
+            "warnings",
+            "legend",
+            "prediction_legend",
+            "data",
+        ),
         "predictions",
     ]
     for name, iou in report.iou.items():
@@ -423,13 +432,33 @@ def examples() -> list[doctest.DocTest]:
     found = {}
     for name in sorted(PUBLIC):
         for test in finder.find(getattr(lc, name), name, module=False, globs={}):
-            if not any(part.startswith("_") for part in test.name.split(".")):
+            if test.examples and not any(part.startswith("_") for part in test.name.split(".")):
                 found[test.name] = test
     return list(found.values())
 
 
+def test_every_public_name_and_method_has_an_example() -> None:
+    names = {example.name for example in examples()}
+    own = {
+        f"{name}.{attribute}"
+        for name in PUBLIC
+        if inspect.isclass(value := getattr(lc, name)) and not issubclass(value, lc.LandcoverError)
+        for attribute, member in vars(value).items()
+        if not attribute.startswith("_") and isinstance(member, FunctionType | classmethod)
+    }
+    errors = {
+        name
+        for name in PUBLIC
+        if inspect.isclass(e := getattr(lc, name)) and issubclass(e, lc.LandcoverError)
+    }
+    assert (PUBLIC | own) - (errors - {"LandcoverError"}) - {"DEEPGLOBE"} <= names
+
+
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
-def test_examples_of_the_docstrings(example: doctest.DocTest) -> None:
+def test_examples_of_the_docstrings(
+    example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     text: list[str] = []
     result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example, out=text.append)
     assert result.failed == 0, "".join(text)

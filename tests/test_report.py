@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from landcover import cli
 from landcover.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
-from landcover.evaluation import evaluate
+from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.assessment import assess
 from landcover.evaluation.report import ImageScore
 from landcover.io import read_mask
@@ -685,10 +685,13 @@ def test_what_evaluate_writes_is_what_report_reads(tmp_path: Path) -> None:
     write_world(tmp_path, images=4, size=40)
     path = tmp_path / "real.json"
     result = evaluate(
-        tmp_path / "data", "folders:val", predictions=tmp_path / "maps", min_region="9px", json=path
+        tmp_path / "data",
+        "folders:val",
+        predictions=tmp_path / "maps",
+        options=EvaluateOptions(min_region="9px", json=path),
     )
     page = read_page(report([path], tmp_path / "r.html"))
-    assert f"mIoU {100 * result['miou']:.1f} % challenge metric, split folders:val, 4 images" in page.text
+    assert f"mIoU {100 * result.miou:.1f} % challenge metric, split folders:val, 4 images" in page.text
     assert len(page.images()) == 4 * 4
     assert "regions below 9px" in page.text
 
@@ -735,12 +738,16 @@ def test_scores_by_distance_from_borders_are_a_table(tmp_path: Path) -> None:
     write_world(tmp_path, images=2, size=64)
     path = tmp_path / "real.json"
     result = evaluate(
-        tmp_path / "data", "folders:val", predictions=tmp_path / "maps", borders=True, gsd=0.5, json=path
+        tmp_path / "data",
+        "folders:val",
+        predictions=tmp_path / "maps",
+        gsd=0.5,
+        options=EvaluateOptions(boundaries=True, json=path),
     )
     text = read_page(report([path], tmp_path / "r.html", images=0)).text
     assert "Scores by distance from class borders" in text
-    near = result["borders"]["bands"][0]
-    row = [near["share"], near["miou"], near["pixel_accuracy"]]
+    near = result.boundaries.bins[0]
+    row = [near.share, near.miou, near.pixel_accuracy]
     assert "0 to 5 m " + " ".join(f"{100 * value:.1f} %" for value in row) in text
     assert "over 40 m 0.0 % – –" in text  # of an image of 32 m
 

@@ -10,7 +10,16 @@ from difflib import get_close_matches
 
 
 class LandcoverError(Exception):
-    """Base of every error that landcover raises on purpose."""
+    """Base of every error that landcover raises on purpose.
+
+    Example:
+        >>> import landcover as lc
+        >>> try:
+        ...     lc.open_model("no such model")
+        ... except lc.LandcoverError as error:
+        ...     print(type(error).__name__)
+        ModelError
+    """
 
 
 class UsageError(LandcoverError, ValueError):

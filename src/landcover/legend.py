@@ -32,7 +32,13 @@ _KEYS = ("name", "classes", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class LandClass:
-    """One class: its name and its RGB colour (0..255 each)."""
+    """One class: its name and its RGB colour (0..255 each).
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.LandClass("forest", (0, 255, 0)).colour
+        (0, 255, 0)
+    """
 
     name: str
     colour: tuple[int, int, int]
@@ -50,6 +56,14 @@ class Legend:
     Raises:
         ConfigError: If names or colours repeat, a name has control characters, a colour is out of range, or
             ``unknown`` is no index.
+
+    Example:
+        >>> import landcover as lc
+        >>> classes = (lc.LandClass("land", (0, 99, 0)), lc.LandClass("sea", (0, 0, 255)))
+        >>> lc.Legend("coast", classes, unknown=None).names
+        ('land', 'sea')
+        >>> lc.DEEPGLOBE.scored_names[:2]
+        ('urban', 'agriculture')
     """
 
     name: str
@@ -114,7 +128,13 @@ class Legend:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data that :meth:`from_dict` reads and YAML and JSON can hold."""
+        """Return plain data that :meth:`from_dict` reads and YAML and JSON can hold.
+
+        Example:
+            >>> import landcover as lc
+            >>> lc.DEEPGLOBE.to_dict()["unknown"]
+            'unknown'
+        """
         return {
             "name": self.name,
             "classes": [{"name": c.name, "colour": list(c.colour)} for c in self.classes],
@@ -127,6 +147,11 @@ class Legend:
 
         Raises:
             ConfigError: If a key is missing, unknown or of the wrong type; the message names it.
+
+        Example:
+            >>> import landcover as lc
+            >>> lc.Legend.from_dict(lc.DEEPGLOBE.to_dict()) == lc.DEEPGLOBE
+            True
         """
         if not isinstance(data, Mapping):
             raise ConfigError(f"A legend is a mapping with name, classes and unknown; found {data!r}.")
@@ -136,6 +161,7 @@ class Legend:
         entries = data.get("classes")
         if not isinstance(entries, list):
             raise ConfigError(f"A legend needs 'classes', a list of {{name, colour}}; found {entries!r}.")
+        entries = [_with_colour(entry) for entry in entries]
         classes = []
         for entry in entries:
             if not isinstance(entry, Mapping) or set(entry) != {"name", "colour"}:
@@ -156,6 +182,13 @@ class Legend:
         return cls(
             str(data.get("name", "custom")), tuple(classes), None if unknown is None else names.index(unknown)
         )
+
+
+def _with_colour(entry: object) -> object:
+    """Return the entry of a class with the key ``colour``, for which ``color`` is accepted."""
+    if not isinstance(entry, Mapping) or "colour" in entry:
+        return entry
+    return {"colour" if key == "color" else key: value for key, value in entry.items()}
 
 
 DEEPGLOBE = Legend(
@@ -182,6 +215,11 @@ def load_legend(source: str | Path) -> Legend:
     Raises:
         UsageError: If ``source`` is neither a built-in name nor a file.
         ConfigError: If the file is no legend.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.load_legend("deepglobe") is lc.DEEPGLOBE
+        True
     """
     if str(source) in BUILT_IN:
         return BUILT_IN[str(source)]

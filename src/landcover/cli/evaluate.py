@@ -177,8 +177,8 @@ def _print_scores(result: dict[str, Any]) -> None:
             f"{100 * cleaned['miou_change']:+.2f} points",
             highlight=False,
         )
-    if result["borders"]:
-        _print_borders(result["borders"], console)
+    if result["boundaries"]:
+        _print_borders(result["boundaries"], console)
     if result["calibration"]:
         _print_calibration(result["calibration"], console)
 
@@ -188,7 +188,7 @@ def _print_borders(borders: dict[str, Any], console: "Console") -> None:
     from landcover.evaluation.borders import band_name
 
     table = _table("from borders", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %")
-    for row in borders["bands"]:
+    for row in borders["bins"]:
         scores = [_points(of[name]) for of in (row, row["beyond"]) for name in ("miou", "pixel_accuracy")]
         table.add_row(band_name(row["from_m"], row["to_m"]), _points(row["share"]), *scores)
     console.print(table)

@@ -256,6 +256,14 @@ def prepare(
         DataError: If files cannot be decoded, or images and their masks differ in size; it names them.
             Nothing is left behind then, and a cache that is there stays as it is.
         OutputError: If ``out`` holds something else and ``force`` is off, or cannot be written.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=3, size=64)
+        >>> prepared = lc.prepare(folder, "cache")
+        >>> prepared.written, lc.open_dataset("cache").gsd
+        (True, 0.5)
     """
     path, out = Path(path), Path(out)
     if is_cache(path):

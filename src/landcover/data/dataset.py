@@ -41,6 +41,15 @@ class Dataset(ABC):
         gsd: Metres per pixel of the images, or None where nothing tells.
         items: All images, labelled or not, sorted by key.
         scenes: Places in larger scenes by item key, or None where there is no ``scenes.csv``.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=3, size=64)
+        >>> dataset = lc.open_dataset(folder)
+        >>> item = dataset.items[0]
+        >>> dataset.read_image(item).shape, dataset.read_mask(item).shape
+        ((64, 64, 3), (64, 64))
     """
 
     root: Path
@@ -65,7 +74,16 @@ class Dataset(ABC):
 
     @abstractmethod
     def size(self, item: Item) -> tuple[int, int]:
-        """Return (height, width) of an item without decoding it."""
+        """Return (height, width) of an item without decoding it.
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_dataset
+            >>> folder = make_dataset("data", scenes=3, size=64)
+            >>> dataset = lc.open_dataset(folder)
+            >>> dataset.size(dataset.items[0])
+            (64, 64)
+        """
 
     @abstractmethod
     def read_image(self, item: Item, window: Window | None = None) -> UInt8Array:
@@ -73,6 +91,14 @@ class Dataset(ABC):
 
         Raises:
             ImageError: If the file is truncated or of a refused form.
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_dataset
+            >>> folder = make_dataset("data", scenes=3, size=64)
+            >>> dataset = lc.open_dataset(folder)
+            >>> dataset.read_image(dataset.items[0]).dtype
+            dtype('uint8')
         """
 
     @abstractmethod
@@ -81,14 +107,40 @@ class Dataset(ABC):
 
         Raises:
             DataError: If the item has no mask, or the mask is unreadable or of another size than the image.
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_dataset
+            >>> folder = make_dataset("data", scenes=3, size=64)
+            >>> dataset = lc.open_dataset(folder)
+            >>> dataset.labels(dataset.items[0]).off_palette
+            0
         """
 
     def read_mask(self, item: Item, window: Window | None = None) -> UInt8Array:
-        """Read a mask or a window of it: uint8 (height, width), class indices of :attr:`legend`."""
+        """Read a mask or a window of it: uint8 (height, width), class indices of :attr:`legend`.
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_dataset
+            >>> folder = make_dataset("data", scenes=3, size=64)
+            >>> dataset = lc.open_dataset(folder)
+            >>> bool(dataset.read_mask(dataset.items[0]).max() < len(dataset.legend))
+            True
+        """
         return crop(self.labels(item).index, window)
 
     def class_pixels(self, item: Item) -> Int64Array:
-        """Count the pixels of each class in an item's mask: int64 (classes,)."""
+        """Count the pixels of each class in an item's mask: int64 (classes,).
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_dataset
+            >>> folder = make_dataset("data", scenes=3, size=64)
+            >>> dataset = lc.open_dataset(folder)
+            >>> int(dataset.class_pixels(dataset.items[0]).sum())
+            4096
+        """
         return count_classes(self.labels(item).index, self.legend)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from pydantic import (
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -62,11 +63,11 @@ LegendField = Annotated[
 class Record(BaseModel):
     """Base of the results: read-only, and tolerant of the keys of newer versions."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Return plain data with the keys of the JSON file."""
-        data: dict[str, JsonValue] = self.model_dump(mode="json", by_alias=True)
+        data: dict[str, JsonValue] = self.model_dump(mode="json")
         return data
 
     def to_json(self) -> str:
@@ -84,7 +85,10 @@ class Record(BaseModel):
             DeprecationWarning,
             stacklevel=2,
         )
-        return self.to_dict()[key]
+        data = self.to_dict()
+        if key == "borders" and isinstance(scores := data["boundaries"], dict):  # their names in 0.1
+            return {"metric": scores["metric"], "bands": scores["bins"]}
+        return data["boundaries" if key == "borders" else key]
 
 
 class ImageScore(Record):
@@ -178,7 +182,7 @@ class BoundaryScores(Record):
     """Scores by distance from the class boundaries of the truth, nearest first."""
 
     metric: str = "challenge"
-    bins: list[DistanceBin] = Field(alias="bands")
+    bins: list[DistanceBin] = Field(validation_alias=AliasChoices("bins", "bands"))
 
 
 class Seen(Record):
@@ -215,7 +219,7 @@ class EvaluationReport(Record):
         missed: Pixels of each true class predicted as nodata, where the legend has no unknown class.
         min_region: Scores without small regions, or None.
         calibration: Confidence against accuracy, or None.
-        boundaries: Scores by distance from class boundaries, or None; ``borders`` in JSON.
+        boundaries: Scores by distance from class boundaries, or None.
         seen: Overlap of the images with the training data of the model and its teachers; None for maps.
         per_image: Scores of each image, in the order of the split.
         warnings: What a reader should know before trusting the numbers.
@@ -254,7 +258,9 @@ class EvaluationReport(Record):
     missed: list[NonNegativeInt] = []
     min_region: CleanedScores | None = None
     calibration: CalibrationScores | None = None
-    boundaries: BoundaryScores | None = Field(default=None, alias="borders")
+    boundaries: BoundaryScores | None = Field(
+        default=None, validation_alias=AliasChoices("boundaries", "borders")
+    )
     seen: list[Seen] | None = None
     per_image: list[ImageScore] = []
     warnings: list[str] = []
@@ -373,6 +379,19 @@ class AssessmentReport(Record):
         map: Absolute path of the map.
         truth: Absolute path of the truth.
         unlabelled: Rows of the truth without a class.
+
+    Example:
+        >>> import numpy as np, landcover as lc
+        >>> from affine import Affine
+        >>> from pathlib import Path
+        >>> from rasterio.crs import CRS
+        >>> from landcover.raster import Georeference, write_class_raster
+        >>> place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000))
+        >>> classes = np.repeat(np.array([[3], [4]], np.uint8), [40, 60], axis=0).repeat(100, axis=1)
+        >>> write_class_raster(Path("map.tif"), classes, lc.DEEPGLOBE, place)
+        >>> report = lc.assess("map.tif", "map.tif")
+        >>> report.truth_kind, report.users["forest"], report.mapped["forest"].hectares
+        ('raster', 1.0, 0.1)
     """
 
     truth_kind: Literal["points", "polygons", "raster"]

@@ -57,6 +57,18 @@ def sample(
             suffix is not one of these.
         MaskError: If the map cannot be read, is not georeferenced, or contains no class.
         OutputError: If the file exists and ``force`` is off, or cannot be written.
+
+    Example:
+        >>> import numpy as np, landcover as lc
+        >>> from affine import Affine
+        >>> from pathlib import Path
+        >>> from rasterio.crs import CRS
+        >>> from landcover.raster import Georeference, write_class_raster
+        >>> place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000))
+        >>> classes = np.repeat(np.array([[3], [4]], np.uint8), [40, 60], axis=0).repeat(100, axis=1)
+        >>> write_class_raster(Path("map.tif"), classes, lc.DEEPGLOBE, place)
+        >>> lc.sample("map.tif", "points.csv", per_class=10)
+        {'forest': 10, 'water': 10}
     """
     out = Path(out)
     is_table = out.suffix.lower() == ".csv"

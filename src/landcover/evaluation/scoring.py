@@ -118,14 +118,12 @@ def evaluate(
         OutputError: If an output exists and ``force`` is off, or cannot be written.
 
     Example:
-        >>> import tempfile, landcover as lc
+        >>> import landcover as lc
         >>> from landcover.data.synthetic import make_dataset
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> _ = make_dataset(folder.name, scenes=3, size=96, seed=1)
-        >>> report = lc.evaluate(folder.name, split="all:all", model="starter")
+        >>> folder = make_dataset("data", scenes=3, size=96)
+        >>> report = lc.evaluate(folder, split="all:all", model="starter")
         >>> report.images, report.confusion.shape, sorted(report.iou)[:2]
         (3, (7, 7), ['agriculture', 'barren'])
-        >>> folder.cleanup()
     """
     options = _with_deprecated(options or EvaluateOptions(), deprecated)
     _check(model, predictions, metric, options)

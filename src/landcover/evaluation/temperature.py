@@ -103,6 +103,12 @@ def calibrate(
         ModelError: If the model cannot be read, or is an exported one.
         OutputError: If the model has been calibrated and ``force`` is off, was changed meanwhile, or cannot
             be written.
+
+    Example:
+        >>> import landcover as lc
+        >>> result = lc.calibrate("runs/a", "data", "folders:val")  # doctest: +SKIP
+        >>> result["temperature"]  # doctest: +SKIP
+        1.2
     """
     before = model_digest(run)
     file, card, tensors = _open(run, force)

@@ -401,12 +401,10 @@ class MapResult:
             OutputError: If the file exists and ``force`` is off, has another suffix, or cannot be written.
 
         Example:
-            >>> import tempfile, landcover as lc
-            >>> from pathlib import Path
+            >>> import landcover as lc
             >>> from landcover.data.synthetic import make_scene
             >>> result = lc.open_model("starter").predict(make_scene(7, 64, 64).image, gsd=0.5)
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     result.save(Path(folder) / "map.png").name
+            >>> result.save("map.png").name
             'map.png'
         """
         path = Path(path)

@@ -49,6 +49,11 @@ class PredictOptions:
 
     Raises:
         UsageError: If a value cannot be used.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.PredictOptions(gsd=0.5, min_region="2000m2").batch
+        1
     """
 
     gsd: float | None = None

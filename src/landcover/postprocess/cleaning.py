@@ -88,6 +88,14 @@ def clean(
         DataError: If an input does not exist or a folder holds no masks.
         OutputError: If two masks would get one output, one would replace an input, or exists and ``force`` is
             off: nothing has been written then. Also if an output cannot be written.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=3, size=64)
+        >>> cleaned = lc.clean([folder], "cleaned", min_region="20px")
+        >>> len(cleaned.written), cleaned.pixels
+        (3, 12288)
     """
     parse_min_region(min_region, 1.0 if gsd is None else gsd)  # refuse what is no size before any work
     tasks = plan_masks(masks, Path(out), suffixes=MASK_SUFFIXES, force=force)

@@ -198,6 +198,11 @@ class TrainConfig(Config):
         window_px: Height and width of the windows that the finished model predicts by.
         overlap_px: What these windows share.
         licence: Terms of the finished weights, in words; its card keeps them.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.TrainConfig(steps=1000, batch_size=4).steps
+        1000
     """
 
     model: ModelConfig = ModelConfig()
@@ -276,6 +281,11 @@ def load_preset(name: str) -> TrainConfig:
     Raises:
         UsageError: If ``name`` is neither.
         ConfigError: If the file does not fit; the message names the key.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.load_preset("demo").model.encoder
+        'resnet10t'
     """
     if name in presets():
         text = (files("landcover.training") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")

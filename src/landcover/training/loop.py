@@ -94,6 +94,16 @@ def train(
         ModelError: If weights or teachers cannot be read or do not fit.
         OutputError: If ``out`` holds another run, or cannot be written.
         TrainingError: If the loss is no longer a number.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=4, size=64)
+        >>> tiny = {"steps": 1, "batch_size": 2, "crop_px": 64}
+        >>> config = lc.load_preset("demo").model_copy(update=tiny)
+        >>> run = lc.train(config, data=folder, split="folders", out="run")
+        >>> run.step, lc.open_model("run").classes == lc.DEEPGLOBE.scored_names
+        (1, True)
     """
     keep_freed_memory()
     with _threads(config.threads):
