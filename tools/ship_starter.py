@@ -19,7 +19,7 @@ from typing import Any
 
 from landcover.data import open_dataset, select
 from landcover.errors import DataError, LandcoverError, ModelError, UsageError
-from landcover.evaluation import evaluate
+from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.temperature import calibrate, calibrate_like
 from landcover.exporting import export
 from landcover.io.files import write_text
@@ -48,6 +48,8 @@ OPTIMISTIC = (
     "published figures"
 )
 
+FULL = EvaluateOptions(calibration=True, boundaries=True)
+
 
 def make(run: Path, held_out: Path, cache: Path, work: Path) -> dict[str, Any]:
     """Make calibrated, scored and exported copies of two runs in a folder.
@@ -72,13 +74,15 @@ def make(run: Path, held_out: Path, cache: Path, work: Path) -> dict[str, Any]:
         check(source, split)
         shutil.copy(resolve_model(source), copy)
     report = {
-        "held_out_before": evaluate(cache, HELD_OUT_PART, model=alike, calibration=True),
+        "held_out_before": evaluate(
+            cache, HELD_OUT_PART, model=alike, options=EvaluateOptions(calibration=True)
+        ).to_dict(),
         "ece_cross_fitted": cross_fitted_errors(alike, cache, work),
     }
     stop_at_warnings(calibrate(alike, cache, HELD_OUT_PART))
     calibrate_like(model, alike)
-    report["held_out"] = evaluate(cache, HELD_OUT_PART, model=alike, calibration=True, borders=True)
-    report["run"] = evaluate(cache, RUN_PART, model=model, calibration=True, borders=True)
+    report["held_out"] = evaluate(cache, HELD_OUT_PART, model=alike, options=FULL).to_dict()
+    report["run"] = evaluate(cache, RUN_PART, model=model, options=FULL).to_dict()
     card, tensors = read_model(model)
     save_model(model, tensors, shipped_card(card, report, alike), force=True)
     export_both(model, cache, RUN_SPLIT, RUN_PART)
@@ -151,9 +155,12 @@ def cross_fitted_errors(model: Path, cache: Path, work: Path) -> list[float]:
     for fitted, measured in ("ab", "ba"):
         copy = Path(shutil.copy(model, work / f"fitted-on-{fitted}.safetensors"))
         stop_at_warnings(calibrate(copy, cache, f"{halves}:{fitted}"))
-        errors.append(
-            evaluate(cache, f"{halves}:{measured}", model=copy, calibration=True)["calibration"]["ece"]
+        scores = evaluate(
+            cache, f"{halves}:{measured}", model=copy, options=EvaluateOptions(calibration=True)
         )
+        if scores.calibration is None or scores.calibration.ece is None:
+            raise DataError(f"{cache} {halves}:{measured} has no labelled pixel; expected masks.")
+        errors.append(scores.calibration.ece)
     return errors
 
 
