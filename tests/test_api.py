@@ -19,6 +19,7 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
 
 import api_example
 import landcover as lc
@@ -243,6 +244,12 @@ def test_an_open_dataset_is_mapped_by_its_name(model: Model, tmp_path: Path) -> 
         result = model.predict(source)
         assert np.array_equal(result.class_map, index)
         assert result.georeference is not None
+        assert result.probabilities.shape == (6, 60, 80)
+    with rasterio.open(path) as source, WarpedVRT(source, crs="EPSG:32648") as view:
+        result = model.predict(view)
+        assert result.shape == view.shape
+        assert result.georeference is not None
+        assert result.georeference.crs == view.crs
 
 
 class Labelled:

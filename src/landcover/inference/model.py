@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, TypeGuard
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
+import rasterio.shutil
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
 
 from landcover import __version__
 from landcover.errors import ImageError, OutputError, UsageError
@@ -144,8 +146,8 @@ class Model:
         """Map an image.
 
         A file or an open rasterio dataset is mapped by windows, in memory that does not grow with its height;
-        the map is kept in a temporary file as long as the result exists. An open dataset is read again from
-        its name, with bands, nodata and scaling as the options say.
+        the map is kept in a temporary file as long as the result exists. An open dataset is read again by its
+        name; one in memory and a ``WarpedVRT`` are copied to the temporary folder.
 
         Args:
             image: uint8 (H, W, 3), RGB; an open rasterio dataset; an ``xarray.DataArray`` of three 8-bit
@@ -178,8 +180,9 @@ class Model:
             gsd = options.gsd
         if isinstance(image, str | Path):
             return self._predict_file(str(image), gsd, options)
-        if isinstance(image, DatasetReader):
-            return self._predict_file(str(image.name), gsd, options)
+        if isinstance(image, DatasetReader | WarpedVRT):
+            in_a_file = isinstance(image, DatasetReader) and not image.name.startswith("/vsimem/")
+            return self._predict_file(image.name if in_a_file else image, gsd, options)
         _refuse(options, _OF_FILES, "says how a file is read and does not apply to an array")
         if isinstance(image, np.ndarray):
             return self._predict_array(image, None, gsd, options)
@@ -228,12 +231,18 @@ class Model:
             f'gsd="model" to assume the model\'s {self.gsd:g} m.'
         )
 
-    def _predict_file(self, image: str, gsd: Gsd | None, options: PredictOptions) -> "MapResult":
+    def _predict_file(
+        self, image: str | RasterDataset, gsd: Gsd | None, options: PredictOptions
+    ) -> "MapResult":
         map_format: Literal["cog", "tif"] = "cog" if options.map_format == "cog" else "tif"
         options = replace(options, gsd=None if gsd == "model" else gsd, map_format=map_format)
         folder = tempfile.mkdtemp(prefix="landcover-")
         try:
-            prediction = predict([image], self.source or self.runtime, folder, options)
+            if not isinstance(image, str):  # in memory or a view: only files are opened by name
+                copy = f"{folder}/dataset.tif"
+                rasterio.shutil.copy(image, copy, driver="GTiff", tiled=True, bigtiff="IF_SAFER")
+                image = copy
+            prediction = predict([image], self.source or self.runtime, f"{folder}/map", options)
             if prediction.failed:
                 raise ImageError(next(iter(prediction.failed.values())))
             (made,) = prediction.maps
