@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "landcover"
 
 ORDER = [
     *["errors", "extras", "progress", "config", "legend", "metrics", "windows", "__init__"],
-    *["io", "raster", "ood", "model", "data", "unseen", "postprocess", "inference", "evaluation"],
+    *["io", "raster", "ood", "model", "data", "postprocess", "inference", "evaluation"],
     *["training", "exporting", "reporting", "benchmarks", "cli", "__main__"],
 ]
 FLOORS = {room: number for number, room in enumerate(ORDER)}

@@ -24,7 +24,15 @@ from landcover.cli import build
 from landcover.errors import ModelError, OutputError, is_plain
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.model import ModelConfig, build_model
-from landcover.model.card import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
+from landcover.model.card import (
+    SCHEMA_VERSION,
+    ModelCard,
+    model_digest,
+    read_card,
+    read_model,
+    resolve_model,
+    save_model,
+)
 from landcover.model.preprocessing import Preprocessing
 
 CARD = ModelCard(
@@ -126,7 +134,7 @@ def test_the_card_is_json_in_the_header_that_any_reader_finds(model: Path) -> No
     card = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["landcover"])
     assert card["legend"] == CARD.legend.to_dict()
     assert card["preprocessing"]["gsd"] == 1.195
-    assert card["schema_version"] == 3
+    assert card["schema_version"] == SCHEMA_VERSION
 
 
 def test_a_card_is_read_without_torch(model: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.config import read_yaml
+from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels, hash_table
 from landcover.data.items import SCENES_FILE, Item, SceneTile, read_scenes
 from landcover.data.layouts import Discovery, discover, typical_size
 from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
@@ -41,6 +42,7 @@ class Dataset(ABC):
         gsd: Metres per pixel of the images, or None where nothing tells.
         items: All images, labelled or not, sorted by key.
         scenes: Places in larger scenes by item key, or None where there is no ``scenes.csv``.
+        scene_table: Digest of that file; None where there is none, or the cache does not record it.
     """
 
     root: Path
@@ -49,6 +51,7 @@ class Dataset(ABC):
     gsd: float | None
     items: tuple[Item, ...]
     scenes: Mapping[str, SceneTile] | None
+    scene_table: str | None
 
     @property
     def labelled(self) -> list[Item]:
@@ -81,6 +84,14 @@ class Dataset(ABC):
 
         Raises:
             DataError: If the item has no mask, or the mask is unreadable or of another size than the image.
+        """
+
+    @abstractmethod
+    def fingerprint(self, item: Item) -> Fingerprint:
+        """Return the fingerprints of an item's file and pixels; see :mod:`landcover.data.fingerprints`.
+
+        Raises:
+            DataError: If the image cannot be read.
         """
 
     def read_mask(self, item: Item, window: Window | None = None) -> UInt8Array:
@@ -136,6 +147,11 @@ class FolderDataset(Dataset):
         """Decode an image and cut the window out of it."""
         return crop(read_image(item.image, max_pixels=self.max_pixels), window)
 
+    def fingerprint(self, item: Item) -> Fingerprint:
+        """Hash the image file, and its pixels once they are decoded."""
+        image = self.read_image(item)  # a missing file is a DataError here
+        return Fingerprint(hash_file(item.image), hash_pixels(image))
+
     def labels(self, item: Item) -> Mask:
         """Decode a mask, in any index order, to class indices of :attr:`legend`."""
         if item.mask is None:
@@ -172,6 +188,7 @@ def open_folder(
         gsd=_known_gsd(found, settings.gsd) if gsd is None else check_gsd(gsd),
         items=found.items,
         scenes=read_scenes(scenes_file, found.items) if scenes_file.is_file() else None,
+        scene_table=hash_table(scenes_file) if scenes_file.is_file() else None,
         # A legend given by the user tells what the files hold; only without one does the layout know better.
         mask_legend=legend or found.layout.mask_legend or DEEPGLOBE,
         found=found,

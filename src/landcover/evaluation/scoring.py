@@ -13,11 +13,11 @@ import numpy as np
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError, did_you_mean
-from landcover.evaluation.borders import band_name, border_scores, count_by_band
+from landcover.evaluation.boundary import bin_name, boundary_scores, count_by_distance
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.interval import LEAST_GROUPS, bootstrap_interval
+from landcover.evaluation.overlap import overlap_warnings, training_overlap
 from landcover.evaluation.predictions import Source, from_folder, from_model, keep_maps, required_gsd
-from landcover.evaluation.seen import find_seen, fitted_warnings, seen_warnings
 from landcover.io import MAX_PIXELS
 from landcover.io.files import check_json_output, write_text
 from landcover.legend import Legend, UInt8Array, translation
@@ -26,7 +26,6 @@ from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime, open_model
 from landcover.postprocess import parse_min_region, remove_small_regions
 from landcover.progress import track
-from landcover.unseen import fitted_on
 
 
 def evaluate(
@@ -77,10 +76,10 @@ def evaluate(
         ``miou_interval``: 95 %, by drawing what ``resampled`` says anew, or None for fewer than five;
         ``min_region``: the scores after cleaning and ``miou_change``, or None; ``calibration``: what
         :meth:`landcover.evaluation.calibration.Reliability.summary` returns, the model's ``temperature`` and
-        the split that it was ``fitted_on`` (None: not fitted), or None; ``borders``: what
-        :func:`landcover.evaluation.borders.border_scores` returns, or None; ``seen``: what the model
-        and its teachers have met of the images, :meth:`landcover.evaluation.seen.Seen.to_dict` each, None
-        for a folder of maps; ``per_image``: ``key, miou, pixel_accuracy``; ``warnings``; ``data`` and
+        the split that it was ``fitted_on`` (None: not fitted), or None; ``boundaries``: what
+        :func:`landcover.evaluation.boundary.boundary_scores` returns, or None; ``training_overlap``: the
+        fields of :class:`landcover.evaluation.overlap.TrainingOverlap`, None for a folder of maps;
+        ``per_image``: ``key, miou, pixel_accuracy``; ``warnings``; ``data`` and
         ``predictions`` (absolute paths), ``legend``, ``prediction_legend`` (of the folder or the model),
         ``model_sha256``: where the numbers come from.
 
@@ -111,7 +110,7 @@ def evaluate(
     items = select(dataset, split)
     min_pixels = None if min_region is None else parse_min_region(min_region, dataset.gsd)
     border_gsd = required_gsd(dataset, "--borders") if borders else None
-    reliability, seen = None, None
+    reliability, overlap, called = None, None, ""
     if predictions is not None:
         source = from_folder(
             dataset, items, Path(predictions), prediction_legend or dataset.legend, max_pixels=max_pixels
@@ -124,7 +123,7 @@ def evaluate(
         if maps is not None:
             source = keep_maps(source, dataset, items, Path(maps), force=force)
         called = str(model) if isinstance(model, str | Path) else "the model in memory"
-        seen = find_seen(called, runtime.card, dataset, items)
+        overlap = training_overlap(runtime.card, dataset, items)
     outcomes = _score(
         dataset,
         items,
@@ -138,10 +137,7 @@ def evaluate(
     interval, count, groups = _interval(dataset, outcomes, metric)
     scores = matrix.scores(metric)
     cleaned = _after_cleaning(outcomes, min_region, min_pixels, scores)
-    believed, optimistic = None, []
-    if reliability is not None:
-        believed = _calibration(reliability, runtime.card)
-        optimistic = fitted_warnings(runtime.card.calibration, dataset, items)
+    believed = None if reliability is None else _calibration(reliability, runtime.card)
     by_border = _by_border(outcomes) if borders else None
     report = {
         "metric": metric,
@@ -159,16 +155,15 @@ def evaluate(
         "missed": matrix.missed.tolist(),
         "min_region": cleaned,
         "calibration": believed,
-        "borders": by_border,
-        "seen": None if seen is None else [one.to_dict() for one in seen],
+        "boundaries": by_border,
+        "training_overlap": None if overlap is None else overlap.model_dump(),
         "per_image": [_image_row(outcome, metric) for outcome in outcomes],
         "warnings": [
-            *seen_warnings(seen or [], len(items)),
+            *(overlap_warnings(overlap, called, calibration=calibration) if overlap else ()),
             *scores.warnings,
             *_off_palette_warnings(outcomes),
             *_vanished_warnings(scores, cleaned),
-            *optimistic,
-            *_band_warnings(by_border),
+            *_bin_warnings(by_border),
             *_interval_warnings(count, groups),
         ],
         "legend": dataset.legend.to_dict(),
@@ -222,7 +217,7 @@ def _score(
             cleaned = _count(dataset.legend, item, truth.index, smooth)
         by_border: Sequence[ConfusionMatrix] = ()
         if border_gsd is not None:
-            by_border = count_by_band(truth.index, prediction.index, dataset.legend, border_gsd)
+            by_border = count_by_distance(truth.index, prediction.index, dataset.legend, border_gsd)
         if reliability is not None and prediction.probabilities is not None:
             reliability.update(prediction.probabilities, channels[truth.index])
         return _Outcome(item.key, matrix, cleaned, by_border, truth.off_palette, prediction.off_palette)
@@ -294,8 +289,8 @@ def _calibration(reliability: Reliability, card: ModelCard) -> dict[str, Any]:
 
 
 def _by_border(outcomes: Sequence[_Outcome]) -> dict[str, Any]:
-    bands = zip(*(outcome.by_border for outcome in outcomes), strict=True)
-    return border_scores([_sum(matrices) for matrices in bands])
+    bins = zip(*(outcome.by_border for outcome in outcomes), strict=True)
+    return boundary_scores([_sum(matrices) for matrices in bins])
 
 
 def _image_row(outcome: _Outcome, metric: Metric) -> dict[str, Any]:
@@ -328,21 +323,21 @@ def _vanished_warnings(before: Scores, cleaned: dict[str, Any] | None) -> list[s
 
 
 def _fitted_on(record: Mapping[str, Any]) -> str | None:
-    """Say what a card's temperature was fitted on, None where it was not."""
-    fitted = fitted_on(record)
-    if fitted is None:
+    """Return the split that a card's temperature was fitted on, None where it was not fitted."""
+    split = record.get("split_of_like" if "like" in record else "split")
+    if not isinstance(split, str):
         return None
-    return f"{fitted[0]}, by a run made alike" if "like" in record else fitted[0]
+    return f"{split}, by a run of the same recipe" if "like" in record else split
 
 
-def _band_warnings(by_border: dict[str, Any] | None) -> list[str]:
-    """Tell of classes that some bands lack: their means are over other classes than those of the rest."""
+def _bin_warnings(by_border: dict[str, Any] | None) -> list[str]:
+    """Name the classes that some bins do not contain: their means are over other classes than the rest's."""
     if by_border is None:
         return []
-    rows = by_border["bands"]
+    rows = by_border["bins"]
     present = [name for name, iou in rows[0]["beyond"]["iou"].items() if iou is not None]
     return [
-        f"At {band_name(row['from_m'], row['to_m'])} from class borders there is no {', no '.join(absent)}: "
+        f"At {bin_name(row['from_m'], row['to_m'])} from class boundaries there is no {', no '.join(absent)}: "
         "the mIoU there is a mean over other classes."
         for row in rows
         if row["pixels"] and (absent := [name for name in present if row["iou"][name] is None])

@@ -4,9 +4,10 @@ import math
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, model_validator
 
-from landcover.evaluation.borders import band_name
+from landcover.evaluation.boundary import bin_name
+from landcover.evaluation.overlap import TrainingOverlap
 
 
 def _finite(value: Any) -> Any:
@@ -66,7 +67,7 @@ class Calibration(_Read):
     fitted_on: str | None = None
 
 
-class BandScores(_Read):
+class BinScores(_Read):
     """Scores of some of the pixels, and which share of all they are."""
 
     share: Number
@@ -75,35 +76,23 @@ class BandScores(_Read):
     pixel_accuracy: Number
 
 
-class Band(BandScores):
-    """Scores at one distance from class borders, and of all pixels but the nearer ones."""
+class DistanceBin(BinScores):
+    """Scores at one distance from class boundaries, and of all pixels but the nearer ones."""
 
     from_m: float
     to_m: float | None
-    beyond: BandScores
+    beyond: BinScores
 
     @property
     def name(self) -> str:
         """Such as ``5 to 10 m``."""
-        return band_name(self.from_m, self.to_m)
+        return bin_name(self.from_m, self.to_m)
 
 
-class Borders(_Read):
-    """Scores by distance from class borders of the truth."""
+class Boundaries(_Read):
+    """Scores by distance from class boundaries of the truth; 0.1 called the bins ``bands``."""
 
-    bands: list[Band]
-
-
-class Seen(_Read):
-    """What the model or one of its teachers has met of the images, None where that is not known."""
-
-    role: str = "model"
-    split: str | None = None
-    same_data: bool | None = None
-    began_elsewhere: bool = False
-    trained_on: NonNegativeInt | None = None
-    same_scenes: NonNegativeInt | None = None
-    chosen_on: NonNegativeInt | None = None
+    bins: list[DistanceBin] = Field(validation_alias=AliasChoices("bins", "bands"))
 
 
 class Evaluation(_Read):
@@ -126,8 +115,8 @@ class Evaluation(_Read):
     resampled: str = "images"
     min_region: Cleaned | None = None
     calibration: Calibration | None = None
-    borders: Borders | None = None
-    seen: list[Seen] | None = None
+    boundaries: Boundaries | None = Field(None, validation_alias=AliasChoices("boundaries", "borders"))
+    training_overlap: TrainingOverlap | None = None
     warnings: list[str] = []
     data: Path | None = None
     predictions: Path | None = None
