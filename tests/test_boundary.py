@@ -9,9 +9,9 @@ from hypothesis.extra import numpy as hnp
 from landcover.evaluation.boundary import (
     DISTANCE_BINS_M,
     bin_name,
-    distance_bins,
     boundary_scores,
     count_by_distance,
+    distance_bins,
     squared_distance,
 )
 from landcover.legend import DEEPGLOBE, NODATA, UInt8Array

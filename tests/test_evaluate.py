@@ -273,7 +273,7 @@ def test_model_needs_a_gsd(data: Path) -> None:
     assert evaluate(data, "folders:val", model=ColourRuntime(), gsd=1.0)["gsd"] == 1.0
 
 
-# --- Calibration and borders --------------------------------------------------------------------------------
+# --- Calibration and boundaries ----------------------------------------------------------------------------
 
 
 def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path: Path) -> None:
@@ -319,14 +319,14 @@ def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path: Path)
     assert (found["temperature"], found["fitted_on"]) == (1.0, None)
 
 
-def test_borders_score_models_and_folders_alike(tmp_path: Path) -> None:
+def test_boundaries_score_models_and_folders_alike(tmp_path: Path) -> None:
     truth = {f"val/{i}": halves(WATER, FOREST, 64) for i in (1, 2)}
     data = write_data(tmp_path / "data", truth, gsd=2.0)
     wrong = halves(WATER, FOREST, 64)
     wrong[32:34] = WATER  # off by 2 pixels: 4 m
     folder = write_maps(tmp_path / "maps", {"val/1": wrong, "val/2": truth["val/2"]})
     result = evaluate(data, "folders:val", predictions=folder, borders=True)
-    near, *far = result["borders"]["bands"]
+    near, *far = result["boundaries"]["bins"]
     assert (near["from_m"], near["to_m"], near["pixels"]) == (0, 5, 2 * 4 * 64)  # at 1 and 3 m, on both sides
     assert near["iou"]["forest"] == 0.5
     assert near["pixel_accuracy"] == 0.75
@@ -334,38 +334,38 @@ def test_borders_score_models_and_folders_alike(tmp_path: Path) -> None:
     assert near["beyond"]["miou"] == result["miou"]
     assert sum(band["share"] for band in (near, *far)) == pytest.approx(1)
     right = evaluate(data, "folders:val", model=ColourRuntime(make_card(gsd=2.0)), borders=True)
-    assert [band["pixel_accuracy"] for band in right["borders"]["bands"]] == [1.0] * 5
-    assert evaluate(data, "folders:val", predictions=folder)["borders"] is None
+    assert [band["pixel_accuracy"] for band in right["boundaries"]["bins"]] == [1.0] * 5
+    assert evaluate(data, "folders:val", predictions=folder)["boundaries"] is None
 
 
-def test_bands_that_lack_a_class_are_told_of(tmp_path: Path) -> None:
+def test_bins_without_a_class_are_warned_of(tmp_path: Path) -> None:
     truth = halves(WATER, FOREST, 64)
     truth[:2, :2] = URBAN
     data = write_data(tmp_path / "data", {"val/1": truth}, gsd=0.5)
     maps = write_maps(tmp_path / "maps", {"val/1": truth})
     warnings = evaluate(data, "folders:val", predictions=maps, borders=True)["warnings"]
-    assert any(w.startswith("At 5 to 10 m from class borders there is no urban:") for w in warnings)
+    assert any(w.startswith("At 5 to 10 m from class boundaries there is no urban:") for w in warnings)
     assert not any("At 0 to 5 m" in w for w in warnings)
 
 
-def test_calibration_needs_a_model_and_borders_need_metres(data: Path, tmp_path: Path) -> None:
+def test_calibration_needs_a_model_and_boundaries_need_metres(data: Path, tmp_path: Path) -> None:
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match=r"--calibration looks at probabilities.*--model M"):
         evaluate(data, "folders:val", predictions=maps, calibration=True)
     with pytest.raises(UsageError, match=r"--borders needs them\. Pass --gsd"):
         evaluate(data, "folders:val", predictions=maps, borders=True)
-    assert evaluate(data, "folders:val", predictions=maps, borders=True, gsd=1.0)["borders"]
+    assert evaluate(data, "folders:val", predictions=maps, borders=True, gsd=1.0)["boundaries"]
     refused = run("--map", tmp_path / "m.tif", "--truth", tmp_path / "t.gpkg", "--calibration", "--borders")
     assert "without --calibration, --borders" in str(refused.exception)
 
 
-def test_command_prints_borders_and_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_prints_boundaries_and_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
     monkeypatch.setattr("landcover.evaluation.scoring.open_model", lambda *_, **__: ColourRuntime())
     monkeypatch.setattr("landcover.evaluation.scoring.model_digest", lambda _: "0")
     done = run("--data", data, "--split", "folders:val", "--model", "m.onnx", "--calibration", "--borders")
     assert done.exit_code == 0, done.output
-    for expected in ("from borders", "0 to 5 m", "over 40 m", "Calibration error (ECE)", "not fitted"):
+    for expected in ("from boundaries", "0 to 5 m", "over 40 m", "Calibration error (ECE)", "not fitted"):
         assert expected in done.stdout
 
 

@@ -193,9 +193,7 @@ def test_the_command_warns_and_names_the_model(data: Path, tmp_path: Path) -> No
         return " ".join(done.stdout.split()), " ".join(done.stderr.split())
 
     assert "Cannot tell whether these images were used for training" in call("folders:train")[0]
-    save_model(
-        run / "best.safetensors", tensors, card.model_copy(update={"used_images": used}), force=True
-    )
+    save_model(run / "best.safetensors", tensors, card.model_copy(update={"used_images": used}), force=True)
     out, error = call("folders:train")
     assert f"{run} was trained on 6 of the 6 images" in error
     assert "train/0000" in error

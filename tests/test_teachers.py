@@ -314,7 +314,9 @@ def test_a_damaged_file_is_computed_again(data, teacher, student, tmp_path, dama
     assert_same_tensors(file, student / SOFT_LABELS_NAME)
 
 
-def test_a_run_of_the_first_version_goes_on_with_its_soft_labels(data, teacher, student, tmp_path, monkeypatch):
+def test_a_run_of_the_first_version_goes_on_with_its_soft_labels(
+    data, teacher, student, tmp_path, monkeypatch
+):
     """Its file has the same identity: the digests of teachers and data, their scales and the classes."""
     about = read_metadata(student / SOFT_LABELS_NAME)
     material = gather(data, "folders", crop_px=32, model_gsd=None)

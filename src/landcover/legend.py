@@ -159,7 +159,7 @@ class Legend:
                 raise ConfigError(f"Class {name!r} has the colour {colour!r}; expected [R, G, B] in 0..255.")
             value = entry.get("value")
             if value is not None and (type(value) is not int or not 0 <= value <= 65535):
-                raise ConfigError(f"Class {name!r} has the value {value!r}; expected a whole number 0..65535.")
+                raise ConfigError(f"Class {name!r} has the value {value!r}; expected an integer 0..65535.")
             classes.append(LandClass(name, (colour[0], colour[1], colour[2]), value))
         unknown = data.get("unknown")
         names = [c.name for c in classes]

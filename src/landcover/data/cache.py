@@ -78,8 +78,8 @@ class About(_Model):
     """What is known of the whole set, and how its masks were read.
 
     ``scenes`` maps a key to (scene, row, col). ``mask_legend`` is the legend of the files; a cache that does
-    not tell it can be used, but not be found up to date. ``scene_table`` is the digest of ``scenes.csv``; None
-    where there was none, and in caches of 0.1.
+    not tell it can be used, but not be found up to date. ``scene_table`` is the digest of ``scenes.csv``;
+    None where there was none, and in caches of 0.1.
     """
 
     layout: str

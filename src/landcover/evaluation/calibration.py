@@ -6,7 +6,7 @@ groups of equal size (adaptive bins, Nixon et al. 2019, 1904.01685), since most 
 1 and bins of equal width would put them all into one.
 
 Groups of equal size need the pixels sorted by confidence. They are counted in a histogram over the logit of
-the confidence, ``log(p / (1 - p))``, whose bins are narrow near 1. Confidences are summed per bin, so that the
+the confidence, ``log(p / (1 - p))``, whose bins are narrow near 1. Confidences are summed per bin, so that
 means are exact. A group that ends within a bin takes its pixels in proportion; compared with sorted pixels
 this changes the ECE of a calibrated model by about 1e-4, and not at all where the model is over- or
 underconfident throughout.

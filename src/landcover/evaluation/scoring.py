@@ -337,8 +337,8 @@ def _bin_warnings(by_border: dict[str, Any] | None) -> list[str]:
     rows = by_border["bins"]
     present = [name for name, iou in rows[0]["beyond"]["iou"].items() if iou is not None]
     return [
-        f"At {bin_name(row['from_m'], row['to_m'])} from class boundaries there is no {', no '.join(absent)}: "
-        "the mIoU there is a mean over other classes."
+        f"At {bin_name(row['from_m'], row['to_m'])} from class boundaries there is no "
+        f"{', no '.join(absent)}: the mIoU there is a mean over other classes."
         for row in rows
         if row["pixels"] and (absent := [name for name in present if row["iou"][name] is None])
     ]

@@ -44,6 +44,8 @@ def _legend(value: Any) -> Legend:
 def _decode_hashes(value: Any) -> frozenset[bytes]:
     if isinstance(value, frozenset):
         return value
+    if not isinstance(value, str):
+        raise ValueError("expected base64 text")
     data = base64.b64decode(value, validate=True)
     if len(data) % FINGERPRINT_BYTES:
         raise ValueError(f"expected a multiple of {FINGERPRINT_BYTES} bytes, found {len(data)}")
@@ -212,8 +214,8 @@ def read_model(path: str | Path) -> tuple[ModelCard, tensorfile.Tensors]:
     file = resolve_model(path)
     if is_exported(file):
         raise ModelError(
-            f"{file} is an exported model, whose weights cannot be trained. Pass the run folder or .safetensors "
-            "file that it was exported from (for starter: starter-weights)."
+            f"{file} is an exported model, whose weights cannot be trained. Pass the run folder or "
+            ".safetensors file that it was exported from (for starter: starter-weights)."
         )
     return read_card(file), tensorfile.read_tensors(file)
 

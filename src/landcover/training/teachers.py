@@ -130,8 +130,8 @@ def check_teachers(
             )
         if images.training is None or not images.training.complete:
             warnings.append(
-                f"The training images of the teacher {teacher.path} are not fully recorded. If it was trained "
-                "on images that this training holds out, scores on them are optimistic."
+                f"The training images of the teacher {teacher.path} are not fully recorded. If it was "
+                "trained on images that this training holds out, scores on them are optimistic."
             )
         chosen = {
             item.key
@@ -140,8 +140,8 @@ def check_teachers(
         }
         if chosen:
             warnings.append(
-                f"The teacher {teacher.path} was selected or calibrated by its scores on {len(chosen)} images "
-                "that this training holds out; scores on them are slightly optimistic "
+                f"The teacher {teacher.path} was selected or calibrated by its scores on {len(chosen)} "
+                "images that this training holds out; scores on them are slightly optimistic "
                 "(validation.keep=last selects nothing)."
             )
     return warnings
