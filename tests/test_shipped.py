@@ -68,7 +68,7 @@ def test_what_is_there_under_the_name_comes_first(
     with pytest.raises(ModelError, match=r"hides the bundled model 'starter'"):
         invoke("info", "starter")
     (tmp_path / "runs").mkdir()
-    with pytest.raises(ModelError, match=r"folder runs holds no model") as caught:
+    with pytest.raises(ModelError, match=r"folder runs contains no model") as caught:
         resolve_model("runs")
     assert "hides" not in str(caught.value)
     for name, told in (("", r"name of the model is empty \(''\)"), (Path(), "an empty name, or .")):

@@ -2,9 +2,9 @@
 
     python tools/add_fingerprints.py MODEL... --data DATA --split NAME:SUBSET
 
-For models of landcover 0.1, whose cards do not record them. The images must be all that the model, its teachers
-and its initial model were trained on; nothing can check that. Weights and graph stay bit for bit, which is
-compared before a file is replaced.
+For models of landcover 0.1, whose cards do not record them. The images must be all that the model, its
+teachers and its initial model were trained on; nothing can check that. Weights and graph stay bit for bit,
+which is compared before a file is replaced.
 """
 
 import argparse

@@ -8,7 +8,7 @@ read, and are refused.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -106,6 +106,15 @@ class UsedImages(Config):
     training: ImageSet | None = None
     selection: ImageSet | None = None
     calibration: ImageSet | None = None
+
+    def with_parents(self, parents: Iterable["UsedImages"]) -> "UsedImages":
+        """Return the images of a model together with those of its teachers and its initial model."""
+        training, selection = self.training or ImageSet(complete=False), self.selection
+        for parent in parents:
+            training |= parent.training or ImageSet(complete=False)
+            for part in (parent.selection, parent.calibration):  # both have reached the weights
+                selection = part if selection is None else selection | (part or ImageSet())
+        return self.model_copy(update={"training": training, "selection": selection})
 
 
 class ModelCard(Config):

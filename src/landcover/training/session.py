@@ -22,7 +22,6 @@ from landcover.model import DeepLabV3Plus, build_model, parameter_groups
 from landcover.model.card import (
     BEST_NAME,
     LAST_NAME,
-    ImageSet,
     ModelCard,
     UsedImages,
     model_digest,
@@ -250,6 +249,8 @@ def open_session(
         preprocessing = encoder_preprocessing(config.model.encoder, material.model_gsd)
     validated = spread(material.validation, config.validation.images)
     trained = image_set(material.dataset, material.train)
+    selects = validated and (config.validation.keep == "best" or config.validation.patience is not None)
+    selection = image_set(material.dataset, validated) if selects else None
     parents = [teacher.card for teacher in teachers] + ([origin] if origin is not None else [])
     card = ModelCard(
         model=config.model,
@@ -269,7 +270,9 @@ def open_session(
             "trained_in": precision,
             "teachers": [teacher.describe() for teacher in teachers],
         },
-        used_images=_used_images(config, material, trained, validated, parents),
+        used_images=UsedImages(training=trained, selection=selection).with_parents(
+            parent.used_images for parent in parents
+        ),
         imagery=(_kept_imagery(folder) if resumed else None) or learned_imagery(material),
     )
     soft = None
@@ -315,25 +318,6 @@ def open_session(
         session.progress = session.state.load(folder / LAST_NAME)
         notices += other_place(folder, str(device), torch.get_num_threads(), precision)
     return session
-
-
-def _used_images(
-    config: TrainConfig,
-    material: Material,
-    training: ImageSet,
-    validated: Sequence[Item],
-    parents: Sequence[ModelCard],
-) -> UsedImages:
-    """Return the images that the model depends on, those of its teachers and initial model included."""
-    selection = None
-    if validated and (config.validation.keep == "best" or config.validation.patience is not None):
-        selection = image_set(material.dataset, validated)
-    for parent in parents:
-        used = parent.used_images
-        training |= used.training or ImageSet(complete=False)
-        for part in (used.selection, used.calibration):  # both have reached the weights
-            selection = part if selection is None else selection | (part or ImageSet())
-    return UsedImages(training=training, selection=selection)
 
 
 def _kept_imagery(folder: Path) -> ImageryProfile | None:
