@@ -392,7 +392,7 @@ def test_a_report_is_what_its_json_says(world: Path, starter: Model, tmp_path: P
         *(
             "calibration",
             "boundaries",
-            "seen",
+            "training_overlap",
             "per_image",
             "warnings",
             "legend",

@@ -22,7 +22,7 @@ ORDER = [
         "windows",
         "__init__",
     ],
-    *["io", "raster", "ood", "model", "data", "unseen", "postprocess", "inference", "evaluation"],
+    *["io", "raster", "ood", "model", "data", "postprocess", "inference", "evaluation"],
     *["training", "exporting", "reporting", "benchmarks", "cli", "__main__"],
 ]
 FLOORS = {room: number for number, room in enumerate(ORDER)}

@@ -291,7 +291,7 @@ def test_model_needs_a_gsd(data: Path) -> None:
     assert evaluate(data, "folders:val", model=ColourRuntime(), gsd=1.0).gsd == 1.0
 
 
-# --- Calibration and borders --------------------------------------------------------------------------------
+# --- Calibration and boundaries ----------------------------------------------------------------------------
 
 
 def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path: Path)
     assert (found.temperature, found.fitted_on) == (1.0, None)
 
 
-def test_borders_score_models_and_folders_alike(tmp_path: Path) -> None:
+def test_boundaries_score_models_and_folders_alike(tmp_path: Path) -> None:
     truth = {f"val/{i}": halves(WATER, FOREST, 64) for i in (1, 2)}
     data = write_data(tmp_path / "data", truth, gsd=2.0)
     wrong = halves(WATER, FOREST, 64)
@@ -359,7 +359,7 @@ def test_borders_score_models_and_folders_alike(tmp_path: Path) -> None:
     assert evaluate(data, "folders:val", predictions=folder).boundaries is None
 
 
-def test_bands_that_lack_a_class_are_told_of(tmp_path: Path) -> None:
+def test_bins_without_a_class_are_warned_of(tmp_path: Path) -> None:
     truth = halves(WATER, FOREST, 64)
     truth[:2, :2] = URBAN
     data = write_data(tmp_path / "data", {"val/1": truth}, gsd=0.5)
@@ -371,7 +371,7 @@ def test_bands_that_lack_a_class_are_told_of(tmp_path: Path) -> None:
     assert not any("0 to 5 m" in w for w in warnings)
 
 
-def test_calibration_needs_a_model_and_borders_need_metres(data: Path, tmp_path: Path) -> None:
+def test_calibration_needs_a_model_and_boundaries_need_metres(data: Path, tmp_path: Path) -> None:
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match=r"--calibration.*--model M"):
         evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(calibration=True))
@@ -384,13 +384,13 @@ def test_calibration_needs_a_model_and_borders_need_metres(data: Path, tmp_path:
     assert "without --calibration, --borders" in str(refused.exception)
 
 
-def test_command_prints_borders_and_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_prints_boundaries_and_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
     monkeypatch.setattr("landcover.evaluation.scoring.open_model", lambda *_, **__: ColourRuntime())
     monkeypatch.setattr("landcover.evaluation.scoring.model_digest", lambda _: "0")
     done = run("--data", data, "--split", "folders:val", "--model", "m.onnx", "--calibration", "--borders")
     assert done.exit_code == 0, done.output
-    for expected in ("from borders", "0 to 5 m", "over 40 m", "Calibration error (ECE)", "not fitted"):
+    for expected in ("from boundaries", "0 to 5 m", "over 40 m", "Calibration error (ECE)", "not fitted"):
         assert expected in done.stdout
 
 

@@ -32,7 +32,12 @@ _KEYS = ("name", "classes", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class LandClass:
-    """One class: its name and its RGB colour (0..255 each).
+    """One class.
+
+    Attributes:
+        name: Its name.
+        colour: RGB, 0..255 each.
+        value: Its value in class rasters, where that is not its index; 0..65535.
 
     Example:
         >>> import landcover as lc
@@ -42,6 +47,7 @@ class LandClass:
 
     name: str
     colour: tuple[int, int, int]
+    value: int | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,10 @@ class Legend:
         """
         return {
             "name": self.name,
-            "classes": [{"name": c.name, "colour": list(c.colour)} for c in self.classes],
+            "classes": [
+                {"name": c.name, "colour": list(c.colour)} | ({} if c.value is None else {"value": c.value})
+                for c in self.classes
+            ],
             "unknown": None if self.unknown is None else self.names[self.unknown],
         }
 
@@ -164,7 +173,7 @@ class Legend:
         entries = [_with_colour(entry) for entry in entries]
         classes = []
         for entry in entries:
-            if not isinstance(entry, Mapping) or set(entry) != {"name", "colour"}:
+            if not isinstance(entry, Mapping) or set(entry) - {"value"} != {"name", "colour"}:
                 raise ConfigError(f"A class is {{name: NAME, colour: [R, G, B]}}; found {entry!r}.")
             name, colour = entry["name"], entry["colour"]
             if not isinstance(name, str) or not name:
@@ -173,7 +182,10 @@ class Legend:
                 )
             if not isinstance(colour, list) or len(colour) != 3 or not all(type(v) is int for v in colour):
                 raise ConfigError(f"Class {name!r} has the colour {colour!r}; expected [R, G, B] in 0..255.")
-            classes.append(LandClass(name, (colour[0], colour[1], colour[2])))
+            value = entry.get("value")
+            if value is not None and (type(value) is not int or not 0 <= value <= 65535):
+                raise ConfigError(f"Class {name!r} has the value {value!r}; expected an integer 0..65535.")
+            classes.append(LandClass(name, (colour[0], colour[1], colour[2]), value))
         unknown = data.get("unknown")
         names = [c.name for c in classes]
         if unknown is not None and unknown not in names:

@@ -141,7 +141,7 @@ def _print_scores(result: dict[str, Any]) -> None:
     import numpy as np
     from rich.console import Console
 
-    from landcover.evaluation.seen import describe_seen
+    from landcover.evaluation.overlap import TrainingOverlap, describe_overlap
 
     counts = np.array(result["confusion"], float)
     cleaned = result["min_region"]
@@ -169,8 +169,9 @@ def _print_scores(result: dict[str, Any]) -> None:
         soft_wrap=True,
         highlight=False,
     )
-    if result["seen"] and (met := describe_seen(result["seen"], result["images"])):
-        console.print(met, soft_wrap=True, highlight=False)
+    overlap = result["training_overlap"]
+    if overlap and (sentence := describe_overlap(TrainingOverlap(**overlap))):
+        console.print(sentence, soft_wrap=True, highlight=False)
     if cleaned and cleaned["miou_change"] is not None:
         console.print(
             f"Without regions below {cleaned['min_pixels']:,} px: mIoU {_points(cleaned['miou'])}, "
@@ -178,19 +179,19 @@ def _print_scores(result: dict[str, Any]) -> None:
             highlight=False,
         )
     if result["boundaries"]:
-        _print_borders(result["boundaries"], console)
+        _print_boundaries(result["boundaries"], console)
     if result["calibration"]:
         _print_calibration(result["calibration"], console)
 
 
-def _print_borders(borders: dict[str, Any], console: "Console") -> None:
-    """Print a row for each band of distances, with the scores of all pixels from there on beside its own."""
-    from landcover.evaluation.borders import band_name
+def _print_boundaries(boundaries: dict[str, Any], console: "Console") -> None:
+    """Print a row for each bin of distances, with the scores of all pixels from there on beside its own."""
+    from landcover.evaluation.boundary import bin_name
 
-    table = _table("from borders", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %")
-    for row in borders["bins"]:
+    table = _table("from boundaries", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %")
+    for row in boundaries["bins"]:
         scores = [_points(of[name]) for of in (row, row["beyond"]) for name in ("miou", "pixel_accuracy")]
-        table.add_row(band_name(row["from_m"], row["to_m"]), _points(row["share"]), *scores)
+        table.add_row(bin_name(row["from_m"], row["to_m"]), _points(row["share"]), *scores)
     console.print(table)
 
 

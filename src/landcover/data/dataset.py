@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.config import read_yaml
+from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels, hash_table
 from landcover.data.items import SCENES_FILE, Item, SceneTile, read_scenes
 from landcover.data.layouts import Discovery, discover, typical_size
 from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
@@ -41,6 +42,7 @@ class Dataset(ABC):
         gsd: Metres per pixel of the images, or None where nothing tells.
         items: All images, labelled or not, sorted by key.
         scenes: Places in larger scenes by item key, or None where there is no ``scenes.csv``.
+        scene_table: Digest of that file; None where there is none, or the cache does not record it.
 
     Example:
         >>> import landcover as lc
@@ -58,6 +60,7 @@ class Dataset(ABC):
     gsd: float | None
     items: tuple[Item, ...]
     scenes: Mapping[str, SceneTile] | None
+    scene_table: str | None
 
     @property
     def labelled(self) -> list[Item]:
@@ -115,6 +118,21 @@ class Dataset(ABC):
             >>> dataset = lc.open_dataset(folder)
             >>> dataset.labels(dataset.items[0]).off_palette
             0
+        """
+
+    @abstractmethod
+    def fingerprint(self, item: Item) -> Fingerprint:
+        """Return the fingerprints of an item's file and pixels; see :mod:`landcover.data.fingerprints`.
+
+        Raises:
+            DataError: If the image cannot be read.
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_dataset
+            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
+            >>> len(dataset.fingerprint(dataset.items[0]).pixels)
+            8
         """
 
     def read_mask(self, item: Item, window: Window | None = None) -> UInt8Array:
@@ -188,6 +206,11 @@ class FolderDataset(Dataset):
         """Decode an image and cut the window out of it."""
         return crop(read_image(item.image, max_pixels=self.max_pixels), window)
 
+    def fingerprint(self, item: Item) -> Fingerprint:
+        """Hash the image file, and its pixels once they are decoded."""
+        image = self.read_image(item)  # a missing file is a DataError here
+        return Fingerprint(hash_file(item.image), hash_pixels(image))
+
     def labels(self, item: Item) -> Mask:
         """Decode a mask, in any index order, to class indices of :attr:`legend`."""
         if item.mask is None:
@@ -224,6 +247,7 @@ def open_folder(
         gsd=_known_gsd(found, settings.gsd) if gsd is None else check_gsd(gsd),
         items=found.items,
         scenes=read_scenes(scenes_file, found.items) if scenes_file.is_file() else None,
+        scene_table=hash_table(scenes_file) if scenes_file.is_file() else None,
         # A legend given by the user tells what the files hold; only without one does the layout know better.
         mask_legend=legend or found.layout.mask_legend or DEEPGLOBE,
         found=found,

@@ -21,7 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from landcover.evaluation.borders import band_name
+from landcover.evaluation.boundary import bin_name
+from landcover.evaluation.overlap import TrainingOverlap
 from landcover.legend import Legend
 from landcover.metrics import Int64Array
 
@@ -175,7 +176,7 @@ class DistanceBin(Record):
     @property
     def name(self) -> str:
         """The distances as text, such as ``5 to 10 m``."""
-        return band_name(self.from_m, self.to_m)
+        return bin_name(self.from_m, self.to_m)
 
 
 class BoundaryScores(Record):
@@ -183,19 +184,6 @@ class BoundaryScores(Record):
 
     metric: str = "challenge"
     bins: list[DistanceBin] = Field(validation_alias=AliasChoices("bins", "bands"))
-
-
-class Seen(Record):
-    """What the model or one of its teachers has met of the images, None where that is not known."""
-
-    role: str = "model"
-    sha256: str | None = None
-    split: str | None = None
-    same_data: bool | None = None
-    began_elsewhere: bool = False
-    trained_on: NonNegativeInt | None = None
-    same_scenes: NonNegativeInt | None = None
-    chosen_on: NonNegativeInt | None = None
 
 
 class EvaluationReport(Record):
@@ -220,7 +208,7 @@ class EvaluationReport(Record):
         min_region: Scores without small regions, or None.
         calibration: Confidence against accuracy, or None.
         boundaries: Scores by distance from class boundaries, or None.
-        seen: Overlap of the images with the training data of the model and its teachers; None for maps.
+        training_overlap: Overlap of the images with the training data of the model; None for maps.
         per_image: Scores of each image, in the order of the split.
         warnings: What a reader should know before trusting the numbers.
         legend: Classes of the truth.
@@ -261,7 +249,7 @@ class EvaluationReport(Record):
     boundaries: BoundaryScores | None = Field(
         default=None, validation_alias=AliasChoices("boundaries", "borders")
     )
-    seen: list[Seen] | None = None
+    training_overlap: TrainingOverlap | None = None
     per_image: list[ImageScore] = []
     warnings: list[str] = []
     legend: LegendField | None = None

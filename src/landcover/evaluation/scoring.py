@@ -14,9 +14,10 @@ import numpy as np
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.parallel import parallel_map
 from landcover.errors import MaskError, UsageError, did_you_mean
-from landcover.evaluation.borders import BANDS_M, border_scores, count_by_band
+from landcover.evaluation.boundary import DISTANCE_BINS_M, boundary_scores, count_by_distance
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.interval import LEAST_GROUPS, bootstrap_interval
+from landcover.evaluation.overlap import overlap_warnings, training_overlap
 from landcover.evaluation.predictions import (
     MapSource,
     PredictedMap,
@@ -32,9 +33,7 @@ from landcover.evaluation.report import (
     EvaluationReport,
     ImageScore,
     Record,
-    Seen,
 )
-from landcover.evaluation.seen import find_seen, fitted_warnings, seen_warnings
 from landcover.inference.model import Model
 from landcover.io import MAX_PIXELS
 from landcover.io.files import check_json_output, write_text
@@ -44,7 +43,6 @@ from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime, open_model
 from landcover.postprocess import parse_min_region, remove_small_regions
 from landcover.progress import track
-from landcover.unseen import fitted_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +134,7 @@ def evaluate(
     items = select(dataset, split)
 
     named: str | Path | None = None  # the model, where it has a file
-    seen = None
+    overlap = None
     extras: list[_Extra] = []
     if options.min_region is not None:
         extras.append(_Cleaning(dataset, options.min_region))
@@ -147,10 +145,10 @@ def evaluate(
         runtime, named = _opened(model, options.device)
         source = from_model(dataset, runtime, probabilities=options.calibration)
         if options.calibration:
-            extras.append(_Calibration(dataset, items, runtime.card))
+            extras.append(_Calibration(dataset, runtime.card))
         if options.maps is not None:
             source = keep_maps(source, dataset, items, Path(options.maps), force=options.force)
-        seen = find_seen(str(named or "the model in memory"), runtime.card, dataset, items)
+        overlap = training_overlap(runtime.card, dataset, items)
     if options.boundaries:
         extras.append(_Boundaries(dataset))
 
@@ -159,7 +157,10 @@ def evaluate(
     matrix = reduce(operator.add, (image.matrix for image in images))
     scores = matrix.scores(metric)
     interval, count, groups = _interval(dataset, images, metric)
-    notes = [*seen_warnings(seen or [], len(items)), *scores.warnings, *_off_palette_warnings(images)]
+    notes = [*scores.warnings, *_off_palette_warnings(images)]
+    if overlap is not None:
+        called = str(named or "the model in memory")
+        notes[:0] = overlap_warnings(overlap, called, calibration=options.calibration)
     sections: dict[str, Record] = {}
     for extra in extras:
         sections[extra.name], found = extra.result(scores)
@@ -186,7 +187,7 @@ def evaluate(
             "confusion": matrix.counts,
             "missed": matrix.missed.tolist(),
             **sections,
-            "seen": None if seen is None else [Seen(**one.to_dict()) for one in seen],
+            "training_overlap": overlap,
             "per_image": [image.score(metric) for image in images],
             "warnings": notes,
             "legend": dataset.legend,
@@ -289,24 +290,23 @@ class _Calibration:
 
     name = "calibration"
 
-    def __init__(self, dataset: Dataset, items: Sequence[Item], card: ModelCard) -> None:
+    def __init__(self, dataset: Dataset, card: ModelCard) -> None:
         self.card = card
         self.reliability = Reliability(len(card.legend.scored))
         self._channels = card.legend.channels[translation(dataset.legend, card.legend)]
-        self._warnings = fitted_warnings(card.calibration, dataset, items)
 
     def update(self, truth: UInt8Array, predicted: PredictedMap) -> None:
         if predicted.probabilities is not None:
             self.reliability.update(predicted.probabilities, self._channels[truth])
 
     def result(self, scores: Scores) -> tuple[CalibrationScores, list[str]]:
-        fitted = fitted_on(self.card.calibration)
-        split = fitted and (
-            f"{fitted[0]}, by a run made alike" if "like" in self.card.calibration else fitted[0]
-        )
+        record = self.card.calibration
+        split = record.get("split_of_like" if "like" in record else "split")
+        if isinstance(split, str) and "like" in record:
+            split = f"{split}, by a run of the same recipe"
         summary = self.reliability.summary(self.card.legend.scored_names)
         section = {**summary, "temperature": self.card.temperature, "fitted_on": split}
-        return CalibrationScores.model_validate(section), self._warnings
+        return CalibrationScores.model_validate(section), []
 
 
 class _Boundaries:
@@ -316,16 +316,16 @@ class _Boundaries:
 
     def __init__(self, dataset: Dataset) -> None:
         self.gsd = required_gsd(dataset, "--borders")
-        self.matrices = [ConfusionMatrix(dataset.legend) for _ in BANDS_M]
+        self.matrices = [ConfusionMatrix(dataset.legend) for _ in DISTANCE_BINS_M]
         self._lock = Lock()
 
     def update(self, truth: UInt8Array, predicted: PredictedMap) -> None:
-        matrices = count_by_band(truth, predicted.index, self.matrices[0].legend, self.gsd)
+        matrices = count_by_distance(truth, predicted.index, self.matrices[0].legend, self.gsd)
         with self._lock:
             self.matrices = [total + matrix for total, matrix in zip(self.matrices, matrices, strict=True)]
 
     def result(self, scores: Scores) -> tuple[BoundaryScores, list[str]]:
-        section = BoundaryScores.model_validate(border_scores(self.matrices))
+        section = BoundaryScores.model_validate(boundary_scores(self.matrices))
         present = [name for name, iou in section.bins[0].beyond.iou.items() if iou is not None]
         return section, [
             f"No pixel at {row.name} from class boundaries is {' or '.join(absent)}: the mIoU there is a "

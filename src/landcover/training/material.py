@@ -1,5 +1,6 @@
 """What a run is trained on: the parts of a split, looked through once before the first step."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from landcover.data import Dataset, Item, open_dataset, split
-from landcover.data.digest import Counted, material_digest
 from landcover.data.items import SCENES_FILE
 from landcover.data.parallel import parallel_map
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse
@@ -168,12 +168,13 @@ def _look_through(
 
     census = list(track(parallel_map(count, items), "Looking through the masks", total=len(items)))
     pairs = list(zip(items, census, strict=True))
-    digest = material_digest(
-        (Counted(item.key, entry.height, entry.width, entry.pixels.tolist()) for item, entry in pairs),
-        (item.key for item in validation),
-    )
+    digest = hashlib.sha256()
+    for item, entry in pairs:
+        line = f"{item.key} {entry.height} {entry.width} {entry.pixels.tolist()}\n"
+        digest.update(line.encode())
+    digest.update("\n".join(item.key for item in validation).encode())
     kept = [(item, entry) for item, entry in pairs if entry.blocks.any()]
-    return [item for item, _ in kept], [entry for _, entry in kept], digest
+    return [item for item, _ in kept], [entry for _, entry in kept], digest.hexdigest()
 
 
 def _missing_validation(split_name: str, parts: Iterable[str], part: str | None) -> list[str]:

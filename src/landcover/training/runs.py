@@ -15,7 +15,7 @@ from landcover.training.log import LOG_BEGIN, LOG_NAME, read_log
 
 CONFIG_NAME = "config.yaml"
 SOFT_LABELS_NAME = "soft-labels.safetensors"
-"""What teachers said, where a run has some."""
+"""Soft labels, in runs with teachers."""
 
 _FREE = {"device", "threads", "loaders", "log_every", "checkpoint_minutes", "checkpoint_steps"}
 """Settings that do not change what is learned, and may be others after a resume."""

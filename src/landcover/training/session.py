@@ -15,10 +15,19 @@ from torch.optim import SGD, AdamW, Optimizer
 from landcover import __version__
 from landcover.config import dump_yaml
 from landcover.data import Item
+from landcover.data.fingerprints import image_set
 from landcover.errors import ModelError, TrainingError, UsageError
 from landcover.legend import Legend
 from landcover.model import DeepLabV3Plus, build_model, parameter_groups
-from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, model_digest, read_card, save_model
+from landcover.model.card import (
+    BEST_NAME,
+    LAST_NAME,
+    ModelCard,
+    UsedImages,
+    model_digest,
+    read_card,
+    save_model,
+)
 from landcover.model.runtimes.base import Precision
 from landcover.model.runtimes.torch_runtime import pick_device
 from landcover.ood import ImageryProfile
@@ -34,7 +43,7 @@ from landcover.training.material import Material, gather, without_neighbours
 from landcover.training.precision import has_bfloat16, pick_precision
 from landcover.training.progress import Progress, ended, kept_now, validation_due
 from landcover.training.runs import identify, other_place, prepare_folder
-from landcover.training.teachers import check_teacher, read_teachers, soft_labels
+from landcover.training.teachers import check_teachers, read_teachers, soft_labels
 from landcover.training.validation import spread
 
 
@@ -238,6 +247,11 @@ def open_session(
         preprocessing = replace(origin.preprocessing, gsd=material.model_gsd)
     else:
         preprocessing = encoder_preprocessing(config.model.encoder, material.model_gsd)
+    validated = spread(material.validation, config.validation.images)
+    trained = image_set(material.dataset, material.train)
+    selects = validated and (config.validation.keep == "best" or config.validation.patience is not None)
+    selection = image_set(material.dataset, validated) if selects else None
+    parents = [teacher.card for teacher in teachers] + ([origin] if origin is not None else [])
     card = ModelCard(
         model=config.model,
         legend=legend,
@@ -256,11 +270,13 @@ def open_session(
             "trained_in": precision,
             "teachers": [teacher.describe() for teacher in teachers],
         },
+        used_images=UsedImages(training=trained, selection=selection).with_parents(
+            parent.used_images for parent in parents
+        ),
         imagery=(_kept_imagery(folder) if resumed else None) or learned_imagery(material),
     )
     soft = None
-    for teacher in teachers:
-        notices += check_teacher(teacher, card, material)
+    notices += check_teachers(teachers, legend, material, trained)
     if teachers:
         soft = soft_labels(
             teachers,
@@ -275,7 +291,7 @@ def open_session(
         config=config,
         folder=folder,
         material=material,
-        validated=spread(material.validation, config.validation.images),
+        validated=validated,
         identity=identity,
         card=card,
         device=device,
