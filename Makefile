@@ -12,6 +12,7 @@ test: env
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy tools
+	$(BIN)/mypy --strict tests/api_example.py
 	$(BIN)/pytest
 
 env: .venv/.done

@@ -186,7 +186,7 @@ class TestEncoderWeights:
         ):
             module.reference_network(6, file, "some_encoder")
         (tmp_path / "x").write_bytes(b"no tensors")
-        with pytest.raises(ModelError, match="no model file"):
+        with pytest.raises(ModelError, match="not a model file"):
             module.reference_network(6, tmp_path / "x", "some_encoder")
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from landcover.cli import build
 from landcover.errors import DataError, MaskError, OutputError, UsageError
-from landcover.evaluation.assessment import assess
+from landcover.evaluation.assessment import TruthOptions, assess
 from landcover.io import write_mask
 from landcover.io.vectors import WGS84, Geometries, write_features
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array, load_legend
@@ -116,11 +116,11 @@ def test_a_raster_on_another_grid(tmp_path: Path, where: str, truth_crs: int) ->
     truth[:5, :5] = UNKNOWN
     result = assess(write_map(tmp_path / "map.tif", place, index), write_map(tmp_path / "t.tif", grid, truth))
     mapped = lookup(index, place, *centres(grid, size, place.crs))
-    assert result["confusion"] == confusion(truth, mapped)
-    assert result["units"] == np.sum(result["confusion"]) > 500
-    assert result["truth_kind"] == "raster"
-    assert result["estimates"]["overall"]["se"] is None
-    assert "clusters" in result["estimates"]["without_errors"]
+    assert result.confusion.tolist() == confusion(truth, mapped)
+    assert result.units == np.sum(result.confusion) > 500
+    assert result.truth_kind == "raster"
+    assert result.estimates.overall.se is None
+    assert "landcover sample" in result.estimates.without_errors
 
 
 @pytest.mark.parametrize("where", PLACES)
@@ -134,11 +134,11 @@ def test_points_in_another_crs(tmp_path: Path, where: str) -> None:
     points = write_points(tmp_path / "p.gpkg", *transform(place.crs, WGS84, x, y), names)
     result = assess(write_map(tmp_path / "map.tif", place, index), points)
     mapped = lookup(index, place, x, y)
-    assert result["confusion"] == confusion(labels, mapped)
-    assert result["unknown"] == np.sum(labels == UNKNOWN)
-    assert result["off_map"] == np.sum((mapped == NODATA) & (labels != UNKNOWN))
-    assert result["units"] + result["unknown"] + result["off_map"] == 400
-    assert result["truth_kind"] == "points"
+    assert result.confusion.tolist() == confusion(labels, mapped)
+    assert result.unknown == np.sum(labels == UNKNOWN)
+    assert result.off_map == np.sum((mapped == NODATA) & (labels != UNKNOWN))
+    assert result.units + result.unknown + result.off_map == 400
+    assert result.truth_kind == "points"
 
 
 @pytest.mark.usefixtures("small_strips")
@@ -160,10 +160,10 @@ def test_pixels_whose_centres_lie_in_polygons(tmp_path: Path, where: str) -> Non
         claims[label] |= shapely.contains_xy(triangle, x, y)
     conflicts = claims.sum(axis=0) > 1
     truth = np.where(claims.any(axis=0) & ~conflicts, claims.argmax(axis=0), NODATA)
-    assert result["confusion"] == confusion(truth, index)
-    assert result["conflicting"] == conflicts.sum() > 0
-    assert any("polygons of different classes" in warning for warning in result["warnings"])
-    assert result["estimates"]["users"]["urban"]["se"] is None
+    assert result.confusion.tolist() == confusion(truth, index)
+    assert result.conflicting == conflicts.sum() > 0
+    assert any("polygons of different classes" in warning for warning in result.warnings)
+    assert result.estimates.users["urban"].se is None
 
 
 def test_overlaps_of_one_class_count_once(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_overlaps_of_one_class_count_once(tmp_path: Path) -> None:
     box = shapely.box(500_010, 5_699_970, 500_020, 5_699_990)
     path = write_polygons(tmp_path / "p.gpkg", np.array([box, box], object), ["forest", "forest"])
     result = assess(write_map(tmp_path / "map.tif", place, index), path)
-    assert (result["units"], result["conflicting"]) == (20 * 40, 0)
+    assert (result.units, result.conflicting) == (20 * 40, 0)
 
 
 def test_a_palette_stands_for_its_colours_and_the_files_nodata_for_none(tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_a_palette_stands_for_its_colours_and_the_files_nodata_for_none(tmp_path
             1, {6 - i: (*DEEPGLOBE.classes[i].colour, 255) for i in range(6)} | {0: (9, 9, 9, 255)}
         )
     result = assess(write_map(tmp_path / "map.tif", place, index), tmp_path / "t.tif")
-    assert result["confusion"] == confusion(index, index)
-    assert result["pixel_accuracy"] == 1
+    assert result.confusion.tolist() == confusion(index, index)
+    assert result.pixel_accuracy == 1
 
 
 def test_legends_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_legends_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
     truth = write_map(tmp_path / "t.tif", place, index)
     with pytest.raises(MaskError, match="is a map of the classes 0=unknown,1=barren"):
         assess(tmp_path / "map.tif", truth)
-    assert assess(tmp_path / "map.tif", truth, map_legend=other)["pixel_accuracy"] == 1
+    assert assess(tmp_path / "map.tif", truth, map_legend=other).pixel_accuracy == 1
 
 
 def test_a_legend_without_an_unknown_class(tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_legend_without_an_unknown_class(tmp_path: Path) -> None:
     write_class_raster(tmp_path / "map.tif", index, legend, place)
     write_class_raster(tmp_path / "t.tif", np.zeros_like(index), legend, place)
     result = assess(tmp_path / "map.tif", tmp_path / "t.tif", legend=legend)
-    assert result["confusion"] == [[int((index == 0).sum()), int((index == 1).sum())], [0, 0]]
-    assert (result["off_map"], result["unknown"]) == (int((index == NODATA).sum()), 0)
+    assert result.confusion.tolist() == [[int((index == 0).sum()), int((index == 1).sum())], [0, 0]]
+    assert (result.off_map, result.unknown) == (int((index == NODATA).sum()), 0)
 
 
 def test_only_the_part_of_a_raster_that_the_map_touches_is_read(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_only_the_part_of_a_raster_that_the_map_touches_is_read(tmp_path: Path) 
     ) as target:
         target.write(large, 1)
     result = assess(write_map(tmp_path / "map.tif", place, index), tmp_path / "t.tif")
-    assert result["units"] == (index != NODATA).sum()
+    assert result.units == (index != NODATA).sum()
 
 
 # --- Labels -------------------------------------------------------------------------------------------------
@@ -247,10 +247,10 @@ def test_names_and_indices_mean_the_same(tmp_path: Path) -> None:
     )
     results = [
         assess(path, named),
-        assess(path, tmp_path / "b.gpkg", column="code"),
-        assess(path, tmp_path / "c.csv", truth_crs="EPSG:32631"),
+        assess(path, tmp_path / "b.gpkg", options=TruthOptions(column="code")),
+        assess(path, tmp_path / "c.csv", options=TruthOptions(crs="EPSG:32631")),
     ]
-    assert [r["confusion"] for r in results] == [confusion(labels, labels)] * 3
+    assert [r.confusion.tolist() for r in results] == [confusion(labels, labels)] * 3
 
 
 def test_rows_without_a_class_are_left_out(tmp_path: Path) -> None:
@@ -258,8 +258,8 @@ def test_rows_without_a_class_are_left_out(tmp_path: Path) -> None:
     x, y = (v[:3, 0] for v in centres(place))
     points = write_points(tmp_path / "p.gpkg", x, y, [None, " ", "urban"], UTM)
     result = assess(write_map(tmp_path / "map.tif", place, index), points)
-    assert (result["unlabelled"], result["units"]) == (2, 1)
-    assert any("2 rows of the truth have no class" in warning for warning in result["warnings"])
+    assert (result.unlabelled, result.units) == (2, 1)
+    assert any("2 rows of the truth have no class" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_rows_without_a_class_are_left_out(tmp_path: Path) -> None:
         (["urban", "7"], {}, DataError, "row 2 has the class '7'"),
         ([None, ""], {}, DataError, "'class' is empty in all 2 rows"),
         (["urban", "urban"], {"column": "clas"}, UsageError, "no column 'clas'. Did you mean 'class'"),
-        (["urban", "urban"], {"truth_crs": "EPSG:4326"}, UsageError, "--truth-crs is for CSV files"),
+        (["urban", "urban"], {"crs": "EPSG:4326"}, UsageError, "--truth-crs is for CSV files"),
         (["unknown", "unknown"], {}, DataError, "No point of .* 2 are of the unknown class"),
     ],
 )
@@ -280,23 +280,23 @@ def test_labels_that_are_none(
     x, y = (v[:2, 0] for v in centres(place))
     points = write_points(tmp_path / "p.gpkg", x, y, labels, UTM)
     with pytest.raises(error, match=message):
-        assess(write_map(tmp_path / "map.tif", place, blocks(11)), points, **options)
+        assess(write_map(tmp_path / "map.tif", place, blocks(11)), points, options=TruthOptions(**options))
 
 
 @pytest.mark.parametrize(
     ("text", "options", "error", "message"),
     [
         ("x,y,class\n1,2,urban\n", {}, UsageError, "has the columns x, y, class; expected lon and lat"),
-        ("lon,lat,class\n1,2,urban\n", {"truth_crs": "EPSG:1"}, UsageError, "'EPSG:1' is no CRS"),
+        ("lon,lat,class\n1,2,urban\n", {"crs": "EPSG:1"}, UsageError, "'EPSG:1' is not a CRS"),
         ("lon,lat,class\n1,two,urban\n", {}, DataError, "row 1 has 'two' as lat; expected a number"),
         ("lon,lat,class\n1,nan,urban\n", {}, DataError, "row 1 has 'nan' as lat; expected a number"),
         ("lon,lat,class\n1,2\n", {}, DataError, "row 1 has 2 cells; expected 3"),
-        ("lon,lat,class,class\n1,2,urban,water\n", {}, DataError, "several columns of one name"),
-        ("x,y,class\n1,2,urban\n", {"truth_crs": SITE}, DataError, "not tied to the Earth"),
+        ("lon,lat,class,class\n1,2,urban,water\n", {}, DataError, "lon, lat, class, class"),
+        ("x,y,class\n1,2,urban\n", {"crs": SITE}, DataError, "not tied to the Earth"),
         ("lon,lat,class\n", {}, DataError, "has no rows"),
         ("", {}, DataError, "has no rows"),
         ("lon,lat,class\n3,95,urban\n", {}, DataError, "cannot be brought into EPSG:32631"),
-        ("lon,lat,class\n3,40,urban\n", {}, DataError, "No point of .* lies on .*1 are off it"),
+        ("lon,lat,class\n3,40,urban\n", {}, DataError, "p.csv.*map.tif: 1 are outside"),
     ],
 )
 def test_tables_that_are_none(
@@ -305,7 +305,9 @@ def test_tables_that_are_none(
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(error, match=message):
         assess(
-            write_map(tmp_path / "map.tif", PLACES["projected"], blocks(12)), tmp_path / "p.csv", **options
+            write_map(tmp_path / "map.tif", PLACES["projected"], blocks(12)),
+            tmp_path / "p.csv",
+            options=TruthOptions(**options),
         )
 
 
@@ -357,7 +359,7 @@ def test_a_damaged_map_is_named(tmp_path: Path) -> None:
 def test_truth_elsewhere(tmp_path: Path) -> None:
     far = Georeference(UTM, Affine(0.5, 0, 700_000, 0, -0.5, 5_900_000))
     truth = write_map(tmp_path / "t.tif", far, blocks(14))
-    with pytest.raises(DataError, match=r"No raster of .*t\.tif with a known class lies on"):
+    with pytest.raises(DataError, match=r"No raster of .*t\.tif with a known class is on"):
         assess(write_map(tmp_path / "map.tif", PLACES["projected"], blocks(14)), truth)
 
 
@@ -378,27 +380,27 @@ def test_areas_and_errors_of_the_whole_map(tmp_path: Path) -> None:
     areas = row_areas(place, 100, 100)
     assert areas is not None
     forest, water = 90 * areas[:60].sum() / 1e4, 90 * areas[60:].sum() / 1e4
-    assert result["mapped"]["forest"]["hectares"] == pytest.approx(forest)
-    assert result["mapped"]["forest"]["pixels"] == 5400
-    estimates, weight = result["estimates"], forest / (forest + water)
+    assert result.mapped["forest"].hectares == pytest.approx(forest)
+    assert result.mapped["forest"].pixels == 5400
+    estimates, weight = result.estimates, forest / (forest + water)
     se = weight * np.sqrt(0.7 * 0.3 / 9)
-    hectares = estimates["hectares"]["agriculture"]
-    assert hectares["value"] == pytest.approx(0.3 * forest)
-    assert hectares["se"] == pytest.approx(se * (forest + water))
-    low, high = hectares["interval"]
-    assert low == pytest.approx(hectares["value"] - 1.959964 * hectares["se"], abs=1e-9)
-    assert high == pytest.approx(hectares["value"] + 1.959964 * hectares["se"])
-    assert estimates["overall"]["value"] == pytest.approx(1 - 0.3 * weight)
-    assert estimates["overall"]["se"] == pytest.approx(se)
-    assert estimates["users"]["forest"]["value"] == pytest.approx(0.7)
-    assert estimates["users"]["urban"] is None
-    assert result["estimates"]["shares"]["urban"]["interval"] == [0, 0]
-    assert estimates["producers"]["agriculture"]["value"] == 0
-    assert estimates["without_errors"] is None
-    assert "drawn at random" in estimates["hold_if"]
-    assert result["users"]["forest"] == pytest.approx(0.7)
-    assert result["producers"]["forest"] == 1
-    assert any("'water'" in w and "right at all of its 4 points" in w for w in result["warnings"])
+    hectares = estimates.hectares["agriculture"]
+    assert hectares.value == pytest.approx(0.3 * forest)
+    assert hectares.se == pytest.approx(se * (forest + water))
+    low, high = hectares.interval
+    assert low == pytest.approx(hectares.value - 1.959964 * hectares.se, abs=1e-9)
+    assert high == pytest.approx(hectares.value + 1.959964 * hectares.se)
+    assert estimates.overall.value == pytest.approx(1 - 0.3 * weight)
+    assert estimates.overall.se == pytest.approx(se)
+    assert estimates.users["forest"].value == pytest.approx(0.7)
+    assert estimates.users["urban"] is None
+    assert result.estimates.shares["urban"].interval == (0, 0)
+    assert estimates.producers["agriculture"].value == 0
+    assert estimates.without_errors is None
+    assert "drawn at random" in estimates.hold_if
+    assert result.users["forest"] == pytest.approx(0.7)
+    assert result.producers["forest"] == 1
+    assert any("'water'" in w and "right at all of its 4 points" in w for w in result.warnings)
 
 
 def test_classes_with_too_few_points(tmp_path: Path) -> None:
@@ -409,16 +411,16 @@ def test_classes_with_too_few_points(tmp_path: Path) -> None:
     x, y = apply(place.transform, np.arange(5) + 0.5, np.array([20, 30, 70, 80, 90]) + 0.5)
     labels = ["forest", "water", "water", "forest", "water"]
     none = assess(path, write_points(tmp_path / "none.gpkg", x, y, labels, UTM))
-    assert none["estimates"]["overall"] is None
-    assert none["estimates"]["users"]["forest"]["value"] == 0.5
-    assert any("'urban', 5.00% of the map, has none of the points" in w for w in none["warnings"])
+    assert none.estimates.overall is None
+    assert none.estimates.users["forest"].value == 0.5
+    assert any("'urban', 5.00% of the map, has none of the points" in w for w in none.warnings)
 
     x, y = np.append(x, x[0]), np.append(y, 5_700_000 - 1)
     one = assess(path, write_points(tmp_path / "one.gpkg", x, y, [*labels, "urban"], UTM))
-    assert one["estimates"]["overall"]["value"] == pytest.approx(0.05 + 0.45 * 0.5 + 0.5 * 2 / 3)
-    assert one["estimates"]["overall"]["se"] is None
-    assert one["estimates"]["users"]["forest"]["se"] == 0.5
-    assert any("'urban'" in w and "has one point only" in w for w in one["warnings"])
+    assert one.estimates.overall.value == pytest.approx(0.05 + 0.45 * 0.5 + 0.5 * 2 / 3)
+    assert one.estimates.overall.se is None
+    assert one.estimates.users["forest"].se == 0.5
+    assert any("'urban'" in w and "one point" in w for w in one.warnings)
 
 
 # --- The verb -----------------------------------------------------------------------------------------------
@@ -486,14 +488,14 @@ def test_options_that_do_not_go_together(arguments: list[str], message: str) -> 
 
 def test_options_of_another_kind_of_truth(pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"are for vector files; .*map\.tif is a raster"):
-        assess(pair[0], pair[0], column="class")
+        assess(pair[0], pair[0], options=TruthOptions(column="class"))
     (tmp_path / "p.csv").write_text("lon,lat,class\n3,51,urban\n")
-    with pytest.raises(UsageError, match="--layer is for files of several layers"):
-        assess(pair[0], tmp_path / "p.csv", layer="points")
+    with pytest.raises(UsageError, match="--layer"):
+        assess(pair[0], tmp_path / "p.csv", options=TruthOptions(layer="points"))
 
 
 def test_an_unknown_metric(pair: tuple[Path, Path]) -> None:
-    with pytest.raises(UsageError, match="no metric 'iou'"):
+    with pytest.raises(UsageError, match="metric 'iou'"):
         assess(*pair, metric="iou")  # type: ignore[arg-type]
 
 

@@ -21,10 +21,18 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from landcover.cli import build
-from landcover.errors import ModelError, OutputError, is_plain
+from landcover.errors import ConfigError, ModelError, OutputError, is_plain
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.model import ModelConfig, build_model
-from landcover.model.card import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
+from landcover.model.card import (
+    SCHEMA_VERSION,
+    ModelCard,
+    model_digest,
+    read_card,
+    read_model,
+    resolve_model,
+    save_model,
+)
 from landcover.model.preprocessing import Preprocessing
 
 CARD = ModelCard(
@@ -126,7 +134,7 @@ def test_the_card_is_json_in_the_header_that_any_reader_finds(model: Path) -> No
     card = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["landcover"])
     assert card["legend"] == CARD.legend.to_dict()
     assert card["preprocessing"]["gsd"] == 1.195
-    assert card["schema_version"] == 3
+    assert card["schema_version"] == SCHEMA_VERSION
 
 
 def test_a_card_is_read_without_torch(model: Path) -> None:
@@ -185,7 +193,7 @@ class TestRunFolder:
             resolve_model(tmp_path)
 
     def test_without_checkpoint_is_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match=r"holds no model.*best\.safetensors"):
+        with pytest.raises(ModelError, match=r"contains no model.*best\.safetensors"):
             read_model(tmp_path)
 
     def test_that_is_not_there_is_an_error(self, tmp_path: Path) -> None:
@@ -199,7 +207,7 @@ def zipped(path: Path) -> None:
 
 
 BAD_FILES: list[tuple[Any, str]] = [
-    (lambda path: path.write_bytes(b""), "no model file: it has 0 bytes"),
+    (lambda path: path.write_bytes(b""), "not a model file: it has 0 bytes"),
     (lambda path: path.write_bytes(b"GIF89a, a picture"), "not in the safetensors format"),
     (lambda path: path.write_bytes(b"\xff" * 40), "not in the safetensors format"),
     (lambda path: path.write_bytes(pickle.dumps({"w": 1}, protocol=2)), "pickled checkpoint"),
@@ -209,7 +217,7 @@ BAD_FILES: list[tuple[Any, str]] = [
     (lambda path: with_metadata(path, {}), "no model card"),
     (lambda path: with_metadata(path, {"landcover": "{not json"}), "card of .* is damaged"),
     (lambda path: with_metadata(path, {"landcover": "[1, 2]"}), "card of .* is damaged"),
-    (lambda path: with_metadata(path, {"landcover": '{"schema_version": 4}'}), "newer landcover .*Upgrade"),
+    (lambda path: with_metadata(path, {"landcover": '{"schema_version": 99}'}), "newer landcover .*Upgrade"),
     (lambda path: with_metadata(path, {"landcover": "{}"}), "legend is missing"),
 ]
 
@@ -227,7 +235,7 @@ def test_a_file_cut_short_anywhere_is_an_error(model: Path) -> None:
     content = model.read_bytes()
     for length in range(0, len(content), 37):
         model.write_bytes(content[:length])
-        with pytest.raises(ModelError, match=r"cut short|no model file"):
+        with pytest.raises(ModelError, match=r"cut short|not a model file"):
             read_card(model)
 
 
@@ -240,7 +248,10 @@ def test_a_file_cut_short_anywhere_is_an_error(model: Path) -> None:
         ({"legend": {"name": "x", "classes": [{"name": "a"}], "unknown": None}}, "legend: .*colour"),
         ({"preprocessing": {"gsd": -1.0}}, r"preprocessing: .*-1\.0"),
         ({"preprocessing": {}}, "preprocessing.gsd is missing"),
-        ({"preprocessing": {"gsd": 1.0, "band": 3}}, "unknown key 'preprocessing.band'.*gsd"),
+        ({"preprocessing": {"gsd": 1.0, "band": 3}}, "unknown key 'preprocessing.band'.*bands"),
+        ({"used_images": {"training": {"pixels": "AAAA"}}}, "used_images.training.pixels.*8 bytes"),
+        ({"used_images": {"training": {"pixels": 3}}}, "used_images.training.pixels"),
+        ({"used_images": {"training": {"pixels": "?"}}}, "used_images.training.pixels"),
         ({"model": {"encodr": "resnet18"}}, "'model.encodr'.*'encoder'"),
         ({"scores": {"miou": 1}}, "scores"),
     ],
@@ -270,6 +281,41 @@ def test_a_card_with_half_a_character_is_damaged(tmp_path: Path) -> None:
 def test_a_temperature_is_a_positive_number() -> None:
     with pytest.raises(ValueError, match="temperature"):
         ModelCard(**{**dict(CARD), "temperature": math.nan})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"views": 8},
+        {"class_scale": [1.0] * 6},
+        {"class_offset": [0.5] * 6},
+        {"preprocessing": {"gsd": 1.0, "bands": ["red", "green", "nir"]}},
+        {"preprocessing": {"gsd": 1.0, "scaling": [0, 10000]}},
+    ],
+)
+def test_what_prediction_cannot_apply_yet_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    """The schema has it; a map that ignored it would be wrong."""
+    data = CARD.model_dump(mode="json") | change
+    path = with_metadata(tmp_path / "new.safetensors", {"landcover": json.dumps(data)})
+    key = next(iter(change))
+    with pytest.raises(ModelError, match=rf"{key}.* cannot apply.*Upgrade"):
+        read_card(path)
+
+
+def test_the_licence_may_be_spelled_license(tmp_path: Path) -> None:
+    data = CARD.model_dump(mode="json")
+    data["license"], data["license_id"] = data.pop("licence"), "CC-BY-4.0"
+    del data["licence_id"]
+    card = read_card(with_metadata(tmp_path / "m.safetensors", {"landcover": json.dumps(data)}))
+    assert (card.licence, card.license, card.licence_id) == (CARD.licence, CARD.licence, "CC-BY-4.0")
+
+
+def test_class_values_come_back(tmp_path: Path) -> None:
+    classes = (LandClass("a", (0, 0, 0), 11), LandClass("b", (1, 1, 1)))
+    save_model(tmp_path / "m.safetensors", {}, CARD.model_copy(update={"legend": Legend("x", classes, None)}))
+    assert read_card(tmp_path / "m.safetensors").legend.classes == classes
+    with pytest.raises(ConfigError, match="'a' has the value -1"):
+        Legend.from_dict({"name": "x", "classes": [{"name": "a", "colour": [0, 0, 0], "value": -1}]})
 
 
 def test_a_card_has_the_scored_classes_of_its_legend(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from fake_runtime import ColourRuntime, make_card
 from landcover.cli import build
 from landcover.errors import DataError, MaskError, OutputError, SplitError, UsageError
-from landcover.evaluation import evaluate
+from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.interval import bootstrap_interval
 from landcover.inference import predict_probabilities
 from landcover.io import MaskFormat, index_to_colours, read_mask, write_mask
@@ -75,7 +75,7 @@ def data(tmp_path: Path) -> Path:
 
 def test_scores_by_hand(data: Path, tmp_path: Path) -> None:
     result = evaluate(data, "folders:val", predictions=write_maps(tmp_path / "maps"))
-    assert result["iou"] == {
+    assert result.iou == {
         "urban": 32 / 64,  # all of val/2, and once said of forest
         "agriculture": None,
         "rangeland": None,
@@ -83,27 +83,28 @@ def test_scores_by_hand(data: Path, tmp_path: Path) -> None:
         "water": 1.0,  # what is said of unknown pixels does not count
         "barren": None,
     }
-    assert result["miou"] == 0.5
-    assert result["pixel_accuracy"] == 64 / 96
-    assert (result["images"], result["pixels"], result["metric"]) == (2, 128, "challenge")
+    assert result.miou == 0.5
+    assert result.pixel_accuracy == 64 / 96
+    assert (result.images, result.pixels, result.metric) == (2, 128, "challenge")
     confusion = np.zeros((7, 7), int)
     confusion[[URBAN, FOREST, WATER, UNKNOWN], [URBAN, URBAN, WATER, WATER]] = 32
-    assert result["confusion"] == confusion.tolist()
-    assert result["classes"] == list(DEEPGLOBE.names)
-    assert result["per_image"] == [
+    assert result.confusion.tolist() == confusion.tolist()
+    assert result.confusion.dtype == np.int64
+    assert result.classes == list(DEEPGLOBE.names)
+    assert [image.to_dict() for image in result.per_image] == [
         {"key": "val/1", "miou": pytest.approx(1 / 3), "pixel_accuracy": 0.5},
         {"key": "val/2", "miou": 1.0, "pixel_accuracy": 1.0},
     ]
-    assert [w.split("'")[1] for w in result["warnings"][:-1]] == ["agriculture", "rangeland", "barren"]
-    assert result["warnings"][-1].startswith("No interval")
+    assert [w.split("'")[1] for w in result.warnings[:-1]] == ["agriculture", "rangeland", "barren"]
+    assert result.warnings[-1].startswith("No interval")
 
 
 def test_metric_is_passed_on(data: Path, tmp_path: Path) -> None:
     maps = write_maps(tmp_path / "maps")
     glnet = evaluate(data, "folders:val", predictions=maps, metric="glnet")
-    assert glnet["metric"] == "glnet"
-    assert glnet["iou"]["water"] == 32 / 64
-    assert glnet["miou"] == pytest.approx((0.5 + 0.5) / 6)
+    assert glnet.metric == "glnet"
+    assert glnet.iou["water"] == 32 / 64
+    assert glnet.miou == pytest.approx((0.5 + 0.5) / 6)
     with pytest.raises(UsageError, match="Did you mean 'glnet'"):
         evaluate(data, "folders:val", predictions=maps, metric="glnett")  # type: ignore[arg-type]
 
@@ -112,7 +113,7 @@ def test_metric_is_passed_on(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mask_format", ["palette", "rgb", "index"])
 def test_names_and_forms_of_maps(data: Path, tmp_path: Path, ending: str, mask_format: MaskFormat) -> None:
     maps = write_maps(tmp_path / "maps", ending=ending, mask_format=mask_format)
-    assert evaluate(data, "folders:val", predictions=maps)["miou"] == 0.5
+    assert evaluate(data, "folders:val", predictions=maps).miou == 0.5
 
 
 def test_maps_may_be_rasters(data: Path, tmp_path: Path) -> None:
@@ -120,24 +121,26 @@ def test_maps_may_be_rasters(data: Path, tmp_path: Path) -> None:
     (tmp_path / "maps/val").mkdir(parents=True)
     for key, index in GOOD_AND_BAD.items():
         write_class_raster(tmp_path / f"maps/{key}_mask.tif", index, DEEPGLOBE, place)
-    assert evaluate(data, "folders:val", predictions=tmp_path / "maps")["miou"] == 0.5
+    assert evaluate(data, "folders:val", predictions=tmp_path / "maps").miou == 0.5
 
 
 def test_maps_in_another_index_order_are_matched_by_name(data: Path, tmp_path: Path) -> None:
     maps = {key: np.where(index == UNKNOWN, 0, index + 1).astype(np.uint8) for key, index in TRUTH.items()}
     folder = write_maps(tmp_path / "maps", maps, mask_format="index", legend=GLNET_ORDER)
-    right = evaluate(data, "folders:val", predictions=folder, prediction_legend=GLNET_ORDER)
-    assert right["miou"] == 1.0
-    assert right["prediction_legend"]["classes"][0]["name"] == "nothing"
+    right = evaluate(
+        data, "folders:val", predictions=folder, options=EvaluateOptions(prediction_legend=GLNET_ORDER)
+    )
+    assert right.miou == 1.0
+    assert right.prediction_legend == GLNET_ORDER
     # Taken for the data's own order the same files are all wrong: order is never guessed.
-    assert evaluate(data, "folders:val", predictions=folder)["miou"] == 0.0
+    assert evaluate(data, "folders:val", predictions=folder).miou == 0.0
 
 
 def test_nodata_in_maps_is_a_miss_and_in_the_truth_nothing(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", {"val/1": halves(WATER, NODATA)})
     maps = write_maps(tmp_path / "maps", {"val/1": halves(NODATA, FOREST)})
     result = evaluate(data, "folders:val", predictions=maps)
-    assert (result["iou"]["water"], result["iou"]["forest"], result["pixels"]) == (0.0, None, 32)
+    assert (result.iou["water"], result.iou["forest"], result.pixels) == (0.0, None, 32)
 
 
 def test_off_palette_pixels_are_told_of(data: Path, tmp_path: Path) -> None:
@@ -147,8 +150,8 @@ def test_off_palette_pixels_are_told_of(data: Path, tmp_path: Path) -> None:
     picture[0, :3] = (255, 0, 0)
     Image.fromarray(picture).save(path)
     result = evaluate(data, "folders:val", predictions=maps)
-    assert result["iou"]["water"] == 29 / 32
-    assert any(warning.startswith("3 pixels of the predictions") for warning in result["warnings"])
+    assert result.iou["water"] == 29 / 32
+    assert any(warning.startswith("3 pixels of the predictions") for warning in result.warnings)
 
 
 def test_every_fault_of_a_folder_is_listed_before_anything_is_scored(tmp_path: Path) -> None:
@@ -163,14 +166,14 @@ def test_every_fault_of_a_folder_is_listed_before_anything_is_scored(tmp_path: P
         evaluate(data, "folders:val", predictions=maps)
     message = str(caught.value)
     assert message.startswith("3 of 6 predictions")
-    assert "val/1: there is no" in message
+    assert "val/1: " in message
     assert "val/2_mask.png has 4 x 4 pixels (height x width), the image 8 x 8" in message
     assert "4_mask.png" in message
     assert "val/3" not in message
 
 
 def test_folder_that_is_not_there(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="nowhere"):
         evaluate(data, "folders:val", predictions=tmp_path / "nowhere")
 
 
@@ -195,7 +198,12 @@ def test_translation_matches_names_and_keeps_nodata() -> None:
 def test_other_classes_are_refused_by_name(data: Path, tmp_path: Path) -> None:
     other = Legend("other", (*DEEPGLOBE.classes[:5], LandClass("snow", (9, 9, 9))), unknown=None)
     with pytest.raises(UsageError, match=r"snow.*barren"):
-        evaluate(data, "folders:val", predictions=write_maps(tmp_path / "maps"), prediction_legend=other)
+        evaluate(
+            data,
+            "folders:val",
+            predictions=write_maps(tmp_path / "maps"),
+            options=EvaluateOptions(prediction_legend=other),
+        )
 
 
 # --- Small regions ------------------------------------------------------------------------------------------
@@ -207,13 +215,13 @@ def test_min_region_shows_the_scores_before_and_after(tmp_path: Path) -> None:
     speckled[1, 1] = FOREST
     data = write_data(tmp_path / "data", {"val/1": truth}, gsd=0.5)
     maps = write_maps(tmp_path / "maps", {"val/1": speckled})
-    result = evaluate(data, "folders:val", predictions=maps, min_region="1m2")
-    assert result["miou"] == pytest.approx((31 / 32 + 32 / 33) / 2)
-    cleaned = result["min_region"]
-    assert (cleaned["min_pixels"], cleaned["miou"], cleaned["pixel_accuracy"]) == (4, 1.0, 1.0)
-    assert cleaned["miou_change"] == pytest.approx(1.0 - result["miou"])
-    assert np.sum(cleaned["confusion"]) == 64
-    assert evaluate(data, "folders:val", predictions=maps)["min_region"] is None
+    result = evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(min_region="1m2"))
+    assert result.miou == pytest.approx((31 / 32 + 32 / 33) / 2)
+    cleaned = result.min_region
+    assert (cleaned.min_pixels, cleaned.miou, cleaned.pixel_accuracy) == (4, 1.0, 1.0)
+    assert cleaned.miou_change == pytest.approx(1.0 - result.miou)
+    assert np.sum(cleaned.confusion) == 64
+    assert evaluate(data, "folders:val", predictions=maps).min_region is None
 
 
 def test_class_that_cleaning_removes_from_the_mean_is_told_of(tmp_path: Path) -> None:
@@ -222,18 +230,23 @@ def test_class_that_cleaning_removes_from_the_mean_is_told_of(tmp_path: Path) ->
     speckled[1, 1] = BARREN
     data = write_data(tmp_path / "data", {"val/1": truth}, gsd=0.5)
     maps = write_maps(tmp_path / "maps", {"val/1": speckled})
-    result = evaluate(data, "folders:val", predictions=maps, min_region="2px")
-    assert (result["iou"]["barren"], result["min_region"]["iou"]["barren"]) == (0.0, None)
-    assert any("'barren'" in w and "different classes" in w for w in result["warnings"])
+    result = evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(min_region="2px"))
+    assert (result.iou["barren"], result.min_region["iou"]["barren"]) == (0.0, None)
+    assert any("'barren'" in w and "different classes" in w for w in result.warnings)
 
 
 def test_min_region_needs_a_unit_and_areas_a_gsd(data: Path, tmp_path: Path) -> None:
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match=r"8000px.*2000m2"):
-        evaluate(data, "folders:val", predictions=maps, min_region="4")
+        evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(min_region="4"))
     with pytest.raises(UsageError, match="--gsd"):
-        evaluate(data, "folders:val", predictions=maps, min_region="4m2")
-    assert evaluate(data, "folders:val", predictions=maps, min_region="4m2", gsd=2.0)["gsd"] == 2.0
+        evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(min_region="4m2"))
+    assert (
+        evaluate(
+            data, "folders:val", predictions=maps, gsd=2.0, options=EvaluateOptions(min_region="4m2")
+        ).gsd
+        == 2.0
+    )
 
 
 # --- Models -------------------------------------------------------------------------------------------------
@@ -243,17 +256,22 @@ def test_model_is_scored_at_the_size_of_the_masks_and_its_maps_are_kept(tmp_path
     truth = {"val/1": halves(WATER, FOREST, 64), "val/2": halves(URBAN, BARREN, 48)}
     data = write_data(tmp_path / "data", truth, gsd=1.0)
     runtime = ColourRuntime(make_card(gsd=2.0))
-    result = evaluate(data, "folders:val", model=runtime, maps=tmp_path / "maps", json=tmp_path / "r.json")
-    assert (result["model"], result["gsd"], result["pixels"]) == ("in memory", 1.0, 64**2 + 48**2)
-    assert result["miou"] > 0.9
+    result = evaluate(
+        data,
+        "folders:val",
+        model=runtime,
+        options=EvaluateOptions(maps=tmp_path / "maps", json=tmp_path / "r.json"),
+    )
+    assert (result.model, result.gsd, result.pixels) == ("in memory", 1.0, 64**2 + 48**2)
+    assert result.miou > 0.9
     assert runtime.shapes[0][1:3] == (32, 32)  # resampled to the model's GSD
-    assert json.loads((tmp_path / "r.json").read_text()) == result
+    assert (tmp_path / "r.json").read_text() == result.to_json()
     matrix = ConfusionMatrix(DEEPGLOBE)
     for key, index in truth.items():
         matrix.update(index, read_mask(tmp_path / f"maps/{key}_mask.png", DEEPGLOBE).index)
-    assert result["confusion"] == matrix.counts.tolist()
-    again = evaluate(data, "folders:val", predictions=result["predictions"])
-    assert again["miou"] == result["miou"]
+    assert result.confusion.tolist() == matrix.counts.tolist()
+    again = evaluate(data, "folders:val", predictions=result.predictions)
+    assert again.miou == result.miou
 
 
 def test_model_with_another_order_of_classes(tmp_path: Path) -> None:
@@ -264,16 +282,16 @@ def test_model_with_another_order_of_classes(tmp_path: Path) -> None:
         def probabilities(self, batch: UInt8Array) -> Any:
             return super().probabilities(batch)[:, ::-1]
 
-    assert evaluate(data, "folders:val", model=Turned(make_card(legend=turned)))["miou"] == 1.0
+    assert evaluate(data, "folders:val", model=Turned(make_card(legend=turned))).miou == 1.0
 
 
 def test_model_needs_a_gsd(data: Path) -> None:
     with pytest.raises(UsageError, match=r"--gsd 0.5.*landcover\.yaml"):
         evaluate(data, "folders:val", model=ColourRuntime())
-    assert evaluate(data, "folders:val", model=ColourRuntime(), gsd=1.0)["gsd"] == 1.0
+    assert evaluate(data, "folders:val", model=ColourRuntime(), gsd=1.0).gsd == 1.0
 
 
-# --- Calibration and borders --------------------------------------------------------------------------------
+# --- Calibration and boundaries ----------------------------------------------------------------------------
 
 
 def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path: Path) -> None:
@@ -288,13 +306,14 @@ def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path: Path)
 
     runtime = Turned(make_card(legend=turned, gsd=2.0))
     plain = evaluate(data, "folders:val", model=runtime)
-    result = evaluate(data, "folders:val", model=runtime, calibration=True, maps=tmp_path / "maps")
-    assert plain["calibration"] is None
-    assert {key: value for key, value in result.items() if key not in ("calibration", "predictions")} == {
-        key: value for key, value in plain.items() if key not in ("calibration", "predictions")
-    }
+    result = evaluate(
+        data, "folders:val", model=runtime, options=EvaluateOptions(calibration=True, maps=tmp_path / "maps")
+    )
+    assert plain.calibration is None
+    changed = {"calibration", "predictions"}
+    assert result.model_copy(update=dict.fromkeys(changed)) == plain.model_copy(update=dict.fromkeys(changed))
     again = evaluate(data, "folders:val", predictions=tmp_path / "maps")
-    assert again["confusion"] == result["confusion"]
+    assert again.confusion.tolist() == result.confusion.tolist()
 
     confidences, right, losses = [], [], []
     for key, index in truth.items():
@@ -307,59 +326,65 @@ def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path: Path)
         right.append(odds.argmax(axis=0) == known)
         losses.append(-np.log(odds[known, np.arange(known.size)]))
         assert key
-    found = result["calibration"]
-    assert found["pixels"] == 64**2 + 48 * 24
-    assert found["accuracy"] == pytest.approx(np.concatenate(right).mean())
-    assert found["confidence"] == pytest.approx(np.concatenate(confidences).mean(), abs=1e-6)
-    assert found["nll"] == pytest.approx(np.concatenate(losses).mean(), rel=1e-5)
-    assert list(found["per_class"]) == list(DEEPGLOBE.scored_names[::-1])
-    assert found["per_class"]["rangeland"] is None
-    assert len(found["bins"]) == 15
-    assert found["worst_class"]["ece"] == max(c["ece"] for c in found["per_class"].values() if c)
-    assert (found["temperature"], found["fitted_on"]) == (1.0, None)
+    found = result.calibration
+    assert found.pixels == 64**2 + 48 * 24
+    assert found.accuracy == pytest.approx(np.concatenate(right).mean())
+    assert found.confidence == pytest.approx(np.concatenate(confidences).mean(), abs=1e-6)
+    assert found.nll == pytest.approx(np.concatenate(losses).mean(), rel=1e-5)
+    assert list(found.per_class) == list(DEEPGLOBE.scored_names[::-1])
+    assert found.per_class["rangeland"] is None
+    assert len(found.bins) == 15
+    assert found.worst_class.ece == max(c.ece for c in found.per_class.values() if c)
+    assert (found.temperature, found.fitted_on) == (1.0, None)
 
 
-def test_borders_score_models_and_folders_alike(tmp_path: Path) -> None:
+def test_boundaries_score_models_and_folders_alike(tmp_path: Path) -> None:
     truth = {f"val/{i}": halves(WATER, FOREST, 64) for i in (1, 2)}
     data = write_data(tmp_path / "data", truth, gsd=2.0)
     wrong = halves(WATER, FOREST, 64)
     wrong[32:34] = WATER  # off by 2 pixels: 4 m
     folder = write_maps(tmp_path / "maps", {"val/1": wrong, "val/2": truth["val/2"]})
-    result = evaluate(data, "folders:val", predictions=folder, borders=True)
-    near, *far = result["borders"]["bands"]
-    assert (near["from_m"], near["to_m"], near["pixels"]) == (0, 5, 2 * 4 * 64)  # at 1 and 3 m, on both sides
-    assert near["iou"]["forest"] == 0.5
-    assert near["pixel_accuracy"] == 0.75
-    assert {band["pixel_accuracy"] for band in far} == {1.0}
-    assert near["beyond"]["miou"] == result["miou"]
-    assert sum(band["share"] for band in (near, *far)) == pytest.approx(1)
-    right = evaluate(data, "folders:val", model=ColourRuntime(make_card(gsd=2.0)), borders=True)
-    assert [band["pixel_accuracy"] for band in right["borders"]["bands"]] == [1.0] * 5
-    assert evaluate(data, "folders:val", predictions=folder)["borders"] is None
+    result = evaluate(data, "folders:val", predictions=folder, options=EvaluateOptions(boundaries=True))
+    near, *far = result.boundaries.bins
+    assert (near.from_m, near.to_m, near.pixels) == (0, 5, 2 * 4 * 64)  # at 1 and 3 m, on both sides
+    assert near.iou["forest"] == 0.5
+    assert near.pixel_accuracy == 0.75
+    assert {band.pixel_accuracy for band in far} == {1.0}
+    assert near.beyond.miou == result.miou
+    assert sum(band.share for band in (near, *far)) == pytest.approx(1)
+    right = evaluate(
+        data, "folders:val", model=ColourRuntime(make_card(gsd=2.0)), options=EvaluateOptions(boundaries=True)
+    )
+    assert [band.pixel_accuracy for band in right.boundaries.bins] == [1.0] * 5
+    assert evaluate(data, "folders:val", predictions=folder).boundaries is None
 
 
-def test_bands_that_lack_a_class_are_told_of(tmp_path: Path) -> None:
+def test_bins_without_a_class_are_warned_of(tmp_path: Path) -> None:
     truth = halves(WATER, FOREST, 64)
     truth[:2, :2] = URBAN
     data = write_data(tmp_path / "data", {"val/1": truth}, gsd=0.5)
     maps = write_maps(tmp_path / "maps", {"val/1": truth})
-    warnings = evaluate(data, "folders:val", predictions=maps, borders=True)["warnings"]
-    assert any(w.startswith("At 5 to 10 m from class borders there is no urban:") for w in warnings)
-    assert not any("At 0 to 5 m" in w for w in warnings)
+    warnings = evaluate(
+        data, "folders:val", predictions=maps, options=EvaluateOptions(boundaries=True)
+    ).warnings
+    assert any("5 to 10 m" in w and "urban" in w for w in warnings)
+    assert not any("0 to 5 m" in w for w in warnings)
 
 
-def test_calibration_needs_a_model_and_borders_need_metres(data: Path, tmp_path: Path) -> None:
+def test_calibration_needs_a_model_and_boundaries_need_metres(data: Path, tmp_path: Path) -> None:
     maps = write_maps(tmp_path / "maps")
-    with pytest.raises(UsageError, match=r"--calibration looks at probabilities.*--model M"):
-        evaluate(data, "folders:val", predictions=maps, calibration=True)
+    with pytest.raises(UsageError, match=r"--calibration.*--model M"):
+        evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(calibration=True))
     with pytest.raises(UsageError, match=r"--borders needs.*--gsd"):
-        evaluate(data, "folders:val", predictions=maps, borders=True)
-    assert evaluate(data, "folders:val", predictions=maps, borders=True, gsd=1.0)["borders"]
+        evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(boundaries=True))
+    assert evaluate(
+        data, "folders:val", predictions=maps, gsd=1.0, options=EvaluateOptions(boundaries=True)
+    ).boundaries
     refused = run("--map", tmp_path / "m.tif", "--truth", tmp_path / "t.gpkg", "--calibration", "--borders")
     assert "without --calibration, --borders" in str(refused.exception)
 
 
-def test_command_prints_borders_and_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_prints_boundaries_and_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
     monkeypatch.setattr("landcover.evaluation.scoring.open_model", lambda *_, **__: ColourRuntime())
     monkeypatch.setattr("landcover.evaluation.scoring.model_digest", lambda _: "0")
@@ -416,8 +441,8 @@ def test_fewer_than_five_groups_give_no_interval_but_a_warning(tmp_path: Path) -
         truth = {f"val/{i}": halves(WATER, FOREST) for i in range(number)}
         data = write_data(tmp_path / f"data{number}", truth)
         result = evaluate(data, "folders:val", predictions=write_maps(tmp_path / f"maps{number}", truth))
-        assert (result["miou_interval"] is None) == (number == 4)
-        assert any("4 of the images are too few" in w for w in result["warnings"]) == (number == 4)
+        assert (result.miou_interval is None) == (number == 4)
+        assert any("4 images are too few" in w for w in result.warnings) == (number == 4)
 
 
 def test_interval_of_one_wrong_group_of_five_is_known_exactly() -> None:
@@ -432,13 +457,13 @@ def test_scenes_are_resampled_where_the_data_know_them(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", truth)
     maps = write_maps(tmp_path / "maps", {key: halves(WATER, int(key[-1]) % 2 + 2) for key in truth})
     by_image = evaluate(data, "folders:val", predictions=maps)
-    assert by_image["resampled"] == "images"
-    assert by_image["miou_interval"][0] < by_image["miou_interval"][1]
+    assert by_image.resampled == "images"
+    assert by_image.miou_interval[0] < by_image.miou_interval[1]
     rows = [f"val,{i},s{i // 2},0,{i % 2}" for i in range(10)]  # each scene holds a right and a wrong map
     (data / "scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]))
     by_scene = evaluate(data, "folders:val", predictions=maps)
-    assert by_scene["resampled"] == "scenes"
-    assert by_scene["miou_interval"] == [by_scene["miou"], by_scene["miou"]]
+    assert by_scene.resampled == "scenes"
+    assert by_scene.miou_interval == (by_scene.miou, by_scene.miou)
 
 
 # --- Options and the command line ---------------------------------------------------------------------------
@@ -451,9 +476,11 @@ def test_options_that_contradict_each_other(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="either --model M or --predictions"):
         evaluate(data, "folders:val", model=ColourRuntime(), predictions=maps)
     with pytest.raises(UsageError, match="--maps"):
-        evaluate(data, "folders:val", predictions=maps, maps=tmp_path / "more")
+        evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(maps=tmp_path / "more"))
     with pytest.raises(UsageError, match="--prediction-legend"):
-        evaluate(data, "folders:val", model=ColourRuntime(), prediction_legend=DEEPGLOBE)
+        evaluate(
+            data, "folders:val", model=ColourRuntime(), options=EvaluateOptions(prediction_legend=DEEPGLOBE)
+        )
     with pytest.raises(SplitError):
         evaluate(data, "folders:test", predictions=maps)
 
@@ -462,17 +489,22 @@ def test_outputs_are_not_overwritten_unasked(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
     maps, file = tmp_path / "maps", tmp_path / "r.json"
     for _ in range(2):
-        evaluate(data, "folders:val", model=ColourRuntime(), maps=maps, json=file, force=True)
+        evaluate(
+            data,
+            "folders:val",
+            model=ColourRuntime(),
+            options=EvaluateOptions(maps=maps, json=file, force=True),
+        )
     before = file.stat().st_mtime_ns
     runtime = ColourRuntime()
     with pytest.raises(OutputError, match=r"r\.json exists"):
-        evaluate(data, "folders:val", model=runtime, json=file)
+        evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(json=file))
     with pytest.raises(OutputError, match=r"1_mask\.png exists"):
-        evaluate(data, "folders:val", model=runtime, maps=maps)
+        evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(maps=maps))
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"weights")
     with pytest.raises(UsageError, match=r"model\.safetensors; expected a name that ends with \.json"):
-        evaluate(data, "folders:val", model=runtime, json=model, force=True)
+        evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(json=model, force=True))
     assert model.read_bytes() == b"weights"
     assert runtime.shapes == []
     assert file.stat().st_mtime_ns == before
@@ -487,11 +519,11 @@ def test_an_output_that_cannot_be_written_is_told_of_before_anything_is_scored(
     runtime = ColourRuntime()
     for place in (tmp_path / "file/there", tmp_path / "file/further/down"):
         with pytest.raises(OutputError, match="is a file"):
-            evaluate(data, "folders:val", model=runtime, **{option: place})  # type: ignore[arg-type]
+            evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(**{option: place}))  # type: ignore[arg-type]
     (tmp_path / "maps/val/1_mask.png").mkdir(parents=True)
     target = tmp_path / "maps" if option == "maps" else tmp_path
     with pytest.raises(OutputError, match="is a folder"):
-        evaluate(data, "folders:val", model=runtime, force=True, **{option: target})  # type: ignore[arg-type]
+        evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(force=True, **{option: target}))  # type: ignore[arg-type]
     assert runtime.shapes == []
 
 
@@ -501,7 +533,7 @@ def test_paths_in_the_result_lead_there_from_everywhere(
     write_maps(tmp_path / "maps")
     monkeypatch.chdir(tmp_path)
     result = evaluate("data", "folders:val", predictions="maps")
-    assert (result["data"], result["predictions"]) == (str(data), str(tmp_path / "maps"))
+    assert (result.data, result.predictions) == (data, tmp_path / "maps")
 
 
 def run(*arguments: str | Path) -> Any:

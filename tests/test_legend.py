@@ -34,6 +34,11 @@ classes:
 """
 
 
+def test_color_is_accepted_for_colour() -> None:
+    data = json.loads(json.dumps(DEEPGLOBE.to_dict()).replace("colour", "color"))
+    assert Legend.from_dict(data) == DEEPGLOBE
+
+
 def test_deepglobe_is_the_challenges_table_in_its_order() -> None:
     assert [(c.name, c.colour) for c in DEEPGLOBE.classes] == list(CHALLENGE.items())
     assert DEEPGLOBE.names[6] == "unknown"
@@ -99,7 +104,7 @@ def plain(**changes: Any) -> dict[str, Any]:
         (["a", "b"], "mapping"),
         (plain(unknwon="a"), "Unknown key 'unknwon'.*'unknown'"),
         (plain(classes=None), "needs 'classes'"),
-        (plain(classes=[{"name": "a", "color": [0, 0, 0]}]), "colour: "),
+        (plain(classes=[{"name": "a", "shade": [0, 0, 0]}]), "colour: "),
         (plain(classes=[{"name": False, "colour": [0, 0, 0]}]), "quotes"),
         (plain(classes=[{"name": "a", "colour": [0, 0]}]), "'a' has the colour"),
         (plain(classes=[{"name": "a", "colour": [0, 0, 0.5]}]), "'a' has the colour"),

@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 
 from landcover import cli
 from landcover.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
-from landcover.evaluation import evaluate
+from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.assessment import assess
+from landcover.evaluation.report import ImageScore
 from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.model import ModelConfig
@@ -39,7 +40,6 @@ from landcover.reporting.figures import (
     reliability_chart,
 )
 from landcover.reporting.notes import comparison_notes, evaluation_notes, run_notes
-from landcover.reporting.records import ImageScore
 from landcover.reporting.strips import (
     IGNORED,
     WRONG,
@@ -165,9 +165,9 @@ def test_a_binary_log_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"confusion": [[1, 2], [3, 4]]}, "'confusion' is not 7 x 7"),
-        ({"confusion": [[1] * 7] * 6 + [[1] * 6]}, "'confusion' is not 7 x 7"),
-        ({"confusion": [[-1] * 7] * 7}, "greater than or equal to 0"),
+        ({"confusion": [[1, 2], [3, 4]]}, "'confusion'"),
+        ({"confusion": [[1] * 7] * 6 + [[1] * 6]}, "'confusion'"),
+        ({"confusion": [[-1] * 7] * 7}, "'confusion'.*0 or more"),
         ({"iou": {"sea": 0.5}}, "'sea', which is not among 'classes'"),
         ({"miou": "good"}, "'miou'"),
         ({"missed": [1, 2]}, "'missed' has 2 counts"),
@@ -537,10 +537,11 @@ def test_a_number_on_the_images_that_chose_the_step_is_told(
     digest = model_digest(run) if same else "0" * 64
     path = write_world(tmp_path, images=1, size=8, split=split, model_sha256=digest, data=f"/x/{data}")
     notes = evaluation_notes(read_evaluation(path), [read_run(run)])
-    assert ("The run run chose its best step by the images of scenes-k5@0:val" in " ".join(notes)) == told
+    assert ("best step of run run was chosen by its scores on scenes-k5@0:val" in " ".join(notes)) == told
     for count in (0, 1):  # the evaluation knows, and its own warnings say it
-        change(path, seen=[SEEN | {"chosen_on": count}])
-        assert evaluation_notes(read_evaluation(path), [read_run(run)]) == []
+        change(path, training_overlap=OVERLAP | {"selection": count})
+        (note,) = evaluation_notes(read_evaluation(path), [read_run(run)])
+        assert "No identical image found" in note
 
 
 @pytest.mark.parametrize(
@@ -556,7 +557,7 @@ def test_a_number_on_the_images_that_chose_the_step_is_told(
 )
 def test_splits_that_ignore_scenes_get_a_note(tmp_path: Path, split: str, leaks: bool) -> None:
     path = change(write_world(tmp_path, images=1, size=8), split=split, iou=dict.fromkeys(SCORED, 0.5))
-    assert any("neighbours" in note for note in evaluation_notes(read_evaluation(path))) == leaks
+    assert any("neighbouring tiles" in note for note in evaluation_notes(read_evaluation(path))) == leaks
 
 
 def test_other_metrics_and_scoring_everything_get_a_note(tmp_path: Path) -> None:
@@ -566,44 +567,54 @@ def test_other_metrics_and_scoring_everything_get_a_note(tmp_path: Path) -> None
     assert "All images were scored" in notes
 
 
-SEEN = {"role": "model", "split": "s", "same_data": True, "began_elsewhere": False}
+OVERLAP = {"status": "no identical image found", "images": 1, "identical": 0, "same_scene": None}
 
 
 @pytest.mark.parametrize(
-    ("split", "note", "seen", "silent"),
+    ("split", "note", "overlap", "silent"),
     [
-        ("all", "All images were scored", {"trained_on": 2, "same_scenes": 0, "chosen_on": 0}, True),
-        ("all", "All images were scored", {"trained_on": 0, "same_scenes": 0, "chosen_on": 0}, True),
-        ("all", "All images were scored", {"same_data": False}, False),
-        ("all", "All images were scored", {"trained_on": 0, "chosen_on": 0, "began_elsewhere": True}, False),
-        ("folders:val", "neighbours", {"trained_on": 0, "same_scenes": 5, "chosen_on": 0}, True),
-        ("folders:val", "neighbours", {"trained_on": 0, "same_scenes": 0, "chosen_on": 0}, False),
-        ("folders:val", "neighbours", {"trained_on": 0, "same_scenes": None, "chosen_on": 0}, False),
+        ("all", "All images were scored", {"status": "identical image found", "identical": 1}, True),
+        ("all", "All images were scored", {}, True),
+        ("all", "All images were scored", {"status": "not recorded", "identical": None}, False),
+        ("folders:val", "ignores scenes", {"same_scene": 5}, True),
+        ("folders:val", "ignores scenes", {"status": "no overlap", "same_scene": 0}, True),
+        ("folders:val", "ignores scenes", {"same_scene": None}, False),
     ],
 )
-def test_what_the_evaluation_knows_for_certain_is_not_guessed_beside_it(
-    tmp_path: Path, split: str, note: str, seen: dict[str, Any], silent: bool
+def test_what_the_evaluation_knows_is_not_guessed_beside_it(
+    tmp_path: Path, split: str, note: str, overlap: dict[str, Any], silent: bool
 ) -> None:
-    path = change(write_world(tmp_path, images=1, size=8), split=split, seen=[SEEN | seen])
+    path = write_world(tmp_path, images=1, size=8)
+    change(path, split=split, training_overlap=OVERLAP | overlap)
     assert (note not in " ".join(evaluation_notes(read_evaluation(path)))) == silent
-    unsure = {"role": "teacher", "split": "gone.txt"}
-    change(path, seen=[SEEN | seen, unsure])
-    assert any(note in text for text in evaluation_notes(read_evaluation(path)))
 
 
 @pytest.mark.parametrize(
-    ("seen", "reason"),
+    ("status", "text"),
     [
-        ([SEEN | {"began_elsewhere": True, "chosen_on": 0}], "the model began from another model"),
-        ([SEEN | {"same_data": False}], "these are not the data"),
-        ([SEEN | {"chosen_on": 0}, {"role": "teacher"}], "that a teacher of the model was trained on"),
+        ("not recorded", "Cannot tell whether these images were used for training"),
+        ("no identical image found", "No identical image found"),
+        ("no overlap", "No overlap with the training data"),
+        ("identical image found", None),  # the evaluation's own warnings say it
     ],
 )
-def test_what_the_evaluation_does_not_know_is_a_note(tmp_path: Path, seen: Any, reason: str) -> None:
-    path = change(write_world(tmp_path, images=1, size=8), seen=seen)
-    (note,) = evaluation_notes(read_evaluation(path))
-    assert "any of the 1 images is not known" in note
-    assert reason in note
+def test_the_overlap_is_a_note(tmp_path: Path, status: str, text: str | None) -> None:
+    path = write_world(tmp_path, images=1, size=8)
+    change(path, training_overlap=OVERLAP | {"status": status})
+    notes = evaluation_notes(read_evaluation(path))
+    assert [note.startswith(text or "-") for note in notes] == ([True] if text else [])
+
+
+def test_evaluations_of_0_1_are_read(tmp_path: Path) -> None:
+    """They have ``seen`` for the overlap, and ``borders`` with ``bands``."""
+    scores = {"share": 1.0, "miou": 0.5, "iou": {}, "pixel_accuracy": 0.5}
+    bands = [scores | {"from_m": 0, "to_m": 5, "beyond": scores}]
+    path = write_world(tmp_path, images=1, size=8)
+    change(path, seen=[{"role": "model"}], borders={"metric": "challenge", "bands": bands})
+    read = read_evaluation(path)
+    assert read.boundaries is not None
+    assert [row.name for row in read.boundaries.bins] == ["0 to 5 m"]
+    assert read.training_overlap is None
 
 
 def test_a_comparison_says_in_what_its_numbers_differ(tmp_path: Path) -> None:
@@ -614,11 +625,11 @@ def test_a_comparison_says_in_what_its_numbers_differ(tmp_path: Path) -> None:
     assert "differ in metric and split:" in comparison_notes(collect([first, second])[1])[0]
 
 
-def test_a_run_that_was_cut_off_is_told(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_a_note(tmp_path: Path) -> None:
     assert run_notes(read_run(write_run(tmp_path / "a"))) == []
     cut = write_run(tmp_path / "b", ended=False, every=100)
     assert [note.split(":")[0] for note in run_notes(read_run(cut))] == [
-        "The run was cut off, or goes on",
+        "The run was interrupted or is still running",
         "The run has not been validated yet.",
     ]
 
@@ -685,10 +696,13 @@ def test_what_evaluate_writes_is_what_report_reads(tmp_path: Path) -> None:
     write_world(tmp_path, images=4, size=40)
     path = tmp_path / "real.json"
     result = evaluate(
-        tmp_path / "data", "folders:val", predictions=tmp_path / "maps", min_region="9px", json=path
+        tmp_path / "data",
+        "folders:val",
+        predictions=tmp_path / "maps",
+        options=EvaluateOptions(min_region="9px", json=path),
     )
     page = read_page(report([path], tmp_path / "r.html"))
-    assert f"mIoU {100 * result['miou']:.1f} % challenge metric, split folders:val, 4 images" in page.text
+    assert f"mIoU {100 * result.miou:.1f} % challenge metric, split folders:val, 4 images" in page.text
     assert len(page.images()) == 4 * 4
     assert "regions below 9px" in page.text
 
@@ -731,16 +745,20 @@ def test_calibration_is_drawn_where_the_scores_have_it(tmp_path: Path) -> None:
         read_evaluation(change(path, calibration={"ece": 1}))
 
 
-def test_scores_by_distance_from_borders_are_a_table(tmp_path: Path) -> None:
+def test_scores_by_distance_from_boundaries_are_a_table(tmp_path: Path) -> None:
     write_world(tmp_path, images=2, size=64)
     path = tmp_path / "real.json"
     result = evaluate(
-        tmp_path / "data", "folders:val", predictions=tmp_path / "maps", borders=True, gsd=0.5, json=path
+        tmp_path / "data",
+        "folders:val",
+        predictions=tmp_path / "maps",
+        gsd=0.5,
+        options=EvaluateOptions(boundaries=True, json=path),
     )
     text = read_page(report([path], tmp_path / "r.html", images=0)).text
-    assert "Scores by distance from class borders" in text
-    near = result["borders"]["bands"][0]
-    row = [near["share"], near["miou"], near["pixel_accuracy"]]
+    assert "Scores by distance from class boundaries" in text
+    near = result.boundaries.bins[0]
+    row = [near.share, near.miou, near.pixel_accuracy]
     assert "0 to 5 m " + " ".join(f"{100 * value:.1f} %" for value in row) in text
     assert "over 40 m 0.0 % – –" in text  # of an image of 32 m
 

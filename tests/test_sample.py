@@ -151,9 +151,9 @@ def test_allocation() -> None:
     assert allocate(np.array([5, 5]), 1, 10**30).tolist() == [5, 5]
     country = np.array([3, 5]) * 10**12
     assert allocate(country, 1, 4 * 10**12).tolist() == [1_500_000_000_000, 2_500_000_000_000]
-    with pytest.raises(UsageError, match="100 points in all are fewer than 50 in each of 3 classes"):
+    with pytest.raises(UsageError, match=r"100 points.* 50 .* 3 classes.* 150"):
         allocate(pixels, 50, 100)
-    with pytest.raises(UsageError, match="0 points in each class"):
+    with pytest.raises(UsageError, match="per_class is 0"):
         allocate(pixels, 0, None)
 
 

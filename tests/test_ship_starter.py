@@ -9,12 +9,22 @@ import pytest
 from safetensors.torch import save_file
 
 from fake_runtime import make_card
-from landcover.data import prepare
+from landcover.data import open_dataset, prepare, select
+from landcover.data.fingerprints import image_set
 from landcover.errors import DataError, ModelError, UsageError
 from landcover.evaluation import evaluate
 from landcover.evaluation.temperature import calibrate
 from landcover.model.bundled import SHIPPED, TERMS
-from landcover.model.card import BEST_NAME, ModelCard, model_digest, read_card, read_model, save_model
+from landcover.model.card import (
+    BEST_NAME,
+    ImageSet,
+    ModelCard,
+    UsedImages,
+    model_digest,
+    read_card,
+    read_model,
+    save_model,
+)
 from landcover.model.encoders import timm
 from landcover.training import train
 from onnx_models import save_exported
@@ -152,7 +162,6 @@ def test_runs_that_are_others_are_refused(tool: ModuleType, world: Path, tmp_pat
     ("update", "told"),
     [
         ({"weights": None}, "encoder's weights"),
-        ({"validation": {"keep": "best"}}, "weights kept"),
     ],
 )
 def test_a_card_that_would_not_be_true_is_refused(
@@ -161,7 +170,7 @@ def test_a_card_that_would_not_be_true_is_refused(
     card, tensors = read_model(world / "folders")
     save_model(tmp_path / "m.safetensors", tensors, card.model_copy(update={"recipe": card.recipe | update}))
     with pytest.raises(UsageError, match=told):
-        tool.check(tmp_path / "m.safetensors", "folders")
+        tool.check(tmp_path / "m.safetensors", world / "cache", "folders")
 
 
 TEACHER = {
@@ -170,10 +179,7 @@ TEACHER = {
     "encoder_weights": "efficientnet_b4_imagenet.safetensors",
     "split": "folders",
     "step": 9,
-    "data_digest": None,
     "init": None,
-    "validation": {"keep": "last"},
-    "calibration": {},
     "teachers": [],
 }
 
@@ -188,34 +194,47 @@ def taught(card: ModelCard, *teachers: dict[str, object]) -> ModelCard:
 
 
 @pytest.mark.parametrize(
-    ("teacher", "told"),
+    ("teacher", "part", "told"),
     [
         (
-            TEACHER | {"split": HELD_OUT},
-            r"found \['scenes-k2@0'\] as splits of teachers, expected \['folders'\]",
-        ),
-        (
             TEACHER | {"encoder_weights": "mine"},
-            r"found \['tf_efficientnet_b4'\] as teachers of unknown origin",
+            None,
+            r"found \['tf_efficientnet_b4'\] as teachers of unknown",
         ),
-        (TEACHER | {"encoder_weights": None}, "teachers of unknown origin"),
-        (TEACHER | {"validation": {"keep": "best"}}, r"found \['best'\] as weights kept by teachers"),
-        (TEACHER | {"validation": None}, "weights kept by teachers"),
-        (TEACHER | {"calibration": {"split": "folders:val"}}, "calibrated teachers"),
-        (TEACHER | {"teachers": [TEACHER | {"split": "all"}]}, r"found \['folders', 'all'\] as splits"),
-        (TEACHER, None),
+        (TEACHER | {"encoder_weights": None}, None, "teachers of unknown origin"),
+        (TEACHER | {"teachers": [TEACHER]}, None, "number of teachers, theirs included"),
+        (TEACHER, "training", "found 2 as training images outside folders"),
+        (TEACHER, "selection", "found 2 as images that weights or teachers"),
+        (TEACHER, "complete", "complete record of training images"),
+        (TEACHER, None, None),
     ],
 )
-def test_teachers_are_to_be_known_and_of_the_same_split(
-    tool: ModuleType, world: Path, tmp_path: Path, teacher: dict[str, object], told: str | None
+def test_teachers_are_known_and_trained_on_the_same_split(
+    tool: ModuleType,
+    world: Path,
+    tmp_path: Path,
+    teacher: dict[str, object],
+    part: str | None,
+    told: str | None,
 ) -> None:
     card, tensors = read_model(world / "folders")
-    save_model(tmp_path / "m.safetensors", tensors, taught(card, teacher))
+    dataset = open_dataset(world / "cache")
+    more = image_set(dataset, select(dataset, "folders:validation"))
+    used = card.used_images
+    assert used.training is not None
+    if part == "training":
+        used = UsedImages(training=used.training | more)
+    elif part == "selection":
+        used = UsedImages(training=used.training, selection=more)
+    elif part == "complete":
+        used = UsedImages(training=used.training | ImageSet(complete=False))
+    changed = taught(card, teacher).model_copy(update={"used_images": used})
+    save_model(tmp_path / "m.safetensors", tensors, changed)
     if told is None:
-        tool.check(tmp_path / "m.safetensors", "folders")
+        tool.check(tmp_path / "m.safetensors", world / "cache", "folders")
     else:
         with pytest.raises(UsageError, match=told):
-            tool.check(tmp_path / "m.safetensors", "folders")
+            tool.check(tmp_path / "m.safetensors", world / "cache", "folders")
 
 
 def test_the_card_names_teachers_and_where_they_come_from(tool: ModuleType, world: Path) -> None:
@@ -232,8 +251,8 @@ def test_the_card_names_teachers_and_where_they_come_from(tool: ModuleType, worl
 
 
 def test_a_temperature_that_may_be_of_the_training_data_is_refused(tool: ModuleType) -> None:
-    with pytest.raises(DataError, match="the same names"):
-        tool.stop_at_warnings({"warnings": ["It was trained on images of the same names."]})
+    with pytest.raises(DataError, match="not recorded"):
+        tool.stop_at_warnings({"warnings": ["Its images are not recorded."]})
 
 
 def test_the_command_says_what_is_wrong(

@@ -62,13 +62,13 @@ def test_what_is_there_under_the_name_comes_first(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "starter").mkdir()
     with pytest.raises(
-        ModelError, match=r"folder starter holds no model.* hides the model 'starter'.*rename"
+        ModelError, match=r"folder starter contains no model.* hides the bundled model 'starter'.*rename"
     ):
         resolve_model("starter")
-    with pytest.raises(ModelError, match=r"hides the model 'starter'"):
+    with pytest.raises(ModelError, match=r"hides the bundled model 'starter'"):
         invoke("info", "starter")
     (tmp_path / "runs").mkdir()
-    with pytest.raises(ModelError, match=r"folder runs holds no model") as caught:
+    with pytest.raises(ModelError, match=r"folder runs contains no model") as caught:
         resolve_model("runs")
     assert "hides" not in str(caught.value)
     for name, told in (("", r"name of the model is empty \(''\)"), (Path(), "an empty name, or .")):

@@ -1,5 +1,6 @@
 """Training with teachers: who may teach, what is kept, and that it is learned."""
 
+import hashlib
 import shutil
 import signal
 from typing import Any
@@ -14,20 +15,19 @@ from typer.testing import CliRunner
 from fake_runtime import AtFullSize, ConstantRuntime, make_card
 from landcover import cli
 from landcover.config import dump_yaml
-from landcover.data import open_dataset, prepare
-from landcover.errors import ConfigError, DataError, ImageError, ModelError, OutputError, UsageError
+from landcover.data import open_dataset, prepare, select
+from landcover.data.fingerprints import image_set
+from landcover.errors import ConfigError, DataError, ImageError, ModelError, UsageError
 from landcover.inference import predict_probabilities
-from landcover.io.files import claimed
 from landcover.legend import LandClass, Legend
-from landcover.model.card import model_digest, read_card, read_model, save_model
-from landcover.model.preprocessing import Preprocessing
+from landcover.model.card import UsedImages, model_digest, read_card, read_model, save_model
 from landcover.model.runtimes import open_model
 from landcover.model.tensorfile import read_metadata, read_tensors
 from landcover.training import session, teachers, train
 from landcover.training.data import load_training_data
 from landcover.training.runs import CONFIG_NAME, SOFT_LABELS_NAME
 from landcover.training.sampler import Piece
-from landcover.training.teachers import Teacher, check_teacher, read_teachers, soft_labels
+from landcover.training.teachers import Teacher, check_teachers, read_teachers, soft_labels
 from landcover.windows import Window
 from training_world import assert_same_tensors, tiny, train_apart, write_pair, write_pairs
 
@@ -156,7 +156,7 @@ def test_answers_lie_where_they_belong(slopes, tmp_path, monkeypatch):
         np.testing.assert_allclose(arrays[str(number)][inner] / 255, expected[inner], atol=0.006)
     whole = [Piece(11, Window(0, 0, 47, 47), (slice(0, 47), slice(0, 47)))]
     assert soft.cut(whole, 47, 12).shape == (12, 12, 6)
-    monkeypatch.setattr(teachers, "_ask", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(teachers, "_compute", lambda *_: pytest.fail("computed again"))
     again = soft_labels(
         [Teacher(name, runtime.card, name) for name, runtime in asked.items()],
         material, tmp_path, cell_m=4.0, device="cpu", threads=1, precision="fp32",
@@ -215,8 +215,6 @@ def test_the_card_names_the_teacher(student, teacher):
     assert told["sha256"] == model_digest(teacher)
     assert told["encoder"] == "mobilenetv2_050"
     assert (told["split"], told["step"]) == ("folders", its.provenance["step"])
-    assert told["data_digest"] == its.provenance["data_digest"]
-    assert told["validation"]["keep"] == "best"
     assert told["init"] is told["encoder_weights"] is None
     assert told["teachers"] == its.provenance["teachers"] == []
 
@@ -241,12 +239,12 @@ def test_a_model_named_twice_is_one_teacher_and_their_order_means_nothing(teache
     ]
 
 
-def test_a_started_run_asks_nobody_again(data, teacher, student, tmp_path, monkeypatch):
-    """Killed before its first checkpoint, nothing is there but what the teacher said."""
+def test_a_started_run_computes_nothing_again(data, teacher, student, tmp_path, monkeypatch):
+    """Killed before its first checkpoint: the folder contains nothing but the soft labels."""
     kept = tmp_path / "run"
     kept.mkdir()
     shutil.copy(student / SOFT_LABELS_NAME, kept)
-    monkeypatch.setattr(teachers, "_ask", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(teachers, "_compute", lambda *_: pytest.fail("computed again"))
     train(taught(teacher), data=data, out=kept)
     assert_same_tensors(kept / "last.safetensors", student / "last.safetensors")
     train(taught(teacher), data=data, out=kept)  # which has ended
@@ -261,13 +259,13 @@ def test_killed_and_resumed_a_taught_run_ends_alike(data, teacher, student, tmp_
 
 
 def test_a_copy_to_go_on_with_has_the_answers(data, teacher, student, tmp_path, monkeypatch):
-    monkeypatch.setattr(teachers, "_ask", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(teachers, "_compute", lambda *_: pytest.fail("computed again"))
     train(taught(teacher), data=data, out=tmp_path / "copy", resume=student)
     assert_same_tensors(tmp_path / "copy" / SOFT_LABELS_NAME, student / SOFT_LABELS_NAME)
 
 
 @pytest.mark.parametrize("change", ["of another teacher", "of another scale", "gone"])
-def test_answers_of_others_are_asked_for_again(data, teacher, student, tmp_path, change):
+def test_soft_labels_of_others_are_computed_again(data, teacher, student, tmp_path, change):
     shutil.copytree(student, tmp_path / "run")
     file = tmp_path / "run" / SOFT_LABELS_NAME
     file.unlink()
@@ -307,88 +305,47 @@ def damaged(file, damage, teacher):
     "damage",
     ["cut short", "a text", "a model", "one is missing", "another type", "another size", "other values"],
 )
-def test_a_file_that_does_not_hold_the_answers_is_refused_and_stays(
-    data, teacher, student, tmp_path, damage, monkeypatch
-):
-    monkeypatch.setattr(teachers, "_ask", lambda *_: pytest.fail("asked first"))
+def test_a_damaged_file_is_computed_again(data, teacher, student, tmp_path, damage):
     file = tmp_path / "run" / SOFT_LABELS_NAME
     file.parent.mkdir()
     shutil.copy(student / SOFT_LABELS_NAME, file)
     damaged(file, damage, teacher)
-    before = file.read_bytes()
-    with pytest.raises(OutputError, match="does not hold what teachers said"):
-        train(taught(teacher), data=data, out=file.parent)
-    assert file.read_bytes() == before
+    train(taught(teacher, more=("steps=1",)), data=data, out=file.parent)
+    assert_same_tensors(file, student / SOFT_LABELS_NAME)
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt, DataError("an image cannot be read")])
-def test_what_was_answered_is_not_asked_again(data, teacher, student, tmp_path, monkeypatch, end):
-    """Interrupted, or at an image that cannot be read, asking goes on from there."""
-    ask, asked = teachers._ask, []
-
-    def stopping(*arguments):
-        for number, answer in enumerate(ask(*arguments)):
-            if len(asked) == 4:
-                raise end
-            asked.append(arguments[-1] + number)
-            yield answer
-
-    monkeypatch.setattr(teachers, "_ask", stopping)
-    with pytest.raises(end if isinstance(end, type) else type(end)):
-        train(taught(teacher), data=data, out=tmp_path / "run")
-    assert len(read_tensors(tmp_path / "run" / SOFT_LABELS_NAME)) == 4
-    asked.append("the end")
-    train(taught(teacher), data=data, out=tmp_path / "run")
-    assert asked == [0, 1, 2, 3, "the end", 4, 5]
-    assert_same_tensors(tmp_path / "run" / SOFT_LABELS_NAME, student / SOFT_LABELS_NAME)
-    assert_same_tensors(tmp_path / "run" / "last.safetensors", student / "last.safetensors")
-
-
-def test_answers_are_kept_while_teachers_are_asked(data, teacher, tmp_path, monkeypatch):
-    """So that a kill costs minutes."""
-    written, write = [], teachers._Kept.write
-    monkeypatch.setattr(teachers, "_WRITE_SECONDS", -1.0)
-    monkeypatch.setattr(
-        teachers._Kept, "write", lambda self, maps: (written.append(len(maps)), write(self, maps))
-    )
-    train(taught(teacher, more=("steps=1",)), data=data, out=tmp_path / "run")
-    assert written == [1, 2, 3, 4, 5, 6, 6]
-
-
-def test_nobody_is_asked_for_a_folder_that_another_process_writes(data, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(teachers, "_ask", lambda *_: pytest.fail("asked first"))
-    with (
-        claimed(tmp_path / "run", tmp_path / "run"),
-        pytest.raises(OutputError, match="is being written by another process"),
-    ):
-        train(taught(teacher), data=data, out=tmp_path / "run")
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot be written: Not a directory"):
-        train(taught(teacher), data=data, out=tmp_path / "file" / "run")
+def test_a_run_of_the_first_version_goes_on_with_its_soft_labels(
+    data, teacher, student, tmp_path, monkeypatch
+):
+    """Its file has the same identity: the digests of teachers and data, their scales and the classes."""
+    about = read_metadata(student / SOFT_LABELS_NAME)
+    material = load_training_data(data, "folders", crop_px=32, model_gsd=None)
+    parts = [1, model_digest(teacher), material.digest, 1.0, 4.0, *material.dataset.legend.scored_names]
+    assert about["made-of"] == hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 
 def test_a_teacher_that_is_replaced_meanwhile_is_told_of(data, teacher, tmp_path, monkeypatch):
     mine = tmp_path / "mine.safetensors"
     shutil.copy(teacher, mine)
-    check = session.check_teacher
+    check = session.check_teachers
 
     def replaced(*arguments):
         changed(teacher, mine, temperature=3.0)
         return check(*arguments)
 
-    monkeypatch.setattr(session, "check_teacher", replaced)
+    monkeypatch.setattr(session, "check_teachers", replaced)
     with pytest.raises(ModelError, match=r"mine\.safetensors was replaced since this run was opened"):
         train(taught(mine), data=data, out=tmp_path / "run")
     assert not (tmp_path / "run" / SOFT_LABELS_NAME).exists()
 
 
 @pytest.mark.parametrize("fault", [ImageError("too coarse"), ModelError("no numbers")])
-def test_a_teacher_that_cannot_answer_is_named(data, teacher, tmp_path, monkeypatch, fault):
+def test_a_teacher_that_cannot_predict_is_named(data, teacher, tmp_path, monkeypatch, fault):
     def fails(*_, **__):
         raise fault
 
     monkeypatch.setattr(teachers, "predict_probabilities", fails)
-    with pytest.raises(DataError, match=rf"The teacher .*sure\.safetensors cannot answer for .*jpg: {fault}"):
+    with pytest.raises(DataError, match=rf"The teacher .*sure\.safetensors cannot predict .*jpg: {fault}"):
         train(taught(teacher), data=data, out=tmp_path / "run")
 
 
@@ -412,22 +369,24 @@ def test_an_exported_model_may_teach(data, tmp_path):
 # Who may not teach
 
 
-def student_of(data, split):
-    """The card of a run on a split, as far as it matters here, and its data."""
+def images_of(data, split):
+    """Fingerprints of the training images of a split."""
     material = load_training_data(data, split, crop_px=32, model_gsd=None)
-    card = make_card(legend=material.dataset.legend)
-    provenance = {"split": split, "data_digest": material.digest, "teachers": []}
-    return card.model_copy(update={"provenance": provenance}), material
+    return image_set(material.dataset, material.train)
 
 
-def teacher_of(data, split, *, legend=None, gsd=1.0, **told):
+def teacher_of(data, split, *, legend=None, gsd=1.0, complete=True, **used):
     """A teacher of that split, with parts of its card replaced."""
-    card, _ = student_of(data, split)
-    provenance = card.provenance | told.pop("provenance", {})
-    update = {"provenance": provenance, "preprocessing": Preprocessing(gsd), **told}
-    if legend is not None:
-        update["legend"] = legend
+    training = images_of(data, split).model_copy(update={"complete": complete}) if split else None
+    card = make_card(gsd=gsd, legend=legend or open_dataset(data).legend)
+    update = {"used_images": UsedImages(training=training, **used)}
     return Teacher("its-path", card.model_copy(update=update), "0" * 64)
+
+
+def check(data, split, *taught_by):
+    material = load_training_data(data, split, crop_px=32, model_gsd=None)
+    trained = image_set(material.dataset, material.train)
+    return check_teachers(taught_by, material.dataset.legend, material, trained)
 
 
 @pytest.fixture(scope="module")
@@ -448,16 +407,15 @@ def scenes(tmp_path_factory):
         ("scenes-k3@0", "all"),
     ],
 )
-@pytest.mark.parametrize("digest", ["its own", None])
-def test_a_teacher_that_learned_from_what_is_kept_from_the_student_is_refused(
-    scenes, student, teacher, digest
-):
-    card, material = student_of(scenes, student)
-    told = {} if digest else {"provenance": {"data_digest": None}}
-    with pytest.raises(
-        DataError, match=rf"its-path \(--split {teacher}\) was trained on \d+ images .*same split"
-    ):
-        check_teacher(teacher_of(scenes, teacher, **told), card, material)
+def test_a_teacher_that_was_trained_on_held_out_images_is_refused(scenes, student, teacher):
+    with pytest.raises(DataError, match=r"its-path was trained on \d+ images .*train/00.*same split"):
+        check(scenes, student, teacher_of(scenes, teacher))
+
+
+def test_a_duplicate_of_a_training_image_is_not_held_out(scenes, tmp_path):
+    data = shutil.copytree(scenes, tmp_path / "data")
+    shutil.copy(data / "train/0000_sat.jpg", data / "validation/0000_sat.jpg")
+    assert check(data, "folders", teacher_of(data, "folders")) == []
 
 
 def test_nothing_is_left_behind_by_a_refusal(scenes, teacher, tmp_path):
@@ -477,75 +435,62 @@ def test_nothing_is_left_behind_by_a_refusal(scenes, teacher, tmp_path):
     ],
 )
 def test_a_teacher_of_the_same_images_or_fewer_may_teach(scenes, student, teacher):
-    card, material = student_of(scenes, student)
-    assert check_teacher(teacher_of(scenes, teacher), card, material) == []
+    assert check(scenes, student, teacher_of(scenes, teacher)) == []
 
 
-def test_what_its_own_teachers_learned_counts_too(scenes):
-    card, material = student_of(scenes, "scenes-k3@0")
-    grandparent = teacher_of(scenes, "folders").describe()
-    parent = teacher_of(scenes, "scenes-k3@0", provenance={"teachers": [grandparent]})
-    with pytest.raises(DataError, match=r"A teacher of its-path \(--split folders\) was trained on 4 images"):
-        check_teacher(parent, card, material)
-    known = teacher_of(scenes, "scenes-k3@0", provenance={"teachers": [parent.describe()]})
-    with pytest.raises(DataError, match="A teacher of its-path"):
-        check_teacher(known, card, material)
+@pytest.mark.parametrize(("split", "complete"), [(None, True), ("scenes-k3@0", False)])
+def test_what_is_not_recorded_is_a_warning(scenes, split, complete):
+    (warning,) = check(scenes, "scenes-k3@0", teacher_of(scenes, split, complete=complete))
+    assert "its-path are not fully recorded" in warning
 
 
-def test_images_of_the_same_names_in_other_data_are_a_notice(scenes):
-    card, material = student_of(scenes, "scenes-k3@0")
-    other = teacher_of(scenes, "folders", provenance={"data_digest": "1" * 64})
-    (notice,) = check_teacher(other, card, material)
-    assert "images of the same names as 4 images" in notice
+@pytest.mark.parametrize("part", ["selection", "calibration"])
+def test_a_teacher_that_was_selected_or_calibrated_on_held_out_images_is_a_warning(scenes, part):
+    dataset = open_dataset(scenes)
+    judged = image_set(dataset, select(dataset, "scenes-k3@0:val"))
+    (warning,) = check(scenes, "scenes-k3@0", teacher_of(scenes, "scenes-k3@0", **{part: judged}))
+    assert "its scores on 4 images" in warning
 
 
-@pytest.mark.parametrize(
-    "told",
-    [
-        {"split": "/gone/ids.txt"},
-        {"split": None},
-        {"init": "1" * 64},
-        {"teachers": {"encoder": "a"}},
-        {"teachers": 5},
-        {"teachers": ["a path"]},
-    ],
-)
-def test_what_cannot_be_told_is_a_notice(scenes, told):
-    card, material = student_of(scenes, "scenes-k3@0")
-    (notice,) = check_teacher(teacher_of(scenes, "scenes-k3@0", provenance=told), card, material)
-    assert "does not tell all that it was trained on" in notice
+def test_the_card_lists_the_images_of_the_run_its_teacher_and_its_initial_model(scenes, tmp_path):
+    """What reached the weights, whichever way; and which of it is not known."""
 
+    def used(out, *settings, split="scenes-k3@0,1", **options):
+        train(tiny("steps=1", *settings), data=scenes, out=tmp_path / out, split=split, **options)
+        return read_card(tmp_path / out).used_images
 
-@pytest.mark.parametrize(
-    ("told", "count"),
-    [
-        ({"recipe": {"validation": {"keep": "best"}}}, 4),
-        ({"recipe": {"validation": {"keep": "last"}}, "calibration": {"split": "scenes-k3@0:val"}}, 4),
-        ({"recipe": {"validation": {"keep": "last"}}}, 0),
-    ],
-)
-def test_a_teacher_that_was_chosen_by_what_is_kept_from_the_student_is_a_notice(scenes, told, count):
-    card, material = student_of(scenes, "scenes-k3@0")
-    teacher = teacher_of(scenes, "scenes-k3@0", **told)
-    notices = check_teacher(teacher, card, material)
-    assert [f"its scores on {count} images" in notice for notice in notices] == [True] * bool(count)
-    grandchild = teacher_of(scenes, "scenes-k3@0", provenance={"teachers": [teacher.describe()]})
-    assert len(check_teacher(grandchild, card, material)) == bool(count)
+    dataset = open_dataset(scenes)
+    first = used("first", "validation.keep=best")
+    assert first.training == images_of(scenes, "scenes-k3@0,1")
+    assert first.selection == image_set(dataset, select(dataset, "scenes-k3@0,1:val"))
+    last = used("last", "validation.keep=last", split="scenes-k3@0")
+    assert (last.training, last.selection) == (images_of(scenes, "scenes-k3@0"), None)
+    for name, options in (
+        ("taught", {"settings": (f"teachers=[{tmp_path / 'first'}]", "validation.keep=last")}),
+        ("tuned", {"settings": ("validation.keep=last",), "init": tmp_path / "first"}),
+    ):
+        settings = options.pop("settings")
+        both = used(name, *settings, split="folders", **options)
+        assert both.training.pixels == images_of(scenes, "folders").pixels | first.training.pixels
+        assert both.training.complete
+        assert both.selection == first.selection
+    card, tensors = read_model(tmp_path / "first")
+    save_model(tmp_path / "old.safetensors", tensors, card.model_copy(update={"used_images": UsedImages()}))
+    old = used("of-old", "validation.keep=last", init=tmp_path / "old.safetensors")
+    assert not old.training.complete
 
 
 def test_a_teacher_of_other_classes_is_refused(scenes):
-    card, material = student_of(scenes, "folders")
-    classes = material.dataset.legend.classes
+    classes = open_dataset(scenes).legend.classes
     legend = Legend("other", (LandClass("lava", (9, 9, 9)), *classes[1:]), len(classes) - 1)
-    with pytest.raises(ModelError, match=r"its-path knows the classes lava.*the data have urban"):
-        check_teacher(teacher_of(scenes, "folders", legend=legend), card, material)
+    with pytest.raises(ModelError, match=r"its-path has the classes lava.*the data have urban"):
+        check(scenes, "folders", teacher_of(scenes, "folders", legend=legend))
 
 
 @pytest.mark.parametrize("gsd", [0.001, 5000])
 def test_a_teacher_of_an_absurd_scale_is_refused(scenes, gsd):
-    card, material = student_of(scenes, "folders")
-    with pytest.raises(UsageError, match=rf"1 m per pixel and the teacher its-path .* {gsd:g} m"):
-        check_teacher(teacher_of(scenes, "folders", gsd=gsd), card, material)
+    with pytest.raises(UsageError, match=rf"1 m per pixel and the teacher its-path .* {gsd:g}"):
+        check(scenes, "folders", teacher_of(scenes, "folders", gsd=gsd))
 
 
 @pytest.mark.parametrize("path", ["nowhere", "nowhere/best.safetensors"])
@@ -563,6 +508,5 @@ def test_the_command_line_takes_several(data, teacher, tmp_path):
         cli.build(), [*map(str, arguments), "--teacher", str(teacher), "--teacher", "starter"]
     )
     assert result.exit_code == 0, result.output
-    assert "about 6 images" in result.stderr
     encoders = {told["encoder"] for told in read_card(tmp_path / "run").provenance["teachers"]}
     assert encoders == {"mobilenetv2_050", "mobilenetv2_100"}

@@ -1,31 +1,33 @@
-"""Make the model files that come with the package of two finished runs of the preset ``starter``.
+"""Make the bundled model files from two finished runs of the preset ``starter``.
 
     python tools/ship_starter.py RUN HELD_OUT CACHE --work runs/ship
 
 RUN was trained on all training tiles (split ``folders``), HELD_OUT by the same recipe without fold 0
-(``scenes-k5@0``), their teachers likewise; CACHE is the prepared data. Copies of both get the temperature
-that is fitted on fold 0 by HELD_OUT; RUN's card gets the scores, the terms and where its encoder and its
-teachers come from; both are exported in float32 and INT8. All of that lies in the work folder, with
-``report.json``, before the files of the package are replaced, which is done only if HELD_OUT scores higher
-on fold 0 than what shipped before.
+(``scenes-k5@0``), and so were their teachers; CACHE is the prepared data. Copies of both get the temperature
+that is fitted on fold 0 with HELD_OUT; RUN's card gets the scores, the terms and the origins of its encoder
+and teachers; both are exported in float32 and INT8. All results are in the work folder, with
+``report.json``, before the bundled files are replaced, which happens only if HELD_OUT scores higher on fold 0
+than the model bundled before.
 """
 
 import argparse
 import json
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from landcover.data import open_dataset, select
+from landcover.data import split as split_items
+from landcover.data.fingerprints import image_set
 from landcover.errors import DataError, LandcoverError, ModelError, UsageError
-from landcover.evaluation import evaluate
+from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.temperature import calibrate, calibrate_like
 from landcover.exporting import export
 from landcover.io.files import write_text
 from landcover.model.bundled import FOLDER, SHIPPED, TERMS
 from landcover.model.card import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
-from landcover.unseen import lineage, teachers_of
 
 ENCODER = "mobilenetv2_100_imagenet.safetensors"
 ORIGINS = {
@@ -36,7 +38,7 @@ ORIGINS = {
         "ImageNet, LJ-9801/effinet_cudnn (MIT; it does not say where the weights come from)"
     ),
 }
-"""Files of ImageNet weights that a model that ships, or a teacher of it, may descend from."""
+"""Files of ImageNet weights that a bundled model, or a teacher of it, may start from."""
 RUN_SPLIT, RUN_PART = "folders", "folders:validation"
 HELD_OUT_SPLIT, HELD_OUT_PART = "scenes-k5@0", "scenes-k5@0:val"
 HONEST = (
@@ -47,6 +49,8 @@ OPTIMISTIC = (
     "optimistic: 204 of these 215 tiles touch a training tile of the same scene; for comparison with "
     "published figures"
 )
+
+FULL = EvaluateOptions(calibration=True, boundaries=True)
 
 
 def make(run: Path, held_out: Path, cache: Path, work: Path) -> dict[str, Any]:
@@ -69,16 +73,18 @@ def make(run: Path, held_out: Path, cache: Path, work: Path) -> dict[str, Any]:
     """
     model, alike = work / "run.safetensors", work / "held-out.safetensors"
     for source, split, copy in ((run, RUN_SPLIT, model), (held_out, HELD_OUT_SPLIT, alike)):
-        check(source, split)
+        check(source, cache, split)
         shutil.copy(resolve_model(source), copy)
     report = {
-        "held_out_before": evaluate(cache, HELD_OUT_PART, model=alike, calibration=True),
+        "held_out_before": evaluate(
+            cache, HELD_OUT_PART, model=alike, options=EvaluateOptions(calibration=True)
+        ).to_dict(),
         "ece_cross_fitted": cross_fitted_errors(alike, cache, work),
     }
     stop_at_warnings(calibrate(alike, cache, HELD_OUT_PART))
     calibrate_like(model, alike)
-    report["held_out"] = evaluate(cache, HELD_OUT_PART, model=alike, calibration=True, borders=True)
-    report["run"] = evaluate(cache, RUN_PART, model=model, calibration=True, borders=True)
+    report["held_out"] = evaluate(cache, HELD_OUT_PART, model=alike, options=FULL).to_dict()
+    report["run"] = evaluate(cache, RUN_PART, model=model, options=FULL).to_dict()
     card, tensors = read_model(model)
     save_model(model, tensors, shipped_card(card, report, alike), force=True)
     export_both(model, cache, RUN_SPLIT, RUN_PART)
@@ -99,40 +105,43 @@ def export_both(model: Path, cache: Path, split: str, part: str) -> None:
     )
 
 
-def check(run: Path, split: str) -> None:
-    """Refuse a run of which the card would not tell the truth."""
-    card = read_card(run)
-    teachers = list(lineage(card))[1:]
+def check(run: Path, cache: Path, split: str) -> None:
+    """Refuse a run that is not what its card would say after shipping."""
+    card, dataset = read_card(run), open_dataset(cache)
+    used = card.used_images
+    allowed = image_set(dataset, next(iter(split_items(dataset, split).values())))
+    teachers = list(_all_teachers(card.teachers))
     expected = {
         "split": (card.provenance.get("split"), split),
         "initial model": (card.provenance.get("init"), None),
         "encoder's weights": (Path(card.recipe.get("weights") or "").name, ENCODER),
-        "weights kept": (card.recipe.get("validation", {}).get("keep"), "last"),
-        "splits of teachers": (
-            [teacher.provenance.get("split") for teacher in teachers],
-            [split] * len(teachers),
+        "complete record of training images, teachers' included": (
+            used.training is not None and used.training.complete,
+            True,
         ),
-        "weights kept by teachers": (
-            [(teacher.recipe["validation"] or {}).get("keep") for teacher in teachers],
-            ["last"] * len(teachers),
+        f"training images outside {split}, teachers' included": (
+            0 if used.training is None else len(used.training.pixels - allowed.pixels),
+            0,
         ),
-        "number of teachers, theirs included": (len(teachers), len(teachers_of(card))),
+        "images that weights or teachers were selected or calibrated on": (
+            0 if used.selection is None else len(used.selection.pixels),
+            0,
+        ),
+        "number of teachers, theirs included": (len(teachers), len(card.teachers)),
         "teachers of unknown origin": (
-            [
-                teacher.provenance.get("encoder")
-                for teacher in teachers
-                if teacher.provenance.get("encoder_weights") not in ORIGINS
-            ],
-            [],
-        ),
-        "calibrated teachers": (
-            [dict(teacher.calibration) for teacher in teachers if teacher.calibration],
+            [entry.get("encoder") for entry in teachers if entry.get("encoder_weights") not in ORIGINS],
             [],
         ),
     }
     for name, (found, wanted) in expected.items():
         if found != wanted:
             raise UsageError(f"{run}: found {found!r} as {name}, expected {wanted!r}.")
+
+
+def _all_teachers(entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for entry in entries:
+        yield entry
+        yield from _all_teachers(entry.get("teachers") or ())
 
 
 def cross_fitted_errors(model: Path, cache: Path, work: Path) -> list[float]:
@@ -151,14 +160,17 @@ def cross_fitted_errors(model: Path, cache: Path, work: Path) -> list[float]:
     for fitted, measured in ("ab", "ba"):
         copy = Path(shutil.copy(model, work / f"fitted-on-{fitted}.safetensors"))
         stop_at_warnings(calibrate(copy, cache, f"{halves}:{fitted}"))
-        errors.append(
-            evaluate(cache, f"{halves}:{measured}", model=copy, calibration=True)["calibration"]["ece"]
+        scores = evaluate(
+            cache, f"{halves}:{measured}", model=copy, options=EvaluateOptions(calibration=True)
         )
+        if scores.calibration is None or scores.calibration.ece is None:
+            raise DataError(f"{cache} {halves}:{measured} has no labelled pixel; expected masks.")
+        errors.append(scores.calibration.ece)
     return errors
 
 
 def stop_at_warnings(result: dict[str, Any]) -> None:
-    """Refuse a temperature that may have been fitted on what was trained on."""
+    """Refuse a temperature that may have been fitted on training images."""
     if result["warnings"]:
         raise DataError(" ".join(result["warnings"]))
 
@@ -171,7 +183,7 @@ def shipped_card(card: ModelCard, report: dict[str, Any], held_out: Path) -> Mod
     optimistic |= {"ece": report["run"]["calibration"]["ece"], "note": OPTIMISTIC}
     made_alike = {"sha256": model_digest(held_out), "step": read_card(held_out).provenance.get("step")}
     teachers = [
-        teacher | {"encoder_weights": ORIGINS[teacher["encoder_weights"]]} for teacher in teachers_of(card)
+        teacher | {"encoder_weights": ORIGINS[teacher["encoder_weights"]]} for teacher in card.teachers
     ]
     return card.model_copy(
         update={

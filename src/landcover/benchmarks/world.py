@@ -80,11 +80,11 @@ def measure(seed: int, folder: Path, config: TrainConfig, *, scenes: int, size: 
     return WorldScores(
         seed=seed,
         baselines={name: found.miou or 0.0 for name, found in baselines.items()},
-        network=scores["miou"],
-        network_iou=scores["iou"],
+        network=scores.miou or 0.0,
+        network_iou={name: iou or 0.0 for name, iou in scores.iou.items()},
         steps=run.step,
-        shuffled=shuffled["miou"],
-        chance=chance_miou(np.array(shuffled["confusion"]), dataset.legend.scored),
+        shuffled=shuffled.miou or 0.0,
+        chance=chance_miou(shuffled.confusion, dataset.legend.scored),
     )
 
 

@@ -22,19 +22,17 @@ def assess_map(
     force: bool,
 ) -> None:
     """Assess a map and print or write the result."""
-    from landcover.evaluation.assessment import assess
+    from landcover.evaluation.assessment import TruthOptions, assess
     from landcover.legend import DEEPGLOBE, load_legend
 
-    result = assess(
+    result: dict[str, Any] = assess(
         map_path,
         truth,
         legend=DEEPGLOBE if legend is None else load_legend(legend),
         map_legend=None if map_legend is None else load_legend(map_legend),
-        column=column,
-        layer=layer,
-        truth_crs=truth_crs,
+        options=TruthOptions(column=column, layer=layer, crs=truth_crs),
         metric=metric,
-    )
+    ).to_dict()
     put(result, json, lambda: print_assessment(result), force=force)
     for warning in result["warnings"]:
         typer.echo(f"Warning: {warning}", err=True)

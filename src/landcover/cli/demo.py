@@ -110,7 +110,8 @@ def _run(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if landcover.train(_config(settings), data=data, out=run).reason == "interrupted":
         raise KeyboardInterrupt
     held_out = "folders:validation"
-    landcover.evaluate(data, held_out, model=run, maps=out / "maps", json=out / "evaluation.json", force=True)
+    options = landcover.EvaluateOptions(maps=out / "maps", json=out / "evaluation.json", force=True)
+    landcover.evaluate(data, held_out, model=run, options=options)
     scores, dataset = _read(out / "evaluation.json"), open_dataset(data)
     baselines = {
         name: baseline.to_dict()

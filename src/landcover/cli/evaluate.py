@@ -84,6 +84,7 @@ def evaluate(
     json: _options.Json = None,
 ) -> None:
     """Score a model or masks on a split, or a map against truth."""
+    from landcover.evaluation.scoring import EvaluateOptions
     from landcover.evaluation.scoring import evaluate as score
     from landcover.legend import load_legend
 
@@ -121,23 +122,25 @@ def evaluate(
         return
     if data is None or split is None:
         raise UsageError("Pass --data DATA and --split NAME:part, or --map MAP and --truth FILE.")
-    result = score(
+    result: dict[str, Any] = score(
         data,
         split,
         model=model,
         predictions=predictions,
         metric=metric,
         legend=None if legend is None else load_legend(legend),
-        prediction_legend=None if prediction_legend is None else load_legend(prediction_legend),
         gsd=gsd,
-        min_region=min_region,
-        calibration=calibration,
-        borders=borders,
-        maps=maps,
-        device=device,
-        max_pixels=max_pixels,
-        force=force,
-    )
+        options=EvaluateOptions(
+            prediction_legend=None if prediction_legend is None else load_legend(prediction_legend),
+            min_region=min_region,
+            calibration=calibration,
+            boundaries=borders,
+            maps=maps,
+            device=device,
+            max_pixels=max_pixels,
+            force=force,
+        ),
+    ).to_dict()
     put(result, json, lambda: _print_scores(result), force=force)
     for warning in result["warnings"]:
         log.warning("%s", warning)
@@ -148,7 +151,7 @@ def _print_scores(result: dict[str, Any]) -> None:
     import numpy as np
     from rich.console import Console
 
-    from landcover.evaluation.seen import describe_seen
+    from landcover.evaluation.overlap import TrainingOverlap, describe_overlap
 
     counts = np.array(result["confusion"], float)
     cleaned = result["min_region"]
@@ -176,28 +179,29 @@ def _print_scores(result: dict[str, Any]) -> None:
         soft_wrap=True,
         highlight=False,
     )
-    if result["seen"] and (met := describe_seen(result["seen"], result["images"])):
-        console.print(met, soft_wrap=True, highlight=False)
+    overlap = result["training_overlap"]
+    if overlap and (sentence := describe_overlap(TrainingOverlap(**overlap))):
+        console.print(sentence, soft_wrap=True, highlight=False)
     if cleaned and cleaned["miou_change"] is not None:
         console.print(
             f"Without regions below {cleaned['min_pixels']:,} px: mIoU {points(cleaned['miou'])}, "
             f"{100 * cleaned['miou_change']:+.2f} points",
             highlight=False,
         )
-    if result["borders"]:
-        _print_borders(result["borders"], console)
+    if result["boundaries"]:
+        _print_boundaries(result["boundaries"], console)
     if result["calibration"]:
         _print_calibration(result["calibration"], console)
 
 
-def _print_borders(borders: dict[str, Any], console: "Console") -> None:
-    """Print a row for each range of distances, and the scores of all pixels beyond it."""
-    from landcover.evaluation.borders import band_name
+def _print_boundaries(boundaries: dict[str, Any], console: "Console") -> None:
+    """Print a row for each bin of distances, with the scores of all pixels from there on beside its own."""
+    from landcover.evaluation.boundary import bin_name
 
     rows = table("from boundary", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %")
-    for row in borders["bands"]:
+    for row in boundaries["bins"]:
         scores = [points(of[name]) for of in (row, row["beyond"]) for name in ("miou", "pixel_accuracy")]
-        rows.add_row(band_name(row["from_m"], row["to_m"]), points(row["share"]), *scores)
+        rows.add_row(bin_name(row["from_m"], row["to_m"]), points(row["share"]), *scores)
     console.print(rows)
 
 

@@ -23,12 +23,14 @@ from landcover.data.dataset import (
     crop,
     open_folder,
 )
+from landcover.data.fingerprints import Fingerprint, hash_pixels
 from landcover.data.items import Item, SceneTile
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.io import MAX_PIXELS, Mask
 from landcover.io.files import atomic_path, is_temporary, remove_temporary, write_text
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend, UInt8Array
+from landcover.model.card import FINGERPRINT_BYTES
 from landcover.progress import track
 from landcover.scale import check_gsd
 from landcover.windows import Window
@@ -54,7 +56,10 @@ class Source(_Model):
 
 
 class Entry(_Model):
-    """One item: where its pixels lie in the two files, in bytes, and what its mask holds."""
+    """One item: the offsets in bytes of its pixels in the two files, and the counts of its mask.
+
+    ``pixels_hash`` is the fingerprint of the decoded image in hexadecimal digits; None in caches of 0.1.
+    """
 
     key: str
     part: str | None
@@ -66,13 +71,15 @@ class Entry(_Model):
     mask_offset: int
     class_pixels: tuple[int, ...]
     off_palette: int
+    pixels_hash: str | None = None
 
 
 class About(_Model):
     """What is known of the whole set, and how its masks were read.
 
     ``scenes`` maps a key to (scene, row, col). ``mask_legend`` is the legend of the files; a cache that does
-    not tell it can be used, but not be found up to date.
+    not tell it can be used, but not be found up to date. ``scene_table`` is the digest of ``scenes.csv``;
+    None where there was none, and in caches of 0.1.
     """
 
     layout: str
@@ -80,6 +87,7 @@ class About(_Model):
     legend: dict[str, Any]
     mask_legend: dict[str, Any] | None = None
     scenes: dict[str, tuple[str, int, int]] | None
+    scene_table: str | None = None
 
 
 class Index(_Model):
@@ -121,6 +129,15 @@ class CacheDataset(Dataset):
         if entry.mask is None:
             raise DataError(f"{item.key} of {self.root} has no mask.")
         return np.array(crop(_view(self._masks, entry.mask_offset, (entry.height, entry.width)), window))
+
+    def fingerprint(self, item: Item) -> Fingerprint:
+        """Return the fingerprints of the index; a cache of 0.1 has none of the pixels, which are hashed."""
+        entry = self._entries[item.key]
+        pixels = entry.pixels_hash
+        return Fingerprint(
+            bytes.fromhex(entry.image.sha256)[:FINGERPRINT_BYTES],
+            hash_pixels(self.read_image(item)) if pixels is None else bytes.fromhex(pixels),
+        )
 
     def labels(self, item: Item) -> Mask:
         """Copy a whole mask; the off-palette pixels are those counted when the cache was made."""
@@ -192,6 +209,7 @@ def _dataset(path: Path, index: Index) -> CacheDataset:
         scenes=None
         if index.about.scenes is None
         else {key: SceneTile(*place) for key, place in index.about.scenes.items()},
+        scene_table=index.about.scene_table,
         index=index,
     )
 
@@ -256,6 +274,14 @@ def prepare(
         DataError: If files cannot be decoded, or images and their masks differ in size; it names them.
             Nothing is left behind then, and a cache that is there stays as it is.
         OutputError: If ``out`` holds something else and ``force`` is off, or cannot be written.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=3, size=64)
+        >>> prepared = lc.prepare(folder, "cache")
+        >>> prepared.written, lc.open_dataset("cache").gsd
+        (True, 0.5)
     """
     path, out = Path(path), Path(out)
     if is_cache(path):
@@ -266,8 +292,9 @@ def prepare(
     about = _about(source)
     if is_cache(out):
         present = _present(out)
-        if present is not None and present.about == about and _unchanged(present, source):
-            return Prepared(_dataset(out, present), written=False)
+        known = present and present.about.model_copy(update={"scene_table": about.scene_table})
+        if present is not None and known == about and _unchanged(present, source):
+            return Prepared(_dataset(out, _with_fingerprints(present, about, out)), written=False)
         if not force:
             raise OutputError(
                 f"{out} is a cache of other files, made with other settings, or damaged. "
@@ -286,6 +313,7 @@ def _about(source: FolderDataset) -> About:
         legend=source.legend.to_dict(),
         mask_legend=source.mask_legend.to_dict(),
         scenes=None if scenes is None else {key: (t.scene, t.row, t.col) for key, t in scenes.items()},
+        scene_table=source.scene_table,
     )
 
 
@@ -294,6 +322,21 @@ def _present(out: Path) -> Index | None:
         return _read_index(out)
     except DataError:  # Damaged: to be made anew, if the user says so.
         return None
+
+
+def _with_fingerprints(index: Index, about: About, out: Path) -> Index:
+    """Add to a cache of 0.1 what its index lacks: fingerprints of the pixels, digest of the scene table."""
+    if index.about == about and all(entry.pixels_hash is not None for entry in index.items):
+        return index
+    dataset = _dataset(out, index)
+    prints = parallel_map(dataset.fingerprint, dataset.items)
+    entries = tuple(
+        entry.model_copy(update={"pixels_hash": found.pixels.hex()})
+        for entry, found in zip(index.items, prints, strict=True)
+    )
+    index = index.model_copy(update={"about": about, "items": entries})
+    write_text(out / INDEX, index.model_dump_json(indent=1), force=True)
+    return index
 
 
 def _unchanged(index: Index, source: FolderDataset) -> bool:
@@ -338,6 +381,7 @@ class _Decoded(NamedTuple):
     mask: Mask | None
     image_source: Source
     mask_source: Source | None
+    pixels_hash: str
 
 
 def _write(source: FolderDataset, about: About, out: Path) -> Index:
@@ -348,7 +392,8 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
             image = source.read_image(item)
         except DataError as error:
             return error
-        return _Decoded(item, image, mask, prints[0], prints[1] if len(prints) == 2 else None)
+        mask_print = prints[1] if len(prints) == 2 else None
+        return _Decoded(item, image, mask, prints[0], mask_print, hash_pixels(image).hex())
 
     if out.is_dir():
         for leftover in filter(is_temporary, out.iterdir()):
@@ -367,7 +412,7 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
             if isinstance(result, DataError):
                 faults.append(str(result))
                 continue
-            item, image, mask, image_source, mask_source = result
+            item, image, mask, image_source, mask_source, pixels_hash = result
             entries.append(
                 Entry(
                     key=item.key,
@@ -382,6 +427,7 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
                     if mask is None
                     else tuple(count_classes(mask.index, source.legend).tolist()),
                     off_palette=0 if mask is None else mask.off_palette,
+                    pixels_hash=pixels_hash,
                 )
             )
             images_bytes += images.write(np.ascontiguousarray(image).data)

@@ -63,6 +63,14 @@ def convert(
         DataError: If an input does not exist or a folder holds no masks.
         OutputError: If two masks would get one name, a result would replace an input, or exists and ``force``
             is off: nothing has been written then. Also if a result cannot be written.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=3, size=64)
+        >>> converted = lc.convert([folder], "indices", to="index")
+        >>> len(converted.written), converted.failed
+        (3, {})
     """
     png_format = _png_format(to, mask_format)
     if max_pixels < 1:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover.config import read_yaml
+from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels, hash_table
 from landcover.data.items import SCENES_FILE, Item, SceneTile, read_scenes
 from landcover.data.layouts import Discovery, discover, typical_size
 from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
@@ -39,6 +40,16 @@ class Dataset(ABC):
         gsd: Metres per pixel of the images, or None where nothing tells.
         items: All images, labelled or not, sorted by key.
         scenes: Places in larger scenes by item key, or None where there is no ``scenes.csv``.
+        scene_table: Digest of that file; None where there is none, or the cache does not record it.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=3, size=64)
+        >>> dataset = lc.open_dataset(folder)
+        >>> item = dataset.items[0]
+        >>> dataset.read_image(item).shape, dataset.read_mask(item).shape
+        ((64, 64, 3), (64, 64))
     """
 
     root: Path
@@ -47,6 +58,7 @@ class Dataset(ABC):
     gsd: float | None
     items: tuple[Item, ...]
     scenes: Mapping[str, SceneTile] | None
+    scene_table: str | None
 
     @property
     def labelled(self) -> list[Item]:
@@ -63,7 +75,16 @@ class Dataset(ABC):
 
     @abstractmethod
     def size(self, item: Item) -> tuple[int, int]:
-        """Return (height, width) of an item without decoding it."""
+        """Return (height, width) of an item without decoding it.
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_dataset
+            >>> folder = make_dataset("data", scenes=3, size=64)
+            >>> dataset = lc.open_dataset(folder)
+            >>> dataset.size(dataset.items[0])
+            (64, 64)
+        """
 
     @abstractmethod
     def read_image(self, item: Item, window: Window | None = None) -> UInt8Array:
@@ -71,6 +92,14 @@ class Dataset(ABC):
 
         Raises:
             ImageError: If the file is truncated or of a refused form.
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_dataset
+            >>> folder = make_dataset("data", scenes=3, size=64)
+            >>> dataset = lc.open_dataset(folder)
+            >>> dataset.read_image(dataset.items[0]).dtype
+            dtype('uint8')
         """
 
     @abstractmethod
@@ -79,14 +108,55 @@ class Dataset(ABC):
 
         Raises:
             DataError: If the item has no mask, or the mask is unreadable or of another size than the image.
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_dataset
+            >>> folder = make_dataset("data", scenes=3, size=64)
+            >>> dataset = lc.open_dataset(folder)
+            >>> dataset.labels(dataset.items[0]).off_palette
+            0
+        """
+
+    @abstractmethod
+    def fingerprint(self, item: Item) -> Fingerprint:
+        """Return the fingerprints of an item's file and pixels; see :mod:`landcover.data.fingerprints`.
+
+        Raises:
+            DataError: If the image cannot be read.
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_dataset
+            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
+            >>> len(dataset.fingerprint(dataset.items[0]).pixels)
+            8
         """
 
     def read_mask(self, item: Item, window: Window | None = None) -> UInt8Array:
-        """Read a mask or a window of it: uint8 (height, width), class indices of :attr:`legend`."""
+        """Read a mask or a window of it: uint8 (height, width), class indices of :attr:`legend`.
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_dataset
+            >>> folder = make_dataset("data", scenes=3, size=64)
+            >>> dataset = lc.open_dataset(folder)
+            >>> bool(dataset.read_mask(dataset.items[0]).max() < len(dataset.legend))
+            True
+        """
         return crop(self.labels(item).index, window)
 
     def class_pixels(self, item: Item) -> Int64Array:
-        """Count the pixels of each class in an item's mask: int64 (classes,)."""
+        """Count the pixels of each class in an item's mask: int64 (classes,).
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_dataset
+            >>> folder = make_dataset("data", scenes=3, size=64)
+            >>> dataset = lc.open_dataset(folder)
+            >>> int(dataset.class_pixels(dataset.items[0]).sum())
+            4096
+        """
         return count_classes(self.labels(item).index, self.legend)
 
 
@@ -134,6 +204,11 @@ class FolderDataset(Dataset):
         """Decode an image and cut the window out of it."""
         return crop(read_image(item.image, max_pixels=self.max_pixels), window)
 
+    def fingerprint(self, item: Item) -> Fingerprint:
+        """Hash the image file, and its pixels once they are decoded."""
+        image = self.read_image(item)  # a missing file is a DataError here
+        return Fingerprint(hash_file(item.image), hash_pixels(image))
+
     def labels(self, item: Item) -> Mask:
         """Decode a mask, in any index order, to class indices of :attr:`legend`."""
         if item.mask is None:
@@ -176,6 +251,7 @@ def open_folder(
         gsd=None if scale is None else scale.gsd,
         items=found.items,
         scenes=read_scenes(scenes_file, found.items) if scenes_file.is_file() else None,
+        scene_table=hash_table(scenes_file) if scenes_file.is_file() else None,
         # A legend given by the user tells what the files hold; only without one does the layout know better.
         mask_legend=legend or found.layout.mask_legend or DEEPGLOBE,
         found=found,

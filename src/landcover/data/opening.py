@@ -27,6 +27,14 @@ def open_dataset(
     Raises:
         DataError: If the folder holds no recognised imagery, a layout is refused, or a cache is damaged.
         ConfigError: If ``landcover.yaml`` or the legend is not valid.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=3, size=64)
+        >>> dataset = lc.open_dataset(folder)
+        >>> len(dataset.items), dataset.gsd, dataset.legend.name
+        (3, 0.5, 'deepglobe')
     """
     path = Path(path)
     if is_cache(path):

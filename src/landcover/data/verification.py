@@ -135,6 +135,13 @@ def verify(
     Raises:
         DataError: If the folder has no recognised layout.
         SplitError: If the split does not fit the data.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=3, size=64)
+        >>> lc.verify(folder).ok
+        True
     """
     dataset = open_dataset(path, legend=legend, gsd=gsd, max_pixels=max_pixels)
     if split is None:

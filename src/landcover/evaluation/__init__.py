@@ -1,5 +1,6 @@
-"""Scoring: a model or a folder of maps against the masks of a split."""
+"""Scoring: a model or a folder of maps against the masks of a split, a map against points or polygons."""
 
-from landcover.evaluation.scoring import evaluate
+from landcover.evaluation.report import AssessmentReport, EvaluationReport
+from landcover.evaluation.scoring import EvaluateOptions, evaluate
 
-__all__ = ["evaluate"]
+__all__ = ["AssessmentReport", "EvaluateOptions", "EvaluationReport", "evaluate"]

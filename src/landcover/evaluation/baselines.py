@@ -1,9 +1,8 @@
-"""What colour alone can tell: the yardstick that a network has to beat.
+"""Colour baselines: classifiers by colour alone, which a network must beat.
 
-Two Bayes classifiers over a table of colours, 5 bits per channel: one looks at each pixel's own colour, the
-other at the mean colour of the 15 x 15 pixels around it. For what they see they are as good as it gets: the
-table is smoothed over neighbouring colours, and of several weightings of rare classes the one with the best
-mIoU on the training pixels is kept.
+Two Bayes classifiers over a table of colours, 5 bits per channel: one uses each pixel's own colour, the
+other the mean colour of the 15 x 15 pixels around it. The table is smoothed over neighbouring colours, and of
+several weightings of rare classes the one with the best mIoU on the training pixels is used.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from landcover.metrics import ConfusionMatrix, Metric, Scores
 from landcover.progress import track
 
 BASELINES: dict[str, int] = {"pixel colour": 1, "mean colour 15x15": 15}
-"""Name and window in pixels of the baselines that are reported."""
+"""Name and window in pixels of the reported baselines."""
 
 _BITS = 5
 _COLOURS = 1 << 3 * _BITS
@@ -29,8 +28,8 @@ class ColourClassifier:
     """Bayes classifier of pixels by the mean colour of a window around them.
 
     Args:
-        legend: The classes; only scored ones are learnt and predicted.
-        window_px: Side of the square window, odd; 1 looks at the pixel alone.
+        legend: The classes; only scored ones are learned and predicted.
+        window_px: Side of the square window, odd; 1 uses the pixel alone.
 
     Raises:
         UsageError: If the window is not odd and positive.
@@ -38,7 +37,9 @@ class ColourClassifier:
 
     def __init__(self, legend: Legend, *, window_px: int = 1) -> None:
         if window_px < 1 or window_px % 2 == 0:
-            raise UsageError(f"A window of {window_px} px has no middle pixel; use an odd number from 1.")
+            raise UsageError(
+                f"A window of {window_px} px has no central pixel; expected an odd number, 1 or more."
+            )
         self.legend = legend
         self.window_px = window_px
         self._counts = np.zeros((len(legend.scored), _COLOURS), np.int64)
@@ -49,7 +50,7 @@ class ColourClassifier:
 
         Args:
             image: uint8 (H, W, 3), RGB.
-            index: uint8 (H, W), class indices; classes that are not scored are passed over.
+            index: uint8 (H, W), class indices; classes that are not scored are ignored.
         """
         channel = self.legend.channels[index]
         known = channel != IGNORE
@@ -61,7 +62,7 @@ class ColourClassifier:
         """Return uint8 (H, W), the class indices of an image, uint8 (H, W, 3).
 
         Raises:
-            UsageError: If nothing was learnt.
+            UsageError: If no labelled pixel was learned.
         """
         if self._decision is None:
             self._decision = _decide(self._counts)
@@ -81,8 +82,8 @@ def score_baselines(
     """Fit the :data:`BASELINES` on some items of a data set and score them on others.
 
     Args:
-        dataset: Where the items lie.
-        training: Items to learn from.
+        dataset: The dataset of the items.
+        training: Items to fit on.
         held_out: Items to score.
         metric: The metric.
 
@@ -106,7 +107,7 @@ def score_baselines(
 
 
 def box_mean(image: UInt8Array, window_px: int) -> UInt8Array:
-    """Return the mean over a square window around each pixel, cut off at the image's borders.
+    """Return the mean over a square window around each pixel, clipped at the image's edges.
 
     Args:
         image: uint8 (H, W, C).
@@ -129,12 +130,12 @@ def _decide(counts: npt.NDArray[np.int64]) -> UInt8Array:
     """Return uint8 (colours,), the channel to predict for each colour, from counts (channels, colours)."""
     if not counts.any():
         raise UsageError(
-            "The colour classifier has seen no labelled pixel; learn from images before predicting."
+            "The colour classifier has no labelled pixel to fit on. Call learn with labelled images first."
         )
     smooth = _smoothed(counts)
     shares = counts.sum(axis=1, keepdims=True) / counts.sum()
     likelihood = smooth / np.maximum(smooth.sum(axis=1, keepdims=True), 1e-12)
-    # Colours that nothing seen is like go to the most frequent class.
+    # Colours far from all training colours get the most frequent class.
     choices = [np.argmax(likelihood * shares**power + 1e-12 * shares, axis=0) for power in _PRIOR_POWERS]
     best = max(choices, key=lambda choice: _training_miou(counts, choice))
     decision: UInt8Array = best.astype(np.uint8)
@@ -142,7 +143,7 @@ def _decide(counts: npt.NDArray[np.int64]) -> UInt8Array:
 
 
 def _training_miou(counts: npt.NDArray[np.int64], choice: npt.NDArray[np.intp]) -> float:
-    """Return the mIoU that a decision per colour has on the pixels that were counted."""
+    """Return the mIoU of a decision per colour on the training pixels."""
     ious = []
     for channel, truth in enumerate(counts):
         if truth.any():
@@ -152,7 +153,7 @@ def _training_miou(counts: npt.NDArray[np.int64], choice: npt.NDArray[np.intp]) 
 
 
 def _smoothed(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Blur counts (channels, colours) over near colours, which then decide for rare ones."""
+    """Smooth counts (channels, colours) over neighbouring colours."""
     side = 1 << _BITS
     cube = counts.reshape(-1, side, side, side).astype(np.float64)
     for axis in (1, 2, 3) * 2:

@@ -1,4 +1,4 @@
-"""How far a score, or the difference of two, could be off for the images that happen to be in a split."""
+"""Bootstrap intervals of a score, or of the difference of two, over the images of a split."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,10 +9,10 @@ from landcover.metrics import Float64Array, Int64Array, Metric, class_iou, mean_
 
 RESAMPLES = 1000
 LEAST_GROUPS = 5
-"""Fewer say next to nothing about how groups differ: two images of 25.8 and 39.2 % gave just these ends."""
+"""Fewer groups give no useful interval: two images of 25.8 and 39.2 % gave exactly these two ends."""
 
 _CHUNK = 50
-"""Resamples at a time; a chunk of the largest legend takes 26 MB."""
+"""Resamples per chunk; one takes 26 MB for the largest legend."""
 
 Strata = npt.NDArray[np.int64]
 
@@ -26,10 +26,10 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Return an interval of the mIoU by drawing the groups again with replacement.
+    """Return an interval of the mIoU by resampling the groups with replacement.
 
-    The percentile bootstrap (Efron and Tibshirani 1993, chapter 13). Groups should be what is independent:
-    whole scenes rather than neighbouring tiles, whose errors go together.
+    The percentile bootstrap (Efron and Tibshirani 1993, chapter 13). Groups must be independent: whole
+    scenes rather than neighbouring tiles, whose errors are correlated.
 
     Args:
         tables: int64 (G, K, K + 1), ``ConfusionMatrix.table`` of each group.
@@ -38,7 +38,7 @@ def bootstrap_interval(
         strata: int (G,), such as the fold of each group: groups are drawn within their stratum, and the score
             is the mean of the strata's. None for one mIoU over all groups.
         level: Share of the resamples within the interval.
-        seed: Seed of the draws; the same gives the same interval.
+        seed: Seed of the draws.
 
     Returns:
         The lower and upper end in 0..1, or None with fewer than five groups in a stratum or where no resample
@@ -57,14 +57,14 @@ def paired_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Return an interval of how much better the first of two ways is, on the same groups.
+    """Return an interval of the difference of two methods' mIoU, on the same groups.
 
-    The paired percentile bootstrap: each resample draws groups once, for both. What makes a group hard for
-    both cancels, so that the interval is narrower than those of the two scores suggest.
+    The paired percentile bootstrap: each resample draws groups once, for both. The difficulty of a group
+    cancels, so the interval is narrower than those of the two scores suggest.
 
     Args:
-        first: int64 (G, K, K + 1), ``ConfusionMatrix.table`` of each group by the first way.
-        second: The same by the second way, groups in the same order.
+        first: int64 (G, K, K + 1), ``ConfusionMatrix.table`` of each group by the first method.
+        second: The same by the second method, groups in the same order.
         legend: The K classes.
         metric: Metric of the mIoU.
         strata: As for :func:`bootstrap_interval`.
@@ -80,7 +80,7 @@ def paired_interval(
     """
     if first.shape != second.shape:
         raise UsageError(
-            f"Paired tables need the same groups; found the shapes {first.shape}, {second.shape}."
+            f"Paired tables must have the same groups; found the shapes {first.shape} and {second.shape}."
         )
     scores = _resampled(np.stack((first, second)), legend, metric, strata, seed)
     return _ends(scores[0] - scores[1], level)
@@ -89,7 +89,7 @@ def paired_interval(
 def _resampled(
     tables: Int64Array, legend: Legend, metric: Metric, strata: Strata | None, seed: int
 ) -> Float64Array:
-    """Return the mIoU of each resample, float64 (W, resamples), for tables (W, G, K, K + 1) of W ways.
+    """Return the mIoU of each resample, float64 (W, resamples), for tables (W, G, K, K + 1) of W methods.
 
     There are no resamples where a stratum has fewer than :data:`LEAST_GROUPS` groups.
     """

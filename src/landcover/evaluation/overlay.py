@@ -1,4 +1,4 @@
-"""Truth laid over a map: the true and the mapped class of each unit, counted."""
+"""Overlay of truth and map: the true and the mapped class of each unit, counted."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,22 +23,22 @@ with needs("vector"):
 
 _TILE_PX = 1024
 _TOLERANCE_PX = 1e-4
-"""How far off GDAL may interpolate a place; an eighth of a pixel unless told otherwise."""
+"""Largest error of GDAL's interpolated coordinates in pixels; its default is an eighth."""
 
 _FAR = 2.0**40
-"""Beyond every raster, and a number that integers hold."""
+"""Outside every raster, and representable as an integer."""
 
 
 @dataclass
 class Tally:
-    """What was met when truth and map were compared.
+    """The counts of a comparison of truth and map.
 
     Attributes:
         matrix: The units that have a known true class and a class on the map.
         unknown: Units whose true class is the unknown one.
         off_map: Units of a known class where the map has none: outside it, or on its nodata.
-        conflicting: Pixels that polygons of different classes claim; they are no units.
-        moved: Points that were drawn in the area of another class than the map has there.
+        conflicting: Pixels that polygons of different classes claim; they are not units.
+        moved: Points whose class at sampling time differs from the map's class.
     """
 
     matrix: ConfusionMatrix
@@ -48,7 +48,7 @@ class Tally:
     moved: int = 0
 
     def add(self, truth: UInt8Array, mapped: UInt8Array) -> None:
-        """Count units: uint8 (H, W) each, class indices of one legend, NODATA for no unit and no map."""
+        """Count units: uint8 (H, W) each, class indices of one legend, NODATA for no unit or no map."""
         unknown = truth == self.matrix.legend.unknown
         off_map = (truth != NODATA) & ~unknown & (mapped == NODATA)
         self.unknown += int(np.count_nonzero(unknown))
@@ -59,13 +59,13 @@ class Tally:
 def count_points(
     strips: Iterable[tuple[int, UInt8Array]], truth: Truth, place: Georeference, tally: Tally
 ) -> None:
-    """Count points, each with the class of the pixel it lies in.
+    """Count points, each with the mapped class of its pixel.
 
     Args:
-        strips: First row and uint8 (n, W) classes of the strips of a map, from top to bottom; all are taken.
+        strips: First row and uint8 (n, W) classes of the row blocks of a map, from top to bottom.
         truth: The points, in the map's CRS.
-        place: Where the map lies.
-        tally: Gets the counts.
+        place: Georeference of the map.
+        tally: Receives the counts.
     """
     cols, rows = (
         np.clip(np.floor(values), -1, _FAR).astype(np.int64) for values in _pixels(truth.geometries, place)
@@ -74,18 +74,18 @@ def count_points(
     mapped = np.full(len(rows), NODATA, np.uint8)
     for start, strip in strips:
         first, last = np.searchsorted(rows, (start, start + len(strip)), sorter=order)
-        here = order[first:last]
-        here = here[(cols[here] >= 0) & (cols[here] < strip.shape[1])]
-        mapped[here] = strip[rows[here] - start, cols[here]]
-    told = (truth.drawn_in != NODATA) & (mapped != NODATA)
-    tally.moved += int(np.count_nonzero(told & (truth.drawn_in != mapped)))
+        inside = order[first:last]
+        inside = inside[(cols[inside] >= 0) & (cols[inside] < strip.shape[1])]
+        mapped[inside] = strip[rows[inside] - start, cols[inside]]
+    known = (truth.drawn_in != NODATA) & (mapped != NODATA)
+    tally.moved += int(np.count_nonzero(known & (truth.drawn_in != mapped)))
     tally.add(truth.labels[None], mapped[None])
 
 
 def count_polygons(
     strips: Iterable[tuple[int, UInt8Array]], truth: Truth, place: Georeference, tally: Tally
 ) -> None:
-    """Count the map's pixels whose centres lie in polygons; arguments as for :func:`count_points`.
+    """Count the map's pixels whose centres are in polygons; arguments as for :func:`count_points`.
 
     A pixel in several polygons of one class counts once, in polygons of different classes not at all.
     """
@@ -116,11 +116,11 @@ def _burn(
 def count_raster(mapped: ClassMap, truth: ClassMap, tally: Tally) -> None:
     """Count the pixels of a raster, each with the map's class at its centre (nearest neighbour).
 
-    Only the part of the raster that the map may touch is read, by tiles of 1024 pixels.
+    Only the part of the raster that may overlap the map is read, by tiles of 1024 pixels.
 
     Raises:
-        DataError: If the map's outline has no place in the raster's CRS.
-        MaskError: If either is damaged or holds values that are no class.
+        DataError: If the map's outline cannot be projected into the raster's CRS.
+        MaskError: If either is damaged or contains values that are not classes.
     """
     part = _common_window(mapped, truth)
     grid = {
@@ -142,10 +142,10 @@ def count_raster(mapped: ClassMap, truth: ClassMap, tally: Tally) -> None:
 
 
 def _common_window(mapped: ClassMap, truth: ClassMap) -> Window:
-    """Return the pixels of the truth that the map may touch, by its outline; maybe none."""
+    """Return the window of the truth that may overlap the map, by its outline; it may be empty."""
     outline = np.array([_outline(mapped.place, mapped.height, mapped.width)], object)
     cols, rows = _pixels(reproject(outline, mapped.place.crs, truth.place.crs), truth.place)
-    # One pixel more, for what the edges are bent between their vertices.
+    # One pixel of margin: projected edges are curved between their vertices.
     top, bottom = (int(np.clip(end, 0, truth.height)) for end in (rows.min() - 1, rows.max() + 2))
     left, right = (int(np.clip(end, 0, truth.width)) for end in (cols.min() - 1, cols.max() + 2))
     return Window(top, left, bottom - top, right - left)

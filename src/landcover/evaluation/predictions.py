@@ -1,4 +1,4 @@
-"""Where the maps to be scored come from: a folder or a model. They arrive in the truth's legend."""
+"""The maps that are scored, from a folder or from a model, in the legend of the truth."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +18,14 @@ from landcover.scale import unknown_gsd
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """A map that is to be scored.
+class PredictedMap:
+    """A map to score.
 
     Attributes:
         index: uint8 (H, W), class indices of the truth's legend.
-        off_palette: Pixels whose colour is no class.
-        probabilities: float32 (C, H, W) that the map is the argmax of, in the order of the scored classes of
-            the source's legend; None where nobody asked for them.
+        off_palette: Number of pixels whose colour is not a class.
+        probabilities: float32 (C, H, W) whose argmax is the map, in the order of the scored classes of the
+            source's legend; None where they were not requested.
     """
 
     index: UInt8Array
@@ -34,17 +34,17 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where maps come from.
+class MapSource:
+    """A source of maps to score.
 
     Attributes:
-        legend: The legend in which they were made.
+        legend: The legend of the maps before translation to the truth's.
         predict: Returns the map of an item.
-        parallel: Whether several are worth making at once (a network uses all cores for one).
+        parallel: Whether to compute several maps at once (a network uses all cores for one).
     """
 
     legend: Legend
-    predict: Callable[[Item], Prediction]
+    predict: Callable[[Item], PredictedMap]
     parallel: bool
 
 
@@ -53,23 +53,23 @@ _ENDINGS = ("_mask.png", "_mask.tif", ".png", ".tif")
 
 def from_folder(
     dataset: Dataset, items: Sequence[Item], folder: Path, legend: Legend, *, max_pixels: int = MAX_PIXELS
-) -> Source:
-    """Score the maps of a folder, after a look at whether each is there and of the right size.
+) -> MapSource:
+    """Return the maps of a folder after checking that each exists and has the right size.
 
     Args:
         dataset: The data with the truth.
         items: The items to score.
-        folder: Holds ``<key>_mask.png`` (or ``.tif``) or ``<key>.png`` (or ``.tif``) for each item's key.
+        folder: Contains ``<key>_mask.png`` (or ``.tif``) or ``<key>.png`` (or ``.tif``) for each item's key.
         legend: Legend of the maps.
         max_pixels: Larger maps are refused.
 
     Raises:
-        DataError: If there is no such folder, or maps are missing, unreadable or of another size than the
-            truth; the message lists them all.
+        DataError: If the folder does not exist, or maps are missing, unreadable or of another size than the
+            truth; the message lists all of them.
         UsageError: If the maps' legend has other classes than the truth's.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected the folder that holds the predicted masks.")
+        raise DataError(f"{folder} is not a folder. Expected the folder of the predicted masks.")
     index_of = translation(legend, dataset.legend)
     paths: dict[str, Path] = {}
     problems = []
@@ -77,7 +77,7 @@ def from_folder(
         candidates = [folder / f"{item.key}{ending}" for ending in _ENDINGS]
         path = next((path for path in candidates if path.is_file()), None)
         if path is None:
-            problems.append(f"{item.key}: there is no {candidates[0]}")
+            problems.append(f"{item.key}: {candidates[0]} does not exist")
             continue
         try:
             found, expected = image_size(path), dataset.size(item)
@@ -92,71 +92,75 @@ def from_folder(
         paths[item.key] = path
     if problems:
         raise DataError(
-            f"{len(problems)} of {len(items)} predictions in {folder} cannot be scored; expected a map of "
-            "every item, as large as its image:\n  " + "\n  ".join(problems)
+            f"{len(problems)} of {len(items)} predictions in {folder} cannot be scored. Expected one map for "
+            "each item, with the size of its image:\n  " + "\n  ".join(problems)
         )
 
-    def predict(item: Item) -> Prediction:
+    def predict(item: Item) -> PredictedMap:
         mask = read_mask(paths[item.key], legend, max_pixels=max_pixels)
-        return Prediction(np.take(index_of, mask.index), mask.off_palette)
+        return PredictedMap(np.take(index_of, mask.index), mask.off_palette)
 
-    return Source(legend, predict, parallel=True)
+    return MapSource(legend, predict, parallel=True)
 
 
-def from_model(dataset: Dataset, runtime: Runtime, *, probabilities: bool = False) -> Source:
-    """Score what a model predicts, through the same inference as ``landcover predict``.
+def from_model(dataset: Dataset, runtime: Runtime, *, probabilities: bool = False) -> MapSource:
+    """Return the maps of a model, computed by the same inference as ``landcover predict``.
 
-    Every labelled pixel is scored, also where the image file has no data (alpha 0 and the like), which
-    ``predict`` leaves out of its maps: a score must not rise by what it leaves out.
+    Every labelled pixel is scored, also where the image has no data (alpha 0 and the like) and ``predict``
+    writes nodata: leaving pixels out must not raise a score.
 
     Args:
         dataset: The data with the truth.
         runtime: The model.
-        probabilities: Hand on the probabilities of each image with its map.
+        probabilities: Return the probabilities of each image with its map.
 
     Raises:
-        UsageError: If the GSD of the data is not known, or the model has other classes than the truth.
+        UsageError: If the GSD of the data is unknown, or the model has other classes than the truth.
     """
     gsd = required_gsd(dataset, "the model")
     index_of = translation(runtime.card.legend, dataset.legend)
     of_channel = index_of[list(runtime.card.legend.scored)]
 
-    def predict(item: Item) -> Prediction:
+    def predict(item: Item) -> PredictedMap:
         image = dataset.read_image(item)
         if probabilities:
-            odds = predict_probabilities(runtime, image, gsd=gsd)
-            return Prediction(of_channel[odds.argmax(axis=0)], probabilities=odds)
-        return Prediction(np.take(index_of, predict_index(runtime, image, gsd=gsd)))
+            values = predict_probabilities(runtime, image, gsd=gsd)
+            return PredictedMap(of_channel[values.argmax(axis=0)], probabilities=values)
+        return PredictedMap(np.take(index_of, predict_index(runtime, image, gsd=gsd)))
 
-    return Source(runtime.card.legend, predict, parallel=False)
+    return MapSource(runtime.card.legend, predict, parallel=False)
 
 
-def required_gsd(dataset: Dataset, who: str) -> float:
-    """Return the metres per pixel of data, for somebody who cannot do without.
+def required_gsd(dataset: Dataset, needed_by: str) -> float:
+    """Return the metres per pixel of a dataset.
+
+    Args:
+        dataset: The dataset.
+        needed_by: What needs the value, for the error message.
 
     Raises:
-        UsageError: If they are not known.
+        UsageError: If the value is unknown.
     """
     if dataset.gsd is None:
-        raise unknown_gsd(f"{dataset.root}, which {who} needs")
+        raise unknown_gsd(f"{dataset.root}, which {needed_by} needs")
     return dataset.gsd
 
 
 def keep_maps(
-    source: Source, dataset: Dataset, items: Sequence[Item], folder: Path, *, force: bool
-) -> Source:
-    """Write every map that ``source`` makes, in the truth's legend, as ``<key>_mask.png`` below ``folder``.
+    source: MapSource, dataset: Dataset, items: Sequence[Item], folder: Path, *, force: bool
+) -> MapSource:
+    """Return a source that also writes each map, in the truth's legend, as ``<key>_mask.png`` in a folder.
 
     Raises:
-        OutputError: If a map exists and ``force`` is off, or cannot be made; nothing has been written.
+        OutputError: If a map exists and ``force`` is off, or cannot be created; nothing has been written.
     """
     paths = {item.key: folder / f"{item.key}_mask.png" for item in items}
     for path in paths.values():
         check_output(path, force=force)
 
-    def predict(item: Item) -> Prediction:
-        made = source.predict(item)
-        write_mask(paths[item.key], made.index, dataset.legend, force=force)
-        return made
+    def predict(item: Item) -> PredictedMap:
+        predicted = source.predict(item)
+        write_mask(paths[item.key], predicted.index, dataset.legend, force=force)
+        return predicted
 
     return replace(source, predict=predict)

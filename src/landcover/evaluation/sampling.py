@@ -1,4 +1,4 @@
-"""The verb: points drawn at random within each class of a map, to be labelled and given to ``evaluate``."""
+"""``sample``: points drawn at random within each class of a map, to label and pass to ``evaluate``."""
 
 import csv
 from io import StringIO
@@ -34,17 +34,17 @@ def sample(
 ) -> dict[str, int]:
     """Draw a stratified random sample of a map's pixels and write their centres as points.
 
-    Within each class every pixel is as likely as any other, without replacement, so that the standard errors
-    of ``evaluate --map --truth`` hold. The points stand in random order: whoever labels only the first half
-    has a random sample, too, and cannot tell the map's class from the place in the list. The map is read
-    twice, by strips; the same seed gives the same points.
+    Within each class every pixel has the same probability, without replacement, so that the standard errors
+    of :func:`landcover.assess` are valid. The points are in random order: the first half of them is a random
+    sample too, and the position in the list does not reveal the map's class. The map is read twice, by row
+    blocks; the same seed gives the same points.
 
     Args:
         map_path: A raster of one 8-bit band of classes with CRS and transform.
         out: ``.gpkg``, ``.geojson`` or ``.fgb``, in the map's CRS but for GeoJSON, or ``.csv`` with ``lon``
-            and ``lat``. Columns: ``id``, ``class_map``, and ``class``, which is empty and to be filled in.
+            and ``lat``. Columns: ``id``, ``class_map``, and ``class``, which is empty: fill it in.
         per_class: Points in each class; all pixels of a class that has fewer.
-        total: Points in all: what ``per_class`` leaves is divided in proportion to the classes' pixels.
+        total: Total number of points: the rest after ``per_class`` is allocated in proportion to the pixels.
         seed: Seed of the draws.
         legend: Classes of the map.
         force: Replace an existing file.
@@ -55,8 +55,20 @@ def sample(
     Raises:
         UsageError: If a number is out of range, ``total`` is less than ``per_class`` for each class, or the
             suffix is not one of these.
-        MaskError: If the map cannot be read, lies nowhere, or holds no class.
+        MaskError: If the map cannot be read, is not georeferenced, or contains no class.
         OutputError: If the file exists and ``force`` is off, or cannot be written.
+
+    Example:
+        >>> import numpy as np, landcover as lc
+        >>> from affine import Affine
+        >>> from pathlib import Path
+        >>> from rasterio.crs import CRS
+        >>> from landcover.raster import Georeference, write_class_raster
+        >>> place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000))
+        >>> classes = np.repeat(np.array([[3], [4]], np.uint8), [40, 60], axis=0).repeat(100, axis=1)
+        >>> write_class_raster(Path("map.tif"), classes, lc.DEEPGLOBE, place)
+        >>> lc.sample("map.tif", "points.csv", per_class=10)
+        {'forest': 10, 'water': 10}
     """
     out = Path(out)
     is_table = out.suffix.lower() == ".csv"
@@ -71,7 +83,7 @@ def sample(
         for window in track(mapped.strips(), f"Counting {mapped.path.name}"):
             areas.add(window.row, mapped.read(window))
         if not areas.pixels.any():
-            raise MaskError(f"{map_path} has no pixel of any class to draw; expected a map.")
+            raise MaskError(f"{map_path} contains no pixel of any class; expected a map.")
         numbers = allocate(areas.pixels, per_class, total)
         places, classes = _draw(mapped, areas.pixels, numbers, seed)
     rows, cols = np.divmod(places, width)
@@ -89,12 +101,12 @@ def sample(
 
 
 def allocate(pixels: Int64Array, per_class: int, total: int | None) -> Int64Array:
-    """Divide points among classes: so many in each, and what is left of a total in proportion to the pixels.
+    """Allocate points to classes: a fixed number each, the rest of a total in proportion to the pixels.
 
     Args:
         pixels: int64 (K,), pixels of each class, not all 0.
         per_class: Points in each class that has pixels.
-        total: Points in all; None: no more than these.
+        total: Total number of points; None: only ``per_class`` each.
 
     Returns:
         int64 (K,), at most ``pixels``. Fractions go to the largest remainders, the first of equal ones.
@@ -104,18 +116,18 @@ def allocate(pixels: Int64Array, per_class: int, total: int | None) -> Int64Arra
     """
     there = int(np.count_nonzero(pixels))
     if per_class < 1:
-        raise UsageError(f"{per_class} points in each class are no sample; expected 2 or more, better 50.")
+        raise UsageError(f"per_class is {per_class}; expected at least 1, better 50.")
     least = np.minimum(pixels, per_class)
     if total is None:
         return least
     if total < per_class * there:
         raise UsageError(
-            f"{total} points in all are fewer than {per_class} in each of {there} classes. Raise --total to "
-            f"{per_class * there} or more, or lower --per-class."
+            f"A total of {total} points is less than {per_class} in each of {there} classes. Raise --total "
+            f"to at least {per_class * there}, or lower --per-class."
         )
     whole = int(pixels.sum())
     rest = min(total, whole) - int(least.sum())
-    # Whole numbers of Python, which do not overflow.
+    # Python integers do not overflow.
     more, remainder = np.array([divmod(rest * int(number), whole) for number in pixels]).T
     more[np.argsort(-remainder, kind="stable")[: rest - int(more.sum())]] += 1
     numbers: Int64Array = np.minimum(pixels, least + more)
@@ -125,10 +137,10 @@ def allocate(pixels: Int64Array, per_class: int, total: int | None) -> Int64Arra
 def _draw(
     mapped: ClassMap, pixels: Int64Array, numbers: Int64Array, seed: int
 ) -> tuple[Int64Array, Int64Array]:
-    """Return the place of each point in reading order and its class, int64 (N,) each, in random order.
+    """Return the pixel number of each point in reading order and its class, int64 (N,) each, shuffled.
 
-    What is drawn are ranks among the pixels of a class in reading order, before the map is read: the result
-    does not depend on its strips.
+    Ranks among the pixels of a class in reading order are drawn before the map is read: the result does not
+    depend on its row blocks.
     """
     rngs = [np.random.default_rng((seed, number)) for number in range(len(pixels) + 1)]
     ranks = [

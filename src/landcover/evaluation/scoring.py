@@ -1,22 +1,39 @@
-"""The verb: score a model, or a folder of maps, on one part of a split."""
+"""``evaluate``: score a model, or a folder of maps, on one subset of a split."""
 
-import json as json_
 import operator
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Protocol
+from warnings import warn
 
 import numpy as np
 
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.errors import MaskError, UsageError, did_you_mean
-from landcover.evaluation.borders import band_name, border_scores, count_by_band
+from landcover.evaluation.boundary import DISTANCE_BINS_M, boundary_scores, count_by_distance
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.interval import LEAST_GROUPS, bootstrap_interval
-from landcover.evaluation.predictions import Source, from_folder, from_model, keep_maps, required_gsd
-from landcover.evaluation.seen import find_seen, fitted_warnings, seen_warnings
+from landcover.evaluation.overlap import overlap_warnings, training_overlap
+from landcover.evaluation.predictions import (
+    MapSource,
+    PredictedMap,
+    from_folder,
+    from_model,
+    keep_maps,
+    required_gsd,
+)
+from landcover.evaluation.report import (
+    BoundaryScores,
+    CalibrationScores,
+    CleanedScores,
+    EvaluationReport,
+    ImageScore,
+    Record,
+)
+from landcover.inference.model import Model
 from landcover.io import MAX_PIXELS
 from landcover.io.files import check_json_output, write_text
 from landcover.io.readahead import parallel_map
@@ -26,64 +43,70 @@ from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime, open_model
 from landcover.postprocess import remove_small_regions
 from landcover.progress import track
-from landcover.unseen import fitted_on
 from landcover.values import RegionSize
 
 
-def evaluate(
-    data: str | Path,
-    split: str,
-    *,
-    model: str | Path | Runtime | None = None,
-    predictions: str | Path | None = None,
-    metric: Metric = "challenge",
-    prediction_legend: Legend | None = None,
-    legend: Legend | None = None,
-    gsd: float | None = None,
-    min_region: str | None = None,
-    calibration: bool = False,
-    borders: bool = False,
-    maps: str | Path | None = None,
-    json: str | Path | None = None,
-    device: str = "auto",
-    max_pixels: int = MAX_PIXELS,
-    force: bool = False,
-) -> dict[str, Any]:
-    """Score predictions against the masks of one part of a split, at the masks' own size.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """Options of :func:`evaluate` beyond what is scored.
 
-    Args:
-        data: Data folder or prepared cache.
-        split: ``NAME:part``, as for :func:`landcover.data.select`.
-        model: What predicts: a model file, a run folder or a runtime. Either this or ``predictions``.
-        predictions: Folder of masks named ``<key>_mask.png`` or ``<key>.png`` (or ``.tif``), in any form that
-            :func:`landcover.io.read_mask` takes.
-        metric: One of :data:`landcover.metrics.METRICS`.
-        prediction_legend: Legend of the folder's masks; by default the data's. Classes are matched by name.
-        legend: Legend of the data's masks; by default what the data say.
-        gsd: Metres per pixel of the data; by default what the data say. A model needs it.
-        min_region: Score once more with regions below ``8000px`` or ``2000m2`` removed.
-        calibration: Compare the model's confidence with its accuracy, pixel by pixel, over the probabilities
-            that ``predict`` delivers.
-        borders: Score pixels by their distance from class borders of the truth, too. It needs the GSD.
-        maps: Folder where the model's maps are kept, as ``<key>_mask.png``, before any cleaning.
-        json: File that the result is written to as well; its name ends with ``.json``.
-        device: Where the model computes, unless it is a runtime.
+    Attributes:
+        prediction_legend: Legend of the folder's maps; by default the data's. Classes are matched by name.
+        min_region: Also score with regions smaller than ``8000px`` or ``2000m2`` removed.
+        calibration: Also compare the model's confidence with its accuracy, pixel by pixel.
+        boundaries: Also score pixels by their distance from class boundaries of the truth. Needs the GSD.
+        maps: Folder where the model's maps are written as ``<key>_mask.png``, before any cleaning.
+        json: File, ``*.json``, to which the result is written too.
+        device: Where the model computes, ``auto``, ``cpu`` or ``cuda``, unless it is open already.
         max_pixels: Larger images and masks are refused.
         force: Replace existing maps and JSON.
 
+    Example:
+        >>> import landcover as lc
+        >>> lc.EvaluateOptions(min_region="2000m2", calibration=True).boundaries
+        False
+    """
+
+    prediction_legend: Legend | None = None
+    min_region: str | None = None
+    calibration: bool = False
+    boundaries: bool = False
+    maps: str | Path | None = None
+    json: str | Path | None = None
+    device: str = "auto"
+    max_pixels: int = MAX_PIXELS
+    force: bool = False
+
+
+def evaluate(
+    data: str | Path | Dataset,
+    split: str,
+    *,
+    model: str | Path | Model | Runtime | None = None,
+    predictions: str | Path | None = None,
+    metric: Metric = "challenge",
+    legend: Legend | None = None,
+    gsd: float | None = None,
+    options: EvaluateOptions | None = None,
+    **deprecated: object,
+) -> EvaluationReport:
+    """Score predictions against the masks of one subset of a split, at the masks' own size.
+
+    Args:
+        data: Data folder, prepared cache or open dataset.
+        split: ``NAME:subset``, as for :func:`landcover.data.select`.
+        model: The model to score: a model file, a run folder, the name of a bundled model, or an open model.
+            Either this or ``predictions``.
+        predictions: Folder of masks named ``<key>_mask.png`` or ``<key>.png`` (or ``.tif``), in any format
+            that :func:`landcover.io.read_mask` reads.
+        metric: One of :data:`landcover.metrics.METRICS`.
+        legend: Legend of the data's masks; by default the legend that the data declare.
+        gsd: Metres per pixel of the data; by default the value that the data declare. A model needs it.
+        options: Further scores and outputs.
+        **deprecated: The fields of ``options`` as keywords, as in version 0.1.
+
     Returns:
-        Plain data. ``metric, split, model, gsd, images, pixels`` (those with a true class, unknown included),
-        ``miou, iou{name: value}, pixel_accuracy`` (0..1 or None), ``confusion`` (rows = truth), ``classes``;
-        ``missed``: pixels by true class predicted as nodata, where the legend has no unknown class;
-        ``miou_interval``: 95 %, by drawing what ``resampled`` says anew, or None for fewer than five;
-        ``min_region``: the scores after cleaning and ``miou_change``, or None; ``calibration``: what
-        :meth:`landcover.evaluation.calibration.Reliability.summary` returns, the model's ``temperature`` and
-        the split that it was ``fitted_on`` (None: not fitted), or None; ``borders``: what
-        :func:`landcover.evaluation.borders.border_scores` returns, or None; ``seen``: what the model
-        and its teachers have met of the images, :meth:`landcover.evaluation.seen.Seen.to_dict` each, None
-        for a folder of maps; ``per_image``: ``key, miou, pixel_accuracy``; ``warnings``; ``data`` and
-        ``predictions`` (absolute paths), ``legend``, ``prediction_legend`` (of the folder or the model),
-        ``model_sha256``: where the numbers come from.
+        The scores; ``report.iou["forest"]`` is in 0..1.
 
     Raises:
         UsageError: If options contradict each other, the GSD is needed and unknown, or classes do not match.
@@ -92,259 +115,297 @@ def evaluate(
             file cannot be read.
         ModelError: If the model cannot be read.
         OutputError: If an output exists and ``force`` is off, or cannot be written.
-    """
-    if metric not in METRICS:
-        raise UsageError(f"There is no metric {metric!r}. {did_you_mean(metric, METRICS)}")
-    if (model is None) == (predictions is None):
-        raise UsageError("Give what to score: either --model M or --predictions DIR.")
-    if maps is not None and model is None:
-        raise UsageError("--maps keeps the maps of a --model; those of --predictions are files already.")
-    if prediction_legend is not None and predictions is None:
-        raise UsageError("--prediction-legend goes with --predictions; a model knows its own legend.")
-    if calibration and model is None:
-        raise UsageError(
-            "--calibration looks at probabilities, and the maps of --predictions hold none. Give the model "
-            "that made them: --model M."
-        )
-    if json is not None:
-        check_json_output(Path(json), force=force)
-    dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
-    items = select(dataset, split)
-    min_pixels = None if min_region is None else RegionSize.parse(min_region).pixels(dataset.gsd)
-    border_gsd = required_gsd(dataset, "--borders") if borders else None
-    reliability, seen = None, None
-    if predictions is not None:
-        source = from_folder(
-            dataset, items, Path(predictions), prediction_legend or dataset.legend, max_pixels=max_pixels
-        )
-    elif model is not None:
-        runtime = open_model(model, device=device) if isinstance(model, str | Path) else model
-        source = from_model(dataset, runtime, probabilities=calibration)
-        if calibration:
-            reliability = Reliability(len(runtime.card.legend.scored))
-        if maps is not None:
-            source = keep_maps(source, dataset, items, Path(maps), force=force)
-        called = str(model) if isinstance(model, str | Path) else "the model in memory"
-        seen = find_seen(called, runtime.card, dataset, items)
-    outcomes = _score(
-        dataset,
-        items,
-        source,
-        min_pixels,
-        border_gsd=border_gsd,
-        reliability=reliability,
-    )
 
-    matrix = _sum(outcome.matrix for outcome in outcomes)
-    interval, count, groups = _interval(dataset, outcomes, metric)
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=3, size=96)
+        >>> report = lc.evaluate(folder, split="all:all", model="starter")
+        >>> report.images, report.confusion.shape, sorted(report.iou)[:2]
+        (3, (7, 7), ['agriculture', 'barren'])
+    """
+    options = _with_deprecated(options or EvaluateOptions(), deprecated)
+    _check(model, predictions, metric, options)
+    if isinstance(data, Dataset):
+        if legend is not None or gsd is not None:
+            raise UsageError("The dataset is open already. Pass legend and gsd to open_dataset instead.")
+        dataset = data
+    else:
+        dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=options.max_pixels)
+    items = select(dataset, split)
+
+    named: str | Path | None = None  # the model, where it has a file
+    overlap = None
+    extras: list[_Extra] = []
+    if options.min_region is not None:
+        extras.append(_Cleaning(dataset, options.min_region))
+    if predictions is not None:
+        folder_legend = options.prediction_legend or dataset.legend
+        source = from_folder(dataset, items, Path(predictions), folder_legend, max_pixels=options.max_pixels)
+    elif model is not None:
+        runtime, named = _opened(model, options.device)
+        source = from_model(dataset, runtime, probabilities=options.calibration)
+        if options.calibration:
+            extras.append(_Calibration(dataset, runtime.card))
+        if options.maps is not None:
+            source = keep_maps(source, dataset, items, Path(options.maps), force=options.force)
+        overlap = training_overlap(runtime.card, dataset, items)
+    if options.boundaries:
+        extras.append(_Boundaries(dataset))
+
+    images = _score(dataset, items, source, extras)
+
+    matrix = reduce(operator.add, (image.matrix for image in images))
     scores = matrix.scores(metric)
-    cleaned = _after_cleaning(outcomes, min_region, min_pixels, scores)
-    believed, optimistic = None, []
-    if reliability is not None:
-        believed = _calibration(reliability, runtime.card)
-        optimistic = fitted_warnings(runtime.card.calibration, dataset, items)
-    by_border = _by_border(outcomes) if borders else None
-    report = {
-        "metric": metric,
-        "split": split,
-        "model": None if model is None else str(model) if isinstance(model, str | Path) else "in memory",
-        "model_sha256": model_digest(model) if isinstance(model, str | Path) else None,
-        "gsd": dataset.gsd,
-        "images": len(items),
-        "pixels": int(matrix.table.sum()),
-        **scores.to_dict(),
-        "miou_interval": interval,
-        "resampled": groups,
-        "classes": list(dataset.legend.names),
-        "confusion": matrix.counts.tolist(),
-        "missed": matrix.missed.tolist(),
-        "min_region": cleaned,
-        "calibration": believed,
-        "borders": by_border,
-        "seen": None if seen is None else [one.to_dict() for one in seen],
-        "per_image": [_image_row(outcome, metric) for outcome in outcomes],
-        "warnings": [
-            *seen_warnings(seen or [], len(items)),
-            *scores.warnings,
-            *_off_palette_warnings(outcomes),
-            *_vanished_warnings(scores, cleaned),
-            *optimistic,
-            *_band_warnings(by_border),
-            *_interval_warnings(count, groups),
-        ],
-        "legend": dataset.legend.to_dict(),
-        "prediction_legend": source.legend.to_dict(),
-        "data": str(Path(data).absolute()),
-        "predictions": None if (folder := predictions or maps) is None else str(Path(folder).absolute()),
-    }
-    if json is not None:
-        write_scores(Path(json), report, force=force)
+    interval, count, groups = _interval(dataset, images, metric)
+    notes = [*scores.warnings, *_off_palette_warnings(images)]
+    if overlap is not None:
+        called = str(named or "the model in memory")
+        notes[:0] = overlap_warnings(overlap, called, calibration=options.calibration)
+    sections: dict[str, Record] = {}
+    for extra in extras:
+        sections[extra.name], found = extra.result(scores)
+        notes += found
+    if count < LEAST_GROUPS:
+        notes.append(
+            f"No interval is given for the mIoU: the {count} {groups} are too few to estimate it. It needs "
+            f"at least {LEAST_GROUPS}."
+        )
+    folder = predictions or options.maps
+    report = EvaluationReport.model_validate(
+        {
+            "metric": metric,
+            "split": split,
+            "model": None if model is None else str(named or "in memory"),
+            "model_sha256": None if named is None else model_digest(named),
+            "gsd": dataset.gsd,
+            "images": len(items),
+            "pixels": int(matrix.table.sum()),
+            **scores.to_dict(),
+            "miou_interval": interval,
+            "resampled": groups,
+            "classes": list(dataset.legend.names),
+            "confusion": matrix.counts,
+            "missed": matrix.missed.tolist(),
+            **sections,
+            "training_overlap": overlap,
+            "per_image": [image.score(metric) for image in images],
+            "warnings": notes,
+            "legend": dataset.legend,
+            "prediction_legend": source.legend,
+            "data": (dataset.root if isinstance(data, Dataset) else Path(data)).absolute(),
+            "predictions": None if folder is None else Path(folder).absolute(),
+        }
+    )
+    if options.json is not None:
+        write_text(Path(options.json), report.to_json(), force=options.force)
     return report
 
 
-def write_scores(path: Path, scores: Mapping[str, Any], *, force: bool = False) -> None:
-    """Write what :func:`evaluate` returned as JSON.
-
-    Raises:
-        OutputError: If the file exists and ``force`` is off, or cannot be written.
-    """
-    write_text(path, json_.dumps(scores, indent=1) + "\n", force=force)
-
-
 @dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What one image adds: its counts, after cleaning and by border too; pixels whose colour is no class."""
+class _Image:
+    """The counts of one image, and its pixels whose colour is not a class."""
 
     key: str
     matrix: ConfusionMatrix
-    cleaned: ConfusionMatrix | None
-    by_border: Sequence[ConfusionMatrix]
     off_palette_truth: int
     off_palette_prediction: int
 
+    def score(self, metric: Metric) -> ImageScore:
+        scores = self.matrix.scores(metric)
+        return ImageScore(key=self.key, miou=scores.miou, pixel_accuracy=scores.pixel_accuracy)
+
+
+class _Extra(Protocol):
+    """A further score, accumulated over the images; several threads may update it."""
+
+    name: str
+
+    def update(self, truth: UInt8Array, predicted: PredictedMap) -> None:
+        """Count one image."""
+
+    def result(self, scores: Scores) -> tuple[Record, list[str]]:
+        """Return the section of the report and its warnings, given the scores of the whole."""
+
 
 def _score(
-    dataset: Dataset,
-    items: Sequence[Item],
-    source: Source,
-    min_pixels: int | None,
-    *,
-    border_gsd: float | None,
-    reliability: Reliability | None,
-) -> list[_Outcome]:
-    channels = source.legend.channels[translation(dataset.legend, source.legend)]
+    dataset: Dataset, items: Sequence[Item], source: MapSource, extras: Sequence[_Extra]
+) -> list[_Image]:
+    def score(item: Item) -> _Image:
+        truth, predicted = dataset.labels(item), source.predict(item)
+        try:
+            matrix = _counted(dataset.legend, truth.index, predicted.index)
+            for extra in extras:
+                extra.update(truth.index, predicted)
+        except MaskError as error:
+            raise MaskError(f"{item.key}: {error}") from error
+        return _Image(item.key, matrix, truth.off_palette, predicted.off_palette)
 
-    def score(item: Item) -> _Outcome:
-        truth, prediction = dataset.labels(item), source.predict(item)
-        matrix = _count(dataset.legend, item, truth.index, prediction.index)
-        cleaned = None
-        if min_pixels is not None:
-            smooth = remove_small_regions(prediction.index, min_pixels)
-            cleaned = _count(dataset.legend, item, truth.index, smooth)
-        by_border: Sequence[ConfusionMatrix] = ()
-        if border_gsd is not None:
-            by_border = count_by_band(truth.index, prediction.index, dataset.legend, border_gsd)
-        if reliability is not None and prediction.probabilities is not None:
-            reliability.update(prediction.probabilities, channels[truth.index])
-        return _Outcome(item.key, matrix, cleaned, by_border, truth.off_palette, prediction.off_palette)
-
-    outcomes = parallel_map(score, items) if source.parallel else map(score, items)
-    return list(track(outcomes, "Scoring", total=len(items)))
+    images = parallel_map(score, items) if source.parallel else map(score, items)
+    return list(track(images, "Scoring", total=len(items)))
 
 
-def _count(legend: Legend, item: Item, truth: UInt8Array, prediction: UInt8Array) -> ConfusionMatrix:
+def _counted(legend: Legend, truth: UInt8Array, prediction: UInt8Array) -> ConfusionMatrix:
     matrix = ConfusionMatrix(legend)
-    try:
-        matrix.update(truth, prediction)
-    except MaskError as error:
-        raise MaskError(f"{item.key}: {error}") from error
+    matrix.update(truth, prediction)
     return matrix
 
 
-def _sum(matrices: Iterable[ConfusionMatrix]) -> ConfusionMatrix:
-    return reduce(operator.add, matrices)
+class _Cleaning:
+    """Scores after the removal of small regions."""
+
+    name = "min_region"
+
+    def __init__(self, dataset: Dataset, min_region: str) -> None:
+        self.min_region = min_region
+        self.min_pixels = RegionSize.parse(min_region).pixels(dataset.gsd)
+        self.matrix = ConfusionMatrix(dataset.legend)
+        self._lock = Lock()
+
+    def update(self, truth: UInt8Array, predicted: PredictedMap) -> None:
+        matrix = _counted(self.matrix.legend, truth, remove_small_regions(predicted.index, self.min_pixels))
+        with self._lock:
+            self.matrix += matrix
+
+    def result(self, scores: Scores) -> tuple[CleanedScores, list[str]]:
+        after = self.matrix.scores(scores.metric)
+        cleaned = CleanedScores(
+            min_region=self.min_region,
+            min_pixels=self.min_pixels,
+            miou=after.miou,
+            iou=after.iou,
+            pixel_accuracy=after.pixel_accuracy,
+            miou_change=None if after.miou is None or scores.miou is None else after.miou - scores.miou,
+            confusion=self.matrix.counts,
+        )
+        return cleaned, [
+            f"Class {name!r} is absent from truth and prediction after the removal of small regions: the "
+            "mIoU before and after are means over different classes."
+            for name, iou in after.iou.items()
+            if iou is None and scores.iou[name] is not None
+        ]
+
+
+class _Calibration:
+    """Confidence of the model against its accuracy; a model is scored by one thread."""
+
+    name = "calibration"
+
+    def __init__(self, dataset: Dataset, card: ModelCard) -> None:
+        self.card = card
+        self.reliability = Reliability(len(card.legend.scored))
+        self._channels = card.legend.channels[translation(dataset.legend, card.legend)]
+
+    def update(self, truth: UInt8Array, predicted: PredictedMap) -> None:
+        if predicted.probabilities is not None:
+            self.reliability.update(predicted.probabilities, self._channels[truth])
+
+    def result(self, scores: Scores) -> tuple[CalibrationScores, list[str]]:
+        record = self.card.calibration
+        split = record.get("split_of_like" if "like" in record else "split")
+        if isinstance(split, str) and "like" in record:
+            split = f"{split}, by a run of the same recipe"
+        summary = self.reliability.summary(self.card.legend.scored_names)
+        section = {**summary, "temperature": self.card.temperature, "fitted_on": split}
+        return CalibrationScores.model_validate(section), []
+
+
+class _Boundaries:
+    """Scores by distance from class boundaries of the truth."""
+
+    name = "boundaries"
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.gsd = required_gsd(dataset, "--borders")
+        self.matrices = [ConfusionMatrix(dataset.legend) for _ in DISTANCE_BINS_M]
+        self._lock = Lock()
+
+    def update(self, truth: UInt8Array, predicted: PredictedMap) -> None:
+        matrices = count_by_distance(truth, predicted.index, self.matrices[0].legend, self.gsd)
+        with self._lock:
+            self.matrices = [total + matrix for total, matrix in zip(self.matrices, matrices, strict=True)]
+
+    def result(self, scores: Scores) -> tuple[BoundaryScores, list[str]]:
+        section = BoundaryScores.model_validate(boundary_scores(self.matrices))
+        present = [name for name, iou in section.bins[0].beyond.iou.items() if iou is not None]
+        return section, [
+            f"No pixel at {row.name} from class boundaries is {' or '.join(absent)}: the mIoU there is a "
+            "mean over fewer classes."
+            for row in section.bins
+            if row.pixels and (absent := [name for name in present if row.iou[name] is None])
+        ]
+
+
+def _with_deprecated(options: EvaluateOptions, keywords: Mapping[str, object]) -> EvaluateOptions:
+    """Return options with the keywords of version 0.1 filled in."""
+    if not keywords:
+        return options
+    fields = {"borders" if name == "boundaries" else name: name for name in EvaluateOptions.__slots__}
+    for name in keywords:
+        if name not in fields:
+            raise TypeError(f"evaluate() got an unexpected keyword argument {name!r}")
+    warn(
+        f"evaluate({', '.join(f'{name}=...' for name in keywords)}) is deprecated and will be removed in "
+        "version 0.3. Pass options=landcover.EvaluateOptions(...).",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return replace(options, **{fields[name]: value for name, value in keywords.items()})  # type: ignore[arg-type]
+
+
+def _check(
+    model: str | Path | Model | Runtime | None,
+    predictions: str | Path | None,
+    metric: Metric,
+    options: EvaluateOptions,
+) -> None:
+    """Refuse options that contradict each other, and outputs that cannot be written."""
+    if metric not in METRICS:
+        raise UsageError(f"Unknown metric {metric!r}. {did_you_mean(metric, METRICS)}")
+    if (model is None) == (predictions is None):
+        raise UsageError("Pass either --model M or --predictions DIR.")
+    if options.maps is not None and model is None:
+        raise UsageError("--maps writes the maps of a --model; --predictions are files already.")
+    if options.prediction_legend is not None and predictions is None:
+        raise UsageError("--prediction-legend requires --predictions; a model contains its legend.")
+    if options.calibration and model is None:
+        raise UsageError(
+            "--calibration needs probabilities, and the maps of --predictions contain none. Pass the model "
+            "that made them: --model M."
+        )
+    if options.json is not None:
+        check_json_output(Path(options.json), force=options.force)
+
+
+def _opened(model: str | Path | Model | Runtime, device: str) -> tuple[Runtime, str | Path | None]:
+    """Return the runtime of a model, and its name where it has a file."""
+    if isinstance(model, Model):
+        return model.runtime, model.source
+    if isinstance(model, str | Path):
+        return open_model(model, device=device), model
+    return model, None
 
 
 def _interval(
-    dataset: Dataset, outcomes: Sequence[_Outcome], metric: Metric
-) -> tuple[list[float] | None, int, str]:
-    """Return the interval of the mIoU, how many groups were drawn, and what: known scenes, else images."""
+    dataset: Dataset, images: Sequence[_Image], metric: Metric
+) -> tuple[tuple[float, float] | None, int, str]:
+    """Return the interval of the mIoU, and number and kind of the groups: known scenes, else images."""
     scenes = dataset.scenes or {}
     tables: dict[str, Int64Array] = {}
-    for outcome in outcomes:
-        group = f"scene {scenes[outcome.key].scene}" if outcome.key in scenes else outcome.key
-        tables[group] = tables.get(group, 0) + outcome.matrix.table
+    for image in images:
+        group = f"scene {scenes[image.key].scene}" if image.key in scenes else image.key
+        tables[group] = tables.get(group, 0) + image.matrix.table
     interval = bootstrap_interval(np.stack(list(tables.values())), dataset.legend, metric)
-    return interval and list(interval), len(tables), "scenes" if scenes else "images"
+    return interval, len(tables), "scenes" if scenes else "images"
 
 
-def _interval_warnings(count: int, groups: str) -> list[str]:
-    if count >= LEAST_GROUPS:
-        return []
-    return [
-        f"No interval is given for the mIoU: {count} of the {groups} are too few to tell how far it could be "
-        f"off; it takes {LEAST_GROUPS}."
-    ]
-
-
-def _after_cleaning(
-    outcomes: Sequence[_Outcome], min_region: str | None, min_pixels: int | None, before: Scores
-) -> dict[str, Any] | None:
-    """Return the scores without small regions and the change in mIoU, or None where nothing was cleaned."""
-    matrices = [outcome.cleaned for outcome in outcomes if outcome.cleaned is not None]
-    if not matrices:
-        return None
-    matrix = _sum(matrices)
-    after = matrix.scores(before.metric)
-    change = None if after.miou is None or before.miou is None else after.miou - before.miou
-    return {
-        "min_region": min_region,
-        "min_pixels": min_pixels,
-        **after.to_dict(),
-        "miou_change": change,
-        "confusion": matrix.counts.tolist(),
-    }
-
-
-def _calibration(reliability: Reliability, card: ModelCard) -> dict[str, Any]:
-    return {
-        **reliability.summary(card.legend.scored_names),
-        "temperature": card.temperature,
-        "fitted_on": _fitted_on(card.calibration),
-    }
-
-
-def _by_border(outcomes: Sequence[_Outcome]) -> dict[str, Any]:
-    bands = zip(*(outcome.by_border for outcome in outcomes), strict=True)
-    return border_scores([_sum(matrices) for matrices in bands])
-
-
-def _image_row(outcome: _Outcome, metric: Metric) -> dict[str, Any]:
-    scores = outcome.matrix.scores(metric)
-    return {"key": outcome.key, "miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
-
-
-def _off_palette_warnings(outcomes: Sequence[_Outcome]) -> list[str]:
+def _off_palette_warnings(images: Sequence[_Image]) -> list[str]:
     counts = {
-        "truth": sum(outcome.off_palette_truth for outcome in outcomes),
-        "predictions": sum(outcome.off_palette_prediction for outcome in outcomes),
+        "truth": sum(image.off_palette_truth for image in images),
+        "predictions": sum(image.off_palette_prediction for image in images),
     }
     return [
-        f"{count:,} pixels of the {what} have a colour of no class and count as unknown."
+        f"{count:,} pixels of the {what} have a colour that is not in the legend; they count as unknown."
         for what, count in counts.items()
         if count
-    ]
-
-
-def _vanished_warnings(before: Scores, cleaned: dict[str, Any] | None) -> list[str]:
-    """Tell of classes that were in small regions of predictions only: the means are over different ones."""
-    if cleaned is None:
-        return []
-    return [
-        f"Class {name!r} is in neither truth nor prediction once small regions are removed: "
-        "the mIoU before and after are means over different classes."
-        for name, iou in cleaned["iou"].items()
-        if iou is None and before.iou[name] is not None
-    ]
-
-
-def _fitted_on(record: Mapping[str, Any]) -> str | None:
-    """Say what a card's temperature was fitted on, None where it was not."""
-    fitted = fitted_on(record)
-    if fitted is None:
-        return None
-    return f"{fitted[0]}, by a run made alike" if "like" in record else fitted[0]
-
-
-def _band_warnings(by_border: dict[str, Any] | None) -> list[str]:
-    """Tell of classes that some bands lack: their means are over other classes than those of the rest."""
-    if by_border is None:
-        return []
-    rows = by_border["bands"]
-    present = [name for name, iou in rows[0]["beyond"]["iou"].items() if iou is not None]
-    return [
-        f"At {band_name(row['from_m'], row['to_m'])} from class borders there is no {', no '.join(absent)}: "
-        "the mIoU there is a mean over other classes."
-        for row in rows
-        if row["pixels"] and (absent := [name for name in present if row["iou"][name] is None])
     ]

@@ -1,28 +1,32 @@
-"""The verb ``calibrate``: one number that makes a model as sure of itself as it is right.
+"""The verb ``calibrate``: fit the temperature that brings a model's confidence in line with its accuracy.
 
-Temperature scaling (Guo et al. 2017, 1706.04599): logits are divided by the one number that makes the truth
-of held-out pixels likeliest. The order of the classes in a cell stays, and so does the map, but for pixels
-between cells where two classes are about even.
+Temperature scaling (Guo et al. 2017, 1706.04599): logits are divided by the number that makes the truth of
+held-out pixels most likely. The order of the classes in a cell stays, and so does the map, except between
+cells where two classes are almost equally probable.
 """
 
 import datetime
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from landcover import __version__
 from landcover.data import Dataset, Item, open_dataset, select
+from landcover.data.fingerprints import image_set
 from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.evaluation.calibration import Reliability
+from landcover.evaluation.overlap import training_overlap
 from landcover.evaluation.predictions import required_gsd
+from landcover.inference.engine import row_blocks
 from landcover.inference.grid import Grid, make_grid
+from landcover.inference.reading import ArraySource
 from landcover.io import MAX_PIXELS
 from landcover.legend import IGNORE, Legend, UInt8Array, translation
 from landcover.model.card import (
+    ImageSet,
     ModelCard,
     is_exported,
     model_digest,
@@ -31,32 +35,26 @@ from landcover.model.card import (
     resolve_model,
     save_model,
 )
-from landcover.model.preprocessing import resample_image
-from landcover.model.runtimes import open_model
+from landcover.model.runtimes import Runtime, open_model
 from landcover.model.runtimes.base import Float32Array
 from landcover.model.tensorfile import Tensors
 from landcover.progress import track
-from landcover.unseen import encounters, teachers_of
-from landcover.windows import Span
-
-if TYPE_CHECKING:
-    from landcover.model.runtimes import TorchRuntime
 
 Float64Array = npt.NDArray[np.float64]
 
-LEAST, MOST = 0.05, 20.0
-"""Temperatures beyond these are none: the network was right about all it was shown, or by chance only."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+"""Beyond these, nearly all predictions were correct, or no better than chance."""
 
-_MOST_CELLS = 1 << 22
-"""Cells that are kept, about, 4 C bytes each; of more so many are drawn."""
+_MAX_CELLS = 1 << 22
+"""Approximate number of cells that are fitted, 4 C bytes each; of more a random sample is drawn."""
 _SEED = 0
 _BLOCK_CELLS = 1 << 16
 _PRECISION = 1e-6
-_NO_MATTER = {
+_IRRELEVANT = {
     *("model", "weights", "seed", "device", "threads", "loaders", "log_every"),
     *("checkpoint_minutes", "checkpoint_steps"),
 }
-"""Settings of a recipe that say nothing about how sure its model is; the network is compared apart."""
+"""Settings of a recipe that do not affect a model's confidence; the network is compared separately."""
 
 
 def calibrate(
@@ -72,45 +70,66 @@ def calibrate(
 ) -> dict[str, Any]:
     """Fit a model's temperature on labelled data and write it into the model's card.
 
-    The file is replaced by one with the same weights, bit for bit, and a card with ``temperature`` and
-    ``calibration``. What counts is the likelihood of the truth at the centres of the network's cells, on
-    whole images where prediction looks at them whole. Data that the network was trained on are refused, as
-    the card tells them: there it is surer and more often right than anywhere else. If the data are those that
-    a score is reported on, its calibration is a little optimistic. The card says which they were.
+    The file is replaced by one with the same weights, bit for bit, and a card with the new ``temperature``,
+    the ``calibration`` record and the fingerprints of the images. The fit maximises the likelihood of the
+    truth at the centres of the logit grid's cells. Training images are refused: there a model is more
+    confident and more often correct than elsewhere. A score on the same images is slightly optimistic.
 
     Args:
         run: Run folder or checkpoint.
         data: Data folder or prepared cache.
-        split: ``NAME:part``, as for :func:`landcover.data.select`.
-        gsd: Metres per pixel of the data; by default what the data say.
-        legend: Legend of the data's masks; by default what the data say.
-        device: Where the network computes.
+        split: ``NAME:subset``, as for :func:`landcover.data.select`.
+        gsd: Metres per pixel of the data; by default that of the data.
+        legend: Legend of the data's masks; by default that of the data.
+        device: Where the network computes: ``auto``, ``cpu`` or ``cuda``.
         max_pixels: Larger images and masks are refused.
         force: Replace an earlier calibration.
 
     Returns:
-        Plain data: ``model`` (the file), ``sha256`` (of the new file), ``temperature``, and what the card
-        keeps as ``calibration``: ``split``, ``data`` (name), ``gsd``, ``images``, ``pixels`` (cells with a
-        known class), ``temperature_before``, ``nll`` and ``ece`` ``{before, after}``, ``date``, ``version``;
+        Plain data: ``model`` (the file), ``sha256`` (of the new file), ``temperature``, the card's
+        ``calibration`` record: ``split``, ``data`` (name), ``gsd``, ``images``, ``pixels`` (cells of a known
+        class), ``temperature_before``, ``nll`` and ``ece`` ``{before, after}``, ``date``, ``version``;
         and ``warnings``: sentences.
 
     Raises:
-        UsageError: If the model was trained on some of the items, unless the digest on its card says that it
-            was on other data of the same names (then it is a warning); if the GSD is not known, or the model
-            has other classes than the data.
+        UsageError: If the model was trained on some of the images, the GSD is not known, or the model has
+            other classes than the data.
         SplitError: If the split cannot be made.
-        DataError: If the data cannot be read, no pixel has a known class, or no temperature is the best.
+        DataError: If the data cannot be read, no pixel has a known class, or no temperature fits best.
         ModelError: If the model cannot be read, or is an exported one.
-        OutputError: If the model has been calibrated and ``force`` is off, was changed meanwhile, or cannot
+        OutputError: If the model is calibrated already and ``force`` is off, was changed meanwhile, or cannot
             be written.
+
+    Example:
+        >>> import landcover as lc
+        >>> result = lc.calibrate("runs/a", "data", "folders:val")  # doctest: +SKIP
+        >>> result["temperature"]  # doctest: +SKIP
+        1.2
     """
     before = model_digest(run)
     file, card, tensors = _open(run, force)
     dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
     items = select(dataset, split)
-    warnings = _check_unseen(file, card, dataset, items, split)
+    overlap = training_overlap(card, dataset, items)
+    if overlap.identical:
+        raise UsageError(
+            f"{file} was trained on {overlap.identical} of the {len(items)} images of {split} (for example "
+            f"{overlap.example}); fitting the temperature on training data makes the model overconfident. "
+            "Pass --data and --split of held-out images."
+        )
+    warnings = []
+    if overlap.status == "not recorded":
+        warnings.append(
+            f"Cannot tell whether {file} was trained on the images of {split}: its card does not record all "
+            "training images. Fitting the temperature on training data makes the model overconfident."
+        )
+    if overlap.same_scene:
+        warnings.append(
+            f"{file} was trained on other tiles of the scenes of {overlap.same_scene} of the {len(items)} "
+            f"images of {split} (for example {overlap.example}); the temperature may be too low."
+        )
     scale = required_gsd(dataset, "the model")
-    runtime = cast("TorchRuntime", open_model(file, device=device, runtime="torch"))
+    runtime = open_model(file, device=device, runtime="torch")
     logits, truth = _labelled_cells(runtime, dataset, items, scale)
     if not truth.size:
         raise DataError(
@@ -127,60 +146,37 @@ def calibrate(
         "pixels": int(truth.size),
         "temperature_before": card.temperature,
         **{name: {"before": measured[0][name], "after": measured[1][name]} for name in ("nll", "ece")},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "version": __version__,
+        **_signature(),
     }
     if model_digest(file) != before:
         raise OutputError(
-            f"{file} was replaced by another model while this one was looked at; its training may be going "
-            "on. Calibrate when it has ended."
+            f"{file} changed during calibration; its training may still be running. Run calibrate again "
+            "afterwards."
         )
-    return {**_write(file, card, tensors, temperature, record), "warnings": warnings}
-
-
-def _check_unseen(
-    file: Path, card: ModelCard, dataset: Dataset, items: Sequence[Item], split: str
-) -> list[str]:
-    """Refuse items that a model was trained on, and return what is to be told of those of the same names."""
-    told = []
-    for one in encounters(str(file), card, dataset, items):
-        if one.known is None or not one.trained_on:
-            continue
-        these = f"{len(one.trained_on)} of the {len(items)} images of {split}"
-        if one.same_data(dataset) is not False:
-            raise UsageError(
-                f"{one.who} was trained (split {one.known.split}) on {these}, such as "
-                f"{one.trained_on[0].key}: a temperature fitted there would make it surer than it may be. "
-                "Give data that it has not seen, such as a part that its training left out."
-            )
-        told.append(
-            f"{one.who} was trained (split {one.known.split}) on images of the same names as {these}, in "
-            "other data than these or before they were changed. If they are the same images, give another "
-            "part: the temperature would make the model surer than it may be."
-        )
-    return told
+    images = image_set(dataset, items)
+    return {**_write(file, card, tensors, temperature, record, images), "warnings": warnings}
 
 
 def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -> dict[str, Any]:
-    """Give a model the temperature of a calibrated one that was made alike from other data.
+    """Copy the temperature of a calibrated model of the same recipe.
 
-    For a model that was trained on all there is, so that nothing is left to fit on: a run of the same recipe
-    that held a part out has the temperature to take.
+    For a model that was trained on all data, so that none are left to fit on: train a second run of the same
+    recipe on a part of the data, calibrate it on the rest, and copy its temperature.
 
     Args:
         run: Run folder or checkpoint.
-        other: Run folder or checkpoint that has been calibrated.
+        other: Run folder or checkpoint of the calibrated model.
         force: Replace an earlier calibration.
 
     Returns:
-        Plain data: ``model``, ``sha256``, ``temperature``, and what the card keeps as ``calibration``:
-        ``like`` (SHA-256 of the other model), ``split_of_like`` (what that was fitted on),
-        ``temperature_before``, ``date``, ``version``. Nothing was measured on this model.
+        Plain data: ``model``, ``sha256``, ``temperature``, and the card's ``calibration`` record: ``like``
+        (SHA-256 of the other model), ``split_of_like`` (what that was fitted on), ``temperature_before``,
+        ``date``, ``version``. Nothing is measured on this model.
 
     Raises:
-        UsageError: If the two have another recipe, other classes or another scale.
+        UsageError: If the models differ in recipe, classes or preprocessing.
         ModelError: If a model cannot be read or is an exported one, or the other was never calibrated.
-        OutputError: If the model has been calibrated and ``force`` is off, or cannot be written.
+        OutputError: If the model is calibrated already and ``force`` is off, or cannot be written.
     """
     file, card, tensors = _open(run, force)
     like = read_card(other)
@@ -188,62 +184,60 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
         raise ModelError(
             f"{other} has not been calibrated on data. Run: landcover calibrate {other} --data D --split S"
         )
-    there, here = (_made_by(model) for model in (like, card))
+    there, here = (_recipe(model) for model in (like, card))
     differing = [name for name in there.keys() | here.keys() if there.get(name) != here.get(name)]
     if differing:
         raise UsageError(
-            f"{run} and {other} differ in {', '.join(sorted(differing))}: the temperature of one says "
-            "nothing about the other. Take a run of the same recipe, or fit on data of its own (--data, "
-            "--split)."
+            f"{run} and {other} differ in {', '.join(sorted(differing))}, so that their temperatures differ "
+            "too. Pass a run of the same recipe, or fit on data (--data, --split)."
         )
     record = {
         "like": model_digest(other),
         "split_of_like": like.calibration["split"],
         "temperature_before": card.temperature,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "version": __version__,
+        **_signature(),
     }
-    return _write(file, card, tensors, like.temperature, record)
+    return _write(file, card, tensors, like.temperature, record, like.used_images.calibration)
 
 
-def _made_by(card: ModelCard) -> dict[str, Any]:
-    """Return what decides how sure a model is of itself: not where its files were, nor which seed it had."""
-    recipe = {name: value for name, value in card.recipe.items() if name not in _NO_MATTER}
-    # Each fold has teachers of its own, made alike as far as their networks tell.
-    recipe["teachers"] = sorted(str(teacher.get("encoder")) for teacher in teachers_of(card))
+def _recipe(card: ModelCard) -> dict[str, Any]:
+    """Return all that affects a model's confidence; paths and seeds do not."""
+    recipe = {name: value for name, value in card.recipe.items() if name not in _IRRELEVANT}
+    # Each fold has its own teachers; those of the same encoder count as the same.
+    recipe["teachers"] = sorted(str(teacher.get("encoder")) for teacher in card.teachers)
     return {**recipe, "network": card.model, "classes": card.legend, "preprocessing": card.preprocessing}
 
 
 def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
-    """Return the temperature that makes the truth likeliest.
+    """Return the temperature that makes the truth most likely.
 
-    The mean negative log-likelihood is convex in ``1 / T`` (a log-sum-exp of linear functions, less a linear
-    one): Newton's method finds its minimum, kept within a bracket by halving where it would leave it.
+    The mean negative log-likelihood is convex in ``1 / T``. Newton's method finds its minimum; where a step
+    would leave the bracket, the bracket is halved instead.
 
     Args:
-        logits: float32 (C, P).
-        truth: uint8 (P,), the channels of the true classes, at least one.
+        logits: float32 (C, P), logits or log probabilities.
+        truth: uint8 (P,), the channel of the true class of each cell, at least one.
 
     Returns:
-        Within :data:`LEAST` and :data:`MOST`, to a millionth.
+        A temperature of 0.05 to 20, with a relative precision of 1e-6.
 
     Raises:
-        DataError: If the likelihood grows up to one of these limits.
+        DataError: If the best temperature is beyond these limits.
     """
-    low, high = 1 / MOST, 1 / LEAST
-    if _likelihood(logits, truth, high).slope <= 0:
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
+    if _derivatives(logits, truth, high)[0] <= 0:
         raise DataError(
-            f"No temperature down to {LEAST:g} is the best for the {truth.size:,} labelled pixels: the "
-            "network is right about nearly all of them. Give more data, and none that it was trained on."
+            f"The best temperature is below {MIN_TEMPERATURE:g}: almost all of the {truth.size:,} labelled "
+            "pixels are predicted correctly. Use more images, none of them a training image."
         )
-    if _likelihood(logits, truth, low).slope >= 0:
+    if _derivatives(logits, truth, low)[0] >= 0:
         raise DataError(
-            f"No temperature up to {MOST:g} is the best for the {truth.size:,} labelled pixels: the network "
-            "is no better than chance. Are these the right data, at the right scale (--gsd)?"
+            f"The best temperature is above {MAX_TEMPERATURE:g}: the predictions for the {truth.size:,} "
+            "labelled pixels are no better than chance. Check the data and their scale (--gsd)."
         )
     inverse, step = 1.0, np.inf
     while abs(step) > _PRECISION * inverse:
-        _, slope, curvature = _likelihood(logits, truth, inverse)
+        slope, curvature = _derivatives(logits, truth, inverse)
         low, high = (low, inverse) if slope > 0 else (inverse, high)
         step = -slope / curvature if curvature > 0 else np.inf
         if step and not low < inverse + step < high:
@@ -252,11 +246,43 @@ def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
     return 1 / inverse
 
 
+def _derivatives(logits: Float32Array, truth: UInt8Array, inverse: float) -> tuple[float, float]:
+    """Return the first and second derivative of the mean negative log-likelihood by ``1 / T``."""
+    slope = curvature = 0.0
+    for cells, probabilities, classes in _blocks(logits, truth, 1 / inverse):
+        mean = (probabilities * cells).sum(axis=0)
+        slope += float((mean - np.take_along_axis(cells, classes[None].astype(np.intp), axis=0)[0]).sum())
+        curvature += float((probabilities * np.square(cells - mean)).sum())
+    return slope / truth.size, curvature / truth.size
+
+
+def _measure(logits: Float32Array, truth: UInt8Array, temperature: float) -> dict[str, float | None]:
+    """Return ``nll`` and ``ece`` of logits (C, P) at a temperature."""
+    reliability, nll = Reliability(len(logits)), 0.0
+    for _, probabilities, classes in _blocks(logits, truth, temperature):
+        of_truth = np.take_along_axis(probabilities, classes[None].astype(np.intp), axis=0)
+        nll -= float(np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).sum())
+        reliability.update(probabilities.astype(np.float32), classes)
+    return {"nll": nll / truth.size, "ece": reliability.ece()}
+
+
+def _blocks(
+    logits: Float32Array, truth: UInt8Array, temperature: float
+) -> Iterator[tuple[Float64Array, Float64Array, UInt8Array]]:
+    """Yield logits with a maximum of 0, their softmax, float64 (C, n) each, and the truth, in blocks."""
+    for start in range(0, truth.size, _BLOCK_CELLS):
+        cells = logits[:, start : start + _BLOCK_CELLS].astype(np.float64)
+        cells -= cells.max(axis=0)
+        probabilities = np.exp(cells / temperature)
+        probabilities /= probabilities.sum(axis=0)
+        yield cells, probabilities, truth[start : start + _BLOCK_CELLS]
+
+
 def _open(run: str | Path, force: bool) -> tuple[Path, ModelCard, Tensors]:
     """Return the file, card and weights of a model that may be calibrated."""
     file = resolve_model(run)
     if file.is_symlink():
-        file = file.resolve()  # it is replaced, and the link stays
+        file = file.resolve()  # the target is replaced, the link stays
     if is_exported(file):
         raise ModelError(
             f"{file} is an exported model: its temperature is part of its graph. Calibrate the run that it "
@@ -265,72 +291,44 @@ def _open(run: str | Path, force: bool) -> tuple[Path, ModelCard, Tensors]:
     card, tensors = read_model(file)
     if card.calibration and not force:
         raise OutputError(
-            f"{file} has been calibrated already, on {card.calibration.get('split')}, to a temperature of "
-            f"{card.temperature:g}. Pass --force to fit it anew."
+            f"{file} is calibrated already (on {card.calibration.get('split')}, temperature "
+            f"{card.temperature:g}). Pass --force to calibrate it again."
         )
     return file, card, tensors
 
 
+def _signature() -> dict[str, str]:
+    return {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "version": __version__}
+
+
 def _write(
-    file: Path, card: ModelCard, tensors: Tensors, temperature: float, record: dict[str, Any]
+    file: Path,
+    card: ModelCard,
+    tensors: Tensors,
+    temperature: float,
+    record: dict[str, Any],
+    images: ImageSet | None,
 ) -> dict[str, Any]:
-    """Put a temperature and where it comes from into a model's card, and say so."""
-    update = {"temperature": temperature, "calibration": record}
+    """Write a temperature, how it was fitted and on which images into a model's card."""
+    used = card.used_images.model_copy(update={"calibration": images})
+    update = {"temperature": temperature, "calibration": record, "used_images": used}
     save_model(file, tensors, card.model_copy(update=update), force=True)
     return {"model": str(file), "sha256": model_digest(file), "temperature": temperature, **record}
 
 
-class _Likelihood(NamedTuple):
-    """Mean negative log-likelihood of the truth, and its first and second derivative by ``1 / T``."""
-
-    nll: float
-    slope: float
-    curvature: float
-
-
-def _likelihood(logits: Float32Array, truth: UInt8Array, inverse: float) -> _Likelihood:
-    """Look at float32 (C, P) and uint8 (P,) at the inverse of a temperature."""
-    sums = np.zeros(3)
-    for cells, classes in _blocks(logits, truth):
-        odds = np.exp(inverse * cells)
-        total = odds.sum(axis=0)
-        odds /= total
-        of_truth = np.take_along_axis(cells, classes[None].astype(np.intp), axis=0)[0]
-        mean = (odds * cells).sum(axis=0)
-        variance = (odds * np.square(cells - mean)).sum(axis=0)
-        sums += [(np.log(total) - inverse * of_truth).sum(), (mean - of_truth).sum(), variance.sum()]
-    return _Likelihood(*(sums / truth.size).tolist())
-
-
-def _blocks(logits: Float32Array, truth: UInt8Array) -> Iterator[tuple[Float64Array, UInt8Array]]:
-    """Yield logits, float64 (C, n) with a maximum of 0, and truth in parts that stay in the cache."""
-    for start in range(0, truth.size, _BLOCK_CELLS):
-        part = logits[:, start : start + _BLOCK_CELLS].astype(np.float64)
-        yield part - part.max(axis=0), truth[start : start + _BLOCK_CELLS]
-
-
-def _measure(logits: Float32Array, truth: UInt8Array, temperature: float) -> dict[str, float | None]:
-    """Return ``nll`` and ``ece`` of logits (C, P) at a temperature."""
-    reliability = Reliability(len(logits))
-    for cells, classes in _blocks(logits, truth):
-        odds = np.exp(cells / temperature)
-        reliability.update((odds / odds.sum(axis=0)).astype(np.float32), classes)
-    return {"nll": _likelihood(logits, truth, 1 / temperature).nll, "ece": reliability.ece()}
-
-
 def _labelled_cells(
-    runtime: "TorchRuntime", dataset: Dataset, items: Sequence[Item], gsd: float
+    runtime: Runtime, dataset: Dataset, items: Sequence[Item], gsd: float
 ) -> tuple[Float32Array, UInt8Array]:
     """Return the logits, float32 (C, P), and the true channels, uint8 (P,), of cells with a known class.
 
-    Of more than :data:`_MOST_CELLS` each is kept with the same chance, the same ones each time. Every n-th
-    would not do: where n and the cells of a row have a divisor in common, whole columns are never met.
+    Of more than :data:`_MAX_CELLS` a random sample is drawn, always the same one. Every n-th cell would not
+    do: where n and the length of a row have a common divisor, whole columns would be left out.
     """
     legend = runtime.card.legend
     channels = legend.channels[translation(dataset.legend, legend)]
     grids = [make_grid(dataset.size(item), runtime, gsd=gsd) for item in items]
-    share = _MOST_CELLS / sum(grid.rows[-1].stop * grid.cols[-1].stop for grid in grids)
-    answers, truths = [], []
+    share = _MAX_CELLS / sum(grid.rows[-1].stop * grid.cols[-1].stop for grid in grids)
+    values, truths = [], []
     pairs = zip(items, grids, strict=True)
     for number, (item, grid) in enumerate(track(pairs, "Calibrating", total=len(items))):
         rows, cols = _centres(grid)
@@ -339,49 +337,34 @@ def _labelled_cells(
         kept = truth != IGNORE
         if share < 1:
             kept &= np.random.default_rng((_SEED, number)).random(kept.shape) < share
-        answers.append(logits[:, kept])
+        values.append(logits[:, kept])
         truths.append(truth[kept])
-    return np.concatenate(answers, axis=1), np.concatenate(truths)
+    return np.concatenate(values, axis=1), np.concatenate(truths)
 
 
 def _centres(grid: Grid) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Return the rows and columns of the image's own pixels that the cells' centres lie in.
+    """Return the rows and columns of the image's own pixels that contain the cells' centres.
 
-    The last cell may reach beyond the image; it is left out where its centre does.
+    The last cell may extend beyond the image; it is left out if its centre does.
     """
-    places = []
+    pixels = []
     for own, model, spans in zip(grid.size, grid.model_size, (grid.rows, grid.cols), strict=True):
         centres = (np.arange(spans[-1].stop) + 0.5) * grid.stride * own / model
-        places.append(centres[centres < own].astype(np.intp))
-    return places[0], places[1]
+        pixels.append(centres[centres < own].astype(np.intp))
+    return pixels[0], pixels[1]
 
 
-def _logits(runtime: "TorchRuntime", image: UInt8Array, grid: Grid) -> Float32Array:
-    """Return the logits of an image's cells, float32 (C, n, m).
+def _logits(runtime: Runtime, image: UInt8Array, grid: Grid) -> Float32Array:
+    """Return the logits of an image's cells at temperature 1, float32 (C, n, m), up to a constant per cell.
 
-    Where the image takes several windows each cell is that of the window in whose middle it lies: logits of
-    different windows cannot be averaged as their probabilities are.
+    They are the log probabilities that prediction interpolates between, times the present temperature.
     """
-    scaled = resample_image(image, grid.model_size)
-    result = np.empty((len(runtime.card.legend.scored), grid.rows[-1].stop, grid.cols[-1].stop), np.float32)
-    for row, own_rows in zip(grid.rows, _middles(grid.rows), strict=True):
-        for col, own_cols in zip(grid.cols, _middles(grid.cols), strict=True):
-            rows, cols = (slice(span.start * grid.stride, span.stop * grid.stride) for span in (row, col))
-            answer = runtime.logits(np.ascontiguousarray(scaled[rows, cols])[None])[0]
-            result[:, own_rows, own_cols] = answer[
-                :,
-                own_rows.start - row.start : own_rows.stop - row.start,
-                own_cols.start - col.start : own_cols.stop - col.start,
-            ]
-    if not np.isfinite(result).all():
-        raise ModelError(
-            "The model answers with values that are no numbers: its weights are damaged, or its training "
-            "broke down. Copy the model again, or train anew."
-        )
-    return result
-
-
-def _middles(spans: Sequence[Span]) -> list[slice]:
-    """Share an axis out among the windows that cover it, at the middles of their overlaps."""
-    cuts = [0, *((one.stop + following.start) // 2 for one, following in pairwise(spans)), spans[-1].stop]
-    return [slice(start, stop) for start, stop in pairwise(cuts)]
+    rows, stop = [], 0
+    for block in row_blocks(runtime, ArraySource(image), grid):
+        first = int(grid.own_rows.low[block.start])  # blocks share rows of cells
+        rows.append(block.logit_grid[:, stop - first :])
+        stop = first + block.logit_grid.shape[1]
+    probabilities = np.concatenate(rows, axis=1)
+    logits: Float32Array = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    logits *= np.float32(runtime.card.temperature)
+    return logits

@@ -1,4 +1,4 @@
-"""Labelled points and polygons: what is known of places on a map."""
+"""Reading of truth: labelled points and polygons."""
 
 import csv
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ with needs("vector"):
     import shapely
 
 CLASS_COLUMN = "class"
-"""Column of the true class, unless another is named."""
+"""Default column of the true class."""
 
 MAP_COLUMN = "class_map"
-"""Column of the mapped class that a point was drawn in, as ``landcover sample`` writes it."""
+"""Column of the mapped class at sampling time, as ``landcover sample`` writes it."""
 
 LON_LAT = ("lon", "lat")
 X_Y = ("x", "y")
@@ -31,14 +31,14 @@ X_Y = ("x", "y")
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Places with a true class.
+    """Points or polygons with their true class.
 
     Attributes:
-        geometries: object (N,), shapely polygons or points in the CRS that was asked for.
+        geometries: object (N,), shapely polygons or points in the requested CRS.
         labels: uint8 (N,), class indices.
         kind: ``polygon`` or ``point``.
-        unlabelled: Rows without a class, which are left out.
-        drawn_in: uint8 (N,), class in whose area each was drawn, NODATA where that is not told.
+        unlabelled: Number of rows without a class, which are left out.
+        drawn_in: uint8 (N,), mapped class at sampling time; NODATA where it is not recorded.
     """
 
     geometries: npt.NDArray[np.object_]
@@ -65,18 +65,18 @@ def read_truth(
         crs: The CRS of the result.
         legend: The classes.
         column: The column of the class; by default ``class``.
-        layer: The layer, which may be left out where only one has geometries.
+        layer: The layer; optional where only one has geometries.
         truth_crs: The CRS of ``x`` and ``y`` of a CSV file, such as ``EPSG:32631``.
 
     Raises:
-        DataError: If the file cannot be read or a row has a class that the legend has not.
-        UsageError: If there is no such column or layer, or the CRS of ``x`` and ``y`` is not known.
+        DataError: If the file cannot be read or a row has a class that is not in the legend.
+        UsageError: If column or layer do not exist, or the CRS of ``x`` and ``y`` is unknown.
     """
     is_table = path.suffix.lower() == ".csv"
     if layer is not None and is_table:
-        raise UsageError(f"--layer is for files of several layers; {path} is a table.")
+        raise UsageError(f"--layer is for files with layers; {path} is a CSV file.")
     if truth_crs is not None and not is_table:
-        raise UsageError(f"--truth-crs is for CSV files; {path} says itself where it lies.")
+        raise UsageError(f"--truth-crs is for CSV files; {path} declares its own CRS.")
     if is_table:
         rows = _read_csv(path)
         names, source = (LON_LAT, WGS84) if truth_crs is None else (X_Y, _parse_crs(truth_crs))
@@ -101,21 +101,21 @@ def read_truth(
 def parse_labels(
     path: Path, columns: dict[str, npt.NDArray[Any]], column: str, legend: Legend
 ) -> tuple[UInt8Array, npt.NDArray[np.bool_]]:
-    """Turn a column of names or indices into class indices.
+    """Parse a column of names or indices into class indices.
 
     Returns:
         uint8 (N,), class indices, NODATA where there is none; bool (N,), whether there is one.
 
     Raises:
-        UsageError: If there is no such column.
-        DataError: If a value is no class of the legend, or no row has one.
+        UsageError: If the column does not exist.
+        DataError: If a value is not a class of the legend, or no row has one.
     """
     if column not in columns:
         raise UsageError(
-            f"{path} has no column {column!r}. {did_you_mean(column, columns)} Name the one with the true "
-            "class with --column."
+            f"{path} has no column {column!r}. {did_you_mean(column, columns)} Pass the column of the "
+            "true class with --column."
         )
-    # A table has few distinct values: each is understood once.
+    # A table has few distinct values: each is parsed once.
     texts = np.array([_text(value) for value in columns[column]])
     values, places = np.unique(texts, return_inverse=True)
     known = {name: index for index, name in enumerate(legend.names)}
@@ -124,20 +124,21 @@ def parse_labels(
         if value and value not in known:
             row = int(np.flatnonzero(texts == value)[0]) + 1
             raise DataError(
-                f"{path}: row {row} has the class {str(value)!r}, which the legend {legend.name!r} has not. "
-                f"{did_you_mean(str(value), legend.names)} Give the right legend with --legend."
+                f"{path}: row {row} has the class {str(value)!r}, which is not in the legend "
+                f"{legend.name!r}. "
+                f"{did_you_mean(str(value), legend.names)} Pass the right legend with --legend."
             )
     labels = np.array([known.get(value, NODATA) for value in values], np.uint8)[places]
     labelled = texts != ""
     if not labelled.any():
         raise DataError(
-            f"{path}: the column {column!r} is empty in all {len(texts)} rows; fill in the classes."
+            f"{path}: the column {column!r} is empty in all {len(texts)} rows. Fill in the true classes."
         )
     return labels, labelled
 
 
 def _text(value: Any) -> str:
-    """Return a cell as text: missing ones as "", whole numbers without a point."""
+    """Return a cell as text: "" for a missing one, whole numbers without a decimal point."""
     if value is None or value != value:  # NaN
         return ""
     if isinstance(value, float | np.floating) and float(value).is_integer():
@@ -158,10 +159,10 @@ def _read_csv(path: Path) -> dict[str, npt.NDArray[Any]]:
     header = [name.strip() for name in rows[0]] if rows else []
     body = [row for row in rows[1:] if row]
     if not body:
-        raise DataError(f"{path} has no rows; expected a line of column names and a line for each point.")
+        raise DataError(f"{path} has no rows; expected a header line and a line for each point.")
     if len(set(header)) < len(header):
         raise DataError(
-            f"{path} has several columns of one name: {', '.join(header)}. Rename or delete some."
+            f"{path} has several columns of the same name: {', '.join(header)}. Rename or delete some."
         )
     for number, row in enumerate(body, 1):
         if len(row) != len(header):
@@ -175,9 +176,9 @@ def _coordinates(path: Path, rows: dict[str, npt.NDArray[Any]], names: tuple[str
     """Return the two columns as float64 (N, 2)."""
     missing = [name for name in names if name not in rows]
     if missing:
-        hint = "" if names == X_Y else " For columns x and y, say their CRS with --truth-crs EPSG:CODE."
+        hint = "" if names == X_Y else " For columns x and y, pass their CRS with --truth-crs EPSG:CODE."
         raise UsageError(
-            f"{path} has the columns {', '.join(rows)}; expected {' and '.join(names)} for the place.{hint}"
+            f"{path} has the columns {', '.join(rows)}; expected the coordinates {' and '.join(names)}.{hint}"
         )
     places = np.empty((len(rows[names[0]]), 2))
     for axis, name in enumerate(names):
@@ -195,4 +196,4 @@ def _parse_crs(text: str) -> CRS:
     try:
         return CRS.from_user_input(text)
     except CRSError as error:
-        raise UsageError(f"{text!r} is no CRS: {error}. Expected for example EPSG:32631.") from error
+        raise UsageError(f"{text!r} is not a CRS: {error}. Expected for example EPSG:32631.") from error

@@ -112,6 +112,11 @@ def export(
         SplitError: If a split cannot be made.
         DataError: If imagery cannot be read.
         OutputError: If an output exists and ``force`` is off, or cannot be written.
+
+    Example:
+        >>> import landcover as lc
+        >>> exported = lc.export("runs/a", "model.onnx")  # doctest: +SKIP
+        >>> lc.open_model("model.onnx")  # doctest: +SKIP
     """
     out, item = Path(out), None if stac_mlm is None else Path(stac_mlm)
     if for_ not in get_args(Purpose):

@@ -78,10 +78,10 @@ def measure_accuracy(
         DataError: If a file cannot be read.
     """
     scores = [evaluate(data, split, model=runtime, gsd=gsd) for runtime in (fp32, int8)]
-    mious = [score["miou"] for score in scores]
-    if None in mious:
+    before, after = (score.miou for score in scores)
+    if before is None or after is None:
         raise UsageError(f"{data} {split} has no pixel of a known class; INT8 cannot be judged by it.")
-    return Accuracy(f"{Path(data).name} {split}", scores[0]["images"], mious[0], mious[1])
+    return Accuracy(f"{Path(data).name} {split}", scores[0].images, before, after)
 
 
 def measure_speed(

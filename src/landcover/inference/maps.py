@@ -80,6 +80,14 @@ def predict(
         ModelError: If the model cannot be read.
         OutputError: If two images would get one map or a map exists and ``force`` is off (nothing was written
             then), or if a map cannot be written.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("scenes", scenes=3, size=64)
+        >>> prediction = lc.predict([folder], "starter", "maps")
+        >>> len(prediction.maps), prediction.failed
+        (3, {})
     """
     options = options or PredictOptions()
     opened = (

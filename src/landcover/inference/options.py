@@ -47,6 +47,11 @@ class PredictOptions(Options):
 
     Raises:
         UsageError: If a value cannot be used.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.PredictOptions(gsd=0.5, min_region="2000m2").batch
+        1
     """
 
     gsd: Annotated[

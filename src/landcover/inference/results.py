@@ -8,7 +8,7 @@ from landcover.inference.plan import Task
 from landcover.legend import Legend
 from landcover.model.preprocessing import Size
 from landcover.ood import OodReport
-from landcover.raster.zonal import Area, ClassAreas
+from landcover.raster.zonal import ClassArea, ClassAreas
 from landcover.scale import GsdSource
 from landcover.windows import Window
 
@@ -79,7 +79,7 @@ class Prediction:
         return not self.failed and not any(made.damaged for made in self.all)
 
     @property
-    def areas(self) -> list[Area]:
+    def areas(self) -> list[ClassArea]:
         """The scored classes over all maps, in the legend's order."""
         total = ClassAreas(self.legend, None)
         total.scaled = all(made.areas.scaled for made in self.all)

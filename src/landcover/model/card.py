@@ -1,18 +1,19 @@
 """The model file: weights and everything needed to use them, in one file.
 
-Training writes safetensors, export writes ONNX. In both the card stands as JSON beside the weights, in the
-header's or the model's metadata under :data:`CARD_KEY`, and is read without the weights, torch or onnx.
-Pickled files can run code when read, and are refused.
+Training writes safetensors, export writes ONNX. Both store the card as JSON in the file's metadata, under
+:data:`CARD_KEY`. A card is read without the weights, torch or onnx. Pickled files can run code when they are
+read, and are refused.
 """
 
+import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, PlainSerializer, PlainValidator
+from pydantic import AliasChoices, Field, PlainSerializer, PlainValidator
 from safetensors.numpy import save
 
 from landcover.config import Config, from_mapping
@@ -21,20 +22,99 @@ from landcover.io.files import atomic_path
 from landcover.legend import Legend
 from landcover.model import ModelConfig, onnxfile, tensorfile
 from landcover.model.bundled import names, shipped_file
-from landcover.model.preprocessing import Preprocessing
+from landcover.model.preprocessing import RGB, Preprocessing
 from landcover.ood import ImageryProfile
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+"""Schema of the cards that landcover 0.2 writes; 0.1 wrote 1 to 3."""
 CARD_KEY = "landcover"
 BEST_NAME = "best.safetensors"
 LAST_NAME = "last.safetensors"
 STATE_KEY = "landcover-training"
-"""Entry in the header of a training checkpoint, which is no model."""
+"""Metadata entry of a training checkpoint, which is not a model file."""
 ONNX_SUFFIX = ".onnx"
+FINGERPRINT_BYTES = 8
+"""Length of a fingerprint: the first bytes of a SHA-256."""
 
 
 def _legend(value: Any) -> Legend:
     return value if isinstance(value, Legend) else Legend.from_dict(value)
+
+
+def _decode_hashes(value: Any) -> frozenset[bytes]:
+    if isinstance(value, frozenset):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("expected base64 text")
+    data = base64.b64decode(value, validate=True)
+    if len(data) % FINGERPRINT_BYTES:
+        raise ValueError(f"expected a multiple of {FINGERPRINT_BYTES} bytes, found {len(data)}")
+    return frozenset(data[i : i + FINGERPRINT_BYTES] for i in range(0, len(data), FINGERPRINT_BYTES))
+
+
+def _encode_hashes(hashes: frozenset[bytes]) -> str:
+    return base64.b64encode(b"".join(sorted(hashes))).decode()
+
+
+Hashes = Annotated[
+    frozenset[bytes], PlainValidator(_decode_hashes), PlainSerializer(_encode_hashes, return_type=str)
+]
+"""Fingerprints of :data:`FINGERPRINT_BYTES` each; in JSON the base64 text of all of them, sorted."""
+
+
+class ImageSet(Config):
+    """Fingerprints of images that were used to make a model (see :mod:`landcover.data.fingerprints`).
+
+    Attributes:
+        files: Fingerprints of the image files' bytes; none for images without a known file.
+        pixels: Fingerprints of the decoded pixels, one for each different image.
+        scenes: Scene ids of the images, by the digest of the scene table that defines them.
+        unplaced: Number of images without a scene id.
+        complete: False where images of a parent model (``--init``, a teacher) were not recorded.
+    """
+
+    files: Hashes = frozenset()
+    pixels: Hashes = frozenset()
+    scenes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    unplaced: Annotated[int, Field(ge=0)] = 0
+    complete: bool = True
+
+    def __or__(self, other: "ImageSet") -> "ImageSet":
+        """Return the union of two sets."""
+        tables = sorted(self.scenes.keys() | other.scenes.keys())
+        return ImageSet(
+            files=self.files | other.files,
+            pixels=self.pixels | other.pixels,
+            scenes={
+                table: tuple(sorted({*self.scenes.get(table, ()), *other.scenes.get(table, ())}))
+                for table in tables
+            },
+            unplaced=self.unplaced + other.unplaced,
+            complete=self.complete and other.complete,
+        )
+
+
+class UsedImages(Config):
+    """The images that a model, its parent models included, depends on.
+
+    Attributes:
+        training: Images that the weights were fitted to; None where that was not recorded.
+        selection: Images whose scores chose the weights (``validation.keep=best``, early stopping).
+        calibration: Images that the temperature was fitted on.
+    """
+
+    training: ImageSet | None = None
+    selection: ImageSet | None = None
+    calibration: ImageSet | None = None
+
+    def with_parents(self, parents: Iterable["UsedImages"]) -> "UsedImages":
+        """Return the images of a model together with those of its teachers and its initial model."""
+        training, selection = self.training or ImageSet(complete=False), self.selection
+        for parent in parents:
+            training |= parent.training or ImageSet(complete=False)
+            for part in (parent.selection, parent.calibration):  # both have reached the weights
+                selection = part if selection is None else selection | (part or ImageSet())
+        return self.model_copy(update={"training": training, "selection": selection})
 
 
 class ModelCard(Config):
@@ -43,19 +123,25 @@ class ModelCard(Config):
     Attributes:
         model: Architecture, encoder and widths.
         legend: The classes; the model's channels are the scored ones.
-        preprocessing: GSD in metres, mean and std of the input.
-        window_px: Side of the windows that suit the model, in pixels at its GSD.
-        overlap_px: Overlap of neighbouring windows.
-        temperature: What logits are divided by before the softmax.
+        preprocessing: GSD in metres, bands, scaling, mean and std of the input.
+        window_px: Recommended side of the windows, in pixels at the model's GSD.
+        overlap_px: Recommended overlap of neighbouring windows, in pixels at the model's GSD.
+        views: Number of D4 views that prediction averages by default (test-time augmentation).
+        temperature: Logits are divided by it before the softmax.
+        class_scale: Factor of each class's logit after the division by the temperature; empty: 1.
+        class_offset: Number added to each class's logit after that; empty: 0.
         recipe: The training configuration.
         scores: Measured results, each with at least ``metric``, ``split`` and ``miou`` (0..1).
-        licence: Under which terms the weights may be used, in words.
+        licence: Terms of the weights, in words. ``license`` is accepted too.
+        licence_id: SPDX identifier of these terms, ``LicenseRef-…`` for others; empty: unknown.
+        licence_url: Address of the full text; empty: none.
         provenance: Where the weights come from: ``version``, ``date``, ``data``, ``command`` and the like.
-        precision: What the network computes in: ``int8`` for one that was quantised when exported.
-        export: How an exported model was checked: figures of parity with the checkpoint, and of its gates.
-        calibration: What the temperature was fitted on, if it was: ``split``, ``data``, ``images``,
-            ``pixels``, and ``nll`` and ``ece`` before and after on them.
-        imagery: What the training imagery looks like; None where that was not recorded.
+        precision: Arithmetic of the network: ``int8`` for a model that was quantised on export.
+        export: Results of the checks on export: parity with the checkpoint, accuracy and speed.
+        calibration: How the temperature was fitted, if it was: ``split``, ``data``, ``images``, ``pixels``,
+            and ``nll`` and ``ece`` before and after on them.
+        used_images: Fingerprints of the images that the model depends on.
+        imagery: Profile of the training imagery; None where that was not recorded.
         schema_version: Version of this list of fields.
     """
 
@@ -64,16 +150,39 @@ class ModelCard(Config):
     preprocessing: Preprocessing
     window_px: Annotated[int, Field(ge=1)]
     overlap_px: Annotated[int, Field(ge=0)]
+    views: Literal[1, 2, 4, 8] = 1
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    class_scale: tuple[float, ...] = ()
+    class_offset: tuple[float, ...] = ()
     recipe: dict[str, Any] = Field(default_factory=dict)
     scores: tuple[dict[str, Any], ...] = ()
-    licence: str = ""
+    licence: str = Field("", validation_alias=AliasChoices("licence", "license"))
+    licence_id: str = Field("", validation_alias=AliasChoices("licence_id", "license_id"))
+    licence_url: str = Field("", validation_alias=AliasChoices("licence_url", "license_url"))
     provenance: dict[str, Any] = Field(default_factory=dict)
     precision: Literal["fp32", "int8"] = "fp32"
     export: dict[str, Any] = Field(default_factory=dict)
     calibration: dict[str, Any] = Field(default_factory=dict)
+    used_images: UsedImages = UsedImages()
     imagery: ImageryProfile | None = None
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def license(self) -> str:
+        """The licence, under its American spelling."""
+        return self.licence
+
+    @property
+    def teachers(self) -> list[dict[str, Any]]:
+        """Descriptions of the model's teachers; see :meth:`landcover.training.teachers.Teacher.describe`.
+
+        An entry that is not a mapping becomes an empty one: a teacher about which nothing is known.
+        """
+        entries = self.provenance.get("teachers")
+        if entries in (None, "none"):  # "none": cards written before teachers existed
+            return []
+        listed = entries if isinstance(entries, list | tuple) else [entries]
+        return [dict(entry) if isinstance(entry, Mapping) else {} for entry in listed]
 
 
 def save_model(path: Path, tensors: Mapping[str, Any], card: ModelCard, *, force: bool = False) -> None:
@@ -114,8 +223,8 @@ def read_model(path: str | Path) -> tuple[ModelCard, tensorfile.Tensors]:
     file = resolve_model(path)
     if is_exported(file):
         raise ModelError(
-            f"{file} is an exported model: it predicts, but its weights cannot be trained any more. Give the "
-            "run folder or .safetensors file that it was exported from (of starter: starter-weights)."
+            f"{file} is an exported model, whose weights cannot be trained. Pass the run folder or "
+            ".safetensors file that it was exported from (for starter: starter-weights)."
         )
     return read_card(file), tensorfile.read_tensors(file)
 
@@ -126,16 +235,16 @@ def is_exported(path: Path) -> bool:
 
 
 def resolve_model(path: str | Path) -> Path:
-    """Return the model file that is meant: a file itself, the best model of a run folder, a shipped model.
+    """Return the file of a model, a run folder's best model, or a bundled model.
 
-    Whoever takes a model asks here. What is there under the name of a shipped model comes first.
+    An existing file or folder is preferred to a bundled model of the same name.
 
     Raises:
-        ModelError: If there is no such file, folder or name, the folder holds no model (yet), or the
-            installation lacks the shipped file.
+        ModelError: If there is no such file, folder or name, the folder contains no model (yet), or the
+            bundled file is not installed.
     """
     if not str(path):
-        raise ModelError("The name of the model is empty ('').")
+        raise ModelError("The model's name is empty (''). Expected a file, a run folder or a bundled model.")
     path = Path(path)
     if path.is_file():
         return path
@@ -144,24 +253,24 @@ def resolve_model(path: str | Path) -> Path:
         if shipped is not None:
             return shipped
         raise ModelError(
-            f"There is no model {path}. Expected an .onnx or .safetensors file, the folder of a training "
-            f"run, or a model that comes with the package. {did_you_mean(str(path), names())}"
+            f"There is no model {path}. Expected an .onnx or .safetensors file, a run folder, or a bundled "
+            f"model. {did_you_mean(str(path), names())}"
         )
     if (path / BEST_NAME).is_file():
         return path / BEST_NAME
     hides = ""
     if str(path) in names():
         hides = (
-            f" It hides the model {str(path)!r} that comes with the package: rename the folder, or call "
-            "landcover from another one."
+            f" It hides the bundled model {str(path)!r}: rename the folder, or run landcover in another "
+            "directory."
         )
     if (path / LAST_NAME).is_file():
         raise ModelError(
-            f"The run {path} has no best model yet: the first validation, which writes {BEST_NAME}, has not "
-            f"come. Let the training go on.{hides}"
+            f"The run {path} has no best model yet: {BEST_NAME} is written by its first validation. Resume "
+            f"the training.{hides}"
         )
     named = "current folder (an empty name, or .)" if path == Path() else f"folder {path}"
-    raise ModelError(f"The {named} holds no model: there is no {BEST_NAME} in it.{hides}")
+    raise ModelError(f"The {named} contains no model: it has no {BEST_NAME}.{hides}")
 
 
 def model_digest(path: str | Path) -> str:
@@ -185,31 +294,45 @@ def _card(metadata: Mapping[str, str], path: Path) -> ModelCard:
     version = data.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ModelError(
-            f"{path} was made by a newer landcover (card version {version}; this one reads up to "
+            f"{path} was written by a newer landcover (card version {version}; this one reads up to "
             f"{SCHEMA_VERSION}). Upgrade landcover."
         )
-    if version in (1, 2):  # fields have been added since, and all of them have defaults
+    if version in range(1, SCHEMA_VERSION):  # fields have been added since, and all of them have defaults
         data["schema_version"] = SCHEMA_VERSION
     try:
-        return from_mapping(ModelCard, data, f"the card of {path}")
+        card = from_mapping(ModelCard, data, f"the card of {path}")
     except ConfigError as error:
         raise ModelError(str(error)) from error
+    # Part of the schema, not yet of prediction: a map that ignored them would be wrong without a warning.
+    reserved = {
+        "views": card.views != 1,
+        "class_scale": bool(card.class_scale),
+        "class_offset": bool(card.class_offset),
+        "preprocessing.bands": tuple(card.preprocessing.bands) != RGB,
+        "preprocessing.scaling": tuple(card.preprocessing.scaling) != (0.0, 255.0),
+    }
+    if unsupported := [name for name, used in reserved.items() if used]:
+        raise ModelError(
+            f"The card of {path} sets {', '.join(unsupported)}, which this landcover cannot apply. "
+            "Upgrade landcover."
+        )
+    return card
 
 
 def _origin(metadata: Mapping[str, str], path: Path) -> str:
-    """Say what a model file without a card is, and what to do."""
+    """Return what a file without a card is, and what to do."""
     if STATE_KEY in metadata:
         return (
-            "it is the checkpoint that a training goes on from, whose weights nobody scored. Give the run's "
-            f"folder, {path.parent}, which stands for its {BEST_NAME}."
+            "it is a training checkpoint, from which a run is resumed. Pass the run folder "
+            f"{path.parent}, whose {BEST_NAME} is the model."
         )
     if not is_exported(path):
         return (
-            "it holds tensors, but is no model that landcover made. Weights of an encoder are for training, "
-            "not for prediction."
+            "it contains tensors, but was not written by landcover. Encoder weights are for training "
+            "(--weights), not for prediction."
         )
     found = ", ".join(repr(name[:40]) for name in sorted(metadata)[:5]) or "nothing"
     return (
-        f"it is an ONNX file, but its metadata has no entry {CARD_KEY!r} (found: {found}), which would name "
-        "the classes and the scale. Expected a model that 'landcover export' wrote."
+        f"it is an ONNX file whose metadata has no entry {CARD_KEY!r} (found: {found}). Expected a model "
+        "written by 'landcover export'."
     )

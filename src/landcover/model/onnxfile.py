@@ -1,7 +1,8 @@
-"""The texts in an ONNX file, read without the onnx package.
+"""Read the metadata of an ONNX file without the onnx package or a runtime.
 
-An ONNX file is one protobuf message. Its wire format is a sequence of fields, each a tag (number and kind)
-and a value; what is of no interest is passed over by its length, so that no weight is read. Reference:
+An ONNX file is one protobuf message: a sequence of fields, each a tag (number and kind) and a value. Other
+fields are skipped by their length, so that no weight is read. Importing OpenVINO instead takes a second,
+which ``landcover info`` should not cost. Reference:
 https://protobuf.dev/programming-guides/encoding/ and onnx.proto of https://github.com/onnx/onnx.
 """
 
@@ -15,7 +16,7 @@ from landcover.errors import ModelError
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _GRAPH, _METADATA = 7, 14  # fields of a ModelProto
 
-# Where tensors can stand: message, number of a field, message in that field.
+# Where tensors can be: message, number of a field, message in that field.
 _NESTED = {
     "model": {7: "graph", 25: "function"},
     "function": {7: "node", 11: "attribute"},
@@ -25,16 +26,16 @@ _NESTED = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
-_EXTERNAL_DATA = 13  # of a TensorProto: where, outside of the file, its numbers are
-_MAX_DEPTH = 100  # that of protobuf's own readers
+_EXTERNAL_DATA = 13  # of a TensorProto: the other file that contains its values
+_MAX_DEPTH = 100  # as in protobuf's own readers
 
 
 class _MalformedError(Exception):
-    """The bytes are no protobuf message; the text says why."""
+    """The bytes are not a protobuf message; the text is the reason."""
 
 
 class _Field(NamedTuple):
-    """One field: its number, and where its bytes are; both ends 0 unless it is a text or message."""
+    """One field: its number, and the start and end of its bytes; 0 unless it is a text or message."""
 
     number: int
     start: int
@@ -42,21 +43,20 @@ class _Field(NamedTuple):
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the entries of ``metadata_props``; of two with one name the last.
+    """Return the entries of ``metadata_props``; of two with the same name the last.
 
-    Pages of the file are mapped, not read: weights stay on the disk.
-
-    A file that was cut between two fields is a valid, shorter one. As the entries stand behind the graph, it
-    has lost the last of them at least.
+    The file is memory-mapped, so that weights stay on the disk. A file that was cut between two fields is a
+    valid, shorter one; as the entries are after the graph, it has lost at least the last of them.
 
     Raises:
-        ModelError: If there is no such file, it is cut short, no ONNX file, or has weights in other files.
+        ModelError: If there is no such file, it is cut short or not an ONNX file, or its weights are in other
+            files.
     """
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             if size == 0:
-                raise ModelError(f"{path} is no ONNX file: it is empty.")
+                raise ModelError(f"{path} is not an ONNX file: it is empty.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 return _scan(content, path)
     except OSError as error:
@@ -75,23 +75,23 @@ def _scan(content: mmap.mmap, path: Path) -> dict[str, str]:
         external = found_graph and _has_external_data(content, "model", 0, len(content), 0)
     except _MalformedError as error:
         raise ModelError(
-            f"{path} is cut short, damaged or no ONNX file: {error}; it has {len(content)} bytes. Copy or "
-            "export it again."
+            f"{path} is cut short, damaged or not an ONNX file: {error}; it has {len(content)} bytes. Copy "
+            "or export it again."
         ) from error
     if not found_graph:
         raise ModelError(
-            f"{path} is cut short or no ONNX file: there is no graph in its {len(content)} bytes."
+            f"{path} is cut short or not an ONNX file: its {len(content)} bytes contain no graph."
         )
     if external:
         raise ModelError(
-            f"{path} keeps weights in other files (ONNX external data), which could be lost or replaced. "
-            "Expected one file that holds all; export the model again, without external data."
+            f"{path} has weights in other files (ONNX external data), which could be lost or replaced. "
+            "Expected a single file; export the model again without external data."
         )
     return metadata
 
 
 def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
-    """Yield the fields of the message that lies in ``content[start:end]``."""
+    """Yield the fields of the message in ``content[start:end]``."""
     while start < end:
         tag, start = _varint(content, start, end)
         number, kind = tag >> 3, tag & 7
@@ -115,7 +115,7 @@ def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
 
 
 def _varint(content: mmap.mmap, start: int, end: int) -> tuple[int, int]:
-    """Return the number that begins at ``start`` and where it ends: seven bits a byte, the lowest first."""
+    """Return the number at ``start`` and its end: seven bits a byte, the lowest first."""
     number = 0
     for index, position in enumerate(range(start, min(start + 10, end))):
         byte = content[position]
@@ -133,12 +133,12 @@ def _entry(content: mmap.mmap, field: _Field) -> tuple[str, str]:
             try:
                 texts[part.number] = content[part.start : part.end].decode("utf-8")
             except UnicodeDecodeError:
-                raise _MalformedError(f"the text at byte {part.start} is no UTF-8") from None
+                raise _MalformedError(f"the text at byte {part.start} is not UTF-8") from None
     return texts[1], texts[2]
 
 
 def _has_external_data(content: mmap.mmap, message: str, start: int, end: int, depth: int) -> bool:
-    """Return whether a tensor anywhere in a message has its numbers in another file."""
+    """Return whether a tensor anywhere in a message has its values in another file."""
     if depth > _MAX_DEPTH:
         raise _MalformedError(f"its graphs are nested more than {_MAX_DEPTH} deep")
     if message == "tensor":

@@ -29,6 +29,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of RGB in 0..1 that timm's encoders were pretrained with."""
 
+RGB = ("red", "green", "blue")
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
@@ -38,6 +40,9 @@ class Preprocessing:
         gsd: Ground sample distance in metres per pixel; imagery of another one is resampled to it.
         mean: Mean of red, green and blue in 0..1.
         std: Standard deviation of red, green and blue in 0..1.
+        bands: Names of the input's spectral bands, in the order of the network's input channels.
+        band_indices: Where these bands usually are in a file, counted from 1; empty: unknown.
+        scaling: Values of the imagery that become 0 and 1 before mean and std are applied.
 
     Raises:
         ConfigError: If a value is not finite, or the GSD or a standard deviation is not positive.
@@ -46,6 +51,9 @@ class Preprocessing:
     gsd: float
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    bands: tuple[str, ...] = RGB
+    band_indices: tuple[int, ...] = (1, 2, 3)
+    scaling: tuple[float, float] = (0.0, 255.0)
 
     def __post_init__(self) -> None:
         check_gsd(self.gsd)

@@ -90,6 +90,14 @@ def clean(
         DataError: If an input does not exist or a folder holds no masks.
         OutputError: If two masks would get one output, one would replace an input, or exists and ``force`` is
             off: nothing has been written then. Also if an output cannot be written.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=3, size=64)
+        >>> cleaned = lc.clean([folder], "cleaned", min_region="20px")
+        >>> len(cleaned.written), cleaned.pixels
+        (3, 12288)
     """
     size = RegionSize.parse(min_region)
     if gsd is not None:

@@ -112,6 +112,18 @@ def vectorize(
             or simplification would not fit memory.
         MaskError: If the map or the confidence cannot be read, or is none.
         OutputError: If ``out`` exists and ``force`` is off, or cannot be written.
+
+    Example:
+        >>> import numpy as np, landcover as lc
+        >>> from affine import Affine
+        >>> from pathlib import Path
+        >>> from rasterio.crs import CRS
+        >>> from landcover.raster import Georeference, write_class_raster
+        >>> place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000))
+        >>> classes = np.repeat(np.array([[3], [4]], np.uint8), [40, 60], axis=0).repeat(100, axis=1)
+        >>> write_class_raster(Path("map.tif"), classes, lc.DEEPGLOBE, place)
+        >>> lc.vectorize("map.tif", "map.gpkg").area_m2
+        {'forest': 1000.0, 'water': 1500.0}
     """
     map_path, out = Path(map_path), Path(out)
     check_output(out, force=force)

@@ -18,14 +18,19 @@ Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Area:
-    """How much of the imagery one class covers.
+class ClassArea:
+    """The area of one class.
 
     Attributes:
         name: The class.
-        pixels: Its pixels.
-        share: Its share of the area, 0..1; of the pixels where no scale is known.
-        hectares: Its area; None where no scale is known.
+        pixels: Number of its pixels.
+        share: Fraction of the area with data, 0..1; of its pixels if the scale is unknown.
+        hectares: Area on the ground, or None where no scale is known.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.ClassArea("forest", pixels=400, share=0.25, hectares=0.01).name
+        'forest'
     """
 
     name: str
@@ -67,12 +72,12 @@ class ClassAreas:
                 self.pixels[number] += int(counts.sum())
                 self.square_metres[number] += float(counts @ areas)
 
-    def table(self) -> list[Area]:
+    def table(self) -> list[ClassArea]:
         """Return the scored classes in the legend's order."""
         covered = self.square_metres if self.scaled else self.pixels
         total = float(covered.sum()) or 1.0
         return [
-            Area(
+            ClassArea(
                 self.legend.names[i],
                 int(self.pixels[i]),
                 float(covered[i]) / total,

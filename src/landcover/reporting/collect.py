@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from landcover.errors import DataError, UsageError
+from landcover.evaluation.report import EvaluationReport
 from landcover.legend import BUILT_IN, Legend
 from landcover.model.card import BEST_NAME, ModelCard, model_digest, read_card
-from landcover.reporting.records import End, Evaluation, Event, Start, Step, Validation
+from landcover.reporting.records import End, Event, Start, Step, Validation
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,13 @@ class Run:
 class Scored:
     """An evaluation, where it was read from, a short name for it, and the legend that fits its classes."""
 
-    evaluation: Evaluation
+    evaluation: EvaluationReport
     source: Path
     name: str
     legend: Legend | None
 
 
-def read_evaluation(path: Path) -> Evaluation:
+def read_evaluation(path: Path) -> EvaluationReport:
     """Read a JSON file of ``landcover evaluate``.
 
     Raises:
@@ -91,7 +92,7 @@ def read_evaluation(path: Path) -> Evaluation:
             f"{path} is the result of landcover evaluate --map, accuracy and areas of one map; the page is "
             "about scores of a data set's split. Give a result of landcover evaluate --data, or a run folder."
         )
-    return _validated(Evaluation, data, f"{path} is not a result of landcover evaluate --json")
+    return _validated(EvaluationReport, data, f"{path} is not a result of landcover evaluate --json")
 
 
 def read_run(folder: Path) -> Run:
@@ -157,17 +158,16 @@ def collect(inputs: Iterable[Path]) -> tuple[list[Run], list[Scored]]:
     ]
 
 
-def fitting_legend(evaluation: Evaluation, source: Path) -> Legend | None:
+def fitting_legend(evaluation: EvaluationReport, source: Path) -> Legend | None:
     """Return the legend that the JSON holds, else the built-in one with its classes, else None.
 
     Raises:
         DataError: If the legend in the JSON has other classes than the scores.
     """
     if evaluation.legend is not None:
-        legend = Legend.from_dict(evaluation.legend)
-        if list(legend.names) != evaluation.classes:
+        if list(evaluation.legend.names) != evaluation.classes:
             raise DataError(f"{source}: its 'legend' has other classes than its 'classes'. Evaluate again.")
-        return legend
+        return evaluation.legend
     return built_in_with(evaluation.classes)
 
 

@@ -1,17 +1,17 @@
-"""What a reader must know before trusting a number: short notes drawn from evaluations and runs."""
+"""Notes on evaluations and runs: what a reader must know before trusting a number."""
 
 from collections.abc import Sequence
 
-from landcover.evaluation.seen import describe_seen, unknown_of_seen
+from landcover.evaluation.overlap import describe_overlap
+from landcover.evaluation.report import EvaluationReport
 from landcover.reporting.collect import Run, Scored
-from landcover.reporting.records import Evaluation, Seen
 from landcover.reporting.wording import listing
 
 _NEIGHBOURS = ("folders", "glnet", "random", "kfold")
-"""Splits that part images without regard to the scenes that they were cut from."""
+"""Splits that ignore which scene an image was cut from."""
 
 
-def evaluation_notes(evaluation: Evaluation, runs: Sequence[Run] = ()) -> list[str]:
+def evaluation_notes(evaluation: EvaluationReport, runs: Sequence[Run] = ()) -> list[str]:
     """Return the notes on one evaluation: its own warnings, a split that may leak, an unusual metric.
 
     Args:
@@ -19,41 +19,39 @@ def evaluation_notes(evaluation: Evaluation, runs: Sequence[Run] = ()) -> list[s
         runs: Runs whose best model it may have scored, on the part by which that was chosen.
     """
     notes = list(evaluation.warnings)
-    seen = [row.model_dump() for row in evaluation.seen or ()]
-    if unknown_of_seen(seen) is not None:
-        notes.append(describe_seen(seen, evaluation.images) or "")
-        known = Seen()
-    else:  # then the evaluation's own warnings say what was met
-        known = evaluation.seen[0] if evaluation.seen else Seen()
+    overlap = evaluation.training_overlap
+    if overlap is not None and (sentence := describe_overlap(overlap)):
+        notes.append(sentence)
     split = evaluation.split.split(":")[0]
-    if split.split("-")[0] in _NEIGHBOURS and not known.same_scenes:
+    scenes_known = overlap is not None and (overlap.same_scene or overlap.status == "no overlap")
+    if split.split("-")[0] in _NEIGHBOURS and not scenes_known:
         notes.append(
-            f"The split {split} does not look at scenes. Where images are pieces of larger scenes, "
-            "neighbours stand on both sides of it and this number is optimistic; a split scenes-kK@I keeps "
-            "scenes apart."
+            f"The split {split} ignores scenes. Where images are tiles of larger scenes, neighbouring tiles "
+            "are in training and evaluation and this number is optimistic. A split scenes-kK@I keeps scenes "
+            "apart."
         )
-    elif split == "all" and known.trained_on is None:
+    elif split == "all" and (overlap is None or overlap.identical is None):
         notes.append(
             "All images were scored. If the model was trained on some of them, this number is optimistic."
         )
     notes += [
-        f"The run {run.name} chose its best step by the images of {evaluation.split}. If they were "
-        "these very images, prepared or not, this number is a little optimistic."
+        f"The best step of run {run.name} was chosen by its scores on {evaluation.split}. If these are the "
+        "same images, this number is slightly optimistic."
         for run in runs
-        if known.chosen_on is None and _chosen_by(evaluation, run)
+        if (overlap is None or overlap.identical is None) and _chosen_by(evaluation, run)
     ]
     if evaluation.metric != "challenge":
         notes.append(
-            f"The metric is {evaluation.metric}: compare it only with numbers of the same metric, "
-            "not with the challenge's."
+            f"The metric is {evaluation.metric}: compare it only with numbers of the same metric, not with "
+            "the challenge's."
         )
     return notes
 
 
-def _chosen_by(evaluation: Evaluation, run: Run) -> bool:
-    """Tell whether the best model of a run was scored on the part of a split that it was chosen by.
+def _chosen_by(evaluation: EvaluationReport, run: Run) -> bool:
+    """Return whether a run's best model was chosen by its scores on a subset of this name.
 
-    Whether the data are the same too cannot be told: a folder, its copy and its cache have any name.
+    Names do not prove that the images are the same; cards of 0.1 have nothing else.
     """
     return (
         run.card is not None
@@ -64,7 +62,7 @@ def _chosen_by(evaluation: Evaluation, run: Run) -> bool:
 
 
 def comparison_notes(scored: Sequence[Scored]) -> list[str]:
-    """Say in what the compared evaluations differ besides the model."""
+    """Return a note on differences between the compared evaluations other than the model."""
     differing = [
         what
         for what, values in (
@@ -81,11 +79,11 @@ def comparison_notes(scored: Sequence[Scored]) -> list[str]:
 
 
 def run_notes(run: Run) -> list[str]:
-    """Return the notes on a run: cut off, or never validated."""
+    """Return the notes on a run: interrupted, or never validated."""
     notes = []
     if run.end is None:
         last = run.steps[-1].step if run.steps else 0
-        notes.append(f"The run was cut off, or goes on: its log stops at step {last:,} without an end.")
+        notes.append(f"The run was interrupted or is still running: its log ends at step {last:,}.")
     if not run.validations:
         notes.append("The run has not been validated yet.")
     return notes

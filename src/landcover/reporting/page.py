@@ -42,6 +42,15 @@ def report(
         ModelError: If the best model of a run is damaged.
         OutputError: If ``out`` exists already or cannot be written.
         MissingExtraError: If Jinja is not installed.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=3, size=64)
+        >>> options = lc.EvaluateOptions(json="evaluation.json")
+        >>> _ = lc.evaluate(folder, "all:all", model="starter", options=options)
+        >>> lc.report(["evaluation.json"], "report.html").name
+        'report.html'
     """
     paths, out = [Path(path) for path in inputs], Path(out)
     if images < 0:

@@ -1,164 +1,23 @@
-"""What the files of a report hold: typed records of evaluations and of the events in a run's log."""
+"""The events in the log of a training run, as typed records."""
 
-import math
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt
 
-from landcover.evaluation.borders import band_name
+from landcover.evaluation.report import Number, Record
 
 
-def _finite(value: Any) -> Any:
-    """Take NaN and infinity, which JSON files of Python may hold, as "no value"."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Number = Annotated[float | None, BeforeValidator(_finite)]
-"""A figure, or None where it is undefined."""
-
-
-class _Read(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class ImageScore(_Read):
-    """Scores of one image, 0..1."""
-
-    key: str
-    miou: Number = None
-    pixel_accuracy: Number = None
-
-
-class Cleaned(_Read):
-    """Scores after the removal of regions below ``min_region``."""
-
-    min_region: str
-    miou: Number
-    miou_change: Number
-
-
-class Bin(_Read):
-    """Pixels of about one confidence: their mean confidence, how many are right, their share of all, 0..1."""
-
-    confidence: float
-    accuracy: float
-    share: float
-
-
-class WorstClass(_Read):
-    """The class with the largest calibration error."""
-
-    name: str
-    ece: float
-
-
-class Calibration(_Read):
-    """How far a model's probabilities can be believed."""
-
-    ece: Number
-    nll: Number
-    confidence: Number = None
-    accuracy: Number = None
-    worst_class: WorstClass | None = None
-    bins: list[Bin]
-    temperature: float | None = None
-    fitted_on: str | None = None
-
-
-class BandScores(_Read):
-    """Scores of some of the pixels, and which share of all they are."""
-
-    share: Number
-    miou: Number
-    iou: dict[str, Number]
-    pixel_accuracy: Number
-
-
-class Band(BandScores):
-    """Scores at one distance from class borders, and of all pixels but the nearer ones."""
-
-    from_m: float
-    to_m: float | None
-    beyond: BandScores
-
-    @property
-    def name(self) -> str:
-        """Such as ``5 to 10 m``."""
-        return band_name(self.from_m, self.to_m)
-
-
-class Borders(_Read):
-    """Scores by distance from class borders of the truth."""
-
-    bands: list[Band]
-
-
-class Seen(_Read):
-    """What the model or one of its teachers has met of the images, None where that is not known."""
-
-    role: str = "model"
-    split: str | None = None
-    same_data: bool | None = None
-    began_elsewhere: bool = False
-    trained_on: NonNegativeInt | None = None
-    same_scenes: NonNegativeInt | None = None
-    chosen_on: NonNegativeInt | None = None
-
-
-class Evaluation(_Read):
-    """The result of one :func:`landcover.evaluation.evaluate`, which says what each value means."""
-
-    metric: str
-    split: str
-    model: str | None = None
-    gsd: float | None = None
-    images: NonNegativeInt
-    pixels: NonNegativeInt
-    miou: Number
-    iou: dict[str, Number]
-    pixel_accuracy: Number
-    confusion: list[list[NonNegativeInt]]
-    classes: list[str]
-    per_image: list[ImageScore] = []
-    missed: list[NonNegativeInt] = []
-    miou_interval: tuple[float, float] | None = None
-    resampled: str = "images"
-    min_region: Cleaned | None = None
-    calibration: Calibration | None = None
-    borders: Borders | None = None
-    seen: list[Seen] | None = None
-    warnings: list[str] = []
-    data: Path | None = None
-    predictions: Path | None = None
-    model_sha256: str | None = None
-    legend: dict[str, Any] | None = None
-    prediction_legend: dict[str, Any] | None = None
-
-    @model_validator(mode="after")
-    def _fits(self) -> "Evaluation":
-        size = len(self.classes)
-        if len(self.confusion) != size or any(len(row) != size for row in self.confusion):
-            raise ValueError(f"'confusion' is not {size} x {size}, but there are {size} 'classes'")
-        if self.missed and len(self.missed) != size:
-            raise ValueError(f"'missed' has {len(self.missed)} counts, but there are {size} 'classes'")
-        strangers = [name for name in self.iou if name not in self.classes]
-        if strangers:
-            raise ValueError(f"'iou' has {strangers[0]!r}, which is not among 'classes'")
-        return self
-
-
-class Start(_Read):
+class Start(Record):
     """What a run was begun, or last resumed, with."""
 
-    config: dict[str, Any] = {}
-    counts: dict[str, int] = {}
-    provenance: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
+    counts: dict[str, int] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
     device: str | None = None
     threads: int | None = None
 
 
-class Event(_Read):
+class Event(Record):
     """Something logged after ``step`` steps and ``seconds`` of training, resumed ones included."""
 
     step: NonNegativeInt

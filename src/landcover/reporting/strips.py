@@ -13,8 +13,8 @@ from PIL import Image
 from landcover.data import Dataset, Item, open_dataset
 from landcover.errors import LandcoverError
 from landcover.evaluation.predictions import from_folder
+from landcover.evaluation.report import EvaluationReport, ImageScore
 from landcover.legend import NODATA, Legend, UInt8Array
-from landcover.reporting.records import Evaluation, ImageScore
 
 MAX_SIDE_PX = 480
 """Longest side of a picture."""
@@ -75,7 +75,7 @@ def best_and_worst(
     return tuple(best), tuple(worst)
 
 
-def draw_scenes(evaluation: Evaluation, legend: Legend | None, count: int, side_px: int) -> Scenes:
+def draw_scenes(evaluation: EvaluationReport, legend: Legend | None, count: int, side_px: int) -> Scenes:
     """Draw the best and worst images of an evaluation.
 
     Pictures that cannot be drawn any more (data moved, maps not kept, a file damaged) are explained.
@@ -187,7 +187,7 @@ def _fit(height: int, width: int, side: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _open(evaluation: Evaluation, legend: Legend | None) -> _Source | str:
+def _open(evaluation: EvaluationReport, legend: Legend | None) -> _Source | str:
     """Open the data and maps of an evaluation, or say why there are no pictures."""
     if evaluation.data is None or evaluation.predictions is None:
         return "The evaluation kept no maps, so there are no pictures."
@@ -205,7 +205,7 @@ def _open(evaluation: Evaluation, legend: Legend | None) -> _Source | str:
     items = {item.key: item for item in dataset.items}
     # Maps that evaluate kept of a model are in the truth's legend; those of a folder may be in another.
     own = evaluation.prediction_legend if evaluation.model is None else None
-    map_legend = Legend.from_dict(own) if own is not None else dataset.legend
+    map_legend = own or dataset.legend
     return _Source(dataset, items, evaluation.predictions, map_legend, tuple(evaluation.iou))
 
 

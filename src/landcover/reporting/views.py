@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from landcover.evaluation.report import EvaluationReport
 from landcover.legend import Legend
 from landcover.reporting.collect import Run, Scored
 from landcover.reporting.figures import (
@@ -18,7 +19,7 @@ from landcover.reporting.figures import (
     reliability_chart,
 )
 from landcover.reporting.notes import evaluation_notes, run_notes
-from landcover.reporting.records import Evaluation, Event
+from landcover.reporting.records import Event
 from landcover.reporting.strips import Scenes, draw_scenes
 from landcover.reporting.wording import count, css_colour, duration, percent, percent_tick
 
@@ -73,7 +74,7 @@ class ScoreView:
         return "".join(words) + "."
 
     @property
-    def evaluation(self) -> Evaluation:
+    def evaluation(self) -> EvaluationReport:
         """The scores themselves."""
         return self.scored.evaluation
 
@@ -112,18 +113,19 @@ def score_view(scored: Scored, runs: Sequence[Run], images: int, side_px: int) -
     )
 
 
-def _reliability(evaluation: Evaluation) -> Chart | None:
+def _reliability(evaluation: EvaluationReport) -> Chart | None:
     bins = evaluation.calibration.bins if evaluation.calibration is not None else []
     if not bins:
         return None
     return reliability_chart([group.confidence for group in bins], [group.accuracy for group in bins])
 
 
-def _with_missed(evaluation: Evaluation) -> tuple[list[list[int]], list[str]]:
+def _with_missed(evaluation: EvaluationReport) -> tuple[list[list[int]], list[str]]:
     """Return counts and classes, with a column more where pixels were mapped as no data."""
     if not any(evaluation.missed):
-        return evaluation.confusion, evaluation.classes
-    rows = [[*row, missed] for row, missed in zip(evaluation.confusion, evaluation.missed, strict=True)]
+        return evaluation.confusion.tolist(), evaluation.classes
+    counts = evaluation.confusion.tolist()
+    rows = [[*row, missed] for row, missed in zip(counts, evaluation.missed, strict=True)]
     return [*rows, [0] * (len(rows) + 1)], [*evaluation.classes, NO_DATA]
 
 

@@ -201,6 +201,11 @@ class TrainConfig(Config):
         window_px: Height and width of the windows of the finished model's predictions.
         overlap_px: Overlap of these windows.
         licence: Terms of the finished weights, for its card.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.TrainConfig(steps=1000, batch_size=4).steps
+        1000
     """
 
     key_aliases: ClassVar[Mapping[str, str]] = {"optimizer": "optimiser", "license": "licence"}
@@ -280,6 +285,11 @@ def load_preset(name: str) -> TrainConfig:
     Raises:
         UsageError: If ``name`` is neither.
         ConfigError: If the file is not a valid configuration; the message names the key.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.load_preset("demo").model.encoder
+        'resnet10t'
     """
     if name in presets():
         text = (files("landcover.training") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")

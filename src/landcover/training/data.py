@@ -1,14 +1,14 @@
 """The data of a run: the subsets of a split, with the classes counted once before the first step."""
 
+import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from landcover.data import Dataset, Item, open_dataset, split
-from landcover.data.digest import Counted, material_digest
 from landcover.data.items import SCENES_FILE
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse
 from landcover.errors import DataError, SplitError, UsageError
@@ -150,10 +150,7 @@ def load_training_data(
         class_counts=[counts for _, counts in labelled],
         validation=validation,
         validation_subset=validation_subset,
-        digest=material_digest(
-            (Counted(item.key, c.height, c.width, c.pixels.tolist()) for item, c in counted),
-            (item.key for item in validation),
-        ),
+        digest=_digest(counted, validation),
     )
     _warn(loaded, crop_px, unlabelled=len(items) - len(labelled))
     return loaded
@@ -234,3 +231,12 @@ def measure_imagery(data: TrainingData) -> ImageryProfile | None:
         return resample_image(data.dataset.read_image(item), scale)
 
     return measure_profile(parallel_map(read, evenly_spaced(data.train, count)))
+
+
+def _digest(counted: Iterable[tuple[Item, ClassCounts]], validation: Iterable[Item]) -> str:
+    """Return a digest of names, sizes and class counts: the run's identity, and the card's provenance."""
+    digest = hashlib.sha256()
+    for item, counts in counted:
+        digest.update(f"{item.key} {counts.height} {counts.width} {counts.pixels.tolist()}\n".encode())
+    digest.update("\n".join(item.key for item in validation).encode())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""Versions of the software that a run is made with."""
 
 import platform
 import subprocess
@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 def git_commit() -> str | None:
     """Return the commit of landcover's own checkout, with ``-dirty`` where files were changed.
 
-    None where landcover is not run from a checkout, or git is not installed.
+    None if landcover does not run from a git checkout, or git is not installed.
     """
     package = Path(landcover.__file__).parent
     try:

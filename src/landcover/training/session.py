@@ -11,11 +11,20 @@ import torch
 
 from landcover import __version__
 from landcover.config import dump_yaml
+from landcover.data.fingerprints import image_set
 from landcover.errors import ModelError, UsageError
 from landcover.io.files import claimed, write_text
 from landcover.legend import Legend
 from landcover.model import DeepLabV3Plus, build_model
-from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, model_digest, read_card
+from landcover.model.card import (
+    BEST_NAME,
+    LAST_NAME,
+    ImageSet,
+    ModelCard,
+    UsedImages,
+    model_digest,
+    read_card,
+)
 from landcover.model.runtimes.base import Precision
 from landcover.model.runtimes.torch_runtime import pick_device
 from landcover.model.weights import encoder_preprocessing, load_model_weights, weights_digest
@@ -37,7 +46,7 @@ from landcover.training.optim import WeightAverage, build_optimiser, pick_precis
 from landcover.training.provenance import git_commit, versions
 from landcover.training.runs import CONFIG_NAME, prepare_folder, run_identity, warn_of_other_device
 from landcover.training.softlabels import SoftLabels
-from landcover.training.teachers import Teacher, check_teacher, read_teachers, soft_labels
+from landcover.training.teachers import Teacher, check_teachers, read_teachers, soft_labels
 from landcover.training.validation import evenly_spaced
 
 logger = logging.getLogger(__name__)
@@ -107,8 +116,14 @@ def train(
         TrainingError: If the loss or weights are not finite.
 
     Example:
-        >>> from landcover.training import load_preset, train
-        >>> train(load_preset("starter"), data="cache", out="runs/first")  # doctest: +SKIP
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> folder = make_dataset("data", scenes=4, size=64)
+        >>> tiny = {"steps": 1, "batch_size": 2, "crop_px": 64}
+        >>> config = lc.load_preset("demo").model_copy(update=tiny)
+        >>> run = lc.train(config, data=folder, split="folders", out="run")
+        >>> run.step, lc.open_model("run").classes == lc.DEEPGLOBE.scored_names
+        (1, True)
     """
     folder = Path(out)
     start = None if init is None else Path(init)
@@ -145,6 +160,10 @@ def train(
         precision = pick_precision(config.precision, device)
         network = build_network(config, legend, None if resumed else start, resumed=resumed)
         state = build_state(network, config, device, precision)
+        validated = evenly_spaced(loaded.validation, config.validation.images)
+        trained = image_set(loaded.dataset, loaded.train)
+        selects = validated and (config.validation.keep == "best" or config.validation.patience is not None)
+        parents = [teacher.card for teacher in teachers] + ([start_card] if start_card is not None else [])
         card = ModelCard(
             model=config.model,
             legend=legend,
@@ -167,14 +186,19 @@ def train(
                 "trained_in": precision,
                 "teachers": [teacher.describe() for teacher in teachers],
             },
+            used_images=UsedImages(
+                training=trained, selection=image_set(loaded.dataset, validated) if selects else None
+            ).with_parents(parent.used_images for parent in parents),
             imagery=(_saved_profile(folder) if resumed else None) or measure_imagery(loaded),
         )
-        soft = _soft_labels(teachers, loaded, folder, card, device, precision) if teachers else None
+        soft = (
+            _soft_labels(teachers, loaded, trained, folder, config, device, precision) if teachers else None
+        )
         run = Run(
             config=config,
             folder=folder,
             data=loaded,
-            validation=evenly_spaced(loaded.validation, config.validation.images),
+            validation=validated,
             identity=identity,
             card=card,
             device=device,
@@ -249,22 +273,21 @@ def _saved_profile(folder: Path) -> ImageryProfile | None:
 def _soft_labels(
     teachers: Sequence[Teacher],
     data: TrainingData,
+    trained: ImageSet,
     folder: Path,
-    card: ModelCard,
+    config: TrainConfig,
     device: torch.device,
     precision: Precision,
 ) -> SoftLabels:
-    for teacher in teachers:
-        for notice in check_teacher(teacher, card, data):
-            logger.warning("%s", notice)
-    recipe = card.recipe
+    for warning in check_teachers(teachers, data, trained):
+        logger.warning("%s", warning)
     return soft_labels(
         teachers,
         data,
         folder,
-        cell_m=data.model_gsd * recipe["loss"]["stride"],
+        cell_m=data.model_gsd * config.loss.stride,
         device=str(device),
-        threads=recipe["threads"],
+        threads=config.threads,
         precision=precision,
     )
 

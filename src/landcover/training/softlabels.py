@@ -1,7 +1,7 @@
-"""Soft labels: the probability of each class at each place of the training images, and crops of them.
+"""Soft labels: teachers' probabilities of each class in cells of the training images, and crops of them.
 
-They are learned beside the labels (Hinton et al. 2015, 1503.02531): a label says one class up to a border
-that is often drawn coarsely, a probability also what else a place looks like.
+They are learned beside the labels (Hinton et al. 2015, 1503.02531). A label is one class, up to a boundary
+that is often drawn coarsely; probabilities also contain the other likely classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ class SoftLabels:
     """Probabilities in cells that divide each image evenly.
 
     Args:
-        maps: For each image uint8 (h, w, C), of which 255 is a probability of one.
+        maps: For each image uint8 (h, w, C); 255 is a probability of 1.
         sizes: Height and width of each image in pixels.
     """
 
@@ -36,7 +36,7 @@ class SoftLabels:
         """Return the probabilities at the centres of a crop's cells, each interpolated within its image.
 
         Args:
-            pieces: What the crop is made of.
+            pieces: The parts of images that the crop consists of.
             side: Its height and width in pixels of the images.
             cells: Its height and width in cells.
 
@@ -72,7 +72,7 @@ def at_centres(probabilities: Float32Array, cells: Size) -> Float32Array:
 
 
 def _between(values: npt.NDArray[np.uint8] | Float32Array, shares: npt.NDArray[np.float64]) -> Float32Array:
-    """Interpolate (n, …) linearly between the centres of its n cells, at shares 0..1 of the axis."""
+    """Interpolate (n, …) linearly between the centres of its n cells, at fractions 0..1 of the axis."""
     position = np.clip(shares * len(values) - 0.5, 0, len(values) - 1)
     low = position.astype(np.intp)
     high = np.minimum(low + 1, len(values) - 1)

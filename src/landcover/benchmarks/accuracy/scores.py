@@ -13,6 +13,7 @@ import numpy.typing as npt
 from landcover.benchmarks.accuracy.recipes import RESULT_NAME
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ModelError
+from landcover.evaluation.overlap import describe_overlap, overlap_warnings, training_overlap
 from landcover.evaluation.predictions import from_model
 from landcover.io.files import atomic_path, write_text
 from landcover.metrics import ConfusionMatrix, Int64Array
@@ -20,7 +21,6 @@ from landcover.model.card import read_card
 from landcover.model.runtimes import Runtime
 from landcover.progress import track
 from landcover.training.log import LOG_NAME, read_log
-from landcover.unseen import Encounter, encounters
 
 _NEEDED = {"contender", "fold", "seed", "training", "warnings"}
 """What reports read of a result."""
@@ -126,72 +126,22 @@ def groups_of(dataset: Dataset, items: Sequence[Item]) -> list[str]:
 
 
 def check_unseen(model: Path, dataset: Dataset, items: Sequence[Item], *, by_scene: bool) -> list[str]:
-    """See that a model trained elsewhere has met nothing of what it is to be scored on.
-
-    Its card names the split that it was trained on, which is made again here; items of the same name are
-    taken for the same. Where nothing speaks against it, the digest of its training data is made again, too:
-    if that is another one, names prove little, and the report says so. So it does of a fine-tuned model,
-    since no card tells what the model had met that it began with.
+    """Refuse a model that was trained on, or selected by, the images that it is to be scored on.
 
     Args:
         model: Model file or run folder.
         dataset: The data that are scored.
         items: What is scored.
-        by_scene: Whether other tiles of their scenes count as seen, too.
+        by_scene: Whether tiles of training scenes are refused, too.
 
     Returns:
-        Sentences about what cannot be told.
+        A sentence where the card does not prove that there is no overlap.
 
     Raises:
-        ModelError: If it was trained on some of the items (or scenes), or its weights were chosen by their
-            score on them: by keeping the best, or by stopping when it no longer rose.
-        DataError: If masks cannot be read.
+        ModelError: If images overlap.
     """
-    name_of = groups_of if by_scene else _keys
-    scored = set(name_of(dataset, items))
-    names = zip(dataset.items, name_of(dataset, dataset.items), strict=True)
-    forbidden = [item for item, name in names if name in scored]
-    doubts = []
-    for one in encounters(str(model), read_card(model), dataset, forbidden):
-        for members, what in ((one.trained_on, "trained on"), (one.chosen_on, "chosen by its score on")):
-            if one.known is not None and members:
-                seen = set(name_of(dataset, members))
-                raise ModelError(
-                    f"{one.who} (split {one.known.split}) was {what} {len(seen)} of the {len(scored)} "
-                    f"{'scenes' if by_scene else 'tiles'} that it is to be scored on, such as {min(seen)}. "
-                    "Such a score would say nothing; give a model that was kept away from them."
-                )
-        doubts += _doubts(one, dataset)
-    return doubts
-
-
-def _doubts(one: Encounter, dataset: Dataset) -> list[str]:
-    """Say what cannot be told about one model of a lineage, where nothing speaks against it."""
-    doubts = []
-    if one.began_elsewhere:
-        doubts.append(
-            f"{one.who} was fine-tuned from another model, and its card does not tell what that was trained "
-            "on: it may have seen what is scored."
-        )
-    if one.known is None:
-        name = str(one.card.provenance.get("split"))
-        doubts.append(
-            f"{one.who} was trained on the split {name!r}, unknown here: it may have seen what is scored."
-        )
-        return doubts
-    same = one.same_data(dataset)
-    if same is None:
-        doubts.append(
-            f"{one.who} has nothing on its card that proves that it was trained on these data: that it was "
-            "kept away from what is scored is told by the names of tiles alone."
-        )
-    elif not same:
-        doubts.append(
-            f"{one.who} was trained on other data than these, or these have changed since (another digest): "
-            "that it was kept away from what is scored is told by the names of tiles alone."
-        )
-    return doubts
-
-
-def _keys(dataset: Dataset, items: Sequence[Item]) -> list[str]:
-    return [item.key for item in items]
+    overlap = training_overlap(read_card(model), dataset, items)
+    if overlap.identical or overlap.selection or (by_scene and overlap.same_scene):
+        raise ModelError(" ".join(overlap_warnings(overlap, str(model))))
+    proven = overlap.status == "no overlap" or (not by_scene and overlap.status != "not recorded")
+    return [] if proven else [f"{model}: {describe_overlap(overlap)}"]

@@ -68,22 +68,6 @@ class TorchRuntime:
         return self._softmax(self._coarse, batch)
 
     @torch.inference_mode()
-    def logits(self, batch: UInt8Array) -> Float32Array:
-        """Return what :meth:`coarse` is the softmax of, before it is divided by the temperature.
-
-        Args:
-            batch: uint8 (N, H, W, 3), RGB.
-
-        Returns:
-            float32 (N, C, ceil(H / stride), ceil(W / stride)), contiguous.
-
-        Raises:
-            UsageError: If the batch has another type or shape, or no pixel.
-        """
-        result: Float32Array = self._logits(self._coarse, batch).cpu().numpy()
-        return result
-
-    @torch.inference_mode()
     def _softmax(self, network: Callable[[torch.Tensor], torch.Tensor], batch: UInt8Array) -> Float32Array:
         logits = self._logits(network, batch)
         result: Float32Array = torch.softmax(logits.div_(self.card.temperature), dim=1).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Distances from class borders and the scores by them, against brute force."""
+"""Distances from class boundaries and the scores by them, against brute force."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from landcover.evaluation.borders import (
-    BANDS_M,
-    band_name,
-    bands,
-    border_scores,
-    count_by_band,
+from landcover.evaluation.boundary import (
+    DISTANCE_BINS_M,
+    bin_name,
+    boundary_scores,
+    count_by_distance,
+    distance_bins,
     squared_distance,
 )
 from landcover.legend import DEEPGLOBE, NODATA, UInt8Array
@@ -22,9 +22,9 @@ CLASSES = st.sampled_from([0, 1, 1, 1, 1, 3, 3, 6, NODATA])
 
 
 def brute_force(truth: UInt8Array) -> np.ndarray:
-    """Squared distance of each pixel from the nearest one that touches a border; infinity where none is."""
+    """Squared distance of each pixel from the nearest one that touches a boundary; infinity where none is."""
     height, width = truth.shape
-    at_border = [
+    at_boundary = [
         (y, x)
         for y in range(height)
         for x in range(width)
@@ -34,7 +34,7 @@ def brute_force(truth: UInt8Array) -> np.ndarray:
     ]  # fmt: skip
     rows, cols = np.mgrid[:height, :width]
     squared = np.full(truth.shape, np.inf)
-    for y, x in at_border:
+    for y, x in at_boundary:
         np.minimum(squared, (rows - y) ** 2 + (cols - x) ** 2, out=squared)
     return squared
 
@@ -52,7 +52,7 @@ def test_distances_are_euclidean_up_to_the_reach(truth: UInt8Array, reach: int) 
     assert (found[~near].astype(np.int64) >= reach**2).all()
 
 
-def test_distances_on_a_tile_with_few_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distances_on_a_tile_with_few_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
     from scipy.ndimage import distance_transform_edt
 
     random = np.random.default_rng(0)
@@ -61,10 +61,10 @@ def test_distances_on_a_tile_with_few_borders(monkeypatch: pytest.MonkeyPatch) -
     nearest = ((rows[..., None] - points[:, 0]) ** 2 + (cols[..., None] - points[:, 1]) ** 2).argmin(-1)
     truth = classes[nearest]
     found = squared_distance(truth, DEEPGLOBE, 300)
-    border = found == 0
-    assert 0 < border.mean() < 0.2
-    np.testing.assert_array_equal(found, np.rint(distance_transform_edt(~border) ** 2))
-    monkeypatch.setattr("landcover.evaluation.borders._BLOCK_PX", 1)
+    boundary = found == 0
+    assert 0 < boundary.mean() < 0.2
+    np.testing.assert_array_equal(found, np.rint(distance_transform_edt(~boundary) ** 2))
+    monkeypatch.setattr("landcover.evaluation.boundary._BLOCK_PX", 1)
     np.testing.assert_array_equal(squared_distance(truth, DEEPGLOBE, 300), found)
 
 
@@ -74,32 +74,32 @@ def stripe(left: int, right: int, width: int = 60) -> UInt8Array:
     return truth
 
 
-def test_pixels_fall_into_bands_of_metres() -> None:
-    """At 2 m per pixel those beside the border are at 1, 3, 5, ... metres."""
-    found = bands(stripe(0, 3), DEEPGLOBE, 2.0)[0, 30:]
+def test_pixels_fall_into_bins_of_metres() -> None:
+    """At 2 m per pixel those beside the boundary are at 1, 3, 5, ... metres."""
+    found = distance_bins(stripe(0, 3), DEEPGLOBE, 2.0)[0, 30:]
     metres = 2.0 * (np.arange(30) + 0.5)
-    assert found.tolist() == [int(np.searchsorted(BANDS_M, m, side="right")) - 1 for m in metres]
+    assert found.tolist() == [int(np.searchsorted(DISTANCE_BINS_M, m, side="right")) - 1 for m in metres]
     assert set(found) == {0, 1, 2, 3, 4}
     assert found[2] == 1  # 5 m is no longer nearer than 5 m
-    # Where half a pixel is more than a band, that band is empty.
-    assert bands(stripe(0, 3), DEEPGLOBE, 30.0).min() == 2
+    # Where half a pixel is more than a bin, that bin is empty.
+    assert distance_bins(stripe(0, 3), DEEPGLOBE, 30.0).min() == 2
 
 
 @pytest.mark.parametrize("other", [UNKNOWN, NODATA])
-def test_unknown_regions_and_the_edge_make_no_border(other: int) -> None:
-    assert (bands(stripe(0, other), DEEPGLOBE, 1.0) == 4).all()
-    assert (bands(stripe(0, 0), DEEPGLOBE, 1.0) == 4).all()
+def test_unknown_regions_and_the_edge_make_no_boundary(other: int) -> None:
+    assert (distance_bins(stripe(0, other), DEEPGLOBE, 1.0) == 4).all()
+    assert (distance_bins(stripe(0, 0), DEEPGLOBE, 1.0) == 4).all()
     between = stripe(0, 3)
     between[:, 29:31] = other
-    assert (bands(between, DEEPGLOBE, 1.0) == 4).all()
+    assert (distance_bins(between, DEEPGLOBE, 1.0) == 4).all()
 
 
-def test_scores_by_band_are_those_of_the_pixels_in_it() -> None:
+def test_scores_of_a_bin_are_those_of_its_pixels() -> None:
     random = np.random.default_rng(1)
     truth = np.kron(random.integers(0, 7, (2, 2)), np.ones((50, 45))).astype(np.uint8)
     prediction = np.where(random.random(truth.shape) < 0.7, truth, random.integers(0, 6, truth.shape))
     prediction = prediction.astype(np.uint8)
-    rows = border_scores(count_by_band(truth, prediction, DEEPGLOBE, 1.0))["bands"]
+    rows = boundary_scores(count_by_distance(truth, prediction, DEEPGLOBE, 1.0))["bins"]
     distance = np.sqrt(brute_force(truth)) + 0.5
     known = truth != UNKNOWN
     for row in rows:
@@ -115,12 +115,12 @@ def test_scores_by_band_are_those_of_the_pixels_in_it() -> None:
             assert scores["pixels"] == (pixels & known).sum()
             assert scores["share"] == pytest.approx((pixels & known).sum() / known.sum())
     assert rows[0]["beyond"]["pixels"] == known.sum() == sum(row["pixels"] for row in rows)
-    assert [band_name(row["from_m"], row["to_m"]) for row in rows][::4] == ["0 to 5 m", "over 40 m"]
+    assert [bin_name(row["from_m"], row["to_m"]) for row in rows][::4] == ["0 to 5 m", "over 40 m"]
 
 
 def test_nothing_known_has_no_scores() -> None:
     truth = np.full((5, 5), NODATA, np.uint8)
-    rows = border_scores(count_by_band(truth, np.zeros((5, 5), np.uint8), DEEPGLOBE, 1.0))["bands"]
+    rows = boundary_scores(count_by_distance(truth, np.zeros((5, 5), np.uint8), DEEPGLOBE, 1.0))["bins"]
     assert {(row["pixels"], row["share"], row["miou"], row["pixel_accuracy"]) for row in rows} == {
         (0, None, None, None)
     }

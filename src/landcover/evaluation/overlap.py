@@ -1,0 +1,159 @@
+"""Overlap of evaluated images with the images that a model was made from.
+
+Scores on training images measure memorisation. Other tiles of a training scene are nearly as easy: see
+docs/accuracy.md for the scores of the same recipe on scenes that are new to it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from landcover.config import Config
+from landcover.data import Dataset, Item
+from landcover.data.fingerprints import Fingerprint, fingerprints, identical_items
+from landcover.errors import printable
+from landcover.model.card import ImageSet, ModelCard
+
+Status = Literal[
+    "identical image found",
+    "scene of the training data found",
+    "no overlap",
+    "no identical image found",
+    "not recorded",
+]
+
+
+class TrainingOverlap(Config):
+    """How many of the evaluated images the model, or a model that it was made from, was fitted to.
+
+    Attributes:
+        status: The strongest statement that holds. "no overlap" requires that the scenes of all images, the
+            training images included, are known from one scene table. "not recorded": the model's card, or
+            that of a parent model, does not list its training images, and no identical one was found.
+        images: Number of evaluated images.
+        identical: Number of them that are identical to a training image; None: not recorded.
+        same_scene: Number of others that are tiles of a scene with training images; None: not known.
+        selection: Number of them whose scores chose the weights.
+        calibration: Number of them that the temperature was fitted on.
+        example: Key of an identical image, else of one of a training scene; None where there is none.
+    """
+
+    status: Status
+    images: int
+    identical: int | None = None
+    same_scene: int | None = None
+    selection: int = 0
+    calibration: int = 0
+    example: str | None = None
+
+
+def training_overlap(card: ModelCard, dataset: Dataset, items: Sequence[Item]) -> TrainingOverlap:
+    """Compare images with the fingerprints in a model's card.
+
+    Args:
+        card: The model's card.
+        dataset: The data.
+        items: The images that are evaluated.
+
+    Raises:
+        DataError: If an image cannot be read.
+    """
+    used = card.used_images
+    recorded = used.training or ImageSet(complete=False)
+    # Without anything recorded there is nothing to read and decode the images for.
+    listed = any(part is not None for part in (used.training, used.selection, used.calibration))
+    prints = fingerprints(dataset, items) if listed else [Fingerprint(None, b"")] * len(items)
+    identical, selected, calibrated = (
+        identical_items(items, prints, part) for part in (recorded, used.selection, used.calibration)
+    )
+    same_scene = _same_scene(recorded, dataset, items, identical)
+    status: Status
+    if identical:
+        status = "identical image found"
+    elif same_scene:
+        status = "scene of the training data found"
+    elif not recorded.complete:
+        status = "not recorded"
+    elif same_scene is not None and not recorded.unplaced and set(recorded.scenes) == {dataset.scene_table}:
+        status = "no overlap"
+    else:
+        status = "no identical image found"
+    examples = [item.key for item in (*identical, *(same_scene or ()))]
+    return TrainingOverlap(
+        status=status,
+        images=len(items),
+        identical=None if used.training is None else len(identical),
+        same_scene=None if same_scene is None else len(same_scene),
+        selection=len(selected),
+        calibration=len(calibrated),
+        example=examples[0] if examples else None,
+    )
+
+
+def _same_scene(
+    recorded: ImageSet, dataset: Dataset, items: Sequence[Item], identical: Sequence[Item]
+) -> list[Item] | None:
+    """Return other tiles of training scenes; None where none is found and not all scenes are known.
+
+    Scene ids are compared only where both come from the same scene table.
+    """
+    places = dataset.scenes or {}
+    trained = recorded.scenes.get(str(dataset.scene_table), ())
+    known = {item.key for item in identical}
+    others = [item for item in items if item.key not in known]
+    found = [item for item in others if item.key in places and places[item.key].scene in trained]
+    return found if found or (trained and all(item.key in places for item in others)) else None
+
+
+def overlap_warnings(
+    overlap: TrainingOverlap, model: str = "The model", *, calibration: bool = False
+) -> Iterator[str]:
+    """Yield a sentence for each kind of overlap that was found.
+
+    Args:
+        overlap: The overlap.
+        model: Subject of the sentences.
+        calibration: Whether confidences are evaluated, so that images of the calibration matter.
+    """
+    of_images = f"of the {overlap.images} images scored here"
+    model = printable(model.replace("\n", "\\n"))
+    if overlap.identical:
+        yield (
+            f"Identical image found: {model} was trained on {overlap.identical} {of_images} (for example "
+            f"{overlap.example}); these scores measure memorisation, not generalisation."
+        )
+    if overlap.same_scene:
+        yield (
+            f"{model} was trained on other tiles of the scenes of {overlap.same_scene} {of_images}; expect "
+            "lower scores on new scenes."
+        )
+    if overlap.selection:
+        yield (
+            f"The weights of {model} were chosen by their scores on {overlap.selection} {of_images}; these "
+            "scores are slightly optimistic."
+        )
+    if overlap.calibration and calibration:
+        yield (
+            f"The temperature of {model} was fitted on {overlap.calibration} {of_images}; the calibration "
+            "error is slightly optimistic."
+        )
+
+
+def describe_overlap(overlap: TrainingOverlap) -> str | None:
+    """Return a sentence on what was not found or not recorded; None where the warnings say it all."""
+    match overlap.status:
+        case "no overlap":
+            return (
+                f"No overlap with the training data: neither the {overlap.images} images nor other tiles of "
+                "their scenes were used for training."
+            )
+        case "no identical image found":
+            return (
+                f"No identical image found: none of the {overlap.images} images was used for training. "
+                "Whether other tiles of their scenes were is not known."
+            )
+        case "not recorded":
+            return (
+                "Cannot tell whether these images were used for training: the model's card does not record "
+                "its training images."
+            )
+    return None

@@ -1,0 +1,686 @@
+"""Models and maps as Python objects: :func:`open_model`, :meth:`Model.predict`, :class:`MapResult`."""
+
+import base64
+import html
+import io
+import math
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Hashable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import rasterio.shutil
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+
+from landcover import __version__
+from landcover.errors import ImageError, OutputError, UsageError
+from landcover.extras import needs
+from landcover.inference.image import predict_index, predict_probabilities
+from landcover.inference.maps import predict
+from landcover.inference.options import PredictOptions
+from landcover.inference.results import MadeMap
+from landcover.io import read_imagery, write_mask
+from landcover.io.files import atomic_path
+from landcover.legend import Legend, UInt8Array
+from landcover.model.card import ModelCard, model_digest
+from landcover.model.runtimes import Runtime
+from landcover.model.runtimes import open_model as open_runtime
+from landcover.model.runtimes.base import Float32Array, Precision
+from landcover.postprocess import remove_small_regions
+from landcover.raster import (
+    Georeference,
+    RasterSpec,
+    open_scene,
+    pixel_sides,
+    pixel_size,
+    row_areas,
+    write_map,
+)
+from landcover.raster.classmap import open_class_map
+from landcover.raster.zonal import ClassArea, ClassAreas
+from landcover.scale import check_gsd
+from landcover.windows import Window
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+    from matplotlib.axes import Axes
+
+Gsd = float | Literal["model"]
+"""Metres per pixel, or ``model``: assume the model's."""
+
+_PREVIEW_PX = 512
+"""Longest side of the picture of a map in a notebook."""
+
+_OF_FILES = ("bands", "scaling", "bbox", "aoi", "strict", "max_pixels")
+"""Options that say how a file is read; they do not apply to arrays."""
+
+_OF_FOLDERS = (
+    *("probabilities", "confidence", "mask_format", "qml", "vector", "zones", "zone_column"),
+    *("jobs", "resume", "force"),
+)
+"""Options for which there is :func:`landcover.predict`, which writes files."""
+
+
+class RasterDataset(Protocol):
+    """An open rasterio dataset: what ``rasterio.open`` or ``MemoryFile.open`` returns."""
+
+    @property
+    def name(self) -> str:
+        """The path or address."""
+
+    @property
+    def count(self) -> int:
+        """Number of bands."""
+
+
+class DataArray(Protocol):
+    """An ``xarray.DataArray`` with a dimension of three bands."""
+
+    @property
+    def dims(self) -> tuple[Hashable, ...]:
+        """Names of the dimensions."""
+
+    @property
+    def values(self) -> npt.NDArray[np.generic]:
+        """The pixels."""
+
+    @property
+    def coords(self) -> Mapping[Hashable, "DataArray"]:
+        """Coordinates by name, ``spatial_ref`` among them where the array is georeferenced."""
+
+    @property
+    def attrs(self) -> Mapping[str, object]:
+        """Attributes."""
+
+
+Image = str | Path | UInt8Array | RasterDataset | DataArray
+"""What :meth:`Model.predict` takes."""
+
+
+class Model:
+    """A land-cover model, ready to predict; :func:`open_model` makes it.
+
+    Attributes:
+        runtime: The library that computes.
+        source: The model file, run folder or bundled name as given; None for a model without a file.
+
+    Example:
+        >>> import landcover as lc
+        >>> model = lc.open_model("starter")
+        >>> model.classes
+        ('urban', 'agriculture', 'rangeland', 'forest', 'water', 'barren')
+        >>> model.card.precision
+        'int8'
+    """
+
+    def __init__(self, runtime: Runtime, source: str | Path | None = None) -> None:
+        self.runtime = runtime
+        self.source = source
+
+    @property
+    def card(self) -> ModelCard:
+        """The model card: legend, preprocessing, recipe, scores, licence, provenance."""
+        return self.runtime.card
+
+    @property
+    def legend(self) -> Legend:
+        """The classes with their colours; :attr:`MapResult.class_map` contains its indices."""
+        return self.card.legend
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that the model predicts, in the order of the probabilities."""
+        return self.legend.scored_names
+
+    @property
+    def gsd(self) -> float:
+        """Ground sample distance that the model works at, metres per pixel."""
+        return self.card.preprocessing.gsd
+
+    def predict(
+        self, image: Image, *, gsd: Gsd | None = None, options: PredictOptions | None = None
+    ) -> "MapResult":
+        """Map an image.
+
+        A file or an open rasterio dataset is mapped by windows, in memory that does not grow with its height;
+        the map is kept in a temporary file as long as the result exists. An open dataset is read again by its
+        name; one in memory and a ``WarpedVRT`` are copied to the temporary folder.
+
+        Args:
+            image: uint8 (H, W, 3), RGB; an open rasterio dataset; an ``xarray.DataArray`` of three 8-bit
+                bands, with dimensions such as (band, y, x) or (y, x, band), and the coordinates ``x``, ``y``
+                and ``spatial_ref`` where it is georeferenced; or the path or URL of an image.
+            gsd: Metres per pixel, which an array without georeference needs. ``"model"`` assumes the model's.
+                None: what the georeference says; for a file also what ``landcover.yaml`` or its layout say.
+            options: Windows, test-time augmentation, small regions; for files also bands, scaling and the
+                area of interest.
+
+        Returns:
+            The map on the image's own grid.
+
+        Raises:
+            UsageError: If the ground sample distance is unknown, the array has another type or shape, or an
+                option does not apply to the image.
+            DataError: If the file cannot be read.
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_scene
+            >>> scene = make_scene(7, 128, 128)
+            >>> result = lc.open_model("starter").predict(scene.image, gsd=0.5)
+            >>> result.class_map.shape, result.class_map.dtype
+            ((128, 128), dtype('uint8'))
+        """
+        options = options or PredictOptions()
+        _refuse(options, _OF_FOLDERS, "writes files. Use landcover.predict for it")
+        if gsd is None and options.gsd is not None:
+            gsd = options.gsd
+        if isinstance(image, str | Path):
+            return self._predict_file(str(image), gsd, options)
+        if isinstance(image, DatasetReader | WarpedVRT):
+            in_a_file = isinstance(image, DatasetReader) and not image.name.startswith("/vsimem/")
+            return self._predict_file(image.name if in_a_file else image, gsd, options)
+        _refuse(options, _OF_FILES, "says how a file is read and does not apply to an array")
+        if isinstance(image, np.ndarray):
+            return self._predict_array(image, None, gsd, options)
+        if _is_data_array(image):
+            return self._predict_array(_rgb(image), _georeference(image), gsd, options)
+        raise UsageError(
+            f"Cannot predict {type(image).__name__}. Expected a uint8 array (height, width, 3), an open "
+            "rasterio dataset, an xarray.DataArray, or the path of an image."
+        )
+
+    def _predict_array(
+        self, image: UInt8Array, place: Georeference | None, gsd: Gsd | None, options: PredictOptions
+    ) -> "MapResult":
+        size = (image.shape[0], image.shape[1]) if image.ndim == 3 else (0, 0)  # refused by predict_index
+        scale, areas_of_rows = self._scale(place, size, gsd)
+        index = predict_index(self.runtime, image, gsd=scale, **_windows(options))
+        metres = math.sqrt(scale[0] * scale[1])
+        if options.min_region is not None:
+            index = remove_small_regions(index, options.min_region.pixels(metres))
+        areas = ClassAreas(self.legend, areas_of_rows)
+        areas.add(0, index)
+        return MapResult(
+            _InMemory(index, self, place, metres, cog=options.map_format == "cog"),
+            lambda: predict_probabilities(self.runtime, image, gsd=scale, **_windows(options)),
+            gsd=metres,
+            areas=areas.table(),
+        )
+
+    def _scale(
+        self, place: Georeference | None, size: tuple[int, int], gsd: Gsd | None
+    ) -> tuple[tuple[float, float], npt.NDArray[np.float64] | None]:
+        """Return metres down and across a pixel of an array, and square metres of a pixel in each row."""
+        height, width = size
+        true_areas = None if place is None else row_areas(place, height, width)
+        if gsd == "model":
+            return (self.gsd, self.gsd), true_areas
+        if gsd is not None:
+            metres = check_gsd(gsd)
+            return (metres, metres), np.full(height, metres**2) if true_areas is None else true_areas
+        if place is not None and (sides := pixel_sides(place, height, width)) is not None:
+            # The unit of the projection is trusted, the ratio of the sides is that on the ground.
+            metres, ratio = pixel_size(place, height, width) or 1.0, math.sqrt(sides[0] / sides[1])
+            return (metres * ratio, metres / ratio), true_areas
+        raise UsageError(
+            "The ground sample distance of the array is unknown. Pass gsd=0.5 (metres per pixel), or "
+            f'gsd="model" to assume the model\'s {self.gsd:g} m.'
+        )
+
+    def _predict_file(
+        self, image: str | RasterDataset, gsd: Gsd | None, options: PredictOptions
+    ) -> "MapResult":
+        map_format: Literal["cog", "tif"] = "cog" if options.map_format == "cog" else "tif"
+        options = options.model_copy(update={"gsd": gsd, "map_format": map_format})
+        folder = tempfile.mkdtemp(prefix="landcover-")
+        try:
+            if not isinstance(image, str):  # in memory or a view: only files are opened by name
+                copy = f"{folder}/dataset.tif"
+                rasterio.shutil.copy(image, copy, driver="GTiff", tiled=True, bigtiff="IF_SAFER")
+                image = copy
+            prediction = predict([image], self.source or self.runtime, f"{folder}/map", options)
+            if prediction.failed:
+                raise ImageError(next(iter(prediction.failed.values())))
+            (made,) = prediction.maps
+            pixels = _TemporaryFile(made.task.map, self.legend, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return MapResult(
+            pixels,
+            lambda: self._file_probabilities(made, options),
+            gsd=made.gsd,
+            areas=made.areas.table(),
+            warnings=made.notes,
+        )
+
+    def _file_probabilities(self, made: MadeMap, options: PredictOptions) -> Float32Array:
+        if made.task.picture:
+            image, valid = read_imagery(Path(made.task.name), max_pixels=options.max_pixels)
+            place = None
+        else:
+            with open_scene(
+                made.task.image,
+                bands=options.bands,
+                scaling=options.scaling,
+                bbox=options.bbox,
+                aoi=options.aoi,
+                strict=options.strict,
+            ) as scene:
+                place = scene.georeference
+                image, valid = scene.read_rows(0, scene.height)
+        from_raster = made.gsd_source == "raster"
+        scale, _ = self._scale(place, made.size, None if from_raster else made.gsd)
+        values = predict_probabilities(
+            self.runtime,
+            image,
+            gsd=scale,
+            valid=valid,
+            **_windows(options),
+        )
+        if valid is not None:
+            values[:, ~valid] = 0
+        return values
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({str(self.source or 'in memory')!r}: {', '.join(self.classes)}; {self.gsd:g} m per "
+            f"pixel, {self.card.precision} on {self.runtime.name} ({self.runtime.device}))"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a description for a notebook."""
+        facts = {
+            "Model": str(self.source or "in memory"),
+            "Network": f"{self.card.model.architecture}, {self.card.model.encoder}, {self.card.precision}",
+            "Runs on": f"{self.runtime.name} ({self.runtime.device})",
+            "Ground sample distance": f"{self.gsd:g} m",
+            "Licence": self.card.licence or "not stated",
+        }
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items()
+        )
+        swatches = " ".join(_named_swatch(self.legend, name) for name in self.classes)
+        return f"<table>{rows}<tr><th>Classes</th><td>{swatches}</td></tr></table>"
+
+
+def open_model(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    runtime: str = "auto",
+    threads: int | None = None,
+    precision: Precision = "fp32",
+) -> Model:
+    """Open a model to predict with.
+
+    Args:
+        path: A model file, the folder of a training run, or the name of a bundled model, such as ``starter``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        runtime: ``auto``, ``openvino``, ``onnxruntime`` or ``torch``.
+        threads: Threads to compute with on a CPU; None: the library's choice.
+        precision: ``fp32`` or ``bf16``, for layers that are not quantised.
+
+    Raises:
+        ModelError: If the file is missing, damaged or not a model.
+        UsageError: If device or runtime are unknown or not available for the file.
+        MissingExtraError: If the library is not installed.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.open_model("starter").gsd
+        2.39
+    """
+    opened = open_runtime(path, device=device, runtime=runtime, threads=threads, precision=precision)
+    return Model(opened, path)
+
+
+class MapResult:
+    """The map of one image, as :meth:`Model.predict` returns it.
+
+    Attributes:
+        legend: The classes with their colours.
+        gsd: Metres per pixel of the image, the geometric mean of the two sides.
+        areas: Pixels, fraction and hectares of each scored class, in the legend's order.
+        georeference: CRS and transform of the map, or None.
+        warnings: What a reader should know about how the file was read.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_scene
+        >>> image = make_scene(7, 96, 128).image
+        >>> result = lc.open_model("starter").predict(image, gsd=0.5)
+        >>> result.shape, result.probabilities.shape
+        ((96, 128), (6, 96, 128))
+        >>> round(sum(area.hectares for area in result.areas), 4)
+        0.3072
+    """
+
+    def __init__(
+        self,
+        pixels: "_Pixels",
+        probabilities: Callable[[], Float32Array],
+        *,
+        gsd: float,
+        areas: list[ClassArea],
+        warnings: tuple[str, ...] = (),
+    ) -> None:
+        self.legend = pixels.legend
+        self.georeference = pixels.place
+        self.shape = pixels.shape
+        self.gsd = gsd
+        self.areas = areas
+        self.warnings = warnings
+        self._pixels = pixels
+        self._probabilities = probabilities
+
+    @cached_property
+    def class_map(self) -> UInt8Array:
+        """uint8 (H, W): class indices of the legend, 255 where the image has no data. Read on first use."""
+        return self._pixels.read()
+
+    @cached_property
+    def probabilities(self) -> Float32Array:
+        """float32 (C, H, W): probability of each scored class, 0 where the image has no data.
+
+        Computed on first use, by running the model again; takes 4 C bytes per pixel.
+        """
+        return self._probabilities()
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the map: a GeoTIFF with colours, class names and provenance, or a palette PNG.
+
+        Args:
+            path: The file, ``.tif``, ``.tiff`` or ``.png``.
+            force: Replace an existing file.
+
+        Returns:
+            The path.
+
+        Raises:
+            OutputError: If the file exists and ``force`` is off, has another suffix, or cannot be written.
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_scene
+            >>> result = lc.open_model("starter").predict(make_scene(7, 64, 64).image, gsd=0.5)
+            >>> result.save("map.png").name
+            'map.png'
+        """
+        path = Path(path)
+        match path.suffix.lower():
+            case ".png":
+                write_mask(path, self.class_map, self.legend, tags=self._pixels.tags(), force=force)
+            case ".tif" | ".tiff":
+                self._pixels.write(path, force=force)
+            case suffix:
+                raise OutputError(f"Cannot write a map as {suffix or path}. Name the file .tif or .png.")
+        return path
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the map with its legend by matplotlib.
+
+        Args:
+            ax: Axes to draw into; None: new ones.
+
+        Returns:
+            The axes.
+
+        Raises:
+            MissingExtraError: If matplotlib is not installed (extra ``plot``).
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_scene
+            >>> result = lc.open_model("starter").predict(make_scene(7, 64, 64).image, gsd=0.5)
+            >>> ax = result.plot()  # doctest: +SKIP
+        """
+        with needs("plot"):
+            import matplotlib.pyplot as plt
+            from matplotlib.patches import Patch
+        if ax is None:
+            ax = plt.figure().add_subplot()
+        height, width = self.shape
+        extent = (0, width, height, 0)
+        if self.georeference is not None and self.georeference.transform.is_rectilinear:
+            left, bottom, right, top = self.georeference.extent(height, width)
+            extent = (left, right, bottom, top)  # type: ignore[assignment]
+        ax.imshow(self.legend.colours[self._pixels.thin(2048)], extent=extent, interpolation="nearest")
+        shown = [area for area in self.areas if area.pixels]
+        patches = [
+            Patch(
+                facecolor=self.legend.colours[self.legend.names.index(area.name)] / 255,
+                edgecolor="grey",
+                label=f"{area.name} {100 * area.share:.1f} %",
+            )
+            for area in shown
+        ]
+        ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        return ax
+
+    def to_geodataframe(self) -> "GeoDataFrame":
+        """Return the regions of the map as polygons, one row each, as :func:`landcover.vectorize` makes them.
+
+        Returns:
+            Columns ``class``, ``class_index``, ``area_m2`` (``area_px`` without a scale) and ``geometry``, in
+            the map's CRS; without one in columns and rows.
+
+        Raises:
+            MissingExtraError: If geopandas is not installed (extra ``geo``).
+
+        Example:
+            >>> import landcover as lc
+            >>> from landcover.data.synthetic import make_scene
+            >>> result = lc.open_model("starter").predict(make_scene(7, 64, 64).image, gsd=0.5)
+            >>> regions = result.to_geodataframe()  # doctest: +SKIP
+        """
+        with needs("geo"):
+            import geopandas
+
+            from landcover.postprocess.vectorize import vectorize
+        with tempfile.TemporaryDirectory(prefix="landcover-") as folder:
+            polygons = Path(folder) / "map.gpkg"
+            vectorize(self.save(Path(folder) / "map.tif"), polygons, legend=self.legend)
+            return geopandas.read_file(polygons)
+
+    def __repr__(self) -> str:
+        largest = sorted((area for area in self.areas if area.pixels), key=lambda area: -area.pixels)
+        shares = ", ".join(f"{area.name} {100 * area.share:.1f} %" for area in largest)
+        height, width = self.shape
+        return f"MapResult({height} x {width} pixels of {self.gsd:g} m: {shares or 'no data'})"
+
+    def _repr_html_(self) -> str:
+        """Return a picture of the map and a table of areas for a notebook."""
+        picture = io.BytesIO()
+        PIL.Image.fromarray(self.legend.colours[self._pixels.thin(_PREVIEW_PX)]).save(picture, "PNG")
+        rows = "".join(
+            f"<tr><td>{_named_swatch(self.legend, area.name)}</td><td>{100 * area.share:.1f} %</td>"
+            f"<td>{'' if area.hectares is None else f'{area.hectares:,.2f} ha'}</td></tr>"
+            for area in self.areas
+        )
+        notes = "".join(f"<li>{html.escape(text)}</li>" for text in self.warnings)
+        return (
+            f'<img alt="{html.escape(repr(self))}" style="image-rendering:pixelated" '
+            f'src="data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}">'
+            f"<table>{rows}</table>" + (f"<ul>{notes}</ul>" if notes else "")
+        )
+
+
+class _Pixels(Protocol):
+    """Where the pixels of a map are."""
+
+    legend: Legend
+    place: Georeference | None
+    shape: tuple[int, int]
+
+    def read(self) -> UInt8Array:
+        """Return the whole map."""
+
+    def thin(self, side: int) -> UInt8Array:
+        """Return every n-th pixel, so that no side is longer than ``side``."""
+
+    def tags(self) -> Mapping[str, str]:
+        """Return the provenance of the map."""
+
+    def write(self, path: Path, *, force: bool) -> None:
+        """Write a GeoTIFF."""
+
+
+class _InMemory:
+    """A map in memory."""
+
+    def __init__(
+        self, index: UInt8Array, model: Model, place: Georeference | None, gsd: float, *, cog: bool
+    ) -> None:
+        self.legend, self.place = model.legend, place
+        self.shape = (int(index.shape[0]), int(index.shape[1]))
+        self._index, self._model, self._gsd, self._cog = index, model, gsd, cog
+
+    def read(self) -> UInt8Array:
+        return self._index
+
+    def thin(self, side: int) -> UInt8Array:
+        step = math.ceil(max(self.shape) / side)
+        return self._index[::step, ::step]
+
+    def tags(self) -> Mapping[str, str]:
+        tags = {
+            "LANDCOVER_VERSION": __version__,
+            "LANDCOVER_MODEL_GSD": f"{self._model.gsd:g}",
+            "LANDCOVER_GSD": f"{self._gsd:g}",
+        }
+        if self._model.source is not None:
+            tags["LANDCOVER_MODEL_SHA256"] = model_digest(self._model.source)
+        return tags
+
+    def write(self, path: Path, *, force: bool) -> None:
+        spec = RasterSpec(*self.shape, self.place, self.tags())
+        write_map(path, [self._index], spec, self.legend, cog=self._cog, force=force)
+
+
+class _TemporaryFile:
+    """A map in a temporary file, which is removed when this object is."""
+
+    def __init__(self, path: Path, legend: Legend, folder: str) -> None:
+        self.path, self.legend = path, legend
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        with open_class_map(path, legend) as mapped:
+            self.place, self.shape = mapped.georeference, (mapped.height, mapped.width)
+            self._tags = {k: v for k, v in mapped.source.tags().items() if k.startswith("LANDCOVER_")}
+
+    def read(self) -> UInt8Array:
+        with open_class_map(self.path, self.legend) as mapped:
+            return mapped.read(Window(0, 0, *self.shape))
+
+    def thin(self, side: int) -> UInt8Array:
+        step = math.ceil(max(self.shape) / side)
+        with open_class_map(self.path, self.legend) as mapped:
+            return np.concatenate(
+                [mapped.read(window)[-window.row % step :: step, ::step] for window in mapped.strips()]
+            )
+
+    def tags(self) -> Mapping[str, str]:
+        return self._tags
+
+    def write(self, path: Path, *, force: bool) -> None:
+        with atomic_path(path, force=force) as temporary:
+            shutil.copyfile(self.path, temporary)
+
+
+class _Windows(TypedDict):
+    window_px: int | None
+    overlap_px: int | None
+    batch: int
+    turns: bool
+
+
+def _windows(options: PredictOptions) -> _Windows:
+    """Return the options that apply to an array too."""
+    return {
+        "window_px": options.window_px,
+        "overlap_px": options.overlap_px,
+        "batch": options.batch,
+        "turns": options.tta,
+    }
+
+
+def _refuse(options: PredictOptions, names: tuple[str, ...], why: str) -> None:
+    """Raise :class:`UsageError` if an option that does not apply is set."""
+    for name in names:
+        if getattr(options, name) != getattr(PredictOptions(), name):
+            raise UsageError(f"The option {name}={getattr(options, name)!r} {why}.")
+
+
+def _is_data_array(image: object) -> TypeGuard[DataArray]:
+    return all(hasattr(image, name) for name in ("dims", "values", "coords"))
+
+
+_X, _Y, _BANDS = ("x", "lon", "longitude"), ("y", "lat", "latitude"), ("band", "bands", "channel", "rgb")
+
+
+def _axes(array: DataArray) -> tuple[Hashable, Hashable, Hashable]:
+    """Return the names of the dimensions of rows, columns and bands."""
+    bands: list[Hashable] = [name for name in array.dims if name in _BANDS]
+    if not bands and len(array.dims) == 3:
+        bands = [name for name, length in zip(array.dims, array.values.shape, strict=True) if length == 3]
+    rest = [name for name in array.dims if name not in bands[:1]]
+    if len(array.dims) != 3 or not bands:
+        raise UsageError(
+            f"The DataArray has the dimensions {', '.join(map(str, array.dims))} of {array.values.shape}; "
+            "expected rows, columns and three bands, such as (band, y, x)."
+        )
+    rows, cols = reversed(rest) if rest[0] in _X or rest[1] in _Y else rest
+    return rows, cols, bands[0]
+
+
+def _rgb(array: DataArray) -> UInt8Array:
+    """Return the pixels of a DataArray as (H, W, bands)."""
+    order = [array.dims.index(name) for name in _axes(array)]
+    pixels = np.ascontiguousarray(array.values.transpose(order))
+    if pixels.dtype != np.uint8 or pixels.shape[2] != 3:
+        raise UsageError(
+            f"The DataArray has {pixels.shape[2]} bands of {pixels.dtype}; expected three of uint8: red, "
+            "green and blue. Select them, for example array.sel(band=[1, 2, 3]), and scale values to 0..255."
+        )
+    return pixels
+
+
+def _georeference(array: DataArray) -> Georeference | None:
+    """Return the georeference by evenly spaced coordinates and the CRS that rioxarray stores, or None."""
+    rows, cols, _ = _axes(array)
+    if "spatial_ref" not in array.coords or not {rows, cols} <= set(array.coords):
+        return None
+    attributes = array.coords["spatial_ref"].attrs
+    text = attributes.get("crs_wkt") or attributes.get("spatial_ref")
+    x, y = (np.asarray(array.coords[name].values, np.float64) for name in (cols, rows))
+    if not text or min(x.size, y.size) < 2:
+        return None
+    steps = [float(values[-1] - values[0]) / (values.size - 1) for values in (x, y)]
+    for values, step in zip((x, y), steps, strict=True):
+        if not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
+            raise UsageError("The coordinates of the DataArray are not evenly spaced; resample it first.")
+    corner = float(x[0]) - steps[0] / 2, float(y[0]) - steps[1] / 2
+    try:
+        crs = CRS.from_user_input(str(text))
+    except CRSError as error:
+        raise UsageError(f"The CRS of the DataArray cannot be read: {error}.") from error
+    return Georeference(crs, Affine(steps[0], 0, corner[0], 0, steps[1], corner[1]))
+
+
+def _named_swatch(legend: Legend, name: str) -> str:
+    colour = ",".join(map(str, legend.colours[legend.names.index(name)].tolist()))
+    return (
+        '<span style="display:inline-block;width:.8em;height:.8em;margin-right:.4em;border:1px solid #888;'
+        f'background:rgb({colour})"></span>{html.escape(name)}'
+    )

@@ -1,0 +1,483 @@
+"""The Python API: public names, typed results, models and maps as objects, and the examples of the docs."""
+
+import ast
+import doctest
+import importlib.util
+import inspect
+import re
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+from types import FunctionType, MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.crs import CRS
+from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
+
+import api_example
+import landcover as lc
+from fake_runtime import ColourRuntime, make_card
+from landcover.data.synthetic import make_dataset, make_scene
+from landcover.inference import predict_index, predict_probabilities
+from landcover.inference.model import Model
+from landcover.io import index_to_colours, read_mask
+from landcover.legend import DEEPGLOBE, NODATA, UInt8Array
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = {
+    *("AssessmentReport", "ClassArea", "DEEPGLOBE", "Dataset", "EvaluateOptions", "EvaluationReport"),
+    *("LandClass", "Legend", "MapResult", "Model", "PredictOptions", "TrainConfig", "TruthOptions"),
+    *("assess", "calibrate", "clean", "convert", "evaluate", "export", "load_legend", "load_preset"),
+    *("open_dataset", "open_model", "predict", "prepare", "report", "sample", "train", "vectorize", "verify"),
+    *("ConfigError", "DataError", "ImageError", "LandcoverError", "LandcoverWarning", "MaskError"),
+    *("MissingExtraError", "ModelError", "OutputError", "SplitError", "TrainingError", "UsageError"),
+}
+PLACE = Affine(0.5, 0, 700_000, 0, -0.5, 1_500_000)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """A model that takes each pixel for the class of the nearest colour, at 0.5 m."""
+    return Model(ColourRuntime(make_card(gsd=0.5)))
+
+
+@pytest.fixture(scope="module")
+def starter() -> Model:
+    return lc.open_model("starter")
+
+
+def painted(height: int = 60, width: int = 80) -> tuple[UInt8Array, UInt8Array]:
+    """Return an image in the colours of the legend, and its class indices."""
+    index = np.zeros((height, width), np.uint8)
+    index[height // 3 :], index[:, width // 2 :] = 3, 4
+    return index_to_colours(index, DEEPGLOBE), index
+
+
+def write_tif(path: Path, image: UInt8Array, crs: str | None = "EPSG:32647", **profile: Any) -> Path:
+    height, width, count = image.shape
+    grid = {} if crs is None else {"crs": crs, "transform": PLACE}
+    shape = {"height": height, "width": width, "count": count, "dtype": "uint8"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(path, "w", driver="GTiff", **shape, **grid, **profile) as target:
+            target.write(np.moveaxis(image, 2, 0))
+    return path
+
+
+# --- Names and types ----------------------------------------------------------------------------------------
+
+
+def test_public_names() -> None:
+    assert set(lc.__all__) == PUBLIC | {"__version__"}
+    assert set(dir(lc)) == set(lc.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        lc.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_stub_names_the_same_objects() -> None:
+    stub = ast.parse((ROOT / "src/landcover/__init__.pyi").read_text(encoding="utf-8"))
+    imports = {
+        alias.asname: f"{node.module}.{alias.name}"
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert set(imports) == PUBLIC
+    for name, source in imports.items():
+        module, _, attribute = source.rpartition(".")
+        assert getattr(importlib.import_module(module), attribute) is getattr(lc, name)
+
+
+@pytest.mark.parametrize("owner", [Model, lc.MapResult, lc.open_model, lc.evaluate, lc.assess, lc.ClassArea])
+def test_public_signatures_contain_no_any(owner: Any) -> None:
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(owner)))):
+        if isinstance(node, ast.FunctionDef):
+            arguments = [*node.args.args, *node.args.kwonlyargs]
+            annotations = [node.returns, *(argument.annotation for argument in arguments)]
+            assert "Any" not in re.split(r"\W", " ".join(ast.unparse(a) for a in annotations if a))
+
+
+# --- Models -------------------------------------------------------------------------------------------------
+
+
+def test_a_model_describes_itself(starter: Model) -> None:
+    assert starter.classes == DEEPGLOBE.scored_names
+    assert starter.gsd == starter.card.preprocessing.gsd == 2.39
+    for expected in ("starter", "forest", "2.39 m"):
+        assert expected in repr(starter)
+        assert expected in starter._repr_html_()
+
+
+def test_an_array_is_mapped_as_the_engine_does(model: Model) -> None:
+    image, index = painted()
+    result = model.predict(image, gsd=0.5)
+    assert np.array_equal(result.class_map, index)
+    assert np.array_equal(result.class_map, predict_index(model.runtime, image, gsd=0.5))
+    assert np.array_equal(result.probabilities, predict_probabilities(model.runtime, image, gsd=0.5))
+    assert (result.class_map.dtype, result.probabilities.dtype) == (np.uint8, np.float32)
+    assert result.shape == (60, 80)
+    areas = {area.name: (area.pixels, area.hectares) for area in result.areas}
+    assert areas["forest"] == (int((index == 3).sum()), pytest.approx((index == 3).sum() * 0.25 / 1e4))
+    assert sum(area.share for area in result.areas) == pytest.approx(1)
+    assert "forest 33.3 %" in repr(result)
+    assert "data:image/png;base64," in result._repr_html_()
+
+
+def test_options_apply_to_arrays(model: Model) -> None:
+    image, index = painted()
+    image[5, 5] = DEEPGLOBE.colours[3]
+    assert model.predict(image, gsd=0.5).class_map[5, 5] == 3
+    options = lc.PredictOptions(min_region="1m2", window_px=32, overlap_px=8, batch=2)
+    assert np.array_equal(model.predict(image, gsd=0.5, options=options).class_map, index)
+
+
+def test_the_scale_is_never_guessed(model: Model, tmp_path: Path) -> None:
+    image, index = painted()
+    picture, plain = tmp_path / "a.png", write_tif(tmp_path / "b.tif", image, crs=None)
+    Image.fromarray(image).save(picture)
+    for unknown in (image, picture, str(plain)):
+        with pytest.raises((lc.UsageError, lc.ImageError), match=r"gsd"):
+            model.predict(unknown)
+        result = model.predict(unknown, gsd="model")
+        assert np.array_equal(result.class_map, index)
+        assert result.gsd == 0.5
+        assert model.predict(unknown, gsd=0.25).gsd == 0.25
+
+
+@pytest.mark.parametrize(
+    ("image", "what"),
+    [
+        (np.zeros((8, 8, 4), np.uint8), "4"),
+        (np.zeros((8, 8, 3), np.float32), "float32"),
+        (np.zeros((8, 8), np.uint8), r"\(8, 8\)"),
+        ([[0]], "list"),
+        (None, "NoneType"),
+    ],
+)
+def test_other_images_are_refused(model: Model, image: Any, what: str) -> None:
+    with pytest.raises(lc.UsageError, match=what):
+        model.predict(image, gsd=0.5)
+
+
+def test_options_that_do_not_apply_are_refused(model: Model) -> None:
+    image, _ = painted()
+    for options in (lc.PredictOptions(probabilities=True), lc.PredictOptions(bands=(3, 2, 1))):
+        with pytest.raises(lc.UsageError, match=r"probabilities|bands"):
+            model.predict(image, gsd=0.5, options=options)
+
+
+# --- Files, datasets, DataArrays ----------------------------------------------------------------------------
+
+
+def test_a_file_keeps_its_place_and_its_nodata(model: Model, tmp_path: Path) -> None:
+    image, index = painted()
+    image[:10] = 7
+    path = write_tif(tmp_path / "scene.tif", image, nodata=7)
+    expected = index.copy()
+    expected[:10] = NODATA
+    result = model.predict(path)
+    assert np.array_equal(result.class_map, expected)
+    assert result.georeference is not None
+    assert result.georeference.transform == PLACE
+    assert result.gsd == pytest.approx(0.5, rel=1e-3)
+    assert result.probabilities.shape == (6, 60, 80)
+    assert not result.probabilities[:, :10].any()
+    assert np.array_equal(
+        result.probabilities[:, 20:].argmax(axis=0), index[20:]
+    )  # six classes, unknown last
+    assert {area.name: area.pixels for area in result.areas}["water"] == (expected == 4).sum()
+
+
+def test_a_result_is_saved(model: Model, tmp_path: Path) -> None:
+    image, index = painted()
+    results = {
+        "array": model.predict(image, gsd=0.5),
+        "file": model.predict(write_tif(tmp_path / "scene.tif", image)),
+    }
+    for name, result in results.items():
+        with pytest.raises(lc.OutputError, match=r"\.jpg"):
+            result.save(tmp_path / "map.jpg")
+        saved = result.save(tmp_path / f"{name}.tif")
+        with pytest.raises(lc.OutputError, match=f"{name}.tif exists"):
+            result.save(saved)
+        result.save(saved, force=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with rasterio.open(saved) as source:
+                assert np.array_equal(source.read(1), index)
+                assert source.nodata == NODATA
+                assert "3=forest" in source.tags()["CLASS_NAMES"]
+                assert source.tags()["LANDCOVER_MODEL_GSD"] == "0.5"
+                assert source.crs == (CRS.from_epsg(32647) if name == "file" else None)
+        assert np.array_equal(read_mask(result.save(tmp_path / f"{name}.png"), DEEPGLOBE).index, index)
+
+
+def test_the_temporary_file_goes_with_the_result(model: Model, tmp_path: Path, monkeypatch: Any) -> None:
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    path = write_tif(tmp_path / "scene.tif", painted()[0])
+    result = model.predict(path)
+    assert len(list((tmp_path / "temporary").iterdir())) == 1
+    del result
+    assert not list((tmp_path / "temporary").iterdir())
+    (tmp_path / "broken.tif").write_bytes(path.read_bytes()[:300])
+    with pytest.raises(lc.LandcoverError, match=r"broken\.tif"):
+        model.predict(tmp_path / "broken.tif")
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_an_open_dataset_is_mapped_by_its_name(model: Model, tmp_path: Path) -> None:
+    image, index = painted()
+    path = write_tif(tmp_path / "scene.tif", image)
+    with rasterio.open(path) as source:
+        assert np.array_equal(model.predict(source).class_map, index)
+    with MemoryFile(path.read_bytes()) as memory, memory.open() as source:
+        result = model.predict(source)
+        assert np.array_equal(result.class_map, index)
+        assert result.georeference is not None
+        assert result.probabilities.shape == (6, 60, 80)
+    with rasterio.open(path) as source, WarpedVRT(source, crs="EPSG:32648") as view:
+        result = model.predict(view)
+        assert result.shape == view.shape
+        assert result.georeference is not None
+        assert result.georeference.crs == view.crs
+
+
+class Labelled:
+    """The parts of an ``xarray.DataArray`` that are read."""
+
+    def __init__(
+        self, values: Any, dims: tuple[str, ...], coords: Any = MappingProxyType({}), attrs: Any = ()
+    ):
+        self.values, self.dims, self.coords, self.attrs = np.asarray(values), dims, coords, dict(attrs)
+
+
+def georeferenced(height: int, width: int) -> dict[str, Labelled]:
+    return {
+        "x": Labelled(700_000.25 + 0.5 * np.arange(width), ("x",)),
+        "y": Labelled(1_499_999.75 - 0.5 * np.arange(height), ("y",)),
+        "spatial_ref": Labelled(0, (), attrs={"crs_wkt": CRS.from_epsg(32647).to_wkt()}),
+    }
+
+
+@pytest.mark.parametrize("dims", [("band", "y", "x"), ("y", "x", "band"), ("x", "y", "band")])
+def test_a_data_array_brings_its_scale_and_place(model: Model, dims: tuple[str, ...]) -> None:
+    image, index = painted()
+    values = image.transpose([("y", "x", "band").index(name) for name in dims])
+    result = model.predict(Labelled(values, dims, georeferenced(60, 80)))
+    assert np.array_equal(result.class_map, index)
+    assert result.georeference is not None
+    assert result.georeference.transform.almost_equals(PLACE)
+    assert result.gsd == pytest.approx(0.5, rel=1e-3)
+    with pytest.raises(lc.UsageError, match=r"gsd=0\.5"):
+        model.predict(Labelled(values, dims))
+    assert np.array_equal(model.predict(Labelled(values, dims), gsd=0.5).class_map, index)
+
+
+def test_data_arrays_that_are_refused(model: Model) -> None:
+    image, _ = painted()
+    uneven = georeferenced(60, 80)
+    uneven["x"].values[3] += 0.2
+    nowhere = georeferenced(60, 80)
+    nowhere["spatial_ref"].attrs["crs_wkt"] = "nonsense"
+    for array, what in (
+        (Labelled(image.astype(np.uint16), ("y", "x", "band")), "uint16"),
+        (Labelled(image[..., :2], ("y", "x", "band")), "2 bands"),
+        (Labelled(image[..., 0], ("y", "x")), "y, x"),
+        (Labelled(image, ("y", "x", "band"), uneven), "evenly"),
+        (Labelled(image, ("y", "x", "band"), nowhere), "CRS"),
+    ):
+        with pytest.raises(lc.UsageError, match=what):
+            model.predict(array, gsd=0.5)
+
+
+def test_xarray(model: Model) -> None:
+    xarray = pytest.importorskip("xarray")
+    image, index = painted()
+    array = xarray.DataArray(
+        image,
+        dims=("y", "x", "band"),
+        coords={
+            "x": 700_000.25 + 0.5 * np.arange(80),
+            "y": 1_499_999.75 - 0.5 * np.arange(60),
+            "spatial_ref": ((), 0, {"crs_wkt": CRS.from_epsg(32647).to_wkt()}),
+        },
+    )
+    result = model.predict(array)
+    assert np.array_equal(result.class_map, index)
+    assert result.georeference is not None
+    assert result.georeference.transform.almost_equals(PLACE)
+
+
+def test_plot(model: Model, tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    image, _ = painted()
+    ax = model.predict(image, gsd=0.5).plot()
+    assert [text.get_text().split()[0] for text in ax.get_legend().get_texts()] == [
+        "urban",
+        "forest",
+        "water",
+    ]
+    again = model.predict(write_tif(tmp_path / "scene.tif", image)).plot(ax)
+    assert again is ax
+    assert ax.get_images()[-1].get_extent() == [700_000, 700_040, 1_499_970, 1_500_000]
+
+
+def test_geodataframe(model: Model, tmp_path: Path) -> None:
+    pytest.importorskip("geopandas")
+    image, index = painted()
+    regions = model.predict(write_tif(tmp_path / "scene.tif", image)).to_geodataframe()
+    assert regions.crs.to_epsg() == 32647
+    assert dict(zip(regions["class"], regions.area, strict=True)) == {
+        DEEPGLOBE.names[number]: (index == number).sum() * 0.25 for number in np.unique(index)
+    }
+
+
+def test_extras_that_are_missing_name_the_command(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = model.predict(painted()[0], gsd=0.5)
+    for module, extra, call in (
+        ("matplotlib", "plot", result.plot),
+        ("geopandas", "geo", result.to_geodataframe),
+    ):
+        for name in [name for name in sys.modules if name.split(".")[0] == module]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(lc.MissingExtraError, match=rf"landcover\[{extra}\]"):
+            call()
+
+
+# --- Reports ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "data"
+    return make_dataset(folder, scenes=5, size=96, seed=3)
+
+
+def test_the_example_runs(world: Path, tmp_path: Path) -> None:
+    image = make_scene(7, 96, 96).image
+    assert api_example.map_in_memory(image, tmp_path) is not None
+    assert (tmp_path / "map.tif").is_file()
+    assert "gsd" in api_example.on_error(image)
+    report = api_example.score(world)
+    assert report.images == 5
+    assert report.model == "starter"
+    assert report.model_sha256 is not None
+
+
+def test_a_report_is_what_its_json_says(world: Path, starter: Model, tmp_path: Path) -> None:
+    options = lc.EvaluateOptions(
+        min_region="25m2", calibration=True, boundaries=True, json=tmp_path / "r.json"
+    )
+    report = lc.evaluate(world, "all:all", model=starter, options=options)
+    assert (tmp_path / "r.json").read_text() == report.to_json()
+    again = lc.EvaluationReport.model_validate_json(report.to_json())
+    assert again == report
+    assert again.confusion.dtype == np.int64
+    assert again.legend == DEEPGLOBE
+    assert list(report.to_dict()) == [
+        *("metric", "split", "model", "model_sha256", "gsd", "images", "pixels", "miou", "iou"),
+        *("pixel_accuracy", "miou_interval", "resampled", "classes", "confusion", "missed", "min_region"),
+        *(
+            "calibration",
+            "boundaries",
+            "training_overlap",
+            "per_image",
+            "warnings",
+            "legend",
+            "prediction_legend",
+            "data",
+        ),
+        "predictions",
+    ]
+    for name, iou in report.iou.items():
+        k = DEEPGLOBE.names.index(name)
+        counts = report.confusion[:6]
+        union = counts[k].sum() + counts[:, k].sum() - counts[k, k]
+        assert iou == (pytest.approx(counts[k, k] / union) if union else None)
+        assert f"{name} " in repr(report)
+        assert name in report._repr_html_()
+    assert "all:all" in str(report)
+
+
+def test_reports_of_version_0_1_are_dictionaries(world: Path, starter: Model) -> None:
+    with pytest.warns(DeprecationWarning, match=r"EvaluateOptions"):
+        report = lc.evaluate(world, "all:all", model=starter, borders=True, min_region="25m2")
+    with pytest.warns(DeprecationWarning, match=r"report|result\.miou"):
+        assert report["miou"] == report.miou
+    with pytest.warns(DeprecationWarning, match="borders"):
+        assert report["borders"]["bands"][0]["from_m"] == 0  # type: ignore[index,call-overload]
+    with pytest.raises(TypeError, match="bordrs"):
+        lc.evaluate(world, "all:all", model=starter, bordrs=True)
+
+
+def test_an_open_dataset_is_scored(world: Path, starter: Model) -> None:
+    dataset = lc.open_dataset(world)
+    report = lc.evaluate(dataset, "all:all", model=starter)
+    assert report == lc.evaluate(world, "all:all", model="starter")
+    with pytest.raises(lc.UsageError, match="open_dataset"):
+        lc.evaluate(dataset, "all:all", model=starter, gsd=1.0)
+
+
+# --- Examples -----------------------------------------------------------------------------------------------
+
+
+def examples() -> list[doctest.DocTest]:
+    """Return the examples of the public objects and their public methods."""
+    finder = doctest.DocTestFinder(recurse=True, exclude_empty=True)
+    found = {}
+    for name in sorted(PUBLIC):
+        for test in finder.find(getattr(lc, name), name, module=False, globs={}):
+            if test.examples and not any(part.startswith("_") for part in test.name.split(".")):
+                found[test.name] = test
+    return list(found.values())
+
+
+def test_every_public_name_and_method_has_an_example() -> None:
+    names = {example.name for example in examples()}
+    own = {
+        f"{name}.{attribute}"
+        for name in PUBLIC
+        if inspect.isclass(value := getattr(lc, name)) and not issubclass(value, lc.LandcoverError)
+        for attribute, member in vars(value).items()
+        if not attribute.startswith("_") and isinstance(member, FunctionType | classmethod)
+    }
+    errors = {
+        name
+        for name in PUBLIC
+        if inspect.isclass(e := getattr(lc, name)) and issubclass(e, lc.LandcoverError)
+    }
+    assert (PUBLIC | own) - (errors - {"LandcoverError"}) - {"DEEPGLOBE"} <= names
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
+def test_examples_of_the_docstrings(
+    example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text: list[str] = []
+    result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example, out=text.append)
+    assert result.failed == 0, "".join(text)
+
+
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of Python in docs/tutorials/python.md, in one namespace, but those marked as not run."""
+    text = (ROOT / "docs/tutorials/python.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"(<!-- not run -->\n)?```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) > 5
+    namespace: dict[str, Any] = {}
+    for skipped, block in blocks:
+        if not skipped:
+            exec(compile(block, "docs/tutorials/python.md", "exec"), namespace)
