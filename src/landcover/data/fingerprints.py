@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from landcover.data.parallel import parallel_map
+from landcover.io.readahead import parallel_map
 from landcover.legend import UInt8Array
 from landcover.model.card import FINGERPRINT_BYTES, ImageSet
 
