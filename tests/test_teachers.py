@@ -386,7 +386,7 @@ def teacher_of(data, split, *, legend=None, gsd=1.0, complete=True, **used):
 def check(data, split, *taught_by):
     material = load_training_data(data, split, crop_px=32, model_gsd=None)
     trained = image_set(material.dataset, material.train)
-    return check_teachers(taught_by, material.dataset.legend, material, trained)
+    return check_teachers(taught_by, material, trained)
 
 
 @pytest.fixture(scope="module")
@@ -489,7 +489,7 @@ def test_a_teacher_of_other_classes_is_refused(scenes):
 
 @pytest.mark.parametrize("gsd", [0.001, 5000])
 def test_a_teacher_of_an_absurd_scale_is_refused(scenes, gsd):
-    with pytest.raises(UsageError, match=rf"1 m per pixel and the teacher its-path .* {gsd:g}"):
+    with pytest.raises(UsageError, match=rf"1 m per pixel and the teacher its-path .* {gsd:g} m"):
         check(scenes, "folders", teacher_of(scenes, "folders", gsd=gsd))
 
 
