@@ -28,6 +28,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+_REMOVED = {
+    "bench": "landcover bench was removed in 0.2. To time the bundled model here, run landcover doctor "
+    "--speed. Comparisons with other tools are scripts in the repository: see benchmarks/README.md."
+}
+
+
 class _Verbs(TyperGroup):
     """The verbs, each imported when it is called."""
 
@@ -40,6 +46,8 @@ class _Verbs(TyperGroup):
             alone = typer.Typer(add_completion=False, rich_markup_mode=None)
             alone.command(name=cmd_name)(_guarded(function))
             self.commands[cmd_name] = typer.main.get_command(alone)
+        if cmd_name in _REMOVED:
+            raise UsageError(_REMOVED[cmd_name])
         if cmd_name not in self.commands:
             raise UsageError(f"There is no verb {cmd_name!r}. {did_you_mean(cmd_name, verbs())}")
         return self.commands[cmd_name]

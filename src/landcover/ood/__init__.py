@@ -5,7 +5,7 @@ scale, haze, another sensor. An :class:`ImageryProfile` describes what the train
 model's scale: a mixture of Gaussians over cheap statistics of windows (:data:`FEATURES`). A window whose
 density under it is lower than that of almost all training windows looks unlike them. One Gaussian would not
 do: water and fields without texture widen it until it holds everything. Measured by
-``python -m landcover.benchmarks.unlike``.
+``benchmarks/ood.py``.
 """
 
 from landcover.ood.features import FEATURES, LEAST_PX, WINDOW_PX, window_features, windows
