@@ -156,7 +156,6 @@ def test_alterations_keep_tiles_tiles() -> None:
         assert not np.array_equal(altered, tile), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "line"),
     [
