@@ -21,7 +21,7 @@ from common import landcover, print_timings, take_turns
 from landcover.data import open_dataset, select
 from landcover.model import ModelConfig, build_model
 from landcover.model.encoders import build_encoder
-from landcover.training.depthwise import quicken_depthwise
+from landcover.training.depthwise import use_fast_depthwise_backward
 from smp_peer import RECIPE, WARM_UP_STEPS, usual_loop
 
 PRESET = """
@@ -84,7 +84,7 @@ def compare_gradients(encoder: str, repeats: int, *, size: int = 224) -> None:
 
     for bf16 in {False, bool(torch.cpu.get_capabilities().get("avx512_bf16"))}:
         ours, precision = deepcopy(stock), "bf16" if bf16 else "fp32"
-        quicken_depthwise(ours, precision)
+        use_fast_depthwise_backward(ours, precision)
         ways = {"landcover": partial(step, ours, bf16), "torch": partial(step, stock, bf16)}
         take_turns("warm up", ways, 1)
         print_timings(take_turns(f"{encoder}, {precision}", ways, repeats))
