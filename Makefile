@@ -1,19 +1,27 @@
 # Two commands do all set-up: `make demo` and `make test`. Both use .venv in this folder.
 PYTHON ?= python3
 BIN := .venv/bin
+# A file stays on one worker, so that its fixtures are made once.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test env check clean
+.PHONY: demo test check lint env clean
 
 demo: env
 	$(BIN)/landcover demo --out demo
 
-test: env
+test: lint
+	$(PYTEST)
+
+# The fast loop of a developer: without the tests that tests/conftest.py names as slow.
+check: lint
+	$(PYTEST) -m "not slow"
+
+lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy tools
 	$(BIN)/mypy --strict tests/api_example.py
-	$(BIN)/pytest
 
 env: .venv/.done
 

@@ -119,17 +119,8 @@ def reuse_graph(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candidates, "model_graph", graph)
 
 
-_made: list[World] = []
-
-
-def shared_world(factory: pytest.TempPathFactory) -> World:
-    """Return the world of this process; the first call makes it, by the tests' one dynamic export."""
-    if not _made:
-        _made.append(_make_world(factory.mktemp("export")))
-    return _made[0]
-
-
-def _make_world(folder: Path) -> World:
+def make_world(folder: Path) -> World:
+    """Make the network and what belongs to it, with the tests' one dynamic export."""
     reference = tiny_runtime()
     probes = [noise(WINDOW_PX, seed=seed) for seed in range(2)]
     candidate = float_candidate(reference, probes, folder)

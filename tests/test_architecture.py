@@ -13,7 +13,7 @@ ORDER = [
     *["errors", "hardening", "extras", "_gdal", "progress", "config", "scale", "values", "legend"],
     *["metrics", "windows", "__init__"],
     *["io", "raster", "ood", "model", "data", "postprocess", "inference", "evaluation"],
-    *["training", "exporting", "reporting", "benchmarks", "cli", "__main__"],
+    *["training", "exporting", "reporting", "cli", "__main__"],
 ]
 FLOORS = {room: number for number, room in enumerate(ORDER)}
 """A module imports only from packages above it in this list."""
@@ -50,7 +50,7 @@ def test_imports_go_down_only(path: Path) -> None:
 
 
 def test_torch_is_imported_only_where_allowed() -> None:
-    allowed = {"model", "training", "exporting", "benchmarks"}
+    allowed = {"model", "training", "exporting"}
     for path in MODULES:
         imports = [
             node.module if isinstance(node, ast.ImportFrom) else alias.name

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-import landcover.benchmarks.codecs as benchmark
 from imagefiles import (
     class_index,
     cut,
@@ -560,20 +559,3 @@ def test_no_space_leaves_no_half_written_file_and_the_old_one(tmp_path: Path) ->
     assert "a.png cannot be written: File too large" in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     assert path.read_bytes() == before
-
-
-# The benchmark
-
-
-def test_the_ways_that_are_timed_do_the_same_job() -> None:
-    rgb = index_to_colours(class_index(), DEEPGLOBE)
-    palette = DEEPGLOBE.colours[:7]
-    for way in (benchmark._compare_colours, benchmark._assign_codes):
-        np.testing.assert_array_equal(way(rgb, palette), colours_to_index(rgb, DEEPGLOBE)[0])
-
-
-def test_the_benchmark_gives_ratios_to_our_way() -> None:
-    timings = benchmark.codec_benchmark(64, repeats=1)
-    ours = {t.job: t for t in timings if t.way.startswith("landcover")}
-    assert len(ours) == 3
-    assert all(t.ratio == pytest.approx(t.ms / ours[t.job].ms) for t in timings)

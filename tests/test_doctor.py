@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from fake_runtime import ColourRuntime
 from landcover import cli
-from landcover.errors import OutputError
+from landcover.errors import OutputError, UsageError
 
 
-def findings() -> dict[str, str]:
-    result = CliRunner().invoke(cli.build(), ["doctor", "--json", "-"])
+def findings(*options: str) -> dict[str, str]:
+    result = CliRunner().invoke(cli.build(), ["doctor", "--json", "-", *options])
     assert result.exit_code == 0
     return json.loads(result.stdout)
 
@@ -62,7 +63,7 @@ def test_a_missing_runtime_is_named_with_the_cure(
 def test_every_extra_for_users_has_a_line() -> None:
     extras = metadata.metadata("landcover").get_all("Provides-Extra")
     rows = {name.removeprefix("extra ") for name in findings() if name.startswith("extra ")}
-    assert rows == set(extras) - {"dev", "bench"}
+    assert rows == set(extras) - {"dev"}
 
 
 def test_a_missing_library_of_an_extra_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +89,29 @@ main()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "landcover[train]" in done.stdout
     assert "GDAL" in done.stdout
+
+
+def test_speed_compares_int8_with_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def open_model(name: str) -> ColourRuntime:
+        opened.append(name)
+        return ColourRuntime()
+
+    monkeypatch.setattr("landcover.model.runtimes.open_model", open_model)
+    monkeypatch.setattr("landcover.cli.doctor._IMAGE_PX", 200)
+    found = findings("--speed")
+    assert sorted(opened) == ["starter", "starter-fp32"]
+    assert found["speed INT8"].endswith("ms for a window of 512 x 512 px on fake")
+    assert "times as fast; use the model starter" in found["INT8 against float32"]
+    assert "megapixels per second" in found["speed of a scene"]
+    assert "speed INT8" not in findings()
+
+
+def test_the_removed_verb_names_what_replaced_it() -> None:
+    result = CliRunner().invoke(cli.build(), ["bench", "run", "--fp32", "F.onnx"])
+    assert isinstance(result.exception, UsageError)
+    assert "doctor --speed" in str(result.exception)
 
 
 def test_an_existing_file_stays_without_force(tmp_path: Path) -> None:

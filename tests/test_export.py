@@ -22,7 +22,6 @@ from export_world import (
     needs_exact_int8,
     noise,
     reuse_graph,
-    shared_world,
     tiny_runtime,
     write_run,
 )
@@ -35,29 +34,24 @@ from landcover.model.runtimes import TorchRuntime, open_model
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return shared_world(tmp_path_factory)
+def reference(exported: World) -> TorchRuntime:
+    return exported.reference
 
 
 @pytest.fixture(scope="module")
-def reference(world: World) -> TorchRuntime:
-    return world.reference
+def run(exported: World) -> Path:
+    return exported.run
 
 
 @pytest.fixture(scope="module")
-def run(world: World) -> Path:
-    return world.run
-
-
-@pytest.fixture(scope="module")
-def data(world: World) -> Path:
-    return world.data
+def data(exported: World) -> Path:
+    return exported.data
 
 
 @needs_exact_int8
-def test_int8_by_the_command_line(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reference, run, data = world.reference, world.run, world.data
-    reuse_graph(world, monkeypatch)
+def test_int8_by_the_command_line(exported: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, run, data = exported.reference, exported.run, exported.data
+    reuse_graph(exported, monkeypatch)
     out = tmp_path / "deep" / "m.onnx"
     done = CliRunner().invoke(
         build(),
@@ -167,9 +161,9 @@ def test_the_file_for_qgis_gives_the_plugin_our_map(
 
 
 def test_a_file_that_answers_otherwise_is_refused_and_nothing_is_written(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reuse_graph(world, monkeypatch)  # of the network as it was before it broke
+    reuse_graph(exported, monkeypatch)  # of the network as it was before it broke
     broken = tiny_runtime()
     with torch.no_grad():
         broken.module.classifier.weight[0] = float("nan")

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from export_world import World, noise, shared_world
+from export_world import World, noise
 from landcover.errors import ModelError
 from landcover.exporting.metadata import write_model
 from landcover.exporting.parity import (
@@ -24,24 +24,21 @@ from landcover.model.runtimes import open_model
 SIZES = [(1, 1, 1), (1, 33, 47), (3, 32, 64), (1, 2, 130), (1, 511, 513)]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return shared_world(tmp_path_factory)
-
-
 def images(shape: tuple[int, int, int]) -> np.ndarray:
     return np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("shape", SIZES)
 def test_any_size_and_number_of_images_gives_the_network_s_answers(
-    world: World, shape: tuple[int, int, int]
+    exported: World, shape: tuple[int, int, int]
 ) -> None:
     batch = images(shape)
-    runtime = open_model(world.file, runtime="onnxruntime", device="cpu", threads=1)
+    runtime = open_model(exported.file, runtime="onnxruntime", device="cpu", threads=1)
     with torch.inference_mode():
-        normalised = torch.from_numpy(world.reference.card.preprocessing.normalise(batch)).permute(0, 3, 1, 2)
-        module = world.reference.module
+        normalised = torch.from_numpy(exported.reference.card.preprocessing.normalise(batch)).permute(
+            0, 3, 1, 2
+        )
+        module = exported.reference.module
         expected = (module(normalised) / 1.7).softmax(1).numpy()
         coarse = (module.logits(normalised) / 1.7).softmax(1).numpy()
     np.testing.assert_allclose(runtime.probabilities(batch), expected, atol=1e-4)
@@ -50,15 +47,15 @@ def test_any_size_and_number_of_images_gives_the_network_s_answers(
 
 
 @pytest.mark.parametrize("shape", SIZES[:3])
-def test_openvino_gives_the_same(world: World, shape: tuple[int, int, int]) -> None:
+def test_openvino_gives_the_same(exported: World, shape: tuple[int, int, int]) -> None:
     batch = images(shape)
-    one, two = (open_model(world.file, runtime=name, device="cpu") for name in ("openvino", "onnxruntime"))
+    one, two = (open_model(exported.file, runtime=name, device="cpu") for name in ("openvino", "onnxruntime"))
     np.testing.assert_allclose(one.probabilities(batch), two.probabilities(batch), atol=1e-4)
     np.testing.assert_allclose(one.coarse(batch), two.coarse(batch), atol=1e-4)
 
 
-def test_the_file_is_one_valid_onnx_file_of_the_agreed_form(world: World) -> None:
-    model = onnx.load(world.file, load_external_data=False)
+def test_the_file_is_one_valid_onnx_file_of_the_agreed_form(exported: World) -> None:
+    model = onnx.load(exported.file, load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
     assert model.opset_import[0].version >= 18
     assert not any(tensor.external_data for tensor in model.graph.initializer)
@@ -73,30 +70,30 @@ def test_the_file_is_one_valid_onnx_file_of_the_agreed_form(world: World) -> Non
     }
 
 
-def test_the_file_says_what_it_is_and_not_where_it_was_made(world: World) -> None:
-    content = world.file.read_bytes()
+def test_the_file_says_what_it_is_and_not_where_it_was_made(exported: World) -> None:
+    content = exported.file.read_bytes()
     for trace in (b"site-packages", b"Traceback", b".py", str(Path(__file__).parents[1]).encode()):
         assert trace not in content
-    model = onnx.load(world.file)
+    model = onnx.load(exported.file)
     entries = {entry.key: entry.value for entry in model.metadata_props}
     assert entries["Image.NominalPixelRange"] == "NominalRange_0_255"
     assert entries["model_license"] == "CC0-1.0"
     assert model.producer_name == "landcover"
     assert "urban" in model.doc_string
-    assert read_card(world.file) == world.reference.card
+    assert read_card(exported.file) == exported.reference.card
 
 
-def test_writing_again_replaces_what_the_file_says(world: World, tmp_path: Path) -> None:
-    model = onnx.load(world.file)
-    card = world.reference.card.model_copy(update={"licence": "mine", "export": {"a": 1}})
+def test_writing_again_replaces_what_the_file_says(exported: World, tmp_path: Path) -> None:
+    model = onnx.load(exported.file)
+    card = exported.reference.card.model_copy(update={"licence": "mine", "export": {"a": 1}})
     write_model(tmp_path / "m.onnx", model, card, {"more": json.dumps(1)})
     assert read_card(tmp_path / "m.onnx") == card
     again = onnx.load(tmp_path / "m.onnx")
     assert {entry.key for entry in again.metadata_props} == {"landcover", "more"}
 
 
-def test_the_gate_s_figures_are_good_and_kept(world: World) -> None:
-    openvino, onnxruntime = world.candidate.figures["parity"]
+def test_the_gate_s_figures_are_good_and_kept(exported: World) -> None:
+    openvino, onnxruntime = exported.candidate.figures["parity"]
     assert [openvino["runtime"], onnxruntime["runtime"]] == ["openvino", "onnxruntime"]
     for figures in (openvino, onnxruntime):
         assert figures["agreement"] >= 0.999
@@ -104,15 +101,15 @@ def test_the_gate_s_figures_are_good_and_kept(world: World) -> None:
         assert {"1x48x48", "2x48x48", "1x33x47", "1x1x1"} <= set(figures["sizes"])
 
 
-def test_a_sabotaged_graph_does_not_pass(world: World, tmp_path: Path) -> None:
-    model = onnx.load(world.file)
+def test_a_sabotaged_graph_does_not_pass(exported: World, tmp_path: Path) -> None:
+    model = onnx.load(exported.file)
     weight = next(tensor for tensor in model.graph.initializer if tensor.dims == [6, 8, 1, 1])
     values = onnx.numpy_helper.to_array(weight) * np.float32(0.9)
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    write_model(tmp_path / "m.onnx", model, world.reference.card)
+    write_model(tmp_path / "m.onnx", model, exported.reference.card)
     file = open_model(tmp_path / "m.onnx", runtime="onnxruntime", device="cpu")
     probes = probing_batches([noise(64, seed=1)])
-    (parity,) = measure_parity(whole_answer(world.reference), {"onnxruntime": whole_answer(file)}, probes)
+    (parity,) = measure_parity(whole_answer(exported.reference), {"onnxruntime": whole_answer(file)}, probes)
     with pytest.raises(ModelError, match=r"probabilities differ by up to 0\.\d+ \(at most 0.001"):
         check_parity(parity)
 

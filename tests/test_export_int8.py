@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from export_world import WINDOW_PX, World, needs_exact_int8, noise, saturates, shared_world
+from export_world import WINDOW_PX, World, needs_exact_int8, noise, saturates
 from fake_runtime import ColourRuntime
 from landcover.errors import ModelError, UsageError
 from landcover.exporting.candidates import Candidate, Labelled, integer_candidate
@@ -28,36 +28,31 @@ from training_world import write_pair
 NO_GATE = "the network is too small to be faster"
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return shared_world(tmp_path_factory)
-
-
-def quantised(world: World, images: list[np.ndarray], max_miou_loss: float) -> Candidate:
+def quantised(exported: World, images: list[np.ndarray], max_miou_loss: float) -> Candidate:
     return integer_candidate(
-        world.candidate,
+        exported.candidate,
         iter(images),
         [noise(WINDOW_PX, seed=7)],
-        Labelled(world.data, "folders:validation", None),
-        world.folder,
+        Labelled(exported.data, "folders:validation", None),
+        exported.folder,
         max_miou_loss=max_miou_loss,
         no_speed_gate=NO_GATE,
     )
 
 
 @pytest.fixture(scope="module")
-def candidate(world: World) -> Candidate:
-    return quantised(world, [noise(WINDOW_PX, seed=seed) for seed in range(8)], 100.0)
+def candidate(exported: World) -> Candidate:
+    return quantised(exported, [noise(WINDOW_PX, seed=seed) for seed in range(8)], 100.0)
 
 
 def test_convolutions_compute_with_integers_and_what_follows_with_floats(
-    world: World, candidate: Candidate
+    exported: World, candidate: Candidate
 ) -> None:
     model = candidate.model
     onnx.checker.check_model(model, full_check=True)
     made_by = {output: node for node in model.graph.node for output in node.output}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    assert len(convolutions) == sum(node.op_type == "Conv" for node in world.candidate.model.graph.node)
+    assert len(convolutions) == sum(node.op_type == "Conv" for node in exported.candidate.model.graph.node)
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for node in convolutions:
         activation, weight = (made_by[name] for name in node.input[:2])
@@ -73,17 +68,17 @@ def test_convolutions_compute_with_integers_and_what_follows_with_floats(
 
 
 def test_the_float_file_is_still_the_one_that_passed(
-    world: World, candidate: Candidate, tmp_path: Path
+    exported: World, candidate: Candidate, tmp_path: Path
 ) -> None:
     """It is what INT8 is compared with; quantisation has files of its own in the folder."""
     assert candidate.card.precision == "int8"
-    origin = world.candidate
+    origin = exported.candidate
     write_model(tmp_path / "again.onnx", origin.model, origin.card, origin.entries)
-    assert world.file.read_bytes() == (tmp_path / "again.onnx").read_bytes()
+    assert exported.file.read_bytes() == (tmp_path / "again.onnx").read_bytes()
 
 
 @needs_exact_int8
-def test_a_good_one_passes_and_says_what_was_measured(world: World, candidate: Candidate) -> None:
+def test_a_good_one_passes_and_says_what_was_measured(exported: World, candidate: Candidate) -> None:
     figures = candidate.figures["int8"]
     accuracy = figures["accuracy"]
     assert accuracy["fp32"] > 0.9  # the truth is what the network answers
@@ -93,27 +88,27 @@ def test_a_good_one_passes_and_says_what_was_measured(world: World, candidate: C
     assert figures["against_fp32"]["agreement"] > 0.8
     assert figures["speed"]["no_gate"] == NO_GATE
     assert figures["speed"]["window_px"] == WINDOW_PX
-    assert candidate.figures["parity"] == world.candidate.figures["parity"]
+    assert candidate.figures["parity"] == exported.candidate.figures["parity"]
     assert candidate.card.precision == "int8"
-    assert read_card(world.folder / "int8.onnx").precision == "int8"
+    assert read_card(exported.folder / "int8.onnx").precision == "int8"
 
 
-def test_it_runs_at_any_size_in_both_runtimes(world: World, candidate: Candidate) -> None:
+def test_it_runs_at_any_size_in_both_runtimes(exported: World, candidate: Candidate) -> None:
     assert candidate.card.precision == "int8"
     batch = np.stack([noise(64, seed=5)[:33, :47]] * 2)
-    expected = world.reference.probabilities(batch)
+    expected = exported.reference.probabilities(batch)
     for name in ("openvino", "onnxruntime"):
         if name == "openvino" and saturates:
             continue
-        answer = open_model(world.folder / "int8.onnx", runtime=name, device="cpu").probabilities(batch)
+        answer = open_model(exported.folder / "int8.onnx", runtime=name, device="cpu").probabilities(batch)
         assert answer.shape == expected.shape
         assert np.mean(answer.argmax(1) == expected.argmax(1)) > 0.8
 
 
-def test_one_that_maps_worse_is_refused_with_what_it_loses(world: World) -> None:
+def test_one_that_maps_worse_is_refused_with_what_it_loses(exported: World) -> None:
     black = [np.zeros((WINDOW_PX, WINDOW_PX, 3), np.uint8)] * 2  # ranges that fit no real image
     with pytest.raises(ModelError, match=r"INT8 loses \d+\.\d\d points of mIoU on data folders:validation"):
-        quantised(world, black, 0.5)
+        quantised(exported, black, 0.5)
 
 
 @pytest.mark.parametrize(("int8", "passes"), [(0.7, True), (0.695, True), (0.6949, False), (0.8, True)])
@@ -133,7 +128,7 @@ def test_a_slower_one_is_refused_with_both_times() -> None:
             check_speed(Speed("openvino", 512, 21, 100.0, int8_ms))
 
 
-def test_times_are_medians_of_turns(world: World) -> None:
+def test_times_are_medians_of_turns(exported: World) -> None:
     """A clock that advances by what the runtime costs, and by a fortune where the machine is interrupted."""
     order: list[str] = []
     now = 0.0

@@ -9,7 +9,7 @@ import rasterio
 from PIL import Image
 from typer.testing import CliRunner
 
-from export_world import reuse_graph, shared_world, write_run
+from export_world import World, reuse_graph, write_run
 from fake_runtime import ColourRuntime, make_card
 from landcover import cli
 from landcover.config import from_mapping
@@ -291,17 +291,16 @@ def test_training_records_what_it_learns_from(data: Path, tmp_path: Path) -> Non
 
 
 def test_export_carries_the_profile_on(
-    tmp_path_factory: pytest.TempPathFactory,
+    exported: World,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     learned: ImageryProfile,
 ) -> None:
     from landcover.exporting import export
 
-    shared = shared_world(tmp_path_factory)
-    reuse_graph(shared, monkeypatch)
-    card = shared.reference.card.model_copy(update={"imagery": learned})
-    run = write_run(tmp_path / "run", TorchRuntime(shared.reference.module, card))
+    reuse_graph(exported, monkeypatch)
+    card = exported.reference.card.model_copy(update={"imagery": learned})
+    run = write_run(tmp_path / "run", TorchRuntime(exported.reference.module, card))
     assert export(run, tmp_path / "m.onnx").card.imagery == learned
     assert read_card(tmp_path / "m.onnx").imagery == learned
 

@@ -66,7 +66,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = root / "mobilenetv2_100_imagenet.safetensors"
     save_file(timm.create_model("mobilenetv2_050").state_dict(), weights)
     settings = (
-        "steps=120",
+        "steps=24",
         "optimiser.learning_rate=0.01",
         "model.dropout=0",
         "validation.keep=last",

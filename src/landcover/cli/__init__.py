@@ -29,6 +29,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+_REMOVED = {
+    "bench": "landcover bench was removed in 0.2. To time the bundled model here, run landcover doctor "
+    "--speed. Comparisons with other tools are scripts in the repository: see benchmarks/README.md."
+}
+
+
 class _Verbs(TyperGroup):
     """The verbs, each imported when it is called."""
 
@@ -38,6 +44,8 @@ class _Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.commands and cmd_name in verbs():
             self.commands[cmd_name] = command(cmd_name)
+        if cmd_name in _REMOVED:
+            raise UsageError(_REMOVED[cmd_name])
         if cmd_name not in self.commands:
             raise UsageError(f"There is no verb {cmd_name!r}. {did_you_mean(cmd_name, verbs())}")
         return self.commands[cmd_name]

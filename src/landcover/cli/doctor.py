@@ -1,7 +1,10 @@
 """``landcover doctor``."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 from landcover.cli import _options
 from landcover.cli._output import check_json, put
@@ -11,16 +14,28 @@ _REASONS = {
     "MODEL.onnx": "the fastest on a CPU; with --device cuda onnxruntime",
     "a checkpoint": "the only one that runs it; a model exported from it runs faster on a CPU",
 }
-_NOT_FOR_USERS = {"dev", "bench"}  # extras
+_NOT_FOR_USERS = {"dev"}  # extras
+_BUNDLED = {"float32": "starter-fp32", "INT8": "starter"}
+_WINDOW_PX, _IMAGE_PX, _ROUNDS = 512, 2448, 9
 
 
 def doctor(
+    speed: Annotated[
+        bool,
+        _options.option(
+            "Also time the bundled model: INT8 against float32. Takes some seconds.",
+            "--speed",
+            group=_options.MAIN,
+        ),
+    ] = False,
     json: _options.Json = None,
     force: _options.Force = False,
 ) -> None:
     """Say what this machine will use, and why: runtimes, codecs, models."""
     check_json(json, force=force)
     findings = _system() | _codecs() | _runtimes() | _models() | _extras()
+    if speed:
+        findings |= _speed()
     put(findings, json, lambda: _print(findings), force=force)
 
 
@@ -130,3 +145,48 @@ def _state(extra: str) -> str:
     if missing:
         return f"lacks {', '.join(missing)}. Run: pip install 'landcover[{extra}]'"
     return "complete"
+
+
+def _speed() -> dict[str, str]:
+    """Time the bundled model on one window, INT8 and float32 in turns, and on one image at 0.5 m."""
+    import time
+    from statistics import median
+
+    import numpy as np
+
+    from landcover.errors import LandcoverError
+    from landcover.inference import predict_index
+    from landcover.model.runtimes import open_model
+
+    try:
+        runtimes = {form: open_model(name) for form, name in _BUNDLED.items()}
+    except LandcoverError as error:
+        return {"speed": str(error)}
+    pixels = np.random.default_rng(0).integers(0, 256, (_IMAGE_PX, _IMAGE_PX, 3), np.uint8)
+    window = np.ascontiguousarray(pixels[None, :_WINDOW_PX, :_WINDOW_PX])
+
+    def seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+        """Return the median of runs that take turns, so that a busy machine slows all of them alike."""
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for number in range(rounds + 1):
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run()
+                if number:  # the first one compiles
+                    times[name].append(time.perf_counter() - start)
+        return {name: median(own) for name, own in times.items()}
+
+    network = {form: partial(runtime.coarse, window) for form, runtime in runtimes.items()}
+    found = seconds(dict(network), _ROUNDS)
+    gain = found["float32"] / found["INT8"]
+    faster = min(found, key=lambda form: found[form])
+    image = seconds({faster: partial(predict_index, runtimes[faster], pixels, gsd=0.5)}, 3)[faster]
+    return {
+        f"speed {form}": f"{1e3 * one:.1f} ms for a window of {_WINDOW_PX} x {_WINDOW_PX} px on "
+        f"{runtimes[form].name}"
+        for form, one in found.items()
+    } | {
+        "INT8 against float32": f"{gain:.1f} times as fast; use the model {_BUNDLED[faster]}",
+        "speed of a scene": f"{_IMAGE_PX**2 / 1e6 / image:.1f} megapixels per second at 0.5 m with "
+        f"{_BUNDLED[faster]}, without reading and writing files",
+    }

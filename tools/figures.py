@@ -1,4 +1,4 @@
-"""The pictures of the documentation, made anew by ``python -m landcover.benchmarks.figures``."""
+"""Make the pictures of the documentation: ``python tools/figures.py``."""
 
 import argparse
 from pathlib import Path

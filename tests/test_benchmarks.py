@@ -1,0 +1,195 @@
+"""The benchmark scripts run on tiny inputs, and the tables of docs/results are those of their counts."""
+
+import json
+import sys
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from shutil import copytree
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from golden.cases import MODEL, run
+from landcover.data.synthetic import make_dataset
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import accuracy  # noqa: E402
+import cells  # noqa: E402
+import common  # noqa: E402
+import ood  # noqa: E402
+import prediction  # noqa: E402
+import smp_peer  # noqa: E402
+import training  # noqa: E402
+import windows  # noqa: E402
+import world  # noqa: E402
+
+HELD_OUT = "--data DATA --split folders:validation"
+TINY = """
+[tiny]
+encoder = "mobilenetv2_050"
+preset = "{preset}"
+steps = 2
+
+[given]
+model = "{given}"
+"""
+PRESET = """
+model: {encoder: mobilenetv2_050, output_stride: 32, aspp_channels: 8, decoder_channels: 8}
+crop_px: 32
+batch_size: 2
+steps: 2
+threads: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve procedural tiles, six of them held out, each with a scene of its own."""
+    folder = tmp_path_factory.mktemp("data")
+    make_dataset(folder, scenes=12, size=48, parts={"train": 0.5, "validation": 0.5})
+    rows = [
+        f"{subset},scene{number:04d},s{subset}{number},0,0"
+        for subset in ("train", "validation")
+        for number in range(6)
+    ]
+    (folder / "scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]) + "\n")
+    return folder
+
+
+def in_process(command: list[str], **_: object) -> SimpleNamespace:
+    """Run a command of landcover in this process, which has imported everything."""
+    assert command[:3] == [sys.executable, "-m", "landcover"]
+    run(*command[3:])
+    return SimpleNamespace(returncode=0)
+
+
+def test_a_campaign_trains_scores_and_continues(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy, "subprocess", SimpleNamespace(run=in_process))
+    (tmp_path / "preset.yaml").write_text(PRESET)
+    folder = tmp_path / "out" / "tiny" / "seed-0"
+    (tmp_path / "models.toml").write_text(TINY.format(preset=tmp_path / "preset.yaml", given=folder))
+    words = ["in-domain", "--data", str(data), "--out", str(tmp_path / "out")]
+    words += ["--config", str(tmp_path / "models.toml"), "--weights", "mobilenetv2_050=none"]
+    accuracy.main([*words, "--models", "tiny"])
+    result = json.loads((folder.parent / "seed-0.json").read_text())
+    assert (result["images"], result["training"]["steps"]) == (6, 2)
+    made = (folder.parent / "seed-0.json").stat().st_mtime_ns
+    accuracy.main([*words, "--models", "tiny", "given"])
+    assert (folder.parent / "seed-0.json").stat().st_mtime_ns == made
+    tables = [np.load(tmp_path / "out" / name / "seed-0.npz") for name in ("tiny", "given")]
+    np.testing.assert_array_equal(tables[0]["tables"], tables[1]["tables"])
+    text = (tmp_path / "out" / "accuracy.md").read_text()
+    assert "| tiny - given | +0.0 | +0.0 to +0.0 |" in text
+
+
+@pytest.mark.parametrize("name", ["scenes", "scenes-best", "scenes-hour", "course"])
+def test_the_committed_tables_are_those_of_their_counts(name: str, tmp_path: Path) -> None:
+    committed = ROOT / "docs" / "results" / name
+    copytree(committed, tmp_path / name)
+    accuracy.main(
+        [name.split("-")[0].replace("course", "in-domain"), "--report-only", "--out", str(tmp_path / name)]
+    )
+    assert (tmp_path / name / "accuracy.md").read_text() == (committed / "accuracy.md").read_text()
+
+
+def test_the_peer_is_trained_and_scored(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Network(torch.nn.Module):
+        def __init__(self, *_: object, classes: int, **options: object) -> None:
+            super().__init__()
+            self.encoder, self.head = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, classes, 1)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.head(self.encoder(image))
+
+    monkeypatch.setattr(smp_peer, "peer_network", lambda classes, weights, encoder: Network(classes=classes))
+    recipe = json.dumps({"crop_px": 32, "batch_size": 2, "scale": [0.8, 1.2], "jitter": 0.1})
+    words = ["--data", str(data), "--split"]
+    smp_peer.main([*words, "folders", "--recipe", recipe, "--steps", "3", "--out", str(tmp_path / "run")])
+    scored = ["--score", "--model", str(tmp_path / "run"), "--maps", str(tmp_path / "maps")]
+    smp_peer.main([*words, "folders:validation", *scored, "--json", str(tmp_path / "scores.json")])
+    assert json.loads((tmp_path / "scores.json").read_text())["images"] == 6
+    assert len(list((tmp_path / "maps").rglob("*_mask.png"))) == 6
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["effort"]["images"] == 6
+
+
+def test_cells_of_one_pixel_change_nothing() -> None:
+    index = np.random.default_rng(0).integers(0, 7, (9, 13)).astype(np.uint8)
+    np.testing.assert_array_equal(cells.in_cells(index, 1, 7), index)
+    assert cells.in_cells(index, 4, 7).shape == index.shape
+
+
+def test_chance_of_a_constant_map() -> None:
+    confusion = np.zeros((7, 7), int)
+    confusion[:6, 2] = 10
+    assert world.chance_miou(confusion) == pytest.approx((1 / 6) / 6)
+
+
+def test_mosaics_put_tiles_where_the_table_says(data: Path, tmp_path: Path) -> None:
+    from landcover.data import open_dataset, select
+
+    dataset = open_dataset(data)
+    items = select(dataset, "folders:validation")
+    truths = windows.write_mosaics(dataset, items, tmp_path)
+    assert len(truths) == 6
+    np.testing.assert_array_equal(truths["svalidation0"], dataset.read_mask(items[0]))
+
+
+def test_the_chart_names_each_step_and_its_gain() -> None:
+    chart = ElementTree.fromstring(prediction.chart([("usual & slow", 2000.0), ("ours", 50.0)]))
+    texts = [element.text for element in chart.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"usual & slow", "2.00 s", "ours", "50 ms", "40.0\u00d7"} <= set(texts)
+
+
+def test_alterations_keep_tiles_tiles() -> None:
+    tile = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    for name, change in ood.ALTERED.items():
+        altered = change(tile)
+        assert (altered.shape, altered.dtype) == (tile.shape, tile.dtype), name
+        assert not np.array_equal(altered, tile), name
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "line"),
+    [
+        ("masks", "--size 96 --repeats 1", "regions, with specks"),
+        ("startup", "--repeats 1", "core install"),
+        ("cells", f"{HELD_OUT} --sizes 8", "cells of  8 px: mIoU"),
+        (
+            "windows",
+            f"{HELD_OUT} --windows 64,16 --scales 2 --model {MODEL}",
+            "2 m: declared",
+        ),
+        (
+            "ood",
+            "--data DATA --split folders:validation --images 1 --model starter",
+            "procedural scenes, as if of the model's GSD | 100.0 % | 1 of 1 |",
+        ),
+        ("training", "--encoders mobilenetv2_050 --repeats 1", "mobilenetv2_050, fp32"),
+        ("memory", "--data DATA --out OUT --width 300 --heights 200 --repeats 1", "200 x 300, landcover:"),
+    ],
+)
+def test_a_script_runs(
+    name: str,
+    arguments: str,
+    line: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if name != "startup":
+        monkeypatch.setattr(common, "subprocess", SimpleNamespace(run=in_process))
+    monkeypatch.setattr(ood, "ALTERED", {"grey": ood.ALTERED["grey"]})
+    monkeypatch.setattr(training, "compare_gradients", partial(training.compare_gradients, size=64))
+    words = arguments.replace("DATA", str(data)).replace("OUT", str(tmp_path)).split()
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
+    import_module(name).main()
+    assert line in capsys.readouterr().out
