@@ -1,0 +1,159 @@
+"""The commands of the tutorials and how-to guides, run as they are written, on the procedural world."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.transform import from_origin
+from typer.testing import CliRunner
+
+from landcover.cli import build
+from landcover.data.synthetic import make_dataset, make_scene
+from landcover.legend import DEEPGLOBE
+
+DOCS = Path(__file__).parents[1] / "docs"
+BLOCK = re.compile(r"(^\{\.not-run\}\n(?:.+\n)+\n)?^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = sorted([*DOCS.glob("tutorials/*.md"), *DOCS.glob("how-to/*.md")])
+CHEAPER = [("--minutes 60", "--steps 2"), ("--per-class 50", "--per-class 5")]
+"""What the tests shorten: every other word is run as the reader would type it."""
+OF_A_RUN = {"own-classes", "calibrate", "export"}
+"""Pages whose commands train a model or use the one that the tutorial trains."""
+MOST_NOT_RUN = 8
+
+
+def commands(page: Path) -> tuple[list[str], int]:
+    """Return the commands of a page that are run, and how many are marked as not run."""
+    run, skipped = [], 0
+    for mark, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        lines = [line[2:] for line in block.replace("\\\n", " ").splitlines() if line.startswith("$ ")]
+        if mark:
+            skipped += len(lines)
+        else:
+            run += lines
+    return run, skipped
+
+
+def run_page(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (page,) = [page for page in PAGES if page.stem == name]
+    for command in commands(page)[0]:
+        if "points-labelled.csv" in command:
+            label_points(folder)
+        for long, short in CHEAPER:
+            command = command.replace(long, short)
+        program, *arguments = shlex.split(command)
+        assert program == "landcover", command
+        result = CliRunner().invoke(build(), arguments)
+        assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the files that the pages name."""
+    folder = tmp_path_factory.mktemp("docs")
+    image = make_scene(7, 300, 300).image
+    Image.fromarray(image).save(folder / "photo.jpg", quality=92)
+    bands = np.moveaxis(image, 2, 0)
+    (folder / "scenes").mkdir()
+    near_infrared = np.concatenate([bands[::-1], bands[:1]])
+    for name, values in {
+        "scene.tif": bands,
+        "scenes/north.tif": bands[:, :150],
+        "scenes/south.tif": bands[:, 150:],
+        "fourbands.tif": near_infrared,
+        "sixteen.tif": bands.astype(np.uint16) * 11,
+    }.items():
+        count, height, width = values.shape
+        where = from_origin(500000, 5700000, 0.5, 0.5)
+        options = {"count": count, "height": height, "width": width, "dtype": values.dtype, "crs": "EPSG:32631"}
+        with rasterio.open(folder / name, "w", driver="GTiff", transform=where, **options) as target:
+            target.write(values)
+    corners = [(500000 + x, 5699880 + y) for x, y in ((0, 0), (60, 0), (60, 60), (0, 60), (0, 0))]
+    squares = [
+        {
+            "type": "Feature",
+            "properties": {"id": f"parcel {number}"},
+            "geometry": {"type": "Polygon", "coordinates": [[(x + 70 * number, y) for x, y in corners]]},
+        }
+        for number in range(2)
+    ]
+    write_parcels(folder / "parcels.gpkg", squares)
+    make_dataset(folder / "tiles", scenes=12, size=128, seed=3)
+    for name, seed in (("mine", 4), ("held-out", 5)):
+        make_dataset(folder / name, scenes=8, size=128, seed=seed)
+        own_classes(folder / name)
+    return folder
+
+
+def write_parcels(path: Path, features: list[dict[str, object]]) -> None:
+    import shapely
+    from pyogrio.raw import write
+    from shapely.geometry import shape
+
+    shapes = np.array([shapely.to_wkb(shape(feature["geometry"])) for feature in features], object)
+    names = np.array([feature["properties"]["id"] for feature in features], object)  # type: ignore[index]
+    write(path, shapes, [names], ["id"], geometry_type="Polygon", crs="EPSG:32631", driver="GPKG")
+
+
+def own_classes(folder: Path) -> None:
+    """Recolour the masks to the legend that the tutorial shows, and write it as the tutorial says."""
+    page = (DOCS / "tutorials/own-classes.md").read_text(encoding="utf-8")
+    settings = re.search(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert settings is not None
+    (folder / "landcover.yaml").write_text(settings[1], encoding="utf-8")
+    joined = {"barren": "agriculture", "rangeland": "agriculture"}
+    for path in folder.rglob("*_mask.png"):
+        colours = np.asarray(Image.open(path).convert("RGB")).copy()
+        for source, target in joined.items():
+            old, new = (DEEPGLOBE.colours[DEEPGLOBE.names.index(name)] for name in (source, target))
+            colours[(colours == old).all(axis=2)] = new
+        Image.fromarray(colours).save(path)
+
+
+def label_points(folder: Path) -> None:
+    """Do what the guide asks a person to do: fill in the column ``class``."""
+    header, *rows = (folder / "points.csv").read_text(encoding="utf-8").splitlines()
+    column = header.split(",").index("class")
+    labelled = []
+    for number, row in enumerate(rows):
+        cells = row.split(",")
+        cells[column] = DEEPGLOBE.names[number % 2]
+        labelled.append(",".join(cells))
+    (folder / "points-labelled.csv").write_text("\n".join([header, *labelled]) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [page.stem for page in PAGES if page.stem not in {"index", *OF_A_RUN}])
+def test_the_commands_of_a_page_run(
+    name: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    run_page(name, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+def test_the_commands_around_an_own_model_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    for name in ("own-classes", "calibrate", "export"):
+        run_page(name, tmp_path, monkeypatch)
+
+
+def test_few_commands_are_marked_as_not_run() -> None:
+    skipped = {page.stem: commands(page)[1] for page in PAGES}
+    assert sum(skipped.values()) <= MOST_NOT_RUN, skipped
+
+
+@pytest.mark.parametrize("page", [*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")], ids=lambda p: p.name)
+def test_documents_break_their_lines(page: Path) -> None:
+    """Prose breaks at 100 columns; tables, code and links are left as they are. Reports are records."""
+    if "reports" in page.parts:
+        pytest.skip("a record, kept as it was written")
+    text = re.sub(r"^(```|~~~).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    long = [line for line in text.splitlines() if len(line) > 100 and "|" not in line and "](" not in line]
+    assert not long
