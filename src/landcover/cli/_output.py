@@ -1,11 +1,14 @@
 """Where a verb's result goes: to people, to standard output as JSON, or into a file too."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from json import dumps
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from landcover.errors import UsageError
 
@@ -16,6 +19,22 @@ _REPORTS = {"json": ".json", "csv": ".csv", "stac_mlm": ".json"}
 
 _DATA = re.compile(r"(.*/)?(index\.json|scenes\.csv|ann/[^/]+\.json)")
 """Files with these suffixes that data sets consist of."""
+
+
+class _StandardError(logging.Handler):
+    """Write log records to standard error, wherever that is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        typer.echo(self.format(record), err=True)
+
+
+def log_to_standard_error() -> None:
+    """Show what landcover logs at level INFO on standard error: the steps of long commands."""
+    logger = logging.getLogger("landcover")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(_StandardError())
 
 
 def check_reports(options: Mapping[str, Any]) -> None:

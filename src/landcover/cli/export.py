@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from landcover.cli._output import check_json, put
+from landcover.cli._output import check_json, log_to_standard_error, put
 
 if TYPE_CHECKING:
     from landcover.exporting import Exported
@@ -31,11 +31,24 @@ def export(
         bool, typer.Option("--int8", help="Quantise; needs --calibration, --data and --split.")
     ] = False,
     calibration: Annotated[
-        str | None,
-        typer.Option(help="Imagery to measure ranges on, DATA or DATA:SPLIT.", show_default=False),
+        list[str] | None,
+        typer.Option(
+            help="Imagery to measure ranges on, DATA or DATA:SPLIT; repeat it for several scales.",
+            show_default=False,
+        ),
     ] = None,
-    calibration_images: Annotated[int, typer.Option(help="How many windows of it.")] = 128,
+    calibration_images: Annotated[int, typer.Option(help="Number of windows to measure ranges on.")] = 128,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Further imagery to compare INT8 with float32 on, DATA or DATA:SPLIT; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     max_miou_loss: Annotated[float, typer.Option(help="Points of mIoU that INT8 may lose.")] = 0.5,
+    min_agreement: Annotated[
+        float, typer.Option(help="Fraction of pixels that INT8 must classify as float32 does.")
+    ] = 0.985,
     no_speed_gate: Annotated[
         str | None,
         typer.Option(
@@ -57,6 +70,7 @@ def export(
     from landcover.exporting import export as write
 
     check_json(json, force=force)
+    log_to_standard_error()
     exported = write(
         run,
         out,
@@ -67,7 +81,9 @@ def export(
         int8=int8,
         calibration=calibration,
         calibration_images=calibration_images,
+        compare=compare,
         max_miou_loss=max_miou_loss,
+        min_agreement=min_agreement,
         no_speed_gate=no_speed_gate,
         seed=seed,
         stac_mlm=stac_mlm,
@@ -85,6 +101,11 @@ def _print_figures(exported: "Exported") -> None:
         )
     if "int8" in measured:
         accuracy, speed = measured["int8"]["accuracy"], measured["int8"]["speed"]
+        for agreement in measured["int8"]["agreement"]:
+            print(
+                f"INT8: the same class as float32 for {100 * agreement['fraction']:.2f} % of "
+                f"{agreement['pixels']:,} pixels of {agreement['imagery']}"
+            )
         print(
             f"INT8: mIoU {100 * accuracy['int8']:.2f} on {accuracy['split']}, in float32 "
             f"{100 * accuracy['fp32']:.2f} (loses {accuracy['loss_points']:.2f} points); "
