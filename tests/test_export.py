@@ -66,7 +66,7 @@ def test_int8_by_the_command_line(world: World, tmp_path: Path, monkeypatch: pyt
         build(),
         [
             *("export", str(run), "--out", str(out), "--int8", "--no-speed-gate", "a tiny network"),
-            *("--calibration", f"{data}:folders:train", "--calibration-images", "4"),
+            *("--calibration", f"{data}:folders:train", "--calibration-images", "8"),
             *("--calibration", str(more), "--compare", str(more), "--min-agreement", "0.5"),
             *("--data", str(data), "--split", "folders:validation", "--max-miou-loss", "100"),
             *("--gsd", "1.0"),
@@ -78,10 +78,9 @@ def test_int8_by_the_command_line(world: World, tmp_path: Path, monkeypatch: pyt
     report = json.loads(done.stdout)
     assert report["sha256"] == model_digest(out)
     assert report["bytes"] == out.stat().st_size
-    # More windows than an imagery holds would only repeat them.
     assert report["int8"]["calibration"] == [
-        {"imagery": "data folders:train", "images": 2},
-        {"imagery": "more", "images": 1},
+        {"imagery": "data folders:train", "images": 4},
+        {"imagery": "more", "images": 4},
     ]
     compared = report["int8"]["agreement"]
     assert [(row["imagery"], row["windows"]) for row in compared] == [
@@ -89,7 +88,7 @@ def test_int8_by_the_command_line(world: World, tmp_path: Path, monkeypatch: pyt
         ("more", 1),
     ]
     assert all(row["fraction"] > 0.5 for row in compared)
-    for step in ("Converting the network test_resnet", "on 3 windows", f"Writing {out}"):
+    for step in ("Converting the network test_resnet", "on 8 crops", f"Writing {out}"):
         assert step in done.stderr
     assert report["int8"]["accuracy"]["fp32"] > 0.9
     assert report["int8"]["speed"]["no_gate"] == "a tiny network"

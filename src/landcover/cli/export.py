@@ -37,7 +37,7 @@ def export(
             show_default=False,
         ),
     ] = None,
-    calibration_images: Annotated[int, typer.Option(help="Number of windows to measure ranges on.")] = 128,
+    calibration_images: Annotated[int, typer.Option(help="Number of crops to measure ranges on.")] = 128,
     compare: Annotated[
         list[str] | None,
         typer.Option(

@@ -122,7 +122,7 @@ def integer_candidate(
         DataError: If imagery cannot be read.
     """
     card = origin.card.model_copy(update={"precision": "int8"})
-    _log.info("Quantising: measuring ranges on %d windows", len(images))
+    _log.info("Quantising: measuring ranges on %d crops", len(images))
     model = quantise(origin.model, images, folder)
     file = folder / "int8.onnx"
     write_model(file, model, card, origin.entries)

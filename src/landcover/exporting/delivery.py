@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,7 @@ from landcover.model.runtimes import TorchRuntime, open_model
 Purpose = Literal["landcover", "qgis"]
 
 CALIBRATION_IMAGES = 128
-"""Windows of imagery that the ranges of INT8 are measured on."""
+"""Crops of imagery that the ranges of INT8 are measured on, of half a window each."""
 
 _PROBES = 6  # windows that the runtimes' answers are compared on
 _COMPARED = 64  # windows of each imagery on which INT8 is compared with float32
@@ -111,7 +111,7 @@ def export(
         calibration: Imagery that the ranges of INT8 are measured on, ``DATA`` or ``DATA:SPLIT``; several for
             imagery of several scales or sensors. It needs no labels; use other images than those that INT8
             is scored or compared on.
-        calibration_images: Number of windows, shared evenly by the imagery.
+        calibration_images: Number of crops of half a window, shared evenly by the imagery.
         compare: Further imagery on which INT8 must give the same classes as float32, ``DATA`` or
             ``DATA:SPLIT``, without labels. ``data`` is always compared.
         max_miou_loss: Points of mIoU that INT8 may lose.
@@ -153,9 +153,6 @@ def export(
     side, scale = reference.card.window_px, reference.card.preprocessing.gsd
     probes = list(imagery.crops(_PROBES, side, scale, seed=seed))
 
-    def windows(source: Imagery, count: int) -> Iterator[UInt8Array]:
-        return source.crops(int(min(count, source.capacity(side, scale))), side, scale, seed=seed)
-
     with tempfile.TemporaryDirectory(prefix="landcover-export-") as name:
         folder = Path(name)
         if for_ == "qgis":
@@ -164,9 +161,14 @@ def export(
             made = float_candidate(reference, probes, folder)
         if int8:
             share = -(-calibration_images // len(ranges))
-            drawn = [(source.name, list(windows(source, share))) for source in ranges]
+            drawn = [
+                (source.name, _calibration_crops(source, share, reference.card, seed)) for source in ranges
+            ]
             images = [image for _, some in drawn for image in some]
-            comparisons = [(source.name, windows(source, _COMPARED)) for source in compared]
+            comparisons = [
+                (source.name, source.crops(_at_most(_COMPARED, source, side, scale), side, scale, seed=seed))
+                for source in compared
+            ]
             checks = replace(checks, comparisons=comparisons)
             made = integer_candidate(made, images, probes[0], checks, folder)
             made.figures["int8"]["calibration"] = [
@@ -182,6 +184,17 @@ def export(
         parameters = sum(values.numel() for values in reference.module.parameters())
         _write_item(item, exported, parameters, side=side if for_ == "qgis" else None, force=force)
     return exported
+
+
+def _calibration_crops(source: Imagery, count: int, card: ModelCard, seed: int) -> list[UInt8Array]:
+    """Return crops of half a window: more different ones in the same pixels, also from a few images."""
+    side, gsd = max(1, card.window_px // 2), card.preprocessing.gsd
+    return list(source.crops(_at_most(count, source, side, gsd, overlapping=4), side, gsd, seed=seed))
+
+
+def _at_most(count: int, source: Imagery, side: int, gsd: float, *, overlapping: int = 1) -> int:
+    """Return how many crops to draw: ``count``, but no more than there are different ones."""
+    return int(min(count, overlapping * source.capacity(side, gsd)))
 
 
 def _int8_checks(
