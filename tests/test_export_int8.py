@@ -66,7 +66,9 @@ def test_convolutions_compute_with_integers_and_what_follows_with_floats(
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == sum(node.op_type == "Conv" for node in world.candidate.model.graph.node)
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    for node in convolutions:
+    first, *others = convolutions
+    assert made_by[first.input[0]].op_type != "DequantizeLinear"
+    for node in others:
         activation, weight = (made_by[name] for name in node.input[:2])
         assert activation.op_type == weight.op_type == "DequantizeLinear"
         assert kinds[activation.input[2]] == onnx.TensorProto.UINT8

@@ -25,8 +25,8 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
     much; they are rounded by :func:`landcover.exporting.rounding.rounded`. Activations are uint8 with a zero
     point, which wastes no half of the range behind a ReLU; for their ranges see
     :mod:`landcover.exporting.ranges`. Only the inputs of convolutions and of residual sums are quantised, so
-    that a convolution, its activation and the rounding of its answer stay one operation; the logits, the
-    resizing and the softmax stay float32.
+    that a convolution, its activation and the rounding of its answer stay one operation; the first
+    convolution, the logits, the resizing and the softmax stay float32.
 
     Args:
         model: What :func:`landcover.exporting.graph.model_graph` returns.
@@ -37,7 +37,8 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
     images = list(images)
     prepared = rounded(model, images)
     constants = {tensor.name for tensor in prepared.graph.initializer}
-    heavy = [node for node in prepared.graph.node if _is_heavy(node, constants)]
+    # Without the first, whose input is the image: 8 bits for three differently scaled channels are too few.
+    heavy = [node for node in prepared.graph.node if _is_heavy(node, constants)][1:]
     inputs = dict.fromkeys(name for node in heavy for name in node.input if name not in constants)
     samples = sample_activations(prepared, list(inputs), images)
     ranges = {name: best_range(values) for name, values in samples.items()}

@@ -47,7 +47,7 @@ def sample_activations(
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
-    # From the end to the start, so that a map of one row or column gives it; the first rows are left out.
+    # From the end to the start, where a start beyond the other end is moved into the map: none gives nothing.
     slices = {"starts": -4, "ends": -(1 << 31), "steps": -_STRIDE}
     constants = {f"landcover_{name}": np.array([value, value]) for name, value in slices.items()}
     constants["landcover_axes"] = np.array([2, 3])
@@ -102,8 +102,8 @@ def correct_biases(
     Args:
         model: Its convolutions have weights and biases that no two share, as
             :func:`landcover.exporting.rounding.rounded` returns it.
-        samples: What :func:`sample_activations` returns for the inputs of the convolutions.
-        ranges: The range of each.
+        samples: What :func:`sample_activations` returns for the inputs that are quantised.
+        ranges: The range of each; convolutions of other inputs stay as they are.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     lost = {
@@ -111,7 +111,7 @@ def correct_biases(
         for name, values in samples.items()
     }
     for node in model.graph.node:
-        if node.op_type == "Conv":
+        if node.op_type == "Conv" and node.input[0] in lost:
             weights = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64).sum(axis=(2, 3))
             bias = numpy_helper.to_array(constants[node.input[2]])
             corrected = bias + mean_answer(weights, lost[node.input[0]])

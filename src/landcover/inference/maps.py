@@ -12,6 +12,7 @@ from landcover import __version__
 from landcover.data.parallel import parallel_map
 from landcover.errors import DataError, LandcoverError, OutputError, UsageError
 from landcover.extras import needs
+from landcover.inference.auto import choose_model
 from landcover.inference.engine import Band
 from landcover.inference.grid import check_windows
 from landcover.inference.kept import is_made, read_made
@@ -21,6 +22,7 @@ from landcover.inference.results import MadeMap, Prediction
 from landcover.inference.scene import make_map
 from landcover.inference.upsampling import Float32Array
 from landcover.legend import UInt8Array
+from landcover.model.bundled import AUTO
 from landcover.model.card import model_digest
 from landcover.model.runtimes import Runtime, open_model
 from landcover.progress import track
@@ -52,7 +54,8 @@ def predict(
 
     Args:
         inputs: Image files, folders that are searched with their subfolders, and URLs of rasters.
-        model: A model file, a run folder, or a runtime.
+        model: A model file, a run folder, the name of a bundled model, ``auto`` (the bundled model that suits
+            the size of the job), or a runtime.
         out: Folder of the maps.
         options: How to read, classify and write; see :class:`PredictOptions`.
         device: Where to compute, unless ``model`` is a runtime.
@@ -68,6 +71,8 @@ def predict(
             then), or if a map cannot be written.
     """
     options = options or PredictOptions()
+    if model == AUTO:
+        model = choose_model(inputs, Path(out), options)
     opened = (
         open_model(model, device=device, runtime=runtime, threads=threads, precision=precision)
         if isinstance(model, str | Path)
