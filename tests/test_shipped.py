@@ -89,7 +89,7 @@ def test_a_name_that_is_none_is_told_the_nearest(installed: Path, name: str) -> 
 
 
 def test_another_path_is_told_what_there_is(installed: Path) -> None:
-    with pytest.raises(ModelError, match=r"runs/x\.onnx.* Known: starter, starter-fp32"):
+    with pytest.raises(ModelError, match=r"runs/x\.onnx.* Known: .*starter, starter-fp32"):
         resolve_model("runs/x.onnx")
 
 
