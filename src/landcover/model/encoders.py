@@ -181,7 +181,7 @@ def describe_encoder(name: str) -> EncoderInfo:
     """
     check_encoder_name(name)
     tested = name in TESTED_ENCODERS
-    strides = OUTPUT_STRIDES if tested else tuple(possible_strides(name))
+    strides = TESTED_ENCODERS[name] if tested else tuple(possible_strides(name))
     parameters = None
     if strides:
         with torch.device("meta"):
