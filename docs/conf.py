@@ -4,7 +4,7 @@ from importlib.metadata import version as installed_version
 
 project = "landcover"
 author = "the landcover developers"
-copyright = "the landcover developers, Apache-2.0"  # noqa: A001
+copyright = "the landcover developers, Apache-2.0"
 release = version = installed_version("landcover")
 
 extensions = [

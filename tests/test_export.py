@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import landcover
@@ -52,13 +53,17 @@ def data(exported: World) -> Path:
 def test_int8_by_the_command_line(exported: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, run, data = exported.reference, exported.run, exported.data
     reuse_graph(exported, monkeypatch)
-    out = tmp_path / "deep" / "m.onnx"
+    out, more = tmp_path / "deep" / "m.onnx", tmp_path / "more"
+    more.mkdir()
+    Image.fromarray(noise(48, seed=11)).save(more / "0_sat.jpg")
     done = CliRunner().invoke(
         build(),
         [
             *("export", str(run), "--out", str(out), "--int8", "--no-speed-gate", "a tiny network"),
-            *("--calibration", f"{data}:folders:train", "--calibration-images", "4"),
+            *("--calibration", f"{data}:folders:train", "--calibration-images", "8"),
+            *("--calibration", str(more), "--compare", str(more), "--min-agreement", "0.5"),
             *("--data", str(data), "--split", "folders:validation", "--max-miou-loss", "100"),
+            *("--gsd", "1.0"),
             *("--stac-mlm", str(tmp_path / "stac" / "m.json"), "--json", "-"),
         ],
         catch_exceptions=False,
@@ -67,7 +72,18 @@ def test_int8_by_the_command_line(exported: World, tmp_path: Path, monkeypatch: 
     report = json.loads(done.stdout)
     assert report["sha256"] == model_digest(out)
     assert report["bytes"] == out.stat().st_size
-    assert report["int8"]["calibration"] == {"imagery": "data folders:train", "images": 4}
+    assert report["int8"]["calibration"] == [
+        {"imagery": "data folders:train", "images": 4},
+        {"imagery": "more", "images": 4},
+    ]
+    compared = report["int8"]["agreement"]
+    assert [(row["imagery"], row["windows"]) for row in compared] == [
+        ("data folders:validation", 6),
+        ("more", 1),
+    ]
+    assert all(row["fraction"] > 0.5 for row in compared)
+    for step in ("Converting the network test_resnet", "on 8 crops", f"Writing {out}"):
+        assert step in done.stderr
     assert report["int8"]["accuracy"]["fp32"] > 0.9
     assert report["int8"]["speed"]["no_gate"] == "a tiny network"
     assert [path.name for path in out.parent.iterdir()] == ["m.onnx"]
@@ -180,13 +196,16 @@ INT8: dict[str, Any] = {"int8": True, "calibration": "DATA", "data": "DATA", "sp
     ("error", "message", "options"),
     [
         (UsageError, r"no file for 'qgiss'.*'qgis'", {"for_": "qgiss"}),
-        (UsageError, r"--calibration and --no-speed-gate are about INT8", {"calibration": "DATA"}),
+        (UsageError, r"--calibration.*are about INT8", {"calibration": "DATA"}),
+        (UsageError, r"--compare.*are about INT8", {"compare": ["DATA"]}),
         (UsageError, r"are about INT8", {"no_speed_gate": "because"}),
         (UsageError, r"Pass --calibration DATA", INT8 | {"calibration": None}),
         (UsageError, r"pass --data D and --split", INT8 | {"split": None}),
         (UsageError, r"pass --data D and --split", INT8 | {"data": None}),
         (UsageError, r"--int8 or --for qgis", INT8 | {"for_": "qgis"}),
-        (UsageError, r"on 0 images", INT8 | {"calibration_images": 0}),
+        (UsageError, r"--calibration-images is 0", INT8 | {"calibration_images": 0}),
+        (UsageError, r"is 1; .* each of 2", INT8 | {"calibration_images": 1, "calibration": ["DATA"] * 2}),
+        (UsageError, r"--min-agreement is 98\.5; .*0 to 1", INT8 | {"min_agreement": 98.5}),
         (UsageError, r"--max-miou-loss is -1", INT8 | {"max_miou_loss": -1.0}),
         (UsageError, r"--max-miou-loss is nan", INT8 | {"max_miou_loss": float("nan")}),
         (UsageError, r"needs a reason", INT8 | {"no_speed_gate": " "}),

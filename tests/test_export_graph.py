@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from export_world import World, noise
+from fake_runtime import make_card
 from landcover.errors import ModelError
+from landcover.exporting.graph import ConstantSame, model_graph
 from landcover.exporting.metadata import write_model
 from landcover.exporting.parity import (
     Parity,
@@ -18,8 +20,11 @@ from landcover.exporting.parity import (
     probing_batches,
     whole_answer,
 )
+from landcover.model import ModelConfig, build_model
+from landcover.model._compat import Conv2dSame
 from landcover.model.card import read_card
-from landcover.model.runtimes import open_model
+from landcover.model.encoders import TESTED_ENCODERS
+from landcover.model.runtimes import TorchRuntime, open_model
 
 SIZES = [(1, 1, 1), (1, 33, 47), (3, 32, 64), (1, 2, 130), (1, 511, 513)]
 
@@ -155,3 +160,42 @@ def test_probes_hold_pixels_whatever_the_images(size: tuple[int, int]) -> None:
     shapes = [batch.shape for batch in probing_batches(pieces)]
     assert all(np.prod(shape) for shape in shapes)
     assert (2, min(size[0], 5), min(size[1], 7), 3) in shapes
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (2, 2), (4, 1), ((2, 4), 1)])
+def test_constant_padding_is_timm_s_at_multiples_of_the_stride(
+    kernel: int, stride: int | tuple[int, int], dilation: int
+) -> None:
+    torch.manual_seed(0)
+    convolution = Conv2dSame(4, 6, kernel, stride=stride, dilation=dilation)
+    for height, width in ((8, 12), (16, 4), (4, 4)):
+        x = torch.randn(2, 4, height, width)
+        convolution.__class__ = Conv2dSame
+        expected = convolution(x)
+        convolution.__class__ = ConstantSame
+        assert torch.equal(convolution(x), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", TESTED_ENCODERS)
+def test_every_tested_encoder_can_be_exported(encoder: str, tmp_path: Path) -> None:
+    """The graph is made at one size; its answers are compared at others, beside multiples of 32 too."""
+    torch.manual_seed(0)
+    stride = 16 if 16 in TESTED_ENCODERS[encoder] else 32
+    config = ModelConfig(
+        encoder=encoder, output_stride=stride, aspp_channels=8, decoder_channels=8, low_level_channels=4
+    )
+    network = build_model(config, classes=6).eval()
+    with torch.no_grad():
+        network.classifier.weight.normal_(std=1.0)
+    card = make_card().model_copy(update={"model": config})
+    write_model(tmp_path / "m.onnx", model_graph(network, card), card)
+    batches = [images(shape) for shape in ((1, 64, 96), (2, 32, 32), (1, 33, 47), (1, 1, 1))]
+    runtimes = {
+        name: whole_answer(open_model(tmp_path / "m.onnx", runtime=name, device="cpu"))
+        for name in ("openvino", "onnxruntime")
+    }
+    reference = whole_answer(TorchRuntime(network, card))
+    for parity in measure_parity(reference, runtimes, iter(batches)):
+        check_parity(parity)

@@ -11,13 +11,16 @@ import pytest
 from export_world import WINDOW_PX, World, needs_exact_int8, noise, saturates
 from fake_runtime import ColourRuntime
 from landcover.errors import ModelError, UsageError
-from landcover.exporting.candidates import Candidate, Labelled, integer_candidate
+from landcover.exporting.candidates import Candidate, Int8Checks, Labelled, integer_candidate
 from landcover.exporting.gates import (
     Accuracy,
+    Agreement,
     Speed,
     check_accuracy,
+    check_agreement,
     check_speed,
     measure_accuracy,
+    measure_agreement,
     measure_speed,
 )
 from landcover.exporting.metadata import write_model
@@ -31,12 +34,16 @@ NO_GATE = "the network is too small to be faster"
 def quantised(exported: World, images: list[np.ndarray], max_miou_loss: float) -> Candidate:
     return integer_candidate(
         exported.candidate,
-        iter(images),
-        [noise(WINDOW_PX, seed=7)],
-        Labelled(exported.data, "folders:validation", None),
+        images,
+        noise(WINDOW_PX, seed=7),
+        Int8Checks(
+            Labelled(exported.data, "folders:validation", None),
+            [("noise", iter([noise(WINDOW_PX, seed=8), noise(32, seed=9)]))],
+            max_miou_loss=max_miou_loss,
+            min_agreement=0.0,
+            no_speed_gate=NO_GATE,
+        ),
         exported.folder,
-        max_miou_loss=max_miou_loss,
-        no_speed_gate=NO_GATE,
     )
 
 
@@ -54,7 +61,9 @@ def test_convolutions_compute_with_integers_and_what_follows_with_floats(
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == sum(node.op_type == "Conv" for node in exported.candidate.model.graph.node)
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    for node in convolutions:
+    first, *others = convolutions
+    assert made_by[first.input[0]].op_type != "DequantizeLinear"
+    for node in others:
         activation, weight = (made_by[name] for name in node.input[:2])
         assert activation.op_type == weight.op_type == "DequantizeLinear"
         assert kinds[activation.input[2]] == onnx.TensorProto.UINT8
@@ -85,7 +94,10 @@ def test_a_good_one_passes_and_says_what_was_measured(exported: World, candidate
     assert 0.5 < accuracy["int8"] < accuracy["fp32"]
     assert accuracy["loss_points"] == pytest.approx(100 * (accuracy["fp32"] - accuracy["int8"]))
     assert (accuracy["images"], accuracy["split"]) == (3, "data folders:validation")
-    assert figures["against_fp32"]["agreement"] > 0.8
+    (agreement,) = figures["agreement"]
+    assert (agreement["imagery"], agreement["windows"]) == ("noise", 2)
+    assert agreement["pixels"] == WINDOW_PX**2 + 32**2
+    assert 0.8 < agreement["fraction"] <= 1
     assert figures["speed"]["no_gate"] == NO_GATE
     assert figures["speed"]["window_px"] == WINDOW_PX
     assert candidate.figures["parity"] == exported.candidate.figures["parity"]
@@ -119,6 +131,30 @@ def test_the_limit_of_the_loss(int8: float, passes: bool) -> None:
     else:
         with pytest.raises(ModelError, match=r"0\.51 points .*at most 0\.5 "):
             check_accuracy(accuracy, 0.5)
+
+
+def test_agreement_counts_pixels_of_the_same_class() -> None:
+    class Constant(ColourRuntime):
+        """Give class 0 to the first ``rows`` rows, class 1 to the others."""
+
+        def __init__(self, rows: int) -> None:
+            super().__init__()
+            self._rows = rows
+
+        def probabilities(self, batch: np.ndarray) -> np.ndarray:
+            answer = np.zeros((len(batch), 6, *batch.shape[1:3]), np.float32)
+            answer[:, 0, : self._rows] = 1
+            answer[:, 1, self._rows :] = 1
+            return answer
+
+    windows = (np.zeros((size, 10, 3), np.uint8) for size in (10, 20))
+    agreement = measure_agreement(Constant(5), Constant(6), "two images", windows)
+    assert (agreement.windows, agreement.pixels, agreement.same) == (2, 300, 280)
+    check_agreement(agreement, 280 / 300)
+    with pytest.raises(ModelError, match=r"93\.33 % .*two images.*at least 98\.5 %.*--calibration"):
+        check_agreement(agreement)
+    with pytest.raises(ModelError, match="two images"):
+        check_agreement(Agreement("two images", 1, 1000, 984))
 
 
 def test_a_slower_one_is_refused_with_both_times() -> None:

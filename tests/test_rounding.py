@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
 from landcover.exporting.quantise import quantise
+from landcover.exporting.ranges import best_range, correct_biases, in_steps, sample_activations
 from landcover.exporting.rounding import network_input, round_filters, rounded
 
 SHAPES = st.tuples(*(st.integers(1, most) for most in (4, 4, 3, 3)))
@@ -113,14 +114,78 @@ def test_nodes_need_no_names() -> None:
     np.testing.assert_array_equal(answers(found, images), expected)
 
 
+def test_samples_are_values_of_each_channel() -> None:
+    model = network(1, bias=True, groups=8)
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output[0].CopyFrom(helper.make_tensor_value_info("seen", TensorProto.FLOAT, None))
+    images = [np.random.default_rng(n).integers(0, 256, (20 + n, 24, 3), dtype=np.uint8) for n in range(3)]
+    samples = sample_activations(model, ["image", "seen"], images)
+    assert {name: values.shape[0] for name, values in samples.items()} == {"image": 3, "seen": 8}
+    maps = [answers(probe, [image])[0] for image in images]
+    values = np.concatenate([each.reshape(8, -1) for each in maps], axis=1)
+    for channel, some in enumerate(samples["seen"]):
+        assert len(some) == 9 + 9 + 9  # rows and columns 14, 7 and 0 of a map of 18, 19 or 20 by 22
+        assert np.isin(some, values[channel]).all()
+    one_value = sample_activations(model, ["seen"], [images[0][:5, :5]])
+    np.testing.assert_allclose(one_value["seen"][:, 0], maps[0][:, 0, 0], rtol=1e-5)
+
+
+def test_steps_are_those_of_uint8() -> None:
+    values = np.linspace(-2, 4, 1000, dtype=np.float32)
+    rounded_values = in_steps(values, (-1.0, 3.0))
+    inside = (values >= -1) & (values <= 3)
+    assert np.abs(rounded_values - values)[inside].max() <= 0.51 * 4 / 255
+    assert len(np.unique(rounded_values)) == 256
+    assert rounded_values.max() - rounded_values.min() == pytest.approx(4, abs=1e-5)
+    assert (in_steps(np.zeros(3, np.float32), (-1.0, 3.0)) == 0).all()
+    assert (in_steps(np.zeros(3, np.float32), (0.0, 0.0)) == 0).all()
+
+
+def test_a_range_gives_up_few_far_values_for_finer_steps() -> None:
+    rng = np.random.default_rng(0)
+    even = rng.uniform(-1, 3, 10_000).astype(np.float32)
+    assert best_range(even) == (even.min(), even.max())
+    far = np.append(rng.laplace(0, 0.05, 100_000), [-30, 40]).astype(np.float32)
+    low, high = best_range(far[-50_000:])
+    assert -30 < low < 0 < high < 40
+    assert best_range(np.full(5, 2.0, np.float32))[0] == 0  # zero is within
+
+
+def test_biases_make_up_for_what_rounding_of_activations_changes() -> None:
+    model, images = network(7, bias=True, groups=4), smooth(6, 7)
+    prepared = rounded(model, images)
+    samples = sample_activations(prepared, ["seen"], images)
+    limits = {"seen": (0.0, 0.6 * float(samples["seen"].max()))}  # clips a part of the values
+    corrected = onnx.ModelProto()
+    corrected.CopyFrom(prepared)
+    correct_biases(corrected, samples, limits)
+
+    def lost(model: onnx.ModelProto) -> float:
+        """Return the largest change of a channel's mean if the second convolution gets rounded inputs."""
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        node = model.graph.node[2]
+        weights, bias = (constants[name].astype(np.float64) for name in node.input[1:])
+        original = {tensor.name: numpy_helper.to_array(tensor) for tensor in prepared.graph.initializer}
+        values = {"exact": samples["seen"], "steps": in_steps(samples["seen"], limits["seen"])}
+        mean = {name: each.mean(axis=1).reshape(4, 1, 2) for name, each in values.items()}
+        summed = weights.sum(axis=(2, 3)).reshape(4, 2, 2)
+        answer = {name: (summed * each).sum(axis=2).ravel() for name, each in mean.items()}
+        expected = answer["exact"] + original[node.input[2]]
+        return float(np.abs(answer["steps"] + bias - expected).max())
+
+    assert lost(corrected) < 1e-3 * lost(prepared)
+
+
 def test_the_int8_file_holds_the_weights_as_rounded(tmp_path: Path) -> None:
     """The grid is the one that quantisation takes, so that nothing is rounded a second time."""
     model, images = network(3, bias=True, groups=8), smooth(4, 3)
     expected = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in rounded(model, images).graph.initializer
-        if len(tensor.dims) == 4
+        if len(tensor.dims) == 4 and tensor.dims[1] != 3  # the first convolution stays float32
     }
+    assert expected
     made = {t.name: numpy_helper.to_array(t) for t in quantise(model, images, tmp_path).graph.initializer}
     for name, weights in expected.items():
         integers, step = made[f"{name}_quantized"], made[f"{name}_scale"].reshape(-1, 1, 1, 1)

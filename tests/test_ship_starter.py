@@ -32,6 +32,7 @@ from training_world import assert_same_tensors, tiny, write_pairs
 
 PATH = Path(__file__).parents[1] / "tools" / "ship_starter.py"
 HELD_OUT = "scenes-k2@0"
+STARTER = [model for model in SHIPPED if model.name.startswith("starter")]
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_the_files_are_the_run_with_the_temperature_of_the_other(
         "held-out.onnx",
         "held-out-int8.onnx",
     ]
-    for model in SHIPPED:
+    for model in STARTER:
         assert read_card(shipped / model.file).scores == card.scores
 
 
@@ -141,7 +142,7 @@ def test_what_scores_higher_stays(tool: ModuleType, tmp_path: Path, had: float) 
             tool.ship(work, shipped)
     else:
         tool.ship(work, shipped)
-    assert {read_card(shipped / model.file).scores[0]["miou"] for model in SHIPPED} == {max(had, 0.5)}
+    assert {read_card(shipped / model.file).scores[0]["miou"] for model in STARTER} == {max(had, 0.5)}
 
 
 def _card(score: float) -> ModelCard:

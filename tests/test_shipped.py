@@ -13,6 +13,8 @@ from fake_runtime import make_card
 from landcover import cli
 from landcover.errors import ModelError
 from landcover.inference import predict
+from landcover.inference.auto import choose_model
+from landcover.inference.options import PredictOptions
 from landcover.model import bundled as shipped
 from landcover.model.bundled import SHIPPED, names, shipped_file
 from landcover.model.card import model_digest, read_card, read_model, resolve_model, save_model
@@ -31,7 +33,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(shipped, "FOLDER", folder)
     scores = ({"metric": "challenge", "split": "scenes-k5@0:val", "miou": 0.6543},)
-    for model, gsd in zip(SHIPPED, (1.0, 2.0, 2.0), strict=True):
+    for model, gsd in zip(SHIPPED, (1.0, 2.0, 2.0, 1.0), strict=True):
         card = make_card(gsd=gsd).model_copy(update={"scores": scores, "licence": "research only"})
         if model.file.endswith(".onnx"):
             save_exported(folder / model.file, card)
@@ -47,7 +49,8 @@ def invoke(*arguments: object) -> str:
 
 
 def test_names_stand_for_files(installed: Path) -> None:
-    assert names() == ["starter", "starter-fp32", "starter-weights"]
+    assert names() == ["starter", "starter-fp32", "starter-weights", "best"]
+    assert resolve_model("best") == installed / "best-int8.onnx"
     assert resolve_model("starter") == installed / "starter-int8.onnx"
     assert resolve_model(Path("starter-fp32")) == installed / "starter.onnx"
     assert read_card("starter-fp32").preprocessing.gsd == 2.0
@@ -86,7 +89,7 @@ def test_a_name_that_is_none_is_told_the_nearest(installed: Path, name: str) -> 
 
 
 def test_another_path_is_told_what_there_is(installed: Path) -> None:
-    with pytest.raises(ModelError, match=r"runs/x\.onnx.* Known: starter, starter-fp32"):
+    with pytest.raises(ModelError, match=r"runs/x\.onnx.* Known: .*starter, starter-fp32"):
         resolve_model("runs/x.onnx")
 
 
@@ -133,6 +136,37 @@ Origin
   init      -
 """
     assert expected in shown
+
+
+@pytest.mark.parametrize(
+    ("size", "lacking", "expected"),
+    [((50, 40), None, "best"), ((5000, 4000), None, "starter"), ((50, 40), "best-int8.onnx", "starter")],
+)
+def test_auto_chooses_by_the_size_of_the_job(
+    installed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    size: tuple[int, int],
+    lacking: str | None,
+    expected: str,
+) -> None:
+    """At 2 m per pixel and a model of 1 m, 20 million pixels are 80."""
+    monkeypatch.setattr(shipped, "BEST_MEGAPIXELS", 79.0)
+    if lacking is not None:
+        (installed / lacking).unlink()
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    (tmp_path / "damaged.png").write_bytes(b"no image")
+    caplog.set_level("INFO", logger="landcover")
+    options = PredictOptions(gsd=2.0)
+    chosen = choose_model([tmp_path / "a.png", tmp_path / "damaged.png"], tmp_path / "out", options)
+    assert chosen == expected
+    assert f"{expected} for {4 * size[0] * size[1] / 1e6:.1f} megapixels at 1 m" in caplog.text
+
+
+def test_predict_takes_auto(installed: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
+    assert predict([tmp_path / "a.png"], "auto", tmp_path / "out").model == "best"
 
 
 def test_models_lists_them(installed: Path) -> None:
@@ -188,12 +222,27 @@ def test_the_file_is_what_its_name_says(model: shipped.ShippedModel, tmp_path: P
 
 
 @pytest.mark.skipif(len(PRESENT) < len(SHIPPED), reason="the model files are not in this installation")
-def test_all_files_are_one_model_of_the_size_that_was_promised() -> None:
-    cards = [read_card(model.name) for model in SHIPPED]
+def test_the_files_of_starter_are_one_model_of_the_size_that_was_promised() -> None:
+    files = [model for model in SHIPPED if model.name.startswith("starter")]
+    cards = [read_card(model.name) for model in files]
     for name in ("model", "legend", "preprocessing", "imagery", "temperature", "recipe", "scores"):
         assert all(getattr(card, name) == getattr(cards[0], name) for card in cards), name
-    exported = [model.path for model in SHIPPED if model.path.suffix == ".onnx"]
+    exported = [model.path for model in files if model.path.suffix == ".onnx"]
     assert sum(path.stat().st_size for path in exported) < 20e6
     _, tensors = read_model("starter-weights")
     assert sum(array.size for array in tensors.values()) < 6e6
     assert cards[0].temperature != 1
+
+
+@pytest.mark.skipif(len(PRESENT) < len(SHIPPED), reason="the model files are not in this installation")
+def test_the_bundled_files_fit_a_wheel_and_their_cards_state_what_was_checked() -> None:
+    assert sum(model.path.stat().st_size for model in SHIPPED) < 55e6
+    for name in ("starter", "best"):
+        figures = read_card(name).export["int8"]
+        assert len(figures["calibration"]) == len(figures["agreement"]) == 2  # tiles and full-size images
+        assert all(row["fraction"] >= 0.985 for row in figures["agreement"])
+        assert figures["accuracy"]["loss_points"] <= 0.3
+    card = read_card("best")
+    assert card.temperature == 1
+    assert "Temperature not fitted" in card.scores[0]["note"]
+    assert not any(str(value).startswith("/") for value in card.recipe.values())

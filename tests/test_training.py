@@ -32,6 +32,7 @@ from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.metrics import ConfusionMatrix
 from landcover.model import build_model
 from landcover.model.card import read_card, read_model, save_model
+from landcover.model.encoders import TESTED_ENCODERS
 from landcover.model.preprocessing import Preprocessing
 from landcover.model.runtimes import open_model
 from landcover.model.tensorfile import read_tensors
@@ -102,6 +103,12 @@ def test_an_unknown_preset_names_the_nearest():
     assert set(presets()) >= {"starter", "deeplabv3plus-resnet101", "best"}
 
 
+@pytest.mark.parametrize("name", ["starter", "starter-dense", "best", "best-dense"])
+def test_presets_use_tested_encoders(name):
+    config = load_preset(name)
+    assert config.model.output_stride in TESTED_ENCODERS[config.model.encoder]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -119,6 +126,7 @@ def test_an_unknown_preset_names_the_nearest():
         ({"loss": {"terms": [{"name": "iou"}]}}, ["loss.terms.0.name", "lovasz"]),
         ({"crop_px": "320"}, ["crop_px", "'320'"]),
         ({"ema_decay": 1.0}, ["ema_decay"]),
+        ({"model": {"encoder": "repvgg_a0"}}, ["repvgg_a0", "channels_last=false"]),
         ({"freeze": "low_level"}, ["freeze: found 'low_level'", "a list in square brackets"]),
         ({"freeze": ["low"]}, ["freeze.0: found 'low'", "'low_level'", "'encoder_batch_norms'"]),
     ],

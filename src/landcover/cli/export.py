@@ -34,11 +34,24 @@ def export(
     ] = False,
     gsd: _options.Gsd = None,
     calibration: Annotated[
-        str | None,
-        option("Imagery that sets the INT8 ranges, DATA or DATA:SPLIT.", group=PROCESSING),
+        list[str] | None,
+        option(
+            "Imagery that sets the INT8 ranges, DATA or DATA:SPLIT; repeat it for several scales.",
+            group=PROCESSING,
+        ),
     ] = None,
     calibration_images: Annotated[int, option("Number of windows of it.", group=PROCESSING)] = 128,
+    compare: Annotated[
+        list[str] | None,
+        option(
+            "Further imagery on which INT8 is compared with float32, DATA or DATA:SPLIT; repeatable.",
+            group=PROCESSING,
+        ),
+    ] = None,
     max_miou_loss: Annotated[float, option("Points of mIoU that INT8 may lose.", group=PROCESSING)] = 0.5,
+    min_agreement: Annotated[
+        float, option("Fraction of pixels that INT8 must classify as float32 does.", group=PROCESSING)
+    ] = 0.985,
     no_speed_gate: Annotated[
         str | None,
         option("Write INT8 although it is not faster, for this reason.", group=PROCESSING, metavar="REASON"),
@@ -65,7 +78,9 @@ def export(
         int8=int8,
         calibration=calibration,
         calibration_images=calibration_images,
+        compare=compare,
         max_miou_loss=max_miou_loss,
+        min_agreement=min_agreement,
         no_speed_gate=no_speed_gate,
         seed=seed,
         stac_mlm=stac_mlm,
@@ -83,6 +98,11 @@ def _print_figures(exported: "Exported") -> None:
         )
     if "int8" in measured:
         accuracy, speed = measured["int8"]["accuracy"], measured["int8"]["speed"]
+        for agreement in measured["int8"]["agreement"]:
+            print(
+                f"INT8: the same class as float32 for {100 * agreement['fraction']:.2f} % of "
+                f"{agreement['pixels']:,} pixels of {agreement['imagery']}"
+            )
         print(
             f"INT8: mIoU {points(accuracy['int8'])} on {accuracy['split']}, in float32 "
             f"{points(accuracy['fp32'])} (loses {accuracy['loss_points']:.2f} points); "

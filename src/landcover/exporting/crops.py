@@ -32,6 +32,16 @@ class Imagery:
     items: tuple[Item, ...]
     gsd: float
 
+    def capacity(self, side: int, gsd: float) -> float:
+        """Return about how many different crops of this size the images hold, at least one each.
+
+        More crops than that repeat what is already drawn. Arguments as for :meth:`crops`.
+        """
+        if self.dataset is None:
+            return math.inf
+        area = (side * gsd / self.gsd) ** 2
+        return sum(max(1, round(math.prod(self.dataset.size(item)) / area)) for item in self.items)
+
     def crops(self, count: int, side: int, gsd: float, *, seed: int) -> Iterator[UInt8Array]:
         """Yield pieces at random places, every image once before one comes again.
 

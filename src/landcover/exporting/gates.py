@@ -1,8 +1,8 @@
-"""What an INT8 model must show, measured on the spot, before it is written."""
+"""What an INT8 model must show before it is written: accuracy, agreement with float32, speed."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,13 @@ from landcover.errors import ModelError, UsageError
 from landcover.evaluation import evaluate
 from landcover.legend import UInt8Array
 from landcover.model.runtimes import Runtime
+from landcover.progress import track
 
 MAX_MIOU_LOSS = 0.5
 """Points of mIoU that quantisation may cost."""
+
+MIN_AGREEMENT = 0.985
+"""Fraction of pixels that must have the same class as in float32, on each imagery."""
 
 _WARM_UPS = 3
 _ROUNDS = 21
@@ -43,6 +47,32 @@ class Accuracy:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {**asdict(self), "loss_points": self.loss}
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Fraction of pixels to which INT8 gives the same class as float32.
+
+    Attributes:
+        imagery: Name of the images.
+        windows: Number of windows compared.
+        pixels: Number of pixels compared.
+        same: Number of pixels with the same class.
+    """
+
+    imagery: str
+    windows: int
+    pixels: int
+    same: int
+
+    @property
+    def fraction(self) -> float:
+        """Fraction of pixels with the same class, 0..1."""
+        return self.same / self.pixels
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {**asdict(self), "fraction": self.fraction}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +112,22 @@ def measure_accuracy(
     if before is None or after is None:
         raise UsageError(f"{data} {split} has no pixel of a known class; INT8 cannot be judged by it.")
     return Accuracy(f"{Path(data).name} {split}", scores[0].images, before, after)
+
+
+def measure_agreement(fp32: Runtime, int8: Runtime, name: str, windows: Iterable[UInt8Array]) -> Agreement:
+    """Compare the classes that both give to each pixel.
+
+    Args:
+        fp32: The float32 file.
+        int8: The INT8 file, in the same runtime.
+        name: Name of the imagery for reports.
+        windows: uint8 (H, W, 3) each, at the model's GSD, at least one.
+    """
+    count = pixels = same = 0
+    for window in track(windows, f"Comparing INT8 with float32 on {name}"):
+        expected, actual = (runtime.probabilities(window[None]).argmax(axis=1) for runtime in (fp32, int8))
+        count, pixels, same = count + 1, pixels + expected.size, same + int((expected == actual).sum())
+    return Agreement(name, count, pixels, same)
 
 
 def measure_speed(
@@ -125,6 +171,21 @@ def check_accuracy(accuracy: Accuracy, max_loss: float = MAX_MIOU_LOSS) -> None:
             f"in float32, {100 * accuracy.int8:.2f} in INT8); at most {max_loss:g} is allowed. Nothing was "
             "written. Calibrate with more images that look like those to map (--calibration, "
             "--calibration-images), keep float32, or accept it with --max-miou-loss."
+        )
+
+
+def check_agreement(agreement: Agreement, min_agreement: float = MIN_AGREEMENT) -> None:
+    """Refuse an INT8 model whose classes differ from those of float32 on some imagery.
+
+    Raises:
+        ModelError: If fewer pixels than ``min_agreement`` (0..1) have the same class.
+    """
+    if not agreement.fraction >= min_agreement:
+        raise ModelError(
+            f"INT8 gives the same class as float32 to {100 * agreement.fraction:.2f} % of the pixels of "
+            f"{agreement.imagery}; expected at least {100 * min_agreement:g} %. Nothing was written. "
+            "Calibrate with imagery like it (--calibration, repeated for each kind of imagery), keep "
+            "float32, or lower --min-agreement."
         )
 
 

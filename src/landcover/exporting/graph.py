@@ -1,10 +1,11 @@
-"""The network and all that stands around it, as one ONNX graph.
+"""The network with normalisation, padding and softmax, as one ONNX graph.
 
 torch's exporter on ``torch.export`` is used: its graph is dynamic in batch, height and width without a branch
 or a loop (one Pad, two Resize, two Softmax and arithmetic on the input's shape around the convolutions), with
 batch norms folded. The tracer that it replaced freezes conditions on sizes, and is deprecated.
 """
 
+import copy
 import io
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from landcover import __version__
 from landcover.model import DeepLabV3Plus
+from landcover.model._compat import Conv2dSame
 from landcover.model.card import ModelCard
 from landcover.model.runtimes.graph import OUTPUTS, PROBABILITIES
 
@@ -32,16 +34,42 @@ STANDARDISED = "standardised"
 _EXAMPLE = (2, 3, 97, 75)
 
 
+class ConstantSame(nn.Conv2d):
+    """A convolution with TensorFlow's SAME padding for inputs whose sides are multiples of its stride.
+
+    SAME pads by an amount that depends on the input's size. torch's exporter carries that formula through
+    every later layer, and does not finish with the sixth. For multiples of the stride the amount is constant.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve (N, C, H, W) to (N, C', H / stride, W / stride)."""
+        sides = zip(self.kernel_size, self.stride, self.dilation, strict=True)
+        rows, columns = (max((kernel - 1) * dilation + 1 - stride, 0) for kernel, stride, dilation in sides)
+        around = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+        answer: Tensor = self._conv_forward(F.pad(input, around), self.weight, self.bias)
+        return answer
+
+
+def with_constant_padding(network: DeepLabV3Plus) -> DeepLabV3Plus:
+    """Return a copy of a network that takes only images whose sides are multiples of the output stride."""
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if type(module) is Conv2dSame:
+            module.__class__ = ConstantSame  # type: ignore[assignment]  # the same parameters
+    return network
+
+
 class Served(nn.Module):
     """Pixels to probabilities: normalisation, padding, network, temperature, softmax.
 
     The image's sides are padded to multiples of the output stride by repeating edge values, as the network
-    itself does it; here without a condition, which a graph could not hold.
+    itself does it; here without a condition, which a graph could not hold. The encoder therefore takes only
+    such multiples, whatever the size of the image.
     """
 
     def __init__(self, network: DeepLabV3Plus, card: ModelCard) -> None:
         super().__init__()
-        self.network = network
+        self.network = with_constant_padding(network)
         self.temperature = card.temperature
         scale, offset = card.preprocessing.factors
         self.register_buffer("scale", torch.from_numpy(scale)[:, None, None])

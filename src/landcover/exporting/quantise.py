@@ -9,6 +9,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from landcover.exporting.graph import INPUT
+from landcover.exporting.ranges import best_range, correct_biases, sample_activations
 from landcover.exporting.rounding import network_input, rounded
 from landcover.legend import UInt8Array
 
@@ -22,10 +23,10 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
     by NNCF in OpenVINO's own format (33 against 32 ms for mobilenetv2 at 512 x 512; NNCF's ONNX backend took
     42), and it stays plain ONNX. Weights are int8 with a scale for each channel, as depthwise filters differ
     much; they are rounded by :func:`landcover.exporting.rounding.rounded`. Activations are uint8 with a zero
-    point, which wastes no half of the range behind a ReLU; their range is from the smallest to the largest
-    value over the images. Only the inputs of convolutions and of residual sums are quantised, so that a
-    convolution, its activation and the rounding of its answer stay one operation; the logits, the resizing
-    and the softmax stay float32.
+    point, which wastes no half of the range behind a ReLU; for their ranges see
+    :mod:`landcover.exporting.ranges`. Only the inputs of convolutions and of residual sums are quantised, so
+    that a convolution, its activation and the rounding of its answer stay one operation; the first
+    convolution, the logits, the resizing and the softmax stay float32.
 
     Args:
         model: What :func:`landcover.exporting.graph.model_graph` returns.
@@ -33,22 +34,34 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
         folder: An existing folder for intermediate files, of about three times the model's size.
     """
     source, target = folder / "to_quantise.onnx", folder / "quantised.onnx"
-    samples = list(images)
-    prepared = rounded(model, samples)
+    images = list(images)
+    prepared = rounded(model, images)
+    constants = {tensor.name for tensor in prepared.graph.initializer}
+    # Without the first, whose input is the image: 8 bits for three differently scaled channels are too few.
+    heavy = [node for node in prepared.graph.node if _is_heavy(node, constants)][1:]
+    inputs = dict.fromkeys(name for node in heavy for name in node.input if name not in constants)
+    samples = sample_activations(prepared, list(inputs), images)
+    ranges = {name: best_range(values) for name, values in samples.items()}
+    correct_biases(prepared, samples, ranges)
     add_pre_process_metadata(prepared)  # norms are folded already; without the note it would ask for that
     source.write_bytes(prepared.SerializeToString())
-    constants = {tensor.name for tensor in prepared.graph.initializer}
     quantize_static(
         source,
         target,
-        _Reader(samples),
+        _Reader(images[:1]),  # it wants ranges of its own; ours replace them
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=list(_QUANTISED),
-        nodes_to_quantize=[node.name for node in prepared.graph.node if _is_heavy(node, constants)],
+        nodes_to_quantize=[node.name for node in heavy],
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        extra_options={"OpTypesToExcludeOutputQuantization": list(_QUANTISED)},
+        extra_options={
+            "OpTypesToExcludeOutputQuantization": list(_QUANTISED),
+            "TensorQuantOverrides": {
+                name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+                for name, (low, high) in ranges.items()
+            },
+        },
     )
     return onnx.load(target)
 

@@ -46,7 +46,7 @@ def rounded(model: onnx.ModelProto, images: Sequence[UInt8Array]) -> onnx.ModelP
         steps = round_filters(weights)
         lost = (weights - steps).sum(axis=(2, 3))
         before = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.float32(0)
-        bias = before + _mean_answer(lost, means[node.input[0]])
+        bias = before + mean_answer(lost, means[node.input[0]])
         # In constants of their own: exporters let layers share equal ones.
         names = [f"{node.output[0]}_weight", f"{node.output[0]}_bias"]
         added |= dict(zip(names, (steps, bias), strict=True))
@@ -95,8 +95,13 @@ def network_input(image: UInt8Array) -> Float32Array:
     return np.ascontiguousarray(np.moveaxis(image, -1, 0)[None], np.float32)
 
 
-def _mean_answer(lost: Float64Array, mean: Float64Array) -> Float64Array:
-    """Mean (out,) of what weights (out, in of one group), summed over the filter, answer to a mean (in,)."""
+def mean_answer(lost: Float64Array, mean: Float64Array) -> Float64Array:
+    """Return a convolution's mean answer (out,) to an input's mean (in,).
+
+    Args:
+        lost: Its weights or a change of them, (out, in of one group), summed over the filter.
+        mean: The input's mean, or a change of it.
+    """
     groups = len(mean) // lost.shape[1]
     seen: Float64Array = np.repeat(mean.reshape(groups, -1), len(lost) // groups, axis=0)
     answer: Float64Array = (lost * seen).sum(axis=1)

@@ -16,6 +16,7 @@ import numpy as np
 from landcover import __version__
 from landcover.errors import DataError, LandcoverError, MaskError, OutputError, UsageError, printable
 from landcover.extras import needs
+from landcover.inference.auto import choose_model
 from landcover.inference.engine import RowBlock
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
@@ -25,6 +26,7 @@ from landcover.inference.scene import UNLIKE, WORK, make_map, work_digest
 from landcover.inference.upsampling import Float32Array
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend, UInt8Array
+from landcover.model.bundled import AUTO
 from landcover.model.card import model_digest
 from landcover.model.runtimes import Runtime, open_model
 from landcover.ood import OodReport
@@ -66,7 +68,8 @@ def predict(
 
     Args:
         inputs: Image files, folders that are searched with their subfolders, and URLs of rasters.
-        model: A model file, a run folder, or a runtime.
+        model: A model file, a run folder, the name of a bundled model, ``auto`` (the bundled model that suits
+            the size of the job), or a runtime.
         out: Folder of the maps.
         options: How to read, classify and write; see :class:`PredictOptions`.
         device: Where to compute, unless ``model`` is a runtime.
@@ -90,6 +93,8 @@ def predict(
         (3, {})
     """
     options = options or PredictOptions()
+    if model == AUTO:
+        model = choose_model(inputs, Path(out), options)
     opened = (
         open_model(model, device=device, runtime=runtime, threads=threads, precision=precision)
         if isinstance(model, str | Path)

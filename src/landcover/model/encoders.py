@@ -16,17 +16,20 @@ LOW_LEVEL_STRIDE = 4
 _SIDE = 64
 """Side of an image to try an encoder on, in pixels."""
 
-TESTED_ENCODERS = (
-    "mobilenetv2_100",
-    "mobilenetv3_large_100",
-    "efficientnet_b0",
-    "tf_efficientnet_b4",
-    "resnet50",
-    "resnet101",
-    "resnetv2_101",
-    "convnext_tiny",
-)
-"""Encoders that pass our tests at each of :data:`OUTPUT_STRIDES`; others of timm's are tried when built."""
+TESTED_ENCODERS = {
+    "mobilenetv2_100": OUTPUT_STRIDES,
+    "mobilenetv3_large_100": OUTPUT_STRIDES,
+    "efficientnet_b0": OUTPUT_STRIDES,
+    "tf_efficientnet_b4": OUTPUT_STRIDES,
+    "resnet50": OUTPUT_STRIDES,
+    "resnet101": OUTPUT_STRIDES,
+    "resnetv2_101": OUTPUT_STRIDES,
+    "convnext_tiny": OUTPUT_STRIDES,
+    "regnetx_008": OUTPUT_STRIDES,
+    "hgnetv2_b0": (32,),
+    "hgnetv2_b4": (32,),
+}
+"""Encoders that the test suite covers, with their output strides; others of timm are tried when built."""
 
 # What timm's constructors raise for what an encoder cannot do: there is no one type for it.
 _CANNOT = (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -178,7 +181,7 @@ def describe_encoder(name: str) -> EncoderInfo:
     """
     check_encoder_name(name)
     tested = name in TESTED_ENCODERS
-    strides = OUTPUT_STRIDES if tested else tuple(possible_strides(name))
+    strides = TESTED_ENCODERS[name] if tested else tuple(possible_strides(name))
     parameters = None
     if strides:
         with torch.device("meta"):

@@ -21,6 +21,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
+_UNSAFE_IN_CHANNELS_LAST = ("mobileone", "repvgg")
+"""First letters of the names of encoders whose training in channels_last corrupts memory within torch."""
+
+
 class OptimiserConfig(Config):
     """Settings of the optimiser.
 
@@ -252,6 +256,11 @@ class TrainConfig(Config):
             raise ValueError(
                 f"exactly one limit is required; found steps={self.steps} and minutes={self.minutes}. Pass "
                 "--steps N or --minutes M (which replaces the other)"
+            )
+        if self.channels_last and self.model.encoder.startswith(_UNSAFE_IN_CHANNELS_LAST):
+            raise ValueError(
+                f"training the encoder {self.model.encoder} with channels_last=true corrupts memory within "
+                "torch and can crash; pass --set channels_last=false"
             )
         if self.overlap_px >= self.window_px:
             raise ValueError(

@@ -1,6 +1,6 @@
-"""Models that come with the package: files in this folder that stand for names.
+"""Bundled models: names that stand for model files in this folder.
 
-Their terms are not the package's: see ``LICENSE-MODEL``.
+Their terms are not those of the package: see ``LICENSE-MODEL``.
 """
 
 from dataclasses import dataclass
@@ -42,8 +42,36 @@ SHIPPED = (
     ShippedModel("starter", "starter-int8.onnx", "seven DeepGlobe classes; INT8, the faster one on a CPU"),
     ShippedModel("starter-fp32", "starter.onnx", "the same in float32, for CUDA and as a reference"),
     ShippedModel("starter-weights", "starter.safetensors", "its weights, for train --init"),
+    ShippedModel("best", "best-int8.onnx", "the same classes by a larger network: better and slower; INT8"),
 )
-"""All of them, by name."""
+"""All of them; those of ``starter`` first."""
+
+AUTO = "auto"
+"""The name by which :func:`auto_model` is requested."""
+
+BEST_MEGAPIXELS = 100.0
+"""Largest job for which :func:`auto_model` chooses ``best``: some hundred windows of work."""
+
+
+def auto_model(megapixels: float) -> str:
+    """Return the name of the bundled model for a job of some size.
+
+    ``best`` up to :data:`BEST_MEGAPIXELS`, if its file is installed; ``starter`` for larger jobs.
+
+    Args:
+        megapixels: Size of the job in million pixels at the models' ground sample distance (2.39 m).
+    """
+    installed = shipped_model("best").path.is_file()
+    return "best" if installed and megapixels <= BEST_MEGAPIXELS else "starter"
+
+
+def shipped_model(name: str) -> ShippedModel:
+    """Return a model by name.
+
+    Raises:
+        KeyError: If there is no such model.
+    """
+    return {model.name: model for model in SHIPPED}[name]
 
 
 def names() -> list[str]:
