@@ -69,17 +69,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sixteen.tif": bands.astype(np.uint16) * 11,
     }.items():
         count, height, width = values.shape
-        where = from_origin(500000, 5700000, 0.5, 0.5)
-        options = {
-            "count": count,
-            "height": height,
-            "width": width,
-            "dtype": values.dtype,
-            "crs": "EPSG:32631",
-        }
-        with rasterio.open(
-            folder / name, "w", driver="GTiff", transform=where, crs="EPSG:32631", **options
-        ) as target:
+        options = {"count": count, "height": height, "width": width, "dtype": values.dtype}
+        options |= {"crs": "EPSG:32631", "transform": from_origin(500000, 5700000, 0.5, 0.5)}
+        with rasterio.open(folder / name, "w", driver="GTiff", **options) as target:
             target.write(values)
     corners = [(500000 + x, 5699880 + y) for x, y in ((0, 0), (60, 0), (60, 60), (0, 60), (0, 0))]
     squares = [
