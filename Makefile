@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A file stays on one worker, so that its fixtures are made once.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test check lint env clean
+.PHONY: demo test check lint docs env clean
 
 demo: env
 	$(BIN)/landcover demo --out demo
@@ -22,6 +22,10 @@ lint: env
 	$(BIN)/mypy
 	$(BIN)/mypy tools
 	$(BIN)/mypy --strict tests/api_example.py
+
+# Warnings are errors; nothing is fetched. The site is docs/_build/html/index.html.
+docs: env
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 env: .venv/.done
 

@@ -1,4 +1,4 @@
-r"""Train and score the compared models alike, with intervals and differences: the tables of docs/accuracy.md.
+r"""Train and score the compared models alike, with intervals and differences: the tables of docs/reports/accuracy.md.
 
     python benchmarks/accuracy.py scenes --data DATA --out OUT --models reference starter --minutes 25 \
       --weights mobilenetv2_100=MOBILENET.safetensors
@@ -470,7 +470,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = read_results(options.out)
     if not results:
         sys.exit(f"{options.out} has no results.")
-    text = markdown(PROTOCOLS[options.protocol], results)
+    text = f"# Results of {options.out.name}\n\n" + markdown(PROTOCOLS[options.protocol], results)
     (options.out / "accuracy.md").write_text(text, encoding="utf-8")
     print(text, end="")
 

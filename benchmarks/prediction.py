@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--image", type=Path, required=True, help="a JPEG of 2448 x 2448 pixels")
     parser.add_argument("--gsd", type=float, default=0.5, help="metres per pixel of the image")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--svg", type=Path, help="draw the steps here, as docs/images/bench.svg")
+    parser.add_argument("--svg", type=Path, help="draw the steps here, as docs/reports/bench.svg")
     options = parser.parse_args()
     import segmentation_models_pytorch as smp
 

@@ -1,4 +1,4 @@
-"""The benchmark scripts run on tiny inputs, and the tables of docs/results are those of their counts."""
+"""The benchmark scripts run on tiny inputs, and the tables of docs/reports/results are those of their counts."""
 
 import json
 import sys
@@ -92,7 +92,7 @@ def test_a_campaign_trains_scores_and_continues(
 
 @pytest.mark.parametrize("name", ["scenes", "scenes-best", "scenes-hour", "course"])
 def test_the_committed_tables_are_those_of_their_counts(name: str, tmp_path: Path) -> None:
-    committed = ROOT / "docs" / "results" / name
+    committed = ROOT / "docs" / "reports" / "results" / name
     copytree(committed, tmp_path / name)
     accuracy.main(
         [name.split("-")[0].replace("course", "in-domain"), "--report-only", "--out", str(tmp_path / name)]

@@ -1,7 +1,7 @@
 """Overlap of evaluated images with the images that a model was made from.
 
 Scores on training images measure memorisation. Other tiles of a training scene are nearly as easy: see
-docs/accuracy.md for the scores of the same recipe on scenes that are new to it.
+docs/reports/accuracy.md for the scores of the same recipe on scenes that are new to it.
 """
 
 from collections.abc import Iterator, Sequence

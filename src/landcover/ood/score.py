@@ -10,7 +10,7 @@ from landcover.ood.features import BoolArray, reasons, windows
 from landcover.ood.profile import ImageryProfile
 
 WARN_FRACTION = 0.3
-"""Warn at or above this fraction of a scene; docs/benchmarks.md reports how often that happens."""
+"""Warn at or above this fraction of a scene; docs/reports/benchmarks.md reports how often that happens."""
 
 
 @dataclass(frozen=True, slots=True)
