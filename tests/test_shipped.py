@@ -74,8 +74,8 @@ def test_what_is_there_under_the_name_comes_first(
     with pytest.raises(ModelError, match=r"folder runs contains no model") as caught:
         resolve_model("runs")
     assert "hides" not in str(caught.value)
-    for name, told in (("", r"name of the model is empty \(''\)"), (Path(), "an empty name, or .")):
-        with pytest.raises(ModelError, match=told):
+    for name in ("", Path()):
+        with pytest.raises(ModelError, match="empty"):
             resolve_model(name)
     (tmp_path / "starter").rmdir()
     save_exported(tmp_path / "starter", make_card(gsd=7.0))
@@ -107,7 +107,7 @@ def test_fine_tuning_takes_the_weights(installed: Path) -> None:
 
 def test_predict_and_info_take_the_name(installed: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
-    made = predict([tmp_path / "a.png"], "starter", tmp_path / "out")
+    made = predict([tmp_path / "a.png"], "starter", tmp_path / "out", PredictOptions(gsd="model"))
     assert (made.model, made.model_sha256) == ("starter", model_digest("starter"))
     told = json.loads(invoke("info", "starter-fp32", "--json", "-"))
     assert told["file"] == str(installed / "starter.onnx")
@@ -166,7 +166,8 @@ def test_auto_chooses_by_the_size_of_the_job(
 
 def test_predict_takes_auto(installed: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
-    assert predict([tmp_path / "a.png"], "auto", tmp_path / "out").model == "best"
+    options = PredictOptions(gsd="model")
+    assert predict([tmp_path / "a.png"], "auto", tmp_path / "out", options).model == "best"
 
 
 def test_models_lists_them(installed: Path) -> None:
@@ -215,10 +216,12 @@ def test_the_file_is_what_its_name_says(model: shipped.ShippedModel, tmp_path: P
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)).save(
         tmp_path / "noise.png"
     )
-    made = predict([tmp_path / "noise.png"], model.name, tmp_path / "out").maps[0]
+    made = predict([tmp_path / "noise.png"], model.name, tmp_path / "out", PredictOptions(gsd="model")).maps[
+        0
+    ]
     assert made.areas.pixels.sum() == 200 * 300
-    assert made.unlike is not None
-    assert made.unlike.share > 0.9
+    assert made.ood is not None
+    assert made.ood.share > 0.9
 
 
 @pytest.mark.skipif(len(PRESENT) < len(SHIPPED), reason="the model files are not in this installation")

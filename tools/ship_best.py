@@ -57,7 +57,7 @@ def make(model: Path, tiles: Path, full: Path, unlabelled: Path, work: Path) -> 
         if actual != wanted:
             raise UsageError(f"{model}: {name} is {actual!r}, expected {wanted!r}.")
     completed = work / "best.safetensors"
-    save_model(completed, tensors, complete_card(card, evaluate(tiles, SCORED, model=model)))
+    save_model(completed, tensors, complete_card(card, evaluate(tiles, SCORED, model=model).to_dict()))
     return export(
         completed,
         work / "best-int8.onnx",

@@ -111,7 +111,7 @@ def check(run: Path, cache: Path, split: str) -> None:
     used = card.used_images
     allowed = image_set(dataset, next(iter(split_items(dataset, split).values())))
     teachers = list(_all_teachers(card.teachers))
-    expected = {
+    expected: dict[str, tuple[object, object]] = {
         "split": (card.provenance.get("split"), split),
         "initial model": (card.provenance.get("init"), None),
         "encoder's weights": (Path(card.recipe.get("weights") or "").name, ENCODER),

@@ -24,8 +24,8 @@ def predict(
     model: Annotated[
         str,
         option(
-            "Model file, folder of a training run, or a bundled model: starter, starter-fp32 (see "
-            "landcover models).",
+            "Model file, folder of a training run, or a bundled model: starter, best, auto (the "
+            "better one if the job is small enough), or another of landcover models.",
             group=MAIN,
         ),
     ],
