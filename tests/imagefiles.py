@@ -11,7 +11,8 @@ import rasterio
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
-from landcover.legend import DEEPGLOBE, Legend, UInt8Array
+from landcover._typing import UInt8Array
+from landcover.legend import DEEPGLOBE, Legend
 
 
 def photo(height: int = 48, width: int = 64, seed: int = 0) -> UInt8Array:

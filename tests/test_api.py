@@ -24,11 +24,12 @@ from rasterio.vrt import WarpedVRT
 import api_example
 import landcover as lc
 from fake_runtime import ColourRuntime, make_card
+from landcover._typing import UInt8Array
 from landcover.data.synthetic import make_dataset, make_scene
 from landcover.inference import predict_index, predict_probabilities
 from landcover.inference.model import Model
 from landcover.io import index_to_colours, read_mask
-from landcover.legend import DEEPGLOBE, NODATA, UInt8Array
+from landcover.legend import DEEPGLOBE, NODATA
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "landcover"
 
 ORDER = [
-    *["errors", "hardening", "extras", "_gdal", "progress", "config", "scale", "values", "legend"],
+    *["errors", "_typing", "hardening", "extras", "_gdal", "progress", "config", "scale", "values", "legend"],
     *["metrics", "windows", "__init__"],
     *["io", "raster", "ood", "model", "data", "postprocess", "inference", "evaluation"],
     *["training", "exporting", "reporting", "cli", "__main__"],

@@ -13,12 +13,13 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 from typer.testing import CliRunner
 
+from landcover._typing import UInt8Array
 from landcover.cli import build
 from landcover.errors import DataError, MaskError, OutputError, UsageError
 from landcover.evaluation.assessment import TruthOptions, assess
 from landcover.io import write_mask
 from landcover.io.vectors import WGS84, Geometries, write_features
-from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array, load_legend
+from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, load_legend
 from landcover.raster import Georeference, classmap, row_areas, write_class_raster
 
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)

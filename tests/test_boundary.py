@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from landcover._typing import UInt8Array
 from landcover.evaluation.boundary import (
     DISTANCE_BINS_M,
     bin_name,
@@ -14,7 +15,7 @@ from landcover.evaluation.boundary import (
     distance_bins,
     squared_distance,
 )
-from landcover.legend import DEEPGLOBE, NODATA, UInt8Array
+from landcover.legend import DEEPGLOBE, NODATA
 from landcover.metrics import ConfusionMatrix
 
 UNKNOWN = DEEPGLOBE.unknown

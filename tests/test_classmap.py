@@ -14,9 +14,10 @@ from rasterio._env import get_gdal_config
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
+from landcover._typing import UInt8Array
 from landcover.errors import MaskError, UsageError, is_plain
 from landcover.io import write_mask
-from landcover.legend import CLASS_NAMES, DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array
+from landcover.legend import CLASS_NAMES, DEEPGLOBE, NODATA, LandClass, Legend
 from landcover.raster import Georeference, classmap, write_class_raster
 from landcover.raster.classmap import open_class_map
 from landcover.windows import Window

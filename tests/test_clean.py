@@ -12,10 +12,11 @@ from PIL import Image
 from rasterio.transform import from_origin
 from typer.testing import CliRunner
 
+from landcover._typing import UInt8Array
 from landcover.cli import build
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.io import MaskFormat, read_mask, write_mask
-from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array
+from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
 from landcover.postprocess import clean, remove_small_regions
 from landcover.raster import Georeference, read_georeference, write_class_raster
 from landcover.raster.classmap import ClassMap

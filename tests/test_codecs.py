@@ -28,6 +28,7 @@ from imagefiles import (
     save_palette,
     save_raster,
 )
+from landcover._typing import UInt8Array
 from landcover.errors import ImageError, LandcoverError, MaskError, OutputError, UsageError
 from landcover.io import (
     Mask,
@@ -39,7 +40,7 @@ from landcover.io import (
     read_mask,
     write_mask,
 )
-from landcover.legend import DEEPGLOBE, IGNORE, NODATA, LandClass, Legend, UInt8Array
+from landcover.legend import DEEPGLOBE, IGNORE, NODATA, LandClass, Legend
 
 GLNET = Legend("glnet", (DEEPGLOBE.classes[6], *DEEPGLOBE.classes[:6]), 0)
 """The same classes with unknown first, as GLNet, MagNet and ISDNet number them."""

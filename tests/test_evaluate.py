@@ -13,13 +13,14 @@ from rasterio.crs import CRS
 from typer.testing import CliRunner
 
 from fake_runtime import ColourRuntime, make_card
+from landcover._typing import UInt8Array
 from landcover.cli import build
 from landcover.errors import DataError, MaskError, OutputError, SplitError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.interval import bootstrap_interval
 from landcover.inference import predict_probabilities
 from landcover.io import MaskFormat, index_to_colours, read_mask, write_mask
-from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, UInt8Array, translation
+from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, translation
 from landcover.metrics import ConfusionMatrix
 from landcover.raster import Georeference, write_class_raster
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from landcover._typing import UInt8Array
 from landcover.io.png import encode_png
-from landcover.legend import DEEPGLOBE, UInt8Array
+from landcover.legend import DEEPGLOBE
 
 RNG = np.random.default_rng(4)
 sizes = st.tuples(st.integers(1, 150), st.integers(1, 40))  # rows are stored in blocks of 64

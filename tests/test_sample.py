@@ -12,12 +12,13 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 from typer.testing import CliRunner
 
+from landcover._typing import UInt8Array
 from landcover.cli import build
 from landcover.errors import MaskError, OutputError, UsageError
 from landcover.evaluation.assessment import assess
 from landcover.evaluation.sampling import allocate, sample
 from landcover.io.vectors import WGS84, read_features, write_features
-from landcover.legend import DEEPGLOBE, NODATA, UInt8Array
+from landcover.legend import DEEPGLOBE, NODATA
 from landcover.raster import Georeference, classmap, write_class_raster
 
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import UInt8Array
 from landcover.config import read_yaml
 from landcover.errors import ConfigError, UsageError, did_you_mean, is_plain
 
@@ -25,7 +25,6 @@ IGNORE = 255
 CLASS_NAMES = "CLASS_NAMES"
 """Tag of map files that holds :attr:`Legend.listing`."""
 
-UInt8Array = npt.NDArray[np.uint8]
 
 _KEYS = ("name", "classes", "unknown")
 

@@ -22,14 +22,13 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
+from landcover._typing import Float64Array, Int64Array, UInt8Array
 from landcover.errors import MaskError, UsageError, did_you_mean
-from landcover.legend import NODATA, Legend, UInt8Array
+from landcover.legend import NODATA, Legend
 
 Metric = Literal["challenge", "glnet", "seven-class"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
-Int64Array = npt.NDArray[np.int64]
-Float64Array = npt.NDArray[np.float64]
 
 _BLOCK_PX = 1 << 17
 """Pixels counted at a time (even): widened to 8 bytes by numpy.bincount they stay in the level-2 cache."""

@@ -8,11 +8,9 @@ Nothing here touches imagery.
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Float32Array, Float64Array
 from landcover.errors import UsageError
-
-Float32Array = npt.NDArray[np.float32]
 
 
 class Window(NamedTuple):
@@ -94,7 +92,7 @@ def cannot_overlap(window: int, overlap: int) -> UsageError:
     )
 
 
-def _trapezoid(start: int, length: int, total: int, overlap: int) -> npt.NDArray[np.float64]:
+def _trapezoid(start: int, length: int, total: int, overlap: int) -> Float64Array:
     """float64 (length,): ramps only where the window ends inside the axis; before normalisation."""
     margin = overlap // 4
     rise = np.clip((np.arange(length) - margin + 0.5) / max(overlap - 2 * margin, 1), 0, 1)

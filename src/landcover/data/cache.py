@@ -15,21 +15,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from landcover.data.dataset import (
-    Dataset,
-    FolderDataset,
-    Int64Array,
-    count_classes,
-    crop,
-    open_folder,
-)
+from landcover._typing import Int64Array, UInt8Array
+from landcover.data.dataset import Dataset, FolderDataset, count_classes, crop, open_folder
 from landcover.data.fingerprints import Fingerprint, hash_pixels
 from landcover.data.items import Item, SceneTile
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.io import MAX_PIXELS, Mask
 from landcover.io.files import atomic_path, is_temporary, remove_temporary, write_text
 from landcover.io.readahead import parallel_map
-from landcover.legend import Legend, UInt8Array
+from landcover.legend import Legend
 from landcover.model.card import FINGERPRINT_BYTES
 from landcover.progress import track
 from landcover.scale import check_gsd

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Int64Array, UInt8Array
 from landcover.config import read_yaml
 from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels, hash_table
 from landcover.data.items import SCENES_FILE, Item, SceneTile, read_scenes
@@ -17,7 +17,7 @@ from landcover.data.layouts import Discovery, discover, typical_size
 from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
 from landcover.io import MAX_PIXELS, Mask, image_size, read_image, read_mask
 from landcover.io.discovery import RASTER_SUFFIXES
-from landcover.legend import DEEPGLOBE, Legend, UInt8Array, load_legend, translation
+from landcover.legend import DEEPGLOBE, Legend, load_legend, translation
 from landcover.raster import ground_sample_distance
 from landcover.scale import SETTINGS_FILE, check_gsd, find_scale
 from landcover.windows import Window
@@ -25,8 +25,7 @@ from landcover.windows import Window
 _GSD_TOLERANCE = 0.01
 """Share by which the scales of images of one folder may differ."""
 
-Int64Array = npt.NDArray[np.int64]
-Array = TypeVar("Array", bound=npt.NDArray[np.uint8])
+Array = TypeVar("Array", bound=UInt8Array)
 
 
 @dataclass(frozen=True)

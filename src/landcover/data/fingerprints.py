@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from landcover._typing import UInt8Array
 from landcover.io.readahead import parallel_map
-from landcover.legend import UInt8Array
 from landcover.model.card import FINGERPRINT_BYTES, ImageSet
 
 if TYPE_CHECKING:

@@ -18,12 +18,9 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Float32Array, Float64Array, UInt8Array
 from landcover.data.items import SceneTile
-from landcover.legend import UInt8Array
-
-Float32Array = npt.NDArray[np.float32]
 
 SAMPLES = 128
 """Points along a border, whatever its length."""
@@ -215,7 +212,7 @@ def _fine_structure(image: Float32Array) -> Float32Array:
     return unit
 
 
-def _confidence(scores: npt.NDArray[np.float64], decoys: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _confidence(scores: Float64Array, decoys: Float64Array) -> Float64Array:
     """Return 1 - the share of false links among those that score at least as much, (links,) in 0..1.
 
     The number of false links above a score is the number of decoys above it, or what an exponential tail

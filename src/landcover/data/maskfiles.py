@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from landcover._typing import UInt8Array
 from landcover.errors import MaskError
 from landcover.io import MaskFormat, write_mask
 from landcover.io.discovery import IMAGE_END, RASTER_SUFFIXES, check_targets, find_files
 from landcover.io.readahead import parallel_map
-from landcover.legend import Legend, UInt8Array
+from landcover.legend import Legend
 from landcover.progress import track
 from landcover.raster import Georeference, read_georeference, write_class_raster
 

@@ -10,8 +10,8 @@ from functools import cache
 from importlib.resources import files
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Int64Array
 from landcover.errors import SplitError
 
 SIZE_CAP = 1.05
@@ -44,9 +44,7 @@ def listed_folds() -> Mapping[str, int]:
     return folds
 
 
-def scene_folds(
-    pixels: Mapping[str, npt.NDArray[np.int64]], scene_of: Mapping[str, str], folds: int
-) -> list[list[str]]:
+def scene_folds(pixels: Mapping[str, Int64Array], scene_of: Mapping[str, str], folds: int) -> list[list[str]]:
     """Share items out to folds, whole scenes at a time.
 
     Scenes are placed from the largest to the smallest. Each goes to the fold, among those that it does not
@@ -92,7 +90,7 @@ def scene_folds(
     return [sorted(keys) for keys in result]
 
 
-def _sum(counts: Sequence[npt.NDArray[np.int64]]) -> list[int]:
+def _sum(counts: Sequence[Int64Array]) -> list[int]:
     """Sum counts by class."""
     return [int(count) for count in np.sum(counts, axis=0)]
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from landcover.data.dataset import Dataset, Int64Array
+from landcover._typing import Int64Array
+from landcover.data.dataset import Dataset
 from landcover.data.items import SCENES_FILE, Item
 from landcover.data.scene_folds import LISTED_COUNTS, listed_folds, scene_folds
 from landcover.errors import SplitError, did_you_mean, first_few

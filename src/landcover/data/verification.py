@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from landcover.data.dataset import Dataset, FolderDataset, Int64Array, count_classes
+from landcover._typing import Int64Array
+from landcover.data.dataset import Dataset, FolderDataset, count_classes
 from landcover.data.items import Item
 from landcover.data.layouts import LAYOUTS
 from landcover.data.leakage import (

@@ -8,14 +8,15 @@ from typing import Literal
 
 import numpy as np
 
+from landcover._typing import Float64Array, Int64Array, UInt8Array
 from landcover.errors import DataError, UsageError, did_you_mean
 from landcover.evaluation.estimators import Z_95, Estimates, stratified_estimates
 from landcover.evaluation.overlay import Tally, count_points, count_polygons, count_raster
 from landcover.evaluation.report import AssessmentReport, Estimate, Estimated, MapEstimates, MappedArea
 from landcover.evaluation.truth import read_truth
 from landcover.io.files import check_json_output, write_text
-from landcover.legend import DEEPGLOBE, Legend, UInt8Array
-from landcover.metrics import METRICS, ConfusionMatrix, Float64Array, Int64Array, Metric
+from landcover.legend import DEEPGLOBE, Legend
+from landcover.metrics import METRICS, ConfusionMatrix, Metric
 from landcover.progress import track
 from landcover.raster import row_areas
 from landcover.raster.classmap import ClassMap, open_class_map

@@ -8,11 +8,11 @@ several weightings of rare classes the one with the best mIoU on the training pi
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Float64Array, Int32Array, Int64Array, IntArray, UInt8Array
 from landcover.data import Dataset, Item
 from landcover.errors import UsageError
-from landcover.legend import IGNORE, Legend, UInt8Array
+from landcover.legend import IGNORE, Legend
 from landcover.metrics import ConfusionMatrix, Metric, Scores
 from landcover.progress import track
 
@@ -68,11 +68,11 @@ class ColourClassifier:
             self._decision = _decide(self._counts)
         return np.asarray(self.legend.scored, np.uint8)[self._decision[self._colour(image)]]
 
-    def _colour(self, image: UInt8Array) -> npt.NDArray[np.int32]:
+    def _colour(self, image: UInt8Array) -> Int32Array:
         """Return int32 (H, W), the number of each pixel's colour in the table."""
         means = image if self.window_px == 1 else box_mean(image, self.window_px)
         high = means.astype(np.int32) >> (8 - _BITS)
-        number: npt.NDArray[np.int32] = (high[..., 0] << 2 * _BITS) + (high[..., 1] << _BITS) + high[..., 2]
+        number: Int32Array = (high[..., 0] << 2 * _BITS) + (high[..., 1] << _BITS) + high[..., 2]
         return number
 
 
@@ -126,7 +126,7 @@ def box_mean(image: UInt8Array, window_px: int) -> UInt8Array:
     return (total // area).astype(np.uint8)
 
 
-def _decide(counts: npt.NDArray[np.int64]) -> UInt8Array:
+def _decide(counts: Int64Array) -> UInt8Array:
     """Return uint8 (colours,), the channel to predict for each colour, from counts (channels, colours)."""
     if not counts.any():
         raise UsageError(
@@ -142,7 +142,7 @@ def _decide(counts: npt.NDArray[np.int64]) -> UInt8Array:
     return decision
 
 
-def _training_miou(counts: npt.NDArray[np.int64], choice: npt.NDArray[np.intp]) -> float:
+def _training_miou(counts: Int64Array, choice: IntArray) -> float:
     """Return the mIoU of a decision per colour on the training pixels."""
     ious = []
     for channel, truth in enumerate(counts):
@@ -152,7 +152,7 @@ def _training_miou(counts: npt.NDArray[np.int64], choice: npt.NDArray[np.intp]) 
     return float(np.mean(ious))
 
 
-def _smoothed(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _smoothed(counts: Int64Array) -> Float64Array:
     """Smooth counts (channels, colours) over neighbouring colours."""
     side = 1 << _BITS
     cube = counts.reshape(-1, side, side, side).astype(np.float64)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from landcover.legend import IGNORE, NODATA, Legend, UInt8Array
+from landcover._typing import BoolArray, UInt8Array
+from landcover.legend import IGNORE, NODATA, Legend
 from landcover.metrics import ConfusionMatrix
 
 DISTANCE_BINS_M = (0, 5, 10, 20, 40)
@@ -63,7 +64,7 @@ def squared_distance(truth: UInt8Array, legend: Legend, reach: int) -> Unsigned:
     return result
 
 
-def _at_boundary(truth: UInt8Array, legend: Legend) -> npt.NDArray[np.bool_]:
+def _at_boundary(truth: UInt8Array, legend: Legend) -> BoolArray:
     """Return bool (H, W): which pixels have another known class above, below, left or right of them."""
     classes = legend.channels[truth]
     boundary = np.zeros(truth.shape, bool)

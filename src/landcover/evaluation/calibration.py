@@ -17,14 +17,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Float32Array, Float64Array, Int64Array, UInt8Array
 from landcover.errors import UsageError
-from landcover.legend import IGNORE, UInt8Array
-from landcover.model.runtimes.base import Float32Array
-
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
+from landcover.legend import IGNORE
 
 GROUPS = 15
 """Groups of equal size that the ECE is averaged over, as in Guo et al. 2017 (1706.04599)."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landcover.metrics import Float64Array, Int64Array
+from landcover._typing import Float64Array, Int64Array
 
 Z_95 = 1.959963984540054
 """Half the width of a 95 % interval in standard errors."""

@@ -1,11 +1,11 @@
 """Bootstrap intervals of a score, or of the difference of two, over the images of a split."""
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Float64Array, Int64Array
 from landcover.errors import UsageError
 from landcover.legend import Legend
-from landcover.metrics import Float64Array, Int64Array, Metric, class_iou, mean_iou
+from landcover.metrics import Metric, class_iou, mean_iou
 
 RESAMPLES = 1000
 LEAST_GROUPS = 5
@@ -14,15 +14,13 @@ LEAST_GROUPS = 5
 _CHUNK = 50
 """Resamples per chunk; one takes 26 MB for the largest legend."""
 
-Strata = npt.NDArray[np.int64]
-
 
 def bootstrap_interval(
     tables: Int64Array,
     legend: Legend,
     metric: Metric,
     *,
-    strata: Strata | None = None,
+    strata: Int64Array | None = None,
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float] | None:
@@ -53,7 +51,7 @@ def paired_interval(
     legend: Legend,
     metric: Metric,
     *,
-    strata: Strata | None = None,
+    strata: Int64Array | None = None,
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float] | None:
@@ -87,7 +85,7 @@ def paired_interval(
 
 
 def _resampled(
-    tables: Int64Array, legend: Legend, metric: Metric, strata: Strata | None, seed: int
+    tables: Int64Array, legend: Legend, metric: Metric, strata: Int64Array | None, seed: int
 ) -> Float64Array:
     """Return the mIoU of each resample, float64 (W, resamples), for tables (W, G, K, K + 1) of W methods.
 

@@ -4,16 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from rasterio.enums import Resampling
 from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 
+from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.evaluation.truth import Truth
 from landcover.extras import needs
 from landcover.io.vectors import Geometries, reproject
-from landcover.legend import NODATA, UInt8Array
-from landcover.metrics import ConfusionMatrix, Float64Array
+from landcover.legend import NODATA
+from landcover.metrics import ConfusionMatrix
 from landcover.raster import Georeference
 from landcover.raster.classmap import ClassMap
 from landcover.windows import Window
@@ -101,7 +101,7 @@ def count_polygons(
 
 def _burn(
     geometries: Geometries, labels: UInt8Array, shape: tuple[int, int], place: Georeference
-) -> tuple[UInt8Array, npt.NDArray[np.bool_]]:
+) -> tuple[UInt8Array, BoolArray]:
     """Return the class of each pixel, uint8 (H, W), NODATA for none, and where there are several, bool."""
     burnt = np.full(shape, NODATA, np.uint8)
     conflicts = np.zeros(shape, np.bool_)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from landcover._typing import Float32Array, UInt8Array
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ImageError
 from landcover.inference import predict_index, predict_probabilities
 from landcover.io import MAX_PIXELS, image_size, read_mask, write_mask
 from landcover.io.files import check_output
-from landcover.legend import Legend, UInt8Array, translation
+from landcover.legend import Legend, translation
 from landcover.model.runtimes import Runtime
-from landcover.model.runtimes.base import Float32Array
 from landcover.scale import unknown_gsd
 
 

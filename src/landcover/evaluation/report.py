@@ -21,10 +21,10 @@ from pydantic import (
     model_validator,
 )
 
+from landcover._typing import Int64Array
 from landcover.evaluation.boundary import bin_name
 from landcover.evaluation.overlap import TrainingOverlap
 from landcover.legend import Legend
-from landcover.metrics import Int64Array
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 """Plain data, as a JSON file holds it."""

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from landcover._typing import Float64Array, Int64Array
 from landcover.errors import MaskError, UsageError
 from landcover.evaluation.truth import CLASS_COLUMN, LON_LAT, MAP_COLUMN
 from landcover.extras import needs
 from landcover.io.files import check_output, write_text
 from landcover.io.vectors import WGS84, reproject, vector_driver, write_features
 from landcover.legend import DEEPGLOBE, Legend
-from landcover.metrics import Float64Array, Int64Array
 from landcover.progress import track
 from landcover.raster.classmap import ClassMap, open_class_map
 from landcover.raster.zonal import ClassAreas

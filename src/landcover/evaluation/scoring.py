@@ -11,6 +11,7 @@ from warnings import warn
 
 import numpy as np
 
+from landcover._typing import Int64Array, UInt8Array
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.errors import MaskError, UsageError, did_you_mean
 from landcover.evaluation.boundary import DISTANCE_BINS_M, boundary_scores, count_by_distance
@@ -37,8 +38,8 @@ from landcover.inference.model import Model
 from landcover.io import MAX_PIXELS
 from landcover.io.files import check_json_output, write_text
 from landcover.io.readahead import parallel_map
-from landcover.legend import Legend, UInt8Array, translation
-from landcover.metrics import METRICS, ConfusionMatrix, Int64Array, Metric, Scores
+from landcover.legend import Legend, translation
+from landcover.metrics import METRICS, ConfusionMatrix, Metric, Scores
 from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime, open_model
 from landcover.postprocess import remove_small_regions

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from landcover import __version__
+from landcover._typing import Float32Array, Float64Array, IntArray, UInt8Array
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.fingerprints import image_set
 from landcover.errors import DataError, ModelError, OutputError, UsageError
@@ -24,7 +24,7 @@ from landcover.inference.engine import row_blocks
 from landcover.inference.grid import Grid, make_grid
 from landcover.inference.reading import ArraySource
 from landcover.io import MAX_PIXELS
-from landcover.legend import IGNORE, Legend, UInt8Array, translation
+from landcover.legend import IGNORE, Legend, translation
 from landcover.model.card import (
     ImageSet,
     ModelCard,
@@ -36,11 +36,8 @@ from landcover.model.card import (
     save_model,
 )
 from landcover.model.runtimes import Runtime, open_model
-from landcover.model.runtimes.base import Float32Array
 from landcover.model.tensorfile import Tensors
 from landcover.progress import track
-
-Float64Array = npt.NDArray[np.float64]
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 """Beyond these, nearly all predictions were correct, or no better than chance."""
@@ -342,7 +339,7 @@ def _labelled_cells(
     return np.concatenate(values, axis=1), np.concatenate(truths)
 
 
-def _centres(grid: Grid) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _centres(grid: Grid) -> tuple[IntArray, IntArray]:
     """Return the rows and columns of the image's own pixels that contain the cells' centres.
 
     The last cell may extend beyond the image; it is left out if its centre does.

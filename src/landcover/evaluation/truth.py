@@ -10,11 +10,11 @@ import numpy.typing as npt
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
+from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import DataError, UsageError, did_you_mean
 from landcover.extras import needs
 from landcover.io.vectors import WGS84, Kind, read_features, reproject
-from landcover.legend import NODATA, Legend, UInt8Array
-from landcover.metrics import Float64Array
+from landcover.legend import NODATA, Legend
 
 with needs("vector"):
     import shapely
@@ -100,7 +100,7 @@ def read_truth(
 
 def parse_labels(
     path: Path, columns: dict[str, npt.NDArray[Any]], column: str, legend: Legend
-) -> tuple[UInt8Array, npt.NDArray[np.bool_]]:
+) -> tuple[UInt8Array, BoolArray]:
     """Parse a column of names or indices into class indices.
 
     Returns:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import onnx
 
+from landcover._typing import UInt8Array
 from landcover.exporting.gates import (
     MAX_MIOU_LOSS,
     MIN_AGREEMENT,
@@ -24,7 +25,6 @@ from landcover.exporting.metadata import standard_entries, write_model
 from landcover.exporting.parity import check_parity, measure_parity, probing_batches, whole_answer
 from landcover.exporting.qgis import DeepnessAnswer, deepness_entries
 from landcover.exporting.quantise import quantise
-from landcover.legend import UInt8Array
 from landcover.model import DeepLabV3Plus
 from landcover.model.card import ModelCard
 from landcover.model.runtimes import Runtime, TorchRuntime, open_model

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from landcover._typing import UInt8Array
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.synthetic import GSD, make_scene
 from landcover.errors import UsageError
-from landcover.legend import UInt8Array
 from landcover.model.preprocessing import resample_image
 from landcover.scale import unknown_gsd
 from landcover.windows import Window

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from landcover import __version__
+from landcover._typing import UInt8Array
 from landcover.errors import UsageError, did_you_mean
 from landcover.exporting.candidates import (
     Int8Checks,
@@ -27,7 +28,6 @@ from landcover.exporting.graph import OPSET
 from landcover.exporting.metadata import write_model
 from landcover.exporting.stac import stac_item
 from landcover.io.files import atomic_path, check_output, write_text
-from landcover.legend import UInt8Array
 from landcover.model.card import ONNX_SUFFIX, ModelCard, model_digest
 from landcover.model.runtimes import TorchRuntime, open_model
 

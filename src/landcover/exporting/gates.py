@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from landcover._typing import UInt8Array
 from landcover.errors import ModelError, UsageError
 from landcover.evaluation import evaluate
-from landcover.legend import UInt8Array
 from landcover.model.runtimes import Runtime
 from landcover.progress import track
 

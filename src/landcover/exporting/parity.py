@@ -5,13 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError
-from landcover.legend import UInt8Array
 from landcover.model.runtimes import Runtime
 
-Float32Array = npt.NDArray[np.float32]
 Answer = Callable[[UInt8Array], Sequence[Float32Array]]
 """Maps uint8 (N, H, W, 3) to one or more float32 (N, C, h, w), the same kinds in the same order for all."""
 

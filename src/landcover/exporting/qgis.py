@@ -10,13 +10,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from landcover.legend import UInt8Array
+from landcover._typing import Float32Array, UInt8Array
 from landcover.model.card import ModelCard
 from landcover.model.runtimes.onnx_runtime import import_onnxruntime
-
-Float32Array = npt.NDArray[np.float32]
 
 
 def deepness_entries(card: ModelCard) -> dict[str, str]:

@@ -8,10 +8,10 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from landcover._typing import UInt8Array
 from landcover.exporting.graph import INPUT
 from landcover.exporting.ranges import best_range, correct_biases, sample_activations
 from landcover.exporting.rounding import network_input, rounded
-from landcover.legend import UInt8Array
 
 _QUANTISED = ("Conv", "Add")
 

@@ -8,18 +8,14 @@ here has the smallest squared error; the few values outside are clipped.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 from onnxruntime import InferenceSession
 
+from landcover._typing import Float32Array, UInt8Array
 from landcover.exporting.graph import INPUT
 from landcover.exporting.rounding import mean_answer, network_input
-from landcover.legend import UInt8Array
 from landcover.progress import track
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
 
 _STRIDE = 7
 """Every so many rows and columns of a feature map are sampled: prime, so that no grid of a layer is hit."""

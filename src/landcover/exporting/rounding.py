@@ -8,16 +8,12 @@ agree move the whole channel: the first depthwise layer of a MobileNetV2 alone c
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 from onnxruntime import InferenceSession
 
+from landcover._typing import Float32Array, Float64Array, UInt8Array
 from landcover.exporting.graph import INPUT
-from landcover.legend import UInt8Array
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
 
 _STEPS = 127
 """Steps on each side of zero: the range of symmetric int8."""

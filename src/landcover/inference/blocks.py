@@ -18,10 +18,11 @@ from typing import BinaryIO
 
 import numpy as np
 
+from landcover._typing import UInt8Array
 from landcover.errors import DataError, OutputError
 from landcover.inference.engine import RowBlock
 from landcover.io.files import WorkFolder, work_folder, writing
-from landcover.legend import NODATA, Legend, UInt8Array
+from landcover.legend import NODATA, Legend
 from landcover.model.preprocessing import Size
 from landcover.ood import OodStats
 from landcover.windows import Window

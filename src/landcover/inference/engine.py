@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from landcover._typing import BoolArray, Float32Array, UInt8Array
 from landcover.errors import ModelError
 from landcover.inference.grid import Grid
-from landcover.inference.reading import BoolArray, Source, Validity, WindowRow, window_rows
-from landcover.inference.upsampling import Axis, Float32Array, upsample, upsampled_argmax
+from landcover.inference.reading import Source, Validity, WindowRow, window_rows
+from landcover.inference.upsampling import Axis, upsample, upsampled_argmax
 from landcover.io.readahead import read_ahead
-from landcover.legend import Legend, UInt8Array
+from landcover.legend import Legend
 from landcover.model.filling import mirrored
 from landcover.model.runtimes import Runtime
 from landcover.ood import ImageryProfile, OodStats, ood_stats

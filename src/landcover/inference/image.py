@@ -1,13 +1,11 @@
 """The map of one image in memory, by the scene engine."""
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import BoolArray, Float32Array, UInt8Array
 from landcover.inference.engine import row_blocks
 from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource
-from landcover.inference.upsampling import Float32Array
-from landcover.legend import UInt8Array
 from landcover.model.runtimes import Runtime
 
 
@@ -20,7 +18,7 @@ def predict_probabilities(
     overlap_px: int | None = None,
     batch: int = 1,
     turns: bool = False,
-    valid: npt.NDArray[np.bool_] | None = None,
+    valid: BoolArray | None = None,
 ) -> Float32Array:
     """Return the probability of each scored class at each pixel of an image.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 import numpy as np
 
 from landcover import __version__
+from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import DataError, LandcoverError, MaskError, OutputError, UsageError, printable
 from landcover.extras import needs
 from landcover.inference.auto import choose_model
@@ -23,9 +24,8 @@ from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, plan, products
 from landcover.inference.results import MadeMap, Prediction
 from landcover.inference.scene import UNLIKE, WORK, make_map, work_digest
-from landcover.inference.upsampling import Float32Array
 from landcover.io.readahead import parallel_map
-from landcover.legend import Legend, UInt8Array
+from landcover.legend import Legend
 from landcover.model.bundled import AUTO
 from landcover.model.card import model_digest
 from landcover.model.runtimes import Runtime, open_model

@@ -23,6 +23,7 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from landcover import __version__
+from landcover._typing import Float32Array, Float64Array, UInt8Array
 from landcover.errors import ImageError, OutputError, UsageError
 from landcover.extras import needs
 from landcover.inference.image import predict_index, predict_probabilities
@@ -31,11 +32,11 @@ from landcover.inference.options import PredictOptions
 from landcover.inference.results import MadeMap
 from landcover.io import read_imagery, write_mask
 from landcover.io.files import atomic_path
-from landcover.legend import Legend, UInt8Array
+from landcover.legend import Legend
 from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime
 from landcover.model.runtimes import open_model as open_runtime
-from landcover.model.runtimes.base import Float32Array, Precision
+from landcover.model.runtimes.base import Precision
 from landcover.postprocess import remove_small_regions
 from landcover.raster import (
     Georeference,
@@ -220,7 +221,7 @@ class Model:
 
     def _scale(
         self, place: Georeference | None, size: tuple[int, int], gsd: Gsd | None
-    ) -> tuple[tuple[float, float], npt.NDArray[np.float64] | None]:
+    ) -> tuple[tuple[float, float], Float64Array | None]:
         """Return metres down and across a pixel of an array, and square metres of a pixel in each row."""
         height, width = size
         true_areas = None if place is None else row_areas(place, height, width)

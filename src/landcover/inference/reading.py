@@ -10,19 +10,17 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import UsageError
 from landcover.inference.grid import Grid
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task
 from landcover.io import read_imagery
-from landcover.legend import UInt8Array
 from landcover.model.filling import any_within
 from landcover.model.preprocessing import Size, resample_rows, source_rows
 from landcover.raster import Georeference, Scene, open_scene, pixel_sides, row_areas
 from landcover.scale import GsdSource, unknown_gsd
 from landcover.windows import Window
-
-BoolArray = npt.NDArray[np.bool_]
 
 _SQUARE = 0.01
 """Sides of a pixel that differ by less are taken as equal."""
@@ -310,7 +308,7 @@ class Imagery:
         """What else was found out so far."""
         return list(self.source.warnings) if isinstance(self.source, Scene) else []
 
-    def row_areas(self) -> npt.NDArray[np.float64] | None:
+    def row_areas(self) -> Float64Array | None:
         """Return float64 (H,), square metres of a pixel in each row; None where no scale is known."""
         true = None if self.georeference is None else row_areas(self.georeference, *self.size)
         if true is not None or self.gsd_source == "assumed":

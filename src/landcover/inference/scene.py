@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
+from landcover._typing import Float64Array, UInt8Array
 from landcover.errors import ImageError, OutputError, UsageError
 from landcover.inference.blocks import ReadLog, SceneWork, damaged_rows, joined
 from landcover.inference.engine import RowBlock, row_blocks
@@ -16,12 +17,12 @@ from landcover.inference.plan import Task
 from landcover.inference.reading import Imagery, open_imagery
 from landcover.inference.results import MadeMap
 from landcover.io.readahead import read_ahead
-from landcover.legend import Legend, UInt8Array
+from landcover.legend import Legend
 from landcover.model.runtimes import Runtime
 from landcover.postprocess import remove_small_regions, sieve_bands
 from landcover.raster import RasterSpec, write_bands
 from landcover.raster.mapfiles import write_map_file
-from landcover.raster.zonal import ClassAreas, Float64Array, ZoneAreas, read_zones
+from landcover.raster.zonal import ClassAreas, ZoneAreas, read_zones
 
 WORK = "LANDCOVER_WORK"
 """Tag of a map: digest of the scene and of the options that change it."""

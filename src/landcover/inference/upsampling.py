@@ -7,12 +7,8 @@ that nothing moves by half a pixel. Beyond the outermost centres the outermost v
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from landcover.legend import UInt8Array
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
+from landcover._typing import Float32Array, Int64Array, UInt8Array
 
 _BLOCK_PX = 1 << 17
 """Pixels that are interpolated at a time, so that their values stay in the processor's cache."""

@@ -5,8 +5,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import MaskError
-from landcover.legend import NODATA, Legend, UInt8Array
+from landcover.legend import NODATA, Legend
 
 NO_CLASS = NODATA
 """Index of a colour that no class has (255 is never a class)."""
@@ -56,7 +57,7 @@ def find_classes(rgb: UInt8Array, legend: Legend) -> UInt8Array:
     return index.reshape(rgb.shape[:2])
 
 
-def settle_off_palette(index: UInt8Array, off_palette: npt.NDArray[np.bool_], legend: Legend) -> int:
+def settle_off_palette(index: UInt8Array, off_palette: BoolArray, legend: Legend) -> int:
     """Turn off-palette pixels into the unknown class where there is one, in place; return their number."""
     count = int(np.count_nonzero(off_palette))
     if count and legend.unknown is not None:

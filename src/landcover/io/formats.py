@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from landcover.legend import UInt8Array
+from landcover._typing import BoolArray, UInt8Array
 
 _HEAD_BYTES = 1 << 16
 _PNG_END = b"IEND\xaeB`\x82"
@@ -42,7 +41,7 @@ class Picture:
 
     pixels: UInt8Array
     palette: UInt8Array | None = None
-    outside: npt.NDArray[np.bool_] | None = None
+    outside: BoolArray | None = None
     lossy: bool = False
 
 
@@ -128,7 +127,7 @@ def _from_pillow(image: PngImageFile | WebPImageFile) -> Picture:
     return _split_alpha(np.asarray(image))
 
 
-def _outside_palette(entries: UInt8Array, transparency: bytes | int | None) -> npt.NDArray[np.bool_] | None:
+def _outside_palette(entries: UInt8Array, transparency: bytes | int | None) -> BoolArray | None:
     if transparency is None:
         return None
     alpha = np.full(256, 255, np.uint8)
@@ -136,7 +135,7 @@ def _outside_palette(entries: UInt8Array, transparency: bytes | int | None) -> n
         alpha[transparency] = 0
     else:
         alpha[: len(transparency)] = np.frombuffer(transparency, np.uint8)
-    outside: npt.NDArray[np.bool_] = (alpha == 0)[entries]
+    outside: BoolArray = (alpha == 0)[entries]
     return outside
 
 

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import ImageError
 from landcover.io.decoding import read_picture, read_size
 from landcover.io.discovery import MAX_PIXELS
-from landcover.legend import UInt8Array
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -42,9 +41,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:
     return read_imagery(path, max_pixels=max_pixels)[0]
 
 
-def read_imagery(
-    path: Path, *, max_pixels: int = MAX_PIXELS
-) -> tuple[UInt8Array, npt.NDArray[np.bool_] | None]:
+def read_imagery(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[UInt8Array, BoolArray | None]:
     """As :func:`read_image`, but say too where the file has imagery.
 
     Returns:

@@ -6,6 +6,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
+from landcover._typing import UInt8Array
 from landcover.errors import MaskError, OutputError, UsageError, did_you_mean
 from landcover.io.colours import NO_CLASS, find_classes, index_to_colours, on_corners, settle_off_palette
 from landcover.io.decoding import read_picture
@@ -13,7 +14,7 @@ from landcover.io.discovery import MAX_PIXELS
 from landcover.io.files import atomic_path
 from landcover.io.formats import Picture
 from landcover.io.png import encode_png
-from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
+from landcover.legend import CLASS_NAMES, NODATA, Legend
 from landcover.values import MaskFormat as MaskFormat
 
 

@@ -19,6 +19,7 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
 from landcover._gdal import CPLE_BaseError, check_vector, import_pyogrio
+from landcover._typing import BoolArray
 from landcover.errors import DataError, OutputError, UsageError, did_you_mean
 from landcover.extras import needs
 from landcover.io.files import atomic_path
@@ -304,7 +305,7 @@ def _geometries(path: Path, raw: Geometries) -> tuple[Geometries, Kind]:
     return geometries, kind
 
 
-def _refuse(path: Path, bad: npt.NDArray[np.bool_], what: str) -> None:
+def _refuse(path: Path, bad: BoolArray, what: str) -> None:
     places = np.flatnonzero(bad)
     if places.size:
         raise DataError(

@@ -5,12 +5,8 @@ has never seen, and falsifies its answers far into the imagery; mirrored ground 
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from landcover.legend import UInt8Array
-
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.intp]
+from landcover._typing import BoolArray, IntArray, UInt8Array
 
 _FAR = np.int32(1 << 28)
 _TOUCH = 1e-6  # of a pixel: less is the rounding of an edge that two grids share

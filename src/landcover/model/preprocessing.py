@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ConfigError, UsageError
-from landcover.legend import UInt8Array
 from landcover.scale import check_gsd
 
-Float32Array = npt.NDArray[np.float32]
 Size = tuple[int, int]
 """Height and width in pixels."""
 

@@ -5,13 +5,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from landcover.legend import UInt8Array
-
-BoolArray = npt.NDArray[np.bool_]
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
+from landcover._typing import BoolArray, Float32Array, Float64Array, UInt8Array
 
 WINDOW_PX = 256
 """Side of the windows that are looked at, in the model's pixels, where an image is large enough."""

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from landcover.ood.features import FEATURES, Float64Array
+from landcover._typing import Float64Array
+from landcover.ood.features import FEATURES
 
 _COMPONENTS = 4
 _RIDGE = 0.03  # of each feature's variance: no direction is taken for narrower

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from landcover._typing import Float64Array, UInt8Array
 from landcover.config import Config
-from landcover.legend import UInt8Array
-from landcover.ood.features import FEATURES, LEAST_PX, WINDOW_PX, Float64Array, windows
+from landcover.ood.features import FEATURES, LEAST_PX, WINDOW_PX, windows
 from landcover.ood.mixture import WINDOWS_PER_COMPONENT, Mixture, fit_mixture
 
 Floats = tuple[float, ...]

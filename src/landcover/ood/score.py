@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from landcover.legend import UInt8Array
-from landcover.ood.features import BoolArray, reasons, windows
+from landcover._typing import BoolArray, UInt8Array
+from landcover.ood.features import reasons, windows
 from landcover.ood.profile import ImageryProfile
 
 WARN_FRACTION = 0.3

@@ -9,11 +9,12 @@ import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 
+from landcover._typing import UInt8Array
 from landcover.data.maskfiles import MaskTask, plan_masks, work_off
 from landcover.errors import MaskError, UsageError
 from landcover.io import MaskFormat, read_mask
 from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE, MAX_PIXELS
-from landcover.legend import CLASS_NAMES, DEEPGLOBE, Legend, UInt8Array
+from landcover.legend import CLASS_NAMES, DEEPGLOBE, Legend
 from landcover.postprocess.regions import remove_small_regions
 from landcover.postprocess.sieve import BAND_ROWS, decide, rewrite
 from landcover.raster import RasterSpec, ground_sample_distance, write_map

@@ -9,12 +9,10 @@ first numbers pieces and learns which of them belong together, the second meets 
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import IntArray, UInt8Array
 from landcover.errors import MaskError
-from landcover.legend import NODATA, UInt8Array
-
-IntArray = npt.NDArray[np.intp]
+from landcover.legend import NODATA
 
 
 class Runs(NamedTuple):

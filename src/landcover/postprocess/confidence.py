@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from rasterio.io import DatasetReader
 
+from landcover._typing import Float64Array
 from landcover.errors import MaskError
 from landcover.postprocess.components import Runs
 from landcover.raster import read_georeference
 from landcover.raster.blockcache import BLOCK_CACHE
 from landcover.raster.classmap import ClassMap, open_raster, reading, two_rows_of_blocks
-
-Float64Array = npt.NDArray[np.float64]
 
 _SHIFT_PX = 0.01
 

@@ -17,14 +17,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from landcover._typing import BoolArray, Float64Array, IntArray, UInt8Array
 from landcover.extras import needs
-from landcover.legend import UInt8Array
-from landcover.postprocess.components import IntArray, Runs
+from landcover.postprocess.components import Runs
 
 with needs("vector"):
     import shapely
 
-Float64Array = npt.NDArray[np.float64]
 Polygons = npt.NDArray[np.object_]
 
 NORTH, EAST, SOUTH, WEST = range(4)
@@ -58,7 +57,7 @@ class Bends(NamedTuple):
     back: UInt8Array
     ahead: UInt8Array
 
-    def of(self, which: npt.NDArray[np.bool_] | IntArray) -> "Bends":
+    def of(self, which: BoolArray | IntArray) -> "Bends":
         """Return some of them."""
         return Bends._make(values[which] for values in self)
 

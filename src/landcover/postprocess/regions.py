@@ -3,8 +3,9 @@
 import numpy as np
 from rasterio.features import sieve
 
+from landcover._typing import UInt8Array
 from landcover.errors import MaskError, UsageError
-from landcover.legend import NODATA, UInt8Array
+from landcover.legend import NODATA
 
 
 def remove_small_regions(index: UInt8Array, min_pixels: int, nodata: int = NODATA) -> UInt8Array:

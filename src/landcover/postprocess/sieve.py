@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from landcover._typing import IntArray, UInt8Array
 from landcover.errors import UsageError
-from landcover.legend import NODATA, UInt8Array
-from landcover.postprocess.components import IntArray, Labeller, Runs, last_of
+from landcover.legend import NODATA
+from landcover.postprocess.components import Labeller, Runs, last_of
 
 BAND_ROWS = 256
 """Rows of a band unless told otherwise: a band of a usual map stays in the processor's cache."""

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from landcover._typing import Float64Array, IntArray, UInt8Array
 from landcover.io.vectors import Columns
-from landcover.legend import UInt8Array
-from landcover.postprocess.components import IntArray, Runs
-from landcover.postprocess.confidence import Confidence, Float64Array
+from landcover.postprocess.components import Runs
+from landcover.postprocess.confidence import Confidence
 
 
 class Tallies:

@@ -12,13 +12,14 @@ import numpy.typing as npt
 from affine import Affine
 from rasterio.crs import CRS
 
+from landcover._typing import Float64Array, IntArray, UInt8Array
 from landcover.errors import UsageError
 from landcover.extras import needs
 from landcover.io.files import check_output
 from landcover.io.vectors import Batch, vector_driver, write_features
-from landcover.legend import NODATA, Legend, UInt8Array
-from landcover.postprocess.components import IntArray, Labeller
-from landcover.postprocess.confidence import Float64Array, open_confidence
+from landcover.legend import NODATA, Legend
+from landcover.postprocess.components import Labeller
+from landcover.postprocess.confidence import open_confidence
 from landcover.postprocess.outlines import Bends, Polygons, Rings, find_bends, to_polygons, trace
 from landcover.postprocess.sieve import BAND_ROWS, decide, rewrite
 from landcover.postprocess.tallies import Tallies

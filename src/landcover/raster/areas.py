@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from rasterio.crs import CRS
 
-from landcover.raster.georeference import Float64Array, Georeference, ground_steps, nominal_size, pixel_size
+from landcover._typing import Float64Array
+from landcover.raster.georeference import Georeference, ground_steps, nominal_size, pixel_size
 
 _WGS84 = (6_378_137.0, 298.257223563)
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(3)

@@ -10,8 +10,8 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from landcover._typing import UInt8Array
 from landcover.errors import ImageError
-from landcover.legend import UInt8Array
 from landcover.raster.address import Address
 from landcover.values import Scaling
 

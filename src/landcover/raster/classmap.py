@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from landcover import _gdal
+from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import ImageError, MaskError, is_plain, printable
 from landcover.io.colours import NO_CLASS, find_classes
-from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array, translation
+from landcover.legend import CLASS_NAMES, NODATA, Legend, translation
 from landcover.raster import Georeference
 from landcover.raster.address import Address
 from landcover.raster.blockcache import BLOCK_CACHE
 from landcover.raster.georeference import georeference_of
 from landcover.windows import Window
-
-BoolArray = npt.NDArray[np.bool_]
 
 _STRIP_PX = 1 << 22
 _LEAST_CACHE = 64 << 20

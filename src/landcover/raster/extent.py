@@ -10,13 +10,13 @@ import numpy.typing as npt
 from affine import Affine
 from rasterio.features import geometry_mask
 
+from landcover._typing import BoolArray, Float64Array
 from landcover.errors import DataError, UsageError
 from landcover.extras import needs
-from landcover.raster.georeference import Float64Array, Georeference
+from landcover.raster.georeference import Georeference
 from landcover.values import BoundingBox
 from landcover.windows import Window
 
-BoolArray = npt.NDArray[np.bool_]
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top in a reference system; or first col and row, last col and row in pixels."""
 

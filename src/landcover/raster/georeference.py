@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
@@ -14,12 +13,12 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform
 
 from landcover._gdal import CPLE_BaseError, open_raster
+from landcover._typing import Float64Array
 from landcover.errors import ImageError
 
 # For good and not by catch_warnings, which is not safe in threads: most pictures and all arrays lie nowhere.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
-Float64Array = npt.NDArray[np.float64]
 
 _UNIT_TOLERANCE = 0.01
 _STEP_M = 100.0

@@ -9,9 +9,10 @@ import numpy as np
 from rasterio.errors import RasterioError
 
 from landcover._gdal import open_raster
+from landcover._typing import UInt8Array
 from landcover.errors import ImageError, MaskError
 from landcover.io import MaskFormat, read_mask, write_mask
-from landcover.legend import Legend, UInt8Array
+from landcover.legend import Legend
 from landcover.raster.classmap import ClassMap, open_class_map
 from landcover.raster.georeference import Georeference
 from landcover.raster.writing import RasterSpec, Rows, write_map

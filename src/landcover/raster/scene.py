@@ -14,12 +14,12 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from landcover._gdal import open_raster
+from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import ImageError, UsageError
-from landcover.legend import UInt8Array
 from landcover.raster.address import Address
 from landcover.raster.bands import choose_bands, to_bytes, value_range
 from landcover.raster.blockcache import BLOCK_CACHE
-from landcover.raster.extent import BoolArray, part_of
+from landcover.raster.extent import part_of
 from landcover.raster.georeference import georeference_of, pixel_size
 from landcover.values import Scaling
 from landcover.windows import Window

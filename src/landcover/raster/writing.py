@@ -19,9 +19,10 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 
+from landcover._typing import UInt8Array
 from landcover.errors import OutputError
 from landcover.io.files import atomic_path, check_output
-from landcover.legend import CLASS_NAMES, NODATA, Legend, UInt8Array
+from landcover.legend import CLASS_NAMES, NODATA, Legend
 from landcover.raster.blockcache import BLOCK_CACHE
 from landcover.raster.georeference import Georeference
 from landcover.raster.style import write_qml

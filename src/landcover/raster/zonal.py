@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import rasterio.windows
 from rasterio.features import geometry_mask
 
+from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import UsageError
-from landcover.legend import Legend, UInt8Array
+from landcover.legend import Legend
 from landcover.raster import Georeference
-
-Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class ClassAreas:
         self.scaled = row_areas is not None
         self.row_areas = row_areas
 
-    def add(self, start: int, index: UInt8Array, inside: npt.NDArray[np.bool_] | None = None) -> None:
+    def add(self, start: int, index: UInt8Array, inside: BoolArray | None = None) -> None:
         """Count uint8 (n, W) class indices of rows from ``start``, where bool (n, W) ``inside``, if given."""
         areas = None if self.row_areas is None else self.row_areas[start : start + len(index)]
         alike = areas is None or areas.size == 0 or areas.min() == areas.max()

@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Float64Array
 from landcover.reporting.wording import duration, percent_tick
-
-Floats = npt.NDArray[np.float64]
 
 _MAX_POINTS = 160
 """Points of a line; more cannot be seen and make the page heavy."""
@@ -65,8 +63,8 @@ class Curve:
     """Values over steps. ``style`` is ``accent`` or ``ink``; NaN is a gap; ``dots`` marks each value."""
 
     name: str
-    steps: Floats
-    values: Floats
+    steps: Float64Array
+    values: Float64Array
     style: str = "accent"
     dots: bool = False
 
@@ -244,7 +242,7 @@ def histogram(values: Sequence[float], bins: int = 20) -> list[int]:
     return [int(n) for n in np.histogram(values, bins=bins, range=(0.0, 1.0))[0]]
 
 
-def _thin(curve: Curve) -> tuple[Floats, Floats, Floats, Floats]:
+def _thin(curve: Curve) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
     """Return steps and mean, lowest and highest value of at most ``_MAX_POINTS`` pieces of the curve."""
     if curve.steps.size <= _MAX_POINTS or curve.dots:
         return curve.steps, curve.values, curve.values, curve.values

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from landcover._typing import UInt8Array
 from landcover.data import Dataset, Item, open_dataset
 from landcover.errors import LandcoverError
 from landcover.evaluation.predictions import from_folder
 from landcover.evaluation.report import EvaluationReport, ImageScore
-from landcover.legend import NODATA, Legend, UInt8Array
+from landcover.legend import NODATA, Legend
 
 MAX_SIDE_PX = 480
 """Longest side of a picture."""

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from landcover._typing import UInt8Array
 from landcover.data import Dataset, Item, open_dataset, split
 from landcover.data.items import SCENES_FILE
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse
 from landcover.errors import DataError, SplitError, UsageError
 from landcover.io.readahead import parallel_map
-from landcover.legend import Legend, UInt8Array
+from landcover.legend import Legend
 from landcover.model.preprocessing import resample_image
 from landcover.ood import WINDOW_PX, ImageryProfile, measure_profile
 from landcover.progress import track

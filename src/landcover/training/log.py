@@ -9,12 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from landcover._typing import UInt8Array
 from landcover.errors import OutputError
 from landcover.io.files import open_append, write_text
 
@@ -102,7 +101,7 @@ class RunLog:
                 if self._board is not None and name not in ("step", "images", "seconds"):
                     self._board.add_scalar(f"{event}/{name}", value, values["step"])
 
-    def pictures(self, step: int, pictures: Mapping[str, npt.NDArray[np.uint8]]) -> None:
+    def pictures(self, step: int, pictures: Mapping[str, UInt8Array]) -> None:
         """Show uint8 (H, W, 3) pictures by name in TensorBoard."""
         with self._optional_board():
             for name, picture in pictures.items():

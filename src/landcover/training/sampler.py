@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from landcover._typing import Float64Array, Int64Array, UInt8Array
 from landcover.data import SceneTile
-from landcover.legend import IGNORE, UInt8Array
+from landcover.legend import IGNORE
 from landcover.model.filling import mirrored
 from landcover.windows import Window
 
@@ -28,8 +29,6 @@ Size = tuple[int, int]
 
 Step = tuple[int, int]
 """Rows and columns of tiles from one tile to another."""
-
-Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class ClassCounts:
     blocks: npt.NDArray[np.uint16]
 
     @property
-    def pixels(self) -> npt.NDArray[np.int64]:
+    def pixels(self) -> Int64Array:
         """int64 (C,): labelled pixels of each class."""
         return np.asarray(self.blocks.sum(axis=(0, 1)), np.int64)
 
@@ -169,7 +168,7 @@ class CropSampler:
         )
         return self._neighbours.clamp(item, row, col, side)
 
-    def _shuffled(self, epoch: int) -> npt.NDArray[np.int64]:
+    def _shuffled(self, epoch: int) -> Int64Array:
         return np.random.default_rng((self._seed, epoch)).permutation(len(self))
 
 

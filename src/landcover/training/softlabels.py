@@ -7,12 +7,9 @@ that is often drawn coarsely; probabilities also contain the other likely classe
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from landcover.legend import UInt8Array
+from landcover._typing import Float32Array, Float64Array, UInt8Array
 from landcover.training.sampler import Piece, Size
-
-Float32Array = npt.NDArray[np.float32]
 
 
 class SoftLabels:
@@ -71,7 +68,7 @@ def at_centres(probabilities: Float32Array, cells: Size) -> Float32Array:
     return _between(values.swapaxes(0, 1), cols).swapaxes(0, 1)
 
 
-def _between(values: npt.NDArray[np.uint8] | Float32Array, shares: npt.NDArray[np.float64]) -> Float32Array:
+def _between(values: UInt8Array | Float32Array, shares: Float64Array) -> Float32Array:
     """Interpolate (n, …) linearly between the centres of its n cells, at fractions 0..1 of the axis."""
     position = np.clip(shares * len(values) - 0.5, 0, len(values) - 1)
     low = position.astype(np.intp)

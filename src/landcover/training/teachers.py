@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from landcover._typing import UInt8Array
 from landcover.data.fingerprints import fingerprints, identical_items
 from landcover.errors import DataError, ImageError, ModelError
 from landcover.inference import predict_probabilities
 from landcover.io.files import atomic_path
-from landcover.legend import UInt8Array
 from landcover.model.card import ImageSet, ModelCard, is_exported, model_digest, read_card, resolve_model
 from landcover.model.runtimes import Runtime, open_model
 from landcover.model.runtimes.base import Precision

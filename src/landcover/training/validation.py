@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Float32Array, UInt8Array
 from landcover.data import Dataset, Item
 from landcover.inference import predict_probabilities
 from landcover.io import index_to_colours
-from landcover.legend import IGNORE, Legend, UInt8Array
+from landcover.legend import IGNORE, Legend
 from landcover.metrics import ConfusionMatrix, Scores
 from landcover.model.runtimes import Runtime
 
@@ -88,7 +88,7 @@ def side_by_side(image: UInt8Array, truth: UInt8Array, prediction: UInt8Array, l
     return np.concatenate((image[::step, ::step], *maps), axis=1)
 
 
-def _cross_entropy(probabilities: npt.NDArray[np.float32], channels: UInt8Array) -> tuple[float, int]:
+def _cross_entropy(probabilities: Float32Array, channels: UInt8Array) -> tuple[float, int]:
     """Return the sum of the cross-entropy over labelled pixels, and their number."""
     labelled = channels != IGNORE
     index = np.where(labelled, channels, 0)[None]

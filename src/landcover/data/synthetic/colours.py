@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from landcover._typing import Int32Array, UInt8Array
 from landcover.data.synthetic.layout import BARREN, URBAN
-from landcover.data.synthetic.noise import Colours, Field, Ids, ranks
-from landcover.legend import UInt8Array
+from landcover.data.synthetic.noise import Colours, Field, ranks
 
 Palette = Colours
 """float32 (_TONES, _LIGHTS, 3): RGB in 0..1 by rank of tone and of light."""
@@ -88,7 +88,7 @@ def paint(light: Field, tone: Field, index: UInt8Array, green: Palette, bare: Pa
         green: Palette of forest, rangeland and agriculture.
         bare: Palette of urban and barren.
     """
-    classes: Ids = index.astype(np.int32)
+    classes: Int32Array = index.astype(np.int32)
     count = int(classes.max()) + 1
     tone_rank = ranks(tone, classes, count)
     tone_bin = (tone_rank * _TONE_BINS).astype(np.int32)

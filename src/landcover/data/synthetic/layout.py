@@ -4,16 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landcover.data.synthetic.noise import (
-    Dice,
-    Field,
-    Ids,
-    Shape,
-    fractal_noise,
-    scatter,
-    value_noise,
-)
-from landcover.legend import DEEPGLOBE, UInt8Array
+from landcover._typing import Int32Array, UInt8Array
+from landcover.data.synthetic.noise import Dice, Field, Shape, fractal_noise, scatter, value_noise
+from landcover.legend import DEEPGLOBE
 
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(len(DEEPGLOBE))
 
@@ -41,7 +34,7 @@ class Layout:
     y: Field
     x: Field
     index: UInt8Array
-    regions: Ids
+    regions: Int32Array
     depth: Field
     sun: tuple[float, float]
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from landcover._typing import BoolArray, Int32Array
+
 Field = npt.NDArray[np.floating[Any]]
 """float32, one number per pixel: (H, W), or (N,) for some of the pixels."""
-Ids = npt.NDArray[np.int32]
-Flags = npt.NDArray[np.bool_]
 Colours = npt.NDArray[np.floating[Any]]
 """float32 (..., 3): RGB in 0..1."""
 Shape = tuple[int, int]
@@ -66,7 +66,7 @@ class Dice:
     def __init__(self, rng: np.random.Generator) -> None:
         self._table = rng.random(_TABLE, np.float32)
 
-    def roll(self, salt: int, *ids: Ids) -> Field:
+    def roll(self, salt: int, *ids: Int32Array) -> Field:
         """Return one number per id (or combination of ids); another ``salt`` gives independent numbers."""
         key = np.full(ids[0].shape, salt * 7919, np.int32)
         for place, identity in enumerate(ids):
@@ -85,7 +85,7 @@ class Cells(NamedTuple):
         radii: Radius of the point, around 1 cell; "nearest" means distance / radius.
     """
 
-    ids: Ids
+    ids: Int32Array
     rows: Field
     cols: Field
     radii: Field
@@ -125,17 +125,17 @@ def scatter(rng: np.random.Generator, y: Field, x: Field, cell_px: float, *, spr
 class Strips(NamedTuple):
     """For each pixel the strip it lies in: its number, and the distances to its two borders in pixels."""
 
-    ids: Ids
+    ids: Int32Array
     before: Field
     after: Field
 
 
-def strips(dice: Dice, salt: int, along: Field, width_px: Field, *others: Ids) -> Strips:
+def strips(dice: Dice, salt: int, along: Field, width_px: Field, *others: Int32Array) -> Strips:
     """Cut a coordinate into strips 0.4 to 1.6 ``width_px`` wide, differently for each of ``others``."""
     position = along / width_px
     ids = np.floor(position).astype(np.int32)
 
-    def border(number: Ids) -> Field:
+    def border(number: Int32Array) -> Field:
         return number + np.float32(0.6) * dice.roll(salt, number, *others) - np.float32(0.3)
 
     ids -= position < border(ids)
@@ -143,7 +143,7 @@ def strips(dice: Dice, salt: int, along: Field, width_px: Field, *others: Ids) -
     return Strips(ids, (position - border(ids)) * width_px, (border(ids + 1) - position) * width_px)
 
 
-def ranks(values: Field, groups: Ids, group_count: int) -> Field:
+def ranks(values: Field, groups: Int32Array, group_count: int) -> Field:
     """Return each value's rank among those of its group, in 0..1: uniform within every group.
 
     Args:
@@ -162,7 +162,7 @@ def ranks(values: Field, groups: Ids, group_count: int) -> Field:
     return ranked
 
 
-def shifted(field: Flags, rows: int, cols: int) -> Flags:
+def shifted(field: BoolArray, rows: int, cols: int) -> BoolArray:
     """Move a mask by whole pixels; what comes in from outside is False."""
     moved = np.zeros_like(field)
     height, width = field.shape

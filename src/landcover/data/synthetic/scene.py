@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from landcover._typing import BoolArray, UInt8Array
 from landcover.data.synthetic import colours, textures
 from landcover.data.synthetic.layout import (
     AGRICULTURE,
@@ -22,7 +23,6 @@ from landcover.data.synthetic.layout import (
 from landcover.data.synthetic.noise import (
     Colours,
     Field,
-    Flags,
     Shape,
     fractal_noise,
     shifted,
@@ -33,7 +33,7 @@ from landcover.data.synthetic.noise import (
 from landcover.errors import UsageError
 from landcover.io import write_mask
 from landcover.io.files import atomic_path
-from landcover.legend import DEEPGLOBE, UInt8Array
+from landcover.legend import DEEPGLOBE
 
 GSD = 0.5
 """Metres per pixel of the procedural world."""
@@ -118,7 +118,7 @@ def _ground(rng: np.random.Generator, layout: Layout) -> tuple[Field, Field]:
     return _blurred(light), tone
 
 
-def _shadows(height: npt.NDArray[np.int8], sun: tuple[float, float]) -> Flags:
+def _shadows(height: npt.NDArray[np.int8], sun: tuple[float, float]) -> BoolArray:
     """Return the ground in shadow: outlines pulled along the sun's direction as far as they are high."""
     shadow = np.zeros(height.shape, np.bool_)
     for step in range(1, int(height.max()) + 1):
@@ -149,7 +149,7 @@ def _water(rng: np.random.Generator, layout: Layout) -> Colours:
     return water
 
 
-def _sky(rng: np.random.Generator, image: Colours) -> tuple[Colours, Flags]:
+def _sky(rng: np.random.Generator, image: Colours) -> tuple[Colours, BoolArray]:
     """Return (image, clouded): the scene's exposure, haze, clouds with their shadows, the sensor's grain."""
     shape: Shape = image.shape[0], image.shape[1]
     haze = rng.uniform(0, 0.1)

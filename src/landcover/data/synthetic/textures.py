@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from landcover._typing import BoolArray, Int32Array
 from landcover.data.synthetic.layout import Layout
-from landcover.data.synthetic.noise import Cells, Dice, Field, Flags, Ids, fractal_noise, scatter, strips
+from landcover.data.synthetic.noise import Cells, Dice, Field, fractal_noise, scatter, strips
 
 GREEN_SHARE = 0.12
 """Share of trees in towns and of tufts on bare ground: equal, as both share one distribution of colours."""
@@ -46,7 +47,7 @@ class Ground:
         dice: Random numbers by things.
     """
 
-    def __init__(self, rng: np.random.Generator, layout: Layout, here: Flags) -> None:
+    def __init__(self, rng: np.random.Generator, layout: Layout, here: BoolArray) -> None:
         self.here = here
         self.y, self.x, self.regions = layout.y[here], layout.x[here], layout.regions[here]
         self.sun = layout.sun
@@ -222,17 +223,17 @@ def _turned(y: Field, x: Field, angle: Field) -> tuple[Field, Field]:
 def _planted(along: Field, across: Field, step: Field, angle: Field) -> Cells:
     """Return the cells of a regular grid of trees; offsets are turned back to rows and columns."""
     u, v = along / step, across / step
-    ids: Ids = np.floor(u).astype(np.int32) * 8191 + np.floor(v).astype(np.int32)
+    ids: Int32Array = np.floor(u).astype(np.int32) * 8191 + np.floor(v).astype(np.int32)
     cols, rows = _turned(v - np.floor(v) - 0.5, u - np.floor(u) - 0.5, -angle)
     return Cells(ids, rows, cols, np.ones_like(u))
 
 
-def _highest(score: Field, share: float) -> Flags:
+def _highest(score: Field, share: float) -> BoolArray:
     """Return which values are among the highest ``share`` of all."""
     return score > np.quantile(score, 1 - share)
 
 
-def _height(*levels: tuple[int, Flags]) -> npt.NDArray[np.int8]:
+def _height(*levels: tuple[int, BoolArray]) -> npt.NDArray[np.int8]:
     """Return the height of each pixel from (height, where) pairs that do not overlap."""
     total: npt.NDArray[np.int8] = np.sum(
         [where * np.int8(height) for height, where in levels], axis=0, dtype=np.int8

@@ -3,15 +3,13 @@
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import UsageError
-from landcover.legend import UInt8Array
 
 if TYPE_CHECKING:
     from landcover.model.card import ModelCard
 
-Float32Array = npt.NDArray[np.float32]
 Precision = Literal["fp32", "bf16"]
 """What layers that are not quantised compute in."""
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError, UsageError
 from landcover.extras import needs
 from landcover.hardening import disable_telemetry
-from landcover.legend import UInt8Array
 from landcover.model.card import read_card
-from landcover.model.runtimes.base import Float32Array, check_batch
+from landcover.model.runtimes.base import check_batch
 from landcover.model.runtimes.graph import (
     COARSE,
     OUTPUTS,

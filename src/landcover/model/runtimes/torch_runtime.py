@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError, UsageError
-from landcover.legend import UInt8Array
 from landcover.model import build_model
 from landcover.model.card import read_model
-from landcover.model.runtimes.base import Float32Array, Precision, check_batch
+from landcover.model.runtimes.base import Precision, check_batch
 
 if TYPE_CHECKING:
     from landcover.model.card import ModelCard
