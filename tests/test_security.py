@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +113,8 @@ def hostile(kind: str, world: World) -> Path:
         (inbox / f"bad.tif.{kind.split()[0]}").write_text(SIDECARS[kind].format(remote=remote, mrf=MRF))
     elif kind == "overview tag":
         write_tif(path, OVERVIEW_FILE=remote)
+    elif kind in PLANTED:
+        PLANTED[kind](inbox, path)
     elif kind == "pipe":
         os.mkfifo(inbox / "pipe")
         path.write_text(vrt("pipe"))
@@ -125,6 +127,43 @@ def hostile(kind: str, world: World) -> Path:
     return path
 
 
+def _aliases(inbox: Path, path: Path) -> None:
+    (inbox / "alias").symlink_to("thumb.dat")
+    (inbox / "alias.ovr").write_text(MRF)
+    path.write_text(vrt("thumb.dat</SourceFilename><SourceFilename>inbox/alias").replace("inbox", str(inbox)))
+
+
+def _linked_vrt(inbox: Path, path: Path) -> None:
+    (inbox / "sub").mkdir()
+    (inbox / "sub" / "inner.jpg").write_text(MRF)
+    (inbox / "sub" / "real.vrt").write_text(vrt("inner.jpg"))
+    path.symlink_to("sub/real.vrt")
+
+
+def _overviews_of_overviews(inbox: Path, path: Path) -> None:
+    for name in (path.name, "bad.tif.ovr"):
+        write_tif(inbox / name)
+    (inbox / "bad.tif.ovr.ovr").write_text(MRF)
+
+
+def _tag_in_source(inbox: Path, path: Path) -> None:
+    (inbox / "inner.jpg").write_text(MRF)
+    write_tif(inbox / "thumb.dat", OVERVIEW_FILE=str(inbox / "inner.jpg"))
+    path.write_text(vrt("thumb.dat"))
+
+
+def _world_file(inbox: Path, path: Path) -> None:
+    write_tif(path)
+    os.mkfifo(inbox / "bad.tfw")
+
+
+PLANTED: dict[str, Callable[[Path, Path], None]] = {
+    "sidecar of a link": _aliases,
+    "linked vrt": _linked_vrt,
+    "ovr of ovr": _overviews_of_overviews,
+    "overview tag in a source": _tag_in_source,
+    "world file is a pipe": _world_file,
+}
 SIDECARS = {
     "ovr of mrf": "{mrf}",
     "Ovr of vrt": vrt("{remote}", relative=0),
@@ -151,8 +190,23 @@ VRTS = {
     ),
     "raw": vrt("../target.txt").replace('band="1">', 'band="1" subClass="VRTRawRasterBand">'),
 }
+VRTS |= {
+    "attribute": vrt("").replace("<SimpleSource>", '<SimpleSource SourceFilename="inbox/bad.tif">'),
+    "space": vrt("thumb.dat "),
+    "space in cdata": vrt("<![CDATA[ thumb.dat]]>"),
+    "relative 01": vrt("thumb.dat").replace('"1">thumb', '"01">thumb'),
+    "relative twice": vrt("thumb.dat").replace('"1">thumb', '"1" relativetovrt="0">thumb'),
+    "root path": vrt(
+        'thumb.dat</SourceFilename><OpenOptions><OOI key="ROOT_PATH">/</OOI></OpenOptions><a>'
+    ).replace("</SourceFilename><SourceBand>", "</a><SourceBand>"),
+    "comment": '<VRTDataset><Metadata domain="GEOLOCATION"><MDI k="X_DATASET"><!--a-->b</MDI></Metadata>'
+    "</VRTDataset>",
+    "dem": f"<VRTDataset><DEMPath>{__file__}</DEMPath></VRTDataset>",
+    "grid": vrt("thumb.dat").replace("EPSG:32631", "+proj=utm +zone=31 +nadgrids=@null,/dev/stdin"),
+    "deep": "<VRTDataset>" + "<a>" * 5000,
+}
 VRTS["entity"] = "<!-- <VRTDataset -->" + VRTS["entity"]
-KINDS = ["mrf.jpg", "mrf.tif", "mrf.png", *SIDECARS, *VRTS, "overview tag", "pipe", "itself"]
+KINDS = ["mrf.jpg", "mrf.tif", "mrf.png", *SIDECARS, *VRTS, *PLANTED, "overview tag", "pipe", "itself"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -281,6 +335,8 @@ VECTORS = {
     'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:schemaLocation="http://a {url}/a.xsd"/>',
     "pipeline": '{{"type": "gdal_streamed_alg", "command_line": "gdal vector pipeline ! read {url}/a.json"}}',
     "url": "{url}/a.geojson",
+    "crs link": '{{"type": "Feature", "crs": {{"type": "link", "properties": {{"href": "{url}/a"}}}}}}',
+    "crs escaped": '{{"type": "FeatureCollection", "\\u0063rs": {{"type": "link"}}}}',
     "kml around": "<kml><!-- <OGRVRTDataSource> --></kml>",
 }
 

@@ -5,8 +5,11 @@ The only module with private names of rasterio and pyogrio.
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import product
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,6 +43,7 @@ __all__ = [
     "CPLE_OpenFailedError",
     "check_vector",
     "get_gdal_config",
+    "grid_file",
     "import_pyogrio",
     "open_raster",
     "set_gdal_config",
@@ -49,6 +53,7 @@ _HEAD_BYTES = 4096
 _XML_BYTES = 64 << 20
 _DEPTH = 8
 """VRTs inside each other at most."""
+_XML_DEPTH = 1000
 _SOURCES = 1 << 17
 """Files that a VRT may refer to, with the VRTs in it."""
 
@@ -73,6 +78,9 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://|/vsi", re.IGNORECASE)
 _REMOTE = re.compile(r"(/vsicurl/)?https?://|(s3|gs|az)://|/vsi(s3|gs|az)/", re.IGNORECASE)
 _ARCHIVE = re.compile(r"/vsi(zip|tar|gzip)/(?!.*(/vsi|://))", re.IGNORECASE)
 _SUBDATASET = re.compile(r'(?:NETCDF|HDF5):(?:"([^"]+)"|([^":]+)):', re.IGNORECASE)
+
+_LINK = re.compile(r"overview_file|\b[xy]_dataset|root_path")
+"""Names of metadata and options that lead to files."""
 
 _SIDECARS = [
     "." + "".join(letters)
@@ -101,24 +109,35 @@ def open_raster(path: str | Path) -> DatasetReader:
     if _SCHEME.match(text):
         return _open_elsewhere(text)
     subdataset = _SUBDATASET.match(text)
-    drivers = _Check(text).file(subdataset[1] or subdataset[2] if subdataset else text)
-    source = _open(text, drivers)
+    return _open(text, _Check(text).file(subdataset[1] or subdataset[2] if subdataset else text))
+
+
+@ensure_env_with_credentials  # type: ignore[untyped-decorator]  # rasterio has no types
+def _open(path: str, drivers: tuple[str, ...] | list[str]) -> DatasetReader:
+    source = DatasetReader(path, driver=list(drivers))  # rasterio.open takes no list in 1.4
     try:
         overviews = source.get_tag_item("OVERVIEW_FILE", "OVERVIEWS")
     except RasterioError:
         overviews = None
+    if source.crs and (grid := grid_file(source.crs.to_wkt())):
+        source.close()
+        raise ImageError(f"{path} has a CRS that refers to the file {grid!r}; expected a CRS without files.")
     if overviews:
         source.close()
         raise ImageError(
-            f"{text} keeps its overviews in another file ({overviews[:200]!r}); expected them inside or in "
-            f"{Path(text).name}.ovr. Convert it: gdal_translate IN OUT.tif"
+            f"{path} keeps its overviews in another file ({overviews[:200]!r}); expected them inside or in "
+            f"{Path(path).name}.ovr. Convert it: gdal_translate IN OUT.tif"
         )
     return source
 
 
-@ensure_env_with_credentials  # type: ignore[untyped-decorator]  # rasterio has no types
-def _open(path: str, drivers: tuple[str, ...] | list[str], **options: Any) -> DatasetReader:
-    return DatasetReader(path, driver=list(drivers), **options)  # rasterio.open takes no list in 1.4
+def grid_file(crs: str) -> str | None:
+    """Return the path of a file that PROJ would open for a CRS; it could be a pipe, or standard input."""
+    match = re.search(
+        r"""(?i)(?:grids|file|init|catalog)"?\s*[=,]\s*"?[^\s"/]*(/[^\s"]*)|PARAMETERFILE\[[^]/]*(/[^"]*)""",
+        crs,
+    )
+    return match and (match[1] or match[2])
 
 
 def _open_elsewhere(text: str) -> DatasetReader:
@@ -156,6 +175,8 @@ class _Check:
     def __init__(self, name: str) -> None:
         self._name = name
         self._seen: set[str] = set()
+        self._parsed: set[str] = set()
+        self._folders: dict[str, list[str]] = {}
         self._opened: list[str] = []
 
     def file(self, path: str) -> tuple[str, ...]:
@@ -171,7 +192,7 @@ class _Check:
         if not regular:
             if Path(path).exists():
                 raise self._refusal(path, "is not a file")
-            return _VRT  # GDAL reports what is missing
+            return ("PNG",)  # GDAL reports what is missing; VRT would take XML in place of a name
         with Path(path).open("rb") as file:
             head = file.read(_HEAD_BYTES)
         drivers = _by_content(head)
@@ -185,61 +206,91 @@ class _Check:
             raise self._refusal(
                 path, "refers to itself, or to files that do; expected a VRT of other rasters"
             )
-        if real not in self._seen:
+        if path not in self._seen:  # links to one file have sidecars of their own
             if len(self._seen) >= _SOURCES or len(self._opened) >= _DEPTH:
                 raise self._refusal(
                     path, f"is too deep or too large; at most {_DEPTH} VRTs inside each other"
                 )
-            self._seen.add(real)
+            self._seen.add(path)
             self._opened.append(real)
             self._sidecars(path)
-            if drivers == _VRT:
+            if drivers != _VRT:
+                if path != self._name:
+                    self._overview_file(path, drivers)
+            elif real not in self._parsed:
+                self._parsed.add(real)
                 self._xml(path)
             self._opened.pop()
         return drivers
 
+    def _overview_file(self, path: str, drivers: tuple[str, ...]) -> None:
+        try:
+            with suppress(RasterioError), warnings.catch_warnings():  # reported when it is read
+                warnings.simplefilter("ignore")
+                _open(path, drivers).close()
+        except ImageError as error:
+            raise ImageError(f"{self._name}: {error}") from None
+
     def _sidecars(self, path: str) -> None:
+        """Check the overviews, the mask and the metadata of a file; a pipe under such a name would block."""
+        folder, name = os.path.split(path)
+        stem = os.path.splitext(name)[0]  # noqa: PTH122
+        if special := next((other for other in self._special(folder) if stem in other), None):
+            raise self._refusal(os.path.join(folder, special), "is a device or a pipe. Delete it")  # noqa: PTH118
         for end in _SIDECARS:
-            if os.path.exists(path + end):  # noqa: PTH110  # two dozen for each file that is opened
-                with Path(path + end).open("rb") if Path(path + end).is_file() else _nothing() as file:
-                    if not file.read(4).startswith(_TIFF):
-                        raise self._refusal(
-                            path + end, "is not a TIFF, as overviews and masks are. Delete it"
-                        )
+            if os.path.exists(path + end) and self.file(path + end) != ("GTiff",):  # noqa: PTH110
+                raise self._refusal(path + end, "is not a TIFF, as overviews and masks are. Delete it")
         if os.path.exists(path + ".aux.xml"):  # noqa: PTH110
             self._xml(path + ".aux.xml")
+
+    def _special(self, folder: str) -> list[str]:
+        if folder not in self._folders:
+            self._folders[folder] = _special_files(folder)
+        return self._folders[folder]
 
     def _xml(self, path: str) -> None:
         """Check what a VRT or a file of metadata refers to."""
         if not Path(path).is_file() or Path(path).stat().st_size > _XML_BYTES:
             raise self._refusal(path, f"is not a file of at most {_XML_BYTES >> 20} MiB")
         for tag, attributes, text in self._elements(path):
-            values = [text, *attributes.values()]
-            if any("/vsi" in value.lower() for value in values):
+            if "/vsi" in text.lower():
                 raise self._refusal(path, "refers to an address or an archive; expected files")
-            key = attributes.get("key", attributes.get("name", "")).lower()
-            if key == "overview_file" or (tag == "argument" and "filename" in key):
-                raise self._refusal(path, f"refers to another file by {key}; this is not supported")
-            if attributes.get("subclass", "").lower() == "vrtrawrasterband":
+            if tag.endswith("srs") and (grid := grid_file(text)):
+                raise self._refusal(
+                    path, f"has a CRS that refers to the file {grid!r}; expected a CRS without files"
+                )
+            values = " ".join(attributes.values()).lower()
+            if link := _LINK.search(values) or (tag == "argument" and re.search("filename", values)):
+                raise self._refusal(path, f"refers to another file by {link[0]}; this is not supported")
+            if tag == "subclass" and text.lower() == "vrtrawrasterband":
                 raise self._refusal(path, "describes raw bytes; expected files of a supported format")
             if tag in ("pixelfunctionlanguage", "pixelfunctioncode") and text.strip().lower() not in (
                 "",
                 "c",
             ):
                 raise self._refusal(path, "contains Python code, which is not executed")
-            if tag in ("sourcefilename", "sourcedataset", "filename") or key in ("x_dataset", "y_dataset"):
-                self._source(path, text.strip(), relative=attributes.get("relativetovrt") == "1")
+            if tag in ("sourcefilename", "sourcedataset", "filename", "dempath"):
+                self._source(path, text, attributes.get("relativetovrt", "0"))
 
-    def _source(self, vrt: str, name: str, *, relative: bool) -> None:
+    def _source(self, vrt: str, name: str, relative: str) -> None:
         subdataset = _SUBDATASET.match(name)
         file = (subdataset[1] or subdataset[2]) if subdataset else name
-        path = os.path.join(os.path.dirname(vrt), file) if relative else file  # noqa: PTH118, PTH120
-        if not name or ":" in os.path.splitdrive(file)[1] or "<" in name:
-            raise self._refusal(vrt, f"refers to {name[:200]!r}; expected files")
-        self.file(path)
+        if (
+            not name
+            or name != name.strip()
+            or ":" in os.path.splitdrive(file)[1]
+            or "<" in name
+            or relative not in ("0", "1")
+        ):
+            raise self._refusal(vrt, f"refers to {name[:200]!r}; expected names of files, without ':' or '<'")
+        folder = os.path.dirname(os.path.realpath(vrt))  # noqa: PTH120  # as GDAL, which follows links
+        self.file(os.path.join(folder, file) if relative == "1" else file)  # noqa: PTH118
 
     def _elements(self, path: str) -> Iterator[tuple[str, dict[str, str], str]]:
-        """Yield name, attributes and text of each element, names in lower case as GDAL does not care."""
+        """Yield name, attributes and text of each element, and of each attribute as if it were one.
+
+        To GDAL they are the same, and names in upper and lower case too.
+        """
         found: list[tuple[str, dict[str, str], str]] = []
         stack: list[tuple[str, dict[str, str], list[str]]] = []
 
@@ -247,7 +298,11 @@ class _Check:
             raise self._refusal(path, "declares a document type; expected plain XML")
 
         def start(tag: str, attributes: dict[str, str]) -> None:
-            stack.append((tag.lower(), {name.lower(): value for name, value in attributes.items()}, []))
+            lower = {name.lower(): value for name, value in attributes.items()}
+            if len(lower) < len(attributes) or len(stack) >= _XML_DEPTH:
+                raise self._refusal(path, "has an attribute twice in an element, or is too deep")
+            stack.append((tag.lower(), lower, []))
+            found.extend((name, {}, value) for name, value in lower.items())
 
         def end(_: str) -> None:
             tag, attributes, texts = stack.pop()
@@ -273,10 +328,12 @@ class _Check:
         return ImageError(f"{source}{path} {reason}.")
 
 
-def _nothing() -> Any:
-    from io import BytesIO
-
-    return BytesIO()
+def _special_files(folder: str | Path) -> list[str]:
+    """Return the names of pipes, sockets and devices in a folder."""
+    with suppress(OSError), os.scandir(folder or ".") as entries:
+        others = (entry for entry in entries if not entry.is_file() and not entry.is_dir())
+        return [entry.name for entry in others if os.path.exists(entry)]  # noqa: PTH110
+    return []
 
 
 def _by_content(head: bytes) -> tuple[str, ...] | None:
@@ -316,6 +373,9 @@ def check_vector(path: Path) -> None:
             shapefiles or named ``.gdb``.
     """
     expected = "expected GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, a shapefile or KML"
+    special = _special_files(path if path.is_dir() else path.parent)
+    if special := [name for name in special if path.is_dir() or path.stem in name]:
+        raise DataError(f"{path}: {special[0]} is a device or a pipe. Delete it.")
     if path.is_dir():
         if path.suffix.lower() == ".gdb" or any(path.glob("*.[sS][hH][pP]")):
             return
@@ -329,12 +389,33 @@ def check_vector(path: Path) -> None:
         if head.startswith(b"SQLite") and path.suffix.lower() != ".gpkg":
             raise DataError(f"{path} is a SQLite database; {expected}, a GeoPackage named .gpkg.")
         return
-    if text.startswith(b"{") and b"gdal_streamed_alg" not in head and b'"stac_version"' not in head:
+    if (
+        text.startswith((b"{", b"\x1e"))
+        and b"gdal_streamed_alg" not in head
+        and b'"stac_version"' not in head
+    ):
+        _check_json_crs(path)
         return
     markup = re.sub(rb"<!--.*?-->|<\?.*?\?>", b"", text, flags=re.DOTALL).lstrip()
     if markup.startswith(b"<kml") and b"<OGR" not in head:
         return
     raise DataError(f"{path} is not a supported vector file: it begins with {head[:8]!r}; {expected}.")
+
+
+_JSON_CRS = re.compile(rb"""[cC][rR][sS]["']|\\u00[4-7]""")
+_PLAIN_CRS = re.compile(rb"""\s*(:\s*([^\s{/]|\{[^{}\\]*(\{[^{}\\]*\}[^{}\\]*)?\})|[,}\]])""")
+
+
+def _check_json_crs(path: Path) -> None:
+    """Refuse a GeoJSON with a link to its CRS, which GDAL would fetch."""
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        for key in _JSON_CRS.finditer(content):
+            plain = None if key[0].startswith(b"\\") else _PLAIN_CRS.match(content, key.end())
+            if plain is None or re.search(rb"""(?i)["'](link|url)["']""", plain[0]):
+                raise DataError(
+                    f"{path} declares a CRS by a link or in an unusual form at byte {key.start()}; expected "
+                    '"crs": {"type": "name", "properties": {"name": "EPSG:..."}}.'
+                )
 
 
 def import_pyogrio() -> ModuleType:

@@ -11,7 +11,17 @@ ALLOWED_DRIVERS = frozenset(
         *["GTiff", "COG", "VRT", "JPEG", "PNG", "WEBP", "GIF", "BIGGIF"],
         *["JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID"],
         *["netCDF", "HDF5", "HDF5Image"],
-        *["GPKG", "GeoJSON", "FlatGeobuf", "ESRI Shapefile", "Parquet", "KML", "LIBKML", "OpenFileGDB"],
+        *[
+            "GPKG",
+            "GeoJSON",
+            "GeoJSONSeq",
+            "FlatGeobuf",
+            "ESRI Shapefile",
+            "Parquet",
+            "KML",
+            "LIBKML",
+            "OpenFileGDB",
+        ],
         *["MEM", "Memory", "DERIVED"],  # in memory; GDAL and rasterio use them for their own work
     }
 )
@@ -23,7 +33,7 @@ _OTHER_DRIVERS = (
     "DDS,DGN,DIMAP,DIPEx,DODS,DOQ1,DOQ2,DTED,DWG,DXF,ECRGTOC,ECW,EDIGEO,EEDA,EEDAI,EHdr,EIR,ELAS,ENVI,"
     "ERS,ESAT,ESRIC,ESRIJSON,EXR,Elasticsearch,FAST,FIT,FITS,FileGDB,GDALG,GFF,GML,GMLAS,GNMDatabase,"
     "GNMFile,GPSBabel,GPX,GRASS,GRASSASCIIGrid,GRIB,GS7BG,GSAG,GSBG,GSC,GTFS,GTI,GTX,GXF,GenBin,"
-    "GeoJSONSeq,GeoRSS,GeoRaster,Geoconcept,HANA,HDF4,HDF4Image,HEIF,HF2,HFA,HTTP,IDB,ILWIS,INGRES,IRIS,"
+    "GeoRSS,GeoRaster,Geoconcept,HANA,HDF4,HDF4Image,HEIF,HF2,HFA,HTTP,IDB,ILWIS,INGRES,IRIS,"
     "ISCE,ISG,ISIS2,ISIS3,Idrisi,Interlis 1,Interlis 2,JAXAPALSAR,JDEM,JML,JP2Lura,JPEGXL,JPIPKAK,"
     "JSONFG,KEA,KMLSUPEROVERLAY,KRO,KTX2,L1B,LAN,LCP,LIBERTIFF,LOSLAS,LVBAG,Leveller,MAP,MBTiles,MFF,"
     "MFF2,MRF,MSG,MSGN,MSSQLSpatial,MVT,MapInfo File,MapML,MiraMonRaster,MiraMonVector,MongoDB,"

@@ -18,8 +18,8 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
-from landcover._gdal import CPLE_BaseError, check_vector, import_pyogrio
 from landcover._typing import BoolArray
+from landcover._gdal import CPLE_BaseError, check_vector, grid_file, import_pyogrio
 from landcover.errors import DataError, OutputError, UsageError, did_you_mean
 from landcover.extras import needs
 from landcover.io.files import atomic_path
@@ -280,6 +280,8 @@ def _crs(path: Path, declared: str | None) -> CRS:
             f"{path} does not say which CRS its coordinates are in. Declare the one that it was made in: "
             f"ogr2ogr -a_srs EPSG:CODE OUT.gpkg {path.name}"
         )
+    if grid := grid_file(declared):
+        raise DataError(f"{path} has a CRS that refers to the file {grid!r}; expected a CRS without files.")
     try:
         return CRS.from_user_input(declared)
     except CRSError as error:
