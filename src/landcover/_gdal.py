@@ -278,13 +278,16 @@ class _Check:
         if (
             not name
             or name != name.strip()
-            or ":" in os.path.splitdrive(file)[1]
+            or ":" in re.sub(r"(?<=\d):(?=\d)", "", os.path.splitdrive(file)[1])
             or "<" in name
             or relative not in ("0", "1")
         ):
             raise self._refusal(vrt, f"refers to {name[:200]!r}; expected names of files, without ':' or '<'")
-        folder = os.path.dirname(os.path.realpath(vrt))  # noqa: PTH120  # as GDAL, which follows links
-        self.file(os.path.join(folder, file) if relative == "1" else file)  # noqa: PTH118
+        folder = Path(os.path.realpath(vrt)).parent  # as GDAL, which follows links
+        path = str(folder / file) if relative == "1" else file
+        if subdataset and not Path(path).exists():  # the HDF5 library would print what it tried
+            raise self._refusal(path, "does not exist")
+        self.file(path)
 
     def _elements(self, path: str) -> Iterator[tuple[str, dict[str, str], str]]:
         """Yield name, attributes and text of each element, and of each attribute as if it were one.

@@ -113,7 +113,7 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
             with suppress(OSError):  # not every system has modes
                 status = path.lstat()
                 if stat.S_ISREG(status.st_mode):
-                    temporary.chmod(stat.S_IMODE(status.st_mode))
+                    temporary.chmod(status.st_mode & 0o777)  # no set-user-ID bit of another's file
             temporary.replace(path)
             with suppress(OSError):  # not every system can flush a folder
                 _flush(path.parent, os.O_RDONLY)
@@ -277,10 +277,11 @@ def work_folder(path: Path) -> Iterator[WorkFolder]:
     folder = work_folder_path(path)
     with writing(path, folder):
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = not os.path.lexists(folder)
-        if new:
-            with suppress(FileExistsError):  # created by another process meanwhile
-                folder.mkdir(0o700)
+        try:
+            folder.mkdir(0o700)
+            new = True
+        except FileExistsError:
+            new = False
         try:
             descriptor = _open_folder(folder)
         except OSError as error:
