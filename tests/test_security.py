@@ -16,6 +16,7 @@ import yaml
 
 from landcover._gdal import open_raster
 from landcover.errors import DataError, ImageError
+from landcover.io import read_image
 from landcover.io.vectors import read_features
 from landcover.raster import ground_sample_distance, open_scene, read_georeference
 from landcover.raster.classmap import open_class_map
@@ -220,6 +221,16 @@ def test_hostile_rasters_are_refused_by_every_function_that_opens_one(kind: str,
         pass
     assert (read_georeference(path), ground_sample_distance(path)) == (None, None)
     world.check()
+
+
+def test_pipes_and_devices_in_place_of_files_do_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.dbf")
+    (tmp_path / "a.shp").write_bytes(b"\0\0\x27\x0a")
+    (tmp_path / "zero_sat.jpg").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"a\.dbf"):
+        read_features(tmp_path / "a.shp", rasterio.crs.CRS.from_epsg(32631))
+    with pytest.raises(DataError, match="zero_sat"):
+        read_image(tmp_path / "zero_sat.jpg")
 
 
 def run_cli(world: World, *arguments: str, strace: Path | None = None) -> subprocess.CompletedProcess[str]:

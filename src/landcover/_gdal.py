@@ -235,7 +235,7 @@ class _Check:
         """Check the overviews, the mask and the metadata of a file; a pipe under such a name would block."""
         folder, name = os.path.split(path)
         stem = os.path.splitext(name)[0]  # noqa: PTH122
-        if special := next((other for other in self._special(folder) if stem in other), None):
+        if special := next(_of_stem(stem, self._special(folder)), None):
             raise self._refusal(os.path.join(folder, special), "is a device or a pipe. Delete it")  # noqa: PTH118
         for end in _SIDECARS:
             if os.path.exists(path + end) and self.file(path + end) != ("GTiff",):  # noqa: PTH110
@@ -339,6 +339,11 @@ def _special_files(folder: str | Path) -> list[str]:
     return []
 
 
+def _of_stem(stem: str, names: list[str]) -> Iterator[str]:
+    """Yield the names that contain a stem as a word, such as ``HDR-a.txt`` for ``a``."""
+    return (name for name in names if re.search(rf"(?<![^\W_]){re.escape(stem)}(?![^\W_])", name))
+
+
 def _by_content(head: bytes) -> tuple[str, ...] | None:
     """Return the drivers for a file that begins so; None if it is of no supported format."""
     for magics, drivers in _DRIVERS.items():
@@ -377,8 +382,8 @@ def check_vector(path: Path) -> None:
     """
     expected = "expected GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, a shapefile or KML"
     special = _special_files(path if path.is_dir() else path.parent)
-    if special := [name for name in special if path.is_dir() or path.stem in name]:
-        raise DataError(f"{path}: {special[0]} is a device or a pipe. Delete it.")
+    if name := next(iter(special) if path.is_dir() else _of_stem(path.stem, special), None):
+        raise DataError(f"{path}: {name} is a device or a pipe. Delete it.")
     if path.is_dir():
         if path.suffix.lower() == ".gdb" or any(path.glob("*.[sS][hH][pP]")):
             return

@@ -356,6 +356,8 @@ def _same_file(file: Path | None, known: Source | None, root: Path) -> bool:
 
 
 def _sha256(file: Path) -> str:
+    if not file.is_file():  # a link to /dev/zero would never end
+        raise DataError(f"{file} is a device or a pipe; expected an image or a mask. Delete it.")
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

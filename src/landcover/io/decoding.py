@@ -52,6 +52,8 @@ def _guarded(path: Path, error: type[DataError], read: Callable[[Format], T]) ->
 
 
 def _sniff(path: Path) -> Format:
+    if path.exists() and not path.is_file():
+        raise RefusedError("is a device, a pipe or a folder. Delete it.")
     with path.open("rb") as file:
         head = file.read(16)
     if not head:
