@@ -18,8 +18,8 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
-from landcover._typing import BoolArray
 from landcover._gdal import CPLE_BaseError, check_vector, grid_file, import_pyogrio
+from landcover._typing import BoolArray
 from landcover.errors import DataError, OutputError, UsageError, did_you_mean
 from landcover.extras import needs
 from landcover.io.files import atomic_path
