@@ -263,10 +263,9 @@ def test_predict_maps_the_other_files(world: World) -> None:
         path.rename(path.with_stem(f"bad{number}"))
     done = run_cli(world, "predict", "inbox", "--model", "starter", "--gsd", "0.5", "--out", "out")
     assert done.returncode == 1
-    lines = [line for line in done.stderr.splitlines() if line.startswith("Skipped:")]
-    assert sorted(line.split()[1].rstrip(":") for line in lines) == [
-        *["inbox/bad0.jpg", "inbox/bad1.png", "inbox/bad2.tif"],
-    ]
+    lines = [line for line in done.stderr.splitlines() if "skipped" in line]
+    for line, name in zip(lines, ("bad0.jpg", "bad1.png", "bad2.tif"), strict=True):
+        assert f"inbox/{name} " in line
     assert [path.name for path in (world.folder / "out").iterdir()] == ["good_mask.tif"]
     world.check()
 
