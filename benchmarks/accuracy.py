@@ -1,4 +1,4 @@
-r"""Train and score the compared models alike, with intervals and differences: the tables of docs/reports/accuracy.md.
+r"""Train and score the compared models alike, with intervals: the tables of docs/reports/accuracy.md.
 
     python benchmarks/accuracy.py scenes --data DATA --out OUT --models reference starter --minutes 25 \
       --weights mobilenetv2_100=MOBILENET.safetensors

@@ -1,4 +1,4 @@
-"""The benchmark scripts run on tiny inputs, and the tables of docs/reports/results are those of their counts."""
+"""The benchmark scripts run on tiny inputs; the tables of docs/reports/results follow from their counts."""
 
 import json
 import sys
