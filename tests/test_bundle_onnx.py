@@ -23,7 +23,7 @@ from fake_runtime import make_card
 from landcover.cli import build
 from landcover.errors import ModelError
 from landcover.model.card import CARD_KEY, ModelCard, model_digest, read_card, read_model, save_model
-from landcover.model.onnxfile import read_metadata
+from landcover.model.files import read_onnx_metadata
 from onnx_models import make_model, save_exported
 
 CARD = make_card().model_copy(
@@ -92,7 +92,7 @@ def test_any_texts_come_back(
     )
     path = tmp_path / "any.onnx"
     onnx.save(minimal(metadata, weights, producer_name=producer, doc_string=doc), path)
-    assert read_metadata(path) == metadata
+    assert read_onnx_metadata(path) == metadata
 
 
 @QUICK

@@ -11,9 +11,16 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
-from landcover.exporting.quantise import quantise
-from landcover.exporting.ranges import best_range, correct_biases, in_steps, sample_activations
-from landcover.exporting.rounding import network_input, round_filters, rounded
+from landcover.exporting.int8 import (
+    best_range,
+    correct_biases,
+    in_steps,
+    network_input,
+    quantise,
+    round_filters,
+    rounded,
+    sample_activations,
+)
 
 SHAPES = st.tuples(*(st.integers(1, most) for most in (4, 4, 3, 3)))
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from landcover.errors import LandcoverError, UsageError
 from landcover.evaluation import evaluate
-from landcover.exporting import Exported, export
+from landcover.exporting import Exported, ExportOptions, export
 from landcover.model.bundled import TERMS, shipped_model
 from landcover.model.card import ModelCard, read_model, save_model
 
@@ -63,10 +63,12 @@ def make(model: Path, tiles: Path, full: Path, unlabelled: Path, work: Path) -> 
         work / "best-int8.onnx",
         data=tiles,
         split=SCORED,
-        int8=True,
-        calibration=[f"{tiles}:{SPLIT}:train", str(unlabelled)],
-        compare=[str(full)],
-        max_miou_loss=MAX_MIOU_LOSS,
+        options=ExportOptions(
+            int8=True,
+            calibration=[f"{tiles}:{SPLIT}:train", str(unlabelled)],
+            compare=[str(full)],
+            max_miou_loss=MAX_MIOU_LOSS,
+        ),
     )
 
 

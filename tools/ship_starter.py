@@ -24,7 +24,7 @@ from landcover.data.fingerprints import image_set
 from landcover.errors import DataError, LandcoverError, ModelError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.temperature import calibrate, calibrate_like
-from landcover.exporting import export
+from landcover.exporting import ExportOptions, export
 from landcover.io.files import write_text
 from landcover.model.bundled import FOLDER, SHIPPED, TERMS
 from landcover.model.card import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
@@ -98,10 +98,9 @@ def export_both(model: Path, cache: Path, split: str, part: str) -> None:
     export(
         model,
         model.with_name(f"{model.stem}-int8.onnx"),
-        int8=True,
-        calibration=f"{cache}:{split}:train",
         data=cache,
         split=part,
+        options=ExportOptions(int8=True, calibration=f"{cache}:{split}:train"),
     )
 
 
@@ -111,7 +110,7 @@ def check(run: Path, cache: Path, split: str) -> None:
     used = card.used_images
     allowed = image_set(dataset, next(iter(split_items(dataset, split).values())))
     teachers = list(_all_teachers(card.teachers))
-    expected: dict[str, tuple[object, object]] = {
+    expected: dict[str, tuple[Any, Any]] = {
         "split": (card.provenance.get("split"), split),
         "initial model": (card.provenance.get("init"), None),
         "encoder's weights": (Path(card.recipe.get("weights") or "").name, ENCODER),
