@@ -27,11 +27,13 @@ from export_world import (
     tiny_runtime,
     write_run,
 )
+from fake_runtime import make_card
 from landcover.cli import build
 from landcover.errors import LandcoverError, ModelError, OutputError, SplitError, UsageError
 from landcover.exporting.stac import stac_item
 from landcover.legend import DEEPGLOBE, LandClass, Legend
-from landcover.model.card import model_digest, read_card
+from landcover.model import ModelConfig, build_model
+from landcover.model.card import model_digest, read_card, save_model
 from landcover.model.runtimes import TorchRuntime, open_model
 
 
@@ -190,6 +192,19 @@ def test_a_file_that_answers_otherwise_is_refused_and_nothing_is_written(
     with pytest.raises(ModelError, match=r"probabilities differ by up to nan .* Nothing was written"):
         landcover.export(run, tmp_path / "out" / "m.onnx", options=options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_an_efficientnet_b4_with_random_weights_is_exported(tmp_path: Path) -> None:
+    """Its SAME padding must not end in formulas that grow from layer to layer."""
+    config = ModelConfig(encoder="tf_efficientnet_b4", aspp_channels=8, decoder_channels=8)
+    torch.manual_seed(0)
+    network = build_model(config, classes=6)
+    card = make_card().model_copy(update={"model": config, "window_px": 64, "overlap_px": 8})
+    save_model(tmp_path / "best.safetensors", network.state_dict(), card)
+    done = CliRunner().invoke(build(), ["export", str(tmp_path), "--out", str(tmp_path / "m.onnx")])
+    assert done.exit_code == 0, done.output
+    assert read_card(tmp_path / "m.onnx").model == config
 
 
 INT8: dict[str, Any] = {"int8": True, "calibration": "DATA", "data": "DATA", "split": "folders:validation"}
