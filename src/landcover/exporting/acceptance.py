@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError, UsageError
 from landcover.evaluation import evaluate
-from landcover.legend import UInt8Array
 from landcover.model.runtimes import Runtime
 from landcover.progress import track
 
-Float32Array = npt.NDArray[np.float32]
 Predictor = Callable[[UInt8Array], Sequence[Float32Array]]
 """Maps uint8 (N, H, W, 3) to one or more float32 (N, C, h, w); all predictors in the same order."""
 

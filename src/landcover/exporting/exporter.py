@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from landcover import __version__
+from landcover._typing import UInt8Array
 from landcover.errors import LandcoverWarning, UsageError, did_you_mean
 from landcover.exporting.acceptance import (
     MAX_MIOU_LOSS,
@@ -41,7 +42,6 @@ from landcover.exporting.int8 import quantise
 from landcover.exporting.qgis import DeepnessPrediction, deepness_entries
 from landcover.exporting.stac import stac_item
 from landcover.io.files import atomic_path, check_output, write_text
-from landcover.legend import UInt8Array
 from landcover.model import DeepLabV3Plus
 from landcover.model.card import ONNX_SUFFIX, ModelCard, model_digest
 from landcover.model.runtimes import TorchRuntime, open_model

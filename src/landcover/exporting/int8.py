@@ -19,12 +19,9 @@ from onnxruntime import InferenceSession
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from landcover._typing import Float32Array, Float64Array, UInt8Array
 from landcover.exporting.graph import INPUT
-from landcover.legend import UInt8Array
 from landcover.progress import track
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
 
 _WEIGHT_STEPS = 127
 """Steps on each side of zero: the range of symmetric int8."""

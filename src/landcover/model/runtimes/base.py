@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError, UsageError
-from landcover.legend import UInt8Array
 
 if TYPE_CHECKING:
     from landcover.model.card import ModelCard
 
-Float32Array = npt.NDArray[np.float32]
 Precision = Literal["fp32", "bf16"]
 """Number format of layers that are not quantised."""
 

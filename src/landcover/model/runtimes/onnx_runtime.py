@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError, UsageError
 from landcover.extras import needs
 from landcover.hardening import disable_telemetry
-from landcover.legend import UInt8Array
 from landcover.model.card import read_card
 from landcover.model.runtimes.base import (
     COARSE,
     OUTPUTS,
     PROBABILITIES,
     PROBE_PX,
-    Float32Array,
     check_batch,
     check_signatures,
     checked_stride,

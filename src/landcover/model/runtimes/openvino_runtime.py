@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from landcover import __version__
+from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import MissingExtraError, ModelError, UsageError
-from landcover.legend import UInt8Array
 from landcover.model.cache import ModelCache
 from landcover.model.card import model_digest, read_card
 from landcover.model.runtimes.base import (
@@ -25,7 +25,6 @@ from landcover.model.runtimes.base import (
     OUTPUTS,
     PROBABILITIES,
     PROBE_PX,
-    Float32Array,
     Precision,
     check_batch,
     check_signatures,
