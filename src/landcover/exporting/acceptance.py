@@ -49,14 +49,7 @@ def both_outputs(runtime: Runtime) -> Predictor:
 
 
 def parity_batches(images: Sequence[UInt8Array]) -> Iterator[UInt8Array]:
-    """Yield batches of several sizes: each image alone, two at once, and corners of odd sizes down to 1 x 1.
-
-    Args:
-        images: uint8 (H, W, 3) each, at least one.
-
-    Yields:
-        uint8 (N, h, w, 3).
-    """
+    """Yield batches (N, h, w, 3) of uint8 images: each alone, two at once, odd sizes down to 1 x 1."""
     for image in images:
         yield image[None]
     first, last = images[0], images[-1]
@@ -162,20 +155,14 @@ def check_accuracy(
 def check_agreement(
     pair: Pair, name: str, windows: Iterable[UInt8Array], *, minimum: float
 ) -> dict[str, Any]:
-    """Compare the classes that both files predict for each pixel.
-
-    Args:
-        pair: Both files.
-        name: Name of the imagery.
-        windows: uint8 (H, W, 3) each, at the model's GSD, at least one.
-        minimum: Fraction of pixels, 0..1, that must have the same class.
+    """Compare the classes that both files predict for each pixel of windows, uint8 (H, W, 3) each.
 
     Returns:
-        ``imagery``, number of ``windows`` and ``pixels``, those with the ``same`` class and their
+        ``imagery`` (the name), number of ``windows`` and ``pixels``, those with the ``same`` class and their
         ``fraction``.
 
     Raises:
-        ModelError: If the fraction is smaller.
+        ModelError: If the fraction (0..1) is below the minimum.
     """
     count = pixels = same = 0
     for window in track(windows, f"Comparing INT8 with float32 on {name}"):

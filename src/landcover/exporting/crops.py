@@ -74,15 +74,10 @@ PROCEDURAL = CropSource("procedural scenes", None, (), GSD)
 
 
 def open_crops(data: str | Path, split: str | None = None, *, gsd: float | None = None) -> CropSource:
-    """Open a folder or cache, with or without labels.
-
-    Args:
-        data: Folder of images or pairs, or a prepared cache.
-        split: ``NAME:subset``, for the images of one subset; None for all.
-        gsd: Metres per pixel, if the data do not state it.
+    """Open a folder or cache, with or without labels; of a split, ``NAME:subset``, only the subset.
 
     Raises:
-        UsageError: If the metres per pixel are not known.
+        UsageError: If the metres per pixel are neither passed nor known.
         SplitError: If the split cannot be made.
         DataError: If there is no recognised imagery.
     """

@@ -31,13 +31,7 @@ from landcover.exporting.acceptance import (
     parity_batches,
 )
 from landcover.exporting.crops import PROCEDURAL, open_crops, parse_crops
-from landcover.exporting.graph import (
-    OPSET,
-    model_graph,
-    standard_entries,
-    standardised_graph,
-    write_model,
-)
+from landcover.exporting.graph import OPSET, model_graph, standard_entries, standardised_graph, write_model
 from landcover.exporting.int8 import quantise
 from landcover.exporting.qgis import DeepnessPrediction, deepness_entries
 from landcover.exporting.stac import stac_item
@@ -97,7 +91,7 @@ class Exported:
 
     Attributes:
         path: The model file.
-        card: Its card; ``export`` contains the results of the acceptance checks.
+        card: Its card; ``export`` contains the results of the checks.
         sha256: Digest of the file.
         stac: The STAC item, or None.
     """
@@ -120,13 +114,7 @@ class Exported:
 
 
 class Labelled(NamedTuple):
-    """Labelled data to score on.
-
-    Attributes:
-        data: Folder or cache.
-        split: ``NAME:subset``.
-        gsd: Metres per pixel, if the data do not state it.
-    """
+    """Labelled data to score on: folder or cache, ``NAME:subset``, metres per pixel if not stated there."""
 
     data: str | Path
     split: str
@@ -134,14 +122,7 @@ class Labelled(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A model that has passed its acceptance checks and is not written yet.
-
-    Attributes:
-        model: Graph and weights.
-        card: Its card, without the results.
-        entries: Metadata of the file besides the card.
-        results: Results of the checks.
-    """
+    """A model that has passed its checks: graph, card without results, further metadata, results."""
 
     model: onnx.ModelProto
     card: ModelCard
@@ -210,11 +191,10 @@ def export(
         raise UsageError(f"The seed is {options.seed}; expected 0 or more.")
     if out.suffix.lower() != ONNX_SUFFIX:
         raise UsageError(f"The output is {out}; expected a name that ends with {ONNX_SUFFIX}.")
-    check_output(out, force=force)
-    if item is not None:
-        if item.absolute() == out.absolute():
-            raise UsageError(f"{out} cannot be both the model and its STAC item; name the item *.json.")
-        check_output(item, force=force)
+    if item is not None and item.absolute() == out.absolute():
+        raise UsageError(f"{out} cannot be both the model and its STAC item; name the item *.json.")
+    for path in filter(None, (out, item)):
+        check_output(path, force=force)
 
     reference = cast("TorchRuntime", open_model(run, device="cpu", runtime="torch"))
     imagery = PROCEDURAL if data is None else open_crops(data, split, gsd=gsd)
@@ -292,8 +272,8 @@ def _check_int8(
         raise UsageError("--no-speed-gate needs a reason, which is stored in the model's card.")
     if not calibration:
         raise UsageError(
-            "INT8 needs imagery on which the range of every layer is measured, without labels and best not "
-            "the images it is scored on. Pass --calibration DATA or DATA:SPLIT, such as tiles:folders:train."
+            "INT8 needs imagery, best not that of --split, on which the ranges of the layers are measured. "
+            "Pass --calibration DATA or DATA:SPLIT, such as tiles:folders:train."
         )
     if options.calibration_images < len(calibration):
         raise UsageError(
@@ -320,12 +300,12 @@ def _with_deprecated(options: ExportOptions, keywords: Mapping[str, Any]) -> Exp
 
 
 def float_variant(reference: TorchRuntime, windows: Sequence[UInt8Array], folder: Path) -> Variant:
-    """Make landcover's own file in float32 and compare it with torch in every runtime.
+    """Write landcover's own file, ``float.onnx``, and compare it with torch in every runtime.
 
     Args:
         reference: The network.
         windows: uint8 (H, W, 3) each, on which predictions are compared.
-        folder: An existing folder; ``float.onnx`` is written into it.
+        folder: An existing folder for the file.
 
     Raises:
         ModelError: If a runtime's predictions differ too much from the network's.
@@ -380,8 +360,6 @@ def int8_variant(
 
     Raises:
         ModelError: If INT8 exceeds a limit; the message has the numbers.
-        UsageError: If the labelled data cannot be scored on.
-        DataError: If imagery cannot be read.
     """
     card = origin.card.model_copy(update={"precision": "int8"})
     _log.info("Quantising: measuring ranges on %d crops", len(images))

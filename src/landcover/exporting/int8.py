@@ -168,16 +168,7 @@ def round_filters(weights: Float64Array) -> Float64Array:
 def sample_activations(
     model: onnx.ModelProto, names: Sequence[str], images: Sequence[UInt8Array]
 ) -> dict[str, Float32Array]:
-    """Return values of feature maps at some pixels of some images.
-
-    Args:
-        model: The network, in float32.
-        names: The feature maps, (1, C, H, W) each.
-        images: uint8 (H, W, 3) each.
-
-    Returns:
-        float32 (C, samples) by name.
-    """
+    """Return values of named feature maps (1, C, H, W) at some pixels: float32 (C, samples) by name."""
     # Slices run from the end to the start, so that a map smaller than the stride still gives one value.
     slices = {"starts": [-4, -4], "ends": [-(1 << 31)] * 2, "axes": [2, 3], "steps": [-_STRIDE] * 2}
     constants = {f"landcover_{name}": np.array(value) for name, value in slices.items()}
@@ -191,11 +182,7 @@ def sample_activations(
 
 
 def best_range(values: Float32Array) -> tuple[float, float]:
-    """Return the range of 8-bit steps with the smallest squared error; it contains zero.
-
-    Args:
-        values: float32, any shape.
-    """
+    """Return the range of 8-bit steps with the smallest squared error for values; it contains zero."""
     values = values.ravel()
     if values.size > _VALUES:
         values = np.random.default_rng(0).choice(values, _VALUES, replace=False)
@@ -272,15 +259,9 @@ def _inside(
     constants: Mapping[str, npt.NDArray[np.int64]],
     **attributes: Any,
 ) -> Iterator[list[Float32Array]]:
-    """Apply an operator to tensors inside a model; yield the results of each image, in the order of names.
+    """Apply an ONNX operator to named tensors inside a model; yield their results image by image.
 
-    Args:
-        model: The model; it is not changed.
-        names: The tensors.
-        images: uint8 (H, W, 3) each.
-        operator: The ONNX operator.
-        constants: Its further inputs, in order.
-        **attributes: Its attributes.
+    ``constants`` are the operator's further inputs, in order.
     """
     probe = _copy(model)
     del probe.graph.output[:]

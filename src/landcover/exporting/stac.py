@@ -21,14 +21,7 @@ _TASKS = ["semantic-segmentation"]
 
 
 def stac_item(
-    card: ModelCard,
-    *,
-    name: str,
-    href: str,
-    sha256: str,
-    size: int,
-    parameters: int,
-    side: int | None,
+    card: ModelCard, *, name: str, href: str, sha256: str, size: int, parameters: int, side: int | None
 ) -> dict[str, Any]:
     """Return the item as plain data for JSON.
 
@@ -39,8 +32,7 @@ def stac_item(
         sha256: Digest of the file, 64 hexadecimal digits.
         size: Bytes of the file.
         parameters: Number of weights.
-        side: Height and width of a static input that the caller normalises, as for QGIS; None for landcover's
-            own file, which takes any size and RGB as it is.
+        side: Height and width of a static input that the caller normalises; None for any size and RGB.
     """
     model, prepared = card.model, card.preprocessing
     if side is None:

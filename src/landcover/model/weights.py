@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from landcover.errors import ModelError, first_few
 from landcover.legend import Legend
+from landcover.model import ModelConfig
 from landcover.model._compat import timm
 from landcover.model.card import read_model
 from landcover.model.encoders import Encoder
 from landcover.model.files import read_tensors
 from landcover.model.preprocessing import Preprocessing
-from landcover.model.settings import ModelConfig
 
 TIMM = "timm"
 """Instead of a file: the weights that timm publishes for the encoder."""
