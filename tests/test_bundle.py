@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import pickle
 import struct
 import subprocess
@@ -128,29 +127,6 @@ def test_a_card_is_read_without_torch(model: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["320", "[]"]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs resource limits")
-def test_no_space_leaves_the_old_model_and_no_rest(model: Path) -> None:
-    before = model.read_bytes()
-    code = (
-        "import resource, signal, sys, numpy as np\n"
-        "from pathlib import Path\n"
-        "from landcover.model.card import read_card, save_model\n"
-        "from landcover.errors import OutputError\n"
-        "path = Path(sys.argv[1])\n"
-        "card = read_card(path)\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "try:\n"
-        "    save_model(path, {'x': np.zeros(10_000)}, card, force=True)\n"
-        "except OutputError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, model], capture_output=True, text=True, check=True)
-    assert "cannot be written" in done.stdout
-    assert model.read_bytes() == before
-    assert list(model.parent.iterdir()) == [model]
 
 
 class TestRunFolder:

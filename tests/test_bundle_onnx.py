@@ -24,7 +24,7 @@ from landcover.cli import build
 from landcover.errors import ModelError
 from landcover.model.card import CARD_KEY, model_digest, read_card
 from landcover.model.files import read_onnx_metadata
-from onnx_models import make_model, save_exported
+from onnx_models import save_exported
 
 CARD = make_card().model_copy(
     update={"precision": "int8", "export": {"parity": {"agreement": 0.9999}, "miou_loss": 0.001}}
@@ -164,15 +164,6 @@ def test_weights_in_other_files_are_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "M.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match=r"weights in other files.*export the model again"):
         read_card(tmp_path / "M.onnx")
-
-
-def test_external_data_of_the_onnx_package_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "M.onnx"
-    model = make_model(CARD)
-    helper.set_model_props(model, {CARD_KEY: CARD.model_dump_json()})
-    onnx.save(model, path, save_as_external_data=True, location="M.data", size_threshold=0)
-    with pytest.raises(ModelError, match="other files"):
-        read_card(path)
 
 
 def with_metadata(path: Path, metadata: dict[str, str]) -> None:

