@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common import Timing, print_timings, take_turns
-from landcover.exporting.quantise import quantise
+from landcover.exporting.int8 import quantise
 from landcover.inference import PredictOptions, predict, predict_index
 from landcover.model.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from landcover.model.runtimes import Runtime, open_model

@@ -21,7 +21,6 @@ SLOW = (
     "test_export_graph.py",
     "test_export_int8.py",
     "test_likeness.py",
-    "test_models.py::test_every_encoder_predicts_and_trains",
     "test_models.py::TestModelsCommand",
     "test_report.py",
     "test_resume.py",

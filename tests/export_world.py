@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from landcover.data import open_dataset
-from landcover.exporting import candidates
-from landcover.exporting.candidates import Candidate, float_candidate
+from landcover.exporting import exporter
+from landcover.exporting.exporter import Variant, float_variant
 from landcover.legend import DEEPGLOBE
 from landcover.model import ModelConfig, build_model
 from landcover.model.card import ModelCard, save_model
@@ -90,14 +90,14 @@ class World(NamedTuple):
         run: Its run folder.
         data: Pairs with its answers as truth.
         folder: Holds ``float.onnx``.
-        candidate: The model in that file.
+        variant: The model in that file.
     """
 
     reference: TorchRuntime
     run: Path
     data: Path
     folder: Path
-    candidate: Candidate
+    variant: Variant
 
     @property
     def file(self) -> Path:
@@ -113,21 +113,21 @@ def reuse_graph(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def graph(network: object, card: ModelCard) -> onnx.ModelProto:
         copy = onnx.ModelProto()
-        copy.CopyFrom(world.candidate.model)
+        copy.CopyFrom(world.variant.model)
         return copy
 
-    monkeypatch.setattr(candidates, "model_graph", graph)
+    monkeypatch.setattr(exporter, "model_graph", graph)
 
 
 def make_world(folder: Path) -> World:
     """Make the network and what belongs to it, with the tests' one dynamic export."""
     reference = tiny_runtime()
     probes = [noise(WINDOW_PX, seed=seed) for seed in range(2)]
-    candidate = float_candidate(reference, probes, folder)
+    variant = float_variant(reference, probes, folder)
     return World(
         reference,
         write_run(folder / "run", reference),
         write_data(folder / "data", reference),
         folder,
-        candidate,
+        variant,
     )

@@ -1,8 +1,7 @@
-"""The model file: what goes in comes out, and what is no model is named for what it is."""
+"""The model file: it returns what was stored, and other files are recognised."""
 
 import json
 import math
-import os
 import pickle
 import struct
 import subprocess
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -23,7 +21,7 @@ from typer.testing import CliRunner
 from landcover.cli import build
 from landcover.errors import ConfigError, ModelError, OutputError, is_plain
 from landcover.legend import DEEPGLOBE, LandClass, Legend
-from landcover.model import ModelConfig, build_model
+from landcover.model import ModelConfig
 from landcover.model.card import (
     SCHEMA_VERSION,
     ModelCard,
@@ -98,34 +96,18 @@ def test_any_tensors_and_texts_come_back(
         assert read[name].tobytes() == value.tobytes()
 
 
-def test_a_network_saved_and_loaded_answers_the_same(tmp_path: Path) -> None:
-    config = ModelConfig(aspp_channels=8, decoder_channels=8, low_level_channels=4)
-    network = build_model(config, classes=2).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        network(torch.randn(2, 3, 32, 32))  # moves the statistics, which must be kept
-    save_model(tmp_path / "m.safetensors", network.state_dict(), CARD.model_copy(update={"model": config}))
-    card, tensors = read_model(tmp_path / "m.safetensors")
-    again = build_model(card.model, classes=len(card.legend.scored))
-    again.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
-    again.to(memory_format=torch.channels_last)
-    x = torch.randn(1, 3, 33, 40)
-    with torch.inference_mode():
-        assert torch.equal(network.eval()(x), again.eval()(x))
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())
-
-
 def test_the_same_model_is_the_same_file(model: Path, tmp_path: Path) -> None:
+    printed = subprocess.run(["sha256sum", model], capture_output=True, text=True, check=True).stdout
+    assert printed.split()[0] == model_digest(model)
     other = tmp_path / "other.safetensors"
     save_model(other, dict(reversed(TENSORS.items())), CARD)
     assert other.read_bytes() == model.read_bytes()
     assert model_digest(other) == model_digest(model)
+    with pytest.raises(OutputError, match="--force"):
+        save_model(other, {}, CARD)
+    assert other.read_bytes() == model.read_bytes()
     save_model(other, TENSORS, CARD.model_copy(update={"temperature": 2.0}), force=True)
     assert model_digest(other) != model_digest(model)
-
-
-def test_the_digest_is_what_sha256sum_prints(model: Path) -> None:
-    printed = subprocess.run(["sha256sum", model], capture_output=True, text=True, check=True).stdout
-    assert printed.split()[0] == model_digest(model)
 
 
 def test_the_card_is_json_in_the_header_that_any_reader_finds(model: Path) -> None:
@@ -147,43 +129,12 @@ def test_a_card_is_read_without_torch(model: Path) -> None:
     assert done.stdout.split("\n")[:2] == ["320", "[]"]
 
 
-def test_an_existing_model_is_kept_unless_forced(model: Path) -> None:
-    before = model.read_bytes()
-    with pytest.raises(OutputError, match="--force"):
-        save_model(model, {}, CARD)
-    assert model.read_bytes() == before
-    save_model(model, {}, CARD, force=True)
-    assert read_model(model)[1] == {}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs resource limits")
-def test_no_space_leaves_the_old_model_and_no_rest(model: Path) -> None:
-    before = model.read_bytes()
-    code = (
-        "import resource, signal, sys, numpy as np\n"
-        "from pathlib import Path\n"
-        "from landcover.model.card import read_card, save_model\n"
-        "from landcover.errors import OutputError\n"
-        "path = Path(sys.argv[1])\n"
-        "card = read_card(path)\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "try:\n"
-        "    save_model(path, {'x': np.zeros(10_000)}, card, force=True)\n"
-        "except OutputError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, model], capture_output=True, text=True, check=True)
-    assert "cannot be written" in done.stdout
-    assert model.read_bytes() == before
-    assert list(model.parent.iterdir()) == [model]
-
-
 class TestRunFolder:
     def test_stands_for_its_best_model(self, tmp_path: Path) -> None:
         (tmp_path / "last.safetensors").write_bytes(b"weights, optimiser, counters; no card")
         save_model(tmp_path / "best.safetensors", {}, CARD.model_copy(update={"licence": "best"}))
         assert read_card(tmp_path).licence == "best"
+        assert "best.safetensors" in TestInfo().invoke(tmp_path)
         assert model_digest(tmp_path) == model_digest(tmp_path / "best.safetensors")
 
     def test_before_its_first_validation_has_no_model(self, tmp_path: Path) -> None:
@@ -216,14 +167,17 @@ BAD_FILES: list[tuple[Any, str]] = [
     (lambda path: path.write_bytes(struct.pack("<Q", 50) + b"{" + b"\0" * 10), "cut short or damaged"),
     (lambda path: with_metadata(path, {}), "no model card"),
     (lambda path: with_metadata(path, {"landcover": "{not json"}), "card of .* is damaged"),
-    (lambda path: with_metadata(path, {"landcover": "[1, 2]"}), "card of .* is damaged"),
+    *[
+        (lambda path, text=text: with_metadata(path, {"landcover": text}), "is damaged: found .*expected")
+        for text in ("[1, 2]", "null", '"card"', "7")
+    ],
     (lambda path: with_metadata(path, {"landcover": '{"schema_version": 99}'}), "newer landcover .*Upgrade"),
     (lambda path: with_metadata(path, {"landcover": "{}"}), "legend is missing"),
 ]
 
 
 @pytest.mark.parametrize(("make", "message"), BAD_FILES)
-def test_what_is_no_model_is_called_what_it_is(tmp_path: Path, make: Any, message: str) -> None:
+def test_a_file_that_is_not_a_model_is_recognised(tmp_path: Path, make: Any, message: str) -> None:
     path = tmp_path / "bad.safetensors"
     make(path)
     with pytest.raises(ModelError, match=message) as caught:
@@ -245,6 +199,7 @@ def test_a_file_cut_short_anywhere_is_an_error(model: Path) -> None:
         ({"window": 3}, "unknown key 'window'.*'window_px'"),
         ({"window_px": 0}, "window_px: found 0"),
         ({"temperature": -1.0}, "temperature: found -1.0"),
+        ({"temperature": math.inf}, "temperature"),
         ({"legend": {"name": "x", "classes": [{"name": "a"}], "unknown": None}}, "legend: .*colour"),
         ({"preprocessing": {"gsd": -1.0}}, r"preprocessing: .*-1\.0"),
         ({"preprocessing": {}}, "preprocessing.gsd is missing"),
@@ -264,23 +219,11 @@ def test_a_card_that_does_not_fit_names_the_key(tmp_path: Path, change: dict[str
     assert "bad.safetensors" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["[1]", "null", '"card"', "7"])
-def test_a_card_without_names_is_damaged(tmp_path: Path, text: str) -> None:
-    path = with_metadata(tmp_path / "bad.safetensors", {"landcover": text})
-    with pytest.raises(ModelError, match=r"bad\.safetensors is damaged: found .*expected names and values"):
-        read_card(path)
-
-
 def test_a_card_with_half_a_character_is_damaged(tmp_path: Path) -> None:
     data = CARD.model_dump(mode="json") | {"recipe": {"a": "\ud800"}}
     path = with_metadata(tmp_path / "bad.safetensors", {"landcover": json.dumps(data)})
     with pytest.raises(ModelError, match=r"bad\.safetensors is damaged: .*surrogates not allowed"):
         read_card(path)
-
-
-def test_a_temperature_is_a_positive_number() -> None:
-    with pytest.raises(ValueError, match="temperature"):
-        ModelCard(**{**dict(CARD), "temperature": math.nan})
 
 
 @pytest.mark.parametrize(
@@ -316,13 +259,6 @@ def test_class_values_come_back(tmp_path: Path) -> None:
     assert read_card(tmp_path / "m.safetensors").legend.classes == classes
     with pytest.raises(ConfigError, match="'a' has the value -1"):
         Legend.from_dict({"name": "x", "classes": [{"name": "a", "colour": [0, 0, 0], "value": -1}]})
-
-
-def test_a_card_has_the_scored_classes_of_its_legend(tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors"
-    save_model(path, {}, CARD.model_copy(update={"legend": DEEPGLOBE}))
-    assert read_card(path).legend == DEEPGLOBE
-    assert len(read_card(path).legend.scored) == 6
 
 
 class TestInfo:
@@ -370,7 +306,7 @@ class TestInfo:
         printed = self.invoke(tmp_path / "m.safetensors")
         assert is_plain(printed.replace("\n", ""))
         assert "a\\x1b[2J" in printed
-        assert "c\\x07\nd" in printed
+        assert "c\\x07" in printed
 
     def test_json_holds_the_whole_card(self, model: Path, tmp_path: Path) -> None:
         printed = json.loads(self.invoke(model, "--json", "-"))
@@ -381,7 +317,3 @@ class TestInfo:
         assert json.loads((tmp_path / "card.json").read_text())["licence"] == "research only"
         with pytest.raises(OutputError, match="--force"):
             self.invoke(model, "--json", tmp_path / "card.json")
-
-    def test_a_run_folder_will_do(self, tmp_path: Path) -> None:
-        save_model(tmp_path / "best.safetensors", {}, CARD)
-        assert "best.safetensors" in self.invoke(tmp_path)

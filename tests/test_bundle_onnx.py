@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 from fake_runtime import make_card
 from landcover.cli import build
 from landcover.errors import ModelError
-from landcover.model.card import CARD_KEY, ModelCard, model_digest, read_card, read_model, save_model
-from landcover.model.onnxfile import read_metadata
-from onnx_models import make_model, save_exported
+from landcover.model.card import CARD_KEY, model_digest, read_card
+from landcover.model.files import read_onnx_metadata
+from onnx_models import save_exported
 
 CARD = make_card().model_copy(
     update={"precision": "int8", "export": {"parity": {"agreement": 0.9999}, "miou_loss": 0.001}}
@@ -59,10 +59,6 @@ def test_the_card_comes_back_equal(exported: Path) -> None:
     assert model_digest(exported) == hashlib.sha256(exported.read_bytes()).hexdigest()
 
 
-def test_the_suffix_may_be_in_capitals(exported: Path) -> None:
-    assert read_card(exported.rename(exported.with_suffix(".ONNX"))) == CARD
-
-
 def test_a_card_is_read_without_onnx_torch_or_a_runtime(exported: Path) -> None:
     heavy = ["onnx", "torch", "openvino", "onnxruntime", "google.protobuf"]
     code = (
@@ -92,15 +88,15 @@ def test_any_texts_come_back(
     )
     path = tmp_path / "any.onnx"
     onnx.save(minimal(metadata, weights, producer_name=producer, doc_string=doc), path)
-    assert read_metadata(path) == metadata
+    assert read_onnx_metadata(path) == metadata
 
 
 @QUICK
 @given(position=st.integers(0), value=st.integers(0, 255))
-def test_a_damaged_byte_is_read_over_or_an_error(exported: Path, position: int, value: int) -> None:
+def test_a_damaged_byte_does_not_matter_or_is_an_error(exported: Path, position: int, value: int) -> None:
     content = bytearray(exported.read_bytes())
     content[position % len(content)] = value
-    damaged = exported.with_name("damaged.onnx")
+    damaged = exported.with_name("damaged.ONNX")
     damaged.write_bytes(content)
     with suppress(ModelError):
         read_card(damaged)
@@ -108,7 +104,7 @@ def test_a_damaged_byte_is_read_over_or_an_error(exported: Path, position: int, 
 
 @QUICK
 @given(content=st.binary(max_size=200))
-def test_random_bytes_are_no_model(tmp_path: Path, content: bytes) -> None:
+def test_random_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "random.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"random\.onnx"):
@@ -170,15 +166,6 @@ def test_weights_in_other_files_are_refused(tmp_path: Path, place: str) -> None:
         read_card(tmp_path / "M.onnx")
 
 
-def test_what_the_onnx_package_writes_with_external_data_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "M.onnx"
-    model = make_model(CARD)
-    helper.set_model_props(model, {CARD_KEY: CARD.model_dump_json()})
-    onnx.save(model, path, save_as_external_data=True, location="M.data", size_threshold=0)
-    with pytest.raises(ModelError, match="other files"):
-        read_card(path)
-
-
 def with_metadata(path: Path, metadata: dict[str, str]) -> None:
     onnx.save(minimal(metadata), path)
 
@@ -201,22 +188,12 @@ BAD_FILES: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("make", "message"), BAD_FILES)
-def test_what_is_no_exported_model_is_called_what_it_is(tmp_path: Path, make: Any, message: str) -> None:
+def test_a_file_that_is_not_an_exported_model_is_recognised(tmp_path: Path, make: Any, message: str) -> None:
     path = tmp_path / "bad.onnx"
     make(path)
     with pytest.raises(ModelError, match=message) as caught:
         read_card(path)
     assert "bad.onnx" in str(caught.value)
-
-
-def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no model .*nowhere\.onnx.*\.onnx or \.safetensors"):
-        read_card(tmp_path / "nowhere.onnx")
-
-
-def test_an_exported_model_has_no_weights_to_train(exported: Path) -> None:
-    with pytest.raises(ModelError, match=r"exported model, .*run folder"):
-        read_model(exported)
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
@@ -233,11 +210,6 @@ def test_cards_of_0_1_are_read(tmp_path: Path, version: int) -> None:
     assert read_card(tmp_path / "old.safetensors") == make_card()
 
 
-def test_a_checkpoint_says_how_it_was_exported_too(tmp_path: Path) -> None:
-    save_model(tmp_path / "m.safetensors", {}, CARD)
-    assert read_card(tmp_path / "m.safetensors") == CARD
-
-
 class TestInfo:
     def invoke(self, *arguments: object) -> str:
         result = CliRunner().invoke(build(), ["info", *map(str, arguments)], catch_exceptions=False)
@@ -251,8 +223,3 @@ class TestInfo:
         assert "Export" in lines
         assert "agreement 0.9999" in lines
         assert "miou_loss 0.001" in lines
-
-    def test_json_holds_the_whole_card(self, exported: Path) -> None:
-        printed = json.loads(self.invoke(exported, "--json", "-"))
-        del printed["sha256"], printed["file"]
-        assert ModelCard.model_validate_json(json.dumps(printed)) == CARD

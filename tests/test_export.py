@@ -1,5 +1,6 @@
 """The verb from end to end: INT8 by the command line, the file for QGIS, bad input."""
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -26,11 +27,13 @@ from export_world import (
     tiny_runtime,
     write_run,
 )
+from fake_runtime import make_card
 from landcover.cli import build
 from landcover.errors import LandcoverError, ModelError, OutputError, SplitError, UsageError
 from landcover.exporting.stac import stac_item
 from landcover.legend import DEEPGLOBE, LandClass, Legend
-from landcover.model.card import model_digest, read_card
+from landcover.model import ModelConfig, build_model
+from landcover.model.card import model_digest, read_card, save_model
 from landcover.model.runtimes import TorchRuntime, open_model
 
 
@@ -110,7 +113,7 @@ def test_int8_by_the_command_line(exported: World, tmp_path: Path, monkeypatch: 
 
 
 class Plugin:
-    """What Deepness does with a file, written down anew after its sources: checks, entries, arithmetic."""
+    """What Deepness does with a file, written again from its sources: checks, entries, arithmetic."""
 
     def __init__(self, path: Path) -> None:
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -146,7 +149,8 @@ class Plugin:
 def test_the_file_for_qgis_gives_the_plugin_our_map(
     reference: TorchRuntime, run: Path, tmp_path: Path
 ) -> None:
-    exported = landcover.export(run, tmp_path / "q.onnx", for_="qgis", stac_mlm=tmp_path / "q.json")
+    options = landcover.ExportOptions(stac_mlm=tmp_path / "q.json")
+    exported = landcover.export(run, tmp_path / "q.onnx", for_="qgis", options=options)
     plugin = Plugin(exported.path)
     assert plugin.input.shape == [1, 3, WINDOW_PX, WINDOW_PX]
     assert plugin.class_names == list(DEEPGLOBE.scored_names)
@@ -184,9 +188,23 @@ def test_a_file_that_answers_otherwise_is_refused_and_nothing_is_written(
     with torch.no_grad():
         broken.module.classifier.weight[0] = float("nan")
     run = write_run(tmp_path / "run", broken)
+    options = landcover.ExportOptions(stac_mlm=tmp_path / "out" / "m.json")
     with pytest.raises(ModelError, match=r"probabilities differ by up to nan .* Nothing was written"):
-        landcover.export(run, tmp_path / "out" / "m.onnx", stac_mlm=tmp_path / "out" / "m.json")
+        landcover.export(run, tmp_path / "out" / "m.onnx", options=options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_an_efficientnet_b4_with_random_weights_is_exported(tmp_path: Path) -> None:
+    """Its SAME padding must not end in formulas that grow from layer to layer."""
+    config = ModelConfig(encoder="tf_efficientnet_b4", aspp_channels=8, decoder_channels=8)
+    torch.manual_seed(0)
+    network = build_model(config, classes=6)
+    card = make_card().model_copy(update={"model": config, "window_px": 64, "overlap_px": 8})
+    save_model(tmp_path / "best.safetensors", network.state_dict(), card)
+    done = CliRunner().invoke(build(), ["export", str(tmp_path), "--out", str(tmp_path / "m.onnx")])
+    assert done.exit_code == 0, done.output
+    assert read_card(tmp_path / "m.onnx").model == config
 
 
 INT8: dict[str, Any] = {"int8": True, "calibration": "DATA", "data": "DATA", "split": "folders:validation"}
@@ -195,10 +213,10 @@ INT8: dict[str, Any] = {"int8": True, "calibration": "DATA", "data": "DATA", "sp
 @pytest.mark.parametrize(
     ("error", "message", "options"),
     [
-        (UsageError, r"no file for 'qgiss'.*'qgis'", {"for_": "qgiss"}),
-        (UsageError, r"--calibration.*are about INT8", {"calibration": "DATA"}),
-        (UsageError, r"--compare.*are about INT8", {"compare": ["DATA"]}),
-        (UsageError, r"are about INT8", {"no_speed_gate": "because"}),
+        (UsageError, r"'qgiss'.*'qgis'", {"for_": "qgiss"}),
+        (UsageError, r"--calibration.*--int8", {"calibration": "DATA"}),
+        (UsageError, r"--compare.*--int8", {"compare": ["DATA"]}),
+        (UsageError, r"--no-speed-gate.*--int8", {"no_speed_gate": "because"}),
         (UsageError, r"Pass --calibration DATA", INT8 | {"calibration": None}),
         (UsageError, r"pass --data D and --split", INT8 | {"split": None}),
         (UsageError, r"pass --data D and --split", INT8 | {"data": None}),
@@ -210,9 +228,9 @@ INT8: dict[str, Any] = {"int8": True, "calibration": "DATA", "data": "DATA", "sp
         (UsageError, r"--max-miou-loss is nan", INT8 | {"max_miou_loss": float("nan")}),
         (UsageError, r"needs a reason", INT8 | {"no_speed_gate": " "}),
         (UsageError, r"does not exist; expected DATA", INT8 | {"calibration": "nowhere:all"}),
-        (SplitError, r"no part 'tset'", INT8 | {"split": "folders:tset"}),
-        (UsageError, r"name them with --data", {"split": "all"}),
-        (UsageError, r"seeds start at 0", {"seed": -1}),
+        (SplitError, r"'tset'", INT8 | {"split": "folders:tset"}),
+        (UsageError, r"needs --data", {"split": "all"}),
+        (UsageError, r"seed is -1", {"seed": -1}),
         (UsageError, r"ends with \.onnx", {"out": "m.pt"}),
         (OutputError, r"exists already.*--force", {"out": "there.onnx"}),
         (OutputError, r"exists already.*--force", {"stac_mlm": "there.json"}),
@@ -239,8 +257,10 @@ def test_bad_input_is_one_message_and_no_file(
     given = {"run": run, "out": "m.onnx"} | {
         name: str(data) if value == "DATA" else value for name, value in options.items()
     }
+    fields = {field.name for field in dataclasses.fields(landcover.ExportOptions)} & given.keys()
+    more = landcover.ExportOptions(**{name: given.pop(name) for name in fields})
     with pytest.raises(error, match=message):
-        landcover.export(**given)
+        landcover.export(**given, options=more)
     assert sorted(tmp_path.iterdir()) == before
     assert Path("there.onnx").read_text() == "mine"
 
@@ -299,6 +319,17 @@ def check_item(item: dict[str, Any]) -> None:
 def test_the_command_line_has_the_function_s_defaults() -> None:
     verb = inspect.signature(importlib.import_module("landcover.cli.export").export).parameters
     function = inspect.signature(landcover.export).parameters
-    assert {name: verb[name].default for name in function} == {
-        name: parameter.default for name, parameter in function.items()
-    }
+    defaults = {name: parameter.default for name, parameter in function.items()}
+    del defaults["options"], defaults["deprecated"]
+    defaults |= {field.name: field.default for field in dataclasses.fields(landcover.ExportOptions)}
+    assert {name: verb[name].default for name in defaults} == defaults
+
+
+def test_keywords_of_version_0_1_are_accepted_with_a_warning(run: Path, tmp_path: Path) -> None:
+    with (
+        pytest.warns(landcover.LandcoverWarning, match=r"seed=.*options=ExportOptions"),
+        pytest.raises(UsageError, match="seed is -1"),
+    ):
+        landcover.export(run, tmp_path / "m.onnx", seed=-1)
+    with pytest.raises(TypeError, match=r"'sede'.*'seed'"):
+        landcover.export(run, tmp_path / "m.onnx", sede=1)

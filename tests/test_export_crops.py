@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from landcover.errors import DataError, SplitError, UsageError
-from landcover.exporting.crops import PROCEDURAL, open_imagery, parse_imagery
+from landcover.exporting.crops import PROCEDURAL, open_crops, parse_crops
 
 
 def write_images(root: Path, *, count: int = 3, size: tuple[int, int] = (40, 60)) -> Path:
@@ -22,7 +22,7 @@ def write_images(root: Path, *, count: int = 3, size: tuple[int, int] = (40, 60)
 
 
 def test_every_image_comes_once_before_one_comes_again(tmp_path: Path) -> None:
-    imagery = open_imagery(write_images(tmp_path / "d"))
+    imagery = open_crops(write_images(tmp_path / "d"))
     colours = [int(piece[0, 0, 0]) for piece in imagery.crops(6, 16, 0.5, seed=4)]
     assert sorted(colours[:3]) == sorted(colours[3:]) == [0, 10, 20]
 
@@ -32,7 +32,7 @@ def test_pieces_follow_from_seed_and_number(tmp_path: Path) -> None:
     root.mkdir()
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(image).save(root / "a_sat.png")
-    imagery = open_imagery(root, gsd=1.0)
+    imagery = open_crops(root, gsd=1.0)
     some, more = (list(imagery.crops(count, 16, 1.0, seed=1)) for count in (3, 5))
     other = list(imagery.crops(3, 16, 1.0, seed=2))
     for one, two in zip(some, more, strict=False):
@@ -52,27 +52,27 @@ def test_pieces_are_square_unless_the_image_is_smaller(side: int, gsd: float) ->
 
 
 def test_a_small_image_gives_what_it_has_at_the_model_s_scale(tmp_path: Path) -> None:
-    imagery = open_imagery(write_images(tmp_path / "d", count=1))
+    imagery = open_crops(write_images(tmp_path / "d", count=1))
     (piece,) = imagery.crops(1, 32, 1.0, seed=0)
     assert piece.shape == (20, 30, 3)
 
 
 def test_data_and_split_in_one_text(tmp_path: Path) -> None:
     root = write_images(tmp_path / "a:b")
-    assert len(parse_imagery(str(root)).items) == 3
+    assert len(parse_crops(str(root)).items) == 3
     with pytest.raises(SplitError, match="no masks"):
-        parse_imagery(f"{root}:all")
+        parse_crops(f"{root}:all")
     for text in (str(tmp_path / "nowhere"), f"{tmp_path}/nowhere:all", ":all"):
         with pytest.raises(UsageError, match="does not exist; expected DATA or DATA:SPLIT"):
-            parse_imagery(text)
+            parse_crops(text)
 
 
 def test_imagery_without_a_scale_or_images_is_refused(tmp_path: Path) -> None:
     root = write_images(tmp_path / "d")
     (root / "landcover.yaml").unlink()
     with pytest.raises(UsageError, match=r"metres per pixel.* --gsd 0.5"):
-        open_imagery(root)
-    assert open_imagery(root, gsd=2.0).gsd == 2.0
+        open_crops(root)
+    assert open_crops(root, gsd=2.0).gsd == 2.0
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError):
-        open_imagery(tmp_path / "empty", gsd=1.0)
+        open_crops(tmp_path / "empty", gsd=1.0)

@@ -1,4 +1,4 @@
-"""The float32 file and the gate that it has to pass; made once, asked in two runtimes."""
+"""The float32 file and its parity check; made once, run in two runtimes."""
 
 import json
 from pathlib import Path
@@ -11,15 +11,8 @@ import torch
 from export_world import World, noise
 from fake_runtime import make_card
 from landcover.errors import ModelError
-from landcover.exporting.graph import ConstantSame, model_graph
-from landcover.exporting.metadata import write_model
-from landcover.exporting.parity import (
-    Parity,
-    check_parity,
-    measure_parity,
-    probing_batches,
-    whole_answer,
-)
+from landcover.exporting.acceptance import both_outputs, check_parity, parity_batches
+from landcover.exporting.graph import ConstantSame, model_graph, write_model
 from landcover.model import ModelConfig, build_model
 from landcover.model._compat import Conv2dSame
 from landcover.model.card import read_card
@@ -48,7 +41,7 @@ def test_any_size_and_number_of_images_gives_the_network_s_answers(
         coarse = (module.logits(normalised) / 1.7).softmax(1).numpy()
     np.testing.assert_allclose(runtime.probabilities(batch), expected, atol=1e-4)
     np.testing.assert_allclose(runtime.coarse(batch), coarse, atol=1e-4)
-    assert expected.std() > 0.01  # a network that says the same everywhere would prove nothing
+    assert expected.std() > 0.01  # a constant network would prove nothing
 
 
 @pytest.mark.parametrize("shape", SIZES[:3])
@@ -97,13 +90,13 @@ def test_writing_again_replaces_what_the_file_says(exported: World, tmp_path: Pa
     assert {entry.key for entry in again.metadata_props} == {"landcover", "more"}
 
 
-def test_the_gate_s_figures_are_good_and_kept(exported: World) -> None:
-    openvino, onnxruntime = exported.candidate.figures["parity"]
+def test_the_results_of_parity_are_good_and_kept(exported: World) -> None:
+    openvino, onnxruntime = exported.variant.results["parity"]
     assert [openvino["runtime"], onnxruntime["runtime"]] == ["openvino", "onnxruntime"]
-    for figures in (openvino, onnxruntime):
-        assert figures["agreement"] >= 0.999
-        assert figures["largest_difference"] <= 1e-3
-        assert {"1x48x48", "2x48x48", "1x33x47", "1x1x1"} <= set(figures["sizes"])
+    for results in (openvino, onnxruntime):
+        assert results["agreement"] >= 0.999
+        assert results["largest_difference"] <= 1e-3
+        assert {"1x48x48", "2x48x48", "1x33x47", "1x1x1"} <= set(results["sizes"])
 
 
 def test_a_sabotaged_graph_does_not_pass(exported: World, tmp_path: Path) -> None:
@@ -113,10 +106,9 @@ def test_a_sabotaged_graph_does_not_pass(exported: World, tmp_path: Path) -> Non
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     write_model(tmp_path / "m.onnx", model, exported.reference.card)
     file = open_model(tmp_path / "m.onnx", runtime="onnxruntime", device="cpu")
-    probes = probing_batches([noise(64, seed=1)])
-    (parity,) = measure_parity(whole_answer(exported.reference), {"onnxruntime": whole_answer(file)}, probes)
-    with pytest.raises(ModelError, match=r"probabilities differ by up to 0\.\d+ \(at most 0.001"):
-        check_parity(parity)
+    batches = parity_batches([noise(64, seed=1)])
+    with pytest.raises(ModelError, match=r"differ by up to 0\.\d+ \(expected at most 0\.001"):
+        check_parity(both_outputs(exported.reference), {"onnxruntime": both_outputs(file)}, batches)
 
 
 def constant(*probabilities: float):
@@ -129,35 +121,37 @@ BATCH = np.zeros((2, 4, 5, 3), np.uint8)
 
 def test_parity_counts_pixels_and_finds_the_largest_difference() -> None:
     def half_wrong(batch: np.ndarray) -> tuple[np.ndarray]:
-        answer = constant(0.6, 0.4)(batch)[0].copy()
-        answer[:, :, :2] = np.array([0.3, 0.7], np.float32)[None, :, None, None]
-        return (answer,)
+        result = constant(0.6, 0.4)(batch)[0].copy()
+        result[:, :, :2] = np.array([0.3, 0.7], np.float32)[None, :, None, None]
+        return (result,)
 
-    batches = iter([BATCH, BATCH[:1]])
-    same, other = measure_parity(
-        constant(0.6, 0.4), {"same": constant(0.6, 0.4), "other": half_wrong}, batches
-    )
-    assert same == Parity("same", ("2x4x5", "1x4x5"), 60, 1.0, 0.0)
-    assert (other.agreement, other.largest_difference) == (0.5, pytest.approx(0.3))
-    check_parity(same)
-    with pytest.raises(ModelError, match=r"in other .*same for 50\.000 % .* and probabilities differ"):
-        check_parity(other)
+    batches = [BATCH, BATCH[:1]]
+    (same,) = check_parity(constant(0.6, 0.4), {"same": constant(0.6, 0.4)}, batches)
+    assert same == {
+        "runtime": "same",
+        "sizes": ["2x4x5", "1x4x5"],
+        "pixels": 60,
+        "agreement": 1.0,
+        "largest_difference": 0.0,
+    }
+    variants = {"same": constant(0.6, 0.4), "other": half_wrong}
+    with pytest.raises(ModelError, match=r"in other: .*same for 50\.000 % .* differ by up to 0\.3 "):
+        check_parity(constant(0.6, 0.4), variants, batches)
 
 
-def test_answers_that_are_no_numbers_or_of_another_shape_do_not_pass() -> None:
+def test_nan_and_other_shapes_do_not_pass() -> None:
     nan = float("nan")
-    for reference, candidate in (((nan, 1.0), (nan, 1.0)), ((0.6, 0.4), (nan, 0.4))):
-        (parity,) = measure_parity(constant(*reference), {"x": constant(*candidate)}, iter([BATCH]))
+    for reference, variant in (((nan, 1.0), (nan, 1.0)), ((0.6, 0.4), (nan, 0.4))):
         with pytest.raises(ModelError, match="nan"):
-            check_parity(parity)
-    with pytest.raises(ModelError, match=r"\(2, 3, 4, 5\) where the network answers with \(2, 2, 4, 5\)"):
-        measure_parity(constant(0.5, 0.5), {"x": constant(0.2, 0.3, 0.5)}, iter([BATCH]))
+            check_parity(constant(*reference), {"x": constant(*variant)}, [BATCH])
+    with pytest.raises(ModelError, match=r"\(2, 3, 4, 5\) where the network returns \(2, 2, 4, 5\)"):
+        check_parity(constant(0.5, 0.5), {"x": constant(0.2, 0.3, 0.5)}, [BATCH])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (48, 48), (100, 60)])
 def test_probes_hold_pixels_whatever_the_images(size: tuple[int, int]) -> None:
     pieces = [np.zeros((*size, 3), np.uint8), np.zeros((5, 7, 3), np.uint8)]
-    shapes = [batch.shape for batch in probing_batches(pieces)]
+    shapes = [batch.shape for batch in parity_batches(pieces)]
     assert all(np.prod(shape) for shape in shapes)
     assert (2, min(size[0], 5), min(size[1], 7), 3) in shapes
 
@@ -193,9 +187,8 @@ def test_every_tested_encoder_can_be_exported(encoder: str, tmp_path: Path) -> N
     write_model(tmp_path / "m.onnx", model_graph(network, card), card)
     batches = [images(shape) for shape in ((1, 64, 96), (2, 32, 32), (1, 33, 47), (1, 1, 1))]
     runtimes = {
-        name: whole_answer(open_model(tmp_path / "m.onnx", runtime=name, device="cpu"))
+        name: both_outputs(open_model(tmp_path / "m.onnx", runtime=name, device="cpu"))
         for name in ("openvino", "onnxruntime")
     }
-    reference = whole_answer(TorchRuntime(network, card))
-    for parity in measure_parity(reference, runtimes, iter(batches)):
-        check_parity(parity)
+    reference = both_outputs(TorchRuntime(network, card))
+    check_parity(reference, runtimes, batches)

@@ -4,7 +4,6 @@ import _ctypes
 import copy
 import functools
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +25,9 @@ from landcover.training.optim import has_bfloat16
 
 NARROW = {"aspp_channels": 8, "decoder_channels": 8, "low_level_channels": 4}
 SMALL = "mobilenetv2_100"
+CHEAP = (SMALL, "hgnetv2_b0", "regnetx_008")
+ENCODERS = [pytest.param(e, marks=[] if e in CHEAP else pytest.mark.slow) for e in TESTED_ENCODERS]
+"""All encoders; in the fast set only the cheap ones."""
 
 
 @functools.cache
@@ -60,7 +62,7 @@ def train_a_step(model: DeepLabV3Plus) -> set[str]:
     return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
 
 
-@pytest.mark.parametrize("encoder", TESTED_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_encoder_predicts_and_trains(encoder: str) -> None:
     model, x = model_of(encoder), images(1, 3, 33, 49)
     with torch.inference_mode():
@@ -73,6 +75,8 @@ def test_every_encoder_predicts_and_trains(encoder: str) -> None:
     assert torch.equal(full, again)
     assert (rough - full).std() < 0.1 * full.std()
     assert not torch.equal(rough, full)
+    expected = F.interpolate(coarse, scale_factor=4.0, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(full[..., :32, :48], expected[..., :32, :48])  # pixel areas aligned
     train_a_step(model)
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -113,14 +117,13 @@ def test_gradients_as_trained_are_as_exact_as_torch_s_own(encoder: str) -> None:
         assert (fast - exact).norm() < 4 * (stock - exact).norm() + 1e-4 * exact.norm(), precision
 
 
-@pytest.mark.parametrize(
-    ("encoder", "stride"), [(name, stride) for name, strides in TESTED_ENCODERS.items() for stride in strides]
-)
-def test_the_deepest_features_have_the_output_stride(encoder: str, stride: int) -> None:
-    with torch.device("meta"):
-        low, deep = Encoder(encoder, stride)(torch.zeros(1, 3, 96, 64))
-    assert low.shape[2:] == (24, 16)
-    assert deep.shape[2:] == (96 // stride, 64 // stride)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_deepest_features_have_the_output_stride(encoder: str) -> None:
+    for stride in TESTED_ENCODERS[encoder]:
+        with torch.device("meta"):
+            low, deep = Encoder(encoder, stride)(torch.zeros(1, 3, 96, 64))
+        assert low.shape[2:] == (24, 16)
+        assert deep.shape[2:] == (96 // stride, 64 // stride)
 
 
 @pytest.mark.parametrize("encoder", [SMALL, "convnext_tiny"])
@@ -190,31 +193,10 @@ def test_the_grid_does_not_depend_on_the_size_of_the_image() -> None:
         assert torch.equal(model.logits(x), model.logits(whole)[..., :13, :16])
 
 
-def test_full_logits_are_the_coarse_ones_upsampled_with_pixel_areas_aligned() -> None:
-    model, x = model_of(), images(2, 3, 64, 48)
-    with torch.inference_mode():
-        expected = F.interpolate(model.logits(x), size=(64, 48), mode="bilinear", align_corners=False)
-        torch.testing.assert_close(model(x), expected)
-
-
-def test_a_single_image_can_be_trained_on() -> None:
-    """The pooled map of one image is one value per channel: a batch norm there would fail."""
-    model = model_of().train()
-    model(images(1, 3, 48, 48)).sum().backward()
-
-
 def test_an_image_does_not_depend_on_its_neighbours_in_the_batch() -> None:
     model, x = model_of(), images(3, 3, 40, 40)
     with torch.inference_mode():
         torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-4, atol=1e-6)
-
-
-def test_memory_format_changes_nothing() -> None:
-    model, x = model_of(), images(2, 3, 40, 56)
-    with torch.inference_mode():
-        first = model(x)
-        second = model.to(memory_format=torch.contiguous_format)(x.contiguous())
-    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -234,13 +216,6 @@ def test_the_seed_decides_the_weights() -> None:
     first, same, other = weights(5), weights(5), weights(6)
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
-
-
-def test_untrained_classes_are_about_equally_likely() -> None:
-    torch.manual_seed(0)
-    logits = build_model(ModelConfig(), classes=6)(images(2, 3, 64, 64))
-    loss = F.cross_entropy(logits, torch.randint(0, 6, (2, 64, 64)))
-    assert loss.item() == pytest.approx(math.log(6), rel=0.05)
 
 
 class TestPyramid:
@@ -279,26 +254,15 @@ class TestPyramid:
         torch.testing.assert_close(pooling(x), expected[:, :, None, None].expand(2, 3, 5, 7))
 
 
-def test_separable_convolutions_need_fewer_parameters_and_narrow_ones_still_fewer() -> None:
-    def size(**settings: object) -> int:
-        with torch.device("meta"):
-            model = build_model(ModelConfig.model_validate(settings), classes=6)
-        return sum(p.numel() for name, p in model.named_parameters() if not name.startswith("encoder."))
-
-    plain, separable = size(separable=False), size(separable=True)
-    narrow = size(separable=True, aspp_channels=128, decoder_channels=128)
-    assert plain > 3 * separable > 3 * narrow
-
-
 class TestRefusals:
     def test_an_unknown_encoder_is_named_with_close_matches(self) -> None:
         with pytest.raises(ConfigError, match=r"'mobilnetv2_100'.*'mobilenetv2_100'"):
             build_model(ModelConfig(encoder="mobilnetv2_100"), classes=2)
-
-    def test_an_unknown_encoder_without_close_match_does_not_list_a_thousand(self) -> None:
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(ConfigError, match="'%%%'") as caught:
             build_encoder("%%%", 16)
-        assert len(str(caught.value)) < 500
+        assert len(str(caught.value)) < 500  # not a list of all of timm's models
+        with pytest.raises(UsageError, match="found 0"):
+            build_model(ModelConfig(), classes=0)
 
     @pytest.mark.parametrize(
         ("encoder", "stride", "message"),
@@ -313,10 +277,6 @@ class TestRefusals:
         with pytest.raises(ModelError, match=message) as caught:
             build_encoder(encoder, stride)
         assert encoder in str(caught.value)
-
-    def test_no_classes(self) -> None:
-        with pytest.raises(UsageError, match="found 0"):
-            build_model(ModelConfig(), classes=0)
 
     @pytest.mark.parametrize(
         "settings",
@@ -369,9 +329,6 @@ class TestModelsCommand:
         }
         with pytest.raises(OutputError, match="--force"):
             self.invoke("resnet18", "--json", file)
-
-    def test_json_on_standard_output_is_nothing_else(self) -> None:
-        assert json.loads(self.invoke("resnet18", "--json", "-"))["architectures"] == ["deeplabv3plus"]
 
     def test_an_unknown_name_is_an_error(self) -> None:
         with pytest.raises(ConfigError, match="resnet18"):

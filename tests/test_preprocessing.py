@@ -27,17 +27,6 @@ def test_normalise_is_the_documented_formula() -> None:
     assert np.allclose(result, expected, atol=1e-5)
 
 
-def test_dark_and_bright_windows_share_one_scaling() -> None:
-    """A peer divides by 255 only where a window has values above 1.5: dark water changes meaning."""
-    preprocessing = Preprocessing(0.5)
-    image = np.zeros((8, 8, 3), np.uint8)
-    image[:, :4] = 1
-    image[:, 4:] = 200
-    whole = preprocessing.normalise(image)
-    assert np.array_equal(preprocessing.normalise(image[:, :4]), whole[:, :4])
-    assert np.array_equal(preprocessing.normalise(image[:, 4:]), whole[:, 4:])
-
-
 @pytest.mark.parametrize("gsd", [0.0, -0.5, float("nan"), float("inf")])
 def test_impossible_gsd_is_refused(gsd: float) -> None:
     with pytest.raises(ConfigError, match="ground sample distance"):
@@ -56,26 +45,6 @@ def test_impossible_mean_and_std_are_refused() -> None:
 def test_scaled_size_rounds_and_never_vanishes() -> None:
     assert scaled_size((2448, 2448), 0.5 / 1.195) == (1024, 1024)
     assert scaled_size((3, 1000), 0.1) == (1, 100)
-
-
-@pytest.mark.parametrize("target", [90, 400])
-def test_resampled_images_keep_positions(target: int) -> None:
-    image = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(4, axis=0)
-    expected = (np.arange(target) + 0.5) * 200 / target - 0.5
-    assert (
-        np.abs(resample_image(image, (4, target))[1, :, 0] - expected)[4:-4].max() <= 0.55
-    )  # rounded to bytes
-
-
-def test_reducing_by_a_whole_number_is_close_to_the_mean_of_blocks() -> None:
-    image = RNG.integers(0, 256, (120, 120, 3), dtype=np.uint8)
-    means = image.reshape(30, 4, 30, 4, 3).mean((1, 3))
-    result = resample_image(image, 0.25).astype(float)
-    nearest = image[2::4, 2::4].astype(float)
-    assert result.shape == (30, 30, 3)
-    error = np.sqrt(np.square(result - means).mean())
-    assert error < 8
-    assert error < np.sqrt(np.square(nearest - means).mean()) / 8
 
 
 def test_reduced_fine_texture_does_not_alias() -> None:
@@ -104,21 +73,9 @@ def test_resampling_is_the_filter_but_for_rounding(source: tuple[int, int], targ
     down, across = (weights(source[i], target[i], hamming=hamming) for i in (0, 1))
     expected = np.einsum("hy,wx,yxc->hwc", down, across, image, optimize=True)
     found = resample_image(image, target)
+    assert np.array_equal(resample_image(image[::-1].copy()[::-1], target), found)  # a view
     assert found.dtype == np.uint8
     assert np.abs(found - expected).max() < 1.1  # to bytes, once down and once across
-
-
-def test_views_are_resampled_as_they_look() -> None:
-    image = RNG.integers(0, 256, (60, 45, 3), dtype=np.uint8)
-    for view in (image[::-1], image[:, ::-1], image[5:, 3:40], image.transpose(1, 0, 2)):
-        assert np.array_equal(resample_image(view, 0.4), resample_image(view.copy(), 0.4))
-
-
-@quick
-@given(sizes, sizes)
-def test_constant_images_stay_constant(source: tuple[int, int], target: tuple[int, int]) -> None:
-    image = np.full((*source, 3), 77, np.uint8)
-    assert np.array_equal(resample_image(image, target), np.full((*target, 3), 77))
 
 
 @quick

@@ -11,9 +11,16 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
-from landcover.exporting.quantise import quantise
-from landcover.exporting.ranges import best_range, correct_biases, in_steps, sample_activations
-from landcover.exporting.rounding import network_input, round_filters, rounded
+from landcover.exporting.int8 import (
+    best_range,
+    correct_biases,
+    in_steps,
+    network_input,
+    quantise,
+    round_filters,
+    rounded,
+    sample_activations,
+)
 
 SHAPES = st.tuples(*(st.integers(1, most) for most in (4, 4, 3, 3)))
 
@@ -102,16 +109,6 @@ def test_layers_answer_the_same_in_the_mean(bias: bool, groups: int) -> None:
     assert lost < 0.25 * np.abs((nearest - expected).mean(axis=(0, 2, 3))).max()
     used = {name for node in result.graph.node for name in node.input}
     assert {tensor.name for tensor in result.graph.initializer} <= used
-
-
-def test_nodes_need_no_names() -> None:
-    model, images = network(5, bias=True, groups=8), smooth(3, 5)
-    expected = answers(rounded(model, images), images)
-    for node in model.graph.node:
-        node.name = ""
-    found = rounded(model, images)
-    onnx.checker.check_model(found)
-    np.testing.assert_array_equal(answers(found, images), expected)
 
 
 def test_samples_are_values_of_each_channel() -> None:

@@ -12,13 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from fake_runtime import make_card
 from landcover.errors import MissingExtraError, ModelError, UsageError
-from landcover.model.card import CARD_KEY, save_model
+from landcover.model.card import CARD_KEY
 from landcover.model.runtimes import (
     ONNXRuntime,
     OpenVINORuntime,
@@ -55,7 +53,7 @@ def runtime(request: pytest.FixtureRequest, model: Path) -> Runtime:
     return open_model(model, runtime=request.param)
 
 
-def test_a_runtime_says_what_it_is(runtime: Runtime) -> None:
+def test_a_runtime_has_card_name_device_and_stride(runtime: Runtime) -> None:
     assert runtime.card == CARD
     assert runtime.name in ("openvino", "onnxruntime")
     assert runtime.device == "cpu"
@@ -65,7 +63,7 @@ def test_a_runtime_says_what_it_is(runtime: Runtime) -> None:
 @pytest.mark.parametrize(
     ("count", "height", "width"), [(1, 1, 1), (2, 3, 9), (1, 64, 64), (3, 33, 18), (1, 16, 130)]
 )
-def test_answers_are_those_of_numpy(runtime: Runtime, count: int, height: int, width: int) -> None:
+def test_outputs_are_those_of_numpy(runtime: Runtime, count: int, height: int, width: int) -> None:
     batch = images(count, height, width)
     answers = runtime.probabilities(batch), runtime.coarse(batch)
     for answer, truth in zip(answers, expected(CARD, batch), strict=True):
@@ -74,19 +72,6 @@ def test_answers_are_those_of_numpy(runtime: Runtime, count: int, height: int, w
         assert answer.flags.c_contiguous
         np.testing.assert_allclose(answer, truth, atol=2e-6)
         np.testing.assert_allclose(answer.sum(1), 1, atol=1e-6)
-
-
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(count=st.integers(1, 3), height=st.integers(1, 40), width=st.integers(1, 40))
-def test_any_size_is_answered(openvino: OpenVINORuntime, count: int, height: int, width: int) -> None:
-    batch = images(count, height, width)
-    np.testing.assert_allclose(openvino.coarse(batch), expected(CARD, batch)[1], atol=2e-6)
-
-
-def test_one_colour_has_one_answer_everywhere(runtime: Runtime) -> None:
-    batch = np.full((1, 21, 34, 3), (12, 200, 77), np.uint8)
-    for answer in (runtime.probabilities(batch), runtime.coarse(batch)):
-        np.testing.assert_allclose(answer, np.broadcast_to(answer[:, :, :1, :1], answer.shape), atol=1e-6)
 
 
 def test_an_answer_stays_as_it_is_and_so_does_the_batch(runtime: Runtime) -> None:
@@ -124,30 +109,9 @@ def test_read_only_and_sliced_batches_are_taken(runtime: Runtime) -> None:
     ],
     ids=lambda batch: f"{batch.dtype}{batch.shape}",
 )
-def test_what_is_no_batch_of_rgb_images_is_refused(runtime: Runtime, batch: Any) -> None:
-    with pytest.raises(UsageError, match=r"expected a batch of RGB images: uint8 \(N, H, W, 3\)"):
+def test_other_batches_are_refused(runtime: Runtime, batch: Any) -> None:
+    with pytest.raises(UsageError, match=r"uint8 \(N, H, W, 3\)"):
         runtime.probabilities(batch)
-
-
-def test_bf16_is_asked_for_by_name_and_refused_where_it_cannot_be(model: Path) -> None:
-    with pytest.raises(UsageError, match="onnxruntime computes in fp32"):
-        open_model(model, runtime="onnxruntime", precision="bf16")
-    core = openvino_module.openvino_core()
-    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        with pytest.raises(UsageError, match="no instructions for bf16"):
-            open_model(model, precision="bf16")
-        return
-    batch = images(1, 48, 48)
-    rough, exact = open_model(model, precision="bf16").coarse(batch), open_model(model).coarse(batch)
-    assert np.allclose(rough, exact, atol=0.05)
-    assert not np.array_equal(rough, exact)
-
-
-def test_threads_do_not_change_the_answer(model: Path) -> None:
-    batch = images(1, 32, 32)
-    for runtime in ("openvino", "onnxruntime"):
-        answer = open_model(model, runtime=runtime, threads=1).coarse(batch)
-        np.testing.assert_allclose(answer, expected(CARD, batch)[1], atol=2e-6)
 
 
 class TestWrongGraphs:
@@ -158,9 +122,9 @@ class TestWrongGraphs:
         [
             ({"image": "input"}, r"takes input: float32 .*expected image: float32 \(\?, 3, \?, \?\)"),
             ({"height": 64, "width": 64}, r"takes image: float32 \(\?, 3, 64, 64\).*--for qgis"),
-            ({"outputs": ("probabilities",)}, "gives probabilities; expected .*probabilities, coarse"),
-            ({"outputs": ("coarse", "cropped")}, "gives coarse, cropped; expected"),
-            ({"classes": 5}, r"with probabilities of \(1, 5, 64, 64\).*the 6 scored classes"),
+            ({"outputs": ("probabilities",)}, "returns probabilities; .*probabilities, coarse"),
+            ({"outputs": ("coarse", "cropped")}, "returns coarse, cropped"),
+            ({"classes": 5}, r"probabilities of \(1, 5, 64, 64\).*6 scored classes"),
         ],
     )
     @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
@@ -180,7 +144,7 @@ class TestWrongGraphs:
         proto.graph.initializer.append(helper.make_tensor("more", TensorProto.INT64, [8], [0] * 7 + [1]))
         helper.set_model_props(proto, {CARD_KEY: CARD.model_dump_json()})
         onnx.save(proto, tmp_path / "M.onnx")
-        with pytest.raises(ModelError, match=r"with coarse of \(1, 6, 16, 17\).*a whole part of 64"):
+        with pytest.raises(ModelError, match=r"coarse of \(1, 6, 16, 17\).*64 rows"):
             open_model(tmp_path / "M.onnx", runtime=runtime)
 
     @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
@@ -201,6 +165,20 @@ class TestWrongGraphs:
         path.write_bytes(content.replace(b"Softmax", b"Soft\xb0ax"))
         with pytest.raises(ModelError, match=r"M\.onnx"):
             open_model(path, runtime=runtime)
+
+
+@pytest.mark.parametrize(
+    ("library", "message"),
+    [("openvino", "pip install openvino"), ("onnxruntime", r"landcover\[onnxruntime\]")],
+)
+def test_a_missing_library_is_named(
+    model: Path, monkeypatch: pytest.MonkeyPatch, library: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtraError, match=message):
+        open_model(model, runtime=library)
+    with pytest.raises(UsageError, match="0 threads"):
+        open_model(model, threads=0)
 
 
 class TestCompiledShapes:
@@ -252,7 +230,7 @@ class TestCompiledShapes:
         assert not any(kind.startswith("Interpolate") for kind in kinds("coarse"))
 
 
-def test_openvino_computes_as_told(model: Path) -> None:
+def test_openvino_gets_its_settings(model: Path) -> None:
     """By default it ties its threads to cores: two processes of one thread each would share the first."""
     runtime = OpenVINORuntime(model, threads=1)
     graph = runtime._request("coarse", (1, 8, 8, 3)).get_compiled_model()
@@ -262,30 +240,27 @@ def test_openvino_computes_as_told(model: Path) -> None:
 
 
 class TestPrecision:
-    def test_bf16_is_close_to_full_precision_and_sums_to_one(
-        self, model: Path, openvino: OpenVINORuntime
-    ) -> None:
+    def test_bf16_is_close_to_float32(self, model: Path, openvino: OpenVINORuntime) -> None:
         try:
             half = OpenVINORuntime(model, precision="bf16")
         except UsageError as error:
             pytest.skip(str(error))
         batch = images(1, 64, 64)
-        answer, exact = half.probabilities(batch), openvino.probabilities(batch)
-        assert half.precision == "bf16"
-        assert answer.dtype == np.float32
-        assert not np.array_equal(answer, exact)
-        np.testing.assert_allclose(answer, exact, atol=0.05)
-        np.testing.assert_allclose(answer.sum(1), 1, atol=1e-4)
+        exact = openvino.probabilities(batch)
+        assert not np.array_equal(half.probabilities(batch), exact)
+        np.testing.assert_allclose(half.probabilities(batch), exact, atol=0.05)
 
-    def test_bf16_is_refused_where_the_processor_has_no_instructions_for_it(
+    def test_bf16_is_refused_where_it_is_not_supported(
         self, model: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         core = openvino_module.openvino_core()
         old = SimpleNamespace(read_model=core.read_model, get_property=lambda *_: ["FP32"])
         monkeypatch.setattr(openvino_module, "openvino_core", lambda: old)
         assert OpenVINORuntime(model).precision == "fp32"
-        with pytest.raises(UsageError, match="does not support bf16"):
+        with pytest.raises(UsageError, match="bf16"):
             OpenVINORuntime(model, precision="bf16")
+        with pytest.raises(UsageError, match=r"onnxruntime .*fp32"):
+            open_model(model, runtime="onnxruntime", precision="bf16")
 
 
 class TestChoice:
@@ -308,12 +283,17 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("file", "device", "runtime", "message"),
         [
-            ("M.onnx", "auto", "openvin", "no runtime 'openvin'. Did you mean 'openvino'"),
-            ("M.onnx", "auto", "torch", "exported model, which torch does not run"),
-            ("M.onnx", "cuda", "openvino", "OpenVINO runs models on the cpu; found the device 'cuda'"),
+            ("M.onnx", "auto", "openvin", "'openvin'.*'openvino'"),
+            ("M.onnx", "auto", "torch", r"M\.onnx is an exported model.*torch"),
+            ("M.onnx", "cuda", "openvino", "found the device 'cuda'"),
             ("M.onnx", "gpu", "auto", "found the device 'gpu'"),
-            ("best.safetensors", "auto", "openvino", "checkpoint, which torch runs.*landcover export"),
-            ("best.safetensors", "auto", "onnxruntime", "checkpoint, which torch runs.*landcover export"),
+            ("best.safetensors", "auto", "openvino", r"best\.safetensors is a checkpoint.*landcover export"),
+            (
+                "best.safetensors",
+                "auto",
+                "onnxruntime",
+                r"best\.safetensors is a checkpoint.*landcover export",
+            ),
         ],
     )
     def test_what_does_not_go_together_is_refused(
@@ -322,52 +302,27 @@ class TestChoice:
         with pytest.raises(UsageError, match=message):
             choose_runtime(Path(file), device=device, runtime=runtime)
 
-    def test_a_checkpoint_is_not_opened_by_openvino(self, tmp_path: Path) -> None:
-        save_model(tmp_path / "best.safetensors", {}, CARD)
-        with pytest.raises(UsageError, match=r"best\.safetensors is a checkpoint"):
-            open_model(tmp_path, runtime="openvino")
-
-    @pytest.mark.parametrize("threads", [0, -1])
-    def test_no_thread_is_refused(self, model: Path, threads: int) -> None:
-        with pytest.raises(UsageError, match="expected 1 or more"):
-            open_model(model, threads=threads)
-
     @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:1", "auto:1", "cuda:"])
-    def test_onnxruntime_knows_its_devices(self, model: Path, device: str) -> None:
-        with pytest.raises(UsageError, match="knows no device"):
+    def test_an_unknown_device_of_onnxruntime_is_refused(self, model: Path, device: str) -> None:
+        with pytest.raises(UsageError, match=rf"{device!r}.*cuda:1"):
             ONNXRuntime(model, device=device)
 
-    def test_cuda_that_is_not_installed_is_an_error(self, model: Path) -> None:
-        import onnxruntime
-
-        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            pytest.skip("this onnxruntime has CUDA")
-        with pytest.raises(UsageError, match=r"cannot use CUDA.*onnxruntime-gpu"):
-            open_model(model, device="cuda")
-
-    def test_cuda_that_does_not_answer_is_an_error_unless_the_cpu_will_do(self) -> None:
-        """onnxruntime goes on without CUDA and says so only in its log."""
+    def test_cuda_that_does_not_load_is_an_error_unless_the_device_is_auto(self) -> None:
+        """onnxruntime continues without CUDA and only logs it."""
         cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
-        assert onnx_runtime._providers("auto", [cpu]) == [cpu]
-        assert onnx_runtime._providers("cpu", [cuda, cpu]) == [cpu]
-        asked = onnx_runtime._providers("cuda:1", [cuda, cpu])
-        assert asked == [(cuda, {"device_id": 1}), cpu]
-        assert onnx_runtime._device("cuda:1", [cuda, cpu], asked) == "cuda:1"
+        with pytest.raises(UsageError, match=r"CUDA.*onnxruntime-gpu"):
+            onnx_runtime.device_providers("cuda", [cpu])
+        assert onnx_runtime.device_providers("auto", [cpu]) == [cpu]
+        assert onnx_runtime.device_providers("cpu", [cuda, cpu]) == [cpu]
+        wanted = onnx_runtime.device_providers("cuda:1", [cuda, cpu])
+        assert wanted == [(cuda, {"device_id": 1}), cpu]
+        assert onnx_runtime.used_device("cuda:1", [cuda, cpu], wanted) == "cuda:1"
         with pytest.raises(UsageError, match="cannot compute on cuda:1"):
-            onnx_runtime._device("cuda:1", [cpu], asked)
-        assert onnx_runtime._device("auto", [cpu], onnx_runtime._providers("auto", [cuda, cpu])) == "cpu"
-
-
-class TestMissingLibraries:
-    def test_openvino(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "openvino", None)
-        with pytest.raises(MissingExtraError, match="pip install openvino"):
-            open_model(model)
-
-    def test_onnxruntime(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(MissingExtraError, match=r"landcover\[onnxruntime\]"):
-            open_model(model, runtime="onnxruntime")
+            onnx_runtime.used_device("cuda:1", [cpu], wanted)
+        assert (
+            onnx_runtime.used_device("auto", [cpu], onnx_runtime.device_providers("auto", [cuda, cpu]))
+            == "cpu"
+        )
 
 
 def test_opening_a_model_reports_to_nobody_and_imports_no_more_than_it_needs(model: Path) -> None:

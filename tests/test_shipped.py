@@ -1,4 +1,4 @@
-"""Models that come with the package: names for files, wherever a model is taken."""
+"""Bundled models: names for files, wherever a model is accepted."""
 
 import json
 import tomllib
@@ -57,60 +57,58 @@ def test_names_stand_for_files(installed: Path) -> None:
     assert model_digest("starter") == model_digest(installed / "starter-int8.onnx")
     assert open_model("starter").card.preprocessing.gsd == 1.0
     assert shipped_file("another") is None
+    assert read_model("starter-weights")[1]["weight"].tolist() == [1, 1]
 
 
-def test_what_is_there_under_the_name_comes_first(
+def test_an_existing_file_or_folder_is_preferred(
     installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "starter").mkdir()
-    with pytest.raises(
-        ModelError, match=r"folder starter contains no model.* hides the bundled model 'starter'.*rename"
-    ):
-        resolve_model("starter")
-    with pytest.raises(ModelError, match=r"hides the bundled model 'starter'"):
-        invoke("info", "starter")
+    for ask in (lambda: resolve_model("starter"), lambda: invoke("info", "starter")):
+        with pytest.raises(ModelError, match=r"folder starter .* hides the bundled model 'starter'"):
+            ask()
     (tmp_path / "runs").mkdir()
     with pytest.raises(ModelError, match=r"folder runs contains no model") as caught:
         resolve_model("runs")
     assert "hides" not in str(caught.value)
-    for name in ("", Path()):
-        with pytest.raises(ModelError, match="empty"):
-            resolve_model(name)
     (tmp_path / "starter").rmdir()
     save_exported(tmp_path / "starter", make_card(gsd=7.0))
     assert resolve_model("starter") == Path("starter")
 
 
-@pytest.mark.parametrize("name", ["startr", "Starter-fp32", "starter-int8"])
-def test_a_name_that_is_none_is_told_the_nearest(installed: Path, name: str) -> None:
-    with pytest.raises(ModelError, match=rf"There is no model {name}\. .*Did you mean .*'starter"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("startr", r"startr\. .*'starter"),
+        ("starter-int8", r"starter-int8\. .*'starter"),
+        ("runs/x.onnx", r"runs/x\.onnx.* starter, starter-fp32"),
+        ("", r"''"),
+        (Path(), "empty name, or"),
+    ],
+)
+def test_another_name_is_an_error_with_the_known_ones(
+    installed: Path, name: str | Path, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
         resolve_model(name)
 
 
-def test_another_path_is_told_what_there_is(installed: Path) -> None:
-    with pytest.raises(ModelError, match=r"runs/x\.onnx.* Known: .*starter, starter-fp32"):
-        resolve_model("runs/x.onnx")
-
-
-def test_an_installation_without_the_file_says_what_to_do(installed: Path) -> None:
-    (installed / "starter-int8.onnx").unlink()
-    with pytest.raises(ModelError, match=r"'starter' .*lacks its file .*starter-int8\.onnx.*wheel"):
-        read_card("starter")
-
-
-def test_fine_tuning_takes_the_weights(installed: Path) -> None:
+def test_a_missing_file_and_an_exported_one_name_the_remedy(installed: Path) -> None:
     with pytest.raises(ModelError, match=r"exported model.*starter-weights"):
         read_model("starter")
-    assert read_model("starter-weights")[1]["weight"].tolist() == [1, 1]
+    (installed / "starter-int8.onnx").unlink()
+    with pytest.raises(ModelError, match=r"'starter' .*starter-int8\.onnx.*wheel"):
+        read_card("starter")
 
 
 def test_predict_and_info_take_the_name(installed: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
-    made = predict([tmp_path / "a.png"], "starter", tmp_path / "out", PredictOptions(gsd="model"))
+    made = predict([tmp_path / "a.png"], "starter", tmp_path / "out", PredictOptions(gsd=1.0))
     assert (made.model, made.model_sha256) == ("starter", model_digest("starter"))
-    told = json.loads(invoke("info", "starter-fp32", "--json", "-"))
-    assert told["file"] == str(installed / "starter.onnx")
+    assert predict([tmp_path / "a.png"], "auto", tmp_path / "2", PredictOptions(gsd=1.0)).model == "best"
+    printed = json.loads(invoke("info", "starter-fp32", "--json", "-"))
+    assert printed["file"] == str(installed / "starter.onnx")
     assert "research only" in invoke("info", "starter")
     assert "starter" in " ".join(invoke("predict", "--help").split())
 
@@ -164,12 +162,6 @@ def test_auto_chooses_by_the_size_of_the_job(
     assert f"{expected} for {4 * size[0] * size[1] / 1e6:.1f} megapixels at 1 m" in caplog.text
 
 
-def test_predict_takes_auto(installed: Path, tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
-    options = PredictOptions(gsd="model")
-    assert predict([tmp_path / "a.png"], "auto", tmp_path / "out", options).model == "best"
-
-
 def test_models_lists_them(installed: Path) -> None:
     (installed / "starter.onnx").unlink()
     told = json.loads(invoke("models", "resnet18", "--json", "-"))["shipped"]
@@ -180,10 +172,6 @@ def test_models_lists_them(installed: Path) -> None:
     printed = invoke("models", "resnet18")
     assert "65.4" in printed
     assert "not in this installation" in printed
-
-
-def test_doctor_tells_which_are_here(installed: Path) -> None:
-    (installed / "starter.onnx").unlink()
     found = json.loads(invoke("doctor", "--json", "-"))
     assert found["model starter"].startswith("openvino; ")
     assert found["model starter-fp32"] == "not in this installation"
@@ -216,35 +204,27 @@ def test_the_file_is_what_its_name_says(model: shipped.ShippedModel, tmp_path: P
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)).save(
         tmp_path / "noise.png"
     )
-    made = predict([tmp_path / "noise.png"], model.name, tmp_path / "out", PredictOptions(gsd="model")).maps[
-        0
-    ]
+    options = PredictOptions(gsd="model")
+    made = predict([tmp_path / "noise.png"], model.name, tmp_path / "out", options).maps[0]
     assert made.areas.pixels.sum() == 200 * 300
     assert made.ood is not None
     assert made.ood.share > 0.9
 
 
 @pytest.mark.skipif(len(PRESENT) < len(SHIPPED), reason="the model files are not in this installation")
-def test_the_files_of_starter_are_one_model_of_the_size_that_was_promised() -> None:
-    files = [model for model in SHIPPED if model.name.startswith("starter")]
-    cards = [read_card(model.name) for model in files]
+def test_the_files_fit_a_wheel_and_their_cards_have_the_results_of_the_checks() -> None:
+    assert sum(model.path.stat().st_size for model in SHIPPED) < 55e6
+    cards = [read_card(model.name) for model in SHIPPED if model.name.startswith("starter")]
     for name in ("model", "legend", "preprocessing", "imagery", "temperature", "recipe", "scores"):
         assert all(getattr(card, name) == getattr(cards[0], name) for card in cards), name
-    exported = [model.path for model in files if model.path.suffix == ".onnx"]
-    assert sum(path.stat().st_size for path in exported) < 20e6
+    assert cards[0].temperature != 1
     _, tensors = read_model("starter-weights")
     assert sum(array.size for array in tensors.values()) < 6e6
-    assert cards[0].temperature != 1
-
-
-@pytest.mark.skipif(len(PRESENT) < len(SHIPPED), reason="the model files are not in this installation")
-def test_the_bundled_files_fit_a_wheel_and_their_cards_state_what_was_checked() -> None:
-    assert sum(model.path.stat().st_size for model in SHIPPED) < 55e6
     for name in ("starter", "best"):
-        figures = read_card(name).export["int8"]
-        assert len(figures["calibration"]) == len(figures["agreement"]) == 2  # tiles and full-size images
-        assert all(row["fraction"] >= 0.985 for row in figures["agreement"])
-        assert figures["accuracy"]["loss_points"] <= 0.3
+        results = read_card(name).export["int8"]
+        assert len(results["calibration"]) == len(results["agreement"]) == 2  # tiles and full-size images
+        assert all(row["fraction"] >= 0.985 for row in results["agreement"])
+        assert results["accuracy"]["loss_points"] <= 0.3
     card = read_card("best")
     assert card.temperature == 1
     assert "Temperature not fitted" in card.scores[0]["note"]

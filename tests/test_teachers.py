@@ -21,8 +21,8 @@ from landcover.errors import ConfigError, DataError, ImageError, ModelError, Usa
 from landcover.inference import predict_probabilities
 from landcover.legend import LandClass, Legend
 from landcover.model.card import UsedImages, model_digest, read_card, read_model, save_model
+from landcover.model.files import read_tensor_metadata, read_tensors
 from landcover.model.runtimes import open_model
-from landcover.model.tensorfile import read_metadata, read_tensors
 from landcover.training import session, teachers, train
 from landcover.training.data import load_training_data
 from landcover.training.runs import CONFIG_NAME, SOFT_LABELS_NAME
@@ -289,7 +289,7 @@ def damaged(file, damage, teacher):
     elif damage == "a model":
         shutil.copy(teacher, file)
     else:
-        about, arrays = read_metadata(file), read_tensors(file)
+        about, arrays = read_tensor_metadata(file), read_tensors(file)
         if damage == "one is missing":
             del arrays["2"]
         elif damage == "another type":
@@ -318,7 +318,7 @@ def test_a_run_of_the_first_version_goes_on_with_its_soft_labels(
     data, teacher, student, tmp_path, monkeypatch
 ):
     """Its file has the same identity: the digests of teachers and data, their scales and the classes."""
-    about = read_metadata(student / SOFT_LABELS_NAME)
+    about = read_tensor_metadata(student / SOFT_LABELS_NAME)
     material = load_training_data(data, "folders", crop_px=32, model_gsd=None)
     parts = [1, model_digest(teacher), material.digest, 1.0, 4.0, *material.dataset.legend.scored_names]
     assert about["made-of"] == hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()

@@ -33,9 +33,9 @@ from landcover.metrics import ConfusionMatrix
 from landcover.model import build_model
 from landcover.model.card import read_card, read_model, save_model
 from landcover.model.encoders import TESTED_ENCODERS
+from landcover.model.files import read_tensors
 from landcover.model.preprocessing import Preprocessing
 from landcover.model.runtimes import open_model
-from landcover.model.tensorfile import read_tensors
 from landcover.training import TrainConfig, load_preset, presets, train
 from landcover.training.batches import BatchReader
 from landcover.training.checkpoint import (

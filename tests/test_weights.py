@@ -58,35 +58,16 @@ def test_the_encoder_computes_what_the_classifier_did(tmp_path: Path, name: str,
     assert all(p.detach().numpy().tobytes() in values for p in own.values())
 
 
-def test_resnetv2_takes_the_names_of_its_classifier(tmp_path: Path) -> None:
-    """Its containers are lifted: ``stages.0`` becomes ``stages_0``, ``stem.conv1`` becomes ``stem_conv1``."""
-    tensors = tensors_of("resnetv2_50d")
-    encoder = build_encoder("resnetv2_50d", 16)
-    load_encoder_weights(encoder, saved(tmp_path, tensors))
-    state = encoder.body.state_dict()
-    name = "blocks.0.conv1.weight"
-    np.testing.assert_array_equal(state[f"stages_0.{name}"].numpy(), tensors[f"stages.0.{name}"])
-    np.testing.assert_array_equal(state["stem_conv1.weight"].numpy(), tensors["stem.conv1.weight"])
-
-
 def test_half_precision_missing_heads_and_odd_counters_are_taken(tmp_path: Path) -> None:
     tensors = {
         key: value.astype(np.float16) if value.ndim else value.reshape(1)
         for key, value in tensors_of("mobilenetv2_100").items()
         if not key.startswith(("classifier", "conv_head", "bn2"))
     }
-    encoder = build_encoder("mobilenetv2_100", 16)
-    load_encoder_weights(encoder, saved(tmp_path, tensors))
-    stem = encoder.body.state_dict()["conv_stem.weight"]
+    model = build_model(ModelConfig(), classes=2, weights=saved(tmp_path, tensors))
+    stem = model.state_dict()["encoder.body.conv_stem.weight"]
     assert stem.dtype == torch.float32
     np.testing.assert_array_equal(stem.numpy(), tensors["conv_stem.weight"].astype(np.float32))
-
-
-def test_build_model_loads_them(tmp_path: Path) -> None:
-    tensors = tensors_of("mobilenetv2_100")
-    model = build_model(ModelConfig(), classes=2, weights=saved(tmp_path, tensors))
-    loaded = model.state_dict()["encoder.body.blocks.6.0.conv_pwl.weight"]
-    np.testing.assert_array_equal(loaded.numpy(), tensors["blocks.6.0.conv_pwl.weight"])
 
 
 def without(*keys: str) -> Arrays:
@@ -98,7 +79,7 @@ def without(*keys: str) -> Arrays:
     [
         (without("bn1.weight"), r"lacks 1 of .*'mobilenetv2_100': bn1\.weight"),
         (without("bn1.running_var", "conv_stem.weight"), "lacks 2 of"),
-        ({"weight": np.zeros(3, np.float32)}, r"lacks \d+ of \d+ .*conv_stem.weight, .*\.\.\."),
+        ({"weight": np.zeros(3, np.float32)}, r"lacks \d+ of \d+ .*conv_stem.weight, .* more"),
         ({}, "lacks"),
         (
             without() | {"blocks.6.1.conv_pw.weight": np.zeros(3, np.float32)},
@@ -129,9 +110,6 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save(classifier("mobilenetv2_100").state_dict(), path)
     with pytest.raises(ModelError, match=r"pickled checkpoint.*convert it to safetensors"):
         build_model(ModelConfig(), classes=2, weights=path)
-
-
-def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LandcoverError, match=r"none\.safetensors"):
         build_model(ModelConfig(), classes=2, weights=tmp_path / "none.safetensors")
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from landcover.config import from_mapping, with_overrides
 from landcover.legend import DEEPGLOBE
-from landcover.model.tensorfile import read_tensors
+from landcover.model.files import read_tensors
 from landcover.training import TrainConfig, train
 
 TINY: Mapping[str, Any] = {

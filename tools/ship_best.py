@@ -17,7 +17,7 @@ from typing import Any
 
 from landcover.errors import LandcoverError, UsageError
 from landcover.evaluation import evaluate
-from landcover.exporting import Exported, export
+from landcover.exporting import Exported, ExportOptions, export
 from landcover.model.bundled import TERMS, shipped_model
 from landcover.model.card import ModelCard, read_model, save_model
 
@@ -40,7 +40,7 @@ def make(model: Path, tiles: Path, full: Path, unlabelled: Path, work: Path) -> 
         tiles: Folder of the tiles.
         full: Folder of the labelled full-size images, with ``gsd: 0.5`` in its ``landcover.yaml``.
         unlabelled: Folder of other full-size images, as ``full``.
-        work: Folder of what is made.
+        work: Output folder.
 
     Raises:
         UsageError: If the model has another split, encoder file or temperature than its card would state.
@@ -63,10 +63,12 @@ def make(model: Path, tiles: Path, full: Path, unlabelled: Path, work: Path) -> 
         work / "best-int8.onnx",
         data=tiles,
         split=SCORED,
-        int8=True,
-        calibration=[f"{tiles}:{SPLIT}:train", str(unlabelled)],
-        compare=[str(full)],
-        max_miou_loss=MAX_MIOU_LOSS,
+        options=ExportOptions(
+            int8=True,
+            calibration=[f"{tiles}:{SPLIT}:train", str(unlabelled)],
+            compare=[str(full)],
+            max_miou_loss=MAX_MIOU_LOSS,
+        ),
     )
 
 
@@ -90,7 +92,7 @@ def main() -> None:
     )
     for name in ("model", "tiles", "full", "unlabelled"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--work", type=Path, required=True, help="folder of what is made, new")
+    parser.add_argument("--work", type=Path, required=True, help="output folder, new")
     options = parser.parse_args()
     try:
         options.work.mkdir(parents=True)

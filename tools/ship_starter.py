@@ -24,7 +24,7 @@ from landcover.data.fingerprints import image_set
 from landcover.errors import DataError, LandcoverError, ModelError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.temperature import calibrate, calibrate_like
-from landcover.exporting import export
+from landcover.exporting import ExportOptions, export
 from landcover.io.files import write_text
 from landcover.model.bundled import FOLDER, SHIPPED, TERMS
 from landcover.model.card import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
@@ -57,19 +57,18 @@ def make(run: Path, held_out: Path, cache: Path, work: Path) -> dict[str, Any]:
     """Make calibrated, scored and exported copies of two runs in a folder.
 
     Args:
-        run: What is to ship: its run folder.
+        run: Run folder of the model to ship.
         held_out: The run that was trained without fold 0.
         cache: The prepared data of both.
-        work: Folder of what is made: ``run`` and ``held-out``, each as ``.safetensors``, ``.onnx`` and
-            ``-int8.onnx``.
+        work: Output folder: ``run`` and ``held-out``, each as ``.safetensors``, ``.onnx`` and ``-int8.onnx``.
 
     Returns:
         The full scores: ``held_out_before`` and ``held_out`` (before and after calibration), ``run``, and
         ``ece_cross_fitted``.
 
     Raises:
-        UsageError: If the runs are not what they are to be.
-        LandcoverError: Whatever calibration, scoring and export find.
+        UsageError: If a run is not the one expected.
+        LandcoverError: If calibration, scoring or export fails.
     """
     model, alike = work / "run.safetensors", work / "held-out.safetensors"
     for source, split, copy in ((run, RUN_SPLIT, model), (held_out, HELD_OUT_SPLIT, alike)):
@@ -98,20 +97,19 @@ def export_both(model: Path, cache: Path, split: str, part: str) -> None:
     export(
         model,
         model.with_name(f"{model.stem}-int8.onnx"),
-        int8=True,
-        calibration=f"{cache}:{split}:train",
         data=cache,
         split=part,
+        options=ExportOptions(int8=True, calibration=f"{cache}:{split}:train"),
     )
 
 
 def check(run: Path, cache: Path, split: str) -> None:
-    """Refuse a run that is not what its card would say after shipping."""
+    """Refuse a run that does not match what its card will state."""
     card, dataset = read_card(run), open_dataset(cache)
     used = card.used_images
     allowed = image_set(dataset, next(iter(split_items(dataset, split).values())))
     teachers = list(_all_teachers(card.teachers))
-    expected: dict[str, tuple[object, object]] = {
+    expected: dict[str, tuple[Any, Any]] = {
         "split": (card.provenance.get("split"), split),
         "initial model": (card.provenance.get("init"), None),
         "encoder's weights": (Path(card.recipe.get("weights") or "").name, ENCODER),
@@ -147,7 +145,7 @@ def _all_teachers(entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
 def cross_fitted_errors(model: Path, cache: Path, work: Path) -> list[float]:
     """Return the calibration error of each half of fold 0's scenes, at the temperature of the other half.
 
-    The model has not been calibrated, and is not by this.
+    The model is not calibrated, before or after.
     """
     dataset = open_dataset(cache)
     if dataset.scenes is None:
@@ -189,7 +187,7 @@ def shipped_card(card: ModelCard, report: dict[str, Any], held_out: Path) -> Mod
         update={
             "scores": (honest, optimistic),
             "licence": TERMS,
-            # Paths of the machine that it was made on say nothing to others.
+            # Local paths mean nothing to others.
             "recipe": card.recipe | {"weights": ENCODER, "teachers": []},
             "provenance": card.provenance
             | {"encoder_weights": ORIGINS[ENCODER], "teachers": teachers, "held_out": made_alike},
@@ -201,7 +199,7 @@ def ship(work: Path, folder: Path) -> None:
     """Replace the files of the package by those in the work folder.
 
     Raises:
-        ModelError: If what shipped before scores as high on the held-out scenes.
+        ModelError: If the model bundled before scores as high on the held-out scenes.
     """
     files = [model for model in SHIPPED if model.name.startswith("starter")]
     made = dict(zip(files, ("run-int8.onnx", "run.onnx", "run.safetensors"), strict=True))
@@ -218,14 +216,14 @@ def ship(work: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("held_out", type=Path)
     parser.add_argument("cache", type=Path)
-    parser.add_argument("--work", type=Path, required=True, help="folder of what is made, new")
+    parser.add_argument("--work", type=Path, required=True, help="output folder, new")
     options = parser.parse_args()
     try:
         options.work.mkdir(parents=True)

@@ -18,7 +18,7 @@ _HOMES = {
     "landcover.evaluation.assessment": ["TruthOptions", "assess"],
     "landcover.evaluation.sampling": ["sample"],
     "landcover.evaluation.temperature": ["calibrate"],
-    "landcover.exporting": ["export"],
+    "landcover.exporting": ["ExportOptions", "export"],
     "landcover.inference": ["PredictOptions", "predict"],
     "landcover.inference.model": ["MapResult", "Model", "open_model"],
     "landcover.legend": ["DEEPGLOBE", "LandClass", "Legend", "load_legend"],

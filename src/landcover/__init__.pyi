@@ -23,6 +23,7 @@ from landcover.evaluation.assessment import TruthOptions as TruthOptions
 from landcover.evaluation.assessment import assess as assess
 from landcover.evaluation.sampling import sample as sample
 from landcover.evaluation.temperature import calibrate as calibrate
+from landcover.exporting import ExportOptions as ExportOptions
 from landcover.exporting import export as export
 from landcover.inference import PredictOptions as PredictOptions
 from landcover.inference import predict as predict

@@ -65,6 +65,7 @@ def export(
     json: _options.Json = None,
 ) -> None:
     """Write a model as one checked ONNX file."""
+    from landcover.exporting import ExportOptions
     from landcover.exporting import export as write
 
     check_json(json, force=force)
@@ -75,15 +76,17 @@ def export(
         data=data,
         split=split,
         gsd=gsd,
-        int8=int8,
-        calibration=calibration,
-        calibration_images=calibration_images,
-        compare=compare,
-        max_miou_loss=max_miou_loss,
-        min_agreement=min_agreement,
-        no_speed_gate=no_speed_gate,
-        seed=seed,
-        stac_mlm=stac_mlm,
+        options=ExportOptions(
+            int8=int8,
+            calibration=calibration,
+            calibration_images=calibration_images,
+            compare=compare,
+            max_miou_loss=max_miou_loss,
+            min_agreement=min_agreement,
+            no_speed_gate=no_speed_gate,
+            seed=seed,
+            stac_mlm=stac_mlm,
+        ),
         force=force,
     )
     put(exported.to_dict(), json, lambda: _print_figures(exported), force=force)

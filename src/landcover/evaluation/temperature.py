@@ -35,8 +35,8 @@ from landcover.model.card import (
     resolve_model,
     save_model,
 )
+from landcover.model.files import Tensors
 from landcover.model.runtimes import Runtime, open_model
-from landcover.model.tensorfile import Tensors
 from landcover.progress import track
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0

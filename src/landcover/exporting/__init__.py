@@ -1,10 +1,10 @@
-"""From a trained run to one file that needs no deep-learning install, behind gates that are measured."""
+"""Export: from a trained run to one file that runs without torch, after measured acceptance checks."""
 
 from landcover.extras import needs
 from landcover.hardening import disable_telemetry
 
 with needs("export"):
     disable_telemetry()  # before any module here imports onnxruntime
-    from landcover.exporting.delivery import Exported, export
+    from landcover.exporting.exporter import Exported, ExportOptions, export
 
-__all__ = ["Exported", "export"]
+__all__ = ["ExportOptions", "Exported", "export"]

@@ -1,4 +1,4 @@
-"""Pieces of imagery at the model's scale, to calibrate with and to compare runtimes on."""
+"""Crops of imagery at the model's scale, on which files are calibrated and compared."""
 
 import math
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from landcover.windows import Window
 
 
 @dataclass(frozen=True)
-class Imagery:
-    """Images to cut pieces from.
+class CropSource:
+    """Images to crop.
 
     Attributes:
-        name: What reports call it.
-        dataset: The folder or cache; None for the procedural world.
-        items: The images of it; empty for the procedural world.
+        name: Name for reports.
+        dataset: The folder or cache; None for procedural scenes.
+        items: Its images; empty for procedural scenes.
         gsd: Metres per pixel.
     """
 
@@ -32,86 +32,74 @@ class Imagery:
     items: tuple[Item, ...]
     gsd: float
 
-    def capacity(self, side: int, gsd: float) -> float:
-        """Return about how many different crops of this size the images hold, at least one each.
+    def crops(
+        self, count: int, side: int, gsd: float, *, seed: int, overlapping: int | None = None
+    ) -> Iterator[UInt8Array]:
+        """Yield crops at random positions; every image is used once before one is used again.
 
-        More crops than that repeat what is already drawn. Arguments as for :meth:`crops`.
-        """
-        if self.dataset is None:
-            return math.inf
-        area = (side * gsd / self.gsd) ** 2
-        return sum(max(1, round(math.prod(self.dataset.size(item)) / area)) for item in self.items)
-
-    def crops(self, count: int, side: int, gsd: float, *, seed: int) -> Iterator[UInt8Array]:
-        """Yield pieces at random places, every image once before one comes again.
-
-        A piece is a function of (seed, its number). Where an image is smaller, the piece is.
+        A crop depends only on the seed and its number. Where an image is smaller, so is the crop.
 
         Args:
-            count: Number of pieces.
+            count: Number of crops.
             side: Height and width in pixels of ``gsd``.
-            gsd: Metres per pixel of the pieces: the model's.
-            seed: Which pieces.
+            gsd: Metres per pixel of the crops: the model's.
+            seed: Seed of the positions.
+            overlapping: Yield at most this many times as many crops as fit into the images side by side, and
+                one for each image; None for no limit.
 
         Yields:
             uint8 (side, side, 3), RGB.
         """
+        if overlapping is not None and self.dataset is not None:
+            area = (side * gsd / self.gsd) ** 2
+            fitting = sum(max(1, round(math.prod(self.dataset.size(item)) / area)) for item in self.items)
+            count = min(count, overlapping * fitting)
         reach = math.ceil(round(side * gsd / self.gsd, 6))  # in pixels of the images: enough for the side
         order = np.random.default_rng(seed).permutation(max(len(self.items), 1))
         for number in range(count):
             rng = np.random.default_rng((seed, number))
             if self.dataset is None:
-                piece = make_scene(int(rng.integers(1 << 62)), reach, reach).image
+                crop = make_scene(int(rng.integers(1 << 62)), reach, reach).image
             else:
                 item = self.items[order[number % len(order)]]
                 height, width = self.dataset.size(item)
-                window = Window(
-                    int(rng.integers(max(height - reach, 0) + 1)),
-                    int(rng.integers(max(width - reach, 0) + 1)),
-                    min(reach, height),
-                    min(reach, width),
-                )
-                piece = self.dataset.read_image(item, window)
-            size = [min(side, max(1, round(length * self.gsd / gsd))) for length in piece.shape[:2]]
-            yield resample_image(np.ascontiguousarray(piece), (size[0], size[1]))
+                top, left = (int(rng.integers(max(length - reach, 0) + 1)) for length in (height, width))
+                crop = self.dataset.read_image(item, Window(top, left, min(reach, height), min(reach, width)))
+            rows, columns = (min(side, max(1, round(n * self.gsd / gsd))) for n in crop.shape[:2])
+            yield resample_image(np.ascontiguousarray(crop), (rows, columns))
 
 
-PROCEDURAL = Imagery("procedural scenes", None, (), GSD)
-"""The procedural world of :mod:`landcover.data.synthetic`: imagery that is always there."""
+PROCEDURAL = CropSource("procedural scenes", None, (), GSD)
+"""Scenes of :mod:`landcover.data.synthetic`, which need no data."""
 
 
-def open_imagery(data: str | Path, split: str | None = None, *, gsd: float | None = None) -> Imagery:
-    """Open a folder or cache, labelled or not.
-
-    Args:
-        data: Folder of images or pairs, or a prepared cache.
-        split: ``NAME:part``, for the images of one part; None for all.
-        gsd: Metres per pixel, where the data do not tell.
+def open_crops(data: str | Path, split: str | None = None, *, gsd: float | None = None) -> CropSource:
+    """Open a folder or cache, with or without labels; of a split, ``NAME:subset``, only the subset.
 
     Raises:
-        UsageError: If the metres per pixel are not known.
+        UsageError: If the metres per pixel are neither passed nor known.
         SplitError: If the split cannot be made.
         DataError: If there is no recognised imagery.
     """
     dataset = open_dataset(data, gsd=gsd)
     if dataset.gsd is None:
         raise unknown_gsd(dataset.root)
-    items = dataset.items if split is None else tuple(select(dataset, split))
-    name = dataset.root.name if split is None else f"{dataset.root.name} {split}"
-    return Imagery(name, dataset, items, dataset.gsd)
+    if split is None:
+        return CropSource(dataset.root.name, dataset, dataset.items, dataset.gsd)
+    return CropSource(f"{dataset.root.name} {split}", dataset, tuple(select(dataset, split)), dataset.gsd)
 
 
-def parse_imagery(text: str, *, gsd: float | None = None) -> Imagery:
+def parse_crops(text: str, *, gsd: float | None = None) -> CropSource:
     """Open ``DATA`` or ``DATA:SPLIT``, such as ``tiles`` or ``tiles:folders:train``.
 
     Raises:
-        UsageError: If no such folder or cache exists; else as :func:`open_imagery`.
+        UsageError: If no such folder or cache exists; else as :func:`open_crops`.
     """
     pieces = text.split(":")
-    for end in range(len(pieces), 0, -1):  # a folder's name may have a colon too
+    for end in range(len(pieces), 0, -1):  # a folder's name may contain colons
         name = ":".join(pieces[:end])
         if name and Path(name).exists():
-            return open_imagery(name, ":".join(pieces[end:]) or None, gsd=gsd)
+            return open_crops(name, ":".join(pieces[end:]) or None, gsd=gsd)
     raise UsageError(
         f"{pieces[0]!r} does not exist; expected DATA or DATA:SPLIT, such as tiles:folders:train."
     )

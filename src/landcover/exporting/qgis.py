@@ -1,9 +1,9 @@
-"""The variant for Deepness, the QGIS plugin that runs ONNX models on map layers.
+"""The file for Deepness, the QGIS plugin that runs ONNX models on map layers.
 
-What it reads and feeds, after its sources (https://github.com/PUTvision/qgis-plugin-deepness, 2024 to 2026):
-entries of ``metadata_props``, each a JSON value; float32 (1, 3, S, S) of a tile, divided by 255, minus the
-mean, by the standard deviation; one output, square. What lies below ``seg_thresh`` it sets to zero before the
-argmax, so that the threshold here is 0; ``seg_small_segment`` is the size of a median filter, 0 for none.
+According to its sources (https://github.com/PUTvision/qgis-plugin-deepness, 2024 to 2026) it reads entries of
+``metadata_props``, each a JSON value. It feeds a tile as float32 (1, 3, S, S), divided by 255, minus the
+mean, divided by the standard deviation, and takes one square output. Values below ``seg_thresh`` become zero
+before the argmax, so the threshold here is 0; ``seg_small_segment`` is the size of a median filter, 0: none.
 """
 
 import json
@@ -36,8 +36,8 @@ def deepness_entries(card: ModelCard) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in values.items()}
 
 
-class DeepnessAnswer:
-    """What Deepness gets from a file: its arithmetic, on the runtime that it uses.
+class DeepnessPrediction:
+    """What Deepness computes with a file: its arithmetic, on the runtime that it uses.
 
     Args:
         path: The ONNX file.

@@ -1,7 +1,7 @@
-"""A STAC item that describes a model: the Machine Learning Model extension, version 1.4.
+"""A STAC item that describes a model, with the Machine Learning Model extension, version 1.4.
 
-https://github.com/stac-extensions/mlm/tree/v1.4.0. A model covers no place of its own, so its geometry is
-null, which the STAC specification allows (and then forbids a bounding box).
+https://github.com/stac-extensions/mlm/tree/v1.4.0. A model covers no place, so its geometry is null, which
+the STAC specification allows (and then forbids a bounding box).
 """
 
 import re
@@ -9,48 +9,41 @@ from typing import Any
 
 from landcover.exporting.graph import INPUT, STANDARDISED
 from landcover.model.card import ModelCard
-from landcover.model.runtimes.graph import PROBABILITIES
+from landcover.model.runtimes.base import PROBABILITIES
 
 EXTENSIONS = (
     "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 )
 _BANDS = ("red", "green", "blue")
-_SHA256 = "1220"  # what a multihash of SHA-256 begins with
+_SHA256 = "1220"  # a multihash of SHA-256 begins with it
 _TASKS = ["semantic-segmentation"]
 
 
 def stac_item(
-    card: ModelCard,
-    *,
-    name: str,
-    href: str,
-    sha256: str,
-    size: int,
-    parameters: int,
-    side: int | None,
+    card: ModelCard, *, name: str, href: str, sha256: str, size: int, parameters: int, side: int | None
 ) -> dict[str, Any]:
     """Return the item as plain data for JSON.
 
     Args:
         card: The model's card, as exported.
         name: The item's id.
-        href: Where the model file is, seen from the item.
+        href: The model file, relative to the item.
         sha256: Digest of the file, 64 hexadecimal digits.
         size: Bytes of the file.
         parameters: Number of weights.
-        side: Height and width of a static input that is normalised by the caller, as for QGIS; None for
-            landcover's own file, which takes any size and RGB as it is.
+        side: Height and width of a static input that the caller normalises; None for any size and RGB.
     """
     model, prepared = card.model, card.preprocessing
     if side is None:
         name_in, description, batch, dynamic, scaling = INPUT, "RGB, 0 to 255", -1, -1, None
     else:
-        name_in, description, batch, dynamic = STANDARDISED, "RGB, normalised as value_scaling says", 1, side
+        name_in, description, batch, dynamic = STANDARDISED, "RGB, normalised by value_scaling", 1, side
         scaling = [
             {"type": "z-score", "mean": 255 * mean, "stddev": 255 * std}
             for mean, std in zip(prepared.mean, prepared.std, strict=True)
         ]
+    title = f"landcover {model.architecture} {model.encoder} {card.precision}"
     properties = {
         "title": f"Land cover at {prepared.gsd:g} m: {', '.join(card.legend.scored_names)}",
         "datetime": None,
@@ -58,7 +51,7 @@ def stac_item(
         "end_datetime": "9999-12-31T23:59:59Z",
         "gsd": prepared.gsd,
         "bands": [{"name": band} for band in _BANDS],
-        "mlm:name": _model_name(f"landcover {model.architecture} {model.encoder} {card.precision}"),
+        "mlm:name": re.sub(r"[^a-zA-Z0-9_. -]+", "-", title),  # the extension allows no others
         "mlm:architecture": f"DeepLabv3+ ({model.encoder})",
         "mlm:tasks": _TASKS,
         "mlm:framework": "ONNX",
@@ -66,17 +59,13 @@ def stac_item(
         "mlm:batch_size_suggestion": 1,
         "mlm:accelerator": None,
         "mlm:accelerator_constrained": False,
-        "mlm:accelerator_summary": "Any processor that OpenVINO or ONNX Runtime knows; checked on a CPU.",
+        "mlm:accelerator_summary": "Any processor that OpenVINO or ONNX Runtime supports; tested on a CPU.",
         "mlm:input": [
             {
                 "name": name_in,
                 "description": description,
                 "bands": list(_BANDS),
-                "input": {
-                    "shape": [batch, 3, dynamic, dynamic],
-                    "dim_order": ["batch", "bands", "height", "width"],
-                    "data_type": "float32",
-                },
+                "input": _tensor([batch, 3, dynamic, dynamic], "bands"),
                 "value_scaling": scaling,
                 "resize_type": None,
                 "pre_processing_function": None,
@@ -86,12 +75,16 @@ def stac_item(
             {
                 "name": PROBABILITIES,
                 "tasks": _TASKS,
-                "result": {
-                    "shape": [batch, len(card.legend.scored), dynamic, dynamic],
-                    "dim_order": ["batch", "class", "height", "width"],
-                    "data_type": "float32",
-                },
-                "classification:classes": _classes(card),
+                "result": _tensor([batch, len(card.legend.scored), dynamic, dynamic], "class"),
+                "classification:classes": [
+                    {
+                        "value": channel,
+                        "name": re.sub(r"[^0-9A-Za-z_-]+", "-", card.legend.names[index]),
+                        "title": card.legend.names[index],
+                        "color_hint": "{:02X}{:02X}{:02X}".format(*card.legend.classes[index].colour),
+                    }
+                    for channel, index in enumerate(card.legend.scored)
+                ],
                 "post_processing_function": None,
             }
         ],
@@ -126,19 +119,6 @@ def stac_item(
     }
 
 
-def _classes(card: ModelCard) -> list[dict[str, Any]]:
-    """Return the channels of the output as the classification extension has them, which restricts names."""
-    return [
-        {
-            "value": channel,
-            "name": re.sub(r"[^0-9A-Za-z_-]+", "-", card.legend.names[index]),
-            "title": card.legend.names[index],
-            "color_hint": "{:02X}{:02X}{:02X}".format(*card.legend.classes[index].colour),
-        }
-        for channel, index in enumerate(card.legend.scored)
-    ]
-
-
-def _model_name(text: str) -> str:
-    """Return a text with only what the extension allows in a name: letters, digits, ``_.-`` and spaces."""
-    return re.sub(r"[^a-zA-Z0-9_. -]+", "-", text)
+def _tensor(shape: list[int], channels: str) -> dict[str, Any]:
+    """Describe an input or output (batch, channels, height, width)."""
+    return {"shape": shape, "dim_order": ["batch", channels, "height", "width"], "data_type": "float32"}

@@ -3,10 +3,12 @@
 Importing this package loads neither torch nor timm; using any name except :class:`ModelConfig` does.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from pydantic import Field
+
+from landcover.config import Config
 from landcover.extras import lazy_names
-from landcover.model.settings import ModelConfig
 
 if TYPE_CHECKING:
     from landcover.model.encoders import TESTED_ENCODERS, EncoderInfo, describe_encoder
@@ -21,14 +23,42 @@ __all__ = [
     "describe_encoder",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "TESTED_ENCODERS": "encoders",
-        "DeepLabV3Plus": "network",
-        "EncoderInfo": "encoders",
-        "build_model": "network",
-        "describe_encoder": "encoders",
-    },
-    extra="train",
-)
+_HOMES = {
+    **dict.fromkeys(("TESTED_ENCODERS", "EncoderInfo", "describe_encoder"), "encoders"),
+    **dict.fromkeys(("DeepLabV3Plus", "build_model"), "network"),
+}
+__getattr__ = lazy_names(__name__, _HOMES, extra="train")
+
+Count = Annotated[int, Field(ge=1)]
+
+DEFAULT_ASPP_RATES: dict[int, tuple[int, int, int]] = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
+"""Atrous rates by output stride: the paper's at 16 and 8; the same reach in pixels of the image at 32."""
+
+
+class ModelConfig(Config):
+    """Settings that decide the shape of a network.
+
+    Attributes:
+        architecture: The one architecture; written to model cards.
+        encoder: Name of a timm model with feature maps, see ``landcover models``.
+        output_stride: Pixels of the image per pixel of the encoder's deepest features.
+        aspp_channels: Channels of each branch of the atrous spatial pyramid and of their fusion.
+        aspp_rates: Atrous rates of its three 3x3 convolutions; None for :data:`DEFAULT_ASPP_RATES`.
+        separable: Split 3x3 convolutions into depthwise and pointwise ones (fewer operations).
+        decoder_channels: Channels of the decoder's two 3x3 convolutions.
+        low_level_channels: Channels that the encoder's stride-4 features are reduced to.
+        dropout: Fraction of the fused pyramid's values that is dropped in training, 0..1.
+        freeze_batch_norm: Do not train any batch norm: statistics, scale and offset stay. For fine-tuning a
+            model with trained norms (as the paper does at output stride 8).
+    """
+
+    architecture: Literal["deeplabv3plus"] = "deeplabv3plus"
+    encoder: str = "mobilenetv2_100"
+    output_stride: Literal[8, 16, 32] = 16
+    aspp_channels: Count = 256
+    aspp_rates: tuple[Count, Count, Count] | None = None
+    separable: bool = True
+    decoder_channels: Count = 256
+    low_level_channels: Count = 48
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    freeze_batch_norm: bool = False

@@ -1,8 +1,7 @@
 """Import timm beside a torchvision that does not fit the installed torch.
 
-timm imports torchvision unconditionally, and its published metadata requires it. The torchvision wheel for
-Linux is built for CUDA; beside a CPU-only torch its library does not load and the import fails. Every other
-module takes timm from here.
+timm imports torchvision. Its wheel for Linux is built for CUDA; beside a CPU-only torch its library does not
+load and the import fails. Every other module imports timm from here.
 """
 
 import sys
@@ -20,9 +19,7 @@ _declared: list[torch.library.Library] = []  # a declaration lives as long as it
 def declare_torchvision_operators() -> None:
     """Declare the operators that ``import torchvision`` expects, if its own library does not load.
 
-    Without them the import fails because ``torchvision::nms`` does not exist. A declaration without an
-    implementation is enough; nothing here calls the operators. Does nothing if torchvision is absent, already
-    imported, or works.
+    A declaration without an implementation is enough; nothing here calls the operators.
     """
     if "torchvision" in sys.modules or _declared or hasattr(torch.ops.torchvision, "nms"):
         return

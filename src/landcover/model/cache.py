@@ -1,9 +1,8 @@
 """Cache of compiled models: OpenVINO's result for a model, kept between processes.
 
 Compiling takes most of the time of a short run. The command line turns the cache on; library code does so by
-``open_model(..., cache=cache_folder())``. Entries are in the user's own cache folder, readable by the user
-alone. An entry that is damaged, or made by another version, is compiled again. A cache that cannot be used
-is left out, never an error.
+``open_model(..., cache=cache_folder())``. Only the user can read the entries. A damaged entry, or one of
+another version, is compiled again. A cache that cannot be used is ignored.
 """
 
 import hashlib
@@ -98,9 +97,14 @@ class ModelCache:
                 except BaseException:
                     Path(file.name).unlink(missing_ok=True)
                     raise
-            self._remove_oldest()
+            entries = [(path.stat(), path) for path in self._folder.glob(f"*{_SUFFIX}")]
+            total = 0
+            for status, path in sorted(entries, key=lambda entry: entry[0].st_mtime, reverse=True):
+                total += status.st_size
+                if total > MAX_BYTES:
+                    path.unlink(missing_ok=True)
         except OSError as error:
-            _log.debug("The compiled model was not kept in %s: %s", self._folder, error)
+            _log.debug("The compiled model was not stored in %s: %s", self._folder, error)
 
     def _path(self, name: str) -> Path:
         key = hashlib.sha256(f"{self._identity}\n{name}".encode()).hexdigest()
@@ -112,15 +116,3 @@ class ModelCache:
         if not hasattr(os, "getuid"):
             return True
         return status.st_uid == os.getuid() and status.st_mode & 0o170022 == 0o040000
-
-    def _remove_oldest(self) -> None:
-        entries = sorted(
-            ((path.stat(), path) for path in self._folder.glob(f"*{_SUFFIX}")),
-            key=lambda entry: entry[0].st_mtime,
-            reverse=True,
-        )
-        total = 0
-        for status, path in entries:
-            total += status.st_size
-            if total > MAX_BYTES:
-                path.unlink(missing_ok=True)

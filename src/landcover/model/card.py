@@ -20,8 +20,9 @@ from landcover.config import Config, from_mapping
 from landcover.errors import ConfigError, ModelError, did_you_mean
 from landcover.io.files import atomic_path
 from landcover.legend import Legend
-from landcover.model import ModelConfig, onnxfile, tensorfile
+from landcover.model import ModelConfig
 from landcover.model.bundled import names, shipped_file
+from landcover.model.files import Tensors, read_onnx_metadata, read_tensor_metadata, read_tensors
 from landcover.model.preprocessing import RGB, Preprocessing
 from landcover.ood import ImageryProfile
 
@@ -37,10 +38,6 @@ FINGERPRINT_BYTES = 8
 """Length of a fingerprint: the first bytes of a SHA-256."""
 
 
-def _legend(value: Any) -> Legend:
-    return value if isinstance(value, Legend) else Legend.from_dict(value)
-
-
 def _decode_hashes(value: Any) -> frozenset[bytes]:
     if isinstance(value, frozenset):
         return value
@@ -52,12 +49,10 @@ def _decode_hashes(value: Any) -> frozenset[bytes]:
     return frozenset(data[i : i + FINGERPRINT_BYTES] for i in range(0, len(data), FINGERPRINT_BYTES))
 
 
-def _encode_hashes(hashes: frozenset[bytes]) -> str:
-    return base64.b64encode(b"".join(sorted(hashes))).decode()
-
-
 Hashes = Annotated[
-    frozenset[bytes], PlainValidator(_decode_hashes), PlainSerializer(_encode_hashes, return_type=str)
+    frozenset[bytes],
+    PlainValidator(_decode_hashes),
+    PlainSerializer(lambda hashes: base64.b64encode(b"".join(sorted(hashes))).decode(), return_type=str),
 ]
 """Fingerprints of :data:`FINGERPRINT_BYTES` each; in JSON the base64 text of all of them, sorted."""
 
@@ -146,7 +141,11 @@ class ModelCard(Config):
     """
 
     model: ModelConfig
-    legend: Annotated[Legend, PlainValidator(_legend), PlainSerializer(Legend.to_dict)]
+    legend: Annotated[
+        Legend,
+        PlainValidator(lambda value: value if isinstance(value, Legend) else Legend.from_dict(value)),
+        PlainSerializer(Legend.to_dict),
+    ]
     preprocessing: Preprocessing
     window_px: Annotated[int, Field(ge=1)]
     overlap_px: Annotated[int, Field(ge=0)]
@@ -210,11 +209,10 @@ def read_card(path: str | Path) -> ModelCard:
             without a card, from a newer landcover, or its card is not valid.
     """
     file = resolve_model(path)
-    metadata = onnxfile.read_metadata(file) if is_exported(file) else tensorfile.read_metadata(file)
-    return _card(metadata, file)
+    return _card(read_onnx_metadata(file) if is_exported(file) else read_tensor_metadata(file), file)
 
 
-def read_model(path: str | Path) -> tuple[ModelCard, tensorfile.Tensors]:
+def read_model(path: str | Path) -> tuple[ModelCard, Tensors]:
     """Return card and tensors of a model that training wrote: its file or run folder.
 
     Raises:
@@ -226,7 +224,7 @@ def read_model(path: str | Path) -> tuple[ModelCard, tensorfile.Tensors]:
             f"{file} is an exported model, whose weights cannot be trained. Pass the run folder or "
             ".safetensors file that it was exported from (for starter: starter-weights)."
         )
-    return read_card(file), tensorfile.read_tensors(file)
+    return read_card(file), read_tensors(file)
 
 
 def is_exported(path: Path) -> bool:
@@ -260,10 +258,7 @@ def resolve_model(path: str | Path) -> Path:
         return path / BEST_NAME
     hides = ""
     if str(path) in names():
-        hides = (
-            f" It hides the bundled model {str(path)!r}: rename the folder, or run landcover in another "
-            "directory."
-        )
+        hides = f" It hides the bundled model {str(path)!r}: rename it, or work in another directory."
     if (path / LAST_NAME).is_file():
         raise ModelError(
             f"The run {path} has no best model yet: {BEST_NAME} is written by its first validation. Resume "
@@ -280,8 +275,24 @@ def model_digest(path: str | Path) -> str:
 
 
 def _card(metadata: Mapping[str, str], path: Path) -> ModelCard:
+    """Return the card in the metadata of a file, or report what the file is instead."""
     if CARD_KEY not in metadata:
-        raise ModelError(f"{path} has no model card: {_origin(metadata, path)}")
+        found = ", ".join(repr(name[:40]) for name in sorted(metadata)[:5]) or "nothing"
+        reason = (
+            f"it is an ONNX file whose metadata has no entry {CARD_KEY!r} (found: {found}). Expected a model "
+            "written by 'landcover export'."
+        )
+        if STATE_KEY in metadata:
+            reason = (
+                "it is a training checkpoint, from which a run is resumed. Pass the run folder "
+                f"{path.parent}, whose {BEST_NAME} is the model."
+            )
+        elif not is_exported(path):
+            reason = (
+                "it contains tensors, but was not written by landcover. Encoder weights are for training "
+                "(--weights), not for prediction."
+            )
+        raise ModelError(f"{path} has no model card: {reason}")
     try:
         data = json.loads(metadata[CARD_KEY])
         json.dumps(data, ensure_ascii=False).encode()  # halves of characters could not be written again
@@ -297,13 +308,13 @@ def _card(metadata: Mapping[str, str], path: Path) -> ModelCard:
             f"{path} was written by a newer landcover (card version {version}; this one reads up to "
             f"{SCHEMA_VERSION}). Upgrade landcover."
         )
-    if version in range(1, SCHEMA_VERSION):  # fields have been added since, and all of them have defaults
+    if version in range(1, SCHEMA_VERSION):  # later fields all have defaults
         data["schema_version"] = SCHEMA_VERSION
     try:
         card = from_mapping(ModelCard, data, f"the card of {path}")
     except ConfigError as error:
         raise ModelError(str(error)) from error
-    # Part of the schema, not yet of prediction: a map that ignored them would be wrong without a warning.
+    # Part of the schema, but prediction does not apply them yet: its map would be wrong without a warning.
     reserved = {
         "views": card.views != 1,
         "class_scale": bool(card.class_scale),
@@ -317,22 +328,3 @@ def _card(metadata: Mapping[str, str], path: Path) -> ModelCard:
             "Upgrade landcover."
         )
     return card
-
-
-def _origin(metadata: Mapping[str, str], path: Path) -> str:
-    """Return what a file without a card is, and what to do."""
-    if STATE_KEY in metadata:
-        return (
-            "it is a training checkpoint, from which a run is resumed. Pass the run folder "
-            f"{path.parent}, whose {BEST_NAME} is the model."
-        )
-    if not is_exported(path):
-        return (
-            "it contains tensors, but was not written by landcover. Encoder weights are for training "
-            "(--weights), not for prediction."
-        )
-    found = ", ".join(repr(name[:40]) for name in sorted(metadata)[:5]) or "nothing"
-    return (
-        f"it is an ONNX file whose metadata has no entry {CARD_KEY!r} (found: {found}). Expected a model "
-        "written by 'landcover export'."
-    )

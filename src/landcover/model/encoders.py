@@ -13,8 +13,8 @@ from landcover.model._compat import timm
 OUTPUT_STRIDES = (8, 16, 32)
 LOW_LEVEL_STRIDE = 4
 
-_SIDE = 64
-"""Side of an image to try an encoder on, in pixels."""
+_PROBE_PX = 64
+"""Side of the image on which an encoder is checked."""
 
 TESTED_ENCODERS = {
     "mobilenetv2_100": OUTPUT_STRIDES,
@@ -29,10 +29,10 @@ TESTED_ENCODERS = {
     "hgnetv2_b0": (32,),
     "hgnetv2_b4": (32,),
 }
-"""Encoders that the test suite covers, with their output strides; others of timm are tried when built."""
+"""Encoders that the test suite covers, with their output strides; others are checked when they are built."""
 
-# What timm's constructors raise for what an encoder cannot do: there is no one type for it.
-_CANNOT = (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+# What timm's constructors raise for an unsupported option; there is no common type.
+_UNSUPPORTED = (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 class Features(NamedTuple):
@@ -58,9 +58,9 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, name: str, output_stride: int) -> None:
-        """Create the encoder with random weights. :func:`build_encoder` does so with messages for users."""
+        """Create the encoder with random weights; :func:`build_encoder` has messages for users."""
         super().__init__()
-        # Without the argument a model has stride 32; many know no other and do not take the argument at all.
+        # Without the argument a model has stride 32; many have no other and do not accept the argument.
         dilation: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
         self.name = name
         self.output_stride = output_stride
@@ -73,7 +73,15 @@ class Encoder(nn.Module):
         self._low = max(i for i, stride in enumerate(strides) if stride == LOW_LEVEL_STRIDE)
         self.low_channels = channels[self._low]
         self.deep_channels = channels[-1]
-        self._try_out()
+        # The features of a small image must have the shapes that timm declares.
+        self.eval()
+        with torch.no_grad():
+            found = [tuple(x.shape) for x in self(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX))]
+        self.train()
+        at_4, at_deep = _PROBE_PX // LOW_LEVEL_STRIDE, _PROBE_PX // output_stride
+        expected = [(1, self.low_channels, at_4, at_4), (1, self.deep_channels, at_deep, at_deep)]
+        if found != expected:
+            raise NotImplementedError(f"its features have the shapes {found}, expected {expected}")
 
     def forward(self, x: Tensor) -> Features:
         """Return the features of normalised images (N, 3, H, W), H and W multiples of the output stride."""
@@ -85,24 +93,12 @@ class Encoder(nn.Module):
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         training = self.training
         self.eval()
-        low = self(torch.zeros(1, 3, _SIDE, _SIDE, device=next(self.parameters()).device)).low
+        low = self(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=next(self.parameters()).device)).low
         self.train(training)
         if not low.requires_grad:
             return []
-        found = torch.autograd.grad(low.sum(), parameters, allow_unused=True)
-        return [parameter for parameter, grad in zip(parameters, found, strict=True) if grad is not None]
-
-    @torch.no_grad()
-    def _try_out(self) -> None:
-        """Check the features of a small image against the shapes that timm declares."""
-        self.eval()
-        low, deep = self(torch.zeros(1, 3, _SIDE, _SIDE))
-        self.train()
-        found = tuple(low.shape), tuple(deep.shape)
-        at_4, at_deep = _SIDE // LOW_LEVEL_STRIDE, _SIDE // self.output_stride
-        expected = (1, self.low_channels, at_4, at_4), (1, self.deep_channels, at_deep, at_deep)
-        if found != expected:
-            raise NotImplementedError(f"its features have the shapes {found}, expected {expected}")
+        gradients = torch.autograd.grad(low.sum(), parameters, allow_unused=True)
+        return [parameter for parameter, grad in zip(parameters, gradients, strict=True) if grad is not None]
 
 
 def build_encoder(name: str, output_stride: int) -> Encoder:
@@ -120,7 +116,7 @@ def build_encoder(name: str, output_stride: int) -> Encoder:
     check_encoder_name(name)
     try:
         return Encoder(name, output_stride)
-    except _CANNOT as error:
+    except _UNSUPPORTED as error:
         possible = possible_strides(name)
         can = (
             f"Supported strides: {possible}; set model.output_stride."
@@ -148,7 +144,7 @@ def possible_strides(name: str) -> list[int]:
         try:
             with torch.device("meta"):
                 Encoder(name, stride)
-        except _CANNOT:
+        except _UNSUPPORTED:
             continue
         possible.append(stride)
     return possible

@@ -1,12 +1,12 @@
 """DeepLabv3+ after Chen et al. 2018 (arXiv 1802.02611), on any timm encoder with features.
 
-Encoder, atrous spatial pyramid, decoder at stride 4. Differences from the paper, each for a reason:
+Encoder, atrous spatial pyramid, decoder at stride 4. Differences from the paper:
 
-- The image is padded to multiples of the output stride (edge values repeated) and the logits are cropped.
-  Every image then has the same grid: row ``i`` of the logits covers the image's rows ``4 i`` to ``4 i + 3``.
+- The image is padded to multiples of the output stride (edge values repeated) and the logits are cropped:
+  row ``i`` of the logits covers rows ``4 i`` to ``4 i + 3`` of any image.
 - The image-pooling branch has a bias and no batch norm: one value per image and channel is too little for
   batch statistics, and an error for a batch of one.
-- Separable convolutions have no norm and activation between their halves; they factorise the plain ones.
+- Separable convolutions have no norm and activation between their halves.
 """
 
 from collections.abc import Iterable
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from landcover.errors import UsageError
+from landcover.model import DEFAULT_ASPP_RATES, ModelConfig
 from landcover.model.encoders import LOW_LEVEL_STRIDE, Encoder, build_encoder
-from landcover.model.settings import DEFAULT_ASPP_RATES, ModelConfig
 from landcover.model.weights import load_encoder_weights
 
 
@@ -134,31 +134,27 @@ class DeepLabV3Plus(nn.Module):
             _conv(width, width, kernel=3, separable=config.separable),
         )
         self.classifier = nn.Conv2d(width, classes, 1)
-        self._initialise_head()
+        for part in (self.aspp, self.reduce, self.decoder):
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(
+                        module.weight, nonlinearity="linear" if module.groups > 1 else "relu"
+                    )
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        if self.classifier.bias is not None:
+            nn.init.zeros_(self.classifier.bias)
         if config.freeze_batch_norm:
             self._freeze(_batch_norms(self))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the logits before upsampling.
-
-        Args:
-            x: Normalised images (N, 3, H, W) of any size.
-
-        Returns:
-            (N, classes, ceil(H / stride), ceil(W / stride)).
-        """
+        """Return logits (N, classes, ceil(H / stride), ceil(W / stride)) of normalised (N, 3, H, W)."""
         height, width = x.shape[-2:]
         return self._padded_logits(x)[..., : -(-height // self.stride), : -(-width // self.stride)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits, bilinearly upsampled to the image.
-
-        Args:
-            x: Normalised images (N, 3, H, W) of any size.
-
-        Returns:
-            (N, classes, H, W).
-        """
+        """Return logits (N, classes, H, W), bilinearly upsampled, of normalised images (N, 3, H, W)."""
         height, width = x.shape[-2:]
         full = F.interpolate(
             self._padded_logits(x), scale_factor=float(self.stride), mode="bilinear", align_corners=False
@@ -198,16 +194,3 @@ class DeepLabV3Plus(nn.Module):
         context = F.interpolate(self.aspp(deep), size=low.shape[-2:], mode="bilinear", align_corners=False)
         decoded: Tensor = self.classifier(self.decoder(torch.cat([context, self.reduce(low)], dim=1)))
         return decoded
-
-    def _initialise_head(self) -> None:
-        for part in (self.aspp, self.reduce, self.decoder):
-            for module in part.modules():
-                if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_normal_(
-                        module.weight, nonlinearity="linear" if module.groups > 1 else "relu"
-                    )
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        if self.classifier.bias is not None:
-            nn.init.zeros_(self.classifier.bias)

@@ -1,11 +1,11 @@
-"""How pixels reach the network, and how its answers return to the image's grid.
+"""Preprocessing: from pixels to the network's input, and back to the image's grid.
 
-:class:`Preprocessing` is stored in every model, and training, evaluation and prediction use it and the
-functions below alike: what a network was trained on and what it is given cannot drift apart.
+:class:`Preprocessing` is stored in every model. Training, evaluation and prediction use it and the functions
+below, so that a network always gets the input that it was trained on.
 
-All resampling takes pixel centres to pixel centres (pixel ``i`` covers ``[i, i + 1)``), so nothing moves by
-half a pixel. The filters are Pillow's, which weigh source pixels by their distance from the exact position:
-bilinear to enlarge, Hamming to reduce. From 0.5 m to 1.195 m on real imagery Hamming came nearest to an exact
+Resampling maps pixel centres to pixel centres (pixel ``i`` covers ``[i, i + 1)``), so nothing moves by half a
+pixel. The filters are Pillow's, which weight source pixels by their distance from the exact position:
+bilinear to enlarge, Hamming to reduce. From 0.5 m to 1.195 m on real imagery Hamming is closest to an exact
 average over each pixel's area (RMSE 0.44 grey values; bilinear 1.4; box 1.8, with shifts of 0.3 pixels).
 """
 
@@ -32,7 +32,7 @@ RGB = ("red", "green", "blue")
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What a network expects of its input.
+    """Properties of a network's input.
 
     Attributes:
         gsd: Ground sample distance in metres per pixel; imagery of another one is resampled to it.
@@ -67,7 +67,7 @@ class Preprocessing:
         return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
     def normalise(self, batch: UInt8Array) -> Float32Array:
-        """Turn uint8 (..., 3) RGB into float32 (..., 3): ``(pixel / 255 - mean) / std`` for each colour."""
+        """Convert uint8 (..., 3) RGB to float32 (..., 3): ``(pixel / 255 - mean) / std`` for each colour."""
         scale, offset = self.factors
         normalised = batch * scale
         normalised += offset
@@ -88,34 +88,30 @@ def resample_image(image: UInt8Array, size: Size | float) -> UInt8Array:
         size: Height and width of the result, or one factor for both (0.5 halves the sides).
 
     Returns:
-        uint8 (h, w, 3); ``image`` itself where the size is the same.
+        uint8 (h, w, 3); ``image`` itself if the size is the same.
     """
-    source = (image.shape[0], image.shape[1])
-    target = _target(source, size)
-    if target == source:
-        return image
-    return resample_rows(image, 0, slice(0, target[0]), source, target)
+    source, target = _sizes(image, size)
+    return image if target == source else resample_rows(image, 0, slice(0, target[0]), source, target)
 
 
 def resample_mask(mask: UInt8Array, size: Size | float) -> UInt8Array:
-    """Resample class indices to the nearest pixel: no value appears that was not there.
+    """Resample class indices to the nearest pixel; no new value appears.
 
     Args:
         mask: uint8 (H, W).
         size: Height and width of the result, or one factor for both.
 
     Returns:
-        uint8 (h, w); ``mask`` itself where the size is the same.
+        uint8 (h, w); ``mask`` itself if the size is the same.
     """
-    source = (mask.shape[0], mask.shape[1])
-    target = _target(source, size)
+    source, target = _sizes(mask, size)
     if target == source:
         return mask
     return np.asarray(Image.fromarray(mask).resize(target[::-1], Image.Resampling.NEAREST))
 
 
 def source_rows(rows: slice, source_height: int, height: int) -> slice:
-    """Return the rows of an image that rows of its resampled version are made of.
+    """Return the rows of an image from which rows of its resampled version are computed.
 
     Args:
         rows: Rows of the resampled image.
@@ -130,25 +126,27 @@ def source_rows(rows: slice, source_height: int, height: int) -> slice:
 
 
 def resample_rows(strip: UInt8Array, top: int, rows: slice, source: Size, target: Size) -> UInt8Array:
-    """Return rows of what :func:`resample_image` makes of an image that need not be there as a whole.
+    """Return rows of the result of :func:`resample_image` without having the whole image.
 
     Args:
-        strip: uint8 (n, W, 3): consecutive rows of the image that hold all of :func:`source_rows`.
-        top: Which row of the image the strip begins with.
+        strip: uint8 (n, W, 3): consecutive rows of the image that contain all of :func:`source_rows`.
+        top: Row of the image with which the strip begins.
         rows: Rows of the resampled image.
         source: Height and width of the image.
         target: Height and width of the whole resampled image.
 
     Returns:
-        uint8 (rows, w, 3); a part of ``strip`` itself where the size is the same.
+        uint8 (rows, w, 3); a part of ``strip`` itself if the size is the same.
     """
     if target == source:
         return strip[rows.start - top : rows.stop - top]
-    step, resampling = source[0] / target[0], _filter(source, target)
+    step = source[0] / target[0]
+    reduces = math.prod(target) < math.prod(source)
+    resampling = Image.Resampling.HAMMING if reduces else Image.Resampling.BILINEAR
     first, last = max(0.0, rows.start * step - top), min(rows.stop * step - top, float(len(strip)))
     height = rows.stop - rows.start
-    # Down first, where bytes side by side do not mix and four of them can be a pixel, as they lie in memory.
-    # Across first takes 1.4 times as long: Pillow copies the whole image, to give each RGB a fourth byte.
+    # Vertically first: neighbouring bytes are independent, so four of them can be one pixel. Horizontally
+    # first takes 1.4 times as long: Pillow would copy the whole image to give each RGB a fourth byte.
     lines = np.ascontiguousarray(strip).reshape(len(strip), -1)
     mode, width = ("RGBX", lines.shape[1] // 4) if lines.shape[1] % 4 == 0 else ("L", lines.shape[1])
     tall = Image.frombuffer(mode, (width, len(lines)), lines, "raw", mode, 0, 1)
@@ -157,13 +155,10 @@ def resample_rows(strip: UInt8Array, top: int, rows: slice, source: Size, target
     return np.asarray(wide.resize((target[1], height), resampling))
 
 
-def _target(source: Size, size: Size | float) -> Size:
+def _sizes(image: UInt8Array, size: Size | float) -> tuple[Size, Size]:
+    """Return height and width before and after resampling."""
+    source = (image.shape[0], image.shape[1])
     target = tuple(size) if isinstance(size, Sequence) else scaled_size(source, size)
     if len(target) != 2 or min(target) < 1:
         raise UsageError(f"An image of {source[0]} x {source[1]} pixels cannot be resampled to {size}.")
-    return target
-
-
-def _filter(source: Size, target: Size) -> Image.Resampling:
-    reduces = target[0] * target[1] < source[0] * source[1]
-    return Image.Resampling.HAMMING if reduces else Image.Resampling.BILINEAR
+    return source, target

@@ -1,4 +1,4 @@
-"""Start weights: pretrained encoders from a file or from timm, and whole models of the same architecture."""
+"""Initial weights: pretrained encoders from a file or from timm, and whole models."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from landcover.errors import ModelError
+from landcover.errors import ModelError, first_few
 from landcover.legend import Legend
+from landcover.model import ModelConfig
 from landcover.model._compat import timm
 from landcover.model.card import read_model
 from landcover.model.encoders import Encoder
+from landcover.model.files import read_tensors
 from landcover.model.preprocessing import Preprocessing
-from landcover.model.settings import ModelConfig
-from landcover.model.tensorfile import read_tensors
 
 TIMM = "timm"
 """Instead of a file: the weights that timm publishes for the encoder."""
@@ -26,45 +26,45 @@ def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
     Args:
         encoder: Changed in place.
         weights: :data:`TIMM`, or a safetensors file with the tensors of the encoder's timm model. Layers
-            behind the features (classifier, head) are optional and ignored.
+            after the features (classifier, head) are optional and ignored.
 
     Raises:
         ModelError: If the file cannot be read, lacks tensors of the encoder, has unexpected ones or other
             shapes; or if timm has no weights for it or they cannot be downloaded.
     """
-    if str(weights) == TIMM:
-        _load(encoder, _download(encoder.name), f"timm's weights of {encoder.name}")
-    else:
-        path = Path(weights)
-        tensors = {key: torch.from_numpy(value) for key, value in read_tensors(path).items()}
-        _load(encoder, tensors, str(path))
-
-
-def _download(name: str) -> dict[str, Tensor]:
-    try:
-        return dict(timm.create_model(name, pretrained=True).state_dict())
-    except RuntimeError as error:
-        raise ModelError(
-            f"timm does not publish weights for {name!r} ({error}). Pass a safetensors file."
-        ) from error
-    except OSError as error:
-        raise ModelError(
-            f"timm's weights for {name!r} cannot be downloaded ({str(error).splitlines()[0]}). "
-            "Connect to the network once (the download is cached), or pass a safetensors file."
-        ) from error
-
-
-def _load(encoder: Encoder, tensors: Mapping[str, Tensor], source: str) -> None:
     name = encoder.name
+    if str(weights) == TIMM:
+        source = f"timm's weights of {name}"
+        try:
+            loaded: Mapping[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+        except RuntimeError as error:
+            raise ModelError(
+                f"timm does not publish weights for {name!r} ({error}). Pass a safetensors file."
+            ) from error
+        except OSError as error:
+            raise ModelError(
+                f"timm's weights for {name!r} cannot be downloaded ({str(error).splitlines()[0]}). "
+                "Connect to the network once (the download is cached), or pass a safetensors file."
+            ) from error
+    else:
+        source = str(weights)
+        loaded = {key: torch.from_numpy(value) for key, value in read_tensors(Path(weights)).items()}
+
     own = _without_counters(encoder.body.state_dict())
-    tensors = _without_counters(tensors)
-    theirs = {key: _classifier_key(key, tensors) for key in own}
+    tensors = _without_counters(loaded)
+    # timm's feature models rename the children of top-level containers: stages.0.x becomes stages_0.x.
+    theirs = {}
+    for key in own:
+        first, dot, rest = key.partition(".")
+        container, _, child = first.rpartition("_")
+        nested = f"{container}.{child}{dot}{rest}"
+        theirs[key] = nested if key not in tensors and nested in tensors else key
 
     missing = [key for key in theirs.values() if key not in tensors]
     if missing:
         raise ModelError(
-            f"{source} lacks {len(missing)} of {len(own)} tensors of the encoder {name!r}: {_some(missing)}. "
-            f"Expected the tensors of timm's {name} under timm's names."
+            f"{source} lacks {len(missing)} of {len(own)} tensors of the encoder {name!r}: "
+            f"{first_few(missing)}. Expected the tensors of timm's {name} under timm's names."
         )
     # Further tensors must be outside the encoder's layers: a deeper network of the same family has all
     # tensors of a shallower one, and more in the same layers.
@@ -75,7 +75,7 @@ def _load(encoder: Encoder, tensors: Mapping[str, Tensor], source: str) -> None:
     if unexpected:
         raise ModelError(
             f"{source} has {len(unexpected)} unexpected tensors for the encoder {name!r}: "
-            f"{_some(unexpected)}. The file belongs to another model."
+            f"{first_few(unexpected)}. The file belongs to another model."
         )
     shapes = [
         f"{theirs[key]} has shape {tuple(tensors[theirs[key]].shape)}, expected {tuple(value.shape)}"
@@ -83,7 +83,7 @@ def _load(encoder: Encoder, tensors: Mapping[str, Tensor], source: str) -> None:
         if tensors[theirs[key]].shape != value.shape
     ]
     if shapes:
-        raise ModelError(f"{source} does not fit the encoder {name!r}: {_some(shapes)}.")
+        raise ModelError(f"{source} does not fit the encoder {name!r}: {first_few(shapes)}.")
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(tensors[theirs[key]])
@@ -92,21 +92,6 @@ def _load(encoder: Encoder, tensors: Mapping[str, Tensor], source: str) -> None:
 def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Drop batch norm's batch counters: nothing reads them, and converters drop or reshape them."""
     return {key: value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
-
-
-def _classifier_key(key: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the name of an encoder's tensor in the whole classifier.
-
-    timm's feature models rename the children of top-level containers: ``stages.0.x`` becomes ``stages_0.x``.
-    """
-    first, dot, rest = key.partition(".")
-    container, _, child = first.rpartition("_")
-    lifted = f"{container}.{child}{dot}{rest}"
-    return lifted if key not in tensors and lifted in tensors else key
-
-
-def _some(names: list[str], count: int = 4) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def weights_digest(weights: str | None) -> str | None:
@@ -156,11 +141,12 @@ def load_model_weights(network: nn.Module, settings: ModelConfig, path: Path, le
     card, arrays = read_model(path)
     own = network.state_dict()
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    differing = [
-        f"{name} is {_shape(tensors.get(name))} in the file and {_shape(own.get(name))} in the network"
-        for name in sorted(own.keys() | tensors.keys())
-        if not _fits(name, own.get(name), tensors.get(name))
-    ]
+    differing = []
+    for name in sorted(own.keys() | tensors.keys()):
+        first = 1 if name.startswith("classifier.") else 0  # the number of classes may differ
+        there, here = (list(side[name].shape) if name in side else "missing" for side in (tensors, own))
+        if "missing" in (there, here) or there[first:] != here[first:]:
+            differing.append(f"{name} is {there} in the file and {here} in the network")
     if differing:
         wanted, given = card.model.model_dump(), settings.model_dump()
         changes = [
@@ -180,14 +166,3 @@ def load_model_weights(network: nn.Module, settings: ModelConfig, path: Path, le
                 if class_name in rows:
                     tensor[row] = tensors[name][rows[class_name]]
     return [name for name in legend.scored_names if name not in rows]
-
-
-def _fits(name: str, own: Tensor | None, other: Tensor | None) -> bool:
-    if own is None or other is None:
-        return False
-    start = 1 if name.startswith("classifier.") else 0  # the number of classes may differ
-    return own.shape[start:] == other.shape[start:]
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else str(tuple(tensor.shape))

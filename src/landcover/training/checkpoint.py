@@ -20,7 +20,7 @@ from landcover.errors import ModelError
 from landcover.io.files import atomic_path
 from landcover.model import DeepLabV3Plus
 from landcover.model.card import STATE_KEY
-from landcover.model.tensorfile import read_metadata, read_tensors
+from landcover.model.files import read_tensor_metadata, read_tensors
 from landcover.training.config import TrainConfig, ValidationConfig
 from landcover.training.optim import WeightAverage
 
@@ -209,7 +209,7 @@ def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]]:
         ModelError: If the file is not a checkpoint.
     """
     try:
-        content = json.loads(read_metadata(path)[STATE_KEY])
+        content = json.loads(read_tensor_metadata(path)[STATE_KEY])
         progress = {field.name: content["progress"][field.name] for field in fields(Progress)}
         return Progress(**progress), content["run"]
     except (KeyError, ValueError, TypeError) as error:

@@ -20,9 +20,9 @@ from landcover.errors import DataError, ImageError, ModelError
 from landcover.inference import predict_probabilities
 from landcover.io.files import atomic_path
 from landcover.model.card import ImageSet, ModelCard, is_exported, model_digest, read_card, resolve_model
+from landcover.model.files import read_tensor_metadata, read_tensors
 from landcover.model.runtimes import Runtime, open_model
 from landcover.model.runtimes.base import Precision
-from landcover.model.tensorfile import read_metadata, read_tensors
 from landcover.progress import track
 from landcover.training.data import TrainingData, check_scale
 from landcover.training.runs import SOFT_LABELS_NAME
@@ -194,7 +194,7 @@ def soft_labels(
 def _read(file: Path, made_of: str, count: int) -> list[UInt8Array] | None:
     """Return the soft labels of a file; None if it is missing, damaged, or of other teachers or data."""
     try:
-        about, arrays = read_metadata(file), read_tensors(file)
+        about, arrays = read_tensor_metadata(file), read_tensors(file)
         maps = [arrays[str(number)] for number in range(count)]
     except (ModelError, KeyError):
         return None

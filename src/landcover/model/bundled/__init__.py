@@ -1,4 +1,4 @@
-"""Bundled models: names that stand for model files in this folder.
+"""Bundled models: names for model files in this folder.
 
 Their terms are not those of the package: see ``LICENSE-MODEL``.
 """
@@ -9,20 +9,20 @@ from pathlib import Path
 from landcover.errors import ModelError
 
 FOLDER = Path(__file__).parent
-"""Where the files are."""
+"""Folder of the files."""
 
 TERMS = "research use only (LICENSE-MODEL): trained on DeepGlobe imagery"
 
 
 @dataclass(frozen=True, slots=True)
 class ShippedModel:
-    """A model that comes with the package.
+    """A model that is part of the package.
 
     Attributes:
-        name: What it is called wherever a model is taken.
+        name: Its name wherever a model is accepted.
         file: Its file in :data:`FOLDER`.
-        about: What it is, in a line.
-        licence: Under which terms the weights may be used, in words.
+        about: Description in one line.
+        licence: Terms of the weights, in words.
     """
 
     name: str
@@ -32,12 +32,11 @@ class ShippedModel:
 
     @property
     def path(self) -> Path:
-        """The file, whether it is there or not."""
+        """The file, whether it exists or not."""
         return FOLDER / self.file
 
 
-# INT8 has the plain name: predict runs on CPUs by default, where it is faster and loses less than the half
-# point of mIoU that its export allows.
+# INT8 has the plain name: predict runs on CPUs by default, where it is faster.
 SHIPPED = (
     ShippedModel("starter", "starter-int8.onnx", "seven DeepGlobe classes; INT8, the faster one on a CPU"),
     ShippedModel("starter-fp32", "starter.onnx", "the same in float32, for CUDA and as a reference"),
@@ -47,10 +46,10 @@ SHIPPED = (
 """All of them; those of ``starter`` first."""
 
 AUTO = "auto"
-"""The name by which :func:`auto_model` is requested."""
+"""The name for which :func:`auto_model` chooses a model."""
 
 BEST_MEGAPIXELS = 100.0
-"""Largest job for which :func:`auto_model` chooses ``best``: some hundred windows of work."""
+"""Largest job for which :func:`auto_model` chooses ``best``: several hundred windows."""
 
 
 def auto_model(megapixels: float) -> str:
@@ -65,33 +64,28 @@ def auto_model(megapixels: float) -> str:
     return "best" if installed and megapixels <= BEST_MEGAPIXELS else "starter"
 
 
-def shipped_model(name: str) -> ShippedModel:
-    """Return a model by name.
-
-    Raises:
-        KeyError: If there is no such model.
-    """
-    return {model.name: model for model in SHIPPED}[name]
-
-
 def names() -> list[str]:
     """Return the names of the models."""
     return [model.name for model in SHIPPED]
 
 
+def shipped_model(name: str) -> ShippedModel:
+    """Return a model by name, or raise KeyError."""
+    return {model.name: model for model in SHIPPED}[name]
+
+
 def shipped_file(name: str) -> Path | None:
-    """Return the file that a name stands for; None where it is no model's name.
+    """Return the file of a bundled model; None if there is no model of this name.
 
     Raises:
         ModelError: If the file is not in this installation.
     """
-    model = next((model for model in SHIPPED if model.name == name), None)
-    if model is None:
+    if name not in names():
         return None
-    if not model.path.is_file():
+    path = shipped_model(name).path
+    if not path.is_file():
         raise ModelError(
-            f"The model {name!r} comes with the package, but this installation lacks its file "
-            f"{model.path}: it was made of sources without model files. Install a released wheel, put the "
-            "file there, or give a model file of your own."
+            f"The bundled model {name!r} is not in this installation, which was built without model files: "
+            f"it lacks {path}. Install a released wheel, copy the file there, or pass another model file."
         )
-    return model.path
+    return path

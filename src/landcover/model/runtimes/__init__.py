@@ -1,8 +1,8 @@
-"""A model that runs: one interface, whatever library computes."""
+"""Runtimes of models: one interface for OpenVINO, onnxruntime and torch."""
 
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from landcover.errors import UsageError, did_you_mean
 from landcover.extras import lazy_names, needs
@@ -19,9 +19,8 @@ __all__ = ["ONNXRuntime", "OpenVINORuntime", "Runtime", "TorchRuntime", "choose_
 Name = Literal["openvino", "onnxruntime", "torch"]
 
 DEFAULT_CACHE: ContextVar[Path | None] = ContextVar("DEFAULT_CACHE", default=None)
-"""Folder of compiled graphs where ``open_model`` gets none; the command line sets it."""
+"""Folder of compiled graphs if ``open_model`` is called without one; the command line sets it."""
 
-_NAMES: tuple[Name, ...] = ("openvino", "onnxruntime", "torch")
 __getattr__ = lazy_names(
     __name__,
     {
@@ -29,7 +28,7 @@ __getattr__ = lazy_names(
         "OpenVINORuntime": "openvino_runtime",
         "TorchRuntime": "torch_runtime",
     },
-    extra="train",  # torch alone is imported by its module
+    extra="train",  # only torch is imported by its module
 )
 
 
@@ -45,21 +44,19 @@ def open_model(
     """Load an exported model, a checkpoint, or the best model of a run folder, ready to predict.
 
     Args:
-        path: A model file or run folder.
+        path: A model file, run folder or bundled model.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Auto is the CPU for an exported model, and
-            CUDA where there is one for a checkpoint.
-        runtime: ``"auto"`` or the library that is to compute, see :func:`choose_runtime`.
-        threads: Threads to compute with on a CPU; the library's choice where None. Torch knows one number for
-            the whole process.
-        precision: What the layers that are not quantised compute in. ``"bf16"`` is about twice as fast on
-            processors made for it, and less exact; onnxruntime has ``"fp32"`` only.
+            CUDA if available for a checkpoint.
+        runtime: ``"auto"`` or the library that computes, see :func:`choose_runtime`.
+        threads: Threads on a CPU; None: the library's choice. torch has one number for the whole process.
+        precision: Number format of layers that are not quantised. ``"bf16"`` is about twice as fast on
+            processors that support it, and less exact; onnxruntime only has ``"fp32"``.
         cache: Folder that keeps graphs compiled by OpenVINO between processes, such as
-            :func:`landcover.model.cache.cache_folder`. None: no cache. Only the command line sets one by
-            itself (:data:`DEFAULT_CACHE`).
+            :func:`landcover.model.cache.cache_folder`. None: :data:`DEFAULT_CACHE`, by default no cache.
 
     Raises:
-        ModelError: If the file is missing, cut short or no model, or its graph and card do not fit.
-        UsageError: If the device or runtime is unknown, not there or not for this file, or ``threads`` is
+        ModelError: If the file is missing, cut short or not a model, or its graph and card do not fit.
+        UsageError: If the device or runtime is unknown, not available or not for this file, or ``threads`` is
             below 1.
         MissingExtraError: If the library is not installed.
     """
@@ -83,32 +80,33 @@ def open_model(
 
 
 def choose_runtime(file: Path, *, device: str = "auto", runtime: str = "auto") -> Name:
-    """Return the library that runs a model file: a rule, whatever is installed.
+    """Return the library that runs a model file, whatever is installed.
 
-    Torch runs checkpoints. Exported models run on OpenVINO, which is the fastest on CPUs, and on onnxruntime
-    where CUDA is asked for, or it by name.
+    Checkpoints run on torch. Exported models run on OpenVINO, the fastest on CPUs, and on onnxruntime if the
+    device is CUDA or it is chosen by name.
 
     Args:
-        file: A model file; only its name is looked at.
+        file: A model file; only its name matters.
         device: As for :func:`open_model`.
         runtime: ``"auto"`` or the library's name.
 
     Raises:
-        UsageError: If the runtime is unknown, or is not for such a file or device.
+        UsageError: If the runtime is unknown, or does not support such a file or device.
     """
-    if runtime not in ("auto", *_NAMES):
-        raise UsageError(f"There is no runtime {runtime!r}. {did_you_mean(runtime, ('auto', *_NAMES))}")
+    known = ("auto", *get_args(Name))
+    if runtime not in known:
+        raise UsageError(f"Unknown runtime {runtime!r}. {did_you_mean(runtime, known)}")
     if not is_exported(file):
         if runtime in ("auto", "torch"):
             return "torch"
         raise UsageError(
-            f"{file} is a checkpoint, which torch runs; {runtime} runs exported models. Export it first: "
+            f"{file} is a checkpoint, which runs on torch; {runtime} runs exported models. Export it first: "
             "landcover export RUN --out MODEL.onnx"
         )
     if runtime == "torch":
         raise UsageError(
-            f"{file} is an exported model, which torch does not run. Use the runtime openvino or "
-            "onnxruntime, or give the run folder that it was exported from."
+            f"{file} is an exported model, which torch cannot run. Use the runtime openvino or onnxruntime, "
+            "or pass the run folder that it was exported from."
         )
     if runtime == "onnxruntime" or (runtime == "auto" and device.partition(":")[0] == "cuda"):
         return "onnxruntime"

@@ -1,4 +1,4 @@
-"""OpenVINO behind the :class:`~landcover.model.runtimes.base.Runtime` interface: exported models on a CPU."""
+"""OpenVINO behind the :class:`~.base.Runtime` interface: exported models on a CPU."""
 
 import os
 import sys
@@ -20,41 +20,37 @@ from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import MissingExtraError, ModelError, UsageError
 from landcover.model.cache import ModelCache
 from landcover.model.card import model_digest, read_card
-from landcover.model.runtimes.base import Precision, check_batch
-from landcover.model.runtimes.graph import (
+from landcover.model.runtimes.base import (
     COARSE,
     OUTPUTS,
     PROBABILITIES,
     PROBE_PX,
+    Precision,
+    check_batch,
     check_signatures,
     checked_stride,
     signature,
 )
 
-_MAKING = Lock()
-
 SHAPES_KEPT = 4
-"""Shapes of batches that stay compiled at most."""
+"""Number of batch shapes that stay compiled at most."""
 
 PIXELS_KEPT = 1 << 22
-"""Pixels of all their batches together at most; beyond, only the last one stays. A compiled shape holds the
-network's features, about a third of a kilobyte per pixel."""
+"""Pixels of all their batches together at most; beyond it only the last one stays. A compiled shape takes
+about a third of a kilobyte per pixel for the network's features."""
 
 
 class OpenVINORuntime:
     """Run an exported model with OpenVINO on the CPU.
 
-    For each shape of batch and each of the two answers the graph is compiled once, with all sizes fixed,
-    which runs faster than a graph of free sizes; what only the other answer needs is left out. The last few
-    are kept. Compiling takes a fraction of a second, so that a caller does well to keep to few shapes.
-
-    The batch is read where it lies (a read-only or sliced one is copied first), and the answer is written
-    into the array that is returned.
+    For each batch shape and output the graph is compiled once with fixed sizes and without what only the
+    other output needs, which runs faster. The last few are kept. Compiling takes a fraction of a second, so
+    callers should use few shapes. The batch is read in place (a read-only or sliced one is copied first).
 
     Args:
         path: An exported model.
-        threads: Threads to compute with; OpenVINO's choice (one per core) where None.
-        precision: What floating-point layers compute in. ``"bf16"`` is about twice as fast and less exact.
+        threads: Number of threads; None: OpenVINO's choice (one per core).
+        precision: Number format of floating-point layers. ``"bf16"`` is about twice as fast and less exact.
         cache: Folder that keeps compiled graphs between processes; see :mod:`landcover.model.cache`.
 
     Raises:
@@ -77,84 +73,77 @@ class OpenVINORuntime:
         self.card = read_card(path)
         self._core = openvino_core()
         self.precision = precision
-        if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and "BF16" not in capabilities:
             raise UsageError("This processor does not support bf16. Use --precision fp32.")
         self._settings = cpu_settings(threads, precision)
         self._compiled: OrderedDict[tuple[str, tuple[int, ...]], Any] = OrderedDict()
         self._path = path
-        self._cache = None if cache is None else self._open_cache(cache)
+        self._cache = cache and ModelCache(
+            cache,
+            __version__,
+            import_openvino().__version__,
+            model_digest(path),
+            [self._core.get_property("CPU", "FULL_DEVICE_NAME"), capabilities],
+            # Threads are bound when a graph is compiled, also if OpenVINO chooses their number.
+            [os.environ.get("OMP_NUM_THREADS"), os.cpu_count()],
+            sorted(self._settings.items()),
+        )
         stride = self._cache and self._cache.read("stride")
-        if stride:  # this very file passed the checks below before
+        if stride:  # this file has passed the checks below before
             self.stride = int(stride)
             return
-        with self._blaming_the_file():
+        with self._model_errors():
             probe = self._network.clone()
             probe.reshape([1, PROBE_PX, PROBE_PX, 3])
             shapes = {name: tuple(probe.output(name).get_shape()) for name in OUTPUTS}
         self.stride = checked_stride(path, self.card, shapes)
-        if self._cache is not None:
+        if self._cache:
             self._cache.write("stride", str(self.stride).encode())
 
     @cached_property
     def _network(self) -> Any:
-        """The checked graph, which takes uint8 pixels. A cache makes it unnecessary to read it."""
-        with self._blaming_the_file():
+        """The checked graph, which takes uint8 pixels. With cached results it is not read."""
+        with self._model_errors():
             network = self._core.read_model(self._path)
-            check_signatures(
-                self._path,
-                {port.get_any_name(): _signature(port) for port in network.inputs},
-                [name for port in network.outputs for name in port.get_names()],
-            )
+            inputs = {}
+            for port in network.inputs:
+                sizes = (None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+                inputs[port.get_any_name()] = signature(port.get_element_type().to_dtype().name, sizes)
+            outputs = [name for port in network.outputs for name in port.get_names()]
+            check_signatures(self._path, inputs, outputs)
             return taking_pixels(network)
-
-    def _open_cache(self, folder: Path) -> ModelCache:
-        processor = [
-            self._core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
-        ]
-        return ModelCache(
-            folder,
-            __version__,
-            import_openvino().__version__,
-            model_digest(self._path),
-            processor,
-            # Threads are bound when a graph is compiled, also those that OpenVINO chooses.
-            [os.environ.get("OMP_NUM_THREADS"), os.cpu_count()],
-            sorted(self._settings.items()),
-        )
 
     def probabilities(self, batch: UInt8Array) -> Float32Array:
         """Classify uint8 (N, H, W, 3) images; see :meth:`.base.Runtime.probabilities`."""
-        return self._infer(PROBABILITIES, batch)
+        check_batch(batch)
+        return answer(self._request(PROBABILITIES, batch.shape), batch)
 
     def coarse(self, batch: UInt8Array) -> Float32Array:
-        """Classify at the decoder's stride; see :meth:`landcover.model.runtimes.base.Runtime.coarse`."""
-        return self._infer(COARSE, batch)
-
-    def _infer(self, output: str, batch: UInt8Array) -> Float32Array:
+        """Classify at the decoder's stride; see :meth:`.base.Runtime.coarse`."""
         check_batch(batch)
-        return answer(self._request(output, batch.shape), batch)
+        return answer(self._request(COARSE, batch.shape), batch)
 
     def _request(self, output: str, shape: tuple[int, ...]) -> Any:
-        """Return the request of a graph compiled for this answer to batches of this shape."""
-        key = output, shape
-        if key not in self._compiled:
-            # Room is made first, so that the old and the new are not in memory together.
-            kept = self._compiled
-            while kept and (
-                len(kept) >= SHAPES_KEPT
-                or _pixels(shape) + sum(_pixels(old) for _, old in kept) > PIXELS_KEPT
+        """Return the inference request of a graph compiled for an output and a batch shape."""
+        key, compiled = (output, shape), self._compiled
+        if key not in compiled:
+            # Old graphs are dropped first, so that they and the new one are not in memory together.
+            while compiled and (
+                len(compiled) >= SHAPES_KEPT
+                or sum(prod(each[:3]) for _, each in (*compiled, key)) > PIXELS_KEPT
             ):
-                kept.popitem(last=False)
-            with self._blaming_the_file():
-                self._compiled[key] = self._compile(output, shape)
-        self._compiled.move_to_end(key)
-        return self._compiled[key]
+                compiled.popitem(last=False)
+            with self._model_errors():
+                compiled[key] = self._compile(output, shape)
+        compiled.move_to_end(key)
+        return compiled[key]
 
     def _compile(self, output: str, shape: tuple[int, ...]) -> Any:
         name = f"{output} {shape}"
         content = self._cache and self._cache.read(name)
         if content:
-            with suppress(RuntimeError):  # such as an entry of an instruction set that is missing here
+            with suppress(RuntimeError):  # for example an entry for other processor instructions
                 return self._core.import_model(BytesIO(content), "CPU", self._settings).create_infer_request()
         network = self._network.clone()  # shares the weights
         for port, result in zip(network.outputs, network.get_results(), strict=True):
@@ -162,30 +151,34 @@ class OpenVINORuntime:
                 network.remove_result(result)
         network.reshape(list(shape))
         compiled = self._core.compile_model(network, "CPU", self._settings)
-        if self._cache is not None:
+        if self._cache:
             with suppress(RuntimeError):
                 self._cache.write(name, compiled.export_model().getvalue())
         return compiled.create_infer_request()
 
     @contextmanager
-    def _blaming_the_file(self) -> Iterator[None]:
-        """Turn OpenVINO's refusal of a graph, which it reports as a RuntimeError, into one line.
+    def _model_errors(self) -> Iterator[None]:
+        """Turn OpenVINO's RuntimeErrors into a :class:`ModelError` of one line.
 
-        Where its message quotes damaged names, Python fails to read the message: a UnicodeDecodeError.
+        Where its message quotes damaged names, Python cannot decode it: a UnicodeDecodeError.
         """
         try:
             yield
         except (RuntimeError, UnicodeDecodeError) as error:
+            # The reason is at the end of the message: a summary, if there is one, or the last line.
+            _, summary, end = str(error).strip().rpartition("Summary:\n")
+            lines = [line.removeprefix("-- ").strip(" .") for line in end.splitlines()]
+            reason = "; ".join(lines if summary else lines[-1:])
             raise ModelError(
-                f"{self._path} cannot be run by OpenVINO: {_reason(error)}. Export the run again."
+                f"{self._path} cannot be run by OpenVINO: {reason}. Export the run again."
             ) from error
 
 
 def cpu_settings(threads: int | None = None, precision: Precision = "fp32") -> dict[str, Any]:
-    """Return what OpenVINO compiles with; threads are its choice where None."""
+    """Return OpenVINO's settings for compiling; it chooses the number of threads if that is None."""
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
-        # Said always: left alone, OpenVINO takes bf16 on processors that are fast at it, and ties threads to
+        # Always set: by default OpenVINO takes bf16 on processors that are fast at it, and pins threads to
         # cores, those of two processes to the same ones.
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "ENABLE_CPU_PINNING": False,
@@ -196,7 +189,7 @@ def cpu_settings(threads: int | None = None, precision: Precision = "fp32") -> d
 
 
 def taking_pixels(network: Any) -> Any:
-    """Put in front of a network what turns uint8 (N, H, W, 3) into the float32 (N, 3, H, W) it takes."""
+    """Prepend the conversion of uint8 (N, H, W, 3) to the float32 (N, 3, H, W) that a network takes."""
     openvino = import_openvino()
     preprocess = openvino.preprocess.PrePostProcessor(network)
     image = preprocess.input()
@@ -206,7 +199,7 @@ def taking_pixels(network: Any) -> Any:
 
 
 def answer(request: Any, batch: UInt8Array) -> Float32Array:
-    """Return the one answer of a compiled graph to a batch, in a new array that OpenVINO writes into."""
+    """Run a compiled graph on a batch and return its output, a new array that OpenVINO writes into."""
     result = np.empty(tuple(request.get_output_tensor().shape), np.float32)
     request.set_output_tensor(import_openvino().Tensor(result, shared_memory=True))
     request.infer(batch, share_inputs=True, share_outputs=True)
@@ -214,10 +207,10 @@ def answer(request: Any, batch: UInt8Array) -> Float32Array:
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO, without the conversion tools that it would import along.
+    """Import OpenVINO without its conversion tools, which are not needed here.
 
-    They import slowly, and they tell a statistics server on the network of each import, unless the user has
-    opted out. Nothing here converts models. Where OpenVINO has been imported before, it is taken as it is.
+    They import slowly, and report each import to a statistics server unless the user has opted out. If
+    OpenVINO was imported before, it is used as it is.
 
     Raises:
         MissingExtraError: If it is not installed or cannot be loaded.
@@ -225,7 +218,7 @@ def import_openvino() -> Any:
     tools = "openvino.tools.ovc"
     hide = "openvino" not in sys.modules and tools not in sys.modules
     if hide:
-        sys.modules[tools] = None  # type: ignore[assignment]  # Python's way to say: not to be found
+        sys.modules[tools] = None  # type: ignore[assignment]  # imports of it fail
     try:
         return import_module("openvino")
     except ImportError as error:
@@ -237,27 +230,29 @@ def import_openvino() -> Any:
             del sys.modules[tools]
 
 
-def openvino_core() -> Any:
-    """Return the process's one OpenVINO ``Core``; nothing here makes another.
+_CORE_LOCK = Lock()
 
-    Each one gives the main thread a stack for signals, and takes it away when it goes. Of two that do not go
-    in reverse order, the last puts back the stack that the first has taken away, and the next Ctrl-C, even in
-    a training long after, ends in a segmentation fault.
+
+def openvino_core() -> Any:
+    """Return the process's only OpenVINO ``Core``.
+
+    Each Core gives the main thread a stack for signals and removes it when it is deleted. If two are not
+    deleted in reverse order, the last restores a removed stack, and the next Ctrl-C is a segmentation fault.
 
     Raises:
         MissingExtraError: If OpenVINO is not installed or cannot be loaded.
     """
-    with _MAKING:
-        return _make_core()
+    with _CORE_LOCK:
+        return _core()
 
 
 @cache
-def _make_core() -> Any:
+def _core() -> Any:
     return import_openvino().Core()
 
 
 def describe() -> dict[str, str]:
-    """Return what OpenVINO will use on this machine.
+    """Return what OpenVINO uses on this machine.
 
     Raises:
         MissingExtraError: If it is not installed or cannot be loaded.
@@ -270,19 +265,3 @@ def describe() -> dict[str, str]:
         "OpenVINO device": core.get_property("CPU", "FULL_DEVICE_NAME"),
         "OpenVINO instructions": f"FP32 and, faster, {', '.join(fast)}" if fast else "FP32",
     }
-
-
-def _signature(port: Any) -> str:
-    sizes = (None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
-    return signature(port.get_element_type().to_dtype().name, sizes)
-
-
-def _pixels(shape: tuple[int, ...]) -> int:
-    return prod(shape[:3])
-
-
-def _reason(error: RuntimeError | UnicodeDecodeError) -> str:
-    """Return the end of OpenVINO's message, which says most: its summary where there is one, or a line."""
-    _, summary, end = str(error).strip().rpartition("Summary:\n")
-    lines = [line.removeprefix("-- ").strip(" .") for line in end.splitlines()]
-    return "; ".join(lines if summary else lines[-1:])

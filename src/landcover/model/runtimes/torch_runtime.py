@@ -1,4 +1,4 @@
-"""A torch module behind the :class:`~landcover.model.runtimes.base.Runtime` interface."""
+"""A torch module behind the :class:`~.base.Runtime` interface."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 class TorchRuntime:
     """Run a module that is in memory.
 
-    The module is moved to the device and stays in evaluation mode: a training loop that validates the module
-    it trains calls ``module.train()`` afterwards.
+    The module is moved to the device and stays in evaluation mode: a training loop that validates its module
+    calls ``module.train()`` afterwards.
 
     Attributes:
         module: The network itself.
 
     Args:
-        module: Takes normalised float32 (N, 3, H, W), returns logits (N, C, H, W). A module with a method
-            ``logits`` returns coarse ones by it, at its ``stride``; otherwise they are the full ones.
+        module: Takes normalised float32 (N, 3, H, W), returns logits (N, C, H, W). Coarse logits come from
+            its method ``logits``, at its ``stride``; without one they are the full ones.
         card: The model's card; its preprocessing, legend and temperature are used.
         device: See :func:`pick_device`.
         precision: ``"bf16"`` computes convolutions in bfloat16; the softmax is always float32.
@@ -64,24 +64,20 @@ class TorchRuntime:
         return self._softmax(self.module, batch)
 
     def coarse(self, batch: UInt8Array) -> Float32Array:
-        """Classify at the decoder's stride; see :meth:`landcover.model.runtimes.base.Runtime.coarse`."""
+        """Classify at the decoder's stride; see :meth:`.base.Runtime.coarse`."""
         return self._softmax(self._coarse, batch)
 
     @torch.inference_mode()
     def _softmax(self, network: Callable[[torch.Tensor], torch.Tensor], batch: UInt8Array) -> Float32Array:
-        logits = self._logits(network, batch)
-        result: Float32Array = torch.softmax(logits.div_(self.card.temperature), dim=1).cpu().numpy()
-        return result
-
-    def _logits(self, network: Callable[[torch.Tensor], torch.Tensor], batch: UInt8Array) -> torch.Tensor:
-        """Return float32 logits, contiguous, on the device."""
         check_batch(batch)
         pixels = torch.tensor(batch, device=self._device)
-        # NHWC in memory is what torch calls channels_last: the axes are renamed, nothing is moved.
+        # NHWC in memory is torch's channels_last: the axes are renamed, nothing is moved.
         normalised = torch.addcmul(self._offset, pixels.float(), self._scale).permute(0, 3, 1, 2)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             logits = network(normalised)
-        return logits.float().contiguous()
+        logits = logits.float().contiguous().div_(self.card.temperature)
+        result: Float32Array = torch.softmax(logits, dim=1).cpu().numpy()
+        return result
 
 
 def pick_device(name: str) -> torch.device:
@@ -126,7 +122,7 @@ def describe() -> dict[str, str]:
 def load(
     path: Path, *, device: str, threads: int | None = None, precision: Precision = "fp32"
 ) -> TorchRuntime:
-    """Read a checkpoint or run folder, build its network; see :func:`.open_model`."""
+    """Read a checkpoint or run folder and build its network; see :func:`.open_model`."""
     card, tensors = read_model(path)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,0 +1,391 @@
+"""Export a model as one file, after acceptance checks; no file is written if a check fails."""
+
+import datetime
+import json
+import logging
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import numpy as np
+import onnx
+
+from landcover import __version__
+from landcover._typing import UInt8Array
+from landcover.errors import LandcoverWarning, UsageError, did_you_mean
+from landcover.exporting.acceptance import (
+    MAX_MIOU_LOSS,
+    MIN_AGREEMENT,
+    Pair,
+    both_outputs,
+    check_accuracy,
+    check_agreement,
+    check_parity,
+    check_speed,
+    parity_batches,
+)
+from landcover.exporting.crops import PROCEDURAL, open_crops, parse_crops
+from landcover.exporting.graph import OPSET, model_graph, standard_entries, standardised_graph, write_model
+from landcover.exporting.int8 import quantise
+from landcover.exporting.qgis import DeepnessPrediction, deepness_entries
+from landcover.exporting.stac import stac_item
+from landcover.io.files import atomic_path, check_output, write_text
+from landcover.model import DeepLabV3Plus
+from landcover.model.card import ONNX_SUFFIX, ModelCard, model_digest
+from landcover.model.runtimes import TorchRuntime, open_model
+
+Purpose = Literal["landcover", "qgis"]
+
+_RUNTIMES = ("openvino", "onnxruntime")
+_PARITY_WINDOWS = 6  # windows on which runtimes are compared with torch
+_AGREEMENT_WINDOWS = 64  # windows of each imagery on which INT8 is compared with float32
+_LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """Options of :func:`export` beyond the file and its imagery: INT8, seed, STAC item.
+
+    Attributes:
+        int8: Quantise after training, see :func:`landcover.exporting.int8.quantise`.
+        calibration: Imagery on which the ranges of INT8 are measured, ``DATA`` or ``DATA:SPLIT``; several for
+            several scales or sensors. It needs no labels; use other images than those for scores and
+            comparison.
+        calibration_images: Number of crops of half a window, divided evenly among the imagery.
+        compare: Further imagery on which INT8 must give the same classes as float32, ``DATA`` or
+            ``DATA:SPLIT``, without labels. ``data`` is always compared.
+        max_miou_loss: Points of mIoU that INT8 may lose.
+        min_agreement: Fraction of pixels, 0..1, that must have the same class as in float32.
+        no_speed_gate: Reason why INT8 need not be faster on this machine; the card contains it.
+        seed: Seed of the windows' positions.
+        stac_mlm: Also write a STAC item that describes the file.
+
+    Example:
+        >>> import landcover as lc
+        >>> lc.ExportOptions(int8=True, calibration="tiles:folders:train").max_miou_loss
+        0.5
+    """
+
+    int8: bool = False
+    calibration: str | Sequence[str] | None = None
+    calibration_images: int = 128
+    compare: Sequence[str] | None = None
+    max_miou_loss: float = MAX_MIOU_LOSS
+    min_agreement: float = MIN_AGREEMENT
+    no_speed_gate: str | None = None
+    seed: int = 0
+    stac_mlm: str | Path | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What :func:`export` wrote.
+
+    Attributes:
+        path: The model file.
+        card: Its card; ``export`` contains the results of the checks.
+        sha256: Digest of the file.
+        stac: The STAC item, or None.
+    """
+
+    path: Path
+    card: ModelCard
+    sha256: str
+    stac: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "file": str(self.path),
+            "sha256": self.sha256,
+            "bytes": self.path.stat().st_size,
+            "precision": self.card.precision,
+            "stac": None if self.stac is None else str(self.stac),
+            **self.card.export,
+        }
+
+
+class Labelled(NamedTuple):
+    """Labelled data to score on: folder or cache, ``NAME:subset``, metres per pixel if not stated there."""
+
+    data: str | Path
+    split: str
+    gsd: float | None = None
+
+
+class Variant(NamedTuple):
+    """A model that has passed its checks: graph, card without results, further metadata, results."""
+
+    model: onnx.ModelProto
+    card: ModelCard
+    entries: dict[str, str]
+    results: dict[str, Any]
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    for_: Purpose = "landcover",
+    data: str | Path | None = None,
+    split: str | None = None,
+    gsd: float | None = None,
+    options: ExportOptions | None = None,
+    force: bool = False,
+    **deprecated: object,
+) -> Exported:
+    """Write a model as one ONNX file that runs without torch, after acceptance checks.
+
+    The file is run in OpenVINO and onnxruntime on windows of several sizes and compared with torch: the
+    predicted class must be the same for 99.9 % of the pixels, and no probability may differ by more than
+    0.001. INT8 is compared with float32 in OpenVINO: by the time for a window, by the predicted classes on
+    each imagery, and by its mIoU on labelled data. If a check fails, nothing is written; the card of the file
+    contains the results. The steps are logged at level INFO.
+
+    Args:
+        run: Run folder or checkpoint.
+        out: The file, ``*.onnx``.
+        for_: ``"landcover"``, or ``"qgis"`` for the plugin Deepness: a static square input that the plugin
+            normalises, one output, and the plugin's own metadata.
+        data: Folder or cache with the imagery of the checks. None: procedural scenes, enough for float32.
+        split: Subset of it, ``NAME:subset``. INT8 is scored on it and needs both.
+        gsd: Metres per pixel of ``data`` and the imagery in ``options``, if the files do not state it.
+        options: INT8 and further outputs.
+        force: Replace existing files.
+        **deprecated: The fields of ``options`` as keywords, as in version 0.1.
+
+    Raises:
+        UsageError: If options contradict each other, or the data lack what a check needs.
+        ModelError: If the run contains no model, or the file fails a check; the message has the numbers.
+        SplitError: If a split cannot be made.
+        DataError: If imagery cannot be read.
+        OutputError: If an output exists and ``force`` is off, or cannot be written.
+
+    Example:
+        >>> import landcover as lc
+        >>> exported = lc.export("runs/a", "model.onnx")  # doctest: +SKIP
+        >>> lc.open_model("model.onnx")  # doctest: +SKIP
+    """
+    options = _with_deprecated(options or ExportOptions(), deprecated)
+    out, item = Path(out), None if options.stac_mlm is None else Path(options.stac_mlm)
+    calibration = options.calibration or ()
+    calibration = [calibration] if isinstance(calibration, str) else calibration
+    if for_ not in get_args(Purpose):
+        raise UsageError(f"Unknown purpose {for_!r}. {did_you_mean(for_, get_args(Purpose))}")
+    labelled = None if data is None or split is None else Labelled(data, split, gsd)
+    if options.int8:
+        _check_int8(options, calibration, labelled, for_)
+    elif calibration or options.compare or options.no_speed_gate is not None:
+        raise UsageError("--calibration, --compare and --no-speed-gate need --int8; add it, or omit them.")
+    if split is not None and data is None:
+        raise UsageError(f"--split {split} needs --data, of which it is a subset.")
+    if options.seed < 0:
+        raise UsageError(f"The seed is {options.seed}; expected 0 or more.")
+    if out.suffix.lower() != ONNX_SUFFIX:
+        raise UsageError(f"The output is {out}; expected a name that ends with {ONNX_SUFFIX}.")
+    if item is not None and item.absolute() == out.absolute():
+        raise UsageError(f"{out} cannot be both the model and its STAC item; name the item *.json.")
+    for path in filter(None, (out, item)):
+        check_output(path, force=force)
+
+    reference = cast("TorchRuntime", open_model(run, device="cpu", runtime="torch"))
+    imagery = PROCEDURAL if data is None else open_crops(data, split, gsd=gsd)
+    sources = [parse_crops(text, gsd=gsd) for text in calibration]
+    compared = [imagery, *(parse_crops(text, gsd=gsd) for text in options.compare or ())]
+    side, scale, seed = reference.card.window_px, reference.card.preprocessing.gsd, options.seed
+    windows = list(imagery.crops(_PARITY_WINDOWS, side, scale, seed=seed))
+
+    with tempfile.TemporaryDirectory(prefix="landcover-export-") as name:
+        folder = Path(name)
+        variant = (qgis_variant if for_ == "qgis" else float_variant)(reference, windows, folder)
+        if labelled is not None and options.int8:
+            share = -(-options.calibration_images // len(sources))
+            # Half a window: more different crops in the same number of pixels, also from a few images.
+            half = max(1, side // 2)
+            crops = [list(s.crops(share, half, scale, seed=seed, overlapping=4)) for s in sources]
+            comparisons = [
+                (source.name, source.crops(_AGREEMENT_WINDOWS, side, scale, seed=seed, overlapping=1))
+                for source in compared
+            ]
+            images = [crop for some in crops for crop in some]
+            variant = int8_variant(variant, images, windows[0], comparisons, labelled, options, folder)
+            variant.results["int8"]["calibration"] = [
+                {"imagery": source.name, "images": len(some)}
+                for source, some in zip(sources, crops, strict=True)
+            ]
+    results = {
+        "for": for_,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "source_sha256": model_digest(run),
+        "opset": OPSET,
+        "versions": {"landcover": __version__, **{name: version(name) for name in _LIBRARIES}},
+        "imagery": imagery.name,
+        "seed": seed,
+        **variant.results,
+    }
+    card = variant.card.model_copy(update={"export": results})
+    _log.info("Writing %s", out)
+    with atomic_path(out, force=force) as temporary:
+        write_model(temporary, variant.model, card, variant.entries)
+    exported = Exported(out, card, model_digest(out), item)
+    if item is not None:
+        href = Path(os.path.relpath(out.absolute(), item.absolute().parent)).as_posix()
+        content = stac_item(
+            card,
+            name=out.stem,
+            href=href if href.startswith("../") else f"./{href}",
+            sha256=exported.sha256,
+            size=out.stat().st_size,
+            parameters=sum(values.numel() for values in reference.module.parameters()),
+            side=side if for_ == "qgis" else None,
+        )
+        write_text(item, json.dumps(content, indent=1) + "\n", force=force)
+    return exported
+
+
+def _check_int8(
+    options: ExportOptions, calibration: Sequence[str], labelled: Labelled | None, for_: Purpose
+) -> None:
+    """Refuse options that contradict INT8, before any work."""
+    if for_ == "qgis":
+        raise UsageError("INT8 is not available for QGIS; omit --int8 or --for qgis.")
+    if labelled is None:
+        raise UsageError(
+            "INT8 is written only after its mIoU is measured, which needs labelled data: pass --data D "
+            "and --split NAME:subset, such as folders:validation."
+        )
+    if not (math.isfinite(options.max_miou_loss) and options.max_miou_loss >= 0):
+        raise UsageError(f"--max-miou-loss is {options.max_miou_loss}; expected points of mIoU, 0 or more.")
+    if not 0 <= options.min_agreement <= 1:
+        raise UsageError(
+            f"--min-agreement is {options.min_agreement}; expected a fraction from 0 to 1, such as 0.985."
+        )
+    if options.no_speed_gate is not None and not options.no_speed_gate.strip():
+        raise UsageError("--no-speed-gate needs a reason, which is stored in the model's card.")
+    if not calibration:
+        raise UsageError(
+            "INT8 needs imagery, best not that of --split, on which the ranges of the layers are measured. "
+            "Pass --calibration DATA or DATA:SPLIT, such as tiles:folders:train."
+        )
+    if options.calibration_images < len(calibration):
+        raise UsageError(
+            f"--calibration-images is {options.calibration_images}; expected at least one for each of "
+            f"{len(calibration)} --calibration."
+        )
+
+
+def _with_deprecated(options: ExportOptions, keywords: Mapping[str, Any]) -> ExportOptions:
+    """Return options with the keywords of version 0.1 put into their fields."""
+    if not keywords:
+        return options
+    known = [field.name for field in fields(ExportOptions)]
+    for name in keywords:
+        if name not in known:
+            raise TypeError(f"export() has no option {name!r}. {did_you_mean(name, known)}")
+    warnings.warn(
+        f"export({', '.join(f'{name}=...' for name in keywords)}) is deprecated and will be removed in "
+        "version 0.3. Pass options=ExportOptions(...).",
+        LandcoverWarning,
+        stacklevel=3,
+    )
+    return replace(options, **keywords)
+
+
+def float_variant(reference: TorchRuntime, windows: Sequence[UInt8Array], folder: Path) -> Variant:
+    """Write landcover's own file, ``float.onnx``, and compare it with torch in every runtime.
+
+    Args:
+        reference: The network.
+        windows: uint8 (H, W, 3) each, on which predictions are compared.
+        folder: An existing folder for the file.
+
+    Raises:
+        ModelError: If a runtime's predictions differ too much from the network's.
+    """
+    card, entries = reference.card, standard_entries(reference.card)
+    _log.info("Converting the network %s to ONNX; this can take a minute", card.model.encoder)
+    model = model_graph(cast("DeepLabV3Plus", reference.module), card)
+    file = folder / "float.onnx"
+    write_model(file, model, card, entries)
+    _log.info("Comparing the ONNX file with torch in %s", " and ".join(_RUNTIMES))
+    runtimes = {name: both_outputs(open_model(file, device="cpu", runtime=name)) for name in _RUNTIMES}
+    parity = check_parity(both_outputs(reference), runtimes, parity_batches(windows))
+    return Variant(model, card, entries, {"parity": parity})
+
+
+def qgis_variant(reference: TorchRuntime, windows: Sequence[UInt8Array], folder: Path) -> Variant:
+    """Make the file for Deepness and compare what the plugin computes with it with torch.
+
+    Arguments and errors as :func:`float_variant`.
+    """
+    card, entries = reference.card, deepness_entries(reference.card)
+    model = standardised_graph(cast("DeepLabV3Plus", reference.module), card)
+    file = folder / "qgis.onnx"
+    write_model(file, model, card, entries)
+    parity = check_parity(
+        lambda batch: (reference.probabilities(batch),),
+        {"onnxruntime, as Deepness runs it": DeepnessPrediction(file)},
+        (_full_window(window, card.window_px)[None] for window in windows),
+    )
+    return Variant(model, card, entries, {"parity": parity})
+
+
+def int8_variant(
+    origin: Variant,
+    images: Sequence[UInt8Array],
+    window: UInt8Array,
+    comparisons: Iterable[tuple[str, Iterable[UInt8Array]]],
+    labelled: Labelled,
+    options: ExportOptions,
+    folder: Path,
+) -> Variant:
+    """Quantise a float32 variant and compare both in OpenVINO: speed, predicted classes, mIoU.
+
+    Args:
+        origin: What :func:`float_variant` returned.
+        images: uint8 (H, W, 3) each, on which ranges are measured.
+        window: uint8 (H, W, 3), the window that is timed.
+        comparisons: Names of imagery, each with the windows on which classes are compared.
+        labelled: Labelled data to score on.
+        options: The limits.
+        folder: The folder of :func:`float_variant`.
+
+    Raises:
+        ModelError: If INT8 exceeds a limit; the message has the numbers.
+    """
+    card = origin.card.model_copy(update={"precision": "int8"})
+    _log.info("Quantising: measuring ranges on %d crops", len(images))
+    model = quantise(origin.model, images, folder)
+    write_model(folder / "int8.onnx", model, card, origin.entries)
+    pair = Pair(*(open_model(folder / name, runtime="openvino") for name in ("float.onnx", "int8.onnx")))
+
+    # Speed first: it takes seconds where scoring can take minutes.
+    reason = options.no_speed_gate
+    speed = check_speed(pair, _full_window(window, card.window_px), must_be_faster=reason is None)
+    agreements = []
+    for name, windows in comparisons:
+        _log.info("Comparing INT8 with float32 on %s", name)
+        agreements.append(check_agreement(pair, name, windows, minimum=options.min_agreement))
+    data, split, gsd = labelled
+    _log.info("Scoring float32 and INT8 on %s %s", data, split)
+    results = {
+        "accuracy": check_accuracy(pair, data, split, gsd=gsd, max_loss=options.max_miou_loss),
+        "agreement": agreements,
+        "min_agreement": options.min_agreement,
+        "speed": {**speed, "no_gate": reason},
+    }
+    return Variant(model, card, origin.entries, {**origin.results, "int8": results})
+
+
+def _full_window(image: UInt8Array, side: int) -> UInt8Array:
+    """Repeat the last row and column of uint8 (H, W, 3) until it is ``side`` high and wide."""
+    height, width = image.shape[:2]
+    return np.pad(image, ((0, side - height), (0, side - width), (0, 0)), mode="edge")
