@@ -144,8 +144,8 @@ def test_a_link_in_place_of_an_output_is_refused_and_replaced_with_force(
 WORK_FILES = [
     (run_predict, ".a_mask.tif.landcover-tmp"),
     (run_predict, ".a_mask.tif.landcover-tmp.pixels"),
-    (run_predict, f".a_mask.{os.getpid()}.landcover-tmp.tif"),
-    (run_predict, f".a_mask.{os.getpid()}.landcover-tmp.tif.aux.xml"),
+    (run_predict, ".a_mask.4242.landcover-tmp.tif"),
+    (run_predict, ".a_mask.4242.landcover-tmp.tif.aux.xml"),
     (run_predict, ".a_mask.landcover-tmp.0123abcd"),
     (run_predict, "a_mask.tif.aux.xml"),
     (run_predict, "a_mask.tif.ovr"),
