@@ -17,7 +17,7 @@ from landcover.training.config import LossConfig
 from landcover.training.data import load_training_data
 from landcover.training.losses import build_loss, soft_cross_entropy
 from landcover.training.sampler import NeighbourTiles, Piece
-from landcover.training.softlabels import SoftLabels, at_centres
+from landcover.training.teachers import SoftLabels, at_centres
 from landcover.windows import Window
 from training_world import tiny, write_pairs
 

@@ -38,7 +38,7 @@ from landcover.model.runtimes import open_model
 from landcover.model.tensorfile import read_tensors
 from landcover.training import TrainConfig, load_preset, presets, train
 from landcover.training.batches import BatchReader
-from landcover.training.checkpoint import (
+from landcover.training.runs import (
     Progress,
     TrainingState,
     end_reason,
@@ -51,7 +51,8 @@ from landcover.training.data import load_training_data
 from landcover.training.log import RunLog, read_log
 from landcover.training.loop import Interrupt, batch_scores
 from landcover.training.optim import WeightAverage, build_optimiser, has_bfloat16, learning_rate_factor
-from landcover.training.validation import evenly_spaced, side_by_side
+from landcover.training.data import evenly_spaced
+from landcover.training.loop import side_by_side
 from training_world import TINY, assert_same_tensors, tiny, write_pair, write_pairs
 
 
@@ -617,15 +618,6 @@ def test_frozen_batch_norms_are_those_of_the_start(tmp_path, data):
     assert {name for name in first if name.startswith("encoder.")} - kept - same
 
 
-@pytest.mark.parametrize(("keep", "said"), [("last", "(its last weights)\n"), ("best", "/run\n")])
-def test_the_end_reports_which_weights_are_kept(invoke, data, tmp_path, keep, said):
-    settings = tmp_path / "tiny.yaml"
-    settings.write_text(dump_yaml(tiny("steps=1", f"validation.keep={keep}")))
-    result = invoke("--data", data, "--preset", settings, "--out", tmp_path / "run")
-    assert result.exit_code == 0
-    assert result.stderr.endswith(said)
-
-
 def test_what_is_frozen_has_no_order():
     both = [
         tiny(f"freeze=[{names}]")
@@ -1018,7 +1010,7 @@ def test_minutes_replace_steps(invoke, data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--minutes", "1", "--steps", "1"], ["--minutes", "--steps", "one of them"]),
+        (["--minutes", "1", "--steps", "1"], ["--minutes 1", "--steps 1"]),
         (["--preset", "begin"], ["'begin'", "starter"]),
         (["--set", "optimiser.lr=1"], ["'optimiser.lr'", "learning_rate"]),
         (["--set", "crop_px"], ["KEY=VALUE"]),

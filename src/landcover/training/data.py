@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from landcover.ood import WINDOW_PX, ImageryProfile, measure_profile
 from landcover.progress import track
 from landcover.scale import unknown_gsd
 from landcover.training.sampler import ClassCounts, count_classes
-from landcover.training.validation import evenly_spaced
 
 MAX_SCALE = 100
 """Largest factor between the GSDs of the data and of the model."""
@@ -79,6 +78,7 @@ def load_training_data(
     model_gsd: float | None,
     legend: Legend | None = None,
     gsd: float | None = None,
+    across_tiles: bool = False,
 ) -> TrainingData:
     """Open a data set, split it and count the classes of the training masks.
 
@@ -91,6 +91,7 @@ def load_training_data(
         model_gsd: Metres per pixel that the network works at; None for that of the data.
         legend: Legend of the masks, if not the one that the data declare.
         gsd: Metres per pixel of the data, if not what the data declare.
+        across_tiles: Whether crops are to reach into neighbouring tiles.
 
     Raises:
         UsageError: If the GSD is unknown or absurd, or the split is given with a subset.
@@ -128,20 +129,24 @@ def load_training_data(
             ", ".join(subsets),
         )
     validation = subsets[validation_subset] if validation_subset else []
-    channels, classes = dataset.legend.channels, len(dataset.legend.scored)
+    legend = dataset.legend
 
     def count(item: Item) -> ClassCounts:
-        return count_classes(np.take(channels, dataset.read_mask(item)), classes)
+        return count_classes(np.take(legend.channels, dataset.read_mask(item)), len(legend.scored))
 
     items = subsets[train_subset]
     counted = list(
         zip(items, track(parallel_map(count, items), "Counting classes", total=len(items)), strict=True)
     )
+    digest = hashlib.sha256()
+    for item, counts in counted:
+        digest.update(f"{item.key} {counts.height} {counts.width} {counts.pixels.tolist()}\n".encode())
+    digest.update("\n".join(item.key for item in validation).encode())
     labelled = [(item, counts) for item, counts in counted if counts.blocks.any()]
     if not labelled:
         raise DataError(
             f"None of the {len(items)} masks of the subset {train_subset!r} of {data} has a labelled pixel. "
-            f"Check the legend ({dataset.legend.name}) with: landcover verify {data}"
+            f"Check the legend ({legend.name}) with: landcover verify {data}"
         )
     loaded = TrainingData(
         dataset=dataset,
@@ -151,14 +156,22 @@ def load_training_data(
         class_counts=[counts for _, counts in labelled],
         validation=validation,
         validation_subset=validation_subset,
-        digest=_digest(counted, validation),
+        digest=digest.hexdigest(),
     )
-    _warn(loaded, crop_px, unlabelled=len(items) - len(labelled))
+    _warn(loaded, crop_px, unlabelled=len(items) - len(labelled), across_tiles=across_tiles)
     return loaded
 
 
-def _warn(data: TrainingData, crop_px: int, *, unlabelled: int) -> None:
+def _warn(data: TrainingData, crop_px: int, *, unlabelled: int, across_tiles: bool) -> None:
     """Log warnings about images and classes that cannot be learned, or only at a cost."""
+    scenes: Mapping[str, object] = data.dataset.scenes or {}
+    if across_tiles and not any(item.key in scenes for item in data.train):
+        logger.warning(
+            "across_tiles=true has no effect: the neighbours of the training images are unknown. Write %s "
+            "(part,id,scene,row,col) into the data folder and prepare the cache again, or set "
+            "across_tiles=false.",
+            SCENES_FILE,
+        )
     if unlabelled:
         logger.warning("Training images without a labelled pixel: %d; they are skipped.", unlabelled)
     for name, fraction in data.class_share.items():
@@ -189,18 +202,6 @@ def _warn(data: TrainingData, crop_px: int, *, unlabelled: int) -> None:
         )
 
 
-def warn_without_neighbours(data: TrainingData) -> None:
-    """Log a warning if no training image has a position in a scene: crops cannot reach across tiles."""
-    scenes: Mapping[str, object] = data.dataset.scenes or {}
-    if not any(item.key in scenes for item in data.train):
-        logger.warning(
-            "across_tiles=true has no effect: the neighbours of the training images are unknown. Write %s "
-            "(part,id,scene,row,col) into the data folder and prepare the cache again, or set "
-            "across_tiles=false.",
-            SCENES_FILE,
-        )
-
-
 def check_scale(data_gsd: float, model_gsd: float, model: str) -> None:
     """Refuse a model whose scale differs too much from that of the data.
 
@@ -212,6 +213,13 @@ def check_scale(data_gsd: float, model_gsd: float, model: str) -> None:
             f"The data have {data_gsd:g} m per pixel and {model} works at {model_gsd:g} m: more than a "
             f"factor of {MAX_SCALE}. Expected metres per pixel; check --gsd and --set gsd."
         )
+
+
+def evenly_spaced(items: Sequence[Item], count: int | None) -> Sequence[Item]:
+    """Return ``count`` evenly spaced items of a sequence, or all of them if it is None."""
+    if count is None or count >= len(items):
+        return items
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def measure_imagery(data: TrainingData) -> ImageryProfile | None:
@@ -232,12 +240,3 @@ def measure_imagery(data: TrainingData) -> ImageryProfile | None:
         return resample_image(data.dataset.read_image(item), scale)
 
     return measure_profile(parallel_map(read, evenly_spaced(data.train, count)))
-
-
-def _digest(counted: Iterable[tuple[Item, ClassCounts]], validation: Iterable[Item]) -> str:
-    """Return a digest of names, sizes and class counts: the run's identity, and the card's provenance."""
-    digest = hashlib.sha256()
-    for item, counts in counted:
-        digest.update(f"{item.key} {counts.height} {counts.width} {counts.pixels.tolist()}\n".encode())
-    digest.update("\n".join(item.key for item in validation).encode())
-    return digest.hexdigest()

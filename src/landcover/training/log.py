@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -62,9 +61,7 @@ class RunLog:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
         with self._optional_board():
             if self._board is not None:
@@ -97,9 +94,10 @@ class RunLog:
         if event not in ("step", "validation"):
             return
         with self._optional_board():
-            for name, value in _flat(values):
-                if self._board is not None and name not in ("step", "images", "seconds"):
-                    self._board.add_scalar(f"{event}/{name}", value, values["step"])
+            for name, value in flatten(values, "/").items():
+                is_curve = isinstance(value, int | float) and name not in ("step", "images", "seconds")
+                if self._board is not None and is_curve:
+                    self._board.add_scalar(f"{event}/{name}", float(value), values["step"])
 
     def pictures(self, step: int, pictures: Mapping[str, UInt8Array]) -> None:
         """Show uint8 (H, W, 3) pictures by name in TensorBoard."""
@@ -130,12 +128,13 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _flat(values: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return the numbers by name; those of a nested mapping as ``outer/inner``."""
-    flat: list[tuple[str, float]] = []
+def flatten(values: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """Return nested values by their joined keys; an empty mapping is a value."""
+    flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat += [(f"{name}/{inner}", number) for inner, number in _flat(value)]
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat.append((name, float(value)))
+        if isinstance(value, Mapping) and value:
+            inner = flatten(value, separator)
+            flat.update({f"{name}{separator}{key}": leaf for key, leaf in inner.items()})
+        else:
+            flat[name] = value
     return flat

@@ -2,8 +2,8 @@
 
 import datetime
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,38 +16,30 @@ from landcover.errors import ModelError, UsageError
 from landcover.io.files import claimed, write_text
 from landcover.legend import Legend
 from landcover.model import DeepLabV3Plus, build_model
-from landcover.model.card import (
-    BEST_NAME,
-    LAST_NAME,
-    ImageSet,
-    ModelCard,
-    UsedImages,
-    model_digest,
-    read_card,
-)
+from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, UsedImages, model_digest, read_card
 from landcover.model.runtimes.base import Precision
 from landcover.model.runtimes.torch_runtime import pick_device
 from landcover.model.weights import encoder_preprocessing, load_model_weights, weights_digest
-from landcover.ood import ImageryProfile
 from landcover.training.batches import BatchReader
-from landcover.training.checkpoint import Progress, Reason, TrainingState
 from landcover.training.config import TrainConfig
-from landcover.training.data import (
-    TrainingData,
-    load_training_data,
-    measure_imagery,
-    warn_without_neighbours,
-)
+from landcover.training.data import evenly_spaced, load_training_data, measure_imagery
 from landcover.training.depthwise import use_fast_depthwise_backward
 from landcover.training.log import RunLog
 from landcover.training.loop import Interrupt, Run, fit, save_best, save_checkpoint
 from landcover.training.losses import build_loss
 from landcover.training.optim import WeightAverage, build_optimiser, pick_precision
-from landcover.training.provenance import git_commit, versions
-from landcover.training.runs import CONFIG_NAME, prepare_folder, run_identity, warn_of_other_device
-from landcover.training.softlabels import SoftLabels
-from landcover.training.teachers import Teacher, check_teachers, read_teachers, soft_labels
-from landcover.training.validation import evenly_spaced
+from landcover.training.runs import (
+    CONFIG_NAME,
+    Progress,
+    Reason,
+    TrainingState,
+    git_commit,
+    prepare_folder,
+    run_identity,
+    versions,
+    warn_of_other_device,
+)
+from landcover.training.teachers import check_teachers, read_teachers, soft_labels
 
 logger = logging.getLogger(__name__)
 
@@ -143,9 +135,8 @@ def train(
             model_gsd=config.gsd or (start_card.preprocessing.gsd if start_card else None),
             legend=legend,
             gsd=gsd,
+            across_tiles=config.across_tiles,
         )
-        if config.across_tiles:
-            warn_without_neighbours(loaded)
         start_digest = None if start is None else model_digest(start)
         identity = run_identity(
             config,
@@ -164,6 +155,10 @@ def train(
         trained = image_set(loaded.dataset, loaded.train)
         selects = validated and (config.validation.keep == "best" or config.validation.patience is not None)
         parents = [teacher.card for teacher in teachers] + ([start_card] if start_card is not None else [])
+        imagery = None
+        if resumed:
+            with suppress(ModelError):  # no best model yet
+                imagery = read_card(folder / BEST_NAME).imagery  # the same for the same data
         card = ModelCard(
             model=config.model,
             legend=legend,
@@ -189,11 +184,20 @@ def train(
             used_images=UsedImages(
                 training=trained, selection=image_set(loaded.dataset, validated) if selects else None
             ).with_parents(parent.used_images for parent in parents),
-            imagery=(_saved_profile(folder) if resumed else None) or measure_imagery(loaded),
+            imagery=imagery or measure_imagery(loaded),
         )
-        soft = (
-            _soft_labels(teachers, loaded, trained, folder, config, device, precision) if teachers else None
-        )
+        soft = None
+        if teachers:
+            check_teachers(teachers, loaded, trained)
+            soft = soft_labels(
+                teachers,
+                loaded,
+                folder,
+                cell_m=loaded.model_gsd * config.loss.stride,
+                device=str(device),
+                threads=config.threads,
+                precision=precision,
+            )
         run = Run(
             config=config,
             folder=folder,
@@ -208,7 +212,9 @@ def train(
         )
         if resumed:
             state.load(folder / LAST_NAME)
-            warn_of_other_device(folder, str(device), torch.get_num_threads(), precision)
+            warn_of_other_device(
+                folder, device=str(device), threads=torch.get_num_threads(), precision=precision
+            )
         return _train_to_the_end(run, state, resumed=resumed)
 
 
@@ -260,36 +266,6 @@ def build_state(
     if device.type == "cpu":
         use_fast_depthwise_backward(network, precision)
     return TrainingState(network, average, optimiser, Progress())
-
-
-def _saved_profile(folder: Path) -> ImageryProfile | None:
-    """Return the imagery profile of the run's best model, which is the same for the same data."""
-    try:
-        return read_card(folder / BEST_NAME).imagery
-    except ModelError:  # no best model yet
-        return None
-
-
-def _soft_labels(
-    teachers: Sequence[Teacher],
-    data: TrainingData,
-    trained: ImageSet,
-    folder: Path,
-    config: TrainConfig,
-    device: torch.device,
-    precision: Precision,
-) -> SoftLabels:
-    for warning in check_teachers(teachers, data, trained):
-        logger.warning("%s", warning)
-    return soft_labels(
-        teachers,
-        data,
-        folder,
-        cell_m=data.model_gsd * config.loss.stride,
-        device=str(device),
-        threads=config.threads,
-        precision=precision,
-    )
 
 
 def _train_to_the_end(run: Run, state: TrainingState, *, resumed: bool) -> TrainResult:
