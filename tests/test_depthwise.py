@@ -114,19 +114,15 @@ def test_padding_as_in_tensorflow(kernel, stride, side, autocast):
 
 
 def test_large_kernels_are_made_of_blocks(monkeypatch):
-    """So that the tests of them are tests of that."""
-    shapes = []
-    small = depthwise._small_kernel_gradient
-    monkeypatch.setattr(
-        depthwise,
-        "_small_kernel_gradient",
-        lambda grad, x, weight, *rest: (
-            shapes.append(tuple(weight.shape[2:])),
-            small(grad, x, weight, *rest),
-        )[1],
-    )
+    shapes, gradient = [], depthwise._kernel_gradient
+
+    def recorded(grad, x, weight, *geometry):
+        shapes.append(tuple(weight.shape[2:]))
+        return gradient(grad, x, weight, *geometry)
+
+    monkeypatch.setattr(depthwise, "_kernel_gradient", recorded)
     gradients(pair((5, 7), 1, 0, 1, False, torch.float32)[1], torch.randn(1, 4, 9, 9))
-    assert shapes == [(3, 3)] * 6
+    assert shapes == [(5, 7), *[(3, 3)] * 6]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from landcover.model import DeepLabV3Plus
@@ -19,22 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 def build_optimiser(network: DeepLabV3Plus, config: OptimiserConfig) -> Optimizer:
-    """Return the optimiser of a network's trained parameters, fused (one pass over memory)."""
-    groups = parameter_groups(network, config)
-    if config.name == "adamw":
-        return AdamW(groups, fused=True)
-    return SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
+    """Return the optimiser of a network's trained parameters, fused (one pass over memory).
 
-
-def parameter_groups(network: DeepLabV3Plus, config: OptimiserConfig) -> list[dict[str, Any]]:
-    """Group the trained parameters of a network by learning rate and weight decay.
-
-    The encoder may have its own learning rate. Weight decay applies to parameters with two or more axes, not
-    to vectors and scalars (scales and offsets of batch norms, biases).
-
-    Returns:
-        Groups for a torch optimiser with ``name``, ``params``, ``lr`` and ``weight_decay``, in the order of
-        the network's parameters.
+    Parameters are grouped by learning rate and weight decay, in their order in the network. The encoder may
+    have its own learning rate. Weight decay applies to parameters with two or more axes, not to vectors and
+    scalars (scales and offsets of batch norms, biases).
     """
     rates = {"encoder": config.encoder_learning_rate or config.learning_rate, "head": config.learning_rate}
     groups: dict[str, dict[str, Any]] = {}
@@ -49,7 +38,9 @@ def parameter_groups(network: DeepLabV3Plus, config: OptimiserConfig) -> list[di
             key, {"name": key, "params": [], "lr": rates[module], "weight_decay": decay}
         )
         group["params"].append(parameter)
-    return list(groups.values())
+    if config.name == "adamw":
+        return AdamW(groups.values(), fused=True)
+    return SGD(groups.values(), lr=config.learning_rate, momentum=config.momentum, fused=True)
 
 
 def learning_rate_factor(config: ScheduleConfig, base: float, fraction: float, step: int) -> float:
@@ -92,11 +83,12 @@ class WeightAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.module = deepcopy(module).eval().requires_grad_(False)
-        pairs = list(zip(_tensors(self.module), _tensors(module), strict=True))
+        averages, currents = (m.state_dict(keep_vars=True).values() for m in (self.module, module))
+        pairs = list(zip(averages, currents, strict=True))
         self._averages = [average for average, _ in pairs if average.is_floating_point()]
         self._currents = [current for _, current in pairs if current.is_floating_point()]
         # Batch norms' counts of batches are not averaged.
-        self._counters = [(average, current) for average, current in pairs if not average.is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
@@ -109,10 +101,6 @@ class WeightAverage:
         torch._foreach_lerp_(self._averages, self._currents, 1 - decay)
         for average, current in self._counters:
             average.copy_(current)
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return list(module.state_dict(keep_vars=True).values())
 
 
 def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:

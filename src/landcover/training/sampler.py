@@ -7,7 +7,7 @@ Images are often tiles of larger scenes. A crop that must stay within its tile n
 surroundings of the pixels at its edges; :class:`NeighbourTiles` lets crops reach into the tiles around.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -29,6 +29,10 @@ Size = tuple[int, int]
 
 Step = tuple[int, int]
 """Rows and columns of tiles from one tile to another."""
+
+_STEPS: list[Step] = [(row, col) for row in (-1, 0, 1) for col in (-1, 0, 1) if (row, col) != (0, 0)]
+
+Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -150,23 +154,29 @@ class CropSampler:
         self, rng: np.random.Generator, item: int, channel: int | None, side: int
     ) -> tuple[int, int]:
         """Draw the first row and column of a crop: anywhere, or around a pixel of a class."""
-        counts = self._class_counts[item]
-        if self._neighbours is None:
-            if channel is None:
-                return _inside(rng, counts.height, side), _inside(rng, counts.width, side)
-            pixel = _pixel_of(rng, counts, channel)
-            return _around(rng, pixel[0], counts.height, side), _around(rng, pixel[1], counts.width, side)
+        counts, neighbours = self._class_counts[item], self._neighbours
+        if neighbours is None and channel is None:
+            return _inside(rng, counts.height, side), _inside(rng, counts.width, side)
         if channel is None:
             pixel = int(rng.integers(counts.height)), int(rng.integers(counts.width))
-        else:
-            pixel = _pixel_of(rng, counts, channel)
+        else:  # a pixel of a block that contains the class, in proportion to the pixels of the class
+            blocks = counts.blocks[..., channel]
+            block = divmod(_pick(rng, np.cumsum(blocks.ravel().astype(np.float64))), blocks.shape[1])
+            top, left = block[0] * BLOCK_PX, block[1] * BLOCK_PX
+            pixel = (
+                int(rng.integers(top, min(top + BLOCK_PX, counts.height))),
+                int(rng.integers(left, min(left + BLOCK_PX, counts.width))),
+            )
         row, col = (
             _around(rng, position + before, before + length + after, side) - before
             for position, length, (before, after) in zip(
-                pixel, (counts.height, counts.width), self._neighbours.margin(item), strict=True
+                pixel,
+                (counts.height, counts.width),
+                neighbours.margin(item) if neighbours else ((0, 0), (0, 0)),
+                strict=True,
             )
         )
-        return self._neighbours.clamp(item, row, col, side)
+        return neighbours.clamp(item, row, col, side) if neighbours else (row, col)
 
     def _shuffled(self, epoch: int) -> Int64Array:
         return np.random.default_rng((self._seed, epoch)).permutation(len(self))
@@ -175,17 +185,6 @@ class CropSampler:
 def _pick(rng: np.random.Generator, cumulative: Float64Array) -> int:
     """Draw an index in proportion to its weight; an index of weight 0 is never drawn."""
     return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-
-
-def _pixel_of(rng: np.random.Generator, counts: ClassCounts, channel: int) -> tuple[int, int]:
-    """Draw a pixel in a block that contains the class, in proportion to the class's pixels in the block."""
-    blocks = counts.blocks[..., channel]
-    row, col = divmod(_pick(rng, np.cumsum(blocks.ravel().astype(np.float64))), blocks.shape[1])
-    top, left = row * BLOCK_PX, col * BLOCK_PX
-    return (
-        int(rng.integers(top, min(top + BLOCK_PX, counts.height))),
-        int(rng.integers(left, min(left + BLOCK_PX, counts.width))),
-    )
 
 
 def _inside(rng: np.random.Generator, length: int, side: int) -> int:
@@ -227,16 +226,14 @@ class NeighbourTiles:
     def __init__(self, tiles: Sequence[SceneTile | None], sizes: Sequence[Size]) -> None:
         items = {tile: item for item, tile in enumerate(tiles) if tile is not None}
         self._sizes = sizes
-        self._around: list[Mapping[Step, int]] = []
+        self._around: list[dict[Step, int]] = [{} for _ in tiles]
         for item, tile in enumerate(tiles):
-            around: dict[Step, int] = {}
-            for step in _STEPS:
-                if tile is None:
-                    break
-                other = items.get(SceneTile(tile.scene, tile.row + step[0], tile.col + step[1]))
+            if tile is None:
+                continue
+            for down, right in _STEPS:
+                other = items.get(SceneTile(tile.scene, tile.row + down, tile.col + right))
                 if other is not None and sizes[other] == sizes[item]:
-                    around[step] = other
-            self._around.append(around)
+                    self._around[item][down, right] = other
 
     def margin(self, item: int) -> tuple[Size, Size]:
         """Return how far a crop may reach beyond an image: above and below it, left and right of it."""
@@ -293,9 +290,6 @@ class NeighbourTiles:
                     slice(first_col - col, first_col - col + cols),
                 )
                 yield Piece(other, Window(first_row - top, first_col - left, rows, cols), target)
-
-
-_STEPS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
 
 
 def assemble_crop(

@@ -15,7 +15,7 @@ from landcover.data.fingerprints import image_set
 from landcover.errors import ModelError, UsageError
 from landcover.io.files import claimed, write_text
 from landcover.legend import Legend
-from landcover.model import DeepLabV3Plus, build_model
+from landcover.model import build_model
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, UsedImages, model_digest, read_card
 from landcover.model.runtimes.base import Precision
 from landcover.model.runtimes.torch_runtime import pick_device
@@ -149,12 +149,11 @@ def train(
         criterion = build_loss(config.loss, legend.scored_names, device)
         resumed = prepare_folder(folder, identity, dump_yaml(config), resume)
         precision = pick_precision(config.precision, device)
-        network = build_network(config, legend, None if resumed else start, resumed=resumed)
-        state = build_state(network, config, device, precision)
+        state = _start_state(config, legend, start, device=device, precision=precision, resumed=resumed)
         validated = evenly_spaced(loaded.validation, config.validation.images)
         trained = image_set(loaded.dataset, loaded.train)
         selects = validated and (config.validation.keep == "best" or config.validation.patience is not None)
-        parents = [teacher.card for teacher in teachers] + ([start_card] if start_card is not None else [])
+        parents = [*(teacher.card for teacher in teachers), *([start_card] if start_card else [])]
         imagery = None
         if resumed:
             with suppress(ModelError):  # no best model yet
@@ -230,19 +229,29 @@ def _restored_torch_state(threads: int | None, device: torch.device) -> Iterator
             torch.set_num_threads(before)
 
 
-def build_network(config: TrainConfig, legend: Legend, init: Path | None, *, resumed: bool) -> DeepLabV3Plus:
-    """Build the network of a run with its start weights, frozen as configured.
+def _start_state(
+    config: TrainConfig,
+    legend: Legend,
+    init: Path | None,
+    *,
+    device: torch.device,
+    precision: Precision,
+    resumed: bool,
+) -> TrainingState:
+    """Build the network with its start weights, frozen as configured, its optimiser and its average.
 
     Args:
         config: The configuration.
         legend: The classes.
         init: Model file or run folder to start from; None for ``config.weights``.
+        device: Device of the network.
+        precision: Precision of the convolutions.
         resumed: Whether a checkpoint is loaded afterwards; no other weights are read then.
     """
     torch.manual_seed(config.seed)
     weights = None if resumed or init else config.weights
     network = build_model(config.model, classes=len(legend.scored), weights=weights)
-    if init is not None:
+    if init is not None and not resumed:
         for name in load_model_weights(network, config.model, init, legend):
             logger.warning("Class %r is not in %s; its weights start from random values.", name, init)
     if "low_level" in config.freeze:
@@ -251,13 +260,6 @@ def build_network(config: TrainConfig, legend: Legend, init: Path | None, *, res
         logger.warning(
             "freeze=[encoder_batch_norms] has no effect: %s has no batch norms.", config.model.encoder
         )
-    return network
-
-
-def build_state(
-    network: DeepLabV3Plus, config: TrainConfig, device: torch.device, precision: Precision
-) -> TrainingState:
-    """Move a network to its device and create its optimiser and the average of its weights."""
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.to(device)
