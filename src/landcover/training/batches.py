@@ -42,14 +42,7 @@ class Batch(NamedTuple):
 
 
 class BatchReader:
-    """The endless sequence of a run's batches; batch ``n`` depends on the configuration and ``n`` alone.
-
-    Args:
-        data: The training images and masks.
-        config: Crop size, batch size, augmentation, balance, seed, threads.
-        preprocessing: Preprocessing of the model.
-        soft: Soft labels of the training images; None without teachers.
-    """
+    """The endless sequence of a run's batches; batch ``n`` depends on the configuration and ``n`` alone."""
 
     def __init__(
         self,
@@ -58,8 +51,7 @@ class BatchReader:
         preprocessing: Preprocessing,
         soft: SoftLabels | None = None,
     ) -> None:
-        self._dataset = data.dataset
-        self._items = data.train
+        self._data = data
         self._config = config
         self._preprocessing = preprocessing
         self._soft = soft
@@ -96,17 +88,18 @@ class BatchReader:
 
     def _crop(self, n: int) -> Batch:
         crop = self._sampler[n]
-        pieces = list(self._neighbours.pieces(crop.item, crop.row, crop.col, crop.side))
+        pieces = list(self._neighbours.pieces(crop))
         image, channels = assemble_crop(pieces, crop.side, self._read_image, self._read_channels)
         cells = self._config.crop_px // self._config.loss.stride
         soft = None if self._soft is None else self._soft.cut(pieces, crop.side, cells)
         return augment(image, channels, soft, crop.rng, self._config, self._preprocessing)
 
     def _read_image(self, item: int, window: Window) -> UInt8Array:
-        return self._dataset.read_image(self._items[item], window)
+        return self._data.dataset.read_image(self._data.train[item], window)
 
     def _read_channels(self, item: int, window: Window) -> UInt8Array:
-        return np.take(self._dataset.legend.channels, self._dataset.read_mask(self._items[item], window))
+        dataset = self._data.dataset
+        return np.take(dataset.legend.channels, dataset.read_mask(self._data.train[item], window))
 
 
 def augment(
@@ -121,9 +114,9 @@ def augment(
 
     Args:
         image: uint8 (side, side, 3).
-        channels: Channel of each pixel or ``IGNORE``, uint8 (side, side).
+        channels: uint8 (side, side): channel of each pixel, or ``IGNORE``.
         soft: Soft labels, uint8 (h, w, C), or None.
-        rng: Draws the augmentation.
+        rng: Generator of the augmentation.
         config: ``crop_px`` and ``augment``.
         preprocessing: Preprocessing of the model.
 

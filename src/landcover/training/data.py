@@ -46,7 +46,7 @@ class TrainingData:
         class_counts: Pixels of each class in each of these.
         validation: Items to validate on; empty if the split does not have such a subset.
         validation_subset: Name of that subset.
-        digest: SHA-256 of the keys of both subsets, and of sizes and class counts in the training subset.
+        digest: SHA-256 of both subsets' keys and the training subset's sizes and class counts.
     """
 
     dataset: Dataset
@@ -123,10 +123,8 @@ def load_training_data(
     validation_subset = next((name for name in VALIDATION_PARTS if name in subsets), None)
     if validation_subset is None:
         logger.warning(
-            "The split %r has no validation subset (%s; it has %s): the last weights are kept, unscored.",
-            split_name,
-            " or ".join(VALIDATION_PARTS),
-            ", ".join(subsets),
+            f"The split {split_name!r} has no validation subset ({' or '.join(VALIDATION_PARTS)}; it has "
+            f"{', '.join(subsets)}): the last weights are kept, unscored."
         )
     validation = subsets[validation_subset] if validation_subset else []
     legend = dataset.legend
@@ -167,10 +165,9 @@ def _warn(data: TrainingData, crop_px: int, *, unlabelled: int, across_tiles: bo
     scenes: Mapping[str, object] = data.dataset.scenes or {}
     if across_tiles and not any(item.key in scenes for item in data.train):
         logger.warning(
-            "across_tiles=true has no effect: the neighbours of the training images are unknown. Write %s "
-            "(part,id,scene,row,col) into the data folder and prepare the cache again, or set "
-            "across_tiles=false.",
-            SCENES_FILE,
+            "across_tiles=true has no effect: the neighbours of the training images are unknown. Write "
+            f"{SCENES_FILE} (part,id,scene,row,col) into the data folder and prepare the cache again, or set "
+            "across_tiles=false."
         )
     if unlabelled:
         logger.warning("Training images without a labelled pixel: %d; they are skipped.", unlabelled)
@@ -182,23 +179,15 @@ def _warn(data: TrainingData, crop_px: int, *, unlabelled: int, across_tiles: bo
     small = sum(side < crop_px for side in sides)
     if small:
         logger.warning(
-            "%d of %d training images are smaller than a crop: the smallest has %.0f px at the model's "
-            "scale, a crop has %d. The rest of such crops is filled and ignored. Set crop_px=%d to "
-            "avoid this.",
-            small,
-            len(sides),
-            min(sides),
-            crop_px,
-            max(32, int(min(sides)) // 32 * 32),
+            f"{small} of {len(sides)} training images are smaller than a crop: the smallest has "
+            f"{min(sides):.0f} px at the model's scale, a crop has {crop_px}. The rest of such crops is "
+            f"filled and ignored. Set crop_px={max(32, int(min(sides)) // 32 * 32)} to avoid this."
         )
     if data.model_gsd >= _DETAIL_LOST * data.data_gsd:
         logger.warning(
-            "The data have %g m per pixel, the network works at %g m: smaller detail is lost. "
-            "--set gsd=%g keeps it but costs %.0f times the computation.",
-            data.data_gsd,
-            data.model_gsd,
-            data.data_gsd,
-            (data.model_gsd / data.data_gsd) ** 2,
+            f"The data have {data.data_gsd:g} m per pixel, the network works at {data.model_gsd:g} m: "
+            f"smaller detail is lost. --set gsd={data.data_gsd:g} keeps it but costs {1 / scale**2:.0f} times "
+            "the computation."
         )
 
 
@@ -227,9 +216,6 @@ def measure_imagery(data: TrainingData) -> ImageryProfile | None:
 
     Returns:
         The profile, the same for the same data; None if there are too few windows.
-
-    Raises:
-        DataError: If an image cannot be read.
     """
     scale = data.data_gsd / data.model_gsd
     pixels = sum(height * width for height, width in data.sizes) * scale**2

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch.utils.tensorboard import SummaryWriter
 
 from landcover._typing import UInt8Array
@@ -30,8 +30,8 @@ class RunLog:
 
     Args:
         folder: The run folder.
-        step: Step that the run resumes from. Later lines, written before a kill, are dropped, because those
-            steps are repeated; so is the line of an earlier end.
+        step: Step that the run resumes from. Later lines, from before a kill, are dropped: those steps are
+            repeated. So is the line of an earlier end.
         validated_step: Step of the last validation that counts.
     """
 
@@ -41,20 +41,12 @@ class RunLog:
         if self._path.exists():
             kept = [line for line in read_log(folder) if line.get("step", 0) <= last.get(line["event"], step)]
             write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept), force=True)
-        self._in_terminal = sys.stderr is not None and sys.stderr.isatty()
+        in_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._in_terminal = in_terminal and logger.isEnabledFor(logging.INFO)
         self._board: SummaryWriter | None = None
         with self._optional_board():
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not self._in_terminal,
-            transient=True,
-        )
+        self._bar = Progress(console=Console(stderr=True), disable=not self._in_terminal, transient=True)
         self._task = self._bar.add_task("Training", total=1.0)
 
     def __enter__(self) -> Self:

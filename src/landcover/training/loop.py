@@ -62,7 +62,7 @@ class Run:
         device: Device of the network.
         precision: Precision of the convolutions.
         criterion: The loss.
-        batches: The batches.
+        batches: Batches of the whole run.
     """
 
     config: TrainConfig
@@ -334,14 +334,8 @@ def _validate(
     log.pictures(progress.step, pictures)
     miou = "–" if result.miou is None else f"{100 * result.miou:.2f}"
     classes = ", ".join(f"{n} {100 * v:.1f}" for n, v in result.iou.items() if v is not None)
-    logger.info(
-        "Step %d, %.1f min: mIoU %s (%s)%s",
-        progress.step,
-        progress.seconds / 60,
-        miou,
-        classes,
-        ", the best so far" if improved else "",
-    )
+    best = ", the best so far" if improved else ""
+    logger.info(f"Step {progress.step}, {progress.seconds / 60:.1f} min: mIoU {miou} ({classes}){best}")
 
 
 def side_by_side(image: UInt8Array, truth: UInt8Array, prediction: UInt8Array, legend: Legend) -> UInt8Array:

@@ -23,12 +23,7 @@ def build_loss(config: LossConfig, classes: tuple[str, ...], device: torch.devic
     """Return the weighted sum of the configured losses, plus that on soft labels if these are given.
 
     The logits may be smaller than the targets by an integer factor; the loss is then computed at the targets'
-    pixels nearest to the centres of the logits' cells.
-
-    Args:
-        config: Terms, their weights and options.
-        classes: Names of the classes in the order of the logits' channels.
-        device: Device of the logits.
+    pixels nearest to the centres of the logits' cells. Names of classes are in the order of their channels.
 
     Raises:
         ConfigError: If a class weight names an unknown class.

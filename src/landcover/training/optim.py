@@ -44,14 +44,7 @@ def build_optimiser(network: DeepLabV3Plus, config: OptimiserConfig) -> Optimize
 
 
 def learning_rate_factor(config: ScheduleConfig, base: float, fraction: float, step: int) -> float:
-    """Return the factor of the base learning rate for one step.
-
-    Args:
-        config: The schedule.
-        base: The learning rate at the start, which ``end_learning_rate`` is divided by.
-        fraction: Fraction of the limit in steps or minutes that has passed before this step, 0..1.
-        step: Steps done before this one.
-    """
+    """Return the factor of the learning rate ``base`` after ``step`` steps, a fraction 0..1 of the limit."""
     end = config.end_learning_rate / base
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
     match config.name:
@@ -74,7 +67,7 @@ class WeightAverage:
 
     Args:
         module: The module to average.
-        decay: Weight of the old average in each update, 0..1, after the warm-up.
+        decay: Weight of the old average in each update after the warm-up, 0..1.
 
     Attributes:
         module: A copy of the module that holds the average, in evaluation mode, without gradients.
@@ -92,11 +85,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
-        """Include the module's present weights.
-
-        Args:
-            updates: Updates done before this one.
-        """
+        """Include the module's present weights, after this number of updates."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(self._averages, self._currents, 1 - decay)
         for average, current in self._counters:

@@ -119,11 +119,6 @@ def record_scores(config: TrainConfig, progress: Progress, scores: dict[str, Any
 def kept_scores(config: ValidationConfig, progress: Progress, *, ended: bool) -> dict[str, Any] | None:
     """Return the scores of the present weights if these are to be kept as the best model.
 
-    Args:
-        config: Which weights are kept.
-        progress: Position of the run.
-        ended: Whether the run has ended.
-
     Returns:
         None if the present weights are not to be kept; an empty dict if they are, but have no scores.
     """
@@ -136,14 +131,7 @@ def kept_scores(config: ValidationConfig, progress: Progress, *, ended: bool) ->
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The state that training changes.
-
-    Attributes:
-        network: The network.
-        average: Moving average of its weights.
-        optimiser: The optimiser of the network's parameters.
-        progress: Position of the run.
-    """
+    """The state that training changes: the network, its moving average, its optimiser and the position."""
 
     network: DeepLabV3Plus
     average: WeightAverage
@@ -151,11 +139,7 @@ class TrainingState:
     progress: Progress
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Write the checkpoint, whole or not at all; an older file is replaced.
-
-        Args:
-            path: The file.
-            identity: What identifies the run, see :func:`run_identity`.
+        """Write the checkpoint, whole or not at all, with the :func:`run_identity`; replace an older file.
 
         Raises:
             OutputError: If the file cannot be written.
@@ -196,8 +180,7 @@ class TrainingState:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(saved[name])
-        for field in fields(Progress):
-            setattr(self.progress, field.name, getattr(progress, field.name))
+        vars(self.progress).update(vars(progress))
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return all tensors of the state by name, those of the optimiser by the parameter's name."""
@@ -242,22 +225,16 @@ def run_identity(
     """Return what identifies a run, as plain data for JSON.
 
     Args:
-        config: The configuration.
+        config: The configuration, of which some settings may differ after a resume.
         data: The training data.
         weights: Digest of the encoder's weights (the file may be moved), ``timm`` or None.
         init: Digest of the model that the run starts from, or None.
         teachers: Digests of the teachers.
     """
-    return {
-        **config.model_dump(mode="json", exclude=_FREE),
-        "weights": weights,
-        "data": data.digest,
-        "data_gsd": data.data_gsd,
-        "model_gsd": data.model_gsd,
-        "legend": data.dataset.legend.to_dict(),
-        "init": init,
-        "teachers": list(teachers),
-    }
+    own = {"weights": weights, "init": init, "teachers": list(teachers)}
+    of_data = {"data": data.digest, "data_gsd": data.data_gsd, "model_gsd": data.model_gsd}
+    legend = data.dataset.legend.to_dict()
+    return {**config.model_dump(mode="json", exclude=_FREE), **own, **of_data, "legend": legend}
 
 
 def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, resume: str | Path) -> bool:

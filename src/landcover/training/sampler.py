@@ -78,8 +78,8 @@ class Crop(NamedTuple):
 
     Attributes:
         item: Index of the image.
-        row: First row; negative if the crop begins above the image.
-        col: First column; negative if the crop begins left of the image.
+        row: First row in the image; negative above it.
+        col: First column in the image; negative left of it.
         side: Height and width in pixels of the image.
         rng: Generator of this crop alone.
     """
@@ -97,8 +97,7 @@ class CropSampler:
     With ``balance`` 0 every epoch visits all images in a new order, and crop positions are uniform. Above 0 a
     class is drawn first, by its fraction of all pixels to the power of ``1 - balance``; then an image, by its
     pixels of the class to the same power; then a pixel of the class (up to a block), at a random position in
-    the crop. With 1 every class is equally likely, and so is every image that contains it. Crops stay inside
-    images that are large enough, or reach into the neighbours.
+    the crop. Crops stay inside images that are large enough, or reach into the neighbours.
 
     Args:
         class_counts: One for each image, each with at least one labelled pixel.
@@ -126,7 +125,9 @@ class CropSampler:
         self._log_scale = np.log(scale)
         self._balance = balance
         self._seed = seed
-        self._order = lru_cache(maxsize=4)(self._shuffled)
+        self._order = lru_cache(maxsize=4)(
+            lambda epoch: np.random.default_rng((seed, epoch)).permutation(len(class_counts))
+        )
         pixels = np.stack([entry.pixels for entry in class_counts]).astype(np.float64)
         weights = np.where(pixels.sum(axis=0) > 0, pixels.sum(axis=0) ** (1 - balance), 0.0)
         self._classes = np.cumsum(weights)
@@ -177,9 +178,6 @@ class CropSampler:
             )
         )
         return neighbours.clamp(item, row, col, side) if neighbours else (row, col)
-
-    def _shuffled(self, epoch: int) -> Int64Array:
-        return np.random.default_rng((self._seed, epoch)).permutation(len(self))
 
 
 def _pick(rng: np.random.Generator, cumulative: Float64Array) -> int:
@@ -247,14 +245,7 @@ class NeighbourTiles:
     def clamp(self, item: int, row: int, col: int, side: int) -> tuple[int, int]:
         """Move a crop that reaches over a corner without a tile back along its shorter overhang.
 
-        Args:
-            item: Index of the image.
-            row: First row of the crop, within :meth:`margin`.
-            col: First column of the crop, within :meth:`margin`.
-            side: Height and width of the crop.
-
-        Returns:
-            First row and column.
+        Takes and returns the first row and column of the crop in the image, within :meth:`margin`.
         """
         height, width = self._sizes[item]
         if side > min(height, width):
@@ -269,17 +260,11 @@ class NeighbourTiles:
                 col -= right
         return row, col
 
-    def pieces(self, item: int, row: int, col: int, side: int) -> Iterator[Piece]:
-        """Yield the contribution of each image to a crop; the rest of the crop has no imagery.
-
-        Args:
-            item: Index of the image that the crop belongs to.
-            row: First row of the crop in that image; negative above it.
-            col: First column of the crop in that image; negative left of it.
-            side: Height and width of the crop.
-        """
-        height, width = self._sizes[item]
-        for (down, right), other in (((0, 0), item), *self._around[item].items()):
+    def pieces(self, crop: Crop) -> Iterator[Piece]:
+        """Yield the contribution of each image to a crop; the rest of the crop has no imagery."""
+        height, width = self._sizes[crop.item]
+        row, col, side = crop.row, crop.col, crop.side
+        for (down, right), other in (((0, 0), crop.item), *self._around[crop.item].items()):
             top, left = down * height, right * width
             first_row, first_col = max(row, top), max(col, left)
             rows = min(row + side, top + height) - first_row

@@ -211,9 +211,8 @@ def train(
         )
         if resumed:
             state.load(folder / LAST_NAME)
-            warn_of_other_device(
-                folder, device=str(device), threads=torch.get_num_threads(), precision=precision
-            )
+            threads = torch.get_num_threads()
+            warn_of_other_device(folder, device=str(device), threads=threads, precision=precision)
         return _train_to_the_end(run, state, resumed=resumed)
 
 
@@ -238,15 +237,9 @@ def _start_state(
     precision: Precision,
     resumed: bool,
 ) -> TrainingState:
-    """Build the network with its start weights, frozen as configured, its optimiser and its average.
+    """Build the network, frozen as configured, its optimiser and its average.
 
-    Args:
-        config: The configuration.
-        legend: The classes.
-        init: Model file or run folder to start from; None for ``config.weights``.
-        device: Device of the network.
-        precision: Precision of the convolutions.
-        resumed: Whether a checkpoint is loaded afterwards; no other weights are read then.
+    The start weights are those of ``init`` or ``config.weights``; a resumed run reads its checkpoint instead.
     """
     torch.manual_seed(config.seed)
     weights = None if resumed or init else config.weights
@@ -308,9 +301,7 @@ def _train_to_the_end(run: Run, state: TrainingState, *, resumed: bool) -> Train
         log.event("end", **{name: value for name, value in asdict(result).items() if name != "folder"})
         if reason == "interrupted":
             logger.warning(
-                "Interrupted after step %d; the checkpoint is in %s. To resume, run the same command again "
-                "(with --resume auto).",
-                progress.step,
-                folder,
+                f"Interrupted after step {progress.step}; the checkpoint is in {folder}. To resume, run the "
+                "same command again (with --resume auto)."
             )
     return result

@@ -52,10 +52,9 @@ class Teacher:
     digest: str
 
     def describe(self) -> dict[str, Any]:
-        """Return the teacher's entry in the student's card.
+        """Return the teacher's entry in the student's card, with the entries of its own teachers.
 
-        ``sha256``, ``encoder``, ``encoder_weights`` (name of their file, None where the teacher was trained
-        from another model), ``split``, ``step``, ``init``, and ``teachers``: the entries of its own teachers.
+        ``encoder_weights`` is the name of their file; None where the teacher was trained from another model.
         """
         recipe, provenance = self.card.recipe, self.card.provenance
         weights = None if provenance.get("init") else recipe.get("weights")
@@ -95,7 +94,7 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
     Args:
         teachers: The teachers.
         data: The student's training data.
-        trained: Fingerprints of the student's own training images.
+        trained: Fingerprints of the student's training images.
 
     Raises:
         UsageError: If a teacher's scale differs too much from that of the data.
@@ -127,17 +126,15 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
             )
         if images.training is None or not images.training.complete:
             logger.warning(
-                "The training images of the teacher %s are not fully recorded. If it was trained on images "
-                "that this training holds out, scores on them are optimistic.",
-                teacher.path,
+                f"The training images of the teacher {teacher.path} are not fully recorded. If it was "
+                "trained on images that this training holds out, scores on them are optimistic."
             )
         parts = images.selection, images.calibration
         if judged := {item.key for part in parts for item in identical_items(items, prints, part)}:
             logger.warning(
-                "The teacher %s was selected or calibrated by its scores on %d images that this training "
-                "holds out; scores on them are slightly optimistic (validation.keep=last selects nothing).",
-                teacher.path,
-                len(judged),
+                f"The teacher {teacher.path} was selected or calibrated by its scores on {len(judged)} "
+                "images that this training holds out; scores on them are slightly optimistic "
+                "(validation.keep=last selects nothing)."
             )
 
 
@@ -220,7 +217,7 @@ def soft_labels(
         intact = False
     if not intact:
         names = ", ".join(teacher.path for teacher in teachers)
-        logger.info("Computing soft labels with %s for %d images.", names, len(data.train))
+        logger.info(f"Computing soft labels with {names} for {len(data.train)} images.")
         maps = _compute(teachers, data, cell_m, device, threads, precision)
         about = {_MADE_OF: made_of, _DIGEST: _digest(maps)}
         with atomic_path(file, force=True) as temporary:
@@ -266,10 +263,8 @@ def _compute(
 
 
 def _open(teacher: Teacher, device: str, threads: int | None, precision: Precision) -> Runtime:
-    exported = is_exported(resolve_model(teacher.path))
-    runtime = open_model(
-        teacher.path, device="cpu" if exported else device, threads=threads, precision=precision
-    )
+    device = "cpu" if is_exported(resolve_model(teacher.path)) else device
+    runtime = open_model(teacher.path, device=device, threads=threads, precision=precision)
     if model_digest(teacher.path) != teacher.digest:
         raise ModelError(
             f"The teacher {teacher.path} was replaced since this run was opened; its training may still be "
