@@ -110,18 +110,15 @@ def augment(
     config: TrainConfig,
     preprocessing: Preprocessing,
 ) -> Batch:
-    """Resample a crop to the network's scale, turn it and draw its colour variation.
+    """Resample a crop to ``crop_px``, turn it and draw its colour variation.
 
     Args:
         image: uint8 (side, side, 3).
         channels: uint8 (side, side): channel of each pixel, or ``IGNORE``.
         soft: Soft labels, uint8 (h, w, C), or None.
         rng: Generator of the augmentation.
-        config: ``crop_px`` and ``augment``.
+        config: The configuration.
         preprocessing: Preprocessing of the model.
-
-    Returns:
-        One crop of ``crop_px`` pixels a side, without the axis N.
     """
     size = config.crop_px, config.crop_px
     symmetry = int(rng.integers(8)) if config.augment.d4 else 0
@@ -169,11 +166,7 @@ def draw_colours(
 
 
 def normalise(images: Tensor, colours: Tensor) -> Tensor:
-    """Apply (N, 3, 4) colour matrices to uint8 (N, H, W, 3).
-
-    Returns:
-        float32 (N, 3, H, W), channels last in memory.
-    """
+    """Apply (N, 3, 4) colour matrices to uint8 (N, H, W, 3): float32 (N, 3, H, W), channels last."""
     pixels = images.flatten(1, 2).float()
     mixed = torch.baddbmm(colours[:, None, :, 3], pixels, colours[..., :3].mT)
     return mixed.view(images.shape).permute(0, 3, 1, 2)

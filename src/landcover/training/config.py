@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from landcover.config import Config, from_mapping, load_config, parse_yaml
 from landcover.errors import UsageError, did_you_mean
@@ -203,7 +203,10 @@ class TrainConfig(Config):
 
     model: ModelConfig = ModelConfig()
     weights: str | None = None
-    freeze: tuple[Literal["encoder_batch_norms", "low_level"], ...] = ()
+    freeze: Annotated[
+        tuple[Literal["encoder_batch_norms", "low_level"], ...],
+        AfterValidator(lambda parts: tuple(sorted(set(parts)))),  # order has no meaning
+    ] = ()
     teachers: tuple[str, ...] = ()
     gsd: Positive | None = None
     crop_px: Annotated[int, Field(ge=32)] = 320
@@ -231,11 +234,6 @@ class TrainConfig(Config):
     window_px: Annotated[int, Field(ge=32)] = 512
     overlap_px: Annotated[int, Field(ge=0)] = 128
     licence: str = ""
-
-    @field_validator("freeze")
-    @classmethod
-    def _sort_freeze(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(set(layers)))
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -186,7 +186,7 @@ def _warn(data: TrainingData, crop_px: int, *, unlabelled: int, across_tiles: bo
     if data.model_gsd >= _DETAIL_LOST * data.data_gsd:
         logger.warning(
             f"The data have {data.data_gsd:g} m per pixel, the network works at {data.model_gsd:g} m: "
-            f"smaller detail is lost. --set gsd={data.data_gsd:g} keeps it but costs {1 / scale**2:.0f} times "
+            f"smaller detail is lost. --set gsd={data.data_gsd:g} keeps it but costs {scale**-2:.0f} times "
             "the computation."
         )
 

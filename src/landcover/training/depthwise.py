@@ -50,15 +50,10 @@ def use_fast_depthwise_backward(network: nn.Module, precision: Precision) -> Non
     The class of a module changes and its parameters stay, so an earlier optimiser stays valid.
     """
     for module in network.modules():
-        replacement = _REPLACEMENTS.get(type(module))
+        replacements = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
+        replacement = replacements.get(type(module))
         if replacement is not None and isinstance(module, nn.Conv2d) and _is_slow(module, precision):
             module.__class__ = replacement
-
-
-_REPLACEMENTS: dict[type, type[DepthwiseConv2d]] = {
-    nn.Conv2d: DepthwiseConv2d,
-    Conv2dSame: DepthwiseConv2dSame,
-}
 
 
 def _is_slow(module: nn.Conv2d, precision: Precision) -> bool:

@@ -55,21 +55,19 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        with self._optional_board():
-            if self._board is not None:
-                self._board.close()
+        with self._optional_board() as board:
+            if board is not None:
+                board.close()
 
     @contextmanager
-    def _optional_board(self) -> Iterator[None]:
+    def _optional_board(self) -> Iterator[SummaryWriter | None]:
         """Stop writing for TensorBoard at the first failure; ``log.jsonl`` has all numbers."""
         try:
-            yield
+            yield self._board
         except OSError as error:
             self._board = None
-            logger.warning(
-                "TensorBoard files cannot be written (%s); the run continues without them.",
-                error.strerror or error,
-            )
+            reason = error.strerror or error
+            logger.warning(f"TensorBoard files cannot be written ({reason}); the run continues without them.")
 
     def event(self, event: str, **values: Any) -> None:
         """Append a line to the log, and its numbers to the curves.
@@ -85,18 +83,18 @@ class RunLog:
             raise OutputError(f"{self._path} cannot be written: {error.strerror}.") from error
         if event not in ("step", "validation"):
             return
-        with self._optional_board():
+        with self._optional_board() as board:
             for name, value in flatten(values, "/").items():
                 is_curve = isinstance(value, int | float) and name not in ("step", "images", "seconds")
-                if self._board is not None and is_curve:
-                    self._board.add_scalar(f"{event}/{name}", float(value), values["step"])
+                if board is not None and is_curve:
+                    board.add_scalar(f"{event}/{name}", float(value), values["step"])
 
     def pictures(self, step: int, pictures: Mapping[str, UInt8Array]) -> None:
         """Show uint8 (H, W, 3) pictures by name in TensorBoard."""
-        with self._optional_board():
+        with self._optional_board() as board:
             for name, picture in pictures.items():
-                if self._board is not None:
-                    self._board.add_image(name, picture, step, dataformats="HWC")
+                if board is not None:
+                    board.add_image(name, picture, step, dataformats="HWC")
 
     def progress(self, fraction: float, text: str) -> None:
         """Move the bar to a fraction of the limit, 0..1."""

@@ -27,21 +27,13 @@ from landcover.model import DeepLabV3Plus
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, read_card, save_model
 from landcover.model.runtimes import TorchRuntime
 from landcover.model.runtimes.base import Precision
+from landcover.training import runs
 from landcover.training.batches import BatchReader, normalise
 from landcover.training.config import TrainConfig
 from landcover.training.data import TrainingData, evenly_spaced
 from landcover.training.log import RunLog
 from landcover.training.losses import Loss, labelled_pixels
 from landcover.training.optim import learning_rate_factor
-from landcover.training.runs import (
-    Reason,
-    TrainingState,
-    end_reason,
-    fraction_done,
-    kept_scores,
-    record_scores,
-    validation_due,
-)
 
 _PICTURES, _PICTURE_PX = 6, 512
 _MIN_PROBABILITY = 1e-7
@@ -53,16 +45,9 @@ class Run:
     """The constant parts of a run.
 
     Attributes:
-        config: The configuration.
-        folder: The run folder.
-        data: The training data.
         validation: Items to validate on; may be empty.
         identity: What identifies the run, see :func:`landcover.training.runs.run_identity`.
         card: Card of the model in training.
-        device: Device of the network.
-        precision: Precision of the convolutions.
-        criterion: The loss.
-        batches: Batches of the whole run.
     """
 
     config: TrainConfig
@@ -77,7 +62,7 @@ class Run:
     batches: BatchReader
 
 
-def fit(run: Run, state: TrainingState, log: RunLog, interrupt: "Interrupt") -> Reason:
+def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt") -> runs.Reason:
     """Train and validate until the run ends or is interrupted; return why it ended."""
     config, progress = run.config, state.progress
     fabric = _fabric(run.device, run.precision)
@@ -91,19 +76,19 @@ def fit(run: Run, state: TrainingState, log: RunLog, interrupt: "Interrupt") -> 
     saved = progress.step, progress.seconds
     while True:
         progress.seconds = time.monotonic() - start
-        if run.validation and validation_due(config, progress):
+        if run.validation and runs.validation_due(config, progress):
             _validate(run, state, runtime, log, interrupt, start)
             saved = progress.step, progress.seconds
         if interrupt.requested:
             return "interrupted"
-        reason = end_reason(config, progress)
+        reason = runs.end_reason(config, progress)
         if reason is not None:
             return reason
 
         began = time.monotonic() - start
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
             group["lr"] = rate * learning_rate_factor(
-                config.schedule, base_rates[-1], fraction_done(config, progress), progress.step
+                config.schedule, base_rates[-1], runs.fraction_done(config, progress), progress.step
             )
         # One seed for each step (dropout, stochastic depth): no generator state needs to be saved.
         torch.manual_seed(
@@ -130,7 +115,7 @@ def fit(run: Run, state: TrainingState, log: RunLog, interrupt: "Interrupt") -> 
         progress.seconds = time.monotonic() - start
         meter.seconds += progress.seconds - began
 
-        log.progress(fraction_done(config, progress), f"Step {progress.step}")
+        log.progress(runs.fraction_done(config, progress), f"Step {progress.step}")
         if progress.step % config.log_every == 0:
             rates = meter.read(progress.step, config.batch_size)
             meter = Meter()
@@ -149,19 +134,18 @@ def fit(run: Run, state: TrainingState, log: RunLog, interrupt: "Interrupt") -> 
             )
         by_steps = config.checkpoint_steps is not None and progress.step - saved[0] >= config.checkpoint_steps
         due = by_steps or progress.seconds - saved[1] >= 60 * config.checkpoint_minutes
-        if due and not (run.validation and validation_due(config, progress)):  # a validation writes one, too
+        if due and not (
+            run.validation and runs.validation_due(config, progress)
+        ):  # a validation writes one, too
             save_checkpoint(run, state)
             saved = progress.step, progress.seconds
 
 
 @dataclass
 class Meter:
-    """Sums since the last line of the log.
+    """Loss, forward passes and time of the steps since the last line of the log.
 
-    Attributes:
-        loss: Losses of the forward passes; on their device, where reading one would wait for it.
-        passes: Number of forward passes.
-        seconds: Time spent on steps.
+    The loss stays on its device: reading it waits for the computation.
     """
 
     loss: Tensor | float = 0.0
@@ -216,7 +200,7 @@ class Interrupt:
         self.__exit__()
 
 
-def save_checkpoint(run: Run, state: TrainingState) -> None:
+def save_checkpoint(run: Run, state: runs.TrainingState) -> None:
     """Write the checkpoint, then the best model if it has the present weights.
 
     In this order, a start after a kill between the two can write the missing model.
@@ -234,28 +218,21 @@ def save_checkpoint(run: Run, state: TrainingState) -> None:
     save_best(run, state)
 
 
-def save_best(run: Run, state: TrainingState) -> None:
+def save_best(run: Run, state: runs.TrainingState) -> None:
     """Write the best model if it has the present weights, unless it exists and was calibrated since."""
     path, step = run.folder / BEST_NAME, state.progress.step
-    ended = end_reason(run.config, state.progress) is not None
-    scores = kept_scores(run.config.validation, state.progress, ended=ended)
+    ended = runs.end_reason(run.config, state.progress) is not None
+    scores = runs.kept_scores(run.config.validation, state.progress, ended=ended)
     if scores is None:
         return
     with suppress(ModelError):  # no best model yet
         existing = read_card(path)
         if existing.calibration and existing.provenance.get("step") == step:
             return
-    measured = {
-        "metric": "challenge",
-        "split": f"{run.card.provenance['split']}:{run.data.validation_subset}",
-        "images": len(run.validation),
-        **scores,
-    }
-    update = {
-        "provenance": {**run.card.provenance, "step": step},
-        "scores": (measured,) if scores else (),
-    }
-    card = run.card.model_copy(update=update)
+    split = f"{run.card.provenance['split']}:{run.data.validation_subset}"
+    measured = {"metric": "challenge", "split": split, "images": len(run.validation), **scores}
+    provenance = {**run.card.provenance, "step": step}
+    card = run.card.model_copy(update={"provenance": provenance, "scores": (measured,) if scores else ()})
     save_model(path, state.average.module.state_dict(), card, force=True)
 
 
@@ -275,11 +252,8 @@ def _fabric(device: torch.device, precision: Precision) -> Fabric:
 
 def _logits(network: DeepLabV3Plus, images: Tensor, stride: int) -> Tensor:
     """Return the logits at every stride-th pixel."""
-    if stride == 1:
-        full: Tensor = network(images)
-        return full
-    logits = network.logits(images)
-    if stride == network.stride:
+    logits: Tensor = network(images) if stride == 1 else network.logits(images)
+    if stride in (1, network.stride):
         return logits
     factor = network.stride / stride
     return functional.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
@@ -295,7 +269,12 @@ def batch_scores(logits: Tensor, targets: Tensor, legend: Legend) -> dict[str, A
 
 
 def _validate(
-    run: Run, state: TrainingState, runtime: TorchRuntime, log: RunLog, interrupt: Interrupt, start: float
+    run: Run,
+    state: runs.TrainingState,
+    runtime: TorchRuntime,
+    log: RunLog,
+    interrupt: Interrupt,
+    start: float,
 ) -> None:
     """Score the average of the weights and save the results, unless interrupted.
 
@@ -327,7 +306,7 @@ def _validate(
     progress.seconds = time.monotonic() - start
     result = matrix.scores()
     scores = {**result.to_dict(), "loss": total / pixels if pixels else None}
-    improved = record_scores(run.config, progress, scores)
+    improved = runs.record_scores(run.config, progress, scores)
     # The log is written first: the next start drops a surplus line, but cannot restore a missing one.
     log.event("validation", step=progress.step, seconds=round(progress.seconds, 3), **scores)
     save_checkpoint(run, state)

@@ -59,14 +59,11 @@ def build_loss(config: LossConfig, classes: tuple[str, ...], device: torch.devic
 
 
 def labelled_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits and targets of the labelled pixels.
+    """Return the logits and targets of the labelled pixels: float (P, C) and int64 (P,).
 
     Args:
         logits: float (N, C, h, w).
         target: Integers (N, H, W), class channels or ``IGNORE``; H and W are h and w times one integer.
-
-    Returns:
-        float (P, C) and int64 (P,).
 
     Raises:
         ValueError: If the sizes are not multiples.

@@ -100,9 +100,8 @@ def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device
     native = has_bfloat16(device)
     if wanted == "bf16" and not native:
         logger.warning(
-            "precision=bf16 is set, but this %s has no known bfloat16 instructions; training will be many "
-            "times slower than with fp32. Use precision=auto.",
-            device.type,
+            f"precision=bf16 is set, but this {device.type} has no known bfloat16 instructions; training "
+            "will be many times slower than with fp32. Use precision=auto."
         )
     if wanted != "auto":
         return wanted

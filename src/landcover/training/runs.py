@@ -41,8 +41,6 @@ SOFT_LABELS_NAME = "soft-labels.safetensors"
 _FREE = {"device", "threads", "loaders", "log_every", "checkpoint_minutes", "checkpoint_steps"}
 """Settings that do not change the result and may differ after a resume."""
 
-_LIBRARIES = ("torch", "timm", "lightning-fabric", "numpy", "Pillow", "simplejpeg", "safetensors")
-
 Reason = Literal["limit", "patience", "interrupted"]
 """Why a run ended."""
 
@@ -224,12 +222,7 @@ def run_identity(
 ) -> dict[str, Any]:
     """Return what identifies a run, as plain data for JSON.
 
-    Args:
-        config: The configuration, of which some settings may differ after a resume.
-        data: The training data.
-        weights: Digest of the encoder's weights (the file may be moved), ``timm`` or None.
-        init: Digest of the model that the run starts from, or None.
-        teachers: Digests of the teachers.
+    ``weights``, ``init`` and ``teachers`` are digests: the files may be moved.
     """
     own = {"weights": weights, "init": init, "teachers": list(teachers)}
     of_data = {"data": data.digest, "data_gsd": data.data_gsd, "model_gsd": data.model_gsd}
@@ -331,7 +324,7 @@ def warn_of_other_device(folder: Path, *, device: str, threads: int, precision: 
     if not (folder / LOG_NAME).exists():
         return
     now = {"device": device, "threads": threads, "precision": precision}
-    starts = [event for event in read_log(folder) if event["event"] == "start" and now.keys() <= event.keys()]
+    starts = [line for line in read_log(folder) if line["event"] == "start" and now.keys() <= line.keys()]
     before, after = (
         f"{part['device']} with {part['threads']} threads in {part['precision']}"
         if part["device"] == "cpu"
@@ -339,13 +332,13 @@ def warn_of_other_device(folder: Path, *, device: str, threads: int, precision: 
         for part in ((starts or [now])[-1], now)
     )
     if before != after:
-        logger.warning("Resuming on %s; earlier steps ran on %s. The result differs in bits.", after, before)
+        logger.warning(f"Resuming on {after}; earlier steps ran on {before}. The result differs in bits.")
 
 
 def versions() -> dict[str, str]:
     """Return the versions of landcover, Python and the libraries that results depend on."""
     found = {"landcover": landcover.__version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
+    for name in ("torch", "timm", "lightning-fabric", "numpy", "Pillow", "simplejpeg", "safetensors"):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

@@ -27,21 +27,17 @@ BLOCK_PX = 64
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-Step = tuple[int, int]
-"""Rows and columns of tiles from one tile to another."""
-
-_STEPS: list[Step] = [(row, col) for row in (-1, 0, 1) for col in (-1, 0, 1) if (row, col) != (0, 0)]
+_STEPS = [(row, col) for row in (-1, 0, 1) for col in (-1, 0, 1) if (row, col) != (0, 0)]
+"""Rows and columns of tiles from a tile to its neighbours."""
 
 Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Pixels of each class in blocks of one mask.
+    """Pixels of each class in blocks of a mask of ``height`` x ``width`` pixels.
 
     Attributes:
-        height: Rows of the mask.
-        width: Columns of the mask.
         blocks: uint16 (rows, columns, C): pixels of each class in blocks of :data:`BLOCK_PX` pixels; blocks
             at the lower and right edge may be smaller.
     """
@@ -57,12 +53,7 @@ class ClassCounts:
 
 
 def count_classes(channels: UInt8Array, classes: int) -> ClassCounts:
-    """Count the pixels of each class of a mask in blocks.
-
-    Args:
-        channels: uint8 (H, W): model channel of each pixel, or ``IGNORE``.
-        classes: Number of channels C.
-    """
+    """Count the pixels of each class in blocks of a mask, uint8 (H, W): channels or ``IGNORE``."""
     height, width = channels.shape
     rows, cols = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
     bins = classes + 1  # the last one counts the pixels to ignore
@@ -74,14 +65,9 @@ def count_classes(channels: UInt8Array, classes: int) -> ClassCounts:
 
 
 class Crop(NamedTuple):
-    """A square of one image, and the generator that draws its augmentation.
+    """A square of one image, in its pixels, and the generator that draws its augmentation.
 
-    Attributes:
-        item: Index of the image.
-        row: First row in the image; negative above it.
-        col: First column in the image; negative left of it.
-        side: Height and width in pixels of the image.
-        rng: Generator of this crop alone.
+    ``row`` and ``col`` are the first ones; they are negative if the crop begins above or left of the image.
     """
 
     item: int
@@ -199,13 +185,7 @@ def _around(rng: np.random.Generator, position: int, length: int, side: int) -> 
 
 
 class Piece(NamedTuple):
-    """The contribution of one image to a crop.
-
-    Attributes:
-        item: Index of the image.
-        window: The pixels of the image.
-        target: Rows and columns of the crop.
-    """
+    """The contribution of one image to a crop: a window, and its rows and columns in the crop."""
 
     item: int
     window: Window
@@ -224,7 +204,7 @@ class NeighbourTiles:
     def __init__(self, tiles: Sequence[SceneTile | None], sizes: Sequence[Size]) -> None:
         items = {tile: item for item, tile in enumerate(tiles) if tile is not None}
         self._sizes = sizes
-        self._around: list[dict[Step, int]] = [{} for _ in tiles]
+        self._around: list[dict[tuple[int, int], int]] = [{} for _ in tiles]
         for item, tile in enumerate(tiles):
             if tile is None:
                 continue
@@ -283,13 +263,7 @@ def assemble_crop(
     read_image: Callable[[int, Window], UInt8Array],
     read_channels: Callable[[int, Window], UInt8Array],
 ) -> tuple[UInt8Array, UInt8Array]:
-    """Read a crop from the images that it covers.
-
-    Args:
-        pieces: The contribution of each image.
-        side: Height and width of the crop.
-        read_image: Reads a window of an item's image, uint8 (h, w, 3).
-        read_channels: Reads a window of an item's mask as channels, uint8 (h, w).
+    """Read a crop from the images that it covers, with functions that read a window of an item.
 
     Returns:
         The image, uint8 (side, side, 3), and the channels, uint8 (side, side). Pixels that no piece covers

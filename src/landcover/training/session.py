@@ -20,6 +20,7 @@ from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, UsedImages, mo
 from landcover.model.runtimes.base import Precision
 from landcover.model.runtimes.torch_runtime import pick_device
 from landcover.model.weights import encoder_preprocessing, load_model_weights, weights_digest
+from landcover.training import runs
 from landcover.training.batches import BatchReader
 from landcover.training.config import TrainConfig
 from landcover.training.data import evenly_spaced, load_training_data, measure_imagery
@@ -28,17 +29,6 @@ from landcover.training.log import RunLog
 from landcover.training.loop import Interrupt, Run, fit, save_best, save_checkpoint
 from landcover.training.losses import build_loss
 from landcover.training.optim import WeightAverage, build_optimiser, pick_precision
-from landcover.training.runs import (
-    CONFIG_NAME,
-    Progress,
-    Reason,
-    TrainingState,
-    git_commit,
-    prepare_folder,
-    run_identity,
-    versions,
-    warn_of_other_device,
-)
 from landcover.training.teachers import check_teachers, read_teachers, soft_labels
 
 logger = logging.getLogger(__name__)
@@ -58,7 +48,7 @@ class TrainResult:
     """
 
     folder: Path
-    reason: Reason
+    reason: runs.Reason
     step: int
     seconds: float
     best_step: int | None
@@ -138,7 +128,7 @@ def train(
             across_tiles=config.across_tiles,
         )
         start_digest = None if start is None else model_digest(start)
-        identity = run_identity(
+        identity = runs.run_identity(
             config,
             loaded,
             weights=None if start else weights_digest(config.weights),
@@ -147,7 +137,7 @@ def train(
         )
         legend = loaded.dataset.legend
         criterion = build_loss(config.loss, legend.scored_names, device)
-        resumed = prepare_folder(folder, identity, dump_yaml(config), resume)
+        resumed = runs.prepare_folder(folder, identity, dump_yaml(config), resume)
         precision = pick_precision(config.precision, device)
         state = _start_state(config, legend, start, device=device, precision=precision, resumed=resumed)
         validated = evenly_spaced(loaded.validation, config.validation.images)
@@ -212,7 +202,7 @@ def train(
         if resumed:
             state.load(folder / LAST_NAME)
             threads = torch.get_num_threads()
-            warn_of_other_device(folder, device=str(device), threads=threads, precision=precision)
+            runs.warn_of_other_device(folder, device=str(device), threads=threads, precision=precision)
         return _train_to_the_end(run, state, resumed=resumed)
 
 
@@ -236,7 +226,7 @@ def _start_state(
     device: torch.device,
     precision: Precision,
     resumed: bool,
-) -> TrainingState:
+) -> runs.TrainingState:
     """Build the network, frozen as configured, its optimiser and its average.
 
     The start weights are those of ``init`` or ``config.weights``; a resumed run reads its checkpoint instead.
@@ -246,13 +236,12 @@ def _start_state(
     network = build_model(config.model, classes=len(legend.scored), weights=weights)
     if init is not None and not resumed:
         for name in load_model_weights(network, config.model, init, legend):
-            logger.warning("Class %r is not in %s; its weights start from random values.", name, init)
+            logger.warning(f"Class {name!r} is not in {init}; its weights start from random values.")
     if "low_level" in config.freeze:
         network.freeze_low_level()
     if "encoder_batch_norms" in config.freeze and not network.freeze_encoder_batch_norms():
-        logger.warning(
-            "freeze=[encoder_batch_norms] has no effect: %s has no batch norms.", config.model.encoder
-        )
+        encoder = config.model.encoder
+        logger.warning(f"freeze=[encoder_batch_norms] has no effect: {encoder} does not have batch norms.")
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.to(device)
@@ -260,15 +249,15 @@ def _start_state(
     average = WeightAverage(network, config.ema_decay)
     if device.type == "cpu":
         use_fast_depthwise_backward(network, precision)
-    return TrainingState(network, average, optimiser, Progress())
+    return runs.TrainingState(network, average, optimiser, runs.Progress())
 
 
-def _train_to_the_end(run: Run, state: TrainingState, *, resumed: bool) -> TrainResult:
+def _train_to_the_end(run: Run, state: runs.TrainingState, *, resumed: bool) -> TrainResult:
     """Train a run and write its folder: configuration, log, checkpoints and the best model."""
     config, progress, folder = run.config, state.progress, run.folder
     if not resumed:
         # Before the log: a start that is killed here recognises its own folder later.
-        write_text(folder / CONFIG_NAME, dump_yaml(config), force=True)
+        write_text(folder / runs.CONFIG_NAME, dump_yaml(config), force=True)
     with (
         claimed(folder, folder),
         RunLog(folder, step=progress.step, validated_step=progress.validated_step) as log,
@@ -286,11 +275,11 @@ def _train_to_the_end(run: Run, state: TrainingState, *, resumed: bool) -> Train
             device=str(run.device),
             threads=torch.get_num_threads(),
             precision=run.precision,
-            versions=versions(),
-            git=git_commit(),
+            versions=runs.versions(),
+            git=runs.git_commit(),
         )
         if resumed:
-            logger.info("Resuming at step %d in %s.", progress.step, folder)
+            logger.info(f"Resuming at step {progress.step} in {folder}.")
             save_best(run, state)
         else:
             save_checkpoint(run, state)

@@ -39,13 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained model, as it was when the run was opened.
-
-    Attributes:
-        path: The model as the user named it.
-        card: Its card.
-        digest: SHA-256 of its file.
-    """
+    """A trained model, as it was when the run was opened: path in the settings, card, SHA-256 of its file."""
 
     path: str
     card: ModelCard
@@ -93,8 +87,8 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
 
     Args:
         teachers: The teachers.
-        data: The student's training data.
-        trained: Fingerprints of the student's training images.
+        data: The training data.
+        trained: Fingerprints of the images to train on.
 
     Raises:
         UsageError: If a teacher's scale differs too much from that of the data.
@@ -138,36 +132,33 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
             )
 
 
+@dataclass(frozen=True)
 class SoftLabels:
     """Probabilities in cells that divide each image evenly.
 
-    Args:
+    Attributes:
         maps: For each image uint8 (h, w, C); 255 is a probability of 1.
         sizes: Height and width of each image in pixels.
     """
 
-    def __init__(self, maps: Sequence[UInt8Array], sizes: Sequence[Size]) -> None:
-        self._maps = maps
-        self._sizes = sizes
+    maps: Sequence[UInt8Array]
+    sizes: Sequence[Size]
 
     def cut(self, pieces: Iterable[Piece], side: int, cells: int) -> UInt8Array:
         """Return the probabilities at the centres of a crop's cells, each interpolated within its image.
 
-        Args:
-            pieces: The parts of images that the crop consists of.
-            side: Its height and width in pixels of the images.
-            cells: Its height and width in cells.
+        The crop has ``side`` x ``side`` pixels of its images.
 
         Returns:
             uint8 (cells, cells, C); zero over C where the crop has no imagery.
         """
-        crop = np.zeros((cells, cells, self._maps[0].shape[2]), np.uint8)
+        crop = np.zeros((cells, cells, self.maps[0].shape[2]), np.uint8)
         centres = (np.arange(cells) + 0.5) * (side / cells)
         for item, window, (rows, cols) in pieces:
-            height, width = self._sizes[item]
+            height, width = self.sizes[item]
             down = (centres >= rows.start) & (centres < rows.stop)
             across = (centres >= cols.start) & (centres < cols.stop)
-            soft = self._maps[item]
+            soft = self.maps[item]
             values = _between(soft, (centres[down] - rows.start + window.row) / height)
             values = _between(values.swapaxes(0, 1), (centres[across] - cols.start + window.col) / width)
             crop[np.ix_(down, across)] = np.rint(values.swapaxes(0, 1))
@@ -193,11 +184,10 @@ def soft_labels(
         teachers: The teachers.
         data: The training data.
         folder: The run folder.
-        cell_m: Side of the cells of the student's logit grid in metres; where the finest teacher's cells are
-            larger, theirs are taken.
-        device: Where checkpoints compute, such as ``cuda:0``; exported models compute on the CPU.
+        cell_m: Side of the student's cells in metres; the finest teacher's are taken if they are larger.
+        device: Device of checkpoints, such as ``cuda:0``; exported models compute on the CPU.
         threads: Number of threads, see :func:`landcover.model.runtimes.open_model`.
-        precision: In which precision.
+        precision: Precision of the teachers.
 
     Raises:
         ModelError: If a teacher cannot be read, or was replaced since the run was opened.
@@ -274,15 +264,7 @@ def _open(teacher: Teacher, device: str, threads: int | None, precision: Precisi
 
 
 def at_centres(probabilities: Float32Array, cells: Size) -> Float32Array:
-    """Return probabilities at the centres of cells that divide an image evenly.
-
-    Args:
-        probabilities: float32 (C, H, W).
-        cells: Rows h and columns w of the cells.
-
-    Returns:
-        float32 (h, w, C).
-    """
+    """Return probabilities (C, H, W) at the centres of cells that divide an image evenly: (h, w, C)."""
     rows, cols = ((np.arange(count) + 0.5) / count for count in cells)
     values = _between(probabilities.transpose(1, 2, 0), rows)
     return _between(values.swapaxes(0, 1), cols).swapaxes(0, 1)
