@@ -133,10 +133,13 @@ def test_answers_lie_where_they_belong(slopes, tmp_path, monkeypatch):
     monkeypatch.setattr(teachers, "_open", lambda teacher, *_: asked[teacher.path])
     monkeypatch.setattr(teachers, "model_digest", str)
     material = load_training_data(slopes, "all", crop_px=32, model_gsd=None, gsd=1.0)
-    soft = soft_labels(
-        [Teacher(name, runtime.card, name) for name, runtime in asked.items()],
-        material, tmp_path, cell_m=4.0, device="cpu", threads=1, precision="fp32",
-    )  # fmt: skip
+
+    def labels():
+        named = [Teacher(name, runtime.card, name) for name, runtime in asked.items()]
+        where = {"device": "cpu", "threads": 1, "precision": "fp32"}
+        return soft_labels(named, material, tmp_path, cell_m=4.0, **where)
+
+    soft = labels()
     arrays = read_tensors(tmp_path / SOFT_LABELS_NAME)
     assert len(material.train) == 12
     for number, item in enumerate(material.train):
@@ -157,11 +160,7 @@ def test_answers_lie_where_they_belong(slopes, tmp_path, monkeypatch):
     whole = [Piece(11, Window(0, 0, 47, 47), (slice(0, 47), slice(0, 47)))]
     assert soft.cut(whole, 47, 12).shape == (12, 12, 6)
     monkeypatch.setattr(teachers, "_compute", lambda *_: pytest.fail("computed again"))
-    again = soft_labels(
-        [Teacher(name, runtime.card, name) for name, runtime in asked.items()],
-        material, tmp_path, cell_m=4.0, device="cpu", threads=1, precision="fp32",
-    )  # fmt: skip
-    np.testing.assert_array_equal(again.cut(whole, 47, 12), soft.cut(whole, 47, 12))
+    np.testing.assert_array_equal(labels().cut(whole, 47, 12), soft.cut(whole, 47, 12))
 
 
 @pytest.mark.parametrize(
