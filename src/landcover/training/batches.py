@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landcover._typing import Float32Array, UInt8Array
 from landcover.io.readahead import parallel_map
-from landcover.legend import UInt8Array
-from landcover.model.preprocessing import Float32Array, Preprocessing, resample_image, resample_mask
+from landcover.model.preprocessing import Preprocessing, resample_image, resample_mask
 from landcover.training.config import AugmentConfig, TrainConfig
 from landcover.training.data import TrainingData
 from landcover.training.sampler import CropSampler, NeighbourTiles, assemble_crop

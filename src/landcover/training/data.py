@@ -29,7 +29,7 @@ _DETAIL_LOST = 3
 
 _MIN_PROFILE_IMAGES, _MAX_PROFILE_IMAGES = 100, 800
 _PROFILE_WINDOWS = 2048
-"""Fewer images are profiled if they are large, so that decoding them takes seconds."""
+"""Fewer images are profiled if they are large."""
 
 logger = logging.getLogger(__name__)
 
@@ -192,11 +192,7 @@ def _warn(data: TrainingData, crop_px: int, *, unlabelled: int, across_tiles: bo
 
 
 def check_scale(data_gsd: float, model_gsd: float, model: str) -> None:
-    """Refuse a model whose scale differs too much from that of the data.
-
-    Raises:
-        UsageError: If one GSD is more than :data:`MAX_SCALE` times the other.
-    """
+    """Raise a :class:`UsageError` if one GSD is more than :data:`MAX_SCALE` times the other."""
     if not 1 / MAX_SCALE <= data_gsd / model_gsd <= MAX_SCALE:
         raise UsageError(
             f"The data have {data_gsd:g} m per pixel and {model} works at {model_gsd:g} m: more than a "
@@ -212,11 +208,7 @@ def evenly_spaced(items: Sequence[Item], count: int | None) -> Sequence[Item]:
 
 
 def measure_imagery(data: TrainingData) -> ImageryProfile | None:
-    """Measure a sample of the training images at the model's scale, without augmentation.
-
-    Returns:
-        The profile, the same for the same data; None if there are too few windows.
-    """
+    """Measure a sample of the training images at the model's scale; None if there are too few windows."""
     scale = data.data_gsd / data.model_gsd
     pixels = sum(height * width for height, width in data.sizes) * scale**2
     windows = max(1.0, pixels / len(data.sizes) / WINDOW_PX**2)

@@ -17,11 +17,12 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
 
+from landcover._typing import UInt8Array
 from landcover.data import Item
 from landcover.errors import ModelError, TrainingError
 from landcover.inference import predict_probabilities
 from landcover.io import index_to_colours
-from landcover.legend import IGNORE, Legend, UInt8Array
+from landcover.legend import IGNORE, Legend
 from landcover.metrics import ConfusionMatrix
 from landcover.model import DeepLabV3Plus
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, read_card, save_model

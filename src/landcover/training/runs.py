@@ -115,10 +115,9 @@ def record_scores(config: TrainConfig, progress: Progress, scores: dict[str, Any
 
 
 def kept_scores(config: ValidationConfig, progress: Progress, *, ended: bool) -> dict[str, Any] | None:
-    """Return the scores of the present weights if these are to be kept as the best model.
+    """Return the scores of the present weights if they are to be kept as the best model, else None.
 
-    Returns:
-        None if the present weights are not to be kept; an empty dict if they are, but have no scores.
+    An empty dict means that they are to be kept and do not have scores.
     """
     if config.keep == "best" and progress.best is not None:
         return progress.best if progress.best["step"] == progress.step else None
@@ -345,10 +344,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of landcover's own checkout, with ``-dirty`` where files were changed.
-
-    None if landcover does not run from a git checkout, or git is not installed.
-    """
+    """Return the commit of landcover's own checkout, ``-dirty`` if files were changed; None without git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(Path(landcover.__file__).parent), *arguments]

@@ -30,8 +30,6 @@ Size = tuple[int, int]
 _STEPS = [(row, col) for row in (-1, 0, 1) for col in (-1, 0, 1) if (row, col) != (0, 0)]
 """Rows and columns of tiles from a tile to its neighbours."""
 
-Float64Array = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class ClassCounts:

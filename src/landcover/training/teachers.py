@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import save
 
-from landcover._typing import UInt8Array
+from landcover._typing import Float32Array, Float64Array, UInt8Array
 from landcover.data.fingerprints import fingerprints, identical_items
 from landcover.errors import DataError, ImageError, ModelError
 from landcover.inference import predict_probabilities
 from landcover.io.files import atomic_path
 from landcover.model.card import ImageSet, ModelCard, is_exported, model_digest, read_card, resolve_model
-from landcover.model.preprocessing import Float32Array
 from landcover.model.runtimes import Runtime, open_model
 from landcover.model.runtimes.base import Precision
 from landcover.model.tensorfile import read_metadata, read_tensors
@@ -46,12 +44,9 @@ class Teacher:
     digest: str
 
     def describe(self) -> dict[str, Any]:
-        """Return the teacher's entry in the student's card, with the entries of its own teachers.
-
-        ``encoder_weights`` is the name of their file; None where the teacher was trained from another model.
-        """
+        """Return the teacher's entry in the student's card, with the entries of its own teachers."""
         recipe, provenance = self.card.recipe, self.card.provenance
-        weights = None if provenance.get("init") else recipe.get("weights")
+        weights = None if provenance.get("init") else recipe.get("weights")  # with init they were not used
         return {
             "sha256": self.digest,
             "encoder": self.card.model.encoder,
@@ -270,7 +265,7 @@ def at_centres(probabilities: Float32Array, cells: Size) -> Float32Array:
     return _between(values.swapaxes(0, 1), cols).swapaxes(0, 1)
 
 
-def _between(values: npt.NDArray[np.uint8] | Float32Array, shares: npt.NDArray[np.float64]) -> Float32Array:
+def _between(values: UInt8Array | Float32Array, shares: Float64Array) -> Float32Array:
     """Interpolate (n, …) linearly between the centres of its n cells, at fractions 0..1 of the axis."""
     position = np.clip(shares * len(values) - 0.5, 0, len(values) - 1)
     low = position.astype(np.intp)
