@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from landcover.model import build_model
-from landcover.model.encoders import build_encoder
 from landcover.training import depthwise
 from landcover.training.depthwise import DepthwiseConv2d, DepthwiseConv2dSame, use_fast_depthwise_backward
 from training_world import tiny
@@ -113,22 +112,6 @@ def test_padding_as_in_tensorflow(kernel, stride, side, autocast):
         torch.testing.assert_close(ours, theirs, **close)
 
 
-def test_large_kernels_are_made_of_blocks(monkeypatch):
-    """So that the tests of them are tests of that."""
-    shapes = []
-    small = depthwise._small_kernel_gradient
-    monkeypatch.setattr(
-        depthwise,
-        "_small_kernel_gradient",
-        lambda grad, x, weight, *rest: (
-            shapes.append(tuple(weight.shape[2:])),
-            small(grad, x, weight, *rest),
-        )[1],
-    )
-    gradients(pair((5, 7), 1, 0, 1, False, torch.float32)[1], torch.randn(1, 4, 9, 9))
-    assert shapes == [(3, 3)] * 6
-
-
 @pytest.mark.parametrize(
     ("kernel", "stride", "dilation", "fp32", "bf16"),
     [
@@ -150,6 +133,18 @@ def test_what_is_slow_depends_on_the_precision(kind, kernel, stride, dilation, f
         assert isinstance(module, DepthwiseConv2dSame) == (slow and kind is depthwise.Conv2dSame)
 
 
+def test_large_kernels_are_made_of_blocks(monkeypatch):
+    shapes, gradient = [], depthwise._kernel_gradient
+
+    def recorded(grad, x, weight, *geometry):
+        shapes.append(tuple(weight.shape[2:]))
+        return gradient(grad, x, weight, *geometry)
+
+    monkeypatch.setattr(depthwise, "_kernel_gradient", recorded)
+    gradients(pair((5, 7), 1, 0, 1, False, torch.float32)[1], torch.randn(1, 4, 9, 9))
+    assert shapes == [(5, 7), *[(3, 3)] * 6]
+
+
 def test_others_stay():
     class Another(nn.Conv2d):
         pass
@@ -165,12 +160,3 @@ def test_others_stay():
         kind = type(module)
         use_fast_depthwise_backward(module, "bf16")
         assert type(module) is kind
-
-
-def test_most_of_an_efficientnet_was_slow():
-    parts = [
-        part for part in build_encoder("tf_efficientnet_b4", 32).modules() if isinstance(part, nn.Conv2d)
-    ]
-    use_fast_depthwise_backward(nn.ModuleList(parts), "bf16")
-    kinds = [type(part) for part in parts if part.groups > 1]
-    assert (len(kinds), kinds.count(DepthwiseConv2d), kinds.count(DepthwiseConv2dSame)) == (32, 16, 4)

@@ -8,9 +8,9 @@ import pytest
 
 from landcover.model.card import read_model
 from landcover.training import train
-from landcover.training.checkpoint import read_checkpoint
 from landcover.training.log import read_log
 from landcover.training.optim import WeightAverage
+from landcover.training.runs import read_checkpoint
 from training_world import assert_same_tensors, run_apart, tiny, train_apart, write_pairs
 
 STEPS = 9

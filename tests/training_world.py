@@ -95,12 +95,12 @@ def _train(config: dict[str, Any], data: Path, out: Path, moment: str, count: in
 
 def _die_at(moment: str, count: int) -> None:
     """Make the process kill itself when a function is entered for the ``count``-th time."""
-    from landcover.training import checkpoint, loop, optim
+    from landcover.training import loop, optim, runs
 
     owner, name = {
         "between step and average": (optim.WeightAverage, "update"),
         "between last and best": (loop, "save_model"),
-        "before a checkpoint": (checkpoint.TrainingState, "save"),
+        "before a checkpoint": (runs.TrainingState, "save"),
     }[moment]
     original, calls = getattr(owner, name), iter(range(1, 10**9))
 

@@ -4,9 +4,8 @@ A batch is uint8 until it is on the device: there the colour variation and the n
 affine in (red, green, blue), are one matrix product for each image (:func:`normalise`).
 """
 
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -14,35 +13,20 @@ import torch
 from torch import Tensor
 
 from landcover._typing import Float32Array, UInt8Array
+from landcover.io.readahead import parallel_map
 from landcover.model.preprocessing import Preprocessing, resample_image, resample_mask
 from landcover.training.config import AugmentConfig, TrainConfig
 from landcover.training.data import TrainingData
 from landcover.training.sampler import CropSampler, NeighbourTiles, assemble_crop
-from landcover.training.softlabels import SoftLabels
+from landcover.training.teachers import SoftLabels
 from landcover.windows import Window
 
 _GREY = np.full((3, 3), 1 / 3)
 _TURN = np.array([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
 
 
-class Sample(NamedTuple):
-    """One augmented crop.
-
-    Attributes:
-        image: uint8 (H, W, 3).
-        target: uint8 (H, W): channel of each pixel, or ``IGNORE``.
-        colours: float32 (3, 4): the colour matrix for :func:`normalise`.
-        soft: uint8 (h, w, C): soft labels in cells of the crop; None without teachers.
-    """
-
-    image: UInt8Array
-    target: UInt8Array
-    colours: Float32Array
-    soft: UInt8Array | None = None
-
-
 class Batch(NamedTuple):
-    """The input of one forward pass.
+    """The input of one forward pass; a single crop has the same arrays without the axis N.
 
     Attributes:
         images: uint8 (N, H, W, 3).
@@ -58,14 +42,7 @@ class Batch(NamedTuple):
 
 
 class BatchReader:
-    """The endless sequence of a run's batches; batch ``n`` depends on the configuration and ``n`` alone.
-
-    Args:
-        data: The training images and masks.
-        config: Crop size, batch size, augmentation, balance, seed, threads.
-        preprocessing: Preprocessing of the model.
-        soft: Soft labels of the training images; None without teachers.
-    """
+    """The endless sequence of a run's batches; batch ``n`` depends on the configuration and ``n`` alone."""
 
     def __init__(
         self,
@@ -74,8 +51,7 @@ class BatchReader:
         preprocessing: Preprocessing,
         soft: SoftLabels | None = None,
     ) -> None:
-        self._dataset = data.dataset
-        self._items = data.train
+        self._data = data
         self._config = config
         self._preprocessing = preprocessing
         self._soft = soft
@@ -92,48 +68,38 @@ class BatchReader:
 
     def read(self, n: int) -> Batch:
         """Read batch ``n``."""
-        count = self._config.batch_size
-        samples = [self._sample(n * count + slot) for slot in range(count)]
-        soft = [sample.soft for sample in samples if sample.soft is not None]
+        size = self._config.batch_size
+        images, targets, colours, soft = zip(*map(self._crop, range(n * size, (n + 1) * size)), strict=True)
         return Batch(
-            np.stack([sample.image for sample in samples]),
-            np.stack([sample.target for sample in samples]),
-            np.stack([sample.colours for sample in samples]),
-            np.stack(soft) if soft else None,
+            np.stack(images),
+            np.stack(targets),
+            np.stack(colours),
+            None if self._soft is None else np.stack(soft),
         )
 
-    def stream(self, first: int) -> Iterator[Batch]:
+    def stream(self, first: int) -> Generator[Batch, None, None]:
         """Yield the batches from number ``first`` on, read ahead.
 
         Reading copies memory, and decoding and resampling release Python's lock: one thread beside the
         network's is enough for a prepared cache.
         """
-        with ThreadPoolExecutor(self._config.loaders, "landcover-loader") as pool:
-            pending: deque[Future[Batch]] = deque()
-            n = first
-            try:
-                while True:
-                    while len(pending) < 2 * self._config.loaders:
-                        pending.append(pool.submit(self.read, n))
-                        n += 1
-                    yield pending.popleft().result()
-            finally:
-                for future in pending:
-                    future.cancel()
+        loaders = self._config.loaders
+        return parallel_map(self.read, count(first), workers=loaders, ahead=2 * loaders)
 
-    def _sample(self, n: int) -> Sample:
+    def _crop(self, n: int) -> Batch:
         crop = self._sampler[n]
-        pieces = list(self._neighbours.pieces(crop.item, crop.row, crop.col, crop.side))
+        pieces = list(self._neighbours.pieces(crop))
         image, channels = assemble_crop(pieces, crop.side, self._read_image, self._read_channels)
         cells = self._config.crop_px // self._config.loss.stride
         soft = None if self._soft is None else self._soft.cut(pieces, crop.side, cells)
         return augment(image, channels, soft, crop.rng, self._config, self._preprocessing)
 
     def _read_image(self, item: int, window: Window) -> UInt8Array:
-        return self._dataset.read_image(self._items[item], window)
+        return self._data.dataset.read_image(self._data.train[item], window)
 
     def _read_channels(self, item: int, window: Window) -> UInt8Array:
-        return np.take(self._dataset.legend.channels, self._dataset.read_mask(self._items[item], window))
+        dataset = self._data.dataset
+        return np.take(dataset.legend.channels, dataset.read_mask(self._data.train[item], window))
 
 
 def augment(
@@ -143,23 +109,20 @@ def augment(
     rng: np.random.Generator,
     config: TrainConfig,
     preprocessing: Preprocessing,
-) -> Sample:
-    """Resample a crop to the network's scale, turn it and draw its colour variation.
+) -> Batch:
+    """Resample a crop to ``crop_px``, turn it and draw its colour variation.
 
     Args:
         image: uint8 (side, side, 3).
-        channels: Channel of each pixel or ``IGNORE``, uint8 (side, side).
+        channels: uint8 (side, side): channel of each pixel, or ``IGNORE``.
         soft: Soft labels, uint8 (h, w, C), or None.
-        rng: Draws the augmentation.
-        config: ``crop_px`` and ``augment``.
+        rng: Generator of the augmentation.
+        config: The configuration.
         preprocessing: Preprocessing of the model.
-
-    Returns:
-        A sample of ``crop_px`` pixels a side.
     """
     size = config.crop_px, config.crop_px
     symmetry = int(rng.integers(8)) if config.augment.d4 else 0
-    return Sample(
+    return Batch(
         d4(resample_image(image, size), symmetry),
         d4(resample_mask(channels, size), symmetry),
         draw_colours(rng, config.augment, preprocessing),
@@ -203,11 +166,7 @@ def draw_colours(
 
 
 def normalise(images: Tensor, colours: Tensor) -> Tensor:
-    """Apply (N, 3, 4) colour matrices to uint8 (N, H, W, 3).
-
-    Returns:
-        float32 (N, 3, H, W), channels last in memory.
-    """
+    """Apply (N, 3, 4) colour matrices to uint8 (N, H, W, 3): float32 (N, 3, H, W), channels last."""
     pixels = images.flatten(1, 2).float()
     mixed = torch.baddbmm(colours[:, None, :, 3], pixels, colours[..., :3].mT)
     return mixed.view(images.shape).permute(0, 3, 1, 2)

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from landcover.config import Config, from_mapping, load_config, parse_yaml
 from landcover.errors import UsageError, did_you_mean
@@ -22,7 +22,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 _UNSAFE_IN_CHANNELS_LAST = ("mobileone", "repvgg")
-"""First letters of the names of encoders whose training in channels_last corrupts memory within torch."""
+"""Beginnings of the names of encoders whose training in channels_last corrupts memory within torch."""
 
 
 class OptimiserConfig(Config):
@@ -30,7 +30,7 @@ class OptimiserConfig(Config):
 
     Attributes:
         name: AdamW, or SGD with momentum (not Nesterov's).
-        learning_rate: Learning rate of everything except the encoder.
+        learning_rate: Learning rate of all but the encoder.
         encoder_learning_rate: Learning rate of the encoder; None for the same.
         weight_decay: Decay of convolution weights; norms and biases never decay.
         momentum: Momentum of SGD, 0..1.
@@ -49,8 +49,7 @@ class ScheduleConfig(Config):
     """The learning rate as a function of progress, from 0 (start) to 1 (the limit in steps or minutes).
 
     Attributes:
-        name: ``poly``: (1 - progress)^power; ``cosine``: half a wave; ``piecewise``: times ``factor`` at each
-            milestone; ``constant``.
+        name: ``poly``: (1 - progress)^power; ``cosine``: half a wave; ``piecewise``: factors; ``constant``.
         power: Exponent of ``poly``.
         milestones: Increasing progress values in 0..1 for ``piecewise``.
         factor: Factor of ``piecewise`` at each milestone, 0..1.
@@ -75,12 +74,7 @@ class ScheduleConfig(Config):
 
 
 class LossTerm(Config):
-    """One term of the loss.
-
-    Attributes:
-        name: Cross-entropy, focal, Dice or Lovász-Softmax.
-        weight: Factor of the term.
-    """
+    """One term of the loss (cross-entropy, focal, Dice or Lovász-Softmax) and its factor."""
 
     name: Literal["ce", "focal", "dice", "lovasz"]
     weight: Positive = 1.0
@@ -91,13 +85,11 @@ class LossConfig(Config):
 
     Attributes:
         terms: The terms.
-        stride: Compute the loss at every stride-th pixel, 1 for all. At the decoder's stride (4) the logits
-            need no upsampling, which saves a tenth of a step on a CPU.
+        stride: Compute the loss at every stride-th pixel; at the decoder's stride (4) without upsampling.
         class_weights: Weights by class name in ``ce`` and ``focal``; other classes have 1.
         label_smoothing: Label smoothing of ``ce``, 0..1.
         gamma: Exponent of ``focal``.
-        teacher_weight: Factor of the cross-entropy with the teachers' probabilities in runs with teachers; it
-            covers all pixels, labelled or not.
+        teacher_weight: Factor of the cross-entropy with the teachers' probabilities on all pixels.
     """
 
     terms: Annotated[tuple[LossTerm, ...], Field(min_length=1)] = (LossTerm(name="ce"),)
@@ -144,8 +136,7 @@ class ValidationConfig(Config):
         every_steps: Validate after this number of steps instead, and at the end.
         images: Validate on this number of images, evenly spaced over the subset; None for all.
         patience: Stop after this number of validations in a row without a new best; None for never.
-        keep: Weights that become ``best.safetensors``: those of the best score, or the last ones (unbiased if
-            scores on the validation subset are reported).
+        keep: Weights that become ``best.safetensors``: of the best score, or the last (unbiased scores).
     """
 
     percent: Annotated[float, Field(gt=0, le=100)] = 10.0
@@ -168,14 +159,12 @@ class TrainConfig(Config):
 
     Attributes:
         model: The network. A run with ``init`` needs the settings on that model's card, except those that
-            change no weight, such as dropout; ``landcover train --init`` takes them from the card.
+            change no weight, such as dropout.
         weights: Start weights of the encoder: None (random), ``timm`` (downloaded by timm) or a safetensors
             file.
         freeze: Parts of the encoder that are not trained: ``low_level``, the layers up to its stride-4
-            features with their batch norms (a step takes about three quarters of the time on a CPU);
-            ``encoder_batch_norms``, statistics, scales and offsets. Order and repetition have no meaning.
-        teachers: Model files or run folders whose probabilities are learned beside the labels. They predict
-            each training image once, before the first step.
+            features with their batch norms; ``encoder_batch_norms``, statistics, scales and offsets.
+        teachers: Model files or run folders whose probabilities are learned beside the labels.
         gsd: Metres per pixel that the network works at; None for that of the data, which are resampled to it.
         crop_px: Height and width of a crop at that scale.
         batch_size: Crops per forward pass.
@@ -187,12 +176,10 @@ class TrainConfig(Config):
         loss: Settings of the loss.
         class_balance: 0: every image gives one crop in each epoch; 1: every class is equally likely, and so
             is every image that contains it; between: class fractions to the power of (1 - class_balance).
-        across_tiles: Let crops reach across an image's edges into its neighbours of the same scene, if these
-            are known (``scenes.csv``) and also trained on.
+        across_tiles: Let crops reach into neighbours of the same scene (``scenes.csv``) that are trained on.
         augment: Settings of the augmentation.
         ema_decay: Decay of the moving average of the weights, which is validated and kept; 0 for none.
-        precision: ``bf16`` computes convolutions in bfloat16 (autocast), with weights in fp32. ``auto`` does
-            so on devices with instructions for it.
+        precision: ``bf16``: convolutions in bfloat16 (autocast); ``auto``: on devices made for it.
         channels_last: Memory order of the network; faster almost everywhere.
         device: ``auto`` (the accelerator if there is one), ``cpu`` or ``cuda``.
         threads: Threads that compute on a CPU; None for torch's choice.
@@ -216,7 +203,10 @@ class TrainConfig(Config):
 
     model: ModelConfig = ModelConfig()
     weights: str | None = None
-    freeze: tuple[Literal["encoder_batch_norms", "low_level"], ...] = ()
+    freeze: Annotated[
+        tuple[Literal["encoder_batch_norms", "low_level"], ...],
+        AfterValidator(lambda parts: tuple(sorted(set(parts)))),  # order has no meaning
+    ] = ()
     teachers: tuple[str, ...] = ()
     gsd: Positive | None = None
     crop_px: Annotated[int, Field(ge=32)] = 320
@@ -244,11 +234,6 @@ class TrainConfig(Config):
     window_px: Annotated[int, Field(ge=32)] = 512
     overlap_px: Annotated[int, Field(ge=0)] = 128
     licence: str = ""
-
-    @field_validator("freeze")
-    @classmethod
-    def _sort_freeze(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(set(layers)))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -279,10 +264,8 @@ class TrainConfig(Config):
 
 def presets() -> Sequence[str]:
     """Return the names of the presets."""
-    folder = files("landcover.training") / "presets"
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    names = (entry.name for entry in (files("landcover.training") / "presets").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def load_preset(name: str) -> TrainConfig:

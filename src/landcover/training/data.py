@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from landcover.ood import WINDOW_PX, ImageryProfile, measure_profile
 from landcover.progress import track
 from landcover.scale import unknown_gsd
 from landcover.training.sampler import ClassCounts, count_classes
-from landcover.training.validation import evenly_spaced
 
 MAX_SCALE = 100
 """Largest factor between the GSDs of the data and of the model."""
@@ -30,7 +29,7 @@ _DETAIL_LOST = 3
 
 _MIN_PROFILE_IMAGES, _MAX_PROFILE_IMAGES = 100, 800
 _PROFILE_WINDOWS = 2048
-"""Fewer images are profiled if they are large, so that decoding them takes seconds."""
+"""Fewer images are profiled if they are large."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class TrainingData:
         class_counts: Pixels of each class in each of these.
         validation: Items to validate on; empty if the split does not have such a subset.
         validation_subset: Name of that subset.
-        digest: SHA-256 of the keys of both subsets, and of sizes and class counts in the training subset.
+        digest: SHA-256 of both subsets' keys and the training subset's sizes and class counts.
     """
 
     dataset: Dataset
@@ -79,6 +78,7 @@ def load_training_data(
     model_gsd: float | None,
     legend: Legend | None = None,
     gsd: float | None = None,
+    across_tiles: bool = False,
 ) -> TrainingData:
     """Open a data set, split it and count the classes of the training masks.
 
@@ -91,6 +91,7 @@ def load_training_data(
         model_gsd: Metres per pixel that the network works at; None for that of the data.
         legend: Legend of the masks, if not the one that the data declare.
         gsd: Metres per pixel of the data, if not what the data declare.
+        across_tiles: Whether crops are to reach into neighbouring tiles.
 
     Raises:
         UsageError: If the GSD is unknown or absurd, or the split is given with a subset.
@@ -122,26 +123,28 @@ def load_training_data(
     validation_subset = next((name for name in VALIDATION_PARTS if name in subsets), None)
     if validation_subset is None:
         logger.warning(
-            "The split %r has no validation subset (%s; it has %s): the last weights are kept, unscored.",
-            split_name,
-            " or ".join(VALIDATION_PARTS),
-            ", ".join(subsets),
+            f"The split {split_name!r} has no validation subset ({' or '.join(VALIDATION_PARTS)}; it has "
+            f"{', '.join(subsets)}): the last weights are kept, unscored."
         )
     validation = subsets[validation_subset] if validation_subset else []
-    channels, classes = dataset.legend.channels, len(dataset.legend.scored)
+    legend = dataset.legend
 
     def count(item: Item) -> ClassCounts:
-        return count_classes(np.take(channels, dataset.read_mask(item)), classes)
+        return count_classes(np.take(legend.channels, dataset.read_mask(item)), len(legend.scored))
 
     items = subsets[train_subset]
     counted = list(
         zip(items, track(parallel_map(count, items), "Counting classes", total=len(items)), strict=True)
     )
+    digest = hashlib.sha256()
+    for item, counts in counted:
+        digest.update(f"{item.key} {counts.height} {counts.width} {counts.pixels.tolist()}\n".encode())
+    digest.update("\n".join(item.key for item in validation).encode())
     labelled = [(item, counts) for item, counts in counted if counts.blocks.any()]
     if not labelled:
         raise DataError(
             f"None of the {len(items)} masks of the subset {train_subset!r} of {data} has a labelled pixel. "
-            f"Check the legend ({dataset.legend.name}) with: landcover verify {data}"
+            f"Check the legend ({legend.name}) with: landcover verify {data}"
         )
     loaded = TrainingData(
         dataset=dataset,
@@ -151,14 +154,21 @@ def load_training_data(
         class_counts=[counts for _, counts in labelled],
         validation=validation,
         validation_subset=validation_subset,
-        digest=_digest(counted, validation),
+        digest=digest.hexdigest(),
     )
-    _warn(loaded, crop_px, unlabelled=len(items) - len(labelled))
+    _warn(loaded, crop_px, unlabelled=len(items) - len(labelled), across_tiles=across_tiles)
     return loaded
 
 
-def _warn(data: TrainingData, crop_px: int, *, unlabelled: int) -> None:
+def _warn(data: TrainingData, crop_px: int, *, unlabelled: int, across_tiles: bool) -> None:
     """Log warnings about images and classes that cannot be learned, or only at a cost."""
+    scenes: Mapping[str, object] = data.dataset.scenes or {}
+    if across_tiles and not any(item.key in scenes for item in data.train):
+        logger.warning(
+            "across_tiles=true has no effect: the neighbours of the training images are unknown. Write "
+            f"{SCENES_FILE} (part,id,scene,row,col) into the data folder and prepare the cache again, or set "
+            "across_tiles=false."
+        )
     if unlabelled:
         logger.warning("Training images without a labelled pixel: %d; they are skipped.", unlabelled)
     for name, fraction in data.class_share.items():
@@ -169,44 +179,20 @@ def _warn(data: TrainingData, crop_px: int, *, unlabelled: int) -> None:
     small = sum(side < crop_px for side in sides)
     if small:
         logger.warning(
-            "%d of %d training images are smaller than a crop: the smallest has %.0f px at the model's "
-            "scale, a crop has %d. The rest of such crops is filled and ignored. Set crop_px=%d to "
-            "avoid this.",
-            small,
-            len(sides),
-            min(sides),
-            crop_px,
-            max(32, int(min(sides)) // 32 * 32),
+            f"{small} of {len(sides)} training images are smaller than a crop: the smallest has "
+            f"{min(sides):.0f} px at the model's scale, a crop has {crop_px}. The rest of such crops is "
+            f"filled and ignored. Set crop_px={max(32, int(min(sides)) // 32 * 32)} to avoid this."
         )
     if data.model_gsd >= _DETAIL_LOST * data.data_gsd:
         logger.warning(
-            "The data have %g m per pixel, the network works at %g m: smaller detail is lost. "
-            "--set gsd=%g keeps it but costs %.0f times the computation.",
-            data.data_gsd,
-            data.model_gsd,
-            data.data_gsd,
-            (data.model_gsd / data.data_gsd) ** 2,
-        )
-
-
-def warn_without_neighbours(data: TrainingData) -> None:
-    """Log a warning if no training image has a position in a scene: crops cannot reach across tiles."""
-    scenes: Mapping[str, object] = data.dataset.scenes or {}
-    if not any(item.key in scenes for item in data.train):
-        logger.warning(
-            "across_tiles=true has no effect: the neighbours of the training images are unknown. Write %s "
-            "(part,id,scene,row,col) into the data folder and prepare the cache again, or set "
-            "across_tiles=false.",
-            SCENES_FILE,
+            f"The data have {data.data_gsd:g} m per pixel, the network works at {data.model_gsd:g} m: "
+            f"smaller detail is lost. --set gsd={data.data_gsd:g} keeps it but costs {scale**-2:.0f} times "
+            "the computation."
         )
 
 
 def check_scale(data_gsd: float, model_gsd: float, model: str) -> None:
-    """Refuse a model whose scale differs too much from that of the data.
-
-    Raises:
-        UsageError: If one GSD is more than :data:`MAX_SCALE` times the other.
-    """
+    """Raise a :class:`UsageError` if one GSD is more than :data:`MAX_SCALE` times the other."""
     if not 1 / MAX_SCALE <= data_gsd / model_gsd <= MAX_SCALE:
         raise UsageError(
             f"The data have {data_gsd:g} m per pixel and {model} works at {model_gsd:g} m: more than a "
@@ -214,15 +200,15 @@ def check_scale(data_gsd: float, model_gsd: float, model: str) -> None:
         )
 
 
+def evenly_spaced(items: Sequence[Item], count: int | None) -> Sequence[Item]:
+    """Return ``count`` evenly spaced items of a sequence, or all of them if it is None."""
+    if count is None or count >= len(items):
+        return items
+    return [items[i * len(items) // count] for i in range(count)]
+
+
 def measure_imagery(data: TrainingData) -> ImageryProfile | None:
-    """Measure a sample of the training images at the model's scale, without augmentation.
-
-    Returns:
-        The profile, the same for the same data; None if there are too few windows.
-
-    Raises:
-        DataError: If an image cannot be read.
-    """
+    """Measure a sample of the training images at the model's scale; None if there are too few windows."""
     scale = data.data_gsd / data.model_gsd
     pixels = sum(height * width for height, width in data.sizes) * scale**2
     windows = max(1.0, pixels / len(data.sizes) / WINDOW_PX**2)
@@ -232,12 +218,3 @@ def measure_imagery(data: TrainingData) -> ImageryProfile | None:
         return resample_image(data.dataset.read_image(item), scale)
 
     return measure_profile(parallel_map(read, evenly_spaced(data.train, count)))
-
-
-def _digest(counted: Iterable[tuple[Item, ClassCounts]], validation: Iterable[Item]) -> str:
-    """Return a digest of names, sizes and class counts: the run's identity, and the card's provenance."""
-    digest = hashlib.sha256()
-    for item, counts in counted:
-        digest.update(f"{item.key} {counts.height} {counts.width} {counts.pixels.tolist()}\n".encode())
-    digest.update("\n".join(item.key for item in validation).encode())
-    return digest.hexdigest()

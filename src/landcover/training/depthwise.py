@@ -50,15 +50,10 @@ def use_fast_depthwise_backward(network: nn.Module, precision: Precision) -> Non
     The class of a module changes and its parameters stay, so an earlier optimiser stays valid.
     """
     for module in network.modules():
-        replacement = _REPLACEMENTS.get(type(module))
+        replacements = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
+        replacement = replacements.get(type(module))
         if replacement is not None and isinstance(module, nn.Conv2d) and _is_slow(module, precision):
             module.__class__ = replacement
-
-
-_REPLACEMENTS: dict[type, type[DepthwiseConv2d]] = {
-    nn.Conv2d: DepthwiseConv2d,
-    Conv2dSame: DepthwiseConv2dSame,
-}
 
 
 def _is_slow(module: nn.Conv2d, precision: Precision) -> bool:
@@ -89,36 +84,28 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad_x = _input_gradient(grad, x, weight, *ctx.geometry) if ctx.needs_input_grad[0] else None
-        grad_weight = None
+        stride, padding, dilation = ctx.geometry
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            reach = tuple(d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True))
+            around = tuple(r - p for r, p in zip(reach, padding, strict=True))
+            spread = grad
+            if stride != (1, 1):
+                size = (n + p - a for n, p, a in zip(x.shape[2:], padding, around, strict=True))
+                spread = torch.empty(
+                    (*grad.shape[:2], *size),
+                    dtype=grad.dtype,
+                    device=grad.device,
+                    memory_format=torch.channels_last,
+                ).zero_()
+                spread[:, :, :: stride[0], :: stride[1]] = grad
+            rotated = weight.to(grad.dtype).flip(2, 3)
+            grad_x = functional.conv2d(spread, rotated, None, 1, around, dilation, groups=len(weight))
         if ctx.needs_input_grad[1]:
-            exact = torch.float32 if ctx.geometry[2] != (1, 1) else grad.dtype
+            exact = torch.float32 if dilation != (1, 1) else grad.dtype
             grad_weight = _kernel_gradient(grad.to(exact), x.to(exact), weight.to(exact), *ctx.geometry)
             grad_weight = grad_weight.to(weight.dtype)
         return grad_x, grad_weight, None, None, None
-
-
-def _input_gradient(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair
-) -> Tensor:
-    reach = tuple(d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True))
-    around = tuple(r - p for r, p in zip(reach, padding, strict=True))
-    size = tuple(n + p - a for n, p, a in zip(x.shape[2:], padding, around, strict=True))
-    rotated = weight.to(grad.dtype).flip(2, 3)
-    return functional.conv2d(
-        _insert_zeros(grad, stride, size), rotated, None, 1, around, dilation, groups=len(weight)
-    )
-
-
-def _insert_zeros(grad: Tensor, stride: Pair, size: tuple[int, ...]) -> Tensor:
-    """Put zeros between the values of (N, C, h, w), to (N, C, *size)."""
-    if stride == (1, 1):
-        return grad
-    result = torch.empty(
-        (*grad.shape[:2], *size), dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last
-    ).zero_()
-    result[:, :, :: stride[0], :: stride[1]] = grad
-    return result
 
 
 def _kernel_gradient(
@@ -131,32 +118,23 @@ def _kernel_gradient(
     """
     kernel = tuple(weight.shape[2:])
     if min(kernel) <= _BLOCK:
-        return _small_kernel_gradient(grad, x, weight, stride, padding, dilation)
+        gradients = torch.ops.aten.convolution_backward(
+            grad, x, weight, None, stride, padding, dilation, False, [0, 0], len(weight), [False, True, False]
+        )
+        kernel_gradient: Tensor = gradients[1]
+        return kernel_gradient
     padded = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
     height, width = (
         s * (n - 1) + d * (_BLOCK - 1) + 1 for s, n, d in zip(stride, grad.shape[2:], dilation, strict=True)
     )
+    # The last block ends with the side.
+    rows, cols = ([min(start, side - _BLOCK) for start in range(0, side, _BLOCK)] for side in kernel)
     result = torch.empty_like(weight)
-    for row in _starts(kernel[0]):
-        for col in _starts(kernel[1]):
+    for row in rows:
+        for col in cols:
             top, left = row * dilation[0], col * dilation[1]
             shifted = padded[:, :, top : top + height, left : left + width]
             shifted = shifted.contiguous(memory_format=torch.channels_last)
             block = (..., slice(row, row + _BLOCK), slice(col, col + _BLOCK))
-            result[block] = _small_kernel_gradient(grad, shifted, weight[block], stride, (0, 0), dilation)
+            result[block] = _kernel_gradient(grad, shifted, weight[block], stride, (0, 0), dilation)
     return result
-
-
-def _starts(side: int) -> list[int]:
-    """Return the starts of the blocks that cover a side; the last block ends with the side."""
-    return [min(start, side - _BLOCK) for start in range(0, side, _BLOCK)]
-
-
-def _small_kernel_gradient(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair
-) -> Tensor:
-    gradients = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, stride, padding, dilation, False, [0, 0], len(weight), [False, True, False]
-    )
-    kernel_gradient: Tensor = gradients[1]
-    return kernel_gradient

@@ -6,11 +6,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch.utils.tensorboard import SummaryWriter
 
 from landcover._typing import UInt8Array
@@ -31,8 +30,8 @@ class RunLog:
 
     Args:
         folder: The run folder.
-        step: Step that the run resumes from. Later lines, written before a kill, are dropped, because those
-            steps are repeated; so is the line of an earlier end.
+        step: Step that the run resumes from. Later lines, from before a kill, are dropped: those steps are
+            repeated. So is the line of an earlier end.
         validated_step: Step of the last validation that counts.
     """
 
@@ -42,45 +41,33 @@ class RunLog:
         if self._path.exists():
             kept = [line for line in read_log(folder) if line.get("step", 0) <= last.get(line["event"], step)]
             write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept), force=True)
-        self._in_terminal = sys.stderr is not None and sys.stderr.isatty()
+        in_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._in_terminal = in_terminal and logger.isEnabledFor(logging.INFO)
         self._board: SummaryWriter | None = None
         with self._optional_board():
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not self._in_terminal,
-            transient=True,
-        )
+        self._bar = Progress(console=Console(stderr=True), disable=not self._in_terminal, transient=True)
         self._task = self._bar.add_task("Training", total=1.0)
 
     def __enter__(self) -> Self:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        with self._optional_board():
-            if self._board is not None:
-                self._board.close()
+        with self._optional_board() as board:
+            if board is not None:
+                board.close()
 
     @contextmanager
-    def _optional_board(self) -> Iterator[None]:
+    def _optional_board(self) -> Iterator[SummaryWriter | None]:
         """Stop writing for TensorBoard at the first failure; ``log.jsonl`` has all numbers."""
         try:
-            yield
+            yield self._board
         except OSError as error:
             self._board = None
-            logger.warning(
-                "TensorBoard files cannot be written (%s); the run continues without them.",
-                error.strerror or error,
-            )
+            reason = error.strerror or error
+            logger.warning(f"TensorBoard files cannot be written ({reason}); the run continues without them.")
 
     def event(self, event: str, **values: Any) -> None:
         """Append a line to the log, and its numbers to the curves.
@@ -96,17 +83,18 @@ class RunLog:
             raise OutputError(f"{self._path} cannot be written: {error.strerror}.") from error
         if event not in ("step", "validation"):
             return
-        with self._optional_board():
-            for name, value in _flat(values):
-                if self._board is not None and name not in ("step", "images", "seconds"):
-                    self._board.add_scalar(f"{event}/{name}", value, values["step"])
+        with self._optional_board() as board:
+            for name, value in flatten(values, "/").items():
+                is_curve = isinstance(value, int | float) and name not in ("step", "images", "seconds")
+                if board is not None and is_curve:
+                    board.add_scalar(f"{event}/{name}", float(value), values["step"])
 
     def pictures(self, step: int, pictures: Mapping[str, UInt8Array]) -> None:
         """Show uint8 (H, W, 3) pictures by name in TensorBoard."""
-        with self._optional_board():
+        with self._optional_board() as board:
             for name, picture in pictures.items():
-                if self._board is not None:
-                    self._board.add_image(name, picture, step, dataformats="HWC")
+                if board is not None:
+                    board.add_image(name, picture, step, dataformats="HWC")
 
     def progress(self, fraction: float, text: str) -> None:
         """Move the bar to a fraction of the limit, 0..1."""
@@ -130,12 +118,13 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _flat(values: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return the numbers by name; those of a nested mapping as ``outer/inner``."""
-    flat: list[tuple[str, float]] = []
+def flatten(values: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """Return nested values by their joined keys; an empty mapping is a value."""
+    flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat += [(f"{name}/{inner}", number) for inner, number in _flat(value)]
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat.append((name, float(value)))
+        if isinstance(value, Mapping) and value:
+            inner = flatten(value, separator)
+            flat.update({f"{name}{separator}{key}": leaf for key, leaf in inner.items()})
+        else:
+            flat[name] = value
     return flat

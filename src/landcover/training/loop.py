@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,31 +17,27 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
 
+from landcover._typing import UInt8Array
 from landcover.data import Item
 from landcover.errors import ModelError, TrainingError
-from landcover.legend import Legend
+from landcover.inference import predict_probabilities
+from landcover.io import index_to_colours
+from landcover.legend import IGNORE, Legend
 from landcover.metrics import ConfusionMatrix
 from landcover.model import DeepLabV3Plus
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, read_card, save_model
 from landcover.model.runtimes import TorchRuntime
 from landcover.model.runtimes.base import Precision
-from landcover.training.batches import Batch, BatchReader, normalise
-from landcover.training.checkpoint import (
-    Reason,
-    TrainingState,
-    end_reason,
-    fraction_done,
-    kept_scores,
-    record_scores,
-    validation_due,
-)
+from landcover.training import runs
+from landcover.training.batches import BatchReader, normalise
 from landcover.training.config import TrainConfig
-from landcover.training.data import TrainingData
+from landcover.training.data import TrainingData, evenly_spaced
 from landcover.training.log import RunLog
 from landcover.training.losses import Loss, labelled_pixels
 from landcover.training.optim import learning_rate_factor
-from landcover.training.validation import validate
 
+_PICTURES, _PICTURE_PX = 6, 512
+_MIN_PROBABILITY = 1e-7
 logger = logging.getLogger(__name__)
 
 
@@ -49,16 +46,9 @@ class Run:
     """The constant parts of a run.
 
     Attributes:
-        config: The configuration.
-        folder: The run folder.
-        data: The training data.
         validation: Items to validate on; may be empty.
         identity: What identifies the run, see :func:`landcover.training.runs.run_identity`.
         card: Card of the model in training.
-        device: Device of the network.
-        precision: Precision of the convolutions.
-        criterion: The loss.
-        batches: The batches.
     """
 
     config: TrainConfig
@@ -73,7 +63,7 @@ class Run:
     batches: BatchReader
 
 
-def fit(run: Run, state: TrainingState, log: RunLog, interrupt: "Interrupt") -> Reason:
+def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt") -> runs.Reason:
     """Train and validate until the run ends or is interrupted; return why it ended."""
     config, progress = run.config, state.progress
     fabric = _fabric(run.device, run.precision)
@@ -81,50 +71,55 @@ def fit(run: Run, state: TrainingState, log: RunLog, interrupt: "Interrupt") -> 
     base_rates = [group["lr"] for group in optimiser.param_groups]
     runtime = TorchRuntime(state.average.module, run.card, str(run.device))
     batches = run.batches.stream(progress.step * config.accumulate)
-    meter = Meter(run.device)
+    meter = Meter()
     module.train()
-    watch = Stopwatch(progress.seconds)
+    start = time.monotonic() - progress.seconds  # as if the earlier parts of the run had been without a break
     saved = progress.step, progress.seconds
     while True:
-        progress.seconds = watch.seconds
-        if run.validation and validation_due(config, progress):
-            _validate(run, state, runtime, log, interrupt, watch)
+        progress.seconds = time.monotonic() - start
+        if run.validation and runs.validation_due(config, progress):
+            _validate(run, state, runtime, log, interrupt, start)
             saved = progress.step, progress.seconds
         if interrupt.requested:
             return "interrupted"
-        reason = end_reason(config, progress)
+        reason = runs.end_reason(config, progress)
         if reason is not None:
             return reason
 
-        began = watch.seconds
+        began = time.monotonic() - start
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
             group["lr"] = rate * learning_rate_factor(
-                config.schedule, base_rates[-1], fraction_done(config, progress), progress.step
+                config.schedule, base_rates[-1], runs.fraction_done(config, progress), progress.step
             )
         # One seed for each step (dropout, stochastic depth): no generator state needs to be saved.
         torch.manual_seed(
             int(np.random.SeedSequence((config.seed, progress.step)).generate_state(1, np.uint64)[0])
         )
         for _ in range(config.accumulate):
-            images, targets, soft = _to_device(next(batches), run.device)
+            batch = next(batches)
+            images, targets, colours = (torch.from_numpy(array).to(run.device) for array in batch[:3])
+            soft = None if batch.soft is None else torch.from_numpy(batch.soft).to(run.device)
+            normalised = normalise(images, colours)  # in float32, so outside of autocast
             # Fabric switches precision in calls of forward only, and logits is another method.
             with fabric.autocast():
-                logits = _logits(state.network, images, config.loss.stride)
+                logits = _logits(state.network, normalised, config.loss.stride)
             loss = run.criterion(logits, targets, soft)
             fabric.backward(loss / config.accumulate)
-            meter.add(loss.detach(), len(images))
+            meter.loss += loss.detach()
+            meter.passes += 1
         if config.optimiser.clip_norm is not None:
             fabric.clip_gradients(module, optimiser, max_norm=config.optimiser.clip_norm)
         optimiser.step()
         optimiser.zero_grad()
         state.average.update(progress.step)
         progress.step += 1
-        progress.seconds = watch.seconds
+        progress.seconds = time.monotonic() - start
         meter.seconds += progress.seconds - began
 
-        log.progress(fraction_done(config, progress), f"Step {progress.step}")
+        log.progress(runs.fraction_done(config, progress), f"Step {progress.step}")
         if progress.step % config.log_every == 0:
-            rates = meter.read(progress.step)
+            rates = meter.read(progress.step, config.batch_size)
+            meter = Meter()
             log.event(
                 "step",
                 step=progress.step,
@@ -138,70 +133,47 @@ def fit(run: Run, state: TrainingState, log: RunLog, interrupt: "Interrupt") -> 
                 f"Step {progress.step}, {progress.seconds / 60:.1f} min: loss {rates['loss']:.4f}, "
                 f"{rates['images_per_second']:.1f} crops/s"
             )
-        if _checkpoint_due(run, state, saved):
+        by_steps = config.checkpoint_steps is not None and progress.step - saved[0] >= config.checkpoint_steps
+        due = by_steps or progress.seconds - saved[1] >= 60 * config.checkpoint_minutes
+        if due and not (
+            run.validation and runs.validation_due(config, progress)
+        ):  # a validation writes one, too
             save_checkpoint(run, state)
             saved = progress.step, progress.seconds
 
 
-class Stopwatch:
-    """Time since its start on a monotonic clock, added to the time of earlier parts of a run.
-
-    Args:
-        seconds: Time of earlier parts in seconds.
-    """
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self._start = time.monotonic() - seconds
-
-    @property
-    def seconds(self) -> float:
-        """Seconds in all."""
-        return time.monotonic() - self._start
-
-
+@dataclass
 class Meter:
-    """Mean loss and crops per second since the last reading.
+    """Loss, forward passes and time of the steps since the last line of the log.
 
-    Attributes:
-        seconds: Time spent on steps.
+    The loss stays on its device: reading it waits for the computation.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._clear()
+    loss: Tensor | float = 0.0
+    passes: int = 0
+    seconds: float = 0.0
 
-    def _clear(self) -> None:
-        self._sum = torch.zeros((), device=self._device)
-        self._losses = self._images = 0
-        self.seconds = 0.0
-
-    def add(self, loss: Tensor, images: int) -> None:
-        """Count a forward pass; the loss stays on its device."""
-        self._sum += loss
-        self._losses += 1
-        self._images += images
-
-    def read(self, step: int) -> dict[str, float]:
-        """Return ``loss`` and ``images_per_second``, and start again.
+    def read(self, step: int, batch_size: int) -> dict[str, float]:
+        """Return ``loss``, the mean, and ``images_per_second``.
 
         Raises:
             TrainingError: If the loss is not finite.
         """
-        loss = float(self._sum) / self._losses
+        loss = float(self.loss) / self.passes
         if not np.isfinite(loss):
             raise TrainingError(
                 f"The loss is {loss} at step {step}. Lower optimiser.learning_rate, set optimiser.clip_norm, "
                 "or set precision=fp32, and choose another --out."
             )
-        rate = self._images / self.seconds
-        self._clear()
+        rate = self.passes * batch_size / self.seconds
         return {"loss": round(loss, 6), "images_per_second": round(rate, 3)}
 
 
 class Interrupt:
     """Remember a signal to end while active; a second signal has its usual effect. A context manager.
 
-    Outside the main thread, which alone can handle signals, it does nothing.
+    The signals are SIGINT, SIGTERM and that of a closed terminal, unless it is ignored (nohup). Outside the
+    main thread, which alone can handle signals, it does nothing.
 
     Attributes:
         requested: Whether a signal came.
@@ -213,7 +185,11 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._remember) for number in ending_signals()}
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
+            if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+                numbers.append(hangup)
+            self._previous = {number: signal.signal(number, self._remember) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -225,16 +201,7 @@ class Interrupt:
         self.__exit__()
 
 
-def ending_signals() -> list[int]:
-    """Return the signals that end a process, including that of a closed terminal unless ignored (nohup)."""
-    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
-    hangup: int | None = getattr(signal, "SIGHUP", None)  # not on Windows
-    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
-        numbers.append(hangup)
-    return numbers
-
-
-def save_checkpoint(run: Run, state: TrainingState) -> None:
+def save_checkpoint(run: Run, state: runs.TrainingState) -> None:
     """Write the checkpoint, then the best model if it has the present weights.
 
     In this order, a start after a kill between the two can write the missing model.
@@ -252,44 +219,22 @@ def save_checkpoint(run: Run, state: TrainingState) -> None:
     save_best(run, state)
 
 
-def save_best(run: Run, state: TrainingState) -> None:
-    """Write the best model if it has the present weights."""
-    step = state.progress.step
-    ended = end_reason(run.config, state.progress) is not None
-    scores = kept_scores(run.config.validation, state.progress, ended=ended)
-    if scores is None or _is_calibrated(run.folder / BEST_NAME, step):
+def save_best(run: Run, state: runs.TrainingState) -> None:
+    """Write the best model if it has the present weights, unless it exists and was calibrated since."""
+    path, step = run.folder / BEST_NAME, state.progress.step
+    ended = runs.end_reason(run.config, state.progress) is not None
+    scores = runs.kept_scores(run.config.validation, state.progress, ended=ended)
+    if scores is None:
         return
-    measured = {
-        "metric": "challenge",
-        "split": f"{run.card.provenance['split']}:{run.data.validation_subset}",
-        "images": len(run.validation),
-        **scores,
-    }
-    update = {
-        "provenance": {**run.card.provenance, "step": step},
-        "scores": (measured,) if scores else (),
-    }
-    card = run.card.model_copy(update=update)
-    save_model(run.folder / BEST_NAME, state.average.module.state_dict(), card, force=True)
-
-
-def _is_calibrated(path: Path, step: int) -> bool:
-    """Return whether a model has the weights of a step and calibration parameters, which must be kept."""
-    try:
-        card = read_card(path)
-    except ModelError:
-        return False
-    return bool(card.calibration) and card.provenance.get("step") == step
-
-
-def _checkpoint_due(run: Run, state: TrainingState, saved: tuple[int, float]) -> bool:
-    """Return whether the last checkpoint is old enough, and no validation is about to write another."""
-    config, progress = run.config, state.progress
-    if run.validation and validation_due(config, progress):
-        return False
-    step, seconds = saved
-    by_steps = config.checkpoint_steps is not None and progress.step - step >= config.checkpoint_steps
-    return by_steps or progress.seconds - seconds >= 60 * config.checkpoint_minutes
+    with suppress(ModelError):  # no best model yet
+        existing = read_card(path)
+        if existing.calibration and existing.provenance.get("step") == step:
+            return
+    split = f"{run.card.provenance['split']}:{run.data.validation_subset}"
+    measured = {"metric": "challenge", "split": split, "images": len(run.validation), **scores}
+    provenance = {**run.card.provenance, "step": step}
+    card = run.card.model_copy(update={"provenance": provenance, "scores": (measured,) if scores else ()})
+    save_model(path, state.average.module.state_dict(), card, force=True)
 
 
 def _fabric(device: torch.device, precision: Precision) -> Fabric:
@@ -306,20 +251,10 @@ def _fabric(device: torch.device, precision: Precision) -> Fabric:
         fabric_logger.setLevel(level)
 
 
-def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return normalised images, targets and soft labels on the device."""
-    images, targets, colours = (torch.from_numpy(array).to(device) for array in batch[:3])
-    soft = None if batch.soft is None else torch.from_numpy(batch.soft).to(device)
-    return normalise(images, colours), targets, soft
-
-
 def _logits(network: DeepLabV3Plus, images: Tensor, stride: int) -> Tensor:
     """Return the logits at every stride-th pixel."""
-    if stride == 1:
-        full: Tensor = network(images)
-        return full
-    logits = network.logits(images)
-    if stride == network.stride:
+    logits: Tensor = network(images) if stride == 1 else network.logits(images)
+    if stride in (1, network.stride):
         return logits
     factor = network.stride / stride
     return functional.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
@@ -336,37 +271,57 @@ def batch_scores(logits: Tensor, targets: Tensor, legend: Legend) -> dict[str, A
 
 def _validate(
     run: Run,
-    state: TrainingState,
+    state: runs.TrainingState,
     runtime: TorchRuntime,
     log: RunLog,
     interrupt: Interrupt,
-    watch: Stopwatch,
+    start: float,
 ) -> None:
-    """Score the average of the weights and save the results, unless interrupted."""
-    progress = state.progress
-    result = validate(
-        runtime,
-        run.data.dataset,
-        run.validation,
-        gsd=run.data.data_gsd,
-        stopped=lambda: interrupt.requested,
-    )
-    progress.seconds = watch.seconds
-    if result is None:
-        return
-    scores = {**result.scores.to_dict(), "loss": result.loss}
-    improved = record_scores(run.config, progress, scores)
+    """Score the average of the weights and save the results, unless interrupted.
+
+    Whole images are predicted as by ``landcover predict`` and scored with the DeepGlobe metric; ``loss`` is
+    the mean cross-entropy of labelled pixels. Evenly spaced images become pictures in the log.
+    """
+    dataset, progress = run.data.dataset, state.progress
+    legend = dataset.legend
+    matrix = ConfusionMatrix(legend)
+    shown = {item.key for item in evenly_spaced(run.validation, _PICTURES)}
+    pictures: dict[str, UInt8Array] = {}
+    total, pixels = 0.0, 0
+    for item in run.validation:
+        if interrupt.requested:
+            progress.seconds = time.monotonic() - start
+            return
+        image, truth = dataset.read_image(item), dataset.read_mask(item)
+        probabilities = predict_probabilities(runtime, image, gsd=run.data.data_gsd)
+        prediction = np.asarray(legend.scored, np.uint8)[probabilities.argmax(axis=0)]
+        matrix.update(truth, prediction)
+        channels = legend.channels[truth]
+        labelled = channels != IGNORE
+        index = np.where(labelled, channels, 0)[None].astype(np.intp)
+        of_truth = np.take_along_axis(probabilities, index, axis=0)[0][labelled]
+        total += float(-np.log(np.maximum(of_truth, _MIN_PROBABILITY)).sum(dtype=np.float64))
+        pixels += len(of_truth)
+        if item.key in shown:
+            pictures[item.key] = side_by_side(image, truth, prediction, legend)
+    progress.seconds = time.monotonic() - start
+    result = matrix.scores()
+    scores = {**result.to_dict(), "loss": total / pixels if pixels else None}
+    improved = runs.record_scores(run.config, progress, scores)
     # The log is written first: the next start drops a surplus line, but cannot restore a missing one.
     log.event("validation", step=progress.step, seconds=round(progress.seconds, 3), **scores)
     save_checkpoint(run, state)
-    log.pictures(progress.step, result.pictures)
-    miou = "–" if result.scores.miou is None else f"{100 * result.scores.miou:.2f}"
-    classes = ", ".join(f"{n} {100 * v:.1f}" for n, v in result.scores.iou.items() if v is not None)
-    logger.info(
-        "Step %d, %.1f min: mIoU %s (%s)%s",
-        progress.step,
-        progress.seconds / 60,
-        miou,
-        classes,
-        ", the best so far" if improved else "",
-    )
+    log.pictures(progress.step, pictures)
+    miou = "–" if result.miou is None else f"{100 * result.miou:.2f}"
+    classes = ", ".join(f"{n} {100 * v:.1f}" for n, v in result.iou.items() if v is not None)
+    best = ", the best so far" if improved else ""
+    logger.info(f"Step {progress.step}, {progress.seconds / 60:.1f} min: mIoU {miou} ({classes}){best}")
+
+
+def side_by_side(image: UInt8Array, truth: UInt8Array, prediction: UInt8Array, legend: Legend) -> UInt8Array:
+    """Return image, truth and prediction side by side, each at most 512 pixels large: uint8 (h, 3 w, 3)."""
+    step = -(-max(image.shape[:2]) // _PICTURE_PX)
+    maps = [
+        index_to_colours(np.ascontiguousarray(index[::step, ::step]), legend) for index in (truth, prediction)
+    ]
+    return np.concatenate((image[::step, ::step], *maps), axis=1)

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,24 +13,17 @@ from torch.nn import functional
 
 from landcover.errors import ConfigError, did_you_mean
 from landcover.legend import IGNORE
-
-if TYPE_CHECKING:
-    from landcover.training.config import LossConfig
+from landcover.training.config import LossConfig
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Takes logits float (N, C, h, w), targets uint8 (N, H, W), soft labels uint8 (N, h, w, C) or None."""
 
 
-def build_loss(config: "LossConfig", classes: tuple[str, ...], device: torch.device) -> Loss:
+def build_loss(config: LossConfig, classes: tuple[str, ...], device: torch.device) -> Loss:
     """Return the weighted sum of the configured losses, plus that on soft labels if these are given.
 
     The logits may be smaller than the targets by an integer factor; the loss is then computed at the targets'
-    pixels nearest to the centres of the logits' cells.
-
-    Args:
-        config: Terms, their weights and options.
-        classes: Names of the classes in the order of the logits' channels.
-        device: Device of the logits.
+    pixels nearest to the centres of the logits' cells. Names of classes are in the order of their channels.
 
     Raises:
         ConfigError: If a class weight names an unknown class.
@@ -42,37 +35,35 @@ def build_loss(config: "LossConfig", classes: tuple[str, ...], device: torch.dev
     if config.class_weights:
         weights = torch.tensor([config.class_weights.get(name, 1.0) for name in classes], device=device)
 
-    def loss(logits: Tensor, target: Tensor, soft: Tensor | None = None) -> Tensor:
-        of_labels = loss_of_labels(logits, target)
-        if soft is None:
-            return of_labels
-        pixels = logits.float().permute(0, 2, 3, 1).flatten(0, 2)
-        return of_labels + config.teacher_weight * soft_cross_entropy(pixels, soft.flatten(0, 2))
+    terms: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "ce": partial(functional.cross_entropy, weight=weights, label_smoothing=config.label_smoothing),
+        "focal": partial(focal, gamma=config.gamma, weights=weights),
+        "dice": dice,
+        "lovasz": lovasz_softmax,
+    }
 
-    def loss_of_labels(logits: Tensor, target: Tensor) -> Tensor:
+    def loss(logits: Tensor, target: Tensor, soft: Tensor | None = None) -> Tensor:
         pixels, truth = labelled_pixels(logits.float(), target)
-        if not len(truth):
-            return logits.sum() * 0.0
-        terms: Mapping[str, Callable[[], Tensor]] = {
-            "ce": lambda: cross_entropy(pixels, truth, weights, config.label_smoothing),
-            "focal": lambda: focal(pixels, truth, config.gamma, weights),
-            "dice": lambda: dice(pixels, truth),
-            "lovasz": lambda: lovasz_softmax(pixels, truth),
-        }
-        return torch.stack([term.weight * terms[term.name]() for term in config.terms]).sum()
+        if len(truth):
+            total = torch.stack(
+                [term.weight * terms[term.name](pixels, truth) for term in config.terms]
+            ).sum()
+        else:
+            total = logits.sum() * 0.0
+        if soft is None:
+            return total
+        every_pixel = logits.float().permute(0, 2, 3, 1).flatten(0, 2)
+        return total + config.teacher_weight * soft_cross_entropy(every_pixel, soft.flatten(0, 2))
 
     return loss
 
 
 def labelled_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits and targets of the labelled pixels.
+    """Return the logits and targets of the labelled pixels: float (P, C) and int64 (P,).
 
     Args:
         logits: float (N, C, h, w).
         target: Integers (N, H, W), class channels or ``IGNORE``; H and W are h and w times one integer.
-
-    Returns:
-        float (P, C) and int64 (P,).
 
     Raises:
         ValueError: If the sizes are not multiples.
@@ -86,13 +77,6 @@ def labelled_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if not valid.all():
         pixels, truth = pixels[valid], truth[valid]
     return pixels, truth.long()
-
-
-def cross_entropy(
-    logits: Tensor, target: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
-) -> Tensor:
-    """Return the mean cross-entropy; with ``weights`` (C,) weighted by each pixel's class."""
-    return functional.cross_entropy(logits, target, weights, label_smoothing=label_smoothing)
 
 
 def soft_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from landcover.model import DeepLabV3Plus
@@ -19,22 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 def build_optimiser(network: DeepLabV3Plus, config: OptimiserConfig) -> Optimizer:
-    """Return the optimiser of a network's trained parameters, fused (one pass over memory)."""
-    groups = parameter_groups(network, config)
-    if config.name == "adamw":
-        return AdamW(groups, fused=True)
-    return SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
+    """Return the optimiser of a network's trained parameters, fused (one pass over memory).
 
-
-def parameter_groups(network: DeepLabV3Plus, config: OptimiserConfig) -> list[dict[str, Any]]:
-    """Group the trained parameters of a network by learning rate and weight decay.
-
-    The encoder may have its own learning rate. Weight decay applies to parameters with two or more axes, not
-    to vectors and scalars (scales and offsets of batch norms, biases).
-
-    Returns:
-        Groups for a torch optimiser with ``name``, ``params``, ``lr`` and ``weight_decay``, in the order of
-        the network's parameters.
+    Parameters are grouped by learning rate and weight decay, in their order in the network. The encoder may
+    have its own learning rate. Weight decay applies to parameters with two or more axes, not to vectors and
+    scalars (scales and offsets of batch norms, biases).
     """
     rates = {"encoder": config.encoder_learning_rate or config.learning_rate, "head": config.learning_rate}
     groups: dict[str, dict[str, Any]] = {}
@@ -49,18 +38,13 @@ def parameter_groups(network: DeepLabV3Plus, config: OptimiserConfig) -> list[di
             key, {"name": key, "params": [], "lr": rates[module], "weight_decay": decay}
         )
         group["params"].append(parameter)
-    return list(groups.values())
+    if config.name == "adamw":
+        return AdamW(groups.values(), fused=True)
+    return SGD(groups.values(), lr=config.learning_rate, momentum=config.momentum, fused=True)
 
 
 def learning_rate_factor(config: ScheduleConfig, base: float, fraction: float, step: int) -> float:
-    """Return the factor of the base learning rate for one step.
-
-    Args:
-        config: The schedule.
-        base: The learning rate at the start, which ``end_learning_rate`` is divided by.
-        fraction: Fraction of the limit in steps or minutes that has passed before this step, 0..1.
-        step: Steps done before this one.
-    """
+    """Return the factor of the learning rate ``base`` after ``step`` steps, a fraction 0..1 of the limit."""
     end = config.end_learning_rate / base
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
     match config.name:
@@ -77,13 +61,9 @@ def learning_rate_factor(config: ScheduleConfig, base: float, fraction: float, s
 class WeightAverage:
     """Exponential moving average of all floating-point parameters and buffers of a module.
 
-    The decay warms up as ``(1 + t) / (10 + t)`` after t updates, so the random start has little weight. With
-    a decay of 0 the average equals the weights. (timm's ``ModelEmaV3`` warms up by another formula; runs of
-    version 0.1 could not be resumed exactly with it.)
-
-    Args:
-        module: The module to average.
-        decay: Weight of the old average in each update, 0..1, after the warm-up.
+    The decay, the weight of the old average in an update, warms up as ``(1 + t) / (10 + t)`` after t updates,
+    so the random start has little weight. With a decay of 0 the average equals the weights. (With timm's
+    ``ModelEmaV3``, whose warm-up differs, runs of version 0.1 could not be resumed exactly.)
 
     Attributes:
         module: A copy of the module that holds the average, in evaluation mode, without gradients.
@@ -92,27 +72,20 @@ class WeightAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.module = deepcopy(module).eval().requires_grad_(False)
-        pairs = list(zip(_tensors(self.module), _tensors(module), strict=True))
+        averages, currents = (m.state_dict(keep_vars=True).values() for m in (self.module, module))
+        pairs = list(zip(averages, currents, strict=True))
         self._averages = [average for average, _ in pairs if average.is_floating_point()]
         self._currents = [current for _, current in pairs if current.is_floating_point()]
         # Batch norms' counts of batches are not averaged.
-        self._counters = [(average, current) for average, current in pairs if not average.is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
-        """Include the module's present weights.
-
-        Args:
-            updates: Updates done before this one.
-        """
+        """Include the module's present weights, after this number of updates."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(self._averages, self._currents, 1 - decay)
         for average, current in self._counters:
             average.copy_(current)
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return list(module.state_dict(keep_vars=True).values())
 
 
 def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
@@ -123,9 +96,8 @@ def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device
     native = has_bfloat16(device)
     if wanted == "bf16" and not native:
         logger.warning(
-            "precision=bf16 is set, but this %s has no known bfloat16 instructions; training will be many "
-            "times slower than with fp32. Use precision=auto.",
-            device.type,
+            f"precision=bf16 is set, but this {device.type} has no known bfloat16 instructions; training "
+            "will be many times slower than with fp32. Use precision=auto."
         )
     if wanted != "auto":
         return wanted

@@ -7,7 +7,7 @@ Images are often tiles of larger scenes. A crop that must stay within its tile n
 surroundings of the pixels at its edges; :class:`NeighbourTiles` lets crops reach into the tiles around.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -27,17 +27,15 @@ BLOCK_PX = 64
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-Step = tuple[int, int]
-"""Rows and columns of tiles from one tile to another."""
+_STEPS = [(row, col) for row in (-1, 0, 1) for col in (-1, 0, 1) if (row, col) != (0, 0)]
+"""Rows and columns of tiles from a tile to its neighbours."""
 
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Pixels of each class in blocks of one mask.
+    """Pixels of each class in blocks of a mask of ``height`` x ``width`` pixels.
 
     Attributes:
-        height: Rows of the mask.
-        width: Columns of the mask.
         blocks: uint16 (rows, columns, C): pixels of each class in blocks of :data:`BLOCK_PX` pixels; blocks
             at the lower and right edge may be smaller.
     """
@@ -53,12 +51,7 @@ class ClassCounts:
 
 
 def count_classes(channels: UInt8Array, classes: int) -> ClassCounts:
-    """Count the pixels of each class of a mask in blocks.
-
-    Args:
-        channels: uint8 (H, W): model channel of each pixel, or ``IGNORE``.
-        classes: Number of channels C.
-    """
+    """Count the pixels of each class in blocks of a mask, uint8 (H, W): channels or ``IGNORE``."""
     height, width = channels.shape
     rows, cols = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
     bins = classes + 1  # the last one counts the pixels to ignore
@@ -70,14 +63,9 @@ def count_classes(channels: UInt8Array, classes: int) -> ClassCounts:
 
 
 class Crop(NamedTuple):
-    """A square of one image, and the generator that draws its augmentation.
+    """A square of one image, in its pixels, and the generator that draws its augmentation.
 
-    Attributes:
-        item: Index of the image.
-        row: First row; negative if the crop begins above the image.
-        col: First column; negative if the crop begins left of the image.
-        side: Height and width in pixels of the image.
-        rng: Generator of this crop alone.
+    ``row`` and ``col`` are the first ones; they are negative if the crop begins above or left of the image.
     """
 
     item: int
@@ -93,8 +81,7 @@ class CropSampler:
     With ``balance`` 0 every epoch visits all images in a new order, and crop positions are uniform. Above 0 a
     class is drawn first, by its fraction of all pixels to the power of ``1 - balance``; then an image, by its
     pixels of the class to the same power; then a pixel of the class (up to a block), at a random position in
-    the crop. With 1 every class is equally likely, and so is every image that contains it. Crops stay inside
-    images that are large enough, or reach into the neighbours.
+    the crop. Crops stay inside images that are large enough, or reach into the neighbours.
 
     Args:
         class_counts: One for each image, each with at least one labelled pixel.
@@ -122,7 +109,9 @@ class CropSampler:
         self._log_scale = np.log(scale)
         self._balance = balance
         self._seed = seed
-        self._order = lru_cache(maxsize=4)(self._shuffled)
+        self._order = lru_cache(maxsize=4)(
+            lambda epoch: np.random.default_rng((seed, epoch)).permutation(len(class_counts))
+        )
         pixels = np.stack([entry.pixels for entry in class_counts]).astype(np.float64)
         weights = np.where(pixels.sum(axis=0) > 0, pixels.sum(axis=0) ** (1 - balance), 0.0)
         self._classes = np.cumsum(weights)
@@ -150,42 +139,34 @@ class CropSampler:
         self, rng: np.random.Generator, item: int, channel: int | None, side: int
     ) -> tuple[int, int]:
         """Draw the first row and column of a crop: anywhere, or around a pixel of a class."""
-        counts = self._class_counts[item]
-        if self._neighbours is None:
-            if channel is None:
-                return _inside(rng, counts.height, side), _inside(rng, counts.width, side)
-            pixel = _pixel_of(rng, counts, channel)
-            return _around(rng, pixel[0], counts.height, side), _around(rng, pixel[1], counts.width, side)
+        counts, neighbours = self._class_counts[item], self._neighbours
+        if neighbours is None and channel is None:
+            return _inside(rng, counts.height, side), _inside(rng, counts.width, side)
         if channel is None:
             pixel = int(rng.integers(counts.height)), int(rng.integers(counts.width))
-        else:
-            pixel = _pixel_of(rng, counts, channel)
+        else:  # a pixel of a block that contains the class, in proportion to the pixels of the class
+            blocks = counts.blocks[..., channel]
+            block = divmod(_pick(rng, np.cumsum(blocks.ravel().astype(np.float64))), blocks.shape[1])
+            top, left = block[0] * BLOCK_PX, block[1] * BLOCK_PX
+            pixel = (
+                int(rng.integers(top, min(top + BLOCK_PX, counts.height))),
+                int(rng.integers(left, min(left + BLOCK_PX, counts.width))),
+            )
         row, col = (
             _around(rng, position + before, before + length + after, side) - before
             for position, length, (before, after) in zip(
-                pixel, (counts.height, counts.width), self._neighbours.margin(item), strict=True
+                pixel,
+                (counts.height, counts.width),
+                neighbours.margin(item) if neighbours else ((0, 0), (0, 0)),
+                strict=True,
             )
         )
-        return self._neighbours.clamp(item, row, col, side)
-
-    def _shuffled(self, epoch: int) -> Int64Array:
-        return np.random.default_rng((self._seed, epoch)).permutation(len(self))
+        return neighbours.clamp(item, row, col, side) if neighbours else (row, col)
 
 
 def _pick(rng: np.random.Generator, cumulative: Float64Array) -> int:
     """Draw an index in proportion to its weight; an index of weight 0 is never drawn."""
     return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-
-
-def _pixel_of(rng: np.random.Generator, counts: ClassCounts, channel: int) -> tuple[int, int]:
-    """Draw a pixel in a block that contains the class, in proportion to the class's pixels in the block."""
-    blocks = counts.blocks[..., channel]
-    row, col = divmod(_pick(rng, np.cumsum(blocks.ravel().astype(np.float64))), blocks.shape[1])
-    top, left = row * BLOCK_PX, col * BLOCK_PX
-    return (
-        int(rng.integers(top, min(top + BLOCK_PX, counts.height))),
-        int(rng.integers(left, min(left + BLOCK_PX, counts.width))),
-    )
 
 
 def _inside(rng: np.random.Generator, length: int, side: int) -> int:
@@ -202,13 +183,7 @@ def _around(rng: np.random.Generator, position: int, length: int, side: int) -> 
 
 
 class Piece(NamedTuple):
-    """The contribution of one image to a crop.
-
-    Attributes:
-        item: Index of the image.
-        window: The pixels of the image.
-        target: Rows and columns of the crop.
-    """
+    """The contribution of one image to a crop: a window, and its rows and columns in the crop."""
 
     item: int
     window: Window
@@ -227,16 +202,14 @@ class NeighbourTiles:
     def __init__(self, tiles: Sequence[SceneTile | None], sizes: Sequence[Size]) -> None:
         items = {tile: item for item, tile in enumerate(tiles) if tile is not None}
         self._sizes = sizes
-        self._around: list[Mapping[Step, int]] = []
+        self._around: list[dict[tuple[int, int], int]] = [{} for _ in tiles]
         for item, tile in enumerate(tiles):
-            around: dict[Step, int] = {}
-            for step in _STEPS:
-                if tile is None:
-                    break
-                other = items.get(SceneTile(tile.scene, tile.row + step[0], tile.col + step[1]))
+            if tile is None:
+                continue
+            for down, right in _STEPS:
+                other = items.get(SceneTile(tile.scene, tile.row + down, tile.col + right))
                 if other is not None and sizes[other] == sizes[item]:
-                    around[step] = other
-            self._around.append(around)
+                    self._around[item][down, right] = other
 
     def margin(self, item: int) -> tuple[Size, Size]:
         """Return how far a crop may reach beyond an image: above and below it, left and right of it."""
@@ -250,14 +223,7 @@ class NeighbourTiles:
     def clamp(self, item: int, row: int, col: int, side: int) -> tuple[int, int]:
         """Move a crop that reaches over a corner without a tile back along its shorter overhang.
 
-        Args:
-            item: Index of the image.
-            row: First row of the crop, within :meth:`margin`.
-            col: First column of the crop, within :meth:`margin`.
-            side: Height and width of the crop.
-
-        Returns:
-            First row and column.
+        Takes and returns the first row and column of the crop in the image, within :meth:`margin`.
         """
         height, width = self._sizes[item]
         if side > min(height, width):
@@ -272,17 +238,11 @@ class NeighbourTiles:
                 col -= right
         return row, col
 
-    def pieces(self, item: int, row: int, col: int, side: int) -> Iterator[Piece]:
-        """Yield the contribution of each image to a crop; the rest of the crop has no imagery.
-
-        Args:
-            item: Index of the image that the crop belongs to.
-            row: First row of the crop in that image; negative above it.
-            col: First column of the crop in that image; negative left of it.
-            side: Height and width of the crop.
-        """
-        height, width = self._sizes[item]
-        for (down, right), other in (((0, 0), item), *self._around[item].items()):
+    def pieces(self, crop: Crop) -> Iterator[Piece]:
+        """Yield the contribution of each image to a crop; the rest of the crop has no imagery."""
+        height, width = self._sizes[crop.item]
+        row, col, side = crop.row, crop.col, crop.side
+        for (down, right), other in (((0, 0), crop.item), *self._around[crop.item].items()):
             top, left = down * height, right * width
             first_row, first_col = max(row, top), max(col, left)
             rows = min(row + side, top + height) - first_row
@@ -295,22 +255,13 @@ class NeighbourTiles:
                 yield Piece(other, Window(first_row - top, first_col - left, rows, cols), target)
 
 
-_STEPS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
-
-
 def assemble_crop(
     pieces: Sequence[Piece],
     side: int,
     read_image: Callable[[int, Window], UInt8Array],
     read_channels: Callable[[int, Window], UInt8Array],
 ) -> tuple[UInt8Array, UInt8Array]:
-    """Read a crop from the images that it covers.
-
-    Args:
-        pieces: The contribution of each image.
-        side: Height and width of the crop.
-        read_image: Reads a window of an item's image, uint8 (h, w, 3).
-        read_channels: Reads a window of an item's mask as channels, uint8 (h, w).
+    """Read a crop from the images that it covers, with functions that read a window of an item.
 
     Returns:
         The image, uint8 (side, side, 3), and the channels, uint8 (side, side). Pixels that no piece covers

@@ -2,8 +2,8 @@
 
 import datetime
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,39 +15,21 @@ from landcover.data.fingerprints import image_set
 from landcover.errors import ModelError, UsageError
 from landcover.io.files import claimed, write_text
 from landcover.legend import Legend
-from landcover.model import DeepLabV3Plus, build_model
-from landcover.model.card import (
-    BEST_NAME,
-    LAST_NAME,
-    ImageSet,
-    ModelCard,
-    UsedImages,
-    model_digest,
-    read_card,
-)
+from landcover.model import build_model
+from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, UsedImages, model_digest, read_card
 from landcover.model.runtimes.base import Precision
 from landcover.model.runtimes.torch_runtime import pick_device
 from landcover.model.weights import encoder_preprocessing, load_model_weights, weights_digest
-from landcover.ood import ImageryProfile
+from landcover.training import runs
 from landcover.training.batches import BatchReader
-from landcover.training.checkpoint import Progress, Reason, TrainingState
 from landcover.training.config import TrainConfig
-from landcover.training.data import (
-    TrainingData,
-    load_training_data,
-    measure_imagery,
-    warn_without_neighbours,
-)
+from landcover.training.data import evenly_spaced, load_training_data, measure_imagery
 from landcover.training.depthwise import use_fast_depthwise_backward
 from landcover.training.log import RunLog
 from landcover.training.loop import Interrupt, Run, fit, save_best, save_checkpoint
 from landcover.training.losses import build_loss
 from landcover.training.optim import WeightAverage, build_optimiser, pick_precision
-from landcover.training.provenance import git_commit, versions
-from landcover.training.runs import CONFIG_NAME, prepare_folder, run_identity, warn_of_other_device
-from landcover.training.softlabels import SoftLabels
-from landcover.training.teachers import Teacher, check_teachers, read_teachers, soft_labels
-from landcover.training.validation import evenly_spaced
+from landcover.training.teachers import check_teachers, read_teachers, soft_labels
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +48,7 @@ class TrainResult:
     """
 
     folder: Path
-    reason: Reason
+    reason: runs.Reason
     step: int
     seconds: float
     best_step: int | None
@@ -143,11 +125,10 @@ def train(
             model_gsd=config.gsd or (start_card.preprocessing.gsd if start_card else None),
             legend=legend,
             gsd=gsd,
+            across_tiles=config.across_tiles,
         )
-        if config.across_tiles:
-            warn_without_neighbours(loaded)
         start_digest = None if start is None else model_digest(start)
-        identity = run_identity(
+        identity = runs.run_identity(
             config,
             loaded,
             weights=None if start else weights_digest(config.weights),
@@ -156,14 +137,17 @@ def train(
         )
         legend = loaded.dataset.legend
         criterion = build_loss(config.loss, legend.scored_names, device)
-        resumed = prepare_folder(folder, identity, dump_yaml(config), resume)
+        resumed = runs.prepare_folder(folder, identity, dump_yaml(config), resume)
         precision = pick_precision(config.precision, device)
-        network = build_network(config, legend, None if resumed else start, resumed=resumed)
-        state = build_state(network, config, device, precision)
+        state = _start_state(config, legend, start, device=device, precision=precision, resumed=resumed)
         validated = evenly_spaced(loaded.validation, config.validation.images)
         trained = image_set(loaded.dataset, loaded.train)
         selects = validated and (config.validation.keep == "best" or config.validation.patience is not None)
-        parents = [teacher.card for teacher in teachers] + ([start_card] if start_card is not None else [])
+        parents = [*(teacher.card for teacher in teachers), *([start_card] if start_card else [])]
+        imagery = None
+        if resumed:
+            with suppress(ModelError):  # no best model yet
+                imagery = read_card(folder / BEST_NAME).imagery  # the same for the same data
         card = ModelCard(
             model=config.model,
             legend=legend,
@@ -189,11 +173,20 @@ def train(
             used_images=UsedImages(
                 training=trained, selection=image_set(loaded.dataset, validated) if selects else None
             ).with_parents(parent.used_images for parent in parents),
-            imagery=(_saved_profile(folder) if resumed else None) or measure_imagery(loaded),
+            imagery=imagery or measure_imagery(loaded),
         )
-        soft = (
-            _soft_labels(teachers, loaded, trained, folder, config, device, precision) if teachers else None
-        )
+        soft = None
+        if teachers:
+            check_teachers(teachers, loaded, trained)
+            soft = soft_labels(
+                teachers,
+                loaded,
+                folder,
+                cell_m=loaded.model_gsd * config.loss.stride,
+                device=str(device),
+                threads=config.threads,
+                precision=precision,
+            )
         run = Run(
             config=config,
             folder=folder,
@@ -208,7 +201,8 @@ def train(
         )
         if resumed:
             state.load(folder / LAST_NAME)
-            warn_of_other_device(folder, str(device), torch.get_num_threads(), precision)
+            threads = torch.get_num_threads()
+            runs.warn_of_other_device(folder, device=str(device), threads=threads, precision=precision)
         return _train_to_the_end(run, state, resumed=resumed)
 
 
@@ -224,34 +218,30 @@ def _restored_torch_state(threads: int | None, device: torch.device) -> Iterator
             torch.set_num_threads(before)
 
 
-def build_network(config: TrainConfig, legend: Legend, init: Path | None, *, resumed: bool) -> DeepLabV3Plus:
-    """Build the network of a run with its start weights, frozen as configured.
+def _start_state(
+    config: TrainConfig,
+    legend: Legend,
+    init: Path | None,
+    *,
+    device: torch.device,
+    precision: Precision,
+    resumed: bool,
+) -> runs.TrainingState:
+    """Build the network, frozen as configured, its optimiser and its average.
 
-    Args:
-        config: The configuration.
-        legend: The classes.
-        init: Model file or run folder to start from; None for ``config.weights``.
-        resumed: Whether a checkpoint is loaded afterwards; no other weights are read then.
+    The start weights are those of ``init`` or ``config.weights``; a resumed run reads its checkpoint instead.
     """
     torch.manual_seed(config.seed)
     weights = None if resumed or init else config.weights
     network = build_model(config.model, classes=len(legend.scored), weights=weights)
-    if init is not None:
+    if init is not None and not resumed:
         for name in load_model_weights(network, config.model, init, legend):
-            logger.warning("Class %r is not in %s; its weights start from random values.", name, init)
+            logger.warning(f"Class {name!r} is not in {init}; its weights start from random values.")
     if "low_level" in config.freeze:
         network.freeze_low_level()
     if "encoder_batch_norms" in config.freeze and not network.freeze_encoder_batch_norms():
-        logger.warning(
-            "freeze=[encoder_batch_norms] has no effect: %s has no batch norms.", config.model.encoder
-        )
-    return network
-
-
-def build_state(
-    network: DeepLabV3Plus, config: TrainConfig, device: torch.device, precision: Precision
-) -> TrainingState:
-    """Move a network to its device and create its optimiser and the average of its weights."""
+        encoder = config.model.encoder
+        logger.warning(f"freeze=[encoder_batch_norms] has no effect: {encoder} does not have batch norms.")
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.to(device)
@@ -259,45 +249,15 @@ def build_state(
     average = WeightAverage(network, config.ema_decay)
     if device.type == "cpu":
         use_fast_depthwise_backward(network, precision)
-    return TrainingState(network, average, optimiser, Progress())
+    return runs.TrainingState(network, average, optimiser, runs.Progress())
 
 
-def _saved_profile(folder: Path) -> ImageryProfile | None:
-    """Return the imagery profile of the run's best model, which is the same for the same data."""
-    try:
-        return read_card(folder / BEST_NAME).imagery
-    except ModelError:  # no best model yet
-        return None
-
-
-def _soft_labels(
-    teachers: Sequence[Teacher],
-    data: TrainingData,
-    trained: ImageSet,
-    folder: Path,
-    config: TrainConfig,
-    device: torch.device,
-    precision: Precision,
-) -> SoftLabels:
-    for warning in check_teachers(teachers, data, trained):
-        logger.warning("%s", warning)
-    return soft_labels(
-        teachers,
-        data,
-        folder,
-        cell_m=data.model_gsd * config.loss.stride,
-        device=str(device),
-        threads=config.threads,
-        precision=precision,
-    )
-
-
-def _train_to_the_end(run: Run, state: TrainingState, *, resumed: bool) -> TrainResult:
+def _train_to_the_end(run: Run, state: runs.TrainingState, *, resumed: bool) -> TrainResult:
     """Train a run and write its folder: configuration, log, checkpoints and the best model."""
     config, progress, folder = run.config, state.progress, run.folder
     if not resumed:
         # Before the log: a start that is killed here recognises its own folder later.
-        write_text(folder / CONFIG_NAME, dump_yaml(config), force=True)
+        write_text(folder / runs.CONFIG_NAME, dump_yaml(config), force=True)
     with (
         claimed(folder, folder),
         RunLog(folder, step=progress.step, validated_step=progress.validated_step) as log,
@@ -315,11 +275,11 @@ def _train_to_the_end(run: Run, state: TrainingState, *, resumed: bool) -> Train
             device=str(run.device),
             threads=torch.get_num_threads(),
             precision=run.precision,
-            versions=versions(),
-            git=git_commit(),
+            versions=runs.versions(),
+            git=runs.git_commit(),
         )
         if resumed:
-            logger.info("Resuming at step %d in %s.", progress.step, folder)
+            logger.info(f"Resuming at step {progress.step} in {folder}.")
             save_best(run, state)
         else:
             save_checkpoint(run, state)
@@ -330,9 +290,7 @@ def _train_to_the_end(run: Run, state: TrainingState, *, resumed: bool) -> Train
         log.event("end", **{name: value for name, value in asdict(result).items() if name != "folder"})
         if reason == "interrupted":
             logger.warning(
-                "Interrupted after step %d; the checkpoint is in %s. To resume, run the same command again "
-                "(with --resume auto).",
-                progress.step,
-                folder,
+                f"Interrupted after step {progress.step}; the checkpoint is in {folder}. To resume, run the "
+                "same command again (with --resume auto)."
             )
     return result

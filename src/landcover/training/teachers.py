@@ -1,7 +1,9 @@
 """Teachers: trained models whose probabilities on the training images are learned beside the labels.
 
-The probabilities ("soft labels") are those of ``landcover predict`` with test-time augmentation. They are
-computed once, before the first step, and stored in the run folder: a student sees an image hundreds of times.
+A label is one class, up to a boundary that is often drawn coarsely; probabilities ("soft labels", Hinton et
+al. 2015, 1503.02531) also contain the other likely classes. They are those of ``landcover predict`` with
+test-time augmentation, computed once, before the first step, and stored in the run folder: a student sees an
+image hundreds of times.
 """
 
 import hashlib
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from landcover._typing import UInt8Array
+from landcover._typing import Float32Array, Float64Array, UInt8Array
 from landcover.data.fingerprints import fingerprints, identical_items
 from landcover.errors import DataError, ImageError, ModelError
 from landcover.inference import predict_probabilities
@@ -26,7 +28,7 @@ from landcover.model.runtimes.base import Precision
 from landcover.progress import track
 from landcover.training.data import TrainingData, check_scale
 from landcover.training.runs import SOFT_LABELS_NAME
-from landcover.training.softlabels import SoftLabels, at_centres
+from landcover.training.sampler import Piece, Size
 
 _MADE_OF, _DIGEST = "made-of", "sha256"
 _VERSION = 1
@@ -35,26 +37,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained model, as it was when the run was opened.
-
-    Attributes:
-        path: The model as the user named it.
-        card: Its card.
-        digest: SHA-256 of its file.
-    """
+    """A trained model, as it was when the run was opened: path in the settings, card, SHA-256 of its file."""
 
     path: str
     card: ModelCard
     digest: str
 
     def describe(self) -> dict[str, Any]:
-        """Return the teacher's entry in the student's card.
-
-        ``sha256``, ``encoder``, ``encoder_weights`` (name of their file, None where the teacher was trained
-        from another model), ``split``, ``step``, ``init``, and ``teachers``: the entries of its own teachers.
-        """
+        """Return the teacher's entry in the student's card, with the entries of its own teachers."""
         recipe, provenance = self.card.recipe, self.card.provenance
-        weights = None if provenance.get("init") else recipe.get("weights")
+        weights = None if provenance.get("init") else recipe.get("weights")  # with init they were not used
         return {
             "sha256": self.digest,
             "encoder": self.card.model.encoder,
@@ -80,21 +72,18 @@ def read_teachers(paths: Iterable[str]) -> list[Teacher]:
     return [teachers[digest] for digest in sorted(teachers)]
 
 
-def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: ImageSet) -> list[str]:
+def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: ImageSet) -> None:
     """Refuse teachers that do not fit the data or were trained on images that are held out here.
 
     What a teacher learned from an image reaches the student, whose scores on that image would then measure
     memorisation. So the teachers' training images, and those of their own teachers and initial models, must
-    not be among the images that this training leaves out.
+    not be among the images that this training leaves out. Logs warnings about teachers whose training images
+    are not recorded, and about those that were selected or calibrated by their scores on held-out images.
 
     Args:
         teachers: The teachers.
-        data: The student's training data.
-        trained: Fingerprints of the student's own training images.
-
-    Returns:
-        Warnings about teachers whose training images are not recorded, and about those that were selected or
-        calibrated by their scores on held-out images.
+        data: The training data.
+        trained: Fingerprints of the images to train on.
 
     Raises:
         UsageError: If a teacher's scale differs too much from that of the data.
@@ -102,14 +91,13 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
         DataError: If a teacher was trained on held-out images.
     """
     if not teachers:
-        return []
+        return
     used = {item.key for item in data.train}
     others = [item for item in data.dataset.items if item.key not in used]
-    found = zip(others, fingerprints(data.dataset, others), strict=True)
+    pairs = zip(others, fingerprints(data.dataset, others), strict=True)
     # A duplicate of a training image is not held out, whatever its name.
-    pairs = [pair for pair in found if not identical_items([pair[0]], [pair[1]], trained)]
-    held_out, prints = [item for item, _ in pairs], [hashes for _, hashes in pairs]
-    warnings = []
+    held_out = [(item, found) for item, found in pairs if not identical_items([item], [found], trained)]
+    items, prints = [item for item, _ in held_out], [found for _, found in held_out]
     for teacher in teachers:
         own, its = data.dataset.legend.scored_names, teacher.card.legend.scored_names
         if set(own) != set(its):
@@ -119,29 +107,57 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
             )
         check_scale(data.data_gsd, teacher.card.preprocessing.gsd, f"the teacher {teacher.path}")
         images = teacher.card.used_images
-        if identical := identical_items(held_out, prints, images.training):
+        if identical := identical_items(items, prints, images.training):
             raise DataError(
                 f"The teacher {teacher.path} was trained on {len(identical)} images that this training holds "
                 f"out (for example {identical[0].key}); scores on them would measure memorisation. Expected "
                 "a teacher that was trained on the same split."
             )
         if images.training is None or not images.training.complete:
-            warnings.append(
+            logger.warning(
                 f"The training images of the teacher {teacher.path} are not fully recorded. If it was "
                 "trained on images that this training holds out, scores on them are optimistic."
             )
-        chosen = {
-            item.key
-            for part in (images.selection, images.calibration)
-            for item in identical_items(held_out, prints, part)
-        }
-        if chosen:
-            warnings.append(
-                f"The teacher {teacher.path} was selected or calibrated by its scores on {len(chosen)} "
+        parts = images.selection, images.calibration
+        if judged := {item.key for part in parts for item in identical_items(items, prints, part)}:
+            logger.warning(
+                f"The teacher {teacher.path} was selected or calibrated by its scores on {len(judged)} "
                 "images that this training holds out; scores on them are slightly optimistic "
                 "(validation.keep=last selects nothing)."
             )
-    return warnings
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """Probabilities in cells that divide each image evenly.
+
+    Attributes:
+        maps: For each image uint8 (h, w, C); 255 is a probability of 1.
+        sizes: Height and width of each image in pixels.
+    """
+
+    maps: Sequence[UInt8Array]
+    sizes: Sequence[Size]
+
+    def cut(self, pieces: Iterable[Piece], side: int, cells: int) -> UInt8Array:
+        """Return the probabilities at the centres of a crop's cells, each interpolated within its image.
+
+        The crop has ``side`` x ``side`` pixels of its images.
+
+        Returns:
+            uint8 (cells, cells, C); zero over C where the crop has no imagery.
+        """
+        crop = np.zeros((cells, cells, self.maps[0].shape[2]), np.uint8)
+        centres = (np.arange(cells) + 0.5) * (side / cells)
+        for item, window, (rows, cols) in pieces:
+            height, width = self.sizes[item]
+            down = (centres >= rows.start) & (centres < rows.stop)
+            across = (centres >= cols.start) & (centres < cols.stop)
+            soft = self.maps[item]
+            values = _between(soft, (centres[down] - rows.start + window.row) / height)
+            values = _between(values.swapaxes(0, 1), (centres[across] - cols.start + window.col) / width)
+            crop[np.ix_(down, across)] = np.rint(values.swapaxes(0, 1))
+        return crop
 
 
 def soft_labels(
@@ -163,11 +179,10 @@ def soft_labels(
         teachers: The teachers.
         data: The training data.
         folder: The run folder.
-        cell_m: Side of the cells of the student's logit grid in metres; where the finest teacher's cells are
-            larger, theirs are taken.
-        device: Where checkpoints compute, such as ``cuda:0``; exported models compute on the CPU.
+        cell_m: Side of the student's cells in metres; the finest teacher's are taken if they are larger.
+        device: Device of checkpoints, such as ``cuda:0``; exported models compute on the CPU.
         threads: Number of threads, see :func:`landcover.model.runtimes.open_model`.
-        precision: In which precision.
+        precision: Precision of the teachers.
 
     Raises:
         ModelError: If a teacher cannot be read, or was replaced since the run was opened.
@@ -175,30 +190,24 @@ def soft_labels(
         MissingExtraError: If the library that runs a teacher is not installed.
         OutputError: If the file cannot be written.
     """
-    sizes = [(entry.height, entry.width) for entry in data.class_counts]
     parts = [_VERSION, *(teacher.digest for teacher in teachers), data.digest, data.data_gsd, cell_m]
     parts += data.dataset.legend.scored_names
     made_of = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
     file = folder / SOFT_LABELS_NAME
-    maps = _read(file, made_of, len(sizes))
-    if maps is None:
+    try:
+        about, arrays = read_tensor_metadata(file), read_tensors(file)
+        maps = [arrays[str(number)] for number in range(len(data.train))]
+        intact = about.get(_MADE_OF) == made_of and about.get(_DIGEST) == _digest(maps)
+    except (ModelError, KeyError):
+        intact = False
+    if not intact:
         names = ", ".join(teacher.path for teacher in teachers)
-        logger.info("Computing soft labels with %s for %d images.", names, len(sizes))
+        logger.info(f"Computing soft labels with {names} for {len(data.train)} images.")
         maps = _compute(teachers, data, cell_m, device, threads, precision)
         about = {_MADE_OF: made_of, _DIGEST: _digest(maps)}
         with atomic_path(file, force=True) as temporary:
             temporary.write_bytes(save({str(n): array for n, array in enumerate(maps)}, metadata=about))
-    return SoftLabels(maps, sizes)
-
-
-def _read(file: Path, made_of: str, count: int) -> list[UInt8Array] | None:
-    """Return the soft labels of a file; None if it is missing, damaged, or of other teachers or data."""
-    try:
-        about, arrays = read_tensor_metadata(file), read_tensors(file)
-        maps = [arrays[str(number)] for number in range(count)]
-    except (ModelError, KeyError):
-        return None
-    return maps if about.get(_MADE_OF) == made_of and about.get(_DIGEST) == _digest(maps) else None
+    return SoftLabels(maps, data.sizes)
 
 
 def _digest(maps: Iterable[UInt8Array]) -> str:
@@ -239,13 +248,27 @@ def _compute(
 
 
 def _open(teacher: Teacher, device: str, threads: int | None, precision: Precision) -> Runtime:
-    exported = is_exported(resolve_model(teacher.path))
-    runtime = open_model(
-        teacher.path, device="cpu" if exported else device, threads=threads, precision=precision
-    )
+    device = "cpu" if is_exported(resolve_model(teacher.path)) else device
+    runtime = open_model(teacher.path, device=device, threads=threads, precision=precision)
     if model_digest(teacher.path) != teacher.digest:
         raise ModelError(
             f"The teacher {teacher.path} was replaced since this run was opened; its training may still be "
             "running. Start again afterwards."
         )
     return runtime
+
+
+def at_centres(probabilities: Float32Array, cells: Size) -> Float32Array:
+    """Return probabilities (C, H, W) at the centres of cells that divide an image evenly: (h, w, C)."""
+    rows, cols = ((np.arange(count) + 0.5) / count for count in cells)
+    values = _between(probabilities.transpose(1, 2, 0), rows)
+    return _between(values.swapaxes(0, 1), cols).swapaxes(0, 1)
+
+
+def _between(values: UInt8Array | Float32Array, shares: Float64Array) -> Float32Array:
+    """Interpolate (n, …) linearly between the centres of its n cells, at fractions 0..1 of the axis."""
+    position = np.clip(shares * len(values) - 0.5, 0, len(values) - 1)
+    low = position.astype(np.intp)
+    high = np.minimum(low + 1, len(values) - 1)
+    part = (position - low).astype(np.float32)[:, None, None]
+    return np.asarray(values[low] * (1 - part) + values[high] * part, np.float32)
