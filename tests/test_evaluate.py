@@ -382,7 +382,7 @@ def test_calibration_needs_a_model_and_boundaries_need_metres(data: Path, tmp_pa
         data, "folders:val", predictions=maps, gsd=1.0, options=EvaluateOptions(boundaries=True)
     ).boundaries
     refused = run("--map", tmp_path / "m.tif", "--truth", tmp_path / "t.gpkg", "--calibration", "--borders")
-    assert "without --calibration, --borders" in str(refused.exception)
+    assert "without --calibration, --boundaries" in str(refused.exception)
 
 
 def test_command_prints_boundaries_and_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_a
 
 import typer
 
+from landcover.legend import Legend as LegendClass
+
 if TYPE_CHECKING:
     from landcover.config import Options
 
@@ -29,6 +31,11 @@ def option(help: str, *names: str, group: str, **settings: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=group, **settings)
 
 
+def argument(help: str, metavar: str) -> Any:
+    """Return the declaration of an argument."""
+    return typer.Argument(help=help, metavar=metavar, show_default=False)
+
+
 Data = Annotated[Path, option("Data folder or prepared cache.", group=MAIN)]
 OptionalData = Annotated[Path | None, option("Data folder or prepared cache.", group=MAIN)]
 Gsd = Annotated[
@@ -41,10 +48,12 @@ Gsd = Annotated[
     ),
 ]
 Legend = Annotated[
-    str | None,
+    LegendClass | None,
     option(
         "Legend of the masks or the map: a name or a YAML file. By default the data's own, else deepglobe.",
         group=INPUT,
+        metavar="LEGEND",
+        parser=str,  # loaded before the verb runs, where errors are logged
     ),
 ]
 MaxPixels = Annotated[int, option("Refuse images and masks with more pixels.", group=INPUT, min=1)]
@@ -69,8 +78,7 @@ Runtime = Annotated[
     option("Library that runs the network.", group=PROCESSING),
 ]
 Threads = Annotated[
-    int | None,
-    option("Threads of the network.  [default: one per core]", group=PROCESSING, min=1, max=1024),
+    int | None, option("Threads of the network.  [default: one per core]", group=PROCESSING, min=1, max=1024)
 ]
 Precision = Annotated[
     Literal["fp32", "bf16"],
@@ -79,10 +87,7 @@ Precision = Annotated[
 Seed = Annotated[int, option("Seed of the random numbers.", group=PROCESSING, min=0)]
 Form = Annotated[Literal["palette", "rgb", "index"], option("Form of PNG masks.", group=PRODUCTS)]
 Force = Annotated[bool, option("Overwrite existing outputs.", "--force", group=PRODUCTS)]
-Json = Annotated[
-    Path | None,
-    option("Write the result as JSON; - is standard output.", group=REPORTS),
-]
+Json = Annotated[Path | None, option("Write the result as JSON; - is standard output.", group=REPORTS)]
 Quiet = Annotated[bool, option("Print warnings and errors only.", "--quiet", "-q", group=GENERAL)]
 Verbose = Annotated[bool, option("Print details.", "--verbose", "-v", group=GENERAL)]
 LogFile = Annotated[Path | None, option("Also append the log to this file.", group=GENERAL)]

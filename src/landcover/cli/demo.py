@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import landcover
 from landcover.cli._options import MAIN, Force, option
-from landcover.cli._output import log, points, table
+from landcover.cli._output import log, points, print_table
 from landcover.errors import DataError, ModelError, OutputError
 from landcover.io.files import write_text
 
@@ -41,7 +41,9 @@ FULL = {"scenes": 64, "steps": 280, "size": 512, "large_size": 1536}
 
 def demo(
     out: Annotated[Path, option("Folder of everything that the demo writes.", group=MAIN)] = Path("demo"),
-    seed: Annotated[int, option("Which procedural world.", group=MAIN, min=0, max=_LARGE_WORLD - 1)] = 0,
+    seed: Annotated[
+        int, option("Seed of the procedural world.", group=MAIN, min=0, max=_LARGE_WORLD - 1)
+    ] = 0,
     full: Annotated[
         bool, option("Train longer, on more scenes: about five minutes.", "--full", group=MAIN)
     ] = False,
@@ -82,7 +84,7 @@ def _begin(out: Path, settings: dict[str, Any], *, force: bool) -> dict[str, Any
 
 
 def _run(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    from landcover.cli._memory import keep_freed_memory
+    from landcover.cli.training import keep_freed_memory
     from landcover.data import open_dataset, select
     from landcover.data.synthetic import GSD, make_dataset
     from landcover.evaluation.baselines import score_baselines
@@ -147,17 +149,15 @@ def _config(settings: dict[str, Any]) -> "TrainConfig":
 
 def _print(out: Path, summary: dict[str, Any]) -> None:
     """Print the scores as a table, and the files to open."""
-    from rich.console import Console
-
-    rows = table("IoU %, held-out scenes", "network", *summary["baselines"])
     scored = [summary, *summary["baselines"].values()]
-    for name in summary["iou"]:
-        rows.add_row(name, *(points(scores["iou"][name], 1) for scores in scored))
-    rows.add_section()
-    rows.add_row("mean", *(points(scores["miou"], 1) for scores in scored))
-    Console(highlight=False).print(rows)
-    for name, path in {"Maps": "first, predicted, cleaned", "Report": _REPORT, "Summary": _SUMMARY}.items():
-        print(f"{name + ':':8} {out}/{path}" if name == "Maps" else f"{name + ':':8} {out / path}")
+    print_table(
+        ["IoU %, held-out scenes", "network", *summary["baselines"]],
+        ([name, *(points(scores["iou"][name], 1) for scores in scored)] for name in summary["iou"]),
+        total=["mean", *(points(scores["miou"], 1) for scores in scored)],
+    )
+    print(f"Maps:    {out}/first, predicted, cleaned")
+    print(f"Report:  {out / _REPORT}")
+    print(f"Summary: {out / _SUMMARY}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,13 +1,21 @@
-"""``landcover doctor``."""
+"""Verbs about this installation: doctor, help."""
 
+import os
+import platform
 import re
+import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module, metadata
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
+import typer
+
 from landcover.cli import _options
-from landcover.cli._output import check_json, put
+from landcover.cli._options import MAIN, argument, option
+from landcover.cli._output import put
 
 _RUNTIMES = {"openvino": "openvino_runtime", "onnxruntime": "onnx_runtime", "torch": "torch_runtime"}
 _REASONS = {
@@ -22,61 +30,57 @@ _WINDOW_PX, _IMAGE_PX, _ROUNDS = 512, 2448, 9
 def doctor(
     speed: Annotated[
         bool,
-        _options.option(
-            "Also time the bundled model: INT8 against float32. Takes some seconds.",
-            "--speed",
-            group=_options.MAIN,
+        option(
+            "Also time the bundled model: INT8 against float32. Takes some seconds.", "--speed", group=MAIN
         ),
     ] = False,
     json: _options.Json = None,
     force: _options.Force = False,
 ) -> None:
-    """Say what this machine will use, and why: runtimes, codecs, models."""
-    check_json(json, force=force)
-    findings = _system() | _codecs() | _runtimes() | _models() | _extras()
-    if speed:
-        findings |= _speed()
-    put(findings, json, lambda: _print(findings), force=force)
-
-
-def _print(findings: dict[str, str]) -> None:
+    """Show what this machine uses, and why: runtimes, codecs, models."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table.grid(padding=(0, 2))
-    for name, value in findings.items():
-        table.add_row(name, escape(value))
-    Console().print(table)
+    findings = _system() | _runtimes() | _models() | _extras() | (_speed() if speed else {})
+
+    def show() -> None:
+        table = Table.grid(padding=(0, 2))
+        for row in findings.items():
+            table.add_row(*row)
+        Console(markup=False).print(table)
+
+    put(findings, json, show, force=force)
+
+
+def help(
+    verb: Annotated[str | None, argument("Verb to explain; an overview without.", "VERB")] = None,
+) -> None:
+    """Show the help of a verb."""
+    from landcover.cli import build
+
+    typer.main.get_command(build()).main(
+        [*([] if verb is None else [verb]), "--help"], prog_name="landcover", standalone_mode=False
+    )
 
 
 def _system() -> dict[str, str]:
-    import os
-    import platform
+    """Return versions of this package, of Python and of the codecs, and the number of processors."""
+    import rasterio
+    from PIL import features
+    from rasterio.drivers import raster_driver_extensions
 
     from landcover import __version__
 
     limit = os.environ.get("OMP_NUM_THREADS")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jp2 = "with" if "jp2" in raster_driver_extensions() else "without"
+    webp = "with" if features.check("webp") else "without"
     return {
         "landcover": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processors": f"{usable} of {os.cpu_count()} may be used"
         + (f"; OMP_NUM_THREADS={limit} sets the threads" if limit else ""),
-    }
-
-
-def _codecs() -> dict[str, str]:
-    from importlib import metadata
-
-    import rasterio
-    from PIL import features
-    from rasterio.drivers import raster_driver_extensions
-
-    jp2 = "with" if "jp2" in raster_driver_extensions() else "without"
-    webp = "with" if features.check("webp") else "without"
-    return {
         "numpy": metadata.version("numpy"),
         "JPEG": f"simplejpeg {metadata.version('simplejpeg')} (libjpeg-turbo)",
         "PNG, TIFF, WebP": f"Pillow {metadata.version('Pillow')}, {webp} WebP",
@@ -86,9 +90,7 @@ def _codecs() -> dict[str, str]:
 
 
 def _runtimes() -> dict[str, str]:
-    """Say what each library that runs models has here, and which of them predict takes."""
-    from importlib import import_module
-
+    """Return what each library that runs models offers here, and which of them predict chooses."""
     from landcover.errors import MissingExtraError
     from landcover.extras import needs
     from landcover.model.runtimes import choose_runtime
@@ -110,7 +112,7 @@ def _runtimes() -> dict[str, str]:
 
 
 def _models() -> dict[str, str]:
-    """Say which models that come with the package are here, and what runs them."""
+    """Return which bundled models are installed, and what runs them."""
     from landcover.model.bundled import SHIPPED
     from landcover.model.runtimes import choose_runtime
 
@@ -123,35 +125,26 @@ def _models() -> dict[str, str]:
 
 
 def _extras() -> dict[str, str]:
-    from importlib import metadata
-
+    """Return for each extra whether the distributions that it requires are installed."""
     extras = metadata.metadata("landcover").get_all("Provides-Extra") or ()
-    return {f"extra {extra}": _state(extra) for extra in extras if extra not in _NOT_FOR_USERS}
-
-
-def _state(extra: str) -> str:
-    """Say whether the distributions that an extra asks for are installed."""
-    from importlib import metadata
-
-    missing = []
+    missing: dict[str, list[str]] = {extra: [] for extra in extras if extra not in _NOT_FOR_USERS}
     for requirement in metadata.requires("landcover") or ():
-        name, _, condition = requirement.partition(";")
-        if f"extra == '{extra}'" in condition.replace('"', "'"):
-            distribution = re.split(r"[^\w.-]", name.strip())[0]
+        match = re.match(r"([\w.-]+)[^;]*;.*extra == ['\"](.+?)['\"]", requirement.strip())
+        if match and match[2] in missing:
             try:
-                metadata.version(distribution)
+                metadata.version(match[1])
             except metadata.PackageNotFoundError:
-                missing.append(distribution)
-    if missing:
-        return f"lacks {', '.join(missing)}. Run: pip install 'landcover[{extra}]'"
-    return "complete"
+                missing[match[2]].append(match[1])
+    return {
+        f"extra {extra}": f"lacks {', '.join(names)}. Run: pip install 'landcover[{extra}]'"
+        if names
+        else "complete"
+        for extra, names in missing.items()
+    }
 
 
 def _speed() -> dict[str, str]:
     """Time the bundled model on one window, INT8 and float32 in turns, and on one image at 0.5 m."""
-    import time
-    from statistics import median
-
     import numpy as np
 
     from landcover.errors import LandcoverError
