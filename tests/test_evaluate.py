@@ -376,7 +376,7 @@ def test_calibration_needs_a_model_and_boundaries_need_metres(data: Path, tmp_pa
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match=r"--calibration.*--model M"):
         evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(calibration=True))
-    with pytest.raises(UsageError, match=r"--borders needs.*--gsd"):
+    with pytest.raises(UsageError, match=r"--boundaries needs.*--gsd"):
         evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(boundaries=True))
     assert evaluate(
         data, "folders:val", predictions=maps, gsd=1.0, options=EvaluateOptions(boundaries=True)
