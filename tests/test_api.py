@@ -470,15 +470,3 @@ def test_examples_of_the_docstrings(
     text: list[str] = []
     result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example, out=text.append)
     assert result.failed == 0, "".join(text)
-
-
-def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every block of Python in docs/tutorials/python.md, in one namespace, but those marked as not run."""
-    text = (ROOT / "docs/tutorials/python.md").read_text(encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"(<!-- not run -->\n)?```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) > 5
-    namespace: dict[str, Any] = {}
-    for skipped, block in blocks:
-        if not skipped:
-            exec(compile(block, "docs/tutorials/python.md", "exec"), namespace)

@@ -15,16 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from landcover import hardening
 from landcover.errors import INTERRUPTED, LandcoverError, UsageError, did_you_mean
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _MODULES = {
     "data": ["clean", "convert", "prepare", "splits", "verify"],
@@ -142,31 +139,35 @@ def build() -> typer.Typer:
     return app
 
 
-def _guarded(verb: Callable[P, T]) -> Callable[..., T]:
+def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
     """Add to a verb what all verbs have: the log options, safe reports, and an orderly end on a signal."""
     from landcover.cli import _options
+    from landcover.config import Options
 
-    shared = {
-        "quiet": (_options.Quiet, False),
-        "verbose": (_options.Verbose, False),
-        "log_file": (_options.LogFile, None),
-        "log_format": (_options.LogFormat, "text"),
+    own = inspect.signature(verb).parameters.values()
+    groups = {
+        p.name: p.annotation
+        for p in own
+        if isinstance(p.annotation, type) and issubclass(p.annotation, Options)
     }
 
     @wraps(verb)
-    def run(**given: Any) -> T:
+    def run(**given: Any) -> None:
         from landcover.cli._output import FILE_ONLY, check_reports, log, logging_to
         from landcover.legend import load_legend
 
-        chosen = {name: given.pop(name) for name in shared}
+        chosen = {parameter.name: given.pop(parameter.name) for parameter in _options.LOGGING}
+        can_resume = isinstance(given.get("resume"), bool)
         with logging_to(**chosen):
             try:
                 check_reports(given)
                 for name in ("legend", "prediction_legend"):
                     if given.get(name) is not None:
                         given[name] = load_legend(given[name])
+                for name, group in groups.items():
+                    given[name] = group(**{field: given.pop(field) for field in group.model_fields})
                 with _terminable():
-                    return verb(**given)  # type: ignore[call-arg]
+                    verb(**given)
             except (LandcoverError, OSError) as error:
                 if (message := _message(error)) is None:
                     raise
@@ -177,19 +178,17 @@ def _guarded(verb: Callable[P, T]) -> Callable[..., T]:
                 raise
             except KeyboardInterrupt:
                 again = "Run the same command again to continue."
-                if isinstance(given.get("resume"), bool):
+                if can_resume:
                     again = "To continue, run the same command with --resume (without --force)."
                 log.warning("Interrupted. Files written so far are complete. %s", again)
                 raise typer.Exit(INTERRUPTED) from None
 
-    signature = inspect.signature(verb)
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in shared.items()
-    ]
-    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
-    run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own if p.name not in groups]
+    for group in groups.values():
+        parameters += _options.parameters(group)
+    parameters += _options.LOGGING
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
 
 

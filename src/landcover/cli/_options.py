@@ -1,15 +1,13 @@
-"""Options that several verbs share, and the command line of a class of options.
+"""Options that several verbs share, and the parameters of a class of options.
 
 An option is declared once: here, or as a field of :class:`landcover.inference.PredictOptions`. Help, parsing
 and the reference page come from that declaration.
 """
 
-import inspect
-from collections.abc import Callable
-from functools import wraps
+from inspect import Parameter
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
@@ -22,8 +20,6 @@ MAIN, INPUT, PROCESSING, PRODUCTS, REPORTS = "Most used", "Input", "Processing",
 GENERAL = "General"
 GROUPS = (MAIN, INPUT, PROCESSING, PRODUCTS, REPORTS, GENERAL)
 """Headings of the help, in their order."""
-
-T = TypeVar("T")
 
 
 def option(help: str, *names: str, group: str, **settings: Any) -> Any:
@@ -88,62 +84,45 @@ Seed = Annotated[int, option("Seed of the random numbers.", group=PROCESSING, mi
 Form = Annotated[Literal["palette", "rgb", "index"], option("Form of PNG masks.", group=PRODUCTS)]
 Force = Annotated[bool, option("Overwrite existing outputs.", "--force", group=PRODUCTS)]
 Json = Annotated[Path | None, option("Write the result as JSON; - is standard output.", group=REPORTS)]
-Quiet = Annotated[bool, option("Print warnings and errors only.", "--quiet", "-q", group=GENERAL)]
-Verbose = Annotated[bool, option("Print details.", "--verbose", "-v", group=GENERAL)]
-LogFile = Annotated[Path | None, option("Also append the log to this file.", group=GENERAL)]
-LogFormat = Annotated[
-    Literal["text", "json"], option("Form of log lines on standard error and in files.", group=GENERAL)
+
+
+def _keyword(name: str, default: object, annotation: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_FORMS = Literal["text", "json"]
+LOGGING = [
+    _keyword(name, default, Annotated[kind, option(help, *flags, group=GENERAL)])
+    for name, kind, default, help, *flags in (
+        ("quiet", bool, False, "Print warnings and errors only.", "--quiet", "-q"),
+        ("verbose", bool, False, "Print details.", "--verbose", "-v"),
+        ("log_file", Path | None, None, "Also append the log to this file."),
+        ("log_format", _FORMS, "text", "Form of log lines on standard error and in files."),
+    )
 ]
+"""Parameters of every verb."""
+
+_MOST_USED = ("gsd", "min_region", "force")
+"""Fields of option classes that the help lists first."""
 
 
-def with_options(
-    declaration: "type[Options]", *, most_used: tuple[str, ...] = ()
-) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Give a verb that takes ``options`` the command line of a class of options in its place.
-
-    Args:
-        declaration: The class; each of its fields becomes an option.
-        most_used: Fields that the help lists first.
-    """
-
-    def decorate(verb: Callable[..., T]) -> Callable[..., T]:
-        @wraps(verb)
-        def run(**given: Any) -> T:
-            values = {name: given.pop(name) for name in declaration.model_fields}
-            return verb(**given, options=declaration(**values))
-
-        own = [p for name, p in inspect.signature(verb).parameters.items() if name != "options"]
-        signature = inspect.Signature([*own, *_parameters(declaration, most_used)])
-        run.__signature__ = signature  # type: ignore[attr-defined]
-        run.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
-        return run
-
-    return decorate
-
-
-def _parameters(declaration: "type[Options]", most_used: tuple[str, ...]) -> list[inspect.Parameter]:
-    parameters = []
+def parameters(declaration: "type[Options]") -> list[Parameter]:
+    """Return the parameters of a verb that takes a class of options: one for each of its fields."""
+    found = []
     for name, option in declaration.declared().items():
         field = declaration.model_fields[name]
         kind, default = _typed(field.annotation), field.default
-        flag = option.flag or f"--{name.replace('_', '-')}"
         declared = typer.Option(
-            flag,
+            option.flag or f"--{name.replace('_', '-')}",
             help=option.help,
-            rich_help_panel=MAIN if name in most_used else option.group,
+            rich_help_panel=MAIN if name in _MOST_USED else option.group,
             metavar=option.metavar,
             min=option.minimum,
             show_default=default is not None and kind is not bool,
         )
-        parameters.append(
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=default,
-                annotation=Annotated[kind | None if default is None else kind, declared],
-            )
-        )
-    return parameters
+        kind = kind | None if default is None else kind
+        found.append(_keyword(name, default, Annotated[kind, declared]))
+    return found
 
 
 def _typed(annotation: Any) -> Any:

@@ -97,14 +97,7 @@ def logging_to(
         yield
 
 
-def _log_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _log_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     own = category.__module__.partition(".")[0] == "landcover" or issubclass(category, UserWarning)
     log.log(logging.WARNING if own else logging.DEBUG, "%s", message)
 

@@ -16,19 +16,8 @@ if TYPE_CHECKING:
     from landcover.training import TrainConfig
 
 _STATE, _SUMMARY, _REPORT = "demo.json", "summary.json", "report.html"
-_MADE = (
-    "data",
-    "large",
-    "first",
-    "run",
-    "maps",
-    "predicted",
-    "cleaned",
-    "evaluation.json",
-    _STATE,
-    _SUMMARY,
-    _REPORT,
-)
+_FOLDERS = ("data", "large", "first", "run", "maps", "predicted", "cleaned")
+_FILES = ("evaluation.json", _STATE, _SUMMARY, _REPORT)
 """What the demo writes; ``--force`` removes it."""
 
 _MIN_REGION = "150m2"
@@ -56,10 +45,16 @@ def demo(
     again, it shows the result; after an interruption, training continues.
     """
     settings = {"version": landcover.__version__, "seed": seed, **(FULL if full else SHORT)}
-    summary = _begin(out, settings, force=force)
-    if summary is None:
-        summary = _run(out, settings)
-    _print(out, summary)
+    summary = _begin(out, settings, force=force) or _run(out, settings)
+    scored = [summary, *summary["baselines"].values()]
+    print_table(
+        ["IoU %, held-out scenes", "network", *summary["baselines"]],
+        ([name, *(points(scores["iou"][name], 1) for scores in scored)] for name in summary["iou"]),
+        total=["mean", *(points(scores["miou"], 1) for scores in scored)],
+    )
+    print(f"Maps:    {out}/first, predicted, cleaned")
+    print(f"Report:  {out / _REPORT}")
+    print(f"Summary: {out / _SUMMARY}")
 
 
 def _begin(out: Path, settings: dict[str, Any], *, force: bool) -> dict[str, Any] | None:
@@ -77,8 +72,11 @@ def _begin(out: Path, settings: dict[str, Any], *, force: bool) -> dict[str, Any
                 f"{out} holds another demo ({values}). Pass --force to replace it, or another --out."
             )
         return _read(out / _SUMMARY) if (out / _SUMMARY).is_file() else None
-    for name in _MADE:
-        rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
+    for folder in (out / name for name in _FOLDERS):
+        if folder.is_dir():
+            rmtree(folder)
+    for name in _FILES:
+        (out / name).unlink(missing_ok=True)
     write_text(state, json.dumps(settings, indent=1) + "\n", force=True)
     return None
 
@@ -111,16 +109,11 @@ def _run(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     keep_freed_memory()
     if landcover.train(_config(settings), data=data, out=run).reason == "interrupted":
         raise KeyboardInterrupt
-    held_out = "folders:validation"
+    held_out, dataset = "folders:validation", open_dataset(data)
     options = landcover.EvaluateOptions(maps=out / "maps", json=out / "evaluation.json", force=True)
-    landcover.evaluate(data, held_out, model=run, options=options)
-    scores, dataset = _read(out / "evaluation.json"), open_dataset(data)
-    baselines = {
-        name: baseline.to_dict()
-        for name, baseline in score_baselines(
-            dataset, select(dataset, "folders:train"), select(dataset, held_out)
-        ).items()
-    }
+    landcover.evaluate(dataset, held_out, model=run, options=options)
+    scores = _read(out / "evaluation.json")
+    baselines = score_baselines(dataset, select(dataset, "folders:train"), select(dataset, held_out))
     log.info("[4/6] Scored on %d held-out scenes: mIoU %s", scores["images"], points(scores["miou"], 1))
     landcover.predict([large], run, out / "predicted", overwrite)
     landcover.clean([out / "predicted"], out / "cleaned", min_region=_MIN_REGION, gsd=GSD, force=True)
@@ -129,11 +122,11 @@ def _run(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     log.info("[6/6] Report: %s", out / _REPORT)
     summary = {
         "miou": scores["miou"],
-        "colour_baseline_miou": max(baseline["miou"] or 0.0 for baseline in baselines.values()),
+        "colour_baseline_miou": max(baseline.miou or 0.0 for baseline in baselines.values()),
         "seconds": round(time.monotonic() - began, 1),
         "iou": scores["iou"],
         "pixel_accuracy": scores["pixel_accuracy"],
-        "baselines": baselines,
+        "baselines": {name: baseline.to_dict() for name, baseline in baselines.items()},
         "settings": settings,
     }
     write_text(out / _SUMMARY, json.dumps(summary, indent=1) + "\n", force=True)
@@ -145,19 +138,6 @@ def _config(settings: dict[str, Any]) -> "TrainConfig":
     from landcover.training import load_preset
 
     return with_overrides(load_preset("demo"), [f"seed={settings['seed']}", f"steps={settings['steps']}"])
-
-
-def _print(out: Path, summary: dict[str, Any]) -> None:
-    """Print the scores as a table, and the files to open."""
-    scored = [summary, *summary["baselines"].values()]
-    print_table(
-        ["IoU %, held-out scenes", "network", *summary["baselines"]],
-        ([name, *(points(scores["iou"][name], 1) for scores in scored)] for name in summary["iou"]),
-        total=["mean", *(points(scores["miou"], 1) for scores in scored)],
-    )
-    print(f"Maps:    {out}/first, predicted, cleaned")
-    print(f"Report:  {out / _REPORT}")
-    print(f"Summary: {out / _SUMMARY}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from landcover.cli import _options
-from landcover.cli._options import INPUT, MAIN, PROCESSING, REPORTS, argument, option, with_options
+from landcover.cli._options import INPUT, MAIN, PROCESSING, REPORTS, argument, option
 from landcover.cli._output import log, put
 from landcover.inference.options import PredictOptions
 from landcover.legend import DEEPGLOBE
@@ -21,7 +21,6 @@ _MOST_OUT_OF_DISTRIBUTION = 5
 """Scenes that get a warning of their own."""
 
 
-@with_options(PredictOptions, most_used=("gsd", "min_region", "force"))
 def predict(
     model: Annotated[
         str,
