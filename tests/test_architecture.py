@@ -80,15 +80,3 @@ def test_public_names_are_not_modules_whatever_has_been_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_overview_of_verbs_cuts_no_sentence_off() -> None:
-    from typer.testing import CliRunner
-
-    from landcover.cli import build
-
-    page = CliRunner().invoke(build(), ["--help"], terminal_width=80).stdout
-    overview = page.partition("Commands:")[2]
-    assert "evaluate" in overview
-    assert "..." not in overview
-    assert "…" not in overview

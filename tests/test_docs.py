@@ -147,6 +147,7 @@ def test_the_commands_and_snippets_of_a_page_run(
 ) -> None:
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     for name in names:
+        (tmp_path / "mine.onnx").unlink(missing_ok=True)  # two pages export the same run
         run_page(name, tmp_path, monkeypatch)
 
 
@@ -158,12 +159,12 @@ def test_few_blocks_are_marked_as_not_run() -> None:
 
 @pytest.mark.parametrize("page", [*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")], ids=lambda p: p.name)
 def test_documents_break_their_lines(page: Path) -> None:
-    """Prose breaks at 100 columns; tables, code and links are left as they are. Reports are records."""
+    """A line has 100 columns or one sentence; tables, code and links are left. Reports are records."""
     if "reports" in page.parts:
         pytest.skip("a record, kept as it was written")
     text = re.sub(r"^(```|~~~).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     long = [line for line in text.splitlines() if len(line) > 100 and "|" not in line and "](" not in line]
-    assert not long
+    assert [line for line in long if re.search(r"[.;:] [^ ]+ ", line)] == []
 
 
 @pytest.mark.slow

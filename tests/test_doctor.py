@@ -8,7 +8,6 @@ from typer.testing import CliRunner
 
 from fake_runtime import ColourRuntime
 from landcover import cli
-from landcover.errors import UsageError
 
 
 def findings(*options: str) -> dict[str, str]:
@@ -94,9 +93,3 @@ def test_speed_compares_int8_with_float32(monkeypatch: pytest.MonkeyPatch) -> No
     assert "times as fast; use the model starter" in found["INT8 against float32"]
     assert "megapixels per second" in found["speed of a scene"]
     assert "speed INT8" not in findings()
-
-
-def test_the_removed_verb_names_what_replaced_it() -> None:
-    result = CliRunner().invoke(cli.build(), ["bench", "run", "--fp32", "F.onnx"])
-    assert isinstance(result.exception, UsageError)
-    assert "doctor --speed" in str(result.exception)

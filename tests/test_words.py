@@ -8,8 +8,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "landcover"
 PHRASES = re.compile(
     r"(?<![Tt]here )\b(?:is|are) no (?!longer)\w+|\bha(?:s|ve) not (?!been)\w+|\bhas none\b|\banew\b|\btold\b"
-    r"|\btells\b|\bmet\b|\blies\b|\bstands\b(?! for)|\basked\b|\bsays\b|\blikewise\b|\bnowhere\b|\btaken for\b"
-    r"|\bsuch as it is\b|\bgone on\b|\bsome \d+|\b(?:what|that) is there\b"
+    r"|\btells\b|\bmet\b|\blies\b|\bstands\b(?! for)|\basked\b|\bsays\b|\blikewise\b|\bnowhere\b"
+    r"|\btaken for\b|\bsuch as it is\b|\bgone on\b|\bsome \d+|\b(?:what|that) is there\b"
 )
 AT_MOST = {"OTHER": 0}
 """Phrases still left in each package. A number may only become smaller; a package without one has none."""
