@@ -145,11 +145,8 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
     from landcover.config import Options
 
     own = inspect.signature(verb).parameters.values()
-    groups = {
-        p.name: p.annotation
-        for p in own
-        if isinstance(p.annotation, type) and issubclass(p.annotation, Options)
-    }
+    classes = [p for p in own if isinstance(p.annotation, type)]
+    groups = {p.name: p.annotation for p in classes if issubclass(p.annotation, Options)}
 
     @wraps(verb)
     def run(**given: Any) -> None:

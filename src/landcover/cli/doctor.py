@@ -41,7 +41,7 @@ def doctor(
     from rich.console import Console
     from rich.table import Table
 
-    findings = _system() | _runtimes() | _models() | _extras() | (_speed() if speed else {})
+    findings = _system() | _runtimes() | _extras() | (_speed() if speed else {})
 
     def show() -> None:
         table = Table.grid(padding=(0, 2))
@@ -88,9 +88,10 @@ def _system() -> dict[str, str]:
 
 
 def _runtimes() -> dict[str, str]:
-    """Return what each library that runs models offers here, and which of them predict chooses."""
+    """Return what each library that runs models offers here, and which of them runs which model."""
     from landcover.errors import MissingExtraError
     from landcover.extras import needs
+    from landcover.model.bundled import SHIPPED
     from landcover.model.runtimes import choose_runtime
 
     found: dict[str, str] = {}
@@ -106,20 +107,10 @@ def _runtimes() -> dict[str, str]:
         name = choose_runtime(Path(model))
         lack = ", which is missing here (see above)" if name in missing else ""
         found[f"predict with {model}"] = f"{name}{lack}: {reason}"
+    for bundled in SHIPPED:
+        about = f"{choose_runtime(bundled.path)}; {bundled.about}"
+        found[f"model {bundled.name}"] = about if bundled.path.is_file() else "not in this installation"
     return found
-
-
-def _models() -> dict[str, str]:
-    """Return which bundled models are installed, and what runs them."""
-    from landcover.model.bundled import SHIPPED
-    from landcover.model.runtimes import choose_runtime
-
-    return {
-        f"model {model.name}": f"{choose_runtime(model.path)}; {model.about}"
-        if model.path.is_file()
-        else "not in this installation"
-        for model in SHIPPED
-    }
 
 
 def _extras() -> dict[str, str]:

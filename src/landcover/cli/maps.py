@@ -144,13 +144,7 @@ def sample(
     from landcover.evaluation.sampling import sample as draw
 
     drawn = draw(
-        map_path,
-        out,
-        per_class=per_class,
-        total=total,
-        seed=seed,
-        legend=legend or DEEPGLOBE,
-        force=force,
+        map_path, out, per_class=per_class, total=total, seed=seed, legend=legend or DEEPGLOBE, force=force
     )
     numbers = ", ".join(f"{name} {number}" for name, number in drawn.items())
     log.info("Drew %d points into %s: %s.", sum(drawn.values()), out, numbers)

@@ -138,20 +138,14 @@ def _bundled() -> list[dict[str, Any]]:
 
     rows = []
     for model in SHIPPED:
-        card = read_card(model.path) if model.path.is_file() else None
-        score = card.scores[0] if card is not None and card.scores else {}
-        rows.append(
-            {
-                "name": model.name,
-                "about": model.about,
-                "file": None if card is None else str(model.path),
-                "megabytes": None if card is None else round(model.path.stat().st_size / 1e6, 1),
-                "gsd": None if card is None else card.preprocessing.gsd,
-                "miou": score.get("miou"),
-                "split": score.get("split"),
-                "licence": model.licence,
-            }
-        )
+        figures: dict[str, Any] = dict.fromkeys(("file", "megabytes", "gsd", "miou", "split"))
+        if model.path.is_file():
+            card = read_card(model.path)
+            score = card.scores[0] if card.scores else {}
+            megabytes = round(model.path.stat().st_size / 1e6, 1)
+            figures = {"file": str(model.path), "megabytes": megabytes, "gsd": card.preprocessing.gsd}
+            figures |= {"miou": score.get("miou"), "split": score.get("split")}
+        rows.append({"name": model.name, "about": model.about, "licence": model.licence, **figures})
     return rows
 
 
