@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from export_world import World
 
 SLOW = (
-    "test_architecture.py::test_verbs_are_functions_whatever_has_been_imported",
     "test_benchmarks.py::test_a_script_runs",
     "test_calibrate.py",
     "test_demo.py",

@@ -18,7 +18,11 @@ import typer
 from typer.testing import CliRunner, Result
 
 from landcover import cli
-from landcover.errors import DataError, UsageError
+from landcover.errors import DataError, OutputError, UsageError
+
+
+def invoke(*words: str) -> Result:
+    return CliRunner().invoke(cli.build(), [*words], terminal_width=80, catch_exceptions=False)
 
 
 def end(monkeypatch: pytest.MonkeyPatch, verb: Callable[[], None]) -> object:
@@ -85,20 +89,13 @@ def test_ctrl_c_ends_every_verb_with_130_and_a_line(monkeypatch: pytest.MonkeyPa
     assert "--force" not in done.stderr
 
 
-def test_the_overview_lists_each_verb_what_its_docstring_does() -> None:
-    from importlib import import_module
-
-    from landcover.cli import build, summary, verbs
-
-    page = " ".join(CliRunner().invoke(build(), ["--help"], terminal_width=100).stdout.split())
-    assert {"predict", "train", "vectorize"} <= set(verbs())
-    for verb in verbs():
-        function = getattr(import_module(f"landcover.cli.{verb}"), verb)
-        assert summary(verb) == (function.__doc__ or "").splitlines()[0] != ""
-        assert f"{verb} {summary(verb)}" in page
-
-
-def test_the_overview_imports_no_verb() -> None:
+def test_the_overview_lists_each_verb_with_its_whole_summary_and_imports_none() -> None:
+    page = invoke("--help").stdout
+    assert "..." not in page.partition("Commands:")[2]
+    assert {"predict", "train", "vectorize"} <= set(cli.verbs())
+    for verb in cli.verbs():
+        assert cli.summary(verb) == cli.command(verb).help.splitlines()[0] != ""
+        assert f"{verb} {cli.summary(verb)}" in " ".join(page.split())
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom landcover.cli import build\n"
         "CliRunner().invoke(build(), ['--help'])\n"
@@ -108,25 +105,22 @@ def test_the_overview_imports_no_verb() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_verb_that_does_not_exist_is_answered_with_the_nearest() -> None:
-    result = CliRunner().invoke(cli.build(), ["predikt"])
-    assert isinstance(result.exception, UsageError)
-    assert "Did you mean 'predict'?" in str(result.exception)
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [(["predikt"], "Did you mean 'predict'?"), (["help", "cleen"], "'clean'"), (["bench"], "doctor --speed")],
+)
+def test_an_unknown_or_removed_verb_names_what_to_use(words: list[str], hint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(hint)):
+        invoke(*words)
 
 
 @pytest.mark.parametrize(
     "words",
     [
         ["info", "m.safetensors"],
-        ["calibrate", "run", "--data", "data", "--split", "all:all"],
         ["evaluate", "--model", "run", "--data", "data", "--split", "all:all"],
         ["predict", "data", "--model", "run", "--out", "o"],
-        ["export", "run", "--out", "m.onnx"],
-        ["verify", "data"],
-        ["splits", "--data", "data", "--split", "all"],
         ["vectorize", "map.tif", "--out", "o.gpkg"],
-        ["models"],
-        ["doctor"],
     ],
     ids=lambda words: words[0],
 )
@@ -153,7 +147,7 @@ def test_no_verb_writes_its_json_over_what_it_works_on(
 
 
 @pytest.mark.parametrize("given", ["zones.json", "./zones.json", "link.json"])
-def test_a_report_is_no_file_that_the_command_names_otherwise(
+def test_a_report_does_not_overwrite_a_file_that_the_command_names_elsewhere(
     given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -161,16 +155,13 @@ def test_a_report_is_no_file_that_the_command_names_otherwise(
     zones.write_text("precious")
     Path("link.json").symlink_to(zones)
     words = ["predict", "a.tif", "--model", "m.onnx", "--out", "o", "--zones", given]
-    done = CliRunner().invoke(cli.build(), [*words, "--json", "zones.json", "--force"])
-    assert isinstance(done.exception, UsageError)
-    assert "names a second time" in str(done.exception)
-    done = CliRunner().invoke(cli.build(), ["export", "run", "--out", "m.onnx", "--stac-mlm", "run.tif"])
-    assert "--stac-mlm would write run.tif" in str(done.exception)
+    with pytest.raises(UsageError, match="names a second time"):
+        invoke(*words, "--json", "zones.json", "--force")
+    with pytest.raises(OutputError, match=r"zones\.json"):
+        invoke("doctor", "--json", "zones.json")
+    with pytest.raises(UsageError, match=r"--stac-mlm.*run\.tif"):
+        invoke("export", "run", "--out", "m.onnx", "--stac-mlm", "run.tif")
     assert zones.read_text() == "precious"
-
-
-def invoke(*words: str) -> Result:
-    return CliRunner().invoke(cli.build(), [*words], terminal_width=80, catch_exceptions=False)
 
 
 def test_the_version_and_the_help_of_a_verb() -> None:
@@ -179,9 +170,6 @@ def test_the_version_and_the_help_of_a_verb() -> None:
     assert invoke("--version").stdout == f"{__version__}\n"
     assert invoke("help", "clean").stdout == invoke("clean", "--help").stdout != ""
     assert invoke("help").stdout == invoke("--help").stdout
-    result = CliRunner().invoke(cli.build(), ["help", "cleen"])
-    assert isinstance(result.exception, UsageError)
-    assert "'clean'" in str(result.exception)
 
 
 def test_help_lists_options_in_groups_and_each_once() -> None:
@@ -204,13 +192,29 @@ def test_every_verb_has_a_help_that_fits_80_columns(verb: str) -> None:
     assert "--log-file" in page
 
 
+def run_main(*words: str, code: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    code = f"{code}\nfrom landcover.cli import main\nmain()"
+    environment = {**os.environ, **variables}
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment
+    )
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
 def test_every_shell_has_a_completion(shell: str) -> None:
-    code = "from landcover.cli import main; main()"
-    environment = {**os.environ, "_LANDCOVER_COMPLETE": f"source_{shell}"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0
-    assert "_LANDCOVER_COMPLETE" in done.stdout.upper()
+    script = run_main(_LANDCOVER_COMPLETE=f"source_{shell}")
+    assert script.returncode == 0
+    assert "_LANDCOVER_COMPLETE" in script.stdout.upper()
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [("pre", {"predict", "prepare", "presets"}), ("evaluate --bo", {"--boundaries"})],
+)
+def test_bash_completes_verbs_and_options(words: str, completions: set[str]) -> None:
+    count = str(len(words.split()))
+    done = run_main(_LANDCOVER_COMPLETE="complete_bash", COMP_WORDS=f"landcover {words}", COMP_CWORD=count)
+    assert set(done.stdout.split()) == completions
 
 
 def test_the_reference_page_is_current() -> None:
@@ -301,18 +305,30 @@ def test_log_lines_can_be_json_and_go_to_a_file(talk: list[str], tmp_path: Path)
 def test_sigterm_ends_a_prediction_with_130_and_names_resume(tmp_path: Path) -> None:
     code = (
         "import os, signal\nimport landcover.inference.maps as maps\n"
-        "maps.predict = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "from landcover.cli import main\nmain()"
+        "maps.predict = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)"
     )
-    words = ["predict", "a.png", "--model", "m.onnx", "--out", str(tmp_path)]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    done = run_main("predict", "a.png", "--model", "m.onnx", "--out", str(tmp_path), code=code)
     assert done.returncode == 130
     assert "--resume" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_without_a_map_prints_no_table(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_text("no image")
-    result = invoke("predict", str(tmp_path / "a.png"), "--model", "starter", "--out", str(tmp_path / "out"))
+def test_an_error_reaches_the_log_file_too(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    done = run_main("info", "absent.onnx", "--log-file", str(log))
+    assert done.returncode == 1
+    (line,) = log.read_text().splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d Error: ", line)
+    assert done.stderr == line.partition(" Error: ")[1].lstrip() + line.partition(" Error: ")[2] + "\n"
+
+
+def test_a_piped_prediction_logs_a_timed_line_for_each_scene_and_prints_no_table_without_a_map(
+    tmp_path: Path,
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_text("no image")
+    result = invoke("predict", str(tmp_path), "--model", "starter", "--out", str(tmp_path / "out"))
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "0 of 1 maps" in result.stderr
+    lines = [line for line in result.stderr.splitlines() if re.match(r"\S+ \S+ Warning: \d of 2: ", line)]
+    assert [name in line for name, line in zip(("a.png", "b.png"), lines, strict=True)] == [True, True]
+    assert "0 of 2 maps" in result.stderr

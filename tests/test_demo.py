@@ -86,9 +86,7 @@ def test_the_second_time_only_the_result_is_shown(finished: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
-@pytest.mark.parametrize(
-    ("words", "fact"), [(["--seed", "6"], "seed 5 there, 6 here"), (["--full"], "steps 2")]
-)
+@pytest.mark.parametrize(("words", "fact"), [(["--seed", "6"], "seed"), (["--full"], "steps 2")])
 def test_another_demo_does_not_replace_it(finished: Path, words: list[str], fact: str) -> None:
     with pytest.raises(OutputError, match=fact) as caught:
         call("--out", str(finished), *(["--seed", "5"] if "--full" in words else []), *words)

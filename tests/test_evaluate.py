@@ -376,13 +376,13 @@ def test_calibration_needs_a_model_and_boundaries_need_metres(data: Path, tmp_pa
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match=r"--calibration.*--model M"):
         evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(calibration=True))
-    with pytest.raises(UsageError, match=r"--borders needs.*--gsd"):
+    with pytest.raises(UsageError, match=r"--boundaries needs.*--gsd"):
         evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(boundaries=True))
     assert evaluate(
         data, "folders:val", predictions=maps, gsd=1.0, options=EvaluateOptions(boundaries=True)
     ).boundaries
     refused = run("--map", tmp_path / "m.tif", "--truth", tmp_path / "t.gpkg", "--calibration", "--borders")
-    assert "without --calibration, --borders" in str(refused.exception)
+    assert "without --calibration, --boundaries" in str(refused.exception)
 
 
 def test_command_prints_boundaries_and_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

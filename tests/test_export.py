@@ -317,7 +317,7 @@ def check_item(item: dict[str, Any]) -> None:
 
 
 def test_the_command_line_has_the_function_s_defaults() -> None:
-    verb = inspect.signature(importlib.import_module("landcover.cli.export").export).parameters
+    verb = inspect.signature(importlib.import_module("landcover.cli.training").export).parameters
     function = inspect.signature(landcover.export).parameters
     defaults = {name: parameter.default for name, parameter in function.items()}
     del defaults["options"], defaults["deprecated"]

@@ -9,8 +9,7 @@ from typing import Any
 
 import typer
 
-from landcover.cli import build, summary, verbs
-from landcover.cli._options import GENERAL, GROUPS
+from landcover.cli import build, help_records, summary, verbs
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "command-line.md"
 
@@ -58,16 +57,10 @@ def _verb(command: Any, verb: str) -> str:
     details = (command.help or "").partition("\n\n")[2].strip()
     if details:
         lines += [fill(" ".join(details.split()), 100), ""]
-    groups: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", *GROUPS)}
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if record is not None and (verb == "predict" or parameter.name not in _SHARED):
-            is_argument = parameter.param_type_name == "argument"
-            group = getattr(parameter, "rich_help_panel", None) or GENERAL
-            groups["Arguments" if is_argument else group].append(record)
-    for name, records in groups.items():
-        if records:
-            lines += [f"**{name}**", "", *(_item(option, text) for option, text in records), ""]
+    for group, records in help_records(command, context).items():
+        items = [_item(*record) for name, *record in records if verb == "predict" or name not in _SHARED]
+        if items:
+            lines += [f"**{group}**", "", *items, ""]
     if verb == "predict":
         lines += ["The options under General are options of every verb.", "", _identity(), ""]
     return "\n".join(lines)

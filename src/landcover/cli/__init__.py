@@ -1,14 +1,12 @@
-"""The command line: one module per verb, found by its name.
+"""The command line: a public function for each verb; the first line of its docstring is its help.
 
-Each module here holds one public function named as the module; the first line of its docstring is its help.
-A verb's module is imported when the verb is called, and imports what it needs inside its function, so that
+The module of a verb is imported when the verb is called, and imports what it needs inside its function:
 ``landcover --help`` stays quick.
 """
 
 import importlib
 import inspect
 import io
-import pkgutil
 import re
 import signal
 import sys
@@ -17,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -25,9 +23,16 @@ from typer.core import TyperCommand, TyperGroup
 from landcover import hardening
 from landcover.errors import INTERRUPTED, LandcoverError, UsageError, did_you_mean
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
+_MODULES = {
+    "data": ["clean", "convert", "prepare", "splits", "verify"],
+    "demo": ["demo"],
+    "doctor": ["doctor", "help"],
+    "evaluate": ["evaluate"],
+    "maps": ["predict", "sample", "vectorize"],
+    "models": ["info", "models", "presets"],
+    "training": ["calibrate", "export", "report", "train"],
+}
+_MODULE = {verb: module for module, verbs in _MODULES.items() for verb in verbs}
 
 _REMOVED = {
     "bench": "landcover bench was removed in 0.2. To time the bundled model here, run landcover doctor "
@@ -42,12 +47,12 @@ class _Verbs(TyperGroup):
         return verbs()
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.commands and cmd_name in verbs():
-            self.commands[cmd_name] = command(cmd_name)
         if cmd_name in _REMOVED:
             raise UsageError(_REMOVED[cmd_name])
-        if cmd_name not in self.commands:
+        if cmd_name not in _MODULE:
             raise UsageError(f"There is no verb {cmd_name!r}. {did_you_mean(cmd_name, verbs())}")
+        if cmd_name not in self.commands:
+            self.commands[cmd_name] = command(cmd_name)
         return self.commands[cmd_name]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -55,39 +60,62 @@ class _Verbs(TyperGroup):
             formatter.write_dl([(name, summary(name)) for name in verbs()])
 
 
+_PLAIN = {
+    r" range>": ">",
+    r"<list\[(.+?)\]>": r"<\1>",
+    r"; x>=[01]\]": "]",
+    r" *\[x>=[01]\]": "",
+    r"; 0<=x<=\d+\]": "]",
+    r"(\d+)<=x<=(\d+)\]": r"\1 to \2]",
+}
+"""What the help writes in place of typer's notation of types and ranges."""
+
+
 class _Verb(TyperCommand):
     """A verb whose help lists its options in groups."""
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        from landcover.cli._options import GENERAL, GROUPS
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [re.sub(r"[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
 
-        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", *GROUPS)}
-        for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is not None:
-                is_argument = parameter.param_type_name == "argument"
-                group = getattr(parameter, "rich_help_panel", None) or GENERAL
-                groups["Arguments" if is_argument else group].append(record)
-        for name, records in groups.items():
-            if records:
-                with formatter.section(name):
-                    formatter.write_dl(records)
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for name, records in help_records(self, ctx).items():
+            with formatter.section(name):
+                formatter.write_dl([(option, text) for _, option, text in records])
+
+
+def help_records(verb: Any, context: Any) -> dict[str, list[tuple[str, str, str]]]:
+    """Return name, spelling and help of the parameters of a verb's command, by the group of the help."""
+    from landcover.cli._options import GENERAL, GROUPS
+
+    groups: dict[str, list[tuple[str, str, str]]] = {name: [] for name in ("Arguments", *GROUPS)}
+    for parameter in verb.get_params(context):
+        if (record := parameter.get_help_record(context)) is not None:
+            is_argument = parameter.param_type_name == "argument"
+            group = getattr(parameter, "rich_help_panel", None) or GENERAL
+            spelling, text = record
+            for pattern, plain in _PLAIN.items():
+                spelling, text = re.sub(pattern, plain, spelling), re.sub(pattern, plain, text)
+            if is_argument:
+                spelling = spelling.partition(" <")[0]
+            groups["Arguments" if is_argument else group].append((parameter.name, spelling, text))
+    return {name: records for name, records in groups.items() if records}
 
 
 def verbs() -> list[str]:
     """Return the names of the verbs, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted(_MODULE)
 
 
 def summary(verb: str) -> str:
     """Return the first line of a verb's docstring, read from its source: importing all verbs takes long."""
-    source = Path(__file__).with_name(f"{verb}.py").read_text(encoding="utf-8")
-    found = re.search(rf'^def {verb}\(.*?"""(.+?)(?:"""|\n)', source, re.DOTALL | re.MULTILINE)
-    return found[1].strip() if found else ""
+    source = Path(__file__).with_name(f"{_MODULE[verb]}.py").read_text(encoding="utf-8")
+    match = re.search(rf'^def {verb}\(.*?"""(.+?)(?:"""|\n)', source, re.DOTALL | re.MULTILINE)
+    return match[1].strip() if match else ""
 
 
 def command(verb: str) -> Any:
     """Import a verb and return its command."""
-    function = getattr(importlib.import_module(f"{__name__}.{verb}"), verb)
+    function = getattr(importlib.import_module(f"{__name__}.{_MODULE[verb]}"), verb)
     alone = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS)
     alone.command(name=verb, cls=_Verb)(_guarded(function))
     return typer.main.get_command(alone)
@@ -111,47 +139,53 @@ def build() -> typer.Typer:
     return app
 
 
-def _guarded(verb: Callable[P, T]) -> Callable[..., T]:
+def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
     """Add to a verb what all verbs have: the log options, safe reports, and an orderly end on a signal."""
     from landcover.cli import _options
+    from landcover.config import Options
 
-    shared = {
-        "quiet": (_options.Quiet, False),
-        "verbose": (_options.Verbose, False),
-        "log_file": (_options.LogFile, None),
-        "log_format": (_options.LogFormat, "text"),
-    }
+    own = inspect.signature(verb).parameters.values()
+    classes = [p for p in own if isinstance(p.annotation, type)]
+    groups = {p.name: p.annotation for p in classes if issubclass(p.annotation, Options)}
 
     @wraps(verb)
-    def run(**given: Any) -> T:
-        from landcover.cli._output import check_reports, log, logging_to
+    def run(**given: Any) -> None:
+        from landcover.cli._output import FILE_ONLY, check_reports, log, logging_to
+        from landcover.legend import load_legend
 
-        chosen = {name: given.pop(name) for name in shared}
+        chosen = {parameter.name: given.pop(parameter.name) for parameter in _options.LOGGING}
+        can_resume = isinstance(given.get("resume"), bool)
         with logging_to(**chosen):
-            check_reports(given)
             try:
+                check_reports(given)
+                for name in ("legend", "prediction_legend"):
+                    if given.get(name) is not None:
+                        given[name] = load_legend(given[name])
+                for name, group in groups.items():
+                    given[name] = group(**{field: given.pop(field) for field in group.model_fields})
                 with _terminable():
-                    return verb(**given)  # type: ignore[call-arg]
-            except LandcoverError as error:
-                if chosen["log_format"] != "json":
+                    verb(**given)
+            except (LandcoverError, OSError) as error:
+                if (message := _message(error)) is None:
                     raise
-                log.error("%s", error)
-                raise typer.Exit(_status(error)) from error
+                is_json = chosen["log_format"] == "json"
+                log.error("%s", message, extra={FILE_ONLY: not is_json})  # main prints it otherwise
+                if is_json:
+                    raise typer.Exit(_status(error)) from error
+                raise
             except KeyboardInterrupt:
                 again = "Run the same command again to continue."
-                if isinstance(given.get("resume"), bool):
+                if can_resume:
                     again = "To continue, run the same command with --resume (without --force)."
                 log.warning("Interrupted. Files written so far are complete. %s", again)
                 raise typer.Exit(INTERRUPTED) from None
 
-    signature = inspect.signature(verb)
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in shared.items()
-    ]
-    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
-    run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own if p.name not in groups]
+    for group in groups.values():
+        parameters += _options.parameters(group)
+    parameters += _options.LOGGING
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
 
 
@@ -168,7 +202,17 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _status(error: LandcoverError) -> int:
+def _message(error: Exception) -> str | None:
+    """Return what a user reads about an error; None for a bug, which keeps its traceback."""
+    if isinstance(error, LandcoverError):
+        return str(error)
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    file = "" if error.filename is None else f"{error.filename}: "
+    return f"{file}{error.strerror}."
+
+
+def _status(error: Exception) -> int:
     return 2 if isinstance(error, UsageError) else 1
 
 
@@ -179,18 +223,14 @@ def main() -> None:
     """
     hardening.harden()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that has no ± does not cost the result
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks ± does not cost the result
     try:
         build()(prog_name="landcover")
-    except LandcoverError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(_status(error))
-    except OSError as error:
-        if error.errno is None:
+    except (LandcoverError, OSError) as error:
+        if (message := _message(error)) is None:
             raise
-        place = "" if error.filename is None else f"{error.filename}: "
-        print(f"Error: {place}{error.strerror}.", file=sys.stderr)
-        sys.exit(1)
+        print(f"Error: {message}", file=sys.stderr)
+        sys.exit(_status(error))
 
 
 def _print_version(version: bool) -> None:

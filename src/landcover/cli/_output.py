@@ -5,31 +5,34 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from landcover.errors import UsageError, printable
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 log = logging.getLogger("landcover.cli")
 """Messages of the command line to people, on standard error."""
 
+FILE_ONLY = "file_only"
+"""Attribute of log records that go to ``--log-file`` only."""
+
 _STDOUT = Path("-")
 
+_NAME_WIDTH = 30
+"""Names up to this length are never broken in a table."""
+
 _REPORTS = {"json": ".json", "csv": ".csv", "stac_mlm": ".json"}
-"""Options of verbs that name a report, and the suffix it must have."""
+"""Options that name a report, and the suffix that it must have."""
 
 _DATA = re.compile(r"(.*/)?(index\.json|scenes\.csv|ann/[^/]+\.json)")
-"""Files with these suffixes that data sets consist of."""
+"""Files of data sets that have one of these suffixes."""
 
 
 class _TextFormatter(logging.Formatter):
-    """``Warning: message``; with the time where nobody watches."""
+    """``Warning: message``, after the time if standard error is not a terminal."""
 
     def __init__(self, *, times: bool) -> None:
         super().__init__()
@@ -51,10 +54,10 @@ class _JsonFormatter(logging.Formatter):
 
 
 class _StandardError(logging.Handler):
-    """Writes to ``sys.stderr`` as it is at that time: a progress bar may have taken its place."""
+    """Write to the ``sys.stderr`` of that moment, which a progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if sys.stderr is not None:
+        if sys.stderr is not None and not getattr(record, FILE_ONLY, False):
             with suppress(OSError, ValueError):  # closed, or a full disk
                 print(self.format(record), file=sys.stderr, flush=True)
 
@@ -94,22 +97,16 @@ def logging_to(
         yield
 
 
-def _log_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _log_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     own = category.__module__.partition(".")[0] == "landcover" or issubclass(category, UserWarning)
     log.log(logging.WARNING if own else logging.DEBUG, "%s", message)
 
 
 def check_reports(options: Mapping[str, Any]) -> None:
-    """Refuse reports that would overwrite a model, imagery, or another file that the command names.
+    """Refuse reports that cannot be written, or would overwrite a file that they should not.
 
-    ``--force`` is for results, and what is overwritten is lost.
+    ``--force`` is for results: it overwrites no model, no imagery, and no file that the command also names
+    elsewhere.
 
     Args:
         options: Arguments of the verb, by the names of its parameters.
@@ -117,7 +114,10 @@ def check_reports(options: Mapping[str, Any]) -> None:
     Raises:
         UsageError: If a report has another suffix than reports have, is a file of a data set, or is named by
             another option or argument too.
+        OutputError: If a report exists and neither ``force`` nor ``resume`` is on, or cannot be written.
     """
+    from landcover.io.files import check_output
+
     for name, suffix in _REPORTS.items():
         file: Path | None = options.get(name)
         if file is None or file == _STDOUT:
@@ -134,6 +134,7 @@ def check_reports(options: Mapping[str, Any]) -> None:
                         f"{option} would write {file}, which the command names a second time. "
                         "Name another file."
                     )
+        check_output(file, force=options["force"] or options.get("resume", False))
 
 
 def _is_same(file: Path, other: Path) -> bool:
@@ -142,18 +143,6 @@ def _is_same(file: Path, other: Path) -> bool:
         if file.samefile(other):
             return True
     return file.absolute() == other.absolute()
-
-
-def check_json(json: Path | None, *, force: bool) -> None:
-    """Refuse a ``--json FILE`` that cannot be written, before any work.
-
-    Raises:
-        OutputError: If it exists and ``force`` is off, or cannot be written.
-    """
-    from landcover.io.files import check_output
-
-    if json is not None and json != _STDOUT:
-        check_output(json, force=force)
 
 
 def put(result: Any, json: Path | None, show: Callable[[], object] | None, *, force: bool) -> None:
@@ -181,15 +170,37 @@ def put(result: Any, json: Path | None, show: Callable[[], object] | None, *, fo
         write_text(json, text + "\n", force=force)
 
 
-def table(first: str, *numbers: str) -> "Table":
-    """Return a table for people with one column of names and columns of numbers."""
+def print_table(
+    head: Sequence[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    total: Iterable[str] = (),
+    text: Container[str] = (),
+) -> None:
+    """Print a table for people.
+
+    Args:
+        head: Headings. The first column contains names, the others numbers.
+        rows: Cells.
+        total: Cells of a last row below a rule.
+        text: Headings of further columns that contain text.
+    """
     from rich.box import SIMPLE_HEAD
+    from rich.console import Console
     from rich.table import Table
 
-    made = Table(first, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
-    for name in numbers:
-        made.add_column(name, justify="right")
-    return made
+    lines = [[*row] for row in rows]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    longest = max((len(line[0]) for line in lines), default=0)
+    table.add_column(head[0], min_width=min(longest, _NAME_WIDTH))
+    for name in head[1:]:
+        table.add_column(name, justify="left" if name in text else "right")
+    for line in lines:
+        table.add_row(*line)
+    if last := [*total]:
+        table.add_section()
+        table.add_row(*last)
+    Console(markup=False, highlight=False).print(table)  # names of classes and files are plain text
 
 
 def points(score: float | None, digits: int = 2) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import landcover
 from landcover.cli._options import MAIN, Force, option
-from landcover.cli._output import log, points, table
+from landcover.cli._output import log, points, print_table
 from landcover.errors import DataError, ModelError, OutputError
 from landcover.io.files import write_text
 
@@ -16,19 +16,8 @@ if TYPE_CHECKING:
     from landcover.training import TrainConfig
 
 _STATE, _SUMMARY, _REPORT = "demo.json", "summary.json", "report.html"
-_MADE = (
-    "data",
-    "large",
-    "first",
-    "run",
-    "maps",
-    "predicted",
-    "cleaned",
-    "evaluation.json",
-    _STATE,
-    _SUMMARY,
-    _REPORT,
-)
+_FOLDERS = ("data", "large", "first", "run", "maps", "predicted", "cleaned")
+_FILES = ("evaluation.json", _STATE, _SUMMARY, _REPORT)
 """What the demo writes; ``--force`` removes it."""
 
 _MIN_REGION = "150m2"
@@ -41,7 +30,9 @@ FULL = {"scenes": 64, "steps": 280, "size": 512, "large_size": 1536}
 
 def demo(
     out: Annotated[Path, option("Folder of everything that the demo writes.", group=MAIN)] = Path("demo"),
-    seed: Annotated[int, option("Which procedural world.", group=MAIN, min=0, max=_LARGE_WORLD - 1)] = 0,
+    seed: Annotated[
+        int, option("Seed of the procedural world.", group=MAIN, min=0, max=_LARGE_WORLD - 1)
+    ] = 0,
     full: Annotated[
         bool, option("Train longer, on more scenes: about five minutes.", "--full", group=MAIN)
     ] = False,
@@ -54,10 +45,16 @@ def demo(
     again, it shows the result; after an interruption, training continues.
     """
     settings = {"version": landcover.__version__, "seed": seed, **(FULL if full else SHORT)}
-    summary = _begin(out, settings, force=force)
-    if summary is None:
-        summary = _run(out, settings)
-    _print(out, summary)
+    summary = _begin(out, settings, force=force) or _run(out, settings)
+    scored = [summary, *summary["baselines"].values()]
+    print_table(
+        ["IoU %, held-out scenes", "network", *summary["baselines"]],
+        ([name, *(points(scores["iou"][name], 1) for scores in scored)] for name in summary["iou"]),
+        total=["mean", *(points(scores["miou"], 1) for scores in scored)],
+    )
+    print(f"Maps:    {out}/first, predicted, cleaned")
+    print(f"Report:  {out / _REPORT}")
+    print(f"Summary: {out / _SUMMARY}")
 
 
 def _begin(out: Path, settings: dict[str, Any], *, force: bool) -> dict[str, Any] | None:
@@ -75,14 +72,17 @@ def _begin(out: Path, settings: dict[str, Any], *, force: bool) -> dict[str, Any
                 f"{out} holds another demo ({values}). Pass --force to replace it, or another --out."
             )
         return _read(out / _SUMMARY) if (out / _SUMMARY).is_file() else None
-    for name in _MADE:
-        rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
+    for folder in (out / name for name in _FOLDERS):
+        if folder.is_dir():
+            rmtree(folder)
+    for name in _FILES:
+        (out / name).unlink(missing_ok=True)
     write_text(state, json.dumps(settings, indent=1) + "\n", force=True)
     return None
 
 
 def _run(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    from landcover.cli._memory import keep_freed_memory
+    from landcover.cli.training import keep_freed_memory
     from landcover.data import open_dataset, select
     from landcover.data.synthetic import GSD, make_dataset
     from landcover.evaluation.baselines import score_baselines
@@ -109,16 +109,11 @@ def _run(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     keep_freed_memory()
     if landcover.train(_config(settings), data=data, out=run).reason == "interrupted":
         raise KeyboardInterrupt
-    held_out = "folders:validation"
+    held_out, dataset = "folders:validation", open_dataset(data)
     options = landcover.EvaluateOptions(maps=out / "maps", json=out / "evaluation.json", force=True)
-    landcover.evaluate(data, held_out, model=run, options=options)
-    scores, dataset = _read(out / "evaluation.json"), open_dataset(data)
-    baselines = {
-        name: baseline.to_dict()
-        for name, baseline in score_baselines(
-            dataset, select(dataset, "folders:train"), select(dataset, held_out)
-        ).items()
-    }
+    landcover.evaluate(dataset, held_out, model=run, options=options)
+    scores = _read(out / "evaluation.json")
+    baselines = score_baselines(dataset, select(dataset, "folders:train"), select(dataset, held_out))
     log.info("[4/6] Scored on %d held-out scenes: mIoU %s", scores["images"], points(scores["miou"], 1))
     landcover.predict([large], run, out / "predicted", overwrite)
     landcover.clean([out / "predicted"], out / "cleaned", min_region=_MIN_REGION, gsd=GSD, force=True)
@@ -127,11 +122,11 @@ def _run(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     log.info("[6/6] Report: %s", out / _REPORT)
     summary = {
         "miou": scores["miou"],
-        "colour_baseline_miou": max(baseline["miou"] or 0.0 for baseline in baselines.values()),
+        "colour_baseline_miou": max(baseline.miou or 0.0 for baseline in baselines.values()),
         "seconds": round(time.monotonic() - began, 1),
         "iou": scores["iou"],
         "pixel_accuracy": scores["pixel_accuracy"],
-        "baselines": baselines,
+        "baselines": {name: baseline.to_dict() for name, baseline in baselines.items()},
         "settings": settings,
     }
     write_text(out / _SUMMARY, json.dumps(summary, indent=1) + "\n", force=True)
@@ -143,21 +138,6 @@ def _config(settings: dict[str, Any]) -> "TrainConfig":
     from landcover.training import load_preset
 
     return with_overrides(load_preset("demo"), [f"seed={settings['seed']}", f"steps={settings['steps']}"])
-
-
-def _print(out: Path, summary: dict[str, Any]) -> None:
-    """Print the scores as a table, and the files to open."""
-    from rich.console import Console
-
-    rows = table("IoU %, held-out scenes", "network", *summary["baselines"])
-    scored = [summary, *summary["baselines"].values()]
-    for name in summary["iou"]:
-        rows.add_row(name, *(points(scores["iou"][name], 1) for scores in scored))
-    rows.add_section()
-    rows.add_row("mean", *(points(scores["miou"], 1) for scores in scored))
-    Console(highlight=False).print(rows)
-    for name, path in {"Maps": "first, predicted, cleaned", "Report": _REPORT, "Summary": _SUMMARY}.items():
-        print(f"{name + ':':8} {out}/{path}" if name == "Maps" else f"{name + ':':8} {out / path}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,13 +1,21 @@
-"""``landcover doctor``."""
+"""Verbs about this installation: doctor, help."""
 
+import os
+import platform
 import re
+import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module, metadata
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
+import typer
+
 from landcover.cli import _options
-from landcover.cli._output import check_json, put
+from landcover.cli._options import MAIN, argument, option
+from landcover.cli._output import put
 
 _RUNTIMES = {"openvino": "openvino_runtime", "onnxruntime": "onnx_runtime", "torch": "torch_runtime"}
 _REASONS = {
@@ -22,61 +30,55 @@ _WINDOW_PX, _IMAGE_PX, _ROUNDS = 512, 2448, 9
 def doctor(
     speed: Annotated[
         bool,
-        _options.option(
-            "Also time the bundled model: INT8 against float32. Takes some seconds.",
-            "--speed",
-            group=_options.MAIN,
+        option(
+            "Also time the bundled model: INT8 against float32. Takes some seconds.", "--speed", group=MAIN
         ),
     ] = False,
     json: _options.Json = None,
     force: _options.Force = False,
 ) -> None:
-    """Say what this machine will use, and why: runtimes, codecs, models."""
-    check_json(json, force=force)
-    findings = _system() | _codecs() | _runtimes() | _models() | _extras()
-    if speed:
-        findings |= _speed()
-    put(findings, json, lambda: _print(findings), force=force)
-
-
-def _print(findings: dict[str, str]) -> None:
+    """Show what this machine uses, and why: runtimes, codecs, models."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table.grid(padding=(0, 2))
-    for name, value in findings.items():
-        table.add_row(name, escape(value))
-    Console().print(table)
+    findings = _system() | _runtimes() | _extras() | (_speed() if speed else {})
+
+    def show() -> None:
+        table = Table.grid(padding=(0, 2))
+        for row in findings.items():
+            table.add_row(*row)
+        Console(markup=False).print(table)
+
+    put(findings, json, show, force=force)
+
+
+def help(verb: Annotated[str | None, argument("Verb to explain.", "VERB")] = None) -> None:
+    """Show the help of a verb."""
+    from landcover.cli import build
+
+    typer.main.get_command(build()).main(
+        [*([] if verb is None else [verb]), "--help"], prog_name="landcover", standalone_mode=False
+    )
 
 
 def _system() -> dict[str, str]:
-    import os
-    import platform
+    """Return versions of this package, of Python and of the codecs, and the number of processors."""
+    import rasterio
+    from PIL import features
+    from rasterio.drivers import raster_driver_extensions
 
     from landcover import __version__
 
     limit = os.environ.get("OMP_NUM_THREADS")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jp2 = "with" if "jp2" in raster_driver_extensions() else "without"
+    webp = "with" if features.check("webp") else "without"
     return {
         "landcover": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processors": f"{usable} of {os.cpu_count()} may be used"
         + (f"; OMP_NUM_THREADS={limit} sets the threads" if limit else ""),
-    }
-
-
-def _codecs() -> dict[str, str]:
-    from importlib import metadata
-
-    import rasterio
-    from PIL import features
-    from rasterio.drivers import raster_driver_extensions
-
-    jp2 = "with" if "jp2" in raster_driver_extensions() else "without"
-    webp = "with" if features.check("webp") else "without"
-    return {
         "numpy": metadata.version("numpy"),
         "JPEG": f"simplejpeg {metadata.version('simplejpeg')} (libjpeg-turbo)",
         "PNG, TIFF, WebP": f"Pillow {metadata.version('Pillow')}, {webp} WebP",
@@ -86,11 +88,10 @@ def _codecs() -> dict[str, str]:
 
 
 def _runtimes() -> dict[str, str]:
-    """Say what each library that runs models has here, and which of them predict takes."""
-    from importlib import import_module
-
+    """Return what each library that runs models offers here, and which of them runs which model."""
     from landcover.errors import MissingExtraError
     from landcover.extras import needs
+    from landcover.model.bundled import SHIPPED
     from landcover.model.runtimes import choose_runtime
 
     found: dict[str, str] = {}
@@ -106,52 +107,33 @@ def _runtimes() -> dict[str, str]:
         name = choose_runtime(Path(model))
         lack = ", which is missing here (see above)" if name in missing else ""
         found[f"predict with {model}"] = f"{name}{lack}: {reason}"
+    for bundled in SHIPPED:
+        about = f"{choose_runtime(bundled.path)}; {bundled.about}"
+        found[f"model {bundled.name}"] = about if bundled.path.is_file() else "not in this installation"
     return found
 
 
-def _models() -> dict[str, str]:
-    """Say which models that come with the package are here, and what runs them."""
-    from landcover.model.bundled import SHIPPED
-    from landcover.model.runtimes import choose_runtime
-
-    return {
-        f"model {model.name}": f"{choose_runtime(model.path)}; {model.about}"
-        if model.path.is_file()
-        else "not in this installation"
-        for model in SHIPPED
-    }
-
-
 def _extras() -> dict[str, str]:
-    from importlib import metadata
-
+    """Return for each extra whether the distributions that it requires are installed."""
     extras = metadata.metadata("landcover").get_all("Provides-Extra") or ()
-    return {f"extra {extra}": _state(extra) for extra in extras if extra not in _NOT_FOR_USERS}
-
-
-def _state(extra: str) -> str:
-    """Say whether the distributions that an extra asks for are installed."""
-    from importlib import metadata
-
-    missing = []
+    missing: dict[str, list[str]] = {extra: [] for extra in extras if extra not in _NOT_FOR_USERS}
     for requirement in metadata.requires("landcover") or ():
-        name, _, condition = requirement.partition(";")
-        if f"extra == '{extra}'" in condition.replace('"', "'"):
-            distribution = re.split(r"[^\w.-]", name.strip())[0]
+        match = re.match(r"([\w.-]+)[^;]*;.*extra == ['\"](.+?)['\"]", requirement.strip())
+        if match and match[2] in missing:
             try:
-                metadata.version(distribution)
+                metadata.version(match[1])
             except metadata.PackageNotFoundError:
-                missing.append(distribution)
-    if missing:
-        return f"lacks {', '.join(missing)}. Run: pip install 'landcover[{extra}]'"
-    return "complete"
+                missing[match[2]].append(match[1])
+    return {
+        f"extra {extra}": f"lacks {', '.join(names)}. Run: pip install 'landcover[{extra}]'"
+        if names
+        else "complete"
+        for extra, names in missing.items()
+    }
 
 
 def _speed() -> dict[str, str]:
     """Time the bundled model on one window, INT8 and float32 in turns, and on one image at 0.5 m."""
-    import time
-    from statistics import median
-
     import numpy as np
 
     from landcover.errors import LandcoverError
@@ -164,29 +146,26 @@ def _speed() -> dict[str, str]:
         return {"speed": str(error)}
     pixels = np.random.default_rng(0).integers(0, 256, (_IMAGE_PX, _IMAGE_PX, 3), np.uint8)
     window = np.ascontiguousarray(pixels[None, :_WINDOW_PX, :_WINDOW_PX])
-
-    def seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-        """Return the median of runs that take turns, so that a busy machine slows all of them alike."""
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for number in range(rounds + 1):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run()
-                if number:  # the first one compiles
-                    times[name].append(time.perf_counter() - start)
-        return {name: median(own) for name, own in times.items()}
-
-    network = {form: partial(runtime.coarse, window) for form, runtime in runtimes.items()}
-    found = seconds(dict(network), _ROUNDS)
-    gain = found["float32"] / found["INT8"]
-    faster = min(found, key=lambda form: found[form])
-    image = seconds({faster: partial(predict_index, runtimes[faster], pixels, gsd=0.5)}, 3)[faster]
+    times: dict[str, list[float]] = {form: [] for form in runtimes}
+    for _ in range(_ROUNDS + 1):  # in turns, so that a busy machine slows both alike
+        for form, runtime in runtimes.items():
+            times[form].append(_seconds(partial(runtime.coarse, window)))
+    figures = {form: 1e3 * median(own[1:]) for form, own in times.items()}  # the first run compiles
+    faster = min(figures, key=lambda form: figures[form])
+    scene = partial(predict_index, runtimes[faster], pixels, gsd=0.5)
+    rate = _IMAGE_PX**2 / 1e6 / median([_seconds(scene) for _ in range(4)][1:])
+    name, gain = _BUNDLED[faster], figures["float32"] / figures["INT8"]
+    size = f"{_WINDOW_PX} x {_WINDOW_PX} px"
     return {
-        f"speed {form}": f"{1e3 * one:.1f} ms for a window of {_WINDOW_PX} x {_WINDOW_PX} px on "
-        f"{runtimes[form].name}"
-        for form, one in found.items()
+        f"speed {form}": f"{figure:.1f} ms for a window of {size} on {runtimes[form].name}"
+        for form, figure in figures.items()
     } | {
-        "INT8 against float32": f"{gain:.1f} times as fast; use the model {_BUNDLED[faster]}",
-        "speed of a scene": f"{_IMAGE_PX**2 / 1e6 / image:.1f} megapixels per second at 0.5 m with "
-        f"{_BUNDLED[faster]}, without reading and writing files",
+        "INT8 against float32": f"{gain:.1f} times as fast; use the model {name}",
+        "speed of a scene": f"{rate:.1f} megapixels per second at 0.5 m with {name}, without file access",
     }
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

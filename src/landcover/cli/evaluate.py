@@ -1,57 +1,50 @@
-"""``landcover evaluate``."""
+"""``landcover evaluate``: scores of a model or of masks on a split, and of a map against truth."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import typer
+
 from landcover.cli import _options
-from landcover.cli._assessment import assess_map
 from landcover.cli._options import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, option
-from landcover.cli._output import check_json, log, points, put, table
+from landcover.cli._output import log, points, print_table, put
 from landcover.errors import UsageError
 from landcover.io.discovery import MAX_PIXELS
+from landcover.legend import DEEPGLOBE, Legend
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from landcover.evaluation import AssessmentReport, EvaluationReport
 
 
 def evaluate(
     data: _options.OptionalData = None,
     split: Annotated[
-        str | None,
-        option("Subset to score, NAME:part, such as glnet:test.", group=MAIN),
+        str | None, option("Subset to score, NAME:part, such as glnet:test.", group=MAIN)
     ] = None,
-    model: Annotated[
-        Path | None,
-        option("Model file or run folder to score.", group=MAIN),
-    ] = None,
+    model: Annotated[Path | None, option("Model file or run folder to score.", group=MAIN)] = None,
     predictions: Annotated[
         Path | None,
         option("In place of --model: a folder of masks named KEY_mask.png or KEY.png.", group=MAIN),
     ] = None,
     map_path: Annotated[
-        Path | None,
-        option("In place of --data: a georeferenced map to assess.", "--map", group=MAIN),
+        Path | None, option("In place of --data: a georeferenced map to assess.", "--map", group=MAIN)
     ] = None,
     truth: Annotated[
-        Path | None,
-        option("Truth of --map: labelled points, polygons, or a class raster.", group=INPUT),
+        Path | None, option("Truth of --map: labelled points, polygons, or a class raster.", group=INPUT)
     ] = None,
-    column: Annotated[
-        str | None,
-        option("Column of the true class.  [default: class]", group=INPUT),
-    ] = None,
-    layer: Annotated[
-        str | None,
-        option("Layer of the truth, if the file has several.", group=INPUT),
-    ] = None,
-    truth_crs: Annotated[
-        str | None,
-        option("CRS of x and y in a CSV file, EPSG:CODE.", group=INPUT),
-    ] = None,
+    column: Annotated[str | None, option("Column of the true class.  [default: class]", group=INPUT)] = None,
+    layer: Annotated[str | None, option("Layer of the truth, if the file has several.", group=INPUT)] = None,
+    truth_crs: Annotated[str | None, option("CRS of x and y in a CSV file, EPSG:CODE.", group=INPUT)] = None,
     legend: _options.Legend = None,
     prediction_legend: Annotated[
-        str | None,
-        option("Legend of the predicted masks or the map, if it differs.", group=INPUT),
+        Legend | None,
+        option(
+            "Legend of the predicted masks or the map, if it differs.",
+            group=INPUT,
+            metavar="LEGEND",
+            parser=str,
+        ),
     ] = None,
     gsd: _options.Gsd = None,
     max_pixels: _options.MaxPixels = MAX_PIXELS,
@@ -68,27 +61,26 @@ def evaluate(
         ),
     ] = None,
     device: _options.Device = "auto",
-    maps: Annotated[
-        Path | None,
-        option("Keep the maps of the model in this folder.", group=PRODUCTS),
-    ] = None,
+    maps: Annotated[Path | None, option("Keep the maps of the model in this folder.", group=PRODUCTS)] = None,
     force: _options.Force = False,
     calibration: Annotated[
-        bool,
-        option("Also compare confidence with accuracy.", "--calibration", group=REPORTS),
+        bool, option("Also compare confidence with accuracy.", "--calibration", group=REPORTS)
     ] = False,
-    borders: Annotated[
+    boundaries: Annotated[
         bool,
-        option("Also score by distance from class boundaries of the truth.", "--borders", group=REPORTS),
+        option("Also score by distance from class boundaries of the truth.", "--boundaries", group=REPORTS),
     ] = False,
+    borders: Annotated[bool, typer.Option("--borders", hidden=True)] = False,
     json: _options.Json = None,
 ) -> None:
     """Score a model or masks on a split, or a map against truth."""
+    from landcover.evaluation.assessment import TruthOptions, assess
     from landcover.evaluation.scoring import EvaluateOptions
     from landcover.evaluation.scoring import evaluate as score
-    from landcover.legend import load_legend
 
-    check_json(json, force=force)
+    if borders:
+        log.warning("--borders is now --boundaries; the old name will be removed in 0.3.")
+        boundaries = True
     if map_path is not None or truth is not None:
         others = {
             "--data": data,
@@ -98,147 +90,172 @@ def evaluate(
             "--gsd": gsd,
             "--min-region": min_region,
             "--calibration": calibration or None,
-            "--borders": borders or None,
+            "--boundaries": boundaries or None,
             "--maps": maps,
         }
-        given = [name for name, value in others.items() if value is not None]
+        given = ", ".join(name for name, value in others.items() if value is not None)
         if map_path is None or truth is None or given:
-            raise UsageError(
-                "--map MAP and --truth FILE go together"
-                + (f", without {', '.join(given)}." if given else ".")
-            )
-        assess_map(
+            end = f", without {given}." if given else "."
+            raise UsageError(f"--map MAP and --truth FILE go together{end}")
+        report: AssessmentReport | EvaluationReport = assess(
             map_path,
             truth,
-            legend=legend,
+            legend=legend or DEEPGLOBE,
             map_legend=prediction_legend,
-            column=column,
-            layer=layer,
-            truth_crs=truth_crs,
+            options=TruthOptions(column=column, layer=layer, crs=truth_crs),
             metric=metric,
-            json=json,
-            force=force,
         )
-        return
-    if data is None or split is None:
+        show = _print_assessment
+    elif data is None or split is None:
         raise UsageError("Pass --data DATA and --split NAME:part, or --map MAP and --truth FILE.")
-    result: dict[str, Any] = score(
-        data,
-        split,
-        model=model,
-        predictions=predictions,
-        metric=metric,
-        legend=None if legend is None else load_legend(legend),
-        gsd=gsd,
-        options=EvaluateOptions(
-            prediction_legend=None if prediction_legend is None else load_legend(prediction_legend),
+    else:
+        options = EvaluateOptions(
+            prediction_legend=prediction_legend,
             min_region=min_region,
             calibration=calibration,
-            boundaries=borders,
+            boundaries=boundaries,
             maps=maps,
             device=device,
             max_pixels=max_pixels,
             force=force,
-        ),
-    ).to_dict()
-    put(result, json, lambda: _print_scores(result), force=force)
-    for warning in result["warnings"]:
+        )
+        report = score(
+            data,
+            split,
+            model=model,
+            predictions=predictions,
+            metric=metric,
+            legend=legend,
+            gsd=gsd,
+            options=options,
+        )
+        show = _print_scores
+    result = report.to_dict()
+    put(result, json, lambda: show(result), force=force)
+    for warning in report.warnings:
         log.warning("%s", warning)
 
 
 def _print_scores(result: dict[str, Any]) -> None:
     """Print IoU and shares of each class, the means, and the matrix with rows that sum to 100 %."""
     import numpy as np
-    from rich.console import Console
 
     from landcover.evaluation.overlap import TrainingOverlap, describe_overlap
 
     counts = np.array(result["confusion"], float)
     cleaned = result["min_region"]
-    console = Console(markup=False)  # names of classes and files are plain text
-
-    rows = table("class", "IoU %", *(["cleaned"] if cleaned else []), "of truth %", "of map %")
-    shares = [_percent(part / max(counts.sum(), 1)) for part in (counts.sum(axis=1), counts.sum(axis=0))]
-    for i, name in enumerate(result["classes"]):
-        ious = [points(scores["iou"].get(name)) for scores in (result, cleaned) if scores]
-        rows.add_row(name, *ious, shares[0][i], shares[1][i])
-    rows.add_section()
-    rows.add_row("mean", *[points(scores["miou"]) for scores in (result, cleaned) if scores], "", "")
-    console.print(rows)
-
-    matrix = table("truth, %", *result["classes"])
+    scored = [scores for scores in (result, cleaned) if scores]
+    of_truth, of_map = (_percent(counts.sum(axis=axis) / max(counts.sum(), 1)) for axis in (1, 0))
+    print_table(
+        ["class", "IoU %", *(["cleaned"] if cleaned else []), "of truth %", "of map %"],
+        [
+            [name, *(points(scores["iou"].get(name)) for scores in scored), of_truth[i], of_map[i]]
+            for i, name in enumerate(result["classes"])
+        ],
+        total=["mean", *(points(scores["miou"]) for scores in scored), "", ""],
+    )
     by_row = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    for name, row in zip(result["classes"], by_row, strict=True):
-        matrix.add_row(name, *(_percent(row) if row.any() else ["-"] * len(row)))
-    console.print(matrix)
-
-    console.print(
-        f"mIoU {points(result['miou'])}{_interval(result)}, "
-        f"pixel accuracy {points(result['pixel_accuracy'])}; metric {result['metric']}, "
-        f"split {result['split']}, {result['images']} images, {result['pixels']:,} pixels",
-        soft_wrap=True,
-        highlight=False,
+    print_table(
+        ["truth, %", *result["classes"]],
+        [
+            [name, *(_percent(row) if row.any() else ["-"] * len(row))]
+            for name, row in zip(result["classes"], by_row, strict=True)
+        ],
+    )
+    interval = ""
+    if result["miou_interval"] is not None:
+        low, high = map(points, result["miou_interval"])
+        interval = f" (95 %: {low} to {high}, by {result['resampled']})"
+    print(
+        f"mIoU {points(result['miou'])}{interval}, pixel accuracy {points(result['pixel_accuracy'])}; "
+        f"metric {result['metric']}, split {result['split']}, {result['images']} images, "
+        f"{result['pixels']:,} pixels"
     )
     overlap = result["training_overlap"]
     if overlap and (sentence := describe_overlap(TrainingOverlap(**overlap))):
-        console.print(sentence, soft_wrap=True, highlight=False)
+        print(sentence)
     if cleaned and cleaned["miou_change"] is not None:
-        console.print(
+        print(
             f"Without regions below {cleaned['min_pixels']:,} px: mIoU {points(cleaned['miou'])}, "
-            f"{100 * cleaned['miou_change']:+.2f} points",
-            highlight=False,
+            f"{100 * cleaned['miou_change']:+.2f} points"
         )
     if result["boundaries"]:
-        _print_boundaries(result["boundaries"], console)
+        _print_boundaries(result["boundaries"])
     if result["calibration"]:
-        _print_calibration(result["calibration"], console)
+        _print_calibration(result["calibration"])
 
 
-def _print_boundaries(boundaries: dict[str, Any], console: "Console") -> None:
-    """Print a row for each bin of distances, with the scores of all pixels from there on beside its own."""
+def _print_boundaries(boundaries: dict[str, Any]) -> None:
+    """Print a row for each bin of distances: its own scores, then those of all pixels from there on."""
     from landcover.evaluation.boundary import bin_name
 
-    rows = table("from boundary", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %")
+    rows = []
     for row in boundaries["bins"]:
         scores = [points(of[name]) for of in (row, row["beyond"]) for name in ("miou", "pixel_accuracy")]
-        rows.add_row(bin_name(row["from_m"], row["to_m"]), points(row["share"]), *scores)
-    console.print(rows)
+        rows.append([bin_name(row["from_m"], row["to_m"]), points(row["share"]), *scores])
+    head = ["from boundary", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %"]
+    print_table(head, rows)
 
 
-def _print_calibration(calibration: dict[str, Any], console: "Console") -> None:
+def _print_calibration(calibration: dict[str, Any]) -> None:
     """Print confidence and accuracy of each predicted class."""
     if not calibration["pixels"]:
-        console.print(
+        print(
             "No calibration: the masks contain no labelled pixels. Check the masks and their legend with "
-            "landcover verify.",
-            soft_wrap=True,
+            "landcover verify."
         )
         return
-    rows = table("predicted class", "share %", "confidence %", "accuracy %", "ECE %")
-    for name, found in calibration["per_class"].items():
-        columns = ("share", "confidence", "accuracy", "ece")
-        rows.add_row(name, *(points(found and found[column]) for column in columns))
-    rows.add_section()
-    means = (calibration[name] for name in ("confidence", "accuracy", "ece"))
-    rows.add_row("all", points(1.0), *map(points, means))
-    console.print(rows)
-    fitted = calibration["fitted_on"]
-    console.print(
-        f"Calibration error (ECE) {points(calibration['ece'])} %, at worst "
-        f"{points(calibration['worst_class']['ece'])} % ({calibration['worst_class']['name']}); "
-        f"NLL {calibration['nll']:.4f} at temperature {calibration['temperature']:.4g}"
-        + (f", fitted on {fitted}" if fitted else ", not fitted: see landcover calibrate"),
-        soft_wrap=True,
-        highlight=False,
+    columns = ("share", "confidence", "accuracy", "ece")
+    print_table(
+        ["predicted class", "share %", "confidence %", "accuracy %", "ECE %"],
+        [
+            [name, *(points(scores and scores[column]) for column in columns)]
+            for name, scores in calibration["per_class"].items()
+        ],
+        total=["all", points(1.0), *(points(calibration[column]) for column in columns[1:])],
+    )
+    fitted, worst = calibration["fitted_on"], calibration["worst_class"]
+    print(
+        f"Calibration error (ECE) {points(calibration['ece'])} %, at worst {points(worst['ece'])} % "
+        f"({worst['name']}); NLL {calibration['nll']:.4f} at temperature {calibration['temperature']:.4g}"
+        + (f", fitted on {fitted}" if fitted else ", not fitted: see landcover calibrate")
     )
 
 
-def _percent(shares: Any) -> list[str]:
+def _print_assessment(result: dict[str, Any]) -> None:
+    """Print scores of the units, then the estimates for the map and what their intervals depend on."""
+    estimates, units = result["estimates"], "points" if result["truth_kind"] == "points" else "pixels"
+
+    def row(name: str) -> Iterable[str]:
+        mapped, hectares = result["mapped"][name]["hectares"], estimates["hectares"]
+        return (
+            name,
+            points(result["iou"].get(name)),
+            _estimate(estimates["users"][name], 100, 1),
+            _estimate(estimates["producers"][name], 100, 1),
+            "-" if mapped is None else f"{mapped:,.2f}",
+            _estimate(None if hectares is None else hectares[name], 1, 2),
+        )
+
+    head = ["class", "IoU %", "user's %", "producer's %", "mapped ha", "estimated ha"]
+    print_table(head, map(row, estimates["users"]))
+    print(
+        f"Overall accuracy {_estimate(estimates['overall'], 100, 1)} % of the area, by {result['units']:,} "
+        f"{units}; of these {100 * result['pixel_accuracy']:.1f} % are right, mIoU {points(result['miou'])} "
+        f"(metric {result['metric']})."
+    )
+    print(
+        estimates["without_errors"]
+        or f"± is half a 95 % interval. The estimates hold if {estimates['hold_if']}."
+    )
+
+
+def _estimate(estimate: dict[str, Any] | None, scale: float, digits: int) -> str:
+    if estimate is None:
+        return "-"
+    half = "" if estimate["se"] is None else f" ± {1.96 * scale * estimate['se']:,.{digits}f}"
+    return f"{scale * estimate['value']:,.{digits}f}{half}"
+
+
+def _percent(shares: Iterable[float]) -> list[str]:
     return [f"{100 * share:.1f}" for share in shares]
-
-
-def _interval(result: dict[str, Any]) -> str:
-    if result["miou_interval"] is None:
-        return ""
-    low, high = result["miou_interval"]
-    return f" (95 %: {points(low)} to {points(high)}, by {result['resampled']})"

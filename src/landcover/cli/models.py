@@ -1,130 +1,208 @@
-"""``landcover models``."""
+"""Verbs that list models and what describes them: info, models, presets."""
 
+import json as json_
+import shutil
+from dataclasses import asdict
+from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from landcover.cli import _options
-from landcover.cli._output import check_json, put
-from landcover.errors import printable
+from landcover.cli._options import argument
+from landcover.cli._output import points, print_table, put
+from landcover.errors import MissingExtraError, printable
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from landcover.model.card import ModelCard
+
+
+def info(
+    model: Annotated[Path, argument("Model file, run folder, or a bundled model such as starter.", "MODEL")],
+    json: _options.Json = None,
+    force: _options.Force = False,
+) -> None:
+    """Print a model's card: classes, input, scores, recipe, origin."""
+    from landcover.model.card import model_digest, read_card, resolve_model
+
+    file = resolve_model(model)
+    card = read_card(file)
+    identity = {"file": str(file), "sha256": model_digest(file)}
+    about = {**identity, "size": f"{file.stat().st_size / 1e6:.1f} MB", "precision": card.precision}
+    result = {**identity, **card.model_dump(mode="json")}
+    put(result, json, lambda: _print_card(card, about), force=force)
+
+
+def _print_card(card: "ModelCard", about: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)  # lines are broken below
+
+    def section(title: str, rows: dict[str, Any]) -> None:
+        if rows:
+            console.print()
+            console.print(title, style="bold")
+            _print_rows(rows, "  ")
+
+    prepared = card.preprocessing
+    section("Model", {**about, **card.model.model_dump(mode="json")})
+    section(
+        "Input",
+        {
+            "ground sample distance": f"{prepared.gsd:g} m",
+            "mean": ", ".join(f"{value:g}" for value in prepared.mean),
+            "std": ", ".join(f"{value:g}" for value in prepared.std),
+            "windows": f"{card.window_px} px, {card.overlap_px} px overlap",
+            "temperature": f"{card.temperature:g}",
+            "imagery profile": "-" if card.imagery is None else f"{card.imagery.windows} windows",
+        },
+    )
+    console.print()
+    console.print(Text("Classes", "bold"), f"({printable(card.legend.name)})")
+    for index, entry in enumerate(card.legend.classes):
+        swatch = Text("   ", "on rgb({},{},{})".format(*entry.colour))
+        note = Text("(never predicted)" if index == card.legend.unknown else "", "dim")
+        console.print(f"  {index}", swatch, entry.name, note)
+    for scores in card.scores:
+        section("Scores", scores)
+    section("Calibration", card.calibration)
+    section("Export", card.export)
+    section("Recipe", card.recipe)
+    section("Origin", card.provenance)
+    section("Licence", {"terms": card.licence or "not recorded"})
+
+
+def _print_rows(rows: dict[str, Any], indent: str) -> None:
+    """Print names and values, nested ones indented; words, such as a digest, are never broken."""
+    columns = shutil.get_terminal_size().columns
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        label = f"{indent}{printable(name)}"
+        nested = value if isinstance(value, list) else [value]
+        if nested and all(isinstance(one, dict) and one for one in nested):
+            for number, one in enumerate(nested, 1):
+                print(f"{label} {number}" if isinstance(value, list) else label)
+                _print_rows(one, indent + "  ")
+            continue
+        if value is None:
+            text = "-"
+        elif isinstance(value, float):
+            text = f"{value:.6g}"
+        else:
+            text = printable(value if isinstance(value, str) else json_.dumps(value, ensure_ascii=False))
+        text = text or "-"
+        first = f"{label:{len(indent) + width}}  "
+        if len(first) + max(map(len, text.split()), default=0) > columns:
+            first = f"{label} "
+        print(
+            fill(
+                text,
+                max(len(first) + 20, columns),
+                initial_indent=first,
+                subsequent_indent=" " * len(first),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
 
 
 def models(
     names: Annotated[
-        list[str] | None,
-        typer.Argument(help="timm encoders to check. By default the tested ones.", show_default=False),
+        list[str] | None, argument("timm encoders to check. By default the tested ones.", "NAMES")
     ] = None,
     json: _options.Json = None,
     force: _options.Force = False,
 ) -> None:
     """List bundled models, architectures, encoders, licences, presets."""
-    from landcover.errors import MissingExtraError
-
-    check_json(json, force=force)
-    result: dict[str, Any] = {"shipped": _shipped()}
+    result: dict[str, Any] = {"shipped": _bundled()}
     try:
-        result |= _trainable(names)
+        from landcover.model import TESTED_ENCODERS, describe_encoder
+        from landcover.training import presets
+
+        result |= {
+            "architectures": ["deeplabv3plus"],
+            "encoders": [asdict(describe_encoder(name)) for name in names or TESTED_ENCODERS],
+            "presets": list(presets()),
+        }
     except MissingExtraError as error:
         if names:
             raise
         result["missing"] = str(error)
-    put(result, json, lambda: _print(result), force=force)
+    put(result, json, lambda: _print_models(result), force=force)
 
 
-def _shipped() -> list[dict[str, Any]]:
+def _bundled() -> list[dict[str, Any]]:
     """Return figures of the bundled models from their cards; None where a file is missing."""
     from landcover.model.bundled import SHIPPED
     from landcover.model.card import read_card
 
     rows = []
     for model in SHIPPED:
-        there = model.path.is_file()
-        card = read_card(model.path) if there else None
-        score = card.scores[0] if card is not None and card.scores else {}
-        rows.append(
-            {
-                "name": model.name,
-                "about": model.about,
-                "file": str(model.path) if there else None,
-                "megabytes": round(model.path.stat().st_size / 1e6, 1) if there else None,
-                "gsd": None if card is None else card.preprocessing.gsd,
-                "miou": score.get("miou"),
-                "split": score.get("split"),
-                "licence": model.licence,
-            }
-        )
+        figures: dict[str, Any] = dict.fromkeys(("file", "megabytes", "gsd", "miou", "split"))
+        if model.path.is_file():
+            card = read_card(model.path)
+            score = card.scores[0] if card.scores else {}
+            megabytes = round(model.path.stat().st_size / 1e6, 1)
+            figures = {"file": str(model.path), "megabytes": megabytes, "gsd": card.preprocessing.gsd}
+            figures |= {"miou": score.get("miou"), "split": score.get("split")}
+        rows.append({"name": model.name, "about": model.about, "licence": model.licence, **figures})
     return rows
 
 
-def _trainable(names: list[str] | None) -> dict[str, Any]:
-    """Return what can be trained; needs the training extra."""
-    from dataclasses import asdict
-
-    from landcover.model import TESTED_ENCODERS, describe_encoder
-    from landcover.training import presets
-
-    return {
-        "architectures": ["deeplabv3plus"],
-        "encoders": [asdict(describe_encoder(name)) for name in names or TESTED_ENCODERS],
-        "presets": list(presets()),
-    }
-
-
-def _print(result: dict[str, Any]) -> None:
-    from rich.console import Console
-
+def _print_models(result: dict[str, Any]) -> None:
     print("Bundled models, for --model:")
-    Console().print(_shipped_table(result["shipped"]))
+    rows: list[list[str]] = []
+    terms: dict[str, list[str]] = {}
     for model in result["shipped"]:
-        print(fill(f"{model['name']}: {model['about']}. Licence: {model['licence']}.", 80))
+        terms.setdefault(model["licence"], []).append(model["name"])
+        figures = ("-", "-", "-", "not in this installation")
+        if model["file"] is not None:
+            split = printable(str(model["split"] or "-"))
+            figures = (f"{model['megabytes']:.1f} MB", f"{model['gsd']:g} m", points(model["miou"], 1), split)
+        rows.append([model["name"], *figures])
+    print_table(["model", "size", "GSD", "mIoU", "scored on"], rows, text=["scored on"])
+    for model in result["shipped"]:
+        print(fill(f"{model['name']}: {model['about']}.", 80))
+    for licence, names in terms.items():
+        print(
+            fill(f"Terms of {', '.join(names)}: {licence}.", 80) if len(terms) > 1 else f"Terms: {licence}."
+        )
     if "missing" in result:
         print(f"\nArchitectures, encoders and presets are not listed: {result['missing']}")
         return
     print(f"\nArchitectures: {', '.join(result['architectures'])}")
-    print(f"Presets:       {', '.join(result['presets'])}")
-    Console().print(_encoder_table(result["encoders"]))
-
-
-def _shipped_table(rows: list[dict[str, Any]]) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("model", min_width=max(len(row["name"]) for row in rows))
-    for name in ("size", "GSD", "mIoU"):
-        table.add_column(name, justify="right")
-    table.add_column("scored on")
-    for row in rows:
-        if row["file"] is None:
-            table.add_row(row["name"], "-", "-", "-", "not in this installation")
-            continue
-        miou = "-" if row["miou"] is None else f"{100 * row['miou']:.1f}"
-        scored = escape(printable(str(row["split"] or "-")))
-        table.add_row(row["name"], f"{row['megabytes']:.1f} MB", f"{row['gsd']:g} m", miou, scored)
-    return table
-
-
-def _encoder_table(encoders: list[dict[str, Any]]) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("encoder", min_width=max(len(encoder["name"]) for encoder in encoders))
-    table.add_column("parameters", justify="right")
-    table.add_column("output strides")
-    table.add_column("licence")
-    table.add_column("tested")
-    for encoder in encoders:
-        table.add_row(
+    print(fill(f"Presets:       {', '.join(result['presets'])}", 80, subsequent_indent=" " * 15))
+    encoders = [
+        [
             encoder["name"],
             "" if encoder["parameters"] is None else f"{encoder['parameters'] / 1e6:.1f} M",
             ", ".join(map(str, encoder["output_strides"])) or "none",
             encoder["licence"] or "-",
             "yes" if encoder["tested"] else "checked now",
-        )
-    return table
+        ]
+        for encoder in result["encoders"]
+    ]
+    head = ["encoder", "parameters", "output strides", "licence", "tested"]
+    print_table(head, encoders, text=head[2:])
+
+
+def presets(
+    name: Annotated[str | None, argument("Preset to print as YAML; all are listed without.", "NAME")] = None,
+    json: _options.Json = None,
+    force: _options.Force = False,
+) -> None:
+    """List the training presets, or print one as YAML."""
+    from landcover.config import dump_yaml
+    from landcover.training import load_preset
+    from landcover.training import presets as names
+
+    configs = {preset: load_preset(preset) for preset in ([name] if name else names())}
+
+    def show() -> None:
+        for preset, config in configs.items():
+            limit = f"{config.minutes:g} minutes" if config.minutes else f"{config.steps:,} steps"
+            line = f"{preset:{max(map(len, configs))}}  {config.model.encoder}, {limit}"
+            print(dump_yaml(config).removesuffix("\n") if name else line)
+
+    plain = {preset: config.model_dump(mode="json") for preset, config in configs.items()}
+    put(plain[name] if name else plain, json, show, force=force)

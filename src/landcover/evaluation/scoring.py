@@ -317,7 +317,7 @@ class _Boundaries:
     name = "boundaries"
 
     def __init__(self, dataset: Dataset) -> None:
-        self.gsd = required_gsd(dataset, "--borders")
+        self.gsd = required_gsd(dataset, "--boundaries")
         self.matrices = [ConfusionMatrix(dataset.legend) for _ in DISTANCE_BINS_M]
         self._lock = Lock()
 

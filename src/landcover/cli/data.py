@@ -1,0 +1,265 @@
+"""Verbs of masks and data folders: clean, convert, prepare, splits, verify."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from landcover.cli import _options
+from landcover.cli._options import MAIN, PRODUCTS, argument, option
+from landcover.cli._output import log, print_table, put
+from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
+from landcover.legend import DEEPGLOBE
+
+if TYPE_CHECKING:
+    from landcover.data import VerifyReport
+
+Masks = Annotated[list[Path], argument("Masks and folders of masks.", "MASKS")]
+
+_SHOWN = 10
+"""Lines of each list that verify prints."""
+
+_LEAKS = {
+    "identical": "pairs of identical images",
+    "touching": "pairs of touching tiles",
+    "matching-edges": "pairs of tiles with matching edges",
+}
+
+
+def clean(
+    masks: Masks,
+    out: Annotated[Path, option("Folder of the cleaned masks.", group=MAIN)],
+    min_region: Annotated[
+        str, option("Smallest region that stays: 8000px or 2000m2.", group=MAIN, metavar="SIZE")
+    ],
+    legend: _options.Legend = None,
+    gsd: _options.Gsd = None,
+    mask_format: _options.Form = "palette",
+    max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
+    force: _options.Force = False,
+) -> None:
+    """Give small regions of masks their largest neighbour's class."""
+    from landcover.postprocess import clean as clean_masks
+
+    result = clean_masks(
+        masks,
+        out,
+        min_region=min_region,
+        legend=legend or DEEPGLOBE,
+        gsd=gsd,
+        mask_format=mask_format,
+        max_off_palette=max_off_palette,
+        max_pixels=max_pixels,
+        force=force,
+    )
+    if result.off_palette:
+        log.warning("%s off-palette pixels became unknown.", f"{result.off_palette:,}")
+    share = 100 * result.changed / result.pixels if result.pixels else 0.0
+    _end(f"{share:.2f} % of the pixels changed. Cleaned", len(result.written), result.failed, out)
+
+
+def convert(
+    masks: Masks,
+    to: Annotated[Literal["index", "colour"], option("Form of the output.", group=MAIN)],
+    out: Annotated[Path, option("Folder of the new masks.", group=MAIN)],
+    legend: _options.Legend = None,
+    mask_format: Annotated[
+        Literal["palette", "rgb"] | None,
+        option("Form of colour masks.  [default: palette]", group=PRODUCTS),
+    ] = None,
+    max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
+    force: _options.Force = False,
+) -> None:
+    """Convert masks between colours and indices."""
+    from landcover.data.conversion import convert as convert_masks
+
+    result = convert_masks(
+        masks,
+        out,
+        to=to,
+        legend=legend or DEEPGLOBE,
+        mask_format=mask_format,
+        max_off_palette=max_off_palette,
+        max_pixels=max_pixels,
+        force=force,
+    )
+    for source, count in result.off_palette.items():
+        log.warning("%s: %s off-palette pixels.", source, f"{count:,}")
+    _end("Converted", len(result.written), result.failed, out)
+
+
+def _end(done: str, written: int, failed: Mapping[Path, str], out: Path) -> None:
+    for reason in failed.values():
+        log.warning("Skipped: %s", reason)
+    log.info("%s %d of %d masks into %s.", done, written, written + len(failed), out)
+    if failed:
+        raise typer.Exit(1)
+
+
+def prepare(
+    data: Annotated[Path, argument("Data folder.", "DATA")],
+    out: Annotated[Path, option("Cache folder to write.", group=MAIN)],
+    gsd: _options.Gsd = None,
+    legend: _options.Legend = None,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
+    force: _options.Force = False,
+) -> None:
+    """Decode a data folder once, into a cache that --data takes."""
+    from landcover.data import prepare as make_cache
+
+    dataset, written = make_cache(data, out, gsd=gsd, legend=legend, max_pixels=max_pixels, force=force)
+    log.info(
+        "%s %s: layout %s, %d images, %d with masks, %s.",
+        out,
+        "written" if written else "is up to date",
+        dataset.layout,
+        len(dataset.items),
+        len(dataset.labelled),
+        _scale(dataset.gsd),
+    )
+
+
+def _scale(gsd: float | None) -> str:
+    return "GSD unknown" if gsd is None else f"{gsd:g} m per pixel"
+
+
+def splits(
+    data: _options.Data,
+    split: Annotated[
+        str,
+        option(
+            "folders, glnet, random-N-M@SEED, kfold-K@I, scenes-kK@I, scenes-kK@I,J, all, or a file of ids.",
+            group=MAIN,
+        ),
+    ],
+    ids: Annotated[
+        bool, option("Print every key and its subset, a list that --split reads.", "--ids", group=MAIN)
+    ] = False,
+    legend: _options.Legend = None,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
+    json: _options.Json = None,
+    force: _options.Force = False,
+) -> None:
+    """Show the subsets of a split, or list their items."""
+    from landcover.data import open_dataset
+    from landcover.data import split as split_items
+    from landcover.data.splits import describe, parse
+    from landcover.errors import UsageError
+
+    if parse(split).part is not None:
+        raise UsageError(
+            f"--split {split} names one subset; all are shown. Pass --split {parse(split).text}."
+        )
+    dataset = open_dataset(data, legend=legend, max_pixels=max_pixels)
+    keys = {subset: [item.key for item in items] for subset, items in split_items(dataset, split).items()}
+    if ids and json is None:
+        for subset, names in keys.items():
+            for name in names:
+                print(f"{name}\t{subset}")
+        return
+    summaries = describe(dataset, split)
+    subsets = list(summaries.values())
+
+    def show() -> None:
+        rows = [["items", *(str(subset.items) for subset in subsets)]]
+        if subsets[0].scenes is not None:
+            rows.append(["scenes", *(str(subset.scenes) for subset in subsets)])
+        for name in subsets[0].class_share:
+            rows.append([f"{name} %", *(f"{100 * subset.class_share[name]:.2f}" for subset in subsets)])
+        print_table(["", *summaries], rows)
+
+    parts = {name: {**asdict(summary), "keys": keys[name]} for name, summary in summaries.items()}
+    put({"split": split, "layout": dataset.layout, "parts": parts}, json, show, force=force)
+
+
+def verify(
+    data: Annotated[Path, argument("Data folder or cache.", "DATA")],
+    split: Annotated[
+        str | None,
+        option(
+            "Look for leakage between the subsets of this split. By default those of the folder.", group=MAIN
+        ),
+    ] = None,
+    gsd: _options.Gsd = None,
+    legend: _options.Legend = None,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
+    json: _options.Json = None,
+    force: _options.Force = False,
+) -> None:
+    """Check every pair: files, sizes, classes, duplicates, leaks.
+
+    All files are decoded. The exit status is 1 if a file cannot be read or a pair is incomplete. Leakage
+    between subsets is a warning.
+    """
+    from landcover.data import verify as check
+
+    report = check(data, split=split, gsd=gsd, legend=legend, max_pixels=max_pixels)
+    put(report.to_dict(), json, lambda: _print_report(report), force=force)
+    if report.leaks:
+        kinds = {what: sum(leak.kind == kind for leak in report.leaks) for kind, what in _LEAKS.items()}
+        affected = (
+            f"{n} of {report.compared[subset]} items of {subset}" for subset, n in report.leaking.items()
+        )
+        log.warning(
+            "LEAKAGE between the subsets of %s: %s. Affected: %s. Scores across these subsets are "
+            "optimistic. With scenes.csv, use scenes-kK@I.",
+            split or "the folder",
+            _counted(kinds),
+            ", ".join(affected),
+        )
+    if report.shared_scenes:
+        log.warning("%d scenes have items in more than one subset.", report.shared_scenes)
+    if report.odd_sizes:
+        log.warning(
+            "%d images differ in size from the published %s data, for example %s. Resized copies have "
+            "another scale: pass --gsd.",
+            len(report.odd_sizes),
+            report.layout,
+            report.odd_sizes[0],
+        )
+    if not report.ok:
+        counts = {
+            "files that cannot be used": len(report.unreadable),
+            "images without a mask": len(report.missing_masks),
+            "masks or listed files without an image": len(report.missing_images),
+        }
+        log.error("%s. Copy, repair or remove the files that the report lists.", _counted(counts))
+        raise typer.Exit(1)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _print_report(report: "VerifyReport") -> None:
+    print(f"Layout {report.layout}, {report.pairs} pairs, {_scale(report.gsd)}")
+    rows = []
+    for subset, pairs in report.parts.items():
+        sizes = ", ".join(f"{size} ({count})" for size, count in report.sizes[subset].items())
+        published = str(report.expected.get(subset, ""))
+        rows.append([subset, str(pairs), str(report.images[subset]), published, sizes])
+    print_table(["subset", "pairs", "images", "published", "sizes"], rows)
+    if shares := report.class_share_by_part:
+        rows = [[name, *(f"{100 * of[name]:.2f}" for of in shares.values())] for name in report.class_share]
+        print_table(["class", *(f"{subset} %" for subset in shares)], rows)
+    print(f"Off-palette pixels: {report.off_palette_pixels}")
+    lists = {
+        "Off-palette files": [f"{name}: {count}" for name, count in report.off_palette.items()],
+        "Unreadable files and pairs that do not fit": [fault.reason for fault in report.unreadable],
+        "Images without a mask": report.missing_masks,
+        "Masks without an image, and listed images that do not exist": report.missing_images,
+        "Groups of identical images": [", ".join(group) for group in report.duplicates],
+        "Leaks": [
+            f"{leak.a} - {leak.b}: {leak.kind}, confidence {leak.confidence:.4f}" for leak in report.leaks
+        ],
+    }
+    for title, lines in lists.items():
+        print(f"{title}: {len(lines)}")
+        for line in lines[:_SHOWN]:
+            print(f"  {line}")
+        if len(lines) > _SHOWN:
+            print(f"  and {len(lines) - _SHOWN} more; --json lists all.")

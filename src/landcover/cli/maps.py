@@ -1,0 +1,195 @@
+"""Verbs of maps: predict, sample, vectorize."""
+
+import csv as csv_
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from landcover.cli import _options
+from landcover.cli._options import INPUT, MAIN, PROCESSING, REPORTS, argument, option
+from landcover.cli._output import log, put
+from landcover.inference.options import PredictOptions
+from landcover.legend import DEEPGLOBE
+
+if TYPE_CHECKING:
+    from landcover.inference import Prediction
+
+_MOST_OUT_OF_DISTRIBUTION = 5
+"""Scenes that get a warning of their own."""
+
+
+def predict(
+    model: Annotated[
+        str,
+        option(
+            "Model file, run folder, or a bundled model: starter, best, auto (best if the job is small "
+            "enough), or another of landcover models.",
+            group=MAIN,
+        ),
+    ],
+    out: Annotated[Path, option("Folder of the maps.", group=MAIN)],
+    options: PredictOptions,
+    inputs: Annotated[
+        list[str] | None, argument("Images, folders of images, URLs of rasters.", "INPUTS")
+    ] = None,
+    list_file: Annotated[
+        Path | None,
+        option(
+            "Text file with more inputs: one path a line, relative to the file's folder; # comments.",
+            "--list",
+            group=INPUT,
+        ),
+    ] = None,
+    device: _options.Device = "auto",
+    runtime: _options.Runtime = "auto",
+    threads: _options.Threads = None,
+    precision: _options.Precision = "fp32",
+    json: _options.Json = None,
+    csv: Annotated[Path | None, option("Write the areas of each map and zone as CSV.", group=REPORTS)] = None,
+) -> None:
+    """Make a land-cover map of every image or scene, of any size."""
+    from landcover.errors import UsageError
+    from landcover.inference.maps import predict as make_maps
+    from landcover.inference.plan import read_list
+    from landcover.io.files import write_text
+    from landcover.model.cache import cache_folder
+    from landcover.model.runtimes import DEFAULT_CACHE
+
+    if not inputs and list_file is None:
+        raise UsageError("No input. Pass images, folders, URLs, or --list FILE.")
+    given = [*(inputs or []), *([] if list_file is None else read_list(list_file))]
+    token = DEFAULT_CACHE.set(cache_folder())
+    try:
+        prediction = make_maps(
+            given, model, out, options, device=device, runtime=runtime, threads=threads, precision=precision
+        )
+    finally:
+        DEFAULT_CACHE.reset(token)
+    overwrite = options.force or options.resume
+    put(prediction.to_dict(), json, lambda: _print_areas(prediction), force=overwrite)
+    if csv is not None:
+        text = io.StringIO()
+        names = ("map", "zone", "class", "pixels", "square_metres", "hectares", "share")
+        writer = csv_.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(prediction.area_rows())
+        write_text(csv, text.getvalue(), force=overwrite)
+    _report(prediction, out)
+    if not prediction.complete:
+        raise typer.Exit(1)
+
+
+def _report(prediction: "Prediction", out: Path) -> None:
+    for made in prediction.all:
+        name = made.task.name
+        for note in made.notes:
+            log.warning("%s", note)
+        if not made.areas.pixels.any():
+            log.warning("%s: no imagery in the part that was read; the map is all nodata.", name)
+        elif made.zones and not any(zone.pixels.any() for zone in made.zones.values()):
+            log.warning("%s: no zone overlaps its imagery.", name)
+        if made.damaged:
+            pixels = sum(window.height * window.width for window in made.damaged)
+            log.warning(
+                "%s: %d damaged blocks (%s pixels) are nodata in the map. Copy the file again, or pass "
+                "--strict to skip such scenes.",
+                name,
+                len(made.damaged),
+                f"{pixels:,}",
+            )
+    scored = [(made.ood, made.task.name) for made in prediction.all if made.ood is not None]
+    scored.sort(key=lambda pair: -pair[0].share)
+    warnings = [warning for report, name in scored if (warning := report.warning(name)) is not None]
+    for warning in warnings[:_MOST_OUT_OF_DISTRIBUTION]:
+        log.warning("%s", warning)
+    if (more := len(warnings) - _MOST_OUT_OF_DISTRIBUTION) > 0:
+        log.warning(
+            "%d more of %d scenes are out of distribution for this model; see --json.", more, len(scored)
+        )
+    if prediction.kept:
+        log.info("%d finished maps were kept.", len(prediction.kept))
+    if prediction.licence:
+        log.info("Terms of the model: %s.", prediction.licence)
+    done, failed = len(prediction.maps), len(prediction.failed)
+    log.info("%d of %d maps written to %s.", done, done + failed, out)
+
+
+def _print_areas(prediction: "Prediction") -> None:
+    """Print class, pixels, share of the area, and hectares; nothing where there is no map."""
+    areas = prediction.areas
+    if not prediction.all:
+        return
+    width = max(len("class"), *(len(area.name) for area in areas))
+    print(f"{'class':{width}} {'pixels':>15} {'area %':>7} {'hectares':>14}")
+    for area in areas:
+        hectares = "-" if area.hectares is None else f"{area.hectares:,.2f}"
+        print(f"{area.name:{width}} {area.pixels:>15,} {100 * area.share:>7.1f} {hectares:>14}")
+
+
+def sample(
+    map_path: Annotated[Path, argument("Georeferenced map of classes.", "MAP")],
+    out: Annotated[Path, option("Output file: .gpkg, .geojson, .fgb or .csv.", group=MAIN)],
+    per_class: Annotated[int, option("Points in each class of the map.", group=MAIN, min=1)] = 50,
+    total: Annotated[
+        int | None, option("Points in total; the remainder goes to large classes.", group=MAIN, min=1)
+    ] = None,
+    seed: _options.Seed = 0,
+    legend: _options.Legend = None,
+    force: _options.Force = False,
+) -> None:
+    """Draw random points in each class of a map to check it with."""
+    from landcover.evaluation.sampling import sample as draw
+
+    drawn = draw(
+        map_path, out, per_class=per_class, total=total, seed=seed, legend=legend or DEEPGLOBE, force=force
+    )
+    numbers = ", ".join(f"{name} {number}" for name, number in drawn.items())
+    log.info("Drew %d points into %s: %s.", sum(drawn.values()), out, numbers)
+    log.info(
+        "Fill in the column class with the true class, then run: landcover evaluate --map %s --truth %s",
+        map_path,
+        out,
+    )
+    if few := [name for name, number in drawn.items() if number < per_class]:
+        log.info("Fewer points, because the map has no more pixels of: %s.", ", ".join(few))
+
+
+def vectorize(
+    map: Annotated[Path, argument("Map of classes: GeoTIFF or PNG.", "MAP")],
+    out: Annotated[Path, option("Output file: .gpkg, .geojson, .fgb or .parquet.", group=MAIN)],
+    legend: _options.Legend = None,
+    confidence: Annotated[Path | None, option("Confidence or probabilities of the map.", group=INPUT)] = None,
+    min_region: _options.MinRegion = None,
+    simplify: Annotated[
+        str | None, option("Smooth shared outlines with this tolerance: 2m or 4px.", group=PROCESSING)
+    ] = None,
+    gsd: _options.Gsd = None,
+    max_memory_mb: Annotated[
+        int, option("Refuse to simplify if it needs more memory.", group=PROCESSING, min=1)
+    ] = 4096,
+    json: _options.Json = None,
+    force: _options.Force = False,
+) -> None:
+    """Convert a map to polygons without overlaps or gaps."""
+    from landcover.postprocess.vectorize import vectorize as vectorize_map
+
+    result = vectorize_map(
+        map,
+        out,
+        legend=legend,
+        confidence=confidence,
+        min_region=min_region,
+        simplify=simplify,
+        gsd=gsd,
+        max_memory_mb=max_memory_mb,
+        force=force,
+    )
+    put({**asdict(result), "path": str(result.path)}, json, None, force=force)
+    if not result.polygons:
+        log.warning("%s is all nodata: %s has no polygons.", map, out)
+    else:
+        count, classes = sum(result.polygons.values()), ", ".join(result.polygons)
+        log.info("Wrote %s polygons of %s to %s.", f"{count:,}", classes, out)

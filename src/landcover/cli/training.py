@@ -1,0 +1,300 @@
+"""Verbs that make models and report on them: train, calibrate, export, report."""
+
+import ctypes
+import json as json_
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from landcover.cli import _options
+from landcover.cli._options import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, argument, option
+from landcover.cli._output import log, points, put
+from landcover.errors import INTERRUPTED, UsageError
+from landcover.io.discovery import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from landcover.exporting import Exported
+
+Run = Annotated[Path, argument("Run folder or checkpoint.", "RUN")]
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _LARGEST = -1, -4, 2**31 - 1
+"""Parameters of glibc's ``mallopt``, and the largest value."""
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep freed memory in the process; do nothing with other C libraries.
+
+    Otherwise every large buffer of a training step is mapped again, and the kernel zeroes each of its pages
+    at first touch. The setting holds for the whole process, so only the command line calls this.
+    """
+    if sys.platform.startswith("linux"):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_MMAP_MAX, 0)
+            mallopt(_M_TRIM_THRESHOLD, _LARGEST)
+
+
+def train(
+    data: _options.OptionalData = None,
+    out: Annotated[Path | None, option("Run folder.", group=MAIN)] = None,
+    preset: Annotated[str, option("Preset (see landcover presets) or a YAML file.", group=MAIN)] = "starter",
+    split: Annotated[
+        str,
+        option("Split: trains on its subset train, validates on val, valid or validation.", group=MAIN),
+    ] = "folders",
+    minutes: Annotated[float | None, option("Limit in minutes, resumed parts included.", group=MAIN)] = None,
+    steps: Annotated[int | None, option("Limit in steps.", group=PROCESSING)] = None,
+    settings: Annotated[
+        list[str] | None,
+        option(
+            "Change a setting, such as optimiser.name=sgd.", "--set", group=PROCESSING, metavar="KEY=VALUE"
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        option(
+            "Encoder weights: a safetensors file, timm (downloads them) or none.  [default: the preset's]",
+            group=INPUT,
+        ),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        option(
+            "Model to fine-tune, with the same or another legend. Network and scale are the model's; "
+            "--set gsd=M changes the scale, --set model.KEY=VALUE settings without weights, such as dropout.",
+            group=INPUT,
+        ),
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        option(
+            "Model or run folder whose probabilities are soft labels. May be given several times. It "
+            "must be trained on the same split or on other data.",
+            group=INPUT,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, option("auto, cpu or cuda.  [default: the preset's]", group=PROCESSING)
+    ] = None,
+    resume: Annotated[
+        str,
+        option(
+            "auto: continue the run in --out; never; or a run folder to continue in a copy.", group=PROCESSING
+        ),
+    ] = "auto",
+    gsd: _options.Gsd = None,
+    legend: _options.Legend = None,
+    show_config: Annotated[
+        bool, option("Print the configuration as YAML and exit.", "--show-config", group=REPORTS)
+    ] = False,
+) -> None:
+    """Train a model, or fine-tune one."""
+    from landcover.config import dump_yaml, with_overrides
+    from landcover.model.card import read_card
+    from landcover.training import load_preset
+    from landcover.training import train as train_network
+
+    if minutes is not None and steps is not None:
+        raise UsageError(f"--minutes {minutes} and --steps {steps} are both limits. Pass only one.")
+    if init is not None and weights not in (None, "none"):
+        raise UsageError(
+            f"--init {init} and --weights {weights} both set the initial weights. Pass only one."
+        )
+    config = load_preset(preset)
+    if init is not None:
+        card = read_card(init)
+        config = config.model_copy(update={"model": card.model, "gsd": card.preprocessing.gsd})
+    chosen: dict[str, Any] = {}  # setting: value
+    if weights is not None:
+        chosen["weights"] = None if weights == "none" else weights
+    if teacher:
+        chosen["teachers"] = teacher
+    if device is not None:
+        chosen["device"] = device
+    if minutes is not None or steps is not None:
+        chosen |= {"minutes": minutes, "steps": steps}
+    quoted = [f"{key}={json_.dumps(value, ensure_ascii=False)}" for key, value in chosen.items()]
+    config = with_overrides(config, [*(settings or ()), *quoted])
+    if show_config:
+        print(dump_yaml(config), end="")
+        return
+    if config.weights == "timm" and init is None:
+        log.info(
+            "Encoder weights: timm downloads those of %s if they are not in its cache. To work offline, pass "
+            "--weights FILE or --weights none.",
+            config.model.encoder,
+        )
+    if data is None or out is None:
+        missing = [name for name, value in {"--data": data, "--out": out}.items() if value is None]
+        raise UsageError(f"Missing option {' and '.join(missing)}.")
+    keep_freed_memory()
+    result = train_network(
+        config, data=data, out=out, split=split, init=init, resume=resume, legend=legend, gsd=gsd
+    )
+    if result.reason == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+    best = (
+        "" if result.best_miou is None else f" Best mIoU {points(result.best_miou)}, step {result.best_step}."
+    )
+    weights_of = " (weights of the last step)" if config.validation.keep == "last" else ""
+    log.info(
+        "%d steps in %.1f minutes.%s The model: %s%s", result.step, result.seconds / 60, best, out, weights_of
+    )
+
+
+def calibrate(
+    run: Run,
+    data: _options.OptionalData = None,
+    split: Annotated[
+        str | None, option("Subset of the data that was not trained on, NAME:part.", group=MAIN)
+    ] = None,
+    like: Annotated[
+        Path | None,
+        option(
+            "Copy the temperature of this calibrated run of the same recipe, in place of --data.", group=MAIN
+        ),
+    ] = None,
+    legend: _options.Legend = None,
+    gsd: _options.Gsd = None,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
+    device: _options.Device = "auto",
+    json: _options.Json = None,
+    force: _options.Force = False,
+) -> None:
+    """Fit a run's temperature on held-out data."""
+    from landcover.evaluation import temperature
+
+    if like is not None:
+        others = {"--data": data, "--split": split, "--legend": legend, "--gsd": gsd}
+        if given := [name for name, value in others.items() if value is not None]:
+            raise UsageError(f"--like copies a temperature; it cannot be combined with {', '.join(given)}.")
+        result = temperature.calibrate_like(run, like, force=force)
+    elif data is None or split is None:
+        raise UsageError("Pass --data DATA and --split NAME:part, or --like RUN.")
+    else:
+        result = temperature.calibrate(
+            run, data, split, gsd=gsd, legend=legend, device=device, max_pixels=max_pixels, force=force
+        )
+    put(result, json, lambda: _print_change(result), force=force)
+    for warning in result.get("warnings", ()):
+        log.warning("%s", warning)
+
+
+def _print_change(result: dict[str, Any]) -> None:
+    change = f"Temperature {result['temperature']:.4f} (was {result['temperature_before']:.4f})"
+    if "like" in result:
+        print(f"{change}, copied from a run that was fitted on {result['split_of_like']}; not measured here")
+    else:
+        nll, ece = result["nll"], result["ece"]
+        fitted_on = f"{result['pixels']:,} pixels of {result['images']} images of {result['split']}"
+        print(f"{change}, fitted on {fitted_on}")
+        print(f"calibration error (ECE)  {points(ece['before']):>6} % -> {points(ece['after']):>6} %")
+        print(f"likelihood (NLL)         {nll['before']:8.4f} -> {nll['after']:8.4f}")
+    print(f"{result['model']}: weights unchanged, SHA-256 {result['sha256']}")
+    print("Exported files keep their old temperature. Export the run again.")
+
+
+def export(
+    run: Run,
+    out: Annotated[Path, option("Output file, *.onnx.", group=MAIN)],
+    for_: Annotated[
+        Literal["landcover", "qgis"],
+        option("Software that runs the file: landcover, or the QGIS plugin Deepness.", "--for", group=MAIN),
+    ] = "landcover",
+    data: Annotated[
+        Path | None, option("Imagery to check the file on. By default procedural scenes.", group=MAIN)
+    ] = None,
+    split: Annotated[
+        str | None, option("Subset of --data, NAME:part; INT8 is scored on it.", group=MAIN)
+    ] = None,
+    int8: Annotated[
+        bool, option("Quantise to INT8; needs --calibration, --data and --split.", "--int8", group=MAIN)
+    ] = False,
+    gsd: _options.Gsd = None,
+    calibration: Annotated[
+        list[str] | None,
+        option(
+            "Imagery that sets the INT8 ranges, DATA or DATA:SPLIT; repeat it for several scales.",
+            group=PROCESSING,
+        ),
+    ] = None,
+    calibration_images: Annotated[int, option("Number of windows of --calibration.", group=PROCESSING)] = 128,
+    compare: Annotated[
+        list[str] | None,
+        option(
+            "Further imagery on which INT8 is compared with float32, DATA or DATA:SPLIT; repeatable.",
+            group=PROCESSING,
+        ),
+    ] = None,
+    max_miou_loss: Annotated[float, option("Points of mIoU that INT8 may lose.", group=PROCESSING)] = 0.5,
+    min_agreement: Annotated[
+        float, option("Fraction of pixels that INT8 must classify as float32 does.", group=PROCESSING)
+    ] = 0.985,
+    no_speed_gate: Annotated[
+        str | None,
+        option("Write INT8 although it is not faster, for this reason.", group=PROCESSING, metavar="REASON"),
+    ] = None,
+    seed: _options.Seed = 0,
+    stac_mlm: Annotated[
+        Path | None, option("Also write a STAC item that describes the model.", group=PRODUCTS)
+    ] = None,
+    force: _options.Force = False,
+    json: _options.Json = None,
+) -> None:
+    """Write a model as one checked ONNX file."""
+    from landcover.exporting import ExportOptions
+    from landcover.exporting import export as write
+
+    options = ExportOptions(
+        int8=int8,
+        calibration=calibration,
+        calibration_images=calibration_images,
+        compare=compare,
+        max_miou_loss=max_miou_loss,
+        min_agreement=min_agreement,
+        no_speed_gate=no_speed_gate,
+        seed=seed,
+        stac_mlm=stac_mlm,
+    )
+    exported = write(run, out, for_=for_, data=data, split=split, gsd=gsd, options=options, force=force)
+    put(exported.to_dict(), json, lambda: _print_figures(exported), force=force)
+
+
+def _print_figures(exported: "Exported") -> None:
+    measured = exported.card.export
+    for parity in measured["parity"]:
+        print(
+            f"{parity['runtime']}: the same class as torch for {100 * parity['agreement']:.3f} % of "
+            f"{parity['pixels']:,} pixels, probabilities at most {parity['largest_difference']:.1e} apart"
+        )
+    if "int8" in measured:
+        accuracy, speed = measured["int8"]["accuracy"], measured["int8"]["speed"]
+        for agreement in measured["int8"]["agreement"]:
+            print(
+                f"INT8: the same class as float32 for {100 * agreement['fraction']:.2f} % of "
+                f"{agreement['pixels']:,} pixels of {agreement['imagery']}"
+            )
+        print(
+            f"INT8: mIoU {points(accuracy['int8'])} on {accuracy['split']}, in float32 "
+            f"{points(accuracy['fp32'])} (loses {accuracy['loss_points']:.2f} points); "
+            f"{speed['int8_ms']:.1f} ms for a window of {speed['window_px']} px, in float32 "
+            f"{speed['fp32_ms']:.1f}"
+        )
+    size = exported.path.stat().st_size / 1e6
+    print(f"{exported.path}: {size:.1f} MB, SHA-256 {exported.sha256}")
+
+
+def report(
+    inputs: Annotated[list[Path], argument("Run folders and JSON files of landcover evaluate.", "INPUTS")],
+    out: Annotated[Path, option("HTML file to write.", group=MAIN)],
+    title: Annotated[str, option("Heading of the page.", group=MAIN)] = "Land-cover report",
+    images: Annotated[int, option("Number of best and of worst images to show.", group=MAIN)] = 3,
+    force: _options.Force = False,
+) -> None:
+    """Write an HTML page about training runs and evaluations."""
+    from landcover.reporting import report as write_report
+
+    page = write_report(inputs, out, title=title, images=images, force=force)
+    log.info("%s  (%.1f MB)", page, page.stat().st_size / 1e6)
