@@ -414,13 +414,17 @@ def test_the_nodata_value_of_a_raster_is_nodata(tmp_path: Path) -> None:
 
 
 def test_a_greyscale_picture_is_no_mask(tmp_path: Path) -> None:
-    with pytest.raises(MaskError, match=r"values that are no class.*, … \(.* in all\).*greyscale picture"):
+    with pytest.raises(
+        MaskError, match=r"values that are not in the legend.*, and \d+ more.*greyscale picture"
+    ):
         read_mask(save(tmp_path / "a.png", photo()[..., 0]), DEEPGLOBE)
 
 
 def test_indices_of_another_legend_are_told_by_their_values(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", np.array([[0, 6, 7, 200, 255]], np.uint8))
-    with pytest.raises(MaskError, match=r"'deepglobe': 7, 200\. Expected indices 0 to 6, and 255.*--legend"):
+    with pytest.raises(
+        MaskError, match=r"'deepglobe': 7, 200\. .*Expected indices 0 to 6, and 255.*--legend"
+    ):
         read_mask(path, DEEPGLOBE)
 
 
@@ -495,7 +499,7 @@ def test_nodata_is_transparent_black_in_a_palette_and_black_in_rgb() -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        (np.full((3, 3), 7, np.uint8), "values 7 are no classes"),
+        (np.full((3, 3), 7, np.uint8), "values 7 are not in"),
         (np.zeros((3, 3), np.int64), "uint8"),
         (np.zeros((3, 3, 3), np.uint8), r"\(3, 3, 3\)"),
         (np.zeros((0, 3), np.uint8), r"\(0, 3\)"),

@@ -240,7 +240,7 @@ def test_results_below_the_input_folder_are_not_converted_again(masks: Path) -> 
         ({"to": "colour", "mask_format": "index"}, UsageError, "Known: palette, rgb"),
         ({"to": "index", "max_off_palette": 1.5}, UsageError, r"0\.\.1"),
         ({"to": "index", "max_pixels": 0}, UsageError, "at least 1"),
-        ({"to": "index", "masks": []}, UsageError, "No input was given"),
+        ({"to": "index", "masks": []}, UsageError, "No input"),
         ({"to": "index", "masks": ["nowhere"]}, DataError, "nowhere does not exist"),
         ({"to": "index", "masks": ["empty"]}, DataError, r"holds no masks.*\.png"),
         ({"to": "index", "masks": ["photos"]}, DataError, r"holds no masks.*_sat"),

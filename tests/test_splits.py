@@ -1,19 +1,29 @@
 """Splits: the grammar, pinned and reproducible lists, and lists that do not fit the data."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datafolders import image_of, truth_of, write_folder, write_image, write_mask
 from landcover.data import Dataset, open_dataset, select, split
-from landcover.data import scene_folds as module
-from landcover.data.items import Item, SceneTile
-from landcover.data.scene_folds import LISTED_COUNTS, listed_folds, scene_folds
-from landcover.data.splits import GLNET_COUNTS, GRAMMAR, class_pixels, describe, glnet_ids, parse
+from landcover.data import splits as module
+from landcover.data.layouts import Item, SceneTile
+from landcover.data.splits import (
+    GLNET_COUNTS,
+    GRAMMAR,
+    LISTED_COUNTS,
+    class_pixels,
+    describe,
+    glnet_ids,
+    listed_folds,
+    parse,
+    scene_folds,
+)
 from landcover.errors import SplitError
 from landcover.legend import DEEPGLOBE, NODATA
 
@@ -30,6 +40,9 @@ class Listed(Dataset):
     def labels(self, item):
         raise NotImplementedError
 
+    def fingerprint(self, item):
+        raise NotImplementedError
+
     def class_pixels(self, item: Item):
         return np.bincount(truth_of(item.key).ravel(), minlength=7).astype(np.int64)
 
@@ -43,7 +56,7 @@ def listed(
 
     items = [item(key, True) for key in keys] + [item(key, False) for key in unlabelled or []]
     items.sort(key=lambda item: item.key)
-    return Listed(Path("D"), "pairs", DEEPGLOBE, 0.5, tuple(items), scenes)
+    return Listed(Path("D"), "pairs", DEEPGLOBE, 0.5, tuple(items), scenes, None)
 
 
 def keys_of(parts: dict[str, list[Item]]) -> dict[str, list[str]]:
@@ -86,7 +99,7 @@ class TestGrammar:
         ],
     )
     def test_wrong_names_get_a_hint(self, text: str, hint: str) -> None:
-        with pytest.raises(SplitError, match=f"No split.*Did you mean {hint}"):
+        with pytest.raises(SplitError, match=f"{re.escape(text.partition(':')[0])}.*Did you mean {hint}"):
             parse(text)
 
     def test_a_name_like_nothing_lists_all_forms(self) -> None:
@@ -102,9 +115,9 @@ class TestGrammar:
         dataset = listed(TILES)
         assert [item.key for item in select(dataset, "folders:validation")] == TILES[40:]
         assert len(select(dataset, "all")) == 50
-        with pytest.raises(SplitError, match="has the parts train, validation; say which"):
+        with pytest.raises(SplitError, match=r"train, validation.*'folders:validation'"):
             select(dataset, "folders")
-        with pytest.raises(SplitError, match=r"no part 'valid'.*'validation'"):
+        with pytest.raises(SplitError, match=r"'valid'.*'validation'"):
             select(dataset, "folders:valid")
 
 
@@ -152,7 +165,7 @@ class TestGLNet:
 
     def test_an_id_that_fits_two_items_is_refused(self) -> None:
         names = sorted(glnet_ids()["test"])
-        with pytest.raises(SplitError, match=r"fits more than one item: .*copy/"):
+        with pytest.raises(SplitError, match=r"fits several items: .*copy/"):
             split(listed([*names, f"copy/{names[0]}"]), "glnet")
 
     def test_counts_add_up_to_the_labelled_images(self) -> None:
@@ -187,6 +200,7 @@ class TestRandom:
 
 
 class TestFolds:
+    @settings(deadline=None)
     @given(count=st.integers(2, 40), folds=st.integers(2, 9))
     def test_every_item_is_held_out_once(self, count: int, folds: int) -> None:
         dataset = listed([f"x{i:03d}" for i in range(count)])
@@ -205,7 +219,7 @@ class TestFolds:
     @pytest.mark.parametrize("name", ["kfold-5@5", "scenes-k5@5"])
     def test_folds_are_numbered_from_zero(self, name: str) -> None:
         scenes = {key: SceneTile(key, 0, 0) for key in TILES}
-        with pytest.raises(SplitError, match="no fold 5 of 5; they are numbered 0 to 4"):
+        with pytest.raises(SplitError, match=r"Fold 5 of 5 .*0 to 4"):
             split(listed(TILES, scenes=scenes), name)
 
     @pytest.mark.parametrize("name", ["kfold-1@0", "kfold-0@0", "scenes-k1@0", "scenes-k41@0"])
@@ -259,6 +273,7 @@ class TestSceneFolds:
 class TestDevelopment:
     """``scenes-kK@I,J``: fold I is reported on, fold J chosen on."""
 
+    @settings(deadline=None)
     @given(
         sizes=st.lists(st.integers(1, 6), min_size=3, max_size=12),
         folds=st.integers(3, 6),
@@ -292,12 +307,12 @@ class TestDevelopment:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("scenes-k5@2,2", r"another after the comma, such as scenes-k5@2,0"),
+            ("scenes-k5@2,2", "such as scenes-k5@2,0"),
             ("scenes-k5@0,0", r"such as scenes-k5@0,1"),
-            ("scenes-k2@0,1", "nothing to train on; choose 3"),
-            ("scenes-k5@0,5", "no fold 5 of 5"),
-            ("scenes-k5@5,0", "no fold 5 of 5"),
-            ("scenes-k5@9,9", "no fold 9 of 5"),
+            ("scenes-k2@0,1", "no training data; use 3"),
+            ("scenes-k5@0,5", "Fold 5 of 5"),
+            ("scenes-k5@5,0", "Fold 5 of 5"),
+            ("scenes-k5@9,9", "Fold 9 of 5"),
             ("scenes-k11@0,1", "choose 2 to 10"),
         ],
     )
@@ -306,7 +321,7 @@ class TestDevelopment:
             split(listed(TILES, scenes=SCENES), name)
 
     def test_who_names_no_part_is_not_led_to_the_test(self) -> None:
-        with pytest.raises(SplitError, match=r"parts train, val, test; say which, .*'scenes-k5@0,1:val'"):
+        with pytest.raises(SplitError, match=r"train, val, test.*'scenes-k5@0,1:val'"):
             select(listed(TILES, scenes=SCENES), "scenes-k5@0,1")
 
 
@@ -329,7 +344,7 @@ class TestListedFolds:
             assert parts["val"] == [key for key in tiles if listed_folds()[key] == fold]
             assert sorted(parts["train"] + parts["val"]) == tiles
         assert len(keys_of(split(dataset, "scenes-k5@4,1"))["val"]) == LISTED_COUNTS[1]
-        with pytest.raises(SplitError, match="no fold 5 of 5"):
+        with pytest.raises(SplitError, match="Fold 5 of 5"):
             split(dataset, "scenes-k5@5")
 
     @staticmethod
@@ -352,7 +367,7 @@ class TestListedFolds:
         development = keys_of(split(dataset, "scenes-k5@4,1"))
         assert development["test"] == [key for key in tiles if listed_folds()[key] == 4]
         assert development["val"] == [key for key in tiles if listed_folds()[key] == 1]
-        with pytest.raises(SplitError, match="no fold 5 of 5"):
+        with pytest.raises(SplitError, match="Fold 5 of 5"):
             split(dataset, "scenes-k5@5")
 
     @pytest.mark.parametrize("change", ["one more", "less than half", "other scenes", "nothing of them"])
@@ -441,7 +456,7 @@ class TestFilesOfIds:
 
     def test_absent_items_are_listed(self, tmp_path: Path) -> None:
         dataset = listed(["a"], unlabelled=["u"])
-        with pytest.raises(SplitError, match=r"names 3 items .*: x1, u, x2"):
+        with pytest.raises(SplitError, match=r"lists 3 items .*: x1, u, x2"):
             split(dataset, self._write(tmp_path, "a\nx1\nu\nx2\n"))
 
     def test_an_ambiguous_id_is_refused(self, tmp_path: Path) -> None:
@@ -450,18 +465,18 @@ class TestFilesOfIds:
             split(dataset, self._write(tmp_path, "0000\n"))
 
     def test_an_item_in_two_parts_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(SplitError, match=r"'a' is in two parts .*train, val"):
+        with pytest.raises(SplitError, match=r"'a' is in two subsets .*train, val"):
             split(listed(["a", "b"]), self._write(tmp_path, "a\ttrain\nb\ttrain\na\tval\n"))
 
     @pytest.mark.parametrize("text", ["", "\n\n"])
     def test_an_empty_list_is_refused(self, text: str, tmp_path: Path) -> None:
-        with pytest.raises(SplitError, match="names no items"):
+        with pytest.raises(SplitError, match="lists no items"):
             split(listed(["a"]), self._write(tmp_path, text))
 
     def test_a_picture_is_no_list(self, tmp_path: Path) -> None:
         path = tmp_path / "x.png"
         path.write_bytes(b"\x89PNG\r\n\xff\xfe\x00")
-        with pytest.raises(SplitError, match=r"no list of ids|not a list of ids"):
+        with pytest.raises(SplitError, match="not a list of ids"):
             split(listed(["a"]), str(path))
 
 

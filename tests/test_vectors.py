@@ -282,7 +282,7 @@ def test_a_table_without_geometries(tmp_path: Path) -> None:
     [
         ([shapely.LineString([(0, 0), (1, 1)])], "holds LineString; expected only polygons"),
         ([shapely.box(0, 0, 1, 1), shapely.Point(0, 0)], "holds Point and Polygon"),
-        ([shapely.Point(0, 0), None], "1 of 2 features have no geometry, the first of them number 2"),
+        ([shapely.Point(0, 0), None], "1 of 2 features have no geometry.*number 2"),
         ([shapely.Polygon()], "1 of 1 features have no geometry"),
         (
             [shapely.box(0, 0, 1, 1), shapely.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])],
@@ -297,13 +297,13 @@ def test_geometries_of_the_wrong_kind(tmp_path: Path, geometries: list[Any], mes
 
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")
 def test_a_file_without_crs(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not say which CRS"):
+    with pytest.raises(DataError, match="does not declare the CRS"):
         read_features(write_raw(tmp_path / "nowhere.fgb", [shapely.Point(1, 1)], None), UTM)
 
 
 def test_coordinates_that_do_not_exist_in_the_crs(tmp_path: Path) -> None:
     points = [shapely.Point(500_000, 5_700_000), shapely.Point(1e30, 1e30)]
-    with pytest.raises(DataError, match=r"far\.gpkg: Coordinates in EPSG:32631 cannot be brought"):
+    with pytest.raises(DataError, match=r"far\.gpkg: Coordinates in EPSG:32631 cannot be transformed"):
         read_features(write_raw(tmp_path / "far.gpkg", points), WGS84)
 
 
@@ -314,7 +314,7 @@ def test_an_empty_layer(tmp_path: Path) -> None:
 
 
 def test_suffixes_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"named \.shp"):
+    with pytest.raises(UsageError, match=r"'\.shp'"):
         write_features(tmp_path / "out.shp", [], COLUMNS, UTM)
     if "w" not in pyogrio.list_drivers().get("Parquet", ""):
         with pytest.raises(UsageError, match="has no Parquet driver"):

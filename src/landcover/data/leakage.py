@@ -1,14 +1,12 @@
-"""Leakage between parts: identical images, tiles that touch, and tiles whose borders continue each other.
+"""Leakage between subsets: identical images, adjacent tiles, and tiles with matching edges.
 
-Where no table tells how tiles lie in larger scenes, their borders do: the right border of one tile and the
-left border of its neighbour show the same ground one pixel apart. A pair of borders scores the correlation of
-their fine image structure times the agreement of their mask classes, and counts as a link if each is the
-other's best match.
+Without a table of scenes, edges show adjacency: the right edge of a tile and the left edge of its neighbour
+are the same ground one pixel apart. A pair of edges scores the correlation of their fine image structure
+times the agreement of their classes, and is a link if each is the other's best match.
 
-How sure a link is comes from pairs that cannot touch: two right borders, two left, two top, two bottom. There
-are as many of these *decoys* as real candidates, with the same statistics, so the decoys above a score
-estimate the false links above it (target-decoy estimation: Elias and Gygi, Nature Methods 4, 2007,
-doi:10.1038/nmeth1019).
+The confidence of links comes from *decoys*, pairs that cannot touch: two right edges, two left, two top, two
+bottom. They are as many as real candidates, with the same statistics, so the decoys above a score estimate
+the false links above it (target-decoy estimation: Elias and Gygi, 2007, doi:10.1038/nmeth1019).
 """
 
 from collections import defaultdict
@@ -20,19 +18,19 @@ from typing import NamedTuple
 import numpy as np
 
 from landcover._typing import Float32Array, Float64Array, UInt8Array
-from landcover.data.items import SceneTile
+from landcover.data.layouts import SceneTile
 
 SAMPLES = 128
-"""Points along a border, whatever its length."""
+"""Points along an edge of any length."""
 
 SMOOTH = 17
-"""Points over which a border is averaged to find its coarse trend, which neighbours by chance share too."""
+"""Points over which an edge is averaged to find its coarse trend, which is removed."""
 
 MIN_SCORE = 0.5
-"""No link scores less, however few decoys there are. Of unrelated borders, 1 in 10,000 does not."""
+"""Smallest score of a link; 1 in 10,000 unrelated edges reaches it."""
 
 MIN_CONFIDENCE = 0.99
-"""No link is less sure than this."""
+"""Smallest confidence of a link."""
 
 TOP, BOTTOM, LEFT, RIGHT = range(4)
 _TARGETS = ((RIGHT, LEFT), (BOTTOM, TOP))
@@ -41,13 +39,13 @@ _DECOYS = ((RIGHT, RIGHT), (LEFT, LEFT), (TOP, TOP), (BOTTOM, BOTTOM))
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Two items of different parts that share or continue their ground.
+    """Two items of different subsets with identical or adjacent ground, ``a`` and ``b`` by key.
 
     Attributes:
-        a: Key of the one.
+        a: Key of an item.
         b: Key of the other.
         kind: ``identical`` images, ``touching`` by scenes.csv, or ``matching-edges``.
-        confidence: Estimated probability that it is so, 0..1.
+        confidence: Estimated probability, 0..1.
     """
 
     a: str
@@ -57,11 +55,11 @@ class Leak:
 
 
 class Borders(NamedTuple):
-    """The four borders of a tile, top, bottom, left, right.
+    """The four edges of a tile: top, bottom, left, right.
 
     Attributes:
-        image: float32 (4, SAMPLES, 3): RGB along the border, 0..255.
-        mask: uint8 (4, SAMPLES): classes along the border.
+        image: float32 (4, SAMPLES, 3): RGB along the edge, 0..255.
+        mask: uint8 (4, SAMPLES): classes along the edge.
         lengths: (4,) lengths in pixels.
     """
 
@@ -71,23 +69,20 @@ class Borders(NamedTuple):
 
 
 def borders(image: UInt8Array, index: UInt8Array) -> Borders:
-    """Sample the borders of an image (height, width, 3) and its mask (height, width)."""
+    """Sample the edges of an image (height, width, 3) and its mask (height, width)."""
     height, width = index.shape
-    sides = (image[0], image[-1], image[:, 0], image[:, -1])
-    classes = (index[0], index[-1], index[:, 0], index[:, -1])
-    return Borders(
-        np.stack([_resample(side) for side in sides]),
-        np.stack([side[((np.arange(SAMPLES) + 0.5) * len(side) / SAMPLES).astype(int)] for side in classes]),
-        (width, width, height, height),
-    )
-
-
-def _resample(side: UInt8Array) -> Float32Array:
-    """Average a border (length, 3) to (SAMPLES, 3), each point over its exact share of the length."""
-    total = np.concatenate([np.zeros((1, 3)), np.cumsum(side, axis=0, dtype=np.float64)])
-    bounds = np.linspace(0, len(side), SAMPLES + 1)
-    at = np.stack([np.interp(bounds, np.arange(len(side) + 1), total[:, c]) for c in range(3)], axis=1)
-    return (np.diff(at, axis=0) * (SAMPLES / len(side))).astype(np.float32)
+    colours = []
+    for side in (image[0], image[-1], image[:, 0], image[:, -1]):
+        # Each point is the mean over its exact share of the length.
+        total = np.concatenate([np.zeros((1, 3)), np.cumsum(side, axis=0, dtype=np.float64)])
+        bounds = np.linspace(0, len(side), SAMPLES + 1)
+        at = np.stack([np.interp(bounds, np.arange(len(side) + 1), total[:, c]) for c in range(3)], axis=1)
+        colours.append((np.diff(at, axis=0) * (SAMPLES / len(side))).astype(np.float32))
+    classes = [
+        side[((np.arange(SAMPLES) + 0.5) * len(side) / SAMPLES).astype(int)]
+        for side in (index[0], index[-1], index[:, 0], index[:, -1])
+    ]
+    return Borders(np.stack(colours), np.stack(classes), (width, width, height, height))
 
 
 def duplicates(hashes: Mapping[str, str]) -> list[list[str]]:
@@ -99,13 +94,13 @@ def duplicates(hashes: Mapping[str, str]) -> list[list[str]]:
 
 
 def identical(groups: Iterable[Sequence[str]], part_of: Mapping[str, str]) -> list[Leak]:
-    """Return the pairs of identical images that are in different parts."""
+    """Return the pairs of identical images that are in different subsets."""
     pairs = (pair for group in groups for pair in combinations(group, 2))
     return [Leak(a, b, "identical", 1.0) for a, b in pairs if _across(a, b, part_of)]
 
 
 def touching(scenes: Mapping[str, SceneTile], part_of: Mapping[str, str]) -> list[Leak]:
-    """Return the pairs of 4-neighbours of one scene that are in different parts."""
+    """Return the pairs of 4-neighbours of one scene that are in different subsets."""
     key_at = {tile: key for key, tile in scenes.items()}
     leaks = []
     for tile, key in sorted(key_at.items(), key=lambda pair: pair[1]):
@@ -120,7 +115,7 @@ def touching(scenes: Mapping[str, SceneTile], part_of: Mapping[str, str]) -> lis
 
 
 def shared_scenes(scenes: Mapping[str, SceneTile], part_of: Mapping[str, str]) -> int:
-    """Count the scenes with items in more than one part."""
+    """Count the scenes with items in several subsets."""
     parts = defaultdict(set)
     for key, tile in scenes.items():
         if key in part_of:
@@ -129,10 +124,7 @@ def shared_scenes(scenes: Mapping[str, SceneTile], part_of: Mapping[str, str]) -
 
 
 def matching_edges(tiles: Mapping[str, Borders], part_of: Mapping[str, str]) -> list[Leak]:
-    """Return the links between items of different parts, found by their borders alone.
-
-    Costs one product of (items, 3 * SAMPLES) matrices per pair of sides: seconds for thousands of items.
-    """
+    """Return the links between items of different subsets, by their edges: seconds for thousands of items."""
     leaks = [
         Leak(min(a, b), max(a, b), "matching-edges", confidence)
         for a, b, confidence in links(tiles)
@@ -142,7 +134,7 @@ def matching_edges(tiles: Mapping[str, Borders], part_of: Mapping[str, str]) -> 
 
 
 def links(tiles: Mapping[str, Borders]) -> list[tuple[str, str, float]]:
-    """Return (left or upper key, right or lower key, confidence) of tiles that continue each other."""
+    """Return (left or upper key, right or lower key, confidence) of adjacent tiles."""
     keys = sorted(tiles)
     if len(keys) < 2:
         return []
@@ -153,9 +145,9 @@ def links(tiles: Mapping[str, Borders]) -> list[tuple[str, str, float]]:
     ]
     confidence = _confidence(np.array([match.score for match in targets]), np.array(decoys))
     return [
-        (keys[match.first], keys[match.second], round(float(sure), 4))
-        for match, sure in zip(targets, confidence, strict=True)
-        if match.score >= MIN_SCORE and sure >= MIN_CONFIDENCE
+        (keys[match.first], keys[match.second], round(float(probability), 4))
+        for match, probability in zip(targets, confidence, strict=True)
+        if match.score >= MIN_SCORE and probability >= MIN_CONFIDENCE
     ]
 
 
@@ -166,7 +158,7 @@ class _Match(NamedTuple):
 
 
 class _Sides:
-    """The borders of all tiles, as features whose products are correlations and agreements."""
+    """The edges of all tiles, as features whose products are correlations and agreements."""
 
     def __init__(self, tiles: Sequence[Borders]) -> None:
         image = _fine_structure(np.stack([tile.image for tile in tiles]))
@@ -177,7 +169,7 @@ class _Sides:
         self.lengths = np.array([tile.lengths for tile in tiles])
 
     def mutual_best(self, first: int, second: int, *, rows_at_once: int = 1024) -> list[_Match]:
-        """Match side ``first`` of each tile to side ``second`` of the others; keep who prefer each other."""
+        """Match side ``first`` of each tile to side ``second`` of the others; keep mutual best matches."""
         count = len(self.lengths)
         best_second = np.empty(count, np.int64)
         best_first = np.zeros(count, np.int64)
@@ -200,9 +192,9 @@ class _Sides:
 
 
 def _fine_structure(image: Float32Array) -> Float32Array:
-    """Take the coarse trend out of borders (tiles, 4, SAMPLES, 3) and scale each to unit length.
+    """Remove the coarse trend of edges (tiles, 4, SAMPLES, 3) and scale each to unit length.
 
-    A border with less than one grey level of structure stays short: it resembles anything.
+    An edge with less than one grey level of structure stays shorter.
     """
     padded = np.pad(image, ((0, 0), (0, 0), (SMOOTH // 2 + 1, SMOOTH // 2), (0, 0)), mode="edge")
     total = np.cumsum(padded, axis=2, dtype=np.float64)
@@ -213,11 +205,10 @@ def _fine_structure(image: Float32Array) -> Float32Array:
 
 
 def _confidence(scores: Float64Array, decoys: Float64Array) -> Float64Array:
-    """Return 1 - the share of false links among those that score at least as much, (links,) in 0..1.
+    """Return 1 - the fraction of false links among those with at least this score, (links,) in 0..1.
 
-    The number of false links above a score is the number of decoys above it, or what an exponential tail
-    through the upper decoys says where that is more: in a small set no decoy comes near, which does not prove
-    much.
+    The number of false links above a score is the number of decoys above it, or that of an exponential tail
+    through the upper decoys if larger: a small set has few decoys.
     """
     if len(scores) == 0:
         return np.empty(0)
@@ -229,7 +220,7 @@ def _confidence(scores: Float64Array, decoys: Float64Array) -> Float64Array:
         above = np.maximum(above, len(tail) * np.exp(-np.maximum(scores - tail[0], 0) / slope))
     links_above = len(scores) - np.searchsorted(np.sort(scores), scores)
     false_share = np.minimum(above / links_above, 1.0)
-    # A higher score is never less sure: take the smallest share at this score or a lower one.
+    # Confidence must not fall with the score: take the smallest fraction at this score or a lower one.
     order = np.argsort(scores, kind="stable")
     result = np.empty(len(scores))
     result[order] = 1 - np.minimum.accumulate(false_share[order])

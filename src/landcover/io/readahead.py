@@ -44,8 +44,12 @@ def parallel_map(
         try:
             pending.extend(pool.submit(function, item) for item in islice(remaining, ahead or 3 * workers))
             while pending:
-                result = _result(pending.popleft())
+                future = pending.popleft()
+                while not future.done():
+                    wait([future], _POLL_S)  # in short intervals, so that Ctrl-C works on every system
                 pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
+                result = future.result()
+                del future
                 yield result
                 del result
         finally:
@@ -77,13 +81,6 @@ def read_ahead(items: Iterable[T]) -> Generator[T, None, None]:
     finally:
         if isinstance(iterator, Generator):
             iterator.close()
-
-
-def _result(future: "Future[R]") -> R:
-    """Wait in short intervals, so that Ctrl-C is noticed on every system."""
-    while not future.done():
-        wait([future], _POLL_S)
-    return future.result()
 
 
 def _cpus() -> int:

@@ -1,9 +1,8 @@
-"""From light and tone to RGB, so that colour alone tells as little as possible.
+"""From light and tone to RGB, so that colour alone hardly separates classes.
 
-Forest, rangeland and agriculture are painted from one palette, urban and barren from another. Within every
-class of every scene, tone is replaced by its rank among the class's pixels, and light by its rank among
-those of similar tone. Both are then uniform and independent in each class: classes of one palette have the
-same joint distribution of colours, whatever their textures.
+Forest, rangeland and agriculture share one palette, urban and barren another. In each class of a scene, tone
+becomes its rank among the class's pixels, and light its rank among those of similar tone. Both are then
+uniform and independent: classes of one palette have the same joint distribution of colours.
 """
 
 from collections.abc import Sequence

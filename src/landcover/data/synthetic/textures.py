@@ -1,8 +1,7 @@
-"""What each class looks like, as two fields: ``light`` (bright or dark) and ``tone`` (the material's hue).
+"""The texture of each class, as two fields: ``light`` (bright or dark) and ``tone`` (the material's hue).
 
-The fields have no scale of their own: :mod:`landcover.data.synthetic.colours` ranks them, so that classes
-which share a palette also share its distribution of colours. Only the *arrangement* made here tells them
-apart. All arrays are flat: one value per pixel of the class, in the order of ``Ground.here``.
+:mod:`landcover.data.synthetic.colours` ranks the fields: only the *arrangement* made here separates classes
+of one palette. All arrays are flat: one value per pixel of the class, in the order of ``Ground.here``.
 """
 
 from typing import NamedTuple
@@ -15,19 +14,19 @@ from landcover.data.synthetic.layout import Layout
 from landcover.data.synthetic.noise import Cells, Dice, Field, fractal_noise, scatter, strips
 
 GREEN_SHARE = 0.12
-"""Share of trees in towns and of tufts on bare ground: equal, as both share one distribution of colours."""
+"""Fraction of trees in towns and of tufts on bare ground, which share one distribution of colours."""
 
 _GREEN = 20.0
 """Added to the tone of such plants: beyond any earth."""
 
 
 class Texture(NamedTuple):
-    """How the pixels of a class look.
+    """Appearance of the pixels of a class.
 
     Attributes:
         light: float32 (N,), higher is brighter.
         tone: float32 (N,), along the palette: from green to straw, or from slate over red earth to green.
-        height: int8 (N,), height in pixels of what stands there and throws a shadow.
+        height: int8 (N,), height in pixels of objects that throw a shadow.
     """
 
     light: Field
