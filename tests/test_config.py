@@ -130,17 +130,10 @@ def test_a_wrong_value_is_named_with_what_was_found_and_expected(data: object, p
 
 
 def test_all_faults_are_told_at_once() -> None:
-    message = refusal({"steps": "x", "minute": 1, "optimiser": {"learning_rate": -1}})
+    message = refusal({"steps": "x" * 1000, "minute": 1, "optimiser": {"learning_rate": -1}})
     assert len(message.splitlines()) == 3
-
-
-def test_the_error_is_one_of_usage() -> None:
-    with pytest.raises(UsageError):
-        from_mapping(Experiment, {"x": 1}, "here")
-
-
-def test_long_values_are_cut() -> None:
-    assert len(refusal({"steps": "x" * 1000})) < 200
+    assert len(message) < 500
+    assert issubclass(ConfigError, UsageError)
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,6 @@ def colour_shares(image: np.ndarray, where: np.ndarray) -> np.ndarray:
     return counts / counts.sum()
 
 
-def test_a_scene_is_a_function_of_seed_and_size() -> None:
-    first, again, other = make_scene(5, 96, 64), make_scene(5, 96, 64), make_scene(6, 96, 64)
-    assert np.array_equal(first.image, again.image)
-    assert np.array_equal(first.index, again.index)
-    assert not np.array_equal(first.image, other.image)
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3), (37, 211), (200, 61)])
 @pytest.mark.parametrize("seed", [0, 7, 2**63])
 def test_any_size(seed: int, size: tuple[int, int]) -> None:

@@ -307,15 +307,6 @@ class TestCommand:
         assert "0003_sat.jpg" in result.stdout
         assert "Error: 1 files that cannot be used" in result.stderr
 
-    def test_an_existing_report_is_kept(self, tmp_path: Path) -> None:
-        write_folder(tmp_path / "data", "pairs")
-        (tmp_path / "r.json").write_text("mine")
-        command = ["verify", str(tmp_path / "data"), "--json", str(tmp_path / "r.json")]
-        assert CliRunner().invoke(build(), command).exit_code == 1
-        assert (tmp_path / "r.json").read_text() == "mine"
-        assert CliRunner().invoke(build(), [*command, "--force"]).exit_code == 0
-        assert json.loads((tmp_path / "r.json").read_text())["layout"] == "pairs"
-
     def test_printed_lists_are_splits_again(self, tmp_path: Path) -> None:
         write_folder(tmp_path / "data", "restarting")
         command = ["splits", "--data", str(tmp_path / "data"), "--split"]
