@@ -153,19 +153,16 @@ class TestGLNet:
         parts = split(listed(sorted(glnet_ids()["val"] | glnet_ids()["train"])), "glnet")
         assert {part: len(items) for part, items in parts.items()} == {"train": 454, "val": 207}
 
-    def test_a_part_that_is_there_in_part_is_refused(self) -> None:
-        names = sorted(glnet_ids()["val"])
-        with pytest.raises(SplitError, match=rf"204 of the 207 .*val.*missing: {', '.join(names[:3])}"):
-            split(listed(names[3:]), "glnet")
-
-    def test_none_of_them(self) -> None:
-        with pytest.raises(SplitError, match="none of the 803"):
-            split(listed(["train/0000"]), "glnet")
-
-    def test_an_id_that_fits_two_items_is_refused(self) -> None:
-        names = sorted(glnet_ids()["test"])
-        with pytest.raises(SplitError, match=r"fits several items: .*copy/"):
-            split(listed([*names, f"copy/{names[0]}"]), "glnet")
+    def test_lists_that_do_not_fit_are_refused(self) -> None:
+        names = {part: sorted(ids) for part, ids in glnet_ids().items()}
+        missing = ", ".join(names["val"][:3])
+        for keys, message in (
+            (names["val"][3:], rf"204 of the 207 .*val.*missing: {missing}"),
+            (["train/0000"], "none of the 803"),
+            ([*names["test"], f"copy/{names['test'][0]}"], r"fits several items: .*copy/"),
+        ):
+            with pytest.raises(SplitError, match=message):
+                split(listed(keys), "glnet")
 
 
 class TestRandom:
@@ -184,15 +181,25 @@ class TestRandom:
         parts = keys_of(split(listed(TILES), "random-30-10@0"))
         assert sorted(parts["train"] + parts["val"]) == TILES[:40]
 
-    @pytest.mark.parametrize("name", ["random-30-11@0", "random-723-80@0"])
-    def test_counts_must_fit(self, name: str) -> None:
-        with pytest.raises(SplitError, match="has 40"):
-            split(listed(TILES), name)
-
-    @pytest.mark.parametrize("name", ["random-40-0@0", "random-0-40@0"])
-    def test_empty_parts_are_refused(self, name: str) -> None:
-        with pytest.raises(SplitError, match="is empty"):
-            split(listed(TILES), name)
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("random-30-11@0", "has 40"),
+            ("random-723-80@0", "has 40"),
+            ("random-40-0@0", "is empty"),
+            ("random-0-40@0", "is empty"),
+            ("kfold-5@5", "Fold 5 of 5 .*0 to 4"),
+            ("scenes-k5@5", "Fold 5 of 5 .*0 to 4"),
+            ("kfold-1@0", "choose 2 to 40"),
+            ("kfold-0@0", "choose 2 to 40"),
+            ("scenes-k1@0", "choose 2 to 40"),
+            ("scenes-k41@0", "choose 2 to 40"),
+        ],
+    )
+    def test_numbers_that_do_not_fit_are_refused(self, name: str, message: str) -> None:
+        scenes = {key: SceneTile(key, 0, 0) for key in TILES}
+        with pytest.raises(SplitError, match=message):
+            split(listed(TILES, scenes=scenes), name)
 
 
 class TestFolds:
@@ -211,18 +218,6 @@ class TestFolds:
             assert len(parts["train"]) + len(parts["val"]) == count
             held_out += parts["val"]
         assert sorted(held_out) == [item.key for item in dataset.items]
-
-    @pytest.mark.parametrize("name", ["kfold-5@5", "scenes-k5@5"])
-    def test_folds_are_numbered_from_zero(self, name: str) -> None:
-        scenes = {key: SceneTile(key, 0, 0) for key in TILES}
-        with pytest.raises(SplitError, match=r"Fold 5 of 5 .*0 to 4"):
-            split(listed(TILES, scenes=scenes), name)
-
-    @pytest.mark.parametrize("name", ["kfold-1@0", "kfold-0@0", "scenes-k1@0", "scenes-k41@0"])
-    def test_too_few_or_many_folds(self, name: str) -> None:
-        scenes = {key: SceneTile(key, 0, 0) for key in TILES}
-        with pytest.raises(SplitError, match="choose 2 to 40"):
-            split(listed(TILES, scenes=scenes), name)
 
 
 SCENES = {key: SceneTile(f"s{i // 4}", 0, i % 4) for i, key in enumerate(TILES)}

@@ -18,7 +18,6 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from landcover.errors import DataError, LandcoverError, OutputError, UsageError
-from landcover.io import vectors
 from landcover.io.vectors import (
     WGS84,
     Batch,
@@ -121,19 +120,6 @@ def test_geopackages_written_in_turns_by_threads_tell_no_time_either(tmp_path: P
     write_features(alone, [(boxes, columns)] * 2, COLUMNS, UTM)
     for folder in "ab":
         assert (tmp_path / folder / "out.gpkg").read_bytes() == alone.read_bytes()
-
-
-def test_the_date_is_set_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written, write = [], pyogrio.raw.write
-
-    def watched(*args: Any, **kwargs: Any) -> None:
-        written.append((vectors._date_lock.locked(), pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")))
-        write(*args, **kwargs)
-
-    monkeypatch.setattr(pyogrio.raw, "write", watched)
-    write_features(tmp_path / "out.gpkg", [(squares(2), attributes(2))], COLUMNS, UTM)
-    assert written == [(True, "1970-01-01T00:00:00.000Z")] * 2
-    assert not vectors._date_lock.locked()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -148,14 +148,12 @@ class Legend:
             >>> lc.DEEPGLOBE.to_dict()["unknown"]
             'unknown'
         """
-        return {
-            "name": self.name,
-            "classes": [
-                {"name": c.name, "colour": list(c.colour)} | ({} if c.value is None else {"value": c.value})
-                for c in self.classes
-            ],
-            "unknown": None if self.unknown is None else self.names[self.unknown],
-        }
+        classes: list[dict[str, Any]] = [{"name": c.name, "colour": list(c.colour)} for c in self.classes]
+        for entry, c in zip(classes, self.classes, strict=True):
+            if c.value is not None:
+                entry["value"] = c.value
+        unknown = None if self.unknown is None else self.names[self.unknown]
+        return {"name": self.name, "classes": classes, "unknown": unknown}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str = "legend") -> "Legend":

@@ -339,22 +339,13 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-class _Decoded(NamedTuple):
-    item: Item
-    image: UInt8Array
-    mask: Mask | None
-    image_source: Source
-    mask_source: Source | None
-    pixels_hash: str
-
-
 def _write(source: FolderDataset, about: About, out: Path) -> Index:
     def describe(file: Path) -> Source:
         status = file.stat()
         path = file.relative_to(source.root).as_posix()
         return Source(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=_sha256(file))
 
-    def decode(item: Item) -> _Decoded | DataError:
+    def decode(item: Item) -> tuple[Entry, UInt8Array, Mask | None] | DataError:
         image_source = describe(item.image)
         mask_source = None if item.mask is None else describe(item.mask)
         try:
@@ -362,7 +353,20 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
             image = source.read_image(item)
         except DataError as error:
             return error
-        return _Decoded(item, image, mask, image_source, mask_source, hash_pixels(image).hex())
+        entry = Entry(
+            key=item.key,
+            part=item.part,
+            height=image.shape[0],
+            width=image.shape[1],
+            image=image_source,
+            image_offset=0,
+            mask=mask_source,
+            mask_offset=0,
+            class_pixels=tuple(count_classes(mask.index, source.legend).tolist()) if mask else (),
+            off_palette=mask.off_palette if mask else 0,
+            pixels_hash=hash_pixels(image).hex(),
+        )
+        return entry, image, mask
 
     if out.is_dir():
         for leftover in filter(is_temporary, out.iterdir()):
@@ -381,22 +385,9 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
             if isinstance(result, DataError):
                 faults.append(str(result))
                 continue
-            item, image, mask, image_source, mask_source, pixels_hash = result
-            entries.append(
-                Entry(
-                    key=item.key,
-                    part=item.part,
-                    height=image.shape[0],
-                    width=image.shape[1],
-                    image=image_source,
-                    image_offset=images_bytes,
-                    mask=mask_source,
-                    mask_offset=masks_bytes,
-                    class_pixels=tuple(count_classes(mask.index, source.legend).tolist()) if mask else (),
-                    off_palette=mask.off_palette if mask else 0,
-                    pixels_hash=pixels_hash,
-                )
-            )
+            entry, image, mask = result
+            offsets = {"image_offset": images_bytes, "mask_offset": masks_bytes}
+            entries.append(entry.model_copy(update=offsets))
             images_bytes += images.write(np.ascontiguousarray(image).data)
             if mask is not None:
                 masks_bytes += masks.write(np.ascontiguousarray(mask.index).data)

@@ -23,15 +23,12 @@ _COLUMNS = ("part", "id", "scene", "row", "col")
 _EXT = rf"(?:{'|'.join(map(re.escape, sorted(PICTURE_SUFFIXES)))})"
 _DIR = r"(?P<dir>.*/)?"
 _SAT = rf"(?P<id>[^/]+){IMAGE_END}{_EXT}"
-_MASK = rf"(?P<id>[^/]+){MASK_END}(?:{'|'.join(map(re.escape, sorted(MASK_SUFFIXES)))})"
+_LOSSLESS = rf"(?:{'|'.join(map(re.escape, sorted(MASK_SUFFIXES)))})"
+_MASK = rf"(?P<id>[^/]+){MASK_END}{_LOSSLESS}"
 
 _USUAL_PARTS: Mapping[str, str] = {
-    "train": "train",
+    **{part: part for part in ("train", "val", "valid", "validation", "test")},
     "training": "train",
-    "val": "val",
-    "valid": "valid",
-    "validation": "validation",
-    "test": "test",
     "testing": "test",
 }
 _CHALLENGE_PARTS: Mapping[str, str] = {
@@ -105,7 +102,7 @@ class Layout:
     masks: tuple[str, ...] = (_DIR + _MASK,)
     requires: str | None = None
     listing: str | None = None
-    parts: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=lambda: _USUAL_PARTS)
     size: tuple[int, int] | None = None
     by_size: bool = False
     gsd: float | None = None
@@ -133,7 +130,6 @@ LAYOUTS: tuple[Layout, ...] = (
         "Kaggle mirror of the challenge (balraj98)",
         requires=r"(?:.*/)?metadata\.csv",
         listing=r"(?:.*/)?metadata\.csv",
-        parts=_USUAL_PARTS,
         counts={"train": 803, "valid": 171, "test": 172},
     ),
     _challenge(
@@ -159,7 +155,6 @@ LAYOUTS: tuple[Layout, ...] = (
         rf"{_DIR}img_dir/(?P<sub>.*/)?{_SAT}",
         (rf"{_DIR}rgb2id/(?P<sub>.*/)?{_MASK}",),
         requires=r"(?:.*/)?rgb2id/.+",
-        parts=_USUAL_PARTS,
         counts={"train": 454, "val": 207, "test": 142},
         mask_legend=UNKNOWN_FIRST,
     ),
@@ -168,6 +163,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "challenge images with MagNet's id lists",
         requires=r"(?:.*/)?list/deepglobe/(?:train|val|test)\.txt",
         listing=r"(?:.*/)?list/deepglobe/(?:train|val|test)\.txt",
+        parts={},
         counts={"train": 454, "val": 207, "test": 142},
     ),
     _challenge(
@@ -176,6 +172,7 @@ LAYOUTS: tuple[Layout, ...] = (
         rf"{_DIR}images/(?P<id>[^/]+?)(?:_sat)?{_EXT}",
         (r"(?P<dir>.*/)?raw_masks/(?P<id>[^/]+?)(?:_mask)?\.png",),
         requires=r"(?:.*/)?raw_masks/[^/]+",
+        parts={},
         counts={"all": 803},
     ),
     # The seed's label files turn red, which is not a class, into urban: colour masks are preferred.
@@ -202,7 +199,6 @@ LAYOUTS: tuple[Layout, ...] = (
         r"(?P<dir>(?:.*/)?(?:train|validation)/)(?P<id>\d{4})_sat\.jpg",
         (r"(?P<dir>(?:.*/)?(?:train|validation)/)(?P<id>\d{4})_mask\.png",),
         requires=r"(?:.*/)?validation/\d{4}_sat\.jpg",
-        parts=_USUAL_PARTS,
         size=(512, 512),
         by_size=True,
         gsd=1.195,
@@ -213,31 +209,26 @@ LAYOUTS: tuple[Layout, ...] = (
         "pairs of the challenge's names and size",
         rf"{_DIR}(?P<id>\d+)_sat\.jpg",
         (rf"{_DIR}(?P<id>\d+)_mask\.png",),
-        parts=_USUAL_PARTS,
         by_size=True,
     ),
     Layout(
         "pairs",
         "pairs NAME_sat and NAME_mask (or NAME_label)",
-        masks=(rf"{_DIR}(?P<id>[^/]+)_(?:mask|label)\.(?:png|tiff?)",),
-        parts=_USUAL_PARTS,
+        masks=(rf"{_DIR}(?P<id>[^/]+)_(?:mask|label){_LOSSLESS}",),
     ),
     Layout(
         "folders",
         "folders images/ and masks/ (or labels/)",
         rf"{_DIR}(?:images?|imgs?|sat)/(?P<sub>.*/)?(?P<id>[^/]+?)(?:_sat)?{_EXT}",
         (
-            rf"{_DIR}(?:masks?|labels?|annotations?|gt)/(?P<sub>.*/)?"
-            r"(?P<id>[^/]+?)(?:_mask|_label)?\.(?:png|tiff?)",
+            rf"{_DIR}(?:masks?|labels?|annotations?|gt)/(?P<sub>.*/)?(?P<id>[^/]+?)(?:_mask|_label)?{_LOSSLESS}",
         ),
-        parts=_USUAL_PARTS,
     ),
     Layout(
         "stems",
         "pairs of one name: NAME.jpg (or .tif, .jp2, .webp) and NAME.png",
         rf"{_DIR}(?P<id>[^/]+)\.(?:jpe?g|tiff?|jp2|webp)",
         (rf"{_DIR}(?P<id>[^/]+)\.png",),
-        parts=_USUAL_PARTS,
     ),
 )
 """The known layouts, the most specific first; the last three match any folder of pairs."""

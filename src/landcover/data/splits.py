@@ -202,11 +202,11 @@ def _random(dataset: Dataset, train: int, val: int, seed: int) -> Parts:
 def _kfold(dataset: Dataset, folds: int, fold: int) -> Parts:
     pool = _pool(dataset)
     _check_fold(folds, fold, len(pool), "items")
-    return _hold_out(pool, {item.key for item in pool[fold::folds]})
+    return _assign(pool, val=[item.key for item in pool[fold::folds]])
 
 
 def _scenes(dataset: Dataset, folds: int, fold: int) -> Parts:
-    return _hold_out(_pool(dataset), set(_scene_folds(dataset, folds, fold)[fold]))
+    return _assign(_pool(dataset), val=_scene_folds(dataset, folds, fold)[fold])
 
 
 def _scenes_with_development(dataset: Dataset, folds: int, fold: int, development: int) -> Parts:
@@ -219,11 +219,7 @@ def _scenes_with_development(dataset: Dataset, folds: int, fold: int, developmen
     if folds == 2:
         raise SplitError(f"scenes-k2@{fold},{development} leaves no training data; use 3 folds or more.")
     members = _scene_folds(dataset, folds, fold, development)
-    part_of = dict.fromkeys(members[development], "val") | dict.fromkeys(members[fold], "test")
-    parts: Parts = {"train": [], "val": [], "test": []}
-    for item in _pool(dataset):
-        parts[part_of.get(item.key, "train")].append(item)
-    return parts
+    return _assign(_pool(dataset), val=members[development], test=members[fold])
 
 
 def _scene_folds(dataset: Dataset, folds: int, *used: int) -> list[list[str]]:
@@ -384,11 +380,13 @@ def _check_fold(folds: int, fold: int, available: int, what: str) -> None:
         raise SplitError(f"Fold {fold} of {folds} does not exist; folds are numbered 0 to {folds - 1}.")
 
 
-def _hold_out(pool: list[Item], held_out: set[str]) -> Parts:
-    return {
-        "train": [item for item in pool if item.key not in held_out],
-        "val": [item for item in pool if item.key in held_out],
-    }
+def _assign(pool: list[Item], **held_out: list[str]) -> Parts:
+    """Return the subsets of these keys, and all other items as train."""
+    part_of = {key: part for part, keys in held_out.items() for key in keys}
+    parts: Parts = {part: [] for part in ("train", *held_out)}
+    for item in pool:
+        parts[part_of.get(item.key, "train")].append(item)
+    return parts
 
 
 def _by_bare_id(dataset: Dataset) -> dict[str, list[Item]]:
