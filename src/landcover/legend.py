@@ -1,7 +1,7 @@
 """Classes, their colours and their order: the only definition of labels.
 
-A class index is a position in the legend. Models emit the *scored* classes only; :attr:`Legend.channels` maps
-a class index to the model's channel. ``NODATA`` marks pixels outside the imagery and is not a class.
+A class index is a position in the legend. Models predict the *scored* classes only, one channel each.
+``NODATA`` marks pixels outside the imagery and is not a class.
 """
 
 from collections.abc import Mapping
@@ -86,8 +86,9 @@ class Legend:
     def __post_init__(self) -> None:
         if not 2 <= len(self.classes) <= 255:
             raise ConfigError(f"Legend {self.name!r} has {len(self.classes)} classes; expected 2 to 255.")
-        for what, values in (("name", self.names), ("colour", [c.colour for c in self.classes])):
-            repeated = sorted({str(v) for v in values if list(values).count(v) > 1})
+        for what in ("name", "colour"):
+            values = [getattr(entry, what) for entry in self.classes]
+            repeated = [value for value in values if values.count(value) > 1]
             if repeated:
                 raise ConfigError(f"Legend {self.name!r} uses the {what} {repeated[0]} more than once.")
         for name in (self.name, *self.names):

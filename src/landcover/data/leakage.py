@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from landcover._typing import Float32Array, Float64Array, UInt8Array
+from landcover._typing import Float32Array, Float64Array, Int64Array, UInt8Array
 from landcover.data.layouts import SceneTile
 
 SAMPLES = 128
@@ -31,6 +31,8 @@ MIN_SCORE = 0.5
 
 MIN_CONFIDENCE = 0.99
 """Smallest confidence of a link."""
+
+_ROWS_AT_ONCE = 1024
 
 TOP, BOTTOM, LEFT, RIGHT = range(4)
 _TARGETS = ((RIGHT, LEFT), (BOTTOM, TOP))
@@ -138,57 +140,55 @@ def links(tiles: Mapping[str, Borders]) -> list[tuple[str, str, float]]:
     keys = sorted(tiles)
     if len(keys) < 2:
         return []
-    sides = _Sides([tiles[key] for key in keys])
-    targets = [match for a, b in _TARGETS for match in sides.mutual_best(a, b)]
-    decoys = [
-        match.score for a, b in _DECOYS for match in sides.mutual_best(a, b) if match.first < match.second
-    ]
-    confidence = _confidence(np.array([match.score for match in targets]), np.array(decoys))
+    edges = [tiles[key] for key in keys]
+    image = _fine_structure(np.stack([tile.image for tile in edges]))
+    mask = np.stack([tile.mask for tile in edges])
+    one_hot = (mask[..., None] == np.unique(mask)).astype(np.float32)
+    sides = _Sides(
+        image.reshape(*image.shape[:2], -1),
+        one_hot.reshape(*mask.shape[:2], -1),
+        np.array([tile.lengths for tile in edges]),
+    )
+    first, second, scores = np.concatenate([_mutual_best(sides, a, b) for a, b in _TARGETS], axis=1)
+    decoys = np.concatenate([_mutual_best(sides, a, b) for a, b in _DECOYS], axis=1)
+    confidence = _confidence(scores, decoys[2, decoys[0] < decoys[1]])
     return [
-        (keys[match.first], keys[match.second], round(float(probability), 4))
-        for match, probability in zip(targets, confidence, strict=True)
-        if match.score >= MIN_SCORE and probability >= MIN_CONFIDENCE
+        (keys[int(first[i])], keys[int(second[i])], round(float(confidence[i]), 4))
+        for i in np.flatnonzero((scores >= MIN_SCORE) & (confidence >= MIN_CONFIDENCE))
     ]
 
 
-class _Match(NamedTuple):
-    first: int
-    second: int
-    score: float
+class _Sides(NamedTuple):
+    """The edges of all tiles as features (tiles, 4, n): products are correlations and agreements."""
+
+    image: Float32Array
+    mask: Float32Array
+    lengths: Int64Array
 
 
-class _Sides:
-    """The edges of all tiles, as features whose products are correlations and agreements."""
+def _mutual_best(sides: _Sides, first: int, second: int) -> Float64Array:
+    """Match side ``first`` of each tile to side ``second`` of the others; keep mutual best matches.
 
-    def __init__(self, tiles: Sequence[Borders]) -> None:
-        image = _fine_structure(np.stack([tile.image for tile in tiles]))
-        mask = np.stack([tile.mask for tile in tiles])
-        classes = np.unique(mask)
-        self.image = image.reshape(*image.shape[:2], -1)
-        self.mask = (mask[..., None] == classes).astype(np.float32).reshape(*mask.shape[:2], -1)
-        self.lengths = np.array([tile.lengths for tile in tiles])
-
-    def mutual_best(self, first: int, second: int, *, rows_at_once: int = 1024) -> list[_Match]:
-        """Match side ``first`` of each tile to side ``second`` of the others; keep mutual best matches."""
-        count = len(self.lengths)
-        best_second = np.empty(count, np.int64)
-        best_first = np.zeros(count, np.int64)
-        score_first = np.full(count, -np.inf, np.float32)
-        score_second = np.empty(count, np.float32)
-        for start in range(0, count, rows_at_once):
-            rows = np.arange(start, min(start + rows_at_once, count))
-            score = self.image[rows, first] @ self.image[:, second].T
-            score *= self.mask[rows, first] @ self.mask[:, second].T / SAMPLES
-            score[self.lengths[rows, first][:, None] != self.lengths[:, second]] = -1
-            score[np.arange(len(rows)), rows] = -1
-            best_second[rows], score_second[rows] = score.argmax(axis=1), score.max(axis=1)
-            better = score.max(axis=0) > score_first
-            best_first[better] = start + score.argmax(axis=0)[better]
-            score_first[better] = score.max(axis=0)[better]
-        mutual = np.flatnonzero(best_first[best_second] == np.arange(count))
-        return [
-            _Match(int(i), int(best_second[i]), float(score_second[i])) for i in mutual if score_second[i] > 0
-        ]
+    Returns:
+        float64 (3, matches): number of the one tile, of the other, score.
+    """
+    count = len(sides.lengths)
+    best_second = np.empty(count, np.int64)
+    best_first = np.zeros(count, np.int64)
+    score_first = np.full(count, -np.inf, np.float32)
+    score_second = np.empty(count, np.float32)
+    for start in range(0, count, _ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + _ROWS_AT_ONCE, count))
+        score = sides.image[rows, first] @ sides.image[:, second].T
+        score *= sides.mask[rows, first] @ sides.mask[:, second].T / SAMPLES
+        score[sides.lengths[rows, first][:, None] != sides.lengths[:, second]] = -1
+        score[np.arange(len(rows)), rows] = -1
+        best_second[rows], score_second[rows] = score.argmax(axis=1), score.max(axis=1)
+        better = score.max(axis=0) > score_first
+        best_first[better] = start + score.argmax(axis=0)[better]
+        score_first[better] = score.max(axis=0)[better]
+    mutual = np.flatnonzero((best_first[best_second] == np.arange(count)) & (score_second > 0))
+    return np.stack([mutual, best_second[mutual], score_second[mutual].astype(np.float64)])
 
 
 def _fine_structure(image: Float32Array) -> Float32Array:
@@ -210,8 +210,6 @@ def _confidence(scores: Float64Array, decoys: Float64Array) -> Float64Array:
     The number of false links above a score is the number of decoys above it, or that of an exponential tail
     through the upper decoys if larger: a small set has few decoys.
     """
-    if len(scores) == 0:
-        return np.empty(0)
     decoys = np.sort(decoys)
     above = len(decoys) - np.searchsorted(decoys, scores)
     tail = decoys[len(decoys) * 9 // 10 :]

@@ -77,13 +77,12 @@ def find_files(
         raise OutputError(f"{out} is a file; expected the folder that the results are written to.")
     found: dict[tuple[str, Path], Found] = {}
     for given in map(Path, inputs):
-        if not given.exists():
-            raise DataError(f"{given} does not exist; expected a file or a folder of {what}.")
         if given.is_file():
             found.setdefault((_real(given), Path(given.name)), Found(given, Path(given.name), None))
             continue
         if not given.is_dir():
-            raise DataError(f"{given} is a device or a pipe; expected a file or a folder of {what}.")
+            state = "is a device or a pipe" if given.exists() else "does not exist"
+            raise DataError(f"{given} {state}; expected a file or a folder of {what}.")
         paths = [
             path
             for path in _walk(given, out)

@@ -84,10 +84,9 @@ def read_features(path: str | Path, crs: CRS, *, layer: str | None = None) -> Fe
         UsageError: If the layer does not exist.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path} does not exist; expected a vector file, such as a GeoPackage.")
     if not (path.is_file() or path.is_dir()):  # some vector files are folders
-        raise DataError(f"{path} is a device or a pipe; expected a vector file, such as a GeoPackage.")
+        state = "is a device or a pipe" if path.exists() else "does not exist"
+        raise DataError(f"{path} {state}; expected a vector file, such as a GeoPackage.")
     _refuse_address(path, DataError)
     check_vector(path)
     try:

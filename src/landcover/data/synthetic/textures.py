@@ -69,12 +69,12 @@ class Ground:
             y, x = (axis + np.float32(ragged_px) * self.noise(7, octaves=2, gain=0.7) for axis in (y, x))
         return scatter(self._rng, y, x, self._rng.uniform(low_px, high_px), spread=spread)
 
-    def relief_slopes(self, scale_px: float, amplitude_px: float) -> tuple[Field, Field]:
+    def relief_slopes(self) -> tuple[Field, Field]:
         """Return the slopes along y and x of eroded hills: noise with sharp rills cut into it."""
         shape = self.here.shape[0], self.here.shape[1]
-        hills = fractal_noise(self._rng, shape, scale_px, octaves=6, gain=0.47)
-        rills = np.sqrt(np.abs(fractal_noise(self._rng, shape, scale_px * 0.65, octaves=4)))
-        relief = np.pad(np.float32(amplitude_px) * (hills + np.float32(0.27) * rills), (0, 1), mode="edge")
+        hills = fractal_noise(self._rng, shape, 75, octaves=6, gain=0.47)
+        rills = np.sqrt(np.abs(fractal_noise(self._rng, shape, 75 * 0.65, octaves=4)))
+        relief = np.pad(np.float32(22) * (hills + np.float32(0.27) * rills), (0, 1), mode="edge")
         return np.diff(relief, axis=0)[:, :-1][self.here], np.diff(relief, axis=1)[:-1][self.here]
 
     def turned(self, angle: Field) -> tuple[Field, Field]:
@@ -156,7 +156,7 @@ def agriculture(ground: Ground) -> Texture:
 
 def barren(ground: Ground) -> Texture:
     """Bare ground worn by water: relief in raking light, rills, boulders, tufts here and there."""
-    slope_y, slope_x = ground.relief_slopes(75, 22)
+    slope_y, slope_x = ground.relief_slopes()
     light = 0.7 * (slope_y * np.float32(ground.sun[0]) + slope_x * np.float32(ground.sun[1]))
     light += 0.2 * ground.grain() + 0.4 * ground.noise(60, octaves=5, gain=0.6)
     tone = ground.noise(85, octaves=5, gain=0.55)
