@@ -64,7 +64,7 @@ class Legend:
     Attributes:
         name: Name of the legend, such as ``deepglobe``.
         classes: The classes in index order, at most 255.
-        unknown: Index of the class that is never scored, or None where every class is scored.
+        unknown: Index of the class that is never scored, or None if all classes are scored.
 
     Raises:
         ConfigError: If names or colours repeat, a name has control characters, a colour is out of range, or
@@ -129,14 +129,14 @@ class Legend:
 
     @cached_property
     def colours(self) -> UInt8Array:
-        """uint8 (256, 3): colour of each index; black where there is no class (NODATA included)."""
+        """uint8 (256, 3): colour of each index; black if it is not a class."""
         table = np.zeros((256, 3), np.uint8)
         table[: len(self.classes)] = [c.colour for c in self.classes]
         return table
 
     @cached_property
     def channels(self) -> UInt8Array:
-        """uint8 (256,): the model's channel of each class index; ``IGNORE`` for unknown and for no class."""
+        """uint8 (256,): the model's channel of each index; ``IGNORE`` if it is unknown or not a class."""
         table = np.full(256, IGNORE, np.uint8)
         table[list(self.scored)] = np.arange(len(self.scored), dtype=np.uint8)
         return table

@@ -11,7 +11,7 @@ seven-class    an ordinary class                   all classes of a legend  left
 =============  ==================================  =======================  ===========================
 
 A scored pixel that is predicted as unknown is a miss of its class in all three, and a false positive of no
-scored class. ``NODATA`` is not unknown: where the truth is NODATA nothing is counted; a predicted NODATA
+scored class. ``NODATA`` is not unknown: pixels with NODATA as truth are not counted; a predicted NODATA
 counts as a predicted unknown. ``glnet`` follows VITA-Group/GLNet, ``seven-class`` the seed's ``evaluate.py``.
 """
 
@@ -38,9 +38,9 @@ class Scores:
 
     Attributes:
         metric: Name of the metric.
-        miou: Mean of the intersections over union, 0..1; None where no class has one.
+        miou: Mean of the intersections over union, 0..1; None if no class has one.
         iou: Intersection over union by class name, 0..1; None for a class absent from truth and prediction.
-        pixel_accuracy: Share of the counted pixels that are right, 0..1; None where no pixel is counted.
+        pixel_accuracy: Fraction of the counted pixels that are correct, 0..1; None if none is counted.
         warnings: Limits of these numbers, such as a class that is absent.
     """
 
@@ -60,8 +60,8 @@ class ConfusionMatrix:
 
     Attributes:
         legend: The classes.
-        table: int64 (K, K + 1), rows = truth, columns = prediction. The last column holds the pixels
-            predicted as NODATA; where the legend has an unknown class they stand in its column instead.
+        table: int64 (K, K + 1), rows = truth, columns = prediction. Predicted NODATA is in the column of the
+            unknown class, or in the last column if there is none.
     """
 
     def __init__(self, legend: Legend) -> None:
@@ -75,7 +75,7 @@ class ConfusionMatrix:
 
     @property
     def missed(self) -> Int64Array:
-        """int64 (K,): pixels of each true class predicted as NODATA where the legend has no unknown class."""
+        """int64 (K,): pixels of each true class predicted as NODATA, if the legend has no unknown class."""
         return self.table[:, -1]
 
     def update(self, truth: UInt8Array, prediction: UInt8Array) -> None:

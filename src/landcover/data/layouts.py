@@ -408,10 +408,8 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
         try:
             tile = SceneTile(row["scene"], int(row["row"]), int(row["col"]))
         except ValueError:
-            raise DataError(
-                f"{path}, line {line}: row and col must be integers; found {_cut(row['row'])} and "
-                f"{_cut(row['col'])}."
-            ) from None
+            found = f"{_cut(row['row'])} and {_cut(row['col'])}"
+            raise DataError(f"{path}, line {line}: row and col must be integers; found {found}.") from None
         matching = by_name.get((row["part"], row["id"]), [])
         if len(matching) > 1:
             keys = ", ".join(item.key for item in matching)

@@ -141,5 +141,5 @@ def _walk(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _real(path: Path) -> str:
-    """Return the path without links; unlike :meth:`pathlib.Path.resolve` also where they go in circles."""
+    """Return the path without links; unlike :meth:`pathlib.Path.resolve` also for circular links."""
     return os.path.realpath(path)

@@ -66,7 +66,7 @@ def _jpeg_size(path: Path) -> tuple[int, int]:
         head = file.read(_HEAD_BYTES)
         try:
             header = simplejpeg.decode_jpeg_header(head)
-        except ValueError:  # long metadata may stand before the frame header
+        except ValueError:  # long metadata before the frame header
             header = simplejpeg.decode_jpeg_header(head + file.read())
     return header[0], header[1]
 
@@ -122,7 +122,7 @@ def _from_pillow(image: PngImageFile | WebPImageFile) -> Picture:
     image.load()
     transparency = image.info.get("transparency")
     if image.mode != "P":
-        if transparency is not None:  # one colour stands for transparent
+        if transparency is not None:  # one transparent colour
             image = image.convert("LA" if image.mode == "L" else "RGBA")  # type: ignore[assignment]
         return _split_alpha(np.asarray(image))
     entries = np.asarray(image)

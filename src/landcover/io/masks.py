@@ -34,7 +34,7 @@ def read_mask(
     transparent palette entry, the raster's nodata value) become ``NODATA``; other alpha is ignored.
 
     Args:
-        path: The file; :func:`read_image` says which formats and forms are taken.
+        path: The file; see :func:`read_image` for formats and forms.
         legend: The classes. Indices in another order need a legend in that order.
         max_pixels: Larger files are refused before anything is decoded.
         max_off_palette: Fraction of off-palette pixels, 0..1, above which the mask is refused.

@@ -69,7 +69,7 @@ def _hues(anchors: Anchors) -> Palette:
 
 
 def _palette(hue: Palette, light: Sequence[tuple[float, float]], rng: np.random.Generator) -> Palette:
-    """Draw a palette: hues by tone, times brightness by light; shadows are bluish, as the sky lights them."""
+    """Draw a palette: hues by tone, times brightness by light; shadows are bluish."""
     hue = hue + rng.normal(0, 0.012, 3)
     brightness = np.interp(np.linspace(0, 1, _LIGHTS), *np.transpose(light))[:, None]
     shade = np.clip(1 - brightness, 0, 1) * (-0.03, 0.0, 0.10)
@@ -80,12 +80,8 @@ def _palette(hue: Palette, light: Sequence[tuple[float, float]], rng: np.random.
 def paint(light: Field, tone: Field, index: UInt8Array, green: Palette, bare: Palette) -> Colours:
     """Return float32 (H, W, 3) RGB in 0..1 of the land classes.
 
-    Args:
-        light: float32 (H, W), any scale.
-        tone: float32 (H, W), any scale.
-        index: uint8 (H, W), class of each pixel.
-        green: Palette of forest, rangeland and agriculture.
-        bare: Palette of urban and barren.
+    ``light`` and ``tone``, float32 (H, W), may have any scale; ``index``, uint8 (H, W), has the classes;
+    ``green`` is the palette of forest, rangeland and agriculture, ``bare`` of urban and barren.
     """
     classes: Int32Array = index.astype(np.int32)
     count = int(classes.max()) + 1

@@ -39,11 +39,10 @@ class Ground:
 
     Attributes:
         here: bool (H, W), the pixels of the class.
-        y: float32 (N,), their row coordinates in pixels, gently warped.
-        x: The same for columns.
+        y: float32 (N,), their row coordinates in pixels, slightly warped; ``x`` for columns.
         regions: int32 (N,), their regions.
         sun: Shift of a shadow per unit of height, (rows, cols).
-        dice: Random numbers by things.
+        dice: Random numbers of objects.
     """
 
     def __init__(self, rng: np.random.Generator, layout: Layout, here: BoolArray) -> None:
@@ -63,7 +62,7 @@ class Ground:
         return self._rng.standard_normal(self.y.shape, np.float32)
 
     def scatter(self, low_px: float, high_px: float, *, spread: float, ragged_px: float = 0.0) -> Cells:
-        """Return the cells of scattered things, their mean distance drawn between two, outlines frayed."""
+        """Return the cells of scattered objects at a mean distance between two, with ragged outlines."""
         y, x = self.y, self.x
         if ragged_px:
             y, x = (axis + np.float32(ragged_px) * self.noise(7, octaves=2, gain=0.7) for axis in (y, x))
@@ -78,11 +77,11 @@ class Ground:
         return np.diff(relief, axis=0)[:, :-1][self.here], np.diff(relief, axis=1)[:-1][self.here]
 
     def turned(self, angle: Field) -> tuple[Field, Field]:
-        """Return the coordinates (along, across) turned by an angle that may differ from region to region."""
+        """Return the coordinates (along, across) rotated by an angle per pixel."""
         return _turned(self.y, self.x, angle)
 
     def crowns(self, cells: Cells) -> tuple[Field, Field]:
-        """Return (dome, light) of round things in ``cells``; dome is 1 on top and below 0 between."""
+        """Return (dome, light) of round objects in ``cells``; dome is 1 on top and below 0 between."""
         rows, cols = cells.rows / cells.radii, cells.cols / cells.radii
         dome = 1 - np.float32(3.2) * (rows**2 + cols**2)
         facing = rows * np.float32(-self.sun[0]) + cols * np.float32(-self.sun[1])
