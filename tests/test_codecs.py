@@ -215,7 +215,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     rgb, deep = photo(), np.full((8, 9), 1000, np.uint16)
     files = {
         "missing": (folder / "missing.jpg", "No such file"),
-        "folder": (folder, "directory"),
+        "folder": (folder, "folder"),
         "empty": (folder / "empty.jpg", r"empty \(0 bytes\)"),
         "text": (folder / "text.png", "none of JPEG, PNG, TIFF, JP2, WebP"),
         "gif": (save(folder / "a.gif", rgb), "none of JPEG"),
