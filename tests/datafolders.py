@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,85 +84,78 @@ def write_folder(root: Path, name: str, *, size: tuple[int, int] = SIZE) -> Mini
     return miniature
 
 
-def _flat(layout: str, folders: Mapping[str, str | None], labelled: str, ids: tuple[str, ...]) -> Miniature:
-    """Put ``ID_sat.jpg`` into each folder, with ``ID_mask.png`` beside it in the folder ``labelled``."""
-    keys = {f"{folder}/{name}": part for folder, part in folders.items() for name in ids}
-    return Miniature(
-        layout,
-        images={key: f"{key}_sat.jpg" for key in keys},
-        masks={key: f"{key}_mask.png" for key in keys if key.startswith(labelled)},
-        parts={key: part for key, part in keys.items() if part},
-    )
+def _mini(
+    layout: str,
+    image: str,
+    mask: str,
+    folders: Mapping[str, tuple[str | None, tuple[str, ...]]],
+    *,
+    unlabelled: tuple[str, ...] = (),
+    **other: Any,
+) -> Miniature:
+    """Fill the templates of paths with each folder and its ids; ``folders`` gives part and ids."""
+    images, masks, parts = {}, {}, {}
+    for folder, (part, ids) in folders.items():
+        for name in ids:
+            path = image.format(folder, name)
+            key = path.rpartition(".")[0].removesuffix("_sat")
+            images[key] = path
+            if folder not in unlabelled:
+                masks[key] = mask.format(folder, name)
+            if part:
+                parts[key] = part
+    return Miniature(layout, images, masks, **{"parts": parts, **other})
 
 
 _IDS = ("119", "2334", "855")
-_KAGGLE = Miniature(
-    "kaggle",
-    images={
-        f"{part}/{name}": f"{part}/{name}_sat.jpg"
-        for part, name in (("train", "119"), ("train", "855"), ("valid", "77"), ("test", "3"))
-    },
-    masks={f"train/{name}": f"train/{name}_mask.png" for name in ("119", "855")},
-    parts={"train/119": "train", "train/855": "train", "valid/77": "valid", "test/3": "test"},
-    texts={
-        # As in the mirror: outside train the last field is empty.
-        "metadata.csv": "image_id,split,sat_image_path,mask_path\n"
-        "119,train,train/119_sat.jpg,train/119_mask.png\n855,train,train/855_sat.jpg,train/855_mask.png\n"
-        "77,valid,valid/77_sat.jpg,\n3,test,test/3_sat.jpg,\n",
-        "class_dict.csv": "name,r,g,b\nurban_land,0,255,255\nunknown,0,0,0\n",
-    },
-)
+_BESIDE = ("{}/{}_sat.jpg", "{}/{}_mask.png")
+_TOWN = ("field", "town")
+_RESTARTING = ("0000", "0001", "0002", "0003")
 
 MINIATURES: dict[str, Miniature] = {
-    "challenge": _flat("challenge", {"land-train": "train", "land-valid": "valid"}, "land-train", _IDS),
-    "challenge-doubled": _flat("challenge", {"land-train/land-train": "train"}, "land-train", _IDS),
-    "challenge-underscore": _flat("challenge", {"land_train": "train"}, "land_train", _IDS),
-    "kaggle": _KAGGLE,
-    "torchgeo": Miniature(
+    "challenge": _mini(
+        "challenge",
+        *_BESIDE,
+        {"land-train": ("train", _IDS), "land-valid": ("valid", _IDS)},
+        unlabelled=("land-valid",),
+    ),
+    "challenge-doubled": _mini("challenge", *_BESIDE, {"land-train/land-train": ("train", _IDS)}),
+    "challenge-underscore": _mini("challenge", *_BESIDE, {"land_train": ("train", _IDS)}),
+    "kaggle": _mini(
+        "kaggle",
+        *_BESIDE,
+        {"train": ("train", ("119", "855")), "valid": ("valid", ("77",)), "test": ("test", ("3",))},
+        unlabelled=("valid", "test"),
+        texts={
+            # As in the mirror: outside train the last field is empty.
+            "metadata.csv": "image_id,split,sat_image_path,mask_path\n"
+            "119,train,train/119_sat.jpg,train/119_mask.png\n"
+            "855,train,train/855_sat.jpg,train/855_mask.png\n"
+            "77,valid,valid/77_sat.jpg,\n3,test,test/3_sat.jpg,\n",
+            "class_dict.csv": "name,r,g,b\nurban_land,0,255,255\nunknown,0,0,0\n",
+        },
+    ),
+    "torchgeo": _mini(
         "torchgeo",
-        images={
-            f"data/{part}_data/images/{n}": f"data/{part}_data/images/{n}_sat.jpg"
-            for part in ("training", "test")
-            for n in _IDS
-        },
-        masks={
-            f"data/{part}_data/images/{n}": f"data/{part}_data/masks/{n}_mask.png"
-            for part in ("training", "test")
-            for n in _IDS
-        },
-        parts={
-            f"data/{folder}_data/images/{n}": part
-            for folder, part in (("training", "train"), ("test", "test"))
-            for n in _IDS
-        },
+        "data/{}_data/images/{}_sat.jpg",
+        "data/{}_data/masks/{}_mask.png",
+        {"training": ("train", _IDS), "test": ("test", _IDS)},
     ),
-    "glnet": Miniature(
+    "glnet": _mini(
         "glnet",
-        images={
-            f"{part}/Sat/{n}": f"{part}/Sat/{n}_sat.jpg"
-            for part, n in (
-                ("train", "119"),
-                ("train", "855"),
-                ("crossvali", "77"),
-                ("offical_crossvali", "3"),
-            )
+        "{}/Sat/{}_sat.jpg",
+        "{}/Label/{}_mask.png",
+        {
+            "train": ("train", ("119", "855")),
+            "crossvali": ("val", ("77",)),
+            "offical_crossvali": ("offical_crossvali", ("3",)),
         },
-        masks={
-            "train/Sat/119": "train/Label/119_mask.png",
-            "train/Sat/855": "train/Label/855_mask.png",
-            "crossvali/Sat/77": "crossvali/Label/77_mask.png",
-        },
-        parts={
-            "train/Sat/119": "train",
-            "train/Sat/855": "train",
-            "crossvali/Sat/77": "val",
-            "offical_crossvali/Sat/3": "offical_crossvali",
-        },
+        unlabelled=("offical_crossvali",),
     ),
-    "magnet": Miniature(
+    "magnet": _mini(
         "magnet",
-        images={f"land-train/{n}": f"land-train/{n}_sat.jpg" for n in _IDS},
-        masks={f"land-train/{n}": f"land-train/{n}_mask.png" for n in _IDS},
+        *_BESIDE,
+        {"land-train": (None, _IDS)},
         parts={"land-train/119": "train", "land-train/2334": "train", "land-train/855": "val"},
         texts={  # No newline at the end of a list.
             "list/deepglobe/train.txt": "land-train/119_sat.jpg\tland-train/119_mask.png\n"
@@ -170,70 +163,32 @@ MINIATURES: dict[str, Miniature] = {
             "list/deepglobe/val.txt": "land-train/855_sat.jpg\tland-train/855_mask.png",
         },
     ),
-    "mmsegmentation": Miniature(
+    "mmsegmentation": _mini(
         "mmsegmentation",
-        images={
-            f"img_dir/{part}/{n}": f"img_dir/{part}/{n}_sat.jpg"
-            for part, n in (("train", "119"), ("val", "855"), ("test", "77"))
-        },
-        masks={
-            f"img_dir/{part}/{n}": f"rgb2id/{part}/{n}_mask.png"
-            for part, n in (("train", "119"), ("val", "855"), ("test", "77"))
-        },
-        parts={"img_dir/train/119": "train", "img_dir/val/855": "val", "img_dir/test/77": "test"},
+        "img_dir/{}/{}_sat.jpg",
+        "rgb2id/{}/{}_mask.png",
+        {"train": ("train", ("119",)), "val": ("val", ("855",)), "test": ("test", ("77",))},
         kind="unknown-first",
     ),
-    "davidfm43": Miniature(
-        "davidfm43",
-        images={f"images/{n}": f"images/{n}_sat.jpg" for n in _IDS},
-        masks={f"images/{n}": f"raw_masks/{n}_mask.png" for n in _IDS},
-    ),
-    "seed": Miniature(
+    "davidfm43": _mini("davidfm43", _BESIDE[0], "raw_masks/{1}_mask.png", {"images": (None, _IDS)}),
+    "seed": _mini(
         "seed",
-        images={f"dataset/land_train/{n}": f"dataset/land_train/{n}_sat.jpg" for n in _IDS},
-        masks={f"dataset/land_train/{n}": f"dataset/onechannel_label/{n}_label.png" for n in _IDS},
-        parts={f"dataset/land_train/{n}": "train" for n in _IDS},
+        _BESIDE[0],
+        "dataset/onechannel_label/{1}_label.png",
+        {"dataset/land_train": ("train", _IDS)},
         kind="index",
     ),
-    "pairs": Miniature(
-        "pairs",
-        images={n: f"{n}_sat.png" for n in ("field", "town")},
-        masks={n: f"{n}_mask.png" for n in ("field", "town")},
-    ),
-    "folders": Miniature(
+    "pairs": _mini("pairs", "{1}_sat.png", "{1}_mask.png", {"": (None, _TOWN)}),
+    "folders": _mini("folders", "{}/images/{}.tif", "{}/masks/{}.tif", {"val": ("val", _TOWN)}),
+    "folders-nested-parts": _mini(
         "folders",
-        images={f"val/images/{n}": f"val/images/{n}.tif" for n in ("field", "town")},
-        masks={f"val/images/{n}": f"val/masks/{n}.tif" for n in ("field", "town")},
-        parts={f"val/images/{n}": "val" for n in ("field", "town")},
+        "images/{}/{}.jpg",
+        "labels/{}/{}.png",
+        {"train": ("train", ("a",)), "test": ("test", ("a",))},
     ),
-    "folders-nested-parts": Miniature(
-        "folders",
-        images={f"images/{part}/a": f"images/{part}/a.jpg" for part in ("train", "test")},
-        masks={f"images/{part}/a": f"labels/{part}/a.png" for part in ("train", "test")},
-        parts={f"images/{part}/a": part for part in ("train", "test")},
-    ),
-    "stems": Miniature(
-        "stems",
-        images={n: f"{n}.jpg" for n in ("field", "town")},
-        masks={n: f"{n}.png" for n in ("field", "town")},
-    ),
+    "stems": _mini("stems", "{1}.jpg", "{1}.png", {"": (None, _TOWN)}),
     # Names of the tile set, but not its size: ids restart, scale unknown.
-    "restarting": Miniature(
-        "pairs",
-        images={
-            f"{part}/{n}": f"{part}/{n}_sat.jpg"
-            for part in ("train", "validation")
-            for n in ("0000", "0001", "0002", "0003")
-        },
-        masks={
-            f"{part}/{n}": f"{part}/{n}_mask.png"
-            for part in ("train", "validation")
-            for n in ("0000", "0001", "0002", "0003")
-        },
-        parts={
-            f"{part}/{n}": part for part in ("train", "validation") for n in ("0000", "0001", "0002", "0003")
-        },
-    ),
+    "restarting": _mini("pairs", *_BESIDE, {part: (part, _RESTARTING) for part in ("train", "validation")}),
 }
 
 

@@ -296,7 +296,7 @@ def test_labels_that_are_none(
         ("x,y,class\n1,2,urban\n", {"crs": SITE}, DataError, "not tied to the Earth"),
         ("lon,lat,class\n", {}, DataError, "has no rows"),
         ("", {}, DataError, "has no rows"),
-        ("lon,lat,class\n3,95,urban\n", {}, DataError, "cannot be brought into EPSG:32631"),
+        ("lon,lat,class\n3,95,urban\n", {}, DataError, "cannot be transformed to EPSG:32631"),
         ("lon,lat,class\n3,40,urban\n", {}, DataError, "p.csv.*map.tif: 1 are outside"),
     ],
 )
@@ -502,5 +502,5 @@ def test_an_unknown_metric(pair: tuple[Path, Path]) -> None:
 
 def test_legends_with_other_classes(pair: tuple[Path, Path]) -> None:
     other = Legend("two", (LandClass("a", (0, 0, 0)), LandClass("b", (1, 1, 1))), unknown=None)
-    with pytest.raises(UsageError, match="must be the same"):
+    with pytest.raises(UsageError, match="expected the same"):
         assess(*pair, map_legend=other)

@@ -257,7 +257,7 @@ def test_class_values_come_back(tmp_path: Path) -> None:
     classes = (LandClass("a", (0, 0, 0), 11), LandClass("b", (1, 1, 1)))
     save_model(tmp_path / "m.safetensors", {}, CARD.model_copy(update={"legend": Legend("x", classes, None)}))
     assert read_card(tmp_path / "m.safetensors").legend.classes == classes
-    with pytest.raises(ConfigError, match="'a' has the value -1"):
+    with pytest.raises(ConfigError, match="value: found -1"):
         Legend.from_dict({"name": "x", "classes": [{"name": "a", "colour": [0, 0, 0], "value": -1}]})
 
 

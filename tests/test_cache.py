@@ -172,7 +172,7 @@ class TestMakingAgain:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine/notes.txt").write_text("keep")
         for force in (False, True):
-            with pytest.raises(OutputError, match="no cache"):
+            with pytest.raises(OutputError, match="not a cache"):
                 prepare(tmp_path / "data", tmp_path / "mine", force=force)
         assert [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
@@ -187,35 +187,27 @@ class TestDamage:
     def test_cut_short(self, name: str, kept: int, cache: CacheDataset) -> None:
         content = (cache.root / name).read_bytes()
         (cache.root / name).write_bytes(content[:kept])
-        with pytest.raises(
-            DataError, match=f"{name} has {kept} bytes, {len(content)} expected.*prepare again"
-        ):
+        with pytest.raises(DataError, match=f"{name} has {kept} bytes.*{len(content)}.*prepare again"):
             open_dataset(cache.root)
 
-    def test_without_index(self, cache: CacheDataset) -> None:
-        (cache.root / "index.json").unlink()
-        with pytest.raises(DataError, match=r"no index\.json.*prepare again"):
-            open_dataset(cache.root)
-
-    def test_index_cut_short(self, cache: CacheDataset) -> None:
-        text = (cache.root / "index.json").read_text()
-        (cache.root / "index.json").write_text(text[: len(text) // 2])
-        with pytest.raises(DataError, match=r"cut short.*prepare again"):
-            open_dataset(cache.root)
-
-    @pytest.mark.parametrize("counts", [[], [1, 2, 3]])
-    def test_counts_of_other_classes(self, cache: CacheDataset, counts: list[int]) -> None:
-        index = json.loads((cache.root / "index.json").read_text())
+    @pytest.mark.parametrize("damage", ["missing", "cut", "version", "no counts", "counts"])
+    def test_a_damaged_index_is_refused(self, damage: str, cache: CacheDataset) -> None:
+        file = cache.root / "index.json"
+        text = file.read_text()
+        index = json.loads(text)
         entry = next(entry for entry in index["items"] if entry["mask"] is not None)
-        entry["class_pixels"] = counts
-        (cache.root / "index.json").write_text(json.dumps(index))
-        with pytest.raises(DataError, match=rf"{entry['key']} has counts of {len(counts)} classes.*again"):
-            open_dataset(cache.root)
-
-    def test_another_version(self, cache: CacheDataset) -> None:
-        index = json.loads((cache.root / "index.json").read_text())
-        (cache.root / "index.json").write_text(json.dumps({**index, "version": 99}))
-        with pytest.raises(DataError, match=r"version 99.*prepare again"):
+        match damage:
+            case "missing":
+                file.unlink()
+            case "cut":
+                file.write_text(text[: len(text) // 2])
+            case "version":
+                file.write_text(json.dumps({**index, "version": 99}))
+            case _:
+                entry["class_pixels"] = [1, 2, 3] if damage == "counts" else []
+                file.write_text(json.dumps(index))
+        fact = {"missing": "index.json", "cut": "index.json", "version": "99"}.get(damage, entry["key"])
+        with pytest.raises(DataError, match=f"{fact}.*prepare again"):
             open_dataset(cache.root)
 
     def test_damage_is_repaired_by_force(self, cache: CacheDataset, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_classes_are_found_by_name_in_another_legend(tmp_path: Path) -> None:
     assert is_plain(str(error.value))
     assert len(str(error.value)) < 2000
     two = Legend("two", (LandClass("a", (0, 0, 0)), LandClass("b", (1, 1, 1))), unknown=None)
-    with pytest.raises(UsageError, match="must be the same"):
+    with pytest.raises(UsageError, match="expected the same"):
         open_class_map(tmp_path / "map.tif", DEEPGLOBE, two).__enter__()
 
 

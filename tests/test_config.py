@@ -130,25 +130,18 @@ def test_a_wrong_value_is_named_with_what_was_found_and_expected(data: object, p
 
 
 def test_all_faults_are_told_at_once() -> None:
-    message = refusal({"steps": "x", "minute": 1, "optimiser": {"learning_rate": -1}})
+    message = refusal({"steps": "x" * 1000, "minute": 1, "optimiser": {"learning_rate": -1}})
     assert len(message.splitlines()) == 3
-
-
-def test_the_error_is_one_of_usage() -> None:
-    with pytest.raises(UsageError):
-        from_mapping(Experiment, {"x": 1}, "here")
-
-
-def test_long_values_are_cut() -> None:
-    assert len(refusal({"steps": "x" * 1000})) < 200
+    assert len(message) < 500
+    assert issubclass(ConfigError, UsageError)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"steps: [1", "not readable YAML"),
-        (b"steps: 1\nsteps: 2\n", "'steps' stands more than once"),
-        (b"optimiser: {name: sgd, name: adamw}", "'name' stands more than once"),
+        (b"steps: 1\nsteps: 2\n", "'steps' is repeated"),
+        (b"optimiser: {name: sgd, name: adamw}", "'name' is repeated"),
         (b"- 1\n- 2\n", "expected keys and values"),
         (b"[" * 5000, "nested too deeply"),
         (b"just text", "expected keys and values"),
@@ -202,8 +195,8 @@ def test_overrides_can_set_nothing_and_lists() -> None:
         ("steps", "expected KEY=VALUE"),
         ("=3", "expected KEY=VALUE"),
         ("optimiser..name=sgd", "expected KEY=VALUE"),
-        ("steps.x=3", "steps is 10 and has no keys"),
-        ("losses.0.kind=ce", "losses is .* and has no keys"),
+        ("steps.x=3", "steps.x .*steps is 10"),
+        ("losses.0.kind=ce", "losses.0.kind .*losses is "),
         ("optimizer.name=sgd", "unknown key 'optimizer'.*'optimiser'"),
         ("optimiser.nam=sgd", "unknown key 'optimiser.nam'.*'name'"),
         ("steps=[", "not readable YAML"),

@@ -32,11 +32,6 @@ def test_every_layout_is_found_with_its_items(name: str, tmp_path: Path) -> None
         assert item.image == tmp_path / expected.images[item.key]
         assert item.mask == (tmp_path / expected.masks[item.key] if item.key in expected.masks else None)
 
-
-@pytest.mark.parametrize("name", MINIATURES)
-def test_every_layout_gives_the_same_classes(name: str, tmp_path: Path) -> None:
-    write_folder(tmp_path, name)
-    dataset = open_dataset(tmp_path)
     for item in dataset.labelled:
         np.testing.assert_array_equal(dataset.read_mask(item), truth_of(item.key))
         difference = np.abs(dataset.read_image(item).astype(int) - image_of(item.key))
@@ -99,16 +94,25 @@ class TestGroundSampleDistance:
         dataset = open_dataset(tmp_path)
         assert (dataset.layout, dataset.gsd) == ("challenge-images", 0.5)
 
-    def test_order_argument_raster_settings(self, tmp_path: Path) -> None:
+    @staticmethod
+    def _georeferenced(folder: Path, name: str, gsd: float) -> Path:
         import rasterio
 
-        path = tmp_path / "a_sat.tif"
+        path = folder / f"{name}_sat.tif"
         with rasterio.open(
             path, "w", driver="GTiff", height=8, width=8, count=3, dtype="uint8",
-            crs="EPSG:28992", transform=rasterio.Affine(0.25, 0, 200_000, 0, -0.25, 500_000),
+            crs="EPSG:28992", transform=rasterio.Affine(gsd, 0, 200_000, 0, -gsd, 500_000),
         ) as raster:  # fmt: skip
             raster.write(np.zeros((3, 8, 8), np.uint8))
-        write_mask(tmp_path / "a_mask.png", np.zeros((8, 8), np.uint8))
+        write_mask(folder / f"{name}_mask.png", np.zeros((8, 8), np.uint8))
+        return path
+
+    def test_order_argument_raster_settings_layout(self, tmp_path: Path) -> None:
+        Image.new("RGB", FULL).save(tmp_path / "3484_sat.jpg")
+        (tmp_path / "landcover.yaml").write_text("gsd: 0.3\n")
+        assert open_dataset(tmp_path).gsd == 0.3
+        (tmp_path / "3484_sat.jpg").unlink()
+        path = self._georeferenced(tmp_path, "a", 0.25)
         (tmp_path / "landcover.yaml").write_text("gsd: 3\n")
         assert open_dataset(tmp_path, gsd=7).gsd == 7
         assert open_dataset(tmp_path).gsd == pytest.approx(0.25, rel=1e-3)
@@ -117,25 +121,13 @@ class TestGroundSampleDistance:
         assert open_dataset(tmp_path).gsd == 3
 
     def test_images_of_several_scales_are_refused(self, tmp_path: Path) -> None:
-        import rasterio
-
         for name, gsd in (("a", 0.5), ("b", 0.503), ("c", 2.0)):
-            with rasterio.open(
-                tmp_path / f"{name}_sat.tif", "w", driver="GTiff", height=8, width=8, count=3, dtype="uint8",
-                crs="EPSG:28992", transform=rasterio.Affine(gsd, 0, 200_000, 0, -gsd, 500_000),
-            ) as raster:  # fmt: skip
-                raster.write(np.zeros((3, 8, 8), np.uint8))
-            write_mask(tmp_path / f"{name}_mask.png", np.zeros((8, 8), np.uint8))
+            self._georeferenced(tmp_path, name, gsd)
         with pytest.raises(DataError, match=r"a_sat\.tif has 0\.5 m.*c_sat\.tif 2;.*--gsd"):
             open_dataset(tmp_path)
         assert open_dataset(tmp_path, gsd=2).gsd == 2
         (tmp_path / "c_sat.tif").unlink()
         assert open_dataset(tmp_path).gsd == pytest.approx(0.5, rel=1e-3)
-
-    def test_settings_come_before_the_layout(self, tmp_path: Path) -> None:
-        Image.new("RGB", FULL).save(tmp_path / "3484_sat.jpg")
-        (tmp_path / "landcover.yaml").write_text("gsd: 0.3\n")
-        assert open_dataset(tmp_path).gsd == 0.3
 
     @pytest.mark.parametrize("gsd", [0, -1, float("nan"), float("inf")])
     def test_impossible_distance_is_refused(self, gsd: float, tmp_path: Path) -> None:
@@ -149,11 +141,14 @@ class TestSettings:
         ("text", "message"),
         [
             ("gds: 0.5", "'gds'.*Did you mean 'gsd'"),
-            ("gsd: half", "gsd is 'half'.*metres per pixel"),
-            ("gsd: true", "metres per pixel"),
-            ("- 0.5", "mapping"),
+            ("gsd: half", "gsd: found 'half'.*number"),
+            ("gsd: true", "gsd: found True"),
+            ("gsd: -1", "gsd: found -1"),
+            ("gsd: .nan", "gsd: found nan"),
+            ("- 0.5", "expected keys and values"),
+            ("legend: {name: x}", r"landcover\.yaml: legend: classes is missing"),
             ("gsd: [", "not readable YAML"),
-            ("gsd: 1\ngsd: 2", "'gsd' stands more than once"),
+            ("gsd: 1\ngsd: 2", "'gsd' is repeated"),
         ],
     )
     def test_bad_settings(self, text: str, message: str, tmp_path: Path) -> None:
@@ -161,11 +156,6 @@ class TestSettings:
         (tmp_path / "landcover.yaml").write_text(text)
         with pytest.raises(ConfigError, match=message):
             open_dataset(tmp_path)
-
-    def test_a_power_of_ten_is_a_number(self, tmp_path: Path) -> None:
-        write_folder(tmp_path, "pairs")
-        (tmp_path / "landcover.yaml").write_text("gsd: 5e-1\n")
-        assert open_dataset(tmp_path).gsd == 0.5
 
     def test_empty_settings_say_nothing(self, tmp_path: Path) -> None:
         write_folder(tmp_path, "pairs")
@@ -225,15 +215,13 @@ class TestPairs:
     def test_duplicate_names_are_refused(self, tmp_path: Path) -> None:
         write_folder(tmp_path, "pairs")
         write_image(tmp_path / "field_sat.tif", image_of("x"))
-        with pytest.raises(
-            DataError, match=r"field_sat\.(png|tif) and .*field_sat\.(png|tif).*rename or remove"
-        ):
+        with pytest.raises(DataError, match=r"field_sat\.(png|tif) and .*field_sat\.(png|tif).*Rename"):
             open_dataset(tmp_path)
 
     def test_two_masks_of_one_image_are_refused(self, tmp_path: Path) -> None:
         write_folder(tmp_path, "pairs")
         write_mask(tmp_path / "field_label.png", truth_of("x"))
-        with pytest.raises(DataError, match="claim the same name"):
+        with pytest.raises(DataError, match="same key"):
             open_dataset(tmp_path)
 
     def test_hidden_files_and_archive_leftovers_are_passed_over(self, tmp_path: Path) -> None:
@@ -369,15 +357,15 @@ class TestScenesTable:
         ("rows", "message"),
         [
             ("part,id,scene,row\n", "lacks the column 'col'"),
-            (HEAD + "train,0000,7,top,1\n", "line 2.*whole numbers"),
+            (HEAD + "train,0000,7,top,1\n", "line 2.*integers"),
             (HEAD + "train,0000\n", "line 2.*5 fields"),
-            (HEAD + "train,0000,7,0,1\ntrain,0001,7,0,1\n", "line 3.*share the place"),
-            (HEAD + "train,0000,7,0,1\ntrain,0000,7,0,2\n", "line 3.*named twice"),
+            (HEAD + "train,0000,7,0,1\ntrain,0001,7,0,1\n", "line 3.*position"),
+            (HEAD + "train,0000,7,0,1\ntrain,0000,7,0,2\n", "line 3.*repeat an item"),
             (HEAD + f"train,0000,{'7' * 200_000},0,1\n", "field larger than field limit"),
             (HEAD + 'train,"0000,7,0,1\ntrain,0001,7,0,1\n', "quote that is not closed"),
             (f"{'x' * 200_000},id,scene,row,col\n", "field larger than field limit"),
-            (HEAD + "train,0000,7," + "t\x1b" * 5_000 + ",1\n", "whole numbers; found 't.*'1'"),
-            (HEAD + f"train,0000,{'7' * 9000},0,1\ntrain,0001,{'7' * 9000},0,1\n", "line 3.*share the place"),
+            (HEAD + "train,0000,7," + "t\x1b" * 5_000 + ",1\n", "integers; found 't.*'1'"),
+            (HEAD + f"train,0000,{'7' * 9000},0,1\ntrain,0001,{'7' * 9000},0,1\n", "line 3.*position"),
         ],
     )
     def test_bad_tables(self, rows: str, message: str, tmp_path: Path) -> None:

@@ -101,25 +101,25 @@ def plain(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (["a", "b"], "mapping"),
-        (plain(unknwon="a"), "Unknown key 'unknwon'.*'unknown'"),
-        (plain(classes=None), "needs 'classes'"),
-        (plain(classes=[{"name": "a", "shade": [0, 0, 0]}]), "colour: "),
-        (plain(classes=[{"name": False, "colour": [0, 0, 0]}]), "quotes"),
-        (plain(classes=[{"name": "a", "colour": [0, 0]}]), "'a' has the colour"),
-        (plain(classes=[{"name": "a", "colour": [0, 0, 0.5]}]), "'a' has the colour"),
-        (plain(classes=[{"name": "a", "colour": "black"}]), "'a' has the colour"),
+        (["a", "b"], "expected keys and values, found \\['a', 'b'\\]"),
+        (plain(unknwon="a"), "unknown key 'unknwon'.*'unknown'"),
+        (plain(classes=None), "classes: found None"),
+        (plain(classes=[{"name": "a", "shade": [0, 0, 0]}]), "unknown key 'classes.0.shade'"),
+        (plain(classes=[{"name": "a"}]), "classes.0.colour is missing"),
+        (plain(classes=[{"name": False, "colour": [0, 0, 0]}]), "classes.0.name: found False.*quotes"),
+        (plain(classes=[{"name": "", "colour": [0, 0, 0]}]), "classes.0.name: found ''"),
+        (plain(classes=[{"name": "a", "colour": [0, 0]}]), "classes.0.colour"),
+        (plain(classes=[{"name": "a", "colour": [0, 0, 0.5]}]), "classes.0.colour.2: found 0.5"),
+        (plain(classes=[{"name": "a", "colour": "black"}]), "classes.0.colour: found 'black'"),
+        (plain(classes=[{"name": "a", "colour": [0] * 3, "value": 70_000}]), "classes.0.value: found 70000"),
         (plain(classes=[{"name": n, "colour": [0, 0, v]} for n, v in [("a", 0), ("b", 256)]]), "0..255"),
-        (
-            plain(classes=[{"name": n, "colour": [0, 0, 0]} for n in "ab"]),
-            r"colour \(0, 0, 0\) more than once",
-        ),
+        (plain(classes=[{"name": n, "colour": [0] * 3} for n in "ab"]), r"colour \(0, 0, 0\) more than once"),
         (plain(classes=[{"name": "a", "colour": [0, 0, v]} for v in (1, 2)]), "name a more than once"),
-        (plain(classes=[{"name": "a", "colour": [0, 0, 0]}]), "1 classes; 2 to 255"),
+        (plain(classes=[{"name": "a", "colour": [0, 0, 0]}]), "1 classes; expected 2 to 255"),
         (plain(unknown="c"), "unknown class 'c'.*Known: a, b"),
     ],
 )
-def test_what_is_no_legend_is_refused_by_the_key(data: Any, message: str) -> None:
+def test_invalid_legends_name_the_key_and_the_value(data: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Legend.from_dict(data)
 
@@ -136,14 +136,14 @@ def test_more_than_255_classes_and_an_unknown_out_of_range_are_refused() -> None
     classes = tuple(LandClass(str(i), (0, i // 256, i % 256)) for i in range(256))
     with pytest.raises(ConfigError, match="256 classes"):
         Legend("many", classes, None)
-    with pytest.raises(ConfigError, match="number 3 is none"):
+    with pytest.raises(ConfigError, match="unknown=3; expected 0 to 2"):
         Legend("few", classes[:3], 3)
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "legend.yaml"
     path.write_text("name: a\nclasses: []\nclasses: []\n")
-    with pytest.raises(ConfigError, match=r"legend\.yaml.*'classes' stands more than once"):
+    with pytest.raises(ConfigError, match=r"legend\.yaml.*'classes' is repeated"):
         load_legend(path)
 
 

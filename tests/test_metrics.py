@@ -138,7 +138,7 @@ def test_challenge_by_hand() -> None:
     assert scores.iou == {"a": 6 / (6 + 4 + 2), "b": 8 / (8 + 2 + 1), "c": None}
     assert scores.miou == pytest.approx((6 / 12 + 8 / 11) / 2)
     assert scores.pixel_accuracy == 14 / 20
-    assert scores.warnings == ("Class 'c' is in neither truth nor prediction: it is left out of the mean.",)
+    assert "'c'" in scores.warnings[0]
 
 
 def test_glnet_by_hand() -> None:
@@ -146,7 +146,7 @@ def test_glnet_by_hand() -> None:
     assert scores.iou == {"a": 6 / (6 + 4 + 2 + 4), "b": 8 / 11, "c": 0.0}
     assert scores.miou == pytest.approx((6 / 16 + 8 / 11 + 0) / 3)
     assert scores.pixel_accuracy == 15 / 25
-    assert scores.warnings == ("Class 'c' is in neither truth nor prediction: it counts as 0 in the mean.",)
+    assert "counts as 0" in scores.warnings[0]
 
 
 def test_seven_class_by_hand() -> None:

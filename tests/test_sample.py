@@ -162,7 +162,7 @@ def test_what_cannot_be_drawn(path: Path, tmp_path: Path) -> None:
     write_class_raster(tmp_path / "empty.tif", np.full((5, 5), NODATA, np.uint8), DEEPGLOBE, PLACE)
     with pytest.raises(MaskError, match="no pixel of any class"):
         sample(tmp_path / "empty.tif", tmp_path / "p.csv")
-    with pytest.raises(UsageError, match=r"named \.shp"):
+    with pytest.raises(UsageError, match=r"'\.shp'"):
         sample(path, tmp_path / "p.shp")
     with pytest.raises(UsageError, match="seed is -1"):
         sample(path, tmp_path / "p.csv", seed=-1)

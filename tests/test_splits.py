@@ -1,19 +1,28 @@
 """Splits: the grammar, pinned and reproducible lists, and lists that do not fit the data."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datafolders import image_of, truth_of, write_folder, write_image, write_mask
 from landcover.data import Dataset, open_dataset, select, split
-from landcover.data import scene_folds as module
-from landcover.data.items import Item, SceneTile
-from landcover.data.scene_folds import LISTED_COUNTS, listed_folds, scene_folds
-from landcover.data.splits import GLNET_COUNTS, GRAMMAR, class_pixels, describe, glnet_ids, parse
+from landcover.data import splits as module
+from landcover.data.layouts import Item, SceneTile
+from landcover.data.splits import (
+    GRAMMAR,
+    LISTED_COUNTS,
+    class_pixels,
+    describe,
+    glnet_ids,
+    listed_folds,
+    parse,
+    scene_folds,
+)
 from landcover.errors import SplitError
 from landcover.legend import DEEPGLOBE, NODATA
 
@@ -30,6 +39,9 @@ class Listed(Dataset):
     def labels(self, item):
         raise NotImplementedError
 
+    def fingerprint(self, item):
+        raise NotImplementedError
+
     def class_pixels(self, item: Item):
         return np.bincount(truth_of(item.key).ravel(), minlength=7).astype(np.int64)
 
@@ -43,7 +55,7 @@ def listed(
 
     items = [item(key, True) for key in keys] + [item(key, False) for key in unlabelled or []]
     items.sort(key=lambda item: item.key)
-    return Listed(Path("D"), "pairs", DEEPGLOBE, 0.5, tuple(items), scenes)
+    return Listed(Path("D"), "pairs", DEEPGLOBE, 0.5, tuple(items), scenes, None)
 
 
 def keys_of(parts: dict[str, list[Item]]) -> dict[str, list[str]]:
@@ -86,7 +98,7 @@ class TestGrammar:
         ],
     )
     def test_wrong_names_get_a_hint(self, text: str, hint: str) -> None:
-        with pytest.raises(SplitError, match=f"No split.*Did you mean {hint}"):
+        with pytest.raises(SplitError, match=f"{re.escape(text.partition(':')[0])}.*Did you mean {hint}"):
             parse(text)
 
     def test_a_name_like_nothing_lists_all_forms(self) -> None:
@@ -102,9 +114,9 @@ class TestGrammar:
         dataset = listed(TILES)
         assert [item.key for item in select(dataset, "folders:validation")] == TILES[40:]
         assert len(select(dataset, "all")) == 50
-        with pytest.raises(SplitError, match="has the parts train, validation; say which"):
+        with pytest.raises(SplitError, match=r"train, validation.*'folders:validation'"):
             select(dataset, "folders")
-        with pytest.raises(SplitError, match=r"no part 'valid'.*'validation'"):
+        with pytest.raises(SplitError, match=r"'valid'.*'validation'"):
             select(dataset, "folders:valid")
 
 
@@ -141,22 +153,16 @@ class TestGLNet:
         parts = split(listed(sorted(glnet_ids()["val"] | glnet_ids()["train"])), "glnet")
         assert {part: len(items) for part, items in parts.items()} == {"train": 454, "val": 207}
 
-    def test_a_part_that_is_there_in_part_is_refused(self) -> None:
-        names = sorted(glnet_ids()["val"])
-        with pytest.raises(SplitError, match=rf"204 of the 207 .*val.*missing: {', '.join(names[:3])}"):
-            split(listed(names[3:]), "glnet")
-
-    def test_none_of_them(self) -> None:
-        with pytest.raises(SplitError, match="none of the 803"):
-            split(listed(["train/0000"]), "glnet")
-
-    def test_an_id_that_fits_two_items_is_refused(self) -> None:
-        names = sorted(glnet_ids()["test"])
-        with pytest.raises(SplitError, match=r"fits more than one item: .*copy/"):
-            split(listed([*names, f"copy/{names[0]}"]), "glnet")
-
-    def test_counts_add_up_to_the_labelled_images(self) -> None:
-        assert sum(GLNET_COUNTS.values()) == 803  # papers print 455, which adds up to 804
+    def test_lists_that_do_not_fit_are_refused(self) -> None:
+        names = {part: sorted(ids) for part, ids in glnet_ids().items()}
+        missing = ", ".join(names["val"][:3])
+        for keys, message in (
+            (names["val"][3:], rf"204 of the 207 .*val.*missing: {missing}"),
+            (["train/0000"], "none of the 803"),
+            ([*names["test"], f"copy/{names['test'][0]}"], r"fits several items: .*copy/"),
+        ):
+            with pytest.raises(SplitError, match=message):
+                split(listed(keys), "glnet")
 
 
 class TestRandom:
@@ -175,18 +181,29 @@ class TestRandom:
         parts = keys_of(split(listed(TILES), "random-30-10@0"))
         assert sorted(parts["train"] + parts["val"]) == TILES[:40]
 
-    @pytest.mark.parametrize("name", ["random-30-11@0", "random-723-80@0"])
-    def test_counts_must_fit(self, name: str) -> None:
-        with pytest.raises(SplitError, match="has 40"):
-            split(listed(TILES), name)
-
-    @pytest.mark.parametrize("name", ["random-40-0@0", "random-0-40@0"])
-    def test_empty_parts_are_refused(self, name: str) -> None:
-        with pytest.raises(SplitError, match="is empty"):
-            split(listed(TILES), name)
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("random-30-11@0", "has 40"),
+            ("random-723-80@0", "has 40"),
+            ("random-40-0@0", "is empty"),
+            ("random-0-40@0", "is empty"),
+            ("kfold-5@5", "Fold 5 of 5 .*0 to 4"),
+            ("scenes-k5@5", "Fold 5 of 5 .*0 to 4"),
+            ("kfold-1@0", "choose 2 to 40"),
+            ("kfold-0@0", "choose 2 to 40"),
+            ("scenes-k1@0", "choose 2 to 40"),
+            ("scenes-k41@0", "choose 2 to 40"),
+        ],
+    )
+    def test_numbers_that_do_not_fit_are_refused(self, name: str, message: str) -> None:
+        scenes = {key: SceneTile(key, 0, 0) for key in TILES}
+        with pytest.raises(SplitError, match=message):
+            split(listed(TILES, scenes=scenes), name)
 
 
 class TestFolds:
+    @settings(deadline=None)
     @given(count=st.integers(2, 40), folds=st.integers(2, 9))
     def test_every_item_is_held_out_once(self, count: int, folds: int) -> None:
         dataset = listed([f"x{i:03d}" for i in range(count)])
@@ -201,18 +218,6 @@ class TestFolds:
             assert len(parts["train"]) + len(parts["val"]) == count
             held_out += parts["val"]
         assert sorted(held_out) == [item.key for item in dataset.items]
-
-    @pytest.mark.parametrize("name", ["kfold-5@5", "scenes-k5@5"])
-    def test_folds_are_numbered_from_zero(self, name: str) -> None:
-        scenes = {key: SceneTile(key, 0, 0) for key in TILES}
-        with pytest.raises(SplitError, match="no fold 5 of 5; they are numbered 0 to 4"):
-            split(listed(TILES, scenes=scenes), name)
-
-    @pytest.mark.parametrize("name", ["kfold-1@0", "kfold-0@0", "scenes-k1@0", "scenes-k41@0"])
-    def test_too_few_or_many_folds(self, name: str) -> None:
-        scenes = {key: SceneTile(key, 0, 0) for key in TILES}
-        with pytest.raises(SplitError, match="choose 2 to 40"):
-            split(listed(TILES, scenes=scenes), name)
 
 
 SCENES = {key: SceneTile(f"s{i // 4}", 0, i % 4) for i, key in enumerate(TILES)}
@@ -259,6 +264,7 @@ class TestSceneFolds:
 class TestDevelopment:
     """``scenes-kK@I,J``: fold I is reported on, fold J chosen on."""
 
+    @settings(deadline=None)
     @given(
         sizes=st.lists(st.integers(1, 6), min_size=3, max_size=12),
         folds=st.integers(3, 6),
@@ -292,12 +298,12 @@ class TestDevelopment:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("scenes-k5@2,2", r"another after the comma, such as scenes-k5@2,0"),
+            ("scenes-k5@2,2", "such as scenes-k5@2,0"),
             ("scenes-k5@0,0", r"such as scenes-k5@0,1"),
-            ("scenes-k2@0,1", "nothing to train on; choose 3"),
-            ("scenes-k5@0,5", "no fold 5 of 5"),
-            ("scenes-k5@5,0", "no fold 5 of 5"),
-            ("scenes-k5@9,9", "no fold 9 of 5"),
+            ("scenes-k2@0,1", "no training data; use 3"),
+            ("scenes-k5@0,5", "Fold 5 of 5"),
+            ("scenes-k5@5,0", "Fold 5 of 5"),
+            ("scenes-k5@9,9", "Fold 9 of 5"),
             ("scenes-k11@0,1", "choose 2 to 10"),
         ],
     )
@@ -306,7 +312,7 @@ class TestDevelopment:
             split(listed(TILES, scenes=SCENES), name)
 
     def test_who_names_no_part_is_not_led_to_the_test(self) -> None:
-        with pytest.raises(SplitError, match=r"parts train, val, test; say which, .*'scenes-k5@0,1:val'"):
+        with pytest.raises(SplitError, match=r"train, val, test.*'scenes-k5@0,1:val'"):
             select(listed(TILES, scenes=SCENES), "scenes-k5@0,1")
 
 
@@ -329,7 +335,7 @@ class TestListedFolds:
             assert parts["val"] == [key for key in tiles if listed_folds()[key] == fold]
             assert sorted(parts["train"] + parts["val"]) == tiles
         assert len(keys_of(split(dataset, "scenes-k5@4,1"))["val"]) == LISTED_COUNTS[1]
-        with pytest.raises(SplitError, match="no fold 5 of 5"):
+        with pytest.raises(SplitError, match="Fold 5 of 5"):
             split(dataset, "scenes-k5@5")
 
     @staticmethod
@@ -352,7 +358,7 @@ class TestListedFolds:
         development = keys_of(split(dataset, "scenes-k5@4,1"))
         assert development["test"] == [key for key in tiles if listed_folds()[key] == 4]
         assert development["val"] == [key for key in tiles if listed_folds()[key] == 1]
-        with pytest.raises(SplitError, match="no fold 5 of 5"):
+        with pytest.raises(SplitError, match="Fold 5 of 5"):
             split(dataset, "scenes-k5@5")
 
     @pytest.mark.parametrize("change", ["one more", "less than half", "other scenes", "nothing of them"])
@@ -441,7 +447,7 @@ class TestFilesOfIds:
 
     def test_absent_items_are_listed(self, tmp_path: Path) -> None:
         dataset = listed(["a"], unlabelled=["u"])
-        with pytest.raises(SplitError, match=r"names 3 items .*: x1, u, x2"):
+        with pytest.raises(SplitError, match=r"lists 3 items .*: x1, u, x2"):
             split(dataset, self._write(tmp_path, "a\nx1\nu\nx2\n"))
 
     def test_an_ambiguous_id_is_refused(self, tmp_path: Path) -> None:
@@ -450,18 +456,18 @@ class TestFilesOfIds:
             split(dataset, self._write(tmp_path, "0000\n"))
 
     def test_an_item_in_two_parts_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(SplitError, match=r"'a' is in two parts .*train, val"):
+        with pytest.raises(SplitError, match=r"'a' is in two subsets .*train, val"):
             split(listed(["a", "b"]), self._write(tmp_path, "a\ttrain\nb\ttrain\na\tval\n"))
 
     @pytest.mark.parametrize("text", ["", "\n\n"])
     def test_an_empty_list_is_refused(self, text: str, tmp_path: Path) -> None:
-        with pytest.raises(SplitError, match="names no items"):
+        with pytest.raises(SplitError, match="lists no items"):
             split(listed(["a"]), self._write(tmp_path, text))
 
     def test_a_picture_is_no_list(self, tmp_path: Path) -> None:
         path = tmp_path / "x.png"
         path.write_bytes(b"\x89PNG\r\n\xff\xfe\x00")
-        with pytest.raises(SplitError, match=r"no list of ids|not a list of ids"):
+        with pytest.raises(SplitError, match="not a list of ids"):
             split(listed(["a"]), str(path))
 
 
@@ -476,22 +482,6 @@ def test_description_counts_items_scenes_and_classes(tmp_path: Path) -> None:
     assert (parts["val"].scenes, parts["train"].scenes) == (1, 2)
     assert parts["val"].class_share["agriculture"] == 1
     assert parts["train"].class_share["agriculture"] == pytest.approx(1 / 3)
-
-
-@pytest.mark.shared
-def test_folds_of_the_real_scenes_are_disjoint_and_even() -> None:
-    folder = Path(__file__).parents[2] / "shared/data/deepglobe_tiles"
-    if not folder.is_dir():
-        pytest.skip("no ../shared here")
-    real = open_dataset(folder)
-    assert real.scenes is not None
-    dataset = listed([item.key for item in real.items], scenes=dict(real.scenes))
-    for fold in range(5):
-        parts = split(dataset, f"scenes-k5@{fold}")
-        scenes = {part: {real.scenes[item.key].scene for item in items} for part, items in parts.items()}
-        assert not scenes["train"] & scenes["val"]
-        assert {item.part for items in parts.values() for item in items} == {"train"}
-        assert 0.15 < len(parts["val"]) / 1755 < 0.25
 
 
 def test_a_part_of_nodata_alone_has_shares_of_zero(tmp_path: Path) -> None:

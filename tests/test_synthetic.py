@@ -12,8 +12,8 @@ from PIL import Image
 
 from landcover.data import open_dataset, select
 from landcover.data.synthetic import GSD, make_dataset, make_scene
-from landcover.data.synthetic.dataset import scene_seed
 from landcover.data.synthetic.noise import Dice, fractal_noise, ranks, scatter, shifted, strips
+from landcover.data.synthetic.scene import _counts, scene_seed
 from landcover.errors import OutputError, UsageError
 from landcover.legend import DEEPGLOBE
 
@@ -26,13 +26,6 @@ def colour_shares(image: np.ndarray, where: np.ndarray) -> np.ndarray:
     high = image[where].astype(int) >> 4
     counts = np.bincount(high[:, 0] * 256 + high[:, 1] * 16 + high[:, 2], minlength=4096)
     return counts / counts.sum()
-
-
-def test_a_scene_is_a_function_of_seed_and_size() -> None:
-    first, again, other = make_scene(5, 96, 64), make_scene(5, 96, 64), make_scene(6, 96, 64)
-    assert np.array_equal(first.image, again.image)
-    assert np.array_equal(first.index, again.index)
-    assert not np.array_equal(first.image, other.image)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3), (37, 211), (200, 61)])
@@ -148,8 +141,6 @@ def test_impossible_datasets_are_refused(
 @given(scenes=st.integers(15, 80), shares=st.lists(st.floats(1, 9), min_size=1, max_size=3))
 @settings(max_examples=40, deadline=None)
 def test_scenes_are_shared_out_whole(scenes: int, shares: list[float]) -> None:
-    from landcover.data.synthetic.dataset import _counts
-
     counts = _counts(scenes, {str(i): share for i, share in enumerate(shares)})
     assert sum(counts.values()) == scenes
     assert min(counts.values()) >= 1

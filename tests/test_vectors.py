@@ -18,7 +18,6 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from landcover.errors import DataError, LandcoverError, OutputError, UsageError
-from landcover.io import vectors
 from landcover.io.vectors import (
     WGS84,
     Batch,
@@ -121,19 +120,6 @@ def test_geopackages_written_in_turns_by_threads_tell_no_time_either(tmp_path: P
     write_features(alone, [(boxes, columns)] * 2, COLUMNS, UTM)
     for folder in "ab":
         assert (tmp_path / folder / "out.gpkg").read_bytes() == alone.read_bytes()
-
-
-def test_the_date_is_set_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written, write = [], pyogrio.raw.write
-
-    def watched(*args: Any, **kwargs: Any) -> None:
-        written.append((vectors._date_lock.locked(), pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")))
-        write(*args, **kwargs)
-
-    monkeypatch.setattr(pyogrio.raw, "write", watched)
-    write_features(tmp_path / "out.gpkg", [(squares(2), attributes(2))], COLUMNS, UTM)
-    assert written == [(True, "1970-01-01T00:00:00.000Z")] * 2
-    assert not vectors._date_lock.locked()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -282,7 +268,7 @@ def test_a_table_without_geometries(tmp_path: Path) -> None:
     [
         ([shapely.LineString([(0, 0), (1, 1)])], "holds LineString; expected only polygons"),
         ([shapely.box(0, 0, 1, 1), shapely.Point(0, 0)], "holds Point and Polygon"),
-        ([shapely.Point(0, 0), None], "1 of 2 features have no geometry, the first of them number 2"),
+        ([shapely.Point(0, 0), None], "1 of 2 features have no geometry.*number 2"),
         ([shapely.Polygon()], "1 of 1 features have no geometry"),
         (
             [shapely.box(0, 0, 1, 1), shapely.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])],
@@ -297,13 +283,13 @@ def test_geometries_of_the_wrong_kind(tmp_path: Path, geometries: list[Any], mes
 
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")
 def test_a_file_without_crs(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not say which CRS"):
+    with pytest.raises(DataError, match="does not declare the CRS"):
         read_features(write_raw(tmp_path / "nowhere.fgb", [shapely.Point(1, 1)], None), UTM)
 
 
 def test_coordinates_that_do_not_exist_in_the_crs(tmp_path: Path) -> None:
     points = [shapely.Point(500_000, 5_700_000), shapely.Point(1e30, 1e30)]
-    with pytest.raises(DataError, match=r"far\.gpkg: Coordinates in EPSG:32631 cannot be brought"):
+    with pytest.raises(DataError, match=r"far\.gpkg: Coordinates in EPSG:32631 cannot be transformed"):
         read_features(write_raw(tmp_path / "far.gpkg", points), WGS84)
 
 
@@ -314,7 +300,7 @@ def test_an_empty_layer(tmp_path: Path) -> None:
 
 
 def test_suffixes_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"named \.shp"):
+    with pytest.raises(UsageError, match=r"'\.shp'"):
         write_features(tmp_path / "out.shp", [], COLUMNS, UTM)
     if "w" not in pyogrio.list_drivers().get("Parquet", ""):
         with pytest.raises(UsageError, match="has no Parquet driver"):

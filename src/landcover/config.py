@@ -1,13 +1,13 @@
 """Typed configuration: YAML in, immutable pydantic models out, errors that name the key.
 
-Types are taken literally: ``true`` is no number and ``"8"`` no integer. ``1e-3``, which YAML 1.1 reads as
-text, is a number here, and a key that stands twice in a file is an error.
+Types are strict: ``true`` is not a number and ``"8"`` not an integer. ``1e-3``, which YAML 1.1 reads as text,
+is a number here, and a repeated key is an error.
 """
 
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -31,12 +31,12 @@ class Config(BaseModel):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Option:
-    """Declaration of one option; stands in the ``Annotated`` type of a field of :class:`Options`.
+    """Declaration of one option, in the ``Annotated`` type of a field of :class:`Options`.
 
     Attributes:
-        help: What it does, as the command line's help and the reference say it.
+        help: Its text in the command line's help and the reference.
         group: Heading of the help that it is listed under.
-        flag: Its name on the command line, where that is not the field's with dashes.
+        flag: Its name on the command line, if that is not the field's with dashes.
         metavar: Placeholder for its value.
         minimum: Smallest value of a number.
         changes_map: Whether the map depends on it, so that ``--resume`` compares it.
@@ -84,7 +84,7 @@ class _Loader(yaml.SafeLoader):
         repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
         if repeated:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key {repeated[0]!r} stands more than once", node.start_mark
+                None, None, f"the key {repeated[0]!r} is repeated", node.start_mark
             )
         return super().construct_mapping(node, deep=deep)
 
@@ -106,30 +106,28 @@ def parse_yaml(text: str, source: str) -> Any:
 
     Args:
         text: The text.
-        source: What error messages call it: a file or an option.
+        source: Its name in error messages: a file or an option.
 
     Raises:
         ConfigError: If it is not readable YAML or repeats a key.
     """
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not readable YAML: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{source} is not readable YAML: it is nested too deeply.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = "it is nested too deeply." if isinstance(error, RecursionError) else error
+        raise ConfigError(f"{source} is not readable YAML: {reason}") from error
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the data in a YAML file, None where it is empty.
+    """Return the data in a YAML file, None if it is empty.
 
     Raises:
-        ConfigError: If the file cannot be read, is no YAML, or repeats a key.
+        ConfigError: If the file cannot be read, is not YAML, or repeats a key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    return parse_yaml(text, str(path))
 
 
 def from_mapping(cls: type[C], data: Mapping[str, Any], source: str) -> C:
@@ -138,11 +136,11 @@ def from_mapping(cls: type[C], data: Mapping[str, Any], source: str) -> C:
     Args:
         cls: The configuration's class.
         data: Keys and values as YAML or JSON hold them.
-        source: What error messages call the data: a file, a preset or an option.
+        source: Its name in error messages: a file, a preset or an option.
 
     Raises:
-        ConfigError: If a key is unknown, missing or of a wrong type or value. Every fault is listed by its
-            dotted key, with what was found and expected; an unknown key with the nearest right ones.
+        ConfigError: If keys are unknown or missing, or values wrong. Every fault is listed by its dotted key,
+            with what was found and expected.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}: expected keys and values, found {_shown(data)}.")
@@ -162,7 +160,7 @@ def load_config(cls: type[C], path: Path) -> C:
     """Read a YAML file as ``cls``.
 
     Raises:
-        ConfigError: If the file cannot be read, is no YAML, or does not fit (see :func:`from_mapping`).
+        ConfigError: If the file cannot be read, is not YAML, or does not fit (see :func:`from_mapping`).
     """
     data = read_yaml(path)
     return from_mapping(cls, {} if data is None else data, str(path))
@@ -180,24 +178,23 @@ def with_overrides(config: C, assignments: Iterable[str]) -> C:
     """
     data = config.model_dump(mode="json")
     for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        parts = key.strip().split(".")
+        name, equals, text = assignment.partition("=")
+        key = name.strip()
+        parts = key.split(".")
         if not equals or not all(parts):
             raise ConfigError(
                 f"Found {assignment!r}; expected KEY=VALUE, such as optimiser.learning_rate=1e-3."
             )
-        parts[0] = config.key_aliases.get(parts[0], parts[0]) if isinstance(config, Config) else parts[0]
+        if isinstance(config, Config):
+            parts[0] = config.key_aliases.get(parts[0], parts[0])
         target = data
         for depth, part in enumerate(parts[:-1], 1):
-            child = target.get(part)
-            if child is None:
-                child = target[part] = {}
-            if not isinstance(child, dict):
+            if target.get(part) is None:
+                target[part] = {}
+            if not isinstance(target[part], dict):
                 holder = ".".join(parts[:depth])
-                raise ConfigError(
-                    f"{key.strip()} cannot be set: {holder} is {_shown(child)} and has no keys."
-                )
-            target = child
+                raise ConfigError(f"{key} cannot be set: {holder} is {_shown(target[part])} without keys.")
+            target = target[part]
         target[parts[-1]] = parse_yaml(text, assignment)
     return from_mapping(type(config), data, "settings")
 
@@ -216,25 +213,27 @@ def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
     """Turn one pydantic error into a sentence."""
     parts, known = _locate(cls, fault["loc"])
     key = ".".join(parts) or "the whole"
-    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    kind, found = fault["type"], fault["input"]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key {key!r}. {did_you_mean(parts[-1], known)}"
-    if fault["type"] in ("missing", "missing_argument"):
+    if kind in ("missing", "missing_argument"):
         return f"{key} is missing."
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, UsageError) and issubclass(cls, Options):
         return str(cause)  # a complete message
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected").rstrip(".")
     message = message.replace("a valid array", "a list in square brackets")
-    if fault["type"] == "value_error" and isinstance(fault["input"], Mapping):
-        # A check of several values, which names them: the whole of a table says nothing more.
+    if kind == "value_error" and isinstance(found, Mapping):
+        # A check of several values names them itself.
         return f"{message}." if not parts or message.startswith(f"{key}.") else f"{key}: {message}."
-    return f"{key}: found {_shown(fault['input'])}; {message[0].lower()}{message[1:]}."
+    hint = " YAML needs quotes around texts such as no and 1." if kind == "string_type" else ""
+    return f"{key}: found {_shown(found)}; {message[0].lower()}{message[1:]}.{hint}"
 
 
 def _locate(cls: type, location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """Return the readable parts of an error's location, and the keys known where it ends.
+    """Return the readable parts of an error's location, and the keys known at its end.
 
-    Between keys pydantic names the member of a union that it tried; that is no key and is left out.
+    Between keys pydantic names the tried member of a union, which is left out.
     """
     parts: list[str] = []
     tables = [_fields(cls)]
@@ -252,20 +251,16 @@ def _fields(kind: type) -> dict[str, Any]:
     """Return the type of each field of a configuration or dataclass; nothing for other types."""
     if issubclass(kind, BaseModel):
         return {name: field.annotation for name, field in kind.model_fields.items()}
-    if dataclasses.is_dataclass(kind):
-        return {field.name: field.type for field in dataclasses.fields(kind)}
-    return {}
+    return {f.name: f.type for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
 
 
-def _types_in(annotation: Any) -> Iterator[type]:
-    """Yield the classes named in a type such as ``tuple[A | B, ...] | None``."""
-    if isinstance(annotation, type):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _types_in(argument)
+def _types_in(annotation: Any) -> list[type]:
+    """Return the classes named in a type such as ``tuple[A | B, ...] | None``."""
+    own = [annotation] if isinstance(annotation, type) else []
+    return own + [kind for argument in get_args(annotation) for kind in _types_in(argument)]
 
 
 def _shown(value: Any) -> str:
-    """Show a value in a message, cut where it is long."""
+    """Return a value for a message, shortened to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""The error tree. Every message says what was found, what was expected, and what to do.
+"""The error tree. Every message states what was found, what was expected, and what to do.
 
 The command line turns any :class:`LandcoverError` into one message without a traceback: exit status 2 for
 :class:`UsageError` (a wrong command), 1 for the others (a failure at run time).
@@ -34,19 +34,19 @@ class ConfigError(UsageError):
 
 
 class SplitError(UsageError):
-    """A split does not exist, names items that are not there, or has an empty or overlapping part."""
+    """A split does not exist, lists missing items, or has an empty or overlapping subset."""
 
 
 class DataError(LandcoverError, ValueError):
-    """A data folder or one of its files is not what it should be."""
+    """A data folder or one of its files is missing, damaged or invalid."""
 
 
 class ImageError(DataError):
-    """An image cannot be read or has a form that is refused."""
+    """An image cannot be read or has an unsupported form."""
 
 
 class MaskError(DataError):
-    """A mask cannot be read, is no mask, or does not fit its image or legend."""
+    """A mask cannot be read, is not a mask, or does not fit its image or legend."""
 
 
 class ModelError(LandcoverError, ValueError):
@@ -54,7 +54,7 @@ class ModelError(LandcoverError, ValueError):
 
 
 class TrainingError(LandcoverError, RuntimeError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class OutputError(LandcoverError, OSError):
@@ -62,11 +62,11 @@ class OutputError(LandcoverError, OSError):
 
 
 class MissingExtraError(LandcoverError, ImportError):
-    """A part of landcover needs a library that is installed by an extra."""
+    """A feature needs a library that an extra installs."""
 
 
 class LandcoverWarning(UserWarning):
-    """Something that a user should know and that does not stop the work.
+    """A problem that the user should know and that does not stop the run.
 
     Example:
         >>> import warnings, landcover as lc
@@ -75,7 +75,7 @@ class LandcoverWarning(UserWarning):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """End an error message with the close matches to ``name`` among ``known``, else with all of them."""
+    """Return the end of an error message: the matches close to ``name`` among ``known``, else all."""
     options = sorted(known)
     close = get_close_matches(name, options, n=3, cutoff=0.6)
     if close:
@@ -84,7 +84,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def first_few(names: Iterable[object], shown: int = 5) -> str:
-    """Join the first names of a message with commas; the others are counted.
+    """Return the first names of a message, joined with commas, and the number of the others.
 
     Examples:
         >>> first_few(["a", "b", "c", "d"], shown=2)
@@ -96,10 +96,10 @@ def first_few(names: Iterable[object], shown: int = 5) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Return whether text has neither control characters, such as ends of lines, nor halves of characters."""
+    """Return whether a text has no control characters, such as newlines, and no lone surrogates."""
     return all(unicodedata.category(character) not in ("Cc", "Cs") for character in text)
 
 
 def printable(text: str) -> str:
-    """Return what a terminal may show of a text: what is not plain is spelled out, but ends of lines."""
+    """Return a text safe for terminals: characters that are not plain are escaped, newlines kept."""
     return "".join(c if c == "\n" or is_plain(c) else c.encode("unicode_escape").decode() for c in text)

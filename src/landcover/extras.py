@@ -1,4 +1,4 @@
-"""Imports on demand, and optional dependencies, whose error names the command that installs them."""
+"""Lazy imports, and optional dependencies with an error that names the install command."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext

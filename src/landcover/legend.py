@@ -1,32 +1,30 @@
-"""Classes, their colours and their order: the one place where labels are defined.
+"""Classes, their colours and their order: the only definition of labels.
 
-A class index is a position in the legend. Models emit the *scored* classes only; :attr:`Legend.channels` maps
-a class index to the model's channel. ``NODATA`` marks pixels outside the imagery and is not a class.
+A class index is a position in the legend. Models predict the *scored* classes only, one channel each.
+``NODATA`` marks pixels outside the imagery and is not a class.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AliasChoices, ConfigDict, Field
 
 from landcover._typing import UInt8Array
-from landcover.config import read_yaml
+from landcover.config import Config, from_mapping, read_yaml
 from landcover.errors import ConfigError, UsageError, did_you_mean, is_plain
 
 NODATA = 255
 """Value of pixels outside the imagery in index rasters."""
 
 IGNORE = 255
-"""Training target of pixels that no loss and no metric looks at."""
+"""Training target of pixels that losses and metrics ignore."""
 
 CLASS_NAMES = "CLASS_NAMES"
 """Tag of map files that holds :attr:`Legend.listing`."""
-
-
-_KEYS = ("name", "classes", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class LandClass:
     Attributes:
         name: Its name.
         colour: RGB, 0..255 each.
-        value: Its value in class rasters, where that is not its index; 0..65535.
+        value: Its value in class rasters, 0..65535; None if that is its index.
 
     Example:
         >>> import landcover as lc
@@ -44,9 +42,19 @@ class LandClass:
         (0, 255, 0)
     """
 
-    name: str
-    colour: tuple[int, int, int]
-    value: int | None = None
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1)]
+    colour: Annotated[tuple[int, int, int], Field(validation_alias=AliasChoices("colour", "color"))]
+    value: Annotated[int, Field(ge=0, le=65535)] | None = None
+
+
+class _LegendFile(Config):
+    """A legend as YAML and JSON hold it: the unknown class is given by its name."""
+
+    name: str = "custom"
+    classes: tuple[LandClass, ...]
+    unknown: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,11 @@ class Legend:
     Attributes:
         name: Name of the legend, such as ``deepglobe``.
         classes: The classes in index order, at most 255.
-        unknown: Index of the class that is never scored, or None where every class is scored.
+        unknown: Index of the class that is never scored, or None if all classes are scored.
 
     Raises:
         ConfigError: If names or colours repeat, a name has control characters, a colour is out of range, or
-            ``unknown`` is no index.
+            ``unknown`` is not an index.
 
     Example:
         >>> import landcover as lc
@@ -77,14 +85,15 @@ class Legend:
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.classes) <= 255:
-            raise ConfigError(f"Legend {self.name!r} has {len(self.classes)} classes; 2 to 255 are possible.")
-        for what, values in (("name", self.names), ("colour", [c.colour for c in self.classes])):
-            repeated = sorted({str(v) for v in values if list(values).count(v) > 1})
+            raise ConfigError(f"Legend {self.name!r} has {len(self.classes)} classes; expected 2 to 255.")
+        for what in ("name", "colour"):
+            values = [getattr(entry, what) for entry in self.classes]
+            repeated = [value for value in values if values.count(value) > 1]
             if repeated:
                 raise ConfigError(f"Legend {self.name!r} uses the {what} {repeated[0]} more than once.")
         for name in (self.name, *self.names):
             if not is_plain(name):  # it would reach terminals
-                raise ConfigError(f"A legend or class is named {name!r}; expected no control characters.")
+                raise ConfigError(f"Name {name!r} of a legend or class: expected no control characters.")
         for entry in self.classes:
             if len(entry.colour) != 3 or not all(0 <= value <= 255 for value in entry.colour):
                 raise ConfigError(
@@ -92,7 +101,7 @@ class Legend:
                 )
         if self.unknown is not None and not 0 <= self.unknown < len(self.classes):
             raise ConfigError(
-                f"Legend {self.name!r} has {len(self.classes)} classes; number {self.unknown} is none."
+                f"Legend {self.name!r} has unknown={self.unknown}; expected 0 to {len(self.classes) - 1}."
             )
 
     def __len__(self) -> int:
@@ -120,14 +129,14 @@ class Legend:
 
     @cached_property
     def colours(self) -> UInt8Array:
-        """uint8 (256, 3): colour of each index; black where there is no class (NODATA included)."""
+        """uint8 (256, 3): colour of each index; black if it is not a class."""
         table = np.zeros((256, 3), np.uint8)
         table[: len(self.classes)] = [c.colour for c in self.classes]
         return table
 
     @cached_property
     def channels(self) -> UInt8Array:
-        """uint8 (256,): the model's channel of each class index; ``IGNORE`` for unknown and for no class."""
+        """uint8 (256,): the model's channel of each index; ``IGNORE`` if it is unknown or not a class."""
         table = np.full(256, IGNORE, np.uint8)
         table[list(self.scored)] = np.arange(len(self.scored), dtype=np.uint8)
         return table
@@ -140,18 +149,20 @@ class Legend:
             >>> lc.DEEPGLOBE.to_dict()["unknown"]
             'unknown'
         """
-        return {
-            "name": self.name,
-            "classes": [
-                {"name": c.name, "colour": list(c.colour)} | ({} if c.value is None else {"value": c.value})
-                for c in self.classes
-            ],
-            "unknown": None if self.unknown is None else self.names[self.unknown],
-        }
+        classes: list[dict[str, Any]] = [{"name": c.name, "colour": list(c.colour)} for c in self.classes]
+        for entry, c in zip(classes, self.classes, strict=True):
+            if c.value is not None:
+                entry["value"] = c.value
+        unknown = None if self.unknown is None else self.names[self.unknown]
+        return {"name": self.name, "classes": classes, "unknown": unknown}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Legend":
+    def from_dict(cls, data: Mapping[str, Any], source: str = "legend") -> "Legend":
         """Build a legend from ``{name, classes: [{name, colour: [r, g, b]}], unknown: NAME or null}``.
+
+        Args:
+            data: Plain data; ``color`` is accepted for ``colour``.
+            source: What error messages call the data, such as the path of its file.
 
         Raises:
             ConfigError: If a key is missing, unknown or of the wrong type; the message names it.
@@ -161,45 +172,15 @@ class Legend:
             >>> lc.Legend.from_dict(lc.DEEPGLOBE.to_dict()) == lc.DEEPGLOBE
             True
         """
-        if not isinstance(data, Mapping):
-            raise ConfigError(f"A legend is a mapping with name, classes and unknown; found {data!r}.")
-        for key in data:
-            if key not in _KEYS:
-                raise ConfigError(f"Unknown key {key!r} in a legend. {did_you_mean(str(key), _KEYS)}")
-        entries = data.get("classes")
-        if not isinstance(entries, list):
-            raise ConfigError(f"A legend needs 'classes', a list of {{name, colour}}; found {entries!r}.")
-        entries = [_with_colour(entry) for entry in entries]
-        classes = []
-        for entry in entries:
-            if not isinstance(entry, Mapping) or set(entry) - {"value"} != {"name", "colour"}:
-                raise ConfigError(f"A class is {{name: NAME, colour: [R, G, B]}}; found {entry!r}.")
-            name, colour = entry["name"], entry["colour"]
-            if not isinstance(name, str) or not name:
-                raise ConfigError(
-                    f"A class is named {name!r}; expected text. YAML needs quotes around names like no and 1."
-                )
-            if not isinstance(colour, list) or len(colour) != 3 or not all(type(v) is int for v in colour):
-                raise ConfigError(f"Class {name!r} has the colour {colour!r}; expected [R, G, B] in 0..255.")
-            value = entry.get("value")
-            if value is not None and (type(value) is not int or not 0 <= value <= 65535):
-                raise ConfigError(f"Class {name!r} has the value {value!r}; expected an integer 0..65535.")
-            classes.append(LandClass(name, (colour[0], colour[1], colour[2]), value))
-        unknown = data.get("unknown")
-        names = [c.name for c in classes]
-        if unknown is not None and unknown not in names:
-            hint = did_you_mean(str(unknown), names)
-            raise ConfigError(f"The legend's unknown class {unknown!r} is not among its classes. {hint}")
-        return cls(
-            str(data.get("name", "custom")), tuple(classes), None if unknown is None else names.index(unknown)
-        )
-
-
-def _with_colour(entry: object) -> object:
-    """Return the entry of a class with the key ``colour``, for which ``color`` is accepted."""
-    if not isinstance(entry, Mapping) or "colour" in entry:
-        return entry
-    return {"colour" if key == "color" else key: value for key, value in entry.items()}
+        legend = from_mapping(_LegendFile, data, source)
+        names = [entry.name for entry in legend.classes]
+        if legend.unknown is not None and legend.unknown not in names:
+            raise ConfigError(
+                f"{source}: the unknown class {legend.unknown!r} is not one of the classes. "
+                f"{did_you_mean(legend.unknown, names)}"
+            )
+        unknown = None if legend.unknown is None else names.index(legend.unknown)
+        return cls(legend.name, legend.classes, unknown)
 
 
 DEEPGLOBE = Legend(
@@ -225,7 +206,7 @@ def load_legend(source: str | Path) -> Legend:
 
     Raises:
         UsageError: If ``source`` is neither a built-in name nor a file.
-        ConfigError: If the file is no legend.
+        ConfigError: If the file does not hold a legend.
 
     Example:
         >>> import landcover as lc
@@ -237,23 +218,23 @@ def load_legend(source: str | Path) -> Legend:
     path = Path(source)
     if not path.is_file():
         hint = did_you_mean(str(source), BUILT_IN)
-        raise UsageError(f"No legend {str(source)!r}: it is neither a YAML file nor built in. {hint}")
-    return Legend.from_dict(read_yaml(path))
+        raise UsageError(f"Legend {str(source)!r} is neither a YAML file nor built in. {hint}")
+    return Legend.from_dict(read_yaml(path), str(path))
 
 
 def translation(source: Legend, target: Legend) -> UInt8Array:
     """Return the index in ``target`` of each index of ``source``, by class name: uint8 (256,).
 
-    Unknown becomes unknown under whatever name, NODATA where ``target`` has no unknown; NODATA stays.
+    Unknown becomes unknown whatever its name, NODATA where ``target`` has no unknown; NODATA stays.
 
     Raises:
         UsageError: If the scored classes of the two have other names.
     """
     if set(source.scored_names) != set(target.scored_names):
         raise UsageError(
-            f"The legend {source.name!r} has the classes {', '.join(source.scored_names)}; "
-            f"the legend {target.name!r} has {', '.join(target.scored_names)}. They must be the "
-            "same, in any order. Give the right legend (--legend, for predictions --prediction-legend)."
+            f"Legend {source.name!r} has the classes {', '.join(source.scored_names)}, legend "
+            f"{target.name!r} {', '.join(target.scored_names)}; expected the same, in any order. "
+            "Pass the right one with --legend (for predictions --prediction-legend)."
         )
     table = np.full(256, NODATA, np.uint8)
     for index in source.scored:

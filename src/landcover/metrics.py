@@ -1,18 +1,17 @@
-"""One int64 confusion matrix over a whole split, and every score that is read from it.
+"""One int64 confusion matrix over a whole split, and all scores computed from it.
 
-Rows are the truth, columns the prediction, over all classes of the legend. Counting comes first and the
-choice of the metric last, so that one pass over the images serves them all:
+Rows are the truth, columns the prediction, over all classes of the legend. One count serves all metrics:
 
 =============  ==================================  =======================  ===========================
 metric         pixels whose truth is unknown       mean over                class absent from both sides
 =============  ==================================  =======================  ===========================
 challenge      ignored                             the scored classes       left out (None)
-glnet          false positives of what was said    the scored classes       0
+glnet          false positives                     the scored classes       0
 seven-class    an ordinary class                   all classes of a legend  left out (None)
 =============  ==================================  =======================  ===========================
 
 A scored pixel that is predicted as unknown is a miss of its class in all three, and a false positive of no
-scored class. ``NODATA`` is not unknown: where the truth is NODATA nothing is counted; a predicted NODATA
+scored class. ``NODATA`` is not unknown: pixels with NODATA as truth are not counted; a predicted NODATA
 counts as a predicted unknown. ``glnet`` follows VITA-Group/GLNet, ``seven-class`` the seed's ``evaluate.py``.
 """
 
@@ -29,21 +28,20 @@ from landcover.legend import NODATA, Legend
 Metric = Literal["challenge", "glnet", "seven-class"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
-
 _BLOCK_PX = 1 << 17
-"""Pixels counted at a time (even): widened to 8 bytes by numpy.bincount they stay in the level-2 cache."""
+"""Pixels counted at a time: as 8-byte codes they fit the level-2 cache."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one metric says about one confusion matrix.
+    """Scores of one metric from one confusion matrix.
 
     Attributes:
-        metric: Name of the metric, one of :data:`METRICS`.
-        miou: Mean of the intersections over union, 0..1; None where no class has one.
+        metric: Name of the metric.
+        miou: Mean of the intersections over union, 0..1; None if no class has one.
         iou: Intersection over union by class name, 0..1; None for a class absent from truth and prediction.
-        pixel_accuracy: Share of the counted pixels that are right, 0..1; None where no pixel is counted.
-        warnings: What the numbers do not tell, such as a class that is absent.
+        pixel_accuracy: Fraction of the counted pixels that are correct, 0..1; None if none is counted.
+        warnings: Limits of these numbers, such as a class that is absent.
     """
 
     metric: Metric
@@ -62,8 +60,8 @@ class ConfusionMatrix:
 
     Attributes:
         legend: The classes.
-        table: int64 (K, K + 1), rows = truth, columns = prediction. The last column holds the pixels
-            predicted as NODATA; where the legend has an unknown class they stand in its column instead.
+        table: int64 (K, K + 1), rows = truth, columns = prediction. Predicted NODATA is in the column of the
+            unknown class, or in the last column if there is none.
     """
 
     def __init__(self, legend: Legend) -> None:
@@ -77,7 +75,7 @@ class ConfusionMatrix:
 
     @property
     def missed(self) -> Int64Array:
-        """int64 (K,): pixels of each true class predicted as NODATA where the legend has no unknown class."""
+        """int64 (K,): pixels of each true class predicted as NODATA, if the legend has no unknown class."""
         return self.table[:, -1]
 
     def update(self, truth: UInt8Array, prediction: UInt8Array) -> None:
@@ -88,7 +86,7 @@ class ConfusionMatrix:
             prediction: uint8 (H, W), class indices; NODATA is a predicted unknown.
 
         Raises:
-            MaskError: If shapes or types differ from these or from each other, or a value is no class.
+            MaskError: If shapes or types differ from these or from each other, or a value is not a class.
         """
         for what, array in (("truth", truth), ("prediction", prediction)):
             if array.ndim != 2 or array.dtype != np.uint8:
@@ -127,14 +125,23 @@ class ConfusionMatrix:
         """Read the scores of one metric from the counts.
 
         Raises:
-            UsageError: If there is no such metric.
+            UsageError: If the metric is unknown.
         """
+        classes = averaged_classes(self.legend, metric)
+        names = [self.legend.names[i] for i in classes]
         iou = class_iou(self.table, self.legend, metric)
-        names = [self.legend.names[i] for i in averaged_classes(self.legend, metric)]
-        counted = _counted_rows(self.legend, metric)
-        pixels = int(self.table[counted].sum())
-        right = int(self.table.diagonal()[counted].sum())
         miou = float(mean_iou(iou))
+        rows = _counted_rows(self.legend, metric)
+        counted = self.table[rows]
+        if counted.any():
+            verdict = "counts as 0 in the mean" if metric == "glnet" else "is left out of the mean"
+            warnings = [
+                f"Class {name!r} is absent from truth and prediction and {verdict}."
+                for i, name in zip(classes, names, strict=True)
+                if not self.table[i].any() and not counted[:, i].any()
+            ]
+        else:
+            warnings = ["No pixel was counted: the truth has no known class anywhere."]
         return Scores(
             metric=metric,
             miou=None if np.isnan(miou) else miou,
@@ -142,30 +149,21 @@ class ConfusionMatrix:
                 name: None if np.isnan(value) else float(value)
                 for name, value in zip(names, iou, strict=True)
             },
-            pixel_accuracy=right / pixels if pixels else None,
-            warnings=tuple(self._warnings(metric)),
+            pixel_accuracy=float(self.table.diagonal()[rows].sum() / counted.sum())
+            if counted.any()
+            else None,
+            warnings=tuple(warnings),
         )
-
-    def _warnings(self, metric: Metric) -> list[str]:
-        counted = self.table[_counted_rows(self.legend, metric)]
-        if not counted.any():
-            return ["No pixel was counted: the truth has no known class anywhere."]
-        verdict = "it counts as 0 in the mean" if metric == "glnet" else "it is left out of the mean"
-        return [
-            f"Class {self.legend.names[i]!r} is in neither truth nor prediction: {verdict}."
-            for i in averaged_classes(self.legend, metric)
-            if not self.table[i].any() and not counted[:, i].any()
-        ]
 
 
 def averaged_classes(legend: Legend, metric: Metric) -> tuple[int, ...]:
     """Return the indices of the classes that a metric gives an IoU and takes the mean over.
 
     Raises:
-        UsageError: If there is no such metric.
+        UsageError: If the metric is unknown.
     """
     if metric not in METRICS:
-        raise UsageError(f"There is no metric {metric!r}. {did_you_mean(metric, METRICS)}")
+        raise UsageError(f"Unknown metric {metric!r}. {did_you_mean(metric, METRICS)}")
     return tuple(range(len(legend))) if metric == "seven-class" else legend.scored
 
 
@@ -192,7 +190,7 @@ def class_iou(table: npt.NDArray[Any], legend: Legend, metric: Metric) -> Float6
 
 
 def mean_iou(iou: Float64Array) -> Float64Array:
-    """Return the mean over the last axis without the NaN: float64 (...), NaN where there is nothing else."""
+    """Return the mean over the last axis without the NaN: float64 (...), NaN if all are."""
     known = ~np.isnan(iou)
     number = np.asarray(known.sum(axis=-1))
     mean = np.full(number.shape, np.nan)
@@ -206,11 +204,7 @@ def _counted_rows(legend: Legend, metric: Metric) -> list[int]:
 
 
 def _count_pairs(truth: UInt8Array, prediction: UInt8Array, classes: int) -> Int64Array:
-    """Count how often each pair of values stands at one place.
-
-    Adding 1 in uint8 turns NODATA into 0 and the classes into 1..K, so that the largest value tells whether
-    all are allowed. With at most 15 classes a pair of labels fits one byte, and two neighbouring pixels are
-    counted at once as one 16-bit number: half the additions.
+    """Count the pixels of each pair of values.
 
     Args:
         truth: uint8 (N,), class indices or NODATA.
@@ -224,28 +218,17 @@ def _count_pairs(truth: UInt8Array, prediction: UInt8Array, classes: int) -> Int
         MaskError: If a value is neither a class nor NODATA.
     """
     values = classes + 1
-    cells = values * values
-    two_at_once = cells <= 256
-    buffers = np.zeros((2, _BLOCK_PX), np.uint8 if two_at_once else np.uint16)
-    totals = np.zeros(cells * 256 if two_at_once else cells, np.int64)
+    totals = np.zeros(values * values, np.int64)
     for start in range(0, truth.size, _BLOCK_PX):
-        size = min(_BLOCK_PX, truth.size - start)
-        if (
-            size % 2
-        ):  # the last pixel of an odd number has NODATA on NODATA beside it, a cell that nobody reads
-            buffers[:, size] = 0
-        for what, labels, buffer in zip(("truth", "prediction"), (truth, prediction), buffers, strict=True):
-            np.add(labels[start : start + size], np.uint8(1), out=buffer[:size])
-            if buffer[:size].max() > classes:
+        codes = np.zeros(min(_BLOCK_PX, truth.size - start), np.intp)
+        for what, labels in (("truth", truth), ("prediction", prediction)):
+            shifted = labels[start : start + _BLOCK_PX] + np.uint8(1)  # NODATA wraps around to 0
+            if shifted.max() > classes:
                 raise MaskError(
-                    f"The {what} holds the value {buffer[:size].max() - 1}; expected 0 to {classes - 1}, or "
+                    f"The {what} holds the value {shifted.max() - 1}; expected 0 to {classes - 1}, or "
                     f"{NODATA} for nodata. Was it made with another legend?"
                 )
-        codes = buffers[0, : size + size % 2]
-        codes *= values
-        codes += buffers[1, : codes.size]
-        totals += np.bincount(codes.view(np.uint16), minlength=totals.size)
-    if two_at_once:
-        pairs = totals.reshape(cells, 256)  # [second pixel, first pixel]: each is counted in its own right
-        totals = pairs.sum(axis=1) + pairs.sum(axis=0)[:cells]
+            codes *= values
+            codes += shifted
+        totals += np.bincount(codes, minlength=totals.size)
     return totals.reshape(values, values)

@@ -1,4 +1,4 @@
-"""Data: find it, verify it, split it, decode it once, convert its masks, make some."""
+"""Find, open, verify, split and prepare data; convert masks; make procedural scenes."""
 
 from typing import TYPE_CHECKING
 
@@ -7,9 +7,8 @@ from landcover.extras import lazy_names
 if TYPE_CHECKING:
     from landcover.data.cache import Prepared, prepare
     from landcover.data.conversion import convert
-    from landcover.data.dataset import Dataset
-    from landcover.data.items import Item, SceneTile
-    from landcover.data.opening import open_dataset
+    from landcover.data.dataset import Dataset, open_dataset
+    from landcover.data.layouts import Item, SceneTile
     from landcover.data.splits import select, split
     from landcover.data.verification import VerifyReport, verify
 
@@ -32,11 +31,11 @@ __getattr__ = lazy_names(
     {
         "convert": "conversion",
         "Dataset": "dataset",
-        "Item": "items",
-        "open_dataset": "opening",
+        "Item": "layouts",
+        "open_dataset": "dataset",
         "prepare": "cache",
         "Prepared": "cache",
-        "SceneTile": "items",
+        "SceneTile": "layouts",
         "select": "splits",
         "split": "splits",
         "verify": "verification",

@@ -1,8 +1,7 @@
-"""Decode once: a cache of memory-mapped uint8 pixels, from which any window is read without decoding.
+"""A prepared cache: memory-mapped uint8 pixels, from which any window is read without decoding.
 
-A cache is a folder of three files. ``images.bin`` holds the images one after another as (height, width, 3)
-RGB, ``masks.bin`` the masks as (height, width) class indices, and ``index.json``, written last, says what
-lies where.
+A cache is a folder of three files: ``images.bin`` with the images one after another as (height, width, 3),
+``masks.bin`` with the masks as (height, width) class indices, and ``index.json``, written last.
 """
 
 import hashlib
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from landcover._typing import Int64Array, UInt8Array
+from landcover.config import Config
 from landcover.data.dataset import Dataset, FolderDataset, count_classes, crop, open_folder
 from landcover.data.fingerprints import Fingerprint, hash_pixels
-from landcover.data.items import Item, SceneTile
+from landcover.data.layouts import Item, SceneTile
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.io import MAX_PIXELS, Mask
 from landcover.io.files import atomic_path, is_temporary, remove_temporary, write_text
@@ -32,16 +32,11 @@ from landcover.windows import Window
 VERSION = 1
 INDEX, IMAGES, MASKS = "index.json", "images.bin", "masks.bin"
 
-_NAMED = 20
-"""Faults that an error names at most."""
+_SHOWN_FAULTS = 20
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Source(_Model):
-    """A source file as it was when it was decoded; ``path`` is below the source folder."""
+class Source(Config):
+    """A source file at the time of decoding; ``path`` is below the source folder."""
 
     path: str
     size: int
@@ -49,8 +44,8 @@ class Source(_Model):
     sha256: str
 
 
-class Entry(_Model):
-    """One item: the offsets in bytes of its pixels in the two files, and the counts of its mask.
+class Entry(Config):
+    """One item: the byte offsets of its pixels in the two files, and the counts of its mask.
 
     ``pixels_hash`` is the fingerprint of the decoded image in hexadecimal digits; None in caches of 0.1.
     """
@@ -68,12 +63,11 @@ class Entry(_Model):
     pixels_hash: str | None = None
 
 
-class About(_Model):
-    """What is known of the whole set, and how its masks were read.
+class About(Config):
+    """Properties of the whole set.
 
-    ``scenes`` maps a key to (scene, row, col). ``mask_legend`` is the legend of the files; a cache that does
-    not tell it can be used, but not be found up to date. ``scene_table`` is the digest of ``scenes.csv``;
-    None where there was none, and in caches of 0.1.
+    ``scenes`` maps a key to (scene, row, col). ``mask_legend`` is the legend of the files; a cache without it
+    is never up to date. ``scene_table`` is the digest of ``scenes.csv``, None without it or in caches of 0.1.
     """
 
     layout: str
@@ -84,7 +78,7 @@ class About(_Model):
     scene_table: str | None = None
 
 
-class Index(_Model):
+class Index(Config):
     """Content of ``index.json``."""
 
     format: Literal["landcover-cache"]
@@ -125,7 +119,7 @@ class CacheDataset(Dataset):
         return np.array(crop(_view(self._masks, entry.mask_offset, (entry.height, entry.width)), window))
 
     def fingerprint(self, item: Item) -> Fingerprint:
-        """Return the fingerprints of the index; a cache of 0.1 has none of the pixels, which are hashed."""
+        """Return the fingerprints of the index; for a cache of 0.1 the pixels are hashed."""
         entry = self._entries[item.key]
         pixels = entry.pixels_hash
         return Fingerprint(
@@ -134,7 +128,7 @@ class CacheDataset(Dataset):
         )
 
     def labels(self, item: Item) -> Mask:
-        """Copy a whole mask; the off-palette pixels are those counted when the cache was made."""
+        """Copy a whole mask, with its count of off-palette pixels from the index."""
         return Mask(self.read_mask(item), self._entries[item.key].off_palette)
 
     def class_pixels(self, item: Item) -> Int64Array:
@@ -154,7 +148,7 @@ class CacheDataset(Dataset):
         return _mapped(self.root / MASKS)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A pickled memory map would carry the whole file; each process maps it anew instead.
+        # A pickled memory map would contain the whole file; each process maps it again instead.
         return {name: value for name, value in self.__dict__.items() if name not in ("_images", "_masks")}
 
 
@@ -169,7 +163,7 @@ def _view(flat: UInt8Array, offset: int, shape: tuple[int, ...]) -> UInt8Array:
 
 
 def is_cache(path: Path) -> bool:
-    """Return whether a folder is a cache, whole or not."""
+    """Return whether a folder is a cache, complete or not."""
     return (path / IMAGES).is_file() or (path / MASKS).is_file()
 
 
@@ -177,8 +171,8 @@ def open_cache(path: Path, *, legend: Legend | None = None, gsd: float | None = 
     """Open a prepared cache; see :func:`landcover.data.open_dataset`.
 
     Raises:
-        DataError: If the cache is cut short, incomplete or of another version.
-        UsageError: If ``legend`` is another than the cache was made with.
+        DataError: If the cache is incomplete, damaged or of another version.
+        UsageError: If ``legend`` differs from that of the cache.
     """
     dataset = _dataset(path, _read_index(path))
     if legend is not None and replace(legend, name=dataset.legend.name) != dataset.legend:
@@ -209,35 +203,31 @@ def _dataset(path: Path, index: Index) -> CacheDataset:
 
 
 def _read_index(path: Path) -> Index:
-    again = f"Run landcover prepare again, with --force, to make {path} anew."
+    again = f"Run landcover prepare again, with --force, to replace {path}."
     if not (path / INDEX).is_file():
-        raise DataError(f"{path} is a cache whose making was cut short: it has no {INDEX}. {again}")
+        raise DataError(f"{path} is an incomplete cache: it has no {INDEX}. {again}")
     try:
         index = Index.model_validate_json((path / INDEX).read_bytes())
     except ValidationError as error:
         raise DataError(f"{path / INDEX} is cut short or of another version of landcover. {again}") from error
     if index.version != VERSION:
-        raise DataError(
-            f"{path} is a cache of version {index.version}; this landcover reads {VERSION}. {again}"
-        )
+        raise DataError(f"{path} is a cache of version {index.version}; expected version {VERSION}. {again}")
     classes = len(Legend.from_dict(index.about.legend))
     for entry in index.items:
         if len(entry.class_pixels) != (0 if entry.mask is None else classes):
             raise DataError(
-                f"{path / INDEX} is damaged: {entry.key} has counts of {len(entry.class_pixels)} classes, "
+                f"{path / INDEX} is damaged: {entry.key} has counts of {len(entry.class_pixels)} classes; "
                 f"expected {classes}. {again}"
             )
     for name, expected in ((IMAGES, index.images_bytes), (MASKS, index.masks_bytes)):
-        found = (path / name).stat().st_size if (path / name).is_file() else 0
-        if found != expected:
-            raise DataError(
-                f"{path / name} has {found} bytes, {expected} expected: it was cut short. {again}"
-            )
+        size = (path / name).stat().st_size if (path / name).is_file() else 0
+        if size != expected:
+            raise DataError(f"{path / name} has {size} bytes; expected {expected}. {again}")
     return index
 
 
 class Prepared(NamedTuple):
-    """A cache, and whether it was written now or was up to date already."""
+    """A cache, and whether it was written now or was already up to date."""
 
     dataset: CacheDataset
     written: bool
@@ -252,7 +242,7 @@ def prepare(
     max_pixels: int = MAX_PIXELS,
     force: bool = False,
 ) -> Prepared:
-    """Decode a data folder into a cache; do nothing where the cache holds these very files already.
+    """Decode a data folder into a cache, unless the cache is up to date.
 
     Needs 3 bytes of disk per image pixel and 1 per mask pixel: 18 + 6 MB per 2448 x 2448 pair.
 
@@ -265,9 +255,9 @@ def prepare(
         force: Whether to replace a cache that was made from other files or with other settings.
 
     Raises:
-        DataError: If files cannot be decoded, or images and their masks differ in size; it names them.
-            Nothing is left behind then, and a cache that is there stays as it is.
-        OutputError: If ``out`` holds something else and ``force`` is off, or cannot be written.
+        DataError: If files cannot be decoded, or images and their masks differ in size; it names them. An
+            existing cache stays as it is.
+        OutputError: If ``out`` has other content and ``force`` is off, or cannot be written.
 
     Example:
         >>> import landcover as lc
@@ -279,29 +269,10 @@ def prepare(
     """
     path, out = Path(path), Path(out)
     if is_cache(path):
-        raise UsageError(
-            f"{path} is a cache already; prepare takes the folder of images that it was made from."
-        )
+        raise UsageError(f"{path} is a cache already; expected the folder of images that it was made from.")
     source = open_folder(path, legend=legend, gsd=gsd, max_pixels=max_pixels)
-    about = _about(source)
-    if is_cache(out):
-        present = _present(out)
-        known = present and present.about.model_copy(update={"scene_table": about.scene_table})
-        if present is not None and known == about and _unchanged(present, source):
-            return Prepared(_dataset(out, _with_fingerprints(present, about, out)), written=False)
-        if not force:
-            raise OutputError(
-                f"{out} is a cache of other files, made with other settings, or damaged. "
-                "Choose another output, or pass --force to replace it."
-            )
-    elif out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
-        raise OutputError(f"{out} exists already and is no cache. Choose a folder that is new or empty.")
-    return Prepared(_dataset(out, _write(source, about, out)), written=True)
-
-
-def _about(source: FolderDataset) -> About:
     scenes = source.scenes
-    return About(
+    about = About(
         layout=source.layout,
         gsd=source.gsd,
         legend=source.legend.to_dict(),
@@ -309,40 +280,47 @@ def _about(source: FolderDataset) -> About:
         scenes=None if scenes is None else {key: (t.scene, t.row, t.col) for key, t in scenes.items()},
         scene_table=source.scene_table,
     )
-
-
-def _present(out: Path) -> Index | None:
-    try:
-        return _read_index(out)
-    except DataError:  # Damaged: to be made anew, if the user says so.
-        return None
+    if is_cache(out):
+        try:
+            present = _read_index(out)
+        except DataError:  # damaged
+            present = None
+        if present is not None and _up_to_date(present, about, source):
+            return Prepared(_dataset(out, _with_fingerprints(present, about, out)), written=False)
+        if not force:
+            raise OutputError(
+                f"{out} is a cache of other files, made with other settings, or damaged. "
+                "Choose another output, or pass --force to replace it."
+            )
+    elif out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
+        raise OutputError(f"{out} exists already and is not a cache. Choose a new or empty folder.")
+    return Prepared(_dataset(out, _write(source, about, out)), written=True)
 
 
 def _with_fingerprints(index: Index, about: About, out: Path) -> Index:
-    """Add to a cache of 0.1 what its index lacks: fingerprints of the pixels, digest of the scene table."""
+    """Complete the index of a cache of 0.1: fingerprints of the pixels, digest of the scene table."""
     if index.about == about and all(entry.pixels_hash is not None for entry in index.items):
         return index
     dataset = _dataset(out, index)
     prints = parallel_map(dataset.fingerprint, dataset.items)
     entries = tuple(
-        entry.model_copy(update={"pixels_hash": found.pixels.hex()})
-        for entry, found in zip(index.items, prints, strict=True)
+        entry.model_copy(update={"pixels_hash": fingerprint.pixels.hex()})
+        for entry, fingerprint in zip(index.items, prints, strict=True)
     )
     index = index.model_copy(update={"about": about, "items": entries})
     write_text(out / INDEX, index.model_dump_json(indent=1), force=True)
     return index
 
 
-def _unchanged(index: Index, source: FolderDataset) -> bool:
-    """Return whether a cache holds exactly these files: by size and time, or by size and hash."""
-    items = {item.key: item for item in source.items}
+def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
+    """Return whether a cache has these settings and files, by size and time or by size and hash."""
     entries = {entry.key: entry for entry in index.items}
-    if items.keys() != entries.keys():
+    if index.about.model_copy(update={"scene_table": about.scene_table}) != about:
         return False
-    return all(
-        _same_file(items[key].image, entry.image, source.root)
-        and _same_file(items[key].mask, entry.mask, source.root)
-        for key, entry in entries.items()
+    return entries.keys() == {item.key for item in source.items} and all(
+        _same_file(item.image, entries[item.key].image, source.root)
+        and _same_file(item.mask, entries[item.key].mask, source.root)
+        for item in source.items
     )
 
 
@@ -361,35 +339,34 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _fingerprint(file: Path, root: Path) -> Source:
-    status = file.stat()
-    return Source(
-        path=file.relative_to(root).as_posix(),
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
-        sha256=_sha256(file),
-    )
-
-
-class _Decoded(NamedTuple):
-    item: Item
-    image: UInt8Array
-    mask: Mask | None
-    image_source: Source
-    mask_source: Source | None
-    pixels_hash: str
-
-
 def _write(source: FolderDataset, about: About, out: Path) -> Index:
-    def decode(item: Item) -> _Decoded | DataError:
-        prints = [_fingerprint(file, source.root) for file in (item.image, item.mask) if file is not None]
+    def describe(file: Path) -> Source:
+        status = file.stat()
+        path = file.relative_to(source.root).as_posix()
+        return Source(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=_sha256(file))
+
+    def decode(item: Item) -> tuple[Entry, UInt8Array, Mask | None] | DataError:
+        image_source = describe(item.image)
+        mask_source = None if item.mask is None else describe(item.mask)
         try:
             mask = None if item.mask is None else source.labels(item)
             image = source.read_image(item)
         except DataError as error:
             return error
-        mask_print = prints[1] if len(prints) == 2 else None
-        return _Decoded(item, image, mask, prints[0], mask_print, hash_pixels(image).hex())
+        entry = Entry(
+            key=item.key,
+            part=item.part,
+            height=image.shape[0],
+            width=image.shape[1],
+            image=image_source,
+            image_offset=0,
+            mask=mask_source,
+            mask_offset=0,
+            class_pixels=tuple(count_classes(mask.index, source.legend).tolist()) if mask else (),
+            off_palette=mask.off_palette if mask else 0,
+            pixels_hash=hash_pixels(image).hex(),
+        )
+        return entry, image, mask
 
     if out.is_dir():
         for leftover in filter(is_temporary, out.iterdir()):
@@ -408,30 +385,22 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
             if isinstance(result, DataError):
                 faults.append(str(result))
                 continue
-            item, image, mask, image_source, mask_source, pixels_hash = result
-            entries.append(
-                Entry(
-                    key=item.key,
-                    part=item.part,
-                    height=image.shape[0],
-                    width=image.shape[1],
-                    image=image_source,
-                    image_offset=images_bytes,
-                    mask=mask_source,
-                    mask_offset=masks_bytes,
-                    class_pixels=()
-                    if mask is None
-                    else tuple(count_classes(mask.index, source.legend).tolist()),
-                    off_palette=0 if mask is None else mask.off_palette,
-                    pixels_hash=pixels_hash,
-                )
-            )
+            entry, image, mask = result
+            offsets = {"image_offset": images_bytes, "mask_offset": masks_bytes}
+            entries.append(entry.model_copy(update=offsets))
             images_bytes += images.write(np.ascontiguousarray(image).data)
             if mask is not None:
                 masks_bytes += masks.write(np.ascontiguousarray(mask.index).data)
+        if len(faults) == 1:
+            raise DataError(faults[0])
         if faults:
-            raise DataError(_listed(faults))
-        (out / INDEX).unlink(missing_ok=True)  # No moment at which the old index describes new pixels.
+            more = len(faults) - _SHOWN_FAULTS
+            raise DataError(
+                f"{len(faults)} items cannot be used; no cache was made:\n"
+                + "\n".join(faults[:_SHOWN_FAULTS])
+                + (f"\nand {more} more; landcover verify lists all." if more > 0 else "")
+            )
+        (out / INDEX).unlink(missing_ok=True)  # so that the old index never describes new pixels
     index = Index(
         format="landcover-cache",
         version=VERSION,
@@ -443,12 +412,3 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
     )
     write_text(out / INDEX, index.model_dump_json(indent=1), force=True)
     return index
-
-
-def _listed(faults: list[str]) -> str:
-    if len(faults) == 1:
-        return faults[0]
-    more = [f"and {len(faults) - _NAMED} more; landcover verify lists all."] if len(faults) > _NAMED else []
-    return "\n".join(
-        [f"{len(faults)} items cannot be used, so that no cache was made:", *faults[:_NAMED], *more]
-    )

@@ -1,15 +1,31 @@
-"""Masks between colours and indices, files and folders of them."""
+"""Convert mask files between colours and indices.
 
-from collections.abc import Sequence
+Georeferenced masks stay GeoTIFFs in their place, the others become PNGs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
-from landcover.data.maskfiles import MaskTask, plan_masks, work_off
-from landcover.errors import UsageError, did_you_mean
-from landcover.io import MaskFormat, read_mask
-from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS, PICTURE_SUFFIXES
+from landcover._typing import UInt8Array
+from landcover.errors import MaskError, UsageError, did_you_mean
+from landcover.io import MaskFormat, read_mask, write_mask
+from landcover.io.discovery import (
+    IMAGE_END,
+    MAX_OFF_PALETTE,
+    MAX_PIXELS,
+    PICTURE_SUFFIXES,
+    RASTER_SUFFIXES,
+    check_targets,
+    find_files,
+)
+from landcover.io.readahead import parallel_map
 from landcover.legend import DEEPGLOBE, Legend
+from landcover.progress import track
+from landcover.raster import Georeference, read_georeference, write_class_raster
+
+T = TypeVar("T")
 
 Form = Literal["index", "colour"]
 ColourFormat = Literal["palette", "rgb"]
@@ -17,12 +33,12 @@ ColourFormat = Literal["palette", "rgb"]
 
 @dataclass
 class Converted:
-    """What :func:`convert` did.
+    """Result of :func:`convert`.
 
     Attributes:
         written: The new masks.
-        failed: Why a mask was skipped, by its path.
-        off_palette: Number of pixels whose colour has no class, by path, for masks that have such.
+        failed: Error of each skipped mask, by its path.
+        off_palette: Number of off-palette pixels by path, for masks that have any.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -41,12 +57,12 @@ def convert(
     max_pixels: int = MAX_PIXELS,
     force: bool = False,
 ) -> Converted:
-    """Convert masks of any form to indices or colours; sizes stay as they are.
+    """Convert masks of any form to indices or colours of the same size.
 
-    Folders are searched with their subfolders, hidden files and ``*_sat.*`` (imagery) left out, and keep
-    their structure below ``out``. A georeferenced mask becomes a GeoTIFF in the same place, whose colour
-    table gives both indices and colours; every other becomes ``<stem>.png``. A file that is no mask is
-    skipped and told of in the result.
+    Folders are searched with their subfolders, without hidden files and ``*_sat.*`` (imagery), and keep their
+    structure below ``out``. A georeferenced mask becomes a GeoTIFF with the same georeference, whose colour
+    table gives both indices and colours; every other becomes ``<stem>.png``. Files that are not masks are
+    skipped and listed in the result.
 
     Args:
         masks: Files and folders, in any form that :func:`landcover.io.read_mask` takes.
@@ -54,15 +70,15 @@ def convert(
         to: ``index``, one band in the legend's order, or ``colour``.
         legend: The classes, their colours and their order.
         mask_format: Form of colours in PNGs, ``palette`` (default) or ``rgb``.
-        max_off_palette: Share of pixels, 0..1, whose colour may have no class; a mask with more is skipped.
+        max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask is skipped.
         max_pixels: Larger files are skipped before they are decoded.
         force: Replace existing results.
 
     Raises:
-        UsageError: If an option has no such value, or there is no input.
-        DataError: If an input does not exist or a folder holds no masks.
+        UsageError: If an option has an unknown value, or there is no input.
+        DataError: If an input does not exist or a folder has no masks.
         OutputError: If two masks would get one name, a result would replace an input, or exists and ``force``
-            is off: nothing has been written then. Also if a result cannot be written.
+            is off (nothing is written then), or a result cannot be written.
 
     Example:
         >>> import landcover as lc
@@ -95,11 +111,88 @@ def _png_format(to: Form, mask_format: ColourFormat | None) -> MaskFormat:
         raise UsageError(f"Masks cannot be converted to {to!r}. {did_you_mean(to, get_args(Form))}")
     if to == "index":
         if mask_format is not None:
-            raise UsageError("A mask format is chosen for colours only; leave it out, or convert to colour.")
+            raise UsageError("A mask format is for colours only; omit it, or convert to colour.")
         return "index"
-    if mask_format is None:
-        return "palette"
-    if mask_format not in get_args(ColourFormat):
+    if mask_format is not None and mask_format not in get_args(ColourFormat):
         hint = did_you_mean(mask_format, get_args(ColourFormat))
-        raise UsageError(f"Colours have no format {mask_format!r}. {hint}")
-    return mask_format
+        raise UsageError(f"Unknown format of colours {mask_format!r}. {hint}")
+    return mask_format or "palette"
+
+
+@dataclass(frozen=True, slots=True)
+class MaskTask:
+    """A mask to read, the file to write, and its georeference, if any."""
+
+    source: Path
+    target: Path
+    georeference: Georeference | None
+
+    def write(
+        self,
+        index: UInt8Array,
+        legend: Legend,
+        *,
+        mask_format: MaskFormat,
+        tags: Mapping[str, str] | None = None,
+        force: bool,
+    ) -> None:
+        """Write class indices, uint8 (H, W); ``mask_format`` is only for PNG."""
+        if self.georeference is None:
+            write_mask(self.target, index, legend, mask_format=mask_format, tags=tags, force=force)
+        else:
+            write_class_raster(self.target, index, legend, self.georeference, tags=tags, force=force)
+
+
+def plan_masks(
+    masks: Sequence[str | Path], out: Path, *, suffixes: frozenset[str], force: bool
+) -> list[MaskTask]:
+    """Return the tasks of a job, after all checks of its inputs and outputs.
+
+    Raises:
+        UsageError: If there is no input.
+        DataError: If an input does not exist or a folder holds no masks.
+        OutputError: If two masks would get one output, one would replace an input, or exists and ``force`` is
+            off.
+    """
+    tasks = []
+    for found in find_files(masks, out, what="masks", suffixes=suffixes, left_out=(IMAGE_END,)):
+        suffix = found.path.suffix.lower()
+        georeference = read_georeference(found.path) if suffix in RASTER_SUFFIXES else None
+        if georeference is None:
+            target = out / found.relative.with_suffix(".png")
+        else:
+            target = out / (found.relative.with_suffix(".tif") if suffix == ".jp2" else found.relative)
+        tasks.append(MaskTask(found.path, target, georeference))
+    check_targets([(task.source, task.target) for task in tasks], force=force)
+    return tasks
+
+
+def work_off(
+    tasks: Sequence[MaskTask], work: Callable[[MaskTask], T], description: str
+) -> tuple[list[tuple[MaskTask, T]], dict[Path, str]]:
+    """Process masks in parallel, with progress.
+
+    Args:
+        tasks: The masks.
+        work: Processes one. A mask for which it raises :class:`MaskError` is skipped.
+        description: Name of the work, such as ``Cleaning``.
+
+    Returns:
+        The processed masks, in order, with the results of ``work``; and the errors of the others, by path.
+    """
+
+    def attempt(task: MaskTask) -> T | MaskError:
+        try:
+            return work(task)
+        except MaskError as error:
+            return error
+
+    done: list[tuple[MaskTask, T]] = []
+    skipped: dict[Path, str] = {}
+    outcomes = track(parallel_map(attempt, tasks), description, total=len(tasks))
+    for task, outcome in zip(tasks, outcomes, strict=True):
+        if isinstance(outcome, MaskError):
+            skipped[task.source] = str(outcome)
+        else:
+            done.append((task, outcome))
+    return done, skipped

@@ -1,29 +1,37 @@
-"""Data sets: imagery and masks in a folder, read whole or by windows, behind one interface."""
+"""Open data sets: images and masks of a folder or a prepared cache, behind one interface."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
+from pydantic import Field
 
 from landcover._typing import Int64Array, UInt8Array
-from landcover.config import read_yaml
+from landcover.config import Config, from_mapping, read_yaml
 from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels, hash_table
-from landcover.data.items import SCENES_FILE, Item, SceneTile, read_scenes
-from landcover.data.layouts import Discovery, discover, typical_size
-from landcover.errors import ConfigError, DataError, UsageError, did_you_mean
+from landcover.data.layouts import (
+    SCENES_FILE,
+    Discovery,
+    Item,
+    SceneTile,
+    discover,
+    read_scenes,
+    typical_size,
+)
+from landcover.errors import DataError, UsageError
 from landcover.io import MAX_PIXELS, Mask, image_size, read_image, read_mask
 from landcover.io.discovery import RASTER_SUFFIXES
 from landcover.legend import DEEPGLOBE, Legend, load_legend, translation
 from landcover.raster import ground_sample_distance
-from landcover.scale import SETTINGS_FILE, check_gsd, find_scale
+from landcover.scale import SETTINGS_FILE, find_scale
 from landcover.windows import Window
 
 _GSD_TOLERANCE = 0.01
-"""Share by which the scales of images of one folder may differ."""
+"""Fraction by which the GSD of images in one folder may differ."""
 
 Array = TypeVar("Array", bound=UInt8Array)
 
@@ -36,16 +44,15 @@ class Dataset(ABC):
         root: The folder or cache.
         layout: Name of the layout.
         legend: Meaning of the class indices that :meth:`read_mask` returns.
-        gsd: Metres per pixel of the images, or None where nothing tells.
+        gsd: Metres per pixel of the images, or None if unknown.
         items: All images, labelled or not, sorted by key.
-        scenes: Places in larger scenes by item key, or None where there is no ``scenes.csv``.
-        scene_table: Digest of that file; None where there is none, or the cache does not record it.
+        scenes: Positions in larger scenes by item key, or None without ``scenes.csv``.
+        scene_table: Digest of that file; None without it, or if the cache does not record it.
 
     Example:
         >>> import landcover as lc
         >>> from landcover.data.synthetic import make_dataset
-        >>> folder = make_dataset("data", scenes=3, size=64)
-        >>> dataset = lc.open_dataset(folder)
+        >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
         >>> item = dataset.items[0]
         >>> dataset.read_image(item).shape, dataset.read_mask(item).shape
         ((64, 64, 3), (64, 64))
@@ -61,12 +68,12 @@ class Dataset(ABC):
 
     @property
     def labelled(self) -> list[Item]:
-        """The items that have a mask."""
+        """Items with a mask."""
         return [item for item in self.items if item.mask is not None]
 
     @cached_property
     def parts(self) -> dict[str | None, list[Item]]:
-        """The labelled items by part; None alone as a key where the layout has no parts."""
+        """Labelled items by subset; the only key is None if the layout has no subsets."""
         parts: dict[str | None, list[Item]] = {}
         for item in self.labelled:
             parts.setdefault(item.part, []).append(item)
@@ -79,8 +86,7 @@ class Dataset(ABC):
         Example:
             >>> import landcover as lc
             >>> from landcover.data.synthetic import make_dataset
-            >>> folder = make_dataset("data", scenes=3, size=64)
-            >>> dataset = lc.open_dataset(folder)
+            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
             >>> dataset.size(dataset.items[0])
             (64, 64)
         """
@@ -90,13 +96,12 @@ class Dataset(ABC):
         """Read an image or a window of it: uint8 (height, width, 3), RGB.
 
         Raises:
-            ImageError: If the file is truncated or of a refused form.
+            ImageError: If the file is truncated or of an unsupported form.
 
         Example:
             >>> import landcover as lc
             >>> from landcover.data.synthetic import make_dataset
-            >>> folder = make_dataset("data", scenes=3, size=64)
-            >>> dataset = lc.open_dataset(folder)
+            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
             >>> dataset.read_image(dataset.items[0]).dtype
             dtype('uint8')
         """
@@ -111,8 +116,7 @@ class Dataset(ABC):
         Example:
             >>> import landcover as lc
             >>> from landcover.data.synthetic import make_dataset
-            >>> folder = make_dataset("data", scenes=3, size=64)
-            >>> dataset = lc.open_dataset(folder)
+            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
             >>> dataset.labels(dataset.items[0]).off_palette
             0
         """
@@ -138,8 +142,7 @@ class Dataset(ABC):
         Example:
             >>> import landcover as lc
             >>> from landcover.data.synthetic import make_dataset
-            >>> folder = make_dataset("data", scenes=3, size=64)
-            >>> dataset = lc.open_dataset(folder)
+            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
             >>> bool(dataset.read_mask(dataset.items[0]).max() < len(dataset.legend))
             True
         """
@@ -151,8 +154,7 @@ class Dataset(ABC):
         Example:
             >>> import landcover as lc
             >>> from landcover.data.synthetic import make_dataset
-            >>> folder = make_dataset("data", scenes=3, size=64)
-            >>> dataset = lc.open_dataset(folder)
+            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
             >>> int(dataset.class_pixels(dataset.items[0]).sum())
             4096
         """
@@ -175,7 +177,7 @@ def crop(array: Array, window: Window | None) -> Array:
     height, width = array.shape[:2]
     inside = 0 <= window.row < window.row + window.height <= height
     if not (inside and 0 <= window.col < window.col + window.width <= width):
-        raise UsageError(f"{window} does not lie within the image of {height} x {width} pixels.")
+        raise UsageError(f"{window} is not inside the image of {height} x {width} pixels.")
     return array[window.slices]  # type: ignore[return-value]
 
 
@@ -187,7 +189,7 @@ class FolderDataset(Dataset):
 
     Attributes:
         mask_legend: Legend of the mask files, which may have another index order than :attr:`legend`.
-        found: What discovery found, pairs missing a half included.
+        found: The discovered items and missing files.
         max_pixels: Larger files are not decoded.
     """
 
@@ -205,7 +207,7 @@ class FolderDataset(Dataset):
 
     def fingerprint(self, item: Item) -> Fingerprint:
         """Hash the image file, and its pixels once they are decoded."""
-        image = self.read_image(item)  # a missing file is a DataError here
+        image = self.read_image(item)
         return Fingerprint(hash_file(item.image), hash_pixels(image))
 
     def labels(self, item: Item) -> Mask:
@@ -217,41 +219,75 @@ class FolderDataset(Dataset):
         if mask.index.shape != (height, width):
             raise DataError(
                 f"{item.mask} is {mask.index.shape[0]} x {mask.index.shape[1]} pixels, its image "
-                f"{item.image} {height} x {width}; they must be of one size."
+                f"{item.image} {height} x {width}; expected equal sizes."
             )
         if self.mask_legend is self.legend:
             return mask
-        return Mask(self._reorder[mask.index], mask.off_palette)
+        return Mask(translation(self.mask_legend, self.legend)[mask.index], mask.off_palette)
 
-    @cached_property
-    def _reorder(self) -> UInt8Array:
-        """uint8 (256,): index in the legend of each index in the files."""
-        return translation(self.mask_legend, self.legend)
+
+def open_dataset(
+    path: str | Path,
+    *,
+    legend: Legend | None = None,
+    gsd: float | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Dataset:
+    """Open a data folder of any known layout, or a cache made by :func:`landcover.data.prepare`.
+
+    Args:
+        path: The folder or cache.
+        legend: Meaning of the mask files; by default that of ``landcover.yaml``, else that of the layout.
+        gsd: Metres per pixel; by default from the georeference, ``landcover.yaml`` or the layout.
+        max_pixels: Larger images and masks are refused when they are read. A cache holds them decoded.
+
+    Raises:
+        DataError: If the folder holds no recognised imagery, a layout is refused, or a cache is damaged.
+        ConfigError: If ``landcover.yaml`` or the legend is not valid.
+
+    Example:
+        >>> import landcover as lc
+        >>> from landcover.data.synthetic import make_dataset
+        >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
+        >>> len(dataset.items), dataset.gsd, dataset.legend.name
+        (3, 0.5, 'deepglobe')
+    """
+    from landcover.data.cache import is_cache, open_cache
+
+    path = Path(path)
+    if is_cache(path):
+        return open_cache(path, legend=legend, gsd=gsd)
+    return open_folder(path, legend=legend, gsd=gsd, max_pixels=max_pixels)
 
 
 def open_folder(
     path: Path, *, legend: Legend | None = None, gsd: float | None = None, max_pixels: int = MAX_PIXELS
 ) -> FolderDataset:
-    """Find the layout of a folder of files and open it; see :func:`landcover.data.open_dataset`."""
+    """Open a folder of files; see :func:`open_dataset`."""
     found = discover(path)
     settings = read_settings(path / SETTINGS_FILE)
     legend = legend or settings.legend
+
+    def published_gsd() -> float | None:
+        # Resized copies keep the names of a layout, but not its scale.
+        layout = found.layout
+        published = layout.gsd and typical_size(item.image for item in found.items) == layout.size
+        return layout.gsd if published else None
+
     scale = find_scale(
-        gsd,
-        raster=lambda: _raster_gsd(found),
-        settings=lambda: settings.gsd,
-        layout=lambda: _published_gsd(found),
+        gsd, raster=lambda: _raster_gsd(found), settings=lambda: settings.gsd, layout=published_gsd
     )
     scenes_file = path / SCENES_FILE
+    has_scenes = scenes_file.is_file()
     return FolderDataset(
         root=path,
         layout=found.layout.name,
         legend=legend or DEEPGLOBE,
         gsd=None if scale is None else scale.gsd,
         items=found.items,
-        scenes=read_scenes(scenes_file, found.items) if scenes_file.is_file() else None,
-        scene_table=hash_table(scenes_file) if scenes_file.is_file() else None,
-        # A legend given by the user tells what the files hold; only without one does the layout know better.
+        scenes=read_scenes(scenes_file, found.items) if has_scenes else None,
+        scene_table=hash_table(scenes_file) if has_scenes else None,
+        # A legend given by the user describes the files; only without one the layout's index order applies.
         mask_legend=legend or found.layout.mask_legend or DEEPGLOBE,
         found=found,
         max_pixels=max_pixels,
@@ -259,7 +295,7 @@ def open_folder(
 
 
 def _raster_gsd(found: Discovery) -> float | None:
-    """Return the GSD that the images' transforms tell, None where none does; refuse several."""
+    """Return the GSD of georeferenced images, None if there are none; refuse different ones."""
     rasters = (item.image for item in found.items if item.image.suffix.lower() in RASTER_SUFFIXES)
     known = {path: gsd for path in rasters if (gsd := ground_sample_distance(path)) is not None}
     if not known:
@@ -267,55 +303,36 @@ def _raster_gsd(found: Discovery) -> float | None:
     fine, coarse = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
     if known[coarse] > known[fine] * (1 + _GSD_TOLERANCE):
         raise DataError(
-            f"{fine} has {known[fine]:g} m per pixel, {coarse} {known[coarse]:g}; the images of a folder "
-            "must be of one scale. Put them into separate folders, or pass --gsd if they are."
+            f"{fine} has {known[fine]:g} m per pixel, {coarse} {known[coarse]:g}; expected one GSD in a "
+            "folder. Put them into separate folders, or pass --gsd if they are equal."
         )
     return next(iter(known.values()))
 
 
-def _published_gsd(found: Discovery) -> float | None:
-    # Resized copies keep a layout's names, but not its scale.
-    gsd, size = found.layout.gsd, found.layout.size
-    return gsd if gsd is not None and typical_size(item.image for item in found.items) == size else None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Content of ``landcover.yaml`` in a data folder: ``gsd`` in metres per pixel, and ``legend``."""
+class Settings(NamedTuple):
+    """Content of ``landcover.yaml`` in a data folder: ``gsd`` in metres per pixel, and the legend."""
 
     gsd: float | None = None
     legend: Legend | None = None
 
 
-def read_settings(path: Path) -> Settings:
-    """Read ``landcover.yaml``, which may hold ``gsd`` and ``legend``.
+class _SettingsFile(Config):
+    gsd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    legend: str | dict[str, Any] | None = None
 
-    ``gsd`` is in metres per pixel; ``legend`` is a name, a YAML file beside this one, or written out. A file
-    that is not there gives empty settings.
+
+def read_settings(path: Path) -> Settings:
+    """Read ``landcover.yaml``; a missing file gives empty settings.
+
+    It may hold ``gsd``, in metres per pixel, and ``legend``: a name, a YAML file beside it, or written out.
 
     Raises:
-        ConfigError: If the file is no YAML, or a key is unknown or of the wrong type.
+        ConfigError: If the file is not YAML, or a key is unknown or of the wrong type.
     """
-    if not path.is_file():
-        return Settings()
-    data = read_yaml(path) or {}
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{path} must be a mapping with gsd and legend; found {data!r}.")
-    for key in data:
-        if key not in ("gsd", "legend"):
-            raise ConfigError(f"{path}: unknown key {key!r}. {did_you_mean(str(key), ['gsd', 'legend'])}")
-    gsd = data.get("gsd")
-    if gsd is not None and (isinstance(gsd, bool) or not isinstance(gsd, int | float)):
-        raise ConfigError(f"{path}: gsd is {gsd!r}; expected metres per pixel, such as 0.5.")
-    return Settings(
-        gsd=None if gsd is None else check_gsd(gsd), legend=_legend(data.get("legend"), path.parent)
-    )
-
-
-def _legend(source: object, folder: Path) -> Legend | None:
-    if source is None:
-        return None
-    if isinstance(source, Mapping):
-        return Legend.from_dict(source)
-    beside = folder / str(source)
-    return load_legend(beside if beside.is_file() else str(source))
+    file = from_mapping(_SettingsFile, (read_yaml(path) or {}) if path.is_file() else {}, str(path))
+    if file.legend is None:
+        return Settings(file.gsd)
+    if isinstance(file.legend, str):
+        beside = path.parent / file.legend
+        return Settings(file.gsd, load_legend(beside if beside.is_file() else file.legend))
+    return Settings(file.gsd, Legend.from_dict(file.legend, f"{path}: legend"))

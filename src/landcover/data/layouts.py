@@ -1,34 +1,34 @@
-"""The layouts in which land-cover data are found, as a table, and the one function that goes through it.
+"""Find the items of a data folder: a table of known layouts, and where the tiles are in larger scenes.
 
-A layout is data: patterns of image and mask paths, and what is known of such a set (ground sample distance,
-size, counts, index order of its masks). To teach landcover another one, add a row to :data:`LAYOUTS`.
+A layout is data: patterns of image and mask paths, and the published facts of such a set (ground sample
+distance, size, counts, index order of its masks). To support another one, add a row to :data:`LAYOUTS`.
 """
 
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from landcover.data.items import Item
-from landcover.errors import DataError, ImageError
+from landcover.errors import DataError, ImageError, printable
 from landcover.io import image_size
-from landcover.io.discovery import MASK_SUFFIXES, PICTURE_SUFFIXES
+from landcover.io.discovery import IMAGE_END, MASK_END, MASK_SUFFIXES, PICTURE_SUFFIXES
 from landcover.io.files import check_name, walk
 from landcover.legend import DEEPGLOBE, Legend
 
+SCENES_FILE = "scenes.csv"
+_COLUMNS = ("part", "id", "scene", "row", "col")
+
 _EXT = rf"(?:{'|'.join(map(re.escape, sorted(PICTURE_SUFFIXES)))})"
 _DIR = r"(?P<dir>.*/)?"
-_SAT = rf"(?P<id>[^/]+)_sat{_EXT}"
-_MASK = rf"(?P<id>[^/]+)_mask(?:{'|'.join(map(re.escape, sorted(MASK_SUFFIXES)))})"
+_SAT = rf"(?P<id>[^/]+){IMAGE_END}{_EXT}"
+_LOSSLESS = rf"(?:{'|'.join(map(re.escape, sorted(MASK_SUFFIXES)))})"
+_MASK = rf"(?P<id>[^/]+){MASK_END}{_LOSSLESS}"
 
 _USUAL_PARTS: Mapping[str, str] = {
-    "train": "train",
+    **{part: part for part in ("train", "val", "valid", "validation", "test")},
     "training": "train",
-    "val": "val",
-    "valid": "valid",
-    "validation": "validation",
-    "test": "test",
     "testing": "test",
 }
 _CHALLENGE_PARTS: Mapping[str, str] = {
@@ -43,34 +43,66 @@ UNKNOWN_FIRST = Legend(
 """Index order of GLNet, MagNet, ISDNet and F2Net: 0 = unknown, 1 = urban ... 6 = barren."""
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image, with its mask if it has one.
+
+    Attributes:
+        key: POSIX path of the image below the data folder, without ``_sat`` and suffix, such as
+            ``train/0000``.
+        part: Subset that the folder belongs to, such as ``train``, or None if the layout has no subsets.
+        image: Path of the image.
+        mask: Path of the mask, or None if the image is not labelled.
+    """
+
+    key: str
+    part: str | None
+    image: Path
+    mask: Path | None
+
+    @property
+    def id(self) -> str:
+        """The last component of the key, which may repeat in other subsets."""
+        return self.key.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class SceneTile:
+    """Position of an item in a larger contiguous scene; ``row`` and ``col`` count tiles."""
+
+    scene: str
+    row: int
+    col: int
+
+
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a data set lies in a folder.
+    """One way to arrange a data set in a folder.
 
     Attributes:
         name: Short name, printed and stored.
-        title: What it is, in words.
+        title: Description for messages.
         image: Pattern of image paths below the data folder. Its groups together (``dir``, ``sub``, ``id``)
-            tell which mask belongs to which image.
-        masks: Patterns of mask paths with the same groups; an earlier pattern is preferred to a later one.
-        requires: Pattern of a file that must be there for this layout.
+            identify the mask of an image.
+        masks: Patterns of mask paths with the same groups, in order of preference.
+        requires: Pattern of a file that this layout must have.
         listing: Pattern of files that list the items: the MagNet lists or the Kaggle ``metadata.csv``.
-        parts: Part of each folder name; the first folder of a path that is named here decides.
+        parts: Subset of each folder name; the first folder of a path that is named here decides.
         size: (height, width) of the images as published.
-        by_size: Whether the layout is recognised only where the images have that size.
+        by_size: Whether the layout is recognised only if the images have that size.
         gsd: Metres per pixel at that size.
-        counts: Number of images per part as published.
+        counts: Number of images per subset as published.
         mask_legend: Legend of index masks whose order is not landcover's.
-        refusal: Why this layout cannot be read and what to do, if so.
+        refusal: If the layout cannot be read, the reason and the remedy.
     """
 
     name: str
     title: str
-    image: str
-    masks: tuple[str, ...]
+    image: str = _DIR + _SAT
+    masks: tuple[str, ...] = (_DIR + _MASK,)
     requires: str | None = None
     listing: str | None = None
-    parts: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=lambda: _USUAL_PARTS)
     size: tuple[int, int] | None = None
     by_size: bool = False
     gsd: float | None = None
@@ -79,9 +111,8 @@ class Layout:
     refusal: str | None = None
 
 
-def _challenge(name: str, title: str, image: str, masks: tuple[str, ...], **known: object) -> Layout:
-    """Return a layout that holds the challenge's own images: 2448 x 2448 at half a metre."""
-    return Layout(name, title, image, masks, size=(2448, 2448), gsd=0.5, **known)  # type: ignore[arg-type]
+_challenge = partial(Layout, size=(2448, 2448), gsd=0.5)
+"""A layout of the challenge's own images."""
 
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -92,16 +123,13 @@ LAYOUTS: tuple[Layout, ...] = (
         (),
         requires=r"(?:.*/)?ann/[^/]+\.json",
         refusal="its annotations are JSON, not masks. Convert them to one mask image per picture first "
-        "(Supervisely's 'Export as masks'), then point landcover at folders images/ and masks/.",
+        "(Supervisely's 'Export as masks'), in folders images/ and masks/.",
     ),
     _challenge(
         "kaggle",
         "Kaggle mirror of the challenge (balraj98)",
-        _DIR + _SAT,
-        (_DIR + _MASK,),
         requires=r"(?:.*/)?metadata\.csv",
         listing=r"(?:.*/)?metadata\.csv",
-        parts=_USUAL_PARTS,
         counts={"train": 803, "valid": 171, "test": 172},
     ),
     _challenge(
@@ -127,17 +155,15 @@ LAYOUTS: tuple[Layout, ...] = (
         rf"{_DIR}img_dir/(?P<sub>.*/)?{_SAT}",
         (rf"{_DIR}rgb2id/(?P<sub>.*/)?{_MASK}",),
         requires=r"(?:.*/)?rgb2id/.+",
-        parts=_USUAL_PARTS,
         counts={"train": 454, "val": 207, "test": 142},
         mask_legend=UNKNOWN_FIRST,
     ),
     _challenge(
         "magnet",
         "challenge images with MagNet's id lists",
-        _DIR + _SAT,
-        (_DIR + _MASK,),
         requires=r"(?:.*/)?list/deepglobe/(?:train|val|test)\.txt",
         listing=r"(?:.*/)?list/deepglobe/(?:train|val|test)\.txt",
+        parts={},
         counts={"train": 454, "val": 207, "test": 142},
     ),
     _challenge(
@@ -146,10 +172,10 @@ LAYOUTS: tuple[Layout, ...] = (
         rf"{_DIR}images/(?P<id>[^/]+?)(?:_sat)?{_EXT}",
         (r"(?P<dir>.*/)?raw_masks/(?P<id>[^/]+?)(?:_mask)?\.png",),
         requires=r"(?:.*/)?raw_masks/[^/]+",
+        parts={},
         counts={"all": 803},
     ),
-    # The seed's own label files turn red, which is no class, into urban: colour masks come first where they
-    # are.
+    # The seed's label files turn red, which is not a class, into urban: colour masks are preferred.
     _challenge(
         "seed",
         "land_train/ with onechannel_label/ of the TensorFlow seed project",
@@ -173,7 +199,6 @@ LAYOUTS: tuple[Layout, ...] = (
         r"(?P<dir>(?:.*/)?(?:train|validation)/)(?P<id>\d{4})_sat\.jpg",
         (r"(?P<dir>(?:.*/)?(?:train|validation)/)(?P<id>\d{4})_mask\.png",),
         requires=r"(?:.*/)?validation/\d{4}_sat\.jpg",
-        parts=_USUAL_PARTS,
         size=(512, 512),
         by_size=True,
         gsd=1.195,
@@ -184,46 +209,39 @@ LAYOUTS: tuple[Layout, ...] = (
         "pairs of the challenge's names and size",
         rf"{_DIR}(?P<id>\d+)_sat\.jpg",
         (rf"{_DIR}(?P<id>\d+)_mask\.png",),
-        parts=_USUAL_PARTS,
         by_size=True,
     ),
     Layout(
         "pairs",
         "pairs NAME_sat and NAME_mask (or NAME_label)",
-        _DIR + _SAT,
-        (rf"{_DIR}(?P<id>[^/]+)_(?:mask|label)\.(?:png|tiff?)",),
-        parts=_USUAL_PARTS,
+        masks=(rf"{_DIR}(?P<id>[^/]+)_(?:mask|label){_LOSSLESS}",),
     ),
     Layout(
         "folders",
         "folders images/ and masks/ (or labels/)",
         rf"{_DIR}(?:images?|imgs?|sat)/(?P<sub>.*/)?(?P<id>[^/]+?)(?:_sat)?{_EXT}",
         (
-            rf"{_DIR}(?:masks?|labels?|annotations?|gt)/(?P<sub>.*/)?"
-            r"(?P<id>[^/]+?)(?:_mask|_label)?\.(?:png|tiff?)",
+            rf"{_DIR}(?:masks?|labels?|annotations?|gt)/(?P<sub>.*/)?(?P<id>[^/]+?)(?:_mask|_label)?{_LOSSLESS}",
         ),
-        parts=_USUAL_PARTS,
     ),
     Layout(
         "stems",
         "pairs of one name: NAME.jpg (or .tif, .jp2, .webp) and NAME.png",
         rf"{_DIR}(?P<id>[^/]+)\.(?:jpe?g|tiff?|jp2|webp)",
         (rf"{_DIR}(?P<id>[^/]+)\.png",),
-        parts=_USUAL_PARTS,
     ),
 )
-"""The known layouts, the most particular first; the last three take any folder of pairs."""
+"""The known layouts, the most specific first; the last three match any folder of pairs."""
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """What was found in a folder.
+    """The items of a folder.
 
     Attributes:
         layout: The layout that fits.
         items: The images, sorted by key.
-        missing_images: Paths below the folder that are masks without an image, or listed images that are not
-            there.
+        missing_images: Paths below the folder of masks without an image, and of listed images without a file.
     """
 
     layout: Layout
@@ -237,32 +255,31 @@ def discover(root: Path) -> Discovery:
     The first layout of the table that has pairs is taken, else the first that has images.
 
     Raises:
-        DataError: If no layout fits, the one that fits is refused, two images or masks claim one name, or a
-            name has control characters or is no valid UTF-8.
+        DataError: If no layout fits or it cannot be read, two images or masks have the same key, or a name
+            has control characters or is not valid UTF-8.
     """
     paths = list(_files_below(root))
-    found: list[Discovery] = []
+    matches: list[Discovery] = []
     for layout in LAYOUTS:
-        discovery = _match(layout, root, paths)
-        if discovery is None:
+        match = _match(layout, root, paths)
+        if match is None:
             continue
         if layout.refusal:
             raise DataError(f"{root} is a {layout.title}, which landcover cannot read: {layout.refusal}")
-        found.append(discovery)
-        if any(item.mask for item in discovery.items):
-            return discovery
-    if not found:
+        matches.append(match)
+        if any(item.mask for item in match.items):
+            return match
+    if not matches:
+        example = f", such as {paths[0]!r}" if paths else ""
         raise DataError(
-            f"{root} holds no imagery that landcover recognises: {len(paths)} files"
-            + (f", such as {paths[0]!r}" if paths else "")
-            + ". Expected pairs such as ID_sat.jpg and ID_mask.png, folders images/ and masks/, or "
-            "the layout of a published set."
+            f"{root} has no imagery in a known layout: {len(paths)} files{example}. Expected pairs such as "
+            "ID_sat.jpg and ID_mask.png, folders images/ and masks/, or the layout of a published set."
         )
-    return found[0]
+    return matches[0]
 
 
 def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
-    """Apply one layout to the paths below a folder, or return None where it does not fit."""
+    """Apply one layout to the paths below a folder; None if it does not fit."""
     if layout.requires and not any(_full(layout.requires, path) for path in paths):
         return None
     images = _by_identity(layout.image, root, paths)
@@ -273,34 +290,32 @@ def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
     masks: dict[_Identity, str] = {}
     for pattern in layout.masks:
         masks = _by_identity(pattern, root, paths) | masks
-    listed = {_bare(entry.image): entry for entry in _listed(layout, root, paths)}
+    listed = {_bare(image): (part, image) for part, image in _listed(layout, root, paths)}
     if layout.listing and not listed:
         return None
     items: dict[str, Item] = {}
     for identity, path in images.items():
         mask = masks.get(identity)
-        part = _part(layout, path)
+        folders = (folder.lower() for folder in PurePosixPath(path).parts[:-1])
+        part = next((layout.parts[folder] for folder in folders if folder in layout.parts), None)
         if part is None and _bare(path) in listed:
-            part = listed[_bare(path)].part
+            part = listed[_bare(path)][0]
         check_name(root / path)
         item = Item(_key(path), part, root / path, None if mask is None else root / mask)
         if items.setdefault(item.key, item) is not item:
-            raise DataError(
-                f"{item.image} and {items[item.key].image} share the name {item.key!r}; "
-                "rename or remove one of them."
-            )
+            raise _same_name(item.image, items[item.key].image)
     present = {_bare(path) for path in images.values()}
     missing = [masks[identity] for identity in masks.keys() - images.keys()]
-    missing += [entry.image for name, entry in listed.items() if name not in present]
+    missing += [image for name, (_, image) in listed.items() if name not in present]
     return Discovery(layout, tuple(items[key] for key in sorted(items)), tuple(sorted(missing)))
 
 
 def typical_size(images: Iterable[Path]) -> tuple[int, int] | None:
-    """Return (height, width) of the first image whose header can be read, None where there is none."""
+    """Return (height, width) of the first image whose header can be read, None if there is none."""
     for path in images:
         try:
             return image_size(path)
-        except ImageError:  # A damaged file is told of when it is read; it does not decide what the set is.
+        except ImageError:  # reported when the image is read; the layout does not depend on it
             continue
     return None
 
@@ -320,65 +335,121 @@ def _by_identity(pattern: str, root: Path, paths: Iterable[str]) -> dict[_Identi
         if match:
             identity = tuple(sorted((name, value or "") for name, value in match.groupdict().items()))
             if identity in result:
-                raise DataError(
-                    f"{root / path} and {root / result[identity]} claim the same name; "
-                    "rename or remove one of them."
-                )
+                raise _same_name(root / path, root / result[identity])
             result[identity] = path
     return result
 
 
+def _same_name(one: Path, other: Path) -> DataError:
+    return DataError(f"{one} and {other} have the same key. Rename or remove one of them.")
+
+
 def _key(path: str) -> str:
-    return re.sub(r"_sat$", "", path[: -len(PurePosixPath(path).suffix)])
+    return path[: -len(PurePosixPath(path).suffix)].removesuffix(IMAGE_END)
 
 
 def _bare(path: str) -> str:
     return _key(PurePosixPath(path).name)
 
 
-def _part(layout: Layout, path: str) -> str | None:
-    folders = (folder.lower() for folder in PurePosixPath(path).parts[:-1])
-    return next((layout.parts[folder] for folder in folders if folder in layout.parts), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    part: str
-    image: str
-
-
-def _listed(layout: Layout, root: Path, paths: list[str]) -> Iterator[_Listed]:
-    """Yield the entries of a layout's list files."""
-    if layout.listing is None:
-        return
-    for path in (path for path in paths if _full(layout.listing or "", path)):
+def _listed(layout: Layout, root: Path, paths: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield (subset, image) of the entries in a layout's list files."""
+    for path in (path for path in paths if layout.listing and _full(layout.listing, path)):
         try:
             text = (root / path).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"{root / path} is not UTF-8 text: {error}.") from error
         if path.endswith(".csv"):
             for row in csv.DictReader(text.splitlines()):
-                if row.get("split") and row.get("sat_image_path"):  # Else another set's metadata.csv.
-                    yield _Listed(row["split"], row["sat_image_path"])
-        else:  # A line may lack its end: MagNet's lists stop without a final newline.
+                if row.get("split") and row.get("sat_image_path"):  # else the metadata.csv of another set
+                    yield row["split"], row["sat_image_path"]
+        else:  # the last line of MagNet's lists has no newline
             for line in filter(None, map(str.strip, text.splitlines())):
-                yield _Listed(PurePosixPath(path).stem, line.split()[0])
+                yield PurePosixPath(path).stem, line.split()[0]
 
 
 def _files_below(root: Path) -> Iterator[str]:
-    """Yield the POSIX paths of all files below a folder, sorted; hidden ones and zip leftovers are not."""
+    """Yield the sorted POSIX paths of all files below a folder but hidden ones and zip leftovers."""
     if not root.is_dir():
-        found = "is a file" if root.exists() else "does not exist"
-        raise DataError(f"{root} {found}; expected a data folder (unpack archives first).")
-    seen: set[tuple[int, int]] = set()
+        state = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"{root} {state}; expected a data folder (unpack archives first).")
+    visited: set[tuple[int, int]] = set()
     for folder, folders, files in walk(root, follow_links=True):
         status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:  # A link that leads back up.
+        if (status.st_dev, status.st_ino) in visited:  # a link back up
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         below = Path(folder).relative_to(root)
         for name in sorted(files):
-            if not name.startswith(".") and not Path(folder, name).is_fifo():  # which waits for a writer
+            if not name.startswith(".") and not Path(folder, name).is_fifo():  # opening one would block
                 yield (below / name).as_posix()
+
+
+def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
+    """Read the positions of items from ``scenes.csv`` (columns ``part,id,scene,row,col``).
+
+    Rows of other items are ignored: a copy of a few files may keep the whole table.
+
+    Returns:
+        Positions by item key.
+
+    Raises:
+        DataError: If columns are missing, or a row is invalid, fits several items or repeats an item or a
+            position.
+    """
+    by_name: dict[tuple[str, str], list[Item]] = {}
+    for item in items:
+        by_name.setdefault((item.part or "", item.id), []).append(item)
+    scenes: dict[str, SceneTile] = {}
+    taken: dict[SceneTile, str] = {}
+    for line, row in _rows(path):
+        try:
+            tile = SceneTile(row["scene"], int(row["row"]), int(row["col"]))
+        except ValueError:
+            found = f"{_cut(row['row'])} and {_cut(row['col'])}"
+            raise DataError(f"{path}, line {line}: row and col must be integers; found {found}.") from None
+        matching = by_name.get((row["part"], row["id"]), [])
+        if len(matching) > 1:
+            keys = ", ".join(item.key for item in matching)
+            raise DataError(
+                f"{path}, line {line}: {_cut(row['part'])}/{_cut(row['id'])} fits several items: {keys}."
+            )
+        for item in matching:
+            other = taken.setdefault(tile, item.key)
+            if other != item.key or item.key in scenes:
+                raise DataError(
+                    f"{path}, line {line}: {item.key} and {other} repeat an item or the position row "
+                    f"{tile.row}, col {tile.col} of scene {_cut(tile.scene)}."
+                )
+            scenes[item.key] = tile
+    return scenes
+
+
+def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)  # an unclosed quote is an error
+            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(
+                    f"{path} lacks the column {missing[0]!r}; expected the columns {', '.join(_COLUMNS)}."
+                )
+            for row in reader:
+                if any(row[name] is None for name in _COLUMNS):
+                    raise DataError(f"{path}, line {reader.line_num}: expected {len(_COLUMNS)} fields.")
+                yield reader.line_num, row
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}.") from error
+    except csv.Error as error:
+        raise DataError(
+            f"{path} is not a valid CSV file ({error}); expected the columns {', '.join(_COLUMNS)}. Look for "
+            "a quote that is not closed."
+        ) from error
+
+
+def _cut(value: str) -> str:
+    """Return a value for a message, shortened to 40 characters."""
+    text = printable(value).replace("\n", "\\n")
+    return repr(text if len(text) <= 40 else text[:37] + "...")

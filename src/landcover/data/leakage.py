@@ -1,14 +1,12 @@
-"""Leakage between parts: identical images, tiles that touch, and tiles whose borders continue each other.
+"""Leakage between subsets: identical images, adjacent tiles, and tiles with matching edges.
 
-Where no table tells how tiles lie in larger scenes, their borders do: the right border of one tile and the
-left border of its neighbour show the same ground one pixel apart. A pair of borders scores the correlation of
-their fine image structure times the agreement of their mask classes, and counts as a link if each is the
-other's best match.
+Without a table of scenes, edges show adjacency: the right edge of a tile and the left edge of its neighbour
+are the same ground one pixel apart. A pair of edges scores the correlation of their fine image structure
+times the agreement of their classes, and is a link if each is the other's best match.
 
-How sure a link is comes from pairs that cannot touch: two right borders, two left, two top, two bottom. There
-are as many of these *decoys* as real candidates, with the same statistics, so the decoys above a score
-estimate the false links above it (target-decoy estimation: Elias and Gygi, Nature Methods 4, 2007,
-doi:10.1038/nmeth1019).
+The confidence of links comes from *decoys*, pairs that cannot touch: two right edges, two left, two top, two
+bottom. They are as many as real candidates, with the same statistics, so the decoys above a score estimate
+the false links above it (target-decoy estimation: Elias and Gygi, 2007, doi:10.1038/nmeth1019).
 """
 
 from collections import defaultdict
@@ -19,20 +17,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from landcover._typing import Float32Array, Float64Array, UInt8Array
-from landcover.data.items import SceneTile
+from landcover._typing import Float32Array, Float64Array, Int64Array, UInt8Array
+from landcover.data.layouts import SceneTile
 
 SAMPLES = 128
-"""Points along a border, whatever its length."""
+"""Points along an edge of any length."""
 
 SMOOTH = 17
-"""Points over which a border is averaged to find its coarse trend, which neighbours by chance share too."""
+"""Points over which an edge is averaged to find its coarse trend, which is removed."""
 
 MIN_SCORE = 0.5
-"""No link scores less, however few decoys there are. Of unrelated borders, 1 in 10,000 does not."""
+"""Smallest score of a link; 1 in 10,000 unrelated edges reaches it."""
 
 MIN_CONFIDENCE = 0.99
-"""No link is less sure than this."""
+"""Smallest confidence of a link."""
+
+_ROWS_AT_ONCE = 1024
 
 TOP, BOTTOM, LEFT, RIGHT = range(4)
 _TARGETS = ((RIGHT, LEFT), (BOTTOM, TOP))
@@ -41,13 +41,13 @@ _DECOYS = ((RIGHT, RIGHT), (LEFT, LEFT), (TOP, TOP), (BOTTOM, BOTTOM))
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Two items of different parts that share or continue their ground.
+    """Two items of different subsets with identical or adjacent ground, ``a`` and ``b`` by key.
 
     Attributes:
-        a: Key of the one.
+        a: Key of an item.
         b: Key of the other.
         kind: ``identical`` images, ``touching`` by scenes.csv, or ``matching-edges``.
-        confidence: Estimated probability that it is so, 0..1.
+        confidence: Estimated probability, 0..1.
     """
 
     a: str
@@ -57,11 +57,11 @@ class Leak:
 
 
 class Borders(NamedTuple):
-    """The four borders of a tile, top, bottom, left, right.
+    """The four edges of a tile: top, bottom, left, right.
 
     Attributes:
-        image: float32 (4, SAMPLES, 3): RGB along the border, 0..255.
-        mask: uint8 (4, SAMPLES): classes along the border.
+        image: float32 (4, SAMPLES, 3): RGB along the edge, 0..255.
+        mask: uint8 (4, SAMPLES): classes along the edge.
         lengths: (4,) lengths in pixels.
     """
 
@@ -71,23 +71,20 @@ class Borders(NamedTuple):
 
 
 def borders(image: UInt8Array, index: UInt8Array) -> Borders:
-    """Sample the borders of an image (height, width, 3) and its mask (height, width)."""
+    """Sample the edges of an image (height, width, 3) and its mask (height, width)."""
     height, width = index.shape
-    sides = (image[0], image[-1], image[:, 0], image[:, -1])
-    classes = (index[0], index[-1], index[:, 0], index[:, -1])
-    return Borders(
-        np.stack([_resample(side) for side in sides]),
-        np.stack([side[((np.arange(SAMPLES) + 0.5) * len(side) / SAMPLES).astype(int)] for side in classes]),
-        (width, width, height, height),
-    )
-
-
-def _resample(side: UInt8Array) -> Float32Array:
-    """Average a border (length, 3) to (SAMPLES, 3), each point over its exact share of the length."""
-    total = np.concatenate([np.zeros((1, 3)), np.cumsum(side, axis=0, dtype=np.float64)])
-    bounds = np.linspace(0, len(side), SAMPLES + 1)
-    at = np.stack([np.interp(bounds, np.arange(len(side) + 1), total[:, c]) for c in range(3)], axis=1)
-    return (np.diff(at, axis=0) * (SAMPLES / len(side))).astype(np.float32)
+    colours = []
+    for side in (image[0], image[-1], image[:, 0], image[:, -1]):
+        # Each point is the mean over its exact share of the length.
+        total = np.concatenate([np.zeros((1, 3)), np.cumsum(side, axis=0, dtype=np.float64)])
+        bounds = np.linspace(0, len(side), SAMPLES + 1)
+        at = np.stack([np.interp(bounds, np.arange(len(side) + 1), total[:, c]) for c in range(3)], axis=1)
+        colours.append((np.diff(at, axis=0) * (SAMPLES / len(side))).astype(np.float32))
+    classes = [
+        side[((np.arange(SAMPLES) + 0.5) * len(side) / SAMPLES).astype(int)]
+        for side in (index[0], index[-1], index[:, 0], index[:, -1])
+    ]
+    return Borders(np.stack(colours), np.stack(classes), (width, width, height, height))
 
 
 def duplicates(hashes: Mapping[str, str]) -> list[list[str]]:
@@ -99,13 +96,13 @@ def duplicates(hashes: Mapping[str, str]) -> list[list[str]]:
 
 
 def identical(groups: Iterable[Sequence[str]], part_of: Mapping[str, str]) -> list[Leak]:
-    """Return the pairs of identical images that are in different parts."""
+    """Return the pairs of identical images that are in different subsets."""
     pairs = (pair for group in groups for pair in combinations(group, 2))
     return [Leak(a, b, "identical", 1.0) for a, b in pairs if _across(a, b, part_of)]
 
 
 def touching(scenes: Mapping[str, SceneTile], part_of: Mapping[str, str]) -> list[Leak]:
-    """Return the pairs of 4-neighbours of one scene that are in different parts."""
+    """Return the pairs of 4-neighbours of one scene that are in different subsets."""
     key_at = {tile: key for key, tile in scenes.items()}
     leaks = []
     for tile, key in sorted(key_at.items(), key=lambda pair: pair[1]):
@@ -120,7 +117,7 @@ def touching(scenes: Mapping[str, SceneTile], part_of: Mapping[str, str]) -> lis
 
 
 def shared_scenes(scenes: Mapping[str, SceneTile], part_of: Mapping[str, str]) -> int:
-    """Count the scenes with items in more than one part."""
+    """Count the scenes with items in several subsets."""
     parts = defaultdict(set)
     for key, tile in scenes.items():
         if key in part_of:
@@ -129,10 +126,7 @@ def shared_scenes(scenes: Mapping[str, SceneTile], part_of: Mapping[str, str]) -
 
 
 def matching_edges(tiles: Mapping[str, Borders], part_of: Mapping[str, str]) -> list[Leak]:
-    """Return the links between items of different parts, found by their borders alone.
-
-    Costs one product of (items, 3 * SAMPLES) matrices per pair of sides: seconds for thousands of items.
-    """
+    """Return the links between items of different subsets, by their edges: seconds for thousands of items."""
     leaks = [
         Leak(min(a, b), max(a, b), "matching-edges", confidence)
         for a, b, confidence in links(tiles)
@@ -142,67 +136,65 @@ def matching_edges(tiles: Mapping[str, Borders], part_of: Mapping[str, str]) -> 
 
 
 def links(tiles: Mapping[str, Borders]) -> list[tuple[str, str, float]]:
-    """Return (left or upper key, right or lower key, confidence) of tiles that continue each other."""
+    """Return (left or upper key, right or lower key, confidence) of adjacent tiles."""
     keys = sorted(tiles)
     if len(keys) < 2:
         return []
-    sides = _Sides([tiles[key] for key in keys])
-    targets = [match for a, b in _TARGETS for match in sides.mutual_best(a, b)]
-    decoys = [
-        match.score for a, b in _DECOYS for match in sides.mutual_best(a, b) if match.first < match.second
-    ]
-    confidence = _confidence(np.array([match.score for match in targets]), np.array(decoys))
+    edges = [tiles[key] for key in keys]
+    image = _fine_structure(np.stack([tile.image for tile in edges]))
+    mask = np.stack([tile.mask for tile in edges])
+    one_hot = (mask[..., None] == np.unique(mask)).astype(np.float32)
+    sides = _Sides(
+        image.reshape(*image.shape[:2], -1),
+        one_hot.reshape(*mask.shape[:2], -1),
+        np.array([tile.lengths for tile in edges]),
+    )
+    first, second, scores = np.concatenate([_mutual_best(sides, a, b) for a, b in _TARGETS], axis=1)
+    decoys = np.concatenate([_mutual_best(sides, a, b) for a, b in _DECOYS], axis=1)
+    confidence = _confidence(scores, decoys[2, decoys[0] < decoys[1]])
     return [
-        (keys[match.first], keys[match.second], round(float(sure), 4))
-        for match, sure in zip(targets, confidence, strict=True)
-        if match.score >= MIN_SCORE and sure >= MIN_CONFIDENCE
+        (keys[int(first[i])], keys[int(second[i])], round(float(confidence[i]), 4))
+        for i in np.flatnonzero((scores >= MIN_SCORE) & (confidence >= MIN_CONFIDENCE))
     ]
 
 
-class _Match(NamedTuple):
-    first: int
-    second: int
-    score: float
+class _Sides(NamedTuple):
+    """The edges of all tiles as features (tiles, 4, n): products are correlations and agreements."""
+
+    image: Float32Array
+    mask: Float32Array
+    lengths: Int64Array
 
 
-class _Sides:
-    """The borders of all tiles, as features whose products are correlations and agreements."""
+def _mutual_best(sides: _Sides, first: int, second: int) -> Float64Array:
+    """Match side ``first`` of each tile to side ``second`` of the others; keep mutual best matches.
 
-    def __init__(self, tiles: Sequence[Borders]) -> None:
-        image = _fine_structure(np.stack([tile.image for tile in tiles]))
-        mask = np.stack([tile.mask for tile in tiles])
-        classes = np.unique(mask)
-        self.image = image.reshape(*image.shape[:2], -1)
-        self.mask = (mask[..., None] == classes).astype(np.float32).reshape(*mask.shape[:2], -1)
-        self.lengths = np.array([tile.lengths for tile in tiles])
-
-    def mutual_best(self, first: int, second: int, *, rows_at_once: int = 1024) -> list[_Match]:
-        """Match side ``first`` of each tile to side ``second`` of the others; keep who prefer each other."""
-        count = len(self.lengths)
-        best_second = np.empty(count, np.int64)
-        best_first = np.zeros(count, np.int64)
-        score_first = np.full(count, -np.inf, np.float32)
-        score_second = np.empty(count, np.float32)
-        for start in range(0, count, rows_at_once):
-            rows = np.arange(start, min(start + rows_at_once, count))
-            score = self.image[rows, first] @ self.image[:, second].T
-            score *= self.mask[rows, first] @ self.mask[:, second].T / SAMPLES
-            score[self.lengths[rows, first][:, None] != self.lengths[:, second]] = -1
-            score[np.arange(len(rows)), rows] = -1
-            best_second[rows], score_second[rows] = score.argmax(axis=1), score.max(axis=1)
-            better = score.max(axis=0) > score_first
-            best_first[better] = start + score.argmax(axis=0)[better]
-            score_first[better] = score.max(axis=0)[better]
-        mutual = np.flatnonzero(best_first[best_second] == np.arange(count))
-        return [
-            _Match(int(i), int(best_second[i]), float(score_second[i])) for i in mutual if score_second[i] > 0
-        ]
+    Returns:
+        float64 (3, matches): number of the one tile, of the other, score.
+    """
+    count = len(sides.lengths)
+    best_second = np.empty(count, np.int64)
+    best_first = np.zeros(count, np.int64)
+    score_first = np.full(count, -np.inf, np.float32)
+    score_second = np.empty(count, np.float32)
+    for start in range(0, count, _ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + _ROWS_AT_ONCE, count))
+        score = sides.image[rows, first] @ sides.image[:, second].T
+        score *= sides.mask[rows, first] @ sides.mask[:, second].T / SAMPLES
+        score[sides.lengths[rows, first][:, None] != sides.lengths[:, second]] = -1
+        score[np.arange(len(rows)), rows] = -1
+        best_second[rows], score_second[rows] = score.argmax(axis=1), score.max(axis=1)
+        better = score.max(axis=0) > score_first
+        best_first[better] = start + score.argmax(axis=0)[better]
+        score_first[better] = score.max(axis=0)[better]
+    mutual = np.flatnonzero((best_first[best_second] == np.arange(count)) & (score_second > 0))
+    return np.stack([mutual, best_second[mutual], score_second[mutual].astype(np.float64)])
 
 
 def _fine_structure(image: Float32Array) -> Float32Array:
-    """Take the coarse trend out of borders (tiles, 4, SAMPLES, 3) and scale each to unit length.
+    """Remove the coarse trend of edges (tiles, 4, SAMPLES, 3) and scale each to unit length.
 
-    A border with less than one grey level of structure stays short: it resembles anything.
+    An edge with less than one grey level of structure stays shorter.
     """
     padded = np.pad(image, ((0, 0), (0, 0), (SMOOTH // 2 + 1, SMOOTH // 2), (0, 0)), mode="edge")
     total = np.cumsum(padded, axis=2, dtype=np.float64)
@@ -213,14 +205,11 @@ def _fine_structure(image: Float32Array) -> Float32Array:
 
 
 def _confidence(scores: Float64Array, decoys: Float64Array) -> Float64Array:
-    """Return 1 - the share of false links among those that score at least as much, (links,) in 0..1.
+    """Return 1 - the fraction of false links among those with at least this score, (links,) in 0..1.
 
-    The number of false links above a score is the number of decoys above it, or what an exponential tail
-    through the upper decoys says where that is more: in a small set no decoy comes near, which does not prove
-    much.
+    The number of false links above a score is the number of decoys above it, or that of an exponential tail
+    through the upper decoys if larger: a small set has few decoys.
     """
-    if len(scores) == 0:
-        return np.empty(0)
     decoys = np.sort(decoys)
     above = len(decoys) - np.searchsorted(decoys, scores)
     tail = decoys[len(decoys) * 9 // 10 :]
@@ -229,7 +218,7 @@ def _confidence(scores: Float64Array, decoys: Float64Array) -> Float64Array:
         above = np.maximum(above, len(tail) * np.exp(-np.maximum(scores - tail[0], 0) / slope))
     links_above = len(scores) - np.searchsorted(np.sort(scores), scores)
     false_share = np.minimum(above / links_above, 1.0)
-    # A higher score is never less sure: take the smallest share at this score or a lower one.
+    # Confidence must not fall with the score: take the smallest fraction at this score or a lower one.
     order = np.argsort(scores, kind="stable")
     result = np.empty(len(scores))
     result[order] = 1 - np.minimum.accumulate(false_share[order])

@@ -1,12 +1,13 @@
-"""Splits: named ways to share the labelled items of a data set out to parts.
+"""Named train/val/test splits of the labelled items of a data set.
 
-A split is written ``NAME`` or ``NAME:part``. The same name gives the same lists on every machine; no list
-depends on the order in which files are found.
+A split is written ``NAME`` or ``NAME:part``. The same name gives the same lists on every machine, whatever
+the order in which files are found.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,8 +16,7 @@ import numpy as np
 
 from landcover._typing import Int64Array
 from landcover.data.dataset import Dataset
-from landcover.data.items import SCENES_FILE, Item
-from landcover.data.scene_folds import LISTED_COUNTS, listed_folds, scene_folds
+from landcover.data.layouts import SCENES_FILE, Item
 from landcover.errors import SplitError, did_you_mean, first_few
 from landcover.io.readahead import parallel_map
 from landcover.progress import track
@@ -27,21 +27,27 @@ GLNET_COUNTS = {"train": 454, "val": 207, "test": 142}
 """Images of each GLNet part. Papers print 455/207/142, which sums to 804 of 803 images: a typo."""
 
 TRAIN_PARTS = ("train", "all")
-"""Names of the part that is trained on: the first that a split has."""
+"""Names of the subset for training: the first that a split has."""
 
 VALIDATION_PARTS = ("val", "valid", "validation")
-"""Names of the part that is validated on, likewise."""
+"""Names of the subset for validation: the first that a split has."""
+
+SIZE_CAP = 1.05
+"""Limit on the items of a fold, relative to the mean; a larger scene is a fold of its own."""
+
+LISTED_COUNTS = (340, 368, 367, 338, 342)
+"""Tiles of each listed fold: together the 1755 training tiles of 512 x 512 pixels at 1.195 m."""
 
 
 @dataclass(frozen=True)
 class SplitName:
-    """A split's name, taken apart.
+    """A parsed split name.
 
     Attributes:
-        text: The name without the part.
+        text: The name without the subset.
         kind: The form, one of :data:`GRAMMAR`, or ``FILE``.
         numbers: The numbers of the name, such as (5, 0) of ``kfold-5@0``.
-        part: The part after the colon, or None.
+        part: The subset after the colon, or None.
     """
 
     text: str
@@ -52,7 +58,7 @@ class SplitName:
 
 @dataclass(frozen=True)
 class PartSummary:
-    """A part in numbers: items, scenes (None without ``scenes.csv``), each class's share of the pixels."""
+    """Summary of a subset: items, scenes (None without ``scenes.csv``), fraction of pixels by class."""
 
     items: int
     scenes: int | None
@@ -60,41 +66,36 @@ class PartSummary:
 
 
 def parse(text: str) -> SplitName:
-    """Take a split's name apart.
+    """Parse a split name.
 
     Raises:
-        SplitError: If it is no split; the message shows the nearest right forms.
+        SplitError: If it is not a split; the message shows the nearest forms.
     """
     if Path(text).is_file():
         return SplitName(text, "FILE")
     name, colon, part = text.rpartition(":") if ":" in text else (text, "", "")
     if colon and not part:
-        raise SplitError(
-            f"The split {text!r} ends with a colon; name a part after it, such as {name + ':val'!r}."
-        )
+        raise SplitError(f"Split {text!r} ends with a colon; expected a subset, such as {name + ':val'!r}.")
     for kind, (pattern, _) in GRAMMAR.items():
-        match = re.fullmatch(pattern, name, re.ASCII)  # other scripts' digits would be other spellings
+        match = re.fullmatch(pattern, name, re.ASCII)  # no digits of other scripts
         if match:
             return SplitName(name, kind, tuple(int(number) for number in match.groups()), part or None)
     if Path(name).is_file():
         return SplitName(name, "FILE", part=part or None)
     raise SplitError(
-        f"No split {name!r}: it is neither a file of ids nor a known form. {did_you_mean(name, GRAMMAR)}"
+        f"Split {name!r} is neither a file of ids nor a known form. {did_you_mean(name, GRAMMAR)}"
     )
 
 
 def split(dataset: Dataset, name: str) -> Parts:
-    """Return the items of every part of a split, each sorted by key. Only labelled items take part.
+    """Return the labelled items of every subset of a split, each sorted by key.
 
     Raises:
-        SplitError: If the split does not exist, does not fit the data, or a part is empty or overlaps
-            another.
+        SplitError: If the split does not exist or does not fit the data, or subsets are empty or overlap.
     """
     parsed = parse(name)
     if not dataset.labelled:
-        raise SplitError(
-            f"{dataset.root} has {len(dataset.items)} images and no masks: there is nothing to split."
-        )
+        raise SplitError(f"{dataset.root} has {len(dataset.items)} images and no masks; expected masks.")
     if parsed.kind == "FILE":
         parts = _listed(dataset, Path(parsed.text))
     else:
@@ -102,35 +103,32 @@ def split(dataset: Dataset, name: str) -> Parts:
     part_of: dict[str, str] = {}
     for part, items in parts.items():
         if not items:
-            raise SplitError(f"The part {part!r} of split {parsed.text!r} is empty for {dataset.root}.")
+            raise SplitError(f"Subset {part!r} of split {parsed.text!r} is empty for {dataset.root}.")
         for item in items:
             if part_of.setdefault(item.key, part) != part:
                 raise SplitError(
-                    f"{item.key!r} is in two parts of split {parsed.text!r}: {part_of[item.key]}, {part}."
+                    f"{item.key!r} is in two subsets of split {parsed.text!r}: {part_of[item.key]}, {part}."
                 )
     return {part: sorted(items, key=lambda item: item.key) for part, items in parts.items()}
 
 
 def select(dataset: Dataset, name: str) -> list[Item]:
-    """Return the items of one part of a split, ``NAME:part``.
-
-    The part may be left out where there is only one.
+    """Return the items of one subset of a split, ``NAME:part``; ``:part`` is optional if there is only one.
 
     Raises:
-        SplitError: As :func:`split`, or if the part is missing or unknown.
+        SplitError: As :func:`split`, or if the subset is missing or unknown.
     """
     parsed, parts = parse(name), split(dataset, name)
     if parsed.part is None:
         if len(parts) > 1:
             raise SplitError(
-                f"The split {parsed.text!r} has the parts {', '.join(parts)}; say which, such as "
+                f"Split {parsed.text!r} has the subsets {', '.join(parts)}; choose one, such as "
                 f"{parsed.text + ':' + ('val' if 'val' in parts else list(parts)[-1])!r}."
             )
         return next(iter(parts.values()))
     if parsed.part not in parts:
-        raise SplitError(
-            f"The split {parsed.text!r} has no part {parsed.part!r}. {did_you_mean(parsed.part, parts)}"
-        )
+        hint = did_you_mean(parsed.part, parts)
+        raise SplitError(f"Split {parsed.text!r} has no subset {parsed.part!r}. {hint}")
     return parts[parsed.part]
 
 
@@ -143,12 +141,10 @@ def class_pixels(dataset: Dataset, items: Iterable[Item]) -> dict[str, Int64Arra
 
 @cache
 def glnet_ids() -> dict[str, frozenset[str]]:
-    """Return the ids of GLNet's parts ``train``, ``val`` and ``test``.
-
-    They are disjoint and together the 803 labelled images of the challenge.
+    """Return the ids of GLNet's subsets: disjoint, together the 803 labelled images of the challenge.
 
     Raises:
-        SplitError: If the lists that came with the package are not those published.
+        SplitError: If the installed lists are not those published.
     """
     folder = files("landcover.data") / "ids"
     lists = {part: (folder / f"glnet-{part}.txt").read_text("utf-8").split() for part in GLNET_COUNTS}
@@ -162,7 +158,7 @@ def glnet_ids() -> dict[str, frozenset[str]]:
 
 
 def _pool(dataset: Dataset) -> list[Item]:
-    """Return the items that folds are made of: the part named train where there is one, else all."""
+    """Return the items that folds are made of: the subset train if there is one, else all."""
     return dataset.parts.get("train") or dataset.labelled
 
 
@@ -170,7 +166,7 @@ def _folders(dataset: Dataset) -> Parts:
     parts = {part: items for part, items in dataset.parts.items() if part is not None}
     if not parts:
         raise SplitError(
-            f"{dataset.root} (layout {dataset.layout}) has no folders train, validation and the like. "
+            f"{dataset.root} (layout {dataset.layout}) has no folders such as train and validation. "
             "Use another split, such as kfold-5@0."
         )
     return parts
@@ -186,7 +182,7 @@ def _glnet(dataset: Dataset) -> Parts:
         elif len(missing) < len(ids):
             raise SplitError(
                 f"{dataset.root} has {len(ids) - len(missing)} of the {len(ids)} labelled images of GLNet's "
-                f"{part}; missing: {first_few(missing, 10)}. Published results are for all of them."
+                f"{part}; missing: {first_few(missing, 10)}. A partial split is not comparable."
             )
     if not parts:
         raise SplitError(f"{dataset.root} has none of the 803 labelled images of the GLNet lists.")
@@ -197,8 +193,7 @@ def _random(dataset: Dataset, train: int, val: int, seed: int) -> Parts:
     pool = _pool(dataset)
     if train + val != len(pool):
         raise SplitError(
-            f"random-{train}-{val} shares out {train + val} items; {dataset.root} has {len(pool)} "
-            "to share out."
+            f"random-{train}-{val} needs {train + val} items; {dataset.root} has {len(pool)} to split."
         )
     order = np.random.default_rng(seed).permutation(len(pool))
     return {"train": [pool[i] for i in order[:train]], "val": [pool[i] for i in order[train:]]}
@@ -207,37 +202,31 @@ def _random(dataset: Dataset, train: int, val: int, seed: int) -> Parts:
 def _kfold(dataset: Dataset, folds: int, fold: int) -> Parts:
     pool = _pool(dataset)
     _check_fold(folds, fold, len(pool), "items")
-    return _hold_out(pool, {item.key for item in pool[fold::folds]})
+    return _assign(pool, val=[item.key for item in pool[fold::folds]])
 
 
 def _scenes(dataset: Dataset, folds: int, fold: int) -> Parts:
-    return _hold_out(_pool(dataset), set(_scene_folds(dataset, folds, fold)[fold]))
+    return _assign(_pool(dataset), val=_scene_folds(dataset, folds, fold)[fold])
 
 
 def _scenes_with_development(dataset: Dataset, folds: int, fold: int, development: int) -> Parts:
-    """Return fold ``fold`` as the part test, fold ``development`` as val, the others as train."""
+    """Return fold ``fold`` as test, fold ``development`` as val, the others as train."""
     if fold == development and fold < folds:
         raise SplitError(
-            f"scenes-k{folds}@{fold},{development} tests and develops on the same fold; name another after "
+            f"scenes-k{folds}@{fold},{development} tests and develops on the same fold; use another after "
             f"the comma, such as scenes-k{folds}@{fold},{0 if fold else 1}."
         )
     if folds == 2:
-        raise SplitError(
-            f"scenes-k2@{fold},{development} leaves nothing to train on; choose 3 folds or more."
-        )
+        raise SplitError(f"scenes-k2@{fold},{development} leaves no training data; use 3 folds or more.")
     members = _scene_folds(dataset, folds, fold, development)
-    part_of = dict.fromkeys(members[development], "val") | dict.fromkeys(members[fold], "test")
-    parts: Parts = {"train": [], "val": [], "test": []}
-    for item in _pool(dataset):
-        parts[part_of.get(item.key, "train")].append(item)
-    return parts
+    return _assign(_pool(dataset), val=members[development], test=members[fold])
 
 
-def _scene_folds(dataset: Dataset, folds: int, *asked: int) -> list[list[str]]:
+def _scene_folds(dataset: Dataset, folds: int, *used: int) -> list[list[str]]:
     """Return the keys of each fold: listed for tiles of the published benchmark, else computed."""
     pool = _pool(dataset)
     if folds == len(LISTED_COUNTS) and _are_listed(dataset, pool):
-        for fold in asked:
+        for fold in used:
             _check_fold(folds, fold, len(pool), "items")
         return [[key for key, fold in listed_folds().items() if fold == number] for number in range(folds)]
     if dataset.scenes is None:
@@ -245,7 +234,7 @@ def _scene_folds(dataset: Dataset, folds: int, *asked: int) -> list[list[str]]:
             f"{dataset.root} has no {SCENES_FILE}, which scene-disjoint folds need. Use kfold-K@I instead."
         )
     scene_of = {key: tile.scene for key, tile in dataset.scenes.items()}
-    for fold in asked:
+    for fold in used:
         _check_fold(folds, fold, len({scene_of.get(item.key) for item in pool}), "scenes")
     scored = list(dataset.legend.scored)
     pixels = {key: count[scored] for key, count in class_pixels(dataset, pool).items()}
@@ -253,12 +242,11 @@ def _scene_folds(dataset: Dataset, folds: int, *asked: int) -> list[list[str]]:
 
 
 def _are_listed(dataset: Dataset, pool: list[Item]) -> bool:
-    """Whether items are the published benchmark's tiles, so that the listed folds are theirs.
+    """Return whether items are the published benchmark's tiles, so that the listed folds apply.
 
-    They are if all of the list and nothing else is there. A copy that lacks some of them keeps the folds of
-    those it has, or one lost tile would silently turn fold 1 into fold 2: where every key is listed and more
-    than half of the list is there. Keys such as ``train/0000`` are anyone's, so such a copy must show by its
-    table of scenes that no scene is cut by the folds. Items of which some are not listed are other data.
+    They apply to exactly the list, and to a copy with more than half of it and no other items (else one lost
+    tile would silently turn fold 1 into fold 2). Keys such as ``train/0000`` are common, so such a copy needs
+    a table of scenes in which the folds cut no scene.
     """
     fold_of = listed_folds()
     keys = {item.key for item in pool}
@@ -270,12 +258,8 @@ def _are_listed(dataset: Dataset, pool: list[Item]) -> bool:
     return 0 < len(places) == len({scene for scene, _ in places})
 
 
-def _all(dataset: Dataset) -> Parts:
-    return {"all": dataset.labelled}
-
-
 def _listed(dataset: Dataset, path: Path) -> Parts:
-    """Read a file of ids: one key or bare id a line, with its part after a tab where there are parts."""
+    """Read a file of ids: one key or id per line, optionally with its subset after a tab."""
     by_key = {item.key: item for item in dataset.labelled}
     by_id = _by_bare_id(dataset)
     parts: dict[str, dict[str, Item]] = {}
@@ -293,10 +277,10 @@ def _listed(dataset: Dataset, path: Path) -> Parts:
             parts.setdefault(part or "all", {})[item.key] = item
     if missing:
         raise SplitError(
-            f"{path} names {len(missing)} items that {dataset.root} has no pair of: {first_few(missing, 10)}."
+            f"{path} lists {len(missing)} items without a pair in {dataset.root}: {first_few(missing, 10)}."
         )
     if not parts:
-        raise SplitError(f"{path} names no items; expected one key or id a line.")
+        raise SplitError(f"{path} lists no items; expected one key or id per line.")
     return {part: list(items.values()) for part, items in parts.items()}
 
 
@@ -307,23 +291,102 @@ GRAMMAR: dict[str, tuple[str, Callable[..., Parts]]] = {
     "kfold-K@I": (r"kfold-(\d+)@(\d+)", _kfold),
     "scenes-kK@I": (r"scenes-k(\d+)@(\d+)", _scenes),
     "scenes-kK@I,J": (r"scenes-k(\d+)@(\d+),(\d+)", _scenes_with_development),
-    "all": (r"all", _all),
+    "all": (r"all", lambda dataset: {"all": dataset.labelled}),
 }
-"""Each form of a split's name: its pattern, and the function that takes the data set and the numbers."""
+"""Each form of a split name: its pattern, and the function of the data set and the numbers."""
+
+
+@cache
+def listed_folds() -> Mapping[str, int]:
+    """Return the fold of each of the 1755 training tiles of the published benchmark, by item key.
+
+    The list defines the benchmark. It was made once by :func:`scene_folds`; changes of that function, of the
+    table of scenes or of a decoder do not change it. Other data sets have folds of their own.
+
+    Raises:
+        SplitError: If the installed list is not the published one.
+    """
+    text = (files("landcover.data") / "ids" / "scenes-k5.tsv").read_text("utf-8")
+    rows = [line.partition("\t")[::2] for line in text.splitlines()]
+    folds = {key: int(fold) for key, fold in rows if fold.isdecimal()}
+    counts = tuple(sum(fold == number for fold in folds.values()) for number in range(len(LISTED_COUNTS)))
+    if counts != LISTED_COUNTS or len(rows) != sum(LISTED_COUNTS):
+        raise SplitError(
+            f"The list of folds of this installation is damaged: {counts} tiles in {len(rows)} lines, "
+            f"expected {LISTED_COUNTS}."
+        )
+    return folds
+
+
+def scene_folds(pixels: Mapping[str, Int64Array], scene_of: Mapping[str, str], folds: int) -> list[list[str]]:
+    """Assign items to folds, whole scenes at a time: greedy, size-capped, stratified by class.
+
+    Scenes are placed from the largest to the smallest. Each goes to the fold below the size cap with the
+    smallest resulting sum, over folds and classes, of squared (pixels of the class in the fold / in all
+    folds). Sums are exact, so the result does not depend on the machine or the order of the arguments.
+
+    Args:
+        pixels: Pixels per scored class, int64 (classes,), of every item's mask, by item key.
+        scene_of: Scene of every item, by item key.
+        folds: Number of folds, at least 2.
+
+    Returns:
+        One list of item keys per fold, each sorted.
+
+    Raises:
+        SplitError: If there are fewer scenes than folds, or an item has no scene.
+    """
+    missing = sorted(set(pixels) - set(scene_of))
+    if missing:
+        raise SplitError(f"{len(missing)} items have no scene in {SCENES_FILE}: {first_few(missing)}.")
+    members: dict[str, list[str]] = {}
+    for key in sorted(pixels):
+        members.setdefault(scene_of[key], []).append(key)
+    _check_fold(folds, 0, len(members), "scenes")
+    totals = _sum(pixels.values())
+    cap = max(SIZE_CAP * len(pixels) / folds, max(len(keys) for keys in members.values()))
+    held = [[0] * len(totals) for _ in range(folds)]
+    result: list[list[str]] = [[] for _ in range(folds)]
+    for scene in sorted(members, key=lambda s: (-len(members[s]), s)):
+        open_folds = [f for f in range(folds) if len(result[f]) + len(members[scene]) <= cap]
+        own = _sum(pixels[key] for key in members[scene])
+        candidates = open_folds or [min(range(folds), key=lambda f: len(result[f]))]
+        # How much the sum of the squared shares of each fold would grow.
+        growths = {
+            fold: sum(
+                (
+                    Fraction(a * (2 * h + a), t * t)
+                    for a, h, t in zip(own, held[fold], totals, strict=True)
+                    if t
+                ),
+                Fraction(),
+            )
+            for fold in candidates
+        }
+        best = min(candidates, key=lambda fold: (growths[fold], fold))
+        held[best] = [a + b for a, b in zip(held[best], own, strict=True)]
+        result[best] += members[scene]
+    return [sorted(keys) for keys in result]
+
+
+def _sum(counts: Iterable[Int64Array]) -> list[int]:
+    return [int(count) for count in np.sum(list(counts), axis=0)]
 
 
 def _check_fold(folds: int, fold: int, available: int, what: str) -> None:
     if not 2 <= folds <= available:
-        raise SplitError(f"{folds} folds of {available} {what} are not possible; choose 2 to {available}.")
+        raise SplitError(f"Found {folds} folds for {available} {what}; choose 2 to {available}.")
     if fold >= folds:
-        raise SplitError(f"There is no fold {fold} of {folds}; they are numbered 0 to {folds - 1}.")
+        raise SplitError(f"Fold {fold} of {folds} does not exist; folds are numbered 0 to {folds - 1}.")
 
 
-def _hold_out(pool: list[Item], held_out: set[str]) -> Parts:
-    return {
-        "train": [item for item in pool if item.key not in held_out],
-        "val": [item for item in pool if item.key in held_out],
-    }
+def _assign(pool: list[Item], **held_out: list[str]) -> Parts:
+    """Return the subsets of these keys, and all other items as train."""
+    part_of = {key: part for part, keys in held_out.items() for key in keys}
+    parts: Parts = {part: [] for part in ("train", *held_out)}
+    for item in pool:
+        parts[part_of.get(item.key, "train")].append(item)
+    return parts
 
 
 def _by_bare_id(dataset: Dataset) -> dict[str, list[Item]]:
@@ -336,12 +399,12 @@ def _by_bare_id(dataset: Dataset) -> dict[str, list[Item]]:
 def _only(by_id: dict[str, list[Item]], name: str) -> Item:
     if len(by_id[name]) > 1:
         keys = ", ".join(item.key for item in by_id[name])
-        raise SplitError(f"The id {name!r} fits more than one item: {keys}. Use the key instead.")
+        raise SplitError(f"The id {name!r} fits several items: {keys}. Use the key instead.")
     return by_id[name][0]
 
 
 def describe(dataset: Dataset, name: str) -> dict[str, PartSummary]:
-    """Return what is in each part of a split."""
+    """Summarise each subset of a split."""
     summaries = {}
     for part, items in split(dataset, name).items():
         pixels = np.sum(list(class_pixels(dataset, items).values()), axis=0)

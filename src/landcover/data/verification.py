@@ -1,18 +1,17 @@
-"""Decode and check every pair of a data set: what is there, what is wrong, what leaks between its parts."""
+"""Decode and check every pair of a data set: counts, faults, and leakage between subsets."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from landcover._typing import Int64Array
-from landcover.data.dataset import Dataset, FolderDataset, count_classes
-from landcover.data.items import Item
-from landcover.data.layouts import LAYOUTS
+from landcover.data.dataset import Dataset, FolderDataset, count_classes, open_dataset
+from landcover.data.layouts import LAYOUTS, Item
 from landcover.data.leakage import (
     Borders,
     Leak,
@@ -23,7 +22,6 @@ from landcover.data.leakage import (
     shared_scenes,
     touching,
 )
-from landcover.data.opening import open_dataset
 from landcover.data.splits import split as split_items
 from landcover.errors import DataError, ImageError
 from landcover.io import MAX_PIXELS
@@ -32,7 +30,7 @@ from landcover.legend import Legend
 from landcover.progress import track
 
 NO_PART = "all"
-"""Name under which a report holds the items of a layout without parts."""
+"""Subset of the items of a layout without subsets, in reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +43,29 @@ class Fault:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What :func:`verify` found. Paths are below the data folder, shares are 0..1, items are named by key.
+    """Result of :func:`verify`. Paths are below the data folder, fractions 0..1, items named by key.
 
     Attributes:
         layout: Name of the layout.
         gsd: Metres per pixel, or None.
         pairs: Number of labelled items.
-        parts: Pairs of each part; ``all`` where the layout has no parts.
-        images: Images of each part, labelled or not.
-        expected: Images of each part in the set as published, where that is known.
-        sizes: Number of images of each size, ``HEIGHTxWIDTH``, of each part.
-        odd_sizes: Keys of images whose size is not the one published for the layout.
-        unreadable: Files that cannot be decoded, and masks that are of another size than their image.
-        missing_masks: Images without a mask, in parts that have masks.
-        missing_images: Masks without an image, and images that a list names and that are not there.
-        off_palette_pixels: Mask pixels of no class's colour.
+        parts: Pairs of each subset; the only key is ``all`` if the layout has no subsets.
+        images: Images of each subset, labelled or not.
+        expected: Images of each subset as published, if known.
+        sizes: Number of images of each size, ``HEIGHTxWIDTH``, of each subset.
+        odd_sizes: Keys of images whose size is not the published one of the layout.
+        unreadable: Files that cannot be decoded, and masks whose size differs from their image.
+        missing_masks: Images without a mask, in subsets that have masks.
+        missing_images: Masks without an image, and listed images without a file.
+        off_palette_pixels: Mask pixels whose colour is not in the legend.
         off_palette: Those pixels by mask file.
-        class_share: Share of each class among all mask pixels.
-        class_share_by_part: The same within each part.
+        class_share: Fraction of mask pixels of each class.
+        class_share_by_part: The same by subset.
         duplicates: Groups of items whose images are identical, pixel for pixel.
-        leaks: Pairs of items of different parts that are identical or adjacent.
-        compared: Items of each part between which leakage was looked for: the folder's parts, or a split's.
-        leaking: How many of them are in a leak.
-        shared_scenes: Scenes of ``scenes.csv`` with items in more than one part, or None without that table.
+        leaks: Pairs of items of different subsets that are identical or adjacent.
+        compared: Items of each subset of the folder or split that was checked for leakage.
+        leaking: Those with a leak.
+        shared_scenes: Scenes of ``scenes.csv`` with items in several subsets, or None without that table.
     """
 
     layout: str
@@ -93,7 +91,7 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every file can be read and every pair is whole. Leaks are no fault of a file."""
+        """Whether every file can be read and every pair is complete, whatever the leaks."""
         return not (self.unreadable or self.missing_masks or self.missing_images)
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +101,7 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """What decoding one item showed."""
+    """Result of decoding one item; None for what could not be read."""
 
     size: tuple[int, int] | None
     image_hash: str | None
@@ -111,6 +109,17 @@ class _Checked:
     off_palette: int
     borders: Borders | None
     faults: Mapping[Path, str]
+
+
+@dataclass
+class _Tally:
+    """Counts of one subset."""
+
+    class_pixels: Int64Array
+    images: int = 0
+    pairs: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    unlabelled: list[str] = field(default_factory=list)
 
 
 def verify(
@@ -123,14 +132,14 @@ def verify(
 ) -> VerifyReport:
     """Decode and check every pair of a data folder or cache.
 
-    Leakage is looked for between the parts of the folder, or of a split. Where ``scenes.csv`` is there, tiles
-    that touch are known from it; where not, borders are compared.
+    Leakage is searched between the subsets of the folder or of a split. Adjacent tiles are known from
+    ``scenes.csv``; without it, edges are compared.
 
     Args:
         path: The data folder or prepared cache.
         legend: Meaning of the mask files; see :func:`landcover.data.open_dataset`.
         gsd: Metres per pixel of the images.
-        split: Name of a split between whose parts leakage is to be looked for, such as ``random-723-80@0``.
+        split: Name of a split whose subsets are compared, such as ``random-723-80@0``.
         max_pixels: Larger files are counted as unreadable.
 
     Raises:
@@ -169,7 +178,7 @@ def verify(
 
 
 def _check(dataset: Dataset, item: Item, compare_borders: bool) -> _Checked:
-    """Decode one item; a fault of a file becomes part of the result."""
+    """Decode one item; errors of its files become part of the result."""
     faults: dict[Path, str] = {}
     image = mask = None
     try:
@@ -180,7 +189,7 @@ def _check(dataset: Dataset, item: Item, compare_borders: bool) -> _Checked:
         try:
             mask = dataset.labels(item)
         except DataError as error:
-            if not isinstance(error, ImageError):  # The image, whose size is asked for, is named already.
+            if not isinstance(error, ImageError):  # of the image: reported above
                 faults[item.mask] = str(error)
     return _Checked(
         size=None if image is None else (image.shape[0], image.shape[1]),
@@ -201,43 +210,57 @@ def _report(
     leaks: list[Leak],
     part_of: Mapping[str, str],
 ) -> VerifyReport:
-    layout = next(layout for layout in LAYOUTS if layout.name == dataset.layout)
-    names = sorted({item.part or NO_PART for item in dataset.items})
-    by_part = {name: [item for item in dataset.items if (item.part or NO_PART) == name] for name in names}
-    pairs = {name: sum(item.mask is not None for item in items) for name, items in by_part.items()}
+    root, classes = dataset.root, len(dataset.legend)
+    published = next(layout for layout in LAYOUTS if layout.name == dataset.layout)
+    tallies: dict[str, _Tally] = {}
+    unreadable: list[Fault] = []
+    off_palette: dict[str, int] = {}
+    for item in dataset.items:
+        result = checked[item.key]
+        tally = tallies.setdefault(item.part or NO_PART, _Tally(np.zeros(classes, np.int64)))
+        tally.images += 1
+        if result.size is not None:
+            tally.sizes[result.size] += 1
+        if item.mask is None:
+            tally.unlabelled.append(_below(root, item.image))
+        else:
+            tally.pairs += 1
+            if result.off_palette:
+                off_palette[_below(root, item.mask)] = result.off_palette
+        if result.class_pixels is not None:
+            tally.class_pixels += result.class_pixels
+        unreadable += [Fault(_below(root, path), reason) for path, reason in result.faults.items()]
+    tallies = dict(sorted(tallies.items()))
+
+    def shares(pixels: Int64Array) -> dict[str, float]:
+        return dict(zip(dataset.legend.names, (pixels / max(pixels.sum(), 1)).tolist(), strict=True))
+
     leaking = {key for leak in leaks for key in (leak.a, leak.b)}
-    # A part without any mask is unlabelled on purpose, unless it is all there is.
-    missing_masks = [
-        item
-        for name, items in by_part.items()
-        for item in items
-        if item.mask is None and (pairs[name] or not dataset.labelled)
-    ]
-    off_palette = {
-        item.mask: checked[item.key].off_palette for item in dataset.items if item.mask is not None
-    }
     return VerifyReport(
         layout=dataset.layout,
         gsd=dataset.gsd,
         pairs=len(dataset.labelled),
-        parts=pairs,
-        images={name: len(items) for name, items in by_part.items()},
-        expected=dict(layout.counts),
-        sizes={name: _sizes(items, checked) for name, items in by_part.items()},
-        odd_sizes=[]
-        if layout.size is None
-        else [k for k, c in checked.items() if c.size not in (None, layout.size)],
-        unreadable=[
-            Fault(_below(dataset, path), reason)
-            for c in checked.values()
-            for path, reason in c.faults.items()
+        parts={name: tally.pairs for name, tally in tallies.items()},
+        images={name: tally.images for name, tally in tallies.items()},
+        expected=dict(published.counts),
+        sizes={
+            name: {f"{height}x{width}": count for (height, width), count in sorted(tally.sizes.items())}
+            for name, tally in tallies.items()
+        },
+        odd_sizes=[k for k, c in checked.items() if published.size and c.size not in (None, published.size)],
+        unreadable=unreadable,
+        # A subset without any mask is unlabelled on purpose, unless it is the whole set.
+        missing_masks=[
+            path
+            for tally in tallies.values()
+            if tally.pairs or not dataset.labelled
+            for path in tally.unlabelled
         ],
-        missing_masks=[_below(dataset, item.image) for item in missing_masks],
         missing_images=list(dataset.found.missing_images) if isinstance(dataset, FolderDataset) else [],
         off_palette_pixels=sum(off_palette.values()),
-        off_palette={_below(dataset, path): count for path, count in off_palette.items() if count},
-        class_share=_shares(dataset, dataset.items, checked),
-        class_share_by_part={name: _shares(dataset, by_part[name], checked) for name in names if pairs[name]},
+        off_palette=off_palette,
+        class_share=shares(np.sum([tally.class_pixels for tally in tallies.values()], axis=0)),
+        class_share_by_part={name: shares(t.class_pixels) for name, t in tallies.items() if t.pairs},
         duplicates=groups,
         leaks=leaks,
         compared=dict(sorted(Counter(part_of.values()).items())),
@@ -246,19 +269,5 @@ def _report(
     )
 
 
-def _sizes(items: list[Item], checked: Mapping[str, _Checked]) -> dict[str, int]:
-    counts = Counter(size for item in items if (size := checked[item.key].size) is not None)
-    return {f"{height}x{width}": count for (height, width), count in sorted(counts.items())}
-
-
-def _shares(dataset: Dataset, items: Iterable[Item], checked: Mapping[str, _Checked]) -> dict[str, float]:
-    pixels = np.zeros(len(dataset.legend), np.int64)
-    for item in items:
-        counted = checked[item.key].class_pixels
-        if counted is not None:
-            pixels += counted
-    return dict(zip(dataset.legend.names, (pixels / max(pixels.sum(), 1)).tolist(), strict=True))
-
-
-def _below(dataset: Dataset, path: Path) -> str:
-    return path.relative_to(dataset.root).as_posix() if path.is_relative_to(dataset.root) else str(path)
+def _below(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

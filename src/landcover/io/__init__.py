@@ -1,19 +1,9 @@
-"""Pictures in, masks in and out: every file of pixels without a map projection goes through here.
-
-``colours`` turns colours into class indices and back; ``decoding`` and ``formats`` read a file as it is;
-``images`` and ``masks`` give it its meaning.
-"""
+"""Read images, read and write masks: all files of pixels without a map projection."""
 
 from landcover.io.colours import colours_to_index, index_to_colours
 from landcover.io.discovery import MAX_PIXELS
 from landcover.io.images import image_size, read_image, read_imagery
-from landcover.io.masks import (
-    Mask,
-    MaskFormat,
-    encode_mask,
-    read_mask,
-    write_mask,
-)
+from landcover.io.masks import Mask, MaskFormat, encode_mask, read_mask, write_mask
 
 __all__ = [
     "MAX_PIXELS",

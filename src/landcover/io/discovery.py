@@ -1,4 +1,4 @@
-"""Many files in, many files out: what is read and what is written, settled before any work."""
+"""Find input files and check output files before any work; the one table of file names."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,22 +9,25 @@ from landcover.errors import DataError, OutputError, UsageError
 from landcover.io.files import check_name, refuse_existing, walk
 
 IMAGE_END = "_sat"
-"""End of the names of imagery in the challenge's data: ``<id>_sat.jpg``."""
+"""End of the names of images in the challenge's data, ``<id>_sat.jpg``: not masks."""
+
+MASK_END = "_mask"
+"""End of the names of masks in the challenge's data, ``<id>_mask.png``: not images."""
 
 PICTURE_SUFFIXES = frozenset({".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Suffixes, in lower case, of the files that are looked for as pictures."""
+"""Suffixes, in lower case, of image files."""
 
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
-"""Those of them that keep class indices as they are and that masks are usually in."""
+"""Those of lossless formats, in which masks are usual."""
 
 RASTER_SUFFIXES = frozenset({".jp2", ".tif", ".tiff"})
-"""Those of them that can tell where they lie."""
+"""Those that may be georeferenced."""
 
 MAX_OFF_PALETTE = 0.01
-"""Share of pixels of no class's colour above which a file is taken for no mask of the legend."""
+"""Default fraction of off-palette pixels above which a file is not taken for a mask of the legend."""
 
 MAX_PIXELS = 1 << 28
-"""Pixels of a file that are decoded at most unless told otherwise: 16384 x 16384."""
+"""Default limit on the pixels of a file that is decoded: 16384 x 16384."""
 
 
 class Found(NamedTuple):
@@ -32,7 +35,7 @@ class Found(NamedTuple):
 
     Attributes:
         path: The file.
-        relative: Its path below the input folder; its name, where it was given itself.
+        relative: Its path below the input folder; its name if it was given itself.
         folder: The input folder that it was found in, or None.
     """
 
@@ -49,22 +52,21 @@ def find_files(
     suffixes: frozenset[str],
     left_out: tuple[str, ...],
 ) -> list[Found]:
-    """Find files and what folders hold, subfolders included, each once and in a fixed order.
+    """Return files and the files of folders, subfolders included, each once and in a fixed order.
 
-    Hidden files and folders are passed over, and so is ``out`` where it lies in an input folder: results are
-    no inputs.
+    Hidden files and folders are skipped, and so is ``out`` below an input folder: results are not inputs.
 
     Args:
-        inputs: Files, which are taken as they are, and folders.
+        inputs: Files, which are taken whatever their name, and folders.
         out: Folder of the results.
         what: What is looked for, such as ``masks``, for messages.
         suffixes: Suffixes, in lower case, of the files that are looked for in folders.
-        left_out: Ends of names, without suffix, that folders are not searched for.
+        left_out: Ends of names, without suffix, of files in folders that are skipped.
 
     Raises:
         UsageError: If there is no input.
-        DataError: If an input does not exist, a folder holds no such file, or a name has control characters
-            or is no valid UTF-8.
+        DataError: If an input does not exist, a folder has no such file, or a name has control characters or
+            is not valid UTF-8.
         OutputError: If ``out`` is a file.
     """
     if not inputs:
@@ -75,13 +77,12 @@ def find_files(
         raise OutputError(f"{out} is a file; expected the folder that the results are written to.")
     found: dict[tuple[str, Path], Found] = {}
     for given in map(Path, inputs):
-        if not given.exists():
-            raise DataError(f"{given} does not exist; expected a file or a folder of {what}.")
         if given.is_file():
             found.setdefault((_real(given), Path(given.name)), Found(given, Path(given.name), None))
             continue
         if not given.is_dir():
-            raise DataError(f"{given} is a device or a pipe; expected a file or a folder of {what}.")
+            state = "is a device or a pipe" if given.exists() else "does not exist"
+            raise DataError(f"{given} {state}; expected a file or a folder of {what}.")
         paths = [
             path
             for path in _walk(given, out)
@@ -90,7 +91,7 @@ def find_files(
         if not paths:
             raise DataError(
                 f"{given} holds no {what}; expected {', '.join(sorted(suffixes))} files in it or below "
-                f"it ({', '.join('*' + end for end in left_out)} files are passed over)."
+                f"it ({', '.join('*' + end for end in left_out)} files are skipped)."
             )
         for path in paths:
             relative = path.relative_to(given)
@@ -103,12 +104,12 @@ def find_files(
 def check_targets(
     pairs: Iterable[tuple[Path | str, Path]], *, force: bool, shown: Callable[[Path | str], str] = str
 ) -> None:
-    """Refuse a job whose results would get in each other's way, or in that of other files.
+    """Refuse a job whose results would overwrite each other, an input or existing files.
 
     Args:
-        pairs: Source and target of each result; a source may have several. One that is no path is no file.
+        pairs: Source and target of each result; a source may have several. Only paths are files.
         force: Allow targets that exist.
-        shown: How messages call a source.
+        shown: Returns the name of a source in messages.
 
     Raises:
         OutputError: If two sources have one target, a target is a source, or exists and ``force`` is off.
@@ -121,7 +122,7 @@ def check_targets(
         if other != source:
             raise OutputError(
                 f"{shown(other)} and {shown(source)} would both be written to {target}. Write them to two "
-                "folders, or give the folder that holds both."
+                "folders, or pass the folder that holds both."
             )
         if _real(target) in sources:
             raise OutputError(f"{target} would replace an input. Choose another output folder.")
@@ -135,10 +136,10 @@ def _walk(folder: Path, out: Path) -> Iterator[Path]:
             name for name in folders if not name.startswith(".") and _real(Path(root, name)) != results
         )
         paths = (Path(root, name) for name in sorted(names) if not name.startswith("."))
-        # Opening a pipe waits for a writer. A broken link is kept: its image is missed, which is to be told.
+        # Opening a pipe waits for a writer. A broken link is kept, so that its image is reported as missing.
         yield from (path for path in paths if path.is_file() or not path.exists())
 
 
 def _real(path: Path) -> str:
-    """Return the path without links; unlike :meth:`pathlib.Path.resolve` also where they go in circles."""
+    """Return the path without links; unlike :meth:`pathlib.Path.resolve` also for circular links."""
     return os.path.realpath(path)

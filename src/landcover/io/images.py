@@ -1,31 +1,274 @@
-"""Images in: uint8 RGB from any supported file."""
+"""Read image files: the format by content, the size before the pixels, every problem as one kind of error.
 
+JPEG goes through simplejpeg, PNG and WebP through Pillow, TIFF and JPEG 2000 through rasterio. The functions
+of a format raise what their libraries raise; :func:`read_picture` turns it into errors of landcover.
+"""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import simplejpeg
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from landcover._typing import BoolArray, UInt8Array
-from landcover.errors import ImageError
-from landcover.io.decoding import read_picture, read_size
+from landcover.errors import DataError, ImageError
 from landcover.io.discovery import MAX_PIXELS
+
+T = TypeVar("T")
+
+_HEAD_BYTES = 1 << 16
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+class RefusedError(Exception):
+    """The file is whole but of an unsupported form; the text continues "FILE ..."."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The 8-bit pixels of a file.
+
+    Attributes:
+        pixels: uint8 (H, W, 3) colours, or (H, W) grey values or, with a palette, its entries.
+        palette: uint8 (256, 3), or None.
+        outside: bool (H, W), True outside the imagery (alpha 0, a transparent palette entry, the raster's
+            nodata value); None if the file has none of these.
+        lossy: Whether JPEG compression may have changed the values.
+    """
+
+    pixels: UInt8Array
+    palette: UInt8Array | None = None
+    outside: BoolArray | None = None
+    lossy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A file format: its first bytes, and the functions that read (height, width) and the pixels."""
+
+    name: str
+    magics: tuple[bytes, ...]
+    size: Callable[[Path], tuple[int, int]]
+    decode: Callable[[Path], Picture]
+
+
+def _jpeg_size(path: Path) -> tuple[int, int]:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+        try:
+            header = simplejpeg.decode_jpeg_header(head)
+        except ValueError:  # long metadata before the frame header
+            header = simplejpeg.decode_jpeg_header(head + file.read())
+    return header[0], header[1]
+
+
+def _decode_jpeg(path: Path) -> Picture:
+    data = path.read_bytes()
+    colourspace = simplejpeg.decode_jpeg_header(data)[2]
+    if colourspace in ("CMYK", "YCCK"):
+        raise _cmyk()
+    wanted = "GRAY" if colourspace == "Gray" else "RGB"
+    # Accurate DCT and smooth chroma upsampling are pinned: decoders differ slightly, and scores with them.
+    pixels = simplejpeg.decode_jpeg(data, wanted, fastdct=False, fastupsample=False, strict=True)
+    return Picture(pixels[..., 0] if wanted == "GRAY" else pixels, lossy=True)
+
+
+def _png_size(path: Path) -> tuple[int, int]:
+    with path.open("rb") as file:
+        width, height = struct.unpack(">16xII", file.read(24))
+    return height, width
+
+
+def _decode_png(path: Path) -> Picture:
+    data = path.read_bytes()
+    if _PNG_END not in data[-_HEAD_BYTES:]:  # Pillow does not notice once it has all rows
+        raise ValueError("its end is missing")
+    bits, colour_type = data[24], data[25]
+    if bits == 16 or (bits < 8 and colour_type == 0):
+        raise _wrong_depth(f"{bits}-bit")
+    return _from_pillow(PngImageFile(BytesIO(data)))
+
+
+def _open_webp(path: Path) -> WebPImageFile:
+    try:
+        return WebPImageFile(path)
+    except Image.DecompressionBombError:
+        raise RefusedError("has more pixels than WebP files may have here. Convert it to TIFF.") from None
+
+
+def _webp_size(path: Path) -> tuple[int, int]:
+    with _open_webp(path) as image:
+        return image.height, image.width
+
+
+def _decode_webp(path: Path) -> Picture:
+    with _open_webp(path) as image:
+        return _from_pillow(image)
+
+
+def _from_pillow(image: PngImageFile | WebPImageFile) -> Picture:
+    """Decode an image opened by its class: Image.open has a size limit that no option can raise."""
+    if getattr(image, "n_frames", 1) > 1:
+        raise RefusedError("is an animation; expected one picture.")
+    image.load()
+    transparency = image.info.get("transparency")
+    if image.mode != "P":
+        if transparency is not None:  # one transparent colour
+            image = image.convert("LA" if image.mode == "L" else "RGBA")  # type: ignore[assignment]
+        return _split_alpha(np.asarray(image))
+    entries = np.asarray(image)
+    colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(colours)] = colours
+    if transparency is None:
+        return Picture(entries, palette)
+    alpha = np.full(256, 255, np.uint8)
+    if isinstance(transparency, int):
+        alpha[transparency] = 0
+    else:
+        alpha[: len(transparency)] = np.frombuffer(transparency, np.uint8)
+    return Picture(entries, palette, (alpha == 0)[entries])
+
+
+def _split_alpha(bands: UInt8Array) -> Picture:
+    """Take (H, W), (H, W, 2), (H, W, 3) or (H, W, 4); the second and the fourth have alpha last."""
+    if bands.ndim == 2 or bands.shape[2] == 3:
+        return Picture(bands)
+    pixels = bands[..., 0] if bands.shape[2] == 2 else bands[..., :3]
+    return Picture(np.ascontiguousarray(pixels), outside=bands[..., -1] == 0)
+
+
+def _open_raster(path: Path) -> Any:
+    # Here, because most pictures are JPEG or PNG and GDAL takes long to load.
+    from rasterio.errors import NotGeoreferencedWarning
+
+    from landcover._gdal import open_raster
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return open_raster(path)
+
+
+def _raster_size(path: Path) -> tuple[int, int]:
+    with _open_raster(path) as raster:
+        return raster.height, raster.width
+
+
+def _decode_raster(path: Path) -> Picture:
+    from rasterio.enums import ColorInterp, MaskFlags, PhotometricInterp
+
+    with _open_raster(path) as raster:
+        meanings = raster.colorinterp
+        if raster.photometric == PhotometricInterp.cmyk or ColorInterp.cyan in meanings:
+            raise _cmyk()
+        if set(raster.dtypes) != {"uint8"}:
+            raise _wrong_depth(", ".join(sorted(set(raster.dtypes))))
+        bits = raster.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")
+        if bits == "1" or (bits != "8" and ColorInterp.palette not in meanings):
+            raise _wrong_depth(f"{bits}-bit")
+        palette = None
+        if meanings == (ColorInterp.palette,):
+            palette = np.zeros((256, 3), np.uint8)
+            for entry, colour in raster.colormap(1).items():
+                palette[entry] = colour[:3]
+        colours = [band for band, meaning in enumerate(meanings, 1) if meaning != ColorInterp.alpha]
+        if len(colours) not in (1, 3):
+            raise RefusedError(
+                f"has {len(colours)} bands; expected one or three, with or without alpha. Extract three, for "
+                "example with gdal_translate -b 1 -b 2 -b 3."
+            )
+        complete = all(MaskFlags.all_valid in flags for flags in raster.mask_flag_enums)
+        outside = None if complete else raster.dataset_mask() == 0
+        bands = raster.read(colours)
+    pixels = bands[0] if len(bands) == 1 else np.ascontiguousarray(np.moveaxis(bands, 0, 2))
+    return Picture(pixels, palette, outside)
+
+
+def _cmyk() -> RefusedError:
+    return RefusedError("is CMYK; expected RGB or grey. Convert it to RGB.")
+
+
+def _wrong_depth(found: str) -> RefusedError:
+    return RefusedError(f"has {found} samples; expected 8-bit ones. Rescale or convert it to 8 bits.")
+
+
+FORMATS = (
+    Format("JPEG", (b"\xff\xd8\xff",), _jpeg_size, _decode_jpeg),
+    Format("PNG", (b"\x89PNG\r\n\x1a\n",), _png_size, _decode_png),
+    Format("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _raster_size, _decode_raster),
+    Format("JP2", (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), _raster_size, _decode_raster),
+    Format("WebP", (b"RIFF",), _webp_size, _decode_webp),
+)
+"""The formats that are read; files are recognised by their first bytes."""
+
+
+def read_picture(path: Path, error: type[DataError], *, max_pixels: int) -> Picture:
+    """Decode a picture of at most ``max_pixels``; problems are raised as ``error``."""
+
+    def read(file_format: Format) -> Picture:
+        height, width = file_format.size(path)
+        if height * width > max_pixels:
+            raise RefusedError(
+                f"has {height} x {width} = {height * width:,} pixels; at most {max_pixels:,} are decoded. "
+                f"If the file is what you expect, pass --max-pixels {height * width}; train reads the cache "
+                "that prepare makes."
+            )
+        return file_format.decode(path)
+
+    return _guarded(path, error, read)
+
+
+def _guarded(path: Path, error: type[DataError], read: Callable[[Format], T]) -> T:
+    """Call ``read`` with the format of the file; problems of it or of a library become ``error``."""
+    name = "a picture"
+    try:
+        if path.exists() and not path.is_file():
+            raise RefusedError("is a device, a pipe or a folder. Delete it.")
+        with path.open("rb") as file:
+            head = file.read(16)
+        if not head:
+            raise RefusedError("is empty (0 bytes). Fetch it again.")
+        file_format = next((known for known in FORMATS if head.startswith(known.magics)), None)
+        if file_format is None:
+            names = ", ".join(known.name for known in FORMATS)
+            raise RefusedError(f"is none of {names}: it begins with {head[:8]!r}. Convert it to one of them.")
+        name = file_format.name
+        return read(file_format)
+    except RefusedError as refusal:
+        raise error(f"{path} {refusal}") from None
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as problem:
+        if isinstance(problem, OSError) and problem.errno is not None:
+            raise error(f"{path} cannot be read: {problem.strerror}.") from problem
+        reason = str(problem.__cause__ or problem).rstrip(".")
+        raise error(
+            f"{path} cannot be decoded as {name}: {reason}. It is damaged or cut short; fetch it again."
+        ) from problem
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return (height, width) of a picture from its header, without decoding it.
 
     Raises:
-        ImageError: If the file is missing, empty, or of no supported format.
+        ImageError: If the file is missing, empty, or of an unsupported format.
     """
-    return read_size(Path(path), ImageError)
+    path = Path(path)
+    return _guarded(path, ImageError, lambda file_format: file_format.size(path))
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:
-    """Decode a JPEG, PNG, TIFF, JP2 or WebP file; the content decides, whatever the suffix says.
+    """Decode a JPEG, PNG, TIFF, JP2 or WebP file, recognised by its content.
 
     Grey is repeated in three bands, palettes are expanded, alpha is dropped (pixels keep the colour stored
-    under it). EXIF orientation is ignored on purpose: the mask of an image knows nothing of it. JPEG is
-    decoded by simplejpeg (libjpeg-turbo) with accurate DCT and smooth chroma upsampling; another decoder may
-    differ by a few grey values.
+    under it). EXIF orientation is ignored on purpose: masks do not have it.
 
     Args:
         path: The file.
@@ -35,18 +278,18 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:
         uint8 (H, W, 3), RGB.
 
     Raises:
-        ImageError: If the file is missing, empty, damaged, cut short or larger than ``max_pixels``, or has a
-            form that is refused: 16-bit, 1-bit, float, CMYK, animated, neither one nor three bands.
+        ImageError: If the file is missing, empty, damaged, cut short or larger than ``max_pixels``, or of an
+            unsupported form: 16-bit, 1-bit, float, CMYK, animated, neither one nor three bands.
     """
     return read_imagery(path, max_pixels=max_pixels)[0]
 
 
 def read_imagery(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[UInt8Array, BoolArray | None]:
-    """As :func:`read_image`, but say too where the file has imagery.
+    """As :func:`read_image`, with the mask of valid pixels.
 
     Returns:
         uint8 (H, W, 3), RGB, and bool (H, W): False under alpha 0, a transparent palette entry or colour, the
-        raster's nodata value or mask; None where the file has nothing of the kind.
+        raster's nodata value or mask; None if the file has none of these.
     """
     picture = read_picture(Path(path), ImageError, max_pixels=max_pixels)
     valid = None if picture.outside is None else ~picture.outside

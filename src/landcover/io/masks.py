@@ -7,12 +7,11 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from landcover._typing import UInt8Array
-from landcover.errors import MaskError, OutputError, UsageError, did_you_mean
+from landcover.errors import MaskError, OutputError, UsageError, did_you_mean, first_few
 from landcover.io.colours import NO_CLASS, find_classes, index_to_colours, on_corners, settle_off_palette
-from landcover.io.decoding import read_picture
 from landcover.io.discovery import MAX_PIXELS
 from landcover.io.files import atomic_path
-from landcover.io.formats import Picture
+from landcover.io.images import Picture, read_picture
 from landcover.io.png import encode_png
 from landcover.legend import CLASS_NAMES, NODATA, Legend
 from landcover.values import MaskFormat as MaskFormat
@@ -21,7 +20,7 @@ from landcover.values import MaskFormat as MaskFormat
 class Mask(NamedTuple):
     """A decoded mask: class indices, uint8 (H, W), and the number of pixels whose colour has no class."""
 
-    index: UInt8Array  # type: ignore[assignment]  # takes the place of tuple.index, which nobody needs here
+    index: UInt8Array  # type: ignore[assignment]  # replaces tuple.index
     off_palette: int
 
 
@@ -32,21 +31,21 @@ def read_mask(
 
     Three bands are colours, a palette is its colours (see :func:`colours_to_index`), one band holds indices
     in the legend's order, with 255 as ``NODATA``. Pixels that the file marks as no imagery (alpha 0, a
-    transparent palette entry, the raster's nodata value) become ``NODATA``; other alpha values mean nothing.
+    transparent palette entry, the raster's nodata value) become ``NODATA``; other alpha is ignored.
 
     Args:
-        path: The file; :func:`read_image` says which formats and forms are taken.
+        path: The file; see :func:`read_image` for formats and forms.
         legend: The classes. Indices in another order need a legend in that order.
         max_pixels: Larger files are refused before anything is decoded.
-        max_off_palette: Share of pixels, 0..1, whose colour may have no class.
+        max_off_palette: Fraction of off-palette pixels, 0..1, above which the mask is refused.
 
     Raises:
-        MaskError: If the file cannot be read, for the reasons of :func:`read_image`, or is no mask: values
-            that are no class, three equal bands of greys, indices in a JPEG, too many off-palette pixels.
-        UsageError: If ``max_off_palette`` is no share.
+        MaskError: If the file cannot be read (see :func:`read_image`) or is not a mask: values that are not
+            classes, three equal bands of greys, indices in a JPEG, too many off-palette pixels.
+        UsageError: If ``max_off_palette`` is not in 0..1.
     """
     if not 0 <= max_off_palette <= 1:
-        raise UsageError(f"max_off_palette is {max_off_palette}; expected a share of the pixels in 0..1.")
+        raise UsageError(f"max_off_palette is {max_off_palette}; expected a fraction in 0..1.")
     path = Path(path)
     picture = read_picture(path, MaskError, max_pixels=max_pixels)
     if picture.palette is None and picture.pixels.ndim == 2:
@@ -63,8 +62,8 @@ def read_mask(
     count = settle_off_palette(index, off_palette, legend)
     if count > max_off_palette * index.size:
         raise MaskError(
-            f"{path} has {count:,} pixels ({count / index.size:.1%}) whose colour is no class of the legend "
-            f"{legend.name!r}; at most {max_off_palette:.1%} are allowed. Give the right legend with "
+            f"{path} has {count:,} pixels ({count / index.size:.1%}) whose colour is not in the legend "
+            f"{legend.name!r}; at most {max_off_palette:.1%} are allowed. Pass the right legend with "
             "--legend, or raise --max-off-palette."
         )
     return Mask(index, count)
@@ -81,9 +80,9 @@ def _indices(path: Path, picture: Picture, legend: Legend) -> UInt8Array:
     if strays:
         guess = "It looks like a greyscale picture" if len(strays) > 8 else "It may follow another legend"
         raise MaskError(
-            f"{path} has one band with values that are no class of the legend {legend.name!r}: "
-            f"{_listed(strays)}. Expected indices 0 to {len(legend) - 1}, and {NODATA} for nodata. {guess}: "
-            "give the right file, or its legend with --legend."
+            f"{path} has one band with values that are not in the legend {legend.name!r}: "
+            f"{first_few(strays, 8)}. Expected indices 0 to {len(legend) - 1}, and {NODATA} for nodata. "
+            f"{guess}: pass the right file, or its legend with --legend."
         )
     return np.require(index, requirements="W")
 
@@ -92,19 +91,16 @@ def _refuse_grey_colours(path: Path, picture: Picture, legend: Legend) -> None:
     """Refuse three equal bands of greys: indices or a picture saved as RGB, which thresholds would garble."""
     if picture.lossy or not on_corners(legend):
         return
-    if not (_is_grey(picture.pixels[::16, ::16]) and _is_grey(picture.pixels)):
-        return
+    for rgb in (picture.pixels[::16, ::16], picture.pixels):  # a sample first: most masks are colourful
+        if not (rgb[..., :1] == rgb[..., 1:]).all():
+            return
     greys = [int(value) for value in np.unique(picture.pixels[..., 0]) if 0 < value < 240]
     if greys:
         raise MaskError(
-            f"{path} has three equal bands with the greys {_listed(greys)}; expected colours of the legend "
-            f"{legend.name!r}. It holds indices or a greyscale picture: save indices in one band, or give "
-            "the right file."
+            f"{path} has three equal bands with the greys {first_few(greys, 8)}; expected colours of the "
+            f"legend {legend.name!r}. It holds indices or a greyscale picture: save indices in one band, or "
+            "pass the right file."
         )
-
-
-def _is_grey(rgb: UInt8Array) -> bool:
-    return bool((rgb[..., :1] == rgb[..., 1:]).all())
 
 
 def _stray_values(index: UInt8Array, legend: Legend) -> list[int]:
@@ -112,10 +108,6 @@ def _stray_values(index: UInt8Array, legend: Legend) -> list[int]:
     if index.max() < len(legend):
         return []
     return [int(value) for value in np.unique(index) if len(legend) <= value != NODATA]
-
-
-def _listed(values: list[int]) -> str:
-    return ", ".join(map(str, values[:8])) + (f", … ({len(values)} in all)" if len(values) > 8 else "")
 
 
 def encode_mask(
@@ -129,30 +121,32 @@ def encode_mask(
     Args:
         index: Class indices, uint8 (H, W), with ``NODATA`` outside the imagery.
         legend: The classes.
-        mask_format: ``palette``: indices with the legend's colours; nodata, where there is any, is entry 255,
-            black and transparent. ``rgb``: three bands as in the challenge; nodata is black and on reading
-            the same as a black class. ``index``: one band of indices; nodata is 255.
+        mask_format: ``palette``: indices with the legend's colours; nodata, if any, is entry 255, black and
+            transparent. ``rgb``: three bands as in the challenge; nodata is black and read back as a black
+            class. ``index``: one band of indices; nodata is 255.
         tags: Stored as text chunks beside :data:`CLASS_NAMES`, such as the map's provenance.
 
     Raises:
         MaskError: If ``index`` is not uint8 (H, W) of classes and nodata.
-        UsageError: If the format is none of the three.
+        UsageError: If the format is unknown.
     """
     if mask_format not in get_args(MaskFormat):
-        raise UsageError(f"No mask format {mask_format!r}. {did_you_mean(mask_format, get_args(MaskFormat))}")
+        raise UsageError(
+            f"Unknown mask format {mask_format!r}. {did_you_mean(mask_format, get_args(MaskFormat))}"
+        )
     if index.dtype != np.uint8 or index.ndim != 2 or index.size == 0:
         raise MaskError(f"Expected a mask as uint8 (height, width); found {index.dtype} {index.shape}.")
     strays = _stray_values(index, legend)
     if strays:
-        raise MaskError(f"The values {_listed(strays)} are no classes of the legend {legend.name!r}.")
+        raise MaskError(f"The values {first_few(strays, 8)} are not in the legend {legend.name!r}.")
     texts = {CLASS_NAMES: legend.listing, **(tags or {})}
     if mask_format == "rgb":
         return encode_png(index_to_colours(index, legend), texts=texts)
     if mask_format == "index":
         return encode_png(index, texts=texts)
-    if index.max() == NODATA:
-        return encode_png(index, palette=legend.colours, transparent=NODATA, texts=texts)
-    return encode_png(index, palette=legend.colours[: len(legend)], texts=texts)
+    has_nodata = index.max() == NODATA
+    palette = legend.colours if has_nodata else legend.colours[: len(legend)]
+    return encode_png(index, palette=palette, transparent=NODATA if has_nodata else None, texts=texts)
 
 
 def write_mask(
@@ -169,7 +163,7 @@ def write_mask(
     Raises:
         OutputError: If ``path`` is not named ``.png``, exists and ``force`` is off, or cannot be written.
         MaskError: If ``index`` is not uint8 (H, W) of classes and nodata.
-        UsageError: If the format is none of the three.
+        UsageError: If the format is unknown.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":

@@ -26,16 +26,15 @@ def parallel_map(
 ) -> Generator[R, None, None]:
     """Yield ``function(item)`` for every item, in order, computed by threads.
 
-    Threads suffice because decoders release the interpreter lock. Unlike ``Executor.map``, the number of
-    results that are computed or wait is bounded, so large images do not pile up. When the consumer stops, no
-    further item is begun, and those that are being computed are waited for.
+    Unlike with ``Executor.map``, the number of results in memory is bounded. When the consumer stops, running
+    items are completed and no further ones begin.
 
     Args:
-        function: Computes one result. Its exceptions reach the consumer at the item's turn.
+        function: Computes one result. Its exceptions are raised at the item's turn.
         items: The items; consumed by the caller's thread.
         workers: Number of threads; by default one per CPU that this process may use, at most 16.
-        ahead: Results that are computed or wait, beside the one in use; by default three per worker.
-        stopped: Set when no more results are wanted, for functions that take long and can end early.
+        ahead: Results computed or waiting, beside the one in use; by default three per worker.
+        stopped: Set when no more results are wanted, for long functions that can end early.
     """
     workers = workers or min(16, _cpus())
     remaining = iter(items)
@@ -44,8 +43,12 @@ def parallel_map(
         try:
             pending.extend(pool.submit(function, item) for item in islice(remaining, ahead or 3 * workers))
             while pending:
-                result = _result(pending.popleft())
+                future = pending.popleft()
+                while not future.done():
+                    wait([future], _POLL_S)  # in short intervals, so that Ctrl-C works on every system
                 pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
+                result = future.result()
+                del future
                 yield result
                 del result
         finally:
@@ -58,9 +61,8 @@ def parallel_map(
 def read_ahead(items: Iterable[T]) -> Generator[T, None, None]:
     """Yield the items of an iterator in order, while one thread computes the next.
 
-    At most one item waits beside the one in use and the one being computed. An error is raised at its item's
-    turn. When the consumer stops early, the thread ends with the item that it computes, and the iterator, if
-    a generator, is closed.
+    At most one item waits. An error is raised at its item's turn. When the consumer stops early, the thread
+    completes its item, and the iterator, if a generator, is closed.
     """
     iterator: Iterator[T] = iter(items)
 
@@ -77,13 +79,6 @@ def read_ahead(items: Iterable[T]) -> Generator[T, None, None]:
     finally:
         if isinstance(iterator, Generator):
             iterator.close()
-
-
-def _result(future: "Future[R]") -> R:
-    """Wait in short intervals, so that Ctrl-C is noticed on every system."""
-    while not future.done():
-        wait([future], _POLL_S)
-    return future.result()
 
 
 def _cpus() -> int:

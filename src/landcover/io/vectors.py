@@ -1,7 +1,4 @@
-"""Vector files: polygons and points in, in the CRS that is asked for, and out, whole or not at all.
-
-GDAL does the reading and writing, through pyogrio; geometries are shapely's, in numpy arrays.
-"""
+"""Read and write vector files of polygons and points, through pyogrio; geometries are shapely's."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,7 +35,7 @@ WGS84 = CRS.from_epsg(4326)
 _DRIVERS = {".fgb": "FlatGeobuf", ".geojson": "GeoJSON", ".gpkg": "GPKG", ".parquet": "Parquet"}
 
 _LONGEST_EDGE_M = 1000.0
-"""What is straight in one CRS is bent in another: a kilometre by some 2 cm times the latitude's tangent."""
+"""A straight edge is bent in another CRS: over a kilometre by about 2 cm times the latitude's tangent."""
 
 _METRES_PER_DEGREE = 111_320.0
 _ROUNDED_AREA = 1e-6
@@ -46,7 +43,7 @@ _CHUNK = 1 << 18
 """Coordinates reprojected at a time: rasterio makes each a Python number."""
 
 _KINDS: dict[int, Kind] = {0: "point", 4: "point", 3: "polygon", 6: "polygon"}
-"""Kind of each of shapely's types that is taken."""
+"""Kind of each supported type of shapely."""
 
 _ADDRESS_MARKS = frozenset("!;")
 
@@ -59,9 +56,9 @@ class Features:
 
     Attributes:
         geometries: object (N,) of shapely geometries, at least one: Polygon and MultiPolygon, or Point.
-        attributes: Column name to array (N,). Text is ``object`` with None where it is missing; numbers are
-            as in the file, floats with NaN where a whole number is missing.
-        crs: What the coordinates are in, easting or longitude first.
+        attributes: Column name to array (N,). Text is ``object`` with None if missing; numbers are as in the
+            file, floats with NaN if an integer is missing.
+        crs: CRS of the coordinates, easting or longitude first.
         kind: ``polygon`` or ``point``.
     """
 
@@ -72,29 +69,25 @@ class Features:
 
 
 def read_features(path: str | Path, crs: CRS, *, layer: str | None = None) -> Features:
-    """Read the polygons or points of a file, in another CRS where ``crs`` is not the file's.
+    """Read the polygons or points of a file, reprojected to ``crs`` (see :func:`reproject`).
 
-    Edges longer than a kilometre get vertices before they are reprojected, so that they stay where they are
-    on the ground within centimetres. Points of a MultiPoint become features of their own; heights are
-    dropped.
+    Points of a MultiPoint become features of their own; heights are dropped.
 
     Args:
         path: GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, shapefile, KML or a .gdb folder.
         crs: The CRS of the result.
-        layer: Name of the layer, which may be left out where only one has geometries.
+        layer: Name of the layer; optional if only one has geometries.
 
     Raises:
-        DataError: If the file is missing or no vector file, has no CRS, no features or several layers, or
-            holds invalid, missing or mixed geometries, lines, or some that have no place in ``crs``.
-        UsageError: If there is no such layer.
+        DataError: If the file is missing or not a vector file, has no CRS, no features or several layers, or
+            holds invalid, missing or mixed geometries, lines, or coordinates that do not exist in ``crs``.
+        UsageError: If the layer does not exist.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path} does not exist; expected a vector file, such as a GeoPackage.")
     if not (path.is_file() or path.is_dir()):  # some vector files are folders
-        raise DataError(f"{path} is a device or a pipe; expected a vector file, such as a GeoPackage.")
-    if _looks_like_an_address(path):
-        raise DataError(f"{path} has ! or ; in its name, which pyogrio takes for an address. Rename it.")
+        state = "is a device or a pipe" if path.exists() else "does not exist"
+        raise DataError(f"{path} {state}; expected a vector file, such as a GeoPackage.")
+    _refuse_address(path, DataError)
     check_vector(path)
     try:
         chosen = _choose_layer(path, layer)
@@ -103,7 +96,17 @@ def read_features(path: str | Path, crs: CRS, *, layer: str | None = None) -> Fe
         raise DataError(f"{path} cannot be read as a vector file: {_reason(error)}.") from error
     if not len(raw):
         raise DataError(f"{path} has no features in its layer {chosen!r}; expected polygons or points.")
-    source = _crs(path, meta["crs"])
+    if meta["crs"] is None:
+        raise DataError(
+            f"{path} does not declare the CRS of its coordinates. Declare the one that it was made in: "
+            f"ogr2ogr -a_srs EPSG:CODE OUT.gpkg {path.name}"
+        )
+    if grid := grid_file(meta["crs"]):
+        raise DataError(f"{path} has a CRS that refers to the file {grid!r}; expected a CRS without files.")
+    try:
+        source = CRS.from_user_input(meta["crs"])
+    except CRSError as error:
+        raise DataError(f"{path} declares a CRS that is not understood: {error}.") from error
     geometries, kind = _geometries(path, raw)
     attributes = dict(zip(map(str, meta["fields"]), fields, strict=True))
     if kind == "point":
@@ -117,14 +120,14 @@ def read_features(path: str | Path, crs: CRS, *, layer: str | None = None) -> Fe
 
 
 def vector_driver(path: Path) -> str:
-    """Return the name of GDAL's driver that writes a file of this suffix.
+    """Return the name of GDAL's driver that writes files of this suffix.
 
     Raises:
-        UsageError: If none does, or not in this installation.
+        UsageError: If there is none, or not in this installation.
     """
     suffix = path.suffix.lower()
     if suffix not in _DRIVERS:
-        raise UsageError(f"{path} is named {suffix or 'without a suffix'}. {did_you_mean(suffix, _DRIVERS)}")
+        raise UsageError(f"{path} has the suffix {suffix!r}. {did_you_mean(suffix, _DRIVERS)}")
     driver = _DRIVERS[suffix]
     if "w" not in pyogrio.list_drivers(write=True).get(driver, ""):
         raise UsageError(
@@ -143,36 +146,35 @@ def write_features(
     geometry: Literal["Point", "Polygon", "MultiPolygon"] = "Polygon",
     force: bool = False,
 ) -> int:
-    """Write features to a file whose suffix says the format; the same features give the same bytes.
+    """Write features in the format of the suffix; the same features give the same bytes.
 
-    A GeoPackage (``.gpkg``) is written batch by batch, in the memory of one. FlatGeobuf (``.fgb``), GeoJSON
-    (``.geojson``, in longitude and latitude to 9 digits, as RFC 7946 wants it) and GeoParquet (``.parquet``)
-    can only be written at once: all features and the file are held in memory. FlatGeobuf sorts them by place.
+    A GeoPackage (``.gpkg``) is written batch by batch, in the memory of one. FlatGeobuf (``.fgb``, sorted by
+    position), GeoJSON (``.geojson``, in longitude and latitude to 9 digits: RFC 7946) and GeoParquet
+    (``.parquet``) are written at once: all features and the file are held in memory.
 
     Args:
-        path: The file. Its layer is named as the file.
-        batches: Geometries, object (n,), and the attributes of each, arrays (n,) by the names of ``columns``.
-            Batches of some ten thousand features are quick.
-        columns: Name and type of each attribute; ``object`` or ``str`` is text, where None is missing.
-        crs: What the geometries are in.
-        geometry: Type of all of them.
+        path: The file, whose name is also that of the layer.
+        batches: Geometries, object (n,), and their attributes, arrays (n,) by the names of ``columns``.
+            Batches of about ten thousand features are fast.
+        columns: Name and type of each attribute; ``object`` or ``str`` is text, with None for missing.
+        crs: CRS of the geometries.
+        geometry: Type of all geometries.
         force: Replace an existing file.
 
     Returns:
-        The number of features; a file without any is whole and has all columns.
+        The number of features. A file without features has all columns.
 
     Raises:
-        UsageError: If the suffix is none of the four.
+        UsageError: If the suffix is not one of the four.
         OutputError: If the file exists and ``force`` is off, or cannot be written.
     """
     driver = vector_driver(path)
     types = {name: object if np.dtype(t).kind in "UO" else np.dtype(t) for name, t in columns.items()}
-    if _looks_like_an_address(path.parent):
-        raise OutputError(
-            f"{path.parent} has ! or ; in its name, which pyogrio takes for an address. Rename it."
-        )
+    _refuse_address(path.parent, OutputError)
     none: Batch = np.empty(0, object), {name: np.empty(0, kind) for name, kind in types.items()}
-    options: dict[str, Any] = {"driver": driver, "layer": _layer(path), "geometry_type": geometry}
+    # A GeoPackage refuses some first letters of layers.
+    layer = path.stem if re.match(r"(?!gpkg)\w", path.stem, re.IGNORECASE) else f"_{path.stem}"
+    options: dict[str, Any] = {"driver": driver, "layer": layer, "geometry_type": geometry}
     count = 0
     with atomic_path(path, force=force) as temporary:
         try:
@@ -184,14 +186,19 @@ def write_features(
                         _write(temporary, batch, types, crs, append=True, **options)
                     count += len(batch[0])
             else:
-                whole = _joined([none, *batches], types)
-                count = len(whole[0])
+                parts = [none, *batches]
+                geometries = np.concatenate([part for part, _ in parts])
+                attributes = {
+                    name: np.concatenate([np.asarray(values[name], kind) for _, values in parts])
+                    for name, kind in types.items()
+                }
+                count = len(geometries)
                 if driver == "GeoJSON":
-                    whole, crs = (reproject(whole[0], crs, WGS84), whole[1]), WGS84
+                    geometries, crs = reproject(geometries, crs, WGS84), WGS84
                     options |= {"RFC7946": "YES", "COORDINATE_PRECISION": "9"}
                 # Through memory, because GDAL does not report a full disk when it closes a file.
                 buffer = BytesIO()
-                _write(buffer, whole, types, crs, **options)
+                _write(buffer, (geometries, attributes), types, crs, **options)
                 temporary.write_bytes(buffer.getbuffer())
         except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
             raise OutputError(f"{path} cannot be written: {_reason(error)}.") from error
@@ -199,9 +206,10 @@ def write_features(
 
 
 def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
-    """Return geometries in another CRS, with vertices at least every kilometre where it is another one.
+    """Return geometries in another CRS.
 
-    Borders that are shared before are shared after: the new vertices of an edge depend on the edge alone.
+    Edges longer than a kilometre get vertices first, which keeps them in place within centimetres. Shared
+    boundaries stay shared: the new vertices of an edge depend on the edge alone.
 
     Args:
         geometries: object (N,), in ``source``.
@@ -209,7 +217,7 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
         target: CRS of the result.
 
     Raises:
-        DataError: If there is no way from one CRS to the other, or none for some of the coordinates.
+        DataError: If the transformation does not exist, or not for some of the coordinates.
     """
     if source == target or not len(geometries):
         return geometries
@@ -221,7 +229,7 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
         ) from error
     dense = shapely.segmentize(geometries, _LONGEST_EDGE_M / unit)
     places = shapely.get_coordinates(dense)
-    reason = "some have no place there"
+    reason = "some do not exist there"
     try:
         for start in range(0, len(places), _CHUNK):
             part = places[start : start + _CHUNK]
@@ -234,62 +242,44 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
             return moved
         reason = "some fold over themselves there"
     raise DataError(
-        f"Coordinates in {source.to_string()} cannot be brought into {target.to_string()}: {reason}. Is "
-        "that the CRS that they were made in? Keep only what lies near the raster."
+        f"Coordinates in {source.to_string()} cannot be transformed to {target.to_string()}: {reason}. "
+        "Check that the file declares the CRS that it was made in, and keep only features near the raster."
     )
 
 
 def _is_folded(geometries: Geometries) -> bool:
-    """Whether a polygon crosses itself by more than rounding, as the world does in a zone of UTM.
+    """Return whether a polygon crosses itself by more than rounding, as the world does in a UTM zone.
 
-    What is inside is then counted by which way it was gone around: the scene in its middle may be outside.
+    Inside and outside are then undefined: the scene in its middle may be outside.
     """
     crossing = geometries[~shapely.is_valid(geometries)]
     areas, mended = shapely.area(crossing), shapely.area(shapely.make_valid(crossing))
     return bool((np.abs(areas - mended) > _ROUNDED_AREA * mended).any())
 
 
-def _layer(path: Path) -> str:
-    """Return the name of a file's layer: its own, but for beginnings that a GeoPackage cannot have."""
-    return path.stem if re.match(r"(?!gpkg)\w", path.stem, re.IGNORECASE) else f"_{path.stem}"
-
-
-def _looks_like_an_address(path: Path) -> bool:
-    """Whether pyogrio would open another file than this one: of ``a!b.gpkg`` it makes ``b.gpkg`` in ``a``."""
-    return not _ADDRESS_MARKS.isdisjoint(str(path))
+def _refuse_address(path: Path, error: type[DataError | OutputError]) -> None:
+    """Refuse a path that pyogrio would take for another: of ``a!b.gpkg`` it makes ``b.gpkg`` in ``a``."""
+    if not _ADDRESS_MARKS.isdisjoint(str(path)):
+        raise error(f"{path} has ! or ; in its name, which pyogrio takes for an address. Rename it.")
 
 
 def _choose_layer(path: Path, layer: str | None) -> str:
     names = [str(name) for name, geometry in pyogrio.list_layers(path) if geometry is not None]
     if not names:
-        raise DataError(f"{path} holds a table without geometries; expected polygons or points.")
+        raise DataError(f"{path} has a table without geometries; expected polygons or points.")
     if layer is not None:
         if layer not in names:
             raise UsageError(f"{path} has no layer {layer!r}. {did_you_mean(layer, names)}")
         return layer
     if len(names) > 1:
         raise DataError(
-            f"{path} has {len(names)} layers with geometries: {', '.join(names)}. Say which one with --layer."
+            f"{path} has {len(names)} layers with geometries: {', '.join(names)}. Choose one with --layer."
         )
     return names[0]
 
 
-def _crs(path: Path, declared: str | None) -> CRS:
-    if declared is None:
-        raise DataError(
-            f"{path} does not say which CRS its coordinates are in. Declare the one that it was made in: "
-            f"ogr2ogr -a_srs EPSG:CODE OUT.gpkg {path.name}"
-        )
-    if grid := grid_file(declared):
-        raise DataError(f"{path} has a CRS that refers to the file {grid!r}; expected a CRS without files.")
-    try:
-        return CRS.from_user_input(declared)
-    except CRSError as error:
-        raise DataError(f"{path} declares a CRS that is not understood: {error}.") from error
-
-
 def _geometries(path: Path, raw: Geometries) -> tuple[Geometries, Kind]:
-    """Return well-known binary as shapely's geometries, all there, valid and of one kind."""
+    """Return well-known binary as shapely's geometries: none missing or invalid, all of one kind."""
     try:
         geometries: Geometries = shapely.from_wkb(raw)
     except shapely.errors.GEOSException as error:
@@ -311,15 +301,9 @@ def _refuse(path: Path, bad: BoolArray, what: str) -> None:
     places = np.flatnonzero(bad)
     if places.size:
         raise DataError(
-            f"{path}: {places.size} of {bad.size} features {what}, the first of them number {places[0] + 1}. "
-            "Mend or delete them, in QGIS with 'Fix geometries' and 'Remove null geometries'."
+            f"{path}: {places.size} of {bad.size} features {what}, first number {places[0] + 1}. Repair or "
+            "delete them, in QGIS with 'Fix geometries' and 'Remove null geometries'."
         )
-
-
-def _joined(batches: Iterable[Batch], types: Mapping[str, npt.DTypeLike]) -> Batch:
-    parts = list(batches)
-    columns = {name: np.concatenate([np.asarray(c[name], t) for _, c in parts]) for name, t in types.items()}
-    return np.concatenate([geometries for geometries, _ in parts]), columns
 
 
 def _write(
@@ -343,9 +327,9 @@ def _write(
 
 @contextmanager
 def _fixed_date() -> Iterator[None]:
-    """Let a GeoPackage tell no time of writing, so that the same features give the same bytes.
+    """Fix the date in a GeoPackage, so that the same features give the same bytes.
 
-    GDAL has one such setting for the whole process: one thread at a time, and only while it writes.
+    GDAL has one such setting for the whole process: one thread at a time, only while it writes.
     """
     with _date_lock:
         before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")

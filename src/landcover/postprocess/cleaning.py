@@ -10,7 +10,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 
 from landcover._typing import UInt8Array
-from landcover.data.maskfiles import MaskTask, plan_masks, work_off
+from landcover.data.conversion import MaskTask, plan_masks, work_off
 from landcover.errors import MaskError, UsageError
 from landcover.io import MaskFormat, read_mask
 from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE, MAX_PIXELS

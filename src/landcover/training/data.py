@@ -10,7 +10,7 @@ import numpy as np
 
 from landcover._typing import UInt8Array
 from landcover.data import Dataset, Item, open_dataset, split
-from landcover.data.items import SCENES_FILE
+from landcover.data.layouts import SCENES_FILE
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse
 from landcover.errors import DataError, SplitError, UsageError
 from landcover.io.readahead import parallel_map

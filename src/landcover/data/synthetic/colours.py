@@ -1,9 +1,8 @@
-"""From light and tone to RGB, so that colour alone tells as little as possible.
+"""From light and tone to RGB, so that colour alone hardly separates classes.
 
-Forest, rangeland and agriculture are painted from one palette, urban and barren from another. Within every
-class of every scene, tone is replaced by its rank among the class's pixels, and light by its rank among
-those of similar tone. Both are then uniform and independent in each class: classes of one palette have the
-same joint distribution of colours, whatever their textures.
+Forest, rangeland and agriculture share one palette, urban and barren another. In each class of a scene, tone
+becomes its rank among the class's pixels, and light its rank among those of similar tone. Both are then
+uniform and independent: classes of one palette have the same joint distribution of colours.
 """
 
 from collections.abc import Sequence
@@ -70,7 +69,7 @@ def _hues(anchors: Anchors) -> Palette:
 
 
 def _palette(hue: Palette, light: Sequence[tuple[float, float]], rng: np.random.Generator) -> Palette:
-    """Draw a palette: hues by tone, times brightness by light; shadows are bluish, as the sky lights them."""
+    """Draw a palette: hues by tone, times brightness by light; shadows are bluish."""
     hue = hue + rng.normal(0, 0.012, 3)
     brightness = np.interp(np.linspace(0, 1, _LIGHTS), *np.transpose(light))[:, None]
     shade = np.clip(1 - brightness, 0, 1) * (-0.03, 0.0, 0.10)
@@ -81,12 +80,8 @@ def _palette(hue: Palette, light: Sequence[tuple[float, float]], rng: np.random.
 def paint(light: Field, tone: Field, index: UInt8Array, green: Palette, bare: Palette) -> Colours:
     """Return float32 (H, W, 3) RGB in 0..1 of the land classes.
 
-    Args:
-        light: float32 (H, W), any scale.
-        tone: float32 (H, W), any scale.
-        index: uint8 (H, W), class of each pixel.
-        green: Palette of forest, rangeland and agriculture.
-        bare: Palette of urban and barren.
+    ``light`` and ``tone``, float32 (H, W), may have any scale; ``index``, uint8 (H, W), has the classes;
+    ``green`` is the palette of forest, rangeland and agriculture, ``bare`` of urban and barren.
     """
     classes: Int32Array = index.astype(np.int32)
     count = int(classes.max()) + 1

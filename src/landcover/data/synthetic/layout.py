@@ -1,4 +1,4 @@
-"""Where things are: organic regions of land cover, rivers with shores, lakes, and where the sun stands."""
+"""The plan of a scene: organic regions of land cover, rivers with shores, lakes, the sun."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from landcover.legend import DEEPGLOBE
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(len(DEEPGLOBE))
 
 REGION_PX = 175.0
-"""Mean distance of region centres; neighbours of one class merge, so regions are 100 to 300 m across."""
+"""Mean distance of region centres; neighbours of one class merge to regions of 100 to 300 m."""
 
 _SHARES = {AGRICULTURE: 0.27, FOREST: 0.19, RANGELAND: 0.19, URBAN: 0.19, BARREN: 0.16}
 _LAKE_LEVEL = 1.72
@@ -23,9 +23,9 @@ class Layout:
     """The plan of a scene.
 
     Attributes:
-        y: float32 (H, W), row coordinates in pixels, gently warped so that nothing built on them is straight.
+        y: float32 (H, W), row coordinates in pixels, slightly warped.
         x: The same for columns.
-        index: uint8 (H, W), class indices of :data:`landcover.legend.DEEPGLOBE`, clouds not yet in.
+        index: uint8 (H, W), class indices of :data:`landcover.legend.DEEPGLOBE`, without clouds.
         regions: int32 (H, W), number of the region.
         depth: float32 (H, W), pixels from the shore, positive in water.
         sun: Shift of a shadow per unit of height, (rows, cols).
@@ -57,7 +57,10 @@ def plan(rng: np.random.Generator, shape: Shape) -> Layout:
     borders = np.cumsum(list(_SHARES.values()))[:-1]
     index = np.asarray(list(_SHARES), np.uint8)[np.searchsorted(borders, dice.roll(0, regions))]
 
-    depth = np.maximum(_rivers(rng, far_y, far_x, shape), _lakes(rng, shape))
+    rivers = _rivers(rng, far_y, far_x, shape)
+    # Pixels from the nearest lake shore, roughly: noise over its mean slope.
+    lakes = np.float32(70) * (fractal_noise(rng, shape, 150, octaves=5, gain=0.42) - np.float32(_LAKE_LEVEL))
+    depth = np.maximum(rivers, lakes)
     depth += 1.5 * fractal_noise(rng, shape, 20, octaves=2)
     moist = value_noise(rng, shape, 70)
     index[(depth > -14 - 12 * moist) & (moist > -0.1) & (index != BARREN)] = FOREST
@@ -77,12 +80,9 @@ def _rivers(rng: np.random.Generator, y: Field, x: Field, shape: Shape) -> Field
         angle = rng.uniform(0, np.pi)
         sin, cos = np.float32(np.sin(angle)), np.float32(np.cos(angle))
         middle_y, middle_x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
-        along, across = (
-            (x - middle_x) * cos + (y - middle_y) * sin,
-            (y - middle_y) * cos - (x - middle_x) * sin,
-        )
-        bend = np.zeros(shape, np.float32)
-        slope = np.zeros(shape, np.float32)
+        along = (x - middle_x) * cos + (y - middle_y) * sin
+        across = (y - middle_y) * cos - (x - middle_x) * sin
+        bend, slope = np.zeros((2, *shape), np.float32)
         for wavelength, swing in ((900, 80), (380, 36), (170, 9)):
             phase = along * np.float32(2 * np.pi / wavelength) + np.float32(rng.uniform(0, 2 * np.pi))
             bend += np.float32(swing) * np.sin(phase)
@@ -90,8 +90,3 @@ def _rivers(rng: np.random.Generator, y: Field, x: Field, shape: Shape) -> Field
         half_width = rng.uniform(10, 30)
         np.maximum(inside, half_width - np.abs(across - bend) / np.sqrt(1 + slope**2), out=inside)
     return inside
-
-
-def _lakes(rng: np.random.Generator, shape: Shape) -> Field:
-    """Return pixels from the nearest lake shore, positive in a lake (roughly: noise over its mean slope)."""
-    return np.float32(70) * (fractal_noise(rng, shape, 150, octaves=5, gain=0.42) - np.float32(_LAKE_LEVEL))

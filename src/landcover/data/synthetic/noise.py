@@ -1,8 +1,7 @@
 """Random fields on a pixel grid: value noise, jittered cells, ranks, shifts.
 
-Noise is a coarse lattice of normal numbers enlarged by cubic interpolation, which costs a few milliseconds
-per field and works for any size. Sums of it follow a normal distribution, so thresholds on it have known
-shares.
+Noise is a coarse lattice of normal numbers enlarged by cubic interpolation. Its sums are normally
+distributed, so thresholds have known fractions.
 """
 
 from typing import Any, NamedTuple
@@ -27,13 +26,9 @@ _LEVELS = 2048
 
 
 def value_noise(rng: np.random.Generator, shape: Shape, scale_px: float, *, stretch: float = 1.0) -> Field:
-    """Return smooth noise of mean 0 and variance 1.
+    """Return smooth noise of mean 0 and variance 1, its bumps ``stretch`` times longer along y than along x.
 
-    Args:
-        rng: Source of the lattice.
-        shape: (height, width) in pixels.
-        scale_px: Distance of the lattice points along x; bumps are about twice as wide.
-        stretch: How many times longer than wide (along y) the bumps are.
+    ``scale_px`` is the distance of the lattice points along x; bumps are about twice as wide.
     """
     height, width = shape
     rows, cols = height / (scale_px * stretch), width / scale_px
@@ -61,7 +56,7 @@ def white_noise(rng: np.random.Generator, shape: Shape) -> Field:
 
 
 class Dice:
-    """Random numbers that belong to things, not pixels: the same ids always give the same number in 0..1."""
+    """Random numbers of objects, not pixels: the same ids always give the same number in 0..1."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._table = rng.random(_TABLE, np.float32)
@@ -94,12 +89,8 @@ class Cells(NamedTuple):
 def scatter(rng: np.random.Generator, y: Field, x: Field, cell_px: float, *, spread: float = 0.0) -> Cells:
     """Return the cells of points scattered on a jittered lattice (a Voronoi diagram, weighted by radii).
 
-    Args:
-        rng: Source of the points.
-        y: Row coordinates in pixels, warped or not.
-        x: Column coordinates in pixels.
-        cell_px: Mean distance of the points.
-        spread: Radii are uniform in 1 - spread .. 1 + spread.
+    Coordinates and the mean distance ``cell_px`` of the points are in pixels; radii are uniform in
+    1 - ``spread`` .. 1 + ``spread``.
     """
     v, u = y / np.float32(cell_px), x / np.float32(cell_px)
     top, left = (int(np.floor(axis.min())) - 1 for axis in (v, u))
@@ -123,7 +114,7 @@ def scatter(rng: np.random.Generator, y: Field, x: Field, cell_px: float, *, spr
 
 
 class Strips(NamedTuple):
-    """For each pixel the strip it lies in: its number, and the distances to its two borders in pixels."""
+    """For each pixel the number of its strip, and the distances to its two borders in pixels."""
 
     ids: Int32Array
     before: Field
@@ -131,7 +122,7 @@ class Strips(NamedTuple):
 
 
 def strips(dice: Dice, salt: int, along: Field, width_px: Field, *others: Int32Array) -> Strips:
-    """Cut a coordinate into strips 0.4 to 1.6 ``width_px`` wide, differently for each of ``others``."""
+    """Divide a coordinate into strips 0.4 to 1.6 ``width_px`` wide, differently for each of ``others``."""
     position = along / width_px
     ids = np.floor(position).astype(np.int32)
 
@@ -144,13 +135,7 @@ def strips(dice: Dice, salt: int, along: Field, width_px: Field, *others: Int32A
 
 
 def ranks(values: Field, groups: Int32Array, group_count: int) -> Field:
-    """Return each value's rank among those of its group, in 0..1: uniform within every group.
-
-    Args:
-        values: What to rank, any range.
-        groups: Group of each value, 0..group_count - 1.
-        group_count: Number of groups.
-    """
+    """Return each value's rank, uniform in 0..1, within its group (0..group_count - 1)."""
     low, high = np.percentile(values[:: max(1, values.shape[0] // 256)], (0.2, 99.8))
     scale = np.float32(_LEVELS - 1) / np.float32(max(high - low, 1e-6))
     level = np.clip((values - np.float32(low)) * scale, 0, _LEVELS - 1).astype(np.int32)
@@ -163,7 +148,7 @@ def ranks(values: Field, groups: Int32Array, group_count: int) -> Field:
 
 
 def shifted(field: BoolArray, rows: int, cols: int) -> BoolArray:
-    """Move a mask by whole pixels; what comes in from outside is False."""
+    """Move a mask by whole pixels, filled with False."""
     moved = np.zeros_like(field)
     height, width = field.shape
     if abs(rows) < height and abs(cols) < width:

@@ -1,10 +1,10 @@
-"""One procedural scene: plan, textures, colours, water, clouds, light."""
+"""Make procedural scenes (plan, textures, colours, water, clouds, light), and data folders of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from landcover._typing import BoolArray, UInt8Array
@@ -32,11 +32,18 @@ from landcover.data.synthetic.noise import (
 )
 from landcover.errors import UsageError
 from landcover.io import write_mask
-from landcover.io.files import atomic_path
+from landcover.io.discovery import IMAGE_END, MASK_END
+from landcover.io.files import atomic_path, refuse_existing, write_text
+from landcover.io.readahead import parallel_map
 from landcover.legend import DEEPGLOBE
+from landcover.progress import track
+from landcover.scale import SETTINGS_FILE
 
 GSD = 0.5
 """Metres per pixel of the procedural world."""
+
+PARTS: Mapping[str, float] = {"train": 0.75, "validation": 0.25}
+"""Fraction of the scenes in each subset."""
 
 _TEXTURES = {
     URBAN: textures.urban,
@@ -70,7 +77,7 @@ def make_scene(seed: int, height: int, width: int) -> Scene:
     """Make a half-metre-like scene with its land cover, a pure function of the arguments.
 
     Args:
-        seed: Any non-negative number.
+        seed: At least 0.
         height: Rows in pixels, at least 1.
         width: Columns in pixels, at least 1.
 
@@ -78,10 +85,8 @@ def make_scene(seed: int, height: int, width: int) -> Scene:
         UsageError: If the seed is negative or the size is below 1.
     """
     if seed < 0 or height < 1 or width < 1:
-        raise UsageError(
-            f"No scene of {height} x {width} pixels with seed {seed}: sizes start at 1, seeds at 0."
-        )
-    # Streams of their own, so that a change in one part leaves the others as they are.
+        raise UsageError(f"Found {height} x {width} pixels and seed {seed}; sizes start at 1, seeds at 0.")
+    # Separate streams, so that a change of one step does not change the others.
     plan_rng, ground_rng, colour_rng, sky_rng = np.random.default_rng(seed).spawn(4)
     layout = plan(plan_rng, (height, width))
     light, tone = _ground(ground_rng, layout)
@@ -99,11 +104,75 @@ def write_scene(stem: Path, scene: Scene, *, force: bool = False) -> None:
     Raises:
         OutputError: If one exists and ``force`` is off, or cannot be written.
     """
-    with atomic_path(stem.with_name(f"{stem.name}_sat.jpg"), force=force) as temporary:
+    with atomic_path(stem.with_name(f"{stem.name}{IMAGE_END}.jpg"), force=force) as temporary:
         Image.fromarray(scene.image).save(temporary, quality=_JPEG_QUALITY)
-    write_mask(
-        stem.with_name(f"{stem.name}_mask.png"), scene.index, DEEPGLOBE, mask_format="rgb", force=force
-    )
+    mask = stem.with_name(f"{stem.name}{MASK_END}.png")
+    write_mask(mask, scene.index, DEEPGLOBE, mask_format="rgb", force=force)
+
+
+def make_dataset(
+    out: str | Path,
+    *,
+    scenes: int,
+    size: int | tuple[int, int],
+    seed: int = 0,
+    parts: Mapping[str, float] = PARTS,
+    force: bool = False,
+) -> Path:
+    """Write a folder of pairs, ``PART/sceneNNNN_sat.jpg`` and ``..._mask.png``, and ``landcover.yaml``.
+
+    Scenes are independent: each is a function of (seed, its number). ``landcover.yaml`` is written last.
+
+    Args:
+        out: The folder.
+        scenes: Number of scenes in all.
+        size: Pixels along each side, or (height, width).
+        seed: Seed of the world, at least 0.
+        parts: Fraction of the scenes in each subset, by name, in any unit.
+        force: Replace existing scenes.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UsageError: If a subset would be empty, or a size or seed is out of range.
+        OutputError: If a set exists and ``force`` is off, or it cannot be written.
+    """
+    out = Path(out)
+    height, width = (size, size) if isinstance(size, int) else size
+    if seed < 0:
+        raise UsageError(f"seed is {seed}; seeds start at 0.")
+    names = [part for part, count in _counts(scenes, parts).items() for _ in range(count)]
+    refuse_existing(out / SETTINGS_FILE, force=force)
+
+    def make(numbered: tuple[int, str]) -> None:
+        number, part = numbered
+        stem = out / part / f"scene{number - names.index(part):04d}"
+        write_scene(stem, make_scene(scene_seed(seed, number), height, width), force=True)
+
+    for _ in track(parallel_map(make, enumerate(names)), "Making scenes", total=len(names)):
+        pass
+    write_text(out / SETTINGS_FILE, f"gsd: {GSD}\nlegend: deepglobe\n", force=force)
+    return out
+
+
+def scene_seed(world: int, number: int) -> int:
+    """Return the seed of one scene of a world, for :func:`make_scene`."""
+    # A spawn key, because numpy joins the 32-bit words of (world, number): scene 0 of world 2**32 + w would
+    # be scene 1 of world w.
+    sequence = np.random.SeedSequence(world, spawn_key=(number,))
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+def _counts(scenes: int, parts: Mapping[str, float]) -> dict[str, int]:
+    """Return the number of scenes of each subset."""
+    borders = np.rint(np.cumsum([0.0, *parts.values()]) / max(sum(parts.values()), 1e-9) * scenes).astype(int)
+    counts = {part: int(count) for part, count in zip(parts, np.diff(borders), strict=True)}
+    if min(counts.values(), default=0) < 1:
+        raise UsageError(
+            f"{scenes} scenes are too few for {dict(parts)}: a subset would be empty. Use more scenes."
+        )
+    return counts
 
 
 def _ground(rng: np.random.Generator, layout: Layout) -> tuple[Field, Field]:
@@ -114,26 +183,16 @@ def _ground(rng: np.random.Generator, layout: Layout) -> tuple[Field, Field]:
         here = layout.index == number
         if here.any():
             light[here], tone[here], height[here] = texture_of(textures.Ground(stream, layout, here))
-    light[_shadows(height, layout.sun)] -= 2.5
-    return _blurred(light), tone
-
-
-def _shadows(height: npt.NDArray[np.int8], sun: tuple[float, float]) -> BoolArray:
-    """Return the ground in shadow: outlines pulled along the sun's direction as far as they are high."""
+    # Outlines pulled along the sun's direction as far as they are high; the ground under them is in shadow.
     shadow = np.zeros(height.shape, np.bool_)
     for step in range(1, int(height.max()) + 1):
-        shadow |= shifted(height >= step, round(sun[0] * step), round(sun[1] * step))
-    shadow &= height == 0
-    return shadow
-
-
-def _blurred(field: Field) -> Field:
-    """Blur a little, as optics do."""
-    for axis in (0, 1):
-        padded = np.pad(field, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+        shadow |= shifted(height >= step, round(layout.sun[0] * step), round(layout.sun[1] * step))
+    light[shadow & (height == 0)] -= 2.5
+    for axis in (0, 1):  # a little blur, as of optics
+        padded = np.pad(light, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
         before, after = np.delete(padded, [-1, -2], axis), np.delete(padded, [0, 1], axis)
-        field = 0.6 * field + 0.2 * (before + after)
-    return field
+        light = 0.6 * light + 0.2 * (before + after)
+    return light, tone
 
 
 def _water(rng: np.random.Generator, layout: Layout) -> Colours:

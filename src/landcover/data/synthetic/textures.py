@@ -1,8 +1,7 @@
-"""What each class looks like, as two fields: ``light`` (bright or dark) and ``tone`` (the material's hue).
+"""The texture of each class, as two fields: ``light`` (bright or dark) and ``tone`` (the material's hue).
 
-The fields have no scale of their own: :mod:`landcover.data.synthetic.colours` ranks them, so that classes
-which share a palette also share its distribution of colours. Only the *arrangement* made here tells them
-apart. All arrays are flat: one value per pixel of the class, in the order of ``Ground.here``.
+:mod:`landcover.data.synthetic.colours` ranks the fields: only the *arrangement* made here separates classes
+of one palette. All arrays are flat: one value per pixel of the class, in the order of ``Ground.here``.
 """
 
 from typing import NamedTuple
@@ -15,19 +14,19 @@ from landcover.data.synthetic.layout import Layout
 from landcover.data.synthetic.noise import Cells, Dice, Field, fractal_noise, scatter, strips
 
 GREEN_SHARE = 0.12
-"""Share of trees in towns and of tufts on bare ground: equal, as both share one distribution of colours."""
+"""Fraction of trees in towns and of tufts on bare ground, which share one distribution of colours."""
 
 _GREEN = 20.0
 """Added to the tone of such plants: beyond any earth."""
 
 
 class Texture(NamedTuple):
-    """How the pixels of a class look.
+    """Appearance of the pixels of a class.
 
     Attributes:
         light: float32 (N,), higher is brighter.
         tone: float32 (N,), along the palette: from green to straw, or from slate over red earth to green.
-        height: int8 (N,), height in pixels of what stands there and throws a shadow.
+        height: int8 (N,), height in pixels of objects that throw a shadow.
     """
 
     light: Field
@@ -40,11 +39,10 @@ class Ground:
 
     Attributes:
         here: bool (H, W), the pixels of the class.
-        y: float32 (N,), their row coordinates in pixels, gently warped.
-        x: The same for columns.
+        y: float32 (N,), their row coordinates in pixels, slightly warped; ``x`` for columns.
         regions: int32 (N,), their regions.
         sun: Shift of a shadow per unit of height, (rows, cols).
-        dice: Random numbers by things.
+        dice: Random numbers of objects.
     """
 
     def __init__(self, rng: np.random.Generator, layout: Layout, here: BoolArray) -> None:
@@ -64,26 +62,26 @@ class Ground:
         return self._rng.standard_normal(self.y.shape, np.float32)
 
     def scatter(self, low_px: float, high_px: float, *, spread: float, ragged_px: float = 0.0) -> Cells:
-        """Return the cells of scattered things, their mean distance drawn between two, outlines frayed."""
+        """Return the cells of scattered objects at a mean distance between two, with ragged outlines."""
         y, x = self.y, self.x
         if ragged_px:
             y, x = (axis + np.float32(ragged_px) * self.noise(7, octaves=2, gain=0.7) for axis in (y, x))
         return scatter(self._rng, y, x, self._rng.uniform(low_px, high_px), spread=spread)
 
-    def relief_slopes(self, scale_px: float, amplitude_px: float) -> tuple[Field, Field]:
+    def relief_slopes(self) -> tuple[Field, Field]:
         """Return the slopes along y and x of eroded hills: noise with sharp rills cut into it."""
         shape = self.here.shape[0], self.here.shape[1]
-        hills = fractal_noise(self._rng, shape, scale_px, octaves=6, gain=0.47)
-        rills = np.sqrt(np.abs(fractal_noise(self._rng, shape, scale_px * 0.65, octaves=4)))
-        relief = np.pad(np.float32(amplitude_px) * (hills + np.float32(0.27) * rills), (0, 1), mode="edge")
+        hills = fractal_noise(self._rng, shape, 75, octaves=6, gain=0.47)
+        rills = np.sqrt(np.abs(fractal_noise(self._rng, shape, 75 * 0.65, octaves=4)))
+        relief = np.pad(np.float32(22) * (hills + np.float32(0.27) * rills), (0, 1), mode="edge")
         return np.diff(relief, axis=0)[:, :-1][self.here], np.diff(relief, axis=1)[:-1][self.here]
 
     def turned(self, angle: Field) -> tuple[Field, Field]:
-        """Return the coordinates (along, across) turned by an angle that may differ from region to region."""
+        """Return the coordinates (along, across) rotated by an angle per pixel."""
         return _turned(self.y, self.x, angle)
 
     def crowns(self, cells: Cells) -> tuple[Field, Field]:
-        """Return (dome, light) of round things in ``cells``; dome is 1 on top and below 0 between."""
+        """Return (dome, light) of round objects in ``cells``; dome is 1 on top and below 0 between."""
         rows, cols = cells.rows / cells.radii, cells.cols / cells.radii
         dome = 1 - np.float32(3.2) * (rows**2 + cols**2)
         facing = rows * np.float32(-self.sun[0]) + cols * np.float32(-self.sun[1])
@@ -157,7 +155,7 @@ def agriculture(ground: Ground) -> Texture:
 
 def barren(ground: Ground) -> Texture:
     """Bare ground worn by water: relief in raking light, rills, boulders, tufts here and there."""
-    slope_y, slope_x = ground.relief_slopes(75, 22)
+    slope_y, slope_x = ground.relief_slopes()
     light = 0.7 * (slope_y * np.float32(ground.sun[0]) + slope_x * np.float32(ground.sun[1]))
     light += 0.2 * ground.grain() + 0.4 * ground.noise(60, octaves=5, gain=0.6)
     tone = ground.noise(85, octaves=5, gain=0.55)
