@@ -65,7 +65,9 @@ def test_boxes_that_cannot_be(text: str) -> None:
         BoundingBox.parse(text)
 
 
-@pytest.mark.parametrize("text", ["1", "1,1", "2,1", "0,nan", "0,inf", "0,1,2", "percent"])
+@pytest.mark.parametrize(
+    "text", ["1", "1,1", "2,1", "0,nan", "0,inf", "0,1e-320", "-1e308,1e308", "0,1,2", "percent"]
+)
 def test_scalings_that_cannot_be(text: str) -> None:
     with pytest.raises(UsageError, match="MINIMUM < MAXIMUM"):
         parse_scaling(text)

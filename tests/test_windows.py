@@ -48,20 +48,12 @@ def test_the_weights_at_a_position_sum_to_one(total: int, window: tuple[int, int
     assert np.allclose(sums, 1, atol=1e-6)
 
 
-def test_a_deepglobe_image_in_windows_of_512() -> None:
-    assert [span.start for span in spans(2448, 512, 128)] == [0, 384, 768, 1152, 1536, 1920, 1936]
-
-
 def test_weights_fall_towards_neighbours_and_not_towards_the_ends() -> None:
     first, middle, last = spans(24, 12, 6)
     ramp = [0, 0.125, 0.375, 0.625, 0.875, 1]  # the outer quarter of the overlap counts for nothing
     assert np.allclose(first.weights, [1] * 6 + ramp[::-1])
     assert np.allclose(middle.weights, ramp + ramp[::-1])
     assert np.allclose(last.weights, ramp + [1] * 6)
-
-
-def test_touching_windows_have_no_ramp() -> None:
-    assert all((span.weights == 1).all() for span in spans(24, 8, 0))
 
 
 @quick
@@ -88,11 +80,5 @@ def test_impossible_overlaps_are_refused(window: int, overlap: int) -> None:
 
 
 def test_an_empty_axis_is_refused() -> None:
-    with pytest.raises(UsageError, match="nothing to cover"):
+    with pytest.raises(UsageError, match="axis of 0 positions"):
         spans(0, 64, 16)
-
-
-def test_a_window_far_larger_than_the_axis_is_one_window() -> None:
-    (span,) = spans(300, 10**30, 10**29)
-    assert (span.start, span.length) == (0, 300)
-    assert np.array_equal(span.weights, np.ones(300))

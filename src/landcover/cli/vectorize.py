@@ -36,6 +36,7 @@ def vectorize(
 ) -> None:
     """Convert a map to polygons without overlaps or gaps."""
     from landcover.legend import load_legend
+    from landcover.postprocess.vectorize import Tolerance
     from landcover.postprocess.vectorize import vectorize as vectorize_map
 
     check_json(json, force=force)
@@ -45,9 +46,8 @@ def vectorize(
         legend=None if legend is None else load_legend(legend),
         confidence=confidence,
         min_region=min_region,
-        simplify=simplify,
+        simplify=None if simplify is None else Tolerance.parse(simplify, max_memory_mb),
         gsd=gsd,
-        max_memory_mb=max_memory_mb,
         force=force,
     )
     summary = {

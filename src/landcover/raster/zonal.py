@@ -90,11 +90,10 @@ class ZoneAreas:
 
     Args:
         geometries: Polygons in the map's coordinates.
-        names: What each is called.
-        georeference: Where the map lies.
+        names: Their names.
+        georeference: CRS and transform of the map.
         size: Its height and width.
-        legend: The classes.
-        row_areas: As for :class:`ClassAreas`.
+        areas: Its legend and areas of pixels.
     """
 
     def __init__(
@@ -103,10 +102,9 @@ class ZoneAreas:
         names: Sequence[str],
         georeference: Georeference,
         size: tuple[int, int],
-        legend: Legend,
-        row_areas: Float64Array | None,
+        areas: ClassAreas,
     ) -> None:
-        self.zones = {name: ClassAreas(legend, row_areas) for name in names}
+        self.zones = {name: ClassAreas(areas.legend, areas.row_areas) for name in names}
         self._transform = georeference.transform
         self._parts = [
             (name, geometry, *_pixel_bounds(geometry, georeference, size))
@@ -130,22 +128,20 @@ def read_zones(
     column: str | None,
     georeference: Georeference,
     size: tuple[int, int],
-    legend: Legend,
-    row_areas: Float64Array | None,
+    areas: ClassAreas,
 ) -> ZoneAreas:
     """Read the polygons to count areas in.
 
     Args:
         path: A file of polygons.
         column: What names them; None numbers them from 1.
-        georeference: Where the map lies.
+        georeference: CRS and transform of the map.
         size: Its height and width.
-        legend: Its classes.
-        row_areas: As for :class:`ClassAreas`.
+        areas: Its legend and areas of pixels.
 
     Raises:
-        DataError: If the file is no file of polygons.
-        UsageError: If it has no such column, or a polygon has no name or that of another.
+        DataError: If the file is not a file of polygons.
+        UsageError: If it does not have the column, or a polygon has no name or that of another.
     """
     from landcover.io.vectors import read_features  # needs an extra
 
@@ -169,7 +165,7 @@ def read_zones(
             raise UsageError(
                 f"Several polygons of {path} have one {column!r}; name them apart, or leave it out."
             )
-    return ZoneAreas(list(features.geometries), names, georeference, size, legend, row_areas)
+    return ZoneAreas(list(features.geometries), names, georeference, size, areas)
 
 
 def _pixel_bounds(geometry: Any, place: Georeference, size: tuple[int, int]) -> tuple[slice, slice]:
