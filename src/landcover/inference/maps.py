@@ -184,9 +184,11 @@ def predict(
         (3, {})
     """
     options = options or PredictOptions()
+    tasks, gsd = None, 0.0
     if model == AUTO:
         gsd = read_card("starter").preprocessing.gsd
-        model = choose_model(plan(inputs, Path(out), options, model_gsd=gsd), options, model_gsd=gsd)
+        tasks = plan(inputs, Path(out), options, model_gsd=gsd)
+        model = choose_model(tasks, options, model_gsd=gsd)
     opened = (
         open_model(model, device=device, runtime=runtime, threads=threads, precision=precision)
         if isinstance(model, str | Path)
@@ -208,7 +210,8 @@ def predict(
         with needs("vector"):
             from landcover.io.vectors import vector_driver
         vector_driver(Path(f"map.{options.vector}"))
-    tasks = plan(inputs, Path(out), options, model_gsd=result.model_gsd)
+    if tasks is None or gsd != result.model_gsd:
+        tasks = plan(inputs, Path(out), options, model_gsd=result.model_gsd)
     _log.info("Model: %s, on %s (%s).", result.model, result.runtime, result.device)
     tags = provenance(opened, result.model_sha256, options, precision)
     if options.resume:
