@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from landcover.errors import UsageError
-from landcover.windows import Window, spans
+from landcover.windows import spans
 
 quick = settings(max_examples=100, deadline=None)
 lengths = st.integers(1, 60)
@@ -66,11 +66,6 @@ def test_no_answer_from_the_edge_of_a_window_counts(total: int, window: tuple[in
             assert not span.weights[:margin].any()
         if span.stop < total:
             assert not span.weights[span.length - margin :].any()
-
-
-def test_slices_cut_the_window() -> None:
-    image = np.arange(60).reshape(6, 10)
-    assert (image[Window(1, 4, 2, 3).slices] == [[14, 15, 16], [24, 25, 26]]).all()
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(64, 64), (64, 65), (64, -1), (0, 0), (-8, 0)])
