@@ -117,7 +117,7 @@ def test_values_of_no_class_are_refused_where_they_are_read(tmp_path: Path) -> N
     values[3] = [7, 77, 200, 255]
     with open_class_map(write(tmp_path / "map.tif", values), DEEPGLOBE) as source:
         assert not source.read(Window(0, 0, 3, 4)).any()
-        with pytest.raises(MaskError, match=r"holds 7, 77, no class of urban.* and 200 for nodata"):
+        with pytest.raises(MaskError, match=r"contains 7, 77; expected .*urban.* and 200 for nodata"):
             source.read(Window(3, 0, 1, 4))
 
 
@@ -125,7 +125,7 @@ def test_only_who_asks_for_a_place_is_told_that_there_is_none(tmp_path: Path) ->
     path = write(tmp_path / "map.tif", np.zeros((4, 4), np.uint8))
     with open_class_map(path, DEEPGLOBE) as source:
         assert source.georeference is None
-        with pytest.raises(MaskError, match=r"does not say where it lies: it has no position.*gdal_edit"):
+        with pytest.raises(MaskError, match=r"is not georeferenced: it has no position.*gdal_edit"):
             _ = source.place
     with rasterio.open(path, "r+") as target:
         corners = [(0, 0), (0, 4), (4, 0)]

@@ -96,12 +96,6 @@ def test_join_finds_the_smallest_node_of_each_component(links: list[tuple[int, i
     assert join(30, first, second).tolist() == smallest
 
 
-def test_a_long_chain_takes_few_rounds() -> None:
-    """A path numbered in the worst order for hooking neighbours one by one."""
-    order = np.random.default_rng(0).permutation(20_000)
-    assert not join(20_000, order[:-1], order[1:]).any()
-
-
 @pytest.mark.parametrize("shape", [(0, 4), (2, 3), (4,)])
 def test_bands_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(MaskError, match=r"expected uint8 \(rows, 4\)"):

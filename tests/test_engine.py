@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from fake_runtime import ColourRuntime, ConstantRuntime, ContextRuntime, make_card
 from landcover.inference.engine import RowBlock, row_blocks
 from landcover.inference.grid import make_grid
-from landcover.inference.reading import ArraySource, ArrayStrip
+from landcover.inference.reading import ArraySource
 from landcover.legend import DEEPGLOBE
 from landcover.model.runtimes import Runtime
+from landcover.raster import Strip
 
 RNG = np.random.default_rng(5)
 sides = st.integers(1, 330)
@@ -68,7 +69,7 @@ def test_rows_are_read_once_from_top_to_bottom_in_small_steps() -> None:
     class Told(ArraySource):
         asked: list[tuple[int, int]] = []  # noqa: RUF012
 
-        def read_rows(self, start: int, stop: int) -> ArrayStrip:
+        def read_rows(self, start: int, stop: int) -> Strip:
             self.asked.append((start, stop))
             return super().read_rows(start, stop)
 
@@ -215,7 +216,7 @@ def test_an_error_while_reading_reaches_the_caller_and_leaves_no_thread() -> Non
     import threading
 
     class Broken(ArraySource):
-        def read_rows(self, start: int, stop: int) -> ArrayStrip:
+        def read_rows(self, start: int, stop: int) -> Strip:
             if stop > 300:
                 raise OSError("gone")
             return super().read_rows(start, stop)

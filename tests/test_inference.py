@@ -51,18 +51,6 @@ def test_a_constant_model_returns_its_constant_everywhere(
     assert np.array_equal(index, np.full((height, width), 2))
 
 
-@pytest.mark.parametrize("size", [(100, 230), (64, 64), (65, 63), (20, 300)])
-@pytest.mark.parametrize(("window_px", "overlap_px"), [(64, 0), (64, 16), (64, 50), (33, None)])
-def test_windows_of_a_model_without_context_equal_the_whole(
-    size: tuple[int, int], window_px: int, overlap_px: int | None
-) -> None:
-    image = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
-    runtime = ColourRuntime()
-    whole = predict_probabilities(runtime, image, window_px=0)
-    tiled = predict_probabilities(runtime, image, window_px=window_px, overlap_px=overlap_px, batch=4)
-    assert np.allclose(tiled, whole, atol=1e-6)
-
-
 def test_overlapping_windows_average_probabilities_with_ramps() -> None:
     class Sides(AtFullSize):
         """Sure of class 0 in windows that begin black, sure of class 1 in others; its logits are huge."""

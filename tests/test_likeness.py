@@ -173,12 +173,6 @@ def test_the_same_images_give_the_same_profile_and_few_give_none() -> None:
     assert measure_profile([]) is None
 
 
-def test_what_was_learned_looks_like_itself(learned: ImageryProfile, unseen: list[np.ndarray]) -> None:
-    seen = [ood_stats(learned, image) for image in unseen]
-    assert sum(seen, OodStats()).report().share < 0.15
-    assert sum(one.report().share >= WARN_FRACTION for one in seen) <= 1
-
-
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -397,8 +391,8 @@ def test_of_many_scenes_that_look_unlike_the_most_are_named(
     ]
     done = CliRunner().invoke(cli.build(), arguments, catch_exceptions=False)
     assert done.exit_code == 0
-    assert done.stderr.count("Unlike: ") == 6
-    assert "so do 3 more of 8 scenes" in done.stderr
+    assert done.stderr.count("out of distribution") == 6
+    assert "3 more of 8 scenes" in done.stderr
 
 
 def test_every_pixel_is_looked_at_once_and_resumed_work_sees_the_same(

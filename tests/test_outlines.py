@@ -98,35 +98,6 @@ def test_holes_that_touch_at_points_are_rings_of_their_own() -> None:
     assert classes.tolist() == [0, 1, 2]
 
 
-def test_a_hole_whose_pixels_touch_at_points_around_an_island() -> None:
-    index = np.zeros((5, 5), np.uint8)
-    index[[1, 2, 2, 3], [2, 1, 3, 2]] = 1
-    polygons, _ = outline(index)
-    assert shapely.is_valid(polygons).all()
-    assert [(len(p.interiors), p.area) for p in polygons] == [(1, 20), (0, 1), (0, 1), (0, 1), (0, 1), (0, 1)]
-
-
-def test_a_region_that_touches_itself_at_a_point() -> None:
-    index = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 1]], np.uint8)
-    polygons, _ = outline(index)
-    assert shapely.is_valid(polygons).all()
-    assert [len(p.interiors) for p in polygons] == [1, 0, 0]
-    assert len(polygons[0].exterior.coords) == 7
-
-
-def test_large_maps_have_the_area_that_they_should() -> None:
-    """Two thousand regions and rings of thousands of points."""
-    rng = np.random.default_rng(3)
-    index = np.kron(rng.integers(0, 4, (40, 30)), np.ones((6, 7), int)).astype(np.uint8)
-    index[rng.random(index.shape) < 0.1] = NODATA
-    polygons, classes = outline(index, 16)
-    assert shapely.is_valid(polygons).all()
-    for value in range(4):
-        assert shapely.area(polygons[classes == value]).sum() == np.count_nonzero(index == value)
-    again, _ = outline(index, 1000)
-    assert shapely.equals_exact(polygons, again).all()
-
-
 def test_nodata_alone_has_no_outlines() -> None:
     polygons, _ = outline(np.full((4, 5), NODATA, np.uint8))
     assert len(polygons) == 0

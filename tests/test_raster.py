@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +7,10 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
-from landcover.errors import ImageError
-from landcover.legend import DEEPGLOBE
 from landcover.raster import (
     Georeference,
-    Strip,
     ground_sample_distance,
-    open_scene,
     read_georeference,
-    write_class_raster,
 )
 
 UTM = CRS.from_epsg(32631)
@@ -36,11 +30,6 @@ def write_tiff(path: Path, bands: np.ndarray, **profile: object) -> Path:
         if mask is not None:
             target.write_mask(mask)
     return path
-
-
-def read_whole(path: Path, bands: Sequence[int] | None = None) -> Strip:
-    with open_scene(path, bands=bands, strict=True) as scene:
-        return scene.read_rows(0, scene.height)
 
 
 def rgb(height: int = 40, width: int = 60) -> np.ndarray:
@@ -104,74 +93,5 @@ def test_a_crs_that_is_not_of_the_earth_has_no_gsd(tmp_path: Path, crs: str) -> 
     assert ground_sample_distance(path) is None
 
 
-def test_reading_returns_pixels_and_place(tmp_path: Path) -> None:
-    bands = rgb()
-    with open_scene(write_tiff(tmp_path / "a.tif", bands)) as scene:
-        raster = scene.read_rows(0, scene.height)
-        assert scene.georeference == PLACE
-    assert np.array_equal(raster.image, np.moveaxis(bands, 0, -1))
-    assert raster.image.flags.c_contiguous
-    assert raster.valid is None
-
-
-def test_bands_are_chosen_by_number(tmp_path: Path) -> None:
-    bands = RNG.integers(1, 256, (4, 9, 7), dtype=np.uint8)
-    path = write_tiff(tmp_path / "a.tif", bands, photometric="minisblack")
-    assert np.array_equal(read_whole(path, (4, 2, 1)).image, np.moveaxis(bands[[3, 1, 0]], 0, -1))
-    assert np.array_equal(read_whole(path).image, np.moveaxis(bands[:3], 0, -1))
-    with pytest.raises(ImageError, match="4 bands"):
-        read_whole(path, (1, 2, 5))
-
-
-def test_a_grey_raster_is_read_as_three_equal_bands(tmp_path: Path) -> None:
-    bands = rgb()[:1]
-    image = read_whole(write_tiff(tmp_path / "a.tif", bands)).image
-    assert (image == bands[0][..., None]).all()
-
-
 HOLE = np.zeros((40, 60), bool)
 HOLE[5:20, 10:30] = True
-
-
-def with_nodata(path: Path) -> Path:
-    bands = rgb()
-    bands[:, HOLE] = 0
-    bands[0, 30, 30] = 0  # one band alone at the nodata value is a colour, not a hole
-    return write_tiff(path, bands, nodata=0)
-
-
-def with_alpha(path: Path) -> Path:
-    bands = np.concatenate([rgb(), np.where(HOLE, 0, 255)[None].astype(np.uint8)])
-    return write_tiff(path, bands, photometric="rgb", alpha="yes")
-
-
-def with_mask(path: Path) -> Path:
-    return write_tiff(path, rgb(), mask=~HOLE)
-
-
-@pytest.mark.parametrize("make", [with_nodata, with_alpha, with_mask])
-def test_holes_are_found_however_they_are_marked(tmp_path: Path, make: object) -> None:
-    valid = read_whole(make(tmp_path / "a.tif")).valid  # type: ignore[operator]
-    assert valid is not None
-    assert np.array_equal(valid, ~HOLE)
-
-
-def test_refused_rasters_say_why(tmp_path: Path) -> None:
-    wide = write_tiff(tmp_path / "wide.tif", rgb().astype(np.uint16) * 40)
-    with pytest.raises(
-        ImageError, match=r"uint16 pixels; expected 8 bits.*--scaling MINIMUM,MAXIMUM.*--scaling percentile"
-    ):
-        read_whole(wide)
-    write_class_raster(tmp_path / "map.tif", np.zeros((9, 9), np.uint8), DEEPGLOBE, PLACE)
-    with pytest.raises(ImageError, match="colour table"):
-        read_whole(tmp_path / "map.tif")
-    with pytest.raises(ImageError, match="cannot be read"):
-        read_whole(tmp_path / "missing.tif")
-
-
-def test_a_truncated_raster_is_refused(tmp_path: Path) -> None:
-    path = write_tiff(tmp_path / "a.tif", rgb(300, 300))
-    path.write_bytes(path.read_bytes()[:150_000])
-    with pytest.raises(ImageError, match=r"cannot be read as a raster: .*cut short") as error:
-        read_whole(path)
-    assert "previous exception" not in str(error.value)

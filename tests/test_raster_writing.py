@@ -89,16 +89,6 @@ def test_overviews_show_the_most_frequent_class(tmp_path: Path, cog: bool) -> No
     assert np.array_equal(reduced[clear], expected[clear])
 
 
-def test_a_map_may_have_no_overviews(tmp_path: Path) -> None:
-    for cog in (False, True):
-        path = tmp_path / f"{cog}.tif"
-        write_map(
-            path, [class_map(600, 600)], RasterSpec(600, 600, PLACE), DEEPGLOBE, cog=cog, overviews=False
-        )
-        with rasterio.open(path) as source:
-            assert source.overviews(1) == []
-
-
 @pytest.mark.parametrize("bands", [1, 6])
 def test_cloud_optimized_files_are_valid(tmp_path: Path, bands: int) -> None:
     validate = pytest.importorskip("rio_cogeo").cog_validate
@@ -181,13 +171,6 @@ def test_bands_have_names_scale_and_tags(tmp_path: Path, place: Georeference | N
         assert {source.tags(band)["SCALE"] for band in source.indexes} == {"1/255"}
         assert source.nodata is None
     assert read_georeference(path) == place
-
-
-def test_an_array_in_memory_is_written_alike(tmp_path: Path) -> None:
-    index = class_map(40, 50)
-    write_class_raster(tmp_path / "a.tif", index, DEEPGLOBE, PLACE, tags={"A": "b"})
-    write_map(tmp_path / "b.tif", [index], RasterSpec(40, 50, PLACE, {"A": "b"}), DEEPGLOBE)
-    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
 def test_a_style_tells_qgis_names_and_colours(tmp_path: Path) -> None:

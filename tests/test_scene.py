@@ -129,15 +129,6 @@ def test_confidence_is_the_probability_of_the_mapped_class(tmp_path: Path) -> No
     ].all()
 
 
-def test_a_cloud_optimized_map_is_one(tmp_path: Path) -> None:
-    cogeo = pytest.importorskip("rio_cogeo")
-    run(save(tmp_path / "a.tif", np.tile(TRUTH, (3, 3))), tmp_path / "out", map_format="cog", qml=True)
-    valid, errors, _ = cogeo.cog_validate(tmp_path / "out/a_mask.tif")
-    assert valid, errors
-    assert (tmp_path / "out/a_mask.qml").exists()
-    assert np.array_equal(read(tmp_path / "out/a_mask.tif"), np.tile(TRUTH, (3, 3)))
-
-
 def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", crs=None, transform=Affine.identity())
     result = run(path, tmp_path, gsd="model")
@@ -146,14 +137,6 @@ def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path: Path)
     assert {area.hectares for area in result.areas} == {None}
     run(path, tmp_path, gsd="model", map_format="tif")
     assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH)
-
-
-def test_a_virtual_raster_is_a_scene(tmp_path: Path) -> None:
-    from rasterio.shutil import copy
-
-    copy(str(save(tmp_path / "a.tif")), str(tmp_path / "b.vrt"), driver="VRT")
-    run(tmp_path / "b.vrt", tmp_path / "out")
-    assert np.array_equal(read(tmp_path / "out/b_mask.tif"), TRUTH)
 
 
 def test_a_picture_with_a_world_file_keeps_its_place(tmp_path: Path) -> None:
@@ -179,13 +162,6 @@ def test_the_scale_is_that_of_the_part(tmp_path: Path) -> None:
 
 
 # ---- a part of a scene
-
-
-def test_a_box_is_cut_out(tmp_path: Path) -> None:
-    run(save(tmp_path / "a.tif"), tmp_path, bbox=(500_050, 5_699_700, 500_120, 5_699_900))
-    with rasterio.open(tmp_path / "a_mask.tif") as source:
-        assert source.bounds == (500_050, 5_699_700, 500_120, 5_699_900)
-    assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH[100:300, 50:120])
 
 
 def polygons(path: Path, *parts: tuple[str | None, list[tuple[float, float]]]) -> Path:
@@ -288,13 +264,6 @@ def test_a_damaged_scene_is_skipped_when_strict(tmp_path: Path) -> None:
     result = run(path, tmp_path / "out", strict=True)
     assert list(result.failed) == [str(path)]
     assert not list((tmp_path / "out").glob("*"))
-
-
-def test_16_bits_need_a_scale(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.tif", dtype="uint16")
-    assert "--scaling" in run(path, tmp_path / "no").failed[str(path)]
-    run(path, tmp_path / "yes", scaling=(0.0, 255.0))
-    assert np.array_equal(read(tmp_path / "yes/a_mask.tif"), TRUTH)
 
 
 def test_a_huge_png_is_refused_before_any_work(tmp_path: Path, small_memory: None) -> None:

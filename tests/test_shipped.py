@@ -13,8 +13,8 @@ from fake_runtime import make_card
 from landcover import cli
 from landcover.errors import ModelError
 from landcover.inference import predict
-from landcover.inference.auto import choose_model
 from landcover.inference.options import PredictOptions
+from landcover.inference.plan import choose_model, plan
 from landcover.model import bundled as shipped
 from landcover.model.bundled import SHIPPED, names, shipped_file
 from landcover.model.card import model_digest, read_card, read_model, resolve_model, save_model
@@ -157,7 +157,8 @@ def test_auto_chooses_by_the_size_of_the_job(
     (tmp_path / "damaged.png").write_bytes(b"no image")
     caplog.set_level("INFO", logger="landcover")
     options = PredictOptions(gsd=2.0)
-    chosen = choose_model([tmp_path / "a.png", tmp_path / "damaged.png"], tmp_path / "out", options)
+    tasks = plan([tmp_path / "a.png", tmp_path / "damaged.png"], tmp_path / "out", options, model_gsd=1.0)
+    chosen = choose_model(tasks, options, model_gsd=1.0)
     assert chosen == expected
     assert f"{expected} for {4 * size[0] * size[1] / 1e6:.1f} megapixels at 1 m" in caplog.text
 

@@ -14,7 +14,7 @@ from landcover.errors import MaskError, UsageError
 from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.postprocess import remove_small_regions, sieve
-from landcover.postprocess.sieve import sieve_bands
+from landcover.postprocess.sieve import sieve_row_blocks
 
 Map = npt.NDArray[np.uint8]
 
@@ -32,7 +32,7 @@ def sieved(index: Map, min_pixels: int, band_rows: int = 256, nodata: int = NODA
         reads.append((start, stop))
         return index[start:stop]
 
-    bands = list(sieve_bands(read_band, *index.shape, min_pixels, band_rows, nodata))
+    bands = list(sieve_row_blocks(read_band, *index.shape, min_pixels, band_rows, nodata))
     once = [(s, min(s + band_rows, len(index))) for s in range(0, len(index), band_rows)]
     assert reads == once * (1 if min_pixels == 1 else 2)  # from top to bottom, and no third time
     assert [len(band) for band in bands] == [stop - start for start, stop in once]
@@ -127,14 +127,14 @@ def test_another_value_can_be_nodata() -> None:
 
 
 def test_no_rows_give_no_bands() -> None:
-    assert list(sieve_bands(lambda start, stop: np.empty((0, 4), np.uint8), 0, 4, 5)) == []
+    assert list(sieve_row_blocks(lambda start, stop: np.empty((0, 4), np.uint8), 0, 4, 5)) == []
 
 
 def test_bad_input() -> None:
-    with pytest.raises(UsageError, match="expected 1 or more"):
-        sieve_bands(lambda start, stop: np.zeros((1, 1), np.uint8), 1, 1, 0)
-    with pytest.raises(UsageError, match="expected 1 or more"):
-        sieve_bands(lambda start, stop: np.zeros((1, 1), np.uint8), 1, 1, 4, 0)
+    with pytest.raises(UsageError, match="expected at least 1"):
+        sieve_row_blocks(lambda start, stop: np.zeros((1, 1), np.uint8), 1, 1, 0)
+    with pytest.raises(UsageError, match="expected at least 1"):
+        sieve_row_blocks(lambda start, stop: np.zeros((1, 1), np.uint8), 1, 1, 4, 0)
     for wrong in (np.zeros((2, 3), np.uint8), np.zeros((2, 4), np.int64), np.zeros(4, np.uint8)):
         with pytest.raises(MaskError, match=r"expected uint8 \(rows, 4\)"):
-            list(sieve_bands(lambda start, stop, wrong=wrong: wrong, 2, 4, 5))  # type: ignore[misc]
+            list(sieve_row_blocks(lambda start, stop, wrong=wrong: wrong, 2, 4, 5))  # type: ignore[misc]

@@ -1,10 +1,9 @@
 import numpy as np
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from landcover.inference.upsampling import axis, upsample, upsampled_argmax
+from landcover.inference.grid import axis, upsample, upsampled_argmax
 
 quick = settings(max_examples=80, deadline=None)
 pixels = st.integers(1, 70)
@@ -61,21 +60,3 @@ def test_of_equal_classes_the_first_wins(rows: int, cols: int, scale: float, see
     down, right = axis(int(rows / scale), rows, scale), axis(int(cols / scale), cols, scale)
     expected = upsample(values, down, right).argmax(axis=0)
     assert np.array_equal(upsampled_argmax(values, down, right, np.arange(6, dtype=np.uint8)), expected)
-
-
-def test_a_part_of_an_axis_is_the_axis_there() -> None:
-    values = random_odds(20, 20, 3)
-    rows, cols = axis(100, 20, 0.2), axis(100, 20, 0.2)
-    low = int(rows.low[37])
-    part = upsample(values[:, low:], rows.part(37, 61, low), cols)
-    assert np.array_equal(part, upsample(values, rows, cols)[:, 37:61])
-
-
-@pytest.mark.parametrize(
-    ("size", "cells", "scale"), [(2448, 256, 1024 / 2448 / 4), (100, 100, 1.0), (40, 80, 2.0)]
-)
-def test_a_ramp_tells_where_each_pixel_was_taken(size: int, cells: int, scale: float) -> None:
-    ramp = np.broadcast_to((np.arange(cells, dtype=np.float32) + 0.5) / scale, (1, 2, cells))
-    across = upsample(ramp, axis(2, 2, 1.0), axis(size, cells, scale))[0, 0]
-    inside = slice(int(1 / scale) + 1, size - int(1 / scale) - 1)
-    assert np.allclose(across[inside], (np.arange(size) + 0.5)[inside], atol=1e-3 * size / 100)

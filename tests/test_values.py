@@ -39,12 +39,6 @@ def test_area_needs_a_gsd_that_can_be() -> None:
             RegionSize.parse("2000m2").pixels(gsd)
 
 
-@pytest.mark.parametrize("text", ["8000px", "2000m2", "0.5m2"])
-def test_a_region_size_is_spelled_as_it_was_given(text: str) -> None:
-    assert str(RegionSize.parse(text)) == text
-    assert RegionSize.parse(RegionSize.parse(text)) == RegionSize.parse(text)
-
-
 def test_lists_of_numbers_are_parsed_once_into_their_type() -> None:
     assert BandSelection.parse("3,2,1") == (3, 2, 1)
     assert BandSelection.parse([3, 2, 1]).red == 3
@@ -65,7 +59,9 @@ def test_boxes_that_cannot_be(text: str) -> None:
         BoundingBox.parse(text)
 
 
-@pytest.mark.parametrize("text", ["1", "1,1", "2,1", "0,nan", "0,inf", "0,1,2", "percent"])
+@pytest.mark.parametrize(
+    "text", ["1", "1,1", "2,1", "0,nan", "0,inf", "0,1e-320", "-1e308,1e308", "0,1,2", "percent"]
+)
 def test_scalings_that_cannot_be(text: str) -> None:
     with pytest.raises(UsageError, match="MINIMUM < MAXIMUM"):
         parse_scaling(text)

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from landcover.errors import UsageError
-from landcover.windows import Window, spans
+from landcover.windows import spans
 
 quick = settings(max_examples=100, deadline=None)
 lengths = st.integers(1, 60)
@@ -48,20 +48,12 @@ def test_the_weights_at_a_position_sum_to_one(total: int, window: tuple[int, int
     assert np.allclose(sums, 1, atol=1e-6)
 
 
-def test_a_deepglobe_image_in_windows_of_512() -> None:
-    assert [span.start for span in spans(2448, 512, 128)] == [0, 384, 768, 1152, 1536, 1920, 1936]
-
-
 def test_weights_fall_towards_neighbours_and_not_towards_the_ends() -> None:
     first, middle, last = spans(24, 12, 6)
     ramp = [0, 0.125, 0.375, 0.625, 0.875, 1]  # the outer quarter of the overlap counts for nothing
     assert np.allclose(first.weights, [1] * 6 + ramp[::-1])
     assert np.allclose(middle.weights, ramp + ramp[::-1])
     assert np.allclose(last.weights, ramp + [1] * 6)
-
-
-def test_touching_windows_have_no_ramp() -> None:
-    assert all((span.weights == 1).all() for span in spans(24, 8, 0))
 
 
 @quick
@@ -76,11 +68,6 @@ def test_no_answer_from_the_edge_of_a_window_counts(total: int, window: tuple[in
             assert not span.weights[span.length - margin :].any()
 
 
-def test_slices_cut_the_window() -> None:
-    image = np.arange(60).reshape(6, 10)
-    assert (image[Window(1, 4, 2, 3).slices] == [[14, 15, 16], [24, 25, 26]]).all()
-
-
 @pytest.mark.parametrize(("window", "overlap"), [(64, 64), (64, 65), (64, -1), (0, 0), (-8, 0)])
 def test_impossible_overlaps_are_refused(window: int, overlap: int) -> None:
     with pytest.raises(UsageError, match=rf"{window} px cannot overlap by {overlap} px"):
@@ -88,11 +75,5 @@ def test_impossible_overlaps_are_refused(window: int, overlap: int) -> None:
 
 
 def test_an_empty_axis_is_refused() -> None:
-    with pytest.raises(UsageError, match="nothing to cover"):
+    with pytest.raises(UsageError, match="axis of 0 positions"):
         spans(0, 64, 16)
-
-
-def test_a_window_far_larger_than_the_axis_is_one_window() -> None:
-    (span,) = spans(300, 10**30, 10**29)
-    assert (span.start, span.length) == (0, 300)
-    assert np.array_equal(span.weights, np.ones(300))

@@ -28,12 +28,12 @@ class Window(NamedTuple):
 
 
 class Span(NamedTuple):
-    """What a window covers of one axis.
+    """The part of an axis that a window covers.
 
     Attributes:
         start: First position.
         length: Number of positions.
-        weights: float32 (length,) in 0..1: the window's share of the blended answer at each position.
+        weights: float32 (length,) in 0..1: weight of the window in the blended answer at each position.
     """
 
     start: int
@@ -49,11 +49,10 @@ class Span(NamedTuple):
 def spans(total: int, window: int, overlap: int) -> list[Span]:
     """Cover an axis with windows of one length.
 
-    The last one is shifted inwards rather than cut, so that all are ``window`` long; an axis shorter than
-    that is covered by one smaller window. At each position the weights of all windows sum to one. The outer
-    quarter of an overlap, where a network sees the window's edge instead of what lies beyond, counts for
-    nothing: there the neighbour sees more. In the middle half the weight rises linearly. Towards the axis'
-    own ends, where no neighbour could take over, there is no ramp.
+    The last one is shifted inwards; an axis shorter than ``window`` is covered by one smaller window. At each
+    position the weights of all windows sum to one. The outer quarter of an overlap, where the network lacks
+    context, has weight 0. In the middle half the weight rises linearly. There is no ramp at the ends of the
+    axis.
 
     Args:
         total: Length of the axis, at least 1.
@@ -67,7 +66,7 @@ def spans(total: int, window: int, overlap: int) -> list[Span]:
         UsageError: If the axis is empty, or the overlap is negative or not smaller than the window.
     """
     if total < 1:
-        raise UsageError(f"An axis of {total} positions has nothing to cover with windows.")
+        raise UsageError(f"Found an axis of {total} positions; expected at least 1.")
     if not 0 <= overlap < window:
         raise cannot_overlap(window, overlap)
     if window >= total:

@@ -174,6 +174,7 @@ def vectorize(
     force: _options.Force = False,
 ) -> None:
     """Convert a map to polygons without overlaps or gaps."""
+    from landcover.postprocess.vectorize import Tolerance
     from landcover.postprocess.vectorize import vectorize as vectorize_map
 
     result = vectorize_map(
@@ -182,9 +183,8 @@ def vectorize(
         legend=legend,
         confidence=confidence,
         min_region=min_region,
-        simplify=simplify,
+        simplify=None if simplify is None else Tolerance.parse(simplify, max_memory_mb),
         gsd=gsd,
-        max_memory_mb=max_memory_mb,
         force=force,
     )
     put({**asdict(result), "path": str(result.path)}, json, None, force=force)

@@ -1,12 +1,13 @@
 """Row blocks of a scene: where finished rows are kept, and how work is resumed.
 
-A row block is the unit of work. When its rows are in the row buffers, a record of it is written as a file of
-its own; resuming computes the blocks without a record. Each record contains only what concerns its own rows,
-so the assembled map is the same whichever process computed which block.
+A row block is the unit of work. When its rows are in the row buffers, its log is written as a file of its
+own; resuming computes the blocks without one. A log contains only what concerns the block's own rows, so the
+assembled map is the same whichever process computed which block.
 """
 
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -40,19 +41,15 @@ class RowBuffer:
     Args:
         height: Number of rows.
         row_shape: Shape of a row: ``(width,)``, or ``(bands, width)``.
-        path: The file's path; None keeps the rows in memory.
+        path: Path of the file; None keeps the rows in memory.
         file: The open file.
     """
 
     def __init__(
-        self,
-        height: int,
-        row_shape: tuple[int, ...],
-        path: Path | None = None,
-        file: BinaryIO | None = None,
+        self, height: int, row_shape: tuple[int, ...], path: Path | None = None, file: BinaryIO | None = None
     ) -> None:
         self.height, self.row_shape, self.path = height, row_shape, path
-        self.row_bytes = int(np.prod(row_shape))
+        self.row_bytes = math.prod(row_shape)
         self._file = file
         self._array = np.empty((height, *row_shape) if file is None else 0, np.uint8)
 
@@ -95,17 +92,17 @@ class RowBuffer:
     def close(self) -> None:
         """Close the file; it stays."""
         if self._file is not None:
-            with suppress(OSError):  # finished blocks were flushed; the rest finds no space again
+            with suppress(OSError):  # finished blocks were flushed; others are computed again
                 self._file.close()
 
 
 @dataclass(frozen=True, slots=True)
 class ReadLog:
-    """What was found while some rows of a scene were read.
+    """Events while some rows of a scene were read.
 
     Attributes:
         damaged: Windows that cannot be read.
-        notes: What a user should know of the scene.
+        notes: Warnings about the scene.
         ood: How the rows compare with the training imagery.
     """
 
@@ -113,13 +110,9 @@ class ReadLog:
     notes: tuple[str, ...] = ()
     ood: OodStats = field(default_factory=OodStats)
 
-    def record(self, stop: int) -> bytes:
-        """Return the record of a finished block whose rows end before ``stop``, as JSON."""
-        return json.dumps({"stop": stop, **asdict(self)}).encode()
-
     @classmethod
     def from_record(cls, data: object) -> tuple[int, "ReadLog"]:
-        """Return what :meth:`record` contains.
+        """Return the row after the last of a finished block, and its log, from the JSON of the record.
 
         Raises:
             ValueError, KeyError, TypeError: If it is something else.
@@ -136,14 +129,10 @@ def joined(logs: Iterable[ReadLog]) -> ReadLog:
     logs = list(logs)
     damaged: list[Window] = []
     for window in sorted((w for log in logs for w in log.damaged), key=lambda w: (w.col, w.width, w.row)):
-        above = damaged[-1] if damaged else None
-        if (
-            above is not None
-            and (above.col, above.width) == (window.col, window.width)
-            and window.row <= above.row + above.height
-        ):
-            bottom = max(above.row + above.height, window.row + window.height)
-            damaged[-1] = above._replace(height=bottom - above.row)
+        row, col, height, width = damaged[-1] if damaged else (0, -1, 0, 0)
+        if (col, width) == (window.col, window.width) and window.row <= row + height:
+            bottom = max(row + height, window.row + window.height)
+            damaged[-1] = Window(row, col, bottom - row, width)
         else:
             damaged.append(window)
     notes = tuple(dict.fromkeys(note for log in logs for note in log.notes))
@@ -163,8 +152,8 @@ def damaged_rows(damaged: Iterable[Window], start: int, stop: int) -> tuple[Wind
 class SceneWork:
     """The rows of a scene's products, in memory or in a work folder from which work can be resumed.
 
-    Use it as a context. The work folder is deleted at the end, unless the block ends by an interrupt or, when
-    blocks are finished, by an error about a file that can be corrected (no answer, no space).
+    Use it as a context. The work folder is deleted at the end, unless the context ends by an interrupt or,
+    when blocks are finished, by an error about a file that can be corrected (no answer, no space).
 
     Attributes:
         classes: Row buffer of class indices.
@@ -176,8 +165,8 @@ class SceneWork:
         target: The map to write; its work folder is used.
         size: Height and width of the scene.
         legend: Classes of the map.
-        identity: What the rows depend on; work with another identity is not resumed. None: keep everything in
-            memory.
+        identity: Model, scene and options; work with another identity is not resumed. None: keep everything
+            in memory.
         probabilities: Keep the probability of each class.
         confidence: Keep the probability of the mapped class.
         resume: Keep finished blocks.
@@ -208,9 +197,10 @@ class SceneWork:
                 self._folder = stack.enter_context(work_folder(target))
                 self._open(self._folder, identity, resume=resume)
             stack.callback(self._close)
+            channels = len(legend.scored)
             self.classes = self._buffer("classes", height, (width,))
             self.probabilities = (
-                self._buffer("probabilities", height, (len(legend.scored), width)) if probabilities else None
+                self._buffer("probabilities", height, (channels, width)) if probabilities else None
             )
             self.confidence = self._buffer("confidence", height, (width,)) if confidence else None
             if self._folder is not None:
@@ -220,20 +210,19 @@ class SceneWork:
     def _open(self, folder: WorkFolder, identity: dict[str, object], *, resume: bool) -> None:
         """Prepare the folder: nothing is left in it but work with this identity."""
         content = json.dumps(identity, sort_keys=True)
-        if resume:
-            found = _read_json(folder, _WORK)
-            if found is not None:
-                if found != json.loads(content):
-                    raise OutputError(
-                        f"{folder.path} contains work of another model, scene or options. Run again without "
-                        "--resume to start from the beginning."
-                    )
-                for name in folder.names():
-                    if name != _WORK and not _RECORD.fullmatch(name) and not name.endswith(".raw"):
-                        folder.remove(name)
-                return
-        folder.clear()
-        folder.write(_WORK, content.encode())
+        found = _read_json(folder, _WORK) if resume else None
+        if found is None:
+            folder.clear()
+            folder.write(_WORK, content.encode())
+            return
+        if found != json.loads(content):
+            raise OutputError(
+                f"{folder.path} contains work of another model, scene or options. Run again without "
+                "--resume to start from the beginning."
+            )
+        for name in folder.names():
+            if name != _WORK and not _RECORD.fullmatch(name) and not name.endswith(".raw"):
+                folder.remove(name)
 
     def _buffer(self, name: str, height: int, row_shape: tuple[int, ...]) -> RowBuffer:
         """Return a row buffer, with the rows that are in its file."""
@@ -249,20 +238,14 @@ class SceneWork:
         return buffer
 
     def _read_records(self, folder: WorkFolder) -> None:
-        """Read the logs of finished blocks; one without all its rows or with a damaged record is not."""
-        sizes = [
-            (folder.path / f"{buffer.path.name}").stat().st_size for buffer in self._buffers if buffer.path
-        ]
+        """Read the logs of finished blocks. A block without all its rows or with a damaged log is missing."""
+        rows = [buffer.path.stat().st_size // buffer.row_bytes for buffer in self._buffers if buffer.path]
         for name in folder.names():
-            if (match := _RECORD.fullmatch(name)) is None:
-                continue
-            record = _read_json(folder, name)
-            try:
-                stop, log = ReadLog.from_record(record)
-            except (ValueError, KeyError, TypeError):
-                continue
-            if all(size >= stop * b.row_bytes for size, b in zip(sizes, self._buffers, strict=True)):
-                self.logs[int(match[1])] = log
+            if (match := _RECORD.fullmatch(name)) is not None:
+                with suppress(ValueError, KeyError, TypeError):
+                    stop, log = ReadLog.from_record(_read_json(folder, name))
+                    if min(rows) >= stop:
+                        self.logs[int(match[1])] = log
 
     def missing(self, count: int) -> list[range]:
         """Return the blocks, of ``count``, that are not finished, as ranges of consecutive numbers."""
@@ -281,23 +264,19 @@ class SceneWork:
             if block.valid is not None:
                 classes[~block.valid] = NODATA
             self.classes.write(block.start, classes)
-            if self.probabilities is not None or self.confidence is not None:
-                self._write_probabilities(block)
+        if self.probabilities is not None or self.confidence is not None:
+            for chunk, values in block.probabilities():
+                scaled = np.rint(values * 255).astype(np.uint8)
+                if self.probabilities is not None:
+                    self.probabilities.write(block.start + chunk.start, np.moveaxis(scaled, 0, 1))
+                if self.confidence is not None:
+                    self.confidence.write(block.start + chunk.start, scaled.max(axis=0))
         if self._folder is not None:
             for buffer in self._buffers:
                 buffer.flush()
-            self._folder.write(f"block-{block.number:05}.json", log.record(block.stop))
+            record = {"stop": block.stop, **asdict(log)}
+            self._folder.write(f"block-{block.number:05}.json", json.dumps(record).encode())
         self.logs[block.number] = log
-
-    def _write_probabilities(self, block: RowBlock) -> None:
-        for chunk, values in block.probabilities():
-            scaled = np.rint(values * 255).astype(np.uint8)
-            if block.valid is not None:
-                scaled[:, ~block.valid[chunk]] = 0
-            if self.probabilities is not None:
-                self.probabilities.write(block.start + chunk.start, np.moveaxis(scaled, 0, 1))
-            if self.confidence is not None:
-                self.confidence.write(block.start + chunk.start, scaled.max(axis=0))
 
     def __enter__(self) -> "SceneWork":
         return self

@@ -11,7 +11,7 @@ model's pixels of a row of windows and their mask, 4 C P W g / (G stride^2) for 
 the rows that the consumer makes of a block; twice, since the next is being computed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -19,9 +19,8 @@ import numpy as np
 
 from landcover._typing import BoolArray, Float32Array, UInt8Array
 from landcover.errors import ModelError
-from landcover.inference.grid import Grid
-from landcover.inference.reading import Source, Validity, WindowRow, window_rows
-from landcover.inference.upsampling import Axis, upsample, upsampled_argmax
+from landcover.inference.grid import Axis, Grid, make_grid, upsample, upsampled_argmax
+from landcover.inference.reading import ArraySource, Source, Validity, WindowRow, window_rows
 from landcover.io.readahead import read_ahead
 from landcover.legend import Legend
 from landcover.model.filling import mirrored
@@ -64,13 +63,14 @@ class RowBlock:
         return upsampled_argmax(self.logit_grid, self.rows, self.cols, np.array(legend.scored, np.uint8))
 
     def probabilities(self) -> Iterator[tuple[slice, Float32Array]]:
-        """Yield rows of the block (0: its first) in chunks, with float32 (C, n, W)."""
+        """Yield rows of the block (0: its first) in chunks, with float32 (C, n, W); 0 without imagery."""
         for top in range(0, self.stop - self.start, _CHUNK_ROWS):
             chunk = slice(top, min(top + _CHUNK_ROWS, self.stop - self.start))
             values = upsample(self.logit_grid, self.rows.part(chunk.start, chunk.stop), self.cols)
             if self.valid is not None:  # beside windows without imagery the weights sum to less than one
                 total = values.sum(axis=0)
                 np.divide(values, total, out=values, where=total > 0)
+                values[:, ~self.valid[chunk]] = 0
             yield chunk, values
 
 
@@ -105,12 +105,22 @@ def row_blocks(
     """
     numbers = range(len(grid.rows)) if numbers is None else numbers
     classes, width = len(runtime.card.legend.scored), grid.cols[-1].stop
-    begin = _first_needed(grid, numbers.start)
+    begin = grid.first_needed(numbers.start)
     top = grid.rows[begin].start
     sums = np.zeros((classes, 0, width), np.float32)
-    valid = Validity()
-    compared = _compared(source, grid, range(begin, numbers.stop), runtime.card.preprocessing.mean, profile)
-    with closing(read_ahead(compared)) as rows:
+    valid, within = Validity(), range(begin, numbers.stop)
+
+    def compared() -> Iterator[tuple[WindowRow, OodStats]]:
+        """Read rows of windows, and compare what each adds to the one above with the profile."""
+        height, columns = grid.model_size[0], slice(grid.model_size[1])
+        rows = window_rows(source, grid, within, runtime.card.preprocessing.mean)
+        for number, row in zip(within, rows, strict=True):
+            first, above = grid.rows[number].start, grid.rows[number - 1].stop if number else 0
+            added = slice((above - first) * grid.stride, height - first * grid.stride), columns
+            whole = None if row.whole is None else row.whole[added]
+            yield row, OodStats() if profile is None else ood_stats(profile, row.image[added], whole)
+
+    with closing(read_ahead(compared())) as rows:
         for number, (row, ood) in enumerate(rows, begin):
             span = grid.rows[number]
             grown = np.zeros((classes, span.stop - top, width), np.float32)
@@ -133,32 +143,6 @@ def row_blocks(
             sums, top = sums[:, final - 1 - top :], final - 1
 
 
-def _compared(
-    source: Source,
-    grid: Grid,
-    numbers: range,
-    mean: tuple[float, float, float],
-    profile: ImageryProfile | None,
-) -> Iterator[tuple[WindowRow, OodStats]]:
-    """Read rows of windows, and compare what each adds to the one above with a profile."""
-    height, width = grid.model_size
-    for number, row in zip(numbers, window_rows(source, grid, numbers, mean), strict=True):
-        if profile is None:
-            yield row, OodStats()
-            continue
-        top, above = grid.rows[number].start, grid.rows[number - 1].stop if number else 0
-        added = slice((above - top) * grid.stride, height - top * grid.stride), slice(width)
-        yield row, ood_stats(profile, row.image[added], None if row.whole is None else row.whole[added])
-
-
-def _first_needed(grid: Grid, block: int) -> int:
-    """Return the row of windows to begin with, so that the whole of a block is computed."""
-    if block == 0:
-        return 0
-    needed = grid.final_cells(block - 1) - 1
-    return next(number for number, span in enumerate(grid.rows) if span.stop > needed)
-
-
 def _classified(
     runtime: Runtime, row: WindowRow, grid: Grid, *, batch: int, tta: bool
 ) -> Iterator[tuple[Span, Float32Array]]:
@@ -166,14 +150,13 @@ def _classified(
     columns = [col for col, seen in zip(grid.cols, row.seen, strict=True) if seen]
     for start in range(0, len(columns), batch):
         group = columns[start : start + batch]
-        crops = [_crop(row, slice(col.start * grid.stride, col.stop * grid.stride)) for col in group]
+        crops = []
+        for col in group:
+            pixels = slice(col.start * grid.stride, col.stop * grid.stride)
+            image = row.image[:, pixels]
+            crops.append(image if row.whole is None else mirrored(image, row.whole[:, pixels]))
         images = np.ascontiguousarray(crops[0])[None] if len(crops) == 1 else np.stack(crops)
         yield from zip(group, _augmented(runtime, images) if tta else _run(runtime, images), strict=True)
-
-
-def _crop(row: WindowRow, columns: slice) -> UInt8Array:
-    image = row.image[:, columns]
-    return image if row.whole is None else mirrored(image, row.whole[:, columns])
 
 
 def _run(runtime: Runtime, images: UInt8Array) -> Float32Array:
@@ -184,7 +167,11 @@ def _run(runtime: Runtime, images: UInt8Array) -> Float32Array:
     if below or right:
         images = np.pad(images, ((0, 0), (0, below), (0, right), (0, 0)), mode="symmetric")
     probabilities = runtime.coarse(images)[:, :, : cells[0], : cells[1]]
-    check_finite(probabilities)  # argmax would make a map of them all the same
+    if not np.isfinite(probabilities).all():  # argmax would make a map of them all the same
+        raise ModelError(
+            "The model returned NaN or infinite values: the file is corrupt or training diverged. Copy or "
+            "export the model again."
+        )
     return probabilities
 
 
@@ -201,14 +188,67 @@ def _augmented(runtime: Runtime, images: UInt8Array) -> Float32Array:
     return result
 
 
-def check_finite(values: Float32Array) -> None:
-    """Check what a model returned.
+def predict_probabilities(
+    runtime: Runtime,
+    image: UInt8Array,
+    *,
+    gsd: float | tuple[float, float] | None = None,
+    window_px: int | None = None,
+    overlap_px: int | None = None,
+    batch: int = 1,
+    tta: bool = False,
+) -> Float32Array:
+    """Return the probability of each scored class at each pixel of an image in memory.
+
+    Args:
+        runtime: The model.
+        image: uint8 (H, W, 3), RGB, any size.
+        gsd: Metres per pixel, as for :func:`landcover.inference.grid.make_grid`; None: the model's.
+        window_px: Side of the sliding window in the model's pixels, as for ``make_grid``.
+        overlap_px: Pixels that neighbouring windows share, as for ``make_grid``.
+        batch: Windows per call of the network.
+        tta: Average over the eight rotations and flips of each window (test-time augmentation).
+
+    Returns:
+        float32 (C, H, W), C in the order of ``legend.scored``. It takes 4 C bytes per pixel of the image.
 
     Raises:
-        ModelError: If a value is NaN or infinite.
+        UsageError: If the image is not uint8 (H, W, 3), or GSD, window or overlap are out of range.
+        ImageError: If the image is more than ten times coarser than the model's GSD.
+        ModelError: If the model returns NaN.
     """
-    if not np.isfinite(values).all():
-        raise ModelError(
-            "The model returned NaN or infinite values: the file is corrupt or training diverged. Copy or "
-            "export the model again."
-        )
+    source = ArraySource(image)
+    grid = make_grid(image.shape[:2], runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
+    return whole_probabilities(row_blocks(runtime, source, grid, batch=batch, tta=tta), runtime, grid)
+
+
+def whole_probabilities(blocks: Iterable[RowBlock], runtime: Runtime, grid: Grid) -> Float32Array:
+    """Return the probabilities of all row blocks of a scene as one array, float32 (C, H, W)."""
+    result = np.empty((len(runtime.card.legend.scored), *grid.size), np.float32)
+    for block in blocks:
+        for chunk, values in block.probabilities():
+            result[:, block.start + chunk.start : block.start + chunk.stop] = values
+    return result
+
+
+def predict_index(
+    runtime: Runtime,
+    image: UInt8Array,
+    *,
+    gsd: float | tuple[float, float] | None = None,
+    window_px: int | None = None,
+    overlap_px: int | None = None,
+    batch: int = 1,
+    tta: bool = False,
+) -> UInt8Array:
+    """Return the most probable class at each pixel; arguments and errors as :func:`predict_probabilities`.
+
+    Returns:
+        uint8 (H, W) class indices of the model's legend; the unknown class is never among them. Equal to the
+        argmax of :func:`predict_probabilities`, which is never held as a whole.
+    """
+    source = ArraySource(image)
+    grid = make_grid(image.shape[:2], runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
+    blocks = row_blocks(runtime, source, grid, batch=batch, tta=tta)
+    strips = [block.class_indices(runtime.card.legend) for block in blocks]
+    return strips[0] if len(strips) == 1 else np.concatenate(strips)

@@ -1,16 +1,20 @@
-"""How a scene is covered with windows, and where its pixels are on the logit grid.
+"""How a scene is covered with windows, and how the network's answers return to the scene's pixels.
 
 A scene has three grids: its own pixels; the *model's* pixels, at the ground sample distance of the training
 imagery; and the *logit grid* of the network's output, one cell per output stride. Windows begin and end at
 cells of the logit grid.
+
+Cell ``i`` of ``n`` that cover a length has its centre at ``i + 0.5`` cells, and pixels have theirs alike:
+nothing moves by half a pixel. Beyond the outermost centres the outermost values continue.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from landcover._typing import Float32Array, Int64Array, UInt8Array
 from landcover.errors import ImageError, UsageError
-from landcover.inference.upsampling import Axis, axis
 from landcover.model.card import ModelCard
 from landcover.model.preprocessing import Size, scaled_size
 from landcover.model.runtimes import Runtime
@@ -21,6 +25,31 @@ WHOLE_PX = 1536
 """Longest side, in pixels at the model's GSD, up to which a scene is one window by default."""
 
 _COARSEST = 10
+_BLOCK_PX = 1 << 17
+"""Pixels that are interpolated at a time, so that their values stay in the processor's cache."""
+
+
+class Axis(NamedTuple):
+    """Positions of pixels between cells along one axis.
+
+    Attributes:
+        low: int64 (pixels,): the cell whose centre is at or before the pixel's; never decreasing.
+        weight: float32 (pixels,) in 0..1: weight of the cell after it.
+    """
+
+    low: Int64Array
+    weight: Float32Array
+
+    def part(self, start: int, stop: int, first_cell: int = 0) -> "Axis":
+        """Return pixels ``start`` to ``stop``, with cells counted from ``first_cell``."""
+        return Axis(self.low[start:stop] - first_cell, self.weight[start:stop])
+
+
+def axis(pixels: int, cells: int, cells_per_pixel: float) -> Axis:
+    """Place pixels of a length between cells; both begin at the same edge, the last cell may end later."""
+    position = np.clip((np.arange(pixels) + 0.5) * cells_per_pixel - 0.5, 0, cells - 1)
+    low = np.minimum(position.astype(np.int64), max(cells - 2, 0))
+    return Axis(low, (position - low).astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +80,15 @@ class Grid:
 
     def block_rows(self, block: int) -> tuple[int, int]:
         """Return the first row of a row block, in the scene's own pixels, and the row after its last."""
-        return self._stop(block - 1), self._stop(block)
-
-    def _stop(self, block: int) -> int:
-        if block < 0:
-            return 0
-        if block + 1 == len(self.rows):
-            return self.size[0]
         # A pixel needs the row of the logit grid before it and the one after.
-        return int(np.searchsorted(self.own_rows.low, self.final_cells(block) - 1))
+        ends = [self.final_cells(number) - 1 for number in (max(block - 1, 0), block)]
+        start, stop = np.searchsorted(self.own_rows.low, ends).tolist()
+        return start if block else 0, self.size[0] if block + 1 == len(self.rows) else stop
+
+    def first_needed(self, block: int) -> int:
+        """Return the row of windows to begin with, so that the whole of a row block is computed."""
+        needed = self.final_cells(block - 1) - 1 if block else 0
+        return next(number for number, span in enumerate(self.rows) if span.stop > needed)
 
 
 def make_grid(
@@ -107,24 +136,12 @@ def make_grid(
     down, across = (
         axis(own, n, model / own / stride) for own, n, model in zip(size, cells, model_size, strict=True)
     )
-    return Grid(
-        size,
-        model_size,
-        stride,
-        spans(cells[0], window, overlap),
-        spans(cells[1], window, overlap),
-        down,
-        across,
-    )
+    rows, cols = (spans(count, window, overlap) for count in cells)
+    return Grid(size, model_size, stride, rows, cols, down, across)
 
 
 def check_windows(card: ModelCard, window_px: int | None, overlap_px: int | None) -> None:
-    """Check window and overlap, also where a scene is small enough to be one window.
-
-    Args:
-        card: Gives the window where none is passed.
-        window_px: As for :func:`make_grid`.
-        overlap_px: As for :func:`make_grid`.
+    """Check window and overlap as for :func:`make_grid`, also where a scene is one window.
 
     Raises:
         UsageError: If a side is negative, or the overlap is not smaller than the window.
@@ -136,3 +153,133 @@ def check_windows(card: ModelCard, window_px: int | None, overlap_px: int | None
         )
     if overlap_px is not None and (overlap_px < 0 or 0 < window_px <= overlap_px):
         raise cannot_overlap(window_px, overlap_px)
+
+
+def upsample(values: Float32Array, rows: Axis, cols: Axis) -> Float32Array:
+    """Interpolate float32 (C, n, m) bilinearly at pixels between its n rows and m columns of cells.
+
+    Returns:
+        float32 (C, len(rows.low), len(cols.low)); where the values of a cell sum to one over C, so do these.
+    """
+    return _mix(_mix(values, rows, 1), cols, 2)
+
+
+def upsampled_argmax(values: Float32Array, rows: Axis, cols: Axis, labels: UInt8Array) -> UInt8Array:
+    """Return the label of the largest value over C of :func:`upsample`, interpolating at boundaries only.
+
+    Between four cells with one winner that class wins everywhere, since interpolation is a weighted mean.
+    Winners differ at a few per cent of the pixels of a map with large areas.
+
+    Args:
+        values: float32 (C, n, m), C up to 256.
+        rows: Pixels between the n rows of cells.
+        cols: Pixels between the m columns of cells.
+        labels: uint8 (C,): the value of each class in the result.
+
+    Returns:
+        uint8 (len(rows.low), len(cols.low)); of equal classes the first.
+    """
+    values = _with_next(_with_next(values, 1), 2)
+    winners = labels[values.argmax(axis=0)]
+    result: UInt8Array = winners.take(cols.low, axis=1)[rows.low]
+    corner = winners[:-1, :-1]
+    mixed = (corner != winners[1:, :-1]) | (corner != winners[:-1, 1:]) | (corner != winners[1:, 1:])
+    down, right = _pieces(rows), _pieces(cols)
+    row_cells, col_cells = rows.low[down[0]], cols.low[right[0]]
+    above, left = np.nonzero(mixed[row_cells][:, col_cells])
+    step = max(1, min(len(above), _BLOCK_PX // (len(down) * len(right))))
+    # Memory is slow where it is touched for the first time.
+    scratch = np.empty((2, len(down), len(right), step), np.float32)
+    for first in range(0, len(above), step):
+        up, side = above[first : first + step], left[first : first + step]
+        i, j = row_cells[up], col_cells[side]
+        corners = np.stack(
+            [values[:, i, j], values[:, i + 1, j], values[:, i, j + 1], values[:, i + 1, j + 1]]
+        )
+        # A class can win unless another is larger everywhere: as a rule two. Places with most come first.
+        able = corners.max(axis=0) >= corners.min(axis=0).max(axis=0)
+        counts = able.sum(axis=0)
+        order = np.argsort(-counts, kind="stable")
+        classes = np.nonzero(able.T[order])[1]
+        firsts = counts[order].cumsum() - counts[order]
+        contenders = [classes[firsts[: np.count_nonzero(counts > n)] + n] for n in range(counts.max())]
+        odds = [corners[:, classes, order[: len(classes)]] for classes in contenders]
+        y, x = down[:, up[order]], right[:, side[order]]
+        winner = _largest(odds, rows.weight[y], cols.weight[x], [labels[n] for n in contenders], scratch)
+        result[y[:, None], x] = winner
+    return result
+
+
+def _pieces(place: Axis) -> Int64Array:
+    """Return the pixels between each cell and the next, int64 (length, pieces); short ones repeat their last.
+
+    The outermost cells, which have more pixels than the others, are divided.
+    """
+    first, counts = np.unique(place.low, return_index=True, return_counts=True)[1:]
+    length = np.sort(counts)[-3:][0]
+    inside = np.arange(len(place.low)) - np.repeat(first, counts)
+    starts = np.flatnonzero(inside % length == 0)
+    ends = np.append(starts[1:], len(place.low))
+    pixels: Int64Array = np.minimum(starts + np.arange(length)[:, None], ends - 1)
+    return pixels
+
+
+def _largest(
+    odds: list[Float32Array],
+    down: Float32Array,
+    right: Float32Array,
+    labels: list[UInt8Array],
+    scratch: Float32Array,
+) -> UInt8Array:
+    """Return the labels of the largest of interpolated contenders; of equal ones the first.
+
+    Args:
+        odds: Of each contender float32 (4, n): its values at the four corners of the first n of Q places.
+        down: float32 (h, Q): weights of the lower corners.
+        right: float32 (w, Q): weights of the right corners.
+        labels: Of each contender uint8 (n,).
+        scratch: float32 (2, h, w, Q or more).
+
+    Returns:
+        uint8 (h, w, Q).
+    """
+    best = _between(odds[0], down, right, scratch[0])
+    winner = np.broadcast_to(labels[0], best.shape).copy()
+    for corners, label in zip(odds[1:], labels[1:], strict=True):
+        n = len(label)
+        value = _between(corners, down[:, :n], right[:, :n], scratch[1])
+        # Sums of bytes, which wrap around: several times as fast as assigning where it is better.
+        better = (value > best[..., :n]).view(np.uint8)
+        better *= label - winner[..., :n]
+        winner[..., :n] += better
+        np.maximum(best[..., :n], value, out=best[..., :n])
+    return winner
+
+
+def _between(
+    corners: Float32Array, down: Float32Array, right: Float32Array, scratch: Float32Array
+) -> Float32Array:
+    """Interpolate between corners (4, n) at weights (h, n) and (w, n): float32 (h, w, n), in ``scratch``."""
+    first, below, second, below_second = corners
+    first = first + (below - first) * down
+    second = second + (below_second - second) * down
+    value = scratch[..., : len(below)]
+    np.multiply((second - first)[:, None], right, out=value)
+    value += first[:, None]
+    return value
+
+
+def _with_next(values: Float32Array, dimension: int) -> Float32Array:
+    """Repeat a single cell along a dimension, so that there is a next one."""
+    return values.repeat(2, axis=dimension) if values.shape[dimension] == 1 else values
+
+
+def _mix(values: Float32Array, place: Axis, dimension: int) -> Float32Array:
+    """Interpolate along one dimension of float32 (C, n, m)."""
+    values = _with_next(values, dimension)
+    low = values.take(place.low, axis=dimension)
+    change = values.take(place.low + 1, axis=dimension)
+    change -= low
+    change *= place.weight[:, None] if dimension == 1 else place.weight
+    low += change
+    return low

@@ -6,43 +6,134 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
-
-import numpy as np
+from typing import Any, cast, get_args
 
 from landcover import __version__
 from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import DataError, LandcoverError, MaskError, OutputError, UsageError, printable
 from landcover.extras import needs
-from landcover.inference.auto import choose_model
 from landcover.inference.engine import RowBlock
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import Task, plan, products
-from landcover.inference.results import MadeMap, Prediction
-from landcover.inference.scene import UNLIKE, WORK, make_map, work_digest
+from landcover.inference.plan import Task, choose_model, open_imagery, pixel_areas, plan, products
+from landcover.inference.scene import UNLIKE, WORK, MadeMap, make_map, work_digest
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
 from landcover.model.bundled import AUTO
-from landcover.model.card import model_digest
+from landcover.model.card import model_digest, read_card
 from landcover.model.runtimes import Runtime, open_model
+from landcover.model.runtimes.base import Precision
 from landcover.ood import OodReport
 from landcover.progress import track
-from landcover.raster import row_areas
 from landcover.raster.mapfiles import MapReader, open_map_file, read_map_tags
-from landcover.raster.zonal import ClassAreas, read_zones
+from landcover.raster.zonal import ClassArea, ClassAreas, read_zones
 from landcover.scale import GsdSource
 from landcover.windows import Window
-
-if TYPE_CHECKING:
-    from landcover.model.card import ModelCard
 
 _log = logging.getLogger(__name__)
 
 _GSD = re.compile(r"(\S+) \((.+)\)")
+
+
+@dataclass
+class Prediction:
+    """The maps of :func:`landcover.inference.predict`, and the model that made them.
+
+    Attributes:
+        legend: Classes of the maps.
+        model: The model file or folder as given, or ``in memory``.
+        model_sha256: Its hash; None for a model in memory.
+        model_gsd: Metres per pixel that the model works at.
+        runtime: The library that computed.
+        device: Where it computed.
+        licence: Terms of the model's weights; empty where its card has none.
+        maps: The maps written.
+        kept: Existing maps that were kept; they count in all sums.
+        failed: Why an image was skipped, by its name.
+    """
+
+    legend: Legend
+    model: str
+    model_sha256: str | None
+    model_gsd: float
+    runtime: str
+    device: str
+    licence: str = ""
+    maps: list[MadeMap] = field(default_factory=list)
+    kept: list[MadeMap] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def all(self) -> list[MadeMap]:
+        """Maps made and kept, by their paths."""
+        return sorted([*self.maps, *self.kept], key=lambda made: made.task.map)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image got its map, and every block of it could be read."""
+        return not self.failed and not any(made.damaged for made in self.all)
+
+    @property
+    def areas(self) -> list[ClassArea]:
+        """The scored classes over all maps, in the legend's order."""
+        total = ClassAreas(self.legend, None)
+        total.scaled = all(made.areas.scaled for made in self.all)
+        for made in self.all:
+            total.pixels += made.areas.pixels
+            total.square_metres += made.areas.square_metres
+        return total.table()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "model": self.model,
+            "model_sha256": self.model_sha256,
+            "model_gsd": self.model_gsd,
+            "runtime": self.runtime,
+            "device": self.device,
+            "licence": self.licence,
+            "classes": [asdict(area) for area in self.areas],
+            "maps": [self._map(made) for made in self.all],
+            "kept": [str(made.task.map) for made in self.kept],
+            "failed": [{"image": image, "error": reason} for image, reason in self.failed.items()],
+        }
+
+    def area_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield a row for each map, zone (empty: the whole map) and class, for a table."""
+        for made in self.all:
+            for zone, areas in [("", made.areas), *made.zones.items()]:
+                for area in areas.table():
+                    yield {
+                        "map": str(made.task.map),
+                        "zone": zone,
+                        "class": area.name,
+                        "pixels": area.pixels,
+                        "square_metres": None if area.hectares is None else area.hectares * 10_000,
+                        "hectares": area.hectares,
+                        "share": area.share,
+                    }
+
+    def _map(self, made: MadeMap) -> dict[str, Any]:
+        task, (height, width) = made.task, made.size
+        pixels = made.areas.pixels
+        return {
+            "image": task.name,
+            "map": str(task.map),
+            "height": height,
+            "width": width,
+            "gsd": made.gsd,
+            "gsd_source": made.gsd_source,
+            "nodata_pixels": height * width - int(pixels.sum()),
+            "pixels": {self.legend.names[i]: int(pixels[i]) for i in self.legend.scored},
+            "classes": [asdict(area) for area in made.areas.table()],
+            "zones": {name: [asdict(area) for area in zone.table()] for name, zone in made.zones.items()},
+            "damaged": [list(window) for window in made.damaged],
+            "notes": list(made.notes),
+            "unlike": None if made.ood is None else made.ood.to_dict(),
+        }
 
 
 def predict(
@@ -54,14 +145,14 @@ def predict(
     device: str = "auto",
     runtime: str = "auto",
     threads: int | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
 ) -> Prediction:
     """Make a land-cover map of every image or scene, of any size, by windows.
 
     Georeferenced images become GeoTIFFs ``NAME_mask.tif`` with the same CRS and transform, all others
     ``NAME_mask.png``, both on the image's own grid; ``_sat`` at the end of NAME is dropped. Folders below an
     input folder are kept. Where a file has no data (alpha 0, the raster's nodata value or mask) the map has
-    none either. Images that cannot be read are skipped and told of in the result.
+    none either. Images that cannot be read are skipped; the result contains the reason.
 
     Rasters are read by windows, and memory does not depend on their height; see
     :mod:`landcover.inference.engine`. JPEG, PNG and WebP files are held whole.
@@ -72,14 +163,14 @@ def predict(
             the size of the job), or a runtime.
         out: Folder of the maps.
         options: How to read, classify and write; see :class:`PredictOptions`.
-        device: Where to compute, unless ``model`` is a runtime.
-        runtime: Which library computes, likewise.
-        threads: With how many threads, likewise.
-        precision: In which precision, likewise; see :func:`landcover.model.runtimes.open_model`.
+        device: Device to compute on; this and the following have no effect if ``model`` is a runtime.
+        runtime: The library that computes.
+        threads: Number of threads.
+        precision: Precision of layers that are not quantised; see :func:`landcover.open_model`.
 
     Raises:
         UsageError: If an argument cannot be used.
-        DataError: If an input does not exist or a folder holds no images.
+        DataError: If an input does not exist or a folder contains no images.
         ModelError: If the model cannot be read.
         OutputError: If two images would get one map or a map exists and ``force`` is off (nothing was written
             then), or if a map cannot be written.
@@ -93,8 +184,11 @@ def predict(
         (3, {})
     """
     options = options or PredictOptions()
+    tasks, gsd = None, 0.0
     if model == AUTO:
-        model = choose_model(inputs, Path(out), options)
+        gsd = read_card("starter").preprocessing.gsd
+        tasks = plan(inputs, Path(out), options, model_gsd=gsd)
+        model = choose_model(tasks, options, model_gsd=gsd)
     opened = (
         open_model(model, device=device, runtime=runtime, threads=threads, precision=precision)
         if isinstance(model, str | Path)
@@ -116,9 +210,10 @@ def predict(
         with needs("vector"):
             from landcover.io.vectors import vector_driver
         vector_driver(Path(f"map.{options.vector}"))
-    tasks = plan(inputs, Path(out), options, model_gsd=result.model_gsd)
+    if tasks is None or gsd != result.model_gsd:
+        tasks = plan(inputs, Path(out), options, model_gsd=result.model_gsd)
     _log.info("Model: %s, on %s (%s).", result.model, result.runtime, result.device)
-    tags = _provenance(result, options, precision)
+    tags = provenance(opened, result.model_sha256, options, precision)
     if options.resume:
         found = [read_kept(task, options, tags, result.legend) for task in tasks]
         result.kept = [made for made in found if made is not None]
@@ -134,8 +229,8 @@ def _make(
     tags: dict[str, str],
     result: Prediction,
 ) -> None:
-    """Make the maps, and note in ``result`` what became of each; stop where nothing more can be written."""
-    stopped = threading.Event()
+    """Make the maps and add them, or errors, to ``result``; stop if nothing more can be written."""
+    stopped, gsd = threading.Event(), runtime.card.preprocessing.gsd
     alone = len(tasks) == 1
 
     def watched(task: Task, blocks: Iterable[RowBlock], total: int) -> Iterator[RowBlock]:
@@ -148,10 +243,11 @@ def _make(
         if stopped.is_set():
             return None
         try:
-            return make_map(runtime, task, options, tags=tags, progress=partial(watched, task))
+            with open_imagery(task, options, gsd) as imagery:
+                return make_map(runtime, task, imagery, options, tags=tags, progress=partial(watched, task))
         except (DataError, UsageError) as error:
             return error
-        except OutputError as error:  # such as a full disk, which the next one would meet too
+        except OutputError as error:  # such as a full disk: the next map could not be written either
             stopped.set()
             return error
         except KeyboardInterrupt:
@@ -181,106 +277,87 @@ def _make(
         stopped.set()
 
 
-@dataclass
 class _Shared:
     """A runtime that several scenes use in turn."""
 
-    runtime: Runtime
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def card(self) -> "ModelCard":
-        return self.runtime.card
-
-    @property
-    def name(self) -> str:
-        return self.runtime.name
-
-    @property
-    def device(self) -> str:
-        return self.runtime.device
-
-    @property
-    def stride(self) -> int:
-        return self.runtime.stride
+    def __init__(self, runtime: Runtime) -> None:
+        self.card, self.name, self.device = runtime.card, runtime.name, runtime.device
+        self.stride, self._runtime, self._lock = runtime.stride, runtime, threading.Lock()
 
     def probabilities(self, batch: UInt8Array) -> Float32Array:
         with self._lock:
-            return self.runtime.probabilities(batch)
+            return self._runtime.probabilities(batch)
 
     def coarse(self, batch: UInt8Array) -> Float32Array:
         with self._lock:
-            return self.runtime.coarse(batch)
+            return self._runtime.coarse(batch)
 
 
-def _provenance(result: Prediction, options: PredictOptions, precision: str) -> dict[str, str]:
-    """Return what a map tells about its making, as tags; make_map adds what the scene tells."""
+def provenance(
+    runtime: Runtime, sha256: str | None, options: PredictOptions, precision: Precision
+) -> dict[str, str]:
+    """Return the provenance of a map as tags; make_map adds those of the scene."""
     tags = {
         "LANDCOVER_VERSION": __version__,
-        "LANDCOVER_MODEL_SHA256": result.model_sha256,
-        "LANDCOVER_MODEL_GSD": f"{result.model_gsd:g}",
-        "LANDCOVER_RUNTIME": f"{result.runtime} {precision}",
-        "LANDCOVER_MODEL_LICENCE": result.licence or None,
+        "LANDCOVER_MODEL_SHA256": sha256,
+        "LANDCOVER_MODEL_GSD": f"{runtime.card.preprocessing.gsd:g}",
+        "LANDCOVER_RUNTIME": f"{runtime.name} {precision}",
+        "LANDCOVER_MODEL_LICENCE": runtime.card.licence or None,
         "LANDCOVER_MIN_REGION": None if options.min_region is None else str(options.min_region),
     }
     return {name: value for name, value in tags.items() if value is not None}
 
 
 def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], legend: Legend) -> MadeMap | None:
-    """Return what an existing map contains, as if it had been made now; None if it must be made.
+    """Return an existing map with its areas, as if it had been made now; None if it must be made.
 
     Raises:
-        OutputError: If there is a map of that name, made by another model or with other options.
+        OutputError: If there is a map of that name from another model, scene or options.
         DataError: If the map cannot be read.
     """
+
+    def check(found: Mapping[str, str]) -> None:
+        expected = {**tags, WORK: work_digest(task, options)}
+        differing = [name for name, value in expected.items() if found.get(name) != value]
+        if differing:
+            raise OutputError(
+                f"{task.map} was made by another model, of another scene or with other options (its tags "
+                f"{', '.join(differing)} differ). Choose another --out, or pass --force instead of --resume."
+            )
+
     if not all(path.exists() for path in products(task, options)):
         if task.map.exists():
-            _check_tags(task, options, tags, read_map_tags(task.map))
+            check(read_map_tags(task.map))
         return None
     try:
         with open_map_file(task.map, legend) as opened:
-            _check_tags(task, options, tags, opened.tags)
-            return _as_made(task, options, opened, legend)
+            check(opened.tags)
+            return _counted(task, options, opened, legend)
     except MaskError:
-        _check_tags(task, options, tags, read_map_tags(task.map))  # it may not be our map at all
+        check(read_map_tags(task.map))  # it may be a map of other classes
         raise
 
 
-def _check_tags(
-    task: Task, options: PredictOptions, tags: Mapping[str, str], found: Mapping[str, str]
-) -> None:
-    expected = {**tags, WORK: work_digest(task, options)}
-    differing = [name for name, value in expected.items() if found.get(name) != value]
-    if differing:
-        raise OutputError(
-            f"{task.map} was made by another model, of another scene or with other options (its tags "
-            f"{', '.join(differing)} differ). Choose another --out, or pass --force instead of --resume."
-        )
-
-
-def _as_made(task: Task, options: PredictOptions, opened: MapReader, legend: Legend) -> MadeMap:
+def _counted(task: Task, options: PredictOptions, opened: MapReader, legend: Legend) -> MadeMap:
+    """Return what is known of an existing map: its areas, and the facts in its tags."""
     tags, size, georeference = opened.tags, opened.size, opened.georeference
     found = _GSD.fullmatch(tags.get("LANDCOVER_GSD", ""))
-    gsd, source = (float(found[1]), found[2]) if found else (task.gsd, task.gsd_source)
-    gsd_source = cast(GsdSource, source if source in get_args(GsdSource) else task.gsd_source)
-    true = None if georeference is None else row_areas(georeference, *size)
-    if true is None and gsd_source != "assumed":
-        true = np.full(size[0], gsd**2)
-    areas, zones = ClassAreas(legend, true), None
+    gsd, source = (float(found[1]), found[2]) if found else task.scale
+    gsd_source = cast(GsdSource, source if source in get_args(GsdSource) else task.scale.source)
+    areas, zones = ClassAreas(legend, pixel_areas(georeference, size, gsd, gsd_source)), None
     if options.zones is not None and georeference is not None:
-        zones = read_zones(options.zones, options.zone_column, georeference, size, legend, true)
-    for row, strip in opened.strips():
+        zones = read_zones(options.zones, options.zone_column, georeference, size, areas)
+    for row, strip in opened.strips:
         areas.add(row, strip)
         if zones is not None:
             zones.add(row, strip)
     damaged = tuple(Window(*window) for window in json.loads(tags.get("LANDCOVER_DAMAGED", "[]")))
-    of_zones = {} if zones is None else zones.zones
-    ood = read_ood(tags.get(UNLIKE, ""))
-    return MadeMap(task, size, gsd, gsd_source, areas, of_zones, damaged, ood=ood)
+    by_zone, ood = {} if zones is None else zones.zones, read_ood(tags.get(UNLIKE, ""))
+    return MadeMap(task, size, gsd, gsd_source, areas, by_zone, damaged, ood=ood)
 
 
 def read_ood(text: str) -> OodReport | None:
-    """Return the out-of-distribution report in a map's tag; None if it contains something else."""
+    """Return the out-of-distribution report in a tag; None if it contains something else."""
     try:
         data = json.loads(text)
         share, reasons = float(data["share"]), tuple(map(str, data["reasons"]))

@@ -8,9 +8,10 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Hashable, Mapping
-from functools import cached_property
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, TypeGuard
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -22,86 +23,68 @@ from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
-from landcover import __version__
-from landcover._typing import Float32Array, Float64Array, UInt8Array
-from landcover.errors import ImageError, OutputError, UsageError
+from landcover._typing import Float32Array, UInt8Array
+from landcover.errors import OutputError, UsageError
 from landcover.extras import needs
-from landcover.inference.image import predict_index, predict_probabilities
-from landcover.inference.maps import predict
+from landcover.inference.engine import row_blocks, whole_probabilities
+from landcover.inference.maps import provenance
 from landcover.inference.options import PredictOptions
-from landcover.inference.results import MadeMap
-from landcover.io import read_imagery, write_mask
+from landcover.inference.plan import Imagery, Task, ground_sides, open_imagery, plan
+from landcover.inference.reading import ArraySource
+from landcover.inference.scene import MadeMap, make_map, scene_grid
+from landcover.io import write_mask
 from landcover.io.files import atomic_path
 from landcover.legend import Legend
 from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime
 from landcover.model.runtimes import open_model as open_runtime
 from landcover.model.runtimes.base import Precision
-from landcover.postprocess import remove_small_regions
-from landcover.raster import (
-    Georeference,
-    RasterSpec,
-    open_scene,
-    pixel_sides,
-    pixel_size,
-    row_areas,
-    write_map,
-)
-from landcover.raster.classmap import open_class_map
-from landcover.raster.zonal import ClassArea, ClassAreas
-from landcover.scale import check_gsd
+from landcover.progress import track
+from landcover.raster import Georeference, pixel_size
+from landcover.raster.classmap import ClassMap, open_class_map
+from landcover.scale import FromModel, Scale, check_gsd
 from landcover.windows import Window
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from matplotlib.axes import Axes
 
-Gsd = float | Literal["model"]
+Gsd = float | FromModel
 """Metres per pixel, or ``model``: assume the model's."""
 
 _PREVIEW_PX = 512
 """Longest side of the picture of a map in a notebook."""
 
 _OF_FILES = ("bands", "scaling", "bbox", "aoi", "strict", "max_pixels")
-"""Options that say how a file is read; they do not apply to arrays."""
+"""Options of reading files; they do not apply to arrays."""
 
 _OF_FOLDERS = (
     *("probabilities", "confidence", "mask_format", "qml", "vector", "zones", "zone_column"),
     *("jobs", "resume", "force"),
 )
-"""Options for which there is :func:`landcover.predict`, which writes files."""
+"""Options of :func:`landcover.predict`, which writes files."""
 
 
 class RasterDataset(Protocol):
     """An open rasterio dataset: what ``rasterio.open`` or ``MemoryFile.open`` returns."""
 
     @property
-    def name(self) -> str:
-        """The path or address."""
-
+    def name(self) -> str: ...  # noqa: D102
     @property
-    def count(self) -> int:
-        """Number of bands."""
+    def count(self) -> int: ...  # noqa: D102
 
 
 class DataArray(Protocol):
-    """An ``xarray.DataArray`` with a dimension of three bands."""
+    """An ``xarray.DataArray`` with a dimension of three bands; ``spatial_ref`` among the coordinates."""
 
     @property
-    def dims(self) -> tuple[Hashable, ...]:
-        """Names of the dimensions."""
-
+    def dims(self) -> tuple[Hashable, ...]: ...  # noqa: D102
     @property
-    def values(self) -> npt.NDArray[np.generic]:
-        """The pixels."""
-
+    def values(self) -> npt.NDArray[np.generic]: ...  # noqa: D102
     @property
-    def coords(self) -> Mapping[Hashable, "DataArray"]:
-        """Coordinates by name, ``spatial_ref`` among them where the array is georeferenced."""
-
+    def coords(self) -> Mapping[Hashable, "DataArray"]: ...  # noqa: D102
     @property
-    def attrs(self) -> Mapping[str, object]:
-        """Attributes."""
+    def attrs(self) -> Mapping[str, object]: ...  # noqa: D102
 
 
 Image = str | Path | UInt8Array | RasterDataset | DataArray
@@ -113,7 +96,8 @@ class Model:
 
     Attributes:
         runtime: The library that computes.
-        source: The model file, run folder or bundled name as given; None for a model without a file.
+        source: The model file, run folder or bundled name; None for a model without a file.
+        precision: Precision of layers that are not quantised.
 
     Example:
         >>> import landcover as lc
@@ -124,9 +108,14 @@ class Model:
         'int8'
     """
 
-    def __init__(self, runtime: Runtime, source: str | Path | None = None) -> None:
-        self.runtime = runtime
-        self.source = source
+    def __init__(
+        self, runtime: Runtime, source: str | Path | None = None, precision: Precision = "fp32"
+    ) -> None:
+        self.runtime, self.source, self.precision = runtime, source, precision
+
+    @cached_property
+    def _sha256(self) -> str | None:
+        return None if self.source is None else model_digest(self.source)
 
     @property
     def card(self) -> ModelCard:
@@ -153,8 +142,8 @@ class Model:
     ) -> "MapResult":
         """Map an image.
 
-        A file or an open rasterio dataset is mapped by windows, in memory that does not grow with its height;
-        the map is kept in a temporary file as long as the result exists. An open dataset is read again by its
+        A file or an open rasterio dataset is mapped by windows, in memory that does not grow with its height.
+        The map is kept in a temporary file as long as the result exists. An open dataset is read again by its
         name; one in memory and a ``WarpedVRT`` are copied to the temporary folder.
 
         Args:
@@ -183,116 +172,68 @@ class Model:
             ((128, 128), dtype('uint8'))
         """
         options = options or PredictOptions()
+        gsd = options.gsd if gsd is None else gsd if gsd == "model" else check_gsd(float(gsd))
         _refuse(options, _OF_FOLDERS, "writes files. Use landcover.predict for it")
-        if gsd is None and options.gsd is not None:
-            gsd = options.gsd
-        if isinstance(image, str | Path):
-            return self._predict_file(str(image), gsd, options)
-        if isinstance(image, DatasetReader | WarpedVRT):
-            in_a_file = isinstance(image, DatasetReader) and not image.name.startswith("/vsimem/")
-            return self._predict_file(image.name if in_a_file else image, gsd, options)
-        _refuse(options, _OF_FILES, "says how a file is read and does not apply to an array")
+        options = options.model_copy(
+            update={"gsd": gsd, "map_format": "cog" if options.map_format == "cog" else "tif"}
+        )
+        folder = tempfile.mkdtemp(prefix="landcover-")
+        try:
+            task, opens = self._open(image, Path(folder), options)
+            tags = provenance(self.runtime, self._sha256, options, self.precision)
+            with opens() as opened:
+                name = Path(task.name).name
+                progress = lambda blocks, total: track(blocks, name, total=total)  # noqa: E731
+                made = make_map(self.runtime, task, opened, options, tags=tags, progress=progress)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return MapResult(made, partial(self._probabilities, opens, options))
+
+    def _open(
+        self, image: object, folder: Path, options: PredictOptions
+    ) -> tuple[Task, Callable[[], AbstractContextManager[Imagery]]]:
+        """Return the map to write into a folder, and a function that opens the image."""
+        if isinstance(image, str | Path | DatasetReader | WarpedVRT):
+            file = str(image) if isinstance(image, str | Path) else _file(image, folder)
+            task, *more = plan([file], folder, options, model_gsd=self.gsd)
+            if more:
+                raise UsageError(f"{file} contains {1 + len(more)} images. Use landcover.predict for it.")
+            return task, partial(open_imagery, task, options, self.gsd)
+        _refuse(options, _OF_FILES, "applies to files; this image is an array")
+        imagery = self._array(image, options.gsd)
+        return Task("array", folder / "array_mask.tif", False, imagery.scale), lambda: nullcontext(imagery)
+
+    def _array(self, image: object, gsd: Gsd | None) -> Imagery:
+        """Return an array or DataArray as imagery, with its scale."""
         if isinstance(image, np.ndarray):
-            return self._predict_array(image, None, gsd, options)
-        if _is_data_array(image):
-            return self._predict_array(_rgb(image), _georeference(image), gsd, options)
-        raise UsageError(
-            f"Cannot predict {type(image).__name__}. Expected a uint8 array (height, width, 3), an open "
-            "rasterio dataset, an xarray.DataArray, or the path of an image."
-        )
-
-    def _predict_array(
-        self, image: UInt8Array, place: Georeference | None, gsd: Gsd | None, options: PredictOptions
-    ) -> "MapResult":
-        size = (image.shape[0], image.shape[1]) if image.ndim == 3 else (0, 0)  # refused by predict_index
-        scale, areas_of_rows = self._scale(place, size, gsd)
-        index = predict_index(self.runtime, image, gsd=scale, **_windows(options))
-        metres = math.sqrt(scale[0] * scale[1])
-        if options.min_region is not None:
-            index = remove_small_regions(index, options.min_region.pixels(metres))
-        areas = ClassAreas(self.legend, areas_of_rows)
-        areas.add(0, index)
-        return MapResult(
-            _InMemory(index, self, place, metres, cog=options.map_format == "cog"),
-            lambda: predict_probabilities(self.runtime, image, gsd=scale, **_windows(options)),
-            gsd=metres,
-            areas=areas.table(),
-        )
-
-    def _scale(
-        self, place: Georeference | None, size: tuple[int, int], gsd: Gsd | None
-    ) -> tuple[tuple[float, float], Float64Array | None]:
-        """Return metres down and across a pixel of an array, and square metres of a pixel in each row."""
-        height, width = size
-        true_areas = None if place is None else row_areas(place, height, width)
+            source, place = ArraySource(image), None
+        elif _is_data_array(image):
+            source, place = ArraySource(_rgb(image)), _georeference(image)
+        else:
+            raise UsageError(
+                f"Cannot predict {type(image).__name__}. Expected a uint8 array (height, width, 3), an open "
+                "rasterio dataset, an xarray.DataArray, or the path of an image."
+            )
+        size = source.height, source.width
         if gsd == "model":
-            return (self.gsd, self.gsd), true_areas
+            return Imagery(source, Scale(self.gsd, "assumed"), (self.gsd, self.gsd), place)
         if gsd is not None:
-            metres = check_gsd(gsd)
-            return (metres, metres), np.full(height, metres**2) if true_areas is None else true_areas
-        if place is not None and (sides := pixel_sides(place, height, width)) is not None:
-            # The unit of the projection is trusted, the ratio of the sides is that on the ground.
-            metres, ratio = pixel_size(place, height, width) or 1.0, math.sqrt(sides[0] / sides[1])
-            return (metres * ratio, metres / ratio), true_areas
+            return Imagery(source, Scale(gsd, "option"), (gsd, gsd), place)
+        if place is not None and (metres := pixel_size(place, *size)) is not None:
+            return Imagery(source, Scale(metres, "raster"), ground_sides(place, size, metres), place)
         raise UsageError(
             "The ground sample distance of the array is unknown. Pass gsd=0.5 (metres per pixel), or "
             f'gsd="model" to assume the model\'s {self.gsd:g} m.'
         )
 
-    def _predict_file(
-        self, image: str | RasterDataset, gsd: Gsd | None, options: PredictOptions
-    ) -> "MapResult":
-        map_format: Literal["cog", "tif"] = "cog" if options.map_format == "cog" else "tif"
-        options = options.model_copy(update={"gsd": gsd, "map_format": map_format})
-        folder = tempfile.mkdtemp(prefix="landcover-")
-        try:
-            if not isinstance(image, str):  # in memory or a view: only files are opened by name
-                copy = f"{folder}/dataset.tif"
-                rasterio.shutil.copy(image, copy, driver="GTiff", tiled=True, bigtiff="IF_SAFER")
-                image = copy
-            prediction = predict([image], self.source or self.runtime, f"{folder}/map", options)
-            if prediction.failed:
-                raise ImageError(next(iter(prediction.failed.values())))
-            (made,) = prediction.maps
-            pixels = _TemporaryFile(made.task.map, self.legend, folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return MapResult(
-            pixels,
-            lambda: self._file_probabilities(made, options),
-            gsd=made.gsd,
-            areas=made.areas.table(),
-            warnings=made.notes,
-        )
-
-    def _file_probabilities(self, made: MadeMap, options: PredictOptions) -> Float32Array:
-        if made.task.picture:
-            image, valid = read_imagery(Path(made.task.name), max_pixels=options.max_pixels)
-            place = None
-        else:
-            with open_scene(
-                made.task.image,
-                bands=options.bands,
-                scaling=options.scaling,
-                bbox=options.bbox,
-                aoi=options.aoi,
-                strict=options.strict,
-            ) as scene:
-                place = scene.georeference
-                image, valid = scene.read_rows(0, scene.height)
-        from_raster = made.gsd_source == "raster"
-        scale, _ = self._scale(place, made.size, None if from_raster else made.gsd)
-        values = predict_probabilities(
-            self.runtime,
-            image,
-            gsd=scale,
-            valid=valid,
-            **_windows(options),
-        )
-        if valid is not None:
-            values[:, ~valid] = 0
-        return values
+    def _probabilities(
+        self, opens: Callable[[], AbstractContextManager[Imagery]], options: PredictOptions
+    ) -> Float32Array:
+        with opens() as imagery:
+            grid = scene_grid(self.runtime, imagery, options, "The image")
+            blocks = row_blocks(self.runtime, imagery.source, grid, batch=options.batch, tta=options.tta)
+            return whole_probabilities(blocks, self.runtime, grid)
 
     def __repr__(self) -> str:
         return (
@@ -344,7 +285,7 @@ def open_model(
         2.39
     """
     opened = open_runtime(path, device=device, runtime=runtime, threads=threads, precision=precision)
-    return Model(opened, path)
+    return Model(opened, path, precision)
 
 
 class MapResult:
@@ -355,7 +296,7 @@ class MapResult:
         gsd: Metres per pixel of the image, the geometric mean of the two sides.
         areas: Pixels, fraction and hectares of each scored class, in the legend's order.
         georeference: CRS and transform of the map, or None.
-        warnings: What a reader should know about how the file was read.
+        warnings: Warnings about how the file was read.
 
     Example:
         >>> import landcover as lc
@@ -368,28 +309,33 @@ class MapResult:
         0.3072
     """
 
-    def __init__(
-        self,
-        pixels: "_Pixels",
-        probabilities: Callable[[], Float32Array],
-        *,
-        gsd: float,
-        areas: list[ClassArea],
-        warnings: tuple[str, ...] = (),
-    ) -> None:
-        self.legend = pixels.legend
-        self.georeference = pixels.place
-        self.shape = pixels.shape
-        self.gsd = gsd
-        self.areas = areas
-        self.warnings = warnings
-        self._pixels = pixels
+    def __init__(self, made: MadeMap, probabilities: Callable[[], Float32Array]) -> None:
+        self.legend, self.shape, self.gsd = made.areas.legend, made.size, made.gsd
+        self.areas = made.areas.table()
+        self.warnings = made.notes
+        self._path = made.task.map
         self._probabilities = probabilities
+        weakref.finalize(self, shutil.rmtree, made.task.map.parent, ignore_errors=True)
+        with self._open() as mapped:
+            self.georeference = mapped.georeference
+            self._tags = {k: v for k, v in mapped.source.tags().items() if k.startswith("LANDCOVER_")}
+
+    def _open(self) -> AbstractContextManager[ClassMap]:
+        return open_class_map(self._path, self.legend)
 
     @cached_property
     def class_map(self) -> UInt8Array:
         """uint8 (H, W): class indices of the legend, 255 where the image has no data. Read on first use."""
-        return self._pixels.read()
+        with self._open() as mapped:
+            return mapped.read(Window(0, 0, *self.shape))
+
+    def _thin(self, side: int) -> UInt8Array:
+        """Return every n-th pixel, so that no side is longer than ``side``."""
+        step = math.ceil(max(self.shape) / side)
+        with self._open() as mapped:
+            return np.concatenate(
+                [mapped.read(window)[-window.row % step :: step, ::step] for window in mapped.strips()]
+            )
 
     @cached_property
     def probabilities(self) -> Float32Array:
@@ -422,9 +368,10 @@ class MapResult:
         path = Path(path)
         match path.suffix.lower():
             case ".png":
-                write_mask(path, self.class_map, self.legend, tags=self._pixels.tags(), force=force)
+                write_mask(path, self.class_map, self.legend, tags=self._tags, force=force)
             case ".tif" | ".tiff":
-                self._pixels.write(path, force=force)
+                with atomic_path(path, force=force) as temporary:
+                    shutil.copyfile(self._path, temporary)
             case suffix:
                 raise OutputError(f"Cannot write a map as {suffix or path}. Name the file .tif or .png.")
         return path
@@ -457,15 +404,15 @@ class MapResult:
         if self.georeference is not None and self.georeference.transform.is_rectilinear:
             left, bottom, right, top = self.georeference.extent(height, width)
             extent = (left, right, bottom, top)  # type: ignore[assignment]
-        ax.imshow(self.legend.colours[self._pixels.thin(2048)], extent=extent, interpolation="nearest")
-        shown = [area for area in self.areas if area.pixels]
+        ax.imshow(self.legend.colours[self._thin(2048)], extent=extent, interpolation="nearest")
         patches = [
             Patch(
                 facecolor=self.legend.colours[self.legend.names.index(area.name)] / 255,
                 edgecolor="grey",
                 label=f"{area.name} {100 * area.share:.1f} %",
             )
-            for area in shown
+            for area in self.areas
+            if area.pixels
         ]
         ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
         return ax
@@ -504,7 +451,7 @@ class MapResult:
     def _repr_html_(self) -> str:
         """Return a picture of the map and a table of areas for a notebook."""
         picture = io.BytesIO()
-        PIL.Image.fromarray(self.legend.colours[self._pixels.thin(_PREVIEW_PX)]).save(picture, "PNG")
+        PIL.Image.fromarray(self.legend.colours[self._thin(_PREVIEW_PX)]).save(picture, "PNG")
         rows = "".join(
             f"<tr><td>{_named_swatch(self.legend, area.name)}</td><td>{100 * area.share:.1f} %</td>"
             f"<td>{'' if area.hectares is None else f'{area.hectares:,.2f} ha'}</td></tr>"
@@ -518,102 +465,13 @@ class MapResult:
         )
 
 
-class _Pixels(Protocol):
-    """Where the pixels of a map are."""
-
-    legend: Legend
-    place: Georeference | None
-    shape: tuple[int, int]
-
-    def read(self) -> UInt8Array:
-        """Return the whole map."""
-
-    def thin(self, side: int) -> UInt8Array:
-        """Return every n-th pixel, so that no side is longer than ``side``."""
-
-    def tags(self) -> Mapping[str, str]:
-        """Return the provenance of the map."""
-
-    def write(self, path: Path, *, force: bool) -> None:
-        """Write a GeoTIFF."""
-
-
-class _InMemory:
-    """A map in memory."""
-
-    def __init__(
-        self, index: UInt8Array, model: Model, place: Georeference | None, gsd: float, *, cog: bool
-    ) -> None:
-        self.legend, self.place = model.legend, place
-        self.shape = (int(index.shape[0]), int(index.shape[1]))
-        self._index, self._model, self._gsd, self._cog = index, model, gsd, cog
-
-    def read(self) -> UInt8Array:
-        return self._index
-
-    def thin(self, side: int) -> UInt8Array:
-        step = math.ceil(max(self.shape) / side)
-        return self._index[::step, ::step]
-
-    def tags(self) -> Mapping[str, str]:
-        tags = {
-            "LANDCOVER_VERSION": __version__,
-            "LANDCOVER_MODEL_GSD": f"{self._model.gsd:g}",
-            "LANDCOVER_GSD": f"{self._gsd:g}",
-        }
-        if self._model.source is not None:
-            tags["LANDCOVER_MODEL_SHA256"] = model_digest(self._model.source)
-        return tags
-
-    def write(self, path: Path, *, force: bool) -> None:
-        spec = RasterSpec(*self.shape, self.place, self.tags())
-        write_map(path, [self._index], spec, self.legend, cog=self._cog, force=force)
-
-
-class _TemporaryFile:
-    """A map in a temporary file, which is removed when this object is."""
-
-    def __init__(self, path: Path, legend: Legend, folder: str) -> None:
-        self.path, self.legend = path, legend
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        with open_class_map(path, legend) as mapped:
-            self.place, self.shape = mapped.georeference, (mapped.height, mapped.width)
-            self._tags = {k: v for k, v in mapped.source.tags().items() if k.startswith("LANDCOVER_")}
-
-    def read(self) -> UInt8Array:
-        with open_class_map(self.path, self.legend) as mapped:
-            return mapped.read(Window(0, 0, *self.shape))
-
-    def thin(self, side: int) -> UInt8Array:
-        step = math.ceil(max(self.shape) / side)
-        with open_class_map(self.path, self.legend) as mapped:
-            return np.concatenate(
-                [mapped.read(window)[-window.row % step :: step, ::step] for window in mapped.strips()]
-            )
-
-    def tags(self) -> Mapping[str, str]:
-        return self._tags
-
-    def write(self, path: Path, *, force: bool) -> None:
-        with atomic_path(path, force=force) as temporary:
-            shutil.copyfile(self.path, temporary)
-
-
-class _Windows(TypedDict):
-    window_px: int | None
-    overlap_px: int | None
-    batch: int
-    turns: bool
-
-
-def _windows(options: PredictOptions) -> _Windows:
-    """Return the options that apply to an array too."""
-    return {
-        "window_px": options.window_px,
-        "overlap_px": options.overlap_px,
-        "batch": options.batch,
-        "turns": options.tta,
-    }
+def _file(dataset: RasterDataset, folder: Path) -> str:
+    """Return the file of an open dataset; one in memory or a view is copied into the folder."""
+    if isinstance(dataset, DatasetReader) and not dataset.name.startswith("/vsimem/"):
+        return str(dataset.name)
+    copy = str(folder / "dataset.tif")  # only files are opened by name
+    rasterio.shutil.copy(dataset, copy, driver="GTiff", tiled=True, bigtiff="IF_SAFER")
+    return copy
 
 
 def _refuse(options: PredictOptions, names: tuple[str, ...], why: str) -> None:

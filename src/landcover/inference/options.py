@@ -205,12 +205,12 @@ class PredictOptions(Options):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return the options that change the map, by name: what ``resume`` compares.
+        """Return the options that change the map, by name, which ``resume`` compares.
 
         Example:
             >>> import landcover as lc
-            >>> lc.PredictOptions(batch=4).identity()["batch"]
-            4
+            >>> lc.PredictOptions(tta=True).identity()["tta"]
+            True
         """
         declared = self.declared()
         return {name: getattr(self, name) for name, option in declared.items() if option.changes_map}

@@ -1,22 +1,44 @@
-"""What a prediction will read and write, settled before any work: name, place and scale of every image."""
+"""Inputs of a prediction: images found and opened, the scale and the files of each, the bundled model."""
 
+import logging
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+import numpy as np
+
+from landcover._typing import Float64Array
 from landcover.errors import DataError, UsageError
 from landcover.inference.options import PredictOptions
-from landcover.io import image_size
+from landcover.inference.reading import ArraySource
+from landcover.io import image_size, read_imagery
 from landcover.io.discovery import IMAGE_END, PICTURE_SUFFIXES, check_targets, find_files
-from landcover.raster import display_name, read_header
+from landcover.model.bundled import auto_model
+from landcover.model.preprocessing import Size
+from landcover.raster import (
+    Georeference,
+    Scene,
+    display_name,
+    open_scene,
+    pixel_sides,
+    read_header,
+    row_areas,
+)
 from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format
 from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
 
 NO_IMAGE = ("_mask", "_label", "_probabilities", "_confidence")
-"""Ends of names that folders are not searched for: masks, and what ``predict`` itself writes."""
+"""Ends of names that are skipped in folders: masks, and what ``predict`` itself writes."""
+
+_log = logging.getLogger(__name__)
+
+_SQUARE = 0.01
+"""Sides of a pixel that differ by less are taken as equal."""
 
 _MASK_END = "_mask"
 _PICTURES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
@@ -36,25 +58,25 @@ class Task:
         image: The image file, or the address of a raster that is not a file here.
         map: The map to write, ``.tif`` or ``.png``.
         picture: Whether it is a picture without georeference, which is decoded whole; else it is a scene.
-        gsd: Metres per pixel of the image.
-        gsd_source: Its origin. ``raster``: the georeference; the value is read again when the scene, or a
-            part of it, is opened. ``assumed``: the model's GSD.
+        scale: Metres per pixel of the image, and the origin. ``raster``: the georeference; the value is read
+            again when the scene, or a part of it, is opened. ``assumed``: the model's GSD.
+        size: Height and width; None where the header was not read.
     """
 
     image: Path | str
     map: Path
     picture: bool
-    gsd: float
-    gsd_source: GsdSource
+    scale: Scale
+    size: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
-        """What the image is called in messages and results: no passwords, no signatures."""
+        """Name of the image in messages and results, without passwords and signatures."""
         return display_name(self.image)
 
     @property
     def path(self) -> Path:
-        """The image's file; of an address, something that is not there."""
+        """The image's file; for an address a path that does not exist."""
         return Path(self.image)
 
     def format(self, options: PredictOptions) -> MapFormat:
@@ -69,18 +91,18 @@ class Task:
 
 
 def read_list(file: Path) -> list[Path | str]:
-    """Read a list of inputs: a URL or path a line, paths seen from the file's own folder.
+    """Read a list of inputs: a URL or path per line, relative to the file's own folder.
 
-    Empty lines, and lines that begin with ``#``, say nothing.
+    Empty lines, and lines that begin with ``#``, are skipped.
 
     Raises:
-        DataError: If the file cannot be read, is no text or names nothing.
+        DataError: If the file cannot be read, is not text or contains no input.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{file} cannot be read as a list of inputs: {error}. Expected text, one path a line."
+            f"{file} cannot be read as a list of inputs: {error}. Expected text, one path per line."
         ) from error
     entries = [line.strip() for line in lines]
     paths = [
@@ -89,7 +111,7 @@ def read_list(file: Path) -> list[Path | str]:
         if entry and not entry.startswith("#")
     ]
     if not paths:
-        raise DataError(f"{file} names no input. Expected one path a line.")
+        raise DataError(f"{file} contains no input. Expected one path per line.")
     return paths
 
 
@@ -118,7 +140,7 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
     )
     tasks, unknown, settings, layout = [], [], cache(_settings_gsd), cache(_layout_gsd)
     for image, relative, folder in found:
-        georeference, raster_gsd = read_header(image)
+        georeference, raster_gsd, size = read_header(image)
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
         suffix = choose_map_format(options.map_format, georeferenced=georeference is not None).suffix
         picture = georeference is None and image.suffix.lower() in _PICTURES
@@ -131,12 +153,18 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
         if scale is None and options.gsd is None and _is_readable(image):
             unknown.append(image)
         scale = scale or Scale(model_gsd, "assumed")
-        tasks.append(Task(image, _map(stem, suffix), picture, *scale))
+        tasks.append(Task(image, _map(stem, suffix), picture, scale, size))
     for address in addresses:
-        stem = out / _address_path(address).stem.removesuffix(IMAGE_END)
+        try:
+            name = PurePosixPath(urlsplit(address).path).stem.removesuffix(IMAGE_END)
+        except ValueError as error:
+            raise UsageError(
+                f"{display_name(address)} is not a valid address ({error}). Expected one such as "
+                "https://host/scene.tif."
+            ) from error
         suffix = choose_map_format(options.map_format, georeferenced=True).suffix
-        known = Scale(model_gsd, "raster") if option is None else Scale(option, "option")
-        tasks.append(Task(address, _map(stem, suffix), False, *known))
+        scale = Scale(model_gsd, "raster") if option is None else Scale(option, "option")
+        tasks.append(Task(address, _map(out / name, suffix), False, scale))
     if unknown:
         raise unknown_gsd(
             f"{len(unknown)} of {len(found)} images (for example {unknown[0]})",
@@ -146,15 +174,6 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
     outputs = [(task.image, path) for task in tasks for path in products(task, options)]
     check_targets(outputs, force=options.force or options.resume, shown=display_name)
     return tasks
-
-
-def _address_path(address: str) -> PurePosixPath:
-    try:
-        return PurePosixPath(urlsplit(address).path)
-    except ValueError as error:
-        raise UsageError(
-            f"{display_name(address)} is no address ({error}). Expected one such as https://host/scene.tif."
-        ) from error
 
 
 def products(task: Task, options: PredictOptions) -> list[Path]:
@@ -173,7 +192,7 @@ def _map(stem: Path, suffix: str) -> Path:
 
 
 def _is_readable(image: Path) -> bool:
-    """Return whether a file is imagery. Others are skipped when they are read, with the reason."""
+    """Return whether a file is imagery. Others are skipped when they are read, and the reason is reported."""
     try:
         image_size(image)
     except DataError:
@@ -198,3 +217,118 @@ def _layout_gsd(folder: Path) -> float | None:
         return open_dataset(folder).gsd
     except DataError:
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Imagery:
+    """An open image or scene.
+
+    Attributes:
+        source: Its pixels, in strips.
+        scale: Metres per pixel, the geometric mean of the two sides, and the origin.
+        sides: Metres down and across a pixel; both ``scale.gsd`` where it is square.
+        georeference: CRS and transform, or None.
+    """
+
+    source: Scene | ArraySource
+    scale: Scale
+    sides: tuple[float, float]
+    georeference: Georeference | None = None
+
+    @property
+    def size(self) -> Size:
+        """Height and width in pixels."""
+        return self.source.height, self.source.width
+
+    def row_areas(self) -> Float64Array | None:
+        """Return square metres of a pixel in each row, as :func:`pixel_areas` does."""
+        return pixel_areas(self.georeference, self.size, *self.scale)
+
+
+def pixel_areas(
+    georeference: Georeference | None, size: Size, gsd: float, source: GsdSource
+) -> Float64Array | None:
+    """Return float64 (H,), square metres of a pixel in each row; None where no scale is known."""
+    true = None if georeference is None else row_areas(georeference, *size)
+    return np.full(size[0], gsd**2) if true is None and source != "assumed" else true
+
+
+def ground_sides(georeference: Georeference | None, size: Size, gsd: float) -> tuple[float, float]:
+    """Return metres down and across a pixel, whose geometric mean is ``gsd``.
+
+    The unit of a projection is trusted; the ratio of the sides is that on the ground.
+    """
+    sides = None if georeference is None else pixel_sides(georeference, *size)
+    if sides is None or abs(sides[0] / sides[1] - 1) < _SQUARE:
+        return gsd, gsd
+    ratio = math.sqrt(sides[0] / sides[1])
+    return gsd * ratio, gsd / ratio
+
+
+@contextmanager
+def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Iterator[Imagery]:
+    """Open the image of a task.
+
+    Args:
+        task: The image.
+        options: How it is read.
+        model_gsd: GSD of a scene of unknown scale, if ``options.gsd`` is ``"model"``.
+
+    Raises:
+        DataError: If it cannot be read.
+        UsageError: If an option does not suit it, or its GSD is unknown.
+    """
+    with ExitStack() as stack:
+        scale, sides = task.scale, (task.scale.gsd, task.scale.gsd)
+        if task.picture:
+            if options.bbox is not None or options.aoi is not None:
+                raise UsageError(
+                    f"{task.name} is a picture without georeference; --bbox and --aoi cannot be used."
+                )
+            imagery = Imagery(
+                ArraySource(*read_imagery(task.path, max_pixels=options.max_pixels)), scale, sides
+            )
+        else:
+            scene = stack.enter_context(
+                open_scene(
+                    task.image,
+                    bands=options.bands,
+                    scaling=options.scaling,
+                    bbox=options.bbox,
+                    aoi=options.aoi,
+                    strict=options.strict,
+                )
+            )
+            if scale.source == "raster" and scene.gsd is None:
+                scale, sides = Scale(model_gsd, "assumed"), (model_gsd, model_gsd)
+            elif scale.source == "raster" and scene.gsd is not None:
+                # That of the mapped part, which may be far from the middle of the file.
+                scale = Scale(scene.gsd, "raster")
+                sides = ground_sides(scene.georeference, (scene.height, scene.width), scene.gsd)
+            imagery = Imagery(scene, scale, sides, scene.georeference)
+        if scale.source == "assumed" and options.gsd != "model":
+            raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")
+        yield imagery
+
+
+def choose_model(tasks: Sequence[Task], options: PredictOptions, *, model_gsd: float) -> str:
+    """Return the name of the bundled model for a job of this size, and log the choice.
+
+    Images that cannot be read count nothing; the prediction reports them.
+    """
+    megapixels = sum(_pixels(task, options, model_gsd) for task in tasks) / 1e6
+    name = auto_model(megapixels)
+    _log.info("Model auto: chose %s for %.1f megapixels at %g m per pixel", name, megapixels, model_gsd)
+    return name
+
+
+def _pixels(task: Task, options: PredictOptions, model_gsd: float) -> float:
+    """Return the number of pixels of an image at the model's GSD; 0 if it cannot be read."""
+    size, gsd = task.size, task.scale.gsd
+    if size is None or options.bbox is not None or options.aoi is not None:
+        try:
+            with open_imagery(task, options, model_gsd) as imagery:
+                size, gsd = imagery.size, imagery.scale.gsd
+        except (DataError, UsageError):
+            return 0.0
+    return size[0] * size[1] * (gsd / model_gsd) ** 2

@@ -3,27 +3,18 @@
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from landcover._typing import BoolArray, Float64Array, UInt8Array
+from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import UsageError
 from landcover.inference.grid import Grid
-from landcover.inference.options import PredictOptions
-from landcover.inference.plan import Task
-from landcover.io import read_imagery
 from landcover.model.filling import any_within
-from landcover.model.preprocessing import Size, resample_rows, source_rows
-from landcover.raster import Georeference, Scene, open_scene, pixel_sides, row_areas
-from landcover.scale import GsdSource, unknown_gsd
-from landcover.windows import Window
-
-_SQUARE = 0.01
-"""Sides of a pixel that differ by less are taken as equal."""
+from landcover.model.preprocessing import resample_rows, source_rows
+from landcover.raster import Strip
 
 _STEP_ROWS = 128
 _STEP_PIXELS = 1 << 22
@@ -34,31 +25,14 @@ _PART_ROWS = 128
 """A step is resampled in parts of at most so many rows, at least two: two threads share them."""
 
 
-class Strip(Protocol):
-    """Rows of a scene: uint8 (n, W, 3), and bool (n, W) where there is imagery (None: everywhere)."""
-
-    @property
-    def image(self) -> UInt8Array: ...  # noqa: D102
-    @property
-    def valid(self) -> BoolArray | None: ...  # noqa: D102
-
-
 class Source(Protocol):
-    """Imagery that is read in strips from top to bottom, by one thread."""
+    """Imagery that one thread reads from top to bottom."""
 
     @property
     def height(self) -> int: ...  # noqa: D102
     @property
     def width(self) -> int: ...  # noqa: D102
     def read_rows(self, start: int, stop: int) -> Strip: ...  # noqa: D102
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayStrip:
-    """Rows of an array."""
-
-    image: UInt8Array
-    valid: BoolArray | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +63,9 @@ class ArraySource:
         """Columns."""
         return int(self.image.shape[1])
 
-    def read_rows(self, start: int, stop: int) -> ArrayStrip:
+    def read_rows(self, start: int, stop: int) -> Strip:
         """Return rows ``start`` to ``stop``."""
-        return ArrayStrip(self.image[start:stop], None if self.valid is None else self.valid[start:stop])
+        return Strip(self.image[start:stop], None if self.valid is None else self.valid[start:stop])
 
 
 class WindowRow(NamedTuple):
@@ -146,7 +120,7 @@ def _joined(parts: list[npt.NDArray[Any]], size: tuple[int, int]) -> npt.NDArray
 
 
 class _Step(NamedTuple):
-    """Rows ``start`` to ``stop`` of the model's grid."""
+    """Rows ``start`` to ``stop`` of the model's grid; ``seen``: which windows contain imagery there."""
 
     start: int
     stop: int
@@ -214,7 +188,11 @@ class _Steps:
 
         parts = list(self._pool.map(resample, range(rows.start, rows.stop, height)))
         image = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return _Step(rows.start, rows.stop, image, self._whole(rows), self._seen(), fresh)
+        seen = np.ones(len(self._windows), bool)
+        if self._valid is not None:
+            columns = np.logical_or.reduce(self._valid, axis=0)
+            seen = np.array([columns[window].any() for window in self._windows])
+        return _Step(rows.start, rows.stop, image, self._whole(rows), seen, fresh)
 
     def _append(self, strip: Strip) -> None:
         image, valid, have = strip.image, strip.valid, self._strip
@@ -239,13 +217,6 @@ class _Steps:
         for axis, pixels, top in ((0, rows, self._top), (1, slice(0, model_size[1]), 0)):
             missing = any_within(missing, pixels, size[axis] / model_size[axis], top, axis)
         return ~missing
-
-    def _seen(self) -> BoolArray:
-        """Return bool (windows,): which windows of a row hold imagery in the strip."""
-        if self._valid is None:
-            return np.ones(len(self._windows), bool)
-        columns: BoolArray = np.logical_or.reduce(self._valid, axis=0)
-        return np.array([columns[window].any() for window in self._windows])
 
 
 class Validity:
@@ -273,98 +244,3 @@ class Validity:
                 result[a - start : b - start] = valid[a - first : b - first]
         # The result must not depend on how the rows were read.
         return None if result.all() else result
-
-
-@dataclass(frozen=True, slots=True)
-class Imagery:
-    """An open image or scene.
-
-    Attributes:
-        source: Its pixels, in strips.
-        gsd: Metres per pixel, the geometric mean of the two sides.
-        sides: Metres down and across a pixel; both ``gsd`` where it is square.
-        gsd_source: Origin of the GSD.
-        georeference: CRS and transform, or None.
-    """
-
-    source: Scene | ArraySource
-    gsd: float
-    sides: tuple[float, float]
-    gsd_source: GsdSource
-    georeference: Georeference | None
-
-    @property
-    def size(self) -> Size:
-        """Height and width in pixels."""
-        return self.source.height, self.source.width
-
-    @property
-    def damaged(self) -> list[Window]:
-        """Windows that could not be read so far."""
-        return list(self.source.damaged) if isinstance(self.source, Scene) else []
-
-    @property
-    def notes(self) -> list[str]:
-        """What else was found out so far."""
-        return list(self.source.warnings) if isinstance(self.source, Scene) else []
-
-    def row_areas(self) -> Float64Array | None:
-        """Return float64 (H,), square metres of a pixel in each row; None where no scale is known."""
-        true = None if self.georeference is None else row_areas(self.georeference, *self.size)
-        if true is not None or self.gsd_source == "assumed":
-            return true
-        return np.full(self.size[0], self.gsd**2)
-
-
-@contextmanager
-def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Iterator[Imagery]:
-    """Open what a task is about.
-
-    Args:
-        task: The image.
-        options: How it is read.
-        model_gsd: GSD of a scene of unknown scale, if ``options.gsd`` is ``"model"``.
-
-    Raises:
-        DataError: If it cannot be read.
-        UsageError: If an option does not suit it.
-    """
-    if task.picture:
-        if options.bbox is not None or options.aoi is not None:
-            raise UsageError(
-                f"{task.name} is a picture without georeference; --bbox and --aoi cannot be used."
-            )
-        source = ArraySource(*read_imagery(task.path, max_pixels=options.max_pixels))
-        _check_known(task, options, task.gsd_source, model_gsd)
-        yield Imagery(source, task.gsd, (task.gsd, task.gsd), task.gsd_source, None)
-        return
-    with open_scene(
-        task.image,
-        bands=options.bands,
-        scaling=options.scaling,
-        bbox=options.bbox,
-        aoi=options.aoi,
-        strict=options.strict,
-    ) as scene:
-        gsd, gsd_source, sides = task.gsd, task.gsd_source, (task.gsd, task.gsd)
-        if gsd_source == "raster" and scene.gsd is None:
-            gsd, gsd_source, sides = model_gsd, "assumed", (model_gsd, model_gsd)
-        elif gsd_source == "raster" and scene.gsd is not None:
-            # That of the part that is mapped, which may be far from the middle of the file.
-            gsd, sides = scene.gsd, _sides(scene, scene.gsd)
-        _check_known(task, options, gsd_source, model_gsd)
-        yield Imagery(scene, gsd, sides, gsd_source, scene.georeference)
-
-
-def _check_known(task: Task, options: PredictOptions, source: GsdSource, model_gsd: float) -> None:
-    if source == "assumed" and options.gsd != "model":
-        raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")
-
-
-def _sides(scene: Scene, gsd: float) -> tuple[float, float]:
-    """Return metres down and across a pixel, whose geometric mean is ``gsd``."""
-    sides = None if scene.georeference is None else pixel_sides(scene.georeference, scene.height, scene.width)
-    if sides is None or abs(sides[0] / sides[1] - 1) < _SQUARE:
-        return gsd, gsd
-    ratio = math.sqrt(sides[0] / sides[1])
-    return gsd * ratio, gsd / ratio

@@ -1,28 +1,31 @@
-"""One scene to its map and what belongs to it: read, classify, clean, write, count."""
+"""One scene to its map and further products: read, classify, clean, write, count."""
 
 import hashlib
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from landcover._typing import Float64Array, UInt8Array
+from landcover._typing import UInt8Array
 from landcover.errors import ImageError, OutputError, UsageError
-from landcover.inference.blocks import ReadLog, SceneWork, damaged_rows, joined
+from landcover.inference.blocks import ReadLog, RowBuffer, SceneWork, damaged_rows, joined
 from landcover.inference.engine import RowBlock, row_blocks
 from landcover.inference.grid import Grid, make_grid
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import Task
-from landcover.inference.reading import Imagery, open_imagery
-from landcover.inference.results import MadeMap
+from landcover.inference.plan import Imagery, Task
 from landcover.io.readahead import read_ahead
-from landcover.legend import Legend
+from landcover.model.preprocessing import Size
 from landcover.model.runtimes import Runtime
-from landcover.postprocess import remove_small_regions, sieve_bands
-from landcover.raster import RasterSpec, write_bands
+from landcover.ood import OodReport
+from landcover.postprocess import remove_small_regions, sieve_row_blocks
+from landcover.raster import RasterSpec, Scene, write_bands
 from landcover.raster.mapfiles import write_map_file
 from landcover.raster.zonal import ClassAreas, ZoneAreas, read_zones
+from landcover.scale import GsdSource
+from landcover.windows import Window
 
 WORK = "LANDCOVER_WORK"
 """Tag of a map: digest of the scene and of the options that change it."""
@@ -36,9 +39,37 @@ IN_MEMORY_PIXELS = 1 << 26
 Progress = Callable[[Iterable[RowBlock], int], Iterable[RowBlock]]
 
 
+@dataclass(frozen=True, slots=True)
+class MadeMap:
+    """A map that was written.
+
+    Attributes:
+        task: Its image and file.
+        size: Height and width.
+        gsd: Metres per pixel.
+        gsd_source: Origin of the GSD.
+        areas: Pixels and areas of each class.
+        zones: The same for each polygon of the file of zones.
+        damaged: Windows of the scene that could not be read and have no data in the map.
+        notes: Warnings about the scene.
+        ood: How much of it is out of distribution for the model; None if unknown.
+    """
+
+    task: Task
+    size: Size
+    gsd: float
+    gsd_source: GsdSource
+    areas: ClassAreas
+    zones: dict[str, ClassAreas] = field(default_factory=dict)
+    damaged: tuple[Window, ...] = ()
+    notes: tuple[str, ...] = ()
+    ood: OodReport | None = None
+
+
 def make_map(
     runtime: Runtime,
     task: Task,
+    imagery: Imagery,
     options: PredictOptions,
     *,
     tags: Mapping[str, str],
@@ -52,8 +83,9 @@ def make_map(
 
     Args:
         runtime: The model.
-        task: The scene and its map.
-        options: How it is read, classified and written.
+        task: The map to write.
+        imagery: The open scene.
+        options: How it is classified and written.
         tags: Provenance of the map.
         progress: Wraps the row blocks of the scene, given their number.
 
@@ -62,48 +94,35 @@ def make_map(
         UsageError: If an option does not suit it.
         OutputError: If something cannot be written.
     """
-    legend = runtime.card.legend
-    with open_imagery(task, options, runtime.card.preprocessing.gsd) as imagery:
-        tags = {
-            **tags,
-            "LANDCOVER_GSD": f"{imagery.gsd:g} ({imagery.gsd_source})",
-            WORK: work_digest(task, options),
-        }
-        _check_products(task, imagery, options)
-        row_areas = imagery.row_areas()
-        zones = _zones(imagery, task, options, legend, row_areas)
-        areas = ClassAreas(legend, row_areas)
-        grid = scene_grid(runtime, imagery, options, task.name)
-        products = {"probabilities": options.probabilities, "confidence": options.confidence}
-        identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **products}
-        on_disk = math.prod(imagery.size) > IN_MEMORY_PIXELS
-        with SceneWork(
-            task.map, imagery.size, legend, identity if on_disk else None, resume=options.resume, **products
-        ) as work:
-            runs = work.missing(len(grid.rows))
-            blocks = (block for run in runs for block in make_blocks(runtime, imagery, grid, run, options))
-            with closing(blocks):
-                for block in progress(blocks, sum(map(len, runs))):
-                    work.finish(block, read_log(imagery, block))
-            log = joined(work.logs[number] for number in sorted(work.logs))
-            if log.damaged:
-                tags["LANDCOVER_DAMAGED"] = json.dumps(log.damaged)
-            report = log.ood.report()
-            if report is not None:
-                tags[UNLIKE] = json.dumps(report.to_dict())
-            spec = RasterSpec(*imagery.size, imagery.georeference, tags)
-            write_products(task, work, spec, options, imagery.gsd, areas, zones)
-        return MadeMap(
-            task,
-            imagery.size,
-            imagery.gsd,
-            imagery.gsd_source,
-            areas,
-            {} if zones is None else zones.zones,
-            log.damaged,
-            log.notes,
-            report,
-        )
+    gsd, gsd_source = imagery.scale
+    tags = {**tags, "LANDCOVER_GSD": f"{gsd:g} ({gsd_source})", WORK: work_digest(task, options)}
+    _check_products(task, imagery, options)
+    row_areas = imagery.row_areas()
+    areas, zones = ClassAreas(runtime.card.legend, row_areas), None
+    if options.zones is not None and imagery.georeference is not None:
+        zones = read_zones(options.zones, options.zone_column, imagery.georeference, imagery.size, areas)
+    grid = scene_grid(runtime, imagery, options, task.name)
+    products = {"probabilities": options.probabilities, "confidence": options.confidence}
+    identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **products}
+    on_disk = math.prod(imagery.size) > IN_MEMORY_PIXELS
+    with SceneWork(
+        task.map, imagery.size, areas.legend, identity if on_disk else None, resume=options.resume, **products
+    ) as work:
+        runs = work.missing(len(grid.rows))
+        blocks = (block for run in runs for block in make_blocks(runtime, imagery, grid, run, options))
+        with closing(blocks):
+            for block in progress(blocks, sum(map(len, runs))):
+                work.finish(block, read_log(imagery, block))
+        log = joined(work.logs[number] for number in sorted(work.logs))
+        if log.damaged:
+            tags["LANDCOVER_DAMAGED"] = json.dumps(log.damaged)
+        report = log.ood.report()
+        if report is not None:
+            tags[UNLIKE] = json.dumps(report.to_dict())
+        spec = RasterSpec(*imagery.size, imagery.georeference, tags)
+        write_products(task, work, spec, options, gsd, areas, zones)
+    by_zone = {} if zones is None else zones.zones
+    return MadeMap(task, imagery.size, gsd, gsd_source, areas, by_zone, log.damaged, log.notes, report)
 
 
 def scene_grid(runtime: Runtime, imagery: Imagery, options: PredictOptions, name: str) -> Grid:
@@ -129,8 +148,8 @@ def make_blocks(
 ) -> Iterator[RowBlock]:
     """Compute some consecutive row blocks of a scene, the next one while the consumer uses one.
 
-    Nothing but the arguments is used and nothing is stored: a worker that has the scene and the model can
-    compute blocks alone. :func:`read_log` returns what belongs to a block beside its rows.
+    Nothing is stored: any worker that has the scene and the model can compute blocks. :func:`read_log`
+    returns the log of a block.
     """
     blocks = row_blocks(
         runtime,
@@ -146,8 +165,10 @@ def make_blocks(
 
 
 def read_log(imagery: Imagery, block: RowBlock) -> ReadLog:
-    """Return what was found in a block's rows. They have been read when the block is there."""
-    return ReadLog(damaged_rows(imagery.damaged, block.start, block.stop), tuple(imagery.notes), block.ood)
+    """Return the log of a block, whose rows have been read."""
+    scene = imagery.source if isinstance(imagery.source, Scene) else None
+    damaged, notes = ([], []) if scene is None else (scene.damaged, scene.warnings)
+    return ReadLog(damaged_rows(list(damaged), block.start, block.stop), tuple(notes), block.ood)
 
 
 def write_products(
@@ -159,16 +180,7 @@ def write_products(
     areas: ClassAreas,
     zones: ZoneAreas | None,
 ) -> None:
-    """Assemble the map and the other products of a scene from its rows, and count areas.
-
-    Args:
-        task: The scene and its map.
-        work: The rows of all its blocks.
-        spec: Size, georeference and tags.
-        options: What to write.
-        gsd: Metres per pixel.
-        areas: Counts the classes of the map.
-        zones: Counts them in polygons, or None.
+    """Write the map and the other products of a scene from the rows of all its blocks, and count areas.
 
     Raises:
         OutputError: If something cannot be written.
@@ -182,19 +194,27 @@ def write_products(
     if work.confidence is not None:
         single = work.confidence.path or (strip[None] for strip in work.confidence.strips())
         write_bands(task.beside("_confidence.tif"), single, spec, ["confidence"], cog=cog, force=force)
-    strips = _counted(_cleaned(work, spec, options, gsd), areas, zones)
+
+    def counted() -> Iterator[UInt8Array]:
+        row = 0
+        for strip in _cleaned(work.classes, spec, options, gsd):
+            areas.add(row, strip)
+            if zones is not None:
+                zones.add(row, strip)
+            row += len(strip)
+            yield strip
+
+    strips = counted()
     rows: Path | Iterable[UInt8Array] = strips
     if options.min_region is None and work.classes.path is not None:
-        for _ in strips:  # counted here, as GDAL reads the file itself
-            pass
+        deque(strips, maxlen=0)  # GDAL reads the file itself
         rows = work.classes.path
-    map_format = task.format(options)
     write_map_file(
         task.map,
         rows,
         spec,
         legend,
-        map_format,
+        task.format(options),
         mask_format=options.mask_format,
         qml=options.qml,
         force=force,
@@ -207,9 +227,10 @@ def write_products(
         vectorize(task.map, polygons, legend=legend, confidence=confidence, force=force)
 
 
-def _cleaned(work: SceneWork, spec: RasterSpec, options: PredictOptions, gsd: float) -> Iterator[UInt8Array]:
-    """Yield the map in strips, without small regions where that is wanted."""
-    classes = work.classes
+def _cleaned(
+    classes: RowBuffer, spec: RasterSpec, options: PredictOptions, gsd: float
+) -> Iterator[UInt8Array]:
+    """Yield the map in strips, without small regions where ``min_region`` is set."""
     if options.min_region is None:
         yield from classes.strips()
         return
@@ -217,25 +238,12 @@ def _cleaned(work: SceneWork, spec: RasterSpec, options: PredictOptions, gsd: fl
     if spec.height * spec.width <= IN_MEMORY_PIXELS:
         yield remove_small_regions(classes.read(0, spec.height), min_pixels)
     else:
-        yield from sieve_bands(classes.read, spec.height, spec.width, min_pixels)
-
-
-def _counted(
-    strips: Iterable[UInt8Array], areas: ClassAreas, zones: ZoneAreas | None
-) -> Iterator[UInt8Array]:
-    """Count the areas of strips that pass."""
-    row = 0
-    for strip in strips:
-        areas.add(row, strip)
-        if zones is not None:
-            zones.add(row, strip)
-        row += len(strip)
-        yield strip
+        yield from sieve_row_blocks(classes.read, spec.height, spec.width, min_pixels)
 
 
 def work_digest(task: Task, options: PredictOptions) -> str:
     """Return a digest of all that a map depends on but the model: the scene and the options."""
-    work: dict[str, object] = {"scene": task.name, "gsd": task.gsd, "options": options.identity()}
+    work: dict[str, object] = {"scene": task.name, "gsd": task.scale.gsd, "options": options.identity()}
     files = [task.image, options.aoi]
     for file in (file for file in files if isinstance(file, Path) and file.exists()):
         status = file.stat()
@@ -244,7 +252,7 @@ def work_digest(task: Task, options: PredictOptions) -> str:
 
 
 def _check_products(task: Task, imagery: Imagery, options: PredictOptions) -> None:
-    """Refuse, before the work, what could not be written after it."""
+    """Raise an error before the work for products that could not be written after it."""
     height, width = imagery.size
     in_parts = task.format(options).in_parts
     if not in_parts and height * width > 4 * IN_MEMORY_PIXELS:
@@ -252,22 +260,13 @@ def _check_products(task: Task, imagery: Imagery, options: PredictOptions) -> No
             f"{task.map} would have {height} x {width} pixels; a PNG cannot be written in parts. "
             "Pass --map-format tif or cog."
         )
-    if options.vector == "geojson" and imagery.georeference is None:
+    if imagery.georeference is None and options.vector == "geojson":
         raise UsageError(
             f"{task.name} is not georeferenced, and GeoJSON is in longitude and latitude. Pass --vector gpkg."
         )
-    if options.vector is not None and not in_parts and options.mask_format == "rgb":
-        raise UsageError("Polygons are made of class indices: pass --mask-format palette with --vector.")
-
-
-def _zones(
-    imagery: Imagery, task: Task, options: PredictOptions, legend: Legend, row_areas: Float64Array | None
-) -> ZoneAreas | None:
-    if options.zones is None:
-        return None
-    if imagery.georeference is None:
+    if imagery.georeference is None and options.zones is not None:
         raise UsageError(
             f"{task.name} is not georeferenced; the polygons of {options.zones} cannot be used with it."
         )
-    place, size = imagery.georeference, imagery.size
-    return read_zones(options.zones, options.zone_column, place, size, legend, row_areas)
+    if options.vector is not None and not in_parts and options.mask_format == "rgb":
+        raise UsageError("Polygons are made of class indices: pass --mask-format palette with --vector.")

@@ -121,10 +121,7 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _private_folder(path: Path, stem: str) -> Iterator[Path]:
-    """Create a folder for one file to write, and remove it at the end.
-
-    Folders that killed processes left for the same file are removed too.
-    """
+    """Create a folder for one file to write, remove it at the end, and those that killed processes left."""
     if _SUFFIX not in str(path.parent):  # a work folder is emptied by its owner
         _remove_leftovers(path.parent, stem)
     while True:
@@ -135,7 +132,7 @@ def _private_folder(path: Path, stem: str) -> Iterator[Path]:
             descriptor = _open_folder(folder)
         if _lock(descriptor) is not False and folder.exists():
             break
-        _close(descriptor)  # another process took it for a leftover before it was locked
+        _close(descriptor)  # another process removed it as a leftover before it was locked
     try:
         yield folder
     finally:
@@ -144,7 +141,7 @@ def _private_folder(path: Path, stem: str) -> Iterator[Path]:
 
 
 def _remove_leftovers(parent: Path, stem: str) -> None:
-    if sys.platform == "win32":  # there is no lock that tells whether a process still works
+    if sys.platform == "win32":  # no lock shows whether a process still works
         return
     pattern = re.compile(rf"\.{re.escape(stem + _SUFFIX)}\.[0-9a-f]{{8}}")
     with suppress(OSError):  # no such folder
@@ -402,28 +399,29 @@ def writing(path: Path, *temporary: Path) -> Iterator[None]:
         if isinstance(error, OutputError) or error.errno not in _WRITE_ERRORS:
             raise
         places = {str(place) for place in (*temporary, path, *path.parents)}
-        if error.filename is not None and places.isdisjoint(_with_parent(str(error.filename), temporary)):
-            raise  # about a file that the block reads
+        if error.filename is not None:
+            name = str(error.filename)
+            if name not in places and Path(name).parent not in temporary:
+                raise  # about a file that the block reads
         # A file where a folder is to be made: "File exists" would name neither.
         reason = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno
         raise OutputError(f"{path} cannot be written: {os.strerror(reason)}.") from error
 
 
 def check_name(path: str | Path, shown: str | None = None) -> None:
-    """Raise :class:`DataError` if lists of files, JSON or GDAL could not hold the name of an input.
+    """Raise :class:`DataError` if an input's name has control characters or is not valid UTF-8.
 
-    It has control characters, such as the end of a line, or is no valid UTF-8. The message has ``shown`` for
-    the name, where that differs.
+    Lists of files, JSON or GDAL could not contain it. The message has ``shown`` for the name, if given.
     """
     if not is_plain(str(path)):
         raise DataError(
-            f"The file name {shown or str(path)!r} has control characters or is no valid UTF-8, which lists "
-            "and JSON cannot hold. Rename it."
+            f"The file name {shown or str(path)!r} has control characters or is not valid UTF-8, which "
+            "lists and JSON cannot contain. Rename it."
         )
 
 
 def walk(folder: Path, *, follow_links: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As :func:`os.walk`, but a folder that cannot be listed is an error: its files are not just passed over.
+    """Return :func:`os.walk` of a folder, where a subfolder that cannot be listed is an error.
 
     Raises:
         DataError: If a folder cannot be listed; the message names it.
@@ -435,12 +433,6 @@ def walk(folder: Path, *, follow_links: bool = False) -> Iterator[tuple[str, lis
     return os.walk(folder, onerror=refuse, followlinks=follow_links)
 
 
-def _with_parent(filename: str, folders: tuple[Path, ...]) -> set[str]:
-    """Return a name, and its folder if that is one of ``folders``."""
-    parent = str(Path(filename).parent)
-    return {filename, parent} if parent in map(str, folders) else {filename}
-
-
 def _flush(path: Path, mode: int) -> None:
     descriptor = os.open(path, mode)
     try:
@@ -450,18 +442,8 @@ def _flush(path: Path, mode: int) -> None:
 
 
 _WRITE_ERRORS = {
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
+    *(errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
 }
 
 

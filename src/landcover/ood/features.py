@@ -2,43 +2,35 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
 from landcover._typing import BoolArray, Float32Array, Float64Array, UInt8Array
 
 WINDOW_PX = 256
-"""Side of the windows that are looked at, in the model's pixels, where an image is large enough."""
+"""Side of the compared windows, in the model's pixels, where an image is large enough."""
 
 LEAST_PX = 64
-"""Windows with a shorter side are not looked at."""
+"""Windows with a shorter side are skipped."""
 
 
-class _Feature(NamedTuple):
-    """A statistic, and what imagery looks like that has more or less of it than usual."""
-
-    name: str
-    less: str
-    more: str
-
-
+# Name of each statistic, and a word for imagery with less and with more of it.
 _FEATURES = (
-    _Feature("light", "darker", "brighter"),
-    _Feature("warmth", "bluer", "redder"),
-    _Feature("greenness", "less green", "greener"),
-    _Feature("contrast", "flatter", "richer in contrast"),
-    _Feature("warmth_spread", "less varied in colour", "more varied in colour"),
-    _Feature("greenness_spread", "less varied in colour", "more varied in colour"),
-    _Feature("roughness", "smoother", "rougher"),
-    _Feature("sharpness", "blurrier", "sharper or noisier"),
-    _Feature("coarseness", "finer in pattern", "coarser in pattern"),
-    _Feature("red_with_green", "with bands that differ more", "with bands that differ less"),
-    _Feature("blue_with_green", "with bands that differ more", "with bands that differ less"),
-    _Feature("warm_light", "with bluer lights", "with redder lights"),
+    ("light", "darker", "brighter"),
+    ("warmth", "bluer", "redder"),
+    ("greenness", "less green", "greener"),
+    ("contrast", "flatter", "richer in contrast"),
+    ("warmth_spread", "less varied in colour", "more varied in colour"),
+    ("greenness_spread", "less varied in colour", "more varied in colour"),
+    ("roughness", "smoother", "rougher"),
+    ("sharpness", "blurrier", "sharper or noisier"),
+    ("coarseness", "finer in pattern", "coarser in pattern"),
+    ("red_with_green", "with bands that differ more", "with bands that differ less"),
+    ("blue_with_green", "with bands that differ more", "with bands that differ less"),
+    ("warm_light", "with bluer lights", "with redder lights"),
 )
 
-FEATURES = tuple(feature.name for feature in _FEATURES)
+FEATURES = tuple(name for name, _, _ in _FEATURES)
 """Names of the statistics of a window, see :func:`window_features`."""
 
 _LIGHT = np.array([0.25, 0.5, 0.25])
@@ -54,12 +46,8 @@ def windows(
 ) -> Iterator[tuple[int, Float64Array]]:
     """Cut an image evenly into windows of about ``window_px``; yield pixels and features of each.
 
-    Windows less than half of which is imagery, or narrower than :data:`LEAST_PX`, are left out.
-
-    Args:
-        image: uint8 (H, W, 3) at the model's scale.
-        valid: bool (H, W): where there is imagery; None: everywhere.
-        window_px: Their side.
+    Windows with imagery in less than half, or narrower than :data:`LEAST_PX`, are skipped. ``image`` is uint8
+    (H, W, 3) at the model's scale, ``valid`` bool (H, W): where there is imagery; None: everywhere.
     """
     height, width = image.shape[:2]
     for rows in _pieces(height, window_px):
@@ -86,10 +74,10 @@ def window_features(image: UInt8Array, valid: BoolArray | None = None) -> Float6
 
     Args:
         image: uint8 (H, W, 3) at the model's scale, H and W at least :data:`LEAST_PX`.
-        valid: bool (H, W): what counts; None: everything.
+        valid: bool (H, W): where there is imagery; None: everywhere.
 
     Returns:
-        float64 (F,), finite, in the order of :data:`FEATURES`; None if too little counts.
+        float64 (F,), finite, in the order of :data:`FEATURES`; None if there is too little imagery.
     """
     whole = (image[::_LINE_STEP], image[:, ::_LINE_STEP].swapaxes(0, 1))
     lines = [np.ascontiguousarray(part, np.float32) for part in whole]
@@ -124,10 +112,10 @@ def window_features(image: UInt8Array, valid: BoolArray | None = None) -> Float6
 
 
 def reasons(scores: Float64Array) -> tuple[str, ...]:
-    """Say how windows differ, by mean standard scores (F,): up to three, each half the first or more."""
+    """Return words for mean standard scores (F,) of windows: up to three, each half the first or more."""
     order = np.argsort(-np.abs(scores), kind="stable")
     words = [
-        _FEATURES[i].more if scores[i] > 0 else _FEATURES[i].less
+        _FEATURES[i][2 if scores[i] > 0 else 1]
         for i in order
         if abs(scores[i]) >= max(1.0, abs(scores[order[0]]) / 2)
     ]

@@ -1,8 +1,8 @@
-"""What the imagery looks like that a model learned from."""
+"""Profile of training imagery: a mixture of Gaussians over features of windows."""
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -10,35 +10,80 @@ from pydantic import Field, field_validator, model_validator
 from landcover._typing import Float64Array, UInt8Array
 from landcover.config import Config
 from landcover.ood.features import FEATURES, LEAST_PX, WINDOW_PX, windows
-from landcover.ood.mixture import WINDOWS_PER_COMPONENT, Mixture, fit_mixture
 
 Floats = tuple[float, ...]
 
 LEVEL = 0.98
-"""Windows farther than this share of the training windows look unlike them."""
+"""Windows farther than this fraction of the training windows are out of distribution."""
 
 _FOLDS = 5
 
 LEVELS = (0.5, 0.9, 0.95, 0.97, LEVEL, 0.99, 0.995, 0.999)
-"""Shares of windows whose distances a profile holds."""
+"""Fractions of windows whose distances a profile contains."""
+
+_COMPONENTS = 4
+_RIDGE = 0.03  # of each feature's variance: no direction is taken for narrower
+_ROUNDS = 30
+
+WINDOWS_PER_COMPONENT = 5 * len(FEATURES)
+"""A Gaussian is fitted to no fewer."""
+
+
+class Mixture(NamedTuple):
+    """Gaussians: float64 (K,), (K, F) and (K, F, F)."""
+
+    weights: Float64Array
+    means: Float64Array
+    covariances: Float64Array
+
+    def logs(self, features: Float64Array) -> Float64Array:
+        """Return the logarithm of each weighted density, float64 (N, K)."""
+        apart = features[:, None] - self.means
+        precisions = np.linalg.inv(self.covariances)
+        squares = np.einsum("nki,kij,nkj->nk", apart, precisions, apart)
+        volumes = np.linalg.slogdet(2 * np.pi * self.covariances).logabsdet
+        result: Float64Array = np.log(self.weights) - (squares + volumes) / 2
+        return result
+
+    def distance(self, features: Float64Array) -> Float64Array:
+        """Return -2 log density, float64 (N,)."""
+        result: Float64Array = -2 * np.logaddexp.reduce(self.logs(features), axis=1)
+        return result
+
+
+def fit_mixture(features: Float64Array) -> Mixture:
+    """Fit a mixture by expectation maximisation (Dempster et al. 1977), from equal parts by roughness."""
+    count = len(features)
+    components = max(1, min(_COMPONENTS, count // WINDOWS_PER_COMPONENT))
+    ridge = np.diag(_RIDGE * features.var(axis=0) + 1e-6)
+    rank = np.argsort(np.argsort(features[:, FEATURES.index("roughness")], kind="stable"), kind="stable")
+    shares = np.eye(components)[rank * components // count]
+    for _ in range(_ROUNDS if components > 1 else 1):
+        total = shares.sum(axis=0) + 1e-9
+        means = shares.T @ features / total[:, None]
+        apart = features[:, None] - means
+        covariances = np.einsum("nk,nki,nkj->kij", shares, apart, apart, optimize=True)
+        mixture = Mixture(total / total.sum(), means, covariances / total[:, None, None] + ridge)
+        logs = mixture.logs(features)
+        shares = np.exp(logs - np.logaddexp.reduce(logs, axis=1)[:, None])
+    return mixture
 
 
 class ImageryProfile(Config):
-    """What the imagery looks like that a model learned from.
+    """Description of the training imagery of a model.
 
     The density of a window with the features x is ``sum_k weights[k] N(x; means[k], covariances[k])``; its
     distance is ``-2 log density``, for one Gaussian the squared Mahalanobis distance plus a constant.
 
     Attributes:
         window_px: Side of the windows in pixels at the model's GSD.
-        windows: How many were looked at.
+        windows: Number of windows measured.
         features: Their names, :data:`FEATURES`.
-        weights: K shares that sum to one.
+        weights: K fractions that sum to one.
         means: K times F.
         covariances: K times F times F, symmetric, positive definite.
-        levels: Shares of windows, rising, in 0..1.
-        distances: Distances that these shares of windows stay below, where a fifth of the images was judged
-            by a profile of the others.
+        levels: Fractions of windows, rising, in 0..1.
+        distances: Distances below which these fractions are, cross-validated over five folds of images.
     """
 
     window_px: Annotated[int, Field(ge=LEAST_PX)] = WINDOW_PX
@@ -61,7 +106,11 @@ class ImageryProfile(Config):
     def _sound(self) -> Self:
         count, size = len(self.weights), len(self.features)
         for name, shape in (("means", (count, size)), ("covariances", (count, size, size))):
-            if _shape(getattr(self, name)) != shape:
+            try:
+                matches = np.array(getattr(self, name), np.float64).shape == shape
+            except ValueError:  # rows of different lengths
+                matches = False
+            if not matches:
                 raise ValueError(f"{name} must be {' x '.join(map(str, shape))} numbers")
         if not count or not math.isclose(sum(self.weights), 1, abs_tol=1e-3) or min(self.weights) <= 0:
             raise ValueError("weights must be above 0 and sum to 1")
@@ -79,7 +128,7 @@ class ImageryProfile(Config):
 
     @property
     def limit(self) -> float:
-        """The distance from which on a window looks unlike."""
+        """The distance above which a window is out of distribution."""
         return self.distances[self.levels.index(LEVEL)]
 
     def distance(self, features: Float64Array) -> Float64Array:
@@ -87,7 +136,7 @@ class ImageryProfile(Config):
         return Mixture(*map(np.array, (self.weights, self.means, self.covariances))).distance(features)
 
     def scores(self, features: Float64Array) -> Float64Array:
-        """Return by how many standard deviations features differ from the mean: float64 (N, F) for (N, F)."""
+        """Return standard scores of features, float64 (N, F) for (N, F)."""
         weights, means = np.array(self.weights), np.array(self.means)
         mean = weights @ means
         variances = np.array([np.diag(spread) for spread in self.covariances])
@@ -97,21 +146,15 @@ class ImageryProfile(Config):
 
 
 def measure_profile(images: Iterable[UInt8Array], *, window_px: int = WINDOW_PX) -> ImageryProfile | None:
-    """Describe imagery.
+    """Return the profile of images, uint8 (H, W, 3) each, at the model's scale.
 
-    Args:
-        images: uint8 (H, W, 3) each, at the model's scale.
-        window_px: Side of the windows that are looked at.
-
-    Returns:
-        The profile, the same for the same images; None where they have too few windows, fewer than five
-        times the features.
+    None if they have too few windows, fewer than five times the features.
     """
     found = [[features for _, features in windows(image, None, window_px)] for image in images]
     table = np.array([features for windows_ in found for features in windows_])
     if len(table) < WINDOWS_PER_COMPONENT:
         return None
-    # A window is nearer to a profile that knows it than one of the next scene will be.
+    # A profile is closer to the windows that it was fitted to than to those of other scenes.
     fold = np.repeat(np.arange(len(found)) * _FOLDS // len(found), [len(windows_) for windows_ in found])
     apart = [
         fit_mixture(table[fold != number]).distance(table[fold == number])
@@ -131,15 +174,8 @@ def measure_profile(images: Iterable[UInt8Array], *, window_px: int = WINDOW_PX)
     )
 
 
-def _shape(values: Any) -> tuple[int, ...] | None:
-    try:
-        return np.array(values, np.float64).shape
-    except ValueError:  # rows of different lengths
-        return None
-
-
 def _plain(values: Float64Array) -> Any:
-    """Return an array as nested tuples of seven digits, which is far more than the windows tell."""
+    """Return an array as nested tuples of numbers with seven digits."""
     if values.ndim:
         return tuple(_plain(value) for value in values)
     return float(f"{float(values):.7g}")

@@ -1,6 +1,7 @@
 """How much of a scene is out of distribution for a model."""
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -58,11 +59,7 @@ class OodStats:
     scores: tuple[int, ...] = ()
 
     def __add__(self, other: "OodStats") -> "OodStats":
-        scores = (
-            tuple(a + b for a, b in zip(self.scores, other.scores, strict=True))
-            if self.scores and other.scores
-            else self.scores or other.scores
-        )
+        scores = tuple(a + b for a, b in zip_longest(self.scores, other.scores, fillvalue=0))
         return OodStats(
             self.pixels + other.pixels, self.unlike + other.unlike, self.windows + other.windows, scores
         )
@@ -71,24 +68,19 @@ class OodStats:
         """Return the fraction and the reasons; None if no pixel was compared."""
         if not self.pixels:
             return None
-        share = round(self.unlike / self.pixels, 4)
-        return OodReport(
-            share, reasons(np.array(self.scores) / (1000 * self.windows)) if self.windows else ()
-        )
+        why = reasons(np.array(self.scores) / (1000 * self.windows)) if self.windows else ()
+        return OodReport(round(self.unlike / self.pixels, 4), why)
 
 
 def ood_stats(profile: ImageryProfile, image: UInt8Array, valid: BoolArray | None = None) -> OodStats:
-    """Compare an image with a profile, window by window.
+    """Compare an image, uint8 (H, W, 3) at the model's scale, with a profile, window by window.
 
-    Args:
-        profile: Describes the training imagery.
-        image: uint8 (H, W, 3) at the model's scale.
-        valid: bool (H, W): where there is imagery; None: everywhere.
+    ``valid`` is bool (H, W), where there is imagery; None: everywhere.
     """
     found = list(windows(image, valid, profile.window_px))
     if not found:
         return OodStats()
-    areas, features = np.array([area for area, _ in found]), np.array([values for _, values in found])
+    areas, features = map(np.array, zip(*found, strict=True))
     unlike = profile.distance(features) > profile.limit
     scores = np.rint(1000 * np.clip(profile.scores(features[unlike]), -1e6, 1e6)).astype(np.int64)
     return OodStats(

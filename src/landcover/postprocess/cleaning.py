@@ -4,38 +4,37 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.io import DatasetReader
 
 from landcover._typing import UInt8Array
 from landcover.data.conversion import MaskTask, plan_masks, work_off
 from landcover.errors import MaskError, UsageError
 from landcover.io import MaskFormat, read_mask
-from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE, MAX_PIXELS
+from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, Legend
-from landcover.postprocess.regions import remove_small_regions
-from landcover.postprocess.sieve import BAND_ROWS, decide, rewrite
+from landcover.postprocess.sieve import BLOCK_ROWS, decide, remove_small_regions, rewrite
 from landcover.raster import RasterSpec, ground_sample_distance, write_map
 from landcover.raster.classmap import check_classes, open_class_map, open_raster
 from landcover.scale import check_gsd
 from landcover.values import RegionSize
 
 _OWN_TAGS = {"AREA_OR_POINT", CLASS_NAMES}
-"""Tags that writing a raster sets anew."""
+"""Tags that are set when a raster is written."""
 
 
 @dataclass
 class Cleaned:
-    """What :func:`clean` did.
+    """Result of :func:`clean`.
 
     Attributes:
         written: The new masks.
-        failed: Why a mask was skipped, by its path.
+        failed: The reason for each skipped mask, by path.
         pixels: Pixels of the new masks.
-        changed: How many of them have another class than before.
-        off_palette: How many had a colour that is no class, and became unknown.
+        changed: Pixels with another class than before.
+        off_palette: Pixels whose colour is not a class, which became unknown.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -43,6 +42,18 @@ class Cleaned:
     pixels: int = 0
     changed: int = 0
     off_palette: int = 0
+
+
+class MaskLimits(TypedDict, total=False):
+    """Limits on the masks of :func:`clean`; a mask beyond them is skipped.
+
+    Attributes:
+        max_off_palette: Largest fraction of pixels, 0..1, whose colour may have no class.
+        max_pixels: Largest size of masks that are held whole.
+    """
+
+    max_off_palette: float
+    max_pixels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +71,33 @@ def clean(
     legend: Legend = DEEPGLOBE,
     gsd: float | None = None,
     mask_format: MaskFormat = "palette",
-    max_off_palette: float = MAX_OFF_PALETTE,
-    max_pixels: int = MAX_PIXELS,
     force: bool = False,
+    **limits: Unpack[MaskLimits],
 ) -> Cleaned:
     """Remove small regions from masks; see :func:`remove_small_regions` for the rule.
 
-    Folders are searched for PNG and TIFF files (``*_sat.*`` are imagery and passed over) and keep their
+    Folders are searched for PNG and TIFF files (except ``*_sat.*``, which are imagery) and keep their
     structure below ``out``. Georeferenced TIFFs stay GeoTIFFs in the same place, every other mask becomes a
-    PNG; tags are kept, and the size of the regions is added to them. A mask that cannot be read, that says it
-    has other classes, or whose GSD is needed and unknown, is skipped and told of in the result.
+    PNG; tags are kept, and the size of the regions is added to them. A mask that cannot be read, has other
+    classes, or needs a GSD that is unknown, is skipped; the result contains the reason.
 
     Georeferenced masks of class indices, as landcover writes them, may be larger than memory: they are read
-    twice by bands of rows, which takes what :func:`~landcover.postprocess.sieve.sieve_bands` says. All others
-    are held whole. Several masks are worked on at a time, one for each processor.
+    twice by row blocks, see :func:`~landcover.postprocess.sieve.sieve_row_blocks`. All others are held whole.
+    Several masks are processed at a time, one for each processor.
 
     Args:
         masks: Files and folders, in any form that :func:`landcover.io.read_mask` takes.
         out: Folder of the results.
         min_region: Smallest region that stays, as ``8000px`` or ``2000m2``.
         legend: Classes of the masks.
-        gsd: Metres per pixel of all masks, for areas; None asks each raster's transform.
+        gsd: Metres per pixel of all masks, for areas; None: that of each raster's transform.
         mask_format: Form of the PNGs.
-        max_off_palette: Share of pixels, 0..1, whose colour may have no class; a mask with more is skipped.
-        max_pixels: Larger masks that would have to be held whole are skipped before they are decoded.
         force: Replace existing results.
+        limits: See :class:`MaskLimits`.
 
     Raises:
-        UsageError: If ``min_region`` is no size, ``max_off_palette`` no share, or there is no input.
-        DataError: If an input does not exist or a folder holds no masks.
+        UsageError: If ``min_region`` or ``max_off_palette`` is not valid, or there is no input.
+        DataError: If an input does not exist or a folder contains no masks.
         OutputError: If two masks would get one output, one would replace an input, or exists and ``force`` is
             off: nothing has been written then. Also if an output cannot be written.
 
@@ -101,17 +110,25 @@ def clean(
         (3, 12288)
     """
     size = RegionSize.parse(min_region)
+    allowed: MaskLimits = {"max_off_palette": MAX_OFF_PALETTE, **limits}
     if gsd is not None:
         check_gsd(gsd)
     tasks = plan_masks(masks, Path(out), suffixes=MASK_SUFFIXES, force=force)
 
     def clean_one(task: MaskTask) -> _Outcome:
-        tags, by_bands = _look_at(task, legend)
+        tags, by_blocks = _look_at(task, legend)
         tags["LANDCOVER_MIN_REGION"] = str(size)
-        if by_bands:
-            return _clean_by_bands(task, legend, _min_pixels(task, size, gsd), tags, force=force)
-        mask = read_mask(task.source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
-        index = remove_small_regions(mask.index, _min_pixels(task, size, gsd))
+
+        def min_pixels() -> int:
+            try:
+                return size.pixels(gsd or ground_sample_distance(task.source))
+            except UsageError as error:
+                raise MaskError(f"{task.source}: {error}") from error
+
+        if by_blocks:
+            return _clean_by_blocks(task, legend, min_pixels(), tags, force=force)
+        mask = read_mask(task.source, legend, **allowed)
+        index = remove_small_regions(mask.index, min_pixels())
         task.write(index, legend, mask_format=mask_format, tags=tags, force=force)
         return _Outcome(index.size, int(np.count_nonzero(index != mask.index)), mask.off_palette)
 
@@ -125,56 +142,46 @@ def clean(
     )
 
 
-def _clean_by_bands(
+def _clean_by_blocks(
     task: MaskTask, legend: Legend, min_pixels: int, tags: dict[str, str], *, force: bool
 ) -> _Outcome:
-    """Clean a raster of class indices without ever holding more of it than a band of rows."""
+    """Clean a raster of class indices, of which no more than a row block is held."""
     changed = 0
     with open_class_map(task.source, legend) as source:
 
-        def bands() -> Iterator[UInt8Array]:
-            return map(source.read, source.strips(BAND_ROWS))
+        def blocks() -> Iterator[UInt8Array]:
+            return map(source.read, source.strips(BLOCK_ROWS))
 
         def cleaned(values: UInt8Array) -> Iterator[UInt8Array]:
             nonlocal changed
-            old, read = tee(bands())  # rewrite takes one band for each that it gives: no more is held
+            old, read = tee(blocks())  # rewrite takes one block for each that it yields: no more is held
             for before, after in zip(old, rewrite(read, source.width, values), strict=True):
                 changed += int(np.count_nonzero(before != after))
                 yield after
 
-        values = decide(bands(), source.width, min_pixels)
+        values = decide(blocks(), source.width, min_pixels)
         spec = RasterSpec(source.height, source.width, source.place, tags)
         write_map(task.target, cleaned(values), spec, legend, force=force)
         return _Outcome(source.height * source.width, changed)
 
 
-def _min_pixels(task: MaskTask, size: RegionSize, gsd: float | None) -> int:
-    try:
-        return size.pixels(gsd or ground_sample_distance(task.source))
-    except UsageError as error:
-        raise MaskError(f"{task.source}: {error}") from error
-
-
 def _look_at(task: MaskTask, legend: Legend) -> tuple[dict[str, str], bool]:
-    """Return the tags that the new mask keeps, and whether it can be cleaned by bands.
+    """Return the tags that the new mask keeps, and whether it can be cleaned by row blocks.
 
     Raises:
         MaskError: If its tags name other classes.
     """
     try:
         with open_raster(task.source, "a mask") as source:
-            tags = source.tags()
-            by_bands = task.georeference is not None and _holds_indices(source)
+            tags, named = source.tags(), CLASS_NAMES in source.tags()
+            # Values are class indices: no colours, and no mask other than a nodata value.
+            by_blocks = (
+                task.georeference is not None
+                and source.dtypes == ("uint8",)
+                and MaskFlags.per_dataset not in source.mask_flag_enums[0]
+                and (named or source.colorinterp[0] != ColorInterp.palette)
+            )
     except MaskError:
-        return {}, False  # what is wrong with the file is said by those who read its pixels
+        return {}, False  # read_mask reports what is wrong with the file
     check_classes(task.source, tags.get(CLASS_NAMES), legend)
-    return {name: value for name, value in tags.items() if name not in _OWN_TAGS}, by_bands
-
-
-def _holds_indices(source: DatasetReader) -> bool:
-    """Whether a raster's values are class indices: no colours, and no mask apart from a nodata value."""
-    return (
-        source.dtypes == ("uint8",)
-        and MaskFlags.per_dataset not in source.mask_flag_enums[0]
-        and (source.colorinterp[0] != ColorInterp.palette or CLASS_NAMES in source.tags())
-    )
+    return {name: value for name, value in tags.items() if name not in _OWN_TAGS}, by_blocks

@@ -1,9 +1,9 @@
-"""The connected regions of a map that is read by bands of rows: runs, pieces and regions.
+"""The connected regions of a map that is read by row blocks: runs, pieces and regions.
 
-A *run* is a stretch of a row with one value. Runs of neighbouring rows that share an edge and a value hang
-together; what hangs together as far as the map has been read is a *piece*. Pieces can meet further down:
-those that do are one *region*, which is known only when the last band has been read. Hence two passes: the
-first numbers pieces and learns which of them belong together, the second meets the same pieces again.
+A *run* is a stretch of a row with one value. Runs of neighbouring rows that share an edge and a value are
+connected; runs connected in the part of the map read so far form a *piece*. Pieces can join further down: all
+that do form one *region*, which is known only after the last block. Hence two passes: the first numbers
+pieces and records which of them join, the second finds the same pieces again.
 """
 
 from typing import NamedTuple
@@ -16,18 +16,18 @@ from landcover.legend import NODATA
 
 
 class Runs(NamedTuple):
-    """The runs of a band and of the row above it, in reading order.
+    """The runs of a block and of the row above it, in reading order.
 
     Attributes:
-        row: Row of the map that the band begins with.
+        row: First row of the block in the map.
         width: Columns of the map.
         above: Number of runs in the row above, which come first. Above row 0 everything is nodata.
         start: (R,) place of a run's first pixel in the ``1 + n`` rows, counted in reading order.
         length: (R,) pixels.
         value: uint8 (R,).
         piece: (R,) the piece that a run belongs to, -1 for nodata.
-        touch: (T,) places in the ``n`` rows of the band, in reading order, from which on another pair of runs
-            lies above each other than in the column before.
+        touch: (T,) places in the ``n`` rows of the block, in reading order, where another pair of runs begins
+            than in the column before.
         upper: (T,) the upper run of each pair.
         lower: (T,) the lower run of each pair.
     """
@@ -45,17 +45,17 @@ class Runs(NamedTuple):
 
 
 class Labeller:
-    """Numbers the 4-connected pieces of a map that is fed to it in bands from top to bottom.
+    """Numbers the 4-connected pieces of a map, in row blocks from top to bottom.
 
-    Memory: some 200 bytes for each run of a band, and 16 for each piece that meets another. There are as many
-    pieces as places where a region begins from above.
+    Memory: about 200 bytes for each run of a block, and 16 for each piece that joins another. There are as
+    many pieces as places where a region begins from above.
 
     Args:
         width: Columns of the map.
         nodata: Value of pixels that belong to no region.
 
     Attributes:
-        pieces: How many there are so far. They are numbered in the order of their first pixels.
+        pieces: Number of pieces so far, in the order of their first pixels.
     """
 
     def __init__(self, width: int, nodata: int = NODATA) -> None:
@@ -64,23 +64,20 @@ class Labeller:
         self._next_row = 0
         self._last_row = np.full(width, nodata, np.uint8)
         self._last_pieces = np.array([-1], np.intp)
-        self._met: list[IntArray] = []
+        self._joins: list[IntArray] = []
 
-    def label(self, band: UInt8Array) -> Runs:
-        """Number the pieces of the next band.
-
-        Args:
-            band: uint8 (n, width), n at least 1.
+    def label(self, block: UInt8Array) -> Runs:
+        """Number the pieces of the next row block, uint8 (n, width), n at least 1.
 
         Raises:
-            MaskError: If the band has another type or width.
+            MaskError: If the block has another type or width.
         """
         width = self._last_row.size
-        if band.ndim != 2 or band.dtype != np.uint8 or band.shape[1] != width or not len(band):
+        if block.ndim != 2 or block.dtype != np.uint8 or block.shape[1] != width or not len(block):
             raise MaskError(
-                f"Found a band of shape {band.shape} and type {band.dtype}; expected uint8 (rows, {width})."
+                f"Found rows of shape {block.shape} and type {block.dtype}; expected uint8 (rows, {width})."
             )
-        rows = np.concatenate([self._last_row[None], band])
+        rows = np.concatenate([self._last_row[None], block])
         begins = np.empty(rows.shape, np.bool_)
         begins[:, 0] = True
         np.not_equal(rows[:, 1:], rows[:, :-1], out=begins[:, 1:])
@@ -101,9 +98,16 @@ class Labeller:
             np.concatenate([heads[which], upper[same]]),
             np.concatenate([np.arange(above), lower[same]]),
         )
-        piece = self._name(root, value, above)
+        # A run has the piece of the row above that it is connected with, else a new one.
+        names = np.full(len(root), -1, np.intp)
+        names[:above] = self._last_pieces
+        new = np.flatnonzero((root == np.arange(len(root))) & (value != self._nodata))
+        new = new[np.searchsorted(new, above) :]
+        names[new] = np.arange(self.pieces, self.pieces + len(new))
+        self.pieces += len(new)
+        piece = names[root]
         moved = heads[root[heads] != heads]
-        self._met.append(np.stack([self._last_pieces[moved], piece[moved]]))
+        self._joins.append(np.stack([self._last_pieces[moved], piece[moved]]))
 
         runs = Runs(
             row=self._next_row,
@@ -117,40 +121,29 @@ class Labeller:
             upper=upper,
             lower=lower,
         )
-        self._next_row += len(band)
+        self._next_row += len(block)
         self._last_row = rows[-1].copy()
         self._last_pieces = piece[np.searchsorted(start, rows.size - width) :]
         return runs
 
     def regions(self) -> IntArray:
-        """Return the region of each piece met so far, numbered in the order of the regions' first pixels.
+        """Return the region of each piece, numbered in the order of the regions' first pixels.
 
         Returns:
-            (pieces + 1,): the last entry is -1, so that nodata (piece -1) is no region.
+            (pieces + 1,): the last entry is -1, for nodata (piece -1).
         """
-        first, second = np.concatenate(self._met, axis=1) if self._met else np.empty((2, 0), np.intp)
+        first, second = np.concatenate(self._joins, axis=1) if self._joins else np.empty((2, 0), np.intp)
         root = join(self.pieces, first, second)
         number = np.cumsum(root == np.arange(self.pieces)) - 1
         return np.append(number[root], -1)
-
-    def _name(self, root: IntArray, value: UInt8Array, above: int) -> IntArray:
-        """Give each run its piece: that of the row above which it hangs together with, else a new one."""
-        names = np.full(len(root), -1, np.intp)
-        names[:above] = self._last_pieces
-        new = np.flatnonzero((root == np.arange(len(root))) & (value != self._nodata))
-        new = new[np.searchsorted(new, above) :]
-        names[new] = np.arange(self.pieces, self.pieces + len(new))
-        self.pieces += len(new)
-        return names[root]
 
 
 def join(count: int, first: IntArray, second: IntArray) -> IntArray:
     """Find the connected components of a graph, all links at once.
 
-    Each component's representative hooks on to the smallest one that it is linked with, all ways are cut
-    short, and links that still lead from one component to another go round again: a logarithmic number of
-    rounds (Liu and Tarjan, Simple concurrent labeling algorithms for connected components, SOSA 2019,
-    algorithm S).
+    Each component's representative links to the smallest one that it is connected with, paths are shortened,
+    and links between components are processed again, in a logarithmic number of rounds (Liu and Tarjan,
+    Simple concurrent labeling algorithms for connected components, SOSA 2019, algorithm S).
 
     Args:
         count: Number of nodes.
@@ -171,9 +164,9 @@ def join(count: int, first: IntArray, second: IntArray) -> IntArray:
 
 
 def last_of(following: IntArray) -> IntArray:
-    """Return where the way from each node ends, if each goes to the one that it names; ends name themselves.
+    """Return the end of the path from each node to the next in ``following``; ends follow themselves.
 
-    A way that runs in a circle has no end: some node of the circle is returned.
+    For a circle, one of its nodes is returned.
     """
     for _ in range(len(following).bit_length()):
         further = following[following]

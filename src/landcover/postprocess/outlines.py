@@ -1,14 +1,12 @@
-"""Outlines of regions as polygons: corners found band by band, joined once a region is complete.
+"""Outlines of regions as polygons: corners found by row blocks, joined once a region is complete.
 
-The lattice has a point at each corner of a pixel. Whether an outline bends at a point can be told from the
-four pixels around it alone, so bands only *collect* bends. A region whose last row has been read has all of
-its bends, and sorting them along rows and along columns says which follows which, as in "connect the dots"
-(O'Rourke, Uniqueness of orthogonal connect-the-dots, 1988). Nothing is cut at the borders of bands, and
-nothing mended.
+The lattice has a point at each corner of a pixel. The four pixels around a point determine whether an outline
+bends there, so blocks only *collect* bends. A region whose last row has been read has all of its bends, and
+sorting them along rows and along columns gives the order, as in "connect the dots" (O'Rourke, Uniqueness of
+orthogonal connect-the-dots, 1988). Nothing is cut at the borders of blocks.
 
 Outlines have the region on their right, seen with rows downwards. Where a region touches itself at a point,
-its outline keeps to the left: so rings are simple and touch each other at points only, and polygons are
-valid.
+its outline keeps to the left: rings are simple and touch each other at points only, and polygons are valid.
 """
 
 from collections.abc import Sequence
@@ -63,20 +61,20 @@ class Bends(NamedTuple):
 
     @staticmethod
     def joined(parts: "Sequence[Bends]") -> "Bends":
-        """Return all of several bands, in their order."""
+        """Return all of several blocks, in their order."""
         return Bends._make(np.concatenate(values) for values in zip(*parts, strict=True))
 
 
 def find_bends(runs: Runs, region: IntArray, *, junctions: bool = False) -> Bends:
-    """Find the points where outlines bend, on the upper borders of a band's rows.
+    """Find the points where outlines bend, on the upper borders of a block's rows.
 
     The map must have a frame: one more column of nodata at its right and one more row of it at its end, so
     that every point of the lattice is the upper left corner of a pixel.
 
     Args:
-        runs: The band.
+        runs: The block.
         region: (R,) the region of each run, -1 for nodata.
-        junctions: Also return points where an outline goes straight on, but other outlines meet.
+        junctions: Also return points where an outline is straight, but other outlines meet.
 
     Returns:
         The bends in reading order, ``at`` counted over the framed map.
@@ -141,7 +139,7 @@ def trace(bends: Bends, width: int) -> Rings:
     """
     region, at, back, ahead = bends.of(np.argsort(bends.region, kind="stable"))
     row, col = np.divmod(at, width)
-    # Along a row, the first line that leaves a point eastwards arrives where the first one comes in from the
+    # Along a row, the first line that leaves a point eastwards ends at the first point with a line from the
     # west, and so on: lines that have one region on the same side do not overlap.
     following = np.empty(len(at), np.intp)
     following[ahead == EAST] = np.flatnonzero(back == WEST)
@@ -151,7 +149,10 @@ def trace(bends: Bends, width: int) -> Rings:
     following[down[ahead == SOUTH]] = down[back == NORTH]
     following[down[ahead == NORTH]] = down[back == SOUTH]
 
-    head = _smallest_of_ring(following)
+    # The smallest number on each ring, looking 1, 2, 4, … steps ahead.
+    head, ahead_of = np.arange(len(at)), following
+    while not np.array_equal(further := np.minimum(head, head[ahead_of]), head):
+        head, ahead_of = further, ahead_of[ahead_of]
     left = _steps_to(head, following)
     length = np.bincount(head, minlength=len(at))  # 0 but for heads
     start = np.cumsum(length) - length
@@ -171,16 +172,6 @@ def to_polygons(rings: Rings) -> Polygons:
     outlines = shapely.linearrings(rings.points, indices=rings.ring)
     polygons: Polygons = shapely.polygons(outlines, indices=rings.polygon)
     return polygons
-
-
-def _smallest_of_ring(following: IntArray) -> IntArray:
-    """Return the smallest number on each number's ring, looking 1, 2, 4, … steps ahead."""
-    smallest = np.arange(len(following))
-    while True:
-        further = np.minimum(smallest, smallest[following])
-        if np.array_equal(further, smallest):
-            return smallest
-        smallest, following = further, following[following]
 
 
 def _steps_to(head: IntArray, following: IntArray) -> IntArray:

@@ -1,74 +1,116 @@
-"""Small regions of maps that do not fit memory: the sieve of GDAL, by bands of rows.
+"""Small regions: the sieve of GDAL, on a whole map or by row blocks for maps larger than memory.
 
-The rule is that of :func:`landcover.postprocess.regions.remove_small_regions`, to the byte. Only GDAL stops
-counting a region at 2**31 - 1 pixels, and takes two larger ones for equally large.
+Both follow the rule of :func:`remove_small_regions`, with the same bytes. Only GDAL counts a region up to
+2**31 - 1 pixels and takes two larger ones for equal.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from rasterio.features import sieve
 
 from landcover._typing import IntArray, UInt8Array
-from landcover.errors import UsageError
+from landcover.errors import MaskError, UsageError
 from landcover.legend import NODATA
 from landcover.postprocess.components import Labeller, Runs, last_of
 
-BAND_ROWS = 256
-"""Rows of a band unless told otherwise: a band of a usual map stays in the processor's cache."""
+BLOCK_ROWS = 256
+"""Rows of a block by default: a block of a usual map stays in the processor's cache."""
 
 _MANY = 1 << 20
 
 
-def sieve_bands(
-    read_band: Callable[[int, int], UInt8Array],
-    height: int,
-    width: int,
-    min_pixels: int,
-    band_rows: int = BAND_ROWS,
-    nodata: int = NODATA,
-) -> Iterator[UInt8Array]:
-    """Give regions below a number of pixels the class of their largest neighbour, band by band.
+def remove_small_regions(index: UInt8Array, min_pixels: int, nodata: int = NODATA) -> UInt8Array:
+    """Give regions below a number of pixels the class of their largest neighbour.
 
-    The map is read twice from top to bottom: the first time when the first band is asked for.
+    A region is a set of pixels of one value that are connected along edges (4-connected). The rule is that of
+    ``GDALSieveFilter`` as rasterio calls it, for all regions at once on the original map:
 
-    Memory: some 200 bytes for each run (stretch of a row with one class) of a band, and some 400 bytes for
-    each region. Regions that begin in several places and meet further down count that often.
+    - A region of at least ``min_pixels`` stays.
+    - A smaller one joins its largest neighbour; of equal ones, the first in reading order (above before
+      left). If that neighbour is small too, it joins *its* largest neighbour, and so on up to a region of at
+      least ``min_pixels``.
+    - If this leads in a circle, or there is no neighbour, the region stays. Nodata is neither changed nor a
+      neighbour.
+
+    Hence small regions can remain, and a second pass may remove some of them that have gained a large
+    neighbour. No new values appear, and regions that were large enough never shrink.
 
     Args:
-        read_band: ``read_band(start, stop)`` returns these rows of the map, uint8 (stop - start, width).
-        height: Rows of the map.
-        width: Columns of the map.
+        index: uint8 (H, W).
         min_pixels: Smallest region that stays, in pixels; 1 changes nothing.
-        band_rows: Rows that are read at a time; the result does not depend on it.
         nodata: Value of pixels outside the imagery.
 
     Returns:
-        An iterator over the new map, uint8 (n, width), in the bands that it was read in.
+        uint8 (H, W), a new array.
 
     Raises:
-        UsageError: If ``min_pixels`` or ``band_rows`` is below 1.
-        MaskError: On iteration, if a band has another type or width.
+        MaskError: If ``index`` is not uint8 (H, W).
+        UsageError: If ``min_pixels`` is below 1.
     """
-    if min_pixels < 1 or band_rows < 1:
-        raise UsageError(
-            f"The smallest region is {min_pixels} px and a band {band_rows} rows; expected 1 or more of both."
+    if index.ndim != 2 or index.dtype != np.uint8:
+        raise MaskError(
+            f"Found a map of shape {index.shape} and type {index.dtype}; expected uint8 (height, width)."
         )
-    starts = range(0, height, band_rows)
-
-    def bands() -> Iterator[UInt8Array]:
-        return (read_band(start, min(start + band_rows, height)) for start in starts)
-
-    def sieved() -> Iterator[UInt8Array]:
-        yield from rewrite(bands(), width, decide(bands(), width, min_pixels, nodata), nodata)
-
-    return bands() if min_pixels == 1 else sieved()
+    if min_pixels < 1:
+        raise UsageError(f"The smallest region is {min_pixels} pixels; expected at least 1.")
+    inside = index != nodata
+    if min_pixels == 1 or min_pixels > index.size or not inside.any():
+        return index.copy()  # no region is small, or none can grow (rasterio refuses such sizes)
+    result: UInt8Array = sieve(np.ascontiguousarray(index), min_pixels, mask=inside.astype(np.uint8))
+    return result
 
 
-def decide(bands: Iterable[UInt8Array], width: int, min_pixels: int, nodata: int = NODATA) -> UInt8Array:
-    """Go through a map once and decide the new value of each piece that :class:`Labeller` numbers.
+def sieve_row_blocks(
+    read_rows: Callable[[int, int], UInt8Array],
+    height: int,
+    width: int,
+    min_pixels: int,
+    block_rows: int = BLOCK_ROWS,
+    nodata: int = NODATA,
+) -> Iterator[UInt8Array]:
+    """Give regions below a number of pixels the class of their largest neighbour, by row blocks.
+
+    The map is read twice from top to bottom, the first time when the first block is requested.
+
+    Memory: about 200 bytes for each run (stretch of a row with one class) of a block, and 400 bytes for each
+    region. Regions that begin in several places and join further down count once for each.
 
     Args:
-        bands: The map from top to bottom, uint8 (n, width) each.
+        read_rows: ``read_rows(start, stop)`` returns rows of the map, uint8 (stop - start, width).
+        height: Rows of the map.
+        width: Columns of the map.
+        min_pixels: Smallest region that stays, in pixels; 1 changes nothing.
+        block_rows: Rows that are read at a time; the result does not depend on it.
+        nodata: Value of pixels outside the imagery.
+
+    Returns:
+        An iterator over the new map, uint8 (n, width), in the blocks that were read.
+
+    Raises:
+        UsageError: If ``min_pixels`` or ``block_rows`` is below 1.
+        MaskError: On iteration, if a block has another type or width.
+    """
+    if min_pixels < 1 or block_rows < 1:
+        raise UsageError(
+            f"The smallest region is {min_pixels} px and a block {block_rows} rows; expected at least 1."
+        )
+
+    def blocks() -> Iterator[UInt8Array]:
+        starts = range(0, height, block_rows)
+        return (read_rows(start, min(start + block_rows, height)) for start in starts)
+
+    def sieved() -> Iterator[UInt8Array]:
+        yield from rewrite(blocks(), width, decide(blocks(), width, min_pixels, nodata), nodata)
+
+    return blocks() if min_pixels == 1 else sieved()
+
+
+def decide(blocks: Iterable[UInt8Array], width: int, min_pixels: int, nodata: int = NODATA) -> UInt8Array:
+    """Read a map once and return the new value of each piece that :class:`Labeller` numbers.
+
+    Args:
+        blocks: The map from top to bottom, uint8 (n, width) each.
         width: Columns of the map.
         min_pixels: Smallest region that stays.
         nodata: Value of pixels outside the imagery.
@@ -79,8 +121,8 @@ def decide(bands: Iterable[UInt8Array], width: int, min_pixels: int, nodata: int
     labeller = Labeller(width, nodata)
     size, value = np.zeros(0, np.intp), np.zeros(0, np.uint8)
     contacts = _Contacts()
-    for band in bands:
-        runs = labeller.label(band)
+    for block in blocks:
+        runs = labeller.label(block)
         if labeller.pieces > len(size):
             more = 2 * labeller.pieces - len(size)
             size, value = np.pad(size, (0, more)), np.pad(value, (0, more))
@@ -101,25 +143,18 @@ def decide(bands: Iterable[UInt8Array], width: int, min_pixels: int, nodata: int
 
 
 def rewrite(
-    bands: Iterable[UInt8Array], width: int, values: UInt8Array, nodata: int = NODATA
+    blocks: Iterable[UInt8Array], width: int, values: UInt8Array, nodata: int = NODATA
 ) -> Iterator[UInt8Array]:
-    """Go through the same map again and give each piece its new value.
-
-    Args:
-        bands: The map from top to bottom, in the same bands: pieces are numbered by them.
-        width: Columns of the map.
-        values: What :func:`decide` returned.
-        nodata: Value of pixels outside the imagery.
-    """
+    """Read the same map again, in the same blocks, and give each piece its value from :func:`decide`."""
     labeller = Labeller(width, nodata)
-    for band in bands:
-        runs = labeller.label(band)
+    for block in blocks:
+        runs = labeller.label(block)
         own = slice(runs.above, None)
-        yield np.repeat(values[runs.piece[own]], runs.length[own]).reshape(band.shape)
+        yield np.repeat(values[runs.piece[own]], runs.length[own]).reshape(block.shape)
 
 
 class _Contacts:
-    """Pairs of pieces that touch, in the order in which they were met.
+    """Pairs of pieces that touch, in the order of their first contact.
 
     Repeated ones are dropped whenever there are many. Different ones are at most three times as many as the
     pieces, because they share edges in the plane.
@@ -135,23 +170,22 @@ class _Contacts:
         self._count += len(first)
         if self._count > self._limit:
             first, second = self.pairs()
-            pair = np.minimum(first, second) * (max(first.max(), second.max()) + 1) + np.maximum(
-                first, second
-            )
+            low, high = np.minimum(first, second), np.maximum(first, second)
+            pair = low * (high.max() + 1) + high
             earliest = np.sort(np.unique(pair, return_index=True)[1])
             self._parts = [np.stack([first[earliest], second[earliest]])]
             self._count = len(earliest)
             self._limit = max(_MANY, 2 * self._count)
 
     def pairs(self) -> tuple[IntArray, IntArray]:
-        first, second = np.concatenate(self._parts, axis=1) if self._parts else np.empty((2, 0), np.intp)
+        first, second = np.concatenate([np.empty((2, 0), np.intp), *self._parts], axis=1)
         return first, second
 
 
 def _small_neighbours(runs: Runs, size: IntArray, min_pixels: int) -> tuple[IntArray, IntArray]:
-    """Return the pairs of pieces that touch in a band, at least one of them small, in GDAL's order.
+    """Return the pairs of pieces that touch in a block, at least one of them small, in GDAL's order.
 
-    That is pixel by pixel in reading order, the neighbour above before the one to the left.
+    The order is by pixels in reading order, the neighbour above before the one to the left.
     """
     beside = np.arange(runs.above, len(runs.start))
     beside = beside[runs.start[beside] % runs.width != 0]
@@ -165,13 +199,9 @@ def _small_neighbours(runs: Runs, size: IntArray, min_pixels: int) -> tuple[IntA
 
 
 def _heirs(size: IntArray, first: IntArray, second: IntArray, min_pixels: int) -> IntArray:
-    """Return the region whose class each region gets, its own where it stays.
+    """Return (R,) the region whose class each region gets, its own where it stays.
 
-    Args:
-        size: (R,) pixels of each region.
-        first: (P,) one region of each pair that touches, in the order of the contacts.
-        second: (P,) the other one.
-        min_pixels: Smallest region that stays.
+    ``size`` is (R,) pixels; ``first`` and ``second`` (P,) are the pairs that touch, in order.
     """
     region = np.stack([first, second], axis=1).reshape(-1)
     neighbour = np.stack([second, first], axis=1).reshape(-1)
@@ -181,6 +211,6 @@ def _heirs(size: IntArray, first: IntArray, second: IntArray, min_pixels: int) -
     np.maximum.at(largest, region, size[neighbour])
     among = size[neighbour] == largest[region]
     following = np.arange(len(size))
-    following[region[among][::-1]] = neighbour[among][::-1]  # what is written last stays: the first one met
+    following[region[among][::-1]] = neighbour[among][::-1]  # the last value stays: that of the first contact
     end = last_of(following)
     return np.where(size[end] >= min_pixels, end, np.arange(len(size)))

@@ -1,23 +1,105 @@
-"""What regions hold: their class, pixels, area and confidence, added up run by run."""
+"""Sums over the regions of a map: class, pixels, area and mean confidence, run by run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from rasterio.io import DatasetReader
 
 from landcover._typing import Float64Array, IntArray, UInt8Array
+from landcover.errors import MaskError
 from landcover.io.vectors import Columns
 from landcover.postprocess.components import Runs
-from landcover.postprocess.confidence import Confidence
+from landcover.raster.address import BLOCK_CACHE
+from landcover.raster.classmap import ClassMap, open_raster, reading, two_rows_of_blocks
+from landcover.raster.georeference import georeference_of
+
+_SHIFT_PX = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """An open raster of probabilities on the grid of a map."""
+
+    path: Path
+    _source: DatasetReader
+
+    def sums(self, runs: Runs) -> Float64Array:
+        """Return the sum of the confidence, 0..1 for each pixel, over each run of a block.
+
+        Args:
+            runs: A block of the map framed by one more column and row.
+
+        Returns:
+            float64 (R - above,); arbitrary for nodata.
+
+        Raises:
+            MaskError: If the file is damaged, or a pixel of a class has a value that is not a probability.
+        """
+        rows, width = int(runs.start[-1]) // runs.width, self._source.width
+        stop = min(runs.row + rows, self._source.height)
+        with reading(self.path):
+            bands = self._source.read(window=((runs.row, stop), (0, width)))
+        values = np.zeros((rows, runs.width), bands.dtype)
+        np.max(bands, axis=0, out=values[: stop - runs.row, :width])
+        values, start = values.reshape(-1), runs.start[runs.above :] - runs.width
+        if values.dtype == np.uint8:
+            scaled: Float64Array = np.add.reduceat(values, start, dtype=np.float64) / 255
+            return scaled
+        lowest, highest = np.minimum.reduceat(values, start), np.maximum.reduceat(values, start)
+        fits = (lowest >= 0) & (highest <= 1)
+        if not fits[runs.piece[runs.above :] >= 0].all():
+            raise MaskError(
+                f"{self.path} has values of {values.dtype} that are not probabilities; expected 0 to 1 "
+                "wherever the map has a class, or 0 to 255 in 8 bits."
+            )
+        sums: Float64Array = np.add.reduceat(values, start, dtype=np.float64)
+        return sums
+
+
+@contextmanager
+def open_confidence(path: Path | None, grid: ClassMap) -> Iterator[Confidence | None]:
+    """Open a raster of probabilities (8-bit or floating-point bands) on the grid of a map; None for None.
+
+    Raises:
+        MaskError: If it cannot be read, has another grid or another type.
+    """
+    if path is None:
+        yield None
+        return
+    with open_raster(path, "a raster of confidence or probabilities") as source:
+        mine, its = georeference_of(source)[0], grid.georeference
+        same = source.shape == (grid.height, grid.width)
+        if same and mine is not None and its is not None:
+            # Largest shift of a corner, in pixels.
+            corner = [grid.width, grid.height, 1, grid.width, grid.height, 1]
+            shift = abs(np.subtract(mine.transform[:6], its.transform[:6])) @ corner
+            same = mine.crs == its.crs and shift <= _SHIFT_PX * abs(its.transform.determinant) ** 0.5
+        if not same:
+            raise MaskError(
+                f"{path} has {source.height} x {source.width} pixels, {grid.path} has {grid.height} x "
+                f"{grid.width}, and both must have the same position. Pass the file that was predicted with "
+                "the map."
+            )
+        if not set(source.dtypes) <= {"uint8", "float32", "float64"}:
+            raise MaskError(
+                f"{path} has pixels of {source.dtypes[0]}; expected probabilities as 8-bit or floating-point "
+                "bands."
+            )
+        with BLOCK_CACHE.share(two_rows_of_blocks(source)):
+            yield Confidence(path, source)
 
 
 class Tallies:
     """Sums for each region of a map.
 
     Args:
-        regions: How many there are.
-        row_areas: float64 (height,), square metres of a pixel of each row; None where that is unknown.
-        confidence: How sure the map is, or None.
+        regions: Number of regions.
+        row_areas: float64 (height,), square metres of a pixel of each row; None if unknown.
+        confidence: Confidence of the map, or None.
 
     Attributes:
         value: uint8 (regions,), class of each region.
@@ -36,12 +118,7 @@ class Tallies:
         self._confidence: Float64Array = np.zeros(0 if confidence is None else regions)
 
     def add(self, runs: Runs, region: IntArray) -> None:
-        """Count a band.
-
-        Args:
-            runs: The band, of a map framed by one more column and row.
-            region: (R,) the region of each run, -1 for nodata.
-        """
+        """Count a block of the framed map; ``region`` is (R,), that of each run, -1 for nodata."""
         own = np.flatnonzero(region >= 0)
         own = own[np.searchsorted(own, runs.above) :]
         whose, length = region[own], runs.length[own]
@@ -60,12 +137,7 @@ class Tallies:
         return columns | ({} if self._source is None else {"mean_confidence": np.float64})
 
     def attributes(self, regions: IntArray, names: Sequence[str]) -> Columns:
-        """Return the attributes of some regions.
-
-        Args:
-            regions: (n,) their numbers.
-            names: Names of the classes.
-        """
+        """Return the attributes of some regions, (n,) numbers; ``names`` are those of the classes."""
         value, pixels = self.value[regions], self.pixels[regions]
         found: dict[str, npt.NDArray[np.generic]] = {
             "class": np.array(names, object)[value],

@@ -12,20 +12,19 @@ import numpy.typing as npt
 from affine import Affine
 from rasterio.crs import CRS
 
-from landcover._typing import Float64Array, IntArray, UInt8Array
+from landcover._typing import IntArray, UInt8Array
 from landcover.errors import UsageError
 from landcover.extras import needs
 from landcover.io.files import check_output
 from landcover.io.vectors import Batch, vector_driver, write_features
 from landcover.legend import NODATA, Legend
 from landcover.postprocess.components import Labeller
-from landcover.postprocess.confidence import open_confidence
 from landcover.postprocess.outlines import Bends, Polygons, Rings, find_bends, to_polygons, trace
-from landcover.postprocess.sieve import BAND_ROWS, decide, rewrite
-from landcover.postprocess.tallies import Tallies
+from landcover.postprocess.sieve import BLOCK_ROWS, decide, rewrite
+from landcover.postprocess.tallies import Tallies, open_confidence
 from landcover.progress import track
 from landcover.raster import pixel_size, row_areas
-from landcover.raster.classmap import ClassMap, open_class_map
+from landcover.raster.classmap import open_class_map
 from landcover.scale import check_gsd, unknown_gsd
 from landcover.values import RegionSize
 
@@ -33,27 +32,74 @@ with needs("vector"):
     import shapely
 
 MAX_MEMORY_MB = 4096
-"""Memory in MiB that simplification may take unless told otherwise."""
+"""Memory in MiB that simplification may take by default."""
 
 _BYTES_A_POINT = 600
-"""What GEOS and the outlines themselves take for each point while outlines are simplified."""
+"""Memory of GEOS and of the outlines for each point while outlines are simplified."""
 
 _BATCH = 1 << 20
 _PIXELS = CRS.from_wkt('LOCAL_CS["pixels",UNIT["pixel",1]]')
 _TOLERANCE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(px|m)\s*", re.IGNORECASE)
 
-Bands = Callable[[], Iterator[UInt8Array]]
+Blocks = Callable[[], Iterator[UInt8Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How much outlines are simplified: in pixels or in metres, and the memory in MiB that it may take."""
+
+    number: float
+    in_metres: bool
+    max_memory_mb: int = MAX_MEMORY_MB
+
+    @classmethod
+    def parse(cls, text: "str | Tolerance", max_memory_mb: int = MAX_MEMORY_MB) -> "Tolerance":
+        """Return the tolerance ``2m`` or ``4px``.
+
+        Raises:
+            UsageError: If it is not a number with one of the two units.
+        """
+        if isinstance(text, Tolerance):
+            return text
+        match = _TOLERANCE.fullmatch(text)
+        if match is None:
+            raise UsageError(f"The tolerance {text!r} is not valid. Write metres as 2m or pixels as 4px.")
+        return cls(float(match[1]), match[2].lower() == "m", max_memory_mb)
+
+    def pixels(self, gsd: float | None) -> float:
+        """Return the tolerance in pixels of ``gsd`` metres.
+
+        Raises:
+            UsageError: If it is in metres and the GSD is unknown.
+        """
+        if not self.in_metres:
+            return self.number
+        if gsd is None:
+            raise unknown_gsd(
+                f"the map; the tolerance {self.number:g}m needs it", "or give the tolerance in pixels as 4px"
+            )
+        return self.number / gsd
+
+    def check_memory(self, points: int) -> None:
+        """Raise :class:`UsageError` if outlines with this number of points would take too much memory."""
+        needed_mb = points * _BYTES_A_POINT / 2**20
+        if needed_mb > self.max_memory_mb:
+            raise UsageError(
+                f"Simplifying holds all {points:,} points of the outlines at once, which takes about "
+                f"{needed_mb:,.0f} MiB; {self.max_memory_mb:,} MiB are allowed. Remove small regions first "
+                "(--min-region), raise --max-memory-mb, or leave --simplify out."
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Vectorized:
-    """What :func:`vectorize` wrote.
+    """Result of :func:`vectorize`.
 
     Attributes:
         path: The file.
         polygons: Number of polygons of each class that has some, by name in index order.
-        pixels: Pixels of each of them.
-        area_m2: Area of each of them in square metres; None where the size of a pixel is unknown.
+        pixels: Pixels of each of these classes.
+        area_m2: Area of each in square metres; None where the size of a pixel is unknown.
     """
 
     path: Path
@@ -69,49 +115,45 @@ def vectorize(
     legend: Legend | None = None,
     confidence: str | Path | None = None,
     min_region: str | RegionSize | None = None,
-    simplify: str | None = None,
+    simplify: str | Tolerance | None = None,
     gsd: float | None = None,
-    max_memory_mb: int = MAX_MEMORY_MB,
-    band_rows: int = BAND_ROWS,
     force: bool = False,
 ) -> Vectorized:
     """Write the regions of a map as polygons.
 
-    A region is a set of pixels of one class that hang together along edges (4-connected). The polygons are a
+    A region is a set of pixels of one class that are connected along edges (4-connected). The polygons are a
     partition of the map without its nodata: they neither overlap nor leave gaps, their areas sum to that of
-    the pixels, holes are holes, and each is valid. They come in the order of the row in which they end, those
-    of one row in the order of their first pixels; the size of the bands changes nothing.
+    the pixels, holes are holes, and each is valid. They are sorted by the row in which they end, those of one
+    row by their first pixels.
 
     Each has the attributes ``class`` (name), ``class_index``, ``area_m2`` (true area on the ground, see
     :func:`landcover.raster.row_areas`; ``area_px``, in pixels, where that is unknown) and, with
     ``confidence``, ``mean_confidence`` (0..1). They describe the pixels, also where outlines are simplified.
 
-    The map is read twice, from top to bottom, once more with ``min_region``. Memory: some 200 bytes for each
-    run (stretch of a row with one class) in a band, 60 for each point of the outlines of regions that are not
-    complete yet, and 60 for each region. Formats other than GeoPackage are held in memory as a whole.
+    The map is read twice from top to bottom, once more with ``min_region``. Memory: about 200 bytes for each
+    run (stretch of a row with one class) in a row block, 60 for each point of the outlines of regions that
+    are not complete yet, and 60 for each region. Formats other than GeoPackage are held in memory.
 
     Args:
         map_path: A raster of one 8-bit band, see :func:`~landcover.raster.classmap.open_class_map`.
-        out: ``.gpkg``, ``.fgb``, ``.parquet``, or ``.geojson``, which is in longitude and latitude (WGS 84)
-            as RFC 7946 wants it. The others are in the map's CRS, or, where it has none, in its columns and
+        out: ``.gpkg``, ``.fgb``, ``.parquet``, or ``.geojson``, which is in longitude and latitude (WGS 84,
+            RFC 7946). The others are in the map's CRS, or, where it has none, in its columns and
             rows, rows downwards.
         legend: Classes of a map that does not name its own.
         confidence: Raster on the map's grid with probabilities in 0..1, or 0..255 in 8 bits. Of several
             bands, such as one for each class, the highest counts.
         min_region: Remove smaller regions first, as ``8000px`` or ``2000m2``; see
             :func:`~landcover.postprocess.regions.remove_small_regions`.
-        simplify: Leave out points of outlines, as ``2m`` or ``4px``: those where that changes an area by less
-            than about the square of it (Visvalingam and Whyatt). Borders that are shared stay shared;
-            borders to nodata and of the map stay as they are. All outlines are held in memory.
+        simplify: Tolerance such as ``2m`` or ``4px``: points of outlines are left out where that changes an
+            area by less than about the square of it (Visvalingam and Whyatt). Shared borders stay shared;
+            borders to nodata and of the map do not change. All outlines are held in memory.
         gsd: Metres per pixel, for sizes and areas where the map is not georeferenced.
-        max_memory_mb: Refuse to simplify where that would take more memory, in MiB.
-        band_rows: Rows that are read at a time.
         force: Replace an existing file.
 
     Raises:
         UsageError: If a size or the suffix of ``out`` is not understood, needs a GSD or CRS that is unknown,
             or simplification would not fit memory.
-        MaskError: If the map or the confidence cannot be read, or is none.
+        MaskError: If the map or the confidence cannot be read, or is another kind of raster.
         OutputError: If ``out`` exists and ``force`` is off, or cannot be written.
 
     Example:
@@ -136,102 +178,87 @@ def vectorize(
         place, in_degrees = source.georeference, out.suffix.lower() == ".geojson"
         if place is None and in_degrees:
             raise UsageError(
-                f"{map_path} does not say where it lies, and GeoJSON is in longitude and latitude. Write a "
+                f"{map_path} is not georeferenced, and GeoJSON is in longitude and latitude. Write a "
                 "GeoPackage (.gpkg), in columns and rows of pixels."
             )
         if gsd is not None:
             check_gsd(gsd)
         elif place is not None:
             gsd = pixel_size(place, source.height, source.width)
-        tolerance_px = None if simplify is None else parse_tolerance(simplify, gsd)
-        bands, width = _bands(source, band_rows), source.width + 1
+        tolerance = None if simplify is None else Tolerance.parse(simplify)
+        tolerance_px = None if tolerance is None else tolerance.pixels(gsd)
+        strips, width = source.strips(BLOCK_ROWS), source.width + 1
+
+        def blocks() -> Iterator[UInt8Array]:
+            return map(source.read, track(strips, f"Reading {source.path.name}"))
+
+        cleaned: Blocks = blocks
         if min_region is not None:
-            bands = _without_small_regions(bands, source.width, RegionSize.parse(min_region).pixels(gsd))
-        regions, points = _first_pass(bands, width, count=tolerance_px is not None)
-        if tolerance_px is not None:
-            _refuse_if_too_many(points, max_memory_mb)
-        tallies = Tallies(regions.max() + 1, _areas(source, gsd), sure)
+            values = decide(blocks(), source.width, RegionSize.parse(min_region).pixels(gsd))
+            cleaned = lambda: rewrite(blocks(), source.width, values)  # noqa: E731
+        regions, points = _first_pass(cleaned, width, count=tolerance is not None)
+        if tolerance is not None:
+            tolerance.check_memory(points)
+        areas = None if gsd is None else np.full(source.height, gsd**2)
+        if place is not None:
+            areas = row_areas(place, source.height, source.width)
+        tallies = Tallies(regions.max() + 1, areas, sure)
         found = _second_pass(
-            bands,
+            cleaned,
             width,
             regions,
             tallies,
             # What is straight in the map's CRS is bent in degrees: there borders must share all their points.
-            junctions=in_degrees or tolerance_px is not None,
-            limit=_BATCH if tolerance_px is None else math.inf,
+            junctions=in_degrees or tolerance is not None,
+            limit=_BATCH if tolerance is None else math.inf,
         )
         transform = Affine.identity() if place is None else place.transform
-        batches = (
-            _batch(rings, tallies, source.names, _outlines(rings, tolerance_px, transform)) for rings in found
-        )
+
+        def batch(rings: Rings) -> Batch:
+            order = np.argsort(rings.last_row, kind="stable")
+            polygons = _outlines(rings, tolerance_px, transform)[order]
+            return polygons, tallies.attributes(rings.region[order], source.names)
+
         crs = _PIXELS if place is None else place.crs
-        write_features(out, batches, tallies.columns(), crs, force=force)
+        write_features(out, map(batch, found), tallies.columns(), crs, force=force)
         return _summary(out, tallies, source.names)
 
 
-def parse_tolerance(text: str, gsd: float | None) -> float:
-    """Return a tolerance in pixels from ``2m`` or ``4px``.
-
-    Raises:
-        UsageError: If the unit is missing, or it is metres and the GSD is unknown.
-    """
-    match = _TOLERANCE.fullmatch(text)
-    if match is None:
-        raise UsageError(f"{text!r} is no tolerance; write it in metres as 2m or in pixels as 4px.")
-    if match[2].lower() == "px":
-        return float(match[1])
-    if gsd is None:
-        raise unknown_gsd(f"the map; the tolerance {text} needs it", "or give the tolerance in pixels as 4px")
-    return float(match[1]) / gsd
-
-
-def _bands(source: ClassMap, band_rows: int) -> Bands:
-    if band_rows < 1:
-        raise UsageError(f"Bands of {band_rows} rows were given; expected 1 or more.")
-    strips = source.strips(band_rows)
-    return lambda: map(source.read, track(strips, f"Reading {source.path.name}"))
-
-
-def _without_small_regions(bands: Bands, width: int, min_pixels: int) -> Bands:
-    values = decide(bands(), width, min_pixels)
-    return lambda: rewrite(bands(), width, values)
-
-
-def _framed(bands: Iterable[UInt8Array], width: int) -> Iterator[UInt8Array]:
+def _framed(blocks: Iterable[UInt8Array], width: int) -> Iterator[UInt8Array]:
     """Add a column of nodata at the right and a row of it at the end, as :func:`find_bends` needs it."""
-    for band in bands:
-        framed = np.full((len(band), width), NODATA, np.uint8)
-        framed[:, :-1] = band
+    for block in blocks:
+        framed = np.full((len(block), width), NODATA, np.uint8)
+        framed[:, :-1] = block
         yield framed
     yield np.full((1, width), NODATA, np.uint8)
 
 
-def _first_pass(bands: Bands, width: int, *, count: bool) -> tuple[IntArray, int]:
-    """Return the region of each piece, and, if asked for, how many points all outlines have."""
+def _first_pass(blocks: Blocks, width: int, *, count: bool) -> tuple[IntArray, int]:
+    """Return the region of each piece, and with ``count`` the number of points of all outlines."""
     labeller, points = Labeller(width), 0
-    for band in _framed(bands(), width):
-        runs = labeller.label(band)
+    for block in _framed(blocks(), width):
+        runs = labeller.label(block)
         if count:
             points += len(find_bends(runs, runs.piece, junctions=True).at)
     return labeller.regions(), points
 
 
 def _second_pass(
-    bands: Bands, width: int, regions: IntArray, tallies: Tallies, *, junctions: bool, limit: float
+    blocks: Blocks, width: int, regions: IntArray, tallies: Tallies, *, junctions: bool, limit: float
 ) -> Iterator[Rings]:
     """Yield the outlines of complete regions whenever ``limit`` points are held, the rest at the end."""
     labeller = Labeller(width)
     held: list[Bends] = []
     count, most = 0, limit
-    for band in _framed(bands(), width):
-        runs = labeller.label(band)
+    for block in _framed(blocks(), width):
+        runs = labeller.label(block)
         region = regions[runs.piece]
         tallies.add(runs, region)
         held.append(find_bends(runs, region, junctions=junctions))
         count += len(held[-1].at)
         if count >= most:
             goes_on = np.zeros(len(regions), np.bool_)
-            goes_on[region[np.searchsorted(runs.start, band.size) :]] = True
+            goes_on[region[np.searchsorted(runs.start, block.size) :]] = True
             bends = Bends.joined(held)
             waits = goes_on[bends.region]
             yield trace(bends.of(~waits), width)
@@ -241,25 +268,8 @@ def _second_pass(
     yield trace(Bends.joined(held), width)
 
 
-def _refuse_if_too_many(points: int, max_memory_mb: int) -> None:
-    needed_mb = points * _BYTES_A_POINT / 2**20
-    if needed_mb > max_memory_mb:
-        raise UsageError(
-            f"Simplifying holds all {points:,} points of the outlines at once, which takes about "
-            f"{needed_mb:,.0f} MiB; {max_memory_mb:,} MiB are allowed. Remove small regions first "
-            "(--min-region), raise --max-memory-mb, or leave --simplify out."
-        )
-
-
-def _areas(source: ClassMap, gsd: float | None) -> Float64Array | None:
-    """Return float64 (height,), square metres of a pixel of each row; None where that is unknown."""
-    if source.georeference is not None:
-        return row_areas(source.georeference, source.height, source.width)
-    return None if gsd is None else np.full(source.height, gsd**2)
-
-
 def _outlines(rings: Rings, tolerance_px: float | None, transform: Affine) -> Polygons:
-    """Return polygons where they lie, their outer rings counter-clockwise."""
+    """Return polygons in the CRS of the map, their outer rings counter-clockwise."""
     polygons = to_polygons(rings)
     if tolerance_px and len(polygons):
         polygons = shapely.coverage_simplify(polygons, tolerance_px, simplify_boundary=False)
@@ -268,11 +278,6 @@ def _outlines(rings: Rings, tolerance_px: float | None, transform: Affine) -> Po
     places = np.stack([a * col + b * row + c, d * col + e * row + f], axis=1)
     placed: Polygons = shapely.orient_polygons(shapely.set_coordinates(polygons, places))
     return placed
-
-
-def _batch(rings: Rings, tallies: Tallies, names: tuple[str, ...], polygons: Polygons) -> Batch:
-    order = np.argsort(rings.last_row, kind="stable")
-    return polygons[order], tallies.attributes(rings.region[order], names)
 
 
 def _summary(out: Path, tallies: Tallies, names: tuple[str, ...]) -> Vectorized:

@@ -1,10 +1,9 @@
-"""Georeferenced rasters of any size: how large a pixel is on the ground, imagery in, maps out.
+"""Georeferenced rasters of any size: size of pixels on the ground, imagery in, maps out.
 
-GDAL does the reading and writing, through rasterio, by strips of rows: no raster has to fit in memory.
+GDAL does the reading and writing, through rasterio, by strips of rows; no raster needs to fit in memory.
 """
 
 from landcover.raster.address import display_name
-from landcover.raster.areas import row_areas
 from landcover.raster.georeference import (
     Georeference,
     ground_sample_distance,
@@ -12,10 +11,10 @@ from landcover.raster.georeference import (
     pixel_size,
     read_georeference,
     read_header,
+    row_areas,
 )
 from landcover.raster.scene import Scene, Strip, open_scene
-from landcover.raster.style import write_qml
-from landcover.raster.writing import RasterSpec, write_bands, write_class_raster, write_map
+from landcover.raster.writing import RasterSpec, write_bands, write_class_raster, write_map, write_qml
 
 __all__ = [
     "Georeference",

@@ -1,21 +1,23 @@
-"""Files and addresses as GDAL opens them: its settings, and its errors put into words."""
+"""Files and addresses as GDAL opens them: its settings, its block cache, and plain error messages."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import rasterio
 from rasterio.errors import RasterioError
 
-from landcover._gdal import CPLE_BaseError, CPLE_OpenFailedError
+from landcover._gdal import CPLE_BaseError, CPLE_OpenFailedError, get_gdal_config, set_gdal_config
 from landcover.errors import ImageError
 from landcover.io.files import check_name
 
 _REMOTE = re.compile(r"(https?|ftp|s3|gs|az|oss|swift)://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)\b")
 _SLOW_BYTES_PER_S = 1000
 _RETRIES = 2
+_CACHE_SIZE = "GDAL_CACHEMAX"
 
 
 def display_name(path_or_url: str | Path) -> str:
@@ -24,11 +26,7 @@ def display_name(path_or_url: str | Path) -> str:
     Signed URLs have their secret in the query. A file's path is returned as it is.
     """
     text = str(path_or_url)
-    return re.sub(r"//[^/]*@", "//", text.partition("?")[0]) if _is_remote(text) else text
-
-
-def _is_remote(text: str) -> bool:
-    return _REMOTE.search(text) is not None
+    return re.sub(r"//[^/]*@", "//", text.partition("?")[0]) if _REMOTE.search(text) else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +34,9 @@ class Address:
     """A raster file or URL, and how GDAL is to read it.
 
     Attributes:
-        text: What GDAL opens.
-        name: What people read, see :func:`display_name`.
-        remote: Whether it lies behind a network.
+        text: The address that GDAL opens.
+        name: The name in messages, see :func:`display_name`.
+        remote: Whether it is on a network.
         timeout_s: Seconds without an answer after which a server has stalled.
     """
 
@@ -49,14 +47,14 @@ class Address:
 
     @classmethod
     def of(cls, path: str | Path, timeout_s: float) -> "Address":
-        """Return what a path or URL stands for.
+        """Return the address of a path or URL.
 
         Raises:
-            DataError: If it has control characters or is no valid UTF-8.
+            DataError: If it has control characters or is not valid UTF-8.
         """
         text, name = str(path), display_name(path)
         check_name(text, name)
-        return cls(text, name, _is_remote(text), timeout_s)
+        return cls(text, name, _REMOTE.search(text) is not None, timeout_s)
 
     def environment(self) -> rasterio.Env:
         """Return GDAL's settings while this address is opened and read, for a ``with`` block."""
@@ -76,43 +74,43 @@ class Address:
         return rasterio.Env(**options)
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Turn what GDAL raises inside the block into an :class:`ImageError` that names this address."""
+    def errors(self) -> Iterator[None]:
+        """Turn errors of GDAL inside the block into an :class:`ImageError` that names this address."""
         try:
             yield
         except (RasterioError, CPLE_BaseError) as error:
             raise self.refusal(error) from error
 
     def refusal(self, error: Exception) -> ImageError:
-        """Return the message for people about an error of GDAL."""
+        """Return an error of GDAL as an :class:`ImageError`."""
         cause = _first_cause(error)
         if _is_endless(cause):
             return ImageError(
                 f"{self.name} refers to itself, or to files that do; expected a VRT of other rasters. "
-                "Build it anew."
+                "Build it again."
             )
         reason = str(cause).replace(self.text, self.name).rstrip(". ")
         if self.remote:
             return ImageError(
-                f"{self.name} cannot be read: {reason}. It is not there, or its server refused, failed or "
-                f"gave no answer for {self.timeout_s:g} s. Check address and connection, or fetch it first."
+                f"{self.name} cannot be read: {reason}. It does not exist, or its server refused, failed or "
+                f"gave no answer for {self.timeout_s:g} s. Check address and connection, or download it."
             )
         return ImageError(
-            f"{self.name} cannot be read as a raster: {reason}. If it is damaged or cut short, "
-            "fetch it again."
+            f"{self.name} cannot be read as a raster: {reason}. If it is damaged or incomplete, "
+            "copy it again."
         )
 
     def is_fatal(self, error: Exception) -> bool:
-        """Return whether a failed read says nothing about single blocks.
+        """Return whether an error concerns the whole scene and not single blocks.
 
-        The network failed, or a VRT refers to a file that is not there or to itself.
+        The network failed, or a VRT refers to itself or to a file that does not exist.
         """
         cause = _first_cause(error)
         return self.remote or isinstance(cause, CPLE_OpenFailedError) or _is_endless(cause)
 
 
 def _is_endless(cause: BaseException) -> bool:
-    """Whether a VRT refers to itself: GDAL notices as such, or runs out of files that it may open."""
+    """Return whether a VRT refers to itself: GDAL reports it, or too many open files."""
     return "Recursion" in str(cause) or "proxy datasets are opened in a cascaded way" in str(cause)
 
 
@@ -120,3 +118,34 @@ def _first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+class BlockCache:
+    """The limit of GDAL's block cache: the sum of all shares, and GDAL's own without any. Safe in threads.
+
+    The cache is one for the whole process and drops the least recently used blocks of all its users; together
+    they need no more than the sum.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._shares: list[int] = []
+        self._default = 0
+
+    @contextmanager
+    def share(self, size: int) -> Iterator[None]:
+        """Reserve ``size`` bytes until the block ends."""
+        with self._lock:
+            if not self._shares:
+                self._default = get_gdal_config(_CACHE_SIZE)
+            self._shares.append(size)
+            set_gdal_config(_CACHE_SIZE, sum(self._shares))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._shares.remove(size)
+                set_gdal_config(_CACHE_SIZE, sum(self._shares) or self._default)
+
+
+BLOCK_CACHE = BlockCache()

@@ -20,16 +20,16 @@ Numbers = npt.NDArray[np.integer | np.floating]
 _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _PERCENTILES = (2, 98)
 _SAMPLE_PX = 1024
-_SAMPLE_BANDS = 16
+_SAMPLE_STRIPS = 16
 
 
 def choose_bands(
     name: str, reader: DatasetReader, bands: Sequence[int] | None
 ) -> tuple[tuple[int, int, int], str | None]:
-    """Return the numbers of the red, green and blue band, and what is to be said about the choice.
+    """Return the numbers of the red, green and blue band, and a warning about the choice or None.
 
-    Without ``bands``: the bands that the file calls red, green and blue; else its first three but alpha, with
-    a word where there are more; else its first one three times (grey), with a word on a second one.
+    Without ``bands``: the bands that the file names red, green and blue; else its first three but alpha, with
+    a warning if it has more; else its first one three times (grey), with a warning on a second one.
 
     Raises:
         ImageError: If a band does not exist, or is one of a colour table, of inks or of complex numbers.
@@ -44,14 +44,14 @@ def choose_bands(
     elif len(plain) >= 3:
         chosen = tuple(plain[:3])
         if len(plain) > 3:
-            note = f"{name} does not say which of its {reader.count} bands are red, green and blue; bands "
-            note += f"{', '.join(map(str, chosen))} are taken. If that is wrong, pass --bands."
+            note = f"{name} does not name its {reader.count} bands; bands {', '.join(map(str, chosen))} are "
+            note += "used as red, green and blue. If that is wrong, pass --bands."
     else:
         chosen = tuple(plain[:1] * 3)
         if len(plain) == 2:
-            note = f"{name} has two bands; band {plain[0]} is taken as grey. If that is wrong, pass --bands."
+            note = f"{name} has two bands; band {plain[0]} is used as grey. If that is wrong, pass --bands."
     if not chosen:
-        raise ImageError(f"{name} has nothing but an alpha band; expected imagery in RGB or grey.")
+        raise ImageError(f"{name} has only an alpha band; expected imagery in RGB or grey.")
     if len(chosen) != 3 or not all(1 <= band <= reader.count for band in chosen):
         raise ImageError(f"{name} has {reader.count} bands; expected red, green and blue in bands {chosen}.")
     meanings = {kinds[band - 1] for band in chosen}
@@ -68,15 +68,14 @@ def choose_bands(
 def value_range(
     address: Address, reader: DatasetReader, bands: Sequence[int], scaling: Scaling | None
 ) -> tuple[float, float] | None:
-    """Return the values that become 0 and 255; None where 8-bit pixels are taken as they are.
+    """Return the values that become 0 and 255; None for 8-bit pixels that do not change.
 
-    ``percentile`` takes the 2nd and 98th percentile of all valid values of the three bands together, from one
-    decimated read (or overview) of the whole scene of about 1024 x 1024 pixels. It is the same for every part
-    of the scene: dark water is not brightened where a window holds nothing else.
+    ``percentile`` is the 2nd and 98th percentile of all valid values of the three bands together, from one
+    decimated read (or overview) of about 1024 x 1024 pixels. It is the same for every part of the scene: dark
+    water is not brightened in a window of water.
 
     Raises:
-        UsageError: If the values are not finite or not in ascending order.
-        ImageError: If other than 8-bit pixels are to be read without ``scaling``.
+        ImageError: If the pixels are not 8-bit and ``scaling`` is None.
     """
     if scaling == "percentile":
         return _percentiles(address, reader, bands)
@@ -93,15 +92,9 @@ def value_range(
 
 
 def to_bytes(values: Numbers, low: float, high: float) -> UInt8Array:
-    """Scale values of one band so that ``low`` becomes 0 and ``high`` 255; what lies beyond is clipped.
+    """Scale (n, W) values of any real type so that ``low`` becomes 0 and ``high`` 255: uint8 (n, W).
 
-    Args:
-        values: (n, W) of any real type; not-a-number becomes 0.
-        low: Value of black.
-        high: Value of white, above ``low``.
-
-    Returns:
-        uint8 (n, W), rounded.
+    Values are clipped and rounded; not-a-number becomes 0.
     """
     if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:  # a table is faster than arithmetic
         codes = np.arange(1 << (8 * values.dtype.itemsize)).astype(f"u{values.dtype.itemsize}")
@@ -121,10 +114,10 @@ def _stretch(values: Numbers, low: float, high: float) -> UInt8Array:
 
 
 def _percentiles(address: Address, reader: DatasetReader, bands: Sequence[int]) -> tuple[float, float]:
-    """Percentiles of a decimated read, in bands of rows, so that a damaged block costs one of them."""
+    """Return percentiles of a decimated read, in strips, of which a damaged block loses one."""
     chosen = sorted(set(bands))
     step = max(1, math.ceil(max(reader.shape) / _SAMPLE_PX))
-    high = max(1, math.ceil(reader.height / step / _SAMPLE_BANDS)) * step
+    high = max(1, math.ceil(reader.height / step / _SAMPLE_STRIPS)) * step
     sample = [np.empty(0)]
     for top in range(0, reader.height, high):
         window = Window(0, top, reader.width, min(high, reader.height - top))
@@ -135,7 +128,7 @@ def _percentiles(address: Address, reader: DatasetReader, bands: Sequence[int]) 
         except RasterioError as error:
             if address.is_fatal(error):
                 raise
-            continue  # it will be met again, and told of, when the rows are read
+            continue  # reported when the rows are read
         sample.append(values[:, valid & np.isfinite(values).all(axis=0)].ravel().astype(np.float64))
     values = np.concatenate(sample)
     if not values.size:

@@ -1,4 +1,4 @@
-"""Rasters of classes, read by windows: what the values of a file mean, and where it lies."""
+"""Rasters of classes, read by windows: the meaning of the values of a file, and its georeference."""
 
 import re
 from collections.abc import Iterator
@@ -17,8 +17,7 @@ from landcover.errors import ImageError, MaskError, is_plain, printable
 from landcover.io.colours import NO_CLASS, find_classes
 from landcover.legend import CLASS_NAMES, NODATA, Legend, translation
 from landcover.raster import Georeference
-from landcover.raster.address import Address
-from landcover.raster.blockcache import BLOCK_CACHE
+from landcover.raster.address import BLOCK_CACHE, Address
 from landcover.raster.georeference import georeference_of
 from landcover.windows import Window
 
@@ -36,11 +35,11 @@ class ClassMap:
     Attributes:
         path: The file.
         source: rasterio's data set; its values are those of the file.
-        georeference: Where it lies, or None.
+        georeference: CRS and transform, or None.
         names: Names of the classes, in the order of the indices that are read.
         table: uint8 (256,), class index or NODATA of each value of the file.
-        known: bool (256,), the values that stand for a class or for no data.
-        nodata: A value of the file that stands for no data.
+        known: bool (256,), the values that are a class or no data.
+        nodata: A value of the file for no data.
     """
 
     path: Path
@@ -63,25 +62,20 @@ class ClassMap:
 
     @property
     def place(self) -> Georeference:
-        """Where it lies.
+        """The georeference.
 
         Raises:
-            MaskError: If the file does not say.
+            MaskError: If the file has none.
         """
         if self.georeference is None:
             raise MaskError(
-                f"{self.path} does not say where it lies: {georeference_of(self.source)[1]}. Nothing can be "
-                "laid over it. Declare its place, for example with gdal_edit -a_srs EPSG:CODE -a_ullr LEFT "
-                "TOP RIGHT BOTTOM."
+                f"{self.path} is not georeferenced: {georeference_of(self.source)[1]}. Set its position, for "
+                "example with gdal_edit -a_srs EPSG:CODE -a_ullr LEFT TOP RIGHT BOTTOM."
             )
         return self.georeference
 
     def strips(self, rows: int | None = None) -> list[Window]:
-        """Return windows of whole rows, from top to bottom.
-
-        Args:
-            rows: Rows of each but the last; None: as many as make 4 MiB, but whole blocks of the file.
-        """
+        """Return windows of ``rows`` rows from top to bottom; None: whole blocks of the file, about 4 MiB."""
         if rows is None:
             block = int(self.source.block_shapes[0][0])
             rows = max(_STRIP_PX // self.width // block, 1) * block
@@ -93,14 +87,10 @@ class ClassMap:
     def read(self, window: Window, source: DatasetReader | WarpedVRT | None = None) -> UInt8Array:
         """Return the classes in a window: uint8 (h, w), class indices and NODATA.
 
-        Memory: some 10 bytes a pixel.
-
-        Args:
-            window: Where to read.
-            source: This raster on another grid; None: as it is.
+        Memory: about 10 bytes per pixel. ``source`` is this raster on another grid; None: on its own.
 
         Raises:
-            MaskError: If the file is damaged or holds a value that is no class.
+            MaskError: If the file is damaged or contains a value that is not a class.
         """
         with reading(self.path):
             values = (self.source if source is None else source).read(1, window=window.slices)
@@ -108,8 +98,8 @@ class ClassMap:
         if not known.all():
             strays = np.unique(values[~known])
             raise MaskError(
-                f"{self.path} holds {', '.join(map(str, strays[:8]))}, no class of {', '.join(self.names)}. "
-                f"Expected classes and {self.nodata} for nodata; give the map's own legend with --legend."
+                f"{self.path} contains {', '.join(map(str, strays[:8]))}; expected classes of "
+                f"{', '.join(self.names)}, and {self.nodata} for nodata. Pass the map's own --legend."
             )
         classes: UInt8Array = self.table[values]
         return classes
@@ -121,9 +111,9 @@ def open_class_map(
 ) -> Iterator[ClassMap]:
     """Open a raster of one 8-bit band of classes.
 
-    A raster that names its classes in the tag ``CLASS_NAMES``, as maps of landcover do, holds their indices.
-    Any other needs a legend: a palette then stands for its colours, a band without one for indices. 255, the
-    file's own nodata value and transparent entries of a palette are no data.
+    A raster that names its classes in the tag ``CLASS_NAMES``, as maps of landcover do, contains indices. Any
+    other needs a legend: a palette then has its colours, a band without one its indices. 255, the file's own
+    nodata value and transparent entries of a palette are no data.
 
     Memory: GDAL's block cache for :func:`two_rows_of_blocks`.
 
@@ -134,8 +124,8 @@ def open_class_map(
         target: The classes whose indices are read, found by name. None: those of the file.
 
     Raises:
-        MaskError: If it cannot be read, has other bands, or its classes are not known or others.
-        UsageError: If the two legends have other classes.
+        MaskError: If it cannot be read, has other bands, or its classes are unknown or others.
+        UsageError: If the two legends have different classes.
     """
     legend = target if legend is None else legend
     translated = None if legend is None or target is None else translation(legend, target)
@@ -158,7 +148,7 @@ def open_class_map(
 
 @contextmanager
 def open_raster(path: Path, what: str) -> Iterator[DatasetReader]:
-    """Open a raster file; ``what`` it should be is for the message where there is none.
+    """Open a raster file; messages say that ``what`` was expected.
 
     Raises:
         MaskError: If it does not exist or GDAL cannot open it.
@@ -175,9 +165,9 @@ def open_raster(path: Path, what: str) -> Iterator[DatasetReader]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what GDAL raises inside the block into a :class:`MaskError` that names the file."""
+    """Turn errors of GDAL inside the block into a :class:`MaskError` that names the file."""
     try:
-        with Address.of(path, timeout_s=0).told():  # what exists as a file has no server to wait for
+        with Address.of(path, timeout_s=0).errors():  # a file: there is no server
             yield
     except ImageError as error:
         raise MaskError(str(error)) from error
@@ -193,22 +183,16 @@ def two_rows_of_blocks(source: DatasetReader) -> int:
 
 
 def check_classes(path: Path, listing: str | None, legend: Legend) -> None:
-    """Compare what a file says about its classes with a legend.
-
-    Args:
-        path: The file.
-        listing: Its tag ``CLASS_NAMES``; None: it says nothing.
-        legend: The classes that it should have.
+    """Compare the tag ``CLASS_NAMES`` of a file, or None, with a legend.
 
     Raises:
-        MaskError: If it names others.
+        MaskError: If it names other classes.
     """
     if listing is not None and listing != legend.listing:
         raise MaskError(
             f"{path} is a map of the classes {printable(listing[:_SHOWN])}; the legend {legend.name!r} has "
-            f"{legend.listing}. "
-            "Give the map's own with --legend; where evaluate compares it with data of another legend, with "
-            "--prediction-legend."
+            f"{legend.listing}. Pass the map's own --legend, or --prediction-legend where evaluate compares "
+            "it with data of another legend."
         )
 
 
@@ -221,34 +205,24 @@ def _meanings(
         check_classes(path, listing, legend)
         names = legend.names
         if listing is None and source.colorinterp[0] == ColorInterp.palette:
-            return names, *_meanings_of_palette(source, legend)
+            palette = np.zeros((256, 4), np.uint8)
+            for value, colour in source.colormap(1).items():
+                palette[value] = colour
+            table, clear = find_classes(palette[None, :, :3], legend)[0], palette[:, 3] == 0
+            table[clear] = NODATA
+            return names, table, clear | (table != NO_CLASS)
     elif listing is not None:
-        names = _parse_listing(path, listing)
+        found = _LISTED.findall(listing)
+        names = tuple(name for _, name in found)
+        in_order = [int(index) for index, _ in found] == list(range(len(names)))
+        if not (in_order and 1 <= len(names) <= NODATA and is_plain("".join(names))):
+            raise MaskError(
+                f"{path} has the tag {CLASS_NAMES}={listing[:80]!r}; expected 0=NAME,1=NAME,… in index order."
+            )
     else:
         raise MaskError(
-            f"{path} does not say which classes its values stand for (it has no tag {CLASS_NAMES}). Give its "
-            "legend with --legend: deepglobe or a YAML file."
+            f"{path} does not name the classes of its values (it has no tag {CLASS_NAMES}). Pass --legend: "
+            "deepglobe or a YAML file."
         )
     values = np.arange(256, dtype=np.uint8)
     return names, values, values < len(names)
-
-
-def _meanings_of_palette(source: DatasetReader, legend: Legend) -> tuple[UInt8Array, BoolArray]:
-    palette = np.zeros((256, 4), np.uint8)
-    for value, colour in source.colormap(1).items():
-        palette[value] = colour
-    table = find_classes(palette[None, :, :3], legend)[0]
-    clear = palette[:, 3] == 0
-    table[clear] = NODATA
-    return table, clear | (table != NO_CLASS)
-
-
-def _parse_listing(path: Path, listing: str) -> tuple[str, ...]:
-    found = _LISTED.findall(listing)
-    names = tuple(name for _, name in found)
-    in_order = [int(index) for index, _ in found] == list(range(len(names)))
-    if not (in_order and 1 <= len(names) <= NODATA and is_plain("".join(names))):
-        raise MaskError(
-            f"{path} has the tag {CLASS_NAMES}={listing[:80]!r}; expected 0=NAME,1=NAME,… in index order."
-        )
-    return names

@@ -1,4 +1,4 @@
-"""The part of a scene that is asked for: a box, polygons, or both."""
+"""The part of a scene that is read: a box, polygons, or both."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from landcover.values import BoundingBox
 from landcover.windows import Window
 
 Box = tuple[float, float, float, float]
-"""Left, bottom, right, top in a reference system; or first col and row, last col and row in pixels."""
+"""Left, bottom, right, top in a CRS; or first col and row, last col and row in pixels."""
 
 _ROUNDING_PX = 1e-6
 _FAR = 1e200
@@ -37,13 +37,9 @@ class PolygonMask:
         import shapely
 
         shape, corner = (window.height, window.width), Affine.translation(window.col, window.row)
-        margin = (
-            window.col - 1,
-            window.row - 1,
-            window.col + window.width + 1,
-            window.row + window.height + 1,
-        )
-        # Only what is near, because rasterio goes through the points of all it is given in Python.
+        right, bottom = window.col + window.width, window.row + window.height
+        margin = window.col - 1, window.row - 1, right + 1, bottom + 1
+        # Only polygons nearby, because rasterio iterates over all points in Python.
         near = shapely.get_parts(shapely.clip_by_rect(self.polygons, *margin))
         near = near[shapely.get_type_id(near) == _POLYGON]
         if not len(near):
@@ -64,14 +60,14 @@ def part_of(
 
     Args:
         name: The scene, for messages.
-        place: Where it lies.
+        place: Its georeference.
         height: Its rows.
         width: Its columns.
-        bbox: Left, bottom, right, top in the scene's reference system; None: all.
-        aoi: A vector file of polygons, in any reference system; None: all.
+        bbox: Left, bottom, right, top in the scene's CRS; None: all.
+        aoi: A vector file of polygons, in any CRS; None: all.
 
     Raises:
-        UsageError: If the scene does not say where it lies, or the box is none.
+        UsageError: If the scene is not georeferenced, or the box is not valid.
         DataError: If box or polygons do not touch the scene, or the file cannot be read or has no polygons.
     """
     window, mask = Window(0, 0, height, width), None
@@ -79,11 +75,13 @@ def part_of(
         return window, None
     if place is None:
         raise UsageError(
-            f"{name} does not say where it lies, so no part of it can be asked for by coordinates. Leave "
-            "--bbox and --aoi out, or give it a reference system first."
+            f"{name} is not georeferenced; --bbox and --aoi cannot be used. Leave them out, or give it a "
+            "coordinate reference system first."
         )
     if bbox is not None:
-        touched = _touched(_box_in_pixels(place, bbox), window)
+        x, y = np.clip(np.meshgrid(*(BoundingBox.parse(bbox)[i::2] for i in (0, 1))), -_FAR, _FAR)
+        cols, rows = place.pixels(x, y)
+        touched = _touched((cols.min(), rows.min(), cols.max(), rows.max()), window)
         if touched is None:
             raise _outside(f"The box {_spelled(bbox)}", name, place, window)
         window = touched
@@ -104,17 +102,10 @@ def _read_polygons(path: Path, place: Georeference) -> tuple[PolygonMask, Box, B
 
     features = read_features(path, place.crs)
     if features.kind != "polygon":
-        raise DataError(f"{path} holds points; expected polygons, the area to work on.")
+        raise DataError(f"{path} contains points; expected polygons, the area to map.")
     polygons = features.geometries
     on_grid = shapely.transform(polygons, lambda points: np.stack(place.pixels(*points.T), axis=1))
     return PolygonMask(on_grid), _bounds(shapely.bounds(on_grid)), _bounds(shapely.bounds(polygons))
-
-
-def _box_in_pixels(place: Georeference, bbox: Sequence[float]) -> Box:
-    bbox = BoundingBox.parse(bbox)
-    x, y = np.clip(np.meshgrid(bbox[::2], bbox[1::2]), -_FAR, _FAR)
-    cols, rows = place.pixels(x, y)
-    return float(cols.min()), float(rows.min()), float(cols.max()), float(rows.max())
 
 
 def _bounds(boxes: Float64Array) -> Box:

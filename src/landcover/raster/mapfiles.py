@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rasterio.errors import RasterioError
@@ -13,7 +14,7 @@ from landcover._typing import UInt8Array
 from landcover.errors import ImageError, MaskError
 from landcover.io import MaskFormat, read_mask, write_mask
 from landcover.legend import Legend
-from landcover.raster.classmap import ClassMap, open_class_map
+from landcover.raster.classmap import open_class_map
 from landcover.raster.georeference import Georeference
 from landcover.raster.writing import RasterSpec, Rows, write_map
 
@@ -59,17 +60,9 @@ def write_map_file(
     qml: bool = False,
     force: bool = False,
 ) -> None:
-    """Write a map; ``rows`` and ``spec`` as for :func:`landcover.raster.write_map`.
+    """Write a map in a file format, as :func:`landcover.raster.write_map` or :func:`landcover.io.write_mask`.
 
-    Args:
-        path: The file.
-        rows: Class indices from the top.
-        spec: Size, georeference and tags.
-        legend: Its classes.
-        map_format: The file format.
-        mask_format: Form of a PNG.
-        qml: Write a QGIS style beside it, where the format can have one.
-        force: Replace existing files.
+    ``qml`` applies to georeferenced formats, ``mask_format`` to PNG.
 
     Raises:
         OutputError: If a file exists and ``force`` is off, or cannot be written.
@@ -85,34 +78,20 @@ def write_map_file(
     write_mask(path, whole, legend, mask_format=mask_format, tags=spec.tags, force=force)
 
 
-@dataclass(frozen=True, slots=True)
-class MapReader:
+class MapReader(NamedTuple):
     """A map file that is open for reading.
 
     Attributes:
         size: Height and width.
         tags: Its metadata.
         georeference: CRS and transform, or None.
+        strips: From the top, the first row and the class indices, uint8 (n, W), of each.
     """
 
     size: tuple[int, int]
     tags: Mapping[str, str]
     georeference: Georeference | None
-    _path: Path
-    _legend: Legend
-    _open: ClassMap | None
-
-    def strips(self) -> Iterator[tuple[int, UInt8Array]]:
-        """Yield the first row and the class indices, uint8 (n, W), of strips from the top.
-
-        Raises:
-            MaskError: If the file is damaged or contains a value that is not a class.
-        """
-        if self._open is None:
-            yield 0, read_mask(self._path, self._legend).index
-            return
-        for window in self._open.strips():
-            yield window.row, self._open.read(window)
+    strips: Iterator[tuple[int, UInt8Array]]
 
 
 def read_map_tags(path: Path) -> dict[str, str]:
@@ -130,7 +109,7 @@ def open_map_file(path: Path, legend: Legend) -> Iterator[MapReader]:
     """Open a map file once, for its tags and its pixels.
 
     Raises:
-        MaskError: If it cannot be read, or its classes are others.
+        MaskError: If it cannot be read, or has other classes.
     """
     if path.suffix == MAP_FORMATS["png"].suffix:
         try:
@@ -138,8 +117,8 @@ def open_map_file(path: Path, legend: Legend) -> Iterator[MapReader]:
                 tags, size = source.tags(), source.shape
         except (RasterioError, ImageError) as error:
             raise MaskError(f"{path} cannot be read as a map: {error}.") from error
-        yield MapReader(size, tags, None, path, legend, None)
+        yield MapReader(size, tags, None, ((0, read_mask(file, legend).index) for file in [path]))
         return
     with open_class_map(path, legend) as opened:
-        size = opened.height, opened.width
-        yield MapReader(size, opened.source.tags(), opened.georeference, path, legend, opened)
+        strips = ((window.row, opened.read(window)) for window in opened.strips())
+        yield MapReader((opened.height, opened.width), opened.source.tags(), opened.georeference, strips)

@@ -1,7 +1,7 @@
 """Imagery of any size, read by strips of rows."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,22 +16,21 @@ from rasterio.io import DatasetReader
 from landcover._gdal import open_raster
 from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import ImageError, UsageError
-from landcover.raster.address import Address
+from landcover.raster.address import BLOCK_CACHE, Address
 from landcover.raster.bands import choose_bands, to_bytes, value_range
-from landcover.raster.blockcache import BLOCK_CACHE
 from landcover.raster.extent import part_of
 from landcover.raster.georeference import georeference_of, pixel_size
 from landcover.values import Scaling
 from landcover.windows import Window
 
 _ROWS = 256
-"""Rows that are read at once at least; formats with lower blocks would take a call for each."""
+"""Rows that are read at once at least; formats with lower blocks would need a call for each."""
 _VRT_ROWS = 1024
-"""The same of VRTs, which do not tell the height of the blocks of the files that they refer to."""
+"""The same of VRTs, which do not report the height of the blocks of their files."""
 _SEQUENTIAL = frozenset({"GIF", "JPEG", "PNG", "WEBP"})
-"""Formats that can only be decoded from the top: below damage there is nothing to be read.
+"""Formats that can only be decoded from the top: nothing can be read below damage.
 
-GDAL tells of the damage in a JPEG once; when its rows are read again they are grey.
+GDAL reports the damage in a JPEG once; when its rows are read again they are grey.
 """
 _SMALL_CACHE = 64 << 20
 _LARGEST_CACHE = 4 << 30
@@ -51,19 +50,16 @@ class Strip(NamedTuple):
 
 
 class Scene:
-    """Imagery that is open for reading; made by :func:`open_scene`, closed by ``with`` or :meth:`close`.
-
-    One handle of GDAL's and no lock: to be used from one thread at a time.
+    """Imagery that is open for reading by one thread; made by :func:`open_scene`, closed by :meth:`close`.
 
     Attributes:
         name: The file or address, for messages, see :func:`~landcover.raster.display_name`.
         height: Rows of the part that is read.
         width: Its columns.
-        georeference: Where it lies, or None.
+        georeference: CRS and transform of the part, or None.
         gsd: Metres per pixel at its centre, or None.
-        damaged: What could not be read so far, in rows and columns of the part; invalid in its strips.
-        warnings: What a person should know of the scene, sentence by sentence. The first rows that are read
-            may add one.
+        damaged: Windows of the part that could not be read so far; invalid in its strips.
+        warnings: Sentences for the user. The first rows that are read may add one.
     """
 
     def __init__(
@@ -99,7 +95,7 @@ class Scene:
                 self._range = value_range(address, reader, self._bands, scaling)
             self._cached = cached.pop_all()
         if place is None:
-            self.warnings.append(f"{self.name} does not say where it lies: {reason}.")
+            self.warnings.append(f"{self.name} is not georeferenced: {reason}.")
         if note is not None:
             self.warnings.append(note)
 
@@ -112,59 +108,51 @@ class Scene:
         self.close()
 
     def close(self) -> None:
-        """Close the file; nothing can be read afterwards."""
+        """Close the file."""
         self._reader.close()
         self._cached.close()
 
     def read_rows(self, start: int, stop: int) -> Strip:
-        """Read the rows from ``start`` up to, not including, ``stop``.
-
-        Strips of any height that follow each other from the top read every block of the file once.
-
-        Args:
-            start: First row, 0 or more.
-            stop: Row after the last, at most ``height``.
+        """Read rows ``start`` to ``stop``, at least one. Strips in order read every block of the file once.
 
         Returns:
-            The strip, in new arrays. A pixel is invalid where the nodata value, alpha band or mask of all
-            three bands says so, where a value is not finite, outside of the polygons, and where the file is
-            damaged: that is then added to ``damaged``.
+            The strip, in new arrays. A pixel is invalid by the nodata value, alpha band or mask of all three
+            bands, where a value is not finite, outside of the polygons, and where the file is damaged, which
+            is then added to ``damaged``.
 
         Raises:
             ImageError: If the scene is strict and a block cannot be read; or, strict or not, if the network
-                fails, or a VRT refers to a file that is not there.
+                fails, or a VRT refers to a file that does not exist.
         """
         if not 0 <= start < stop <= self.height:
-            raise ValueError(f"Rows {start} to {stop} of a scene of {self.height} rows were asked for.")
+            raise ValueError(f"Found rows {start} to {stop}; expected rows of a scene of {self.height} rows.")
         image = np.empty((stop - start, self.width, 3), np.uint8)
         valid = np.ones((stop - start, self.width), bool)
         with self._address.environment():
-            for window in self._pieces(start, stop):
-                rows = slice(window.row - self._window.row - start, None)
-                target = image[rows][: window.height], valid[rows][: window.height]
+            # Cut where rows of blocks of the file begin, so that none is read twice.
+            row, last = self._window.row + start, self._window.row + stop
+            while row < last:
+                end = min((row // self._rows + 1) * self._rows, last)
+                window = Window(row, self._window.col, end - row, self.width)
+                rows = slice(row - self._window.row - start, end - self._window.row - start)
                 try:
-                    self._read(window, *target)
+                    self._read(window, image[rows], valid[rows])
                 except RasterioError as error:
-                    self._salvage(error, window, *target)
-        if start == 0 and self._whole and not self._masked and valid.all() and _has_black_corner(image):
-            self.warnings.append(
-                f"A corner of {self.name} is black and it has no nodata value: black is taken for imagery. "
-                "If it is none, say so to the file: gdal_edit -a_nodata 0."
-            )
+                    self._salvage(error, window, image[rows], valid[rows])
+                row = end
+        if start == 0 and self._whole and not self._masked and valid.all():
+            top = image[:_CORNER_PX]
+            if not top[:, :_CORNER_PX].any() or not top[:, -_CORNER_PX:].any():
+                self.warnings.append(
+                    f"{self.name} has black corners but no nodata value; black is treated as imagery. To "
+                    f"mark it as nodata: gdal_edit -a_nodata 0 {self.name}"
+                )
         if self._polygons is not None:
             valid &= self._polygons.inside(Window(self._window.row + start, self._window.col, *valid.shape))
         return Strip(image, None if valid.all() else valid)
 
-    def _pieces(self, start: int, stop: int) -> Iterator[Window]:
-        """Yield windows of the file, cut where its rows of blocks begin, so that none is read twice."""
-        row, last = self._window.row + start, self._window.row + stop
-        while row < last:
-            end = min((row // self._rows + 1) * self._rows, last)
-            yield Window(row, self._window.col, end - row, self.width)
-            row = end
-
     def _read(self, window: Window, image: UInt8Array, valid: BoolArray) -> None:
-        """Read a window of the file into ``image`` (h, w, 3) and ``valid`` (h, w), which is True before."""
+        """Read a window of the file into ``image`` (h, w, 3) and ``valid`` (h, w), which must be True."""
         if window.row + window.height > self._end:
             raise RasterioError("nothing can be decoded below the damage")
         part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
@@ -184,7 +172,7 @@ class Scene:
             valid &= self._reader.read_masks(self._masked, window=part).any(axis=0)
 
     def _salvage(self, error: RasterioError, window: Window, image: UInt8Array, valid: BoolArray) -> None:
-        """Read what can be read of a window in which something cannot, block by block."""
+        """Read a damaged window block by block."""
         if self._strict or self._address.is_fatal(error):
             raise self._address.refusal(error) from error
         image[:], valid[:] = 0, False
@@ -197,19 +185,17 @@ class Scene:
             top, bottom = max(row, window.row), min(row + high, window.row + window.height)
             for col in range(window.col // wide * wide, window.col + window.width, wide):
                 left, right = max(col, window.col), min(col + wide, window.col + window.width)
-                target = (
-                    slice(top - window.row, bottom - window.row),
-                    slice(left - window.col, right - window.col),
-                )
+                block = Window(top, left, bottom - top, right - left)
+                target = block._replace(row=top - window.row, col=left - window.col).slices
                 valid[target] = True
                 try:
-                    self._read(Window(top, left, bottom - top, right - left), image[target], valid[target])
+                    self._read(block, image[target], valid[target])
                 except RasterioError:
                     image[target], valid[target] = 0, False
-                    self._note(Window(top, left, bottom - top, right - left))
+                    self._note(block)
 
     def _note(self, window: Window) -> None:
-        """Add a window of the file to what is damaged, joined to the one right above it."""
+        """Add a window of the file to ``damaged``, joined to the one right above it."""
         row, col, height, width = window
         row, col = row - self._window.row, col - self._window.col
         for number, other in enumerate(self.damaged):
@@ -231,41 +217,39 @@ def open_scene(
 ) -> Scene:
     """Open imagery of any size to read it by strips of rows.
 
-    GeoTIFF, COG, VRT, JPEG 2000, netCDF and HDF5 are read by blocks; other formats are refused.
-    PNG and JPEG can only be decoded from the top: strips
-    that follow each other cost one decoding, going back begins anew. WebP and GIF are decoded whole by the
-    first read and take their whole size in memory. Where one of these is damaged, the rest of it is; in the
-    others the blocks that are. Palette images are refused as maps or masks; to classify
-    one, expand it to RGB first (gdal_translate -expand rgb).
+    GeoTIFF, COG, VRT, JPEG 2000, netCDF and HDF5 are read by blocks, and single blocks may be damaged. PNG
+    and JPEG can only be decoded from the top: strips in order cost one decoding, going back starts again.
+    WebP and GIF are decoded whole by the first read and take their whole size in memory. In these four,
+    nothing is read below damage. Palette images are refused as maps or masks; to classify one, expand it to
+    RGB first (gdal_translate -expand rgb).
 
     Memory, beside the strips: GDAL's block cache, which has room for two rows of blocks across the part that
     is read (at least 256 rows, in VRTs 1024), of all bands: rows x width x bands x bytes, twice, and at least
-    64 MiB. What scenes and maps need that are open at once adds up, and goes when they are closed.
+    64 MiB. The caches of all open scenes and maps add up.
 
     Args:
-        path: A file, or an address: http(s), s3, gs, az. Files beside one at an address
-            (.msk, .aux.xml, .ovr) are not looked for.
-        bands: Numbers of the red, green and blue band, from 1. None: those that the file calls so, else the
-            first three (with a warning where there are more), else the first one as grey.
+        path: A file, or an address: http(s), s3, gs, az. Files beside an address (.msk, .aux.xml, .ovr) are
+            not used.
+        bands: Numbers of the red, green and blue band, from 1. None: those named so by the file, else the
+            first three (with a warning if it has more), else the first one as grey.
         scaling: The values that become 0 and 255; or "percentile": the 2nd and 98th percentile of the whole
-            scene. None: 8-bit values as they are, others are refused.
-        bbox: Left, bottom, right, top in the scene's reference system: only this part is read, outward to
-            whole pixels.
-        aoi: Vector file of polygons, of any reference system: only their bounds are read, and pixels whose
-            centre lies outside of them are invalid.
-        strict: Take a damaged block for an error, rather than for pixels without data.
+            scene. None: 8-bit values unchanged, others are refused.
+        bbox: Left, bottom, right, top in the scene's CRS: only this part is read, outward to whole pixels.
+        aoi: Vector file of polygons, in any CRS: only their bounds are read, and pixels whose centre is
+            outside of them are invalid.
+        strict: Raise an error for a damaged block instead of pixels without data.
         timeout_s: Seconds without an answer after which a server has stalled; each request is tried 3 times.
 
     Raises:
-        ImageError: If it cannot be opened, lacks a band, is no imagery, needs ``scaling``, or a row of its
+        ImageError: If it cannot be opened, lacks a band, is not imagery, needs ``scaling``, or a row of its
             blocks does not fit in memory.
-        UsageError: If an argument cannot be used, or a part is asked for of a scene without a position.
+        UsageError: If an argument cannot be used, or a part is requested of a scene without georeference.
         DataError: If box or polygons do not touch the scene.
     """
     if not (math.isfinite(timeout_s) and timeout_s > 0):
-        raise UsageError(f"A timeout of {timeout_s} was given; expected seconds above 0.")
+        raise UsageError(f"The timeout is {timeout_s}; expected seconds above 0.")
     address = Address.of(path, timeout_s)
-    with ExitStack() as stack, address.told():
+    with ExitStack() as stack, address.errors():
         with address.environment():
             reader = stack.enter_context(open_raster(address.text))
             scene = Scene(address, reader, bands=bands, scaling=scaling, bbox=bbox, aoi=aoi, strict=strict)
@@ -277,7 +261,7 @@ def _blocks(name: str, reader: DatasetReader, window: Window) -> tuple[tuple[int
     """Return height and width of a block, the rows that are read at once, and bytes of cache for two of them.
 
     Raises:
-        ImageError: If the cache would be larger than any scene that is stored sensibly needs.
+        ImageError: If the cache would be larger than :data:`_LARGEST_CACHE`.
     """
     high, wide = reader.block_shapes[0]
     high, wide = min(high, reader.height), min(wide, reader.width)
@@ -296,15 +280,10 @@ def _blocks(name: str, reader: DatasetReader, window: Window) -> tuple[tuple[int
 
 
 def _masked_bands(reader: DatasetReader, bands: Sequence[int]) -> list[int]:
-    """Return the bands whose masks tell where there is imagery; none where there is imagery everywhere."""
+    """Return the bands whose masks are the mask of the imagery; none where there is imagery everywhere."""
     flags = [reader.mask_flag_enums[band - 1] for band in bands]
     if all(MaskFlags.all_valid in each for each in flags):
         return []
     if all(MaskFlags.per_dataset in each for each in flags):
         return [bands[0]]
     return sorted(set(bands))
-
-
-def _has_black_corner(image: UInt8Array) -> bool:
-    top = image[:_CORNER_PX]
-    return not top[:, :_CORNER_PX].any() or not top[:, -_CORNER_PX:].any()

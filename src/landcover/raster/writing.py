@@ -2,30 +2,30 @@
 
 The strips go into a plain file of bytes in a private folder beside the target; once it is complete, GDAL
 copies it in one pass and a fixed order. The same pixels give the same bytes in every run and for any strips,
-a full disk is noticed by Python, which reports it, and memory stays that of a row of blocks. The price is
-disk space: a byte per pixel and band while the file is written, a third more for overviews. A killed process
-leaves them until the same file is written again.
+Python reports a full disk, and memory stays that of a row of blocks. The price is disk space: a byte per
+pixel and band while the file is written, a third more for overviews. A killed process leaves them until the
+same file is written again.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError  # what rasterio lets through of GDAL has no public name
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 
+from landcover._gdal import CPLE_BaseError
 from landcover._typing import UInt8Array
 from landcover.errors import OutputError
-from landcover.io.files import atomic_path, check_output
+from landcover.io.files import atomic_path, check_output, write_text
 from landcover.legend import CLASS_NAMES, NODATA, Legend
-from landcover.raster.blockcache import BLOCK_CACHE
+from landcover.raster.address import BLOCK_CACHE
 from landcover.raster.georeference import Georeference
-from landcover.raster.style import write_qml
 
 _BLOCK_PX = 512
 _SMALL_CACHE = 16 << 20
@@ -45,7 +45,7 @@ Rows = Iterable[UInt8Array] | Path
 
 @dataclass(frozen=True, slots=True)
 class RasterSpec:
-    """What a raster has beside its pixels.
+    """Size, georeference and tags of a raster.
 
     Attributes:
         height: Number of rows.
@@ -80,12 +80,12 @@ def write_map(
     legend: Legend,
     *,
     cog: bool = False,
-    overviews: bool = True,
     qml: bool = False,
     force: bool = False,
 ) -> None:
     """Write class indices as a tiled, deflated GeoTIFF with colour table, class names and nodata 255.
 
+    Overviews are reduced by powers of two until one fits in a block, by the most frequent class.
     Memory: a strip, and in GDAL about a row of 512 x 512 blocks (512 x width bytes) and 100 MB, for any
     number of rows. Disk: see the module.
 
@@ -94,11 +94,9 @@ def write_map(
         rows: uint8 (n, width) strips of class indices and NODATA, from the top, ``spec.height`` rows
             together; or a file of these bytes in a private folder, which GDAL reads directly.
         spec: Size, georeference and tags.
-        legend: Gives the colour table, and the tag ``CLASS_NAMES`` (``0=urban,1=agriculture,…``).
+        legend: Colour table, and the tag ``CLASS_NAMES`` (``0=urban,1=agriculture,…``).
         cog: Write a Cloud Optimized GeoTIFF.
-        overviews: Add reduced copies, each pixel the most frequent class of those it covers, by powers of two
-            until one fits in a block.
-        qml: Write a QGIS style of the same name, with the suffix ``.qml``, too.
+        qml: Also write a QGIS style with the suffix ``.qml``.
         force: Replace existing files.
 
     Raises:
@@ -115,7 +113,7 @@ def write_map(
         colours={i: (*c.colour, 255) for i, c in enumerate(legend.classes)} | {NODATA: (0, 0, 0, 0)},
     )
     bands = rows if isinstance(rows, Path) else (strip[None] for strip in rows)
-    _write(path, bands, spec, layout, cog=cog, overviews=overviews, force=force)
+    _write(path, bands, spec, layout, cog=cog, force=force)
     if qml:
         write_qml(path.with_suffix(".qml"), legend, force=force)
 
@@ -127,7 +125,6 @@ def write_bands(
     names: Sequence[str],
     *,
     cog: bool = False,
-    overviews: bool = True,
     force: bool = False,
 ) -> None:
     """Write values in 0..1, such as probabilities, as 0..255 in bands of a tiled, deflated GeoTIFF.
@@ -139,16 +136,15 @@ def write_bands(
         path: The file.
         rows: uint8 (bands, n, width) strips, from the top, ``spec.height`` rows together; or a file of bytes.
         spec: Size, georeference and tags.
-        names: The bands, written as their descriptions.
+        names: Descriptions of the bands.
         cog: Write a Cloud Optimized GeoTIFF.
-        overviews: Add reduced copies by powers of two until one fits in a block.
         force: Replace an existing file.
 
     Raises:
         OutputError: If the file exists and ``force`` is off, or cannot be written.
     """
     layout = _Layout(names, spec.tags, Resampling.average, predictor=2, band_tags={"SCALE": "1/255"})
-    _write(path, rows, spec, layout, cog=cog, overviews=overviews, force=force)
+    _write(path, rows, spec, layout, cog=cog, force=force)
 
 
 def write_class_raster(
@@ -172,7 +168,6 @@ def _write(
     layout: _Layout,
     *,
     cog: bool,
-    overviews: bool,
     force: bool,
 ) -> None:
     check_output(path, force=force)
@@ -189,15 +184,21 @@ def _write(
         else:
             pixels = temporary.with_name("pixels.raw")
             _write_pixels(pixels, rows, (count, spec.height, spec.width))
+        common = {"compress": "deflate", "num_threads": "all_cpus", "bigtiff": "if_safer"}
+        form: dict[str, Any] = {"driver": "GTiff", "predictor": layout.predictor, "copy_src_overviews": True}
+        form |= {"tiled": True, "blockxsize": _BLOCK_PX, "blockysize": _BLOCK_PX, "interleave": "band"}
+        if cog:
+            form = {
+                "driver": "COG",
+                "blocksize": _BLOCK_PX,
+                "predictor": "no" if layout.predictor == 1 else "yes",
+                "overviews": "auto",  # those of the source
+            }
         try:
             with BLOCK_CACHE.share(cache), rasterio.Env(**options):
                 source = pixels.with_suffix(".vrt")  # GDAL reads raw files only beside a VRT
-                _describe(source, pixels, spec, layout, overviews=overviews)
-                copy(
-                    str(source),
-                    str(temporary),
-                    **_creation_options(layout.predictor, cog=cog, overviews=overviews),
-                )
+                _describe(source, pixels, spec, layout)
+                copy(str(source), str(temporary), **form, **common)
                 _check_whole(temporary)
         except (RasterioError, CPLE_BaseError) as error:
             raise OutputError(
@@ -219,7 +220,7 @@ def _write_pixels(path: Path, strips: Iterable[UInt8Array], shape: tuple[int, in
         raise ValueError(f"Strips of {rows} rows were given for a raster of {height}.")
 
 
-def _describe(vrt: Path, pixels: Path, spec: RasterSpec, layout: _Layout, *, overviews: bool) -> None:
+def _describe(vrt: Path, pixels: Path, spec: RasterSpec, layout: _Layout) -> None:
     """Write a VRT that makes a raster of the file of bytes beside it, and its overviews."""
     count, height, width = len(layout.names), spec.height, spec.width
     bands = (
@@ -241,34 +242,15 @@ def _describe(vrt: Path, pixels: Path, spec: RasterSpec, layout: _Layout, *, ove
         for band, name in enumerate(layout.names, 1):
             target.set_band_description(band, name)
             target.update_tags(band, **layout.band_tags)
-        if overviews and (levels := _levels(max(height, width))):
+        levels: list[int] = []
+        while max(height, width) > _BLOCK_PX << len(levels):
+            levels.append(2 << len(levels))
+        if levels:
             target.build_overviews(levels, layout.resampling)
 
 
-def _levels(side: int) -> list[int]:
-    """Return the factors of the overviews of a raster with this longer side: powers of two."""
-    levels: list[int] = []
-    while side > _BLOCK_PX << len(levels):
-        levels.append(2 << len(levels))
-    return levels
-
-
-def _creation_options(predictor: int, *, cog: bool, overviews: bool) -> dict[str, Any]:
-    common = {"compress": "deflate", "num_threads": "all_cpus", "bigtiff": "if_safer"}
-    if cog:
-        return {
-            "driver": "COG",
-            "blocksize": _BLOCK_PX,
-            "predictor": "yes" if predictor > 1 else "no",
-            "overviews": "auto" if overviews else "none",  # auto: those of the source, as they are
-            **common,
-        }
-    tiles = {"tiled": True, "blockxsize": _BLOCK_PX, "blockysize": _BLOCK_PX, "interleave": "band"}
-    return {"driver": "GTiff", "predictor": predictor, "copy_src_overviews": True, **tiles, **common}
-
-
 def _check_whole(path: Path) -> None:
-    """Check that every block is in the file: GDAL does not report all errors of closing it on a full disk.
+    """Check that every block is in the file: on a full disk GDAL does not report all errors.
 
     Raises:
         RasterioError: If one is missing or ends behind the end of the file.
@@ -289,3 +271,29 @@ def _check_whole(path: Path) -> None:
                         length = source.get_tag_item(f"BLOCK_SIZE_{col}_{row}", **where)
                         if not offset or not length or int(offset) + int(length) > size:
                             raise RasterioError("a block is missing in what was written")
+
+
+def write_qml(path: Path, legend: Legend, *, force: bool = False) -> None:
+    """Write names and colours of the classes as a QGIS layer style (paletted renderer).
+
+    QGIS applies it to a raster of the same name beside it: ``scene_mask.qml`` to ``scene_mask.tif``.
+
+    Raises:
+        OutputError: If the file exists and ``force`` is off, or cannot be written.
+    """
+    style = ElementTree.Element("qgis", version="3.0", styleCategories="Symbology")
+    renderer = ElementTree.SubElement(
+        ElementTree.SubElement(style, "pipe"),
+        "rasterrenderer",
+        {"type": "paletted", "band": "1", "opacity": "1", "alphaBand": "-1"},
+    )
+    entries = ElementTree.SubElement(renderer, "colorPalette")
+    for index, entry in enumerate(legend.classes):
+        colour = "#{:02x}{:02x}{:02x}".format(*entry.colour)
+        ElementTree.SubElement(
+            entries, "paletteEntry", value=str(index), color=colour, alpha="255", label=entry.name
+        )
+    ElementTree.indent(style)
+    text = ElementTree.tostring(style, encoding="unicode")
+    doctype = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>"
+    write_text(path, f"{doctype}\n{text}\n", force=force)

@@ -1,4 +1,4 @@
-"""How much ground each class covers: of a whole map, and of polygons on it."""
+"""Areas of classes: of a whole map, and of polygons on it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,15 +86,14 @@ class ClassAreas:
 
 
 class ZoneAreas:
-    """The same for each of several polygons, which may overlap; a pixel belongs where its centre lies.
+    """Areas in several polygons, which may overlap; a pixel belongs to a polygon that contains its centre.
 
     Args:
         geometries: Polygons in the map's coordinates.
-        names: What each is called.
-        georeference: Where the map lies.
+        names: Their names.
+        georeference: CRS and transform of the map.
         size: Its height and width.
-        legend: The classes.
-        row_areas: As for :class:`ClassAreas`.
+        areas: Its legend and areas of pixels.
     """
 
     def __init__(
@@ -103,15 +102,21 @@ class ZoneAreas:
         names: Sequence[str],
         georeference: Georeference,
         size: tuple[int, int],
-        legend: Legend,
-        row_areas: Float64Array | None,
+        areas: ClassAreas,
     ) -> None:
-        self.zones = {name: ClassAreas(legend, row_areas) for name in names}
+        self.zones = {name: ClassAreas(areas.legend, areas.row_areas) for name in names}
         self._transform = georeference.transform
-        self._parts = [
-            (name, geometry, *_pixel_bounds(geometry, georeference, size))
-            for name, geometry in zip(names, geometries, strict=True)
-        ]
+        self._parts = []
+        for name, geometry in zip(names, geometries, strict=True):
+            x, y = np.meshgrid(geometry.bounds[::2], geometry.bounds[1::2])
+            cols, rows = georeference.pixels(x, y)
+            top, bottom = (
+                np.clip([np.floor(rows.min()), np.ceil(rows.max())], 0, size[0]).astype(int).tolist()
+            )
+            left, right = (
+                np.clip([np.floor(cols.min()), np.ceil(cols.max())], 0, size[1]).astype(int).tolist()
+            )
+            self._parts.append((name, geometry, range(top, bottom), slice(left, right)))
 
     def add(self, start: int, index: UInt8Array) -> None:
         """Count uint8 (n, W) class indices of rows from ``start``."""
@@ -130,28 +135,26 @@ def read_zones(
     column: str | None,
     georeference: Georeference,
     size: tuple[int, int],
-    legend: Legend,
-    row_areas: Float64Array | None,
+    areas: ClassAreas,
 ) -> ZoneAreas:
     """Read the polygons to count areas in.
 
     Args:
         path: A file of polygons.
         column: What names them; None numbers them from 1.
-        georeference: Where the map lies.
+        georeference: CRS and transform of the map.
         size: Its height and width.
-        legend: Its classes.
-        row_areas: As for :class:`ClassAreas`.
+        areas: Its legend and areas of pixels.
 
     Raises:
-        DataError: If the file is no file of polygons.
-        UsageError: If it has no such column, or a polygon has no name or that of another.
+        DataError: If the file is not a file of polygons.
+        UsageError: If it does not have the column, or a polygon has no name or that of another.
     """
     from landcover.io.vectors import read_features  # needs an extra
 
     features = read_features(path, georeference.crs)
     if features.kind != "polygon":
-        raise UsageError(f"{path} holds points; expected polygons to count areas in.")
+        raise UsageError(f"{path} contains points; expected polygons to count areas in.")
     names = [str(number) for number in range(1, len(features.geometries) + 1)]
     if column is not None:
         if column not in features.attributes:
@@ -161,23 +164,12 @@ def read_zones(
         values = features.attributes[column].tolist()
         if any(value is None or value != value or value == "" for value in values):  # NaN is not itself
             raise UsageError(
-                f"A polygon of {path} has no {column!r}; name it, or leave the column out: zones are "
-                "numbered then."
+                f"A polygon of {path} has no {column!r}. Name it, or leave out --zone-column: zones are then "
+                "numbered."
             )
         names = [str(value) for value in values]
         if len(set(names)) < len(names):
             raise UsageError(
-                f"Several polygons of {path} have one {column!r}; name them apart, or leave it out."
+                f"Several polygons of {path} have one {column!r}. Rename them, or leave out --zone-column."
             )
-    return ZoneAreas(list(features.geometries), names, georeference, size, legend, row_areas)
-
-
-def _pixel_bounds(geometry: Any, place: Georeference, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of the map that a geometry may touch."""
-    height, width = size
-    left, bottom, right, top = geometry.bounds
-    cols, rows = place.pixels(np.array([left, left, right, right]), np.array([bottom, top, bottom, top]))
-    return (
-        slice(int(np.clip(np.floor(rows.min()), 0, height)), int(np.clip(np.ceil(rows.max()), 0, height))),
-        slice(int(np.clip(np.floor(cols.min()), 0, width)), int(np.clip(np.ceil(cols.max()), 0, width))),
-    )
+    return ZoneAreas(list(features.geometries), names, georeference, size, areas)

@@ -239,7 +239,7 @@ def _compute(
         total = np.zeros((*cells, len(classes)), np.float32)
         for teacher, runtime, order in zip(teachers, runtimes, orders, strict=True):
             try:
-                probabilities = predict_probabilities(runtime, image, gsd=gsd, turns=True)
+                probabilities = predict_probabilities(runtime, image, gsd=gsd, tta=True)
             except (ImageError, ModelError) as error:
                 raise DataError(f"The teacher {teacher.path} cannot predict {item.image}: {error}") from error
             total += at_centres(probabilities[order], cells)
