@@ -196,7 +196,7 @@ def _print_scores(result: dict[str, Any]) -> None:
 
 def _print_boundaries(boundaries: dict[str, Any], console: "Console") -> None:
     """Print a row for each bin of distances, with the scores of all pixels from there on beside its own."""
-    from landcover.evaluation.boundary import bin_name
+    from landcover.evaluation.report import bin_name
 
     rows = table("from boundary", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %")
     for row in boundaries["bins"]:
