@@ -3,7 +3,7 @@
 import importlib.util
 import shutil
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 from safetensors.torch import save_file
