@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from landcover.data import open_dataset, select
-from landcover.evaluation.interval import bootstrap_interval, paired_interval
+from landcover.evaluation.estimators import bootstrap_interval
 from landcover.legend import DEEPGLOBE
 from landcover.metrics import ConfusionMatrix
 
@@ -383,9 +383,9 @@ def difference_cells(
     (first, strata), (second, _) = by_scene(ours), by_scene(theirs)
     if several:
         change = mean(miou(ours[fold].tables).miou - miou(theirs[fold].tables).miou for fold in common)
-        ends = paired_interval(first, second, DEEPGLOBE, metric, strata=strata)
+        ends = bootstrap_interval(first, DEEPGLOBE, metric, minus=second, strata=strata)
         cells += [points(change), interval(ends, points)]
-    ends = paired_interval(first, second, DEEPGLOBE, metric)
+    ends = bootstrap_interval(first, DEEPGLOBE, metric, minus=second)
     return [*cells, points(miou(first).miou - miou(second).miou), interval(ends, points)]
 
 

@@ -34,7 +34,7 @@ from landcover.legend import DEEPGLOBE, NODATA
 ROOT = Path(__file__).parents[1]
 PUBLIC = {
     *("AssessmentReport", "ClassArea", "DEEPGLOBE", "Dataset", "EvaluateOptions", "EvaluationReport"),
-    *("ExportOptions",),
+    *("CalibrationReport", "ExportOptions"),
     *("LandClass", "Legend", "MapResult", "Model", "PredictOptions", "TrainConfig", "TruthOptions"),
     *("assess", "calibrate", "clean", "convert", "evaluate", "export", "load_legend", "load_preset"),
     *("open_dataset", "open_model", "predict", "prepare", "report", "sample", "train", "vectorize", "verify"),

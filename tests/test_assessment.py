@@ -287,13 +287,14 @@ def test_labels_that_are_none(
 @pytest.mark.parametrize(
     ("text", "options", "error", "message"),
     [
-        ("x,y,class\n1,2,urban\n", {}, UsageError, "has the columns x, y, class; expected lon and lat"),
+        ("x,y,class\n1,2,urban\n", {}, UsageError, "has the columns x, y, class; expected .*lon and lat"),
         ("lon,lat,class\n1,2,urban\n", {"crs": "EPSG:1"}, UsageError, "'EPSG:1' is not a CRS"),
         ("lon,lat,class\n1,two,urban\n", {}, DataError, "row 1 has 'two' as lat; expected a number"),
         ("lon,lat,class\n1,nan,urban\n", {}, DataError, "row 1 has 'nan' as lat; expected a number"),
         ("lon,lat,class\n1,2\n", {}, DataError, "row 1 has 2 cells; expected 3"),
         ("lon,lat,class,class\n1,2,urban,water\n", {}, DataError, "lon, lat, class, class"),
         ("x,y,class\n1,2,urban\n", {"crs": SITE}, DataError, "not tied to the Earth"),
+        ("lon,lat,class,ö\n", {}, DataError, "UTF-8"),
         ("lon,lat,class\n", {}, DataError, "has no rows"),
         ("", {}, DataError, "has no rows"),
         ("lon,lat,class\n3,95,urban\n", {}, DataError, "cannot be transformed to EPSG:32631"),
@@ -303,19 +304,13 @@ def test_labels_that_are_none(
 def test_tables_that_are_none(
     tmp_path: Path, text: str, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    (tmp_path / "p.csv").write_text(text)
+    (tmp_path / "p.csv").write_text(text, "latin-1")
     with pytest.raises(error, match=message):
         assess(
             write_map(tmp_path / "map.tif", PLACES["projected"], blocks(12)),
             tmp_path / "p.csv",
             options=TruthOptions(**options),
         )
-
-
-def test_a_table_in_another_encoding(tmp_path: Path) -> None:
-    (tmp_path / "p.csv").write_bytes("lon,lat,class,ö\n".encode("latin-1"))
-    with pytest.raises(DataError, match="cannot be read as CSV in UTF-8"):
-        assess(write_map(tmp_path / "map.tif", PLACES["projected"], blocks(12)), tmp_path / "p.csv")
 
 
 # --- Rasters that are refused -------------------------------------------------------------------------------
@@ -326,20 +321,23 @@ def test_maps_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(MaskError, match="does not exist"):
         assess(tmp_path / "none.tif", truth)
     (tmp_path / "text.tif").write_text("no raster")
-    with pytest.raises(MaskError, match="cannot be read as a raster"):
+    with pytest.raises(MaskError, match=r"text\.tif is not a .*raster"):
         assess(tmp_path / "text.tif", truth)
     write_mask(tmp_path / "plain.png", blocks(13), DEEPGLOBE)
-    with pytest.raises(MaskError, match="does not say where it lies"):
+    with pytest.raises(MaskError, match=r"plain\.png .*gdal_edit"):
         assess(tmp_path / "plain.png", truth)
     place = PLACES["projected"]
     profile = {"driver": "GTiff", "height": 8, "width": 8, "crs": place.crs, "transform": place.transform}
     with rasterio.open(tmp_path / "rgb.tif", "w", count=3, dtype="uint8", **profile):
         pass
-    with pytest.raises(MaskError, match="has 3 bands of uint8"):
+    with pytest.raises(MaskError, match=r"rgb\.tif .*3 bands"):
         assess(tmp_path / "rgb.tif", truth)
     with rasterio.open(tmp_path / "strange.tif", "w", count=1, dtype="uint8", **profile) as target:
         target.write(np.full((8, 8), 77, np.uint8), 1)
-    with pytest.raises(MaskError, match="holds 77, no class of urban"):
+    far = Georeference(UTM, Affine(0.5, 0, 700_000, 0, -0.5, 5_900_000))
+    with pytest.raises(DataError, match=r"No raster of .*t\.tif with a known class is on .*far\.tif"):
+        assess(write_map(tmp_path / "far.tif", far, blocks(14)), truth)
+    with pytest.raises(MaskError, match=r"strange\.tif .*77"):
         assess(tmp_path / "strange.tif", truth)
 
 
@@ -355,13 +353,6 @@ def test_a_damaged_map_is_named(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(MaskError, match=r"map\.tif cannot be read as a raster"):
         assess(path, truth)
-
-
-def test_truth_elsewhere(tmp_path: Path) -> None:
-    far = Georeference(UTM, Affine(0.5, 0, 700_000, 0, -0.5, 5_900_000))
-    truth = write_map(tmp_path / "t.tif", far, blocks(14))
-    with pytest.raises(DataError, match=r"No raster of .*t\.tif with a known class is on"):
-        assess(write_map(tmp_path / "map.tif", PLACES["projected"], blocks(14)), truth)
 
 
 # --- Estimates ----------------------------------------------------------------------------------------------
@@ -493,14 +484,8 @@ def test_options_of_another_kind_of_truth(pair: tuple[Path, Path], tmp_path: Pat
     (tmp_path / "p.csv").write_text("lon,lat,class\n3,51,urban\n")
     with pytest.raises(UsageError, match="--layer"):
         assess(pair[0], tmp_path / "p.csv", options=TruthOptions(layer="points"))
-
-
-def test_an_unknown_metric(pair: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="metric 'iou'"):
         assess(*pair, metric="iou")  # type: ignore[arg-type]
-
-
-def test_legends_with_other_classes(pair: tuple[Path, Path]) -> None:
     other = Legend("two", (LandClass("a", (0, 0, 0)), LandClass("b", (1, 1, 1))), unknown=None)
     with pytest.raises(UsageError, match="expected the same"):
         assess(*pair, map_legend=other)

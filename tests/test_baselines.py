@@ -8,7 +8,7 @@ import pytest
 from landcover.data import open_dataset, select
 from landcover.data.synthetic import make_dataset
 from landcover.errors import UsageError
-from landcover.evaluation.baselines import ColourClassifier, box_mean, score_baselines
+from landcover.evaluation.baselines import ColourClassifier, score_baselines
 from landcover.legend import DEEPGLOBE
 
 URBAN, WATER, UNKNOWN = 0, 4, 6
@@ -61,23 +61,8 @@ def test_learning_is_a_sum_over_images() -> None:
 def test_windows_without_a_middle_are_refused(window_px: int) -> None:
     with pytest.raises(UsageError, match="odd"):
         ColourClassifier(DEEPGLOBE, window_px=window_px)
-
-
-def test_predicting_before_learning_is_refused() -> None:
     with pytest.raises(UsageError, match="no labelled pixel"):
         ColourClassifier(DEEPGLOBE).predict(np.zeros((2, 2, 3), np.uint8))
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 3), (4, 30, 3), (33, 17, 1)])
-@pytest.mark.parametrize("window_px", [1, 3, 15])
-def test_box_mean_is_the_mean_of_what_is_there(shape: tuple[int, int, int], window_px: int) -> None:
-    image = np.random.default_rng(2).integers(0, 256, shape, np.uint8)
-    half = window_px // 2
-    expected = np.zeros_like(image)
-    for row, col in np.ndindex(shape[:2]):
-        window = image[max(row - half, 0) : row + half + 1, max(col - half, 0) : col + half + 1]
-        expected[row, col] = window.reshape(-1, shape[2]).astype(int).sum(axis=0) // window[..., 0].size
-    assert np.array_equal(box_mean(image, window_px), expected)
 
 
 def test_colour_is_not_enough_in_the_procedural_world(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from hypothesis.extra import numpy as hnp
 from landcover._typing import UInt8Array
 from landcover.evaluation.boundary import (
     DISTANCE_BINS_M,
-    bin_name,
     boundary_scores,
     count_by_distance,
     distance_bins,
     squared_distance,
 )
+from landcover.evaluation.report import bin_name
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.metrics import ConfusionMatrix
 
@@ -100,7 +100,7 @@ def test_scores_of_a_bin_are_those_of_its_pixels() -> None:
     truth = np.kron(random.integers(0, 7, (2, 2)), np.ones((50, 45))).astype(np.uint8)
     prediction = np.where(random.random(truth.shape) < 0.7, truth, random.integers(0, 6, truth.shape))
     prediction = prediction.astype(np.uint8)
-    rows = boundary_scores(count_by_distance(truth, prediction, DEEPGLOBE, 1.0))["bins"]
+    rows = boundary_scores(count_by_distance(truth, prediction, DEEPGLOBE, 1.0)).to_dict()["bins"]
     distance = np.sqrt(brute_force(truth)) + 0.5
     known = truth != UNKNOWN
     for row in rows:
@@ -121,7 +121,9 @@ def test_scores_of_a_bin_are_those_of_its_pixels() -> None:
 
 def test_nothing_known_has_no_scores() -> None:
     truth = np.full((5, 5), NODATA, np.uint8)
-    rows = boundary_scores(count_by_distance(truth, np.zeros((5, 5), np.uint8), DEEPGLOBE, 1.0))["bins"]
+    rows = boundary_scores(count_by_distance(truth, np.zeros((5, 5), np.uint8), DEEPGLOBE, 1.0)).to_dict()[
+        "bins"
+    ]
     assert {(row["pixels"], row["share"], row["miou"], row["pixel_accuracy"]) for row in rows} == {
         (0, None, None, None)
     }

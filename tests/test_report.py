@@ -31,16 +31,8 @@ from landcover.model.preprocessing import Preprocessing
 from landcover.raster import Georeference, write_class_raster
 from landcover.reporting import report
 from landcover.reporting.collect import collect, read_evaluation, read_run, short_names
-from landcover.reporting.figures import (
-    Curve,
-    histogram,
-    line_chart,
-    matrix,
-    nice_ticks,
-    reliability_chart,
-)
-from landcover.reporting.notes import comparison_notes, evaluation_notes, run_notes
-from landcover.reporting.strips import (
+from landcover.reporting.figures import Curve, line_chart, matrix, nice_ticks, reliability_chart
+from landcover.reporting.pictures import (
     IGNORED,
     WRONG,
     best_and_worst,
@@ -48,8 +40,8 @@ from landcover.reporting.strips import (
     error_colours,
     shrink,
     side_px,
-    thin_out,
 )
+from landcover.reporting.views import comparison_notes, evaluation_notes, training_view
 from report_world import NAMES, SCORED, save, validation, write_run, write_world
 
 NASTY = "<script>alert(1)</script>"
@@ -109,14 +101,8 @@ def test_what_a_resumed_run_did_again_counts_once(tmp_path: Path) -> None:
     assert [s.loss for s in read.steps] == [5.0, 3.5, 3.0]
     assert [v.miou for v in read.validations] == [validation(3, 3.0, 0.5)["miou"]]
     assert read.best is read.validations[0]
-
-
-def test_a_run_that_goes_on_after_its_end_has_not_ended(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run")
-    assert read_run(run).end is not None
-    with (run / "log.jsonl").open("a") as file:
-        file.write('{"event": "start"}\n')
-    assert read_run(run).end is None
+    assert read.end is None
+    assert read_run(write_run(tmp_path / "ended")).end is not None
 
 
 def test_half_a_last_line_is_left_out_but_damage_elsewhere_is_told(tmp_path: Path) -> None:
@@ -125,18 +111,19 @@ def test_half_a_last_line_is_left_out_but_damage_elsewhere_is_told(tmp_path: Pat
     whole = log.read_text()
     log.write_text(whole + '{"event": "step", "st')
     assert len(read_run(run).steps) == 40
-    log.write_text('{"event": "step", "st\n' + whole)
-    with pytest.raises(DataError, match=r"Line 1 of .*log\.jsonl is not JSON"):
-        read_run(run)
+    for content, message in ((b'{"st\n' + whole.encode(), r"Line 1 of .*log\.jsonl"), (b"\xff\xfe", "UTF-8")):
+        log.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            read_run(run)
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"event": "cake"}', "'cake'; expected start, step, validation or end"),
+        ('{"event": "cake"}', "cake"),
         ('{"event": "step", "step": 3}', "'seconds': Field required"),
         ('{"event": "step", "step": -3, "seconds": 1, "loss": 1, "lr": 1}', "'step'"),
-        ("[1, 2]", "no event"),
+        ("[1, 2]", "[1, 2]"),
         ('{"event": "validation", "step": 1, "seconds": 1, "miou": "good", "iou": {}}', "'miou'"),
     ],
 )
@@ -151,15 +138,8 @@ def test_a_log_of_something_else_is_refused(tmp_path: Path, line: str, said: str
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
     run = write_run(tmp_path / "run")
     (run / name).unlink()
-    with pytest.raises(DataError, match=f"not a run folder: it has no {name}"):
+    with pytest.raises(DataError, match=f"not a run folder: {name}"):
         collect([run])
-
-
-def test_a_binary_log_is_refused(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run")
-    (run / "log.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="is not text"):
-        read_run(run)
 
 
 @pytest.mark.parametrize(
@@ -198,11 +178,8 @@ def test_the_result_for_a_map_is_refused_in_one_clear_line(tmp_path: Path) -> No
     )
     path = tmp_path / "assessment.json"
     assess(tmp_path / "map.tif", tmp_path / "map.tif", json=path)
-    with pytest.raises(
-        DataError, match=r"assessment\.json is the result of landcover evaluate --map"
-    ) as told:
+    with pytest.raises(DataError, match=r"assessment\.json .*--map"):
         report([path], tmp_path / "page.html")
-    assert "\n" not in str(told.value)
     assert not (tmp_path / "page.html").exists()
 
 
@@ -339,9 +316,9 @@ def test_a_long_line_is_thinned_to_means_within_its_band() -> None:
 
 @given(hnp.arrays(np.int64, (7, 7), elements=st.integers(0, 2**52)))
 def test_matrix_rows_are_shares_of_the_truth(counts: np.ndarray) -> None:
-    result = matrix(counts.tolist(), NAMES, SCORED)
+    result = matrix(counts, NAMES, SCORED)
     assert [row.name for row in result.rows] == NAMES[: 7 if counts[6].any() else 6]
-    assert list(result.columns) == NAMES[: 7 if counts[:, 6].any() else 6]
+    assert result.columns == NAMES[: 7 if counts[:, 6].any() else 6]
     for i, row in enumerate(result.rows):
         total = sum(int(n) for n in counts[i])
         assert row.pixels == total
@@ -354,13 +331,9 @@ def test_matrix_rows_are_shares_of_the_truth(counts: np.ndarray) -> None:
 
 
 def test_matrix_names_the_largest_confusions() -> None:
-    result = matrix([[50, 50, 0], [1, 99, 0], [70, 20, 10]], ["a", "b", "unknown"], ["a", "b"])
-    assert result.confusions == (("a", "b", 0.5), ("b", "a", 0.01))
-    assert result.unscored == ("unknown",)
-
-
-def test_histogram_counts_every_image_once() -> None:
-    assert histogram([0.0, 0.049, 0.05, 0.5, 1.0], 20) == [2, 1] + [0] * 8 + [1] + [0] * 8 + [1]
+    result = matrix(np.array([[50, 50, 0], [1, 99, 0], [70, 20, 10]]), ["a", "b", "unknown"], ["a", "b"])
+    assert result.confusions == [("a", "b", 0.5), ("b", "a", 0.01)]
+    assert result.unscored == ["unknown"]
 
 
 # Pictures
@@ -381,17 +354,16 @@ def test_best_and_worst_share_no_image_and_bound_the_rest(scores: list[float | N
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)), st.integers(1, 50))
 def test_thinning_keeps_only_what_is_there(index: np.ndarray, side: int) -> None:
-    small = thin_out(index, side)
+    small = shrink(index, side)
     assert max(small.shape) == min(side, max(index.shape))
     assert set(np.unique(small)) <= set(np.unique(index))
     if max(index.shape) <= side:
         assert (small == index).all()
-    assert shrink(np.repeat(index[..., None], 3, 2), side).shape == (*small.shape, 3)
 
 
 def test_thinning_by_a_whole_factor_takes_the_central_pixels() -> None:
     index = np.arange(81, dtype=np.uint8).reshape(9, 9)
-    assert thin_out(index, 3).tolist() == [[10, 13, 16], [37, 40, 43], [64, 67, 70]]
+    assert shrink(index, 3).tolist() == [[10, 13, 16], [37, 40, 43], [64, 67, 70]]
 
 
 def test_error_map_shows_right_wrong_and_not_scored() -> None:
@@ -405,7 +377,7 @@ def test_error_map_shows_right_wrong_and_not_scored() -> None:
 def test_pictures_are_the_image_the_truth_the_map_and_its_errors(tmp_path: Path) -> None:
     evaluation = read_evaluation(write_world(tmp_path, images=4, size=40))
     scenes = draw_scenes(evaluation, DEEPGLOBE, 1, 480)
-    assert (scenes.missing, [s.key for s in scenes.best], [s.key for s in scenes.worst]) == (
+    assert (scenes.missing, [s.score.key for s in scenes.best], [s.score.key for s in scenes.worst]) == (
         "",
         ["val/0000"],
         ["val/0003"],
@@ -418,20 +390,15 @@ def test_pictures_are_the_image_the_truth_the_map_and_its_errors(tmp_path: Path)
     wrong = (truth != prediction).any(2) & truth.any(2)  # black is unknown
     assert ((error == WRONG).all(2) == wrong).all()
     assert f"{100 * wrong.mean():.1f} %" in scenes.worst[0].pictures[3].alt
+    for picture in draw_scenes(evaluation, DEEPGLOBE, 1, 20).best[0].pictures:
+        assert (picture.width, picture.height) == decode(picture.uri).shape[:2] == (20, 20)
 
 
 def decode(uri: str | None) -> np.ndarray:
     assert uri is not None
     kind, data = uri.split(";base64,")
-    assert kind in ("data:image/png", "data:image/webp")
+    assert kind == "data:image/webp"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
-
-
-def test_pictures_are_never_larger_than_asked(tmp_path: Path) -> None:
-    evaluation = read_evaluation(write_world(tmp_path, images=2, size=96))
-    for picture in draw_scenes(evaluation, DEEPGLOBE, 1, 50).best[0].pictures:
-        assert decode(picture.uri).shape == (50, 50, 3)
-        assert (picture.width, picture.height) == (50, 50)
 
 
 def test_one_damaged_map_costs_only_its_own_pictures(tmp_path: Path) -> None:
@@ -444,6 +411,9 @@ def test_one_damaged_map_costs_only_its_own_pictures(tmp_path: Path) -> None:
     assert "0001_mask.png" in scenes.best[1].missing
     assert "8 x 9 pixels (height x width), the image 40 x 40" in scenes.worst[1].missing
     assert len(scenes.worst[0].pictures) == 4
+    for kind in ("sat.jpg", "mask.png"):
+        (tmp_path / f"data/val/0003_{kind}").unlink()
+    assert "no longer in" in draw_scenes(read_evaluation(path), DEEPGLOBE, 2, 480).worst[0].missing
 
 
 def test_maps_in_another_order_of_classes_are_shown_in_the_truths(tmp_path: Path) -> None:
@@ -460,15 +430,6 @@ def test_maps_in_another_order_of_classes_are_shown_in_the_truths(tmp_path: Path
     assert pictures[1].uri != pictures[2].uri
 
 
-def test_an_image_that_has_left_the_data_is_told(tmp_path: Path) -> None:
-    path = write_world(tmp_path, images=2, size=16)
-    for kind in ("sat.jpg", "mask.png"):
-        (tmp_path / f"data/val/0001_{kind}").unlink()
-    scenes = draw_scenes(read_evaluation(path), DEEPGLOBE, 1, 480)
-    assert "no longer in" in scenes.worst[0].missing
-    assert scenes.best[0].pictures
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -477,6 +438,7 @@ def test_an_image_that_has_left_the_data_is_told(tmp_path: Path) -> None:
         ({"data": "/nowhere"}, "images are no longer at /nowhere"),
         ({"predictions": "/nowhere"}, "maps are no longer at /nowhere"),
         ({"per_image": []}, "no scores of single images"),
+        ({"data": str(Path(__file__).parent / "golden")}, "No pictures:"),
     ],
 )
 def test_the_page_says_why_there_are_no_pictures(
@@ -488,12 +450,6 @@ def test_the_page_says_why_there_are_no_pictures(
     assert said in page.text
 
 
-def test_an_empty_data_folder_is_told_too(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    path = change(write_world(tmp_path, images=2, size=16), data=str(tmp_path / "empty"))
-    assert "No pictures:" in read_page(report([path], tmp_path / "r.html")).text
-
-
 def test_more_rows_make_smaller_pictures_of_the_same_weight() -> None:
     assert side_px(0) == side_px(6) == side_px(12) == 480
     assert side_px(48) == 240
@@ -501,15 +457,6 @@ def test_more_rows_make_smaller_pictures_of_the_same_weight() -> None:
 
 
 # Notes
-
-
-def test_the_warnings_of_the_evaluation_come_first(tmp_path: Path) -> None:
-    path = write_world(tmp_path, images=1, size=8)
-    assert evaluation_notes(read_evaluation(path)) == []
-    change(path, warnings=["Class 'water' is absent."], metric="glnet")
-    notes = evaluation_notes(read_evaluation(path))
-    assert notes[0] == "Class 'water' is absent."
-    assert len(notes) == 2
 
 
 @pytest.mark.parametrize(
@@ -560,13 +507,6 @@ def test_splits_that_ignore_scenes_get_a_note(tmp_path: Path, split: str, leaks:
     assert any("neighbouring tiles" in note for note in evaluation_notes(read_evaluation(path))) == leaks
 
 
-def test_other_metrics_and_scoring_everything_get_a_note(tmp_path: Path) -> None:
-    path = change(write_world(tmp_path, images=1, size=8), metric="seven-class", split="all")
-    notes = " ".join(evaluation_notes(read_evaluation(path)))
-    assert "metric is seven-class" in notes
-    assert "All images were scored" in notes
-
-
 OVERLAP = {"status": "no identical image found", "images": 1, "identical": 0, "same_scene": None}
 
 
@@ -589,22 +529,6 @@ def test_what_the_evaluation_knows_is_not_guessed_beside_it(
     assert (note not in " ".join(evaluation_notes(read_evaluation(path)))) == silent
 
 
-@pytest.mark.parametrize(
-    ("status", "text"),
-    [
-        ("not recorded", "Cannot tell whether these images were used for training"),
-        ("no identical image found", "No identical image found"),
-        ("no overlap", "No overlap with the training data"),
-        ("identical image found", None),  # the evaluation's own warnings say it
-    ],
-)
-def test_the_overlap_is_a_note(tmp_path: Path, status: str, text: str | None) -> None:
-    path = write_world(tmp_path, images=1, size=8)
-    change(path, training_overlap=OVERLAP | {"status": status})
-    notes = evaluation_notes(read_evaluation(path))
-    assert [note.startswith(text or "-") for note in notes] == ([True] if text else [])
-
-
 def test_evaluations_of_0_1_are_read(tmp_path: Path) -> None:
     """They have ``seen`` for the overlap, and ``borders`` with ``bands``."""
     scores = {"share": 1.0, "miou": 0.5, "iou": {}, "pixel_accuracy": 0.5}
@@ -617,18 +541,28 @@ def test_evaluations_of_0_1_are_read(tmp_path: Path) -> None:
     assert read.training_overlap is None
 
 
+def test_warnings_come_first_then_notes_on_split_and_metric(tmp_path: Path) -> None:
+    path = write_world(tmp_path, images=1, size=8)
+    assert evaluation_notes(read_evaluation(path)) == []
+    change(path, warnings=["Class 'water' is absent."], metric="seven-class", split="all")
+    first, split, metric = evaluation_notes(read_evaluation(path))
+    assert first == "Class 'water' is absent."
+    assert "All images were scored" in split
+    assert "seven-class" in metric
+
+
 def test_a_comparison_says_in_what_its_numbers_differ(tmp_path: Path) -> None:
     first = write_world(tmp_path / "a", images=1, size=8)
     second = write_world(tmp_path / "b", images=1, size=8)
-    assert comparison_notes(collect([first, second])[1]) == []
+    assert comparison_notes(list(map(read_evaluation, [first, second]))) == []
     change(second, metric="glnet", split="folders:validation")
-    assert "differ in metric and split:" in comparison_notes(collect([first, second])[1])[0]
+    assert "differ in metric, split:" in comparison_notes(list(map(read_evaluation, [first, second])))[0]
 
 
 def test_an_interrupted_run_is_a_note(tmp_path: Path) -> None:
-    assert run_notes(read_run(write_run(tmp_path / "a"))) == []
+    assert training_view(read_run(write_run(tmp_path / "a"))).notes == []
     cut = write_run(tmp_path / "b", ended=False, every=100)
-    assert [note.split(":")[0] for note in run_notes(read_run(cut))] == [
+    assert [note.split(":")[0] for note in training_view(read_run(cut)).notes] == [
         "The run was interrupted or is still running",
         "The run has not been validated yet.",
     ]
@@ -637,17 +571,18 @@ def test_an_interrupted_run_is_a_note(tmp_path: Path) -> None:
 # The page
 
 
-def test_the_number_stands_with_metric_split_images_and_model(tmp_path: Path) -> None:
-    path = change(write_world(tmp_path, images=3, size=16), miou=0.5434)
-    text = read_page(report([path], tmp_path / "r.html", title="Held-out scenes")).text
-    assert "mIoU 54.3 % challenge metric, split scenes-k5@0:val, 3 images, model runs/starter" in text
-    assert text.count("Held-out scenes") == 2
-
-
 def test_the_page_shows_the_scores_the_matrix_and_the_curves(tmp_path: Path) -> None:
     path = write_world(tmp_path, images=3, size=16)
     read = read_evaluation(path)
-    page = read_page(report([write_run(tmp_path / "run"), path], tmp_path / "r.html"))
+    run = write_run(tmp_path / "run", steps=40, every=10)
+    page = read_page(report([run, path], tmp_path / "r.html", title="Held-out scenes"))
+    headline = "challenge metric, split scenes-k5@0:val, 3 images, model runs/starter"
+    assert f"mIoU {100 * (read.miou or 0):.1f} % {headline}" in page.text
+    assert page.text.count("Held-out scenes") == 2
+    best = read_run(run).best
+    assert best is not None
+    text = read_page(report([run], tmp_path / "run.html")).text
+    assert f"mIoU {100 * (best.miou or 0):.1f} % best validation during training, at step 40" in text
     for name in SCORED:
         assert f"{name} {100 * (read.iou[name] or 0):.1f} %" in page.text
     share = read.confusion[0][0] / sum(read.confusion[0])
@@ -659,14 +594,6 @@ def test_the_page_shows_the_scores_the_matrix_and_the_curves(tmp_path: Path) -> 
     assert all(image["alt"] and image["width"] for image in page.images())
 
 
-def test_a_run_alone_shows_its_best_validation(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", steps=40, every=10)
-    best = read_run(run).best
-    assert best is not None
-    text = read_page(report([run], tmp_path / "r.html")).text
-    assert f"mIoU {100 * (best.miou or 0):.1f} % best validation during training, at step 40" in text
-
-
 @pytest.mark.parametrize(
     "events", [[], [{"event": "start"}], [step(1, float("nan"))], [validation(5, 1.0, 0.3)]]
 )
@@ -675,7 +602,7 @@ def test_a_run_that_has_only_begun_makes_a_page(tmp_path: Path, events: list[dic
     write_events(run, *events)
     text = report([run], tmp_path / "r.html").read_text()
     assert "nan" not in text.lower()
-    assert "cut off" in text
+    assert "interrupted" in text
 
 
 def test_interval_cleaning_and_unmapped_pixels_are_shown(tmp_path: Path) -> None:
@@ -683,28 +610,13 @@ def test_interval_cleaning_and_unmapped_pixels_are_shown(tmp_path: Path) -> None
     cleaned = {"min_region": "2000m2", "min_pixels": 8000, "miou": 0.5512, "miou_change": 0.0123}
     change(path, miou_interval=[0.4321, 0.6543], resampled="scenes", min_region=cleaned)
     text = read_page(report([path], tmp_path / "a.html")).text
-    assert "95 % interval 43.2 % to 65.4 % (by drawing scenes anew)" in text
+    assert "95 % interval 43.2 % to 65.4 % (bootstrap over scenes)" in text
     assert "mIoU without regions below 2000m2 55.1 % (+1.2 points)" in text
     assert "no data" not in text
     confusion = [[30, 0], [0, 50]]
     change(path, classes=["sea", "land"], iou={"sea": 0.3, "land": 1.0}, confusion=confusion, missed=[70, 0])
     text = read_page(report([path], tmp_path / "b.html")).text
     assert "70 % of sea mapped as (no data)" in text
-
-
-def test_what_evaluate_writes_is_what_report_reads(tmp_path: Path) -> None:
-    write_world(tmp_path, images=4, size=40)
-    path = tmp_path / "real.json"
-    result = evaluate(
-        tmp_path / "data",
-        "folders:val",
-        predictions=tmp_path / "maps",
-        options=EvaluateOptions(min_region="9px", json=path),
-    )
-    page = read_page(report([path], tmp_path / "r.html"))
-    assert f"mIoU {100 * result.miou:.1f} % challenge metric, split folders:val, 4 images" in page.text
-    assert len(page.images()) == 4 * 4
-    assert "regions below 9px" in page.text
 
 
 def bins(*pairs: tuple[float, float]) -> dict[str, object]:
@@ -719,22 +631,14 @@ def bins(*pairs: tuple[float, float]) -> dict[str, object]:
     }
 
 
-def test_the_reliability_chart_puts_accuracy_over_confidence() -> None:
-    chart = reliability_chart([0.5, 0.9], [0.25, 1.0])
-    diagonal, model = chart.lines
-    assert diagonal.path == "M0 100L100 0"
-    assert model.path == "M50 75L90 0"
-    assert [(dot.x, dot.y) for dot in model.dots] == [(50, 75), (90, 0)]
-    assert model.dots[0].says == "confidence 50\u00a0%, accuracy 25\u00a0%"
-    assert {tick.at for tick in chart.x_ticks} == {tick.at for tick in chart.y_ticks} == {0, 25, 50, 75, 100}
-
-
 def test_calibration_is_drawn_where_the_scores_have_it(tmp_path: Path) -> None:
+    chart = reliability_chart([0.5, 0.9], [0.25, 1.0])
+    assert chart.lines[0].path == "M0 100L100 0"
+    assert [dot[:2] for dot in chart.lines[1].dots] == [(50, 75), (90, 0)]
     path = write_world(tmp_path, calibration=bins((0.5, 0.4), (0.9, 0.8)))
     page = read_page(report([path], tmp_path / "r.html", images=0))
-    assert "Calibration" in page.text
-    assert "one of 2 equal parts" in page.text
-    assert "(ECE) 4.2 %, at worst 12.0 % where it says barren; temperature 1.25, fitted on" in page.text
+    for fact in ("ECE) 4.2 %", "12.0 % for pixels predicted as barren", "temperature 1.25, fitted on"):
+        assert fact in page.text
     charts = [attributes["aria-label"] for tag, attributes in page.tags if attributes.get("role") == "img"]
     assert any("confidence 50\u00a0%, accuracy 40\u00a0%; confidence 90" in (label or "") for label in charts)
     for empty in (None, bins()):
@@ -745,22 +649,20 @@ def test_calibration_is_drawn_where_the_scores_have_it(tmp_path: Path) -> None:
         read_evaluation(change(path, calibration={"ece": 1}))
 
 
-def test_scores_by_distance_from_boundaries_are_a_table(tmp_path: Path) -> None:
-    write_world(tmp_path, images=2, size=64)
+def test_what_evaluate_writes_is_what_report_reads(tmp_path: Path) -> None:
+    write_world(tmp_path, images=4, size=64)
     path = tmp_path / "real.json"
-    result = evaluate(
-        tmp_path / "data",
-        "folders:val",
-        predictions=tmp_path / "maps",
-        gsd=0.5,
-        options=EvaluateOptions(boundaries=True, json=path),
-    )
-    text = read_page(report([path], tmp_path / "r.html", images=0)).text
-    assert "Scores by distance from class boundaries" in text
+    options = EvaluateOptions(min_region="9px", boundaries=True, json=path)
+    maps = tmp_path / "maps"
+    result = evaluate(tmp_path / "data", "folders:val", predictions=maps, gsd=0.5, options=options)
+    page = read_page(report([path], tmp_path / "r.html"))
+    assert f"mIoU {100 * result.miou:.1f} % challenge metric, split folders:val, 4 images" in page.text
+    assert len(page.images()) == 4 * 4
+    assert "regions below 9px" in page.text
     near = result.boundaries.bins[0]
     row = [near.share, near.miou, near.pixel_accuracy]
-    assert "0 to 5 m " + " ".join(f"{100 * value:.1f} %" for value in row) in text
-    assert "over 40 m 0.0 % – –" in text  # of an image of 32 m
+    assert "0 to 5 m " + " ".join(f"{100 * value:.1f} %" for value in row) in page.text
+    assert "over 40 m 0.0 % – –" in page.text  # of an image of 32 m
 
 
 def test_several_evaluations_are_compared(tmp_path: Path) -> None:
@@ -769,7 +671,6 @@ def test_several_evaluations_are_compared(tmp_path: Path) -> None:
         for name, miou in (("a", 0.25), ("b", 0.75))
     ]
     page = read_page(report(paths, tmp_path / "r.html"))
-    assert "Comparison" in page.text
     assert re.search(r"a/evaluation challenge, scenes-k5@0:val 25\.0 %.*b/evaluation .* 75\.0 %", page.text)
     links = [a["href"] for tag, a in page.tags if tag == "a"]
     places = [a.get("id") for tag, a in page.tags if tag == "section"]
@@ -828,15 +729,6 @@ def test_the_page_stays_light_with_large_images_and_long_logs(tmp_path: Path) ->
     assert out.stat().st_size < 3_000_000
 
 
-def test_images_can_be_left_out_but_not_negative(tmp_path: Path) -> None:
-    path = write_world(tmp_path, images=2, size=16)
-    page = read_page(report([path], tmp_path / "r.html", images=0))
-    assert page.images() == []
-    assert "Best and worst" not in page.text
-    with pytest.raises(UsageError, match="--images is -1"):
-        report([path], tmp_path / "s.html", images=-1)
-
-
 def test_an_existing_page_and_the_inputs_are_safe(tmp_path: Path) -> None:
     path = write_world(tmp_path, images=1, size=8)
     out = tmp_path / "deep" / "r.html"
@@ -883,6 +775,9 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     page = read_page(out)
     assert "By command" in page.text
     assert len(page.images()) == 2 * 4
+    assert read_page(report([path], tmp_path / "none.html", images=0)).images() == []
+    with pytest.raises(UsageError, match="--images is -1"):
+        report([path], tmp_path / "s.html", images=-1)
     assert isinstance(CliRunner().invoke(cli.build(), command).exception, OutputError)
     assert CliRunner().invoke(cli.build(), [*command, "--force"]).exit_code == 0
 

@@ -94,7 +94,7 @@ def test_the_files_are_the_run_with_the_temperature_of_the_other(
     assert_same_tensors(shipped / "starter.safetensors", runs[0] / BEST_NAME)
 
     alike = Path(shutil.copy(runs[1] / BEST_NAME, tmp_path))
-    temperature = calibrate(alike, cache, f"{HELD_OUT}:val")["temperature"]
+    temperature = calibrate(alike, cache, f"{HELD_OUT}:val").temperature
     card = read_card(shipped / "starter.safetensors")
     assert card.temperature == temperature
     assert card.calibration["like"] == card.provenance["held_out"]["sha256"]

@@ -23,6 +23,7 @@ from landcover.data import split as split_items
 from landcover.data.fingerprints import image_set
 from landcover.errors import DataError, LandcoverError, ModelError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
+from landcover.evaluation.report import CalibrationReport
 from landcover.evaluation.temperature import calibrate, calibrate_like
 from landcover.exporting import ExportOptions, export
 from landcover.io.files import write_text
@@ -167,10 +168,10 @@ def cross_fitted_errors(model: Path, cache: Path, work: Path) -> list[float]:
     return errors
 
 
-def stop_at_warnings(result: dict[str, Any]) -> None:
+def stop_at_warnings(result: CalibrationReport) -> None:
     """Refuse a temperature that may have been fitted on training images."""
-    if result["warnings"]:
-        raise DataError(" ".join(result["warnings"]))
+    if result.warnings:
+        raise DataError(" ".join(result.warnings))
 
 
 def shipped_card(card: ModelCard, report: dict[str, Any], held_out: Path) -> ModelCard:

@@ -14,7 +14,9 @@ _HOMES = {
         *["ConfigError", "DataError", "ImageError", "LandcoverError", "LandcoverWarning", "MaskError"],
         *["MissingExtraError", "ModelError", "OutputError", "SplitError", "TrainingError", "UsageError"],
     ],
-    "landcover.evaluation": ["AssessmentReport", "EvaluateOptions", "EvaluationReport", "evaluate"],
+    "landcover.evaluation": [
+        *["AssessmentReport", "CalibrationReport", "EvaluateOptions", "EvaluationReport", "evaluate"],
+    ],
     "landcover.evaluation.assessment": ["TruthOptions", "assess"],
     "landcover.evaluation.sampling": ["sample"],
     "landcover.evaluation.temperature": ["calibrate"],

@@ -16,6 +16,7 @@ from landcover.errors import SplitError as SplitError
 from landcover.errors import TrainingError as TrainingError
 from landcover.errors import UsageError as UsageError
 from landcover.evaluation import AssessmentReport as AssessmentReport
+from landcover.evaluation import CalibrationReport as CalibrationReport
 from landcover.evaluation import EvaluateOptions as EvaluateOptions
 from landcover.evaluation import EvaluationReport as EvaluationReport
 from landcover.evaluation import evaluate as evaluate

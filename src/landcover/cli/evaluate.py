@@ -187,7 +187,7 @@ def _print_scores(result: dict[str, Any]) -> None:
 
 def _print_boundaries(boundaries: dict[str, Any]) -> None:
     """Print a row for each bin of distances: its own scores, then those of all pixels from there on."""
-    from landcover.evaluation.boundary import bin_name
+    from landcover.evaluation.report import bin_name
 
     rows = []
     for row in boundaries["bins"]:

@@ -170,15 +170,16 @@ def calibrate(
         others = {"--data": data, "--split": split, "--legend": legend, "--gsd": gsd}
         if given := [name for name, value in others.items() if value is not None]:
             raise UsageError(f"--like copies a temperature; it cannot be combined with {', '.join(given)}.")
-        result = temperature.calibrate_like(run, like, force=force)
+        report = temperature.calibrate_like(run, like, force=force)
     elif data is None or split is None:
         raise UsageError("Pass --data DATA and --split NAME:part, or --like RUN.")
     else:
-        result = temperature.calibrate(
+        report = temperature.calibrate(
             run, data, split, gsd=gsd, legend=legend, device=device, max_pixels=max_pixels, force=force
         )
+    result = report.to_dict()
     put(result, json, lambda: _print_change(result), force=force)
-    for warning in result.get("warnings", ()):
+    for warning in report.warnings:
         log.warning("%s", warning)
 
 

@@ -1,6 +1,6 @@
-"""Scoring: a model or a folder of maps against the masks of a split, a map against points or polygons."""
+"""Scores of models and maps on a split, accuracy and areas of a map, and calibration of a model."""
 
-from landcover.evaluation.report import AssessmentReport, EvaluationReport
+from landcover.evaluation.report import AssessmentReport, CalibrationReport, EvaluationReport
 from landcover.evaluation.scoring import EvaluateOptions, evaluate
 
-__all__ = ["AssessmentReport", "EvaluateOptions", "EvaluationReport", "evaluate"]
+__all__ = ["AssessmentReport", "CalibrationReport", "EvaluateOptions", "EvaluationReport", "evaluate"]

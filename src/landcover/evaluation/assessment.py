@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from landcover._typing import Float64Array, Int64Array, UInt8Array
+from landcover._typing import Float64Array, UInt8Array
 from landcover.errors import DataError, UsageError, did_you_mean
 from landcover.evaluation.estimators import Z_95, Estimates, stratified_estimates
 from landcover.evaluation.overlay import Tally, count_points, count_polygons, count_raster
@@ -19,7 +19,7 @@ from landcover.legend import DEEPGLOBE, Legend
 from landcover.metrics import METRICS, ConfusionMatrix, Metric
 from landcover.progress import track
 from landcover.raster import row_areas
-from landcover.raster.classmap import ClassMap, open_class_map
+from landcover.raster.classmap import open_class_map
 from landcover.raster.zonal import ClassAreas
 
 RASTER_TRUTH = frozenset({".img", ".jp2", ".png", ".tif", ".tiff", ".vrt"})
@@ -141,18 +141,25 @@ def assess(
     with open_class_map(map_path, map_legend, legend) as mapped:
         place = mapped.place
         areas = ClassAreas(legend, row_areas(place, mapped.height, mapped.width))
-        strips = _measured(mapped, areas)
+
+        def measured() -> Iterator[tuple[int, UInt8Array]]:
+            """Yield the first row and the classes of each row block, and count the area of each class."""
+            for window in track(mapped.strips(), f"Reading {mapped.path.name}"):
+                strip = mapped.read(window)
+                areas.add(window.row, strip)
+                yield window.row, strip
+
         if is_raster:
             with open_class_map(truth, legend) as raster:
                 count_raster(mapped, raster, tally)
-            deque(strips, maxlen=0)
+            deque(measured(), maxlen=0)
         else:
             places = read_truth(
                 truth, place.crs, legend, column=options.column, layer=options.layer, truth_crs=options.crs
             )
             kind, unlabelled = "points" if places.kind == "point" else "polygons", places.unlabelled
             count = count_points if places.kind == "point" else count_polygons
-            count(strips, places, place, tally)
+            count(measured(), places, place, tally)
     if not tally.matrix.table.any():
         raise DataError(
             f"No {kind.rstrip('s')} of {truth} with a known class is on {map_path}: {tally.off_map:,} are "
@@ -161,6 +168,10 @@ def assess(
         )
     scores = tally.matrix.scores(metric)
     counts = tally.matrix.counts
+    accuracies = [
+        {legend.names[i]: int(counts[i, i]) / n if (n := int(totals[i])) else None for i in legend.scored}
+        for totals in (counts.sum(axis=0), counts.sum(axis=1))
+    ]
     sizes = areas.square_metres if areas.scaled else areas.pixels.astype(np.float64)
     warnings = [*scores.warnings, *_warnings(tally, sizes, kind)]
     if unlabelled:
@@ -175,11 +186,9 @@ def assess(
         unknown=tally.unknown,
         conflicting=tally.conflicting,
         confusion=counts,
-        miou=scores.miou,
-        iou=scores.iou,
-        pixel_accuracy=scores.pixel_accuracy,
-        users=_ratios(counts, counts.sum(axis=0), legend),
-        producers=_ratios(counts, counts.sum(axis=1), legend),
+        **scores.to_dict(),
+        users=accuracies[0],
+        producers=accuracies[1],
         mapped={
             name: MappedArea(
                 pixels=int(areas.pixels[i]),
@@ -199,25 +208,10 @@ def assess(
     return report
 
 
-def _measured(mapped: ClassMap, areas: ClassAreas) -> Iterator[tuple[int, UInt8Array]]:
-    """Yield the first row and the classes of the row blocks of a map, counting the area of each class."""
-    for window in track(mapped.strips(), f"Reading {mapped.path.name}"):
-        strip = mapped.read(window)
-        areas.add(window.row, strip)
-        yield window.row, strip
-
-
-def _ratios(counts: Int64Array, totals: Int64Array, legend: Legend) -> dict[str, float | None]:
-    return {legend.names[i]: int(counts[i, i]) / int(totals[i]) if totals[i] else None for i in legend.scored}
-
-
 def _estimates(found: Estimates, areas: ClassAreas, kind: Kind, tally: Tally) -> MapEstimates:
     legend = areas.legend
-    without_errors = None
-    if kind != "points":
-        without_errors = _CLUSTERS
-    elif tally.moved:
-        without_errors = _OTHER_MAP.format(tally.moved)
+    moved = _OTHER_MAP.format(tally.moved) if tally.moved else None
+    without_errors = moved if kind == "points" else _CLUSTERS
 
     def one(value: float, se: float, whole: float = 1.0) -> Estimate | None:
         """Return an estimated fraction of ``whole``, scaled by it."""
@@ -225,8 +219,8 @@ def _estimates(found: Estimates, areas: ClassAreas, kind: Kind, tally: Tally) ->
             return None
         if np.isnan(se) or without_errors is not None:
             return Estimate(value=value * whole, se=None, interval=None)
-        low, high = max(value - Z_95 * se, 0.0), min(value + Z_95 * se, 1.0)
-        return Estimate(value=value * whole, se=se * whole, interval=(low * whole, high * whole))
+        ends = max(value - Z_95 * se, 0.0) * whole, min(value + Z_95 * se, 1.0) * whole
+        return Estimate(value=value * whole, se=se * whole, interval=ends)
 
     def each(values: Float64Array, errors: Float64Array, whole: float = 1.0) -> Estimated:
         return {legend.names[i]: one(float(values[i]), float(errors[i]), whole) for i in legend.scored}
@@ -244,7 +238,7 @@ def _estimates(found: Estimates, areas: ClassAreas, kind: Kind, tally: Tally) ->
 
 
 def _warnings(tally: Tally, sizes: Float64Array, kind: Kind) -> list[str]:
-    """Return what was left out, and which classes have too few units for an estimate."""
+    """Return warnings of units that were left out, and of classes with too few units."""
     legend, counts = tally.matrix.legend, tally.matrix.counts
     unit = "points" if kind == "points" else "pixels"
     found = []
@@ -259,22 +253,21 @@ def _warnings(tally: Tally, sizes: Float64Array, kind: Kind) -> list[str]:
         )
     drawn, right = counts.sum(axis=0), counts.diagonal()
     for i, name in enumerate(legend.names):
-        if not sizes[i] or 0 < right[i] < drawn[i]:
+        if not sizes[i]:
             continue
-        share = f"Class {name!r}, {sizes[i] / sizes.sum():.2%} of the map,"
+        problem = None
         if not drawn[i]:
-            found.append(
-                f"{share} has none of the {unit}: overall accuracy, producers' accuracies and areas cannot "
-                "be estimated. Draw points with landcover sample, which takes some in each class."
+            problem = (
+                f"has none of the {unit}: overall accuracy, producer's accuracies and areas cannot be "
+                "estimated. Draw points with landcover sample, which takes some in each class."
             )
         elif kind == "points" and drawn[i] == 1:
-            found.append(
-                f"{share} has only one point: standard errors need at least two in each mapped class."
+            problem = "has only one point: standard errors need at least two in each mapped class."
+        elif kind == "points" and right[i] in (0, drawn[i]):
+            problem = (
+                f"is {'right' if right[i] else 'wrong'} at all of its {drawn[i]} points: the zero-width "
+                "interval reflects the small sample, not certainty."
             )
-        elif kind == "points":
-            verdict = "right" if right[i] else "wrong"
-            found.append(
-                f"{share} is {verdict} at all of its {drawn[i]} points: the zero-width interval reflects the "
-                "small sample, not certainty."
-            )
+        if problem is not None:
+            found.append(f"Class {name!r}, {sizes[i] / sizes.sum():.2%} of the map, {problem}")
     return found

@@ -8,8 +8,9 @@ several weightings of rare classes the one with the best mIoU on the training pi
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image, ImageFilter
 
-from landcover._typing import Float64Array, Int32Array, Int64Array, IntArray, UInt8Array
+from landcover._typing import Int32Array, Int64Array, IntArray, UInt8Array
 from landcover.data import Dataset, Item
 from landcover.errors import UsageError
 from landcover.legend import IGNORE, Legend
@@ -20,7 +21,7 @@ BASELINES: dict[str, int] = {"pixel colour": 1, "mean colour 15x15": 15}
 """Name and window in pixels of the reported baselines."""
 
 _BITS = 5
-_COLOURS = 1 << 3 * _BITS
+_SIDE = 1 << _BITS
 _PRIOR_POWERS = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
@@ -29,7 +30,7 @@ class ColourClassifier:
 
     Args:
         legend: The classes; only scored ones are learned and predicted.
-        window_px: Side of the square window, odd; 1 uses the pixel alone.
+        window_px: Side of the square window, odd; 1 uses the pixel alone. Edge pixels are repeated outwards.
 
     Raises:
         UsageError: If the window is not odd and positive.
@@ -42,7 +43,7 @@ class ColourClassifier:
             )
         self.legend = legend
         self.window_px = window_px
-        self._counts = np.zeros((len(legend.scored), _COLOURS), np.int64)
+        self._counts = np.zeros((len(legend.scored), _SIDE**3), np.int64)
         self._decision: UInt8Array | None = None
 
     def learn(self, image: UInt8Array, index: UInt8Array) -> None:
@@ -54,7 +55,7 @@ class ColourClassifier:
         """
         channel = self.legend.channels[index]
         known = channel != IGNORE
-        key = channel[known].astype(np.int64) * _COLOURS + self._colour(image)[known]
+        key = channel[known].astype(np.int64) * _SIDE**3 + self._colour(image)[known]
         self._counts += np.bincount(key, minlength=self._counts.size).reshape(self._counts.shape)
         self._decision = None
 
@@ -65,14 +66,19 @@ class ColourClassifier:
             UsageError: If no labelled pixel was learned.
         """
         if self._decision is None:
+            if not self._counts.any():
+                raise UsageError(
+                    "The colour classifier has no labelled pixel to fit on. Call learn with labelled images "
+                    "first."
+                )
             self._decision = _decide(self._counts)
         return np.asarray(self.legend.scored, np.uint8)[self._decision[self._colour(image)]]
 
     def _colour(self, image: UInt8Array) -> Int32Array:
         """Return int32 (H, W), the number of each pixel's colour in the table."""
-        means = image if self.window_px == 1 else box_mean(image, self.window_px)
-        high = means.astype(np.int32) >> (8 - _BITS)
-        number: Int32Array = (high[..., 0] << 2 * _BITS) + (high[..., 1] << _BITS) + high[..., 2]
+        blur = ImageFilter.BoxBlur(self.window_px // 2)
+        high = np.asarray(Image.fromarray(image).filter(blur), np.int32) >> (8 - _BITS)
+        number: Int32Array = (high[..., 0] * _SIDE + high[..., 1]) * _SIDE + high[..., 2]
         return number
 
 
@@ -106,58 +112,28 @@ def score_baselines(
     return {name: matrix.scores(metric) for name, matrix in confusion.items()}
 
 
-def box_mean(image: UInt8Array, window_px: int) -> UInt8Array:
-    """Return the mean over a square window around each pixel, clipped at the image's edges.
-
-    Args:
-        image: uint8 (H, W, C).
-        window_px: Side of the window, odd.
-    """
-    total = image.astype(np.int64)
-    area = np.ones((1, 1, 1), np.int64)
-    for axis in (0, 1):
-        length = image.shape[axis]
-        sums = np.cumsum(total, axis=axis)
-        sums = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis)
-        middle = np.arange(length)
-        low, high = np.maximum(middle - window_px // 2, 0), np.minimum(middle + window_px // 2 + 1, length)
-        total = sums.take(high, axis) - sums.take(low, axis)
-        area = area * (high - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-    return (total // area).astype(np.uint8)
-
-
 def _decide(counts: Int64Array) -> UInt8Array:
     """Return uint8 (colours,), the channel to predict for each colour, from counts (channels, colours)."""
-    if not counts.any():
-        raise UsageError(
-            "The colour classifier has no labelled pixel to fit on. Call learn with labelled images first."
-        )
-    smooth = _smoothed(counts)
+    smooth = counts.reshape(-1, _SIDE, _SIDE, _SIDE).astype(np.float64)
+    for axis in (1, 2, 3) * 2:
+        padded = np.pad(smooth, [(1, 1) if a == axis else (0, 0) for a in range(4)])
+        inner = np.arange(1, _SIDE + 1)
+        smooth = smooth / 2 + (padded.take(inner - 1, axis) + padded.take(inner + 1, axis)) / 4
+    likelihood = smooth.reshape(counts.shape)
+    likelihood /= np.maximum(likelihood.sum(axis=1, keepdims=True), 1e-12)
     shares = counts.sum(axis=1, keepdims=True) / counts.sum()
-    likelihood = smooth / np.maximum(smooth.sum(axis=1, keepdims=True), 1e-12)
+
+    def training_miou(choice: IntArray) -> float:
+        chosen = np.arange(len(counts))[:, None] == choice
+        right, predicted, truth = (
+            (counts * chosen).sum(axis=1),
+            chosen @ counts.sum(axis=0),
+            counts.sum(axis=1),
+        )
+        present = truth > 0
+        return float(np.mean(right[present] / (truth + predicted - right)[present]))
+
     # Colours far from all training colours get the most frequent class.
     choices = [np.argmax(likelihood * shares**power + 1e-12 * shares, axis=0) for power in _PRIOR_POWERS]
-    best = max(choices, key=lambda choice: _training_miou(counts, choice))
-    decision: UInt8Array = best.astype(np.uint8)
+    decision: UInt8Array = max(choices, key=training_miou).astype(np.uint8)
     return decision
-
-
-def _training_miou(counts: Int64Array, choice: IntArray) -> float:
-    """Return the mIoU of a decision per colour on the training pixels."""
-    ious = []
-    for channel, truth in enumerate(counts):
-        if truth.any():
-            chosen = choice == channel
-            ious.append(truth[chosen].sum() / (truth.sum() + counts[:, chosen].sum() - truth[chosen].sum()))
-    return float(np.mean(ious))
-
-
-def _smoothed(counts: Int64Array) -> Float64Array:
-    """Smooth counts (channels, colours) over neighbouring colours."""
-    side = 1 << _BITS
-    cube = counts.reshape(-1, side, side, side).astype(np.float64)
-    for axis in (1, 2, 3) * 2:
-        padded = np.pad(cube, [(1, 1) if a == axis else (0, 0) for a in range(4)])
-        inner = np.arange(1, side + 1)
-        cube = cube / 2 + (padded.take(inner - 1, axis) + padded.take(inner + 1, axis)) / 4
-    return cube.reshape(counts.shape)

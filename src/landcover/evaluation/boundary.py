@@ -1,12 +1,11 @@
 """Scores by the distance of a pixel from the nearest class boundary of the truth.
 
-Labels are drawn coarsely: near a boundary the truth itself is off by metres, and a correct map may be counted
-as wrong there. Far from boundaries it cannot.
+Labels are coarse: near a boundary the truth itself is off by metres, so a correct map may be counted as wrong
+there, but not far from boundaries.
 
-A boundary runs between two neighbouring pixels of different known classes. Pixels of unknown truth make no
-boundary (the class below them may be that beside them) and are not scored; nor does the image's edge. The
-distance of a pixel is Euclidean: from its centre to that of the nearest pixel that touches a boundary, plus
-the half pixel from there to the boundary, which is exact along straight boundaries.
+A boundary runs between two neighbouring pixels of different known classes. Unknown regions and the edge of
+the image are not boundaries. The distance of a pixel is Euclidean: from its centre to that of the nearest
+pixel at a boundary, plus the half pixel from there to the boundary (exact along straight boundaries).
 """
 
 import operator
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landcover._typing import BoolArray, UInt8Array
+from landcover.evaluation.report import BoundaryScores
 from landcover.legend import IGNORE, NODATA, Legend
 from landcover.metrics import ConfusionMatrix
 
@@ -39,7 +39,7 @@ def squared_distance(truth: UInt8Array, legend: Legend, reach: int) -> Unsigned:
 
     Args:
         truth: uint8 (H, W), class indices or NODATA.
-        legend: Their meaning.
+        legend: The classes.
         reach: The longest distance of interest, 1 or more pixels.
 
     Returns:
@@ -68,24 +68,17 @@ def _at_boundary(truth: UInt8Array, legend: Legend) -> BoolArray:
     """Return bool (H, W): which pixels have another known class above, below, left or right of them."""
     classes = legend.channels[truth]
     boundary = np.zeros(truth.shape, bool)
-    for one, other in (
-        ((slice(1, None), slice(None)), (slice(None, -1), slice(None))),
-        ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
-    ):
-        here, there = classes[one], classes[other]
-        differ = (here != there) & (here != IGNORE) & (there != IGNORE)
-        boundary[one] |= differ
-        boundary[other] |= differ
+    for found, here in ((boundary, classes), (boundary.T, classes.T)):
+        differ = (here[1:] != here[:-1]) & (here[1:] != IGNORE) & (here[:-1] != IGNORE)
+        found[1:] |= differ
+        found[:-1] |= differ
     return boundary
 
 
 def distance_bins(truth: UInt8Array, legend: Legend, gsd: float) -> UInt8Array:
     """Return the bin of :data:`DISTANCE_BINS_M` of each pixel: uint8 (H, W).
 
-    Args:
-        truth: uint8 (H, W), class indices or NODATA.
-        legend: Their meaning.
-        gsd: Metres per pixel.
+    Arguments as for :func:`count_by_distance`.
     """
     limits = [max(0.0, limit / gsd - 0.5) for limit in DISTANCE_BINS_M[1:]]
     squared = squared_distance(truth, legend, max(1, int(np.ceil(limits[-1]))))
@@ -103,61 +96,40 @@ def count_by_distance(
     Args:
         truth: uint8 (H, W), class indices or NODATA.
         prediction: uint8 (H, W), class indices or NODATA.
-        legend: Their meaning.
+        legend: The classes.
         gsd: Metres per pixel.
 
     Returns:
         A matrix for each of :data:`DISTANCE_BINS_M`.
 
     Raises:
-        MaskError: If the prediction does not fit.
+        MaskError: If the shapes differ or a value is not a class.
     """
     bins = distance_bins(truth, legend, gsd)
-    matrices = []
-    for number in range(len(DISTANCE_BINS_M)):
-        matrix = ConfusionMatrix(legend)
+    matrices = [ConfusionMatrix(legend) for _ in DISTANCE_BINS_M]
+    for number, matrix in enumerate(matrices):
         matrix.update(np.where(bins == number, truth, np.uint8(NODATA)), prediction)
-        matrices.append(matrix)
     return matrices
 
 
-def boundary_scores(matrices: Sequence[ConfusionMatrix]) -> dict[str, Any]:
-    """Return the scores of each bin of distances as plain data.
+def boundary_scores(matrices: Sequence[ConfusionMatrix]) -> BoundaryScores:
+    """Return the scores of each bin of distances, nearest first; the metric is the challenge's.
 
     Args:
         matrices: One for each of :data:`DISTANCE_BINS_M`, summed over all images.
-
-    Returns:
-        ``metric`` (always the challenge's) and ``bins``, from the boundaries outwards: ``from_m``, ``to_m``
-        (None: no limit), ``pixels`` and ``share`` of the scored pixels, ``miou, iou{name: value},
-        pixel_accuracy`` of the bin; ``beyond``: the same of all pixels at ``from_m`` or more.
     """
     legend = matrices[0].legend
-    scored = sum(_scored_pixels(matrix) for matrix in matrices)
-    rows = []
-    for number, (start, stop) in enumerate(zip(DISTANCE_BINS_M, (*DISTANCE_BINS_M[1:], None), strict=True)):
-        beyond = reduce(operator.add, matrices[number:], ConfusionMatrix(legend))
-        rows.append(
-            {
-                "from_m": start,
-                "to_m": stop,
-                **_scores(matrices[number], scored),
-                "beyond": _scores(beyond, scored),
-            }
-        )
-    return {"metric": "challenge", "bins": rows}
+    pixels = [int(matrix.table[list(legend.scored)].sum()) for matrix in matrices]
 
+    def scores(number: int, stop: int | None) -> dict[str, object]:
+        merged = reduce(operator.add, matrices[number:stop])
+        inside = sum(pixels[number:stop])
+        share = inside / sum(pixels) if any(pixels) else None
+        return {"pixels": inside, "share": share, **merged.scores("challenge").to_dict()}
 
-def bin_name(from_m: float, to_m: float | None) -> str:
-    """Return a name of a bin of distances: ``5 to 10 m``, or ``over 40 m`` without an upper limit."""
-    return f"over {from_m:g} m" if to_m is None else f"{from_m:g} to {to_m:g} m"
-
-
-def _scores(matrix: ConfusionMatrix, scored: int) -> dict[str, Any]:
-    pixels = _scored_pixels(matrix)
-    share = pixels / scored if scored else None
-    return {"pixels": pixels, "share": share, **matrix.scores("challenge").to_dict()}
-
-
-def _scored_pixels(matrix: ConfusionMatrix) -> int:
-    return int(matrix.table[list(matrix.legend.scored)].sum())
+    limits = zip(DISTANCE_BINS_M, (*DISTANCE_BINS_M[1:], None), strict=True)
+    rows = [
+        {"from_m": start, "to_m": stop, **scores(i, i + 1), "beyond": scores(i, None)}
+        for i, (start, stop) in enumerate(limits)
+    ]
+    return BoundaryScores.model_validate({"bins": rows})

@@ -13,13 +13,12 @@ underconfident throughout.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from landcover._typing import Float32Array, Float64Array, Int64Array, UInt8Array
 from landcover.errors import UsageError
+from landcover.evaluation.report import CalibrationScores, ClassCalibration, ReliabilityBin, WorstClass
 from landcover.legend import IGNORE
 
 GROUPS = 15
@@ -32,15 +31,6 @@ _BINS = 1024
 _LOGIT_RANGE = -5.6, 16.7
 """Logits of 1/256, less than a confidence among 255 classes, and of 1 - 2^-24, the last float32 below 1."""
 _BLOCK_PX = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Pixels of similar confidence: their mean confidence, accuracy and share of all pixels, 0..1."""
-
-    confidence: float
-    accuracy: float
-    share: float
 
 
 class Reliability:
@@ -99,20 +89,11 @@ class Reliability:
         of_truth = np.take_along_axis(probabilities, truth[None].astype(np.intp), axis=0)
         self.loss -= float(np.log(np.maximum(of_truth, MIN_PROBABILITY)).sum(dtype=np.float64))
 
-    @property
-    def nll(self) -> float | None:
-        """Mean negative log-likelihood per pixel, 0 or more; None where no pixel was counted."""
-        pixels = int(self.pixels.sum())
-        return self.loss / pixels if pixels else None
-
-    def groups(self, channel: int | None = None) -> list[Group]:
-        """Return the pixels in groups of equal size, from the least confidence to the greatest.
+    def groups(self, channel: int | None = None) -> list[ReliabilityBin]:
+        """Return 15 groups of equal size by increasing confidence; none where no pixel was counted.
 
         Args:
             channel: Only the pixels that were predicted as this class; None: all.
-
-        Returns:
-            15 groups; none where no pixel was counted.
         """
         channels = slice(None) if channel is None else slice(channel, channel + 1)
         wrong, right = self.pixels[channels].sum(axis=0)
@@ -129,7 +110,10 @@ class Reliability:
         accuracy, confidence = (
             np.diff(np.interp(cuts, ends, sums)) / sizes for sums in (rights, confidences)
         )
-        return [Group(float(c), float(a), 1 / GROUPS) for c, a in zip(confidence, accuracy, strict=True)]
+        return [
+            ReliabilityBin(confidence=float(c), accuracy=float(a), share=1 / GROUPS)
+            for c, a in zip(confidence, accuracy, strict=True)
+        ]
 
     def ece(self, channel: int | None = None) -> float | None:
         """Return the expected calibration error, 0..1, of all pixels or of those predicted as one class.
@@ -137,46 +121,35 @@ class Reliability:
         None where there is no such pixel.
         """
         groups = self.groups(channel)
-        if not groups:
-            return None
-        return sum(group.share * abs(group.accuracy - group.confidence) for group in groups)
+        return sum(g.share * abs(g.accuracy - g.confidence) for g in groups) if groups else None
 
-    def summary(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return all results as plain data.
+    def summary(self, names: Sequence[str]) -> CalibrationScores:
+        """Return all results.
 
         Args:
             names: Of the C classes, in the order of the channels.
-
-        Returns:
-            ``pixels`` that were counted; ``ece``; ``confidence`` and ``accuracy``, the means over all pixels;
-            ``nll``; ``worst_class`` ``{name, ece}``: the class with the largest ECE, whatever its share;
-            ``per_class`` ``{name: {ece, confidence, accuracy, share} or None}``: of the pixels predicted as
-            the class, None where there is none; ``bins`` ``[{confidence, accuracy, share}]`` by increasing
-            confidence. Shares of 0..1; None where no pixel was counted.
         """
-        per_class = {name: self._of_class(channel) for channel, name in enumerate(names)}
-        eces = {name: values["ece"] for name, values in per_class.items() if values is not None}
-        worst = max(eces, key=eces.__getitem__, default=None)
-        pixels = int(self.pixels.sum())
-        return {
-            "pixels": pixels,
-            "ece": self.ece(),
-            "confidence": float(self.confidence.sum()) / pixels if pixels else None,
-            "accuracy": int(self.pixels[:, 1].sum()) / pixels if pixels else None,
-            "nll": self.nll,
-            "worst_class": None if worst is None else {"name": worst, "ece": eces[worst]},
-            "per_class": per_class,
-            "bins": [asdict(group) for group in self.groups()],
+        by_class, confidences = self.pixels.sum(axis=2), self.confidence.sum(axis=1)
+        pixels = int(by_class.sum())
+        per_class = {
+            name: None
+            if (ece := self.ece(channel)) is None
+            else ClassCalibration(
+                ece=ece,
+                confidence=float(confidences[channel]) / int(by_class[channel].sum()),
+                accuracy=int(by_class[channel, 1]) / int(by_class[channel].sum()),
+                share=int(by_class[channel].sum()) / pixels,
+            )
+            for channel, name in enumerate(names)
         }
-
-    def _of_class(self, channel: int) -> dict[str, float] | None:
-        counts = self.pixels[channel]
-        pixels, ece = int(counts.sum()), self.ece(channel)
-        if ece is None:
-            return None
-        return {
-            "ece": ece,
-            "confidence": float(self.confidence[channel].sum()) / pixels,
-            "accuracy": int(counts[1].sum()) / pixels,
-            "share": pixels / int(self.pixels.sum()),
-        }
+        eces = [WorstClass(name=name, ece=found.ece) for name, found in per_class.items() if found]
+        return CalibrationScores(
+            pixels=pixels,
+            ece=self.ece(),
+            confidence=float(confidences.sum()) / pixels if pixels else None,
+            accuracy=int(by_class[:, 1].sum()) / pixels if pixels else None,
+            nll=self.loss / pixels if pixels else None,
+            worst_class=max(eces, key=lambda worst: worst.ece, default=None),
+            per_class=per_class,
+            bins=self.groups(),
+        )

@@ -65,7 +65,14 @@ def training_overlap(card: ModelCard, dataset: Dataset, items: Sequence[Item]) -
     identical, selected, calibrated = (
         identical_items(items, prints, part) for part in (recorded, used.selection, used.calibration)
     )
-    same_scene = _same_scene(recorded, dataset, items, identical)
+    # Scene ids are compared only where both come from the same scene table.
+    scenes = {key: place.scene for key, place in (dataset.scenes or {}).items()}
+    trained = recorded.scenes.get(str(dataset.scene_table), ())
+    keys = {item.key for item in identical}
+    others = [item for item in items if item.key not in keys]
+    same_scene: list[Item] | None = [item for item in others if scenes.get(item.key) in trained]
+    if not same_scene and not (trained and all(item.key in scenes for item in others)):
+        same_scene = None
     status: Status
     if identical:
         status = "identical image found"
@@ -87,21 +94,6 @@ def training_overlap(card: ModelCard, dataset: Dataset, items: Sequence[Item]) -
         calibration=len(calibrated),
         example=examples[0] if examples else None,
     )
-
-
-def _same_scene(
-    recorded: ImageSet, dataset: Dataset, items: Sequence[Item], identical: Sequence[Item]
-) -> list[Item] | None:
-    """Return other tiles of training scenes; None where none is found and not all scenes are known.
-
-    Scene ids are compared only where both come from the same scene table.
-    """
-    places = dataset.scenes or {}
-    trained = recorded.scenes.get(str(dataset.scene_table), ())
-    known = {item.key for item in identical}
-    others = [item for item in items if item.key not in known]
-    found = [item for item in others if item.key in places and places[item.key].scene in trained]
-    return found if found or (trained and all(item.key in places for item in others)) else None
 
 
 def overlap_warnings(
@@ -139,21 +131,13 @@ def overlap_warnings(
 
 
 def describe_overlap(overlap: TrainingOverlap) -> str | None:
-    """Return a sentence on what was not found or not recorded; None where the warnings say it all."""
-    match overlap.status:
-        case "no overlap":
-            return (
-                f"No overlap with the training data: neither the {overlap.images} images nor other tiles of "
-                "their scenes were used for training."
-            )
-        case "no identical image found":
-            return (
-                f"No identical image found: none of the {overlap.images} images was used for training. "
-                "Whether other tiles of their scenes were is not known."
-            )
-        case "not recorded":
-            return (
-                "Cannot tell whether these images were used for training: the model's card does not record "
-                "its training images."
-            )
-    return None
+    """Return a sentence on a status other than a found overlap, for which there are warnings; else None."""
+    images = f"the {overlap.images} images"
+    return {
+        "no overlap": f"No overlap with the training data: neither {images} nor other tiles of their scenes "
+        "were used for training.",
+        "no identical image found": f"No identical image found: none of {images} was used for training. "
+        "Whether other tiles of their scenes were is not known.",
+        "not recorded": "Cannot tell whether these images were used for training: the model's card does not "
+        "record its training images.",
+    }.get(overlap.status)

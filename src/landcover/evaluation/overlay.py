@@ -8,7 +8,7 @@ from rasterio.enums import Resampling
 from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 
-from landcover._typing import BoolArray, Float64Array, UInt8Array
+from landcover._typing import Float64Array, UInt8Array
 from landcover.evaluation.truth import Truth
 from landcover.extras import needs
 from landcover.io.vectors import Geometries, reproject
@@ -94,23 +94,16 @@ def count_polygons(
         corner = place.moved(start, 0)
         near = np.sort(tree.query(_outline(corner, *strip.shape)))
         if near.size:
-            labels, conflicts = _burn(truth.geometries[near], truth.labels[near], strip.shape, corner)
+            labels = np.full(strip.shape, NODATA, np.uint8)
+            conflicts = np.zeros(strip.shape, np.bool_)
+            for label in np.unique(truth.labels[near]):
+                polygons = truth.geometries[near[truth.labels[near] == label]]
+                inside = geometry_mask(polygons, strip.shape, corner.transform, invert=True)
+                conflicts |= inside & (labels != NODATA)
+                labels[inside] = label
+            labels[conflicts] = NODATA
             tally.conflicting += int(np.count_nonzero(conflicts))
             tally.add(labels, strip)
-
-
-def _burn(
-    geometries: Geometries, labels: UInt8Array, shape: tuple[int, int], place: Georeference
-) -> tuple[UInt8Array, BoolArray]:
-    """Return the class of each pixel, uint8 (H, W), NODATA for none, and where there are several, bool."""
-    burnt = np.full(shape, NODATA, np.uint8)
-    conflicts = np.zeros(shape, np.bool_)
-    for label in np.unique(labels):
-        inside = geometry_mask(geometries[labels == label], shape, place.transform, invert=True)
-        conflicts |= inside & (burnt != NODATA)
-        burnt[inside] = label
-    burnt[conflicts] = NODATA
-    return burnt, conflicts
 
 
 def count_raster(mapped: ClassMap, truth: ClassMap, tally: Tally) -> None:
@@ -122,33 +115,28 @@ def count_raster(mapped: ClassMap, truth: ClassMap, tally: Tally) -> None:
         DataError: If the map's outline cannot be projected into the raster's CRS.
         MaskError: If either is damaged or contains values that are not classes.
     """
-    part = _common_window(mapped, truth)
-    grid = {
-        "crs": truth.place.crs,
-        "transform": truth.place.transform,
-        "height": truth.height,
-        "width": truth.width,
-    }
-    options = {"resampling": Resampling.nearest, "tolerance": _TOLERANCE_PX, "src_nodata": mapped.nodata}
-    with WarpedVRT(mapped.source, nodata=mapped.nodata, **grid, **options) as warped:
-        for row in range(part.row, part.row + part.height, _TILE_PX):
-            for col in range(part.col, part.col + part.width, _TILE_PX):
-                height = min(_TILE_PX, part.row + part.height - row)
-                width = min(_TILE_PX, part.col + part.width - col)
-                tile = Window(row, col, height, width)
-                classes = truth.read(tile)
-                if (classes != NODATA).any():
-                    tally.add(classes, mapped.read(tile, warped))
-
-
-def _common_window(mapped: ClassMap, truth: ClassMap) -> Window:
-    """Return the window of the truth that may overlap the map, by its outline; it may be empty."""
     outline = np.array([_outline(mapped.place, mapped.height, mapped.width)], object)
     cols, rows = _pixels(reproject(outline, mapped.place.crs, truth.place.crs), truth.place)
     # One pixel of margin: projected edges are curved between their vertices.
     top, bottom = (int(np.clip(end, 0, truth.height)) for end in (rows.min() - 1, rows.max() + 2))
     left, right = (int(np.clip(end, 0, truth.width)) for end in (cols.min() - 1, cols.max() + 2))
-    return Window(top, left, bottom - top, right - left)
+    with WarpedVRT(
+        mapped.source,
+        nodata=mapped.nodata,
+        src_nodata=mapped.nodata,
+        crs=truth.place.crs,
+        transform=truth.place.transform,
+        height=truth.height,
+        width=truth.width,
+        resampling=Resampling.nearest,
+        tolerance=_TOLERANCE_PX,
+    ) as warped:
+        for row in range(top, bottom, _TILE_PX):
+            for col in range(left, right, _TILE_PX):
+                tile = Window(row, col, min(_TILE_PX, bottom - row), min(_TILE_PX, right - col))
+                classes = truth.read(tile)
+                if (classes != NODATA).any():
+                    tally.add(classes, mapped.read(tile, warped))
 
 
 def _pixels(geometries: Geometries, place: Georeference) -> tuple[Float64Array, Float64Array]:

@@ -61,7 +61,7 @@ def from_folder(
         items: The items to score.
         folder: Contains ``<key>_mask.png`` (or ``.tif``) or ``<key>.png`` (or ``.tif``) for each item's key.
         legend: Legend of the maps.
-        max_pixels: Larger maps are refused.
+        max_pixels: Limit on the pixels of a map.
 
     Raises:
         DataError: If the folder does not exist, or maps are missing, unreadable or of another size than the

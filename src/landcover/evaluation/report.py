@@ -4,9 +4,9 @@ import html
 import json
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import (
@@ -18,11 +18,12 @@ from pydantic import (
     NonNegativeInt,
     PlainSerializer,
     PlainValidator,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
 from landcover._typing import Int64Array
-from landcover.evaluation.boundary import bin_name
 from landcover.evaluation.overlap import TrainingOverlap
 from landcover.legend import Legend
 
@@ -113,11 +114,17 @@ class CleanedScores(Record):
 
 
 class ReliabilityBin(Record):
-    """Pixels of similar confidence: mean confidence, accuracy, and their share of all pixels, 0..1."""
+    """Mean confidence and accuracy of some pixels, and their fraction of all pixels, 0..1."""
 
     confidence: float
     accuracy: float
     share: float
+
+
+class ClassCalibration(ReliabilityBin):
+    """Calibration of the pixels predicted as one class, 0..1."""
+
+    ece: float
 
 
 class WorstClass(Record):
@@ -127,17 +134,21 @@ class WorstClass(Record):
     ece: float
 
 
-class ClassCalibration(Record):
-    """Calibration of the pixels predicted as one class, 0..1."""
-
-    ece: float
-    confidence: float
-    accuracy: float
-    share: float
-
-
 class CalibrationScores(Record):
-    """Confidence against accuracy, see :meth:`landcover.evaluation.calibration.Reliability.summary`."""
+    """Confidence against accuracy, 0..1; None where no pixel was counted.
+
+    Attributes:
+        pixels: Number of pixels.
+        ece: Expected calibration error.
+        confidence: Mean confidence.
+        accuracy: Fraction of the pixels that are correct.
+        nll: Mean negative log-likelihood (natural logarithm), 0 or more.
+        worst_class: The predicted class with the largest error, whatever its share.
+        per_class: Calibration of the pixels predicted as each class; None where there are none.
+        bins: Groups of equal size, by increasing confidence.
+        temperature: The temperature of the model.
+        fitted_on: The split that it was fitted on, or None.
+    """
 
     pixels: int | None = None
     ece: Number
@@ -161,21 +172,21 @@ class PixelScores(Record):
     pixel_accuracy: Number
 
 
-class DistanceBin(Record):
+def bin_name(from_m: float, to_m: float | None) -> str:
+    """Return the name of a range of distances: ``5 to 10 m``, or ``over 40 m`` without an upper limit."""
+    return f"over {from_m:g} m" if to_m is None else f"{from_m:g} to {to_m:g} m"
+
+
+class DistanceBin(PixelScores):
     """Scores at one distance from class boundaries; ``beyond``: at this distance or farther."""
 
     from_m: int | float
     to_m: int | float | None
-    pixels: int | None = None
-    share: Number
-    miou: Number
-    iou: dict[str, Number]
-    pixel_accuracy: Number
     beyond: PixelScores
 
     @property
     def name(self) -> str:
-        """The distances as text, such as ``5 to 10 m``."""
+        """The distances as text."""
         return bin_name(self.from_m, self.to_m)
 
 
@@ -264,41 +275,32 @@ class EvaluationReport(Record):
             raise ValueError(f"'confusion' is not {size} x {size}, but there are {size} 'classes'")
         if self.missed and len(self.missed) != size:
             raise ValueError(f"'missed' has {len(self.missed)} counts, but there are {size} 'classes'")
-        strangers = [name for name in self.iou if name not in self.classes]
-        if strangers:
-            raise ValueError(f"'iou' has {strangers[0]!r}, which is not among 'classes'")
+        for name in self.iou:
+            if name not in self.classes:
+                raise ValueError(f"'iou' has {name!r}, which is not among 'classes'")
+        if self.legend is not None and list(self.legend.names) != self.classes:
+            raise ValueError("'legend' has other classes than 'classes'")
         return self
 
     def __repr__(self) -> str:
-        return "\n".join(
-            [
-                f"EvaluationReport: {self._headline()}",
-                *(f"  {name:<16}{value:>7}" for name, value in self._rows()),
-            ]
-        )
+        rows = (f"  {name:<16}{percent(value):>7}" for name, value in self.iou.items())
+        return "\n".join([f"EvaluationReport: {self._headline()}", *rows])
 
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
         """Return a table for a notebook."""
-        rows = [[_swatch(self.legend, name) + html.escape(name), value] for name, value in self._rows()]
-        return (
-            f"<p>{html.escape(self._headline())}</p>"
-            + html_table(("class", "IoU %"), rows)
-            + html_list(self.warnings)
-        )
+        rows = {name: [percent(value)] for name, value in self.iou.items()}
+        return _html(self._headline(), self.legend, ["class", "IoU %"], rows, self.warnings)
 
     def _headline(self) -> str:
-        low_high = ""
+        interval = ""
         if self.miou_interval is not None:
-            low_high = f" (95 %: {percent(self.miou_interval[0])} to {percent(self.miou_interval[1])})"
+            interval = f" (95 %: {percent(self.miou_interval[0])} to {percent(self.miou_interval[1])})"
         return (
-            f"mIoU {percent(self.miou)} %{low_high}, pixel accuracy {percent(self.pixel_accuracy)} %; metric "
+            f"mIoU {percent(self.miou)} %{interval}, pixel accuracy {percent(self.pixel_accuracy)} %; metric "
             f"{self.metric}, split {self.split}, {self.images:,} images, {self.pixels:,} pixels"
         )
-
-    def _rows(self) -> list[tuple[str, str]]:
-        return [(name, percent(value)) for name, value in self.iou.items()]
 
 
 class Estimate(Record):
@@ -314,7 +316,7 @@ Estimated: TypeAlias = dict[str, Estimate | None]
 
 
 class MapEstimates(Record):
-    """What the sample tells of the whole map: fractions are of area, 0..1.
+    """Estimates for the whole map from the sample: fractions of area, 0..1.
 
     Attributes:
         overall: Overall accuracy.
@@ -361,7 +363,7 @@ class AssessmentReport(Record):
         pixel_accuracy: Fraction of the units that are correct, 0..1.
         users: User's accuracy of the units by class name.
         producers: Producer's accuracy of the units by class name.
-        mapped: What the map shows of each class.
+        mapped: Pixels and area of each class on the map.
         estimates: Accuracies and areas of the whole map, estimated from the units.
         warnings: What was left out, and which classes have too few units.
         map: Absolute path of the map.
@@ -416,19 +418,69 @@ class AssessmentReport(Record):
     def _repr_html_(self) -> str:
         """Return a table for a notebook."""
         columns = (self.estimates.users, self.estimates.producers, self.estimates.shares)
-        rows = [
-            [
-                _swatch(self.legend, name) + html.escape(name),
-                percent(self.iou.get(name)),
-                *(_value(column[name]) for column in columns),
-            ]
+        rows = {
+            name: [percent(self.iou.get(name)), *(_value(column[name]) for column in columns)]
             for name in self.estimates.users
-        ]
-        return (
-            f"<p>{html.escape(repr(self))}</p>"
-            + html_table(("class", "IoU %", "user's %", "producer's %", "area %"), rows)
-            + html_list(self.warnings)
-        )
+        }
+        head = ["class", "IoU %", "user's accuracy %", "producer's accuracy %", "area %"]
+        return _html(repr(self), self.legend, head, rows, self.warnings)
+
+
+class Change(Record):
+    """A measurement before and after calibration."""
+
+    before: float
+    after: float
+
+
+class CalibrationReport(Record):
+    """The result of :func:`landcover.calibrate`.
+
+    Attributes:
+        model: Path of the model.
+        sha256: SHA-256 of the new file.
+        temperature: The new temperature.
+        temperature_before: The previous one.
+        date: ISO date of the calibration.
+        version: Version of landcover.
+        split: The split that the temperature was fitted on; None, as all below, where it was copied.
+        data: Name of the data folder.
+        gsd: Metres per pixel of the data.
+        images: Number of images.
+        pixels: Number of cells of a known class.
+        nll: Mean negative log-likelihood.
+        ece: Expected calibration error, 0..1.
+        like: SHA-256 of the model that the temperature was copied from; None where it was fitted.
+        split_of_like: The split that it was fitted on.
+        warnings: Overlap of the images with the training data.
+
+    Example:
+        >>> import landcover as lc
+        >>> report = lc.calibrate("runs/a", "data", "folders:val")  # doctest: +SKIP
+        >>> report.temperature, report.ece.after  # doctest: +SKIP
+        (1.2, 0.03)
+    """
+
+    model: Path
+    sha256: str
+    temperature: float
+    temperature_before: float
+    date: str
+    version: str
+    split: str | None = None
+    data: str | None = None
+    gsd: float | None = None
+    images: int | None = None
+    pixels: int | None = None
+    nll: Change | None = None
+    ece: Change | None = None
+    like: str | None = None
+    split_of_like: str | None = None
+    warnings: list[str] = []
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialise(self).items() if value is not None}
 
 
 def percent(fraction: float | None) -> str:
@@ -440,28 +492,27 @@ def _value(estimate: Estimate | None) -> str:
     return percent(None if estimate is None else estimate.value)
 
 
-def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return an HTML table; cells are HTML already."""
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+def _html(
+    title: str,
+    legend: Legend | None,
+    head: Sequence[str],
+    rows: Mapping[str, Sequence[str]],
+    warnings: Sequence[str],
+) -> str:
+    """Return a table with a row for each class, its title and the warnings, as HTML."""
+    colours = {} if legend is None else {c.name: c.colour for c in legend.classes}
+    body = ""
+    for name, cells in rows.items():
+        swatch = ""
+        if name in colours:
+            swatch = (
+                '<span style="display:inline-block;width:.8em;height:.8em;margin-right:.4em;border:1px solid '
+                f'#888;background:rgb({",".join(map(str, colours[name]))})"></span>'
+            )
+        body += f"<tr><td>{swatch}{html.escape(name)}</td>{''.join(f'<td>{c}</td>' for c in cells)}</tr>"
     names = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    return f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def html_list(texts: Sequence[str]) -> str:
-    """Return texts as an HTML list, nothing for none."""
-    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>" if texts else ""
-
-
-def html_swatch(colour: Sequence[int]) -> str:
-    """Return a small square of an RGB colour (0..255 each) as HTML."""
-    rgb = ",".join(str(int(value)) for value in colour)
+    notes = "".join(f"<li>{html.escape(text)}</li>" for text in warnings)
     return (
-        f'<span style="display:inline-block;width:.8em;height:.8em;margin-right:.4em;border:1px solid #888;'
-        f'background:rgb({rgb})"></span>'
+        f"<p>{html.escape(title)}</p><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
+        + (f"<ul>{notes}</ul>" if notes else "")
     )
-
-
-def _swatch(legend: Legend | None, name: str) -> str:
-    if legend is None or name not in legend.names:
-        return ""
-    return html_swatch(legend.colours[legend.names.index(name)].tolist())

@@ -1,13 +1,12 @@
-"""``sample``: points drawn at random within each class of a map, to label and pass to ``evaluate``."""
+"""``sample``: random points within each class of a map, to label and pass to ``evaluate``."""
 
 import csv
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from landcover._typing import Float64Array, Int64Array
+from landcover._typing import Int64Array
 from landcover.errors import MaskError, UsageError
 from landcover.evaluation.truth import CLASS_COLUMN, LON_LAT, MAP_COLUMN
 from landcover.extras import needs
@@ -34,10 +33,10 @@ def sample(
 ) -> dict[str, int]:
     """Draw a stratified random sample of a map's pixels and write their centres as points.
 
-    Within each class every pixel has the same probability, without replacement, so that the standard errors
-    of :func:`landcover.assess` are valid. The points are in random order: the first half of them is a random
+    Within each class every pixel has the same probability, without replacement, as the standard errors of
+    :func:`landcover.assess` require. The points are in random order: the first half of them is a random
     sample too, and the position in the list does not reveal the map's class. The map is read twice, by row
-    blocks; the same seed gives the same points.
+    blocks.
 
     Args:
         map_path: A raster of one 8-bit band of classes with CRS and transform.
@@ -92,7 +91,12 @@ def sample(
     ids = np.arange(1, len(points) + 1)
     if is_table:
         lon_lat = shapely.get_coordinates(reproject(points, place.crs, WGS84))
-        write_text(out, _table(ids, lon_lat, names), force=force)
+        text = StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["id", *LON_LAT, MAP_COLUMN, CLASS_COLUMN])
+        for number, (lon, lat), name in zip(ids, lon_lat, names, strict=True):
+            writer.writerow([number, f"{lon:.9f}", f"{lat:.9f}", name, ""])
+        write_text(out, text.getvalue(), force=force)
     else:
         columns = {"id": ids, MAP_COLUMN: names, CLASS_COLUMN: np.full(len(points), None, object)}
         types = {"id": np.int64, MAP_COLUMN: str, CLASS_COLUMN: str}
@@ -114,16 +118,16 @@ def allocate(pixels: Int64Array, per_class: int, total: int | None) -> Int64Arra
     Raises:
         UsageError: If a number is not positive, or the total is too small.
     """
-    there = int(np.count_nonzero(pixels))
+    present = int(np.count_nonzero(pixels))
     if per_class < 1:
         raise UsageError(f"per_class is {per_class}; expected at least 1, better 50.")
     least = np.minimum(pixels, per_class)
     if total is None:
         return least
-    if total < per_class * there:
+    if total < per_class * present:
         raise UsageError(
-            f"A total of {total} points is less than {per_class} in each of {there} classes. Raise --total "
-            f"to at least {per_class * there}, or lower --per-class."
+            f"A total of {total} points is less than {per_class} in each of {present} classes. Raise --total "
+            f"to at least {per_class * present}, or lower --per-class."
         )
     whole = int(pixels.sum())
     rest = min(total, whole) - int(least.sum())
@@ -161,12 +165,3 @@ def _draw(
     drawn: Int64Array = np.concatenate([part for parts in places for part in parts])
     order = rngs[-1].permutation(drawn.size)
     return drawn[order], np.repeat(np.arange(len(numbers)), numbers)[order]
-
-
-def _table(ids: Int64Array, lon_lat: Float64Array, names: npt.NDArray[np.object_]) -> str:
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", *LON_LAT, MAP_COLUMN, CLASS_COLUMN])
-    for number, (lon, lat), name in zip(ids, lon_lat, names, strict=True):
-        writer.writerow([number, f"{lon:.9f}", f"{lat:.9f}", name, ""])
-    return text.getvalue()

@@ -1,12 +1,12 @@
 """``evaluate``: score a model, or a folder of maps, on one subset of a split."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from warnings import warn
 
 import numpy as np
@@ -16,10 +16,9 @@ from landcover.data import Dataset, Item, open_dataset, select
 from landcover.errors import MaskError, UsageError, did_you_mean
 from landcover.evaluation.boundary import DISTANCE_BINS_M, boundary_scores, count_by_distance
 from landcover.evaluation.calibration import Reliability
-from landcover.evaluation.interval import LEAST_GROUPS, bootstrap_interval
+from landcover.evaluation.estimators import LEAST_GROUPS, bootstrap_interval
 from landcover.evaluation.overlap import overlap_warnings, training_overlap
 from landcover.evaluation.predictions import (
-    MapSource,
     PredictedMap,
     from_folder,
     from_model,
@@ -31,7 +30,6 @@ from landcover.evaluation.report import (
     CalibrationScores,
     CleanedScores,
     EvaluationReport,
-    ImageScore,
     Record,
 )
 from landcover.inference.model import Model
@@ -144,7 +142,12 @@ def evaluate(
         folder_legend = options.prediction_legend or dataset.legend
         source = from_folder(dataset, items, Path(predictions), folder_legend, max_pixels=options.max_pixels)
     elif model is not None:
-        runtime, named = _opened(model, options.device)
+        if isinstance(model, Model):
+            runtime, named = model.runtime, model.source
+        elif isinstance(model, str | Path):
+            runtime, named = open_model(model, device=options.device), model
+        else:
+            runtime = model
         source = from_model(dataset, runtime, probabilities=options.calibration)
         if options.calibration:
             extras.append(_Calibration(dataset, runtime.card))
@@ -154,12 +157,36 @@ def evaluate(
     if options.boundaries:
         extras.append(_Boundaries(dataset))
 
-    images = _score(dataset, items, source, extras)
+    def score(item: Item) -> _Image:
+        truth, predicted = dataset.labels(item), source.predict(item)
+        try:
+            matrix = _counted(dataset.legend, truth.index, predicted.index)
+            for extra in extras:
+                extra.update(truth.index, predicted)
+        except MaskError as error:
+            raise MaskError(f"{item.key}: {error}") from error
+        return _Image(item.key, matrix, truth.off_palette, predicted.off_palette)
 
+    scored = parallel_map(score, items) if source.parallel else map(score, items)
+    images = list(track(scored, "Scoring", total=len(items)))
     matrix = reduce(operator.add, (image.matrix for image in images))
     scores = matrix.scores(metric)
-    interval, count, groups = _interval(dataset, images, metric)
-    notes = [*scores.warnings, *_off_palette_warnings(images)]
+    scenes = dataset.scenes or {}
+    groups = "scenes" if scenes else "images"
+    tables: dict[str, Int64Array] = {}
+    for image in images:
+        group = f"scene {scenes[image.key].scene}" if image.key in scenes else image.key
+        tables[group] = tables.get(group, 0) + image.matrix.table
+    interval = bootstrap_interval(np.stack(list(tables.values())), dataset.legend, metric)
+    off_palette = {
+        "truth": sum(image.off_palette_truth for image in images),
+        "predictions": sum(image.off_palette_prediction for image in images),
+    }
+    notes = list(scores.warnings) + [
+        f"{count:,} pixels of the {what} have a colour that is not in the legend; they count as unknown."
+        for what, count in off_palette.items()
+        if count
+    ]
     if overlap is not None:
         called = str(named or "the model in memory")
         notes[:0] = overlap_warnings(overlap, called, calibration=options.calibration)
@@ -167,10 +194,10 @@ def evaluate(
     for extra in extras:
         sections[extra.name], found = extra.result(scores)
         notes += found
-    if count < LEAST_GROUPS:
+    if len(tables) < LEAST_GROUPS:
         notes.append(
-            f"No interval is given for the mIoU: the {count} {groups} are too few to estimate it. It needs "
-            f"at least {LEAST_GROUPS}."
+            f"No interval is given for the mIoU: the {len(tables)} {groups} are too few. Evaluate at least "
+            f"{LEAST_GROUPS}."
         )
     folder = predictions or options.maps
     report = EvaluationReport.model_validate(
@@ -190,7 +217,7 @@ def evaluate(
             "missed": matrix.missed.tolist(),
             **sections,
             "training_overlap": overlap,
-            "per_image": [image.score(metric) for image in images],
+            "per_image": [{"key": i.key, **i.matrix.scores(metric).to_dict()} for i in images],
             "warnings": notes,
             "legend": dataset.legend,
             "prediction_legend": source.legend,
@@ -203,18 +230,13 @@ def evaluate(
     return report
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
+class _Image(NamedTuple):
     """The counts of one image, and its pixels whose colour is not a class."""
 
     key: str
     matrix: ConfusionMatrix
     off_palette_truth: int
     off_palette_prediction: int
-
-    def score(self, metric: Metric) -> ImageScore:
-        scores = self.matrix.scores(metric)
-        return ImageScore(key=self.key, miou=scores.miou, pixel_accuracy=scores.pixel_accuracy)
 
 
 class _Extra(Protocol):
@@ -227,23 +249,6 @@ class _Extra(Protocol):
 
     def result(self, scores: Scores) -> tuple[Record, list[str]]:
         """Return the section of the report and its warnings, given the scores of the whole."""
-
-
-def _score(
-    dataset: Dataset, items: Sequence[Item], source: MapSource, extras: Sequence[_Extra]
-) -> list[_Image]:
-    def score(item: Item) -> _Image:
-        truth, predicted = dataset.labels(item), source.predict(item)
-        try:
-            matrix = _counted(dataset.legend, truth.index, predicted.index)
-            for extra in extras:
-                extra.update(truth.index, predicted)
-        except MaskError as error:
-            raise MaskError(f"{item.key}: {error}") from error
-        return _Image(item.key, matrix, truth.off_palette, predicted.off_palette)
-
-    images = parallel_map(score, items) if source.parallel else map(score, items)
-    return list(track(images, "Scoring", total=len(items)))
 
 
 def _counted(legend: Legend, truth: UInt8Array, prediction: UInt8Array) -> ConfusionMatrix:
@@ -273,9 +278,7 @@ class _Cleaning:
         cleaned = CleanedScores(
             min_region=self.min_region,
             min_pixels=self.min_pixels,
-            miou=after.miou,
-            iou=after.iou,
-            pixel_accuracy=after.pixel_accuracy,
+            **after.to_dict(),
             miou_change=None if after.miou is None or scores.miou is None else after.miou - scores.miou,
             confusion=self.matrix.counts,
         )
@@ -306,9 +309,9 @@ class _Calibration:
         split = record.get("split_of_like" if "like" in record else "split")
         if isinstance(split, str) and "like" in record:
             split = f"{split}, by a run of the same recipe"
-        summary = self.reliability.summary(self.card.legend.scored_names)
-        section = {**summary, "temperature": self.card.temperature, "fitted_on": split}
-        return CalibrationScores.model_validate(section), []
+        found = self.reliability.summary(self.card.legend.scored_names)
+        update = {"temperature": self.card.temperature, "fitted_on": split}
+        return found.model_copy(update=update), []
 
 
 class _Boundaries:
@@ -327,7 +330,7 @@ class _Boundaries:
             self.matrices = [total + matrix for total, matrix in zip(self.matrices, matrices, strict=True)]
 
     def result(self, scores: Scores) -> tuple[BoundaryScores, list[str]]:
-        section = BoundaryScores.model_validate(boundary_scores(self.matrices))
+        section = boundary_scores(self.matrices)
         present = [name for name, iou in section.bins[0].beyond.iou.items() if iou is not None]
         return section, [
             f"No pixel at {row.name} from class boundaries is {' or '.join(absent)}: the mIoU there is a "
@@ -342,9 +345,8 @@ def _with_deprecated(options: EvaluateOptions, keywords: Mapping[str, object]) -
     if not keywords:
         return options
     fields = {"borders" if name == "boundaries" else name: name for name in EvaluateOptions.__slots__}
-    for name in keywords:
-        if name not in fields:
-            raise TypeError(f"evaluate() got an unexpected keyword argument {name!r}")
+    if unknown := keywords.keys() - fields:
+        raise TypeError(f"evaluate() got an unexpected keyword argument {min(unknown)!r}")
     warn(
         f"evaluate({', '.join(f'{name}=...' for name in keywords)}) is deprecated and will be removed in "
         "version 0.3. Pass options=landcover.EvaluateOptions(...).",
@@ -376,37 +378,3 @@ def _check(
         )
     if options.json is not None:
         check_json_output(Path(options.json), force=options.force)
-
-
-def _opened(model: str | Path | Model | Runtime, device: str) -> tuple[Runtime, str | Path | None]:
-    """Return the runtime of a model, and its name where it has a file."""
-    if isinstance(model, Model):
-        return model.runtime, model.source
-    if isinstance(model, str | Path):
-        return open_model(model, device=device), model
-    return model, None
-
-
-def _interval(
-    dataset: Dataset, images: Sequence[_Image], metric: Metric
-) -> tuple[tuple[float, float] | None, int, str]:
-    """Return the interval of the mIoU, and number and kind of the groups: known scenes, else images."""
-    scenes = dataset.scenes or {}
-    tables: dict[str, Int64Array] = {}
-    for image in images:
-        group = f"scene {scenes[image.key].scene}" if image.key in scenes else image.key
-        tables[group] = tables.get(group, 0) + image.matrix.table
-    interval = bootstrap_interval(np.stack(list(tables.values())), dataset.legend, metric)
-    return interval, len(tables), "scenes" if scenes else "images"
-
-
-def _off_palette_warnings(images: Sequence[_Image]) -> list[str]:
-    counts = {
-        "truth": sum(image.off_palette_truth for image in images),
-        "predictions": sum(image.off_palette_prediction for image in images),
-    }
-    return [
-        f"{count:,} pixels of the {what} have a colour that is not in the legend; they count as unknown."
-        for what, count in counts.items()
-        if count
-    ]

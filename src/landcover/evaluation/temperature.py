@@ -1,4 +1,4 @@
-"""The verb ``calibrate``: fit the temperature that brings a model's confidence in line with its accuracy.
+"""``calibrate``: fit the temperature that brings a model's confidence in line with its accuracy.
 
 Temperature scaling (Guo et al. 2017, 1706.04599): logits are divided by the number that makes the truth of
 held-out pixels most likely. The order of the classes in a cell stays, and so does the map, except between
@@ -6,7 +6,8 @@ cells where two classes are almost equally probable.
 """
 
 import datetime
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.overlap import training_overlap
 from landcover.evaluation.predictions import required_gsd
+from landcover.evaluation.report import CalibrationReport
 from landcover.inference.engine import row_blocks
 from landcover.inference.grid import Grid, make_grid
 from landcover.inference.reading import ArraySource
@@ -64,7 +66,7 @@ def calibrate(
     device: str = "auto",
     max_pixels: int = MAX_PIXELS,
     force: bool = False,
-) -> dict[str, Any]:
+) -> CalibrationReport:
     """Fit a model's temperature on labelled data and write it into the model's card.
 
     The file is replaced by one with the same weights, bit for bit, and a card with the new ``temperature``,
@@ -82,12 +84,6 @@ def calibrate(
         max_pixels: Larger images and masks are refused.
         force: Replace an earlier calibration.
 
-    Returns:
-        Plain data: ``model`` (the file), ``sha256`` (of the new file), ``temperature``, the card's
-        ``calibration`` record: ``split``, ``data`` (name), ``gsd``, ``images``, ``pixels`` (cells of a known
-        class), ``temperature_before``, ``nll`` and ``ece`` ``{before, after}``, ``date``, ``version``;
-        and ``warnings``: sentences.
-
     Raises:
         UsageError: If the model was trained on some of the images, the GSD is not known, or the model has
             other classes than the data.
@@ -99,8 +95,7 @@ def calibrate(
 
     Example:
         >>> import landcover as lc
-        >>> result = lc.calibrate("runs/a", "data", "folders:val")  # doctest: +SKIP
-        >>> result["temperature"]  # doctest: +SKIP
+        >>> lc.calibrate("runs/a", "data", "folders:val").temperature  # doctest: +SKIP
         1.2
     """
     before = model_digest(run)
@@ -134,27 +129,26 @@ def calibrate(
         )
     temperature = fit_temperature(logits, truth)
 
-    measured = [_measure(logits, truth, t) for t in (card.temperature, temperature)]
+    measured = zip(*(_measure(logits, truth, t) for t in (card.temperature, temperature)), strict=True)
+    nll, ece = ({"before": before_fit, "after": after} for before_fit, after in measured)
     record = {
         "split": split,
         "data": Path(data).absolute().name,
         "gsd": scale,
         "images": len(items),
         "pixels": int(truth.size),
-        "temperature_before": card.temperature,
-        **{name: {"before": measured[0][name], "after": measured[1][name]} for name in ("nll", "ece")},
-        **_signature(),
+        "nll": nll,
+        "ece": ece,
     }
     if model_digest(file) != before:
         raise OutputError(
             f"{file} changed during calibration; its training may still be running. Run calibrate again "
             "afterwards."
         )
-    images = image_set(dataset, items)
-    return {**_write(file, card, tensors, temperature, record, images), "warnings": warnings}
+    return _write(file, card, tensors, temperature, record, image_set(dataset, items), warnings)
 
 
-def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -> dict[str, Any]:
+def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -> CalibrationReport:
     """Copy the temperature of a calibrated model of the same recipe.
 
     For a model that was trained on all data, so that none are left to fit on: train a second run of the same
@@ -164,11 +158,6 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
         run: Run folder or checkpoint.
         other: Run folder or checkpoint of the calibrated model.
         force: Replace an earlier calibration.
-
-    Returns:
-        Plain data: ``model``, ``sha256``, ``temperature``, and the card's ``calibration`` record: ``like``
-        (SHA-256 of the other model), ``split_of_like`` (what that was fitted on), ``temperature_before``,
-        ``date``, ``version``. Nothing is measured on this model.
 
     Raises:
         UsageError: If the models differ in recipe, classes or preprocessing.
@@ -188,12 +177,7 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
             f"{run} and {other} differ in {', '.join(sorted(differing))}, so that their temperatures differ "
             "too. Pass a run of the same recipe, or fit on data (--data, --split)."
         )
-    record = {
-        "like": model_digest(other),
-        "split_of_like": like.calibration["split"],
-        "temperature_before": card.temperature,
-        **_signature(),
-    }
+    record = {"like": model_digest(other), "split_of_like": like.calibration["split"]}
     return _write(file, card, tensors, like.temperature, record, like.used_images.calibration)
 
 
@@ -208,8 +192,7 @@ def _recipe(card: ModelCard) -> dict[str, Any]:
 def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
     """Return the temperature that makes the truth most likely.
 
-    The mean negative log-likelihood is convex in ``1 / T``. Newton's method finds its minimum; where a step
-    would leave the bracket, the bracket is halved instead.
+    The mean negative log-likelihood is convex in ``1 / T``; the root of its slope is found by bisection.
 
     Args:
         logits: float32 (C, P), logits or log probabilities.
@@ -221,58 +204,49 @@ def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
     Raises:
         DataError: If the best temperature is beyond these limits.
     """
+
+    def slope(inverse: float) -> float:
+        """Return the sum of the derivatives of the negative log-likelihood by ``1 / T``."""
+        return sum(
+            float((probabilities * cells).sum() - np.take_along_axis(cells, classes[None], axis=0).sum())
+            for cells, probabilities, classes in _blocks(logits, truth, 1 / inverse)
+        )
+
     low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
-    if _derivatives(logits, truth, high)[0] <= 0:
+    if slope(high) <= 0:
         raise DataError(
             f"The best temperature is below {MIN_TEMPERATURE:g}: almost all of the {truth.size:,} labelled "
             "pixels are predicted correctly. Use more images, none of them a training image."
         )
-    if _derivatives(logits, truth, low)[0] >= 0:
+    if slope(low) >= 0:
         raise DataError(
             f"The best temperature is above {MAX_TEMPERATURE:g}: the predictions for the {truth.size:,} "
             "labelled pixels are no better than chance. Check the data and their scale (--gsd)."
         )
-    inverse, step = 1.0, np.inf
-    while abs(step) > _PRECISION * inverse:
-        slope, curvature = _derivatives(logits, truth, inverse)
-        low, high = (low, inverse) if slope > 0 else (inverse, high)
-        step = -slope / curvature if curvature > 0 else np.inf
-        if step and not low < inverse + step < high:
-            step = (low + high) / 2 - inverse
-        inverse += step
-    return 1 / inverse
+    while high > low * (1 + _PRECISION):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return 1 / math.sqrt(low * high)
 
 
-def _derivatives(logits: Float32Array, truth: UInt8Array, inverse: float) -> tuple[float, float]:
-    """Return the first and second derivative of the mean negative log-likelihood by ``1 / T``."""
-    slope = curvature = 0.0
-    for cells, probabilities, classes in _blocks(logits, truth, 1 / inverse):
-        mean = (probabilities * cells).sum(axis=0)
-        slope += float((mean - np.take_along_axis(cells, classes[None].astype(np.intp), axis=0)[0]).sum())
-        curvature += float((probabilities * np.square(cells - mean)).sum())
-    return slope / truth.size, curvature / truth.size
-
-
-def _measure(logits: Float32Array, truth: UInt8Array, temperature: float) -> dict[str, float | None]:
-    """Return ``nll`` and ``ece`` of logits (C, P) at a temperature."""
-    reliability, nll = Reliability(len(logits)), 0.0
+def _measure(logits: Float32Array, truth: UInt8Array, temperature: float) -> tuple[float, float | None]:
+    """Return the NLL and the ECE of logits (C, P) at a temperature."""
+    reliability = Reliability(len(logits))
     for _, probabilities, classes in _blocks(logits, truth, temperature):
-        of_truth = np.take_along_axis(probabilities, classes[None].astype(np.intp), axis=0)
-        nll -= float(np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).sum())
-        reliability.update(probabilities.astype(np.float32), classes)
-    return {"nll": nll / truth.size, "ece": reliability.ece()}
+        reliability.update(probabilities.astype(np.float32), classes.astype(np.uint8))
+    return reliability.loss / truth.size, reliability.ece()
 
 
 def _blocks(
     logits: Float32Array, truth: UInt8Array, temperature: float
-) -> Iterator[tuple[Float64Array, Float64Array, UInt8Array]]:
+) -> Iterator[tuple[Float64Array, Float64Array, IntArray]]:
     """Yield logits with a maximum of 0, their softmax, float64 (C, n) each, and the truth, in blocks."""
     for start in range(0, truth.size, _BLOCK_CELLS):
         cells = logits[:, start : start + _BLOCK_CELLS].astype(np.float64)
         cells -= cells.max(axis=0)
         probabilities = np.exp(cells / temperature)
         probabilities /= probabilities.sum(axis=0)
-        yield cells, probabilities, truth[start : start + _BLOCK_CELLS]
+        yield cells, probabilities, truth[start : start + _BLOCK_CELLS].astype(np.intp)
 
 
 def _open(run: str | Path, force: bool) -> tuple[Path, ModelCard, Tensors]:
@@ -294,23 +268,24 @@ def _open(run: str | Path, force: bool) -> tuple[Path, ModelCard, Tensors]:
     return file, card, tensors
 
 
-def _signature() -> dict[str, str]:
-    return {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "version": __version__}
-
-
 def _write(
     file: Path,
     card: ModelCard,
     tensors: Tensors,
     temperature: float,
-    record: dict[str, Any],
+    measured: Mapping[str, Any],
     images: ImageSet | None,
-) -> dict[str, Any]:
+    warnings: Sequence[str] = (),
+) -> CalibrationReport:
     """Write a temperature, how it was fitted and on which images into a model's card."""
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    record = {**measured, "temperature_before": card.temperature, "date": date, "version": __version__}
     used = card.used_images.model_copy(update={"calibration": images})
     update = {"temperature": temperature, "calibration": record, "used_images": used}
     save_model(file, tensors, card.model_copy(update=update), force=True)
-    return {"model": str(file), "sha256": model_digest(file), "temperature": temperature, **record}
+    return CalibrationReport(
+        model=file, sha256=model_digest(file), temperature=temperature, warnings=list(warnings), **record
+    )
 
 
 def _labelled_cells(
@@ -328,7 +303,11 @@ def _labelled_cells(
     values, truths = [], []
     pairs = zip(items, grids, strict=True)
     for number, (item, grid) in enumerate(track(pairs, "Calibrating", total=len(items))):
-        rows, cols = _centres(grid)
+        pixels = []  # of the image at the centres of the cells; a last cell may have its centre beyond it
+        for own, model, spans in zip(grid.size, grid.model_size, (grid.rows, grid.cols), strict=True):
+            centres = (np.arange(spans[-1].stop) + 0.5) * grid.stride * own / model
+            pixels.append(centres[centres < own].astype(np.intp))
+        rows, cols = pixels
         truth = channels[dataset.read_mask(item)[np.ix_(rows, cols)]]
         logits = _logits(runtime, dataset.read_image(item), grid)[:, : len(rows), : len(cols)]
         kept = truth != IGNORE
@@ -337,18 +316,6 @@ def _labelled_cells(
         values.append(logits[:, kept])
         truths.append(truth[kept])
     return np.concatenate(values, axis=1), np.concatenate(truths)
-
-
-def _centres(grid: Grid) -> tuple[IntArray, IntArray]:
-    """Return the rows and columns of the image's own pixels that contain the cells' centres.
-
-    The last cell may extend beyond the image; it is left out if its centre does.
-    """
-    pixels = []
-    for own, model, spans in zip(grid.size, grid.model_size, (grid.rows, grid.cols), strict=True):
-        centres = (np.arange(spans[-1].stop) + 0.5) * grid.stride * own / model
-        pixels.append(centres[centres < own].astype(np.intp))
-    return pixels[0], pixels[1]
 
 
 def _logits(runtime: Runtime, image: UInt8Array, grid: Grid) -> Float32Array:

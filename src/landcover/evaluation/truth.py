@@ -1,6 +1,7 @@
 """Reading of truth: labelled points and polygons."""
 
 import csv
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,12 @@ def read_truth(
         raise UsageError(f"--truth-crs is for CSV files; {path} declares its own CRS.")
     if is_table:
         rows = _read_csv(path)
-        names, source = (LON_LAT, WGS84) if truth_crs is None else (X_Y, _parse_crs(truth_crs))
+        try:
+            names, source = (LON_LAT, WGS84) if truth_crs is None else (X_Y, CRS.from_user_input(truth_crs))
+        except CRSError as error:
+            raise UsageError(
+                f"{truth_crs!r} is not a CRS: {error}. Expected for example EPSG:32631."
+            ) from error
         points = shapely.points(_coordinates(path, rows, names))
         try:
             geometries, columns = reproject(points, source, crs), rows
@@ -183,17 +189,9 @@ def _coordinates(path: Path, rows: dict[str, npt.NDArray[Any]], names: tuple[str
     places = np.empty((len(rows[names[0]]), 2))
     for axis, name in enumerate(names):
         for row, cell in enumerate(rows[name]):
-            try:
+            with suppress(ValueError):
                 places[row, axis] = float(cell)
-            except ValueError:
-                places[row, axis] = np.nan
-            if not np.isfinite(places[row, axis]):
-                raise DataError(f"{path}: row {row + 1} has {cell!r} as {name}; expected a number.")
+                if np.isfinite(places[row, axis]):
+                    continue
+            raise DataError(f"{path}: row {row + 1} has {cell!r} as {name}; expected a number.")
     return places
-
-
-def _parse_crs(text: str) -> CRS:
-    try:
-        return CRS.from_user_input(text)
-    except CRSError as error:
-        raise UsageError(f"{text!r} is not a CRS: {error}. Expected for example EPSG:32631.") from error

@@ -1,4 +1,4 @@
-"""Read what a report is made of: run folders and the JSON files of ``landcover evaluate``."""
+"""Inputs of a report: run folders and the JSON files of ``landcover evaluate``."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,13 +6,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from landcover.errors import DataError, UsageError
-from landcover.evaluation.report import EvaluationReport
+from landcover.evaluation.report import EvaluationReport, Number, Record
 from landcover.legend import BUILT_IN, Legend
 from landcover.model.card import BEST_NAME, ModelCard, model_digest, read_card
-from landcover.reporting.records import End, Event, Start, Step, Validation
+
+
+class Start(Record):
+    """What a run was started, or last resumed, with."""
+
+    config: dict[str, Any] = Field(default_factory=dict)
+    counts: dict[str, int] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    device: str | None = None
+    threads: int | None = None
+
+
+class Event(Record):
+    """A record after ``step`` steps and ``seconds`` of training, resumed ones included."""
+
+    step: NonNegativeInt
+    seconds: float
+
+
+class Step(Event):
+    """One logged training step."""
+
+    loss: Number
+    lr: Number
+    images: int = 0
+    images_per_second: Number = None
+
+
+class Validation(Event):
+    """Scores on the validation images, 0..1."""
+
+    miou: Number
+    iou: dict[str, Number]
+    pixel_accuracy: Number = None
+    loss: Number = None
+
+
+class End(Event):
+    """Why and when a run ended."""
+
+    reason: str
+
+
+_EVENTS: dict[str, type[Start | Step | Validation | End]] = {
+    "start": Start,
+    "step": Step,
+    "validation": Validation,
+    "end": End,
+}
 
 
 @dataclass(frozen=True)
@@ -23,31 +71,26 @@ class Run:
         folder: The run folder.
         config: ``config.yaml`` as it was saved.
         start: The last start.
-        steps: Logged steps in order; what a resumed run did again stands once.
-        validations: Likewise.
-        end: The last event, or None where the run was cut off or still goes on.
-        card: Card of the best model, or None where none was kept yet.
-        digest: SHA-256 of the best model, likewise.
+        steps: Logged steps in order, those that a resumed run repeated once.
+        validations: Logged validations, likewise.
+        end: The last event, or None where the run was interrupted or is still running.
+        card: Card of the best model, or None where there is none yet.
+        digest: SHA-256 of the best model, or None.
     """
 
     folder: Path
     config: str
     start: Start
-    steps: tuple[Step, ...]
-    validations: tuple[Validation, ...]
+    steps: Sequence[Step]
+    validations: Sequence[Validation]
     end: End | None
     card: ModelCard | None
     digest: str | None
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """Name of the folder."""
         return self.folder.resolve().name
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        """Steps and validations."""
-        return (*self.steps, *self.validations)
 
     @property
     def best(self) -> Validation | None:
@@ -65,10 +108,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Scored:
-    """An evaluation, where it was read from, a short name for it, and the legend that fits its classes."""
+    """An evaluation, a short name for it, and its legend, if it has one or its classes are built in."""
 
     evaluation: EvaluationReport
-    source: Path
     name: str
     legend: Legend | None
 
@@ -77,20 +119,18 @@ def read_evaluation(path: Path) -> EvaluationReport:
     """Read a JSON file of ``landcover evaluate``.
 
     Raises:
-        DataError: If the file is missing, cut short, or of another kind, such as the result for a map.
+        DataError: If the file is missing, incomplete, or of another kind, such as the result for a map.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # also of bytes that are not UTF-8
+        data = json.loads(_read(path))
+    except ValueError as error:
         raise DataError(
             f"{path} is not JSON: {error}. Write it again with: landcover evaluate --json"
         ) from error
     if isinstance(data, dict) and "truth_kind" in data:
         raise DataError(
-            f"{path} is the result of landcover evaluate --map, accuracy and areas of one map; the page is "
-            "about scores of a data set's split. Give a result of landcover evaluate --data, or a run folder."
+            f"{path} is the result of landcover evaluate --map, for one map; a report shows scores of a "
+            "split. Pass a result of landcover evaluate --data, or a run folder."
         )
     return _validated(EvaluationReport, data, f"{path} is not a result of landcover evaluate --json")
 
@@ -99,32 +139,46 @@ def read_run(folder: Path) -> Run:
     """Read the configuration and the log of a run folder.
 
     Raises:
-        DataError: If ``config.yaml`` is missing, or ``log.jsonl`` is missing or damaged. A last line that was
-            cut off by a kill is no damage: it is left out.
+        DataError: If ``config.yaml`` or ``log.jsonl`` is missing or damaged. An incomplete last line, which
+            a killed run leaves, is ignored.
         ModelError: If the best model is damaged.
     """
-    text = _read_part(folder, "config.yaml")
+    config, log = folder / "config.yaml", folder / "log.jsonl"
+    for path in (config, log):
+        if not path.exists():
+            raise DataError(
+                f"{folder} is not a run folder: {path.name} is missing. Expected the --out folder of "
+                "landcover train."
+            )
     steps: list[Step] = []
     validations: list[Validation] = []
     start, end = Start(), None
-    for number, event in _events(folder / "log.jsonl", _read_part(folder, "log.jsonl")):
-        where = f"Line {number} of {folder / 'log.jsonl'} is no event of a training"
-        match event.get("event"):
-            case "start":
-                start, end = _validated(Start, event, where), None
-            case "step":
-                _append(steps, _validated(Step, event, where))
-            case "validation":
-                _append(validations, _validated(Validation, event, where))
-            case "end":
-                end = _validated(End, event, where)
-            case other:
-                raise DataError(
-                    f"{where}: its 'event' is {other!r}; expected start, step, validation or end."
-                )
+    text = _read(log)
+    lines = text.splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            data = json.loads(line)
+        except ValueError as error:
+            if number == len(lines) and not text.endswith("\n"):
+                break
+            raise DataError(f"Line {number} of {log} is not JSON: {error}.") from error
+        complaint = f"Line {number} of {log} is not a training event"
+        kind = _EVENTS.get(str(data.get("event"))) if isinstance(data, dict) else None
+        if kind is None:
+            raise DataError(f"{complaint}: {line[:60]}; expected the 'event' start, step, validation or end.")
+        event = _validated(kind, data, complaint)
+        if isinstance(event, Start):
+            start, end = event, None
+        elif isinstance(event, End):
+            end = event
+        else:
+            logged: list[Any] = steps if isinstance(event, Step) else validations
+            while logged and logged[-1].step >= event.step:  # repeated after a resume
+                logged.pop()
+            logged.append(event)
     best = folder / BEST_NAME
     card, digest = (read_card(best), model_digest(best)) if best.is_file() else (None, None)
-    return Run(folder, text, start, tuple(steps), tuple(validations), end, card, digest)
+    return Run(folder, _read(config), start, steps, validations, end, card, digest)
 
 
 def collect(inputs: Iterable[Path]) -> tuple[list[Run], list[Scored]]:
@@ -132,18 +186,15 @@ def collect(inputs: Iterable[Path]) -> tuple[list[Run], list[Scored]]:
 
     Raises:
         UsageError: If there is no input, or one is given twice.
-        DataError: If one is missing or not what it should be.
+        DataError: If one is missing or damaged.
     """
     paths = list(inputs)
     if not paths:
-        raise UsageError(
-            "Nothing to report on: give a run folder, JSON files of landcover evaluate, or both."
-        )
+        raise UsageError("Nothing to report on. Pass run folders, JSON files of landcover evaluate, or both.")
     resolved = [path.resolve() for path in paths]
-    for path, place in zip(paths, resolved, strict=True):
-        if resolved.count(place) > 1:
+    for path, target in zip(paths, resolved, strict=True):
+        if resolved.count(target) > 1:
             raise UsageError(f"{path} is given more than once.")
-    for path in paths:
         if not path.exists():
             raise DataError(
                 f"{path} does not exist. Expected a run folder or a JSON file of landcover evaluate."
@@ -151,85 +202,39 @@ def collect(inputs: Iterable[Path]) -> tuple[list[Run], list[Scored]]:
     runs = [read_run(path) for path in paths if path.is_dir()]
     sources = [path for path in paths if not path.is_dir()]
     evaluations = [read_evaluation(path) for path in sources]
-    names = short_names(sources)
     return runs, [
-        Scored(evaluation, source, name, fitting_legend(evaluation, source))
-        for evaluation, source, name in zip(evaluations, sources, names, strict=True)
+        Scored(evaluation, name, evaluation.legend or built_in_with(evaluation.classes))
+        for evaluation, name in zip(evaluations, short_names(sources), strict=True)
     ]
-
-
-def fitting_legend(evaluation: EvaluationReport, source: Path) -> Legend | None:
-    """Return the legend that the JSON holds, else the built-in one with its classes, else None.
-
-    Raises:
-        DataError: If the legend in the JSON has other classes than the scores.
-    """
-    if evaluation.legend is not None:
-        if list(evaluation.legend.names) != evaluation.classes:
-            raise DataError(f"{source}: its 'legend' has other classes than its 'classes'. Evaluate again.")
-        return evaluation.legend
-    return built_in_with(evaluation.classes)
 
 
 def built_in_with(names: Sequence[str]) -> Legend | None:
     """Return the built-in legend with exactly these classes, or scored classes, in this order, else None."""
     return next(
-        (
-            known
-            for known in BUILT_IN.values()
-            if list(names) in (list(known.names), list(known.scored_names))
-        ),
-        None,
+        (known for known in BUILT_IN.values() if tuple(names) in (known.names, known.scored_names)), None
     )
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Name each file by its stem, with as many of its folders as it takes to tell them apart."""
-    places = [path.resolve() for path in paths]
-    depth = 1
-    while True:
-        names = ["/".join((*place.parts[-depth:-1], place.stem)) for place in places]
-        if len(set(names)) == len(names) or depth > max(len(place.parts) for place in places):
-            return names
-        depth += 1
+    """Return the stem of each file, with as many of its folders as it takes to tell them apart."""
+    parts = [path.resolve().with_suffix("").parts for path in paths]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
-def _read_part(folder: Path, name: str) -> str:
+def _read(path: Path) -> str:
     try:
-        return (folder / name).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{folder} is not a run folder: it has no {name}. Expected the --out folder of landcover train."
-        ) from error
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{folder / name} is not text: {error}.") from error
+        raise DataError(f"{path} is not JSON or text in UTF-8: {error}.") from error
     except OSError as error:
-        raise DataError(f"{folder / name} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _events(path: Path, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
-    lines = text.splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            event = json.loads(line)
-        except ValueError as error:
-            if number == len(lines) and not text.endswith("\n"):
-                return  # a killed run leaves half a line
-            raise DataError(f"Line {number} of {path} is not JSON: {error}.") from error
-        if not isinstance(event, dict):
-            raise DataError(f"Line {number} of {path} is no event of a training: {line[:60]!r}.")
-        yield number, event
-
-
-_Event = TypeVar("_Event", Step, Validation)
 _Model = TypeVar("_Model", bound=BaseModel)
-
-
-def _append(events: list[_Event], event: _Event) -> None:
-    """Append, dropping what a killed run logged after the checkpoint that it was resumed from."""
-    while events and events[-1].step >= event.step:
-        events.pop()
-    events.append(event)
 
 
 def _validated(kind: type[_Model], data: Any, complaint: str) -> _Model:

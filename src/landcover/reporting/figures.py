@@ -1,25 +1,23 @@
-"""Geometry of the report's figures: pure functions from numbers to what the templates draw.
+"""Charts, confusion matrix and numbers of the report: pure functions to what the templates draw.
 
 Lines are drawn in a square of 100 x 100 units that the page stretches to any size, while labels are text of
-the page at positions in percent: figures stay sharp and their labels readable at every width, in print and on
-a phone.
+the page at positions in percent: figures stay sharp and their labels readable at every width and in print.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from landcover._typing import Float64Array
-from landcover.reporting.wording import duration, percent_tick
+from landcover._typing import Float64Array, Int64Array
 
 _MAX_POINTS = 160
 """Points of a line; more cannot be seen and make the page heavy."""
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(NamedTuple):
     """A labelled position on an axis, in percent from the left or the top."""
 
     at: float
@@ -27,35 +25,32 @@ class Tick:
     below: str = ""
 
 
-@dataclass(frozen=True)
-class Dot:
-    """A marked value, in percent from the left and the top, and what it says when pointed at."""
+class Dot(NamedTuple):
+    """A marked value, in percent from the left and the top, and its tooltip."""
 
     x: float
     y: float
-    says: str
+    text: str
 
 
-@dataclass(frozen=True)
-class Line:
-    """A drawn line: SVG paths of the line and of the band around it, and its marked values."""
+class Line(NamedTuple):
+    """SVG paths of a line and of the band around it, and its marked values."""
 
     name: str
     style: str
     path: str
     band: str
-    dots: tuple[Dot, ...]
+    dots: list[Dot]
 
 
-@dataclass(frozen=True)
-class Chart:
-    """A figure with two axes; ``summary`` says in words what it shows."""
+class Chart(NamedTuple):
+    """A figure with two axes; ``summary`` describes it in words."""
 
     title: str
     summary: str
-    lines: tuple[Line, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    lines: list[Line]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
 
 
 @dataclass(frozen=True)
@@ -68,6 +63,29 @@ class Curve:
     style: str = "accent"
     dots: bool = False
 
+    def thinned(self) -> Float64Array:
+        """Return step, mean, lowest and highest value of at most 160 pieces: float64 (4, N)."""
+        if self.dots or self.steps.size <= _MAX_POINTS:
+            return np.stack([self.steps, self.values, self.values, self.values])
+        pieces = [
+            (steps[finite].mean(), values[finite].mean(), values[finite].min(), values[finite].max())
+            for part in np.array_split(np.stack([self.steps, self.values]), _MAX_POINTS, axis=1)
+            for steps, values in [part]
+            if (finite := np.isfinite(values)).any()
+        ]
+        return np.array(pieces, np.float64).reshape(-1, 4).T
+
+    def summary(self, label: Callable[[float], str]) -> str:
+        """Return the first and last value in words."""
+        finite = np.isfinite(self.values)
+        ends = [
+            f"{label(float(value))} at step {step:,.0f}"
+            for step, value in zip(self.steps[finite], self.values[finite], strict=True)
+        ]
+        if len(ends) > 1:
+            return f"{self.name} from {ends[0]} to {ends[-1]}"
+        return f"{self.name} {ends[0]}" if ends else f"{self.name}: no values"
+
 
 def line_chart(
     title: str,
@@ -79,50 +97,48 @@ def line_chart(
     y_max: float | None = None,
     ticks: int = 5,
 ) -> Chart:
-    """Lay out curves over one axis of steps (and minutes) that begins at 0, as the values' axis does.
+    """Lay out curves over one axis of steps (and minutes); both axes begin at 0.
 
     Args:
-        title: What the values are.
+        title: Name of the values.
         curves: At least one.
-        label: Writes a value.
-        minutes: Minutes that had passed at a step.
-        last_step: Where the axis of steps ends.
-        y_max: Upper end of the values' axis; by default the first tick that is not below the largest value.
-        ticks: About how many ticks an axis has.
+        label: Formats a value.
+        minutes: Returns the minutes that had passed at a step.
+        last_step: End of the axis of steps.
+        y_max: End of the values' axis; by default the first tick that is not below the largest value.
+        ticks: Approximate number of ticks of an axis.
     """
     last = last_step or 1.0
-    thinned = [_thin(c) for c in curves]
-    finite = np.concatenate([mean[np.isfinite(mean)] for _, mean, _, _ in thinned])
-    top = y_max if y_max is not None else float(finite.max(initial=0.0)) or 1.0
+    thinned = [curve.thinned() for curve in curves]
+    means = np.concatenate([mean for _, mean, _, _ in thinned])
+    top = y_max or float(means[np.isfinite(means)].max(initial=0.0)) or 1.0
     y_values = nice_ticks(top, ticks)
     if y_max is None and y_values[-1] < top:
         y_values.append(y_values[-1] + y_values[1])
         top = y_values[-1]
 
-    def place_x(step: float) -> float:
-        return round(100 * step / last, 2)
-
-    def place_y(value: float) -> float:
-        return round(100 - 100 * value / top, 2)
+    def place(steps: Float64Array, values: Float64Array) -> Float64Array:
+        return np.stack([100 * steps / last, 100 - 100 * values / top], axis=1).round(2)
 
     lines = []
     for curve, (steps, mean, low, high) in zip(curves, thinned, strict=True):
-        points = [(place_x(s), place_y(v)) for s, v in zip(steps, mean, strict=True)]
-        lower = [(place_x(s), place_y(v)) for s, v in zip(steps, low, strict=True)]
-        upper = [(place_x(s), place_y(v)) for s, v in zip(steps, high, strict=True)]
-        dots = tuple(
-            Dot(place_x(s), place_y(v), f"{curve.name}, step {s:,.0f}: {label(v)}")
-            for s, v in zip(curve.steps, curve.values, strict=True)
-            if curve.dots and math.isfinite(v)
-        )
-        band = _band(lower, upper) if steps.size < curve.steps.size else ""
-        lines.append(Line(curve.name, curve.style, _path(points), band, dots))
+        dots = [
+            Dot(x, y, f"{curve.name}, step {step:,.0f}: {label(value)}")
+            for (x, y), step, value in zip(
+                place(curve.steps, curve.values).tolist(), curve.steps, curve.values.tolist(), strict=True
+            )
+            if curve.dots and math.isfinite(value)
+        ]
+        band = ""
+        if 0 < steps.size < curve.steps.size:
+            band = _path(np.concatenate([place(steps, low), place(steps, high)[::-1]])) + "Z"
+        lines.append(Line(curve.name, curve.style, _path(place(steps, mean)), band, dots))
     return Chart(
         title,
-        f"{title}: " + "; ".join(_summary(c, label) for c in curves) + ".",
-        tuple(lines),
-        tuple(Tick(place_x(s), f"{s:,.0f}", duration(minutes(s))) for s in nice_ticks(last, ticks)),
-        tuple(Tick(place_y(v), label(v)) for v in y_values),
+        f"{title}: " + "; ".join(curve.summary(label) for curve in curves) + ".",
+        lines,
+        [Tick(round(100 * s / last, 2), f"{s:,.0f}", duration(minutes(s))) for s in nice_ticks(last, ticks)],
+        [Tick(round(100 - 100 * value / top, 2), label(value)) for value in y_values],
     )
 
 
@@ -133,23 +149,18 @@ def reliability_chart(confidences: Sequence[float], accuracies: Sequence[float])
         confidences: Mean confidences of groups of pixels, ascending; at least one.
         accuracies: Their accuracies.
     """
-    points = [
-        (round(100 * x, 2), round(100 - 100 * y, 2)) for x, y in zip(confidences, accuracies, strict=True)
+    points = np.stack([100 * np.array(confidences), 100 - 100 * np.array(accuracies)], axis=1).round(2)
+    dots = [
+        Dot(left, top, f"confidence {percent_tick(x)}, accuracy {percent_tick(y)}")
+        for (left, top), x, y in zip(points.tolist(), confidences, accuracies, strict=True)
     ]
-    dots = tuple(
-        Dot(*point, f"confidence {percent_tick(x)}, accuracy {percent_tick(y)}")
-        for point, x, y in zip(points, confidences, accuracies, strict=True)
-    )
     ticks = [25 * i for i in range(5)]
     return Chart(
         "Accuracy",
-        "Accuracy over confidence: " + "; ".join(dot.says for dot in dots) + ".",
-        (
-            Line("ideal", "ink", "M0 100L100 0", "", ()),
-            Line("model", "accent", _path(points), "", dots),
-        ),
-        tuple(Tick(at, f"{at}\u00a0%", "confidence" if at == 50 else "") for at in ticks),
-        tuple(Tick(100 - at, f"{at}\u00a0%") for at in ticks),
+        "Accuracy over confidence: " + "; ".join(dot.text for dot in dots) + ".",
+        [Line("ideal", "ink", "M0 100L100 0", "", []), Line("model", "accent", _path(points), "", dots)],
+        [Tick(at, f"{at}\u00a0%", "confidence" if at == 50 else "") for at in ticks],
+        [Tick(100 - at, f"{at}\u00a0%") for at in ticks],
     )
 
 
@@ -163,119 +174,94 @@ def nice_ticks(top: float, count: int = 5) -> list[float]:
     return [step * i for i in range(math.floor(top / step * (1 + 1e-9)) + 1)]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell of the matrix: the share of its row (0..1, None where the row is empty) and its count."""
+def _path(points: Float64Array) -> str:
+    """Return the SVG path through points, float64 (N, 2), with a gap at each NaN."""
+    drawn = np.isfinite(points[:, 1])
+    return "".join(
+        f"{'L' if i and drawn[i - 1] else 'M'}{x:g} {y:g}" for i, (x, y) in enumerate(points) if drawn[i]
+    )
+
+
+class Cell(NamedTuple):
+    """One cell of the matrix: its fraction of the row (None for an empty row) and its pixels."""
 
     share: float | None
     pixels: int
     correct: bool
 
 
-@dataclass(frozen=True)
-class MatrixRow:
-    """One true class: its cells, its pixels, and its share of all pixels (0..1)."""
+class MatrixRow(NamedTuple):
+    """One true class: its cells, its pixels, and its fraction of all pixels."""
 
     name: str
-    cells: tuple[Cell, ...]
+    cells: list[Cell]
     pixels: int
     share: float
 
 
-@dataclass(frozen=True)
-class Matrix:
+class Matrix(NamedTuple):
     """A row-normalised confusion matrix.
 
     Attributes:
         columns: The predicted classes.
         rows: The true classes.
-        unscored: Those of ``rows`` that the metric does not look at.
-        confusions: The largest mistakes: truth, prediction, share of the truth; the worst first.
+        unscored: Those of ``rows`` that the metric ignores.
+        confusions: The largest errors: true class, predicted class, fraction of the truth; the worst first.
     """
 
-    columns: tuple[str, ...]
-    rows: tuple[MatrixRow, ...]
-    unscored: tuple[str, ...]
-    confusions: tuple[tuple[str, str, float], ...]
+    columns: list[str]
+    rows: list[MatrixRow]
+    unscored: list[str]
+    confusions: list[tuple[str, str, float]]
 
 
-def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], scored: Sequence[str]) -> Matrix:
+def matrix(counts: Int64Array, names: Sequence[str], scored: Sequence[str]) -> Matrix:
     """Normalise the rows of a confusion matrix (rows are the truth).
 
-    Rows and columns of classes that are not scored and hold no pixel are left out. Counts are Python
-    integers: no overflow.
+    Rows and columns of classes that are not scored and have no pixel are left out.
 
     Args:
-        counts: (K, K) pixels.
+        counts: int64 (K, K), pixels.
         names: The K classes.
-        scored: Those of them that the metric looks at; only these are named as confusions.
+        scored: Those of them that the metric uses; only these are listed in ``confusions``.
     """
-    everything = sum(sum(row) for row in counts)
-    kept_rows = [i for i, name in enumerate(names) if name in scored or any(counts[i])]
-    kept_columns = [j for j, name in enumerate(names) if name in scored or any(row[j] for row in counts)]
+    everything = max(int(counts.sum()), 1)
+    is_scored = np.array([name in scored for name in names])
+    columns = np.flatnonzero(is_scored | counts.any(axis=0)).tolist()
     rows = []
-    for i in kept_rows:
-        pixels = sum(counts[i])
-        cells = tuple(
-            Cell(counts[i][j] / pixels if pixels else None, counts[i][j], i == j) for j in kept_columns
-        )
-        rows.append(MatrixRow(names[i], cells, pixels, pixels / everything if everything else 0.0))
-    mistakes = sorted(
-        (
-            (counts[i][j] / sum(counts[i]), names[i], names[j])
-            for i in kept_rows
-            for j in kept_columns
-            if i != j and counts[i][j] and names[i] in scored
-        ),
-        key=lambda mistake: -mistake[0],
-    )
-    return Matrix(
-        tuple(names[j] for j in kept_columns),
-        tuple(rows),
-        tuple(names[i] for i in kept_rows if names[i] not in scored),
-        tuple((truth, said, share) for share, truth, said in mistakes[:3]),
-    )
-
-
-def histogram(values: Sequence[float], bins: int = 20) -> list[int]:
-    """Count values of 0..1 in ``bins`` bins of equal width; 1 falls into the last."""
-    return [int(n) for n in np.histogram(values, bins=bins, range=(0.0, 1.0))[0]]
-
-
-def _thin(curve: Curve) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
-    """Return steps and mean, lowest and highest value of at most ``_MAX_POINTS`` pieces of the curve."""
-    if curve.steps.size <= _MAX_POINTS or curve.dots:
-        return curve.steps, curve.values, curve.values, curve.values
-    pieces = [
-        (steps[finite].mean(), values[finite].mean(), values[finite].min(), values[finite].max())
-        for steps, values in zip(
-            np.array_split(curve.steps, _MAX_POINTS), np.array_split(curve.values, _MAX_POINTS), strict=True
-        )
-        if (finite := np.isfinite(values)).any()
+    for i in np.flatnonzero(is_scored | counts.any(axis=1)).tolist():
+        pixels = int(counts[i].sum())
+        cells = [
+            Cell(n / pixels if pixels else None, n, i == j)
+            for j, n in zip(columns, counts[i, columns].tolist(), strict=True)
+        ]
+        rows.append(MatrixRow(names[i], cells, pixels, pixels / everything))
+    errors = [
+        (row.name, names[j], cell.share)
+        for row in rows
+        for j, cell in zip(columns, row.cells, strict=True)
+        if cell.share and not cell.correct and row.name in scored
     ]
-    steps, mean, low, high = np.array(pieces, np.float64).reshape(-1, 4).T
-    return steps, mean, low, high
-
-
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    """Join points to an SVG path that begins anew after each gap."""
-    parts, pen_down = [], False
-    for x, y in points:
-        if math.isfinite(y):
-            parts.append(f"{'L' if pen_down else 'M'}{x:g} {y:g}")
-        pen_down = math.isfinite(y)
-    return "".join(parts)
-
-
-def _band(lower: Sequence[tuple[float, float]], upper: Sequence[tuple[float, float]]) -> str:
-    return _path([*lower, *reversed(upper)]) + "Z" if lower else ""
-
-
-def _summary(curve: Curve, label: Callable[[float], str]) -> str:
-    finite = np.flatnonzero(np.isfinite(curve.values))
-    if not finite.size:
-        return f"{curve.name}: no values"
-    first, last = (
-        f"{label(float(curve.values[i]))} at step {curve.steps[i]:,.0f}" for i in (finite[0], finite[-1])
+    return Matrix(
+        [names[j] for j in columns],
+        rows,
+        [row.name for row in rows if row.name not in scored],
+        sorted(errors, key=lambda error: -error[2])[:3],
     )
-    return f"{curve.name} from {first} to {last}" if finite.size > 1 else f"{curve.name} {first}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Format a fraction of 0..1 in percent; a dash where it is undefined."""
+    return "–" if value is None else f"{100 * value:.{digits}f}\u00a0%"
+
+
+def percent_tick(value: float) -> str:
+    """Format a fraction of 0..1 in percent, without trailing zeros."""
+    return f"{round(100 * value, 1):g}\u00a0%"
+
+
+def duration(minutes: float) -> str:
+    """Format a time span: ``40 s``, ``25 min``, ``3.5 h``."""
+    if minutes < 1:
+        return f"{60 * minutes:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

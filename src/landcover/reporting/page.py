@@ -1,6 +1,6 @@
-"""The verb ``report``: one HTML page that holds everything it shows and asks the network for nothing."""
+"""``report``: one self-contained HTML page, which loads nothing from the network."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,10 +10,9 @@ from landcover.extras import needs
 from landcover.io.files import refuse_existing, write_text
 from landcover.progress import track
 from landcover.reporting.collect import collect
-from landcover.reporting.notes import comparison_notes
-from landcover.reporting.strips import IGNORED, WRONG, side_px
-from landcover.reporting.views import ScoreView, TrainingView, score_view, swatches, training_view
-from landcover.reporting.wording import count, css_colour, duration, percent
+from landcover.reporting.figures import duration, percent
+from landcover.reporting.pictures import IGNORED, WRONG, side_px
+from landcover.reporting.views import comparison_notes, css_colour, score_view, swatches, training_view
 
 
 def report(
@@ -30,14 +29,14 @@ def report(
         inputs: Run folders and JSON files of ``landcover evaluate``, in any order.
         out: The page to write.
         title: Its heading.
-        images: How many of the best and how many of the worst images it shows for each evaluation.
-        force: Whether to replace an existing page.
+        images: Number of the best and of the worst images that are shown for each evaluation.
+        force: Replace an existing page.
 
     Returns:
         ``out``.
 
     Raises:
-        UsageError: If there is no input, ``out`` is one of them or no ``.html``, or ``images`` is negative.
+        UsageError: If there is no input, ``out`` is one of them or not ``.html``, or ``images`` is negative.
         DataError: If an input is missing or damaged.
         ModelError: If the best model of a run is damaged.
         OutputError: If ``out`` exists already or cannot be written.
@@ -56,24 +55,15 @@ def report(
     if images < 0:
         raise UsageError(f"--images is {images}; expected 0 or more.")
     if out.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"{out} is to be a page; expected a name that ends with .html.")
+        raise UsageError(f"The page would be {out}; expected a name that ends with .html.")
     if out.resolve() in [path.resolve() for path in paths]:
-        raise UsageError(f"{out} is an input: choose another file for the page.")
+        raise UsageError(f"{out} is an input. Pass another file for the page.")
     refuse_existing(out, force=force)
     runs, evaluations = collect(paths)
-    side = side_px(2 * images * len(evaluations))
-    scores = [score_view(scored, runs, images, side) for scored in track(evaluations, "Drawing")]
-    page = render([training_view(run) for run in runs], scores, title=title, written=datetime.now(UTC))
-    write_text(out, page, force=force)
-    return out
-
-
-def render(
-    trainings: Sequence[TrainingView], scores: Sequence[ScoreView], *, title: str, written: datetime
-) -> str:
-    """Return the page as HTML. Whatever comes from files is escaped."""
     with needs("report"):
         from jinja2 import Environment, PackageLoader, StrictUndefined
+    side = side_px(2 * images * len(evaluations))
+    scores = [score_view(scored, runs, images, side) for scored in track(evaluations, "Drawing")]
     environment = Environment(
         loader=PackageLoader("landcover.reporting"),
         autoescape=True,
@@ -81,16 +71,18 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "count": count, "duration": duration}
-    return environment.get_template("report.html.j2").render(
+    environment.filters |= {"percent": percent, "count": "{:,}".format, "duration": duration}
+    page = environment.get_template("report.html.j2").render(
         title=title,
-        trainings=trainings,
+        trainings=[training_view(run) for run in runs],
         scores=scores,
-        comparison=comparison_notes([score.scored for score in scores]),
+        comparison=comparison_notes([score.evaluation for score in scores]),
         classes=list(dict.fromkeys(name for score in scores for name in score.evaluation.iou)),
-        swatches=swatches([score.scored for score in scores], [training.run for training in trainings]),
+        swatches=swatches(evaluations, runs),
         wrong=css_colour(WRONG),
         ignored=css_colour(IGNORED),
-        written=written,
+        written=datetime.now(UTC),
         version=landcover.__version__,
     )
+    write_text(out, page, force=force)
+    return out
