@@ -181,3 +181,12 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path)
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) > 25
     assert [page for page in pages if fetched.search(page.read_text(encoding="utf-8"))] == []
+
+
+def test_the_design_page_names_modules_that_exist() -> None:
+    root = DOCS.parent
+    named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", (DOCS / "design.md").read_text(encoding="utf-8")))
+    assert len(named) > 20
+    assert [
+        name for name in named if not any((top / name).exists() for top in (root, root / "src/landcover"))
+    ] == []
