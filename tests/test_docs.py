@@ -27,7 +27,11 @@ BLOCK = re.compile(
 PAGES = {
     page.stem: page for page in [ROOT / "README.md", *DOCS.glob("tutorials/*.md"), *DOCS.glob("how-to/*.md")]
 }
-CHEAPER = [("--minutes 60", "--steps 2"), ("--per-class 50", "--per-class 5")]
+CHEAPER = [
+    ("--minutes 60", "--steps 2"),
+    ("--per-class 50", "--per-class 5"),
+    ("--int8 ", "--int8 --min-agreement 0 "),  # a network of two steps is undecided between classes
+]
 """What the tests shorten: every other word is run as the reader would type it."""
 OF_A_RUN = ["own-classes", "calibrate", "export"]
 """Pages whose commands train a model or use the one that the first of them trains."""

@@ -1,6 +1,7 @@
 """What training imagery looks like, and whether a scene is unlike it."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -420,7 +421,8 @@ def test_every_pixel_is_looked_at_once_and_resumed_work_sees_the_same(
 
 def test_the_record_of_a_block_is_read_as_it_was_written() -> None:
     log = ReadLog((Window(1, 2, 3, 4),), ("a note",), OodStats(10, 4, 1, (-3,) * len(FEATURES)))
-    assert ReadLog.from_record(json.loads(log.record(7))) == (7, log)
+    written = json.dumps({"stop": 7, **asdict(log)})
+    assert ReadLog.from_record(json.loads(written)) == (7, log)
     for other in ({}, [], {"stop": 1, "damaged": [], "notes": [], "ood": []}, None):
         with pytest.raises((ValueError, KeyError, TypeError)):
             ReadLog.from_record(other)

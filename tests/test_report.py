@@ -151,7 +151,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
         ({"iou": {"sea": 0.5}}, "'sea', which is not among 'classes'"),
         ({"miou": "good"}, "'miou'"),
         ({"missed": [1, 2]}, "'missed' has 2 counts"),
-        ({"legend": {"name": "x", "classes": "none"}}, "needs 'classes'"),
+        ({"legend": {"name": "x", "classes": "none"}}, "classes: found 'none'"),
         ({"legend": DEEPGLOBE.to_dict(), "classes": [*NAMES[:6], "cloud"]}, "other classes"),
     ],
 )

@@ -3,7 +3,7 @@
 import importlib.util
 import shutil
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from safetensors.torch import save_file
@@ -167,7 +167,7 @@ def test_other_runs_are_refused(tool: ModuleType, world: Path, tmp_path: Path) -
     with pytest.raises(UsageError, match="encoder's weights"):
         tool.check(tmp_path / "m.safetensors", cache, "folders")
     with pytest.raises(DataError, match="not recorded"):
-        tool.stop_at_warnings({"warnings": ["Its images are not recorded."]})
+        tool.stop_at_warnings(SimpleNamespace(warnings=["Its images are not recorded."]))
 
 
 TEACHER = {
