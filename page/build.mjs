@@ -13,11 +13,12 @@ mkdirSync(target, { recursive: true });
 
 const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
-async function bundle(entry, format) {
+async function bundle(entry, define = {}) {
   const result = await build({
     entryPoints: [join(here, "src", entry)],
     bundle: true,
-    format,
+    format: "iife",
+    define,
     platform: "browser",
     target: ["chrome109", "firefox115", "safari16.4"],
     minify: true,
@@ -30,8 +31,9 @@ async function bundle(entry, format) {
   return result.outputFiles[0].text.replaceAll("</script", "<\\/script").replaceAll("<!--", "<\\!--");
 }
 
-writeFileSync(join(target, "page.js"), await bundle("main.ts", "iife"));
-writeFileSync(join(target, "worker.js"), await bundle("worker.ts", "esm"));
+writeFileSync(join(target, "page.js"), await bundle("main.ts"));
+// A classic worker: pages opened from a file cannot load module workers. Threads of onnxruntime load the same code.
+writeFileSync(join(target, "worker.js"), await bundle("worker.ts", { "import.meta.url": "self.location.href" }));
 for (const name of ["page.html", "page.css"]) writeFileSync(join(target, name), readFileSync(join(here, "src", name)));
 
 const name = "ort-wasm-simd-threaded.wasm";

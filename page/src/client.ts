@@ -21,10 +21,11 @@ export class Client {
   private readonly worker: Worker;
   private readonly calls = new Map<number, Call>();
   private next = 1;
+  private failure: WorkerError | null = null;
 
   constructor(code: string) {
     const address = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
-    this.worker = new Worker(address, { type: "module", name: "landcover" });
+    this.worker = new Worker(address, { name: "landcover" });
     this.worker.onmessage = ({ data }: MessageEvent<Answer>) => {
       const call = this.calls.get(data.id);
       if (!call) return;
@@ -37,14 +38,14 @@ export class Client {
       else call.reject(new WorkerError(data.error, data.cancelled));
     };
     this.worker.onerror = () => {
-      for (const call of this.calls.values()) {
-        call.reject(new WorkerError("The browser stopped the worker, probably for lack of memory. Reload the page.", false));
-      }
+      this.failure = new WorkerError("The browser stopped the worker, probably for lack of memory. Reload the page.", false);
+      for (const call of this.calls.values()) call.reject(this.failure);
       this.calls.clear();
     };
   }
 
   call<T>(request: Request, transfer: Transferable[] = [], onProgress?: (share: number) => void): Promise<T> {
+    if (this.failure) return Promise.reject(this.failure);
     const id = this.next++;
     return new Promise<T>((resolve, reject) => {
       this.calls.set(id, { resolve: resolve as (value: unknown) => void, reject, onProgress });

@@ -150,6 +150,7 @@ async function mapScene(scene: Scene): Promise<void> {
       },
     );
     scene.result = result;
+    scene.thumbnail ??= toCanvas(result.overview);
     scene.minPixels = 1;
     scene.state = "mapped";
     if (current === scene) {

@@ -84,7 +84,9 @@ async function open(message: Extract<Message, { do: "open" }>): Promise<SceneInf
     step: 1,
   };
   scenes.set(message.scene, scene);
-  return describe(scene, await opened.preview(1024));
+  // A scene that is mapped at once is read only once.
+  const isComplete = opened.kind === "scene" && opened.scale !== null && !opened.needsScaling;
+  return describe(scene, isComplete ? null : await opened.preview(1024));
 }
 
 async function configure(message: Extract<Message, { do: "configure" }>): Promise<SceneInfo> {
