@@ -8,7 +8,7 @@ import { gunzipSync, gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const target = join(here, "..", "src", "landcover", "page");
+const target = process.argv[2] ?? join(here, "..", "src", "landcover", "page");
 mkdirSync(target, { recursive: true });
 
 const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");

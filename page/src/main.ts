@@ -171,7 +171,8 @@ function fail(scene: Scene, error: unknown): void {
   scene.message = error instanceof Error ? error.message : String(error);
   if (scene.info && !scene.result) scene.state = "setup";
   else scene.state = "failed";
-  say(scene.message);
+  // Several files can fail at the same time.
+  say([...new Set([...text("messages").split("\n"), scene.message])].filter(Boolean).slice(-8).join("\n"));
   if (scene.state === "failed" && !scene.info) {
     scenes.splice(scenes.indexOf(scene), 1);
     void client.call({ do: "close", scene: scene.number });
@@ -244,12 +245,14 @@ function sceneItem(scene: Scene): HTMLLIElement {
   thumbnail.setAttribute("aria-hidden", "true");
   if (scene.thumbnail) {
     const side = Math.min(scene.thumbnail.width, scene.thumbnail.height);
-    thumbnail.getContext("2d")!.drawImage(scene.thumbnail, 0, 0, side, side, 0, 0, 44, 44);
+    const context = thumbnail.getContext("2d")!;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(scene.thumbnail, 0, 0, side, side, 0, 0, 44, 44);
   }
   const size = scene.info ? `${scene.info.width} × ${scene.info.height} px, ` : "";
   const button = element(
     "button",
-    { type: "button", className: "pick", title: scene.name, onclick: () => pick(scene) },
+    { type: "button", className: "pick", title: scene.name, onclick: () => (say(""), pick(scene)) },
     thumbnail,
     element("span", { className: "name" }, scene.name),
     element("span", { className: "state" }, `${size}${STATES[scene.state]}`),

@@ -48,7 +48,18 @@ export async function openFile(file: File): Promise<OpenedFile> {
     throw new UserError(`${file.name} is not an image that this page can read. Expected JPEG, PNG, WebP or GeoTIFF.`);
   }
   if (!size) throw new UserError(`${file.name} is damaged: its header gives no size. Copy the file again.`);
+  await checkEnd(file, head);
   return openPicture(file, size);
+}
+
+/** Refuse a picture that was cut short: browsers show what is left of it. */
+async function checkEnd(file: File, head: Uint8Array): Promise<void> {
+  const tail = new Uint8Array(await file.slice(-4096).arrayBuffer());
+  let isWhole: boolean;
+  if (head[0] === 0xff) isWhole = tail.some((byte, i) => byte === 0xff && tail[i + 1] === 0xd9);
+  else if (head[0] === 0x89) isWhole = String.fromCharCode(...tail).includes("IEND");
+  else isWhole = new DataView(head.buffer).getUint32(4, true) + 8 <= file.size;
+  if (!isWhole) throw new UserError(`${file.name} is cut short: its end is missing. Copy the file again.`);
 }
 
 function pngSize(name: string, head: Uint8Array): [number, number] | null {

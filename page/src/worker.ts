@@ -11,6 +11,7 @@ import type { ClassCount, MapResult, Message, ModelInfo, Picture, SceneInfo, Sie
 import { openFile, type OpenedFile } from "./sources";
 
 const OVERVIEW_PX = 4096;
+const PREVIEW_PX = 2048;
 const MAX_CELL_BYTES = 1 << 27;
 
 interface Scene {
@@ -86,13 +87,13 @@ async function open(message: Extract<Message, { do: "open" }>): Promise<SceneInf
   scenes.set(message.scene, scene);
   // A scene that is mapped at once is read only once.
   const isComplete = opened.kind === "scene" && opened.scale !== null && !opened.needsScaling;
-  return describe(scene, isComplete ? null : await opened.preview(1024));
+  return describe(scene, isComplete ? null : await opened.preview(PREVIEW_PX));
 }
 
 async function configure(message: Extract<Message, { do: "configure" }>): Promise<SceneInfo> {
   const scene = get(message.scene);
   await scene.opened.configure({ bands: message.bands, scaling: message.scaling });
-  return describe(scene, await scene.opened.preview(1024));
+  return describe(scene, await scene.opened.preview(PREVIEW_PX));
 }
 
 function get(number: number): Scene {

@@ -58,7 +58,9 @@ def build_page(model: str | Path = "starter") -> str:
     """
     file = resolve_model(model)
     if not is_exported(file):
-        raise ModelError(f"{file} is not an exported model. The page needs .onnx: run landcover export first.")
+        raise ModelError(
+            f"{file} is not an exported model. The page needs .onnx: run landcover export first."
+        )
     weights = file.read_bytes()
     script, style, worker = (_built(name) for name in ("page.js", "page.css", "worker.js"))
     policy = {
@@ -119,7 +121,7 @@ def serve_page(page: str, ready: Callable[[str], object]) -> None:
     content = page.encode()
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             if self.path != "/":
                 self.send_error(404)
                 return
@@ -142,8 +144,8 @@ def _built(name: str) -> str:
         return (FOLDER / name).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise DataError(
-            f"The page's file {FOLDER / name} is missing. Install a released wheel, or build it in a checkout: "
-            "cd page; npm ci; npm run build."
+            f"The page's file {FOLDER / name} is missing. Install a released wheel, or build it in a "
+            "checkout: cd page; npm ci; npm run build."
         ) from error
 
 
