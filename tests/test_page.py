@@ -288,6 +288,40 @@ def test_the_page_fits_every_width(empty: Any, width: int, scheme: str) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_state_is_accessible(browser: Any, page_file: Path, scheme: str, tmp_path: Path) -> None:
+    checker = SOURCES / "node_modules" / "axe-core" / "axe.min.js"
+    if not checker.is_file():
+        pytest.skip("axe-core is not installed (cd page; npm ci)")
+    context = browser.new_context(bypass_csp=True, color_scheme=scheme)  # for the checker alone
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    page.wait_for_selector("body[data-ready=true]")
+
+    def violations() -> list[str]:
+        page.evaluate(f"{checker.read_text()};0")
+        return [f"{found['id']}: {found['help']}" for found in page.evaluate("axe.run()")["violations"]]
+
+    states = {"empty": violations()}
+    page.set_input_files("#files", str(png(tmp_path)))
+    page.wait_for_selector("#setup:not([hidden])")
+    states["setup"] = violations()
+    page.fill("#gsd", "0.5")
+    page.click("#go")
+    page.wait_for_selector("#result:not([hidden])")
+    page.check("#swiping")
+    states["mapped"] = violations()
+    page.click("#about")
+    states["about"] = violations()
+    page.keyboard.press("Escape")
+    page.set_input_files("#files", [{"name": "bad.png", "mimeType": "image/png", "buffer": b"bad"}])
+    page.wait_for_selector("#messages:not(:empty)")
+    states["error"] = violations()
+    context.close()
+    assert not any(states.values()), states
+
+
+@pytest.mark.browser
 def test_nothing_is_requested(page: Any, page_file: Path) -> None:
     """Run last: what all tests above requested."""
     assert {url for url in page.requests if not url.startswith(("blob:", "data:"))} == {page_file.as_uri()}
