@@ -15,7 +15,7 @@ ORDER = [
     *["errors", "_typing", "hardening", "extras", "_gdal", "progress", "config", "scale", "values", "legend"],
     *["metrics", "windows", "__init__"],
     *["io", "raster", "ood", "model", "data", "postprocess", "inference", "evaluation"],
-    *["training", "exporting", "reporting", "cli", "__main__"],
+    *["training", "exporting", "reporting", "page", "cli", "__main__"],
 ]
 FLOORS = {room: number for number, room in enumerate(ORDER)}
 """A module imports only from packages above it in this list."""

@@ -30,6 +30,7 @@ _MODULES = {
     "evaluate": ["evaluate"],
     "maps": ["predict", "sample", "vectorize"],
     "models": ["info", "models", "presets"],
+    "page": ["page"],
     "training": ["calibrate", "export", "report", "train"],
 }
 _MODULE = {verb: module for module, verbs in _MODULES.items() for verb in verbs}

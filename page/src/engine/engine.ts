@@ -1,0 +1,237 @@
+// From a scene to its classes, in row blocks. Counterpart of landcover/inference/engine.py and upsampling.py.
+
+import { mirrored } from "./filling";
+import { blockRows, finalCells, UserError, type Axis, type Grid } from "./grid";
+import { windowRows, type Source, type Strip, type WindowRow } from "./reading";
+
+const MINIMUM_PX = 32;
+export const NODATA = 255;
+
+/** Run the network on planar float RGB; returns probabilities (classes, rows, columns) on the logit grid. */
+export type Network = (image: Float32Array, height: number, width: number) => Promise<Float32Array>;
+
+export interface RowBlock {
+  start: number;
+  stop: number;
+  /** Class index of each pixel, NODATA where there is no imagery. */
+  classes: Uint8Array;
+}
+
+export interface Hooks {
+  /** Called with rows of the scene as they are read, from the top. */
+  onStrip?(start: number, stop: number, strip: Strip): void;
+  /** Called with each row of windows at the model's GSD, and how many of its rows are new. */
+  onWindowRow?(row: WindowRow, number: number): void;
+  /** Called with final rows of probabilities on the logit grid. */
+  onCells?(first: number, rows: number, cells: Float32Array): void;
+  onProgress?(done: number, total: number): Promise<void>;
+  isCancelled?(): boolean;
+}
+
+export class Cancelled extends Error {}
+
+/** Yield the classes of a scene from top to bottom. */
+export async function* rowBlocks(
+  network: Network,
+  source: Source,
+  grid: Grid,
+  model: { mean: readonly number[]; scored: number[] },
+  hooks: Hooks = {},
+): AsyncGenerator<RowBlock> {
+  const classes = model.scored.length;
+  const lastCol = grid.cols[grid.cols.length - 1];
+  const width = lastCol.start + lastCol.length;
+  const total = grid.rows.length * grid.cols.length;
+  let done = 0;
+  let top = 0;
+  let held = 0;
+  let sums = new Float32Array(0);
+  let masks: { start: number; stop: number; valid: Uint8Array | null }[] = [];
+  let number = 0;
+  for await (const row of windowRows(source, grid, model.mean)) {
+    const span = grid.rows[number];
+    const rows = span.start + span.length - top;
+    sums = grow(sums, classes, held, rows, width);
+    held = rows;
+    for (const { start, stop, strip } of row.strips) {
+      hooks.onStrip?.(start, stop, strip);
+      masks.push({ start, stop, valid: strip.valid });
+    }
+    hooks.onWindowRow?.(row, number);
+    for (const [n, col] of grid.cols.entries()) {
+      if (hooks.isCancelled?.()) throw new Cancelled();
+      if (row.seen[n]) {
+        const answer = await runWindow(network, row, col.start * grid.stride, col.length * grid.stride, grid.stride);
+        for (let k = 0; k < classes; k++) {
+          for (let y = 0; y < span.length; y++) {
+            const target = (k * rows + span.start - top + y) * width + col.start;
+            const from = (k * span.length + y) * col.length;
+            const down = span.weights[y];
+            for (let x = 0; x < col.length; x++) {
+              sums[target + x] += Math.fround(Math.fround(answer[from + x] * down) * col.weights[x]);
+            }
+          }
+        }
+      }
+      await hooks.onProgress?.(++done, total);
+    }
+    const [start, stop] = blockRows(grid, number);
+    const final = finalCells(grid, number);
+    if (start < stop) {
+      const low = grid.ownRows.low[start];
+      const cells = cut(sums, classes, rows, low - top, final - top, width);
+      const block = argmax(cells, classes, final - low, width, grid, start, stop, low, model.scored);
+      for (const mask of masks) {
+        if (!mask.valid) continue;
+        for (let y = Math.max(start, mask.start); y < Math.min(stop, mask.stop); y++) {
+          for (let x = 0; x < grid.size.width; x++) {
+            if (!mask.valid[(y - mask.start) * grid.size.width + x]) {
+              block[(y - start) * grid.size.width + x] = NODATA;
+            }
+          }
+        }
+      }
+      hooks.onCells?.(low, final - low, cells);
+      yield { start, stop, classes: block };
+    }
+    masks = masks.filter((mask) => mask.stop > stop);
+    sums = cut(sums, classes, rows, final - 1 - top, rows, width);
+    held = rows - (final - 1 - top);
+    top = final - 1;
+    number++;
+  }
+}
+
+function grow(sums: Float32Array, classes: number, held: number, rows: number, width: number): Float32Array<ArrayBuffer> {
+  const grown = new Float32Array(classes * rows * width);
+  for (let k = 0; k < classes; k++) {
+    grown.set(sums.subarray(k * held * width, (k + 1) * held * width), k * rows * width);
+  }
+  return grown;
+}
+
+function cut(
+  sums: Float32Array,
+  classes: number,
+  rows: number,
+  from: number,
+  to: number,
+  width: number,
+): Float32Array<ArrayBuffer> {
+  const part = new Float32Array(classes * (to - from) * width);
+  for (let k = 0; k < classes; k++) {
+    part.set(sums.subarray((k * rows + from) * width, (k * rows + to) * width), k * (to - from) * width);
+  }
+  return part;
+}
+
+async function runWindow(
+  network: Network,
+  row: WindowRow,
+  left: number,
+  width: number,
+  stride: number,
+): Promise<Float32Array> {
+  const { height } = row;
+  let image = new Uint8Array(height * width * 3);
+  let whole: Uint8Array | null = row.whole && new Uint8Array(height * width);
+  for (let y = 0; y < height; y++) {
+    const from = y * row.width + left;
+    image.set(row.image.subarray(from * 3, (from + width) * 3), y * width * 3);
+    whole?.set(row.whole!.subarray(from, from + width), y * width);
+  }
+  if (whole) image = new Uint8Array(mirrored(image, whole, height, width));
+  // A network accepts no smaller image: mirror outwards, then drop what was added.
+  const high = Math.max(height, MINIMUM_PX);
+  const wide = Math.max(width, MINIMUM_PX);
+  const plane = high * wide;
+  const input = new Float32Array(3 * plane);
+  for (let y = 0; y < high; y++) {
+    const from = symmetric(y, height) * width;
+    for (let x = 0; x < wide; x++) {
+      const at = (from + (x < width ? x : symmetric(x, width))) * 3;
+      const to = y * wide + x;
+      input[to] = image[at];
+      input[plane + to] = image[at + 1];
+      input[2 * plane + to] = image[at + 2];
+    }
+  }
+  const answer = await network(input, high, wide);
+  for (let i = 0; i < answer.length; i++) {
+    if (!Number.isFinite(answer[i])) {
+      throw new UserError("The model returned NaN or infinite values: its file is corrupt. Export it again.");
+    }
+  }
+  const [cellRows, cellCols] = [height / stride, width / stride];
+  if (high === height && wide === width) return answer;
+  const [gotRows, gotCols] = [Math.ceil(high / stride), Math.ceil(wide / stride)];
+  const classes = answer.length / gotRows / gotCols;
+  const part = new Float32Array(classes * cellRows * cellCols);
+  for (let k = 0; k < classes; k++) {
+    for (let y = 0; y < cellRows; y++) {
+      const from = (k * gotRows + y) * gotCols;
+      part.set(answer.subarray(from, from + cellCols), (k * cellRows + y) * cellCols);
+    }
+  }
+  return part;
+}
+
+/** Return the position within `length` that a position beyond it mirrors, with the edge repeated. */
+function symmetric(at: number, length: number): number {
+  const turn = at % (2 * length);
+  return turn < length ? turn : 2 * length - 1 - turn;
+}
+
+/** Return the class with the largest interpolated probability of each pixel of some rows. */
+function argmax(
+  cells: Float32Array,
+  classes: number,
+  rows: number,
+  width: number,
+  grid: Grid,
+  start: number,
+  stop: number,
+  firstCell: number,
+  labels: number[],
+): Uint8Array {
+  const plane = rows * width;
+  const winner = new Uint8Array(plane);
+  for (let i = 0; i < plane; i++) {
+    let best = cells[i];
+    for (let k = 1; k < classes; k++) {
+      if (cells[k * plane + i] > best) {
+        best = cells[k * plane + i];
+        winner[i] = k;
+      }
+    }
+  }
+  const { low, weight }: Axis = grid.ownCols;
+  const out = new Uint8Array((stop - start) * grid.size.width);
+  for (let y = start; y < stop; y++) {
+    const upper = (grid.ownRows.low[y] - firstCell) * width;
+    const lower = rows > 1 ? upper + width : upper;
+    const down = grid.ownRows.weight[y];
+    const target = (y - start) * grid.size.width;
+    for (let x = 0; x < grid.size.width; x++) {
+      const a = upper + low[x];
+      const b = lower + low[x];
+      const next = width > 1 ? 1 : 0;
+      let chosen = winner[a];
+      if (winner[b] !== chosen || winner[a + next] !== chosen || winner[b + next] !== chosen) {
+        let best = -1;
+        for (let k = 0; k < classes; k++) {
+          const base = k * plane;
+          const left = cells[base + a] + (cells[base + b] - cells[base + a]) * down;
+          const right = cells[base + a + next] + (cells[base + b + next] - cells[base + a + next]) * down;
+          const value = left + (right - left) * weight[x];
+          if (value > best) {
+            best = value;
+            chosen = k;
+          }
+        }
+      }
+      out[target + x] = labels[chosen];
+    }
+  }
+  return out;
+}
