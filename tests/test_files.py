@@ -15,7 +15,7 @@ from landcover.io.files import atomic_path, check_output, claimed, is_temporary,
 
 
 def names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()]
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_writes_whole_and_makes_folders(tmp_path: Path) -> None:
