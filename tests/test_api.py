@@ -10,7 +10,6 @@ import textwrap
 import warnings
 from pathlib import Path
 from types import FunctionType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +23,6 @@ from rasterio.vrt import WarpedVRT
 import api_example
 import landcover as lc
 from fake_runtime import ColourRuntime, make_card
-from landcover._typing import UInt8Array
 from landcover.data.synthetic import make_dataset, make_scene
 from landcover.inference import predict_index, predict_probabilities
 from landcover.inference.model import Model
@@ -45,24 +43,24 @@ PLACE = Affine(0.5, 0, 700_000, 0, -0.5, 1_500_000)
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
+def model():
     """A model that takes each pixel for the class of the nearest colour, at 0.5 m."""
     return Model(ColourRuntime(make_card(gsd=0.5)))
 
 
 @pytest.fixture(scope="module")
-def starter() -> Model:
+def starter():
     return lc.open_model("starter")
 
 
-def painted(height: int = 60, width: int = 80) -> tuple[UInt8Array, UInt8Array]:
+def painted(height=60, width=80):
     """Return an image in the colours of the legend, and its class indices."""
     index = np.zeros((height, width), np.uint8)
     index[height // 3 :], index[:, width // 2 :] = 3, 4
     return index_to_colours(index, DEEPGLOBE), index
 
 
-def write_tif(path: Path, image: UInt8Array, crs: str | None = "EPSG:32647", **profile: Any) -> Path:
+def write_tif(path, image, crs="EPSG:32647", **profile):
     height, width, count = image.shape
     grid = {} if crs is None else {"crs": crs, "transform": PLACE}
     shape = {"height": height, "width": width, "count": count, "dtype": "uint8"}
@@ -76,14 +74,14 @@ def write_tif(path: Path, image: UInt8Array, crs: str | None = "EPSG:32647", **p
 # --- Names and types ----------------------------------------------------------------------------------------
 
 
-def test_public_names() -> None:
+def test_public_names():
     assert set(lc.__all__) == PUBLIC | {"__version__"}
     assert set(dir(lc)) == set(lc.__all__)
     with pytest.raises(AttributeError, match="nonsense"):
-        lc.nonsense  # type: ignore[attr-defined]  # noqa: B018
+        lc.nonsense  # noqa: B018
 
 
-def test_the_stub_names_the_same_objects() -> None:
+def test_the_stub_names_the_same_objects():
     stub = ast.parse((ROOT / "src/landcover/__init__.pyi").read_text(encoding="utf-8"))
     imports = {
         alias.asname: f"{node.module}.{alias.name}"
@@ -98,7 +96,7 @@ def test_the_stub_names_the_same_objects() -> None:
 
 
 @pytest.mark.parametrize("owner", [Model, lc.MapResult, lc.open_model, lc.evaluate, lc.assess, lc.ClassArea])
-def test_public_signatures_contain_no_any(owner: Any) -> None:
+def test_public_signatures_contain_no_any(owner):
     for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(owner)))):
         if isinstance(node, ast.FunctionDef):
             arguments = [*node.args.args, *node.args.kwonlyargs]
@@ -109,7 +107,7 @@ def test_public_signatures_contain_no_any(owner: Any) -> None:
 # --- Models -------------------------------------------------------------------------------------------------
 
 
-def test_a_model_describes_itself(starter: Model) -> None:
+def test_a_model_describes_itself(starter):
     assert starter.classes == DEEPGLOBE.scored_names
     assert starter.gsd == starter.card.preprocessing.gsd == 2.39
     for expected in ("starter", "forest", "2.39 m"):
@@ -117,7 +115,7 @@ def test_a_model_describes_itself(starter: Model) -> None:
         assert expected in starter._repr_html_()
 
 
-def test_an_array_is_mapped_as_the_engine_does(model: Model) -> None:
+def test_an_array_is_mapped_as_the_engine_does(model):
     image, index = painted()
     result = model.predict(image, gsd=0.5)
     assert np.array_equal(result.class_map, index)
@@ -132,7 +130,7 @@ def test_an_array_is_mapped_as_the_engine_does(model: Model) -> None:
     assert "data:image/png;base64," in result._repr_html_()
 
 
-def test_options_apply_to_arrays(model: Model) -> None:
+def test_options_apply_to_arrays(model):
     image, index = painted()
     image[5, 5] = DEEPGLOBE.colours[3]
     assert model.predict(image, gsd=0.5).class_map[5, 5] == 3
@@ -140,7 +138,7 @@ def test_options_apply_to_arrays(model: Model) -> None:
     assert np.array_equal(model.predict(image, gsd=0.5, options=options).class_map, index)
 
 
-def test_the_scale_is_never_guessed(model: Model, tmp_path: Path) -> None:
+def test_the_scale_is_never_guessed(model, tmp_path):
     image, index = painted()
     picture, plain = tmp_path / "a.png", write_tif(tmp_path / "b.tif", image, crs=None)
     Image.fromarray(image).save(picture)
@@ -163,12 +161,12 @@ def test_the_scale_is_never_guessed(model: Model, tmp_path: Path) -> None:
         (None, "NoneType"),
     ],
 )
-def test_other_images_are_refused(model: Model, image: Any, what: str) -> None:
+def test_other_images_are_refused(model, image, what):
     with pytest.raises(lc.UsageError, match=what):
         model.predict(image, gsd=0.5)
 
 
-def test_options_that_do_not_apply_are_refused(model: Model) -> None:
+def test_options_that_do_not_apply_are_refused(model):
     image, _ = painted()
     for options in (lc.PredictOptions(probabilities=True), lc.PredictOptions(bands=(3, 2, 1))):
         with pytest.raises(lc.UsageError, match=r"probabilities|bands"):
@@ -178,7 +176,7 @@ def test_options_that_do_not_apply_are_refused(model: Model) -> None:
 # --- Files, datasets, DataArrays ----------------------------------------------------------------------------
 
 
-def test_a_file_keeps_its_place_and_its_nodata(model: Model, tmp_path: Path) -> None:
+def test_a_file_keeps_its_place_and_its_nodata(model, tmp_path):
     image, index = painted()
     image[:10] = 7
     path = write_tif(tmp_path / "scene.tif", image, nodata=7)
@@ -195,7 +193,7 @@ def test_a_file_keeps_its_place_and_its_nodata(model: Model, tmp_path: Path) -> 
     assert {area.name: area.pixels for area in result.areas}["water"] == (expected == 4).sum()
 
 
-def test_a_result_is_saved(model: Model, tmp_path: Path) -> None:
+def test_a_result_is_saved(model, tmp_path):
     image, index = painted()
     results = {
         "array": model.predict(image, gsd=0.5),
@@ -219,7 +217,7 @@ def test_a_result_is_saved(model: Model, tmp_path: Path) -> None:
         assert np.array_equal(read_mask(result.save(tmp_path / f"{name}.png"), DEEPGLOBE).index, index)
 
 
-def test_the_temporary_file_goes_with_the_result(model: Model, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_temporary_file_goes_with_the_result(model, tmp_path, monkeypatch):
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -235,7 +233,7 @@ def test_the_temporary_file_goes_with_the_result(model: Model, tmp_path: Path, m
     assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_an_open_dataset_is_mapped_by_its_name(model: Model, tmp_path: Path) -> None:
+def test_an_open_dataset_is_mapped_by_its_name(model, tmp_path):
     image, index = painted()
     path = write_tif(tmp_path / "scene.tif", image)
     with rasterio.open(path) as source:
@@ -252,14 +250,11 @@ def test_an_open_dataset_is_mapped_by_its_name(model: Model, tmp_path: Path) -> 
         assert result.georeference.crs == view.crs
 
 
-Coordinates = dict[str, tuple[Any, Any, dict[str, str]]]
-
-
-def data_array(values: Any, dims: tuple[str, ...], coords: Coordinates | None = None) -> Any:
+def data_array(values, dims, coords=None):
     return pytest.importorskip("xarray").DataArray(values, dims=dims, coords=coords)
 
 
-def georeferenced(height: int, width: int) -> Coordinates:
+def georeferenced(height, width):
     return {
         "x": ("x", 700_000.25 + 0.5 * np.arange(width), {}),
         "y": ("y", 1_499_999.75 - 0.5 * np.arange(height), {}),
@@ -268,7 +263,7 @@ def georeferenced(height: int, width: int) -> Coordinates:
 
 
 @pytest.mark.parametrize("dims", [("band", "y", "x"), ("y", "x", "band"), ("x", "y", "band")])
-def test_a_data_array_brings_its_scale_and_place(model: Model, dims: tuple[str, ...]) -> None:
+def test_a_data_array_brings_its_scale_and_place(model, dims):
     image, index = painted()
     values = image.transpose([("y", "x", "band").index(name) for name in dims])
     result = model.predict(data_array(values, dims, georeferenced(60, 80)))
@@ -281,7 +276,7 @@ def test_a_data_array_brings_its_scale_and_place(model: Model, dims: tuple[str, 
     assert np.array_equal(model.predict(data_array(values, dims), gsd=0.5).class_map, index)
 
 
-def test_data_arrays_that_are_refused(model: Model) -> None:
+def test_data_arrays_that_are_refused(model):
     image, _ = painted()
     uneven, nowhere = georeferenced(60, 80), georeferenced(60, 80)
     uneven["x"][1][3] += 0.2
@@ -298,7 +293,7 @@ def test_data_arrays_that_are_refused(model: Model) -> None:
             model.predict(array, gsd=0.5)
 
 
-def test_plot(model: Model, tmp_path: Path) -> None:
+def test_plot(model, tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     image, _ = painted()
@@ -310,7 +305,7 @@ def test_plot(model: Model, tmp_path: Path) -> None:
     assert ax.get_images()[-1].get_extent() == [700_000, 700_040, 1_499_970, 1_500_000]
 
 
-def test_geodataframe(model: Model, tmp_path: Path) -> None:
+def test_geodataframe(model, tmp_path):
     pytest.importorskip("geopandas")
     image, index = painted()
     regions = model.predict(write_tif(tmp_path / "scene.tif", image)).to_geodataframe()
@@ -320,7 +315,7 @@ def test_geodataframe(model: Model, tmp_path: Path) -> None:
     }
 
 
-def test_extras_that_are_missing_name_the_command(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extras_that_are_missing_name_the_command(model, monkeypatch):
     result = model.predict(painted()[0], gsd=0.5)
     for module, extra, call in (
         ("matplotlib", "plot", result.plot),
@@ -337,12 +332,12 @@ def test_extras_that_are_missing_name_the_command(model: Model, monkeypatch: pyt
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world") / "data"
     return make_dataset(folder, scenes=5, size=96, seed=3)
 
 
-def test_the_example_runs(world: Path, tmp_path: Path) -> None:
+def test_the_example_runs(world, tmp_path):
     image = make_scene(7, 96, 96).image
     assert api_example.map_in_memory(image, tmp_path) is not None
     assert (tmp_path / "map.tif").is_file()
@@ -353,7 +348,7 @@ def test_the_example_runs(world: Path, tmp_path: Path) -> None:
     assert report.model_sha256 is not None
 
 
-def test_a_report_is_what_its_json_says(world: Path, starter: Model, tmp_path: Path) -> None:
+def test_a_report_is_what_its_json_says(world, starter, tmp_path):
     options = lc.EvaluateOptions(
         min_region="25m2", calibration=True, boundaries=True, json=tmp_path / "r.json"
     )
@@ -379,18 +374,18 @@ def test_a_report_is_what_its_json_says(world: Path, starter: Model, tmp_path: P
     assert "all:all" in str(report)
 
 
-def test_reports_of_version_0_1_are_dictionaries(world: Path, starter: Model) -> None:
+def test_reports_of_version_0_1_are_dictionaries(world, starter):
     with pytest.warns(DeprecationWarning, match=r"EvaluateOptions"):
         report = lc.evaluate(world, "all:all", model=starter, borders=True, min_region="25m2")
     with pytest.warns(DeprecationWarning, match=r"report|result\.miou"):
         assert report["miou"] == report.miou
     with pytest.warns(DeprecationWarning, match="borders"):
-        assert report["borders"]["bands"][0]["from_m"] == 0  # type: ignore[index,call-overload]
+        assert report["borders"]["bands"][0]["from_m"] == 0
     with pytest.raises(TypeError, match="bordrs"):
         lc.evaluate(world, "all:all", model=starter, bordrs=True)
 
 
-def test_an_open_dataset_is_scored(world: Path, starter: Model) -> None:
+def test_an_open_dataset_is_scored(world, starter):
     dataset = lc.open_dataset(world)
     report = lc.evaluate(dataset, "all:all", model=starter)
     assert report == lc.evaluate(world, "all:all", model="starter")
@@ -401,7 +396,7 @@ def test_an_open_dataset_is_scored(world: Path, starter: Model) -> None:
 # --- Examples -----------------------------------------------------------------------------------------------
 
 
-def examples() -> list[doctest.DocTest]:
+def examples():
     """Return the examples of the public objects and their public methods."""
     finder = doctest.DocTestFinder(recurse=True, exclude_empty=True)
     found = {}
@@ -412,7 +407,7 @@ def examples() -> list[doctest.DocTest]:
     return list(found.values())
 
 
-def test_every_public_name_and_method_has_an_example() -> None:
+def test_every_public_name_and_method_has_an_example():
     names = {example.name for example in examples()}
     classes = {name: value for name in PUBLIC if inspect.isclass(value := getattr(lc, name))}
     errors = {name for name, value in classes.items() if issubclass(value, lc.LandcoverError)}
@@ -428,10 +423,8 @@ def test_every_public_name_and_method_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
-def test_examples_of_the_docstrings(
-    example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_of_the_docstrings(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text: list[str] = []
+    text = []
     result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example, out=text.append)
     assert result.failed == 0, "".join(text)

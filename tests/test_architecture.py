@@ -23,11 +23,11 @@ FLOORS = {room: number for number, room in enumerate(ORDER)}
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
+def room_of(path):
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imported_rooms(path: Path) -> set[str]:
+def imported_rooms(path):
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
@@ -44,14 +44,14 @@ def imported_rooms(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_imports_go_down_only(path: Path) -> None:
+def test_imports_go_down_only(path):
     room = room_of(path)
     assert room in FLOORS, f"{room} has no floor: add it here and to docs/design.md"
     upward = sorted(other for other in imported_rooms(path) - {room} if FLOORS[other] > FLOORS[room])
     assert not upward, f"{room} (floor {FLOORS[room]}) imports from {upward}"
 
 
-def test_torch_is_imported_only_where_allowed() -> None:
+def test_torch_is_imported_only_where_allowed():
     allowed = {"model", "training", "exporting"}
     for path in MODULES:
         imports = [
@@ -65,13 +65,13 @@ def test_torch_is_imported_only_where_allowed() -> None:
 
 
 @pytest.mark.parametrize("statement", ["import landcover", "import landcover.cli; landcover.cli.build()"])
-def test_importing_is_light(statement: str) -> None:
+def test_importing_is_light(statement):
     heavy = ["torch", "timm", "rasterio", "openvino", "matplotlib", "numpy", "PIL", "pydantic", "rich"]
     code = f"{statement}; import sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_no_public_name_is_a_module() -> None:
+def test_no_public_name_is_a_module():
     """Importing a module sets it as an attribute of its package: it would hide a function of its name."""
     assert set(landcover.__all__).isdisjoint(room_of(path) for path in MODULES)

@@ -1,8 +1,6 @@
 """Maps against truth on other grids, in polygons and at points, counted again pixel by pixel."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +11,11 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 from typer.testing import CliRunner
 
-from landcover._typing import UInt8Array
 from landcover.cli import build
 from landcover.errors import DataError, MaskError, OutputError, UsageError
 from landcover.evaluation.assessment import TruthOptions, assess
 from landcover.io import write_mask
-from landcover.io.vectors import WGS84, Geometries, write_features
+from landcover.io.vectors import WGS84, write_features
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, load_legend
 from landcover.raster import Georeference, classmap, row_areas, write_class_raster
 
@@ -37,7 +34,7 @@ PLACES = {
 SHAPE = (90, 110)
 
 
-def blocks(seed: int, shape: tuple[int, int] = SHAPE, *, holes: float = 0.1) -> UInt8Array:
+def blocks(seed, shape=SHAPE, *, holes=0.1):
     """Classes in blocks of 5 x 5 pixels; a share of the blocks is nodata."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 6, (-(-shape[0] // 5), -(-shape[1] // 5)), np.uint8)
@@ -45,18 +42,18 @@ def blocks(seed: int, shape: tuple[int, int] = SHAPE, *, holes: float = 0.1) -> 
     return np.ascontiguousarray(small.repeat(5, 0).repeat(5, 1)[: shape[0], : shape[1]])
 
 
-def write_map(path: Path, place: Georeference, index: UInt8Array) -> Path:
+def write_map(path, place, index):
     write_class_raster(path, index, DEEPGLOBE, place)
     return path
 
 
-def apply(grid: Affine, x: Any, y: Any) -> tuple[Any, Any]:
+def apply(grid, x, y):
     """Move places by a transform, as every version of affine can."""
     a, b, c, d, e, f = grid[:6]
     return a * x + b * y + c, d * x + e * y + f
 
 
-def centres(place: Georeference, shape: tuple[int, int] = SHAPE, crs: CRS | None = None) -> Any:
+def centres(place, shape=SHAPE, crs=None):
     """x and y (H, W) of the pixels' centres, in another CRS if given."""
     cols, rows = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5)
     x, y = apply(place.transform, cols, rows)
@@ -65,7 +62,7 @@ def centres(place: Georeference, shape: tuple[int, int] = SHAPE, crs: CRS | None
     return x, y
 
 
-def lookup(index: UInt8Array, place: Georeference, x: Any, y: Any) -> UInt8Array:
+def lookup(index, place, x, y):
     """The class at each place in the map's own CRS, NODATA outside, one after the other."""
     found = []
     for px, py in zip(np.ravel(x), np.ravel(y), strict=True):
@@ -75,7 +72,7 @@ def lookup(index: UInt8Array, place: Georeference, x: Any, y: Any) -> UInt8Array
     return np.array(found, np.uint8)
 
 
-def confusion(truth: Any, mapped: Any) -> list[list[int]]:
+def confusion(truth, mapped):
     table = np.zeros((7, 7), int)
     for t, m in zip(np.ravel(truth), np.ravel(mapped), strict=True):
         if t not in (UNKNOWN, NODATA) and m != NODATA:
@@ -83,19 +80,19 @@ def confusion(truth: Any, mapped: Any) -> list[list[int]]:
     return table.tolist()
 
 
-def write_points(path: Path, x: Any, y: Any, labels: Any, crs: CRS = WGS84, column: str = "class") -> Path:
+def write_points(path, x, y, labels, crs=WGS84, column="class"):
     columns = {column: np.asarray(labels, object)}
     write_features(path, [(shapely.points(x, y), columns)], {column: str}, crs, geometry="Point")
     return path
 
 
-def write_polygons(path: Path, polygons: Geometries, labels: Any, crs: CRS = UTM) -> Path:
+def write_polygons(path, polygons, labels, crs=UTM):
     write_features(path, [(polygons, {"class": np.asarray(labels, object)})], {"class": str}, crs)
     return path
 
 
 @pytest.fixture
-def small_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_strips(monkeypatch):
     """Strips of one row of blocks, and tiles that do not fit the raster."""
     monkeypatch.setattr(classmap, "_STRIP_PX", 1)
     monkeypatch.setattr("landcover.evaluation.overlay._TILE_PX", 13)
@@ -107,7 +104,7 @@ def small_strips(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_strips")
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("truth_crs", [4326, 32632, 3857])
-def test_a_raster_on_another_grid(tmp_path: Path, where: str, truth_crs: int) -> None:
+def test_a_raster_on_another_grid(tmp_path, where, truth_crs):
     place, index = PLACES[where], blocks(0)
     x, y = centres(place, crs=(crs := CRS.from_epsg(truth_crs)))
     size = (70, 60)  # some of it off the map
@@ -125,7 +122,7 @@ def test_a_raster_on_another_grid(tmp_path: Path, where: str, truth_crs: int) ->
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_points_in_another_crs(tmp_path: Path, where: str) -> None:
+def test_points_in_another_crs(tmp_path, where):
     place, index = PLACES[where], blocks(2)
     rng = np.random.default_rng(3)
     cols, rows = rng.uniform(-10, SHAPE[1] + 10, 400), rng.uniform(-10, SHAPE[0] + 10, 400)
@@ -144,7 +141,7 @@ def test_points_in_another_crs(tmp_path: Path, where: str) -> None:
 
 @pytest.mark.usefixtures("small_strips")
 @pytest.mark.parametrize("where", PLACES)
-def test_pixels_whose_centres_lie_in_polygons(tmp_path: Path, where: str) -> None:
+def test_pixels_whose_centres_lie_in_polygons(tmp_path, where):
     place, index = PLACES[where], blocks(4)
     rng = np.random.default_rng(5)
     corners = rng.uniform(-10, 110, (12, 3, 2))
@@ -167,7 +164,7 @@ def test_pixels_whose_centres_lie_in_polygons(tmp_path: Path, where: str) -> Non
     assert result.estimates.users["urban"].se is None
 
 
-def test_overlaps_of_one_class_count_once(tmp_path: Path) -> None:
+def test_overlaps_of_one_class_count_once(tmp_path):
     place, index = PLACES["projected"], blocks(6, holes=0)
     box = shapely.box(500_010, 5_699_970, 500_020, 5_699_990)
     path = write_polygons(tmp_path / "p.gpkg", np.array([box, box], object), ["forest", "forest"])
@@ -175,7 +172,7 @@ def test_overlaps_of_one_class_count_once(tmp_path: Path) -> None:
     assert (result.units, result.conflicting) == (20 * 40, 0)
 
 
-def test_a_palette_stands_for_its_colours_and_the_files_nodata_for_none(tmp_path: Path) -> None:
+def test_a_palette_stands_for_its_colours_and_the_files_nodata_for_none(tmp_path):
     place, index = PLACES["projected"], blocks(7)
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "height": SHAPE[0], "width": SHAPE[1]}
     turned = np.where(index == NODATA, 0, 6 - index).astype(np.uint8)  # 6 = urban, 1 = barren
@@ -191,7 +188,7 @@ def test_a_palette_stands_for_its_colours_and_the_files_nodata_for_none(tmp_path
     assert result.pixel_accuracy == 1
 
 
-def test_legends_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
+def test_legends_in_another_order_are_matched_by_name(tmp_path):
     place, index = PLACES["projected"], blocks(8, holes=0)
     other = Legend("other", tuple(DEEPGLOBE.classes[i] for i in (6, 5, 4, 3, 2, 1, 0)), unknown=0)
     write_class_raster(tmp_path / "map.tif", (6 - index).astype(np.uint8), other, place)
@@ -201,7 +198,7 @@ def test_legends_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
     assert assess(tmp_path / "map.tif", truth, map_legend=other).pixel_accuracy == 1
 
 
-def test_a_legend_without_an_unknown_class(tmp_path: Path) -> None:
+def test_a_legend_without_an_unknown_class(tmp_path):
     legend = Legend("two", (LandClass("dry", (9, 9, 9)), LandClass("wet", (1, 1, 1))), unknown=None)
     place, index = PLACES["projected"], (blocks(16) % 2).astype(np.uint8)
     index[blocks(16) == NODATA] = NODATA
@@ -212,7 +209,7 @@ def test_a_legend_without_an_unknown_class(tmp_path: Path) -> None:
     assert (result.off_map, result.unknown) == (int((index == NODATA).sum()), 0)
 
 
-def test_only_the_part_of_a_raster_that_the_map_touches_is_read(tmp_path: Path) -> None:
+def test_only_the_part_of_a_raster_that_the_map_touches_is_read(tmp_path):
     """A country's raster beside a village's map: what lies elsewhere may even be damaged."""
     place, index = PLACES["projected"], blocks(17)
     large = np.full((600, 700), 77, np.uint8)  # no class
@@ -230,7 +227,7 @@ def test_only_the_part_of_a_raster_that_the_map_touches_is_read(tmp_path: Path) 
 # --- Labels -------------------------------------------------------------------------------------------------
 
 
-def test_names_and_indices_mean_the_same(tmp_path: Path) -> None:
+def test_names_and_indices_mean_the_same(tmp_path):
     place, index = PLACES["projected"], blocks(9, holes=0)
     path = write_map(tmp_path / "map.tif", place, index)
     x, y = (v[::9, ::9].ravel() for v in centres(place))
@@ -254,7 +251,7 @@ def test_names_and_indices_mean_the_same(tmp_path: Path) -> None:
     assert [r.confusion.tolist() for r in results] == [confusion(labels, labels)] * 3
 
 
-def test_rows_without_a_class_are_left_out(tmp_path: Path) -> None:
+def test_rows_without_a_class_are_left_out(tmp_path):
     place, index = PLACES["projected"], blocks(10, holes=0)
     x, y = (v[:3, 0] for v in centres(place))
     points = write_points(tmp_path / "p.gpkg", x, y, [None, " ", "urban"], UTM)
@@ -274,9 +271,7 @@ def test_rows_without_a_class_are_left_out(tmp_path: Path) -> None:
         (["unknown", "unknown"], {}, DataError, "No point of .* 2 are of the unknown class"),
     ],
 )
-def test_labels_that_are_none(
-    tmp_path: Path, labels: list[Any], options: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_labels_that_are_none(tmp_path, labels, options, error, message):
     place = PLACES["projected"]
     x, y = (v[:2, 0] for v in centres(place))
     points = write_points(tmp_path / "p.gpkg", x, y, labels, UTM)
@@ -301,9 +296,7 @@ def test_labels_that_are_none(
         ("lon,lat,class\n3,40,urban\n", {}, DataError, "p.csv.*map.tif: 1 are outside"),
     ],
 )
-def test_tables_that_are_none(
-    tmp_path: Path, text: str, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_tables_that_are_none(tmp_path, text, options, error, message):
     (tmp_path / "p.csv").write_text(text, "latin-1")
     with pytest.raises(error, match=message):
         assess(
@@ -316,7 +309,7 @@ def test_tables_that_are_none(
 # --- Rasters that are refused -------------------------------------------------------------------------------
 
 
-def test_maps_that_are_none(tmp_path: Path) -> None:
+def test_maps_that_are_none(tmp_path):
     truth = write_map(tmp_path / "t.tif", PLACES["projected"], blocks(13))
     with pytest.raises(MaskError, match="does not exist"):
         assess(tmp_path / "none.tif", truth)
@@ -341,7 +334,7 @@ def test_maps_that_are_none(tmp_path: Path) -> None:
         assess(tmp_path / "strange.tif", truth)
 
 
-def test_a_damaged_map_is_named(tmp_path: Path) -> None:
+def test_a_damaged_map_is_named(tmp_path):
     path = write_map(
         tmp_path / "map.tif",
         PLACES["projected"],
@@ -358,7 +351,7 @@ def test_a_damaged_map_is_named(tmp_path: Path) -> None:
 # --- Estimates ----------------------------------------------------------------------------------------------
 
 
-def test_areas_and_errors_of_the_whole_map(tmp_path: Path) -> None:
+def test_areas_and_errors_of_the_whole_map(tmp_path):
     """Three classes, 30 % of the mapped forest is agriculture: by hand, with the paper's equations."""
     place = PLACES["geographic"]
     index = np.full((100, 100), WATER, np.uint8)
@@ -395,7 +388,7 @@ def test_areas_and_errors_of_the_whole_map(tmp_path: Path) -> None:
     assert any("'water'" in w and "right at all of its 4 points" in w for w in result.warnings)
 
 
-def test_classes_with_too_few_points(tmp_path: Path) -> None:
+def test_classes_with_too_few_points(tmp_path):
     place = PLACES["projected"]
     index = np.full((100, 100), WATER, np.uint8)
     index[:50], index[:5] = FOREST, URBAN
@@ -418,12 +411,12 @@ def test_classes_with_too_few_points(tmp_path: Path) -> None:
 # --- The verb -----------------------------------------------------------------------------------------------
 
 
-def run(*arguments: object) -> Any:
+def run(*arguments):
     return CliRunner().invoke(build(), ["evaluate", *map(str, arguments)])
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
+def pair(tmp_path):
     place, index = PLACES["projected"], blocks(15, holes=0)
     x, y = (v[2::5, 2::5].ravel() for v in centres(place))
     labels = np.array(DEEPGLOBE.names, object)[index[2::5, 2::5].ravel()]
@@ -432,7 +425,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return write_map(tmp_path / "map.tif", place, index), points
 
 
-def test_the_verb_prints_and_writes(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_verb_prints_and_writes(pair, tmp_path):
     done = run("--map", pair[0], "--truth", pair[1], "--json", tmp_path / "a.json")
     assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "a.json").read_text())
@@ -447,7 +440,7 @@ def test_the_verb_prints_and_writes(pair: tuple[Path, Path], tmp_path: Path) -> 
         assess(*pair, json=pair[0], force=True)
 
 
-def test_names_of_classes_are_not_taken_for_markup(tmp_path: Path) -> None:
+def test_names_of_classes_are_not_taken_for_markup(tmp_path):
     names = ["[/a]", "[red]b", "c"]
     colours = [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
     classes = [{"name": name, "colour": colour} for name, colour in zip(names, colours, strict=True)]
@@ -472,20 +465,20 @@ def test_names_of_classes_are_not_taken_for_markup(tmp_path: Path) -> None:
         (["--data", "d"], "Pass --data DATA and --split NAME:part, or --map MAP and --truth FILE"),
     ],
 )
-def test_options_that_do_not_go_together(arguments: list[str], message: str) -> None:
+def test_options_that_do_not_go_together(arguments, message):
     done = run(*arguments)
     assert isinstance(done.exception, UsageError)
     assert message in str(done.exception)
 
 
-def test_options_of_another_kind_of_truth(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_options_of_another_kind_of_truth(pair, tmp_path):
     with pytest.raises(UsageError, match=r"are for vector files; .*map\.tif is a raster"):
         assess(pair[0], pair[0], options=TruthOptions(column="class"))
     (tmp_path / "p.csv").write_text("lon,lat,class\n3,51,urban\n")
     with pytest.raises(UsageError, match="--layer"):
         assess(pair[0], tmp_path / "p.csv", options=TruthOptions(layer="points"))
     with pytest.raises(UsageError, match="metric 'iou'"):
-        assess(*pair, metric="iou")  # type: ignore[arg-type]
+        assess(*pair, metric="iou")
     other = Legend("two", (LandClass("a", (0, 0, 0)), LandClass("b", (1, 1, 1))), unknown=None)
     with pytest.raises(UsageError, match="expected the same"):
         assess(*pair, map_legend=other)

@@ -1,7 +1,5 @@
 """Colour classifiers: as good as colours allow, and no better."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,7 +12,7 @@ from landcover.legend import DEEPGLOBE
 URBAN, WATER, UNKNOWN = 0, 4, 6
 
 
-def patches(colours: dict[int, tuple[int, int, int]], side: int = 20) -> tuple[np.ndarray, np.ndarray]:
+def patches(colours, side=20):
     """One square of noisy colour per class, side by side."""
     rng = np.random.default_rng(0)
     index = np.repeat(np.array(list(colours), np.uint8), side)[None].repeat(side, axis=0)
@@ -23,7 +21,7 @@ def patches(colours: dict[int, tuple[int, int, int]], side: int = 20) -> tuple[n
 
 
 @pytest.mark.parametrize("window_px", [1, 5])
-def test_classes_of_their_own_colours_are_told_apart(window_px: int) -> None:
+def test_classes_of_their_own_colours_are_told_apart(window_px):
     image, index = patches({URBAN: (200, 60, 60), 2: (40, 160, 40), WATER: (30, 40, 180)})
     classifier = ColourClassifier(DEEPGLOBE, window_px=window_px)
     classifier.learn(image, index)
@@ -31,21 +29,21 @@ def test_classes_of_their_own_colours_are_told_apart(window_px: int) -> None:
     assert agree.mean() > (0.99 if window_px == 1 else 0.85)
 
 
-def test_unknown_is_neither_learnt_nor_predicted() -> None:
+def test_unknown_is_neither_learnt_nor_predicted():
     image, index = patches({UNKNOWN: (250, 250, 250), WATER: (30, 40, 180)})
     classifier = ColourClassifier(DEEPGLOBE)
     classifier.learn(image, index)
     assert set(np.unique(classifier.predict(image))) == {WATER}
 
 
-def test_colours_never_seen_follow_the_nearest() -> None:
+def test_colours_never_seen_follow_the_nearest():
     image, index = patches({URBAN: (200, 60, 60), WATER: (30, 40, 180)})
     classifier = ColourClassifier(DEEPGLOBE)
     classifier.learn(image, index)
     assert classifier.predict(np.full((1, 1, 3), (30, 40, 198), np.uint8)) == WATER
 
 
-def test_learning_is_a_sum_over_images() -> None:
+def test_learning_is_a_sum_over_images():
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (4, 30, 30, 3), np.uint8)
     indices = rng.integers(0, 7, (4, 30, 30), np.uint8)
@@ -58,14 +56,14 @@ def test_learning_is_a_sum_over_images() -> None:
 
 
 @pytest.mark.parametrize("window_px", [0, -1, 4])
-def test_windows_without_a_middle_are_refused(window_px: int) -> None:
+def test_windows_without_a_middle_are_refused(window_px):
     with pytest.raises(UsageError, match="odd"):
         ColourClassifier(DEEPGLOBE, window_px=window_px)
     with pytest.raises(UsageError, match="no labelled pixel"):
         ColourClassifier(DEEPGLOBE).predict(np.zeros((2, 2, 3), np.uint8))
 
 
-def test_colour_is_not_enough_in_the_procedural_world(tmp_path: Path) -> None:
+def test_colour_is_not_enough_in_the_procedural_world(tmp_path):
     dataset = open_dataset(make_dataset(tmp_path / "world", scenes=16, size=256, seed=31))
     scores = score_baselines(dataset, select(dataset, "folders:train"), select(dataset, "folders:validation"))
     assert list(scores) == ["pixel colour", "mean colour 15x15"]

@@ -1,7 +1,6 @@
 """What is read and written by verbs of many files is settled beforehand."""
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -9,12 +8,12 @@ from landcover.errors import DataError, UsageError
 from landcover.io.discovery import check_targets, find_files
 
 
-def find(*inputs: str | Path, out: Path) -> list[Path]:
+def find(*inputs, out):
     found = find_files(inputs, out, what="images", suffixes=frozenset({".tif"}), left_out=("_mask",))
     return [one.path for one in found]
 
 
-def test_links_in_circles_are_kept_for_those_who_read_them(tmp_path: Path) -> None:
+def test_links_in_circles_are_kept_for_those_who_read_them(tmp_path):
     """Passed over, an image would be missed without a word."""
     links = [tmp_path / "a.tif", tmp_path / "b.tif"]
     links[0].symlink_to(links[1])
@@ -23,7 +22,7 @@ def test_links_in_circles_are_kept_for_those_who_read_them(tmp_path: Path) -> No
     check_targets([(links[0], tmp_path / "a_mask.tif")], force=False)
 
 
-def test_a_file_and_the_link_to_it_in_one_folder_are_two(tmp_path: Path) -> None:
+def test_a_file_and_the_link_to_it_in_one_folder_are_two(tmp_path):
     (tmp_path / "a.tif").touch()
     (tmp_path / "b.tif").symlink_to(tmp_path / "a.tif")
     assert find(tmp_path, tmp_path / "a.tif", out=tmp_path / "out")[:2] == [
@@ -32,7 +31,7 @@ def test_a_file_and_the_link_to_it_in_one_folder_are_two(tmp_path: Path) -> None
     ]
 
 
-def test_pipes_are_no_images(tmp_path: Path) -> None:
+def test_pipes_are_no_images(tmp_path):
     """Opening one would wait for ever."""
     os.mkfifo(tmp_path / "pipe.tif")
     (tmp_path / "a.tif").touch()
@@ -41,7 +40,7 @@ def test_pipes_are_no_images(tmp_path: Path) -> None:
         find(tmp_path / "pipe.tif", out=tmp_path / "out")
 
 
-def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "a.tif").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="has no name, like a variable that is not set"):

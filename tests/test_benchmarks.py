@@ -49,7 +49,7 @@ threads: 1
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     """Twelve procedural tiles, six of them held out, each with a scene of its own."""
     folder = tmp_path_factory.mktemp("data")
     make_dataset(folder, scenes=12, size=48, parts={"train": 0.5, "validation": 0.5})
@@ -62,16 +62,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def in_process(command: list[str], **_: object) -> SimpleNamespace:
+def in_process(command, **_):
     """Run a command of landcover in this process, which has imported everything."""
     assert command[:3] == [sys.executable, "-m", "landcover"]
     run(*command[3:])
     return SimpleNamespace(returncode=0)
 
 
-def test_a_campaign_trains_scores_and_continues(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_campaign_trains_scores_and_continues(data, tmp_path, monkeypatch):
     monkeypatch.setattr(accuracy, "subprocess", SimpleNamespace(run=in_process))
     (tmp_path / "preset.yaml").write_text(PRESET)
     folder = tmp_path / "out" / "tiny" / "seed-0"
@@ -91,7 +89,7 @@ def test_a_campaign_trains_scores_and_continues(
 
 
 @pytest.mark.parametrize("name", ["scenes", "scenes-best", "scenes-hour", "course"])
-def test_the_committed_tables_are_those_of_their_counts(name: str, tmp_path: Path) -> None:
+def test_the_committed_tables_are_those_of_their_counts(name, tmp_path):
     committed = ROOT / "docs" / "reports" / "results" / name
     copytree(committed, tmp_path / name)
     accuracy.main(
@@ -100,13 +98,13 @@ def test_the_committed_tables_are_those_of_their_counts(name: str, tmp_path: Pat
     assert (tmp_path / name / "accuracy.md").read_text() == (committed / "accuracy.md").read_text()
 
 
-def test_the_peer_is_trained_and_scored(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peer_is_trained_and_scored(data, tmp_path, monkeypatch):
     class Network(torch.nn.Module):
-        def __init__(self, *_: object, classes: int, **options: object) -> None:
+        def __init__(self, *_, classes, **options):
             super().__init__()
             self.encoder, self.head = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, classes, 1)
 
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
+        def forward(self, image):
             return self.head(self.encoder(image))
 
     monkeypatch.setattr(smp_peer, "peer_network", lambda classes, weights, encoder: Network(classes=classes))
@@ -120,19 +118,19 @@ def test_the_peer_is_trained_and_scored(data: Path, tmp_path: Path, monkeypatch:
     assert json.loads((tmp_path / "run" / "training.json").read_text())["effort"]["images"] == 6
 
 
-def test_cells_of_one_pixel_change_nothing() -> None:
+def test_cells_of_one_pixel_change_nothing():
     index = np.random.default_rng(0).integers(0, 7, (9, 13)).astype(np.uint8)
     np.testing.assert_array_equal(cells.in_cells(index, 1, 7), index)
     assert cells.in_cells(index, 4, 7).shape == index.shape
 
 
-def test_chance_of_a_constant_map() -> None:
+def test_chance_of_a_constant_map():
     confusion = np.zeros((7, 7), int)
     confusion[:6, 2] = 10
     assert world.chance_miou(confusion) == pytest.approx((1 / 6) / 6)
 
 
-def test_mosaics_put_tiles_where_the_table_says(data: Path, tmp_path: Path) -> None:
+def test_mosaics_put_tiles_where_the_table_says(data, tmp_path):
     from landcover.data import open_dataset, select
 
     dataset = open_dataset(data)
@@ -142,13 +140,13 @@ def test_mosaics_put_tiles_where_the_table_says(data: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(truths["svalidation0"], dataset.read_mask(items[0]))
 
 
-def test_the_chart_names_each_step_and_its_gain() -> None:
+def test_the_chart_names_each_step_and_its_gain():
     chart = ElementTree.fromstring(prediction.chart([("usual & slow", 2000.0), ("ours", 50.0)]))
     texts = [element.text for element in chart.iter("{http://www.w3.org/2000/svg}text")]
     assert {"usual & slow", "2.00 s", "ours", "50 ms", "40.0\u00d7"} <= set(texts)
 
 
-def test_alterations_keep_tiles_tiles() -> None:
+def test_alterations_keep_tiles_tiles():
     tile = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     for name, change in ood.ALTERED.items():
         altered = change(tile)
@@ -162,11 +160,7 @@ def test_alterations_keep_tiles_tiles() -> None:
         ("masks", "--size 96 --repeats 1", "regions, with specks"),
         ("startup", "--repeats 1", "core install"),
         ("cells", f"{HELD_OUT} --sizes 8", "cells of  8 px: mIoU"),
-        (
-            "windows",
-            f"{HELD_OUT} --windows 64,16 --scales 2 --model {MODEL}",
-            "2 m: declared",
-        ),
+        ("windows", f"{HELD_OUT} --windows 64,16 --scales 2 --model {MODEL}", "2 m: declared"),
         (
             "ood",
             "--data DATA --split folders:validation --images 1 --model starter",
@@ -176,15 +170,7 @@ def test_alterations_keep_tiles_tiles() -> None:
         ("memory", "--data DATA --out OUT --width 300 --heights 200 --repeats 1", "200 x 300, landcover:"),
     ],
 )
-def test_a_script_runs(
-    name: str,
-    arguments: str,
-    line: str,
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_script_runs(name, arguments, line, data, tmp_path, monkeypatch, capsys):
     if name != "startup":
         monkeypatch.setattr(common, "subprocess", SimpleNamespace(run=in_process))
     monkeypatch.setattr(ood, "ALTERED", {"grey": ood.ALTERED["grey"]})

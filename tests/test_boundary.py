@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from landcover._typing import UInt8Array
 from landcover.evaluation.boundary import (
     DISTANCE_BINS_M,
     boundary_scores,
@@ -22,7 +21,7 @@ UNKNOWN = DEEPGLOBE.unknown
 CLASSES = st.sampled_from([0, 1, 1, 1, 1, 3, 3, 6, NODATA])
 
 
-def brute_force(truth: UInt8Array) -> np.ndarray:
+def brute_force(truth):
     """Squared distance of each pixel from the nearest one that touches a boundary; infinity where none is."""
     height, width = truth.shape
     at_boundary = [
@@ -45,7 +44,7 @@ def brute_force(truth: UInt8Array) -> np.ndarray:
     hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=CLASSES),
     st.sampled_from([1, 2, 5, 11, 12, 200, 40_000]),
 )
-def test_distances_are_euclidean_up_to_the_reach(truth: UInt8Array, reach: int) -> None:
+def test_distances_are_euclidean_up_to_the_reach(truth, reach):
     expected = brute_force(truth)
     found = squared_distance(truth, DEEPGLOBE, reach)
     near = expected < reach**2
@@ -53,7 +52,7 @@ def test_distances_are_euclidean_up_to_the_reach(truth: UInt8Array, reach: int) 
     assert (found[~near].astype(np.int64) >= reach**2).all()
 
 
-def test_distances_on_a_tile_with_few_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distances_on_a_tile_with_few_boundaries(monkeypatch):
     from scipy.ndimage import distance_transform_edt
 
     random = np.random.default_rng(0)
@@ -69,13 +68,13 @@ def test_distances_on_a_tile_with_few_boundaries(monkeypatch: pytest.MonkeyPatch
     np.testing.assert_array_equal(squared_distance(truth, DEEPGLOBE, 300), found)
 
 
-def stripe(left: int, right: int, width: int = 60) -> UInt8Array:
+def stripe(left, right, width=60):
     truth = np.full((4, width), left, np.uint8)
     truth[:, width // 2 :] = right
     return truth
 
 
-def test_pixels_fall_into_bins_of_metres() -> None:
+def test_pixels_fall_into_bins_of_metres():
     """At 2 m per pixel those beside the boundary are at 1, 3, 5, ... metres."""
     found = distance_bins(stripe(0, 3), DEEPGLOBE, 2.0)[0, 30:]
     metres = 2.0 * (np.arange(30) + 0.5)
@@ -87,7 +86,7 @@ def test_pixels_fall_into_bins_of_metres() -> None:
 
 
 @pytest.mark.parametrize("other", [UNKNOWN, NODATA])
-def test_unknown_regions_and_the_edge_make_no_boundary(other: int) -> None:
+def test_unknown_regions_and_the_edge_make_no_boundary(other):
     assert (distance_bins(stripe(0, other), DEEPGLOBE, 1.0) == 4).all()
     assert (distance_bins(stripe(0, 0), DEEPGLOBE, 1.0) == 4).all()
     between = stripe(0, 3)
@@ -95,7 +94,7 @@ def test_unknown_regions_and_the_edge_make_no_boundary(other: int) -> None:
     assert (distance_bins(between, DEEPGLOBE, 1.0) == 4).all()
 
 
-def test_scores_of_a_bin_are_those_of_its_pixels() -> None:
+def test_scores_of_a_bin_are_those_of_its_pixels():
     random = np.random.default_rng(1)
     truth = np.kron(random.integers(0, 7, (2, 2)), np.ones((50, 45))).astype(np.uint8)
     prediction = np.where(random.random(truth.shape) < 0.7, truth, random.integers(0, 6, truth.shape))
@@ -119,7 +118,7 @@ def test_scores_of_a_bin_are_those_of_its_pixels() -> None:
     assert [bin_name(row["from_m"], row["to_m"]) for row in rows][::4] == ["0 to 5 m", "over 40 m"]
 
 
-def test_nothing_known_has_no_scores() -> None:
+def test_nothing_known_has_no_scores():
     truth = np.full((5, 5), NODATA, np.uint8)
     rows = boundary_scores(count_by_distance(truth, np.zeros((5, 5), np.uint8), DEEPGLOBE, 1.0)).to_dict()[
         "bins"

@@ -7,8 +7,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -49,18 +47,18 @@ TENSORS = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.a
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(path, TENSORS, CARD)
     return path
 
 
-def with_metadata(path: Path, metadata: dict[str, str]) -> Path:
+def with_metadata(path, metadata):
     save_file({"weight": np.zeros(3, np.float32)}, path, metadata=metadata)
     return path
 
 
-def test_card_and_tensors_come_back_equal(model: Path) -> None:
+def test_card_and_tensors_come_back_equal(model):
     card, tensors = read_model(model)
     assert card == CARD == read_card(model)
     assert tensors.keys() == TENSORS.keys()
@@ -81,9 +79,7 @@ def test_card_and_tensors_come_back_equal(model: Path) -> None:
     temperature=st.floats(1e-3, 1e3),
     licence=st.text(),
 )
-def test_any_tensors_and_texts_come_back(
-    tmp_path: Path, tensors: dict[str, Any], temperature: float, licence: str
-) -> None:
+def test_any_tensors_and_texts_come_back(tmp_path, tensors, temperature, licence):
     path = tmp_path / "any.safetensors"
     card = CARD.model_copy(update={"temperature": temperature, "licence": licence})
     save_model(path, tensors, card, force=True)
@@ -96,7 +92,7 @@ def test_any_tensors_and_texts_come_back(
         assert read[name].tobytes() == value.tobytes()
 
 
-def test_the_same_model_is_the_same_file(model: Path, tmp_path: Path) -> None:
+def test_the_same_model_is_the_same_file(model, tmp_path):
     printed = subprocess.run(["sha256sum", model], capture_output=True, text=True, check=True).stdout
     assert printed.split()[0] == model_digest(model)
     other = tmp_path / "other.safetensors"
@@ -110,7 +106,7 @@ def test_the_same_model_is_the_same_file(model: Path, tmp_path: Path) -> None:
     assert model_digest(other) != model_digest(model)
 
 
-def test_the_card_is_json_in_the_header_that_any_reader_finds(model: Path) -> None:
+def test_the_card_is_json_in_the_header_that_any_reader_finds(model):
     content = model.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     card = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["landcover"])
@@ -119,7 +115,7 @@ def test_the_card_is_json_in_the_header_that_any_reader_finds(model: Path) -> No
     assert card["schema_version"] == SCHEMA_VERSION
 
 
-def test_a_card_is_read_without_torch(model: Path) -> None:
+def test_a_card_is_read_without_torch(model):
     code = (
         "import sys; from landcover.model.card import read_card; "
         f"print(read_card({str(model)!r}).window_px); "
@@ -130,34 +126,34 @@ def test_a_card_is_read_without_torch(model: Path) -> None:
 
 
 class TestRunFolder:
-    def test_stands_for_its_best_model(self, tmp_path: Path) -> None:
+    def test_stands_for_its_best_model(self, tmp_path):
         (tmp_path / "last.safetensors").write_bytes(b"weights, optimiser, counters; no card")
         save_model(tmp_path / "best.safetensors", {}, CARD.model_copy(update={"licence": "best"}))
         assert read_card(tmp_path).licence == "best"
         assert "best.safetensors" in TestInfo().invoke(tmp_path)
         assert model_digest(tmp_path) == model_digest(tmp_path / "best.safetensors")
 
-    def test_before_its_first_validation_has_no_model(self, tmp_path: Path) -> None:
+    def test_before_its_first_validation_has_no_model(self, tmp_path):
         """The checkpoint is none: it has no card, and its weights are not those that are scored."""
         save_model(tmp_path / "last.safetensors", {}, CARD)
         with pytest.raises(ModelError, match="no best model yet"):
             resolve_model(tmp_path)
 
-    def test_without_checkpoint_is_an_error(self, tmp_path: Path) -> None:
+    def test_without_checkpoint_is_an_error(self, tmp_path):
         with pytest.raises(ModelError, match=r"contains no model.*best\.safetensors"):
             read_model(tmp_path)
 
-    def test_that_is_not_there_is_an_error(self, tmp_path: Path) -> None:
+    def test_that_is_not_there_is_an_error(self, tmp_path):
         with pytest.raises(ModelError, match="There is no model"):
             read_model(tmp_path / "nowhere")
 
 
-def zipped(path: Path) -> None:
+def zipped(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({}))
 
 
-BAD_FILES: list[tuple[Any, str]] = [
+BAD_FILES = [
     (lambda path: path.write_bytes(b""), "not a model file: it has 0 bytes"),
     (lambda path: path.write_bytes(b"GIF89a, a picture"), "not in the safetensors format"),
     (lambda path: path.write_bytes(b"\xff" * 40), "not in the safetensors format"),
@@ -177,7 +173,7 @@ BAD_FILES: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("make", "message"), BAD_FILES)
-def test_a_file_that_is_not_a_model_is_recognised(tmp_path: Path, make: Any, message: str) -> None:
+def test_a_file_that_is_not_a_model_is_recognised(tmp_path, make, message):
     path = tmp_path / "bad.safetensors"
     make(path)
     with pytest.raises(ModelError, match=message) as caught:
@@ -185,7 +181,7 @@ def test_a_file_that_is_not_a_model_is_recognised(tmp_path: Path, make: Any, mes
     assert "bad.safetensors" in str(caught.value)
 
 
-def test_a_file_cut_short_anywhere_is_an_error(model: Path) -> None:
+def test_a_file_cut_short_anywhere_is_an_error(model):
     content = model.read_bytes()
     for length in range(0, len(content), 37):
         model.write_bytes(content[:length])
@@ -211,7 +207,7 @@ def test_a_file_cut_short_anywhere_is_an_error(model: Path) -> None:
         ({"scores": {"miou": 1}}, "scores"),
     ],
 )
-def test_a_card_that_does_not_fit_names_the_key(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_card_that_does_not_fit_names_the_key(tmp_path, change, message):
     data = CARD.model_dump(mode="json") | change
     path = with_metadata(tmp_path / "bad.safetensors", {"landcover": json.dumps(data)})
     with pytest.raises(ModelError, match=message) as caught:
@@ -219,7 +215,7 @@ def test_a_card_that_does_not_fit_names_the_key(tmp_path: Path, change: dict[str
     assert "bad.safetensors" in str(caught.value)
 
 
-def test_a_card_with_half_a_character_is_damaged(tmp_path: Path) -> None:
+def test_a_card_with_half_a_character_is_damaged(tmp_path):
     data = CARD.model_dump(mode="json") | {"recipe": {"a": "\ud800"}}
     path = with_metadata(tmp_path / "bad.safetensors", {"landcover": json.dumps(data)})
     with pytest.raises(ModelError, match=r"bad\.safetensors is damaged: .*surrogates not allowed"):
@@ -236,7 +232,7 @@ def test_a_card_with_half_a_character_is_damaged(tmp_path: Path) -> None:
         {"preprocessing": {"gsd": 1.0, "scaling": [0, 10000]}},
     ],
 )
-def test_what_prediction_cannot_apply_yet_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_what_prediction_cannot_apply_yet_is_refused(tmp_path, change):
     """The schema has it; a map that ignored it would be wrong."""
     data = CARD.model_dump(mode="json") | change
     path = with_metadata(tmp_path / "new.safetensors", {"landcover": json.dumps(data)})
@@ -245,7 +241,7 @@ def test_what_prediction_cannot_apply_yet_is_refused(tmp_path: Path, change: dic
         read_card(path)
 
 
-def test_the_licence_may_be_spelled_license(tmp_path: Path) -> None:
+def test_the_licence_may_be_spelled_license(tmp_path):
     data = CARD.model_dump(mode="json")
     data["license"], data["license_id"] = data.pop("licence"), "CC-BY-4.0"
     del data["licence_id"]
@@ -253,7 +249,7 @@ def test_the_licence_may_be_spelled_license(tmp_path: Path) -> None:
     assert (card.licence, card.license, card.licence_id) == (CARD.licence, CARD.licence, "CC-BY-4.0")
 
 
-def test_class_values_come_back(tmp_path: Path) -> None:
+def test_class_values_come_back(tmp_path):
     classes = (LandClass("a", (0, 0, 0), 11), LandClass("b", (1, 1, 1)))
     save_model(tmp_path / "m.safetensors", {}, CARD.model_copy(update={"legend": Legend("x", classes, None)}))
     assert read_card(tmp_path / "m.safetensors").legend.classes == classes
@@ -262,12 +258,12 @@ def test_class_values_come_back(tmp_path: Path) -> None:
 
 
 class TestInfo:
-    def invoke(self, *arguments: object) -> str:
+    def invoke(self, *arguments):
         result = CliRunner().invoke(build(), ["info", *map(str, arguments)], catch_exceptions=False)
         assert result.exit_code == 0
         return result.stdout
 
-    def test_prints_what_the_card_says(self, model: Path) -> None:
+    def test_prints_what_the_card_says(self, model):
         lines = [" ".join(line.split()) for line in self.invoke(model).splitlines()]
         assert f"sha256 {model_digest(model)}" in lines
         assert "encoder resnet18" in lines
@@ -279,14 +275,14 @@ class TestInfo:
         assert "1 Wälder" in lines
         assert "terms research only" in lines
 
-    def test_marks_the_class_that_is_never_predicted(self, tmp_path: Path) -> None:
+    def test_marks_the_class_that_is_never_predicted(self, tmp_path):
         save_model(tmp_path / "m.safetensors", {}, CARD.model_copy(update={"legend": DEEPGLOBE}))
         marked = [
             line.split() for line in self.invoke(tmp_path / "m.safetensors").splitlines() if "never" in line
         ]
         assert [words[:2] for words in marked] == [["6", "unknown"]]
 
-    def test_text_from_a_card_is_not_taken_for_markup(self, tmp_path: Path) -> None:
+    def test_text_from_a_card_is_not_taken_for_markup(self, tmp_path):
         card = CARD.model_copy(
             update={
                 "legend": Legend("[/legend]", DEEPGLOBE.classes, 6),
@@ -300,7 +296,7 @@ class TestInfo:
         assert "[red]" in printed
         assert "([/legend])" in printed
 
-    def test_text_from_a_card_gives_no_orders_to_the_terminal(self, tmp_path: Path) -> None:
+    def test_text_from_a_card_gives_no_orders_to_the_terminal(self, tmp_path):
         recipe = {"a\x1b[2J": {"b\r": "c\x07\nd"}}
         save_model(tmp_path / "m.safetensors", {}, CARD.model_copy(update={"recipe": recipe}))
         printed = self.invoke(tmp_path / "m.safetensors")
@@ -308,7 +304,7 @@ class TestInfo:
         assert "a\\x1b[2J" in printed
         assert "c\\x07" in printed
 
-    def test_json_holds_the_whole_card(self, model: Path, tmp_path: Path) -> None:
+    def test_json_holds_the_whole_card(self, model, tmp_path):
         printed = json.loads(self.invoke(model, "--json", "-"))
         assert printed.pop("sha256") == model_digest(model)
         assert printed.pop("file") == str(model)

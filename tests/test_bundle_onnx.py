@@ -7,8 +7,6 @@ import pickle
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -34,7 +32,7 @@ QUICK = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCh
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
 
 
-def minimal(metadata: dict[str, str], *tensors: TensorProto, **texts: str) -> onnx.ModelProto:
+def minimal(metadata, *tensors, **texts):
     """Return a model of one node."""
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
@@ -49,17 +47,17 @@ def minimal(metadata: dict[str, str], *tensors: TensorProto, **texts: str) -> on
 
 
 @pytest.fixture
-def exported(tmp_path: Path) -> Path:
+def exported(tmp_path):
     return save_exported(tmp_path / "M.onnx", CARD)
 
 
-def test_the_card_comes_back_equal(exported: Path) -> None:
+def test_the_card_comes_back_equal(exported):
     assert read_card(exported) == CARD
     assert read_card(str(exported)) == CARD
     assert model_digest(exported) == hashlib.sha256(exported.read_bytes()).hexdigest()
 
 
-def test_a_card_is_read_without_onnx_torch_or_a_runtime(exported: Path) -> None:
+def test_a_card_is_read_without_onnx_torch_or_a_runtime(exported):
     heavy = ["onnx", "torch", "openvino", "onnxruntime", "google.protobuf"]
     code = (
         "import sys; from landcover.model.card import read_card; "
@@ -78,9 +76,7 @@ def test_a_card_is_read_without_onnx_torch_or_a_runtime(exported: Path) -> None:
     numbers=st.lists(st.floats(width=32, allow_nan=False), max_size=40),
     raw=st.booleans(),
 )
-def test_any_texts_come_back(
-    tmp_path: Path, metadata: dict[str, str], producer: str, doc: str, numbers: list[float], raw: bool
-) -> None:
+def test_any_texts_come_back(tmp_path, metadata, producer, doc, numbers, raw):
     weights = (
         numpy_helper.from_array(np.array(numbers, np.float32), "w")
         if raw
@@ -93,7 +89,7 @@ def test_any_texts_come_back(
 
 @QUICK
 @given(position=st.integers(0), value=st.integers(0, 255))
-def test_a_damaged_byte_does_not_matter_or_is_an_error(exported: Path, position: int, value: int) -> None:
+def test_a_damaged_byte_does_not_matter_or_is_an_error(exported, position, value):
     content = bytearray(exported.read_bytes())
     content[position % len(content)] = value
     damaged = exported.with_name("damaged.ONNX")
@@ -104,14 +100,14 @@ def test_a_damaged_byte_does_not_matter_or_is_an_error(exported: Path, position:
 
 @QUICK
 @given(content=st.binary(max_size=200))
-def test_random_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_random_bytes_are_refused(tmp_path, content):
     path = tmp_path / "random.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"random\.onnx"):
         read_card(path)
 
 
-def test_a_file_cut_short_anywhere_is_an_error(tmp_path: Path) -> None:
+def test_a_file_cut_short_anywhere_is_an_error(tmp_path):
     path = tmp_path / "cut.onnx"
     weights = numpy_helper.from_array(np.arange(50, dtype=np.float32), "w")
     onnx.save(minimal({"author": "someone", CARD_KEY: CARD.model_dump_json()}, weights), path)
@@ -122,8 +118,8 @@ def test_a_file_cut_short_anywhere_is_an_error(tmp_path: Path) -> None:
             read_card(path)
 
 
-def test_graphs_nested_without_end_are_an_error(tmp_path: Path) -> None:
-    def field(number: int, content: bytes) -> bytes:
+def test_graphs_nested_without_end_are_an_error(tmp_path):
+    def field(number, content):
         length, size = len(content), b""
         while length >= 0x80:
             size, length = size + bytes([length & 0x7F | 0x80]), length >> 7
@@ -137,7 +133,7 @@ def test_graphs_nested_without_end_are_an_error(tmp_path: Path) -> None:
         read_card(tmp_path / "deep.onnx")
 
 
-def outside() -> TensorProto:
+def outside():
     tensor = numpy_helper.from_array(np.arange(4, dtype=np.float32), "w")
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
@@ -146,7 +142,7 @@ def outside() -> TensorProto:
 
 
 @pytest.mark.parametrize("place", ["initializer", "attribute", "subgraph", "sparse", "function"])
-def test_weights_in_other_files_are_refused(tmp_path: Path, place: str) -> None:
+def test_weights_in_other_files_are_refused(tmp_path, place):
     model = minimal({CARD_KEY: CARD.model_dump_json()})
     constant = helper.make_node("Constant", [], ["c"])
     constant.attribute.append(helper.make_attribute("value", outside()))
@@ -166,11 +162,11 @@ def test_weights_in_other_files_are_refused(tmp_path: Path, place: str) -> None:
         read_card(tmp_path / "M.onnx")
 
 
-def with_metadata(path: Path, metadata: dict[str, str]) -> None:
+def with_metadata(path, metadata):
     onnx.save(minimal(metadata), path)
 
 
-BAD_FILES: list[tuple[Any, str]] = [
+BAD_FILES = [
     (lambda path: path.write_bytes(b""), "it is empty"),
     (lambda path: path.write_bytes(b"GIF89a, a picture"), "not an ONNX file"),
     (lambda path: path.write_bytes(b"\xff" * 40), "not an ONNX file"),
@@ -188,7 +184,7 @@ BAD_FILES: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("make", "message"), BAD_FILES)
-def test_a_file_that_is_not_an_exported_model_is_recognised(tmp_path: Path, make: Any, message: str) -> None:
+def test_a_file_that_is_not_an_exported_model_is_recognised(tmp_path, make, message):
     path = tmp_path / "bad.onnx"
     make(path)
     with pytest.raises(ModelError, match=message) as caught:
@@ -197,7 +193,7 @@ def test_a_file_that_is_not_an_exported_model_is_recognised(tmp_path: Path, make
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
-def test_cards_of_0_1_are_read(tmp_path: Path, version: int) -> None:
+def test_cards_of_0_1_are_read(tmp_path, version):
     """Without the fields that have been added since."""
     old = make_card().model_dump(mode="json") | {"schema_version": version}
     for name in ("views", "class_scale", "class_offset", "licence_id", "licence_url", "used_images"):
@@ -211,12 +207,12 @@ def test_cards_of_0_1_are_read(tmp_path: Path, version: int) -> None:
 
 
 class TestInfo:
-    def invoke(self, *arguments: object) -> str:
+    def invoke(self, *arguments):
         result = CliRunner().invoke(build(), ["info", *map(str, arguments)], catch_exceptions=False)
         assert result.exit_code == 0
         return result.stdout
 
-    def test_prints_the_card_of_an_exported_model(self, exported: Path) -> None:
+    def test_prints_the_card_of_an_exported_model(self, exported):
         lines = [" ".join(line.split()) for line in self.invoke(exported).splitlines()]
         assert f"sha256 {model_digest(exported)}" in lines
         assert "precision int8" in lines

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from landcover.windows import Window
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_a_cache_is_its_source(name: str, tmp_path: Path) -> None:
+def test_a_cache_is_its_source(name, tmp_path):
     write_folder(tmp_path / "data", name)
     source = open_dataset(tmp_path / "data")
     cache, written = prepare(tmp_path / "data", tmp_path / "cache")
@@ -39,7 +38,7 @@ def test_a_cache_is_its_source(name: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(dataset.class_pixels(ours), source.class_pixels(theirs))
 
 
-def test_images_of_different_sizes_do_not_mix(tmp_path: Path) -> None:
+def test_images_of_different_sizes_do_not_mix(tmp_path):
     sizes = {"a": (5, 9), "b": (16, 3), "c": (1, 1)}
     for key, size in sizes.items():
         write_image(tmp_path / f"data/{key}_sat.png", image_of(key, size))
@@ -51,13 +50,13 @@ def test_images_of_different_sizes_do_not_mix(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> CacheDataset:
+def cache(tmp_path):
     write_folder(tmp_path / "data", "restarting")
     return prepare(tmp_path / "data", tmp_path / "cache").dataset
 
 
 class TestReading:
-    def test_windows_decode_nothing_and_are_one_s_own(self, cache: CacheDataset, tmp_path: Path) -> None:
+    def test_windows_decode_nothing_and_are_one_s_own(self, cache, tmp_path):
         item, window = cache.items[6], Window(2, 5, 7, 11)
         expected = read_image(item.image)[window.slices]
         for file in (tmp_path / "data").rglob("*.*"):
@@ -68,12 +67,12 @@ class TestReading:
         crop[:] = 0
         np.testing.assert_array_equal(cache.read_image(item, window), expected)
 
-    def test_windows_beyond_the_image_are_refused(self, cache: CacheDataset) -> None:
+    def test_windows_beyond_the_image_are_refused(self, cache):
         for read in (cache.read_image, cache.read_mask):
             with pytest.raises(UsageError, match="24 x 32"):
                 read(cache.items[0], Window(0, 30, 4, 4))
 
-    def test_an_unlabelled_item_has_no_mask(self, tmp_path: Path) -> None:
+    def test_an_unlabelled_item_has_no_mask(self, tmp_path):
         write_folder(tmp_path / "data", "kaggle")
         dataset, _ = prepare(tmp_path / "data", tmp_path / "cache")
         assert {item.key for item in dataset.items} - {item.key for item in dataset.labelled} == {
@@ -83,13 +82,13 @@ class TestReading:
         with pytest.raises(DataError, match=r"test/3 .*no mask"):
             dataset.read_mask(dataset.items[0])
 
-    def test_a_set_without_any_mask_is_kept(self, tmp_path: Path) -> None:
+    def test_a_set_without_any_mask_is_kept(self, tmp_path):
         write_image(tmp_path / "data/a_sat.png", image_of("a"))
         dataset, _ = prepare(tmp_path / "data", tmp_path / "cache")
         np.testing.assert_array_equal(dataset.read_image(dataset.items[0]), image_of("a"))
         assert dataset.labelled == []
 
-    def test_off_palette_pixels_are_remembered(self, tmp_path: Path) -> None:
+    def test_off_palette_pixels_are_remembered(self, tmp_path):
         write_image(tmp_path / "data/a_sat.png", image_of("a"))
         red = np.zeros((24, 32, 3), np.uint8)
         red[:2, :3] = (255, 0, 0)
@@ -97,7 +96,7 @@ class TestReading:
         dataset, _ = prepare(tmp_path / "data", tmp_path / "cache")
         assert dataset.labels(dataset.items[0]).off_palette == 6
 
-    def test_workers_map_the_files_themselves(self, cache: CacheDataset) -> None:
+    def test_workers_map_the_files_themselves(self, cache):
         cache.read_image(cache.items[0])  # the maps are open: they must not travel
         pickled = pickle.dumps(cache)
         pixels = (cache.root / "images.bin").stat().st_size
@@ -109,7 +108,7 @@ class TestReading:
                 np.testing.assert_array_equal(image, cache.read_image(item))
                 np.testing.assert_array_equal(mask, truth_of(item.key))
 
-    def test_splits_are_those_of_the_folder(self, tmp_path: Path) -> None:
+    def test_splits_are_those_of_the_folder(self, tmp_path):
         write_folder(tmp_path / "data", "restarting")
         rows = [f"train,000{i},s{i},0,0" for i in range(4)]
         (tmp_path / "data/scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]))
@@ -121,27 +120,25 @@ class TestReading:
             }
 
 
-def _read(pickled: bytes, number: int) -> tuple[np.ndarray, np.ndarray]:
+def _read(pickled, number):
     dataset = pickle.loads(pickled)
     return dataset.read_image(dataset.items[number]), dataset.read_mask(dataset.items[number])
 
 
 class TestMakingAgain:
-    def test_unchanged_files_are_left_alone(self, cache: CacheDataset, tmp_path: Path) -> None:
+    def test_unchanged_files_are_left_alone(self, cache, tmp_path):
         before = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
         again, written = prepare(tmp_path / "data", tmp_path / "cache")
         assert not written
         assert again.items == cache.items
         assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()} == before
 
-    def test_a_copied_file_with_another_time_is_the_same_file(
-        self, cache: CacheDataset, tmp_path: Path
-    ) -> None:
+    def test_a_copied_file_with_another_time_is_the_same_file(self, cache, tmp_path):
         os.utime(tmp_path / "data/train/0000_sat.jpg", (1, 1))
         assert not prepare(tmp_path / "data", tmp_path / "cache").written
 
     @pytest.mark.parametrize("change", ["content", "removed", "mask removed", "added", "gsd", "scenes"])
-    def test_changes_need_force(self, change: str, cache: CacheDataset, tmp_path: Path) -> None:
+    def test_changes_need_force(self, change, cache, tmp_path):
         data = tmp_path / "data"
         match change:
             case "content":
@@ -168,7 +165,7 @@ class TestMakingAgain:
         for ours, theirs in zip(new.labelled, fresh.labelled, strict=True):
             np.testing.assert_array_equal(new.read_mask(ours), fresh.read_mask(theirs))
 
-    def test_another_folder_is_never_written_into(self, cache: CacheDataset, tmp_path: Path) -> None:
+    def test_another_folder_is_never_written_into(self, cache, tmp_path):
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine/notes.txt").write_text("keep")
         for force in (False, True):
@@ -176,7 +173,7 @@ class TestMakingAgain:
                 prepare(tmp_path / "data", tmp_path / "mine", force=force)
         assert [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
-    def test_a_cache_is_no_source(self, cache: CacheDataset, tmp_path: Path) -> None:
+    def test_a_cache_is_no_source(self, cache, tmp_path):
         with pytest.raises(UsageError, match="cache already"):
             prepare(tmp_path / "cache", tmp_path / "other")
 
@@ -184,14 +181,14 @@ class TestMakingAgain:
 class TestDamage:
     @pytest.mark.parametrize("name", ["images.bin", "masks.bin"])
     @pytest.mark.parametrize("kept", [0, 100])
-    def test_cut_short(self, name: str, kept: int, cache: CacheDataset) -> None:
+    def test_cut_short(self, name, kept, cache):
         content = (cache.root / name).read_bytes()
         (cache.root / name).write_bytes(content[:kept])
         with pytest.raises(DataError, match=f"{name} has {kept} bytes.*{len(content)}.*prepare again"):
             open_dataset(cache.root)
 
     @pytest.mark.parametrize("damage", ["missing", "cut", "version", "no counts", "counts"])
-    def test_a_damaged_index_is_refused(self, damage: str, cache: CacheDataset) -> None:
+    def test_a_damaged_index_is_refused(self, damage, cache):
         file = cache.root / "index.json"
         text = file.read_text()
         index = json.loads(text)
@@ -210,14 +207,14 @@ class TestDamage:
         with pytest.raises(DataError, match=f"{fact}.*prepare again"):
             open_dataset(cache.root)
 
-    def test_damage_is_repaired_by_force(self, cache: CacheDataset, tmp_path: Path) -> None:
+    def test_damage_is_repaired_by_force(self, cache, tmp_path):
         (cache.root / "index.json").unlink()
         with pytest.raises(OutputError, match="--force"):
             prepare(tmp_path / "data", cache.root)
         assert prepare(tmp_path / "data", cache.root, force=True).written
         assert open_dataset(cache.root).items == cache.items
 
-    def test_a_truncated_image_leaves_nothing_behind(self, tmp_path: Path) -> None:
+    def test_a_truncated_image_leaves_nothing_behind(self, tmp_path):
         write_folder(tmp_path / "data", "restarting")
         path = tmp_path / "data/validation/0003_sat.jpg"
         path.write_bytes(path.read_bytes()[:-200])
@@ -225,9 +222,7 @@ class TestDamage:
             prepare(tmp_path / "data", tmp_path / "cache")
         assert list((tmp_path / "cache").iterdir()) == []
 
-    def test_a_failed_replacement_leaves_the_cache_as_it_was(
-        self, cache: CacheDataset, tmp_path: Path
-    ) -> None:
+    def test_a_failed_replacement_leaves_the_cache_as_it_was(self, cache, tmp_path):
         path = tmp_path / "data/validation/0003_sat.jpg"
         path.write_bytes(path.read_bytes()[:-200])
         before = {file: file.read_bytes() for file in cache.root.iterdir()}
@@ -235,7 +230,7 @@ class TestDamage:
             prepare(tmp_path / "data", cache.root, force=True)
         assert {file: file.read_bytes() for file in cache.root.iterdir()} == before
 
-    def test_all_bad_files_are_named_at_once(self, tmp_path: Path) -> None:
+    def test_all_bad_files_are_named_at_once(self, tmp_path):
         for number in range(25):
             write_image(tmp_path / f"data/{number:02}_sat.png", image_of("a"))
             write_mask(tmp_path / f"data/{number:02}_mask.png", truth_of("a"))
@@ -252,7 +247,7 @@ class TestDamage:
         assert (len(lines), lines[-1]) == (22, "and 3 more; landcover verify lists all.")
         assert list((tmp_path / "cache").iterdir()) == []
 
-    def test_a_kill_during_the_first_making_is_made_good(self, cache: CacheDataset, tmp_path: Path) -> None:
+    def test_a_kill_during_the_first_making_is_made_good(self, cache, tmp_path):
         out = tmp_path / "killed"
         out.mkdir()
         for name in ("images", "masks"):
@@ -261,7 +256,7 @@ class TestDamage:
         assert sorted(file.name for file in out.iterdir()) == ["images.bin", "index.json", "masks.bin"]
 
 
-def test_legend_and_scale_of_a_cache(tmp_path: Path) -> None:
+def test_legend_and_scale_of_a_cache(tmp_path):
     write_folder(tmp_path / "data", "restarting")
     prepare(tmp_path / "data", tmp_path / "cache", gsd=0.7)
     assert open_dataset(tmp_path / "cache").gsd == 0.7
@@ -274,7 +269,7 @@ def test_legend_and_scale_of_a_cache(tmp_path: Path) -> None:
             open_dataset(tmp_path / "cache", legend=legend)
 
 
-def test_masks_read_by_another_index_order_are_not_up_to_date(tmp_path: Path) -> None:
+def test_masks_read_by_another_index_order_are_not_up_to_date(tmp_path):
     write_folder(tmp_path / "data", "mmsegmentation")
     prepare(tmp_path / "data", tmp_path / "cache")
     with pytest.raises(OutputError, match="--force"):

@@ -1,8 +1,6 @@
 """The temperature: its fit against brute force, and its way into card, runtimes and exported files."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,12 +29,12 @@ from training_world import assert_same_tensors, tiny, write_pairs
 # --- The fit ------------------------------------------------------------------------------------------------
 
 
-def nll(logits: np.ndarray, truth: np.ndarray, t: float) -> float:
+def nll(logits, truth, t):
     scaled = logits.astype(np.float64) / t
     return float((np.logaddexp.reduce(scaled, axis=0) - scaled[truth, np.arange(truth.size)]).mean())
 
 
-def draw(seed: int, pixels: int, true_temperature: float) -> tuple[np.ndarray, np.ndarray]:
+def draw(seed, pixels, true_temperature):
     """Logits, and a truth drawn from their softmax at a temperature."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 4, (5, pixels))
@@ -46,14 +44,14 @@ def draw(seed: int, pixels: int, true_temperature: float) -> tuple[np.ndarray, n
 
 
 @pytest.mark.parametrize("true_temperature", [0.3, 1.0, 4.0])
-def test_the_temperature_that_the_truth_was_drawn_at_is_found(true_temperature: float) -> None:
+def test_the_temperature_that_the_truth_was_drawn_at_is_found(true_temperature):
     logits, truth = draw(0, 100_000, true_temperature)
     assert fit_temperature(logits, truth) == pytest.approx(true_temperature, rel=0.05)
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6), st.floats(0.2, 8), st.floats(-50, 50))
-def test_no_temperature_on_a_fine_grid_is_better(seed: int, true_temperature: float, shift: float) -> None:
+def test_no_temperature_on_a_fine_grid_is_better(seed, true_temperature, shift):
     logits, truth = draw(seed, 200, true_temperature)
     logits += np.float32(shift)  # logits have no zero
     best = fit_temperature(logits, truth)
@@ -63,7 +61,7 @@ def test_no_temperature_on_a_fine_grid_is_better(seed: int, true_temperature: fl
     assert best == pytest.approx(grid[int(np.argmin(values))], rel=0.02)
 
 
-def test_parts_leave_no_seam_and_large_logits_are_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_leave_no_seam_and_large_logits_are_harmless(monkeypatch):
     logits, truth = draw(1, 1000, 2.0)
     whole = fit_temperature(logits, truth)
     monkeypatch.setattr(temperature, "_BLOCK_CELLS", 64)
@@ -71,7 +69,7 @@ def test_parts_leave_no_seam_and_large_logits_are_harmless(monkeypatch: pytest.M
     assert fit_temperature(logits + np.float32(4096), truth) == pytest.approx(whole, rel=1e-3)
 
 
-def test_what_has_no_best_temperature_is_refused() -> None:
+def test_what_has_no_best_temperature_is_refused():
     logits, _ = draw(2, 500, 1.0)
     best, worst = (pick(axis=0).astype(np.uint8) for pick in (logits.argmax, logits.argmin))
     with pytest.raises(DataError, match=r"0\.05.*500 .*predicted correctly"):
@@ -83,7 +81,7 @@ def test_what_has_no_best_temperature_is_refused() -> None:
 # --- Cells and pixels ---------------------------------------------------------------------------------------
 
 
-def write_images(root: Path, sizes: list[tuple[int, int]], *, gsd: float = 1.0) -> Path:
+def write_images(root, sizes, *, gsd=1.0):
     """Write images, and masks of any class without regard to them."""
     (root / "val").mkdir(parents=True)
     for number, (height, width) in enumerate(sizes):
@@ -96,13 +94,13 @@ def write_images(root: Path, sizes: list[tuple[int, int]], *, gsd: float = 1.0) 
     return root
 
 
-def cells(runtime: Any, root: Path) -> tuple[np.ndarray, np.ndarray]:
+def cells(runtime, root):
     dataset = open_dataset(root)
     assert dataset.gsd is not None
     return temperature._labelled_cells(runtime, dataset, dataset.items, dataset.gsd)
 
 
-def test_cells_meet_the_pixels_that_training_looks_at(tmp_path: Path) -> None:
+def test_cells_meet_the_pixels_that_training_looks_at(tmp_path):
     root = write_images(tmp_path / "data", [(48, 64)])
     runtime = ContextRuntime()
     logits, truth = cells(runtime, root)
@@ -119,9 +117,7 @@ def test_cells_meet_the_pixels_that_training_looks_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "gsd"), [((41, 50), 1.0), ((62, 99), 0.5), ((48, 40), 2.0)])
-def test_the_truth_of_a_cell_is_that_of_the_pixel_at_its_centre(
-    tmp_path: Path, size: tuple[int, int], gsd: float
-) -> None:
+def test_the_truth_of_a_cell_is_that_of_the_pixel_at_its_centre(tmp_path, size, gsd):
     """At any scale, and without cells whose centre lies beyond the image."""
     root = write_images(tmp_path / "data", [size], gsd=gsd)
     truth = cells(ContextRuntime(), root)[1]
@@ -136,9 +132,7 @@ def test_the_truth_of_a_cell_is_that_of_the_pixel_at_its_centre(
     np.testing.assert_array_equal(truth, picked[picked != IGNORE])
 
 
-def test_cells_are_what_prediction_sees_in_windows_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cells_are_what_prediction_sees_in_windows_too(tmp_path, monkeypatch):
     """The windows give what the whole image gives: no cell is lost, moved or seen from an edge."""
     root = write_images(tmp_path / "data", [(200, 300)])
     whole, truth = cells(ContextRuntime(), root)
@@ -151,7 +145,7 @@ def test_cells_are_what_prediction_sees_in_windows_too(
     np.testing.assert_array_equal(truth, same_truth)
 
 
-def test_the_logits_are_those_of_the_network_up_to_a_constant_in_each_cell() -> None:
+def test_the_logits_are_those_of_the_network_up_to_a_constant_in_each_cell():
     """They come from the probabilities that prediction delivers, at whatever temperature the card has."""
     runtime = tiny_runtime()
     image = noise(64, seed=5)[:57]
@@ -160,16 +154,14 @@ def test_the_logits_are_those_of_the_network_up_to_a_constant_in_each_cell() -> 
     np.testing.assert_allclose(found - found.max(axis=0), expected - expected.max(axis=0), atol=1e-3)
 
 
-def test_of_very_many_cells_some_are_drawn_from_all_rows_and_columns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_very_many_cells_some_are_drawn_from_all_rows_and_columns(tmp_path, monkeypatch):
     """Whatever the width: every third of rows of 15 would be the same five columns."""
     root = write_images(tmp_path / "data", [(60, 60), (60, 60), (8, 60)])
     for number, height in enumerate((60, 60, 8)):  # every cell is known
         mask = np.full((height, 60), 2 + number, np.uint8)
         Image.fromarray(DEEPGLOBE.colours[mask]).save(root / f"val/{number}_mask.png")
 
-    def places(runtime: Any, image: np.ndarray, grid: Any) -> np.ndarray:
+    def places(runtime, image, grid):
         return np.indices((image.shape[0] // 4, 15)).astype(np.float32)
 
     monkeypatch.setattr(temperature, "_logits", places)
@@ -193,15 +185,15 @@ def test_of_very_many_cells_some_are_drawn_from_all_rows_and_columns(
 # --- The verb -----------------------------------------------------------------------------------------------
 
 
-def raw_logits(runtime: TorchRuntime, image: np.ndarray) -> np.ndarray:
+def raw_logits(runtime, image):
     """Return the network's own logits, float32 (C, n, m), without a temperature."""
     pixels = torch.from_numpy(runtime.card.preprocessing.normalise(image)).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        network: Any = runtime.module
+        network = runtime.module
         return np.asarray(network.logits(pixels)[0])
 
 
-def write_world(root: Path, *, true_temperature: float = 3.0) -> tuple[Path, Path]:
+def write_world(root, *, true_temperature=3.0):
     """Write a run, and data whose truth is drawn from its answers at another temperature than its own."""
     runtime = tiny_runtime()
     run, data = write_run(root / "run", runtime), root / "data"
@@ -221,7 +213,7 @@ def write_world(root: Path, *, true_temperature: float = 3.0) -> tuple[Path, Pat
 
 
 @pytest.fixture(scope="module")
-def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+def calibrated(tmp_path_factory):
     """A run before (``before.safetensors`` beside it) and after, and what was said; not to be changed."""
     folder = tmp_path_factory.mktemp("calibrated")
     run, data = write_world(folder)
@@ -229,9 +221,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, di
     return run, data, landcover.calibrate(run, data, "folders:val").to_dict()
 
 
-def test_the_card_gets_the_temperature_and_says_where_from(
-    calibrated: tuple[Path, Path, dict[str, Any]],
-) -> None:
+def test_the_card_gets_the_temperature_and_says_where_from(calibrated):
     run, data, said = calibrated
     card, old = read_card(run), read_card(run.parent / "before.safetensors")
     assert (old.temperature, old.calibration) == (1.7, {})
@@ -255,7 +245,7 @@ def test_the_card_gets_the_temperature_and_says_where_from(
     assert card.model_copy(update=changed) == old.model_copy(update=changed)
 
 
-def test_weights_stay_bit_for_bit(calibrated: tuple[Path, Path, dict[str, Any]]) -> None:
+def test_weights_stay_bit_for_bit(calibrated):
     run = calibrated[0]
     assert_same_tensors(run / "best.safetensors", run.parent / "before.safetensors")
     ends = [
@@ -265,9 +255,7 @@ def test_weights_stay_bit_for_bit(calibrated: tuple[Path, Path, dict[str, Any]])
     assert [path.name for path in run.iterdir()] == ["best.safetensors"]
 
 
-def test_torch_applies_it_and_evaluate_sees_the_error_fall(
-    calibrated: tuple[Path, Path, dict[str, Any]],
-) -> None:
+def test_torch_applies_it_and_evaluate_sees_the_error_fall(calibrated):
     run, data, said = calibrated
     batch = noise(64, seed=9)[None]
     runtime = open_model(run, device="cpu")
@@ -287,9 +275,7 @@ def test_torch_applies_it_and_evaluate_sees_the_error_fall(
     assert warned == [False, True]
 
 
-def test_an_exported_file_answers_with_it(
-    tmp_path: Path, calibrated: tuple[Path, Path, dict[str, Any]]
-) -> None:
+def test_an_exported_file_answers_with_it(tmp_path, calibrated):
     run, _, said = calibrated
     landcover.export(run, tmp_path / "m.onnx")
     exported = open_model(tmp_path / "m.onnx", runtime="onnxruntime", device="cpu", threads=1)
@@ -304,7 +290,7 @@ def test_an_exported_file_answers_with_it(
     assert np.abs(expected - open_model(run.parent / "before.safetensors").coarse(batch)).max() > 0.01
 
 
-def test_a_second_time_it_takes_force(tmp_path: Path, calibrated: tuple[Path, Path, dict[str, Any]]) -> None:
+def test_a_second_time_it_takes_force(tmp_path, calibrated):
     run, data, said = calibrated
     copy = tmp_path / "m.safetensors"
     copy.write_bytes((run / "best.safetensors").read_bytes())
@@ -319,9 +305,7 @@ def test_a_second_time_it_takes_force(tmp_path: Path, calibrated: tuple[Path, Pa
     assert read_card(copy).calibration["split"] == "all:all"
 
 
-def test_a_run_that_left_nothing_to_fit_on_takes_the_temperature_of_one_made_alike(
-    tmp_path: Path, calibrated: tuple[Path, Path, dict[str, Any]]
-) -> None:
+def test_a_run_that_left_nothing_to_fit_on_takes_the_temperature_of_one_made_alike(tmp_path, calibrated):
     like, _, said = calibrated
     run, before = tmp_path / "m.safetensors", like.parent / "before.safetensors"
     run.write_bytes(before.read_bytes())
@@ -355,12 +339,10 @@ def test_a_run_that_left_nothing_to_fit_on_takes_the_temperature_of_one_made_ali
     assert temperature.calibrate_like(run, like).temperature == said["temperature"]
 
 
-def test_teachers_may_be_other_files_but_of_the_same_network(
-    tmp_path: Path, calibrated: tuple[Path, Path, dict[str, Any]]
-) -> None:
+def test_teachers_may_be_other_files_but_of_the_same_network(tmp_path, calibrated):
     """Each fold has a teacher of its own, so that none is told of another fold's answers."""
 
-    def taught(source: Path, path: str, encoder: str) -> Path:
+    def taught(source, path, encoder):
         card, tensors = read_model(source)
         update = {
             "recipe": card.recipe | {"teachers": [path]},
@@ -380,7 +362,7 @@ def test_teachers_may_be_other_files_but_of_the_same_network(
     assert temperature.calibrate_like(run, like).temperature == said["temperature"]
 
 
-def test_what_cannot_be_calibrated_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_calibrated_is_left_as_it_was(tmp_path, monkeypatch):
     run, data = write_world(tmp_path)
     file = run / "best.safetensors"
     before = file.read_bytes()
@@ -402,7 +384,7 @@ def test_what_cannot_be_calibrated_is_left_as_it_was(tmp_path: Path, monkeypatch
     with pytest.raises(DataError, match="None of the 1 images of folders:val has a pixel of a known class"):
         landcover.calibrate(run, unknown, "folders:val")
 
-    def replaced(*arguments: Any) -> float:
+    def replaced(*arguments):
         save_model(file, read_model(file)[1], make_card(), force=True)
         return 2.0
 
@@ -413,7 +395,7 @@ def test_what_cannot_be_calibrated_is_left_as_it_was(tmp_path: Path, monkeypatch
     assert read_card(file) == make_card()
 
 
-def test_training_images_are_refused(tmp_path: Path) -> None:
+def test_training_images_are_refused(tmp_path):
     """Even with --force; other tiles of their scenes, and what is not recorded, are a warning."""
     run, data = write_world(tmp_path)
     file = run / "best.safetensors"
@@ -439,7 +421,7 @@ def test_training_images_are_refused(tmp_path: Path) -> None:
     assert read_card(file).used_images.training == training
 
 
-def test_the_command_calibrates_and_info_shows_it(tmp_path: Path) -> None:
+def test_the_command_calibrates_and_info_shows_it(tmp_path):
     run, data = write_world(tmp_path)
     command = ["calibrate", str(run), "--data", str(data), "--split", "folders:val"]
     done = CliRunner().invoke(build(), [*command, "--json", str(tmp_path / "r.json")])
@@ -456,7 +438,7 @@ def test_the_command_calibrates_and_info_shows_it(tmp_path: Path) -> None:
     assert json.loads(forced.stdout)["temperature_before"] == said["temperature"]
 
 
-def test_training_that_is_called_again_does_not_lose_it(tmp_path: Path) -> None:
+def test_training_that_is_called_again_does_not_lose_it(tmp_path):
     """A finished run writes its best model once more, if its last weights are the best."""
     from landcover.training import train
 

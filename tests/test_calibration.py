@@ -1,7 +1,6 @@
 """Reliability from a histogram, against all pixels sorted and cut."""
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,12 +9,10 @@ from landcover.errors import UsageError
 from landcover.evaluation.calibration import GROUPS, Reliability
 from landcover.legend import IGNORE
 
-Floats = npt.NDArray[np.float32]
-Channels = npt.NDArray[np.uint8]
 NAMES = ("a", "b", "c")
 
 
-def naive_groups(odds: Floats, truth: Channels) -> list[tuple[float, float, int]]:
+def naive_groups(odds, truth):
     """Sort all pixels by confidence, cut them in 15: mean confidence, accuracy and size of each part."""
     confidence = odds.max(axis=0).astype(np.float64)
     right = odds.argmax(axis=0) == truth
@@ -24,11 +21,11 @@ def naive_groups(odds: Floats, truth: Channels) -> list[tuple[float, float, int]
     return [(confidence[part].mean(), right[part].mean(), part.size) for part in parts]
 
 
-def naive_ece(odds: Floats, truth: Channels) -> float:
+def naive_ece(odds, truth):
     return sum(abs(a - c) * n for c, a, n in naive_groups(odds, truth)) / truth.size
 
 
-def draw(seed: int, pixels: int, *, classes: int = 3, sharpness: float = 1.0) -> tuple[Floats, Channels]:
+def draw(seed, pixels, *, classes=3, sharpness=1.0):
     """Probabilities of any confidence, and a truth that follows them more or less."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 3, (classes, pixels))
@@ -38,14 +35,14 @@ def draw(seed: int, pixels: int, *, classes: int = 3, sharpness: float = 1.0) ->
     return odds, chosen.astype(np.uint8)
 
 
-def counted(odds: Floats, truth: Channels) -> Reliability:
+def counted(odds, truth):
     reliability = Reliability(len(odds))
     reliability.update(odds, truth)
     return reliability
 
 
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 3.0])
-def test_the_histogram_gives_what_sorting_all_pixels_gives(sharpness: float) -> None:
+def test_the_histogram_gives_what_sorting_all_pixels_gives(sharpness):
     odds, truth = draw(1, 150_000, sharpness=sharpness)
     reliability = counted(odds, truth)
     assert reliability.ece() == pytest.approx(naive_ece(odds, truth), abs=2e-4)
@@ -65,7 +62,7 @@ def test_the_histogram_gives_what_sorting_all_pixels_gives(sharpness: float) -> 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 400), st.sampled_from([0.2, 1.0, 5.0, 50.0]))
-def test_any_pixels_give_groups_that_add_up(seed: int, pixels: int, sharpness: float) -> None:
+def test_any_pixels_give_groups_that_add_up(seed, pixels, sharpness):
     odds, truth = draw(seed, pixels, sharpness=sharpness)
     reliability = counted(odds, truth)
     groups = reliability.groups()
@@ -85,7 +82,7 @@ def test_any_pixels_give_groups_that_add_up(seed: int, pixels: int, sharpness: f
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10**6), st.lists(st.integers(0, 200), min_size=1, max_size=4))
-def test_images_one_after_the_other_are_as_all_at_once(seed: int, sizes: list[int]) -> None:
+def test_images_one_after_the_other_are_as_all_at_once(seed, sizes):
     odds, truth = draw(seed, sum(sizes))
     apart = Reliability(3)
     for part in np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]):
@@ -96,7 +93,7 @@ def test_images_one_after_the_other_are_as_all_at_once(seed: int, sizes: list[in
     assert apart.loss == pytest.approx(together.loss)
 
 
-def test_memory_does_not_grow_with_pixels_and_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_pixels_and_blocks_leave_no_seam(monkeypatch):
     odds, truth = draw(2, 1000)
     whole = counted(odds, truth)
     monkeypatch.setattr("landcover.evaluation.calibration._BLOCK_PX", 64)
@@ -105,7 +102,7 @@ def test_memory_does_not_grow_with_pixels_and_blocks_leave_no_seam(monkeypatch: 
     assert blocks.pixels.nbytes + blocks.confidence.nbytes < 2**20
 
 
-def test_unknown_truth_is_left_out() -> None:
+def test_unknown_truth_is_left_out():
     odds, truth = draw(3, 900)
     hidden = truth.copy()
     hidden[::3] = IGNORE
@@ -117,7 +114,7 @@ def test_unknown_truth_is_left_out() -> None:
     assert found.summary(NAMES).pixels == 600
 
 
-def test_hopeless_calibration_and_ties_at_one() -> None:
+def test_hopeless_calibration_and_ties_at_one():
     """Sure and always wrong: an error of 1. Sure and right in a half, in any order: a half in each group."""
     odds = np.zeros((3, 10_000), np.float32)
     odds[0] = 1
@@ -130,7 +127,7 @@ def test_hopeless_calibration_and_ties_at_one() -> None:
     )  # certainty that is wrong costs, but not infinity
 
 
-def test_confidences_near_one_are_told_apart() -> None:
+def test_confidences_near_one_are_told_apart():
     """Bins of equal width would see one group; these differ by a factor of 2 in what they lack to 1."""
     lacking = np.repeat(2.0 ** -np.arange(2, 17), 1000)
     odds = np.stack([1 - lacking, lacking, 0 * lacking]).astype(np.float32)
@@ -139,13 +136,13 @@ def test_confidences_near_one_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("value", [1 / 3, 0.5, 1 - 2**-24, 1.0, 1 + 2**-23])
-def test_every_confidence_a_float_can_have_is_counted(value: float) -> None:
+def test_every_confidence_a_float_can_have_is_counted(value):
     reliability = counted(np.array([[value], [0.0], [0.0]], np.float32), np.zeros(1, np.uint8))
     assert reliability.pixels.sum() == 1
     assert reliability.groups()[0].confidence == pytest.approx(value)
 
 
-def test_the_worst_class_and_absent_ones_are_named() -> None:
+def test_the_worst_class_and_absent_ones_are_named():
     odds = np.array([[0.9, 0.1, 0.0]] * 100 + [[0.3, 0.7, 0.0]] * 100, np.float32).T
     truth = np.array([0] * 90 + [2] * 10 + [1] * 20 + [0] * 80, np.uint8)
     found = counted(odds, truth).summary(NAMES).to_dict()
@@ -165,7 +162,7 @@ def test_the_worst_class_and_absent_ones_are_named() -> None:
     }  # fmt: skip
 
 
-def test_shapes_that_do_not_fit_are_refused() -> None:
+def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(UsageError, match=r"\(3, 4, 5\).*\(4, 4\)"):
         Reliability(3).update(np.zeros((3, 4, 5), np.float32), np.zeros((4, 4), np.uint8))
     with pytest.raises(UsageError, match=r"expected \(2"):

@@ -1,8 +1,6 @@
 """Rasters of classes: what their values mean, in which order, and where they lie."""
 
 import os
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from rasterio._env import get_gdal_config
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
-from landcover._typing import UInt8Array
 from landcover.errors import MaskError, UsageError, is_plain
 from landcover.io import write_mask
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, NODATA, LandClass, Legend
@@ -26,13 +23,13 @@ PLACE = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_70
 REVERSED = Legend("reversed", DEEPGLOBE.classes[::-1], unknown=0)
 
 
-def some_index(shape: tuple[int, int] = (60, 70)) -> UInt8Array:
+def some_index(shape=(60, 70)):
     return np.random.default_rng(0).choice([0, 1, 2, 3, 4, 5, 6, NODATA], shape).astype(np.uint8)
 
 
-def write(path: Path, values: UInt8Array, palette: Any = None, **tags: str) -> Path:
+def write(path, values, palette=None, **tags):
     height, width = values.shape
-    profile: dict[str, Any] = {"driver": "GTiff", "height": height, "width": width, "nodata": 200}
+    profile = {"driver": "GTiff", "height": height, "width": width, "nodata": 200}
     with rasterio.open(path, "w", count=1, dtype="uint8", **profile) as target:
         target.write(values, 1)
         target.update_tags(**tags)
@@ -41,7 +38,7 @@ def write(path: Path, values: UInt8Array, palette: Any = None, **tags: str) -> P
     return path
 
 
-def test_a_map_of_landcover_says_all_by_itself(tmp_path: Path) -> None:
+def test_a_map_of_landcover_says_all_by_itself(tmp_path):
     index = some_index()
     write_class_raster(tmp_path / "map.tif", index, DEEPGLOBE, PLACE)
     for legend in (None, DEEPGLOBE):
@@ -52,7 +49,7 @@ def test_a_map_of_landcover_says_all_by_itself(tmp_path: Path) -> None:
             np.testing.assert_array_equal(source.read(window), index[window.slices])
 
 
-def test_classes_are_found_by_name_in_another_legend(tmp_path: Path) -> None:
+def test_classes_are_found_by_name_in_another_legend(tmp_path):
     index = some_index()
     write_class_raster(tmp_path / "map.tif", index, DEEPGLOBE, PLACE)
     with open_class_map(tmp_path / "map.tif", DEEPGLOBE, REVERSED) as source:
@@ -71,7 +68,7 @@ def test_classes_are_found_by_name_in_another_legend(tmp_path: Path) -> None:
         open_class_map(tmp_path / "map.tif", DEEPGLOBE, two).__enter__()
 
 
-def test_values_without_names_need_a_legend(tmp_path: Path) -> None:
+def test_values_without_names_need_a_legend(tmp_path):
     path = write(tmp_path / "map.tif", np.array([[0, 5, 200, 255]], np.uint8))
     with pytest.raises(MaskError, match=f"no tag {CLASS_NAMES}"):
         open_class_map(path).__enter__()
@@ -81,21 +78,21 @@ def test_values_without_names_need_a_legend(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("listing", ["hello", "0=a,2=b", "0=a,1=\x9b31mred"])
-def test_tags_that_name_no_classes_are_refused(tmp_path: Path, listing: str) -> None:
+def test_tags_that_name_no_classes_are_refused(tmp_path, listing):
     path = write(tmp_path / "map.tif", np.zeros((4, 4), np.uint8), **{CLASS_NAMES: listing})
     with pytest.raises(MaskError, match="expected 0=NAME,1=NAME") as error:
         open_class_map(path).__enter__()
     assert is_plain(str(error.value))
 
 
-def test_a_pipe_is_no_map(tmp_path: Path) -> None:
+def test_a_pipe_is_no_map(tmp_path):
     """Opening one would wait for ever."""
     os.mkfifo(tmp_path / "map.tif")
     with pytest.raises(MaskError, match="is a device or a pipe; expected a raster of classes"):
         open_class_map(tmp_path / "map.tif").__enter__()
 
 
-def test_a_palette_stands_for_its_colours_unless_the_classes_are_named(tmp_path: Path) -> None:
+def test_a_palette_stands_for_its_colours_unless_the_classes_are_named(tmp_path):
     values = np.array([[0, 1, 2, 200]], np.uint8)
     palette = {0: (0, 0, 255, 255), 1: (0, 255, 0, 255), 2: (9, 9, 9, 255)}
     with open_class_map(write(tmp_path / "a.tif", values, palette), DEEPGLOBE) as source:
@@ -105,14 +102,14 @@ def test_a_palette_stands_for_its_colours_unless_the_classes_are_named(tmp_path:
         assert source.read(Window(0, 0, 1, 4)).tolist() == [[0, 1, 2, NODATA]]
 
 
-def test_transparent_entries_of_a_palette_are_no_data(tmp_path: Path) -> None:
+def test_transparent_entries_of_a_palette_are_no_data(tmp_path):
     index = some_index()
     write_mask(tmp_path / "map.png", index, DEEPGLOBE)
     with open_class_map(tmp_path / "map.png", DEEPGLOBE) as source:
         np.testing.assert_array_equal(source.read(Window(0, 0, *index.shape)), index)
 
 
-def test_values_of_no_class_are_refused_where_they_are_read(tmp_path: Path) -> None:
+def test_values_of_no_class_are_refused_where_they_are_read(tmp_path):
     values = np.zeros((4, 4), np.uint8)
     values[3] = [7, 77, 200, 255]
     with open_class_map(write(tmp_path / "map.tif", values), DEEPGLOBE) as source:
@@ -121,7 +118,7 @@ def test_values_of_no_class_are_refused_where_they_are_read(tmp_path: Path) -> N
             source.read(Window(3, 0, 1, 4))
 
 
-def test_only_who_asks_for_a_place_is_told_that_there_is_none(tmp_path: Path) -> None:
+def test_only_who_asks_for_a_place_is_told_that_there_is_none(tmp_path):
     path = write(tmp_path / "map.tif", np.zeros((4, 4), np.uint8))
     with open_class_map(path, DEEPGLOBE) as source:
         assert source.georeference is None
@@ -139,9 +136,7 @@ def test_only_who_asks_for_a_place_is_told_that_there_is_none(tmp_path: Path) ->
 
 @settings(max_examples=50, deadline=None)
 @given(rows=st.one_of(st.none(), st.integers(1, 200)), strip_px=st.sampled_from([1, 5000, 1 << 22]))
-def test_strips_are_the_map_from_top_to_bottom(
-    tmp_path_factory: pytest.TempPathFactory, rows: int | None, strip_px: int
-) -> None:
+def test_strips_are_the_map_from_top_to_bottom(tmp_path_factory, rows, strip_px):
     path = tmp_path_factory.getbasetemp() / "strips.tif"
     index = some_index((150, 40))
     if not path.exists():
@@ -159,9 +154,7 @@ def test_strips_are_the_map_from_top_to_bottom(
         assert all(strip.height == rows for strip in strips[:-1])
 
 
-def test_the_cache_holds_two_rows_of_blocks_and_is_given_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_holds_two_rows_of_blocks_and_is_given_back(tmp_path, monkeypatch):
     write_class_raster(tmp_path / "map.tif", np.zeros((1500, 1300), np.uint8), DEEPGLOBE, PLACE)
     before = get_gdal_config("GDAL_CACHEMAX")
     with open_class_map(tmp_path / "map.tif") as source:

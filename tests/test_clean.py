@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,20 +10,18 @@ from PIL import Image
 from rasterio.transform import from_origin
 from typer.testing import CliRunner
 
-from landcover._typing import UInt8Array
 from landcover.cli import build
 from landcover.errors import DataError, OutputError, UsageError
-from landcover.io import MaskFormat, read_mask, write_mask
+from landcover.io import read_mask, write_mask
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
 from landcover.postprocess import clean, remove_small_regions
 from landcover.raster import Georeference, read_georeference, write_class_raster
 from landcover.raster.classmap import ClassMap
-from landcover.windows import Window
 
 UTM = rasterio.crs.CRS.from_epsg(32647)
 
 
-def speckled(seed: int = 0, size: int = 40) -> UInt8Array:
+def speckled(seed=0, size=40):
     rng = np.random.default_rng(seed)
     index = np.full((size, size + 3), 3, np.uint8)
     index[:, size // 2 :] = 4
@@ -33,7 +29,7 @@ def speckled(seed: int = 0, size: int = 40) -> UInt8Array:
     return index
 
 
-def write_geotiff(path: Path, index: UInt8Array, *, gsd: float = 0.5, **tags: str) -> Path:
+def write_geotiff(path, index, *, gsd=0.5, **tags):
     place = Georeference(UTM, from_origin(700_000, 1_500_000, gsd, gsd))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_class_raster(path, index, DEEPGLOBE, place, tags=tags)
@@ -41,9 +37,7 @@ def write_geotiff(path: Path, index: UInt8Array, *, gsd: float = 0.5, **tags: st
 
 
 @pytest.mark.parametrize("mask_format", ["palette", "rgb", "index"])
-def test_png_is_cleaned_by_the_rule_and_written_in_the_form_asked_for(
-    tmp_path: Path, mask_format: MaskFormat
-) -> None:
+def test_png_is_cleaned_by_the_rule_and_written_in_the_form_asked_for(tmp_path, mask_format):
     index = speckled()
     write_mask(tmp_path / "a_mask.png", index, DEEPGLOBE, tags={"LANDCOVER_MODEL_SHA256": "abc"})
     result = clean([tmp_path / "a_mask.png"], tmp_path / "out", min_region="6px", mask_format=mask_format)
@@ -58,7 +52,7 @@ def test_png_is_cleaned_by_the_rule_and_written_in_the_form_asked_for(
         assert image.info["LANDCOVER_MIN_REGION"] == "6px"
 
 
-def test_geotiff_keeps_place_colours_nodata_and_tags(tmp_path: Path) -> None:
+def test_geotiff_keeps_place_colours_nodata_and_tags(tmp_path):
     index = speckled()
     index[:5] = NODATA
     source = write_geotiff(tmp_path / "s_mask.tif", index, LANDCOVER_VERSION="1")
@@ -70,7 +64,7 @@ def test_geotiff_keeps_place_colours_nodata_and_tags(tmp_path: Path) -> None:
         assert after.tags() == before.tags() | {"LANDCOVER_MIN_REGION": "6px"}
 
 
-def write_raster(path: Path, values: UInt8Array, **options: Any) -> Path:
+def write_raster(path, values, **options):
     """A georeferenced band of no writer of landcover; ``palette`` and ``valid`` (a mask band) are options."""
     palette, valid = options.pop("palette", None), options.pop("valid", None)
     size = {"height": values.shape[0], "width": values.shape[1], "count": 1, "dtype": "uint8"}
@@ -88,9 +82,7 @@ def write_raster(path: Path, values: UInt8Array, **options: Any) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["of landcover", "of another program"])
-def test_rasters_of_indices_are_cleaned_by_bands_whatever_their_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_rasters_of_indices_are_cleaned_by_bands_whatever_their_size(tmp_path, monkeypatch, kind):
     index = np.random.default_rng(0).choice([0, 3, 4, 4, 4, NODATA], (700, 60)).astype(np.uint8)
     index[250:600, 20:23] = 5  # a region across the borders of bands
     if kind == "of landcover":
@@ -98,9 +90,9 @@ def test_rasters_of_indices_are_cleaned_by_bands_whatever_their_size(
     else:
         source = write_raster(tmp_path / "large.tif", np.where(index == NODATA, 9, index), nodata=9)
     read = ClassMap.read
-    rows: list[int] = []
+    rows = []
 
-    def watched(self: ClassMap, window: Window, *others: Any) -> UInt8Array:
+    def watched(self, window, *others):
         rows.append(window.height)
         return read(self, window, *others)
 
@@ -115,7 +107,7 @@ def test_rasters_of_indices_are_cleaned_by_bands_whatever_their_size(
     assert (tmp_path / "out/large.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
 
 
-def test_rasters_of_colours_and_with_masks_are_held_whole(tmp_path: Path) -> None:
+def test_rasters_of_colours_and_with_masks_are_held_whole(tmp_path):
     index, inside = speckled(), np.ones((40, 43), bool)
     inside[:9] = False
     masked = write_raster(tmp_path / "masked.tif", index, valid=inside)
@@ -138,7 +130,7 @@ def test_rasters_of_colours_and_with_masks_are_held_whole(tmp_path: Path) -> Non
     )
 
 
-def test_rasters_that_are_damaged_or_hold_no_classes_are_skipped(tmp_path: Path) -> None:
+def test_rasters_that_are_damaged_or_hold_no_classes_are_skipped(tmp_path):
     (tmp_path / "m").mkdir()
     index = np.random.default_rng(0).integers(0, 6, (1200, 1100), np.uint8)
     cut = write_geotiff(tmp_path / "m/cut.tif", index)
@@ -154,7 +146,7 @@ def test_rasters_that_are_damaged_or_hold_no_classes_are_skipped(tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-def test_area_is_measured_by_each_rasters_own_pixels(tmp_path: Path) -> None:
+def test_area_is_measured_by_each_rasters_own_pixels(tmp_path):
     index = np.zeros((20, 20), np.uint8)
     index[5:9, 5:9] = 4  # 16 pixels: 4 square metres at 0.5 m, 16 at 1 m
     for gsd in (0.5, 1.0):
@@ -166,7 +158,7 @@ def test_area_is_measured_by_each_rasters_own_pixels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(tmp_path / "told/0.5.tif", DEEPGLOBE).index, index)
 
 
-def test_area_without_a_gsd_skips_the_mask_and_names_the_option(tmp_path: Path) -> None:
+def test_area_without_a_gsd_skips_the_mask_and_names_the_option(tmp_path):
     write_mask(tmp_path / "m/a_mask.png", speckled(), DEEPGLOBE)
     write_geotiff(tmp_path / "m/b_mask.tif", speckled())
     (tmp_path / "m/c_mask.tif").write_bytes(b"")
@@ -176,7 +168,7 @@ def test_area_without_a_gsd_skips_the_mask_and_names_the_option(tmp_path: Path) 
     assert "is empty" in result.failed[tmp_path / "m/c_mask.tif"]
 
 
-def test_folders_keep_their_structure_and_imagery_is_passed_over(tmp_path: Path) -> None:
+def test_folders_keep_their_structure_and_imagery_is_passed_over(tmp_path):
     for key in ("train/1", "val/1"):
         write_mask(tmp_path / f"m/{key}_mask.png", speckled(), DEEPGLOBE)
     Image.new("RGB", (8, 8), (90, 80, 70)).save(tmp_path / "m/val/1_sat.png")
@@ -188,7 +180,7 @@ def test_folders_keep_their_structure_and_imagery_is_passed_over(tmp_path: Path)
     assert written == ["train/1_mask.png", "val/1_mask.png", "single.png"]
 
 
-def test_tiff_without_a_place_becomes_a_png(tmp_path: Path) -> None:
+def test_tiff_without_a_place_becomes_a_png(tmp_path):
     Image.fromarray(speckled()).save(tmp_path / "a.tif")
     clean([tmp_path / "a.tif"], tmp_path / "out", min_region="6px")
     np.testing.assert_array_equal(
@@ -196,7 +188,7 @@ def test_tiff_without_a_place_becomes_a_png(tmp_path: Path) -> None:
     )
 
 
-def test_colours_in_a_geotiff_become_indices_in_the_same_place(tmp_path: Path) -> None:
+def test_colours_in_a_geotiff_become_indices_in_the_same_place(tmp_path):
     source = tmp_path / "rgb.tif"
     colours = np.moveaxis(DEEPGLOBE.colours[speckled()], -1, 0)
     size = {"height": colours.shape[1], "width": colours.shape[2], "count": 3}
@@ -211,7 +203,7 @@ def test_colours_in_a_geotiff_become_indices_in_the_same_place(tmp_path: Path) -
     assert read_georeference(target) == read_georeference(source)
 
 
-def test_legend_decides_what_a_colour_is(tmp_path: Path) -> None:
+def test_legend_decides_what_a_colour_is(tmp_path):
     legend = Legend("two", (LandClass("land", (200, 100, 0)), LandClass("sea", (0, 50, 200))), None)
     index = np.zeros((9, 9), np.uint8)
     index[4, 4] = 1
@@ -223,16 +215,14 @@ def test_legend_decides_what_a_colour_is(tmp_path: Path) -> None:
 FARM = Legend("farm", (LandClass("Äcker", (10, 120, 60)), LandClass("pond", (0, 50, 200))), None)
 
 
-def farm_index() -> UInt8Array:
+def farm_index():
     index = np.zeros((9, 9), np.uint8)
     index[4:8, 4:8] = 1
     return index
 
 
 @pytest.mark.parametrize("mask_format", ["palette", "rgb", "index"])
-def test_map_of_other_classes_is_skipped_and_the_option_named(
-    tmp_path: Path, mask_format: MaskFormat
-) -> None:
+def test_map_of_other_classes_is_skipped_and_the_option_named(tmp_path, mask_format):
     write_mask(tmp_path / "m/a.png", farm_index(), FARM, mask_format=mask_format)
     place = Georeference(UTM, from_origin(700_000, 1_500_000, 0.5, 0.5))
     write_class_raster(tmp_path / "m/b.tif", farm_index(), FARM, place)
@@ -245,7 +235,7 @@ def test_map_of_other_classes_is_skipped_and_the_option_named(
     np.testing.assert_array_equal(read_mask(tmp_path / "out/a.png", FARM).index, farm_index())
 
 
-def test_colours_of_no_class_are_limited(tmp_path: Path) -> None:
+def test_colours_of_no_class_are_limited(tmp_path):
     """Colours of a legend of one's own, without tags, are not garbled by the challenge's thresholds."""
     colours = np.full((20, 20, 3), (200, 10, 20), np.uint8)  # red: no class
     colours[:, 2:] = (0, 200, 10)
@@ -259,7 +249,7 @@ def test_colours_of_no_class_are_limited(tmp_path: Path) -> None:
         clean([tmp_path / "a.png"], tmp_path / "no", min_region="2px", max_off_palette=2)
 
 
-def test_bad_file_is_skipped_and_counted(tmp_path: Path) -> None:
+def test_bad_file_is_skipped_and_counted(tmp_path):
     for name in ("a", "b", "c"):
         write_mask(tmp_path / f"m/{name}.png", speckled(), DEEPGLOBE)
     whole = (tmp_path / "m/b.png").read_bytes()
@@ -271,7 +261,7 @@ def test_bad_file_is_skipped_and_counted(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
 
 
-def test_everything_that_can_be_refused_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_everything_that_can_be_refused_is_refused_before_any_work(tmp_path):
     for name in ("a/1.png", "b/1.png", "b/2.png"):
         write_mask(tmp_path / name, speckled(), DEEPGLOBE)
     out = tmp_path / "out"
@@ -296,18 +286,18 @@ def test_everything_that_can_be_refused_is_refused_before_any_work(tmp_path: Pat
     assert [path.name for path in out.iterdir()] == ["2.png"]
 
 
-def test_force_replaces_and_results_within_the_input_are_no_input(tmp_path: Path) -> None:
+def test_force_replaces_and_results_within_the_input_are_no_input(tmp_path):
     write_mask(tmp_path / "m/1.png", speckled(), DEEPGLOBE)
     for _ in range(2):
         result = clean([tmp_path / "m"], tmp_path / "m/out", min_region="6px", force=True)
         assert result.written == [tmp_path / "m/out/1.png"]
 
 
-def run(*arguments: str | Path) -> Any:
+def run(*arguments):
     return CliRunner().invoke(build(), ["clean", *map(str, arguments)])
 
 
-def test_command_ends_with_1_where_a_mask_was_skipped(tmp_path: Path) -> None:
+def test_command_ends_with_1_where_a_mask_was_skipped(tmp_path):
     write_mask(tmp_path / "m/1.png", speckled(), DEEPGLOBE)
     done = run(tmp_path / "m", "--out", tmp_path / "out", "--min-region", "6px")
     assert done.exit_code == 0, done.output
@@ -320,7 +310,7 @@ def test_command_ends_with_1_where_a_mask_was_skipped(tmp_path: Path) -> None:
     assert "Cleaned 1 of 2" in partly.stderr
 
 
-def test_many_masks_that_lie_nowhere_are_cleaned_in_silence(tmp_path: Path) -> None:
+def test_many_masks_that_lie_nowhere_are_cleaned_in_silence(tmp_path):
     for name in range(20):
         write_mask(tmp_path / f"in/{name}.png", speckled(name), DEEPGLOBE)
     code = (

@@ -10,22 +10,21 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from landcover import cli
 from landcover.errors import DataError, OutputError, UsageError
 
 
-def invoke(*words: str) -> Result:
+def invoke(*words):
     return CliRunner().invoke(cli.build(), [*words], terminal_width=80, catch_exceptions=False)
 
 
-def end(monkeypatch: pytest.MonkeyPatch, verb: Callable[[], None]) -> object:
+def end(monkeypatch, verb):
     """Run the command line with one verb and return the status it ends with."""
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command()(verb)
@@ -48,21 +47,15 @@ FULL = (errno.ENOSPC, os.strerror(errno.ENOSPC))
         (OSError(*FULL), 1, "Error: No space left on device.\n"),  # as of standard output
     ],
 )
-def test_errors_are_one_message_and_a_status(
-    error: Exception,
-    status: int,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def verb() -> None:
+def test_errors_are_one_message_and_a_status(error, status, message, monkeypatch, capsys):
+    def verb():
         raise error
 
     assert end(monkeypatch, verb) == status
     assert capsys.readouterr().err == message
 
 
-def test_a_terminal_without_a_character_shows_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_without_a_character_shows_the_rest(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", stream)
     assert end(monkeypatch, lambda: print("12 ± 3 forêt")) == 0
@@ -70,16 +63,16 @@ def test_a_terminal_without_a_character_shows_the_rest(monkeypatch: pytest.Monke
     assert stream.buffer.getvalue() == b"12 ? 3 for?t\n"
 
 
-def test_an_error_that_is_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def verb() -> None:
+def test_an_error_that_is_a_bug_keeps_its_traceback(monkeypatch):
+    def verb():
         raise OSError("from a library")
 
     with pytest.raises(OSError, match="from a library"):
         end(monkeypatch, verb)
 
 
-def test_ctrl_c_ends_every_verb_with_130_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object, **__: object) -> None:
+def test_ctrl_c_ends_every_verb_with_130_and_a_line(monkeypatch):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("landcover.data.prepare", interrupted)
@@ -89,7 +82,7 @@ def test_ctrl_c_ends_every_verb_with_130_and_a_line(monkeypatch: pytest.MonkeyPa
     assert "--force" not in done.stderr
 
 
-def test_the_overview_lists_each_verb_with_its_whole_summary_and_imports_none() -> None:
+def test_the_overview_lists_each_verb_with_its_whole_summary_and_imports_none():
     page = invoke("--help").stdout
     assert "..." not in page.partition("Commands:")[2]
     assert {"predict", "train", "vectorize"} <= set(cli.verbs())
@@ -109,7 +102,7 @@ def test_the_overview_lists_each_verb_with_its_whole_summary_and_imports_none() 
     ("words", "hint"),
     [(["predikt"], "Did you mean 'predict'?"), (["help", "cleen"], "'clean'"), (["bench"], "doctor --speed")],
 )
-def test_an_unknown_or_removed_verb_names_what_to_use(words: list[str], hint: str) -> None:
+def test_an_unknown_or_removed_verb_names_what_to_use(words, hint):
     with pytest.raises(UsageError, match=re.escape(hint)):
         invoke(*words)
 
@@ -133,9 +126,7 @@ def test_an_unknown_or_removed_verb_names_what_to_use(words: list[str], hint: st
         ("data/index.json", "a file of a data set"),
     ],
 )
-def test_no_verb_writes_its_json_over_what_it_works_on(
-    words: list[str], victim: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_verb_writes_its_json_over_what_it_works_on(words, victim, why, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     precious = Path(victim)
     precious.parent.mkdir(exist_ok=True)
@@ -147,9 +138,7 @@ def test_no_verb_writes_its_json_over_what_it_works_on(
 
 
 @pytest.mark.parametrize("given", ["zones.json", "./zones.json", "link.json"])
-def test_a_report_does_not_overwrite_a_file_that_the_command_names_elsewhere(
-    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_does_not_overwrite_a_file_that_the_command_names_elsewhere(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     zones = Path("zones.json")
     zones.write_text("precious")
@@ -164,7 +153,7 @@ def test_a_report_does_not_overwrite_a_file_that_the_command_names_elsewhere(
     assert zones.read_text() == "precious"
 
 
-def test_the_version_and_the_help_of_a_verb() -> None:
+def test_the_version_and_the_help_of_a_verb():
     from landcover import __version__
 
     assert invoke("--version").stdout == f"{__version__}\n"
@@ -172,27 +161,27 @@ def test_the_version_and_the_help_of_a_verb() -> None:
     assert invoke("help").stdout == invoke("--help").stdout
 
 
-def test_help_lists_options_in_groups_and_each_once() -> None:
+def test_help_lists_options_in_groups_and_each_once():
     page = invoke("predict", "--help").stdout
     headings = ("Most used:", "Input:", "Processing:", "Products:", "Reports:", "General:")
     places = [page.index(f"\n{heading}\n") for heading in headings]
     assert places == sorted(places)
     first = page[places[0] : places[1]]
     assert re.findall(r"^  (--\S+)", first, re.MULTILINE) == [
-        *["--model", "--out", "--gsd", "--min-region", "--force"],
+        *["--model", "--out", "--gsd", "--min-region", "--force"]
     ]
     flags = re.findall(r"^  (?:-\w, )?(--\S+)", page, re.MULTILINE)
     assert len(flags) == len(set(flags)) >= 30
 
 
 @pytest.mark.parametrize("verb", cli.verbs())
-def test_every_verb_has_a_help_that_fits_80_columns(verb: str) -> None:
+def test_every_verb_has_a_help_that_fits_80_columns(verb):
     page = invoke(verb, "--help").stdout
     assert max(map(len, page.splitlines())) <= 80
     assert "--log-file" in page
 
 
-def run_main(*words: str, code: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+def run_main(*words, code="", **variables):
     code = f"{code}\nfrom landcover.cli import main\nmain()"
     environment = {**os.environ, **variables}
     return subprocess.run(
@@ -201,7 +190,7 @@ def run_main(*words: str, code: str = "", **variables: str) -> subprocess.Comple
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
-def test_every_shell_has_a_completion(shell: str) -> None:
+def test_every_shell_has_a_completion(shell):
     script = run_main(_LANDCOVER_COMPLETE=f"source_{shell}")
     assert script.returncode == 0
     assert "_LANDCOVER_COMPLETE" in script.stdout.upper()
@@ -211,13 +200,13 @@ def test_every_shell_has_a_completion(shell: str) -> None:
     ("words", "completions"),
     [("pre", {"predict", "prepare", "presets"}), ("evaluate --bo", {"--boundaries"})],
 )
-def test_bash_completes_verbs_and_options(words: str, completions: set[str]) -> None:
+def test_bash_completes_verbs_and_options(words, completions):
     count = str(len(words.split()))
     done = run_main(_LANDCOVER_COMPLETE="complete_bash", COMP_WORDS=f"landcover {words}", COMP_CWORD=count)
     assert set(done.stdout.split()) == completions
 
 
-def test_the_reference_page_is_current() -> None:
+def test_the_reference_page_is_current():
     tool = Path(__file__).parents[1] / "tools" / "command_line.py"
     spec = importlib.util.spec_from_file_location("command_line", tool)
     assert spec is not None
@@ -228,12 +217,12 @@ def test_the_reference_page_is_current() -> None:
 
 
 @pytest.mark.parametrize("words", [["info", "starter"], ["doctor"], ["models"], ["presets"]])
-def test_what_verbs_list_fits_80_columns_and_is_there_as_json(words: list[str]) -> None:
+def test_what_verbs_list_fits_80_columns_and_is_there_as_json(words):
     assert max(map(len, invoke(*words).stdout.splitlines())) <= 80
     assert json.loads(invoke(*words, "--json", "-").stdout)
 
 
-def test_a_preset_and_a_configuration_are_printed_as_yaml_that_can_be_read_again(tmp_path: Path) -> None:
+def test_a_preset_and_a_configuration_are_printed_as_yaml_that_can_be_read_again(tmp_path):
     from landcover.training import load_preset
 
     printed = tmp_path / "config.yaml"
@@ -250,10 +239,10 @@ def test_a_preset_and_a_configuration_are_printed_as_yaml_that_can_be_read_again
 
 
 @pytest.fixture
-def talk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def talk(monkeypatch):
     """A verb, ``prepare data --out cache``, that logs a line of each level and a warning."""
 
-    def prepare(*_: object, **__: object) -> object:
+    def prepare(*_, **__):
         logger = logging.getLogger("landcover.data")
         for level in (logging.DEBUG, logging.INFO, logging.WARNING):
             logger.log(level, "%s line\x1b[2J", logging.getLevelName(level).lower())
@@ -272,9 +261,7 @@ def talk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (["--verbose"], ["debug", "info", "warning", "look out", "Interrupted"]),
     ],
 )
-def test_lines_have_their_time_when_piped_and_their_level_is_chosen(
-    talk: list[str], options: list[str], expected: list[str]
-) -> None:
+def test_lines_have_their_time_when_piped_and_their_level_is_chosen(talk, options, expected):
     result = invoke(*talk, *options)
     assert result.exit_code == 130
     assert result.stdout == ""
@@ -285,7 +272,7 @@ def test_lines_have_their_time_when_piped_and_their_level_is_chosen(
     assert logging.getLogger("landcover").handlers == []
 
 
-def test_log_lines_can_be_json_and_go_to_a_file(talk: list[str], tmp_path: Path) -> None:
+def test_log_lines_can_be_json_and_go_to_a_file(talk, tmp_path):
     file = tmp_path / "run.log"
     result = invoke(*talk, "--log-format", "json", "--log-file", str(file))
     lines = [json.loads(line) for line in result.stderr.splitlines()]
@@ -302,7 +289,7 @@ def test_log_lines_can_be_json_and_go_to_a_file(talk: list[str], tmp_path: Path)
         invoke(*talk, "--quiet", "--verbose")
 
 
-def test_sigterm_ends_a_prediction_with_130_and_names_resume(tmp_path: Path) -> None:
+def test_sigterm_ends_a_prediction_with_130_and_names_resume(tmp_path):
     code = (
         "import os, signal\nimport landcover.inference.maps as maps\n"
         "maps.predict = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)"
@@ -313,7 +300,7 @@ def test_sigterm_ends_a_prediction_with_130_and_names_resume(tmp_path: Path) -> 
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_reaches_the_log_file_too(tmp_path: Path) -> None:
+def test_an_error_reaches_the_log_file_too(tmp_path):
     log = tmp_path / "run.log"
     done = run_main("info", "absent.onnx", "--log-file", str(log))
     assert done.returncode == 1
@@ -322,9 +309,7 @@ def test_an_error_reaches_the_log_file_too(tmp_path: Path) -> None:
     assert done.stderr == line.partition(" Error: ")[1].lstrip() + line.partition(" Error: ")[2] + "\n"
 
 
-def test_a_piped_prediction_logs_a_timed_line_for_each_scene_and_prints_no_table_without_a_map(
-    tmp_path: Path,
-) -> None:
+def test_a_piped_prediction_logs_a_timed_line_for_each_scene_and_prints_no_table_without_a_map(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.png").write_text("no image")
     result = invoke("predict", str(tmp_path), "--model", "starter", "--out", str(tmp_path / "out"))

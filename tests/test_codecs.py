@@ -4,8 +4,6 @@ import contextlib
 import re
 import warnings
 from io import BytesIO
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,10 +24,8 @@ from imagefiles import (
     save_palette,
     save_raster,
 )
-from landcover._typing import UInt8Array
 from landcover.errors import ImageError, LandcoverError, MaskError, OutputError, UsageError
 from landcover.io import (
-    Mask,
     colours_to_index,
     encode_mask,
     image_size,
@@ -54,7 +50,7 @@ PARTIAL = Legend("partial", DEEPGLOBE.classes[:3], None)
 RGB_FILES = ["a.png", "a.tif", "a.jp2", "a.webp"]
 
 
-def one_by_one(rgb: UInt8Array, legend: Legend) -> tuple[UInt8Array, int]:
+def one_by_one(rgb, legend):
     """The rule of the contract, a pixel at a time."""
     by_colour = {c.colour: i for i, c in enumerate(legend.classes)}
     threshold = all(v in (0, 255) for colour in by_colour for v in colour)
@@ -79,12 +75,12 @@ def one_by_one(rgb: UInt8Array, legend: Legend) -> tuple[UInt8Array, int]:
         ([(0, 0, 255), (255, 0, 0), (0, 255, 255), (255, 255, 0)], [4, 6, 0, 1], 1),
     ],
 )
-def test_colours_are_decoded_by_threshold(colours: Any, expected: list[int], off_palette: int) -> None:
+def test_colours_are_decoded_by_threshold(colours, expected, off_palette):
     index, count = colours_to_index(np.array([colours], np.uint8), DEEPGLOBE)
     assert (index.tolist(), count) == ([expected], off_palette)
 
 
-def test_index_order_is_the_legends() -> None:
+def test_index_order_is_the_legends():
     rgb = index_to_colours(np.arange(7, dtype=np.uint8)[None], DEEPGLOBE)
     assert colours_to_index(rgb, DEEPGLOBE)[0].tolist() == [[0, 1, 2, 3, 4, 5, 6]]
     assert colours_to_index(rgb, GLNET)[0].tolist() == [[1, 2, 3, 4, 5, 6, 0]]
@@ -93,7 +89,7 @@ def test_index_order_is_the_legends() -> None:
 @pytest.mark.parametrize("legend", [DEEPGLOBE, GLNET, PARTIAL, MUTED], ids=lambda legend: legend.name)
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
-def test_decoding_agrees_with_the_rule_a_pixel_at_a_time(legend: Legend, data: st.DataObject) -> None:
+def test_decoding_agrees_with_the_rule_a_pixel_at_a_time(legend, data):
     shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
     channel = st.sampled_from([0, 1, 60, 80, 127, 128, 200, 201, 254, 255])
     rgb = data.draw(arrays(np.uint8, shape, elements=channel))
@@ -104,7 +100,7 @@ def test_decoding_agrees_with_the_rule_a_pixel_at_a_time(legend: Legend, data: s
 
 
 @pytest.mark.parametrize("legend", [DEEPGLOBE, MUTED], ids=lambda legend: legend.name)
-def test_masks_longer_than_a_block_come_back(legend: Legend) -> None:
+def test_masks_longer_than_a_block_come_back(legend):
     index = class_index(401, 1003, legend)
     rgb = index_to_colours(index, legend)
     rgb[-1, -1] = rgb[0, 0] = rgb[200, 500] = (255, 0, 0)
@@ -114,7 +110,7 @@ def test_masks_longer_than_a_block_come_back(legend: Legend) -> None:
     assert off_palette == 3
 
 
-def test_views_that_are_not_contiguous_are_decoded_and_inputs_stay_as_they_are() -> None:
+def test_views_that_are_not_contiguous_are_decoded_and_inputs_stay_as_they_are():
     index = class_index(40, 50)
     rgb = index_to_colours(index, DEEPGLOBE)
     rgb.flags.writeable = False
@@ -127,7 +123,7 @@ def test_views_that_are_not_contiguous_are_decoded_and_inputs_stay_as_they_are()
     [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.int64)],
     ids=["indices", "four bands", "int64"],
 )
-def test_arrays_that_are_no_colours_are_refused(array: Any) -> None:
+def test_arrays_that_are_no_colours_are_refused(array):
     with pytest.raises(MaskError, match="height, width, 3"):
         colours_to_index(array, DEEPGLOBE)
 
@@ -136,7 +132,7 @@ def test_arrays_that_are_no_colours_are_refused(array: Any) -> None:
 
 
 @pytest.mark.parametrize("name", RGB_FILES)
-def test_lossless_images_come_back_as_they_were(tmp_path: Path, name: str) -> None:
+def test_lossless_images_come_back_as_they_were(tmp_path, name):
     rgb = photo(37, 53)
     path = save_lossless(tmp_path / name, rgb)
     image = read_image(path)
@@ -146,7 +142,7 @@ def test_lossless_images_come_back_as_they_were(tmp_path: Path, name: str) -> No
     assert image_size(path) == (37, 53)
 
 
-def test_jpeg_agrees_with_another_decoder(tmp_path: Path) -> None:
+def test_jpeg_agrees_with_another_decoder(tmp_path):
     path = save(tmp_path / "a.jpg", photo(), quality=95)
     ours, pillows = read_image(path), np.asarray(Image.open(path))
     assert np.abs(ours.astype(int) - pillows).max() <= 4
@@ -154,7 +150,7 @@ def test_jpeg_agrees_with_another_decoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RGB_FILES)
-def test_the_content_decides_and_not_the_suffix(tmp_path: Path, name: str) -> None:
+def test_the_content_decides_and_not_the_suffix(tmp_path, name):
     rgb = photo()
     path = save_lossless(tmp_path / name, rgb).rename(tmp_path / "picture.jpg")
     with warnings.catch_warnings():
@@ -164,7 +160,7 @@ def test_the_content_decides_and_not_the_suffix(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
-def test_alpha_is_dropped_and_colours_under_it_stay(tmp_path: Path, name: str) -> None:
+def test_alpha_is_dropped_and_colours_under_it_stay(tmp_path, name):
     rgba = np.dstack([photo(), np.full((48, 64), 255, np.uint8)])
     rgba[:10, :, 3] = 0
     path = tmp_path / name
@@ -173,14 +169,14 @@ def test_alpha_is_dropped_and_colours_under_it_stay(tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
-def test_grey_is_repeated_in_three_bands(tmp_path: Path, name: str) -> None:
+def test_grey_is_repeated_in_three_bands(tmp_path, name):
     grey = photo()[..., 0]
     image = read_image(save(tmp_path / name, grey, **({"quality": 100} if name == "a.jpg" else {})))
     assert image.shape == (48, 64, 3)
     assert np.abs(image.astype(int) - grey[..., None]).max() <= 2 * (name == "a.jpg")
 
 
-def test_grey_with_alpha_and_a_transparent_colour_are_read(tmp_path: Path) -> None:
+def test_grey_with_alpha_and_a_transparent_colour_are_read(tmp_path):
     grey = photo()[..., 0]
     np.testing.assert_array_equal(read_image(save(tmp_path / "la.png", grey, mode="LA"))[..., 1], grey)
     keyed = save(tmp_path / "keyed.png", photo(), transparency=(0, 0, 0))
@@ -188,13 +184,13 @@ def test_grey_with_alpha_and_a_transparent_colour_are_read(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_palettes_are_expanded(tmp_path: Path, name: str) -> None:
+def test_palettes_are_expanded(tmp_path, name):
     index = class_index()
     path = save_palette(tmp_path / name, index, DEEPGLOBE.colours[:7])
     np.testing.assert_array_equal(read_image(path), DEEPGLOBE.colours[index])
 
 
-def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
+def test_exif_orientation_is_ignored(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     path = save(tmp_path / "a.jpg", photo(), exif=exif)
@@ -202,7 +198,7 @@ def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
     assert image_size(path) == (48, 64)
 
 
-def test_the_size_stands_behind_long_metadata(tmp_path: Path) -> None:
+def test_the_size_stands_behind_long_metadata(tmp_path):
     path = save(tmp_path / "a.jpg", photo(), icc_profile=bytes(200_000))
     assert image_size(path) == (48, 64)
 
@@ -210,7 +206,7 @@ def test_the_size_stands_behind_long_metadata(tmp_path: Path) -> None:
 # What is refused, as image and as mask
 
 
-def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
+def broken_files(folder):
     """File and expected words of the message for every form that is refused."""
     rgb, deep = photo(), np.full((8, 9), 1000, np.uint16)
     files = {
@@ -250,11 +246,11 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     return files
 
 
-def read_deepglobe_mask(path: Path, **options: Any) -> Mask:
+def read_deepglobe_mask(path, **options):
     return read_mask(path, DEEPGLOBE, **options)
 
 
-def test_every_broken_or_unfit_file_is_refused_with_its_path_and_the_reason(tmp_path: Path) -> None:
+def test_every_broken_or_unfit_file_is_refused_with_its_path_and_the_reason(tmp_path):
     """One test for all, so that what it finds wrong is seen at once."""
     wrong = []
     for what, (path, words) in broken_files(tmp_path).items():
@@ -270,9 +266,7 @@ def test_every_broken_or_unfit_file_is_refused_with_its_path_and_the_reason(tmp_
 
 @settings(deadline=None, max_examples=150)
 @given(name=st.sampled_from([*RGB_FILES, "a.jpg"]), data=st.data())
-def test_damaged_bytes_give_pixels_or_an_error_of_ours(
-    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
-) -> None:
+def test_damaged_bytes_give_pixels_or_an_error_of_ours(tmp_path_factory, name, data):
     path = tmp_path_factory.getbasetemp() / f"damaged {name}"
     if name == "a.jpg":
         save(path, photo(16, 16))
@@ -289,7 +283,7 @@ def test_damaged_bytes_give_pixels_or_an_error_of_ours(
 
 
 @pytest.mark.parametrize("reader", [read_image, read_deepglobe_mask])
-def test_a_bomb_is_refused_before_it_is_decoded_and_the_option_is_named(tmp_path: Path, reader: Any) -> None:
+def test_a_bomb_is_refused_before_it_is_decoded_and_the_option_is_named(tmp_path, reader):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_bytes(100_000, 90_000))
     with pytest.raises(LandcoverError, match=r"100000 x 90000 = 9,000,000,000 .*--max-pixels 9000000000"):
@@ -298,7 +292,7 @@ def test_a_bomb_is_refused_before_it_is_decoded_and_the_option_is_named(tmp_path
 
 
 @pytest.mark.parametrize("name", [*RGB_FILES, "a.jpg"])
-def test_the_limit_on_pixels_is_the_largest_size_that_passes(tmp_path: Path, name: str) -> None:
+def test_the_limit_on_pixels_is_the_largest_size_that_passes(tmp_path, name):
     path = tmp_path / name
     save(path, photo(10, 20)) if name == "a.jpg" else save_lossless(path, photo(10, 20))
     assert read_image(path, max_pixels=200).shape == (10, 20, 3)
@@ -306,7 +300,7 @@ def test_the_limit_on_pixels_is_the_largest_size_that_passes(tmp_path: Path, nam
         read_image(path, max_pixels=199)
 
 
-def test_pillows_own_limit_does_not_stand_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_own_limit_does_not_stand_in_the_way(tmp_path, monkeypatch):
     path = save_lossless(tmp_path / "a.png", photo())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert read_image(path).shape == (48, 64, 3)
@@ -316,7 +310,7 @@ def test_pillows_own_limit_does_not_stand_in_the_way(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("name", [*RGB_FILES, "a.jpg"])
-def test_masks_of_colours_are_read_in_every_format(tmp_path: Path, name: str) -> None:
+def test_masks_of_colours_are_read_in_every_format(tmp_path, name):
     index = class_index()
     rgb = index_to_colours(index, DEEPGLOBE)
     path = tmp_path / name
@@ -326,7 +320,7 @@ def test_masks_of_colours_are_read_in_every_format(tmp_path: Path, name: str) ->
     assert mask.off_palette == 0
 
 
-def test_compressed_masks_count_what_compression_turned_red(tmp_path: Path) -> None:
+def test_compressed_masks_count_what_compression_turned_red(tmp_path):
     rgb = index_to_colours(class_index(), DEEPGLOBE)
     rgb[:16, :16] = (255, 0, 0)
     mask = read_mask(save(tmp_path / "a.jpg", rgb, quality=95, subsampling=0), DEEPGLOBE)
@@ -335,7 +329,7 @@ def test_compressed_masks_count_what_compression_turned_red(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jp2"])
-def test_one_band_is_indices_in_the_legends_order(tmp_path: Path, name: str) -> None:
+def test_one_band_is_indices_in_the_legends_order(tmp_path, name):
     index = class_index(legend=GLNET)
     index[0, :5] = NODATA
     driver = {"driver": "JP2OpenJPEG"} if name == "a.jp2" else {}
@@ -348,13 +342,13 @@ def test_one_band_is_indices_in_the_legends_order(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_a_palette_is_its_colours_whatever_the_order_of_its_entries(tmp_path: Path, name: str) -> None:
+def test_a_palette_is_its_colours_whatever_the_order_of_its_entries(tmp_path, name):
     index = class_index()
     path = save_palette(tmp_path / name, 6 - index, DEEPGLOBE.colours[:7][::-1])
     np.testing.assert_array_equal(read_mask(path, DEEPGLOBE).index, index)
 
 
-def test_palette_entries_without_class_are_counted_where_they_are_used(tmp_path: Path) -> None:
+def test_palette_entries_without_class_are_counted_where_they_are_used(tmp_path):
     colours = np.array([(0, 255, 255), (255, 0, 0), (200, 10, 10)], np.uint8)
     entries = np.zeros((5, 6), np.uint8)
     entries[2, 1:4] = 1
@@ -363,7 +357,7 @@ def test_palette_entries_without_class_are_counted_where_they_are_used(tmp_path:
     np.testing.assert_array_equal(mask.index, np.where(entries == 1, 6, 0))
 
 
-def test_off_palette_pixels_are_ignored_where_nothing_is_unknown(tmp_path: Path) -> None:
+def test_off_palette_pixels_are_ignored_where_nothing_is_unknown(tmp_path):
     rgb = np.full((4, 4, 3), 0, np.uint8)
     rgb[1:] = (0, 255, 255)
     mask = read_mask(save(tmp_path / "a.png", rgb), PARTIAL)
@@ -371,7 +365,7 @@ def test_off_palette_pixels_are_ignored_where_nothing_is_unknown(tmp_path: Path)
     assert mask.index.tolist() == [[IGNORE] * 4] + [[0] * 4] * 3
 
 
-def test_pixels_of_alpha_0_are_nodata_and_other_alpha_means_nothing(tmp_path: Path) -> None:
+def test_pixels_of_alpha_0_are_nodata_and_other_alpha_means_nothing(tmp_path):
     index = class_index()
     alpha = np.full(index.shape, 128, np.uint8)
     rgba = np.dstack([index_to_colours(index, DEEPGLOBE), alpha])
@@ -385,20 +379,20 @@ def test_pixels_of_alpha_0_are_nodata_and_other_alpha_means_nothing(tmp_path: Pa
         assert mask.off_palette == 0
 
 
-def test_the_nodata_value_of_a_raster_is_nodata(tmp_path: Path) -> None:
+def test_the_nodata_value_of_a_raster_is_nodata(tmp_path):
     index = class_index()
     path = save_raster(tmp_path / "a.tif", index, nodata=2)
     np.testing.assert_array_equal(read_mask(path, DEEPGLOBE).index, np.where(index == 2, NODATA, index))
 
 
-def test_a_greyscale_picture_is_no_mask(tmp_path: Path) -> None:
+def test_a_greyscale_picture_is_no_mask(tmp_path):
     with pytest.raises(
         MaskError, match=r"values that are not in the legend.*, and \d+ more.*greyscale picture"
     ):
         read_mask(save(tmp_path / "a.png", photo()[..., 0]), DEEPGLOBE)
 
 
-def test_indices_of_another_legend_are_told_by_their_values(tmp_path: Path) -> None:
+def test_indices_of_another_legend_are_told_by_their_values(tmp_path):
     path = save(tmp_path / "a.png", np.array([[0, 6, 7, 200, 255]], np.uint8))
     with pytest.raises(
         MaskError, match=r"'deepglobe': 7, 200\. .*Expected indices 0 to 6, and 255.*--legend"
@@ -407,7 +401,7 @@ def test_indices_of_another_legend_are_told_by_their_values(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("top", [7, 200], ids=["indices", "picture"])
-def test_greys_in_three_bands_are_no_mask(tmp_path: Path, top: int) -> None:
+def test_greys_in_three_bands_are_no_mask(tmp_path, top):
     """By thresholds, indices would all be black, and a grey picture black and white."""
     grey = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) % top
     path = save(tmp_path / "a.png", np.repeat(grey[..., None].astype(np.uint8), 3, 2))
@@ -415,7 +409,7 @@ def test_greys_in_three_bands_are_no_mask(tmp_path: Path, top: int) -> None:
         read_mask(path, DEEPGLOBE)
 
 
-def test_a_mask_of_black_and_white_classes_is_read(tmp_path: Path) -> None:
+def test_a_mask_of_black_and_white_classes_is_read(tmp_path):
     rgb = np.zeros((20, 20, 3), np.uint8)
     rgb[5:] = 255
     rgb[7:9] = 250
@@ -423,7 +417,7 @@ def test_a_mask_of_black_and_white_classes_is_read(tmp_path: Path) -> None:
     assert index[:, 0].tolist() == [6] * 5 + [5] * 15
 
 
-def test_indices_in_a_jpeg_are_refused(tmp_path: Path) -> None:
+def test_indices_in_a_jpeg_are_refused(tmp_path):
     with pytest.raises(MaskError, match=r"grey JPEG.*PNG"):
         read_mask(save(tmp_path / "a.jpg", class_index()), DEEPGLOBE)
 
@@ -434,9 +428,7 @@ def test_indices_in_a_jpeg_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("legend", [DEEPGLOBE, GLNET, MUTED, PARTIAL], ids=lambda legend: legend.name)
 @settings(deadline=None, max_examples=25)
 @given(data=st.data(), mask_format=st.sampled_from(["palette", "index", "rgb"]))
-def test_masks_come_back_from_every_form(
-    tmp_path_factory: pytest.TempPathFactory, legend: Legend, data: st.DataObject, mask_format: Any
-) -> None:
+def test_masks_come_back_from_every_form(tmp_path_factory, legend, data, mask_format):
     values = [*range(len(legend)), *([] if mask_format == "rgb" else [NODATA])]
     shape = st.tuples(st.integers(1, 20), st.integers(1, 20))
     index = data.draw(arrays(np.uint8, shape, elements=st.sampled_from(values)))
@@ -447,11 +439,11 @@ def test_masks_come_back_from_every_form(
     assert mask.off_palette == 0
 
 
-def test_the_three_forms_are_what_other_programs_expect(tmp_path: Path) -> None:
+def test_the_three_forms_are_what_other_programs_expect(tmp_path):
     index = class_index()
     for mask_format, mode in (("palette", "P"), ("rgb", "RGB"), ("index", "L")):
         path = tmp_path / f"{mask_format}.png"
-        write_mask(path, index, DEEPGLOBE, mask_format=mask_format)  # type: ignore[arg-type]
+        write_mask(path, index, DEEPGLOBE, mask_format=mask_format)
         with Image.open(path) as image:
             assert (image.format, image.mode) == ("PNG", mode)
             assert "transparency" not in image.info
@@ -465,7 +457,7 @@ def test_the_three_forms_are_what_other_programs_expect(tmp_path: Path) -> None:
                     np.testing.assert_array_equal(raster.read(1), index)
 
 
-def test_nodata_is_transparent_black_in_a_palette_and_black_in_rgb() -> None:
+def test_nodata_is_transparent_black_in_a_palette_and_black_in_rgb():
     index = class_index()
     index[:4] = NODATA
     rgba = np.asarray(Image.open(BytesIO(encode_mask(index, DEEPGLOBE))).convert("RGBA"))
@@ -483,15 +475,15 @@ def test_nodata_is_transparent_black_in_a_palette_and_black_in_rgb() -> None:
         (np.zeros((0, 3), np.uint8), r"\(0, 3\)"),
     ],
 )
-def test_what_is_no_mask_is_not_written(tmp_path: Path, index: Any, message: str) -> None:
+def test_what_is_no_mask_is_not_written(tmp_path, index, message):
     with pytest.raises(MaskError, match=message):
         write_mask(tmp_path / "a.png", index, DEEPGLOBE)
     assert not list(tmp_path.iterdir())
 
 
-def test_other_suffixes_and_forms_are_refused(tmp_path: Path) -> None:
+def test_other_suffixes_and_forms_are_refused(tmp_path):
     with pytest.raises(OutputError, match=r"a\.png"):
         write_mask(tmp_path / "a.tif", class_index(), DEEPGLOBE)
     with pytest.raises(UsageError, match="Did you mean 'palette'"):
-        write_mask(tmp_path / "a.png", class_index(), DEEPGLOBE, mask_format="pallete")  # type: ignore[arg-type]
+        write_mask(tmp_path / "a.png", class_index(), DEEPGLOBE, mask_format="pallete")
     assert not list(tmp_path.iterdir())

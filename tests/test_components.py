@@ -1,7 +1,6 @@
 """Connected components by bands: scipy's labels of the whole map, whatever the bands."""
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,9 +9,7 @@ from scipy import ndimage
 
 from landcover.errors import MaskError
 from landcover.legend import NODATA
-from landcover.postprocess.components import Labeller, Runs, join
-
-Map = npt.NDArray[np.uint8]
+from landcover.postprocess.components import Labeller, join
 
 MAPS = hnp.arrays(
     np.uint8,
@@ -21,7 +18,7 @@ MAPS = hnp.arrays(
 )
 
 
-def labels_of_the_whole(index: Map) -> npt.NDArray[np.int64]:
+def labels_of_the_whole(index):
     """Number the regions from 0 in the order of their first pixels; -1 is nodata."""
     labels = np.full(index.shape, -1)
     for value in np.unique(index[index != NODATA]):
@@ -34,7 +31,7 @@ def labels_of_the_whole(index: Map) -> npt.NDArray[np.int64]:
     return number[labels]
 
 
-def label_twice(index: Map, band_rows: int) -> npt.NDArray[np.int64]:
+def label_twice(index, band_rows):
     """Number the regions by bands, as those who use it do."""
     bands = [index[start : start + band_rows] for start in range(0, len(index), band_rows)]
     first_pass, second_pass = Labeller(index.shape[1]), Labeller(index.shape[1])
@@ -50,7 +47,7 @@ def label_twice(index: Map, band_rows: int) -> npt.NDArray[np.int64]:
     return np.concatenate(found)
 
 
-def check(runs: Runs, band: Map) -> None:
+def check(runs, band):
     rows, width = band.shape
     assert runs.width == width
     assert runs.length.sum() == (1 + rows) * width
@@ -66,18 +63,18 @@ def check(runs: Runs, band: Map) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(index=MAPS, band_rows=st.integers(1, 13))
-def test_regions_are_those_of_the_whole_map_in_reading_order(index: Map, band_rows: int) -> None:
+def test_regions_are_those_of_the_whole_map_in_reading_order(index, band_rows):
     np.testing.assert_array_equal(label_twice(index, band_rows), labels_of_the_whole(index))
 
 
-def test_pieces_that_meet_at_the_very_end_are_one_region() -> None:
+def test_pieces_that_meet_at_the_very_end_are_one_region():
     comb = np.ones((40, 31), np.uint8)
     comb[:-1, 1::2] = 0
     for band_rows in (1, 3, 40):
         np.testing.assert_array_equal(label_twice(comb, band_rows), labels_of_the_whole(comb))
 
 
-def test_nothing_but_nodata_has_no_regions() -> None:
+def test_nothing_but_nodata_has_no_regions():
     labeller = Labeller(5)
     labeller.label(np.full((3, 5), NODATA, np.uint8))
     assert labeller.pieces == 0
@@ -87,7 +84,7 @@ def test_nothing_but_nodata_has_no_regions() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40))
-def test_join_finds_the_smallest_node_of_each_component(links: list[tuple[int, int]]) -> None:
+def test_join_finds_the_smallest_node_of_each_component(links):
     smallest = list(range(30))
     for _ in links:  # one link a round at least
         for a, b in links:
@@ -97,6 +94,6 @@ def test_join_finds_the_smallest_node_of_each_component(links: list[tuple[int, i
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (2, 3), (4,)])
-def test_bands_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+def test_bands_of_another_shape_are_refused(shape):
     with pytest.raises(MaskError, match=r"expected uint8 \(rows, 4\)"):
         Labeller(4).label(np.zeros(shape, np.uint8))

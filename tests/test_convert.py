@@ -1,8 +1,5 @@
 """Masks between colours and indices: round trips, names, what stops a job, and bad files in it."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import rasterio
@@ -31,16 +28,16 @@ classes:
 """
 
 
-def pixels(path: Path) -> Any:
+def pixels(path):
     return np.asarray(Image.open(path))
 
 
-def tree(folder: Path) -> list[str]:
+def tree(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 @pytest.fixture
-def masks(tmp_path: Path) -> Path:
+def masks(tmp_path):
     """A folder as the challenge has it: colour masks beside imagery, in two parts with equal ids."""
     for seed, part in enumerate(("train", "valid/deep")):
         rgb = DEEPGLOBE.colours[class_index(seed=seed)]
@@ -50,7 +47,7 @@ def masks(tmp_path: Path) -> Path:
     return tmp_path / "masks"
 
 
-def test_a_folder_keeps_its_structure_and_leaves_imagery_out(masks: Path, tmp_path: Path) -> None:
+def test_a_folder_keeps_its_structure_and_leaves_imagery_out(masks, tmp_path):
     result = convert([masks], tmp_path / "out", to="index")
     assert tree(tmp_path / "out") == ["train/7_mask.png", "valid/deep/7_mask.png"]
     assert [p.relative_to(tmp_path / "out").as_posix() for p in result.written] == tree(tmp_path / "out")
@@ -62,7 +59,7 @@ def test_a_folder_keeps_its_structure_and_leaves_imagery_out(masks: Path, tmp_pa
 
 
 @pytest.mark.parametrize(("mask_format", "mode"), [(None, "P"), ("palette", "P"), ("rgb", "RGB")])
-def test_colour_masks_are_a_palette_or_three_bands(tmp_path: Path, mask_format: Any, mode: str) -> None:
+def test_colour_masks_are_a_palette_or_three_bands(tmp_path, mask_format, mode):
     index = class_index(31, 17)
     convert([save(tmp_path / "a.png", index)], tmp_path / "out", to="colour", mask_format=mask_format)
     with Image.open(tmp_path / "out" / "a.png") as image:
@@ -70,7 +67,7 @@ def test_colour_masks_are_a_palette_or_three_bands(tmp_path: Path, mask_format: 
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), DEEPGLOBE.colours[index])
 
 
-def test_a_legend_from_yaml_gives_its_own_index_order(tmp_path: Path) -> None:
+def test_a_legend_from_yaml_gives_its_own_index_order(tmp_path):
     """Unknown first, as GLNet numbers the classes; every form of one mask becomes the same indices."""
     (tmp_path / "glnet.yaml").write_text(GLNET)
     index = class_index()
@@ -92,7 +89,7 @@ def test_a_legend_from_yaml_gives_its_own_index_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options", [{"to": "index"}, {"to": "colour"}, {"to": "colour", "mask_format": "rgb"}]
 )
-def test_a_georeferenced_mask_stays_in_its_place(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_georeferenced_mask_stays_in_its_place(tmp_path, options):
     place = {"crs": CRS.from_epsg(32647), "transform": Affine(0.5, 0, 700_000, 0, -0.5, 1_500_000)}
     index = class_index()
     (tmp_path / "masks").mkdir()
@@ -106,7 +103,7 @@ def test_a_georeferenced_mask_stays_in_its_place(tmp_path: Path, options: dict[s
         assert raster.colormap(1)[3] == (*DEEPGLOBE.classes[3].colour, 255)
 
 
-def test_bad_files_are_reported_skipped_and_counted(masks: Path, tmp_path: Path) -> None:
+def test_bad_files_are_reported_skipped_and_counted(masks, tmp_path):
     save(masks / "grey.png", photo()[..., 0])
     save(masks / "deep.png", np.full((4, 4), 1000, np.uint16))
     save(masks / "cmyk.jpg", photo(), mode="CMYK")
@@ -130,7 +127,7 @@ def test_bad_files_are_reported_skipped_and_counted(masks: Path, tmp_path: Path)
     assert tree(tmp_path / "out") == ["train/7_mask.png", "valid/deep/7_mask.png"]
 
 
-def test_off_palette_pixels_are_counted_and_too_many_are_a_failure(tmp_path: Path) -> None:
+def test_off_palette_pixels_are_counted_and_too_many_are_a_failure(tmp_path):
     rgb = DEEPGLOBE.colours[class_index(50, 40)]
     rgb[:2, :10] = (255, 0, 0)
     path = save(tmp_path / "a.png", rgb)
@@ -145,7 +142,7 @@ def test_off_palette_pixels_are_counted_and_too_many_are_a_failure(tmp_path: Pat
     assert convert([path], tmp_path / "lax", to="index", max_off_palette=0.02).off_palette == {path: 21}
 
 
-def test_a_bomb_is_skipped_and_the_option_lets_large_files_pass(tmp_path: Path) -> None:
+def test_a_bomb_is_skipped_and_the_option_lets_large_files_pass(tmp_path):
     bomb, large = tmp_path / "bomb.png", save(tmp_path / "large.png", class_index(40, 50))
     bomb.write_bytes(png_bytes(1 << 20, 1 << 20))
     result = convert([bomb, large], tmp_path / "a", to="colour", max_pixels=1999)
@@ -155,7 +152,7 @@ def test_a_bomb_is_skipped_and_the_option_lets_large_files_pass(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_two_masks_of_one_name_are_refused_before_any_work(tmp_path: Path, force: bool) -> None:
+def test_two_masks_of_one_name_are_refused_before_any_work(tmp_path, force):
     for name in ("a/1.png", "b/1.png", "c/1.png", "c/1.tif", "fine.png"):
         save(tmp_path / name, class_index())
     for inputs in (
@@ -168,16 +165,14 @@ def test_two_masks_of_one_name_are_refused_before_any_work(tmp_path: Path, force
     assert not (tmp_path / "out").exists()
 
 
-def test_one_mask_given_twice_is_converted_once(tmp_path: Path) -> None:
+def test_one_mask_given_twice_is_converted_once(tmp_path):
     path = save(tmp_path / "in" / "a.png", class_index())
     assert convert([path, path, path.parent], tmp_path / "out", to="colour").written == [
         tmp_path / "out/a.png"
     ]
 
 
-def test_existing_results_are_refused_before_any_work_and_replaced_by_force(
-    masks: Path, tmp_path: Path
-) -> None:
+def test_existing_results_are_refused_before_any_work_and_replaced_by_force(masks, tmp_path):
     old = save(tmp_path / "out" / "valid" / "deep" / "7_mask.png", class_index(3, 3))
     before = old.read_bytes()
     with pytest.raises(OutputError, match="--force"):
@@ -188,14 +183,14 @@ def test_existing_results_are_refused_before_any_work_and_replaced_by_force(
     assert pixels(old).shape == (48, 64)
 
 
-def test_inputs_are_never_replaced_not_even_by_force(masks: Path) -> None:
+def test_inputs_are_never_replaced_not_even_by_force(masks):
     before = (masks / "train" / "7_mask.png").read_bytes()
     with pytest.raises(OutputError, match="would replace an input"):
         convert([masks], masks, to="index", force=True)
     assert (masks / "train" / "7_mask.png").read_bytes() == before
 
 
-def test_results_below_the_input_folder_are_not_converted_again(masks: Path) -> None:
+def test_results_below_the_input_folder_are_not_converted_again(masks):
     for _ in range(2):
         result = convert([masks], masks / "index", to="index", force=True)
         assert len(result.written) == 2
@@ -217,13 +212,7 @@ def test_results_below_the_input_folder_are_not_converted_again(masks: Path) -> 
         ({"to": "index", "out": "a.png"}, OutputError, "is a file; expected the folder"),
     ],
 )
-def test_wrong_use_stops_before_any_work(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: dict[str, Any],
-    error: type[Exception],
-    message: str,
-) -> None:
+def test_wrong_use_stops_before_any_work(tmp_path, monkeypatch, options, error, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     save(tmp_path / "photos" / "1_sat.jpg", photo())
@@ -234,7 +223,7 @@ def test_wrong_use_stops_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_result_that_cannot_be_written_ends_the_job(tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_written_ends_the_job(tmp_path):
     path = save(tmp_path / "a.png", class_index())
     (tmp_path / "out" / "a.png").mkdir(parents=True)
     with pytest.raises(OutputError, match="cannot be written"):

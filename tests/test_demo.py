@@ -1,11 +1,10 @@
 """The demo: every verb once, end to end; a finished one is shown, another is never overwritten unasked."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 import landcover
 import landcover.cli.demo as module
@@ -20,12 +19,12 @@ from landcover.values import RegionSize
 TINY = {"scenes": 8, "steps": 2, "size": 96, "large_size": 160}
 
 
-def call(*arguments: str) -> Result:
+def call(*arguments):
     return CliRunner().invoke(build(), ["demo", *arguments], catch_exceptions=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tiny() -> object:
+def tiny():
     from landcover.config import with_overrides
 
     real = module._config
@@ -38,7 +37,7 @@ def tiny() -> object:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny: None) -> Path:
+def finished(tmp_path_factory, tiny):
     """A demo gone through once, tiny."""
     out = tmp_path_factory.mktemp("world") / "demo"
     result = call("--out", str(out), "--seed", "5")
@@ -48,13 +47,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: None) -> Path:
     return out
 
 
-def test_the_bundled_model_maps_a_scene_before_anything_is_trained(finished: Path) -> None:
+def test_the_bundled_model_maps_a_scene_before_anything_is_trained(finished):
     first = read_mask(finished / "first" / "scene" / "scene0000_mask.png", DEEPGLOBE).index
     assert first.shape == (160, 160)
     assert (finished / "first").stat().st_mtime <= (finished / "run" / "config.yaml").stat().st_mtime
 
 
-def test_the_summary_has_the_scores_of_network_and_baselines(finished: Path) -> None:
+def test_the_summary_has_the_scores_of_network_and_baselines(finished):
     summary = json.loads((finished / "summary.json").read_text())
     evaluation = json.loads((finished / "evaluation.json").read_text())
     assert summary["miou"] == evaluation["miou"]
@@ -67,7 +66,7 @@ def test_the_summary_has_the_scores_of_network_and_baselines(finished: Path) -> 
     assert "data:image/" in page
 
 
-def test_the_map_of_the_new_network_is_cleaned(finished: Path) -> None:
+def test_the_map_of_the_new_network_is_cleaned(finished):
     predicted, cleaned = (
         read_mask(finished / name / "scene" / "scene0000_mask.png", DEEPGLOBE).index
         for name in ("predicted", "cleaned")
@@ -77,7 +76,7 @@ def test_the_map_of_the_new_network_is_cleaned(finished: Path) -> None:
     np.testing.assert_array_equal(cleaned, remove_small_regions(predicted, min_pixels))
 
 
-def test_the_second_time_only_the_result_is_shown(finished: Path) -> None:
+def test_the_second_time_only_the_result_is_shown(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     result = call("--out", str(finished), "--seed", "5")
     assert result.exit_code == 0
@@ -87,7 +86,7 @@ def test_the_second_time_only_the_result_is_shown(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "fact"), [(["--seed", "6"], "seed"), (["--full"], "steps 2")])
-def test_another_demo_does_not_replace_it(finished: Path, words: list[str], fact: str) -> None:
+def test_another_demo_does_not_replace_it(finished, words, fact):
     with pytest.raises(OutputError, match=fact) as caught:
         call("--out", str(finished), *(["--seed", "5"] if "--full" in words else []), *words)
     assert "--force" in str(caught.value)
@@ -95,7 +94,7 @@ def test_another_demo_does_not_replace_it(finished: Path, words: list[str], fact
 
 
 @pytest.mark.parametrize("words", [[], ["--force"]])
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, words: list[str]) -> None:
+def test_a_folder_of_something_else_is_left_alone(tmp_path, words):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="not a demo"):
         call("--out", str(tmp_path), *words)
@@ -103,13 +102,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, words: list[st
 
 
 @pytest.mark.parametrize("damaged", ["", "[1]"])
-def test_a_damaged_state_names_force(tmp_path: Path, damaged: str) -> None:
+def test_a_damaged_state_names_force(tmp_path, damaged):
     (tmp_path / "demo.json").write_text(damaged)
     with pytest.raises(DataError, match="--force"):
         call("--out", str(tmp_path))
 
 
-def test_stopped_in_training_it_continues_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_in_training_it_continues_there(tmp_path, monkeypatch):
     """An installation without the bundled model goes through it, too."""
     out, predict, train = tmp_path / "demo", landcover.predict, landcover.train
     out.mkdir()
@@ -119,11 +118,11 @@ def test_stopped_in_training_it_continues_there(tmp_path: Path, monkeypatch: pyt
     class Interrupted:
         reason = "interrupted"
 
-    def interrupted(*given: object, **named: object) -> Interrupted:
+    def interrupted(*given, **named):
         train(*given, **named)
         return Interrupted()
 
-    def without_model(inputs: object, model: object, *rest: object) -> object:
+    def without_model(inputs, model, *rest):
         if model == "starter":
             raise ModelError("starter is missing")
         return predict(inputs, model, *rest)

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,10 +38,10 @@ TRAINING = ["published-score"]
 MOST_NOT_RUN = 8
 
 
-def run_page(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_page(name, folder, monkeypatch):
     """Run the commands and the Python of a page in their order; Python shares one namespace."""
     monkeypatch.chdir(folder)
-    namespace: dict[str, Any] = {}
+    namespace = {}
     for skipped, language, block in BLOCK.findall(PAGES[name].read_text(encoding="utf-8")):
         if not skipped and language == "python":
             exec(compile(block, str(PAGES[name]), "exec"), namespace)
@@ -52,7 +51,7 @@ def run_page(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                     run_command(line[2:], folder)
 
 
-def run_command(command: str, folder: Path) -> None:
+def run_command(command, folder):
     if "points-labelled.csv" in command:
         label_points(folder)
     for long, short in CHEAPER:
@@ -64,7 +63,7 @@ def run_command(command: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(tmp_path_factory):
     """Make the files that the pages name."""
     folder = tmp_path_factory.mktemp("docs")
     image = make_scene(7, 300, 300).image
@@ -101,17 +100,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_parcels(path: Path, features: list[dict[str, object]]) -> None:
+def write_parcels(path, features):
     import shapely
     from pyogrio.raw import write
     from shapely.geometry import shape
 
     shapes = np.array([shapely.to_wkb(shape(feature["geometry"])) for feature in features], object)
-    names = np.array([feature["properties"]["id"] for feature in features], object)  # type: ignore[index]
+    names = np.array([feature["properties"]["id"] for feature in features], object)
     write(path, shapes, [names], ["id"], geometry_type="Polygon", crs="EPSG:32631", driver="GPKG")
 
 
-def own_classes(folder: Path) -> None:
+def own_classes(folder):
     """Recolour the masks to the legend that the tutorial shows, and write it as the tutorial says."""
     page = (DOCS / "tutorials/own-classes.md").read_text(encoding="utf-8")
     settings = re.search(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
@@ -126,7 +125,7 @@ def own_classes(folder: Path) -> None:
         Image.fromarray(colours).save(path)
 
 
-def label_points(folder: Path) -> None:
+def label_points(folder):
     """Do what the guide asks a person to do: fill in the column ``class``."""
     header, *rows = (folder / "points.csv").read_text(encoding="utf-8").splitlines()
     column = header.split(",").index("class")
@@ -146,23 +145,21 @@ def label_points(folder: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_the_commands_and_snippets_of_a_page_run(
-    names: list[str], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commands_and_snippets_of_a_page_run(names, world, tmp_path, monkeypatch):
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     for name in names:
         (tmp_path / "mine.onnx").unlink(missing_ok=True)  # two pages export the same run
         run_page(name, tmp_path, monkeypatch)
 
 
-def test_few_blocks_are_marked_as_not_run() -> None:
+def test_few_blocks_are_marked_as_not_run():
     blocks = [block for page in PAGES.values() for block in BLOCK.findall(page.read_text(encoding="utf-8"))]
     skipped = [block for mark, _, block in blocks if mark]
     assert len(skipped) <= MOST_NOT_RUN < len(blocks) / 4, skipped
 
 
 @pytest.mark.parametrize("page", [*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")], ids=lambda p: p.name)
-def test_documents_break_their_lines(page: Path) -> None:
+def test_documents_break_their_lines(page):
     """A line has 100 columns or one sentence; tables, code and links are left. Reports are records."""
     if "reports" in page.parts:
         pytest.skip("a record, kept as it was written")
@@ -172,7 +169,7 @@ def test_documents_break_their_lines(page: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
+def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path):
     command = [
         sys.executable,
         *["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"],
@@ -187,7 +184,7 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path)
     assert [page for page in pages if fetched.search(page.read_text(encoding="utf-8"))] == []
 
 
-def test_the_design_page_names_modules_that_exist() -> None:
+def test_the_design_page_names_modules_that_exist():
     root = DOCS.parent
     named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", (DOCS / "design.md").read_text(encoding="utf-8")))
     assert len(named) > 20

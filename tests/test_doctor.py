@@ -10,13 +10,13 @@ from fake_runtime import ColourRuntime
 from landcover import cli
 
 
-def findings(*options: str) -> dict[str, str]:
+def findings(*options):
     result = CliRunner().invoke(cli.build(), ["doctor", "--json", "-", *options])
     assert result.exit_code == 0
     return json.loads(result.stdout)
 
 
-def test_the_findings_are_those_of_this_machine() -> None:
+def test_the_findings_are_those_of_this_machine():
     import onnxruntime
     import rasterio
     import torch
@@ -46,19 +46,17 @@ def test_the_findings_are_those_of_this_machine() -> None:
         ("onnxruntime", "onnxruntime", "pip install 'landcover[onnxruntime]'"),
     ],
 )
-def test_a_missing_runtime_is_named_with_the_cure(
-    library: str, row: str, command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_runtime_is_named_with_the_cure(library, row, command, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     found = findings()
     assert found[row].endswith(command)
     assert ("missing here" in found["predict with MODEL.onnx"]) == (library == "openvino")
 
 
-def test_a_missing_library_of_an_extra_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_of_an_extra_is_named_with_the_cure(monkeypatch):
     version = metadata.version
 
-    def without_jinja(name: str) -> str:
+    def without_jinja(name):
         if name == "jinja2":
             raise metadata.PackageNotFoundError(name)
         return version(name)
@@ -67,7 +65,7 @@ def test_a_missing_library_of_an_extra_is_named_with_the_cure(monkeypatch: pytes
     assert findings()["extra report"] == "lacks jinja2. Run: pip install 'landcover[report]'"
 
 
-def test_without_torch_the_doctor_still_answers() -> None:
+def test_without_torch_the_doctor_still_answers():
     code = """
 import sys
 sys.modules["torch"] = None
@@ -80,8 +78,8 @@ main()
     assert "GDAL" in done.stdout
 
 
-def test_speed_compares_int8_with_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
+def test_speed_compares_int8_with_float32(monkeypatch):
+    opened = []
     import_module("landcover.inference.maps")  # keeps the real open_model
     monkeypatch.setattr(
         "landcover.model.runtimes.open_model", lambda name: opened.append(name) or ColourRuntime()

@@ -1,29 +1,25 @@
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fake_runtime import ColourRuntime, ConstantRuntime, ContextRuntime, make_card
-from landcover.inference.engine import RowBlock, row_blocks
+from landcover.inference.engine import row_blocks
 from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource
 from landcover.legend import DEEPGLOBE
-from landcover.model.runtimes import Runtime
-from landcover.raster import Strip
 
 RNG = np.random.default_rng(5)
-sides = st.integers(1, 330)
 
 
-def noise(height: int, width: int) -> npt.NDArray[np.uint8]:
+def noise(height, width):
     return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def index_of(runtime: Runtime, source: ArraySource, **options: object) -> npt.NDArray[np.uint8]:
-    grid = make_grid((source.height, source.width), runtime, **options)  # type: ignore[arg-type]
+def index_of(runtime, source, **options):
+    grid = make_grid((source.height, source.width), runtime, **options)
     made = list(row_blocks(runtime, source, grid))
     assert made[0].start == 0
     assert made[-1].stop == source.height
@@ -31,8 +27,8 @@ def index_of(runtime: Runtime, source: ArraySource, **options: object) -> npt.ND
     return np.concatenate([block.class_indices(DEEPGLOBE) for block in made])
 
 
-def probabilities_of(runtime: Runtime, source: ArraySource, **options: object) -> npt.NDArray[np.float32]:
-    grid = make_grid((source.height, source.width), runtime, **options)  # type: ignore[arg-type]
+def probabilities_of(runtime, source, **options):
+    grid = make_grid((source.height, source.width), runtime, **options)
     made = row_blocks(runtime, source, grid)
     return np.concatenate([values for block in made for _, values in block.probabilities()], axis=1)
 
@@ -47,8 +43,8 @@ def probabilities_of(runtime: Runtime, source: ArraySource, **options: object) -
 @example(300, 300, 128, 0.5)
 @example(257, 511, 128, None)
 def test_a_network_that_looks_no_farther_than_the_margin_makes_one_map_tiled_or_whole(
-    height: int, width: int, window_px: int, gsd: float | None
-) -> None:
+    height, width, window_px, gsd
+):
     """A receptive field of 31 pixels, an overlap of 64: a quarter of it, 16 pixels, does not count."""
     source = ArraySource(noise(height, width))
     whole = probabilities_of(ContextRuntime(), source, gsd=gsd, window_px=0)
@@ -59,17 +55,17 @@ def test_a_network_that_looks_no_farther_than_the_margin_makes_one_map_tiled_or_
     assert (chosen > whole.max(axis=0) - 1e-6).all()
 
 
-def test_each_window_is_run_once_and_inside_the_scene() -> None:
+def test_each_window_is_run_once_and_inside_the_scene():
     runtime = ContextRuntime()
     index_of(runtime, ArraySource(noise(500, 700)), window_px=128, overlap_px=32)
     assert runtime.windows == [(128, 128, 3)] * 5 * 7
 
 
-def test_rows_are_read_once_from_top_to_bottom_in_small_steps() -> None:
+def test_rows_are_read_once_from_top_to_bottom_in_small_steps():
     class Told(ArraySource):
         asked: list[tuple[int, int]] = []  # noqa: RUF012
 
-        def read_rows(self, start: int, stop: int) -> Strip:
+        def read_rows(self, start, stop):
             self.asked.append((start, stop))
             return super().read_rows(start, stop)
 
@@ -82,13 +78,13 @@ def test_rows_are_read_once_from_top_to_bottom_in_small_steps() -> None:
 
 
 @pytest.mark.parametrize("gsd", [None, 0.45, 0.5, 0.83, 2.0])
-def test_a_network_is_shown_mirrored_ground_where_there_is_no_imagery(gsd: float | None) -> None:
+def test_a_network_is_shown_mirrored_ground_where_there_is_no_imagery(gsd):
     """At the model's scale and from a finer one, whose pixels at the edge are made of both."""
 
     class Looking(ColourRuntime):
         darkest: list[int]
 
-        def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        def probabilities(self, batch):
             self.darkest.append(int(batch.min()))
             return super().probabilities(batch)
 
@@ -103,7 +99,7 @@ def test_a_network_is_shown_mirrored_ground_where_there_is_no_imagery(gsd: float
     assert min(runtime.darkest) >= 200
 
 
-def assert_same_blocks(found: list[RowBlock], expected: list[RowBlock]) -> None:
+def assert_same_blocks(found, expected):
     for one, other in zip(found, expected, strict=True):
         assert (one.number, one.start, one.stop) == (other.number, other.start, other.stop)
         assert np.array_equal(one.logit_grid, other.logit_grid)
@@ -116,9 +112,7 @@ def assert_same_blocks(found: list[RowBlock], expected: list[RowBlock]) -> None:
 
 @pytest.mark.parametrize("first", [1, 2, 3, 5])
 @pytest.mark.parametrize(("window_px", "overlap_px", "gsd"), [(128, 32, None), (128, 100, 0.7), (96, 0, 1.4)])
-def test_a_range_of_blocks_has_the_same_bits_as_the_whole_scene(
-    first: int, window_px: int, overlap_px: int, gsd: float | None
-) -> None:
+def test_a_range_of_blocks_has_the_same_bits_as_the_whole_scene(first, window_px, overlap_px, gsd):
     runtime, source = ContextRuntime(), ArraySource(noise(1100, 150), RNG.random((1100, 150)) > 0.1)
     grid = make_grid((1100, 150), runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
     straight = list(row_blocks(runtime, source, grid))
@@ -128,7 +122,7 @@ def test_a_range_of_blocks_has_the_same_bits_as_the_whole_scene(
 
 
 @pytest.mark.parametrize("first", [2, 3, 4, 5])
-def test_what_is_said_of_a_band_does_not_depend_on_how_rows_were_read(first: int) -> None:
+def test_what_is_said_of_a_band_does_not_depend_on_how_rows_were_read(first):
     """A block within rows that were read together with one row of nodata, and, taken up, without it."""
     valid = np.ones((700, 64), bool)
     valid[128] = False
@@ -140,7 +134,7 @@ def test_what_is_said_of_a_band_does_not_depend_on_how_rows_were_read(first: int
     )
 
 
-def test_pixels_that_are_not_square_are_brought_to_a_square_grid() -> None:
+def test_pixels_that_are_not_square_are_brought_to_a_square_grid():
     runtime = ColourRuntime(make_card(gsd=1.0))
     grid = make_grid((300, 600), runtime, gsd=(1.0, 0.5), window_px=0)
     assert grid.model_size == (300, 300)
@@ -152,7 +146,7 @@ def test_pixels_that_are_not_square_are_brought_to_a_square_grid() -> None:
     assert runtime.shapes == [(1, 300, 300, 3)]
 
 
-def test_windows_without_imagery_are_not_run_and_do_not_touch_the_others() -> None:
+def test_windows_without_imagery_are_not_run_and_do_not_touch_the_others():
     image = noise(300, 600)
     valid = np.zeros((300, 600), bool)
     valid[:, :130] = True
@@ -171,7 +165,7 @@ def test_windows_without_imagery_are_not_run_and_do_not_touch_the_others() -> No
     assert np.array_equal(np.concatenate([part for part in kept if part is not None]), valid)
 
 
-def test_what_stands_where_there_is_no_imagery_does_not_matter() -> None:
+def test_what_stands_where_there_is_no_imagery_does_not_matter():
     valid = np.ones((200, 200), bool)
     valid[50:120, 80:] = False
     image = noise(200, 200)
@@ -184,7 +178,7 @@ def test_what_stands_where_there_is_no_imagery_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("gsd", [None, 0.6])
-def test_probabilities_sum_to_one_also_beside_windows_without_imagery(gsd: float | None) -> None:
+def test_probabilities_sum_to_one_also_beside_windows_without_imagery(gsd):
     valid = np.zeros((200, 400), bool)
     valid[20:110, 30:129] = True
     runtime = ConstantRuntime()
@@ -195,13 +189,13 @@ def test_probabilities_sum_to_one_also_beside_windows_without_imagery(gsd: float
             assert np.allclose(values[:, inside].T, runtime.values, atol=1e-6)
 
 
-def test_turning_averages_over_the_eight_symmetries() -> None:
+def test_turning_averages_over_the_eight_symmetries():
     """The map of a turned scene is the turned map, whatever the network."""
     image = noise(128, 128)
     runtime = ContextRuntime()
     grid = make_grid((128, 128), runtime)
 
-    def cells(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def cells(picture):
         (block,) = row_blocks(runtime, ArraySource(np.ascontiguousarray(picture)), grid, tta=True)
         return block.logit_grid
 
@@ -212,11 +206,11 @@ def test_turning_averages_over_the_eight_symmetries() -> None:
     assert not np.allclose(plain.logit_grid, upright, atol=1e-3)
 
 
-def test_an_error_while_reading_reaches_the_caller_and_leaves_no_thread() -> None:
+def test_an_error_while_reading_reaches_the_caller_and_leaves_no_thread():
     import threading
 
     class Broken(ArraySource):
-        def read_rows(self, start: int, stop: int) -> Strip:
+        def read_rows(self, start, stop):
             if stop > 300:
                 raise OSError("gone")
             return super().read_rows(start, stop)

@@ -15,7 +15,7 @@ PIXELS = np.array([200_000.0, 150_000, 3_200_000, 6_450_000])
 HECTARES_PER_PIXEL = 0.09
 
 
-def test_the_worked_example_of_the_paper() -> None:
+def test_the_worked_example_of_the_paper():
     """Accuracies, and hectares of each class.
 
     The results were written down as the paper is remembered, which was not at hand, and are what the
@@ -32,12 +32,12 @@ def test_the_worked_example_of_the_paper() -> None:
     assert margins.round().tolist() == [6_158, 3_756, 15_510, 16_282]
 
 
-def by_delta_method(counts: np.ndarray, areas: np.ndarray) -> dict[str, np.ndarray]:
+def by_delta_method(counts, areas):
     """Variances from numerical gradients and the covariance of multinomial shares, stratum by stratum."""
     drawn = counts.sum(axis=1)
     shares, weights = counts / drawn[:, None], areas / areas.sum()
 
-    def estimates(p: np.ndarray) -> np.ndarray:
+    def estimates(p):
         cells = weights[:, None] * p
         return np.concatenate([[cells.trace()], cells.diagonal() / cells.sum(axis=0), cells.sum(axis=0)])
 
@@ -57,10 +57,9 @@ def by_delta_method(counts: np.ndarray, areas: np.ndarray) -> dict[str, np.ndarr
 
 @settings(max_examples=50, deadline=None)
 @given(
-    arrays(np.int64, (3, 3), elements=st.integers(1, 60)),
-    arrays(np.float64, 3, elements=st.floats(1, 1e6)),
+    arrays(np.int64, (3, 3), elements=st.integers(1, 60)), arrays(np.float64, 3, elements=st.floats(1, 1e6))
 )
-def test_standard_errors_are_those_of_the_delta_method(counts: np.ndarray, areas: np.ndarray) -> None:
+def test_standard_errors_are_those_of_the_delta_method(counts, areas):
     found, oracle = stratified_estimates(counts, areas), by_delta_method(counts, areas)
     np.testing.assert_allclose(found.overall_se, oracle["overall"], rtol=1e-5, atol=1e-10)
     np.testing.assert_allclose(found.producers_se, oracle["producers"], rtol=1e-5, atol=1e-10)
@@ -68,7 +67,7 @@ def test_standard_errors_are_those_of_the_delta_method(counts: np.ndarray, areas
     assert found.shares.sum() == pytest.approx(1)
 
 
-def test_a_sample_of_everything_gives_the_truth() -> None:
+def test_a_sample_of_everything_gives_the_truth():
     truth = np.array([[90, 10, 0], [20, 170, 10], [5, 0, 195]])
     found = stratified_estimates(truth, truth.sum(axis=1).astype(float))
     np.testing.assert_allclose(found.shares, truth.sum(axis=0) / truth.sum())
@@ -76,7 +75,7 @@ def test_a_sample_of_everything_gives_the_truth() -> None:
     assert found.overall == pytest.approx(truth.trace() / truth.sum())
 
 
-def test_most_intervals_hold_the_truth() -> None:
+def test_most_intervals_hold_the_truth():
     """500 samples of 40 points a class: 95 % intervals miss the truth about 25 times."""
     rng = np.random.default_rng(0)
     mixed = np.array([[0.8, 0.15, 0.05], [0.1, 0.8, 0.1], [0.05, 0.05, 0.9]])
@@ -91,7 +90,7 @@ def test_most_intervals_hold_the_truth() -> None:
     assert (missed < 60).all()
 
 
-def test_what_the_sample_does_not_allow_is_nan() -> None:
+def test_what_the_sample_does_not_allow_is_nan():
     without_unit = stratified_estimates(np.array([[8, 2], [0, 0]]), np.array([3.0, 1]))
     assert without_unit.users[0] == pytest.approx(0.8)
     assert without_unit.users_se[0] == pytest.approx(np.sqrt(0.16 / 9))

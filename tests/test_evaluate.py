@@ -1,9 +1,6 @@
 """Scoring of folders of maps and of models, against counts done by hand."""
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,27 +10,22 @@ from rasterio.crs import CRS
 from typer.testing import CliRunner
 
 from fake_runtime import ColourRuntime, make_card
-from landcover._typing import UInt8Array
 from landcover.cli import build
 from landcover.errors import DataError, MaskError, OutputError, SplitError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.estimators import bootstrap_interval
 from landcover.inference import predict_probabilities
-from landcover.io import MaskFormat, index_to_colours, read_mask, write_mask
+from landcover.io import index_to_colours, read_mask, write_mask
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, translation
 from landcover.metrics import ConfusionMatrix
 from landcover.raster import Georeference, write_class_raster
 
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)
 
-GLNET_ORDER = Legend(
-    "glnet",
-    (LandClass("nothing", (0, 0, 0)), *DEEPGLOBE.classes[:6]),
-    unknown=0,
-)
+GLNET_ORDER = Legend("glnet", (LandClass("nothing", (0, 0, 0)), *DEEPGLOBE.classes[:6]), unknown=0)
 
 
-def halves(top: int, bottom: int, size: int = 8) -> UInt8Array:
+def halves(top, bottom, size=8):
     index = np.full((size, size), top, np.uint8)
     index[size // 2 :] = bottom
     return index
@@ -43,7 +35,7 @@ TRUTH = {"train/1": halves(URBAN, FOREST), "val/1": halves(WATER, FOREST), "val/
 GOOD_AND_BAD = {"val/1": halves(WATER, URBAN), "val/2": halves(URBAN, WATER)}
 
 
-def write_data(root: Path, truth: Mapping[str, UInt8Array] = TRUTH, *, gsd: float | None = None) -> Path:
+def write_data(root, truth=TRUTH, *, gsd=None):
     """Write pairs whose image shows the truth in the legend's colours."""
     for key, index in truth.items():
         write_mask(root / f"{key}_mask.png", index, DEEPGLOBE)
@@ -53,28 +45,21 @@ def write_data(root: Path, truth: Mapping[str, UInt8Array] = TRUTH, *, gsd: floa
     return root
 
 
-def write_maps(
-    root: Path,
-    maps: Mapping[str, UInt8Array] = GOOD_AND_BAD,
-    *,
-    ending: str = "_mask.png",
-    mask_format: MaskFormat = "palette",
-    legend: Legend = DEEPGLOBE,
-) -> Path:
+def write_maps(root, maps=GOOD_AND_BAD, *, ending="_mask.png", mask_format="palette", legend=DEEPGLOBE):
     for key, index in maps.items():
         write_mask(root / f"{key}{ending}", index, legend, mask_format=mask_format)
     return root
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def data(tmp_path):
     return write_data(tmp_path / "data")
 
 
 # --- Folders of maps ----------------------------------------------------------------------------------------
 
 
-def test_scores_by_hand(data: Path, tmp_path: Path) -> None:
+def test_scores_by_hand(data, tmp_path):
     result = evaluate(data, "folders:val", predictions=write_maps(tmp_path / "maps"))
     assert result.iou == {
         "urban": 32 / 64,  # all of val/2, and once said of forest
@@ -100,19 +85,19 @@ def test_scores_by_hand(data: Path, tmp_path: Path) -> None:
     assert result.warnings[-1].startswith("No interval")
 
 
-def test_metric_is_passed_on(data: Path, tmp_path: Path) -> None:
+def test_metric_is_passed_on(data, tmp_path):
     maps = write_maps(tmp_path / "maps")
     glnet = evaluate(data, "folders:val", predictions=maps, metric="glnet")
     assert glnet.metric == "glnet"
     assert glnet.iou["water"] == 32 / 64
     assert glnet.miou == pytest.approx((0.5 + 0.5) / 6)
     with pytest.raises(UsageError, match="Did you mean 'glnet'"):
-        evaluate(data, "folders:val", predictions=maps, metric="glnett")  # type: ignore[arg-type]
+        evaluate(data, "folders:val", predictions=maps, metric="glnett")
 
 
 @pytest.mark.parametrize("ending", ["_mask.png", ".png", "_mask.tif"])
 @pytest.mark.parametrize("mask_format", ["palette", "rgb", "index"])
-def test_names_and_forms_of_maps(data: Path, tmp_path: Path, ending: str, mask_format: MaskFormat) -> None:
+def test_names_and_forms_of_maps(data, tmp_path, ending, mask_format):
     if ending == "_mask.tif":
         place = Georeference(CRS.from_epsg(32647), Affine(0.5, 0, 7e5, 0, -0.5, 1.5e6))
         (tmp_path / "maps/val").mkdir(parents=True)
@@ -123,7 +108,7 @@ def test_names_and_forms_of_maps(data: Path, tmp_path: Path, ending: str, mask_f
     assert evaluate(data, "folders:val", predictions=tmp_path / "maps").miou == 0.5
 
 
-def test_maps_in_another_index_order_are_matched_by_name(data: Path, tmp_path: Path) -> None:
+def test_maps_in_another_index_order_are_matched_by_name(data, tmp_path):
     maps = {key: np.where(index == UNKNOWN, 0, index + 1).astype(np.uint8) for key, index in TRUTH.items()}
     folder = write_maps(tmp_path / "maps", maps, mask_format="index", legend=GLNET_ORDER)
     right = evaluate(
@@ -135,14 +120,14 @@ def test_maps_in_another_index_order_are_matched_by_name(data: Path, tmp_path: P
     assert evaluate(data, "folders:val", predictions=folder).miou == 0.0
 
 
-def test_nodata_in_maps_is_a_miss_and_in_the_truth_nothing(tmp_path: Path) -> None:
+def test_nodata_in_maps_is_a_miss_and_in_the_truth_nothing(tmp_path):
     data = write_data(tmp_path / "data", {"val/1": halves(WATER, NODATA)})
     maps = write_maps(tmp_path / "maps", {"val/1": halves(NODATA, FOREST)})
     result = evaluate(data, "folders:val", predictions=maps)
     assert (result.iou["water"], result.iou["forest"], result.pixels) == (0.0, None, 32)
 
 
-def test_off_palette_pixels_are_told_of(data: Path, tmp_path: Path) -> None:
+def test_off_palette_pixels_are_told_of(data, tmp_path):
     maps = write_maps(tmp_path / "maps", mask_format="rgb")
     path = maps / "val/1_mask.png"
     picture = np.array(Image.open(path))
@@ -153,7 +138,7 @@ def test_off_palette_pixels_are_told_of(data: Path, tmp_path: Path) -> None:
     assert any(warning.startswith("3 pixels of the predictions") for warning in result.warnings)
 
 
-def test_every_fault_of_a_folder_is_listed_before_anything_is_scored(tmp_path: Path) -> None:
+def test_every_fault_of_a_folder_is_listed_before_anything_is_scored(tmp_path):
     truth = {f"val/{i}": halves(WATER, FOREST) for i in range(6)}
     data = write_data(tmp_path / "data", truth)
     maps = write_maps(tmp_path / "maps", truth)
@@ -180,7 +165,7 @@ def test_every_fault_of_a_folder_is_listed_before_anything_is_scored(tmp_path: P
 # --- Legends ------------------------------------------------------------------------------------------------
 
 
-def test_translation_matches_names_and_keeps_nodata() -> None:
+def test_translation_matches_names_and_keeps_nodata():
     table = translation(GLNET_ORDER, DEEPGLOBE)
     assert table[:7].tolist() == [6, 0, 1, 2, 3, 4, 5]
     assert set(table[7:].tolist()) == {NODATA}
@@ -188,7 +173,7 @@ def test_translation_matches_names_and_keeps_nodata() -> None:
     assert translation(DEEPGLOBE, without)[:7].tolist() == [5, 4, 3, 2, 1, 0, NODATA]
 
 
-def test_other_classes_are_refused_by_name(data: Path, tmp_path: Path) -> None:
+def test_other_classes_are_refused_by_name(data, tmp_path):
     other = Legend("other", (*DEEPGLOBE.classes[:5], LandClass("snow", (9, 9, 9))), unknown=None)
     with pytest.raises(UsageError, match=r"snow.*barren"):
         evaluate(
@@ -202,7 +187,7 @@ def test_other_classes_are_refused_by_name(data: Path, tmp_path: Path) -> None:
 # --- Small regions ------------------------------------------------------------------------------------------
 
 
-def test_min_region_shows_the_scores_before_and_after(tmp_path: Path) -> None:
+def test_min_region_shows_the_scores_before_and_after(tmp_path):
     truth = halves(WATER, FOREST)
     speckled = truth.copy()
     speckled[1, 1] = FOREST
@@ -217,7 +202,7 @@ def test_min_region_shows_the_scores_before_and_after(tmp_path: Path) -> None:
     assert evaluate(data, "folders:val", predictions=maps).min_region is None
 
 
-def test_class_that_cleaning_removes_from_the_mean_is_told_of(tmp_path: Path) -> None:
+def test_class_that_cleaning_removes_from_the_mean_is_told_of(tmp_path):
     truth = halves(WATER, FOREST)
     speckled = truth.copy()
     speckled[1, 1] = BARREN
@@ -228,7 +213,7 @@ def test_class_that_cleaning_removes_from_the_mean_is_told_of(tmp_path: Path) ->
     assert any("'barren'" in w and "different classes" in w for w in result.warnings)
 
 
-def test_min_region_needs_a_unit_and_areas_a_gsd(data: Path, tmp_path: Path) -> None:
+def test_min_region_needs_a_unit_and_areas_a_gsd(data, tmp_path):
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match=r"8000px.*2000m2"):
         evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(min_region="4"))
@@ -245,7 +230,7 @@ def test_min_region_needs_a_unit_and_areas_a_gsd(data: Path, tmp_path: Path) -> 
 # --- Models -------------------------------------------------------------------------------------------------
 
 
-def test_model_is_scored_at_the_size_of_the_masks_and_its_maps_are_kept(tmp_path: Path) -> None:
+def test_model_is_scored_at_the_size_of_the_masks_and_its_maps_are_kept(tmp_path):
     truth = {"val/1": halves(WATER, FOREST, 64), "val/2": halves(URBAN, BARREN, 48)}
     data = write_data(tmp_path / "data", truth, gsd=1.0)
     runtime = ColourRuntime(make_card(gsd=2.0))
@@ -267,7 +252,7 @@ def test_model_is_scored_at_the_size_of_the_masks_and_its_maps_are_kept(tmp_path
     assert again.miou == result.miou
 
 
-def test_model_needs_a_gsd(data: Path) -> None:
+def test_model_needs_a_gsd(data):
     with pytest.raises(UsageError, match=r"--gsd 0.5.*landcover\.yaml"):
         evaluate(data, "folders:val", model=ColourRuntime())
     assert evaluate(data, "folders:val", model=ColourRuntime(), gsd=1.0).gsd == 1.0
@@ -276,14 +261,14 @@ def test_model_needs_a_gsd(data: Path) -> None:
 # --- Calibration and boundaries ----------------------------------------------------------------------------
 
 
-def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path: Path) -> None:
+def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path):
     """In another order of classes and scale than the data's, over several images, without unknown pixels."""
     truth = {"val/1": halves(WATER, FOREST, 64), "val/2": halves(URBAN, UNKNOWN, 48)}
     data = write_data(tmp_path / "data", truth, gsd=1.0)
     turned = Legend("turned", DEEPGLOBE.classes[::-1], unknown=0)
 
     class Turned(ColourRuntime):
-        def probabilities(self, batch: UInt8Array) -> Any:
+        def probabilities(self, batch):
             return super().probabilities(batch)[:, ::-1]
 
     runtime = Turned(make_card(legend=turned, gsd=2.0))
@@ -321,7 +306,7 @@ def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path: Path)
     assert (found.temperature, found.fitted_on) == (1.0, None)
 
 
-def test_boundaries_score_models_and_folders_alike(tmp_path: Path) -> None:
+def test_boundaries_score_models_and_folders_alike(tmp_path):
     truth = {f"val/{i}": halves(WATER, FOREST, 64) for i in (1, 2)}
     data = write_data(tmp_path / "data", truth, gsd=2.0)
     wrong = halves(WATER, FOREST, 64)
@@ -342,7 +327,7 @@ def test_boundaries_score_models_and_folders_alike(tmp_path: Path) -> None:
     assert evaluate(data, "folders:val", predictions=folder).boundaries is None
 
 
-def test_bins_without_a_class_are_warned_of(tmp_path: Path) -> None:
+def test_bins_without_a_class_are_warned_of(tmp_path):
     truth = halves(WATER, FOREST, 64)
     truth[:2, :2] = URBAN
     data = write_data(tmp_path / "data", {"val/1": truth}, gsd=0.5)
@@ -354,7 +339,7 @@ def test_bins_without_a_class_are_warned_of(tmp_path: Path) -> None:
     assert not any("0 to 5 m" in w for w in warnings)
 
 
-def test_calibration_needs_a_model_and_boundaries_need_metres(data: Path, tmp_path: Path) -> None:
+def test_calibration_needs_a_model_and_boundaries_need_metres(data, tmp_path):
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match=r"--calibration.*--model M"):
         evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(calibration=True))
@@ -367,7 +352,7 @@ def test_calibration_needs_a_model_and_boundaries_need_metres(data: Path, tmp_pa
     assert "without --calibration, --boundaries" in str(refused.exception)
 
 
-def test_command_prints_boundaries_and_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_prints_boundaries_and_calibration(tmp_path, monkeypatch):
     data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
     monkeypatch.setattr("landcover.evaluation.scoring.open_model", lambda *_, **__: ColourRuntime())
     monkeypatch.setattr("landcover.evaluation.scoring.model_digest", lambda _: "0")
@@ -384,7 +369,7 @@ def test_command_prints_boundaries_and_calibration(tmp_path: Path, monkeypatch: 
 # --- The interval -------------------------------------------------------------------------------------------
 
 
-def tables_of(*pairs: tuple[int, int]) -> Any:
+def tables_of(*pairs):
     """One group for each (right, wrong): urban pixels that are right, and such that are taken for water."""
     tables = np.zeros((len(pairs), 7, 8), np.int64)
     for table, (right, wrong) in zip(tables, pairs, strict=True):
@@ -393,7 +378,7 @@ def tables_of(*pairs: tuple[int, int]) -> Any:
     return tables
 
 
-def test_fewer_than_five_groups_give_no_interval_but_a_warning(tmp_path: Path) -> None:
+def test_fewer_than_five_groups_give_no_interval_but_a_warning(tmp_path):
     """Two images gave the two images' own scores as ends."""
     assert bootstrap_interval(tables_of(*[(90, 10), (50, 50)] * 2), DEEPGLOBE, "challenge") is None
     for number in (4, 5):
@@ -404,7 +389,7 @@ def test_fewer_than_five_groups_give_no_interval_but_a_warning(tmp_path: Path) -
         assert any("4 images are too few" in w for w in result.warnings) == (number == 4)
 
 
-def test_interval_of_one_wrong_group_of_five_is_known_exactly() -> None:
+def test_interval_of_one_wrong_group_of_five_is_known_exactly():
     """It is drawn 0, 1, 2 or more times with probabilities 0.33, 0.41, 0.20 and 0.06; each costs a fifth."""
     tables = tables_of(*[(100, 0)] * 4, (0, 100))
     assert bootstrap_interval(tables, DEEPGLOBE, "challenge", level=0.6) == (0.6, 1.0)
@@ -412,7 +397,7 @@ def test_interval_of_one_wrong_group_of_five_is_known_exactly() -> None:
     assert bootstrap_interval(np.zeros((5, 7, 8), np.int64), DEEPGLOBE, "challenge") is None
 
 
-def test_scenes_are_resampled_where_the_data_know_them(tmp_path: Path) -> None:
+def test_scenes_are_resampled_where_the_data_know_them(tmp_path):
     truth = {f"val/{i}": halves(WATER, FOREST) for i in range(10)}
     data = write_data(tmp_path / "data", truth)
     maps = write_maps(tmp_path / "maps", {key: halves(WATER, int(key[-1]) % 2 + 2) for key in truth})
@@ -429,7 +414,7 @@ def test_scenes_are_resampled_where_the_data_know_them(tmp_path: Path) -> None:
 # --- Options and the command line ---------------------------------------------------------------------------
 
 
-def test_options_that_contradict_each_other(data: Path, tmp_path: Path) -> None:
+def test_options_that_contradict_each_other(data, tmp_path):
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match="either --model M or --predictions"):
         evaluate(data, "folders:val")
@@ -445,7 +430,7 @@ def test_options_that_contradict_each_other(data: Path, tmp_path: Path) -> None:
         evaluate(data, "folders:test", predictions=maps)
 
 
-def test_outputs_are_not_overwritten_unasked(tmp_path: Path) -> None:
+def test_outputs_are_not_overwritten_unasked(tmp_path):
     data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
     maps, file = tmp_path / "maps", tmp_path / "r.json"
     for _ in range(2):
@@ -471,36 +456,32 @@ def test_outputs_are_not_overwritten_unasked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["json", "maps"])
-def test_an_output_that_cannot_be_written_is_told_of_before_anything_is_scored(
-    tmp_path: Path, option: str
-) -> None:
+def test_an_output_that_cannot_be_written_is_told_of_before_anything_is_scored(tmp_path, option):
     data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
     (tmp_path / "file").touch()
     runtime = ColourRuntime()
     for place in (tmp_path / "file/there", tmp_path / "file/further/down"):
         with pytest.raises(OutputError, match="is a file"):
-            evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(**{option: place}))  # type: ignore[arg-type]
+            evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(**{option: place}))
     (tmp_path / "maps/val/1_mask.png").mkdir(parents=True)
     target = tmp_path / "maps" if option == "maps" else tmp_path
     with pytest.raises(OutputError, match="is a folder"):
-        evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(force=True, **{option: target}))  # type: ignore[arg-type]
+        evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(force=True, **{option: target}))
     assert runtime.shapes == []
 
 
-def test_paths_in_the_result_lead_there_from_everywhere(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_in_the_result_lead_there_from_everywhere(data, tmp_path, monkeypatch):
     write_maps(tmp_path / "maps")
     monkeypatch.chdir(tmp_path)
     result = evaluate("data", "folders:val", predictions="maps")
     assert (result.data, result.predictions) == (data, tmp_path / "maps")
 
 
-def run(*arguments: str | Path) -> Any:
+def run(*arguments):
     return CliRunner().invoke(build(), ["evaluate", *map(str, arguments)])
 
 
-def test_command_prints_a_table_and_warnings(data: Path, tmp_path: Path) -> None:
+def test_command_prints_a_table_and_warnings(data, tmp_path):
     maps = write_maps(tmp_path / "maps")
     result = run("--data", data, "--split", "folders:val", "--predictions", maps, "--min-region", "4px")
     assert result.exit_code == 0, result.output
@@ -509,7 +490,7 @@ def test_command_prints_a_table_and_warnings(data: Path, tmp_path: Path) -> None
     assert "agriculture" in result.stderr
 
 
-def test_options_of_the_command(data: Path, tmp_path: Path) -> None:
+def test_options_of_the_command(data, tmp_path):
     """JSON alone goes to standard output; a legend file and the limit on pixels are options."""
     legend = tmp_path / "glnet.yaml"
     legend.write_text(json.dumps(GLNET_ORDER.to_dict()))
@@ -521,10 +502,8 @@ def test_options_of_the_command(data: Path, tmp_path: Path) -> None:
     assert run(*options, "--max-pixels", "64").exit_code == 0
 
 
-def test_command_shows_the_scores_though_the_disk_is_full_in_the_end(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*arguments: Any, **options: Any) -> None:
+def test_command_shows_the_scores_though_the_disk_is_full_in_the_end(data, tmp_path, monkeypatch):
+    def full(*arguments, **options):
         raise OutputError("No space left")
 
     monkeypatch.setattr("landcover.io.files.write_text", full)

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -18,42 +17,34 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import landcover
-from export_world import (
-    WINDOW_PX,
-    World,
-    needs_exact_int8,
-    noise,
-    reuse_graph,
-    tiny_runtime,
-    write_run,
-)
+from export_world import WINDOW_PX, needs_exact_int8, noise, reuse_graph, tiny_runtime, write_run
 from fake_runtime import make_card
 from landcover.cli import build
-from landcover.errors import LandcoverError, ModelError, OutputError, SplitError, UsageError
+from landcover.errors import ModelError, OutputError, SplitError, UsageError
 from landcover.exporting.stac import stac_item
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.model import ModelConfig, build_model
 from landcover.model.card import model_digest, read_card, save_model
-from landcover.model.runtimes import TorchRuntime, open_model
+from landcover.model.runtimes import open_model
 
 
 @pytest.fixture(scope="module")
-def reference(exported: World) -> TorchRuntime:
+def reference(exported):
     return exported.reference
 
 
 @pytest.fixture(scope="module")
-def run(exported: World) -> Path:
+def run(exported):
     return exported.run
 
 
 @pytest.fixture(scope="module")
-def data(exported: World) -> Path:
+def data(exported):
     return exported.data
 
 
 @needs_exact_int8
-def test_int8_by_the_command_line(exported: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_by_the_command_line(exported, tmp_path, monkeypatch):
     reference, run, data = exported.reference, exported.run, exported.data
     reuse_graph(exported, monkeypatch)
     out, more = tmp_path / "deep" / "m.onnx", tmp_path / "more"
@@ -115,7 +106,7 @@ def test_int8_by_the_command_line(exported: World, tmp_path: Path, monkeypatch: 
 class Plugin:
     """What Deepness does with a file, written again from its sources: checks, entries, arithmetic."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path):
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if len(inputs) > 1 or len(outputs) != 1:
@@ -131,13 +122,13 @@ class Plugin:
         self.entries = {name: json.loads(value) for name, value in entries.items() if name != "landcover"}
 
     @property
-    def class_names(self) -> list[str]:
+    def class_names(self):
         names = sorted(self.entries["class_names"].items(), key=lambda pair: int(pair[0]))
         if [int(key) for key, _ in names] != list(range(self.channels)):
             raise ValueError("class names are not consecutive")
         return [name for _, name in names]
 
-    def classify(self, tile: np.ndarray) -> np.ndarray:
+    def classify(self, tile):
         scaled = np.float32(tile * 1.0 / 255.0)
         mean, std = (np.float32(self.entries[f"standardization_{what}"]) for what in ("mean", "std"))
         batch = np.transpose(((scaled - mean) / std)[None], (0, 3, 1, 2))
@@ -146,9 +137,7 @@ class Plugin:
         return result.argmax(axis=1)[0]
 
 
-def test_the_file_for_qgis_gives_the_plugin_our_map(
-    reference: TorchRuntime, run: Path, tmp_path: Path
-) -> None:
+def test_the_file_for_qgis_gives_the_plugin_our_map(reference, run, tmp_path):
     options = landcover.ExportOptions(stac_mlm=tmp_path / "q.json")
     exported = landcover.export(run, tmp_path / "q.onnx", for_="qgis", options=options)
     plugin = Plugin(exported.path)
@@ -180,9 +169,7 @@ def test_the_file_for_qgis_gives_the_plugin_our_map(
         open_model(exported.path)
 
 
-def test_a_file_that_answers_otherwise_is_refused_and_nothing_is_written(
-    exported: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_answers_otherwise_is_refused_and_nothing_is_written(exported, tmp_path, monkeypatch):
     reuse_graph(exported, monkeypatch)  # of the network as it was before it broke
     broken = tiny_runtime()
     with torch.no_grad():
@@ -195,7 +182,7 @@ def test_a_file_that_answers_otherwise_is_refused_and_nothing_is_written(
 
 
 @pytest.mark.slow
-def test_an_efficientnet_b4_with_random_weights_is_exported(tmp_path: Path) -> None:
+def test_an_efficientnet_b4_with_random_weights_is_exported(tmp_path):
     """Its SAME padding must not end in formulas that grow from layer to layer."""
     config = ModelConfig(encoder="tf_efficientnet_b4", aspp_channels=8, decoder_channels=8)
     torch.manual_seed(0)
@@ -207,7 +194,7 @@ def test_an_efficientnet_b4_with_random_weights_is_exported(tmp_path: Path) -> N
     assert read_card(tmp_path / "m.onnx").model == config
 
 
-INT8: dict[str, Any] = {"int8": True, "calibration": "DATA", "data": "DATA", "split": "folders:validation"}
+INT8 = {"int8": True, "calibration": "DATA", "data": "DATA", "split": "folders:validation"}
 
 
 @pytest.mark.parametrize(
@@ -240,15 +227,7 @@ INT8: dict[str, Any] = {"int8": True, "calibration": "DATA", "data": "DATA", "sp
         (UsageError, r"exported model", {"run": "there.onnx"}),
     ],
 )
-def test_bad_input_is_one_message_and_no_file(
-    error: type[LandcoverError],
-    message: str,
-    options: dict[str, Any],
-    run: Path,
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_bad_input_is_one_message_and_no_file(error, message, options, run, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("there.onnx", "there.json"):
         Path(name).write_text("mine")
@@ -265,14 +244,14 @@ def test_bad_input_is_one_message_and_no_file(
     assert Path("there.onnx").read_text() == "mine"
 
 
-def test_a_missing_library_is_named_with_its_extra() -> None:
+def test_a_missing_library_is_named_with_its_extra():
     code = "import sys; sys.modules['onnx'] = None; import landcover; landcover.export('a', 'b.onnx')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "MissingExtraError: This needs onnx" in done.stderr
     assert "landcover[export]" in done.stderr
 
 
-def test_a_stac_item_keeps_to_what_names_may_hold(reference: TorchRuntime) -> None:
+def test_a_stac_item_keeps_to_what_names_may_hold(reference):
     legend = Legend("own", (LandClass("dense forêt", (1, 2, 255)), LandClass("eau", (0, 0, 0))), None)
     card = reference.card.model_copy(update={"legend": legend, "licence": ""})
     item = stac_item(card, name="m", href="./m.onnx", sha256="ab" * 32, size=1, parameters=2, side=None)
@@ -285,7 +264,7 @@ def test_a_stac_item_keeps_to_what_names_may_hold(reference: TorchRuntime) -> No
     assert "license" not in item["properties"]
 
 
-def check_item(item: dict[str, Any]) -> None:
+def check_item(item):
     """Check what the schemas of STAC 1.1 and of the extension demand."""
     assert item["type"] == "Feature"
     assert item["stac_version"] == "1.1.0"
@@ -316,7 +295,7 @@ def check_item(item: dict[str, Any]) -> None:
     assert re.fullmatch(r"1220[0-9a-f]{64}", models[0]["file:checksum"])
 
 
-def test_the_command_line_has_the_function_s_defaults() -> None:
+def test_the_command_line_has_the_function_s_defaults():
     verb = inspect.signature(importlib.import_module("landcover.cli.training").export).parameters
     function = inspect.signature(landcover.export).parameters
     defaults = {name: parameter.default for name, parameter in function.items()}
@@ -325,7 +304,7 @@ def test_the_command_line_has_the_function_s_defaults() -> None:
     assert {name: verb[name].default for name in defaults} == defaults
 
 
-def test_keywords_of_version_0_1_are_accepted_with_a_warning(run: Path, tmp_path: Path) -> None:
+def test_keywords_of_version_0_1_are_accepted_with_a_warning(run, tmp_path):
     with (
         pytest.warns(landcover.LandcoverWarning, match=r"seed=.*options=ExportOptions"),
         pytest.raises(UsageError, match="seed is -1"),

@@ -1,7 +1,5 @@
 """Pieces of imagery at the model's scale."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +10,7 @@ from landcover.errors import DataError, SplitError, UsageError
 from landcover.exporting.crops import PROCEDURAL, open_crops, parse_crops
 
 
-def write_images(root: Path, *, count: int = 3, size: tuple[int, int] = (40, 60)) -> Path:
+def write_images(root, *, count=3, size=(40, 60)):
     """Write lossless images of one colour each, their number, without labels."""
     root.mkdir(parents=True)
     for number in range(count):
@@ -21,13 +19,13 @@ def write_images(root: Path, *, count: int = 3, size: tuple[int, int] = (40, 60)
     return root
 
 
-def test_every_image_comes_once_before_one_comes_again(tmp_path: Path) -> None:
+def test_every_image_comes_once_before_one_comes_again(tmp_path):
     imagery = open_crops(write_images(tmp_path / "d"))
     colours = [int(piece[0, 0, 0]) for piece in imagery.crops(6, 16, 0.5, seed=4)]
     assert sorted(colours[:3]) == sorted(colours[3:]) == [0, 10, 20]
 
 
-def test_pieces_follow_from_seed_and_number(tmp_path: Path) -> None:
+def test_pieces_follow_from_seed_and_number(tmp_path):
     root = tmp_path / "d"
     root.mkdir()
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -45,19 +43,19 @@ def test_pieces_follow_from_seed_and_number(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(side=st.integers(1, 90), gsd=st.floats(0.2, 3.0))
-def test_pieces_are_square_unless_the_image_is_smaller(side: int, gsd: float) -> None:
+def test_pieces_are_square_unless_the_image_is_smaller(side, gsd):
     for piece in PROCEDURAL.crops(1, min(side, 40), gsd, seed=0):
         assert piece.shape == (min(side, 40), min(side, 40), 3)
         assert piece.dtype == np.uint8
 
 
-def test_a_small_image_gives_what_it_has_at_the_model_s_scale(tmp_path: Path) -> None:
+def test_a_small_image_gives_what_it_has_at_the_model_s_scale(tmp_path):
     imagery = open_crops(write_images(tmp_path / "d", count=1))
     (piece,) = imagery.crops(1, 32, 1.0, seed=0)
     assert piece.shape == (20, 30, 3)
 
 
-def test_data_and_split_in_one_text(tmp_path: Path) -> None:
+def test_data_and_split_in_one_text(tmp_path):
     root = write_images(tmp_path / "a:b")
     assert len(parse_crops(str(root)).items) == 3
     with pytest.raises(SplitError, match="no masks"):
@@ -67,7 +65,7 @@ def test_data_and_split_in_one_text(tmp_path: Path) -> None:
             parse_crops(text)
 
 
-def test_imagery_without_a_scale_or_images_is_refused(tmp_path: Path) -> None:
+def test_imagery_without_a_scale_or_images_is_refused(tmp_path):
     root = write_images(tmp_path / "d")
     (root / "landcover.yaml").unlink()
     with pytest.raises(UsageError, match=r"metres per pixel.* --gsd 0.5"):

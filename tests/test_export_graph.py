@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from export_world import World, noise
+from export_world import noise
 from fake_runtime import make_card
 from landcover.errors import ModelError
 from landcover.exporting.acceptance import both_outputs, check_parity, parity_batches
@@ -22,14 +22,12 @@ from landcover.model.runtimes import TorchRuntime, open_model
 SIZES = [(1, 1, 1), (1, 33, 47), (3, 32, 64), (1, 2, 130), (1, 511, 513)]
 
 
-def images(shape: tuple[int, int, int]) -> np.ndarray:
+def images(shape):
     return np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("shape", SIZES)
-def test_any_size_and_number_of_images_gives_the_network_s_answers(
-    exported: World, shape: tuple[int, int, int]
-) -> None:
+def test_any_size_and_number_of_images_gives_the_network_s_answers(exported, shape):
     batch = images(shape)
     runtime = open_model(exported.file, runtime="onnxruntime", device="cpu", threads=1)
     with torch.inference_mode():
@@ -45,14 +43,14 @@ def test_any_size_and_number_of_images_gives_the_network_s_answers(
 
 
 @pytest.mark.parametrize("shape", SIZES[:3])
-def test_openvino_gives_the_same(exported: World, shape: tuple[int, int, int]) -> None:
+def test_openvino_gives_the_same(exported, shape):
     batch = images(shape)
     one, two = (open_model(exported.file, runtime=name, device="cpu") for name in ("openvino", "onnxruntime"))
     np.testing.assert_allclose(one.probabilities(batch), two.probabilities(batch), atol=1e-4)
     np.testing.assert_allclose(one.coarse(batch), two.coarse(batch), atol=1e-4)
 
 
-def test_the_file_is_one_valid_onnx_file_of_the_agreed_form(exported: World) -> None:
+def test_the_file_is_one_valid_onnx_file_of_the_agreed_form(exported):
     model = onnx.load(exported.file, load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
     assert model.opset_import[0].version >= 18
@@ -68,7 +66,7 @@ def test_the_file_is_one_valid_onnx_file_of_the_agreed_form(exported: World) -> 
     }
 
 
-def test_the_file_says_what_it_is_and_not_where_it_was_made(exported: World) -> None:
+def test_the_file_says_what_it_is_and_not_where_it_was_made(exported):
     content = exported.file.read_bytes()
     for trace in (b"site-packages", b"Traceback", b".py", str(Path(__file__).parents[1]).encode()):
         assert trace not in content
@@ -81,7 +79,7 @@ def test_the_file_says_what_it_is_and_not_where_it_was_made(exported: World) -> 
     assert read_card(exported.file) == exported.reference.card
 
 
-def test_writing_again_replaces_what_the_file_says(exported: World, tmp_path: Path) -> None:
+def test_writing_again_replaces_what_the_file_says(exported, tmp_path):
     model = onnx.load(exported.file)
     card = exported.reference.card.model_copy(update={"licence": "mine", "export": {"a": 1}})
     write_model(tmp_path / "m.onnx", model, card, {"more": json.dumps(1)})
@@ -90,7 +88,7 @@ def test_writing_again_replaces_what_the_file_says(exported: World, tmp_path: Pa
     assert {entry.key for entry in again.metadata_props} == {"landcover", "more"}
 
 
-def test_the_results_of_parity_are_good_and_kept(exported: World) -> None:
+def test_the_results_of_parity_are_good_and_kept(exported):
     openvino, onnxruntime = exported.variant.results["parity"]
     assert [openvino["runtime"], onnxruntime["runtime"]] == ["openvino", "onnxruntime"]
     for results in (openvino, onnxruntime):
@@ -99,7 +97,7 @@ def test_the_results_of_parity_are_good_and_kept(exported: World) -> None:
         assert {"1x48x48", "2x48x48", "1x33x47", "1x1x1"} <= set(results["sizes"])
 
 
-def test_a_sabotaged_graph_does_not_pass(exported: World, tmp_path: Path) -> None:
+def test_a_sabotaged_graph_does_not_pass(exported, tmp_path):
     model = onnx.load(exported.file)
     weight = next(tensor for tensor in model.graph.initializer if tensor.dims == [6, 8, 1, 1])
     values = onnx.numpy_helper.to_array(weight) * np.float32(0.9)
@@ -111,7 +109,7 @@ def test_a_sabotaged_graph_does_not_pass(exported: World, tmp_path: Path) -> Non
         check_parity(both_outputs(exported.reference), {"onnxruntime": both_outputs(file)}, batches)
 
 
-def constant(*probabilities: float):
+def constant(*probabilities):
     values = np.array(probabilities, np.float32)[None, :, None, None]
     return lambda batch: (np.broadcast_to(values, (len(batch), len(probabilities), *batch.shape[1:3])),)
 
@@ -119,8 +117,8 @@ def constant(*probabilities: float):
 BATCH = np.zeros((2, 4, 5, 3), np.uint8)
 
 
-def test_parity_counts_pixels_and_finds_the_largest_difference() -> None:
-    def half_wrong(batch: np.ndarray) -> tuple[np.ndarray]:
+def test_parity_counts_pixels_and_finds_the_largest_difference():
+    def half_wrong(batch):
         result = constant(0.6, 0.4)(batch)[0].copy()
         result[:, :, :2] = np.array([0.3, 0.7], np.float32)[None, :, None, None]
         return (result,)
@@ -139,7 +137,7 @@ def test_parity_counts_pixels_and_finds_the_largest_difference() -> None:
         check_parity(constant(0.6, 0.4), variants, batches)
 
 
-def test_nan_and_other_shapes_do_not_pass() -> None:
+def test_nan_and_other_shapes_do_not_pass():
     nan = float("nan")
     for reference, variant in (((nan, 1.0), (nan, 1.0)), ((0.6, 0.4), (nan, 0.4))):
         with pytest.raises(ModelError, match="nan"):
@@ -149,7 +147,7 @@ def test_nan_and_other_shapes_do_not_pass() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (48, 48), (100, 60)])
-def test_probes_hold_pixels_whatever_the_images(size: tuple[int, int]) -> None:
+def test_probes_hold_pixels_whatever_the_images(size):
     pieces = [np.zeros((*size, 3), np.uint8), np.zeros((5, 7, 3), np.uint8)]
     shapes = [batch.shape for batch in parity_batches(pieces)]
     assert all(np.prod(shape) for shape in shapes)
@@ -158,9 +156,7 @@ def test_probes_hold_pixels_whatever_the_images(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (2, 2), (4, 1), ((2, 4), 1)])
-def test_constant_padding_is_timm_s_at_multiples_of_the_stride(
-    kernel: int, stride: int | tuple[int, int], dilation: int
-) -> None:
+def test_constant_padding_is_timm_s_at_multiples_of_the_stride(kernel, stride, dilation):
     torch.manual_seed(0)
     convolution = Conv2dSame(4, 6, kernel, stride=stride, dilation=dilation)
     for height, width in ((8, 12), (16, 4), (4, 4)):
@@ -173,7 +169,7 @@ def test_constant_padding_is_timm_s_at_multiples_of_the_stride(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", TESTED_ENCODERS)
-def test_every_tested_encoder_can_be_exported(encoder: str, tmp_path: Path) -> None:
+def test_every_tested_encoder_can_be_exported(encoder, tmp_path):
     """The graph is made at one size; its answers are compared at others, beside multiples of 32 too."""
     torch.manual_seed(0)
     stride = 16 if 16 in TESTED_ENCODERS[encoder] else 32

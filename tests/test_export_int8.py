@@ -1,20 +1,18 @@
 """INT8: what is quantised, and the acceptance checks, both ways."""
 
 import itertools
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 
-from export_world import WINDOW_PX, World, needs_exact_int8, noise, saturates
+from export_world import WINDOW_PX, needs_exact_int8, noise, saturates
 from fake_runtime import ColourRuntime
 from landcover.errors import ModelError, UsageError
 from landcover.exporting import ExportOptions, acceptance
 from landcover.exporting.acceptance import Pair, check_accuracy, check_agreement, check_speed
-from landcover.exporting.exporter import Labelled, Variant, int8_variant
+from landcover.exporting.exporter import Labelled, int8_variant
 from landcover.exporting.graph import write_model
 from landcover.model.card import read_card
 from landcover.model.runtimes import open_model
@@ -23,7 +21,7 @@ from training_world import write_pair
 NO_GATE = "the network is too small to be faster"
 
 
-def quantised(exported: World, images: list[np.ndarray], max_miou_loss: float) -> Variant:
+def quantised(exported, images, max_miou_loss):
     return int8_variant(
         exported.variant,
         images,
@@ -36,13 +34,11 @@ def quantised(exported: World, images: list[np.ndarray], max_miou_loss: float) -
 
 
 @pytest.fixture(scope="module")
-def variant(exported: World) -> Variant:
+def variant(exported):
     return quantised(exported, [noise(WINDOW_PX, seed=seed) for seed in range(8)], 100.0)
 
 
-def test_convolutions_compute_with_integers_and_what_follows_with_floats(
-    exported: World, variant: Variant
-) -> None:
+def test_convolutions_compute_with_integers_and_what_follows_with_floats(exported, variant):
     model = variant.model
     onnx.checker.check_model(model, full_check=True)
     made_by = {output: node for node in model.graph.node for output in node.output}
@@ -65,7 +61,7 @@ def test_convolutions_compute_with_integers_and_what_follows_with_floats(
 
 
 @needs_exact_int8
-def test_a_good_one_passes_with_its_results(exported: World, variant: Variant, tmp_path: Path) -> None:
+def test_a_good_one_passes_with_its_results(exported, variant, tmp_path):
     results = variant.results["int8"]
     accuracy = results["accuracy"]
     assert accuracy["fp32"] > 0.9  # the truth is the network's prediction
@@ -85,7 +81,7 @@ def test_a_good_one_passes_with_its_results(exported: World, variant: Variant, t
     assert exported.file.read_bytes() == (tmp_path / "again.onnx").read_bytes()
 
 
-def test_it_runs_at_any_size_in_both_runtimes(exported: World, variant: Variant) -> None:
+def test_it_runs_at_any_size_in_both_runtimes(exported, variant):
     assert variant.card.precision == "int8"
     batch = np.stack([noise(64, seed=5)[:33, :47]] * 2)
     expected = exported.reference.probabilities(batch)
@@ -97,13 +93,13 @@ def test_it_runs_at_any_size_in_both_runtimes(exported: World, variant: Variant)
         assert np.mean(answer.argmax(1) == expected.argmax(1)) > 0.8
 
 
-def test_one_that_maps_worse_is_refused_with_what_it_loses(exported: World) -> None:
+def test_one_that_maps_worse_is_refused_with_what_it_loses(exported):
     black = [np.zeros((WINDOW_PX, WINDOW_PX, 3), np.uint8)] * 2  # ranges that fit no real image
     with pytest.raises(ModelError, match=r"INT8 loses \d+\.\d\d points of mIoU on data folders:validation"):
         quantised(exported, black, 0.5)
 
 
-def test_the_limit_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_the_loss(monkeypatch):
     pair = Pair(ColourRuntime(), ColourRuntime())
     for int8, passes in ((0.7, True), (0.695, True), (0.6949, False), (0.8, True), (float("nan"), False)):
         scores = iter([0.7, int8])
@@ -123,18 +119,18 @@ def test_the_limit_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 class Constant(ColourRuntime):
     """Predict class 0 for the first rows, class 1 for the others."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows):
         super().__init__()
         self._rows = rows
 
-    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+    def probabilities(self, batch):
         result = np.zeros((len(batch), 6, *batch.shape[1:3]), np.float32)
         result[:, 0, : self._rows] = 1
         result[:, 1, self._rows :] = 1
         return result
 
 
-def test_agreement_counts_pixels_of_the_same_class() -> None:
+def test_agreement_counts_pixels_of_the_same_class():
     windows = [np.zeros((size, 10, 3), np.uint8) for size in (10, 20)]
     pair = Pair(Constant(5), Constant(6))
     results = check_agreement(pair, "two images", iter(windows), minimum=280 / 300)
@@ -144,17 +140,17 @@ def test_agreement_counts_pixels_of_the_same_class() -> None:
         check_agreement(pair, "two images", windows, minimum=0.985)
 
 
-def test_times_are_medians_of_turns_and_a_slower_file_is_refused() -> None:
+def test_times_are_medians_of_turns_and_a_slower_file_is_refused():
     """A clock that advances by the cost of the runtime, and by much more where the machine is interrupted."""
-    order: list[str] = []
+    order = []
     now = 0.0
 
     class Timed(ColourRuntime):
-        def __init__(self, name: str, costs: Callable[[int], float]) -> None:
+        def __init__(self, name, costs):
             super().__init__()
             self.name, self._costs, self._calls = name, costs, itertools.count()
 
-        def coarse(self, batch: np.ndarray) -> np.ndarray:
+        def coarse(self, batch):
             nonlocal now
             order.append(self.name)
             assert batch.shape == (1, 48, 48, 3)
@@ -164,7 +160,7 @@ def test_times_are_medians_of_turns_and_a_slower_file_is_refused() -> None:
     slow = Timed("openvino", lambda call: 9.0 if call < 3 else 0.1)  # the first calls compile
     fast = Timed("other", lambda call: 5.0 if call % 4 == 3 else 0.04)
 
-    def check(pair: Pair, *, must_be_faster: bool = True) -> dict[str, object]:
+    def check(pair, *, must_be_faster=True):
         window = noise(48, seed=0)
         return check_speed(pair, window, must_be_faster=must_be_faster, rounds=9, clock=lambda: now)
 
@@ -180,7 +176,7 @@ def test_times_are_medians_of_turns_and_a_slower_file_is_refused() -> None:
         check(Pair(slow, slow))
 
 
-def test_data_without_a_known_class_cannot_judge(tmp_path: Path) -> None:
+def test_data_without_a_known_class_cannot_judge(tmp_path):
     write_pair(tmp_path / "d" / "validation", "0", noise(32, seed=0), np.full((32, 32), 6))
     pair = Pair(ColourRuntime(), ColourRuntime())
     with pytest.raises(UsageError, match="no pixel of a known class"):

@@ -14,17 +14,17 @@ from landcover.errors import DataError, OutputError
 from landcover.io.files import atomic_path, check_output, claimed, is_temporary, walk, write_text
 
 
-def names(folder: Path) -> list[str]:
+def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_writes_whole_and_makes_folders(tmp_path: Path) -> None:
+def test_writes_whole_and_makes_folders(tmp_path):
     write_text(tmp_path / "a" / "b.txt", "ä")
     assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "ä"
     assert names(tmp_path / "a") == ["b.txt"]
 
 
-def test_refuses_to_replace_unless_forced(tmp_path: Path) -> None:
+def test_refuses_to_replace_unless_forced(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "first")
     with pytest.raises(OutputError, match="--force"):
@@ -35,7 +35,7 @@ def test_refuses_to_replace_unless_forced(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_what_replaces_a_file_takes_over_its_mode(tmp_path: Path) -> None:
+def test_what_replaces_a_file_takes_over_its_mode(tmp_path):
     path = tmp_path / "shared.bin"
     path.write_bytes(b"old")
     path.chmod(0o664)
@@ -45,7 +45,7 @@ def test_what_replaces_a_file_takes_over_its_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_a_read_only_file_is_replaced_by_who_may_write_in_its_folder() -> None:
+def test_a_read_only_file_is_replaced_by_who_may_write_in_its_folder():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kept.txt"
         path.write_text("old")
@@ -62,7 +62,7 @@ def test_a_read_only_file_is_replaced_by_who_may_write_in_its_folder() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_failure_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_failure_leaves_what_was_there(tmp_path, error):
     path = tmp_path / "a.txt"
     write_text(path, "first")
     with pytest.raises(error), atomic_path(path, force=True) as temporary:  # noqa: PT012
@@ -72,17 +72,17 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, error: type[BaseExcepti
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_the_temporary_file_keeps_the_suffix(tmp_path: Path) -> None:
+def test_the_temporary_file_keeps_the_suffix(tmp_path):
     with atomic_path(tmp_path / "map.tif") as temporary:
         assert temporary.suffix == ".tif"
         assert temporary.parent.parent == tmp_path
         temporary.touch()
 
 
-def test_content_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
     flushed = []
 
-    def fsync(descriptor: int) -> None:
+    def fsync(descriptor):
         status = os.fstat(descriptor)
         flushed.append(("folder" if S_ISDIR(status.st_mode) else status.st_size, names(tmp_path)))
 
@@ -92,7 +92,7 @@ def test_content_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: p
     assert flushed == [(4, [temporary.parent.name]), ("folder", [temporary.parent.name, "a.txt"])]
 
 
-def test_leftovers_of_a_killed_process_are_known(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_known(tmp_path):
     with atomic_path(tmp_path / "images.bin") as temporary:
         temporary.touch()
         assert is_temporary(temporary.parent)
@@ -110,7 +110,7 @@ with atomic_path(Path(sys.argv[1])) as temporary:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no locks")
-def test_leftovers_of_killed_processes_go_when_the_file_is_written(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_go_when_the_file_is_written(tmp_path):
     """A map of gigabytes would stay for good; files of other names and of working processes must stay."""
     for name in ("a[1].tif", "ab.tif"):
         subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name)], check=False)
@@ -135,7 +135,7 @@ with claimed(Path(sys.argv[1]), Path("map.tif")):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no locks")
-def test_a_folder_is_claimed_by_one_process_and_free_when_it_is_killed(tmp_path: Path) -> None:
+def test_a_folder_is_claimed_by_one_process_and_free_when_it_is_killed(tmp_path):
     folder = tmp_path / "deep" / "work"
     command = [sys.executable, "-c", CLAIM, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -149,7 +149,7 @@ def test_a_folder_is_claimed_by_one_process_and_free_when_it_is_killed(tmp_path:
             assert folder.is_dir()
 
 
-def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file/a\.txt cannot be written"):
         write_text(tmp_path / "file" / "a.txt", "text")
@@ -162,7 +162,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
         write_text(Path("/proc/landcover/a.txt"), "text")
 
 
-def test_an_error_of_reading_is_not_taken_for_one_of_writing(tmp_path: Path) -> None:
+def test_an_error_of_reading_is_not_taken_for_one_of_writing(tmp_path):
     class BusyError(OSError):
         pass
 
@@ -172,13 +172,11 @@ def test_an_error_of_reading_is_not_taken_for_one_of_writing(tmp_path: Path) -> 
         (tmp_path / "source.txt").read_text()
 
 
-def test_a_folder_that_cannot_be_listed_is_no_empty_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path, monkeypatch):
     (tmp_path / "closed").mkdir()
     scandir = os.scandir
 
-    def closed(path: str) -> object:  # the superuser, who may run tests, can list all folders
+    def closed(path):  # the superuser, who may run tests, can list all folders
         if Path(path).name == "closed":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return scandir(path)
@@ -188,7 +186,7 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(
         list(walk(tmp_path))
 
 
-def test_devices_and_pipes_are_never_replaced(tmp_path: Path) -> None:
+def test_devices_and_pipes_are_never_replaced(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for write in (lambda: write_text(pipe, "text", force=True), lambda: check_output(pipe, force=True)):

@@ -12,14 +12,14 @@ from landcover.model.preprocessing import resample_image
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
-def picture(shape: tuple[int, int]) -> np.ndarray:
+def picture(shape):
     """uint8 (H, W, 3), every pixel of another colour."""
     number = np.arange(shape[0] * shape[1]).reshape(shape)
     return np.stack([number % 251 + 1, number // 251 + 1, np.full(shape, 9)], -1).astype(np.uint8)
 
 
 @given(hnp.arrays(bool, SHAPES))
-def test_imagery_stays_and_the_rest_is_made_of_imagery(valid: np.ndarray) -> None:
+def test_imagery_stays_and_the_rest_is_made_of_imagery(valid):
     image = picture(valid.shape)
     image[~valid] = 0
     filled = mirrored(image, valid)
@@ -31,7 +31,7 @@ def test_imagery_stays_and_the_rest_is_made_of_imagery(valid: np.ndarray) -> Non
 
 @pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize(("width", "missing"), [(9, 1), (9, 3), (9, 5), (9, 7), (60, 33)])
-def test_beyond_an_edge_stands_what_numpy_calls_symmetric(width: int, missing: int, turns: int) -> None:
+def test_beyond_an_edge_stands_what_numpy_calls_symmetric(width, missing, turns):
     """Also where more is missing than there is, to and fro, and where an image is long and narrow."""
     ground = picture((3, width))[:, : width - missing]
     valid = np.ones((3, width), bool)
@@ -42,7 +42,7 @@ def test_beyond_an_edge_stands_what_numpy_calls_symmetric(width: int, missing: i
     np.testing.assert_array_equal(filled, np.rot90(expected, turns))
 
 
-def test_the_nearer_edge_is_taken() -> None:
+def test_the_nearer_edge_is_taken():
     image = np.zeros((7, 7, 3), np.uint8)
     image[:, :2], image[:2] = 10, 20
     valid = (image > 0).all(-1)
@@ -51,16 +51,14 @@ def test_the_nearer_edge_is_taken() -> None:
     assert filled[2, 5, 0] == 20
 
 
-def test_nothing_is_shown_where_nothing_is() -> None:
+def test_nothing_is_shown_where_nothing_is():
     image = picture((4, 5))
     assert mirrored(image, np.zeros((4, 5), bool)) is image
     assert mirrored(image, np.ones((4, 5), bool)) is image
 
 
 @given(hnp.arrays(bool, SHAPES), st.integers(1, 20), st.integers(0, 1))
-def test_a_pixel_is_whole_if_all_that_it_is_resampled_from_is(
-    missing: np.ndarray, length: int, axis: int
-) -> None:
+def test_a_pixel_is_whole_if_all_that_it_is_resampled_from_is(missing, length, axis):
     """By the resampling itself: what is missing leaves a trace of its brightness."""
     shape = list(missing.shape)
     step, shape[axis] = shape[axis] / length, length
@@ -72,7 +70,7 @@ def test_a_pixel_is_whole_if_all_that_it_is_resampled_from_is(
 
 
 @given(st.integers(2, 40), st.integers(1, 40))
-def test_no_more_is_missing_than_the_filter_reaches(length: int, pixels: int) -> None:
+def test_no_more_is_missing_than_the_filter_reaches(length, pixels):
     step = length / pixels
     missing = np.zeros((length, 1), bool)
     missing[length // 2] = True
@@ -81,7 +79,7 @@ def test_no_more_is_missing_than_the_filter_reaches(length: int, pixels: int) ->
     assert (np.abs(centre - length // 2 - 0.5) < max(step, 1) + 0.5).all()
 
 
-def test_a_part_is_as_in_the_whole() -> None:
+def test_a_part_is_as_in_the_whole():
     missing = np.random.default_rng(0).random((40, 3)) < 0.2
     whole = any_within(missing, slice(0, 17), 40 / 17, 0, 0)
     part = any_within(missing[9:30], slice(5, 11), 40 / 17, 9, 0)

@@ -8,10 +8,10 @@ EXPECTED = cases.load()
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> cases.Measures:
+def measured(tmp_path_factory):
     return dict(cases.measure(tmp_path_factory.mktemp("golden")))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_results_are_those_of_version_0_1(measured: cases.Measures, name: str) -> None:
+def test_results_are_those_of_version_0_1(measured, name):
     assert list(cases.differences(measured[name], EXPECTED[name])) == []

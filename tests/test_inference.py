@@ -1,5 +1,4 @@
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -14,7 +13,7 @@ RNG = np.random.default_rng(0)
 sides = st.integers(1, 150)
 
 
-def patches(height: int, width: int, cell: int = 10) -> npt.NDArray[np.uint8]:
+def patches(height, width, cell=10):
     """Class indices in square cells."""
     cells = RNG.integers(0, 6, (-(-height // cell), -(-width // cell)), dtype=np.uint8)
     return cells.repeat(cell, 0).repeat(cell, 1)[:height, :width]
@@ -32,9 +31,7 @@ def patches(height: int, width: int, cell: int = 10) -> npt.NDArray[np.uint8]:
 @example(1, 1, None, 0.0, None, 1)
 @example(96, 96, 48, 0.0, None, 1)  # overlap 0 with the stride equal to the window: empty in a peer
 @example(30, 130, 48, 0.5, None, 2)  # smaller than the window on one axis
-def test_a_constant_model_returns_its_constant_everywhere(
-    height: int, width: int, window_px: int | None, overlap: float, gsd: float | None, batch: int
-) -> None:
+def test_a_constant_model_returns_its_constant_everywhere(height, width, window_px, overlap, gsd, batch):
     if window_px == 1:
         height, width = min(height, 20), min(width, 20)
     overlap_px = int(overlap * window_px) if window_px else None
@@ -42,23 +39,23 @@ def test_a_constant_model_returns_its_constant_everywhere(
     image = np.zeros((height, width, 3), np.uint8)
     runtime = ConstantRuntime()
     options = {"gsd": gsd, "window_px": window_px, "overlap_px": overlap_px, "batch": batch}
-    result = predict_probabilities(runtime, image, **options)  # type: ignore[arg-type]
+    result = predict_probabilities(runtime, image, **options)
     assert result.shape == (6, height, width)
     assert result.dtype == np.float32
     assert np.allclose(result, np.array(runtime.values)[:, None, None], atol=1e-6)
-    index = predict_index(runtime, image, **options)  # type: ignore[arg-type]
+    index = predict_index(runtime, image, **options)
     assert index.dtype == np.uint8
     assert np.array_equal(index, np.full((height, width), 2))
 
 
-def test_overlapping_windows_average_probabilities_with_ramps() -> None:
+def test_overlapping_windows_average_probabilities_with_ramps():
     class Sides(AtFullSize):
         """Sure of class 0 in windows that begin black, sure of class 1 in others; its logits are huge."""
 
         card = make_card()
         device = "cpu"
 
-        def probabilities(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        def probabilities(self, batch):
             result = np.zeros((len(batch), 6, *batch.shape[1:3]), np.float32)
             for one, image in zip(result, batch, strict=True):
                 one[0 if image[0, 0, 0] == 0 else 1] = 1
@@ -73,14 +70,14 @@ def test_overlapping_windows_average_probabilities_with_ramps() -> None:
     assert np.allclose(result.sum(0), 1, atol=1e-6)
 
 
-def test_index_is_the_argmax_in_legend_order() -> None:
+def test_index_is_the_argmax_in_legend_order():
     image = RNG.integers(0, 256, (90, 70, 3), dtype=np.uint8)
     for gsd in (1.0, 0.4, 3.0):
         probabilities = predict_probabilities(ColourRuntime(), image, gsd=gsd)
         assert np.array_equal(predict_index(ColourRuntime(), image, gsd=gsd), probabilities.argmax(0))
 
 
-def test_unknown_is_never_predicted_wherever_it_stands_in_the_legend() -> None:
+def test_unknown_is_never_predicted_wherever_it_stands_in_the_legend():
     classes = tuple(LandClass(f"c{i}", (i, i, i)) for i in range(7))
     runtime = ConstantRuntime(card=make_card(legend=Legend("middle", classes, unknown=2)))
     index = predict_index(runtime, np.zeros((9, 9, 3), np.uint8))
@@ -88,7 +85,7 @@ def test_unknown_is_never_predicted_wherever_it_stands_in_the_legend() -> None:
 
 
 @pytest.mark.parametrize("gsd", [0.5, 1.0, 2.0, 0.837])
-def test_maps_lie_on_the_images_own_grid(gsd: float) -> None:
+def test_maps_lie_on_the_images_own_grid(gsd):
     truth = patches(120, 180, cell=30)
     index = predict_index(ColourRuntime(), DEEPGLOBE.colours[truth], gsd=gsd)
     assert index.shape == truth.shape
@@ -98,7 +95,7 @@ def test_maps_lie_on_the_images_own_grid(gsd: float) -> None:
     assert (index == truth)[np.tile(inside, (4, 6))].all()
 
 
-def test_the_network_sees_the_image_at_its_own_scale() -> None:
+def test_the_network_sees_the_image_at_its_own_scale():
     image = np.zeros((239, 478, 3), np.uint8)
     for gsd, expected in [(0.5, (1, 100, 200, 3)), (1.195, (1, 239, 478, 3)), (None, (1, 239, 478, 3))]:
         runtime = ColourRuntime(make_card(gsd=1.195))
@@ -106,7 +103,7 @@ def test_the_network_sees_the_image_at_its_own_scale() -> None:
         assert runtime.shapes == [expected]
 
 
-def test_large_images_go_through_the_windows_that_the_card_advises() -> None:
+def test_large_images_go_through_the_windows_that_the_card_advises():
     runtime = ColourRuntime(make_card(window_px=900, overlap_px=100))
     predict_index(runtime, np.zeros((40, WHOLE_PX, 3), np.uint8))
     assert runtime.shapes == [(1, 40, WHOLE_PX, 3)]
@@ -116,7 +113,7 @@ def test_large_images_go_through_the_windows_that_the_card_advises() -> None:
     assert runtime.shapes[3:] == [(1, 40, WHOLE_PX + 1, 3)]
 
 
-def test_tiny_images_are_padded_for_the_network_and_cut_again() -> None:
+def test_tiny_images_are_padded_for_the_network_and_cut_again():
     truth = patches(5, 3, cell=1)
     runtime = ColourRuntime()
     assert np.array_equal(predict_index(runtime, DEEPGLOBE.colours[truth]), truth)
@@ -132,13 +129,13 @@ def test_tiny_images_are_padded_for_the_network_and_cut_again() -> None:
         np.zeros((0, 9, 3), np.uint8),
     ],
 )
-def test_other_arrays_than_rgb_bytes_are_refused(image: npt.NDArray[np.uint8]) -> None:
+def test_other_arrays_than_rgb_bytes_are_refused(image):
     with pytest.raises(UsageError, match="expected uint8"):
         predict_index(ColourRuntime(), image)
 
 
 @pytest.mark.parametrize("side", [9, 99])
-def test_impossible_options_are_refused_whatever_the_image(side: int) -> None:
+def test_impossible_options_are_refused_whatever_the_image(side):
     image = np.zeros((side, side, 3), np.uint8)
     for window_px, overlap_px in [(64, 64), (64, -1), (None, -1), (None, 10**6), (0, -1), (10**6, -1)]:
         with pytest.raises(UsageError, match="cannot overlap"):
@@ -149,7 +146,7 @@ def test_impossible_options_are_refused_whatever_the_image(side: int) -> None:
         predict_index(ColourRuntime(), image, gsd=-1)
 
 
-def test_damaged_weights_make_no_map() -> None:
+def test_damaged_weights_make_no_map():
     for broken in (float("nan"), float("inf")):
         with pytest.raises(ModelError, match="NaN"):
             predict_index(
@@ -158,6 +155,6 @@ def test_damaged_weights_make_no_map() -> None:
 
 
 @pytest.mark.parametrize("gsd", [10.1, 1e9, 1e308])
-def test_imagery_in_which_nothing_can_be_seen_is_refused(gsd: float) -> None:
+def test_imagery_in_which_nothing_can_be_seen_is_refused(gsd):
     with pytest.raises(ImageError, match="pass --gsd"):
         predict_index(ColourRuntime(), np.zeros((100, 100, 3), np.uint8), gsd=gsd)

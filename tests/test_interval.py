@@ -9,7 +9,7 @@ from landcover.legend import DEEPGLOBE
 from landcover.metrics import ConfusionMatrix
 
 
-def make_tables(groups: int, seed: int, right: float = 0.7) -> np.ndarray:
+def make_tables(groups, seed, right=0.7):
     """Tables of groups of different sizes, with a share of the pixels right."""
     rng = np.random.default_rng(seed)
     tables = rng.integers(0, 400, (groups, 7, 8)) * rng.integers(1, 9, (groups, 1, 1))
@@ -19,7 +19,7 @@ def make_tables(groups: int, seed: int, right: float = 0.7) -> np.ndarray:
     return tables
 
 
-def miou(tables: np.ndarray) -> float:
+def miou(tables):
     matrix = ConfusionMatrix(DEEPGLOBE)
     matrix.table = tables.sum(axis=0)
     score = matrix.scores().miou
@@ -27,9 +27,7 @@ def miou(tables: np.ndarray) -> float:
     return score
 
 
-def naive(
-    first: np.ndarray, second: np.ndarray | None, strata: np.ndarray, seed: int, level: float
-) -> np.ndarray:
+def naive(first, second, strata, seed, level):
     """Draw the counts as the module does, fifty resamples of each stratum in turn; score them one by one."""
     rng = np.random.default_rng(seed)
     found = []
@@ -58,7 +56,7 @@ STRATA = np.array([0] * 6 + [2] * 9 + [1] * 5)
 
 
 @pytest.mark.parametrize("strata", [None, STRATA], ids=["pooled", "mean over folds"])
-def test_both_intervals_are_those_of_a_naive_loop(strata: np.ndarray | None) -> None:
+def test_both_intervals_are_those_of_a_naive_loop(strata):
     first, second = make_tables(20, 1), make_tables(20, 2, right=0.5)
     labels = np.zeros(20, int) if strata is None else strata
     one = bootstrap_interval(first, DEEPGLOBE, "challenge", strata=strata, seed=3)
@@ -67,7 +65,7 @@ def test_both_intervals_are_those_of_a_naive_loop(strata: np.ndarray | None) -> 
     np.testing.assert_allclose(both, naive(first, second, labels, 4, 0.8), rtol=1e-12)
 
 
-def test_turning_the_pair_round_turns_the_interval_round() -> None:
+def test_turning_the_pair_round_turns_the_interval_round():
     first, second = make_tables(12, 1), make_tables(12, 2)
     assert bootstrap_interval(first, DEEPGLOBE, "challenge", minus=first) == (0.0, 0.0)
     low, high = bootstrap_interval(first, DEEPGLOBE, "challenge", minus=second) or (1.0, 0.0)
@@ -76,7 +74,7 @@ def test_turning_the_pair_round_turns_the_interval_round() -> None:
     assert back == pytest.approx((-high, -low))
 
 
-def test_what_both_find_hard_cancels() -> None:
+def test_what_both_find_hard_cancels():
     """Scenes differ a lot, the two ways by the same little in each: the pair knows it, the scores do not."""
     first = make_tables(30, 5)
     for group in range(0, 30, 2):
@@ -88,7 +86,7 @@ def test_what_both_find_hard_cancels() -> None:
     assert 0 < low < high < (ends[1] - ends[0]) / 10
 
 
-def test_too_few_groups_in_a_fold_give_none() -> None:
+def test_too_few_groups_in_a_fold_give_none():
     tables = make_tables(LEAST_GROUPS * 2 - 1, 0)
     strata = np.arange(len(tables)) // LEAST_GROUPS
     assert bootstrap_interval(tables, DEEPGLOBE, "challenge", minus=tables, strata=strata) is None
@@ -97,6 +95,6 @@ def test_too_few_groups_in_a_fold_give_none() -> None:
     assert bootstrap_interval(tables[:0], DEEPGLOBE, "challenge") is None
 
 
-def test_other_groups_are_no_pair() -> None:
+def test_other_groups_are_no_pair():
     with pytest.raises(UsageError, match="the same groups"):
         bootstrap_interval(make_tables(6, 0), DEEPGLOBE, "challenge", minus=make_tables(7, 0))

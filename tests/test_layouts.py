@@ -4,14 +4,13 @@ import multiprocessing
 import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from datafolders import MINIATURES, image_of, truth_of, write_folder, write_image, write_mask
-from landcover.data import Dataset, open_dataset
+from landcover.data import open_dataset
 from landcover.data.dataset import FolderDataset
 from landcover.data.layouts import LAYOUTS, discover
 from landcover.errors import ConfigError, DataError, ImageError, UsageError, is_plain
@@ -22,7 +21,7 @@ FULL = (2448, 2448)
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_every_layout_is_found_with_its_items(name: str, tmp_path: Path) -> None:
+def test_every_layout_is_found_with_its_items(name, tmp_path):
     expected = write_folder(tmp_path, name)
     dataset = open_dataset(tmp_path)
     assert dataset.layout == expected.layout
@@ -39,7 +38,7 @@ def test_every_layout_is_found_with_its_items(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_a_folder_around_the_layout_changes_no_part(name: str, tmp_path: Path) -> None:
+def test_a_folder_around_the_layout_changes_no_part(name, tmp_path):
     expected = write_folder(tmp_path / "outer", name)
     dataset = open_dataset(tmp_path)
     assert dataset.layout == expected.layout
@@ -48,13 +47,13 @@ def test_a_folder_around_the_layout_changes_no_part(name: str, tmp_path: Path) -
     }
 
 
-def test_layout_names_are_distinct() -> None:
+def test_layout_names_are_distinct():
     assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
 
 
 class TestGroundSampleDistance:
     @pytest.mark.parametrize("name", ["challenge", "glnet", "kaggle", "mmsegmentation", "seed"])
-    def test_challenge_images_have_half_a_metre_at_full_size_only(self, name: str, tmp_path: Path) -> None:
+    def test_challenge_images_have_half_a_metre_at_full_size_only(self, name, tmp_path):
         small, full = tmp_path / "small", tmp_path / "full"
         expected = write_folder(small, name)
         assert open_dataset(small).gsd is None  # a resized copy has another scale
@@ -69,7 +68,7 @@ class TestGroundSampleDistance:
             (full / path).write_text(text, encoding="utf-8")
         assert open_dataset(full).gsd == 0.5
 
-    def test_tile_set_is_known_by_size_and_both_parts(self, tmp_path: Path) -> None:
+    def test_tile_set_is_known_by_size_and_both_parts(self, tmp_path):
         for part in ("train", "validation"):
             write_image(tmp_path / part / "0000_sat.jpg", np.zeros((512, 512, 3), np.uint8))
             write_mask(tmp_path / part / "0000_mask.png", np.zeros((512, 512), np.uint8))
@@ -78,24 +77,24 @@ class TestGroundSampleDistance:
         only_train = open_dataset(tmp_path / "train")
         assert (only_train.layout, only_train.gsd) == ("pairs", None)
 
-    def test_tiles_of_another_size_are_not_the_tile_set(self, tmp_path: Path) -> None:
+    def test_tiles_of_another_size_are_not_the_tile_set(self, tmp_path):
         write_folder(tmp_path, "restarting", size=(500, 512))
         dataset = open_dataset(tmp_path)
         assert (dataset.layout, dataset.gsd) == ("pairs", None)
 
-    def test_the_mirror_is_told_from_the_tile_set_by_its_table(self, tmp_path: Path) -> None:
+    def test_the_mirror_is_told_from_the_tile_set_by_its_table(self, tmp_path):
         write_folder(tmp_path, "kaggle", size=(512, 512))
         dataset = open_dataset(tmp_path)
         assert (dataset.layout, dataset.gsd) == ("kaggle", None)
 
-    def test_full_size_pairs_without_a_folder_name_are_the_challenge_s(self, tmp_path: Path) -> None:
+    def test_full_size_pairs_without_a_folder_name_are_the_challenge_s(self, tmp_path):
         Image.new("RGB", FULL).save(tmp_path / "3484_sat.jpg")
         Image.new("RGB", FULL).save(tmp_path / "3484_mask.png")
         dataset = open_dataset(tmp_path)
         assert (dataset.layout, dataset.gsd) == ("challenge-images", 0.5)
 
     @staticmethod
-    def _georeferenced(folder: Path, name: str, gsd: float) -> Path:
+    def _georeferenced(folder, name, gsd):
         import rasterio
 
         path = folder / f"{name}_sat.tif"
@@ -107,7 +106,7 @@ class TestGroundSampleDistance:
         write_mask(folder / f"{name}_mask.png", np.zeros((8, 8), np.uint8))
         return path
 
-    def test_order_argument_raster_settings_layout(self, tmp_path: Path) -> None:
+    def test_order_argument_raster_settings_layout(self, tmp_path):
         Image.new("RGB", FULL).save(tmp_path / "3484_sat.jpg")
         (tmp_path / "landcover.yaml").write_text("gsd: 0.3\n")
         assert open_dataset(tmp_path).gsd == 0.3
@@ -120,7 +119,7 @@ class TestGroundSampleDistance:
         write_image(tmp_path / "a_sat.png", np.zeros((8, 8, 3), np.uint8))
         assert open_dataset(tmp_path).gsd == 3
 
-    def test_images_of_several_scales_are_refused(self, tmp_path: Path) -> None:
+    def test_images_of_several_scales_are_refused(self, tmp_path):
         for name, gsd in (("a", 0.5), ("b", 0.503), ("c", 2.0)):
             self._georeferenced(tmp_path, name, gsd)
         with pytest.raises(DataError, match=r"a_sat\.tif has 0\.5 m.*c_sat\.tif 2;.*--gsd"):
@@ -130,7 +129,7 @@ class TestGroundSampleDistance:
         assert open_dataset(tmp_path).gsd == pytest.approx(0.5, rel=1e-3)
 
     @pytest.mark.parametrize("gsd", [0, -1, float("nan"), float("inf")])
-    def test_impossible_distance_is_refused(self, gsd: float, tmp_path: Path) -> None:
+    def test_impossible_distance_is_refused(self, gsd, tmp_path):
         write_folder(tmp_path, "pairs")
         with pytest.raises(UsageError, match="metres"):
             open_dataset(tmp_path, gsd=gsd)
@@ -151,18 +150,18 @@ class TestSettings:
             ("gsd: 1\ngsd: 2", "'gsd' is repeated"),
         ],
     )
-    def test_bad_settings(self, text: str, message: str, tmp_path: Path) -> None:
+    def test_bad_settings(self, text, message, tmp_path):
         write_folder(tmp_path, "pairs")
         (tmp_path / "landcover.yaml").write_text(text)
         with pytest.raises(ConfigError, match=message):
             open_dataset(tmp_path)
 
-    def test_empty_settings_say_nothing(self, tmp_path: Path) -> None:
+    def test_empty_settings_say_nothing(self, tmp_path):
         write_folder(tmp_path, "pairs")
         (tmp_path / "landcover.yaml").write_text("")
         assert open_dataset(tmp_path).gsd is None
 
-    def test_legend_by_file_and_written_out(self, tmp_path: Path) -> None:
+    def test_legend_by_file_and_written_out(self, tmp_path):
         write_image(tmp_path / "a_sat.png", np.zeros((1, 2, 3), np.uint8))
         path = tmp_path / "a_mask.png"
         Image.fromarray(np.array([[[255, 0, 0], [0, 0, 0]]], np.uint8)).save(path)
@@ -174,7 +173,7 @@ class TestSettings:
             assert dataset.legend.names == ("other", "roof")
             assert dataset.read_mask(dataset.items[0]).tolist() == [[1, 0]]
 
-    def test_a_legend_given_by_the_user_is_what_the_files_hold(self, tmp_path: Path) -> None:
+    def test_a_legend_given_by_the_user_is_what_the_files_hold(self, tmp_path):
         write_folder(tmp_path, "mmsegmentation")
         unknown_first = Legend("own", (LandClass("x", (1, 1, 1)), *DEEPGLOBE.classes[:6]), unknown=0)
         dataset = open_dataset(tmp_path, legend=unknown_first)
@@ -183,7 +182,7 @@ class TestSettings:
 
 
 class TestPairs:
-    def test_missing_halves_are_listed(self, tmp_path: Path) -> None:
+    def test_missing_halves_are_listed(self, tmp_path):
         write_folder(tmp_path, "restarting")
         (tmp_path / "train/0001_sat.jpg").unlink()
         (tmp_path / "validation/0002_mask.png").unlink()
@@ -191,19 +190,19 @@ class TestPairs:
         assert found.missing_images == ("train/0001_mask.png",)
         assert [item.key for item in found.items if item.mask is None] == ["validation/0002"]
 
-    def test_listed_images_that_are_not_there_are_missing(self, tmp_path: Path) -> None:
+    def test_listed_images_that_are_not_there_are_missing(self, tmp_path):
         for name, path in (("kaggle", "test/3_sat.jpg"), ("magnet", "land-train/855_sat.jpg")):
             root = tmp_path / name
             write_folder(root, name)
             (root / path).unlink()
             assert path in discover(root).missing_images
 
-    def test_the_table_of_another_set_is_none_of_the_mirror_s(self, tmp_path: Path) -> None:
+    def test_the_table_of_another_set_is_none_of_the_mirror_s(self, tmp_path):
         write_folder(tmp_path, "restarting")
         (tmp_path / "metadata.csv").write_text("name,date\n0000,2021\n")
         assert discover(tmp_path).layout.name == "pairs"
 
-    def test_seed_folder_prefers_colour_masks(self, tmp_path: Path) -> None:
+    def test_seed_folder_prefers_colour_masks(self, tmp_path):
         # The seed's label files turn red, which is no class, into urban.
         write_folder(tmp_path, "seed")
         red = np.full((24, 32, 3), (255, 0, 0), np.uint8)
@@ -212,32 +211,32 @@ class TestPairs:
         mask = dataset.labels(dataset.items[0])
         assert (mask.off_palette, set(mask.index.ravel())) == (24 * 32, {DEEPGLOBE.unknown})
 
-    def test_duplicate_names_are_refused(self, tmp_path: Path) -> None:
+    def test_duplicate_names_are_refused(self, tmp_path):
         write_folder(tmp_path, "pairs")
         write_image(tmp_path / "field_sat.tif", image_of("x"))
         with pytest.raises(DataError, match=r"field_sat\.(png|tif) and .*field_sat\.(png|tif).*Rename"):
             open_dataset(tmp_path)
 
-    def test_two_masks_of_one_image_are_refused(self, tmp_path: Path) -> None:
+    def test_two_masks_of_one_image_are_refused(self, tmp_path):
         write_folder(tmp_path, "pairs")
         write_mask(tmp_path / "field_label.png", truth_of("x"))
         with pytest.raises(DataError, match="same key"):
             open_dataset(tmp_path)
 
-    def test_hidden_files_and_archive_leftovers_are_passed_over(self, tmp_path: Path) -> None:
+    def test_hidden_files_and_archive_leftovers_are_passed_over(self, tmp_path):
         expected = write_folder(tmp_path, "challenge")
         for path in ("__MACOSX/land-train/119_sat.jpg", "land-train/._119_sat.jpg", ".cache/1_sat.jpg"):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_bytes(b"")
         assert len(open_dataset(tmp_path).items) == len(expected.images)
 
-    def test_pipes_are_passed_over(self, tmp_path: Path) -> None:
+    def test_pipes_are_passed_over(self, tmp_path):
         """Opening one would wait for ever."""
         expected = write_folder(tmp_path, "challenge")
         os.mkfifo(tmp_path / "land-train" / "0_sat.jpg")
         assert len(open_dataset(tmp_path).items) == len(expected.images)
 
-    def test_links_that_lead_back_up_end(self, tmp_path: Path) -> None:
+    def test_links_that_lead_back_up_end(self, tmp_path):
         write_folder(tmp_path, "pairs")
         try:
             (tmp_path / "loop").symlink_to(tmp_path)
@@ -248,7 +247,7 @@ class TestPairs:
 
 class TestBadFolders:
     @pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\udcff"])
-    def test_names_that_no_list_can_hold_are_refused(self, name: str, tmp_path: Path) -> None:
+    def test_names_that_no_list_can_hold_are_refused(self, name, tmp_path):
         try:
             write_image(tmp_path / f"{name}_sat.jpg", image_of("1"))
         except OSError:
@@ -257,11 +256,11 @@ class TestBadFolders:
             open_dataset(tmp_path)
         str(error.value).encode("utf-8")  # The message itself can be printed.
 
-    def test_other_names_are_fine(self, tmp_path: Path) -> None:
+    def test_other_names_are_fine(self, tmp_path):
         write_image(tmp_path / "späce\u00a0 ünï 日本_sat.jpg", image_of("1"))
         assert [item.key for item in open_dataset(tmp_path).items] == ["späce\u00a0 ünï 日本"]
 
-    def test_supervisely_is_recognised_and_refused(self, tmp_path: Path) -> None:
+    def test_supervisely_is_recognised_and_refused(self, tmp_path):
         write_image(tmp_path / "ds/img/1.jpg", image_of("1"))
         (tmp_path / "ds/ann").mkdir()
         (tmp_path / "ds/ann/1.jpg.json").write_text("{}")
@@ -269,13 +268,13 @@ class TestBadFolders:
             open_dataset(tmp_path)
 
     @pytest.mark.parametrize("files", [[], ["notes.txt"], ["a.png", "b.png"]])
-    def test_nothing_to_recognise(self, files: list[str], tmp_path: Path) -> None:
+    def test_nothing_to_recognise(self, files, tmp_path):
         for name in files:
             (tmp_path / name).write_bytes(b"")
         with pytest.raises(DataError, match=f"no imagery .*{len(files)} files"):
             open_dataset(tmp_path)
 
-    def test_no_folder(self, tmp_path: Path) -> None:
+    def test_no_folder(self, tmp_path):
         with pytest.raises(DataError, match="does not exist"):
             open_dataset(tmp_path / "nowhere")
         (tmp_path / "land-train.zip").write_bytes(b"PK")
@@ -284,7 +283,7 @@ class TestBadFolders:
 
 
 class TestReading:
-    def test_windows_are_cuts_of_the_whole(self, tmp_path: Path) -> None:
+    def test_windows_are_cuts_of_the_whole(self, tmp_path):
         write_folder(tmp_path, "restarting")
         dataset = open_dataset(tmp_path)
         item, window = dataset.items[5], Window(3, 7, 11, 13)
@@ -295,26 +294,26 @@ class TestReading:
         assert dataset.size(item) == (24, 32)
 
     @pytest.mark.parametrize("window", [(-1, 0, 5, 5), (20, 0, 5, 5), (0, 28, 5, 5), (0, 0, 0, 5)])
-    def test_windows_beyond_the_image_are_refused(self, window: tuple[int, ...], tmp_path: Path) -> None:
+    def test_windows_beyond_the_image_are_refused(self, window, tmp_path):
         write_folder(tmp_path, "pairs")
         dataset = open_dataset(tmp_path)
         with pytest.raises(UsageError, match="24 x 32"):
             dataset.read_image(dataset.items[0], Window(*window))
 
-    def test_sizes_that_differ_name_both_files(self, tmp_path: Path) -> None:
+    def test_sizes_that_differ_name_both_files(self, tmp_path):
         write_folder(tmp_path, "pairs")
         write_mask(tmp_path / "field_mask.png", truth_of("field", (24, 30)))
         dataset = open_dataset(tmp_path)
         with pytest.raises(DataError, match=r"field_mask.png is 24 x 30 .*field_sat.png 24 x 32"):
             dataset.read_mask(dataset.items[0])
 
-    def test_an_item_without_mask_has_none_to_read(self, tmp_path: Path) -> None:
+    def test_an_item_without_mask_has_none_to_read(self, tmp_path):
         write_folder(tmp_path, "kaggle")
         dataset = open_dataset(tmp_path)
         with pytest.raises(DataError, match=r"3_sat\.jpg has no mask"):
             dataset.read_mask(dataset.items[0])
 
-    def test_workers_read_and_raise(self, tmp_path: Path) -> None:
+    def test_workers_read_and_raise(self, tmp_path):
         """Several processes read one data set; a damaged file is an error there too, not a None."""
         write_folder(tmp_path, "restarting")
         dataset = open_dataset(tmp_path)
@@ -328,8 +327,8 @@ class TestReading:
                 pool.submit(_read, pickle.dumps(dataset), "train/0000").result()
 
 
-def _read(pickled: bytes, key: str) -> np.ndarray:
-    dataset: Dataset = pickle.loads(pickled)
+def _read(pickled, key):
+    dataset = pickle.loads(pickled)
     item = next(item for item in dataset.items if item.key == key)
     dataset.read_image(item)
     return dataset.read_mask(item)
@@ -338,14 +337,14 @@ def _read(pickled: bytes, key: str) -> np.ndarray:
 class TestScenesTable:
     HEAD = "part,id,scene,row,col\n"
 
-    def _open(self, root: Path, rows: str) -> FolderDataset:
+    def _open(self, root, rows):
         write_folder(root, "restarting")
         (root / "scenes.csv").write_text(rows)
         dataset = open_dataset(root)
         assert isinstance(dataset, FolderDataset)
         return dataset
 
-    def test_places_are_found_by_part_and_id(self, tmp_path: Path) -> None:
+    def test_places_are_found_by_part_and_id(self, tmp_path):
         dataset = self._open(
             tmp_path, self.HEAD + "train,0000,7,0,1\nvalidation,0000,7,0,2\ntrain,9999,7,5,5\n"
         )
@@ -368,7 +367,7 @@ class TestScenesTable:
             (HEAD + f"train,0000,{'7' * 9000},0,1\ntrain,0001,{'7' * 9000},0,1\n", "line 3.*position"),
         ],
     )
-    def test_bad_tables(self, rows: str, message: str, tmp_path: Path) -> None:
+    def test_bad_tables(self, rows, message, tmp_path):
         with pytest.raises(DataError, match=message) as caught:
             self._open(tmp_path, rows)
         assert len(str(caught.value)) < 400 + len(str(tmp_path))

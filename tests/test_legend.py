@@ -1,8 +1,6 @@
 """Legends: the built-in one against the challenge's table, user legends in YAML, and what is refused."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -34,19 +32,19 @@ classes:
 """
 
 
-def test_color_is_accepted_for_colour() -> None:
+def test_color_is_accepted_for_colour():
     data = json.loads(json.dumps(DEEPGLOBE.to_dict()).replace("colour", "color"))
     assert Legend.from_dict(data) == DEEPGLOBE
 
 
-def test_deepglobe_is_the_challenges_table_in_its_order() -> None:
+def test_deepglobe_is_the_challenges_table_in_its_order():
     assert [(c.name, c.colour) for c in DEEPGLOBE.classes] == list(CHALLENGE.items())
     assert DEEPGLOBE.names[6] == "unknown"
     assert DEEPGLOBE.scored == (0, 1, 2, 3, 4, 5)
     assert DEEPGLOBE.scored_names == tuple(CHALLENGE)[:6]
 
 
-def test_tables_give_colours_and_channels_and_nothing_where_there_is_no_class() -> None:
+def test_tables_give_colours_and_channels_and_nothing_where_there_is_no_class():
     assert [tuple(colour) for colour in DEEPGLOBE.colours[:7]] == list(CHALLENGE.values())
     assert not DEEPGLOBE.colours[7:].any()
     assert DEEPGLOBE.channels[:7].tolist() == [0, 1, 2, 3, 4, 5, IGNORE]
@@ -54,7 +52,7 @@ def test_tables_give_colours_and_channels_and_nothing_where_there_is_no_class() 
     assert DEEPGLOBE.channels[NODATA] == IGNORE
 
 
-def test_channels_skip_an_unknown_class_in_front(tmp_path: Path) -> None:
+def test_channels_skip_an_unknown_class_in_front(tmp_path):
     (tmp_path / "glnet.yaml").write_text(GLNET)
     legend = load_legend(tmp_path / "glnet.yaml")
     assert legend.scored == (1, 2)
@@ -62,7 +60,7 @@ def test_channels_skip_an_unknown_class_in_front(tmp_path: Path) -> None:
     assert legend.channels[:4].tolist() == [IGNORE, 0, 1, IGNORE]
 
 
-def test_every_class_is_scored_where_none_is_unknown() -> None:
+def test_every_class_is_scored_where_none_is_unknown():
     legend = Legend("two", (LandClass("a", (0, 0, 0)), LandClass("b", (1, 2, 3))), None)
     assert legend.scored == (0, 1)
 
@@ -73,7 +71,7 @@ def test_every_class_is_scored_where_none_is_unknown() -> None:
     first=st.integers(0, 1 << 23),
     pick=st.integers(-1, 100),
 )
-def test_plain_data_keeps_a_legend_through_json_and_yaml(names: list[str], first: int, pick: int) -> None:
+def test_plain_data_keeps_a_legend_through_json_and_yaml(names, first, pick):
     colours = range(first, first + 999 * len(names), 999)
     classes = tuple(
         LandClass(name, (c >> 16, c >> 8 & 255, c & 255)) for name, c in zip(names, colours, strict=True)
@@ -83,14 +81,14 @@ def test_plain_data_keeps_a_legend_through_json_and_yaml(names: list[str], first
     assert Legend.from_dict(yaml.safe_load(yaml.safe_dump(legend.to_dict()))) == legend
 
 
-def test_deepglobe_is_found_by_its_name_and_others_by_the_nearest() -> None:
+def test_deepglobe_is_found_by_its_name_and_others_by_the_nearest():
     assert load_legend("deepglobe") is DEEPGLOBE
     with pytest.raises(UsageError, match="Did you mean 'deepglobe'"):
         load_legend("deepglob")
 
 
-def plain(**changes: Any) -> dict[str, Any]:
-    data: dict[str, Any] = {
+def plain(**changes):
+    data = {
         "name": "test",
         "classes": [{"name": "a", "colour": [0, 0, 0]}, {"name": "b", "colour": [255, 0, 0]}],
         "unknown": None,
@@ -119,20 +117,20 @@ def plain(**changes: Any) -> dict[str, Any]:
         (plain(unknown="c"), "unknown class 'c'.*Known: a, b"),
     ],
 )
-def test_invalid_legends_name_the_key_and_the_value(data: Any, message: str) -> None:
+def test_invalid_legends_name_the_key_and_the_value(data, message):
     with pytest.raises(ConfigError, match=message):
         Legend.from_dict(data)
 
 
 @pytest.mark.parametrize("name", ["\x1b[31mred", "two\nlines", "bell\x07", "half\ud800"])
-def test_names_with_control_characters_are_refused(name: str) -> None:
+def test_names_with_control_characters_are_refused(name):
     with pytest.raises(ConfigError, match="expected no control characters"):
         Legend("two", (LandClass("a", (0, 0, 0)), LandClass(name, (1, 1, 1))), None)
     with pytest.raises(ConfigError, match="expected no control characters"):
         Legend(name, DEEPGLOBE.classes, None)
 
 
-def test_more_than_255_classes_and_an_unknown_out_of_range_are_refused() -> None:
+def test_more_than_255_classes_and_an_unknown_out_of_range_are_refused():
     classes = tuple(LandClass(str(i), (0, i // 256, i % 256)) for i in range(256))
     with pytest.raises(ConfigError, match="256 classes"):
         Legend("many", classes, None)
@@ -140,7 +138,7 @@ def test_more_than_255_classes_and_an_unknown_out_of_range_are_refused() -> None
         Legend("few", classes[:3], 3)
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_key_that_stands_twice_is_refused(tmp_path):
     path = tmp_path / "legend.yaml"
     path.write_text("name: a\nclasses: []\nclasses: []\n")
     with pytest.raises(ConfigError, match=r"legend\.yaml.*'classes' is repeated"):
@@ -148,7 +146,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"classes: [", b"\xff\xfe\x00"])
-def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_yaml_is_refused(tmp_path, content):
     path = tmp_path / "legend.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"legend\.yaml"):

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import rasterio
 from PIL import Image
 from typer.testing import CliRunner
 
-from export_world import World, reuse_graph, write_run
+from export_world import reuse_graph, write_run
 from fake_runtime import ColourRuntime, make_card
 from landcover import cli
 from landcover.config import from_mapping
@@ -47,23 +46,23 @@ RNG = np.random.default_rng(3)
 SIDE = 384
 
 
-def world(numbers: range) -> list[np.ndarray]:
+def world(numbers):
     return [make_scene(number, SIDE, SIDE).image for number in numbers]
 
 
 @pytest.fixture(scope="module")
-def learned() -> ImageryProfile:
+def learned():
     profile = measure_profile(world(range(40)))
     assert profile is not None
     return profile
 
 
 @pytest.fixture(scope="module")
-def unseen() -> list[np.ndarray]:
+def unseen():
     return world(range(100, 112))
 
 
-def one_gaussian() -> ImageryProfile:
+def one_gaussian():
     spread = RNG.normal(size=(len(FEATURES), len(FEATURES)))
     return ImageryProfile(
         windows=100,
@@ -78,17 +77,17 @@ def one_gaussian() -> ImageryProfile:
 # ---- statistics
 
 
-def test_the_features_are_what_they_are_called() -> None:
+def test_the_features_are_what_they_are_called():
     image = RNG.integers(0, 256, (32, 32, 3)).repeat(5, 0).repeat(6, 1).astype(np.uint8)
     lines = [*image[::8].astype(float), *image[:, ::8].swapaxes(0, 1).astype(float)]
     red, green, blue = (np.concatenate([line[:, channel] for line in lines]) for channel in range(3))
     light, warmth, greenness = (red + 2 * green + blue) / 4, red - blue, green - (red + blue) / 2
 
-    def step(lag: int) -> float:
+    def step(lag):
         lights = [line @ [0.25, 0.5, 0.25] for line in lines]
         return float(np.log(np.concatenate([np.abs(row[lag:] - row[:-lag]) for row in lights]).mean() + 0.5))
 
-    def joint(one: np.ndarray, other: np.ndarray) -> float:
+    def joint(one, other):
         covariance = np.cov(one, other, bias=True)[0, 1]
         return float(np.arctanh(covariance / ((one.std() + 0.5) * (other.std() + 0.5))))
 
@@ -112,7 +111,7 @@ def test_the_features_are_what_they_are_called() -> None:
     np.testing.assert_allclose(found, list(expected.values()), rtol=1e-4, atol=1e-4)
 
 
-def test_what_has_no_imagery_counts_for_nothing() -> None:
+def test_what_has_no_imagery_counts_for_nothing():
     image = RNG.integers(0, 256, (128, 128, 3), dtype=np.uint8)
     valid = np.ones((128, 128), bool)
     valid[:, 96:] = False
@@ -125,11 +124,11 @@ def test_what_has_no_imagery_counts_for_nothing() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 77, 255])
-def test_imagery_of_one_colour_has_finite_features(value: int) -> None:
+def test_imagery_of_one_colour_has_finite_features(value):
     assert np.isfinite(window_features(np.full((64, 64, 3), value, np.uint8))).all()
 
 
-def test_windows_cover_an_image_evenly_and_once() -> None:
+def test_windows_cover_an_image_evenly_and_once():
     areas = [area for area, _ in windows(np.zeros((700, 300, 3), np.uint8))]
     assert len(areas) == 3
     assert sum(areas) == 700 * 300
@@ -139,7 +138,7 @@ def test_windows_cover_an_image_evenly_and_once() -> None:
 # ---- the mixture
 
 
-def test_one_gaussian_is_numpys_covariance_and_mahalanobis_distance() -> None:
+def test_one_gaussian_is_numpys_covariance_and_mahalanobis_distance():
     images = [RNG.integers(0, 80 + 2 * i, (128, 128, 3), dtype=np.uint8) for i in range(80)]
     profile = measure_profile(images)
     table = np.array([features for image in images for _, features in windows(image)])
@@ -156,7 +155,7 @@ def test_one_gaussian_is_numpys_covariance_and_mahalanobis_distance() -> None:
     np.testing.assert_allclose(profile.scores(table), scores, rtol=1e-3, atol=1e-3)
 
 
-def test_the_distance_of_a_mixture_is_that_of_its_density(learned: ImageryProfile) -> None:
+def test_the_distance_of_a_mixture_is_that_of_its_density(learned):
     assert len(learned.weights) > 1
     table = np.array([features for _, features in windows(make_scene(7, SIDE, SIDE).image)])
     density = np.zeros(len(table))
@@ -167,7 +166,7 @@ def test_the_distance_of_a_mixture_is_that_of_its_density(learned: ImageryProfil
     np.testing.assert_allclose(learned.distance(table), -2 * np.log(density), rtol=1e-6)
 
 
-def test_the_same_images_give_the_same_profile_and_few_give_none() -> None:
+def test_the_same_images_give_the_same_profile_and_few_give_none():
     images = world(range(15))
     assert measure_profile(images) == measure_profile(iter(images))
     assert measure_profile(images[:14]) is None  # of four windows each
@@ -189,16 +188,14 @@ def test_the_same_images_give_the_same_profile_and_few_give_none() -> None:
         ),
     ],
 )
-def test_what_looks_unlike_is_told_with_reasons(
-    learned: ImageryProfile, unseen: list[np.ndarray], change: object, word: str
-) -> None:
-    altered = [np.ascontiguousarray(change(image)) for image in unseen]  # type: ignore[operator]
+def test_what_looks_unlike_is_told_with_reasons(learned, unseen, change, word):
+    altered = [np.ascontiguousarray(change(image)) for image in unseen]
     verdict = sum((ood_stats(learned, image) for image in altered), OodStats()).report()
     assert verdict.share > WARN_FRACTION
     assert any(one in reason for one in word.split("|") for reason in verdict.reasons)
 
 
-def test_looks_add_up_whatever_the_order() -> None:
+def test_looks_add_up_whatever_the_order():
     looks = [
         OodStats(10, 4, 1, (1500,) * len(FEATURES)),
         OodStats(),
@@ -213,7 +210,7 @@ def test_looks_add_up_whatever_the_order() -> None:
     assert OodStats(30).report() == OodReport(0.0)
 
 
-def test_the_warning() -> None:
+def test_the_warning():
     assert OodReport(WARN_FRACTION - 0.01, ("darker",)).warning("a.tif") is None
     warning = OodReport(0.374, ("darker", "bluer")).warning("a.tif")
     assert warning is not None
@@ -224,7 +221,7 @@ def test_the_warning() -> None:
 # ---- the card
 
 
-def test_the_card_holds_the_profile(tmp_path: Path, learned: ImageryProfile) -> None:
+def test_the_card_holds_the_profile(tmp_path, learned):
     card = make_card().model_copy(update={"imagery": learned})
     save_model(tmp_path / "m.safetensors", {"a": np.zeros(2)}, card)
     assert read_card(tmp_path / "m.safetensors") == card
@@ -251,14 +248,14 @@ BAD = [
 
 
 @pytest.mark.parametrize(("change", "message"), BAD)
-def test_a_bad_profile_is_refused(change: dict[str, object], message: str) -> None:
+def test_a_bad_profile_is_refused(change, message):
     good = one_gaussian().model_dump(mode="json")
     assert from_mapping(ImageryProfile, good, "the card").model_dump(mode="json") == good
     with pytest.raises(ConfigError, match=message):
         from_mapping(ImageryProfile, good | change, "the card")
 
 
-def test_a_card_with_a_bad_profile_is_a_bad_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_with_a_bad_profile_is_a_bad_model(tmp_path, monkeypatch):
     card = json.loads(make_card().model_copy(update={"imagery": one_gaussian()}).model_dump_json())
     card["imagery"]["weights"] = [2.0]
     with pytest.raises(ModelError, match=r"card of .*imagery.*sum to 1"):
@@ -269,11 +266,11 @@ def test_a_card_with_a_bad_profile_is_a_bad_model(tmp_path: Path, monkeypatch: p
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("world"), scenes=22, size=SIDE)
 
 
-def test_training_records_what_it_learns_from(data: Path, tmp_path: Path) -> None:
+def test_training_records_what_it_learns_from(data, tmp_path):
     train(tiny("steps=1", "gsd=0.5"), data=data, out=tmp_path / "run")
     material = load_training_data(data, "folders", crop_px=32, model_gsd=0.5)
     profile = measure_imagery(material)
@@ -285,12 +282,7 @@ def test_training_records_what_it_learns_from(data: Path, tmp_path: Path) -> Non
     assert coarser is None or coarser.windows < profile.windows
 
 
-def test_export_carries_the_profile_on(
-    exported: World,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    learned: ImageryProfile,
-) -> None:
+def test_export_carries_the_profile_on(exported, tmp_path, monkeypatch, learned):
     from landcover.exporting import export
 
     reuse_graph(exported, monkeypatch)
@@ -303,12 +295,12 @@ def test_export_carries_the_profile_on(
 # ---- prediction
 
 
-def runtime(profile: ImageryProfile | None, window_px: int = 256) -> ColourRuntime:
+def runtime(profile, window_px=256):
     card = make_card(window_px=window_px, overlap_px=window_px // 4)
     return ColourRuntime(card.model_copy(update={"imagery": profile}))
 
 
-def save_tif(path: Path, image: np.ndarray) -> Path:
+def save_tif(path, image):
     height, width = image.shape[:2]
     with rasterio.open(path, "w", "GTiff", width, height, 3, dtype="uint8") as target:
         target.write(np.moveaxis(image, -1, 0))
@@ -316,13 +308,11 @@ def save_tif(path: Path, image: np.ndarray) -> Path:
 
 
 @pytest.fixture(scope="module")
-def large(unseen: list[np.ndarray]) -> np.ndarray:
+def large(unseen):
     return np.concatenate([np.concatenate(unseen[i : i + 3], axis=1) for i in (0, 3, 6)])
 
 
-def test_predict_warns_of_swapped_bands_alone(
-    tmp_path: Path, learned: ImageryProfile, large: np.ndarray, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predict_warns_of_swapped_bands_alone(tmp_path, learned, large, capsys):
     scene = save_tif(tmp_path / "a.tif", large)
     for number, bands_, warned in ((0, None, False), (1, (3, 2, 1), True)):
         options = PredictOptions(gsd=1.0, bands=bands_, window_px=256, jobs=2)
@@ -337,9 +327,7 @@ def test_predict_warns_of_swapped_bands_alone(
 
 
 @pytest.mark.parametrize(("suffix", "map_format"), [(".tif", "tif"), (".tif", "cog"), (".png", "png")])
-def test_the_command_line_says_it_once_and_resume_says_it_again(
-    suffix: str, map_format: str, tmp_path: Path, learned: ImageryProfile, large: np.ndarray
-) -> None:
+def test_the_command_line_says_it_once_and_resume_says_it_again(suffix, map_format, tmp_path, learned, large):
     model = save_exported(tmp_path / "m.onnx", runtime(learned).card)
     swapped, scene = np.ascontiguousarray(large[..., ::-1]), tmp_path / f"a{suffix}"
     if suffix == ".png":
@@ -363,19 +351,17 @@ def test_the_command_line_says_it_once_and_resume_says_it_again(
         *[(tag, None) for tag in ("", "{}", "[1]", "null", '{"share": 7, "reasons": []}', '{"share": "x"}')],
     ],
 )
-def test_a_tag_that_others_wrote_says_nothing(tag: str, told: OodReport | None) -> None:
+def test_a_tag_that_others_wrote_says_nothing(tag, told):
     assert read_ood(tag) == told
 
 
-def test_a_tag_gives_a_terminal_no_orders() -> None:
+def test_a_tag_gives_a_terminal_no_orders():
     told = read_ood(json.dumps({"share": 1, "reasons": ["\x1b[2Jdarker"]}))
     assert told is not None
     assert "\x1b" not in str(told.warning("a.tif"))
 
 
-def test_of_many_scenes_that_look_unlike_the_most_are_named(
-    tmp_path: Path, learned: ImageryProfile, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_of_many_scenes_that_look_unlike_the_most_are_named(tmp_path, learned, capsys):
     model = save_exported(tmp_path / "m.onnx", runtime(learned).card)
     for number in range(8):
         noise = np.random.default_rng(number).integers(0, 256, (80, 80, 3), dtype=np.uint8)
@@ -396,9 +382,7 @@ def test_of_many_scenes_that_look_unlike_the_most_are_named(
     assert "3 more of 8 scenes" in done.stderr
 
 
-def test_every_pixel_is_looked_at_once_and_resumed_work_sees_the_same(
-    learned: ImageryProfile, large: np.ndarray
-) -> None:
+def test_every_pixel_is_looked_at_once_and_resumed_work_sees_the_same(learned, large):
     model = runtime(learned)
     grid = make_grid(large.shape[:2], model, window_px=256, overlap_px=64)
     assert len(grid.rows) > 2
@@ -419,7 +403,7 @@ def test_every_pixel_is_looked_at_once_and_resumed_work_sees_the_same(
     assert all(block.ood == OodStats() for block in row_blocks(model, ArraySource(large), grid))
 
 
-def test_the_record_of_a_block_is_read_as_it_was_written() -> None:
+def test_the_record_of_a_block_is_read_as_it_was_written():
     log = ReadLog((Window(1, 2, 3, 4),), ("a note",), OodStats(10, 4, 1, (-3,) * len(FEATURES)))
     written = json.dumps({"stop": 7, **asdict(log)})
     assert ReadLog.from_record(json.loads(written)) == (7, log)
@@ -428,7 +412,7 @@ def test_the_record_of_a_block_is_read_as_it_was_written() -> None:
             ReadLog.from_record(other)
 
 
-def test_logs_are_joined_in_any_grouping() -> None:
+def test_logs_are_joined_in_any_grouping():
     stats = OodStats(10, 4, 1, (-3,) * len(FEATURES))
     upper = ReadLog((Window(0, 64, 64, 64), Window(0, 0, 64, 64)), ("first", "second"), stats)
     lower = ReadLog((Window(64, 64, 10, 64), Window(70, 0, 4, 64)), ("first",), stats)

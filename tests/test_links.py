@@ -3,8 +3,6 @@
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,11 +33,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need a pr
 
 PLACE = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 5e5, 0, -0.5, 5.7e6))
 INDEX = np.random.default_rng(0).integers(0, 6, (8, 11), dtype=np.uint8).repeat(6, 0).repeat(6, 1)
-Snapshot = dict[str, bytes | None]
 
 
 @pytest.fixture
-def victim(tmp_path: Path) -> Iterator[Path]:
+def victim(tmp_path):
     """A folder that must be the same after the test."""
     folder = tmp_path / "victim"
     (folder / "sub").mkdir(parents=True)
@@ -50,7 +47,7 @@ def victim(tmp_path: Path) -> Iterator[Path]:
     assert snapshot(folder) == before
 
 
-def snapshot(folder: Path) -> Snapshot:
+def snapshot(folder):
     return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
@@ -58,17 +55,17 @@ TARGETS = {"file": "file", "folder": "sub", "dangling": "missing"}
 
 
 @pytest.fixture(params=TARGETS)
-def plant(request: pytest.FixtureRequest, victim: Path) -> Callable[[Path], None]:
+def plant(request, victim):
     """Create a symbolic link to a file, to a folder or to nothing, under any name."""
 
-    def link(path: Path) -> None:
+    def link(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(victim / TARGETS[request.param])
 
     return link
 
 
-def scene(path: Path) -> Path:
+def scene(path):
     with rasterio.open(
         path,
         "w",
@@ -84,7 +81,7 @@ def scene(path: Path) -> Path:
     return path
 
 
-def run_predict(tmp_path: Path, *, force: bool = False, resume: bool = False) -> dict[str, str]:
+def run_predict(tmp_path, *, force=False, resume=False):
     source = tmp_path / "a.tif"
     if not source.exists():
         scene(source)
@@ -93,25 +90,25 @@ def run_predict(tmp_path: Path, *, force: bool = False, resume: bool = False) ->
     return predict([source], runtime, tmp_path / "out", options).failed
 
 
-def run_clean(tmp_path: Path, *, force: bool = False) -> None:
+def run_clean(tmp_path, *, force=False):
     write_class_raster(tmp_path / "a_mask.tif", INDEX, DEEPGLOBE, PLACE, force=True)
     clean([tmp_path / "a_mask.tif"], tmp_path / "out", min_region="9px", force=force)
 
 
-def run_prepare(tmp_path: Path, *, force: bool = False) -> None:
+def run_prepare(tmp_path, *, force=False):
     write_folder(tmp_path / "data", "restarting")
     prepare(tmp_path / "data", tmp_path / "out", force=force)
 
 
-def run_model(tmp_path: Path, *, force: bool = False) -> None:
+def run_model(tmp_path, *, force=False):
     save_model(tmp_path / "out/model.safetensors", {"a": np.zeros(3)}, make_card(), force=force)
 
 
-def run_png(tmp_path: Path, *, force: bool = False) -> None:
+def run_png(tmp_path, *, force=False):
     write_mask(tmp_path / "out/a.png", INDEX, DEEPGLOBE, force=force)
 
 
-def run_text(tmp_path: Path, *, force: bool = False) -> None:
+def run_text(tmp_path, *, force=False):
     write_text(tmp_path / "out/report.json", "{}", force=force)
 
 
@@ -128,9 +125,7 @@ OUTPUTS = [
 
 
 @pytest.mark.parametrize(("write", "name"), OUTPUTS, ids=lambda value: getattr(value, "__name__", value))
-def test_a_link_in_place_of_an_output_is_refused_and_replaced_with_force(
-    tmp_path: Path, plant: Callable[[Path], None], write: Callable[..., object], name: str
-) -> None:
+def test_a_link_in_place_of_an_output_is_refused_and_replaced_with_force(tmp_path, plant, write, name):
     output = tmp_path / "out" / name
     plant(output)
     with pytest.raises(OutputError, match=rf"{name} .*--force"):
@@ -162,24 +157,20 @@ WORK_FILES = [
 
 
 @pytest.mark.parametrize(("write", "name"), WORK_FILES, ids=lambda value: getattr(value, "__name__", value))
-def test_a_link_in_place_of_a_work_file_is_not_followed(
-    tmp_path: Path, plant: Callable[[Path], None], write: Callable[..., object], name: str
-) -> None:
+def test_a_link_in_place_of_a_work_file_is_not_followed(tmp_path, plant, write, name):
     plant(tmp_path / "out" / name)
     failed = write(tmp_path)
     assert not failed or name in str(failed)  # GDAL would read what is beside a map: it is refused by name
 
 
 @pytest.fixture
-def large(monkeypatch: pytest.MonkeyPatch) -> None:
+def large(monkeypatch):
     """Let every map be too large for memory."""
     monkeypatch.setattr("landcover.inference.scene.IN_MEMORY_PIXELS", 0)
 
 
 @pytest.mark.usefixtures("large")
-def test_a_link_in_place_of_the_work_folder_of_a_large_scene_is_refused(
-    tmp_path: Path, plant: Callable[[Path], None]
-) -> None:
+def test_a_link_in_place_of_the_work_folder_of_a_large_scene_is_refused(tmp_path, plant):
     link = tmp_path / "out/.a_mask.tif.landcover-tmp"
     plant(link)
     (message,) = run_predict(tmp_path).values()
@@ -190,9 +181,7 @@ def test_a_link_in_place_of_the_work_folder_of_a_large_scene_is_refused(
 
 
 @pytest.mark.usefixtures("large")
-def test_links_inside_a_planted_work_folder_are_removed_alone(
-    tmp_path: Path, plant: Callable[[Path], None]
-) -> None:
+def test_links_inside_a_planted_work_folder_are_removed_alone(tmp_path, plant):
     """An archive that the user unpacked can bring a folder of the right name, owner and mode."""
     folder = tmp_path / "out/.a_mask.tif.landcover-tmp"
     folder.mkdir(mode=0o700, parents=True)
@@ -202,9 +191,7 @@ def test_links_inside_a_planted_work_folder_are_removed_alone(
     assert not folder.exists()
 
 
-def test_a_work_folder_is_private_and_its_files_are_new(
-    tmp_path: Path, plant: Callable[[Path], None]
-) -> None:
+def test_a_work_folder_is_private_and_its_files_are_new(tmp_path, plant):
     target = tmp_path / "map.tif"
     with work_folder(target) as folder:
         assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
@@ -222,7 +209,7 @@ def test_a_work_folder_is_private_and_its_files_are_new(
         }
 
 
-def test_a_hard_link_in_a_work_folder_is_not_opened(tmp_path: Path, victim: Path) -> None:
+def test_a_hard_link_in_a_work_folder_is_not_opened(tmp_path, victim):
     with work_folder(tmp_path / "map.tif") as folder:
         (folder.path / "index.raw").hardlink_to(victim / "index.raw")
         with pytest.raises(OutputError, match=r"index\.raw"):
@@ -230,7 +217,7 @@ def test_a_hard_link_in_a_work_folder_is_not_opened(tmp_path: Path, victim: Path
         folder.delete()
 
 
-def test_a_folder_that_others_may_write_to_is_made_private(tmp_path: Path) -> None:
+def test_a_folder_that_others_may_write_to_is_made_private(tmp_path):
     place = work_folder_path(tmp_path / "map.tif")
     place.mkdir()
     place.chmod(0o777)
@@ -239,7 +226,7 @@ def test_a_folder_that_others_may_write_to_is_made_private(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives a folder away")
-def test_a_work_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+def test_a_work_folder_of_another_user_is_refused(tmp_path):
     place = work_folder_path(tmp_path / "map.tif")
     place.mkdir()
     os.chown(place, 12345, 12345)
@@ -248,7 +235,7 @@ def test_a_work_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     assert place.stat().st_uid == 12345
 
 
-def test_unfinished_files_have_names_that_nobody_can_prepare(tmp_path: Path) -> None:
+def test_unfinished_files_have_names_that_nobody_can_prepare(tmp_path):
     folders = set()
     for _ in range(3):
         with atomic_path(tmp_path / "a.tif", force=True) as temporary:
@@ -258,14 +245,14 @@ def test_unfinished_files_have_names_that_nobody_can_prepare(tmp_path: Path) -> 
     assert len(folders) == 3
 
 
-def test_a_dangling_link_is_an_existing_output(tmp_path: Path) -> None:
+def test_a_dangling_link_is_an_existing_output(tmp_path):
     (tmp_path / "a.json").symlink_to(tmp_path / "missing")
     with pytest.raises(OutputError, match="symbolic link"):
         check_output(tmp_path / "a.json", force=False)
     check_output(tmp_path / "a.json", force=True)
 
 
-def test_a_log_is_not_appended_through_a_link(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+def test_a_log_is_not_appended_through_a_link(tmp_path, plant):
     plant(tmp_path / "log.jsonl")
     with pytest.raises(OSError, match=r"log\.jsonl"):
         open_append(tmp_path / "log.jsonl")

@@ -1,7 +1,6 @@
 """The confusion matrix and its metrics, against scikit-learn, hand-computed tables and known mistakes."""
 
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,18 +15,18 @@ from landcover.errors import MaskError, UsageError
 from landcover.inference import predict_index
 from landcover.io import read_mask, write_mask
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, translation
-from landcover.metrics import METRICS, ConfusionMatrix, Scores, class_iou, mean_iou
+from landcover.metrics import METRICS, ConfusionMatrix, class_iou, mean_iou
 from landcover.windows import spans
 
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
-def many_classes(number: int, unknown: int | None = None) -> Legend:
+def many_classes(number, unknown=None):
     return Legend("many", tuple(LandClass(f"c{i}", (i, 0, 0)) for i in range(number)), unknown)
 
 
-def matrix_of(table: list[list[int]], legend: Legend) -> ConfusionMatrix:
+def matrix_of(table, legend):
     """Make the matrix by counting: one column image with as many pixels of each pair as the table says."""
     counts = np.array(table)
     truth, prediction = np.indices(counts.shape)
@@ -39,7 +38,7 @@ def matrix_of(table: list[list[int]], legend: Legend) -> ConfusionMatrix:
     return matrix
 
 
-def count(truth: list[int], prediction: list[int], legend: Legend = DEEPGLOBE) -> ConfusionMatrix:
+def count(truth, prediction, legend=DEEPGLOBE):
     matrix = ConfusionMatrix(legend)
     matrix.update(np.array([truth], np.uint8), np.array([prediction], np.uint8))
     return matrix
@@ -49,7 +48,7 @@ def count(truth: list[int], prediction: list[int], legend: Legend = DEEPGLOBE) -
 
 
 @given(data=st.data(), shape=SHAPES, number=st.sampled_from([2, 3, 7, 15, 16, 40, 255]))
-def test_counts_agree_with_scikit_learn(data: st.DataObject, shape: tuple[int, int], number: int) -> None:
+def test_counts_agree_with_scikit_learn(data, shape, number):
     labels = hnp.arrays(np.uint8, shape, elements=st.integers(0, number - 1))
     truth, prediction = data.draw(labels), data.draw(labels)
     matrix = ConfusionMatrix(many_classes(number))
@@ -61,7 +60,7 @@ def test_counts_agree_with_scikit_learn(data: st.DataObject, shape: tuple[int, i
 
 @settings(deadline=None)
 @given(data=st.data(), shape=SHAPES)
-def test_challenge_agrees_with_scikit_learn(data: st.DataObject, shape: tuple[int, int]) -> None:
+def test_challenge_agrees_with_scikit_learn(data, shape):
     truth = data.draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 6)))
     prediction = data.draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 5)))
     matrix = ConfusionMatrix(DEEPGLOBE)
@@ -83,7 +82,7 @@ def test_challenge_agrees_with_scikit_learn(data: st.DataObject, shape: tuple[in
 
 
 @pytest.mark.parametrize("number", [7, 40])
-def test_images_larger_than_a_block_with_an_odd_number_of_pixels(number: int) -> None:
+def test_images_larger_than_a_block_with_an_odd_number_of_pixels(number):
     rng = np.random.default_rng(1)
     truth, prediction = rng.integers(0, number, (2, 301, 1003)).astype(np.uint8)
     truth[5:9, 3:100] = NODATA
@@ -95,7 +94,7 @@ def test_images_larger_than_a_block_with_an_odd_number_of_pixels(number: int) ->
     )
 
 
-def test_strided_and_read_only_arrays_are_counted_as_they_look() -> None:
+def test_strided_and_read_only_arrays_are_counted_as_they_look():
     rng = np.random.default_rng(2)
     truth, prediction = rng.integers(0, 7, (2, 20, 30)).astype(np.uint8)
     truth.flags.writeable = False
@@ -106,14 +105,14 @@ def test_strided_and_read_only_arrays_are_counted_as_they_look() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=30), st.data())
-def test_addition_of_parts_is_the_whole(pairs: list[tuple[int, int]], data: st.DataObject) -> None:
+def test_addition_of_parts_is_the_whole(pairs, data):
     cut = data.draw(st.integers(1, len(pairs) - 1))
     truth, prediction = ([pair[i] for pair in pairs] for i in (0, 1))
     parts = count(truth[:cut], prediction[:cut]) + count(truth[cut:], prediction[cut:])
     np.testing.assert_array_equal(parts.table, count(truth, prediction).table)
 
 
-def test_addition_refuses_another_legend_and_leaves_its_terms_alone() -> None:
+def test_addition_refuses_another_legend_and_leaves_its_terms_alone():
     one = count([0], [0])
     with pytest.raises(UsageError, match="cannot be added"):
         one + ConfusionMatrix(many_classes(7))
@@ -132,7 +131,7 @@ TABLE = [  # columns: predicted a, b, c, none
 ]
 
 
-def test_challenge_by_hand() -> None:
+def test_challenge_by_hand():
     scores = matrix_of(TABLE, LEGEND).scores("challenge")
     # a: 6 right, 4 missed (3 of them as none), 2 false; what was said of unknown pixels does not count.
     assert scores.iou == {"a": 6 / (6 + 4 + 2), "b": 8 / (8 + 2 + 1), "c": None}
@@ -141,7 +140,7 @@ def test_challenge_by_hand() -> None:
     assert "'c'" in scores.warnings[0]
 
 
-def test_glnet_by_hand() -> None:
+def test_glnet_by_hand():
     scores = matrix_of(TABLE, LEGEND).scores("glnet")
     assert scores.iou == {"a": 6 / (6 + 4 + 2 + 4), "b": 8 / 11, "c": 0.0}
     assert scores.miou == pytest.approx((6 / 16 + 8 / 11 + 0) / 3)
@@ -149,14 +148,14 @@ def test_glnet_by_hand() -> None:
     assert "counts as 0" in scores.warnings[0]
 
 
-def test_seven_class_by_hand() -> None:
+def test_seven_class_by_hand():
     scores = matrix_of(TABLE, LEGEND).scores("seven-class")
     assert scores.iou == {"a": 6 / 16, "b": 8 / 11, "c": None, "none": 1 / (1 + 4 + 3)}
     assert scores.miou == pytest.approx((6 / 16 + 8 / 11 + 1 / 8) / 3)
     assert scores.pixel_accuracy == 15 / 25
 
 
-def test_glnet_equals_a_transcript_of_its_formula() -> None:
+def test_glnet_equals_a_transcript_of_its_formula():
     rng = np.random.default_rng(3)
     matrix = matrix_of(rng.integers(0, 50, (7, 7)).tolist(), DEEPGLOBE)
     hist = np.roll(matrix.counts.astype(float), (1, 1), (0, 1))  # GLNet: 0 = unknown, 1 = urban ...
@@ -167,12 +166,12 @@ def test_glnet_equals_a_transcript_of_its_formula() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_class_that_is_predicted_but_never_true_has_an_iou_of_0(metric: str) -> None:
-    scores = count([URBAN, URBAN], [URBAN, WATER]).scores(metric)  # type: ignore[arg-type]
+def test_class_that_is_predicted_but_never_true_has_an_iou_of_0(metric):
+    scores = count([URBAN, URBAN], [URBAN, WATER]).scores(metric)
     assert scores.iou["water"] == 0.0
 
 
-def test_class_predicted_only_where_the_truth_is_unknown_is_absent_in_the_challenge() -> None:
+def test_class_predicted_only_where_the_truth_is_unknown_is_absent_in_the_challenge():
     matrix = count([URBAN, UNKNOWN], [URBAN, WATER])
     assert matrix.scores("challenge").iou["water"] is None
     assert matrix.scores("challenge").miou == 1.0
@@ -182,25 +181,25 @@ def test_class_predicted_only_where_the_truth_is_unknown_is_absent_in_the_challe
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_legend_without_unknown_scores_every_class(metric: str) -> None:
+def test_legend_without_unknown_scores_every_class(metric):
     matrix = matrix_of([[3, 1], [0, 4]], many_classes(2))
-    scores = matrix.scores(metric)  # type: ignore[arg-type]
+    scores = matrix.scores(metric)
     assert scores.iou == {"c0": 3 / 4, "c1": 4 / 5}
     assert scores.pixel_accuracy == 7 / 8
 
 
-def test_nothing_known_gives_no_number_but_a_warning() -> None:
+def test_nothing_known_gives_no_number_but_a_warning():
     scores = count([UNKNOWN, NODATA], [WATER, WATER]).scores()
     assert (scores.miou, scores.pixel_accuracy, set(scores.iou.values())) == (None, None, {None})
     assert scores.warnings == ("No pixel was counted: the truth has no known class anywhere.",)
 
 
-def test_unknown_metric_names_the_close_one() -> None:
+def test_unknown_metric_names_the_close_one():
     with pytest.raises(UsageError, match="Did you mean 'challenge'"):
-        ConfusionMatrix(DEEPGLOBE).scores("chalenge")  # type: ignore[arg-type]
+        ConfusionMatrix(DEEPGLOBE).scores("chalenge")
 
 
-def test_many_tables_at_once_give_what_each_gives() -> None:
+def test_many_tables_at_once_give_what_each_gives():
     tables = np.random.default_rng(4).integers(0, 3, (5, 7, 8))
     tables[0] = 0
     for metric in METRICS:
@@ -212,7 +211,7 @@ def test_many_tables_at_once_give_what_each_gives() -> None:
 # --- Traps: mistakes that other implementations made --------------------------------------------------------
 
 
-def test_trap_3_masks_that_count_from_unknown_are_scored_by_their_own_legend(tmp_path: Path) -> None:
+def test_trap_3_masks_that_count_from_unknown_are_scored_by_their_own_legend(tmp_path):
     """GLNet's order: 0 = unknown, 1 = urban ... 6 = barren. Every class takes part."""
     glnet = Legend("glnet", (DEEPGLOBE.classes[UNKNOWN], *DEEPGLOBE.classes[:UNKNOWN]), unknown=0)
     truth = np.arange(7, dtype=np.uint8).repeat(6).reshape(6, 7)
@@ -220,7 +219,7 @@ def test_trap_3_masks_that_count_from_unknown_are_scored_by_their_own_legend(tmp
     write_mask(tmp_path / "theirs.png", (truth + 1) % 7, glnet, mask_format="index")
     assert np.asarray(Image.open(tmp_path / "theirs.png")).max() == 6  # plain numbers tell no order
 
-    def scores(legend: Legend) -> Scores:
+    def scores(legend):
         index = read_mask(tmp_path / "theirs.png", legend).index
         matrix = ConfusionMatrix(DEEPGLOBE)
         matrix.update(
@@ -232,7 +231,7 @@ def test_trap_3_masks_that_count_from_unknown_are_scored_by_their_own_legend(tmp
     assert set(scores(DEEPGLOBE).iou.values()) == {0.0}  # taken for ours: never guessed, all wrong
 
 
-def test_trap_5_three_billion_pixels_in_one_cell_do_not_overflow() -> None:
+def test_trap_5_three_billion_pixels_in_one_cell_do_not_overflow():
     image = np.full((1024, 1024), AGRICULTURE, np.uint8)
     matrix = ConfusionMatrix(DEEPGLOBE)
     matrix.update(image, image)
@@ -244,7 +243,7 @@ def test_trap_5_three_billion_pixels_in_one_cell_do_not_overflow() -> None:
     assert matrix.scores().iou["agriculture"] == 2**32 / (2**32 + 2**20)
 
 
-def test_trap_6_reduced_truth_is_refused() -> None:
+def test_trap_6_reduced_truth_is_refused():
     matrix = ConfusionMatrix(DEEPGLOBE)
     with pytest.raises(MaskError, match="at the size of the truth"):
         matrix.update(np.zeros((4, 6), np.uint8), np.zeros((2, 3), np.uint8))
@@ -259,16 +258,16 @@ class Disagreeing:
     card, device, name, stride = make_card(), "cpu", "fake", 1
     said = ((0.9999, 0, 0, 0, 0.0001, 0), (0.2, 0, 0, 0, 0.8, 0), (0.3, 0, 0, 0, 0.7, 0))
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.windows = 0
 
-    def coarse(self, batch: np.ndarray) -> np.ndarray:
+    def coarse(self, batch):
         values = [self.said[(self.windows + i) % 3] for i in range(len(batch))]
         self.windows += len(batch)
         return np.tile(np.array(values, np.float32)[..., None, None], (1, 1, *batch.shape[1:3]))
 
 
-def test_trap_7_overlapping_windows_are_averaged_as_probabilities_and_count_once() -> None:
+def test_trap_7_overlapping_windows_are_averaged_as_probabilities_and_count_once():
     """Each pixel against a mean by hand over the windows that see it; logits would give another map."""
     height, width, window, overlap = 64, 96, 32, 16
     runtime = Disagreeing()
@@ -294,7 +293,7 @@ def test_trap_7_overlapping_windows_are_averaged_as_probabilities_and_count_once
     assert matrix.table.sum() == height * width < seen
 
 
-def test_trap_8_and_peers_4_unequal_images_are_summed_before_dividing() -> None:
+def test_trap_8_and_peers_4_unequal_images_are_summed_before_dividing():
     """A mean over images of per-image means would be (1 + 0) / 2; the split has 1 wrong pixel of 100."""
     large, small = count([FOREST] * 99, [FOREST] * 99), count([FOREST], [WATER])
     assert (large.scores().miou, small.scores().miou) == (1.0, 0.0)
@@ -305,7 +304,7 @@ def test_trap_8_and_peers_4_unequal_images_are_summed_before_dividing() -> None:
 
 
 @pytest.mark.parametrize("unknown", range(3))
-def test_trap_9_ignoring_unknown_leaves_the_other_classes_untouched(unknown: int) -> None:
+def test_trap_9_ignoring_unknown_leaves_the_other_classes_untouched(unknown):
     legend = many_classes(3, unknown)
     scored = [i for i in range(3) if i != unknown]
     table = np.zeros((3, 3), int)
@@ -317,41 +316,41 @@ def test_trap_9_ignoring_unknown_leaves_the_other_classes_untouched(unknown: int
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_trap_10_nodata_in_the_truth_is_not_unknown_and_counts_nowhere(metric: str) -> None:
+def test_trap_10_nodata_in_the_truth_is_not_unknown_and_counts_nowhere(metric):
     inside = count([URBAN, WATER, UNKNOWN], [URBAN, URBAN, WATER])
     padded = count([URBAN, WATER, UNKNOWN] + [NODATA] * 8, [URBAN, URBAN, WATER, *range(7), NODATA])
     np.testing.assert_array_equal(padded.table, inside.table)
-    assert padded.scores(metric) == inside.scores(metric)  # type: ignore[arg-type]
+    assert padded.scores(metric) == inside.scores(metric)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_predicted_nodata_is_a_predicted_unknown(metric: str) -> None:
+def test_predicted_nodata_is_a_predicted_unknown(metric):
     as_nodata = count([URBAN, URBAN, WATER], [URBAN, NODATA, WATER])
     as_unknown = count([URBAN, URBAN, WATER], [URBAN, UNKNOWN, WATER])
     np.testing.assert_array_equal(as_nodata.table, as_unknown.table)
-    scores = as_nodata.scores(metric)  # type: ignore[arg-type]
+    scores = as_nodata.scores(metric)
     assert (scores.iou["urban"], scores.iou["water"]) == (1 / 2, 1.0)
 
 
-def test_predicted_nodata_is_a_miss_where_the_legend_has_no_unknown() -> None:
+def test_predicted_nodata_is_a_miss_where_the_legend_has_no_unknown():
     matrix = count([0, 0, 1], [0, NODATA, 1], many_classes(2))
     assert matrix.missed.tolist() == [1, 0]
     assert matrix.scores().iou == {"c0": 1 / 2, "c1": 1.0}
     assert matrix.scores().pixel_accuracy == 2 / 3
 
 
-def test_trap_11_colours_given_as_labels_are_refused() -> None:
+def test_trap_11_colours_given_as_labels_are_refused():
     index, colours = np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)
     for truth, prediction in ((index, colours), (colours, index), (colours, colours)):
         with pytest.raises(MaskError, match="Convert colours to indices"):
             ConfusionMatrix(DEEPGLOBE).update(truth, prediction)
     with pytest.raises(MaskError, match="int64"):
-        ConfusionMatrix(DEEPGLOBE).update(index, index.astype(np.int64))  # type: ignore[arg-type]
+        ConfusionMatrix(DEEPGLOBE).update(index, index.astype(np.int64))
 
 
 @pytest.mark.parametrize("number", [7, 15, 40])
 @pytest.mark.parametrize("where", ["truth", "prediction"])
-def test_value_that_is_no_class_is_refused_and_nothing_is_counted(number: int, where: str) -> None:
+def test_value_that_is_no_class_is_refused_and_nothing_is_counted(number, where):
     matrix = ConfusionMatrix(many_classes(number))
     good, bad = np.zeros((3, 3), np.uint8), np.zeros((3, 3), np.uint8)
     for value in (number, 254):

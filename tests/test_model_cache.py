@@ -14,7 +14,7 @@ from landcover.model.runtimes import open_model
 BATCH = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
 
 
-def test_the_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_folder_is_the_users_own(monkeypatch, tmp_path):
     monkeypatch.delenv(module.DISABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "landcover" / "openvino"
@@ -26,8 +26,8 @@ def test_the_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert cache_folder() is None
 
 
-def test_without_a_home_there_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
+def test_without_a_home_there_is_no_cache(monkeypatch):
+    def no_home():
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -36,7 +36,7 @@ def test_without_a_home_there_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> No
     assert cache_folder() is None
 
 
-def test_entries_are_private_and_belong_to_one_identity(tmp_path: Path) -> None:
+def test_entries_are_private_and_belong_to_one_identity(tmp_path):
     folder = tmp_path / "deep" / "cache"
     cache = ModelCache(folder, "model", 1)
     assert cache.read("a") is None
@@ -49,7 +49,7 @@ def test_entries_are_private_and_belong_to_one_identity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", b"x" * 40])
-def test_a_damaged_entry_is_not_used_and_is_written_again(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_entry_is_not_used_and_is_written_again(tmp_path, damage):
     cache = ModelCache(tmp_path / "cache", "model")
     cache.write("a", b"content")
     [file] = (tmp_path / "cache").iterdir()
@@ -60,7 +60,7 @@ def test_a_damaged_entry_is_not_used_and_is_written_again(tmp_path: Path, damage
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="no POSIX modes")
-def test_a_folder_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
+def test_a_folder_that_others_can_write_to_is_not_used(tmp_path):
     folder = tmp_path / "cache"
     cache = ModelCache(folder, "model")
     cache.write("a", b"content")
@@ -73,14 +73,14 @@ def test_a_folder_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
     assert ModelCache(tmp_path / "link", "model").read("a") is None
 
 
-def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
     cache = ModelCache(tmp_path / "file" / "cache", "model")
     cache.write("a", b"content")
     assert cache.read("a") is None
 
 
-def test_the_least_recently_used_entries_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_entries_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_BYTES", 200)
     cache = ModelCache(tmp_path / "cache", "model")
     for age, name in ((30, "a"), (20, "b"), (10, "c")):
@@ -91,9 +91,7 @@ def test_the_least_recently_used_entries_are_removed(tmp_path: Path, monkeypatch
     assert [name for name in "abcd" if cache.read(name)] == ["c", "d"]
 
 
-def test_a_cached_model_answers_alike_and_is_not_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cached_model_answers_alike_and_is_not_read_again(tmp_path, monkeypatch):
     expected = open_model("starter").coarse(BATCH)
     folder = tmp_path / "cache"
     assert np.array_equal(open_model("starter", cache=folder).coarse(BATCH), expected)
@@ -108,9 +106,7 @@ def test_a_cached_model_answers_alike_and_is_not_read_again(
     assert "_network" in vars(again)
 
 
-def test_an_entry_that_openvino_refuses_is_compiled_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_entry_that_openvino_refuses_is_compiled_again(tmp_path, monkeypatch):
     write = ModelCache.write
     monkeypatch.setattr(
         ModelCache,
@@ -121,7 +117,7 @@ def test_an_entry_that_openvino_refuses_is_compiled_again(
     assert np.array_equal(open_model("starter", cache=tmp_path / "cache").coarse(BATCH), expected)
 
 
-def test_a_library_call_writes_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_call_writes_no_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(module.DISABLE, raising=False)
     open_model("starter").coarse(BATCH)

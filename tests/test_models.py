@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from landcover.cli import build
 from landcover.errors import ConfigError, ModelError, OutputError, UsageError
-from landcover.model import DeepLabV3Plus, ModelConfig, _compat, build_model, encoders
+from landcover.model import ModelConfig, _compat, build_model, encoders
 from landcover.model.encoders import TESTED_ENCODERS, Encoder, build_encoder, possible_strides
 from landcover.model.network import AtrousPyramid, ImagePooling
-from landcover.model.runtimes.base import Precision
 from landcover.training.depthwise import use_fast_depthwise_backward
 from landcover.training.optim import has_bfloat16
 
@@ -31,28 +30,28 @@ ENCODERS = [pytest.param(e, marks=[] if e in CHEAP else pytest.mark.slow) for e 
 
 
 @functools.cache
-def _built(encoder: str) -> DeepLabV3Plus:
+def _built(encoder):
     torch.manual_seed(0)
     stride = 16 if 16 in TESTED_ENCODERS.get(encoder, (16,)) else 32
     config = ModelConfig.model_validate({"encoder": encoder, "output_stride": stride, **NARROW})
     return build_model(config, classes=6).to(memory_format=torch.channels_last)
 
 
-def model_of(encoder: str = SMALL) -> DeepLabV3Plus:
+def model_of(encoder=SMALL):
     """Return a model in evaluation mode that the test may change."""
     return copy.deepcopy(_built(encoder)).eval()
 
 
-def images(*shape: int, seed: int = 1) -> Tensor:
+def images(*shape, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
 
 
-def norms_of(model: nn.Module) -> dict[str, nn.Module]:
+def norms_of(model):
     return {k: m for k, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
 
 
-def train_a_step(model: DeepLabV3Plus) -> set[str]:
+def train_a_step(model):
     """Train one step on noise and return the names of the tensors that changed."""
     before = copy.deepcopy(model.state_dict())
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -63,7 +62,7 @@ def train_a_step(model: DeepLabV3Plus) -> set[str]:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_every_encoder_predicts_and_trains(encoder: str) -> None:
+def test_every_encoder_predicts_and_trains(encoder):
     model, x = model_of(encoder), images(1, 3, 33, 49)
     with torch.inference_mode():
         full, coarse, again = model(x), model.logits(x), model(x)
@@ -85,7 +84,7 @@ def test_every_encoder_predicts_and_trains(encoder: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", TESTED_ENCODERS)
-def test_gradients_as_trained_are_as_exact_as_torch_s_own(encoder: str) -> None:
+def test_gradients_as_trained_are_as_exact_as_torch_s_own(encoder):
     """channels_last with our depthwise gradients, and torch's in NCHW, against float64.
 
     How far bfloat16 is from float64 depends on the network; how memory is ordered must not add to it.
@@ -94,12 +93,12 @@ def test_gradients_as_trained_are_as_exact_as_torch_s_own(encoder: str) -> None:
     plain = build_encoder(encoder, 32)
     x = images(2, 3, 96, 64)
     for norm in norms_of(plain).values():
-        norm.momentum = 1.0  # type: ignore[assignment]
+        norm.momentum = 1.0
     with torch.no_grad():
         plain.train()(x)  # statistics of these images, which are then fixed
     plain.eval()
 
-    def gradients(dtype: torch.dtype, fast: Precision | None = None, *, bf16: bool = False) -> Tensor:
+    def gradients(dtype, fast=None, *, bf16=False):
         memory_format = torch.contiguous_format if fast is None else torch.channels_last
         model = copy.deepcopy(plain).to(dtype).to(memory_format=memory_format)
         if fast is not None:
@@ -110,7 +109,7 @@ def test_gradients_as_trained_are_as_exact_as_torch_s_own(encoder: str) -> None:
         return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
 
     exact = gradients(torch.float64)
-    precisions: tuple[Precision, ...] = ("fp32", "bf16") if has_bfloat16(torch.device("cpu")) else ("fp32",)
+    precisions = ("fp32", "bf16") if has_bfloat16(torch.device("cpu")) else ("fp32",)
     for precision in precisions:
         stock = gradients(torch.float32, bf16=precision == "bf16")
         fast = gradients(torch.float32, precision, bf16=precision == "bf16")
@@ -119,7 +118,7 @@ def test_gradients_as_trained_are_as_exact_as_torch_s_own(encoder: str) -> None:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_the_deepest_features_have_the_output_stride(encoder: str) -> None:
+def test_the_deepest_features_have_the_output_stride(encoder):
     for stride in TESTED_ENCODERS[encoder]:
         with torch.device("meta"):
             low, deep = Encoder(encoder, stride)(torch.zeros(1, 3, 96, 64))
@@ -129,7 +128,7 @@ def test_the_deepest_features_have_the_output_stride(encoder: str) -> None:
 
 @pytest.mark.parametrize("encoder", [SMALL, "convnext_tiny"])
 class TestFreezing:
-    def test_low_level_features_do_not_move(self, encoder: str) -> None:
+    def test_low_level_features_do_not_move(self, encoder):
         model, x = model_of(encoder), images(2, 3, 64, 64)
         model.freeze_low_level()
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
@@ -143,7 +142,7 @@ class TestFreezing:
         assert torch.equal(before.low, after.low)
         assert not torch.equal(before.deep, after.deep)
 
-    def test_low_levels_are_the_same_beside_frozen_norms(self, encoder: str) -> None:
+    def test_low_levels_are_the_same_beside_frozen_norms(self, encoder):
         names = []
         for freeze_norms in (False, True):
             config = ModelConfig(encoder=encoder, freeze_batch_norm=freeze_norms, **NARROW)
@@ -155,7 +154,7 @@ class TestFreezing:
             )
         assert names[0] == names[1] != set()
 
-    def test_batch_norms_do_not_move(self, encoder: str) -> None:
+    def test_batch_norms_do_not_move(self, encoder):
         model = build_model(ModelConfig(encoder=encoder, freeze_batch_norm=True, **NARROW), classes=6)
         of_norms = {f"{k}.{name}" for k, m in norms_of(model).items() for name in m.state_dict()}
         moved = train_a_step(model.eval())
@@ -164,7 +163,7 @@ class TestFreezing:
         assert moved >= {"classifier.weight", "aspp.branches.0.0.weight"}
         assert any(name.startswith("encoder.") for name in moved)
 
-    def test_encoder_batch_norms_do_not_move(self, encoder: str) -> None:
+    def test_encoder_batch_norms_do_not_move(self, encoder):
         model = model_of(encoder)
         of_encoder = {name for name in norms_of(model) if name.startswith("encoder.")}
         assert model.freeze_encoder_batch_norms() == len(of_encoder)
@@ -177,7 +176,7 @@ class TestFreezing:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (5, 3), (17, 16), (64, 64), (31, 100)])
 @pytest.mark.parametrize("encoder", [SMALL, "convnext_tiny"])
-def test_any_size(encoder: str, size: tuple[int, int]) -> None:
+def test_any_size(encoder, size):
     with torch.inference_mode():
         model = model_of(encoder)
         x = images(1, 3, *size)
@@ -185,7 +184,7 @@ def test_any_size(encoder: str, size: tuple[int, int]) -> None:
         assert model.logits(x).shape[2:] == tuple(-(-side // model.stride) for side in size)
 
 
-def test_the_grid_does_not_depend_on_the_size_of_the_image() -> None:
+def test_the_grid_does_not_depend_on_the_size_of_the_image():
     """Edge pixels repeated by hand give the same answer: sizes between multiples of the stride are safe."""
     model, x = model_of(), images(1, 3, 50, 61)
     whole = F.pad(x, (0, 3, 0, 14), mode="replicate")
@@ -194,13 +193,13 @@ def test_the_grid_does_not_depend_on_the_size_of_the_image() -> None:
         assert torch.equal(model.logits(x), model.logits(whole)[..., :13, :16])
 
 
-def test_an_image_does_not_depend_on_its_neighbours_in_the_batch() -> None:
+def test_an_image_does_not_depend_on_its_neighbours_in_the_batch():
     model, x = model_of(), images(3, 3, 40, 40)
     with torch.inference_mode():
         torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-4, atol=1e-6)
 
 
-def test_dropout_acts_in_training_only() -> None:
+def test_dropout_acts_in_training_only():
     torch.manual_seed(0)
     config = ModelConfig(**NARROW, dropout=0.5, freeze_batch_norm=True)
     model, x = build_model(config, classes=2), images(1, 3, 32, 32)
@@ -209,8 +208,8 @@ def test_dropout_acts_in_training_only() -> None:
         assert torch.equal(model.eval()(x), model(x))
 
 
-def test_the_seed_decides_the_weights() -> None:
-    def weights(seed: int) -> dict[str, Tensor]:
+def test_the_seed_decides_the_weights():
+    def weights(seed):
         torch.manual_seed(seed)
         return build_model(ModelConfig(**NARROW), classes=3).state_dict()
 
@@ -230,7 +229,7 @@ class TestPyramid:
         ],
     )
     @pytest.mark.parametrize("separable", [True, False])
-    def test_rates(self, config: ModelConfig, rates: list[int], separable: bool) -> None:
+    def test_rates(self, config, rates, separable):
         with torch.device("meta"):
             model = build_model(config.model_copy(update={"separable": separable}), classes=2)
         convolutions = [
@@ -240,7 +239,7 @@ class TestPyramid:
         assert {m.groups for m in convolutions} == ({320} if separable else {1})
 
     @pytest.mark.parametrize("separable", [True, False])
-    def test_each_branch_sees_what_its_rate_says(self, separable: bool) -> None:
+    def test_each_branch_sees_what_its_rate_says(self, separable):
         torch.manual_seed(0)
         pyramid = AtrousPyramid(4, 3, (2, 3, 5), separable=separable, dropout=0.0).eval()
         x = torch.zeros(1, 4, 21, 21, requires_grad=True)
@@ -249,14 +248,14 @@ class TestPyramid:
             rows, cols = grad.abs().sum((0, 1)).nonzero(as_tuple=True)
             assert set(rows.tolist()) == set(cols.tolist()) == {10 - rate, 10, 10 + rate}
 
-    def test_image_pooling_is_the_mean_of_the_image(self) -> None:
+    def test_image_pooling_is_the_mean_of_the_image(self):
         pooling, x = ImagePooling(4, 3), torch.randn(2, 4, 5, 7)
         expected = torch.relu(x.mean((2, 3)) @ pooling.conv.weight[:, :, 0, 0].T + pooling.conv.bias)
         torch.testing.assert_close(pooling(x), expected[:, :, None, None].expand(2, 3, 5, 7))
 
 
 class TestRefusals:
-    def test_an_unknown_encoder_is_named_with_close_matches(self) -> None:
+    def test_an_unknown_encoder_is_named_with_close_matches(self):
         with pytest.raises(ConfigError, match=r"'mobilnetv2_100'.*'mobilenetv2_100'"):
             build_model(ModelConfig(encoder="mobilnetv2_100"), classes=2)
         with pytest.raises(ConfigError, match="'%%%'") as caught:
@@ -274,7 +273,7 @@ class TestRefusals:
             ("swin_tiny_patch4_window7_224", 32, "landcover models"),
         ],
     )
-    def test_an_encoder_that_cannot(self, encoder: str, stride: int, message: str) -> None:
+    def test_an_encoder_that_cannot(self, encoder, stride, message):
         with pytest.raises(ModelError, match=message) as caught:
             build_encoder(encoder, stride)
         assert encoder in str(caught.value)
@@ -283,12 +282,12 @@ class TestRefusals:
         "settings",
         [{"output_stride": 12}, {"dropout": 1.0}, {"aspp_rates": (0, 1, 2)}, {"architecture": "unet"}],
     )
-    def test_settings_out_of_range(self, settings: dict[str, object]) -> None:
+    def test_settings_out_of_range(self, settings):
         with pytest.raises(ValueError, match=next(iter(settings))):
             ModelConfig.model_validate(settings)
 
 
-def test_the_features_of_timm_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_features_of_timm_are_checked(monkeypatch):
     encoder = build_encoder(SMALL, 32)
     assert possible_strides(SMALL) == [8, 16, 32]
     forward = type(encoder.body).forward
@@ -298,12 +297,12 @@ def test_the_features_of_timm_are_checked(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class TestModelsCommand:
-    def invoke(self, *arguments: object) -> str:
+    def invoke(self, *arguments):
         result = CliRunner().invoke(build(), ["models", *map(str, arguments)], catch_exceptions=False)
         assert result.exit_code == 0
         return result.stdout
 
-    def test_lists_the_tested_encoders(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_lists_the_tested_encoders(self, monkeypatch):
         monkeypatch.setattr(
             encoders, "TESTED_ENCODERS", dict.fromkeys(("resnet50", "mobilenetv2_100"), (8, 16, 32))
         )
@@ -314,7 +313,7 @@ class TestModelsCommand:
         assert rows.keys() >= {"resnet50", "mobilenetv2_100"}
         assert rows["resnet50"] == ["23.5", "M", "8,", "16,", "32", "apache-2.0", "yes"]
 
-    def test_tries_out_others_by_name(self, tmp_path: Path) -> None:
+    def test_tries_out_others_by_name(self, tmp_path):
         file = tmp_path / "list.json"
         self.invoke("vgg11", "vit_tiny_patch16_224", "resnet18", "--json", file)
         found = {entry["name"]: entry for entry in json.loads(file.read_text())["encoders"]}
@@ -331,7 +330,7 @@ class TestModelsCommand:
         with pytest.raises(OutputError, match="--force"):
             self.invoke("resnet18", "--json", file)
 
-    def test_an_unknown_name_is_an_error(self) -> None:
+    def test_an_unknown_name_is_an_error(self):
         with pytest.raises(ConfigError, match="resnet18"):
             self.invoke("resnet181")
 
@@ -343,7 +342,7 @@ def _(boxes, scores, threshold): return boxes
 """
 
 
-def declared_beside(folder: Path, library: bytes) -> str:
+def declared_beside(folder, library):
     """Return the output of a fresh interpreter that declares operators beside such a torchvision.
 
     The module is run without its end, which imports timm: this torchvision cannot serve it.
@@ -363,13 +362,13 @@ def declared_beside(folder: Path, library: bytes) -> str:
     return done.stdout + done.stderr
 
 
-def test_timm_imports_beside_a_torchvision_whose_library_does_not_load(tmp_path: Path) -> None:
+def test_timm_imports_beside_a_torchvision_whose_library_does_not_load(tmp_path):
     """The CUDA wheel beside a CPU-only torch: its import registers nms, and its library fails to load."""
     printed = declared_beside(tmp_path, b"built for something else")
     assert printed.split() == ["True", str(tmp_path / "torchvision" / "__init__.py")]
 
 
-def test_a_torchvision_whose_library_loads_is_left_alone(tmp_path: Path) -> None:
+def test_a_torchvision_whose_library_loads_is_left_alone(tmp_path):
     """A library that loads brings its own operators (here none): declaring them again would be an error."""
     printed = declared_beside(tmp_path, Path(_ctypes.__file__).read_bytes())
     assert printed.startswith("False")

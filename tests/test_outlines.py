@@ -1,7 +1,6 @@
 """Outlines of regions: a partition into valid polygons, equal to GDAL's, whatever the bands."""
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +14,6 @@ shapely = pytest.importorskip("shapely")
 
 from landcover.postprocess.outlines import Bends, find_bends, to_polygons, trace  # noqa: E402
 
-Map = npt.NDArray[np.uint8]
-
 MAPS = hnp.arrays(
     np.uint8,
     st.tuples(st.integers(1, 10), st.integers(1, 10)),
@@ -24,9 +21,7 @@ MAPS = hnp.arrays(
 )
 
 
-def outline(
-    index: Map, band_rows: int = 100, *, junctions: bool = False
-) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.uint8]]:
+def outline(index, band_rows=100, *, junctions=False):
     """Return the polygons of a map in the order of their first pixels, and their classes."""
     framed = np.pad(index, ((0, 1), (0, 1)), constant_values=NODATA)
     bands = [framed[start : start + band_rows] for start in range(0, len(framed), band_rows)]
@@ -42,19 +37,19 @@ def outline(
     return to_polygons(rings), np.array([classes[region] for region in rings.region.tolist()], np.uint8)
 
 
-def gdal_outline(index: Map) -> list[tuple[object, int]]:
+def gdal_outline(index):
     found = shapes(index, mask=index != NODATA, connectivity=4)
     return [(shapely.normalize(shapely.geometry.shape(shape)), int(value)) for shape, value in found]
 
 
-def by_first_pixel(polygon: object) -> tuple[float, float]:
-    top = min(y for _, y in polygon.exterior.coords)  # type: ignore[attr-defined]
-    return top, min(x for x, y in polygon.exterior.coords if y == top)  # type: ignore[attr-defined]
+def by_first_pixel(polygon):
+    top = min(y for _, y in polygon.exterior.coords)
+    return top, min(x for x, y in polygon.exterior.coords if y == top)
 
 
 @settings(max_examples=150, deadline=None)
 @given(index=MAPS, band_rows=st.integers(1, 12))
-def test_polygons_are_those_of_gdal_in_reading_order(index: Map, band_rows: int) -> None:
+def test_polygons_are_those_of_gdal_in_reading_order(index, band_rows):
     polygons, classes = outline(index, band_rows)
     expected = sorted(gdal_outline(index), key=lambda pair: by_first_pixel(pair[0]))
     assert shapely.normalize(polygons).tolist() == [polygon for polygon, _ in expected]
@@ -63,7 +58,7 @@ def test_polygons_are_those_of_gdal_in_reading_order(index: Map, band_rows: int)
 
 @settings(max_examples=150, deadline=None)
 @given(index=MAPS, band_rows=st.integers(1, 12), junctions=st.booleans())
-def test_polygons_are_a_partition(index: Map, band_rows: int, junctions: bool) -> None:
+def test_polygons_are_a_partition(index, band_rows, junctions):
     polygons, classes = outline(index, band_rows, junctions=junctions)
     assert shapely.is_valid(polygons).all()
     assert shapely.is_ccw(shapely.get_exterior_ring(polygons)).all()  # rows downwards: clockwise on the map
@@ -77,7 +72,7 @@ def test_polygons_are_a_partition(index: Map, band_rows: int, junctions: bool) -
 
 @settings(max_examples=100, deadline=None)
 @given(index=MAPS)
-def test_no_point_is_in_vain_unless_others_need_it(index: Map) -> None:
+def test_no_point_is_in_vain_unless_others_need_it(index):
     polygons, _ = outline(index)
     coordinates = [np.array(ring.coords) for p in polygons for ring in (p.exterior, *p.interiors)]
     for points in coordinates:
@@ -89,7 +84,7 @@ def test_no_point_is_in_vain_unless_others_need_it(index: Map) -> None:
     assert [a.equals(b) for a, b in zip(polygons, with_junctions, strict=True)] == [True] * len(polygons)
 
 
-def test_holes_that_touch_at_points_are_rings_of_their_own() -> None:
+def test_holes_that_touch_at_points_are_rings_of_their_own():
     index = np.zeros((5, 5), np.uint8)
     index[[1, 2, 3], [1, 2, 3]] = [1, NODATA, 2]
     polygons, classes = outline(index)
@@ -98,6 +93,6 @@ def test_holes_that_touch_at_points_are_rings_of_their_own() -> None:
     assert classes.tolist() == [0, 1, 2]
 
 
-def test_nodata_alone_has_no_outlines() -> None:
+def test_nodata_alone_has_no_outlines():
     polygons, _ = outline(np.full((4, 5), NODATA, np.uint8))
     assert len(polygons) == 0

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,20 +11,20 @@ from typer.testing import CliRunner
 from export_world import tiny_runtime, write_run
 from fake_runtime import ColourRuntime, make_card
 from landcover.cli import build
-from landcover.data import Dataset, open_dataset, prepare, select
+from landcover.data import open_dataset, prepare, select
 from landcover.data.fingerprints import hash_file, hash_pixels, image_set
 from landcover.evaluation import evaluate
 from landcover.evaluation.overlap import TrainingOverlap, describe_overlap, training_overlap
-from landcover.model.card import ImageSet, ModelCard, UsedImages, read_model, save_model
+from landcover.model.card import ImageSet, UsedImages, read_model, save_model
 from training_world import write_pairs
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     return write_scenes(tmp_path_factory.mktemp("overlap") / "data")
 
 
-def write_scenes(root: Path) -> Path:
+def write_scenes(root):
     """Write six training tiles of three scenes; of two validation tiles one is in the first of them."""
     write_pairs(root, train_images=6)
     rows = [f"train,{i:04},s{i // 2},0,{i % 2}" for i in range(6)]
@@ -35,13 +33,13 @@ def write_scenes(root: Path) -> Path:
     return root
 
 
-def card_of(dataset: Dataset, split: str | None, **other: ImageSet | None) -> ModelCard:
+def card_of(dataset, split, **other):
     """Return the card of a model that was trained on a subset of the data."""
     training = None if split is None else image_set(dataset, select(dataset, split))
     return make_card().model_copy(update={"used_images": UsedImages(training=training, **other)})
 
 
-def overlap_of(data: Path, split: str, card: ModelCard) -> TrainingOverlap:
+def overlap_of(data, split, card):
     dataset = open_dataset(data)
     return training_overlap(card, dataset, select(dataset, split))
 
@@ -57,8 +55,8 @@ def overlap_of(data: Path, split: str, card: ModelCard) -> TrainingOverlap:
     ],
 )
 def test_the_status_is_what_the_fingerprints_and_scenes_prove(
-    data: Path, tmp_path: Path, trained: str | None, scored: str, status: str, identical: Any, same_scene: Any
-) -> None:
+    data, tmp_path, trained, scored, status, identical, same_scene
+):
     card = card_of(open_dataset(data), trained)
     overlap = overlap_of(data, scored, card)
     assert (overlap.status, overlap.identical, overlap.same_scene) == (status, identical, same_scene)
@@ -67,7 +65,7 @@ def test_the_status_is_what_the_fingerprints_and_scenes_prove(
     assert training_overlap(card, cache, select(cache, scored)) == overlap
 
 
-def test_an_image_is_recognised_whatever_its_name_format_and_folder(data: Path, tmp_path: Path) -> None:
+def test_an_image_is_recognised_whatever_its_name_format_and_folder(data, tmp_path):
     card = card_of(open_dataset(data), "folders:train")
     other = tmp_path / "other"
     for number, change in enumerate(("copy", "lossless", "new")):
@@ -86,14 +84,12 @@ def test_an_image_is_recognised_whatever_its_name_format_and_folder(data: Path, 
     assert overlap.same_scene is None  # no scene table here
 
 
-def test_no_overlap_is_claimed_only_if_all_scenes_are_known_from_one_table(
-    data: Path, tmp_path: Path
-) -> None:
+def test_no_overlap_is_claimed_only_if_all_scenes_are_known_from_one_table(data, tmp_path):
     card = card_of(open_dataset(data), "scenes-k3@0:train")
     training = card.used_images.training
     assert training is not None
 
-    def status(**changes: Any) -> str:
+    def status(**changes):
         used = UsedImages(training=training.model_copy(update=changes))
         return overlap_of(data, "scenes-k3@0:val", card.model_copy(update={"used_images": used})).status
 
@@ -110,7 +106,7 @@ def test_no_overlap_is_claimed_only_if_all_scenes_are_known_from_one_table(
         assert (found.status, found.same_scene) == ("no identical image found", None)
 
 
-def test_images_that_chose_weights_or_temperature_are_counted_and_warned_of(data: Path) -> None:
+def test_images_that_chose_weights_or_temperature_are_counted_and_warned_of(data):
     dataset = open_dataset(data)
     validation = image_set(dataset, select(dataset, "folders:validation"))
     card = card_of(dataset, "scenes-k3@0:train", selection=validation, calibration=validation)
@@ -125,7 +121,7 @@ def test_images_that_chose_weights_or_temperature_are_counted_and_warned_of(data
 
 
 @pytest.mark.parametrize("status", ["no overlap", "no identical image found", "not recorded"])
-def test_what_was_not_found_is_said_with_its_limits(status: Any) -> None:
+def test_what_was_not_found_is_said_with_its_limits(status):
     text = describe_overlap(TrainingOverlap(status=status, images=215)) or ""
     assert text.startswith(
         {
@@ -136,7 +132,7 @@ def test_what_was_not_found_is_said_with_its_limits(status: Any) -> None:
     )
 
 
-def test_the_union_of_two_models_has_the_images_of_both(data: Path) -> None:
+def test_the_union_of_two_models_has_the_images_of_both(data):
     dataset = open_dataset(data)
     train, validation = (image_set(dataset, select(dataset, f"folders:{p}")) for p in ("train", "validation"))
     both = train | validation
@@ -149,7 +145,7 @@ def test_the_union_of_two_models_has_the_images_of_both(data: Path) -> None:
         ImageSet.model_validate({"pixels": "AAAA"})
 
 
-def test_a_fingerprint_is_of_bytes_pixels_and_shape(tmp_path: Path) -> None:
+def test_a_fingerprint_is_of_bytes_pixels_and_shape(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     assert hash_file(tmp_path / "f").hex() == "ba7816bf8f01cfea"  # SHA-256 of "abc", FIPS 180-2
     image = np.arange(2 * 6 * 3, dtype=np.uint8).reshape(2, 6, 3)
@@ -158,7 +154,7 @@ def test_a_fingerprint_is_of_bytes_pixels_and_shape(tmp_path: Path) -> None:
     assert hash_pixels(np.asfortranarray(image)) in hashes
 
 
-def test_a_cache_of_the_first_version_has_the_same_fingerprints(data: Path, tmp_path: Path) -> None:
+def test_a_cache_of_the_first_version_has_the_same_fingerprints(data, tmp_path):
     """It records files, not pixels; prepare adds them without decoding again."""
     new = prepare(data, tmp_path / "cache").dataset
     index = json.loads((tmp_path / "cache/index.json").read_text())
@@ -175,19 +171,19 @@ def test_a_cache_of_the_first_version_has_the_same_fingerprints(data: Path, tmp_
     assert open_dataset(tmp_path / "cache").scene_table == new.scene_table
 
 
-def test_a_folder_of_maps_has_no_model(data: Path, tmp_path: Path) -> None:
+def test_a_folder_of_maps_has_no_model(data, tmp_path):
     shutil.copytree(data, tmp_path / "maps")
     assert evaluate(data, "all", predictions=tmp_path / "maps")["training_overlap"] is None
 
 
-def test_the_command_warns_and_names_the_model(data: Path, tmp_path: Path) -> None:
+def test_the_command_warns_and_names_the_model(data, tmp_path):
     runtime = tiny_runtime()
     run = write_run(tmp_path / "run", runtime)
     card, tensors = read_model(run)
     used = card_of(open_dataset(data), "folders:train").used_images
     command = ["evaluate", "--data", str(data), "--model", str(run), "--split"]
 
-    def call(split: str) -> tuple[str, str]:
+    def call(split):
         done = CliRunner().invoke(build(), [*command, split])
         assert done.exit_code == 0, done.output
         return " ".join(done.stdout.split()), " ".join(done.stderr.split())

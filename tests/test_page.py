@@ -10,9 +10,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,18 +32,18 @@ NODATA = 255
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory):
     card = make_card(window_px=512, overlap_px=128)
     return save_exported(tmp_path_factory.mktemp("model") / "tiny.onnx", card)
 
 
 @pytest.fixture(scope="module")
-def page_file(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_file(model, tmp_path_factory):
     return write_page(tmp_path_factory.mktemp("page") / "landcover.html", model)
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser():
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("there is no Chromium")
@@ -59,7 +57,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def page(browser: Any, page_file: Path) -> Iterator[Any]:
+def page(browser, page_file):
     opened = browser.new_page(viewport={"width": 1280, "height": 800})
     opened.set_default_timeout(60_000)
     opened.requests, opened.errors = [], []
@@ -72,14 +70,14 @@ def page(browser: Any, page_file: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def empty(page: Any) -> Any:
+def empty(page):
     """The page without scenes."""
     while page.query_selector("#scene-list .drop"):
         page.click("#scene-list .drop")
     return page
 
 
-def map_in_browser(page: Any, file: Path, gsd: float | None = None) -> None:
+def map_in_browser(page, file, gsd=None):
     page.set_input_files("#files", str(file))
     if gsd is not None:
         page.wait_for_selector("#setup:not([hidden])")
@@ -88,14 +86,14 @@ def map_in_browser(page: Any, file: Path, gsd: float | None = None) -> None:
     page.wait_for_selector("#result:not([hidden])")
 
 
-def save(page: Any, kind: str, path: Path) -> Path:
+def save(page, kind, path):
     with page.expect_download() as download:
         page.click(f"[data-export={kind}]")
     download.value.save_as(path)
     return path
 
 
-def write_tiff(path: Path, image: np.ndarray, gsd: float, **options: Any) -> Path:
+def write_tiff(path, image, gsd, **options):
     profile = {"crs": CRS.from_epsg(32633), "transform": from_origin(500000, 5e6, gsd, gsd), **options}
     height, width, count = image.shape
     with rasterio.open(
@@ -105,13 +103,13 @@ def write_tiff(path: Path, image: np.ndarray, gsd: float, **options: Any) -> Pat
     return path
 
 
-def png(folder: Path) -> Path:
+def png(folder):
     image = make_scene(1, 300, 410).image
     Image.fromarray(image).save(folder / "scene.png")
     return folder / "scene.png"
 
 
-def png_with_holes(folder: Path) -> Path:
+def png_with_holes(folder):
     image = make_scene(2, 256, 300).image
     alpha = np.full(image.shape[:2], 255, np.uint8)
     alpha[40:120, 60:200] = 0
@@ -120,7 +118,7 @@ def png_with_holes(folder: Path) -> Path:
     return folder / "holes.png"
 
 
-def tiff_with_holes(folder: Path) -> Path:
+def tiff_with_holes(folder):
     image = make_scene(3, 500, 420).image.copy()
     image[image.sum(axis=2) == 0] = 1
     image[100:260, 150:300] = 0
@@ -129,7 +127,7 @@ def tiff_with_holes(folder: Path) -> Path:
     return write_tiff(folder / "holes.tif", image, 1.3, blockxsize=128, blockysize=128, **options)
 
 
-def tiff_of_many_windows(folder: Path) -> Path:
+def tiff_of_many_windows(folder):
     image = np.tile(make_scene(4, 430, 410).image, (4, 5, 1))[:, :1900]
     image[700:1100, 500:1300] = 0
     return write_tiff(folder / "large.tif", image, 1.2, nodata=0, compress="lzw")
@@ -146,7 +144,7 @@ SCENES = [
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("make", "gsd"), SCENES)
-def test_the_map_is_that_of_predict(empty: Any, model: Path, make: Any, gsd: Any, tmp_path: Path) -> None:
+def test_the_map_is_that_of_predict(empty, model, make, gsd, tmp_path):
     file = make(tmp_path)
     map_in_browser(empty, file, gsd)
     options = lc.PredictOptions(gsd=gsd, map_format="tif")
@@ -163,7 +161,7 @@ def test_the_map_is_that_of_predict(empty: Any, model: Path, make: Any, gsd: Any
 
 
 @pytest.mark.browser
-def test_small_regions_and_areas_are_those_of_the_library(empty: Any, tmp_path: Path) -> None:
+def test_small_regions_and_areas_are_those_of_the_library(empty, tmp_path):
     map_in_browser(empty, tiff_with_holes(tmp_path))
     with rasterio.open(save(empty, "tif", tmp_path / "raw.tif")) as file:
         raw = file.read(1)
@@ -183,7 +181,7 @@ def test_small_regions_and_areas_are_those_of_the_library(empty: Any, tmp_path: 
 
 
 @pytest.mark.browser
-def test_polygons_cover_the_map_in_longitude_and_latitude(empty: Any, tmp_path: Path) -> None:
+def test_polygons_cover_the_map_in_longitude_and_latitude(empty, tmp_path):
     from rasterio.features import rasterize
     from rasterio.warp import transform_geom
 
@@ -200,7 +198,7 @@ def test_polygons_cover_the_map_in_longitude_and_latitude(empty: Any, tmp_path: 
 
 
 @pytest.mark.browser
-def test_a_png_comes_with_its_colours_and_its_position(empty: Any, tmp_path: Path) -> None:
+def test_a_png_comes_with_its_colours_and_its_position(empty, tmp_path):
     map_in_browser(empty, tiff_with_holes(tmp_path))
     found = {}
     with (
@@ -222,7 +220,7 @@ def test_a_png_comes_with_its_colours_and_its_position(empty: Any, tmp_path: Pat
 
 
 @pytest.mark.browser
-def test_the_scale_is_never_guessed(empty: Any, tmp_path: Path) -> None:
+def test_the_scale_is_never_guessed(empty, tmp_path):
     empty.set_input_files("#files", str(png(tmp_path)))
     empty.wait_for_selector("#setup:not([hidden])")
     for wrong in ("", "0", "-1", "1000"):
@@ -239,7 +237,7 @@ def test_the_scale_is_never_guessed(empty: Any, tmp_path: Path) -> None:
     assert float(empty.input_value("#gsd")) == pytest.approx(100 / int(pixels), rel=0.01)
 
 
-def damaged_files(folder: Path) -> list[tuple[str, bytes]]:
+def damaged_files(folder):
     Image.fromarray(make_scene(5, 64, 64).image).save(folder / "a.jpg")
     tiff = tiff_with_holes(folder).read_bytes()
     whole = {"png": png(folder).read_bytes(), "jpg": (folder / "a.jpg").read_bytes(), "tif": tiff}
@@ -260,7 +258,7 @@ def damaged_files(folder: Path) -> list[tuple[str, bytes]]:
 
 
 @pytest.mark.browser
-def test_damaged_and_hostile_files_get_a_message_and_the_page_stays_alive(empty: Any, tmp_path: Path) -> None:
+def test_damaged_and_hostile_files_get_a_message_and_the_page_stays_alive(empty, tmp_path):
     for name, data in damaged_files(tmp_path):
         empty.evaluate("document.getElementById('messages').textContent = ''")
         payload = {"name": name, "mimeType": "application/octet-stream", "buffer": data}
@@ -277,7 +275,7 @@ def test_damaged_and_hostile_files_get_a_message_and_the_page_stays_alive(empty:
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (768, "dark"), (1920, "light")])
-def test_the_page_fits_every_width(empty: Any, width: int, scheme: str) -> None:
+def test_the_page_fits_every_width(empty, width, scheme):
     empty.emulate_media(color_scheme=scheme)
     empty.set_viewport_size({"width": width, "height": 800})
     assert empty.evaluate("document.documentElement.scrollWidth") == width
@@ -289,7 +287,7 @@ def test_the_page_fits_every_width(empty: Any, width: int, scheme: str) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_state_is_accessible(browser: Any, page_file: Path, scheme: str, tmp_path: Path) -> None:
+def test_every_state_is_accessible(browser, page_file, scheme, tmp_path):
     checker = SOURCES / "node_modules" / "axe-core" / "axe.min.js"
     if not checker.is_file():
         pytest.skip("axe-core is not installed (cd page; npm ci)")
@@ -298,7 +296,7 @@ def test_every_state_is_accessible(browser: Any, page_file: Path, scheme: str, t
     page.goto(page_file.as_uri())
     page.wait_for_selector("body[data-ready=true]")
 
-    def violations() -> list[str]:
+    def violations():
         page.evaluate(f"{checker.read_text()};0")
         return [f"{found['id']}: {found['help']}" for found in page.evaluate("axe.run()")["violations"]]
 
@@ -322,12 +320,12 @@ def test_every_state_is_accessible(browser: Any, page_file: Path, scheme: str, t
 
 
 @pytest.mark.browser
-def test_nothing_is_requested(page: Any, page_file: Path) -> None:
+def test_nothing_is_requested(page, page_file):
     """Run last: what all tests above requested."""
     assert {url for url in page.requests if not url.startswith(("blob:", "data:"))} == {page_file.as_uri()}
 
 
-def test_the_policy_allows_no_request_and_no_other_script(page_file: Path) -> None:
+def test_the_policy_allows_no_request_and_no_other_script(page_file):
     text = page_file.read_text()
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
     assert policy.startswith("default-src 'none';")
@@ -336,24 +334,24 @@ def test_the_policy_allows_no_request_and_no_other_script(page_file: Path) -> No
     assert len(re.findall(r"<script>", text)) == 1
 
 
-def test_hostile_text_of_a_card_cannot_end_its_element(tmp_path: Path) -> None:
+def test_hostile_text_of_a_card_cannot_end_its_element(tmp_path):
     card = make_card().model_copy(update={"licence": "</script><script>alert(1)</script>"})
     text = build_page(save_exported(tmp_path / "m.onnx", card))
     assert "<script>alert" not in text
 
 
-def test_only_an_exported_model_makes_a_page_and_no_file_is_replaced(page_file: Path, model: Path) -> None:
+def test_only_an_exported_model_makes_a_page_and_no_file_is_replaced(page_file, model):
     with pytest.raises(ModelError, match="landcover export"):
         build_page("starter-weights")
     with pytest.raises(OutputError, match=re.escape(str(page_file))):
         write_page(page_file, model)
 
 
-def test_a_served_page_has_the_headers_for_threads() -> None:
-    addresses: list[str] = []
+def test_a_served_page_has_the_headers_for_threads():
+    addresses = []
     started = threading.Event()
 
-    def ready(address: str) -> None:
+    def ready(address):
         addresses.append(address)
         started.set()
 
@@ -368,7 +366,7 @@ def test_a_served_page_has_the_headers_for_threads() -> None:
         urllib.request.urlopen(f"{addresses[0]}etc/passwd")
 
 
-def test_the_runtime_is_the_recorded_one() -> None:
+def test_the_runtime_is_the_recorded_one():
     record = json.loads(RUNTIME.read_text())
     packed = (FOLDER / "ort-wasm-simd-threaded.wasm.gz").read_bytes()
     assert hashlib.sha256(packed).hexdigest() == record["gzip_sha256"]
@@ -377,7 +375,7 @@ def test_the_runtime_is_the_recorded_one() -> None:
     assert locked["node_modules/onnxruntime-web"]["version"] == record["version"]
 
 
-def test_the_built_files_are_those_of_the_sources(tmp_path: Path) -> None:
+def test_the_built_files_are_those_of_the_sources(tmp_path):
     if shutil.which("node") is None or not (SOURCES / "node_modules").is_dir():
         pytest.skip("the page's tools are not installed (cd page; npm ci)")
     subprocess.run(["node", "build.mjs", str(tmp_path)], cwd=SOURCES, check=True)

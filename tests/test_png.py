@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from landcover._typing import UInt8Array
 from landcover.io.png import encode_png
 from landcover.legend import DEEPGLOBE
 
@@ -18,14 +17,14 @@ RNG = np.random.default_rng(4)
 sizes = st.tuples(st.integers(1, 150), st.integers(1, 40))  # rows are stored in blocks of 64
 
 
-def by_pillow(content: bytes) -> Image.Image:
+def by_pillow(content):
     Image.open(BytesIO(content)).verify()  # the sums of all chunks
     image = Image.open(BytesIO(content))
     image.load()
     return image
 
 
-def by_gdal(content: bytes) -> tuple[UInt8Array, dict[str, str]]:
+def by_gdal(content):
     with warnings.catch_warnings(), rasterio.MemoryFile(content) as file:
         warnings.simplefilter("ignore")
         with file.open() as raster:
@@ -34,7 +33,7 @@ def by_gdal(content: bytes) -> tuple[UInt8Array, dict[str, str]]:
 
 @settings(deadline=None, max_examples=50)
 @given(sizes, st.integers(1, 256), st.integers(0, 9))
-def test_a_palette_of_any_length_comes_back(size: tuple[int, int], colours: int, seed: int) -> None:
+def test_a_palette_of_any_length_comes_back(size, colours, seed):
     rng = np.random.default_rng(seed)
     palette = rng.integers(0, 256, (colours, 3), dtype=np.uint8)
     index = rng.integers(0, colours, size, dtype=np.uint8)
@@ -49,7 +48,7 @@ def test_a_palette_of_any_length_comes_back(size: tuple[int, int], colours: int,
 
 @settings(deadline=None, max_examples=20)
 @given(sizes, st.sampled_from([(), (3,)]))
-def test_grey_and_colours_come_back(size: tuple[int, int], bands: tuple[int, ...]) -> None:
+def test_grey_and_colours_come_back(size, bands):
     pixels = RNG.integers(0, 256, (*size, *bands), dtype=np.uint8)
     content = encode_png(pixels, texts={})
     assert by_pillow(content).mode == ("RGB" if bands else "L")
@@ -57,7 +56,7 @@ def test_grey_and_colours_come_back(size: tuple[int, int], bands: tuple[int, ...
     np.testing.assert_array_equal(by_gdal(content)[0].reshape(pixels.shape), pixels)
 
 
-def test_a_view_is_stored_as_it_looks_and_stays_as_it_is() -> None:
+def test_a_view_is_stored_as_it_looks_and_stays_as_it_is():
     whole = RNG.integers(0, 7, (200, 90), dtype=np.uint8)
     before = whole.copy()
     for view in (whole[::-1, ::2], whole[3:, 1:], whole.T):
@@ -67,22 +66,22 @@ def test_a_view_is_stored_as_it_looks_and_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(("entry", "colours"), [(0, 7), (6, 7), (255, 256)])
-def test_one_entry_is_transparent(entry: int, colours: int) -> None:
+def test_one_entry_is_transparent(entry, colours):
     index = RNG.choice(np.array([entry, 1, 2], np.uint8), (70, 33))
     content = encode_png(index, palette=DEEPGLOBE.colours[:colours], transparent=entry, texts={})
     alpha = np.asarray(by_pillow(content).convert("RGBA"))[..., 3]
     np.testing.assert_array_equal(alpha, np.where(index == entry, 0, 255))
 
 
-def test_texts_are_read_in_any_language() -> None:
+def test_texts_are_read_in_any_language():
     texts = {"CLASS_NAMES": "0=urban,1=water", "PLACE": "Zürich, 東京", "EMPTY": ""}
     content = encode_png(np.zeros((2, 2), np.uint8), texts=texts)
-    assert dict(by_pillow(content).text) == texts  # type: ignore[attr-defined]
+    assert dict(by_pillow(content).text) == texts
     tags = by_gdal(content)[1]
     assert {name: tags.get(name, "") for name in texts} == texts
 
 
-def test_maps_are_smaller_than_by_the_best_of_pillow() -> None:
+def test_maps_are_smaller_than_by_the_best_of_pillow():
     centres = RNG.integers(0, 600, (60, 2))
     place = np.stack(np.meshgrid(np.arange(600), np.arange(600), indexing="ij"))
     nearest = np.square(place[:, None] - centres.T[..., None, None]).sum(0).argmin(0)

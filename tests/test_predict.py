@@ -3,7 +3,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
@@ -14,24 +13,23 @@ from typer.testing import CliRunner
 from fake_runtime import ColourRuntime, ConstantRuntime, make_card
 from landcover import cli
 from landcover.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
-from landcover.inference import Prediction, PredictOptions, predict
+from landcover.inference import PredictOptions, predict
 from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE, NODATA
-from landcover.model.runtimes import Runtime
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 6, (8, 11), dtype=np.uint8).repeat(6, 0).repeat(6, 1)
 UTM = {"crs": CRS.from_epsg(32631), "transform": Affine(0.5, 0, 5e5, 0, -0.5, 5.7e6)}
 
 
-def save(path: Path, index: npt.NDArray[np.uint8] = TRUTH) -> Path:
+def save(path, index=TRUTH):
     """Save an image that the colour runtime maps to ``index``, as the path's suffix says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(DEEPGLOBE.colours[index]).save(path, quality=100, subsampling=0)
     return path
 
 
-def save_geotiff(path: Path, index: npt.NDArray[np.uint8] = TRUTH, **profile: object) -> Path:
+def save_geotiff(path, index=TRUTH, **profile):
     height, width = index.shape
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {"driver": "GTiff", "dtype": "uint8", "count": 3} | UTM | profile
@@ -40,13 +38,11 @@ def save_geotiff(path: Path, index: npt.NDArray[np.uint8] = TRUTH, **profile: ob
     return path
 
 
-def files(folder: Path) -> list[str]:
+def files(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def run(
-    inputs: Path | list[Path], out: Path, runtime: Runtime | None = None, **options: object
-) -> Prediction:
+def run(inputs, out, runtime=None, **options):
     """Predict; where no GSD is known, it is the model's."""
     inputs = inputs if isinstance(inputs, list) else [inputs]
     return predict(inputs, runtime or ColourRuntime(), out, PredictOptions(**{"gsd": "model"} | options))
@@ -56,7 +52,7 @@ def run(
 
 
 @pytest.mark.parametrize("name", ["12_sat.png", "12.png", "12_sat.webp", "12.jp2.png", "12_sat.jpg"])
-def test_a_map_is_named_after_its_image(tmp_path: Path, name: str) -> None:
+def test_a_map_is_named_after_its_image(tmp_path, name):
     run(save(tmp_path / name), tmp_path / "out")
     expected = name.rpartition(".")[0].removesuffix("_sat") + "_mask.png"
     assert files(tmp_path / "out") == [expected]
@@ -64,7 +60,7 @@ def test_a_map_is_named_after_its_image(tmp_path: Path, name: str) -> None:
         assert np.array_equal(read_mask(tmp_path / "out" / expected, DEEPGLOBE).index, TRUTH)
 
 
-def test_folders_are_searched_and_kept_and_masks_are_no_images(tmp_path: Path) -> None:
+def test_folders_are_searched_and_kept_and_masks_are_no_images(tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     for name in ("train/1_sat.png", "train/1_mask.png", "validation/1_sat.png", "x_label.png", "b.PNG"):
         save(data / name)
@@ -74,7 +70,7 @@ def test_folders_are_searched_and_kept_and_masks_are_no_images(tmp_path: Path) -
     assert files(out) == ["b_mask.png", "train/1_mask.png", "validation/1_mask.png"]
 
 
-def test_maps_beside_their_images_are_not_predicted_again(tmp_path: Path) -> None:
+def test_maps_beside_their_images_are_not_predicted_again(tmp_path):
     save(tmp_path / "1_sat.png")
     run(tmp_path, tmp_path, probabilities=True)
     again = run(tmp_path, tmp_path, probabilities=True, force=True)
@@ -83,14 +79,14 @@ def test_maps_beside_their_images_are_not_predicted_again(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("mask_format", "mode"), [("palette", "P"), ("rgb", "RGB"), ("index", "L")])
-def test_the_form_of_plain_maps_can_be_chosen(tmp_path: Path, mask_format: str, mode: str) -> None:
+def test_the_form_of_plain_maps_can_be_chosen(tmp_path, mask_format, mode):
     run(save(tmp_path / "1.png"), tmp_path, mask_format=mask_format)
     with Image.open(tmp_path / "1_mask.png") as image:
         assert image.mode == mode
     assert np.array_equal(read_mask(tmp_path / "1_mask.png", DEEPGLOBE).index, TRUTH)
 
 
-def test_nodata_stays_nodata_and_counts_for_no_class(tmp_path: Path) -> None:
+def test_nodata_stays_nodata_and_counts_for_no_class(tmp_path):
     index = TRUTH.copy()
     index[10:30, 20:50] = 6  # unknown is black, and black is this raster's nodata
     path = save_geotiff(tmp_path / "scene.tif", index, nodata=0)
@@ -105,7 +101,7 @@ def test_nodata_stays_nodata_and_counts_for_no_class(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("name", ["1.png", "1.webp", "plain.tif", "scene.tif"])
-def test_nothing_is_said_under_alpha_0_whatever_the_file(tmp_path: Path, name: str) -> None:
+def test_nothing_is_said_under_alpha_0_whatever_the_file(tmp_path, name):
     """A georeferenced raster had nodata there, and a PNG of the same pixels a class."""
     alpha = np.full(TRUTH.shape, 255, np.uint8)
     alpha[10:30, 20:50] = 0
@@ -129,7 +125,7 @@ def test_nothing_is_said_under_alpha_0_whatever_the_file(tmp_path: Path, name: s
         assert not source.read()[:, alpha == 0].any()
 
 
-def test_areas_are_counted(tmp_path: Path) -> None:
+def test_areas_are_counted(tmp_path):
     index = np.zeros((100, 50), np.uint8)
     index[80:] = 4
     save(tmp_path / "in/1.png", index)
@@ -143,12 +139,12 @@ def test_areas_are_counted(tmp_path: Path) -> None:
     assert assumed.areas[0].hectares is None
 
 
-def test_maps_tell_their_origin(tmp_path: Path) -> None:
+def test_maps_tell_their_origin(tmp_path):
     run(save(tmp_path / "1.png"), tmp_path, gsd=0.5, min_region="2px")
     run(save_geotiff(tmp_path / "2.tif"), tmp_path)
     with Image.open(tmp_path / "1_mask.png") as image:
         image.load()
-        plain = dict(image.text)  # type: ignore[attr-defined]
+        plain = dict(image.text)
     with rasterio.open(tmp_path / "2_mask.tif") as source:
         referenced = source.tags()
     assert plain["LANDCOVER_GSD"] == "0.5 (option)"
@@ -161,11 +157,11 @@ def test_maps_tell_their_origin(tmp_path: Path) -> None:
 # ---- scale
 
 
-def test_the_scale_is_never_guessed_silently(tmp_path: Path) -> None:
+def test_the_scale_is_never_guessed_silently(tmp_path):
     plain = save(tmp_path / "in/deep/plain.png")
     raster = save_geotiff(tmp_path / "in/raster.tif")
 
-    def scales(**options: object) -> list[tuple[float, str]]:
+    def scales(**options):
         made = run([raster, plain], tmp_path / "out", force=True, **options).maps
         return [(one.gsd, one.gsd_source) for one in made]
 
@@ -178,7 +174,7 @@ def test_the_scale_is_never_guessed_silently(tmp_path: Path) -> None:
     assert scales(gsd=0.25) == [(0.25, "option")] * 2
 
 
-def test_a_recognised_layout_tells_the_scale(tmp_path: Path) -> None:
+def test_a_recognised_layout_tells_the_scale(tmp_path):
     index = np.zeros((512, 512), np.uint8)
     save(tmp_path / "tiles/train/0000_sat.jpg", index)
     save(tmp_path / "tiles/validation/0000_sat.jpg", index)
@@ -189,7 +185,7 @@ def test_a_recognised_layout_tells_the_scale(tmp_path: Path) -> None:
 # ---- what goes wrong
 
 
-def test_a_bad_image_is_told_of_and_the_others_are_done(tmp_path: Path) -> None:
+def test_a_bad_image_is_told_of_and_the_others_are_done(tmp_path):
     save(tmp_path / "in/1.png")
     save(tmp_path / "in/3.png")
     whole = save(tmp_path / "in/2.jpg").read_bytes()
@@ -204,7 +200,7 @@ def test_a_bad_image_is_told_of_and_the_others_are_done(tmp_path: Path) -> None:
     assert run(tmp_path / "in", tmp_path / "no", max_pixels=TRUTH.size - 1).maps == []
 
 
-def test_a_raster_of_huge_pixels_is_told_of_and_the_others_are_done(tmp_path: Path) -> None:
+def test_a_raster_of_huge_pixels_is_told_of_and_the_others_are_done(tmp_path):
     huge = save_geotiff(tmp_path / "in/1.tif", transform=Affine(1e5, 0, 0, 0, -1e5, 5.7e6))
     save_geotiff(tmp_path / "in/2.tif")
     result = run(tmp_path / "in", tmp_path / "out")
@@ -213,7 +209,7 @@ def test_a_raster_of_huge_pixels_is_told_of_and_the_others_are_done(tmp_path: Pa
     assert str(huge) in result.failed[str(huge)]
 
 
-def test_images_that_would_share_a_map_are_refused_before_any_work(tmp_path: Path) -> None:
+def test_images_that_would_share_a_map_are_refused_before_any_work(tmp_path):
     first, second = save(tmp_path / "a/x_sat.png"), save(tmp_path / "a/x.jpg")
     with pytest.raises(OutputError, match=r"x\.jpg and .*x_sat\.png would both"):
         run(tmp_path / "a", tmp_path / "out")
@@ -223,7 +219,7 @@ def test_images_that_would_share_a_map_are_refused_before_any_work(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["a\nb.png", "a\udcff.png"])
-def test_names_that_no_list_can_hold_are_refused_before_any_work(tmp_path: Path, name: str) -> None:
+def test_names_that_no_list_can_hold_are_refused_before_any_work(tmp_path, name):
     try:
         save(tmp_path / "in" / name)
     except OSError:
@@ -233,7 +229,7 @@ def test_names_that_no_list_can_hold_are_refused_before_any_work(tmp_path: Path,
     assert not (tmp_path / "out").exists()
 
 
-def test_existing_maps_are_refused_before_any_work(tmp_path: Path) -> None:
+def test_existing_maps_are_refused_before_any_work(tmp_path):
     save(tmp_path / "in/1.png")
     save(tmp_path / "in/2.png")
     (tmp_path / "out").mkdir()
@@ -245,24 +241,24 @@ def test_existing_maps_are_refused_before_any_work(tmp_path: Path) -> None:
     assert np.array_equal(read_mask(tmp_path / "out/2_mask.png", DEEPGLOBE).index, TRUTH)
 
 
-def test_inputs_are_never_replaced(tmp_path: Path) -> None:
+def test_inputs_are_never_replaced(tmp_path):
     image, other = save(tmp_path / "1.png"), save(tmp_path / "1_mask.png")
     with pytest.raises(OutputError, match="replace an input"):
         run([image, other], tmp_path, force=True)
 
 
-def test_addresses_are_named_without_their_secrets(tmp_path: Path) -> None:
+def test_addresses_are_named_without_their_secrets(tmp_path):
     addresses = [f"http://user:secret@host/{folder}/a.tif?sig=secret" for folder in "bc"]
     with pytest.raises(OutputError, match=r"http://host/b/a\.tif and http://host/c/a\.tif") as error:
         run(addresses, tmp_path)
     assert "secret" not in str(error.value)
 
 
-def test_wrong_arguments_are_refused_before_any_work(tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused_before_any_work(tmp_path):
     path, out = save(tmp_path / "1.png"), tmp_path / "out"
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    cases: list[tuple[type[Exception], str, dict[str, object]]] = [
+    cases = [
         (UsageError, "No input", {"inputs": []}),
         (DataError, "does not exist", {"inputs": [path, tmp_path / "missing.png"]}),
         (DataError, "holds no images", {"inputs": [tmp_path / "empty"]}),
@@ -279,14 +275,14 @@ def test_wrong_arguments_are_refused_before_any_work(tmp_path: Path) -> None:
         arguments = {"inputs": [path], "model": ColourRuntime(), "out": out, "gsd": 1.0} | changes
         given = [arguments.pop(name) for name in ("inputs", "model", "out")]
         with pytest.raises(error, match=message):
-            predict(*given, PredictOptions(**arguments))  # type: ignore[arg-type]
+            predict(*given, PredictOptions(**arguments))
     assert not out.exists()
 
 
 # ---- the command
 
 
-def command(*arguments: object) -> tuple[int, str, str]:
+def command(*arguments):
     result = CliRunner().invoke(cli.build(), ["predict", *map(str, arguments)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -294,7 +290,7 @@ def command(*arguments: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model(tmp_path, monkeypatch):
     """A path that stands for the colour runtime."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"weights")
@@ -302,7 +298,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_the_command_prints_areas_and_writes_json(tmp_path: Path, model: Path) -> None:
+def test_the_command_prints_areas_and_writes_json(tmp_path, model):
     path, out, report = save(tmp_path / "1.png"), tmp_path / "out", tmp_path / "report.json"
     status, stdout, stderr = command(path, "--model", model, "--out", out, "--gsd", 1, "--json", report)
     assert status == 0
@@ -314,7 +310,7 @@ def test_the_command_prints_areas_and_writes_json(tmp_path: Path, model: Path) -
     assert sum(entry["pixels"] for entry in content["classes"]) == TRUTH.size
 
 
-def test_json_on_standard_output_is_alone_there(tmp_path: Path, model: Path) -> None:
+def test_json_on_standard_output_is_alone_there(tmp_path, model):
     path = save(tmp_path / "1.png")
     status, stdout, _ = command(
         path, "--model", model, "--out", tmp_path / "out", "--gsd", "model", "--json", "-"
@@ -323,7 +319,7 @@ def test_json_on_standard_output_is_alone_there(tmp_path: Path, model: Path) -> 
     assert json.loads(stdout)["maps"][0]["gsd_source"] == "assumed"
 
 
-def test_the_command_fails_in_part(tmp_path: Path, model: Path) -> None:
+def test_the_command_fails_in_part(tmp_path, model):
     save(tmp_path / "in/1.png")
     (tmp_path / "in/2.png").write_text("no image")
     status, _, stderr = command(tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--gsd", 1)
@@ -332,7 +328,7 @@ def test_the_command_fails_in_part(tmp_path: Path, model: Path) -> None:
     assert "1 of 2 maps" in stderr
 
 
-def test_an_existing_report_is_refused_before_any_work(tmp_path: Path, model: Path) -> None:
+def test_an_existing_report_is_refused_before_any_work(tmp_path, model):
     (tmp_path / "report.json").write_text("precious")
     image, report = save(tmp_path / "1.png"), tmp_path / "report.json"
     with pytest.raises(OutputError, match="exists already"):
@@ -340,7 +336,7 @@ def test_an_existing_report_is_refused_before_any_work(tmp_path: Path, model: Pa
     assert not (tmp_path / "o").exists()
 
 
-def test_a_map_without_any_class_is_told_of(tmp_path: Path, model: Path) -> None:
+def test_a_map_without_any_class_is_told_of(tmp_path, model):
     path = save_geotiff(tmp_path / "a.tif", np.full((8, 9), 6, np.uint8), nodata=0)
     status, _, stderr = command(path, "--model", model, "--out", tmp_path / "out")
     assert status == 0
@@ -349,7 +345,7 @@ def test_a_map_without_any_class_is_told_of(tmp_path: Path, model: Path) -> None
     assert "no imagery" not in stderr
 
 
-def test_zones_that_lie_elsewhere_are_told_of(tmp_path: Path, model: Path) -> None:
+def test_zones_that_lie_elsewhere_are_told_of(tmp_path, model):
     shapely = pytest.importorskip("shapely")
     vectors = pytest.importorskip("landcover.io.vectors", exc_type=MissingExtraError)
     path = save_geotiff(tmp_path / "a.tif")
@@ -365,9 +361,7 @@ def test_zones_that_lie_elsewhere_are_told_of(tmp_path: Path, model: Path) -> No
 
 @pytest.mark.parametrize("option", ["--json", "--csv"])
 @pytest.mark.parametrize("victim", ["model.safetensors", "1.png", "o/1_mask.png"])
-def test_a_report_replaces_neither_the_model_nor_the_image_nor_the_map(
-    tmp_path: Path, model: Path, option: str, victim: str
-) -> None:
+def test_a_report_replaces_neither_the_model_nor_the_image_nor_the_map(tmp_path, model, option, victim):
     image = save(tmp_path / "1.png")
     precious = {path: path.read_bytes() for path in (model, image)}
     with pytest.raises(UsageError, match=f"{option} would write .*{victim}; expected a name that ends with"):
@@ -376,7 +370,7 @@ def test_a_report_replaces_neither_the_model_nor_the_image_nor_the_map(
     assert not (tmp_path / "o").exists()
 
 
-def test_inputs_may_stand_in_a_list(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_may_stand_in_a_list(tmp_path, model, monkeypatch):
     for name in ("in/1.png", "in/2 and.png", "in/more/3.png", "4.png", "5.png"):
         save(tmp_path / name)
     text = f"# those to map\r\n\n1.png\n  2 and.png  \nmore\n{tmp_path / '4.png'}\n"
@@ -397,9 +391,7 @@ def test_inputs_may_stand_in_a_list(tmp_path: Path, model: Path, monkeypatch: py
         (b"x.png", "x.png"),
     ],
 )
-def test_a_list_that_leads_nowhere_is_told_of(
-    tmp_path: Path, model: Path, content: bytes | None, message: str
-) -> None:
+def test_a_list_that_leads_nowhere_is_told_of(tmp_path, model, content, message):
     if content is not None:
         (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(DataError, match=message):
@@ -407,6 +399,6 @@ def test_a_list_that_leads_nowhere_is_told_of(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_input_at_all_is_a_wrong_usage(tmp_path: Path, model: Path) -> None:
+def test_no_input_at_all_is_a_wrong_usage(tmp_path, model):
     with pytest.raises(UsageError, match="No input"):
         command("--model", model, "--out", tmp_path / "out")

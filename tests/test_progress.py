@@ -1,15 +1,13 @@
 """Progress is shown to people alone, and work goes on where nobody looks."""
 
-import pytest
-
 from landcover.progress import track
 
 
-def test_work_is_done_without_a_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_is_done_without_a_standard_error(monkeypatch):
     monkeypatch.setattr("sys.stderr", None)
     assert list(track(range(3), "Counting")) == [0, 1, 2]
 
 
-def test_nothing_is_shown_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_shown_when_piped(capsys):
     assert list(track(iter("abc"), "Spelling", total=3)) == ["a", "b", "c"]
     assert capsys.readouterr() == ("", "")

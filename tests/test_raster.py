@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import rasterio
@@ -7,18 +5,14 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
-from landcover.raster import (
-    Georeference,
-    ground_sample_distance,
-    read_georeference,
-)
+from landcover.raster import Georeference, ground_sample_distance, read_georeference
 
 UTM = CRS.from_epsg(32631)
 PLACE = Georeference(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
 RNG = np.random.default_rng(0)
 
 
-def write_tiff(path: Path, bands: np.ndarray, **profile: object) -> Path:
+def write_tiff(path, bands, **profile):
     """Write (bands, H, W) as a GeoTIFF; ``mask`` and ``colorinterp`` may be among the keywords."""
     mask, colorinterp = profile.pop("mask", None), profile.pop("colorinterp", None)
     count, height, width = bands.shape
@@ -32,7 +26,7 @@ def write_tiff(path: Path, bands: np.ndarray, **profile: object) -> Path:
     return path
 
 
-def rgb(height: int = 40, width: int = 60) -> np.ndarray:
+def rgb(height=40, width=60):
     return RNG.integers(1, 256, (3, height, width), dtype=np.uint8)
 
 
@@ -46,13 +40,13 @@ def rgb(height: int = 40, width: int = 60) -> np.ndarray:
         (32631, Affine(0.3, 0.4, 5e5, 0.4, -0.3, 5.7e6), 0.5),
     ],
 )
-def test_gsd_of_projected_rasters(tmp_path: Path, crs: int, transform: Affine, expected: float) -> None:
+def test_gsd_of_projected_rasters(tmp_path, crs, transform, expected):
     path = write_tiff(tmp_path / "a.tif", rgb(), crs=CRS.from_epsg(crs), transform=transform)
     assert ground_sample_distance(path) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("latitude", [0.0, 45.0, -60.0])
-def test_gsd_of_longitude_and_latitude_is_in_metres(tmp_path: Path, latitude: float) -> None:
+def test_gsd_of_longitude_and_latitude_is_in_metres(tmp_path, latitude):
     degrees = 5e-6
     transform = Affine(degrees, 0, 10, 0, -degrees, latitude)
     path = write_tiff(tmp_path / "a.tif", rgb(), crs=CRS.from_epsg(4326), transform=transform)
@@ -63,7 +57,7 @@ def test_gsd_of_longitude_and_latitude_is_in_metres(tmp_path: Path, latitude: fl
     assert ground_sample_distance(path) == pytest.approx(degrees * np.sqrt(north * east), rel=1e-4)
 
 
-def test_gsd_in_web_mercator_is_that_on_the_ground(tmp_path: Path) -> None:
+def test_gsd_in_web_mercator_is_that_on_the_ground(tmp_path):
     """Its metres are stretched by 1 / cos(latitude): 0.6 m at 52 degrees north are 0.37 m."""
     y = 6_800_125.0  # 52 degrees north
     transform = Affine(0.6, 0, 556_000, 0, -0.6, y)
@@ -72,7 +66,7 @@ def test_gsd_in_web_mercator_is_that_on_the_ground(tmp_path: Path) -> None:
     assert ground_sample_distance(path) == pytest.approx(0.6 * np.cos(latitude), rel=5e-3)
 
 
-def test_files_that_tell_no_place_have_no_gsd(tmp_path: Path) -> None:
+def test_files_that_tell_no_place_have_no_gsd(tmp_path):
     image = Image.fromarray(np.moveaxis(rgb(), 0, -1))
     for name in ("a.png", "a.jpg", "a.tif"):
         image.save(tmp_path / name)
@@ -88,7 +82,7 @@ def test_files_that_tell_no_place_have_no_gsd(tmp_path: Path) -> None:
     ['LOCAL_CS["site",UNIT["metre",1]]', "+proj=eqc +R=3396190 +units=m +no_defs +type=crs"],
     ids=["building site", "Mars"],
 )
-def test_a_crs_that_is_not_of_the_earth_has_no_gsd(tmp_path: Path, crs: str) -> None:
+def test_a_crs_that_is_not_of_the_earth_has_no_gsd(tmp_path, crs):
     path = write_tiff(tmp_path / "a.tif", rgb(), crs=CRS.from_user_input(crs))
     assert ground_sample_distance(path) is None
 

@@ -2,11 +2,9 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +18,11 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
 from imagefiles import photo, save, save_palette
-from landcover.errors import DataError, ImageError, LandcoverError, MissingExtraError, UsageError
+from landcover.errors import DataError, ImageError, MissingExtraError, UsageError
 from landcover.legend import DEEPGLOBE
 from landcover.raster import (
     Georeference,
     RasterSpec,
-    Scene,
     display_name,
     ground_sample_distance,
     open_scene,
@@ -43,7 +40,7 @@ NORTH_UP = Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000)
 RNG = np.random.default_rng(0)
 
 
-def write(path: Path, bands: np.ndarray, **profile: Any) -> Path:
+def write(path, bands, **profile):
     """Write (bands, H, W) as a GeoTIFF of 64 px tiles; ``mask`` and ``colorinterp`` may be keywords."""
     mask, colorinterp = profile.pop("mask", None), profile.pop("colorinterp", None)
     count, height, width = bands.shape
@@ -58,11 +55,11 @@ def write(path: Path, bands: np.ndarray, **profile: Any) -> Path:
     return path
 
 
-def rgb(height: int = 150, width: int = 170) -> np.ndarray:
+def rgb(height=150, width=170):
     return RNG.integers(1, 256, (3, height, width), dtype=np.uint8)
 
 
-def read_all(scene: Scene, rows: int = 41) -> tuple[np.ndarray, np.ndarray]:
+def read_all(scene, rows=41):
     """The whole scene by strips of so many rows: image and valid."""
     read = [scene.read_rows(top, min(top + rows, scene.height)) for top in range(0, scene.height, rows)]
     valid = [np.ones(s.image.shape[:2], bool) if s.valid is None else s.valid for s in read]
@@ -74,7 +71,7 @@ def read_all(scene: Scene, rows: int = 41) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("rows", [1, 41, 64, 150])
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
-def test_strips_put_together_are_the_scene(tmp_path: Path, rows: int, interleave: str) -> None:
+def test_strips_put_together_are_the_scene(tmp_path, rows, interleave):
     bands = rgb()
     with open_scene(write(tmp_path / "a.tif", bands, interleave=interleave)) as scene:
         image, valid = read_all(scene, rows)
@@ -92,7 +89,7 @@ def test_strips_put_together_are_the_scene(tmp_path: Path, rows: int, interleave
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "jp2"])
-def test_pictures_of_other_formats_are_scenes_too(tmp_path: Path, suffix: str) -> None:
+def test_pictures_of_other_formats_are_scenes_too(tmp_path, suffix):
     image = photo(150, 170)
     path = tmp_path / f"a.{suffix}"
     if suffix == "jp2":
@@ -104,7 +101,7 @@ def test_pictures_of_other_formats_are_scenes_too(tmp_path: Path, suffix: str) -
         assert np.array_equal(read_all(scene)[0], image)
 
 
-def test_a_jpeg_is_read_from_the_top(tmp_path: Path) -> None:
+def test_a_jpeg_is_read_from_the_top(tmp_path):
     image = photo(300, 170)
     with open_scene(save(tmp_path / "a.jpg", image, quality=95)) as scene:
         read = read_all(scene)[0]
@@ -114,14 +111,14 @@ def test_a_jpeg_is_read_from_the_top(tmp_path: Path) -> None:
     assert np.abs(read.astype(int) - image).mean() < 4
 
 
-def bytes_read() -> int:
+def bytes_read():
     """Of this thread alone: another test's may not have ended."""
     return int(Path("/proc/thread-self/io").read_text().split()[1])
 
 
 @pytest.mark.skipif(not Path("/proc/thread-self/io").exists(), reason="counts what the system counts")
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
-def test_every_block_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interleave: str) -> None:
+def test_every_block_is_read_once(tmp_path, monkeypatch, interleave):
     """With no more cache than two rows of blocks, strips that do not fit in blocks, and a mask by nodata."""
     monkeypatch.setattr(scene_module, "_SMALL_CACHE", 1)
     monkeypatch.setattr(scene_module, "_ROWS", 1)
@@ -134,14 +131,11 @@ def test_every_block_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert image.any()
 
 
-def cache_limit() -> int:
-    limit: int = get_gdal_config("GDAL_CACHEMAX")
-    return limit
+def cache_limit():
+    return get_gdal_config("GDAL_CACHEMAX")
 
 
-def test_open_scenes_share_a_cache_that_holds_what_all_of_them_need(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_scenes_share_a_cache_that_holds_what_all_of_them_need(tmp_path, monkeypatch):
     monkeypatch.setattr(scene_module, "_SMALL_CACHE", 1)
     path, before = write(tmp_path / "a.tif", rgb()), cache_limit()
     other = write(tmp_path / "b.tif", rgb(150, 400), dtype="uint16", photometric="minisblack")
@@ -178,22 +172,22 @@ def test_open_scenes_share_a_cache_that_holds_what_all_of_them_need(
         (Path("maps") / "a.tif", "maps/a.tif"),
     ],
 )
-def test_names_for_people_tell_no_secret(given: str | Path, shown: str) -> None:
+def test_names_for_people_tell_no_secret(given, shown):
     assert display_name(given) == shown
 
 
-def test_an_address_that_cannot_be_told_tells_no_secret() -> None:
+def test_an_address_that_cannot_be_told_tells_no_secret():
     with pytest.raises(DataError, match=r"'https://example\.org/a\.tif' has control characters") as error:
         open_scene("https://user:secret@example.org/a.tif?sig=secret\n")
     assert "secret" not in str(error.value)
 
 
-def test_the_share_of_the_cache_is_counted_across_threads(tmp_path: Path) -> None:
+def test_the_share_of_the_cache_is_counted_across_threads(tmp_path):
     path, before = write(tmp_path / "a.tif", rgb(64, 64)), cache_limit()
     with open_scene(path):
         alone = cache_limit()
 
-        def read(_: int) -> int:
+        def read(_):
             with open_scene(path) as scene:
                 read_all(scene)
                 return cache_limit()
@@ -208,7 +202,7 @@ def test_the_share_of_the_cache_is_counted_across_threads(tmp_path: Path) -> Non
 # Bands
 
 
-def test_colours_are_found_by_their_names(tmp_path: Path) -> None:
+def test_colours_are_found_by_their_names(tmp_path):
     bands = RNG.integers(1, 256, (4, 30, 40), dtype=np.uint8)
     kinds = (ColorInterp.undefined, ColorInterp.blue, ColorInterp.green, ColorInterp.red)
     path = write(tmp_path / "a.tif", bands, photometric="minisblack", colorinterp=kinds)
@@ -228,7 +222,7 @@ def test_colours_are_found_by_their_names(tmp_path: Path) -> None:
         (5, [0, 1, 2], "1, 2, 3"),
     ],
 )
-def test_bands_without_names(tmp_path: Path, count: int, taken: list[int], note: str | None) -> None:
+def test_bands_without_names(tmp_path, count, taken, note):
     bands = RNG.integers(1, 256, (count, 30, 40), dtype=np.uint8)
     with open_scene(write(tmp_path / "a.tif", bands, photometric="minisblack")) as scene:
         assert np.array_equal(read_all(scene)[0], np.moveaxis(bands[taken], 0, -1))
@@ -237,7 +231,7 @@ def test_bands_without_names(tmp_path: Path, count: int, taken: list[int], note:
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_alpha_is_no_colour(tmp_path: Path, count: int) -> None:
+def test_alpha_is_no_colour(tmp_path, count):
     bands = RNG.integers(1, 256, (count, 30, 40), dtype=np.uint8)
     bands[-1, :7] = 0
     profile = {"photometric": "rgb" if count == 4 else "minisblack", "alpha": "yes"}
@@ -248,7 +242,7 @@ def test_alpha_is_no_colour(tmp_path: Path, count: int) -> None:
     assert np.array_equal(valid, bands[-1] > 0)
 
 
-def test_refused_scenes_say_why(tmp_path: Path) -> None:
+def test_refused_scenes_say_why(tmp_path):
     write(tmp_path / "a.tif", rgb())
     write(tmp_path / "alpha.tif", rgb()[:1], colorinterp=(ColorInterp.alpha,))
     write(tmp_path / "complex.tif", rgb().astype(np.complex64))
@@ -258,7 +252,7 @@ def test_refused_scenes_say_why(tmp_path: Path) -> None:
     save_palette(tmp_path / "p.png", np.zeros((9, 9), np.uint8), DEEPGLOBE.colours)
     (tmp_path / "empty.tif").write_bytes(b"")
     (tmp_path / "text.tif").write_text("no raster")
-    cases: list[tuple[str, dict[str, Any], type[LandcoverError], str]] = [
+    cases = [
         ("a.tif", {"bands": (1, 2, 4)}, ImageError, "3 bands; expected red, green and blue"),
         ("a.tif", {"bands": (1, 2)}, ImageError, "3 bands; expected red, green and blue"),
         ("alpha.tif", {}, ImageError, "only an alpha band"),
@@ -297,7 +291,7 @@ def test_refused_scenes_say_why(tmp_path: Path) -> None:
     low=st.integers(-300, 300),
     span=st.integers(1, 40_000),
 )
-def test_values_are_scaled_linearly_and_clipped(values: np.ndarray, low: int, span: int) -> None:
+def test_values_are_scaled_linearly_and_clipped(values, low, span):
     exact = np.clip((values.astype(np.float64) - low) * 255 / span, 0, 255)
     scaled = to_bytes(values, low, low + span)
     assert scaled.dtype == np.uint8
@@ -305,7 +299,7 @@ def test_values_are_scaled_linearly_and_clipped(values: np.ndarray, low: int, sp
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32"])
-def test_percentiles_are_those_of_all_valid_pixels_in_every_strip(tmp_path: Path, dtype: str) -> None:
+def test_percentiles_are_those_of_all_valid_pixels_in_every_strip(tmp_path, dtype):
     bands = (RNG.gamma(2, 12, (3, 150, 170)) + 1).astype(dtype)
     bands[:, :50] = 5  # dark water: not to be brightened where a strip holds nothing else
     bands[:, 100:, :60] = 0
@@ -318,7 +312,7 @@ def test_percentiles_are_those_of_all_valid_pixels_in_every_strip(tmp_path: Path
     assert image[:41].max() < 40
 
 
-def test_one_scaling_holds_for_scenes_and_their_parts(tmp_path: Path) -> None:
+def test_one_scaling_holds_for_scenes_and_their_parts(tmp_path):
     bands = RNG.integers(100, 3000, (3, 150, 170)).astype(np.uint16)
     bands[:, :60, :60] //= 10
     path = write(tmp_path / "a.tif", bands)
@@ -329,7 +323,7 @@ def test_one_scaling_holds_for_scenes_and_their_parts(tmp_path: Path) -> None:
             assert np.array_equal(read_all(scene)[0], whole[:40, :40])
 
 
-def test_values_that_are_no_numbers_are_no_imagery(tmp_path: Path) -> None:
+def test_values_that_are_no_numbers_are_no_imagery(tmp_path):
     bands = RNG.random((3, 30, 40)).astype(np.float32)
     bands[0, 3, 4], bands[1, 5, 6], bands[:, 7, 8] = np.nan, np.inf, -np.inf
     for scaling in ((0.0, 1.0), "percentile"):
@@ -353,7 +347,7 @@ HOLE[50:90, 10:130] = True
 
 
 @pytest.mark.parametrize("how", ["nodata", "alpha", "mask"])
-def test_holes_are_found_however_they_are_marked(tmp_path: Path, how: str) -> None:
+def test_holes_are_found_however_they_are_marked(tmp_path, how):
     bands, profile = rgb(), {}
     if how == "nodata":
         bands[:, HOLE] = 0
@@ -371,9 +365,7 @@ def test_holes_are_found_however_they_are_marked(tmp_path: Path, how: str) -> No
 
 
 @pytest.mark.parametrize(("corner", "told"), [((0, 0), True), ((0, 150), True), ((60, 60), False)])
-def test_a_black_collar_without_nodata_is_told_of(
-    tmp_path: Path, corner: tuple[int, int], told: bool
-) -> None:
+def test_a_black_collar_without_nodata_is_told_of(tmp_path, corner, told):
     bands = rgb()
     bands[:, corner[0] : corner[0] + 20, corner[1] : corner[1] + 20] = 0
     for nodata in (None, 0):
@@ -394,9 +386,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_box_is_read_outward_to_whole_pixels_and_stays_in_place(
-    tmp_path: Path, place: tuple[CRS, Affine]
-) -> None:
+def test_a_box_is_read_outward_to_whole_pixels_and_stays_in_place(tmp_path, place):
     crs, transform = place
     bands = rgb()
     path = write(tmp_path / "a.tif", bands, crs=crs, transform=transform)
@@ -426,7 +416,7 @@ def test_a_box_is_read_outward_to_whole_pixels_and_stays_in_place(
     np.testing.assert_allclose(back, [[col + 0.5, col + 9.5], [row + 0.5, row + 7.5]], atol=1e-6)
 
 
-def test_boxes_that_cannot_be_used(tmp_path: Path) -> None:
+def test_boxes_that_cannot_be_used(tmp_path):
     path = write(tmp_path / "a.tif", rgb())
     with pytest.raises(
         DataError, match=r"box 1, 2, 3, 4 does not touch.*500000, 5699925, 500085, 5700000.*32631"
@@ -441,7 +431,7 @@ def test_boxes_that_cannot_be_used(tmp_path: Path) -> None:
             open_scene(picture, **part)
 
 
-def write_polygons(path: Path, rings: list[list[tuple[float, float]]], crs: CRS) -> Path:
+def write_polygons(path, rings, crs):
     shapely = pytest.importorskip("shapely")
     vectors = pytest.importorskip("landcover.io.vectors", exc_type=MissingExtraError)
     polygons = np.array([shapely.Polygon(ring) for ring in rings], object)
@@ -450,7 +440,7 @@ def write_polygons(path: Path, rings: list[list[tuple[float, float]]], crs: CRS)
 
 
 @pytest.mark.parametrize("transform", [NORTH_UP, PLACES["rotated"][1]], ids=["north up", "rotated"])
-def test_pixels_outside_of_the_polygons_are_no_imagery(tmp_path: Path, transform: Affine) -> None:
+def test_pixels_outside_of_the_polygons_are_no_imagery(tmp_path, transform):
     bands = rgb()
     path = write(tmp_path / "a.tif", bands, transform=transform)
     whole = Georeference(UTM, transform)
@@ -477,7 +467,7 @@ def test_pixels_outside_of_the_polygons_are_no_imagery(tmp_path: Path, transform
             assert np.array_equal(valid[~edge[part]], triangle[part][~edge[part]])
 
 
-def test_areas_that_miss_the_scene_print_both_extents(tmp_path: Path) -> None:
+def test_areas_that_miss_the_scene_print_both_extents(tmp_path):
     path = write(tmp_path / "a.tif", rgb())
     away = write_polygons(tmp_path / "away.gpkg", [[(1e5, 5e6), (1e5 + 9, 5e6), (1e5, 5e6 + 9)]], UTM)
     with pytest.raises(
@@ -491,7 +481,7 @@ def test_areas_that_miss_the_scene_print_both_extents(tmp_path: Path) -> None:
 # Damage
 
 
-def damage(path: Path, row: int, col: int) -> None:
+def damage(path, row, col):
     """Overwrite a block of a deflated GeoTIFF, in all its bands."""
     with rasterio.open(path) as source:
         offset = int(source.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=1))
@@ -501,7 +491,7 @@ def damage(path: Path, row: int, col: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [25, 150])
-def test_a_damaged_block_is_a_hole_that_is_told_of(tmp_path: Path, rows: int) -> None:
+def test_a_damaged_block_is_a_hole_that_is_told_of(tmp_path, rows):
     bands = rgb()
     path = write(tmp_path / "a.tif", bands, compress="deflate", interleave="pixel")
     damage(path, 1, 1)
@@ -521,7 +511,7 @@ def test_a_damaged_block_is_a_hole_that_is_told_of(tmp_path: Path, rows: int) ->
         assert read_all(scene)[1].any()
 
 
-def test_a_strict_scene_stops_at_damage(tmp_path: Path) -> None:
+def test_a_strict_scene_stops_at_damage(tmp_path):
     path = write(tmp_path / "a.tif", rgb(), compress="deflate", interleave="pixel")
     damage(path, 1, 1)
     with open_scene(path, strict=True) as scene:
@@ -530,7 +520,7 @@ def test_a_strict_scene_stops_at_damage(tmp_path: Path) -> None:
             scene.read_rows(60, 70)
 
 
-def test_the_end_of_a_file_cut_short_is_a_hole(tmp_path: Path) -> None:
+def test_the_end_of_a_file_cut_short_is_a_hole(tmp_path):
     bands = rgb(600, 200)
     path = write(tmp_path / "a.tif", bands)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -542,7 +532,7 @@ def test_the_end_of_a_file_cut_short_is_a_hole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_pictures_cut_short_have_no_imagery_from_there_on(tmp_path: Path, suffix: str) -> None:
+def test_pictures_cut_short_have_no_imagery_from_there_on(tmp_path, suffix):
     """GDAL fills the rest of a JPEG with grey, and tells so once."""
     path = save(tmp_path / f"a.{suffix}", np.moveaxis(rgb(700, 200), 0, -1))
     with open_scene(path) as scene:
@@ -568,15 +558,13 @@ VRT_BAND = """<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource>
 </SimpleSource></VRTRasterBand>"""
 
 
-def write_vrt(
-    path: Path, *, width: int = 170, height: int = 150, head: str = "", file: str = "a.tif", bands: int = 1
-) -> Path:
+def write_vrt(path, *, width=170, height=150, head="", file="a.tif", bands=1):
     each = "".join(VRT_BAND.format(band=band + 1, file=file) for band in range(bands))
     path.write_text(VRT.format(width=width, height=height, head=head, bands=each))
     return path
 
 
-def test_a_vrt_is_read_with_its_holes(tmp_path: Path) -> None:
+def test_a_vrt_is_read_with_its_holes(tmp_path):
     bands = rgb()[:1]
     write(tmp_path / "a.tif", bands)
     with open_scene(write_vrt(tmp_path / "a.vrt")) as scene:
@@ -595,7 +583,7 @@ def test_a_vrt_is_read_with_its_holes(tmp_path: Path) -> None:
     ],
     ids=["itself", "itself in bands", "missing file", "huge", "negative", "empty"],
 )
-def test_vrts_that_cannot_be_read_are_one_error(tmp_path: Path, vrt: dict[str, Any], message: str) -> None:
+def test_vrts_that_cannot_be_read_are_one_error(tmp_path, vrt, message):
     write(tmp_path / "a.tif", rgb()[:1])
     write_vrt(tmp_path / "bad.vrt", **vrt)
     with pytest.raises(ImageError, match=message), open_scene(tmp_path / "bad.vrt") as scene:
@@ -625,7 +613,7 @@ SRS = "<SRS>EPSG:32631</SRS>"
         (f'<GCPList><GCP Id="1" Pixel="1" Line="1" X="1" Y="1"/></GCPList>{SRS}', "ground control points"),
     ],
 )
-def test_a_position_that_cannot_be_is_a_warning(tmp_path: Path, head: str, reason: str) -> None:
+def test_a_position_that_cannot_be_is_a_warning(tmp_path, head, reason):
     write(tmp_path / "a.tif", rgb()[:1])
     with open_scene(write_vrt(tmp_path / "a.vrt", head=head)) as scene:
         assert read_all(scene)[0].shape == (150, 170, 3)
@@ -635,7 +623,7 @@ def test_a_position_that_cannot_be_is_a_warning(tmp_path: Path, head: str, reaso
     assert ground_sample_distance(tmp_path / "a.vrt") is None
 
 
-def test_overlong_tags_do_no_harm(tmp_path: Path) -> None:
+def test_overlong_tags_do_no_harm(tmp_path):
     path = write(tmp_path / "a.tif", rgb())
     with rasterio.open(path, "r+") as target:
         target.update_tags(NOISE="x" * 1_000_000)
@@ -650,10 +638,10 @@ def test_overlong_tags_do_no_harm(tmp_path: Path) -> None:
 class Server(SimpleHTTPRequestHandler):
     """Serves a folder with ranges; what is named ``stall`` never answers."""
 
-    def do_HEAD(self) -> None:
+    def do_HEAD(self):
         self.do_GET()
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         if "stall" in self.path:
             time.sleep(5)
             return
@@ -674,12 +662,12 @@ class Server(SimpleHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(data[first : last + 1])
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_):
         pass
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
+def address(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: Server(*args, directory=str(tmp_path)))
     server.daemon_threads = True
     server.block_on_close = False
@@ -689,7 +677,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_an_address_is_read_as_a_file_is(tmp_path: Path, address: str) -> None:
+def test_an_address_is_read_as_a_file_is(tmp_path, address):
     bands = rgb()
     write(tmp_path / "a.tif", bands)
     with open_scene(f"http://user:secret@{address}/a.tif?signature=secret") as scene:
@@ -699,7 +687,7 @@ def test_an_address_is_read_as_a_file_is(tmp_path: Path, address: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "reason"), [("missing", "404"), ("stall", "gave no answer for 1 s")])
-def test_addresses_that_fail_are_one_line_without_secrets(address: str, name: str, reason: str) -> None:
+def test_addresses_that_fail_are_one_line_without_secrets(address, name, reason):
     url = f"http://user:secret@{address}/{name}.tif?signature=secret"
     with pytest.raises(ImageError, match=reason) as error:
         open_scene(url, timeout_s=1)
@@ -708,7 +696,7 @@ def test_addresses_that_fail_are_one_line_without_secrets(address: str, name: st
     assert f"http://{address}/{name}.tif cannot be read" in str(error.value)
 
 
-def test_a_server_that_goes_away_is_no_damage(tmp_path: Path, address: str) -> None:
+def test_a_server_that_goes_away_is_no_damage(tmp_path, address):
     """A failing network must not turn into a map with holes."""
     path = write(tmp_path / "a.tif", rgb(1500, 700))
     with open_scene(f"http://{address}/a.tif", timeout_s=1) as scene:
@@ -727,7 +715,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data" / "geotiff" / "netherland
 
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_file(), reason="no shared data")
-def test_a_real_scene_is_read_and_measured() -> None:
+def test_a_real_scene_is_read_and_measured():
     with open_scene(SHARED) as scene, rasterio.open(SHARED) as source:
         assert np.array_equal(read_all(scene, 300)[0], np.moveaxis(source.read((1, 2, 3)), 0, -1))
         assert scene.gsd == pytest.approx(0.25, rel=1e-6)

@@ -1,9 +1,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -34,7 +31,7 @@ PLACE = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_70
 RNG = np.random.default_rng(0)
 
 
-def class_map(height: int, width: int) -> np.ndarray:
+def class_map(height, width):
     """Blocks of 20 px of all classes, with a hole: uint8 (height, width)."""
     blocks = RNG.integers(0, 7, (height // 20 + 1, width // 20 + 1), dtype=np.uint8)
     index = blocks.repeat(20, 0).repeat(20, 1)[:height, :width].copy()
@@ -42,11 +39,11 @@ def class_map(height: int, width: int) -> np.ndarray:
     return index
 
 
-def strips(array: np.ndarray, rows: int) -> list[np.ndarray]:
+def strips(array, rows):
     return [array[..., top : top + rows, :] for top in range(0, array.shape[-2], rows)]
 
 
-def most_frequent(index: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
+def most_frequent(index, factor):
     """The class with most pixels of each factor x factor block, and whether no other has as many."""
     high, wide = index.shape[0] // factor, index.shape[1] // factor
     blocks = index[: high * factor, : wide * factor].reshape(high, factor, wide, factor)
@@ -56,7 +53,7 @@ def most_frequent(index: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarra
 
 
 @pytest.mark.parametrize("cog", [False, True])
-def test_a_written_map_keeps_place_classes_and_provenance(tmp_path: Path, cog: bool) -> None:
+def test_a_written_map_keeps_place_classes_and_provenance(tmp_path, cog):
     index = class_map(1300, 700)
     path = tmp_path / "deep" / "map.tif"
     write_map(
@@ -79,7 +76,7 @@ def test_a_written_map_keeps_place_classes_and_provenance(tmp_path: Path, cog: b
 
 
 @pytest.mark.parametrize("cog", [False, True])
-def test_overviews_show_the_most_frequent_class(tmp_path: Path, cog: bool) -> None:
+def test_overviews_show_the_most_frequent_class(tmp_path, cog):
     index = np.where(RNG.random((600, 1040)) < 0.5, RNG.integers(0, 7, (600, 1040)), 2).astype(np.uint8)
     write_map(tmp_path / "m.tif", [index], RasterSpec(600, 1040, PLACE), DEEPGLOBE, cog=cog)
     with rasterio.open(tmp_path / "m.tif", overview_level=0) as source:
@@ -90,7 +87,7 @@ def test_overviews_show_the_most_frequent_class(tmp_path: Path, cog: bool) -> No
 
 
 @pytest.mark.parametrize("bands", [1, 6])
-def test_cloud_optimized_files_are_valid(tmp_path: Path, bands: int) -> None:
+def test_cloud_optimized_files_are_valid(tmp_path, bands):
     validate = pytest.importorskip("rio_cogeo").cog_validate
     path = tmp_path / "a.tif"
     if bands == 1:
@@ -104,7 +101,7 @@ def test_cloud_optimized_files_are_valid(tmp_path: Path, bands: int) -> None:
 
 
 @pytest.mark.parametrize("cog", [False, True])
-def test_the_same_pixels_give_the_same_bytes_however_they_are_cut(tmp_path: Path, cog: bool) -> None:
+def test_the_same_pixels_give_the_same_bytes_however_they_are_cut(tmp_path, cog):
     index = class_map(1100, 1030)
     written = set()
     for number, rows in enumerate([1100, 1, 77, 512, 1100]):
@@ -121,9 +118,7 @@ def test_the_same_pixels_give_the_same_bytes_however_they_are_cut(tmp_path: Path
 
 @settings(max_examples=12, deadline=None)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), count=st.integers(1, 4), rows=st.integers(1, 40))
-def test_any_size_comes_back(
-    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, count: int, rows: int
-) -> None:
+def test_any_size_comes_back(tmp_path_factory, height, width, count, rows):
     path = tmp_path_factory.mktemp("any") / "a.tif"
     values = RNG.integers(0, 256, (count, height, width), dtype=np.uint8)
     write_bands(path, strips(values, rows), RasterSpec(height, width, PLACE), "abcd"[:count])
@@ -146,7 +141,7 @@ TURNED = Affine(0.48, 0.14, 5e5, 0.14, -0.48, 5.7e6)
     ],
     ids=["projected", "geographic", "rotated", "south up", "web Mercator"],
 )
-def test_the_place_is_kept(tmp_path: Path, crs: int, transform: Affine, cog: bool) -> None:
+def test_the_place_is_kept(tmp_path, crs, transform, cog):
     place = Georeference(CRS.from_epsg(crs), transform)
     write_map(tmp_path / "a.tif", [class_map(30, 40)], RasterSpec(30, 40, place), DEEPGLOBE, cog=cog)
     read = read_georeference(tmp_path / "a.tif")
@@ -160,7 +155,7 @@ def test_the_place_is_kept(tmp_path: Path, crs: int, transform: Affine, cog: boo
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("cog", [False, True])
 @pytest.mark.parametrize("place", [PLACE, None], ids=["place", "none"])
-def test_bands_have_names_scale_and_tags(tmp_path: Path, place: Georeference | None, cog: bool) -> None:
+def test_bands_have_names_scale_and_tags(tmp_path, place, cog):
     values = RNG.integers(0, 256, (6, 60, 90), dtype=np.uint8)
     path, names = tmp_path / "p.tif", DEEPGLOBE.scored_names
     write_bands(path, strips(values, 25), RasterSpec(60, 90, place, {"A": "b"}), names, cog=cog)
@@ -173,7 +168,7 @@ def test_bands_have_names_scale_and_tags(tmp_path: Path, place: Georeference | N
     assert read_georeference(path) == place
 
 
-def test_a_style_tells_qgis_names_and_colours(tmp_path: Path) -> None:
+def test_a_style_tells_qgis_names_and_colours(tmp_path):
     legend = Legend("odd", (LandClass('<a & "b">', (1, 2, 255)), LandClass("Wälder", (0, 255, 16))), None)
     write_map(tmp_path / "m.tif", [class_map(9, 9) % 2], RasterSpec(9, 9, PLACE), legend, qml=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.qml", "m.tif"]
@@ -190,7 +185,7 @@ def test_a_style_tells_qgis_names_and_colours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["map.tif", "map.qml"])
-def test_existing_files_stay_without_force(tmp_path: Path, name: str) -> None:
+def test_existing_files_stay_without_force(tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(OutputError, match="exists already"):
         write_map(tmp_path / "map.tif", [class_map(4, 4)], RasterSpec(4, 4, PLACE), DEEPGLOBE, qml=True)
@@ -201,8 +196,8 @@ def test_existing_files_stay_without_force(tmp_path: Path, name: str) -> None:
     assert (tmp_path / name).read_bytes() != b"precious"
 
 
-def test_strips_that_fail_leave_nothing(tmp_path: Path) -> None:
-    def failing() -> Iterator[np.ndarray]:
+def test_strips_that_fail_leave_nothing(tmp_path):
+    def failing():
         yield class_map(20, 30)
         raise DataError("the scene ends here")
 
@@ -229,7 +224,7 @@ write_map(Path(sys.argv[1]), strips(), RasterSpec(40, 30), DEEPGLOBE)
 """
 
 
-def test_what_a_killed_process_left_goes_when_the_map_is_written_again(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_goes_when_the_map_is_written_again(tmp_path):
     path = tmp_path / "m.tif"
     for _ in range(2):  # a second one that is killed leaves no more
         done = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(path)])
@@ -244,11 +239,11 @@ def test_what_a_killed_process_left_goes_when_the_map_is_written_again(tmp_path:
     assert sorted(tmp_path.rglob("*")) == [engine, engine / "state.json", path]
 
 
-def test_two_writers_of_one_map_do_not_share_pixels(tmp_path: Path) -> None:
+def test_two_writers_of_one_map_do_not_share_pixels(tmp_path):
     """Each has a private folder, and leaves that of the other alone: the map is whole, of the last one."""
     index, path = class_map(600, 300), tmp_path / "map.tif"
 
-    def slowly() -> Iterator[np.ndarray]:
+    def slowly():
         yield index[:100]
         write_map(path, [np.zeros_like(index)], RasterSpec(600, 300, PLACE), DEEPGLOBE)
         yield index[100:]
@@ -259,12 +254,10 @@ def test_two_writers_of_one_map_do_not_share_pixels(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["map.tif"]
 
 
-def test_a_map_asks_for_memory_beside_what_a_scene_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_map_asks_for_memory_beside_what_a_scene_has(tmp_path, monkeypatch):
     limits, copy = [], writing.copy
 
-    def watched(*args: Any, **kwargs: Any) -> None:
+    def watched(*args, **kwargs):
         limits.append(get_gdal_config("GDAL_CACHEMAX"))
         copy(*args, **kwargs)
 
@@ -282,7 +275,7 @@ def test_a_map_asks_for_memory_beside_what_a_scene_has(
     assert get_gdal_config("GDAL_CACHEMAX") == before
 
 
-def test_an_output_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "m.tif", tmp_path):
         with pytest.raises(OutputError):
@@ -315,7 +308,7 @@ for limit in (10_000, values.size, values.size + 100_000, size - 20_000, size - 
 
 
 @pytest.mark.parametrize("cog", [[], ["cog"]], ids=["plain", "cog"])
-def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, cog: list[str]) -> None:
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, cog):
     """Full while the strips are written, while GDAL makes the file, and by one byte in the end."""
     command = [sys.executable, "-c", FILL_THE_DISK, str(tmp_path), *cog]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -327,7 +320,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, cog: list[st
 
 @pytest.mark.parametrize("cog", [False, True])
 @pytest.mark.parametrize("size", [(4001, 7), (7, 4001), (1200, 1)])
-def test_long_and_narrow_maps_are_written(tmp_path: Path, size: tuple[int, int], cog: bool) -> None:
+def test_long_and_narrow_maps_are_written(tmp_path, size, cog):
     """A level of 7 columns may have one: its ratio of widths, 7, is not the factor of its rows, 8."""
     index = class_map(*size)
     write_map(tmp_path / "map.tif", [index], RasterSpec(*size, PLACE), DEEPGLOBE, cog=cog)

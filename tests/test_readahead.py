@@ -1,21 +1,20 @@
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from landcover.io.readahead import read_ahead
 
 
-def test_items_come_in_order_and_whole() -> None:
+def test_items_come_in_order_and_whole():
     assert list(read_ahead(iter(range(100)))) == list(range(100))
     assert list(read_ahead([])) == []
     assert list(read_ahead([None, 0, ""])) == [None, 0, ""]
 
 
-def test_the_next_item_is_computed_while_the_present_one_is_used() -> None:
+def test_the_next_item_is_computed_while_the_present_one_is_used():
     computed = [threading.Event(), threading.Event()]
 
-    def source() -> Iterator[int]:
+    def source():
         for number, event in enumerate(computed):
             event.set()
             yield number
@@ -26,8 +25,8 @@ def test_the_next_item_is_computed_while_the_present_one_is_used() -> None:
     items.close()
 
 
-def test_an_error_comes_at_its_turn() -> None:
-    def source() -> Iterator[int]:
+def test_an_error_comes_at_its_turn():
+    def source():
         yield 1
         raise ValueError("broken")
 
@@ -37,10 +36,10 @@ def test_an_error_comes_at_its_turn() -> None:
         next(items)
 
 
-def test_stopping_early_ends_the_thread_and_closes_the_source() -> None:
+def test_stopping_early_ends_the_thread_and_closes_the_source():
     closed = threading.Event()
 
-    def source() -> Iterator[int]:
+    def source():
         try:
             yield from range(1000)
         finally:

@@ -1,7 +1,6 @@
 """Small regions: the sieve against a slow transcript of its rule, and the properties that it promises."""
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -12,8 +11,6 @@ from landcover.errors import MaskError, UsageError
 from landcover.legend import NODATA
 from landcover.postprocess import remove_small_regions
 
-Map = npt.NDArray[np.uint8]
-
 MAPS = hnp.arrays(
     np.uint8,
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
@@ -22,12 +19,12 @@ MAPS = hnp.arrays(
 SIZES = st.integers(1, 20)
 
 
-def draw(*rows: str) -> Map:
+def draw(*rows):
     """Make a map from digits; ``.`` is nodata."""
     return np.array([[NODATA if c == "." else int(c) for c in row] for row in rows], np.uint8)
 
 
-def regions_of(index: Map) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def regions_of(index):
     """Number the 4-connected regions from 1 (0 is nodata), and count their pixels."""
     labels = np.zeros(index.shape, np.int64)
     for value in np.unique(index[index != NODATA]):
@@ -36,7 +33,7 @@ def regions_of(index: Map) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]
     return labels, np.bincount(labels.ravel(), minlength=labels.max() + 1)
 
 
-def sieve_by_hand(index: Map, min_pixels: int) -> Map:
+def sieve_by_hand(index, min_pixels):
     labels, sizes = regions_of(index)
     largest_neighbour = np.zeros(len(sizes), int)
     for row in range(index.shape[0]):
@@ -66,21 +63,21 @@ def sieve_by_hand(index: Map, min_pixels: int) -> Map:
 
 @settings(max_examples=300, deadline=None)
 @given(index=MAPS, min_pixels=SIZES)
-def test_agrees_with_the_rule_step_by_step(index: Map, min_pixels: int) -> None:
+def test_agrees_with_the_rule_step_by_step(index, min_pixels):
     np.testing.assert_array_equal(remove_small_regions(index, min_pixels), sieve_by_hand(index, min_pixels))
 
 
 @given(index=MAPS)
-def test_one_pixel_as_the_smallest_region_changes_nothing(index: Map) -> None:
+def test_one_pixel_as_the_smallest_region_changes_nothing(index):
     np.testing.assert_array_equal(remove_small_regions(index, 1), index)
 
 
 @given(index=MAPS)
-def test_nothing_is_large_enough_then_everything_stays(index: Map) -> None:
+def test_nothing_is_large_enough_then_everything_stays(index):
     np.testing.assert_array_equal(remove_small_regions(index, index.size + 1), index)
 
 
-def test_fill_does_not_depend_on_what_stands_above() -> None:
+def test_fill_does_not_depend_on_what_stands_above():
     """The seed filled with the class above the first pixel, here 1; the region lies in 0."""
     index = draw("00100", "00200", "00000", "00000")
     assert remove_small_regions(index, 3)[1, 2] == 0
@@ -88,7 +85,7 @@ def test_fill_does_not_depend_on_what_stands_above() -> None:
 
 @example(index=draw("0.1", "..."), min_pixels=3)
 @given(index=MAPS, min_pixels=SIZES)
-def test_nodata_is_no_neighbour_whatever_lies_beneath(index: Map, min_pixels: int) -> None:
+def test_nodata_is_no_neighbour_whatever_lies_beneath(index, min_pixels):
     result = remove_small_regions(index, min_pixels)
     moved = np.where(index == NODATA, 77, index).astype(np.uint8)
     np.testing.assert_array_equal(
@@ -97,14 +94,14 @@ def test_nodata_is_no_neighbour_whatever_lies_beneath(index: Map, min_pixels: in
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
-def test_empty_maps_stay_empty(shape: tuple[int, int]) -> None:
+def test_empty_maps_stay_empty(shape):
     assert remove_small_regions(np.empty(shape, np.uint8), 4).shape == shape
 
 
-def test_bad_input() -> None:
+def test_bad_input():
     with pytest.raises(MaskError, match=r"expected uint8 \(height, width\)"):
         remove_small_regions(np.zeros((4, 4, 3), np.uint8), 4)
     with pytest.raises(MaskError, match="int64"):
-        remove_small_regions(np.zeros((4, 4), np.int64), 4)  # type: ignore[arg-type]
+        remove_small_regions(np.zeros((4, 4), np.int64), 4)
     with pytest.raises(UsageError, match="at least 1"):
         remove_small_regions(np.zeros((4, 4), np.uint8), 0)

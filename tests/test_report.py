@@ -6,7 +6,6 @@ import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -50,48 +49,48 @@ NASTY = "<script>alert(1)</script>"
 class Page(HTMLParser):
     """What a page holds: tags with attributes, and the text that is not style."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.pieces: list[str] = []
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if self.tags and self.tags[-1][0] != "style":
             self.pieces.append(data)
 
     @property
-    def text(self) -> str:
+    def text(self):
         return " ".join(" ".join(self.pieces).split())
 
-    def images(self) -> list[dict[str, str | None]]:
+    def images(self):
         return [attributes for tag, attributes in self.tags if tag == "img"]
 
 
-def read_page(path: Path) -> Page:
+def read_page(path):
     return Page(path.read_text(encoding="utf-8"))
 
 
-def change(path: Path, **changes: object) -> Path:
+def change(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return path
 
 
-def write_events(run: Path, *events: dict[str, object]) -> None:
+def write_events(run, *events):
     (run / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
 
 
-def step(number: int, loss: float) -> dict[str, object]:
+def step(number, loss):
     return {"event": "step", "step": number, "images": number, "loss": loss, "lr": 0.1, "seconds": number}
 
 
 # Reading
 
 
-def test_what_a_resumed_run_did_again_counts_once(tmp_path: Path) -> None:
+def test_what_a_resumed_run_did_again_counts_once(tmp_path):
     run = write_run(tmp_path / "run")
     write_events(
         run, step(1, 5.0), step(2, 4.0), step(3, 9.0), validation(3, 3.0, 0.9),
@@ -105,7 +104,7 @@ def test_what_a_resumed_run_did_again_counts_once(tmp_path: Path) -> None:
     assert read_run(write_run(tmp_path / "ended")).end is not None
 
 
-def test_half_a_last_line_is_left_out_but_damage_elsewhere_is_told(tmp_path: Path) -> None:
+def test_half_a_last_line_is_left_out_but_damage_elsewhere_is_told(tmp_path):
     run = write_run(tmp_path / "run", ended=False)
     log = run / "log.jsonl"
     whole = log.read_text()
@@ -127,7 +126,7 @@ def test_half_a_last_line_is_left_out_but_damage_elsewhere_is_told(tmp_path: Pat
         ('{"event": "validation", "step": 1, "seconds": 1, "miou": "good", "iou": {}}', "'miou'"),
     ],
 )
-def test_a_log_of_something_else_is_refused(tmp_path: Path, line: str, said: str) -> None:
+def test_a_log_of_something_else_is_refused(tmp_path, line, said):
     run = write_run(tmp_path / "run")
     (run / "log.jsonl").write_text(f'{{"event": "start"}}\n{line}\n')
     with pytest.raises(DataError, match=f"Line 2 of .*{re.escape(said)}"):
@@ -135,7 +134,7 @@ def test_a_log_of_something_else_is_refused(tmp_path: Path, line: str, said: str
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "log.jsonl"])
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_folder_that_is_no_run_is_refused(tmp_path, name):
     run = write_run(tmp_path / "run")
     (run / name).unlink()
     with pytest.raises(DataError, match=f"not a run folder: {name}"):
@@ -155,23 +154,21 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
         ({"legend": DEEPGLOBE.to_dict(), "classes": [*NAMES[:6], "cloud"]}, "other classes"),
     ],
 )
-def test_an_evaluation_that_contradicts_itself_is_refused(
-    tmp_path: Path, changes: dict[str, object], said: str
-) -> None:
+def test_an_evaluation_that_contradicts_itself_is_refused(tmp_path, changes, said):
     path = change(write_world(tmp_path, images=1, size=8), **changes)
     with pytest.raises((DataError, UsageError), match=said):
         collect([path])
 
 
 @pytest.mark.parametrize("content", [b"", b'{"metric": "chal', b"\xff\xd8\xff", b"[]", b'{"layout": "flat"}'])
-def test_a_file_that_is_no_evaluation_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_evaluation_is_refused(tmp_path, content):
     path = tmp_path / "e.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"e\.json is not (JSON|a result of landcover evaluate)"):
         collect([path])
 
 
-def test_the_result_for_a_map_is_refused_in_one_clear_line(tmp_path: Path) -> None:
+def test_the_result_for_a_map_is_refused_in_one_clear_line(tmp_path):
     place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
     write_class_raster(
         tmp_path / "map.tif", np.arange(36, dtype=np.uint8).reshape(6, 6) % 6, DEEPGLOBE, place
@@ -183,7 +180,7 @@ def test_the_result_for_a_map_is_refused_in_one_clear_line(tmp_path: Path) -> No
     assert not (tmp_path / "page.html").exists()
 
 
-def test_inputs_must_be_there_and_different(tmp_path: Path) -> None:
+def test_inputs_must_be_there_and_different(tmp_path):
     path = write_world(tmp_path, images=1, size=8)
     with pytest.raises(UsageError, match="Nothing to report on"):
         collect([])
@@ -193,7 +190,7 @@ def test_inputs_must_be_there_and_different(tmp_path: Path) -> None:
         collect([path, path.parent / "." / path.name])
 
 
-def test_nan_in_json_is_an_undefined_number(tmp_path: Path) -> None:
+def test_nan_in_json_is_an_undefined_number(tmp_path):
     path = write_world(tmp_path, images=1, size=8)
     iou = dict.fromkeys(SCORED, 0.5) | {"water": float("nan")}
     change(path, iou=iou, miou=float("inf"))
@@ -203,14 +200,14 @@ def test_nan_in_json_is_an_undefined_number(tmp_path: Path) -> None:
     assert read.miou is None
 
 
-def test_names_take_as_many_folders_as_it_needs() -> None:
+def test_names_take_as_many_folders_as_it_needs():
     assert short_names([Path("/a/x.json"), Path("/b/y.json")]) == ["x", "y"]
     assert short_names([Path("/r/a/x.json"), Path("/r/b/x.json")]) == ["a/x", "b/x"]
     assert short_names([Path("/a/b/x.json"), Path("/c/b/x.json")]) == ["a/b/x", "c/b/x"]
     assert short_names([]) == []
 
 
-def test_legend_comes_from_the_json_else_from_what_is_built_in(tmp_path: Path) -> None:
+def test_legend_comes_from_the_json_else_from_what_is_built_in(tmp_path):
     own = Legend("own", tuple(LandClass(n, (i, 9, 9)) for i, n in enumerate(NAMES)), 6)
     path = write_world(tmp_path, images=1, size=8)
     assert collect([path])[1][0].legend is DEEPGLOBE
@@ -220,7 +217,7 @@ def test_legend_comes_from_the_json_else_from_what_is_built_in(tmp_path: Path) -
     assert collect([path])[1][0].legend is None
 
 
-def test_the_card_of_the_best_model_is_read_and_a_damaged_one_told(tmp_path: Path) -> None:
+def test_the_card_of_the_best_model_is_read_and_a_damaged_one_told(tmp_path):
     run = write_run(tmp_path / "run")
     own = Legend("own", (LandClass("sea", (1, 2, 3)), LandClass("land", (4, 5, 6))), None)
     card = make_card(own)
@@ -235,7 +232,7 @@ def test_the_card_of_the_best_model_is_read_and_a_damaged_one_told(tmp_path: Pat
         read_run(run)
 
 
-def make_card(legend: Legend) -> ModelCard:
+def make_card(legend):
     return ModelCard(
         model=ModelConfig(encoder="mobilenetv2_100"),
         legend=legend,
@@ -250,7 +247,7 @@ def make_card(legend: Legend) -> ModelCard:
 
 
 @given(st.floats(1e-9, 1e9), st.integers(1, 12))
-def test_ticks_are_few_even_and_within(top: float, count: int) -> None:
+def test_ticks_are_few_even_and_within(top, count):
     ticks = nice_ticks(top, count)
     assert ticks[0] == 0
     assert 1 <= len(ticks) <= count + 1
@@ -262,15 +259,15 @@ def test_ticks_are_few_even_and_within(top: float, count: int) -> None:
 
 
 @pytest.mark.parametrize("top", [0.0, -1.0, float("nan")])
-def test_ticks_of_an_empty_range(top: float) -> None:
+def test_ticks_of_an_empty_range(top):
     assert nice_ticks(top) == [0.0, 1.0]
 
 
-def curve(values: list[float], **options: bool) -> Curve:
+def curve(values, **options):
     return Curve("c", np.arange(1.0, len(values) + 1), np.array(values), **options)
 
 
-def test_a_line_goes_through_its_values_and_breaks_at_gaps() -> None:
+def test_a_line_goes_through_its_values_and_breaks_at_gaps():
     chart = line_chart(
         "T",
         [curve([1.0, 0.5, np.nan, 0.25], dots=True)],
@@ -286,7 +283,7 @@ def test_a_line_goes_through_its_values_and_breaks_at_gaps() -> None:
     assert chart.summary == "T: c from 1.0 at step 1 to 0.25 at step 4."
 
 
-def test_an_axis_ends_on_a_tick_at_or_above_the_largest_value() -> None:
+def test_an_axis_ends_on_a_tick_at_or_above_the_largest_value():
     chart = line_chart("T", [curve([1.42, 1.0])], label=str, minutes=float, last_step=2)
     assert chart.y_ticks[-1].at == 0
     assert float(chart.y_ticks[-1].label) == 1.5
@@ -294,13 +291,13 @@ def test_an_axis_ends_on_a_tick_at_or_above_the_largest_value() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [np.nan], [np.nan] * 500, [0.0, 0.0]])
-def test_curves_without_values_can_be_drawn(values: list[float]) -> None:
+def test_curves_without_values_can_be_drawn(values):
     chart = line_chart("T", [curve(values)], label=str, minutes=float, last_step=len(values))
     assert "nan" not in chart.lines[0].path + chart.lines[0].band
     assert all(np.isfinite(t.at) for t in chart.x_ticks + chart.y_ticks)
 
 
-def test_a_long_line_is_thinned_to_means_within_its_band() -> None:
+def test_a_long_line_is_thinned_to_means_within_its_band():
     random = np.random.default_rng(0)
     values = random.random(10_000)
     values[5_000:5_010] = np.nan
@@ -315,7 +312,7 @@ def test_a_long_line_is_thinned_to_means_within_its_band() -> None:
 
 
 @given(hnp.arrays(np.int64, (7, 7), elements=st.integers(0, 2**52)))
-def test_matrix_rows_are_shares_of_the_truth(counts: np.ndarray) -> None:
+def test_matrix_rows_are_shares_of_the_truth(counts):
     result = matrix(counts, NAMES, SCORED)
     assert [row.name for row in result.rows] == NAMES[: 7 if counts[6].any() else 6]
     assert result.columns == NAMES[: 7 if counts[:, 6].any() else 6]
@@ -330,7 +327,7 @@ def test_matrix_rows_are_shares_of_the_truth(counts: np.ndarray) -> None:
     assert shares == [share for share in off[:3] if share]
 
 
-def test_matrix_names_the_largest_confusions() -> None:
+def test_matrix_names_the_largest_confusions():
     result = matrix(np.array([[50, 50, 0], [1, 99, 0], [70, 20, 10]]), ["a", "b", "unknown"], ["a", "b"])
     assert result.confusions == [("a", "b", 0.5), ("b", "a", 0.01)]
     assert result.unscored == ["unknown"]
@@ -340,7 +337,7 @@ def test_matrix_names_the_largest_confusions() -> None:
 
 
 @given(st.lists(st.none() | st.floats(0, 1), max_size=30), st.integers(0, 8))
-def test_best_and_worst_share_no_image_and_bound_the_rest(scores: list[float | None], count: int) -> None:
+def test_best_and_worst_share_no_image_and_bound_the_rest(scores, count):
     rows = [ImageScore(key=str(i), miou=score) for i, score in enumerate(scores)]
     best, worst = best_and_worst(rows, count)
     chosen = [row.key for row in (*best, *worst)]
@@ -353,7 +350,7 @@ def test_best_and_worst_share_no_image_and_bound_the_rest(scores: list[float | N
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)), st.integers(1, 50))
-def test_thinning_keeps_only_what_is_there(index: np.ndarray, side: int) -> None:
+def test_thinning_keeps_only_what_is_there(index, side):
     small = shrink(index, side)
     assert max(small.shape) == min(side, max(index.shape))
     assert set(np.unique(small)) <= set(np.unique(index))
@@ -361,12 +358,12 @@ def test_thinning_keeps_only_what_is_there(index: np.ndarray, side: int) -> None
         assert (small == index).all()
 
 
-def test_thinning_by_a_whole_factor_takes_the_central_pixels() -> None:
+def test_thinning_by_a_whole_factor_takes_the_central_pixels():
     index = np.arange(81, dtype=np.uint8).reshape(9, 9)
     assert shrink(index, 3).tolist() == [[10, 13, 16], [37, 40, 43], [64, 67, 70]]
 
 
-def test_error_map_shows_right_wrong_and_not_scored() -> None:
+def test_error_map_shows_right_wrong_and_not_scored():
     truth = np.array([[0, 1, 6, 255, 3, 3]], np.uint8)
     prediction = np.array([[0, 2, 1, 0, 6, 255]], np.uint8)
     colours = error_colours(truth, prediction, DEEPGLOBE, SCORED)[0]
@@ -374,7 +371,7 @@ def test_error_map_shows_right_wrong_and_not_scored() -> None:
     assert [tuple(c) for c in colours[1:].tolist()] == [WRONG, IGNORED, IGNORED, WRONG, WRONG]
 
 
-def test_pictures_are_the_image_the_truth_the_map_and_its_errors(tmp_path: Path) -> None:
+def test_pictures_are_the_image_the_truth_the_map_and_its_errors(tmp_path):
     evaluation = read_evaluation(write_world(tmp_path, images=4, size=40))
     scenes = draw_scenes(evaluation, DEEPGLOBE, 1, 480)
     assert (scenes.missing, [s.score.key for s in scenes.best], [s.score.key for s in scenes.worst]) == (
@@ -394,14 +391,14 @@ def test_pictures_are_the_image_the_truth_the_map_and_its_errors(tmp_path: Path)
         assert (picture.width, picture.height) == decode(picture.uri).shape[:2] == (20, 20)
 
 
-def decode(uri: str | None) -> np.ndarray:
+def decode(uri):
     assert uri is not None
     kind, data = uri.split(";base64,")
     assert kind == "data:image/webp"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
 
 
-def test_one_damaged_map_costs_only_its_own_pictures(tmp_path: Path) -> None:
+def test_one_damaged_map_costs_only_its_own_pictures(tmp_path):
     path = write_world(tmp_path, images=4, size=40)
     (tmp_path / "maps/val/0000_mask.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (tmp_path / "maps/val/0001_mask.png").unlink()
@@ -416,7 +413,7 @@ def test_one_damaged_map_costs_only_its_own_pictures(tmp_path: Path) -> None:
     assert "no longer in" in draw_scenes(read_evaluation(path), DEEPGLOBE, 2, 480).worst[0].missing
 
 
-def test_maps_in_another_order_of_classes_are_shown_in_the_truths(tmp_path: Path) -> None:
+def test_maps_in_another_order_of_classes_are_shown_in_the_truths(tmp_path):
     path = write_world(tmp_path, images=2, size=16)
     turned = Legend("turned", DEEPGLOBE.classes[::-1], 0)
     for number in range(2):
@@ -441,16 +438,14 @@ def test_maps_in_another_order_of_classes_are_shown_in_the_truths(tmp_path: Path
         ({"data": str(Path(__file__).parent / "golden")}, "No pictures:"),
     ],
 )
-def test_the_page_says_why_there_are_no_pictures(
-    tmp_path: Path, changes: dict[str, object], said: str
-) -> None:
+def test_the_page_says_why_there_are_no_pictures(tmp_path, changes, said):
     path = change(write_world(tmp_path, images=2, size=16), **changes)
     page = read_page(report([path], tmp_path / "r.html"))
     assert page.images() == []
     assert said in page.text
 
 
-def test_more_rows_make_smaller_pictures_of_the_same_weight() -> None:
+def test_more_rows_make_smaller_pictures_of_the_same_weight():
     assert side_px(0) == side_px(6) == side_px(12) == 480
     assert side_px(48) == 240
     assert 48 * side_px(48) ** 2 == pytest.approx(12 * 480**2, rel=0.02)
@@ -469,9 +464,7 @@ def test_more_rows_make_smaller_pictures_of_the_same_weight() -> None:
         ("best", "scenes-k5@0:val", "data", False, False),
     ],
 )
-def test_a_number_on_the_images_that_chose_the_step_is_told(
-    tmp_path: Path, keep: str, split: str, data: str, same: bool, told: bool
-) -> None:
+def test_a_number_on_the_images_that_chose_the_step_is_told(tmp_path, keep, split, data, same, told):
     run = write_run(tmp_path / "run")
     card = make_card(DEEPGLOBE).model_copy(
         update={
@@ -502,7 +495,7 @@ def test_a_number_on_the_images_that_chose_the_step_is_told(
         ("ids.txt", False),
     ],
 )
-def test_splits_that_ignore_scenes_get_a_note(tmp_path: Path, split: str, leaks: bool) -> None:
+def test_splits_that_ignore_scenes_get_a_note(tmp_path, split, leaks):
     path = change(write_world(tmp_path, images=1, size=8), split=split, iou=dict.fromkeys(SCORED, 0.5))
     assert any("neighbouring tiles" in note for note in evaluation_notes(read_evaluation(path))) == leaks
 
@@ -521,15 +514,13 @@ OVERLAP = {"status": "no identical image found", "images": 1, "identical": 0, "s
         ("folders:val", "ignores scenes", {"same_scene": None}, False),
     ],
 )
-def test_what_the_evaluation_knows_is_not_guessed_beside_it(
-    tmp_path: Path, split: str, note: str, overlap: dict[str, Any], silent: bool
-) -> None:
+def test_what_the_evaluation_knows_is_not_guessed_beside_it(tmp_path, split, note, overlap, silent):
     path = write_world(tmp_path, images=1, size=8)
     change(path, split=split, training_overlap=OVERLAP | overlap)
     assert (note not in " ".join(evaluation_notes(read_evaluation(path)))) == silent
 
 
-def test_evaluations_of_0_1_are_read(tmp_path: Path) -> None:
+def test_evaluations_of_0_1_are_read(tmp_path):
     """They have ``seen`` for the overlap, and ``borders`` with ``bands``."""
     scores = {"share": 1.0, "miou": 0.5, "iou": {}, "pixel_accuracy": 0.5}
     bands = [scores | {"from_m": 0, "to_m": 5, "beyond": scores}]
@@ -541,7 +532,7 @@ def test_evaluations_of_0_1_are_read(tmp_path: Path) -> None:
     assert read.training_overlap is None
 
 
-def test_warnings_come_first_then_notes_on_split_and_metric(tmp_path: Path) -> None:
+def test_warnings_come_first_then_notes_on_split_and_metric(tmp_path):
     path = write_world(tmp_path, images=1, size=8)
     assert evaluation_notes(read_evaluation(path)) == []
     change(path, warnings=["Class 'water' is absent."], metric="seven-class", split="all")
@@ -551,7 +542,7 @@ def test_warnings_come_first_then_notes_on_split_and_metric(tmp_path: Path) -> N
     assert "seven-class" in metric
 
 
-def test_a_comparison_says_in_what_its_numbers_differ(tmp_path: Path) -> None:
+def test_a_comparison_says_in_what_its_numbers_differ(tmp_path):
     first = write_world(tmp_path / "a", images=1, size=8)
     second = write_world(tmp_path / "b", images=1, size=8)
     assert comparison_notes(list(map(read_evaluation, [first, second]))) == []
@@ -559,7 +550,7 @@ def test_a_comparison_says_in_what_its_numbers_differ(tmp_path: Path) -> None:
     assert "differ in metric, split:" in comparison_notes(list(map(read_evaluation, [first, second])))[0]
 
 
-def test_an_interrupted_run_is_a_note(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_a_note(tmp_path):
     assert training_view(read_run(write_run(tmp_path / "a"))).notes == []
     cut = write_run(tmp_path / "b", ended=False, every=100)
     assert [note.split(":")[0] for note in training_view(read_run(cut)).notes] == [
@@ -571,7 +562,7 @@ def test_an_interrupted_run_is_a_note(tmp_path: Path) -> None:
 # The page
 
 
-def test_the_page_shows_the_scores_the_matrix_and_the_curves(tmp_path: Path) -> None:
+def test_the_page_shows_the_scores_the_matrix_and_the_curves(tmp_path):
     path = write_world(tmp_path, images=3, size=16)
     read = read_evaluation(path)
     run = write_run(tmp_path / "run", steps=40, every=10)
@@ -597,7 +588,7 @@ def test_the_page_shows_the_scores_the_matrix_and_the_curves(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "events", [[], [{"event": "start"}], [step(1, float("nan"))], [validation(5, 1.0, 0.3)]]
 )
-def test_a_run_that_has_only_begun_makes_a_page(tmp_path: Path, events: list[dict[str, object]]) -> None:
+def test_a_run_that_has_only_begun_makes_a_page(tmp_path, events):
     run = write_run(tmp_path / "run")
     write_events(run, *events)
     text = report([run], tmp_path / "r.html").read_text()
@@ -605,7 +596,7 @@ def test_a_run_that_has_only_begun_makes_a_page(tmp_path: Path, events: list[dic
     assert "interrupted" in text
 
 
-def test_interval_cleaning_and_unmapped_pixels_are_shown(tmp_path: Path) -> None:
+def test_interval_cleaning_and_unmapped_pixels_are_shown(tmp_path):
     path = write_world(tmp_path, images=1, size=8)
     cleaned = {"min_region": "2000m2", "min_pixels": 8000, "miou": 0.5512, "miou_change": 0.0123}
     change(path, miou_interval=[0.4321, 0.6543], resampled="scenes", min_region=cleaned)
@@ -619,7 +610,7 @@ def test_interval_cleaning_and_unmapped_pixels_are_shown(tmp_path: Path) -> None
     assert "70 % of sea mapped as (no data)" in text
 
 
-def bins(*pairs: tuple[float, float]) -> dict[str, object]:
+def bins(*pairs):
     """A calibration of groups with these confidences and accuracies."""
     return {
         "ece": 0.042,
@@ -631,7 +622,7 @@ def bins(*pairs: tuple[float, float]) -> dict[str, object]:
     }
 
 
-def test_calibration_is_drawn_where_the_scores_have_it(tmp_path: Path) -> None:
+def test_calibration_is_drawn_where_the_scores_have_it(tmp_path):
     chart = reliability_chart([0.5, 0.9], [0.25, 1.0])
     assert chart.lines[0].path == "M0 100L100 0"
     assert [dot[:2] for dot in chart.lines[1].dots] == [(50, 75), (90, 0)]
@@ -649,7 +640,7 @@ def test_calibration_is_drawn_where_the_scores_have_it(tmp_path: Path) -> None:
         read_evaluation(change(path, calibration={"ece": 1}))
 
 
-def test_what_evaluate_writes_is_what_report_reads(tmp_path: Path) -> None:
+def test_what_evaluate_writes_is_what_report_reads(tmp_path):
     write_world(tmp_path, images=4, size=64)
     path = tmp_path / "real.json"
     options = EvaluateOptions(min_region="9px", boundaries=True, json=path)
@@ -665,7 +656,7 @@ def test_what_evaluate_writes_is_what_report_reads(tmp_path: Path) -> None:
     assert "over 40 m 0.0 % – –" in page.text  # of an image of 32 m
 
 
-def test_several_evaluations_are_compared(tmp_path: Path) -> None:
+def test_several_evaluations_are_compared(tmp_path):
     paths = [
         write_world(tmp_path / name, images=2, size=16, miou=miou)
         for name, miou in (("a", 0.25), ("b", 0.75))
@@ -677,7 +668,7 @@ def test_several_evaluations_are_compared(tmp_path: Path) -> None:
     assert links == [f"#{place}" for place in places if place]
 
 
-def test_evaluations_with_other_classes_stand_side_by_side(tmp_path: Path) -> None:
+def test_evaluations_with_other_classes_stand_side_by_side(tmp_path):
     first = write_world(tmp_path / "a", images=2, size=16)
     second = write_world(tmp_path / "b", images=2, size=16)
     change(second, classes=["sea", "land"], iou={"sea": 0.5, "land": None}, confusion=[[4, 4], [0, 0]])
@@ -686,7 +677,7 @@ def test_evaluations_with_other_classes_stand_side_by_side(tmp_path: Path) -> No
     assert "land absent" in text
 
 
-def test_names_with_markup_are_harmless(tmp_path: Path) -> None:
+def test_names_with_markup_are_harmless(tmp_path):
     run = write_run(tmp_path / f"run {NASTY.replace('/', '')}")
     (run / "config.yaml").write_text(f"note: '{NASTY}'\n")
     names = [NASTY, '" onmouseover="alert(1)', *NAMES[2:]]
@@ -711,7 +702,7 @@ def test_names_with_markup_are_harmless(tmp_path: Path) -> None:
     assert page.text.count(NASTY) >= 8
 
 
-def test_nothing_on_the_page_comes_from_elsewhere(tmp_path: Path) -> None:
+def test_nothing_on_the_page_comes_from_elsewhere(tmp_path):
     out = report([write_run(tmp_path / "run"), write_world(tmp_path, images=3, size=16)], tmp_path / "r.html")
     page = read_page(out)
     for tag, attributes in page.tags:
@@ -722,14 +713,14 @@ def test_nothing_on_the_page_comes_from_elsewhere(tmp_path: Path) -> None:
     assert not re.search(r"https?://|@import|url\(", text)
 
 
-def test_the_page_stays_light_with_large_images_and_long_logs(tmp_path: Path) -> None:
+def test_the_page_stays_light_with_large_images_and_long_logs(tmp_path):
     run = write_run(tmp_path / "run", steps=3000, every=100)
     out = report([run, write_world(tmp_path, images=8, size=512)], tmp_path / "r.html", images=4)
     assert len(read_page(out).images()) == 8 * 4
     assert out.stat().st_size < 3_000_000
 
 
-def test_an_existing_page_and_the_inputs_are_safe(tmp_path: Path) -> None:
+def test_an_existing_page_and_the_inputs_are_safe(tmp_path):
     path = write_world(tmp_path, images=1, size=8)
     out = tmp_path / "deep" / "r.html"
     report([path], out)
@@ -759,7 +750,7 @@ def test_an_existing_page_and_the_inputs_are_safe(tmp_path: Path) -> None:
     assert [p.name for p in out.parent.iterdir()] == ["r.html"]
 
 
-def test_without_jinja_the_message_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_jinja_the_message_names_the_extra(tmp_path, monkeypatch):
     path = write_world(tmp_path, images=1, size=8)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingExtraError, match=r"landcover\[report\]"):
@@ -767,7 +758,7 @@ def test_without_jinja_the_message_names_the_extra(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "r.html").exists()
 
 
-def test_the_command_writes_the_page(tmp_path: Path) -> None:
+def test_the_command_writes_the_page(tmp_path):
     path, out = write_world(tmp_path, images=2, size=16), tmp_path / "r.html"
     command = ["report", str(path), "--out", str(out), "--title", "By command", "--images", "1"]
     result = CliRunner().invoke(cli.build(), command)
@@ -815,7 +806,7 @@ LOW_CONTRAST = """() => {
 
 
 @pytest.mark.browser
-def test_a_browser_shows_the_page_well_at_every_width_and_in_both_schemes(tmp_path: Path) -> None:
+def test_a_browser_shows_the_page_well_at_every_width_and_in_both_schemes(tmp_path):
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("there is no Chromium")
@@ -838,8 +829,8 @@ def test_a_browser_shows_the_page_well_at_every_width_and_in_both_schemes(tmp_pa
         browser = playwright.chromium.launch(executable_path=chromium, args=options)
         for width, scheme in ((1440, "light"), (390, "light"), (320, "dark"), (1440, "dark")):
             page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            said: list[str] = []
-            asked: list[str] = []
+            said = []
+            asked = []
             page.on("console", lambda message, said=said: said.append(message.text))
             page.on("pageerror", lambda error, said=said: said.append(str(error)))
             page.on("request", lambda request, asked=asked: asked.append(request.url))

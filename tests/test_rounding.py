@@ -1,7 +1,5 @@
 """Rounding before quantisation: what each filter and each layer answers in the mean stays."""
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -26,7 +24,7 @@ SHAPES = st.tuples(*(st.integers(1, most) for most in (4, 4, 3, 3)))
 
 
 @given(hnp.arrays(np.float64, SHAPES, elements=st.floats(-50, 50, width=32)))
-def test_filters_keep_their_sums_on_a_grid_of_127_steps(weights: np.ndarray) -> None:
+def test_filters_keep_their_sums_on_a_grid_of_127_steps(weights):
     steps = round_filters(weights)
     largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
     step = np.where(largest > 0, largest, 127) / 127
@@ -41,14 +39,14 @@ def test_filters_keep_their_sums_on_a_grid_of_127_steps(weights: np.ndarray) -> 
     assert np.all(changed[free] <= 0.5 + 1e-6)
 
 
-def test_errors_that_agree_are_shared_out() -> None:
+def test_errors_that_agree_are_shared_out():
     weights = np.full((1, 1, 3, 3), 10.4)
     weights[0, 0, 1, 1] = 127
     assert round_filters(weights).sum() == pytest.approx(127 + 83)  # 83.2; each for itself would give 80
     assert round_filters(-weights).sum() == pytest.approx(-127 - 83)
 
 
-def network(seed: int, *, bias: bool, groups: int) -> onnx.ModelProto:
+def network(seed, *, bias, groups):
     """Return image -> 3x3 to 8 channels -> relu -> 3x3 in groups -> answer."""
     rng = np.random.default_rng(seed)
     first = rng.normal(0, 0.02, (8, 3, 3, 3)).astype(np.float32)
@@ -76,19 +74,19 @@ def network(seed: int, *, bias: bool, groups: int) -> onnx.ModelProto:
     return model
 
 
-def answers(model: onnx.ModelProto, images: list[np.ndarray]) -> np.ndarray:
+def answers(model, images):
     session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return np.stack([session.run(None, {"image": network_input(image)})[0][0] for image in images])
 
 
-def smooth(count: int, seed: int) -> list[np.ndarray]:
+def smooth(count, seed):
     rng = np.random.default_rng(seed)
     return [np.full((24, 24, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(count)]
 
 
 @pytest.mark.parametrize("groups", [1, 4, 8])
 @pytest.mark.parametrize("bias", [False, True])
-def test_layers_answer_the_same_in_the_mean(bias: bool, groups: int) -> None:
+def test_layers_answer_the_same_in_the_mean(bias, groups):
     images = smooth(6, groups)
     model = network(groups, bias=bias, groups=groups)
     before = model.SerializeToString()
@@ -111,7 +109,7 @@ def test_layers_answer_the_same_in_the_mean(bias: bool, groups: int) -> None:
     assert {tensor.name for tensor in result.graph.initializer} <= used
 
 
-def test_samples_are_values_of_each_channel() -> None:
+def test_samples_are_values_of_each_channel():
     model = network(1, bias=True, groups=8)
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -128,7 +126,7 @@ def test_samples_are_values_of_each_channel() -> None:
     np.testing.assert_allclose(one_value["seen"][:, 0], maps[0][:, 0, 0], rtol=1e-5)
 
 
-def test_steps_are_those_of_uint8() -> None:
+def test_steps_are_those_of_uint8():
     values = np.linspace(-2, 4, 1000, dtype=np.float32)
     rounded_values = in_steps(values, (-1.0, 3.0))
     inside = (values >= -1) & (values <= 3)
@@ -139,7 +137,7 @@ def test_steps_are_those_of_uint8() -> None:
     assert (in_steps(np.zeros(3, np.float32), (0.0, 0.0)) == 0).all()
 
 
-def test_a_range_gives_up_few_far_values_for_finer_steps() -> None:
+def test_a_range_gives_up_few_far_values_for_finer_steps():
     rng = np.random.default_rng(0)
     even = rng.uniform(-1, 3, 10_000).astype(np.float32)
     assert best_range(even) == (even.min(), even.max())
@@ -151,7 +149,7 @@ def test_a_range_gives_up_few_far_values_for_finer_steps() -> None:
     assert best_range(np.full(5, 2.0, np.float32))[0] == 0  # zero is within
 
 
-def test_biases_make_up_for_what_rounding_of_activations_changes() -> None:
+def test_biases_make_up_for_what_rounding_of_activations_changes():
     model, images = network(7, bias=True, groups=4), smooth(6, 7)
     prepared = rounded(model, images)
     samples = sample_activations(prepared, ["seen"], images)
@@ -160,7 +158,7 @@ def test_biases_make_up_for_what_rounding_of_activations_changes() -> None:
     corrected.CopyFrom(prepared)
     correct_biases(corrected, samples, limits)
 
-    def lost(model: onnx.ModelProto) -> float:
+    def lost(model):
         """Return the largest change of a channel's mean if the second convolution gets rounded inputs."""
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         node = model.graph.node[2]
@@ -176,7 +174,7 @@ def test_biases_make_up_for_what_rounding_of_activations_changes() -> None:
     assert lost(corrected) < 1e-3 * lost(prepared)
 
 
-def test_the_int8_file_holds_the_weights_as_rounded(tmp_path: Path) -> None:
+def test_the_int8_file_holds_the_weights_as_rounded(tmp_path):
     """The grid is the one that quantisation takes, so that nothing is rounded a second time."""
     model, images = network(3, bias=True, groups=8), smooth(4, 3)
     expected = {

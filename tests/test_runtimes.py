@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,18 +21,18 @@ BATCH = RNG.integers(0, 256, (2, 32, 40, 3), dtype=np.uint8)
 class Pointwise(nn.Module):
     """A 1x1 convolution behind a dropout that must be off."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.dropout = nn.Dropout(0.5)
         self.convolution = nn.Conv2d(3, 6, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         return self.convolution(self.dropout(x))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_probabilities_are_the_softmax_of_the_normalised_pixels(temperature: float) -> None:
+def test_probabilities_are_the_softmax_of_the_normalised_pixels(temperature):
     card = make_card().model_copy(update={"temperature": temperature})
     module = Pointwise()
     result = TorchRuntime(module, card).probabilities(BATCH)
@@ -50,7 +49,7 @@ def test_probabilities_are_the_softmax_of_the_normalised_pixels(temperature: flo
     assert np.allclose(sliced, expected[:, :, ::2], atol=1e-5)
 
 
-def test_half_precision_is_close_to_full_and_still_sums_to_one() -> None:
+def test_half_precision_is_close_to_full_and_still_sums_to_one():
     full = TorchRuntime(Pointwise(), make_card()).probabilities(BATCH)
     half = TorchRuntime(Pointwise(), make_card(), precision="bf16").probabilities(BATCH)
     assert half.dtype == np.float32
@@ -59,7 +58,7 @@ def test_half_precision_is_close_to_full_and_still_sums_to_one() -> None:
     assert np.allclose(half.sum(1), 1, atol=1e-5)
 
 
-def test_coarse_probabilities_are_the_softmax_of_the_decoders_logits() -> None:
+def test_coarse_probabilities_are_the_softmax_of_the_decoders_logits():
     torch.manual_seed(0)
     card = make_card().model_copy(update={"temperature": 1.5})
     module = build_model(ModelConfig(), classes=6).eval()
@@ -76,26 +75,26 @@ def test_coarse_probabilities_are_the_softmax_of_the_decoders_logits() -> None:
 
 
 @pytest.mark.parametrize("module", [Pointwise(), nn.Conv2d(3, 6, 1, stride=1)])
-def test_a_module_without_a_decoder_has_one_output(module: nn.Module) -> None:
+def test_a_module_without_a_decoder_has_one_output(module):
     runtime = TorchRuntime(module, make_card())
     assert (runtime.name, runtime.stride) == ("torch", 1)
     assert np.array_equal(runtime.coarse(BATCH), runtime.probabilities(BATCH))
 
 
 @pytest.mark.parametrize("batch", [BATCH.astype(np.float32), BATCH[0], BATCH[:, :, :0]])
-def test_other_batches_are_refused(batch: np.ndarray) -> None:
+def test_other_batches_are_refused(batch):
     with pytest.raises(UsageError, match="RGB images"):
         TorchRuntime(Pointwise(), make_card()).coarse(batch)
 
 
 @pytest.mark.parametrize("device", ["cuda:7", "gpu", ""])
-def test_an_unavailable_device_is_refused(device: str) -> None:
+def test_an_unavailable_device_is_refused(device):
     with pytest.raises(UsageError, match="landcover doctor"):
         TorchRuntime(Pointwise(), make_card(), device)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
     module = build_model(ModelConfig(), classes=6)
@@ -103,7 +102,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_saved_model_predicts_as_the_one_in_memory(run: Path) -> None:
+def test_a_saved_model_predicts_as_the_one_in_memory(run):
     torch.manual_seed(0)
     in_memory = TorchRuntime(build_model(ModelConfig(), classes=6), make_card())
     for path in (run, run / "best.safetensors", str(run)):
@@ -112,14 +111,14 @@ def test_a_saved_model_predicts_as_the_one_in_memory(run: Path) -> None:
         assert opened.card == in_memory.card
 
 
-def test_weights_of_another_network_are_refused(tmp_path: Path, run: Path) -> None:
+def test_weights_of_another_network_are_refused(tmp_path, run):
     module = build_model(ModelConfig(), classes=5)
     save_model(tmp_path / "m.safetensors", module.state_dict(), make_card())
     with pytest.raises(ModelError, match="do not fit"):
         open_model(tmp_path / "m.safetensors")
 
 
-def test_threads_are_torchs_own(run: Path) -> None:
+def test_threads_are_torchs_own(run):
     before = torch.get_num_threads()
     try:
         open_model(run, device="cpu", threads=1)
@@ -128,7 +127,7 @@ def test_threads_are_torchs_own(run: Path) -> None:
         torch.set_num_threads(before)
 
 
-def test_without_torch_all_but_opening_a_checkpoint_works_and_the_extra_is_named(tmp_path: Path) -> None:
+def test_without_torch_all_but_opening_a_checkpoint_works_and_the_extra_is_named(tmp_path):
     save_model(tmp_path / "m.safetensors", {}, make_card())
     code = f"""
 import sys

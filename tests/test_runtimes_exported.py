@@ -3,13 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -17,43 +14,34 @@ from onnx import TensorProto, helper
 from fake_runtime import make_card
 from landcover.errors import MissingExtraError, ModelError, UsageError
 from landcover.model.card import CARD_KEY
-from landcover.model.runtimes import (
-    ONNXRuntime,
-    OpenVINORuntime,
-    Runtime,
-    choose_runtime,
-    onnx_runtime,
-    open_model,
-)
+from landcover.model.runtimes import ONNXRuntime, OpenVINORuntime, choose_runtime, onnx_runtime, open_model
 from landcover.model.runtimes import openvino_runtime as openvino_module
 from onnx_models import STRIDE, expected, make_model, save_exported
 
 CARD = make_card().model_copy(update={"temperature": 1.7})
 RNG = np.random.default_rng(0)
 
-Images = npt.NDArray[np.uint8]
 
-
-def images(count: int, height: int, width: int) -> Images:
+def images(count, height, width):
     return RNG.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory):
     return save_exported(tmp_path_factory.mktemp("exported") / "M.onnx", CARD)
 
 
 @pytest.fixture(scope="module")
-def openvino(model: Path) -> OpenVINORuntime:
+def openvino(model):
     return OpenVINORuntime(model)
 
 
 @pytest.fixture(params=["openvino", "onnxruntime"], scope="module")
-def runtime(request: pytest.FixtureRequest, model: Path) -> Runtime:
+def runtime(request, model):
     return open_model(model, runtime=request.param)
 
 
-def test_a_runtime_has_card_name_device_and_stride(runtime: Runtime) -> None:
+def test_a_runtime_has_card_name_device_and_stride(runtime):
     assert runtime.card == CARD
     assert runtime.name in ("openvino", "onnxruntime")
     assert runtime.device == "cpu"
@@ -63,7 +51,7 @@ def test_a_runtime_has_card_name_device_and_stride(runtime: Runtime) -> None:
 @pytest.mark.parametrize(
     ("count", "height", "width"), [(1, 1, 1), (2, 3, 9), (1, 64, 64), (3, 33, 18), (1, 16, 130)]
 )
-def test_outputs_are_those_of_numpy(runtime: Runtime, count: int, height: int, width: int) -> None:
+def test_outputs_are_those_of_numpy(runtime, count, height, width):
     batch = images(count, height, width)
     answers = runtime.probabilities(batch), runtime.coarse(batch)
     for answer, truth in zip(answers, expected(CARD, batch), strict=True):
@@ -74,7 +62,7 @@ def test_outputs_are_those_of_numpy(runtime: Runtime, count: int, height: int, w
         np.testing.assert_allclose(answer.sum(1), 1, atol=1e-6)
 
 
-def test_an_answer_stays_as_it_is_and_so_does_the_batch(runtime: Runtime) -> None:
+def test_an_answer_stays_as_it_is_and_so_does_the_batch(runtime):
     first, second = images(1, 24, 24), images(1, 24, 24)
     given_before = first.copy()
     for ask in (runtime.probabilities, runtime.coarse):
@@ -88,7 +76,7 @@ def test_an_answer_stays_as_it_is_and_so_does_the_batch(runtime: Runtime) -> Non
     np.testing.assert_array_equal(first, given_before)
 
 
-def test_read_only_and_sliced_batches_are_taken(runtime: Runtime) -> None:
+def test_read_only_and_sliced_batches_are_taken(runtime):
     whole = images(2, 40, 48)
     sliced = whole[:, ::2, 8:40]
     sliced.flags.writeable = False
@@ -109,7 +97,7 @@ def test_read_only_and_sliced_batches_are_taken(runtime: Runtime) -> None:
     ],
     ids=lambda batch: f"{batch.dtype}{batch.shape}",
 )
-def test_other_batches_are_refused(runtime: Runtime, batch: Any) -> None:
+def test_other_batches_are_refused(runtime, batch):
     with pytest.raises(UsageError, match=r"uint8 \(N, H, W, 3\)"):
         runtime.probabilities(batch)
 
@@ -128,14 +116,14 @@ class TestWrongGraphs:
         ],
     )
     @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-    def test_is_refused(self, tmp_path: Path, runtime: str, changes: dict[str, Any], message: str) -> None:
+    def test_is_refused(self, tmp_path, runtime, changes, message):
         path = save_exported(tmp_path / "wrong.onnx", CARD, **changes)
         with pytest.raises(ModelError, match=message) as caught:
             open_model(path, runtime=runtime)
         assert "wrong.onnx" in str(caught.value)
 
     @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-    def test_coarse_of_another_size_is_refused(self, tmp_path: Path, runtime: str) -> None:
+    def test_coarse_of_another_size_is_refused(self, tmp_path, runtime):
         proto = make_model(CARD)
         (softmax,) = [node for node in proto.graph.node if node.output[0] == "coarse"]
         softmax.input[0] = "widened"
@@ -148,7 +136,7 @@ class TestWrongGraphs:
             open_model(tmp_path / "M.onnx", runtime=runtime)
 
     @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-    def test_an_operator_that_does_not_exist_is_one_line(self, tmp_path: Path, runtime: str) -> None:
+    def test_an_operator_that_does_not_exist_is_one_line(self, tmp_path, runtime):
         proto = make_model(CARD)
         proto.graph.node[0].op_type = "Conjure"
         helper.set_model_props(proto, {CARD_KEY: CARD.model_dump_json()})
@@ -158,7 +146,7 @@ class TestWrongGraphs:
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-    def test_a_damaged_name_is_one_line(self, tmp_path: Path, runtime: str) -> None:
+    def test_a_damaged_name_is_one_line(self, tmp_path, runtime):
         """OpenVINO quotes it, and Python cannot read the message."""
         path = save_exported(tmp_path / "M.onnx", CARD)
         content = path.read_bytes()
@@ -171,9 +159,7 @@ class TestWrongGraphs:
     ("library", "message"),
     [("openvino", "pip install openvino"), ("onnxruntime", r"landcover\[onnxruntime\]")],
 )
-def test_a_missing_library_is_named(
-    model: Path, monkeypatch: pytest.MonkeyPatch, library: str, message: str
-) -> None:
+def test_a_missing_library_is_named(model, monkeypatch, library, message):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingExtraError, match=message):
         open_model(model, runtime=library)
@@ -183,18 +169,18 @@ def test_a_missing_library_is_named(
 
 class TestCompiledShapes:
     @pytest.fixture
-    def compiled(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]]]:
-        calls: list[tuple[str, tuple[int, ...]]] = []
-        compile_: Callable[..., Any] = OpenVINORuntime._compile
+    def compiled(self, monkeypatch):
+        calls = []
+        compile_ = OpenVINORuntime._compile
 
-        def counting(self: OpenVINORuntime, output: str, shape: tuple[int, ...]) -> Any:
+        def counting(self, output, shape):
             calls.append((output, shape))
             return compile_(self, output, shape)
 
         monkeypatch.setattr(OpenVINORuntime, "_compile", counting)
         return calls
 
-    def test_the_last_few_are_kept(self, model: Path, compiled: list[Any]) -> None:
+    def test_the_last_few_are_kept(self, model, compiled):
         runtime = OpenVINORuntime(model)
         kept = [images(1, 8, width) for width in range(8, 8 + openvino_module.SHAPES_KEPT)]
         for batch in (*kept, *kept, kept[0]):
@@ -206,9 +192,7 @@ class TestCompiledShapes:
         runtime.coarse(kept[1])
         assert len(compiled) == len(kept) + 2
 
-    def test_those_kept_have_few_pixels_together(
-        self, model: Path, compiled: list[Any], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_those_kept_have_few_pixels_together(self, model, compiled, monkeypatch):
         monkeypatch.setattr(openvino_module, "PIXELS_KEPT", 200)
         runtime = OpenVINORuntime(model)
         small, medium, large = images(1, 8, 8), images(2, 8, 8), images(1, 20, 20)
@@ -221,8 +205,8 @@ class TestCompiledShapes:
         runtime.coarse(small)
         assert len(compiled) == 4
 
-    def test_coarse_answers_cost_no_upsampling(self, openvino: OpenVINORuntime) -> None:
-        def kinds(output: str) -> set[str]:
+    def test_coarse_answers_cost_no_upsampling(self, openvino):
+        def kinds(output):
             graph = openvino._request(output, (1, 16, 16, 3)).get_compiled_model().get_runtime_model()
             return {node.get_rt_info()["layerType"].astype(str) for node in graph.get_ordered_ops()}
 
@@ -230,7 +214,7 @@ class TestCompiledShapes:
         assert not any(kind.startswith("Interpolate") for kind in kinds("coarse"))
 
 
-def test_openvino_gets_its_settings(model: Path) -> None:
+def test_openvino_gets_its_settings(model):
     """By default it ties its threads to cores: two processes of one thread each would share the first."""
     runtime = OpenVINORuntime(model, threads=1)
     graph = runtime._request("coarse", (1, 8, 8, 3)).get_compiled_model()
@@ -240,7 +224,7 @@ def test_openvino_gets_its_settings(model: Path) -> None:
 
 
 class TestPrecision:
-    def test_bf16_is_close_to_float32(self, model: Path, openvino: OpenVINORuntime) -> None:
+    def test_bf16_is_close_to_float32(self, model, openvino):
         try:
             half = OpenVINORuntime(model, precision="bf16")
         except UsageError as error:
@@ -250,9 +234,7 @@ class TestPrecision:
         assert not np.array_equal(half.probabilities(batch), exact)
         np.testing.assert_allclose(half.probabilities(batch), exact, atol=0.05)
 
-    def test_bf16_is_refused_where_it_is_not_supported(
-        self, model: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_bf16_is_refused_where_it_is_not_supported(self, model, monkeypatch):
         core = openvino_module.openvino_core()
         old = SimpleNamespace(read_model=core.read_model, get_property=lambda *_: ["FP32"])
         monkeypatch.setattr(openvino_module, "openvino_core", lambda: old)
@@ -277,7 +259,7 @@ class TestChoice:
             ("best.safetensors", "cuda", "torch", "torch"),
         ],
     )
-    def test_by_file_device_and_name(self, file: str, device: str, runtime: str, chosen: str) -> None:
+    def test_by_file_device_and_name(self, file, device, runtime, chosen):
         assert choose_runtime(Path(file), device=device, runtime=runtime) == chosen
 
     @pytest.mark.parametrize(
@@ -296,18 +278,16 @@ class TestChoice:
             ),
         ],
     )
-    def test_what_does_not_go_together_is_refused(
-        self, file: str, device: str, runtime: str, message: str
-    ) -> None:
+    def test_what_does_not_go_together_is_refused(self, file, device, runtime, message):
         with pytest.raises(UsageError, match=message):
             choose_runtime(Path(file), device=device, runtime=runtime)
 
     @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:1", "auto:1", "cuda:"])
-    def test_an_unknown_device_of_onnxruntime_is_refused(self, model: Path, device: str) -> None:
+    def test_an_unknown_device_of_onnxruntime_is_refused(self, model, device):
         with pytest.raises(UsageError, match=rf"{device!r}.*cuda:1"):
             ONNXRuntime(model, device=device)
 
-    def test_cuda_that_does_not_load_is_an_error_unless_the_device_is_auto(self) -> None:
+    def test_cuda_that_does_not_load_is_an_error_unless_the_device_is_auto(self):
         """onnxruntime continues without CUDA and only logs it."""
         cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
         with pytest.raises(UsageError, match=r"CUDA.*onnxruntime-gpu"):
@@ -325,7 +305,7 @@ class TestChoice:
         )
 
 
-def test_opening_a_model_reports_to_nobody_and_imports_no_more_than_it_needs(model: Path) -> None:
+def test_opening_a_model_reports_to_nobody_and_imports_no_more_than_it_needs(model):
     """Left alone, OpenVINO's import loads its conversion tools, which report the import to a server."""
     code = f"""
 import sys
@@ -341,7 +321,7 @@ import openvino.tools.ovc  # whoever wants the tools can have them
     assert done.stdout.strip() == "[]"
 
 
-def test_ctrl_c_is_heard_after_models_have_gone_in_any_order(model: Path) -> None:
+def test_ctrl_c_is_heard_after_models_have_gone_in_any_order(model):
     """Two of OpenVINO's cores that go first in, first out leave a signal no stack: a segmentation fault."""
     code = (
         "import gc, signal, sys; from pathlib import Path; from landcover.model.runtimes import open_model\n"

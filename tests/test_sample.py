@@ -1,8 +1,6 @@
 """Random points in the classes of a map."""
 
 import csv
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 from typer.testing import CliRunner
 
-from landcover._typing import UInt8Array
 from landcover.cli import build
 from landcover.errors import MaskError, OutputError, UsageError
 from landcover.evaluation.assessment import assess
@@ -26,7 +23,7 @@ UTM = CRS.from_epsg(32631)
 PLACE = Georeference(UTM, Affine(0.48, 0.14, 5e5, 0.14, -0.48, 5.7e6))  # rotated by 16 degrees
 
 
-def scattered(seed: int = 0, shape: tuple[int, int] = (120, 90)) -> UInt8Array:
+def scattered(seed=0, shape=(120, 90)):
     """Much forest, some water and nodata, three pixels of barren land."""
     rng = np.random.default_rng(seed)
     index = rng.choice([FOREST, WATER, NODATA], shape, p=[0.8, 0.15, 0.05]).astype(np.uint8)
@@ -35,25 +32,25 @@ def scattered(seed: int = 0, shape: tuple[int, int] = (120, 90)) -> UInt8Array:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path):
     write_class_raster(tmp_path / "map.tif", scattered(), DEEPGLOBE, PLACE)
     return tmp_path / "map.tif"
 
 
-def apply(grid: Affine, x: Any, y: Any) -> tuple[Any, Any]:
+def apply(grid, x, y):
     """Move places by a transform, as every version of affine can."""
     a, b, c, d, e, f = grid[:6]
     return a * x + b * y + c, d * x + e * y + f
 
 
-def drawn(file: Path) -> tuple[Any, Any, list[str]]:
+def drawn(file):
     """Row, column and class of the points."""
     features = read_features(file, UTM)
     cols, rows = apply(~PLACE.transform, *shapely.get_coordinates(features.geometries).T)
     return rows, cols, features.attributes["class_map"].tolist()
 
 
-def test_points_are_centres_of_pixels_of_their_class(path: Path, tmp_path: Path) -> None:
+def test_points_are_centres_of_pixels_of_their_class(path, tmp_path):
     numbers = sample(path, tmp_path / "p.gpkg", per_class=40)
     assert numbers == {"forest": 40, "water": 40, "barren": 3}
     rows, cols, names = drawn(tmp_path / "p.gpkg")
@@ -69,7 +66,7 @@ def test_points_are_centres_of_pixels_of_their_class(path: Path, tmp_path: Path)
     assert names != sorted(names)  # the order tells nothing
 
 
-def test_the_seed_alone_decides(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seed_alone_decides(path, tmp_path, monkeypatch):
     sample(path, tmp_path / "a.gpkg", per_class=20, seed=1)
     sample(path, tmp_path / "c.gpkg", per_class=20, seed=2)
     write_class_raster(tmp_path / "large.tif", scattered(3, (1300, 40)), DEEPGLOBE, PLACE)
@@ -82,7 +79,7 @@ def test_the_seed_alone_decides(path: Path, tmp_path: Path, monkeypatch: pytest.
     assert drawn(tmp_path / "a.gpkg")[0].tolist() != drawn(tmp_path / "c.gpkg")[0].tolist()
 
 
-def test_every_pixel_of_a_class_is_as_likely(tmp_path: Path) -> None:
+def test_every_pixel_of_a_class_is_as_likely(tmp_path):
     index = np.full((4, 10), FOREST, np.uint8)
     index[0, :5] = WATER
     write_class_raster(tmp_path / "map.tif", index, DEEPGLOBE, PLACE)
@@ -101,7 +98,7 @@ def test_every_pixel_of_a_class_is_as_likely(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["gpkg", "geojson", "fgb", "csv"])
-def test_evaluate_reads_it_back(path: Path, tmp_path: Path, suffix: str) -> None:
+def test_evaluate_reads_it_back(path, tmp_path, suffix):
     file = tmp_path / f"p.{suffix}"
     sample(path, file, per_class=10)
     if suffix == "csv":
@@ -121,7 +118,7 @@ def test_evaluate_reads_it_back(path: Path, tmp_path: Path, suffix: str) -> None
     assert result["estimates"]["overall"]["value"] == pytest.approx(1)
 
 
-def test_points_drawn_on_another_map_give_no_errors(path: Path, tmp_path: Path) -> None:
+def test_points_drawn_on_another_map_give_no_errors(path, tmp_path):
     """The map was made again: its classes are no longer the strata."""
     sample(path, tmp_path / "p.gpkg", per_class=10)
     features = read_features(tmp_path / "p.gpkg", UTM)
@@ -141,7 +138,7 @@ def test_points_drawn_on_another_map_give_no_errors(path: Path, tmp_path: Path) 
     assert estimates["overall"]["se"] is None
 
 
-def test_allocation() -> None:
+def test_allocation():
     pixels = np.array([0, 3, 1000, 9000])
     assert allocate(pixels, 50, None).tolist() == [0, 3, 50, 50]
     divided = allocate(pixels, 50, 400)
@@ -158,7 +155,7 @@ def test_allocation() -> None:
         allocate(pixels, 0, None)
 
 
-def test_what_cannot_be_drawn(path: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_drawn(path, tmp_path):
     write_class_raster(tmp_path / "empty.tif", np.full((5, 5), NODATA, np.uint8), DEEPGLOBE, PLACE)
     with pytest.raises(MaskError, match="no pixel of any class"):
         sample(tmp_path / "empty.tif", tmp_path / "p.csv")
@@ -172,7 +169,7 @@ def test_what_cannot_be_drawn(path: Path, tmp_path: Path) -> None:
     assert (tmp_path / "p.csv").read_text() == "mine"
 
 
-def test_the_verb(path: Path, tmp_path: Path) -> None:
+def test_the_verb(path, tmp_path):
     out = tmp_path / "p.gpkg"
     done = CliRunner().invoke(build(), ["sample", str(path), "--out", str(out), "--per-class", "5"])
     assert done.exit_code == 0, done.output

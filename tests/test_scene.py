@@ -9,12 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
@@ -24,9 +22,8 @@ from typer.testing import CliRunner
 from fake_runtime import ColourRuntime, ContextRuntime, make_card
 from landcover import _gdal, cli
 from landcover.errors import OutputError, UsageError
-from landcover.inference import Prediction, PredictOptions, predict
+from landcover.inference import PredictOptions, predict
 from landcover.legend import DEEPGLOBE, NODATA
-from landcover.model.runtimes import Runtime
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 6, (40, 30), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
@@ -36,7 +33,7 @@ WIDE = ColourRuntime(make_card(gsd=10_000.0))
 WINDOWS = {"window_px": 64, "overlap_px": 16}
 
 
-def save(path: Path, index: npt.NDArray[np.uint8] = TRUTH, **profile: object) -> Path:
+def save(path, index=TRUTH, **profile):
     height, width = index.shape
     settings = {"driver": "GTiff", "dtype": "uint8", "count": 3} | UTM | profile
     with rasterio.open(path, "w", height=height, width=width, **settings) as target:
@@ -44,28 +41,27 @@ def save(path: Path, index: npt.NDArray[np.uint8] = TRUTH, **profile: object) ->
     return path
 
 
-def run(path: Path | str, out: Path, runtime: Runtime = RUNTIME, **options: object) -> Prediction:
-    return predict([path], runtime, out, PredictOptions(**(WINDOWS | options)))  # type: ignore[arg-type]
+def run(path, out, runtime=RUNTIME, **options):
+    return predict([path], runtime, out, PredictOptions(**(WINDOWS | options)))
 
 
-def run_file(path: Path | str, out: Path, runtime: Runtime = RUNTIME, **options: object) -> Prediction:
+def run_file(path, out, runtime=RUNTIME, **options):
     """Predict with a model that has a file, whose content is its name."""
     model = out.parent / "model.onnx"
     model.write_text("model")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("landcover.inference.maps.open_model", lambda path, **_: runtime)
-        chosen = PredictOptions(**(WINDOWS | options))  # type: ignore[arg-type]
+        chosen = PredictOptions(**(WINDOWS | options))
         return predict([path], model, out, chosen)
 
 
-def read(path: Path) -> npt.NDArray[np.uint8]:
+def read(path):
     with rasterio.open(path) as source:
-        band: npt.NDArray[np.uint8] = source.read(1)
-    return band
+        return source.read(1)
 
 
 @pytest.fixture
-def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_memory(monkeypatch):
     """Let every map be too large for memory."""
     monkeypatch.setattr("landcover.inference.scene.IN_MEMORY_PIXELS", 0)
 
@@ -73,7 +69,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the map
 
 
-def test_a_scene_by_windows_is_mapped_pixel_by_pixel(tmp_path: Path) -> None:
+def test_a_scene_by_windows_is_mapped_pixel_by_pixel(tmp_path):
     run(save(tmp_path / "a.tif"), tmp_path / "out")
     assert np.array_equal(read(tmp_path / "out/a_mask.tif"), TRUTH)
 
@@ -86,7 +82,7 @@ def test_a_scene_by_windows_is_mapped_pixel_by_pixel(tmp_path: Path) -> None:
         Affine.translation(5e5, 5.7e6) * Affine.rotation(30) * Affine.scale(1, -1),
     ],
 )
-def test_pixels_of_the_map_lie_on_those_of_the_scene(tmp_path: Path, transform: Affine) -> None:
+def test_pixels_of_the_map_lie_on_those_of_the_scene(tmp_path, transform):
     run(save(tmp_path / "a.tif", transform=transform), tmp_path)
     with rasterio.open(tmp_path / "a_mask.tif") as source:
         assert source.crs == UTM["crs"]
@@ -94,7 +90,7 @@ def test_pixels_of_the_map_lie_on_those_of_the_scene(tmp_path: Path, transform: 
     assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH)
 
 
-def test_geographic_scenes_keep_their_place_and_count_true_areas(tmp_path: Path) -> None:
+def test_geographic_scenes_keep_their_place_and_count_true_areas(tmp_path):
     degrees = Affine(9e-6, 0, 5.0, 0, -9e-6, 60.0)  # about 1 m north, half a metre east
     result = run(save(tmp_path / "a.tif", crs=CRS.from_epsg(4326), transform=degrees), tmp_path)
     with rasterio.open(tmp_path / "a_mask.tif") as source:
@@ -103,9 +99,7 @@ def test_geographic_scenes_keep_their_place_and_count_true_areas(tmp_path: Path)
     assert hectares == pytest.approx(TRUTH.size * 1.0026 * 0.5023 / 1e4, rel=2e-3)
 
 
-def test_work_that_does_not_fit_in_memory_gives_the_same_bytes(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_work_that_does_not_fit_in_memory_gives_the_same_bytes(tmp_path, request):
     path = save(tmp_path / "a.tif")
     run(path, tmp_path / "one", min_region="90px", probabilities=True, confidence=True)
     request.getfixturevalue("small_memory")
@@ -117,7 +111,7 @@ def test_work_that_does_not_fit_in_memory_gives_the_same_bytes(
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_confidence_is_the_probability_of_the_mapped_class(tmp_path: Path) -> None:
+def test_confidence_is_the_probability_of_the_mapped_class(tmp_path):
     run(save(tmp_path / "a.tif", nodata=0), tmp_path, probabilities=True, confidence=True)
     with rasterio.open(tmp_path / "a_probabilities.tif") as source:
         probabilities = source.read()
@@ -129,7 +123,7 @@ def test_confidence_is_the_probability_of_the_mapped_class(tmp_path: Path) -> No
     ].all()
 
 
-def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path: Path) -> None:
+def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path):
     path = save(tmp_path / "a.tif", crs=None, transform=Affine.identity())
     result = run(path, tmp_path, gsd="model")
     assert result.maps[0].task.map == tmp_path / "a_mask.png"
@@ -139,7 +133,7 @@ def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path: Path)
     assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH)
 
 
-def test_a_picture_with_a_world_file_keeps_its_place(tmp_path: Path) -> None:
+def test_a_picture_with_a_world_file_keeps_its_place(tmp_path):
     from rasterio.shutil import copy
 
     copy(str(save(tmp_path / "a.tif")), str(tmp_path / "b.png"), driver="PNG", worldfile="yes")
@@ -150,7 +144,7 @@ def test_a_picture_with_a_world_file_keeps_its_place(tmp_path: Path) -> None:
         assert np.array_equal(source.read(1), TRUTH[100:300, 50:120])
 
 
-def test_the_scale_is_that_of_the_part(tmp_path: Path) -> None:
+def test_the_scale_is_that_of_the_part(tmp_path):
     """A pixel of web Mercator is half as large on the ground at 60 degrees as at the equator."""
     transform = Affine(1.0, 0, 0, 0, -30_000.0, 9e6)
     path = save(tmp_path / "a.tif", TRUTH[:300], crs=CRS.from_epsg(3857), transform=transform)
@@ -164,7 +158,7 @@ def test_the_scale_is_that_of_the_part(tmp_path: Path) -> None:
 # ---- a part of a scene
 
 
-def polygons(path: Path, *parts: tuple[str | None, list[tuple[float, float]]]) -> Path:
+def polygons(path, *parts):
     features = [
         {
             "type": "Feature",
@@ -178,13 +172,13 @@ def polygons(path: Path, *parts: tuple[str | None, list[tuple[float, float]]]) -
     return path
 
 
-def square(left: int, top: int, side: int) -> list[tuple[float, float]]:
+def square(left, top, side):
     """Corners of a square of pixels."""
     x, y = 5e5 + left, 5.7e6 - top
     return [(x, y), (x + side, y), (x + side, y - side), (x, y - side)]
 
 
-def test_outside_an_area_of_interest_there_is_no_map(tmp_path: Path) -> None:
+def test_outside_an_area_of_interest_there_is_no_map(tmp_path):
     pytest.importorskip("pyogrio")
     aoi = polygons(tmp_path / "aoi.geojson", ("a", square(20, 30, 50)), ("b", square(100, 200, 40)))
     run(save(tmp_path / "a.tif"), tmp_path, aoi=aoi)
@@ -199,7 +193,7 @@ def test_outside_an_area_of_interest_there_is_no_map(tmp_path: Path) -> None:
     assert np.array_equal(found, expected[-row : height - row, -col : width - col])
 
 
-def test_areas_are_counted_in_zones_which_may_overlap(tmp_path: Path) -> None:
+def test_areas_are_counted_in_zones_which_may_overlap(tmp_path):
     pytest.importorskip("pyogrio")
     zones = polygons(tmp_path / "z.geojson", ("left", square(0, 0, 100)), ("mid", square(50, 60, 200)))
     report, table = tmp_path / "areas.json", tmp_path / "areas.csv"
@@ -215,7 +209,7 @@ def test_areas_are_counted_in_zones_which_may_overlap(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", None])
-def test_a_zone_without_a_name_is_refused(tmp_path: Path, name: str | None) -> None:
+def test_a_zone_without_a_name_is_refused(tmp_path, name):
     """The table has the whole map in rows without a name."""
     pytest.importorskip("pyogrio")
     zones = polygons(tmp_path / "z.geojson", ("left", square(0, 0, 100)), (name, square(50, 60, 200)))
@@ -226,7 +220,7 @@ def test_a_zone_without_a_name_is_refused(tmp_path: Path, name: str | None) -> N
 @pytest.mark.parametrize(
     "options", [{"bbox": (0, 0, 1, 1)}, {"aoi": Path("x.gpkg")}, {"zones": Path("x.gpkg")}]
 )
-def test_a_picture_has_no_place_for_boxes_and_polygons(tmp_path: Path, options: dict[str, object]) -> None:
+def test_a_picture_has_no_place_for_boxes_and_polygons(tmp_path, options):
     from PIL import Image
 
     Image.fromarray(DEEPGLOBE.colours[TRUTH]).save(tmp_path / "a.png")
@@ -238,7 +232,7 @@ def test_a_picture_has_no_place_for_boxes_and_polygons(tmp_path: Path, options: 
 # ---- what goes wrong
 
 
-def damaged(path: Path) -> Path:
+def damaged(path):
     """Overwrite a block in the middle of a tiled, compressed scene."""
     save(path, tiled=True, blockxsize=64, blockysize=64, compress="deflate", interleave="band")
     with rasterio.open(path) as source:
@@ -249,7 +243,7 @@ def damaged(path: Path) -> Path:
     return path
 
 
-def test_a_damaged_block_has_no_data_and_is_told_of(tmp_path: Path) -> None:
+def test_a_damaged_block_has_no_data_and_is_told_of(tmp_path):
     result = run(damaged(tmp_path / "a.tif"), tmp_path)
     assert [tuple(window) for window in result.maps[0].damaged] == [(192, 128, 64, 64)]
     assert not result.complete
@@ -259,14 +253,14 @@ def test_a_damaged_block_has_no_data_and_is_told_of(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "a_mask.tif"), expected)
 
 
-def test_a_damaged_scene_is_skipped_when_strict(tmp_path: Path) -> None:
+def test_a_damaged_scene_is_skipped_when_strict(tmp_path):
     path = damaged(tmp_path / "a.tif")
     result = run(path, tmp_path / "out", strict=True)
     assert list(result.failed) == [str(path)]
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_a_huge_png_is_refused_before_any_work(tmp_path: Path, small_memory: None) -> None:
+def test_a_huge_png_is_refused_before_any_work(tmp_path, small_memory):
     path = save(tmp_path / "a.tif", crs=None, transform=Affine.identity())
     assert "--map-format tif" in run(path, tmp_path, gsd=0.7).failed[str(path)]
 
@@ -277,11 +271,11 @@ def test_a_huge_png_is_refused_before_any_work(tmp_path: Path, small_memory: Non
 class Slow(ContextRuntime):
     """Stops the process for good after some windows."""
 
-    def __init__(self, windows: int) -> None:
+    def __init__(self, windows):
         super().__init__(make_card(gsd=0.7, window_px=64, overlap_px=16))
         self.left = windows
 
-    def coarse(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def coarse(self, batch):
         self.left -= 1
         while self.left < 0:
             time.sleep(1)
@@ -299,7 +293,7 @@ run_file(Path({scene!r}), Path({out!r}), Slow({windows}), min_region="40px", con
 """
 
 
-def kill_at(blocks: int, scene: Path, out: Path, windows: int) -> int:
+def kill_at(blocks, scene, out, windows):
     """Start a prediction in a process of its own, kill it after so many blocks; return how many."""
     places = {"tests": str(Path(__file__).parent), "scene": str(scene), "out": str(out)}
     process = subprocess.Popen([sys.executable, "-c", KILLED.format(windows=windows, **places)])
@@ -314,9 +308,7 @@ def kill_at(blocks: int, scene: Path, out: Path, windows: int) -> int:
 
 
 @pytest.mark.parametrize(("windows", "blocks"), [(25, 2), (60, 4)])
-def test_a_killed_scene_is_resumed_and_has_the_same_bytes(
-    tmp_path: Path, small_memory: None, windows: int, blocks: int
-) -> None:
+def test_a_killed_scene_is_resumed_and_has_the_same_bytes(tmp_path, small_memory, windows, blocks):
     index = TRUTH.copy()
     index[150:260, 20:140] = 6
     path, out = save(tmp_path / "a.tif", index, nodata=0), tmp_path / "out"
@@ -335,20 +327,18 @@ def test_a_killed_scene_is_resumed_and_has_the_same_bytes(
 class Interrupted(ContextRuntime):
     """Is stopped by Ctrl-C after some windows."""
 
-    def __init__(self, windows: int = 25) -> None:
+    def __init__(self, windows=25):
         super().__init__(make_card(gsd=1.0, window_px=64, overlap_px=16))
         self.left = windows
 
-    def coarse(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def coarse(self, batch):
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt
         return super().coarse(batch)
 
 
-def test_an_interrupted_scene_names_the_option_to_continue(
-    tmp_path: Path, small_memory: None, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_interrupted_scene_names_the_option_to_continue(tmp_path, small_memory, caplog):
     path = save(tmp_path / "a.tif")
     with pytest.raises(KeyboardInterrupt):
         run_file(path, tmp_path / "out", Interrupted())
@@ -360,24 +350,24 @@ def test_an_interrupted_scene_names_the_option_to_continue(
     assert np.array_equal(read(tmp_path / "out/a_mask.tif"), read(tmp_path / "straight/a_mask.tif"))
 
 
-def spoil_work(folder: Path) -> None:
+def spoil_work(folder):
     (folder / "work.json").write_text("")
 
 
-def spoil_records(folder: Path) -> None:
+def spoil_records(folder):
     for number, text in enumerate(["", "[]", "{}", '{"stop": "x", "damaged": [], "notes": [], "ood": {}}']):
         (folder / f"block-{number:05}.json").write_text(text)
 
 
-def lose_rows(folder: Path) -> None:
+def lose_rows(folder):
     os.truncate(folder / "classes.raw", 10)
 
 
-def lose_a_file(folder: Path) -> None:
+def lose_a_file(folder):
     (folder / "classes.raw").unlink()
 
 
-def lose_a_block(folder: Path) -> None:
+def lose_a_block(folder):
     """Blocks may be made in any order, by several processes."""
     (folder / "block-00001.json").unlink()
     with (folder / "classes.raw").open("r+b") as file:
@@ -386,9 +376,7 @@ def lose_a_block(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [spoil_work, spoil_records, lose_rows, lose_a_file, lose_a_block])
-def test_blocks_that_are_damaged_or_missing_are_computed_again(
-    tmp_path: Path, small_memory: None, spoil: Callable[[Path], None]
-) -> None:
+def test_blocks_that_are_damaged_or_missing_are_computed_again(tmp_path, small_memory, spoil):
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run_file(path, out, Interrupted(40))
@@ -402,9 +390,9 @@ def test_blocks_that_are_damaged_or_missing_are_computed_again(
 
 
 def test_work_that_ended_between_the_last_block_and_the_file_is_only_written(
-    tmp_path: Path, small_memory: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
+    tmp_path, small_memory, monkeypatch
+):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
@@ -422,13 +410,11 @@ def test_work_that_ended_between_the_last_block_and_the_file_is_only_written(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no claims")
-def test_of_two_at_one_scene_the_second_is_told_and_the_first_goes_on(
-    tmp_path: Path, small_memory: None
-) -> None:
+def test_of_two_at_one_scene_the_second_is_told_and_the_first_goes_on(tmp_path, small_memory):
     path, out, told = save(tmp_path / "a.tif"), tmp_path / "out", []
 
     class Second(Interrupted):
-        def coarse(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        def coarse(self, batch):
             if self.left == 10**9 - 5:
                 for resume in (False, True):
                     told.extend(run_file(path, out, Interrupted(), resume=resume).failed.values())
@@ -441,7 +427,7 @@ def test_of_two_at_one_scene_the_second_is_told_and_the_first_goes_on(
     assert (out / "a_mask.tif").read_bytes() == (tmp_path / "straight/a_mask.tif").read_bytes()
 
 
-OTHERWISE: list[dict[str, object]] = [
+OTHERWISE = [
     {"gsd": 0.9},
     {"bands": (3, 2, 1)},
     {"scaling": (0.0, 200.0)},
@@ -454,9 +440,7 @@ OTHERWISE: list[dict[str, object]] = [
 
 
 @pytest.mark.parametrize("change", OTHERWISE, ids=str)
-def test_work_of_other_settings_is_not_resumed(
-    tmp_path: Path, small_memory: None, change: dict[str, object]
-) -> None:
+def test_work_of_other_settings_is_not_resumed(tmp_path, small_memory, change):
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run_file(path, out, Interrupted())
@@ -467,7 +451,7 @@ def test_work_of_other_settings_is_not_resumed(
 
 
 @pytest.mark.parametrize("change", OTHERWISE, ids=str)
-def test_a_map_made_otherwise_is_not_taken_for_this_one(tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_map_made_otherwise_is_not_taken_for_this_one(tmp_path, change):
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
     run_file(path, out)
     with pytest.raises(OutputError, match="with other options"):
@@ -477,7 +461,7 @@ def test_a_map_made_otherwise_is_not_taken_for_this_one(tmp_path: Path, change: 
         run_file(path, out, resume=True)
 
 
-def test_maps_that_are_there_are_kept_and_counted(tmp_path: Path) -> None:
+def test_maps_that_are_there_are_kept_and_counted(tmp_path):
     pytest.importorskip("pyogrio")
     zones = polygons(tmp_path / "z.geojson", ("left", square(0, 0, 100)))
     path, out = damaged(tmp_path / "a.tif"), tmp_path / "out"
@@ -494,14 +478,12 @@ def test_maps_that_are_there_are_kept_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("map_format", ["tif", "cog"])
-def test_a_scene_is_opened_twice_and_a_map_that_is_kept_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, map_format: str
-) -> None:
+def test_a_scene_is_opened_twice_and_a_map_that_is_kept_once(tmp_path, monkeypatch, map_format):
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
-    opened: list[str] = []
+    opened = []
     open_dataset = _gdal._open
 
-    def counting(path: str, *args: object, **options: object) -> object:
+    def counting(path, *args, **options):
         opened.append(Path(path).name)
         return open_dataset(path, *args, **options)
 
@@ -513,16 +495,14 @@ def test_a_scene_is_opened_twice_and_a_map_that_is_kept_once(
     assert opened.count("a_mask.tif") == 1
 
 
-def test_the_rows_of_a_large_map_are_on_disk_once(
-    tmp_path: Path, small_memory: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_rows_of_a_large_map_are_on_disk_once(tmp_path, small_memory, monkeypatch):
     """GDAL reads the row buffer itself: beside it there are only the VRT and what GDAL writes."""
     import landcover.raster.writing as writing
 
-    found: list[dict[str, int]] = []
+    found = []
     copy = writing.copy
 
-    def looking(source: str, target: str, **options: object) -> None:
+    def looking(source, target, **options):
         files = {file.name: file.stat().st_size for file in (tmp_path / "out").rglob("*.raw")}
         found.append(files)
         copy(source, target, **options)
@@ -533,7 +513,7 @@ def test_the_rows_of_a_large_map_are_on_disk_once(
     assert found == [{"classes.raw": pixels, "confidence.raw": pixels, "probabilities.raw": 6 * pixels}] * 3
 
 
-def test_damage_is_not_forgotten_by_resuming(tmp_path: Path, small_memory: None) -> None:
+def test_damage_is_not_forgotten_by_resuming(tmp_path, small_memory):
     path, out = damaged(tmp_path / "a.tif"), tmp_path / "out"
     straight = run_file(path, tmp_path / "straight", Interrupted(10**9))
     with pytest.raises(KeyboardInterrupt):
@@ -543,7 +523,7 @@ def test_damage_is_not_forgotten_by_resuming(tmp_path: Path, small_memory: None)
     assert (out / "a_mask.tif").read_bytes() == (tmp_path / "straight/a_mask.tif").read_bytes()
 
 
-def test_a_model_in_memory_cannot_resume(tmp_path: Path) -> None:
+def test_a_model_in_memory_cannot_resume(tmp_path):
     with pytest.raises(UsageError, match="needs a model file"):
         run(save(tmp_path / "a.tif"), tmp_path / "out", resume=True)
     with pytest.raises(UsageError, match=r"--resume.*--force"):
@@ -553,7 +533,7 @@ def test_a_model_in_memory_cannot_resume(tmp_path: Path) -> None:
 # ---- many
 
 
-def test_several_scenes_at_a_time_give_the_same_maps_and_a_summary(tmp_path: Path) -> None:
+def test_several_scenes_at_a_time_give_the_same_maps_and_a_summary(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(5):
         save(tmp_path / f"in/{number}.tif", np.roll(TRUTH, 10 * number, axis=0))
@@ -565,7 +545,7 @@ def test_several_scenes_at_a_time_give_the_same_maps_and_a_summary(tmp_path: Pat
         assert np.array_equal(read(tmp_path / f"out/{number}_mask.tif"), np.roll(TRUTH, 10 * number, axis=0))
 
 
-def test_ctrl_c_stops_all_scenes_that_are_under_way(tmp_path: Path) -> None:
+def test_ctrl_c_stops_all_scenes_that_are_under_way(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(3):
         save(tmp_path / f"in/{number}.tif", np.tile(TRUTH, (8, 1)))
@@ -582,11 +562,11 @@ def test_ctrl_c_stops_all_scenes_that_are_under_way(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path):
     class Ranges(http.server.SimpleHTTPRequestHandler):
         """Serves parts of files, as servers of rasters do."""
 
-        def do_GET(self) -> None:
+        def do_GET(self):
             path = Path(self.translate_path(self.path))
             if not path.is_file():
                 return self.send_error(404)
@@ -600,7 +580,7 @@ def server(tmp_path: Path) -> Iterator[str]:
             self.wfile.write(part)
             return None
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_):
             pass
 
     (tmp_path / "web").mkdir()
@@ -611,7 +591,7 @@ def server(tmp_path: Path) -> Iterator[str]:
     served.shutdown()
 
 
-def test_a_scene_may_lie_on_a_server(tmp_path: Path, server: str) -> None:
+def test_a_scene_may_lie_on_a_server(tmp_path, server):
     save(tmp_path / "web/far.tif")
     result = run(f"{server}/far.tif", tmp_path / "out")
     assert np.array_equal(read(tmp_path / "out/far_mask.tif"), TRUTH)
@@ -623,7 +603,7 @@ def test_a_scene_may_lie_on_a_server(tmp_path: Path, server: str) -> None:
 # ---- the command
 
 
-def test_the_command_takes_what_the_scene_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_takes_what_the_scene_needs(tmp_path, monkeypatch):
     model = tmp_path / "m.onnx"
     model.write_bytes(b"model")
     monkeypatch.setattr("landcover.inference.maps.open_model", lambda path, **_: RUNTIME)
@@ -663,7 +643,7 @@ def test_the_command_takes_what_the_scene_needs(tmp_path: Path, monkeypatch: pyt
         ["--window", "64", "--overlap", "64"],
     ],
 )
-def test_options_that_cannot_be_used_are_refused_before_any_work(tmp_path: Path, words: list[str]) -> None:
+def test_options_that_cannot_be_used_are_refused_before_any_work(tmp_path, words):
     path = save(tmp_path / "a.tif")
     arguments = ["predict", str(path), "--model", "m", "--out", str(tmp_path / "out"), *words]
     result = CliRunner().invoke(cli.build(), arguments)
@@ -684,7 +664,7 @@ print(run(Path({scene!r}), Path({out!r})).failed)
 
 
 @pytest.mark.parametrize(("in_memory", "limit"), [(0, 30_000), (1 << 30, 2_000)])
-def test_no_space_left_is_one_line_and_leaves_nothing(tmp_path: Path, in_memory: int, limit: int) -> None:
+def test_no_space_left_is_one_line_and_leaves_nothing(tmp_path, in_memory, limit):
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
     places = {"tests": str(Path(__file__).parent), "scene": str(path), "out": str(out)}
     code = FULL.format(in_memory=in_memory, limit=limit, **places)

@@ -6,8 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +32,7 @@ MRF = (
 )
 
 
-def vrt(source: str, *, relative: int = 1) -> str:
+def vrt(source, *, relative=1):
     return (
         f'<VRTDataset rasterXSize="64" rasterYSize="64">{PLACE}<VRTRasterBand dataType="Byte" band="1">'
         f'<SimpleSource><SourceFilename relativeToVRT="{relative}">{source}</SourceFilename>'
@@ -42,7 +40,7 @@ def vrt(source: str, *, relative: int = 1) -> str:
     )
 
 
-def write_tif(path: Path, **tags: str) -> Path:
+def write_tif(path, **tags):
     profile = {
         "width": 64,
         "height": 64,
@@ -62,31 +60,31 @@ def write_tif(path: Path, **tags: str) -> Path:
 class World:
     """A folder of files to work on, a canary outside it, and a server that counts who asks."""
 
-    def __init__(self, folder: Path, requests: list[str], url: str) -> None:
+    def __init__(self, folder, requests, url):
         self.folder, self.inbox, self.requests, self.url = folder, folder / "inbox", requests, url
         self.inbox.mkdir()
         (folder / "target.txt").write_text(CANARY)
         write_tif(self.inbox / "thumb.dat")
         self.good = write_tif(self.inbox / "good.tif")
 
-    def check(self) -> None:
+    def check(self):
         assert (self.folder / "target.txt").read_text() == CANARY
         assert {path.name for path in self.folder.iterdir()} <= {"inbox", "out", "target.txt", "home"}
         assert self.requests == []
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[tuple[list[str], str]]:
-    requests: list[str] = []
+def server():
+    requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+        def do_GET(self):
             requests.append(self.path)
             self.send_error(404)
 
         do_HEAD = do_POST = do_GET  # noqa: N815
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -96,12 +94,12 @@ def server() -> Iterator[tuple[list[str], str]]:
 
 
 @pytest.fixture
-def world(tmp_path: Path, server: tuple[list[str], str]) -> World:
+def world(tmp_path, server):
     server[0].clear()
     return World(tmp_path, *server)
 
 
-def hostile(kind: str, world: World) -> Path:
+def hostile(kind, world):
     """Make a hostile raster in the inbox and return it."""
     inbox, url = world.inbox, world.url
     path = inbox / "bad.tif"
@@ -128,37 +126,37 @@ def hostile(kind: str, world: World) -> Path:
     return path
 
 
-def _aliases(inbox: Path, path: Path) -> None:
+def _aliases(inbox, path):
     (inbox / "alias").symlink_to("thumb.dat")
     (inbox / "alias.ovr").write_text(MRF)
     path.write_text(vrt("thumb.dat</SourceFilename><SourceFilename>inbox/alias").replace("inbox", str(inbox)))
 
 
-def _linked_vrt(inbox: Path, path: Path) -> None:
+def _linked_vrt(inbox, path):
     (inbox / "sub").mkdir()
     (inbox / "sub" / "inner.jpg").write_text(MRF)
     (inbox / "sub" / "real.vrt").write_text(vrt("inner.jpg"))
     path.symlink_to("sub/real.vrt")
 
 
-def _overviews_of_overviews(inbox: Path, path: Path) -> None:
+def _overviews_of_overviews(inbox, path):
     for name in (path.name, "bad.tif.ovr"):
         write_tif(inbox / name)
     (inbox / "bad.tif.ovr.ovr").write_text(MRF)
 
 
-def _tag_in_source(inbox: Path, path: Path) -> None:
+def _tag_in_source(inbox, path):
     (inbox / "inner.jpg").write_text(MRF)
     write_tif(inbox / "thumb.dat", OVERVIEW_FILE=str(inbox / "inner.jpg"))
     path.write_text(vrt("thumb.dat"))
 
 
-def _world_file(inbox: Path, path: Path) -> None:
+def _world_file(inbox, path):
     write_tif(path)
     os.mkfifo(inbox / "bad.tfw")
 
 
-PLANTED: dict[str, Callable[[Path, Path], None]] = {
+PLANTED = {
     "sidecar of a link": _aliases,
     "linked vrt": _linked_vrt,
     "ovr of ovr": _overviews_of_overviews,
@@ -211,7 +209,7 @@ KINDS = ["mrf.jpg", "mrf.tif", "mrf.png", *SIDECARS, *VRTS, *PLANTED, "overview 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_hostile_rasters_are_refused_by_every_function_that_opens_one(kind: str, world: World) -> None:
+def test_hostile_rasters_are_refused_by_every_function_that_opens_one(kind, world):
     path = hostile(kind, world)
     for opened in (open_raster, open_scene):
         with pytest.raises(ImageError, match=r"bad\.|inner|pipe") as raised:
@@ -223,7 +221,7 @@ def test_hostile_rasters_are_refused_by_every_function_that_opens_one(kind: str,
     world.check()
 
 
-def test_pipes_and_devices_in_place_of_files_do_not_block(tmp_path: Path) -> None:
+def test_pipes_and_devices_in_place_of_files_do_not_block(tmp_path):
     os.mkfifo(tmp_path / "a.dbf")
     (tmp_path / "a.shp").write_bytes(b"\0\0\x27\x0a")
     (tmp_path / "zero_sat.jpg").symlink_to("/dev/zero")
@@ -233,7 +231,7 @@ def test_pipes_and_devices_in_place_of_files_do_not_block(tmp_path: Path) -> Non
         read_image(tmp_path / "zero_sat.jpg")
 
 
-def run_cli(world: World, *arguments: str, strace: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_cli(world, *arguments, strace=None):
     home = world.folder / "home"
     home.mkdir(exist_ok=True)
     temporary = home / "temporary"
@@ -257,7 +255,7 @@ def run_cli(world: World, *arguments: str, strace: Path | None = None) -> subpro
     )
 
 
-def test_predict_maps_the_other_files(world: World) -> None:
+def test_predict_maps_the_other_files(world):
     for number, kind in enumerate(("mrf.jpg", "mrf.png", "vsicurl")):
         path = hostile(kind, world)
         path.rename(path.with_stem(f"bad{number}"))
@@ -270,7 +268,7 @@ def test_predict_maps_the_other_files(world: World) -> None:
     world.check()
 
 
-def test_in_a_hardened_process_gdal_itself_opens_and_fetches_nothing(world: World) -> None:
+def test_in_a_hardened_process_gdal_itself_opens_and_fetches_nothing(world):
     """The command line's second line of defence, without the checks of the first."""
     path = hostile("mrf.jpg", world)
     outer = world.inbox / "outer.vrt"
@@ -302,7 +300,7 @@ with rasterio.Env() as env:
     world.check()
 
 
-def test_pyogrio_keeps_the_allowed_drivers_and_prints_nothing() -> None:
+def test_pyogrio_keeps_the_allowed_drivers_and_prints_nothing():
     code = """
 from landcover.hardening import harden
 harden()
@@ -317,12 +315,12 @@ assert {"GPKG", "GeoJSON", "FlatGeobuf"} <= set(drivers) and not {"OGR_VRT", "WF
 @pytest.mark.parametrize(
     "typed", ["ftp://h/a.tif", "file:///etc/passwd", "/vsistdin/", "/vsizip//vsis3/b/a.zip"]
 )
-def test_other_schemes_are_refused(typed: str) -> None:
+def test_other_schemes_are_refused(typed):
     with pytest.raises(ImageError, match=r"expected a file or an address that begins with http"):
         open_scene(typed)
 
 
-def test_an_address_that_was_typed_is_fetched_and_nothing_else(world: World) -> None:
+def test_an_address_that_was_typed_is_fetched_and_nothing_else(world):
     code = f"""
 from landcover.hardening import harden
 harden()
@@ -353,7 +351,7 @@ VECTORS = {
 
 @pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".kml"])
 @pytest.mark.parametrize("kind", VECTORS)
-def test_hostile_vectors_are_refused(kind: str, suffix: str, world: World) -> None:
+def test_hostile_vectors_are_refused(kind, suffix, world):
     path = world.inbox / f"bad{suffix}"
     path.write_text(VECTORS[kind].format(url=world.url))
     with pytest.raises(DataError, match="bad") as raised:
@@ -374,7 +372,7 @@ def test_hostile_vectors_are_refused(kind: str, suffix: str, world: World) -> No
     ],
     ids=lambda arguments: " ".join(a for a in arguments[:6] if a.startswith("--") or a.isalpha()),
 )
-def test_commands_refuse_hostile_files_in_one_line(arguments: list[str], world: World) -> None:
+def test_commands_refuse_hostile_files_in_one_line(arguments, world):
     hostile("mrf.tif", world)
     (world.inbox / "bad.geojson").write_text(VECTORS["vrt"].format(url=world.url))
     done = run_cli(world, *arguments)
@@ -387,12 +385,12 @@ SILENT = {
     "doctor": ["doctor"],
     "predict": ["predict", "inbox/good.tif", "--model", "starter", "--out", "out"],
     "predict in onnxruntime": [
-        *["predict", "inbox/good.tif", "--model", "starter", "--out", "out", "--runtime", "onnxruntime"],
+        *["predict", "inbox/good.tif", "--model", "starter", "--out", "out", "--runtime", "onnxruntime"]
     ],
 }
 
 
-def check_silence(world: World, *arguments: str) -> None:
+def check_silence(world, *arguments):
     """Run a command, under strace where there is one: no network, no file but outputs and temporary ones."""
     trace = world.folder / "home.trace" if shutil.which("strace") else None
     done = run_cli(world, *arguments, strace=trace)
@@ -420,12 +418,12 @@ def check_silence(world: World, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", SILENT.values(), ids=SILENT)
-def test_commands_report_nothing_and_leave_nothing(arguments: list[str], world: World) -> None:
+def test_commands_report_nothing_and_leave_nothing(arguments, world):
     check_silence(world, *arguments)
 
 
 @pytest.mark.slow
-def test_training_export_and_evaluation_report_nothing_and_leave_nothing(world: World) -> None:
+def test_training_export_and_evaluation_report_nothing_and_leave_nothing(world):
     write_pairs(world.folder / "inbox" / "data")
     (world.inbox / "tiny.yaml").write_text(yaml.safe_dump(dict(TINY) | {"steps": 2}))
     check_silence(

@@ -3,7 +3,7 @@
 import importlib.util
 import shutil
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +20,6 @@ from landcover.model.bundled import SHIPPED, TERMS
 from landcover.model.card import (
     BEST_NAME,
     ImageSet,
-    ModelCard,
     UsedImages,
     model_digest,
     read_card,
@@ -38,7 +37,7 @@ STARTER = [model for model in SHIPPED if model.name.startswith("starter")]
 
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def tool(monkeypatch):
     """The tool, for two folds; what it exports are stand-ins, as ``export`` has tests of its own."""
     spec = importlib.util.spec_from_file_location("ship_starter", PATH)
     assert spec is not None
@@ -49,8 +48,8 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "HELD_OUT_PART", f"{HELD_OUT}:val")
     monkeypatch.setattr(module, "exported", [], raising=False)
 
-    def export(run: Path, out: Path, *, data: Path, split: str, **int8: object) -> None:
-        module.exported.append((run.name, out.name, split, int8))  # type: ignore[attr-defined]
+    def export(run, out, *, data, split, **int8):
+        module.exported.append((run.name, out.name, split, int8))
         save_exported(out, read_card(run))
 
     monkeypatch.setattr(module, "export", export)
@@ -58,7 +57,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(tmp_path_factory):
     """A cache, and two finished runs on it."""
     root = tmp_path_factory.mktemp("ship")
     data = write_pairs(root / "data", train_images=8)
@@ -82,9 +81,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_files_are_the_run_with_the_temperature_of_the_other(
-    tool: ModuleType, world: Path, tmp_path: Path
-) -> None:
+def test_the_files_are_the_run_with_the_temperature_of_the_other(tool, world, tmp_path):
     runs = [world / "folders", world / HELD_OUT]
     cache, work, shipped = world / "cache", tmp_path / "work", tmp_path / "shipped"
     work.mkdir()
@@ -133,7 +130,7 @@ def test_the_files_are_the_run_with_the_temperature_of_the_other(
 
 
 @pytest.mark.parametrize("had", [0.0, 1.0])
-def test_what_scores_higher_stays(tool: ModuleType, tmp_path: Path, had: float) -> None:
+def test_what_scores_higher_stays(tool, tmp_path, had):
     work, shipped = tmp_path / "work", tmp_path / "shipped"
     for folder, score in ((work, 0.5), (shipped, had)):
         folder.mkdir()
@@ -151,11 +148,11 @@ def test_what_scores_higher_stays(tool: ModuleType, tmp_path: Path, had: float) 
     assert {read_card(shipped / model.file).scores[0]["miou"] for model in STARTER} == {max(had, 0.5)}
 
 
-def _card(score: float) -> ModelCard:
+def _card(score):
     return make_card().model_copy(update={"scores": ({"metric": "challenge", "split": "s", "miou": score},)})
 
 
-def test_other_runs_are_refused(tool: ModuleType, world: Path, tmp_path: Path) -> None:
+def test_other_runs_are_refused(tool, world, tmp_path):
     cache = world / "cache"
     with pytest.raises(UsageError, match=rf"found '{HELD_OUT}' as split, expected 'folders'"):
         tool.make(world / HELD_OUT, world / "folders", cache, tmp_path)
@@ -183,7 +180,7 @@ TEACHER = {
 }
 
 
-def taught(card: ModelCard, *teachers: dict[str, object]) -> ModelCard:
+def taught(card, *teachers):
     return card.model_copy(
         update={
             "recipe": card.recipe | {"teachers": [f"/home/me/{number}" for number in range(len(teachers))]},
@@ -208,14 +205,7 @@ def taught(card: ModelCard, *teachers: dict[str, object]) -> ModelCard:
         (TEACHER, None, None),
     ],
 )
-def test_teachers_are_known_and_trained_on_the_same_split(
-    tool: ModuleType,
-    world: Path,
-    tmp_path: Path,
-    teacher: dict[str, object],
-    part: str | None,
-    told: str | None,
-) -> None:
+def test_teachers_are_known_and_trained_on_the_same_split(tool, world, tmp_path, teacher, part, told):
     card, tensors = read_model(world / "folders")
     dataset = open_dataset(world / "cache")
     more = image_set(dataset, select(dataset, "folders:validation"))
@@ -236,7 +226,7 @@ def test_teachers_are_known_and_trained_on_the_same_split(
             tool.check(tmp_path / "m.safetensors", world / "cache", "folders")
 
 
-def test_the_card_names_teachers_and_where_they_come_from(tool: ModuleType, world: Path) -> None:
+def test_the_card_names_teachers_and_where_they_come_from(tool, world):
     scores = dict.fromkeys(("metric", "split", "images", "miou", "miou_interval", "resampled", "iou"), 0)
     scores |= {"pixel_accuracy": 0, "calibration": {"ece": 0}}
     report = {"held_out": scores, "run": scores, "ece_cross_fitted": []}
@@ -249,9 +239,7 @@ def test_the_card_names_teachers_and_where_they_come_from(tool: ModuleType, worl
     assert (alone.provenance["teachers"], alone.recipe["teachers"]) == ([], [])
 
 
-def test_the_command_says_what_is_wrong(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_says_what_is_wrong(tool, tmp_path, monkeypatch):
     command = ["ship", str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path), "--work", str(tmp_path / "w")]
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit, match="Error: There is no model"):

@@ -27,7 +27,7 @@ PRESENT = [model for model in SHIPPED if model.path.is_file()]
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def installed(tmp_path, monkeypatch):
     """A folder with tiny models under the names of the files."""
     folder = tmp_path / "shipped"
     folder.mkdir()
@@ -42,13 +42,13 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def invoke(*arguments: object) -> str:
+def invoke(*arguments):
     done = CliRunner().invoke(cli.build(), list(map(str, arguments)), catch_exceptions=False)
     assert done.exit_code == 0
     return done.stdout
 
 
-def test_names_stand_for_files(installed: Path) -> None:
+def test_names_stand_for_files(installed):
     assert names() == ["starter", "starter-fp32", "starter-weights", "best"]
     assert resolve_model("best") == installed / "best-int8.onnx"
     assert resolve_model("starter") == installed / "starter-int8.onnx"
@@ -60,9 +60,7 @@ def test_names_stand_for_files(installed: Path) -> None:
     assert read_model("starter-weights")[1]["weight"].tolist() == [1, 1]
 
 
-def test_an_existing_file_or_folder_is_preferred(
-    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_existing_file_or_folder_is_preferred(installed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "starter").mkdir()
     for ask in (lambda: resolve_model("starter"), lambda: invoke("info", "starter")):
@@ -87,14 +85,12 @@ def test_an_existing_file_or_folder_is_preferred(
         (Path(), "empty name, or"),
     ],
 )
-def test_another_name_is_an_error_with_the_known_ones(
-    installed: Path, name: str | Path, message: str
-) -> None:
+def test_another_name_is_an_error_with_the_known_ones(installed, name, message):
     with pytest.raises(ModelError, match=message):
         resolve_model(name)
 
 
-def test_a_missing_file_and_an_exported_one_name_the_remedy(installed: Path) -> None:
+def test_a_missing_file_and_an_exported_one_name_the_remedy(installed):
     with pytest.raises(ModelError, match=r"exported model.*starter-weights"):
         read_model("starter")
     (installed / "starter-int8.onnx").unlink()
@@ -102,7 +98,7 @@ def test_a_missing_file_and_an_exported_one_name_the_remedy(installed: Path) -> 
         read_card("starter")
 
 
-def test_predict_and_info_take_the_name(installed: Path, tmp_path: Path) -> None:
+def test_predict_and_info_take_the_name(installed, tmp_path):
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
     made = predict([tmp_path / "a.png"], "starter", tmp_path / "out", PredictOptions(gsd=1.0))
     assert (made.model, made.model_sha256) == ("starter", model_digest("starter"))
@@ -113,7 +109,7 @@ def test_predict_and_info_take_the_name(installed: Path, tmp_path: Path) -> None
     assert "starter" in " ".join(invoke("predict", "--help").split())
 
 
-def test_info_prints_each_teacher_by_its_parts(tmp_path: Path) -> None:
+def test_info_prints_each_teacher_by_its_parts(tmp_path):
     teachers = [
         {"encoder": "big", "calibration": {"split": "a"}},
         {"encoder": "small", "teachers": [{"encoder": "x"}]},
@@ -141,14 +137,8 @@ Origin
     [((50, 40), None, "best"), ((5000, 4000), None, "starter"), ((50, 40), "best-int8.onnx", "starter")],
 )
 def test_auto_chooses_by_the_size_of_the_job(
-    installed: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    size: tuple[int, int],
-    lacking: str | None,
-    expected: str,
-) -> None:
+    installed, tmp_path, monkeypatch, caplog, size, lacking, expected
+):
     """At 2 m per pixel and a model of 1 m, 20 million pixels are 80."""
     monkeypatch.setattr(shipped, "BEST_MEGAPIXELS", 79.0)
     if lacking is not None:
@@ -163,7 +153,7 @@ def test_auto_chooses_by_the_size_of_the_job(
     assert f"{expected} for {4 * size[0] * size[1] / 1e6:.1f} megapixels at 1 m" in caplog.text
 
 
-def test_models_lists_them(installed: Path) -> None:
+def test_models_lists_them(installed):
     (installed / "starter.onnx").unlink()
     told = json.loads(invoke("models", "resnet18", "--json", "-"))["shipped"]
     assert [row["name"] for row in told] == names()
@@ -178,7 +168,7 @@ def test_models_lists_them(installed: Path) -> None:
     assert found["model starter-fp32"] == "not in this installation"
 
 
-def test_distributions_hold_the_files_and_their_terms() -> None:
+def test_distributions_hold_the_files_and_their_terms():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["license-files"] == ["LICENSE", "LICENSE-MODEL", "NOTICE"]
     targets = project["tool"]["hatch"]["build"]
@@ -194,7 +184,7 @@ def test_distributions_hold_the_files_and_their_terms() -> None:
 
 
 @pytest.mark.parametrize("model", PRESENT, ids=lambda model: model.name)
-def test_the_file_is_what_its_name_says(model: shipped.ShippedModel, tmp_path: Path) -> None:
+def test_the_file_is_what_its_name_says(model, tmp_path):
     card = read_card(model.name)
     assert card.precision == ("int8" if model.file.endswith("-int8.onnx") else "fp32")
     assert card.licence
@@ -213,7 +203,7 @@ def test_the_file_is_what_its_name_says(model: shipped.ShippedModel, tmp_path: P
 
 
 @pytest.mark.skipif(len(PRESENT) < len(SHIPPED), reason="the model files are not in this installation")
-def test_the_files_fit_a_wheel_and_their_cards_have_the_results_of_the_checks() -> None:
+def test_the_files_fit_a_wheel_and_their_cards_have_the_results_of_the_checks():
     assert sum(model.path.stat().st_size for model in SHIPPED) < 55e6
     cards = [read_card(model.name) for model in SHIPPED if model.name.startswith("starter")]
     for name in ("model", "legend", "preprocessing", "imagery", "temperature", "recipe", "scores"):

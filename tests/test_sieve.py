@@ -1,10 +1,8 @@
 """The sieve by bands: to the byte what GDAL makes of the whole map, whatever the bands."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +14,6 @@ from landcover.legend import DEEPGLOBE, NODATA
 from landcover.postprocess import remove_small_regions, sieve
 from landcover.postprocess.sieve import sieve_row_blocks
 
-Map = npt.NDArray[np.uint8]
-
 MAPS = hnp.arrays(
     np.uint8,
     st.tuples(st.integers(1, 12), st.integers(1, 12)),
@@ -25,10 +21,10 @@ MAPS = hnp.arrays(
 )
 
 
-def sieved(index: Map, min_pixels: int, band_rows: int = 256, nodata: int = NODATA) -> Map:
-    reads: list[tuple[int, int]] = []
+def sieved(index, min_pixels, band_rows=256, nodata=NODATA):
+    reads = []
 
-    def read_band(start: int, stop: int) -> Map:
+    def read_band(start, stop):
         reads.append((start, stop))
         return index[start:stop]
 
@@ -41,12 +37,12 @@ def sieved(index: Map, min_pixels: int, band_rows: int = 256, nodata: int = NODA
 
 @settings(max_examples=200, deadline=None)
 @given(index=MAPS, min_pixels=st.integers(1, 150), band_rows=st.integers(1, 13))
-def test_equals_gdal_on_small_maps(index: Map, min_pixels: int, band_rows: int) -> None:
+def test_equals_gdal_on_small_maps(index, min_pixels, band_rows):
     expected = remove_small_regions(index, min_pixels)
     np.testing.assert_array_equal(sieved(index, min_pixels, band_rows), expected)
 
 
-def blobs(seed: int, shape: tuple[int, int], classes: int, scale: int) -> Map:
+def blobs(seed, shape, classes, scale):
     """Noise enlarged by steps and roughened: regions of every size."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, classes, (shape[0] // scale + 1, shape[1] // scale + 1))
@@ -57,7 +53,7 @@ def blobs(seed: int, shape: tuple[int, int], classes: int, scale: int) -> Map:
     return index.astype(np.uint8)
 
 
-def spiral(size: int) -> Map:
+def spiral(size):
     """Two arms that wind around each other: regions that touch every band many times."""
     index = np.zeros((size, size), np.uint8)
     top, left, bottom, right = 0, 0, size - 1, size - 1
@@ -70,7 +66,7 @@ def spiral(size: int) -> Map:
     return index
 
 
-def shapes() -> Iterator[tuple[str, Map]]:
+def shapes():
     rng = np.random.default_rng(5)
     yield "noise", rng.integers(0, 3, (70, 61)).astype(np.uint8)
     yield "blobs", blobs(1, (150, 131), 4, 9)
@@ -90,14 +86,14 @@ def shapes() -> Iterator[tuple[str, Map]]:
 
 
 @pytest.mark.parametrize(("name", "index"), list(shapes()), ids=[name for name, _ in shapes()])
-def test_equals_gdal_on_shapes_that_are_hard(name: str, index: Map) -> None:
+def test_equals_gdal_on_shapes_that_are_hard(name, index):
     for min_pixels in (2, 3, 5, 12, 60, 300, index.size, index.size + 1, 10**9):
         expected = remove_small_regions(index, min_pixels)
         for band_rows in (1, 7, 64, 1000):
             np.testing.assert_array_equal(sieved(index, min_pixels, band_rows), expected)
 
 
-def test_repeated_contacts_are_dropped_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_contacts_are_dropped_without_a_change(monkeypatch):
     """What bounds the memory of noisy maps must not change which contact came first."""
     monkeypatch.setattr(sieve, "_MANY", 10)
     for seed in range(4):
@@ -108,7 +104,7 @@ def test_repeated_contacts_are_dropped_without_a_change(monkeypatch: pytest.Monk
 
 
 @pytest.mark.shared
-def test_equals_gdal_on_a_mask_of_the_challenge() -> None:
+def test_equals_gdal_on_a_mask_of_the_challenge():
     path = Path(__file__).parents[2] / "shared/data/deepglobe_full/10452_mask.png"
     if not path.is_file():
         pytest.skip("no ../shared here")
@@ -119,22 +115,22 @@ def test_equals_gdal_on_a_mask_of_the_challenge() -> None:
         np.testing.assert_array_equal(sieved(index, min_pixels), remove_small_regions(index, min_pixels))
 
 
-def test_another_value_can_be_nodata() -> None:
+def test_another_value_can_be_nodata():
     index = np.random.default_rng(0).integers(0, 3, (30, 30)).astype(np.uint8)
     result = sieved(index, 6, 4, nodata=0)
     np.testing.assert_array_equal(result, remove_small_regions(index, 6, nodata=0))
     np.testing.assert_array_equal(result == 0, index == 0)
 
 
-def test_no_rows_give_no_bands() -> None:
+def test_no_rows_give_no_bands():
     assert list(sieve_row_blocks(lambda start, stop: np.empty((0, 4), np.uint8), 0, 4, 5)) == []
 
 
-def test_bad_input() -> None:
+def test_bad_input():
     with pytest.raises(UsageError, match="expected at least 1"):
         sieve_row_blocks(lambda start, stop: np.zeros((1, 1), np.uint8), 1, 1, 0)
     with pytest.raises(UsageError, match="expected at least 1"):
         sieve_row_blocks(lambda start, stop: np.zeros((1, 1), np.uint8), 1, 1, 4, 0)
     for wrong in (np.zeros((2, 3), np.uint8), np.zeros((2, 4), np.int64), np.zeros(4, np.uint8)):
         with pytest.raises(MaskError, match=r"expected uint8 \(rows, 4\)"):
-            list(sieve_row_blocks(lambda start, stop, wrong=wrong: wrong, 2, 4, 5))  # type: ignore[misc]
+            list(sieve_row_blocks(lambda start, stop, wrong=wrong: wrong, 2, 4, 5))

@@ -42,14 +42,12 @@ class Listed(Dataset):
     def fingerprint(self, item):
         raise NotImplementedError
 
-    def class_pixels(self, item: Item):
+    def class_pixels(self, item):
         return np.bincount(truth_of(item.key).ravel(), minlength=7).astype(np.int64)
 
 
-def listed(
-    keys: list[str], *, unlabelled: list[str] | None = None, scenes: dict[str, SceneTile] | None = None
-) -> Listed:
-    def item(key: str, mask: bool) -> Item:
+def listed(keys, *, unlabelled=None, scenes=None):
+    def item(key, mask):
         part = key.rpartition("/")[0] or None
         return Item(key, part, Path(f"{key}_sat.jpg"), Path(f"{key}_mask.png") if mask else None)
 
@@ -58,7 +56,7 @@ def listed(
     return Listed(Path("D"), "pairs", DEEPGLOBE, 0.5, tuple(items), scenes, None)
 
 
-def keys_of(parts: dict[str, list[Item]]) -> dict[str, list[str]]:
+def keys_of(parts):
     return {part: [item.key for item in items] for part, items in parts.items()}
 
 
@@ -79,7 +77,7 @@ class TestGrammar:
             ("all", "all", (), None),
         ],
     )
-    def test_names_are_taken_apart(self, text: str, kind: str, numbers: tuple, part: str | None) -> None:
+    def test_names_are_taken_apart(self, text, kind, numbers, part):
         parsed = parse(text)
         assert (parsed.kind, parsed.numbers, parsed.part) == (kind, numbers, part)
 
@@ -97,20 +95,20 @@ class TestGrammar:
             ("kfold-٥@٠", "'kfold-K@I'"),
         ],
     )
-    def test_wrong_names_get_a_hint(self, text: str, hint: str) -> None:
+    def test_wrong_names_get_a_hint(self, text, hint):
         with pytest.raises(SplitError, match=f"{re.escape(text.partition(':')[0])}.*Did you mean {hint}"):
             parse(text)
 
-    def test_a_name_like_nothing_lists_all_forms(self) -> None:
+    def test_a_name_like_nothing_lists_all_forms(self):
         with pytest.raises(SplitError) as error:
             parse("lists/mine.txt")
         assert all(kind in str(error.value) for kind in GRAMMAR)
 
-    def test_a_colon_needs_a_part(self) -> None:
+    def test_a_colon_needs_a_part(self):
         with pytest.raises(SplitError, match="'folders:val'"):
             parse("folders:")
 
-    def test_select_needs_a_part_that_exists(self) -> None:
+    def test_select_needs_a_part_that_exists(self):
         dataset = listed(TILES)
         assert [item.key for item in select(dataset, "folders:validation")] == TILES[40:]
         assert len(select(dataset, "all")) == 50
@@ -121,22 +119,22 @@ class TestGrammar:
 
 
 class TestFolders:
-    def test_parts_are_the_labelled_ones(self) -> None:
+    def test_parts_are_the_labelled_ones(self):
         dataset = listed(["train/a", "val/b"], unlabelled=["test/c", "train/d"])
         assert keys_of(split(dataset, "folders")) == {"train": ["train/a"], "val": ["val/b"]}
 
-    def test_no_parts(self) -> None:
+    def test_no_parts(self):
         with pytest.raises(SplitError, match="kfold"):
             split(listed(["a", "b"]), "folders")
 
     @pytest.mark.parametrize("name", ["folders", "all", "kfold-2@0", "glnet"])
-    def test_images_without_masks_cannot_be_split(self, name: str) -> None:
+    def test_images_without_masks_cannot_be_split(self, name):
         with pytest.raises(SplitError, match="2 images and no masks"):
             split(listed([], unlabelled=["train/a", "train/b"]), name)
 
 
 class TestGLNet:
-    def test_the_lists_are_those_published(self) -> None:
+    def test_the_lists_are_those_published(self):
         ids = glnet_ids()
         assert {part: len(names) for part, names in ids.items()} == {"train": 454, "val": 207, "test": 142}
         assert len(ids["train"] | ids["val"] | ids["test"]) == 803
@@ -144,16 +142,16 @@ class TestGLNet:
         assert "10452" in ids["test"]
         assert all(name.isdecimal() for names in ids.values() for name in names)
 
-    def test_ids_are_matched_whatever_the_folder(self) -> None:
+    def test_ids_are_matched_whatever_the_folder(self):
         everything = sorted(frozenset().union(*glnet_ids().values()))
         parts = split(listed([f"land-train/{name}" for name in everything] + ["extra/1"]), "glnet")
         assert {part: {item.id for item in items} for part, items in parts.items()} == glnet_ids()
 
-    def test_a_part_that_is_wholly_absent_is_left_out(self) -> None:
+    def test_a_part_that_is_wholly_absent_is_left_out(self):
         parts = split(listed(sorted(glnet_ids()["val"] | glnet_ids()["train"])), "glnet")
         assert {part: len(items) for part, items in parts.items()} == {"train": 454, "val": 207}
 
-    def test_lists_that_do_not_fit_are_refused(self) -> None:
+    def test_lists_that_do_not_fit_are_refused(self):
         names = {part: sorted(ids) for part, ids in glnet_ids().items()}
         missing = ", ".join(names["val"][:3])
         for keys, message in (
@@ -166,18 +164,18 @@ class TestGLNet:
 
 
 class TestRandom:
-    def test_list_is_pinned(self) -> None:
+    def test_list_is_pinned(self):
         # The permutation of numpy's default_rng(7): a change would silently make all scores incomparable.
         parts = keys_of(split(listed([f"i{n}" for n in range(10)]), "random-7-3@7"))
         order = np.random.default_rng(7).permutation(10)
         assert parts["val"] == sorted(f"i{n}" for n in order[7:])
         assert parts == keys_of(split(listed([f"i{n}" for n in reversed(range(10))]), "random-7-3@7"))
 
-    def test_seeds_differ(self) -> None:
+    def test_seeds_differ(self):
         dataset = listed([f"i{n:03d}" for n in range(100)])
         assert keys_of(split(dataset, "random-80-20@0")) != keys_of(split(dataset, "random-80-20@1"))
 
-    def test_only_the_training_folder_is_shared_out(self) -> None:
+    def test_only_the_training_folder_is_shared_out(self):
         parts = keys_of(split(listed(TILES), "random-30-10@0"))
         assert sorted(parts["train"] + parts["val"]) == TILES[:40]
 
@@ -196,7 +194,7 @@ class TestRandom:
             ("scenes-k41@0", "choose 2 to 40"),
         ],
     )
-    def test_numbers_that_do_not_fit_are_refused(self, name: str, message: str) -> None:
+    def test_numbers_that_do_not_fit_are_refused(self, name, message):
         scenes = {key: SceneTile(key, 0, 0) for key in TILES}
         with pytest.raises(SplitError, match=message):
             split(listed(TILES, scenes=scenes), name)
@@ -205,13 +203,13 @@ class TestRandom:
 class TestFolds:
     @settings(deadline=None)
     @given(count=st.integers(2, 40), folds=st.integers(2, 9))
-    def test_every_item_is_held_out_once(self, count: int, folds: int) -> None:
+    def test_every_item_is_held_out_once(self, count, folds):
         dataset = listed([f"x{i:03d}" for i in range(count)])
         if folds > count:
             with pytest.raises(SplitError, match=f"choose 2 to {count}"):
                 split(dataset, f"kfold-{folds}@0")
             return
-        held_out: list[str] = []
+        held_out = []
         for fold in range(folds):
             parts = keys_of(split(dataset, f"kfold-{folds}@{fold}"))
             assert not set(parts["train"]) & set(parts["val"])
@@ -224,7 +222,7 @@ SCENES = {key: SceneTile(f"s{i // 4}", 0, i % 4) for i, key in enumerate(TILES)}
 
 
 class TestSceneFolds:
-    def test_no_scene_is_on_both_sides_and_only_training_tiles_take_part(self) -> None:
+    def test_no_scene_is_on_both_sides_and_only_training_tiles_take_part(self):
         dataset = listed(TILES, scenes=SCENES)
         held_out = []
         for fold in range(5):
@@ -234,23 +232,23 @@ class TestSceneFolds:
             held_out += parts["val"]
         assert sorted(held_out) == TILES[:40]
 
-    def test_ties_are_decided_exactly(self) -> None:
+    def test_ties_are_decided_exactly(self):
         """Item 4 fits two folds equally well, which sums of floats, in whatever order, do not see."""
         counts = [[0, 1, 1], [4, 2, 2], [3, 4, 4], [1, 3, 3], [0, 0, 4], [0, 3, 3], [2, 1, 4], [4, 2, 1]]
         pixels = {str(key): np.array(count, np.int64) for key, count in enumerate(counts)}
         scene_of = dict(zip("01234567", "abcdefff", strict=True))
         assert scene_folds(pixels, scene_of, 3) == [["5", "6", "7"], ["0", "2", "4"], ["1", "3"]]
 
-    def test_without_a_table(self) -> None:
+    def test_without_a_table(self):
         with pytest.raises(SplitError, match=r"no scenes\.csv"):
             split(listed(TILES), "scenes-k5@0")
 
-    def test_an_item_without_a_scene(self) -> None:
+    def test_an_item_without_a_scene(self):
         scenes = {key: tile for key, tile in SCENES.items() if key != "train/0003"}
         with pytest.raises(SplitError, match="train/0003"):
             split(listed(TILES, scenes=scenes), "scenes-k5@0")
 
-    def test_folds_do_not_depend_on_where_counts_come_from(self, tmp_path: Path) -> None:
+    def test_folds_do_not_depend_on_where_counts_come_from(self, tmp_path):
         """Counts are decoded from masks; the same names with counts made up in memory give the same folds."""
         write_folder(tmp_path, "restarting")
         rows = [f"train,000{i},s{i},0,0" for i in range(4)]
@@ -271,9 +269,7 @@ class TestDevelopment:
         fold=st.integers(0, 5),
         development=st.integers(0, 5),
     )
-    def test_parts_share_no_scene_and_test_is_the_held_out_fold(
-        self, sizes: list[int], folds: int, fold: int, development: int
-    ) -> None:
+    def test_parts_share_no_scene_and_test_is_the_held_out_fold(self, sizes, folds, fold, development):
         folds = min(folds, len(sizes))
         fold, development = fold % folds, development % folds
         scenes = {
@@ -307,11 +303,11 @@ class TestDevelopment:
             ("scenes-k11@0,1", "choose 2 to 10"),
         ],
     )
-    def test_folds_that_cannot_be(self, name: str, message: str) -> None:
+    def test_folds_that_cannot_be(self, name, message):
         with pytest.raises(SplitError, match=message):
             split(listed(TILES, scenes=SCENES), name)
 
-    def test_who_names_no_part_is_not_led_to_the_test(self) -> None:
+    def test_who_names_no_part_is_not_led_to_the_test(self):
         with pytest.raises(SplitError, match=r"train, val, test.*'scenes-k5@0,1:val'"):
             select(listed(TILES, scenes=SCENES), "scenes-k5@0,1")
 
@@ -322,12 +318,12 @@ FOLD_LIST = Path(module.__file__).parent / "ids" / "scenes-k5.tsv"
 class TestListedFolds:
     """The folds of the published benchmark are a list, whatever a computation would say."""
 
-    def test_the_list_is_the_published_one(self) -> None:
+    def test_the_list_is_the_published_one(self):
         found = hashlib.sha256(FOLD_LIST.read_bytes()).hexdigest()
         assert found == "3da99d4ea536699fabc31160d30e94e92d57c91de02ac730751ad811996ed8b9"
         assert len(listed_folds()) == sum(LISTED_COUNTS) == 1755
 
-    def test_exactly_these_tiles_use_it_even_without_scenes(self) -> None:
+    def test_exactly_these_tiles_use_it_even_without_scenes(self):
         tiles = sorted(listed_folds())
         dataset = listed([*tiles, "validation/0000"])
         for fold in range(5):
@@ -339,7 +335,7 @@ class TestListedFolds:
             split(dataset, "scenes-k5@5")
 
     @staticmethod
-    def _in_scenes(keys: list[str], *, across: bool = False) -> dict[str, SceneTile]:
+    def _in_scenes(keys, *, across=False):
         """Put five tiles into a scene, of one listed fold or across folds."""
         order = keys if across else sorted(keys, key=lambda key: (listed_folds().get(key, 9), key))
         if across:
@@ -347,7 +343,7 @@ class TestListedFolds:
         return {key: SceneTile(f"s{listed_folds().get(key)}-{n // 5}", 0, n) for n, key in enumerate(order)}
 
     @pytest.mark.parametrize("missing", [1, 100, 877])
-    def test_a_copy_that_lacks_some_tiles_keeps_the_folds_of_the_others(self, missing: int) -> None:
+    def test_a_copy_that_lacks_some_tiles_keeps_the_folds_of_the_others(self, missing):
         """Its computed folds would be others under the same names."""
         tiles = sorted(listed_folds())[missing:]
         dataset = listed([*tiles, "validation/0000"], scenes=self._in_scenes(tiles))
@@ -362,7 +358,7 @@ class TestListedFolds:
             split(dataset, "scenes-k5@5")
 
     @pytest.mark.parametrize("change", ["one more", "less than half", "other scenes", "nothing of them"])
-    def test_other_data_have_folds_of_their_own(self, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_other_data_have_folds_of_their_own(self, change, monkeypatch):
         monkeypatch.setattr("landcover.data.splits.class_pixels", self._of_one_class)
         tiles = sorted(listed_folds())
         other = {
@@ -379,11 +375,11 @@ class TestListedFolds:
         assert not scenes[0] & scenes[1]
 
     @staticmethod
-    def _of_one_class(dataset: Listed, items: list[Item]) -> dict[str, np.ndarray]:
+    def _of_one_class(dataset, items):
         return {item.key: np.eye(7, dtype=np.int64)[0] for item in items}
 
     @pytest.mark.parametrize("change", ["one more", "one less", "other folds"])
-    def test_without_scenes_only_exactly_these_tiles_do(self, change: str) -> None:
+    def test_without_scenes_only_exactly_these_tiles_do(self, change):
         """Names such as ``train/0000`` alone are no proof."""
         tiles = sorted(listed_folds())
         other = {"one more": [*tiles, "train/x"], "one less": tiles[1:], "other folds": tiles}[change]
@@ -391,7 +387,7 @@ class TestListedFolds:
             split(listed(other), "scenes-k4@0" if change == "other folds" else "scenes-k5@0")
 
     @pytest.mark.shared
-    def test_a_tile_less_of_the_real_ones_changes_no_fold(self) -> None:
+    def test_a_tile_less_of_the_real_ones_changes_no_fold(self):
         folder = Path(__file__).parents[2] / "shared/data/deepglobe_tiles"
         if not folder.is_dir():
             pytest.skip("no ../shared here")
@@ -402,7 +398,7 @@ class TestListedFolds:
         assert parts["val"] == [key for key in keys if listed_folds()[key] == 1]
 
     @pytest.mark.parametrize("damage", ["cut", "twice", "moved", "no number"])
-    def test_damage_is_found(self, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_damage_is_found(self, damage, tmp_path, monkeypatch):
         lines = FOLD_LIST.read_text().splitlines()
         lines = {
             "cut": lines[:-1],
@@ -417,7 +413,7 @@ class TestListedFolds:
             listed_folds.__wrapped__()
 
     @pytest.mark.shared
-    def test_it_is_what_the_scenes_and_masks_give(self) -> None:
+    def test_it_is_what_the_scenes_and_masks_give(self):
         folder = Path(__file__).parents[2] / "shared/data/deepglobe_tiles"
         if not folder.is_dir():
             pytest.skip("no ../shared here")
@@ -429,49 +425,49 @@ class TestListedFolds:
 
 
 class TestFilesOfIds:
-    def _write(self, path: Path, text: str) -> str:
+    def _write(self, path, text):
         file = path / "list.txt"
         file.write_text(text)
         return str(file)
 
-    def test_keys_and_unambiguous_ids(self, tmp_path: Path) -> None:
+    def test_keys_and_unambiguous_ids(self, tmp_path):
         dataset = listed(["train/a", "train/b", "val/b", "val/c"])
         name = self._write(tmp_path, "train/b\nc\n\ntrain/b\na")
         assert [item.key for item in select(dataset, name)] == ["train/a", "train/b", "val/c"]
 
-    def test_parts_after_a_tab(self, tmp_path: Path) -> None:
+    def test_parts_after_a_tab(self, tmp_path):
         dataset = listed(["a", "b", "c d"])
         name = self._write(tmp_path, "a\ttrain\nc d\ttrain\nb\tval\n")
         assert keys_of(split(dataset, name)) == {"train": ["a", "c d"], "val": ["b"]}
         assert [item.key for item in select(dataset, f"{name}:val")] == ["b"]
 
-    def test_absent_items_are_listed(self, tmp_path: Path) -> None:
+    def test_absent_items_are_listed(self, tmp_path):
         dataset = listed(["a"], unlabelled=["u"])
         with pytest.raises(SplitError, match=r"lists 3 items .*: x1, u, x2"):
             split(dataset, self._write(tmp_path, "a\nx1\nu\nx2\n"))
 
-    def test_an_ambiguous_id_is_refused(self, tmp_path: Path) -> None:
+    def test_an_ambiguous_id_is_refused(self, tmp_path):
         dataset = listed(["train/0000", "validation/0000"])
         with pytest.raises(SplitError, match=r"train/0000, validation/0000. Use the key"):
             split(dataset, self._write(tmp_path, "0000\n"))
 
-    def test_an_item_in_two_parts_is_refused(self, tmp_path: Path) -> None:
+    def test_an_item_in_two_parts_is_refused(self, tmp_path):
         with pytest.raises(SplitError, match=r"'a' is in two subsets .*train, val"):
             split(listed(["a", "b"]), self._write(tmp_path, "a\ttrain\nb\ttrain\na\tval\n"))
 
     @pytest.mark.parametrize("text", ["", "\n\n"])
-    def test_an_empty_list_is_refused(self, text: str, tmp_path: Path) -> None:
+    def test_an_empty_list_is_refused(self, text, tmp_path):
         with pytest.raises(SplitError, match="lists no items"):
             split(listed(["a"]), self._write(tmp_path, text))
 
-    def test_a_picture_is_no_list(self, tmp_path: Path) -> None:
+    def test_a_picture_is_no_list(self, tmp_path):
         path = tmp_path / "x.png"
         path.write_bytes(b"\x89PNG\r\n\xff\xfe\x00")
         with pytest.raises(SplitError, match="not a list of ids"):
             split(listed(["a"]), str(path))
 
 
-def test_description_counts_items_scenes_and_classes(tmp_path: Path) -> None:
+def test_description_counts_items_scenes_and_classes(tmp_path):
     for i in range(4):
         write_image(tmp_path / f"{i}_sat.png", np.zeros((4, 4, 3), np.uint8))
         write_mask(tmp_path / f"{i}_mask.png", np.full((4, 4), i % 2, np.uint8))
@@ -484,7 +480,7 @@ def test_description_counts_items_scenes_and_classes(tmp_path: Path) -> None:
     assert parts["train"].class_share["agriculture"] == pytest.approx(1 / 3)
 
 
-def test_a_part_of_nodata_alone_has_shares_of_zero(tmp_path: Path) -> None:
+def test_a_part_of_nodata_alone_has_shares_of_zero(tmp_path):
     write_image(tmp_path / "a_sat.png", image_of("a"))
     write_mask(tmp_path / "a_mask.png", np.full((24, 32), NODATA, np.uint8), "index")
     assert set(describe(open_dataset(tmp_path), "all")["all"].class_share.values()) == {0.0}

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ GREENERY = [DEEPGLOBE.names.index(name) for name in ("agriculture", "rangeland",
 EARTH = [DEEPGLOBE.names.index(name) for name in ("urban", "barren")]
 
 
-def colour_shares(image: np.ndarray, where: np.ndarray) -> np.ndarray:
+def colour_shares(image, where):
     """Shares of colours at 4 bits per channel."""
     high = image[where].astype(int) >> 4
     counts = np.bincount(high[:, 0] * 256 + high[:, 1] * 16 + high[:, 2], minlength=4096)
@@ -30,7 +29,7 @@ def colour_shares(image: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3), (37, 211), (200, 61)])
 @pytest.mark.parametrize("seed", [0, 7, 2**63])
-def test_any_size(seed: int, size: tuple[int, int]) -> None:
+def test_any_size(seed, size):
     scene = make_scene(seed, *size)
     assert scene.image.shape == (*size, 3)
     assert scene.index.shape == size
@@ -39,12 +38,12 @@ def test_any_size(seed: int, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(("seed", "height", "width"), [(-1, 8, 8), (0, 0, 8), (0, 8, -3)])
-def test_impossible_scenes_are_refused(seed: int, height: int, width: int) -> None:
+def test_impossible_scenes_are_refused(seed, height, width):
     with pytest.raises(UsageError, match="start at"):
         make_scene(seed, height, width)
 
 
-def test_every_class_has_its_share() -> None:
+def test_every_class_has_its_share():
     index = np.stack([make_scene(seed, 256, 256).index for seed in range(24)])
     shares = np.bincount(index.ravel(), minlength=7) / index.size
     assert shares[: DEEPGLOBE.names.index("water")].min() > 0.08
@@ -54,7 +53,7 @@ def test_every_class_has_its_share() -> None:
 
 
 @pytest.mark.parametrize("group", [GREENERY, EARTH], ids=["greenery", "earth"])
-def test_classes_of_one_palette_share_their_colours(group: list[int]) -> None:
+def test_classes_of_one_palette_share_their_colours(group):
     """Without clouds the distributions differ by little more than by chance; those of other groups by far."""
     scene = next(
         scene
@@ -68,7 +67,7 @@ def test_classes_of_one_palette_share_their_colours(group: list[int]) -> None:
     assert np.abs(shares[0] - others).sum() / 2 > 0.25
 
 
-def test_a_dataset_is_found_and_read_back(tmp_path: Path) -> None:
+def test_a_dataset_is_found_and_read_back(tmp_path):
     out = make_dataset(tmp_path / "world", scenes=5, size=(48, 64), seed=3)
     dataset = open_dataset(out)
     assert (dataset.layout, dataset.gsd, dataset.legend) == ("pairs", GSD, DEEPGLOBE)
@@ -86,7 +85,7 @@ def test_a_dataset_is_found_and_read_back(tmp_path: Path) -> None:
     assert len(set(images)) == 5
 
 
-def test_a_dataset_is_a_function_of_its_seed(tmp_path: Path) -> None:
+def test_a_dataset_is_a_function_of_its_seed(tmp_path):
     folders = [
         make_dataset(tmp_path / name, scenes=4, size=40, seed=seed)
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
@@ -96,21 +95,21 @@ def test_a_dataset_is_a_function_of_its_seed(tmp_path: Path) -> None:
     assert not set(contents[0]) & set(contents[2])
 
 
-def test_files_hold_the_scene(tmp_path: Path) -> None:
+def test_files_hold_the_scene(tmp_path):
     out = make_dataset(tmp_path / "one", scenes=1, size=64, seed=9, parts={"only": 1})
     buffer = io.BytesIO()
     Image.fromarray(make_scene(scene_seed(9, 0), 64, 64).image).save(buffer, "JPEG", quality=90)
     assert (out / "only" / "scene0000_sat.jpg").read_bytes() == buffer.getvalue()
 
 
-def test_no_scene_of_one_world_is_a_scene_of_another() -> None:
+def test_no_scene_of_one_world_is_a_scene_of_another():
     """Worlds far beyond the demo's included: seeds of more than 32 bits are several words to numpy."""
     worlds = [base + world for base in (0, 2**32, 2**64, 3 * 2**32) for world in range(20)]
     seeds = [scene_seed(world, number) for world in worlds for number in range(70)]
     assert len(set(seeds)) == len(seeds)
 
 
-def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_unasked(tmp_path):
     make_dataset(tmp_path, scenes=4, size=16, seed=1)
     before = sorted((p, p.read_bytes()) for p in tmp_path.rglob("*.*g"))
     with pytest.raises(OutputError, match="--force"):
@@ -130,9 +129,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
         (4, -1, {"train": 1}),
     ],
 )
-def test_impossible_datasets_are_refused(
-    tmp_path: Path, scenes: int, seed: int, parts: dict[str, float]
-) -> None:
+def test_impossible_datasets_are_refused(tmp_path, scenes, seed, parts):
     with pytest.raises(UsageError):
         make_dataset(tmp_path, scenes=scenes, size=16, seed=seed, parts=parts)
     assert not list(tmp_path.iterdir())
@@ -140,7 +137,7 @@ def test_impossible_datasets_are_refused(
 
 @given(scenes=st.integers(15, 80), shares=st.lists(st.floats(1, 9), min_size=1, max_size=3))
 @settings(max_examples=40, deadline=None)
-def test_scenes_are_shared_out_whole(scenes: int, shares: list[float]) -> None:
+def test_scenes_are_shared_out_whole(scenes, shares):
     counts = _counts(scenes, {str(i): share for i, share in enumerate(shares)})
     assert sum(counts.values()) == scenes
     assert min(counts.values()) >= 1
@@ -148,7 +145,7 @@ def test_scenes_are_shared_out_whole(scenes: int, shares: list[float]) -> None:
     assert np.abs(np.array(list(counts.values())) - exact).max() <= 1
 
 
-def test_ranks_are_uniform_within_each_group() -> None:
+def test_ranks_are_uniform_within_each_group():
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 3, (80, 90)).astype(np.int32)
     values = (rng.normal(size=groups.shape) * (1 + groups) ** 2).astype(np.float32)
@@ -160,7 +157,7 @@ def test_ranks_are_uniform_within_each_group() -> None:
         assert np.all(np.diff(ranked[groups == group][order]) >= 0)
 
 
-def test_scattered_points_are_the_nearest() -> None:
+def test_scattered_points_are_the_nearest():
     rng = np.random.default_rng(1)
     y, x = (axis.astype(np.float32) for axis in np.mgrid[:60, :70])
     cells = scatter(rng, y, x, 9.0)
@@ -173,7 +170,7 @@ def test_scattered_points_are_the_nearest() -> None:
     assert np.allclose(np.hypot(cells.rows, cells.cols) * 9, nearest, atol=0.05)
 
 
-def test_strips_cover_a_line_without_gaps() -> None:
+def test_strips_cover_a_line_without_gaps():
     along = np.arange(-300, 300, 0.25, dtype=np.float32)
     found = strips(Dice(np.random.default_rng(2)), 0, along, np.full_like(along, 20.0))
     assert np.all(np.isin(np.diff(found.ids), (0, 1)))
@@ -183,7 +180,7 @@ def test_strips_cover_a_line_without_gaps() -> None:
     assert 0.4 * 20 - 0.01 <= widths.min() < widths.max() <= 1.6 * 20 + 0.01
 
 
-def test_noise_has_the_variance_that_thresholds_rely_on() -> None:
+def test_noise_has_the_variance_that_thresholds_rely_on():
     rng = np.random.default_rng(4)
     fields = np.stack([fractal_noise(rng, (200, 200), 12, octaves=3) for _ in range(8)])
     assert abs(fields.mean()) < 0.06
@@ -191,7 +188,7 @@ def test_noise_has_the_variance_that_thresholds_rely_on() -> None:
 
 
 @given(rows=st.integers(-12, 12), cols=st.integers(-12, 12))
-def test_shifting_moves_each_pixel(rows: int, cols: int) -> None:
+def test_shifting_moves_each_pixel(rows, cols):
     mask = np.random.default_rng(5).random((7, 9)) < 0.5
     expected = np.zeros_like(mask)
     for row, col in np.argwhere(mask):

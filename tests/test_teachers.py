@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 import signal
-from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +55,7 @@ def student(data, teacher, tmp_path_factory):
     return out
 
 
-def taught(*paths: Any, more: tuple[str, ...] = ()):
+def taught(*paths, more=()):
     return tiny(f"teachers=[{', '.join(map(str, paths))}]", *more)
 
 

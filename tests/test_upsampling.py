@@ -10,11 +10,11 @@ pixels = st.integers(1, 70)
 scales = st.sampled_from([0.1046, 0.25, 0.5, 1.0, 1.7, 3.0])
 
 
-def cells_for(size: int, scale: float) -> int:
+def cells_for(size, scale):
     return max(1, int(np.ceil(size * scale)))
 
 
-def random_odds(rows: int, cols: int, seed: int) -> np.ndarray:
+def random_odds(rows, cols, seed):
     odds = np.random.default_rng(seed).random((4, rows, cols), dtype=np.float32) ** 3
     return odds / odds.sum(0)
 
@@ -23,7 +23,7 @@ def random_odds(rows: int, cols: int, seed: int) -> np.ndarray:
 @given(pixels, pixels, scales, st.integers(0, 9))
 @example(1, 1, 0.25, 0)
 @example(70, 1, 3.0, 0)
-def test_interpolation_agrees_with_scipy(height: int, width: int, scale: float, seed: int) -> None:
+def test_interpolation_agrees_with_scipy(height, width, scale, seed):
     values = random_odds(cells_for(height, scale), cells_for(width, scale), seed)
     rows, cols = axis(height, values.shape[1], scale), axis(width, values.shape[2], scale)
     found = upsample(values, rows, cols)
@@ -37,7 +37,7 @@ def test_interpolation_agrees_with_scipy(height: int, width: int, scale: float, 
 @given(pixels, pixels, scales, st.integers(0, 9))
 @example(1, 1, 0.25, 0)
 @example(300, 300, 0.1046, 1)
-def test_the_argmax_is_that_of_the_interpolation(height: int, width: int, scale: float, seed: int) -> None:
+def test_the_argmax_is_that_of_the_interpolation(height, width, scale, seed):
     values = random_odds(cells_for(height, scale), cells_for(width, scale), seed)
     if seed % 2:  # large areas of one class, as in maps
         values[:, : values.shape[1] // 2] = values[:, :1, :1]
@@ -54,7 +54,7 @@ def test_the_argmax_is_that_of_the_interpolation(height: int, width: int, scale:
 
 @quick
 @given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.125, 0.25, 0.5]), st.integers(0, 99))
-def test_of_equal_classes_the_first_wins(rows: int, cols: int, scale: float, seed: int) -> None:
+def test_of_equal_classes_the_first_wins(rows, cols, scale, seed):
     """Few values and weights in powers of two: sums are exact, and classes often equal."""
     values = (np.random.default_rng(seed).integers(0, 4, (6, rows, cols)) / 4).astype(np.float32)
     down, right = axis(int(rows / scale), rows, scale), axis(int(cols / scale), cols, scale)

@@ -3,7 +3,7 @@
 import pytest
 
 from landcover.errors import UsageError
-from landcover.scale import Scale, find_scale, unknown_gsd
+from landcover.scale import find_scale, unknown_gsd
 from landcover.values import BandSelection, BoundingBox, RegionSize, parse_scaling
 
 
@@ -21,17 +21,17 @@ from landcover.values import BandSelection, BoundingBox, RegionSize, parse_scali
         ("0m2", 1.0, 1),
     ],
 )
-def test_min_region(text: str, gsd: float | None, pixels: int) -> None:
+def test_min_region(text, gsd, pixels):
     assert RegionSize.parse(text).pixels(gsd) == pixels
 
 
 @pytest.mark.parametrize("text", ["8000", "", "px", "-5px", "8000 pixels", "1e3px", "2000m", "2000 ha"])
-def test_min_region_without_a_unit_names_both_forms(text: str) -> None:
+def test_min_region_without_a_unit_names_both_forms(text):
     with pytest.raises(UsageError, match=r"8000px.*2000m2"):
         RegionSize.parse(text).pixels(0.5)
 
 
-def test_area_needs_a_gsd_that_can_be() -> None:
+def test_area_needs_a_gsd_that_can_be():
     with pytest.raises(UsageError, match="--gsd"):
         RegionSize.parse("2000m2").pixels()
     for gsd in (0.0, -1.0, float("nan")):
@@ -39,7 +39,7 @@ def test_area_needs_a_gsd_that_can_be() -> None:
             RegionSize.parse("2000m2").pixels(gsd)
 
 
-def test_lists_of_numbers_are_parsed_once_into_their_type() -> None:
+def test_lists_of_numbers_are_parsed_once_into_their_type():
     assert BandSelection.parse("3,2,1") == (3, 2, 1)
     assert BandSelection.parse([3, 2, 1]).red == 3
     assert BoundingBox.parse("5.1,52.0,5.2,52.1") == (5.1, 52.0, 5.2, 52.1)
@@ -48,13 +48,13 @@ def test_lists_of_numbers_are_parsed_once_into_their_type() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "0,1,2", "1.5,2,3", "a,b,c"])
-def test_bands_that_cannot_be(text: str) -> None:
+def test_bands_that_cannot_be(text):
     with pytest.raises(UsageError, match="3,2,1"):
         BandSelection.parse(text)
 
 
 @pytest.mark.parametrize("text", ["1,2,3", "2,0,1,1", "0,2,1,1", "0,0,nan,1", "0,0,inf,1", "x"])
-def test_boxes_that_cannot_be(text: str) -> None:
+def test_boxes_that_cannot_be(text):
     with pytest.raises(UsageError, match="LEFT < RIGHT"):
         BoundingBox.parse(text)
 
@@ -62,25 +62,22 @@ def test_boxes_that_cannot_be(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["1", "1,1", "2,1", "0,nan", "0,inf", "0,1e-320", "-1e308,1e308", "0,1,2", "percent"]
 )
-def test_scalings_that_cannot_be(text: str) -> None:
+def test_scalings_that_cannot_be(text):
     with pytest.raises(UsageError, match="MINIMUM < MAXIMUM"):
         parse_scaling(text)
 
 
-def test_a_scale_is_found_in_one_order() -> None:
-    sources: dict[str, float | None] = {"raster": 2.0, "settings": 3.0, "layout": 4.0}
-    asked: list[str] = []
+def test_a_scale_is_found_in_one_order():
+    sources = {"raster": 2.0, "settings": 3.0, "layout": 4.0}
+    asked = []
 
-    def find(option: float | None) -> Scale | None:
-        def of(name: str) -> float | None:
+    def find(option):
+        def of(name):
             asked.append(name)
             return sources[name]
 
         return find_scale(
-            option,
-            raster=lambda: of("raster"),
-            settings=lambda: of("settings"),
-            layout=lambda: of("layout"),
+            option, raster=lambda: of("raster"), settings=lambda: of("settings"), layout=lambda: of("layout")
         )
 
     assert find(1.0) == (1.0, "option")
@@ -96,7 +93,7 @@ def test_a_scale_is_found_in_one_order() -> None:
         find(0.0)
 
 
-def test_an_unknown_scale_names_the_option_and_the_image() -> None:
+def test_an_unknown_scale_names_the_option_and_the_image():
     message = str(unknown_gsd("a.png"))
     assert "a.png" in message
     assert "--gsd 0.5" in message

@@ -4,10 +4,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
@@ -30,8 +28,6 @@ import landcover.postprocess.vectorize as module  # noqa: E402
 from landcover.postprocess import remove_small_regions  # noqa: E402
 from landcover.postprocess.vectorize import Tolerance, Vectorized, vectorize  # noqa: E402
 
-Map = npt.NDArray[np.uint8]
-
 UTM = (CRS.from_epsg(32633), Affine(0.5, 0, 400_000, 0, -0.5, 5_000_000))
 MAPS = hnp.arrays(
     np.uint8,
@@ -40,7 +36,7 @@ MAPS = hnp.arrays(
 )
 
 
-def some_map(shape: tuple[int, int] = (60, 50), seed: int = 0) -> Map:
+def some_map(shape=(60, 50), seed=0):
     rng = np.random.default_rng(seed)
     index = np.kron(rng.integers(0, 6, (12, 10)), np.ones((5, 5), int))[: shape[0], : shape[1]]
     index[rng.random(index.shape) < 0.05] = 2
@@ -48,17 +44,10 @@ def some_map(shape: tuple[int, int] = (60, 50), seed: int = 0) -> Map:
     return index.astype(np.uint8)
 
 
-def write(
-    path: Path,
-    bands: npt.NDArray[Any],
-    place: tuple[CRS, Affine] | None = UTM,
-    *,
-    listing: str | None = DEEPGLOBE.listing,
-    nodata: float | None = NODATA,
-) -> Path:
+def write(path, bands, place=UTM, *, listing=DEEPGLOBE.listing, nodata=NODATA):
     bands = bands if bands.ndim == 3 else bands[None]
     count, height, width = bands.shape
-    profile: dict[str, Any] = {"driver": "GTiff", "count": count, "height": height, "width": width}
+    profile = {"driver": "GTiff", "count": count, "height": height, "width": width}
     profile |= {"dtype": bands.dtype, "nodata": nodata}
     if place is not None:
         profile |= {"crs": place[0], "transform": place[1]}
@@ -69,12 +58,12 @@ def write(
     return path
 
 
-def read(path: Path) -> tuple[npt.NDArray[np.object_], dict[str, npt.NDArray[Any]], dict[str, Any]]:
+def read(path):
     meta, _, geometries, fields = pyogrio.raw.read(path)
     return shapely.from_wkb(geometries), dict(zip(meta["fields"], fields, strict=True)), meta
 
 
-def burn(polygons: npt.NDArray[np.object_], values: npt.NDArray[Any], index: Map, place: Affine) -> None:
+def burn(polygons, values, index, place):
     """Check that polygons rasterised again are the map."""
     pairs = list(zip(polygons, values.tolist(), strict=True))
     burnt = rasterize(pairs, index.shape, fill=NODATA, transform=place, dtype="uint8")
@@ -83,9 +72,7 @@ def burn(polygons: npt.NDArray[np.object_], values: npt.NDArray[Any], index: Map
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(index=MAPS, block_rows=st.integers(1, 15), batch=st.sampled_from([1, 30, 1 << 20]))
-def test_polygons_are_a_partition_in_any_blocks_and_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: Map, block_rows: int, batch: int
-) -> None:
+def test_polygons_are_a_partition_in_any_blocks_and_batches(tmp_path, monkeypatch, index, block_rows, batch):
     monkeypatch.setattr(module, "_BATCH", batch)
     monkeypatch.setattr(module, "BLOCK_ROWS", block_rows)
     source, out = write(tmp_path / "map.tif", index), tmp_path / "out.gpkg"
@@ -112,7 +99,7 @@ def test_polygons_are_a_partition_in_any_blocks_and_batches(
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb"])
-def test_formats_hold_the_same(tmp_path: Path, suffix: str) -> None:
+def test_formats_hold_the_same(tmp_path, suffix):
     index = some_map()
     out = tmp_path / f"out{suffix}"
     result = vectorize(write(tmp_path / "map.tif", index), out)
@@ -133,7 +120,7 @@ def test_formats_hold_the_same(tmp_path: Path, suffix: str) -> None:
         burn(polygons, fields["class_index"], index, UTM[1])
 
 
-def test_outer_rings_run_counter_clockwise_and_holes_stay(tmp_path: Path) -> None:
+def test_outer_rings_run_counter_clockwise_and_holes_stay(tmp_path):
     index = np.zeros((7, 7), np.uint8)
     index[2:5, 2:5] = 3
     index[3, 3] = NODATA
@@ -156,7 +143,7 @@ def test_outer_rings_run_counter_clockwise_and_holes_stay(tmp_path: Path) -> Non
     ],
     ids=["utm", "south up", "rotated", "web mercator", "longitude and latitude", "feet"],
 )
-def test_areas_are_those_of_the_ground(tmp_path: Path, place: tuple[CRS, Affine]) -> None:
+def test_areas_are_those_of_the_ground(tmp_path, place):
     """Against the polygons themselves in an equal-area projection centred on the map."""
     index = some_map()
     vectorize(write(tmp_path / "map.tif", index, place), tmp_path / "out.gpkg")
@@ -169,7 +156,7 @@ def test_areas_are_those_of_the_ground(tmp_path: Path, place: tuple[CRS, Affine]
     np.testing.assert_allclose(fields["area_m2"], expected, rtol=2e-3)  # UTM's own scale is off by 1e-3
 
 
-def test_a_map_that_lies_nowhere_is_in_pixels(tmp_path: Path) -> None:
+def test_a_map_that_lies_nowhere_is_in_pixels(tmp_path):
     index = some_map()
     write_mask(tmp_path / "map.png", index, DEEPGLOBE)
     result = vectorize(tmp_path / "map.png", tmp_path / "out.gpkg")
@@ -185,7 +172,7 @@ def test_a_map_that_lies_nowhere_is_in_pixels(tmp_path: Path) -> None:
         vectorize(tmp_path / "map.png", tmp_path / "out.geojson")
 
 
-def test_names_may_hold_commas_and_equal_signs(tmp_path: Path) -> None:
+def test_names_may_hold_commas_and_equal_signs(tmp_path):
     legend = Legend("odd", (LandClass("a, b=c", (0, 0, 0)), LandClass("7=d,8", (1, 1, 1))), None)
     source = write(tmp_path / "map.tif", np.array([[0, 1]], np.uint8), listing=legend.listing)
     result = vectorize(source, tmp_path / "out.gpkg", legend=legend)
@@ -193,11 +180,11 @@ def test_names_may_hold_commas_and_equal_signs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["confidence", "probabilities", "float"])
-def test_mean_confidence(tmp_path: Path, kind: str) -> None:
+def test_mean_confidence(tmp_path, kind):
     index = some_map()
     rng = np.random.default_rng(1)
     probabilities = rng.integers(0, 256, (1 if kind == "confidence" else 4, *index.shape), dtype=np.uint8)
-    stored: npt.NDArray[Any] = probabilities
+    stored = probabilities
     if kind == "float":
         stored = np.where(index == NODATA, np.nan, probabilities / 255).astype(np.float32)
     write(tmp_path / "sure.tif", stored, listing=None, nodata=None)
@@ -211,7 +198,7 @@ def test_mean_confidence(tmp_path: Path, kind: str) -> None:
         assert mean == pytest.approx(highest[inside].mean(), rel=1e-5)
 
 
-def test_small_regions_can_go_first(tmp_path: Path) -> None:
+def test_small_regions_can_go_first(tmp_path):
     index = some_map()
     source = write(tmp_path / "map.tif", index)
     vectorize(source, tmp_path / "out.gpkg", min_region="3m2")
@@ -221,7 +208,7 @@ def test_small_regions_can_go_first(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(index=MAPS, tolerance=st.sampled_from(["0px", "1px", "1.5m", "20px"]))
-def test_simplified_polygons_stay_a_partition(tmp_path: Path, index: Map, tolerance: str) -> None:
+def test_simplified_polygons_stay_a_partition(tmp_path, index, tolerance):
     source, out = write(tmp_path / "map.tif", index), tmp_path / "out.fgb"
     vectorize(source, out, simplify=tolerance, force=True)
     polygons, fields, _ = read(out)
@@ -234,7 +221,7 @@ def test_simplified_polygons_stay_a_partition(tmp_path: Path, index: Map, tolera
         assert shapely.union_all(polygons).area == pytest.approx(inside / 4)
 
 
-def test_simplifying_leaves_points_out(tmp_path: Path) -> None:
+def test_simplifying_leaves_points_out(tmp_path):
     index = (np.indices((80, 80)).sum(axis=0) > 80).astype(np.uint8)  # a diagonal of stairs
     source = write(tmp_path / "map.tif", index)
     vectorize(source, tmp_path / "out.gpkg", simplify="1m")
@@ -249,7 +236,7 @@ def test_simplifying_leaves_points_out(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("simplify", [None, "4px"])
-def test_a_mask_of_the_challenge_as_polygons(tmp_path: Path, simplify: str | None) -> None:
+def test_a_mask_of_the_challenge_as_polygons(tmp_path, simplify):
     path = Path(__file__).parents[2] / "shared/data/deepglobe_full/10452_mask.png"
     if not path.is_file():
         pytest.skip("no ../shared here")
@@ -268,26 +255,26 @@ def test_a_mask_of_the_challenge_as_polygons(tmp_path: Path, simplify: str | Non
 @pytest.mark.parametrize(
     ("text", "gsd", "pixels"), [("2m", 0.5, 4), ("4px", None, 4), (" 1.5 PX", 0.1, 1.5), ("0px", None, 0)]
 )
-def test_tolerance(text: str, gsd: float | None, pixels: float) -> None:
+def test_tolerance(text, gsd, pixels):
     assert Tolerance.parse(text).pixels(gsd) == pixels
 
 
 @pytest.mark.parametrize("text", ["2", "", "m", "-1m", "2 metres", "1e3px", "nanpx"])
-def test_tolerance_without_a_unit_names_both_forms(text: str) -> None:
+def test_tolerance_without_a_unit_names_both_forms(text):
     with pytest.raises(UsageError, match=r"2m.*4px"):
         Tolerance.parse(text)
     with pytest.raises(UsageError, match="--gsd"):
         Tolerance.parse("2m").pixels(None)
 
 
-def test_the_same_map_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_map_gives_the_same_bytes(tmp_path):
     source = write(tmp_path / "map.tif", some_map())
     for folder in ("a", "b"):
         vectorize(source, tmp_path / folder / "out.gpkg")
     assert (tmp_path / "a/out.gpkg").read_bytes() == (tmp_path / "b/out.gpkg").read_bytes()
 
 
-def refused(tmp_path: Path, source: Path, message: str, **options: Any) -> None:
+def refused(tmp_path, source, message, **options):
     out = tmp_path / "out.gpkg"
     with pytest.raises((MaskError, UsageError), match=message):
         vectorize(source, out, **options)
@@ -295,7 +282,7 @@ def refused(tmp_path: Path, source: Path, message: str, **options: Any) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_maps_that_are_none(tmp_path: Path) -> None:
+def test_maps_that_are_none(tmp_path):
     index = some_map()
     path = tmp_path / "map.tif"
     refused(tmp_path, path, "does not exist")
@@ -314,7 +301,7 @@ def test_maps_that_are_none(tmp_path: Path) -> None:
     refused(tmp_path, path, "damaged or incomplete")
 
 
-def test_confidences_that_are_none(tmp_path: Path) -> None:
+def test_confidences_that_are_none(tmp_path):
     index = some_map()
     source, sure = write(tmp_path / "map.tif", index), tmp_path / "sure.tif"
     refused(tmp_path, source, "does not exist", confidence=sure)
@@ -331,7 +318,7 @@ def test_confidences_that_are_none(tmp_path: Path) -> None:
         refused(tmp_path, source, "not probabilities", confidence=sure)
 
 
-def test_outputs_that_cannot_be(tmp_path: Path) -> None:
+def test_outputs_that_cannot_be(tmp_path):
     source = write(tmp_path / "map.tif", some_map())
     with pytest.raises(UsageError, match=r"\.gpkg"):
         vectorize(source, tmp_path / "out.dxf")
@@ -347,12 +334,12 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
     assert (tmp_path / "out.gpkg").read_bytes() == before
 
 
-def run(*arguments: Any) -> Any:
+def run(*arguments):
     words = ["vectorize", *(str(argument) for argument in arguments)]
     return CliRunner().invoke(build(), words, catch_exceptions=False)
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path):
     index = some_map()
     source = write(tmp_path / "map.tif", index)
     done = run(source, "--out", tmp_path / "out.gpkg", "--json", "-")
@@ -366,7 +353,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert not (tmp_path / "new.gpkg").exists()
 
 
-def test_a_map_of_nodata_gives_an_empty_layer_and_says_so(tmp_path: Path) -> None:
+def test_a_map_of_nodata_gives_an_empty_layer_and_says_so(tmp_path):
     source = write(tmp_path / "map.tif", np.full((6, 5), NODATA, np.uint8))
     done = run(source, "--out", tmp_path / "out.gpkg")
     assert "nodata" in done.stderr
@@ -378,7 +365,7 @@ def test_a_map_of_nodata_gives_an_empty_layer_and_says_so(tmp_path: Path) -> Non
     )
 
 
-def test_without_the_extra_only_polygons_are_missing() -> None:
+def test_without_the_extra_only_polygons_are_missing():
     code = "import sys; sys.modules['shapely'] = None; import landcover; landcover.clean; landcover.vectorize"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1].startswith("landcover.errors.MissingExtraError: This needs shapely")

@@ -4,11 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Event
-from typing import Any
 
 import numpy as np
 import pyogrio
@@ -18,15 +15,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from landcover.errors import DataError, LandcoverError, OutputError, UsageError
-from landcover.io.vectors import (
-    WGS84,
-    Batch,
-    Geometries,
-    read_features,
-    reproject,
-    vector_driver,
-    write_features,
-)
+from landcover.io.vectors import WGS84, read_features, reproject, vector_driver, write_features
 
 UTM = CRS.from_epsg(32631)
 DUTCH = CRS.from_epsg(28992)
@@ -34,20 +23,19 @@ COLUMNS = {"class": str, "number": np.int64, "share": np.float64}
 FORMATS = ["gpkg", "geojson", "fgb"]
 
 
-def squares(count: int, x: float = 500_000, y: float = 5_700_000) -> Geometries:
+def squares(count, x=500_000, y=5_700_000):
     """Squares of 100 m in a row that touch."""
     left = x + 100.0 * np.arange(count)
-    boxes: Geometries = shapely.box(left, y, left + 100, y + 100)
-    return boxes
+    return shapely.box(left, y, left + 100, y + 100)
 
 
-def attributes(count: int, start: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+def attributes(count, start=0):
     numbers = np.arange(start, start + count)
     names = np.array([None if n == 1 else f"näme {n}" for n in numbers], object)
     return {"class": names, "number": numbers, "share": np.where(numbers == 2, np.nan, numbers / 4)}
 
 
-def write_raw(path: Path, geometries: list[Any], crs: str | None = "EPSG:32631", **options: Any) -> Path:
+def write_raw(path, geometries, crs="EPSG:32631", **options):
     """Write what landcover would not."""
     wkb = np.array([None if g is None else g.wkb for g in geometries], object)
     types = {g.geom_type for g in geometries if g is not None}
@@ -61,7 +49,7 @@ def write_raw(path: Path, geometries: list[Any], crs: str | None = "EPSG:32631",
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_batches_come_back_as_one(tmp_path: Path, suffix: str) -> None:
+def test_batches_come_back_as_one(tmp_path, suffix):
     path = tmp_path / f"parcels.{suffix}"
     boxes, columns = squares(5), attributes(5)
     batches = [
@@ -81,7 +69,7 @@ def test_batches_come_back_as_one(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_the_same_features_give_the_same_bytes(tmp_path: Path, suffix: str) -> None:
+def test_the_same_features_give_the_same_bytes(tmp_path, suffix):
     files = [tmp_path / folder / f"out.{suffix}" for folder in "ab"]
     for file in files:
         write_features(file, [(squares(3), attributes(3))], COLUMNS, UTM)
@@ -89,22 +77,22 @@ def test_the_same_features_give_the_same_bytes(tmp_path: Path, suffix: str) -> N
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [f"out.{suffix}"] * 2
 
 
-def test_geopackages_written_in_turns_by_threads_tell_no_time_either(tmp_path: Path) -> None:
+def test_geopackages_written_in_turns_by_threads_tell_no_time_either(tmp_path):
     """One begins while the other is at work, and ends before it: a setting put back would be the other's."""
     boxes, columns = squares(2), attributes(2)
     first_begun, second_done = Event(), Event()
 
-    def first() -> Iterator[Batch]:
+    def first():
         yield boxes, columns
         first_begun.set()
         assert second_done.wait(60)
         yield boxes, columns
 
-    def second() -> Iterator[Batch]:
+    def second():
         assert first_begun.wait(60)
         yield from [(boxes, columns)] * 2
 
-    def write_second() -> None:
+    def write_second():
         write_features(tmp_path / "b" / "out.gpkg", second(), COLUMNS, UTM)
         second_done.set()
 
@@ -123,7 +111,7 @@ def test_geopackages_written_in_turns_by_threads_tell_no_time_either(tmp_path: P
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_file_without_features_has_its_columns(tmp_path: Path, suffix: str) -> None:
+def test_a_file_without_features_has_its_columns(tmp_path, suffix):
     path = tmp_path / f"none.{suffix}"
     assert write_features(path, [], COLUMNS, UTM) == 0
     meta, _, geometries, _ = pyogrio.raw.read(path)
@@ -132,7 +120,7 @@ def test_a_file_without_features_has_its_columns(tmp_path: Path, suffix: str) ->
         assert list(meta["fields"]) == list(COLUMNS)
 
 
-def test_geojson_is_as_its_standard_wants_it(tmp_path: Path) -> None:
+def test_geojson_is_as_its_standard_wants_it(tmp_path):
     path = tmp_path / "out.geojson"
     write_features(path, [(squares(2), attributes(2))], COLUMNS, UTM)
     content = json.loads(path.read_text())
@@ -144,7 +132,7 @@ def test_geojson_is_as_its_standard_wants_it(tmp_path: Path) -> None:
     assert shapely.is_ccw(shapely.linearrings(ring))
 
 
-def test_points_in_geographic_coordinates_and_multipoints(tmp_path: Path) -> None:
+def test_points_in_geographic_coordinates_and_multipoints(tmp_path):
     points = [shapely.MultiPoint([(3.1, 51.2), (3.2, 51.3)]), shapely.MultiPoint([(3.4, 51.4)])]
     features = read_features(write_raw(tmp_path / "points.gpkg", points, "EPSG:4326"), UTM)
     expected = transform(WGS84, UTM, [3.1, 3.2, 3.4], [51.2, 51.3, 51.4])
@@ -153,7 +141,7 @@ def test_points_in_geographic_coordinates_and_multipoints(tmp_path: Path) -> Non
     np.testing.assert_allclose(shapely.get_coordinates(features.geometries).T, expected, atol=1e-3)
 
 
-def test_heights_are_dropped_and_the_shapefile_is_read(tmp_path: Path) -> None:
+def test_heights_are_dropped_and_the_shapefile_is_read(tmp_path):
     path = write_raw(tmp_path / "high.shp", [shapely.Point(500_000, 5_700_000, 12)])
     assert not shapely.has_z(read_features(path, UTM).geometries).any()
 
@@ -162,7 +150,7 @@ def test_heights_are_dropped_and_the_shapefile_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), [(28992, 32632), (4326, 32631), (32631, 4326), (3857, 28992)])
-def test_long_edges_stay_where_they_are_on_the_ground(source: int, target: int) -> None:
+def test_long_edges_stay_where_they_are_on_the_ground(source, target):
     """Points on an edge, far from any vertex, are on it afterwards within 5 cm, a tenth of a pixel."""
     before, after = CRS.from_epsg(source), CRS.from_epsg(target)
     (left, right), (bottom, top) = transform(WGS84, before, [4.0, 5.5], [51.2, 52.4])
@@ -175,7 +163,7 @@ def test_long_edges_stay_where_they_are_on_the_ground(source: int, target: int) 
     assert metres * shapely.distance(moved.exterior, shapely.points(*oracle)).max() < 0.05
 
 
-def test_shared_borders_are_shared_after_reprojection() -> None:
+def test_shared_borders_are_shared_after_reprojection():
     tiles = shapely.box(np.array([0.0, 30_000]), 400_000, np.array([30_000.0, 60_000]), 430_000)
     moved = reproject(tiles, DUTCH, WGS84)
     assert shapely.intersection(*moved).area == 0
@@ -183,12 +171,12 @@ def test_shared_borders_are_shared_after_reprojection() -> None:
     assert len(shapely.get_parts(shapely.union_all(moved))) == 1
 
 
-def test_the_same_crs_leaves_every_vertex_as_it_is() -> None:
+def test_the_same_crs_leaves_every_vertex_as_it_is():
     box = np.array([shapely.box(0, 0, 100_000, 100_000)], object)
     assert reproject(box, UTM, CRS.from_epsg(32631))[0] is box[0]
 
 
-def test_what_folds_over_itself_is_refused_and_what_touches_itself_is_not() -> None:
+def test_what_folds_over_itself_is_refused_and_what_touches_itself_is_not():
     """The whole world in a zone of UTM left out the scene in its middle, and the areas counted in it."""
     world, europe = shapely.box(-180, -90, 180, 90), shapely.box(-10, 35, 40, 70)
     with pytest.raises(DataError, match="some fold over themselves there"):
@@ -203,7 +191,7 @@ def test_what_folds_over_itself_is_refused_and_what_touches_itself_is_not() -> N
 # --- What is refused ----------------------------------------------------------------------------------------
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_files_that_are_none(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         read_features(tmp_path / "none.gpkg", UTM)
     for name, content in {"text.gpkg": b"no vectors", "cut.geojson": b'{"type": "FeatureColl'}.items():
@@ -212,7 +200,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
             read_features(tmp_path / name, UTM)
 
 
-def test_a_pipe_is_no_vector_file(tmp_path: Path) -> None:
+def test_a_pipe_is_no_vector_file(tmp_path):
     """Opening one would wait for ever."""
     os.mkfifo(tmp_path / "pipe.gpkg")
     with pytest.raises(DataError, match=r"pipe\.gpkg is a device or a pipe; expected a vector file"):
@@ -223,9 +211,7 @@ def test_a_pipe_is_no_vector_file(tmp_path: Path) -> None:
     "name", ["a!b", "a;b", "a?b", "a#b", "a'b\" c", "~a", ".a", "$a", "gpkg", "GPKG_a", "-"]
 )
 @pytest.mark.parametrize("suffix", [".gpkg", ".fgb"])
-def test_names_that_look_like_addresses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, suffix: str
-) -> None:
+def test_names_that_look_like_addresses(tmp_path, monkeypatch, name, suffix):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "deep" / f"{name}{suffix}"
     write_features(path, [(squares(5), attributes(5))], COLUMNS, UTM)
@@ -237,7 +223,7 @@ def test_names_that_look_like_addresses(
         assert len(read_features(path, UTM).geometries) == 5
 
 
-def test_a_damaged_geopackage_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_geopackage_is_refused(tmp_path):
     path = tmp_path / "cut.gpkg"
     write_features(path, [(squares(500), attributes(500))], COLUMNS, UTM)
     path.write_bytes(path.read_bytes()[:60_000])
@@ -245,7 +231,7 @@ def test_a_damaged_geopackage_is_refused(tmp_path: Path) -> None:
         read_features(path, UTM)
 
 
-def test_layers_are_chosen_by_name(tmp_path: Path) -> None:
+def test_layers_are_chosen_by_name(tmp_path):
     path = tmp_path / "two.gpkg"
     write_raw(path, [shapely.Point(1, 1)], layer="fields")
     write_raw(path, [shapely.box(0, 0, 1, 1)], layer="woods", append=True)
@@ -256,7 +242,7 @@ def test_layers_are_chosen_by_name(tmp_path: Path) -> None:
     assert read_features(path, UTM, layer="woods").kind == "polygon"
 
 
-def test_a_table_without_geometries(tmp_path: Path) -> None:
+def test_a_table_without_geometries(tmp_path):
     path = tmp_path / "table.gpkg"
     pyogrio.raw.write(path, None, [np.array([1])], ["a"], driver="GPKG")
     with pytest.raises(DataError, match="table without geometries"):
@@ -276,30 +262,30 @@ def test_a_table_without_geometries(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_geometries_of_the_wrong_kind(tmp_path: Path, geometries: list[Any], message: str) -> None:
+def test_geometries_of_the_wrong_kind(tmp_path, geometries, message):
     with pytest.raises(DataError, match=message):
         read_features(write_raw(tmp_path / "bad.gpkg", geometries), UTM)
 
 
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")
-def test_a_file_without_crs(tmp_path: Path) -> None:
+def test_a_file_without_crs(tmp_path):
     with pytest.raises(DataError, match="does not declare the CRS"):
         read_features(write_raw(tmp_path / "nowhere.fgb", [shapely.Point(1, 1)], None), UTM)
 
 
-def test_coordinates_that_do_not_exist_in_the_crs(tmp_path: Path) -> None:
+def test_coordinates_that_do_not_exist_in_the_crs(tmp_path):
     points = [shapely.Point(500_000, 5_700_000), shapely.Point(1e30, 1e30)]
     with pytest.raises(DataError, match=r"far\.gpkg: Coordinates in EPSG:32631 cannot be transformed"):
         read_features(write_raw(tmp_path / "far.gpkg", points), WGS84)
 
 
-def test_an_empty_layer(tmp_path: Path) -> None:
+def test_an_empty_layer(tmp_path):
     write_features(tmp_path / "empty.gpkg", [], COLUMNS, UTM)
     with pytest.raises(DataError, match="no features in its layer 'empty'"):
         read_features(tmp_path / "empty.gpkg", UTM)
 
 
-def test_suffixes_that_cannot_be_written(tmp_path: Path) -> None:
+def test_suffixes_that_cannot_be_written(tmp_path):
     with pytest.raises(UsageError, match=r"'\.shp'"):
         write_features(tmp_path / "out.shp", [], COLUMNS, UTM)
     if "w" not in pyogrio.list_drivers().get("Parquet", ""):
@@ -308,13 +294,13 @@ def test_suffixes_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_nothing_is_replaced_unasked_and_nothing_half_written_stays(tmp_path: Path, suffix: str) -> None:
+def test_nothing_is_replaced_unasked_and_nothing_half_written_stays(tmp_path, suffix):
     path = tmp_path / f"out.{suffix}"
     path.write_text("mine")
     with pytest.raises(OutputError, match="exists already"):
         write_features(path, [], COLUMNS, UTM)
 
-    def broken() -> Any:
+    def broken():
         yield squares(2), attributes(2)
         raise LandcoverError("half way")
 
@@ -325,7 +311,7 @@ def test_nothing_is_replaced_unasked_and_nothing_half_written_stays(tmp_path: Pa
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_full_disk_leaves_nothing(tmp_path: Path, suffix: str) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path, suffix):
     code = f"""
 import resource, shapely, numpy as np
 from pathlib import Path

@@ -2,7 +2,6 @@
 
 import json
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from typer.testing import CliRunner
 from datafolders import MINIATURES, image_of, mosaic, truth_of, write_folder, write_image, write_mask
 from landcover.cli import build
 from landcover.data import prepare, verify
-from landcover.data.leakage import Borders, Leak, borders, links
+from landcover.data.leakage import Leak, borders, links
 from landcover.errors import DataError, SplitError, UsageError
 from landcover.legend import DEEPGLOBE
 
@@ -23,7 +22,7 @@ CONTRACT = {
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_a_good_folder_of_every_layout(name: str, tmp_path: Path) -> None:
+def test_a_good_folder_of_every_layout(name, tmp_path):
     expected = write_folder(tmp_path, name)
     report = verify(tmp_path)
     assert report.ok
@@ -41,7 +40,7 @@ def test_a_good_folder_of_every_layout(name: str, tmp_path: Path) -> None:
     assert report.duplicates == report.leaks == []
 
 
-def test_counts_as_published_and_sizes(tmp_path: Path) -> None:
+def test_counts_as_published_and_sizes(tmp_path):
     write_folder(tmp_path, "challenge")
     report = verify(tmp_path)
     assert report.expected == {"train": 803, "valid": 171, "test": 172}
@@ -49,7 +48,7 @@ def test_counts_as_published_and_sizes(tmp_path: Path) -> None:
     assert report.odd_sizes == sorted(MINIATURES["challenge"].images)  # a resized copy: all of them
 
 
-def test_a_cache_gives_the_report_of_its_folder(tmp_path: Path) -> None:
+def test_a_cache_gives_the_report_of_its_folder(tmp_path):
     write_folder(tmp_path / "data", "restarting")
     prepare(tmp_path / "data", tmp_path / "cache")
     assert verify(tmp_path / "cache").to_dict() == verify(tmp_path / "data").to_dict()
@@ -57,12 +56,12 @@ def test_a_cache_gives_the_report_of_its_folder(tmp_path: Path) -> None:
 
 class TestFaults:
     @pytest.fixture
-    def data(self, tmp_path: Path) -> Path:
+    def data(self, tmp_path):
         write_folder(tmp_path, "restarting")
         return tmp_path
 
     @pytest.mark.parametrize("fault", ["truncated", "both empty", "image empty", "mask size", "no mask"])
-    def test_unreadable_files_are_counted_and_named(self, fault: str, data: Path) -> None:
+    def test_unreadable_files_are_counted_and_named(self, fault, data):
         """An empty image does not accuse its mask."""
         image, mask = data / "train/0001_sat.jpg", data / "train/0001_mask.png"
         match fault:
@@ -82,14 +81,14 @@ class TestFaults:
         assert {fault.file for fault in report.unreadable} == {f"train/{name}" for name in expected}
 
     @pytest.mark.parametrize("name", ["train/0000_sat.jpg", "validation/0000_sat.jpg"])
-    def test_a_damaged_first_image_hides_neither_layout_nor_scale(self, name: str, tmp_path: Path) -> None:
+    def test_a_damaged_first_image_hides_neither_layout_nor_scale(self, name, tmp_path):
         write_folder(tmp_path, "restarting", size=(512, 512))
         (tmp_path / name).write_bytes(b"")
         report = verify(tmp_path)
         assert (report.layout, report.gsd) == ("tiles-512", 1.195)
         assert [fault.file for fault in report.unreadable] == [name]
 
-    def test_missing_halves(self, data: Path) -> None:
+    def test_missing_halves(self, data):
         (data / "train/0001_sat.jpg").unlink()
         (data / "validation/0002_mask.png").unlink()
         report = verify(data)
@@ -97,14 +96,14 @@ class TestFaults:
         assert report.missing_masks == ["validation/0002_sat.jpg"]
         assert not report.ok
 
-    def test_a_part_without_masks_misses_none_but_a_folder_without_any_does(self, tmp_path: Path) -> None:
+    def test_a_part_without_masks_misses_none_but_a_folder_without_any_does(self, tmp_path):
         write_folder(tmp_path / "kaggle", "kaggle")
         assert verify(tmp_path / "kaggle").missing_masks == []
         write_image(tmp_path / "bare/a_sat.jpg", image_of("a"))
         report = verify(tmp_path / "bare")
         assert (report.pairs, report.missing_masks, report.ok) == (0, ["a_sat.jpg"], False)
 
-    def test_off_palette_pixels_are_counted_by_file(self, data: Path) -> None:
+    def test_off_palette_pixels_are_counted_by_file(self, data):
         path = data / "train/0000_mask.png"
         colours = np.asarray(Image.open(path)).copy()
         colours[0, :5] = (255, 0, 0)
@@ -113,13 +112,13 @@ class TestFaults:
         assert report.ok
         assert (report.off_palette_pixels, report.off_palette) == (5, {"train/0000_mask.png": 5})
 
-    def test_an_empty_folder(self, tmp_path: Path) -> None:
+    def test_an_empty_folder(self, tmp_path):
         with pytest.raises(DataError, match="0 files"):
             verify(tmp_path)
 
 
 class TestIdenticalImages:
-    def test_within_and_between_parts(self, tmp_path: Path) -> None:
+    def test_within_and_between_parts(self, tmp_path):
         write_folder(tmp_path, "restarting")
         same = image_of("same")
         for key in ("train/0000", "train/0003", "validation/0001"):
@@ -133,7 +132,7 @@ class TestIdenticalImages:
         assert report.leaking == {"train": 2, "validation": 1}
         assert report.ok
 
-    def test_equal_bytes_of_another_shape_are_not_identical(self, tmp_path: Path) -> None:
+    def test_equal_bytes_of_another_shape_are_not_identical(self, tmp_path):
         for name, size in (("a", (2, 8)), ("b", (4, 4))):
             write_image(tmp_path / f"{name}_sat.png", np.zeros((*size, 3), np.uint8))
             write_mask(tmp_path / f"{name}_mask.png", np.zeros(size, np.uint8))
@@ -143,7 +142,7 @@ class TestIdenticalImages:
 class TestScenesTable:
     """train 0000-0003 and validation 0000-0003 on a 2 x 4 grid: rows are parts, so columns touch across."""
 
-    def _write(self, root: Path) -> None:
+    def _write(self, root):
         write_folder(root, "restarting")
         rows = [
             f"{part},000{i},A,{row},{i}" for row, part in enumerate(("train", "validation")) for i in range(3)
@@ -151,7 +150,7 @@ class TestScenesTable:
         rows += ["train,0003,B,0,0", "validation,0003,A,9,9"]
         (root / "scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]))
 
-    def test_touching_tiles_and_shared_scenes(self, tmp_path: Path) -> None:
+    def test_touching_tiles_and_shared_scenes(self, tmp_path):
         self._write(tmp_path)
         report = verify(tmp_path)
         assert report.leaks == [
@@ -160,7 +159,7 @@ class TestScenesTable:
         assert report.shared_scenes == 1
         assert report.leaking == {"train": 3, "validation": 3}
 
-    def test_between_the_parts_of_a_split(self, tmp_path: Path) -> None:
+    def test_between_the_parts_of_a_split(self, tmp_path):
         self._write(tmp_path)
         report = verify(tmp_path, split="kfold-2@0")  # val: 0000 and 0002; 0001 touches both
         assert [(leak.a, leak.b) for leak in report.leaks] == [
@@ -176,7 +175,7 @@ class TestScenesTable:
 ROWS, COLS, TILE = 4, 6, 64
 
 
-def tile_borders(seed: int, *, noise: float = 1.0) -> dict[str, Borders]:
+def tile_borders(seed, *, noise=1.0):
     """Borders of the tiles of a mosaic, ``SEED-ROW-COL``, with noise as of a lossy codec."""
     image, index = mosaic(seed, ROWS * TILE, COLS * TILE)
     rng = np.random.default_rng(seed)
@@ -188,56 +187,56 @@ def tile_borders(seed: int, *, noise: float = 1.0) -> dict[str, Borders]:
     return result
 
 
-def true_links(seed: int) -> set[tuple[str, str]]:
+def true_links(seed):
     right = {(f"{seed}-{r}-{c}", f"{seed}-{r}-{c + 1}") for r in range(ROWS) for c in range(COLS - 1)}
     down = {(f"{seed}-{r}-{c}", f"{seed}-{r + 1}-{c}") for r in range(ROWS - 1) for c in range(COLS)}
     return right | down
 
 
 class TestMatchingEdges:
-    def test_neighbours_are_found_and_strangers_are_not(self) -> None:
+    def test_neighbours_are_found_and_strangers_are_not(self):
         tiles = {key: value for seed in range(4) for key, value in tile_borders(seed).items()}
         truth = set().union(*(true_links(seed) for seed in range(4)))
         found = {(a, b) for a, b, _ in links(tiles)}
         assert len(found & truth) >= 0.9 * len(truth)
         assert len(found - truth) <= 0.01 * len(found)
 
-    def test_one_tile_of_each_scene_links_to_none(self) -> None:
+    def test_one_tile_of_each_scene_links_to_none(self):
         tiles = {f"{seed}-1-1": tile_borders(seed)[f"{seed}-1-1"] for seed in range(20)}
         assert len(links(tiles)) <= 1
 
-    def test_confidence_is_a_probability_and_falls_with_noise(self) -> None:
+    def test_confidence_is_a_probability_and_falls_with_noise(self):
         clean, noisy = (links(tile_borders(1, noise=noise)) for noise in (1, 4))
         assert all(0.99 <= confidence <= 1 for *_, confidence in clean + noisy)
         assert len(noisy) < len(clean)
 
-    def test_the_order_of_tiles_does_not_matter(self) -> None:
+    def test_the_order_of_tiles_does_not_matter(self):
         tiles = tile_borders(2)
         assert links(tiles) == links(dict(reversed(tiles.items())))
 
-    def test_a_disagreeing_mask_breaks_a_link(self) -> None:
+    def test_a_disagreeing_mask_breaks_a_link(self):
         tiles = tile_borders(3)
         changed = {
             key: b._replace(mask=(b.mask + int(key[-1]) % 2 * 5).astype(np.uint8)) for key, b in tiles.items()
         }
         assert all(abs(int(a[-1]) - int(b[-1])) != 1 for a, b, _ in links(changed))
 
-    def test_borders_without_structure_match_nothing(self) -> None:
+    def test_borders_without_structure_match_nothing(self):
         flat = np.full((64, 64, 3), 120, np.uint8)
         tiles = {f"t{i}": borders(flat, np.zeros((64, 64), np.uint8)) for i in range(20)}
         assert links(tiles) == []
 
-    def test_tiles_of_different_sizes_are_not_compared(self) -> None:
+    def test_tiles_of_different_sizes_are_not_compared(self):
         image, index = mosaic(5, 128, 128)
         left = borders(image[:, :64], index[:, :64])
         right = borders(image[:64, 64:], index[:64, 64:])
         assert links({"left": left, "right": right}) == []
 
-    def test_few_tiles(self) -> None:
+    def test_few_tiles(self):
         assert links({}) == []
         assert links(dict(list(tile_borders(0).items())[:1])) == []
 
-    def test_a_folder_without_table_leaks_by_its_edges(self, tmp_path: Path) -> None:
+    def test_a_folder_without_table_leaks_by_its_edges(self, tmp_path):
         """Whole path: mosaics cut into files, every third tile put into validation, links counted across."""
         part_of = {}
         for seed in range(2):
@@ -266,9 +265,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         "verb", [["verify"], ["prepare", "--out", "cache"], ["splits", "--split", "all"]]
     )
-    def test_the_limit_on_pixels_is_an_option_wherever_files_are_decoded(
-        self, verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_limit_on_pixels_is_an_option_wherever_files_are_decoded(self, verb, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         write_folder(tmp_path / "data", "pairs")
         where = ["--data", "data"] if verb[0] == "splits" else ["data"]
@@ -277,7 +274,7 @@ class TestCommand:
         assert CliRunner().invoke(build(), [*verb, *where, "--max-pixels", "768"]).exit_code == 0
         assert CliRunner().invoke(build(), [*verb, *where, "--max-pixels", "0"]).exit_code == 2
 
-    def test_json_has_the_contract_s_keys(self, tmp_path: Path) -> None:
+    def test_json_has_the_contract_s_keys(self, tmp_path):
         write_folder(tmp_path / "data", "restarting")
         result = CliRunner().invoke(build(), ["verify", str(tmp_path / "data"), "--json", "-"])
         assert result.exit_code == 0
@@ -285,7 +282,7 @@ class TestCommand:
         assert report.keys() >= CONTRACT
         assert (report["pairs"], report["parts"]) == (8, {"train": 4, "validation": 4})
 
-    def test_leaks_warn_and_faults_fail(self, tmp_path: Path) -> None:
+    def test_leaks_warn_and_faults_fail(self, tmp_path):
         write_folder(tmp_path, "restarting")
         for key in ("train/0000", "validation/0001"):
             write_image(tmp_path / f"{key}_sat.jpg", image_of("same"))
@@ -299,7 +296,7 @@ class TestCommand:
         assert "0003_sat.jpg" in result.stdout
         assert "Error: 1 files that cannot be used" in result.stderr
 
-    def test_printed_lists_are_splits_again(self, tmp_path: Path) -> None:
+    def test_printed_lists_are_splits_again(self, tmp_path):
         write_folder(tmp_path / "data", "restarting")
         command = ["splits", "--data", str(tmp_path / "data"), "--split"]
         lists = CliRunner().invoke(build(), [*command, "random-3-1@5", "--ids"]).stdout
@@ -309,13 +306,13 @@ class TestCommand:
         assert len(lists.splitlines()) == 4
 
     @pytest.mark.parametrize("part", ["train", "nope"])
-    def test_splits_shows_all_parts_and_takes_none(self, part: str, tmp_path: Path) -> None:
+    def test_splits_shows_all_parts_and_takes_none(self, part, tmp_path):
         write_folder(tmp_path, "restarting")
         done = CliRunner().invoke(build(), ["splits", "--data", str(tmp_path), "--split", f"folders:{part}"])
         assert isinstance(done.exception, UsageError)
         assert "--split folders." in str(done.exception)
 
-    def test_prepare_says_what_it_did(self, tmp_path: Path) -> None:
+    def test_prepare_says_what_it_did(self, tmp_path):
         write_folder(tmp_path / "data", "challenge")
         command = ["prepare", str(tmp_path / "data"), "--out", str(tmp_path / "cache")]
         first, second = (CliRunner().invoke(build(), command) for _ in range(2))

@@ -4,7 +4,6 @@ import functools
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from safetensors.numpy import save_file
@@ -14,27 +13,25 @@ from landcover.model import ModelConfig, build_model
 from landcover.model.encoders import build_encoder, timm
 from landcover.model.weights import load_encoder_weights
 
-Arrays = dict[str, npt.NDArray[np.float32]]
-
 SHARED = Path(__file__).parents[2] / "shared" / "weights"
 
 
 @functools.cache
-def classifier(name: str) -> torch.nn.Module:
+def classifier(name):
     """Return a whole timm classifier with random weights, batch norm statistics included."""
     torch.manual_seed(3)
-    model: torch.nn.Module = timm.create_model(name)
+    model = timm.create_model(name)
     for key, value in model.state_dict().items():
         if "running" in key:
             value.uniform_(0.5, 1.5)
     return model.eval()
 
 
-def tensors_of(name: str) -> Arrays:
+def tensors_of(name):
     return {key: value.numpy() for key, value in classifier(name).state_dict().items()}
 
 
-def saved(folder: Path, tensors: Arrays) -> Path:
+def saved(folder, tensors):
     path = folder / "encoder.safetensors"
     save_file({key: np.array(value) for key, value in tensors.items()}, path)
     return path
@@ -42,7 +39,7 @@ def saved(folder: Path, tensors: Arrays) -> Path:
 
 @pytest.mark.parametrize("name", ["mobilenetv2_100", "mobilenetv3_large_100", "resnet18", "convnext_atto"])
 @pytest.mark.parametrize("stride", [8, 32])
-def test_the_encoder_computes_what_the_classifier_did(tmp_path: Path, name: str, stride: int) -> None:
+def test_the_encoder_computes_what_the_classifier_did(tmp_path, name, stride):
     encoder = build_encoder(name, stride)
     load_encoder_weights(encoder, saved(tmp_path, tensors_of(name)))
     x = torch.randn(1, 3, 64, 64)
@@ -58,7 +55,7 @@ def test_the_encoder_computes_what_the_classifier_did(tmp_path: Path, name: str,
     assert all(p.detach().numpy().tobytes() in values for p in own.values())
 
 
-def test_half_precision_missing_heads_and_odd_counters_are_taken(tmp_path: Path) -> None:
+def test_half_precision_missing_heads_and_odd_counters_are_taken(tmp_path):
     tensors = {
         key: value.astype(np.float16) if value.ndim else value.reshape(1)
         for key, value in tensors_of("mobilenetv2_100").items()
@@ -70,7 +67,7 @@ def test_half_precision_missing_heads_and_odd_counters_are_taken(tmp_path: Path)
     np.testing.assert_array_equal(stem.numpy(), tensors["conv_stem.weight"].astype(np.float32))
 
 
-def without(*keys: str) -> Arrays:
+def without(*keys):
     return {key: value for key, value in tensors_of("mobilenetv2_100").items() if key not in keys}
 
 
@@ -85,13 +82,10 @@ def without(*keys: str) -> Arrays:
             without() | {"blocks.6.1.conv_pw.weight": np.zeros(3, np.float32)},
             r"1 unexpected .*: blocks\.6\.1\.conv_pw\.weight",
         ),
-        (
-            without() | {"bn1.bias": np.zeros(31, np.float32)},
-            r"bn1\.bias .*\(31,\).*\(32,\)",
-        ),
+        (without() | {"bn1.bias": np.zeros(31, np.float32)}, r"bn1\.bias .*\(31,\).*\(32,\)"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_by_tensor(tmp_path: Path, tensors: Arrays, message: str) -> None:
+def test_a_file_that_does_not_fit_is_refused_by_tensor(tmp_path, tensors, message):
     encoder = build_encoder("mobilenetv2_100", 16)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     with pytest.raises(ModelError, match=message):
@@ -99,13 +93,13 @@ def test_a_file_that_does_not_fit_is_refused_by_tensor(tmp_path: Path, tensors: 
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
 
 
-def test_weights_of_a_deeper_network_of_the_family_are_refused(tmp_path: Path) -> None:
+def test_weights_of_a_deeper_network_of_the_family_are_refused(tmp_path):
     """A ResNet-34 has every tensor of a ResNet-18, in the same shapes."""
     with pytest.raises(ModelError, match=r"unexpected.*layer1\.2"):
         load_encoder_weights(build_encoder("resnet18", 16), saved(tmp_path, tensors_of("resnet34")))
 
 
-def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_a_pickle_is_refused_and_not_run(tmp_path):
     path = tmp_path / "encoder.pth"
     torch.save(classifier("mobilenetv2_100").state_dict(), path)
     with pytest.raises(ModelError, match=r"pickled checkpoint.*convert it to safetensors"):
@@ -114,9 +108,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
         build_model(ModelConfig(), classes=2, weights=tmp_path / "none.safetensors")
 
 
-def test_timm_weights_by_name_from_its_cache_and_without_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_timm_weights_by_name_from_its_cache_and_without_network(tmp_path, monkeypatch):
     """A downloaded file in the cache is used; without one and without network the message names a remedy."""
     config = timm.get_pretrained_cfg("resnet18")
     folder = tmp_path / f"models--{config.hf_hub_id.replace('/', '--')}"
@@ -147,7 +139,7 @@ def test_timm_weights_by_name_from_its_cache_and_without_network(
         ("tf_efficientnet_b4", "efficientnet_b4_imagenet.safetensors"),
     ],
 )
-def test_real_weights(encoder: str, file: str) -> None:
+def test_real_weights(encoder, file):
     model = build_model(ModelConfig(encoder=encoder), classes=6, weights=SHARED / file).eval()
     with torch.inference_mode():
         assert model(torch.zeros(1, 3, 64, 64)).isfinite().all()

@@ -20,9 +20,7 @@ windows_and_overlaps = st.integers(1, 40).flatmap(lambda w: st.tuples(st.just(w)
 @example(2448, (512, 112))  # and repeated the last window here
 @example(512, (512, 400))  # and ran one window four times here
 @example(130, (64, 0))
-def test_windows_cover_the_axis_once_each_inside_it_and_none_is_needless(
-    total: int, window: tuple[int, int]
-) -> None:
+def test_windows_cover_the_axis_once_each_inside_it_and_none_is_needless(total, window):
     length, overlap = window
     found = spans(total, length, overlap)
     starts = [span.start for span in found]
@@ -38,7 +36,7 @@ def test_windows_cover_the_axis_once_each_inside_it_and_none_is_needless(
 @given(lengths, windows_and_overlaps)
 @example(1, (1, 0))
 @example(600, (256, 64))  # a peer lost 2,396 pixels of this one
-def test_the_weights_at_a_position_sum_to_one(total: int, window: tuple[int, int]) -> None:
+def test_the_weights_at_a_position_sum_to_one(total, window):
     sums = np.zeros(total)
     for span in spans(total, *window):
         assert span.weights.shape == (span.length,)
@@ -48,7 +46,7 @@ def test_the_weights_at_a_position_sum_to_one(total: int, window: tuple[int, int
     assert np.allclose(sums, 1, atol=1e-6)
 
 
-def test_weights_fall_towards_neighbours_and_not_towards_the_ends() -> None:
+def test_weights_fall_towards_neighbours_and_not_towards_the_ends():
     first, middle, last = spans(24, 12, 6)
     ramp = [0, 0.125, 0.375, 0.625, 0.875, 1]  # the outer quarter of the overlap counts for nothing
     assert np.allclose(first.weights, [1] * 6 + ramp[::-1])
@@ -58,7 +56,7 @@ def test_weights_fall_towards_neighbours_and_not_towards_the_ends() -> None:
 
 @quick
 @given(lengths, windows_and_overlaps)
-def test_no_answer_from_the_edge_of_a_window_counts(total: int, window: tuple[int, int]) -> None:
+def test_no_answer_from_the_edge_of_a_window_counts(total, window):
     length, overlap = window
     for span in spans(total, length, overlap):
         margin = overlap // 4
@@ -69,11 +67,11 @@ def test_no_answer_from_the_edge_of_a_window_counts(total: int, window: tuple[in
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(64, 64), (64, 65), (64, -1), (0, 0), (-8, 0)])
-def test_impossible_overlaps_are_refused(window: int, overlap: int) -> None:
+def test_impossible_overlaps_are_refused(window, overlap):
     with pytest.raises(UsageError, match=rf"{window} px cannot overlap by {overlap} px"):
         spans(100, window, overlap)
 
 
-def test_an_empty_axis_is_refused() -> None:
+def test_an_empty_axis_is_refused():
     with pytest.raises(UsageError, match="axis of 0 positions"):
         spans(0, 64, 16)

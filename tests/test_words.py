@@ -32,13 +32,13 @@ AT_MOST = {
 """Phrases still left in each package. A number may only become smaller; a package without one has none."""
 
 
-def texts(path: Path) -> list[str]:
+def texts(path):
     """Return all texts in a module: docstrings, messages, help, and the fixed parts of f-strings."""
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
-def test_phrases_that_the_standard_rules_out_do_not_spread() -> None:
+def test_phrases_that_the_standard_rules_out_do_not_spread():
     found = [
         (path.relative_to(SOURCE).parts[0].removesuffix(".py"), path.name, match[0])
         for path in sorted(SOURCE.rglob("*.py"))
