@@ -12,7 +12,19 @@ import landcover
 SOURCE = Path(__file__).parents[1] / "src" / "landcover"
 
 ORDER = [
-    *["errors", "_typing", "hardening", "extras", "_gdal", "progress", "config", "scale", "values", "legend"],
+    *[
+        "errors",
+        "_typing",
+        "hardening",
+        "extras",
+        "_gdal",
+        "progress",
+        "textfiles",
+        "config",
+        "scale",
+        "values",
+        "legend",
+    ],
     *["metrics", "windows", "__init__"],
     *["io", "raster", "ood", "model", "data", "postprocess", "inference", "evaluation"],
     *["training", "exporting", "reporting", "page", "cli", "__main__"],

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
-from landcover.config import Config, dump_yaml, from_mapping, load_config, parse_yaml, with_overrides
+from landcover.config import Config, dump_yaml, from_mapping, load_config, with_overrides
 from landcover.errors import ConfigError, UsageError
+from landcover.textfiles import parse_yaml
 
 
 class Optimiser(Config):
@@ -131,7 +132,8 @@ def test_a_wrong_value_is_named_with_what_was_found_and_expected(data, parts):
 
 def test_all_faults_are_told_at_once():
     message = refusal({"steps": "x" * 1000, "minute": 1, "optimiser": {"learning_rate": -1}})
-    assert len(message.splitlines()) == 3
+    assert all(part in message for part in ("steps: found 'xxx", "'minute'", "learning_rate: found -1"))
+    assert len(message.splitlines()) == 1
     assert len(message) < 500
     assert issubclass(ConfigError, UsageError)
 
@@ -145,8 +147,8 @@ def test_all_faults_are_told_at_once():
         (b"- 1\n- 2\n", "expected keys and values"),
         (b"[" * 5000, "nested too deeply"),
         (b"just text", "expected keys and values"),
-        (b"name: \xff\xfe", "cannot be read"),
-        (b"name: !!python/object/apply:os.getcwd []", "not readable YAML"),
+        (b"name: \xff\xfe", "line 1: not UTF-8"),
+        (b"name: !!python/object/apply:os.getcwd []", "line 1: the tag"),
         (b"0", "expected keys and values"),
     ],
 )
@@ -161,7 +163,7 @@ def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path, content, m
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         load_config(Experiment, tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is a folder"):
         load_config(Experiment, tmp_path)
 
 
@@ -195,7 +197,8 @@ def test_overrides_can_set_nothing_and_lists():
         ("optimizer.name=sgd", "unknown key 'optimizer'.*'optimiser'"),
         ("optimiser.nam=sgd", "unknown key 'optimiser.nam'.*'name'"),
         ("steps=[", "not readable YAML"),
-        ("steps=no", "found False"),
+        ("steps=no", "found 'no'"),
+        ("steps=false", "found False"),
     ],
 )
 def test_a_bad_override_is_explained(assignment, message):
@@ -246,7 +249,8 @@ def test_a_check_of_several_values_does_not_show_them_all(assignment, message):
 @given(
     steps=st.integers(1, 10**9),
     rate=st.floats(1e-12, 1e12, allow_nan=False),
-    name=st.text() | st.sampled_from(["1e3", "yes", "null", "0x1", "1:30", "2020-01-01", "~"]),
+    name=st.text()
+    | st.sampled_from(["1e3", "yes", "null", "0x1", "1:30", "2020-01-01", "~", "08", "0o17", ".inf"]),
     minutes=st.none() | st.floats(allow_nan=False, allow_infinity=False),
 )
 def test_what_is_written_reads_back_equal(steps, rate, name, minutes):

@@ -1,7 +1,7 @@
 """Typed configuration: YAML in, immutable pydantic models out, errors that name the key.
 
-Types are strict: ``true`` is not a number and ``"8"`` not an integer. ``1e-3``, which YAML 1.1 reads as text,
-is a number here, and a repeated key is an error.
+Types are strict: ``true`` is not a number and ``"8"`` not an integer.
+:mod:`landcover.textfiles` reads the YAML.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from landcover.errors import ConfigError, UsageError, did_you_mean
+from landcover.textfiles import INTEGER, NUMBER, parse_yaml, read_yaml
 
 
 class Config(BaseModel):
@@ -75,59 +76,20 @@ class Options(Config):
 
 C = TypeVar("C", bound=BaseModel)
 
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a repeated key and reads ``1e-3`` as a number."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if repeated:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {repeated[0]!r} is repeated", node.start_mark
-            )
-        return super().construct_mapping(node, deep=deep)
+_SHOWN_FAULTS = 8
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe YAML that puts a text such as ``1e-3`` in quotes."""
+    """Safe YAML that puts a text in quotes where YAML 1.2 would read another value, such as ``1e-3``."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
-for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-        list("-+0123456789."),
+for _tag, _pattern in (("int", INTEGER), ("float", NUMBER)):
+    _Dumper.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern.pattern})\Z"), list("-+0123456789.")
     )
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Return the data in a YAML text.
-
-    Args:
-        text: The text.
-        source: Its name in error messages: a file or an option.
-
-    Raises:
-        ConfigError: If it is not readable YAML or repeats a key.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = "it is nested too deeply." if isinstance(error, RecursionError) else error
-        raise ConfigError(f"{source} is not readable YAML: {reason}") from error
-
-
-def read_yaml(path: Path) -> Any:
-    """Return the data in a YAML file, None if it is empty.
-
-    Raises:
-        ConfigError: If the file cannot be read, is not YAML, or repeats a key.
-    """
-    try:
-        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
 def from_mapping(cls: type[C], data: Mapping[str, Any], source: str) -> C:
@@ -140,7 +102,7 @@ def from_mapping(cls: type[C], data: Mapping[str, Any], source: str) -> C:
 
     Raises:
         ConfigError: If keys are unknown or missing, or values wrong. Every fault is listed by its dotted key,
-            with what was found and expected.
+            with what was found and expected; the message is one line.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}: expected keys and values, found {_shown(data)}.")
@@ -153,7 +115,7 @@ def from_mapping(cls: type[C], data: Mapping[str, Any], source: str) -> C:
         # JSON is the strict mode that still turns lists into tuples and text into paths.
         return cls.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {fault}" for fault in _faults(cls, error))) from error
+        raise ConfigError(f"{source}: {' '.join(_faults(cls, error))}") from error
 
 
 def load_config(cls: type[C], path: Path) -> C:
@@ -205,8 +167,12 @@ def dump_yaml(config: BaseModel) -> str:
 
 
 def _faults(cls: type[BaseModel], error: ValidationError) -> list[str]:
-    """Return a sentence for each different fault."""
-    return list(dict.fromkeys(_explain(cls, fault) for fault in error.errors(include_url=False)))
+    """Return a sentence for each different fault, at most the first few."""
+    faults = error.errors(include_url=False)
+    sentences = list(dict.fromkeys(_explain(cls, fault) for fault in faults[:_SHOWN_FAULTS]))
+    return sentences + (
+        [f"{len(faults) - _SHOWN_FAULTS} more problems."] if len(faults) > _SHOWN_FAULTS else []
+    )
 
 
 def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
@@ -226,7 +192,7 @@ def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
     if kind == "value_error" and isinstance(found, Mapping):
         # A check of several values names them itself.
         return f"{message}." if not parts or message.startswith(f"{key}.") else f"{key}: {message}."
-    hint = " YAML needs quotes around texts such as no and 1." if kind == "string_type" else ""
+    hint = " YAML needs quotes around texts such as true and 1." if kind == "string_type" else ""
     return f"{key}: found {_shown(found)}; {message[0].lower()}{message[1:]}.{hint}"
 
 

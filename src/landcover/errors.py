@@ -96,10 +96,21 @@ def first_few(names: Iterable[object], shown: int = 5) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Return whether a text has no control characters, such as newlines, and no lone surrogates."""
-    return all(unicodedata.category(character) not in ("Cc", "Cs") for character in text)
+    """Return whether a text has no control characters, no ends of lines, and no lone surrogates."""
+    return all(unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") for character in text)
 
 
 def printable(text: str) -> str:
-    """Return a text safe for terminals: characters that are not plain are escaped, newlines kept."""
-    return "".join(c if c == "\n" or is_plain(c) else c.encode("unicode_escape").decode() for c in text)
+    r"""Return a text as one line that is safe for terminals: what changes others is escaped.
+
+    These are ends of lines, control characters, halves of characters, and formats such as the marks that
+    make text run from right to left.
+
+    Examples:
+        >>> printable("a\x1b[31m\nb\u202ec")
+        'a\\x1b[31m\\nb\\u202ec'
+    """
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) == "Cf" or not is_plain(c) else c
+        for c in text
+    )

@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import AliasChoices, ConfigDict, Field
 
 from landcover._typing import UInt8Array
-from landcover.config import Config, from_mapping, read_yaml
+from landcover.config import Config, from_mapping
 from landcover.errors import ConfigError, UsageError, did_you_mean, is_plain
+from landcover.textfiles import read_yaml
 
 NODATA = 255
 """Value of pixels outside the imagery in index rasters."""
@@ -216,7 +217,7 @@ def load_legend(source: str | Path) -> Legend:
     if str(source) in BUILT_IN:
         return BUILT_IN[str(source)]
     path = Path(source)
-    if not path.is_file():
+    if not path.exists():
         hint = did_you_mean(str(source), BUILT_IN)
         raise UsageError(f"Legend {str(source)!r} is neither a YAML file nor built in. {hint}")
     return Legend.from_dict(read_yaml(path), str(path))

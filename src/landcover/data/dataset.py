@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from landcover._typing import Int64Array, UInt8Array
-from landcover.config import Config, from_mapping, read_yaml
+from landcover.config import Config, from_mapping
 from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels, hash_table
 from landcover.data.layouts import (
     SCENES_FILE,
@@ -28,6 +28,7 @@ from landcover.io.discovery import RASTER_SUFFIXES
 from landcover.legend import DEEPGLOBE, Legend, load_legend, translation
 from landcover.raster import ground_sample_distance
 from landcover.scale import SETTINGS_FILE, find_scale
+from landcover.textfiles import read_yaml
 from landcover.windows import Window
 
 _GSD_TOLERANCE = 0.01
@@ -329,10 +330,10 @@ def read_settings(path: Path) -> Settings:
     Raises:
         ConfigError: If the file is not YAML, or a key is unknown or of the wrong type.
     """
-    file = from_mapping(_SettingsFile, (read_yaml(path) or {}) if path.is_file() else {}, str(path))
+    file = from_mapping(_SettingsFile, (read_yaml(path) or {}) if path.exists() else {}, str(path))
     if file.legend is None:
         return Settings(file.gsd)
     if isinstance(file.legend, str):
         beside = path.parent / file.legend
-        return Settings(file.gsd, load_legend(beside if beside.is_file() else file.legend))
+        return Settings(file.gsd, load_legend(beside if beside.exists() else file.legend))
     return Settings(file.gsd, Legend.from_dict(file.legend, f"{path}: legend"))

@@ -11,9 +11,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from landcover.config import Config, from_mapping, load_config, parse_yaml
+from landcover.config import Config, from_mapping, load_config
 from landcover.errors import UsageError, did_you_mean
 from landcover.model import ModelConfig
+from landcover.textfiles import parse_yaml
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -286,6 +287,6 @@ def load_preset(name: str) -> TrainConfig:
     if name in presets():
         text = (files("landcover.training") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
         return from_mapping(TrainConfig, parse_yaml(text, f"preset {name}"), f"preset {name}")
-    if Path(name).is_file():
+    if Path(name).exists():
         return load_config(TrainConfig, Path(name))
     raise UsageError(f"Preset {name!r} is neither built in nor a YAML file. {did_you_mean(name, presets())}")
