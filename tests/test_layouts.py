@@ -143,7 +143,7 @@ class TestSettings:
             ("gsd: half", "gsd: found 'half'.*number"),
             ("gsd: true", "gsd: found True"),
             ("gsd: -1", "gsd: found -1"),
-            ("gsd: .nan", "gsd: found nan"),
+            ("gsd: .nan", "line 1: the number .nan is not finite"),
             ("- 0.5", "expected keys and values"),
             ("legend: {name: x}", r"landcover\.yaml: legend: classes is missing"),
             ("gsd: [", "not readable YAML"),
