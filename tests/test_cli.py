@@ -63,12 +63,39 @@ def test_a_terminal_without_a_character_shows_the_rest(monkeypatch):
     assert stream.buffer.getvalue() == b"12 ? 3 for?t\n"
 
 
-def test_an_error_that_is_a_bug_keeps_its_traceback(monkeypatch):
+def test_an_error_that_is_a_bug_is_one_line_that_names_debug(monkeypatch, capsys):
     def verb():
-        raise OSError("from a library")
+        raise OSError("from a\nlibrary")
 
-    with pytest.raises(OSError, match="from a library"):
-        end(monkeypatch, verb)
+    assert end(monkeypatch, verb) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(part in line for part in (cli.BUG, "OSError", "from a\\nlibrary", "--debug"))
+
+
+def test_debug_shows_where_the_error_comes_from(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: [")
+    command = ["convert", str(tmp_path), "--to", "index", "--legend", str(tmp_path / "x.yaml"), "--out", "o"]
+    plain, debug = run_main(*command), run_main(*command, "--debug")
+    assert plain.returncode == debug.returncode == 2
+    assert len(plain.stderr.splitlines()) == 1
+    assert "yaml.parser.ParserError" in debug.stderr
+    assert debug.stderr.splitlines()[-1] == plain.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    "redirection", [">&-", "2>&-", ">/dev/full", "2>/dev/full", ">&- 2>&- <&-", "| true"]
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_stream_that_is_closed_or_full_does_not_end_the_work(redirection, tmp_path):
+    run = "import time; from landcover.cli import main; time.sleep(0.2); main()"
+    script = f'"$0" -c "$1" presets demo --json "$2" -v {redirection}; echo "${{PIPESTATUS[0]}}" >"$3"'
+    subprocess.run(
+        ["bash", "-c", script, sys.executable, run, tmp_path / "out.json", tmp_path / "status"],
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads((tmp_path / "out.json").read_text())
+    assert int((tmp_path / "status").read_text()) == int(not redirection.startswith("2"))
 
 
 def test_ctrl_c_ends_every_verb_with_130_and_a_line(monkeypatch):

@@ -11,8 +11,9 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from landcover import hardening
-from landcover.errors import INTERRUPTED, LandcoverError, UsageError, did_you_mean
+from landcover.errors import INTERRUPTED, LandcoverError, UsageError, did_you_mean, printable
+
+BUG = "landcover failed"
+"""How the message about an error begins that landcover does not raise on purpose."""
 
 _MODULES = {
     "data": ["clean", "convert", "prepare", "splits", "verify"],
@@ -155,6 +159,7 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
         from landcover.legend import load_legend
 
         chosen = {parameter.name: given.pop(parameter.name) for parameter in _options.LOGGING}
+        debug = chosen.pop("debug")
         can_resume = isinstance(given.get("resume"), bool)
         with logging_to(**chosen):
             try:
@@ -166,11 +171,13 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
                     given[name] = group(**{field: given.pop(field) for field in group.model_fields})
                 with _terminable():
                     verb(**given)
-            except (LandcoverError, OSError) as error:
-                if (message := _message(error)) is None:
-                    raise
+            except (typer.Exit, typer.Abort):
+                raise
+            except Exception as error:
+                if debug:
+                    traceback.print_exc()
                 is_json = chosen["log_format"] == "json"
-                log.error("%s", message, extra={FILE_ONLY: not is_json})  # main prints it otherwise
+                log.error("%s", _message(error), extra={FILE_ONLY: not is_json})  # main prints it otherwise
                 if is_json:
                     raise typer.Exit(_status(error)) from error
                 raise
@@ -203,14 +210,17 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _message(error: Exception) -> str | None:
-    """Return what a user reads about an error; None for a bug, which keeps its traceback."""
+def _message(error: Exception) -> str:
+    """Return what a user reads about an error."""
     if isinstance(error, LandcoverError):
         return str(error)
-    if not isinstance(error, OSError) or error.errno is None:
-        return None
-    file = "" if error.filename is None else f"{error.filename}: "
-    return f"{file}{error.strerror}."
+    if isinstance(error, OSError) and error.errno is not None:
+        file = "" if error.filename is None else f"{error.filename}: "
+        return f"{file}{error.strerror}."
+    return (
+        f"{BUG}: {type(error).__name__}: {error}. Run the command again with --debug, which shows where, and "
+        "report it."
+    )
 
 
 def _status(error: Exception) -> int:
@@ -222,16 +232,24 @@ def main() -> None:
 
     0 done, 1 failed in part or whole, 2 wrong usage, 130 interrupted.
     """
+    from landcover.cli._streams import lasting_streams
+
     hardening.harden()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks ± does not cost the result
-    try:
-        build()(prog_name="landcover")
-    except (LandcoverError, OSError) as error:
-        if (message := _message(error)) is None:
-            raise
-        print(f"Error: {message}", file=sys.stderr)
-        sys.exit(_status(error))
+    status: Any = 0
+    with lasting_streams() as lost:
+        try:
+            build()(prog_name="landcover")
+        except SystemExit as end:
+            status = end.code
+        except Exception as error:
+            print(f"Error: {printable(_message(error))}", file=sys.stderr)
+            status = _status(error)
+    for sentence in lost:
+        with suppress(OSError, ValueError):
+            print(f"Error: {sentence}", file=sys.stderr)
+    sys.exit(status or len(lost[:1]))
 
 
 def _print_version(version: bool) -> None:

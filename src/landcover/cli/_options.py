@@ -96,6 +96,7 @@ LOGGING = [
     for name, kind, default, help, *flags in (
         ("quiet", bool, False, "Print warnings and errors only.", "--quiet", "-q"),
         ("verbose", bool, False, "Print details.", "--verbose", "-v"),
+        ("debug", bool, False, "Print the traceback of an error.", "--debug"),
         ("log_file", Path | None, None, "Also append the log to this file."),
         ("log_format", _FORMS, "text", "Form of log lines on standard error and in files."),
     )
