@@ -200,8 +200,8 @@ def test_areas_are_counted_in_zones_which_may_overlap(tmp_path):
     result = run(save(tmp_path / "a.tif"), tmp_path, zones=zones, zone_column="name")
     for name, part in [("left", TRUTH[:100, :100]), ("mid", TRUTH[60:260, 50:250])]:
         counts = np.bincount(part.ravel(), minlength=7)
-        assert np.array_equal(result.maps[0].zones[name].pixels, counts)
-        assert np.allclose(result.maps[0].zones[name].square_metres, counts, rtol=1e-3)
+        assert np.array_equal(result.maps[0].areas.zones[name].pixels, counts)
+        assert np.allclose(result.maps[0].areas.zones[name].square_metres, counts, rtol=1e-3)
     rows = list(result.area_rows())
     assert [row["zone"] for row in rows] == [""] * 6 + ["left"] * 6 + ["mid"] * 6
     assert not report.exists()

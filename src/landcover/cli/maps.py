@@ -89,7 +89,7 @@ def _report(prediction: "Prediction", out: Path) -> None:
             log.warning("%s", note)
         if not made.areas.pixels.any():
             log.warning("%s: no imagery in the part that was read; the map is all nodata.", name)
-        elif made.zones and not any(zone.pixels.any() for zone in made.zones.values()):
+        elif (zones := made.areas.zones.values()) and not any(zone.pixels.any() for zone in zones):
             log.warning("%s: no zone overlaps its imagery.", name)
         if made.damaged:
             pixels = sum(window.height * window.width for window in made.damaged)

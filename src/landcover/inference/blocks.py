@@ -22,10 +22,12 @@ import numpy as np
 from landcover._typing import UInt8Array
 from landcover.errors import DataError, OutputError
 from landcover.inference.engine import RowBlock
+from landcover.inference.reading import Source
 from landcover.io.files import WorkFolder, work_folder, writing
 from landcover.legend import NODATA, Legend
 from landcover.model.preprocessing import Size
 from landcover.ood import OodStats
+from landcover.raster import Scene
 from landcover.windows import Window
 
 _log = logging.getLogger(__name__)
@@ -111,6 +113,18 @@ class ReadLog:
     ood: OodStats = field(default_factory=OodStats)
 
     @classmethod
+    def of(cls, source: Source, block: RowBlock) -> "ReadLog":
+        """Return the log of a block, whose rows have been read from ``source``."""
+        if not isinstance(source, Scene):
+            return cls(ood=block.ood)
+        damaged = []
+        for window in source.damaged:
+            top, bottom = max(window.row, block.start), min(window.row + window.height, block.stop)
+            if top < bottom:
+                damaged.append(window._replace(row=top, height=bottom - top))
+        return cls(tuple(damaged), tuple(source.warnings), block.ood)
+
+    @classmethod
     def from_record(cls, data: object) -> tuple[int, "ReadLog"]:
         """Return the row after the last of a finished block, and its log, from the JSON of the record.
 
@@ -137,16 +151,6 @@ def joined(logs: Iterable[ReadLog]) -> ReadLog:
             damaged.append(window)
     notes = tuple(dict.fromkeys(note for log in logs for note in log.notes))
     return ReadLog(tuple(sorted(damaged)), notes, sum((log.ood for log in logs), OodStats()))
-
-
-def damaged_rows(damaged: Iterable[Window], start: int, stop: int) -> tuple[Window, ...]:
-    """Return the parts of damaged windows that are in rows ``start`` to ``stop``."""
-    parts = []
-    for window in damaged:
-        top, bottom = max(window.row, start), min(window.row + window.height, stop)
-        if top < bottom:
-            parts.append(window._replace(row=top, height=bottom - top))
-    return tuple(parts)
 
 
 class SceneWork:

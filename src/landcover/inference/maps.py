@@ -28,8 +28,8 @@ from landcover.model.runtimes import Runtime, open_model
 from landcover.model.runtimes.base import Precision
 from landcover.ood import OodReport
 from landcover.progress import track
-from landcover.raster.mapfiles import MapReader, open_map_file, read_map_tags
-from landcover.raster.zonal import ClassArea, ClassAreas, read_zones
+from landcover.raster.mapfiles import open_map_file, read_map_tags
+from landcover.raster.zonal import ClassArea, ClassAreas
 from landcover.scale import GsdSource
 from landcover.windows import Window
 
@@ -49,7 +49,7 @@ class Prediction:
         model_gsd: Metres per pixel that the model works at.
         runtime: The library that computed.
         device: Where it computed.
-        licence: Terms of the model's weights; empty where its card has none.
+        licence: Terms of the model's weights; empty if its card does not state them.
         maps: The maps written.
         kept: Existing maps that were kept; they count in all sums.
         failed: Why an image was skipped, by its name.
@@ -104,7 +104,7 @@ class Prediction:
     def area_rows(self) -> Iterator[dict[str, Any]]:
         """Yield a row for each map, zone (empty: the whole map) and class, for a table."""
         for made in self.all:
-            for zone, areas in [("", made.areas), *made.zones.items()]:
+            for zone, areas in [("", made.areas), *made.areas.zones.items()]:
                 for area in areas.table():
                     yield {
                         "map": str(made.task.map),
@@ -129,7 +129,9 @@ class Prediction:
             "nodata_pixels": height * width - int(pixels.sum()),
             "pixels": {self.legend.names[i]: int(pixels[i]) for i in self.legend.scored},
             "classes": [asdict(area) for area in made.areas.table()],
-            "zones": {name: [asdict(area) for area in zone.table()] for name, zone in made.zones.items()},
+            "zones": {
+                name: [asdict(area) for area in zone.table()] for name, zone in made.areas.zones.items()
+            },
             "damaged": [list(window) for window in made.damaged],
             "notes": list(made.notes),
             "unlike": None if made.ood is None else made.ood.to_dict(),
@@ -332,28 +334,20 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
     try:
         with open_map_file(task.map, legend) as opened:
             check(opened.tags)
-            return _counted(task, options, opened, legend)
+            match = _GSD.fullmatch(opened.tags.get("LANDCOVER_GSD", ""))
+            gsd, source = (float(match[1]), match[2]) if match else task.scale
+            gsd_source = cast(GsdSource, source if source in get_args(GsdSource) else task.scale.source)
+            areas = ClassAreas(legend, pixel_areas(opened.georeference, opened.size, gsd, gsd_source))
+            if options.zones is not None and opened.georeference is not None:
+                areas.add_zones(options.zones, options.zone_column, opened.georeference, opened.size)
+            for row, strip in opened.strips:
+                areas.add(row, strip)
     except MaskError:
         check(read_map_tags(task.map))  # it may be a map of other classes
         raise
-
-
-def _counted(task: Task, options: PredictOptions, opened: MapReader, legend: Legend) -> MadeMap:
-    """Return what is known of an existing map: its areas, and the facts in its tags."""
-    tags, size, georeference = opened.tags, opened.size, opened.georeference
-    found = _GSD.fullmatch(tags.get("LANDCOVER_GSD", ""))
-    gsd, source = (float(found[1]), found[2]) if found else task.scale
-    gsd_source = cast(GsdSource, source if source in get_args(GsdSource) else task.scale.source)
-    areas, zones = ClassAreas(legend, pixel_areas(georeference, size, gsd, gsd_source)), None
-    if options.zones is not None and georeference is not None:
-        zones = read_zones(options.zones, options.zone_column, georeference, size, areas)
-    for row, strip in opened.strips:
-        areas.add(row, strip)
-        if zones is not None:
-            zones.add(row, strip)
-    damaged = tuple(Window(*window) for window in json.loads(tags.get("LANDCOVER_DAMAGED", "[]")))
-    by_zone, ood = {} if zones is None else zones.zones, read_ood(tags.get(UNLIKE, ""))
-    return MadeMap(task, size, gsd, gsd_source, areas, by_zone, damaged, ood=ood)
+    damaged = tuple(Window(*window) for window in json.loads(opened.tags.get("LANDCOVER_DAMAGED", "[]")))
+    ood = read_ood(opened.tags.get(UNLIKE, ""))
+    return MadeMap(task, opened.size, gsd, gsd_source, areas, damaged, ood=ood)
 
 
 def read_ood(text: str) -> OodReport | None:

@@ -4,7 +4,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -73,11 +73,6 @@ class Task:
     def name(self) -> str:
         """Name of the image in messages and results, without passwords and signatures."""
         return display_name(self.image)
-
-    @property
-    def path(self) -> Path:
-        """The image's file; for an address a path that does not exist."""
-        return Path(self.image)
 
     def format(self, options: PredictOptions) -> MapFormat:
         """Return the file format of the map."""
@@ -150,8 +145,10 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
             settings=lambda: settings(image.parent.resolve()),  # noqa: B023
             layout=lambda: layout(folder) if folder else None,  # noqa: B023
         )
-        if scale is None and options.gsd is None and _is_readable(image):
-            unknown.append(image)
+        if scale is None and options.gsd is None:
+            with suppress(DataError):  # not imagery: skipped when it is read, with the reason
+                image_size(image)
+                unknown.append(image)
         scale = scale or Scale(model_gsd, "assumed")
         tasks.append(Task(image, _map(stem, suffix), picture, scale, size))
     for address in addresses:
@@ -189,15 +186,6 @@ def products(task: Task, options: PredictOptions) -> list[Path]:
 
 def _map(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + _MASK_END + suffix)
-
-
-def _is_readable(image: Path) -> bool:
-    """Return whether a file is imagery. Others are skipped when they are read, and the reason is reported."""
-    try:
-        image_size(image)
-    except DataError:
-        return False
-    return True
 
 
 def _settings_gsd(folder: Path) -> float | None:
@@ -240,10 +228,6 @@ class Imagery:
         """Height and width in pixels."""
         return self.source.height, self.source.width
 
-    def row_areas(self) -> Float64Array | None:
-        """Return square metres of a pixel in each row, as :func:`pixel_areas` does."""
-        return pixel_areas(self.georeference, self.size, *self.scale)
-
 
 def pixel_areas(
     georeference: Georeference | None, size: Size, gsd: float, source: GsdSource
@@ -285,9 +269,8 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
                 raise UsageError(
                     f"{task.name} is a picture without georeference; --bbox and --aoi cannot be used."
                 )
-            imagery = Imagery(
-                ArraySource(*read_imagery(task.path, max_pixels=options.max_pixels)), scale, sides
-            )
+            pixels = read_imagery(Path(task.image), max_pixels=options.max_pixels)
+            imagery = Imagery(ArraySource(*pixels), scale, sides)
         else:
             scene = stack.enter_context(
                 open_scene(
@@ -316,19 +299,16 @@ def choose_model(tasks: Sequence[Task], options: PredictOptions, *, model_gsd: f
 
     Images that cannot be read count nothing; the prediction reports them.
     """
-    megapixels = sum(_pixels(task, options, model_gsd) for task in tasks) / 1e6
+    megapixels = 0.0
+    for task in tasks:
+        size, gsd = task.size, task.scale.gsd
+        if size is None or options.bbox is not None or options.aoi is not None:
+            try:
+                with open_imagery(task, options, model_gsd) as imagery:
+                    size, gsd = imagery.size, imagery.scale.gsd
+            except (DataError, UsageError):
+                continue
+        megapixels += size[0] * size[1] * (gsd / model_gsd) ** 2 / 1e6
     name = auto_model(megapixels)
     _log.info("Model auto: chose %s for %.1f megapixels at %g m per pixel", name, megapixels, model_gsd)
     return name
-
-
-def _pixels(task: Task, options: PredictOptions, model_gsd: float) -> float:
-    """Return the number of pixels of an image at the model's GSD; 0 if it cannot be read."""
-    size, gsd = task.size, task.scale.gsd
-    if size is None or options.bbox is not None or options.aoi is not None:
-        try:
-            with open_imagery(task, options, model_gsd) as imagery:
-                size, gsd = imagery.size, imagery.scale.gsd
-        except (DataError, UsageError):
-            return 0.0
-    return size[0] * size[1] * (gsd / model_gsd) ** 2

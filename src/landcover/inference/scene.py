@@ -6,24 +6,24 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from landcover._typing import UInt8Array
 from landcover.errors import ImageError, OutputError, UsageError
-from landcover.inference.blocks import ReadLog, RowBuffer, SceneWork, damaged_rows, joined
+from landcover.inference.blocks import ReadLog, SceneWork, joined
 from landcover.inference.engine import RowBlock, row_blocks
 from landcover.inference.grid import Grid, make_grid
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import Imagery, Task
+from landcover.inference.plan import Imagery, Task, pixel_areas
 from landcover.io.readahead import read_ahead
 from landcover.model.preprocessing import Size
 from landcover.model.runtimes import Runtime
 from landcover.ood import OodReport
 from landcover.postprocess import remove_small_regions, sieve_row_blocks
-from landcover.raster import RasterSpec, Scene, write_bands
+from landcover.raster import RasterSpec, write_bands
 from landcover.raster.mapfiles import write_map_file
-from landcover.raster.zonal import ClassAreas, ZoneAreas, read_zones
+from landcover.raster.zonal import ClassAreas
 from landcover.scale import GsdSource
 from landcover.windows import Window
 
@@ -48,8 +48,7 @@ class MadeMap:
         size: Height and width.
         gsd: Metres per pixel.
         gsd_source: Origin of the GSD.
-        areas: Pixels and areas of each class.
-        zones: The same for each polygon of the file of zones.
+        areas: Pixels and areas of each class, and of each zone.
         damaged: Windows of the scene that could not be read and have no data in the map.
         notes: Warnings about the scene.
         ood: How much of it is out of distribution for the model; None if unknown.
@@ -60,7 +59,6 @@ class MadeMap:
     gsd: float
     gsd_source: GsdSource
     areas: ClassAreas
-    zones: dict[str, ClassAreas] = field(default_factory=dict)
     damaged: tuple[Window, ...] = ()
     notes: tuple[str, ...] = ()
     ood: OodReport | None = None
@@ -97,10 +95,9 @@ def make_map(
     gsd, gsd_source = imagery.scale
     tags = {**tags, "LANDCOVER_GSD": f"{gsd:g} ({gsd_source})", WORK: work_digest(task, options)}
     _check_products(task, imagery, options)
-    row_areas = imagery.row_areas()
-    areas, zones = ClassAreas(runtime.card.legend, row_areas), None
+    areas = ClassAreas(runtime.card.legend, pixel_areas(imagery.georeference, imagery.size, *imagery.scale))
     if options.zones is not None and imagery.georeference is not None:
-        zones = read_zones(options.zones, options.zone_column, imagery.georeference, imagery.size, areas)
+        areas.add_zones(options.zones, options.zone_column, imagery.georeference, imagery.size)
     grid = scene_grid(runtime, imagery, options, task.name)
     products = {"probabilities": options.probabilities, "confidence": options.confidence}
     identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **products}
@@ -112,7 +109,7 @@ def make_map(
         blocks = (block for run in runs for block in make_blocks(runtime, imagery, grid, run, options))
         with closing(blocks):
             for block in progress(blocks, sum(map(len, runs))):
-                work.finish(block, read_log(imagery, block))
+                work.finish(block, ReadLog.of(imagery.source, block))
         log = joined(work.logs[number] for number in sorted(work.logs))
         if log.damaged:
             tags["LANDCOVER_DAMAGED"] = json.dumps(log.damaged)
@@ -120,9 +117,8 @@ def make_map(
         if report is not None:
             tags[UNLIKE] = json.dumps(report.to_dict())
         spec = RasterSpec(*imagery.size, imagery.georeference, tags)
-        write_products(task, work, spec, options, gsd, areas, zones)
-    by_zone = {} if zones is None else zones.zones
-    return MadeMap(task, imagery.size, gsd, gsd_source, areas, by_zone, log.damaged, log.notes, report)
+        write_products(task, work, spec, options, gsd, areas)
+    return MadeMap(task, imagery.size, gsd, gsd_source, areas, log.damaged, log.notes, report)
 
 
 def scene_grid(runtime: Runtime, imagery: Imagery, options: PredictOptions, name: str) -> Grid:
@@ -148,7 +144,7 @@ def make_blocks(
 ) -> Iterator[RowBlock]:
     """Compute some consecutive row blocks of a scene, the next one while the consumer uses one.
 
-    Nothing is stored: any worker that has the scene and the model can compute blocks. :func:`read_log`
+    Nothing is stored: any worker that has the scene and the model can compute blocks. :meth:`ReadLog.of`
     returns the log of a block.
     """
     blocks = row_blocks(
@@ -164,13 +160,6 @@ def make_blocks(
         yield from ahead
 
 
-def read_log(imagery: Imagery, block: RowBlock) -> ReadLog:
-    """Return the log of a block, whose rows have been read."""
-    scene = imagery.source if isinstance(imagery.source, Scene) else None
-    damaged, notes = ([], []) if scene is None else (scene.damaged, scene.warnings)
-    return ReadLog(damaged_rows(list(damaged), block.start, block.stop), tuple(notes), block.ood)
-
-
 def write_products(
     task: Task,
     work: SceneWork,
@@ -178,7 +167,6 @@ def write_products(
     options: PredictOptions,
     gsd: float,
     areas: ClassAreas,
-    zones: ZoneAreas | None,
 ) -> None:
     """Write the map and the other products of a scene from the rows of all its blocks, and count areas.
 
@@ -195,20 +183,25 @@ def write_products(
         single = work.confidence.path or (strip[None] for strip in work.confidence.strips())
         write_bands(task.beside("_confidence.tif"), single, spec, ["confidence"], cog=cog, force=force)
 
+    classes, strips = work.classes, work.classes.strips()
+    if options.min_region is not None:
+        min_pixels = options.min_region.pixels(gsd)
+        if spec.height * spec.width <= IN_MEMORY_PIXELS:
+            strips = iter([remove_small_regions(classes.read(0, spec.height), min_pixels)])
+        else:
+            strips = sieve_row_blocks(classes.read, spec.height, spec.width, min_pixels)
+
     def counted() -> Iterator[UInt8Array]:
         row = 0
-        for strip in _cleaned(work.classes, spec, options, gsd):
+        for strip in strips:
             areas.add(row, strip)
-            if zones is not None:
-                zones.add(row, strip)
             row += len(strip)
             yield strip
 
-    strips = counted()
-    rows: Path | Iterable[UInt8Array] = strips
-    if options.min_region is None and work.classes.path is not None:
-        deque(strips, maxlen=0)  # GDAL reads the file itself
-        rows = work.classes.path
+    rows: Path | Iterator[UInt8Array] = counted()
+    if options.min_region is None and classes.path is not None:
+        deque(counted(), maxlen=0)  # GDAL reads the file itself
+        rows = classes.path
     write_map_file(
         task.map,
         rows,
@@ -225,20 +218,6 @@ def write_products(
         confidence = task.beside("_confidence.tif") if options.confidence else None
         polygons = task.map.with_suffix(f".{options.vector}")
         vectorize(task.map, polygons, legend=legend, confidence=confidence, force=force)
-
-
-def _cleaned(
-    classes: RowBuffer, spec: RasterSpec, options: PredictOptions, gsd: float
-) -> Iterator[UInt8Array]:
-    """Yield the map in strips, without small regions where ``min_region`` is set."""
-    if options.min_region is None:
-        yield from classes.strips()
-        return
-    min_pixels = options.min_region.pixels(gsd)
-    if spec.height * spec.width <= IN_MEMORY_PIXELS:
-        yield remove_small_regions(classes.read(0, spec.height), min_pixels)
-    else:
-        yield from sieve_row_blocks(classes.read, spec.height, spec.width, min_pixels)
 
 
 def work_digest(task: Task, options: PredictOptions) -> str:

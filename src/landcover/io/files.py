@@ -105,7 +105,19 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     """
     refuse_existing(path, force=force)
     stem = path.stem.translate(_SPECIAL_CHARACTERS)
-    with _private_folder(path, stem[:_STEM_CHARACTERS]) as folder:
+    start = f".{stem[:_STEM_CHARACTERS]}{_SUFFIX}."
+    if _SUFFIX not in str(path.parent):  # a work folder is emptied by its owner
+        _remove_leftovers(path.parent, start)
+    while True:
+        folder = path.with_name(start + secrets.token_hex(4))
+        with writing(path, folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o700)  # fails if the name exists, link or not
+            descriptor = _open_folder(folder)
+        if _lock(descriptor) is not False and folder.exists():
+            break
+        _close(descriptor)  # another process removed it as a leftover before it was locked
+    try:
         temporary = folder / (stem + path.suffix)
         with writing(path, folder):
             yield temporary
@@ -117,33 +129,16 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
             temporary.replace(path)
             with suppress(OSError):  # not every system can flush a folder
                 _flush(path.parent, os.O_RDONLY)
-
-
-@contextmanager
-def _private_folder(path: Path, stem: str) -> Iterator[Path]:
-    """Create a folder for one file to write, remove it at the end, and those that killed processes left."""
-    if _SUFFIX not in str(path.parent):  # a work folder is emptied by its owner
-        _remove_leftovers(path.parent, stem)
-    while True:
-        folder = path.with_name(f".{stem}{_SUFFIX}.{secrets.token_hex(4)}")
-        with writing(path, folder):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(0o700)  # fails if the name exists, link or not
-            descriptor = _open_folder(folder)
-        if _lock(descriptor) is not False and folder.exists():
-            break
-        _close(descriptor)  # another process removed it as a leftover before it was locked
-    try:
-        yield folder
     finally:
         _close(descriptor)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_leftovers(parent: Path, stem: str) -> None:
+def _remove_leftovers(parent: Path, start: str) -> None:
+    """Remove the private folders whose names begin so and whose processes were killed."""
     if sys.platform == "win32":  # no lock shows whether a process still works
         return
-    pattern = re.compile(rf"\.{re.escape(stem + _SUFFIX)}\.[0-9a-f]{{8}}")
+    pattern = re.compile(rf"{re.escape(start)}[0-9a-f]{{8}}")
     with suppress(OSError):  # no such folder
         for folder in (path for path in parent.iterdir() if pattern.fullmatch(path.name)):
             with suppress(OSError):
