@@ -6,7 +6,7 @@ The public names are imported on first use: ``import landcover`` loads none of t
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "landcover.data": ["Dataset", "convert", "open_dataset", "prepare", "verify"],

@@ -7,15 +7,19 @@ Types are strict: ``true`` is not a number and ``"8"`` not an integer.
 import dataclasses
 import json
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from landcover.errors import ConfigError, UsageError, did_you_mean
 from landcover.textfiles import INTEGER, NUMBER, parse_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class Config(BaseModel):
@@ -75,6 +79,29 @@ class Options(Config):
 
 
 C = TypeVar("C", bound=BaseModel)
+D = TypeVar("D", bound="DataclassInstance")
+
+
+def with_deprecated(
+    options: D, keywords: Mapping[str, Any], function: str, renamed: Mapping[str, str] | None = None
+) -> D:
+    """Return a dataclass of options with keywords of a function in version 0.1 put into its fields.
+
+    Raises:
+        TypeError: If a keyword is not a field, by its present or its former name (``renamed``).
+    """
+    if not keywords:
+        return options
+    given = {(renamed or {}).get(name, name): value for name, value in keywords.items()}
+    if unknown := given.keys() - {field.name for field in dataclasses.fields(options)}:
+        raise TypeError(f"{function}() got an unexpected keyword argument {min(unknown)!r}")
+    warnings.warn(
+        f"{function}({', '.join(f'{name}=...' for name in keywords)}) is deprecated and will be removed in "
+        f"version 0.3. Pass options=landcover.{type(options).__name__}(...).",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return dataclasses.replace(options, **given)
 
 _SHOWN_FAULTS = 8
 
@@ -176,12 +203,17 @@ def _faults(cls: type[BaseModel], error: ValidationError) -> list[str]:
 
 
 def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
-    """Turn one pydantic error into a sentence."""
-    parts, known = _locate(cls, fault["loc"])
+    location, kind, found = fault["loc"], fault["type"], fault["input"]
+    # Between keys pydantic names the tried member of a union, which is left out.
+    parts, tables = [], _tables(cls)
+    for depth, part in enumerate(location, 1):
+        inner = [table[part] for table in tables if part in table]
+        if inner or isinstance(part, int) or depth == len(location):
+            parts.append(str(part))
+        tables = [table for annotation in inner for table in _tables(annotation)] or tables
     key = ".".join(parts) or "the whole"
-    kind, found = fault["type"], fault["input"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {key!r}. {did_you_mean(parts[-1], known)}"
+        return f"unknown key {key!r}. {did_you_mean(parts[-1], {name for table in tables for name in table})}"
     if kind in ("missing", "missing_argument"):
         return f"{key} is missing."
     cause = fault.get("ctx", {}).get("error")
@@ -196,34 +228,13 @@ def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
     return f"{key}: found {_shown(found)}; {message[0].lower()}{message[1:]}.{hint}"
 
 
-def _locate(cls: type, location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """Return the readable parts of an error's location, and the keys known at its end.
-
-    Between keys pydantic names the tried member of a union, which is left out.
-    """
-    parts: list[str] = []
-    tables = [_fields(cls)]
-    for depth, part in enumerate(location):
-        annotations = [table[str(part)] for table in tables if part in table]
-        last = depth == len(location) - 1
-        if annotations or isinstance(part, int) or last:
-            parts.append(str(part))
-        if annotations and not last:
-            tables = [_fields(kind) for annotation in annotations for kind in _types_in(annotation)]
-    return parts, sorted({name for table in tables for name in table})
-
-
-def _fields(kind: type) -> dict[str, Any]:
-    """Return the type of each field of a configuration or dataclass; nothing for other types."""
-    if issubclass(kind, BaseModel):
-        return {name: field.annotation for name, field in kind.model_fields.items()}
-    return {f.name: f.type for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
-
-
-def _types_in(annotation: Any) -> list[type]:
-    """Return the classes named in a type such as ``tuple[A | B, ...] | None``."""
-    own = [annotation] if isinstance(annotation, type) else []
-    return own + [kind for argument in get_args(annotation) for kind in _types_in(argument)]
+def _tables(kind: Any) -> list[dict[str, Any]]:
+    """Return the fields, with their types, of each class in a type such as ``tuple[A | B, ...] | None``."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [{name: field.annotation for name, field in kind.model_fields.items()}]
+    if dataclasses.is_dataclass(kind):
+        return [{field.name: field.type for field in dataclasses.fields(kind)}]
+    return [table for argument in get_args(kind) for table in _tables(argument)]
 
 
 def _shown(value: Any) -> str:

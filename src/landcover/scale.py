@@ -65,7 +65,7 @@ def unknown_gsd(
     """Return the error that a ground sample distance is needed and not known.
 
     Args:
-        what: What has none: a file, a folder, "3 of 5 images (for example a.png)".
+        what: What lacks it: a file, a folder, "3 of 5 images (for example a.png)".
         other: What else than ``--gsd`` helps.
     """
     return UsageError(

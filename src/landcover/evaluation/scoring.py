@@ -1,17 +1,16 @@
 """``evaluate``: score a model, or a folder of maps, on one subset of a split."""
 
 import operator
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, Protocol
-from warnings import warn
 
 import numpy as np
 
 from landcover._typing import Int64Array, UInt8Array
+from landcover.config import with_deprecated
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.errors import MaskError, UsageError, did_you_mean
 from landcover.evaluation.boundary import DISTANCE_BINS_M, boundary_scores, count_by_distance
@@ -123,7 +122,7 @@ def evaluate(
         >>> report.images, report.confusion.shape, sorted(report.iou)[:2]
         (3, (7, 7), ['agriculture', 'barren'])
     """
-    options = _with_deprecated(options or EvaluateOptions(), deprecated)
+    options = with_deprecated(options or EvaluateOptions(), deprecated, "evaluate", {"borders": "boundaries"})
     _check(model, predictions, metric, options)
     if isinstance(data, Dataset):
         if legend is not None or gsd is not None:
@@ -338,22 +337,6 @@ class _Boundaries:
             for row in section.bins
             if row.pixels and (absent := [name for name in present if row.iou[name] is None])
         ]
-
-
-def _with_deprecated(options: EvaluateOptions, keywords: Mapping[str, object]) -> EvaluateOptions:
-    """Return options with the keywords of version 0.1 filled in."""
-    if not keywords:
-        return options
-    fields = {"borders" if name == "boundaries" else name: name for name in EvaluateOptions.__slots__}
-    if unknown := keywords.keys() - fields:
-        raise TypeError(f"evaluate() got an unexpected keyword argument {min(unknown)!r}")
-    warn(
-        f"evaluate({', '.join(f'{name}=...' for name in keywords)}) is deprecated and will be removed in "
-        "version 0.3. Pass options=landcover.EvaluateOptions(...).",
-        DeprecationWarning,
-        stacklevel=3,
-    )
-    return replace(options, **{fields[name]: value for name, value in keywords.items()})  # type: ignore[arg-type]
 
 
 def _check(

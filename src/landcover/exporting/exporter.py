@@ -6,9 +6,8 @@ import logging
 import math
 import os
 import tempfile
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -18,7 +17,8 @@ import onnx
 
 from landcover import __version__
 from landcover._typing import UInt8Array
-from landcover.errors import LandcoverWarning, UsageError, did_you_mean
+from landcover.config import with_deprecated
+from landcover.errors import UsageError, did_you_mean
 from landcover.exporting.acceptance import (
     MAX_MIOU_LOSS,
     MIN_AGREEMENT,
@@ -174,7 +174,7 @@ def export(
         >>> exported = lc.export("runs/a", "model.onnx")  # doctest: +SKIP
         >>> lc.open_model("model.onnx")  # doctest: +SKIP
     """
-    options = _with_deprecated(options or ExportOptions(), deprecated)
+    options = with_deprecated(options or ExportOptions(), deprecated, "export")
     out, item = Path(out), None if options.stac_mlm is None else Path(options.stac_mlm)
     calibration = options.calibration or ()
     calibration = [calibration] if isinstance(calibration, str) else calibration
@@ -280,23 +280,6 @@ def _check_int8(
             f"--calibration-images is {options.calibration_images}; expected at least one for each of "
             f"{len(calibration)} --calibration."
         )
-
-
-def _with_deprecated(options: ExportOptions, keywords: Mapping[str, Any]) -> ExportOptions:
-    """Return options with the keywords of version 0.1 put into their fields."""
-    if not keywords:
-        return options
-    known = [field.name for field in fields(ExportOptions)]
-    for name in keywords:
-        if name not in known:
-            raise TypeError(f"export() has no option {name!r}. {did_you_mean(name, known)}")
-    warnings.warn(
-        f"export({', '.join(f'{name}=...' for name in keywords)}) is deprecated and will be removed in "
-        "version 0.3. Pass options=ExportOptions(...).",
-        LandcoverWarning,
-        stacklevel=3,
-    )
-    return replace(options, **keywords)
 
 
 def float_variant(reference: TorchRuntime, windows: Sequence[UInt8Array], folder: Path) -> Variant:

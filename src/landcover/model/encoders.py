@@ -110,8 +110,8 @@ def build_encoder(name: str, output_stride: int) -> Encoder:
 
     Raises:
         ConfigError: If timm has no such model.
-        ModelError: If the model has no stride-4 features or cannot have this output stride; the message says
-            which it can have.
+        ModelError: If the model has no stride-4 features or cannot have this output stride; the message names
+            the possible ones.
     """
     check_encoder_name(name)
     try:
