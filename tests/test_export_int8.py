@@ -27,7 +27,7 @@ def quantised(exported, images, max_miou_loss):
         images,
         noise(WINDOW_PX, seed=7),
         [("noise", iter([noise(WINDOW_PX, seed=8), noise(32, seed=9)]))],
-        Labelled(exported.data, "folders:validation"),
+        (exported.data, "folders:validation", None),
         ExportOptions(max_miou_loss=max_miou_loss, min_agreement=0.0, no_speed_gate=NO_GATE),
         exported.folder,
     )

@@ -16,7 +16,7 @@ from landcover.inference import predict
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import choose_model, plan
 from landcover.model import bundled as shipped
-from landcover.model.bundled import SHIPPED, names, shipped_file
+from landcover.model.bundled import BY_NAME, SHIPPED, shipped_file
 from landcover.model.card import model_digest, read_card, read_model, resolve_model, save_model
 from landcover.model.runtimes import open_model
 from onnx_models import save_exported
@@ -156,7 +156,7 @@ def test_auto_chooses_by_the_size_of_the_job(
 def test_models_lists_them(installed):
     (installed / "starter.onnx").unlink()
     told = json.loads(invoke("models", "resnet18", "--json", "-"))["shipped"]
-    assert [row["name"] for row in told] == names()
+    assert [row["name"] for row in told] == list(BY_NAME)
     assert (told[0]["gsd"], told[0]["miou"], told[0]["split"]) == (1.0, 0.6543, "scenes-k5@0:val")
     assert told[1]["file"] is None
     assert "LICENSE-MODEL" in told[0]["licence"]

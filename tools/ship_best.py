@@ -18,7 +18,7 @@ from typing import Any
 from landcover.errors import LandcoverError, UsageError
 from landcover.evaluation import evaluate
 from landcover.exporting import Exported, ExportOptions, export
-from landcover.model.bundled import TERMS, shipped_model
+from landcover.model.bundled import BY_NAME, TERMS
 from landcover.model.card import ModelCard, read_model, save_model
 
 ENCODER = "efficientnet_b4_imagenet.safetensors"
@@ -99,7 +99,7 @@ def main() -> None:
         exported = make(options.model, options.tiles, options.full, options.unlabelled, options.work)
     except (LandcoverError, OSError) as error:
         sys.exit(f"Error: {error}")
-    shutil.copy(exported.path, shipped_model("best").path)
+    shutil.copy(exported.path, BY_NAME["best"].path)
     score = exported.card.scores[0]
     print(f"{score['split']}: mIoU {100 * score['miou']:.2f}; {exported.card.export['int8']}")
 

@@ -3,6 +3,7 @@
 Each check returns its results as plain data for the model's card, or raises :class:`ModelError` with them.
 """
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError, UsageError
 from landcover.evaluation import evaluate
 from landcover.model.runtimes import Runtime
+from landcover.model.runtimes.onnx_runtime import import_onnxruntime
 from landcover.progress import track
 
 Predictor = Callable[[UInt8Array], Sequence[Float32Array]]
@@ -48,6 +50,23 @@ def both_outputs(runtime: Runtime) -> Predictor:
     return lambda batch: (runtime.probabilities(batch), runtime.coarse(batch))
 
 
+class DeepnessPrediction:
+    """What the QGIS plugin Deepness computes with a file: its arithmetic, on the runtime that it uses."""
+
+    def __init__(self, path: Path) -> None:
+        self._session = import_onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        entries = self._session.get_modelmeta().custom_metadata_map
+        self._mean = np.array(json.loads(entries["standardization_mean"]), np.float32)
+        self._std = np.array(json.loads(entries["standardization_std"]), np.float32)
+
+    def __call__(self, batch: UInt8Array) -> tuple[Float32Array]:
+        """Return the probabilities, float32 (N, C, S, S), of uint8 (N, S, S, 3), one tile after the other."""
+        scaled = (np.float32(batch * 1.0 / 255.0) - self._mean) / self._std
+        tiles = scaled.transpose(0, 3, 1, 2)
+        name = self._session.get_inputs()[0].name
+        return (np.concatenate([self._session.run(None, {name: tile[None]})[0] for tile in tiles]),)
+
+
 def parity_batches(images: Sequence[UInt8Array]) -> Iterator[UInt8Array]:
     """Yield batches (N, h, w, 3) of uint8 images: each alone, two at once, odd sizes down to 1 x 1."""
     for image in images:
@@ -70,9 +89,7 @@ def check_parity(
         batches: The input, see :func:`parity_batches`; one is in memory at a time.
 
     Returns:
-        For each runtime its name (``runtime``), the ``sizes`` of the batches, the number of ``pixels``
-        compared, the ``agreement`` (fraction with the same predicted class) and the ``largest_difference`` of
-        a probability.
+        For each runtime the numbers that are compared with :data:`MIN_PARITY` and :data:`MAX_DIFFERENCE`.
 
     Raises:
         ModelError: If shapes differ, or a limit is exceeded, also by NaN.
@@ -94,36 +111,31 @@ def check_parity(
                 same[name] += int((one.argmax(axis=1) == two.argmax(axis=1)).sum())
                 # np.maximum keeps NaN on either side; max() does not.
                 largest[name] = float(np.maximum(largest[name], np.abs(one - two).max()))
-    results = []
     for name in variants:
-        agreement = same[name] / pixels[name]
-        if not (agreement >= MIN_PARITY and largest[name] <= MAX_DIFFERENCE):  # NaN fails too
+        if not (same[name] / pixels[name] >= MIN_PARITY and largest[name] <= MAX_DIFFERENCE):  # also NaN
             raise ModelError(
                 f"The exported file differs from the network in {name}: the predicted class is the same for "
-                f"{100 * agreement:.3f} % of the pixels (expected at least {100 * MIN_PARITY:g} %), and "
-                f"probabilities differ by up to {largest[name]:.2g} (expected at most {MAX_DIFFERENCE:g}). "
-                "Nothing was written. The export is at fault, not the model: please report it with the "
-                "output of 'landcover doctor'."
+                f"{100 * same[name] / pixels[name]:.3f} % of the pixels "
+                f"(expected at least {100 * MIN_PARITY:g} %), and probabilities differ by up to "
+                f"{largest[name]:.2g} (expected at most {MAX_DIFFERENCE:g}). Nothing was written. The export "
+                "is at fault, not the model: please report it with the output of 'landcover doctor'."
             )
-        results.append(
-            {
-                "runtime": name,
-                "sizes": list(sizes),
-                "pixels": pixels[name],
-                "agreement": agreement,
-                "largest_difference": largest[name],
-            }
-        )
-    return results
+    return [
+        {
+            "runtime": name,
+            "sizes": list(sizes),
+            "pixels": pixels[name],
+            "agreement": same[name] / pixels[name],
+            "largest_difference": largest[name],
+        }
+        for name in variants
+    ]
 
 
 def check_accuracy(
     pair: Pair, data: str | Path, split: str, *, gsd: float | None, max_loss: float
 ) -> dict[str, Any]:
     """Score both files on one subset of a split, as ``landcover evaluate`` does.
-
-    Returns:
-        ``split``, number of ``images``, mIoU ``fp32`` and ``int8`` (0..1), ``loss_points`` and its limit.
 
     Raises:
         ModelError: If INT8 loses more than ``max_loss`` points of mIoU.
@@ -156,10 +168,6 @@ def check_agreement(
     pair: Pair, name: str, windows: Iterable[UInt8Array], *, minimum: float
 ) -> dict[str, Any]:
     """Compare the classes that both files predict for each pixel of windows, uint8 (H, W, 3) each.
-
-    Returns:
-        ``imagery`` (the name), number of ``windows`` and ``pixels``, those with the ``same`` class and their
-        ``fraction``.
 
     Raises:
         ModelError: If the fraction (0..1) is below the minimum.
@@ -194,10 +202,6 @@ def check_speed(
         must_be_faster: Refuse an INT8 file that is not faster.
         rounds: Measurements of each, after a few that are not counted.
         clock: Seconds since any moment.
-
-    Returns:
-        ``runtime``, ``window_px``, ``rounds``, median milliseconds ``fp32_ms`` and ``int8_ms``, and their
-        ratio ``times_as_fast``.
 
     Raises:
         ModelError: If INT8 must be faster and is not.

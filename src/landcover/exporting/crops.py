@@ -42,7 +42,7 @@ class CropSource:
         Args:
             count: Number of crops.
             side: Height and width in pixels of ``gsd``.
-            gsd: Metres per pixel of the crops: the model's.
+            gsd: Metres per pixel of the crops.
             seed: Seed of the positions.
             overlapping: Yield at most this many times as many crops as fit into the images side by side, and
                 one for each image; None for no limit.

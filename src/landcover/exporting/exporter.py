@@ -22,6 +22,7 @@ from landcover.errors import UsageError, did_you_mean
 from landcover.exporting.acceptance import (
     MAX_MIOU_LOSS,
     MIN_AGREEMENT,
+    DeepnessPrediction,
     Pair,
     both_outputs,
     check_accuracy,
@@ -31,9 +32,15 @@ from landcover.exporting.acceptance import (
     parity_batches,
 )
 from landcover.exporting.crops import PROCEDURAL, open_crops, parse_crops
-from landcover.exporting.graph import OPSET, model_graph, standard_entries, standardised_graph, write_model
+from landcover.exporting.graph import (
+    OPSET,
+    deepness_entries,
+    model_graph,
+    standard_entries,
+    standardised_graph,
+    write_model,
+)
 from landcover.exporting.int8 import quantise
-from landcover.exporting.qgis import DeepnessPrediction, deepness_entries
 from landcover.exporting.stac import stac_item
 from landcover.io.files import atomic_path, check_output, write_text
 from landcover.model import DeepLabV3Plus
@@ -113,12 +120,8 @@ class Exported:
         }
 
 
-class Labelled(NamedTuple):
-    """Labelled data to score on: folder or cache, ``NAME:subset``, metres per pixel if not stated there."""
-
-    data: str | Path
-    split: str
-    gsd: float | None = None
+Labelled = tuple[str | Path, str, float | None]
+"""Data to score on: folder or cache, ``NAME:subset``, metres per pixel if not stated there."""
 
 
 class Variant(NamedTuple):
@@ -180,7 +183,7 @@ def export(
     calibration = [calibration] if isinstance(calibration, str) else calibration
     if for_ not in get_args(Purpose):
         raise UsageError(f"Unknown purpose {for_!r}. {did_you_mean(for_, get_args(Purpose))}")
-    labelled = None if data is None or split is None else Labelled(data, split, gsd)
+    labelled = None if data is None or split is None else (data, split, gsd)
     if options.int8:
         _check_int8(options, calibration, labelled, for_)
     elif calibration or options.compare or options.no_speed_gate is not None:
@@ -205,7 +208,7 @@ def export(
 
     with tempfile.TemporaryDirectory(prefix="landcover-export-") as name:
         folder = Path(name)
-        variant = (qgis_variant if for_ == "qgis" else float_variant)(reference, windows, folder)
+        variant = float_variant(reference, windows, folder, for_)
         if labelled is not None and options.int8:
             share = -(-options.calibration_images // len(sources))
             # Half a window: more different crops in the same number of pixels, also from a few images.
@@ -282,42 +285,37 @@ def _check_int8(
         )
 
 
-def float_variant(reference: TorchRuntime, windows: Sequence[UInt8Array], folder: Path) -> Variant:
-    """Write landcover's own file, ``float.onnx``, and compare it with torch in every runtime.
+def float_variant(
+    reference: TorchRuntime, windows: Sequence[UInt8Array], folder: Path, for_: Purpose = "landcover"
+) -> Variant:
+    """Write the float32 file, ``float.onnx``, and compare it with torch in every runtime that is to run it.
 
     Args:
         reference: The network.
         windows: uint8 (H, W, 3) each, on which predictions are compared.
         folder: An existing folder for the file.
+        for_: As for :func:`export`.
 
     Raises:
         ModelError: If a runtime's predictions differ too much from the network's.
     """
-    card, entries = reference.card, standard_entries(reference.card)
+    card, network, file = reference.card, cast("DeepLabV3Plus", reference.module), folder / "float.onnx"
     _log.info("Converting the network %s to ONNX; this can take a minute", card.model.encoder)
-    model = model_graph(cast("DeepLabV3Plus", reference.module), card)
-    file = folder / "float.onnx"
+    if for_ == "qgis":
+        model, entries = standardised_graph(network, card), deepness_entries(card)
+    else:
+        model, entries = model_graph(network, card), standard_entries(card)
     write_model(file, model, card, entries)
-    _log.info("Comparing the ONNX file with torch in %s", " and ".join(_RUNTIMES))
-    runtimes = {name: both_outputs(open_model(file, device="cpu", runtime=name)) for name in _RUNTIMES}
-    parity = check_parity(both_outputs(reference), runtimes, parity_batches(windows))
-    return Variant(model, card, entries, {"parity": parity})
-
-
-def qgis_variant(reference: TorchRuntime, windows: Sequence[UInt8Array], folder: Path) -> Variant:
-    """Make the file for Deepness and compare what the plugin computes with it with torch.
-
-    Arguments and errors as :func:`float_variant`.
-    """
-    card, entries = reference.card, deepness_entries(reference.card)
-    model = standardised_graph(cast("DeepLabV3Plus", reference.module), card)
-    file = folder / "qgis.onnx"
-    write_model(file, model, card, entries)
-    parity = check_parity(
-        lambda batch: (reference.probabilities(batch),),
-        {"onnxruntime, as Deepness runs it": DeepnessPrediction(file)},
-        (_full_window(window, card.window_px)[None] for window in windows),
-    )
+    _log.info("Comparing the ONNX file with torch")
+    if for_ == "qgis":
+        parity = check_parity(
+            lambda batch: (reference.probabilities(batch),),
+            {"onnxruntime, as Deepness runs it": DeepnessPrediction(file)},
+            (_full_window(window, card.window_px)[None] for window in windows),
+        )
+    else:
+        runtimes = {name: both_outputs(open_model(file, device="cpu", runtime=name)) for name in _RUNTIMES}
+        parity = check_parity(both_outputs(reference), runtimes, parity_batches(windows))
     return Variant(model, card, entries, {"parity": parity})
 
 

@@ -6,6 +6,7 @@ branch or a loop, and batch norms are folded into the convolutions.
 
 import copy
 import io
+import json
 import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -161,6 +162,29 @@ def _exported(module: nn.Module, example: Tensor, **options: Any) -> onnx.ModelP
 def standard_entries(card: ModelCard) -> dict[str, str]:
     """Return the metadata that ONNX defines for every model of images: pixel format and licence."""
     return {**_PIXELS, **({"model_license": card.licence} if card.licence else {})}
+
+
+def deepness_entries(card: ModelCard) -> dict[str, str]:
+    """Return the metadata that Deepness reads, the QGIS plugin that runs ONNX models on map layers.
+
+    Each entry is JSON: ``tiles_size`` of its manual, ``tile_size`` of its code; overlap in percent of a tile,
+    resolution in centimetres per pixel. The plugin sets values below ``seg_thresh`` to zero before the
+    argmax; ``seg_small_segment`` is the size of a median filter. See its sources,
+    https://github.com/PUTvision/qgis-plugin-deepness, 2024 to 2026.
+    """
+    values = {
+        "model_type": "Segmentor",
+        "class_names": {str(i): name for i, name in enumerate(card.legend.scored_names)},
+        "resolution": round(100 * card.preprocessing.gsd, 6),
+        "tile_size": card.window_px,
+        "tiles_size": card.window_px,
+        "tiles_overlap": round(100 * card.overlap_px / card.window_px),
+        "standardization_mean": list(card.preprocessing.mean),
+        "standardization_std": list(card.preprocessing.std),
+        "seg_thresh": 0.0,
+        "seg_small_segment": 0,
+    }
+    return {name: json.dumps(value) for name, value in values.items()}
 
 
 def write_model(

@@ -8,6 +8,7 @@ smallest to the largest leave them three or four; :func:`best_range` has the sma
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def rounded(model: onnx.ModelProto, images: Sequence[UInt8Array]) -> onnx.ModelP
         model: Convolutions with constant weights and folded norms; it is not changed.
         images: uint8 (H, W, 3) each, over which means are taken.
     """
-    result = _copy(model)
+    result = deepcopy(model)
     convolutions = [node for node in result.graph.node if node.op_type == "Conv"]
     names = list(dict.fromkeys(node.input[0] for node in convolutions))
     totals = [np.zeros(1)] * len(names)
@@ -245,12 +246,6 @@ def network_input(image: UInt8Array) -> Float32Array:
     return np.ascontiguousarray(np.moveaxis(image, -1, 0)[None], np.float32)
 
 
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
 def _inside(
     model: onnx.ModelProto,
     names: Sequence[str],
@@ -263,7 +258,7 @@ def _inside(
 
     ``constants`` are the operator's further inputs, in order.
     """
-    probe = _copy(model)
+    probe = deepcopy(model)
     del probe.graph.output[:]
     probe.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     outputs = [f"{name}_{operator}" for name in names]

@@ -9,13 +9,13 @@ from typing import Any
 
 from landcover.exporting.graph import INPUT, STANDARDISED
 from landcover.model.card import ModelCard
+from landcover.model.preprocessing import RGB
 from landcover.model.runtimes.base import PROBABILITIES
 
 EXTENSIONS = (
     "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 )
-_BANDS = ("red", "green", "blue")
 _SHA256 = "1220"  # a multihash of SHA-256 begins with it
 _TASKS = ["semantic-segmentation"]
 
@@ -50,7 +50,7 @@ def stac_item(
         "start_datetime": "1900-01-01T00:00:00Z",
         "end_datetime": "9999-12-31T23:59:59Z",
         "gsd": prepared.gsd,
-        "bands": [{"name": band} for band in _BANDS],
+        "bands": [{"name": band} for band in RGB],
         "mlm:name": re.sub(r"[^a-zA-Z0-9_. -]+", "-", title),  # the extension allows no others
         "mlm:architecture": f"DeepLabv3+ ({model.encoder})",
         "mlm:tasks": _TASKS,
@@ -64,7 +64,7 @@ def stac_item(
             {
                 "name": name_in,
                 "description": description,
-                "bands": list(_BANDS),
+                "bands": list(RGB),
                 "input": _tensor([batch, 3, dynamic, dynamic], "bands"),
                 "value_scaling": scaling,
                 "resize_type": None,

@@ -21,7 +21,7 @@ from landcover.errors import ConfigError, ModelError, did_you_mean
 from landcover.io.files import atomic_path
 from landcover.legend import Legend
 from landcover.model import ModelConfig
-from landcover.model.bundled import names, shipped_file
+from landcover.model.bundled import BY_NAME, shipped_file
 from landcover.model.files import Tensors, read_onnx_metadata, read_tensor_metadata, read_tensors
 from landcover.model.preprocessing import RGB, Preprocessing
 from landcover.ood import ImageryProfile
@@ -252,12 +252,12 @@ def resolve_model(path: str | Path) -> Path:
             return shipped
         raise ModelError(
             f"There is no model {path}. Expected an .onnx or .safetensors file, a run folder, or a bundled "
-            f"model. {did_you_mean(str(path), names())}"
+            f"model. {did_you_mean(str(path), BY_NAME)}"
         )
     if (path / BEST_NAME).is_file():
         return path / BEST_NAME
     hides = ""
-    if str(path) in names():
+    if str(path) in BY_NAME:
         hides = f" It hides the bundled model {str(path)!r}: rename it, or work in another directory."
     if (path / LAST_NAME).is_file():
         raise ModelError(

@@ -19,7 +19,6 @@ from landcover.training.config import AugmentConfig, TrainConfig
 from landcover.training.data import TrainingData
 from landcover.training.sampler import CropSampler, NeighbourTiles, assemble_crop
 from landcover.training.teachers import SoftLabels
-from landcover.windows import Window
 
 _GREY = np.full((3, 3), 1 / 3)
 _TURN = np.array([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
@@ -89,17 +88,16 @@ class BatchReader:
     def _crop(self, n: int) -> Batch:
         crop = self._sampler[n]
         pieces = list(self._neighbours.pieces(crop))
-        image, channels = assemble_crop(pieces, crop.side, self._read_image, self._read_channels)
+        dataset, items = self._data.dataset, self._data.train
+        image, channels = assemble_crop(
+            pieces,
+            crop.side,
+            lambda item, window: dataset.read_image(items[item], window),
+            lambda item, window: np.take(dataset.legend.channels, dataset.read_mask(items[item], window)),
+        )
         cells = self._config.crop_px // self._config.loss.stride
         soft = None if self._soft is None else self._soft.cut(pieces, crop.side, cells)
         return augment(image, channels, soft, crop.rng, self._config, self._preprocessing)
-
-    def _read_image(self, item: int, window: Window) -> UInt8Array:
-        return self._data.dataset.read_image(self._data.train[item], window)
-
-    def _read_channels(self, item: int, window: Window) -> UInt8Array:
-        dataset = self._data.dataset
-        return np.take(dataset.legend.channels, dataset.read_mask(self._data.train[item], window))
 
 
 def augment(
@@ -112,13 +110,7 @@ def augment(
 ) -> Batch:
     """Resample a crop to ``crop_px``, turn it and draw its colour variation.
 
-    Args:
-        image: uint8 (side, side, 3).
-        channels: uint8 (side, side): channel of each pixel, or ``IGNORE``.
-        soft: Soft labels, uint8 (h, w, C), or None.
-        rng: Generator of the augmentation.
-        config: The configuration.
-        preprocessing: Preprocessing of the model.
+    The arrays are those of a :class:`Batch`, with any side in pixels of the data.
     """
     size = config.crop_px, config.crop_px
     symmetry = int(rng.integers(8)) if config.augment.d4 else 0

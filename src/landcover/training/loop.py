@@ -24,7 +24,6 @@ from landcover.inference import predict_probabilities
 from landcover.io import index_to_colours
 from landcover.legend import IGNORE, Legend
 from landcover.metrics import ConfusionMatrix
-from landcover.model import DeepLabV3Plus
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, read_card, save_model
 from landcover.model.runtimes import TorchRuntime
 from landcover.model.runtimes.base import Precision
@@ -101,8 +100,12 @@ def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt"
             soft = None if batch.soft is None else torch.from_numpy(batch.soft).to(run.device)
             normalised = normalise(images, colours)  # in float32, so outside of autocast
             # Fabric switches precision in calls of forward only, and logits is another method.
+            network, stride = state.network, config.loss.stride
             with fabric.autocast():
-                logits = _logits(state.network, normalised, config.loss.stride)
+                logits = network(normalised) if stride == 1 else network.logits(normalised)
+                if 1 < stride < network.stride:
+                    factor = network.stride / stride
+                    logits = functional.interpolate(logits, scale_factor=factor, mode="bilinear")
             loss = run.criterion(logits, targets, soft)
             fabric.backward(loss / config.accumulate)
             meter.loss += loss.detach()
@@ -135,9 +138,8 @@ def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt"
             )
         by_steps = config.checkpoint_steps is not None and progress.step - saved[0] >= config.checkpoint_steps
         due = by_steps or progress.seconds - saved[1] >= 60 * config.checkpoint_minutes
-        if due and not (
-            run.validation and runs.validation_due(config, progress)
-        ):  # a validation writes one, too
+        validates = run.validation and runs.validation_due(config, progress)  # which writes one, too
+        if due and not validates:
             save_checkpoint(run, state)
             saved = progress.step, progress.seconds
 
@@ -249,15 +251,6 @@ def _fabric(device: torch.device, precision: Precision) -> Fabric:
         )
     finally:
         fabric_logger.setLevel(level)
-
-
-def _logits(network: DeepLabV3Plus, images: Tensor, stride: int) -> Tensor:
-    """Return the logits at every stride-th pixel."""
-    logits: Tensor = network(images) if stride == 1 else network.logits(images)
-    if stride in (1, network.stride):
-        return logits
-    factor = network.stride / stride
-    return functional.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def batch_scores(logits: Tensor, targets: Tensor, legend: Legend) -> dict[str, Any]:

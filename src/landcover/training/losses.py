@@ -44,12 +44,10 @@ def build_loss(config: LossConfig, classes: tuple[str, ...], device: torch.devic
 
     def loss(logits: Tensor, target: Tensor, soft: Tensor | None = None) -> Tensor:
         pixels, truth = labelled_pixels(logits.float(), target)
+        total = logits.sum() * 0.0
         if len(truth):
-            total = torch.stack(
-                [term.weight * terms[term.name](pixels, truth) for term in config.terms]
-            ).sum()
-        else:
-            total = logits.sum() * 0.0
+            values = [term.weight * terms[term.name](pixels, truth) for term in config.terms]
+            total = torch.stack(values).sum()
         if soft is None:
             return total
         every_pixel = logits.float().permute(0, 2, 3, 1).flatten(0, 2)
@@ -61,12 +59,10 @@ def build_loss(config: LossConfig, classes: tuple[str, ...], device: torch.devic
 def labelled_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logits and targets of the labelled pixels: float (P, C) and int64 (P,).
 
-    Args:
-        logits: float (N, C, h, w).
-        target: Integers (N, H, W), class channels or ``IGNORE``; H and W are h and w times one integer.
+    The sides of ``target``, (N, H, W), are those of ``logits``, (N, C, h, w), times one integer.
 
     Raises:
-        ValueError: If the sizes are not multiples.
+        ValueError: If they are not.
     """
     stride = target.shape[1] // logits.shape[2]
     if target.shape[1:] != (logits.shape[2] * stride, logits.shape[3] * stride):

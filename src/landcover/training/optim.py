@@ -28,16 +28,11 @@ def build_optimiser(network: DeepLabV3Plus, config: OptimiserConfig) -> Optimize
     rates = {"encoder": config.encoder_learning_rate or config.learning_rate, "head": config.learning_rate}
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:
-            continue
         module = "encoder" if name.startswith("encoder.") else "head"
-        decayed = parameter.ndim > 1
-        key = module if decayed else f"{module}, not decayed"
-        decay = config.weight_decay if decayed else 0.0
-        group = groups.setdefault(
-            key, {"name": key, "params": [], "lr": rates[module], "weight_decay": decay}
-        )
-        group["params"].append(parameter)
+        decay, suffix = (config.weight_decay, "") if parameter.ndim > 1 else (0.0, ", not decayed")
+        new = {"name": module + suffix, "params": [], "lr": rates[module], "weight_decay": decay}
+        if parameter.requires_grad:
+            groups.setdefault(module + suffix, new)["params"].append(parameter)
     if config.name == "adamw":
         return AdamW(groups.values(), fused=True)
     return SGD(groups.values(), lr=config.learning_rate, momentum=config.momentum, fused=True)

@@ -230,13 +230,9 @@ def run_identity(
 
 
 def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, resume: str | Path) -> bool:
-    """Prepare a run folder; return whether it contains this run, to be resumed.
+    """Prepare a run folder; return whether it contains this run (:func:`run_identity`), to be resumed.
 
-    Args:
-        folder: The run folder; it need not exist.
-        identity: The run, see :func:`run_identity`.
-        settings: The text of the run's ``config.yaml``.
-        resume: ``auto``, ``never``, or another run folder whose copy is resumed.
+    ``settings`` is the text of its ``config.yaml``; ``resume`` as for :func:`landcover.training.train`.
 
     Raises:
         OutputError: If the folder contains a run that is not to be resumed, or other files.

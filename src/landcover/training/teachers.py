@@ -24,7 +24,6 @@ from landcover.io.files import atomic_path
 from landcover.model.card import ImageSet, ModelCard, is_exported, model_digest, read_card, resolve_model
 from landcover.model.files import read_tensor_metadata, read_tensors
 from landcover.model.runtimes import Runtime, open_model
-from landcover.model.runtimes.base import Precision
 from landcover.progress import track
 from landcover.training.data import TrainingData, check_scale
 from landcover.training.runs import SOFT_LABELS_NAME
@@ -79,11 +78,7 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
     memorisation. So the teachers' training images, and those of their own teachers and initial models, must
     not be among the images that this training leaves out. Logs warnings about teachers whose training images
     are not recorded, and about those that were selected or calibrated by their scores on held-out images.
-
-    Args:
-        teachers: The teachers.
-        data: The training data.
-        trained: Fingerprints of the images to train on.
+    ``trained`` are the images to train on.
 
     Raises:
         UsageError: If a teacher's scale differs too much from that of the data.
@@ -166,9 +161,7 @@ def soft_labels(
     folder: Path,
     *,
     cell_m: float,
-    device: str,
-    threads: int | None,
-    precision: Precision,
+    **runtime: Any,
 ) -> SoftLabels:
     """Return the teachers' probabilities on the training images, from the run folder if it contains them.
 
@@ -180,9 +173,7 @@ def soft_labels(
         data: The training data.
         folder: The run folder.
         cell_m: Side of the student's cells in metres; the finest teacher's are taken if they are larger.
-        device: Device of checkpoints, such as ``cuda:0``; exported models compute on the CPU.
-        threads: Number of threads, see :func:`landcover.model.runtimes.open_model`.
-        precision: Precision of the teachers.
+        **runtime: Options of :func:`landcover.model.runtimes.open_model`; exported models run on the CPU.
 
     Raises:
         ModelError: If a teacher cannot be read, or was replaced since the run was opened.
@@ -203,7 +194,7 @@ def soft_labels(
     if not intact:
         names = ", ".join(teacher.path for teacher in teachers)
         logger.info(f"Computing soft labels with {names} for {len(data.train)} images.")
-        maps = _compute(teachers, data, cell_m, device, threads, precision)
+        maps = _compute(teachers, data, cell_m, runtime)
         about = {_MADE_OF: made_of, _DIGEST: _digest(maps)}
         with atomic_path(file, force=True) as temporary:
             temporary.write_bytes(save({str(n): array for n, array in enumerate(maps)}, metadata=about))
@@ -219,15 +210,10 @@ def _digest(maps: Iterable[UInt8Array]) -> str:
 
 
 def _compute(
-    teachers: Sequence[Teacher],
-    data: TrainingData,
-    cell_m: float,
-    device: str,
-    threads: int | None,
-    precision: Precision,
+    teachers: Sequence[Teacher], data: TrainingData, cell_m: float, options: dict[str, Any]
 ) -> list[UInt8Array]:
     """Return uint8 (h, w, C) for each training image."""
-    runtimes = [_open(teacher, device, threads, precision) for teacher in teachers]
+    runtimes = [_open(teacher, options) for teacher in teachers]
     gsd, classes = data.data_gsd, data.dataset.legend.scored_names
     orders = [[runtime.card.legend.scored_names.index(name) for name in classes] for runtime in runtimes]
     finest = min(runtime.stride * runtime.card.preprocessing.gsd for runtime in runtimes)
@@ -247,9 +233,9 @@ def _compute(
     return maps
 
 
-def _open(teacher: Teacher, device: str, threads: int | None, precision: Precision) -> Runtime:
-    device = "cpu" if is_exported(resolve_model(teacher.path)) else device
-    runtime = open_model(teacher.path, device=device, threads=threads, precision=precision)
+def _open(teacher: Teacher, options: dict[str, Any]) -> Runtime:
+    on_cpu = {"device": "cpu"} if is_exported(resolve_model(teacher.path)) else {}
+    runtime = open_model(teacher.path, **options | on_cpu)
     if model_digest(teacher.path) != teacher.digest:
         raise ModelError(
             f"The teacher {teacher.path} was replaced since this run was opened; its training may still be "

@@ -45,6 +45,8 @@ SHIPPED = (
 )
 """All of them; those of ``starter`` first."""
 
+BY_NAME = {model.name: model for model in SHIPPED}
+
 AUTO = "auto"
 """The name for which :func:`auto_model` chooses a model."""
 
@@ -60,18 +62,8 @@ def auto_model(megapixels: float) -> str:
     Args:
         megapixels: Size of the job in million pixels at the models' ground sample distance (2.39 m).
     """
-    installed = shipped_model("best").path.is_file()
+    installed = BY_NAME["best"].path.is_file()
     return "best" if installed and megapixels <= BEST_MEGAPIXELS else "starter"
-
-
-def names() -> list[str]:
-    """Return the names of the models."""
-    return [model.name for model in SHIPPED]
-
-
-def shipped_model(name: str) -> ShippedModel:
-    """Return a model by name, or raise KeyError."""
-    return {model.name: model for model in SHIPPED}[name]
 
 
 def shipped_file(name: str) -> Path | None:
@@ -80,9 +72,9 @@ def shipped_file(name: str) -> Path | None:
     Raises:
         ModelError: If the file is not in this installation.
     """
-    if name not in names():
+    if name not in BY_NAME:
         return None
-    path = shipped_model(name).path
+    path = BY_NAME[name].path
     if not path.is_file():
         raise ModelError(
             f"The bundled model {name!r} is not in this installation, which was built without model files: "

@@ -1,5 +1,6 @@
 """The interface of all runtimes, and the checks that they share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -74,13 +75,28 @@ class Runtime(Protocol):
         """
 
 
-def check_batch(batch: UInt8Array) -> None:
-    """Raise :class:`UsageError` unless ``batch`` is uint8 (N, H, W, 3) and contains a pixel."""
-    if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3 or batch.size == 0:
-        raise UsageError(
-            f"The batch is {batch.dtype} {batch.shape}; expected a batch of RGB images: uint8 "
-            "(N, H, W, 3), each side at least 1. Scale other imagery to 0..255 first."
-        )
+class CheckedRuntime(ABC):
+    """Both methods of a :class:`Runtime` by one that computes an output of a checked batch."""
+
+    def probabilities(self, batch: UInt8Array) -> Float32Array:
+        """Classify uint8 (N, H, W, 3) images; see :meth:`Runtime.probabilities`."""
+        return self._checked(PROBABILITIES, batch)
+
+    def coarse(self, batch: UInt8Array) -> Float32Array:
+        """Classify at the decoder's stride; see :meth:`Runtime.coarse`."""
+        return self._checked(COARSE, batch)
+
+    def _checked(self, output: str, batch: UInt8Array) -> Float32Array:
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3 or batch.size == 0:
+            raise UsageError(
+                f"The batch is {batch.dtype} {batch.shape}; expected a batch of RGB images: uint8 "
+                "(N, H, W, 3), each side at least 1. Scale other imagery to 0..255 first."
+            )
+        return self._run(output, batch)
+
+    @abstractmethod
+    def _run(self, output: str, batch: UInt8Array) -> Float32Array:
+        """Compute one of :data:`OUTPUTS`."""
 
 
 def signature(dtype: str, shape: Iterable[int | str | None]) -> str:
@@ -89,12 +105,7 @@ def signature(dtype: str, shape: Iterable[int | str | None]) -> str:
 
 
 def check_signatures(path: Path, inputs: Mapping[str, str], outputs: Collection[str]) -> None:
-    """Check the inputs and outputs of an exported model.
-
-    Args:
-        path: The model file, for the message.
-        inputs: :func:`signature` of each input by name.
-        outputs: Names of the outputs.
+    """Check an exported model's inputs, by name and :func:`signature`, and the names of its outputs.
 
     Raises:
         ModelError: If the one input is not ``image`` of any size, or an output is missing.
@@ -114,10 +125,7 @@ def check_signatures(path: Path, inputs: Mapping[str, str], outputs: Collection[
 def checked_stride(path: Path, card: "ModelCard", shapes: Mapping[str, Sequence[int]]) -> int:
     """Check the shapes of both outputs and return the stride of the coarse one.
 
-    Args:
-        path: The model file, for the message.
-        card: Its card.
-        shapes: Shape of each output for one image of :data:`PROBE_PX` x :data:`PROBE_PX`.
+    The shapes are those for one image of :data:`PROBE_PX` x :data:`PROBE_PX`.
 
     Raises:
         ModelError: If the channels are not the card's scored classes, or the sizes do not fit the image.

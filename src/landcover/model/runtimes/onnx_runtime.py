@@ -13,11 +13,9 @@ from landcover.extras import needs
 from landcover.hardening import disable_telemetry
 from landcover.model.card import read_card
 from landcover.model.runtimes.base import (
-    COARSE,
     OUTPUTS,
-    PROBABILITIES,
     PROBE_PX,
-    check_batch,
+    CheckedRuntime,
     check_signatures,
     checked_stride,
     signature,
@@ -29,7 +27,7 @@ _ERRORS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImp
 """What onnxruntime raises for a file that it cannot run; they have no common type."""
 
 
-class ONNXRuntime:
+class ONNXRuntime(CheckedRuntime):
     """Run an exported model with onnxruntime, on the CPU or on CUDA.
 
     It computes both outputs for either, and converts each batch to floats first: on a CPU OpenVINO is faster.
@@ -84,16 +82,7 @@ class ONNXRuntime:
             path, self.card, {name: self._run(name, blank).shape for name in OUTPUTS}
         )
 
-    def probabilities(self, batch: UInt8Array) -> Float32Array:
-        """Classify uint8 (N, H, W, 3) images; see :meth:`.base.Runtime.probabilities`."""
-        return self._run(PROBABILITIES, batch)
-
-    def coarse(self, batch: UInt8Array) -> Float32Array:
-        """Classify at the decoder's stride; see :meth:`.base.Runtime.coarse`."""
-        return self._run(COARSE, batch)
-
     def _run(self, output: str, batch: UInt8Array) -> Float32Array:
-        check_batch(batch)
         image = batch.transpose(0, 3, 1, 2).astype(np.float32, order="C")
         (values,) = self._session.run([output], {"image": image})
         result: Float32Array = np.ascontiguousarray(values, np.float32)

@@ -21,12 +21,10 @@ from landcover.errors import MissingExtraError, ModelError, UsageError
 from landcover.model.cache import ModelCache
 from landcover.model.card import model_digest, read_card
 from landcover.model.runtimes.base import (
-    COARSE,
     OUTPUTS,
-    PROBABILITIES,
     PROBE_PX,
+    CheckedRuntime,
     Precision,
-    check_batch,
     check_signatures,
     checked_stride,
     signature,
@@ -40,7 +38,7 @@ PIXELS_KEPT = 1 << 22
 about a third of a kilobyte per pixel for the network's features."""
 
 
-class OpenVINORuntime:
+class OpenVINORuntime(CheckedRuntime):
     """Run an exported model with OpenVINO on the CPU.
 
     For each batch shape and output the graph is compiled once with fixed sizes and without what only the
@@ -114,15 +112,8 @@ class OpenVINORuntime:
             check_signatures(self._path, inputs, outputs)
             return taking_pixels(network)
 
-    def probabilities(self, batch: UInt8Array) -> Float32Array:
-        """Classify uint8 (N, H, W, 3) images; see :meth:`.base.Runtime.probabilities`."""
-        check_batch(batch)
-        return answer(self._request(PROBABILITIES, batch.shape), batch)
-
-    def coarse(self, batch: UInt8Array) -> Float32Array:
-        """Classify at the decoder's stride; see :meth:`.base.Runtime.coarse`."""
-        check_batch(batch)
-        return answer(self._request(COARSE, batch.shape), batch)
+    def _run(self, output: str, batch: UInt8Array) -> Float32Array:
+        return answer(self._request(output, batch.shape), batch)
 
     def _request(self, output: str, shape: tuple[int, ...]) -> Any:
         """Return the inference request of a graph compiled for an output and a batch shape."""

@@ -1,6 +1,5 @@
 """A torch module behind the :class:`~.base.Runtime` interface."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,13 @@ from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError, UsageError
 from landcover.model import build_model
 from landcover.model.card import read_model
-from landcover.model.runtimes.base import Precision, check_batch
+from landcover.model.runtimes.base import COARSE, CheckedRuntime, Precision
 
 if TYPE_CHECKING:
     from landcover.model.card import ModelCard
 
 
-class TorchRuntime:
+class TorchRuntime(CheckedRuntime):
     """Run a module that is in memory.
 
     The module is moved to the device and stays in evaluation mode: a training loop that validates its module
@@ -25,6 +24,7 @@ class TorchRuntime:
 
     Attributes:
         module: The network itself.
+        device: Where it computes, such as ``"cpu"`` or ``"cuda:0"``.
 
     Args:
         module: Takes normalised float32 (N, 3, H, W), returns logits (N, C, H, W). Coarse logits come from
@@ -44,37 +44,23 @@ class TorchRuntime:
     ) -> None:
         self.card = card
         self._device = pick_device(device)
+        self.device = str(self._device)
         self._autocast = precision == "bf16"
         self.module = module.to(self._device).eval()
         network: Any = module
-        has_coarse = hasattr(network, "logits")
-        self._coarse: Callable[[torch.Tensor], torch.Tensor] = network.logits if has_coarse else network
-        self.stride: int = network.stride if has_coarse else 1
+        self._logits = {COARSE: network.logits} if hasattr(network, "logits") else {}
+        self.stride: int = network.stride if self._logits else 1
         scale, offset = card.preprocessing.factors
         self._scale = torch.from_numpy(scale).to(self._device)
         self._offset = torch.from_numpy(offset).to(self._device)
 
-    @property
-    def device(self) -> str:
-        """The device, such as ``"cpu"`` or ``"cuda:0"``."""
-        return str(self._device)
-
-    def probabilities(self, batch: UInt8Array) -> Float32Array:
-        """Classify uint8 (N, H, W, 3) images; see :meth:`.base.Runtime.probabilities`."""
-        return self._softmax(self.module, batch)
-
-    def coarse(self, batch: UInt8Array) -> Float32Array:
-        """Classify at the decoder's stride; see :meth:`.base.Runtime.coarse`."""
-        return self._softmax(self._coarse, batch)
-
     @torch.inference_mode()
-    def _softmax(self, network: Callable[[torch.Tensor], torch.Tensor], batch: UInt8Array) -> Float32Array:
-        check_batch(batch)
+    def _run(self, output: str, batch: UInt8Array) -> Float32Array:
         pixels = torch.tensor(batch, device=self._device)
         # NHWC in memory is torch's channels_last: the axes are renamed, nothing is moved.
         normalised = torch.addcmul(self._offset, pixels.float(), self._scale).permute(0, 3, 1, 2)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            logits = network(normalised)
+            logits = self._logits.get(output, self.module)(normalised)
         logits = logits.float().contiguous().div_(self.card.temperature)
         result: Float32Array = torch.softmax(logits, dim=1).cpu().numpy()
         return result
