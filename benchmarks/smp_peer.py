@@ -29,7 +29,7 @@ from landcover.legend import IGNORE, Legend
 from landcover.model import ModelConfig
 from landcover.model.card import ModelCard
 from landcover.model.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from landcover.model.runtimes import TorchRuntime
+from landcover.model.runtimes.torch_runtime import TorchRuntime
 
 RECIPE: Mapping[str, Any] = {
     "encoder": "mobilenetv2_100",

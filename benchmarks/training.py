@@ -19,8 +19,9 @@ import torch
 
 from common import landcover, print_timings, take_turns
 from landcover.data import open_dataset, select
-from landcover.model import ModelConfig, build_model
+from landcover.model import ModelConfig
 from landcover.model.encoders import build_encoder
+from landcover.model.network import build_model
 from landcover.training.depthwise import use_fast_depthwise_backward
 from smp_peer import RECIPE, WARM_UP_STEPS, usual_loop
 

@@ -14,10 +14,11 @@ from landcover.data import open_dataset
 from landcover.exporting import exporter
 from landcover.exporting.exporter import Variant, float_variant
 from landcover.legend import DEEPGLOBE
-from landcover.model import ModelConfig, build_model
+from landcover.model import ModelConfig
 from landcover.model.card import ModelCard, save_model
+from landcover.model.network import build_model
 from landcover.model.preprocessing import Preprocessing
-from landcover.model.runtimes import TorchRuntime
+from landcover.model.runtimes.torch_runtime import TorchRuntime
 
 torch.set_num_threads(1)
 

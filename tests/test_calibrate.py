@@ -22,7 +22,8 @@ from landcover.evaluation.temperature import fit_temperature
 from landcover.inference.grid import make_grid
 from landcover.legend import DEEPGLOBE, IGNORE
 from landcover.model.card import UsedImages, read_card, read_model, save_model
-from landcover.model.runtimes import TorchRuntime, open_model
+from landcover.model.runtimes import open_model
+from landcover.model.runtimes.torch_runtime import TorchRuntime
 from landcover.training.losses import labelled_pixels
 from training_world import assert_same_tensors, tiny, write_pairs
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from landcover.model import build_model
+from landcover.model.network import build_model
 from landcover.training import depthwise
 from landcover.training.depthwise import DepthwiseConv2d, DepthwiseConv2dSame, use_fast_depthwise_backward
 from training_world import tiny

@@ -23,7 +23,7 @@ from landcover.cli import build
 from landcover.errors import ModelError, OutputError, SplitError, UsageError
 from landcover.exporting.stac import stac_item
 from landcover.legend import DEEPGLOBE, LandClass, Legend
-from landcover.model import ModelConfig, build_model
+from landcover.model import ModelConfig
 from landcover.model.card import model_digest, read_card, save_model
 from landcover.model.runtimes import open_model
 

@@ -13,11 +13,13 @@ from fake_runtime import make_card
 from landcover.errors import ModelError
 from landcover.exporting.acceptance import both_outputs, check_parity, parity_batches
 from landcover.exporting.graph import ConstantSame, model_graph, write_model
-from landcover.model import ModelConfig, build_model
+from landcover.model import ModelConfig
 from landcover.model._compat import Conv2dSame
 from landcover.model.card import read_card
 from landcover.model.encoders import TESTED_ENCODERS
-from landcover.model.runtimes import TorchRuntime, open_model
+from landcover.model.network import build_model
+from landcover.model.runtimes import open_model
+from landcover.model.runtimes.torch_runtime import TorchRuntime
 
 SIZES = [(1, 1, 1), (1, 33, 47), (3, 32, 64), (1, 2, 130), (1, 511, 513)]
 

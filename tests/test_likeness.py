@@ -23,7 +23,7 @@ from landcover.inference.maps import read_ood
 from landcover.inference.reading import ArraySource
 from landcover.model import card as bundle
 from landcover.model.card import read_card, save_model
-from landcover.model.runtimes import TorchRuntime
+from landcover.model.runtimes.torch_runtime import TorchRuntime
 from landcover.ood import (
     FEATURES,
     LEVELS,

@@ -10,9 +10,11 @@ from torch import nn
 
 from fake_runtime import make_card
 from landcover.errors import ModelError, UsageError
-from landcover.model import ModelConfig, build_model
+from landcover.model import ModelConfig
 from landcover.model.card import save_model
-from landcover.model.runtimes import TorchRuntime, open_model
+from landcover.model.network import build_model
+from landcover.model.runtimes import open_model
+from landcover.model.runtimes.torch_runtime import TorchRuntime
 
 RNG = np.random.default_rng(0)
 BATCH = RNG.integers(0, 256, (2, 32, 40, 3), dtype=np.uint8)

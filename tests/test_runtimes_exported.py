@@ -16,6 +16,8 @@ from landcover.errors import MissingExtraError, ModelError, UsageError
 from landcover.model.card import CARD_KEY
 from landcover.model.runtimes import ONNXRuntime, OpenVINORuntime, choose_runtime, onnx_runtime, open_model
 from landcover.model.runtimes import openvino_runtime as openvino_module
+from landcover.model.runtimes.onnx_runtime import ONNXRuntime
+from landcover.model.runtimes.openvino_runtime import OpenVINORuntime
 from onnx_models import STRIDE, expected, make_model, save_exported
 
 CARD = make_card().model_copy(update={"temperature": 1.7})

@@ -30,10 +30,10 @@ from landcover.inference import predict_index
 from landcover.io.files import claimed
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.metrics import ConfusionMatrix
-from landcover.model import build_model
 from landcover.model.card import read_card, read_model, save_model
 from landcover.model.encoders import TESTED_ENCODERS
 from landcover.model.files import read_tensors
+from landcover.model.network import build_model
 from landcover.model.preprocessing import Preprocessing
 from landcover.model.runtimes import open_model
 from landcover.training import TrainConfig, load_preset, presets, train

@@ -1,7 +1,7 @@
 """Lazy imports, and optional dependencies with an error that names the install command."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -28,19 +28,12 @@ def needs(extra: str) -> Iterator[None]:
         ) from error
 
 
-def lazy_names(package: str, homes: Mapping[str, str], *, extra: str | None = None) -> Callable[[str], Any]:
-    """Return a package's ``__getattr__`` that imports each name when it is first used.
-
-    Args:
-        package: The package's name.
-        homes: The module of each name, relative to the package.
-        extra: Extra that installs what the modules import.
-    """
+def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a package's ``__getattr__`` that imports each name, from its module there, when it is used."""
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        with needs(extra) if extra else nullcontext():
-            return getattr(import_module(f"{package}.{homes[name]}"), name)
+        return getattr(import_module(f"{package}.{homes[name]}"), name)
 
     return get

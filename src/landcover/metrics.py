@@ -99,7 +99,22 @@ class ConfusionMatrix:
                 f"The truth has {truth.shape[0]} x {truth.shape[1]} pixels (height x width), the prediction "
                 f"{prediction.shape[0]} x {prediction.shape[1]}. Score at the size of the truth."
             )
-        joint = _count_pairs(truth.ravel(), prediction.ravel(), len(self.legend))
+        values = len(self.legend) + 1  # index 0 is NODATA, index i + 1 is class i
+        flat = {"truth": truth.ravel(), "prediction": prediction.ravel()}
+        totals = np.zeros(values * values, np.int64)
+        for start in range(0, truth.size, _BLOCK_PX):
+            codes = np.zeros(min(_BLOCK_PX, truth.size - start), np.intp)
+            for what, array in flat.items():
+                shifted = array[start : start + _BLOCK_PX] + np.uint8(1)  # NODATA wraps around to 0
+                if shifted.max() >= values:
+                    raise MaskError(
+                        f"The {what} holds the value {shifted.max() - 1}; expected 0 to {values - 2}, or "
+                        f"{NODATA} for nodata. Was it made with another legend?"
+                    )
+                codes *= values
+                codes += shifted
+            totals += np.bincount(codes, minlength=totals.size)
+        joint = totals.reshape(values, values)
         table = np.roll(joint[1:], -1, axis=1)  # a NODATA truth is dropped, a NODATA prediction goes last
         if self.legend.unknown is not None:
             table[:, self.legend.unknown] += table[:, -1]
@@ -201,34 +216,3 @@ def mean_iou(iou: Float64Array) -> Float64Array:
 def _counted_rows(legend: Legend, metric: Metric) -> list[int]:
     """Return the true classes whose pixels count at all: unknown ones do not in the challenge."""
     return list(legend.scored if metric == "challenge" else range(len(legend)))
-
-
-def _count_pairs(truth: UInt8Array, prediction: UInt8Array, classes: int) -> Int64Array:
-    """Count the pixels of each pair of values.
-
-    Args:
-        truth: uint8 (N,), class indices or NODATA.
-        prediction: uint8 (N,), class indices or NODATA.
-        classes: K, the number of classes.
-
-    Returns:
-        int64 (K + 1, K + 1): index 0 is NODATA, index i + 1 is class i.
-
-    Raises:
-        MaskError: If a value is neither a class nor NODATA.
-    """
-    values = classes + 1
-    totals = np.zeros(values * values, np.int64)
-    for start in range(0, truth.size, _BLOCK_PX):
-        codes = np.zeros(min(_BLOCK_PX, truth.size - start), np.intp)
-        for what, labels in (("truth", truth), ("prediction", prediction)):
-            shifted = labels[start : start + _BLOCK_PX] + np.uint8(1)  # NODATA wraps around to 0
-            if shifted.max() > classes:
-                raise MaskError(
-                    f"The {what} holds the value {shifted.max() - 1}; expected 0 to {classes - 1}, or "
-                    f"{NODATA} for nodata. Was it made with another legend?"
-                )
-            codes *= values
-            codes += shifted
-        totals += np.bincount(codes, minlength=totals.size)
-    return totals.reshape(values, values)

@@ -11,6 +11,7 @@ from landcover.cli import _options
 from landcover.cli._options import argument
 from landcover.cli._output import points, print_table, put
 from landcover.errors import MissingExtraError, printable
+from landcover.extras import needs
 
 if TYPE_CHECKING:
     from landcover.model.card import ModelCard
@@ -116,8 +117,9 @@ def models(
     """List bundled models, architectures, encoders, licences, presets."""
     result: dict[str, Any] = {"shipped": _bundled()}
     try:
-        from landcover.model import TESTED_ENCODERS, describe_encoder
-        from landcover.training import presets
+        with needs("train"):
+            from landcover.model.encoders import TESTED_ENCODERS, describe_encoder
+            from landcover.training import presets
 
         result |= {
             "architectures": ["deeplabv3plus"],

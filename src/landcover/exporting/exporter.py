@@ -43,9 +43,10 @@ from landcover.exporting.graph import (
 from landcover.exporting.int8 import quantise
 from landcover.exporting.stac import stac_item
 from landcover.io.files import atomic_path, check_output, write_text
-from landcover.model import DeepLabV3Plus
 from landcover.model.card import ONNX_SUFFIX, ModelCard, model_digest
-from landcover.model.runtimes import TorchRuntime, open_model
+from landcover.model.network import DeepLabV3Plus
+from landcover.model.runtimes import open_model
+from landcover.model.runtimes.torch_runtime import TorchRuntime
 
 Purpose = Literal["landcover", "qgis"]
 

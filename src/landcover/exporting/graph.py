@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from landcover import __version__
-from landcover.model import DeepLabV3Plus
 from landcover.model._compat import Conv2dSame
 from landcover.model.card import CARD_KEY, ModelCard
+from landcover.model.network import DeepLabV3Plus
 from landcover.model.runtimes.base import OUTPUTS, PROBABILITIES
 
 OPSET = 18

@@ -1,33 +1,13 @@
 """Networks and model files: DeepLabv3+ on timm encoders, cards, runtimes.
 
-Importing this package loads neither torch nor timm; using any name except :class:`ModelConfig` does.
+Importing this package loads neither torch nor timm; its modules ``network`` and ``encoders`` do.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from landcover.config import Config
-from landcover.extras import lazy_names
-
-if TYPE_CHECKING:
-    from landcover.model.encoders import TESTED_ENCODERS, EncoderInfo, describe_encoder
-    from landcover.model.network import DeepLabV3Plus, build_model
-
-__all__ = [
-    "TESTED_ENCODERS",
-    "DeepLabV3Plus",
-    "EncoderInfo",
-    "ModelConfig",
-    "build_model",
-    "describe_encoder",
-]
-
-_HOMES = {
-    **dict.fromkeys(("TESTED_ENCODERS", "EncoderInfo", "describe_encoder"), "encoders"),
-    **dict.fromkeys(("DeepLabV3Plus", "build_model"), "network"),
-}
-__getattr__ = lazy_names(__name__, _HOMES, extra="train")
 
 Count = Annotated[int, Field(ge=1)]
 

@@ -50,8 +50,11 @@ def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
         source = str(weights)
         loaded = {key: torch.from_numpy(value) for key, value in read_tensors(Path(weights)).items()}
 
-    own = _without_counters(encoder.body.state_dict())
-    tensors = _without_counters(loaded)
+    own, tensors = (
+        # Nothing reads the counters of batch norms, and converters drop or reshape them.
+        {key: value for key, value in each.items() if not key.endswith("num_batches_tracked")}
+        for each in (encoder.body.state_dict(), loaded)
+    )
     # timm's feature models rename the children of top-level containers: stages.0.x becomes stages_0.x.
     theirs = {}
     for key in own:
@@ -59,39 +62,28 @@ def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
         container, _, child = first.rpartition("_")
         nested = f"{container}.{child}{dot}{rest}"
         theirs[key] = nested if key not in tensors and nested in tensors else key
-
-    missing = [key for key in theirs.values() if key not in tensors]
-    if missing:
-        raise ModelError(
-            f"{source} lacks {len(missing)} of {len(own)} tensors of the encoder {name!r}: "
-            f"{first_few(missing)}. Expected the tensors of timm's {name} under timm's names."
-        )
     # Further tensors must be outside the encoder's layers: a deeper network of the same family has all
     # tensors of a shallower one, and more in the same layers.
     layers = {key.split(".")[0] for key in theirs.values()}
-    unexpected = sorted(
-        key for key in set(tensors).difference(theirs.values()) if key.split(".")[0] in layers
+    differing = [f"{key} is missing" for key in theirs.values() if key not in tensors]
+    differing += sorted(
+        f"{key} is unexpected"
+        for key in set(tensors).difference(theirs.values())
+        if key.split(".")[0] in layers
     )
-    if unexpected:
-        raise ModelError(
-            f"{source} has {len(unexpected)} unexpected tensors for the encoder {name!r}: "
-            f"{first_few(unexpected)}. The file belongs to another model."
-        )
-    shapes = [
+    differing += [
         f"{theirs[key]} has shape {tuple(tensors[theirs[key]].shape)}, expected {tuple(value.shape)}"
         for key, value in own.items()
-        if tensors[theirs[key]].shape != value.shape
+        if theirs[key] in tensors and tensors[theirs[key]].shape != value.shape
     ]
-    if shapes:
-        raise ModelError(f"{source} does not fit the encoder {name!r}: {first_few(shapes)}.")
+    if differing:
+        raise ModelError(
+            f"{source} does not fit the encoder {name!r}: {len(differing)} of its {len(own)} tensors differ "
+            f"({first_few(differing)}). Expected those of timm's {name} under timm's names."
+        )
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(tensors[theirs[key]])
-
-
-def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop batch norm's batch counters: nothing reads them, and converters drop or reshape them."""
-    return {key: value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
 
 
 def weights_digest(weights: str | None) -> str | None:

@@ -102,8 +102,7 @@ def write_page(out: str | Path, model: str | Path = "starter", *, force: bool = 
 
     Raises:
         OutputError: If the file exists and ``force`` is off, or cannot be written.
-        ModelError: As for :func:`build_page`.
-        DataError: As for :func:`build_page`.
+        ModelError, DataError: As for :func:`build_page`.
     """
     out = Path(out)
     with atomic_path(out, force=force) as temporary:
@@ -163,6 +162,12 @@ def _model_info(file: Path, card: ModelCard, weights: bytes) -> dict[str, Any]:
     bundled = next((model for model in SHIPPED if model.path == file), None)
     preprocessing = card.preprocessing
     runtime = json.loads(_built("runtime.json"))
+    terms = "The model has the terms that its card states."
+    if bundled:
+        terms = (
+            "The bundled models are for research use only: they were trained on imagery of the DeepGlobe "
+            "challenge. Maps are estimates: check them before decisions depend on them."
+        )
     return {
         "name": bundled.name if bundled else file.stem,
         "sha256": hashlib.sha256(weights).hexdigest(),
@@ -175,7 +180,8 @@ def _model_info(file: Path, card: ModelCard, weights: bytes) -> dict[str, Any]:
         "scored": card.legend.scored,
         "licence": card.licence or "not stated",
         "licence_url": card.licence_url,
-        "terms": _terms(runtime, is_bundled=bundled is not None),
+        "terms": f"Software: landcover {__version__} (Apache-2.0); {runtime['package']} {runtime['version']} "
+        f"({runtime['licence']}), geotiff (MIT), d3-zoom (ISC). Full texts: NOTICE of landcover.\n\n{terms}",
         "about": bundled.about if bundled else "",
         "scores": [
             {"text": f"mIoU on {score.get('split', 'unknown')}", "value": f"{100 * score['miou']:.1f} %"}
@@ -184,16 +190,3 @@ def _model_info(file: Path, card: ModelCard, weights: bytes) -> dict[str, Any]:
         ],
         "profile": None if card.imagery is None else card.imagery.model_dump(mode="json"),
     }
-
-
-def _terms(runtime: dict[str, str], *, is_bundled: bool) -> str:
-    text = (
-        f"Software: landcover {__version__} (Apache-2.0); {runtime['package']} {runtime['version']} "
-        f"({runtime['licence']}), geotiff (MIT), d3-zoom (ISC). Full texts: NOTICE of landcover.\n\n"
-    )
-    if not is_bundled:
-        return f"{text}The model has the terms that its card states."
-    return (
-        f"{text}The bundled models are for research use only: they were trained on imagery of the DeepGlobe "
-        "challenge. Maps are estimates: check them before decisions depend on them."
-    )

@@ -89,8 +89,8 @@ def load_training_data(
         split_name: A split with a subset named train (or ``all``), and perhaps a validation subset.
         crop_px: Height and width of a crop at the model's scale.
         model_gsd: Metres per pixel that the network works at; None for that of the data.
-        legend: Legend of the masks, if not the one that the data declare.
-        gsd: Metres per pixel of the data, if not what the data declare.
+        legend: As for :func:`landcover.training.train`, like ``gsd``.
+        gsd: Metres per pixel of the data.
         across_tiles: Whether crops are to reach into neighbouring tiles.
 
     Raises:

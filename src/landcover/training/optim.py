@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from landcover.model import DeepLabV3Plus
+from landcover.model.network import DeepLabV3Plus
 from landcover.model.runtimes.base import Precision
 from landcover.training.config import OptimiserConfig, ScheduleConfig
 

@@ -26,9 +26,9 @@ from torch.optim import Optimizer
 import landcover
 from landcover.errors import ConfigError, ModelError, OutputError, UsageError
 from landcover.io.files import atomic_path
-from landcover.model import DeepLabV3Plus
 from landcover.model.card import BEST_NAME, LAST_NAME, STATE_KEY
 from landcover.model.files import read_tensor_metadata, read_tensors
+from landcover.model.network import DeepLabV3Plus
 from landcover.training.config import TrainConfig, ValidationConfig
 from landcover.training.data import TrainingData
 from landcover.training.log import LOG_BEGIN, LOG_NAME, flatten, read_log

@@ -2,34 +2,19 @@
 
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from landcover.errors import UsageError, did_you_mean
-from landcover.extras import lazy_names, needs
+from landcover.extras import needs
 from landcover.model.card import is_exported, resolve_model
 from landcover.model.runtimes.base import Precision, Runtime
 
-if TYPE_CHECKING:
-    from landcover.model.runtimes.onnx_runtime import ONNXRuntime
-    from landcover.model.runtimes.openvino_runtime import OpenVINORuntime
-    from landcover.model.runtimes.torch_runtime import TorchRuntime
-
-__all__ = ["ONNXRuntime", "OpenVINORuntime", "Runtime", "TorchRuntime", "choose_runtime", "open_model"]
+__all__ = ["Runtime", "choose_runtime", "open_model"]
 
 Name = Literal["openvino", "onnxruntime", "torch"]
 
 DEFAULT_CACHE: ContextVar[Path | None] = ContextVar("DEFAULT_CACHE", default=None)
 """Folder of compiled graphs if ``open_model`` is called without one; the command line sets it."""
-
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "ONNXRuntime": "onnx_runtime",
-        "OpenVINORuntime": "openvino_runtime",
-        "TorchRuntime": "torch_runtime",
-    },
-    extra="train",  # only torch is imported by its module
-)
 
 
 def open_model(

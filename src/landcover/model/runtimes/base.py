@@ -3,15 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError, UsageError
-
-if TYPE_CHECKING:
-    from landcover.model.card import ModelCard
+from landcover.model.card import ModelCard
 
 Precision = Literal["fp32", "bf16"]
 """Number format of layers that are not quantised."""
@@ -31,7 +29,7 @@ class Runtime(Protocol):
     """
 
     @property
-    def card(self) -> "ModelCard":
+    def card(self) -> ModelCard:
         """Everything about the model except its weights."""
 
     @property
@@ -122,7 +120,7 @@ def check_signatures(path: Path, inputs: Mapping[str, str], outputs: Collection[
         )
 
 
-def checked_stride(path: Path, card: "ModelCard", shapes: Mapping[str, Sequence[int]]) -> int:
+def checked_stride(path: Path, card: ModelCard, shapes: Mapping[str, Sequence[int]]) -> int:
     """Check the shapes of both outputs and return the stride of the coarse one.
 
     The shapes are those for one image of :data:`PROBE_PX` x :data:`PROBE_PX`.

@@ -106,11 +106,7 @@ def import_onnxruntime() -> Any:
 
 
 def describe() -> dict[str, str]:
-    """Return what onnxruntime uses on this machine.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
+    """Return what onnxruntime uses on this machine."""
     onnxruntime = import_onnxruntime()
     available = onnxruntime.get_available_providers()
     device = f"cpu: it has {', '.join(available)}; for CUDA install onnxruntime-gpu instead"
@@ -121,11 +117,7 @@ def describe() -> dict[str, str]:
 
 
 def device_providers(device: str, available: Sequence[str]) -> list[Any]:
-    """Return onnxruntime's providers for a device, from those that are available.
-
-    Raises:
-        UsageError: If the device is unknown or not available.
-    """
+    """Return onnxruntime's providers for a device, from those that are available, or raise UsageError."""
     kind, colon, number = device.partition(":")
     if device == "cpu" or (device == "auto" and _CUDA not in available):
         return [_CPU]

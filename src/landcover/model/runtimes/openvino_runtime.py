@@ -229,9 +229,6 @@ def openvino_core() -> Any:
 
     Each Core gives the main thread a stack for signals and removes it when it is deleted. If two are not
     deleted in reverse order, the last restores a removed stack, and the next Ctrl-C is a segmentation fault.
-
-    Raises:
-        MissingExtraError: If OpenVINO is not installed or cannot be loaded.
     """
     with _CORE_LOCK:
         return _core()
@@ -243,11 +240,7 @@ def _core() -> Any:
 
 
 def describe() -> dict[str, str]:
-    """Return what OpenVINO uses on this machine.
-
-    Raises:
-        MissingExtraError: If it is not installed or cannot be loaded.
-    """
+    """Return what OpenVINO uses on this machine."""
     openvino, core = import_openvino(), openvino_core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     fast = [name for name in ("BF16", "INT8") if name in capabilities]

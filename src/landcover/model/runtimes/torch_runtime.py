@@ -1,19 +1,16 @@
 """A torch module behind the :class:`~.base.Runtime` interface."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError, UsageError
-from landcover.model import build_model
-from landcover.model.card import read_model
+from landcover.model.card import ModelCard, read_model
+from landcover.model.network import build_model
 from landcover.model.runtimes.base import COARSE, CheckedRuntime, Precision
-
-if TYPE_CHECKING:
-    from landcover.model.card import ModelCard
 
 
 class TorchRuntime(CheckedRuntime):
@@ -40,7 +37,7 @@ class TorchRuntime(CheckedRuntime):
     name = "torch"
 
     def __init__(
-        self, module: nn.Module, card: "ModelCard", device: str = "cpu", precision: Precision = "fp32"
+        self, module: nn.Module, card: ModelCard, device: str = "cpu", precision: Precision = "fp32"
     ) -> None:
         self.card = card
         self._device = pick_device(device)
