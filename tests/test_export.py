@@ -25,6 +25,7 @@ from landcover.exporting.stac import stac_item
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.model import ModelConfig
 from landcover.model.card import model_digest, read_card, save_model
+from landcover.model.network import build_model
 from landcover.model.runtimes import open_model
 
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from fake_runtime import make_card
 from landcover.errors import MissingExtraError, ModelError, UsageError
 from landcover.model.card import CARD_KEY
-from landcover.model.runtimes import ONNXRuntime, OpenVINORuntime, choose_runtime, onnx_runtime, open_model
+from landcover.model.runtimes import choose_runtime, onnx_runtime, open_model
 from landcover.model.runtimes import openvino_runtime as openvino_module
 from landcover.model.runtimes.onnx_runtime import ONNXRuntime
 from landcover.model.runtimes.openvino_runtime import OpenVINORuntime

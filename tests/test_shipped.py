@@ -49,7 +49,7 @@ def invoke(*arguments):
 
 
 def test_names_stand_for_files(installed):
-    assert names() == ["starter", "starter-fp32", "starter-weights", "best"]
+    assert list(BY_NAME) == ["starter", "starter-fp32", "starter-weights", "best"]
     assert resolve_model("best") == installed / "best-int8.onnx"
     assert resolve_model("starter") == installed / "starter-int8.onnx"
     assert resolve_model(Path("starter-fp32")) == installed / "starter.onnx"

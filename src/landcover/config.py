@@ -103,6 +103,7 @@ def with_deprecated(
     )
     return dataclasses.replace(options, **given)
 
+
 _SHOWN_FAULTS = 8
 
 
