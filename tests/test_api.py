@@ -401,7 +401,7 @@ def examples():
     finder = doctest.DocTestFinder(recurse=True, exclude_empty=True)
     found = {}
     for name in sorted(PUBLIC):
-        for test in finder.find(getattr(lc, name), name, module=False, globs={}):
+        for test in finder.find(getattr(lc, name), name, module=False, globs={"lc": lc}):
             if test.examples and not any(part.startswith("_") for part in test.name.split(".")):
                 found[test.name] = test
     return list(found.values())

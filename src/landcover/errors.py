@@ -16,7 +16,6 @@ class LandcoverError(Exception):
     """Base of every error that landcover raises on purpose.
 
     Example:
-        >>> import landcover as lc
         >>> try:
         ...     lc.open_model("no such model")
         ... except lc.LandcoverError as error:
@@ -69,7 +68,7 @@ class LandcoverWarning(UserWarning):
     """A problem that the user should know and that does not stop the run.
 
     Example:
-        >>> import warnings, landcover as lc
+        >>> import warnings
         >>> warnings.simplefilter("ignore", lc.LandcoverWarning)
     """
 

@@ -10,10 +10,7 @@ from landcover.errors import MissingExtraError
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Guard imports that belong to an extra.
-
-    Args:
-        extra: The extra's name in ``pyproject.toml``, such as ``train``.
+    """Guard imports that belong to an extra of ``pyproject.toml``, such as ``train``.
 
     Raises:
         MissingExtraError: If an import inside the block fails because a library outside landcover is missing.

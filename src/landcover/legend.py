@@ -38,7 +38,6 @@ class LandClass:
         value: Its value in class rasters, 0..65535; None if that is its index.
 
     Example:
-        >>> import landcover as lc
         >>> lc.LandClass("forest", (0, 255, 0)).colour
         (0, 255, 0)
     """
@@ -72,7 +71,6 @@ class Legend:
             ``unknown`` is not an index.
 
     Example:
-        >>> import landcover as lc
         >>> classes = (lc.LandClass("land", (0, 99, 0)), lc.LandClass("sea", (0, 0, 255)))
         >>> lc.Legend("coast", classes, unknown=None).names
         ('land', 'sea')
@@ -146,7 +144,6 @@ class Legend:
         """Return plain data that :meth:`from_dict` reads and YAML and JSON can hold.
 
         Example:
-            >>> import landcover as lc
             >>> lc.DEEPGLOBE.to_dict()["unknown"]
             'unknown'
         """
@@ -169,7 +166,6 @@ class Legend:
             ConfigError: If a key is missing, unknown or of the wrong type; the message names it.
 
         Example:
-            >>> import landcover as lc
             >>> lc.Legend.from_dict(lc.DEEPGLOBE.to_dict()) == lc.DEEPGLOBE
             True
         """
@@ -210,7 +206,6 @@ def load_legend(source: str | Path) -> Legend:
         ConfigError: If the file does not hold a legend.
 
     Example:
-        >>> import landcover as lc
         >>> lc.load_legend("deepglobe") is lc.DEEPGLOBE
         True
     """

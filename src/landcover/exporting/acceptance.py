@@ -196,12 +196,7 @@ def check_speed(
 ) -> dict[str, Any]:
     """Time both files on one window alternately, so that other load affects both.
 
-    Args:
-        pair: Both files.
-        window: uint8 (H, W, 3).
-        must_be_faster: Refuse an INT8 file that is not faster.
-        rounds: Measurements of each, after a few that are not counted.
-        clock: Seconds since any moment.
+    The window is uint8 (H, W, 3); the first few of the measurements are not counted.
 
     Raises:
         ModelError: If INT8 must be faster and is not.

@@ -77,7 +77,6 @@ class ExportOptions:
         stac_mlm: Also write a STAC item that describes the file.
 
     Example:
-        >>> import landcover as lc
         >>> lc.ExportOptions(int8=True, calibration="tiles:folders:train").max_miou_loss
         0.5
     """
@@ -174,7 +173,6 @@ def export(
         OutputError: If an output exists and ``force`` is off, or cannot be written.
 
     Example:
-        >>> import landcover as lc
         >>> exported = lc.export("runs/a", "model.onnx")  # doctest: +SKIP
         >>> lc.open_model("model.onnx")  # doctest: +SKIP
     """
@@ -291,11 +289,7 @@ def float_variant(
 ) -> Variant:
     """Write the float32 file, ``float.onnx``, and compare it with torch in every runtime that is to run it.
 
-    Args:
-        reference: The network.
-        windows: uint8 (H, W, 3) each, on which predictions are compared.
-        folder: An existing folder for the file.
-        for_: As for :func:`export`.
+    Predictions are compared on ``windows``, uint8 (H, W, 3) each.
 
     Raises:
         ModelError: If a runtime's predictions differ too much from the network's.
@@ -332,13 +326,13 @@ def int8_variant(
     """Quantise a float32 variant and compare both in OpenVINO: speed, predicted classes, mIoU.
 
     Args:
-        origin: What :func:`float_variant` returned.
+        origin: What :func:`float_variant` returned, with the same folder.
         images: uint8 (H, W, 3) each, on which ranges are measured.
         window: uint8 (H, W, 3), the window that is timed.
         comparisons: Names of imagery, each with the windows on which classes are compared.
         labelled: Labelled data to score on.
         options: The limits.
-        folder: The folder of :func:`float_variant`.
+        folder: For further files.
 
     Raises:
         ModelError: If INT8 exceeds a limit; the message has the numbers.

@@ -105,11 +105,8 @@ def model_graph(network: DeepLabV3Plus, card: ModelCard) -> onnx.ModelProto:
 
     Input ``image``: float32 (N, 3, H, W), RGB 0..255; N, H and W are free, from 1. Outputs ``probabilities``:
     float32 (N, C, H, W), and ``coarse``: the same at the decoder's stride s, (N, C, ceil(H / s),
-    ceil(W / s)).
-
-    Args:
-        network: In evaluation mode, on the CPU.
-        card: Its preprocessing and temperature become part of the graph.
+    ceil(W / s)). Preprocessing and temperature of the card become part of the graph; the network is in
+    evaluation mode, on the CPU.
     """
     names = [torch.export.Dim(name, min=1) for name in ("batch", "height", "width")]
     model = _exported(
@@ -190,14 +187,7 @@ def deepness_entries(card: ModelCard) -> dict[str, str]:
 def write_model(
     path: Path, model: onnx.ModelProto, card: ModelCard, entries: Mapping[str, str] | None = None
 ) -> None:
-    """Write one ONNX file with graph, weights and card.
-
-    Args:
-        path: The file; an existing one is replaced.
-        model: Graph and weights; its metadata is replaced.
-        card: Written under :data:`landcover.model.card.CARD_KEY`.
-        entries: Further entries of ``metadata_props``.
-    """
+    """Write or replace one ONNX file: graph, weights, card, and further entries of ``metadata_props``."""
     classes = ", ".join(card.legend.scored_names)
     model.producer_name, model.producer_version = "landcover", __version__
     model.doc_string = (

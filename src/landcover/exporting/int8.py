@@ -145,12 +145,8 @@ def round_filters(weights: Float64Array) -> Float64Array:
     a step, the weights whose rounding was closest to a tie are rounded the other way (Guo et al. 2022,
     "SQuant", its kernel-wise step), but never a weight at the end of the grid, which defines the grid.
 
-    Args:
-        weights: float64 (out, in, height, width).
-
-    Returns:
-        float64 of the same shape. The sum over height and width differs by at most half a step, except where
-        weights at the end of the grid would have had to move.
+    Weights are float64 (out, in, height, width). The sum over height and width differs by at most half a
+    step, except where weights at the end of the grid would have had to move.
     """
     step = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / _WEIGHT_STEPS
     step[step == 0] = 1
@@ -210,10 +206,8 @@ def correct_biases(
 ) -> None:
     """Add to the biases, in place, the mean change that rounding and clipping of the inputs causes.
 
-    Args:
-        model: What :func:`rounded` returns: weights and biases that no two convolutions share.
-        samples: What :func:`sample_activations` returns for the inputs that are quantised.
-        ranges: The range of each; convolutions of other inputs are not changed.
+    ``model`` is what :func:`rounded` returns: no two convolutions share weights or biases. ``samples`` are
+    those of the inputs that are quantised, by name; convolutions of other inputs are not changed.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     errors = {
@@ -231,9 +225,7 @@ def correct_biases(
 def mean_response(weights: Float64Array, mean: Float64Array) -> Float64Array:
     """Return a convolution's mean output (out,) for an input with a mean (in,).
 
-    Args:
-        weights: Its weights or a change of them, summed over the filter: (out, in of one group).
-        mean: The input's mean or a change of it.
+    The weights are summed over the filter: (out, in of one group). Either may be a change of it.
     """
     groups = len(mean) // weights.shape[1]
     inputs: Float64Array = np.repeat(mean.reshape(groups, -1), len(weights) // groups, axis=0)

@@ -25,14 +25,9 @@ def stac_item(
 ) -> dict[str, Any]:
     """Return the item as plain data for JSON.
 
-    Args:
-        card: The model's card, as exported.
-        name: The item's id.
-        href: The model file, relative to the item.
-        sha256: Digest of the file, 64 hexadecimal digits.
-        size: Bytes of the file.
-        parameters: Number of weights.
-        side: Height and width of a static input that the caller normalises; None for any size and RGB.
+    ``name`` is its id, ``href`` the model file relative to it, with its ``sha256`` (hexadecimal) and ``size``
+    in bytes; ``parameters`` is the number of weights. ``side`` is the height and width of a static input that
+    the caller normalises; None for any size and RGB.
     """
     model, prepared = card.model, card.preprocessing
     if side is None:

@@ -11,7 +11,8 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+
+from landcover.io.files import atomic_path
 
 DISABLE = "LANDCOVER_NO_MODEL_CACHE"
 """Environment variable: any value but an empty one turns the cache off."""
@@ -57,9 +58,7 @@ class ModelCache:
     Each entry is a file: the SHA-256 of its content, then the content. Its name is a digest of ``identity``
     and of the entry's name.
 
-    Args:
-        folder: The folder; it is made, with mode 0700, when the first entry is written.
-        identity: Everything that entries depend on: digest of the model file, versions, settings, processor.
+    ``identity`` is all that entries depend on: digest of the model file, versions, settings, processor.
     """
 
     def __init__(self, folder: Path, *identity: object) -> None:
@@ -89,14 +88,9 @@ class ModelCache:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._is_private() or len(content) > MAX_BYTES:
                 return
-            with NamedTemporaryFile(dir=self._folder, suffix=".tmp", delete=False) as file:  # mode 0600
-                try:
-                    file.write(hashlib.sha256(content).digest() + content)
-                    file.close()
-                    Path(file.name).replace(self._path(name))
-                except BaseException:
-                    Path(file.name).unlink(missing_ok=True)
-                    raise
+            with atomic_path(self._path(name), force=True) as file:
+                file.touch(0o600)
+                file.write_bytes(hashlib.sha256(content).digest() + content)
             entries = [(path.stat(), path) for path in self._folder.glob(f"*{_SUFFIX}")]
             total = 0
             for status, path in sorted(entries, key=lambda entry: entry[0].st_mtime, reverse=True):

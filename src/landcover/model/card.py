@@ -264,8 +264,7 @@ def resolve_model(path: str | Path) -> Path:
             f"The run {path} has no best model yet: {BEST_NAME} is written by its first validation. Resume "
             f"the training.{hides}"
         )
-    named = "current folder (an empty name, or .)" if path == Path() else f"folder {path}"
-    raise ModelError(f"The {named} contains no model: it has no {BEST_NAME}.{hides}")
+    raise ModelError(f"The folder {path} contains no model: it has no {BEST_NAME}.{hides}")
 
 
 def model_digest(path: str | Path) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,18 +33,6 @@ TESTED_ENCODERS = {
 
 # What timm's constructors raise for an unsupported option; there is no common type.
 _UNSUPPORTED = (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
-
-
-class Features(NamedTuple):
-    """Two feature maps of a batch.
-
-    Attributes:
-        low: (N, C, H / 4, W / 4).
-        deep: (N, C', H / output stride, W / output stride).
-    """
-
-    low: Tensor
-    deep: Tensor
 
 
 class Encoder(nn.Module):
@@ -83,17 +71,20 @@ class Encoder(nn.Module):
         if found != expected:
             raise NotImplementedError(f"its features have the shapes {found}, expected {expected}")
 
-    def forward(self, x: Tensor) -> Features:
-        """Return the features of normalised images (N, 3, H, W), H and W multiples of the output stride."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the stride-4 and the deepest features (N, C, h, w) of normalised images (N, 3, H, W).
+
+        H and W are multiples of the output stride.
+        """
         maps = self.body(x)
-        return Features(maps[self._low], maps[-1])
+        return maps[self._low], maps[-1]
 
     def low_level_parameters(self) -> list[nn.Parameter]:
         """Return the trained parameters that the stride-4 features depend on."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         training = self.training
         self.eval()
-        low = self(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=next(self.parameters()).device)).low
+        low = self(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=next(self.parameters()).device))[0]
         self.train(training)
         if not low.requires_grad:
             return []
@@ -102,11 +93,7 @@ class Encoder(nn.Module):
 
 
 def build_encoder(name: str, output_stride: int) -> Encoder:
-    """Create an encoder with random weights.
-
-    Args:
-        name: timm's name of the model, without a weights tag.
-        output_stride: 8, 16 or 32.
+    """Create an encoder with random weights: timm's model of a name without a weights tag.
 
     Raises:
         ConfigError: If timm has no such model.

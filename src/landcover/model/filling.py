@@ -19,12 +19,8 @@ def mirrored(image: UInt8Array, valid: BoolArray) -> UInt8Array:
     no imagery, or neither row nor column has any, pixels filled before count as imagery: narrow strips are
     mirrored repeatedly, about twice as wide each time.
 
-    Args:
-        image: uint8 (H, W, 3).
-        valid: bool (H, W): pixels with imagery.
-
-    Returns:
-        uint8 (H, W, 3); ``image`` itself if no pixel or every pixel is missing.
+    Images are uint8 (H, W, 3), ``valid`` is bool (H, W): pixels with imagery. ``image`` itself is returned if
+    no pixel or every pixel is missing.
     """
     if valid.all() or not valid.any():
         return image

@@ -33,9 +33,8 @@ def build_model(config: ModelConfig, *, classes: int, weights: str | Path | None
         weights: For the encoder: None for random, ``"timm"`` for timm's own, or a safetensors file.
 
     Raises:
-        ConfigError: If timm does not have the encoder; the message names the nearest ones.
+        ConfigError: If timm does not have the encoder.
         ModelError: If the encoder cannot have the output stride, or the weights do not fit or cannot be read.
-        UsageError: If ``classes`` is below 1.
     """
     if classes < 1:
         raise UsageError(f"A model needs at least one class; found {classes}.")

@@ -118,11 +118,7 @@ def load_model_weights(network: nn.Module, settings: ModelConfig, path: Path, le
 
     Rows of the classifier are matched by class name; rows of new classes keep their present weights.
 
-    Args:
-        network: A network with a module named ``classifier``; changed in place.
-        settings: The settings that built it.
-        path: Model file or run folder.
-        legend: The network's classes.
+    ``network`` was built with ``settings`` for the classes of ``legend``; it is changed in place.
 
     Returns:
         Names of the classes that the model does not have.

@@ -90,19 +90,10 @@ def build_page(model: str | Path = "starter") -> str:
 
 
 def write_page(out: str | Path, model: str | Path = "starter", *, force: bool = False) -> Path:
-    """Write the page of :func:`build_page`, whole or not at all.
-
-    Args:
-        out: The file, ``*.html``.
-        model: An exported model (``.onnx``) or the name of a bundled one.
-        force: Replace an existing file.
-
-    Returns:
-        The file.
+    """Write the page of :func:`build_page`, whole or not at all, and return its file.
 
     Raises:
         OutputError: If the file exists and ``force`` is off, or cannot be written.
-        ModelError, DataError: As for :func:`build_page`.
     """
     out = Path(out)
     with atomic_path(out, force=force) as temporary:

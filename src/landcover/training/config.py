@@ -195,7 +195,6 @@ class TrainConfig(Config):
         licence: Terms of the finished weights, for its card.
 
     Example:
-        >>> import landcover as lc
         >>> lc.TrainConfig(steps=1000, batch_size=4).steps
         1000
     """
@@ -280,7 +279,6 @@ def load_preset(name: str) -> TrainConfig:
         ConfigError: If the file is not a valid configuration; the message names the key.
 
     Example:
-        >>> import landcover as lc
         >>> lc.load_preset("demo").model.encoder
         'resnet10t'
     """

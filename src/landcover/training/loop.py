@@ -70,7 +70,7 @@ def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt"
     base_rates = [group["lr"] for group in optimiser.param_groups]
     runtime = TorchRuntime(state.average.module, run.card, str(run.device))
     batches = run.batches.stream(progress.step * config.accumulate)
-    meter = Meter()
+    loss_sum, passes, seconds = torch.zeros((), device=run.device), 0, 0.0  # since the log's last line
     module.train()
     start = time.monotonic() - progress.seconds  # as if the earlier parts of the run had been without a break
     saved = progress.step, progress.seconds
@@ -108,8 +108,8 @@ def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt"
                     logits = functional.interpolate(logits, scale_factor=factor, mode="bilinear")
             loss = run.criterion(logits, targets, soft)
             fabric.backward(loss / config.accumulate)
-            meter.loss += loss.detach()
-            meter.passes += 1
+            loss_sum += loss.detach()
+            passes += 1
         if config.optimiser.clip_norm is not None:
             fabric.clip_gradients(module, optimiser, max_norm=config.optimiser.clip_norm)
         optimiser.step()
@@ -117,58 +117,37 @@ def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt"
         state.average.update(progress.step)
         progress.step += 1
         progress.seconds = time.monotonic() - start
-        meter.seconds += progress.seconds - began
+        seconds += progress.seconds - began
 
         log.progress(runs.fraction_done(config, progress), f"Step {progress.step}")
         if progress.step % config.log_every == 0:
-            rates = meter.read(progress.step, config.batch_size)
-            meter = Meter()
+            mean = float(loss_sum) / passes  # waits for the device: not in every step
+            if not np.isfinite(mean):
+                raise TrainingError(
+                    f"The loss is {mean} at step {progress.step}. Lower optimiser.learning_rate, set "
+                    "optimiser.clip_norm, or set precision=fp32, and choose another --out."
+                )
+            speed = passes * config.batch_size / seconds
             log.event(
                 "step",
                 step=progress.step,
                 images=progress.step * config.batch_size * config.accumulate,
-                **rates,
+                loss=round(mean, 6),
+                images_per_second=round(speed, 3),
                 **batch_scores(logits.detach(), targets, run.card.legend),
                 lr=optimiser.param_groups[-1]["lr"],
                 seconds=round(progress.seconds, 3),
             )
             log.report_step(
-                f"Step {progress.step}, {progress.seconds / 60:.1f} min: loss {rates['loss']:.4f}, "
-                f"{rates['images_per_second']:.1f} crops/s"
+                f"Step {progress.step}, {progress.seconds / 60:.1f} min: loss {mean:.4f}, {speed:.1f} crops/s"
             )
+            loss_sum, passes, seconds = torch.zeros_like(loss_sum), 0, 0.0
         by_steps = config.checkpoint_steps is not None and progress.step - saved[0] >= config.checkpoint_steps
         due = by_steps or progress.seconds - saved[1] >= 60 * config.checkpoint_minutes
         validates = run.validation and runs.validation_due(config, progress)  # which writes one, too
         if due and not validates:
             save_checkpoint(run, state)
             saved = progress.step, progress.seconds
-
-
-@dataclass
-class Meter:
-    """Loss, forward passes and time of the steps since the last line of the log.
-
-    The loss stays on its device: reading it waits for the computation.
-    """
-
-    loss: Tensor | float = 0.0
-    passes: int = 0
-    seconds: float = 0.0
-
-    def read(self, step: int, batch_size: int) -> dict[str, float]:
-        """Return ``loss``, the mean, and ``images_per_second``.
-
-        Raises:
-            TrainingError: If the loss is not finite.
-        """
-        loss = float(self.loss) / self.passes
-        if not np.isfinite(loss):
-            raise TrainingError(
-                f"The loss is {loss} at step {step}. Lower optimiser.learning_rate, set optimiser.clip_norm, "
-                "or set precision=fp32, and choose another --out."
-            )
-        rate = self.passes * batch_size / self.seconds
-        return {"loss": round(loss, 6), "images_per_second": round(rate, 3)}
 
 
 class Interrupt:

@@ -148,10 +148,12 @@ class SoftLabels:
             height, width = self.sizes[item]
             down = (centres >= rows.start) & (centres < rows.stop)
             across = (centres >= cols.start) & (centres < cols.stop)
-            soft = self.maps[item]
-            values = _between(soft, (centres[down] - rows.start + window.row) / height)
-            values = _between(values.swapaxes(0, 1), (centres[across] - cols.start + window.col) / width)
-            crop[np.ix_(down, across)] = np.rint(values.swapaxes(0, 1))
+            values = _at(
+                self.maps[item],
+                (centres[down] - rows.start + window.row) / height,
+                (centres[across] - cols.start + window.col) / width,
+            )
+            crop[np.ix_(down, across)] = np.rint(values)
         return crop
 
 
@@ -247,14 +249,15 @@ def _open(teacher: Teacher, options: dict[str, Any]) -> Runtime:
 def at_centres(probabilities: Float32Array, cells: Size) -> Float32Array:
     """Return probabilities (C, H, W) at the centres of cells that divide an image evenly: (h, w, C)."""
     rows, cols = ((np.arange(count) + 0.5) / count for count in cells)
-    values = _between(probabilities.transpose(1, 2, 0), rows)
-    return _between(values.swapaxes(0, 1), cols).swapaxes(0, 1)
+    return _at(probabilities.transpose(1, 2, 0), rows, cols)
 
 
-def _between(values: UInt8Array | Float32Array, shares: Float64Array) -> Float32Array:
-    """Interpolate (n, …) linearly between the centres of its n cells, at fractions 0..1 of the axis."""
-    position = np.clip(shares * len(values) - 0.5, 0, len(values) - 1)
-    low = position.astype(np.intp)
-    high = np.minimum(low + 1, len(values) - 1)
-    part = (position - low).astype(np.float32)[:, None, None]
-    return np.asarray(values[low] * (1 - part) + values[high] * part, np.float32)
+def _at(values: UInt8Array | Float32Array, *shares: Float64Array) -> Float32Array:
+    """Interpolate (h, w, C) linearly between the centres of its cells, at fractions 0..1 of both axes."""
+    for fractions in shares:
+        position = np.clip(fractions * len(values) - 0.5, 0, len(values) - 1)
+        low = position.astype(np.intp)
+        high = np.minimum(low + 1, len(values) - 1)
+        part = (position - low).astype(np.float32)[:, None, None]
+        values = np.asarray(values[low] * (1 - part) + values[high] * part, np.float32).swapaxes(0, 1)
+    return values

@@ -70,10 +70,7 @@ def choose_runtime(file: Path, *, device: str = "auto", runtime: str = "auto") -
     Checkpoints run on torch. Exported models run on OpenVINO, the fastest on CPUs, and on onnxruntime if the
     device is CUDA or it is chosen by name.
 
-    Args:
-        file: A model file; only its name matters.
-        device: As for :func:`open_model`.
-        runtime: ``"auto"`` or the library's name.
+    Only the file's name matters; ``device`` and ``runtime`` as for :func:`open_model`.
 
     Raises:
         UsageError: If the runtime is unknown, or does not support such a file or device.
