@@ -10,9 +10,8 @@ from safetensors.numpy import save_file
 
 from landcover.errors import LandcoverError, ModelError
 from landcover.model import ModelConfig
-from landcover.model.encoders import build_encoder, timm
+from landcover.model.encoders import build_encoder, load_encoder_weights, timm
 from landcover.model.network import build_model
-from landcover.model.weights import load_encoder_weights
 
 SHARED = Path(__file__).parents[2] / "shared" / "weights"
 

@@ -1,14 +1,19 @@
-"""Encoders: timm models with feature maps, checked before use."""
+"""Encoders: timm models with feature maps, checked before use, and their pretrained weights."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from landcover.errors import ConfigError, ModelError, did_you_mean
+from landcover.errors import ConfigError, ModelError, did_you_mean, first_few
 from landcover.model._compat import timm
+from landcover.model.files import read_tensors
+from landcover.model.preprocessing import Preprocessing
 
 OUTPUT_STRIDES = (8, 16, 32)
 LOW_LEVEL_STRIDE = 4
@@ -30,6 +35,9 @@ TESTED_ENCODERS = {
     "hgnetv2_b4": (32,),
 }
 """Encoders that the test suite covers, with their output strides; others are checked when they are built."""
+
+TIMM = "timm"
+"""Instead of a file: the weights that timm publishes for the encoder."""
 
 # What timm's constructors raise for an unsupported option; there is no common type.
 _UNSUPPORTED = (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -172,3 +180,96 @@ def describe_encoder(name: str) -> EncoderInfo:
     pretrained = timm.get_pretrained_cfg(name)
     licence = pretrained.license if pretrained is not None and pretrained.has_weights else None
     return EncoderInfo(name, parameters, strides, licence, tested)
+
+
+def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
+    """Load pretrained weights into an encoder.
+
+    Args:
+        encoder: Changed in place.
+        weights: :data:`TIMM`, or a safetensors file with the tensors of the encoder's timm model. Layers
+            after the features (classifier, head) are optional and ignored.
+
+    Raises:
+        ModelError: If the file cannot be read, lacks tensors of the encoder, has unexpected ones or other
+            shapes; or if timm has no weights for it or they cannot be downloaded.
+    """
+    name = encoder.name
+    if str(weights) == TIMM:
+        source = f"timm's weights of {name}"
+        try:
+            loaded: Mapping[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+        except RuntimeError as error:
+            raise ModelError(
+                f"timm does not publish weights for {name!r} ({error}). Pass a safetensors file."
+            ) from error
+        except OSError as error:
+            raise ModelError(
+                f"timm's weights for {name!r} cannot be downloaded ({str(error).splitlines()[0]}). "
+                "Connect to the network once (the download is cached), or pass a safetensors file."
+            ) from error
+    else:
+        source = str(weights)
+        loaded = {key: torch.from_numpy(value) for key, value in read_tensors(Path(weights)).items()}
+
+    own, tensors = (
+        # Nothing reads the counters of batch norms, and converters drop or reshape them.
+        {key: value for key, value in each.items() if not key.endswith("num_batches_tracked")}
+        for each in (encoder.body.state_dict(), loaded)
+    )
+    # timm's feature models rename the children of top-level containers: stages.0.x becomes stages_0.x.
+    theirs = {}
+    for key in own:
+        first, dot, rest = key.partition(".")
+        container, _, child = first.rpartition("_")
+        nested = f"{container}.{child}{dot}{rest}"
+        theirs[key] = nested if key not in tensors and nested in tensors else key
+    # Further tensors must be outside the encoder's layers: a deeper network of the same family has all
+    # tensors of a shallower one, and more in the same layers.
+    layers = {key.split(".")[0] for key in theirs.values()}
+    differing = [f"{key} is missing" for key in theirs.values() if key not in tensors]
+    differing += sorted(
+        f"{key} is unexpected"
+        for key in set(tensors).difference(theirs.values())
+        if key.split(".")[0] in layers
+    )
+    differing += [
+        f"{theirs[key]} has shape {tuple(tensors[theirs[key]].shape)}, expected {tuple(value.shape)}"
+        for key, value in own.items()
+        if theirs[key] in tensors and tensors[theirs[key]].shape != value.shape
+    ]
+    if differing:
+        raise ModelError(
+            f"{source} does not fit the encoder {name!r}: {len(differing)} of its {len(own)} tensors differ "
+            f"({first_few(differing)}). Expected those of timm's {name} under timm's names."
+        )
+    with torch.no_grad():
+        for key, value in own.items():
+            value.copy_(tensors[theirs[key]])
+
+
+def weights_digest(weights: str | None) -> str | None:
+    """Return the SHA-256 of a file of encoder weights; ``timm`` and None are returned unchanged.
+
+    Raises:
+        ModelError: If the file cannot be read.
+    """
+    if weights in (None, TIMM):
+        return weights
+    try:
+        with Path(weights).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(
+            f"The encoder weights {weights} cannot be read ({error.strerror}). Expected a safetensors file, "
+            "timm or none: pass --weights."
+        ) from error
+
+
+def encoder_preprocessing(encoder: str, gsd: float) -> Preprocessing:
+    """Return the preprocessing that timm's weights of an encoder expect, at a GSD in metres per pixel."""
+    published = timm.get_pretrained_cfg(encoder)
+    if published is None:
+        return Preprocessing(gsd)
+    (r, g, b), (sr, sg, sb) = published.mean, published.std
+    return Preprocessing(gsd, mean=(r, g, b), std=(sr, sg, sb))

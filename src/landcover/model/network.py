@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from landcover.errors import UsageError
+from landcover.errors import ModelError, UsageError
+from landcover.legend import Legend
 from landcover.model import DEFAULT_ASPP_RATES, ModelConfig
-from landcover.model.encoders import LOW_LEVEL_STRIDE, Encoder, build_encoder
-from landcover.model.weights import load_encoder_weights
+from landcover.model.card import read_model
+from landcover.model.encoders import LOW_LEVEL_STRIDE, Encoder, build_encoder, load_encoder_weights
 
 
 def build_model(config: ModelConfig, *, classes: int, weights: str | Path | None = None) -> "DeepLabV3Plus":
@@ -193,3 +194,46 @@ class DeepLabV3Plus(nn.Module):
         context = F.interpolate(self.aspp(deep), size=low.shape[-2:], mode="bilinear", align_corners=False)
         decoded: Tensor = self.classifier(self.decoder(torch.cat([context, self.reduce(low)], dim=1)))
         return decoded
+
+
+def load_model_weights(network: nn.Module, settings: ModelConfig, path: Path, legend: Legend) -> list[str]:
+    """Load the weights of a model of the same architecture, made for the same or another legend.
+
+    Rows of the classifier are matched by class name; rows of new classes keep their present weights.
+
+    ``network`` was built with ``settings`` for the classes of ``legend``; it is changed in place.
+
+    Returns:
+        Names of the classes that the model does not have.
+
+    Raises:
+        ModelError: If the file is not a model, or its network differs; the message names the settings.
+    """
+    card, arrays = read_model(path)
+    own = network.state_dict()
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    differing = []
+    for name in sorted(own.keys() | tensors.keys()):
+        first = 1 if name.startswith("classifier.") else 0  # the number of classes may differ
+        there, here = (list(side[name].shape) if name in side else "missing" for side in (tensors, own))
+        if "missing" in (there, here) or there[first:] != here[first:]:
+            differing.append(f"{name} is {there} in the file and {here} in the network")
+    if differing:
+        wanted, given = card.model.model_dump(), settings.model_dump()
+        changes = [
+            f"model.{key}={wanted[key]} (found {given[key]})" for key in wanted if wanted[key] != given[key]
+        ]
+        raise ModelError(
+            f"{path} does not fit the network: {len(differing)} tensors differ ({differing[0]}). "
+            f"Train with the settings of the model: {', '.join(changes)}."
+        )
+    rows = {name: row for row, name in enumerate(card.legend.scored_names)}
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if not name.startswith("classifier."):
+                tensor.copy_(tensors[name])
+                continue
+            for row, class_name in enumerate(legend.scored_names):
+                if class_name in rows:
+                    tensor[row] = tensors[name][rows[class_name]]
+    return [name for name in legend.scored_names if name not in rows]

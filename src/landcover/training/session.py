@@ -16,10 +16,10 @@ from landcover.errors import ModelError, UsageError
 from landcover.io.files import claimed, write_text
 from landcover.legend import Legend
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, UsedImages, model_digest, read_card
-from landcover.model.network import build_model
+from landcover.model.encoders import encoder_preprocessing, weights_digest
+from landcover.model.network import build_model, load_model_weights
 from landcover.model.runtimes.base import Precision
 from landcover.model.runtimes.torch_runtime import pick_device
-from landcover.model.weights import encoder_preprocessing, load_model_weights, weights_digest
 from landcover.training import runs
 from landcover.training.batches import BatchReader
 from landcover.training.config import TrainConfig

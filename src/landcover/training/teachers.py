@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors.numpy import save
 
 from landcover._typing import Float32Array, Float64Array, UInt8Array
@@ -252,7 +253,7 @@ def at_centres(probabilities: Float32Array, cells: Size) -> Float32Array:
     return _at(probabilities.transpose(1, 2, 0), rows, cols)
 
 
-def _at(values: UInt8Array | Float32Array, *shares: Float64Array) -> Float32Array:
+def _at(values: npt.NDArray[Any], *shares: Float64Array) -> Float32Array:
     """Interpolate (h, w, C) linearly between the centres of its cells, at fractions 0..1 of both axes."""
     for fractions in shares:
         position = np.clip(fractions * len(values) - 0.5, 0, len(values) - 1)
