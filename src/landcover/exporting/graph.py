@@ -22,7 +22,7 @@ from landcover import __version__
 from landcover.model._compat import Conv2dSame
 from landcover.model.card import CARD_KEY, ModelCard
 from landcover.model.network import DeepLabV3Plus
-from landcover.model.runtimes.base import OUTPUTS, PROBABILITIES
+from landcover.model.runtimes import OUTPUTS, PROBABILITIES
 
 OPSET = 18
 """Version of ONNX's operators: the first whose Pad and Resize take the axes that the exporter writes."""

@@ -10,7 +10,7 @@ from typing import Any
 from landcover.exporting.graph import INPUT, STANDARDISED
 from landcover.model.card import ModelCard
 from landcover.model.preprocessing import RGB
-from landcover.model.runtimes.base import PROBABILITIES
+from landcover.model.runtimes import PROBABILITIES
 
 EXTENSIONS = (
     "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",

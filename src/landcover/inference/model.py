@@ -36,9 +36,8 @@ from landcover.io import write_mask
 from landcover.io.files import atomic_path
 from landcover.legend import Legend
 from landcover.model.card import ModelCard, model_digest
-from landcover.model.runtimes import Runtime
+from landcover.model.runtimes import Precision, Runtime
 from landcover.model.runtimes import open_model as open_runtime
-from landcover.model.runtimes.base import Precision
 from landcover.progress import track
 from landcover.raster import Georeference, pixel_size
 from landcover.raster.classmap import ClassMap, open_class_map

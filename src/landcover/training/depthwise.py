@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from landcover.model._compat import Conv2dSame, pad_same
-from landcover.model.runtimes.base import Precision
+from landcover.model.runtimes import Precision
 
 Pair = tuple[int, int]
 

@@ -25,7 +25,7 @@ from landcover.io import index_to_colours
 from landcover.legend import IGNORE, Legend
 from landcover.metrics import ConfusionMatrix
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, read_card, save_model
-from landcover.model.runtimes.base import Precision
+from landcover.model.runtimes import Precision
 from landcover.model.runtimes.torch_runtime import TorchRuntime
 from landcover.training import runs
 from landcover.training.batches import BatchReader, normalise

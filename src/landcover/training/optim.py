@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from landcover.model.network import DeepLabV3Plus
-from landcover.model.runtimes.base import Precision
+from landcover.model.runtimes import Precision
 from landcover.training.config import OptimiserConfig, ScheduleConfig
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from landcover.legend import Legend
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, UsedImages, model_digest, read_card
 from landcover.model.encoders import encoder_preprocessing, weights_digest
 from landcover.model.network import build_model, load_model_weights
-from landcover.model.runtimes.base import Precision
+from landcover.model.runtimes import Precision
 from landcover.model.runtimes.torch_runtime import pick_device
 from landcover.training import runs
 from landcover.training.batches import BatchReader

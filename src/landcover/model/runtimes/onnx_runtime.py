@@ -1,4 +1,4 @@
-"""onnxruntime behind the :class:`~.base.Runtime` interface: exported models, also on CUDA."""
+"""onnxruntime behind the :class:`~.Runtime` interface: exported models, also on CUDA."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,7 +12,7 @@ from landcover.errors import ModelError, UsageError
 from landcover.extras import needs
 from landcover.hardening import disable_telemetry
 from landcover.model.card import read_card
-from landcover.model.runtimes.base import (
+from landcover.model.runtimes import (
     OUTPUTS,
     PROBE_PX,
     CheckedRuntime,

@@ -1,4 +1,4 @@
-"""OpenVINO behind the :class:`~.base.Runtime` interface: exported models on a CPU."""
+"""OpenVINO behind the :class:`~.Runtime` interface: exported models on a CPU."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import MissingExtraError, ModelError, UsageError
 from landcover.model.cache import ModelCache
 from landcover.model.card import model_digest, read_card
-from landcover.model.runtimes.base import (
+from landcover.model.runtimes import (
     OUTPUTS,
     PROBE_PX,
     CheckedRuntime,

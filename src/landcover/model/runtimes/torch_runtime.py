@@ -1,4 +1,4 @@
-"""A torch module behind the :class:`~.base.Runtime` interface."""
+"""A torch module behind the :class:`~.Runtime` interface."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError, UsageError
 from landcover.model.card import ModelCard, read_model
 from landcover.model.network import build_model
-from landcover.model.runtimes.base import COARSE, CheckedRuntime, Precision
+from landcover.model.runtimes import COARSE, CheckedRuntime, Precision
 
 
 class TorchRuntime(CheckedRuntime):
