@@ -36,7 +36,6 @@ from landcover.exporting.graph import (
     OPSET,
     deepness_entries,
     model_graph,
-    standard_entries,
     standardised_graph,
     write_model,
 )
@@ -50,6 +49,12 @@ from landcover.model.runtimes.torch_runtime import TorchRuntime
 
 Purpose = Literal["landcover", "qgis"]
 
+# https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md
+_PIXELS = {
+    "Image.BitmapPixelFormat": "Rgb8",
+    "Image.ColorSpaceGamma": "SRGB",
+    "Image.NominalPixelRange": "NominalRange_0_255",
+}
 _RUNTIMES = ("openvino", "onnxruntime")
 _PARITY_WINDOWS = 6  # windows on which runtimes are compared with torch
 _AGREEMENT_WINDOWS = 64  # windows of each imagery on which INT8 is compared with float32
@@ -299,7 +304,9 @@ def float_variant(
     if for_ == "qgis":
         model, entries = standardised_graph(network, card), deepness_entries(card)
     else:
-        model, entries = model_graph(network, card), standard_entries(card)
+        model, entries = model_graph(network, card), dict(_PIXELS)
+        if card.licence:
+            entries["model_license"] = card.licence
     write_model(file, model, card, entries)
     _log.info("Comparing the ONNX file with torch")
     if for_ == "qgis":

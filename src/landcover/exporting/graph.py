@@ -34,13 +34,6 @@ STANDARDISED = "standardised"
 # Not 0 or 1, which the exporter treats as constants; all different, and no multiple of an output stride.
 _EXAMPLE = (2, 3, 97, 75)
 
-# https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md
-_PIXELS = {
-    "Image.BitmapPixelFormat": "Rgb8",
-    "Image.ColorSpaceGamma": "SRGB",
-    "Image.NominalPixelRange": "NominalRange_0_255",
-}
-
 
 class ConstantSame(nn.Conv2d):
     """A convolution with TensorFlow's SAME padding for inputs whose sides are multiples of its stride.
@@ -154,11 +147,6 @@ def _exported(module: nn.Module, example: Tensor, **options: Any) -> onnx.ModelP
         part.doc_string = ""
     graph.name, graph.doc_string = "landcover", ""
     return model
-
-
-def standard_entries(card: ModelCard) -> dict[str, str]:
-    """Return the metadata that ONNX defines for every model of images: pixel format and licence."""
-    return {**_PIXELS, **({"model_license": card.licence} if card.licence else {})}
 
 
 def deepness_entries(card: ModelCard) -> dict[str, str]:

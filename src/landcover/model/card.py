@@ -209,7 +209,59 @@ def read_card(path: str | Path) -> ModelCard:
             without a card, from a newer landcover, or its card is not valid.
     """
     file = resolve_model(path)
-    return _card(read_onnx_metadata(file) if is_exported(file) else read_tensor_metadata(file), file)
+    metadata = read_onnx_metadata(file) if is_exported(file) else read_tensor_metadata(file)
+    if CARD_KEY not in metadata:
+        found = ", ".join(repr(name[:40]) for name in sorted(metadata)[:5]) or "nothing"
+        reason = (
+            f"it is an ONNX file whose metadata has no entry {CARD_KEY!r} (found: {found}). Expected a model "
+            "written by 'landcover export'."
+        )
+        if STATE_KEY in metadata:
+            reason = (
+                "it is a training checkpoint, from which a run is resumed. Pass the run folder "
+                f"{file.parent}, whose {BEST_NAME} is the model."
+            )
+        elif not is_exported(file):
+            reason = (
+                "it contains tensors, but was not written by landcover. Encoder weights are for training "
+                "(--weights), not for prediction."
+            )
+        raise ModelError(f"{file} has no model card: {reason}")
+    try:
+        data = json.loads(metadata[CARD_KEY])
+        json.dumps(data, ensure_ascii=False).encode()  # halves of characters could not be written again
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"The card of {file} is damaged: {error}.") from error
+    if not isinstance(data, dict):
+        raise ModelError(
+            f"The card of {file} is damaged: found {str(data)[:40]!r}; expected names and values."
+        )
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ModelError(
+            f"{file} was written by a newer landcover (card version {version}; this one reads up to "
+            f"{SCHEMA_VERSION}). Upgrade landcover."
+        )
+    if version in range(1, SCHEMA_VERSION):  # later fields all have defaults
+        data["schema_version"] = SCHEMA_VERSION
+    try:
+        card = from_mapping(ModelCard, data, f"the card of {file}")
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+    # Part of the schema, but prediction does not apply them yet: its map would be wrong without a warning.
+    reserved = {
+        "views": card.views != 1,
+        "class_scale": bool(card.class_scale),
+        "class_offset": bool(card.class_offset),
+        "preprocessing.bands": tuple(card.preprocessing.bands) != RGB,
+        "preprocessing.scaling": tuple(card.preprocessing.scaling) != (0.0, 255.0),
+    }
+    if unsupported := [name for name, used in reserved.items() if used]:
+        raise ModelError(
+            f"The card of {file} sets {', '.join(unsupported)}, which this landcover cannot apply. "
+            "Upgrade landcover."
+        )
+    return card
 
 
 def read_model(path: str | Path) -> tuple[ModelCard, Tensors]:
@@ -271,59 +323,3 @@ def model_digest(path: str | Path) -> str:
     """Return the SHA-256 of a model file, as 64 hexadecimal digits."""
     with resolve_model(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _card(metadata: Mapping[str, str], path: Path) -> ModelCard:
-    """Return the card in the metadata of a file, or report what the file is instead."""
-    if CARD_KEY not in metadata:
-        found = ", ".join(repr(name[:40]) for name in sorted(metadata)[:5]) or "nothing"
-        reason = (
-            f"it is an ONNX file whose metadata has no entry {CARD_KEY!r} (found: {found}). Expected a model "
-            "written by 'landcover export'."
-        )
-        if STATE_KEY in metadata:
-            reason = (
-                "it is a training checkpoint, from which a run is resumed. Pass the run folder "
-                f"{path.parent}, whose {BEST_NAME} is the model."
-            )
-        elif not is_exported(path):
-            reason = (
-                "it contains tensors, but was not written by landcover. Encoder weights are for training "
-                "(--weights), not for prediction."
-            )
-        raise ModelError(f"{path} has no model card: {reason}")
-    try:
-        data = json.loads(metadata[CARD_KEY])
-        json.dumps(data, ensure_ascii=False).encode()  # halves of characters could not be written again
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"The card of {path} is damaged: {error}.") from error
-    if not isinstance(data, dict):
-        raise ModelError(
-            f"The card of {path} is damaged: found {str(data)[:40]!r}; expected names and values."
-        )
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise ModelError(
-            f"{path} was written by a newer landcover (card version {version}; this one reads up to "
-            f"{SCHEMA_VERSION}). Upgrade landcover."
-        )
-    if version in range(1, SCHEMA_VERSION):  # later fields all have defaults
-        data["schema_version"] = SCHEMA_VERSION
-    try:
-        card = from_mapping(ModelCard, data, f"the card of {path}")
-    except ConfigError as error:
-        raise ModelError(str(error)) from error
-    # Part of the schema, but prediction does not apply them yet: its map would be wrong without a warning.
-    reserved = {
-        "views": card.views != 1,
-        "class_scale": bool(card.class_scale),
-        "class_offset": bool(card.class_offset),
-        "preprocessing.bands": tuple(card.preprocessing.bands) != RGB,
-        "preprocessing.scaling": tuple(card.preprocessing.scaling) != (0.0, 255.0),
-    }
-    if unsupported := [name for name, used in reserved.items() if used]:
-        raise ModelError(
-            f"The card of {path} sets {', '.join(unsupported)}, which this landcover cannot apply. "
-            "Upgrade landcover."
-        )
-    return card
