@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from landcover.model import cache as module
-from landcover.model.cache import ModelCache, cache_folder
 from landcover.model.runtimes import open_model
+from landcover.model.runtimes import openvino_runtime as module
+from landcover.model.runtimes.openvino_runtime import ModelCache, cache_folder
 
 BATCH = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
 

@@ -55,8 +55,8 @@ def predict(
     from landcover.inference.maps import predict as make_maps
     from landcover.inference.plan import read_list
     from landcover.io.files import write_text
-    from landcover.model.cache import cache_folder
     from landcover.model.runtimes import DEFAULT_CACHE
+    from landcover.model.runtimes.openvino_runtime import cache_folder
 
     if not inputs and list_file is None:
         raise UsageError("No input. Pass images, folders, URLs, or --list FILE.")

@@ -167,8 +167,8 @@ def open_model(
         threads: Threads on a CPU; None: the library's choice. torch has one number for the whole process.
         precision: Number format of layers that are not quantised. ``"bf16"`` is about twice as fast on
             processors that support it, and less exact; onnxruntime only has ``"fp32"``.
-        cache: Folder that keeps graphs compiled by OpenVINO between processes, such as
-            :func:`landcover.model.cache.cache_folder`. None: :data:`DEFAULT_CACHE`, by default no cache.
+        cache: Folder that keeps graphs compiled by OpenVINO between processes, such as ``cache_folder()`` of
+            its module. None: :data:`DEFAULT_CACHE`, by default no cache.
 
     Raises:
         ModelError: If the file is missing, cut short or not a model, or its graph and card do not fit.
