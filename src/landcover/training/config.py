@@ -13,13 +13,12 @@ from pydantic import AfterValidator, Field, model_validator
 
 from landcover.config import Config, from_mapping, load_config
 from landcover.errors import UsageError, did_you_mean
-from landcover.model import ModelConfig
+from landcover.model import Count, ModelConfig
 from landcover.textfiles import parse_yaml
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 
 
 _UNSAFE_IN_CHANNELS_LAST = ("mobileone", "repvgg")

@@ -19,13 +19,11 @@ from landcover._typing import Float64Array, Int64Array, UInt8Array
 from landcover.data import SceneTile
 from landcover.legend import IGNORE
 from landcover.model.filling import mirrored
+from landcover.model.preprocessing import Size
 from landcover.windows import Window
 
 BLOCK_PX = 64
 """Side of the blocks that classes are counted in."""
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 _STEPS = [(row, col) for row in (-1, 0, 1) for col in (-1, 0, 1) if (row, col) != (0, 0)]
 """Rows and columns of tiles from a tile to its neighbours."""

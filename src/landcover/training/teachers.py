@@ -24,11 +24,12 @@ from landcover.inference import predict_probabilities
 from landcover.io.files import atomic_path
 from landcover.model.card import ImageSet, ModelCard, is_exported, model_digest, read_card, resolve_model
 from landcover.model.files import read_tensor_metadata, read_tensors
+from landcover.model.preprocessing import Size
 from landcover.model.runtimes import Runtime, open_model
 from landcover.progress import track
 from landcover.training.data import TrainingData, check_scale
 from landcover.training.runs import SOFT_LABELS_NAME
-from landcover.training.sampler import Piece, Size
+from landcover.training.sampler import Piece
 
 _MADE_OF, _DIGEST = "made-of", "sha256"
 _VERSION = 1
