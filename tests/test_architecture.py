@@ -15,6 +15,7 @@ ORDER = [
     *[
         "errors",
         "_typing",
+        "machine",
         "hardening",
         "extras",
         "_gdal",

@@ -207,8 +207,13 @@ class TestDamage:
         with pytest.raises(DataError, match=f"{fact}.*prepare again"):
             open_dataset(cache.root)
 
-    def test_damage_is_repaired_by_force(self, cache, tmp_path):
+    def test_an_incomplete_cache_is_made_again(self, cache, tmp_path):
         (cache.root / "index.json").unlink()
+        assert prepare(tmp_path / "data", cache.root).written
+        assert open_dataset(cache.root).items == cache.items
+
+    def test_damage_is_repaired_by_force(self, cache, tmp_path):
+        (cache.root / "index.json").write_text("{}")
         with pytest.raises(OutputError, match="--force"):
             prepare(tmp_path / "data", cache.root)
         assert prepare(tmp_path / "data", cache.root, force=True).written
@@ -220,7 +225,7 @@ class TestDamage:
         path.write_bytes(path.read_bytes()[:-200])
         with pytest.raises(DataError, match=r"validation/0003_sat\.jpg"):
             prepare(tmp_path / "data", tmp_path / "cache")
-        assert list((tmp_path / "cache").iterdir()) == []
+        assert not (tmp_path / "cache").exists()
 
     def test_a_failed_replacement_leaves_the_cache_as_it_was(self, cache, tmp_path):
         path = tmp_path / "data/validation/0003_sat.jpg"
@@ -245,7 +250,7 @@ class TestDamage:
             str(tmp_path / "data/03_sat.png"),
         ]
         assert (len(lines), lines[-1]) == (22, "and 3 more; landcover verify lists all.")
-        assert list((tmp_path / "cache").iterdir()) == []
+        assert not (tmp_path / "cache").exists()
 
     def test_a_kill_during_the_first_making_is_made_good(self, cache, tmp_path):
         out = tmp_path / "killed"

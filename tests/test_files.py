@@ -11,7 +11,7 @@ from stat import S_ISDIR
 import pytest
 
 from landcover.errors import DataError, OutputError
-from landcover.io.files import atomic_path, check_output, claimed, is_temporary, walk, write_text
+from landcover.io.files import atomic_path, check_output, is_temporary, walk, write_text
 
 
 def names(folder):
@@ -122,31 +122,6 @@ def test_leftovers_of_killed_processes_go_when_the_file_is_written(tmp_path):
         (tmp_path / "a[1].tif").unlink()
     assert set(names(tmp_path)) == {"a[1].tif", other.name}
     assert (tmp_path / "a[1].tif").read_text() == "first"
-
-
-CLAIM = """
-import sys
-from pathlib import Path
-from landcover.io.files import claimed
-with claimed(Path(sys.argv[1]), Path("map.tif")):
-    print("mine", flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="has no locks")
-def test_a_folder_is_claimed_by_one_process_and_free_when_it_is_killed(tmp_path):
-    folder = tmp_path / "deep" / "work"
-    command = [sys.executable, "-c", CLAIM, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "mine\n"
-        with pytest.raises(OutputError, match=r"map\.tif is being written by another process"):
-            claimed(folder, Path("map.tif")).__enter__()
-        other.kill()
-        other.wait()
-        with claimed(folder, Path("map.tif")):
-            assert folder.is_dir()
 
 
 def test_what_cannot_be_written_is_said(tmp_path):

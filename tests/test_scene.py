@@ -671,4 +671,4 @@ def test_no_space_left_is_one_line_and_leaves_nothing(tmp_path, in_memory, limit
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "cannot be written" in done.stdout
     assert "Traceback" not in done.stderr
-    assert not [path for path in out.iterdir() if not path.name.startswith(".")]
+    assert not [path for path in out.glob("*") if not path.name.startswith(".")]

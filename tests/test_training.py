@@ -27,7 +27,7 @@ from landcover.errors import (
     UsageError,
 )
 from landcover.inference import predict_index
-from landcover.io.files import claimed
+from landcover.io.locks import locked_folder
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.metrics import ConfusionMatrix
 from landcover.model.card import read_card, read_model, save_model
@@ -498,7 +498,7 @@ def test_a_closed_terminal_interrupts_unless_that_is_ignored(ignored):
 def test_a_run_belongs_to_one_process_at_a_time(tmp_path, data):
     train(tiny("steps=1"), data=data, out=tmp_path)
     before = (tmp_path / "log.jsonl").read_bytes()
-    with claimed(tmp_path, tmp_path), pytest.raises(OutputError, match="written by another process"):
+    with locked_folder(tmp_path), pytest.raises(OutputError, match="written by another process"):
         train(tiny("steps=1"), data=data, out=tmp_path)
     assert (tmp_path / "log.jsonl").read_bytes() == before
 

@@ -60,6 +60,18 @@ class OutputError(LandcoverError, OSError):
     """An output exists already, collides with another, or cannot be written."""
 
 
+class LockedError(OutputError):
+    """Another process is writing the same output; it holds the lock until it ends."""
+
+
+class OutputLostError(OutputError):
+    """The folder of an output was removed, replaced or unmounted during the work."""
+
+
+class OutOfMemoryError(LandcoverError, MemoryError):
+    """The work needs more memory than this process may use."""
+
+
 class MissingExtraError(LandcoverError, ImportError):
     """A feature needs a library that an extra installs."""
 

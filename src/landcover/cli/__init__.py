@@ -23,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from landcover import hardening
 from landcover.errors import INTERRUPTED, LandcoverError, UsageError, did_you_mean, printable
+from landcover.machine import lacks_memory
 
 BUG = "landcover failed"
 """How the message about an error begins that landcover does not raise on purpose."""
@@ -214,6 +215,8 @@ def _message(error: Exception) -> str:
     """Return what a user reads about an error."""
     if isinstance(error, LandcoverError):
         return str(error)
+    if lacks_memory(error):
+        return "Not enough memory. Close other programs, or choose smaller windows, crops or batches."
     if isinstance(error, OSError) and error.errno is not None:
         file = "" if error.filename is None else f"{error.filename}: "
         return f"{file}{error.strerror}."

@@ -22,6 +22,7 @@ from landcover.data.layouts import Item, SceneTile
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.io import MAX_PIXELS, Mask
 from landcover.io.files import atomic_path, is_temporary, remove_temporary, write_text
+from landcover.io.locks import locked_folder
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
 from landcover.model.card import FINGERPRINT_BYTES
@@ -280,21 +281,26 @@ def prepare(
         scenes=None if scenes is None else {key: (t.scene, t.row, t.col) for key, t in scenes.items()},
         scene_table=source.scene_table,
     )
-    if is_cache(out):
-        try:
-            present = _read_index(out)
-        except DataError:  # damaged
-            present = None
-        if present is not None and _up_to_date(present, about, source):
-            return Prepared(_dataset(out, _with_fingerprints(present, about, out)), written=False)
-        if not force:
-            raise OutputError(
-                f"{out} is a cache of other files, made with other settings, or damaged. "
-                "Choose another output, or pass --force to replace it."
-            )
-    elif out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
+    is_foreign = out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir())))
+    if is_foreign and not is_cache(out):
         raise OutputError(f"{out} exists already and is not a cache. Choose a new or empty folder.")
-    return Prepared(_dataset(out, _write(source, about, out)), written=True)
+    with locked_folder(out):
+        if is_cache(out):
+            try:
+                present = _read_index(out)
+            except DataError:  # damaged
+                present = None
+            if present is not None and _up_to_date(present, about, source):
+                return Prepared(_dataset(out, _with_fingerprints(present, about, out)), written=False)
+            incomplete = not (out / INDEX).exists() and all(
+                path.name in (IMAGES, MASKS) or is_temporary(path) for path in out.iterdir()
+            )
+            if not force and not incomplete:  # an incomplete one is what a killed process left
+                raise OutputError(
+                    f"{out} is a cache of other files, made with other settings, or damaged. "
+                    "Choose another output, or pass --force to replace it."
+                )
+        return Prepared(_dataset(out, _write(source, about, out)), written=True)
 
 
 def _with_fingerprints(index: Index, about: About, out: Path) -> Index:
@@ -333,6 +339,15 @@ def _same_file(file: Path | None, known: Source | None, root: Path) -> bool:
     return status.st_mtime_ns == known.mtime_ns or _sha256(file) == known.sha256
 
 
+def _is_changed(file: Path, known: Source) -> bool:
+    """Return whether a file has another size or time than before, or does not exist any more."""
+    try:
+        status = file.stat()
+    except OSError:
+        return True
+    return (status.st_size, status.st_mtime_ns) != (known.size, known.mtime_ns)
+
+
 def _sha256(file: Path) -> str:
     if not file.is_file():  # a link to /dev/zero would never end
         raise DataError(f"{file} is a device or a pipe; expected an image or a mask. Delete it.")
@@ -351,6 +366,9 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
         try:
             mask = None if item.mask is None else source.labels(item)
             image = source.read_image(item)
+            for file, known in ((item.image, image_source), (item.mask, mask_source)):
+                if file is not None and known is not None and _is_changed(file, known):
+                    return DataError(f"{file} was changed or removed while it was read. Run prepare again.")
         except DataError as error:
             return error
         entry = Entry(

@@ -20,6 +20,7 @@ from landcover.io.discovery import (
     check_targets,
     find_files,
 )
+from landcover.io.locks import locked_folder
 from landcover.io.readahead import parallel_map
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.progress import track
@@ -91,14 +92,15 @@ def convert(
     png_format = _png_format(to, mask_format)
     if max_pixels < 1:
         raise UsageError(f"max_pixels is {max_pixels}; expected at least 1.")
-    tasks = plan_masks(masks, Path(out), suffixes=PICTURE_SUFFIXES, force=force)
 
     def convert_one(task: MaskTask) -> int:
         mask = read_mask(task.source, legend, max_pixels=max_pixels, max_off_palette=max_off_palette)
         task.write(mask.index, legend, mask_format=png_format, force=force)
         return mask.off_palette
 
-    done, failed = work_off(tasks, convert_one, "Converting")
+    with locked_folder(Path(out)):
+        tasks = plan_masks(masks, Path(out), suffixes=PICTURE_SUFFIXES, force=force)
+        done, failed = work_off(tasks, convert_one, "Converting")
     return Converted(
         written=[task.target for task, _ in done],
         failed=failed,
@@ -195,4 +197,6 @@ def work_off(
             skipped[task.source] = str(outcome)
         else:
             done.append((task, outcome))
-    return done, skipped
+    lost = [task for task, _ in done if not task.target.is_file()]
+    skipped |= {task.source: f"{task.target} was removed after it was written." for task in lost}
+    return [(task, outcome) for task, outcome in done if task not in lost], skipped

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from landcover._typing import UInt8Array
-from landcover.errors import DataError, OutputError
+from landcover.errors import OutputError
 from landcover.inference.engine import RowBlock
 from landcover.inference.reading import Source
 from landcover.io.files import WorkFolder, work_folder, writing
@@ -157,7 +157,7 @@ class SceneWork:
     """The rows of a scene's products, in memory or in a work folder from which work can be resumed.
 
     Use it as a context. The work folder is deleted at the end, unless the context ends by an interrupt or,
-    when blocks are finished, by an error about a file that can be corrected (no answer, no space).
+    when blocks are finished, by an error, such as no space, no memory or no answer of a server.
 
     Attributes:
         classes: Row buffer of class indices.
@@ -289,9 +289,7 @@ class SceneWork:
         with self._stack:
             if self._folder is None:
                 return
-            interrupted = kind is not None and not issubclass(kind, Exception)
-            correctable = kind is not None and issubclass(kind, DataError | OutputError)
-            if interrupted or (correctable and self.logs):
+            if kind is not None and (self.logs or not issubclass(kind, Exception)):
                 _log.warning(
                     "%d finished row blocks are kept in %s. Run the same command with --resume to continue.",
                     len(self.logs),

@@ -13,13 +13,24 @@ from typing import Any, cast, get_args
 
 from landcover import __version__
 from landcover._typing import Float32Array, UInt8Array
-from landcover.errors import DataError, LandcoverError, MaskError, OutputError, UsageError, printable
+from landcover.errors import (
+    DataError,
+    LandcoverError,
+    LockedError,
+    MaskError,
+    OutOfMemoryError,
+    OutputError,
+    OutputLostError,
+    UsageError,
+    printable,
+)
 from landcover.extras import needs
 from landcover.inference.engine import RowBlock
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, choose_model, open_imagery, pixel_areas, plan, products
 from landcover.inference.scene import UNLIKE, WORK, MadeMap, make_map, work_digest
+from landcover.io.locks import locked_file
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
 from landcover.model.bundled import AUTO
@@ -244,9 +255,15 @@ def _make(
         if stopped.is_set():
             return None
         try:
-            with open_imagery(task, options, gsd) as imagery:
-                return make_map(runtime, task, imagery, options, tags=tags, progress=partial(watched, task))
-        except (DataError, UsageError) as error:
+            with locked_file(task.map):
+                if result.model_sha256 is not None and not options.force:
+                    made = read_kept(task, options, tags, result.legend)
+                    if made is not None:
+                        return made  # another process made it meanwhile
+                with open_imagery(task, options, gsd) as imagery:
+                    progress = partial(watched, task)
+                    return make_map(runtime, task, imagery, options, tags=tags, progress=progress)
+        except (DataError, UsageError, LockedError, OutputLostError, OutOfMemoryError) as error:
             return error
         except OutputError as error:  # such as a full disk: the next map could not be written either
             stopped.set()
@@ -256,26 +273,43 @@ def _make(
                 return None
             raise
 
+    done, waiting = 0, list(tasks)
     try:
-        made = (
-            map(make, tasks)
-            if options.jobs == 1
-            else parallel_map(make, tasks, workers=options.jobs, stopped=stopped)
-        )
-        outcomes = made if alone else track(made, "Predicting", total=len(tasks))
-        began = time.monotonic()
-        for number, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True), 1):
-            count, took = f"{number} of {len(tasks)}", time.monotonic() - began
-            if isinstance(outcome, MadeMap):
-                result.maps.append(outcome)
-                _log.info("%s: %s mapped, %.1f s", count, task.name, took)
-            else:
-                reason = str(outcome or f"{task.name}: skipped because the run was stopped.")
-                result.failed[task.name] = reason
-                _log.warning("%s: skipped. %s", count, reason)
+        for last in (False, True):
+            made = (
+                map(make, waiting)
+                if options.jobs == 1
+                else parallel_map(make, waiting, workers=options.jobs, stopped=stopped)
+            )
+            outcomes = made if alone or last else track(made, "Predicting", total=len(tasks))
+            busy: list[Task] = []
             began = time.monotonic()
+            for task, outcome in zip(waiting, outcomes, strict=True):
+                if isinstance(outcome, LockedError) and not last:
+                    busy.append(task)  # another process is making it: take the next one, and look again then
+                    continue
+                done += 1
+                count, took = f"{done} of {len(tasks)}", time.monotonic() - began
+                if isinstance(outcome, MadeMap):
+                    (result.kept if outcome.kept else result.maps).append(outcome)
+                    how = "mapped by another process" if outcome.kept else f"mapped, {took:.1f} s"
+                    _log.info("%s: %s %s", count, task.name, how)
+                else:
+                    reason = str(outcome or f"{task.name}: skipped because the run was stopped.")
+                    result.failed[task.name] = reason
+                    _log.warning("%s: skipped. %s", count, reason)
+                began = time.monotonic()
+            waiting = busy
     finally:
         stopped.set()
+    written, result.maps = result.maps, []
+    for made_map in written:
+        if all(map(Path.is_file, products(made_map.task, options))):
+            result.maps.append(made_map)
+            continue
+        reason = f"{made_map.task.map}, or a file beside it, was removed after it was written."
+        result.failed[made_map.task.name] = reason
+        _log.warning("%s", reason)
 
 
 class _Shared:
@@ -346,7 +380,7 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
         raise
     damaged = tuple(Window(*window) for window in json.loads(opened.tags.get("LANDCOVER_DAMAGED", "[]")))
     ood = read_ood(opened.tags.get(UNLIKE, ""))
-    return MadeMap(task, opened.size, gsd, gsd_source, areas, damaged, ood=ood)
+    return MadeMap(task, opened.size, gsd, gsd_source, areas, damaged, ood=ood, kept=True)
 
 
 def read_ood(text: str) -> OodReport | None:

@@ -18,6 +18,7 @@ from landcover.inference.options import PredictOptions
 from landcover.inference.reading import ArraySource
 from landcover.io import image_size, read_imagery
 from landcover.io.discovery import IMAGE_END, PICTURE_SUFFIXES, check_targets, find_files
+from landcover.machine import needing_memory
 from landcover.model.bundled import auto_model
 from landcover.model.preprocessing import Size
 from landcover.raster import (
@@ -36,6 +37,11 @@ NO_IMAGE = ("_mask", "_label", "_probabilities", "_confidence")
 """Ends of names that are skipped in folders: masks, and what ``predict`` itself writes."""
 
 _log = logging.getLogger(__name__)
+
+_BY_ROWS = (
+    "It can only be decoded whole. A tiled GeoTIFF is read by parts: gdal_translate -co TILED=YES "
+    "-co COMPRESS=DEFLATE IN OUT.tif."
+)
 
 _SQUARE = 0.01
 """Sides of a pixel that differ by less are taken as equal."""
@@ -269,7 +275,10 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
                 raise UsageError(
                     f"{task.name} is a picture without georeference; --bbox and --aoi cannot be used."
                 )
-            pixels = read_imagery(Path(task.image), max_pixels=options.max_pixels)
+            file = Path(task.image)
+            pixel_bytes = 4 if file.suffix.lower() in (".jpg", ".jpeg") else 7
+            with needing_memory(pixel_bytes * math.prod(task.size or (0,)), task.name, _BY_ROWS):
+                pixels = read_imagery(file, max_pixels=options.max_pixels)
             imagery = Imagery(ArraySource(*pixels), scale, sides)
         else:
             scene = stack.enter_context(

@@ -17,6 +17,7 @@ from landcover.inference.grid import Grid, make_grid
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Imagery, Task, pixel_areas
 from landcover.io.readahead import read_ahead
+from landcover.machine import needing_memory
 from landcover.model.preprocessing import Size
 from landcover.model.runtimes import Runtime
 from landcover.ood import OodReport
@@ -29,6 +30,12 @@ from landcover.windows import Window
 
 WORK = "LANDCOVER_WORK"
 """Tag of a map: digest of the scene and of the options that change it."""
+
+SAVE_MEMORY = "Pass a smaller --window, --batch 1, --jobs 1 or another model, or close other programs."
+"""What to do where a scene needs too much memory."""
+
+NETWORK_BYTES = 300
+"""Memory of a network for each pixel of a batch, at least."""
 
 UNLIKE = "LANDCOVER_UNLIKE"
 """Tag of a map: the out-of-distribution report of the scene, as JSON."""
@@ -52,6 +59,7 @@ class MadeMap:
         damaged: Windows of the scene that could not be read and have no data in the map.
         notes: Warnings about the scene.
         ood: How much of it is out of distribution for the model; None if unknown.
+        kept: Whether it existed before; with ``resume``, or because another process made it.
     """
 
     task: Task
@@ -62,6 +70,7 @@ class MadeMap:
     damaged: tuple[Window, ...] = ()
     notes: tuple[str, ...] = ()
     ood: OodReport | None = None
+    kept: bool = False
 
 
 def make_map(
@@ -93,7 +102,8 @@ def make_map(
         OutputError: If something cannot be written.
     """
     gsd, gsd_source = imagery.scale
-    tags = {**tags, "LANDCOVER_GSD": f"{gsd:g} ({gsd_source})", WORK: work_digest(task, options)}
+    digest = work_digest(task, options)
+    tags = {**tags, "LANDCOVER_GSD": f"{gsd:g} ({gsd_source})", WORK: digest}
     _check_products(task, imagery, options)
     areas = ClassAreas(runtime.card.legend, pixel_areas(imagery.georeference, imagery.size, *imagery.scale))
     if options.zones is not None and imagery.georeference is not None:
@@ -102,14 +112,20 @@ def make_map(
     products = {"probabilities": options.probabilities, "confidence": options.confidence}
     identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **products}
     on_disk = math.prod(imagery.size) > IN_MEMORY_PIXELS
-    with SceneWork(
-        task.map, imagery.size, areas.legend, identity if on_disk else None, resume=options.resume, **products
-    ) as work:
+    need = memory_needed(grid, runtime, options, on_disk=on_disk)
+    kept_in = identity if on_disk else None
+    with (
+        needing_memory(need, task.name, SAVE_MEMORY),
+        SceneWork(task.map, imagery.size, areas.legend, kept_in, resume=options.resume, **products) as work,
+    ):
         runs = work.missing(len(grid.rows))
         blocks = (block for run in runs for block in make_blocks(runtime, imagery, grid, run, options))
         with closing(blocks):
             for block in progress(blocks, sum(map(len, runs))):
                 work.finish(block, ReadLog.of(imagery.source, block))
+        if work_digest(task, options) != digest:
+            work.logs.clear()  # its rows are of two files
+            raise ImageError(f"{task.name} was changed or removed while it was read. Run the command again.")
         log = joined(work.logs[number] for number in sorted(work.logs))
         if log.damaged:
             tags["LANDCOVER_DAMAGED"] = json.dumps(log.damaged)
@@ -137,6 +153,17 @@ def scene_grid(runtime: Runtime, imagery: Imagery, options: PredictOptions, name
         )
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
+
+
+def memory_needed(grid: Grid, runtime: Runtime, options: PredictOptions, *, on_disk: bool) -> int:
+    """Return the bytes of memory that a scene takes at least, beside its open file; see the engine's."""
+    (height, width), stride, classes = grid.size, grid.stride, len(runtime.card.legend.scored)
+    rows, across = grid.rows[0].length, grid.cols[-1].stop  # of the logit grid
+    batch = min(options.batch, len(grid.cols)) * rows * grid.cols[0].length * stride**2
+    row = across * rows * (4 * stride**2 + 4 * classes)
+    products = 1 + (classes if options.probabilities else 0) + (1 if options.confidence else 0)
+    held = products * width * (0 if on_disk else height)
+    return held + 2 * row + batch * NETWORK_BYTES
 
 
 def make_blocks(

@@ -18,10 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from landcover.errors import DataError, OutputError, UsageError, is_plain
-
-if sys.platform != "win32":
-    import fcntl
+from landcover.errors import DataError, LockedError, OutputError, UsageError, is_plain
+from landcover.io.locks import LOCK_NAME, try_lock
 
 _SUFFIX = ".landcover-tmp"
 _STEM_CHARACTERS = 40
@@ -78,12 +76,14 @@ def check_json_output(path: Path, *, force: bool) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a path has the name of unfinished work, possibly left by a killed process."""
+    """Return whether a path has the name of a lock or of unfinished work, perhaps of a killed process."""
     return path.name.startswith(".") and _SUFFIX in path.name
 
 
 def remove_temporary(path: Path) -> None:
-    """Remove unfinished work, a file or a folder; of a symbolic link, only the link."""
+    """Remove unfinished work, a file or a folder; of a symbolic link, only the link. Locks stay."""
+    if path.name.endswith(LOCK_NAME):
+        return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)  # refuses links, and does not follow those inside
     else:
@@ -114,7 +114,7 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(0o700)  # fails if the name exists, link or not
             descriptor = _open_folder(folder)
-        if _lock(descriptor) is not False and folder.exists():
+        if try_lock(descriptor) is not False and folder.exists():
             break
         _close(descriptor)  # another process removed it as a leftover before it was locked
     try:
@@ -144,7 +144,7 @@ def _remove_leftovers(parent: Path, start: str) -> None:
             with suppress(OSError):
                 descriptor = _open_folder(folder)
                 try:
-                    if _is_mine(os.fstat(descriptor)) and _lock(descriptor):
+                    if _is_mine(os.fstat(descriptor)) and try_lock(descriptor):
                         shutil.rmtree(folder)
                 finally:
                     _close(descriptor)
@@ -284,9 +284,12 @@ def work_folder(path: Path) -> Iterator[WorkFolder]:
                 "Delete it, or choose another output."
             ) from None
     try:
-        if _lock(descriptor) is False or not os.path.lexists(folder):
-            raise _busy(path)  # or the other process has just ended and removed the folder
         if sys.platform != "win32":
+            if try_lock(descriptor) is False or not os.path.lexists(folder):
+                raise LockedError(  # or the other process has just ended and removed the folder
+                    f"{path} is being written by another process. Wait until it ends, or choose another "
+                    "output."
+                )
             if not new and not _is_mine(os.fstat(descriptor)):
                 raise OutputError(
                     f"{folder} belongs to another user. Delete it, or choose another output than {path}."
@@ -318,55 +321,6 @@ def _close(descriptor: int) -> None:
 
 def _is_mine(status: os.stat_result) -> bool:
     return sys.platform == "win32" or status.st_uid == os.geteuid()
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Lock an open folder; return False if another process holds the lock, None if there are no locks."""
-    if sys.platform == "win32":
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
-            raise
-        return None
-    return True
-
-
-def _busy(path: Path) -> OutputError:
-    return OutputError(
-        f"{path} is being written by another process. Wait until it ends, or choose another output."
-    )
-
-
-@contextmanager
-def claimed(folder: Path, path: Path) -> Iterator[None]:
-    """Create a folder that the user named, such as a run's, and keep other processes out of it.
-
-    Args:
-        folder: The folder; unlike :func:`work_folder`, a symbolic link to one is followed.
-        path: What messages name.
-
-    Raises:
-        OutputError: If another process has claimed it, or it cannot be created.
-    """
-    with writing(path, folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":
-        yield
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        raise _busy(path) from None  # the other process has just ended and removed the folder
-    try:
-        if _lock(descriptor) is False:
-            raise _busy(path)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def open_append(path: Path) -> BinaryIO:

@@ -1,6 +1,5 @@
 """Bounded read-ahead: the next items are computed by threads while the present one is used."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -8,6 +7,8 @@ from contextlib import closing
 from itertools import islice, repeat
 from threading import Event
 from typing import TypeVar, cast
+
+from landcover.machine import processors
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,7 +37,7 @@ def parallel_map(
         ahead: Results computed or waiting, beside the one in use; by default three per worker.
         stopped: Set when no more results are wanted, for long functions that can end early.
     """
-    workers = workers or min(16, _cpus())
+    workers = workers or min(16, processors())
     remaining = iter(items)
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers, "landcover-ahead") as pool:
@@ -79,9 +80,3 @@ def read_ahead(items: Iterable[T]) -> Generator[T, None, None]:
     finally:
         if isinstance(iterator, Generator):
             iterator.close()
-
-
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

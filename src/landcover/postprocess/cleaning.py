@@ -14,6 +14,7 @@ from landcover.data.conversion import MaskTask, plan_masks, work_off
 from landcover.errors import MaskError, UsageError
 from landcover.io import MaskFormat, read_mask
 from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE
+from landcover.io.locks import locked_folder
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, Legend
 from landcover.postprocess.sieve import BLOCK_ROWS, decide, remove_small_regions, rewrite
 from landcover.raster import RasterSpec, ground_sample_distance, write_map
@@ -113,7 +114,6 @@ def clean(
     allowed: MaskLimits = {"max_off_palette": MAX_OFF_PALETTE, **limits}
     if gsd is not None:
         check_gsd(gsd)
-    tasks = plan_masks(masks, Path(out), suffixes=MASK_SUFFIXES, force=force)
 
     def clean_one(task: MaskTask) -> _Outcome:
         tags, by_blocks = _look_at(task, legend)
@@ -132,7 +132,9 @@ def clean(
         task.write(index, legend, mask_format=mask_format, tags=tags, force=force)
         return _Outcome(index.size, int(np.count_nonzero(index != mask.index)), mask.off_palette)
 
-    done, failed = work_off(tasks, clean_one, "Cleaning")
+    with locked_folder(Path(out)):
+        tasks = plan_masks(masks, Path(out), suffixes=MASK_SUFFIXES, force=force)
+        done, failed = work_off(tasks, clean_one, "Cleaning")
     return Cleaned(
         written=[task.target for task, _ in done],
         failed=failed,

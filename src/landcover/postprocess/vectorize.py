@@ -16,6 +16,7 @@ from landcover._typing import IntArray, UInt8Array
 from landcover.errors import UsageError
 from landcover.extras import needs
 from landcover.io.files import check_output
+from landcover.io.locks import locked_file
 from landcover.io.vectors import Batch, vector_driver, write_features
 from landcover.legend import NODATA, Legend
 from landcover.postprocess.components import Labeller
@@ -172,6 +173,7 @@ def vectorize(
     check_output(out, force=force)
     vector_driver(out)
     with (
+        locked_file(out),
         open_class_map(map_path, legend) as source,
         open_confidence(None if confidence is None else Path(confidence), source) as sure,
     ):

@@ -13,7 +13,8 @@ from landcover import __version__
 from landcover.config import dump_yaml
 from landcover.data.fingerprints import image_set
 from landcover.errors import ModelError, UsageError
-from landcover.io.files import claimed, write_text
+from landcover.io.files import write_text
+from landcover.io.locks import locked_folder
 from landcover.legend import Legend
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, UsedImages, model_digest, read_card
 from landcover.model.encoders import encoder_preprocessing, weights_digest
@@ -114,7 +115,7 @@ def train(
             "--init, or --set 'freeze=[]'."
         )
     device = pick_device(config.device)
-    with _restored_torch_state(config.threads, device):
+    with locked_folder(folder), _restored_torch_state(config.threads, device):
         start_card = None if start is None else read_card(start)
         teachers = read_teachers(config.teachers)
         loaded = load_training_data(
@@ -258,7 +259,6 @@ def _train_to_the_end(run: Run, state: runs.TrainingState, *, resumed: bool) -> 
         # Before the log: a start that is killed here recognises its own folder later.
         write_text(folder / runs.CONFIG_NAME, dump_yaml(config), force=True)
     with (
-        claimed(folder, folder),
         RunLog(folder, step=progress.step, validated_step=progress.validated_step) as log,
         Interrupt() as interrupt,
     ):

@@ -24,8 +24,9 @@ import numpy as np
 
 from landcover import __version__
 from landcover._typing import Float32Array, UInt8Array
-from landcover.errors import MissingExtraError, ModelError, UsageError
+from landcover.errors import MissingExtraError, ModelError, OutOfMemoryError, UsageError
 from landcover.io.files import atomic_path
+from landcover.machine import lacks_memory
 from landcover.model.card import model_digest, read_card
 from landcover.model.runtimes import (
     OUTPUTS,
@@ -131,7 +132,8 @@ class OpenVINORuntime(CheckedRuntime):
             return taking_pixels(network)
 
     def _run(self, output: str, batch: UInt8Array) -> Float32Array:
-        return answer(self._request(output, batch.shape), batch)
+        with self._model_errors():
+            return answer(self._request(output, batch.shape), batch)
 
     def _request(self, output: str, shape: tuple[int, ...]) -> Any:
         """Return the inference request of a graph compiled for an output and a batch shape."""
@@ -143,8 +145,7 @@ class OpenVINORuntime(CheckedRuntime):
                 or sum(prod(each[:3]) for _, each in (*compiled, key)) > PIXELS_KEPT
             ):
                 compiled.popitem(last=False)
-            with self._model_errors():
-                compiled[key] = self._compile(output, shape)
+            compiled[key] = self._compile(output, shape)
         compiled.move_to_end(key)
         return compiled[key]
 
@@ -167,13 +168,18 @@ class OpenVINORuntime(CheckedRuntime):
 
     @contextmanager
     def _model_errors(self) -> Iterator[None]:
-        """Turn OpenVINO's RuntimeErrors into a :class:`ModelError` of one line.
+        """Turn OpenVINO's RuntimeErrors into a :class:`ModelError` of one line, or an OutOfMemoryError.
 
         Where its message quotes damaged names, Python cannot decode it: a UnicodeDecodeError.
         """
         try:
             yield
         except (RuntimeError, UnicodeDecodeError) as error:
+            if lacks_memory(error):
+                raise OutOfMemoryError(
+                    f"{self._path} requests more memory than the system gives. Pass a smaller --window, "
+                    "--batch 1 or another model."
+                ) from error
             # The reason is at the end of the message: a summary, if there is one, or the last line.
             _, summary, end = str(error).strip().rpartition("Summary:\n")
             lines = [line.removeprefix("-- ").strip(" .") for line in end.splitlines()]

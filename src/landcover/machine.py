@@ -1,0 +1,207 @@
+"""What this process may use of the machine: memory, processors, disk; and errors of lacking them.
+
+Limits of control groups (version 1 and 2, all levels), of ``ulimit -v`` and of the processor affinity count.
+Where the system does not state a limit, nothing is refused.
+"""
+
+import errno
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from landcover.errors import OutOfMemoryError, OutputError
+
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+_NO_MEMORY = re.compile(
+    r"bad_alloc|not enough memory|out of memory|(can't|cannot|failed to|could not|unable to) allocate"
+    r"|can't start new thread|allocation failed|resource temporarily unavailable",
+    re.IGNORECASE,
+)
+"""What OpenVINO, oneDNN, torch, onnxruntime, GDAL and Python write when an allocation fails."""
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that this process can still get; None if the system does not state them."""
+    free = [size for size in (_machine_memory(), _address_space(), *_cgroup_memory()) if size is not None]
+    return max(0, min(free)) if free else None
+
+
+@contextmanager
+def needing_memory(need: int, what: str, advice: str) -> Iterator[None]:
+    """Refuse work that needs more memory than is free, and report an allocation that fails in the block.
+
+    Args:
+        need: Bytes, rather too few than too many.
+        what: What needs them, the begin of the message.
+        advice: What to do about it, a sentence.
+
+    Raises:
+        OutOfMemoryError: If less memory is free, or an allocation fails.
+    """
+    free = free_memory()
+    if free is not None and need > free:
+        raise OutOfMemoryError(
+            f"{what} needs about {readable(need)} of memory; {readable(free)} are free. {advice}"
+        )
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OutOfMemoryError) or not lacks_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"{what} needs about {readable(need)} of memory or more; the system refuses to give it. {advice}"
+        ) from error
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or one that caused it, is a failed allocation, in any library."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        own = isinstance(error, RuntimeError) or "OutOfMemory" in type(error).__name__
+        if own and _NO_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def check_disk(folder: Path, need: int, what: str) -> None:
+    """Refuse work whose output does not fit on the disk.
+
+    Args:
+        folder: Where it is written; it need not exist.
+        need: Bytes, rather too few than too many.
+        what: What needs them, the begin of the message.
+
+    Raises:
+        OutputError: If less space is free.
+    """
+    folder = folder.absolute()
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        free = shutil.disk_usage(nearest).free
+    except OSError:
+        return
+    if need > free:
+        raise OutputError(
+            f"{what} needs about {readable(need)} of disk space in {folder}; {readable(free)} are free. Free "
+            "some, or choose another output."
+        )
+
+
+def readable(size: float) -> str:
+    """Return a size in bytes for people.
+
+    Examples:
+        >>> readable(160e9), readable(5_300_000)
+        ('160 GB', '5.3 MB')
+    """
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:,.0f} {name}"
+    return f"{size:,.0f} bytes"
+
+
+def processors() -> int:
+    """Return the processors that this process may use: by its affinity and its control group's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([count, *(math.ceil(quota) for quota in _cgroup_quotas())]))
+
+
+def idle_processors(seconds: float = 0.2) -> float:
+    """Return how many of :func:`processors` were idle while this thread waited for some time."""
+    before = _idle_times()
+    time.sleep(seconds)
+    after = _idle_times()
+    idle = total = 0
+    for now, then in zip(after, before, strict=True):
+        idle += now[0] - then[0]
+        total += now[1] - then[1]
+    return min(len(after) * idle / total, processors()) if total > 0 else processors()
+
+
+def _idle_times() -> list[tuple[int, int]]:
+    """Return, for each processor of the affinity, ticks spent idle and in total; nothing if not stated."""
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    times = []
+    for line in _lines(_PROC / "stat"):
+        if (match := re.match(r"cpu(\d+) (.*)", line)) and int(match[1]) in mine:
+            ticks = [int(number) for number in match[2].split()[:8]]
+            times.append((ticks[3] + ticks[4], sum(ticks)))
+    return times
+
+
+def _machine_memory() -> int | None:
+    """Return the memory of the machine, swap included, that is free or can be freed."""
+    sizes = dict(re.findall(r"(\w+):\s+(\d+) kB", "\n".join(_lines(_PROC / "meminfo"))))
+    if "MemAvailable" not in sizes:
+        return None
+    return 1024 * (int(sizes["MemAvailable"]) + int(sizes.get("SwapFree", 0)))
+
+
+def _address_space() -> int | None:
+    """Return what ``ulimit -v`` leaves."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    pages = next(iter(_lines(_PROC / "self" / "statm")), "0").split()[0]
+    return None if limit == resource.RLIM_INFINITY else limit - int(pages) * resource.getpagesize()
+
+
+def _cgroup_memory() -> Iterator[int]:
+    """Yield the memory that the limits of the control groups leave; cached files count, as they can go."""
+    for controller, limit_file, usage_file, cache in (
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ("", "memory.max", "memory.current", "inactive_file"),
+    ):
+        for folder in _cgroup_folders(controller):
+            limit, usage = _number(folder / limit_file), _number(folder / usage_file)
+            if limit is not None and usage is not None:
+                stat = dict(line.split(" ")[:2] for line in _lines(folder / "memory.stat") if " " in line)
+                yield limit - usage + int(stat.get(cache, 0))
+
+
+def _cgroup_quotas() -> Iterator[float]:
+    """Yield the numbers of processors that the control groups allow."""
+    for folder in _cgroup_folders("cpu"):
+        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        if quota and period and quota > 0:
+            yield quota / period
+    for folder in _cgroup_folders(""):
+        fields = next(iter(_lines(folder / "cpu.max")), "max").split()
+        if len(fields) == 2 and fields[0].isdigit() and int(fields[1]) > 0:
+            yield int(fields[0]) / int(fields[1])
+
+
+def _cgroup_folders(controller: str) -> Iterator[Path]:
+    """Yield this process's folders of a controller of version 1 (empty: version 2), up to the root.
+
+    In a container the path that the kernel states may not exist below the mount; then its root counts.
+    """
+    for line in _lines(_PROC / "self" / "cgroup"):
+        _, names, path = line.split(":", 2)
+        if controller in names.split(","):
+            for root in (_CGROUPS / controller, _CGROUPS / "unified"):
+                below = root / path.strip("/")
+                yield from (place for place in (below, *below.parents) if place.is_relative_to(root))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _number(path: Path) -> int | None:
+    text = next(iter(_lines(path)), "")
+    return int(text) if re.fullmatch(r"-?\d+", text) else None
