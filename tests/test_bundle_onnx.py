@@ -176,8 +176,8 @@ BAD_FILES = [
     (lambda path: with_metadata(path, {}), r"no entry 'landcover' \(found: nothing\).*landcover export"),
     (lambda path: with_metadata(path, {"model_type": "Segmentor"}), "found: 'model_type'"),
     (lambda path: with_metadata(path, {"\n" * 9 + "a" * 90: ""}), r"found: '(\\n)*a*'"),
-    (lambda path: with_metadata(path, {CARD_KEY: "{not json"}), "card of .* is damaged"),
-    (lambda path: with_metadata(path, {CARD_KEY: "[" * 100_000}), "card of .* is damaged"),
+    (lambda path: with_metadata(path, {CARD_KEY: "{not json"}), "card of .* is not JSON"),
+    (lambda path: with_metadata(path, {CARD_KEY: "[" * 100_000}), "card of .* nested too deeply"),
     (lambda path: with_metadata(path, {CARD_KEY: '{"schema_version": 99}'}), "newer landcover .*Upgrade"),
     (lambda path: with_metadata(path, {CARD_KEY: "{}"}), "legend is missing"),
 ]

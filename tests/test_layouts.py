@@ -357,7 +357,7 @@ class TestScenesTable:
         [
             ("part,id,scene,row\n", "lacks the column 'col'"),
             (HEAD + "train,0000,7,top,1\n", "line 2.*integers"),
-            (HEAD + "train,0000\n", "line 2.*5 fields"),
+            (HEAD + "train,0000\n", "line 2: 2 cells; expected 5"),
             (HEAD + "train,0000,7,0,1\ntrain,0001,7,0,1\n", "line 3.*position"),
             (HEAD + "train,0000,7,0,1\ntrain,0000,7,0,2\n", "line 3.*repeat an item"),
             (HEAD + f"train,0000,{'7' * 200_000},0,1\n", "field larger than field limit"),

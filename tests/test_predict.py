@@ -385,8 +385,8 @@ def test_inputs_may_stand_in_a_list(tmp_path, model, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read"),
-        (b"\xff\xfe\x00", "cannot be read"),
+        (None, "does not exist"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
         (b"# no\n", "no input"),
         (b"x.png", "x.png"),
     ],

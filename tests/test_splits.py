@@ -463,7 +463,7 @@ class TestFilesOfIds:
     def test_a_picture_is_no_list(self, tmp_path):
         path = tmp_path / "x.png"
         path.write_bytes(b"\x89PNG\r\n\xff\xfe\x00")
-        with pytest.raises(SplitError, match="not a list of ids"):
+        with pytest.raises(SplitError, match="expected a list of ids"):
             split(listed(["a"]), str(path))
 
 

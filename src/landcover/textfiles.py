@@ -209,13 +209,14 @@ def _bare(text: str) -> str:
     return text.lstrip("+-").lstrip("0") or "0"
 
 
-def parse_json(text: str, source: str, error: type[LandcoverError]) -> Any:
+def parse_json(text: str, source: str, error: type[LandcoverError], *, undefined: bool = False) -> Any:
     """Return the data in a JSON text.
 
     Args:
         text: The text.
         source: Its name in error messages, such as a file, or ``line 3 of FILE``.
         error: Class of the errors.
+        undefined: Read ``NaN`` and ``Infinity``, which Python writes for scores that are not defined.
 
     Raises:
         LandcoverError: As ``error``, if it is not JSON, repeats a key, is nested deeper than 32, or has a
@@ -246,7 +247,7 @@ def parse_json(text: str, source: str, error: type[LandcoverError]) -> Any:
             text,
             parse_int=integer,
             parse_float=number,
-            parse_constant=lambda name: refuse(f"{name} is not a number of JSON"),
+            parse_constant=float if undefined else lambda name: refuse(f"{name} is not a number of JSON"),
             object_pairs_hook=mapping,
         )
         level = [data]

@@ -4,7 +4,6 @@ A layout is data: patterns of image and mask paths, and the published facts of s
 distance, size, counts, index order of its masks). To support another one, add a row to :data:`LAYOUTS`.
 """
 
-import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from landcover.io import image_size
 from landcover.io.discovery import IMAGE_END, MASK_END, MASK_SUFFIXES, PICTURE_SUFFIXES
 from landcover.io.files import check_name, walk
 from landcover.legend import DEEPGLOBE, Legend
+from landcover.textfiles import parse_csv, read_text
 
 SCENES_FILE = "scenes.csv"
 _COLUMNS = ("part", "id", "scene", "row", "col")
@@ -355,14 +355,14 @@ def _bare(path: str) -> str:
 def _listed(layout: Layout, root: Path, paths: list[str]) -> Iterator[tuple[str, str]]:
     """Yield (subset, image) of the entries in a layout's list files."""
     for path in (path for path in paths if layout.listing and _full(layout.listing, path)):
-        try:
-            text = (root / path).read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{root / path} is not UTF-8 text: {error}.") from error
+        text = read_text(root / path, DataError, "a list of images")
         if path.endswith(".csv"):
-            for row in csv.DictReader(text.splitlines()):
-                if row.get("split") and row.get("sat_image_path"):  # else the metadata.csv of another set
-                    yield row["split"], row["sat_image_path"]
+            header, rows = parse_csv(text, str(root / path), DataError)
+            if {"split", "sat_image_path"} <= set(header):  # else the metadata.csv of another set
+                for _, cells in rows:
+                    row = dict(zip(header, cells, strict=True))
+                    if row["split"] and row["sat_image_path"]:
+                        yield row["split"], row["sat_image_path"]
         else:  # the last line of MagNet's lists has no newline
             for line in filter(None, map(str.strip, text.splitlines())):
                 yield PurePosixPath(path).stem, line.split()[0]
@@ -427,29 +427,18 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
     return scenes
 
 
-def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)  # an unclosed quote is an error
-            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(
-                    f"{path} lacks the column {missing[0]!r}; expected the columns {', '.join(_COLUMNS)}."
-                )
-            for row in reader:
-                if any(row[name] is None for name in _COLUMNS):
-                    raise DataError(f"{path}, line {reader.line_num}: expected {len(_COLUMNS)} fields.")
-                yield reader.line_num, row
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}.") from error
-    except csv.Error as error:
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    header, rows = parse_csv(read_text(path, DataError, "a table of scenes"), str(path), DataError)
+    missing = [name for name in _COLUMNS if name not in header]
+    if missing:
         raise DataError(
-            f"{path} is not a valid CSV file ({error}); expected the columns {', '.join(_COLUMNS)}. Look for "
-            "a quote that is not closed."
-        ) from error
+            f"{path} lacks the column {missing[0]!r}; expected the columns {', '.join(_COLUMNS)}."
+        )
+    for line, cells in rows:
+        yield line, dict(zip(header, cells, strict=True))
 
 
 def _cut(value: str) -> str:
     """Return a value for a message, shortened to 40 characters."""
-    text = printable(value).replace("\n", "\\n")
+    text = printable(value)
     return repr(text if len(text) <= 40 else text[:37] + "...")

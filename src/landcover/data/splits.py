@@ -20,6 +20,7 @@ from landcover.data.layouts import SCENES_FILE, Item
 from landcover.errors import SplitError, did_you_mean, first_few
 from landcover.io.readahead import parallel_map
 from landcover.progress import track
+from landcover.textfiles import read_text
 
 Parts = dict[str, list[Item]]
 
@@ -264,11 +265,8 @@ def _listed(dataset: Dataset, path: Path) -> Parts:
     by_id = _by_bare_id(dataset)
     parts: dict[str, dict[str, Item]] = {}
     missing = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise SplitError(f"{path} is not a list of ids: {error}.") from error
-    for line in filter(None, map(str.strip, lines)):
+    text = read_text(path, SplitError, "a list of ids, one per line")
+    for line in filter(None, map(str.strip, text.splitlines())):
         name, _, part = line.partition("\t")
         item = by_key.get(name) or (_only(by_id, name) if name in by_id else None)
         if item is None:

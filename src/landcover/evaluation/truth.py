@@ -1,6 +1,5 @@
 """Reading of truth: labelled points and polygons."""
 
-import csv
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from landcover.errors import DataError, UsageError, did_you_mean
 from landcover.extras import needs
 from landcover.io.vectors import WGS84, Kind, read_features, reproject
 from landcover.legend import NODATA, Legend
+from landcover.textfiles import parse_csv, read_text
 
 with needs("vector"):
     import shapely
@@ -153,29 +153,12 @@ def _text(value: Any) -> str:
 
 
 def _read_csv(path: Path) -> dict[str, npt.NDArray[Any]]:
-    if not path.exists():
-        raise DataError(f"{path} does not exist; expected a CSV file of labelled points.")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            head = file.readline()
-            file.seek(0)
-            rows = list(csv.reader(file, delimiter=max(",;\t", key=head.count), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as CSV in UTF-8: {error}.") from error
-    header = [name.strip() for name in rows[0]] if rows else []
-    body = [row for row in rows[1:] if row]
-    if not body:
+    expected = "a CSV file of labelled points"
+    header, rows = parse_csv(read_text(path, DataError, expected), str(path), DataError)
+    if not rows:
         raise DataError(f"{path} has no rows; expected a header line and a line for each point.")
-    if len(set(header)) < len(header):
-        raise DataError(
-            f"{path} has several columns of the same name: {', '.join(header)}. Rename or delete some."
-        )
-    for number, row in enumerate(body, 1):
-        if len(row) != len(header):
-            raise DataError(f"{path}: row {number} has {len(row)} cells; expected {len(header)}.")
-    return {
-        name: np.array(cells, object) for name, cells in zip(header, zip(*body, strict=True), strict=True)
-    }
+    columns = zip(*(cells for _, cells in rows), strict=True)
+    return {name: np.array(cells, object) for name, cells in zip(header, columns, strict=True)}
 
 
 def _coordinates(path: Path, rows: dict[str, npt.NDArray[Any]], names: tuple[str, str]) -> Float64Array:

@@ -32,6 +32,7 @@ from landcover.raster import (
 )
 from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format
 from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
+from landcover.textfiles import read_text
 
 NO_IMAGE = ("_mask", "_label", "_probabilities", "_confidence")
 """Ends of names that are skipped in folders: masks, and what ``predict`` itself writes."""
@@ -94,18 +95,13 @@ class Task:
 def read_list(file: Path) -> list[Path | str]:
     """Read a list of inputs: a URL or path per line, relative to the file's own folder.
 
-    Empty lines, and lines that begin with ``#``, are skipped.
+    Empty lines, and lines that begin with ``#``, are skipped. ``-`` is standard input.
 
     Raises:
         DataError: If the file cannot be read, is not text or contains no input.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{file} cannot be read as a list of inputs: {error}. Expected text, one path per line."
-        ) from error
-    entries = [line.strip() for line in lines]
+    text = read_text(file, DataError, "a list of inputs, one path per line")
+    entries = [line.strip() for line in text.splitlines()]
     paths = [
         entry if is_address(entry) else file.parent / entry
         for entry in entries

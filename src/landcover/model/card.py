@@ -25,6 +25,7 @@ from landcover.model.bundled import BY_NAME, shipped_file
 from landcover.model.files import Tensors, read_onnx_metadata, read_tensor_metadata, read_tensors
 from landcover.model.preprocessing import RGB, Preprocessing
 from landcover.ood import ImageryProfile
+from landcover.textfiles import parse_json
 
 SCHEMA_VERSION = 4
 """Schema of the cards that landcover 0.2 writes; 0.1 wrote 1 to 3."""
@@ -227,10 +228,10 @@ def read_card(path: str | Path) -> ModelCard:
                 "(--weights), not for prediction."
             )
         raise ModelError(f"{file} has no model card: {reason}")
+    data = parse_json(metadata[CARD_KEY], f"the card of {path}", ModelError)
     try:
-        data = json.loads(metadata[CARD_KEY])
         json.dumps(data, ensure_ascii=False).encode()  # halves of characters could not be written again
-    except (ValueError, RecursionError) as error:
+    except UnicodeEncodeError as error:
         raise ModelError(f"The card of {file} is damaged: {error}.") from error
     if not isinstance(data, dict):
         raise ModelError(

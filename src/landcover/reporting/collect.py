@@ -1,6 +1,5 @@
 """Inputs of a report: run folders and the JSON files of ``landcover evaluate``."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from landcover.errors import DataError, UsageError
 from landcover.evaluation.report import EvaluationReport, Number, Record
 from landcover.legend import BUILT_IN, Legend
 from landcover.model.card import BEST_NAME, ModelCard, model_digest, read_card
+from landcover.textfiles import parse_json, read_text
 
 
 class Start(Record):
@@ -121,12 +121,8 @@ def read_evaluation(path: Path) -> EvaluationReport:
     Raises:
         DataError: If the file is missing, incomplete, or of another kind, such as the result for a map.
     """
-    try:
-        data = json.loads(_read(path))
-    except ValueError as error:
-        raise DataError(
-            f"{path} is not JSON: {error}. Write it again with: landcover evaluate --json"
-        ) from error
+    text = read_text(path, DataError, "a result of landcover evaluate --json")
+    data = parse_json(text, str(path), DataError, undefined=True)
     if isinstance(data, dict) and "truth_kind" in data:
         raise DataError(
             f"{path} is the result of landcover evaluate --map, for one map; a report shows scores of a "
@@ -153,15 +149,15 @@ def read_run(folder: Path) -> Run:
     steps: list[Step] = []
     validations: list[Validation] = []
     start, end = Start(), None
-    text = _read(log)
+    text = read_text(log, DataError, "the log of a run")
     lines = text.splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            data = json.loads(line)
-        except ValueError as error:
+            data = parse_json(line, f"{log}, line {number}", DataError, undefined=True)
+        except DataError:
             if number == len(lines) and not text.endswith("\n"):
                 break
-            raise DataError(f"Line {number} of {log} is not JSON: {error}.") from error
+            raise
         complaint = f"Line {number} of {log} is not a training event"
         kind = _EVENTS.get(str(data.get("event"))) if isinstance(data, dict) else None
         if kind is None:
@@ -178,7 +174,8 @@ def read_run(folder: Path) -> Run:
             logged.append(event)
     best = folder / BEST_NAME
     card, digest = (read_card(best), model_digest(best)) if best.is_file() else (None, None)
-    return Run(folder, _read(config), start, steps, validations, end, card, digest)
+    settings = read_text(config, DataError, "the settings of a run")
+    return Run(folder, settings, start, steps, validations, end, card, digest)
 
 
 def collect(inputs: Iterable[Path]) -> tuple[list[Run], list[Scored]]:
@@ -223,15 +220,6 @@ def short_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not JSON or text in UTF-8: {error}.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,8 +13,9 @@ from rich.progress import Progress
 from torch.utils.tensorboard import SummaryWriter
 
 from landcover._typing import UInt8Array
-from landcover.errors import OutputError
+from landcover.errors import DataError, OutputError
 from landcover.io.files import open_append, write_text
+from landcover.textfiles import parse_json
 
 LOG_NAME = "log.jsonl"
 LOG_BEGIN = b'{"event": "start"'
@@ -109,12 +110,10 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return the events of a run's log in order, without a line that a kill left incomplete."""
     events = []
     for text in (folder / LOG_NAME).read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            events.append(event)
+        with suppress(DataError):
+            event = parse_json(text, LOG_NAME, DataError, undefined=True)
+            if isinstance(event, dict) and "event" in event:
+                events.append(event)
     return events
 
 

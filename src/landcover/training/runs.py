@@ -29,6 +29,7 @@ from landcover.io.files import atomic_path
 from landcover.model.card import BEST_NAME, LAST_NAME, STATE_KEY
 from landcover.model.files import read_tensor_metadata, read_tensors
 from landcover.model.network import DeepLabV3Plus
+from landcover.textfiles import parse_json
 from landcover.training.config import TrainConfig, ValidationConfig
 from landcover.training.data import TrainingData
 from landcover.training.log import LOG_BEGIN, LOG_NAME, flatten, read_log
@@ -201,7 +202,7 @@ def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]]:
         ModelError: If the file is not a checkpoint.
     """
     try:
-        content = json.loads(read_tensor_metadata(path)[STATE_KEY])
+        content = parse_json(read_tensor_metadata(path)[STATE_KEY], str(path), ModelError)
         progress = {field.name: content["progress"][field.name] for field in fields(Progress)}
         return Progress(**progress), content["run"]
     except (KeyError, ValueError, TypeError) as error:
