@@ -13,7 +13,7 @@ from landcover.data.synthetic import make_scene
 from landcover.io import colours_to_index, encode_mask, index_to_colours
 from landcover.legend import DEEPGLOBE
 from landcover.metrics import ConfusionMatrix
-from landcover.postprocess import remove_small_regions
+from landcover.postprocess.sieve import remove_small_regions
 
 K, MIN_PIXELS, SPECK_PX = len(DEEPGLOBE), 8000, 6
 PALETTE = DEEPGLOBE.colours[:K]

@@ -14,7 +14,8 @@ from landcover.cli import build
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.io import read_mask, write_mask
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
-from landcover.postprocess import clean, remove_small_regions
+from landcover.postprocess.cleaning import clean
+from landcover.postprocess.sieve import remove_small_regions
 from landcover.raster import Georeference, read_georeference, write_class_raster
 from landcover.raster.classmap import ClassMap
 
@@ -314,7 +315,7 @@ def test_many_masks_that_lie_nowhere_are_cleaned_in_silence(tmp_path):
     for name in range(20):
         write_mask(tmp_path / f"in/{name}.png", speckled(name), DEEPGLOBE)
     code = (
-        "from landcover.postprocess import clean; import sys;"
+        "from landcover.postprocess.cleaning import clean; import sys;"
         "assert len(clean([sys.argv[1]], sys.argv[2], min_region='6px').written) == 20"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "in"), str(tmp_path / "out")]

@@ -13,7 +13,7 @@ from landcover.data.synthetic import GSD
 from landcover.errors import DataError, ModelError, OutputError
 from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE
-from landcover.postprocess import remove_small_regions
+from landcover.postprocess.sieve import remove_small_regions
 from landcover.values import RegionSize
 
 TINY = {"scenes": 8, "steps": 2, "size": 96, "large_size": 160}

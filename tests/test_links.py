@@ -26,7 +26,7 @@ from landcover.io.files import (
 )
 from landcover.legend import DEEPGLOBE
 from landcover.model.card import save_model
-from landcover.postprocess import clean
+from landcover.postprocess.cleaning import clean
 from landcover.raster import Georeference, write_class_raster
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")

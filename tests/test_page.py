@@ -24,7 +24,7 @@ from fake_runtime import make_card
 from landcover.data.synthetic import make_scene
 from landcover.errors import ModelError, OutputError
 from landcover.page import FOLDER, RUNTIME, build_page, serve_page, write_page
-from landcover.postprocess import remove_small_regions
+from landcover.postprocess.sieve import remove_small_regions
 from onnx_models import save_exported
 
 SOURCES = Path(__file__).parents[1] / "page"

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from landcover.errors import MaskError, UsageError
 from landcover.legend import NODATA
-from landcover.postprocess import remove_small_regions
+from landcover.postprocess.sieve import remove_small_regions
 
 MAPS = hnp.arrays(
     np.uint8,

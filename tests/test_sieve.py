@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 from landcover.errors import MaskError, UsageError
 from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE, NODATA
-from landcover.postprocess import remove_small_regions, sieve
-from landcover.postprocess.sieve import sieve_row_blocks
+from landcover.postprocess import sieve
+from landcover.postprocess.sieve import remove_small_regions, sieve_row_blocks
 
 MAPS = hnp.arrays(
     np.uint8,

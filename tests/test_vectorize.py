@@ -25,8 +25,9 @@ pyogrio = pytest.importorskip("pyogrio")
 shapely = pytest.importorskip("shapely")
 
 import landcover.postprocess.vectorize as module  # noqa: E402
-from landcover.postprocess import remove_small_regions  # noqa: E402
-from landcover.postprocess.vectorize import Tolerance, Vectorized, vectorize  # noqa: E402
+from landcover.postprocess.sieve import remove_small_regions  # noqa: E402
+from landcover.postprocess.vectorize import Vectorized, vectorize  # noqa: E402
+from landcover.values import Tolerance  # noqa: E402
 
 UTM = (CRS.from_epsg(32633), Affine(0.5, 0, 400_000, 0, -0.5, 5_000_000))
 MAPS = hnp.arrays(

@@ -24,7 +24,7 @@ _HOMES = {
     "landcover.inference": ["PredictOptions", "predict"],
     "landcover.inference.model": ["MapResult", "Model", "open_model"],
     "landcover.legend": ["DEEPGLOBE", "LandClass", "Legend", "load_legend"],
-    "landcover.postprocess": ["clean"],
+    "landcover.postprocess.cleaning": ["clean"],
     "landcover.postprocess.vectorize": ["vectorize"],
     "landcover.raster.zonal": ["ClassArea"],
     "landcover.reporting": ["report"],

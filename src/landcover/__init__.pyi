@@ -35,7 +35,7 @@ from landcover.legend import DEEPGLOBE as DEEPGLOBE
 from landcover.legend import LandClass as LandClass
 from landcover.legend import Legend as Legend
 from landcover.legend import load_legend as load_legend
-from landcover.postprocess import clean as clean
+from landcover.postprocess.cleaning import clean as clean
 from landcover.postprocess.vectorize import vectorize as vectorize
 from landcover.raster.zonal import ClassArea as ClassArea
 from landcover.reporting import report as report

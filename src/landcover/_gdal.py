@@ -68,6 +68,8 @@ _DRIVERS = {
     (b"CDF\x01", b"CDF\x02", b"CDF\x05"): ("netCDF",),
     (_HDF5,): ("netCDF", "HDF5", "HDF5Image"),
 }
+_BLANKS = b"\xef\xbb\xbf \t\r\n"
+"""What may precede XML and JSON."""
 _WEBP = ("WEBP",)
 _VRT = ("VRT",)
 _FORMATS = "GeoTIFF, VRT, JPEG, PNG, WebP, GIF, JPEG 2000, netCDF, HDF5"
@@ -143,7 +145,14 @@ def grid_file(crs: str) -> str | None:
 def _open_elsewhere(text: str) -> DatasetReader:
     name = re.sub(r"//[^/]*@", "//", text.partition("?")[0])
     if _REMOTE.match(text):
-        _allow(text)
+        if is_hardened():  # also fetch this address; GDAL compares ends of names
+            option = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"
+            path = re.sub(r"^(s3|gs|az)://", r"/vsi\1/", text)
+            ends = [re.split("[, ]", path.partition("?")[0])[-1]]
+            if "?" in path and not re.search("[, ]", path):
+                ends.append(path)
+            allowed = [*str(get_gdal_config(option) or NO_ADDRESS).split(","), *ends]
+            set_gdal_config(option, ",".join(dict.fromkeys(allowed)))
     elif not _ARCHIVE.match(text):
         raise ImageError(
             f"{name} cannot be read; expected a file or an address that begins with http://, https://, "
@@ -153,20 +162,6 @@ def _open_elsewhere(text: str) -> DatasetReader:
 
     with Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # nor what is beside it
         return _open(text, _ELSEWHERE)
-
-
-def _allow(address: str) -> None:
-    """Add an address to those that a hardened process fetches; GDAL compares ends of names."""
-    if not is_hardened():
-        return
-    option = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"
-    path = re.sub(r"^(s3|gs|az)://", r"/vsi\1/", address)
-    ends = [re.split("[, ]", path.partition("?")[0])[-1]]
-    if "?" in path and not re.search("[, ]", path):
-        ends.append(path)
-    before = get_gdal_config(option) or NO_ADDRESS
-    allowed = [*str(before).split(","), *ends]
-    set_gdal_config(option, ",".join(dict.fromkeys(allowed)))
 
 
 class _Check:
@@ -195,7 +190,14 @@ class _Check:
             return ("PNG",)  # GDAL reports what is missing; VRT would take XML in place of a name
         with Path(path).open("rb") as file:
             head = file.read(_HEAD_BYTES)
-        drivers = _by_content(head)
+        drivers = next((names for magics, names in _DRIVERS.items() if head.startswith(magics)), None)
+        if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+            drivers = _WEBP
+        text = head.lstrip(_BLANKS)
+        if text.startswith(b"<VRTDataset") or (
+            text.startswith((b"<?xml", b"<!--")) and b"<VRTDataset" in head
+        ):
+            drivers = _VRT
         if drivers is None:
             raise self._refusal(
                 path,
@@ -216,37 +218,31 @@ class _Check:
             self._sidecars(path)
             if drivers != _VRT:
                 if path != self._name:
-                    self._overview_file(path, drivers)
+                    try:
+                        with suppress(RasterioError), warnings.catch_warnings():  # reported when it is read
+                            warnings.simplefilter("ignore")
+                            _open(path, drivers).close()
+                    except ImageError as error:
+                        raise ImageError(f"{self._name}: {error}") from None
             elif real not in self._parsed:
                 self._parsed.add(real)
                 self._xml(path)
             self._opened.pop()
         return drivers
 
-    def _overview_file(self, path: str, drivers: tuple[str, ...]) -> None:
-        try:
-            with suppress(RasterioError), warnings.catch_warnings():  # reported when it is read
-                warnings.simplefilter("ignore")
-                _open(path, drivers).close()
-        except ImageError as error:
-            raise ImageError(f"{self._name}: {error}") from None
-
     def _sidecars(self, path: str) -> None:
         """Check the overviews, the mask and the metadata of a file; a pipe under such a name would block."""
         folder, name = os.path.split(path)
         stem = os.path.splitext(name)[0]  # noqa: PTH122
-        if special := next(_of_stem(stem, self._special(folder)), None):
+        if folder not in self._folders:
+            self._folders[folder] = _special_files(folder)
+        if special := next(_of_stem(stem, self._folders[folder]), None):
             raise self._refusal(os.path.join(folder, special), "is a device or a pipe. Delete it")  # noqa: PTH118
         for end in _SIDECARS:
             if os.path.exists(path + end) and self.file(path + end) != ("GTiff",):  # noqa: PTH110
                 raise self._refusal(path + end, "is not a TIFF, as overviews and masks are. Delete it")
         if os.path.exists(path + ".aux.xml"):  # noqa: PTH110
             self._xml(path + ".aux.xml")
-
-    def _special(self, folder: str) -> list[str]:
-        if folder not in self._folders:
-            self._folders[folder] = _special_files(folder)
-        return self._folders[folder]
 
     def _xml(self, path: str) -> None:
         """Check what a VRT or a file of metadata refers to."""
@@ -344,22 +340,8 @@ def _of_stem(stem: str, names: list[str]) -> Iterator[str]:
     return (name for name in names if re.search(rf"(?<![^\W_]){re.escape(stem)}(?![^\W_])", name))
 
 
-def _by_content(head: bytes) -> tuple[str, ...] | None:
-    """Return the drivers for a file that begins so; None if it is of no supported format."""
-    for magics, drivers in _DRIVERS.items():
-        if head.startswith(magics):
-            return drivers
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return _WEBP
-    return (
-        _VRT if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<VRTDataset") or _is_xml_vrt(head) else None
-    )
-
-
-def _is_xml_vrt(head: bytes) -> bool:
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<?xml", b"<!--")) and b"<VRTDataset" in head
-
-
+_JSON_CRS = re.compile(rb"""[cC][rR][sS]["']|\\u00[4-7]""")
+_PLAIN_CRS = re.compile(rb"""\s*(:\s*([^\s{/]|\{[^{}\\]*(\{[^{}\\]*\}[^{}\\]*)?\})|[,}\]])""")
 _VECTORS = {
     b"SQLite format 3\0": "GeoPackage",
     b"fgb": "FlatGeobuf",
@@ -392,7 +374,7 @@ def check_vector(path: Path) -> None:
         head = file.read(_HEAD_BYTES)
     if path.suffix.lower() == ".zip" and head.startswith(b"PK\3\4"):
         raise DataError(f"{path} is an archive; {expected}. Unpack it first.")
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    text = head.lstrip(_BLANKS)
     if head.startswith(tuple(_VECTORS)):
         if head.startswith(b"SQLite") and path.suffix.lower() != ".gpkg":
             raise DataError(f"{path} is a SQLite database; {expected}, a GeoPackage named .gpkg.")
@@ -402,7 +384,16 @@ def check_vector(path: Path) -> None:
         and b"gdal_streamed_alg" not in head
         and b'"stac_version"' not in head
     ):
-        _check_json_crs(path)
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            for key in _JSON_CRS.finditer(content):
+                plain = None if key[0].startswith(b"\\") else _PLAIN_CRS.match(content, key.end())
+                if plain is None or re.search(
+                    rb"""(?i)["'](link|url)["']""", plain[0]
+                ):  # GDAL would fetch it
+                    raise DataError(
+                        f"{path} declares a CRS by a link or in an unusual form at byte {key.start()}; "
+                        'expected "crs": {"type": "name", "properties": {"name": "EPSG:..."}}.'
+                    )
         return
     markup = re.sub(rb"<!--.*?-->|<\?.*?\?>", b"", text, flags=re.DOTALL).lstrip()
     if markup.startswith(b"<kml") and b"<OGR" not in head:
@@ -410,27 +401,11 @@ def check_vector(path: Path) -> None:
     raise DataError(f"{path} is not a supported vector file: it begins with {head[:8]!r}; {expected}.")
 
 
-_JSON_CRS = re.compile(rb"""[cC][rR][sS]["']|\\u00[4-7]""")
-_PLAIN_CRS = re.compile(rb"""\s*(:\s*([^\s{/]|\{[^{}\\]*(\{[^{}\\]*\}[^{}\\]*)?\})|[,}\]])""")
-
-
-def _check_json_crs(path: Path) -> None:
-    """Refuse a GeoJSON with a link to its CRS, which GDAL would fetch."""
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        for key in _JSON_CRS.finditer(content):
-            plain = None if key[0].startswith(b"\\") else _PLAIN_CRS.match(content, key.end())
-            if plain is None or re.search(rb"""(?i)["'](link|url)["']""", plain[0]):
-                raise DataError(
-                    f"{path} declares a CRS by a link or in an unusual form at byte {key.start()}; expected "
-                    '"crs": {"type": "name", "properties": {"name": "EPSG:..."}}.'
-                )
-
-
 def import_pyogrio() -> ModuleType:
     """Import pyogrio; in a hardened process its GDAL keeps the allowed drivers only.
 
     GDAL prints a line for each driver of ``GDAL_SKIP`` that it does not have, and pyogrio has others than
-    rasterio: it is told of its own ones.
+    rasterio: it gets a list of its own ones.
 
     Raises:
         ModuleNotFoundError: If it is not installed.

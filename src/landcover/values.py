@@ -4,12 +4,10 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 from landcover.errors import UsageError
 from landcover.scale import check_gsd, unknown_gsd
-
-_REGION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(px|m2)\s*", re.IGNORECASE)
 
 MaskFormat = Literal["palette", "rgb", "index"]
 """Form of PNG masks: indices with a palette, three bands of colours, or plain indices."""
@@ -18,8 +16,46 @@ Scaling = tuple[float, float] | Literal["percentile"]
 """The values that become 0 and 255, or the rule that finds them in the scene."""
 
 
-@dataclass(frozen=True, slots=True)
-class RegionSize:
+@dataclass(frozen=True)
+class _Measure:
+    """A number of pixels, or of the unit ``GROUND``; ``WHAT`` and ``SUCH_AS`` are for messages."""
+
+    GROUND: ClassVar[str]
+    WHAT: ClassVar[str]
+    SUCH_AS: ClassVar[str]
+
+    number: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str | Self, **others: int) -> Self:
+        """Return the measure that a text stands for; ``others`` are values of further fields.
+
+        Raises:
+            UsageError: If it is not a number with one of the two units.
+        """
+        if isinstance(text, cls):
+            return text
+        match = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*(px|{cls.GROUND})\s*", str(text), re.IGNORECASE)
+        if match is None:
+            raise UsageError(f"The {cls.WHAT} {text!r} is not valid. Write it as {cls.SUCH_AS}.")
+        return cls(float(match[1]), match[2].lower(), **others)
+
+    def __str__(self) -> str:
+        return f"{self.number:.15g}{self.unit}"
+
+    def known_gsd(self, gsd: float | None) -> float:
+        """Return ``gsd``, which a measure on the ground needs.
+
+        Raises:
+            UsageError: If it is unknown or not positive.
+        """
+        if gsd is None:
+            raise unknown_gsd(f"the map; the {self.WHAT} {self} needs it", "or give it in pixels (px)")
+        return check_gsd(gsd)
+
+
+class RegionSize(_Measure):
     """Size below which a region of a map is small, in pixels or in square metres.
 
     Examples:
@@ -29,24 +65,7 @@ class RegionSize:
         8000
     """
 
-    number: float
-    unit: Literal["px", "m2"]
-
-    @classmethod
-    def parse(cls, text: "str | RegionSize") -> "RegionSize":
-        """Return the size that ``8000px`` or ``2000m2`` stands for.
-
-        Raises:
-            UsageError: If it is not a number with one of the two units.
-        """
-        if isinstance(text, RegionSize):
-            return text
-        match = _REGION.fullmatch(text)
-        if match is None:
-            raise UsageError(
-                f"The region size {text!r} is not valid. Write pixels as 8000px or square metres as 2000m2."
-            )
-        return cls(float(match[1]), "px" if match[2].lower() == "px" else "m2")
+    GROUND, WHAT, SUCH_AS = "m2", "region size", "8000px or 2000m2"
 
     def pixels(self, gsd: float | None = None) -> int:
         """Return the least whole number of pixels that is not below the size, at least 1.
@@ -59,13 +78,25 @@ class RegionSize:
         """
         if self.unit == "px":
             return max(1, math.ceil(self.number))
-        if gsd is None:
-            raise unknown_gsd(f"a map; the region size {self} needs it", "or give a size such as 8000px")
         # Rounded, because 2000 / 0.1**2 is not exactly 200000.
-        return max(1, math.ceil(round(self.number / check_gsd(gsd) ** 2, 6)))
+        return max(1, math.ceil(round(self.number / self.known_gsd(gsd) ** 2, 6)))
 
-    def __str__(self) -> str:
-        return f"{self.number:.15g}{self.unit}"
+
+@dataclass(frozen=True)
+class Tolerance(_Measure):
+    """How much outlines are simplified, in pixels or in metres, and the memory in MiB that it may take."""
+
+    GROUND, WHAT, SUCH_AS = "m", "tolerance", "2m or 4px"
+
+    max_memory_mb: int = 4096
+
+    def pixels(self, gsd: float | None) -> float:
+        """Return the tolerance in pixels of ``gsd`` metres.
+
+        Raises:
+            UsageError: If it is in metres and the GSD is unknown.
+        """
+        return self.number if self.unit == "px" else self.number / self.known_gsd(gsd)
 
 
 class BandSelection(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from landcover._typing import Float32Array, Float64Array
+from landcover._typing import Float32Array
 from landcover.errors import UsageError
 
 
@@ -73,8 +73,12 @@ def spans(total: int, window: int, overlap: int) -> list[Span]:
         return [Span(0, total, np.ones(total, np.float32))]
     last = total - window
     starts = [*range(0, last, window - overlap), last]
-    raw = [_trapezoid(start, window, total, overlap) for start in starts]
-    sums = np.zeros(total)
+    margin = overlap // 4
+    rise = np.clip((np.arange(window) - margin + 0.5) / max(overlap - 2 * margin, 1), 0, 1)
+    raw, sums = [], np.zeros(total)
+    for start in starts:  # ramps only where a window ends inside the axis
+        weights = rise if overlap and start > 0 else np.ones(window)
+        raw.append(np.minimum(weights, rise[::-1]) if overlap and start < last else weights)
     for start, weights in zip(starts, raw, strict=True):
         sums[start : start + window] += weights
     return [
@@ -89,15 +93,3 @@ def cannot_overlap(window: int, overlap: int) -> UsageError:
         f"Windows of {window} px cannot overlap by {overlap} px: the overlap must be 0 or more and "
         "smaller than the window. A quarter of the window is a good choice."
     )
-
-
-def _trapezoid(start: int, length: int, total: int, overlap: int) -> Float64Array:
-    """float64 (length,): ramps only where the window ends inside the axis; before normalisation."""
-    margin = overlap // 4
-    rise = np.clip((np.arange(length) - margin + 0.5) / max(overlap - 2 * margin, 1), 0, 1)
-    weights = np.ones(length)
-    if overlap and start > 0:
-        weights = rise
-    if overlap and start + length < total:
-        weights = np.minimum(weights, rise[::-1])
-    return weights

@@ -35,8 +35,7 @@ _MODULES = {
     "evaluate": ["evaluate"],
     "maps": ["predict", "sample", "vectorize"],
     "models": ["info", "models", "presets"],
-    "page": ["page"],
-    "training": ["calibrate", "export", "report", "train"],
+    "training": ["calibrate", "export", "page", "report", "train"],
 }
 _MODULE = {verb: module for module, verbs in _MODULES.items() for verb in verbs}
 
@@ -141,7 +140,15 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
         context_settings=_SETTINGS,
     )
-    app.callback()(_version_option)
+
+    @app.callback(invoke_without_command=True)
+    def general(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+        if version:
+            from landcover import __version__
+
+            print(__version__)
+            raise typer.Exit
+
     return app
 
 
@@ -253,19 +260,3 @@ def main() -> None:
         with suppress(OSError, ValueError):
             print(f"Error: {sentence}", file=sys.stderr)
     sys.exit(status or len(lost[:1]))
-
-
-def _print_version(version: bool) -> None:
-    if version:
-        from landcover import __version__
-
-        print(__version__)
-        raise typer.Exit
-
-
-def _version_option(
-    version: bool = typer.Option(
-        False, "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
-    ),
-) -> None:
-    pass

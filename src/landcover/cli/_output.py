@@ -93,13 +93,13 @@ def logging_to(
         stack.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
         stack.enter_context(warnings.catch_warnings())
-        warnings.showwarning = _log_warning
+
+        def log_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+            own = category.__module__.partition(".")[0] == "landcover" or issubclass(category, UserWarning)
+            log.log(logging.WARNING if own else logging.DEBUG, "%s", message)
+
+        warnings.showwarning = log_warning
         yield
-
-
-def _log_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    own = category.__module__.partition(".")[0] == "landcover" or issubclass(category, UserWarning)
-    log.log(logging.WARNING if own else logging.DEBUG, "%s", message)
 
 
 def check_reports(options: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ def clean(
     force: _options.Force = False,
 ) -> None:
     """Give small regions of masks their largest neighbour's class."""
-    from landcover.postprocess import clean as clean_masks
+    from landcover.postprocess.cleaning import clean as clean_masks
 
     result = clean_masks(
         masks,

@@ -4,16 +4,13 @@ import json
 import time
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import landcover
 from landcover.cli._options import MAIN, Force, option
 from landcover.cli._output import log, points, print_table
 from landcover.errors import DataError, ModelError, OutputError
 from landcover.io.files import write_text
-
-if TYPE_CHECKING:
-    from landcover.training import TrainConfig
 
 _STATE, _SUMMARY, _REPORT = "demo.json", "summary.json", "report.html"
 _FOLDERS = ("data", "large", "first", "run", "maps", "predicted", "cleaned")
@@ -83,10 +80,12 @@ def _begin(out: Path, settings: dict[str, Any], *, force: bool) -> dict[str, Any
 
 def _run(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     from landcover.cli.training import keep_freed_memory
+    from landcover.config import with_overrides
     from landcover.data import open_dataset, select
     from landcover.data.synthetic import GSD, make_dataset
     from landcover.evaluation.baselines import score_baselines
     from landcover.inference import PredictOptions
+    from landcover.training import load_preset
 
     began = time.monotonic()
     data, large, run, overwrite = out / "data", out / "large", out / "run", PredictOptions(force=True)
@@ -107,7 +106,9 @@ def _run(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     log.info("[2/6] %d procedural scenes with their land cover: %s", report.pairs, data)
     log.info("[3/6] Training a small network from random weights, %d steps ...", settings["steps"])
     keep_freed_memory()
-    if landcover.train(_config(settings), data=data, out=run).reason == "interrupted":
+    overrides = [f"{name}={settings[name]}" for name in ("seed", "steps")]
+    config = with_overrides(load_preset("demo"), overrides)
+    if landcover.train(config, data=data, out=run).reason == "interrupted":
         raise KeyboardInterrupt
     held_out, dataset = "folders:validation", open_dataset(data)
     options = landcover.EvaluateOptions(maps=out / "maps", json=out / "evaluation.json", force=True)
@@ -131,13 +132,6 @@ def _run(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     }
     write_text(out / _SUMMARY, json.dumps(summary, indent=1) + "\n", force=True)
     return summary
-
-
-def _config(settings: dict[str, Any]) -> "TrainConfig":
-    from landcover.config import with_overrides
-    from landcover.training import load_preset
-
-    return with_overrides(load_preset("demo"), [f"seed={settings['seed']}", f"steps={settings['steps']}"])
 
 
 def _read(path: Path) -> dict[str, Any]:

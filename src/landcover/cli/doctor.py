@@ -68,16 +68,16 @@ def _system() -> dict[str, str]:
     from rasterio.drivers import raster_driver_extensions
 
     from landcover import __version__
+    from landcover.machine import processors
 
     limit = os.environ.get("OMP_NUM_THREADS")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     jp2 = "with" if "jp2" in raster_driver_extensions() else "without"
     webp = "with" if features.check("webp") else "without"
     return {
         "landcover": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processors": f"{usable} of {os.cpu_count()} may be used"
+        "processors": f"{processors()} of {os.cpu_count()} may be used"
         + (f"; OMP_NUM_THREADS={limit} sets the threads" if limit else ""),
         "numpy": metadata.version("numpy"),
         "JPEG": f"simplejpeg {metadata.version('simplejpeg')} (libjpeg-turbo)",

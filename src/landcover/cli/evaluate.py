@@ -141,6 +141,7 @@ def _print_scores(result: dict[str, Any]) -> None:
     import numpy as np
 
     from landcover.evaluation.overlap import TrainingOverlap, describe_overlap
+    from landcover.evaluation.report import bin_name
 
     counts = np.array(result["confusion"], float)
     cleaned = result["min_region"]
@@ -179,22 +180,15 @@ def _print_scores(result: dict[str, Any]) -> None:
             f"Without regions below {cleaned['min_pixels']:,} px: mIoU {points(cleaned['miou'])}, "
             f"{100 * cleaned['miou_change']:+.2f} points"
         )
-    if result["boundaries"]:
-        _print_boundaries(result["boundaries"])
+    if result["boundaries"]:  # a row for each bin of distances: its own scores, then those beyond it
+        rows = []
+        for row in result["boundaries"]["bins"]:
+            own = [points(of[name]) for of in (row, row["beyond"]) for name in ("miou", "pixel_accuracy")]
+            rows.append([bin_name(row["from_m"], row["to_m"]), points(row["share"]), *own])
+        head = ["from boundary", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %"]
+        print_table(head, rows)
     if result["calibration"]:
         _print_calibration(result["calibration"])
-
-
-def _print_boundaries(boundaries: dict[str, Any]) -> None:
-    """Print a row for each bin of distances: its own scores, then those of all pixels from there on."""
-    from landcover.evaluation.report import bin_name
-
-    rows = []
-    for row in boundaries["bins"]:
-        scores = [points(of[name]) for of in (row, row["beyond"]) for name in ("miou", "pixel_accuracy")]
-        rows.append([bin_name(row["from_m"], row["to_m"]), points(row["share"]), *scores])
-    head = ["from boundary", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %"]
-    print_table(head, rows)
 
 
 def _print_calibration(calibration: dict[str, Any]) -> None:

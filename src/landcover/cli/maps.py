@@ -10,7 +10,7 @@ import typer
 
 from landcover.cli import _options
 from landcover.cli._options import INPUT, MAIN, PROCESSING, REPORTS, argument, option
-from landcover.cli._output import log, put
+from landcover.cli._output import log, points, print_table, put
 from landcover.inference.options import PredictOptions
 from landcover.legend import DEEPGLOBE
 
@@ -119,14 +119,17 @@ def _report(prediction: "Prediction", out: Path) -> None:
 
 def _print_areas(prediction: "Prediction") -> None:
     """Print class, pixels, share of the area, and hectares; nothing where there is no map."""
-    areas = prediction.areas
-    if not prediction.all:
-        return
-    width = max(len("class"), *(len(area.name) for area in areas))
-    print(f"{'class':{width}} {'pixels':>15} {'area %':>7} {'hectares':>14}")
-    for area in areas:
-        hectares = "-" if area.hectares is None else f"{area.hectares:,.2f}"
-        print(f"{area.name:{width}} {area.pixels:>15,} {100 * area.share:>7.1f} {hectares:>14}")
+    if prediction.all:
+        rows = [
+            (
+                area.name,
+                f"{area.pixels:,}",
+                points(area.share, 1),
+                "-" if area.hectares is None else f"{area.hectares:,.2f}",
+            )
+            for area in prediction.areas
+        ]
+        print_table(["class", "pixels", "area %", "hectares"], rows)
 
 
 def sample(
@@ -174,8 +177,8 @@ def vectorize(
     force: _options.Force = False,
 ) -> None:
     """Convert a map to polygons without overlaps or gaps."""
-    from landcover.postprocess.vectorize import Tolerance
     from landcover.postprocess.vectorize import vectorize as vectorize_map
+    from landcover.values import Tolerance
 
     result = vectorize_map(
         map,
@@ -183,7 +186,7 @@ def vectorize(
         legend=legend,
         confidence=confidence,
         min_region=min_region,
-        simplify=None if simplify is None else Tolerance.parse(simplify, max_memory_mb),
+        simplify=None if simplify is None else Tolerance.parse(simplify, max_memory_mb=max_memory_mb),
         gsd=gsd,
         force=force,
     )

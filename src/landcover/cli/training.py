@@ -1,4 +1,4 @@
-"""Verbs that make models and report on them: train, calibrate, export, report."""
+"""Verbs that make models, and pages of them: train, calibrate, export, report, page."""
 
 import ctypes
 import json as json_
@@ -297,5 +297,30 @@ def report(
     """Write an HTML page about training runs and evaluations."""
     from landcover.reporting import report as write_report
 
-    page = write_report(inputs, out, title=title, images=images, force=force)
-    log.info("%s  (%.1f MB)", page, page.stat().st_size / 1e6)
+    file = write_report(inputs, out, title=title, images=images, force=force)
+    log.info("%s  (%.1f MB)", file, file.stat().st_size / 1e6)
+
+
+def page(
+    out: Annotated[
+        Path | None, option("HTML file to write.  [default: landcover.html, none with --open]", group=MAIN)
+    ] = None,
+    model: Annotated[str, option("Exported model (.onnx) or name of a bundled one.", group=MAIN)] = "starter",
+    open_: Annotated[bool, option("Serve the page on 127.0.0.1 and open it.", "--open", group=MAIN)] = False,
+    force: _options.Force = False,
+) -> None:
+    """Write one HTML file that maps land cover in a browser."""
+    import webbrowser
+
+    from landcover.page import build_page, serve_page, write_page
+
+    if out is not None or not open_:
+        file = write_page(out or Path("landcover.html"), model, force=force)
+        log.info("%s  (%.1f MB)", file, file.stat().st_size / 1e6)
+
+    def show(address: str) -> None:
+        log.info("%s  (Ctrl-C stops it)", address)
+        webbrowser.open(address)
+
+    if open_:
+        serve_page(build_page(model) if out is None else out.read_text(encoding="utf-8"), show)

@@ -39,7 +39,7 @@ from landcover.legend import Legend, translation
 from landcover.metrics import METRICS, ConfusionMatrix, Metric, Scores
 from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime, open_model
-from landcover.postprocess import remove_small_regions
+from landcover.postprocess.sieve import remove_small_regions
 from landcover.progress import track
 from landcover.values import RegionSize
 

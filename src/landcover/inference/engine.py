@@ -20,7 +20,7 @@ import numpy as np
 from landcover._typing import BoolArray, Float32Array, UInt8Array
 from landcover.errors import ModelError
 from landcover.inference.grid import Axis, Grid, make_grid, upsample, upsampled_argmax
-from landcover.inference.reading import ArraySource, Source, Validity, WindowRow, window_rows
+from landcover.inference.reading import ArraySource, ReadRows, Source, WindowRow, valid_rows, window_rows
 from landcover.io.readahead import read_ahead
 from landcover.legend import Legend
 from landcover.model.filling import mirrored
@@ -108,7 +108,8 @@ def row_blocks(
     begin = grid.first_needed(numbers.start)
     top = grid.rows[begin].start
     sums = np.zeros((classes, 0, width), np.float32)
-    valid, within = Validity(), range(begin, numbers.stop)
+    read: list[ReadRows] = []
+    within = range(begin, numbers.stop)
 
     def compared() -> Iterator[tuple[WindowRow, OodStats]]:
         """Read rows of windows, and compare what each adds to the one above with the profile."""
@@ -131,14 +132,15 @@ def row_blocks(
                 weighted = answer * span.weights[:, None]
                 weighted *= col.weights
                 target[:, :, col.start : col.stop] += weighted
-            valid.extend(row.valid)
+            read += row.valid
             if number < numbers.start:
                 continue
             (start, stop), final = grid.block_rows(number), grid.final_cells(number)
             low = int(grid.own_rows.low[start]) if start < stop else top
             own_rows = grid.own_rows.part(start, stop, low)
             logit_grid = sums[:, low - top : final - top]
-            mask = valid.take(start, stop)
+            mask = valid_rows(read, start, stop)
+            read = [rows for rows in read if rows[1] > stop]
             yield RowBlock(number, start, stop, logit_grid, own_rows, grid.own_cols, mask, ood)
             sums, top = sums[:, final - 1 - top :], final - 1
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,7 @@ class RasterDataset(Protocol):
     def count(self) -> int: ...  # noqa: D102
 
 
+@runtime_checkable
 class DataArray(Protocol):
     """An ``xarray.DataArray`` with a dimension of three bands; ``spatial_ref`` among the coordinates."""
 
@@ -150,7 +151,7 @@ class Model:
                 bands, with dimensions such as (band, y, x) or (y, x, band), and the coordinates ``x``, ``y``
                 and ``spatial_ref`` where it is georeferenced; or the path or URL of an image.
             gsd: Metres per pixel, which an array without georeference needs. ``"model"`` assumes the model's.
-                None: what the georeference says; for a file also what ``landcover.yaml`` or its layout say.
+                None: that of the georeference; for a file also that of ``landcover.yaml`` or its layout.
             options: Windows, test-time augmentation, small regions; for files also bands, scaling and the
                 area of interest.
 
@@ -194,7 +195,12 @@ class Model:
     ) -> tuple[Task, Callable[[], AbstractContextManager[Imagery]]]:
         """Return the map to write into a folder, and a function that opens the image."""
         if isinstance(image, str | Path | DatasetReader | WarpedVRT):
-            file = str(image) if isinstance(image, str | Path) else _file(image, folder)
+            file = str(image)
+            if not isinstance(image, str | Path):
+                file = image.name
+                if not isinstance(image, DatasetReader) or file.startswith("/vsimem/"):
+                    file = str(folder / "dataset.tif")  # only files are opened by name
+                    rasterio.shutil.copy(image, file, driver="GTiff", tiled=True, bigtiff="IF_SAFER")
             task, *more = plan([file], folder, options, model_gsd=self.gsd)
             if more:
                 raise UsageError(f"{file} contains {1 + len(more)} images. Use landcover.predict for it.")
@@ -207,7 +213,7 @@ class Model:
         """Return an array or DataArray as imagery, with its scale."""
         if isinstance(image, np.ndarray):
             source, place = ArraySource(image), None
-        elif _is_data_array(image):
+        elif isinstance(image, DataArray):
             source, place = ArraySource(_rgb(image)), _georeference(image)
         else:
             raise UsageError(
@@ -464,24 +470,11 @@ class MapResult:
         )
 
 
-def _file(dataset: RasterDataset, folder: Path) -> str:
-    """Return the file of an open dataset; one in memory or a view is copied into the folder."""
-    if isinstance(dataset, DatasetReader) and not dataset.name.startswith("/vsimem/"):
-        return str(dataset.name)
-    copy = str(folder / "dataset.tif")  # only files are opened by name
-    rasterio.shutil.copy(dataset, copy, driver="GTiff", tiled=True, bigtiff="IF_SAFER")
-    return copy
-
-
 def _refuse(options: PredictOptions, names: tuple[str, ...], why: str) -> None:
     """Raise :class:`UsageError` if an option that does not apply is set."""
     for name in names:
         if getattr(options, name) != getattr(PredictOptions(), name):
             raise UsageError(f"The option {name}={getattr(options, name)!r} {why}.")
-
-
-def _is_data_array(image: object) -> TypeGuard[DataArray]:
-    return all(hasattr(image, name) for name in ("dims", "values", "coords"))
 
 
 _X, _Y, _BANDS = ("x", "lon", "longitude"), ("y", "lat", "latitude"), ("band", "bands", "channel", "rgb")

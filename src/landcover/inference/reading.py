@@ -1,7 +1,7 @@
 """The reader: a scene from top to bottom, at the model's scale, a row of windows at a time."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +23,10 @@ _STEP_PIXELS = 1 << 22
 _PARTS = 2
 _PART_ROWS = 128
 """A step is resampled in parts of at most so many rows, at least two: two threads share them."""
+
+
+ReadRows = tuple[int, int, BoolArray | None]
+"""First row of the scene that was read, the row after the last, and where they have imagery."""
 
 
 class Source(Protocol):
@@ -75,13 +79,13 @@ class WindowRow(NamedTuple):
         image: uint8 (h, w, 3) at the model's GSD, edges repeated to whole cells.
         whole: bool (h, w): which of the pixels are resampled from imagery alone; None: all.
         seen: Which of its windows contain imagery.
-        valid: Rows of the scene that were read for it: first, last and where they have imagery.
+        valid: Rows of the scene that were read for it.
     """
 
     image: UInt8Array
     whole: BoolArray | None
     seen: list[bool]
-    valid: list[tuple[int, int, BoolArray | None]]
+    valid: list[ReadRows]
 
 
 def window_rows(
@@ -127,7 +131,7 @@ class _Step(NamedTuple):
     image: UInt8Array
     whole: BoolArray | None
     seen: BoolArray
-    valid: list[tuple[int, int, BoolArray | None]]
+    valid: list[ReadRows]
 
 
 class _Steps:
@@ -219,28 +223,13 @@ class _Steps:
         return ~missing
 
 
-class Validity:
-    """Where the scene's own rows have imagery, from reading them until their row block is finished."""
-
-    def __init__(self) -> None:
-        self._parts: list[tuple[int, int, BoolArray | None]] = []
-
-    def extend(self, parts: list[tuple[int, int, BoolArray | None]]) -> None:
-        """Add what was read."""
-        self._parts += parts
-
-    def take(self, start: int, stop: int) -> BoolArray | None:
-        """Return rows ``start`` to ``stop``; rows above are forgotten."""
-        parts = [part for part in self._parts if part[1] > start]
-        self._parts = [part for part in parts if part[1] > stop]
-        inside = [part for part in parts if part[0] < stop]
-        arrays = [valid for _, _, valid in inside if valid is not None]
-        if not arrays:
-            return None
-        result = np.ones((stop - start, arrays[0].shape[1]), bool)
-        for first, last, valid in inside:
-            if valid is not None:
-                a, b = max(first, start), min(last, stop)
-                result[a - start : b - start] = valid[a - first : b - first]
-        # The result must not depend on how the rows were read.
-        return None if result.all() else result
+def valid_rows(parts: Sequence[ReadRows], start: int, stop: int) -> BoolArray | None:
+    """Return bool (stop - start, W): where rows of the scene have imagery; None: everywhere."""
+    arrays = [valid for _, _, valid in parts if valid is not None]
+    result = np.ones((stop - start, arrays[0].shape[1] if arrays else 0), bool)
+    for first, last, valid in parts:
+        a, b = max(first, start), min(last, stop)
+        if valid is not None and a < b:
+            result[a - start : b - start] = valid[a - first : b - first]
+    # The result must not depend on how the rows were read.
+    return None if result.all() else result

@@ -21,7 +21,7 @@ from landcover.machine import needing_memory
 from landcover.model.preprocessing import Size
 from landcover.model.runtimes import Runtime
 from landcover.ood import OodReport
-from landcover.postprocess import remove_small_regions, sieve_row_blocks
+from landcover.postprocess.sieve import remove_small_regions, sieve_row_blocks
 from landcover.raster import RasterSpec, write_bands
 from landcover.raster.mapfiles import write_map_file
 from landcover.raster.zonal import ClassAreas

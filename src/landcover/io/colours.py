@@ -22,7 +22,7 @@ def colours_to_index(rgb: UInt8Array, legend: Legend) -> tuple[UInt8Array, int]:
     channel counts as 255 from 128 on and as 0 below, so that colours changed by compression keep their class;
     a pixel is off-palette if its corner has no class (red in DeepGlobe). Other legends need the exact colour.
 
-    Off-palette pixels become the unknown class or, if the legend has none, ``IGNORE`` (255).
+    Off-palette pixels become the unknown class or, without one, ``NO_CLASS`` (255).
 
     Args:
         rgb: uint8 (H, W, 3).
@@ -48,7 +48,7 @@ def find_classes(rgb: UInt8Array, legend: Legend) -> UInt8Array:
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise MaskError(f"Expected colours as uint8 (height, width, 3); found {rgb.dtype} {rgb.shape}.")
     corners = on_corners(legend)
-    table = _corner_table(legend) if corners else _exact_table(legend)
+    table = _class_table(legend, corners)
     pixels = np.ascontiguousarray(rgb).reshape(-1, 3)
     index = np.empty(len(pixels), np.uint8)
     for start in range(0, len(pixels), _BLOCK):
@@ -77,18 +77,15 @@ def on_corners(legend: Legend) -> bool:
     return bool(np.isin(legend.colours[: len(legend)], (0, 255)).all())
 
 
-@lru_cache(maxsize=16)
-def _corner_table(legend: Legend) -> UInt8Array:
-    """uint8 (8,): class index of a corner of the RGB cube, red + 2 green + 4 blue."""
-    table = np.full(8, NO_CLASS, np.uint8)
-    table[(legend.colours[: len(legend)] >> 7) @ np.array([1, 2, 4], np.uint8)] = np.arange(len(legend))
-    return table
-
-
 @lru_cache(maxsize=4)
-def _exact_table(legend: Legend) -> UInt8Array:
-    """uint8 (2**24,): class index of the colour R + 256 G + 65536 B."""
-    table = np.full(1 << 24, NO_CLASS, np.uint8)
-    keys = legend.colours[: len(legend)].astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], np.uint32)
-    table[keys] = np.arange(len(legend))
+def _class_table(legend: Legend, corners: bool) -> UInt8Array:
+    """Class index of each code of a colour.
+
+    Returns:
+        uint8 (8,): of the corner red + 2 green + 4 blue; or uint8 (2**24,): of R + 256 G + 65536 B.
+    """
+    bits = 1 if corners else 8
+    table = np.full(1 << 3 * bits, NO_CLASS, np.uint8)
+    channels = (legend.colours[: len(legend)] >> (8 - bits)).astype(np.uint32)
+    table[channels @ np.array([1, 1 << bits, 1 << 2 * bits], np.uint32)] = np.arange(len(legend))
     return table

@@ -1,7 +1,7 @@
 """Find input files and check output files before any work; the one table of file names."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ RASTER_SUFFIXES = frozenset({".jp2", ".tif", ".tiff"})
 """Those that may be georeferenced."""
 
 MAX_OFF_PALETTE = 0.01
-"""Default fraction of off-palette pixels above which a file is not taken for a mask of the legend."""
+"""Default fraction of off-palette pixels above which a file is not a mask of the legend."""
 
 MAX_PIXELS = 1 << 28
 """Default limit on the pixels of a file that is decoded: 16384 x 16384."""
@@ -83,11 +83,16 @@ def find_files(
         if not given.is_dir():
             state = "is a device or a pipe" if given.exists() else "does not exist"
             raise DataError(f"{given} {state}; expected a file or a folder of {what}.")
-        paths = [
-            path
-            for path in _walk(given, out)
-            if path.suffix.lower() in suffixes and not path.stem.endswith(left_out)
-        ]
+        paths, results = [], _real(out)
+        for root, folders, names in walk(given):
+            folders[:] = sorted(
+                name for name in folders if not name.startswith(".") and _real(Path(root, name)) != results
+            )
+            for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
+                wanted = path.suffix.lower() in suffixes and not path.stem.endswith(left_out)
+                # Opening a pipe waits for a writer. A broken link is reported later as a missing image.
+                if wanted and (path.is_file() or not path.exists()):
+                    paths.append(path)
         if not paths:
             raise DataError(
                 f"{given} holds no {what}; expected {', '.join(sorted(suffixes))} files in it or below "
@@ -127,17 +132,6 @@ def check_targets(
         if _real(target) in sources:
             raise OutputError(f"{target} would replace an input. Choose another output folder.")
         refuse_existing(target, force=force)
-
-
-def _walk(folder: Path, out: Path) -> Iterator[Path]:
-    results = _real(out)
-    for root, folders, names in walk(folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and _real(Path(root, name)) != results
-        )
-        paths = (Path(root, name) for name in sorted(names) if not name.startswith("."))
-        # Opening a pipe waits for a writer. A broken link is kept, so that its image is reported as missing.
-        yield from (path for path in paths if path.is_file() or not path.exists())
 
 
 def _real(path: Path) -> str:

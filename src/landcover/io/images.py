@@ -41,7 +41,7 @@ class Picture:
         pixels: uint8 (H, W, 3) colours, or (H, W) grey values or, with a palette, its entries.
         palette: uint8 (256, 3), or None.
         outside: bool (H, W), True outside the imagery (alpha 0, a transparent palette entry, the raster's
-            nodata value); None if the file has none of these.
+            nodata value); None without any of these.
         lossy: Whether JPEG compression may have changed the values.
     """
 
@@ -124,7 +124,11 @@ def _from_pillow(image: PngImageFile | WebPImageFile) -> Picture:
     if image.mode != "P":
         if transparency is not None:  # one transparent colour
             image = image.convert("LA" if image.mode == "L" else "RGBA")  # type: ignore[assignment]
-        return _split_alpha(np.asarray(image))
+        bands = np.asarray(image)
+        if bands.ndim == 2 or bands.shape[2] == 3:
+            return Picture(bands)
+        pixels = bands[..., 0] if bands.shape[2] == 2 else bands[..., :3]  # alpha is last
+        return Picture(np.ascontiguousarray(pixels), outside=bands[..., -1] == 0)
     entries = np.asarray(image)
     colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     palette = np.zeros((256, 3), np.uint8)
@@ -137,14 +141,6 @@ def _from_pillow(image: PngImageFile | WebPImageFile) -> Picture:
     else:
         alpha[: len(transparency)] = np.frombuffer(transparency, np.uint8)
     return Picture(entries, palette, (alpha == 0)[entries])
-
-
-def _split_alpha(bands: UInt8Array) -> Picture:
-    """Take (H, W), (H, W, 2), (H, W, 3) or (H, W, 4); the second and the fourth have alpha last."""
-    if bands.ndim == 2 or bands.shape[2] == 3:
-        return Picture(bands)
-    pixels = bands[..., 0] if bands.shape[2] == 2 else bands[..., :3]
-    return Picture(np.ascontiguousarray(pixels), outside=bands[..., -1] == 0)
 
 
 def _open_raster(path: Path) -> Any:
@@ -289,7 +285,7 @@ def read_imagery(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[UInt8Arra
 
     Returns:
         uint8 (H, W, 3), RGB, and bool (H, W): False under alpha 0, a transparent palette entry or colour, the
-        raster's nodata value or mask; None if the file has none of these.
+        raster's nodata value or mask; None without any of these.
     """
     picture = read_picture(Path(path), ImageError, max_pixels=max_pixels)
     valid = None if picture.outside is None else ~picture.outside

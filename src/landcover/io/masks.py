@@ -49,7 +49,19 @@ def read_mask(
     path = Path(path)
     picture = read_picture(path, MaskError, max_pixels=max_pixels)
     if picture.palette is None and picture.pixels.ndim == 2:
-        return Mask(_indices(path, picture, legend), 0)
+        if picture.lossy:
+            raise MaskError(f"{path} is a grey JPEG, and compression changes indices. Save the mask as PNG.")
+        index = picture.pixels
+        if picture.outside is not None:
+            index = np.where(picture.outside, np.uint8(NODATA), index)
+        if strays := _stray_values(index, legend):
+            guess = "It looks like a greyscale picture" if len(strays) > 8 else "It may follow another legend"
+            raise MaskError(
+                f"{path} has one band with values that are not in the legend {legend.name!r}: "
+                f"{first_few(strays, 8)}. Expected indices 0 to {len(legend) - 1}, and {NODATA} for nodata. "
+                f"{guess}: pass the right file, or its legend with --legend."
+            )
+        return Mask(np.require(index, requirements="W"), 0)
     if picture.palette is not None:
         index = np.take(find_classes(picture.palette[None], legend)[0], picture.pixels)
     else:
@@ -67,24 +79,6 @@ def read_mask(
             "--legend, or raise --max-off-palette."
         )
     return Mask(index, count)
-
-
-def _indices(path: Path, picture: Picture, legend: Legend) -> UInt8Array:
-    """Take one band as indices, if it holds such."""
-    if picture.lossy:
-        raise MaskError(f"{path} is a grey JPEG, and compression changes indices. Save the mask as PNG.")
-    index = picture.pixels
-    if picture.outside is not None:
-        index = np.where(picture.outside, np.uint8(NODATA), index)
-    strays = _stray_values(index, legend)
-    if strays:
-        guess = "It looks like a greyscale picture" if len(strays) > 8 else "It may follow another legend"
-        raise MaskError(
-            f"{path} has one band with values that are not in the legend {legend.name!r}: "
-            f"{first_few(strays, 8)}. Expected indices 0 to {len(legend) - 1}, and {NODATA} for nodata. "
-            f"{guess}: pass the right file, or its legend with --legend."
-        )
-    return np.require(index, requirements="W")
 
 
 def _refuse_grey_colours(path: Path, picture: Picture, legend: Legend) -> None:

@@ -37,7 +37,11 @@ def encode_png(
     depth = 4 if palette is not None and len(palette) <= 16 else 8
     colour_type = _PALETTE if palette is not None else _RGB if pixels.ndim == 3 else _GREY
     chunks = [_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))]
-    chunks += [_text(name, text) for name, text in texts.items()]
+    for name, text in texts.items():  # GDAL reads every text as UTF-8, which only iTXt is
+        if text.isascii():
+            chunks.append(_chunk(b"tEXt", f"{name}\0{text}".encode("ascii")))
+        else:
+            chunks.append(_chunk(b"iTXt", f"{name}\0\0\0\0\0{text}".encode()))
     if palette is not None:
         chunks.append(_chunk(b"PLTE", palette.tobytes()))
     if transparent is not None:
@@ -53,29 +57,17 @@ def _lines(rows: UInt8Array, depth: int) -> Iterator[UInt8Array]:
     above: UInt8Array | int = 0
     for start in range(0, len(rows), _BLOCK_ROWS):
         block = rows[start : start + _BLOCK_ROWS]
-        if depth == 4:
-            block = _two_in_a_byte(block)
+        if depth == 4:  # two pixels in a byte, the left one in its upper half
+            if block.shape[1] % 2:
+                block = np.pad(block, ((0, 0), (0, 1)))
+            pairs = np.ascontiguousarray(block).view("<u2")  # the left one is the lower byte
+            block = (pairs << 4 | pairs >> 8).astype(np.uint8)
         lines = np.empty((len(block), block.shape[1] + 1), np.uint8)
         lines[:, 0] = _UP
         np.subtract(block[0], above, out=lines[0, 1:])
         np.subtract(block[1:], block[:-1], out=lines[1:, 1:])
         above = block[-1]
         yield lines
-
-
-def _two_in_a_byte(rows: UInt8Array) -> UInt8Array:
-    """Pack uint8 (n, W) values below 16 to (n, W / 2 rounded up); the left one is the upper half."""
-    if rows.shape[1] % 2:
-        rows = np.pad(rows, ((0, 0), (0, 1)))
-    pairs = np.ascontiguousarray(rows).view("<u2")  # the left one is the lower byte
-    return (pairs << 4 | pairs >> 8).astype(np.uint8)
-
-
-def _text(name: str, text: str) -> bytes:
-    # GDAL takes every text for UTF-8, which only iTXt is.
-    if text.isascii():
-        return _chunk(b"tEXt", f"{name}\0{text}".encode("ascii"))
-    return _chunk(b"iTXt", f"{name}\0\0\0\0\0{text}".encode())
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

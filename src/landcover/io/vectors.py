@@ -238,23 +238,16 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
         places[:], reason = np.nan, str(error).rstrip(".")
     moved: Geometries = shapely.set_coordinates(dense, places)
     if np.isfinite(places).all():
-        if not _is_folded(moved):
+        # A polygon that crosses itself by more than rounding, as the world does in a UTM zone, has no inside.
+        crossing = moved[~shapely.is_valid(moved)]
+        areas, mended = shapely.area(crossing), shapely.area(shapely.make_valid(crossing))
+        if (np.abs(areas - mended) <= _ROUNDED_AREA * mended).all():
             return moved
         reason = "some fold over themselves there"
     raise DataError(
         f"Coordinates in {source.to_string()} cannot be transformed to {target.to_string()}: {reason}. "
         "Check that the file declares the CRS that it was made in, and keep only features near the raster."
     )
-
-
-def _is_folded(geometries: Geometries) -> bool:
-    """Return whether a polygon crosses itself by more than rounding, as the world does in a UTM zone.
-
-    Inside and outside are then undefined: the scene in its middle may be outside.
-    """
-    crossing = geometries[~shapely.is_valid(geometries)]
-    areas, mended = shapely.area(crossing), shapely.area(shapely.make_valid(crossing))
-    return bool((np.abs(areas - mended) > _ROUNDED_AREA * mended).any())
 
 
 def _refuse_address(path: Path, error: type[DataError | OutputError]) -> None:

@@ -57,13 +57,6 @@ class MaskLimits(TypedDict, total=False):
     max_pixels: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    pixels: int
-    changed: int
-    off_palette: int = 0
-
-
 def clean(
     masks: Sequence[str | Path],
     out: str | Path,
@@ -115,7 +108,8 @@ def clean(
     if gsd is not None:
         check_gsd(gsd)
 
-    def clean_one(task: MaskTask) -> _Outcome:
+    def clean_one(task: MaskTask) -> tuple[int, int, int]:
+        """Return the pixels of a mask, those that changed, and those that were off-palette."""
         tags, by_blocks = _look_at(task, legend)
         tags["LANDCOVER_MIN_REGION"] = str(size)
 
@@ -130,23 +124,20 @@ def clean(
         mask = read_mask(task.source, legend, **allowed)
         index = remove_small_regions(mask.index, min_pixels())
         task.write(index, legend, mask_format=mask_format, tags=tags, force=force)
-        return _Outcome(index.size, int(np.count_nonzero(index != mask.index)), mask.off_palette)
+        return index.size, int(np.count_nonzero(index != mask.index)), mask.off_palette
 
     with locked_folder(Path(out)):
         tasks = plan_masks(masks, Path(out), suffixes=MASK_SUFFIXES, force=force)
         done, failed = work_off(tasks, clean_one, "Cleaning")
-    return Cleaned(
-        written=[task.target for task, _ in done],
-        failed=failed,
-        pixels=sum(outcome.pixels for _, outcome in done),
-        changed=sum(outcome.changed for _, outcome in done),
-        off_palette=sum(outcome.off_palette for _, outcome in done),
+    pixels, changed, off_palette = (
+        sum(counts) for counts in zip((0, 0, 0), *(c for _, c in done), strict=True)
     )
+    return Cleaned([task.target for task, _ in done], failed, pixels, changed, off_palette)
 
 
 def _clean_by_blocks(
     task: MaskTask, legend: Legend, min_pixels: int, tags: dict[str, str], *, force: bool
-) -> _Outcome:
+) -> tuple[int, int, int]:
     """Clean a raster of class indices, of which no more than a row block is held."""
     changed = 0
     with open_class_map(task.source, legend) as source:
@@ -164,7 +155,7 @@ def _clean_by_blocks(
         values = decide(blocks(), source.width, min_pixels)
         spec = RasterSpec(source.height, source.width, source.place, tags)
         write_map(task.target, cleaned(values), spec, legend, force=force)
-        return _Outcome(source.height * source.width, changed)
+        return source.height * source.width, changed, 0
 
 
 def _look_at(task: MaskTask, legend: Legend) -> tuple[dict[str, str], bool]:

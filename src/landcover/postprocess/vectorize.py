@@ -1,7 +1,6 @@
 """Maps to polygons: a partition of the imagery, written while the map is read."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,76 +19,25 @@ from landcover.io.locks import locked_file
 from landcover.io.vectors import Batch, vector_driver, write_features
 from landcover.legend import NODATA, Legend
 from landcover.postprocess.components import Labeller
-from landcover.postprocess.outlines import Bends, Polygons, Rings, find_bends, to_polygons, trace
+from landcover.postprocess.outlines import Bends, Rings, find_bends, to_polygons, trace
 from landcover.postprocess.sieve import BLOCK_ROWS, decide, rewrite
 from landcover.postprocess.tallies import Tallies, open_confidence
 from landcover.progress import track
 from landcover.raster import pixel_size, row_areas
 from landcover.raster.classmap import open_class_map
-from landcover.scale import check_gsd, unknown_gsd
-from landcover.values import RegionSize
+from landcover.scale import check_gsd
+from landcover.values import RegionSize, Tolerance
 
 with needs("vector"):
     import shapely
-
-MAX_MEMORY_MB = 4096
-"""Memory in MiB that simplification may take by default."""
 
 _BYTES_A_POINT = 600
 """Memory of GEOS and of the outlines for each point while outlines are simplified."""
 
 _BATCH = 1 << 20
 _PIXELS = CRS.from_wkt('LOCAL_CS["pixels",UNIT["pixel",1]]')
-_TOLERANCE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(px|m)\s*", re.IGNORECASE)
 
 Blocks = Callable[[], Iterator[UInt8Array]]
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How much outlines are simplified: in pixels or in metres, and the memory in MiB that it may take."""
-
-    number: float
-    in_metres: bool
-    max_memory_mb: int = MAX_MEMORY_MB
-
-    @classmethod
-    def parse(cls, text: "str | Tolerance", max_memory_mb: int = MAX_MEMORY_MB) -> "Tolerance":
-        """Return the tolerance ``2m`` or ``4px``.
-
-        Raises:
-            UsageError: If it is not a number with one of the two units.
-        """
-        if isinstance(text, Tolerance):
-            return text
-        match = _TOLERANCE.fullmatch(text)
-        if match is None:
-            raise UsageError(f"The tolerance {text!r} is not valid. Write metres as 2m or pixels as 4px.")
-        return cls(float(match[1]), match[2].lower() == "m", max_memory_mb)
-
-    def pixels(self, gsd: float | None) -> float:
-        """Return the tolerance in pixels of ``gsd`` metres.
-
-        Raises:
-            UsageError: If it is in metres and the GSD is unknown.
-        """
-        if not self.in_metres:
-            return self.number
-        if gsd is None:
-            raise unknown_gsd(
-                f"the map; the tolerance {self.number:g}m needs it", "or give the tolerance in pixels as 4px"
-            )
-        return self.number / gsd
-
-    def check_memory(self, points: int) -> None:
-        """Raise :class:`UsageError` if outlines with this number of points would take too much memory."""
-        needed_mb = points * _BYTES_A_POINT / 2**20
-        if needed_mb > self.max_memory_mb:
-            raise UsageError(
-                f"Simplifying holds all {points:,} points of the outlines at once, which takes about "
-                f"{needed_mb:,.0f} MiB; {self.max_memory_mb:,} MiB are allowed. Remove small regions first "
-                "(--min-region), raise --max-memory-mb, or leave --simplify out."
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +86,13 @@ def vectorize(
     Args:
         map_path: A raster of one 8-bit band, see :func:`~landcover.raster.classmap.open_class_map`.
         out: ``.gpkg``, ``.fgb``, ``.parquet``, or ``.geojson``, which is in longitude and latitude (WGS 84,
-            RFC 7946). The others are in the map's CRS, or, where it has none, in its columns and
-            rows, rows downwards.
+            RFC 7946). The others are in the map's CRS, or, if it is not georeferenced, in its
+            columns and rows, rows downwards.
         legend: Classes of a map that does not name its own.
         confidence: Raster on the map's grid with probabilities in 0..1, or 0..255 in 8 bits. Of several
             bands, such as one for each class, the highest counts.
         min_region: Remove smaller regions first, as ``8000px`` or ``2000m2``; see
-            :func:`~landcover.postprocess.regions.remove_small_regions`.
+            :func:`~landcover.postprocess.sieve.remove_small_regions`.
         simplify: Tolerance such as ``2m`` or ``4px``: points of outlines are left out where that changes an
             area by less than about the square of it (Visvalingam and Whyatt). Shared borders stay shared;
             borders to nodata and of the map do not change. All outlines are held in memory.
@@ -198,9 +146,19 @@ def vectorize(
         if min_region is not None:
             values = decide(blocks(), source.width, RegionSize.parse(min_region).pixels(gsd))
             cleaned = lambda: rewrite(blocks(), source.width, values)  # noqa: E731
-        regions, points = _first_pass(cleaned, width, count=tolerance is not None)
-        if tolerance is not None:
-            tolerance.check_memory(points)
+        labeller, points = Labeller(width), 0
+        for block in _framed(cleaned(), width):
+            runs = labeller.label(block)
+            if tolerance is not None:
+                points += len(find_bends(runs, runs.piece, junctions=True).at)
+        regions = labeller.regions()
+        needed_mb = points * _BYTES_A_POINT / 2**20
+        if tolerance is not None and needed_mb > tolerance.max_memory_mb:
+            raise UsageError(
+                f"Simplifying holds all {points:,} points of the outlines at once, which takes about "
+                f"{needed_mb:,.0f} MiB; {tolerance.max_memory_mb:,} MiB are allowed. Remove small regions "
+                "first (--min-region), raise --max-memory-mb, or leave --simplify out."
+            )
         areas = None if gsd is None else np.full(source.height, gsd**2)
         if place is not None:
             areas = row_areas(place, source.height, source.width)
@@ -218,8 +176,14 @@ def vectorize(
 
         def batch(rings: Rings) -> Batch:
             order = np.argsort(rings.last_row, kind="stable")
-            polygons = _outlines(rings, tolerance_px, transform)[order]
-            return polygons, tallies.attributes(rings.region[order], source.names)
+            polygons = to_polygons(rings)
+            if tolerance_px and len(polygons):
+                polygons = shapely.coverage_simplify(polygons, tolerance_px, simplify_boundary=False)
+            col, row = shapely.get_coordinates(polygons).T
+            a, b, c, d, e, f = transform[:6]
+            places = np.stack([a * col + b * row + c, d * col + e * row + f], axis=1)
+            placed = shapely.orient_polygons(shapely.set_coordinates(polygons, places))
+            return placed[order], tallies.attributes(rings.region[order], source.names)
 
         crs = _PIXELS if place is None else place.crs
         write_features(out, map(batch, found), tallies.columns(), crs, force=force)
@@ -233,16 +197,6 @@ def _framed(blocks: Iterable[UInt8Array], width: int) -> Iterator[UInt8Array]:
         framed[:, :-1] = block
         yield framed
     yield np.full((1, width), NODATA, np.uint8)
-
-
-def _first_pass(blocks: Blocks, width: int, *, count: bool) -> tuple[IntArray, int]:
-    """Return the region of each piece, and with ``count`` the number of points of all outlines."""
-    labeller, points = Labeller(width), 0
-    for block in _framed(blocks(), width):
-        runs = labeller.label(block)
-        if count:
-            points += len(find_bends(runs, runs.piece, junctions=True).at)
-    return labeller.regions(), points
 
 
 def _second_pass(
@@ -268,18 +222,6 @@ def _second_pass(
             count = len(held[0].at)
             most = max(limit, 2 * count)
     yield trace(Bends.joined(held), width)
-
-
-def _outlines(rings: Rings, tolerance_px: float | None, transform: Affine) -> Polygons:
-    """Return polygons in the CRS of the map, their outer rings counter-clockwise."""
-    polygons = to_polygons(rings)
-    if tolerance_px and len(polygons):
-        polygons = shapely.coverage_simplify(polygons, tolerance_px, simplify_boundary=False)
-    col, row = shapely.get_coordinates(polygons).T
-    a, b, c, d, e, f = transform[:6]
-    places = np.stack([a * col + b * row + c, d * col + e * row + f], axis=1)
-    placed: Polygons = shapely.orient_polygons(shapely.set_coordinates(polygons, places))
-    return placed
 
 
 def _summary(out: Path, tallies: Tallies, names: tuple[str, ...]) -> Vectorized:

@@ -65,7 +65,7 @@ class ClassMap:
         """The georeference.
 
         Raises:
-            MaskError: If the file has none.
+            MaskError: If the file is not georeferenced.
         """
         if self.georeference is None:
             raise MaskError(
@@ -113,7 +113,7 @@ def open_class_map(
 
     A raster that names its classes in the tag ``CLASS_NAMES``, as maps of landcover do, contains indices. Any
     other needs a legend: a palette then has its colours, a band without one its indices. 255, the file's own
-    nodata value and transparent entries of a palette are no data.
+    nodata value and transparent entries of a palette are read as nodata.
 
     Memory: GDAL's block cache for :func:`two_rows_of_blocks`.
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from affine import Affine
 from rasterio.features import geometry_mask
 
-from landcover._typing import BoolArray, Float64Array
+from landcover._typing import BoolArray
 from landcover.errors import DataError, UsageError
 from landcover.extras import needs
 from landcover.raster.georeference import Georeference
@@ -86,33 +86,22 @@ def part_of(
             raise _outside(f"The box {_spelled(bbox)}", name, place, window)
         window = touched
     if aoi is not None:
-        mask, bounds, extent = _read_polygons(Path(aoi), place)
-        touched = _touched(bounds, window)
+        with needs("vector"):
+            import shapely
+        from landcover.io.vectors import read_features
+
+        features = read_features(aoi, place.crs)
+        if features.kind != "polygon":
+            raise DataError(f"{aoi} contains points; expected polygons, the area to map.")
+        polygons = shapely.transform(
+            features.geometries, lambda points: np.stack(place.pixels(*points.T), axis=1)
+        )
+        touched = _touched(shapely.total_bounds(polygons).tolist(), window)
         if touched is None:
-            raise _outside(f"The area {aoi}, which covers {_spelled(extent)},", name, place, window)
-        window = touched
+            extent = _spelled(shapely.total_bounds(features.geometries))
+            raise _outside(f"The area {aoi}, which covers {extent},", name, place, window)
+        window, mask = touched, PolygonMask(polygons)
     return window, mask
-
-
-def _read_polygons(path: Path, place: Georeference) -> tuple[PolygonMask, Box, Box]:
-    """Return the polygons of a file, and their bounds in pixels and in the scene's reference system."""
-    with needs("vector"):
-        import shapely
-    from landcover.io.vectors import read_features
-
-    features = read_features(path, place.crs)
-    if features.kind != "polygon":
-        raise DataError(f"{path} contains points; expected polygons, the area to map.")
-    polygons = features.geometries
-    on_grid = shapely.transform(polygons, lambda points: np.stack(place.pixels(*points.T), axis=1))
-    return PolygonMask(on_grid), _bounds(shapely.bounds(on_grid)), _bounds(shapely.bounds(polygons))
-
-
-def _bounds(boxes: Float64Array) -> Box:
-    """Return the box around (N, 4) boxes."""
-    left, bottom = boxes[:, :2].min(axis=0)
-    right, top = boxes[:, 2:].max(axis=0)
-    return float(left), float(bottom), float(right), float(top)
 
 
 def _touched(pixels: Box, window: Window) -> Window | None:

@@ -203,17 +203,28 @@ def row_areas(georeference: Georeference, height: int, width: int) -> Float64Arr
     Returns:
         float64 (height,), square metres; None where the reference system is not tied to the Earth.
     """
-    a, b, _, d, e, f = georeference.transform[:6]
+    a, b, _, d, row_step, f = georeference.transform[:6]
     if georeference.crs.is_geographic and d == 0:
         unit = float(georeference.crs.units_factor[1])
-        edges = unit * (f + e * np.arange(height + 1))
-        zones: Float64Array = np.abs(np.diff(_zone(edges, *_ellipsoid(georeference.crs)))) * abs(a) * unit
-        return zones
+        edges = unit * (f + row_step * np.arange(height + 1))
+        # Area from the equator to a latitude for one radian of longitude: a² q / 2 with the q of equation
+        # 3-12 in Snyder, Map Projections: A Working Manual (1987).
+        radius, inverse_flattening = _ellipsoid(georeference.crs)
+        flattening = 1 / inverse_flattening if inverse_flattening else 0.0
+        e2 = flattening * (2 - flattening)
+        sine = np.sin(np.clip(edges, -np.pi / 2, np.pi / 2))
+        if e2 == 0:
+            zone = radius**2 * sine
+        else:
+            e = np.sqrt(e2)
+            zone = radius**2 * (1 - e2) / 2 * (sine / (1 - e2 * sine**2) + np.arctanh(e * sine) / e)
+        strips: Float64Array = np.abs(np.diff(zone)) * abs(a) * unit
+        return strips
     size = pixel_size(georeference, height, width)
     if size is None:
         return None
     if size == (nominal := nominal_size(georeference)):
-        shear = abs(a * e - b * d) / (np.hypot(a, d) * np.hypot(b, e))
+        shear = abs(a * row_step - b * d) / (np.hypot(a, d) * np.hypot(b, row_step))
         return np.full(height, nominal**2 * shear)
     cols, rows = np.meshgrid((_NODES + 1) / 2 * width, np.arange(height) + 0.5)
     steps = ground_steps(georeference, cols.ravel(), rows.ravel())
@@ -222,22 +233,6 @@ def row_areas(georeference: Georeference, height: int, width: int) -> Float64Arr
     area: Float64Array = np.abs(steps[0, 0] * steps[1, 1] - steps[0, 1] * steps[1, 0])
     mean: Float64Array = area.reshape(height, -1) @ (_WEIGHTS / 2)
     return mean
-
-
-def _zone(latitude: Float64Array, radius: float, inverse_flattening: float) -> Float64Array:
-    """Area from the equator to a latitude in radians, for one radian of longitude, in square metres.
-
-    Source: Snyder, Map Projections: A Working Manual (1987): a² q / 2 with the q of his equation 3-12.
-    """
-    sine = np.sin(np.clip(latitude, -np.pi / 2, np.pi / 2))
-    flattening = 1 / inverse_flattening if inverse_flattening else 0.0
-    e2 = flattening * (2 - flattening)
-    if e2 == 0:
-        return radius**2 * sine
-    e = np.sqrt(e2)
-    half = radius**2 * (1 - e2) / 2
-    zone: Float64Array = half * (sine / (1 - e2 * sine**2) + np.arctanh(e * sine) / e)
-    return zone
 
 
 def _ellipsoid(crs: CRS) -> tuple[float, float]:

@@ -60,19 +60,6 @@ class RasterSpec:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """How the bands of a file are described and stored."""
-
-    names: Sequence[str]
-    tags: Mapping[str, str]
-    resampling: Resampling
-    predictor: int
-    band_tags: Mapping[str, str] = field(default_factory=dict)
-    nodata: int | None = None
-    colours: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-
-
 def write_map(
     path: Path,
     rows: Rows,
@@ -104,16 +91,8 @@ def write_map(
     """
     if qml:
         check_output(path.with_suffix(".qml"), force=force)
-    layout = _Layout(
-        names=["land cover"],
-        tags={CLASS_NAMES: legend.listing, **spec.tags},
-        resampling=Resampling.mode,
-        predictor=1,
-        nodata=NODATA,
-        colours={i: (*c.colour, 255) for i, c in enumerate(legend.classes)} | {NODATA: (0, 0, 0, 0)},
-    )
     bands = rows if isinstance(rows, Path) else (strip[None] for strip in rows)
-    _write(path, bands, spec, layout, cog=cog, force=force)
+    _write(path, bands, spec, ["land cover"], legend, cog=cog, force=force)
     if qml:
         write_qml(path.with_suffix(".qml"), legend, force=force)
 
@@ -143,8 +122,7 @@ def write_bands(
     Raises:
         OutputError: If the file exists and ``force`` is off, or cannot be written.
     """
-    layout = _Layout(names, spec.tags, Resampling.average, predictor=2, band_tags={"SCALE": "1/255"})
-    _write(path, rows, spec, layout, cog=cog, force=force)
+    _write(path, rows, spec, names, None, cog=cog, force=force)
 
 
 def write_class_raster(
@@ -165,13 +143,16 @@ def _write(
     path: Path,
     rows: Rows,
     spec: RasterSpec,
-    layout: _Layout,
+    names: Sequence[str],
+    legend: Legend | None,
     *,
     cog: bool,
     force: bool,
 ) -> None:
+    """Write a band for each name: classes of ``legend``, or without one values in 0..1 as 0..255."""
     check_output(path, force=force)
-    count = len(layout.names)
+    count, predictor = len(names), 1 if legend else 2
+    shape = count, spec.height, spec.width
     options = {
         "GDAL_NUM_THREADS": "ALL_CPUS",
         "GDAL_PAM_ENABLED": False,  # no files of statistics beside the map
@@ -182,22 +163,31 @@ def _write(
         if isinstance(rows, Path):
             pixels = rows
         else:
-            pixels = temporary.with_name("pixels.raw")
-            _write_pixels(pixels, rows, (count, spec.height, spec.width))
+            pixels, given = temporary.with_name("pixels.raw"), 0
+            with pixels.open("xb") as file:
+                for strip in rows:
+                    if strip.dtype != np.uint8 or strip.shape[0] != count or strip.shape[2:] != shape[2:]:
+                        raise ValueError(
+                            f"A strip {strip.dtype} {strip.shape} does not fit in uint8 {shape}."
+                        )
+                    file.write(np.ascontiguousarray(np.moveaxis(strip, 0, 1)).data)
+                    given += strip.shape[1]
+            if given != spec.height:
+                raise ValueError(f"Strips of {given} rows were given for a raster of {spec.height}.")
         common = {"compress": "deflate", "num_threads": "all_cpus", "bigtiff": "if_safer"}
-        form: dict[str, Any] = {"driver": "GTiff", "predictor": layout.predictor, "copy_src_overviews": True}
+        form: dict[str, Any] = {"driver": "GTiff", "predictor": predictor, "copy_src_overviews": True}
         form |= {"tiled": True, "blockxsize": _BLOCK_PX, "blockysize": _BLOCK_PX, "interleave": "band"}
         if cog:
             form = {
                 "driver": "COG",
                 "blocksize": _BLOCK_PX,
-                "predictor": "no" if layout.predictor == 1 else "yes",
+                "predictor": "no" if legend else "yes",
                 "overviews": "auto",  # those of the source
             }
         try:
             with BLOCK_CACHE.share(cache), rasterio.Env(**options):
                 source = pixels.with_suffix(".vrt")  # GDAL reads raw files only beside a VRT
-                _describe(source, pixels, spec, layout)
+                _describe(source, pixels, spec, names, legend)
                 copy(str(source), str(temporary), **form, **common)
                 _check_whole(temporary)
         except (RasterioError, CPLE_BaseError) as error:
@@ -206,23 +196,9 @@ def _write(
             ) from error
 
 
-def _write_pixels(path: Path, strips: Iterable[UInt8Array], shape: tuple[int, int, int]) -> None:
-    """Write strips (C, n, W) as bytes: row by row, in each the rows of all bands."""
-    count, height, width = shape
-    rows = 0
-    with path.open("xb") as file:
-        for strip in strips:
-            if strip.dtype != np.uint8 or strip.shape[0] != count or strip.shape[2:] != (width,):
-                raise ValueError(f"A strip {strip.dtype} {strip.shape} does not fit in uint8 {shape}.")
-            file.write(np.ascontiguousarray(np.moveaxis(strip, 0, 1)).data)
-            rows += strip.shape[1]
-    if rows != height:
-        raise ValueError(f"Strips of {rows} rows were given for a raster of {height}.")
-
-
-def _describe(vrt: Path, pixels: Path, spec: RasterSpec, layout: _Layout) -> None:
+def _describe(vrt: Path, pixels: Path, spec: RasterSpec, names: Sequence[str], legend: Legend | None) -> None:
     """Write a VRT that makes a raster of the file of bytes beside it, and its overviews."""
-    count, height, width = len(layout.names), spec.height, spec.width
+    count, height, width = len(names), spec.height, spec.width
     bands = (
         _BAND.format(band=band + 1, file=pixels.name, offset=band * width, line=count * width)
         for band in range(count)
@@ -234,19 +210,22 @@ def _describe(vrt: Path, pixels: Path, spec: RasterSpec, layout: _Layout) -> Non
     with rasterio.open(vrt, "r+") as target:
         if spec.georeference is not None:
             target.crs, target.transform = spec.georeference.crs, spec.georeference.transform
-        target.update_tags(**layout.tags)
-        if layout.nodata is not None:
-            target.nodata = layout.nodata
-        if layout.colours:
-            target.write_colormap(1, layout.colours)
-        for band, name in enumerate(layout.names, 1):
+        if legend is None:
+            target.update_tags(**spec.tags)
+        else:
+            target.update_tags(**{CLASS_NAMES: legend.listing, **spec.tags})
+            target.nodata = NODATA
+            colours = {index: (*entry.colour, 255) for index, entry in enumerate(legend.classes)}
+            target.write_colormap(1, {**colours, NODATA: (0, 0, 0, 0)})
+        for band, name in enumerate(names, 1):
             target.set_band_description(band, name)
-            target.update_tags(band, **layout.band_tags)
+            if legend is None:
+                target.update_tags(band, SCALE="1/255")
         levels: list[int] = []
         while max(height, width) > _BLOCK_PX << len(levels):
             levels.append(2 << len(levels))
         if levels:
-            target.build_overviews(levels, layout.resampling)
+            target.build_overviews(levels, Resampling.mode if legend else Resampling.average)
 
 
 def _check_whole(path: Path) -> None:
