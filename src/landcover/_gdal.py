@@ -45,6 +45,7 @@ __all__ = [
     "get_gdal_config",
     "grid_file",
     "import_pyogrio",
+    "is_address",
     "open_raster",
     "set_gdal_config",
 ]
@@ -92,6 +93,11 @@ _SIDECARS = [
 """Overviews and masks that GDAL opens along, with any driver, in any case."""
 
 
+def is_address(text: str) -> bool:
+    """Return whether an input is a URL, or a path that only GDAL knows (``/vsis3/…``)."""
+    return _SCHEME.match(text) is not None
+
+
 def open_raster(path: str | Path) -> DatasetReader:
     """Open a raster for reading, with the one driver that its content asks for.
 
@@ -108,7 +114,7 @@ def open_raster(path: str | Path) -> DatasetReader:
         RasterioError: If GDAL cannot open it.
     """
     text = os.fspath(path)
-    if _SCHEME.match(text):
+    if is_address(text):
         return _open_elsewhere(text)
     subdataset = _SUBDATASET.match(text)
     return _open(text, _Check(text).file(subdataset[1] or subdataset[2] if subdataset else text))

@@ -146,11 +146,15 @@ def _print_scores(result: dict[str, Any]) -> None:
     counts = np.array(result["confusion"], float)
     cleaned = result["min_region"]
     scored = [scores for scores in (result, cleaned) if scores]
-    of_truth, of_map = (_percent(counts.sum(axis=axis) / max(counts.sum(), 1)) for axis in (1, 0))
+    of_truth, of_map = (counts.sum(axis=axis) / max(counts.sum(), 1) for axis in (1, 0))
     print_table(
         ["class", "IoU %", *(["cleaned"] if cleaned else []), "of truth %", "of map %"],
         [
-            [name, *(points(scores["iou"].get(name)) for scores in scored), of_truth[i], of_map[i]]
+            [
+                name,
+                *(points(scores["iou"].get(name)) for scores in scored),
+                *(points(share[i], 1) for share in (of_truth, of_map)),
+            ]
             for i, name in enumerate(result["classes"])
         ],
         total=["mean", *(points(scores["miou"]) for scores in scored), "", ""],
@@ -159,7 +163,7 @@ def _print_scores(result: dict[str, Any]) -> None:
     print_table(
         ["truth, %", *result["classes"]],
         [
-            [name, *(_percent(row) if row.any() else ["-"] * len(row))]
+            [name, *(points(share if row.any() else None, 1) for share in row)]
             for name, row in zip(result["classes"], by_row, strict=True)
         ],
     )
@@ -249,7 +253,3 @@ def _estimate(estimate: dict[str, Any] | None, scale: float, digits: int) -> str
         return "-"
     half = "" if estimate["se"] is None else f" ± {1.96 * scale * estimate['se']:,.{digits}f}"
     return f"{scale * estimate['value']:,.{digits}f}{half}"
-
-
-def _percent(shares: Iterable[float]) -> list[str]:
-    return [f"{100 * share:.1f}" for share in shares]

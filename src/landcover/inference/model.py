@@ -214,7 +214,8 @@ class Model:
         if isinstance(image, np.ndarray):
             source, place = ArraySource(image), None
         elif isinstance(image, DataArray):
-            source, place = ArraySource(_rgb(image)), _georeference(image)
+            pixels, place = _read_array(image)
+            source = ArraySource(pixels)
         else:
             raise UsageError(
                 f"Cannot predict {type(image).__name__}. Expected a uint8 array (height, width, 3), an open "
@@ -480,8 +481,11 @@ def _refuse(options: PredictOptions, names: tuple[str, ...], why: str) -> None:
 _X, _Y, _BANDS = ("x", "lon", "longitude"), ("y", "lat", "latitude"), ("band", "bands", "channel", "rgb")
 
 
-def _axes(array: DataArray) -> tuple[Hashable, Hashable, Hashable]:
-    """Return the names of the dimensions of rows, columns and bands."""
+def _read_array(array: DataArray) -> tuple[UInt8Array, Georeference | None]:
+    """Return the pixels of a DataArray, uint8 (H, W, 3), and its georeference.
+
+    The georeference is that of evenly spaced coordinates and of the CRS that rioxarray stores; else None.
+    """
     bands: list[Hashable] = [name for name in array.dims if name in _BANDS]
     if not bands and len(array.dims) == 3:
         bands = [name for name, length in zip(array.dims, array.values.shape, strict=True) if length == 3]
@@ -492,31 +496,20 @@ def _axes(array: DataArray) -> tuple[Hashable, Hashable, Hashable]:
             "expected rows, columns and three bands, such as (band, y, x)."
         )
     rows, cols = reversed(rest) if rest[0] in _X or rest[1] in _Y else rest
-    return rows, cols, bands[0]
-
-
-def _rgb(array: DataArray) -> UInt8Array:
-    """Return the pixels of a DataArray as (H, W, bands)."""
-    order = [array.dims.index(name) for name in _axes(array)]
+    order = [array.dims.index(name) for name in (rows, cols, bands[0])]
     pixels = np.ascontiguousarray(array.values.transpose(order))
     if pixels.dtype != np.uint8 or pixels.shape[2] != 3:
         raise UsageError(
             f"The DataArray has {pixels.shape[2]} bands of {pixels.dtype}; expected three of uint8: red, "
             "green and blue. Select them, for example array.sel(band=[1, 2, 3]), and scale values to 0..255."
         )
-    return pixels
-
-
-def _georeference(array: DataArray) -> Georeference | None:
-    """Return the georeference by evenly spaced coordinates and the CRS that rioxarray stores, or None."""
-    rows, cols, _ = _axes(array)
     if "spatial_ref" not in array.coords or not {rows, cols} <= set(array.coords):
-        return None
+        return pixels, None
     attributes = array.coords["spatial_ref"].attrs
     text = attributes.get("crs_wkt") or attributes.get("spatial_ref")
     x, y = (np.asarray(array.coords[name].values, np.float64) for name in (cols, rows))
     if not text or min(x.size, y.size) < 2:
-        return None
+        return pixels, None
     steps = [float(values[-1] - values[0]) / (values.size - 1) for values in (x, y)]
     for values, step in zip((x, y), steps, strict=True):
         if not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
@@ -526,7 +519,7 @@ def _georeference(array: DataArray) -> Georeference | None:
         crs = CRS.from_user_input(str(text))
     except CRSError as error:
         raise UsageError(f"The CRS of the DataArray cannot be read: {error}.") from error
-    return Georeference(crs, Affine(steps[0], 0, corner[0], 0, steps[1], corner[1]))
+    return pixels, Georeference(crs, Affine(steps[0], 0, corner[0], 0, steps[1], corner[1]))
 
 
 def _named_swatch(legend: Legend, name: str) -> str:

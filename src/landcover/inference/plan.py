@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -12,12 +11,20 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from landcover._gdal import is_address
 from landcover._typing import Float64Array
 from landcover.errors import DataError, UsageError
 from landcover.inference.options import PredictOptions
 from landcover.inference.reading import ArraySource
 from landcover.io import image_size, read_imagery
-from landcover.io.discovery import IMAGE_END, PICTURE_SUFFIXES, check_targets, find_files
+from landcover.io.discovery import (
+    IMAGE_END,
+    MASK_END,
+    PICTURE_SUFFIXES,
+    RASTER_SUFFIXES,
+    check_targets,
+    find_files,
+)
 from landcover.machine import needing_memory
 from landcover.model.bundled import auto_model
 from landcover.model.preprocessing import Size
@@ -34,7 +41,7 @@ from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format
 from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
 from landcover.textfiles import read_text
 
-NO_IMAGE = ("_mask", "_label", "_probabilities", "_confidence")
+NO_IMAGE = (MASK_END, "_label", "_probabilities", "_confidence")
 """Ends of names that are skipped in folders: masks, and what ``predict`` itself writes."""
 
 _log = logging.getLogger(__name__)
@@ -46,15 +53,6 @@ _BY_ROWS = (
 
 _SQUARE = 0.01
 """Sides of a pixel that differ by less are taken as equal."""
-
-_MASK_END = "_mask"
-_PICTURES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
-_ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]+://|/vsi[a-z0-9_]+/)", re.IGNORECASE)
-
-
-def is_address(text: str) -> bool:
-    """Return whether an input is a URL, or a path that only GDAL knows (``/vsis3/…``)."""
-    return _ADDRESS.match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,7 @@ class Task:
 
     def beside(self, end: str) -> Path:
         """Return the path of another product: ``NAME_<end>``."""
-        return self.map.with_name(self.map.stem.removesuffix(_MASK_END) + end)
+        return self.map.with_name(self.map.stem.removesuffix(MASK_END) + end)
 
 
 def read_list(file: Path) -> list[Path | str]:
@@ -139,8 +137,8 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
     for image, relative, folder in found:
         georeference, raster_gsd, size = read_header(image)
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
-        suffix = choose_map_format(options.map_format, georeferenced=georeference is not None).suffix
-        picture = georeference is None and image.suffix.lower() in _PICTURES
+        map_format = choose_map_format(options.map_format, georeferenced=georeference is not None)
+        picture = georeference is None and image.suffix.lower() in PICTURE_SUFFIXES - RASTER_SUFFIXES
         scale = find_scale(
             option,
             raster=lambda: raster_gsd,  # noqa: B023
@@ -152,7 +150,8 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
                 image_size(image)
                 unknown.append(image)
         scale = scale or Scale(model_gsd, "assumed")
-        tasks.append(Task(image, _map(stem, suffix), picture, scale, size))
+        target = stem.with_name(stem.name + MASK_END + map_format.suffix)
+        tasks.append(Task(image, target, picture, scale, size))
     for address in addresses:
         try:
             name = PurePosixPath(urlsplit(address).path).stem.removesuffix(IMAGE_END)
@@ -161,9 +160,9 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
                 f"{display_name(address)} is not a valid address ({error}). Expected one such as "
                 "https://host/scene.tif."
             ) from error
-        suffix = choose_map_format(options.map_format, georeferenced=True).suffix
+        target = out / (name + MASK_END + choose_map_format(options.map_format, georeferenced=True).suffix)
         scale = Scale(model_gsd, "raster") if option is None else Scale(option, "option")
-        tasks.append(Task(address, _map(out / name, suffix), False, scale))
+        tasks.append(Task(address, target, False, scale))
     if unknown:
         raise unknown_gsd(
             f"{len(unknown)} of {len(found)} images (for example {unknown[0]})",
@@ -184,10 +183,6 @@ def products(task: Task, options: PredictOptions) -> list[Path]:
         *([task.map.with_suffix(f".{options.vector}")] if options.vector else []),
         task.map,
     ]
-
-
-def _map(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + _MASK_END + suffix)
 
 
 def _settings_gsd(folder: Path) -> float | None:

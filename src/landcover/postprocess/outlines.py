@@ -153,7 +153,12 @@ def trace(bends: Bends, width: int) -> Rings:
     head, ahead_of = np.arange(len(at)), following
     while not np.array_equal(further := np.minimum(head, head[ahead_of]), head):
         head, ahead_of = further, ahead_of[ahead_of]
-    left = _steps_to(head, following)
+    # How many steps lead from each point to the head of its ring, 0 from the head itself.
+    left: IntArray = (head != np.arange(len(at))).astype(np.intp)
+    onward = np.where(left, following, head)
+    while not np.array_equal(onward, head):
+        left += left[onward]
+        onward = onward[onward]
     length = np.bincount(head, minlength=len(at))  # 0 but for heads
     start = np.cumsum(length) - length
     place = start[head] + np.where(left, length[head] - left, 0)
@@ -172,14 +177,3 @@ def to_polygons(rings: Rings) -> Polygons:
     outlines = shapely.linearrings(rings.points, indices=rings.ring)
     polygons: Polygons = shapely.polygons(outlines, indices=rings.polygon)
     return polygons
-
-
-def _steps_to(head: IntArray, following: IntArray) -> IntArray:
-    """Return how many steps lead from each number to the head of its ring, 0 from the head itself."""
-    numbers = np.arange(len(head))
-    following = np.where(numbers == head, numbers, following)
-    steps: IntArray = (numbers != head).astype(np.intp)
-    while not np.array_equal(following, head):
-        steps += steps[following]
-        following = following[following]
-    return steps

@@ -130,12 +130,6 @@ class Tallies:
         if self._source is not None:
             np.add.at(self._confidence, whose, self._source.sums(runs)[own - runs.above])
 
-    def columns(self) -> dict[str, npt.DTypeLike]:
-        """Return name and type of the attributes of regions."""
-        columns: dict[str, npt.DTypeLike] = {"class": object, "class_index": np.int32}
-        columns |= {"area_px": np.int64} if self.area_m2 is None else {"area_m2": np.float64}
-        return columns | ({} if self._source is None else {"mean_confidence": np.float64})
-
     def attributes(self, regions: IntArray, names: Sequence[str]) -> Columns:
         """Return the attributes of some regions, (n,) numbers; ``names`` are those of the classes."""
         value, pixels = self.value[regions], self.pixels[regions]

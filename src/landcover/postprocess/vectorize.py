@@ -186,7 +186,9 @@ def vectorize(
             return placed[order], tallies.attributes(rings.region[order], source.names)
 
         crs = _PIXELS if place is None else place.crs
-        write_features(out, map(batch, found), tallies.columns(), crs, force=force)
+        none = tallies.attributes(np.empty(0, np.intp), source.names)
+        columns = {name: values.dtype for name, values in none.items()}
+        write_features(out, map(batch, found), columns, crs, force=force)
         return _summary(out, tallies, source.names)
 
 

@@ -77,18 +77,37 @@ def value_range(
     Raises:
         ImageError: If the pixels are not 8-bit and ``scaling`` is None.
     """
-    if scaling == "percentile":
-        return _percentiles(address, reader, bands)
-    if scaling is not None:
+    if scaling is not None and scaling != "percentile":
         return scaling
     dtype = reader.dtypes[bands[0] - 1]
-    if dtype != "uint8":
+    if scaling is None and dtype == "uint8":
+        return None
+    if scaling is None:
         raise ImageError(
             f"{address.name} has {dtype} pixels; expected 8 bits per band, or how to scale them. Pass "
             "--scaling MINIMUM,MAXIMUM (the same for every scene of a sensor) or --scaling percentile (from "
             "the scene itself)."
         )
-    return None
+    chosen = sorted(set(bands))
+    step = max(1, math.ceil(max(reader.shape) / _SAMPLE_PX))
+    high = max(1, math.ceil(reader.height / step / _SAMPLE_STRIPS)) * step
+    sample = [np.empty(0)]
+    for top in range(0, reader.height, high):  # in strips, of which a damaged block loses one
+        window = Window(0, top, reader.width, min(high, reader.height - top))
+        shape = (len(chosen), math.ceil(window.height / step), math.ceil(window.width / step))
+        try:
+            values = reader.read(chosen, window=window, out_shape=shape)
+            valid = reader.read_masks(chosen, window=window, out_shape=shape).any(axis=0)
+        except RasterioError as error:
+            if address.is_fatal(error):
+                raise
+            continue  # reported when the rows are read
+        sample.append(values[:, valid & np.isfinite(values).all(axis=0)].ravel().astype(np.float64))
+    values = np.concatenate(sample)
+    if not values.size:
+        return 0.0, 1.0
+    low, high_value = map(float, np.percentile(values, _PERCENTILES))
+    return low, high_value if high_value > low else low + 1
 
 
 def to_bytes(values: Numbers, low: float, high: float) -> UInt8Array:
@@ -111,27 +130,3 @@ def _stretch(values: Numbers, low: float, high: float) -> UInt8Array:
     scaled *= 255 / (high - low)
     np.nan_to_num(np.rint(scaled, out=scaled), copy=False)
     return scaled.astype(np.uint8)
-
-
-def _percentiles(address: Address, reader: DatasetReader, bands: Sequence[int]) -> tuple[float, float]:
-    """Return percentiles of a decimated read, in strips, of which a damaged block loses one."""
-    chosen = sorted(set(bands))
-    step = max(1, math.ceil(max(reader.shape) / _SAMPLE_PX))
-    high = max(1, math.ceil(reader.height / step / _SAMPLE_STRIPS)) * step
-    sample = [np.empty(0)]
-    for top in range(0, reader.height, high):
-        window = Window(0, top, reader.width, min(high, reader.height - top))
-        shape = (len(chosen), math.ceil(window.height / step), math.ceil(window.width / step))
-        try:
-            values = reader.read(chosen, window=window, out_shape=shape)
-            valid = reader.read_masks(chosen, window=window, out_shape=shape).any(axis=0)
-        except RasterioError as error:
-            if address.is_fatal(error):
-                raise
-            continue  # reported when the rows are read
-        sample.append(values[:, valid & np.isfinite(values).all(axis=0)].ravel().astype(np.float64))
-    values = np.concatenate(sample)
-    if not values.size:
-        return 0.0, 1.0
-    low, high_value = map(float, np.percentile(values, _PERCENTILES))
-    return low, high_value if high_value > low else low + 1

@@ -120,10 +120,10 @@ def pixel_size(place: Georeference, height: int, width: int) -> float | None:
     Returns:
         Metres per pixel; None where the reference system is not tied to the Earth.
     """
-    steps = ground_steps(place, np.array([width / 2]), np.array([height / 2]))
-    if steps is None:
+    sides = pixel_sides(place, height, width)
+    if sides is None:
         return None
-    ground = math.sqrt(np.hypot(steps[:, 0], steps[:, 1]).prod())
+    ground = math.sqrt(sides[0] * sides[1])
     nominal = nominal_size(place)
     return ground if nominal is None or abs(nominal / ground - 1) > _UNIT_TOLERANCE else nominal
 
