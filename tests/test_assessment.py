@@ -194,8 +194,9 @@ def test_legends_in_another_order_are_matched_by_name(tmp_path):
     write_class_raster(tmp_path / "map.tif", (6 - index).astype(np.uint8), other, place)
     truth = write_map(tmp_path / "t.tif", place, index)
     with pytest.raises(MaskError, match="is a map of the classes 0=unknown,1=barren"):
-        assess(tmp_path / "map.tif", truth)
-    assert assess(tmp_path / "map.tif", truth, map_legend=other).pixel_accuracy == 1
+        assess(tmp_path / "map.tif", truth, map_legend=DEEPGLOBE)
+    for options in ({"map_legend": other}, {"legend": DEEPGLOBE}, {}):  # the map carries its legend
+        assert assess(tmp_path / "map.tif", truth, **options).pixel_accuracy == 1
 
 
 def test_a_legend_without_an_unknown_class(tmp_path):
@@ -480,5 +481,7 @@ def test_options_of_another_kind_of_truth(pair, tmp_path):
     with pytest.raises(UsageError, match="metric 'iou'"):
         assess(*pair, metric="iou")
     other = Legend("two", (LandClass("a", (0, 0, 0)), LandClass("b", (1, 1, 1))), unknown=None)
-    with pytest.raises(UsageError, match="expected the same"):
+    with pytest.raises(MaskError, match="is a map of the classes 0=urban"):
         assess(*pair, map_legend=other)
+    with pytest.raises(UsageError, match="expected the same"):
+        assess(*pair, legend=other)

@@ -43,7 +43,7 @@ def test_a_map_of_landcover_says_all_by_itself(tmp_path):
     write_class_raster(tmp_path / "map.tif", index, DEEPGLOBE, PLACE)
     for legend in (None, DEEPGLOBE):
         with open_class_map(tmp_path / "map.tif", legend) as source:
-            assert (source.names, source.place, source.nodata) == (DEEPGLOBE.names, PLACE, NODATA)
+            assert (source.legend.names, source.place, source.nodata) == (DEEPGLOBE.names, PLACE, NODATA)
             assert (source.height, source.width) == index.shape
             window = Window(7, 5, 20, 30)
             np.testing.assert_array_equal(source.read(window), index[window.slices])
@@ -54,12 +54,14 @@ def test_classes_are_found_by_name_in_another_legend(tmp_path):
     write_class_raster(tmp_path / "map.tif", index, DEEPGLOBE, PLACE)
     with open_class_map(tmp_path / "map.tif", DEEPGLOBE, REVERSED) as source:
         found = source.read(Window(0, 0, *index.shape))
-        assert source.names == REVERSED.names
+        assert source.legend.names == REVERSED.names
     np.testing.assert_array_equal(found, np.where(index == NODATA, NODATA, 6 - index))
+    with open_class_map(tmp_path / "map.tif", None, REVERSED) as source:  # its own legend is in the file
+        np.testing.assert_array_equal(source.read(Window(0, 0, *index.shape)), found)
     with pytest.raises(MaskError, match="'reversed' has 0=unknown,1=barren"):
-        open_class_map(tmp_path / "map.tif", None, REVERSED).__enter__()
+        open_class_map(tmp_path / "map.tif", REVERSED).__enter__()
     write(tmp_path / "hostile.tif", index, **{CLASS_NAMES: "0=\x9b2J" + "y" * 100_000})
-    with pytest.raises(MaskError, match=r"classes 0=\\x9b2Jyyy") as error:
+    with pytest.raises(MaskError, match=r"0=\\+x9b2Jyyy") as error:
         open_class_map(tmp_path / "hostile.tif", DEEPGLOBE).__enter__()
     assert is_plain(str(error.value))
     assert len(str(error.value)) < 2000

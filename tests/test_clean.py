@@ -18,6 +18,7 @@ from landcover.postprocess.cleaning import clean
 from landcover.postprocess.sieve import remove_small_regions
 from landcover.raster import Georeference, read_georeference, write_class_raster
 from landcover.raster.classmap import ClassMap
+from landcover.raster.mapfiles import read_map_legend
 
 UTM = rasterio.crs.CRS.from_epsg(32647)
 
@@ -223,17 +224,20 @@ def farm_index():
 
 
 @pytest.mark.parametrize("mask_format", ["palette", "rgb", "index"])
-def test_map_of_other_classes_is_skipped_and_the_option_named(tmp_path, mask_format):
+def test_a_map_is_read_by_its_own_legend_and_another_is_refused(tmp_path, mask_format):
     write_mask(tmp_path / "m/a.png", farm_index(), FARM, mask_format=mask_format)
     place = Georeference(UTM, from_origin(700_000, 1_500_000, 0.5, 0.5))
     write_class_raster(tmp_path / "m/b.tif", farm_index(), FARM, place)
-    result = clean([tmp_path / "m"], tmp_path / "out", min_region="2px")
+    result = clean([tmp_path / "m"], tmp_path / "out", min_region="2px", legend=DEEPGLOBE)
     assert result.written == []
     assert len(result.failed) == 2
     assert all("0=Äcker,1=pond" in why and "--legend" in why for why in result.failed.values())
-    result = clean([tmp_path / "m"], tmp_path / "out", min_region="2px", legend=FARM)
-    assert [path.name for path in result.written] == ["a.png", "b.tif"]
-    np.testing.assert_array_equal(read_mask(tmp_path / "out/a.png", FARM).index, farm_index())
+    for number, legend in enumerate((FARM, None)):
+        out = tmp_path / f"out{number}"
+        result = clean([tmp_path / "m"], out, min_region="2px", legend=legend)
+        assert [path.name for path in result.written] == ["a.png", "b.tif"]
+        np.testing.assert_array_equal(read_mask(out / "a.png", FARM).index, farm_index())
+        assert [read_map_legend(out / name) for name in ("a.png", "b.tif")] == [FARM, FARM]
 
 
 def test_colours_of_no_class_are_limited(tmp_path):

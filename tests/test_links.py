@@ -86,7 +86,7 @@ def run_predict(tmp_path, *, force=False, resume=False):
     if not source.exists():
         scene(source)
     runtime = ColourRuntime(make_card(gsd=0.5))
-    options = PredictOptions(force=force, probabilities=True, confidence=True, vector="gpkg", qml=True)
+    options = PredictOptions(force=force, probabilities=True, confidence=True, vector="gpkg")
     return predict([source], runtime, tmp_path / "out", options).failed
 
 
@@ -115,6 +115,7 @@ def run_text(tmp_path, *, force=False):
 OUTPUTS = [
     (run_predict, "a_mask.tif"),
     (run_predict, "a_mask.qml"),
+    (run_predict, "a_mask.tif.aux.xml"),
     (run_predict, "a_mask.gpkg"),
     (run_predict, "a_probabilities.tif"),
     (run_clean, "a_mask.tif"),
@@ -142,7 +143,6 @@ WORK_FILES = [
     (run_predict, ".a_mask.4242.landcover-tmp.tif"),
     (run_predict, ".a_mask.4242.landcover-tmp.tif.aux.xml"),
     (run_predict, ".a_mask.landcover-tmp.0123abcd"),
-    (run_predict, "a_mask.tif.aux.xml"),
     (run_predict, "a_mask.tif.ovr"),
     (run_predict, "a_mask.tif.msk"),
     (run_predict, "a_mask.gpkg-journal"),

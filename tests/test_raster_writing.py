@@ -1,7 +1,6 @@
 import signal
 import subprocess
 import sys
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,16 +13,16 @@ from rasterio.crs import CRS
 
 from landcover.errors import DataError, OutputError
 from landcover.io.files import is_temporary, work_folder_path
-from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
+from landcover.legend import DEEPGLOBE, NODATA
 from landcover.raster import (
     Georeference,
     RasterSpec,
     open_scene,
     read_georeference,
+    style_files,
     write_bands,
     write_class_raster,
     write_map,
-    write_qml,
     writing,
 )
 
@@ -72,7 +71,7 @@ def test_a_written_map_keeps_place_classes_and_provenance(tmp_path, cog):
         assert source.tags()["CLASS_NAMES"].split(",")[3] == "3=forest"
         assert source.tags()["LANDCOVER_VERSION"] == "1"
         assert (source.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG") or not cog
-    assert [p.name for p in path.parent.iterdir()] == ["map.tif"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["map.qml", "map.tif", "map.tif.aux.xml"]
 
 
 @pytest.mark.parametrize("cog", [False, True])
@@ -168,31 +167,13 @@ def test_bands_have_names_scale_and_tags(tmp_path, place, cog):
     assert read_georeference(path) == place
 
 
-def test_a_style_tells_qgis_names_and_colours(tmp_path):
-    legend = Legend("odd", (LandClass('<a & "b">', (1, 2, 255)), LandClass("Wälder", (0, 255, 16))), None)
-    write_map(tmp_path / "m.tif", [class_map(9, 9) % 2], RasterSpec(9, 9, PLACE), legend, qml=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.qml", "m.tif"]
-    renderer = ElementTree.parse(tmp_path / "m.qml").find("./pipe/rasterrenderer")
-    assert renderer is not None
-    assert (renderer.get("type"), renderer.get("band")) == ("paletted", "1")
-    entries = [entry.attrib for entry in renderer.iterfind("./colorPalette/paletteEntry")]
-    assert [(e["value"], e["color"], e["label"]) for e in entries] == [
-        ("0", "#0102ff", '<a & "b">'),
-        ("1", "#00ff10", "Wälder"),
-    ]
-    with pytest.raises(OutputError, match="exists already"):
-        write_qml(tmp_path / "m.qml", legend)
-
-
-@pytest.mark.parametrize("name", ["map.tif", "map.qml"])
+@pytest.mark.parametrize("name", ["map.tif", "map.qml", "map.tif.aux.xml"])
 def test_existing_files_stay_without_force(tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(OutputError, match="exists already"):
-        write_map(tmp_path / "map.tif", [class_map(4, 4)], RasterSpec(4, 4, PLACE), DEEPGLOBE, qml=True)
+        write_map(tmp_path / "map.tif", [class_map(4, 4)], RasterSpec(4, 4, PLACE), DEEPGLOBE)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "precious")]
-    write_map(
-        tmp_path / "map.tif", [class_map(4, 4)], RasterSpec(4, 4, PLACE), DEEPGLOBE, qml=True, force=True
-    )
+    write_map(tmp_path / "map.tif", [class_map(4, 4)], RasterSpec(4, 4, PLACE), DEEPGLOBE, force=True)
     assert (tmp_path / name).read_bytes() != b"precious"
 
 
@@ -235,7 +216,7 @@ def test_what_a_killed_process_left_goes_when_the_map_is_written_again(tmp_path)
     engine = work_folder_path(path)
     engine.mkdir()
     (engine / "state.json").write_text("the engine's")
-    write_map(path, [class_map(40, 30)], RasterSpec(40, 30, PLACE), DEEPGLOBE)
+    write_map(path, [class_map(40, 30)], RasterSpec(40, 30, PLACE), DEEPGLOBE, style=False)
     assert sorted(tmp_path.rglob("*")) == [engine, engine / "state.json", path]
 
 
@@ -251,7 +232,7 @@ def test_two_writers_of_one_map_do_not_share_pixels(tmp_path):
     write_map(path, slowly(), RasterSpec(600, 300, PLACE), DEEPGLOBE)
     with rasterio.open(path) as source:
         assert np.array_equal(source.read(1), index)
-    assert [file.name for file in tmp_path.iterdir()] == ["map.tif"]
+    assert sorted(tmp_path.iterdir()) == sorted([path, *style_files(path)])
 
 
 def test_a_map_asks_for_memory_beside_what_a_scene_has(tmp_path, monkeypatch):

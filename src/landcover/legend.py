@@ -4,7 +4,9 @@ A class index is a position in the legend. Models predict the *scored* classes o
 ``NODATA`` marks pixels outside the imagery and is not a class.
 """
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +28,13 @@ IGNORE = 255
 
 CLASS_NAMES = "CLASS_NAMES"
 """Tag of map files that holds :attr:`Legend.listing`."""
+
+LEGEND = "LANDCOVER_LEGEND"
+"""Tag of map files that holds :meth:`Legend.to_dict` as JSON."""
+
+_LISTED = re.compile(r"(\d+)=(.*?)(?:,(?=\d+=)|$)")
+_SHOWN = 80
+"""Characters of a tag that a message shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,11 @@ class Legend:
         """The classes as ``0=urban,1=agriculture,…``: the tag :data:`CLASS_NAMES` of maps."""
         return ",".join(f"{index}={name}" for index, name in enumerate(self.names))
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags by which a map file carries its legend; :meth:`from_tags` reads them."""
+        return {CLASS_NAMES: self.listing, LEGEND: json.dumps(self.to_dict())}
+
     @cached_property
     def colours(self) -> UInt8Array:
         """uint8 (256, 3): colour of each index; black if it is not a class."""
@@ -178,6 +192,51 @@ class Legend:
             )
         unknown = None if legend.unknown is None else names.index(legend.unknown)
         return cls(legend.name, legend.classes, unknown)
+
+    @classmethod
+    def from_tags(
+        cls, tags: Mapping[str, str], palette: Mapping[int, Sequence[int]], source: str
+    ) -> "Legend | None":
+        """Return the legend that a map file carries; None if its tags name no classes.
+
+        Args:
+            tags: Tags of the file. Where only :data:`CLASS_NAMES` is there, the legend is the built-in one
+                with these classes, else it has the colours of the palette and no unknown class.
+            palette: RGB of each value of the file; without an entry for each class colours are greys.
+            source: The file, for messages.
+
+        Raises:
+            ConfigError: If the tags are damaged.
+        """
+        listing, content = tags.get(CLASS_NAMES), tags.get(LEGEND)
+        if listing is None:
+            return None
+        if content is not None:
+            try:
+                legend = cls.from_dict(json.loads(content), f"{source}: tag {LEGEND}")
+            except (ValueError, RecursionError) as error:
+                raise ConfigError(f"{source} has the tag {LEGEND}, which is not JSON.") from error
+            if legend.listing != listing:
+                raise ConfigError(
+                    f"{source} has the tag {CLASS_NAMES}={listing[:_SHOWN]!r}, but its tag {LEGEND} has "
+                    f"{legend.listing[:_SHOWN]!r}; expected the same classes."
+                )
+            return legend
+        for legend in BUILT_IN.values():
+            if legend.listing == listing:
+                return legend
+        found = _LISTED.findall(listing)
+        in_order = [int(number) for number, _ in found] == list(range(len(found)))
+        if not (in_order and 2 <= len(found) <= NODATA and is_plain(listing)):
+            raise ConfigError(
+                f"{source} has the tag {CLASS_NAMES}={listing[:_SHOWN]!r}; expected 0=NAME,1=NAME,… in index "
+                "order."
+            )
+        colours = [tuple(palette[i][:3]) for i in range(len(found)) if i in palette]
+        if len(set(colours)) < len(found):
+            colours = [(grey,) * 3 for grey in np.linspace(0, 255, len(found)).astype(int).tolist()]
+        classes = (LandClass(name, colour) for (_, name), colour in zip(found, colours, strict=True))  # type: ignore[arg-type]
+        return cls("of the map", tuple(classes), None)
 
 
 DEEPGLOBE = Legend(

@@ -48,7 +48,7 @@ def clean(
         masks,
         out,
         min_region=min_region,
-        legend=legend or DEEPGLOBE,
+        legend=legend,
         gsd=gsd,
         mask_format=mask_format,
         max_off_palette=max_off_palette,

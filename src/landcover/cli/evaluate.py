@@ -11,7 +11,7 @@ from landcover.cli._options import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, o
 from landcover.cli._output import log, points, print_table, put
 from landcover.errors import UsageError
 from landcover.io.discovery import MAX_PIXELS
-from landcover.legend import DEEPGLOBE, Legend
+from landcover.legend import Legend
 
 if TYPE_CHECKING:
     from landcover.evaluation import AssessmentReport, EvaluationReport
@@ -100,7 +100,7 @@ def evaluate(
         report: AssessmentReport | EvaluationReport = assess(
             map_path,
             truth,
-            legend=legend or DEEPGLOBE,
+            legend=legend,
             map_legend=prediction_legend,
             options=TruthOptions(column=column, layer=layer, crs=truth_crs),
             metric=metric,

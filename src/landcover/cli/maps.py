@@ -12,7 +12,6 @@ from landcover.cli import _options
 from landcover.cli._options import INPUT, MAIN, PROCESSING, REPORTS, argument, option
 from landcover.cli._output import log, points, print_table, put
 from landcover.inference.options import PredictOptions
-from landcover.legend import DEEPGLOBE
 
 if TYPE_CHECKING:
     from landcover.inference import Prediction
@@ -146,9 +145,7 @@ def sample(
     """Draw random points in each class of a map to check it with."""
     from landcover.evaluation.sampling import sample as draw
 
-    drawn = draw(
-        map_path, out, per_class=per_class, total=total, seed=seed, legend=legend or DEEPGLOBE, force=force
-    )
+    drawn = draw(map_path, out, per_class=per_class, total=total, seed=seed, legend=legend, force=force)
     numbers = ", ".join(f"{name} {number}" for name, number in drawn.items())
     log.info("Drew %d points into %s: %s.", sum(drawn.values()), out, numbers)
     log.info(

@@ -24,7 +24,7 @@ from landcover.io.locks import locked_folder
 from landcover.io.readahead import parallel_map
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.progress import track
-from landcover.raster import Georeference, read_georeference, write_class_raster
+from landcover.raster import Georeference, read_georeference, style_files, write_class_raster
 
 T = TypeVar("T")
 
@@ -165,7 +165,12 @@ def plan_masks(
         else:
             target = out / (found.relative.with_suffix(".tif") if suffix == ".jp2" else found.relative)
         tasks.append(MaskTask(found.path, target, georeference))
-    check_targets([(task.source, task.target) for task in tasks], force=force)
+    outputs = [
+        (task.source, path)
+        for task in tasks
+        for path in (task.target, *(style_files(task.target) if task.georeference is not None else ()))
+    ]
+    check_targets(outputs, force=force)
     return tasks
 
 

@@ -69,7 +69,7 @@ def assess(
     map_path: str | Path,
     truth: str | Path,
     *,
-    legend: Legend = DEEPGLOBE,
+    legend: Legend | None = None,
     map_legend: Legend | None = None,
     options: TruthOptions | None = None,
     metric: Metric = "challenge",
@@ -97,7 +97,7 @@ def assess(
     Args:
         map_path: A raster of one 8-bit band of classes with CRS and transform.
         truth: The truth. Units of the unknown class are ignored, rows without a class left out.
-        legend: Classes of the truth.
+        legend: Classes of the truth. None: those that the map carries, else DeepGlobe's.
         map_legend: Classes of the map where they are in another order; matched by name.
         options: How to read points and polygons.
         metric: One of :data:`landcover.metrics.METRICS`, for IoU and pixel accuracy of the units.
@@ -135,11 +135,11 @@ def assess(
     is_raster = truth.suffix.lower() in RASTER_TRUTH
     if is_raster and options != TruthOptions():
         raise UsageError(f"--column, --layer and --truth-crs are for vector files; {truth} is a raster.")
-    tally = Tally(ConfusionMatrix(legend))
     unlabelled = 0
     kind: Kind = "raster"
-    with open_class_map(map_path, map_legend, legend) as mapped:
-        place = mapped.place
+    with open_class_map(map_path, map_legend, legend, DEEPGLOBE) as mapped:
+        place, legend = mapped.place, mapped.legend
+        tally = Tally(ConfusionMatrix(legend))
         areas = ClassAreas(legend, row_areas(place, mapped.height, mapped.width))
 
         def measured() -> Iterator[tuple[int, UInt8Array]]:
@@ -150,7 +150,7 @@ def assess(
                 yield window.row, strip
 
         if is_raster:
-            with open_class_map(truth, legend) as raster:
+            with open_class_map(truth, target=legend) as raster:
                 count_raster(mapped, raster, tally)
             deque(measured(), maxlen=0)
         else:

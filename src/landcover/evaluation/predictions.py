@@ -8,12 +8,13 @@ import numpy as np
 
 from landcover._typing import Float32Array, UInt8Array
 from landcover.data import Dataset, Item
-from landcover.errors import DataError, ImageError
+from landcover.errors import DataError, ImageError, MaskError
 from landcover.inference import predict_index, predict_probabilities
 from landcover.io import MAX_PIXELS, image_size, read_mask, write_mask
 from landcover.io.files import check_output
 from landcover.legend import Legend, translation
 from landcover.model.runtimes import Runtime
+from landcover.raster.mapfiles import read_map_legend
 from landcover.scale import unknown_gsd
 
 
@@ -52,7 +53,12 @@ _ENDINGS = ("_mask.png", "_mask.tif", ".png", ".tif")
 
 
 def from_folder(
-    dataset: Dataset, items: Sequence[Item], folder: Path, legend: Legend, *, max_pixels: int = MAX_PIXELS
+    dataset: Dataset,
+    items: Sequence[Item],
+    folder: Path,
+    legend: Legend | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> MapSource:
     """Return the maps of a folder after checking that each exists and has the right size.
 
@@ -60,7 +66,7 @@ def from_folder(
         dataset: The data with the truth.
         items: The items to score.
         folder: Contains ``<key>_mask.png`` (or ``.tif``) or ``<key>.png`` (or ``.tif``) for each item's key.
-        legend: Legend of the maps.
+        legend: Legend of the maps. None: that which each carries, else the dataset's.
         max_pixels: Limit on the pixels of a map.
 
     Raises:
@@ -70,7 +76,7 @@ def from_folder(
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Expected the folder of the predicted masks.")
-    index_of = translation(legend, dataset.legend)
+    legends: dict[str, Legend] = {}
     paths: dict[str, Path] = {}
     problems = []
     for item in items:
@@ -90,6 +96,11 @@ def from_folder(
                 f"the image {expected[0]} x {expected[1]}"
             )
         paths[item.key] = path
+        try:
+            legends[item.key] = read_map_legend(path, legend) or legend or dataset.legend
+            translation(legends[item.key], dataset.legend)
+        except MaskError as error:
+            problems.append(f"{item.key}: {error}")
     if problems:
         raise DataError(
             f"{len(problems)} of {len(items)} predictions in {folder} cannot be scored. Expected one map for "
@@ -97,10 +108,11 @@ def from_folder(
         )
 
     def predict(item: Item) -> PredictedMap:
-        mask = read_mask(paths[item.key], legend, max_pixels=max_pixels)
-        return PredictedMap(np.take(index_of, mask.index), mask.off_palette)
+        own = legends[item.key]
+        mask = read_mask(paths[item.key], own, max_pixels=max_pixels)
+        return PredictedMap(np.take(translation(own, dataset.legend), mask.index), mask.off_palette)
 
-    return MapSource(legend, predict, parallel=True)
+    return MapSource(legends[items[0].key], predict, parallel=True)
 
 
 def from_model(dataset: Dataset, runtime: Runtime, *, probabilities: bool = False) -> MapSource:

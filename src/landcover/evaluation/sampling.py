@@ -28,7 +28,7 @@ def sample(
     per_class: int = 50,
     total: int | None = None,
     seed: int = 0,
-    legend: Legend = DEEPGLOBE,
+    legend: Legend | None = None,
     force: bool = False,
 ) -> dict[str, int]:
     """Draw a stratified random sample of a map's pixels and write their centres as points.
@@ -45,7 +45,7 @@ def sample(
         per_class: Points in each class; all pixels of a class that has fewer.
         total: Total number of points: the rest after ``per_class`` is allocated in proportion to the pixels.
         seed: Seed of the draws.
-        legend: Classes of the map.
+        legend: Classes of the map. None: those that it carries, else DeepGlobe's.
         force: Replace an existing file.
 
     Returns:
@@ -76,8 +76,8 @@ def sample(
     if seed < 0:
         raise UsageError(f"The seed is {seed}; expected 0 or more.")
     check_output(out, force=force)
-    with open_class_map(Path(map_path), legend) as mapped:
-        place, width = mapped.place, mapped.width
+    with open_class_map(Path(map_path), legend, default=DEEPGLOBE) as mapped:
+        place, width, legend = mapped.place, mapped.width, mapped.legend
         areas = ClassAreas(legend, None)
         for window in track(mapped.strips(), f"Counting {mapped.path.name}"):
             areas.add(window.row, mapped.read(window))

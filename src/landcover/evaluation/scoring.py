@@ -49,7 +49,8 @@ class EvaluateOptions:
     """Options of :func:`evaluate` beyond what is scored.
 
     Attributes:
-        prediction_legend: Legend of the folder's maps; by default the data's. Classes are matched by name.
+        prediction_legend: Legend of the folder's maps; by default that which each carries, else the data's.
+            Classes are matched by name.
         min_region: Also score with regions smaller than ``8000px`` or ``2000m2`` removed.
         calibration: Also compare the model's confidence with its accuracy, pixel by pixel.
         boundaries: Also score pixels by their distance from class boundaries of the truth. Needs the GSD.
@@ -138,8 +139,9 @@ def evaluate(
     if options.min_region is not None:
         extras.append(_Cleaning(dataset, options.min_region))
     if predictions is not None:
-        folder_legend = options.prediction_legend or dataset.legend
-        source = from_folder(dataset, items, Path(predictions), folder_legend, max_pixels=options.max_pixels)
+        source = from_folder(
+            dataset, items, Path(predictions), options.prediction_legend, max_pixels=options.max_pixels
+        )
     elif model is not None:
         if isinstance(model, Model):
             runtime, named = model.runtime, model.source

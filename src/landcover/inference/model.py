@@ -33,13 +33,13 @@ from landcover.inference.plan import Imagery, Task, ground_sides, open_imagery, 
 from landcover.inference.reading import ArraySource
 from landcover.inference.scene import MadeMap, make_map, scene_grid
 from landcover.io import write_mask
-from landcover.io.files import atomic_path
+from landcover.io.files import atomic_path, check_output
 from landcover.legend import Legend
 from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Precision, Runtime
 from landcover.model.runtimes import open_model as open_runtime
 from landcover.progress import track
-from landcover.raster import Georeference, pixel_size
+from landcover.raster import Georeference, pixel_size, style_files, write_style
 from landcover.raster.classmap import ClassMap, open_class_map
 from landcover.scale import FromModel, Scale, check_gsd
 from landcover.windows import Window
@@ -58,7 +58,7 @@ _OF_FILES = ("bands", "scaling", "bbox", "aoi", "strict", "max_pixels")
 """Options of reading files; they do not apply to arrays."""
 
 _OF_FOLDERS = (
-    *("probabilities", "confidence", "mask_format", "qml", "vector", "zones", "zone_column"),
+    *("probabilities", "confidence", "mask_format", "style", "vector", "zones", "zone_column"),
     *("jobs", "resume", "force"),
 )
 """Options of :func:`landcover.predict`, which writes files."""
@@ -352,7 +352,7 @@ class MapResult:
         return self._probabilities()
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
-        """Write the map: a GeoTIFF with colours, class names and provenance, or a palette PNG.
+        """Write the map: a GeoTIFF with colours, class names, provenance and style, or a palette PNG.
 
         Args:
             path: The file, ``.tif``, ``.tiff`` or ``.png``.
@@ -376,8 +376,11 @@ class MapResult:
             case ".png":
                 write_mask(path, self.class_map, self.legend, tags=self._tags, force=force)
             case ".tif" | ".tiff":
+                for beside in style_files(path):
+                    check_output(beside, force=force)
                 with atomic_path(path, force=force) as temporary:
                     shutil.copyfile(self._path, temporary)
+                write_style(path, self.legend)
             case suffix:
                 raise OutputError(f"Cannot write a map as {suffix or path}. Name the file .tif or .png.")
         return path
@@ -446,7 +449,7 @@ class MapResult:
         with tempfile.TemporaryDirectory(prefix="landcover-") as folder:
             polygons = Path(folder) / "map.gpkg"
             vectorize(self.save(Path(folder) / "map.tif"), polygons, legend=self.legend)
-            return geopandas.read_file(polygons)
+            return geopandas.read_file(polygons, layer=polygons.stem)
 
     def __repr__(self) -> str:
         largest = sorted((area for area in self.areas if area.pixels), key=lambda area: -area.pixels)

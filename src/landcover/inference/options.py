@@ -141,9 +141,15 @@ class PredictOptions(Options):
         MapFormat, Option("auto: GeoTIFF for georeferenced images and URLs, else PNG.", group=PRODUCTS)
     ] = "auto"
     mask_format: Annotated[MaskFormat, Option("Form of PNG maps.", group=PRODUCTS)] = "palette"
-    qml: Annotated[
-        bool, Option("Write a QGIS style beside each GeoTIFF.", group=PRODUCTS, changes_map=False)
-    ] = False
+    style: Annotated[
+        bool,
+        Option(
+            "Write class names and colours for QGIS and GDAL beside each GeoTIFF map.",
+            flag="--style/--no-style",
+            group=PRODUCTS,
+            changes_map=False,
+        ),
+    ] = True
     vector: Annotated[
         VectorFormat | None,
         Option("Also write the map as polygons.", group=PRODUCTS, changes_map=False),
@@ -180,10 +186,12 @@ class PredictOptions(Options):
     @model_validator(mode="before")
     @classmethod
     def _accept_old_names(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if "turns" not in values:
-            return values
-        warnings.warn("PredictOptions(turns=...) is now tta=...", DeprecationWarning, stacklevel=4)
-        return {"tta" if name == "turns" else name: value for name, value in values.items()}
+        renamed = {"turns": "tta", "qml": "style"}
+        for old in renamed.keys() & values.keys():
+            warnings.warn(
+                f"PredictOptions({old}=...) is now {renamed[old]}=...", DeprecationWarning, stacklevel=4
+            )
+        return {renamed.get(name, name): value for name, value in values.items()}
 
     @field_validator("window_px")
     @classmethod

@@ -36,6 +36,7 @@ from landcover.raster import (
     pixel_sides,
     read_header,
     row_areas,
+    style_files,
 )
 from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format
 from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
@@ -179,7 +180,7 @@ def products(task: Task, options: PredictOptions) -> list[Path]:
     return [
         *([task.beside("_probabilities.tif")] if options.probabilities else []),
         *([task.beside("_confidence.tif")] if options.confidence else []),
-        *([task.map.with_suffix(".qml")] if options.qml and task.format(options).georeferenced else []),
+        *(style_files(task.map) if options.style and task.format(options).georeferenced else ()),
         *([task.map.with_suffix(f".{options.vector}")] if options.vector else []),
         task.map,
     ]

@@ -236,7 +236,7 @@ def write_products(
         legend,
         task.format(options),
         mask_format=options.mask_format,
-        qml=options.qml,
+        style=options.style,
         force=force,
     )
     if options.vector is not None:

@@ -13,7 +13,7 @@ from landcover.io.discovery import MAX_PIXELS
 from landcover.io.files import atomic_path
 from landcover.io.images import Picture, read_picture
 from landcover.io.png import encode_png
-from landcover.legend import CLASS_NAMES, NODATA, Legend
+from landcover.legend import NODATA, Legend
 from landcover.values import MaskFormat as MaskFormat
 
 
@@ -118,7 +118,7 @@ def encode_mask(
         mask_format: ``palette``: indices with the legend's colours; nodata, if any, is entry 255, black and
             transparent. ``rgb``: three bands as in the challenge; nodata is black and read back as a black
             class. ``index``: one band of indices; nodata is 255.
-        tags: Stored as text chunks beside :data:`CLASS_NAMES`, such as the map's provenance.
+        tags: Stored as text chunks beside :attr:`Legend.tags`, such as the map's provenance.
 
     Raises:
         MaskError: If ``index`` is not uint8 (H, W) of classes and nodata.
@@ -133,7 +133,7 @@ def encode_mask(
     strays = _stray_values(index, legend)
     if strays:
         raise MaskError(f"The values {first_few(strays, 8)} are not in the legend {legend.name!r}.")
-    texts = {CLASS_NAMES: legend.listing, **(tags or {})}
+    texts = {**legend.tags, **(tags or {})}
     if mask_format == "rgb":
         return encode_png(index_to_colours(index, legend), texts=texts)
     if mask_format == "index":

@@ -34,6 +34,9 @@ WGS84 = CRS.from_epsg(4326)
 
 _DRIVERS = {".fgb": "FlatGeobuf", ".geojson": "GeoJSON", ".gpkg": "GPKG", ".parquet": "Parquet"}
 
+_GPKG_VERSION = "1.3"
+"""Version of GeoPackages: GDAL before 3.7 warns of later ones."""
+
 _LONGEST_EDGE_M = 1000.0
 """A straight edge is bent in another CRS: over a kilometre by about 2 cm times the latitude's tangent."""
 
@@ -144,6 +147,7 @@ def write_features(
     crs: CRS,
     *,
     geometry: Literal["Point", "Polygon", "MultiPolygon"] = "Polygon",
+    style: str | None = None,
     force: bool = False,
 ) -> int:
     """Write features in the format of the suffix; the same features give the same bytes.
@@ -159,6 +163,7 @@ def write_features(
         columns: Name and type of each attribute; ``object`` or ``str`` is text, with None for missing.
         crs: CRS of the geometries.
         geometry: Type of all geometries.
+        style: QGIS style, which a GeoPackage stores in its table ``layer_styles``.
         force: Replace an existing file.
 
     Returns:
@@ -175,6 +180,8 @@ def write_features(
     # A GeoPackage refuses some first letters of layers.
     layer = path.stem if re.match(r"(?!gpkg)\w", path.stem, re.IGNORECASE) else f"_{path.stem}"
     options: dict[str, Any] = {"driver": driver, "layer": layer, "geometry_type": geometry}
+    if driver == "GPKG":
+        options["VERSION"] = _GPKG_VERSION
     count = 0
     with atomic_path(path, force=force) as temporary:
         try:
@@ -185,6 +192,9 @@ def write_features(
                     with _fixed_date():
                         _write(temporary, batch, types, crs, append=True, **options)
                     count += len(batch[0])
+                if style is not None:
+                    with _fixed_date():
+                        _write_style(temporary, layer, style)
             else:
                 parts = [none, *batches]
                 geometries = np.concatenate([part for part, _ in parts])
@@ -316,6 +326,27 @@ def _write(
         promote_to_multi=options["geometry_type"].startswith("Multi"),
         **options,
     )
+
+
+def _write_style(path: Path, layer: str, style: str) -> None:
+    """Add the table ``layer_styles`` with the default style of a layer, as QGIS writes and reads it."""
+    row: dict[str, object] = {
+        "f_table_catalog": "",
+        "f_table_schema": "",
+        "f_table_name": layer,
+        "f_geometry_column": "geom",
+        "styleName": "land cover",
+        "styleQML": style,
+        "styleSLD": "",
+        "useAsDefault": True,
+        "description": "",
+        "owner": "",
+        "ui": "",
+        "update_time": np.datetime64(0, "ms"),
+    }
+    values = [np.array([v], object if isinstance(v, str) else None) for v in row.values()]
+    options = {"layer": "layer_styles", "driver": "GPKG", "geometry_type": None, "append": True}
+    pyogrio.raw.write(path, None, values, list(row), **options)
 
 
 @contextmanager

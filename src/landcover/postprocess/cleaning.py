@@ -8,21 +8,23 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import RasterioError
 
+from landcover._gdal import open_raster
 from landcover._typing import UInt8Array
 from landcover.data.conversion import MaskTask, plan_masks, work_off
-from landcover.errors import MaskError, UsageError
+from landcover.errors import ImageError, MaskError, UsageError
 from landcover.io import MaskFormat, read_mask
 from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE
 from landcover.io.locks import locked_folder
-from landcover.legend import CLASS_NAMES, DEEPGLOBE, Legend
+from landcover.legend import DEEPGLOBE, Legend
 from landcover.postprocess.sieve import BLOCK_ROWS, decide, remove_small_regions, rewrite
 from landcover.raster import RasterSpec, ground_sample_distance, write_map
-from landcover.raster.classmap import check_classes, open_class_map, open_raster
+from landcover.raster.classmap import carried_legend, open_class_map
 from landcover.scale import check_gsd
 from landcover.values import RegionSize
 
-_OWN_TAGS = {"AREA_OR_POINT", CLASS_NAMES}
+_OWN_TAGS = {"AREA_OR_POINT", *DEEPGLOBE.tags}
 """Tags that are set when a raster is written."""
 
 
@@ -62,7 +64,7 @@ def clean(
     out: str | Path,
     *,
     min_region: str | RegionSize,
-    legend: Legend = DEEPGLOBE,
+    legend: Legend | None = None,
     gsd: float | None = None,
     mask_format: MaskFormat = "palette",
     force: bool = False,
@@ -83,7 +85,7 @@ def clean(
         masks: Files and folders, in any form that :func:`landcover.io.read_mask` takes.
         out: Folder of the results.
         min_region: Smallest region that stays, as ``8000px`` or ``2000m2``.
-        legend: Classes of the masks.
+        legend: Classes of the masks. None: those that each carries, else DeepGlobe's.
         gsd: Metres per pixel of all masks, for areas; None: that of each raster's transform.
         mask_format: Form of the PNGs.
         force: Replace existing results.
@@ -110,7 +112,7 @@ def clean(
 
     def clean_one(task: MaskTask) -> tuple[int, int, int]:
         """Return the pixels of a mask, those that changed, and those that were off-palette."""
-        tags, by_blocks = _look_at(task, legend)
+        own, tags, by_blocks = _look_at(task, legend)
         tags["LANDCOVER_MIN_REGION"] = str(size)
 
         def min_pixels() -> int:
@@ -120,10 +122,10 @@ def clean(
                 raise MaskError(f"{task.source}: {error}") from error
 
         if by_blocks:
-            return _clean_by_blocks(task, legend, min_pixels(), tags, force=force)
-        mask = read_mask(task.source, legend, **allowed)
+            return _clean_by_blocks(task, own, min_pixels(), tags, force=force)
+        mask = read_mask(task.source, own, **allowed)
         index = remove_small_regions(mask.index, min_pixels())
-        task.write(index, legend, mask_format=mask_format, tags=tags, force=force)
+        task.write(index, own, mask_format=mask_format, tags=tags, force=force)
         return index.size, int(np.count_nonzero(index != mask.index)), mask.off_palette
 
     with locked_folder(Path(out)):
@@ -158,23 +160,24 @@ def _clean_by_blocks(
         return source.height * source.width, changed, 0
 
 
-def _look_at(task: MaskTask, legend: Legend) -> tuple[dict[str, str], bool]:
-    """Return the tags that the new mask keeps, and whether it can be cleaned by row blocks.
+def _look_at(task: MaskTask, legend: Legend | None) -> tuple[Legend, dict[str, str], bool]:
+    """Return the legend, the tags that the new mask keeps, and whether it can be cleaned by row blocks.
 
     Raises:
-        MaskError: If its tags name other classes.
+        MaskError: If its tags name other classes than ``legend``, or are damaged.
     """
     try:
-        with open_raster(task.source, "a mask") as source:
-            tags, named = source.tags(), CLASS_NAMES in source.tags()
-            # Values are class indices: no colours, and no mask other than a nodata value.
-            by_blocks = (
-                task.georeference is not None
-                and source.dtypes == ("uint8",)
-                and MaskFlags.per_dataset not in source.mask_flag_enums[0]
-                and (named or source.colorinterp[0] != ColorInterp.palette)
-            )
-    except MaskError:
-        return {}, False  # read_mask reports what is wrong with the file
-    check_classes(task.source, tags.get(CLASS_NAMES), legend)
-    return {name: value for name, value in tags.items() if name not in _OWN_TAGS}, by_blocks
+        source = open_raster(task.source)
+    except (RasterioError, ImageError):
+        return legend or DEEPGLOBE, {}, False  # read_mask reports what is wrong with the file
+    with source:
+        own, tags = carried_legend(task.source, source, legend), source.tags()
+        # Values are class indices: no colours, and no mask other than a nodata value.
+        by_blocks = (
+            task.georeference is not None
+            and source.dtypes == ("uint8",)
+            and MaskFlags.per_dataset not in source.mask_flag_enums[0]
+            and (own is not None or source.colorinterp[0] != ColorInterp.palette)
+        )
+    kept = {name: value for name, value in tags.items() if name not in _OWN_TAGS}
+    return legend or own or DEEPGLOBE, kept, by_blocks

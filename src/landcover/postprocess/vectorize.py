@@ -25,6 +25,7 @@ from landcover.postprocess.tallies import Tallies, open_confidence
 from landcover.progress import track
 from landcover.raster import pixel_size, row_areas
 from landcover.raster.classmap import open_class_map
+from landcover.raster.style import polygon_qml
 from landcover.scale import check_gsd
 from landcover.values import RegionSize, Tolerance
 
@@ -183,13 +184,14 @@ def vectorize(
             a, b, c, d, e, f = transform[:6]
             places = np.stack([a * col + b * row + c, d * col + e * row + f], axis=1)
             placed = shapely.orient_polygons(shapely.set_coordinates(polygons, places))
-            return placed[order], tallies.attributes(rings.region[order], source.names)
+            return placed[order], tallies.attributes(rings.region[order], source.legend.names)
 
         crs = _PIXELS if place is None else place.crs
-        none = tallies.attributes(np.empty(0, np.intp), source.names)
+        none = tallies.attributes(np.empty(0, np.intp), source.legend.names)
         columns = {name: values.dtype for name, values in none.items()}
-        write_features(out, map(batch, found), columns, crs, force=force)
-        return _summary(out, tallies, source.names)
+        style = polygon_qml(source.legend, "class")
+        write_features(out, map(batch, found), columns, crs, style=style, force=force)
+        return _summary(out, tallies, source.legend.names)
 
 
 def _framed(blocks: Iterable[UInt8Array], width: int) -> Iterator[UInt8Array]:

@@ -14,7 +14,8 @@ from landcover.raster.georeference import (
     row_areas,
 )
 from landcover.raster.scene import Scene, Strip, open_scene
-from landcover.raster.writing import RasterSpec, write_bands, write_class_raster, write_map, write_qml
+from landcover.raster.style import style_files, write_style
+from landcover.raster.writing import RasterSpec, write_bands, write_class_raster, write_map
 
 __all__ = [
     "Georeference",
@@ -29,8 +30,9 @@ __all__ = [
     "read_georeference",
     "read_header",
     "row_areas",
+    "style_files",
     "write_bands",
     "write_class_raster",
     "write_map",
-    "write_qml",
+    "write_style",
 ]

@@ -1,6 +1,5 @@
 """Rasters of classes, read by windows: the meaning of the values of a file, and its georeference."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from rasterio.vrt import WarpedVRT
 
 from landcover import _gdal
 from landcover._typing import BoolArray, UInt8Array
-from landcover.errors import ImageError, MaskError, is_plain, printable
+from landcover.errors import ConfigError, ImageError, MaskError, printable
 from landcover.io.colours import NO_CLASS, find_classes
 from landcover.legend import CLASS_NAMES, NODATA, Legend, translation
 from landcover.raster import Georeference
@@ -25,7 +24,6 @@ _STRIP_PX = 1 << 22
 _LEAST_CACHE = 64 << 20
 _SHOWN = 500
 """Characters of a tag that a message shows."""
-_LISTED = re.compile(r"(\d+)=(.*?)(?:,(?=\d+=)|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class ClassMap:
         path: The file.
         source: rasterio's data set; its values are those of the file.
         georeference: CRS and transform, or None.
-        names: Names of the classes, in the order of the indices that are read.
+        legend: The classes, in the order of the indices that are read.
         table: uint8 (256,), class index or NODATA of each value of the file.
         known: bool (256,), the values that are a class or no data.
         nodata: A value of the file for no data.
@@ -45,7 +43,7 @@ class ClassMap:
     path: Path
     source: DatasetReader
     georeference: Georeference | None
-    names: tuple[str, ...]
+    legend: Legend
     table: UInt8Array
     known: BoolArray
     nodata: int
@@ -99,7 +97,7 @@ class ClassMap:
             strays = np.unique(values[~known])
             raise MaskError(
                 f"{self.path} contains {', '.join(map(str, strays[:8]))}; expected classes of "
-                f"{', '.join(self.names)}, and {self.nodata} for nodata. Pass the map's own --legend."
+                f"{', '.join(self.legend.names)}, and {self.nodata} for nodata. Pass the map's own --legend."
             )
         classes: UInt8Array = self.table[values]
         return classes
@@ -107,28 +105,32 @@ class ClassMap:
 
 @contextmanager
 def open_class_map(
-    path: Path, legend: Legend | None = None, target: Legend | None = None
+    path: Path,
+    legend: Legend | None = None,
+    target: Legend | None = None,
+    default: Legend | None = None,
 ) -> Iterator[ClassMap]:
     """Open a raster of one 8-bit band of classes.
 
-    A raster that names its classes in the tag ``CLASS_NAMES``, as maps of landcover do, contains indices. Any
-    other needs a legend: a palette then has its colours, a band without one its indices. 255, the file's own
-    nodata value and transparent entries of a palette are read as nodata.
+    A raster that carries its legend (:meth:`Legend.from_tags`), as maps of landcover do, contains indices.
+    Any other needs a legend: a palette then has its colours, a band without one its indices. 255, the file's
+    own nodata value and transparent entries of a palette are read as nodata.
 
     Memory: GDAL's block cache for :func:`two_rows_of_blocks`.
 
     Args:
         path: A raster file of a format that :func:`~landcover.raster.open_scene` reads.
-        legend: The classes of the file, which must be those that it names, if any. None: those of
-            ``target``, else those that it names.
+        legend: The classes of the file, which must be those that it carries, if any. None: those it carries,
+            else those of ``target``, else ``default``.
         target: The classes whose indices are read, found by name. None: those of the file.
+        default: The classes of a file without any.
 
     Raises:
         MaskError: If it cannot be read, has other bands, or its classes are unknown or others.
         UsageError: If the two legends have different classes.
     """
-    legend = target if legend is None else legend
-    translated = None if legend is None or target is None else translation(legend, target)
+    if legend is not None and target is not None:
+        translation(legend, target)
     with open_raster(path, "a raster of classes") as source:
         if source.count != 1 or source.dtypes[0] != "uint8":
             raise MaskError(
@@ -136,14 +138,41 @@ def open_class_map(
                 "indices. Colours become indices with landcover convert --to index, other types with "
                 "gdal_translate -ot Byte."
             )
-        names, table, known = _meanings(path, source, legend)
+        own = carried_legend(path, source, legend)
+        chosen = legend or own or target or default
+        if chosen is None:
+            raise MaskError(
+                f"{path} does not name the classes of its values (it has no tag {CLASS_NAMES}). Pass "
+                "--legend: deepglobe or a YAML file."
+            )
+        table, known = _meanings(source, chosen, carried=own is not None)
         nodata = int(source.nodata) if source.nodata in range(256) else NODATA
         table[[nodata, NODATA]], known[[nodata, NODATA]] = NODATA, True
-        if translated is not None and target is not None:
-            names, table = target.names, translated[table]
+        if target is not None:
+            table = translation(chosen, target)[table]
         place = georeference_of(source)[0]
         with BLOCK_CACHE.share(two_rows_of_blocks(source)):
-            yield ClassMap(path, source, place, names, table, known, nodata)
+            yield ClassMap(path, source, place, target or chosen, table, known, nodata)
+
+
+def carried_legend(path: Path, source: DatasetReader, expected: Legend | None = None) -> Legend | None:
+    """Return the legend that an open map file carries; None if it carries none.
+
+    Raises:
+        MaskError: If its tags are damaged, or name other classes than ``expected``.
+    """
+    palette = source.colormap(1) if source.colorinterp[0] == ColorInterp.palette else {}
+    try:
+        own = Legend.from_tags(source.tags(), palette, str(path))
+    except ConfigError as error:
+        raise MaskError(printable(str(error))) from error
+    if own is not None and expected is not None and own.listing != expected.listing:
+        raise MaskError(
+            f"{path} is a map of the classes {printable(own.listing[:_SHOWN])}; the legend {expected.name!r} "
+            f"has {expected.listing}. Pass the map's own --legend, or --prediction-legend where evaluate "
+            "compares it with data of another legend."
+        )
+    return own
 
 
 @contextmanager
@@ -182,47 +211,14 @@ def two_rows_of_blocks(source: DatasetReader) -> int:
     return max(int(sum(sizes)), _LEAST_CACHE)
 
 
-def check_classes(path: Path, listing: str | None, legend: Legend) -> None:
-    """Compare the tag ``CLASS_NAMES`` of a file, or None, with a legend.
-
-    Raises:
-        MaskError: If it names other classes.
-    """
-    if listing is not None and listing != legend.listing:
-        raise MaskError(
-            f"{path} is a map of the classes {printable(listing[:_SHOWN])}; the legend {legend.name!r} has "
-            f"{legend.listing}. Pass the map's own --legend, or --prediction-legend where evaluate compares "
-            "it with data of another legend."
-        )
-
-
-def _meanings(
-    path: Path, source: DatasetReader, legend: Legend | None
-) -> tuple[tuple[str, ...], UInt8Array, BoolArray]:
-    """Return the names of the classes, the class of each value, and whether the value stands for one."""
-    listing = source.tags().get(CLASS_NAMES)
-    if legend is not None:
-        check_classes(path, listing, legend)
-        names = legend.names
-        if listing is None and source.colorinterp[0] == ColorInterp.palette:
-            palette = np.zeros((256, 4), np.uint8)
-            for value, colour in source.colormap(1).items():
-                palette[value] = colour
-            table, clear = find_classes(palette[None, :, :3], legend)[0], palette[:, 3] == 0
-            table[clear] = NODATA
-            return names, table, clear | (table != NO_CLASS)
-    elif listing is not None:
-        found = _LISTED.findall(listing)
-        names = tuple(name for _, name in found)
-        in_order = [int(index) for index, _ in found] == list(range(len(names)))
-        if not (in_order and 1 <= len(names) <= NODATA and is_plain("".join(names))):
-            raise MaskError(
-                f"{path} has the tag {CLASS_NAMES}={listing[:80]!r}; expected 0=NAME,1=NAME,… in index order."
-            )
-    else:
-        raise MaskError(
-            f"{path} does not name the classes of its values (it has no tag {CLASS_NAMES}). Pass --legend: "
-            "deepglobe or a YAML file."
-        )
+def _meanings(source: DatasetReader, legend: Legend, *, carried: bool) -> tuple[UInt8Array, BoolArray]:
+    """Return the class of each value, and whether the value stands for one."""
+    if not carried and source.colorinterp[0] == ColorInterp.palette:
+        palette = np.zeros((256, 4), np.uint8)
+        for value, colour in source.colormap(1).items():
+            palette[value] = colour
+        table, clear = find_classes(palette[None, :, :3], legend)[0], palette[:, 3] == 0
+        table[clear] = NODATA
+        return table, clear | (table != NO_CLASS)
     values = np.arange(256, dtype=np.uint8)
-    return names, values, values < len(names)
+    return values, values < len(legend)

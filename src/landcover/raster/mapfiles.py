@@ -14,7 +14,7 @@ from landcover._typing import UInt8Array
 from landcover.errors import ImageError, MaskError
 from landcover.io import MaskFormat, read_mask, write_mask
 from landcover.legend import Legend
-from landcover.raster.classmap import open_class_map
+from landcover.raster.classmap import carried_legend, open_class_map
 from landcover.raster.georeference import Georeference
 from landcover.raster.writing import RasterSpec, Rows, write_map
 
@@ -26,7 +26,7 @@ class MapFormat:
     Attributes:
         suffix: End of the file name.
         in_parts: Whether it is written and read by strips of rows, so that a map may be larger than memory.
-        georeferenced: Whether it stores CRS and transform, and a QGIS style applies to it.
+        georeferenced: Whether it stores CRS and transform, and is written with a style.
         cog: Whether it is a Cloud Optimized GeoTIFF.
     """
 
@@ -57,18 +57,18 @@ def write_map_file(
     map_format: MapFormat,
     *,
     mask_format: MaskFormat = "palette",
-    qml: bool = False,
+    style: bool = True,
     force: bool = False,
 ) -> None:
     """Write a map in a file format, as :func:`landcover.raster.write_map` or :func:`landcover.io.write_mask`.
 
-    ``qml`` applies to georeferenced formats, ``mask_format`` to PNG.
+    ``style`` applies to GeoTIFF, ``mask_format`` to PNG.
 
     Raises:
         OutputError: If a file exists and ``force`` is off, or cannot be written.
     """
     if map_format.in_parts:
-        write_map(path, rows, spec, legend, cog=map_format.cog, qml=qml, force=force)
+        write_map(path, rows, spec, legend, cog=map_format.cog, style=style, force=force)
         return
     if isinstance(rows, Path):
         strips = [np.fromfile(rows, np.uint8).reshape(spec.height, spec.width)]
@@ -102,6 +102,19 @@ def read_map_tags(path: Path) -> dict[str, str]:
     except (RasterioError, ImageError):
         return {}
     return tags
+
+
+def read_map_legend(path: Path, expected: Legend | None = None) -> Legend | None:
+    """Return the legend that a map file carries; None if it carries none or is not a raster.
+
+    Raises:
+        MaskError: If its tags are damaged, or name other classes than ``expected``.
+    """
+    try:
+        with open_raster(path) as source:
+            return carried_legend(path, source, expected)
+    except (RasterioError, ImageError):
+        return None
 
 
 @contextmanager

@@ -7,11 +7,10 @@ pixel and band while the file is written, a third more for overviews. A killed p
 same file is written again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
@@ -22,10 +21,11 @@ from rasterio.shutil import copy
 from landcover._gdal import CPLE_BaseError
 from landcover._typing import UInt8Array
 from landcover.errors import OutputError
-from landcover.io.files import atomic_path, check_output, write_text
-from landcover.legend import CLASS_NAMES, NODATA, Legend
+from landcover.io.files import atomic_path, check_output
+from landcover.legend import NODATA, Legend
 from landcover.raster.address import BLOCK_CACHE
 from landcover.raster.georeference import Georeference
+from landcover.raster.style import colour_table, style_files, write_style
 
 _BLOCK_PX = 512
 _SMALL_CACHE = 16 << 20
@@ -67,7 +67,7 @@ def write_map(
     legend: Legend,
     *,
     cog: bool = False,
-    qml: bool = False,
+    style: bool = True,
     force: bool = False,
 ) -> None:
     """Write class indices as a tiled, deflated GeoTIFF with colour table, class names and nodata 255.
@@ -81,20 +81,31 @@ def write_map(
         rows: uint8 (n, width) strips of class indices and NODATA, from the top, ``spec.height`` rows
             together; or a file of these bytes in a private folder, which GDAL reads directly.
         spec: Size, georeference and tags.
-        legend: Colour table, and the tag ``CLASS_NAMES`` (``0=urban,1=agriculture,…``).
+        legend: Colour table and :attr:`Legend.tags`.
         cog: Write a Cloud Optimized GeoTIFF.
-        qml: Also write a QGIS style with the suffix ``.qml``.
+        style: Also write names and colours for other software beside it, see
+            :func:`~landcover.raster.style.write_style`. The unknown class is listed if ``rows`` are strips
+            that contain it.
         force: Replace existing files.
 
     Raises:
         OutputError: If a file exists and ``force`` is off, or cannot be written.
     """
-    if qml:
-        check_output(path.with_suffix(".qml"), force=force)
-    bands = rows if isinstance(rows, Path) else (strip[None] for strip in rows)
-    _write(path, bands, spec, ["land cover"], legend, cog=cog, force=force)
-    if qml:
-        write_qml(path.with_suffix(".qml"), legend, force=force)
+    if style:
+        for beside in style_files(path):
+            check_output(beside, force=force)
+    unknown = False
+
+    def bands(strips: Iterable[UInt8Array]) -> Iterator[UInt8Array]:
+        nonlocal unknown
+        for strip in strips:
+            unknown = unknown or (legend.unknown is not None and bool((strip == legend.unknown).any()))
+            yield strip[None]
+
+    pixels = rows if isinstance(rows, Path) else bands(rows)
+    _write(path, pixels, spec, ["land cover"], legend, cog=cog, force=force)
+    if style:
+        write_style(path, legend, unknown=unknown)
 
 
 def write_bands(
@@ -134,7 +145,7 @@ def write_class_raster(
     tags: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> None:
-    """Write class indices in memory, uint8 (H, W), as :func:`write_map` does."""
+    """Write class indices in memory, uint8 (H, W), as :func:`write_map` does, with its style."""
     spec = RasterSpec(index.shape[0], index.shape[1], georeference, tags or {})
     write_map(path, [index], spec, legend, force=force)
 
@@ -213,10 +224,9 @@ def _describe(vrt: Path, pixels: Path, spec: RasterSpec, names: Sequence[str], l
         if legend is None:
             target.update_tags(**spec.tags)
         else:
-            target.update_tags(**{CLASS_NAMES: legend.listing, **spec.tags})
+            target.update_tags(**{**legend.tags, **spec.tags})
             target.nodata = NODATA
-            colours = {index: (*entry.colour, 255) for index, entry in enumerate(legend.classes)}
-            target.write_colormap(1, {**colours, NODATA: (0, 0, 0, 0)})
+            target.write_colormap(1, colour_table(legend))
         for band, name in enumerate(names, 1):
             target.set_band_description(band, name)
             if legend is None:
@@ -250,29 +260,3 @@ def _check_whole(path: Path) -> None:
                         length = source.get_tag_item(f"BLOCK_SIZE_{col}_{row}", **where)
                         if not offset or not length or int(offset) + int(length) > size:
                             raise RasterioError("a block is missing in what was written")
-
-
-def write_qml(path: Path, legend: Legend, *, force: bool = False) -> None:
-    """Write names and colours of the classes as a QGIS layer style (paletted renderer).
-
-    QGIS applies it to a raster of the same name beside it: ``scene_mask.qml`` to ``scene_mask.tif``.
-
-    Raises:
-        OutputError: If the file exists and ``force`` is off, or cannot be written.
-    """
-    style = ElementTree.Element("qgis", version="3.0", styleCategories="Symbology")
-    renderer = ElementTree.SubElement(
-        ElementTree.SubElement(style, "pipe"),
-        "rasterrenderer",
-        {"type": "paletted", "band": "1", "opacity": "1", "alphaBand": "-1"},
-    )
-    entries = ElementTree.SubElement(renderer, "colorPalette")
-    for index, entry in enumerate(legend.classes):
-        colour = "#{:02x}{:02x}{:02x}".format(*entry.colour)
-        ElementTree.SubElement(
-            entries, "paletteEntry", value=str(index), color=colour, alpha="255", label=entry.name
-        )
-    ElementTree.indent(style)
-    text = ElementTree.tostring(style, encoding="unicode")
-    doctype = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>"
-    write_text(path, f"{doctype}\n{text}\n", force=force)
