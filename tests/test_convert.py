@@ -96,7 +96,7 @@ def test_a_georeferenced_mask_stays_in_its_place(tmp_path, options):
     save_raster(tmp_path / "masks/a.tif", DEEPGLOBE.colours[index], **place)
     save_raster(tmp_path / "masks/b.tif", DEEPGLOBE.colours[index])
     convert([tmp_path / "masks"], tmp_path / "out", **options)
-    assert tree(tmp_path / "out") == ["a.tif", "b.png"]
+    assert tree(tmp_path / "out") == ["a.qml", "a.tif", "a.tif.aux.xml", "b.png"]
     with rasterio.open(tmp_path / "out/a.tif") as raster:
         assert {"crs": raster.crs, "transform": raster.transform} == place
         np.testing.assert_array_equal(raster.read(1), index)

@@ -42,7 +42,7 @@ def save(path, index=TRUTH, **profile):
 
 
 def run(path, out, runtime=RUNTIME, **options):
-    return predict([path], runtime, out, PredictOptions(**(WINDOWS | options)))
+    return predict([path], runtime, out, PredictOptions(**(WINDOWS | {"style": False} | options)))
 
 
 def run_file(path, out, runtime=RUNTIME, **options):
@@ -51,7 +51,7 @@ def run_file(path, out, runtime=RUNTIME, **options):
     model.write_text("model")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("landcover.inference.maps.open_model", lambda path, **_: runtime)
-        chosen = PredictOptions(**(WINDOWS | options))
+        chosen = PredictOptions(**(WINDOWS | {"style": False} | options))
         return predict([path], model, out, chosen)
 
 

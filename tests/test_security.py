@@ -264,7 +264,8 @@ def test_predict_maps_the_other_files(world):
     lines = [line for line in done.stderr.splitlines() if "skipped" in line]
     for line, name in zip(lines, ("bad0.jpg", "bad1.png", "bad2.tif"), strict=True):
         assert f"inbox/{name} " in line
-    assert [path.name for path in (world.folder / "out").iterdir()] == ["good_mask.tif"]
+    names = ["good_mask.qml", "good_mask.tif", "good_mask.tif.aux.xml"]
+    assert sorted(path.name for path in (world.folder / "out").iterdir()) == names
     world.check()
 
 

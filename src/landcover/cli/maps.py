@@ -47,6 +47,7 @@ def predict(
     threads: _options.Threads = None,
     precision: _options.Precision = "fp32",
     json: _options.Json = None,
+    qml: Annotated[bool, typer.Option("--qml", hidden=True)] = False,
     csv: Annotated[Path | None, option("Write the areas of each map and zone as CSV.", group=REPORTS)] = None,
 ) -> None:
     """Make a land-cover map of every image or scene, of any size."""
@@ -57,6 +58,8 @@ def predict(
     from landcover.model.runtimes import DEFAULT_CACHE
     from landcover.model.runtimes.openvino_runtime import cache_folder
 
+    if qml:
+        log.warning("--qml is the default now; the old option will be removed in 0.3.")
     if not inputs and list_file is None:
         raise UsageError("No input. Pass images, folders, URLs, or --list FILE.")
     given = [*(inputs or []), *([] if list_file is None else read_list(list_file))]
