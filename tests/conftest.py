@@ -5,6 +5,10 @@ import os
 # Before numpy and torch load: workers of pytest-xdist share the processor, and single threads are exact.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import threading
+import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,18 +24,15 @@ SLOW = (
     "test_export_graph.py",
     "test_export_int8.py",
     "test_likeness.py",
-    "test_models.py::TestModelsCommand",
     "test_report.py",
     "test_resume.py",
     "test_runtimes_exported.py",
     "test_scene.py",
-    "test_seen.py",
     "test_ship_starter.py",
     "test_shipped.py",
     "test_splits.py::TestListedFolds::test_it_is_what_the_scenes_and_masks_give",
     "test_teachers.py",
     "test_training.py",
-    "test_unseen.py",
     "test_weights.py",
 )
 """Beginnings of the names of tests that take most of the time; ``make check`` leaves them out."""
@@ -41,6 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)  # long files first, so that workers end together
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +52,46 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> "World":
     from export_world import make_world
 
     return make_world(tmp_path_factory.mktemp("export"))
+
+
+class Server(SimpleHTTPRequestHandler):
+    """Serves a folder with ranges; what is named ``stall`` never answers."""
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        if "stall" in self.path:
+            time.sleep(5)
+            return
+        file = Path(self.translate_path(self.path))
+        if not file.is_file():
+            self.send_error(404)
+            return
+        data, first, last = file.read_bytes(), 0, file.stat().st_size - 1
+        if wanted := self.headers.get("Range"):
+            start, _, end = wanted.removeprefix("bytes=").partition("-")
+            first, last = int(start), min(last, int(end or last))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data[first : last + 1])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Host and port of a server of the files in ``tmp_path``."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: Server(*args, directory=str(tmp_path)))
+    server.daemon_threads = True
+    server.block_on_close = False
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()

@@ -8,11 +8,17 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from affine import Affine
 from PIL import Image
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
 from landcover._typing import UInt8Array
 from landcover.legend import DEEPGLOBE, Legend
+
+UTM = CRS.from_epsg(32631)
+PLACE = {"crs": UTM, "transform": Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000)}
+"""Where rasters lie that are to lie somewhere: half a metre, in a zone of UTM."""
 
 
 def photo(height: int = 48, width: int = 64, seed: int = 0) -> UInt8Array:
@@ -47,22 +53,37 @@ def save_palette(path: Path, index: UInt8Array, colours: UInt8Array, **options: 
     return path
 
 
-def save_raster(path: Path, bands: np.ndarray[Any, Any], **profile: Any) -> Path:
-    """Write (H, W) or (H, W, B) by rasterio: a TIFF unless ``driver=`` says otherwise; JP2 is lossless."""
+def save_raster(path: Path, bands: np.ndarray[Any, Any], *, place: bool = False, **profile: Any) -> Path:
+    """Write (H, W) or (H, W, B) by rasterio: a TIFF unless ``driver=`` says otherwise; JP2 is lossless.
+
+    Args:
+        path: The file; one that exists is replaced.
+        bands: The pixels.
+        place: Whether it lies at ``PLACE``, unless ``crs`` and ``transform`` say otherwise.
+        profile: Options of GDAL; and ``colormap``, ``tags``, ``colorinterp``, ``mask`` (bool (H, W)).
+    """
     bands = bands[..., None] if bands.ndim == 2 else bands
+    bands = bands.astype(profile.pop("dtype", bands.dtype))
     height, width, count = bands.shape
-    colormap = profile.pop("colormap", None)
+    profile = (PLACE if place else {}) | profile
+    more = {name: profile.pop(name, None) for name in ("colormap", "tags", "colorinterp", "mask")}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # GDAL would open it first, and complain where it is broken
     if profile.setdefault("driver", "GTiff") == "JP2OpenJPEG":
         profile.update(QUALITY="100", REVERSIBLE="YES")
+    size = {"height": height, "width": width, "count": count, "dtype": bands.dtype.name}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(
-            path, "w", height=height, width=width, count=count, dtype=bands.dtype.name, **profile
-        ) as raster:
+        with rasterio.open(path, "w", **size, **profile) as raster:
             raster.write(np.moveaxis(bands, 2, 0))
-            if colormap is not None:
-                raster.write_colormap(1, colormap)
+            if more["colormap"] is not None:
+                raster.write_colormap(1, more["colormap"])
+            if more["tags"] is not None:
+                raster.update_tags(**more["tags"])
+            if more["colorinterp"] is not None:
+                raster.colorinterp = more["colorinterp"]
+            if more["mask"] is not None:
+                raster.write_mask(more["mask"])
     return path
 
 

@@ -5,9 +5,7 @@ import doctest
 import importlib.util
 import inspect
 import re
-import sys
 import textwrap
-import warnings
 from pathlib import Path
 from types import FunctionType
 
@@ -23,6 +21,7 @@ from rasterio.vrt import WarpedVRT
 import api_example
 import landcover as lc
 from fake_runtime import ColourRuntime, make_card
+from imagefiles import save_raster
 from landcover.data.synthetic import make_dataset, make_scene
 from landcover.inference import predict_index, predict_probabilities
 from landcover.inference.model import Model
@@ -61,17 +60,7 @@ def painted(height=60, width=80):
 
 
 def write_tif(path, image, crs="EPSG:32647", **profile):
-    height, width, count = image.shape
-    grid = {} if crs is None else {"crs": crs, "transform": PLACE}
-    shape = {"height": height, "width": width, "count": count, "dtype": "uint8"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with rasterio.open(path, "w", driver="GTiff", **shape, **grid, **profile) as target:
-            target.write(np.moveaxis(image, 2, 0))
-    return path
-
-
-# --- Names and types ----------------------------------------------------------------------------------------
+    return save_raster(path, image, **({"crs": crs, "transform": PLACE} if crs else {}), **profile)
 
 
 def test_public_names():
@@ -102,9 +91,6 @@ def test_public_signatures_contain_no_any(owner):
             arguments = [*node.args.args, *node.args.kwonlyargs]
             annotations = [node.returns, *(argument.annotation for argument in arguments)]
             assert "Any" not in re.split(r"\W", " ".join(ast.unparse(a) for a in annotations if a))
-
-
-# --- Models -------------------------------------------------------------------------------------------------
 
 
 def test_a_model_describes_itself(starter):
@@ -173,9 +159,6 @@ def test_options_that_do_not_apply_are_refused(model):
             model.predict(image, gsd=0.5, options=options)
 
 
-# --- Files, datasets, DataArrays ----------------------------------------------------------------------------
-
-
 def test_a_file_keeps_its_place_and_its_nodata(model, tmp_path):
     image, index = painted()
     image[:10] = 7
@@ -206,14 +189,12 @@ def test_a_result_is_saved(model, tmp_path):
         with pytest.raises(lc.OutputError, match=f"{name}.tif exists"):
             result.save(saved)
         result.save(saved, force=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with rasterio.open(saved) as source:
-                assert np.array_equal(source.read(1), index)
-                assert source.nodata == NODATA
-                assert "3=forest" in source.tags()["CLASS_NAMES"]
-                assert source.tags()["LANDCOVER_MODEL_GSD"] == "0.5"
-                assert source.crs == (CRS.from_epsg(32647) if name == "file" else None)
+        with rasterio.open(saved) as source:
+            assert np.array_equal(source.read(1), index)
+            assert source.nodata == NODATA
+            assert "3=forest" in source.tags()["CLASS_NAMES"]
+            assert source.tags()["LANDCOVER_MODEL_GSD"] == "0.5"
+            assert source.crs == (CRS.from_epsg(32647) if name == "file" else None)
         assert np.array_equal(read_mask(result.save(tmp_path / f"{name}.png"), DEEPGLOBE).index, index)
 
 
@@ -315,22 +296,6 @@ def test_geodataframe(model, tmp_path):
     }
 
 
-def test_extras_that_are_missing_name_the_command(model, monkeypatch):
-    result = model.predict(painted()[0], gsd=0.5)
-    for module, extra, call in (
-        ("matplotlib", "plot", result.plot),
-        ("geopandas", "geo", result.to_geodataframe),
-    ):
-        for name in [name for name in sys.modules if name.split(".")[0] == module]:
-            monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(lc.MissingExtraError, match=rf"landcover\[{extra}\]"):
-            call()
-
-
-# --- Reports ------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world") / "data"
@@ -391,9 +356,6 @@ def test_an_open_dataset_is_scored(world, starter):
     assert report == lc.evaluate(world, "all:all", model="starter")
     with pytest.raises(lc.UsageError, match="open_dataset"):
         lc.evaluate(dataset, "all:all", model=starter, gsd=1.0)
-
-
-# --- Examples -----------------------------------------------------------------------------------------------
 
 
 def examples():

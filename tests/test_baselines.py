@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from landcover.data import open_dataset, select
-from landcover.data.synthetic import make_dataset
 from landcover.errors import UsageError
-from landcover.evaluation.baselines import ColourClassifier, score_baselines
+from landcover.evaluation.baselines import ColourClassifier
 from landcover.legend import DEEPGLOBE
 
 URBAN, WATER, UNKNOWN = 0, 4, 6
@@ -61,12 +59,3 @@ def test_windows_without_a_middle_are_refused(window_px):
         ColourClassifier(DEEPGLOBE, window_px=window_px)
     with pytest.raises(UsageError, match="no labelled pixel"):
         ColourClassifier(DEEPGLOBE).predict(np.zeros((2, 2, 3), np.uint8))
-
-
-def test_colour_is_not_enough_in_the_procedural_world(tmp_path):
-    dataset = open_dataset(make_dataset(tmp_path / "world", scenes=16, size=256, seed=31))
-    scores = score_baselines(dataset, select(dataset, "folders:train"), select(dataset, "folders:validation"))
-    assert list(scores) == ["pixel colour", "mean colour 15x15"]
-    for found in scores.values():
-        assert found.miou is not None
-        assert 0.1 < found.miou < 0.4

@@ -7,11 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-import torch
 
 from golden.cases import MODEL, run
 from landcover.data.synthetic import make_dataset
@@ -20,14 +18,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accuracy  # noqa: E402
-import cells  # noqa: E402
 import common  # noqa: E402
 import ood  # noqa: E402
-import prediction  # noqa: E402
-import smp_peer  # noqa: E402
 import training  # noqa: E402
-import windows  # noqa: E402
-import world  # noqa: E402
 
 HELD_OUT = "--data DATA --split folders:validation"
 TINY = """
@@ -96,62 +89,6 @@ def test_the_committed_tables_are_those_of_their_counts(name, tmp_path):
         [name.split("-")[0].replace("course", "in-domain"), "--report-only", "--out", str(tmp_path / name)]
     )
     assert (tmp_path / name / "accuracy.md").read_text() == (committed / "accuracy.md").read_text()
-
-
-def test_the_peer_is_trained_and_scored(data, tmp_path, monkeypatch):
-    class Network(torch.nn.Module):
-        def __init__(self, *_, classes, **options):
-            super().__init__()
-            self.encoder, self.head = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, classes, 1)
-
-        def forward(self, image):
-            return self.head(self.encoder(image))
-
-    monkeypatch.setattr(smp_peer, "peer_network", lambda classes, weights, encoder: Network(classes=classes))
-    recipe = json.dumps({"crop_px": 32, "batch_size": 2, "scale": [0.8, 1.2], "jitter": 0.1})
-    words = ["--data", str(data), "--split"]
-    smp_peer.main([*words, "folders", "--recipe", recipe, "--steps", "3", "--out", str(tmp_path / "run")])
-    scored = ["--score", "--model", str(tmp_path / "run"), "--maps", str(tmp_path / "maps")]
-    smp_peer.main([*words, "folders:validation", *scored, "--json", str(tmp_path / "scores.json")])
-    assert json.loads((tmp_path / "scores.json").read_text())["images"] == 6
-    assert len(list((tmp_path / "maps").rglob("*_mask.png"))) == 6
-    assert json.loads((tmp_path / "run" / "training.json").read_text())["effort"]["images"] == 6
-
-
-def test_cells_of_one_pixel_change_nothing():
-    index = np.random.default_rng(0).integers(0, 7, (9, 13)).astype(np.uint8)
-    np.testing.assert_array_equal(cells.in_cells(index, 1, 7), index)
-    assert cells.in_cells(index, 4, 7).shape == index.shape
-
-
-def test_chance_of_a_constant_map():
-    confusion = np.zeros((7, 7), int)
-    confusion[:6, 2] = 10
-    assert world.chance_miou(confusion) == pytest.approx((1 / 6) / 6)
-
-
-def test_mosaics_put_tiles_where_the_table_says(data, tmp_path):
-    from landcover.data import open_dataset, select
-
-    dataset = open_dataset(data)
-    items = select(dataset, "folders:validation")
-    truths = windows.write_mosaics(dataset, items, tmp_path)
-    assert len(truths) == 6
-    np.testing.assert_array_equal(truths["svalidation0"], dataset.read_mask(items[0]))
-
-
-def test_the_chart_names_each_step_and_its_gain():
-    chart = ElementTree.fromstring(prediction.chart([("usual & slow", 2000.0), ("ours", 50.0)]))
-    texts = [element.text for element in chart.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"usual & slow", "2.00 s", "ours", "50 ms", "40.0\u00d7"} <= set(texts)
-
-
-def test_alterations_keep_tiles_tiles():
-    tile = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    for name, change in ood.ALTERED.items():
-        altered = change(tile)
-        assert (altered.shape, altered.dtype) == (tile.shape, tile.dtype), name
-        assert not np.array_equal(altered, tile), name
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,14 @@
 """The prepared cache: equal to its source, cheap to reuse, and never half there."""
 
 import json
-import multiprocessing
 import os
-import pickle
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from datafolders import MINIATURES, image_of, truth_of, write_folder, write_image, write_mask
-from landcover.data import open_dataset, prepare, split
+from landcover.data import open_dataset, prepare
 from landcover.data.cache import CacheDataset
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.io import read_image
@@ -95,34 +92,6 @@ class TestReading:
         Image.fromarray(red).save(tmp_path / "data/a_mask.png")
         dataset, _ = prepare(tmp_path / "data", tmp_path / "cache")
         assert dataset.labels(dataset.items[0]).off_palette == 6
-
-    def test_workers_map_the_files_themselves(self, cache):
-        cache.read_image(cache.items[0])  # the maps are open: they must not travel
-        pickled = pickle.dumps(cache)
-        pixels = (cache.root / "images.bin").stat().st_size
-        assert len(pickled) < pixels
-        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-            for item, (image, mask) in zip(
-                cache.items, pool.map(_read, [pickled] * 8, range(8)), strict=True
-            ):
-                np.testing.assert_array_equal(image, cache.read_image(item))
-                np.testing.assert_array_equal(mask, truth_of(item.key))
-
-    def test_splits_are_those_of_the_folder(self, tmp_path):
-        write_folder(tmp_path / "data", "restarting")
-        rows = [f"train,000{i},s{i},0,0" for i in range(4)]
-        (tmp_path / "data/scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]))
-        prepare(tmp_path / "data", tmp_path / "cache")
-        for name in ("folders", "kfold-3@1", "scenes-k3@2"):
-            ours, theirs = (split(open_dataset(tmp_path / where), name) for where in ("cache", "data"))
-            assert {p: [i.key for i in items] for p, items in ours.items()} == {
-                p: [i.key for i in items] for p, items in theirs.items()
-            }
-
-
-def _read(pickled, number):
-    dataset = pickle.loads(pickled)
-    return dataset.read_image(dataset.items[number]), dataset.read_mask(dataset.items[number])
 
 
 class TestMakingAgain:
@@ -234,23 +203,6 @@ class TestDamage:
         with pytest.raises(DataError):
             prepare(tmp_path / "data", cache.root, force=True)
         assert {file: file.read_bytes() for file in cache.root.iterdir()} == before
-
-    def test_all_bad_files_are_named_at_once(self, tmp_path):
-        for number in range(25):
-            write_image(tmp_path / f"data/{number:02}_sat.png", image_of("a"))
-            write_mask(tmp_path / f"data/{number:02}_mask.png", truth_of("a"))
-            if number > 1:
-                half = "sat" if number % 2 else "mask"
-                (tmp_path / f"data/{number:02}_{half}.png").write_bytes(b"")
-        with pytest.raises(DataError, match="23 items cannot be used") as caught:
-            prepare(tmp_path / "data", tmp_path / "cache")
-        lines = str(caught.value).splitlines()
-        assert [line.split(" is empty")[0] for line in lines[1:3]] == [
-            str(tmp_path / "data/02_mask.png"),
-            str(tmp_path / "data/03_sat.png"),
-        ]
-        assert (len(lines), lines[-1]) == (22, "and 3 more; landcover verify lists all.")
-        assert not (tmp_path / "cache").exists()
 
     def test_a_kill_during_the_first_making_is_made_good(self, cache, tmp_path):
         out = tmp_path / "killed"

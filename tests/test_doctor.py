@@ -1,9 +1,6 @@
 import json
-import subprocess
-import sys
 from importlib import import_module, metadata
 
-import pytest
 from typer.testing import CliRunner
 
 from fake_runtime import ColourRuntime
@@ -37,45 +34,6 @@ def test_the_findings_are_those_of_this_machine():
     extras = metadata.metadata("landcover").get_all("Provides-Extra")
     rows = {name.removeprefix("extra ") for name in found if name.startswith("extra ")}
     assert rows == set(extras) - {"dev"}
-
-
-@pytest.mark.parametrize(
-    ("library", "row", "command"),
-    [
-        ("openvino", "openvino", "pip install openvino"),
-        ("onnxruntime", "onnxruntime", "pip install 'landcover[onnxruntime]'"),
-    ],
-)
-def test_a_missing_runtime_is_named_with_the_cure(library, row, command, monkeypatch):
-    monkeypatch.setitem(sys.modules, library, None)
-    found = findings()
-    assert found[row].endswith(command)
-    assert ("missing here" in found["predict with MODEL.onnx"]) == (library == "openvino")
-
-
-def test_a_missing_library_of_an_extra_is_named_with_the_cure(monkeypatch):
-    version = metadata.version
-
-    def without_jinja(name):
-        if name == "jinja2":
-            raise metadata.PackageNotFoundError(name)
-        return version(name)
-
-    monkeypatch.setattr(metadata, "version", without_jinja)
-    assert findings()["extra report"] == "lacks jinja2. Run: pip install 'landcover[report]'"
-
-
-def test_without_torch_the_doctor_still_answers():
-    code = """
-import sys
-sys.modules["torch"] = None
-sys.argv = ["landcover", "doctor"]
-from landcover.cli import main
-main()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "landcover[train]" in done.stdout
-    assert "GDAL" in done.stdout
 
 
 def test_speed_compares_int8_with_float32(monkeypatch):

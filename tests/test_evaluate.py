@@ -1,7 +1,5 @@
 """Scoring of folders of maps and of models, against counts done by hand."""
 
-import json
-
 import numpy as np
 import pytest
 from affine import Affine
@@ -51,16 +49,18 @@ def write_maps(root, maps=GOOD_AND_BAD, *, ending="_mask.png", mask_format="pale
     return root
 
 
+def scored(data, predictions=None, *, model=None, gsd=None, metric="challenge", **options):
+    given = {"predictions": predictions, "model": model, "gsd": gsd, "metric": metric}
+    return evaluate(data, "folders:val", **given, options=EvaluateOptions(**options))
+
+
 @pytest.fixture
 def data(tmp_path):
     return write_data(tmp_path / "data")
 
 
-# --- Folders of maps ----------------------------------------------------------------------------------------
-
-
 def test_scores_by_hand(data, tmp_path):
-    result = evaluate(data, "folders:val", predictions=write_maps(tmp_path / "maps"))
+    result = scored(data, predictions=write_maps(tmp_path / "maps"))
     assert result.iou == {
         "urban": 32 / 64,  # all of val/2, and once said of forest
         "agriculture": None,
@@ -87,12 +87,12 @@ def test_scores_by_hand(data, tmp_path):
 
 def test_metric_is_passed_on(data, tmp_path):
     maps = write_maps(tmp_path / "maps")
-    glnet = evaluate(data, "folders:val", predictions=maps, metric="glnet")
+    glnet = scored(data, predictions=maps, metric="glnet")
     assert glnet.metric == "glnet"
     assert glnet.iou["water"] == 32 / 64
     assert glnet.miou == pytest.approx((0.5 + 0.5) / 6)
     with pytest.raises(UsageError, match="Did you mean 'glnet'"):
-        evaluate(data, "folders:val", predictions=maps, metric="glnett")
+        scored(data, predictions=maps, metric="glnett")
 
 
 @pytest.mark.parametrize("ending", ["_mask.png", ".png", "_mask.tif"])
@@ -105,25 +105,23 @@ def test_names_and_forms_of_maps(data, tmp_path, ending, mask_format):
             write_class_raster(tmp_path / f"maps/{key}{ending}", index, DEEPGLOBE, place)
     else:
         write_maps(tmp_path / "maps", ending=ending, mask_format=mask_format)
-    assert evaluate(data, "folders:val", predictions=tmp_path / "maps").miou == 0.5
+    assert scored(data, predictions=tmp_path / "maps").miou == 0.5
 
 
 def test_maps_in_another_index_order_are_matched_by_name(data, tmp_path):
     maps = {key: np.where(index == UNKNOWN, 0, index + 1).astype(np.uint8) for key, index in TRUTH.items()}
     folder = write_maps(tmp_path / "maps", maps, mask_format="index", legend=GLNET_ORDER)
-    right = evaluate(
-        data, "folders:val", predictions=folder, options=EvaluateOptions(prediction_legend=GLNET_ORDER)
-    )
+    right = scored(data, predictions=folder, prediction_legend=GLNET_ORDER)
     assert right.miou == 1.0
     assert right.prediction_legend == GLNET_ORDER
     # Taken for the data's own order the same files are all wrong: order is never guessed.
-    assert evaluate(data, "folders:val", predictions=folder).miou == 0.0
+    assert scored(data, predictions=folder).miou == 0.0
 
 
 def test_nodata_in_maps_is_a_miss_and_in_the_truth_nothing(tmp_path):
     data = write_data(tmp_path / "data", {"val/1": halves(WATER, NODATA)})
     maps = write_maps(tmp_path / "maps", {"val/1": halves(NODATA, FOREST)})
-    result = evaluate(data, "folders:val", predictions=maps)
+    result = scored(data, predictions=maps)
     assert (result.iou["water"], result.iou["forest"], result.pixels) == (0.0, None, 32)
 
 
@@ -133,7 +131,7 @@ def test_off_palette_pixels_are_told_of(data, tmp_path):
     picture = np.array(Image.open(path))
     picture[0, :3] = (255, 0, 0)
     Image.fromarray(picture).save(path)
-    result = evaluate(data, "folders:val", predictions=maps)
+    result = scored(data, predictions=maps)
     assert result.iou["water"] == 29 / 32
     assert any(warning.startswith("3 pixels of the predictions") for warning in result.warnings)
 
@@ -147,7 +145,7 @@ def test_every_fault_of_a_folder_is_listed_before_anything_is_scored(tmp_path):
     (maps / "val/4_mask.png").write_bytes(b"")
     (data / "val/0_mask.png").write_bytes(b"broken")  # would be met at once if scoring had begun
     with pytest.raises(DataError) as caught:
-        evaluate(data, "folders:val", predictions=maps)
+        scored(data, predictions=maps)
     message = str(caught.value)
     assert message.startswith("3 of 6 predictions")
     assert "val/1: " in message
@@ -155,14 +153,11 @@ def test_every_fault_of_a_folder_is_listed_before_anything_is_scored(tmp_path):
     assert "4_mask.png" in message
     assert "val/3" not in message
     with pytest.raises(DataError, match="nowhere"):
-        evaluate(data, "folders:val", predictions=tmp_path / "nowhere")
+        scored(data, predictions=tmp_path / "nowhere")
     maps = write_maps(tmp_path / "other", truth)
     Image.fromarray(np.full((8, 8), 9, np.uint8)).save(maps / "val/0_mask.png")
     with pytest.raises(MaskError, match=r"0_mask\.png.*9"):
-        evaluate(write_data(tmp_path / "whole", truth), "folders:val", predictions=maps)
-
-
-# --- Legends ------------------------------------------------------------------------------------------------
+        scored(write_data(tmp_path / "whole", truth), predictions=maps)
 
 
 def test_translation_matches_names_and_keeps_nodata():
@@ -176,15 +171,7 @@ def test_translation_matches_names_and_keeps_nodata():
 def test_other_classes_are_refused_by_name(data, tmp_path):
     other = Legend("other", (*DEEPGLOBE.classes[:5], LandClass("snow", (9, 9, 9))), unknown=None)
     with pytest.raises(UsageError, match=r"snow.*barren"):
-        evaluate(
-            data,
-            "folders:val",
-            predictions=write_maps(tmp_path / "maps"),
-            options=EvaluateOptions(prediction_legend=other),
-        )
-
-
-# --- Small regions ------------------------------------------------------------------------------------------
+        scored(data, predictions=write_maps(tmp_path / "maps"), prediction_legend=other)
 
 
 def test_min_region_shows_the_scores_before_and_after(tmp_path):
@@ -193,53 +180,29 @@ def test_min_region_shows_the_scores_before_and_after(tmp_path):
     speckled[1, 1] = FOREST
     data = write_data(tmp_path / "data", {"val/1": truth}, gsd=0.5)
     maps = write_maps(tmp_path / "maps", {"val/1": speckled})
-    result = evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(min_region="1m2"))
+    result = scored(data, predictions=maps, min_region="1m2")
     assert result.miou == pytest.approx((31 / 32 + 32 / 33) / 2)
     cleaned = result.min_region
     assert (cleaned.min_pixels, cleaned.miou, cleaned.pixel_accuracy) == (4, 1.0, 1.0)
     assert cleaned.miou_change == pytest.approx(1.0 - result.miou)
     assert np.sum(cleaned.confusion) == 64
-    assert evaluate(data, "folders:val", predictions=maps).min_region is None
-
-
-def test_class_that_cleaning_removes_from_the_mean_is_told_of(tmp_path):
-    truth = halves(WATER, FOREST)
-    speckled = truth.copy()
-    speckled[1, 1] = BARREN
-    data = write_data(tmp_path / "data", {"val/1": truth}, gsd=0.5)
-    maps = write_maps(tmp_path / "maps", {"val/1": speckled})
-    result = evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(min_region="2px"))
-    assert (result.iou["barren"], result.min_region["iou"]["barren"]) == (0.0, None)
-    assert any("'barren'" in w and "different classes" in w for w in result.warnings)
+    assert scored(data, predictions=maps).min_region is None
 
 
 def test_min_region_needs_a_unit_and_areas_a_gsd(data, tmp_path):
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match=r"8000px.*2000m2"):
-        evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(min_region="4"))
+        scored(data, predictions=maps, min_region="4")
     with pytest.raises(UsageError, match="--gsd"):
-        evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(min_region="4m2"))
-    assert (
-        evaluate(
-            data, "folders:val", predictions=maps, gsd=2.0, options=EvaluateOptions(min_region="4m2")
-        ).gsd
-        == 2.0
-    )
-
-
-# --- Models -------------------------------------------------------------------------------------------------
+        scored(data, predictions=maps, min_region="4m2")
+    assert scored(data, predictions=maps, gsd=2.0, min_region="4m2").gsd == 2.0
 
 
 def test_model_is_scored_at_the_size_of_the_masks_and_its_maps_are_kept(tmp_path):
     truth = {"val/1": halves(WATER, FOREST, 64), "val/2": halves(URBAN, BARREN, 48)}
     data = write_data(tmp_path / "data", truth, gsd=1.0)
     runtime = ColourRuntime(make_card(gsd=2.0))
-    result = evaluate(
-        data,
-        "folders:val",
-        model=runtime,
-        options=EvaluateOptions(maps=tmp_path / "maps", json=tmp_path / "r.json"),
-    )
+    result = scored(data, model=runtime, maps=tmp_path / "maps", json=tmp_path / "r.json")
     assert (result.model, result.gsd, result.pixels) == ("in memory", 1.0, 64**2 + 48**2)
     assert result.miou > 0.9
     assert runtime.shapes[0][1:3] == (32, 32)  # resampled to the model's GSD
@@ -248,17 +211,14 @@ def test_model_is_scored_at_the_size_of_the_masks_and_its_maps_are_kept(tmp_path
     for key, index in truth.items():
         matrix.update(index, read_mask(tmp_path / f"maps/{key}_mask.png", DEEPGLOBE).index)
     assert result.confusion.tolist() == matrix.counts.tolist()
-    again = evaluate(data, "folders:val", predictions=result.predictions)
+    again = scored(data, predictions=result.predictions)
     assert again.miou == result.miou
 
 
 def test_model_needs_a_gsd(data):
     with pytest.raises(UsageError, match=r"--gsd 0.5.*landcover\.yaml"):
-        evaluate(data, "folders:val", model=ColourRuntime())
-    assert evaluate(data, "folders:val", model=ColourRuntime(), gsd=1.0).gsd == 1.0
-
-
-# --- Calibration and boundaries ----------------------------------------------------------------------------
+        scored(data, model=ColourRuntime())
+    assert scored(data, model=ColourRuntime(), gsd=1.0).gsd == 1.0
 
 
 def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path):
@@ -272,15 +232,13 @@ def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path):
             return super().probabilities(batch)[:, ::-1]
 
     runtime = Turned(make_card(legend=turned, gsd=2.0))
-    plain = evaluate(data, "folders:val", model=runtime)
-    result = evaluate(
-        data, "folders:val", model=runtime, options=EvaluateOptions(calibration=True, maps=tmp_path / "maps")
-    )
+    plain = scored(data, model=runtime)
+    result = scored(data, model=runtime, calibration=True, maps=tmp_path / "maps")
     assert plain.calibration is None
     assert plain.miou > 0.9  # classes in another order are matched by name
     changed = {"calibration", "predictions"}
     assert result.model_copy(update=dict.fromkeys(changed)) == plain.model_copy(update=dict.fromkeys(changed))
-    again = evaluate(data, "folders:val", predictions=tmp_path / "maps")
+    again = scored(data, predictions=tmp_path / "maps")
     assert again.confusion.tolist() == result.confusion.tolist()
 
     confidences, right, losses = [], [], []
@@ -312,7 +270,7 @@ def test_boundaries_score_models_and_folders_alike(tmp_path):
     wrong = halves(WATER, FOREST, 64)
     wrong[32:34] = WATER  # off by 2 pixels: 4 m
     folder = write_maps(tmp_path / "maps", {"val/1": wrong, "val/2": truth["val/2"]})
-    result = evaluate(data, "folders:val", predictions=folder, options=EvaluateOptions(boundaries=True))
+    result = scored(data, predictions=folder, boundaries=True)
     near, *far = result.boundaries.bins
     assert (near.from_m, near.to_m, near.pixels) == (0, 5, 2 * 4 * 64)  # at 1 and 3 m, on both sides
     assert near.iou["forest"] == 0.5
@@ -320,53 +278,20 @@ def test_boundaries_score_models_and_folders_alike(tmp_path):
     assert {band.pixel_accuracy for band in far} == {1.0}
     assert near.beyond.miou == result.miou
     assert sum(band.share for band in (near, *far)) == pytest.approx(1)
-    right = evaluate(
-        data, "folders:val", model=ColourRuntime(make_card(gsd=2.0)), options=EvaluateOptions(boundaries=True)
-    )
+    right = scored(data, model=ColourRuntime(make_card(gsd=2.0)), boundaries=True)
     assert [band.pixel_accuracy for band in right.boundaries.bins] == [1.0] * 5
-    assert evaluate(data, "folders:val", predictions=folder).boundaries is None
-
-
-def test_bins_without_a_class_are_warned_of(tmp_path):
-    truth = halves(WATER, FOREST, 64)
-    truth[:2, :2] = URBAN
-    data = write_data(tmp_path / "data", {"val/1": truth}, gsd=0.5)
-    maps = write_maps(tmp_path / "maps", {"val/1": truth})
-    warnings = evaluate(
-        data, "folders:val", predictions=maps, options=EvaluateOptions(boundaries=True)
-    ).warnings
-    assert any("5 to 10 m" in w and "urban" in w for w in warnings)
-    assert not any("0 to 5 m" in w for w in warnings)
+    assert scored(data, predictions=folder).boundaries is None
 
 
 def test_calibration_needs_a_model_and_boundaries_need_metres(data, tmp_path):
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match=r"--calibration.*--model M"):
-        evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(calibration=True))
+        scored(data, predictions=maps, calibration=True)
     with pytest.raises(UsageError, match=r"--boundaries needs.*--gsd"):
-        evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(boundaries=True))
-    assert evaluate(
-        data, "folders:val", predictions=maps, gsd=1.0, options=EvaluateOptions(boundaries=True)
-    ).boundaries
+        scored(data, predictions=maps, boundaries=True)
+    assert scored(data, predictions=maps, gsd=1.0, boundaries=True).boundaries
     refused = run("--map", tmp_path / "m.tif", "--truth", tmp_path / "t.gpkg", "--calibration", "--borders")
     assert "without --calibration, --boundaries" in str(refused.exception)
-
-
-def test_command_prints_boundaries_and_calibration(tmp_path, monkeypatch):
-    data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
-    monkeypatch.setattr("landcover.evaluation.scoring.open_model", lambda *_, **__: ColourRuntime())
-    monkeypatch.setattr("landcover.evaluation.scoring.model_digest", lambda _: "0")
-    done = run("--data", data, "--split", "folders:val", "--model", "m.onnx", "--calibration", "--borders")
-    assert done.exit_code == 0, done.output
-    for expected in ("from boundary", "0 to 5 m", "over 40 m", "Calibration error (ECE)", "not fitted"):
-        assert expected in done.stdout
-    data = write_data(tmp_path / "unknown", {"val/1": halves(UNKNOWN, UNKNOWN, 64)}, gsd=1.0)
-    done = run("--data", data, "--split", "folders:val", "--model", "m.onnx", "--calibration")
-    assert done.exit_code == 0, done.output
-    assert "No calibration" in done.stdout
-
-
-# --- The interval -------------------------------------------------------------------------------------------
 
 
 def tables_of(*pairs):
@@ -384,7 +309,7 @@ def test_fewer_than_five_groups_give_no_interval_but_a_warning(tmp_path):
     for number in (4, 5):
         truth = {f"val/{i}": halves(WATER, FOREST) for i in range(number)}
         data = write_data(tmp_path / f"data{number}", truth)
-        result = evaluate(data, "folders:val", predictions=write_maps(tmp_path / f"maps{number}", truth))
+        result = scored(data, predictions=write_maps(tmp_path / f"maps{number}", truth))
         assert (result.miou_interval is None) == (number == 4)
         assert any("4 images are too few" in w for w in result.warnings) == (number == 4)
 
@@ -401,31 +326,26 @@ def test_scenes_are_resampled_where_the_data_know_them(tmp_path):
     truth = {f"val/{i}": halves(WATER, FOREST) for i in range(10)}
     data = write_data(tmp_path / "data", truth)
     maps = write_maps(tmp_path / "maps", {key: halves(WATER, int(key[-1]) % 2 + 2) for key in truth})
-    by_image = evaluate(data, "folders:val", predictions=maps)
+    by_image = scored(data, predictions=maps)
     assert by_image.resampled == "images"
     assert by_image.miou_interval[0] < by_image.miou_interval[1]
     rows = [f"val,{i},s{i // 2},0,{i % 2}" for i in range(10)]  # each scene holds a right and a wrong map
     (data / "scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]))
-    by_scene = evaluate(data, "folders:val", predictions=maps)
+    by_scene = scored(data, predictions=maps)
     assert by_scene.resampled == "scenes"
     assert by_scene.miou_interval == (by_scene.miou, by_scene.miou)
-
-
-# --- Options and the command line ---------------------------------------------------------------------------
 
 
 def test_options_that_contradict_each_other(data, tmp_path):
     maps = write_maps(tmp_path / "maps")
     with pytest.raises(UsageError, match="either --model M or --predictions"):
-        evaluate(data, "folders:val")
+        scored(data)
     with pytest.raises(UsageError, match="either --model M or --predictions"):
-        evaluate(data, "folders:val", model=ColourRuntime(), predictions=maps)
+        scored(data, model=ColourRuntime(), predictions=maps)
     with pytest.raises(UsageError, match="--maps"):
-        evaluate(data, "folders:val", predictions=maps, options=EvaluateOptions(maps=tmp_path / "more"))
+        scored(data, predictions=maps, maps=tmp_path / "more")
     with pytest.raises(UsageError, match="--prediction-legend"):
-        evaluate(
-            data, "folders:val", model=ColourRuntime(), options=EvaluateOptions(prediction_legend=DEEPGLOBE)
-        )
+        scored(data, model=ColourRuntime(), prediction_legend=DEEPGLOBE)
     with pytest.raises(SplitError):
         evaluate(data, "folders:test", predictions=maps)
 
@@ -434,22 +354,17 @@ def test_outputs_are_not_overwritten_unasked(tmp_path):
     data = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
     maps, file = tmp_path / "maps", tmp_path / "r.json"
     for _ in range(2):
-        evaluate(
-            data,
-            "folders:val",
-            model=ColourRuntime(),
-            options=EvaluateOptions(maps=maps, json=file, force=True),
-        )
+        scored(data, model=ColourRuntime(), maps=maps, json=file, force=True)
     before = file.stat().st_mtime_ns
     runtime = ColourRuntime()
     with pytest.raises(OutputError, match=r"r\.json exists"):
-        evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(json=file))
+        scored(data, model=runtime, json=file)
     with pytest.raises(OutputError, match=r"1_mask\.png exists"):
-        evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(maps=maps))
+        scored(data, model=runtime, maps=maps)
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"weights")
     with pytest.raises(UsageError, match=r"model\.safetensors; expected a name that ends with \.json"):
-        evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(json=model, force=True))
+        scored(data, model=runtime, json=model, force=True)
     assert model.read_bytes() == b"weights"
     assert runtime.shapes == []
     assert file.stat().st_mtime_ns == before
@@ -462,11 +377,11 @@ def test_an_output_that_cannot_be_written_is_told_of_before_anything_is_scored(t
     runtime = ColourRuntime()
     for place in (tmp_path / "file/there", tmp_path / "file/further/down"):
         with pytest.raises(OutputError, match="is a file"):
-            evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(**{option: place}))
+            scored(data, model=runtime, **{option: place})
     (tmp_path / "maps/val/1_mask.png").mkdir(parents=True)
     target = tmp_path / "maps" if option == "maps" else tmp_path
     with pytest.raises(OutputError, match="is a folder"):
-        evaluate(data, "folders:val", model=runtime, options=EvaluateOptions(force=True, **{option: target}))
+        scored(data, model=runtime, force=True, **{option: target})
     assert runtime.shapes == []
 
 
@@ -479,36 +394,3 @@ def test_paths_in_the_result_lead_there_from_everywhere(data, tmp_path, monkeypa
 
 def run(*arguments):
     return CliRunner().invoke(build(), ["evaluate", *map(str, arguments)])
-
-
-def test_command_prints_a_table_and_warnings(data, tmp_path):
-    maps = write_maps(tmp_path / "maps")
-    result = run("--data", data, "--split", "folders:val", "--predictions", maps, "--min-region", "4px")
-    assert result.exit_code == 0, result.output
-    for expected in ("urban", "50.00", "mIoU 50.00", "metric challenge", "+0.00 points"):
-        assert expected in result.stdout
-    assert "agriculture" in result.stderr
-
-
-def test_options_of_the_command(data, tmp_path):
-    """JSON alone goes to standard output; a legend file and the limit on pixels are options."""
-    legend = tmp_path / "glnet.yaml"
-    legend.write_text(json.dumps(GLNET_ORDER.to_dict()))
-    maps = {key: np.where(index == UNKNOWN, 0, index + 1).astype(np.uint8) for key, index in TRUTH.items()}
-    folder = write_maps(tmp_path / "maps", maps, mask_format="index", legend=GLNET_ORDER)
-    options = ["--data", data, "--split", "folders:val", "--predictions", folder, "--json", "-"]
-    assert json.loads(run(*options, "--prediction-legend", legend).stdout)["miou"] == 1.0
-    assert "--max-pixels 64" in str(run(*options, "--max-pixels", "63").exception)
-    assert run(*options, "--max-pixels", "64").exit_code == 0
-
-
-def test_command_shows_the_scores_though_the_disk_is_full_in_the_end(data, tmp_path, monkeypatch):
-    def full(*arguments, **options):
-        raise OutputError("No space left")
-
-    monkeypatch.setattr("landcover.io.files.write_text", full)
-    maps = write_maps(tmp_path / "maps")
-    file = tmp_path / "r.json"
-    result = run("--data", data, "--split", "folders:val", "--predictions", maps, "--json", file)
-    assert isinstance(result.exception, OutputError)
-    assert "mIoU 50.00" in result.stdout

@@ -1,8 +1,6 @@
 """The verb from end to end: INT8 by the command line, the file for QGIS, bad input."""
 
 import dataclasses
-import importlib
-import inspect
 import json
 import re
 import subprocess
@@ -18,14 +16,10 @@ from typer.testing import CliRunner
 
 import landcover
 from export_world import WINDOW_PX, needs_exact_int8, noise, reuse_graph, tiny_runtime, write_run
-from fake_runtime import make_card
 from landcover.cli import build
 from landcover.errors import ModelError, OutputError, SplitError, UsageError
-from landcover.exporting.stac import stac_item
-from landcover.legend import DEEPGLOBE, LandClass, Legend
-from landcover.model import ModelConfig
-from landcover.model.card import model_digest, read_card, save_model
-from landcover.model.network import build_model
+from landcover.legend import DEEPGLOBE
+from landcover.model.card import model_digest, read_card
 from landcover.model.runtimes import open_model
 
 
@@ -182,19 +176,6 @@ def test_a_file_that_answers_otherwise_is_refused_and_nothing_is_written(exporte
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_an_efficientnet_b4_with_random_weights_is_exported(tmp_path):
-    """Its SAME padding must not end in formulas that grow from layer to layer."""
-    config = ModelConfig(encoder="tf_efficientnet_b4", aspp_channels=8, decoder_channels=8)
-    torch.manual_seed(0)
-    network = build_model(config, classes=6)
-    card = make_card().model_copy(update={"model": config, "window_px": 64, "overlap_px": 8})
-    save_model(tmp_path / "best.safetensors", network.state_dict(), card)
-    done = CliRunner().invoke(build(), ["export", str(tmp_path), "--out", str(tmp_path / "m.onnx")])
-    assert done.exit_code == 0, done.output
-    assert read_card(tmp_path / "m.onnx").model == config
-
-
 INT8 = {"int8": True, "calibration": "DATA", "data": "DATA", "split": "folders:validation"}
 
 
@@ -203,22 +184,16 @@ INT8 = {"int8": True, "calibration": "DATA", "data": "DATA", "split": "folders:v
     [
         (UsageError, r"'qgiss'.*'qgis'", {"for_": "qgiss"}),
         (UsageError, r"--calibration.*--int8", {"calibration": "DATA"}),
-        (UsageError, r"--compare.*--int8", {"compare": ["DATA"]}),
-        (UsageError, r"--no-speed-gate.*--int8", {"no_speed_gate": "because"}),
         (UsageError, r"Pass --calibration DATA", INT8 | {"calibration": None}),
         (UsageError, r"pass --data D and --split", INT8 | {"split": None}),
-        (UsageError, r"pass --data D and --split", INT8 | {"data": None}),
         (UsageError, r"--int8 or --for qgis", INT8 | {"for_": "qgis"}),
         (UsageError, r"--calibration-images is 0", INT8 | {"calibration_images": 0}),
         (UsageError, r"is 1; .* each of 2", INT8 | {"calibration_images": 1, "calibration": ["DATA"] * 2}),
         (UsageError, r"--min-agreement is 98\.5; .*0 to 1", INT8 | {"min_agreement": 98.5}),
         (UsageError, r"--max-miou-loss is -1", INT8 | {"max_miou_loss": -1.0}),
-        (UsageError, r"--max-miou-loss is nan", INT8 | {"max_miou_loss": float("nan")}),
-        (UsageError, r"needs a reason", INT8 | {"no_speed_gate": " "}),
         (UsageError, r"does not exist; expected DATA", INT8 | {"calibration": "nowhere:all"}),
         (SplitError, r"'tset'", INT8 | {"split": "folders:tset"}),
         (UsageError, r"needs --data", {"split": "all"}),
-        (UsageError, r"seed is -1", {"seed": -1}),
         (UsageError, r"ends with \.onnx", {"out": "m.pt"}),
         (OutputError, r"exists already.*--force", {"out": "there.onnx"}),
         (OutputError, r"exists already.*--force", {"stac_mlm": "there.json"}),
@@ -252,19 +227,6 @@ def test_a_missing_library_is_named_with_its_extra():
     assert "landcover[export]" in done.stderr
 
 
-def test_a_stac_item_keeps_to_what_names_may_hold(reference):
-    legend = Legend("own", (LandClass("dense forêt", (1, 2, 255)), LandClass("eau", (0, 0, 0))), None)
-    card = reference.card.model_copy(update={"legend": legend, "licence": ""})
-    item = stac_item(card, name="m", href="./m.onnx", sha256="ab" * 32, size=1, parameters=2, side=None)
-    check_item(item)
-    first, second = item["properties"]["mlm:output"][0]["classification:classes"]
-    assert first == {"value": 0, "name": "dense-for-t", "title": "dense forêt", "color_hint": "0102FF"}
-    assert second["value"] == 1
-    assert item["properties"]["mlm:input"][0]["input"]["shape"] == [-1, 3, -1, -1]
-    assert item["properties"]["mlm:input"][0]["value_scaling"] is None
-    assert "license" not in item["properties"]
-
-
 def check_item(item):
     """Check what the schemas of STAC 1.1 and of the extension demand."""
     assert item["type"] == "Feature"
@@ -294,15 +256,6 @@ def check_item(item):
     assert models
     assert all(asset["mlm:artifact_type"] for asset in models)
     assert re.fullmatch(r"1220[0-9a-f]{64}", models[0]["file:checksum"])
-
-
-def test_the_command_line_has_the_function_s_defaults():
-    verb = inspect.signature(importlib.import_module("landcover.cli.training").export).parameters
-    function = inspect.signature(landcover.export).parameters
-    defaults = {name: parameter.default for name, parameter in function.items()}
-    del defaults["options"], defaults["deprecated"]
-    defaults |= {field.name: field.default for field in dataclasses.fields(landcover.ExportOptions)}
-    assert {name: verb[name].default for name in defaults} == defaults
 
 
 def test_keywords_of_version_0_1_are_accepted_with_a_warning(run, tmp_path):

@@ -16,7 +16,6 @@ from landcover.exporting.graph import ConstantSame, model_graph, write_model
 from landcover.model import ModelConfig
 from landcover.model._compat import Conv2dSame
 from landcover.model.card import read_card
-from landcover.model.encoders import TESTED_ENCODERS
 from landcover.model.network import build_model
 from landcover.model.runtimes import open_model
 from landcover.model.runtimes.torch_runtime import TorchRuntime
@@ -169,21 +168,24 @@ def test_constant_padding_is_timm_s_at_multiples_of_the_stride(kernel, stride, d
         assert torch.equal(convolution(x), expected)
 
 
+FAMILIES = ("test_efficientnet", "tf_mobilenetv3_small_minimal_100", "convnext_atto", "hgnetv2_b0")
+"""Small encoders with each kind of layer: depthwise, padded as in TensorFlow, layer norms, pooled stems."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", TESTED_ENCODERS)
-def test_every_tested_encoder_can_be_exported(encoder, tmp_path):
+@pytest.mark.parametrize("encoder", FAMILIES)
+def test_every_family_of_encoders_can_be_exported(encoder, tmp_path):
     """The graph is made at one size; its answers are compared at others, beside multiples of 32 too."""
     torch.manual_seed(0)
-    stride = 16 if 16 in TESTED_ENCODERS[encoder] else 32
     config = ModelConfig(
-        encoder=encoder, output_stride=stride, aspp_channels=8, decoder_channels=8, low_level_channels=4
+        encoder=encoder, output_stride=32, aspp_channels=8, decoder_channels=8, low_level_channels=4
     )
     network = build_model(config, classes=6).eval()
     with torch.no_grad():  # logits of a trained network's size: rounding errors grow with them
         network.classifier.weight.mul_(2 / network.logits(torch.randn(1, 3, 64, 96)).std())
     card = make_card().model_copy(update={"model": config})
     write_model(tmp_path / "m.onnx", model_graph(network, card), card)
-    batches = [images(shape) for shape in ((1, 64, 96), (2, 32, 32), (1, 33, 47), (1, 1, 1))]
+    batches = [images(shape) for shape in ((2, 32, 32), (1, 33, 47))]
     runtimes = {
         name: both_outputs(open_model(tmp_path / "m.onnx", runtime=name, device="cpu"))
         for name in ("openvino", "onnxruntime")

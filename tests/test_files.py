@@ -4,14 +4,13 @@ import errno
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from stat import S_ISDIR
 
 import pytest
 
 from landcover.errors import DataError, OutputError
-from landcover.io.files import atomic_path, check_output, is_temporary, walk, write_text
+from landcover.io.files import atomic_path, check_output, walk, write_text
 
 
 def names(folder):
@@ -44,23 +43,6 @@ def test_what_replaces_a_file_takes_over_its_mode(tmp_path):
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o664)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_a_read_only_file_is_replaced_by_who_may_write_in_its_folder():
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kept.txt"
-        path.write_text("old")
-        path.chmod(0o444)
-        Path(folder).chmod(0o777)
-        user = os.geteuid()
-        if user == 0:  # root may do everything
-            os.seteuid(65534)
-        try:
-            write_text(path, "new", force=True)
-        finally:
-            os.seteuid(user)
-        assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o444)
-
-
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failure_leaves_what_was_there(tmp_path, error):
     path = tmp_path / "a.txt"
@@ -70,13 +52,6 @@ def test_a_failure_leaves_what_was_there(tmp_path, error):
         raise error
     assert path.read_text() == "first"
     assert names(tmp_path) == ["a.txt"]
-
-
-def test_the_temporary_file_keeps_the_suffix(tmp_path):
-    with atomic_path(tmp_path / "map.tif") as temporary:
-        assert temporary.suffix == ".tif"
-        assert temporary.parent.parent == tmp_path
-        temporary.touch()
 
 
 def test_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
@@ -90,13 +65,6 @@ def test_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
     with atomic_path(tmp_path / "a.txt") as temporary:
         temporary.write_text("text")
     assert flushed == [(4, [temporary.parent.name]), ("folder", [temporary.parent.name, "a.txt"])]
-
-
-def test_leftovers_of_a_killed_process_are_known(tmp_path):
-    with atomic_path(tmp_path / "images.bin") as temporary:
-        temporary.touch()
-        assert is_temporary(temporary.parent)
-    assert not is_temporary(tmp_path / "images.bin")
 
 
 KILLED = """

@@ -120,20 +120,6 @@ def test_tiny_images_are_padded_for_the_network_and_cut_again():
     assert runtime.shapes == [(1, 32, 32, 3)]
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        np.zeros((9, 9, 3), np.float32),
-        np.zeros((9, 9), np.uint8),
-        np.zeros((9, 9, 4), np.uint8),
-        np.zeros((0, 9, 3), np.uint8),
-    ],
-)
-def test_other_arrays_than_rgb_bytes_are_refused(image):
-    with pytest.raises(UsageError, match="expected uint8"):
-        predict_index(ColourRuntime(), image)
-
-
 @pytest.mark.parametrize("side", [9, 99])
 def test_impossible_options_are_refused_whatever_the_image(side):
     image = np.zeros((side, side, 3), np.uint8)

@@ -74,18 +74,6 @@ def test_turning_the_pair_round_turns_the_interval_round():
     assert back == pytest.approx((-high, -low))
 
 
-def test_what_both_find_hard_cancels():
-    """Scenes differ a lot, the two ways by the same little in each: the pair knows it, the scores do not."""
-    first = make_tables(30, 5)
-    for group in range(0, 30, 2):
-        first[group, :6, 0] += 50_000
-    second = first.copy()
-    second[:, 1, 3] += 60
-    low, high = bootstrap_interval(first, DEEPGLOBE, "challenge", minus=second) or (1.0, 0.0)
-    ends = bootstrap_interval(first, DEEPGLOBE, "challenge") or (0.0, 0.0)
-    assert 0 < low < high < (ends[1] - ends[0]) / 10
-
-
 def test_too_few_groups_in_a_fold_give_none():
     tables = make_tables(LEAST_GROUPS * 2 - 1, 0)
     strata = np.arange(len(tables)) // LEAST_GROUPS

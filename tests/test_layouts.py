@@ -1,9 +1,6 @@
 """Discovery: each layout in miniature, what it knows, and folders that are not what they should be."""
 
-import multiprocessing
 import os
-import pickle
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,8 +9,8 @@ from PIL import Image
 from datafolders import MINIATURES, image_of, truth_of, write_folder, write_image, write_mask
 from landcover.data import open_dataset
 from landcover.data.dataset import FolderDataset
-from landcover.data.layouts import LAYOUTS, discover
-from landcover.errors import ConfigError, DataError, ImageError, UsageError, is_plain
+from landcover.data.layouts import discover
+from landcover.errors import ConfigError, DataError, UsageError, is_plain
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.windows import Window
 
@@ -45,10 +42,6 @@ def test_a_folder_around_the_layout_changes_no_part(name, tmp_path):
     assert {item.key: item.part for item in dataset.items} == {
         f"outer/{key}": expected.parts.get(key) for key in expected.images
     }
-
-
-def test_layout_names_are_distinct():
-    assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
 
 
 class TestGroundSampleDistance:
@@ -141,13 +134,9 @@ class TestSettings:
         [
             ("gds: 0.5", "'gds'.*Did you mean 'gsd'"),
             ("gsd: half", "gsd: found 'half'.*number"),
-            ("gsd: true", "gsd: found True"),
             ("gsd: -1", "gsd: found -1"),
-            ("gsd: .nan", "line 1: the number .nan is not finite"),
-            ("- 0.5", "expected keys and values"),
             ("legend: {name: x}", r"landcover\.yaml: legend: classes is missing"),
             ("gsd: [", "not readable YAML"),
-            ("gsd: 1\ngsd: 2", "'gsd' is repeated"),
         ],
     )
     def test_bad_settings(self, text, message, tmp_path):
@@ -236,14 +225,6 @@ class TestPairs:
         os.mkfifo(tmp_path / "land-train" / "0_sat.jpg")
         assert len(open_dataset(tmp_path).items) == len(expected.images)
 
-    def test_links_that_lead_back_up_end(self, tmp_path):
-        write_folder(tmp_path, "pairs")
-        try:
-            (tmp_path / "loop").symlink_to(tmp_path)
-        except OSError:
-            pytest.skip("no symbolic links here")
-        assert len(open_dataset(tmp_path).items) == 2
-
 
 class TestBadFolders:
     @pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\udcff"])
@@ -255,10 +236,6 @@ class TestBadFolders:
         with pytest.raises(DataError, match="Rename it") as error:
             open_dataset(tmp_path)
         str(error.value).encode("utf-8")  # The message itself can be printed.
-
-    def test_other_names_are_fine(self, tmp_path):
-        write_image(tmp_path / "späce\u00a0 ünï 日本_sat.jpg", image_of("1"))
-        assert [item.key for item in open_dataset(tmp_path).items] == ["späce\u00a0 ünï 日本"]
 
     def test_supervisely_is_recognised_and_refused(self, tmp_path):
         write_image(tmp_path / "ds/img/1.jpg", image_of("1"))
@@ -313,26 +290,6 @@ class TestReading:
         with pytest.raises(DataError, match=r"3_sat\.jpg has no mask"):
             dataset.read_mask(dataset.items[0])
 
-    def test_workers_read_and_raise(self, tmp_path):
-        """Several processes read one data set; a damaged file is an error there too, not a None."""
-        write_folder(tmp_path, "restarting")
-        dataset = open_dataset(tmp_path)
-        keys = [item.key for item in dataset.items]
-        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-            read = list(pool.map(_read, [pickle.dumps(dataset)] * len(keys), keys))
-            for key, index in zip(keys, read, strict=True):
-                np.testing.assert_array_equal(index, truth_of(key))
-            (tmp_path / "train/0000_sat.jpg").write_bytes(b"\xff\xd8\xff")
-            with pytest.raises(ImageError):
-                pool.submit(_read, pickle.dumps(dataset), "train/0000").result()
-
-
-def _read(pickled, key):
-    dataset = pickle.loads(pickled)
-    item = next(item for item in dataset.items if item.key == key)
-    dataset.read_image(item)
-    return dataset.read_mask(item)
-
 
 class TestScenesTable:
     HEAD = "part,id,scene,row,col\n"
@@ -357,10 +314,8 @@ class TestScenesTable:
         [
             ("part,id,scene,row\n", "lacks the column 'col'"),
             (HEAD + "train,0000,7,top,1\n", "line 2.*integers"),
-            (HEAD + "train,0000\n", "line 2: 2 cells; expected 5"),
             (HEAD + "train,0000,7,0,1\ntrain,0001,7,0,1\n", "line 3.*position"),
             (HEAD + "train,0000,7,0,1\ntrain,0000,7,0,2\n", "line 3.*repeat an item"),
-            (HEAD + f"train,0000,{'7' * 200_000},0,1\n", "field larger than field limit"),
             (HEAD + 'train,"0000,7,0,1\ntrain,0001,7,0,1\n', "quote that is not closed"),
             (f"{'x' * 200_000},id,scene,row,col\n", "field larger than field limit"),
             (HEAD + "train,0000,7," + "t\x1b" * 5_000 + ",1\n", "integers; found 't.*'1'"),

@@ -6,12 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-import rasterio
-from affine import Affine
-from rasterio.crs import CRS
 
 from datafolders import write_folder
 from fake_runtime import ColourRuntime, make_card
+from imagefiles import PLACE as GRID
+from imagefiles import save_raster
 from landcover.data import prepare
 from landcover.errors import OutputError
 from landcover.inference import PredictOptions, predict
@@ -31,7 +30,7 @@ from landcover.raster import Georeference, write_class_raster
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
 
-PLACE = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 5e5, 0, -0.5, 5.7e6))
+PLACE = Georeference(**GRID)
 INDEX = np.random.default_rng(0).integers(0, 6, (8, 11), dtype=np.uint8).repeat(6, 0).repeat(6, 1)
 
 
@@ -66,19 +65,7 @@ def plant(request, victim):
 
 
 def scene(path):
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=3,
-        dtype="uint8",
-        height=48,
-        width=66,
-        crs=PLACE.crs,
-        transform=PLACE.transform,
-    ) as target:
-        target.write(np.moveaxis(DEEPGLOBE.colours[INDEX], -1, 0))
-    return path
+    return save_raster(path, DEEPGLOBE.colours[INDEX], place=True)
 
 
 def run_predict(tmp_path, *, force=False, resume=False):

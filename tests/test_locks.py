@@ -18,7 +18,7 @@ from landcover.inference import PredictOptions, predict
 from landcover.io.files import is_temporary, write_text
 from landcover.io.locks import LOCK_NAME, locked_file, locked_folder
 from landcover.model.card import save_model
-from landcover.postprocess import clean
+from landcover.postprocess.cleaning import clean
 
 HOLDER = """
 import sys

@@ -6,16 +6,13 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from export_world import tiny_runtime, write_run
 from fake_runtime import ColourRuntime, make_card
-from landcover.cli import build
 from landcover.data import open_dataset, prepare, select
 from landcover.data.fingerprints import hash_file, hash_pixels, image_set
-from landcover.evaluation import evaluate
-from landcover.evaluation.overlap import TrainingOverlap, describe_overlap, training_overlap
-from landcover.model.card import ImageSet, UsedImages, read_model, save_model
+from landcover.evaluation import EvaluateOptions, evaluate
+from landcover.evaluation.overlap import training_overlap
+from landcover.model.card import ImageSet, UsedImages
 from training_world import write_pairs
 
 
@@ -112,24 +109,14 @@ def test_images_that_chose_weights_or_temperature_are_counted_and_warned_of(data
     card = card_of(dataset, "scenes-k3@0:train", selection=validation, calibration=validation)
     runtime = ColourRuntime(card)
     for calibration in (False, True):
-        result = evaluate(data, "folders:validation", model=runtime, calibration=calibration)
-        overlap = result["training_overlap"]
-        assert (overlap["selection"], overlap["calibration"]) == (2, 2)
-        text = " ".join(result["warnings"])
+        result = evaluate(
+            data, "folders:validation", model=runtime, options=EvaluateOptions(calibration=calibration)
+        )
+        overlap = result.training_overlap
+        assert (overlap.selection, overlap.calibration) == (2, 2)
+        text = " ".join(result.warnings)
         assert "weights of the model in memory were chosen by their scores on 2 of the 2" in text
         assert ("temperature of the model in memory was fitted on 2 of the 2" in text) == calibration
-
-
-@pytest.mark.parametrize("status", ["no overlap", "no identical image found", "not recorded"])
-def test_what_was_not_found_is_said_with_its_limits(status):
-    text = describe_overlap(TrainingOverlap(status=status, images=215)) or ""
-    assert text.startswith(
-        {
-            "no overlap": "No overlap with the training data: neither the 215 images nor other tiles",
-            "no identical image found": "No identical image found: none of the 215 images",
-            "not recorded": "Cannot tell whether these images were used for training",
-        }[status]
-    )
 
 
 def test_the_union_of_two_models_has_the_images_of_both(data):
@@ -173,26 +160,4 @@ def test_a_cache_of_the_first_version_has_the_same_fingerprints(data, tmp_path):
 
 def test_a_folder_of_maps_has_no_model(data, tmp_path):
     shutil.copytree(data, tmp_path / "maps")
-    assert evaluate(data, "all", predictions=tmp_path / "maps")["training_overlap"] is None
-
-
-def test_the_command_warns_and_names_the_model(data, tmp_path):
-    runtime = tiny_runtime()
-    run = write_run(tmp_path / "run", runtime)
-    card, tensors = read_model(run)
-    used = card_of(open_dataset(data), "folders:train").used_images
-    command = ["evaluate", "--data", str(data), "--model", str(run), "--split"]
-
-    def call(split):
-        done = CliRunner().invoke(build(), [*command, split])
-        assert done.exit_code == 0, done.output
-        return " ".join(done.stdout.split()), " ".join(done.stderr.split())
-
-    assert "Cannot tell whether these images were used for training" in call("folders:train")[0]
-    save_model(run / "best.safetensors", tensors, card.model_copy(update={"used_images": used}), force=True)
-    out, error = call("folders:train")
-    assert f"{run} was trained on 6 of the 6 images" in error
-    assert "train/0000" in error
-    assert "memorisation" in error
-    assert "overlap" not in out
-    assert "other tiles of the scenes of 1 of the 2 images" in call("folders:validation")[1]
+    assert evaluate(data, "all", predictions=tmp_path / "maps").training_overlap is None

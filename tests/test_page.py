@@ -21,6 +21,7 @@ from rasterio.transform import from_origin
 
 import landcover as lc
 from fake_runtime import make_card
+from imagefiles import save_raster
 from landcover.data.synthetic import make_scene
 from landcover.errors import ModelError, OutputError
 from landcover.page import FOLDER, RUNTIME, build_page, serve_page, write_page
@@ -94,13 +95,8 @@ def save(page, kind, path):
 
 
 def write_tiff(path, image, gsd, **options):
-    profile = {"crs": CRS.from_epsg(32633), "transform": from_origin(500000, 5e6, gsd, gsd), **options}
-    height, width, count = image.shape
-    with rasterio.open(
-        path, "w", driver="GTiff", height=height, width=width, count=count, dtype=image.dtype, **profile
-    ) as out:
-        out.write(np.moveaxis(image, 2, 0))
-    return path
+    place = {"crs": CRS.from_epsg(32633), "transform": from_origin(500000, 5e6, gsd, gsd)}
+    return save_raster(path, image, **place, **options)
 
 
 def png(folder):
@@ -198,28 +194,6 @@ def test_polygons_cover_the_map_in_longitude_and_latitude(empty, tmp_path):
 
 
 @pytest.mark.browser
-def test_a_png_comes_with_its_colours_and_its_position(empty, tmp_path):
-    map_in_browser(empty, tiff_with_holes(tmp_path))
-    found = {}
-    with (
-        empty.expect_download(),
-        empty.expect_event("download", lambda d: d.suggested_filename.endswith("pgw")),
-    ):
-        empty.on("download", lambda download: found.setdefault(download.suggested_filename, download))
-        empty.click("[data-export=png]")
-    for name, download in found.items():
-        download.save_as(tmp_path / name)
-    with rasterio.open(save(empty, "tif", tmp_path / "map.tif")) as file:
-        index, transform = file.read(1), file.transform
-    with Image.open(tmp_path / "holes_map.png") as image:
-        assert image.mode == "P"
-        pixels = np.asarray(image)
-    assert np.array_equal(pixels[index != NODATA], index[index != NODATA])
-    with rasterio.open(tmp_path / "holes_map.png") as file:
-        assert file.transform.almost_equals(transform)
-
-
-@pytest.mark.browser
 def test_the_scale_is_never_guessed(empty, tmp_path):
     empty.set_input_files("#files", str(png(tmp_path)))
     empty.wait_for_selector("#setup:not([hidden])")
@@ -271,18 +245,6 @@ def test_damaged_and_hostile_files_get_a_message_and_the_page_stays_alive(empty,
     empty.click("#sample")
     empty.wait_for_selector("#result:not([hidden])")
     assert empty.errors == []
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (768, "dark"), (1920, "light")])
-def test_the_page_fits_every_width(empty, width, scheme):
-    empty.emulate_media(color_scheme=scheme)
-    empty.set_viewport_size({"width": width, "height": 800})
-    assert empty.evaluate("document.documentElement.scrollWidth") == width
-    empty.click("#sample")
-    empty.wait_for_selector("#result:not([hidden])")
-    assert empty.evaluate("document.documentElement.scrollWidth") == width
-    empty.set_viewport_size({"width": 1280, "height": 800})
 
 
 @pytest.mark.browser

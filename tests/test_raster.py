@@ -1,29 +1,17 @@
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
-from landcover.raster import Georeference, ground_sample_distance, read_georeference
+from imagefiles import save_raster
+from landcover.raster import ground_sample_distance, read_georeference
 
-UTM = CRS.from_epsg(32631)
-PLACE = Georeference(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
 RNG = np.random.default_rng(0)
 
 
 def write_tiff(path, bands, **profile):
-    """Write (bands, H, W) as a GeoTIFF; ``mask`` and ``colorinterp`` may be among the keywords."""
-    mask, colorinterp = profile.pop("mask", None), profile.pop("colorinterp", None)
-    count, height, width = bands.shape
-    settings = {"crs": UTM, "transform": PLACE.transform, "dtype": bands.dtype, "driver": "GTiff"} | profile
-    with rasterio.open(path, "w", count=count, height=height, width=width, **settings) as target:
-        target.write(bands)
-        if colorinterp is not None:
-            target.colorinterp = colorinterp
-        if mask is not None:
-            target.write_mask(mask)
-    return path
+    return save_raster(path, np.moveaxis(bands, 0, -1), place=True, **profile)
 
 
 def rgb(height=40, width=60):
@@ -85,7 +73,3 @@ def test_files_that_tell_no_place_have_no_gsd(tmp_path):
 def test_a_crs_that_is_not_of_the_earth_has_no_gsd(tmp_path, crs):
     path = write_tiff(tmp_path / "a.tif", rgb(), crs=CRS.from_user_input(crs))
     assert ground_sample_distance(path) is None
-
-
-HOLE = np.zeros((40, 60), bool)
-HOLE[5:20, 10:30] = True

@@ -8,7 +8,6 @@ import rasterio
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rasterio._env import get_gdal_config
 from rasterio.crs import CRS
 
 from landcover.errors import DataError, OutputError
@@ -17,13 +16,10 @@ from landcover.legend import DEEPGLOBE, NODATA
 from landcover.raster import (
     Georeference,
     RasterSpec,
-    open_scene,
     read_georeference,
     style_files,
     write_bands,
-    write_class_raster,
     write_map,
-    writing,
 )
 
 PLACE = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
@@ -151,7 +147,6 @@ def test_the_place_is_kept(tmp_path, crs, transform, cog):
     np.testing.assert_allclose(back, corners, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("cog", [False, True])
 @pytest.mark.parametrize("place", [PLACE, None], ids=["place", "none"])
 def test_bands_have_names_scale_and_tags(tmp_path, place, cog):
@@ -233,34 +228,6 @@ def test_two_writers_of_one_map_do_not_share_pixels(tmp_path):
     with rasterio.open(path) as source:
         assert np.array_equal(source.read(1), index)
     assert sorted(tmp_path.iterdir()) == sorted([path, *style_files(path)])
-
-
-def test_a_map_asks_for_memory_beside_what_a_scene_has(tmp_path, monkeypatch):
-    limits, copy = [], writing.copy
-
-    def watched(*args, **kwargs):
-        limits.append(get_gdal_config("GDAL_CACHEMAX"))
-        copy(*args, **kwargs)
-
-    monkeypatch.setattr(writing, "copy", watched)
-    before = get_gdal_config("GDAL_CACHEMAX")
-    write_bands(tmp_path / "a.tif", [np.zeros((3, 9, 1000), np.uint8)], RasterSpec(9, 1000, PLACE), "abc")
-    with open_scene(tmp_path / "a.tif") as scene:
-        alone = get_gdal_config("GDAL_CACHEMAX")
-        write_map(tmp_path / "b.tif", [class_map(9, 1000)], RasterSpec(9, 1000, PLACE), DEEPGLOBE)
-        assert get_gdal_config("GDAL_CACHEMAX") == alone
-        assert scene.read_rows(0, 9).image.shape == (9, 1000, 3)
-    three_bands, with_scene = limits
-    assert three_bands >= 3 * 512 * 1000
-    assert with_scene - alone >= 512 * 1000
-    assert get_gdal_config("GDAL_CACHEMAX") == before
-
-
-def test_an_output_that_cannot_be_made_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file" / "m.tif", tmp_path):
-        with pytest.raises(OutputError):
-            write_class_raster(path, class_map(4, 4), DEEPGLOBE, PLACE, force=True)
 
 
 FILL_THE_DISK = """

@@ -11,7 +11,7 @@ from landcover.training import train
 from landcover.training.log import read_log
 from landcover.training.optim import WeightAverage
 from landcover.training.runs import read_checkpoint
-from training_world import assert_same_tensors, run_apart, tiny, train_apart, write_pairs
+from training_world import assert_same_tensors, tiny, train_apart, write_pairs
 
 STEPS = 9
 
@@ -145,26 +145,6 @@ def test_time_is_summed_over_resumes(data, tmp_path, monkeypatch):
     assert [event["seconds"] for event in steps] == [3, 6, 9, 12, 30, 33, 36]
     rates = [event["lr"] for event in steps]
     assert rates == sorted(rates, reverse=True)  # the schedule continues
-
-
-def short_of_space(config, data, out):
-    """Train where no file may grow beyond 100 kB."""
-    import resource
-
-    from landcover.config import from_mapping
-    from landcover.errors import OutputError
-    from landcover.training import TrainConfig
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    try:
-        train(from_mapping(TrainConfig, config, "test"), data=data, out=out)
-    except OutputError as error:
-        raise SystemExit(7 if "last.safetensors cannot be written" in str(error) else 8) from error
-
-
-def test_no_space_is_a_message_and_leaves_no_half_file(data, tmp_path):
-    assert run_apart(short_of_space, configuration().model_dump(mode="json"), data, tmp_path) == 7
-    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_ctrl_c_finishes_the_step_and_keeps_it(data, straight, tmp_path, monkeypatch, caplog):

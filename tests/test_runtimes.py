@@ -120,15 +120,6 @@ def test_weights_of_another_network_are_refused(tmp_path, run):
         open_model(tmp_path / "m.safetensors")
 
 
-def test_threads_are_torchs_own(run):
-    before = torch.get_num_threads()
-    try:
-        open_model(run, device="cpu", threads=1)
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_without_torch_all_but_opening_a_checkpoint_works_and_the_extra_is_named(tmp_path):
     save_model(tmp_path / "m.safetensors", {}, make_card())
     code = f"""

@@ -8,9 +8,7 @@ import shapely
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform
-from typer.testing import CliRunner
 
-from landcover.cli import build
 from landcover.errors import MaskError, OutputError, UsageError
 from landcover.evaluation.assessment import assess
 from landcover.evaluation.sampling import allocate, sample
@@ -113,9 +111,9 @@ def test_evaluate_reads_it_back(path, tmp_path, suffix):
             file, [(features.geometries, columns)], {"class": str}, UTM, geometry="Point", force=True
         )
     result = assess(path, file)
-    assert result["units"] == 23
-    assert result["pixel_accuracy"] == 1
-    assert result["estimates"]["overall"]["value"] == pytest.approx(1)
+    assert result.units == 23
+    assert result.pixel_accuracy == 1
+    assert result.estimates.overall.value == pytest.approx(1)
 
 
 def test_points_drawn_on_another_map_give_no_errors(path, tmp_path):
@@ -127,15 +125,15 @@ def test_points_drawn_on_another_map_give_no_errors(path, tmp_path):
     write_features(
         tmp_path / "q.gpkg", [(features.geometries, columns)], types, UTM, geometry="Point", force=True
     )
-    assert assess(path, tmp_path / "q.gpkg")["estimates"]["without_errors"] is None
+    assert assess(path, tmp_path / "q.gpkg").estimates.without_errors is None
     index = scattered()
     index[(index == FOREST) & (np.arange(90) < 45)] = WATER
     write_class_raster(tmp_path / "new.tif", index, DEEPGLOBE, PLACE)
     rows, cols, names = drawn(tmp_path / "p.gpkg")
     changed = index[rows.astype(int), cols.astype(int)] != [DEEPGLOBE.names.index(name) for name in names]
-    estimates = assess(tmp_path / "new.tif", tmp_path / "q.gpkg")["estimates"]
-    assert f"At {changed.sum()} points the map has another class" in estimates["without_errors"]
-    assert estimates["overall"]["se"] is None
+    estimates = assess(tmp_path / "new.tif", tmp_path / "q.gpkg").estimates
+    assert f"At {changed.sum()} points the map has another class" in estimates.without_errors
+    assert estimates.overall.se is None
 
 
 def test_allocation():
@@ -167,13 +165,3 @@ def test_what_cannot_be_drawn(path, tmp_path):
     with pytest.raises(OutputError, match="exists already"):
         sample(path, tmp_path / "p.csv")
     assert (tmp_path / "p.csv").read_text() == "mine"
-
-
-def test_the_verb(path, tmp_path):
-    out = tmp_path / "p.gpkg"
-    done = CliRunner().invoke(build(), ["sample", str(path), "--out", str(out), "--per-class", "5"])
-    assert done.exit_code == 0, done.output
-    assert "Drew 13 points" in done.stderr
-    assert "barren" in done.stderr
-    assert done.stdout == ""
-    assert out.exists()

@@ -133,8 +133,6 @@ def test_magnification_is_even_in_the_logarithm():
     assert np.mean(sides > 64) == pytest.approx(0.5, abs=0.04)
 
 
-# Crops across tiles
-
 HEIGHT, WIDTH = 40, 30
 
 

@@ -10,26 +10,17 @@ import torch
 from safetensors.torch import save_file
 
 from fake_runtime import make_card
-from landcover.data import open_dataset, prepare, select
-from landcover.data.fingerprints import image_set
+from landcover.data import prepare
 from landcover.errors import DataError, ModelError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.temperature import calibrate
 from landcover.exporting import ExportOptions
 from landcover.model.bundled import SHIPPED, TERMS
-from landcover.model.card import (
-    BEST_NAME,
-    ImageSet,
-    UsedImages,
-    model_digest,
-    read_card,
-    read_model,
-    save_model,
-)
+from landcover.model.card import BEST_NAME, model_digest, read_card, read_model, save_model
 from landcover.model.encoders import timm
 from landcover.training import train
 from onnx_models import save_exported
-from training_world import assert_same_tensors, tiny, write_pairs
+from training_world import TINY, assert_same_tensors, tiny, write_pairs
 
 PATH = Path(__file__).parents[1] / "tools" / "ship_starter.py"
 HELD_OUT = "scenes-k2@0"
@@ -67,7 +58,7 @@ def world(tmp_path_factory):
     prepare(data, root / "cache")
     weights = root / "mobilenetv2_100_imagenet.safetensors"
     torch.manual_seed(0)  # with some first weights of the encoder these steps learn nothing
-    save_file(timm.create_model("mobilenetv2_050").state_dict(), weights)
+    save_file(timm.create_model(TINY["model"]["encoder"]).state_dict(), weights)
     settings = (
         "steps=60",
         "optimiser.learning_rate=0.01",
@@ -167,82 +158,3 @@ def test_other_runs_are_refused(tool, world, tmp_path):
         tool.check(tmp_path / "m.safetensors", cache, "folders")
     with pytest.raises(DataError, match="not recorded"):
         tool.stop_at_warnings(SimpleNamespace(warnings=["Its images are not recorded."]))
-
-
-TEACHER = {
-    "sha256": "0" * 64,
-    "encoder": "tf_efficientnet_b4",
-    "encoder_weights": "efficientnet_b4_imagenet.safetensors",
-    "split": "folders",
-    "step": 9,
-    "init": None,
-    "teachers": [],
-}
-
-
-def taught(card, *teachers):
-    return card.model_copy(
-        update={
-            "recipe": card.recipe | {"teachers": [f"/home/me/{number}" for number in range(len(teachers))]},
-            "provenance": card.provenance | {"teachers": list(teachers)},
-        }
-    )
-
-
-@pytest.mark.parametrize(
-    ("teacher", "part", "told"),
-    [
-        (
-            TEACHER | {"encoder_weights": "mine"},
-            None,
-            r"found \['tf_efficientnet_b4'\] as teachers of unknown",
-        ),
-        (TEACHER | {"encoder_weights": None}, None, "teachers of unknown origin"),
-        (TEACHER | {"teachers": [TEACHER]}, None, "number of teachers, theirs included"),
-        (TEACHER, "training", "found 2 as training images outside folders"),
-        (TEACHER, "selection", "found 2 as images that weights or teachers"),
-        (TEACHER, "complete", "complete record of training images"),
-        (TEACHER, None, None),
-    ],
-)
-def test_teachers_are_known_and_trained_on_the_same_split(tool, world, tmp_path, teacher, part, told):
-    card, tensors = read_model(world / "folders")
-    dataset = open_dataset(world / "cache")
-    more = image_set(dataset, select(dataset, "folders:validation"))
-    used = card.used_images
-    assert used.training is not None
-    if part == "training":
-        used = UsedImages(training=used.training | more)
-    elif part == "selection":
-        used = UsedImages(training=used.training, selection=more)
-    elif part == "complete":
-        used = UsedImages(training=used.training | ImageSet(complete=False))
-    changed = taught(card, teacher).model_copy(update={"used_images": used})
-    save_model(tmp_path / "m.safetensors", tensors, changed)
-    if told is None:
-        tool.check(tmp_path / "m.safetensors", world / "cache", "folders")
-    else:
-        with pytest.raises(UsageError, match=told):
-            tool.check(tmp_path / "m.safetensors", world / "cache", "folders")
-
-
-def test_the_card_names_teachers_and_where_they_come_from(tool, world):
-    scores = dict.fromkeys(("metric", "split", "images", "miou", "miou_interval", "resampled", "iou"), 0)
-    scores |= {"pixel_accuracy": 0, "calibration": {"ece": 0}}
-    report = {"held_out": scores, "run": scores, "ece_cross_fitted": []}
-    card = tool.shipped_card(taught(read_card(world / "folders"), TEACHER), report, world / HELD_OUT)
-    (teacher,) = card.provenance["teachers"]
-    assert "effinet_cudnn" in teacher["encoder_weights"]
-    assert teacher["sha256"] == TEACHER["sha256"]
-    assert card.recipe["teachers"] == []  # their paths; the card's origin tells more
-    alone = tool.shipped_card(read_card(world / "folders"), report, world / HELD_OUT)
-    assert (alone.provenance["teachers"], alone.recipe["teachers"]) == ([], [])
-
-
-def test_the_command_says_what_is_wrong(tool, tmp_path, monkeypatch):
-    command = ["ship", str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path), "--work", str(tmp_path / "w")]
-    monkeypatch.setattr("sys.argv", command)
-    with pytest.raises(SystemExit, match="Error: There is no model"):
-        tool.main()
-    with pytest.raises(SystemExit, match=r"Error: .*w'"):
-        tool.main()

@@ -1,7 +1,6 @@
 """Bundled models: names for files, wherever a model is accepted."""
 
 import json
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from landcover.model.card import model_digest, read_card, read_model, resolve_mo
 from landcover.model.runtimes import open_model
 from onnx_models import save_exported
 
-ROOT = Path(__file__).parents[1]
 FOLDER = shipped.FOLDER
 PRESENT = [model for model in SHIPPED if model.path.is_file()]
 
@@ -109,29 +107,6 @@ def test_predict_and_info_take_the_name(installed, tmp_path):
     assert "starter" in " ".join(invoke("predict", "--help").split())
 
 
-def test_info_prints_each_teacher_by_its_parts(tmp_path):
-    teachers = [
-        {"encoder": "big", "calibration": {"split": "a"}},
-        {"encoder": "small", "teachers": [{"encoder": "x"}]},
-    ]
-    card = make_card().model_copy(update={"provenance": {"teachers": teachers, "init": None}})
-    save_model(tmp_path / "m.safetensors", {}, card)
-    shown = invoke("info", tmp_path / "m.safetensors")
-    expected = """
-Origin
-  teachers 1
-    encoder      big
-    calibration
-      split  a
-  teachers 2
-    encoder   small
-    teachers 1
-      encoder  x
-  init      -
-"""
-    assert expected in shown
-
-
 @pytest.mark.parametrize(
     ("size", "lacking", "expected"),
     [((50, 40), None, "best"), ((5000, 4000), None, "starter"), ((50, 40), "best-int8.onnx", "starter")],
@@ -151,36 +126,6 @@ def test_auto_chooses_by_the_size_of_the_job(
     chosen = choose_model(tasks, options, model_gsd=1.0)
     assert chosen == expected
     assert f"{expected} for {4 * size[0] * size[1] / 1e6:.1f} megapixels at 1 m" in caplog.text
-
-
-def test_models_lists_them(installed):
-    (installed / "starter.onnx").unlink()
-    told = json.loads(invoke("models", "resnet18", "--json", "-"))["shipped"]
-    assert [row["name"] for row in told] == list(BY_NAME)
-    assert (told[0]["gsd"], told[0]["miou"], told[0]["split"]) == (1.0, 0.6543, "scenes-k5@0:val")
-    assert told[1]["file"] is None
-    assert "LICENSE-MODEL" in told[0]["licence"]
-    printed = invoke("models", "resnet18")
-    assert "65.4" in printed
-    assert "not in this installation" in printed
-    found = json.loads(invoke("doctor", "--json", "-"))
-    assert found["model starter"].startswith("openvino; ")
-    assert found["model starter-fp32"] == "not in this installation"
-
-
-def test_distributions_hold_the_files_and_their_terms():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["project"]["license-files"] == ["LICENSE", "LICENSE-MODEL", "NOTICE"]
-    targets = project["tool"]["hatch"]["build"]
-    assert targets["artifacts"] == [f"src/landcover/model/bundled/*.{x}" for x in ("onnx", "safetensors")]
-    assert all((ROOT / name).is_file() for name in project["project"]["license-files"])
-    assert "LICENSE-MODEL" in (ROOT / "NOTICE").read_text()
-    assert {path.name for path in FOLDER.iterdir() if path.suffix in (".onnx", ".safetensors")} <= {
-        model.file for model in SHIPPED
-    }
-
-
-# ---- the files themselves, where they are
 
 
 @pytest.mark.parametrize("model", PRESENT, ids=lambda model: model.name)

@@ -1,7 +1,5 @@
 """The sieve by bands: to the byte what GDAL makes of the whole map, whatever the bands."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from landcover.errors import MaskError, UsageError
-from landcover.io import read_mask
-from landcover.legend import DEEPGLOBE, NODATA
+from landcover.legend import NODATA
 from landcover.postprocess import sieve
 from landcover.postprocess.sieve import remove_small_regions, sieve_row_blocks
 
@@ -101,18 +98,6 @@ def test_repeated_contacts_are_dropped_without_a_change(monkeypatch):
         for min_pixels in (4, 30):
             expected = remove_small_regions(index, min_pixels)
             np.testing.assert_array_equal(sieved(index, min_pixels, 3), expected)
-
-
-@pytest.mark.shared
-def test_equals_gdal_on_a_mask_of_the_challenge():
-    path = Path(__file__).parents[2] / "shared/data/deepglobe_full/10452_mask.png"
-    if not path.is_file():
-        pytest.skip("no ../shared here")
-    index = read_mask(path, DEEPGLOBE).index
-    rough = np.random.default_rng(0).random(index.shape) < 0.002
-    index[rough] = 3
-    for min_pixels in (8, 8000):
-        np.testing.assert_array_equal(sieved(index, min_pixels), remove_small_regions(index, min_pixels))
 
 
 def test_another_value_can_be_nodata():

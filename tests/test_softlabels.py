@@ -64,9 +64,6 @@ def test_an_even_slope_stays_where_it_was(height, width, cell, seed):
     np.testing.assert_allclose(crop[np.ix_(*inner)], expected[np.ix_(*inner)], atol=1.01)
 
 
-# Crops
-
-
 def test_beyond_the_outer_centres_the_outer_cells_hold():
     soft = SoftLabels([np.array([[[10], [20]], [[30], [40]]], np.uint8)], [(8, 8)])
     crop = soft.cut([Piece(0, Window(0, 0, 8, 8), (slice(0, 8), slice(0, 8)))], 8, 8)[..., 0]
@@ -122,9 +119,6 @@ def test_a_batchs_soft_labels_are_those_of_its_pixels(tmp_path, balance):
     difference = np.abs(seen - batch.soft[..., 0])[there]
     assert difference.mean() < 2  # turned otherwise, it is above 20
     assert np.quantile(difference, 0.99) < 8
-
-
-# The loss
 
 
 def soft_sample(seed, count=50):

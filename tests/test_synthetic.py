@@ -11,7 +11,7 @@ from PIL import Image
 
 from landcover.data import open_dataset, select
 from landcover.data.synthetic import GSD, make_dataset, make_scene
-from landcover.data.synthetic.noise import Dice, fractal_noise, ranks, scatter, shifted, strips
+from landcover.data.synthetic.noise import shifted
 from landcover.data.synthetic.scene import _counts, scene_seed
 from landcover.errors import OutputError, UsageError
 from landcover.legend import DEEPGLOBE
@@ -143,48 +143,6 @@ def test_scenes_are_shared_out_whole(scenes, shares):
     assert min(counts.values()) >= 1
     exact = np.array(shares) / sum(shares) * scenes
     assert np.abs(np.array(list(counts.values())) - exact).max() <= 1
-
-
-def test_ranks_are_uniform_within_each_group():
-    rng = np.random.default_rng(0)
-    groups = rng.integers(0, 3, (80, 90)).astype(np.int32)
-    values = (rng.normal(size=groups.shape) * (1 + groups) ** 2).astype(np.float32)
-    ranked = ranks(values, groups, 3)
-    for group in range(3):
-        own = np.sort(ranked[groups == group])
-        assert np.abs(own - (np.arange(own.size) + 0.5) / own.size).max() < 0.02
-        order = np.argsort(values[groups == group])
-        assert np.all(np.diff(ranked[groups == group][order]) >= 0)
-
-
-def test_scattered_points_are_the_nearest():
-    rng = np.random.default_rng(1)
-    y, x = (axis.astype(np.float32) for axis in np.mgrid[:60, :70])
-    cells = scatter(rng, y, x, 9.0)
-    points = {
-        (float(np.round(y[p] - 9 * cells.rows[p], 2)), float(np.round(x[p] - 9 * cells.cols[p], 2)))
-        for p in np.ndindex(y.shape)
-    }
-    assert len(points) == len(np.unique(cells.ids))
-    nearest = np.min([np.hypot(y - py, x - px) for py, px in points], axis=0)
-    assert np.allclose(np.hypot(cells.rows, cells.cols) * 9, nearest, atol=0.05)
-
-
-def test_strips_cover_a_line_without_gaps():
-    along = np.arange(-300, 300, 0.25, dtype=np.float32)
-    found = strips(Dice(np.random.default_rng(2)), 0, along, np.full_like(along, 20.0))
-    assert np.all(np.isin(np.diff(found.ids), (0, 1)))
-    assert found.before.min() >= 0
-    assert found.after.min() >= 0
-    widths = found.before + found.after
-    assert 0.4 * 20 - 0.01 <= widths.min() < widths.max() <= 1.6 * 20 + 0.01
-
-
-def test_noise_has_the_variance_that_thresholds_rely_on():
-    rng = np.random.default_rng(4)
-    fields = np.stack([fractal_noise(rng, (200, 200), 12, octaves=3) for _ in range(8)])
-    assert abs(fields.mean()) < 0.06
-    assert fields.std() == pytest.approx(1, abs=0.06)
 
 
 @given(rows=st.integers(-12, 12), cols=st.integers(-12, 12))

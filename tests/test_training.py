@@ -41,7 +41,7 @@ from landcover.training.batches import BatchReader
 from landcover.training.config import ScheduleConfig, ValidationConfig
 from landcover.training.data import evenly_spaced, load_training_data
 from landcover.training.log import RunLog, read_log
-from landcover.training.loop import Interrupt, batch_scores, side_by_side
+from landcover.training.loop import Interrupt, batch_scores
 from landcover.training.optim import (
     WeightAverage,
     build_optimiser,
@@ -81,9 +81,6 @@ def invoke():
     return call
 
 
-# Settings
-
-
 @pytest.mark.parametrize(
     "name", ["starter", "starter-dense", "best", "best-dense", "deeplabv3plus-resnet101"]
 )
@@ -110,13 +107,8 @@ def test_presets_are_complete_and_survive_a_file(name, tmp_path):
         ({"schedule": {"name": "piecewise", "milestones": [0.7, 0.5]}}, ["0.7, 0.5"]),
         ({"augment": {"scale": [2.0, 0.5]}}, ["augment.scale", "smallest"]),
         ({"validation": {"patience": 2, "keep": "last"}}, ["patience", "keep=last"]),
-        ({"loss": {"terms": []}}, ["loss.terms"]),
-        ({"loss": {"terms": [{"name": "iou"}]}}, ["loss.terms.0.name", "lovasz"]),
-        ({"crop_px": "320"}, ["crop_px", "'320'"]),
-        ({"ema_decay": 1.0}, ["ema_decay"]),
         ({"model": {"encoder": "repvgg_a0"}}, ["repvgg_a0", "channels_last=false"]),
         ({"freeze": "low_level"}, ["freeze: found 'low_level'", "a list in square brackets"]),
-        ({"freeze": ["low"]}, ["freeze.0: found 'low'", "'low_level'", "'encoder_batch_norms'"]),
     ],
 )
 def test_wrong_settings_are_named(change, words):
@@ -132,9 +124,6 @@ def test_american_spelling_and_any_order_are_accepted():
     assert tiny("freeze=[low_level, encoder_batch_norms]") == tiny("freeze=[encoder_batch_norms, low_level]")
     both = with_overrides(tiny("optimiser.learning_rate=0.5"), ["optimizer.name=sgd"])
     assert (both.optimiser.name, both.optimiser.learning_rate) == ("sgd", 0.5)
-
-
-# Schedule, average, optimiser
 
 
 def factors(count=101, **options):
@@ -197,9 +186,6 @@ def test_norms_and_biases_do_not_decay(name):
         assert group["weight_decay"] == (0.0 if value.ndim < 2 else 0.5), key
 
 
-# When to validate and to stop
-
-
 def due_steps(config, shares=None):
     progress, due = Progress(), []
     for step in range(1, (config.steps or len(shares)) + 1):
@@ -243,9 +229,6 @@ def test_kept_scores():
     assert kept_scores(best, Progress(step=6), ended=True) == {}  # nothing was ever validated
 
 
-# The loop
-
-
 def test_a_network_learns(tmp_path):
     data = write_pairs(tmp_path / "data", train_images=6, size=64)
     config = tiny("steps=60", "batch_size=4", "optimiser.learning_rate=0.02", "ema_decay=0.8",
@@ -277,18 +260,6 @@ def test_a_run_folder_records_the_run(run, data):
             assert event["iou"].keys() == set(DEEPGLOBE.scored_names)
     assert events[-1].keys() >= {"reason", "step", "seconds", "best_step", "best_miou"}
     assert list((run / "tensorboard").iterdir())
-
-
-def test_tensorboard_has_curves_and_pictures(run):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    board = accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
-    tags = board.Tags()
-    assert {"step/miou", "step/pixel_accuracy"} <= set(tags["scalars"])
-    assert {"step/loss", "step/lr", "validation/miou", "validation/iou/urban"} <= set(tags["scalars"])
-    assert [event.step for event in board.Scalars("validation/miou")] == [4, 6]
-    assert tags["images"] == ["validation/0000", "validation/0001"]
-    image = board.Images("validation/0000")[0]
-    assert (image.width, image.height) == (3 * 48, 48)
 
 
 def test_a_batch_is_scored_where_the_loss_is_taken():
@@ -389,18 +360,7 @@ def test_training_prints_nothing_and_restores_threads_and_random_state(
     assert capsys.readouterr() == ("", "")
 
 
-def test_resuming_on_another_device_is_warned_of(run, data, tmp_path, monkeypatch, caplog):
-    shutil.copytree(run, tmp_path / "run")
-    train(tiny(), data=data, out=tmp_path / "run")
-    assert not caplog.messages
-    train(tiny("threads=2", "log_every=1", "checkpoint_minutes=9"), data=data, out=tmp_path / "run")
-    assert (
-        "Resuming on cpu with 2 threads in fp32; earlier steps ran on cpu with 1 threads in fp32"
-        in caplog.text
-    )
-
-
-@pytest.mark.parametrize("method", ["__init__", "add_scalar", "add_image", "close"])
+@pytest.mark.parametrize("method", ["__init__", "add_scalar"])
 def test_without_space_for_tensorboard_the_run_continues(data, tmp_path, monkeypatch, caplog, method):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -427,10 +387,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path,
         assert not name.startswith("network/") or np.isfinite(array).all(), name
 
 
-# Run folders
-
-
-@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("stride", [1, 4])
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_convolutions_compute_in_the_set_precision(tmp_path, data, monkeypatch, stride, precision, dtype):
     seen = set()
@@ -455,31 +412,10 @@ def test_auto_is_bfloat16_where_the_device_has_it(monkeypatch, caplog, native):
     assert ("precision=auto" in caplog.text) is not native
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "native"),
-    [
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True}, True),
-        ({"avx512_bf16": False}, False),
-        (None, False),
-    ],
-)
-def test_bfloat16_is_a_capability_of_the_processor(monkeypatch, capabilities, native):
-    if capabilities is None:  # an older torch
-        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    else:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+@pytest.mark.parametrize(("found", "native"), [("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)])
+def test_bfloat16_is_a_capability_of_the_processor(monkeypatch, found, native):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {found: True}, raising=False)
     assert has_bfloat16(torch.device("cpu")) is native
-
-
-@pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True)])
-def test_bfloat16_is_a_capability_of_the_given_card(monkeypatch, capability, native):
-    asked = []
-    monkeypatch.setattr(
-        torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability
-    )
-    assert has_bfloat16(torch.device("cuda:1")) is native
-    assert asked == [torch.device("cuda:1")]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows closes terminals otherwise")
@@ -519,25 +455,6 @@ def test_frozen_parts_keep_the_weights_of_the_start(run, data, tmp_path, part):
     assert frozen <= same
     assert encoder - same
     assert not {name for name in same - encoder if name.endswith(("running_mean", "weight"))}
-
-
-def test_an_encoder_without_batch_norms_to_freeze_is_warned_of(tmp_path, data, caplog):
-    train(tiny("steps=1", "model.encoder=convnext_atto"), data=data, out=tmp_path / "first")
-    again = tiny("freeze=[encoder_batch_norms]", "steps=1", "model.encoder=convnext_atto")
-    train(again, data=data, out=tmp_path / "second", init=tmp_path / "first")
-    assert "encoder_batch_norms" in caplog.text
-    assert "convnext_atto" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("across", "subset", "warns"),
-    [(True, "another", True), (True, "train", False), (False, "another", False)],
-)
-def test_across_tiles_without_scenes_is_warned_of(tmp_path, caplog, across, subset, warns):
-    data = write_pairs(tmp_path, train_images=2)
-    (data / "scenes.csv").write_text(f"part,id,scene,row,col\n{subset},0000,a,0,0\n")
-    load_training_data(data, "folders", crop_px=32, model_gsd=None, across_tiles=across)
-    assert caplog.text.count("across_tiles=true has no effect") == warns
 
 
 def test_crops_across_tiles_show_the_neighbours(tmp_path):
@@ -619,23 +536,6 @@ def test_a_start_without_a_checkpoint_starts_again(data, tmp_path, log):
     assert [event["event"] for event in read_log(tmp_path)].count("start") == 1
 
 
-def test_a_copy_that_was_cut_short_is_made_whole(run, data, tmp_path, monkeypatch):
-    copy = shutil.copyfile
-
-    def fail(source, target):
-        if "last" in source.name:
-            target.write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space")
-        copy(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copyfile", fail)
-        with pytest.raises(OutputError, match=r"last\.safetensors cannot be written"):
-            train(tiny(), data=data, out=tmp_path, resume=run)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "log.jsonl", "best.safetensors"}
-    assert train(tiny(), data=data, out=tmp_path, resume=run).step == 6
-
-
 def test_lines_beyond_the_resumed_step_are_dropped(tmp_path):
     events = [
         {"event": "start", "step": 0}, {"event": "step", "step": 2}, {"event": "validation", "step": 4},
@@ -644,25 +544,6 @@ def test_lines_beyond_the_resumed_step_are_dropped(tmp_path):
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events) + '{"event": "st')
     RunLog(tmp_path, step=4, validated_step=-1)
     assert [(e["event"], e["step"]) for e in read_log(tmp_path)] == [("start", 0), ("step", 2), ("step", 4)]
-
-
-def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path):
-    log = RunLog(tmp_path, step=0, validated_step=-1)
-    (tmp_path / "log.jsonl").mkdir()
-    with pytest.raises(OutputError, match=r"log\.jsonl"):
-        log.event("step", step=1)
-
-
-@pytest.mark.parametrize("words", [["info"], ["calibrate", "--data", "d", "--split", "folders:val"]])
-def test_a_checkpoint_is_no_model_and_the_run_is_named(run, data, words):
-    words = [words[0], str(run / "last.safetensors"), *words[1:]]
-    done = CliRunner().invoke(cli.build(), [str(data) if word == "d" else word for word in words])
-    assert isinstance(done.exception, ModelError)
-    assert str(run / "last.safetensors") in str(done.exception)
-    assert "checkpoint" in str(done.exception)
-
-
-# Fine-tuning
 
 
 def test_another_legend_matches_rows_by_name(run, tmp_path, caplog):
@@ -703,9 +584,6 @@ def test_a_model_of_another_shape_is_refused_by_tensor(run, data, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# Bad data
-
-
 def test_data_that_cannot_be_trained_on_leave_no_run(tmp_path):
     data = write_pairs(tmp_path / "data", train_images=1)
     (tmp_path / "ids.txt").write_text("train/0000\thold\n")
@@ -728,41 +606,10 @@ def test_data_that_cannot_be_trained_on_leave_no_run(tmp_path):
     refused(DataError, "3 images.*masks", gsd=1.0)
 
 
-def test_images_and_classes_that_cannot_be_learned_are_warned_of(tmp_path, caplog):
-    data = write_pairs(tmp_path / "data", size=48)
-    for i in range(4):
-        write_pair(
-            data / "train", f"{i:04}", np.zeros((48, 48, 3)), np.full((48, 48), 6 if i == 3 else i % 2)
-        )
-    loaded = load_training_data(data, "folders", crop_px=64, model_gsd=None)
-    assert [item.key for item in loaded.train] == [f"train/{i:04}" for i in range(3)]
-    assert "without a labelled pixel: 1" in caplog.text
-    absent = [name for name in DEEPGLOBE.scored_names if f"'{name}'" in caplog.text]
-    assert absent == list(DEEPGLOBE.scored_names[2:])
-    assert "3 of 3 training images are smaller" in caplog.text
-    assert "crop_px=32" in caplog.text
-
-
-# Pieces of validation
-
-
 def test_evenly_spaced_items():
     assert list(evenly_spaced(range(10), None)) == list(range(10))
     assert list(evenly_spaced(range(10), 3)) == [0, 3, 6]
     assert list(evenly_spaced(range(2), 5)) == [0, 1]
-
-
-def test_a_picture_is_image_truth_and_prediction():
-    image = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
-    truth = np.zeros((600, 900), np.uint8)
-    found = side_by_side(image, truth, truth + 1, DEEPGLOBE)
-    assert found.shape == (300, 1350, 3)
-    np.testing.assert_array_equal(found[:, :450], image[::2, ::2])
-    assert found[0, 450].tolist() == [0, 255, 255]
-    assert found[0, 900].tolist() == [255, 255, 0]
-
-
-# The command line
 
 
 def test_the_verb_trains(invoke, data, tmp_path):
@@ -841,11 +688,9 @@ def test_ctrl_c_is_exit_130(invoke, data, tmp_path, monkeypatch, caplog):
         (["--minutes", "1", "--steps", "1"], ["--minutes 1", "--steps 1"]),
         (["--preset", "begin"], ["'begin'", "starter"]),
         (["--set", "optimiser.lr=1"], ["'optimiser.lr'", "learning_rate"]),
-        (["--set", "crop_px"], ["KEY=VALUE"]),
         (["--split", "fold"], ["'fold'"]),
         (["--weights", "missing.safetensors"], ["missing.safetensors"]),
         (["--init", "missing.safetensors"], ["missing.safetensors"]),
-        (["--set", "device=tpu"], ["tpu"]),
     ],
 )
 def test_wrong_usage_is_a_message(invoke, data, tmp_path, arguments, words):

@@ -1,13 +1,9 @@
 """Maps to polygons in files: a partition with true areas, in every format, and bad input refused."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,9 +12,10 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize
 from typer.testing import CliRunner
 
+from imagefiles import save_raster
 from landcover.cli import build
 from landcover.errors import MaskError, OutputError, UsageError
-from landcover.io import read_mask, write_mask
+from landcover.io import write_mask
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, NODATA, LandClass, Legend
 
 pyogrio = pytest.importorskip("pyogrio")
@@ -46,17 +43,9 @@ def some_map(shape=(60, 50), seed=0):
 
 
 def write(path, bands, place=UTM, *, listing=DEEPGLOBE.listing, nodata=NODATA):
-    bands = bands if bands.ndim == 3 else bands[None]
-    count, height, width = bands.shape
-    profile = {"driver": "GTiff", "count": count, "height": height, "width": width}
-    profile |= {"dtype": bands.dtype, "nodata": nodata}
-    if place is not None:
-        profile |= {"crs": place[0], "transform": place[1]}
-    with rasterio.open(path, "w", **profile) as target:
-        target.write(bands)
-        if listing is not None:
-            target.update_tags(**{CLASS_NAMES: listing})
-    return path
+    bands = bands if bands.ndim == 2 else np.moveaxis(bands, 0, -1)
+    tags = None if listing is None else {CLASS_NAMES: listing}
+    return save_raster(path, bands, crs=place[0], transform=place[1], nodata=nodata, tags=tags)
 
 
 def read(path):
@@ -119,17 +108,6 @@ def test_formats_hold_the_same(tmp_path, suffix):
         assert 46 > north > south > 44
     else:
         burn(polygons, fields["class_index"], index, UTM[1])
-
-
-def test_outer_rings_run_counter_clockwise_and_holes_stay(tmp_path):
-    index = np.zeros((7, 7), np.uint8)
-    index[2:5, 2:5] = 3
-    index[3, 3] = NODATA
-    vectorize(write(tmp_path / "map.tif", index), tmp_path / "out.fgb")
-    polygons, fields, _ = read(tmp_path / "out.fgb")
-    assert shapely.is_ccw(shapely.get_exterior_ring(polygons)).all()
-    assert shapely.get_num_interior_rings(polygons).tolist() == [1, 1]
-    assert sorted(fields["area_m2"].tolist()) == [8 / 4, 40 / 4]
 
 
 @pytest.mark.parametrize(
@@ -235,24 +213,6 @@ def test_simplifying_leaves_points_out(tmp_path):
     assert not (tmp_path / "noise.gpkg").exists()
 
 
-@pytest.mark.shared
-@pytest.mark.parametrize("simplify", [None, "4px"])
-def test_a_mask_of_the_challenge_as_polygons(tmp_path, simplify):
-    path = Path(__file__).parents[2] / "shared/data/deepglobe_full/10452_mask.png"
-    if not path.is_file():
-        pytest.skip("no ../shared here")
-    index = read_mask(path, DEEPGLOBE).index
-    source = write(tmp_path / "map.tif", index)
-    vectorize(source, tmp_path / "out.gpkg", simplify=simplify)
-    polygons, fields, _ = read(tmp_path / "out.gpkg")
-    assert shapely.is_valid(polygons).all()
-    assert shapely.area(polygons).sum() == pytest.approx(index.size / 4)
-    if simplify is None:
-        burn(polygons, fields["class_index"], index, UTM[1])
-    else:
-        assert shapely.coverage_is_valid(polygons)
-
-
 @pytest.mark.parametrize(
     ("text", "gsd", "pixels"), [("2m", 0.5, 4), ("4px", None, 4), (" 1.5 PX", 0.1, 1.5), ("0px", None, 0)]
 )
@@ -340,20 +300,6 @@ def run(*arguments):
     return CliRunner().invoke(build(), words, catch_exceptions=False)
 
 
-def test_the_command(tmp_path):
-    index = some_map()
-    source = write(tmp_path / "map.tif", index)
-    done = run(source, "--out", tmp_path / "out.gpkg", "--json", "-")
-    summary = json.loads(done.stdout)
-    assert sum(summary["pixels"].values()) == np.count_nonzero(index != NODATA)
-    assert f"Wrote {sum(summary['polygons'].values())} polygons of urban" in done.stderr
-    run(source, "--out", tmp_path / "out.fgb", "--json", tmp_path / "out.json", "--legend", "deepglobe")
-    assert json.loads((tmp_path / "out.json").read_text())["area_m2"] == summary["area_m2"]
-    with pytest.raises(OutputError, match=r"out\.json exists"):
-        run(source, "--out", tmp_path / "new.gpkg", "--json", tmp_path / "out.json")
-    assert not (tmp_path / "new.gpkg").exists()
-
-
 def test_a_map_of_nodata_gives_an_empty_layer_and_says_so(tmp_path):
     source = write(tmp_path / "map.tif", np.full((6, 5), NODATA, np.uint8))
     done = run(source, "--out", tmp_path / "out.gpkg")
@@ -364,10 +310,3 @@ def test_a_map_of_nodata_gives_an_empty_layer_and_says_so(tmp_path):
     assert vectorize(source, tmp_path / "out.geojson", simplify="1m") == Vectorized(
         tmp_path / "out.geojson", {}, {}, {}
     )
-
-
-def test_without_the_extra_only_polygons_are_missing():
-    code = "import sys; sys.modules['shapely'] = None; import landcover; landcover.clean; landcover.vectorize"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1].startswith("landcover.errors.MissingExtraError: This needs shapely")
-    assert "landcover[vector]" in done.stderr

@@ -2,10 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from threading import Event
 
 import numpy as np
 import pyogrio
@@ -45,9 +41,6 @@ def write_raw(path, geometries, crs="EPSG:32631", **options):
     return path
 
 
-# --- There and back -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_batches_come_back_as_one(tmp_path, suffix):
     path = tmp_path / f"parcels.{suffix}"
@@ -75,39 +68,6 @@ def test_the_same_features_give_the_same_bytes(tmp_path, suffix):
         write_features(file, [(squares(3), attributes(3))], COLUMNS, UTM)
     assert files[0].read_bytes() == files[1].read_bytes()
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [f"out.{suffix}"] * 2
-
-
-def test_geopackages_written_in_turns_by_threads_tell_no_time_either(tmp_path):
-    """One begins while the other is at work, and ends before it: a setting put back would be the other's."""
-    boxes, columns = squares(2), attributes(2)
-    first_begun, second_done = Event(), Event()
-
-    def first():
-        yield boxes, columns
-        first_begun.set()
-        assert second_done.wait(60)
-        yield boxes, columns
-
-    def second():
-        assert first_begun.wait(60)
-        yield from [(boxes, columns)] * 2
-
-    def write_second():
-        write_features(tmp_path / "b" / "out.gpkg", second(), COLUMNS, UTM)
-        second_done.set()
-
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [
-            pool.submit(write_features, tmp_path / "a" / "out.gpkg", first(), COLUMNS, UTM),
-            pool.submit(write_second),
-        ]
-        for job in jobs:
-            job.result()
-    assert pyogrio.get_gdal_config_option("OGR_CURRENT_DATE") is None
-    alone = tmp_path / "c" / "out.gpkg"
-    write_features(alone, [(boxes, columns)] * 2, COLUMNS, UTM)
-    for folder in "ab":
-        assert (tmp_path / folder / "out.gpkg").read_bytes() == alone.read_bytes()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -139,14 +99,6 @@ def test_points_in_geographic_coordinates_and_multipoints(tmp_path):
     assert features.kind == "point"
     assert features.attributes["number"].tolist() == [0, 0, 1]
     np.testing.assert_allclose(shapely.get_coordinates(features.geometries).T, expected, atol=1e-3)
-
-
-def test_heights_are_dropped_and_the_shapefile_is_read(tmp_path):
-    path = write_raw(tmp_path / "high.shp", [shapely.Point(500_000, 5_700_000, 12)])
-    assert not shapely.has_z(read_features(path, UTM).geometries).any()
-
-
-# --- Reprojection -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("source", "target"), [(28992, 32632), (4326, 32631), (32631, 4326), (3857, 28992)])
@@ -186,9 +138,6 @@ def test_what_folds_over_itself_is_refused_and_what_touches_itself_is_not():
     # A hole that touches the side of its polygon may cross it by rounding.
     touching = shapely.Polygon([(3, 51), (4.3, 51.2), (4, 52)], [[(3.65, 51.1), (3.7, 51.3), (3.65, 51.3)]])
     assert shapely.area(reproject(np.array([touching], object), WGS84, UTM))[0] > 0
-
-
-# --- What is refused ----------------------------------------------------------------------------------------
 
 
 def test_files_that_are_none(tmp_path):
@@ -308,24 +257,3 @@ def test_nothing_is_replaced_unasked_and_nothing_half_written_stays(tmp_path, su
         write_features(path, broken(), COLUMNS, UTM, force=True)
     assert path.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_a_full_disk_leaves_nothing(tmp_path, suffix):
-    code = f"""
-import resource, shapely, numpy as np
-from pathlib import Path
-from rasterio.crs import CRS
-from rasterio.warp import transform
-from landcover.errors import OutputError
-from landcover.io.vectors import write_features
-boxes = shapely.box(np.arange(2000.0), 0, np.arange(2000.0) + 1, 1)
-resource.setrlimit(resource.RLIMIT_FSIZE, (130_000, 130_000))
-try:
-    write_features(Path("out.{suffix}"), [(boxes, {{}})] * 2, {{}}, CRS.from_epsg(32631))
-except OutputError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert f"out.{suffix} cannot be written" in done.stdout, done.stderr
-    assert list(tmp_path.iterdir()) == []

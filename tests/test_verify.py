@@ -226,16 +226,6 @@ class TestMatchingEdges:
         tiles = {f"t{i}": borders(flat, np.zeros((64, 64), np.uint8)) for i in range(20)}
         assert links(tiles) == []
 
-    def test_tiles_of_different_sizes_are_not_compared(self):
-        image, index = mosaic(5, 128, 128)
-        left = borders(image[:, :64], index[:, :64])
-        right = borders(image[:64, 64:], index[:64, 64:])
-        assert links({"left": left, "right": right}) == []
-
-    def test_few_tiles(self):
-        assert links({}) == []
-        assert links(dict(list(tile_borders(0).items())[:1])) == []
-
     def test_a_folder_without_table_leaks_by_its_edges(self, tmp_path):
         """Whole path: mosaics cut into files, every third tile put into validation, links counted across."""
         part_of = {}
@@ -262,18 +252,6 @@ class TestMatchingEdges:
 
 
 class TestCommand:
-    @pytest.mark.parametrize(
-        "verb", [["verify"], ["prepare", "--out", "cache"], ["splits", "--split", "all"]]
-    )
-    def test_the_limit_on_pixels_is_an_option_wherever_files_are_decoded(self, verb, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        write_folder(tmp_path / "data", "pairs")
-        where = ["--data", "data"] if verb[0] == "splits" else ["data"]
-        low = CliRunner().invoke(build(), [*verb, *where, "--max-pixels", "767"])
-        assert "--max-pixels 768" in low.stdout + str(low.exception)
-        assert CliRunner().invoke(build(), [*verb, *where, "--max-pixels", "768"]).exit_code == 0
-        assert CliRunner().invoke(build(), [*verb, *where, "--max-pixels", "0"]).exit_code == 2
-
     def test_json_has_the_contract_s_keys(self, tmp_path):
         write_folder(tmp_path / "data", "restarting")
         result = CliRunner().invoke(build(), ["verify", str(tmp_path / "data"), "--json", "-"])
@@ -311,10 +289,3 @@ class TestCommand:
         done = CliRunner().invoke(build(), ["splits", "--data", str(tmp_path), "--split", f"folders:{part}"])
         assert isinstance(done.exception, UsageError)
         assert "--split folders." in str(done.exception)
-
-    def test_prepare_says_what_it_did(self, tmp_path):
-        write_folder(tmp_path / "data", "challenge")
-        command = ["prepare", str(tmp_path / "data"), "--out", str(tmp_path / "cache")]
-        first, second = (CliRunner().invoke(build(), command) for _ in range(2))
-        assert "written: layout challenge, 6 images, 3 with masks, GSD unknown" in first.stderr
-        assert "up to date" in second.stderr

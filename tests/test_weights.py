@@ -1,7 +1,6 @@
 """Pretrained encoder weights: the tensors of the file are loaded, and a wrong file is refused."""
 
 import functools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,6 @@ from landcover.errors import LandcoverError, ModelError
 from landcover.model import ModelConfig
 from landcover.model.encoders import build_encoder, load_encoder_weights, timm
 from landcover.model.network import build_model
-
-SHARED = Path(__file__).parents[2] / "shared" / "weights"
 
 
 @functools.cache
@@ -106,40 +103,3 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
         build_model(ModelConfig(), classes=2, weights=path)
     with pytest.raises(LandcoverError, match=r"none\.safetensors"):
         build_model(ModelConfig(), classes=2, weights=tmp_path / "none.safetensors")
-
-
-def test_timm_weights_by_name_from_its_cache_and_without_network(tmp_path, monkeypatch):
-    """A downloaded file in the cache is used; without one and without network the message names a remedy."""
-    config = timm.get_pretrained_cfg("resnet18")
-    folder = tmp_path / f"models--{config.hf_hub_id.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text("abc")
-    (folder / "snapshots" / "abc").mkdir(parents=True)
-    tensors = tensors_of("resnet18") | {"bn1.weight": np.full(64, 0.25, np.float32)}
-    save_file(
-        {key: np.array(value) for key, value in tensors.items()}, folder / "snapshots/abc/model.safetensors"
-    )
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    encoder = build_encoder("resnet18", 32)
-    load_encoder_weights(encoder, "timm")
-    assert encoder.body.state_dict()["bn1.weight"].sum() == 16
-    with pytest.raises(ModelError, match=r"'mobilenetv2_100'.*safetensors"):
-        load_encoder_weights(build_encoder("mobilenetv2_100", 32), "timm")
-    with pytest.raises(ModelError, match=r"'resnet50t'"):
-        load_encoder_weights(build_encoder("resnet50t", 32), "timm")
-
-
-@pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared weights")
-@pytest.mark.parametrize(
-    ("encoder", "file"),
-    [
-        ("mobilenetv2_100", "mobilenetv2_100_imagenet.safetensors"),
-        ("tf_efficientnet_b4", "efficientnet_b4_imagenet.safetensors"),
-    ],
-)
-def test_real_weights(encoder, file):
-    model = build_model(ModelConfig(encoder=encoder), classes=6, weights=SHARED / file).eval()
-    with torch.inference_mode():
-        assert model(torch.zeros(1, 3, 64, 64)).isfinite().all()

@@ -17,7 +17,7 @@ from landcover.training import TrainConfig, train
 
 TINY: Mapping[str, Any] = {
     "model": {
-        "encoder": "mobilenetv2_050",
+        "encoder": "test_efficientnet",
         "output_stride": 32,
         "aspp_channels": 8,
         "decoder_channels": 8,

@@ -80,7 +80,7 @@ def make_inputs(folder: Path) -> None:
     wide = np.moveaxis(landscape(520, 700, 7)[0], -1, 0)
     _raster(folder / "wide.tif", wide, tiled=True, blockxsize=64, blockysize=64, compress="deflate", **UTM)
 
-    left, top = UTM["transform"] * (0, 0)
+    left, top = UTM["transform"].c, UTM["transform"].f
     zones = {
         "north": [(20, 10), (200, 5), (180, 120), (30, 90)],
         "south": [(100, 150), (330, 140), (350, 250), (120, 280)],
