@@ -3,12 +3,17 @@
 import errno
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 
+from fake_runtime import ColourRuntime, make_card
 from landcover import machine
+from landcover.data import open_dataset, prepare
 from landcover.errors import LandcoverError, OutOfMemoryError, OutputError
+from landcover.inference import predict
 from landcover.machine import check_disk, free_memory, lacks_memory, needing_memory, processors
+from training_world import write_pairs
 
 GB = 10**9
 
@@ -141,3 +146,42 @@ def test_disk_space_is_checked_where_the_output_will_be(tmp_path):
     check_disk(tmp_path / "not" / "yet", 1, "A map")
     with pytest.raises(OutputError, match=r"A map .*GB.*not.*GB.* are free"):
         check_disk(tmp_path / "not" / "yet", 10**18, "A map")
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk with one kilobyte left."""
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 1000))
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def run_prepare(data, out):
+    prepare(data, out)
+
+
+def run_train(data, out):
+    from landcover.training import train
+    from training_world import tiny
+
+    train(tiny(), data=data, out=out)
+
+
+def run_predict(data, out):
+    images = [item.image for item in open_dataset(data).items][:1]
+    prediction = predict(images, ColourRuntime(make_card(gsd=1.0)), out)
+    for reason in prediction.failed.values():
+        raise OutputError(reason)
+
+
+@pytest.mark.usefixtures("full")
+@pytest.mark.parametrize("verb", [run_prepare, run_train, run_predict])
+def test_a_full_disk_is_reported_before_the_work(tmp_path, verb):
+    data = write_pairs(tmp_path / "data")
+    with pytest.raises(OutputError, match=r"needs about .* of disk space in .*out.*; 1,000 bytes are free"):
+        verb(data, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.*"))

@@ -91,6 +91,9 @@ def train(
     ] = False,
 ) -> None:
     """Train a model, or fine-tune one."""
+    from landcover.machine import sleep_between_layers
+
+    sleep_between_layers()
     from landcover.config import dump_yaml, with_overrides
     from landcover.model.card import read_card
     from landcover.training import load_preset
@@ -139,6 +142,10 @@ def train(
         "" if result.best_miou is None else f" Best mIoU {points(result.best_miou)}, step {result.best_step}."
     )
     weights_of = " (weights of the last step)" if config.validation.keep == "last" else ""
+    if result.expected_steps is not None:
+        log.info(
+            "%d of %d expected steps, by the speed of the first minute.", result.step, result.expected_steps
+        )
     log.info(
         "%d steps in %.1f minutes.%s The model: %s%s", result.step, result.seconds / 60, best, out, weights_of
     )

@@ -5,7 +5,9 @@ A cache is a folder of three files: ``images.bin`` with the images one after ano
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +27,7 @@ from landcover.io.files import atomic_path, is_temporary, remove_temporary, writ
 from landcover.io.locks import locked_folder
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
+from landcover.machine import check_disk
 from landcover.model.card import FINGERPRINT_BYTES
 from landcover.progress import track
 from landcover.scale import check_gsd
@@ -389,6 +392,11 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
     if out.is_dir():
         for leftover in filter(is_temporary, out.iterdir()):
             remove_temporary(leftover)
+    need = 0
+    for item in source.items:
+        with suppress(DataError):  # reported when it is decoded
+            need += math.prod(source.size(item)) * (3 if item.mask is None else 4)
+    check_disk(out, need, f"The cache of {source.root}")
     entries: list[Entry] = []
     faults: list[str] = []
     images_bytes = masks_bytes = 0

@@ -16,8 +16,10 @@ from landcover.inference.engine import RowBlock, row_blocks
 from landcover.inference.grid import Grid, make_grid
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Imagery, Task, pixel_areas
+from landcover.io.files import work_folder_path
 from landcover.io.readahead import read_ahead
-from landcover.machine import needing_memory
+from landcover.legend import Legend
+from landcover.machine import check_disk, needing_memory
 from landcover.model.preprocessing import Size
 from landcover.model.runtimes import Runtime
 from landcover.ood import OodReport
@@ -112,6 +114,7 @@ def make_map(
     products = {"probabilities": options.probabilities, "confidence": options.confidence}
     identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **products}
     on_disk = math.prod(imagery.size) > IN_MEMORY_PIXELS
+    check_disk(task.map.parent, disk_needed(task, grid.size, areas.legend, options), task.name)
     need = memory_needed(grid, runtime, options, on_disk=on_disk)
     kept_in = identity if on_disk else None
     with (
@@ -153,6 +156,22 @@ def scene_grid(runtime: Runtime, imagery: Imagery, options: PredictOptions, name
         )
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
+
+
+def disk_needed(task: Task, size: Size, legend: Legend, options: PredictOptions) -> int:
+    """Return the bytes of disk that a scene takes at least while it is written, beside finished rows.
+
+    All rows of all products if they are kept on disk, else of one product; a third more for overviews.
+    """
+    bands = [
+        1,
+        *([len(legend.scored)] if options.probabilities else []),
+        *([1] if options.confidence else []),
+    ]
+    on_disk = math.prod(size) > IN_MEMORY_PIXELS
+    raw = math.prod(size) * (sum(bands) if on_disk else max(bands))
+    finished = (file.stat().st_size for file in work_folder_path(task.map).glob("*.raw") if options.resume)
+    return raw * 4 // 3 - sum(finished)
 
 
 def memory_needed(grid: Grid, runtime: Runtime, options: PredictOptions, *, on_disk: bool) -> int:

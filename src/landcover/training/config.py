@@ -182,7 +182,7 @@ class TrainConfig(Config):
         precision: ``bf16``: convolutions in bfloat16 (autocast); ``auto``: on devices made for it.
         channels_last: Memory order of the network; faster almost everywhere.
         device: ``auto`` (the accelerator if there is one), ``cpu`` or ``cuda``.
-        threads: Threads that compute on a CPU; None for torch's choice.
+        threads: Threads that compute on a CPU; None for one for each idle processor at the start.
         loaders: Threads that read crops ahead.
         seed: Seed of all random choices.
         log_every: Steps between lines of the log.

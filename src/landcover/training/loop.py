@@ -34,6 +34,7 @@ from landcover.training.data import TrainingData, evenly_spaced
 from landcover.training.log import RunLog
 from landcover.training.losses import Loss, labelled_pixels
 from landcover.training.optim import learning_rate_factor
+from landcover.training.pace import Pace
 
 _PICTURES, _PICTURE_PX = 6, 512
 _MIN_PROBABILITY = 1e-7
@@ -62,7 +63,7 @@ class Run:
     batches: BatchReader
 
 
-def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt") -> runs.Reason:
+def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt", pace: Pace) -> runs.Reason:
     """Train and validate until the run ends or is interrupted; return why it ended."""
     config, progress = run.config, state.progress
     fabric = _fabric(run.device, run.precision)
@@ -118,6 +119,8 @@ def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt"
         progress.step += 1
         progress.seconds = time.monotonic() - start
         seconds += progress.seconds - began
+        if (slow := pace.step(progress.seconds - began)) is not None:
+            logger.warning(slow)
 
         log.progress(runs.fraction_done(config, progress), f"Step {progress.step}")
         if progress.step % config.log_every == 0:

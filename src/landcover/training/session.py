@@ -16,6 +16,7 @@ from landcover.errors import ModelError, UsageError
 from landcover.io.files import write_text
 from landcover.io.locks import locked_folder
 from landcover.legend import Legend
+from landcover.machine import check_disk
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, UsedImages, model_digest, read_card
 from landcover.model.encoders import encoder_preprocessing, weights_digest
 from landcover.model.network import build_model, load_model_weights
@@ -30,7 +31,11 @@ from landcover.training.log import RunLog
 from landcover.training.loop import Interrupt, Run, fit, save_best, save_checkpoint
 from landcover.training.losses import build_loss
 from landcover.training.optim import WeightAverage, build_optimiser, pick_precision
+from landcover.training.pace import Pace, choose_threads
 from landcover.training.teachers import check_teachers, read_teachers, soft_labels
+
+_COPIES = 5
+"""Copies of the weights in a run folder: network, average, state of the optimiser (two), best model."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,8 @@ class TrainResult:
         seconds: Time spent, over all resumes.
         best_step: Step of the best validation, or None.
         best_miou: Its mIoU, 0..1, or None.
+        expected_steps: Steps that a run limited in minutes would have made at the speed of its first minute,
+            validations included; None for other runs.
     """
 
     folder: Path
@@ -54,6 +61,7 @@ class TrainResult:
     seconds: float
     best_step: int | None
     best_miou: float | None
+    expected_steps: int | None = None
 
 
 def train(
@@ -115,7 +123,9 @@ def train(
             "--init, or --set 'freeze=[]'."
         )
     device = pick_device(config.device)
-    with locked_folder(folder), _restored_torch_state(config.threads, device):
+    with locked_folder(folder), _restored_torch_state(device):
+        earlier = folder if str(resume) in ("auto", "never") else Path(resume)
+        torch.set_num_threads(choose_threads(config.threads, earlier))
         start_card = None if start is None else read_card(start)
         teachers = read_teachers(config.teachers)
         loaded = load_training_data(
@@ -207,11 +217,10 @@ def train(
 
 
 @contextmanager
-def _restored_torch_state(threads: int | None, device: torch.device) -> Iterator[None]:
-    """Use a number of threads; restore it and the state of torch's random generators at the end."""
+def _restored_torch_state(device: torch.device) -> Iterator[None]:
+    """Restore the number of threads and the state of torch's random generators at the end."""
     before = torch.get_num_threads()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.set_num_threads(threads or before)
         try:
             yield
         finally:
@@ -255,6 +264,8 @@ def _start_state(
 def _train_to_the_end(run: Run, state: runs.TrainingState, *, resumed: bool) -> TrainResult:
     """Train a run and write its folder: configuration, log, checkpoints and the best model."""
     config, progress, folder = run.config, state.progress, run.folder
+    weights = sum(each.numel() * each.element_size() for each in state.network.state_dict().values())
+    check_disk(folder, _COPIES * weights, "Training")
     if not resumed:
         # Before the log: a start that is killed here recognises its own folder later.
         write_text(folder / runs.CONFIG_NAME, dump_yaml(config), force=True)
@@ -282,10 +293,16 @@ def _train_to_the_end(run: Run, state: runs.TrainingState, *, resumed: bool) -> 
             save_best(run, state)
         else:
             save_checkpoint(run, state)
-        reason = fit(run, state, log, interrupt)
+        pace, begin = Pace(), (progress.step, progress.seconds)
+        reason = fit(run, state, log, interrupt, pace)
         save_checkpoint(run, state)
         best = progress.best or {"step": None, "miou": None}
-        result = TrainResult(folder, reason, progress.step, progress.seconds, best["step"], best["miou"])
+        expected = None
+        if config.minutes is not None and pace.first is not None:
+            expected = begin[0] + round(pace.first * (progress.seconds - begin[1]) / 60)
+        result = TrainResult(
+            folder, reason, progress.step, progress.seconds, best["step"], best["miou"], expected
+        )
         log.event("end", **{name: value for name, value in asdict(result).items() if name != "folder"})
         if reason == "interrupted":
             logger.warning(
