@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from landcover.model.filling import any_within, mirrored
-from landcover.model.preprocessing import resample_image
+from landcover.model.preprocessing import any_within, mirrored, resample_image
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 

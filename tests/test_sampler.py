@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from landcover.data import SceneTile
 from landcover.legend import IGNORE
-from landcover.model.filling import mirrored
+from landcover.model.preprocessing import mirrored
 from landcover.training.sampler import Crop, CropSampler, NeighbourTiles, assemble_crop, count_classes
 
 CLASSES = 3

@@ -23,7 +23,7 @@ from landcover.inference.grid import Axis, Grid, make_grid, upsample, upsampled_
 from landcover.inference.reading import ArraySource, ReadRows, Source, WindowRow, valid_rows, window_rows
 from landcover.io.readahead import read_ahead
 from landcover.legend import Legend
-from landcover.model.filling import mirrored
+from landcover.model.preprocessing import mirrored
 from landcover.model.runtimes import Runtime
 from landcover.ood import ImageryProfile, OodStats, ood_stats
 from landcover.windows import Span

@@ -12,8 +12,7 @@ import numpy.typing as npt
 from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import UsageError
 from landcover.inference.grid import Grid
-from landcover.model.filling import any_within
-from landcover.model.preprocessing import resample_rows, source_rows
+from landcover.model.preprocessing import any_within, resample_rows, source_rows
 from landcover.raster import Strip
 
 _STEP_ROWS = 128

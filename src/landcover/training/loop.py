@@ -154,13 +154,10 @@ def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt"
 
 
 class Interrupt:
-    """Remember a signal to end while active; a second signal has its usual effect. A context manager.
+    """Remember in ``requested`` a signal to end; a second signal has its usual effect. A context manager.
 
     The signals are SIGINT, SIGTERM and that of a closed terminal, unless it is ignored (nohup). Outside the
     main thread, which alone can handle signals, it does nothing.
-
-    Attributes:
-        requested: Whether a signal came.
     """
 
     def __init__(self) -> None:
@@ -188,11 +185,8 @@ class Interrupt:
 def save_checkpoint(run: Run, state: runs.TrainingState) -> None:
     """Write the checkpoint, then the best model if it has the present weights.
 
-    In this order, a start after a kill between the two can write the missing model.
-
-    Raises:
-        OutputError: If a file cannot be written; the previous one stays.
-        TrainingError: If weights are not finite; the last good checkpoint stays.
+    In this order, a start after a kill between the two can write the missing model. If weights are not
+    finite, the last good checkpoint stays.
     """
     if not all(bool(tensor.isfinite().all()) for tensor in state.network.parameters()):
         raise TrainingError(

@@ -137,11 +137,7 @@ class TrainingState:
     progress: Progress
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Write the checkpoint, whole or not at all, with the :func:`run_identity`; replace an older file.
-
-        Raises:
-            OutputError: If the file cannot be written.
-        """
+        """Write the checkpoint, whole or not at all, with the :func:`run_identity`; replace an older file."""
         arrays = {
             name: np.asarray(tensor.detach().cpu(), order="C") for name, tensor in self._tensors().items()
         }
@@ -220,10 +216,7 @@ def run_identity(
     init: str | None,
     teachers: Sequence[str],
 ) -> dict[str, Any]:
-    """Return what identifies a run, as plain data for JSON.
-
-    ``weights``, ``init`` and ``teachers`` are digests: the files may be moved.
-    """
+    """Return what identifies a run, as plain data for JSON; files by their digests, as they may be moved."""
     own = {"weights": weights, "init": init, "teachers": list(teachers)}
     of_data = {"data": data.digest, "data_gsd": data.data_gsd, "model_gsd": data.model_gsd}
     legend = data.dataset.legend.to_dict()

@@ -18,8 +18,7 @@ import numpy.typing as npt
 from landcover._typing import Float64Array, Int64Array, UInt8Array
 from landcover.data import SceneTile
 from landcover.legend import IGNORE
-from landcover.model.filling import mirrored
-from landcover.model.preprocessing import Size
+from landcover.model.preprocessing import Size, mirrored
 from landcover.windows import Window
 
 BLOCK_PX = 64

@@ -90,9 +90,6 @@ def import_onnxruntime() -> Any:
 
     By default it stores a device id in the user's cache folder and reports sessions to Microsoft. On Linux
     it reads an environment variable when it is loaded; on Windows only its own function has an effect.
-
-    Raises:
-        MissingExtraError: If it is not installed.
     """
     disable_telemetry()
     with needs("onnxruntime"):
