@@ -361,9 +361,10 @@ def test_an_open_dataset_is_scored(world, starter):
 def examples():
     """Return the examples of the public objects and their public methods."""
     finder = doctest.DocTestFinder(recurse=True, exclude_empty=True)
+    imported = {"lc": lc, "make_dataset": make_dataset, "make_scene": make_scene}  # as docs/reference says
     found = {}
     for name in sorted(PUBLIC):
-        for test in finder.find(getattr(lc, name), name, module=False, globs={"lc": lc}):
+        for test in finder.find(getattr(lc, name), name, module=False, globs=imported):
             if test.examples and not any(part.startswith("_") for part in test.name.split(".")):
                 found[test.name] = test
     return list(found.values())

@@ -264,8 +264,6 @@ def prepare(
         OutputError: If ``out`` has other content and ``force`` is off, or cannot be written.
 
     Example:
-        >>> import landcover as lc
-        >>> from landcover.data.synthetic import make_dataset
         >>> folder = make_dataset("data", scenes=3, size=64)
         >>> prepared = lc.prepare(folder, "cache")
         >>> prepared.written, lc.open_dataset("cache").gsd

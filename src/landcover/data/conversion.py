@@ -82,8 +82,6 @@ def convert(
             is off (nothing is written then), or a result cannot be written.
 
     Example:
-        >>> import landcover as lc
-        >>> from landcover.data.synthetic import make_dataset
         >>> folder = make_dataset("data", scenes=3, size=64)
         >>> converted = lc.convert([folder], "indices", to="index")
         >>> len(converted.written), converted.failed

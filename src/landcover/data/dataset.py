@@ -51,8 +51,6 @@ class Dataset(ABC):
         scene_table: Digest of that file; None without it, or if the cache does not record it.
 
     Example:
-        >>> import landcover as lc
-        >>> from landcover.data.synthetic import make_dataset
         >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
         >>> item = dataset.items[0]
         >>> dataset.read_image(item).shape, dataset.read_mask(item).shape
@@ -85,8 +83,6 @@ class Dataset(ABC):
         """Return (height, width) of an item without decoding it.
 
         Example:
-            >>> import landcover as lc
-            >>> from landcover.data.synthetic import make_dataset
             >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
             >>> dataset.size(dataset.items[0])
             (64, 64)
@@ -100,8 +96,6 @@ class Dataset(ABC):
             ImageError: If the file is truncated or of an unsupported form.
 
         Example:
-            >>> import landcover as lc
-            >>> from landcover.data.synthetic import make_dataset
             >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
             >>> dataset.read_image(dataset.items[0]).dtype
             dtype('uint8')
@@ -115,8 +109,6 @@ class Dataset(ABC):
             DataError: If the item has no mask, or the mask is unreadable or of another size than the image.
 
         Example:
-            >>> import landcover as lc
-            >>> from landcover.data.synthetic import make_dataset
             >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
             >>> dataset.labels(dataset.items[0]).off_palette
             0
@@ -130,8 +122,6 @@ class Dataset(ABC):
             DataError: If the image cannot be read.
 
         Example:
-            >>> import landcover as lc
-            >>> from landcover.data.synthetic import make_dataset
             >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
             >>> len(dataset.fingerprint(dataset.items[0]).pixels)
             8
@@ -141,8 +131,6 @@ class Dataset(ABC):
         """Read a mask or a window of it: uint8 (height, width), class indices of :attr:`legend`.
 
         Example:
-            >>> import landcover as lc
-            >>> from landcover.data.synthetic import make_dataset
             >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
             >>> bool(dataset.read_mask(dataset.items[0]).max() < len(dataset.legend))
             True
@@ -153,8 +141,6 @@ class Dataset(ABC):
         """Count the pixels of each class in an item's mask: int64 (classes,).
 
         Example:
-            >>> import landcover as lc
-            >>> from landcover.data.synthetic import make_dataset
             >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
             >>> int(dataset.class_pixels(dataset.items[0]).sum())
             4096
@@ -247,8 +233,6 @@ def open_dataset(
         ConfigError: If ``landcover.yaml`` or the legend is not valid.
 
     Example:
-        >>> import landcover as lc
-        >>> from landcover.data.synthetic import make_dataset
         >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
         >>> len(dataset.items), dataset.gsd, dataset.legend.name
         (3, 0.5, 'deepglobe')

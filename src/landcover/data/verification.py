@@ -147,8 +147,6 @@ def verify(
         SplitError: If the split does not fit the data.
 
     Example:
-        >>> import landcover as lc
-        >>> from landcover.data.synthetic import make_dataset
         >>> folder = make_dataset("data", scenes=3, size=64)
         >>> lc.verify(folder).ok
         True

@@ -55,7 +55,6 @@ class TruthOptions:
         crs: CRS of the columns ``x`` and ``y`` of a CSV file, such as ``EPSG:32631``.
 
     Example:
-        >>> import landcover as lc
         >>> lc.TruthOptions(column="landcover").column
         'landcover'
     """

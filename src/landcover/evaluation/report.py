@@ -228,7 +228,6 @@ class EvaluationReport(Record):
         predictions: Absolute path of the scored or written maps, or None.
 
     Example:
-        >>> import landcover as lc
         >>> report = lc.EvaluationReport.model_validate(
         ...     {"metric": "challenge", "split": "folders:val", "images": 1, "pixels": 4, "miou": 0.5,
         ...      "iou": {"land": 0.5, "sea": 0.5}, "pixel_accuracy": 0.75, "classes": ["land", "sea"],
@@ -455,7 +454,6 @@ class CalibrationReport(Record):
         warnings: Overlap of the images with the training data.
 
     Example:
-        >>> import landcover as lc
         >>> report = lc.calibrate("runs/a", "data", "folders:val")  # doctest: +SKIP
         >>> report.temperature, report.ece.after  # doctest: +SKIP
         (1.2, 0.03)

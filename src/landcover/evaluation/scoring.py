@@ -61,7 +61,6 @@ class EvaluateOptions:
         force: Replace existing maps and JSON.
 
     Example:
-        >>> import landcover as lc
         >>> lc.EvaluateOptions(min_region="2000m2", calibration=True).boundaries
         False
     """
@@ -116,8 +115,6 @@ def evaluate(
         OutputError: If an output exists and ``force`` is off, or cannot be written.
 
     Example:
-        >>> import landcover as lc
-        >>> from landcover.data.synthetic import make_dataset
         >>> folder = make_dataset("data", scenes=3, size=96)
         >>> report = lc.evaluate(folder, split="all:all", model="starter")
         >>> report.images, report.confusion.shape, sorted(report.iou)[:2]

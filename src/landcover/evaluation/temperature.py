@@ -94,7 +94,6 @@ def calibrate(
             be written.
 
     Example:
-        >>> import landcover as lc
         >>> lc.calibrate("runs/a", "data", "folders:val").temperature  # doctest: +SKIP
         1.2
     """

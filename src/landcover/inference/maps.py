@@ -188,8 +188,6 @@ def predict(
             then), or if a map cannot be written.
 
     Example:
-        >>> import landcover as lc
-        >>> from landcover.data.synthetic import make_dataset
         >>> folder = make_dataset("scenes", scenes=3, size=64)
         >>> prediction = lc.predict([folder], "starter", "maps")
         >>> len(prediction.maps), prediction.failed

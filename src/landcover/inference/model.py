@@ -100,7 +100,6 @@ class Model:
         precision: Precision of layers that are not quantised.
 
     Example:
-        >>> import landcover as lc
         >>> model = lc.open_model("starter")
         >>> model.classes
         ('urban', 'agriculture', 'rangeland', 'forest', 'water', 'barren')
@@ -164,8 +163,6 @@ class Model:
             DataError: If the file cannot be read.
 
         Example:
-            >>> import landcover as lc
-            >>> from landcover.data.synthetic import make_scene
             >>> scene = make_scene(7, 128, 128)
             >>> result = lc.open_model("starter").predict(scene.image, gsd=0.5)
             >>> result.class_map.shape, result.class_map.dtype
@@ -286,7 +283,6 @@ def open_model(
         MissingExtraError: If the library is not installed.
 
     Example:
-        >>> import landcover as lc
         >>> lc.open_model("starter").gsd
         2.39
     """
@@ -305,8 +301,6 @@ class MapResult:
         warnings: Warnings about how the file was read.
 
     Example:
-        >>> import landcover as lc
-        >>> from landcover.data.synthetic import make_scene
         >>> image = make_scene(7, 96, 128).image
         >>> result = lc.open_model("starter").predict(image, gsd=0.5)
         >>> result.shape, result.probabilities.shape
@@ -365,8 +359,6 @@ class MapResult:
             OutputError: If the file exists and ``force`` is off, has another suffix, or cannot be written.
 
         Example:
-            >>> import landcover as lc
-            >>> from landcover.data.synthetic import make_scene
             >>> result = lc.open_model("starter").predict(make_scene(7, 64, 64).image, gsd=0.5)
             >>> result.save("map.png").name
             'map.png'
@@ -398,8 +390,6 @@ class MapResult:
             MissingExtraError: If matplotlib is not installed (extra ``plot``).
 
         Example:
-            >>> import landcover as lc
-            >>> from landcover.data.synthetic import make_scene
             >>> result = lc.open_model("starter").predict(make_scene(7, 64, 64).image, gsd=0.5)
             >>> ax = result.plot()  # doctest: +SKIP
         """
@@ -437,8 +427,6 @@ class MapResult:
             MissingExtraError: If geopandas is not installed (extra ``geo``).
 
         Example:
-            >>> import landcover as lc
-            >>> from landcover.data.synthetic import make_scene
             >>> result = lc.open_model("starter").predict(make_scene(7, 64, 64).image, gsd=0.5)
             >>> regions = result.to_geodataframe()  # doctest: +SKIP
         """

@@ -49,7 +49,6 @@ class PredictOptions(Options):
         UsageError: If a value cannot be used.
 
     Example:
-        >>> import landcover as lc
         >>> lc.PredictOptions(gsd=0.5, min_region="2000m2").batch
         1
     """
@@ -216,7 +215,6 @@ class PredictOptions(Options):
         """Return the options that change the map, by name, which ``resume`` compares.
 
         Example:
-            >>> import landcover as lc
             >>> lc.PredictOptions(tta=True).identity()["tta"]
             True
         """

@@ -11,7 +11,7 @@ from landcover.errors import MaskError, OutputError, UsageError, did_you_mean, f
 from landcover.io.colours import NO_CLASS, find_classes, index_to_colours, on_corners, settle_off_palette
 from landcover.io.discovery import MAX_PIXELS
 from landcover.io.files import atomic_path
-from landcover.io.images import Picture, read_picture
+from landcover.io.images import read_picture
 from landcover.io.png import encode_png
 from landcover.legend import NODATA, Legend
 from landcover.values import MaskFormat as MaskFormat
@@ -65,7 +65,22 @@ def read_mask(
     if picture.palette is not None:
         index = np.take(find_classes(picture.palette[None], legend)[0], picture.pixels)
     else:
-        _refuse_grey_colours(path, picture, legend)
+        # Three equal bands of greys are indices or a picture saved as RGB, which thresholds would garble.
+        # A sample comes first: most masks are colourful.
+        if (
+            not picture.lossy
+            and on_corners(legend)
+            and all(
+                (rgb[..., :1] == rgb[..., 1:]).all() for rgb in (picture.pixels[::16, ::16], picture.pixels)
+            )
+        ):
+            greys = [int(value) for value in np.unique(picture.pixels[..., 0]) if 0 < value < 240]
+            if greys:
+                raise MaskError(
+                    f"{path} has three equal bands with the greys {first_few(greys, 8)}; expected colours of "
+                    f"the legend {legend.name!r}. It holds indices or a greyscale picture: save indices in "
+                    "one band, or pass the right file."
+                )
         index = find_classes(picture.pixels, legend)
     off_palette = index == NO_CLASS
     if picture.outside is not None:
@@ -79,22 +94,6 @@ def read_mask(
             "--legend, or raise --max-off-palette."
         )
     return Mask(index, count)
-
-
-def _refuse_grey_colours(path: Path, picture: Picture, legend: Legend) -> None:
-    """Refuse three equal bands of greys: indices or a picture saved as RGB, which thresholds would garble."""
-    if picture.lossy or not on_corners(legend):
-        return
-    for rgb in (picture.pixels[::16, ::16], picture.pixels):  # a sample first: most masks are colourful
-        if not (rgb[..., :1] == rgb[..., 1:]).all():
-            return
-    greys = [int(value) for value in np.unique(picture.pixels[..., 0]) if 0 < value < 240]
-    if greys:
-        raise MaskError(
-            f"{path} has three equal bands with the greys {first_few(greys, 8)}; expected colours of the "
-            f"legend {legend.name!r}. It holds indices or a greyscale picture: save indices in one band, or "
-            "pass the right file."
-        )
 
 
 def _stray_values(index: UInt8Array, legend: Legend) -> list[int]:

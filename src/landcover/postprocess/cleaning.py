@@ -98,8 +98,6 @@ def clean(
             off: nothing has been written then. Also if an output cannot be written.
 
     Example:
-        >>> import landcover as lc
-        >>> from landcover.data.synthetic import make_dataset
         >>> folder = make_dataset("data", scenes=3, size=64)
         >>> cleaned = lc.clean([folder], "cleaned", min_region="20px")
         >>> len(cleaned.written), cleaned.pixels

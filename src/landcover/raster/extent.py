@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,9 @@ from landcover.raster.georeference import Georeference
 from landcover.values import BoundingBox
 from landcover.windows import Window
 
+Polygons = npt.NDArray[np.object_]
+"""Polygons on the pixel grid of a scene: object (N,), shapely's, in columns and rows."""
+
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top in a CRS; or first col and row, last col and row in pixels."""
 
@@ -26,26 +28,20 @@ _FAR = 1e200
 _POLYGON = 3
 
 
-@dataclass(frozen=True, slots=True)
-class PolygonMask:
-    """Polygons on the pixel grid of a scene: object (N,), shapely's, in columns and rows."""
+def inside_polygons(polygons: Polygons, window: Window) -> BoolArray:
+    """Return which pixels of a window of the scene have their centre in a polygon: bool (h, w)."""
+    import shapely
 
-    polygons: npt.NDArray[np.object_]
-
-    def inside(self, window: Window) -> BoolArray:
-        """Return which pixels of a window of the scene have their centre in a polygon: bool (h, w)."""
-        import shapely
-
-        shape, corner = (window.height, window.width), Affine.translation(window.col, window.row)
-        right, bottom = window.col + window.width, window.row + window.height
-        margin = window.col - 1, window.row - 1, right + 1, bottom + 1
-        # Only polygons nearby, because rasterio iterates over all points in Python.
-        near = shapely.get_parts(shapely.clip_by_rect(self.polygons, *margin))
-        near = near[shapely.get_type_id(near) == _POLYGON]
-        if not len(near):
-            return np.zeros(shape, bool)
-        inside: BoolArray = geometry_mask(near, shape, corner, invert=True)
-        return inside
+    shape, corner = (window.height, window.width), Affine.translation(window.col, window.row)
+    right, bottom = window.col + window.width, window.row + window.height
+    margin = window.col - 1, window.row - 1, right + 1, bottom + 1
+    # Only polygons nearby, because rasterio iterates over all points in Python.
+    near = shapely.get_parts(shapely.clip_by_rect(polygons, *margin))
+    near = near[shapely.get_type_id(near) == _POLYGON]
+    if not len(near):
+        return np.zeros(shape, bool)
+    inside: BoolArray = geometry_mask(near, shape, corner, invert=True)
+    return inside
 
 
 def part_of(
@@ -55,7 +51,7 @@ def part_of(
     width: int,
     bbox: Sequence[float] | None,
     aoi: str | Path | None,
-) -> tuple[Window, PolygonMask | None]:
+) -> tuple[Window, Polygons | None]:
     """Return the window of a scene that a box and polygons touch, outward to whole pixels, and the polygons.
 
     Args:
@@ -70,7 +66,7 @@ def part_of(
         UsageError: If the scene is not georeferenced, or the box is not valid.
         DataError: If box or polygons do not touch the scene, or the file cannot be read or has no polygons.
     """
-    window, mask = Window(0, 0, height, width), None
+    window, polygons = Window(0, 0, height, width), None
     if bbox is None and aoi is None:
         return window, None
     if place is None:
@@ -100,8 +96,8 @@ def part_of(
         if touched is None:
             extent = _spelled(shapely.total_bounds(features.geometries))
             raise _outside(f"The area {aoi}, which covers {extent},", name, place, window)
-        window, mask = touched, PolygonMask(polygons)
-    return window, mask
+        window = touched
+    return window, polygons
 
 
 def _touched(pixels: Box, window: Window) -> Window | None:

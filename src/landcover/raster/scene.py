@@ -18,7 +18,7 @@ from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import ImageError, UsageError
 from landcover.raster.address import BLOCK_CACHE, Address
 from landcover.raster.bands import choose_bands, to_bytes, value_range
-from landcover.raster.extent import part_of
+from landcover.raster.extent import inside_polygons, part_of
 from landcover.raster.georeference import georeference_of, pixel_size
 from landcover.values import Scaling
 from landcover.windows import Window
@@ -148,7 +148,8 @@ class Scene:
                     f"mark it as nodata: gdal_edit -a_nodata 0 {self.name}"
                 )
         if self._polygons is not None:
-            valid &= self._polygons.inside(Window(self._window.row + start, self._window.col, *valid.shape))
+            part = Window(self._window.row + start, self._window.col, *valid.shape)
+            valid &= inside_polygons(self._polygons, part)
         return Strip(image, None if valid.all() else valid)
 
     def _read(self, window: Window, image: UInt8Array, valid: BoolArray) -> None:

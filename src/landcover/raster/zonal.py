@@ -26,7 +26,6 @@ class ClassArea:
         hectares: Area on the ground, or None where no scale is known.
 
     Example:
-        >>> import landcover as lc
         >>> lc.ClassArea("forest", pixels=400, share=0.25, hectares=0.01).name
         'forest'
     """

@@ -43,8 +43,6 @@ def report(
         MissingExtraError: If Jinja is not installed.
 
     Example:
-        >>> import landcover as lc
-        >>> from landcover.data.synthetic import make_dataset
         >>> folder = make_dataset("data", scenes=3, size=64)
         >>> options = lc.EvaluateOptions(json="evaluation.json")
         >>> _ = lc.evaluate(folder, "all:all", model="starter", options=options)

@@ -107,7 +107,6 @@ def train(
         TrainingError: If the loss or weights are not finite.
 
     Example:
-        >>> from landcover.data.synthetic import make_dataset
         >>> folder = make_dataset("data", scenes=4, size=64)
         >>> tiny = {"steps": 1, "batch_size": 2, "crop_px": 64}
         >>> config = lc.load_preset("demo").model_copy(update=tiny)
