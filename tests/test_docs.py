@@ -3,8 +3,6 @@
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +24,11 @@ PAGES = {
     page.stem: page for page in [ROOT / "README.md", *DOCS.glob("tutorials/*.md"), *DOCS.glob("how-to/*.md")]
 }
 CHEAPER = [
-    ("--minutes 60", "--steps 2 --set batch_size=2 --set crop_px=64"),
+    ("--minutes 60", "--steps 2"),
     ("--per-class 50", "--per-class 5"),
     (
         "--int8 ",
-        "--int8 --min-agreement 0 --max-miou-loss 100 ",
+        "--int8 --min-agreement 0 ",
     ),  # a network of two steps is undecided between classes
 ]
 """What the tests shorten: every other word is run as the reader would type it."""
@@ -40,17 +38,22 @@ TRAINING = ["published-score"]
 MOST_NOT_RUN = 8
 
 
-def run_page(name, folder, monkeypatch):
-    """Run the commands and the Python of a page in their order; Python shares one namespace."""
+def run_page(name, folder, monkeypatch, done):
+    """Run the commands and the Python of a page in their order, and return the commands.
+
+    Python shares one namespace; commands that are ``done`` are left out.
+    """
     monkeypatch.chdir(folder)
-    namespace = {}
+    namespace, commands = {}, []
     for skipped, language, block in BLOCK.findall(PAGES[name].read_text(encoding="utf-8")):
         if not skipped and language == "python":
             exec(compile(block, str(PAGES[name]), "exec"), namespace)
         elif not skipped:
             for line in block.replace("\\\n", " ").splitlines():
-                if line.startswith("$ "):
+                if line.startswith("$ ") and line not in done:
                     run_command(line[2:], folder)
+                    commands.append(line)
+    return set(commands)
 
 
 def run_command(command, folder):
@@ -145,47 +148,12 @@ def label_points(folder):
 )
 def test_the_commands_and_snippets_of_a_page_run(names, world, tmp_path, monkeypatch):
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    done = set()  # what an earlier page has run word for word: exporting takes a while
     for name in names:
-        (tmp_path / "mine.onnx").unlink(missing_ok=True)  # two pages export the same run
-        run_page(name, tmp_path, monkeypatch)
+        done |= run_page(name, tmp_path, monkeypatch, done)
 
 
 def test_few_blocks_are_marked_as_not_run():
     blocks = [block for page in PAGES.values() for block in BLOCK.findall(page.read_text(encoding="utf-8"))]
     skipped = [block for mark, _, block in blocks if mark]
     assert len(skipped) <= MOST_NOT_RUN < len(blocks) / 4, skipped
-
-
-@pytest.mark.parametrize("page", [*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")], ids=lambda p: p.name)
-def test_documents_break_their_lines(page):
-    """A line has 100 columns or one sentence; tables, code and links are left. Reports are records."""
-    if "reports" in page.parts:
-        pytest.skip("a record, kept as it was written")
-    text = re.sub(r"^(```|~~~).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    long = [line for line in text.splitlines() if len(line) > 100 and "|" not in line and "](" not in line]
-    assert [line for line in long if re.search(r"[.;:] [^ ]+ ", line)] == []
-
-
-@pytest.mark.slow
-def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path):
-    command = [
-        sys.executable,
-        *["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"],
-        str(DOCS),
-        str(tmp_path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    fetched = re.compile(r"""<(?:script|link|img|iframe)[^>]*(?:src|href)=["'](?:https?:)?//""")
-    pages = list(tmp_path.rglob("*.html"))
-    assert len(pages) > 25
-    assert [page for page in pages if fetched.search(page.read_text(encoding="utf-8"))] == []
-
-
-def test_the_design_page_names_modules_that_exist():
-    root = DOCS.parent
-    named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", (DOCS / "design.md").read_text(encoding="utf-8")))
-    assert len(named) > 20
-    assert [
-        name for name in named if not any((top / name).exists() for top in (root, root / "src/landcover"))
-    ] == []
