@@ -186,7 +186,7 @@ def test_a_result_is_saved(model, tmp_path):
         with pytest.raises(lc.OutputError, match=r"\.jpg"):
             result.save(tmp_path / "map.jpg")
         saved = result.save(tmp_path / f"{name}.tif")
-        with pytest.raises(lc.OutputError, match=f"{name}.tif exists"):
+        with pytest.raises(lc.OutputError, match=f"{name}.* exists"):
             result.save(saved)
         result.save(saved, force=True)
         with rasterio.open(saved) as source:
@@ -378,7 +378,9 @@ def test_every_public_name_and_method_has_an_example():
         f"{name}.{attribute}"
         for name, value in classes.items()
         for attribute, member in vars(value).items()
+        # The example of a class may show its methods too.
         if name not in errors
+        and f".{attribute}(" not in str(inspect.getdoc(value))
         and not attribute.startswith("_")
         and isinstance(member, FunctionType | classmethod)
     }

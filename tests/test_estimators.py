@@ -22,13 +22,13 @@ def test_the_worked_example_of_the_paper():
     estimators give: they pin these. That the formulas are right is shown by the derivation below.
     """
     found = stratified_estimates(COUNTS, PIXELS)
-    assert [round(found.overall, 2), round(Z_95 * found.overall_se, 2)] == [0.95, 0.02]
-    assert found.users.round(2).tolist() == [0.88, 0.73, 0.93, 0.96]
-    assert (Z_95 * found.users_se).round(2).tolist() == [0.07, 0.10, 0.04, 0.02]
-    assert found.producers.round(2).tolist() == [0.75, 0.85, 0.93, 0.96]
+    assert [round(found.overall.value, 2), round(Z_95 * found.overall.se, 2)] == [0.95, 0.02]
+    assert found.users.value.round(2).tolist() == [0.88, 0.73, 0.93, 0.96]
+    assert (Z_95 * found.users.se).round(2).tolist() == [0.07, 0.10, 0.04, 0.02]
+    assert found.producers.value.round(2).tolist() == [0.75, 0.85, 0.93, 0.96]
     hectares = PIXELS.sum() * HECTARES_PER_PIXEL
-    assert (hectares * found.shares).round().tolist() == [21_158, 11_686, 285_770, 581_386]
-    margins = 1.96 * hectares * found.shares_se
+    assert (hectares * found.shares.value).round().tolist() == [21_158, 11_686, 285_770, 581_386]
+    margins = 1.96 * hectares * found.shares.se
     assert margins.round().tolist() == [6_158, 3_756, 15_510, 16_282]
 
 
@@ -61,18 +61,18 @@ def by_delta_method(counts, areas):
 )
 def test_standard_errors_are_those_of_the_delta_method(counts, areas):
     found, oracle = stratified_estimates(counts, areas), by_delta_method(counts, areas)
-    np.testing.assert_allclose(found.overall_se, oracle["overall"], rtol=1e-5, atol=1e-10)
-    np.testing.assert_allclose(found.producers_se, oracle["producers"], rtol=1e-5, atol=1e-10)
-    np.testing.assert_allclose(found.shares_se, oracle["shares"], rtol=1e-5, atol=1e-10)
-    assert found.shares.sum() == pytest.approx(1)
+    np.testing.assert_allclose(found.overall.se, oracle["overall"], rtol=1e-5, atol=1e-10)
+    np.testing.assert_allclose(found.producers.se, oracle["producers"], rtol=1e-5, atol=1e-10)
+    np.testing.assert_allclose(found.shares.se, oracle["shares"], rtol=1e-5, atol=1e-10)
+    assert found.shares.value.sum() == pytest.approx(1)
 
 
 def test_a_sample_of_everything_gives_the_truth():
     truth = np.array([[90, 10, 0], [20, 170, 10], [5, 0, 195]])
     found = stratified_estimates(truth, truth.sum(axis=1).astype(float))
-    np.testing.assert_allclose(found.shares, truth.sum(axis=0) / truth.sum())
-    np.testing.assert_allclose(found.producers, truth.diagonal() / truth.sum(axis=0))
-    assert found.overall == pytest.approx(truth.trace() / truth.sum())
+    np.testing.assert_allclose(found.shares.value, truth.sum(axis=0) / truth.sum())
+    np.testing.assert_allclose(found.producers.value, truth.diagonal() / truth.sum(axis=0))
+    assert found.overall.value == pytest.approx(truth.trace() / truth.sum())
 
 
 def test_most_intervals_hold_the_truth():
@@ -85,23 +85,25 @@ def test_most_intervals_hold_the_truth():
     for _ in range(500):
         counts = np.array([rng.multinomial(40, row) for row in mixed])
         found = stratified_estimates(counts, areas)
-        missed += np.abs(found.shares - truth) > Z_95 * found.shares_se
+        missed += np.abs(found.shares.value - truth) > Z_95 * found.shares.se
     assert (missed > 5).all()
     assert (missed < 60).all()
 
 
 def test_what_the_sample_does_not_allow_is_nan():
     without_unit = stratified_estimates(np.array([[8, 2], [0, 0]]), np.array([3.0, 1]))
-    assert without_unit.users[0] == pytest.approx(0.8)
-    assert without_unit.users_se[0] == pytest.approx(np.sqrt(0.16 / 9))
-    assert np.isnan([without_unit.overall, *without_unit.shares, *without_unit.producers]).all()
+    assert without_unit.users.value[0] == pytest.approx(0.8)
+    assert without_unit.users.se[0] == pytest.approx(np.sqrt(0.16 / 9))
+    assert np.isnan(
+        [without_unit.overall.value, *without_unit.shares.value, *without_unit.producers.value]
+    ).all()
 
     one_unit = stratified_estimates(np.array([[8, 2], [0, 1]]), np.array([3.0, 1]))
-    assert one_unit.overall == pytest.approx(0.75 * 0.8 + 0.25)
-    assert np.isnan([one_unit.overall_se, one_unit.users_se[1], *one_unit.shares_se]).all()
+    assert one_unit.overall.value == pytest.approx(0.75 * 0.8 + 0.25)
+    assert np.isnan([one_unit.overall.se, one_unit.users.se[1], *one_unit.shares.se]).all()
 
     no_stratum = stratified_estimates(np.array([[8, 2], [0, 0]]), np.array([3.0, 0]))
-    assert no_stratum.overall == pytest.approx(0.8)
-    assert no_stratum.shares.tolist() == pytest.approx([0.8, 0.2])
-    assert no_stratum.producers.tolist() == pytest.approx([1, 0])
-    assert no_stratum.overall_se == pytest.approx(np.sqrt(0.16 / 9))
+    assert no_stratum.overall.value == pytest.approx(0.8)
+    assert no_stratum.shares.value.tolist() == pytest.approx([0.8, 0.2])
+    assert no_stratum.producers.value.tolist() == pytest.approx([1, 0])
+    assert no_stratum.overall.se == pytest.approx(np.sqrt(0.16 / 9))

@@ -5,40 +5,26 @@ from typing import TYPE_CHECKING
 from landcover.extras import lazy_names
 
 if TYPE_CHECKING:
-    from landcover.data.cache import Prepared, prepare
-    from landcover.data.conversion import convert
-    from landcover.data.dataset import Dataset, open_dataset
-    from landcover.data.layouts import Item, SceneTile
-    from landcover.data.splits import select, split
-    from landcover.data.verification import VerifyReport, verify
-
-__all__ = [
-    "Dataset",
-    "Item",
-    "Prepared",
-    "SceneTile",
-    "VerifyReport",
-    "convert",
-    "open_dataset",
-    "prepare",
-    "select",
-    "split",
-    "verify",
-]
+    from landcover.data.cache import Prepared as Prepared
+    from landcover.data.cache import prepare as prepare
+    from landcover.data.conversion import convert as convert
+    from landcover.data.dataset import Dataset as Dataset
+    from landcover.data.dataset import open_dataset as open_dataset
+    from landcover.data.layouts import Item as Item
+    from landcover.data.layouts import SceneTile as SceneTile
+    from landcover.data.splits import select as select
+    from landcover.data.splits import split as split
+    from landcover.data.verification import VerifyReport as VerifyReport
+    from landcover.data.verification import verify as verify
 
 __getattr__ = lazy_names(
     __name__,
     {
+        **dict.fromkeys(("Prepared", "prepare"), "cache"),
         "convert": "conversion",
-        "Dataset": "dataset",
-        "Item": "layouts",
-        "open_dataset": "dataset",
-        "prepare": "cache",
-        "Prepared": "cache",
-        "SceneTile": "layouts",
-        "select": "splits",
-        "split": "splits",
-        "verify": "verification",
-        "VerifyReport": "verification",
+        **dict.fromkeys(("Dataset", "open_dataset"), "dataset"),
+        **dict.fromkeys(("Item", "SceneTile"), "layouts"),
+        **dict.fromkeys(("select", "split"), "splits"),
+        **dict.fromkeys(("VerifyReport", "verify"), "verification"),
     },
 )

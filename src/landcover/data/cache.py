@@ -36,8 +36,6 @@ from landcover.windows import Window
 VERSION = 1
 INDEX, IMAGES, MASKS = "index.json", "images.bin", "masks.bin"
 
-_SHOWN_FAULTS = 20
-
 
 class Source(Config):
     """A source file at the time of decoding; ``path`` is below the source folder."""
@@ -113,14 +111,15 @@ class CacheDataset(Dataset):
         """Copy an image or a window of it."""
         entry = self._entries[item.key]
         shape = (entry.height, entry.width, 3)
-        return np.array(crop(_view(self._images, entry.image_offset, shape), window))
+        return np.array(crop(np.ndarray(shape, np.uint8, self._images, entry.image_offset), window))
 
     def read_mask(self, item: Item, window: Window | None = None) -> UInt8Array:
         """Copy a mask or a window of it."""
         entry = self._entries[item.key]
         if entry.mask is None:
             raise DataError(f"{item.key} of {self.root} has no mask.")
-        return np.array(crop(_view(self._masks, entry.mask_offset, (entry.height, entry.width)), window))
+        shape = (entry.height, entry.width)
+        return np.array(crop(np.ndarray(shape, np.uint8, self._masks, entry.mask_offset), window))
 
     def fingerprint(self, item: Item) -> Fingerprint:
         """Return the fingerprints of the index; for a cache of 0.1 the pixels are hashed."""
@@ -160,10 +159,6 @@ def _mapped(path: Path) -> UInt8Array:
     if path.stat().st_size == 0:  # An empty file cannot be mapped.
         return np.empty(0, np.uint8)
     return np.memmap(path, np.uint8, mode="r")
-
-
-def _view(flat: UInt8Array, offset: int, shape: tuple[int, ...]) -> UInt8Array:
-    return flat[offset : offset + int(np.prod(shape))].reshape(shape)
 
 
 def is_cache(path: Path) -> bool:
@@ -292,7 +287,7 @@ def prepare(
             except DataError:  # damaged
                 present = None
             if present is not None and _up_to_date(present, about, source):
-                return Prepared(_dataset(out, _with_fingerprints(present, about, out)), written=False)
+                return Prepared(_completed(present, about, out), written=False)
             incomplete = not (out / INDEX).exists() and all(
                 path.name in (IMAGES, MASKS) or is_temporary(path) for path in out.iterdir()
             )
@@ -304,40 +299,41 @@ def prepare(
         return Prepared(_dataset(out, _write(source, about, out)), written=True)
 
 
-def _with_fingerprints(index: Index, about: About, out: Path) -> Index:
-    """Complete the index of a cache of 0.1: fingerprints of the pixels, digest of the scene table."""
-    if index.about == about and all(entry.pixels_hash is not None for entry in index.items):
-        return index
+def _completed(index: Index, about: About, out: Path) -> CacheDataset:
+    """Add to a cache of 0.1 the fingerprints of the pixels and the digest of the scene table."""
     dataset = _dataset(out, index)
-    prints = parallel_map(dataset.fingerprint, dataset.items)
+    if index.about == about and all(entry.pixels_hash is not None for entry in index.items):
+        return dataset
     entries = tuple(
         entry.model_copy(update={"pixels_hash": fingerprint.pixels.hex()})
-        for entry, fingerprint in zip(index.items, prints, strict=True)
+        for entry, fingerprint in zip(
+            index.items, parallel_map(dataset.fingerprint, dataset.items), strict=True
+        )
     )
     index = index.model_copy(update={"about": about, "items": entries})
     write_text(out / INDEX, index.model_dump_json(indent=1), force=True)
-    return index
+    return _dataset(out, index)
 
 
 def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
     """Return whether a cache has these settings and files, by size and time or by size and hash."""
+
+    def same(file: Path | None, known: Source | None) -> bool:
+        if file is None or known is None:
+            return file is None and known is None
+        status = file.stat()
+        path = file.relative_to(source.root).as_posix()
+        return (path, status.st_size) == (known.path, known.size) and (
+            status.st_mtime_ns == known.mtime_ns or _sha256(file) == known.sha256
+        )
+
     entries = {entry.key: entry for entry in index.items}
     if index.about.model_copy(update={"scene_table": about.scene_table}) != about:
         return False
     return entries.keys() == {item.key for item in source.items} and all(
-        _same_file(item.image, entries[item.key].image, source.root)
-        and _same_file(item.mask, entries[item.key].mask, source.root)
+        same(item.image, entries[item.key].image) and same(item.mask, entries[item.key].mask)
         for item in source.items
     )
-
-
-def _same_file(file: Path | None, known: Source | None, root: Path) -> bool:
-    if file is None or known is None:
-        return file is None and known is None
-    status = file.stat()
-    if file.relative_to(root).as_posix() != known.path or status.st_size != known.size:
-        return False
-    return status.st_mtime_ns == known.mtime_ns or _sha256(file) == known.sha256
 
 
 def _is_changed(file: Path, known: Source) -> bool:
@@ -418,11 +414,9 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
         if len(faults) == 1:
             raise DataError(faults[0])
         if faults:
-            more = len(faults) - _SHOWN_FAULTS
+            more = [] if len(faults) <= 20 else [f"and {len(faults) - 20} more; landcover verify lists all."]
             raise DataError(
-                f"{len(faults)} items cannot be used; no cache was made:\n"
-                + "\n".join(faults[:_SHOWN_FAULTS])
-                + (f"\nand {more} more; landcover verify lists all." if more > 0 else "")
+                "\n".join([f"{len(faults)} items cannot be used; no cache was made:", *faults[:20], *more])
             )
         (out / INDEX).unlink(missing_ok=True)  # so that the old index never describes new pixels
     index = Index(

@@ -87,7 +87,14 @@ def convert(
         >>> len(converted.written), converted.failed
         (3, {})
     """
-    png_format = _png_format(to, mask_format)
+    if to not in get_args(Form):
+        raise UsageError(f"Masks cannot be converted to {to!r}. {did_you_mean(to, get_args(Form))}")
+    if mask_format is not None and to == "index":
+        raise UsageError("A mask format is for colours only; omit it, or convert to colour.")
+    if mask_format not in (None, *get_args(ColourFormat)):
+        hint = did_you_mean(str(mask_format), get_args(ColourFormat))
+        raise UsageError(f"Unknown format of colours {mask_format!r}. {hint}")
+    png_format: MaskFormat = "index" if to == "index" else mask_format or "palette"
     if max_pixels < 1:
         raise UsageError(f"max_pixels is {max_pixels}; expected at least 1.")
 
@@ -104,19 +111,6 @@ def convert(
         failed=failed,
         off_palette={task.source: off_palette for task, off_palette in done if off_palette},
     )
-
-
-def _png_format(to: Form, mask_format: ColourFormat | None) -> MaskFormat:
-    if to not in get_args(Form):
-        raise UsageError(f"Masks cannot be converted to {to!r}. {did_you_mean(to, get_args(Form))}")
-    if to == "index":
-        if mask_format is not None:
-            raise UsageError("A mask format is for colours only; omit it, or convert to colour.")
-        return "index"
-    if mask_format is not None and mask_format not in get_args(ColourFormat):
-        hint = did_you_mean(mask_format, get_args(ColourFormat))
-        raise UsageError(f"Unknown format of colours {mask_format!r}. {hint}")
-    return mask_format or "palette"
 
 
 @dataclass(frozen=True, slots=True)

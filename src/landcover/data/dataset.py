@@ -53,8 +53,12 @@ class Dataset(ABC):
     Example:
         >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
         >>> item = dataset.items[0]
-        >>> dataset.read_image(item).shape, dataset.read_mask(item).shape
-        ((64, 64, 3), (64, 64))
+        >>> dataset.size(item), dataset.read_image(item).shape, dataset.read_mask(item).shape
+        ((64, 64), (64, 64, 3), (64, 64))
+        >>> int(dataset.class_pixels(item).sum()), dataset.labels(item).off_palette
+        (4096, 0)
+        >>> len(dataset.fingerprint(item).pixels)  # bytes
+        8
     """
 
     root: Path
@@ -80,13 +84,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def size(self, item: Item) -> tuple[int, int]:
-        """Return (height, width) of an item without decoding it.
-
-        Example:
-            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
-            >>> dataset.size(dataset.items[0])
-            (64, 64)
-        """
+        """Return (height, width) of an item without decoding it."""
 
     @abstractmethod
     def read_image(self, item: Item, window: Window | None = None) -> UInt8Array:
@@ -94,11 +92,6 @@ class Dataset(ABC):
 
         Raises:
             ImageError: If the file is truncated or of an unsupported form.
-
-        Example:
-            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
-            >>> dataset.read_image(dataset.items[0]).dtype
-            dtype('uint8')
         """
 
     @abstractmethod
@@ -107,11 +100,6 @@ class Dataset(ABC):
 
         Raises:
             DataError: If the item has no mask, or the mask is unreadable or of another size than the image.
-
-        Example:
-            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
-            >>> dataset.labels(dataset.items[0]).off_palette
-            0
         """
 
     @abstractmethod
@@ -120,31 +108,14 @@ class Dataset(ABC):
 
         Raises:
             DataError: If the image cannot be read.
-
-        Example:
-            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
-            >>> len(dataset.fingerprint(dataset.items[0]).pixels)
-            8
         """
 
     def read_mask(self, item: Item, window: Window | None = None) -> UInt8Array:
-        """Read a mask or a window of it: uint8 (height, width), class indices of :attr:`legend`.
-
-        Example:
-            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
-            >>> bool(dataset.read_mask(dataset.items[0]).max() < len(dataset.legend))
-            True
-        """
+        """Read a mask or a window of it: uint8 (height, width), class indices of :attr:`legend`."""
         return crop(self.labels(item).index, window)
 
     def class_pixels(self, item: Item) -> Int64Array:
-        """Count the pixels of each class in an item's mask: int64 (classes,).
-
-        Example:
-            >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
-            >>> int(dataset.class_pixels(dataset.items[0]).sum())
-            4096
-        """
+        """Count the pixels of each class in an item's mask: int64 (classes,)."""
         return count_classes(self.labels(item).index, self.legend)
 
 

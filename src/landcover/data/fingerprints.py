@@ -50,20 +50,12 @@ def hash_table(path: Path) -> str:
 
 
 def fingerprints(dataset: "Dataset", items: Sequence["Item"]) -> list[Fingerprint]:
-    """Return the fingerprints of items, in order: those of a cache, else of the decoded files.
-
-    Raises:
-        DataError: If an image cannot be read.
-    """
+    """Return the fingerprints of items, in order: those of a cache, else of the decoded files."""
     return list(parallel_map(dataset.fingerprint, items))
 
 
 def image_set(dataset: "Dataset", items: Sequence["Item"]) -> ImageSet:
-    """Return the fingerprints and scenes of items, as a model card stores them.
-
-    Raises:
-        DataError: If an image cannot be read.
-    """
+    """Return the fingerprints and scenes of items, as a model card stores them."""
     prints = fingerprints(dataset, items)
     places = (dataset.scenes or {}) if dataset.scene_table is not None else {}
     scenes = sorted({places[item.key].scene for item in items if item.key in places})

@@ -21,7 +21,6 @@ SCENES_FILE = "scenes.csv"
 _COLUMNS = ("part", "id", "scene", "row", "col")
 
 _EXT = rf"(?:{'|'.join(map(re.escape, sorted(PICTURE_SUFFIXES)))})"
-_DIR = r"(?P<dir>.*/)?"
 _SAT = rf"(?P<id>[^/]+){IMAGE_END}{_EXT}"
 _LOSSLESS = rf"(?:{'|'.join(map(re.escape, sorted(MASK_SUFFIXES)))})"
 _MASK = rf"(?P<id>[^/]+){MASK_END}{_LOSSLESS}"
@@ -74,6 +73,10 @@ class SceneTile:
     row: int
     col: int
 
+    def moved(self, rows: int, cols: int) -> "SceneTile":
+        """Return the position of a neighbour in the scene."""
+        return SceneTile(self.scene, self.row + rows, self.col + cols)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -82,11 +85,11 @@ class Layout:
     Attributes:
         name: Short name, printed and stored.
         title: Description for messages.
-        image: Pattern of image paths below the data folder. Its groups together (``dir``, ``sub``, ``id``)
-            identify the mask of an image.
+        image: Pattern of image paths below any folder of the data. That folder and the groups of the pattern
+            (``sub``, ``id``) together identify the mask of an image.
         masks: Patterns of mask paths with the same groups, in order of preference.
         requires: Pattern of a file that this layout must have.
-        listing: Pattern of files that list the items: the MagNet lists or the Kaggle ``metadata.csv``.
+        listing: Whether the required files list the items: MagNet's lists or the Kaggle ``metadata.csv``.
         parts: Subset of each folder name; the first folder of a path that is named here decides.
         size: (height, width) of the images as published.
         by_size: Whether the layout is recognised only if the images have that size.
@@ -98,10 +101,10 @@ class Layout:
 
     name: str
     title: str
-    image: str = _DIR + _SAT
-    masks: tuple[str, ...] = (_DIR + _MASK,)
+    image: str = _SAT
+    masks: tuple[str, ...] = (_MASK,)
     requires: str | None = None
-    listing: str | None = None
+    listing: bool = False
     parts: Mapping[str, str] = field(default_factory=lambda: _USUAL_PARTS)
     size: tuple[int, int] | None = None
     by_size: bool = False
@@ -119,59 +122,59 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "supervisely",
         "Supervisely export",
-        rf"{_DIR}img/(?P<id>[^/]+){_EXT}",
+        rf"img/(?P<id>[^/]+){_EXT}",
         (),
-        requires=r"(?:.*/)?ann/[^/]+\.json",
+        requires=r"ann/[^/]+\.json",
         refusal="its annotations are JSON, not masks. Convert them to one mask image per picture first "
         "(Supervisely's 'Export as masks'), in folders images/ and masks/.",
     ),
     _challenge(
         "kaggle",
         "Kaggle mirror of the challenge (balraj98)",
-        requires=r"(?:.*/)?metadata\.csv",
-        listing=r"(?:.*/)?metadata\.csv",
+        requires=r"metadata\.csv",
+        listing=True,
         counts={"train": 803, "valid": 171, "test": 172},
     ),
     _challenge(
         "torchgeo",
         "third-party re-split that torchgeo reads (Kaggle geoap96)",
-        rf"{_DIR}images/{_SAT}",
-        (rf"{_DIR}masks/{_MASK}",),
-        requires=r"(?:.*/)?(?:training|test)_data/images/[^/]+",
+        rf"images/{_SAT}",
+        (rf"masks/{_MASK}",),
+        requires=r"(?:training|test)_data/images/[^/]+",
         parts={"training_data": "train", "test_data": "test"},
     ),
     _challenge(
         "glnet",
         "GLNet folders",
-        rf"{_DIR}Sat/{_SAT}",
-        (rf"{_DIR}Label/{_MASK}",),
-        requires=r"(?:.*/)?(?:crossvali|offical_crossvali|train)/Sat/[^/]+",
+        rf"Sat/{_SAT}",
+        (rf"Label/{_MASK}",),
+        requires=r"(?:crossvali|offical_crossvali|train)/Sat/[^/]+",
         parts={"train": "train", "crossvali": "val", "offical_crossvali": "offical_crossvali"},
         counts={"train": 454, "val": 207},
     ),
     _challenge(
         "mmsegmentation",
         "mmsegmentation folders (ISDNet, FCtL forks) with index masks, 0 = unknown",
-        rf"{_DIR}img_dir/(?P<sub>.*/)?{_SAT}",
-        (rf"{_DIR}rgb2id/(?P<sub>.*/)?{_MASK}",),
-        requires=r"(?:.*/)?rgb2id/.+",
+        rf"img_dir/(?P<sub>.*/)?{_SAT}",
+        (rf"rgb2id/(?P<sub>.*/)?{_MASK}",),
+        requires=r"rgb2id/.+",
         counts={"train": 454, "val": 207, "test": 142},
         mask_legend=UNKNOWN_FIRST,
     ),
     _challenge(
         "magnet",
         "challenge images with MagNet's id lists",
-        requires=r"(?:.*/)?list/deepglobe/(?:train|val|test)\.txt",
-        listing=r"(?:.*/)?list/deepglobe/(?:train|val|test)\.txt",
+        requires=r"list/deepglobe/(?:train|val|test)\.txt",
+        listing=True,
         parts={},
         counts={"train": 454, "val": 207, "test": 142},
     ),
     _challenge(
         "davidfm43",
         "DavidFM43/landcover-segmentation; the colour masks in raw_masks/ are read",
-        rf"{_DIR}images/(?P<id>[^/]+?)(?:_sat)?{_EXT}",
-        (r"(?P<dir>.*/)?raw_masks/(?P<id>[^/]+?)(?:_mask)?\.png",),
-        requires=r"(?:.*/)?raw_masks/[^/]+",
+        rf"images/(?P<id>[^/]+?)(?:_sat)?{_EXT}",
+        (r"raw_masks/(?P<id>[^/]+?)(?:_mask)?\.png",),
+        requires=r"raw_masks/[^/]+",
         parts={},
         counts={"all": 803},
     ),
@@ -179,26 +182,26 @@ LAYOUTS: tuple[Layout, ...] = (
     _challenge(
         "seed",
         "land_train/ with onechannel_label/ of the TensorFlow seed project",
-        rf"{_DIR}land_train/{_SAT}",
-        (rf"{_DIR}land_train/{_MASK}", r"(?P<dir>.*/)?onechannel_label/(?P<id>[^/]+)_label\.png"),
-        requires=r"(?:.*/)?onechannel_label/[^/]+",
+        rf"land_train/{_SAT}",
+        (rf"land_train/{_MASK}", r"onechannel_label/(?P<id>[^/]+)_label\.png"),
+        requires=r"onechannel_label/[^/]+",
         parts=_CHALLENGE_PARTS,
         counts={"train": 803},
     ),
     _challenge(
         "challenge",
         "DeepGlobe 2018 challenge archive",
-        rf"(?P<dir>(?:.*/)?land[-_](?:train|valid|test)/){_SAT}",
-        (rf"(?P<dir>(?:.*/)?land[-_](?:train|valid|test)/){_MASK}",),
+        rf"(?P<sub>land[-_](?:train|valid|test)/){_SAT}",
+        (rf"(?P<sub>land[-_](?:train|valid|test)/){_MASK}",),
         parts=_CHALLENGE_PARTS,
         counts={"train": 803, "valid": 171, "test": 172},
     ),
     Layout(
         "tiles-512",
         "512-pixel tile set (NTU course): images reduced to 1024 and cut into quadrants",
-        r"(?P<dir>(?:.*/)?(?:train|validation)/)(?P<id>\d{4})_sat\.jpg",
-        (r"(?P<dir>(?:.*/)?(?:train|validation)/)(?P<id>\d{4})_mask\.png",),
-        requires=r"(?:.*/)?validation/\d{4}_sat\.jpg",
+        r"(?P<sub>(?:train|validation)/)(?P<id>\d{4})_sat\.jpg",
+        (r"(?P<sub>(?:train|validation)/)(?P<id>\d{4})_mask\.png",),
+        requires=r"validation/\d{4}_sat\.jpg",
         size=(512, 512),
         by_size=True,
         gsd=1.195,
@@ -207,28 +210,26 @@ LAYOUTS: tuple[Layout, ...] = (
     _challenge(
         "challenge-images",
         "pairs of the challenge's names and size",
-        rf"{_DIR}(?P<id>\d+)_sat\.jpg",
-        (rf"{_DIR}(?P<id>\d+)_mask\.png",),
+        r"(?P<id>\d+)_sat\.jpg",
+        (r"(?P<id>\d+)_mask\.png",),
         by_size=True,
     ),
     Layout(
         "pairs",
         "pairs NAME_sat and NAME_mask (or NAME_label)",
-        masks=(rf"{_DIR}(?P<id>[^/]+)_(?:mask|label){_LOSSLESS}",),
+        masks=(rf"(?P<id>[^/]+)_(?:mask|label){_LOSSLESS}",),
     ),
     Layout(
         "folders",
         "folders images/ and masks/ (or labels/)",
-        rf"{_DIR}(?:images?|imgs?|sat)/(?P<sub>.*/)?(?P<id>[^/]+?)(?:_sat)?{_EXT}",
-        (
-            rf"{_DIR}(?:masks?|labels?|annotations?|gt)/(?P<sub>.*/)?(?P<id>[^/]+?)(?:_mask|_label)?{_LOSSLESS}",
-        ),
+        rf"(?:images?|imgs?|sat)/(?P<sub>.*/)?(?P<id>[^/]+?)(?:_sat)?{_EXT}",
+        (rf"(?:masks?|labels?|annotations?|gt)/(?P<sub>.*/)?(?P<id>[^/]+?)(?:_mask|_label)?{_LOSSLESS}",),
     ),
     Layout(
         "stems",
         "pairs of one name: NAME.jpg (or .tif, .jp2, .webp) and NAME.png",
-        rf"{_DIR}(?P<id>[^/]+)\.(?:jpe?g|tiff?|jp2|webp)",
-        (rf"{_DIR}(?P<id>[^/]+)\.png",),
+        r"(?P<id>[^/]+)\.(?:jpe?g|tiff?|jp2|webp)",
+        (r"(?P<id>[^/]+)\.png",),
     ),
 )
 """The known layouts, the most specific first; the last three match any folder of pairs."""
@@ -280,17 +281,29 @@ def discover(root: Path) -> Discovery:
 
 def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
     """Apply one layout to the paths below a folder; None if it does not fit."""
-    if layout.requires and not any(_full(layout.requires, path) for path in paths):
+    required = [path for path in paths if layout.requires and _parsed(layout.requires, path)]
+    if layout.requires and not required:
         return None
-    images = _by_identity(layout.image, root, paths)
+
+    def by_identity(pattern: str) -> dict[tuple[str, ...], str]:
+        """Return the paths that match, by their folder and the values of the pattern's groups."""
+        result: dict[tuple[str, ...], str] = {}
+        for path in paths:
+            if groups := _parsed(pattern, path):
+                identity = tuple(groups.get(name) or "" for name in ("dir", "sub", "id"))
+                if result.setdefault(identity, path) is not path:
+                    raise _same_key(root / path, root / result[identity])
+        return result
+
+    images = by_identity(layout.image)
     if not images or (
         layout.by_size and typical_size(root / path for path in images.values()) != layout.size
     ):
         return None
-    masks: dict[_Identity, str] = {}
+    masks: dict[tuple[str, ...], str] = {}
     for pattern in layout.masks:
-        masks = _by_identity(pattern, root, paths) | masks
-    listed = {_bare(image): (part, image) for part, image in _listed(layout, root, paths)}
+        masks = by_identity(pattern) | masks
+    listed = {_bare(image): (part, image) for path in required for part, image in _listed(layout, root, path)}
     if layout.listing and not listed:
         return None
     items: dict[str, Item] = {}
@@ -303,7 +316,7 @@ def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
         check_name(root / path)
         item = Item(_key(path), part, root / path, None if mask is None else root / mask)
         if items.setdefault(item.key, item) is not item:
-            raise _same_name(item.image, items[item.key].image)
+            raise _same_key(item.image, items[item.key].image)
     present = {_bare(path) for path in images.values()}
     missing = [masks[identity] for identity in masks.keys() - images.keys()]
     missing += [image for name, (_, image) in listed.items() if name not in present]
@@ -320,27 +333,13 @@ def typical_size(images: Iterable[Path]) -> tuple[int, int] | None:
     return None
 
 
-_Identity = tuple[tuple[str, str], ...]
+def _parsed(pattern: str, path: str) -> dict[str, str | None] | None:
+    """Return the groups of a pattern, and ``dir``, the folder before it; None if a path does not match."""
+    match = re.fullmatch(f"(?P<dir>.*/)?(?:{pattern})", path, re.IGNORECASE)
+    return match and match.groupdict()
 
 
-def _full(pattern: str, path: str) -> re.Match[str] | None:
-    return re.fullmatch(pattern, path, re.IGNORECASE)
-
-
-def _by_identity(pattern: str, root: Path, paths: Iterable[str]) -> dict[_Identity, str]:
-    """Return the paths that match, by the values of the pattern's groups."""
-    result: dict[_Identity, str] = {}
-    for path in paths:
-        match = _full(pattern, path)
-        if match:
-            identity = tuple(sorted((name, value or "") for name, value in match.groupdict().items()))
-            if identity in result:
-                raise _same_name(root / path, root / result[identity])
-            result[identity] = path
-    return result
-
-
-def _same_name(one: Path, other: Path) -> DataError:
+def _same_key(one: Path, other: Path) -> DataError:
     return DataError(f"{one} and {other} have the same key. Rename or remove one of them.")
 
 
@@ -352,20 +351,21 @@ def _bare(path: str) -> str:
     return _key(PurePosixPath(path).name)
 
 
-def _listed(layout: Layout, root: Path, paths: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (subset, image) of the entries in a layout's list files."""
-    for path in (path for path in paths if layout.listing and _full(layout.listing, path)):
-        text = read_text(root / path, DataError, "a list of images")
-        if path.endswith(".csv"):
-            header, rows = parse_csv(text, str(root / path), DataError)
-            if {"split", "sat_image_path"} <= set(header):  # else the metadata.csv of another set
-                for _, cells in rows:
-                    row = dict(zip(header, cells, strict=True))
-                    if row["split"] and row["sat_image_path"]:
-                        yield row["split"], row["sat_image_path"]
-        else:  # the last line of MagNet's lists has no newline
-            for line in filter(None, map(str.strip, text.splitlines())):
-                yield PurePosixPath(path).stem, line.split()[0]
+def _listed(layout: Layout, root: Path, path: str) -> Iterator[tuple[str, str]]:
+    """Yield (subset, image) of the entries in a layout's list file."""
+    if not layout.listing:
+        return
+    text = read_text(root / path, DataError, "a list of images")
+    if path.endswith(".csv"):
+        header, rows = parse_csv(text, str(root / path), DataError)
+        if {"split", "sat_image_path"} <= set(header):  # else the metadata.csv of another set
+            for _, cells in rows:
+                row = dict(zip(header, cells, strict=True))
+                if row["split"] and row["sat_image_path"]:
+                    yield row["split"], row["sat_image_path"]
+    else:  # the last line of MagNet's lists has no newline
+        for line in filter(None, map(str.strip, text.splitlines())):
+            yield PurePosixPath(path).stem, line.split()[0]
 
 
 def _files_below(root: Path) -> Iterator[str]:
@@ -404,38 +404,30 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
         by_name.setdefault((item.part or "", item.id), []).append(item)
     scenes: dict[str, SceneTile] = {}
     taken: dict[SceneTile, str] = {}
-    for line, row in _rows(path):
+    header, rows = parse_csv(read_text(path, DataError, "a table of scenes"), str(path), DataError)
+    for name in _COLUMNS:
+        if name not in header:
+            raise DataError(f"{path} lacks the column {name!r}; expected the columns {', '.join(_COLUMNS)}.")
+    for line, cells in rows:
+        row, place = dict(zip(header, cells, strict=True)), f"{path}, line {line}"
         try:
             tile = SceneTile(row["scene"], int(row["row"]), int(row["col"]))
         except ValueError:
             found = f"{_cut(row['row'])} and {_cut(row['col'])}"
-            raise DataError(f"{path}, line {line}: row and col must be integers; found {found}.") from None
+            raise DataError(f"{place}: row and col must be integers; found {found}.") from None
         matching = by_name.get((row["part"], row["id"]), [])
         if len(matching) > 1:
             keys = ", ".join(item.key for item in matching)
-            raise DataError(
-                f"{path}, line {line}: {_cut(row['part'])}/{_cut(row['id'])} fits several items: {keys}."
-            )
+            raise DataError(f"{place}: {_cut(row['part'])}/{_cut(row['id'])} fits several items: {keys}.")
         for item in matching:
             other = taken.setdefault(tile, item.key)
             if other != item.key or item.key in scenes:
                 raise DataError(
-                    f"{path}, line {line}: {item.key} and {other} repeat an item or the position row "
-                    f"{tile.row}, col {tile.col} of scene {_cut(tile.scene)}."
+                    f"{place}: {item.key} and {other} repeat an item or the position row {tile.row}, col "
+                    f"{tile.col} of scene {_cut(tile.scene)}."
                 )
             scenes[item.key] = tile
     return scenes
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    header, rows = parse_csv(read_text(path, DataError, "a table of scenes"), str(path), DataError)
-    missing = [name for name in _COLUMNS if name not in header]
-    if missing:
-        raise DataError(
-            f"{path} lacks the column {missing[0]!r}; expected the columns {', '.join(_COLUMNS)}."
-        )
-    for line, cells in rows:
-        yield line, dict(zip(header, cells, strict=True))
 
 
 def _cut(value: str) -> str:

@@ -9,7 +9,6 @@ bottom. They are as many as real candidates, with the same statistics, so the de
 the false links above it (target-decoy estimation: Elias and Gygi, 2007, doi:10.1038/nmeth1019).
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -87,52 +86,37 @@ def borders(image: UInt8Array, index: UInt8Array) -> Borders:
     return Borders(np.stack(colours), np.stack(classes), (width, width, height, height))
 
 
-def duplicates(hashes: Mapping[str, str]) -> list[list[str]]:
-    """Group the keys whose images have the same hash; keys and groups sorted."""
-    groups = defaultdict(list)
-    for key in sorted(hashes):
-        groups[hashes[key]].append(key)
-    return sorted(group for group in groups.values() if len(group) > 1)
+def find_leaks(
+    part_of: Mapping[str, str],
+    identical: Iterable[Sequence[str]],
+    scenes: Mapping[str, SceneTile] | None,
+    tiles: Mapping[str, Borders],
+) -> list[Leak]:
+    """Return the pairs of items of different subsets with identical or adjacent ground.
 
-
-def identical(groups: Iterable[Sequence[str]], part_of: Mapping[str, str]) -> list[Leak]:
-    """Return the pairs of identical images that are in different subsets."""
-    pairs = (pair for group in groups for pair in combinations(group, 2))
-    return [Leak(a, b, "identical", 1.0) for a, b in pairs if _across(a, b, part_of)]
-
-
-def touching(scenes: Mapping[str, SceneTile], part_of: Mapping[str, str]) -> list[Leak]:
-    """Return the pairs of 4-neighbours of one scene that are in different subsets."""
-    key_at = {tile: key for key, tile in scenes.items()}
-    leaks = []
-    for tile, key in sorted(key_at.items(), key=lambda pair: pair[1]):
-        for neighbour in (
-            SceneTile(tile.scene, tile.row, tile.col + 1),
-            SceneTile(tile.scene, tile.row + 1, tile.col),
-        ):
-            other = key_at.get(neighbour)
-            if other is not None and _across(key, other, part_of):
-                leaks.append(Leak(min(key, other), max(key, other), "touching", 1.0))
-    return sorted(leaks, key=lambda leak: (leak.a, leak.b))
-
-
-def shared_scenes(scenes: Mapping[str, SceneTile], part_of: Mapping[str, str]) -> int:
-    """Count the scenes with items in several subsets."""
-    parts = defaultdict(set)
-    for key, tile in scenes.items():
-        if key in part_of:
-            parts[tile.scene].add(part_of[key])
-    return sum(len(found) > 1 for found in parts.values())
-
-
-def matching_edges(tiles: Mapping[str, Borders], part_of: Mapping[str, str]) -> list[Leak]:
-    """Return the links between items of different subsets, by their edges: seconds for thousands of items."""
-    leaks = [
-        Leak(min(a, b), max(a, b), "matching-edges", confidence)
-        for a, b, confidence in links(tiles)
-        if _across(a, b, part_of)
+    Args:
+        part_of: Subset of the compared items, by key.
+        identical: Groups of items with identical images.
+        scenes: Positions of the items; 4-neighbours of one scene touch.
+        tiles: Without positions, edges of the items, which are matched; seconds for thousands.
+    """
+    pairs = [(a, b, "identical", 1.0) for group in identical for a, b in combinations(group, 2)]
+    if scenes is not None:
+        key_at = {tile: key for key, tile in scenes.items()}
+        adjacent = [
+            (key, key_at[neighbour], "touching", 1.0)
+            for tile, key in key_at.items()
+            for neighbour in (tile.moved(0, 1), tile.moved(1, 0))
+            if neighbour in key_at
+        ]
+    else:
+        adjacent = [(a, b, "matching-edges", confidence) for a, b, confidence in links(tiles)]
+    pairs += sorted((min(a, b), max(a, b), kind, confidence) for a, b, kind, confidence in adjacent)
+    return [
+        Leak(a, b, kind, confidence)
+        for a, b, kind, confidence in pairs
+        if a in part_of and b in part_of and part_of[a] != part_of[b]
     ]
-    return sorted(leaks, key=lambda leak: (leak.a, leak.b))
 
 
 def links(tiles: Mapping[str, Borders]) -> list[tuple[str, str, float]]:
@@ -223,7 +207,3 @@ def _confidence(scores: Float64Array, decoys: Float64Array) -> Float64Array:
     result = np.empty(len(scores))
     result[order] = 1 - np.minimum.accumulate(false_share[order])
     return result
-
-
-def _across(a: str, b: str, part_of: Mapping[str, str]) -> bool:
-    return a in part_of and b in part_of and part_of[a] != part_of[b]

@@ -5,7 +5,7 @@ the order in which files are found.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -38,6 +38,18 @@ SIZE_CAP = 1.05
 
 LISTED_COUNTS = (340, 368, 367, 338, 342)
 """Tiles of each listed fold: together the 1755 training tiles of 512 x 512 pixels at 1.195 m."""
+
+
+GRAMMAR: Mapping[str, str] = {
+    "folders": r"folders",
+    "glnet": r"glnet",
+    "random-N-M@SEED": r"random-(\d+)-(\d+)@(\d+)",
+    "kfold-K@I": r"kfold-(\d+)@(\d+)",
+    "scenes-kK@I": r"scenes-k(\d+)@(\d+)",
+    "scenes-kK@I,J": r"scenes-k(\d+)@(\d+),(\d+)",
+    "all": r"all",
+}
+"""Each form of a split name, and its pattern. ``scenes-kK@I,J``: fold I is test, J is val, the rest train."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +89,8 @@ def parse(text: str) -> SplitName:
     name, colon, part = text.rpartition(":") if ":" in text else (text, "", "")
     if colon and not part:
         raise SplitError(f"Split {text!r} ends with a colon; expected a subset, such as {name + ':val'!r}.")
-    for kind, (pattern, _) in GRAMMAR.items():
-        match = re.fullmatch(pattern, name, re.ASCII)  # no digits of other scripts
-        if match:
+    for kind, pattern in GRAMMAR.items():
+        if match := re.fullmatch(pattern, name, re.ASCII):  # no digits of other scripts
             return SplitName(name, kind, tuple(int(number) for number in match.groups()), part or None)
     if Path(name).is_file():
         return SplitName(name, "FILE", part=part or None)
@@ -97,10 +108,44 @@ def split(dataset: Dataset, name: str) -> Parts:
     parsed = parse(name)
     if not dataset.labelled:
         raise SplitError(f"{dataset.root} has {len(dataset.items)} images and no masks; expected masks.")
-    if parsed.kind == "FILE":
-        parts = _listed(dataset, Path(parsed.text))
-    else:
-        parts = GRAMMAR[parsed.kind][1](dataset, *parsed.numbers)
+    # Folds are made of the subset train if there is one, else of all items.
+    pool = dataset.parts.get("train") or dataset.labelled
+    match parsed.kind, parsed.numbers:
+        case "FILE", _:
+            parts = _read_list(dataset, Path(parsed.text))
+        case "all", _:
+            parts = {"all": dataset.labelled}
+        case "folders", _:
+            parts = {part: items for part, items in dataset.parts.items() if part is not None}
+            if not parts:
+                raise SplitError(
+                    f"{dataset.root} (layout {dataset.layout}) has no folders such as train and validation. "
+                    "Use another split, such as kfold-5@0."
+                )
+        case "glnet", _:
+            parts = _glnet(dataset)
+        case "random-N-M@SEED", (train, val, seed):
+            if train + val != len(pool):
+                raise SplitError(
+                    f"{parsed.text} needs {train + val} items; {dataset.root} has {len(pool)} to split."
+                )
+            order = np.random.default_rng(seed).permutation(len(pool))
+            parts = {"train": [pool[i] for i in order[:train]], "val": [pool[i] for i in order[train:]]}
+        case "kfold-K@I", (folds, fold):
+            _check_fold(folds, fold, len(pool), "items")
+            parts = _assign(pool, val=[item.key for item in pool[fold::folds]])
+        case "scenes-kK@I", (folds, fold):
+            parts = _assign(pool, val=_members(dataset, pool, folds, fold)[fold])
+        case _, (folds, fold, development):  # scenes-kK@I,J
+            if fold == development and fold < folds:
+                raise SplitError(
+                    f"{parsed.text} tests and develops on the same fold; use another after the comma, such "
+                    f"as scenes-k{folds}@{fold},{0 if fold else 1}."
+                )
+            if folds == 2:
+                raise SplitError(f"{parsed.text} leaves no training data; use 3 folds or more.")
+            members = _members(dataset, pool, folds, fold, development)
+            parts = _assign(pool, val=members[development], test=members[fold])
     part_of: dict[str, str] = {}
     for part, items in parts.items():
         if not items:
@@ -158,21 +203,6 @@ def glnet_ids() -> dict[str, frozenset[str]]:
     return ids
 
 
-def _pool(dataset: Dataset) -> list[Item]:
-    """Return the items that folds are made of: the subset train if there is one, else all."""
-    return dataset.parts.get("train") or dataset.labelled
-
-
-def _folders(dataset: Dataset) -> Parts:
-    parts = {part: items for part, items in dataset.parts.items() if part is not None}
-    if not parts:
-        raise SplitError(
-            f"{dataset.root} (layout {dataset.layout}) has no folders such as train and validation. "
-            "Use another split, such as kfold-5@0."
-        )
-    return parts
-
-
 def _glnet(dataset: Dataset) -> Parts:
     parts: Parts = {}
     by_id = _by_bare_id(dataset)
@@ -186,46 +216,12 @@ def _glnet(dataset: Dataset) -> Parts:
                 f"{part}; missing: {first_few(missing, 10)}. A partial split is not comparable."
             )
     if not parts:
-        raise SplitError(f"{dataset.root} has none of the 803 labelled images of the GLNet lists.")
+        raise SplitError(f"{dataset.root} has no image of the GLNet lists (803 labelled ones).")
     return parts
 
 
-def _random(dataset: Dataset, train: int, val: int, seed: int) -> Parts:
-    pool = _pool(dataset)
-    if train + val != len(pool):
-        raise SplitError(
-            f"random-{train}-{val} needs {train + val} items; {dataset.root} has {len(pool)} to split."
-        )
-    order = np.random.default_rng(seed).permutation(len(pool))
-    return {"train": [pool[i] for i in order[:train]], "val": [pool[i] for i in order[train:]]}
-
-
-def _kfold(dataset: Dataset, folds: int, fold: int) -> Parts:
-    pool = _pool(dataset)
-    _check_fold(folds, fold, len(pool), "items")
-    return _assign(pool, val=[item.key for item in pool[fold::folds]])
-
-
-def _scenes(dataset: Dataset, folds: int, fold: int) -> Parts:
-    return _assign(_pool(dataset), val=_scene_folds(dataset, folds, fold)[fold])
-
-
-def _scenes_with_development(dataset: Dataset, folds: int, fold: int, development: int) -> Parts:
-    """Return fold ``fold`` as test, fold ``development`` as val, the others as train."""
-    if fold == development and fold < folds:
-        raise SplitError(
-            f"scenes-k{folds}@{fold},{development} tests and develops on the same fold; use another after "
-            f"the comma, such as scenes-k{folds}@{fold},{0 if fold else 1}."
-        )
-    if folds == 2:
-        raise SplitError(f"scenes-k2@{fold},{development} leaves no training data; use 3 folds or more.")
-    members = _scene_folds(dataset, folds, fold, development)
-    return _assign(_pool(dataset), val=members[development], test=members[fold])
-
-
-def _scene_folds(dataset: Dataset, folds: int, *used: int) -> list[list[str]]:
+def _members(dataset: Dataset, pool: list[Item], folds: int, *used: int) -> list[list[str]]:
     """Return the keys of each fold: listed for tiles of the published benchmark, else computed."""
-    pool = _pool(dataset)
     if folds == len(LISTED_COUNTS) and _are_listed(dataset, pool):
         for fold in used:
             _check_fold(folds, fold, len(pool), "items")
@@ -259,7 +255,7 @@ def _are_listed(dataset: Dataset, pool: list[Item]) -> bool:
     return 0 < len(places) == len({scene for scene, _ in places})
 
 
-def _listed(dataset: Dataset, path: Path) -> Parts:
+def _read_list(dataset: Dataset, path: Path) -> Parts:
     """Read a file of ids: one key or id per line, optionally with its subset after a tab."""
     by_key = {item.key: item for item in dataset.labelled}
     by_id = _by_bare_id(dataset)
@@ -280,18 +276,6 @@ def _listed(dataset: Dataset, path: Path) -> Parts:
     if not parts:
         raise SplitError(f"{path} lists no items; expected one key or id per line.")
     return {part: list(items.values()) for part, items in parts.items()}
-
-
-GRAMMAR: dict[str, tuple[str, Callable[..., Parts]]] = {
-    "folders": (r"folders", _folders),
-    "glnet": (r"glnet", _glnet),
-    "random-N-M@SEED": (r"random-(\d+)-(\d+)@(\d+)", _random),
-    "kfold-K@I": (r"kfold-(\d+)@(\d+)", _kfold),
-    "scenes-kK@I": (r"scenes-k(\d+)@(\d+)", _scenes),
-    "scenes-kK@I,J": (r"scenes-k(\d+)@(\d+),(\d+)", _scenes_with_development),
-    "all": (r"all", lambda dataset: {"all": dataset.labelled}),
-}
-"""Each form of a split name: its pattern, and the function of the data set and the numbers."""
 
 
 @cache
@@ -341,34 +325,29 @@ def scene_folds(pixels: Mapping[str, Int64Array], scene_of: Mapping[str, str], f
     for key in sorted(pixels):
         members.setdefault(scene_of[key], []).append(key)
     _check_fold(folds, 0, len(members), "scenes")
-    totals = _sum(pixels.values())
+
+    def summed(keys: Iterable[str]) -> list[int]:
+        return [int(count) for count in np.sum([pixels[key] for key in keys], axis=0)]
+
+    totals = summed(pixels)
     cap = max(SIZE_CAP * len(pixels) / folds, max(len(keys) for keys in members.values()))
     held = [[0] * len(totals) for _ in range(folds)]
     result: list[list[str]] = [[] for _ in range(folds)]
     for scene in sorted(members, key=lambda s: (-len(members[s]), s)):
         open_folds = [f for f in range(folds) if len(result[f]) + len(members[scene]) <= cap]
-        own = _sum(pixels[key] for key in members[scene])
+        own = summed(members[scene])
         candidates = open_folds or [min(range(folds), key=lambda f: len(result[f]))]
-        # How much the sum of the squared shares of each fold would grow.
+        # The fold whose sum of squared shares grows least; of equal ones the first.
         growths = {
             fold: sum(
-                (
-                    Fraction(a * (2 * h + a), t * t)
-                    for a, h, t in zip(own, held[fold], totals, strict=True)
-                    if t
-                ),
-                Fraction(),
+                Fraction(a * (2 * h + a), t * t) for a, h, t in zip(own, held[fold], totals, strict=True) if t
             )
             for fold in candidates
         }
-        best = min(candidates, key=lambda fold: (growths[fold], fold))
+        best = min(candidates, key=growths.__getitem__)
         held[best] = [a + b for a, b in zip(held[best], own, strict=True)]
         result[best] += members[scene]
     return [sorted(keys) for keys in result]
-
-
-def _sum(counts: Iterable[Int64Array]) -> list[int]:
-    return [int(count) for count in np.sum(list(counts), axis=0)]
 
 
 def _check_fold(folds: int, fold: int, available: int, what: str) -> None:
@@ -404,14 +383,13 @@ def _only(by_id: dict[str, list[Item]], name: str) -> Item:
 def describe(dataset: Dataset, name: str) -> dict[str, PartSummary]:
     """Summarise each subset of a split."""
     summaries = {}
+    scenes = dataset.scenes
     for part, items in split(dataset, name).items():
         pixels = np.sum(list(class_pixels(dataset, items).values()), axis=0)
-        places = None if dataset.scenes is None else [dataset.scenes.get(item.key) for item in items]
+        shares = (pixels / max(pixels.sum(), 1)).tolist()
         summaries[part] = PartSummary(
             items=len(items),
-            scenes=None if places is None else len({place.scene for place in places if place}),
-            class_share=dict(
-                zip(dataset.legend.names, (pixels / max(pixels.sum(), 1)).tolist(), strict=True)
-            ),
+            scenes=None if scenes is None else len({scenes[i.key].scene for i in items if i.key in scenes}),
+            class_share=dict(zip(dataset.legend.names, shares, strict=True)),
         )
     return summaries

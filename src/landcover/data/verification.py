@@ -1,27 +1,17 @@
 """Decode and check every pair of a data set: counts, faults, and leakage between subsets."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from landcover._typing import Int64Array
-from landcover.data.dataset import Dataset, FolderDataset, count_classes, open_dataset
+from landcover.data.dataset import FolderDataset, count_classes, open_dataset
 from landcover.data.layouts import LAYOUTS, Item
-from landcover.data.leakage import (
-    Borders,
-    Leak,
-    borders,
-    duplicates,
-    identical,
-    matching_edges,
-    shared_scenes,
-    touching,
-)
+from landcover.data.leakage import Borders, Leak, borders, find_leaks
 from landcover.data.splits import split as split_items
 from landcover.errors import DataError, ImageError
 from landcover.io import MAX_PIXELS
@@ -99,8 +89,7 @@ class VerifyReport:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
+class _Checked(NamedTuple):
     """Result of decoding one item; None for what could not be read."""
 
     size: tuple[int, int] | None
@@ -108,7 +97,7 @@ class _Checked:
     class_pixels: Int64Array | None
     off_palette: int
     borders: Borders | None
-    faults: Mapping[Path, str]
+    faults: list[Fault]
 
 
 @dataclass
@@ -156,116 +145,102 @@ def verify(
         part_of = {item.key: item.part or NO_PART for item in dataset.items}
     else:
         part_of = {item.key: part for part, items in split_items(dataset, split).items() for item in items}
-    compare_borders = dataset.scenes is None and len(set(part_of.values())) > 1
-    work = parallel_map(lambda item: _check(dataset, item, compare_borders), dataset.items)
-    checked = {
-        item.key: result
-        for item, result in zip(dataset.items, track(work, "Checking", total=len(dataset.items)), strict=True)
-    }
-    groups = duplicates({key: c.image_hash for key, c in checked.items() if c.image_hash is not None})
-    leaks = identical(groups, part_of)
-    if dataset.scenes is not None:
-        leaks += touching(dataset.scenes, part_of)
-    elif compare_borders:
-        repeated = {key for group in groups for key in group[1:]}
-        tiles = {
-            key: c.borders for key, c in checked.items() if c.borders is not None and key not in repeated
-        }
-        leaks += matching_edges(tiles, part_of)
-    return _report(dataset, checked, groups, leaks, part_of)
+    root, legend = dataset.root, dataset.legend
+    with_borders = dataset.scenes is None and len(set(part_of.values())) > 1
 
+    def below(path: Path) -> str:
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
-def _check(dataset: Dataset, item: Item, compare_borders: bool) -> _Checked:
-    """Decode one item; errors of its files become part of the result."""
-    faults: dict[Path, str] = {}
-    image = mask = None
-    try:
-        image = dataset.read_image(item)
-    except DataError as error:
-        faults[item.image] = str(error)
-    if item.mask is not None:
+    def check(item: Item) -> _Checked:
+        """Decode one item; errors of its files become part of the result."""
+        faults = []
+        image = mask = None
         try:
-            mask = dataset.labels(item)
+            image = dataset.read_image(item)
+        except DataError as error:
+            faults.append(Fault(below(item.image), str(error)))
+        try:
+            mask = None if item.mask is None else dataset.labels(item)
         except DataError as error:
             if not isinstance(error, ImageError):  # of the image: reported above
-                faults[item.mask] = str(error)
-    return _Checked(
-        size=None if image is None else (image.shape[0], image.shape[1]),
-        image_hash=None if image is None else f"{image.shape} {hashlib.sha256(image.data).hexdigest()}",
-        class_pixels=None if mask is None else count_classes(mask.index, dataset.legend),
-        off_palette=0 if mask is None else mask.off_palette,
-        borders=borders(image, mask.index)
-        if compare_borders and image is not None and mask is not None
-        else None,
-        faults=faults,
-    )
+                faults.append(Fault(below(item.mask or item.image), str(error)))
+        return _Checked(
+            size=None if image is None else (image.shape[0], image.shape[1]),
+            image_hash=None if image is None else f"{image.shape} {hashlib.sha256(image.data).hexdigest()}",
+            class_pixels=None if mask is None else count_classes(mask.index, legend),
+            off_palette=0 if mask is None else mask.off_palette,
+            borders=borders(image, mask.index)
+            if with_borders and image is not None and mask is not None
+            else None,
+            faults=faults,
+        )
 
-
-def _report(
-    dataset: Dataset,
-    checked: Mapping[str, _Checked],
-    groups: list[list[str]],
-    leaks: list[Leak],
-    part_of: Mapping[str, str],
-) -> VerifyReport:
-    root, classes = dataset.root, len(dataset.legend)
     published = next(layout for layout in LAYOUTS if layout.name == dataset.layout)
-    tallies: dict[str, _Tally] = {}
+    tallies: defaultdict[str, _Tally] = defaultdict(lambda: _Tally(np.zeros(len(legend), np.int64)))
+    same_image: defaultdict[str, list[str]] = defaultdict(list)
+    edges: dict[str, Borders] = {}
+    odd_sizes: list[str] = []
     unreadable: list[Fault] = []
     off_palette: dict[str, int] = {}
-    for item in dataset.items:
-        result = checked[item.key]
-        tally = tallies.setdefault(item.part or NO_PART, _Tally(np.zeros(classes, np.int64)))
+    work = track(parallel_map(check, dataset.items), "Checking", total=len(dataset.items))
+    for item, result in zip(dataset.items, work, strict=True):
+        tally = tallies[item.part or NO_PART]
         tally.images += 1
-        if result.size is not None:
+        unreadable += result.faults
+        if result.size is not None and result.image_hash is not None:
             tally.sizes[result.size] += 1
+            if published.size not in (None, result.size):
+                odd_sizes.append(item.key)
+            same_image[result.image_hash].append(item.key)
+            if result.borders is not None and same_image[result.image_hash] == [item.key]:
+                edges[item.key] = result.borders  # of repeated images only the first is matched
         if item.mask is None:
-            tally.unlabelled.append(_below(root, item.image))
+            tally.unlabelled.append(below(item.image))
         else:
             tally.pairs += 1
             if result.off_palette:
-                off_palette[_below(root, item.mask)] = result.off_palette
+                off_palette[below(item.mask)] = result.off_palette
         if result.class_pixels is not None:
             tally.class_pixels += result.class_pixels
-        unreadable += [Fault(_below(root, path), reason) for path, reason in result.faults.items()]
-    tallies = dict(sorted(tallies.items()))
+    parts = dict(sorted(tallies.items()))
+    repeated = sorted(keys for keys in same_image.values() if len(keys) > 1)
+    leaks = find_leaks(part_of, repeated, dataset.scenes, edges)
+    leaking = {key for leak in leaks for key in (leak.a, leak.b)}
+    split_scenes: defaultdict[str, set[str]] = defaultdict(set)
+    for key, tile in (dataset.scenes or {}).items():
+        if key in part_of:
+            split_scenes[tile.scene].add(part_of[key])
 
     def shares(pixels: Int64Array) -> dict[str, float]:
-        return dict(zip(dataset.legend.names, (pixels / max(pixels.sum(), 1)).tolist(), strict=True))
+        return dict(zip(legend.names, (pixels / max(pixels.sum(), 1)).tolist(), strict=True))
 
-    leaking = {key for leak in leaks for key in (leak.a, leak.b)}
     return VerifyReport(
         layout=dataset.layout,
         gsd=dataset.gsd,
         pairs=len(dataset.labelled),
-        parts={name: tally.pairs for name, tally in tallies.items()},
-        images={name: tally.images for name, tally in tallies.items()},
+        parts={name: tally.pairs for name, tally in parts.items()},
+        images={name: tally.images for name, tally in parts.items()},
         expected=dict(published.counts),
         sizes={
             name: {f"{height}x{width}": count for (height, width), count in sorted(tally.sizes.items())}
-            for name, tally in tallies.items()
+            for name, tally in parts.items()
         },
-        odd_sizes=[k for k, c in checked.items() if published.size and c.size not in (None, published.size)],
+        odd_sizes=odd_sizes,
         unreadable=unreadable,
         # A subset without any mask is unlabelled on purpose, unless it is the whole set.
         missing_masks=[
-            path
-            for tally in tallies.values()
-            if tally.pairs or not dataset.labelled
-            for path in tally.unlabelled
+            path for t in parts.values() if t.pairs or not dataset.labelled for path in t.unlabelled
         ],
         missing_images=list(dataset.found.missing_images) if isinstance(dataset, FolderDataset) else [],
         off_palette_pixels=sum(off_palette.values()),
         off_palette=off_palette,
-        class_share=shares(np.sum([tally.class_pixels for tally in tallies.values()], axis=0)),
-        class_share_by_part={name: shares(t.class_pixels) for name, t in tallies.items() if t.pairs},
-        duplicates=groups,
+        class_share=shares(np.sum([tally.class_pixels for tally in parts.values()], axis=0)),
+        class_share_by_part={name: shares(t.class_pixels) for name, t in parts.items() if t.pairs},
+        duplicates=repeated,
         leaks=leaks,
         compared=dict(sorted(Counter(part_of.values()).items())),
         leaking=dict(sorted(Counter(part_of[key] for key in leaking).items())),
-        shared_scenes=None if dataset.scenes is None else shared_scenes(dataset.scenes, part_of),
+        shared_scenes=None
+        if dataset.scenes is None
+        else sum(len(subsets) > 1 for subsets in split_scenes.values()),
     )
-
-
-def _below(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

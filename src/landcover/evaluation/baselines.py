@@ -47,12 +47,7 @@ class ColourClassifier:
         self._decision: UInt8Array | None = None
 
     def learn(self, image: UInt8Array, index: UInt8Array) -> None:
-        """Count the colours of one image.
-
-        Args:
-            image: uint8 (H, W, 3), RGB.
-            index: uint8 (H, W), class indices; classes that are not scored are ignored.
-        """
+        """Count the colours of an image, uint8 (H, W, 3), at class indices, uint8 (H, W), that are scored."""
         channel = self.legend.channels[index]
         known = channel != IGNORE
         key = channel[known].astype(np.int64) * _SIDE**3 + self._colour(image)[known]
@@ -60,11 +55,7 @@ class ColourClassifier:
         self._decision = None
 
     def predict(self, image: UInt8Array) -> UInt8Array:
-        """Return uint8 (H, W), the class indices of an image, uint8 (H, W, 3).
-
-        Raises:
-            UsageError: If no labelled pixel was learned.
-        """
+        """Return uint8 (H, W), the class indices of an image, uint8 (H, W, 3), after learning."""
         if self._decision is None:
             if not self._counts.any():
                 raise UsageError(
@@ -85,16 +76,7 @@ class ColourClassifier:
 def score_baselines(
     dataset: Dataset, training: Sequence[Item], held_out: Sequence[Item], *, metric: Metric = "challenge"
 ) -> dict[str, Scores]:
-    """Fit the :data:`BASELINES` on some items of a data set and score them on others.
-
-    Args:
-        dataset: The dataset of the items.
-        training: Items to fit on.
-        held_out: Items to score.
-        metric: The metric.
-
-    Returns:
-        The scores by name of the baseline.
+    """Fit the :data:`BASELINES` on training items and score them on others; return the scores by name.
 
     Raises:
         UsageError: If the training items have no pixel of a scored class.
@@ -125,13 +107,9 @@ def _decide(counts: Int64Array) -> UInt8Array:
 
     def training_miou(choice: IntArray) -> float:
         chosen = np.arange(len(counts))[:, None] == choice
-        right, predicted, truth = (
-            (counts * chosen).sum(axis=1),
-            chosen @ counts.sum(axis=0),
-            counts.sum(axis=1),
-        )
-        present = truth > 0
-        return float(np.mean(right[present] / (truth + predicted - right)[present]))
+        right, truth = (counts * chosen).sum(axis=1), counts.sum(axis=1)
+        union = truth + chosen @ counts.sum(axis=0) - right
+        return float(np.mean(right[truth > 0] / union[truth > 0]))
 
     # Colours far from all training colours get the most frequent class.
     choices = [np.argmax(likelihood * shares**power + 1e-12 * shares, axis=0) for power in _PRIOR_POWERS]

@@ -43,8 +43,7 @@ def squared_distance(truth: UInt8Array, legend: Legend, reach: int) -> Unsigned:
         reach: The longest distance of interest, 1 or more pixels.
 
     Returns:
-        Unsigned (H, W), in squared pixels: 0 at a boundary, exact below ``reach ** 2``; pixels farther away
-        have that or more.
+        Unsigned (H, W), in squared pixels: 0 at a boundary, exact below ``reach ** 2``, else that or more.
     """
     kind = np.min_scalar_type(2 * reach**2)
     down = np.where(_at_boundary(truth, legend), 0, reach).astype(kind)
@@ -76,10 +75,7 @@ def _at_boundary(truth: UInt8Array, legend: Legend) -> BoolArray:
 
 
 def distance_bins(truth: UInt8Array, legend: Legend, gsd: float) -> UInt8Array:
-    """Return the bin of :data:`DISTANCE_BINS_M` of each pixel: uint8 (H, W).
-
-    Arguments as for :func:`count_by_distance`.
-    """
+    """Return the bin of :data:`DISTANCE_BINS_M` of each pixel: uint8 (H, W)."""
     limits = [max(0.0, limit / gsd - 0.5) for limit in DISTANCE_BINS_M[1:]]
     squared = squared_distance(truth, legend, max(1, int(np.ceil(limits[-1]))))
     bins = np.zeros(truth.shape, np.uint8)
@@ -91,19 +87,9 @@ def distance_bins(truth: UInt8Array, legend: Legend, gsd: float) -> UInt8Array:
 def count_by_distance(
     truth: UInt8Array, prediction: UInt8Array, legend: Legend, gsd: float
 ) -> list[ConfusionMatrix]:
-    """Count the pixels of one image, each bin of distances separately.
+    """Count the pixels of one image: a matrix for each of :data:`DISTANCE_BINS_M`.
 
-    Args:
-        truth: uint8 (H, W), class indices or NODATA.
-        prediction: uint8 (H, W), class indices or NODATA.
-        legend: The classes.
-        gsd: Metres per pixel.
-
-    Returns:
-        A matrix for each of :data:`DISTANCE_BINS_M`.
-
-    Raises:
-        MaskError: If the shapes differ or a value is not a class.
+    ``truth`` and ``prediction`` are uint8 (H, W), class indices or NODATA; ``gsd`` is in metres per pixel.
     """
     bins = distance_bins(truth, legend, gsd)
     matrices = [ConfusionMatrix(legend) for _ in DISTANCE_BINS_M]
@@ -113,11 +99,7 @@ def count_by_distance(
 
 
 def boundary_scores(matrices: Sequence[ConfusionMatrix]) -> BoundaryScores:
-    """Return the scores of each bin of distances, nearest first; the metric is the challenge's.
-
-    Args:
-        matrices: One for each of :data:`DISTANCE_BINS_M`, summed over all images.
-    """
+    """Return the scores of the matrices of :data:`DISTANCE_BINS_M`; the metric is the challenge's."""
     legend = matrices[0].legend
     pixels = [int(matrix.table[list(legend.scored)].sum()) for matrix in matrices]
 

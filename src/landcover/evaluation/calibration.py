@@ -92,8 +92,7 @@ class Reliability:
     def groups(self, channel: int | None = None) -> list[ReliabilityBin]:
         """Return 15 groups of equal size by increasing confidence; none where no pixel was counted.
 
-        Args:
-            channel: Only the pixels that were predicted as this class; None: all.
+        Of all pixels, or of those that were predicted as one class.
         """
         channels = slice(None) if channel is None else slice(channel, channel + 1)
         wrong, right = self.pixels[channels].sum(axis=0)
@@ -124,30 +123,23 @@ class Reliability:
         return sum(g.share * abs(g.accuracy - g.confidence) for g in groups) if groups else None
 
     def summary(self, names: Sequence[str]) -> CalibrationScores:
-        """Return all results.
-
-        Args:
-            names: Of the C classes, in the order of the channels.
-        """
-        by_class, confidences = self.pixels.sum(axis=2), self.confidence.sum(axis=1)
-        pixels = int(by_class.sum())
-        per_class = {
-            name: None
-            if (ece := self.ece(channel)) is None
-            else ClassCalibration(
-                ece=ece,
-                confidence=float(confidences[channel]) / int(by_class[channel].sum()),
-                accuracy=int(by_class[channel, 1]) / int(by_class[channel].sum()),
-                share=int(by_class[channel].sum()) / pixels,
-            )
-            for channel, name in enumerate(names)
-        }
+        """Return all results, with the names of the C classes in the order of the channels."""
+        counts, rights = self.pixels.sum(axis=(1, 2)).tolist(), self.pixels[:, 1].sum(axis=1).tolist()
+        confidences = self.confidence.sum(axis=1)
+        pixels = sum(counts)
+        per_class: dict[str, ClassCalibration | None] = dict.fromkeys(names)
+        for channel, (name, count) in enumerate(zip(names, counts, strict=True)):
+            if (ece := self.ece(channel)) is not None:
+                confidence, accuracy = float(confidences[channel]) / count, rights[channel] / count
+                per_class[name] = ClassCalibration(
+                    ece=ece, confidence=confidence, accuracy=accuracy, share=count / pixels
+                )
         eces = [WorstClass(name=name, ece=found.ece) for name, found in per_class.items() if found]
         return CalibrationScores(
             pixels=pixels,
             ece=self.ece(),
             confidence=float(confidences.sum()) / pixels if pixels else None,
-            accuracy=int(by_class[:, 1].sum()) / pixels if pixels else None,
+            accuracy=sum(rights) / pixels if pixels else None,
             nll=self.loss / pixels if pixels else None,
             worst_class=max(eces, key=lambda worst: worst.ece, default=None),
             per_class=per_class,

@@ -1,6 +1,6 @@
 """Estimates and their uncertainty: a bootstrap of the mIoU, and a map's accuracy and areas from a sample."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -83,29 +83,27 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-@dataclass(frozen=True, slots=True)
-class Estimates:
-    """Estimates with standard errors (``_se``); NaN where the sample does not allow one.
+class WithError(NamedTuple):
+    """Estimates and their standard errors, float64 of one shape; NaN where the sample does not allow one."""
+
+    value: Float64Array
+    se: Float64Array
+
+
+class Estimates(NamedTuple):
+    """Estimates for a whole map of K classes, with standard errors.
 
     Attributes:
         overall: Fraction of the area that is mapped correctly, 0..1.
-        overall_se: Its standard error.
-        users: float64 (K,), user's accuracies: fraction of the area mapped as a class that is that class.
-        users_se: float64 (K,).
-        producers: float64 (K,), producer's accuracies: fraction of the area of a class that is mapped as it.
-        producers_se: float64 (K,).
-        shares: float64 (K,), fraction of the area of each class on the ground. Their sum is 1.
-        shares_se: float64 (K,).
+        users: (K,), user's accuracies: fraction of the area mapped as a class that is that class.
+        producers: (K,), producer's accuracies: fraction of the area of a class that is mapped as it.
+        shares: (K,), fraction of the area of each class on the ground. Their sum is 1.
     """
 
-    overall: float
-    overall_se: float
-    users: Float64Array
-    users_se: Float64Array
-    producers: Float64Array
-    producers_se: Float64Array
-    shares: Float64Array
-    shares_se: Float64Array
+    overall: WithError
+    users: WithError
+    producers: WithError
+    shares: WithError
 
 
 def stratified_estimates(counts: Int64Array, areas: Float64Array) -> Estimates:
@@ -140,12 +138,8 @@ def stratified_estimates(counts: Int64Array, areas: Float64Array) -> Estimates:
         wrong_variances = cell_variances.sum(axis=0) - right_variances
         producer_variances = (1 - producers) ** 2 * right_variances + producers**2 * wrong_variances  # eq. 7
         return Estimates(
-            overall=float(right.sum()),  # eq. 1
-            overall_se=float(np.sqrt(right_variances.sum())),  # eq. 5
-            users=shares.diagonal(),  # eq. 2
-            users_se=np.sqrt(variances.diagonal()),  # eq. 6
-            producers=producers,
-            producers_se=np.sqrt(producer_variances) / of_class,
-            shares=of_class,
-            shares_se=np.sqrt(cell_variances.sum(axis=0)),  # eq. 10
+            overall=WithError(right.sum(), np.sqrt(right_variances.sum())),  # eq. 1 and 5
+            users=WithError(shares.diagonal(), np.sqrt(variances.diagonal())),  # eq. 2 and 6
+            producers=WithError(producers, np.sqrt(producer_variances) / of_class),
+            shares=WithError(of_class, np.sqrt(cell_variances.sum(axis=0))),  # eq. 10
         )

@@ -47,16 +47,7 @@ class TrainingOverlap(Config):
 
 
 def training_overlap(card: ModelCard, dataset: Dataset, items: Sequence[Item]) -> TrainingOverlap:
-    """Compare images with the fingerprints in a model's card.
-
-    Args:
-        card: The model's card.
-        dataset: The data.
-        items: The images that are evaluated.
-
-    Raises:
-        DataError: If an image cannot be read.
-    """
+    """Compare the images that are evaluated with the fingerprints in a model's card."""
     used = card.used_images
     recorded = used.training or ImageSet(complete=False)
     # Without anything recorded there is nothing to read and decode the images for.
@@ -99,13 +90,7 @@ def training_overlap(card: ModelCard, dataset: Dataset, items: Sequence[Item]) -
 def overlap_warnings(
     overlap: TrainingOverlap, model: str = "The model", *, calibration: bool = False
 ) -> Iterator[str]:
-    """Yield a sentence for each kind of overlap that was found.
-
-    Args:
-        overlap: The overlap.
-        model: Subject of the sentences.
-        calibration: Whether confidences are evaluated, so that images of the calibration matter.
-    """
+    """Yield a sentence for each kind of overlap; ``calibration``: confidences are evaluated, too."""
     of_images = f"of the {overlap.images} images scored here"
     model = printable(model.replace("\n", "\\n"))
     if overlap.identical:

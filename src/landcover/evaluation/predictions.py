@@ -62,12 +62,8 @@ def from_folder(
 ) -> MapSource:
     """Return the maps of a folder after checking that each exists and has the right size.
 
-    Args:
-        dataset: The data with the truth.
-        items: The items to score.
-        folder: Contains ``<key>_mask.png`` (or ``.tif``) or ``<key>.png`` (or ``.tif``) for each item's key.
-        legend: Legend of the maps. None: that which each carries, else the dataset's.
-        max_pixels: Limit on the pixels of a map.
+    The folder contains ``<key>_mask.png`` (or ``.tif``) or ``<key>.png`` (or ``.tif``) for each item's key.
+    Without a legend each map is read by the one it carries, else by the dataset's.
 
     Raises:
         DataError: If the folder does not exist, or maps are missing, unreadable or of another size than the
@@ -121,11 +117,6 @@ def from_model(dataset: Dataset, runtime: Runtime, *, probabilities: bool = Fals
     Every labelled pixel is scored, also where the image has no data (alpha 0 and the like) and ``predict``
     writes nodata: leaving pixels out must not raise a score.
 
-    Args:
-        dataset: The data with the truth.
-        runtime: The model.
-        probabilities: Return the probabilities of each image with its map.
-
     Raises:
         UsageError: If the GSD of the data is unknown, or the model has other classes than the truth.
     """
@@ -144,15 +135,7 @@ def from_model(dataset: Dataset, runtime: Runtime, *, probabilities: bool = Fals
 
 
 def required_gsd(dataset: Dataset, needed_by: str) -> float:
-    """Return the metres per pixel of a dataset.
-
-    Args:
-        dataset: The dataset.
-        needed_by: What needs the value, for the error message.
-
-    Raises:
-        UsageError: If the value is unknown.
-    """
+    """Return the metres per pixel of a dataset; where unknown, refuse with what needs them."""
     if dataset.gsd is None:
         raise unknown_gsd(f"{dataset.root}, which {needed_by} needs")
     return dataset.gsd

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from pydantic import (
@@ -18,8 +18,6 @@ from pydantic import (
     NonNegativeInt,
     PlainSerializer,
     PlainValidator,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
@@ -29,11 +27,6 @@ from landcover.legend import Legend
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 """Plain data, as a JSON file holds it."""
-
-
-def _finite(value: object) -> object:
-    """Return None for NaN and infinity, which Python writes into JSON files."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _counts(value: object) -> Int64Array:
@@ -47,18 +40,18 @@ def _counts(value: object) -> Int64Array:
     return counts
 
 
-def _legend(value: object) -> Legend:
-    return value if isinstance(value, Legend) else Legend.from_dict(value)  # type: ignore[arg-type]
-
-
-Number = Annotated[float | None, BeforeValidator(_finite)]
-"""A number, or None where it is undefined."""
+Number = Annotated[
+    float | None, BeforeValidator(lambda x: None if isinstance(x, float) and not math.isfinite(x) else x)
+]
+"""A number, or None where it is undefined; Python writes NaN and infinity into JSON files."""
 
 Counts = Annotated[Int64Array, PlainValidator(_counts), PlainSerializer(lambda counts: counts.tolist())]
 """int64 (K, K), a list of rows in JSON."""
 
 LegendField = Annotated[
-    Legend, PlainValidator(_legend), PlainSerializer(lambda legend: legend.to_dict(), when_used="always")
+    Legend,
+    PlainValidator(lambda value: value if isinstance(value, Legend) else Legend.from_dict(value)),
+    PlainSerializer(lambda legend: legend.to_dict()),
 ]
 
 
@@ -457,6 +450,8 @@ class CalibrationReport(Record):
         >>> report = lc.calibrate("runs/a", "data", "folders:val")  # doctest: +SKIP
         >>> report.temperature, report.ece.after  # doctest: +SKIP
         (1.2, 0.03)
+        >>> report.to_dict()["images"]  # doctest: +SKIP
+        215
     """
 
     model: Path
@@ -476,9 +471,9 @@ class CalibrationReport(Record):
     split_of_like: str | None = None
     warnings: list[str] = []
 
-    @model_serializer(mode="wrap")
-    def _without_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in serialise(self).items() if value is not None}
+    def to_dict(self) -> dict[str, JsonValue]:
+        """Return plain data with the keys of the JSON file, which has no undefined values."""
+        return {key: value for key, value in super().to_dict().items() if value is not None}
 
 
 def percent(fraction: float | None) -> str:

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from landcover._typing import Int64Array, UInt8Array
 from landcover.config import with_deprecated
 from landcover.data import Dataset, Item, open_dataset, select
-from landcover.errors import MaskError, UsageError, did_you_mean
+from landcover.errors import MaskError, UsageError
 from landcover.evaluation.boundary import DISTANCE_BINS_M, boundary_scores, count_by_distance
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.estimators import LEAST_GROUPS, bootstrap_interval
@@ -36,7 +35,7 @@ from landcover.io import MAX_PIXELS
 from landcover.io.files import check_json_output, write_text
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend, translation
-from landcover.metrics import METRICS, ConfusionMatrix, Metric, Scores
+from landcover.metrics import ConfusionMatrix, Metric, Scores, averaged_classes
 from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime, open_model
 from landcover.postprocess.sieve import remove_small_regions
@@ -121,7 +120,25 @@ def evaluate(
         (3, (7, 7), ['agriculture', 'barren'])
     """
     options = with_deprecated(options or EvaluateOptions(), deprecated, "evaluate", {"borders": "boundaries"})
-    _check(model, predictions, metric, options)
+    for refused, message in (
+        ((model is None) == (predictions is None), "Pass either --model M or --predictions DIR."),
+        (
+            options.maps is not None and model is None,
+            "--maps writes the maps of a --model; --predictions are files already.",
+        ),
+        (
+            options.prediction_legend is not None and predictions is None,
+            "--prediction-legend requires --predictions; a model contains its legend.",
+        ),
+        (
+            options.calibration and model is None,
+            "--calibration needs probabilities, which --predictions do not contain. Pass --model M.",
+        ),
+    ):
+        if refused:
+            raise UsageError(message)
+    if options.json is not None:
+        check_json_output(Path(options.json), force=options.force)
     if isinstance(data, Dataset):
         if legend is not None or gsd is not None:
             raise UsageError("The dataset is open already. Pass legend and gsd to open_dataset instead.")
@@ -129,10 +146,10 @@ def evaluate(
     else:
         dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=options.max_pixels)
     items = select(dataset, split)
-
+    averaged_classes(dataset.legend, metric)  # refuses an unknown metric
     named: str | Path | None = None  # the model, where it has a file
     overlap = None
-    extras: list[_Extra] = []
+    extras: list[_Cleaning | _Calibration | _Boundaries] = []
     if options.min_region is not None:
         extras.append(_Cleaning(dataset, options.min_region))
     if predictions is not None:
@@ -155,7 +172,8 @@ def evaluate(
     if options.boundaries:
         extras.append(_Boundaries(dataset))
 
-    def score(item: Item) -> _Image:
+    def score(item: Item) -> tuple[str, ConfusionMatrix, int, int]:
+        """Return the key and the counts of an image, and the off-palette pixels of truth and prediction."""
         truth, predicted = dataset.labels(item), source.predict(item)
         try:
             matrix = _counted(dataset.legend, truth.index, predicted.index)
@@ -163,27 +181,23 @@ def evaluate(
                 extra.update(truth.index, predicted)
         except MaskError as error:
             raise MaskError(f"{item.key}: {error}") from error
-        return _Image(item.key, matrix, truth.off_palette, predicted.off_palette)
+        return item.key, matrix, truth.off_palette, predicted.off_palette
 
     scored = parallel_map(score, items) if source.parallel else map(score, items)
-    images = list(track(scored, "Scoring", total=len(items)))
-    matrix = reduce(operator.add, (image.matrix for image in images))
+    keys, matrices, *off_palette = zip(*track(scored, "Scoring", total=len(items)), strict=True)
+    matrix = reduce(operator.add, matrices)
     scores = matrix.scores(metric)
     scenes = dataset.scenes or {}
     groups = "scenes" if scenes else "images"
     tables: dict[str, Int64Array] = {}
-    for image in images:
-        group = f"scene {scenes[image.key].scene}" if image.key in scenes else image.key
-        tables[group] = tables.get(group, 0) + image.matrix.table
+    for key, image in zip(keys, matrices, strict=True):
+        group = f"scene {scenes[key].scene}" if key in scenes else key
+        tables[group] = tables.get(group, 0) + image.table
     interval = bootstrap_interval(np.stack(list(tables.values())), dataset.legend, metric)
-    off_palette = {
-        "truth": sum(image.off_palette_truth for image in images),
-        "predictions": sum(image.off_palette_prediction for image in images),
-    }
     notes = list(scores.warnings) + [
-        f"{count:,} pixels of the {what} have a colour that is not in the legend; they count as unknown."
-        for what, count in off_palette.items()
-        if count
+        f"{sum(counts):,} pixels of the {what} have a colour outside the legend; they count as unknown."
+        for what, counts in zip(("truth", "predictions"), off_palette, strict=True)
+        if any(counts)
     ]
     if overlap is not None:
         called = str(named or "the model in memory")
@@ -215,7 +229,10 @@ def evaluate(
             "missed": matrix.missed.tolist(),
             **sections,
             "training_overlap": overlap,
-            "per_image": [{"key": i.key, **i.matrix.scores(metric).to_dict()} for i in images],
+            "per_image": [
+                {"key": key, **image.scores(metric).to_dict()}
+                for key, image in zip(keys, matrices, strict=True)
+            ],
             "warnings": notes,
             "legend": dataset.legend,
             "prediction_legend": source.legend,
@@ -228,31 +245,14 @@ def evaluate(
     return report
 
 
-class _Image(NamedTuple):
-    """The counts of one image, and its pixels whose colour is not a class."""
-
-    key: str
-    matrix: ConfusionMatrix
-    off_palette_truth: int
-    off_palette_prediction: int
-
-
-class _Extra(Protocol):
-    """A further score, accumulated over the images; several threads may update it."""
-
-    name: str
-
-    def update(self, truth: UInt8Array, predicted: PredictedMap) -> None:
-        """Count one image."""
-
-    def result(self, scores: Scores) -> tuple[Record, list[str]]:
-        """Return the section of the report and its warnings, given the scores of the whole."""
-
-
 def _counted(legend: Legend, truth: UInt8Array, prediction: UInt8Array) -> ConfusionMatrix:
     matrix = ConfusionMatrix(legend)
     matrix.update(truth, prediction)
     return matrix
+
+
+# Further scores, accumulated over the images. Several threads may call ``update``; ``result`` returns the
+# section of the report and its warnings, given the scores of the whole.
 
 
 class _Cleaning:
@@ -336,27 +336,3 @@ class _Boundaries:
             for row in section.bins
             if row.pixels and (absent := [name for name in present if row.iou[name] is None])
         ]
-
-
-def _check(
-    model: str | Path | Model | Runtime | None,
-    predictions: str | Path | None,
-    metric: Metric,
-    options: EvaluateOptions,
-) -> None:
-    """Refuse options that contradict each other, and outputs that cannot be written."""
-    if metric not in METRICS:
-        raise UsageError(f"Unknown metric {metric!r}. {did_you_mean(metric, METRICS)}")
-    if (model is None) == (predictions is None):
-        raise UsageError("Pass either --model M or --predictions DIR.")
-    if options.maps is not None and model is None:
-        raise UsageError("--maps writes the maps of a --model; --predictions are files already.")
-    if options.prediction_legend is not None and predictions is None:
-        raise UsageError("--prediction-legend requires --predictions; a model contains its legend.")
-    if options.calibration and model is None:
-        raise UsageError(
-            "--calibration needs probabilities, and the maps of --predictions contain none. Pass the model "
-            "that made them: --model M."
-        )
-    if options.json is not None:
-        check_json_output(Path(options.json), force=options.force)

@@ -7,7 +7,7 @@ cells where two classes are almost equally probable.
 
 import datetime
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from landcover.progress import track
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 """Beyond these, nearly all predictions were correct, or no better than chance."""
 
-_MAX_CELLS = 1 << 22
+MAX_CELLS = 1 << 22
 """Approximate number of cells that are fitted, 4 C bytes each; of more a random sample is drawn."""
 _SEED = 0
 _BLOCK_CELLS = 1 << 16
@@ -53,7 +53,7 @@ _IRRELEVANT = {
     *("model", "weights", "seed", "device", "threads", "loaders", "log_every"),
     *("checkpoint_minutes", "checkpoint_steps"),
 }
-"""Settings of a recipe that do not affect a model's confidence; the network is compared separately."""
+"""Settings of a recipe that do not affect a model's confidence, or are compared by other means."""
 
 
 def calibrate(
@@ -121,23 +121,27 @@ def calibrate(
         )
     scale = required_gsd(dataset, "the model")
     runtime = open_model(file, device=device, runtime="torch")
-    logits, truth = _labelled_cells(runtime, dataset, items, scale)
+    logits, truth = labelled_cells(runtime, dataset, items, scale)
     if not truth.size:
         raise DataError(
             f"None of the {len(items)} images of {split} has a pixel of a known class; expected labels."
         )
     temperature = fit_temperature(logits, truth)
-
-    measured = zip(*(_measure(logits, truth, t) for t in (card.temperature, temperature)), strict=True)
-    nll, ece = ({"before": before_fit, "after": after} for before_fit, after in measured)
+    losses, eces = [], []
+    for divisor in (card.temperature, temperature):
+        reliability = Reliability(len(logits))
+        for _, probabilities, classes in _blocks(logits, truth, divisor):
+            reliability.update(probabilities.astype(np.float32), classes.astype(np.uint8))
+        losses.append(reliability.loss / truth.size)
+        eces.append(reliability.ece())
     record = {
         "split": split,
         "data": Path(data).absolute().name,
         "gsd": scale,
         "images": len(items),
         "pixels": int(truth.size),
-        "nll": nll,
-        "ece": ece,
+        "nll": dict(zip(("before", "after"), losses, strict=True)),
+        "ece": dict(zip(("before", "after"), eces, strict=True)),
     }
     if model_digest(file) != before:
         raise OutputError(
@@ -169,7 +173,13 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
         raise ModelError(
             f"{other} has not been calibrated on data. Run: landcover calibrate {other} --data D --split S"
         )
-    there, here = (_recipe(model) for model in (like, card))
+    there, here = (
+        {name: value for name, value in model.recipe.items() if name not in _IRRELEVANT}
+        # Each fold has its own teachers; those of the same encoder count as the same.
+        | {"teachers": sorted(str(teacher.get("encoder")) for teacher in model.teachers)}
+        | {"network": model.model, "classes": model.legend, "preprocessing": model.preprocessing}
+        for model in (like, card)
+    )
     differing = [name for name in there.keys() | here.keys() if there.get(name) != here.get(name)]
     if differing:
         raise UsageError(
@@ -178,14 +188,6 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
         )
     record = {"like": model_digest(other), "split_of_like": like.calibration["split"]}
     return _write(file, card, tensors, like.temperature, record, like.used_images.calibration)
-
-
-def _recipe(card: ModelCard) -> dict[str, Any]:
-    """Return all that affects a model's confidence; paths and seeds do not."""
-    recipe = {name: value for name, value in card.recipe.items() if name not in _IRRELEVANT}
-    # Each fold has its own teachers; those of the same encoder count as the same.
-    recipe["teachers"] = sorted(str(teacher.get("encoder")) for teacher in card.teachers)
-    return {**recipe, "network": card.model, "classes": card.legend, "preprocessing": card.preprocessing}
 
 
 def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
@@ -204,36 +206,28 @@ def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
         DataError: If the best temperature is beyond these limits.
     """
 
-    def slope(inverse: float) -> float:
+    def slope(temperature: float) -> float:
         """Return the sum of the derivatives of the negative log-likelihood by ``1 / T``."""
         return sum(
             float((probabilities * cells).sum() - np.take_along_axis(cells, classes[None], axis=0).sum())
-            for cells, probabilities, classes in _blocks(logits, truth, 1 / inverse)
+            for cells, probabilities, classes in _blocks(logits, truth, temperature)
         )
 
-    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
-    if slope(high) <= 0:
+    low, high = MIN_TEMPERATURE, MAX_TEMPERATURE
+    if slope(low) <= 0:
         raise DataError(
-            f"The best temperature is below {MIN_TEMPERATURE:g}: almost all of the {truth.size:,} labelled "
-            "pixels are predicted correctly. Use more images, none of them a training image."
+            f"The best temperature is below {low:g}: almost all of the {truth.size:,} labelled pixels are "
+            "predicted correctly. Use more images, none of them a training image."
         )
-    if slope(low) >= 0:
+    if slope(high) >= 0:
         raise DataError(
-            f"The best temperature is above {MAX_TEMPERATURE:g}: the predictions for the {truth.size:,} "
-            "labelled pixels are no better than chance. Check the data and their scale (--gsd)."
+            f"The best temperature is above {high:g}: the predictions for the {truth.size:,} labelled pixels "
+            "match them only by chance. Check the data and their scale (--gsd)."
         )
     while high > low * (1 + _PRECISION):
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
-    return 1 / math.sqrt(low * high)
-
-
-def _measure(logits: Float32Array, truth: UInt8Array, temperature: float) -> tuple[float, float | None]:
-    """Return the NLL and the ECE of logits (C, P) at a temperature."""
-    reliability = Reliability(len(logits))
-    for _, probabilities, classes in _blocks(logits, truth, temperature):
-        reliability.update(probabilities.astype(np.float32), classes.astype(np.uint8))
-    return reliability.loss / truth.size, reliability.ece()
+        low, high = (middle, high) if slope(middle) > 0 else (low, middle)
+    return math.sqrt(low * high)
 
 
 def _blocks(
@@ -272,13 +266,13 @@ def _write(
     card: ModelCard,
     tensors: Tensors,
     temperature: float,
-    measured: Mapping[str, Any],
+    measured: dict[str, Any],
     images: ImageSet | None,
     warnings: Sequence[str] = (),
 ) -> CalibrationReport:
     """Write a temperature, how it was fitted and on which images into a model's card."""
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    record = {**measured, "temperature_before": card.temperature, "date": date, "version": __version__}
+    record = measured | {"temperature_before": card.temperature, "date": date, "version": __version__}
     used = card.used_images.model_copy(update={"calibration": images})
     update = {"temperature": temperature, "calibration": record, "used_images": used}
     save_model(file, tensors, card.model_copy(update=update), force=True)
@@ -287,18 +281,18 @@ def _write(
     )
 
 
-def _labelled_cells(
+def labelled_cells(
     runtime: Runtime, dataset: Dataset, items: Sequence[Item], gsd: float
 ) -> tuple[Float32Array, UInt8Array]:
     """Return the logits, float32 (C, P), and the true channels, uint8 (P,), of cells with a known class.
 
-    Of more than :data:`_MAX_CELLS` a random sample is drawn, always the same one. Every n-th cell would not
+    Of more than :data:`MAX_CELLS` a random sample is drawn, always the same one. Every n-th cell would not
     do: where n and the length of a row have a common divisor, whole columns would be left out.
     """
     legend = runtime.card.legend
     channels = legend.channels[translation(dataset.legend, legend)]
     grids = [make_grid(dataset.size(item), runtime, gsd=gsd) for item in items]
-    share = _MAX_CELLS / sum(grid.rows[-1].stop * grid.cols[-1].stop for grid in grids)
+    share = MAX_CELLS / sum(grid.rows[-1].stop * grid.cols[-1].stop for grid in grids)
     values, truths = [], []
     pairs = zip(items, grids, strict=True)
     for number, (item, grid) in enumerate(track(pairs, "Calibrating", total=len(items))):
@@ -306,9 +300,8 @@ def _labelled_cells(
         for own, model, spans in zip(grid.size, grid.model_size, (grid.rows, grid.cols), strict=True):
             centres = (np.arange(spans[-1].stop) + 0.5) * grid.stride * own / model
             pixels.append(centres[centres < own].astype(np.intp))
-        rows, cols = pixels
-        truth = channels[dataset.read_mask(item)[np.ix_(rows, cols)]]
-        logits = _logits(runtime, dataset.read_image(item), grid)[:, : len(rows), : len(cols)]
+        truth = channels[dataset.read_mask(item)[np.ix_(*pixels)]]
+        logits = cell_logits(runtime, dataset.read_image(item), grid)[:, : truth.shape[0], : truth.shape[1]]
         kept = truth != IGNORE
         if share < 1:
             kept &= np.random.default_rng((_SEED, number)).random(kept.shape) < share
@@ -317,7 +310,7 @@ def _labelled_cells(
     return np.concatenate(values, axis=1), np.concatenate(truths)
 
 
-def _logits(runtime: Runtime, image: UInt8Array, grid: Grid) -> Float32Array:
+def cell_logits(runtime: Runtime, image: UInt8Array, grid: Grid) -> Float32Array:
     """Return the logits of an image's cells at temperature 1, float32 (C, n, m), up to a constant per cell.
 
     They are the log probabilities that prediction interpolates between, times the present temperature.
@@ -327,7 +320,6 @@ def _logits(runtime: Runtime, image: UInt8Array, grid: Grid) -> Float32Array:
         first = int(grid.own_rows.low[block.start])  # blocks share rows of cells
         rows.append(block.logit_grid[:, stop - first :])
         stop = first + block.logit_grid.shape[1]
-    probabilities = np.concatenate(rows, axis=1)
-    logits: Float32Array = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    logits: Float32Array = np.log(np.maximum(np.concatenate(rows, axis=1), np.finfo(np.float32).tiny))
     logits *= np.float32(runtime.card.temperature)
     return logits

@@ -9,8 +9,16 @@ enough: water and fields without texture widen it until it contains everything. 
 """
 
 from landcover.ood.features import FEATURES, LEAST_PX, WINDOW_PX, window_features, windows
-from landcover.ood.profile import LEVEL, LEVELS, ImageryProfile, measure_profile
-from landcover.ood.score import WARN_FRACTION, OodReport, OodStats, ood_stats
+from landcover.ood.profile import (
+    LEVEL,
+    LEVELS,
+    WARN_FRACTION,
+    ImageryProfile,
+    OodReport,
+    OodStats,
+    measure_profile,
+    ood_stats,
+)
 
 __all__ = [
     "FEATURES",

@@ -72,7 +72,7 @@ class Run:
         config: ``config.yaml`` as it was saved.
         start: The last start.
         steps: Logged steps in order, those that a resumed run repeated once.
-        validations: Logged validations, likewise.
+        validations: Logged validations, also once.
         end: The last event, or None where the run was interrupted or is still running.
         card: Card of the best model, or None where there is none yet.
         digest: SHA-256 of the best model, or None.

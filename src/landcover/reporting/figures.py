@@ -97,16 +97,10 @@ def line_chart(
     y_max: float | None = None,
     ticks: int = 5,
 ) -> Chart:
-    """Lay out curves over one axis of steps (and minutes); both axes begin at 0.
+    """Lay out curves over one axis of steps; both axes begin at 0.
 
-    Args:
-        title: Name of the values.
-        curves: At least one.
-        label: Formats a value.
-        minutes: Returns the minutes that had passed at a step.
-        last_step: End of the axis of steps.
-        y_max: End of the values' axis; by default the first tick that is not below the largest value.
-        ticks: Approximate number of ticks of an axis.
+    ``label`` formats a value, ``minutes`` gives the time of a step. Without ``y_max`` the axis of values ends
+    with the first tick that is not below the largest value. ``ticks`` is approximate.
     """
     last = last_step or 1.0
     thinned = [curve.thinned() for curve in curves]
@@ -143,12 +137,7 @@ def line_chart(
 
 
 def reliability_chart(confidences: Sequence[float], accuracies: Sequence[float]) -> Chart:
-    """Draw accuracy over confidence, both 0..1, beside the diagonal on which the two are equal.
-
-    Args:
-        confidences: Mean confidences of groups of pixels, ascending; at least one.
-        accuracies: Their accuracies.
-    """
+    """Draw accuracies over ascending mean confidences of groups, 0..1, beside the diagonal of equals."""
     points = np.stack([100 * np.array(confidences), 100 - 100 * np.array(accuracies)], axis=1).round(2)
     dots = [
         Dot(left, top, f"confidence {percent_tick(x)}, accuracy {percent_tick(y)}")
@@ -182,72 +171,37 @@ def _path(points: Float64Array) -> str:
     )
 
 
-class Cell(NamedTuple):
-    """One cell of the matrix: its fraction of the row (None for an empty row) and its pixels."""
-
-    share: float | None
-    pixels: int
-    correct: bool
-
-
-class MatrixRow(NamedTuple):
-    """One true class: its cells, its pixels, and its fraction of all pixels."""
-
-    name: str
-    cells: list[Cell]
-    pixels: int
-    share: float
-
-
 class Matrix(NamedTuple):
-    """A row-normalised confusion matrix.
+    """A confusion matrix without the classes that are neither scored nor have pixels.
 
     Attributes:
         columns: The predicted classes.
-        rows: The true classes.
-        unscored: Those of ``rows`` that the metric ignores.
+        rows: Pixels by predicted class, for each true class.
         confusions: The largest errors: true class, predicted class, fraction of the truth; the worst first.
     """
 
     columns: list[str]
-    rows: list[MatrixRow]
-    unscored: list[str]
+    rows: dict[str, list[int]]
     confusions: list[tuple[str, str, float]]
 
 
 def matrix(counts: Int64Array, names: Sequence[str], scored: Sequence[str]) -> Matrix:
-    """Normalise the rows of a confusion matrix (rows are the truth).
+    """Select what the page shows of a confusion matrix, int64 (K, K), rows are the truth.
 
-    Rows and columns of classes that are not scored and have no pixel are left out.
-
-    Args:
-        counts: int64 (K, K), pixels.
-        names: The K classes.
-        scored: Those of them that the metric uses; only these are listed in ``confusions``.
+    ``scored`` are the names that the metric uses; only these are listed in ``confusions``.
     """
-    everything = max(int(counts.sum()), 1)
     is_scored = np.array([name in scored for name in names])
     columns = np.flatnonzero(is_scored | counts.any(axis=0)).tolist()
-    rows = []
-    for i in np.flatnonzero(is_scored | counts.any(axis=1)).tolist():
-        pixels = int(counts[i].sum())
-        cells = [
-            Cell(n / pixels if pixels else None, n, i == j)
-            for j, n in zip(columns, counts[i, columns].tolist(), strict=True)
-        ]
-        rows.append(MatrixRow(names[i], cells, pixels, pixels / everything))
+    rows = {
+        names[i]: counts[i, columns].tolist() for i in np.flatnonzero(is_scored | counts.any(axis=1)).tolist()
+    }
     errors = [
-        (row.name, names[j], cell.share)
-        for row in rows
-        for j, cell in zip(columns, row.cells, strict=True)
-        if cell.share and not cell.correct and row.name in scored
+        (truth, names[j], pixels / sum(row))
+        for truth, row in rows.items()
+        for j, pixels in zip(columns, row, strict=True)
+        if pixels and truth != names[j] and truth in scored
     ]
-    return Matrix(
-        [names[j] for j in columns],
-        rows,
-        [row.name for row in rows if row.name not in scored],
-        sorted(errors, key=lambda error: -error[2])[:3],
-    )
+    return Matrix([names[j] for j in columns], rows, sorted(errors, key=lambda error: -error[2])[:3])
 
 
 def percent(value: float | None, digits: int = 1) -> str:

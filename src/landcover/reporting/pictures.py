@@ -75,12 +75,7 @@ def draw_scenes(evaluation: EvaluationReport, legend: Legend | None, count: int,
     """Draw the best and worst images of an evaluation.
 
     Where pictures cannot be drawn (data moved, maps not kept, a file damaged), the reason is given.
-
-    Args:
-        evaluation: With ``per_image`` rows and, for pictures, ``data`` and ``predictions``.
-        legend: The legend of the truth; None: that of the data.
-        count: Number of images of each kind.
-        side_px: Longest side of a picture.
+    ``legend`` is that of the truth, by default the data's; ``count`` is of each kind.
     """
     best, worst = best_and_worst(evaluation.per_image, count)
     try:
@@ -109,14 +104,8 @@ def error_colours(
 ) -> UInt8Array:
     """Colour where a map is right (its class colour, faded), wrong (``WRONG``) and not scored (``IGNORED``).
 
-    Args:
-        truth: Class indices, (H, W).
-        prediction: Class indices, (H, W); unknown and nodata are wrong wherever the truth is scored.
-        legend: Classes and colours.
-        scored: Names of the classes that the metric uses.
-
-    Returns:
-        uint8 (H, W, 3).
+    Of class indices (H, W), return uint8 (H, W, 3). A predicted unknown or nodata is wrong wherever the truth
+    is one of the ``scored`` classes.
     """
     faded = np.round(255 + _FADED * (legend.colours.astype(np.float64) - 255)).astype(np.uint8)
     colours = faded[truth]

@@ -74,12 +74,7 @@ class Scene:
 
 
 def make_scene(seed: int, height: int, width: int) -> Scene:
-    """Make a half-metre-like scene with its land cover, a pure function of the arguments.
-
-    Args:
-        seed: At least 0.
-        height: Rows in pixels, at least 1.
-        width: Columns in pixels, at least 1.
+    """Make a half-metre-like scene with its land cover, a pure function of the seed and the size in pixels.
 
     Raises:
         UsageError: If the seed is negative or the size is below 1.
@@ -142,7 +137,7 @@ def make_dataset(
     height, width = (size, size) if isinstance(size, int) else size
     if seed < 0:
         raise UsageError(f"seed is {seed}; seeds start at 0.")
-    names = [part for part, count in _counts(scenes, parts).items() for _ in range(count)]
+    names = share_out(scenes, parts)
     refuse_existing(out / SETTINGS_FILE, force=force)
 
     def make(numbered: tuple[int, str]) -> None:
@@ -164,15 +159,14 @@ def scene_seed(world: int, number: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
-def _counts(scenes: int, parts: Mapping[str, float]) -> dict[str, int]:
-    """Return the number of scenes of each subset."""
+def share_out(scenes: int, parts: Mapping[str, float]) -> list[str]:
+    """Return the name of the subset of each scene."""
     borders = np.rint(np.cumsum([0.0, *parts.values()]) / max(sum(parts.values()), 1e-9) * scenes).astype(int)
-    counts = {part: int(count) for part, count in zip(parts, np.diff(borders), strict=True)}
-    if min(counts.values(), default=0) < 1:
+    if not parts or np.diff(borders).min() < 1:
         raise UsageError(
             f"{scenes} scenes are too few for {dict(parts)}: a subset would be empty. Use more scenes."
         )
-    return counts
+    return np.repeat(list(parts), np.diff(borders)).tolist()
 
 
 def _ground(rng: np.random.Generator, layout: Layout) -> tuple[Field, Field]:

@@ -133,7 +133,12 @@ def agriculture(ground: Ground) -> Texture:
     light = rows + 0.3 * uneven + 0.35 * ground.grain()
     tone = 2.6 * (dice.roll(7, *who) - 0.5) + 0.35 * uneven
 
-    dome, tree_light = ground.crowns(_planted(along, across, 9 + 4 * dice.roll(8, *who), angle))
+    # An orchard is a regular grid of trees; their offsets are turned back to rows and columns.
+    step = 9 + 4 * dice.roll(8, *who)
+    u, v = along / step, across / step
+    ids: Int32Array = np.floor(u).astype(np.int32) * 8191 + np.floor(v).astype(np.int32)
+    cols, lines = _turned(v - np.floor(v) - 0.5, u - np.floor(u) - 0.5, -angle)
+    dome, tree_light = ground.crowns(Cells(ids, lines, cols, np.ones_like(u)))
     orchard = dice.roll(9, *who) < 0.16
     tree = orchard & (dome > 0.1)
     light = np.where(orchard, np.where(tree, tree_light, 0.4 * uneven - 0.1), light)
@@ -216,14 +221,6 @@ def urban(ground: Ground) -> Texture:
 def _turned(y: Field, x: Field, angle: Field) -> tuple[Field, Field]:
     sin, cos = np.sin(angle), np.cos(angle)
     return x * cos + y * sin, y * cos - x * sin
-
-
-def _planted(along: Field, across: Field, step: Field, angle: Field) -> Cells:
-    """Return the cells of a regular grid of trees; offsets are turned back to rows and columns."""
-    u, v = along / step, across / step
-    ids: Int32Array = np.floor(u).astype(np.int32) * 8191 + np.floor(v).astype(np.int32)
-    cols, rows = _turned(v - np.floor(v) - 0.5, u - np.floor(u) - 0.5, -angle)
-    return Cells(ids, rows, cols, np.ones_like(u))
 
 
 def _highest(score: Field, share: float) -> BoolArray:
