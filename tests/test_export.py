@@ -260,7 +260,7 @@ def check_item(item):
 
 def test_keywords_of_version_0_1_are_accepted_with_a_warning(run, tmp_path):
     with (
-        pytest.warns(landcover.LandcoverWarning, match=r"seed=.*options=ExportOptions"),
+        pytest.warns(DeprecationWarning, match=r"seed=.*ExportOptions"),
         pytest.raises(UsageError, match="seed is -1"),
     ):
         landcover.export(run, tmp_path / "m.onnx", seed=-1)

@@ -93,8 +93,10 @@ def with_deprecated(
     if not keywords:
         return options
     given = {(renamed or {}).get(name, name): value for name, value in keywords.items()}
-    if unknown := given.keys() - {field.name for field in dataclasses.fields(options)}:
-        raise TypeError(f"{function}() got an unexpected keyword argument {min(unknown)!r}")
+    known = [field.name for field in dataclasses.fields(options)]
+    if unknown := given.keys() - set(known):
+        hint = did_you_mean(min(unknown), known)
+        raise TypeError(f"{function}() got an unexpected keyword argument {min(unknown)!r}. {hint}")
     warnings.warn(
         f"{function}({', '.join(f'{name}=...' for name in keywords)}) is deprecated and will be removed in "
         f"version 0.3. Pass options=landcover.{type(options).__name__}(...).",
