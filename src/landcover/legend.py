@@ -207,6 +207,10 @@ class Legend:
 
         Raises:
             ConfigError: If the tags are damaged.
+
+        Example:
+            >>> lc.Legend.from_tags(lc.DEEPGLOBE.tags, {}, "map.tif") == lc.DEEPGLOBE
+            True
         """
         listing, content = tags.get(CLASS_NAMES), tags.get(LEGEND)
         if listing is None:
