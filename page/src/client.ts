@@ -1,6 +1,6 @@
 // Calls of the worker.
 
-import type { Answer, Request } from "./protocol";
+import type { Answer, MapRows, Request } from "./protocol";
 
 export class WorkerError extends Error {
   constructor(
@@ -14,8 +14,10 @@ export class WorkerError extends Error {
 interface Call {
   resolve(value: unknown): void;
   reject(error: Error): void;
-  onProgress?: (share: number) => void;
+  onProgress?: OnProgress;
 }
+
+type OnProgress = (share: number, rows?: MapRows) => void;
 
 export class Client {
   private readonly worker: Worker;
@@ -30,7 +32,7 @@ export class Client {
       const call = this.calls.get(data.id);
       if (!call) return;
       if ("progress" in data) {
-        call.onProgress?.(data.progress);
+        call.onProgress?.(data.progress, data.rows);
         return;
       }
       this.calls.delete(data.id);
@@ -44,7 +46,7 @@ export class Client {
     };
   }
 
-  call<T>(request: Request, transfer: Transferable[] = [], onProgress?: (share: number) => void): Promise<T> {
+  call<T>(request: Request, transfer: Transferable[] = [], onProgress?: OnProgress): Promise<T> {
     if (this.failure) return Promise.reject(this.failure);
     const id = this.next++;
     return new Promise<T>((resolve, reject) => {

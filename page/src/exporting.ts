@@ -1,19 +1,17 @@
 // Results as files: palette PNG, GeoTIFF, CSV, GeoJSON, QGIS style.
 
-import { NODATA } from "./engine/engine";
+import { NODATA, type ClassMap } from "./engine/classmap";
 import { UserError } from "./engine/grid";
 import { toLonLat, toMap, type Georeference } from "./georeference";
 import { regions } from "./polygons";
 import type { ClassCount, ModelInfo } from "./protocol";
 
-const MAX_POLYGON_PIXELS = 100_000_000;
+const TEXT_CHARACTERS = 1 << 20;
 const STRIP_ROWS = 64;
 
 export interface FinishedMap {
   name: string;
-  classes: Uint8Array;
-  height: number;
-  width: number;
+  classes: ClassMap;
   georeference: Georeference | null;
   counts: ClassCount[];
   areaOfRow: Float64Array;
@@ -51,17 +49,17 @@ function chunk(kind: string, data: Uint8Array): Uint8Array {
 
 /** Return a palette PNG; pixels without imagery are transparent. */
 export async function toPng(map: FinishedMap, colours: Colours): Promise<Blob> {
-  const { classes, height, width } = map;
+  const { classes } = map;
+  const { height, width } = classes;
   const none = colours.length;
   function* lines(): Generator<Uint8Array> {
     for (let top = 0; top < height; top += STRIP_ROWS) {
       const rows = Math.min(STRIP_ROWS, height - top);
       const out = new Uint8Array(rows * (width + 1));
       for (let row = 0; row < rows; row++) {
-        for (let col = 0; col < width; col++) {
-          const value = classes[(top + row) * width + col];
-          out[row * (width + 1) + col + 1] = value === NODATA ? none : value;
-        }
+        const line = out.subarray(row * (width + 1) + 1, (row + 1) * (width + 1));
+        classes.readRow(top + row, line);
+        for (let col = 0; col < width; col++) if (line[col] === NODATA) line[col] = none;
       }
       yield out;
     }
@@ -94,10 +92,13 @@ const escapeXml = (text: string): string =>
 
 /** Return a GeoTIFF of class indices with colours, class names and provenance. */
 export async function toGeoTiff(map: FinishedMap, colours: Colours, model: ModelInfo): Promise<Blob> {
-  const { classes, height, width } = map;
+  const { classes } = map;
+  const { height, width } = classes;
   const strips: Uint8Array[] = [];
   for (let top = 0; top < height; top += STRIP_ROWS) {
-    strips.push(await deflate([classes.subarray(top * width, Math.min(height, top + STRIP_ROWS) * width)]));
+    const strip = new Uint8Array(Math.min(STRIP_ROWS, height - top) * width);
+    for (let row = 0; row < strip.length / width; row++) classes.readRow(top + row, strip, row * width);
+    strips.push(await deflate([strip]));
   }
   const colourMap = new Array<number>(768).fill(0);
   colours.forEach((colour, i) => colour.forEach((value, band) => (colourMap[band * 256 + i] = value * 257)));
@@ -198,31 +199,32 @@ export function toGeoJson(map: FinishedMap, model: ModelInfo): Blob {
         "For other systems use landcover predict --vector gpkg.",
     );
   }
-  if (map.classes.length > MAX_POLYGON_PIXELS) {
-    throw new UserError("Polygons of more than 100 million pixels do not fit a browser. Use landcover vectorize.");
-  }
-  const parts: string[] = ['{"type":"FeatureCollection","features":[\n'];
+  const parts: Blob[] = [];
+  let text = '{"type":"FeatureCollection","features":[\n';
   const [a, b, , d, e] = place.transform;
   const isMirrored = a * e - b * d > 0;
   let first = true;
-  for (const region of regions(map.classes, map.height, map.width)) {
+  for (const region of regions(map.classes, map.areaOfRow)) {
     const rings = region.rings.map((ring) => {
-      const points = ring.map(([x, y]) => toLonLat(place, x, y)!.map((value) => Number(value.toFixed(8))));
+      const points: number[][] = [];
+      for (let i = 0; i < ring.length; i += 2) {
+        points.push(toLonLat(place, ring[i], ring[i + 1])!.map((value) => Number(value.toFixed(8))));
+      }
       return isMirrored ? points : points.reverse();
     });
-    const middle = region.rings[0][0][1];
-    const hectares = (region.pixels * map.areaOfRow[Math.min(map.height - 1, middle)]) / 10_000;
-    parts.push(
-      `${first ? "" : ",\n"}${JSON.stringify({
-        type: "Feature",
-        properties: { class: model.classes[region.value].name, value: region.value, pixels: region.pixels, hectares },
-        geometry: { type: "Polygon", coordinates: rings },
-      })}`,
-    );
+    const { value, pixels, squareMetres } = region;
+    text += `${first ? "" : ",\n"}${JSON.stringify({
+      type: "Feature",
+      properties: { class: model.classes[value].name, value, pixels, hectares: squareMetres / 10_000 },
+      geometry: { type: "Polygon", coordinates: rings },
+    })}`;
     first = false;
+    if (text.length > TEXT_CHARACTERS) {
+      parts.push(new Blob([text]));
+      text = "";
+    }
   }
-  parts.push("\n]}\n");
-  return new Blob(parts, { type: "application/geo+json" });
+  return new Blob([...parts, text, "\n]}\n"], { type: "application/geo+json" });
 }
 
 /** Return names and colours of the classes as a QGIS layer style. */

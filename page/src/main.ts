@@ -1,57 +1,43 @@
-// The page: scenes, legend, view and results.
+// The page: the list of scenes, what is shown of the current one, and events.
 
 import { Client, WorkerError } from "./client";
-import type { ExportFormat, MapResult, ModelInfo, SceneInfo, SieveResult } from "./protocol";
-import { toCanvas, View, type Point } from "./view";
+import { byId, download, element, hectares, lengthText, percent, roundLength, say, significant, stem, text } from "./dom";
+import { NODATA } from "./engine/classmap";
+import { fillCard, fillSheet, mapPicture } from "./picture";
+import type { Detail, ExportFormat, MapResult, SceneInfo, SieveResult } from "./protocol";
+import {
+  addRows,
+  classText,
+  coloursOf,
+  describe,
+  detailLayer,
+  layerOf,
+  model,
+  newScene,
+  type Colour,
+  type Scene,
+} from "./scene";
+import { Setup } from "./setup";
+import { View, type Point } from "./view";
 
-const NODATA = 255;
 const SAMPLE_GSD = 0.5;
 const MAX_FILES = 100;
-/** Okabe and Ito's colours, told apart with any common colour vision. */
-const SAFE: [number, number, number][] = [
-  [213, 94, 0],
-  [240, 228, 66],
-  [204, 121, 167],
-  [0, 158, 115],
-  [0, 114, 178],
-  [230, 159, 0],
-  [0, 0, 0],
-  [86, 180, 233],
-];
+const MAX_DETAIL_PIXELS = 24_000_000;
+const THUMBNAIL_PX = 92;
+const STATES: Record<Scene["state"], string> = {
+  opening: "opening",
+  setup: "needs input",
+  waiting: "waiting",
+  mapping: "mapping",
+  mapped: "mapped",
+  failed: "failed",
+};
 
-interface Scene {
-  number: number;
-  name: string;
-  file: File;
-  state: "opening" | "setup" | "waiting" | "mapping" | "mapped" | "failed";
-  message: string;
-  info: SceneInfo | null;
-  enteredGsd: number | null;
-  result: MapResult | null;
-  minPixels: number;
-  thumbnail: HTMLCanvasElement | null;
-}
-
-const byId = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
-const text = (id: string): string => byId(id).textContent ?? "";
-const model = JSON.parse(text("model-info")) as ModelInfo;
 const body = document.body;
 const scenes: Scene[] = [];
 let current: Scene | null = null;
 let nextNumber = 1;
-let isMeasuring = false;
-let length = 0;
 const hiddenClasses = new Set<number>();
-
-function element<K extends keyof HTMLElementTagNameMap>(
-  tag: K,
-  properties: Partial<HTMLElementTagNameMap[K]> = {},
-  ...children: (Node | string)[]
-): HTMLElementTagNameMap[K] {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
 
 function decode(id: string): Uint8Array<ArrayBuffer> {
   const node = byId(id);
@@ -66,33 +52,40 @@ const unzip = (bytes: Uint8Array<ArrayBuffer>): Promise<ArrayBuffer> =>
   new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
 
 const client = new Client(text("worker-code"));
-const view = new View(byId<HTMLCanvasElement>("canvas"), () => hideTip());
-const sample = decode("sample-data");
+const view = new View(byId<HTMLCanvasElement>("canvas"), onMove, () => void showDetail());
+const setup = new Setup(view, () => void previewValues());
+const sample = new File([decode("sample-data")], "sample.jpg", { type: "image/jpeg" });
 const ready = begin();
 
 async function begin(): Promise<void> {
   byId("fit").textContent =
-    `Made for imagery of 0.3 to 3 m per pixel. The model sees ${model.gsd} m per pixel and knows ` +
-    `${model.scored.length} classes.`;
+    `The model ${model.name} knows ${model.scored.length} classes: ` +
+    `${model.scored.map((i) => model.classes[i].name).join(", ")}.`;
   fillCard();
+  void showSample();
   try {
     const threads = crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
     const wasm = await unzip(decode("runtime-data"));
     const network = await unzip(decode("model-data"));
     await client.call({ do: "start", wasm, model: network, info: model, threads }, [wasm, network]);
     for (const id of ["choose", "sample"]) byId<HTMLButtonElement>(id).disabled = false;
+    byId("starting").textContent = "";
     if (body.dataset.state === "starting") body.dataset.state = "empty";
     body.dataset.ready = "true";
   } catch (error) {
+    byId("starting").textContent = "";
     say(`The model cannot be started in this browser: ${(error as Error).message} A browser of 2023 or later is needed.`);
     body.dataset.state = "empty";
     throw error;
   }
 }
 
-const say = (message: string): void => {
-  byId("messages").textContent = message;
-};
+async function showSample(): Promise<void> {
+  const canvas = byId("sample").querySelector("canvas")!;
+  const bitmap = await createImageBitmap(sample);
+  canvas.getContext("2d")!.drawImage(bitmap, 0, 0, 900, 600, 0, 0, canvas.width, canvas.height);
+  bitmap.close();
+}
 
 // Scenes
 
@@ -100,29 +93,18 @@ function addFiles(files: Iterable<File>): void {
   const list = [...files].slice(0, MAX_FILES);
   if (!list.length) return;
   say("");
-  for (const file of list) void addScene(file, null);
+  for (const file of list) void addScene(file);
 }
 
-async function addScene(file: File, gsd: number | null): Promise<void> {
-  const scene: Scene = {
-    number: nextNumber++,
-    name: file.name || "pasted image",
-    file,
-    state: "opening",
-    message: "",
-    info: null,
-    enteredGsd: null,
-    result: null,
-    minPixels: 1,
-    thumbnail: null,
-  };
+async function addScene(file: File, sampleGsd: number | null = null): Promise<void> {
+  const scene = newScene(nextNumber++, file, sampleGsd !== null);
   scenes.push(scene);
   if (!current) pick(scene);
   refresh();
   try {
     await ready;
-    scene.info = await client.call<SceneInfo>({ do: "open", scene: scene.number, file, gsd });
-    if (scene.info.preview) scene.thumbnail = toCanvas(scene.info.preview);
+    scene.info = await client.call<SceneInfo>({ do: "open", scene: scene.number, file, gsd: sampleGsd });
+    if (scene.info.preview) scene.layer = layerOf(scene.info.preview, scene.info);
     const isComplete = scene.info.gsd !== null && !scene.info.needsScaling;
     scene.state = isComplete ? "waiting" : "setup";
     if (current === scene || !current?.info) pick(scene);
@@ -135,49 +117,53 @@ async function addScene(file: File, gsd: number | null): Promise<void> {
 
 async function mapScene(scene: Scene): Promise<void> {
   scene.state = "mapping";
+  scene.result = null;
   refresh();
   const began = performance.now();
+  let isFirst = true;
   try {
-    const result = await client.call<MapResult>(
-      { do: "map", scene: scene.number, gsd: scene.enteredGsd },
-      [],
-      (share) => {
-        if (current !== scene) return;
-        const left = ((performance.now() - began) / 1000 / share) * (1 - share);
-        byId<HTMLProgressElement>("busy-bar").value = share;
-        const time = left > 3 ? `, ${left > 90 ? `${Math.round(left / 60)} min` : `${Math.round(left)} s`} left` : "";
-        byId("busy-text").textContent = `Mapping ${scene.name}: ${Math.round(100 * share)} %${time}`;
-      },
-    );
-    scene.result = result;
-    scene.thumbnail ??= toCanvas(result.overview);
+    const request = { do: "map", scene: scene.number, gsd: scene.enteredGsd } as const;
+    scene.result = await client.call<MapResult>(request, [], (share, rows) => {
+      if (rows) {
+        addRows(scene, rows);
+        if (current === scene && isFirst) show(scene);
+        else if (current === scene) view.repaint(rows.top, rows.classes.length / rows.size.width);
+        isFirst = false;
+      }
+      if (current === scene) showProgress(scene, share, (performance.now() - began) / 1000);
+    });
     scene.minPixels = 1;
     scene.state = "mapped";
-    if (current === scene) {
-      pick(scene);
-    }
+    if (current === scene) pick(scene);
     refresh();
   } catch (error) {
     if (error instanceof WorkerError && error.cancelled) {
+      if (!scenes.includes(scene)) return;
       scene.state = "setup";
-      scene.message = "Cancelled";
+      if (scene.layer) scene.layer.classes = null;
+      if (current === scene) pick(scene);
       refresh();
     } else fail(scene, error);
   }
 }
 
+function showProgress(scene: Scene, share: number, seconds: number): void {
+  const left = (seconds / share) * (1 - share);
+  byId<HTMLProgressElement>("busy-bar").value = share;
+  const time = left > 90 ? `, ${Math.round(left / 60)} min left` : left > 3 ? `, ${Math.round(left)} s left` : "";
+  byId("busy-text").textContent = `Mapping: ${Math.round(100 * share)} %${time}`;
+  byId("busy-text").title = scene.name;
+}
+
 function fail(scene: Scene, error: unknown): void {
   if (!scenes.includes(scene)) return;
   scene.message = error instanceof Error ? error.message : String(error);
-  if (scene.info && !scene.result) scene.state = "setup";
-  else scene.state = "failed";
   // Several files can fail at the same time.
   say([...new Set([...text("messages").split("\n"), scene.message])].filter(Boolean).slice(-8).join("\n"));
-  if (scene.state === "failed" && !scene.info) {
-    scenes.splice(scenes.indexOf(scene), 1);
-    void client.call({ do: "close", scene: scene.number });
-    if (current === scene) pick(scenes[0] ?? null);
-  }
+  if (scene.info) {
+    scene.state = "setup";
+    if (current === scene) pick(scene);
+  } else remove(scene);
   refresh();
 }
 
@@ -187,29 +173,27 @@ function remove(scene: Scene): void {
   void client.call({ do: "close", scene: scene.number });
   if (current === scene) pick(scenes[0] ?? null);
   refresh();
+  if (document.activeElement === body) byId(scenes.length ? "panel" : "choose").focus();
 }
 
 function pick(scene: Scene | null): void {
   current = scene;
-  isMeasuring = false;
   view.marks = [];
-  byId("length-label").hidden = true;
-  const { info, result } = scene ?? { info: null, result: null };
-  if (info && result) {
-    view.setImage(result.overview, result.step, info);
-    paintMap();
-  } else if (info?.preview) view.setImage(info.preview, Math.ceil(info.width / info.preview.width), info);
-  else view.setImage(null, 1, { height: 1, width: 1 });
-  if (scene?.state === "setup") fillSetup(scene);
+  show(scene);
+  if (scene?.state === "setup") setup.fill(scene);
   byId<HTMLInputElement>("region").value = String(regionStep(scene?.minPixels ?? 1));
   refresh();
+}
+
+function show(scene: Scene | null): void {
+  view.show(scene, scene?.layer ?? null, scene?.info ?? { height: 1, width: 1 });
 }
 
 // What is shown
 
 function refresh(): void {
   const state = current?.state ?? null;
-  body.dataset.state = !scenes.length ? (body.dataset.ready ? "empty" : "starting") : (state ?? "empty");
+  body.dataset.state = state ?? (body.dataset.ready ? "empty" : "starting");
   byId("welcome").hidden = scenes.length > 0;
   byId("scenes").hidden = scenes.length === 0;
   byId("zoom").hidden = !current?.info;
@@ -217,42 +201,51 @@ function refresh(): void {
   byId("result").hidden = state !== "mapped";
   const isBusy = state === "opening" || state === "waiting" || state === "mapping";
   byId("busy").hidden = !isBusy;
-  if (isBusy && byId("busy-text").dataset.scene !== `${current!.number}${state}`) {
-    byId("busy-text").dataset.scene = `${current!.number}${state}`;
-    byId("busy-text").textContent = `${state === "opening" ? "Opening" : "Mapping"} ${current!.name}`;
+  const busy = byId("busy-text");
+  if (isBusy && busy.dataset.scene !== `${current!.number}${state}`) {
+    busy.dataset.scene = `${current!.number}${state}`;
+    busy.textContent = { opening: "Opening", waiting: "Waiting for the scenes before", mapping: "Mapping" }[state];
     byId<HTMLProgressElement>("busy-bar").removeAttribute("value");
   }
-  if (!isBusy) delete byId("busy-text").dataset.scene;
+  if (!isBusy) delete busy.dataset.scene;
   byId("cancel").hidden = state !== "mapping";
+  byId("stage-note").hidden = !current?.info || current.layer !== null;
+  byId("stage-note").textContent = "No preview of a scene of this size. It appears while it is mapped.";
   showSwipe();
-  byId("scene-list").replaceChildren(...scenes.map(sceneItem));
+  showList();
   if (current?.result) fillResult(current, current.result);
-  const canvas = byId("canvas");
-  canvas.setAttribute("aria-label", current ? describe(current) : "No image yet");
+  byId("canvas").setAttribute("aria-label", current ? describe(current) : "No image yet");
+  showScaleBar();
 }
 
-const STATES = {
-  opening: "opening",
-  setup: "needs input",
-  waiting: "waiting",
-  mapping: "mapping",
-  mapped: "mapped",
-  failed: "failed",
-};
+function showList(): void {
+  const focused = document.activeElement;
+  const id = focused && byId("scene-list").contains(focused) ? focused.id : "";
+  byId("scene-list").replaceChildren(...scenes.map(sceneItem));
+  if (id) document.getElementById(id)?.focus();
+}
 
 function sceneItem(scene: Scene): HTMLLIElement {
-  const thumbnail = element("canvas", { width: 44, height: 44 });
+  const thumbnail = element("canvas", { width: THUMBNAIL_PX, height: THUMBNAIL_PX });
   thumbnail.setAttribute("aria-hidden", "true");
-  if (scene.thumbnail) {
-    const side = Math.min(scene.thumbnail.width, scene.thumbnail.height);
+  if (scene.layer) {
+    const { image } = scene.layer;
+    const side = Math.min(image.width, image.height);
     const context = thumbnail.getContext("2d")!;
     context.imageSmoothingQuality = "high";
-    context.drawImage(scene.thumbnail, 0, 0, side, side, 0, 0, 44, 44);
+    const [left, top] = [(image.width - side) / 2, (image.height - side) / 2];
+    context.drawImage(image, left, top, side, side, 0, 0, THUMBNAIL_PX, THUMBNAIL_PX);
   }
   const size = scene.info ? `${scene.info.width} × ${scene.info.height} px, ` : "";
   const button = element(
     "button",
-    { type: "button", className: "pick", title: scene.name, onclick: () => (say(""), pick(scene)) },
+    {
+      type: "button",
+      id: `pick-${scene.number}`,
+      className: "pick",
+      title: scene.name,
+      onclick: () => (say(""), pick(scene)),
+    },
     thumbnail,
     element("span", { className: "name" }, scene.name),
     element("span", { className: "state" }, `${size}${STATES[scene.state]}`),
@@ -263,32 +256,18 @@ function sceneItem(scene: Scene): HTMLLIElement {
   return element("li", {}, button, close);
 }
 
-function describe(scene: Scene): string {
-  if (!scene.result) return `Image ${scene.name}, not mapped`;
-  const total = scene.result.counts.reduce((sum, { pixels }) => sum + pixels, 0);
-  const parts = model.classes
-    .map((entry, i) => ({ name: entry.name, share: scene.result!.counts[i].pixels / Math.max(1, total) }))
-    .filter(({ share }) => share >= 0.005)
-    .sort((a, b) => b.share - a.share)
-    .map(({ name, share }) => `${name} ${Math.round(100 * share)} %`);
-  return `Land-cover map of ${scene.name}: ${parts.join(", ")}`;
-}
-
-const colours = (): [number, number, number][] =>
-  model.classes.map((entry, i) => (byId<HTMLInputElement>("safe").checked ? SAFE[i % SAFE.length] : entry.colour));
+const colours = (): Colour[] => coloursOf(byId<HTMLInputElement>("safe").checked);
 
 function paintMap(): void {
-  const result = current?.result;
-  if (!result) return;
   const table = new Uint8ClampedArray(1024);
   colours().forEach((colour, i) => {
     if (!hiddenClasses.has(i)) table.set([...colour, 255], i * 4);
   });
   table.fill(0, NODATA * 4);
-  view.setMap(result.classes, result.overview.height, result.overview.width, table);
+  view.setColours(table);
 }
 
-function swatch(colour: [number, number, number]): HTMLCanvasElement {
+function swatch(colour: Colour): HTMLCanvasElement {
   const canvas = element("canvas", { width: 20, height: 20 });
   const context = canvas.getContext("2d")!;
   context.fillStyle = `rgb(${colour.join(" ")})`;
@@ -297,36 +276,37 @@ function swatch(colour: [number, number, number]): HTMLCanvasElement {
   return canvas;
 }
 
-const percent = (share: number): string => `${(100 * share).toFixed(share && share < 0.001 ? 2 : 1)} %`;
-const hectares = (area: number): string =>
-  (area / 10_000).toLocaleString("en", { maximumFractionDigits: area < 1e6 ? 2 : 0, minimumFractionDigits: area < 1e6 ? 2 : 0 });
+function legendRow(result: MapResult, i: number, total: number): HTMLTableRowElement[] {
+  const { pixels, squareMetres } = result.counts[i];
+  if (!model.scored.includes(i) && !pixels) return [];
+  const share = total ? pixels / total : 0;
+  const row = element("tr", { className: hiddenClasses.has(i) ? "off" : "" });
+  const box = element("input", {
+    type: "checkbox",
+    id: `class-${i}`,
+    checked: !hiddenClasses.has(i),
+    onchange: () => {
+      if (box.checked) hiddenClasses.delete(i);
+      else hiddenClasses.add(i);
+      row.className = box.checked ? "" : "off";
+      paintMap();
+    },
+  });
+  const meter = element("meter", { value: share });
+  meter.setAttribute("aria-hidden", "true");
+  row.append(
+    element("td", {}, element("label", {}, box, swatch(colours()[i]), model.classes[i].name)),
+    element("td", { className: "number share" }, percent(share), meter),
+    element("td", { className: "number" }, hectares(squareMetres)),
+  );
+  return [row];
+}
 
 function fillResult(scene: Scene, result: MapResult): void {
+  const info = scene.info!;
   const total = result.counts.reduce((sum, { pixels }) => sum + pixels, 0);
   const focused = document.activeElement?.id;
-  const rows = model.classes.flatMap((entry, i) => {
-    const { pixels, squareMetres } = result.counts[i];
-    if (!model.scored.includes(i) && !pixels) return [];
-    const box = element("input", {
-      type: "checkbox",
-      id: `class-${i}`,
-      checked: !hiddenClasses.has(i),
-      onchange: () => {
-        if (box.checked) hiddenClasses.delete(i);
-        else hiddenClasses.add(i);
-        paintMap();
-      },
-    });
-    return [
-      element(
-        "tr",
-        {},
-        element("td", {}, element("label", {}, box, swatch(colours()[i]), entry.name)),
-        element("td", { className: "number" }, percent(total ? pixels / total : 0)),
-        element("td", { className: "number" }, hectares(squareMetres)),
-      ),
-    ];
-  });
+  const rows = model.classes.flatMap((_, i) => legendRow(result, i, total));
   byId("legend").querySelector("tbody")!.replaceChildren(...rows);
   if (focused?.startsWith("class-")) byId(focused).focus();
   const warning = byId("warning");
@@ -335,92 +315,63 @@ function fillResult(scene: Scene, result: MapResult): void {
     const how = result.ood.reasons.length ? `; ${result.ood.reasons.join(", ")}` : "";
     warning.textContent =
       `${scene.name} is out of distribution for this model (${Math.round(100 * result.ood.share)} % of its area${how}). ` +
-      "Check the map before use.";
+      (scene.isSample
+        ? "It is drawn by a program: it shows how the page works, not how good the model is."
+        : "Check the map before use.");
   }
-  const missing = scene.info!.height * scene.info!.width - total;
+  const missing = info.height * info.width - total;
   byId("facts").textContent = [
-    `${Number(result.gsd.toPrecision(4))} m per pixel. Mapped in ${result.seconds.toFixed(1)} s by ${model.name}.`,
+    `${significant(result.gsd, 4)} m per pixel. Mapped in ${result.seconds.toFixed(1)} s by ${model.name}.`,
     missing ? `${missing.toLocaleString("en")} pixels without imagery are not mapped.` : "",
-    ...scene.info!.notes,
+    ...result.notes,
   ]
     .filter(Boolean)
     .join(" ");
-  for (const button of document.querySelectorAll<HTMLButtonElement>("[data-export=geojson]")) {
-    button.disabled = !scene.info!.canMakePolygons;
-    button.title = button.disabled ? "Needs a scene georeferenced in WGS 84, UTM or web Mercator" : "";
-  }
+  byId("change").hidden = info.gsd !== null && !info.needsScaling && info.bandNames.length <= 3;
+  document.querySelector<HTMLButtonElement>("[data-export=geojson]")!.disabled = !info.canMakePolygons;
+  byId("polygon-note").hidden = info.canMakePolygons;
   showRegion();
 }
 
 // Scale and values
-
-function fillSetup(scene: Scene): void {
-  const info = scene.info!;
-  byId("scale-fields").hidden = info.gsd !== null;
-  byId("value-fields").hidden = !info.needsScaling;
-  byId("scale-note").textContent = info.suggestedGsd
-    ? `The file states ${Number(info.suggestedGsd.toPrecision(4))} units per pixel in a coordinate system that this page ` +
-      "cannot check. If they are metres on the ground, enter that."
-    : "The image does not state its scale. The map depends on it.";
-  const entered = scene.enteredGsd ?? info.suggestedGsd;
-  byId<HTMLInputElement>("gsd").value = entered ? String(Number(entered.toPrecision(6))) : "";
-  byId("measure").hidden = !info.preview;
-}
 
 async function submitSetup(): Promise<void> {
   const scene = current;
   if (scene?.state !== "setup" || !scene.info) return;
   say("");
   if (scene.info.gsd === null) {
-    const gsd = Number(byId<HTMLInputElement>("gsd").value);
-    if (!(gsd > 0 && gsd <= 100)) {
-      say("Enter the scale: metres per pixel, a number above 0 and at most 100.");
-      byId("gsd").focus();
-      return;
-    }
+    const gsd = setup.gsd();
+    if (gsd === null) return;
     scene.enteredGsd = gsd;
   }
+  view.marks = [];
   try {
-    if (scene.info.needsScaling) {
-      const value = byId<HTMLSelectElement>("scaling").value;
-      const number = (id: string): number => Number(byId<HTMLInputElement>(id).value);
-      const bands = byId<HTMLInputElement>("bands").value.trim();
-      const info = await client.call<SceneInfo>({
-        do: "configure",
-        scene: scene.number,
-        bands: bands ? bands.split(",").map(Number) : null,
-        scaling: value === "percentile" ? "percentile" : [number("low"), number("high")],
-      });
-      scene.info.preview = info.preview;
-      if (info.preview) scene.thumbnail = toCanvas(info.preview);
-    }
-    view.marks = [];
-    view.draw();
+    await configure(scene);
     await mapScene(scene);
   } catch (error) {
     fail(scene, error);
   }
 }
 
-function measure(): void {
-  isMeasuring = true;
-  view.marks = [];
-  byId("canvas").classList.add("measuring");
-  say("Click the two ends of something whose length you know, such as a road or a sports field.");
-  view.draw();
+async function configure(scene: Scene): Promise<void> {
+  if (!scene.info?.bands.length) return;
+  const info = await client.call<SceneInfo>({ do: "configure", scene: scene.number, ...setup.values(scene) });
+  scene.info = info;
+  if (info.preview) scene.layer = layerOf(info.preview, info);
 }
 
-function addMark(point: Point): void {
-  view.marks.push(point);
-  view.draw();
-  if (view.marks.length < 2) return;
-  isMeasuring = false;
-  byId("canvas").classList.remove("measuring");
-  const [a, b] = view.marks;
-  length = Math.hypot(a.x - b.x, a.y - b.y);
-  say(`The line is ${Math.round(length)} pixels long. Enter its length in metres.`);
-  byId("length-label").hidden = false;
-  byId("length").focus();
+/** Show the image in the bands and values that were chosen. */
+async function previewValues(): Promise<void> {
+  const scene = current;
+  if (scene?.state !== "setup" || !scene.info?.preview) return;
+  try {
+    await configure(scene);
+    say("");
+    if (scene === current) show(scene);
+    showList();
+  } catch (error) {
+    say((error as Error).message);
+  }
 }
 
 // Small regions
@@ -430,10 +381,12 @@ const regionPixels = (step: number): number => (step ? Math.round(10 ** (step / 
 const regionStep = (pixels: number): number => (pixels <= 1 ? 0 : Math.round((Math.log10(pixels) - 0.6) * 10));
 
 function showRegion(): void {
-  const pixels = regionPixels(Number(byId<HTMLInputElement>("region").value));
+  const slider = byId<HTMLInputElement>("region");
+  const pixels = regionPixels(Number(slider.value));
   const area = pixels * (current?.result?.gsd ?? 0) ** 2;
-  const size = area >= 10_000 ? `${(area / 10_000).toFixed(1)} ha` : `${Number(area.toPrecision(3))} m²`;
+  const size = area >= 10_000 ? `${(area / 10_000).toFixed(1)} ha` : `${significant(area, 3)} m²`;
   byId("region-value").textContent = pixels <= 1 ? "all" : `${pixels} px (${size})`;
+  slider.setAttribute("aria-valuetext", pixels <= 1 ? "all regions" : `${pixels} pixels, ${size}`);
 }
 
 let isSieving = false;
@@ -446,10 +399,10 @@ async function applyRegion(): Promise<void> {
   try {
     const { classes, counts } = await client.call<SieveResult>({ do: "sieve", scene: scene.number, minPixels: wanted });
     scene.minPixels = wanted;
-    scene.result.classes = classes;
+    scene.layer!.classes = classes;
     scene.result.counts = counts;
     if (scene === current) {
-      paintMap();
+      show(scene);
       refresh();
     }
   } catch (error) {
@@ -462,45 +415,48 @@ async function applyRegion(): Promise<void> {
 
 // Looking closer
 
-const hideTip = (): void => {
-  byId("tip").hidden = true;
-};
-
-function classAt(point: Point): string | null {
-  const result = current?.result;
-  if (!result) return null;
-  const { step, overview, cells } = result;
-  const value = result.classes[Math.floor(point.y / step) * overview.width + Math.floor(point.x / step)];
-  if (value === NODATA || value === undefined) return "no imagery";
-  const name = model.classes[value].name;
-  const channel = model.scored.indexOf(value);
-  if (!cells || channel < 0) return name;
-  const y = Math.min(cells.rows - 1, Math.max(0, (Math.floor(point.y) + 0.5) * cells.perRow - 0.5));
-  const x = Math.min(cells.columns - 1, Math.max(0, (Math.floor(point.x) + 0.5) * cells.perColumn - 0.5));
-  const [top, left] = [Math.floor(y), Math.floor(x)];
-  const [bottom, right] = [Math.min(top + 1, cells.rows - 1), Math.min(left + 1, cells.columns - 1)];
-  const mixed = (k: number): number => {
-    const at = (row: number, col: number): number => cells.values[(k * cells.rows + row) * cells.columns + col];
-    const upper = at(top, left) + (at(top, right) - at(top, left)) * (x - left);
-    const lower = at(bottom, left) + (at(bottom, right) - at(bottom, left)) * (x - left);
-    return upper + (lower - upper) * (y - top);
-  };
-  const total = model.scored.reduce((sum, _, k) => sum + mixed(k), 0);
-  return total ? `${name}, ${Math.round((100 * mixed(channel)) / total)} % confidence` : name;
+/** Fetch the visible part in full resolution, where the picture of the whole scene is coarser than the screen. */
+async function showDetail(): Promise<void> {
+  const scene = current;
+  if (scene?.state !== "mapped" || !scene.layer || scene.layer.step === 1) return;
+  const { box, step } = view.visible();
+  const [left, top, right, bottom] = box;
+  const pixels = (right - left) * (bottom - top);
+  if (step >= scene.layer.step || pixels <= 0 || pixels > MAX_DETAIL_PIXELS) return;
+  try {
+    const detail = await client.call<Detail>({ do: "detail", scene: scene.number, box, step });
+    if (scene === current && scene.state === "mapped") view.showDetail(detailLayer(detail));
+  } catch {
+    // The picture of the whole scene stays.
+  }
 }
 
-function showTip(event: PointerEvent): void {
+function onMove(): void {
+  byId("tip").hidden = true;
+  showScaleBar();
+}
+
+function showScaleBar(): void {
+  const gsd = current?.result?.gsd ?? current?.info?.gsd ?? null;
+  byId("scale").hidden = gsd === null || !current?.layer;
+  if (gsd === null) return;
+  const metres = roundLength((110 * gsd) / view.zoom);
+  byId("scale").querySelector("i")!.style.width = `${(metres / gsd) * view.zoom}px`;
+  byId("scale").querySelector("span")!.textContent = lengthText(metres);
+}
+
+const classAt = (point: Point | null): string | null =>
+  point && current ? classText(current, view.classAt(point), point) : null;
+
+function showTip(clientX: number, clientY: number): void {
   const tip = byId("tip");
-  const point = view.at(event.clientX, event.clientY);
-  const words = point && classAt(point);
+  const words = classAt(view.at(clientX, clientY));
   tip.hidden = !words;
   if (!words) return;
   tip.textContent = words;
   const box = byId("stage").getBoundingClientRect();
-  const x = Math.min(event.clientX - box.left + 16, box.width - tip.offsetWidth - 8);
-  const y = Math.max(8, event.clientY - box.top - tip.offsetHeight - 10);
-  tip.style.left = `${x}px`;
-  tip.style.top = `${y}px`;
+  tip.style.left = `${Math.max(8, Math.min(clientX - box.left + 16, box.width - tip.offsetWidth - 8))}px`;
+  tip.style.top = `${Math.max(8, clientY - box.top - tip.offsetHeight - 10)}px`;
 }
 
 function showSwipe(): void {
@@ -521,24 +477,12 @@ function moveSwipe(share: number): void {
 
 // Saving
 
-function download(blob: Blob, name: string): void {
-  const address = URL.createObjectURL(blob);
-  element("a", { href: address, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 60_000);
-}
-
-const stem = (name: string): string => name.replace(/\.[^.]*$/, "").replace(/[\\/:*?"<>|\u0000-\u001f]/g, "_") || "scene";
-
 async function save(format: ExportFormat): Promise<void> {
   const scene = current;
   if (!scene?.result) return;
   try {
-    const files = await client.call<{ suffix: string; blob: Blob }[]>({
-      do: "export",
-      scene: scene.number,
-      format,
-      colours: colours(),
-    });
+    const request = { do: "export", scene: scene.number, format, colours: colours() } as const;
+    const files = await client.call<{ suffix: string; blob: Blob }[]>(request);
     for (const { suffix, blob } of files) download(blob, `${stem(scene.name)}${suffix}`);
     say("");
   } catch (error) {
@@ -546,86 +490,9 @@ async function save(format: ExportFormat): Promise<void> {
   }
 }
 
-/** Return a round length for a scale bar of at most so many metres. */
-function roundLength(most: number): number {
-  const power = 10 ** Math.floor(Math.log10(most));
-  return [5, 2, 1].map((n) => n * power).find((n) => n <= most) ?? power;
-}
-
 function picture(): HTMLCanvasElement | null {
-  const scene = current;
   const whole = view.compose();
-  if (!scene?.result || !whole) return null;
-  const { result } = scene;
-  const total = result.counts.reduce((sum, { pixels }) => sum + pixels, 0);
-  const entries = model.classes.map((entry, i) => ({ ...entry, i })).filter(({ i }) => result.counts[i].pixels && !hiddenClasses.has(i));
-  const width = Math.max(900, Math.min(2400, whole.width));
-  const high = Math.round((whole.height / whole.width) * width);
-  const size = Math.round(width / 46);
-  const rows = Math.ceil(entries.length / 3);
-  const canvas = element("canvas", { width, height: high + Math.round(size * (rows * 1.9 + 5.4)) });
-  const context = canvas.getContext("2d")!;
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(whole, 0, 0, width, high);
-  context.textBaseline = "middle";
-  const metres = (scene.info!.width * result.gsd) / width;
-  const bar = roundLength((metres * width) / 4);
-  const label = bar >= 1000 ? `${bar / 1000} km` : `${bar} m`;
-  context.font = `${size}px system-ui, sans-serif`;
-  context.fillStyle = "#000";
-  const top = high + size * 1.3;
-  context.fillRect(size, top, bar / metres, size / 4);
-  context.fillText(label, size + bar / metres + size / 2, top);
-  entries.forEach(({ name, i }, n) => {
-    const x = size + (n % 3) * ((width - size) / 3);
-    const y = top + size * (1.8 + Math.floor(n / 3) * 1.9);
-    context.fillStyle = `rgb(${colours()[i].join(" ")})`;
-    context.fillRect(x, y - size / 2, size * 1.4, size);
-    context.strokeStyle = "#0008";
-    context.strokeRect(x, y - size / 2, size * 1.4, size);
-    context.fillStyle = "#000";
-    context.fillText(`${name} ${percent(result.counts[i].pixels / total)}`, x + size * 2, y, (width - size) / 3 - size * 2.4);
-  });
-  context.font = `${Math.round(size * 0.72)}px system-ui, sans-serif`;
-  context.fillStyle = "#444";
-  context.fillText(`${scene.name}. Model ${model.name}, ${model.licence}.`, size, canvas.height - size, width - 2 * size);
-  return canvas;
-}
-
-function fillSheet(): void {
-  const drawn = picture();
-  if (!current?.result || !drawn) return;
-  const table = byId("legend").cloneNode(true) as HTMLElement;
-  table.removeAttribute("id");
-  table.querySelectorAll("[id]").forEach((node) => node.removeAttribute("id"));
-  table.querySelectorAll("input, canvas").forEach((node) => node.remove());
-  byId("sheet").replaceChildren(
-    element("h2", {}, `Land cover of ${current.name}`),
-    drawn,
-    table,
-    element("p", {}, byId("facts").textContent ?? ""),
-    element("p", {}, `Model ${model.name} (SHA-256 ${model.sha256}), landcover ${model.version}. ${model.licence}`),
-  );
-}
-
-function fillCard(): void {
-  const list = element("dl");
-  const entry = (name: string, value: string): void => {
-    if (value) list.append(element("dt", {}, name), element("dd", {}, value));
-  };
-  entry("Model", model.name);
-  entry("About", model.about);
-  entry("Classes", model.scored.map((i) => model.classes[i].name).join(", "));
-  entry("Scale", `${model.gsd} m per pixel; other imagery is resampled`);
-  for (const score of model.scores) entry(score.text, score.value);
-  entry("Licence", model.licence);
-  entry("Licence text", model.licence_url);
-  entry("SHA-256", model.sha256);
-  entry("Written by", `landcover ${model.version}`);
-  const terms = element("pre", { tabIndex: 0 }, model.terms);
-  terms.setAttribute("aria-label", "Terms of model and software");
-  byId("card-text").append(list, terms);
+  return current?.result && whole ? mapPicture(current, whole, colours(), hiddenClasses) : null;
 }
 
 // Events
@@ -636,24 +503,22 @@ files.onchange = () => {
   addFiles(files.files ?? []);
   files.value = "";
 };
-byId("sample").onclick = () =>
-  void addScene(new File([sample], "sample.jpg", { type: "image/jpeg" }), SAMPLE_GSD);
-byId("about").onclick = () => byId<HTMLDialogElement>("card").showModal();
+byId("sample").onclick = () => void addScene(sample, SAMPLE_GSD);
+for (const id of ["about", "terms"]) byId(id).onclick = () => byId<HTMLDialogElement>("card").showModal();
+byId("dismiss").onclick = () => say("");
 byId("cancel").onclick = () => current && client.cancel(current.number);
 byId("setup-form").onsubmit = (event) => {
   event.preventDefault();
   void submitSetup();
 };
-byId("measure").onclick = measure;
-byId("length").oninput = () => {
-  const metres = Number(byId<HTMLInputElement>("length").value);
-  if (metres > 0 && length > 0) byId<HTMLInputElement>("gsd").value = String(Number((metres / length).toPrecision(4)));
-};
-byId("scaling").onchange = () => {
-  byId("range").hidden = byId<HTMLSelectElement>("scaling").value !== "range";
+byId("change").onclick = () => {
+  if (!current) return;
+  current.state = "setup";
+  pick(current);
+  byId("setup").scrollIntoView({ block: "nearest" });
 };
 byId("opacity").oninput = () => {
-  const value = byId<HTMLInputElement>("opacity").value;
+  const { value } = byId<HTMLInputElement>("opacity");
   view.opacity = Number(value) / 100;
   byId("opacity-value").textContent = `${value} %`;
   view.draw();
@@ -675,18 +540,21 @@ byId("picture").onclick = () => {
   picture()?.toBlob((blob) => blob && download(blob, `${name}_picture.png`));
 };
 byId("print").onclick = () => window.print();
-window.onbeforeprint = fillSheet;
+window.onbeforeprint = () => {
+  const drawn = picture();
+  if (current && drawn) fillSheet(current, drawn);
+};
 byId("zoom-in").onclick = () => view.zoomBy(1.5);
 byId("zoom-out").onclick = () => view.zoomBy(1 / 1.5);
 byId("zoom-fit").onclick = () => view.fit();
 
-const canvas = view.canvas;
-canvas.addEventListener("pointermove", showTip);
-canvas.addEventListener("pointerleave", hideTip);
-canvas.addEventListener("click", (event) => {
-  const point = view.at(event.clientX, event.clientY);
-  if (isMeasuring && point) addMark(point);
-  else showTip(event as PointerEvent);
+const { canvas } = view;
+canvas.addEventListener("pointermove", ({ clientX, clientY }) => showTip(clientX, clientY));
+canvas.addEventListener("pointerleave", () => {
+  byId("tip").hidden = true;
+});
+canvas.addEventListener("click", ({ clientX, clientY }) => {
+  if (!setup.click(view.at(clientX, clientY))) showTip(clientX, clientY);
 });
 canvas.addEventListener("keydown", (event) => {
   const moves: Record<string, [number, number]> = {
@@ -695,12 +563,17 @@ canvas.addEventListener("keydown", (event) => {
     ArrowUp: [0, 60],
     ArrowDown: [0, -60],
   };
+  const box = canvas.getBoundingClientRect();
+  const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
   if (moves[event.key]) view.pan(...moves[event.key]);
   else if (event.key === "+" || event.key === "=") view.zoomBy(1.5);
   else if (event.key === "-") view.zoomBy(1 / 1.5);
   else if (event.key === "0") view.fit();
+  else if (event.key === "Enter" || event.key === " ") setup.click(view.at(x, y));
   else return;
   event.preventDefault();
+  showTip(x, y);
+  byId("spoken").textContent = classAt(view.at(x, y)) ?? "";
 });
 const handle = byId("swipe");
 handle.addEventListener("pointerdown", (event) => handle.setPointerCapture(event.pointerId));
@@ -731,3 +604,4 @@ document.addEventListener("drop", (event) => {
   body.classList.remove("dropping");
   addFiles(event.dataTransfer?.files ?? []);
 });
+paintMap();

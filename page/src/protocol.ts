@@ -25,7 +25,8 @@ export interface SceneInfo {
   name: string;
   height: number;
   width: number;
-  bands: number;
+  bandNames: string[];
+  bands: number[];
   gsd: number | null;
   suggestedGsd: number | null;
   needsScaling: boolean;
@@ -35,21 +36,36 @@ export interface SceneInfo {
   preview: Picture | null;
 }
 
-/** RGB bytes. */
+/** RGBA bytes; transparent where there is no imagery. */
 export interface Picture {
-  image: Uint8Array;
+  image: Uint8ClampedArray<ArrayBuffer>;
   height: number;
   width: number;
 }
 
-export interface MapResult {
-  /** One pixel of the overview stands for step x step pixels of the scene. */
+/** Some rows of the map and its image while it is made, reduced by taking one pixel of step x step. */
+export interface MapRows {
   step: number;
-  overview: Picture;
+  size: { height: number; width: number };
+  top: number;
+  image: Uint8ClampedArray<ArrayBuffer>;
   classes: Uint8Array;
+}
+
+/** A part of a scene, from a pixel on, of which one pixel of step x step is taken. */
+export interface Detail {
+  picture: Picture;
+  classes: Uint8Array;
+  left: number;
+  top: number;
+  step: number;
+}
+
+export interface MapResult {
   counts: ClassCount[];
   seconds: number;
   gsd: number;
+  notes: string[];
   ood: OodReport | null;
   /** Probabilities in steps of 1/255 on the logit grid, (classes, rows, columns). */
   cells: { values: Uint8Array; rows: number; columns: number; perRow: number; perColumn: number } | null;
@@ -65,13 +81,20 @@ export interface SieveResult {
   counts: ClassCount[];
 }
 
+/** Numbers of three bands from 1, and the values that become 0 and 255; null: as the file states. */
+export interface ReadOptions {
+  bands: number[] | null;
+  scaling: [number, number] | "percentile" | null;
+}
+
 export type ExportFormat = "png" | "tif" | "csv" | "geojson" | "qml";
 
 export type Request =
   | { do: "start"; wasm: ArrayBuffer; model: ArrayBuffer; info: ModelInfo; threads: number }
   | { do: "open"; scene: number; file: File; gsd: number | null }
-  | { do: "configure"; scene: number; bands: number[] | null; scaling: [number, number] | "percentile" | null }
+  | ({ do: "configure"; scene: number } & ReadOptions)
   | { do: "map"; scene: number; gsd: number | null }
+  | { do: "detail"; scene: number; box: [number, number, number, number]; step: number }
   | { do: "sieve"; scene: number; minPixels: number }
   | { do: "export"; scene: number; format: ExportFormat; colours: [number, number, number][] }
   | { do: "close"; scene: number };
@@ -81,4 +104,4 @@ export type Message = { id: number } & Request;
 export type Answer =
   | { id: number; ok: true; value: unknown }
   | { id: number; ok: false; error: string; cancelled: boolean }
-  | { id: number; progress: number };
+  | { id: number; progress: number; rows?: MapRows };

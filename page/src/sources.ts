@@ -1,16 +1,20 @@
 // Files in: pictures decoded by the browser, GeoTIFF read by rows of blocks.
 
 import { fromBlob, type GeoTIFFImage } from "geotiff";
+import { COMPRESSIONS, DECODING, jpegHeader, pictureRows, webpSize } from "./decoders";
 import { UserError } from "./engine/grid";
 import type { Source, Strip } from "./engine/reading";
 import { roundHalfEven } from "./engine/resample";
 import { parseGeoreference, scaleOf, type Georeference, type Scale } from "./georeference";
+import type { Picture, ReadOptions } from "./protocol";
 
 const MAX_PICTURE_PIXELS = 100_000_000;
 const MAX_SCENE_PIXELS = 1_000_000_000;
 const MAX_BLOCK_BYTES = 1 << 28;
 const MAX_SIDE = 16_384;
 const CACHE_ROWS = 256;
+const PREVIEW_PIXELS = 36_000_000;
+const CORNER_PX = 16;
 
 export interface OpenedFile {
   name: string;
@@ -22,16 +26,52 @@ export interface OpenedFile {
   suggestedGsd: number | null;
   /** Values that become 0 and 255 are needed. */
   needsScaling: boolean;
-  bands: number;
+  /** What the file names its bands, in their order. */
+  bandNames: string[];
+  /** Numbers of the red, green and blue band, from 1. */
+  bands: number[];
   notes: string[];
-  /** Read a small version of the scene: RGB bytes. */
-  preview(side: number): Promise<{ image: Uint8Array; height: number; width: number } | null>;
+  /** Read a small version of the scene; null where that would take long. */
+  preview(side: number): Promise<Picture | null>;
+  /** Read a part of the scene, for the view. */
+  readWindow(window: Box): Promise<Strip>;
   configure(options: ReadOptions): Promise<void>;
 }
 
-export interface ReadOptions {
-  bands?: number[] | null;
-  scaling?: [number, number] | "percentile" | null;
+/** Left, top, right and bottom in pixels. */
+export type Box = [number, number, number, number];
+
+/** Return the step by which a scene is reduced to at most `side` pixels. */
+export const stepTo = (side: number, size: { height: number; width: number }): number =>
+  Math.max(1, Math.ceil(Math.max(size.height, size.width) / side));
+
+/** A scene reduced by taking one pixel of step x step. */
+export class Overview {
+  readonly picture: Picture;
+
+  constructor(
+    size: { height: number; width: number },
+    readonly step: number,
+  ) {
+    const [height, width] = [Math.ceil(size.height / step), Math.ceil(size.width / step)];
+    this.picture = { image: new Uint8ClampedArray(height * width * 4), height, width };
+  }
+
+  /** Add rows of the scene from `start` on. Pixels without imagery become transparent. */
+  add(start: number, { image, valid }: Strip, width: number): void {
+    const { step, picture } = this;
+    const stop = start + image.length / 3 / width;
+    for (let y = Math.ceil(start / step); y * step < stop; y++) {
+      for (let x = 0, out = y * picture.width * 4; x < picture.width; x++, out += 4) {
+        const at = (y * step - start) * width + x * step;
+        if (valid && !valid[at]) continue;
+        picture.image[out] = image[at * 3];
+        picture.image[out + 1] = image[at * 3 + 1];
+        picture.image[out + 2] = image[at * 3 + 2];
+        picture.image[out + 3] = 255;
+      }
+    }
+  }
 }
 
 /** Open a file by its content. */
@@ -43,8 +83,10 @@ export async function openFile(file: File): Promise<OpenedFile> {
   let size: [number, number] | null = null;
   if (text(1, 4) === "PNG") size = pngSize(file.name, head);
   else if (head[0] === 0xff && head[1] === 0xd8) size = await jpegSize(file);
-  else if (text(0, 4) === "RIFF" && text(8, 12) === "WEBP") size = [0, 0];
-  else {
+  else if (text(0, 4) === "RIFF" && text(8, 12) === "WEBP") {
+    size = webpSize(head);
+    if (text(12, 16) === "VP8X" && head[20] & 2) throw animated(file.name);
+  } else {
     throw new UserError(`${file.name} is not an image that this page can read. Expected JPEG, PNG, WebP or GeoTIFF.`);
   }
   if (!size) throw new UserError(`${file.name} is damaged: its header gives no size. Copy the file again.`);
@@ -66,65 +108,61 @@ function pngSize(name: string, head: Uint8Array): [number, number] | null {
   if (head.length < 33) return null;
   const view = new DataView(head.buffer, head.byteOffset);
   const [width, height, depth, kind] = [view.getUint32(16), view.getUint32(20), head[24], head[25]];
+  if (String.fromCharCode(...head.subarray(33, 4096)).includes("acTL")) throw animated(name);
   if (depth === 16) throw new UserError(`${name} has 16 bits per band; expected 8. Store it as GeoTIFF, or convert it.`);
   if (depth < 8 && kind === 0) throw new UserError(`${name} has ${depth} bits per pixel; expected imagery of 8 bits.`);
   return width && height ? [height, width] : null;
 }
 
 async function jpegSize(file: File): Promise<[number, number] | null> {
-  const bytes = new Uint8Array(await file.slice(0, 1 << 20).arrayBuffer());
-  for (let i = 2; i + 9 < bytes.length; ) {
-    if (bytes[i] !== 0xff) return null;
-    const marker = bytes[i + 1];
-    if (marker === 0xff) {
-      i++;
-      continue;
-    }
-    const length = (bytes[i + 2] << 8) | bytes[i + 3];
-    if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
-      const height = (bytes[i + 5] << 8) | bytes[i + 6];
-      const width = (bytes[i + 7] << 8) | bytes[i + 8];
-      if (bytes[i + 9] === 4) throw new UserError(`${file.name} is CMYK; expected RGB or grey. Convert it to RGB.`);
-      return height && width ? [height, width] : null;
-    }
-    if (length < 2) return null;
-    i += 2 + length;
-  }
-  return null;
+  const header = jpegHeader(new Uint8Array(await file.slice(0, 1 << 20).arrayBuffer()));
+  if (header?.components === 4) throw new UserError(`${file.name} is CMYK; expected RGB or grey. Convert it to RGB.`);
+  return header && [header.height, header.width];
 }
 
-async function openPicture(file: File, [height, width]: [number, number]): Promise<OpenedFile> {
+const animated = (name: string): UserError => new UserError(`${name} is an animation; expected one picture.`);
+
+/** Return a JPEG without its EXIF data, in which browsers, unlike `predict`, find a rotation. */
+async function withoutExif(file: File): Promise<Blob> {
+  const head = new Uint8Array(await file.slice(0, 1 << 20).arrayBuffer());
+  if (head[0] !== 0xff) return file;
+  const parts: Blob[] = [];
+  let from = 0;
+  for (let i = 2; i + 4 < head.length && head[i] === 0xff && head[i + 1] !== 0xda; ) {
+    const end = i + 2 + ((head[i + 2] << 8) | head[i + 3]);
+    if (head[i + 1] === 0xe1) {
+      parts.push(file.slice(from, i));
+      from = end;
+    }
+    i = end;
+  }
+  return new Blob([...parts, file.slice(from)]);
+}
+
+async function openPicture(file: File, size: [number, number]): Promise<OpenedFile> {
+  let [height, width] = size;
   checkPicture(file.name, height, width);
   let bitmap: ImageBitmap;
   try {
-    bitmap = await createImageBitmap(file, {
-      colorSpaceConversion: "none",
-      premultiplyAlpha: "none",
-      imageOrientation: "none" as ImageOrientation,
-    });
+    bitmap = await createImageBitmap(await withoutExif(file), DECODING);
   } catch {
     throw new UserError(`${file.name} is damaged or cut short: the browser cannot decode it. Copy the file again.`);
   }
-  checkPicture(file.name, bitmap.height, bitmap.width);
-  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  if (!context) throw new UserError(`The browser has no memory for ${file.name}. Close other pages or use a smaller image.`);
-  context.drawImage(bitmap, 0, 0);
-  const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  const pixels = bitmap.width * bitmap.height;
-  const image = new Uint8Array(pixels * 3);
-  const valid = new Uint8Array(pixels);
-  let hasHoles = false;
-  for (let i = 0; i < pixels; i++) {
-    image[i * 3] = data[i * 4];
-    image[i * 3 + 1] = data[i * 4 + 1];
-    image[i * 3 + 2] = data[i * 4 + 2];
-    valid[i] = data[i * 4 + 3] ? 1 : 0;
-    if (!valid[i]) hasHoles = true;
+  [height, width] = [bitmap.height, bitmap.width];
+  checkPicture(file.name, height, width);
+  const image = new Uint8Array(height * width * 3);
+  let valid: Uint8Array | null = null;
+  for (let top = 0; top < height; top += CACHE_ROWS) {
+    const data = pictureRows(bitmap, top, Math.min(height, top + CACHE_ROWS));
+    for (let i = 0, at = top * width; i < data.length; i += 4, at++) {
+      image[at * 3] = data[i];
+      image[at * 3 + 1] = data[i + 1];
+      image[at * 3 + 2] = data[i + 2];
+      if (!data[i + 3]) (valid ??= new Uint8Array(height * width).fill(1))[at] = 0;
+    }
   }
-  const source = memorySource(image, hasHoles ? valid : null, bitmap.height, bitmap.width);
   bitmap.close();
-  return asOpened(file.name, source);
+  return asOpened(file.name, memorySource(image, valid, height, width));
 }
 
 function checkPicture(name: string, height: number, width: number): void {
@@ -139,41 +177,45 @@ function checkPicture(name: string, height: number, width: number): void {
   }
 }
 
-/** Return pixels in memory as an opened file. */
-export function asOpened(name: string, source: Source, scale: Scale | null = null): OpenedFile {
+function asOpened(name: string, source: Source): OpenedFile {
+  const { height, width } = source;
   return {
     name,
     source,
     kind: "picture",
     georeference: null,
-    scale,
+    scale: null,
     suggestedGsd: null,
     needsScaling: false,
-    bands: 3,
+    bandNames: [],
+    bands: [],
     notes: [],
     preview: async (side) => {
-      const { image } = await source.readRows(0, source.height);
-      const step = Math.max(1, Math.ceil(Math.max(source.height, source.width) / side));
-      const [height, width] = [Math.ceil(source.height / step), Math.ceil(source.width / step)];
-      const small = new Uint8Array(height * width * 3);
-      for (let y = 0; y < height; y++) {
-        for (let x = 0; x < width; x++) {
-          const at = (y * step * source.width + x * step) * 3;
-          small.set(image.subarray(at, at + 3), (y * width + x) * 3);
-        }
-      }
-      return { image: small, height, width };
+      const overview = new Overview(source, stepTo(side, source));
+      overview.add(0, await source.readRows(0, height), width);
+      return overview.picture;
+    },
+    readWindow: async ([left, top, right, bottom]) => {
+      const { image, valid } = await source.readRows(top, bottom);
+      return {
+        image: columns(image, 3 * width, 3 * left, 3 * right),
+        valid: valid && columns(valid, width, left, right),
+      };
     },
     configure: async () => {},
   };
 }
 
-export const memorySource = (
-  image: Uint8Array,
-  valid: Uint8Array | null,
-  height: number,
-  width: number,
-): Source => ({
+/** Return part of the columns of rows. */
+function columns(rows: Uint8Array, width: number, left: number, right: number): Uint8Array {
+  const part = new Uint8Array((rows.length / width) * (right - left));
+  for (let i = left, out = 0; i < rows.length; i += width, out += right - left) {
+    part.set(rows.subarray(i, i + right - left), out);
+  }
+  return part;
+}
+
+const memorySource = (image: Uint8Array, valid: Uint8Array | null, height: number, width: number): Source => ({
   height,
   width,
   readRows: async (start, stop) => ({
@@ -204,13 +246,15 @@ class Scene implements OpenedFile {
   scale: Scale | null = null;
   suggestedGsd: number | null = null;
   needsScaling = false;
-  bands = 0;
+  bandNames: string[] = [];
+  private bandCount = 0;
   private chosen: number[] = [];
   private range: [number, number] | null = null;
   private nodata: number | null = null;
   private alpha = -1;
-  private isYCbCr = false;
   private mask: GeoTIFFImage | null = null;
+  /** Smaller versions of the scene in the file. */
+  private readonly reduced: GeoTIFFImage[] = [];
   private cache: { start: number; stop: number; strip: Strip } | null = null;
   private blockRows: number;
 
@@ -240,13 +284,20 @@ class Scene implements OpenedFile {
     }
     const bits = [...((await value(258)) as Numbers as number[] | undefined ?? [1])];
     const formats = [...((await value(339)) as Numbers as number[] | undefined ?? [1])];
-    scene.bands = image.getSamplesPerPixel();
-    const bytes = (bits[0] / 8) * scene.bands;
+    scene.bandCount = image.getSamplesPerPixel();
+    const bytes = (bits[0] / 8) * scene.bandCount;
     const wide = image.getTileWidth();
     if (image.getTileHeight() * wide * bytes > MAX_BLOCK_BYTES || scene.blockRows * width * bytes > 4 * MAX_BLOCK_BYTES) {
       throw new UserError(
         `${file.name} is stored in blocks of ${wide} x ${image.getTileHeight()} pixels, too large for a browser. ` +
           "Store it in tiles: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT.",
+      );
+    }
+    const compression = Number((await value(259)) ?? 1);
+    if (!COMPRESSIONS.has(compression)) {
+      throw new UserError(
+        `${file.name} is compressed by a method that this page cannot read (${compression}). ` +
+          "Store it with another: gdal_translate -co COMPRESS=DEFLATE IN OUT.",
       );
     }
     if (formats.some((format) => format > 3)) throw new UserError(`${file.name} has complex numbers; expected imagery.`);
@@ -256,40 +307,52 @@ class Scene implements OpenedFile {
     const photometric = Number((await value(262)) ?? 1);
     if (photometric === 3) throw new UserError(`${file.name} has a colour table: it is a map or a mask; expected imagery in RGB.`);
     if (photometric === 5) throw new UserError(`${file.name} is CMYK; expected RGB or grey. Convert it to RGB.`);
-    scene.isYCbCr = photometric === 6;
+    if (photometric > 6 || (photometric === 6 && compression !== 7)) {
+      throw new UserError(`${file.name} is stored in a colour space that this page cannot read. Convert it to RGB.`);
+    }
     const extra = [...(((await value(338)) as number[] | undefined) ?? [])];
-    const firstExtra = scene.bands - extra.length;
+    const firstExtra = scene.bandCount - extra.length;
     const alpha = extra.findIndex((kind) => kind === 1 || kind === 2);
     if (alpha >= 0) scene.alpha = firstExtra + alpha;
     const meaning = colours(String((await value(42112)) ?? ""));
     for (const [band, name] of meaning) if (name === "alpha") scene.alpha = band;
     scene.needsScaling = !(bits[0] === 8 && formats[0] === 1);
-    scene.chooseBands(meaning, photometric);
+    scene.chooseBands(meaning, photometric === 2 || photometric === 6);
+    if (new Set(scene.chosen.map((band) => `${bits[band] ?? bits[0]} ${formats[band] ?? formats[0]}`)).size > 1) {
+      throw new UserError(`${file.name} has bands of several types; expected imagery of one.`);
+    }
     const nodata = image.getGDALNoData();
     scene.nodata = nodata === null || nodata === undefined ? null : nodata;
     await scene.readPlace(value);
-    await scene.findMask(tiff);
+    await scene.findPages(tiff);
     if (!scene.georeference) scene.notes.push(`${file.name} is not georeferenced.`);
     return scene;
   }
 
-  private chooseBands(meaning: Map<number, string>, photometric: number): void {
-    const plain = Array.from({ length: this.bands }, (_, i) => i).filter((band) => band !== this.alpha);
+  private chooseBands(meaning: Map<number, string>, isColour: boolean): void {
+    const all = Array.from({ length: this.bandCount }, (_, i) => i);
+    const plain = all.filter((band) => band !== this.alpha);
+    const colour = (band: number): string => (isColour ? ["red", "green", "blue"][band] : "") ?? "";
+    this.bandNames = all.map((band) => meaning.get(band) ?? (band === this.alpha ? "alpha" : colour(band)));
     const named = ["red", "green", "blue"].map((colour) => [...meaning].find(([, name]) => name === colour)?.[0]);
     if (!plain.length) throw new UserError(`${this.name} has nothing but an alpha band; expected RGB or grey.`);
     if (named.every((band) => band !== undefined)) this.chosen = named as number[];
     else if (plain.length >= 3) {
       this.chosen = plain.slice(0, 3);
-      if (plain.length > 3 && photometric !== 2) {
+      if (plain.length > 3 && !isColour) {
         this.notes.push(
-          `${this.name} does not state which of its ${this.bands} bands are red, green and blue; ` +
-            "bands 1, 2, 3 are used. If that is wrong, change the bands.",
+          `${this.name} does not name its ${this.bandCount} bands; bands ` +
+            `${this.bands.join(", ")} are used as red, green and blue. If that is wrong, change the bands.`,
         );
       }
     } else {
       this.chosen = [plain[0], plain[0], plain[0]];
       if (plain.length === 2) this.notes.push(`${this.name} has two bands; band ${plain[0] + 1} is used as grey.`);
     }
+  }
+
+  get bands(): number[] {
+    return this.chosen.map((band) => band + 1);
   }
 
   private async readPlace(value: (tag: number) => Promise<unknown>): Promise<void> {
@@ -322,22 +385,26 @@ class Scene implements OpenedFile {
     }
   }
 
-  private async findMask(tiff: Awaited<ReturnType<typeof fromBlob>>): Promise<void> {
-    const count = Math.min(await tiff.getImageCount(), 32);
-    for (let n = 1; n < count; n++) {
-      const other = await tiff.getImage(n);
-      const kind = Number((await other.fileDirectory.loadValue(254)) ?? 0);
-      if (kind & 4 && other.getHeight() === this.source.height && other.getWidth() === this.source.width) {
-        this.mask = other;
-        return;
+  private async findPages(tiff: Awaited<ReturnType<typeof fromBlob>>): Promise<void> {
+    const { height, width } = this.source;
+    try {
+      const count = Math.min(await tiff.getImageCount(), 32);
+      for (let n = 1; n < count; n++) {
+        const other = await tiff.getImage(n);
+        const kind = Number((await other.fileDirectory.loadValue(254)) ?? 0);
+        if (kind & 4) {
+          if (!this.mask && other.getHeight() === height && other.getWidth() === width) this.mask = other;
+        } else if (kind & 1) this.reduced.push(other);
       }
+    } catch {
+      // Damaged pages after the first: the scene itself can be read.
     }
   }
 
   async configure({ bands, scaling }: ReadOptions): Promise<void> {
     if (bands) {
-      if (bands.length !== 3 || !bands.every((band) => Number.isInteger(band) && band >= 1 && band <= this.bands)) {
-        throw new UserError(`${this.name} has ${this.bands} bands; expected three band numbers such as 3,2,1.`);
+      if (bands.length !== 3 || !bands.every((band) => Number.isInteger(band) && band >= 1 && band <= this.bandCount)) {
+        throw new UserError(`${this.name} has ${this.bandCount} bands; expected three band numbers such as 3,2,1.`);
       }
       this.chosen = bands.map((band) => band - 1);
     }
@@ -358,7 +425,7 @@ class Scene implements OpenedFile {
     const values: number[] = [];
     for (let top = 0; top < height; top += this.blockRows) {
       const stop = Math.min(height, top + this.blockRows);
-      const [planes, valid] = await this.readPlanes(top, stop);
+      const [planes, valid] = await this.readPlanes([0, top, width, stop]);
       for (let y = Math.ceil((top - step / 2) / step) * step + (step >> 1); y < stop; y += step) {
         if (y < top) continue;
         for (let x = step >> 1; x < width; x += step) {
@@ -368,46 +435,33 @@ class Scene implements OpenedFile {
         }
       }
     }
-    if (!values.length) return [0, 1];
-    const sorted = Float64Array.from(values).sort();
-    const quantile = (q: number): number => {
-      const at = q * (sorted.length - 1);
-      const low = Math.floor(at);
-      return sorted[low] + (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]) * (at - low);
-    };
-    const [low, high] = [quantile(0.02), quantile(0.98)];
-    return [low, high > low ? high : low + 1];
+    return percentilesOf(values);
   }
 
-  /** Read three bands as planes, and which pixels are imagery (null: all). */
-  private async readPlanes(start: number, stop: number): Promise<[Numbers[], Uint8Array | null]> {
-    const { width } = this.source;
-    const window = [0, start, width, stop];
-    const pixels = (stop - start) * width;
-    const unique = [...new Set(this.chosen)];
-    let planes: Numbers[];
-    let alpha: Numbers | null = null;
+  /** Read a window of three bands as planes, and which pixels are imagery (null: all). */
+  private async readPlanes(window: Box, image = this.image): Promise<[Numbers[], Uint8Array | null]> {
+    const [left, top, right, bottom] = window;
+    const pixels = (bottom - top) * (right - left);
+    const { nodata, mask } = this;
+    const isMasked = mask && image === this.image;
+    const usesAlpha = this.alpha >= 0 && !isMasked && nodata === null;
+    const samples = [...new Set(usesAlpha ? [...this.chosen, this.alpha] : this.chosen)];
+    let read: Numbers[];
+    let masks: Numbers[] = [];
     try {
-      if (this.isYCbCr) {
-        const rgb = (await this.image.readRGB({ window, interleave: false })) as unknown as Numbers[];
-        planes = [rgb[0], rgb[1], rgb[2]];
-      } else {
-        const samples = this.alpha >= 0 ? [...unique, this.alpha] : unique;
-        const read = (await this.image.readRasters({ window, samples, interleave: false })) as unknown as Numbers[];
-        planes = this.chosen.map((band) => read[unique.indexOf(band)]);
-        if (this.alpha >= 0) alpha = read[samples.length - 1];
-      }
+      read = (await image.readRasters({ window, samples, interleave: false })) as unknown as Numbers[];
+      if (isMasked) masks = (await mask.readRasters({ window, interleave: false })) as unknown as Numbers[];
     } catch {
-      throw new UserError(`${this.name} is damaged: its rows ${start} to ${stop} cannot be read. Copy the file again.`);
+      throw new UserError(`${this.name} is damaged: its rows ${top} to ${bottom} cannot be read. Copy the file again.`);
     }
+    const planes = this.chosen.map((band) => read[samples.indexOf(band)]);
     const valid = new Uint8Array(pixels).fill(1);
-    const { nodata } = this;
-    if (alpha) for (let i = 0; i < pixels; i++) valid[i] = alpha[i] ? 1 : 0;
-    else if (this.mask) {
-      const [mask] = (await this.mask.readRasters({ window, interleave: false })) as unknown as Numbers[];
-      for (let i = 0; i < pixels; i++) valid[i] = mask[i] ? 1 : 0;
-    } else if (nodata !== null) {
-      const isNodata = Number.isNaN(nodata) ? Number.isNaN : (value: number): boolean => value === nodata;
+    // As in GDAL: a mask counts before a nodata value, and that before an alpha band.
+    const shown = isMasked ? masks[0] : usesAlpha ? read[samples.indexOf(this.alpha)] : null;
+    if (shown) for (let i = 0; i < pixels; i++) valid[i] = shown[i] ? 1 : 0;
+    else if (nodata !== null) {
+      const value = planes[0] instanceof Float32Array ? Math.fround(nodata) : nodata;
+      const isNodata = Number.isNaN(value) ? Number.isNaN : (other: number): boolean => other === value;
       for (let i = 0; i < pixels; i++) if (planes.every((plane) => isNodata(plane[i]))) valid[i] = 0;
     }
     if (planes[0] instanceof Float32Array || planes[0] instanceof Float64Array) {
@@ -416,26 +470,32 @@ class Scene implements OpenedFile {
     return [planes, valid.includes(0) ? valid : null];
   }
 
-  private async readBlock(start: number, stop: number): Promise<Strip> {
+  async readWindow(window: Box): Promise<Strip> {
     if (this.needsScaling && !this.range) {
       throw new UserError(`${this.name} does not have 8 bits per band. State which values become black and white.`);
     }
-    const [planes, valid] = await this.readPlanes(start, stop);
-    const pixels = (stop - start) * this.source.width;
-    const image = new Uint8Array(pixels * 3);
-    for (let band = 0; band < 3; band++) {
-      const plane = planes[band];
-      if (!this.range) {
-        for (let i = 0; i < pixels; i++) image[i * 3 + band] = plane[i];
-        continue;
-      }
-      const [low, high] = this.range;
-      for (let i = 0; i < pixels; i++) {
-        const value = Math.min(high, Math.max(low, plane[i]));
-        image[i * 3 + band] = Number.isNaN(value) ? 0 : roundHalfEven((value - low) * (255 / (high - low)));
-      }
+    const [planes, valid] = await this.readPlanes(window);
+    return { image: toBytes(planes, this.range), valid };
+  }
+
+  private async readBlock(start: number, stop: number): Promise<Strip> {
+    const { width } = this.source;
+    const strip = await this.readWindow([0, start, width, stop]);
+    if (start === 0 && !strip.valid && !this.mask && this.alpha < 0 && this.nodata === null) {
+      const isBlack = (left: number): boolean => {
+        for (let y = 0; y < Math.min(CORNER_PX, stop); y++) {
+          const line = y * width * 3;
+          const corner = strip.image.subarray(line + left * 3, line + Math.min(width, left + CORNER_PX) * 3);
+          if (corner.some((value) => value > 0)) return false;
+        }
+        return true;
+      };
+      const note =
+        `${this.name} has black corners but no nodata value; black is treated as imagery. ` +
+        `To mark it as nodata: gdal_edit -a_nodata 0 ${this.name}`;
+      if ((isBlack(0) || isBlack(Math.max(0, width - CORNER_PX))) && !this.notes.includes(note)) this.notes.push(note);
     }
-    return { image, valid };
+    return strip;
   }
 
   /** Read rows; blocks that reach below them are kept for the next call. */
@@ -461,24 +521,57 @@ class Scene implements OpenedFile {
     return { image, valid };
   }
 
-  async preview(side: number): Promise<{ image: Uint8Array; height: number; width: number } | null> {
-    const { height, width } = this.source;
-    if (height * width > 36_000_000 || (this.needsScaling && !this.range)) return null;
-    const step = Math.max(1, Math.ceil(Math.max(height, width) / side));
-    const [high, wide] = [Math.ceil(height / step), Math.ceil(width / step)];
-    const small = new Uint8Array(high * wide * 3);
-    for (let top = 0; top < height; top += this.blockRows) {
-      const stop = Math.min(height, top + this.blockRows);
-      const { image } = await this.readRows(top, stop);
-      for (let y = Math.ceil(top / step); y * step < stop; y++) {
-        for (let x = 0; x < wide; x++) {
-          const at = ((y * step - top) * width + x * step) * 3;
-          small.set(image.subarray(at, at + 3), (y * wide + x) * 3);
-        }
-      }
-    }
-    return { image: small, height: high, width: wide };
+  async preview(side: number): Promise<Picture | null> {
+    const isLarge = (image: GeoTIFFImage): boolean => Math.max(image.getHeight(), image.getWidth()) >= side / 2;
+    const image = [...this.reduced].reverse().find(isLarge) ?? this.image;
+    const [height, width] = [image.getHeight(), image.getWidth()];
+    if (height * width > PREVIEW_PIXELS) return null;
+    const [planes, valid] = await this.readPlanes([0, 0, width, height], image);
+    const range = this.needsScaling ? (this.range ?? percentilesOf(planes.flatMap((plane) => sample(plane, valid)))) : null;
+    const size = { height, width };
+    const overview = new Overview(size, stepTo(side, size));
+    overview.add(0, { image: toBytes(planes, range ?? this.range), valid }, width);
+    return overview.picture;
   }
+}
+
+/** Return some of the valid values of a plane. */
+function sample(plane: Numbers, valid: Uint8Array | null): number[] {
+  const values: number[] = [];
+  const step = Math.max(1, Math.floor(plane.length / 300_000));
+  for (let i = 0; i < plane.length; i += step) if (!valid || valid[i]) values.push(plane[i]);
+  return values;
+}
+
+/** Return three planes as RGB bytes; the range's values become 0 and 255. */
+function toBytes(planes: Numbers[], range: [number, number] | null): Uint8Array {
+  const pixels = planes[0].length;
+  const image = new Uint8Array(pixels * 3);
+  planes.forEach((plane, band) => {
+    if (!range) {
+      for (let i = 0; i < pixels; i++) image[i * 3 + band] = plane[i];
+      return;
+    }
+    const [low, high] = range;
+    for (let i = 0; i < pixels; i++) {
+      const value = Math.min(high, Math.max(low, plane[i]));
+      image[i * 3 + band] = Number.isNaN(value) ? 0 : roundHalfEven((value - low) * (255 / (high - low)));
+    }
+  });
+  return image;
+}
+
+/** Return the 2nd and 98th percentile of values. */
+function percentilesOf(values: number[]): [number, number] {
+  if (!values.length) return [0, 1];
+  const sorted = Float64Array.from(values).sort();
+  const quantile = (q: number): number => {
+    const at = q * (sorted.length - 1);
+    const low = Math.floor(at);
+    return sorted[low] + (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]) * (at - low);
+  };
+  const [low, high] = [quantile(0.02), quantile(0.98)];
+  return [low, high > low ? high : low + 1];
 }
 
 /** Return the colours that GDAL's metadata names, by band from 0. */

@@ -2,22 +2,33 @@
 
 import * as ort from "onnxruntime-web/wasm";
 import { Cancelled, rowBlocks, type Network } from "./engine/engine";
+import { ClassMap } from "./engine/classmap";
 import { makeGrid, UserError, type Grid } from "./engine/grid";
 import { OodScore } from "./engine/ood";
 import { sieve } from "./engine/sieve";
 import * as exporting from "./exporting";
 import { rowAreas, toLonLat, type Scale } from "./georeference";
-import type { ClassCount, MapResult, Message, ModelInfo, Picture, SceneInfo, SieveResult } from "./protocol";
-import { openFile, type OpenedFile } from "./sources";
+import type {
+  ClassCount,
+  Detail,
+  MapResult,
+  MapRows,
+  Message,
+  ModelInfo,
+  Picture,
+  SceneInfo,
+  SieveResult,
+} from "./protocol";
+import { openFile, Overview, stepTo, type OpenedFile } from "./sources";
 
-const OVERVIEW_PX = 4096;
+const OVERVIEW_PX = 2560;
 const PREVIEW_PX = 2048;
 const MAX_CELL_BYTES = 1 << 27;
 
 interface Scene {
   opened: OpenedFile;
-  raw: Uint8Array | null;
-  shown: Uint8Array | null;
+  raw: ClassMap | null;
+  shown: ClassMap | null;
   counts: ClassCount[];
   areas: Float64Array;
   gsd: number;
@@ -60,6 +71,7 @@ function describe({ opened }: Scene, preview: Picture | null): SceneInfo {
     name: opened.name,
     height: source.height,
     width: source.width,
+    bandNames: opened.bandNames,
     bands: opened.bands,
     gsd: opened.scale?.gsd ?? null,
     suggestedGsd: opened.suggestedGsd,
@@ -114,26 +126,16 @@ async function map(message: Extract<Message, { do: "map" }>): Promise<MapResult>
   if (!scale) throw new UserError("The scale is unknown. Enter metres per pixel, or measure a known length.");
   const began = performance.now();
   const grid = makeGrid(source, scale.sides, model, stride);
-  const step = Math.ceil(Math.max(height, width) / OVERVIEW_PX);
-  const [high, wide] = [Math.ceil(height / step), Math.ceil(width / step)];
-  const overview = new Uint8Array(high * wide * 3);
+  const overview = new Overview(source, stepTo(OVERVIEW_PX, source));
+  const { step, picture } = overview;
   const ood = model.profile && new OodScore(model.profile);
   const cells = makeCells(grid);
-  const classes = allocate(height * width);
+  const classes = new ClassMap(height, width);
   const { stride: perCell } = grid;
+  let progress = 0;
   cancelled.delete(message.scene);
   for await (const block of rowBlocks(network, source, grid, model, {
-    onStrip: (from, to, strip) => {
-      for (let y = Math.ceil(from / step); y * step < to; y++) {
-        for (let x = 0; x < wide; x++) {
-          const at = ((y * step - from) * width + x * step) * 3;
-          const target = (y * wide + x) * 3;
-          overview[target] = strip.image[at];
-          overview[target + 1] = strip.image[at + 1];
-          overview[target + 2] = strip.image[at + 2];
-        }
-      }
-    },
+    onStrip: (from, _, strip) => overview.add(from, strip, width),
     onWindowRow: (row, number) => {
       if (!ood) return;
       const top = grid.rows[number].start;
@@ -144,12 +146,23 @@ async function map(message: Extract<Message, { do: "map" }>): Promise<MapResult>
     },
     onCells: (first, rows, values) => cells?.add(first, rows, values),
     onProgress: async (done, total) => {
-      post({ id: message.id, progress: done / total });
+      progress = done / total;
+      post({ id: message.id, progress });
       await new Promise((resume) => setTimeout(resume)); // lets a cancel message in
     },
     isCancelled: () => cancelled.has(message.scene) || !scenes.has(message.scene),
   })) {
-    classes.set(block.classes, block.start * width);
+    classes.addRows(block.classes);
+    const [top, end] = [Math.ceil(block.start / step), Math.ceil(block.stop / step)];
+    const line = picture.width * 4;
+    const rows: MapRows = {
+      step,
+      size: { height: picture.height, width: picture.width },
+      top,
+      image: picture.image.slice(top * line, end * line),
+      classes: decimated(classes, step, top, end),
+    };
+    post({ id: message.id, progress, rows }, [rows.image.buffer, rows.classes.buffer]);
   }
   scene.raw = scene.shown = classes;
   scene.gsd = scale.gsd;
@@ -158,12 +171,10 @@ async function map(message: Extract<Message, { do: "map" }>): Promise<MapResult>
   scene.areas = rowAreas(own === null ? scene.opened.georeference : null, height, width, scale.gsd);
   scene.counts = count(scene);
   return {
-    step,
-    overview: { image: overview, height: high, width: wide },
-    classes: decimate(scene),
     counts: scene.counts,
     seconds: (performance.now() - began) / 1000,
     gsd: scale.gsd,
+    notes: scene.opened.notes,
     ood: ood ? ood.warning() : null,
     cells: cells && {
       ...cells.result,
@@ -171,14 +182,6 @@ async function map(message: Extract<Message, { do: "map" }>): Promise<MapResult>
       perColumn: grid.modelSize.width / width / perCell,
     },
   };
-}
-
-function allocate(bytes: number): Uint8Array {
-  try {
-    return new Uint8Array(bytes);
-  } catch {
-    throw new UserError(`The browser has no ${Math.round(bytes / 1e6)} MB of memory for this map. Close other pages.`);
-  }
 }
 
 /** Keeps probabilities on the logit grid in 8 bits; null where they would take too much memory. */
@@ -199,52 +202,66 @@ function makeCells(grid: Grid): { add(first: number, rows: number, values: Float
   };
 }
 
-function count(scene: Scene): ClassCount[] {
-  const { height, width } = scene.opened.source;
-  const counts = model.classes.map(() => ({ pixels: 0, squareMetres: 0 }));
-  const row = new Float64Array(256);
-  for (let y = 0; y < height; y++) {
-    row.fill(0);
-    for (let i = y * width; i < (y + 1) * width; i++) row[scene.shown![i]]++;
-    counts.forEach((entry, k) => {
-      entry.pixels += row[k];
-      entry.squareMetres += row[k] * scene.areas[y];
-    });
+function count({ shown, areas }: Scene): ClassCount[] {
+  const counts = Array.from({ length: 256 }, () => ({ pixels: 0, squareMetres: 0 }));
+  const { height, rowFirst, starts, values } = shown!;
+  for (let row = 0; row < height; row++) {
+    for (let run = rowFirst[row]; run < rowFirst[row + 1]; run++) {
+      const entry = counts[values[run]];
+      const pixels = starts[run + 1] - starts[run];
+      entry.pixels += pixels;
+      entry.squareMetres += pixels * areas[row];
+    }
   }
-  return counts;
+  return counts.slice(0, model.classes.length);
 }
 
-function decimate(scene: Scene): Uint8Array {
-  const { step } = scene;
-  const { height, width } = scene.opened.source;
-  if (step === 1) return scene.shown!.slice();
-  const [high, wide] = [Math.ceil(height / step), Math.ceil(width / step)];
-  const small = new Uint8Array(high * wide);
-  for (let y = 0; y < high; y++) {
-    for (let x = 0; x < wide; x++) small[y * wide + x] = scene.shown![y * step * width + x * step];
+/** Return some rows of a map of which one pixel of step x step is taken. */
+function decimated(map: ClassMap, step: number, top: number, end: number): Uint8Array {
+  const width = Math.ceil(map.width / step);
+  const line = new Uint8Array(map.width);
+  const small = new Uint8Array((end - top) * width);
+  for (let y = top; y < end; y++) {
+    map.readRow(y * step, line);
+    for (let x = 0; x < width; x++) small[(y - top) * width + x] = line[x * step];
   }
   return small;
+}
+
+async function detail({ scene: number, box, step }: Extract<Message, { do: "detail" }>): Promise<Detail> {
+  const { opened, shown } = get(number);
+  if (!shown) throw new UserError("The scene is not mapped yet.");
+  const [left, top, right, bottom] = box;
+  const [height, width] = [bottom - top, right - left];
+  const overview = new Overview({ height, width }, step);
+  overview.add(0, await opened.readWindow(box), width);
+  const { picture } = overview;
+  const line = new Uint8Array(width);
+  const classes = new Uint8Array(picture.height * picture.width);
+  for (let y = 0; y < picture.height; y++) {
+    shown.readRow(top + y * step, line, 0, left, right);
+    for (let x = 0; x < picture.width; x++) classes[y * picture.width + x] = line[x * step];
+  }
+  return { picture, classes, left, top, step };
 }
 
 function sieveScene(message: Extract<Message, { do: "sieve" }>): SieveResult {
   const scene = get(message.scene);
   if (!scene.raw) throw new UserError("The scene is not mapped yet.");
-  const { height, width } = scene.opened.source;
-  scene.shown = sieve(scene.raw, height, width, message.minPixels);
+  scene.shown = sieve(scene.raw, message.minPixels);
   scene.minPixels = message.minPixels;
   scene.counts = count(scene);
-  return { classes: decimate(scene), counts: scene.counts };
+  const classes = decimated(scene.shown, scene.step, 0, Math.ceil(scene.shown.height / scene.step));
+  return { classes, counts: scene.counts };
 }
 
 async function write(message: Extract<Message, { do: "export" }>): Promise<{ suffix: string; blob: Blob }[]> {
   const scene = get(message.scene);
   if (!scene.shown) throw new UserError("The scene is not mapped yet.");
-  const { source, georeference, name } = scene.opened;
+  const { georeference, name } = scene.opened;
   const finished: exporting.FinishedMap = {
     name,
     classes: scene.shown,
-    height: source.height,
-    width: source.width,
     georeference,
     counts: scene.counts,
     areaOfRow: scene.areas,
@@ -282,6 +299,8 @@ async function answer(message: Message): Promise<unknown> {
       return configure(message);
     case "map":
       return map(message);
+    case "detail":
+      return detail(message);
     case "sieve":
       return sieveScene(message);
     case "export":
@@ -301,8 +320,7 @@ if (!self.name.startsWith("em-pthread")) {
       return;
     }
     if (data.do === "close") cancelled.add(data.scene);
-    // One thing after another: the network and the memory are shared.
-    queue = queue.then(async () => {
+    const run = async (): Promise<void> => {
       try {
         post({ id: data.id, ok: true, value: await answer(data) });
       } catch (error) {
@@ -311,6 +329,9 @@ if (!self.name.startsWith("em-pthread")) {
         const text = known ? error.message : "This file cannot be read: it is damaged, or too large for this browser.";
         post({ id: data.id, ok: false, error: text, cancelled: error instanceof Cancelled });
       }
-    });
+    };
+    // One thing after another, as network and memory are shared; but the view does not wait for a map.
+    if (data.do === "detail") void run();
+    else queue = queue.then(run);
   };
 }

@@ -1,11 +1,11 @@
 // From a scene to its classes, in row blocks. Counterpart of landcover/inference/engine.py and upsampling.py.
 
+import { NODATA } from "./classmap";
 import { mirrored } from "./filling";
 import { blockRows, finalCells, UserError, type Axis, type Grid } from "./grid";
 import { windowRows, type Source, type Strip, type WindowRow } from "./reading";
 
 const MINIMUM_PX = 32;
-export const NODATA = 255;
 
 /** Run the network on planar float RGB; returns probabilities (classes, rows, columns) on the logit grid. */
 export type Network = (image: Float32Array, height: number, width: number) => Promise<Float32Array>;
