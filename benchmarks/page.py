@@ -109,7 +109,9 @@ def lossless(images: list[Pixels], folder: Path) -> Iterator[tuple[str, Path, fl
 def agreement(tab: Any, image: Path, gsd: float | None, model: str, folder: Path) -> tuple[Pixels, Pixels]:
     """Return the classes of the page and those of ``landcover predict``."""
     own = map_file(tab, image, gsd, folder / "page.tif")
-    made = lc.predict([image], model, folder / "maps", lc.PredictOptions(gsd=gsd, map_format="tif", force=True))
+    made = lc.predict(
+        [image], model, folder / "maps", lc.PredictOptions(gsd=gsd, map_format="tif", force=True)
+    )
     with rasterio.open(made.maps[0].map) as file:
         return own, file.read(1)
 
@@ -121,11 +123,15 @@ def print_agreement(tab: Any, model: str, folder: Path, data: Path | None) -> No
         scenes = [(s.image, s.index) for s in (make_scene(20 + n, SIDE, SIDE) for n in range(5))]
     else:
         scenes = [(np.asarray(Image.open(path)), None) for path in sorted(data.glob("*_sat.jpg"))[:5]]
-        scenes += [(np.ascontiguousarray(image[::-1, 300:-300]), None) for image, _ in scenes][: 5 - len(scenes)]
+        scenes += [(np.ascontiguousarray(image[::-1, 300:-300]), None) for image, _ in scenes][
+            : 5 - len(scenes)
+        ]
     for name, path, gsd in lossless([image for image, _ in scenes], folder):
         own, other = agreement(tab, path, gsd, model, folder)
         same_holes = np.array_equal(own == 255, other == 255)
-        print(f"{name:36} {same(own, other):7.2f} %   holes {'alike' if same_holes else 'DIFFER'}", flush=True)
+        print(
+            f"{name:36} {same(own, other):7.2f} %   holes {'alike' if same_holes else 'DIFFER'}", flush=True
+        )
     tables = [ConfusionMatrix(DEEPGLOBE), ConfusionMatrix(DEEPGLOBE)]
     for number, (image, truth) in enumerate(scenes):
         path = folder / f"{number}.jpg"
@@ -134,10 +140,12 @@ def print_agreement(tab: Any, model: str, folder: Path, data: Path | None) -> No
         print(f"{f'JPEG {number + 1}, 0.5 m':36} {same(*pair):7.2f} %", flush=True)
         for table, index in zip(tables, pair, strict=True):
             if truth is not None:
-                table.update(index, truth)
+                table.update(truth, index)
     if data is None:
-        page_miou, predict_miou = (100 * table.miou() for table in tables)
-        print(f"{'mIoU of the five JPEG':36} page {page_miou:.2f} %, predict {predict_miou:.2f} %", flush=True)
+        page_miou, predict_miou = (100 * table.scores().miou for table in tables)
+        print(
+            f"{'mIoU of the five JPEG':36} page {page_miou:.2f} %, predict {predict_miou:.2f} %", flush=True
+        )
 
 
 def same(own: Pixels, other: Pixels) -> float:
@@ -196,7 +204,10 @@ def print_memory(page_file: Path, folder: Path, browser: Any, side: int) -> None
         tab.set_input_files("#files", str(scene))
         tab.wait_for_selector("#result:not([hidden])")
         seconds = time.perf_counter() - began
-        print(f"mapped in {seconds:.0f} s; peak of the tab {peak(process):.0f} MB ({before:.0f} before)", flush=True)
+        print(
+            f"mapped in {seconds:.0f} s; peak of the tab {peak(process):.0f} MB ({before:.0f} before)",
+            flush=True,
+        )
         tab.fill("#region", "14")
         tab.wait_for_timeout(5000)
         with tab.expect_download() as download:
@@ -208,7 +219,9 @@ def print_memory(page_file: Path, folder: Path, browser: Any, side: int) -> None
             tab.click("[data-export=geojson]")
         print(f"cleaned and saved; peak of the tab {peak(process):.0f} MB", flush=True)
     with rasterio.open(folder / "large_map.tif") as file:
-        counts = sum(np.bincount(file.read(1, window=w).ravel(), minlength=256) for _, w in file.block_windows(1))
+        counts = sum(
+            np.bincount(file.read(1, window=w).ravel(), minlength=256) for _, w in file.block_windows(1)
+        )
         print(f"{file.width} x {file.height} pixels saved, {100 * counts[255] / counts.sum():.1f} % nodata")
 
 
@@ -236,8 +249,8 @@ def main() -> None:
     parser.add_argument("--model", default="starter", help="name of a bundled model, or a file")
     parser.add_argument("--data", type=Path, help="folder of *_sat.jpg for the table of agreement")
     parser.add_argument("--repeats", type=int, default=5, help="browsers started for the times")
-    parser.add_argument("--memory", type=int, default=0, metavar="SIDE", help="also map a GeoTIFF of SIDE x SIDE")
-    parser.add_argument("--only-memory", action="store_true", help="leave out times and agreement")
+    parser.add_argument("--side", type=int, default=20_000, help="side of the large GeoTIFF, in pixels")
+    parser.add_argument("--only", choices=("times", "agreement", "memory"), help="one table of the three")
     args = parser.parse_args()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
@@ -247,14 +260,14 @@ def main() -> None:
         folder = Path(temporary)
         page_file = write_page(folder / "page.html", args.model)
         print(f"page of {args.model}: {page_file.stat().st_size / 1e6:.2f} MB", flush=True)
-        if not args.only_memory:
+        if args.only in (None, "times"):
             print_times(page_file, folder, lambda: playwright.chromium.launch(**options), args.repeats)
         browser = playwright.chromium.launch(**options)
-        if not args.only_memory:
+        if args.only in (None, "agreement"):
             with open_page(page_file, browser) as tab:
                 print_agreement(tab, args.model, folder, args.data)
-        if args.memory:
-            print_memory(page_file, folder, browser, args.memory)
+        if args.only in (None, "memory"):
+            print_memory(page_file, folder, browser, args.side)
         browser.close()
 
 

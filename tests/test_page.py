@@ -10,7 +10,10 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +24,10 @@ from rasterio.transform import from_origin
 
 import landcover as lc
 from fake_runtime import make_card
-from imagefiles import save_raster
 from landcover.data.synthetic import make_scene
 from landcover.errors import ModelError, OutputError
 from landcover.page import FOLDER, RUNTIME, build_page, serve_page, write_page
-from landcover.postprocess.sieve import remove_small_regions
+from landcover.postprocess import remove_small_regions
 from onnx_models import save_exported
 
 SOURCES = Path(__file__).parents[1] / "page"
@@ -33,18 +35,18 @@ NODATA = 255
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = make_card(window_px=512, overlap_px=128)
     return save_exported(tmp_path_factory.mktemp("model") / "tiny.onnx", card)
 
 
 @pytest.fixture(scope="module")
-def page_file(model, tmp_path_factory):
+def page_file(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(tmp_path_factory.mktemp("page") / "landcover.html", model)
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser() -> Iterator[Any]:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("there is no Chromium")
@@ -58,7 +60,7 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def page(browser, page_file):
+def page(browser: Any, page_file: Path) -> Iterator[Any]:
     opened = browser.new_page(viewport={"width": 1280, "height": 800})
     opened.set_default_timeout(60_000)
     opened.requests, opened.errors = [], []
@@ -71,14 +73,14 @@ def page(browser, page_file):
 
 
 @pytest.fixture
-def empty(page):
+def empty(page: Any) -> Any:
     """The page without scenes."""
     while page.query_selector("#scene-list .drop"):
         page.click("#scene-list .drop")
     return page
 
 
-def map_in_browser(page, file, gsd=None):
+def map_in_browser(page: Any, file: Path, gsd: float | None = None) -> None:
     page.set_input_files("#files", str(file))
     if gsd is not None:
         page.wait_for_selector("#setup:not([hidden])")
@@ -87,25 +89,30 @@ def map_in_browser(page, file, gsd=None):
     page.wait_for_selector("#result:not([hidden])")
 
 
-def save(page, kind, path):
+def save(page: Any, kind: str, path: Path) -> Path:
     with page.expect_download() as download:
         page.click(f"[data-export={kind}]")
     download.value.save_as(path)
     return path
 
 
-def write_tiff(path, image, gsd, **options):
-    place = {"crs": CRS.from_epsg(32633), "transform": from_origin(500000, 5e6, gsd, gsd)}
-    return save_raster(path, image, **place, **options)
+def write_tiff(path: Path, image: np.ndarray, gsd: float, **options: Any) -> Path:
+    profile = {"crs": CRS.from_epsg(32633), "transform": from_origin(500000, 5e6, gsd, gsd), **options}
+    height, width, count = image.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", height=height, width=width, count=count, dtype=image.dtype, **profile
+    ) as out:
+        out.write(np.moveaxis(image, 2, 0))
+    return path
 
 
-def png(folder):
+def png(folder: Path) -> Path:
     image = make_scene(1, 300, 410).image
     Image.fromarray(image).save(folder / "scene.png")
     return folder / "scene.png"
 
 
-def png_with_holes(folder):
+def png_with_holes(folder: Path) -> Path:
     image = make_scene(2, 256, 300).image
     alpha = np.full(image.shape[:2], 255, np.uint8)
     alpha[40:120, 60:200] = 0
@@ -114,7 +121,7 @@ def png_with_holes(folder):
     return folder / "holes.png"
 
 
-def tiff_with_holes(folder):
+def tiff_with_holes(folder: Path) -> Path:
     image = make_scene(3, 500, 420).image.copy()
     image[image.sum(axis=2) == 0] = 1
     image[100:260, 150:300] = 0
@@ -123,7 +130,7 @@ def tiff_with_holes(folder):
     return write_tiff(folder / "holes.tif", image, 1.3, blockxsize=128, blockysize=128, **options)
 
 
-def tiff_of_many_windows(folder):
+def tiff_of_many_windows(folder: Path) -> Path:
     image = np.tile(make_scene(4, 430, 410).image, (4, 5, 1))[:, :1900]
     image[700:1100, 500:1300] = 0
     return write_tiff(folder / "large.tif", image, 1.2, nodata=0, compress="lzw")
@@ -140,7 +147,7 @@ SCENES = [
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("make", "gsd"), SCENES)
-def test_the_map_is_that_of_predict(empty, model, make, gsd, tmp_path):
+def test_the_map_is_that_of_predict(empty: Any, model: Path, make: Any, gsd: Any, tmp_path: Path) -> None:
     file = make(tmp_path)
     map_in_browser(empty, file, gsd)
     options = lc.PredictOptions(gsd=gsd, map_format="tif")
@@ -157,7 +164,7 @@ def test_the_map_is_that_of_predict(empty, model, make, gsd, tmp_path):
 
 
 @pytest.mark.browser
-def test_small_regions_and_areas_are_those_of_the_library(empty, tmp_path):
+def test_small_regions_and_areas_are_those_of_the_library(empty: Any, tmp_path: Path) -> None:
     map_in_browser(empty, tiff_with_holes(tmp_path))
     with rasterio.open(save(empty, "tif", tmp_path / "raw.tif")) as file:
         raw = file.read(1)
@@ -177,7 +184,7 @@ def test_small_regions_and_areas_are_those_of_the_library(empty, tmp_path):
 
 
 @pytest.mark.browser
-def test_polygons_cover_the_map_in_longitude_and_latitude(empty, tmp_path):
+def test_polygons_cover_the_map_in_longitude_and_latitude(empty: Any, tmp_path: Path) -> None:
     from rasterio.features import rasterize
     from rasterio.warp import transform_geom
 
@@ -194,7 +201,29 @@ def test_polygons_cover_the_map_in_longitude_and_latitude(empty, tmp_path):
 
 
 @pytest.mark.browser
-def test_the_scale_is_never_guessed(empty, tmp_path):
+def test_a_png_comes_with_its_colours_and_its_position(empty: Any, tmp_path: Path) -> None:
+    map_in_browser(empty, tiff_with_holes(tmp_path))
+    found = {}
+    with (
+        empty.expect_download(),
+        empty.expect_event("download", lambda d: d.suggested_filename.endswith("pgw")),
+    ):
+        empty.on("download", lambda download: found.setdefault(download.suggested_filename, download))
+        empty.click("[data-export=png]")
+    for name, download in found.items():
+        download.save_as(tmp_path / name)
+    with rasterio.open(save(empty, "tif", tmp_path / "map.tif")) as file:
+        index, transform = file.read(1), file.transform
+    with Image.open(tmp_path / "holes_map.png") as image:
+        assert image.mode == "P"
+        pixels = np.asarray(image)
+    assert np.array_equal(pixels[index != NODATA], index[index != NODATA])
+    with rasterio.open(tmp_path / "holes_map.png") as file:
+        assert file.transform.almost_equals(transform)
+
+
+@pytest.mark.browser
+def test_the_scale_is_never_guessed(empty: Any, tmp_path: Path) -> None:
     empty.set_input_files("#files", str(png(tmp_path)))
     empty.wait_for_selector("#setup:not([hidden])")
     for wrong in ("", "0", "-1", "1000"):
@@ -211,45 +240,167 @@ def test_the_scale_is_never_guessed(empty, tmp_path):
     assert float(empty.input_value("#gsd")) == pytest.approx(100 / int(pixels), rel=0.01)
 
 
-def damaged_files(folder):
-    Image.fromarray(make_scene(5, 64, 64).image).save(folder / "a.jpg")
-    tiff = tiff_with_holes(folder).read_bytes()
-    whole = {"png": png(folder).read_bytes(), "jpg": (folder / "a.jpg").read_bytes(), "tif": tiff}
-    files = [("empty.png", b""), ("text.tif", b"hello"), ("zip.jpg", b"PK\x03\x04" + bytes(100))]
-    for kind, data in whole.items():
-        for share in (0.001, 0.01, 0.1, 0.5, 0.9):
-            files.append((f"cut{share}.{kind}", data[: int(share * len(data))]))
+def tiff_bytes(data: bytes, **changes: int | bytes) -> bytes:
+    """Return a TIFF of one RGB block of 64 x 64 pixels; tags can be changed, ``None`` leaves one out."""
+    names = {"width": 256, "height": 257, "bits": 258, "compression": 259, "photometric": 262, "text": 270}
+    names |= {"offset": 273, "bands": 277, "rows": 278, "size": 279, "extra": 338, "metadata": 42112}
+    bits = b"\x08\0" * 3
+    tags: dict[str, int | bytes | None] = {"width": 64, "height": 64, "bits": bits, "compression": 1}
+    tags |= {"photometric": 2, "offset": 0, "bands": 3, "rows": 64, "size": len(data), **changes}
+    entries = sorted((names[name], value) for name, value in tags.items() if value is not None)
+    end = 8 + 2 + 12 * len(entries) + 4
+    head, tail = b"II*\0" + (8).to_bytes(4, "little") + len(entries).to_bytes(2, "little"), b""
+    for tag, value in entries:
+        if isinstance(value, bytes):
+            place = (end + len(tail)).to_bytes(4, "little")
+            kind, size = (3, 2) if tag == names["bits"] else (2, 1)
+            head += tag.to_bytes(2, "little") + kind.to_bytes(2, "little")
+            head += (len(value) // size).to_bytes(4, "little") + place
+            tail += value + b"\0" * (len(value) % 2)
+        else:
+            number = end + sum(len(v) + len(v) % 2 for _, v in entries if isinstance(v, bytes))
+            number = number if tag == 273 and not value else value
+            head += tag.to_bytes(2, "little") + b"\x04\0\1\0\0\0" + number.to_bytes(4, "little")
+    return head + bytes(4) + tail + data
+
+
+def damaged_files(folder: Path) -> list[tuple[str, bytes]]:
+    """Return a hundred files that cannot be mapped: cut short, bombs, wrong types, scripts in names."""
+    small = Image.fromarray(make_scene(5, 96, 96).image)
+    for kind in ("png", "jpg", "webp"):
+        small.save(folder / f"whole.{kind}")
+    whole = {kind: (folder / f"whole.{kind}").read_bytes() for kind in ("png", "jpg", "webp")}
+    whole["tif"] = tiff_with_holes(folder).read_bytes()
+    files = [
+        (f"cut{share}.{kind}", data[: int(share * len(data))])
+        for kind, data in whole.items()
+        for share in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97)
+    ]
+
+    script = b"<script>alert(1)</script>"
+    contents = {"html": b"<!doctype html>" + script, "svg": b"<svg onload='alert(1)'>" + script + b"</svg>"}
+    contents |= {"pdf": b"%PDF-1.7", "zip": b"PK\3\4" + bytes(99), "exe": b"MZ" + bytes(99), "json": b"{}"}
+    contents |= {"gz": gzip.compress(bytes(99)), "gif": b"GIF89a" + bytes(20), "bmp": b"BM" + bytes(99)}
+    contents |= {"mp4": bytes(4) + b"ftypmp42" + bytes(99), "txt": b"hello", "js": b"alert(1)", "py": b"1"}
+    contents |= {
+        "xml": b"<?xml version='1.0'?><a/>",
+        "bin": bytes(1000),
+        "empty": b"",
+        "one": b"I",
+        "ff": b"\xff",
+    }
+    files += [(f"wrong-{kind}.tif", data) for kind, data in contents.items()]
+    files += [(f"wrong-{kind}.jpg", data) for kind, data in list(contents.items())[:8]]
+
     header = bytearray(whole["png"])
-    header[16:24] = (200_000).to_bytes(4) * 2
-    files.append(("bomb.png", bytes(header)))
-    for tag, value in ((256, 2**31), (257, 2**31), (322, 2**30), (323, 2**30), (277, 60_000)):
-        changed = bytearray(tiff)
-        place = changed.index(tag.to_bytes(2, "little"), 8)
-        changed[place + 2 : place + 12] = b"\x04\x00\x01\x00\x00\x00" + value.to_bytes(4, "little")
-        files.append((f"bomb{tag}.tif", bytes(changed)))
-    files.append(("<img src=x onerror=alert(1)>.png", b"\x89PNG"))
+    for number, sides in enumerate(((200_000, 200_000), (2**31 - 1, 1), (0, 5), (40_000, 3))):
+        header[16:24] = sides[0].to_bytes(4) + sides[1].to_bytes(4)
+        files.append((f"bomb{number}.png", bytes(header)))
+    deep = bytearray(whole["png"])
+    deep[24] = 16
+    files.append(("sixteen.png", bytes(deep)))
+    frame = bytearray(whole["jpg"])
+    at = frame.index(b"\xff\xc0")
+    frame[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    files.append(("bomb.jpg", bytes(frame)))
+    extended = b"WEBPVP8X" + (10).to_bytes(4, "little") + b"\0\0\0\0" + b"\xff\x3f\0" * 2
+    files.append(("bomb.webp", b"RIFF" + (len(extended)).to_bytes(4, "little") + extended))
+    animation = b"WEBPVP8X" + (10).to_bytes(4, "little") + b"\2\0\0\0" + b"\x3f\0\0" * 2
+    files.append(("animation.webp", b"RIFF" + (len(animation)).to_bytes(4, "little") + animation))
+
+    pixels = bytes(64 * 64 * 3)
+    bombs = {"deflate": 8, "lzw": 5, "zstd": 50000, "jpeg": 7, "webp": 50001, "packbits": 32773}
+    files += [(f"junk-{name}.tif", tiff_bytes(script * 40, compression=n)) for name, n in bombs.items()]
+    for number, changes in enumerate(
+        (
+            {"width": 2**31},
+            {"height": 2**31},
+            {"width": 2**32 - 1, "height": 2**32 - 1},
+            {"width": 0},
+            {"bands": 60_000},
+            {"bands": 0},
+            {"bits": 7},
+            {"bits": 2**20},
+            {"compression": 34712},
+            {"compression": 6},
+            {"photometric": 3},
+            {"photometric": 5},
+            {"photometric": 8},
+            {"offset": 2**32 - 5},
+            {"size": None},
+            {"width": None},
+            {"bands": 1, "extra": 2},
+        )
+    ):
+        files.append((f"tags{number}.tif", tiff_bytes(pixels, **changes)))
+    files.append(("ring.tif", b"II*\0" + (8).to_bytes(4, "little") + bytes(2) + (8).to_bytes(4, "little")))
+    files.append(("far.tif", b"II*\0\xff\xff\xff\x7f"))
+    files.append(("bigtiff.tif", b"II+\0" + (8).to_bytes(4, "little") + b"\xff" * 8))
+    names = [
+        "<img src=x onerror=alert(1)>.png",
+        "'\"><svg onload=alert(1)>.tif",
+        "{{WORKER}}.jpg",
+        "../../a.tif",
+    ]
+    files += [(name, b"\x89PNG") for name in names]
+    files.append(("tagged.tif", tiff_bytes(pixels, text=script, metadata=script, photometric=3)))
     return files
 
 
 @pytest.mark.browser
-def test_damaged_and_hostile_files_get_a_message_and_the_page_stays_alive(empty, tmp_path):
-    for name, data in damaged_files(tmp_path):
-        empty.evaluate("document.getElementById('messages').textContent = ''")
+def test_damaged_and_hostile_files_get_a_message_and_the_page_stays_alive(empty: Any, tmp_path: Path) -> None:
+    files = damaged_files(tmp_path)
+    assert len(files) >= 100
+    dialogs: list[str] = []
+    empty.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    for name, data in files:
         payload = {"name": name, "mimeType": "application/octet-stream", "buffer": data}
         empty.set_input_files("#files", [payload])
-        empty.wait_for_selector("#messages:not(:empty)")
-        assert name[:4] in empty.text_content("#messages")
-        assert empty.query_selector("#panel img") is None
+        try:
+            empty.wait_for_selector("#messages:not(:empty)", timeout=10_000)
+        except Exception as error:
+            raise AssertionError(f"{name} got no message") from error
+        message = empty.text_content("#messages")
+        assert Path(name).name[:4] in message
+        assert len(message) < 400
+        assert not re.search("undefined|Error|null", message)
+        assert empty.query_selector("#panel :is(img, svg, script)") is None
+        empty.click("#dismiss")
         while empty.query_selector("#scene-list .drop"):
             empty.click("#scene-list .drop")
     empty.click("#sample")
     empty.wait_for_selector("#result:not([hidden])")
-    assert empty.errors == []
+    assert empty.errors == dialogs == []
+
+
+@pytest.mark.browser
+def test_a_bomb_is_unpacked_to_the_size_of_its_block_alone(empty: Any) -> None:
+    """A block of 12 kB that holds 200 MB is mapped by its first pixels, or refused."""
+    bomb = zlib.compress(bytes(200_000_000), 9)
+    file = {"name": "bomb.tif", "mimeType": "image/tiff", "buffer": tiff_bytes(bomb, compression=8)}
+    empty.set_input_files("#files", [file])
+    empty.wait_for_selector("#setup:not([hidden])")
+    empty.fill("#gsd", "0.5")
+    empty.click("#go")
+    empty.wait_for_selector("#result:not([hidden])")
+    assert "black corners" in empty.text_content("#facts")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (768, "dark"), (1920, "light")])
+def test_the_page_fits_every_width(empty: Any, width: int, scheme: str) -> None:
+    empty.emulate_media(color_scheme=scheme)
+    empty.set_viewport_size({"width": width, "height": 800})
+    assert empty.evaluate("document.documentElement.scrollWidth") == width
+    empty.click("#sample")
+    empty.wait_for_selector("#result:not([hidden])")
+    assert empty.evaluate("document.documentElement.scrollWidth") == width
+    empty.set_viewport_size({"width": 1280, "height": 800})
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_state_is_accessible(browser, page_file, scheme, tmp_path):
+def test_every_state_is_accessible(browser: Any, page_file: Path, scheme: str, tmp_path: Path) -> None:
     checker = SOURCES / "node_modules" / "axe-core" / "axe.min.js"
     if not checker.is_file():
         pytest.skip("axe-core is not installed (cd page; npm ci)")
@@ -258,7 +409,7 @@ def test_every_state_is_accessible(browser, page_file, scheme, tmp_path):
     page.goto(page_file.as_uri())
     page.wait_for_selector("body[data-ready=true]")
 
-    def violations():
+    def violations() -> list[str]:
         page.evaluate(f"{checker.read_text()};0")
         return [f"{found['id']}: {found['help']}" for found in page.evaluate("axe.run()")["violations"]]
 
@@ -282,12 +433,12 @@ def test_every_state_is_accessible(browser, page_file, scheme, tmp_path):
 
 
 @pytest.mark.browser
-def test_nothing_is_requested(page, page_file):
+def test_nothing_is_requested(page: Any, page_file: Path) -> None:
     """Run last: what all tests above requested."""
     assert {url for url in page.requests if not url.startswith(("blob:", "data:"))} == {page_file.as_uri()}
 
 
-def test_the_policy_allows_no_request_and_no_other_script(page_file):
+def test_the_policy_allows_no_request_and_no_other_script(page_file: Path) -> None:
     text = page_file.read_text()
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
     assert policy.startswith("default-src 'none';")
@@ -296,24 +447,24 @@ def test_the_policy_allows_no_request_and_no_other_script(page_file):
     assert len(re.findall(r"<script>", text)) == 1
 
 
-def test_hostile_text_of_a_card_cannot_end_its_element(tmp_path):
+def test_hostile_text_of_a_card_cannot_end_its_element(tmp_path: Path) -> None:
     card = make_card().model_copy(update={"licence": "</script><script>alert(1)</script>"})
     text = build_page(save_exported(tmp_path / "m.onnx", card))
     assert "<script>alert" not in text
 
 
-def test_only_an_exported_model_makes_a_page_and_no_file_is_replaced(page_file, model):
+def test_only_an_exported_model_makes_a_page_and_no_file_is_replaced(page_file: Path, model: Path) -> None:
     with pytest.raises(ModelError, match="landcover export"):
         build_page("starter-weights")
     with pytest.raises(OutputError, match=re.escape(str(page_file))):
         write_page(page_file, model)
 
 
-def test_a_served_page_has_the_headers_for_threads():
-    addresses = []
+def test_a_served_page_has_the_headers_for_threads() -> None:
+    addresses: list[str] = []
     started = threading.Event()
 
-    def ready(address):
+    def ready(address: str) -> None:
         addresses.append(address)
         started.set()
 
@@ -328,7 +479,7 @@ def test_a_served_page_has_the_headers_for_threads():
         urllib.request.urlopen(f"{addresses[0]}etc/passwd")
 
 
-def test_the_runtime_is_the_recorded_one():
+def test_the_runtime_is_the_recorded_one() -> None:
     record = json.loads(RUNTIME.read_text())
     packed = (FOLDER / "ort-wasm-simd-threaded.wasm.gz").read_bytes()
     assert hashlib.sha256(packed).hexdigest() == record["gzip_sha256"]
@@ -337,7 +488,7 @@ def test_the_runtime_is_the_recorded_one():
     assert locked["node_modules/onnxruntime-web"]["version"] == record["version"]
 
 
-def test_the_built_files_are_those_of_the_sources(tmp_path):
+def test_the_built_files_are_those_of_the_sources(tmp_path: Path) -> None:
     if shutil.which("node") is None or not (SOURCES / "node_modules").is_dir():
         pytest.skip("the page's tools are not installed (cd page; npm ci)")
     subprocess.run(["node", "build.mjs", str(tmp_path)], cwd=SOURCES, check=True)

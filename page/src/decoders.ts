@@ -5,6 +5,7 @@ import { addDecoder, BaseDecoder, type ImageFileDirectory } from "geotiff";
 import { ZSTDDecoder } from "zstddec";
 import { UserError } from "./engine/grid";
 
+const SLICE = 1 << 14;
 export const COMPRESSIONS: ReadonlySet<number> = new Set([1, 5, 7, 8, 32946, 32773, 50000, 50001]);
 
 /** Return height and width in the header of a JPEG, and its number of components; null where it has none. */
@@ -39,7 +40,8 @@ export function webpSize(bytes: Uint8Array): [number, number] | null {
     return [((bits >> 14) & 0x3fff) + 1, (bits & 0x3fff) + 1];
   }
   if (kind !== "VP8X") return null;
-  return [(view.getUint32(27, true) & 0xffffff) + 1, (view.getUint32(24, true) & 0xffffff) + 1];
+  const side = (at: number): number => view.getUint16(at, true) + (bytes[at + 2] << 16) + 1;
+  return [side(27), side(24)];
 }
 
 /** Return the pixels of a decoded picture in rows from one to another: RGBA bytes. */
@@ -57,6 +59,7 @@ interface Parameters {
   tileWidth: number;
   tileHeight: number;
   bitsPerSample: ArrayLike<number> | number;
+  samplesPerPixel: number;
   planarConfiguration: number;
   JPEGTables?: Uint8Array;
   photometric: number;
@@ -69,8 +72,8 @@ abstract class Decoder extends BaseDecoder {
 
   /** The number of samples of a pixel in a block. */
   protected get samples(): number {
-    const { bitsPerSample, planarConfiguration } = this.block;
-    return typeof bitsPerSample === "number" || planarConfiguration === 2 ? 1 : bitsPerSample.length;
+    const { samplesPerPixel, planarConfiguration } = this.block;
+    return planarConfiguration === 2 ? 1 : samplesPerPixel;
   }
 
   protected get bytes(): number {
@@ -83,7 +86,12 @@ abstract class Decoder extends BaseDecoder {
 class Deflate extends Decoder {
   async decodeBlock(buffer: ArrayBuffer): Promise<ArrayBuffer> {
     const out = new Uint8Array(this.bytes);
-    const reader = new Blob([buffer]).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
+    // In slices: what one unpacks to is in memory at once, at most a thousand times its size.
+    let at = 0;
+    const slices = new ReadableStream<BufferSource>({
+      pull: (stream) => (at < buffer.byteLength ? stream.enqueue(new Uint8Array(buffer.slice(at, (at += SLICE)))) : stream.close()),
+    });
+    const reader = slices.pipeThrough(new DecompressionStream("deflate")).getReader();
     let size = 0;
     try {
       while (size < out.length) {
@@ -192,6 +200,7 @@ async function parameters(directory: ImageFileDirectory): Promise<never> {
     tileHeight: (await value(isTiled ? "TileLength" : "RowsPerStrip")) ?? (await value("ImageLength")),
     planarConfiguration: (await value("PlanarConfiguration")) ?? 1,
     bitsPerSample: await value("BitsPerSample"),
+    samplesPerPixel: (await value("SamplesPerPixel")) ?? 1,
     predictor: (await value("Predictor")) ?? 1,
     JPEGTables: await value("JPEGTables"),
     photometric: await value("PhotometricInterpretation"),

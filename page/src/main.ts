@@ -161,11 +161,15 @@ function fail(scene: Scene, error: unknown): void {
   // Several files can fail at the same time.
   say([...new Set([...text("messages").split("\n"), scene.message])].filter(Boolean).slice(-8).join("\n"));
   if (scene.info) {
-    scene.state = "setup";
+    scene.state = needsInput(scene.info) ? "setup" : "failed";
     if (current === scene) pick(scene);
   } else remove(scene);
   refresh();
 }
+
+/** Whether there is anything to enter about a scene. */
+const needsInput = (info: SceneInfo): boolean =>
+  info.gsd === null || info.needsScaling || info.bandNames.length > 3;
 
 function remove(scene: Scene): void {
   scenes.splice(scenes.indexOf(scene), 1);
@@ -327,7 +331,7 @@ function fillResult(scene: Scene, result: MapResult): void {
   ]
     .filter(Boolean)
     .join(" ");
-  byId("change").hidden = info.gsd !== null && !info.needsScaling && info.bandNames.length <= 3;
+  byId("change").hidden = !needsInput(info);
   document.querySelector<HTMLButtonElement>("[data-export=geojson]")!.disabled = !info.canMakePolygons;
   byId("polygon-note").hidden = info.canMakePolygons;
   showRegion();

@@ -278,13 +278,14 @@ class Scene implements OpenedFile {
     const { height, width } = scene.source;
     if (!(height > 0 && width > 0) || height * width > MAX_SCENE_PIXELS) {
       throw new UserError(
-        `${file.name} has ${width} x ${height} pixels; expected at most ${MAX_SCENE_PIXELS / 1e6} million. ` +
+        `${file.name} has ${width} x ${height} pixels; expected 1 to ${MAX_SCENE_PIXELS / 1e6} million. ` +
           "Map larger scenes with landcover predict.",
       );
     }
     const bits = [...((await value(258)) as Numbers as number[] | undefined ?? [1])];
     const formats = [...((await value(339)) as Numbers as number[] | undefined ?? [1])];
     scene.bandCount = image.getSamplesPerPixel();
+    if (!(scene.bandCount > 0)) throw new UserError(`${file.name} is damaged: it has no bands. Copy the file again.`);
     const bytes = (bits[0] / 8) * scene.bandCount;
     const wide = image.getTileWidth();
     if (image.getTileHeight() * wide * bytes > MAX_BLOCK_BYTES || scene.blockRows * width * bytes > 4 * MAX_BLOCK_BYTES) {
