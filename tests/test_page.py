@@ -163,6 +163,110 @@ def test_the_map_is_that_of_predict(empty: Any, model: Path, make: Any, gsd: Any
     assert np.mean(index == reference) >= 0.999
 
 
+def scene_pixels(seed: int) -> np.ndarray:
+    """Return uint8 (210, 250, 3) without black pixels but in a hole."""
+    image = np.maximum(make_scene(seed, 210, 250).image, 1)
+    image[60:110, 90:170] = 0
+    return image
+
+
+def deep_pixels() -> np.ndarray:
+    """Return uint16 (210, 250, 4): blue, green, red and near infrared of 12 bits, with a hole."""
+    rgb = scene_pixels(6).astype(np.uint16) * 11
+    return np.dstack([rgb[..., ::-1], rgb[..., 1]])
+
+
+def mask_and_nodata(path: Path) -> Path:
+    image = scene_pixels(7)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        write_tiff(path, image, 1.1, nodata=0)
+        with rasterio.open(path, "r+") as file:
+            file.write_mask(np.pad(np.full((170, 250), 255, np.uint8), ((0, 40), (0, 0))))
+    return path
+
+
+def alpha_and_nodata(path: Path) -> Path:
+    alpha = np.full((210, 250), 255, np.uint8)
+    alpha[:40] = 0
+    pixels = np.dstack([scene_pixels(8), alpha])
+    return write_tiff(path, pixels, 1.1, nodata=0, photometric="rgb", alpha="yes")
+
+
+def not_a_number(path: Path) -> Path:
+    values = scene_pixels(9).astype(np.float32)
+    values[values == 0] = np.nan
+    return write_tiff(path, values, 1.1, compress="zstd", predictor=3, bigtiff="yes")
+
+
+def turned_jpeg(path: Path) -> Path:
+    exif = Image.Exif()
+    exif[274] = 6  # a quarter turn, which predict ignores
+    Image.fromarray(make_scene(12, 210, 250).image).save(path, quality=95, exif=exif)
+    return path
+
+
+def palette_png(path: Path) -> Path:
+    picture = Image.fromarray(make_scene(13, 210, 250).image).quantize(200)
+    picture.save(path, transparency=7)
+    return path
+
+
+def webp(path: Path) -> Path:
+    Image.fromarray(make_scene(14, 210, 250).image).save(path, lossless=True)
+    return path
+
+
+def tiff(seed: int, **options: Any) -> Any:
+    return lambda path: write_tiff(path, scene_pixels(seed), 1.1, **options)
+
+
+TILED = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+FORMATS = {
+    "jpeg.tif": (tiff(10, compress="jpeg", photometric="ycbcr", nodata=None, **TILED), {}),
+    "planar.tif": (tiff(11, compress="lzw", interleave="band", predictor=2, nodata=0), {}),
+    "packbits.tif": (tiff(11, compress="packbits", nodata=0), {}),
+    "webp.tif": (tiff(15, compress="webp", WEBP_LOSSLESS="yes", nodata=0, **TILED), {}),
+    "grey.tif": (lambda path: write_tiff(path, scene_pixels(16)[..., :1], 1.1, nodata=0), {}),
+    "mask.tif": (mask_and_nodata, {}),
+    "alpha.tif": (alpha_and_nodata, {}),
+    "nan.tif": (not_a_number, {"scaling": "percentile"}),
+    "deep.tif": (lambda path: write_tiff(path, deep_pixels(), 1.1, nodata=0), {"scaling": (100, 2500)}),
+    "turned.jpg": (turned_jpeg, {"gsd": 0.8}),
+    "palette.png": (palette_png, {"gsd": 0.8}),
+    "lossless.webp": (webp, {"gsd": 0.8}),
+}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_is_read_as_predict_reads_it(empty: Any, model: Path, name: str, tmp_path: Path) -> None:
+    make, options = FORMATS[name]
+    file = make(tmp_path / name)
+    empty.set_input_files("#files", str(file))
+    if options:
+        empty.wait_for_selector("#setup:not([hidden])")
+        if "gsd" in options:
+            empty.fill("#gsd", str(options["gsd"]))
+        if name == "deep.tif":
+            options = {**options, "bands": (3, 2, 1)}
+            for place, band in enumerate(options["bands"]):
+                empty.select_option(f"#band-{place}", str(band))
+            empty.select_option("#scaling", "range")
+            empty.fill("#low", "100")
+            empty.fill("#high", "2500")
+        elif "scaling" in options:
+            empty.select_option("#scaling", "percentile")
+        empty.click("#go")
+    empty.wait_for_selector("#result:not([hidden])")
+    lc.predict([file], model, tmp_path / "out", lc.PredictOptions(map_format="tif", **options))
+    (expected,) = (tmp_path / "out").glob("*.tif")
+    with rasterio.open(save(empty, "tif", tmp_path / "map.tif")) as own, rasterio.open(expected) as other:
+        index, reference = own.read(1), other.read(1)
+    assert np.array_equal(index == NODATA, reference == NODATA)
+    assert len(np.unique(reference)) > 1
+    assert np.mean(index == reference) >= (0.97 if "jp" in name else 0.999)
+
+
 @pytest.mark.browser
 def test_small_regions_and_areas_are_those_of_the_library(empty: Any, tmp_path: Path) -> None:
     map_in_browser(empty, tiff_with_holes(tmp_path))

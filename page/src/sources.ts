@@ -12,6 +12,7 @@ const MAX_PICTURE_PIXELS = 100_000_000;
 const MAX_SCENE_PIXELS = 1_000_000_000;
 const MAX_BLOCK_BYTES = 1 << 28;
 const MAX_SIDE = 16_384;
+const MAX_BANDS = 1000;
 const CACHE_ROWS = 256;
 const PREVIEW_PIXELS = 36_000_000;
 const CORNER_PX = 16;
@@ -285,7 +286,9 @@ class Scene implements OpenedFile {
     const bits = [...((await value(258)) as Numbers as number[] | undefined ?? [1])];
     const formats = [...((await value(339)) as Numbers as number[] | undefined ?? [1])];
     scene.bandCount = image.getSamplesPerPixel();
-    if (!(scene.bandCount > 0)) throw new UserError(`${file.name} is damaged: it has no bands. Copy the file again.`);
+    if (!(scene.bandCount >= 1 && scene.bandCount <= MAX_BANDS)) {
+      throw new UserError(`${file.name} has ${scene.bandCount} bands; expected 1 to ${MAX_BANDS}.`);
+    }
     const bytes = (bits[0] / 8) * scene.bandCount;
     const wide = image.getTileWidth();
     if (image.getTileHeight() * wide * bytes > MAX_BLOCK_BYTES || scene.blockRows * width * bytes > 4 * MAX_BLOCK_BYTES) {
