@@ -11,9 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,10 +22,11 @@ from rasterio.transform import from_origin
 
 import landcover as lc
 from fake_runtime import make_card
+from imagefiles import save_raster
 from landcover.data.synthetic import make_scene
 from landcover.errors import ModelError, OutputError
 from landcover.page import FOLDER, RUNTIME, build_page, serve_page, write_page
-from landcover.postprocess import remove_small_regions
+from landcover.postprocess.sieve import remove_small_regions
 from onnx_models import save_exported
 
 SOURCES = Path(__file__).parents[1] / "page"
@@ -35,18 +34,18 @@ NODATA = 255
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory):
     card = make_card(window_px=512, overlap_px=128)
     return save_exported(tmp_path_factory.mktemp("model") / "tiny.onnx", card)
 
 
 @pytest.fixture(scope="module")
-def page_file(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_file(model, tmp_path_factory):
     return write_page(tmp_path_factory.mktemp("page") / "landcover.html", model)
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser():
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("there is no Chromium")
@@ -60,7 +59,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def page(browser: Any, page_file: Path) -> Iterator[Any]:
+def page(browser, page_file):
     opened = browser.new_page(viewport={"width": 1280, "height": 800})
     opened.set_default_timeout(60_000)
     opened.requests, opened.errors = [], []
@@ -73,14 +72,14 @@ def page(browser: Any, page_file: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def empty(page: Any) -> Any:
+def empty(page):
     """The page without scenes."""
     while page.query_selector("#scene-list .drop"):
         page.click("#scene-list .drop")
     return page
 
 
-def map_in_browser(page: Any, file: Path, gsd: float | None = None) -> None:
+def map_in_browser(page, file, gsd=None):
     page.set_input_files("#files", str(file))
     if gsd is not None:
         page.wait_for_selector("#setup:not([hidden])")
@@ -89,30 +88,25 @@ def map_in_browser(page: Any, file: Path, gsd: float | None = None) -> None:
     page.wait_for_selector("#result:not([hidden])")
 
 
-def save(page: Any, kind: str, path: Path) -> Path:
+def save(page, kind, path):
     with page.expect_download() as download:
         page.click(f"[data-export={kind}]")
     download.value.save_as(path)
     return path
 
 
-def write_tiff(path: Path, image: np.ndarray, gsd: float, **options: Any) -> Path:
-    profile = {"crs": CRS.from_epsg(32633), "transform": from_origin(500000, 5e6, gsd, gsd), **options}
-    height, width, count = image.shape
-    with rasterio.open(
-        path, "w", driver="GTiff", height=height, width=width, count=count, dtype=image.dtype, **profile
-    ) as out:
-        out.write(np.moveaxis(image, 2, 0))
-    return path
+def write_tiff(path, image, gsd, **options):
+    place = {"crs": CRS.from_epsg(32633), "transform": from_origin(500000, 5e6, gsd, gsd)}
+    return save_raster(path, image, **place, **options)
 
 
-def png(folder: Path) -> Path:
+def png(folder):
     image = make_scene(1, 300, 410).image
     Image.fromarray(image).save(folder / "scene.png")
     return folder / "scene.png"
 
 
-def png_with_holes(folder: Path) -> Path:
+def png_with_holes(folder):
     image = make_scene(2, 256, 300).image
     alpha = np.full(image.shape[:2], 255, np.uint8)
     alpha[40:120, 60:200] = 0
@@ -121,7 +115,7 @@ def png_with_holes(folder: Path) -> Path:
     return folder / "holes.png"
 
 
-def tiff_with_holes(folder: Path) -> Path:
+def tiff_with_holes(folder):
     image = make_scene(3, 500, 420).image.copy()
     image[image.sum(axis=2) == 0] = 1
     image[100:260, 150:300] = 0
@@ -130,7 +124,7 @@ def tiff_with_holes(folder: Path) -> Path:
     return write_tiff(folder / "holes.tif", image, 1.3, blockxsize=128, blockysize=128, **options)
 
 
-def tiff_of_many_windows(folder: Path) -> Path:
+def tiff_of_many_windows(folder):
     image = np.tile(make_scene(4, 430, 410).image, (4, 5, 1))[:, :1900]
     image[700:1100, 500:1300] = 0
     return write_tiff(folder / "large.tif", image, 1.2, nodata=0, compress="lzw")
@@ -147,7 +141,7 @@ SCENES = [
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("make", "gsd"), SCENES)
-def test_the_map_is_that_of_predict(empty: Any, model: Path, make: Any, gsd: Any, tmp_path: Path) -> None:
+def test_the_map_is_that_of_predict(empty, model, make, gsd, tmp_path):
     file = make(tmp_path)
     map_in_browser(empty, file, gsd)
     options = lc.PredictOptions(gsd=gsd, map_format="tif")
@@ -163,60 +157,58 @@ def test_the_map_is_that_of_predict(empty: Any, model: Path, make: Any, gsd: Any
     assert np.mean(index == reference) >= 0.999
 
 
-def scene_pixels(seed: int) -> np.ndarray:
+def scene_pixels(seed):
     """Return uint8 (210, 250, 3) without black pixels but in a hole."""
     image = np.maximum(make_scene(seed, 210, 250).image, 1)
     image[60:110, 90:170] = 0
     return image
 
 
-def deep_pixels() -> np.ndarray:
+def deep_pixels():
     """Return uint16 (210, 250, 4): blue, green, red and near infrared of 12 bits, with a hole."""
     rgb = scene_pixels(6).astype(np.uint16) * 11
     return np.dstack([rgb[..., ::-1], rgb[..., 1]])
 
 
-def mask_and_nodata(path: Path) -> Path:
-    image = scene_pixels(7)
+def mask_and_nodata(path):
+    mask = np.ones((210, 250), bool)
+    mask[170:] = False
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        write_tiff(path, image, 1.1, nodata=0)
-        with rasterio.open(path, "r+") as file:
-            file.write_mask(np.pad(np.full((170, 250), 255, np.uint8), ((0, 40), (0, 0))))
-    return path
+        return write_tiff(path, scene_pixels(7), 1.1, nodata=0, mask=mask)
 
 
-def alpha_and_nodata(path: Path) -> Path:
+def alpha_and_nodata(path):
     alpha = np.full((210, 250), 255, np.uint8)
     alpha[:40] = 0
     pixels = np.dstack([scene_pixels(8), alpha])
     return write_tiff(path, pixels, 1.1, nodata=0, photometric="rgb", alpha="yes")
 
 
-def not_a_number(path: Path) -> Path:
+def not_a_number(path):
     values = scene_pixels(9).astype(np.float32)
     values[values == 0] = np.nan
     return write_tiff(path, values, 1.1, compress="zstd", predictor=3, bigtiff="yes")
 
 
-def turned_jpeg(path: Path) -> Path:
+def turned_jpeg(path):
     exif = Image.Exif()
     exif[274] = 6  # a quarter turn, which predict ignores
     Image.fromarray(make_scene(12, 210, 250).image).save(path, quality=95, exif=exif)
     return path
 
 
-def palette_png(path: Path) -> Path:
+def palette_png(path):
     picture = Image.fromarray(make_scene(13, 210, 250).image).quantize(200)
     picture.save(path, transparency=7)
     return path
 
 
-def webp(path: Path) -> Path:
+def webp(path):
     Image.fromarray(make_scene(14, 210, 250).image).save(path, lossless=True)
     return path
 
 
-def tiff(seed: int, **options: Any) -> Any:
+def tiff(seed, **options):
     return lambda path: write_tiff(path, scene_pixels(seed), 1.1, **options)
 
 
@@ -239,7 +231,7 @@ FORMATS = {
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_format_is_read_as_predict_reads_it(empty: Any, model: Path, name: str, tmp_path: Path) -> None:
+def test_a_format_is_read_as_predict_reads_it(empty, model, name, tmp_path):
     make, options = FORMATS[name]
     file = make(tmp_path / name)
     empty.set_input_files("#files", str(file))
@@ -268,7 +260,7 @@ def test_a_format_is_read_as_predict_reads_it(empty: Any, model: Path, name: str
 
 
 @pytest.mark.browser
-def test_small_regions_and_areas_are_those_of_the_library(empty: Any, tmp_path: Path) -> None:
+def test_small_regions_and_areas_are_those_of_the_library(empty, tmp_path):
     map_in_browser(empty, tiff_with_holes(tmp_path))
     with rasterio.open(save(empty, "tif", tmp_path / "raw.tif")) as file:
         raw = file.read(1)
@@ -288,7 +280,7 @@ def test_small_regions_and_areas_are_those_of_the_library(empty: Any, tmp_path: 
 
 
 @pytest.mark.browser
-def test_polygons_cover_the_map_in_longitude_and_latitude(empty: Any, tmp_path: Path) -> None:
+def test_polygons_cover_the_map_in_longitude_and_latitude(empty, tmp_path):
     from rasterio.features import rasterize
     from rasterio.warp import transform_geom
 
@@ -305,7 +297,7 @@ def test_polygons_cover_the_map_in_longitude_and_latitude(empty: Any, tmp_path: 
 
 
 @pytest.mark.browser
-def test_a_png_comes_with_its_colours_and_its_position(empty: Any, tmp_path: Path) -> None:
+def test_a_png_comes_with_its_colours_and_its_position(empty, tmp_path):
     map_in_browser(empty, tiff_with_holes(tmp_path))
     found = {}
     with (
@@ -327,7 +319,7 @@ def test_a_png_comes_with_its_colours_and_its_position(empty: Any, tmp_path: Pat
 
 
 @pytest.mark.browser
-def test_the_scale_is_never_guessed(empty: Any, tmp_path: Path) -> None:
+def test_the_scale_is_never_guessed(empty, tmp_path):
     empty.set_input_files("#files", str(png(tmp_path)))
     empty.wait_for_selector("#setup:not([hidden])")
     for wrong in ("", "0", "-1", "1000"):
@@ -344,12 +336,12 @@ def test_the_scale_is_never_guessed(empty: Any, tmp_path: Path) -> None:
     assert float(empty.input_value("#gsd")) == pytest.approx(100 / int(pixels), rel=0.01)
 
 
-def tiff_bytes(data: bytes, **changes: int | bytes) -> bytes:
+def tiff_bytes(data, **changes):
     """Return a TIFF of one RGB block of 64 x 64 pixels; tags can be changed, ``None`` leaves one out."""
     names = {"width": 256, "height": 257, "bits": 258, "compression": 259, "photometric": 262, "text": 270}
     names |= {"offset": 273, "bands": 277, "rows": 278, "size": 279, "extra": 338, "metadata": 42112}
     bits = b"\x08\0" * 3
-    tags: dict[str, int | bytes | None] = {"width": 64, "height": 64, "bits": bits, "compression": 1}
+    tags = {"width": 64, "height": 64, "bits": bits, "compression": 1}
     tags |= {"photometric": 2, "offset": 0, "bands": 3, "rows": 64, "size": len(data), **changes}
     entries = sorted((names[name], value) for name, value in tags.items() if value is not None)
     end = 8 + 2 + 12 * len(entries) + 4
@@ -368,7 +360,7 @@ def tiff_bytes(data: bytes, **changes: int | bytes) -> bytes:
     return head + bytes(4) + tail + data
 
 
-def damaged_files(folder: Path) -> list[tuple[str, bytes]]:
+def damaged_files(folder):
     """Return a hundred files that cannot be mapped: cut short, bombs, wrong types, scripts in names."""
     small = Image.fromarray(make_scene(5, 96, 96).image)
     for kind in ("png", "jpg", "webp"):
@@ -452,10 +444,10 @@ def damaged_files(folder: Path) -> list[tuple[str, bytes]]:
 
 
 @pytest.mark.browser
-def test_damaged_and_hostile_files_get_a_message_and_the_page_stays_alive(empty: Any, tmp_path: Path) -> None:
+def test_damaged_and_hostile_files_get_a_message_and_the_page_stays_alive(empty, tmp_path):
     files = damaged_files(tmp_path)
     assert len(files) >= 100
-    dialogs: list[str] = []
+    dialogs = []
     empty.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     for name, data in files:
         payload = {"name": name, "mimeType": "application/octet-stream", "buffer": data}
@@ -478,7 +470,7 @@ def test_damaged_and_hostile_files_get_a_message_and_the_page_stays_alive(empty:
 
 
 @pytest.mark.browser
-def test_a_bomb_is_unpacked_to_the_size_of_its_block_alone(empty: Any) -> None:
+def test_a_bomb_is_unpacked_to_the_size_of_its_block_alone(empty):
     """A block of 12 kB that holds 200 MB is mapped by its first pixels, or refused."""
     bomb = zlib.compress(bytes(200_000_000), 9)
     file = {"name": "bomb.tif", "mimeType": "image/tiff", "buffer": tiff_bytes(bomb, compression=8)}
@@ -492,7 +484,7 @@ def test_a_bomb_is_unpacked_to_the_size_of_its_block_alone(empty: Any) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (768, "dark"), (1920, "light")])
-def test_the_page_fits_every_width(empty: Any, width: int, scheme: str) -> None:
+def test_the_page_fits_every_width(empty, width, scheme):
     empty.emulate_media(color_scheme=scheme)
     empty.set_viewport_size({"width": width, "height": 800})
     assert empty.evaluate("document.documentElement.scrollWidth") == width
@@ -504,7 +496,7 @@ def test_the_page_fits_every_width(empty: Any, width: int, scheme: str) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_state_is_accessible(browser: Any, page_file: Path, scheme: str, tmp_path: Path) -> None:
+def test_every_state_is_accessible(browser, page_file, scheme, tmp_path):
     checker = SOURCES / "node_modules" / "axe-core" / "axe.min.js"
     if not checker.is_file():
         pytest.skip("axe-core is not installed (cd page; npm ci)")
@@ -513,7 +505,7 @@ def test_every_state_is_accessible(browser: Any, page_file: Path, scheme: str, t
     page.goto(page_file.as_uri())
     page.wait_for_selector("body[data-ready=true]")
 
-    def violations() -> list[str]:
+    def violations():
         page.evaluate(f"{checker.read_text()};0")
         return [f"{found['id']}: {found['help']}" for found in page.evaluate("axe.run()")["violations"]]
 
@@ -537,12 +529,12 @@ def test_every_state_is_accessible(browser: Any, page_file: Path, scheme: str, t
 
 
 @pytest.mark.browser
-def test_nothing_is_requested(page: Any, page_file: Path) -> None:
+def test_nothing_is_requested(page, page_file):
     """Run last: what all tests above requested."""
     assert {url for url in page.requests if not url.startswith(("blob:", "data:"))} == {page_file.as_uri()}
 
 
-def test_the_policy_allows_no_request_and_no_other_script(page_file: Path) -> None:
+def test_the_policy_allows_no_request_and_no_other_script(page_file):
     text = page_file.read_text()
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
     assert policy.startswith("default-src 'none';")
@@ -551,24 +543,24 @@ def test_the_policy_allows_no_request_and_no_other_script(page_file: Path) -> No
     assert len(re.findall(r"<script>", text)) == 1
 
 
-def test_hostile_text_of_a_card_cannot_end_its_element(tmp_path: Path) -> None:
+def test_hostile_text_of_a_card_cannot_end_its_element(tmp_path):
     card = make_card().model_copy(update={"licence": "</script><script>alert(1)</script>"})
     text = build_page(save_exported(tmp_path / "m.onnx", card))
     assert "<script>alert" not in text
 
 
-def test_only_an_exported_model_makes_a_page_and_no_file_is_replaced(page_file: Path, model: Path) -> None:
+def test_only_an_exported_model_makes_a_page_and_no_file_is_replaced(page_file, model):
     with pytest.raises(ModelError, match="landcover export"):
         build_page("starter-weights")
     with pytest.raises(OutputError, match=re.escape(str(page_file))):
         write_page(page_file, model)
 
 
-def test_a_served_page_has_the_headers_for_threads() -> None:
-    addresses: list[str] = []
+def test_a_served_page_has_the_headers_for_threads():
+    addresses = []
     started = threading.Event()
 
-    def ready(address: str) -> None:
+    def ready(address):
         addresses.append(address)
         started.set()
 
@@ -583,7 +575,7 @@ def test_a_served_page_has_the_headers_for_threads() -> None:
         urllib.request.urlopen(f"{addresses[0]}etc/passwd")
 
 
-def test_the_runtime_is_the_recorded_one() -> None:
+def test_the_runtime_is_the_recorded_one():
     record = json.loads(RUNTIME.read_text())
     packed = (FOLDER / "ort-wasm-simd-threaded.wasm.gz").read_bytes()
     assert hashlib.sha256(packed).hexdigest() == record["gzip_sha256"]
@@ -592,7 +584,7 @@ def test_the_runtime_is_the_recorded_one() -> None:
     assert locked["node_modules/onnxruntime-web"]["version"] == record["version"]
 
 
-def test_the_built_files_are_those_of_the_sources(tmp_path: Path) -> None:
+def test_the_built_files_are_those_of_the_sources(tmp_path):
     if shutil.which("node") is None or not (SOURCES / "node_modules").is_dir():
         pytest.skip("the page's tools are not installed (cd page; npm ci)")
     subprocess.run(["node", "build.mjs", str(tmp_path)], cwd=SOURCES, check=True)
