@@ -426,3 +426,17 @@ def test_options_of_another_kind_of_truth(pair, tmp_path):
         assess(*pair, map_legend=other)
     with pytest.raises(UsageError, match="expected the same"):
         assess(*pair, legend=other)
+
+
+def test_tables_of_other_programs_are_read(tmp_path):
+    """Other letter case, long names of coordinates, whole numbers as floats."""
+    place, index = PLACES["geographic"], blocks(8, holes=0)
+    path = write_map(tmp_path / "map.tif", place, index)
+    lon, lat = place.points(np.array([10.5, 60.5]), np.array([10.5, 60.5]))
+    classes = [int(index[10, 10]), int(index[60, 60])]
+    names = [DEEPGLOBE.names[number] for number in classes]
+    for cells in ([f"{number}.0" for number in classes], [name.upper() for name in names]):
+        rows = [f"{x:.9f},{y:.9f},{cell}" for x, y, cell in zip(lon, lat, cells, strict=True)]
+        (tmp_path / "p.csv").write_text("\n".join(["Longitude,LATITUDE,Class", *rows]) + "\n")
+        report = assess(path, tmp_path / "p.csv")
+        assert (report.units, report.pixel_accuracy) == (2, 1)

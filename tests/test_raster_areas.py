@@ -1,13 +1,17 @@
 """Areas of pixels against integrals that know nothing of the closed form, and against a geodesic polygon."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from affine import Affine
 from rasterio.crs import CRS
+from shapely.geometry import box, mapping
 
+from landcover.legend import DEEPGLOBE, NODATA
 from landcover.raster import Georeference, pixel_size, row_areas
+from landcover.raster.zonal import ClassAreas
 
 WGS84 = (6_378_137.0, 298.257223563)
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
@@ -118,3 +122,30 @@ def test_a_pixel_across_the_date_line_has_its_size():
     x = 6_378_137 * np.radians(2.0)
     size = pixel_size(Georeference(crs, Affine(10, 0, x - 50, 0, -10, 50)), 10, 10)
     assert size == pytest.approx(10, rel=0.01)
+
+
+def test_zones_report_what_of_them_is_covered(tmp_path):
+    """A zone inside, one of which a fortieth is on the map, and one over nodata; the oracle is by hand."""
+    place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
+    boxes = {"inside": (20, 20, 120, 120), "outside": (290, 20, 690, 120), "empty": (0, 180, 20, 200)}
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"name": name},
+            "geometry": mapping(box(5e5 + left, 5.7e6 - bottom, 5e5 + right, 5.7e6 - top)),
+        }
+        for name, (left, top, right, bottom) in boxes.items()
+    ]
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32631"}}
+    text = json.dumps({"type": "FeatureCollection", "crs": crs, "features": features})
+    (tmp_path / "zones.geojson").write_text(text)
+    index = np.zeros((400, 600), np.uint8)
+    index[380:] = NODATA
+    areas = ClassAreas(DEEPGLOBE, np.full(400, 0.25))
+    areas.add_zones(tmp_path / "zones.geojson", "name", place, index.shape)
+    areas.add(0, index)
+    assert {name: zone.coverage() for name, zone in areas.zones.items()} == {
+        "inside": {"covered": 1.0, "nodata": 0.0},
+        "outside": {"covered": 0.025, "nodata": 0.0},
+        "empty": {"covered": 0.5, "nodata": 0.5},
+    }

@@ -14,6 +14,8 @@ from landcover.values import BandSelection, BoundingBox, RegionSize, parse_scali
         ("8000PX", 0.5, 8000),
         (" 12 px ", None, 12),
         ("2000m2", 0.5, 8000),
+        ("1ha", 0.5, 40_000),
+        ("0.5 KM2", 10, 5000),
         ("2000m2", 0.1, 200_000),
         ("490m2", 0.7, 1000),  # 490 / 0.7**2 is 1000.0000000000001 in floating point
         ("2000 m2", 1.195, 1401),  # 1400.5
@@ -25,7 +27,7 @@ def test_min_region(text, gsd, pixels):
     assert RegionSize.parse(text).pixels(gsd) == pixels
 
 
-@pytest.mark.parametrize("text", ["8000", "", "px", "-5px", "8000 pixels", "1e3px", "2000m", "2000 ha"])
+@pytest.mark.parametrize("text", ["8000", "", "px", "-5px", "8000 pixels", "1e3px", "2000m", "2000 acres"])
 def test_min_region_without_a_unit_names_both_forms(text):
     with pytest.raises(UsageError, match=r"8000px.*2000m2"):
         RegionSize.parse(text).pixels(0.5)

@@ -18,7 +18,7 @@ Scaling = tuple[float, float] | Literal["percentile"]
 
 @dataclass(frozen=True)
 class _Measure:
-    """A number of pixels, or of the unit ``GROUND``; ``WHAT`` and ``SUCH_AS`` are for messages."""
+    """A number of pixels or of the units ``GROUND`` (a pattern); ``WHAT``, ``SUCH_AS`` are for messages."""
 
     GROUND: ClassVar[str]
     WHAT: ClassVar[str]
@@ -32,7 +32,7 @@ class _Measure:
         """Return the measure that a text stands for; ``others`` are values of further fields.
 
         Raises:
-            UsageError: If it is not a number with one of the two units.
+            UsageError: If it is not a number with one of the units.
         """
         if isinstance(text, cls):
             return text
@@ -65,7 +65,7 @@ class RegionSize(_Measure):
         8000
     """
 
-    GROUND, WHAT, SUCH_AS = "m2", "region size", "8000px or 2000m2"
+    GROUND, WHAT, SUCH_AS = "m2|ha|km2", "region size", "8000px, 2000m2, 1ha or 0.5km2"
 
     def pixels(self, gsd: float | None = None) -> int:
         """Return the least whole number of pixels that is not below the size, at least 1.
@@ -79,7 +79,8 @@ class RegionSize(_Measure):
         if self.unit == "px":
             return max(1, math.ceil(self.number))
         # Rounded, because 2000 / 0.1**2 is not exactly 200000.
-        return max(1, math.ceil(round(self.number / self.known_gsd(gsd) ** 2, 6)))
+        square_metres = self.number * {"m2": 1, "ha": 10_000, "km2": 1_000_000}[self.unit]
+        return max(1, math.ceil(round(square_metres / self.known_gsd(gsd) ** 2, 6)))
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ MaxOffPalette = Annotated[
 MinRegion = Annotated[
     str | None,
     option(
-        "Give smaller regions the class of their largest neighbour: 8000px or 2000m2.",
+        "Give smaller regions the class of their largest neighbour: 8000px, 2000m2, 1ha.",
         group=PROCESSING,
         metavar="SIZE",
     ),

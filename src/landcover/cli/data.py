@@ -32,7 +32,7 @@ def clean(
     masks: Masks,
     out: Annotated[Path, option("Folder of the cleaned masks.", group=MAIN)],
     min_region: Annotated[
-        str, option("Smallest region that stays: 8000px or 2000m2.", group=MAIN, metavar="SIZE")
+        str, option("Smallest region that stays: 8000px, 2000m2, 1ha.", group=MAIN, metavar="SIZE")
     ],
     legend: _options.Legend = None,
     gsd: _options.Gsd = None,

@@ -16,6 +16,9 @@ from landcover.inference.options import PredictOptions
 if TYPE_CHECKING:
     from landcover.inference import Prediction
 
+_COVERED = 0.99
+"""Fraction of a zone from which on it counts as covered: pixels are counted by their centres."""
+
 _MOST_OUT_OF_DISTRIBUTION = 5
 """Scenes that get a warning of their own."""
 
@@ -74,7 +77,10 @@ def predict(
     put(prediction.to_dict(), json, lambda: _print_areas(prediction), force=overwrite)
     if csv is not None:
         text = io.StringIO()
-        names = ("map", "zone", "class", "pixels", "square_metres", "hectares", "share")
+        names = [
+            *("map", "zone", "class", "pixels", "square_metres", "hectares", "share"),
+            *("zone_covered", "zone_nodata"),
+        ]
         writer = csv_.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(prediction.area_rows())
@@ -102,6 +108,18 @@ def _report(prediction: "Prediction", out: Path) -> None:
                 len(made.damaged),
                 f"{pixels:,}",
             )
+    totals = prediction.zones
+    if partial := {name: parts for name, (_, parts) in totals.items() if parts["covered"] < _COVERED}:
+        name, parts = min(partial.items(), key=lambda item: item[1]["covered"])
+        log.warning(
+            "%d of %d zones are not fully mapped: of zone %s %.1f %% is covered and %.1f %% is nodata, the "
+            "rest is outside the imagery. Areas are of the covered part.",
+            len(partial),
+            len(totals),
+            name,
+            100 * parts["covered"],
+            100 * parts["nodata"],
+        )
     scored = [(made.ood, made.task.name) for made in prediction.all if made.ood is not None]
     scored.sort(key=lambda pair: -pair[0].share)
     warnings = [warning for report, name in scored if (warning := report.warning(name)) is not None]

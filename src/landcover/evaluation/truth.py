@@ -1,5 +1,7 @@
 """Reading of truth: labelled points and polygons."""
 
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,9 @@ MAP_COLUMN = "class_map"
 """Column of the mapped class at sampling time, as ``landcover sample`` writes it."""
 
 LON_LAT = ("lon", "lat")
+_OTHER_NAMES = {"lon": ("longitude", "long", "lng"), "lat": ("latitude",)}
+_WHOLE = re.compile(r"(-?\d+)\.0*")
+"""A whole number as a table of floats holds it."""
 X_Y = ("x", "y")
 
 
@@ -61,8 +66,9 @@ def read_truth(
     """Read points or polygons with a column of class names or indices.
 
     Args:
-        path: A vector file, or a CSV file with the columns ``lon`` and ``lat`` (degrees, WGS 84) or, where
-            ``truth_crs`` is given, ``x`` and ``y``.
+        path: A vector file, or a CSV file with the columns ``lon`` and ``lat`` (or ``longitude`` and
+            ``latitude``; degrees, WGS 84) or, where ``truth_crs`` is given, ``x`` and ``y``. Columns and
+            classes are found in any letter case.
         crs: The CRS of the result.
         legend: The classes.
         column: The column of the class; by default ``class``.
@@ -97,9 +103,9 @@ def read_truth(
         geometries, columns, kind = features.geometries, features.attributes, features.kind
     labels, labelled = parse_labels(path, columns, column or CLASS_COLUMN, legend)
     drawn_in = np.full(len(labels), NODATA, np.uint8)
-    if MAP_COLUMN in columns:
+    if (drawn := _find_column(columns, MAP_COLUMN)) is not None:
         known = {name: index for index, name in enumerate(legend.names)}
-        drawn_in[:] = [known.get(name, NODATA) for name in columns[MAP_COLUMN]]
+        drawn_in[:] = [known.get(name, NODATA) for name in columns[drawn]]
     unlabelled = int(np.count_nonzero(~labelled))
     return Truth(geometries[labelled], labels[labelled], kind, unlabelled, drawn_in[labelled])
 
@@ -116,16 +122,23 @@ def parse_labels(
         UsageError: If the column does not exist.
         DataError: If a value is not a class of the legend, or no row has one.
     """
-    if column not in columns:
+    name = _find_column(columns, column)
+    if name is None:
         raise UsageError(
             f"{path} has no column {column!r}. {did_you_mean(column, columns)} Pass the column of the "
             "true class with --column."
         )
     # A table has few distinct values: each is parsed once.
-    texts = np.array([_text(value) for value in columns[column]])
+    texts = np.array([_text(value) for value in columns[name]])
     values, places = np.unique(texts, return_inverse=True)
     known = {name: index for index, name in enumerate(legend.names)}
     known |= {str(index): index for index in range(len(legend)) if str(index) not in known}
+    folded = [name.casefold() for name in legend.names]
+    known |= {
+        str(value): folded.index(value.casefold())
+        for value in values
+        if value not in known and folded.count(value.casefold()) == 1
+    }
     for value in values:
         if value and value not in known:
             row = int(np.flatnonzero(texts == value)[0]) + 1
@@ -149,7 +162,17 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    return str(value).strip()
+    text = str(value).strip()
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def _find_column(columns: Iterable[str], *names: str) -> str | None:
+    """Return the column with one of some names, in any letter case; None if none or several have it."""
+    exact = [column for column in columns if column in names]
+    folded = {name.casefold() for name in names}
+    found = exact or [column for column in columns if column.casefold() in folded]
+    return found[0] if len(found) == 1 else None
 
 
 def _read_csv(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -163,15 +186,16 @@ def _read_csv(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 def _coordinates(path: Path, rows: dict[str, npt.NDArray[Any]], names: tuple[str, str]) -> Float64Array:
     """Return the two columns as float64 (N, 2)."""
-    missing = [name for name in names if name not in rows]
-    if missing:
+    found = [_find_column(rows, name, *_OTHER_NAMES.get(name, ())) for name in names]
+    columns = [rows[column] for column in found if column is not None]
+    if len(columns) < len(names):
         hint = "" if names == X_Y else " For columns x and y, pass their CRS with --truth-crs EPSG:CODE."
         raise UsageError(
             f"{path} has the columns {', '.join(rows)}; expected the coordinates {' and '.join(names)}.{hint}"
         )
-    places = np.empty((len(rows[names[0]]), 2))
+    places = np.empty((len(columns[0]), 2))
     for axis, name in enumerate(names):
-        for row, cell in enumerate(rows[name]):
+        for row, cell in enumerate(columns[axis]):
             with suppress(ValueError):
                 places[row, axis] = float(cell)
                 if np.isfinite(places[row, axis]):

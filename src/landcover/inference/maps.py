@@ -89,12 +89,33 @@ class Prediction:
     @property
     def areas(self) -> list[ClassArea]:
         """The scored classes over all maps, in the legend's order."""
-        total = ClassAreas(self.legend, None)
-        total.scaled = all(made.areas.scaled for made in self.all)
+        return self._sum([made.areas for made in self.all]).table()
+
+    @property
+    def zones(self) -> dict[str, tuple[list[ClassArea], dict[str, float]]]:
+        """By zone, over all maps: the scored classes, and the fractions ``covered`` and ``nodata`` of it.
+
+        Ground that several maps cover counts several times.
+        """
+        parts: dict[str, list[ClassAreas]] = {}
         for made in self.all:
-            total.pixels += made.areas.pixels
-            total.square_metres += made.areas.square_metres
-        return total.table()
+            for name, zone in made.areas.zones.items():
+                parts.setdefault(name, []).append(zone)
+        return {
+            name: (
+                self._sum(zones).table(),
+                {key: sum(zone.coverage()[key] for zone in zones) for key in ("covered", "nodata")},
+            )
+            for name, zones in parts.items()
+        }
+
+    def _sum(self, parts: Sequence[ClassAreas]) -> ClassAreas:
+        total = ClassAreas(self.legend, None)
+        total.scaled = all(areas.scaled for areas in parts)
+        for areas in parts:
+            total.pixels += areas.pixels
+            total.square_metres += areas.square_metres
+        return total
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -106,6 +127,10 @@ class Prediction:
             "device": self.device,
             "licence": self.licence,
             "classes": [asdict(area) for area in self.areas],
+            "zones": {
+                name: {"classes": [asdict(area) for area in areas], **coverage}
+                for name, (areas, coverage) in self.zones.items()
+            },
             "maps": [self._map(made) for made in self.all],
             "kept": [str(made.task.map) for made in self.kept],
             "failed": [{"image": image, "error": reason} for image, reason in self.failed.items()],
@@ -115,6 +140,7 @@ class Prediction:
         """Yield a row for each map, zone (empty: the whole map) and class, for a table."""
         for made in self.all:
             for zone, areas in [("", made.areas), *made.areas.zones.items()]:
+                coverage = areas.coverage() if zone else {"covered": None, "nodata": None}
                 for area in areas.table():
                     yield {
                         "map": str(made.task.map),
@@ -124,6 +150,8 @@ class Prediction:
                         "square_metres": None if area.hectares is None else area.hectares * 10_000,
                         "hectares": area.hectares,
                         "share": area.share,
+                        "zone_covered": coverage["covered"],
+                        "zone_nodata": coverage["nodata"],
                     }
 
     def _map(self, made: MadeMap) -> dict[str, Any]:
@@ -139,6 +167,7 @@ class Prediction:
             "nodata_pixels": height * width - int(pixels.sum()),
             "pixels": {self.legend.names[i]: int(pixels[i]) for i in self.legend.scored},
             "classes": [asdict(area) for area in made.areas.table()],
+            "zone_coverage": {name: zone.coverage() for name, zone in made.areas.zones.items()},
             "zones": {
                 name: [asdict(area) for area in zone.table()] for name, zone in made.areas.zones.items()
             },

@@ -123,7 +123,7 @@ class PredictOptions(Options):
         RegionSize | None,
         _parsed(RegionSize.parse),
         Option(
-            "Give smaller regions the class of their largest neighbour: 8000px or 2000m2.",
+            "Give smaller regions the class of their largest neighbour: 8000px, 2000m2, 1ha.",
             group=PROCESSING,
             metavar="SIZE",
         ),

@@ -11,7 +11,7 @@ from rasterio.features import geometry_mask
 
 from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import UsageError
-from landcover.legend import Legend
+from landcover.legend import NODATA, Legend
 from landcover.raster import Georeference
 
 
@@ -45,6 +45,8 @@ class ClassAreas:
 
     Attributes:
         zones: Areas in polygons by name, see :meth:`add_zones`.
+        nodata: Pixels of a zone that are on the map, but have no class.
+        whole: Pixels of a zone's whole polygon, also off the map; 0 for a map.
     """
 
     def __init__(self, legend: Legend, row_areas: Float64Array | None) -> None:
@@ -54,6 +56,8 @@ class ClassAreas:
         self.scaled = row_areas is not None
         self.row_areas = row_areas
         self.zones: dict[str, ClassAreas] = {}
+        self.nodata = 0
+        self.whole = 0.0
         self._polygons: list[tuple[ClassAreas, Any, range, range]] = []
         self._transform = Affine.identity()
 
@@ -102,11 +106,14 @@ class ClassAreas:
                 for at, length in zip((rows, cols), size, strict=True)
             )
             self.zones[name] = ClassAreas(self.legend, self.row_areas)
+            self.zones[name].whole = geometry.area / abs(georeference.transform.determinant)
             self._polygons.append((self.zones[name], geometry, *inside))
 
     def add(self, start: int, index: UInt8Array, inside: BoolArray | None = None) -> None:
         """Count uint8 (n, W) class indices of rows from ``start``, where bool (n, W) ``inside``, if given."""
         areas = None if self.row_areas is None else self.row_areas[start : start + len(index)]
+        if inside is not None:
+            self.nodata += int(np.count_nonzero(inside & (index == NODATA)))
         alike = areas is None or areas.size == 0 or areas.min() == areas.max()
         for number in range(len(self.legend)):
             mask = index == number
@@ -128,6 +135,14 @@ class ClassAreas:
                 place = rasterio.windows.transform(window, self._transform)
                 within = geometry_mask([geometry], (window.height, window.width), place, invert=True)
                 zone.add(top, index[top - start : bottom - start, cols.start : cols.stop], within)
+
+    def coverage(self) -> dict[str, float]:
+        """Return fractions of a zone: ``covered`` by classes, and ``nodata`` of the map.
+
+        The rest of the zone is off the map. Pixels count by their centres: for a zone of few pixels the sum
+        may exceed 1.
+        """
+        return {"covered": int(self.pixels.sum()) / self.whole, "nodata": self.nodata / self.whole}
 
     def table(self) -> list[ClassArea]:
         """Return the scored classes in the legend's order."""
