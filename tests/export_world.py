@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from landcover.data import open_dataset
-from landcover.exporting import exporter
+from landcover.exporting import graph as graph_module
 from landcover.exporting.exporter import Variant, float_variant
 from landcover.legend import DEEPGLOBE
 from landcover.model import ModelConfig
@@ -117,7 +117,7 @@ def reuse_graph(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         copy.CopyFrom(world.variant.model)
         return copy
 
-    monkeypatch.setattr(exporter, "model_graph", graph)
+    monkeypatch.setattr(graph_module, "model_graph", graph)
 
 
 def make_world(folder: Path) -> World:

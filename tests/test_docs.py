@@ -21,7 +21,13 @@ BLOCK = re.compile(
     r"(^\{\.not-run\}\n(?:[^\n]+\n)+\n)?^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
 PAGES = {
-    page.stem: page for page in [ROOT / "README.md", *DOCS.glob("tutorials/*.md"), *DOCS.glob("how-to/*.md")]
+    page.stem: page
+    for page in [
+        ROOT / "README.md",
+        *DOCS.glob("tutorials/*.md"),
+        *DOCS.glob("how-to/*.md"),
+        DOCS / "reference/model-file.md",
+    ]
 }
 CHEAPER = [
     ("--minutes 60", "--steps 2"),

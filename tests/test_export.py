@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -17,8 +19,11 @@ from typer.testing import CliRunner
 import landcover
 from export_world import WINDOW_PX, needs_exact_int8, noise, reuse_graph, tiny_runtime, write_run
 from landcover.cli import build
+from landcover.data.synthetic import make_scene
 from landcover.errors import ModelError, OutputError, SplitError, UsageError
+from landcover.exporting.onnxfile import check_plugin_format
 from landcover.legend import DEEPGLOBE
+from landcover.model.bundled import shipped_file
 from landcover.model.card import model_digest, read_card
 from landcover.model.runtimes import open_model
 
@@ -150,6 +155,8 @@ def test_the_file_for_qgis_gives_the_plugin_our_map(reference, run, tmp_path):
         assert len(np.unique(ours)) > 1
         assert np.mean(plugin.classify(tile) == ours) >= 0.999
 
+    assert onnx.load(exported.path).ir_version <= 9
+    assert exported.card.export["ir_version"] <= 9
     (parity,) = exported.card.export["parity"]
     assert parity["runtime"] == "onnxruntime, as Deepness runs it"
     assert parity["agreement"] >= 0.999
@@ -162,6 +169,75 @@ def test_the_file_for_qgis_gives_the_plugin_our_map(reference, run, tmp_path):
     assert item["properties"]["mlm:input"][0]["input"]["shape"] == [1, 3, WINDOW_PX, WINDOW_PX]
     with pytest.raises(ModelError, match="--for qgis"):  # it would be normalised twice
         open_model(exported.path)
+
+
+STARTER_WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # importing it fails
+import landcover
+exported = landcover.export("starter", sys.argv[1], for_="qgis")
+assert exported.card.precision == "fp32"
+"""
+OLD_RUNTIME = """
+import sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+(port,) = session.get_inputs()
+tile = numpy.random.default_rng(0).random(port.shape, numpy.float32)
+(result,) = session.run(None, {port.name: tile})
+numpy.save(sys.argv[2], result)
+print(onnxruntime.__version__, numpy.__version__)
+"""
+
+
+@pytest.fixture(scope="module")
+def starter_for_qgis(tmp_path_factory):
+    path = tmp_path_factory.mktemp("qgis") / "starter.onnx"
+    subprocess.run([sys.executable, "-c", STARTER_WITHOUT_TORCH, str(path)], check=True)
+    return path
+
+
+@pytest.mark.slow
+def test_the_starter_becomes_a_file_for_qgis_without_torch(starter_for_qgis):
+    plugin, starter = Plugin(starter_for_qgis), open_model("starter-fp32", runtime="onnxruntime")
+    side = starter.card.window_px
+    assert plugin.input.shape == [1, 3, side, side]
+    tile = make_scene(3, side, side).image
+    ours = starter.probabilities(tile[None])[0].argmax(0)
+    assert np.mean(plugin.classify(tile) == ours) >= 0.999
+
+
+@pytest.mark.slow
+def test_onnxruntime_1_17_runs_the_file_for_qgis(starter_for_qgis, tmp_path):
+    """The newest version that Deepness installs, with numpy 1; from the registry, or skipped."""
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
+    install = [str(python), "-m", "pip", "install", "-q", "onnxruntime==1.17.*", "numpy<2"]
+    done = subprocess.run(install, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"pip cannot install onnxruntime 1.17: {done.stderr.strip().splitlines()[-1]}")
+    old, clean = tmp_path / "old.npy", {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [str(python), "-c", OLD_RUNTIME, str(starter_for_qgis), str(old)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean)
+    assert re.match(r"1\.17\.\d+ 1\.", done.stdout)
+    session = onnxruntime.InferenceSession(str(starter_for_qgis), providers=["CPUExecutionProvider"])
+    (port,) = session.get_inputs()
+    tile = np.random.default_rng(0).random(port.shape, np.float32)
+    (expected,) = session.run(None, {port.name: tile})
+    np.testing.assert_allclose(np.load(old), expected, atol=1e-4)
+
+
+def test_int8_without_a_float_file_is_refused_for_qgis(tmp_path):
+    with pytest.raises(UsageError, match=r"best is INT8.*float32 file"):
+        landcover.export("best", tmp_path / "q.onnx", for_="qgis")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_that_the_plugin_cannot_load_is_refused(tmp_path):
+    model = onnx.load(shipped_file("starter-fp32"))
+    model.ir_version = 10
+    onnx.save(model, tmp_path / "new.onnx")
+    with pytest.raises(ModelError, match=r"IR version 10 and opset 18"):
+        check_plugin_format(tmp_path / "new.onnx")
 
 
 def test_a_file_that_answers_otherwise_is_refused_and_nothing_is_written(exported, tmp_path, monkeypatch):

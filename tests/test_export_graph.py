@@ -12,7 +12,8 @@ from export_world import noise
 from fake_runtime import make_card
 from landcover.errors import ModelError
 from landcover.exporting.acceptance import both_outputs, check_parity, parity_batches
-from landcover.exporting.graph import ConstantSame, model_graph, write_model
+from landcover.exporting.graph import ConstantSame, model_graph
+from landcover.exporting.onnxfile import write_model
 from landcover.model import ModelConfig
 from landcover.model._compat import Conv2dSame
 from landcover.model.card import read_card

@@ -13,7 +13,7 @@ from landcover.errors import ModelError, UsageError
 from landcover.exporting import ExportOptions, acceptance
 from landcover.exporting.acceptance import Pair, check_accuracy, check_agreement, check_speed
 from landcover.exporting.exporter import int8_variant
-from landcover.exporting.graph import write_model
+from landcover.exporting.onnxfile import write_model
 from landcover.model.card import read_card
 from landcover.model.runtimes import open_model
 from training_world import write_pair

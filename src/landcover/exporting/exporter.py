@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import onnx
@@ -32,20 +32,23 @@ from landcover.exporting.acceptance import (
     parity_batches,
 )
 from landcover.exporting.crops import PROCEDURAL, open_crops, parse_crops
-from landcover.exporting.graph import (
+from landcover.exporting.int8 import quantise
+from landcover.exporting.onnxfile import (
     OPSET,
+    check_plugin_format,
     deepness_entries,
-    model_graph,
     standardised_graph,
     write_model,
 )
-from landcover.exporting.int8 import quantise
 from landcover.exporting.stac import stac_item
 from landcover.io.files import atomic_path, check_output, write_text
-from landcover.model.card import ONNX_SUFFIX, ModelCard, model_digest
-from landcover.model.network import DeepLabV3Plus
-from landcover.model.runtimes import open_model
-from landcover.model.runtimes.torch_runtime import TorchRuntime
+from landcover.model.bundled import shipped_file
+from landcover.model.card import ONNX_SUFFIX, ModelCard, is_exported, model_digest, read_card, resolve_model
+from landcover.model.runtimes import Runtime, open_model
+
+if TYPE_CHECKING:  # an exported model becomes the file for QGIS without torch
+    from landcover.model.network import DeepLabV3Plus
+    from landcover.model.runtimes.torch_runtime import TorchRuntime
 
 Purpose = Literal["landcover", "qgis"]
 
@@ -58,6 +61,9 @@ _PIXELS = {
 _RUNTIMES = ("openvino", "onnxruntime")
 _PARITY_WINDOWS = 6  # windows on which runtimes are compared with torch
 _AGREEMENT_WINDOWS = 64  # windows of each imagery on which INT8 is compared with float32
+_SHIPPED_FLOAT = {"starter": "starter-fp32"}
+"""Bundled models in float32, by those in INT8."""
+_PLUGIN_LIBRARIES = ("onnx", "onnxruntime")
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 
 _log = logging.getLogger(__name__)
@@ -159,7 +165,7 @@ def export(
     contains the results. The steps are logged at level INFO.
 
     Args:
-        run: Run folder or checkpoint.
+        run: Run folder or checkpoint; for QGIS also an exported float32 model or ``starter``, without torch.
         out: The file, ``*.onnx``.
         for_: ``"landcover"``, or ``"qgis"`` for the plugin Deepness: a static square input that the plugin
             normalises, one output, and the plugin's own metadata.
@@ -203,7 +209,9 @@ def export(
     for path in filter(None, (out, item)):
         check_output(path, force=force)
 
-    reference = cast("TorchRuntime", open_model(run, device="cpu", runtime="torch"))
+    if from_file := for_ == "qgis" and is_exported(resolve_model(run)):
+        run = _float_file(run)
+    reference = open_model(run, device="cpu", runtime="onnxruntime" if from_file else "torch")
     imagery = PROCEDURAL if data is None else open_crops(data, split, gsd=gsd)
     sources = [parse_crops(text, gsd=gsd) for text in calibration]
     compared = [imagery, *(parse_crops(text, gsd=gsd) for text in options.compare or ())]
@@ -212,7 +220,11 @@ def export(
 
     with tempfile.TemporaryDirectory(prefix="landcover-export-") as name:
         folder = Path(name)
-        variant = float_variant(reference, windows, folder, for_)
+        if for_ == "qgis":
+            model = onnx.load(Path(run)) if from_file else _converted(reference)
+            variant = qgis_variant(model, reference, windows, folder)
+        else:
+            variant = float_variant(reference, windows, folder)
         if labelled is not None and options.int8:
             share = -(-options.calibration_images // len(sources))
             # Half a window: more different crops in the same number of pixels, also from a few images.
@@ -233,7 +245,10 @@ def export(
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "source_sha256": model_digest(run),
         "opset": OPSET,
-        "versions": {"landcover": __version__, **{name: version(name) for name in _LIBRARIES}},
+        "versions": {
+            "landcover": __version__,
+            **{name: version(name) for name in (_PLUGIN_LIBRARIES if from_file else _LIBRARIES)},
+        },
         "imagery": imagery.name,
         "seed": seed,
         **variant.results,
@@ -251,7 +266,7 @@ def export(
             href=href if href.startswith("../") else f"./{href}",
             sha256=exported.sha256,
             size=out.stat().st_size,
-            parameters=sum(values.numel() for values in reference.module.parameters()),
+            parameters=_parameters(variant.model if from_file else reference),
             side=side if for_ == "qgis" else None,
         )
         write_text(item, json.dumps(content, indent=1) + "\n", force=force)
@@ -289,9 +304,36 @@ def _check_int8(
         )
 
 
-def float_variant(
-    reference: TorchRuntime, windows: Sequence[UInt8Array], folder: Path, for_: Purpose = "landcover"
-) -> Variant:
+def _float_file(model: str | Path) -> Path:
+    """Return the exported float32 file of a model, for ``starter`` that of ``starter-fp32``."""
+    file = resolve_model(model)
+    if read_card(file).precision == "fp32":
+        return file
+    if file == shipped_file(str(model)) and (other := _SHIPPED_FLOAT.get(str(model))):
+        return resolve_model(other)
+    raise UsageError(
+        f"{model} is INT8, which the plugin's onnxruntime computes wrongly on some processors. Export the "
+        "run that it was made of, or its float32 file."
+    )
+
+
+def _converted(reference: Runtime) -> onnx.ModelProto:
+    """Return the graph of a network in torch."""
+    from landcover.exporting.graph import model_graph
+
+    torch_runtime = cast("TorchRuntime", reference)
+    _log.info("Converting the network %s to ONNX; this can take a minute", reference.card.model.encoder)
+    return model_graph(cast("DeepLabV3Plus", torch_runtime.module), reference.card)
+
+
+def _parameters(model: onnx.ModelProto | Runtime) -> int:
+    """Return the number of weights of a graph or of a network in torch."""
+    if isinstance(model, onnx.ModelProto):
+        return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
+    return sum(values.numel() for values in cast("TorchRuntime", model).module.parameters())
+
+
+def float_variant(reference: Runtime, windows: Sequence[UInt8Array], folder: Path) -> Variant:
     """Write the float32 file, ``float.onnx``, and compare it with torch in every runtime that is to run it.
 
     Predictions are compared on ``windows``, uint8 (H, W, 3) each.
@@ -299,26 +341,34 @@ def float_variant(
     Raises:
         ModelError: If a runtime's predictions differ too much from the network's.
     """
-    card, network, file = reference.card, cast("DeepLabV3Plus", reference.module), folder / "float.onnx"
-    _log.info("Converting the network %s to ONNX; this can take a minute", card.model.encoder)
-    if for_ == "qgis":
-        model, entries = standardised_graph(network, card), deepness_entries(card)
-    else:
-        model, entries = model_graph(network, card), dict(_PIXELS)
-        if card.licence:
-            entries["model_license"] = card.licence
+    card, file, model, entries = reference.card, folder / "float.onnx", _converted(reference), dict(_PIXELS)
+    if card.licence:
+        entries["model_license"] = card.licence
     write_model(file, model, card, entries)
     _log.info("Comparing the ONNX file with torch")
-    if for_ == "qgis":
-        parity = check_parity(
-            lambda batch: (reference.probabilities(batch),),
-            {"onnxruntime, as Deepness runs it": DeepnessPrediction(file)},
-            (_full_window(window, card.window_px)[None] for window in windows),
-        )
-    else:
-        runtimes = {name: both_outputs(open_model(file, device="cpu", runtime=name)) for name in _RUNTIMES}
-        parity = check_parity(both_outputs(reference), runtimes, parity_batches(windows))
+    runtimes = {name: both_outputs(open_model(file, device="cpu", runtime=name)) for name in _RUNTIMES}
+    parity = check_parity(both_outputs(reference), runtimes, parity_batches(windows))
     return Variant(model, card, entries, {"parity": parity})
+
+
+def qgis_variant(
+    model: onnx.ModelProto, reference: Runtime, windows: Sequence[UInt8Array], folder: Path
+) -> Variant:
+    """Write the file for Deepness, check its format, and compare what the plugin computes with the model.
+
+    Raises:
+        ModelError: If the plugin cannot load the file, or its predictions differ too much.
+    """
+    card, file = reference.card, folder / "qgis.onnx"
+    model, entries = standardised_graph(model, card), deepness_entries(card)
+    write_model(file, model, card, entries)
+    form = check_plugin_format(file)
+    parity = check_parity(
+        lambda batch: (reference.probabilities(batch),),
+        {"onnxruntime, as Deepness runs it": DeepnessPrediction(file)},
+        (_full_window(window, card.window_px)[None] for window in windows),
+    )
+    return Variant(model, card, entries, {**form, "parity": parity})
 
 
 def int8_variant(

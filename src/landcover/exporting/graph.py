@@ -1,4 +1,4 @@
-"""The network with normalisation, padding and softmax as one ONNX graph, and the file that holds it.
+"""The network with normalisation, padding and softmax as one ONNX graph.
 
 The graph comes from torch's exporter on ``torch.export``. It is dynamic in batch, height and width, without a
 branch or a loop, and batch norms are folded into the convolutions.
@@ -6,11 +6,8 @@ branch or a loop, and batch norms are folded into the convolutions.
 
 import copy
 import io
-import json
 import warnings
-from collections.abc import Mapping
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any, cast
 
 import onnx
@@ -18,18 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from landcover import __version__
+from landcover.exporting.onnxfile import INPUT, OPSET
 from landcover.model._compat import Conv2dSame
-from landcover.model.card import CARD_KEY, ModelCard
+from landcover.model.card import ModelCard
 from landcover.model.network import DeepLabV3Plus
-from landcover.model.runtimes import OUTPUTS, PROBABILITIES
-
-OPSET = 18
-"""Version of ONNX's operators: the first whose Pad and Resize take the axes that the exporter writes."""
-
-INPUT = "image"
-STANDARDISED = "standardised"
-"""Name of an input that the caller has normalised; another name, so that no runtime confuses them."""
+from landcover.model.runtimes import OUTPUTS
 
 # Not 0 or 1, which the exporter treats as constants; all different, and no multiple of an output stride.
 _EXAMPLE = (2, 3, 97, 75)
@@ -60,25 +50,22 @@ class Served(nn.Module):
     Args:
         network: The network; it is copied.
         card: Its preprocessing and temperature.
-        normalise: Take RGB 0..255 and return both outputs. Otherwise take normalised values and return only
-            the full probabilities.
     """
 
-    def __init__(self, network: DeepLabV3Plus, card: ModelCard, *, normalise: bool) -> None:
+    def __init__(self, network: DeepLabV3Plus, card: ModelCard) -> None:
         super().__init__()
         self.network = copy.deepcopy(network)
         for module in self.network.modules():
             if type(module) is Conv2dSame:
                 module.__class__ = ConstantSame  # type: ignore[assignment]  # the same parameters
         self.temperature = card.temperature
-        self.normalise = normalise
         scale, offset = card.preprocessing.factors
         self.register_buffer("scale", torch.from_numpy(scale)[:, None, None])
         self.register_buffer("offset", torch.from_numpy(offset)[:, None, None])
 
-    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Return probabilities (N, C, H, W) of (N, 3, H, W), and those at the decoder's stride."""
-        x = image * self.get_buffer("scale") + self.get_buffer("offset") if self.normalise else image
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilities (N, C, H, W) of RGB (N, 3, H, W), and those at the decoder's stride."""
+        x = image * self.get_buffer("scale") + self.get_buffer("offset")
         height, width = x.shape[-2:]
         stride, multiple = self.network.stride, self.network.encoder.output_stride
         below = (height + multiple - 1) // multiple * multiple - height
@@ -87,8 +74,6 @@ class Served(nn.Module):
         logits = self.network.logits(padded) / self.temperature
         full = F.interpolate(logits, scale_factor=float(stride), mode="bilinear", align_corners=False)
         probabilities = full[..., :height, :width].softmax(dim=1)
-        if not self.normalise:
-            return probabilities
         coarse = logits[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
         return probabilities, coarse.softmax(dim=1)
 
@@ -103,7 +88,7 @@ def model_graph(network: DeepLabV3Plus, card: ModelCard) -> onnx.ModelProto:
     """
     names = [torch.export.Dim(name, min=1) for name in ("batch", "height", "width")]
     model = _exported(
-        Served(network, card, normalise=True),
+        Served(network, card),
         torch.zeros(_EXAMPLE),
         input_names=[INPUT],
         output_names=list(OUTPUTS),
@@ -114,20 +99,6 @@ def model_graph(network: DeepLabV3Plus, card: ModelCard) -> onnx.ModelProto:
         for dimension, side in zip(list(output.type.tensor_type.shape.dim)[2:], sides, strict=True):
             dimension.dim_param = side
     return model
-
-
-def standardised_graph(network: DeepLabV3Plus, card: ModelCard) -> onnx.ModelProto:
-    """Return the graph without normalisation, static, with one output.
-
-    Input ``standardised``: float32 (1, 3, S, S) for the card's window of S pixels; output ``probabilities``:
-    float32 (1, C, S, S). Arguments as :func:`model_graph`.
-    """
-    return _exported(
-        Served(network, card, normalise=False),
-        torch.zeros(1, 3, card.window_px, card.window_px),
-        input_names=[STANDARDISED],
-        output_names=[PROBABILITIES],
-    )
 
 
 def _exported(module: nn.Module, example: Tensor, **options: Any) -> onnx.ModelProto:
@@ -147,40 +118,3 @@ def _exported(module: nn.Module, example: Tensor, **options: Any) -> onnx.ModelP
         part.doc_string = ""
     graph.name, graph.doc_string = "landcover", ""
     return model
-
-
-def deepness_entries(card: ModelCard) -> dict[str, str]:
-    """Return the metadata that Deepness reads, the QGIS plugin that runs ONNX models on map layers.
-
-    Each entry is JSON: ``tiles_size`` of its manual, ``tile_size`` of its code; overlap in percent of a tile,
-    resolution in centimetres per pixel. The plugin sets values below ``seg_thresh`` to zero before the
-    argmax; ``seg_small_segment`` is the size of a median filter. See its sources,
-    https://github.com/PUTvision/qgis-plugin-deepness, 2024 to 2026.
-    """
-    values = {
-        "model_type": "Segmentor",
-        "class_names": {str(i): name for i, name in enumerate(card.legend.scored_names)},
-        "resolution": round(100 * card.preprocessing.gsd, 6),
-        "tile_size": card.window_px,
-        "tiles_size": card.window_px,
-        "tiles_overlap": round(100 * card.overlap_px / card.window_px),
-        "standardization_mean": list(card.preprocessing.mean),
-        "standardization_std": list(card.preprocessing.std),
-        "seg_thresh": 0.0,
-        "seg_small_segment": 0,
-    }
-    return {name: json.dumps(value) for name, value in values.items()}
-
-
-def write_model(
-    path: Path, model: onnx.ModelProto, card: ModelCard, entries: Mapping[str, str] | None = None
-) -> None:
-    """Write or replace one ONNX file: graph, weights, card, and further entries of ``metadata_props``."""
-    classes = ", ".join(card.legend.scored_names)
-    model.producer_name, model.producer_version = "landcover", __version__
-    model.doc_string = (
-        f"Land cover from RGB imagery of {card.preprocessing.gsd:g} m per pixel: {classes}. "
-        f"The card is JSON under {CARD_KEY!r} in metadata_props."
-    )
-    onnx.helper.set_model_props(model, {CARD_KEY: card.model_dump_json(), **(entries or {})})
-    path.write_bytes(model.SerializeToString(deterministic=True))

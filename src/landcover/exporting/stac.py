@@ -7,7 +7,7 @@ the STAC specification allows (and then forbids a bounding box).
 import re
 from typing import Any
 
-from landcover.exporting.graph import INPUT, STANDARDISED
+from landcover.exporting.onnxfile import INPUT, STANDARDISED
 from landcover.model.card import ModelCard
 from landcover.model.preprocessing import RGB
 from landcover.model.runtimes import PROBABILITIES
