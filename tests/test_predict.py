@@ -85,7 +85,7 @@ def test_nodata_stays_nodata_and_counts_for_no_class(tmp_path):
     with rasterio.open(tmp_path / "scene_mask.tif") as source:
         assert np.array_equal(source.read(1) == NODATA, index == 6)
     with rasterio.open(tmp_path / "scene_probabilities.tif") as source:
-        assert not source.read()[:, index == 6].any()
+        assert (source.read()[:, index == 6] == 255).all()
     assert result.to_dict()["maps"][0]["nodata_pixels"] == 600
     assert sum(area.pixels for area in result.areas) == index.size - 600
 
@@ -104,7 +104,7 @@ def test_nothing_is_said_under_alpha_0_whatever_the_file(tmp_path, name):
     index = read_mask(result.maps[0].task.map, DEEPGLOBE).index
     assert np.array_equal(index, np.where(alpha == 0, NODATA, TRUTH))
     with rasterio.open(result.maps[0].task.beside("_probabilities.tif")) as source:
-        assert not source.read()[:, alpha == 0].any()
+        assert (source.read()[:, alpha == 0] == 255).all()
 
 
 def test_areas_are_counted(tmp_path):

@@ -157,8 +157,9 @@ def test_bands_have_names_scale_and_tags(tmp_path, place, cog):
         assert np.array_equal(source.read(), values)
         assert source.descriptions == names
         assert source.tags()["A"] == "b"
-        assert {source.tags(band)["SCALE"] for band in source.indexes} == {"1/255"}
-        assert source.nodata is None
+        assert {source.tags(band)["SCALE"] for band in source.indexes} == {"1/254"}
+        assert set(source.scales) == {1 / 254}
+        assert source.nodata == NODATA
     assert read_georeference(path) == place
 
 

@@ -102,11 +102,17 @@ def test_confidence_is_the_probability_of_the_mapped_class(tmp_path):
     with rasterio.open(tmp_path / "a_probabilities.tif") as source:
         probabilities = source.read()
     index, confidence = read(tmp_path / "a_mask.tif"), read(tmp_path / "a_confidence.tif")
-    assert np.array_equal(confidence, probabilities.max(axis=0))
     inside = index != NODATA
-    assert (np.take_along_axis(probabilities, np.where(inside, index, 0)[None], 0)[0] == confidence)[
-        inside
-    ].all()
+    assert (probabilities[:, ~inside] == 255).all()
+    assert (confidence[~inside] == 0).all()
+    mapped = np.take_along_axis(probabilities, np.where(inside, index, 0)[None], 0)[0][inside]
+    assert np.array_equal(mapped, probabilities.max(axis=0)[inside])
+    assert np.abs(mapped / 254 - confidence[inside] / 255).max() <= 1 / 254
+    declared = {}
+    for name in ("probabilities", "confidence"):
+        with rasterio.open(tmp_path / f"a_{name}.tif") as source:
+            declared[name] = (source.nodata, set(source.scales))
+    assert declared == {"probabilities": (255, {1 / 254}), "confidence": (0, {1 / 255})}
 
 
 def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path):

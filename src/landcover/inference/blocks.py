@@ -28,6 +28,7 @@ from landcover.legend import NODATA, Legend
 from landcover.model.preprocessing import Size
 from landcover.ood import OodStats
 from landcover.raster import Scene
+from landcover.raster.writing import CONFIDENCE, PROBABILITIES
 from landcover.windows import Window
 
 _log = logging.getLogger(__name__)
@@ -258,7 +259,7 @@ class SceneWork:
         return [range(run[0], run[-1] + 1) for run in runs]
 
     def finish(self, block: RowBlock, log: ReadLog) -> None:
-        """Write the rows of a block: 255 in the map and 0 elsewhere where there is no imagery.
+        """Write the rows of a block: nodata where there is no imagery.
 
         Raises:
             OutputError: If there is no space.
@@ -270,11 +271,14 @@ class SceneWork:
             self.classes.write(block.start, classes)
         if self.probabilities is not None or self.confidence is not None:
             for chunk, values in block.probabilities():
-                scaled = np.rint(values * 255).astype(np.uint8)
                 if self.probabilities is not None:
+                    scaled = np.rint(values * PROBABILITIES.steps).astype(np.uint8)
+                    if block.valid is not None:
+                        scaled[:, ~block.valid[chunk]] = PROBABILITIES.nodata
                     self.probabilities.write(block.start + chunk.start, np.moveaxis(scaled, 0, 1))
                 if self.confidence is not None:
-                    self.confidence.write(block.start + chunk.start, scaled.max(axis=0))
+                    scaled = np.rint(values.max(axis=0) * CONFIDENCE.steps).astype(np.uint8)
+                    self.confidence.write(block.start + chunk.start, scaled)
         if self._folder is not None:
             for buffer in self._buffers:
                 buffer.flush()

@@ -26,6 +26,7 @@ from landcover.ood import OodReport
 from landcover.postprocess.sieve import remove_small_regions, sieve_row_blocks
 from landcover.raster import RasterSpec, write_bands
 from landcover.raster.mapfiles import write_map_file
+from landcover.raster.writing import CONFIDENCE
 from landcover.raster.zonal import ClassAreas
 from landcover.scale import GsdSource
 from landcover.windows import Window
@@ -227,7 +228,9 @@ def write_products(
         write_bands(task.beside("_probabilities.tif"), moved, spec, names, cog=cog, force=force)
     if work.confidence is not None:
         single = work.confidence.path or (strip[None] for strip in work.confidence.strips())
-        write_bands(task.beside("_confidence.tif"), single, spec, ["confidence"], cog=cog, force=force)
+        write_bands(
+            task.beside("_confidence.tif"), single, spec, ["confidence"], CONFIDENCE, cog=cog, force=force
+        )
 
     classes, strips = work.classes, work.classes.strips()
     if options.min_region is not None:

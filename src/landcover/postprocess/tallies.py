@@ -47,7 +47,10 @@ class Confidence:
         np.max(bands, axis=0, out=values[: stop - runs.row, :width])
         values, start = values.reshape(-1), runs.start[runs.above :] - runs.width
         if values.dtype == np.uint8:
-            scaled: Float64Array = np.add.reduceat(values, start, dtype=np.float64) / 255
+            scale = self._source.scales[0]
+            if scale == 1:  # not declared, as in files of version 0.1
+                scale = 1 / 255
+            scaled: Float64Array = np.add.reduceat(values, start, dtype=np.float64) * scale
             return scaled
         lowest, highest = np.minimum.reduceat(values, start), np.maximum.reduceat(values, start)
         fits = (lowest >= 0) & (highest <= 1)

@@ -10,7 +10,7 @@ same file is written again.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -108,32 +108,48 @@ def write_map(
         write_style(path, legend, unknown=unknown)
 
 
+class Coding(NamedTuple):
+    """How bytes stand for values in 0..1: 0 to ``steps`` in equal steps, and a value for no data."""
+
+    steps: int
+    nodata: int
+
+
+CONFIDENCE = Coding(255, 0)
+"""The probability of the mapped class, which is never 0."""
+
+PROBABILITIES = Coding(254, NODATA)
+"""Probabilities of all classes, which may be 0."""
+
+
 def write_bands(
     path: Path,
     rows: Rows,
     spec: RasterSpec,
     names: Sequence[str],
+    coding: Coding = PROBABILITIES,
     *,
     cog: bool = False,
     force: bool = False,
 ) -> None:
-    """Write values in 0..1, such as probabilities, as 0..255 in bands of a tiled, deflated GeoTIFF.
+    """Write values in 0..1, such as probabilities, as bytes in bands of a tiled, deflated GeoTIFF.
 
-    The tag ``SCALE`` of each band is ``1/255``. Overviews are averages. Memory and disk as for
-    :func:`write_map`, times the number of bands.
+    Each band has GDAL's scale, and the tag ``SCALE`` such as ``1/254``. Overviews are averages. Memory and
+    disk as for :func:`write_map`, times the number of bands.
 
     Args:
         path: The file.
         rows: uint8 (bands, n, width) strips, from the top, ``spec.height`` rows together; or a file of bytes.
         spec: Size, georeference and tags.
         names: Descriptions of the bands.
+        coding: What the bytes stand for.
         cog: Write a Cloud Optimized GeoTIFF.
         force: Replace an existing file.
 
     Raises:
         OutputError: If the file exists and ``force`` is off, or cannot be written.
     """
-    _write(path, rows, spec, names, None, cog=cog, force=force)
+    _write(path, rows, spec, names, coding, cog=cog, force=force)
 
 
 def write_class_raster(
@@ -155,14 +171,14 @@ def _write(
     rows: Rows,
     spec: RasterSpec,
     names: Sequence[str],
-    legend: Legend | None,
+    meaning: Legend | Coding,
     *,
     cog: bool,
     force: bool,
 ) -> None:
-    """Write a band for each name: classes of ``legend``, or without one values in 0..1 as 0..255."""
+    """Write a band for each name: classes of a legend, or values in 0..1."""
     check_output(path, force=force)
-    count, predictor = len(names), 1 if legend else 2
+    count, predictor = len(names), 1 if isinstance(meaning, Legend) else 2
     shape = count, spec.height, spec.width
     options = {
         "GDAL_NUM_THREADS": "ALL_CPUS",
@@ -192,13 +208,13 @@ def _write(
             form = {
                 "driver": "COG",
                 "blocksize": _BLOCK_PX,
-                "predictor": "no" if legend else "yes",
+                "predictor": "no" if isinstance(meaning, Legend) else "yes",
                 "overviews": "auto",  # those of the source
             }
         try:
             with BLOCK_CACHE.share(cache), rasterio.Env(**options):
                 source = pixels.with_suffix(".vrt")  # GDAL reads raw files only beside a VRT
-                _describe(source, pixels, spec, names, legend)
+                _describe(source, pixels, spec, names, meaning)
                 copy(str(source), str(temporary), **form, **common)
                 _check_whole(temporary)
         except (RasterioError, CPLE_BaseError) as error:
@@ -207,7 +223,9 @@ def _write(
             ) from error
 
 
-def _describe(vrt: Path, pixels: Path, spec: RasterSpec, names: Sequence[str], legend: Legend | None) -> None:
+def _describe(
+    vrt: Path, pixels: Path, spec: RasterSpec, names: Sequence[str], meaning: Legend | Coding
+) -> None:
     """Write a VRT that makes a raster of the file of bytes beside it, and its overviews."""
     count, height, width = len(names), spec.height, spec.width
     bands = (
@@ -221,21 +239,25 @@ def _describe(vrt: Path, pixels: Path, spec: RasterSpec, names: Sequence[str], l
     with rasterio.open(vrt, "r+") as target:
         if spec.georeference is not None:
             target.crs, target.transform = spec.georeference.crs, spec.georeference.transform
-        if legend is None:
+        if isinstance(meaning, Coding):
             target.update_tags(**spec.tags)
+            target.nodata = meaning.nodata
+            target.scales = [1 / meaning.steps] * count
         else:
-            target.update_tags(**{**legend.tags, **spec.tags})
+            target.update_tags(**{**meaning.tags, **spec.tags})
             target.nodata = NODATA
-            target.write_colormap(1, colour_table(legend))
+            target.write_colormap(1, colour_table(meaning))
         for band, name in enumerate(names, 1):
             target.set_band_description(band, name)
-            if legend is None:
-                target.update_tags(band, SCALE="1/255")
+            if isinstance(meaning, Coding):
+                target.update_tags(band, SCALE=f"1/{meaning.steps}")
         levels: list[int] = []
         while max(height, width) > _BLOCK_PX << len(levels):
             levels.append(2 << len(levels))
         if levels:
-            target.build_overviews(levels, Resampling.mode if legend else Resampling.average)
+            target.build_overviews(
+                levels, Resampling.mode if isinstance(meaning, Legend) else Resampling.average
+            )
 
 
 def _check_whole(path: Path) -> None:
