@@ -224,7 +224,7 @@ def test_a_file_without_crs(tmp_path):
 
 def test_coordinates_that_do_not_exist_in_the_crs(tmp_path):
     points = [shapely.Point(500_000, 5_700_000), shapely.Point(1e30, 1e30)]
-    with pytest.raises(DataError, match=r"far\.gpkg: Coordinates in EPSG:32631 cannot be transformed"):
+    with pytest.raises(DataError, match=r"far\.gpkg: The coordinates 1e\+30, 1e\+30 do not exist in"):
         read_features(write_raw(tmp_path / "far.gpkg", points), WGS84)
 
 

@@ -15,8 +15,9 @@ from types import ModuleType
 from typing import Any
 from xml.parsers import expat
 
+from rasterio.crs import CRS
 from rasterio.env import ensure_env_with_credentials
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.io import DatasetReader
 
 from landcover.errors import DataError, ImageError
@@ -348,12 +349,25 @@ def _of_stem(stem: str, names: list[str]) -> Iterator[str]:
 
 _JSON_CRS = re.compile(rb"""[cC][rR][sS]["']|\\u00[4-7]""")
 _PLAIN_CRS = re.compile(rb"""\s*(:\s*([^\s{/]|\{[^{}\\]*(\{[^{}\\]*\}[^{}\\]*)?\})|[,}\]])""")
+_CRS_NAME = re.compile(rb"""["']properties["']\s*:\s*\{\s*["']name["']\s*:\s*["']([^"']*)["']""")
 _VECTORS = {
     b"SQLite format 3\0": "GeoPackage",
     b"fgb": "FlatGeobuf",
     b"PAR1": "GeoParquet",
     b"\0\0\x27\x0a": "shapefile",
 }
+
+
+def _is_crs(name: str) -> bool:
+    from rasterio import Env
+
+    urn = re.fullmatch(r"urn:(?:x-)?ogc:def:crs:(\w+):[^:]*:(\w+)", name, re.IGNORECASE)
+    try:
+        with Env():  # else PROJ prints what it does not find
+            CRS.from_user_input(f"{urn[1]}:{urn[2]}" if urn else "OGC:CRS84" if name == "CRS84" else name)
+    except (CRSError, CPLE_BaseError):
+        return False
+    return True
 
 
 def check_vector(path: Path) -> None:
@@ -399,6 +413,12 @@ def check_vector(path: Path) -> None:
                     raise DataError(
                         f"{path} declares a CRS by a link or in an unusual form at byte {key.start()}; "
                         'expected "crs": {"type": "name", "properties": {"name": "EPSG:..."}}.'
+                    )
+                name = _CRS_NAME.search(plain[0])
+                if name is not None and not _is_crs(name[1].decode(errors="replace")):
+                    raise DataError(  # GDAL would read longitude and latitude
+                        f"{path} declares the unknown CRS {name[1][:80].decode(errors='replace')!r}; "
+                        "expected one such as EPSG:32631."
                     )
         return
     markup = re.sub(rb"<!--.*?-->|<\?.*?\?>", b"", text, flags=re.DOTALL).lstrip()

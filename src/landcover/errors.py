@@ -5,7 +5,8 @@ The command line turns any :class:`LandcoverError` into one message without a tr
 """
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 INTERRUPTED = 130
@@ -83,6 +84,44 @@ class LandcoverWarning(UserWarning):
         >>> import warnings
         >>> warnings.simplefilter("ignore", lc.LandcoverWarning)
     """
+
+
+_LIBRARIES = frozenset(
+    ["PIL", "affine", "onnxruntime", "openvino", "pyarrow", "pyogrio", "rasterio", "safetensors", "shapely"]
+)
+"""Libraries that read or interpret files."""
+
+
+def foreign_reason(error: BaseException) -> str | None:
+    """Return the first cause of an error that one of the libraries that read files raised; None for others.
+
+    Their errors have no common type, some are plain ones of Python, so that the place where it was raised
+    decides.
+    """
+    module, trace = type(error).__module__, error.__traceback__
+    while trace is not None:
+        module, trace = trace.tb_frame.f_globals.get("__name__") or module, trace.tb_next
+    own = {module.partition(".")[0], type(error).__module__.partition(".")[0]}
+    if isinstance(error, LandcoverError | MemoryError) or own.isdisjoint(_LIBRARIES):
+        return None
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(". ")
+
+
+@contextmanager
+def foreign_errors(refuse: Callable[[str], LandcoverError]) -> Iterator[None]:
+    """Turn errors of the libraries that read files into errors of landcover.
+
+    Args:
+        refuse: Makes the error from the reason; it names the file.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (reason := foreign_reason(error)) is None:
+            raise
+        raise refuse(reason) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

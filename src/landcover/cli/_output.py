@@ -189,7 +189,7 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    lines = [[*row] for row in rows]
+    lines = [[printable(cell) for cell in row] for row in rows]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     longest = max((len(line[0]) for line in lines), default=0)
     table.add_column(head[0], min_width=min(longest, _NAME_WIDTH))

@@ -16,6 +16,7 @@ from landcover.legend import DEEPGLOBE, Legend
 from landcover.progress import track
 from landcover.raster.classmap import ClassMap, open_class_map
 from landcover.raster.zonal import ClassAreas
+from landcover.textfiles import plain_cell
 
 with needs("vector"):
     import shapely
@@ -95,7 +96,7 @@ def sample(
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["id", *LON_LAT, MAP_COLUMN, CLASS_COLUMN])
         for number, (lon, lat), name in zip(ids, lon_lat, names, strict=True):
-            writer.writerow([number, f"{lon:.9f}", f"{lat:.9f}", name, ""])
+            writer.writerow([number, f"{lon:.9f}", f"{lat:.9f}", plain_cell(name), ""])
         write_text(out, text.getvalue(), force=force)
     else:
         columns = {"id": ids, MAP_COLUMN: names, CLASS_COLUMN: np.full(len(points), None, object)}

@@ -17,7 +17,7 @@ from landcover.errors import DataError, UsageError, did_you_mean
 from landcover.extras import needs
 from landcover.io.vectors import WGS84, Kind, read_features, reproject
 from landcover.legend import NODATA, Legend
-from landcover.textfiles import parse_csv, read_text
+from landcover.textfiles import parse_csv, plain_cell, read_text
 
 with needs("vector"):
     import shapely
@@ -104,7 +104,7 @@ def read_truth(
     labels, labelled = parse_labels(path, columns, column or CLASS_COLUMN, legend)
     drawn_in = np.full(len(labels), NODATA, np.uint8)
     if (drawn := _find_column(columns, MAP_COLUMN)) is not None:
-        known = {name: index for index, name in enumerate(legend.names)}
+        known = {form: index for index, name in enumerate(legend.names) for form in (name, plain_cell(name))}
         drawn_in[:] = [known.get(name, NODATA) for name in columns[drawn]]
     unlabelled = int(np.count_nonzero(~labelled))
     return Truth(geometries[labelled], labels[labelled], kind, unlabelled, drawn_in[labelled])

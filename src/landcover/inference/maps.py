@@ -22,6 +22,7 @@ from landcover.errors import (
     OutputError,
     OutputLostError,
     UsageError,
+    foreign_errors,
     printable,
 )
 from landcover.extras import needs
@@ -287,7 +288,7 @@ def _make(
                     made = read_kept(task, options, tags, result.legend)
                     if made is not None:
                         return made  # another process made it meanwhile
-                with open_imagery(task, options, gsd) as imagery:
+                with foreign_errors(partial(_unreadable, task)), open_imagery(task, options, gsd) as imagery:
                     progress = partial(watched, task)
                     return make_map(runtime, task, imagery, options, tags=tags, progress=progress)
         except (DataError, UsageError, LockedError, OutputLostError, OutOfMemoryError) as error:
@@ -337,6 +338,10 @@ def _make(
         reason = f"{made_map.task.map}, or a file beside it, was removed after it was written."
         result.failed[made_map.task.name] = reason
         _log.warning("%s", reason)
+
+
+def _unreadable(task: Task, reason: str) -> DataError:
+    return DataError(f"{task.name} cannot be read: {reason}. If it is damaged or incomplete, copy it again.")
 
 
 class _Shared:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.io.files import check_name, refuse_existing, walk
@@ -28,6 +29,12 @@ MAX_OFF_PALETTE = 0.01
 
 MAX_PIXELS = 1 << 28
 """Default limit on the pixels of a file that is decoded: 16384 x 16384."""
+
+
+_DEVICES = frozenset(
+    ["CON", "PRN", "AUX", "NUL", *(f"{name}{i}" for name in ("COM", "LPT") for i in range(1, 10))]
+)
+"""Names that Windows reserves, with any suffix."""
 
 
 class Found(NamedTuple):
@@ -117,17 +124,25 @@ def check_targets(
         shown: Returns the name of a source in messages.
 
     Raises:
-        OutputError: If two sources have one target, a target is a source, or exists and ``force`` is off.
+        OutputError: If two sources have one target, or targets whose names differ only in case, a target has
+            a name that Windows reserves (``con``, ``nul``), is a source, or exists and ``force`` is off.
     """
     pairs = list(pairs)
     sources = {_real(source) for source, _ in pairs if isinstance(source, Path)}
-    owners: dict[Path, Path | str] = {}
+    owners: dict[str, tuple[Path | str, Path]] = {}
     for source, target in pairs:
-        other = owners.setdefault(target, source)
+        # As file systems compare names that do not distinguish cases and forms of characters.
+        other, taken = owners.setdefault(normalize("NFC", str(target)).casefold(), (source, target))
         if other != source:
+            where = f"both be written to {target}"
+            if taken != target:
+                where = f"be written to {taken} and {target}, which are one file on Windows and macOS"
             raise OutputError(
-                f"{shown(other)} and {shown(source)} would both be written to {target}. Write them to two "
-                "folders, or pass the folder that holds both."
+                f"{shown(other)} and {shown(source)} would {where}. Rename one, or write them to two folders."
+            )
+        if target.name.partition(".")[0].upper() in _DEVICES:
+            raise OutputError(
+                f"{target} has a name that Windows reserves for a device. Rename {shown(source)}."
             )
         if _real(target) in sources:
             raise OutputError(f"{target} would replace an input. Choose another output folder.")

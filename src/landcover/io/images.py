@@ -20,12 +20,13 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from landcover._typing import BoolArray, UInt8Array
-from landcover.errors import DataError, ImageError
+from landcover.errors import DataError, ImageError, LandcoverError, foreign_reason
 from landcover.io.discovery import MAX_PIXELS
 
 T = TypeVar("T")
 
 _HEAD_BYTES = 1 << 16
+_DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -241,7 +242,11 @@ def _guarded(path: Path, error: type[DataError], read: Callable[[Format], T]) ->
         return read(file_format)
     except RefusedError as refusal:
         raise error(f"{path} {refusal}") from None
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as problem:
+    except LandcoverError as known:
+        raise known if isinstance(known, error) else error(str(known)) from None
+    except Exception as problem:
+        if not isinstance(problem, _DECODING_ERRORS) and foreign_reason(problem) is None:
+            raise
         if isinstance(problem, OSError) and problem.errno is not None:
             raise error(f"{path} cannot be read: {problem.strerror}.") from problem
         reason = str(problem.__cause__ or problem).rstrip(".")

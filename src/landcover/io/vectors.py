@@ -17,7 +17,7 @@ from rasterio.warp import transform
 
 from landcover._gdal import CPLE_BaseError, check_vector, grid_file, import_pyogrio
 from landcover._typing import BoolArray
-from landcover.errors import DataError, OutputError, UsageError, did_you_mean
+from landcover.errors import DataError, OutputError, UsageError, did_you_mean, foreign_errors
 from landcover.extras import needs
 from landcover.io.files import atomic_path
 
@@ -41,6 +41,10 @@ _LONGEST_EDGE_M = 1000.0
 """A straight edge is bent in another CRS: over a kilometre by about 2 cm times the latitude's tangent."""
 
 _METRES_PER_DEGREE = 111_320.0
+_LONGITUDES, _LATITUDES = 540.0, 90.0
+"""Largest longitude, with room for scenes across the date line, and latitude."""
+_FARTHEST_M = 1e8
+"""Largest coordinate of a projection: more than twice around the Earth."""
 _ROUNDED_AREA = 1e-6
 _CHUNK = 1 << 18
 """Coordinates reprojected at a time: rasterio makes each a Python number."""
@@ -87,6 +91,11 @@ def read_features(path: str | Path, crs: CRS, *, layer: str | None = None) -> Fe
         UsageError: If the layer does not exist.
     """
     path = Path(path)
+    with foreign_errors(lambda reason: DataError(f"{path} cannot be read as a vector file: {reason}.")):
+        return _read_features(path, crs, layer)
+
+
+def _read_features(path: Path, crs: CRS, layer: str | None) -> Features:
     if not (path.is_file() or path.is_dir()):  # some vector files are folders
         state = "is a device or a pipe" if path.exists() else "does not exist"
         raise DataError(f"{path} {state}; expected a vector file, such as a GeoPackage.")
@@ -229,14 +238,17 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
     Raises:
         DataError: If the transformation does not exist, or not for some of the coordinates.
     """
-    if source == target or not len(geometries):
+    if not len(geometries) or (source == target and not (source.is_geographic or source.is_projected)):
         return geometries
     try:
         unit = _METRES_PER_DEGREE if source.is_geographic else source.linear_units_factor[1]
-    except CRSError as error:  # a site's own grid
+    except CRSError as error:  # a site's own grid, or geocentric
         raise DataError(
             f"The CRS of the coordinates is not tied to the Earth: {source.to_string()}."
         ) from error
+    _check_range(geometries, source, unit)
+    if source == target:
+        return geometries
     dense = shapely.segmentize(geometries, _LONGEST_EDGE_M / unit)
     places = shapely.get_coordinates(dense)
     reason = "some do not exist there"
@@ -258,6 +270,23 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
         f"Coordinates in {source.to_string()} cannot be transformed to {target.to_string()}: {reason}. "
         "Check that the file declares the CRS that it was made in, and keep only features near the raster."
     )
+
+
+def _check_range(geometries: Geometries, source: CRS, unit: float) -> None:
+    """Refuse coordinates that are not on the Earth, before the edges between them get vertices.
+
+    Raises:
+        DataError: If a coordinate is not finite or out of range; the message shows it.
+    """
+    places = shapely.get_coordinates(geometries)
+    x_limit, y_limit = (_LONGITUDES, _LATITUDES) if source.is_geographic else (_FARTHEST_M / unit,) * 2
+    wrong = ~((np.abs(places[:, 0]) <= x_limit) & (np.abs(places[:, 1]) <= y_limit))
+    if wrong.any():
+        x, y = places[wrong][0]
+        raise DataError(
+            f"The coordinates {x:g}, {y:g} do not exist in {source.to_string()[:80]}. Check that the file "
+            "declares the CRS that it was made in, and that x or longitude is first."
+        )
 
 
 def _refuse_address(path: Path, error: type[DataError | OutputError]) -> None:
@@ -365,4 +394,4 @@ def _fixed_date() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).partition("; It might help")[0].strip().rstrip(".")  # drivers have no option here
+    return str(error).partition("; It might help")[0].strip()[:300].rstrip(".")  # drivers have no option here

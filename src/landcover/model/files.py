@@ -35,6 +35,8 @@ _NESTED = {
 }
 _EXTERNAL_DATA = 13  # of a TensorProto: the other file that contains its values
 _MAX_DEPTH = 100  # as in protobuf's own readers
+_MAX_FIELDS = 500_000  # of the whole file but tensors; a network has some ten thousand
+_MAX_TEXT_BYTES = 1 << 24
 
 
 def read_tensors(path: Path) -> Tensors:
@@ -66,6 +68,10 @@ def read_tensor_metadata(path: Path) -> dict[str, str]:
 def _open_tensors(path: Path) -> Any:
     if not path.is_file():
         raise ModelError(f"There is no file {path}.")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{" and (header := struct.unpack("<Q", start[:8])[0]) > _MAX_TEXT_BYTES:
+        raise ModelError(f"{path} has a header of {header:,} bytes; at most {_MAX_TEXT_BYTES:,} are read.")
     try:
         return safe_open(str(path), framework="numpy")
     except (SafetensorError, OSError) as error:
@@ -123,15 +129,18 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
             if size == 0:
                 raise ModelError(f"{path} is not an ONNX file: it is empty.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                for field in _fields(content, 0, size):
+                budget = iter(range(_MAX_FIELDS))
+                for field in _fields(content, 0, size, budget):
                     has_graph |= field.number == _GRAPH
                     if field.number == _METADATA:
                         entry = {1: "", 2: ""}  # key and value
-                        for part in _fields(content, field.start, field.end):
+                        for part in _fields(content, field.start, field.end, budget):
+                            if part.end - part.start > _MAX_TEXT_BYTES:
+                                raise _MalformedError(f"a text of {part.end - part.start:,} bytes")
                             if part.number in entry:
                                 entry[part.number] = content[part.start : part.end].decode("utf-8")
                         metadata[entry[1]] = entry[2]
-                external = has_graph and _has_external_data(content, "model", 0, size)
+                external = has_graph and _has_external_data(content, "model", 0, size, budget)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except (_MalformedError, UnicodeDecodeError) as error:
@@ -149,9 +158,11 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
-    """Yield the fields of the message in ``content[start:end]``."""
+def _fields(content: mmap.mmap, start: int, end: int, budget: Iterator[int]) -> Iterator[_Field]:
+    """Yield the fields of the message in ``content[start:end]``; each takes one of the budget."""
     while start < end:
+        if next(budget, None) is None:
+            raise _MalformedError(f"it has more than {_MAX_FIELDS:,} fields")
         tag, start = _varint(content, start, end)
         number, kind = tag >> 3, tag & 7
         if number == 0:
@@ -182,15 +193,17 @@ def _varint(content: mmap.mmap, start: int, end: int) -> tuple[int, int]:
     raise _MalformedError(f"the number at byte {start} does not end")
 
 
-def _has_external_data(content: mmap.mmap, message: str, start: int, end: int, depth: int = 0) -> bool:
+def _has_external_data(
+    content: mmap.mmap, message: str, start: int, end: int, budget: Iterator[int], depth: int = 0
+) -> bool:
     """Return whether a tensor anywhere in a message has its values in another file."""
     if depth > _MAX_DEPTH:
         raise _MalformedError(f"its graphs are nested more than {_MAX_DEPTH} deep")
     if message == "tensor":
-        return any(field.number == _EXTERNAL_DATA for field in _fields(content, start, end))
+        return any(field.number == _EXTERNAL_DATA for field in _fields(content, start, end, budget))
     nested = _NESTED[message]
     return any(
-        _has_external_data(content, nested[field.number], field.start, field.end, depth + 1)
-        for field in _fields(content, start, end)
+        _has_external_data(content, nested[field.number], field.start, field.end, budget, depth + 1)
+        for field in _fields(content, start, end, budget)
         if field.number in nested
     )

@@ -61,7 +61,7 @@ def build_page(model: str | Path = "starter") -> str:
         raise ModelError(
             f"{file} is not an exported model. The page needs .onnx: run landcover export first."
         )
-    weights = file.read_bytes()
+    card, weights = read_card(file), file.read_bytes()
     script, style, worker = (_built(name) for name in ("page.js", "page.css", "worker.js"))
     policy = {
         "default-src": "'none'",
@@ -75,7 +75,7 @@ def build_page(model: str | Path = "starter") -> str:
     sample = io.BytesIO()
     image = make_scene(_SAMPLE_SEED, _SAMPLE_PX, _SAMPLE_PX).image
     Image.fromarray(image).save(sample, "JPEG", quality=85)
-    info = json.dumps(_model_info(file, read_card(file), weights)).replace("<", "\\u003c")
+    info = json.dumps(_model_info(file, card, weights)).replace("<", "\\u003c")
     parts = {
         "CSP": "; ".join(f"{name} {value}" for name, value in policy.items()),
         "STYLE": style,

@@ -8,10 +8,9 @@ from pathlib import Path
 from threading import Lock
 
 import rasterio
-from rasterio.errors import RasterioError
 
 from landcover._gdal import CPLE_BaseError, CPLE_OpenFailedError, get_gdal_config, set_gdal_config
-from landcover.errors import ImageError
+from landcover.errors import ImageError, foreign_reason
 from landcover.io.files import check_name
 
 _REMOTE = re.compile(r"(https?|ftp|s3|gs|az|oss|swift)://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)\b")
@@ -78,7 +77,9 @@ class Address:
         """Turn errors of GDAL inside the block into an :class:`ImageError` that names this address."""
         try:
             yield
-        except (RasterioError, CPLE_BaseError) as error:
+        except Exception as error:
+            if foreign_reason(error) is None and not isinstance(error, CPLE_BaseError):
+                raise
             raise self.refusal(error) from error
 
     def refusal(self, error: Exception) -> ImageError:

@@ -16,7 +16,7 @@ from rasterio.warp import transform
 
 from landcover._gdal import CPLE_BaseError, open_raster
 from landcover._typing import Float64Array
-from landcover.errors import ImageError
+from landcover.errors import ImageError, foreign_reason
 
 # Not by catch_warnings, which is not safe in threads: most pictures and all arrays have no georeference.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
@@ -72,6 +72,10 @@ def read_header(path: str | Path) -> Header:
             place, size = georeference_of(source)[0], source.shape
     except (RasterioError, ImageError):
         return Header()
+    except Exception as error:
+        if foreign_reason(error) is None:
+            raise
+        return Header()
     return Header(place, None if place is None else pixel_size(place, *size), size)
 
 
@@ -97,6 +101,8 @@ def georeference_of(source: DatasetReader) -> tuple[Georeference | None, str]:
         return None, f"it has {points}"
     if not crs:
         return None, "it has no coordinate reference system that can be read"
+    if not crs.is_geographic and not crs.is_projected and crs.to_wkt().startswith("GEOCCS"):
+        return None, "its coordinates are geocentric"
     a, b, c, d, e, f = grid[:6]
     sides = math.hypot(a, d) * math.hypot(b, e)
     if not all(map(math.isfinite, (c, f, sides))) or abs(a * e - b * d) <= 1e-9 * sides:
