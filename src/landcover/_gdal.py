@@ -414,10 +414,10 @@ def check_vector(path: Path) -> None:
                         f"{path} declares a CRS by a link or in an unusual form at byte {key.start()}; "
                         'expected "crs": {"type": "name", "properties": {"name": "EPSG:..."}}.'
                     )
-                name = _CRS_NAME.search(plain[0])
-                if name is not None and not _is_crs(name[1].decode(errors="replace")):
+                crs = _CRS_NAME.search(plain[0])
+                if crs is not None and not _is_crs(crs[1].decode(errors="replace")):
                     raise DataError(  # GDAL would read longitude and latitude
-                        f"{path} declares the unknown CRS {name[1][:80].decode(errors='replace')!r}; "
+                        f"{path} declares the unknown CRS {crs[1][:80].decode(errors='replace')!r}; "
                         "expected one such as EPSG:32631."
                     )
         return

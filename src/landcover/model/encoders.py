@@ -14,6 +14,7 @@ from landcover.errors import ConfigError, ModelError, did_you_mean, first_few
 from landcover.model._compat import timm
 from landcover.model.files import read_tensors
 from landcover.model.preprocessing import Preprocessing
+from landcover.textfiles import file_problem
 
 OUTPUT_STRIDES = (8, 16, 32)
 LOW_LEVEL_STRIDE = 4
@@ -256,14 +257,13 @@ def weights_digest(weights: str | None) -> str | None:
     """
     if weights in (None, TIMM):
         return weights
-    try:
-        with Path(weights).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
+    if (problem := file_problem(Path(weights))) is not None:
         raise ModelError(
-            f"The encoder weights {weights} cannot be read ({error.strerror}). Expected a safetensors file, "
+            f"The encoder weights {weights} cannot be read: the path {problem}. Expected a safetensors file, "
             "timm or none: pass --weights."
-        ) from error
+        )
+    with Path(weights).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def encoder_preprocessing(encoder: str, gsd: float) -> Preprocessing:

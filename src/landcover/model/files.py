@@ -35,7 +35,7 @@ _NESTED = {
 }
 _EXTERNAL_DATA = 13  # of a TensorProto: the other file that contains its values
 _MAX_DEPTH = 100  # as in protobuf's own readers
-_MAX_FIELDS = 500_000  # of the whole file but tensors; a network has some ten thousand
+_MAX_FIELDS = 200_000  # of the whole file but tensors; the bundled networks have up to 24,000
 _MAX_TEXT_BYTES = 1 << 24
 
 
