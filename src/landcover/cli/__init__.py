@@ -39,6 +39,9 @@ _MODULES = {
 }
 _MODULE = {verb: module for module, verbs in _MODULES.items() for verb in verbs}
 
+_LONGEST_MESSAGE = 1000
+"""Characters: a file can have a name or a value of any length."""
+
 _REMOVED = {
     "bench": "landcover bench was removed in 0.2. To time the bundled model here, run landcover doctor "
     "--speed. Comparisons with other tools are scripts in the repository: see benchmarks/README.md."
@@ -221,7 +224,8 @@ def _terminable() -> Iterator[None]:
 def _message(error: Exception) -> str:
     """Return what a user reads about an error."""
     if isinstance(error, LandcoverError):
-        return str(error)
+        text = str(error)
+        return text if len(text) <= _LONGEST_MESSAGE else f"{text[:500]} ... {text[-300:]}"
     if lacks_memory(error):
         return "Not enough memory. Close other programs, or choose smaller windows, crops or batches."
     if isinstance(error, OSError) and error.errno is not None:

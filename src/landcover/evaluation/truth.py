@@ -200,5 +200,5 @@ def _coordinates(path: Path, rows: dict[str, npt.NDArray[Any]], names: tuple[str
                 places[row, axis] = float(cell)
                 if np.isfinite(places[row, axis]):
                     continue
-            raise DataError(f"{path}: row {row + 1} has {cell!r} as {name}; expected a number.")
+            raise DataError(f"{path}: row {row + 1} has {cell[:40]!r} as {name}; expected a number.")
     return places

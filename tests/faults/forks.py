@@ -1,0 +1,145 @@
+"""Run commands of landcover in forks of one process that has imported everything, and report how they end.
+
+A script: one job a line on standard input (JSON: ``words``, ``folder``), one result a line on the output.
+"""
+
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+SECONDS = 10
+"""Time of the processor that a command may take."""
+
+WAIT = 60
+"""Seconds after which a command waits for something that never comes; a busy machine is slow."""
+
+ADDRESS_SPACE = 4 << 30
+"""Bytes that a command may map beyond what the imports have mapped."""
+
+RESIDENT = 1 << 30
+"""Bytes of memory that a command may use in all."""
+
+MODULES = (
+    "landcover.cli._output,landcover.inference.maps,landcover.inference.model,landcover.io.vectors,"
+    "landcover.raster.zonal,landcover.postprocess.vectorize,landcover.postprocess.cleaning,"
+    "landcover.evaluation.assessment,landcover.evaluation.truth,landcover.data.verification,"
+    "landcover.data.cache,landcover.data.splits,landcover.reporting.page,landcover.training.session,"
+    "landcover.exporting.exporter,landcover.model.runtimes.torch_runtime,landcover.page,onnxruntime"
+)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended: exit status (negative: the signal), what it printed, seconds, bytes of memory."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+    resident: int
+
+
+class Forks:
+    """The process that forks; a context manager."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "LANDCOVER_NO_MODEL_CACHE": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(scratch)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def run(self, words: Sequence[object], folder: Path) -> Ending:
+        """Run ``landcover WORDS`` in a folder."""
+        job = {"words": [os.fsencode(str(word)).hex() for word in words], "folder": str(folder)}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(job), file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline())
+        texts = [(self._scratch / name).read_bytes().decode("utf-8", "replace") for name in ("out", "err")]
+        return Ending(answer["status"], *texts, answer["seconds"], answer["resident"])
+
+
+def _serve(scratch: Path) -> None:
+    from landcover.hardening import harden
+
+    harden()
+    for name in MODULES.split(","):
+        importlib.import_module(name)
+    from landcover.cli import command, verbs
+    from landcover.model.runtimes.openvino_runtime import import_openvino
+
+    import_openvino()
+
+    for verb in verbs():
+        command(verb)
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        job = json.loads(line)
+        began = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            _become(job, scratch)
+        _, status, usage = os.wait4(child, 0)
+        print(
+            json.dumps(
+                {
+                    "status": os.waitstatus_to_exitcode(status),
+                    "seconds": time.monotonic() - began,
+                    "resident": usage.ru_maxrss * 1024,
+                }
+            ),
+            file=answers,
+            flush=True,
+        )
+
+
+def _become(job: dict[str, object], scratch: Path) -> None:
+    """Run the command in place of this process."""
+    from landcover.cli import main
+
+    for number, name in ((1, "out"), (2, "err")):
+        file = os.open(scratch / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(str(job["folder"]))
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + ADDRESS_SPACE,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    signal.alarm(WAIT)
+    sys.argv = ["landcover", *(os.fsdecode(bytes.fromhex(word)) for word in job["words"])]  # type: ignore[attr-defined]
+    status = 70
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]))
