@@ -216,7 +216,9 @@ def export(
     sources = [parse_crops(text, gsd=gsd) for text in calibration]
     compared = [imagery, *(parse_crops(text, gsd=gsd) for text in options.compare or ())]
     side, scale, seed = reference.card.window_px, reference.card.preprocessing.gsd, options.seed
-    windows = list(imagery.crops(_PARITY_WINDOWS, side, scale, seed=seed))
+    # The graph of a file was checked when it was exported: half the side, and not all windows.
+    count, window = (2, max(1, side // 2)) if from_file else (_PARITY_WINDOWS, side)
+    windows = list(imagery.crops(count, window, scale, seed=seed))
 
     with tempfile.TemporaryDirectory(prefix="landcover-export-") as name:
         folder = Path(name)
