@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import product
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -17,7 +17,7 @@ from xml.parsers import expat
 
 from rasterio.crs import CRS
 from rasterio.env import ensure_env_with_credentials
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from landcover.errors import DataError, ImageError
@@ -99,6 +99,14 @@ def is_address(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
+@contextmanager
+def unplaced() -> Iterator[None]:
+    """Hide rasterio's warning that a raster is not georeferenced, as most pictures are not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
 def open_raster(path: str | Path) -> DatasetReader:
     """Open a raster for reading, with the one driver that its content asks for.
 
@@ -123,7 +131,8 @@ def open_raster(path: str | Path) -> DatasetReader:
 
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]  # rasterio has no types
 def _open(path: str, drivers: tuple[str, ...] | list[str]) -> DatasetReader:
-    source = DatasetReader(path, driver=list(drivers))  # rasterio.open takes no list in 1.4
+    with unplaced():
+        source = DatasetReader(path, driver=list(drivers))  # rasterio.open takes no list in 1.4
     try:
         overviews = source.get_tag_item("OVERVIEW_FILE", "OVERVIEWS")
     except RasterioError:

@@ -5,7 +5,6 @@ of a format raise what their libraries raise; :func:`read_picture` turns it into
 """
 
 import struct
-import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,14 +144,11 @@ def _from_pillow(image: PngImageFile | WebPImageFile) -> Picture:
 
 
 def _open_raster(path: Path) -> Any:
-    # Here, because most pictures are JPEG or PNG and GDAL takes long to load.
-    from rasterio.errors import NotGeoreferencedWarning
+    from landcover._gdal import (
+        open_raster,
+    )  # here, because most pictures are JPEG or PNG and GDAL loads slowly
 
-    from landcover._gdal import open_raster
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return open_raster(path)
+    return open_raster(path)
 
 
 def _raster_size(path: Path) -> tuple[int, int]:

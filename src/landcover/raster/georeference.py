@@ -1,7 +1,6 @@
 """Position of a raster, and size and area of its pixels on the ground."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.warp import transform
 
 from landcover._gdal import CPLE_BaseError, open_raster
 from landcover._typing import Float64Array
 from landcover.errors import ImageError, foreign_reason
-
-# Not by catch_warnings, which is not safe in threads: most pictures and all arrays have no georeference.
-warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-
 
 _UNIT_TOLERANCE = 0.01
 _STEP_M = 100.0

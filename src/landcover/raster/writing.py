@@ -18,7 +18,7 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 
-from landcover._gdal import CPLE_BaseError
+from landcover._gdal import CPLE_BaseError, unplaced
 from landcover._typing import UInt8Array
 from landcover.errors import OutputError
 from landcover.io.files import atomic_path, check_output
@@ -236,7 +236,7 @@ def _describe(
         file.write(
             f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{"".join(bands)}\n</VRTDataset>\n'
         )
-    with rasterio.open(vrt, "r+") as target:
+    with unplaced(), rasterio.open(vrt, "r+") as target:
         if spec.georeference is not None:
             target.crs, target.transform = spec.georeference.crs, spec.georeference.transform
         if isinstance(meaning, Coding):
@@ -267,7 +267,7 @@ def _check_whole(path: Path) -> None:
         RasterioError: If one is missing or ends behind the end of the file.
     """
     size = path.stat().st_size
-    with rasterio.open(path) as source:
+    with unplaced(), rasterio.open(path) as source:
         # Each level halves the one before; rasterio returns a ratio of widths, 7 for 7 columns in one.
         factors = [1 << level for level in range(len(source.overviews(1)) + 1)]
         pixel_interleaved = source.interleaving is not None and source.interleaving.name == "pixel"
