@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SLOW = (
     "test_benchmarks.py::test_a_script_runs",
     "test_calibrate.py",
+    "test_crash_recovery.py",
     "test_demo.py",
     "test_export.py",
     "test_export_graph.py",

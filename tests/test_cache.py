@@ -156,7 +156,7 @@ class TestDamage:
         with pytest.raises(DataError, match=f"{name} has {kept} bytes.*{len(content)}.*prepare again"):
             open_dataset(cache.root)
 
-    @pytest.mark.parametrize("damage", ["missing", "cut", "version", "no counts", "counts"])
+    @pytest.mark.parametrize("damage", ["offset", "missing", "cut", "version", "no counts", "counts"])
     def test_a_damaged_index_is_refused(self, damage, cache):
         file = cache.root / "index.json"
         text = file.read_text()
@@ -169,6 +169,9 @@ class TestDamage:
                 file.write_text(text[: len(text) // 2])
             case "version":
                 file.write_text(json.dumps({**index, "version": 99}))
+            case "offset":
+                entry["image_offset"] = 10**9
+                file.write_text(json.dumps(index))
             case _:
                 entry["class_pixels"] = [1, 2, 3] if damage == "counts" else []
                 file.write_text(json.dumps(index))

@@ -315,6 +315,18 @@ def lose_a_file(folder):
     (folder / "classes.raw").unlink()
 
 
+def change_rows(folder):
+    with (folder / "classes.raw").open("r+b") as file:
+        file.seek(80 * 300 + 5)
+        file.write(bytes([99]))
+
+
+def change_a_record(folder):
+    file = folder / "block-00002.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "damaged": [[0, 0, 5, "x"]]}))
+
+
 def lose_a_block(folder):
     """Blocks may be made in any order, by several processes."""
     (folder / "block-00001.json").unlink()
@@ -323,7 +335,10 @@ def lose_a_block(folder):
         file.write(bytes(10 * 300))
 
 
-@pytest.mark.parametrize("spoil", [spoil_work, spoil_records, lose_rows, lose_a_file, lose_a_block])
+SPOILED = [spoil_work, spoil_records, lose_rows, lose_a_file, lose_a_block, change_rows, change_a_record]
+
+
+@pytest.mark.parametrize("spoil", SPOILED)
 def test_blocks_that_are_damaged_or_missing_are_computed_again(tmp_path, small_memory, spoil):
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):

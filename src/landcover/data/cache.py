@@ -218,6 +218,13 @@ def _read_index(path: Path) -> Index:
                 f"{path / INDEX} is damaged: {entry.key} has counts of {len(entry.class_pixels)} classes; "
                 f"expected {classes}. {again}"
             )
+        image, mask = entry.height * entry.width * 3, entry.height * entry.width if entry.mask else 0
+        if not (
+            min(entry.height, entry.width) > 0
+            and 0 <= entry.image_offset <= index.images_bytes - image
+            and 0 <= entry.mask_offset <= index.masks_bytes - mask
+        ):
+            raise DataError(f"{path / INDEX} is damaged: the pixels of {entry.key} are out of range. {again}")
     for name, expected in ((IMAGES, index.images_bytes), (MASKS, index.masks_bytes)):
         size = (path / name).stat().st_size if (path / name).is_file() else 0
         if size != expected:

@@ -42,6 +42,7 @@ from landcover.exporting.onnxfile import (
 )
 from landcover.exporting.stac import stac_item
 from landcover.io.files import atomic_path, check_output, write_text
+from landcover.io.locks import locked_file
 from landcover.model.bundled import shipped_file
 from landcover.model.card import ONNX_SUFFIX, ModelCard, is_exported, model_digest, read_card, resolve_model
 from landcover.model.runtimes import Runtime, open_model
@@ -209,70 +210,71 @@ def export(
     for path in filter(None, (out, item)):
         check_output(path, force=force)
 
-    if from_file := for_ == "qgis" and is_exported(resolve_model(run)):
-        run = _float_file(run)
-    reference = open_model(run, device="cpu", runtime="onnxruntime" if from_file else "torch")
-    imagery = PROCEDURAL if data is None else open_crops(data, split, gsd=gsd)
-    sources = [parse_crops(text, gsd=gsd) for text in calibration]
-    compared = [imagery, *(parse_crops(text, gsd=gsd) for text in options.compare or ())]
-    side, scale, seed = reference.card.window_px, reference.card.preprocessing.gsd, options.seed
-    # The graph of a file was checked when it was exported: half the side, and not all windows.
-    count, window = (2, max(1, side // 2)) if from_file else (_PARITY_WINDOWS, side)
-    windows = list(imagery.crops(count, window, scale, seed=seed))
+    with locked_file(out):
+        if from_file := for_ == "qgis" and is_exported(resolve_model(run)):
+            run = _float_file(run)
+        reference = open_model(run, device="cpu", runtime="onnxruntime" if from_file else "torch")
+        imagery = PROCEDURAL if data is None else open_crops(data, split, gsd=gsd)
+        sources = [parse_crops(text, gsd=gsd) for text in calibration]
+        compared = [imagery, *(parse_crops(text, gsd=gsd) for text in options.compare or ())]
+        side, scale, seed = reference.card.window_px, reference.card.preprocessing.gsd, options.seed
+        # The graph of a file was checked when it was exported: half the side, and not all windows.
+        count, window = (2, max(1, side // 2)) if from_file else (_PARITY_WINDOWS, side)
+        windows = list(imagery.crops(count, window, scale, seed=seed))
 
-    with tempfile.TemporaryDirectory(prefix="landcover-export-") as name:
-        folder = Path(name)
-        if for_ == "qgis":
-            model = onnx.load(Path(run)) if from_file else _converted(reference)
-            variant = qgis_variant(model, reference, windows, folder)
-        else:
-            variant = float_variant(reference, windows, folder)
-        if labelled is not None and options.int8:
-            share = -(-options.calibration_images // len(sources))
-            # Half a window: more different crops in the same number of pixels, also from a few images.
-            half = max(1, side // 2)
-            crops = [list(s.crops(share, half, scale, seed=seed, overlapping=4)) for s in sources]
-            comparisons = [
-                (source.name, source.crops(_AGREEMENT_WINDOWS, side, scale, seed=seed, overlapping=1))
-                for source in compared
-            ]
-            images = [crop for some in crops for crop in some]
-            variant = int8_variant(variant, images, windows[0], comparisons, labelled, options, folder)
-            variant.results["int8"]["calibration"] = [
-                {"imagery": source.name, "images": len(some)}
-                for source, some in zip(sources, crops, strict=True)
-            ]
-    results = {
-        "for": for_,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "source_sha256": model_digest(run),
-        "opset": OPSET,
-        "versions": {
-            "landcover": __version__,
-            **{name: version(name) for name in (_PLUGIN_LIBRARIES if from_file else _LIBRARIES)},
-        },
-        "imagery": imagery.name,
-        "seed": seed,
-        **variant.results,
-    }
-    card = variant.card.model_copy(update={"export": results})
-    _log.info("Writing %s", out)
-    with atomic_path(out, force=force) as temporary:
-        write_model(temporary, variant.model, card, variant.entries)
-    exported = Exported(out, card, model_digest(out), item)
-    if item is not None:
-        href = Path(os.path.relpath(out.absolute(), item.absolute().parent)).as_posix()
-        content = stac_item(
-            card,
-            name=out.stem,
-            href=href if href.startswith("../") else f"./{href}",
-            sha256=exported.sha256,
-            size=out.stat().st_size,
-            parameters=_parameters(variant.model if from_file else reference),
-            side=side if for_ == "qgis" else None,
-        )
-        write_text(item, json.dumps(content, indent=1) + "\n", force=force)
-    return exported
+        with tempfile.TemporaryDirectory(prefix="landcover-export-") as name:
+            folder = Path(name)
+            if for_ == "qgis":
+                model = onnx.load(Path(run)) if from_file else _converted(reference)
+                variant = qgis_variant(model, reference, windows, folder)
+            else:
+                variant = float_variant(reference, windows, folder)
+            if labelled is not None and options.int8:
+                share = -(-options.calibration_images // len(sources))
+                # Half a window: more different crops in the same number of pixels, also from a few images.
+                half = max(1, side // 2)
+                crops = [list(s.crops(share, half, scale, seed=seed, overlapping=4)) for s in sources]
+                comparisons = [
+                    (source.name, source.crops(_AGREEMENT_WINDOWS, side, scale, seed=seed, overlapping=1))
+                    for source in compared
+                ]
+                images = [crop for some in crops for crop in some]
+                variant = int8_variant(variant, images, windows[0], comparisons, labelled, options, folder)
+                variant.results["int8"]["calibration"] = [
+                    {"imagery": source.name, "images": len(some)}
+                    for source, some in zip(sources, crops, strict=True)
+                ]
+        results = {
+            "for": for_,
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "source_sha256": model_digest(run),
+            "opset": OPSET,
+            "versions": {
+                "landcover": __version__,
+                **{name: version(name) for name in (_PLUGIN_LIBRARIES if from_file else _LIBRARIES)},
+            },
+            "imagery": imagery.name,
+            "seed": seed,
+            **variant.results,
+        }
+        card = variant.card.model_copy(update={"export": results})
+        _log.info("Writing %s", out)
+        with atomic_path(out, force=force) as temporary:
+            write_model(temporary, variant.model, card, variant.entries)
+        exported = Exported(out, card, model_digest(out), item)
+        if item is not None:
+            href = Path(os.path.relpath(out.absolute(), item.absolute().parent)).as_posix()
+            content = stac_item(
+                card,
+                name=out.stem,
+                href=href if href.startswith("../") else f"./{href}",
+                sha256=exported.sha256,
+                size=out.stat().st_size,
+                parameters=_parameters(variant.model if from_file else reference),
+                side=side if for_ == "qgis" else None,
+            )
+            write_text(item, json.dumps(content, indent=1) + "\n", force=force)
+        return exported
 
 
 def _check_int8(

@@ -10,12 +10,13 @@ import logging
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -36,6 +37,7 @@ _log = logging.getLogger(__name__)
 _WORK = "work.json"
 _RECORD = re.compile(r"block-(\d+)\.json")
 _STRIP_VALUES = 1 << 24
+_CHECKED_ROWS = 128
 
 
 class RowBuffer:
@@ -243,14 +245,25 @@ class SceneWork:
         return buffer
 
     def _read_records(self, folder: WorkFolder) -> None:
-        """Read the logs of finished blocks. A block without all its rows or with a damaged log is missing."""
+        """Read the logs of finished blocks. A block whose rows or record are damaged is missing."""
         rows = [buffer.path.stat().st_size // buffer.row_bytes for buffer in self._buffers if buffer.path]
         for name in folder.names():
             if (match := _RECORD.fullmatch(name)) is not None:
-                with suppress(ValueError, KeyError, TypeError):
-                    stop, log = ReadLog.from_record(_read_json(folder, name))
-                    if min(rows) >= stop:
+                with suppress(ValueError, KeyError, TypeError, OSError):
+                    record = _read_json(folder, name) or {}
+                    checksum = record.pop("checksum")
+                    stop, log = ReadLog.from_record(record)
+                    if min(rows) >= stop and self._checksum(record) == checksum:
                         self.logs[int(match[1])] = log
+
+    def _checksum(self, record: dict[str, Any]) -> int:
+        """Return the CRC-32 of a block: of its record and of its rows in all buffers."""
+        checksum = zlib.crc32(json.dumps(record, sort_keys=True).encode())
+        for buffer in self._buffers:
+            for row in range(record["start"], record["stop"], _CHECKED_ROWS):
+                rows = buffer.read(row, min(row + _CHECKED_ROWS, record["stop"]))
+                checksum = zlib.crc32(np.ascontiguousarray(rows).data, checksum)
+        return checksum
 
     def missing(self, count: int) -> list[range]:
         """Return the blocks, of ``count``, that are not finished, as ranges of consecutive numbers."""
@@ -282,7 +295,8 @@ class SceneWork:
         if self._folder is not None:
             for buffer in self._buffers:
                 buffer.flush()
-            record = {"stop": block.stop, **asdict(log)}
+            record = {"start": block.start, "stop": block.stop, **asdict(log)}
+            record["checksum"] = self._checksum(record)
             self._folder.write(f"block-{block.number:05}.json", json.dumps(record).encode())
         self.logs[block.number] = log
 
@@ -308,7 +322,7 @@ class SceneWork:
             buffer.close()
 
 
-def _read_json(folder: WorkFolder, name: str) -> dict[str, object] | None:
+def _read_json(folder: WorkFolder, name: str) -> dict[str, Any] | None:
     """Return the object in a JSON file of the folder; None if there is none, or something else."""
     try:
         with folder.open(name) as file:

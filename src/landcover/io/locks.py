@@ -84,7 +84,7 @@ def _locked(lock: Path, path: Path) -> Iterator[None]:
             yield
         except OutputError as error:
             problem = error
-        if _read_record(lock) != record:
+        if _is_lost(lock, record):
             raise OutputLostError(
                 f"{path} is lost: the folder {lock.parent} was removed, replaced or unmounted during the "
                 "work. Check it and run the command again."
@@ -104,6 +104,7 @@ def _locked(lock: Path, path: Path) -> Iterator[None]:
 def _acquire(lock: Path, path: Path) -> int:
     """Open and lock a lock file, and return its descriptor. Of a link in its place only the link goes."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    holder = ""
     for _ in range(_ATTEMPTS):
         try:
             descriptor = os.open(lock, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
@@ -117,8 +118,9 @@ def _acquire(lock: Path, path: Path) -> int:
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
                 lock.unlink(missing_ok=True)  # not a lock: never write to a file of another name
             elif try_lock(descriptor) is False:
-                record = (_read_record(lock) or b"").decode("utf-8", "replace")
-                holder = printable(record.partition("\n")[0])
+                with suppress(OSError):
+                    record = _read_record(lock).decode("utf-8", "replace")
+                    holder = printable(record.partition("\n")[0])
                 raise LockedError(
                     f"{path} is being written by another process ({holder or 'unknown'}). Wait until it "
                     "ends, or choose another output."
@@ -148,13 +150,23 @@ def _write_record(descriptor: int) -> bytes:
     return b""
 
 
-def _read_record(lock: Path) -> bytes | None:
-    """Return the content of a lock file but its first byte; None if it cannot be read."""
-    with suppress(OSError):
-        descriptor = os.open(lock, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            os.lseek(descriptor, 1, os.SEEK_SET)
-            return os.read(descriptor, _RECORD_BYTES)
-        finally:
-            os.close(descriptor)
-    return None
+def _read_record(lock: Path) -> bytes:
+    """Return the content of a lock file but its first byte.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    descriptor = os.open(lock, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        os.lseek(descriptor, 1, os.SEEK_SET)
+        return os.read(descriptor, _RECORD_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def _is_lost(lock: Path, record: bytes) -> bool:
+    """Return whether a lock file is not the one with this record any more."""
+    try:
+        return _read_record(lock) != record
+    except OSError as error:  # others, such as a failing disk, do not show that
+        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)

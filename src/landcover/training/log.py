@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +52,7 @@ class RunLog:
         self._task = self._bar.add_task("Training", total=1.0)
 
     def __enter__(self) -> Self:
+        self._previous_hook, threading.excepthook = threading.excepthook, self._thread_failed
         self._bar.start()
         return self
 
@@ -59,6 +61,12 @@ class RunLog:
         with self._optional_board() as board:
             if board is not None:
                 board.close()
+        threading.excepthook = self._previous_hook
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Print no traceback of TensorBoard's thread that cannot write: its next call reports the error."""
+        if not isinstance(failure.exc_value, OSError):
+            self._previous_hook(failure)
 
     @contextmanager
     def _optional_board(self) -> Iterator[SummaryWriter | None]:
@@ -112,7 +120,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     for text in (folder / LOG_NAME).read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(DataError):
             event = parse_json(text, LOG_NAME, DataError, undefined=True)
-            if isinstance(event, dict) and "event" in event:
+            if isinstance(event, dict) and "event" in event and isinstance(event.get("step", 0), int):
                 events.append(event)
     return events
 

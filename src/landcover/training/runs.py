@@ -200,6 +200,9 @@ def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]]:
     try:
         content = parse_json(read_tensor_metadata(path)[STATE_KEY], str(path), ModelError)
         progress = {field.name: content["progress"][field.name] for field in fields(Progress)}
+        counts = (progress[name] for name in ("step", "validated_step", "stale"))
+        if not all(isinstance(count, int) for count in counts) or progress["step"] < 0:
+            raise ValueError(progress)
         return Progress(**progress), content["run"]
     except (KeyError, ValueError, TypeError) as error:
         raise ModelError(
