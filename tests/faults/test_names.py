@@ -17,33 +17,9 @@ from landcover.inference.plan import plan
 from landcover.legend import DEEPGLOBE
 
 NAMES = [
-    *[
-        "new\nline",
-        "quote'",
-        'double"',
-        "100%d",
-        "-rf",
-        "--out",
-        "tab\t",
-        "\x1b[2J",
-        "\u202etxt",
-        "a;b",
-        "a!b",
-    ],
-    *[
-        os.fsdecode(b"\xff\xfe"),
-        "x" * 251,
-        "é" * 125,
-        "a:b",
-        "<a>",
-        "$HOME",
-        "`id`",
-        " space ",
-        "#",
-        "*",
-        "\u2028",
-    ],
-    *["nul", "CON", "com1.x", "..x", "~", "{}", "%s%n", "\\"],
+    *["new\nline", "quote'", 'double"', "100%d", "-rf", "--out", "tab\t", "\x1b[2J", "\u202e", "a;b", "a!b"],
+    *[os.fsdecode(b"\xff\xfe"), "x" * 251, "é" * 125, "a:b", "<a>", "$HOME", "`id`", " space ", "#", "*"],
+    *["\u2028", "nul", "CON", "com1.x", "..x", "~", "{}", "%s%n", "\\"],
 ]
 
 
@@ -71,7 +47,7 @@ def test_a_name_is_converted_or_refused_in_one_plain_line(name: str, tmp_path: P
         ("a.png", "A.png"),
         ("a.jpg", "a.png"),
         ("\u00e9.png", "e\u0301.png"),
-        ("stra\u00dfe.png", "STRASSE.png"),
+        ("\u00df.png", "SS.png"),
     ],
 )
 def test_inputs_that_would_share_an_output_are_refused(one: str, other: str, tmp_path: Path) -> None:
