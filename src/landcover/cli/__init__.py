@@ -221,16 +221,19 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:500]} ... {text[-300:]}"
+
+
 def _message(error: Exception) -> str:
     """Return what a user reads about an error."""
     if isinstance(error, LandcoverError):
-        text = str(error)
-        return text if len(text) <= _LONGEST_MESSAGE else f"{text[:500]} ... {text[-300:]}"
+        return _shortened(str(error))
     if lacks_memory(error):
         return "Not enough memory. Close other programs, or choose smaller windows, crops or batches."
     if isinstance(error, OSError) and error.errno is not None:
         file = "" if error.filename is None else f"{error.filename}: "
-        return f"{file}{error.strerror}."
+        return _shortened(f"{file}{error.strerror}.")
     return (
         f"{BUG}: {type(error).__name__}: {error}. Run the command again with --debug, which shows where, and "
         "report it."
