@@ -260,6 +260,71 @@ def test_a_format_is_read_as_predict_reads_it(empty, model, name, tmp_path):
 
 
 @pytest.mark.browser
+def test_firefox_makes_the_same_map(page_file, model, tmp_path):
+    firefox = shutil.which("firefox-esr") or shutil.which("firefox")
+    if not (firefox and shutil.which("node") and (SOURCES / "node_modules" / "puppeteer-core").is_dir()):
+        pytest.skip("Firefox, Node or puppeteer-core is not installed")
+    file = png(tmp_path)
+    command = ["node", SOURCES / "firefox.mjs", firefox, page_file, file, "0.7"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert found["errors"] == []
+    assert not [url for url in found["requests"] if not url.startswith(("file:", "blob:", "data:"))]
+    lc.predict([file], model, tmp_path / "out", lc.PredictOptions(gsd=0.7, map_format="tif"))
+    with rasterio.open(tmp_path / "out" / "scene_mask.tif") as made:
+        counts = np.bincount(made.read(1).ravel(), minlength=len(found["rows"]))
+    for (_, share, _, hectares), pixels in zip(found["rows"], counts, strict=False):
+        assert float(share) == pytest.approx(100 * pixels / counts.sum(), abs=0.1)
+        assert float(hectares) == pytest.approx(pixels * 0.7**2 / 1e4, abs=0.02)
+
+
+@pytest.mark.browser
+def test_a_large_scene_is_read_again_where_the_view_is_close(empty, tmp_path):
+    image = np.tile(np.maximum(make_scene(4, 300, 300).image, 1), (2, 10, 1))[:, :2800]
+    map_in_browser(empty, write_tiff(tmp_path / "wide.tif", image, 0.6, compress="deflate"))
+    with rasterio.open(save(empty, "tif", tmp_path / "map.tif")) as file:
+        index, names = file.read(1), dict(pair.split("=") for pair in file.tags()["CLASS_NAMES"].split(","))
+    height, width = index.shape
+    # The picture of the whole has every second pixel: where do the others differ, nearest to the centre?
+    coarse = index[::2, ::2].repeat(2, 0).repeat(2, 1)[:height, :width]
+    rows, cols = np.nonzero(coarse != index)
+    nearest = np.argmin(np.hypot(rows - height / 2, cols - width / 2))
+    row, col = int(rows[nearest]), int(cols[nearest])
+    box = empty.locator("#canvas").bounding_box()
+    zoom = 0.94 * min(box["width"] / width, box["height"] / height)
+    empty.focus("#canvas")
+    while zoom < 1.5:
+        empty.keyboard.press("+")
+        zoom *= 1.5
+    x = box["x"] + box["width"] / 2 + (col + 0.5 - width / 2) * zoom
+    y = box["y"] + box["height"] / 2 + (row + 0.5 - height / 2) * zoom
+    assert box["x"] < x < box["x"] + box["width"]
+    assert box["y"] < y < box["y"] + box["height"]
+    for _ in range(100):  # the part is read in a moment
+        empty.mouse.move(x + 40, y)
+        empty.mouse.move(x, y)
+        if empty.text_content("#tip").startswith(names[str(index[row, col])]):
+            break
+        empty.wait_for_timeout(100)
+    assert empty.text_content("#tip").startswith(names[str(index[row, col])])
+    assert empty.text_content("#spoken")
+
+
+@pytest.mark.browser
+def test_a_served_page_maps_with_threads(browser, page_file, tmp_path):
+    addresses = []
+    started = threading.Event()
+    ready = lambda address: (addresses.append(address), started.set())  # noqa: E731
+    content = page_file.read_text(encoding="utf-8")
+    threading.Thread(target=serve_page, args=(content, ready), daemon=True).start()
+    assert started.wait(10)
+    with browser.new_page() as page:
+        page.goto(addresses[0])
+        page.wait_for_selector("body[data-ready=true]")
+        assert page.evaluate("crossOriginIsolated")
+        map_in_browser(page, png(tmp_path), 0.5)
+
+
+@pytest.mark.browser
 def test_small_regions_and_areas_are_those_of_the_library(empty, tmp_path):
     map_in_browser(empty, tiff_with_holes(tmp_path))
     with rasterio.open(save(empty, "tif", tmp_path / "raw.tif")) as file:
@@ -331,7 +396,7 @@ def test_the_scale_is_never_guessed(empty, tmp_path):
     box = empty.locator("#canvas").bounding_box()
     for share in (0.3, 0.7):
         empty.mouse.click(box["x"] + share * box["width"], box["y"] + 0.5 * box["height"])
-    (pixels,) = re.findall(r"(\d+) pixels", empty.text_content("#messages"))
+    (pixels,) = re.findall(r"(\d+) pixels", empty.text_content("#hint"))
     empty.fill("#length", "100")
     assert float(empty.input_value("#gsd")) == pytest.approx(100 / int(pixels), rel=0.01)
 
@@ -510,14 +575,30 @@ def test_every_state_is_accessible(browser, page_file, scheme, tmp_path):
         return [f"{found['id']}: {found['help']}" for found in page.evaluate("axe.run()")["violations"]]
 
     states = {"empty": violations()}
-    page.set_input_files("#files", str(png(tmp_path)))
+    page.set_input_files("#files", str(write_tiff(tmp_path / "deep.tif", deep_pixels(), 1.1)))
     page.wait_for_selector("#setup:not([hidden])")
-    states["setup"] = violations()
+    states["values"] = violations()
+    page.set_input_files("#files", str(png(tmp_path)))
+    page.wait_for_selector("#scene-list li:nth-child(2) .pick:has-text('needs input')")
+    page.click("#scene-list li:nth-child(2) .pick")
+    page.click("#measure")
+    for x in (200, 300):
+        page.mouse.click(x, 300)
+    states["measured"] = violations()
     page.fill("#gsd", "0.5")
     page.click("#go")
     page.wait_for_selector("#result:not([hidden])")
     page.check("#swiping")
+    page.uncheck("#class-0")
     states["mapped"] = violations()
+    page.set_viewport_size({"width": 360, "height": 740})
+    states["narrow"] = violations()
+    page.set_viewport_size({"width": 1280, "height": 720})
+    page.evaluate(
+        "for (const id of ['busy', 'warning', 'cancel']) document.getElementById(id).hidden = false"
+    )
+    page.evaluate("document.getElementById('warning').textContent = 'It is out of distribution.'")
+    states["busy"] = violations()
     page.click("#about")
     states["about"] = violations()
     page.keyboard.press("Escape")

@@ -183,6 +183,7 @@ function remove(scene: Scene): void {
 function pick(scene: Scene | null): void {
   current = scene;
   view.marks = [];
+  setup.stopMeasuring();
   show(scene);
   if (scene?.state === "setup") setup.fill(scene);
   byId<HTMLInputElement>("region").value = String(regionStep(scene?.minPixels ?? 1));
@@ -349,6 +350,7 @@ async function submitSetup(): Promise<void> {
     scene.enteredGsd = gsd;
   }
   view.marks = [];
+  setup.stopMeasuring();
   try {
     await configure(scene);
     await mapScene(scene);

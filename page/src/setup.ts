@@ -36,8 +36,7 @@ export class Setup {
 
   fill({ info, enteredGsd }: Scene): void {
     if (!info) return;
-    this.isMeasuring = false;
-    byId("canvas").classList.remove("measuring");
+    this.stopMeasuring();
     byId("length-label").hidden = true;
     byId("scale-fields").hidden = info.gsd !== null;
     byId("value-fields").hidden = !info.needsScaling && info.bandNames.length <= 3;
@@ -84,22 +83,27 @@ export class Setup {
     marks.push(point);
     this.view.draw();
     if (marks.length < 2) return true;
-    this.isMeasuring = false;
-    byId("canvas").classList.remove("measuring");
+    this.stopMeasuring();
     this.length = Math.hypot(marks[0].x - marks[1].x, marks[0].y - marks[1].y);
-    say(`The line is ${Math.round(this.length)} pixels long. Enter its length in metres.`);
+    byId("hint").textContent = `The line is ${Math.round(this.length)} pixels long. Enter its length in metres.`;
     byId("length-label").hidden = false;
     byId<HTMLInputElement>("length").value = "";
     byId("length").focus();
     return true;
   }
 
+  stopMeasuring(): void {
+    this.isMeasuring = false;
+    byId("canvas").classList.remove("measuring");
+    byId("hint").textContent = "";
+  }
+
   private measure(): void {
     this.isMeasuring = true;
     this.view.marks = [];
     byId("canvas").classList.add("measuring");
-    say("Click the two ends of something whose length you know, such as a road or a sports field.");
-    byId("stage").scrollIntoView({ block: "nearest" });
+    byId("hint").textContent = "Click the two ends of something whose length you know, such as a sports field.";
+    byId("canvas").focus();
     this.view.draw();
   }
 }
