@@ -26,6 +26,7 @@ lint: env
 # Warnings are errors; nothing is fetched. The site is docs/_build/html/index.html.
 docs: env
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/landcover page --out docs/_build/html/landcover.html --force
 
 env: .venv/.done
 

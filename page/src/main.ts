@@ -320,14 +320,13 @@ function fillResult(scene: Scene, result: MapResult): void {
     const how = result.ood.reasons.length ? `; ${result.ood.reasons.join(", ")}` : "";
     warning.textContent =
       `${scene.name} is out of distribution for this model (${Math.round(100 * result.ood.share)} % of its area${how}). ` +
-      (scene.isSample
-        ? "It is drawn by a program: it shows how the page works, not how good the model is."
-        : "Check the map before use.");
+      "Check the map before use.";
   }
   const missing = info.height * info.width - total;
   byId("facts").textContent = [
     `${significant(result.gsd, 4)} m per pixel. Mapped in ${result.seconds.toFixed(1)} s by ${model.name}.`,
     missing ? `${missing.toLocaleString("en")} pixels without imagery are not mapped.` : "",
+    scene.isSample ? "The sample is drawn by a program: it shows how the page works, not how good the model is." : "",
     ...result.notes,
   ]
     .filter(Boolean)
