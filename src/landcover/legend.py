@@ -191,7 +191,10 @@ class Legend:
                 f"{did_you_mean(legend.unknown, names)}"
             )
         unknown = None if legend.unknown is None else names.index(legend.unknown)
-        return cls(legend.name, legend.classes, unknown)
+        try:
+            return cls(legend.name, legend.classes, unknown)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
 
     @classmethod
     def from_tags(
