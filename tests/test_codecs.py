@@ -356,11 +356,13 @@ def test_indices_of_another_legend_are_told_by_their_values(tmp_path):
         read_mask(path, DEEPGLOBE)
 
 
-@pytest.mark.parametrize("top", [7, 200], ids=["indices", "picture"])
-def test_greys_in_three_bands_are_no_mask(tmp_path, top):
+def test_greys_in_three_bands_are_indices_where_they_fit_and_else_no_mask(tmp_path):
     """By thresholds, indices would all be black, and a grey picture black and white."""
-    grey = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) % top
-    path = save(tmp_path / "a.png", np.repeat(grey[..., None].astype(np.uint8), 3, 2))
+    grey = (np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) % 200).astype(np.uint8)
+    mask = read_mask(save(tmp_path / "i.png", np.repeat(grey[..., None] % 7, 3, 2)), DEEPGLOBE)
+    np.testing.assert_array_equal(mask.index, grey % 7)
+    assert mask.form == "grey indices"
+    path = save(tmp_path / "a.png", np.repeat(grey[..., None], 3, 2))
     with pytest.raises(MaskError, match="three equal bands with the greys 1, 2"):
         read_mask(path, DEEPGLOBE)
 

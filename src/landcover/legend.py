@@ -7,7 +7,7 @@ A class index is a position in the legend. Models predict the *scored* classes o
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +33,8 @@ LEGEND = "LANDCOVER_LEGEND"
 """Tag of map files that holds :meth:`Legend.to_dict` as JSON."""
 
 _LISTED = re.compile(r"(\d+)=(.*?)(?:,(?=\d+=)|$)")
+Value = Annotated[int, Field(ge=-(2**31), lt=2**32)]
+
 _SHOWN = 80
 """Characters of a tag that a message shows."""
 
@@ -44,7 +46,7 @@ class LandClass:
     Attributes:
         name: Its name.
         colour: RGB, 0..255 each.
-        value: Its value in class rasters, 0..65535; None if that is its index.
+        values: Its values in class rasters, such as (10, 11); empty if that is its index.
 
     Example:
         >>> lc.LandClass("forest", (0, 255, 0)).colour
@@ -55,7 +57,7 @@ class LandClass:
 
     name: Annotated[str, Field(min_length=1)]
     colour: Annotated[tuple[int, int, int], Field(validation_alias=AliasChoices("colour", "color"))]
-    value: Annotated[int, Field(ge=0, le=65535)] | None = None
+    values: tuple[Value, ...] = ()
 
 
 class _LegendFile(Config):
@@ -64,6 +66,7 @@ class _LegendFile(Config):
     name: str = "custom"
     classes: tuple[LandClass, ...]
     unknown: str | None = None
+    ignore: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,11 @@ class Legend:
         name: Name of the legend, such as ``deepglobe``.
         classes: The classes in index order, at most 255.
         unknown: Index of the class that is never scored, or None if all classes are scored.
+        ignore: Values of class rasters that are no data, beside 255 where the classes list no values.
 
     Raises:
-        ConfigError: If names or colours repeat, a name has control characters, a colour is out of range, or
-            ``unknown`` is not an index.
+        ConfigError: If names, colours or values repeat, only some classes list values, a name has control
+            characters, a colour is out of range, or ``unknown`` is not an index.
 
     Example:
         >>> classes = (lc.LandClass("land", (0, 99, 0)), lc.LandClass("sea", (0, 0, 255)))
@@ -90,6 +94,7 @@ class Legend:
     name: str
     classes: tuple[LandClass, ...]
     unknown: int | None
+    ignore: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.classes) <= 255:
@@ -111,6 +116,20 @@ class Legend:
             raise ConfigError(
                 f"Legend {self.name!r} has unknown={self.unknown}; expected 0 to {len(self.classes) - 1}."
             )
+        without = [c.name for i, c in enumerate(self.classes) if not c.values and i != self.unknown]
+        if without and self.lists_values:
+            raise ConfigError(
+                f"Legend {self.name!r} lists values of some classes, but not of {without[0]!r}; expected "
+                "values of all or of none."
+            )
+        values = [*self.ignore, *(value for c in self.classes for value in c.values)]
+        if not self.lists_values:
+            values += range(len(self.classes))
+        if repeated_values := [value for value in values if values.count(value) > 1]:
+            raise ConfigError(
+                f"Legend {self.name!r} uses the value {repeated_values[0]} more than once; expected each in "
+                "one class or in ignore. A class without values has its index."
+            )
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -131,6 +150,26 @@ class Legend:
         return tuple(self.names[i] for i in self.scored)
 
     @property
+    def lists_values(self) -> bool:
+        """Whether the classes have values of their own in class rasters, in place of their indices."""
+        return any(c.values for c in self.classes)
+
+    @cached_property
+    def class_of_value(self) -> dict[int, int]:
+        """Class index, or NODATA, of each value that class rasters may have."""
+        table = dict.fromkeys(self.ignore, NODATA)
+        if self.lists_values:
+            return table | {value: index for index, c in enumerate(self.classes) for value in c.values}
+        return {NODATA: NODATA} | table | {index: index for index in range(len(self.classes))}
+
+    @property
+    def of_maps(self) -> "Legend":
+        """The legend of maps, whose values are indices: without values and ignored values."""
+        if not (self.lists_values or self.ignore):
+            return self
+        return Legend(self.name, tuple(replace(c, values=()) for c in self.classes), self.unknown)
+
+    @property
     def listing(self) -> str:
         """The classes as ``0=urban,1=agriculture,…``: the tag :data:`CLASS_NAMES` of maps."""
         return ",".join(f"{index}={name}" for index, name in enumerate(self.names))
@@ -138,7 +177,7 @@ class Legend:
     @property
     def tags(self) -> dict[str, str]:
         """The tags by which a map file carries its legend; :meth:`from_tags` reads them."""
-        return {CLASS_NAMES: self.listing, LEGEND: json.dumps(self.to_dict())}
+        return {CLASS_NAMES: self.listing, LEGEND: json.dumps(self.of_maps.to_dict())}
 
     @cached_property
     def colours(self) -> UInt8Array:
@@ -163,14 +202,17 @@ class Legend:
         """
         classes: list[dict[str, Any]] = [{"name": c.name, "colour": list(c.colour)} for c in self.classes]
         for entry, c in zip(classes, self.classes, strict=True):
-            if c.value is not None:
-                entry["value"] = c.value
+            if c.values:
+                entry["values"] = list(c.values)
         unknown = None if self.unknown is None else self.names[self.unknown]
-        return {"name": self.name, "classes": classes, "unknown": unknown}
+        ignore = {"ignore": list(self.ignore)} if self.ignore else {}
+        return {"name": self.name, "classes": classes, "unknown": unknown, **ignore}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str = "legend") -> "Legend":
         """Build a legend from ``{name, classes: [{name, colour: [r, g, b]}], unknown: NAME or null}``.
+
+        A class may have ``values: [...]``, the legend ``ignore: [...]``.
 
         Args:
             data: Plain data; ``color`` is accepted for ``colour``.
@@ -192,7 +234,7 @@ class Legend:
             )
         unknown = None if legend.unknown is None else names.index(legend.unknown)
         try:
-            return cls(legend.name, legend.classes, unknown)
+            return cls(legend.name, legend.classes, unknown, legend.ignore)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
 

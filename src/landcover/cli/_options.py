@@ -56,7 +56,7 @@ MaxPixels = Annotated[int, option("Refuse images and masks with more pixels.", g
 MaxOffPalette = Annotated[
     float,
     option(
-        "Skip masks with more than this fraction (0..1) of pixels whose colour is not in the legend.",
+        "Refuse masks with more than this fraction (0..1) of pixels whose colour is not in the legend.",
         group=INPUT,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Verbs of masks and data folders: clean, convert, prepare, splits, verify."""
+"""Verbs of masks and data folders: clean, convert, legend, prepare, splits, verify."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -105,13 +105,22 @@ def prepare(
     out: Annotated[Path, option("Cache folder to write.", group=MAIN)],
     gsd: _options.Gsd = None,
     legend: _options.Legend = None,
+    max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
     max_pixels: _options.MaxPixels = MAX_PIXELS,
     force: _options.Force = False,
 ) -> None:
     """Decode a data folder once, into a cache that --data takes."""
     from landcover.data import prepare as make_cache
 
-    dataset, written = make_cache(data, out, gsd=gsd, legend=legend, max_pixels=max_pixels, force=force)
+    dataset, written = make_cache(
+        data,
+        out,
+        gsd=gsd,
+        legend=legend,
+        max_off_palette=max_off_palette,
+        max_pixels=max_pixels,
+        force=force,
+    )
     log.info(
         "%s %s: layout %s, %d images, %d with masks, %s.",
         out,
@@ -121,6 +130,38 @@ def prepare(
         len(dataset.labelled),
         _scale(dataset.gsd),
     )
+
+
+def legend(
+    data: Annotated[Path, argument("Data folder.", "DATA")],
+    names: Annotated[
+        str | None,
+        option(
+            "Names of the classes, by ascending value or colour: road,water.", group=MAIN, metavar="NAMES"
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[int] | None, option("Value that is no data. May be given several times.", group=MAIN)
+    ] = None,
+    unknown: Annotated[str | None, option("The name that is never scored.", group=MAIN)] = None,
+    gsd: Annotated[float | None, option("Metres per pixel, for the file.", group=MAIN)] = None,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
+    force: _options.Force = False,
+) -> None:
+    """Write landcover.yaml with the values or colours of a folder's masks, to be completed with names."""
+    from landcover.data.dataset import describe_legend
+
+    path, text = describe_legend(
+        data,
+        names=[name.strip() for name in names.split(",")] if names else [],
+        ignore=ignore or [],
+        unknown=unknown,
+        gsd=gsd,
+        max_pixels=max_pixels,
+        force=force,
+    )
+    print(text, end="")
+    log.info("%s written.%s", path, "" if names else " Complete the names of its classes.")
 
 
 def _scale(gsd: float | None) -> str:
@@ -186,6 +227,7 @@ def verify(
     ] = None,
     gsd: _options.Gsd = None,
     legend: _options.Legend = None,
+    max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
     max_pixels: _options.MaxPixels = MAX_PIXELS,
     json: _options.Json = None,
     force: _options.Force = False,
@@ -197,8 +239,12 @@ def verify(
     """
     from landcover.data import verify as check
 
-    report = check(data, split=split, gsd=gsd, legend=legend, max_pixels=max_pixels)
+    report = check(
+        data, split=split, gsd=gsd, legend=legend, max_pixels=max_pixels, max_off_palette=max_off_palette
+    )
     put(report.to_dict(), json, lambda: _print_report(report), force=force)
+    for note in report.notes:
+        log.warning("%s", note)
     if report.leaks:
         kinds = {what: sum(leak.kind == kind for leak in report.leaks) for kind, what in _LEAKS.items()}
         affected = (
@@ -246,6 +292,17 @@ def _print_report(report: "VerifyReport") -> None:
     if shares := report.class_share_by_part:
         rows = [[name, *(f"{100 * of[name]:.2f}" for of in shares.values())] for name in report.class_share]
         print_table(["class", *(f"{subset} %" for subset in shares)], rows)
+    rows = [
+        [
+            folder,
+            str(int(of["masks"])),
+            *(f"{100 * of[what]:.2f}" for what in ("nodata", "unknown", "off_palette")),
+        ]
+        for folder, of in report.mask_folders.items()
+    ]
+    if rows:
+        print_table(["masks in", "files", "nodata %", "unknown %", "off-palette %"], rows)
+    print("Masks read as: " + (", ".join(f"{form} ({n})" for form, n in report.forms.items()) or "none"))
     print(f"Off-palette pixels: {report.off_palette_pixels}")
     lists = {
         "Off-palette files": [f"{name}: {count}" for name, count in report.off_palette.items()],

@@ -10,7 +10,7 @@ from landcover.cli import _options
 from landcover.cli._options import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, option
 from landcover.cli._output import log, points, print_table, put
 from landcover.errors import UsageError
-from landcover.io.discovery import MAX_PIXELS
+from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.legend import Legend
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def evaluate(
         ),
     ] = None,
     gsd: _options.Gsd = None,
+    max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
     max_pixels: _options.MaxPixels = MAX_PIXELS,
     metric: Annotated[
         Literal["challenge", "glnet", "seven-class"],
@@ -116,6 +117,7 @@ def evaluate(
             boundaries=boundaries,
             maps=maps,
             device=device,
+            max_off_palette=max_off_palette,
             max_pixels=max_pixels,
             force=force,
         )

@@ -12,7 +12,7 @@ from landcover.cli import _options
 from landcover.cli._options import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, argument, option
 from landcover.cli._output import log, points, put
 from landcover.errors import INTERRUPTED, UsageError
-from landcover.io.discovery import MAX_PIXELS
+from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 
 if TYPE_CHECKING:
     from landcover.exporting import Exported
@@ -86,6 +86,7 @@ def train(
     ] = "auto",
     gsd: _options.Gsd = None,
     legend: _options.Legend = None,
+    max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
     show_config: Annotated[
         bool, option("Print the configuration as YAML and exit.", "--show-config", group=REPORTS)
     ] = False,
@@ -95,6 +96,7 @@ def train(
 
     sleep_between_layers()
     from landcover.config import dump_yaml, with_overrides
+    from landcover.data import open_dataset
     from landcover.model.card import read_card
     from landcover.training import load_preset
     from landcover.training import train as train_network
@@ -133,9 +135,8 @@ def train(
         missing = [name for name, value in {"--data": data, "--out": out}.items() if value is None]
         raise UsageError(f"Missing option {' and '.join(missing)}.")
     keep_freed_memory()
-    result = train_network(
-        config, data=data, out=out, split=split, init=init, resume=resume, legend=legend, gsd=gsd
-    )
+    dataset = open_dataset(data, legend=legend, gsd=gsd, max_off_palette=max_off_palette)
+    result = train_network(config, data=dataset, out=out, split=split, init=init, resume=resume)
     if result.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
     best = (

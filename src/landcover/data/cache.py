@@ -23,6 +23,7 @@ from landcover.data.fingerprints import Fingerprint, hash_pixels
 from landcover.data.layouts import Item, SceneTile
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.io import MAX_PIXELS, Mask
+from landcover.io.discovery import MAX_OFF_PALETTE
 from landcover.io.files import atomic_path, is_temporary, remove_temporary, write_text
 from landcover.io.locks import locked_folder
 from landcover.io.readahead import parallel_map
@@ -246,6 +247,7 @@ def prepare(
     legend: Legend | None = None,
     gsd: float | None = None,
     max_pixels: int = MAX_PIXELS,
+    max_off_palette: float = MAX_OFF_PALETTE,
     force: bool = False,
 ) -> Prepared:
     """Decode a data folder into a cache, unless the cache is up to date.
@@ -258,6 +260,7 @@ def prepare(
         legend: Meaning of the mask files; see :func:`landcover.data.open_dataset`.
         gsd: Metres per pixel of the images.
         max_pixels: Larger files are refused.
+        max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask is refused.
         force: Whether to replace a cache that was made from other files or with other settings.
 
     Raises:
@@ -274,7 +277,7 @@ def prepare(
     path, out = Path(path), Path(out)
     if is_cache(path):
         raise UsageError(f"{path} is a cache already; expected the folder of images that it was made from.")
-    source = open_folder(path, legend=legend, gsd=gsd, max_pixels=max_pixels)
+    source = open_folder(path, legend=legend, gsd=gsd, max_pixels=max_pixels, max_off_palette=max_off_palette)
     scenes = source.scenes
     about = About(
         layout=source.layout,

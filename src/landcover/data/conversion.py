@@ -13,6 +13,7 @@ from landcover.errors import MaskError, UsageError, did_you_mean
 from landcover.io import MaskFormat, read_mask, write_mask
 from landcover.io.discovery import (
     IMAGE_END,
+    MASK_SUFFIXES,
     MAX_OFF_PALETTE,
     MAX_PIXELS,
     PICTURE_SUFFIXES,
@@ -104,7 +105,7 @@ def convert(
         return mask.off_palette
 
     with locked_folder(Path(out)):
-        tasks = plan_masks(masks, Path(out), suffixes=PICTURE_SUFFIXES, force=force)
+        tasks = plan_masks(masks, Path(out), suffixes=PICTURE_SUFFIXES | MASK_SUFFIXES, force=force)
         done, failed = work_off(tasks, convert_one, "Converting")
     return Converted(
         written=[task.target for task, _ in done],

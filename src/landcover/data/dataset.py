@@ -1,7 +1,7 @@
 """Open data sets: images and masks of a folder or a prepared cache, behind one interface."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,17 +22,26 @@ from landcover.data.layouts import (
     read_scenes,
     typical_size,
 )
-from landcover.errors import DataError, UsageError
+from landcover.data.survey import check_assumed_legend, legend_text, survey
+from landcover.errors import DataError, MaskError, UsageError
 from landcover.io import MAX_PIXELS, Mask, image_size, read_image, read_mask
-from landcover.io.discovery import RASTER_SUFFIXES
-from landcover.legend import DEEPGLOBE, Legend, load_legend, translation
-from landcover.raster import ground_sample_distance
+from landcover.io.discovery import MAX_OFF_PALETTE, RASTER_SUFFIXES
+from landcover.io.files import check_output, write_text
+from landcover.io.images import read_valid
+from landcover.io.masks import binary_mask, check_off_palette_limit
+from landcover.legend import DEEPGLOBE, NODATA, Legend, load_legend, translation
+from landcover.raster import ground_sample_distance, read_georeference
 from landcover.scale import SETTINGS_FILE, find_scale
 from landcover.textfiles import read_yaml
 from landcover.windows import Window
 
 _GSD_TOLERANCE = 0.01
 """Fraction by which the GSD of images in one folder may differ."""
+
+_SAME_PLACE_PX = 0.5
+"""Distance in pixels up to which image and mask are in the same place."""
+_BINARY_MASKS = 100
+"""Masks that are searched for values beside 0 and 255."""
 
 Array = TypeVar("Array", bound=UInt8Array)
 
@@ -149,11 +158,13 @@ class FolderDataset(Dataset):
         mask_legend: Legend of the mask files, which may have another index order than :attr:`legend`.
         found: The discovered items and missing files.
         max_pixels: Larger files are not decoded.
+        max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask is refused.
     """
 
     mask_legend: Legend
     found: Discovery = field(repr=False)
     max_pixels: int = MAX_PIXELS
+    max_off_palette: float = MAX_OFF_PALETTE
 
     def size(self, item: Item) -> tuple[int, int]:
         """Return (height, width) from the header of the image file."""
@@ -169,19 +180,78 @@ class FolderDataset(Dataset):
         return Fingerprint(hash_file(item.image), hash_pixels(image))
 
     def labels(self, item: Item) -> Mask:
-        """Decode a mask, in any index order, to class indices of :attr:`legend`."""
+        """Decode a mask to class indices of :attr:`legend`; NODATA where the image has no data.
+
+        Raises:
+            MaskError: If the mask is a JPEG, or image and mask are georeferenced in different places.
+        """
         if item.mask is None:
             raise DataError(f"{item.image} has no mask.")
-        mask = read_mask(item.mask, self.mask_legend, max_pixels=self.max_pixels)
+        mask = read_mask(
+            item.mask,
+            self.mask_legend,
+            max_pixels=self.max_pixels,
+            max_off_palette=self.max_off_palette,
+            allow_binary=True,
+        )
+        if mask.lossy:
+            raise MaskError(
+                f"{item.mask} is a JPEG, and compression changes labels. Save masks as PNG; landcover "
+                "convert --to index restores masks in pure colours."
+            )
+        if mask.is_binary and self._is_binary:
+            raise binary_mask(item.mask)
         height, width = self.size(item)
         if mask.index.shape != (height, width):
             raise DataError(
                 f"{item.mask} is {mask.index.shape[0]} x {mask.index.shape[1]} pixels, its image "
                 f"{item.image} {height} x {width}; expected equal sizes."
             )
-        if self.mask_legend is self.legend:
-            return mask
-        return Mask(translation(self.mask_legend, self.legend)[mask.index], mask.off_palette)
+        _check_places(item.image, item.mask, height)
+        index = mask.index
+        if self.mask_legend is not self.legend:
+            index = translation(self.mask_legend, self.legend)[index]
+        valid = read_valid(item.image, max_pixels=self.max_pixels)
+        if valid is not None:
+            index = np.where(valid, index, np.uint8(NODATA))
+        return mask._replace(index=index)
+
+    @cached_property
+    def _is_binary(self) -> bool:
+        """Whether no mask has a value beside 0 and 255, so that the meaning of 255 is unknown."""
+        for item in self.labelled[:: max(1, len(self.labelled) // _BINARY_MASKS)]:
+            try:
+                mask = read_mask(item.mask, self.mask_legend, max_pixels=self.max_pixels, allow_binary=True)  # type: ignore[arg-type]
+            except DataError:  # reported when its turn comes
+                continue
+            if mask.form != "indices" or not np.isin(mask.index, (0, NODATA)).all():
+                return False
+        return True
+
+
+def _check_places(image: Path, mask: Path, height: int) -> None:
+    """Refuse a mask that is georeferenced elsewhere than its image."""
+    if not {image.suffix.lower(), mask.suffix.lower()} <= RASTER_SUFFIXES:
+        return
+    places = [read_georeference(path) for path in (image, mask)]
+    if places[0] is None or places[1] is None:
+        return
+    if places[0].crs != places[1].crs:
+        raise MaskError(
+            f"{mask} has the CRS {places[1].crs.to_string()}, its image {image} {places[0].crs.to_string()}; "
+            "expected one grid. Warp the mask to the image's grid (gdalwarp -r near -t_srs)."
+        )
+    rows = np.array([0.0, float(height)])
+    (x, y), (other_x, other_y) = (place.points(np.zeros(2), rows) for place in places if place is not None)
+    apart = float(np.hypot(x - other_x, y - other_y).max())
+    pixel = float(np.hypot(x[1] - x[0], y[1] - y[0])) / height
+    if apart > _SAME_PLACE_PX * pixel:
+        unit = "degrees" if places[0].crs.is_geographic else places[0].crs.linear_units
+        raise MaskError(
+            f"{mask} is {apart:.6g} {unit} ({apart / pixel:.1f} pixels) away from its image {image}; "
+            "expected the same place. Pair the right files, or warp the mask to the image's grid "
+            "(gdalwarp -te -tr)."
+        )
 
 
 def open_dataset(
@@ -190,6 +260,7 @@ def open_dataset(
     legend: Legend | None = None,
     gsd: float | None = None,
     max_pixels: int = MAX_PIXELS,
+    max_off_palette: float = MAX_OFF_PALETTE,
 ) -> Dataset:
     """Open a data folder of any known layout, or a cache made by :func:`landcover.data.prepare`.
 
@@ -198,9 +269,12 @@ def open_dataset(
         legend: Meaning of the mask files; by default that of ``landcover.yaml``, else that of the layout.
         gsd: Metres per pixel; by default from the georeference, ``landcover.yaml`` or the layout.
         max_pixels: Larger images and masks are refused when they are read. A cache holds them decoded.
+        max_off_palette: Masks with a larger fraction of pixels, 0..1, whose colour is not in the legend are
+            refused when they are read.
 
     Raises:
-        DataError: If the folder holds no recognised imagery, a layout is refused, or a cache is damaged.
+        DataError: If the folder holds no recognised imagery, a layout is refused, a cache is damaged, or no
+            legend is declared and the masks are not those of DeepGlobe.
         ConfigError: If ``landcover.yaml`` or the legend is not valid.
 
     Example:
@@ -213,16 +287,24 @@ def open_dataset(
     path = Path(path)
     if is_cache(path):
         return open_cache(path, legend=legend, gsd=gsd)
-    return open_folder(path, legend=legend, gsd=gsd, max_pixels=max_pixels)
+    return open_folder(path, legend=legend, gsd=gsd, max_pixels=max_pixels, max_off_palette=max_off_palette)
 
 
 def open_folder(
-    path: Path, *, legend: Legend | None = None, gsd: float | None = None, max_pixels: int = MAX_PIXELS
+    path: Path,
+    *,
+    legend: Legend | None = None,
+    gsd: float | None = None,
+    max_pixels: int = MAX_PIXELS,
+    max_off_palette: float = MAX_OFF_PALETTE,
 ) -> FolderDataset:
     """Open a folder of files; see :func:`open_dataset`."""
-    found = discover(path)
+    check_off_palette_limit(max_off_palette)
     settings = read_settings(path / SETTINGS_FILE)
+    found = discover(path)
     legend = legend or settings.legend
+    if legend is None and found.layout.size is None:  # no published set
+        check_assumed_legend(path, [item.mask for item in found.items if item.mask], max_pixels)
 
     def published_gsd() -> float | None:
         # Resized copies keep the names of a layout, but not its scale.
@@ -247,7 +329,37 @@ def open_folder(
         mask_legend=legend or found.layout.mask_legend or DEEPGLOBE,
         found=found,
         max_pixels=max_pixels,
+        max_off_palette=max_off_palette,
     )
+
+
+def describe_legend(
+    folder: Path,
+    *,
+    names: Sequence[str],
+    ignore: Sequence[int],
+    unknown: str | None,
+    gsd: float | None,
+    max_pixels: int = MAX_PIXELS,
+    force: bool = False,
+) -> tuple[Path, str]:
+    """Write ``landcover.yaml`` of a data folder from what its masks hold; return its path and text.
+
+    See :func:`landcover.data.survey.legend_text` for the arguments.
+
+    Raises:
+        OutputError: If the file exists and ``force`` is off.
+        DataError: If the folder has no masks, or they do not hold classes.
+        UsageError: If the names do not fit.
+    """
+    path = folder / SETTINGS_FILE
+    check_output(path, force=force)
+    masks = [item.mask for item in discover(folder).items if item.mask]
+    if not masks:
+        raise DataError(f"{folder} has no masks; expected images with masks.")
+    text = legend_text(survey(masks, max_pixels), names=names, ignore=ignore, unknown=unknown, gsd=gsd)
+    write_text(path, text, force=force)
+    return path, text
 
 
 def _raster_gsd(found: Discovery) -> float | None:

@@ -20,7 +20,7 @@ from landcover.textfiles import parse_csv, read_text
 SCENES_FILE = "scenes.csv"
 _COLUMNS = ("part", "id", "scene", "row", "col")
 
-_EXT = rf"(?:{'|'.join(map(re.escape, sorted(PICTURE_SUFFIXES)))})"
+_EXT = rf"(?:{'|'.join(map(re.escape, sorted(PICTURE_SUFFIXES | MASK_SUFFIXES)))})"
 _SAT = rf"(?P<id>[^/]+){IMAGE_END}{_EXT}"
 _LOSSLESS = rf"(?:{'|'.join(map(re.escape, sorted(MASK_SUFFIXES)))})"
 _MASK = rf"(?P<id>[^/]+){MASK_END}{_LOSSLESS}"

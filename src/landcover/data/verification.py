@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from landcover._typing import Int64Array
-from landcover.data.dataset import FolderDataset, count_classes, open_dataset
+from landcover.data.dataset import Dataset, FolderDataset, count_classes, open_dataset
 from landcover.data.layouts import LAYOUTS, Item
 from landcover.data.leakage import Borders, Leak, borders, find_leaks
 from landcover.data.splits import split as split_items
 from landcover.errors import DataError, ImageError
 from landcover.io import MAX_PIXELS
+from landcover.io.discovery import MAX_OFF_PALETTE
 from landcover.io.readahead import parallel_map
-from landcover.legend import Legend
+from landcover.legend import NODATA, Legend
 from landcover.progress import track
 
 NO_PART = "all"
@@ -49,6 +50,10 @@ class VerifyReport:
         missing_images: Masks without an image, and listed images without a file.
         off_palette_pixels: Mask pixels whose colour is not in the legend.
         off_palette: Those pixels by mask file.
+        mask_folders: By folder of masks: ``masks``, and the fractions of their pixels that are ``nodata``,
+            ``unknown`` and ``off_palette``.
+        forms: Number of masks of each form, see :class:`landcover.io.masks.Mask`.
+        notes: What is probably wrong with the labels.
         class_share: Fraction of mask pixels of each class.
         class_share_by_part: The same by subset.
         duplicates: Groups of items whose images are identical, pixel for pixel.
@@ -71,6 +76,9 @@ class VerifyReport:
     missing_images: list[str]
     off_palette_pixels: int
     off_palette: dict[str, int]
+    mask_folders: dict[str, dict[str, float]]
+    forms: dict[str, int]
+    notes: list[str]
     class_share: dict[str, float]
     class_share_by_part: dict[str, dict[str, float]]
     duplicates: list[list[str]]
@@ -96,6 +104,8 @@ class _Checked(NamedTuple):
     image_hash: str | None
     class_pixels: Int64Array | None
     off_palette: int
+    nodata: int
+    form: str | None
     borders: Borders | None
     faults: list[Fault]
 
@@ -118,6 +128,7 @@ def verify(
     gsd: float | None = None,
     split: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    max_off_palette: float = MAX_OFF_PALETTE,
 ) -> VerifyReport:
     """Decode and check every pair of a data folder or cache.
 
@@ -130,6 +141,7 @@ def verify(
         gsd: Metres per pixel of the images.
         split: Name of a split whose subsets are compared, such as ``random-723-80@0``.
         max_pixels: Larger files are counted as unreadable.
+        max_off_palette: Masks with a larger fraction of off-palette pixels, 0..1, are counted as unreadable.
 
     Raises:
         DataError: If the folder has no recognised layout.
@@ -140,7 +152,9 @@ def verify(
         >>> lc.verify(folder).ok
         True
     """
-    dataset = open_dataset(path, legend=legend, gsd=gsd, max_pixels=max_pixels)
+    dataset = open_dataset(
+        path, legend=legend, gsd=gsd, max_pixels=max_pixels, max_off_palette=max_off_palette
+    )
     if split is None:
         part_of = {item.key: item.part or NO_PART for item in dataset.items}
     else:
@@ -169,6 +183,8 @@ def verify(
             image_hash=None if image is None else f"{image.shape} {hashlib.sha256(image.data).hexdigest()}",
             class_pixels=None if mask is None else count_classes(mask.index, legend),
             off_palette=0 if mask is None else mask.off_palette,
+            nodata=0 if mask is None else int(np.count_nonzero(mask.index == NODATA)),
+            form=None if mask is None else mask.form,
             borders=borders(image, mask.index)
             if with_borders and image is not None and mask is not None
             else None,
@@ -182,6 +198,8 @@ def verify(
     odd_sizes: list[str] = []
     unreadable: list[Fault] = []
     off_palette: dict[str, int] = {}
+    folders: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    forms: Counter[str] = Counter()
     work = track(parallel_map(check, dataset.items), "Checking", total=len(dataset.items))
     for item, result in zip(dataset.items, work, strict=True):
         tally = tallies[item.part or NO_PART]
@@ -200,8 +218,18 @@ def verify(
             tally.pairs += 1
             if result.off_palette:
                 off_palette[below(item.mask)] = result.off_palette
-        if result.class_pixels is not None:
+        if result.class_pixels is not None and item.mask is not None and result.form is not None:
             tally.class_pixels += result.class_pixels
+            forms[result.form] += 1
+            known = int(result.class_pixels.sum())
+            off = result.off_palette if legend.unknown is None else 0  # else counted as unknown below
+            folders[below(item.mask.parent)].update(
+                masks=1,
+                pixels=known + result.nodata,
+                nodata=result.nodata - off,
+                unknown=0 if legend.unknown is None else int(result.class_pixels[legend.unknown]),
+                off_palette=result.off_palette,
+            )
     parts = dict(sorted(tallies.items()))
     repeated = sorted(keys for keys in same_image.values() if len(keys) > 1)
     leaks = find_leaks(part_of, repeated, dataset.scenes, edges)
@@ -234,6 +262,18 @@ def verify(
         missing_images=list(dataset.found.missing_images) if isinstance(dataset, FolderDataset) else [],
         off_palette_pixels=sum(off_palette.values()),
         off_palette=off_palette,
+        mask_folders={
+            name: {
+                "masks": counts["masks"],
+                **{
+                    what: counts[what] / max(counts["pixels"], 1)
+                    for what in ("nodata", "unknown", "off_palette")
+                },
+            }
+            for name, counts in sorted(folders.items())
+        },
+        forms=dict(sorted(forms.items())),
+        notes=_notes(dataset, np.sum([tally.class_pixels for tally in parts.values()], axis=0), forms),
         class_share=shares(np.sum([tally.class_pixels for tally in parts.values()], axis=0)),
         class_share_by_part={name: shares(t.class_pixels) for name, t in parts.items() if t.pairs},
         duplicates=repeated,
@@ -244,3 +284,21 @@ def verify(
         if dataset.scenes is None
         else sum(len(subsets) > 1 for subsets in split_scenes.values()),
     )
+
+
+def _notes(dataset: Dataset, class_pixels: Int64Array, forms: Counter[str]) -> list[str]:
+    """Return what is probably wrong with the labels, given the pixels of each class."""
+    notes = []
+    legend = dataset.legend
+    if forms["indices"] and not legend.lists_values and class_pixels.any() and not class_pixels[0]:
+        notes.append(
+            f"Value 0 ({legend.names[0]}) never occurs in masks with one band; do the ids begin at 1? If so, "
+            "list the values of the classes in the legend."
+        )
+    for form in ("palette indices", "grey indices"):
+        if forms[form]:
+            notes.append(
+                f"{forms[form]} masks are read by their values ({form}): their colours are not those of the "
+                f"legend {legend.name!r}, their values are."
+            )
+    return notes

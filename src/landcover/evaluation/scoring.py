@@ -32,6 +32,7 @@ from landcover.evaluation.report import (
 )
 from landcover.inference.model import Model
 from landcover.io import MAX_PIXELS
+from landcover.io.discovery import MAX_OFF_PALETTE
 from landcover.io.files import check_json_output, write_text
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend, translation
@@ -57,6 +58,7 @@ class EvaluateOptions:
         json: File, ``*.json``, to which the result is written too.
         device: Where the model computes, ``auto``, ``cpu`` or ``cuda``, unless it is open already.
         max_pixels: Larger images and masks are refused.
+        max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask of the truth is refused.
         force: Replace existing maps and JSON.
 
     Example:
@@ -72,6 +74,7 @@ class EvaluateOptions:
     json: str | Path | None = None
     device: str = "auto"
     max_pixels: int = MAX_PIXELS
+    max_off_palette: float = MAX_OFF_PALETTE
     force: bool = False
 
 
@@ -144,7 +147,13 @@ def evaluate(
             raise UsageError("The dataset is open already. Pass legend and gsd to open_dataset instead.")
         dataset = data
     else:
-        dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=options.max_pixels)
+        dataset = open_dataset(
+            data,
+            legend=legend,
+            gsd=gsd,
+            max_pixels=options.max_pixels,
+            max_off_palette=options.max_off_palette,
+        )
     items = select(dataset, split)
     averaged_classes(dataset.legend, metric)  # refuses an unknown metric
     named: str | Path | None = None  # the model, where it has a file

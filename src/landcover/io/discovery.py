@@ -18,7 +18,7 @@ MASK_END = "_mask"
 PICTURE_SUFFIXES = frozenset({".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Suffixes, in lower case, of image files."""
 
-MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+MASK_SUFFIXES = frozenset({".bmp", ".gif", ".png", ".tif", ".tiff"})
 """Those of lossless formats, in which masks are usual."""
 
 RASTER_SUFFIXES = frozenset({".jp2", ".tif", ".tiff"})

@@ -1,26 +1,31 @@
 """Read image files: the format by content, the size before the pixels, every problem as one kind of error.
 
-JPEG goes through simplejpeg, PNG and WebP through Pillow, TIFF and JPEG 2000 through rasterio. The functions
-of a format raise what their libraries raise; :func:`read_picture` turns it into errors of landcover.
+JPEG goes through simplejpeg, PNG, WebP, BMP and GIF through Pillow, TIFF and JPEG 2000 through rasterio.
+The functions of a format raise what their libraries raise; :func:`read_picture` turns it into errors of
+landcover.
 """
 
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import DataError, ImageError, LandcoverError, foreign_reason
 from landcover.io.discovery import MAX_PIXELS
+from landcover.legend import CLASS_NAMES
 
 T = TypeVar("T")
 
@@ -35,20 +40,25 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The 8-bit pixels of a file.
+    """The pixels of a file.
 
     Attributes:
-        pixels: uint8 (H, W, 3) colours, or (H, W) grey values or, with a palette, its entries.
+        pixels: uint8 (H, W, 3) colours, or (H, W) grey values or, with a palette, its entries. Where
+            ``depth`` is set, the values as stored, of any type and number of bands.
         palette: uint8 (256, 3), or None.
         outside: bool (H, W), True outside the imagery (alpha 0, a transparent palette entry, the raster's
             nodata value); None without any of these.
         lossy: Whether JPEG compression may have changed the values.
+        depth: What the samples are, such as ``uint16``, where they are not 8-bit; None where they are.
+        is_map: Whether the file carries the classes of its values, as maps of landcover do.
     """
 
-    pixels: UInt8Array
+    pixels: npt.NDArray[Any]
     palette: UInt8Array | None = None
     outside: BoolArray | None = None
     lossy: bool = False
+    depth: str | None = None
+    is_map: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +103,13 @@ def _decode_png(path: Path) -> Picture:
     if _PNG_END not in data[-_HEAD_BYTES:]:  # Pillow does not notice once it has all rows
         raise ValueError("its end is missing")
     bits, colour_type = data[24], data[25]
-    if bits == 16 or (bits < 8 and colour_type == 0):
-        raise _wrong_depth(f"{bits}-bit")
-    return _from_pillow(PngImageFile(BytesIO(data)))
+    image = PngImageFile(BytesIO(data))
+    picture = _from_pillow(image)
+    if CLASS_NAMES in image.info:
+        picture = replace(picture, is_map=True)
+    if bits in (2, 4) and colour_type == 0:  # Pillow stretches the values to 0..255
+        return replace(picture, pixels=picture.pixels // (255 // (2**bits - 1)), depth=f"{bits}-bit")
+    return replace(picture, depth="16-bit") if bits == 16 else picture
 
 
 def _open_webp(path: Path) -> WebPImageFile:
@@ -115,7 +129,27 @@ def _decode_webp(path: Path) -> Picture:
         return _from_pillow(image)
 
 
-def _from_pillow(image: PngImageFile | WebPImageFile) -> Picture:
+def _bmp_size(path: Path) -> tuple[int, int]:
+    with BmpImageFile(path) as image:
+        return image.height, image.width
+
+
+def _decode_bmp(path: Path) -> Picture:
+    with BmpImageFile(path) as image:
+        return _from_pillow(image)
+
+
+def _gif_size(path: Path) -> tuple[int, int]:
+    with GifImageFile(path) as image:
+        return image.height, image.width
+
+
+def _decode_gif(path: Path) -> Picture:
+    with GifImageFile(path) as image:
+        return _from_pillow(image)
+
+
+def _from_pillow(image: PngImageFile | WebPImageFile | BmpImageFile | GifImageFile) -> Picture:
     """Decode an image opened by its class: Image.open has a size limit that no option can raise."""
     if getattr(image, "n_frames", 1) > 1:
         raise RefusedError("is an animation; expected one picture.")
@@ -125,6 +159,8 @@ def _from_pillow(image: PngImageFile | WebPImageFile) -> Picture:
         if transparency is not None:  # one transparent colour
             image = image.convert("LA" if image.mode == "L" else "RGBA")  # type: ignore[assignment]
         bands = np.asarray(image)
+        if bands.dtype == bool:
+            return Picture(bands.astype(np.uint8), depth="1-bit")
         if bands.ndim == 2 or bands.shape[2] == 3:
             return Picture(bands)
         pixels = bands[..., 0] if bands.shape[2] == 2 else bands[..., :3]  # alpha is last
@@ -133,6 +169,12 @@ def _from_pillow(image: PngImageFile | WebPImageFile) -> Picture:
     colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(colours)] = colours
+    greys = np.arange(256, dtype=np.uint8)
+    if isinstance(image, BmpImageFile | GifImageFile) and (
+        (palette[: len(colours)] == greys[: len(colours), None]).all()
+        and entries.max(initial=0) < len(colours)
+    ):
+        return Picture(entries)  # these formats have no band of greys but this
     if transparency is None:
         return Picture(entries, palette)
     alpha = np.full(256, 255, np.uint8)
@@ -163,18 +205,19 @@ def _decode_raster(path: Path) -> Picture:
         meanings = raster.colorinterp
         if raster.photometric == PhotometricInterp.cmyk or ColorInterp.cyan in meanings:
             raise _cmyk()
-        if set(raster.dtypes) != {"uint8"}:
-            raise _wrong_depth(", ".join(sorted(set(raster.dtypes))))
+        depth = None if set(raster.dtypes) == {"uint8"} else ", ".join(sorted(set(raster.dtypes)))
         bits = raster.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")
-        if bits == "1" or (bits != "8" and ColorInterp.palette not in meanings):
-            raise _wrong_depth(f"{bits}-bit")
+        if depth is None and (bits == "1" or (bits != "8" and ColorInterp.palette not in meanings)):
+            depth = f"{bits}-bit"
         palette = None
-        if meanings == (ColorInterp.palette,):
+        if meanings == (ColorInterp.palette,) and depth is None:
             palette = np.zeros((256, 3), np.uint8)
             for entry, colour in raster.colormap(1).items():
                 palette[entry] = colour[:3]
         colours = [band for band, meaning in enumerate(meanings, 1) if meaning != ColorInterp.alpha]
-        if len(colours) not in (1, 3):
+        if len(colours) not in (1, 3) or (depth is not None and len(colours) == 3):
+            if depth is not None:
+                raise _wrong_depth(depth)
             raise RefusedError(
                 f"has {len(colours)} bands; expected one or three, with or without alpha. Extract three, for "
                 "example with gdal_translate -b 1 -b 2 -b 3."
@@ -182,8 +225,9 @@ def _decode_raster(path: Path) -> Picture:
         complete = all(MaskFlags.all_valid in flags for flags in raster.mask_flag_enums)
         outside = None if complete else raster.dataset_mask() == 0
         bands = raster.read(colours)
+        is_map = CLASS_NAMES in raster.tags()
     pixels = bands[0] if len(bands) == 1 else np.ascontiguousarray(np.moveaxis(bands, 0, 2))
-    return Picture(pixels, palette, outside)
+    return Picture(pixels, palette, outside, depth=depth, is_map=is_map)
 
 
 def _cmyk() -> RefusedError:
@@ -200,6 +244,8 @@ FORMATS = (
     Format("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _raster_size, _decode_raster),
     Format("JP2", (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), _raster_size, _decode_raster),
     Format("WebP", (b"RIFF",), _webp_size, _decode_webp),
+    Format("BMP", (b"BM",), _bmp_size, _decode_bmp),
+    Format("GIF", (b"GIF87a", b"GIF89a"), _gif_size, _decode_gif),
 )
 """The formats that are read; files are recognised by their first bytes."""
 
@@ -261,8 +307,29 @@ def image_size(path: Path) -> tuple[int, int]:
     return _guarded(path, ImageError, lambda file_format: file_format.size(path))
 
 
+def read_valid(path: Path, *, max_pixels: int = MAX_PIXELS) -> BoolArray | None:
+    """Return the mask of valid pixels as :func:`read_imagery`, without decoding a file that has none."""
+
+    def is_masked(file_format: Format) -> bool:
+        if file_format.name in ("TIFF", "JP2"):
+            from rasterio.enums import MaskFlags
+
+            with _open_raster(path) as raster:
+                return not all(MaskFlags.all_valid in flags for flags in raster.mask_flag_enums)
+        if file_format.name == "PNG":
+            with path.open("rb") as file:
+                head = file.read(_HEAD_BYTES)
+            return head[25] >= 4 or b"tRNS" in head
+        return file_format.name in ("WebP", "GIF")
+
+    path = Path(path)
+    if not _guarded(path, ImageError, is_masked):
+        return None
+    return read_imagery(path, max_pixels=max_pixels)[1]
+
+
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:
-    """Decode a JPEG, PNG, TIFF, JP2 or WebP file, recognised by its content.
+    """Decode a JPEG, PNG, TIFF, JP2, WebP, BMP or GIF file, recognised by its content.
 
     Grey is repeated in three bands, palettes are expanded, alpha is dropped (pixels keep the colour stored
     under it). EXIF orientation is ignored on purpose: masks do not have it.
@@ -289,6 +356,8 @@ def read_imagery(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[UInt8Arra
         raster's nodata value or mask; None without any of these.
     """
     picture = read_picture(Path(path), ImageError, max_pixels=max_pixels)
+    if picture.depth is not None:
+        raise ImageError(f"{path} {_wrong_depth(picture.depth)}")
     valid = None if picture.outside is None else ~picture.outside
     if picture.palette is not None:
         return np.take(picture.palette, picture.pixels, axis=0), valid

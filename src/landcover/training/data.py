@@ -71,7 +71,7 @@ class TrainingData:
 
 
 def load_training_data(
-    data: Path,
+    data: Path | Dataset,
     split_name: str,
     *,
     crop_px: int,
@@ -85,7 +85,7 @@ def load_training_data(
     Logs warnings about images and classes that cannot be learned.
 
     Args:
-        data: Data folder or prepared cache.
+        data: Data folder, prepared cache, or open dataset, whose legend and GSD then hold.
         split_name: A split with a subset named train (or ``all``), and perhaps a validation subset.
         crop_px: Height and width of a crop at the model's scale.
         model_gsd: Metres per pixel that the network works at; None for that of the data.
@@ -104,7 +104,8 @@ def load_training_data(
             f"--split {split_name} names the subset {subset!r}; training uses the whole split: pass "
             f"--split {split_name.rpartition(':')[0]}."
         )
-    dataset = open_dataset(data, legend=legend, gsd=gsd)
+    dataset = data if isinstance(data, Dataset) else open_dataset(data, legend=legend, gsd=gsd)
+    data = dataset.root
     if not dataset.labelled:
         raise DataError(
             f"{data} has {len(dataset.items)} images (layout {dataset.layout}) but no masks. Expected "

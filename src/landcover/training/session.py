@@ -11,6 +11,7 @@ import torch
 
 from landcover import __version__
 from landcover.config import dump_yaml
+from landcover.data import Dataset
 from landcover.data.fingerprints import image_set
 from landcover.errors import ModelError, UsageError
 from landcover.io.files import write_text
@@ -67,7 +68,7 @@ class TrainResult:
 def train(
     config: TrainConfig,
     *,
-    data: str | Path,
+    data: str | Path | Dataset,
     out: str | Path,
     split: str = "folders",
     init: str | Path | None = None,
@@ -83,7 +84,7 @@ def train(
 
     Args:
         config: The configuration.
-        data: Data folder or prepared cache.
+        data: Data folder, prepared cache or open dataset, whose legend and GSD then hold.
         out: The run folder.
         split: A split with a subset named train, and perhaps one to validate on (val, valid or validation).
         init: Model file or run folder to start from, made for the same or another legend. ``config.model``
@@ -128,7 +129,7 @@ def train(
         start_card = None if start is None else read_card(start)
         teachers = read_teachers(config.teachers)
         loaded = load_training_data(
-            Path(data),
+            data if isinstance(data, Dataset) else Path(data),
             split,
             crop_px=config.crop_px,
             model_gsd=config.gsd or (start_card.preprocessing.gsd if start_card else None),
@@ -172,7 +173,7 @@ def train(
             provenance={
                 "version": __version__,
                 "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-                "data": Path(data).name,
+                "data": loaded.dataset.root.name,
                 "data_digest": loaded.digest,
                 "split": split,
                 "init": start_digest,

@@ -1,0 +1,198 @@
+"""What the masks of a folder hold, and the ``landcover.yaml`` that their owner completes."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from landcover.errors import DataError, MaskError, UsageError, first_few
+from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
+from landcover.io.images import read_picture
+from landcover.io.masks import binary_mask, count_colours, describe_colours
+from landcover.io.readahead import parallel_map
+from landcover.legend import DEEPGLOBE, IGNORE, NODATA
+
+_SAMPLE = 8
+"""Masks that the assumption of a legend is checked on."""
+_LEAST_EXACT = 0.9
+"""Fraction of pixels below which a few colours near those of DeepGlobe are another legend's."""
+_MOST = 64
+"""More colours than these are pictures or blends, not the colours of a legend."""
+
+Colour = tuple[int, int, int]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Survey:
+    """The values of the masks with one band and the colours of the others, with their pixels.
+
+    Attributes:
+        masks: Number of masks read.
+        values: Pixels of each value.
+        colours: Pixels of each colour.
+        unreadable: Errors of the masks that cannot be read.
+    """
+
+    masks: int = 0
+    values: Counter[int] = field(default_factory=Counter)
+    colours: Counter[Colour] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
+
+
+def survey(masks: Sequence[Path], max_pixels: int = MAX_PIXELS) -> Survey:
+    """Count the values and colours of masks, as they are stored, without pixels marked as no imagery."""
+
+    def count(path: Path) -> tuple[dict[int, int], dict[Colour, int]] | MaskError:
+        try:
+            picture = read_picture(path, MaskError, max_pixels=max_pixels)
+        except MaskError as error:
+            return error
+        pixels = picture.pixels
+        inside = np.ones(pixels.shape[:2], bool) if picture.outside is None else ~picture.outside
+        if picture.palette is None and pixels.ndim == 2:
+            inside &= np.isfinite(pixels)
+            values, counts = np.unique(pixels[inside], return_counts=True)
+            if (values != np.rint(values)).any():
+                return MaskError(f"{path} has one band of fractions; expected whole numbers.")
+            return dict(zip(values.astype(int).tolist(), counts.tolist(), strict=True)), {}
+        colours = pixels if picture.palette is None else np.take(picture.palette, pixels, 0)
+        return {}, count_colours(colours[inside])
+
+    found = Survey()
+    for result in parallel_map(count, masks):
+        if isinstance(result, MaskError):
+            found.unreadable.append(str(result))
+            continue
+        found.masks += 1
+        found.values.update(result[0])
+        found.colours.update(result[1])
+    return found
+
+
+def check_assumed_legend(folder: Path, masks: Sequence[Path], max_pixels: int) -> None:
+    """Check a sample of the masks of a folder without a legend, whose colours are taken for DeepGlobe's.
+
+    Logs what is assumed, with the evidence.
+
+    Raises:
+        DataError: If the masks hold a few other colours, only black and white, or only 0 and 255.
+    """
+    sample = masks[:: max(1, len(masks) // _SAMPLE)]
+    found = survey(sample, max_pixels)
+    advice = (
+        f"State the legend in {folder / 'landcover.yaml'}, which landcover legend {folder} writes for you to "
+        "complete, or pass --legend."
+    )
+    assumed = f"{folder} declares no legend; that of DeepGlobe is assumed"
+    if found.values and not found.colours:
+        if set(found.values) == {0, NODATA}:
+            raise binary_mask(masks[0])
+        listing = ", ".join(f"{value}={name}" for value, name in enumerate(DEEPGLOBE.names))
+        hint = "" if 0 in found.values else " Value 0 never occurs; do the ids begin at 1?"
+        logger.warning(
+            f"{assumed}, by the order of its indices ({listing}): {found.masks} masks contain the values "
+            f"{first_few(sorted(found.values), 8)}.{hint} If that is wrong: {advice}"
+        )
+    if not found.colours:
+        return
+    total = found.colours.total()
+    own = {entry.colour: entry.name for entry in DEEPGLOBE.classes}
+    other = {
+        colour: count
+        for colour, count in found.colours.most_common()
+        if colour not in own and (any(64 <= value < 192 for value in colour) or _corner(colour) not in own)
+    }
+    shown = describe_colours(dict(found.colours.most_common()), total)
+    exact = sum(found.colours[colour] for colour in own) / total
+    is_other = sum(other.values()) > MAX_OFF_PALETTE * total or exact < _LEAST_EXACT
+    if is_other and len(found.colours) <= _MOST:
+        raise DataError(
+            f"{folder} declares no legend, and {1 - exact:.1%} of the pixels of its masks have "
+            f"colours that are not exactly those of DeepGlobe: {shown}. {advice}"
+        )
+    names = [name for colour, name in own.items() if colour in found.colours]
+    if {_corner(colour) for colour in found.colours} == {(0, 0, 0), (255, 255, 255)}:
+        raise DataError(
+            f"{folder} declares no legend, and its masks are black and white: {shown}. In the legend of "
+            f"DeepGlobe these are unknown and barren. {advice}"
+        )
+    logger.warning(
+        f"{assumed}: in {found.masks} masks {exact:.2%} of the pixels have exactly one of its colours "
+        f"({', '.join(names) or 'none'} occur). If that is wrong: {advice}"
+    )
+
+
+def _corner(colour: Colour) -> Colour:
+    red, green, blue = (255 if value >= 128 else 0 for value in colour)
+    return red, green, blue
+
+
+def legend_text(
+    found: Survey, *, names: Sequence[str], ignore: Sequence[int], unknown: str | None, gsd: float | None
+) -> str:
+    """Return ``landcover.yaml`` for the classes that a survey found.
+
+    Args:
+        found: The survey.
+        names: A name for each value or colour, in ascending order; empty to leave them to the reader.
+        ignore: Values that are no data.
+        unknown: The name that is never scored, or None.
+        gsd: Metres per pixel, or None.
+
+    Raises:
+        DataError: If masks hold values and colours, or more than a legend can hold.
+        UsageError: If ``names`` are not as many as classes.
+    """
+    if found.unreadable:
+        raise DataError(f"{len(found.unreadable)} masks cannot be read: {found.unreadable[0]}")
+    if found.values and found.colours:
+        raise DataError("Some masks have one band, others colours; expected one form in a folder.")
+    counts: Counter[int] | Counter[Colour] = found.values or found.colours
+    if len(counts) > IGNORE:
+        what = "values" if found.values else "colours"
+        raise DataError(
+            f"The masks hold {len(counts)} {what}; a legend has at most 255 classes. They may be "
+            f"pictures, or resized with blending: {first_few(counts, 4)}."
+        )
+    entries = [entry for entry in sorted(counts) if entry not in ignore]
+    if names and len(names) != len(entries):
+        raise UsageError(
+            f"{len(names)} names for {len(entries)} classes; expected one for each of "
+            f"{first_few(entries, 20)}, in this order."
+        )
+    if unknown is not None and unknown not in names:
+        raise UsageError(f"The unknown class {unknown!r} is not among the names {', '.join(names)}.")
+    lines = [
+        "# Metres per pixel, where the images are not georeferenced.",
+        f"gsd: {gsd or 'null'}",
+        "legend:",
+    ]
+    lines += ["  name: own", "  classes:"]
+    for number, entry in enumerate(entries):
+        name = f'"{names[number]}"' if names else ""
+        share = f"{counts[entry] / counts.total():.2%}"  # type: ignore[index]
+        if isinstance(entry, tuple):
+            lines.append(f"    - {{name: {name}, colour: {list(entry)}}}  # {share}")
+        else:
+            colour = (
+                list(_PALETTE[number % len(_PALETTE)])
+                if number < len(_PALETTE)
+                else [number, number // 2, 99]
+            )
+            lines.append(f"    - {{name: {name}, colour: {colour}, values: [{entry}]}}  # {share}")
+    lines.append(f"  unknown: {unknown or 'null'}")
+    if ignore:
+        lines.append(f"  ignore: {list(ignore)}")
+    return "\n".join(lines) + "\n"
+
+
+_PALETTE: tuple[Colour, ...] = (
+    (166, 206, 227), (31, 120, 180), (178, 223, 138), (51, 160, 44), (251, 154, 153), (227, 26, 28),
+    (253, 191, 111), (255, 127, 0), (202, 178, 214), (106, 61, 154), (255, 255, 153), (177, 89, 40),
+)  # fmt: skip
+"""Colours of classes that are given by values: ColorBrewer's Paired."""

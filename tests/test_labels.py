@@ -1,0 +1,306 @@
+"""Labels as people have them: read as intended, or refused with the values that were found."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from rasterio.transform import from_origin
+from typer.testing import CliRunner
+
+from landcover.cli import build
+from landcover.data import open_dataset, prepare, verify
+from landcover.errors import ConfigError, DataError, MaskError
+from landcover.io import read_mask
+from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
+
+THREE = Legend("three", tuple(LandClass(f"c{i}", (40 * i, 60 * i, 90 * i)) for i in range(3)), None)
+DUBAI = np.array([[60, 16, 152], [132, 41, 246], [110, 193, 228]], np.uint8)
+SIZE = 32
+OWN = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) // 64 % 3
+"""Class indices 0, 1, 2 in stripes."""
+
+
+def save(path, array, mode=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(array, np.uint8), mode).save(path)
+    return path
+
+
+def save_tif(path, array, *, x=5e5, crs="EPSG:32633", nodata=None):
+    array = array if array.ndim == 3 else array[None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = dict(zip(("count", "height", "width"), array.shape, strict=True))
+    place = from_origin(x, 55e5, 0.5, 0.5)
+    with rasterio.open(
+        path, "w", driver="GTiff", dtype=array.dtype, crs=crs, transform=place, nodata=nodata, **shape
+    ) as file:
+        file.write(array)
+    return path
+
+
+def legend_of(*values, ignore=()):
+    classes = tuple(
+        LandClass(f"c{i}", (40 * i, 60 * i, 90 * i), tuple(each)) for i, each in enumerate(values)
+    )
+    return Legend("own", classes, None, tuple(ignore))
+
+
+def folder_of(root, masks, legend=None):
+    """Write images and masks, by name, and the legend."""
+    rng = np.random.default_rng(0)
+    for name, mask in masks.items():
+        save(root / "images" / f"{name}.png", rng.integers(1, 255, (SIZE, SIZE, 3)))
+        save(root / "masks" / f"{name}.png", mask)
+    if legend is not None:
+        (root / "landcover.yaml").write_text(json.dumps({"gsd": 0.5, "legend": legend.to_dict()}))
+    return root
+
+
+def run(*arguments):
+    return CliRunner().invoke(build(), [str(argument) for argument in arguments])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    values=st.lists(st.integers(0, 250), min_size=4, max_size=4, unique=True),
+    dtype=st.sampled_from(["uint8", "uint16", "int16", "int32", "uint32", "float32", "float64"]),
+)
+def test_values_of_any_type_become_their_class(tmp_path_factory, values, dtype):
+    legend = legend_of(values[:2], values[2:3], ignore=values[3:])
+    stored = np.array(values, dtype)[np.arange(64).reshape(8, 8) % 4]
+    path = save_tif(tmp_path_factory.getbasetemp() / "values.tif", stored)
+    expected = np.array([0, 0, 1, NODATA])[np.arange(64).reshape(8, 8) % 4]
+    np.testing.assert_array_equal(read_mask(path, legend).index, expected)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_small_integers_in_a_png_are_not_stretched(tmp_path, bits):
+    index = OWN % min(3, 2**bits)
+    image = Image.fromarray(index.astype(np.uint8))
+    path = tmp_path / "a.png"
+    if bits == 1:
+        Image.fromarray(index.astype(bool)).save(path)
+    else:
+        from imagefiles import png_bytes  # noqa: F401  (the project's own encoder writes 8 bits)
+
+        image.convert("P").save(path, bits=bits)
+        content = bytearray(path.read_bytes())
+        if bits < 8:  # as grey: the same samples under another colour type
+            path.write_bytes(as_grey(bytes(content)))
+        else:
+            image.save(path)
+    np.testing.assert_array_equal(read_mask(path, THREE).index, index)
+
+
+def as_grey(png):
+    """Return a palette PNG as a grey one with the same samples."""
+    import struct
+    import zlib
+
+    parts, position = [png[:8]], 8
+    while position < len(png):
+        length = struct.unpack(">I", png[position : position + 4])[0]
+        kind, body = png[position + 4 : position + 8], png[position + 8 : position + 8 + length]
+        position += 12 + length
+        if kind == b"PLTE":
+            continue
+        if kind == b"IHDR":
+            body = body[:9] + b"\0" + body[10:]
+        parts.append(struct.pack(">I", length) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
+    return b"".join(parts)
+
+
+def test_values_16_bits_wide_and_ids_from_1_are_classes(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray((OWN * 1000 + 1).astype(np.uint16)).save(path)
+    np.testing.assert_array_equal(read_mask(path, legend_of([1], [1001], [2001])).index, OWN)
+    with pytest.raises(MaskError, match=r"1001, 2001.*Expected indices 0 to 2"):
+        read_mask(path, THREE)
+    with pytest.raises(MaskError, match=r": 3\..*begin at 1"):
+        read_mask(save(tmp_path / "b.png", OWN + 1), THREE)
+
+
+@pytest.mark.parametrize(
+    ("values", "ignore"), [(([1], [1]), ()), (([1], []), ()), (([1], [2]), (2,)), (([], []), (1,))]
+)
+def test_values_of_two_meanings_are_refused(values, ignore):
+    with pytest.raises(ConfigError, match="own"):
+        legend_of(*values, ignore=ignore)
+
+
+def test_a_map_that_carries_the_classes_holds_indices(tmp_path):
+    legend = legend_of([10], [20], [30])
+    assert Legend.from_dict(legend.to_dict()) == legend
+    carried = Legend.from_tags(legend.tags, {}, "a map")
+    assert carried == legend.of_maps
+    assert not carried.lists_values
+
+
+def test_0_and_255_are_refused_until_the_owner_states_their_meaning(tmp_path):
+    mask = (OWN > 0) * 255
+    path = save(tmp_path / "a.png", mask)
+    for legend in (THREE, DEEPGLOBE):
+        with pytest.raises(MaskError, match="0 and 255"):
+            read_mask(path, legend)
+    index = read_mask(path, legend_of([0], [255])).index
+    np.testing.assert_array_equal(index, OWN > 0)
+    no_data = Legend("three", THREE.classes, None, (255,))
+    np.testing.assert_array_equal(read_mask(path, no_data).index == NODATA, OWN > 0)
+    only = folder_of(tmp_path / "only", {"0": mask, "1": mask}, THREE)
+    report = verify(only)
+    assert not report.ok
+    assert "0 and 255" in report.unreadable[0].reason
+    with pytest.raises(DataError, match="0 and 255"):
+        open_dataset(folder_of(tmp_path / "none", {"0": mask}))
+    other = folder_of(tmp_path / "other", {"0": mask, "1": OWN}, THREE)  # here 255 is no data
+    assert verify(other).ok
+
+
+def test_the_colours_of_another_legend_are_listed_with_their_shares(tmp_path):
+    masks = {str(i): DUBAI[OWN] for i in range(3)}
+    with pytest.raises(DataError, match=r"\(60, 16, 152\) 3\d\.\d%.*landcover legend"):
+        open_dataset(folder_of(tmp_path / "none", masks))
+    report = verify(folder_of(tmp_path / "declared", masks, DEEPGLOBE))
+    assert len(report.unreadable) == 3
+    assert "(60, 16, 152) 3" in report.unreadable[0].reason
+    pure = np.array([[255, 0, 0], [0, 0, 255]], np.uint8)[OWN % 2]
+    with pytest.raises(DataError, match=r"\(255, 0, 0\)"):
+        open_dataset(folder_of(tmp_path / "red", {"0": pure}))
+    with pytest.raises(DataError, match="black and white"):
+        open_dataset(folder_of(tmp_path / "roads", {"0": np.repeat((OWN[..., None] > 0) * 255, 3, 2)}))
+
+
+def test_the_assumption_of_deepglobe_is_stated_with_its_evidence(tmp_path, caplog):
+    open_dataset(folder_of(tmp_path / "a", {"0": DEEPGLOBE.colours[OWN]}))
+    assert "100.00% of the pixels" in caplog.text
+    assert "urban, agriculture, rangeland" in caplog.text
+    caplog.clear()
+    open_dataset(folder_of(tmp_path / "b", {"0": OWN + 1}))
+    assert "Value 0 never occurs" in caplog.text
+    caplog.clear()
+    open_dataset(folder_of(tmp_path / "c", {"0": OWN}, THREE))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("form", ["palette", "grey"])
+def test_values_that_fit_are_read_where_the_colours_are_not_the_legends(tmp_path, form):
+    legend = Legend("own", tuple(LandClass(f"c{i}", (200, i, 7)) for i in range(3)), None)
+    root = folder_of(tmp_path, {"0": OWN}, legend)
+    if form == "palette":
+        image = Image.fromarray(OWN.astype(np.uint8), "P")
+        image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+        image.save(root / "masks/0.png")
+    else:
+        save(root / "masks/0.png", np.repeat(OWN[..., None], 3, 2))
+    report = verify(root)
+    assert report.ok
+    assert report.forms == {f"{form} indices": 1}
+    assert any("read by their values" in note for note in report.notes)
+    np.testing.assert_array_equal(open_dataset(root).read_mask(open_dataset(root).items[0]), OWN)
+
+
+def test_values_that_contradict_their_colours_are_refused(tmp_path):
+    image = Image.fromarray(OWN.astype(np.uint8), "P")
+    image.putpalette([*THREE.classes[1].colour, 1, 1, 1, 2, 2, 2])  # entry 0 has the colour of class 1
+    image.save(tmp_path / "a.png")
+    with pytest.raises(MaskError, match=r"\(1, 1, 1\)"):
+        read_mask(tmp_path / "a.png", THREE, max_off_palette=0.01)
+
+
+def test_one_limit_on_off_palette_pixels_holds_for_each_verb(tmp_path):
+    mask = DEEPGLOBE.colours[OWN].copy()
+    mask[0, : SIZE // 2] = (255, 0, 0)  # 1.6 %
+    root = folder_of(tmp_path / "data", {"0": mask, "1": DEEPGLOBE.colours[OWN]}, DEEPGLOBE)
+    result = run("verify", root)
+    assert result.exit_code == 1
+    assert "(255, 0, 0) 1.6%" in result.output
+    with pytest.raises(DataError, match=r"1\.6%"):
+        prepare(root, tmp_path / "cache")
+    assert run("verify", root, "--max-off-palette", 0.02).exit_code == 0
+    assert prepare(root, tmp_path / "cache", max_off_palette=0.02).written
+    evaluate = ("evaluate", "--data", root, "--split", "all:all", "--predictions", root / "masks")
+    assert run(*evaluate).exit_code == 1
+    assert run(*evaluate, "--max-off-palette", 0.02).exit_code == 0
+
+
+def test_verify_reports_nodata_unknown_and_off_palette_pixels_by_folder(tmp_path):
+    mask = DEEPGLOBE.colours[np.where(OWN == 2, 6, OWN)]
+    root = folder_of(tmp_path, {"0": mask}, DEEPGLOBE)
+    image = np.full((SIZE, SIZE, 4), 255, np.uint8)
+    image[: SIZE // 4, :, 3] = 0
+    save(root / "images/0.png", image)
+    of = verify(root).mask_folders["masks"]
+    assert of["masks"] == 1
+    assert of["nodata"] == 0.25
+    assert of["unknown"] == pytest.approx((OWN[SIZE // 4 :] == 2).mean() * 0.75)
+
+
+def test_no_data_of_the_image_is_no_data_of_the_truth_in_folder_and_cache(tmp_path):
+    image = np.full((3, SIZE, SIZE), 9, np.uint8)
+    image[:, :, 20:] = 0
+    save_tif(tmp_path / "data/images/a.tif", image, nodata=0)
+    save_tif(tmp_path / "data/masks/a.tif", OWN.astype(np.uint8))
+    expected = np.where(np.arange(SIZE) < 20, OWN, NODATA)
+    for dataset in (
+        open_dataset(tmp_path / "data", legend=THREE),
+        prepare(tmp_path / "data", tmp_path / "cache", legend=THREE).dataset,
+    ):
+        np.testing.assert_array_equal(dataset.read_mask(dataset.items[0]), expected)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [({"x": 501000.0}, "1000 metre"), ({"crs": "EPSG:32634"}, "EPSG:32634")]
+)
+def test_image_and_mask_of_two_places_are_refused_with_the_distance(tmp_path, place, words):
+    save_tif(tmp_path / "images/a.tif", np.full((3, SIZE, SIZE), 9, np.uint8))
+    save_tif(tmp_path / "masks/a.tif", OWN.astype(np.uint8), **place)
+    dataset = open_dataset(tmp_path, legend=THREE)
+    with pytest.raises(MaskError, match=words):
+        dataset.labels(dataset.items[0])
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif"])
+def test_bmp_and_gif_masks_are_read_and_jpeg_is_refused(tmp_path, suffix):
+    root = folder_of(tmp_path, {"0": OWN}, THREE)
+    (root / "masks/0.png").unlink()
+    save(root / f"masks/0.{suffix}", OWN)
+    dataset = open_dataset(root)
+    np.testing.assert_array_equal(dataset.read_mask(dataset.items[0]), OWN)
+    Image.fromarray(THREE.colours[OWN]).save(root / f"masks/0.{suffix}", "JPEG")
+    with pytest.raises(MaskError, match="JPEG"):
+        dataset.labels(dataset.items[0])
+
+
+@pytest.mark.parametrize(
+    ("mask", "options", "values"),
+    [
+        (OWN + 1, ["--names", "a,b,c"], [[1], [2], [3]]),
+        ((OWN > 0) * 255, ["--names", "land,house"], [[0], [255]]),
+        (OWN * 10, ["--names", "a,b", "--ignore", "0"], [[10], [20]]),
+        (DUBAI[OWN], ["--names", "building,road,land"], [None] * 3),
+    ],
+)
+def test_legend_writes_the_file_that_makes_a_folder_readable(tmp_path, mask, options, values):
+    root = folder_of(tmp_path, {"0": mask})
+    empty = run("legend", root)
+    assert empty.exit_code == 0
+    with pytest.raises(ConfigError, match="name"):
+        open_dataset(root)
+    assert run("legend", root, *options).exit_code != 0  # exists
+    result = run("legend", root, *options, "--force", "--gsd", 0.5)
+    assert result.exit_code == 0, result.output
+    legend = open_dataset(root).legend
+    assert [list(c.values) or None for c in legend.classes] == values
+    assert run("verify", root).exit_code == 0
+
+
+def test_legend_refuses_names_of_another_number_and_pictures(tmp_path):
+    root = folder_of(tmp_path, {"0": OWN})
+    assert "0, 1, 2" in str(run("legend", root, "--names", "a,b").exception)
+    rng = np.random.default_rng(1)
+    save(root / "masks/0.png", rng.integers(0, 255, (SIZE, SIZE, 3)))
+    assert "colours" in str(run("legend", root).exception)
