@@ -1,6 +1,7 @@
 """Labels as people have them: read as intended, or refused with the values that were found."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from landcover.cli import build
 from landcover.data import open_dataset, prepare, verify
 from landcover.errors import ConfigError, DataError, MaskError
 from landcover.io import read_mask
+from landcover.io.discovery import find_files
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
 
 THREE = Legend("three", tuple(LandClass(f"c{i}", (40 * i, 60 * i, 90 * i)) for i in range(3)), None)
@@ -85,8 +87,6 @@ def test_small_integers_in_a_png_are_not_stretched(tmp_path, bits):
     if bits == 1:
         Image.fromarray(index.astype(bool)).save(path)
     else:
-        from imagefiles import png_bytes  # noqa: F401  (the project's own encoder writes 8 bits)
-
         image.convert("P").save(path, bits=bits)
         content = bytearray(path.read_bytes())
         if bits < 8:  # as grey: the same samples under another colour type
@@ -304,3 +304,78 @@ def test_legend_refuses_names_of_another_number_and_pictures(tmp_path):
     rng = np.random.default_rng(1)
     save(root / "masks/0.png", rng.integers(0, 255, (SIZE, SIZE, 3)))
     assert "colours" in str(run("legend", root).exception)
+
+
+NAMES = {  # paths of an image and its mask, as public data sets have them; {i} id, {p} subset
+    "mmseg": ("img_dir/{p}/{i}.png", "ann_dir/{p}/{i}.png"),
+    "subfolders": ("{p}/Rural/images_png/{i}.png", "{p}/Rural/masks_png/{i}.png"),
+    "annot": ("{p}/{i}.png", "{p}annot/{i}.png"),
+    "VOC": ("JPEGImages/{p}{i}.jpg", "SegmentationClass/{p}{i}.png"),
+    "sat map": ("{p}/sat/{i}.tiff", "{p}/map/{i}.tif"),
+    "prefixes": ("images/img_{p}{i}.jpg", "masks/label_{p}{i}.png"),
+    "suffixes": ("{p}{i}_image.png", "{p}{i}_mask.png"),
+    "one suffix": ("{p}{i}.jpg", "{p}{i}_mask.png"),
+    "ortho": ("2_Ortho_RGB/top_2_{p}{i}_RGB.tif", "5_Labels_all/top_2_{p}{i}_label.tif"),
+    "two prefixes": ("aerial/D1/img/IMG_{p}{i}.tif", "labels/D1/msk/MSK_{p}{i}.tif"),
+    "long suffix": ("images/P{p}{i}.png", "masks/P{p}{i}_instance_color_RGB.png"),
+    "numbered": ("img_dir/{p}/{i}.tif", "ann_dir/{p}/{i}_15label.png"),
+    "letters": ("x/{p}{i}.png", "y/{p}{i}.png"),
+    "subset words": ("{p}_images/{i}.png", "{p}_masks/{i}.png"),
+    "one name": ("{p}{i}.png", "{p}{i}.tif"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_and_masks_are_paired_by_words_or_content(tmp_path, name):
+    rng = np.random.default_rng(0)
+    image, mask = NAMES[name]
+    for p in ("train", "val"):
+        for i in ("01", "02"):
+            save(tmp_path / image.format(p=p, i=i), rng.integers(0, 255, (SIZE, SIZE, 3)))
+            save(tmp_path / mask.format(p=p, i=i), OWN)
+    dataset = open_dataset(tmp_path, legend=THREE)
+    paths = {item.image.relative_to(tmp_path).as_posix(): item for item in dataset.labelled}
+    assert len(paths) == 4
+    for p in ("train", "val"):
+        for i in ("01", "02"):
+            item = paths[image.format(p=p, i=i)]
+            assert item.mask == tmp_path / mask.format(p=p, i=i)
+            assert item.part == (p if re.search(r"\{p\}.*/", image) else None)
+    assert image.format(p="train", i="01").rpartition("/")[2] in verify(tmp_path, legend=THREE).pairing
+
+
+def test_names_are_declared_in_landcover_yaml(tmp_path):
+    for p in ("a", "b"):
+        save(tmp_path / f"one/{p}/7-pic.png", np.full((SIZE, SIZE, 3), 9))
+        save(tmp_path / f"two/{p}-7.png", OWN)
+    with pytest.raises(DataError, match="landcover.yaml"):
+        open_dataset(tmp_path, legend=THREE)
+    settings = tmp_path / "landcover.yaml"
+    settings.write_text('images: "one/{subset}/{id}-pic.png"\nmasks: "two/{subset}-{id}.png"\n')
+    assert sorted(open_dataset(tmp_path, legend=THREE).parts) == ["a", "b"]
+    assert run("legend", tmp_path, "--names", "x,y,z").exit_code == 0  # what is declared stays
+    assert len(open_dataset(tmp_path).labelled) == 2
+    settings.write_text('images: "one/{subset}/{id}.jpg"\nmasks: "two/{subset}-{id}.png"\n')
+    with pytest.raises(DataError, match=r"\.jpg"):
+        open_dataset(tmp_path, legend=THREE)
+    for wrong in ('images: "one/{id}.png"\n', 'images: "one/a.png"\nmasks: "two/{id}.png"\n'):
+        settings.write_text(wrong)
+        with pytest.raises(DataError if "a.png" in wrong else ConfigError, match="masks|id"):
+            open_dataset(tmp_path, legend=THREE)
+
+
+def test_masks_in_jpeg_are_refused_by_name(tmp_path):
+    save(tmp_path / "images/a.jpg", np.full((SIZE, SIZE, 3), 9))
+    save(tmp_path / "masks/a.jpg", OWN)
+    with pytest.raises(DataError, match="JPEG"):
+        open_dataset(tmp_path, legend=THREE)
+
+
+def test_images_of_a_data_folder_are_found_without_its_masks(tmp_path):
+    for p in ("train", "val"):
+        for folder in ("images", "masks"):
+            save(tmp_path / p / folder / "a.png", OWN)
+    found = find_files(
+        [tmp_path], tmp_path / "out", what="images", suffixes=frozenset({".png"}), left_out=("_mask",)
+    )
+    assert [file.relative.as_posix() for file in found] == ["train/images/a.png", "val/images/a.png"]

@@ -196,7 +196,7 @@ class TestPairs:
         write_folder(tmp_path, "seed")
         red = np.full((24, 32, 3), (255, 0, 0), np.uint8)
         Image.fromarray(red).save(tmp_path / "dataset/land_train/119_mask.png")
-        dataset = open_dataset(tmp_path)
+        dataset = open_dataset(tmp_path, max_off_palette=1)
         mask = dataset.labels(dataset.items[0])
         assert (mask.off_palette, set(mask.index.ravel())) == (24 * 32, {DEEPGLOBE.unknown})
 

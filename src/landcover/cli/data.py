@@ -283,6 +283,8 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 def _print_report(report: "VerifyReport") -> None:
     print(f"Layout {report.layout}, {report.pairs} pairs, {_scale(report.gsd)}")
+    if report.pairing is not None:
+        print(f"Paired by: {report.pairing}")
     rows = []
     for subset, pairs in report.parts.items():
         sizes = ", ".join(f"{size} ({count})" for size, count in report.sizes[subset].items())

@@ -1,5 +1,6 @@
 """Open data sets: images and masks of a folder or a prepared cache, behind one interface."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from landcover.data.layouts import (
     typical_size,
 )
 from landcover.data.survey import check_assumed_legend, legend_text, survey
-from landcover.errors import DataError, MaskError, UsageError
+from landcover.errors import ConfigError, DataError, MaskError, UsageError
 from landcover.io import MAX_PIXELS, Mask, image_size, read_image, read_mask
 from landcover.io.discovery import MAX_OFF_PALETTE, RASTER_SUFFIXES
 from landcover.io.files import check_output, write_text
@@ -301,7 +302,7 @@ def open_folder(
     """Open a folder of files; see :func:`open_dataset`."""
     check_off_palette_limit(max_off_palette)
     settings = read_settings(path / SETTINGS_FILE)
-    found = discover(path)
+    found = discover(path, settings.names)
     legend = legend or settings.legend
     if legend is None and found.layout.size is None:  # no published set
         check_assumed_legend(path, [item.mask for item in found.items if item.mask], max_pixels)
@@ -353,12 +354,21 @@ def describe_legend(
         UsageError: If the names do not fit.
     """
     path = folder / SETTINGS_FILE
-    check_output(path, force=force)
-    masks = [item.mask for item in discover(folder).items if item.mask]
+    present: dict[str, Any] = (read_yaml(path) or {}) if path.exists() else {}
+    if "legend" in present:
+        check_output(path, force=force)
+    settings = from_mapping(
+        _SettingsFile, {key: present[key] for key in present if key != "legend"}, str(path)
+    )
+    names_of_files = (settings.images, settings.masks) if settings.images and settings.masks else None
+    masks = [item.mask for item in discover(folder, names_of_files).items if item.mask]
     if not masks:
         raise DataError(f"{folder} has no masks; expected images with masks.")
-    text = legend_text(survey(masks, max_pixels), names=names, ignore=ignore, unknown=unknown, gsd=gsd)
-    write_text(path, text, force=force)
+    found = survey(masks, max_pixels)
+    text = legend_text(found, names=names, ignore=ignore, unknown=unknown, gsd=gsd or settings.gsd)
+    if names_of_files:
+        text += f"images: {json.dumps(settings.images)}\nmasks: {json.dumps(settings.masks)}\n"
+    write_text(path, text, force=True)
     return path, text
 
 
@@ -378,29 +388,44 @@ def _raster_gsd(found: Discovery) -> float | None:
 
 
 class Settings(NamedTuple):
-    """Content of ``landcover.yaml`` in a data folder: ``gsd`` in metres per pixel, and the legend."""
+    """Content of ``landcover.yaml`` in a data folder.
+
+    Attributes:
+        gsd: Metres per pixel.
+        legend: The legend of the masks.
+        names: Patterns of the paths of images and masks; see :func:`landcover.data.layouts.discover`.
+    """
 
     gsd: float | None = None
     legend: Legend | None = None
+    names: tuple[str, str] | None = None
 
 
 class _SettingsFile(Config):
     gsd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     legend: str | dict[str, Any] | None = None
+    images: str | None = None
+    masks: str | None = None
 
 
 def read_settings(path: Path) -> Settings:
     """Read ``landcover.yaml``; a missing file gives empty settings.
 
-    It may hold ``gsd``, in metres per pixel, and ``legend``: a name, a YAML file beside it, or written out.
+    It may hold ``gsd``, in metres per pixel; ``legend``: a name, a YAML file beside it, or written out; and
+    ``images`` and ``masks``: paths with names in braces, such as ``img_dir/{subset}/{id}.png``.
 
     Raises:
         ConfigError: If the file is not YAML, or a key is unknown or of the wrong type.
     """
     file = from_mapping(_SettingsFile, (read_yaml(path) or {}) if path.exists() else {}, str(path))
+    names = None
+    if file.images is not None and file.masks is not None:
+        names = file.images, file.masks
+    elif file.images is not None or file.masks is not None:
+        raise ConfigError(f"{path} has only one of images and masks; expected both or none.")
     if file.legend is None:
-        return Settings(file.gsd)
+        return Settings(file.gsd, names=names)
     if isinstance(file.legend, str):
         beside = path.parent / file.legend
-        return Settings(file.gsd, load_legend(beside if beside.exists() else file.legend))
-    return Settings(file.gsd, Legend.from_dict(file.legend, f"{path}: legend"))
+        return Settings(file.gsd, load_legend(beside if beside.exists() else file.legend), names)
+    return Settings(file.gsd, Legend.from_dict(file.legend, f"{path}: legend"), names)

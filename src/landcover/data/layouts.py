@@ -4,16 +4,28 @@ A layout is data: patterns of image and mask paths, and the published facts of s
 distance, size, counts, index order of its masks). To support another one, add a row to :data:`LAYOUTS`.
 """
 
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from landcover.errors import DataError, ImageError, printable
 from landcover.io import image_size
-from landcover.io.discovery import IMAGE_END, MASK_END, MASK_SUFFIXES, PICTURE_SUFFIXES
+from landcover.io.discovery import (
+    IMAGE_END,
+    MASK_END,
+    MASK_SUFFIXES,
+    MAX_PIXELS,
+    PICTURE_SUFFIXES,
+    role_of,
+    words_of,
+)
 from landcover.io.files import check_name, walk
+from landcover.io.images import read_picture
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.textfiles import parse_csv, read_text
 
@@ -234,6 +246,10 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 """The known layouts, the most specific first; the last three match any folder of pairs."""
 
+_FORMS = frozenset({"instance", "color", "colour"})
+"""Words of mask names that say how the labels are stored."""
+_WORDS = Layout("words", "pairs whose names differ in words for image and mask")
+
 
 @dataclass(frozen=True)
 class Discovery:
@@ -249,17 +265,45 @@ class Discovery:
     items: tuple[Item, ...]
     missing_images: tuple[str, ...]
 
+    @property
+    def rule(self) -> str:
+        """How the files were paired, with an example, for reports."""
+        pair = next((item for item in self.items if item.mask), None)
+        if pair is None or pair.mask is None:
+            return self.layout.title
+        common = Path(os.path.commonpath([pair.image.parent, pair.mask.parent]))
+        image, mask = (path.relative_to(common).as_posix() for path in (pair.image, pair.mask))
+        return f"{self.layout.title}, for example {image} with {mask}"
 
-def discover(root: Path) -> Discovery:
+
+def discover(root: Path, names: tuple[str, str] | None = None) -> Discovery:
     """Find the layout of a folder, and its images with their masks.
 
-    The first layout of the table that has pairs is taken, else the first that has images.
+    The first layout of the table that has pairs is taken; else images and masks are told apart by words in
+    their paths, and by content; else the first layout that has images is taken.
+
+    Args:
+        root: The folder.
+        names: Patterns of image and mask paths with ``{subset}``, ``{id}`` and other names in braces; they
+            replace the table.
 
     Raises:
-        DataError: If no layout fits or it cannot be read, two images or masks have the same key, or a name
-            has control characters or is not valid UTF-8.
+        DataError: If no layout fits or it cannot be read, two images or masks have the same key, masks are
+            JPEG files, or a name has control characters or is not valid UTF-8.
     """
     paths = list(_files_below(root))
+    if names is not None:
+        image, mask = names
+        declared = Layout("declared", f"images {image}, masks {mask}", _pattern(image), (_pattern(mask),))
+        match = _match(declared, root, paths)
+        if match is None or not any(item.mask for item in match.items):
+            example = f", such as {paths[0]!r}" if paths else ""
+            raise DataError(
+                f"No pair below {root} fits images {image!r} and masks {mask!r} of landcover.yaml: "
+                f"{len(paths)} files{example}. {{subset}}, {{id}} and other names in braces stand for a part "
+                "of a path without a slash."
+            )
+        return match
     matches: list[Discovery] = []
     for layout in LAYOUTS:
         match = _match(layout, root, paths)
@@ -268,15 +312,155 @@ def discover(root: Path) -> Discovery:
         if layout.refusal:
             raise DataError(f"{root} is a {layout.title}, which landcover cannot read: {layout.refusal}")
         matches.append(match)
-        if any(item.mask for item in match.items):
+        if layout.size is not None and any(item.mask for item in match.items):
             return match
+    generic = [match for match in matches if match.layout.size is None]
+    by_words = _by_words(root, paths)
+    best = max(
+        [*generic, *([by_words] if by_words else [])],
+        key=lambda match: sum(item.mask is not None for item in match.items),
+        default=None,
+    )
+    if best is not None and any(item.mask for item in best.items):
+        return _by_content(best) if best.layout.name == "stems" else best
     if not matches:
         example = f", such as {paths[0]!r}" if paths else ""
         raise DataError(
             f"{root} has no imagery in a known layout: {len(paths)} files{example}. Expected pairs such as "
-            "ID_sat.jpg and ID_mask.png, folders images/ and masks/, or the layout of a published set."
+            "ID_sat.jpg and ID_mask.png, folders images/ and masks/, or the layout of a published set. Other "
+            'names are declared in landcover.yaml: images: "img/{subset}/{id}.png" and masks: '
+            '"ann/{subset}/{id}.png".'
         )
     return matches[0]
+
+
+def _pattern(template: str) -> str:
+    """Return the regular expression of a path with names in braces."""
+    parts = re.split(r"\{([A-Za-z_]\w*)\}", template)
+    seen: set[str] = set()
+    pattern = ""
+    for number, part in enumerate(parts):
+        if number % 2 == 0:
+            pattern += re.escape(part)
+        elif part in seen:
+            pattern += f"(?P={part})"
+        else:
+            seen.add(part)
+            pattern += f"(?P<{part}>[^/]+)"
+    if "id" not in seen:
+        raise DataError(f"landcover.yaml has the path {template!r}; expected {{id}} in it.")
+    return pattern
+
+
+def _by_words(root: Path, paths: Sequence[str]) -> Discovery | None:
+    """Pair the files whose paths are equal without the words for images and masks; None if none are."""
+    files = [path for path in paths if re.fullmatch(rf".*{_EXT}", path, re.IGNORECASE)]
+    by_key: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for path in files:
+        role, key = _role(path)
+        by_key.setdefault(key, {}).setdefault(role, []).append(path)
+    pairs: dict[str, str | None] = {}
+    lossy: list[str] = []
+    missing: list[str] = []
+    for roles in by_key.values():
+        images, masks, others = (roles.get(role, []) for role in ("image", "mask", ""))
+        if not images and masks:
+            images, others = others, []
+        elif images and not masks:
+            masks, others = others, []
+        elif not images and len(others) == 2:  # one name, two formats
+            images = [path for path in others if not _holds_labels(root / path)]
+            masks = [path for path in others if path not in images]
+        if len(masks) > 1:
+            masks = [path for path in masks if path.lower().endswith(tuple(MASK_SUFFIXES))] or masks
+        if len(images) == 1 and len(masks) == 1:
+            pairs[images[0]] = masks[0]
+            lossy += [path for path in masks if path.lower().endswith((".jpg", ".jpeg"))]
+        elif len(images) == 1 and not masks and roles.get("image"):
+            pairs[images[0]] = None
+        else:
+            missing += masks
+    beside = {_folder_and_suffix(image) for image in pairs}
+    for roles in by_key.values():  # images without a mask, beside those that have one
+        if len(roles.get("", [])) == 1 and len(roles) == 1 and _folder_and_suffix(roles[""][0]) in beside:
+            pairs.setdefault(roles[""][0], None)
+    if lossy:
+        raise DataError(
+            f"{root / lossy[0]} is a JPEG, and compression changes labels: {len(lossy)} masks of {root}. "
+            "Save masks as PNG; landcover convert --to index restores masks in pure colours."
+        )
+    if not any(pairs.values()):
+        return None
+    items = []
+    for image, mask in sorted(pairs.items()):
+        check_name(root / image)
+        items.append(Item(_key(image), _subset(image), root / image, mask and root / mask))
+    keys: dict[str, Item] = {}
+    for item in items:
+        if keys.setdefault(item.key, item) is not item:
+            raise _same_key(item.image, keys[item.key].image)
+    return Discovery(_WORDS, tuple(keys[key] for key in sorted(keys)), tuple(sorted(missing)))
+
+
+def _folder_and_suffix(path: str) -> tuple[str, str]:
+    pure = PurePosixPath(path)
+    return str(pure.parent), pure.suffix.lower()
+
+
+def _role(path: str) -> tuple[str, tuple[str, ...]]:
+    """Return ``image``, ``mask`` or an empty text, and the path without the words that say so."""
+    *folders, name = PurePosixPath(path).parts
+    role, key = "", []
+    for folder in folders:
+        words = words_of(folder)
+        found = role_of(words)
+        if not found and (match := re.fullmatch(r"(train|val|valid|validation|test)annot", folder.lower())):
+            found, words = "mask", [match[1]]
+        role = found or role
+        rest = [word for word in words if word in _USUAL_PARTS] if found else [folder.lower()]
+        key += ["_".join(rest)] if rest else []
+    words = words_of(PurePosixPath(name).stem)
+    own = role_of(words, in_file=True)
+    if own == "mask" or not role:
+        role = own or role
+    if own:
+        words = [word for word in words if not role_of([word], in_file=True) and word not in _FORMS]
+    return role, (*key, "_".join(words))
+
+
+def _subset(path: str) -> str | None:
+    """Return the subset that a folder of a path names, alone or beside words for images and masks."""
+    for folder in PurePosixPath(path).parts[:-1]:
+        for word in [folder.lower(), *words_of(folder)]:
+            if word in _USUAL_PARTS:
+                return _USUAL_PARTS[word]
+    return None
+
+
+def _holds_labels(path: Path) -> bool:
+    """Return whether a file holds labels by its content: one band or a palette, or few colours."""
+    try:
+        picture = read_picture(path, DataError, max_pixels=MAX_PIXELS)
+    except DataError:
+        return False
+    if picture.lossy:
+        return False
+    pixels = picture.pixels[::4, ::4]
+    if picture.palette is not None or pixels.ndim == 2:
+        return len(np.unique(pixels)) <= _MOST_VALUES
+    return len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) <= _MOST_VALUES
+
+
+_MOST_VALUES = 64
+
+
+def _by_content(found: Discovery) -> Discovery:
+    """Exchange images and masks of one name, if the first images hold labels and their masks do not."""
+    pairs = [item for item in found.items if item.mask][:4]
+    if not all(_holds_labels(item.image) and item.mask and not _holds_labels(item.mask) for item in pairs):
+        return found
+    items = tuple(replace(item, image=item.mask, mask=item.image) for item in found.items if item.mask)
+    return replace(found, items=items)
 
 
 def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
@@ -290,7 +474,7 @@ def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
         result: dict[tuple[str, ...], str] = {}
         for path in paths:
             if groups := _parsed(pattern, path):
-                identity = tuple(groups.get(name) or "" for name in ("dir", "sub", "id"))
+                identity = tuple(value or "" for name, value in sorted(groups.items()))
                 if result.setdefault(identity, path) is not path:
                     raise _same_key(root / path, root / result[identity])
         return result
@@ -311,6 +495,8 @@ def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
         mask = masks.get(identity)
         folders = (folder.lower() for folder in PurePosixPath(path).parts[:-1])
         part = next((layout.parts[folder] for folder in folders if folder in layout.parts), None)
+        if (groups := _parsed(layout.image, path)) and (subset := groups.get("subset")):
+            part = _USUAL_PARTS.get(subset.lower(), subset)
         if part is None and _bare(path) in listed:
             part = listed[_bare(path)][0]
         check_name(root / path)

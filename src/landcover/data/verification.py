@@ -10,7 +10,7 @@ import numpy as np
 
 from landcover._typing import Int64Array
 from landcover.data.dataset import Dataset, FolderDataset, count_classes, open_dataset
-from landcover.data.layouts import LAYOUTS, Item
+from landcover.data.layouts import LAYOUTS, Item, Layout
 from landcover.data.leakage import Borders, Leak, borders, find_leaks
 from landcover.data.splits import split as split_items
 from landcover.errors import DataError, ImageError
@@ -38,6 +38,7 @@ class VerifyReport:
 
     Attributes:
         layout: Name of the layout.
+        pairing: How images and masks were paired, with an example; None for a cache.
         gsd: Metres per pixel, or None.
         pairs: Number of labelled items.
         parts: Pairs of each subset; the only key is ``all`` if the layout has no subsets.
@@ -64,6 +65,7 @@ class VerifyReport:
     """
 
     layout: str
+    pairing: str | None
     gsd: float | None
     pairs: int
     parts: dict[str, int]
@@ -191,7 +193,7 @@ def verify(
             faults=faults,
         )
 
-    published = next(layout for layout in LAYOUTS if layout.name == dataset.layout)
+    published = next((layout for layout in LAYOUTS if layout.name == dataset.layout), Layout("", ""))
     tallies: defaultdict[str, _Tally] = defaultdict(lambda: _Tally(np.zeros(len(legend), np.int64)))
     same_image: defaultdict[str, list[str]] = defaultdict(list)
     edges: dict[str, Borders] = {}
@@ -244,6 +246,7 @@ def verify(
 
     return VerifyReport(
         layout=dataset.layout,
+        pairing=dataset.found.rule if isinstance(dataset, FolderDataset) else None,
         gsd=dataset.gsd,
         pairs=len(dataset.labelled),
         parts={name: tally.pairs for name, tally in parts.items()},

@@ -1,9 +1,10 @@
 """Find input files and check output files before any work; the one table of file names."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from unicodedata import normalize
 
 from landcover.errors import DataError, OutputError, UsageError
@@ -37,6 +38,33 @@ _DEVICES = frozenset(
 """Names that Windows reserves, with any suffix."""
 
 
+_IMAGE_WORDS = r"images?|imgs?|rgb|jpegimages|inputs?|aerial|ortho|photos?|pansharpen"
+_IMAGE_FOLDERS = rf"{_IMAGE_WORDS}|x|sat|top"
+_MASK_WORDS = (
+    r"masks?|msks?|\d*labels?|annotations?|annot|ann|gts?|targets?|segmentation(?:s|class)?|groundtruth"
+)
+_MASK_FOLDERS = rf"{_MASK_WORDS}|y|map|truth"
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of a file's or folder's name, in lower case."""
+    return [word for word in re.split(r"[_\-. ]+", name.lower()) if word]
+
+
+def role_of(words: Iterable[str], *, in_file: bool = False) -> Literal["image", "mask", ""]:
+    """Return what words of a folder's name, or of a file's, state that it holds.
+
+    Examples:
+        >>> role_of(words_of("5_Labels_all")), role_of(words_of("img_dir")), role_of(["top"], in_file=True)
+        ('mask', 'image', '')
+    """
+    words = list(words)
+    masks, images = (_MASK_WORDS, _IMAGE_WORDS) if in_file else (_MASK_FOLDERS, _IMAGE_FOLDERS)
+    if any(re.fullmatch(masks, word) for word in words):
+        return "mask"
+    return "image" if any(re.fullmatch(images, word) for word in words) else ""
+
+
 class Found(NamedTuple):
     """A file to work on.
 
@@ -68,7 +96,8 @@ def find_files(
         out: Folder of the results.
         what: What is looked for, such as ``masks``, for messages.
         suffixes: Suffixes, in lower case, of the files that are looked for in folders.
-        left_out: Ends of names, without suffix, of files in folders that are skipped.
+        left_out: Ends of names, without suffix, of files in folders that are skipped. Where these are masks,
+            folders of masks beside a folder of images are skipped, too.
 
     Raises:
         UsageError: If there is no input.
@@ -95,6 +124,8 @@ def find_files(
             folders[:] = sorted(
                 name for name in folders if not name.startswith(".") and _real(Path(root, name)) != results
             )
+            if MASK_END in left_out and any(role_of(words_of(name)) == "image" for name in folders):
+                folders[:] = [name for name in folders if role_of(words_of(name)) != "mask"]
             for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
                 wanted = path.suffix.lower() in suffixes and not path.stem.endswith(left_out)
                 # Opening a pipe waits for a writer. A broken link is reported later as a missing image.

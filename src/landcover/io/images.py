@@ -169,12 +169,8 @@ def _from_pillow(image: PngImageFile | WebPImageFile | BmpImageFile | GifImageFi
     colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(colours)] = colours
-    greys = np.arange(256, dtype=np.uint8)
-    if isinstance(image, BmpImageFile | GifImageFile) and (
-        (palette[: len(colours)] == greys[: len(colours), None]).all()
-        and entries.max(initial=0) < len(colours)
-    ):
-        return Picture(entries)  # these formats have no band of greys but this
+    if isinstance(image, BmpImageFile | GifImageFile) and (colours[:, :1] == colours[:, 1:]).all():
+        return Picture(np.take(palette[:, 0], entries))  # these formats have no band of greys but this
     if transparency is None:
         return Picture(entries, palette)
     alpha = np.full(256, 255, np.uint8)
