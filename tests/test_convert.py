@@ -116,7 +116,7 @@ def test_bad_files_are_reported_skipped_and_counted(masks, tmp_path):
     assert "Converted 2 of 7 masks" in done.output
     for name, reason in {
         "grey.png": "greyscale picture",
-        "deep.png": "16-bit",
+        "deep.png": ": 1000.",
         "cmyk.jpg": "CMYK",
         "short.png": "cut short",
         "empty.png": "0 bytes",

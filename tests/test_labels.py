@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -222,7 +223,8 @@ def test_one_limit_on_off_palette_pixels_holds_for_each_verb(tmp_path):
         prepare(root, tmp_path / "cache")
     assert run("verify", root, "--max-off-palette", 0.02).exit_code == 0
     assert prepare(root, tmp_path / "cache", max_off_palette=0.02).written
-    evaluate = ("evaluate", "--data", root, "--split", "all:all", "--predictions", root / "masks")
+    shutil.copytree(root / "masks", tmp_path / "maps" / "images")
+    evaluate = ("evaluate", "--data", root, "--split", "all:all", "--predictions", tmp_path / "maps")
     assert run(*evaluate).exit_code == 1
     assert run(*evaluate, "--max-off-palette", 0.02).exit_code == 0
 

@@ -51,7 +51,11 @@ def test_counts_as_published_and_sizes(tmp_path):
 def test_a_cache_gives_the_report_of_its_folder(tmp_path):
     write_folder(tmp_path / "data", "restarting")
     prepare(tmp_path / "data", tmp_path / "cache")
-    assert verify(tmp_path / "cache").to_dict() == verify(tmp_path / "data").to_dict()
+    cache, folder = (verify(tmp_path / name).to_dict() for name in ("cache", "data"))
+    assert (cache.pop("pairing"), cache.pop("forms")) == (None, {})  # not recorded
+    assert folder.pop("pairing").endswith("for example 0000_sat.jpg with 0000_mask.png")
+    assert folder.pop("forms") == {"colours": 8}
+    assert cache == folder
 
 
 class TestFaults:

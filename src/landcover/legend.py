@@ -77,7 +77,7 @@ class Legend:
         name: Name of the legend, such as ``deepglobe``.
         classes: The classes in index order, at most 255.
         unknown: Index of the class that is never scored, or None if all classes are scored.
-        ignore: Values of class rasters that are no data, beside 255 where the classes list no values.
+        ignore: Values of class rasters for nodata, beside 255 where the classes list no values.
 
     Raises:
         ConfigError: If names, colours or values repeat, only some classes list values, a name has control

@@ -141,7 +141,7 @@ def legend(
         ),
     ] = None,
     ignore: Annotated[
-        list[int] | None, option("Value that is no data. May be given several times.", group=MAIN)
+        list[int] | None, option("Value that stands for nodata. May be given several times.", group=MAIN)
     ] = None,
     unknown: Annotated[str | None, option("The name that is never scored.", group=MAIN)] = None,
     gsd: Annotated[float | None, option("Metres per pixel, for the file.", group=MAIN)] = None,
@@ -304,7 +304,8 @@ def _print_report(report: "VerifyReport") -> None:
     ]
     if rows:
         print_table(["masks in", "files", "nodata %", "unknown %", "off-palette %"], rows)
-    print("Masks read as: " + (", ".join(f"{form} ({n})" for form, n in report.forms.items()) or "none"))
+    if report.forms:
+        print("Masks read as: " + ", ".join(f"{form} ({n})" for form, n in report.forms.items()))
     print(f"Off-palette pixels: {report.off_palette_pixels}")
     lists = {
         "Off-palette files": [f"{name}: {count}" for name, count in report.off_palette.items()],

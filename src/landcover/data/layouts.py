@@ -279,8 +279,8 @@ class Discovery:
 def discover(root: Path, names: tuple[str, str] | None = None) -> Discovery:
     """Find the layout of a folder, and its images with their masks.
 
-    The first layout of the table that has pairs is taken; else images and masks are told apart by words in
-    their paths, and by content; else the first layout that has images is taken.
+    The first layout of the table that has pairs is taken; else images and masks are distinguished by words
+    in their paths, and by content; else the first layout that has images is taken.
 
     Args:
         root: The folder.
@@ -394,7 +394,7 @@ def _by_words(root: Path, paths: Sequence[str]) -> Discovery | None:
     items = []
     for image, mask in sorted(pairs.items()):
         check_name(root / image)
-        items.append(Item(_key(image), _subset(image), root / image, mask and root / mask))
+        items.append(Item(_key(image), _subset(image), root / image, None if mask is None else root / mask))
     keys: dict[str, Item] = {}
     for item in items:
         if keys.setdefault(item.key, item) is not item:
@@ -445,13 +445,14 @@ def _holds_labels(path: Path) -> bool:
         return False
     if picture.lossy:
         return False
-    pixels = picture.pixels[::4, ::4]
+    step = max(1, min(picture.pixels.shape[:2]) // _SAMPLE_PX)
+    pixels = picture.pixels[::step, ::step]
     if picture.palette is not None or pixels.ndim == 2:
         return len(np.unique(pixels)) <= _MOST_VALUES
     return len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) <= _MOST_VALUES
 
 
-_MOST_VALUES = 64
+_MOST_VALUES, _SAMPLE_PX = 64, 256
 
 
 def _by_content(found: Discovery) -> Discovery:

@@ -75,7 +75,7 @@ def survey(masks: Sequence[Path], max_pixels: int = MAX_PIXELS) -> Survey:
 
 
 def check_assumed_legend(folder: Path, masks: Sequence[Path], max_pixels: int) -> None:
-    """Check a sample of the masks of a folder without a legend, whose colours are taken for DeepGlobe's.
+    """Check a sample of the masks of a folder without a legend, whose colours are read as DeepGlobe's.
 
     Logs what is assumed, with the evidence.
 
@@ -140,7 +140,7 @@ def legend_text(
     Args:
         found: The survey.
         names: A name for each value or colour, in ascending order; empty to leave them to the reader.
-        ignore: Values that are no data.
+        ignore: Values that stand for nodata.
         unknown: The name that is never scored, or None.
         gsd: Metres per pixel, or None.
 

@@ -1,6 +1,7 @@
 """Decode and check every pair of a data set: counts, faults, and leakage between subsets."""
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -53,7 +54,7 @@ class VerifyReport:
         off_palette: Those pixels by mask file.
         mask_folders: By folder of masks: ``masks``, and the fractions of their pixels that are ``nodata``,
             ``unknown`` and ``off_palette``.
-        forms: Number of masks of each form, see :class:`landcover.io.masks.Mask`.
+        forms: Number of masks of each form, see :class:`landcover.io.masks.Mask`; empty for a cache.
         notes: What is probably wrong with the labels.
         class_share: Fraction of mask pixels of each class.
         class_share_by_part: The same by subset.
@@ -200,6 +201,9 @@ def verify(
     odd_sizes: list[str] = []
     unreadable: list[Fault] = []
     off_palette: dict[str, int] = {}
+    top = os.path.commonpath(
+        [path.parent for item in dataset.items for path in (item.image, item.mask) if path is not None]
+    )
     folders: defaultdict[str, Counter[str]] = defaultdict(Counter)
     forms: Counter[str] = Counter()
     work = track(parallel_map(check, dataset.items), "Checking", total=len(dataset.items))
@@ -220,12 +224,13 @@ def verify(
             tally.pairs += 1
             if result.off_palette:
                 off_palette[below(item.mask)] = result.off_palette
-        if result.class_pixels is not None and item.mask is not None and result.form is not None:
+        if result.class_pixels is not None and item.mask is not None:
             tally.class_pixels += result.class_pixels
-            forms[result.form] += 1
+            if result.form is not None:
+                forms[result.form] += 1
             known = int(result.class_pixels.sum())
             off = result.off_palette if legend.unknown is None else 0  # else counted as unknown below
-            folders[below(item.mask.parent)].update(
+            folders[item.mask.parent.relative_to(top).as_posix()].update(
                 masks=1,
                 pixels=known + result.nodata,
                 nodata=result.nodata - off,

@@ -33,14 +33,14 @@ class Mask(NamedTuple):
     Attributes:
         index: Class indices, uint8 (H, W), with ``NODATA``.
         off_palette: Number of pixels whose colour has no class.
-        form: How the file holds the classes.
+        form: How the file holds the classes; None where that is not recorded.
         is_binary: Whether all values are 0 and 255 and nobody has stated what 255 means.
         lossy: Whether the file is a JPEG.
     """
 
     index: UInt8Array  # type: ignore[assignment]  # replaces tuple.index
     off_palette: int
-    form: MaskForm = "colours"
+    form: MaskForm | None = None
     is_binary: bool = False
     lossy: bool = False
 
@@ -114,6 +114,8 @@ def read_mask(
         if values is not None and _agree(values, index, legend):
             form: MaskForm = "grey indices" if picture.palette is None else "palette indices"
             return _by_values(path, picture, values, legend)._replace(form=form)
+        if picture.lossy:
+            raise MaskError(f"{path} is a JPEG, and compression changes colours. Save the mask as PNG.")
         colours = picture.pixels if picture.palette is None else np.take(picture.palette, picture.pixels, 0)
         raise MaskError(
             f"{path} has {count:,} pixels ({count / index.size:.1%}) whose colour is not in the legend "
@@ -121,7 +123,7 @@ def read_mask(
             f"{max_off_palette:.1%} are allowed. Pass the right legend with --legend, write one with "
             "landcover legend DATA, or raise --max-off-palette."
         )
-    return Mask(index, settle_off_palette(index, off_palette, legend), lossy=picture.lossy)
+    return Mask(index, settle_off_palette(index, off_palette, legend), "colours", lossy=picture.lossy)
 
 
 def check_off_palette_limit(limit: float) -> None:
@@ -165,8 +167,7 @@ def _foreign(pixels: UInt8Array) -> BoolArray:
     far = ((sample >= _FOREIGN.start) & (sample < _FOREIGN.stop)).any(axis=1)
     if not far.any() or len(np.unique(sample[far], axis=0)) > min(_FEW_COLOURS, far.sum() // 2 + 1):
         return np.zeros(pixels.shape[:2], bool)
-    foreign: BoolArray = ((pixels >= _FOREIGN.start) & (pixels < _FOREIGN.stop)).any(axis=2)
-    return foreign
+    return np.asarray(((pixels >= _FOREIGN.start) & (pixels < _FOREIGN.stop)).any(axis=2))
 
 
 def _agree(values: UInt8Array, index: UInt8Array, legend: Legend) -> bool:
