@@ -304,7 +304,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_valid(path: Path, *, max_pixels: int = MAX_PIXELS) -> BoolArray | None:
-    """Return the mask of valid pixels as :func:`read_imagery`, without decoding a file that does not have a mask."""
+    """Return the mask of valid pixels as :func:`read_imagery`, not decoding files without a mask."""
 
     def is_masked(file_format: Format) -> bool:
         if file_format.name in ("TIFF", "JP2"):
