@@ -2,6 +2,8 @@
 
 import json
 import os
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pyogrio
@@ -11,6 +13,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from landcover.errors import DataError, LandcoverError, OutputError, UsageError
+from landcover.io import vectors
 from landcover.io.vectors import WGS84, read_features, reproject, vector_driver, write_features
 
 UTM = CRS.from_epsg(32631)
@@ -257,3 +260,28 @@ def test_nothing_is_replaced_unasked_and_nothing_half_written_stays(tmp_path, su
         write_features(path, broken(), COLUMNS, UTM, force=True)
     assert path.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE gpkg_contents SET min_x = NULL",
+        "UPDATE gpkg_contents SET max_y = max_y - 100",
+        "UPDATE gpkg_ogr_contents SET feature_count = 4",
+        "DELETE FROM rtree_parcels_geom WHERE id = 2",
+    ],
+)
+def test_a_geopackage_that_gdal_did_not_finish_is_not_written(tmp_path, monkeypatch, damage):
+    original = vectors._write
+
+    def interrupted(target, batch, *arguments, **options):
+        original(target, batch, *arguments, **options)
+        if len(batch[0]):
+            with closing(sqlite3.connect(target)) as database:
+                database.execute(damage)
+                database.commit()
+
+    monkeypatch.setattr(vectors, "_write", interrupted)
+    with pytest.raises(OutputError, match=r"parcels\.gpkg"):
+        write_features(tmp_path / "parcels.gpkg", [(squares(3), attributes(3))], COLUMNS, UTM)
+    assert list(tmp_path.iterdir()) == []

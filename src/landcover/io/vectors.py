@@ -1,8 +1,9 @@
 """Read and write vector files of polygons and points, through pyogrio; geometries are shapely's."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +17,7 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
 from landcover._gdal import CPLE_BaseError, check_vector, grid_file, import_pyogrio
-from landcover._typing import BoolArray
+from landcover._typing import BoolArray, Float64Array
 from landcover.errors import DataError, OutputError, UsageError, did_you_mean, foreign_errors
 from landcover.extras import needs
 from landcover.io.files import atomic_path
@@ -192,6 +193,7 @@ def write_features(
     if driver == "GPKG":
         options["VERSION"] = _GPKG_VERSION
     count = 0
+    bounds: list[Float64Array] = []
     with atomic_path(path, force=force) as temporary:
         try:
             if driver == "GPKG":
@@ -201,9 +203,15 @@ def write_features(
                     with _fixed_date():
                         _write(temporary, batch, types, crs, append=True, **options)
                     count += len(batch[0])
+                    if len(batch[0]):
+                        bounds.append(shapely.total_bounds(batch[0]))
                 if style is not None:
                     with _fixed_date():
                         _write_style(temporary, layer, style)
+                if not _is_whole(temporary, layer, count, bounds):
+                    raise OutputError(
+                        f"{path} cannot be written: the file is incomplete. Check the disk's space."
+                    )
             else:
                 parts = [none, *batches]
                 geometries = np.concatenate([part for part, _ in parts])
@@ -376,6 +384,33 @@ def _write_style(path: Path, layer: str, style: str) -> None:
     values = [np.array([v], object if isinstance(v, str) else None) for v in row.values()]
     options = {"layer": "layer_styles", "driver": "GPKG", "geometry_type": None, "append": True}
     pyogrio.raw.write(path, None, values, list(row), **options)
+
+
+def _is_whole(path: Path, layer: str, count: int, bounds: Sequence[Float64Array]) -> bool:
+    """Read the counts and the extent of a GeoPackage: GDAL does not report all errors of a disk.
+
+    Args:
+        path: The closed file.
+        layer: Its layer.
+        count: Features that were written.
+        bounds: (min x, min y, max x, max y) of each batch with features.
+    """
+    table = layer.replace('"', '""')
+    query = (
+        f'SELECT (SELECT count(*) FROM "{table}"), (SELECT count(*) FROM "rtree_{table}_geom"), '
+        "feature_count, min_x, min_y, max_x, max_y "
+        "FROM gpkg_ogr_contents JOIN gpkg_contents USING (table_name) WHERE table_name = ?"
+    )
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        try:
+            *counts, low_x, low_y, high_x, high_y = database.execute(query, (layer,)).fetchone()
+        except (sqlite3.DatabaseError, TypeError):
+            return False
+    if set(counts) != {count} or not count:
+        return set(counts) == {count}
+    low, high = np.min(bounds, axis=0)[:2], np.max(bounds, axis=0)[2:]
+    extent = np.array([low_x, low_y, high_x, high_y], np.float64)  # None becomes NaN
+    return bool(np.allclose(extent, [*low, *high], rtol=1e-12, atol=1e-9))
 
 
 @contextmanager
