@@ -8,9 +8,10 @@ import argparse
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -204,14 +205,15 @@ def print_memory(page_file: Path, folder: Path, browser: Any, side: int) -> None
     write_large(scene, side)
     print(f"{side} x {side} GeoTIFF of {scene.stat().st_size / 1e6:.0f} MB written", flush=True)
     with open_page(page_file, browser) as tab:
-        process = renderer()
-        before = peak(process)
+        memory = Sampler(renderer())
+        memory.start()
+        before = peak(memory.process)
         began = time.perf_counter()
         tab.set_input_files("#files", str(scene))
         tab.wait_for_selector("#result:not([hidden])")
         seconds = time.perf_counter() - began
         print(
-            f"mapped in {seconds:.0f} s; peak of the tab {peak(process):.0f} MB ({before:.0f} before)",
+            f"mapped in {seconds:.0f} s; peak of the tab {memory.peak:.0f} MB ({before:.0f} before)",
             flush=True,
         )
         tab.fill("#region", "14")
@@ -223,7 +225,7 @@ def print_memory(page_file: Path, folder: Path, browser: Any, side: int) -> None
             tab.click("[data-export=png]")
         with tab.expect_download():
             tab.click("[data-export=geojson]")
-        print(f"cleaned and saved; peak of the tab {peak(process):.0f} MB", flush=True)
+        print(f"cleaned and saved; peak of the tab {memory.peak:.0f} MB", flush=True)
     with rasterio.open(folder / "large_map.tif") as file:
         counts = sum(
             np.bincount(file.read(1, window=w).ravel(), minlength=256) for _, w in file.block_windows(1)
@@ -244,9 +246,24 @@ def renderer() -> Path:
 
 
 def peak(process: Path) -> float:
-    """Return the peak of resident memory of a process, in MB."""
+    """Return the peak of resident memory of a process so far, in MB."""
     lines = (process / "status").read_text().splitlines()
     return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM:"))
+
+
+class Sampler(threading.Thread):
+    """Follows the peak of a process, which Chromium sets back now and then."""
+
+    def __init__(self, process: Path) -> None:
+        super().__init__(daemon=True)
+        self.process, self.peak = process, 0.0
+
+    def run(self) -> None:
+        """Read twice a second until the process ends."""
+        with suppress(OSError):
+            while True:
+                self.peak = max(self.peak, peak(self.process))
+                time.sleep(0.5)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from fake_runtime import make_card
 from imagefiles import save_raster
 from landcover.data.synthetic import make_scene
 from landcover.errors import ModelError, OutputError
+from landcover.model.card import read_card, resolve_model
 from landcover.page import FOLDER, RUNTIME, build_page, serve_page, write_page
 from landcover.postprocess.sieve import remove_small_regions
 from onnx_models import save_exported
@@ -35,7 +36,8 @@ NODATA = 255
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    card = make_card(window_px=512, overlap_px=128)
+    imagery = read_card(resolve_model("starter")).imagery
+    card = make_card(window_px=512, overlap_px=128).model_copy(update={"imagery": imagery})
     return save_exported(tmp_path_factory.mktemp("model") / "tiny.onnx", card)
 
 
@@ -61,7 +63,7 @@ def browser():
 @pytest.fixture(scope="module")
 def page(browser, page_file):
     opened = browser.new_page(viewport={"width": 1280, "height": 800})
-    opened.set_default_timeout(60_000)
+    opened.set_default_timeout(240_000)
     opened.requests, opened.errors = [], []
     opened.on("request", lambda request: opened.requests.append(request.url))
     opened.on("pageerror", lambda error: opened.errors.append(str(error)))
@@ -151,8 +153,11 @@ def test_the_map_is_that_of_predict(empty, model, make, gsd, tmp_path):
         index, reference = own.read(1), other.read(1)
         assert (own.crs, own.transform, own.nodata) == (other.crs, other.transform, other.nodata)
         assert own.colormap(1)[0] == other.colormap(1)[0]
-        for tag in ("CLASS_NAMES", "LANDCOVER_MODEL_SHA256"):
+        for tag in ("CLASS_NAMES", "LANDCOVER_LEGEND", "LANDCOVER_GSD", "LANDCOVER_MODEL_SHA256"):
             assert own.tags()[tag] == other.tags()[tag]
+        unlike, expected = (json.loads(file.tags()["LANDCOVER_UNLIKE"]) for file in (own, other))
+        assert unlike["reasons"] == expected["reasons"]
+        assert unlike["share"] == pytest.approx(expected["share"], abs=1e-3)
     assert np.array_equal(index == NODATA, reference == NODATA)
     assert np.mean(index == reference) >= 0.999
 

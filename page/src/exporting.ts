@@ -2,6 +2,7 @@
 
 import { NODATA, type ClassMap } from "./engine/classmap";
 import { UserError } from "./engine/grid";
+import type { OodReport } from "./engine/ood";
 import { toLonLat, toMap, type Georeference } from "./georeference";
 import { regions } from "./polygons";
 import type { ClassCount, ModelInfo } from "./protocol";
@@ -17,6 +18,9 @@ export interface FinishedMap {
   areaOfRow: Float64Array;
   minPixels: number;
   gsd: number;
+  /** Origin of the scale, in the words of `predict`. */
+  gsdSource: "option" | "raster";
+  ood: OodReport | null;
 }
 
 type Colours = [number, number, number][];
@@ -103,13 +107,15 @@ export async function toGeoTiff(map: FinishedMap, colours: Colours, model: Model
   const colourMap = new Array<number>(768).fill(0);
   colours.forEach((colour, i) => colour.forEach((value, band) => (colourMap[band * 256 + i] = value * 257)));
   const tags: Record<string, string> = {
-    CLASS_NAMES: model.classes.map((entry, i) => `${i}=${entry.name}`).join(","),
+    ...model.legend_tags,
+    LANDCOVER_GSD: `${Number(map.gsd.toPrecision(6))} (${map.gsdSource})`,
     LANDCOVER_VERSION: model.version,
     LANDCOVER_MODEL_SHA256: model.sha256,
     LANDCOVER_MODEL_GSD: String(model.gsd),
     LANDCOVER_RUNTIME: "onnxruntime-web",
   };
   if (model.licence) tags.LANDCOVER_MODEL_LICENCE = model.licence;
+  if (map.ood) tags.LANDCOVER_UNLIKE = JSON.stringify(map.ood);
   if (map.minPixels > 1) tags.LANDCOVER_MIN_REGION = `${map.minPixels}px`;
   const metadata = Object.entries(tags)
     .map(([name, value]) => `<Item name="${escapeXml(name)}">${escapeXml(value)}</Item>`)

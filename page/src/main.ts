@@ -3,6 +3,7 @@
 import { Client, WorkerError } from "./client";
 import { byId, download, element, hectares, lengthText, percent, roundLength, say, significant, stem, text } from "./dom";
 import { NODATA } from "./engine/classmap";
+import { WARN_FRACTION } from "./engine/ood";
 import { fillCard, fillSheet, mapPicture } from "./picture";
 import type { Detail, ExportFormat, MapResult, SceneInfo, SieveResult } from "./protocol";
 import {
@@ -315,7 +316,7 @@ function fillResult(scene: Scene, result: MapResult): void {
   byId("legend").querySelector("tbody")!.replaceChildren(...rows);
   if (focused?.startsWith("class-")) byId(focused).focus();
   const warning = byId("warning");
-  warning.hidden = !result.ood;
+  warning.hidden = !result.ood || result.ood.share < WARN_FRACTION;
   if (result.ood) {
     const how = result.ood.reasons.length ? `; ${result.ood.reasons.join(", ")}` : "";
     warning.textContent =

@@ -11,6 +11,8 @@ export interface ModelInfo {
   window_px: number;
   overlap_px: number;
   classes: { name: string; colour: [number, number, number] }[];
+  /** Tags by which a map file carries its legend. */
+  legend_tags: Record<string, string>;
   /** Class index of each channel of the network. */
   scored: number[];
   licence: string;

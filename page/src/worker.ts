@@ -4,7 +4,7 @@ import * as ort from "onnxruntime-web/wasm";
 import { Cancelled, rowBlocks, type Network } from "./engine/engine";
 import { ClassMap } from "./engine/classmap";
 import { makeGrid, UserError, type Grid } from "./engine/grid";
-import { OodScore } from "./engine/ood";
+import { OodScore, type OodReport } from "./engine/ood";
 import { sieve } from "./engine/sieve";
 import * as exporting from "./exporting";
 import { rowAreas, toLonLat, type Scale } from "./georeference";
@@ -32,6 +32,9 @@ interface Scene {
   counts: ClassCount[];
   areas: Float64Array;
   gsd: number;
+  /** Whether the person stated it, not the file. */
+  isGsdEntered: boolean;
+  ood: OodReport | null;
   minPixels: number;
   step: number;
 }
@@ -93,6 +96,8 @@ async function open(message: Extract<Message, { do: "open" }>): Promise<SceneInf
     counts: [],
     areas: new Float64Array(),
     gsd: 0,
+    isGsdEntered: false,
+    ood: null,
     minPixels: 1,
     step: 1,
   };
@@ -166,6 +171,8 @@ async function map(message: Extract<Message, { do: "map" }>): Promise<MapResult>
   }
   scene.raw = scene.shown = classes;
   scene.gsd = scale.gsd;
+  scene.isGsdEntered = own !== null;
+  scene.ood = ood ? ood.report() : null;
   scene.minPixels = 1;
   scene.step = step;
   scene.areas = rowAreas(own === null ? scene.opened.georeference : null, height, width, scale.gsd);
@@ -175,7 +182,7 @@ async function map(message: Extract<Message, { do: "map" }>): Promise<MapResult>
     seconds: (performance.now() - began) / 1000,
     gsd: scale.gsd,
     notes: scene.opened.notes,
-    ood: ood ? ood.warning() : null,
+    ood: scene.ood,
     cells: cells && {
       ...cells.result,
       perRow: grid.modelSize.height / height / perCell,
@@ -267,6 +274,8 @@ async function write(message: Extract<Message, { do: "export" }>): Promise<{ suf
     areaOfRow: scene.areas,
     minPixels: scene.minPixels,
     gsd: scene.gsd,
+    gsdSource: scene.isGsdEntered || !georeference ? "option" : "raster",
+    ood: scene.ood,
   };
   switch (message.format) {
     case "png": {

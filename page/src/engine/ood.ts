@@ -14,7 +14,8 @@ export interface OodReport {
   reasons: string[];
 }
 
-const WARN_FRACTION = 0.3;
+/** Warn at or above this fraction. */
+export const WARN_FRACTION = 0.3;
 const LEVEL = 0.98;
 const LEAST_PX = 64;
 const LAGS = [1, 4, 8, 16];
@@ -98,12 +99,12 @@ export class OodScore {
     return -2 * (top + Math.log(logs.reduce((sum, log) => sum + Math.exp(log - top), 0)));
   }
 
-  /** Return the fraction that is out of distribution, and how it differs; null where it is small. */
-  warning(): OodReport | null {
+  /** Return the fraction that is out of distribution, and how it differs; null if nothing was compared. */
+  report(): OodReport | null {
     if (!this.pixels) return null;
-    const share = this.unlike / this.pixels;
-    if (share < WARN_FRACTION) return null;
-    const scores = Array.from(this.scores, (sum) => sum / Math.max(1, this.windows));
+    const share = Number((this.unlike / this.pixels).toFixed(4));
+    if (!this.windows) return { share, reasons: [] };
+    const scores = Array.from(this.scores, (sum) => sum / this.windows);
     const order = scores.map((_, i) => i).sort((a, b) => Math.abs(scores[b]) - Math.abs(scores[a]));
     const least = Math.max(1, Math.abs(scores[order[0]]) / 2);
     const words = order.filter((i) => Math.abs(scores[i]) >= least).map((i) => WORDS[i][scores[i] > 0 ? 1 : 0]);

@@ -168,6 +168,7 @@ def _model_info(file: Path, card: ModelCard, weights: bytes) -> dict[str, Any]:
         "window_px": card.window_px,
         "overlap_px": card.overlap_px,
         "classes": [{"name": entry.name, "colour": entry.colour} for entry in card.legend.classes],
+        "legend_tags": card.legend.tags,
         "scored": card.legend.scored,
         "licence": card.licence or "not stated",
         "licence_url": card.licence_url,
