@@ -41,6 +41,7 @@ CHEAPER = [
 OF_A_RUN = ["own-classes", "calibrate", "export"]
 """Pages whose commands train a model or use the one that the first of them trains."""
 TRAINING = ["published-score"]
+LABELS = ["your-labels"]
 MOST_NOT_RUN = 8
 
 
@@ -104,7 +105,25 @@ def world(tmp_path_factory):
     for name, seed in (("mine", 4), ("held-out", 5)):
         make_dataset(folder / name, scenes=8, size=128, seed=seed)
         own_classes(folder / name)
+    own_labels(folder)
     return folder
+
+
+def own_labels(folder):
+    """Make the three folders of the tutorial about labels."""
+    colours = np.array([[60, 16, 152], [132, 41, 246], [155, 155, 155]], np.uint8)
+    forms = {
+        "estate": ("{}/images", "{}/masks", colours),
+        "crops": ("img_dir/{}", "ann_dir/{}", np.array([1, 2, 3], np.uint16)),
+        "houses": ("{}_images", "{}_labels", np.array([0, 255, 0], np.uint8)),
+    }
+    for name, (images, masks, table) in forms.items():
+        for number, subset in enumerate(["train"] * 4 + ["val"] * 2):
+            scene = make_scene(number, 96, 96)
+            for pattern, pixels in ((images, scene.image), (masks, table[scene.index % 3])):
+                path = folder / name / pattern.format(subset) / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
 
 
 def write_parcels(path, features):
@@ -147,8 +166,8 @@ def label_points(folder):
 @pytest.mark.parametrize(
     "names",
     [
-        *([name] for name in PAGES if name not in ["index", *OF_A_RUN, *TRAINING]),
-        *(pytest.param(names, marks=pytest.mark.slow) for names in (OF_A_RUN, TRAINING)),
+        *([name] for name in PAGES if name not in ["index", *OF_A_RUN, *TRAINING, *LABELS]),
+        *(pytest.param(names, marks=pytest.mark.slow) for names in (OF_A_RUN, TRAINING, LABELS)),
     ],
     ids=" ".join,
 )

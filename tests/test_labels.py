@@ -16,9 +16,13 @@ from typer.testing import CliRunner
 from landcover.cli import build
 from landcover.data import open_dataset, prepare, verify
 from landcover.errors import ConfigError, DataError, MaskError
+from landcover.evaluation import evaluate
 from landcover.io import read_mask
 from landcover.io.discovery import find_files
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
+from landcover.metrics import ConfusionMatrix, class_measures
+from landcover.raster.classmap import open_class_map
+from landcover.windows import Window
 
 THREE = Legend("three", tuple(LandClass(f"c{i}", (40 * i, 60 * i, 90 * i)) for i in range(3)), None)
 DUBAI = np.array([[60, 16, 152], [132, 41, 246], [110, 193, 228]], np.uint8)
@@ -306,6 +310,68 @@ def test_legend_refuses_names_of_another_number_and_pictures(tmp_path):
     rng = np.random.default_rng(1)
     save(root / "masks/0.png", rng.integers(0, 255, (SIZE, SIZE, 3)))
     assert "colours" in str(run("legend", root).exception)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32"])
+def test_a_raster_of_listed_values_is_a_truth(tmp_path, dtype):
+    legend = legend_of([10, 11], [300 if dtype != "uint8" else 30], ignore=[7])
+    stored = np.array([10, 11, legend.classes[1].values[0], 7], dtype)[np.arange(64).reshape(8, 8) % 4]
+    path = save_tif(tmp_path / "truth.tif", stored)
+    expected = np.array([0, 0, 1, NODATA])[np.arange(64).reshape(8, 8) % 4]
+    with open_class_map(path, legend) as opened:
+        np.testing.assert_array_equal(opened.read(Window(0, 0, 8, 8)), expected)
+    other = Legend("turned", legend.of_maps.classes[::-1], None)
+    with open_class_map(path, legend, other) as opened:
+        turned = np.where(expected == NODATA, NODATA, 1 - expected.clip(0, 1))
+        np.testing.assert_array_equal(opened.read(Window(0, 0, 8, 8)), turned)
+    with pytest.raises(MaskError, match="7"), open_class_map(path, legend_of([10, 11], [30, 300])) as opened:
+        opened.read(Window(0, 0, 8, 8))
+
+
+def test_a_class_that_is_absent_but_predicted_is_reported_with_its_pixels():
+    truth = np.zeros((20, 20), np.uint8)
+    truth[10:] = 1
+    predicted = truth.copy()
+    predicted[0, 0] = 2
+    matrix = ConfusionMatrix(THREE)
+    matrix.update(truth, predicted)
+    scores = matrix.scores()
+    assert scores.iou["c2"] == 0
+    assert scores.miou == pytest.approx((199 / 200 + 1) / 3)
+    assert scores.miou_present == pytest.approx((199 / 200 + 1) / 2)
+    assert any("predicted on 1 pixels" in warning for warning in scores.warnings)
+    measures, kappa = class_measures(matrix)
+    assert measures["c0"] == {"precision": 1, "recall": 199 / 200, "f1": pytest.approx(398 / 399)}
+    assert measures["c2"] == {"precision": 0, "recall": None, "f1": 0}
+    chance = (200 * 199 + 200 * 200) / 400**2
+    assert kappa == pytest.approx((399 / 400 - chance) / (1 - chance))
+    only = ConfusionMatrix(THREE)
+    only.update(truth * 0, truth * 0)
+    assert any("one class only (c0)" in warning for warning in only.scores().warnings)
+
+
+def test_evaluate_reports_what_is_not_scored(tmp_path):
+    root = folder_of(tmp_path / "data", {"0": np.where(OWN == 0, 255, OWN)}, THREE)
+    folder_of(tmp_path / "maps", {"0": OWN})
+    (tmp_path / "maps/masks").rename(tmp_path / "maps/images2")
+    shutil.rmtree(tmp_path / "maps/images")
+    (tmp_path / "maps/images2").rename(tmp_path / "maps/images")
+    report = evaluate(root, "all:all", predictions=tmp_path / "maps")
+    assert report.unscored == pytest.approx((OWN == 0).mean())
+    assert report.miou_present == 1
+
+
+def test_an_option_of_one_value_is_given_once(tmp_path):
+    result = run("verify", tmp_path, "--gsd", 1, "--gsd", 2)
+    assert "--gsd" in str(result.exception)
+    assert "2 times" in str(result.exception)
+    assert run("train", "--show-config", "--set", "steps=3", "--set", "minutes=null").exit_code == 0
+
+
+def test_a_setting_without_its_section_is_suggested():
+    assert "optimiser.learning_rate" in str(
+        run("train", "--show-config", "--set", "learning_rate=1").exception
+    )
 
 
 NAMES = {  # paths of an image and its mask, as public data sets have them; {i} id, {p} subset

@@ -41,6 +41,7 @@ class Scores:
         miou: Mean of the intersections over union, 0..1; None if no class has one.
         iou: Intersection over union by class name, 0..1; None for a class absent from truth and prediction.
         pixel_accuracy: Fraction of the counted pixels that are correct, 0..1; None if none is counted.
+        miou_present: Mean over the classes that occur in the truth, 0..1; None if no class does.
         warnings: Limits of these numbers, such as a class that is absent.
     """
 
@@ -48,6 +49,7 @@ class Scores:
     miou: float | None
     iou: dict[str, float | None]
     pixel_accuracy: float | None
+    miou_present: float | None = None
     warnings: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,6 +159,18 @@ class ConfusionMatrix:
             ]
         else:
             warnings = ["No pixel was counted: the truth has no known class anywhere."]
+        in_truth = self.table.sum(axis=1)
+        present = float(mean_iou(np.where(in_truth[list(classes)] > 0, iou, np.nan)))
+        for i, name in zip(classes, names, strict=True):
+            predicted = int(counted[:, i].sum())
+            if predicted and not in_truth[i]:
+                warnings.append(
+                    f"Class {name!r} is absent from the truth, but predicted on {predicted:,} pixels, which "
+                    f"lowers the mIoU by an IoU of 0; over the classes present it is {100 * present:.2f} %."
+                )
+        if counted.any() and sum(in_truth[i] > 0 for i in classes) == 1:
+            only = next(name for i, name in zip(classes, names, strict=True) if in_truth[i] > 0)
+            warnings.append(f"The truth has one class only ({only}): the mIoU says little about a map.")
         return Scores(
             metric=metric,
             miou=None if np.isnan(miou) else miou,
@@ -167,8 +181,36 @@ class ConfusionMatrix:
             pixel_accuracy=float(self.table.diagonal()[rows].sum() / counted.sum())
             if counted.any()
             else None,
+            miou_present=None if np.isnan(present) else present,
             warnings=tuple(warnings),
         )
+
+
+def class_measures(matrix: ConfusionMatrix) -> tuple[dict[str, dict[str, float | None]], float | None]:
+    """Return precision, recall and F1 of each scored class, and Cohen's kappa; unknown truth is ignored.
+
+    Returns:
+        By class name ``precision`` (user's accuracy), ``recall`` (producer's accuracy) and ``f1``, 0..1, None
+        where there are no pixels to divide by; and kappa, -1..1.
+    """
+    scored = list(matrix.legend.scored)
+    table = matrix.table[scored]
+    total = int(table.sum())
+    measures: dict[str, dict[str, float | None]] = {}
+    agreed = expected = 0.0
+    for row, index in enumerate(scored):
+        hits, in_truth, in_map = (
+            int(n) for n in (table[row, index], table[row].sum(), table[:, index].sum())
+        )
+        pairs = {"precision": (hits, in_map), "recall": (hits, in_truth), "f1": (2 * hits, in_truth + in_map)}
+        measures[matrix.legend.names[index]] = {
+            name: part / whole if whole else None for name, (part, whole) in pairs.items()
+        }
+        agreed += hits
+        expected += in_truth * in_map
+    if not total or total**2 == expected:
+        return measures, None
+    return measures, (agreed / total - expected / total**2) / (1 - expected / total**2)
 
 
 def averaged_classes(legend: Legend, metric: Metric) -> tuple[int, ...]:

@@ -82,6 +82,18 @@ _PLAIN = {
 class _Verb(TyperCommand):
     """A verb whose help lists its options in groups."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse an option of one value that is given twice: the first would be dropped silently."""
+        given = self.make_parser(ctx).parse_args(list(args))[2]
+        for parameter in given:
+            is_single = not parameter.multiple and parameter.nargs == 1 and not parameter.is_flag
+            if parameter.param_type_name == "option" and is_single and given.count(parameter) > 1:
+                raise UsageError(
+                    f"{max(parameter.opts, key=len)} is given {given.count(parameter)} times; expected once."
+                )
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [re.sub(r"[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
 

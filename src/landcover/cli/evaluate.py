@@ -161,6 +161,13 @@ def _print_scores(result: dict[str, Any]) -> None:
         ],
         total=["mean", *(points(scores["miou"]) for scores in scored), "", ""],
     )
+    print_table(
+        ["class", "precision (user's) %", "recall (producer's) %", "F1 %"],
+        [
+            [name, *(points(of[measure], 1) for measure in ("precision", "recall", "f1"))]
+            for name, of in result["class_measures"].items()
+        ],
+    )
     by_row = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     print_table(
         ["truth, %", *result["classes"]],
@@ -177,6 +184,11 @@ def _print_scores(result: dict[str, Any]) -> None:
         f"mIoU {points(result['miou'])}{interval}, pixel accuracy {points(result['pixel_accuracy'])}; "
         f"metric {result['metric']}, split {result['split']}, {result['images']} images, "
         f"{result['pixels']:,} pixels"
+    )
+    kappa = "-" if result["kappa"] is None else f"{result['kappa']:.3f}"
+    print(
+        f"mIoU over the classes of the truth {points(result['miou_present'])}, kappa {kappa}; "
+        f"{points(result['unscored'])} % of the masks' pixels are not scored (nodata, unknown)"
     )
     overlap = result["training_overlap"]
     if overlap and (sentence := describe_overlap(TrainingOverlap(**overlap))):

@@ -204,6 +204,10 @@ class EvaluationReport(Record):
         miou: Mean of ``iou``, 0..1, or None where no class has one.
         iou: Intersection over union by class name, 0..1; None for a class in neither truth nor prediction.
         pixel_accuracy: Fraction of the scored pixels that are correct, 0..1.
+        miou_present: Mean of ``iou`` over the classes that occur in the truth, 0..1, or None.
+        class_measures: ``precision`` (user's accuracy), ``recall`` (producer's accuracy) and ``f1`` by class.
+        kappa: Cohen's kappa, -1..1, or None where one class makes up everything.
+        unscored: Fraction of the pixels of the masks that are not scored: nodata and unknown truth.
         miou_interval: 95 % bootstrap interval of ``miou``; None for fewer than five groups.
         resampled: The groups that the bootstrap draws: ``scenes`` or ``images``.
         classes: Class names in index order.
@@ -242,6 +246,10 @@ class EvaluationReport(Record):
     miou: Number
     iou: dict[str, Number]
     pixel_accuracy: Number
+    miou_present: Number = None
+    class_measures: dict[str, dict[str, Number]] = {}
+    kappa: Number = None
+    unscored: Number = None
     miou_interval: tuple[float, float] | None = None
     resampled: str = "images"
     classes: list[str]

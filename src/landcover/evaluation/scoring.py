@@ -36,12 +36,15 @@ from landcover.io.discovery import MAX_OFF_PALETTE
 from landcover.io.files import check_json_output, write_text
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend, translation
-from landcover.metrics import ConfusionMatrix, Metric, Scores, averaged_classes
+from landcover.metrics import ConfusionMatrix, Metric, Scores, averaged_classes, class_measures
 from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime, open_model
 from landcover.postprocess.sieve import remove_small_regions
 from landcover.progress import track
 from landcover.values import RegionSize
+
+_MUCH_UNSCORED = 0.5
+"""Fraction of the truth above which a warning says that it is not scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +184,8 @@ def evaluate(
     if options.boundaries:
         extras.append(_Boundaries(dataset))
 
-    def score(item: Item) -> tuple[str, ConfusionMatrix, int, int]:
-        """Return the key and the counts of an image, and the off-palette pixels of truth and prediction."""
+    def score(item: Item) -> tuple[str, ConfusionMatrix, int, int, int]:
+        """Return key, counts and pixels of an image, and the off-palette pixels of truth and prediction."""
         truth, predicted = dataset.labels(item), source.predict(item)
         try:
             matrix = _counted(dataset.legend, truth.index, predicted.index)
@@ -190,10 +193,10 @@ def evaluate(
                 extra.update(truth.index, predicted)
         except MaskError as error:
             raise MaskError(f"{item.key}: {error}") from error
-        return item.key, matrix, truth.off_palette, predicted.off_palette
+        return item.key, matrix, truth.index.size, truth.off_palette, predicted.off_palette
 
     scored = parallel_map(score, items) if source.parallel else map(score, items)
-    keys, matrices, *off_palette = zip(*track(scored, "Scoring", total=len(items)), strict=True)
+    keys, matrices, sizes, *off_palette = zip(*track(scored, "Scoring", total=len(items)), strict=True)
     matrix = reduce(operator.add, matrices)
     scores = matrix.scores(metric)
     scenes = dataset.scenes or {}
@@ -208,6 +211,14 @@ def evaluate(
         for what, counts in zip(("truth", "predictions"), off_palette, strict=True)
         if any(counts)
     ]
+    counted = int(matrix.table[list(dataset.legend.scored)].sum())
+    unscored = 1 - counted / sum(sizes)
+    if unscored > _MUCH_UNSCORED:
+        notes.append(
+            f"{unscored:.1%} of the pixels of the masks are not scored: they are nodata or unknown. Check "
+            "their meaning with landcover verify."
+        )
+    measures, kappa = class_measures(matrix)
     if overlap is not None:
         called = str(named or "the model in memory")
         notes[:0] = overlap_warnings(overlap, called, calibration=options.calibration)
@@ -231,6 +242,10 @@ def evaluate(
             "images": len(items),
             "pixels": int(matrix.table.sum()),
             **scores.to_dict(),
+            "miou_present": scores.miou_present,
+            "class_measures": measures,
+            "kappa": kappa,
+            "unscored": unscored,
             "miou_interval": interval,
             "resampled": groups,
             "classes": list(dataset.legend.names),

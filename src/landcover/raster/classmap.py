@@ -1,6 +1,6 @@
 """Rasters of classes, read by windows: the meaning of the values of a file, and its georeference."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from landcover import _gdal
 from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import ConfigError, ImageError, MaskError, printable
 from landcover.io.colours import NO_CLASS, find_classes
+from landcover.io.masks import present_values
 from landcover.legend import CLASS_NAMES, NODATA, Legend, translation
 from landcover.raster import Georeference
 from landcover.raster.address import BLOCK_CACHE, Address
@@ -38,6 +39,7 @@ class ClassMap:
         table: uint8 (256,), class index or NODATA of each value of the file.
         known: bool (256,), the values that are a class or no data.
         nodata: A value of the file for no data.
+        classes: Class index or NODATA of each value, in place of ``table``; None where ``table`` holds.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class ClassMap:
     table: UInt8Array
     known: BoolArray
     nodata: int
+    classes: Mapping[int, int] | None = None
 
     @property
     def height(self) -> int:
@@ -92,15 +95,21 @@ class ClassMap:
         """
         with reading(self.path):
             values = (self.source if source is None else source).read(1, window=window.slices)
-        known = self.known[values]
-        if not known.all():
-            strays = np.unique(values[~known])
+        if self.classes is not None:
+            present = present_values(values)
+            strays = np.array([value for value in present if value not in self.classes])
+            index = np.full(values.shape, NODATA, np.uint8)
+            for value in present:
+                index[values == value] = self.classes.get(value, NODATA)
+        else:
+            known = self.known[values]
+            strays = np.empty(0) if known.all() else np.unique(values[~known])
+        if strays.size:
             raise MaskError(
                 f"{self.path} contains {', '.join(map(str, strays[:8]))}; expected classes of "
                 f"{', '.join(self.legend.names)}, and {self.nodata} for nodata. Pass the map's own --legend."
             )
-        classes: UInt8Array = self.table[values]
-        return classes
+        return index if self.classes is not None else self.table[values]
 
 
 @contextmanager
@@ -110,11 +119,12 @@ def open_class_map(
     target: Legend | None = None,
     default: Legend | None = None,
 ) -> Iterator[ClassMap]:
-    """Open a raster of one 8-bit band of classes.
+    """Open a raster of one band of classes: whole numbers of any type.
 
     A raster that carries its legend (:meth:`Legend.from_tags`), as maps of landcover do, contains indices.
-    Any other needs a legend: a palette then has its colours, a band without one its indices. 255, the file's
-    own nodata value and transparent entries of a palette are read as nodata.
+    Any other needs a legend: a palette then has its colours, a band without one the values that it lists, by
+    default its indices. 255 (where the legend lists no values), the file's own nodata value and transparent
+    entries of a palette are read as nodata.
 
     Memory: GDAL's block cache for :func:`two_rows_of_blocks`.
 
@@ -132,11 +142,11 @@ def open_class_map(
     if legend is not None and target is not None:
         translation(legend, target)
     with open_raster(path, "a raster of classes") as source:
-        if source.count != 1 or source.dtypes[0] != "uint8":
+        if source.count != 1 or np.dtype(source.dtypes[0]).kind not in "ui":
             raise MaskError(
-                f"{path} has {source.count} bands of {source.dtypes[0]}; expected one band of 8-bit class "
-                "indices. Colours become indices with landcover convert --to index, other types with "
-                "gdal_translate -ot Byte."
+                f"{path} has {source.count} bands of {source.dtypes[0]}; expected one band of whole numbers. "
+                "Colours become indices with landcover convert --to index, other types with gdal_translate "
+                "-ot Byte."
             )
         own = carried_legend(path, source, legend)
         chosen = legend or own or target or default
@@ -145,6 +155,15 @@ def open_class_map(
                 f"{path} does not name the classes of its values (it has no tag {CLASS_NAMES}). Pass "
                 "--legend: deepglobe or a YAML file."
             )
+        classes = None
+        is_palette = source.colorinterp[0] == ColorInterp.palette
+        if own is None and (source.dtypes[0] != "uint8" or (chosen.lists_values and not is_palette)):
+            classes = {**chosen.class_of_value}
+            if source.nodata is not None and float(source.nodata).is_integer():
+                classes[int(source.nodata)] = NODATA
+            if target is not None:
+                meaning = translation(chosen, target)
+                classes = {value: int(meaning[index]) for value, index in classes.items()}
         table, known = _meanings(source, chosen, carried=own is not None)
         nodata = int(source.nodata) if source.nodata in range(256) else NODATA
         table[[nodata, NODATA]], known[[nodata, NODATA]] = NODATA, True
@@ -152,7 +171,7 @@ def open_class_map(
             table = translation(chosen, target)[table]
         place = georeference_of(source)[0]
         with BLOCK_CACHE.share(two_rows_of_blocks(source)):
-            yield ClassMap(path, source, place, target or chosen, table, known, nodata)
+            yield ClassMap(path, source, place, target or chosen, table, known, nodata, classes)
 
 
 def carried_legend(path: Path, source: DatasetReader, expected: Legend | None = None) -> Legend | None:

@@ -275,7 +275,8 @@ def _validate(
             pictures[item.key] = side_by_side(image, truth, prediction, legend)
     progress.seconds = time.monotonic() - start
     result = matrix.scores()
-    scores = {**result.to_dict(), "loss": total / pixels if pixels else None}
+    loss = total / pixels if pixels else None
+    scores = {**result.to_dict(), "miou_present": result.miou_present, "loss": loss}
     improved = runs.record_scores(run.config, progress, scores)
     # The log is written first: the next start drops a surplus line, but cannot restore a missing one.
     log.event("validation", step=progress.step, seconds=round(progress.seconds, 3), **scores)

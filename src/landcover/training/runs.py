@@ -107,7 +107,11 @@ def record_scores(config: TrainConfig, progress: Progress, scores: dict[str, Any
     progress.validated_step = progress.step
     progress.validated_share = fraction_done(config, progress)
     # A validation without any class has no mIoU; it is never better.
-    miou, best = (-1.0 if s is None or s["miou"] is None else s["miou"] for s in (scores, progress.best))
+    # A class that is absent from the truth but predicted on a pixel would change the mean of all by a class.
+    miou, best = (
+        -1.0 if s is None or s["miou"] is None else s.get("miou_present", s["miou"])
+        for s in (scores, progress.best)
+    )
     improved = progress.best is None or miou > best
     if improved:
         progress.best = progress.scores
