@@ -84,10 +84,10 @@ class _Verb(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse an option of one value that is given twice: the first would be dropped silently."""
-        given = self.make_parser(ctx).parse_args(list(args))[2]
+        given = [p for p in self.make_parser(ctx).parse_args(list(args))[2] if p.param_type_name == "option"]
         for parameter in given:
-            is_single = not parameter.multiple and parameter.nargs == 1 and not parameter.is_flag
-            if parameter.param_type_name == "option" and is_single and given.count(parameter) > 1:
+            is_single = not (parameter.multiple or getattr(parameter, "is_flag", False))
+            if is_single and given.count(parameter) > 1:
                 raise UsageError(
                     f"{max(parameter.opts, key=len)} is given {given.count(parameter)} times; expected once."
                 )
