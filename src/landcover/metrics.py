@@ -170,7 +170,7 @@ class ConfusionMatrix:
                 )
         if counted.any() and sum(in_truth[i] > 0 for i in classes) == 1:
             only = next(name for i, name in zip(classes, names, strict=True) if in_truth[i] > 0)
-            warnings.append(f"The truth has one class only ({only}): the mIoU says little about a map.")
+            warnings.append(f"The truth has one class only ({only}): the mIoU covers this class alone.")
         return Scores(
             metric=metric,
             miou=None if np.isnan(miou) else miou,

@@ -44,7 +44,7 @@ from landcover.progress import track
 from landcover.values import RegionSize
 
 _MUCH_UNSCORED = 0.5
-"""Fraction of the truth above which a warning says that it is not scored."""
+"""Fraction of unscored truth above which there is a warning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
