@@ -193,7 +193,7 @@ def test_results_below_the_input_folder_are_not_converted_again(masks):
         ({"to": "index", "masks": ["nowhere"]}, DataError, "nowhere does not exist"),
         ({"to": "index", "masks": ["empty"]}, DataError, r"holds no masks.*\.png"),
         ({"to": "index", "masks": ["photos"]}, DataError, r"holds no masks.*_sat"),
-        ({"to": "index", "out": "a.png"}, OutputError, r"a\.png"),
+        ({"to": "index", "out": "a.png"}, OutputError, r"a\.png is a file; expected a folder"),
     ],
 )
 def test_wrong_use_stops_before_any_work(tmp_path, monkeypatch, options, error, message):

@@ -150,6 +150,9 @@ def test_a_file_that_is_no_evaluation_is_refused(tmp_path, content):
 
 
 def test_inputs_must_be_there_and_different(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match="does not exist"):
+        collect([tmp_path / "loop"])
     path = write_world(tmp_path, images=1, size=8)
     with pytest.raises(UsageError, match="Nothing to report on"):
         collect([])
@@ -575,6 +578,23 @@ def test_names_with_markup_are_harmless(tmp_path):
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "link"})
     assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
     assert page.text.count(NASTY) >= 8
+
+
+def test_text_cannot_change_the_text_around_it(tmp_path):
+    path = write_world(tmp_path, images=1, size=8, model="m\u202e.xnno\x1b[2J", split="all:\u2066x\n")
+    change(path, per_image=[{"key": "\u200fk\0", "miou": 0.5, "pixel_accuracy": 0.5}])
+    run = write_run(tmp_path / "run")
+    (run / "config.yaml").write_text("note: '\u202ex'\nseed: 0\n")
+    text = report([run, path], tmp_path / "r.html", title="a\u202eb").read_text()
+    assert not set(text) & {"\u202e", "\u2066", "\u200f", "\x1b", "\0"}
+    for shown in (
+        "m\\u202e.xnno\\x1b[2J",
+        "\\u2066x",
+        "\\u200fk\\x00",
+        "a\\u202eb",
+        "\\u202ex&#39;\nseed: 0\n",
+    ):
+        assert shown in text
 
 
 def test_nothing_on_the_page_comes_from_elsewhere(tmp_path):

@@ -1,6 +1,7 @@
 """Verification: counts, shares, faults, duplicates, and leakage on mosaics whose tiles are known to touch."""
 
 import json
+import sys
 from itertools import product
 
 import numpy as np
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from datafolders import MINIATURES, image_of, mosaic, truth_of, write_folder, write_image, write_mask
 from landcover.cli import build
+from landcover.cli.data import splits
 from landcover.data import prepare, verify
 from landcover.data.leakage import Leak, borders, links
 from landcover.errors import DataError, SplitError, UsageError
@@ -286,6 +288,20 @@ class TestCommand:
         again = CliRunner().invoke(build(), [*command, str(tmp_path / "list.tsv"), "--ids"])
         assert again.stdout == lists
         assert len(lists.splitlines()) == 4
+
+    def test_names_cannot_change_the_text_around_them(self, tmp_path, capsys, monkeypatch):
+        write_image(tmp_path / "data/train/a\u202eb_sat.png", image_of("a"))
+        write_mask(tmp_path / "data/train/a\u202eb_mask.png", truth_of("a"))
+        write_image(tmp_path / "data/train/c\u202ed_sat.png", image_of("b"))
+        (tmp_path / "data/landcover.yaml").write_text("gsd: 0.5\n")
+        result = CliRunner().invoke(build(), ["verify", str(tmp_path / "data")])
+        assert "c\\u202ed" in result.stdout
+        assert "\u202e" not in result.output
+        splits(tmp_path / "data", "folders", ids=True)
+        assert "a\u202eb" in capsys.readouterr().out  # a file or a program needs the name
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        splits(tmp_path / "data", "folders", ids=True)
+        assert capsys.readouterr().out == "train/a\\u202eb\ttrain\n"
 
     @pytest.mark.parametrize("part", ["train", "nope"])
     def test_splits_shows_all_parts_and_takes_none(self, part, tmp_path):

@@ -595,8 +595,10 @@ JSON: dict[str, Content] = {
     "huge": lambda path: _sparse(path, 1 << 40),
     "map result": '{"truth_kind": "point"}',
 }
-LOGS: dict[str, Content] = {
-    name: content for name, content in JSON.items() if name not in ("empty", "map result")
+LOGS: dict[str, Content] = {  # with the end of the line: half a line may be the last of a killed run
+    name: content + (b"\n" if isinstance(content, bytes) else "\n") if not callable(content) else content
+    for name, content in JSON.items()
+    if name not in ("empty", "map result")
 }
 
 
@@ -731,6 +733,7 @@ def _model_verbs(w: World, p: Path, o: Path) -> dict[str, Words]:
     }
     if p.suffix == ".onnx":
         verbs["onnxruntime"] = [*verbs["predict"], "--runtime", "onnxruntime"]
+        verbs["page"] = ["page", "--model", p, "--out", o / "x.html"]
     else:
         verbs["export"] = ["export", p, "--out", o / "x.onnx"]
         verbs["init"] = [
@@ -887,7 +890,7 @@ def write(path: Path, content: Content) -> None:
 def some(verbs: dict[str, Words], number: int) -> list[tuple[str, Words]]:
     """Return the first command and another one, in turns: a reader is in the same place for all of them."""
     first, *others = verbs.items()
-    return [first, *(others[number % len(others) :][:1] if len(verbs) < 20 and others else others)]
+    return [first, *(others[number % len(others) :][:1] if others else [])]
 
 
 def cases(w: World, kind: str) -> Iterator[Case]:

@@ -19,6 +19,8 @@ from landcover.errors import printable
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs Linux")
 
+ALL = [*KINDS, "special", "mutated"]
+
 LONGEST_LINE = 1200
 """Characters of a line about an input at most."""
 
@@ -29,10 +31,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Forks]:
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory, home: Path, temporary: Path) -> Iterator[Forks]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
-        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
+        patch.setenv("TMPDIR", str(temporary))
         with Forks(tmp_path_factory.mktemp("scratch")) as running:
             yield running
 
@@ -80,9 +87,9 @@ def contents(folder: Path, besides: set[Path]) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "special", "mutated"])
+@pytest.mark.parametrize("kind", ALL)
 def test_every_command_ends_in_one_line_and_writes_nothing_elsewhere(
-    kind: str, forks: Forks, home: Path, tmp_path: Path
+    kind: str, forks: Forks, home: Path, temporary: Path, tmp_path: Path
 ) -> None:
     world = World(tmp_path / "world")
     table = list(cases(world, kind))
@@ -95,4 +102,8 @@ def test_every_command_ends_in_one_line_and_writes_nothing_elsewhere(
             failures.append(f"{case.name}: {'; '.join(found)}\n    {ending.stderr[-600:]!r}")
     assert not failures, f"{len(failures)} of {len(table)} (input, command) pairs:\n" + "\n".join(failures)
     assert contents(tmp_path, besides) == before
-    assert not any(home.iterdir())
+    assert [*home.iterdir(), *(path for path in temporary.rglob("*") if path.is_file())] == []
+
+
+def test_the_table_has_at_least_600_pairs(tmp_path: Path) -> None:
+    assert sum(len(list(cases(World(tmp_path / kind), kind))) for kind in ALL) >= 600

@@ -50,7 +50,7 @@ class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line = {"time": f"{when}Z", "level": record.levelname.lower(), "logger": record.name}
-        return dumps(line | {"message": record.getMessage()}, ensure_ascii=False)
+        return dumps(line | {"message": record.getMessage()})  # ASCII: it reaches terminals, too
 
 
 class _StandardError(logging.Handler):
@@ -170,6 +170,11 @@ def put(result: Any, json: Path | None, show: Callable[[], object] | None, *, fo
         write_text(json, text + "\n", force=force)
 
 
+def say(sentence: str) -> None:
+    """Print one line for people; what would change others in it is escaped."""
+    print(printable(sentence))
+
+
 def print_table(
     head: Sequence[str],
     rows: Iterable[Iterable[str]],
@@ -189,7 +194,7 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    lines = [[printable(cell) for cell in row] for row in rows]
+    head, *lines, last = [[printable(cell) for cell in row] for row in (head, *rows, total)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     longest = max((len(line[0]) for line in lines), default=0)
     table.add_column(head[0], min_width=min(longest, _NAME_WIDTH))
@@ -197,7 +202,7 @@ def print_table(
         table.add_column(name, justify="left" if name in text else "right")
     for line in lines:
         table.add_row(*line)
-    if last := [*total]:
+    if last:
         table.add_section()
         table.add_row(*last)
     Console(markup=False, highlight=False).print(table)  # names of classes and files are plain text

@@ -1,5 +1,6 @@
 """Verbs of masks and data folders: clean, convert, legend, prepare, splits, verify."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,8 @@ import typer
 
 from landcover.cli import _options
 from landcover.cli._options import MAIN, PRODUCTS, argument, option
-from landcover.cli._output import log, print_table, put
+from landcover.cli._output import log, print_table, put, say
+from landcover.errors import printable
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.legend import DEEPGLOBE
 
@@ -198,9 +200,10 @@ def splits(
     dataset = open_dataset(data, legend=legend, max_pixels=max_pixels)
     keys = {subset: [item.key for item in items] for subset, items in split_items(dataset, split).items()}
     if ids and json is None:
+        watched = sys.stdout.isatty()  # elsewhere the names are needed as they are
         for subset, names in keys.items():
             for name in names:
-                print(f"{name}\t{subset}")
+                print(f"{printable(name) if watched else name}\t{subset}")
         return
     summaries = describe(dataset, split)
     subsets = list(summaries.values())
@@ -282,9 +285,9 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def _print_report(report: "VerifyReport") -> None:
-    print(f"Layout {report.layout}, {report.pairs} pairs, {_scale(report.gsd)}")
+    say(f"Layout {report.layout}, {report.pairs} pairs, {_scale(report.gsd)}")
     if report.pairing is not None:
-        print(f"Paired by: {report.pairing}")
+        say(f"Paired by: {report.pairing}")
     rows = []
     for subset, pairs in report.parts.items():
         sizes = ", ".join(f"{size} ({count})" for size, count in report.sizes[subset].items())
@@ -305,8 +308,8 @@ def _print_report(report: "VerifyReport") -> None:
     if rows:
         print_table(["masks in", "files", "nodata %", "unknown %", "off-palette %"], rows)
     if report.forms:
-        print("Masks read as: " + ", ".join(f"{form} ({n})" for form, n in report.forms.items()))
-    print(f"Off-palette pixels: {report.off_palette_pixels}")
+        say("Masks read as: " + ", ".join(f"{form} ({n})" for form, n in report.forms.items()))
+    say(f"Off-palette pixels: {report.off_palette_pixels}")
     lists = {
         "Off-palette files": [f"{name}: {count}" for name, count in report.off_palette.items()],
         "Unreadable files and pairs that do not fit": [fault.reason for fault in report.unreadable],
@@ -318,8 +321,8 @@ def _print_report(report: "VerifyReport") -> None:
         ],
     }
     for title, lines in lists.items():
-        print(f"{title}: {len(lines)}")
+        say(f"{title}: {len(lines)}")
         for line in lines[:_SHOWN]:
-            print(f"  {line}")
+            say(f"  {line}")
         if len(lines) > _SHOWN:
-            print(f"  and {len(lines) - _SHOWN} more; --json lists all.")
+            say(f"  and {len(lines) - _SHOWN} more; --json lists all.")

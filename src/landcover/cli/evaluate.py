@@ -8,7 +8,7 @@ import typer
 
 from landcover.cli import _options
 from landcover.cli._options import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, option
-from landcover.cli._output import log, points, print_table, put
+from landcover.cli._output import log, points, print_table, put, say
 from landcover.errors import UsageError
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.legend import Legend
@@ -180,7 +180,7 @@ def _print_scores(result: dict[str, Any]) -> None:
     if result["miou_interval"] is not None:
         low, high = map(points, result["miou_interval"])
         interval = f" (95 %: {low} to {high}, by {result['resampled']})"
-    print(
+    say(
         f"mIoU {points(result['miou'])}{interval}, pixel accuracy {points(result['pixel_accuracy'])}; "
         f"metric {result['metric']}, split {result['split']}, {result['images']} images, "
         f"{result['pixels']:,} pixels"
@@ -192,9 +192,9 @@ def _print_scores(result: dict[str, Any]) -> None:
     )
     overlap = result["training_overlap"]
     if overlap and (sentence := describe_overlap(TrainingOverlap(**overlap))):
-        print(sentence)
+        say(sentence)
     if cleaned and cleaned["miou_change"] is not None:
-        print(
+        say(
             f"Without regions below {cleaned['min_pixels']:,} px: mIoU {points(cleaned['miou'])}, "
             f"{100 * cleaned['miou_change']:+.2f} points"
         )
@@ -212,7 +212,7 @@ def _print_scores(result: dict[str, Any]) -> None:
 def _print_calibration(calibration: dict[str, Any]) -> None:
     """Print confidence and accuracy of each predicted class."""
     if not calibration["pixels"]:
-        print(
+        say(
             "No calibration: the masks contain no labelled pixels. Check the masks and their legend with "
             "landcover verify."
         )
@@ -227,7 +227,7 @@ def _print_calibration(calibration: dict[str, Any]) -> None:
         total=["all", points(1.0), *(points(calibration[column]) for column in columns[1:])],
     )
     fitted, worst = calibration["fitted_on"], calibration["worst_class"]
-    print(
+    say(
         f"Calibration error (ECE) {points(calibration['ece'])} %, at worst {points(worst['ece'])} % "
         f"({worst['name']}); NLL {calibration['nll']:.4f} at temperature {calibration['temperature']:.4g}"
         + (f", fitted on {fitted}" if fitted else ", not fitted: see landcover calibrate")
@@ -251,12 +251,12 @@ def _print_assessment(result: dict[str, Any]) -> None:
 
     head = ["class", "IoU %", "user's %", "producer's %", "mapped ha", "estimated ha"]
     print_table(head, map(row, estimates["users"]))
-    print(
+    say(
         f"Overall accuracy {_estimate(estimates['overall'], 100, 1)} % of the area, by {result['units']:,} "
         f"{units}; of these {100 * result['pixel_accuracy']:.1f} % are right, mIoU {points(result['miou'])} "
         f"(metric {result['metric']})."
     )
-    print(
+    say(
         estimates["without_errors"]
         or f"± is half a 95 % interval. The estimates hold if {estimates['hold_if']}."
     )

@@ -10,7 +10,7 @@ import typer
 
 from landcover.cli import _options
 from landcover.cli._options import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, argument, option
-from landcover.cli._output import log, points, put
+from landcover.cli._output import log, points, put, say
 from landcover.errors import INTERRUPTED, UsageError
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 
@@ -194,15 +194,15 @@ def calibrate(
 def _print_change(result: dict[str, Any]) -> None:
     change = f"Temperature {result['temperature']:.4f} (was {result['temperature_before']:.4f})"
     if "like" in result:
-        print(f"{change}, copied from a run that was fitted on {result['split_of_like']}; not measured here")
+        say(f"{change}, copied from a run that was fitted on {result['split_of_like']}; not measured here")
     else:
         nll, ece = result["nll"], result["ece"]
         fitted_on = f"{result['pixels']:,} pixels of {result['images']} images of {result['split']}"
-        print(f"{change}, fitted on {fitted_on}")
-        print(f"calibration error (ECE)  {points(ece['before']):>6} % -> {points(ece['after']):>6} %")
-        print(f"likelihood (NLL)         {nll['before']:8.4f} -> {nll['after']:8.4f}")
-    print(f"{result['model']}: weights unchanged, SHA-256 {result['sha256']}")
-    print("Exported files keep their old temperature. Export the run again.")
+        say(f"{change}, fitted on {fitted_on}")
+        say(f"calibration error (ECE)  {points(ece['before']):>6} % -> {points(ece['after']):>6} %")
+        say(f"likelihood (NLL)         {nll['before']:8.4f} -> {nll['after']:8.4f}")
+    say(f"{result['model']}: weights unchanged, SHA-256 {result['sha256']}")
+    say("Exported files keep their old temperature. Export the run again.")
 
 
 def export(
@@ -274,25 +274,25 @@ def export(
 def _print_figures(exported: "Exported") -> None:
     measured = exported.card.export
     for parity in measured["parity"]:
-        print(
+        say(
             f"{parity['runtime']}: the same class as torch for {100 * parity['agreement']:.3f} % of "
             f"{parity['pixels']:,} pixels, probabilities at most {parity['largest_difference']:.1e} apart"
         )
     if "int8" in measured:
         accuracy, speed = measured["int8"]["accuracy"], measured["int8"]["speed"]
         for agreement in measured["int8"]["agreement"]:
-            print(
+            say(
                 f"INT8: the same class as float32 for {100 * agreement['fraction']:.2f} % of "
                 f"{agreement['pixels']:,} pixels of {agreement['imagery']}"
             )
-        print(
+        say(
             f"INT8: mIoU {points(accuracy['int8'])} on {accuracy['split']}, in float32 "
             f"{points(accuracy['fp32'])} (loses {accuracy['loss_points']:.2f} points); "
             f"{speed['int8_ms']:.1f} ms for a window of {speed['window_px']} px, in float32 "
             f"{speed['fp32_ms']:.1f}"
         )
     size = exported.path.stat().st_size / 1e6
-    print(f"{exported.path}: {size:.1f} MB, SHA-256 {exported.sha256}")
+    say(f"{exported.path}: {size:.1f} MB, SHA-256 {exported.sha256}")
 
 
 def report(

@@ -65,7 +65,12 @@ def locked_file(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(lock: Path, path: Path) -> Iterator[None]:
-    created = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
+    created = [folder for folder in lock.parents if not folder.exists()]
+    nearest = next(folder for folder in lock.absolute().parents if folder.exists())
+    if not nearest.is_dir():
+        raise OutputError(
+            f"{path} cannot be written: {nearest} is a file; expected a folder. Choose another output."
+        )
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(lock, path)

@@ -187,6 +187,8 @@ def _by_values(
     """Return the mask of a band of values."""
     classes = legend.class_of_value
     outside = picture.outside
+    if values.dtype.kind == "c":
+        raise MaskError(f"{path} has one band of complex numbers; expected the whole numbers of classes.")
     if values.dtype.kind == "f":
         missing = ~np.isfinite(values)
         outside = missing if outside is None else outside | missing

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -188,7 +189,7 @@ def collect(inputs: Iterable[Path]) -> tuple[list[Run], list[Scored]]:
     paths = list(inputs)
     if not paths:
         raise UsageError("Nothing to report on. Pass run folders, JSON files of landcover evaluate, or both.")
-    resolved = [path.resolve() for path in paths]
+    resolved = [realpath(path) for path in paths]  # of a loop of links, too
     for path, target in zip(paths, resolved, strict=True):
         if resolved.count(target) > 1:
             raise UsageError(f"{path} is given more than once.")

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from os.path import realpath
 from pathlib import Path
 
 import numpy as np
 
 import landcover
-from landcover.errors import UsageError
+from landcover.errors import UsageError, printable
 from landcover.evaluation.overlap import describe_overlap
 from landcover.evaluation.report import EvaluationReport
 from landcover.extras import needs
@@ -79,7 +80,7 @@ def report(
         raise UsageError(f"--images is {images}; expected 0 or more.")
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"The page would be {out}; expected a name that ends with .html.")
-    if out.resolve() in [path.resolve() for path in paths]:
+    if realpath(out) in map(realpath, paths):
         raise UsageError(f"{out} is an input. Pass another file for the page.")
     refuse_existing(out, force=force)
     runs, evaluations = collect(paths)
@@ -90,6 +91,7 @@ def report(
     environment = Environment(
         loader=PackageLoader("landcover.reporting"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -267,6 +269,13 @@ def swatches(scores: Iterable[Scored], runs: Iterable[Run]) -> Mapping[str, str]
 def css_colour(rgb: tuple[int, int, int]) -> str:
     """Return the CSS text of a colour of 0..255 each."""
     return "#{:02x}{:02x}{:02x}".format(*rgb)
+
+
+def _shown(value: object) -> object:
+    """Escape what changes the text around it in text from files. Lines and the parts of the page stay."""
+    if type(value) is not str:  # a part of the page is a subclass
+        return value
+    return "\n".join(map(printable, value.split("\n")))
 
 
 def _curve(
