@@ -139,9 +139,16 @@ def train(
     result = train_network(config, data=dataset, out=out, split=split, init=init, resume=resume)
     if result.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
-    best = (
-        "" if result.best_miou is None else f" Best mIoU {points(result.best_miou)}, step {result.best_step}."
-    )
+    best = ""
+    if result.best_miou is not None:
+        best = f" Best mIoU {points(result.best_miou)}, step {result.best_step}."
+        if result.kept_miou is None:
+            best = f" The kept weights have no score (best mIoU {points(result.best_miou)} before)."
+        elif result.kept_miou != result.best_miou:
+            best = (
+                f" mIoU of the kept weights {points(result.kept_miou)} (best {points(result.best_miou)}, "
+                f"step {result.best_step})."
+            )
     weights_of = " (weights of the last step)" if config.validation.keep == "last" else ""
     if result.expected_steps is not None:
         log.info(

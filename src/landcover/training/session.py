@@ -14,6 +14,7 @@ from landcover.config import dump_yaml
 from landcover.data import Dataset
 from landcover.data.fingerprints import image_set
 from landcover.errors import ModelError, UsageError
+from landcover.evaluation.overlap import overlap_warnings, training_overlap
 from landcover.io.files import write_text
 from landcover.io.locks import locked_folder
 from landcover.legend import Legend
@@ -52,6 +53,7 @@ class TrainResult:
         seconds: Time spent, over all resumes.
         best_step: Step of the best validation, or None.
         best_miou: Its mIoU, 0..1, or None.
+        kept_miou: The mIoU of the weights that are kept, 0..1; None where they were not validated.
         expected_steps: Steps that a run limited in minutes would have made at the speed of its first minute,
             validations included; None for other runs.
     """
@@ -63,6 +65,7 @@ class TrainResult:
     best_step: int | None
     best_miou: float | None
     expected_steps: int | None = None
+    kept_miou: float | None = None
 
 
 def train(
@@ -151,6 +154,11 @@ def train(
         precision = pick_precision(config.precision, device)
         state = _start_state(config, legend, start, device=device, precision=precision, resumed=resumed)
         validated = evenly_spaced(loaded.validation, config.validation.images)
+        if start_card is not None and validated and not resumed:
+            overlap = training_overlap(start_card, loaded.dataset, validated)
+            if overlap.identical or overlap.same_scene:
+                for sentence in overlap_warnings(overlap, f"The model of --init, {start},"):
+                    logger.warning(sentence)
         trained = image_set(loaded.dataset, loaded.train)
         selects = validated and (config.validation.keep == "best" or config.validation.patience is not None)
         parents = [*(teacher.card for teacher in teachers), *([start_card] if start_card else [])]
@@ -300,10 +308,22 @@ def _train_to_the_end(run: Run, state: runs.TrainingState, *, resumed: bool) -> 
         expected = None
         if config.minutes is not None and pace.first is not None:
             expected = begin[0] + round(pace.first * (progress.seconds - begin[1]) / 60)
+        kept = best
+        if config.validation.keep == "last":
+            validated_now = progress.validated_step == progress.step
+            kept = progress.scores if validated_now and progress.scores else {"miou": None}
         result = TrainResult(
-            folder, reason, progress.step, progress.seconds, best["step"], best["miou"], expected
+            folder,
+            reason,
+            progress.step,
+            progress.seconds,
+            best["step"],
+            best["miou"],
+            expected,
+            kept["miou"],
         )
-        log.event("end", **{name: value for name, value in asdict(result).items() if name != "folder"})
+        own = ("folder", "kept_miou")  # the log has the scores of each validation
+        log.event("end", **{name: value for name, value in asdict(result).items() if name not in own})
         if reason == "interrupted":
             logger.warning(
                 f"Interrupted after step {progress.step}; the checkpoint is in {folder}. To resume, run the "
