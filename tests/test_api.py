@@ -325,7 +325,8 @@ def test_a_report_is_what_its_json_says(world, starter, tmp_path):
     assert again.legend == DEEPGLOBE
     assert list(report.to_dict()) == [
         *("metric", "split", "model", "model_sha256", "gsd", "images", "pixels", "miou", "iou"),
-        *("pixel_accuracy", "miou_interval", "resampled", "classes", "confusion", "missed", "min_region"),
+        *("pixel_accuracy", "miou_present", "class_measures", "kappa", "unscored"),
+        *("miou_interval", "resampled", "classes", "confusion", "missed", "min_region"),
         *("calibration", "boundaries", "training_overlap", "per_image", "warnings", "legend"),
         *("prediction_legend", "data", "predictions"),
     ]

@@ -361,24 +361,6 @@ def test_evaluate_reports_what_is_not_scored(tmp_path):
     assert report.miou_present == 1
 
 
-def test_a_model_and_its_maps_have_the_same_scores_where_images_have_no_data(tmp_path):
-    rng = np.random.default_rng(3)
-    truth = np.kron(rng.integers(0, 6, (8, 8)), np.ones((16, 16), int)).astype(np.uint8)
-    for name in "ab":
-        image = np.moveaxis(DEEPGLOBE.colours[truth] // 2 + 60, 2, 0).copy()
-        image[:, :, 70:] = 0
-        save_tif(tmp_path / f"data/images/{name}.tif", image, nodata=0)
-        save_tif(tmp_path / f"data/masks/{name}.tif", truth)
-    (tmp_path / "data/landcover.yaml").write_text("legend: deepglobe\n")
-    assert run("predict", tmp_path / "data", "--model", "starter", "--out", tmp_path / "maps").exit_code == 0
-    by_model = evaluate(tmp_path / "data", "all:all", model="starter")
-    by_maps = evaluate(tmp_path / "data", "all:all", predictions=tmp_path / "maps")
-    np.testing.assert_array_equal(by_model.confusion, by_maps.confusion)
-    assert by_model.miou == by_maps.miou
-    assert by_model.pixels == 2 * 128 * 70
-    assert by_model.unscored == pytest.approx(1 - 70 / 128)
-
-
 def test_an_option_of_one_value_is_given_once(tmp_path):
     result = run("verify", tmp_path, "--gsd", 1, "--gsd", 2)
     assert "--gsd" in str(result.exception)
