@@ -114,8 +114,8 @@ def from_folder(
 def from_model(dataset: Dataset, runtime: Runtime, *, probabilities: bool = False) -> MapSource:
     """Return the maps of a model, computed by the same inference as ``landcover predict``.
 
-    Where the image has no data (alpha 0, nodata value, mask) the truth is nodata, too: the scores are those
-    of the maps of ``predict``, which are nodata there.
+    Where the image has no data (alpha 0, nodata value, mask) the truth is nodata, too, as are the maps of
+    ``predict``. These may differ from this map within a window of such pixels, which it reads as black.
 
     Raises:
         UsageError: If the GSD of the data is unknown, or the model has other classes than the truth.
