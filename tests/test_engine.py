@@ -65,9 +65,9 @@ def test_rows_are_read_once_from_top_to_bottom_in_small_steps():
     class Told(ArraySource):
         asked: list[tuple[int, int]] = []  # noqa: RUF012
 
-        def read_rows(self, start, stop):
+        def read_rows(self, start, stop, cols):
             self.asked.append((start, stop))
-            return super().read_rows(start, stop)
+            return super().read_rows(start, stop, cols)
 
     source = Told(noise(700, 9000))
     index_of(ColourRuntime(make_card(gsd=1.0)), source, gsd=0.5, window_px=256, overlap_px=64)
@@ -210,10 +210,10 @@ def test_an_error_while_reading_reaches_the_caller_and_leaves_no_thread():
     import threading
 
     class Broken(ArraySource):
-        def read_rows(self, start, stop):
+        def read_rows(self, start, stop, cols):
             if stop > 300:
                 raise OSError("gone")
-            return super().read_rows(start, stop)
+            return super().read_rows(start, stop, cols)
 
     runtime = ColourRuntime()
     before = threading.active_count()

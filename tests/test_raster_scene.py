@@ -43,9 +43,12 @@ def rgb(height=150, width=170):
 
 
 def read_all(scene, rows=41):
-    """The whole scene by strips of so many rows: image and valid."""
-    read = [scene.read_rows(top, min(top + rows, scene.height)) for top in range(0, scene.height, rows)]
+    """The part of the scene by strips of so many rows: image, and what of it is valid and wanted."""
+    row, col, height, width = scene.part
+    tops = range(row, row + height, rows)
+    read = [scene.read_rows(top, min(top + rows, row + height), slice(col, col + width)) for top in tops]
     valid = [np.ones(s.image.shape[:2], bool) if s.valid is None else s.valid for s in read]
+    valid = [v if s.wanted is None else v & s.wanted for v, s in zip(valid, read, strict=True)]
     return np.concatenate([s.image for s in read]), np.concatenate(valid)
 
 
@@ -318,20 +321,18 @@ def test_a_box_is_read_outward_to_whole_pixels_and_stays_in_place(tmp_path, plac
     box = (inner[0].min(), inner[1].min(), inner[0].max(), inner[1].max())
     with open_scene(path, bbox=box) as scene:
         image, _ = read_all(scene)
-        part = scene.georeference
-        assert part is not None
+        assert scene.georeference == whole
         assert scene.gsd == pytest.approx(ground_sample_distance(path), rel=1e-5)
+        part, (height, width) = whole.moved(*scene.part[:2]), scene.part[2:]
         corner = Georeference(crs, ~transform).points(*part.points(np.array([0.0]), np.array([0.0])))
         col, row = (float(np.rint(value[0])) for value in corner)
         np.testing.assert_allclose([c[0] for c in corner], [col, row], atol=1e-6)
         if transform.b == 0:
-            assert (row, col, scene.height, scene.width) == (20, 30, 51, 61)
-        window = np.s_[int(row) : int(row) + scene.height, int(col) : int(col) + scene.width]
+            assert scene.part == (row, col, height, width) == (20, 30, 51, 61)
+        window = np.s_[int(row) : int(row) + height, int(col) : int(col) + width]
         assert np.array_equal(image, np.moveaxis(bands, 0, -1)[window])
         # Pixels of a map of the part land on those of the scene.
-        write_map(
-            tmp_path / "m.tif", [image[..., 0] % 7], RasterSpec(scene.height, scene.width, part), DEEPGLOBE
-        )
+        write_map(tmp_path / "m.tif", [image[..., 0] % 7], RasterSpec(height, width, part), DEEPGLOBE)
     with rasterio.open(tmp_path / "m.tif") as map_:
         there = Georeference(map_.crs, map_.transform).points(np.array([0.5, 9.5]), np.array([0.5, 7.5]))
     back = Georeference(crs, ~transform).points(*there)
@@ -376,15 +377,14 @@ def test_pixels_outside_of_the_polygons_are_no_imagery(tmp_path, transform):
     edge = np.abs((col - 20) + (row - 10) - 80) < 1e-6  # centres on the edge may go either way
     with open_scene(path, aoi=area) as scene:
         image, valid = read_all(scene)
-        assert (scene.height, scene.width) == (110, 120)
-        assert scene.georeference == whole.moved(10, 20)
+        assert scene.part == (10, 20, 110, 120)
     part = np.s_[10:120, 20:140]
     assert np.array_equal(image, np.moveaxis(bands, 0, -1)[part])
     assert np.array_equal(valid[~edge[part]], (triangle | square)[part][~edge[part]])
     corner = whole.extent(60, 60)
     if transform == NORTH_UP:
         with open_scene(path, aoi=area, bbox=corner) as scene:
-            assert (scene.height, scene.width) == (50, 40)
+            assert scene.part == (10, 20, 50, 40)
             valid, part = read_all(scene)[1], np.s_[10:60, 20:60]
             assert np.array_equal(valid[~edge[part]], triangle[part][~edge[part]])
 
@@ -423,7 +423,7 @@ def test_a_damaged_block_is_a_hole_that_is_told_of(tmp_path, rows):
     assert np.array_equal(image, np.moveaxis(bands, 0, -1) * expected[..., None])
     with open_scene(path, bbox=(500_040, 5_699_930, 500_080, 5_699_960)) as scene:  # from row 80, column 80
         valid = read_all(scene, rows)[1]
-        assert scene.damaged == [Window(0, 0, 48, 48)]
+        assert scene.damaged == [Window(80, 80, 48, 48)]
         assert not valid[:48, :48].any()
         assert valid[48:].all()
     with open_scene(path, scaling="percentile") as scene:

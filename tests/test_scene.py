@@ -22,6 +22,7 @@ from landcover import _gdal, cli
 from landcover.errors import OutputError, UsageError
 from landcover.inference import PredictOptions, predict
 from landcover.legend import DEEPGLOBE, NODATA
+from landcover.raster import Scene
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 6, (40, 30), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
@@ -125,15 +126,63 @@ def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path):
     assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH)
 
 
-def test_the_scale_is_that_of_the_part(tmp_path):
-    """A pixel of web Mercator is half as large on the ground at 60 degrees as at the equator."""
+@pytest.mark.parametrize("gsd", [1.0, 0.37, 2.2])
+@pytest.mark.parametrize("box", [(130, 210, 60, 45), (0, 0, 300, 30), (180, 0, 120, 400), (299, 399, 1, 1)])
+def test_a_part_has_the_classes_and_probabilities_of_the_whole_scene(tmp_path, gsd, box):
+    """Only what is outside of the part is not mapped; a hole that lies beside it is one in both."""
+    photo = np.clip(RNG.normal(120, 60, (400, 300, 3)), 1, 255).astype(np.uint8)
+    photo[100:260, 110:140] = 0
+    path, options = save_raster(tmp_path / "a.tif", photo, nodata=0, **UTM), {"probabilities": True}
+    runtime, (left, top, width, height) = ContextRuntime(make_card(gsd=1.0)), box
+    run(path, tmp_path / "whole", runtime, gsd=gsd, **options)
+    sides = (5e5 + left, 5.7e6 - top - height, 5e5 + left + width, 5.7e6 - top)
+    run(path, tmp_path / "part", runtime, gsd=gsd, bbox=sides, **options)
+    window = np.s_[top : top + height, left : left + width]
+    whole, part = (read(tmp_path / name / "a_mask.tif") for name in ("whole", "part"))
+    assert part.shape == (height, width)
+    assert (part == whole[window]).mean() >= 0.995
+    assert np.array_equal(part == NODATA, whole[window] == NODATA)
+    with (
+        rasterio.open(tmp_path / "whole/a_probabilities.tif") as expected,
+        rasterio.open(tmp_path / "part/a_probabilities.tif") as found,
+    ):
+        assert found.bounds == sides
+        difference = found.read().astype(int) - expected.read()[:, *window]
+    assert np.abs(difference).max() <= 2  # resampling rounds
+
+
+def test_a_part_is_read_with_its_windows_alone(tmp_path, monkeypatch):
+    """Of a scene of 40 by 40 windows, those that reach the part, and their rows and columns."""
+    path = save(tmp_path / "a.tif", np.resize(TRUTH, (2000, 2000)))
+    runtime, asked = ContextRuntime(make_card(gsd=1.0)), []
+    straight = Scene.read_rows
+
+    def read_rows(scene, start, stop, cols):
+        asked.append((start, stop, cols.start, cols.stop))
+        return straight(scene, start, stop, cols)
+
+    monkeypatch.setattr(Scene, "read_rows", read_rows)
+    monkeypatch.setattr("landcover.inference.reading._STEP_PIXELS", 1)
+    run(path, tmp_path, runtime, bbox=(501_000, 5_699_100, 501_010, 5_699_110))
+    first, last, left, right = zip(*asked, strict=True)
+    assert 640 <= min(first) <= 890
+    assert 900 <= max(last) <= 1280  # steps are of at least 128 rows, and those of the whole scene
+    assert 870 <= min(left) <= 1000 - 16
+    assert 1010 + 16 <= max(right) <= 1140
+    assert len(runtime.windows) <= 9
+
+
+def test_the_scale_of_a_part_is_that_of_the_whole_scene(tmp_path):
+    """Its areas are its own: a pixel of web Mercator at 60 degrees is half as large as at the equator."""
     transform = Affine(1.0, 0, 0, 0, -30_000.0, 9e6)
     path = save(tmp_path / "a.tif", TRUTH[:300], crs=CRS.from_epsg(3857), transform=transform)
-    box = (0, 8.37e6, 300, 8.43e6)
-    near = run(path, tmp_path / "a", bbox=box, window_px=0, overlap_px=0, runtime=WIDE)
-    assert near.maps[0].gsd == pytest.approx(np.sqrt(30_000) * 0.5, rel=0.02)
-    far = run(path, tmp_path / "b", bbox=(0, 0, 300, 6e4), window_px=0, overlap_px=0, runtime=WIDE)
-    assert far.maps[0].gsd == pytest.approx(np.sqrt(30_000), rel=0.02)
+    whole = run(path, tmp_path / "whole", window_px=0, overlap_px=0, runtime=WIDE)
+    for name, bottom, factor in (("near", 8.37e6, 0.25), ("far", 0, 1)):
+        box = (0, bottom, 300, bottom + 6e4)
+        part = run(path, tmp_path / name, bbox=box, window_px=0, overlap_px=0, runtime=WIDE)
+        assert part.maps[0].gsd == whole.maps[0].gsd
+        hectares = sum(area.hectares or 0 for area in part.areas)
+        assert hectares == pytest.approx(300 * 6 * factor, rel=0.03)
 
 
 def polygons(path, *parts):

@@ -120,11 +120,13 @@ class ReadLog:
         """Return the log of a block, whose rows have been read from ``source``."""
         if not isinstance(source, Scene):
             return cls(ood=block.ood)
-        damaged = []
+        damaged, (row, col, _, width) = [], source.part
         for window in source.damaged:
-            top, bottom = max(window.row, block.start), min(window.row + window.height, block.stop)
-            if top < bottom:
-                damaged.append(window._replace(row=top, height=bottom - top))
+            top, left = max(window.row - row, block.start), max(window.col - col, 0)
+            bottom = min(window.row - row + window.height, block.stop)
+            right = min(window.col - col + window.width, width)
+            if top < bottom and left < right:
+                damaged.append(Window(top, left, bottom - top, right - left))
         return cls(tuple(damaged), tuple(source.warnings), block.ood)
 
     @classmethod
@@ -265,9 +267,9 @@ class SceneWork:
                 checksum = zlib.crc32(np.ascontiguousarray(rows).data, checksum)
         return checksum
 
-    def missing(self, count: int) -> list[range]:
-        """Return the blocks, of ``count``, that are not finished, as ranges of consecutive numbers."""
-        numbers = (number for number in range(count) if number not in self.logs)
+    def missing(self, blocks: range) -> list[range]:
+        """Return the blocks, of these, that are not finished, as ranges of consecutive numbers."""
+        numbers = (number for number in blocks if number not in self.logs)
         runs = [[n for _, n in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
         return [range(run[0], run[-1] + 1) for run in runs]
 

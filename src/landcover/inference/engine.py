@@ -37,13 +37,14 @@ class RowBlock:
     """Finished rows of a scene, still on the logit grid.
 
     Attributes:
-        number: The row of windows that completed it; its rows are ``grid.block_rows(number)``.
-        start: First row in the scene's own pixels.
+        number: The row of windows that completed it; its rows are those of ``grid.block_rows(number)`` in the
+            part that is mapped.
+        start: First row in the pixels of the part.
         stop: Row after the last; a block may be empty.
         logit_grid: float32 (C, n, m) probabilities; zero over C where no window contains imagery.
         rows: The block's rows between the n rows of the logit grid.
-        cols: The scene's columns between its m columns.
-        valid: bool (stop - start, W) where there is imagery; None: everywhere.
+        cols: The columns of the part between its m columns.
+        valid: bool (stop - start, W) where there is imagery that is mapped; None: everywhere.
         ood: How the imagery that its row of windows adds compares with the training imagery.
     """
 
@@ -94,7 +95,7 @@ def row_blocks(
         runtime: The model.
         source: The scene.
         grid: Its windows.
-        numbers: The blocks to compute; None: all.
+        numbers: The blocks to compute; None: all with rows of the part.
         batch: Windows per call of the network.
         tta: Average over the eight rotations and flips of each window (test-time augmentation).
         profile: What to compare the scene with, in the thread that reads; None: nothing.
@@ -103,8 +104,9 @@ def row_blocks(
         ModelError: If the model returns NaN or infinite values.
         ImageError: If the source cannot be read.
     """
-    numbers = range(len(grid.rows)) if numbers is None else numbers
-    classes, width = len(runtime.card.legend.scored), grid.cols[-1].stop
+    numbers = grid.blocks if numbers is None else numbers
+    part, left = grid.part, grid.cols[0].start
+    classes, width = len(runtime.card.legend.scored), grid.cols[-1].stop - left
     begin = grid.first_needed(numbers.start)
     top = grid.rows[begin].start
     sums = np.zeros((classes, 0, width), np.float32)
@@ -113,7 +115,7 @@ def row_blocks(
 
     def compared() -> Iterator[tuple[WindowRow, OodStats]]:
         """Read rows of windows, and compare what each adds to the one above with the profile."""
-        height, columns = grid.model_size[0], slice(grid.model_size[1])
+        height, columns = grid.model_size[0], slice(grid.model_cols.stop - grid.model_cols.start)
         rows = window_rows(source, grid, within, runtime.card.preprocessing.mean)
         for number, row in zip(within, rows, strict=True):
             first, above = grid.rows[number].start, grid.rows[number - 1].stop if number else 0
@@ -122,6 +124,7 @@ def row_blocks(
             yield row, OodStats() if profile is None else ood_stats(profile, row.image[added], whole)
 
     with closing(read_ahead(compared())) as rows:
+        early = OodStats()
         for number, (row, ood) in enumerate(rows, begin):
             span = grid.rows[number]
             grown = np.zeros((classes, span.stop - top, width), np.float32)
@@ -131,17 +134,26 @@ def row_blocks(
             for col, answer in _classified(runtime, row, grid, batch=batch, tta=tta):
                 weighted = answer * span.weights[:, None]
                 weighted *= col.weights
-                target[:, :, col.start : col.stop] += weighted
+                target[:, :, col.start - left : col.stop - left] += weighted
             read += row.valid
             if number < numbers.start:
+                if numbers.start == grid.blocks.start:  # rows of windows above the part reach into it
+                    early += ood
                 continue
             (start, stop), final = grid.block_rows(number), grid.final_cells(number)
+            if part.height < grid.size[0]:
+                start, stop = max(start, part.row), min(stop, part.row + part.height)
             low = int(grid.own_rows.low[start]) if start < stop else top
             own_rows = grid.own_rows.part(start, stop, low)
             logit_grid = sums[:, low - top : final - top]
             mask = valid_rows(read, start, stop)
+            if mask is not None and mask.shape[1] > part.width:
+                mask = mask[:, part.col - grid.source_cols.start :][:, : part.width]
+                mask = None if mask.all() else mask
             read = [rows for rows in read if rows[1] > stop]
-            yield RowBlock(number, start, stop, logit_grid, own_rows, grid.own_cols, mask, ood)
+            start, stop = start - part.row, stop - part.row
+            yield RowBlock(number, start, stop, logit_grid, own_rows, grid.own_cols, mask, early + ood)
+            early = OodStats()
             sums, top = sums[:, final - 1 - top :], final - 1
 
 
@@ -154,7 +166,8 @@ def _classified(
         group = columns[start : start + batch]
         crops = []
         for col in group:
-            pixels = slice(col.start * grid.stride, col.stop * grid.stride)
+            left = grid.cols[0].start
+            pixels = slice((col.start - left) * grid.stride, (col.stop - left) * grid.stride)
             image = row.image[:, pixels]
             crops.append(image if row.whole is None else mirrored(image, row.whole[:, pixels]))
         images = np.ascontiguousarray(crops[0])[None] if len(crops) == 1 else np.stack(crops)
@@ -226,7 +239,8 @@ def predict_probabilities(
 
 def whole_probabilities(blocks: Iterable[RowBlock], runtime: Runtime, grid: Grid) -> Float32Array:
     """Return the probabilities of all row blocks of a scene as one array, float32 (C, H, W)."""
-    result = np.empty((len(runtime.card.legend.scored), *grid.size), np.float32)
+    shape = len(runtime.card.legend.scored), grid.part.height, grid.part.width
+    result = np.empty(shape, np.float32)
     for block in blocks:
         for chunk, values in block.probabilities():
             result[:, block.start + chunk.start : block.start + chunk.stop] = values

@@ -16,10 +16,10 @@ import numpy as np
 from landcover._typing import Float32Array, Int64Array, UInt8Array
 from landcover.errors import ImageError, UsageError
 from landcover.model.card import ModelCard
-from landcover.model.preprocessing import Size, scaled_size
+from landcover.model.preprocessing import Size, scaled_size, source_rows
 from landcover.model.runtimes import Runtime
 from landcover.scale import check_gsd
-from landcover.windows import Span, cannot_overlap, spans
+from landcover.windows import Span, Window, cannot_overlap, spans
 
 WHOLE_PX = 1536
 """Longest side, in pixels at the model's GSD, up to which a scene is one window by default."""
@@ -63,7 +63,8 @@ class Grid:
         rows: Windows from top to bottom, in cells.
         cols: Windows from left to right, in cells.
         own_rows: The scene's rows of pixels between rows of cells.
-        own_cols: Its columns between columns of cells.
+        own_cols: The columns of the part between columns of cells, which count from the first of ``cols``.
+        part: The pixels that are mapped; the windows are those of the whole scene.
     """
 
     size: Size
@@ -73,6 +74,31 @@ class Grid:
     cols: list[Span]
     own_rows: Axis
     own_cols: Axis
+    part: Window
+
+    @property
+    def model_cols(self) -> slice:
+        """Columns of the model's pixels that the windows cover."""
+        return slice(
+            self.cols[0].start * self.stride, min(self.cols[-1].stop * self.stride, self.model_size[1])
+        )
+
+    @property
+    def source_cols(self) -> slice:
+        """Columns of the scene's pixels that they are resampled from."""
+        if self.size == self.model_size:
+            return self.model_cols
+        return source_rows(self.model_cols, self.size[1], self.model_size[1])
+
+    @property
+    def blocks(self) -> range:
+        """The row blocks with rows of the part."""
+        if self.part.height == self.size[0]:
+            return range(len(self.rows))
+        ends = [self.block_rows(number) for number in range(len(self.rows))]
+        top, bottom = self.part.row, self.part.row + self.part.height
+        numbers = [n for n, (start, stop) in enumerate(ends) if max(start, top) < min(stop, bottom)]
+        return range(numbers[0], numbers[-1] + 1)
 
     def final_cells(self, block: int) -> int:
         """Return how many rows of the logit grid are complete after row of windows ``block``."""
@@ -98,6 +124,7 @@ def make_grid(
     gsd: float | tuple[float, float] | None = None,
     window_px: int | None = None,
     overlap_px: int | None = None,
+    part: Window | None = None,
 ) -> Grid:
     """Cover a scene with windows.
 
@@ -110,6 +137,7 @@ def make_grid(
             scene at once. None: whole up to :data:`WHOLE_PX`, beyond it the window of the model's card.
         overlap_px: Pixels that neighbouring windows share. None: the overlap of the card for its own window,
             a quarter of the window for another.
+        part: The pixels to map, which leaves out the columns of windows that do not reach them. None: all.
 
     Raises:
         UsageError: If GSD, window or overlap are out of range.
@@ -137,7 +165,13 @@ def make_grid(
         axis(own, n, model / own / stride) for own, n, model in zip(size, cells, model_size, strict=True)
     )
     rows, cols = (spans(count, window, overlap) for count in cells)
-    return Grid(size, model_size, stride, rows, cols, down, across)
+    part = part or Window(0, 0, *size)
+    if part.width < size[1]:
+        across = across.part(part.col, part.col + part.width)
+        first, stop = int(across.low[0]), int(across.low[-1]) + 2
+        cols = [col for col in cols if col.weights[max(0, first - col.start) : stop - col.start].any()]
+        across = across.part(0, part.width, cols[0].start)
+    return Grid(size, model_size, stride, rows, cols, down, across, part)
 
 
 def check_windows(card: ModelCard, window_px: int | None, overlap_px: int | None) -> None:

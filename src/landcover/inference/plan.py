@@ -213,7 +213,7 @@ class Imagery:
         source: Its pixels, in strips.
         scale: Metres per pixel, the geometric mean of the two sides, and the origin.
         sides: Metres down and across a pixel; both ``scale.gsd`` where it is square.
-        georeference: CRS and transform, or None.
+        georeference: CRS and transform of the part that is mapped, or None.
     """
 
     source: Scene | ArraySource
@@ -223,8 +223,8 @@ class Imagery:
 
     @property
     def size(self) -> Size:
-        """Height and width in pixels."""
-        return self.source.height, self.source.width
+        """Height and width of the part that is mapped, in pixels."""
+        return self.source.part.height, self.source.part.width
 
 
 def pixel_areas(
@@ -286,10 +286,10 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
             if scale.source == "raster" and scene.gsd is None:
                 scale, sides = Scale(model_gsd, "assumed"), (model_gsd, model_gsd)
             elif scale.source == "raster" and scene.gsd is not None:
-                # That of the mapped part, which may be far from the middle of the file.
                 scale = Scale(scene.gsd, "raster")
                 sides = ground_sides(scene.georeference, (scene.height, scene.width), scene.gsd)
-            imagery = Imagery(scene, scale, sides, scene.georeference)
+            place = scene.georeference and scene.georeference.moved(scene.part.row, scene.part.col)
+            imagery = Imagery(scene, scale, sides, place)
         if scale.source == "assumed" and options.gsd != "model":
             raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")
         yield imagery

@@ -14,6 +14,7 @@ from landcover.errors import UsageError
 from landcover.inference.grid import Grid
 from landcover.model.preprocessing import any_within, resample_rows, source_rows
 from landcover.raster import Strip
+from landcover.windows import Window
 
 _STEP_ROWS = 128
 _STEP_PIXELS = 1 << 22
@@ -25,7 +26,7 @@ _PART_ROWS = 128
 
 
 ReadRows = tuple[int, int, BoolArray | None]
-"""First row of the scene that was read, the row after the last, and where they have imagery."""
+"""First row of the scene that was read, the row after the last, and where the columns are mapped."""
 
 
 class Source(Protocol):
@@ -35,7 +36,9 @@ class Source(Protocol):
     def height(self) -> int: ...  # noqa: D102
     @property
     def width(self) -> int: ...  # noqa: D102
-    def read_rows(self, start: int, stop: int) -> Strip: ...  # noqa: D102
+    @property
+    def part(self) -> Window: ...  # noqa: D102
+    def read_rows(self, start: int, stop: int, cols: slice) -> Strip: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,15 @@ class ArraySource:
         """Columns."""
         return int(self.image.shape[1])
 
-    def read_rows(self, start: int, stop: int) -> Strip:
-        """Return rows ``start`` to ``stop``."""
-        return Strip(self.image[start:stop], None if self.valid is None else self.valid[start:stop])
+    @property
+    def part(self) -> Window:
+        """The pixels that are mapped: all."""
+        return Window(0, 0, self.height, self.width)
+
+    def read_rows(self, start: int, stop: int, cols: slice) -> Strip:
+        """Return rows ``start`` to ``stop`` of columns."""
+        valid = None if self.valid is None else self.valid[start:stop, cols]
+        return Strip(self.image[start:stop, cols], valid)
 
 
 class WindowRow(NamedTuple):
@@ -77,7 +86,7 @@ class WindowRow(NamedTuple):
     Attributes:
         image: uint8 (h, w, 3) at the model's GSD, edges repeated to whole cells.
         whole: bool (h, w): which of the pixels are resampled from imagery alone; None: all.
-        seen: Which of its windows contain imagery.
+        seen: Which of its windows contain imagery that is mapped.
         valid: Rows of the scene that were read for it.
     """
 
@@ -99,7 +108,7 @@ def window_rows(
             top, bottom = span.start * stride, min(span.stop * stride, grid.model_size[0])
             new = list(steps.until(bottom))
             have = [step for step in have if step.stop > top] + new
-            size = span.length * stride, grid.cols[-1].stop * stride
+            size = span.length * stride, (grid.cols[-1].stop - grid.cols[0].start) * stride
             inside = [slice(max(0, top - step.start), bottom - step.start) for step in have]
             image = _joined([step.image[part] for step, part in zip(have, inside, strict=True)], size)
             whole = None
@@ -123,7 +132,7 @@ def _joined(parts: list[npt.NDArray[Any]], size: tuple[int, int]) -> npt.NDArray
 
 
 class _Step(NamedTuple):
-    """Rows ``start`` to ``stop`` of the model's grid; ``seen``: which windows contain imagery there."""
+    """Rows ``start`` to ``stop`` of the model's grid; ``seen``: windows with mapped imagery there."""
 
     start: int
     stop: int
@@ -152,14 +161,17 @@ class _Steps:
         self._source, self._grid, self._pool = source, grid, pool
         self._filling = np.rint(255 * np.array(mean)).astype(np.uint8)
         pixels = max(grid.model_size[1], grid.size[1] * grid.size[0] // grid.model_size[0])  # a model's row
+        self._cols = grid.source_cols
         self._height = max(1, _STEP_PIXELS // pixels // _STEP_ROWS) * _STEP_ROWS
         self._at = row // self._height * self._height
         self._top = source_rows(slice(self._at, self._at + 1), grid.size[0], grid.model_size[0]).start
-        self._strip = np.empty((0, grid.size[1], 3), np.uint8)
+        self._strip = np.empty((0, self._cols.stop - self._cols.start, 3), np.uint8)
         self._valid: BoolArray | None = None
-        scale = grid.size[1] / grid.model_size[1] * grid.stride
+        self._mapped: BoolArray | None = None
+        scale, left = grid.size[1] / grid.model_size[1] * grid.stride, self._cols.start
         self._windows = [
-            slice(math.floor(span.start * scale), max(1, math.ceil(span.stop * scale))) for span in grid.cols
+            slice(max(0, math.floor(span.start * scale) - left), max(1, math.ceil(span.stop * scale) - left))
+            for span in grid.cols
         ]
 
     def until(self, row: int) -> Iterator[_Step]:
@@ -174,12 +186,16 @@ class _Steps:
         bottom = self._top + len(self._strip)
         fresh = []
         if needed.stop > bottom:
-            strip = self._source.read_rows(bottom, needed.stop)
-            fresh.append((bottom, needed.stop, strip.valid))
-            self._append(strip)
+            strip = self._source.read_rows(bottom, needed.stop, self._cols)
+            mapped = strip.valid
+            if strip.wanted is not None:
+                mapped = strip.wanted if mapped is None else mapped & strip.wanted
+            fresh.append((bottom, needed.stop, mapped))
+            self._append(strip, mapped)
         drop = needed.start - self._top
         self._strip, self._top = self._strip[drop:], needed.start
         self._valid = None if self._valid is None else self._valid[drop:]
+        self._mapped = None if self._mapped is None else self._mapped[drop:]
 
         height = min(_PART_ROWS, self._height // _PARTS)
 
@@ -187,26 +203,26 @@ class _Steps:
             part = slice(start, min(start + height, rows.stop))
             inside = source_rows(part, size[0], model_size[0])
             strip = self._strip[inside.start - self._top : inside.stop - self._top]
-            return resample_rows(strip, inside.start, part, size, model_size)
+            cols = self._grid.model_cols
+            return resample_rows(strip, inside.start, part, size, model_size, self._cols.start, cols)
 
         parts = list(self._pool.map(resample, range(rows.start, rows.stop, height)))
         image = parts[0] if len(parts) == 1 else np.concatenate(parts)
         seen = np.ones(len(self._windows), bool)
-        if self._valid is not None:
-            columns = np.logical_or.reduce(self._valid, axis=0)
+        if self._mapped is not None:
+            columns = np.logical_or.reduce(self._mapped, axis=0)
             seen = np.array([columns[window].any() for window in self._windows])
         return _Step(rows.start, rows.stop, image, self._whole(rows), seen, fresh)
 
-    def _append(self, strip: Strip) -> None:
+    def _append(self, strip: Strip, mapped: BoolArray | None) -> None:
         image, valid, have = strip.image, strip.valid, self._strip
         if valid is not None and not valid.all():
             # Values without imagery are arbitrary, and resampling mixes them with their neighbours.
             image = image.copy()
             image[~valid] = self._filling
-        if valid is not None or self._valid is not None:
-            above = np.ones(have.shape[:2], bool) if self._valid is None else self._valid
-            below = np.ones(image.shape[:2], bool) if valid is None else valid
-            self._valid = np.concatenate([above, below])
+        shapes = have.shape[:2], image.shape[:2]
+        self._valid = _stacked(self._valid, valid, shapes)
+        self._mapped = _stacked(self._mapped, mapped, shapes)
         self._strip = np.concatenate([have, image]) if len(have) else image
 
     def _whole(self, rows: slice) -> BoolArray | None:
@@ -217,13 +233,25 @@ class _Steps:
         if size == model_size:
             return self._valid[rows.start - self._top : rows.stop - self._top]
         missing = ~self._valid
-        for axis, pixels, top in ((0, rows, self._top), (1, slice(0, model_size[1]), 0)):
-            missing = any_within(missing, pixels, size[axis] / model_size[axis], top, axis)
+        for axis, pixels, first in ((0, rows, self._top), (1, self._grid.model_cols, self._cols.start)):
+            missing = any_within(missing, pixels, size[axis] / model_size[axis], first, axis)
         return ~missing
 
 
+def _stacked(
+    above: BoolArray | None, below: BoolArray | None, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> BoolArray | None:
+    """Put masks of two shapes together, of which None is all True."""
+    if above is None and below is None:
+        return None
+    masks = (
+        np.ones(shape, bool) if m is None else m for m, shape in zip((above, below), shapes, strict=True)
+    )
+    return np.concatenate(list(masks))
+
+
 def valid_rows(parts: Sequence[ReadRows], start: int, stop: int) -> BoolArray | None:
-    """Return bool (stop - start, W): where rows of the scene have imagery; None: everywhere."""
+    """Return bool (stop - start, W): where rows of the scene are mapped; None: everywhere."""
     arrays = [valid for _, _, valid in parts if valid is not None]
     result = np.ones((stop - start, arrays[0].shape[1] if arrays else 0), bool)
     for first, last, valid in parts:

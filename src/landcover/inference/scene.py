@@ -115,14 +115,14 @@ def make_map(
     products = {"probabilities": options.probabilities, "confidence": options.confidence}
     identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **products}
     on_disk = math.prod(imagery.size) > IN_MEMORY_PIXELS
-    check_disk(task.map.parent, disk_needed(task, grid.size, areas.legend, options), task.name)
+    check_disk(task.map.parent, disk_needed(task, imagery.size, areas.legend, options), task.name)
     need = memory_needed(grid, runtime, options, on_disk=on_disk)
     kept_in = identity if on_disk else None
     with (
         needing_memory(need, task.name, SAVE_MEMORY),
         SceneWork(task.map, imagery.size, areas.legend, kept_in, resume=options.resume, **products) as work,
     ):
-        runs = work.missing(len(grid.rows))
+        runs = work.missing(grid.blocks)
         blocks = (block for run in runs for block in make_blocks(runtime, imagery, grid, run, options))
         with closing(blocks):
             for block in progress(blocks, sum(map(len, runs))):
@@ -149,11 +149,12 @@ def scene_grid(runtime: Runtime, imagery: Imagery, options: PredictOptions, name
     """
     try:
         return make_grid(
-            imagery.size,
+            (imagery.source.height, imagery.source.width),
             runtime,
             gsd=imagery.sides,
             window_px=options.window_px,
             overlap_px=options.overlap_px,
+            part=imagery.source.part,
         )
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
@@ -177,8 +178,8 @@ def disk_needed(task: Task, size: Size, legend: Legend, options: PredictOptions)
 
 def memory_needed(grid: Grid, runtime: Runtime, options: PredictOptions, *, on_disk: bool) -> int:
     """Return the bytes of memory that a scene takes at least, beside its open file; see the engine's."""
-    (height, width), stride, classes = grid.size, grid.stride, len(runtime.card.legend.scored)
-    rows, across = grid.rows[0].length, grid.cols[-1].stop  # of the logit grid
+    (_, _, height, width), stride, classes = grid.part, grid.stride, len(runtime.card.legend.scored)
+    rows, across = grid.rows[0].length, grid.cols[-1].stop - grid.cols[0].start  # of the logit grid
     batch = min(options.batch, len(grid.cols)) * rows * grid.cols[0].length * stride**2
     row = across * rows * (4 * stride**2 + 4 * classes)
     products = 1 + (classes if options.probabilities else 0) + (1 if options.confidence else 0)

@@ -113,7 +113,15 @@ def source_rows(rows: slice, source_height: int, height: int) -> slice:
     return slice(max(0, first), min(source_height, last))
 
 
-def resample_rows(strip: UInt8Array, top: int, rows: slice, source: Size, target: Size) -> UInt8Array:
+def resample_rows(
+    strip: UInt8Array,
+    top: int,
+    rows: slice,
+    source: Size,
+    target: Size,
+    left: int = 0,
+    cols: slice | None = None,
+) -> UInt8Array:
     """Return rows of the result of :func:`resample_image` without having the whole image.
 
     Args:
@@ -122,12 +130,16 @@ def resample_rows(strip: UInt8Array, top: int, rows: slice, source: Size, target
         rows: Rows of the resampled image.
         source: Height and width of the image.
         target: Height and width of the whole resampled image.
+        left: Column of the image with which the strip begins.
+        cols: Columns of the resampled image; None: all. The strip contains :func:`source_rows` of them, with
+            widths for heights.
 
     Returns:
         uint8 (rows, w, 3); a part of ``strip`` itself if the size is the same.
     """
+    cols = cols or slice(0, target[1])
     if target == source:
-        return strip[rows.start - top : rows.stop - top]
+        return strip[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]
     step = source[0] / target[0]
     reduces = math.prod(target) < math.prod(source)
     resampling = Image.Resampling.HAMMING if reduces else Image.Resampling.BILINEAR
@@ -139,8 +151,10 @@ def resample_rows(strip: UInt8Array, top: int, rows: slice, source: Size, target
     mode, width = ("RGBX", lines.shape[1] // 4) if lines.shape[1] % 4 == 0 else ("L", lines.shape[1])
     tall = Image.frombuffer(mode, (width, len(lines)), lines, "raw", mode, 0, 1)
     reduced = np.asarray(tall.resize((width, height), resampling, (0, first, width, last)))
-    wide = Image.fromarray(reduced.reshape(height, source[1], 3))
-    return np.asarray(wide.resize((target[1], height), resampling))
+    wide = Image.fromarray(reduced.reshape(height, strip.shape[1], 3))
+    across = source[1] / target[1]
+    begin, end = max(0.0, cols.start * across - left), min(cols.stop * across - left, float(wide.width))
+    return np.asarray(wide.resize((cols.stop - cols.start, height), resampling, (begin, 0, end, height)))
 
 
 def _sizes(image: UInt8Array, size: Size | float) -> tuple[Size, Size]:

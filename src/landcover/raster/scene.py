@@ -34,6 +34,8 @@ GDAL reports the damage in a JPEG once; when its rows are read again they are gr
 """
 _SMALL_CACHE = 64 << 20
 _LARGEST_CACHE = 4 << 30
+_CONTEXT_COLS = 8192
+"""Columns beside the part that the cache has room for."""
 _CORNER_PX = 16
 
 
@@ -43,10 +45,12 @@ class Strip(NamedTuple):
     Attributes:
         image: uint8 (n, W, 3), RGB.
         valid: bool (n, W), False where there is no imagery; None where there is imagery everywhere.
+        wanted: bool (n, W), False outside of the area of interest; None without one.
     """
 
     image: UInt8Array
     valid: BoolArray | None
+    wanted: BoolArray | None = None
 
 
 class Scene:
@@ -54,11 +58,12 @@ class Scene:
 
     Attributes:
         name: The file or address, for messages, see :func:`~landcover.raster.display_name`.
-        height: Rows of the part that is read.
+        height: Rows of the file.
         width: Its columns.
-        georeference: CRS and transform of the part, or None.
+        part: The pixels to map; the others are their surroundings.
+        georeference: CRS and transform of the file, or None.
         gsd: Metres per pixel at its centre, or None.
-        damaged: Windows of the part that could not be read so far; invalid in its strips.
+        damaged: Windows of the file that could not be read so far; invalid in its strips.
         warnings: Sentences for the user. The first rows that are read may add one.
     """
 
@@ -74,18 +79,16 @@ class Scene:
         strict: bool,
     ) -> None:
         place, reason = georeference_of(reader)
-        window, polygons = part_of(address.name, place, reader.height, reader.width, bbox, aoi)
+        self.part, self._polygons = part_of(address.name, place, reader.height, reader.width, bbox, aoi)
         self.name = address.name
-        self.height, self.width = window.height, window.width
-        self.georeference = place and place.moved(window.row, window.col)
-        place = self.georeference
+        self.height, self.width = reader.shape
+        self.georeference = place
         self.gsd = None if place is None else pixel_size(place, self.height, self.width)
         self.damaged: list[Window] = []
         self.warnings: list[str] = []
         self._address, self._reader = address, reader
-        self._window, self._polygons, self._strict = window, polygons, strict
-        self._whole = window == (0, 0, *reader.shape)
-        self._block, self._rows, cache = _blocks(address.name, reader, window)
+        self._strict = strict
+        self._block, self._rows, cache = _blocks(address.name, reader, self.part)
         self._bands, note = choose_bands(address.name, reader, bands)
         self._masked = _masked_bands(reader, self._bands)
         self._end = reader.height
@@ -112,13 +115,18 @@ class Scene:
         self._reader.close()
         self._cached.close()
 
-    def read_rows(self, start: int, stop: int) -> Strip:
+    def read_rows(self, start: int, stop: int, cols: slice | None = None) -> Strip:
         """Read rows ``start`` to ``stop``, at least one. Strips in order read every block of the file once.
+
+        Args:
+            start: First row.
+            stop: Row after the last.
+            cols: Columns to read; None: all.
 
         Returns:
             The strip, in new arrays. A pixel is invalid by the nodata value, alpha band or mask of all three
-            bands, where a value is not finite, outside of the polygons, and where the file is damaged, which
-            is then added to ``damaged``.
+            bands, where a value is not finite, and where the file is damaged, which is then added to
+            ``damaged``.
 
         Raises:
             ImageError: If the scene is strict and a block cannot be read; or, strict or not, if the network
@@ -126,31 +134,31 @@ class Scene:
         """
         if not 0 <= start < stop <= self.height:
             raise ValueError(f"Found rows {start} to {stop}; expected rows of a scene of {self.height} rows.")
-        image = np.empty((stop - start, self.width, 3), np.uint8)
-        valid = np.ones((stop - start, self.width), bool)
+        cols = cols or slice(0, self.width)
+        part = Window(start, cols.start, stop - start, cols.stop - cols.start)
+        image = np.empty((part.height, part.width, 3), np.uint8)
+        valid = np.ones((part.height, part.width), bool)
         with self._address.environment():
             # Cut where rows of blocks of the file begin, so that none is read twice.
-            row, last = self._window.row + start, self._window.row + stop
-            while row < last:
-                end = min((row // self._rows + 1) * self._rows, last)
-                window = Window(row, self._window.col, end - row, self.width)
-                rows = slice(row - self._window.row - start, end - self._window.row - start)
+            row = start
+            while row < stop:
+                end = min((row // self._rows + 1) * self._rows, stop)
+                window = Window(row, part.col, end - row, part.width)
+                rows = slice(row - start, end - start)
                 try:
                     self._read(window, image[rows], valid[rows])
                 except RasterioError as error:
                     self._salvage(error, window, image[rows], valid[rows])
                 row = end
-        if start == 0 and self._whole and not self._masked and valid.all():
+        if start == 0 and part.width == self.width and not self._masked and valid.all():
             top = image[:_CORNER_PX]
             if not top[:, :_CORNER_PX].any() or not top[:, -_CORNER_PX:].any():
                 self.warnings.append(
                     f"{self.name} has black corners but no nodata value; black is treated as imagery. To "
                     f"mark it as nodata: gdal_edit -a_nodata 0 {self.name}"
                 )
-        if self._polygons is not None:
-            part = Window(self._window.row + start, self._window.col, *valid.shape)
-            valid &= inside_polygons(self._polygons, part)
-        return Strip(image, None if valid.all() else valid)
+        wanted = None if self._polygons is None else inside_polygons(self._polygons, part)
+        return Strip(image, None if valid.all() else valid, wanted)
 
     def _read(self, window: Window, image: UInt8Array, valid: BoolArray) -> None:
         """Read a window of the file into ``image`` (h, w, 3) and ``valid`` (h, w), which must be True."""
@@ -197,13 +205,11 @@ class Scene:
 
     def _note(self, window: Window) -> None:
         """Add a window of the file to ``damaged``, joined to the one right above it."""
-        row, col, height, width = window
-        row, col = row - self._window.row, col - self._window.col
         for number, other in enumerate(self.damaged):
-            if (other.row + other.height, other.col, other.width) == (row, col, width):
-                self.damaged[number] = other._replace(height=other.height + height)
+            if (other.row + other.height, other.col, other.width) == (window.row, *window[1::2]):
+                self.damaged[number] = other._replace(height=other.height + window.height)
                 return
-        self.damaged.append(Window(row, col, height, width))
+        self.damaged.append(window)
 
 
 def open_scene(
@@ -224,9 +230,9 @@ def open_scene(
     nothing is read below damage. Palette images are refused as maps or masks; to classify one, expand it to
     RGB first (gdal_translate -expand rgb).
 
-    Memory, beside the strips: GDAL's block cache, which has room for two rows of blocks across the part that
-    is read (at least 256 rows, in VRTs 1024), of all bands: rows x width x bands x bytes, twice, and at least
-    64 MiB. The caches of all open scenes and maps add up.
+    Memory, beside the strips: GDAL's block cache, which has room for two rows of blocks across the part and
+    8192 columns on either side of it (at least 256 rows, in VRTs 1024), of all bands: rows x width x bands x
+    bytes, twice, and at least 64 MiB. The caches of all open scenes and maps add up.
 
     Args:
         path: A file, or an address: http(s), s3, gs, az. Files beside an address (.msk, .aux.xml, .ovr) are
@@ -235,9 +241,9 @@ def open_scene(
             first three (with a warning if it has more), else the first one as grey.
         scaling: The values that become 0 and 255; or "percentile": the 2nd and 98th percentile of the whole
             scene. None: 8-bit values unchanged, others are refused.
-        bbox: Left, bottom, right, top in the scene's CRS: only this part is read, outward to whole pixels.
-        aoi: Vector file of polygons, in any CRS: only their bounds are read, and pixels whose centre is
-            outside of them are invalid.
+        bbox: Left, bottom, right, top in the scene's CRS: the part to map, outward to whole pixels.
+        aoi: Vector file of polygons, in any CRS: the part to map is their bounds, and pixels whose centre is
+            outside of them are not wanted.
         strict: Raise an error for a damaged block instead of pixels without data.
         timeout_s: Seconds without an answer after which a server has stalled; each request is tried 3 times.
 
@@ -267,7 +273,7 @@ def _blocks(name: str, reader: DatasetReader, window: Window) -> tuple[tuple[int
     high, wide = reader.block_shapes[0]
     high, wide = min(high, reader.height), min(wide, reader.width)
     rows = high * math.ceil((_VRT_ROWS if reader.driver == "VRT" else _ROWS) / high)
-    across = min(reader.width, window.width + 2 * wide)
+    across = min(reader.width, window.width + 2 * (wide + _CONTEXT_COLS))
     sizes = (16 if dtype.startswith("complex") else np.dtype(dtype).itemsize for dtype in reader.dtypes)
     bytes_per_pixel = sum(sizes) + 1  # of the mask
     cache = min(2 * rows, reader.height + high) * across * bytes_per_pixel
