@@ -116,6 +116,16 @@ def test_an_array_is_mapped_as_the_engine_does(model):
     assert "data:image/png;base64," in result._repr_html_()
 
 
+def test_what_a_user_of_a_map_should_know_is_a_warning(model, tmp_path):
+    plain = write_tif(tmp_path / "b.tif", painted()[0], crs=None)
+    with pytest.warns(lc.LandcoverWarning, match=r"b\.tif is not georeferenced") as caught:
+        result = model.predict(plain, gsd=0.5)
+    assert result.warnings == tuple(str(one.message) for one in caught)
+    empty = write_tif(tmp_path / "c.tif", np.zeros((9, 9, 3), np.uint8), nodata=0)
+    with pytest.warns(lc.LandcoverWarning, match=r"c\.tif: no imagery"):
+        model.predict(empty)
+
+
 def test_options_apply_to_arrays(model):
     image, index = painted()
     image[5, 5] = DEEPGLOBE.colours[3]

@@ -199,6 +199,16 @@ class TestDamage:
             prepare(tmp_path / "data", tmp_path / "cache")
         assert not (tmp_path / "cache").exists()
 
+    def test_links_that_lead_nowhere_are_named_with_the_other_faults(self, tmp_path):
+        write_folder(tmp_path / "data", "restarting")
+        for name in ("0001", "0003"):
+            path = tmp_path / f"data/validation/{name}_sat.jpg"
+            path.unlink()
+            path.symlink_to(tmp_path / "gone.jpg")
+        with pytest.raises(DataError, match=r"(?s)0001_sat\.jpg.*0003_sat\.jpg"):
+            prepare(tmp_path / "data", tmp_path / "cache")
+        assert not (tmp_path / "cache").exists()
+
     def test_a_failed_replacement_leaves_the_cache_as_it_was(self, cache, tmp_path):
         path = tmp_path / "data/validation/0003_sat.jpg"
         path.write_bytes(path.read_bytes()[:-200])

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import landcover
 from export_world import noise, tiny_runtime, write_run
-from fake_runtime import ContextRuntime, make_card
+from fake_runtime import ColourRuntime, ContextRuntime, make_card
 from landcover.cli import build
 from landcover.data import open_dataset, select
 from landcover.data.fingerprints import image_set
@@ -141,6 +141,18 @@ def test_cells_are_what_prediction_sees_in_windows_too(tmp_path, monkeypatch):
     inside = np.abs(windowed - whole).max(axis=0) < 1e-4
     assert inside.mean() > 0.9  # the others are blended with cells at the edge of a window
     np.testing.assert_array_equal(truth, same_truth)
+
+
+@pytest.mark.parametrize("gsd", [0.6, 4.0, 9.0, 10.0])
+@pytest.mark.parametrize("rows", [29, 37, 44])
+def test_every_row_of_cells_is_there_once_whatever_the_scale(gsd, rows):
+    """A runtime without context gives in windows what it gives for the whole image."""
+    runtime = ColourRuntime(make_card())
+    image = noise(44, seed=1)[:rows]
+    whole, windows = (make_grid(image.shape[:2], runtime, gsd=gsd, window_px=px) for px in (0, 16))
+    assert len(windows.rows) > 1
+    found = temperature.cell_logits(runtime, image, windows)
+    np.testing.assert_allclose(found, temperature.cell_logits(runtime, image, whole), atol=1e-4)
 
 
 def test_the_logits_are_those_of_the_network_up_to_a_constant_in_each_cell():

@@ -92,6 +92,16 @@ def test_leftovers_of_killed_processes_go_when_the_file_is_written(tmp_path):
     assert (tmp_path / "a[1].tif").read_text() == "first"
 
 
+def test_a_folder_of_many_files_is_listed_once(tmp_path, monkeypatch):
+    listed = []
+    for name in ("iterdir", "glob"):
+        method = getattr(Path, name)
+        monkeypatch.setattr(Path, name, lambda *a, method=method: listed.append(a[0]) or method(*a))
+    for number in range(3):
+        write_text(tmp_path / f"{number}.txt", "text")
+    assert listed == [tmp_path]
+
+
 def test_what_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file/a\.txt cannot be written"):

@@ -1,3 +1,4 @@
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from imagefiles import save_raster
 from landcover import cli
 from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.inference import PredictOptions, predict
+from landcover.inference.plan import plan
 from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE, NODATA
 
@@ -270,6 +272,21 @@ def test_the_command_prints_areas_and_writes_json(tmp_path, model):
     assert content["model_sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert content["maps"][0]["map"] == str(out / "1_mask.png")
     assert sum(entry["pixels"] for entry in content["classes"]) == TRUTH.size
+
+
+def test_no_cell_of_the_areas_is_a_formula(tmp_path, model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command(save(tmp_path / "1.png"), "--model", model, "--out", "=1+1", "--gsd", 1, "--csv", "areas.csv")
+    with (tmp_path / "areas.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["map"] for row in rows} == {"'" + str(Path("=1+1/1_mask.png"))}
+    assert sum(int(row["pixels"]) for row in rows) == TRUTH.size
+
+
+def test_the_scale_of_an_address_is_not_known_before_it_is_opened(tmp_path):
+    options = PredictOptions(gsd="model")
+    (task,) = plan(["https://host.invalid/a.tif"], tmp_path, options, model_gsd=2.0)
+    assert task.scale is None
 
 
 def test_the_command_fails_in_part(tmp_path, model):

@@ -489,6 +489,21 @@ def test_maps_that_are_there_are_kept_and_counted(tmp_path):
     assert again.kept[0].damaged == first.maps[0].damaged
 
 
+def test_a_limit_on_pixels_changes_no_map(tmp_path):
+    path, out = save(tmp_path / "a.tif"), tmp_path / "out"
+    run_file(path, out)
+    assert run_file(path, out, resume=True, max_pixels=TRUTH.size).kept
+
+
+@pytest.mark.parametrize("map_format", ["tif", "png"])
+def test_a_map_that_is_kept_has_its_warnings(tmp_path, map_format):
+    path, out = save(tmp_path / "a.tif", crs=None, transform=Affine.identity()), tmp_path / "out"
+    first = run_file(path, out, gsd=1.0, map_format=map_format).maps[0]
+    assert str(path) in first.notes[0]
+    assert str(tmp_path).encode() not in first.task.map.read_bytes()
+    assert run_file(path, out, gsd=1.0, map_format=map_format, resume=True).kept[0].notes == first.notes
+
+
 @pytest.mark.parametrize("map_format", ["tif", "cog"])
 def test_a_scene_is_opened_twice_and_a_map_that_is_kept_once(tmp_path, monkeypatch, map_format):
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"

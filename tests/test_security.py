@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import rasterio
 import yaml
 
 from imagefiles import save_raster
-from landcover._gdal import open_raster
+from landcover._gdal import open_raster, unplaced
 from landcover.errors import DataError, ImageError
 from landcover.io import read_image
 from landcover.io.vectors import read_features
@@ -426,3 +427,20 @@ def test_training_export_and_evaluation_report_nothing_and_leave_nothing(world):
     check_silence(
         world, "evaluate", "--model", "out/m.onnx", "--data", "inbox/data", "--split", "folders:validation"
     )
+
+
+def test_warning_filters_survive_files_that_are_opened_at_the_same_time():
+    before, entered, left = list(warnings.filters), threading.Event(), threading.Event()
+
+    def second():
+        with unplaced():
+            entered.set()
+            left.wait(10)
+
+    thread = threading.Thread(target=second)
+    with unplaced():
+        thread.start()
+        entered.wait(0.2)
+    left.set()
+    thread.join()
+    assert warnings.filters == before

@@ -102,6 +102,14 @@ class TestGrammar:
             parse("lists/mine.txt")
         assert all(kind in str(error.value) for kind in GRAMMAR)
 
+    def test_a_file_of_the_same_name_changes_no_split(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name in ("all", "list", "a:b"):
+            Path(name).write_text("train/a\n")
+        assert parse("all").kind == parse("all:all").kind == "all"
+        assert [parse(name).kind for name in ("./all", "list", "list:all", "a:b")] == ["FILE"] * 4
+        assert (parse("list:all").part, parse("a:b").part) == ("all", None)
+
     def test_a_colon_needs_a_part(self):
         with pytest.raises(SplitError, match="'folders:val'"):
             parse("folders:")

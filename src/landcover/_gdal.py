@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from itertools import product
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 from xml.parsers import expat
@@ -99,10 +100,14 @@ def is_address(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
+_FILTERS = Lock()
+"""Warning filters belong to the process: of two threads, the one that ends last could restore the other's."""
+
+
 @contextmanager
 def unplaced() -> Iterator[None]:
     """Hide rasterio's warning that a raster is not georeferenced, as most pictures are not."""
-    with warnings.catch_warnings():
+    with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 
@@ -235,8 +240,7 @@ class _Check:
             if drivers != _VRT:
                 if path != self._name:
                     try:
-                        with suppress(RasterioError), warnings.catch_warnings():  # reported when it is read
-                            warnings.simplefilter("ignore")
+                        with suppress(RasterioError):  # reported when it is read
                             _open(path, drivers).close()
                     except ImageError as error:
                         raise ImageError(f"{self._name}: {error}") from None

@@ -60,6 +60,7 @@ def predict(
     from landcover.io.files import write_text
     from landcover.model.runtimes import DEFAULT_CACHE
     from landcover.model.runtimes.openvino_runtime import cache_folder
+    from landcover.textfiles import plain_cell
 
     if qml:
         log.warning("--qml is the default now; the old option will be removed in 0.3.")
@@ -83,7 +84,8 @@ def predict(
         ]
         writer = csv_.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(prediction.area_rows())
+        for row in prediction.area_rows():
+            writer.writerow({k: plain_cell(v) if isinstance(v, str) else v for k, v in row.items()})
         write_text(csv, text.getvalue(), force=overwrite)
     _report(prediction, out)
     if not prediction.complete:
@@ -92,22 +94,11 @@ def predict(
 
 def _report(prediction: "Prediction", out: Path) -> None:
     for made in prediction.all:
-        name = made.task.name
-        for note in made.notes:
-            log.warning("%s", note)
-        if not made.areas.pixels.any():
-            log.warning("%s: no imagery in the part that was read; the map is all nodata.", name)
-        elif (zones := made.areas.zones.values()) and not any(zone.pixels.any() for zone in zones):
-            log.warning("%s: no zone overlaps its imagery.", name)
-        if made.damaged:
-            pixels = sum(window.height * window.width for window in made.damaged)
-            log.warning(
-                "%s: %d damaged blocks (%s pixels) are nodata in the map. Copy the file again, or pass "
-                "--strict to skip such scenes.",
-                name,
-                len(made.damaged),
-                f"{pixels:,}",
-            )
+        for text in made.warnings:
+            log.warning("%s", text)
+        zones = made.areas.zones.values()
+        if made.areas.pixels.any() and zones and not any(zone.pixels.any() for zone in zones):
+            log.warning("%s: no zone overlaps its imagery.", made.task.name)
     totals = prediction.zones
     if partial := {name: parts for name, (_, parts) in totals.items() if parts["covered"] < _COVERED}:
         name, parts = min(partial.items(), key=lambda item: item[1]["covered"])

@@ -6,6 +6,8 @@ A cache is a folder of three files: ``images.bin`` with the images one after ano
 
 import hashlib
 import math
+import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -331,7 +333,7 @@ def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
     def same(file: Path | None, known: Source | None) -> bool:
         if file is None or known is None:
             return file is None and known is None
-        status = file.stat()
+        status = _status(file)
         path = file.relative_to(source.root).as_posix()
         return (path, status.st_size) == (known.path, known.size) and (
             status.st_mtime_ns == known.mtime_ns or _sha256(file) == known.sha256
@@ -355,22 +357,34 @@ def _is_changed(file: Path, known: Source) -> bool:
     return (status.st_size, status.st_mtime_ns) != (known.size, known.mtime_ns)
 
 
-def _sha256(file: Path) -> str:
-    if not file.is_file():  # a link to /dev/zero would never end
+def _status(file: Path) -> os.stat_result:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+    if not stat.S_ISREG(status.st_mode):  # /dev/zero would never end
         raise DataError(f"{file} is a device or a pipe; expected an image or a mask. Delete it.")
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return status
+
+
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
 
 
 def _write(source: FolderDataset, about: About, out: Path) -> Index:
     def describe(file: Path) -> Source:
-        status = file.stat()
+        status = _status(file)
         path = file.relative_to(source.root).as_posix()
         return Source(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=_sha256(file))
 
     def decode(item: Item) -> tuple[Entry, UInt8Array, Mask | None] | DataError:
-        image_source = describe(item.image)
-        mask_source = None if item.mask is None else describe(item.mask)
         try:
+            image_source = describe(item.image)
+            mask_source = None if item.mask is None else describe(item.mask)
             mask = None if item.mask is None else source.labels(item)
             image = source.read_image(item)
             for file, known in ((item.image, image_source), (item.mask, mask_source)):

@@ -79,21 +79,20 @@ class PartSummary:
 
 
 def parse(text: str) -> SplitName:
-    """Parse a split name.
+    """Parse a split name. A file named like one, such as ``all``, is written ``./all``.
 
     Raises:
         SplitError: If it is not a split; the message shows the nearest forms.
     """
-    if Path(text).is_file():
-        return SplitName(text, "FILE")
     name, colon, part = text.rpartition(":") if ":" in text else (text, "", "")
     if colon and not part:
         raise SplitError(f"Split {text!r} ends with a colon; expected a subset, such as {name + ':val'!r}.")
     for kind, pattern in GRAMMAR.items():
         if match := re.fullmatch(pattern, name, re.ASCII):  # no digits of other scripts
             return SplitName(name, kind, tuple(int(number) for number in match.groups()), part or None)
-    if Path(name).is_file():
-        return SplitName(name, "FILE", part=part or None)
+    for file, subset in ((text, None), (name, part or None)):
+        if Path(file).is_file():
+            return SplitName(file, "FILE", part=subset)
     raise SplitError(
         f"Split {name!r} is neither a file of ids nor a known form. {did_you_mean(name, GRAMMAR)}"
     )

@@ -1,6 +1,5 @@
 """Decode and check every pair of a data set: counts, faults, and leakage between subsets."""
 
-import hashlib
 import os
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ import numpy as np
 
 from landcover._typing import Int64Array
 from landcover.data.dataset import Dataset, FolderDataset, count_classes, open_dataset
+from landcover.data.fingerprints import hash_pixels
 from landcover.data.layouts import LAYOUTS, Item, Layout
 from landcover.data.leakage import Borders, Leak, borders, find_leaks
 from landcover.data.splits import split as split_items
@@ -183,7 +183,7 @@ def verify(
                 faults.append(Fault(below(item.mask or item.image), str(error)))
         return _Checked(
             size=None if image is None else (image.shape[0], image.shape[1]),
-            image_hash=None if image is None else f"{image.shape} {hashlib.sha256(image.data).hexdigest()}",
+            image_hash=None if image is None else hash_pixels(image).hex(),
             class_pixels=None if mask is None else count_classes(mask.index, legend),
             off_palette=0 if mask is None else mask.off_palette,
             nodata=0 if mask is None else int(np.count_nonzero(mask.index == NODATA)),

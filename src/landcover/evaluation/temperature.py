@@ -315,11 +315,8 @@ def cell_logits(runtime: Runtime, image: UInt8Array, grid: Grid) -> Float32Array
 
     They are the log probabilities that prediction interpolates between, times the present temperature.
     """
-    rows, stop = [], 0
-    for block in row_blocks(runtime, ArraySource(image), grid):
-        first = int(grid.own_rows.low[block.start])  # blocks share rows of cells
-        rows.append(block.logit_grid[:, stop - first :])
-        stop = first + block.logit_grid.shape[1]
+    blocks = row_blocks(runtime, ArraySource(image), grid)
+    rows = [block.logit_grid[:, 1 if block.number else 0 :] for block in blocks]  # they share a row of cells
     logits: Float32Array = np.log(np.maximum(np.concatenate(rows, axis=1), np.finfo(np.float32).tiny))
     logits *= np.float32(runtime.card.temperature)
     return logits

@@ -143,7 +143,7 @@ def row_blocks(
             (start, stop), final = grid.block_rows(number), grid.final_cells(number)
             if part.height < grid.size[0]:
                 start, stop = max(start, part.row), min(stop, part.row + part.height)
-            low = int(grid.own_rows.low[start]) if start < stop else top
+            low = grid.first_cell(number)
             own_rows = grid.own_rows.part(start, stop, low)
             logit_grid = sums[:, low - top : final - top]
             mask = valid_rows(read, start, stop)

@@ -104,6 +104,10 @@ class Grid:
         """Return how many rows of the logit grid are complete after row of windows ``block``."""
         return self.rows[block + 1].start if block + 1 < len(self.rows) else self.rows[-1].stop
 
+    def first_cell(self, block: int) -> int:
+        """Return the first row of the logit grid that a row block has; it shares it with the block above."""
+        return self.final_cells(block - 1) - 1 if block else 0
+
     def block_rows(self, block: int) -> tuple[int, int]:
         """Return the first row of a row block, in the scene's own pixels, and the row after its last."""
         # A pixel needs the row of the logit grid before it and the one after.
@@ -113,7 +117,7 @@ class Grid:
 
     def first_needed(self, block: int) -> int:
         """Return the row of windows to begin with, so that the whole of a row block is computed."""
-        needed = self.final_cells(block - 1) - 1 if block else 0
+        needed = self.first_cell(block)
         return next(number for number, span in enumerate(self.rows) if span.stop > needed)
 
 

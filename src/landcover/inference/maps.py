@@ -30,7 +30,7 @@ from landcover.inference.engine import RowBlock
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, choose_model, open_imagery, pixel_areas, plan, products
-from landcover.inference.scene import UNLIKE, WORK, MadeMap, make_map, work_digest
+from landcover.inference.scene import IMAGE, NOTES, UNLIKE, WORK, MadeMap, make_map, work_digest
 from landcover.io.locks import locked_file
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
@@ -387,10 +387,7 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
         expected = {**tags, WORK: work_digest(task, options)}
         differing = [name for name, value in expected.items() if found.get(name) != value]
         if differing:
-            raise OutputError(
-                f"{task.map} was made by another model, of another scene or with other options (its tags "
-                f"{', '.join(differing)} differ). Choose another --out, or pass --force instead of --resume."
-            )
+            raise _made_otherwise(task, differing)
 
     if not all(path.exists() for path in products(task, options)):
         if task.map.exists():
@@ -400,8 +397,9 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
         with open_map_file(task.map, legend) as opened:
             check(opened.tags)
             match = _GSD.fullmatch(opened.tags.get("LANDCOVER_GSD", ""))
-            gsd, source = (float(match[1]), match[2]) if match else task.scale
-            gsd_source = cast(GsdSource, source if source in get_args(GsdSource) else task.scale.source)
+            if match is None or match[2] not in get_args(GsdSource):
+                raise _made_otherwise(task, ["LANDCOVER_GSD"])
+            gsd, gsd_source = float(match[1]), cast(GsdSource, match[2])
             areas = ClassAreas(legend, pixel_areas(opened.georeference, opened.size, gsd, gsd_source))
             if options.zones is not None and opened.georeference is not None:
                 areas.add_zones(options.zones, options.zone_column, opened.georeference, opened.size)
@@ -411,8 +409,17 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
         check(read_map_tags(task.map))  # it may be a map of other classes
         raise
     damaged = tuple(Window(*window) for window in json.loads(opened.tags.get("LANDCOVER_DAMAGED", "[]")))
+    stored = json.loads(opened.tags.get(NOTES, "[]"))
+    notes = tuple(printable(str(note)).replace(IMAGE, task.name) for note in stored)
     ood = read_ood(opened.tags.get(UNLIKE, ""))
-    return MadeMap(task, opened.size, gsd, gsd_source, areas, damaged, ood=ood, kept=True)
+    return MadeMap(task, opened.size, gsd, gsd_source, areas, damaged, notes, ood, kept=True)
+
+
+def _made_otherwise(task: Task, tags: Sequence[str]) -> OutputError:
+    return OutputError(
+        f"{task.map} was made by another model, of another scene or with other options (its tags "
+        f"{', '.join(tags)} differ). Choose another --out, or pass --force instead of --resume."
+    )
 
 
 def read_ood(text: str) -> OodReport | None:

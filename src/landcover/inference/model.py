@@ -6,6 +6,7 @@ import io
 import math
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -24,7 +25,7 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from landcover._typing import Float32Array, UInt8Array
-from landcover.errors import OutputError, UsageError
+from landcover.errors import LandcoverWarning, OutputError, UsageError
 from landcover.extras import needs
 from landcover.inference.engine import row_blocks, whole_probabilities
 from landcover.inference.maps import provenance
@@ -185,7 +186,10 @@ class Model:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        return MapResult(made, partial(self._probabilities, opens, options))
+        result = MapResult(made, partial(self._probabilities, opens, options))
+        for text in result.warnings:
+            warnings.warn(text, LandcoverWarning, stacklevel=2)
+        return result
 
     def _open(
         self, image: object, folder: Path, options: PredictOptions
@@ -298,7 +302,8 @@ class MapResult:
         gsd: Metres per pixel of the image, the geometric mean of the two sides.
         areas: Pixels, fraction and hectares of each scored class, in the legend's order.
         georeference: CRS and transform of the map, or None.
-        warnings: Warnings about how the file was read.
+        warnings: What the user of the map should know: damaged blocks, guessed bands, imagery that is out of
+            distribution. They were also issued as :class:`landcover.LandcoverWarning`.
 
     Example:
         >>> image = make_scene(7, 96, 128).image
@@ -312,7 +317,8 @@ class MapResult:
     def __init__(self, made: MadeMap, probabilities: Callable[[], Float32Array]) -> None:
         self.legend, self.shape, self.gsd = made.areas.legend, made.size, made.gsd
         self.areas = made.areas.table()
-        self.warnings = made.notes
+        unlike = None if made.ood is None else made.ood.warning(made.task.name)
+        self.warnings = (*made.warnings, *([unlike] if unlike else []))
         self._path = made.task.map
         self._probabilities = probabilities
         weakref.finalize(self, shutil.rmtree, made.task.map.parent, ignore_errors=True)

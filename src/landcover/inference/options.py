@@ -92,7 +92,12 @@ class PredictOptions(Options):
     max_pixels: Annotated[
         int,
         Field(ge=1),
-        Option("Refuse larger pictures that cannot be read by windows.", group=INPUT, minimum=1),
+        Option(
+            "Refuse larger pictures that cannot be read by windows.",
+            group=INPUT,
+            changes_map=False,
+            minimum=1,
+        ),
     ] = MAX_PIXELS
     window_px: Annotated[
         int | None,
@@ -134,7 +139,11 @@ class PredictOptions(Options):
     ] = False
     confidence: Annotated[
         bool,
-        Option("Also write the probability of the mapped class.", group=PRODUCTS, changes_map=False),
+        Option(
+            "Also write the probability of the most probable class, before --min-region.",
+            group=PRODUCTS,
+            changes_map=False,
+        ),
     ] = False
     map_format: Annotated[
         MapFormat, Option("auto: GeoTIFF for georeferenced images and URLs, else PNG.", group=PRODUCTS)

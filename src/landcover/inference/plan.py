@@ -65,14 +65,15 @@ class Task:
         map: The map to write, ``.tif`` or ``.png``.
         picture: Whether it is a picture without georeference, which is decoded whole; else it is a scene.
         scale: Metres per pixel of the image, and the origin. ``raster``: the georeference; the value is read
-            again when the scene, or a part of it, is opened. ``assumed``: the model's GSD.
+            again when the scene, or a part of it, is opened. ``assumed``: the model's GSD. None: that of an
+            address, which is read when it is opened.
         size: Height and width; None where the header was not read.
     """
 
     image: Path | str
     map: Path
     picture: bool
-    scale: Scale
+    scale: Scale | None
     size: tuple[int, int] | None = None
 
     @property
@@ -162,8 +163,8 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
                 "https://host/scene.tif."
             ) from error
         target = out / (name + MASK_END + choose_map_format(options.map_format, georeferenced=True).suffix)
-        scale = Scale(model_gsd, "raster") if option is None else Scale(option, "option")
-        tasks.append(Task(address, target, False, scale))
+        given_scale = None if option is None else Scale(option, "option")
+        tasks.append(Task(address, target, False, given_scale))
     if unknown:
         raise unknown_gsd(
             f"{len(unknown)} of {len(found)} images (for example {unknown[0]})",
@@ -261,7 +262,8 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
         UsageError: If an option does not suit it, or its GSD is unknown.
     """
     with ExitStack() as stack:
-        scale, sides = task.scale, (task.scale.gsd, task.scale.gsd)
+        scale = task.scale or Scale(model_gsd, "assumed")
+        sides = scale.gsd, scale.gsd
         if task.picture:
             if options.bbox is not None or options.aoi is not None:
                 raise UsageError(
@@ -283,11 +285,9 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
                     strict=options.strict,
                 )
             )
-            if scale.source == "raster" and scene.gsd is None:
-                scale, sides = Scale(model_gsd, "assumed"), (model_gsd, model_gsd)
-            elif scale.source == "raster" and scene.gsd is not None:
-                scale = Scale(scene.gsd, "raster")
-                sides = ground_sides(scene.georeference, (scene.height, scene.width), scene.gsd)
+            if task.scale is None or task.scale.source == "raster":
+                scale = Scale(scene.gsd or model_gsd, "raster" if scene.gsd else "assumed")
+                sides = ground_sides(scene.georeference, (scene.height, scene.width), scale.gsd)
             place = scene.georeference and scene.georeference.moved(scene.part.row, scene.part.col)
             imagery = Imagery(scene, scale, sides, place)
         if scale.source == "assumed" and options.gsd != "model":
@@ -302,7 +302,7 @@ def choose_model(tasks: Sequence[Task], options: PredictOptions, *, model_gsd: f
     """
     megapixels = 0.0
     for task in tasks:
-        size, gsd = task.size, task.scale.gsd
+        size, gsd = task.size, model_gsd if task.scale is None else task.scale.gsd
         if size is None or options.bbox is not None or options.aoi is not None:
             try:
                 with open_imagery(task, options, model_gsd) as imagery:

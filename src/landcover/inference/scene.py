@@ -43,6 +43,12 @@ NETWORK_BYTES = 300
 UNLIKE = "LANDCOVER_UNLIKE"
 """Tag of a map: the out-of-distribution report of the scene, as JSON."""
 
+NOTES = "LANDCOVER_NOTES"
+"""Tag of a map: the warnings about the scene, as JSON."""
+
+IMAGE = "{image}"
+"""Stands for the path of the scene in the notes of a map, which should not depend on it."""
+
 IN_MEMORY_PIXELS = 1 << 26
 """Up to this number of pixels (8192 x 8192) a scene's map stays in memory until it is written."""
 
@@ -74,6 +80,20 @@ class MadeMap:
     notes: tuple[str, ...] = ()
     ood: OodReport | None = None
     kept: bool = False
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user of the map should know, but for the out-of-distribution report."""
+        found = [*self.notes]
+        if not self.areas.pixels.any():
+            found.append(f"{self.task.name}: no imagery in the part that was read; the map is all nodata.")
+        if self.damaged:
+            pixels = sum(window.height * window.width for window in self.damaged)
+            found.append(
+                f"{self.task.name}: {len(self.damaged)} damaged blocks ({pixels:,} pixels) are nodata in the "
+                "map. Copy the file again, or pass --strict to skip such scenes."
+            )
+        return found
 
 
 def make_map(
@@ -133,6 +153,8 @@ def make_map(
         log = joined(work.logs[number] for number in sorted(work.logs))
         if log.damaged:
             tags["LANDCOVER_DAMAGED"] = json.dumps(log.damaged)
+        if log.notes:
+            tags[NOTES] = json.dumps([note.replace(task.name, IMAGE) for note in log.notes])
         report = log.ood.report()
         if report is not None:
             tags[UNLIKE] = json.dumps(report.to_dict())
@@ -272,7 +294,11 @@ def write_products(
 
 def work_digest(task: Task, options: PredictOptions) -> str:
     """Return a digest of all that a map depends on but the model: the scene and the options."""
-    work: dict[str, object] = {"scene": task.name, "gsd": task.scale.gsd, "options": options.identity()}
+    work: dict[str, object] = {
+        "scene": task.name,
+        "gsd": task.scale and task.scale.gsd,
+        "options": options.identity(),
+    }
     files = [task.image, options.aoi]
     for file in (file for file in files if isinstance(file, Path) and file.exists()):
         status = file.stat()

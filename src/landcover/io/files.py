@@ -15,6 +15,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -138,16 +139,23 @@ def _remove_leftovers(parent: Path, start: str) -> None:
     """Remove the private folders whose names begin so and whose processes were killed."""
     if sys.platform == "win32":  # no lock shows whether a process still works
         return
-    pattern = re.compile(rf"{re.escape(start)}[0-9a-f]{{8}}")
+    for folder in (path for path in _private_folders(parent.absolute()) if path.name[:-8] == start):
+        with suppress(OSError):
+            descriptor = _open_folder(folder)
+            try:
+                if _is_mine(os.fstat(descriptor)) and try_lock(descriptor):
+                    shutil.rmtree(folder)
+            finally:
+                _close(descriptor)
+
+
+@cache
+def _private_folders(parent: Path) -> list[Path]:
+    """List the private folders in a folder, once in a process: one folder may get very many files."""
+    pattern = re.compile(rf"\..*{re.escape(_SUFFIX)}\.[0-9a-f]{{8}}", re.DOTALL)
     with suppress(OSError):  # no such folder
-        for folder in (path for path in parent.iterdir() if pattern.fullmatch(path.name)):
-            with suppress(OSError):
-                descriptor = _open_folder(folder)
-                try:
-                    if _is_mine(os.fstat(descriptor)) and try_lock(descriptor):
-                        shutil.rmtree(folder)
-                finally:
-                    _close(descriptor)
+        return [path for path in parent.iterdir() if pattern.fullmatch(path.name)]
+    return []
 
 
 class WorkFolder:

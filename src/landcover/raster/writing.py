@@ -236,7 +236,9 @@ def _describe(
         file.write(
             f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{"".join(bands)}\n</VRTDataset>\n'
         )
-    with unplaced(), rasterio.open(vrt, "r+") as target:
+    with unplaced():
+        target = rasterio.open(vrt, "r+")
+    with target:
         if spec.georeference is not None:
             target.crs, target.transform = spec.georeference.crs, spec.georeference.transform
         if isinstance(meaning, Coding):
@@ -267,7 +269,9 @@ def _check_whole(path: Path) -> None:
         RasterioError: If one is missing or ends behind the end of the file.
     """
     size = path.stat().st_size
-    with unplaced(), rasterio.open(path) as source:
+    with unplaced():
+        source = rasterio.open(path)
+    with source:
         # Each level halves the one before; rasterio returns a ratio of widths, 7 for 7 columns in one.
         factors = [1 << level for level in range(len(source.overviews(1)) + 1)]
         pixel_interleaved = source.interleaving is not None and source.interleaving.name == "pixel"
