@@ -642,6 +642,12 @@ def test_only_an_exported_model_makes_a_page_and_no_file_is_replaced(page_file, 
         write_page(page_file, model)
 
 
+def test_a_model_that_would_fail_in_the_browser_makes_no_page(tmp_path):
+    with pytest.raises(ModelError, match=r"m\.onnx cannot be run"):
+        write_page(tmp_path / "x.html", save_exported(tmp_path / "m.onnx", outputs=("a", "b")))
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
 def test_a_served_page_has_the_headers_for_threads():
     addresses = []
     started = threading.Event()

@@ -22,7 +22,8 @@ from landcover.data.synthetic import make_scene
 from landcover.errors import DataError, ModelError
 from landcover.io.files import atomic_path
 from landcover.model.bundled import SHIPPED
-from landcover.model.card import ModelCard, is_exported, read_card, resolve_model
+from landcover.model.card import ModelCard, is_exported, resolve_model
+from landcover.model.runtimes import open_model
 
 FOLDER = Path(__file__).parent
 RUNTIME = FOLDER / "runtime.json"
@@ -48,7 +49,7 @@ def build_page(model: str | Path = "starter") -> str:
         HTML of about 9 MB with ``starter``. Its Content-Security-Policy allows no request.
 
     Raises:
-        ModelError: If there is no such model, or it is not an exported one.
+        ModelError: If there is no such model, it is not an exported one, or it cannot be run.
         DataError: If the built files are missing, as in a checkout where ``page/`` was not built.
 
     Example:
@@ -61,7 +62,8 @@ def build_page(model: str | Path = "starter") -> str:
         raise ModelError(
             f"{file} is not an exported model. The page needs .onnx: run landcover export first."
         )
-    card, weights = read_card(file), file.read_bytes()
+    card = open_model(file).card  # refuses what would fail in the browser
+    weights = file.read_bytes()
     script, style, worker = (_built(name) for name in ("page.js", "page.css", "worker.js"))
     policy = {
         "default-src": "'none'",

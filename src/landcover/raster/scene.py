@@ -288,7 +288,8 @@ def _blocks(name: str, reader: DatasetReader, window: Window) -> tuple[tuple[int
 
 def _masked_bands(reader: DatasetReader, bands: Sequence[int]) -> list[int]:
     """Return the bands whose masks are the mask of the imagery; none where there is imagery everywhere."""
-    flags = [reader.mask_flag_enums[band - 1] for band in bands]
+    every = reader.mask_flag_enums  # made anew for all bands at each access
+    flags = [every[band - 1] for band in bands]
     if all(MaskFlags.all_valid in each for each in flags):
         return []
     if all(MaskFlags.per_dataset in each for each in flags):
