@@ -55,6 +55,8 @@ _KINDS: dict[int, Kind] = {0: "point", 4: "point", 3: "polygon", 6: "polygon"}
 
 _ADDRESS_MARKS = frozenset("!;")
 
+_SCHEMA = "SELECT type, name, sql FROM sqlite_master"
+
 _date_lock = Lock()
 
 
@@ -208,7 +210,9 @@ def write_features(
                 if style is not None:
                     with _fixed_date():
                         _write_style(temporary, layer, style)
-                if not _is_whole(temporary, layer, count, bounds):
+                empty = BytesIO()  # in memory, where no disk fails
+                _write(empty, none, types, crs, **options)
+                if not _is_whole(temporary, layer, count, bounds, empty.getvalue()):
                     raise OutputError(
                         f"{path} cannot be written: the file is incomplete. Check the disk's space."
                     )
@@ -386,15 +390,19 @@ def _write_style(path: Path, layer: str, style: str) -> None:
     pyogrio.raw.write(path, None, values, list(row), **options)
 
 
-def _is_whole(path: Path, layer: str, count: int, bounds: Sequence[Float64Array]) -> bool:
-    """Read the counts and the extent of a GeoPackage: GDAL does not report all errors of a disk.
+def _is_whole(path: Path, layer: str, count: int, bounds: Sequence[Float64Array], empty: bytes) -> bool:
+    """Read the counts, extent and schema of a GeoPackage: GDAL does not report all errors of a disk.
 
     Args:
         path: The closed file.
         layer: Its layer.
         count: Features that were written.
         bounds: (min x, min y, max x, max y) of each batch with features.
+        empty: The same GeoPackage without features: its tables, indices and triggers are expected.
     """
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.deserialize(empty)
+        expected = set(database.execute(_SCHEMA))
     table = layer.replace('"', '""')
     query = (
         f'SELECT (SELECT count(*) FROM "{table}"), (SELECT count(*) FROM "rtree_{table}_geom"), '
@@ -404,10 +412,11 @@ def _is_whole(path: Path, layer: str, count: int, bounds: Sequence[Float64Array]
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
         try:
             *counts, low_x, low_y, high_x, high_y = database.execute(query, (layer,)).fetchone()
+            complete = expected <= set(database.execute(_SCHEMA))
         except (sqlite3.DatabaseError, TypeError):
             return False
-    if set(counts) != {count} or not count:
-        return set(counts) == {count}
+    if not complete or set(counts) != {count} or not count:
+        return complete and set(counts) == {count}
     low, high = np.min(bounds, axis=0)[:2], np.max(bounds, axis=0)[2:]
     extent = np.array([low_x, low_y, high_x, high_y], np.float64)  # None becomes NaN
     return bool(np.allclose(extent, [*low, *high], rtol=1e-12, atol=1e-9))

@@ -5,7 +5,6 @@ The functions below prepare what its templates show of each run and evaluation.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from os.path import realpath
 from pathlib import Path
@@ -106,7 +105,6 @@ def report(
         swatches=swatches(evaluations, runs),
         wrong=css_colour(WRONG),
         ignored=css_colour(IGNORED),
-        written=datetime.now(UTC),
         version=landcover.__version__,
     )
     write_text(out, page, force=force)
