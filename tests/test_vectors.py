@@ -269,6 +269,7 @@ def test_nothing_is_replaced_unasked_and_nothing_half_written_stays(tmp_path, su
         "UPDATE gpkg_contents SET max_y = max_y - 100",
         "UPDATE gpkg_ogr_contents SET feature_count = 4",
         "DELETE FROM rtree_parcels_geom WHERE id = 2",
+        "DROP TRIGGER trigger_insert_feature_count_parcels",
     ],
 )
 def test_a_geopackage_that_gdal_did_not_finish_is_not_written(tmp_path, monkeypatch, damage):

@@ -55,8 +55,6 @@ _KINDS: dict[int, Kind] = {0: "point", 4: "point", 3: "polygon", 6: "polygon"}
 
 _ADDRESS_MARKS = frozenset("!;")
 
-_SCHEMA = "SELECT type, name, sql FROM sqlite_master"
-
 _date_lock = Lock()
 
 
@@ -210,9 +208,7 @@ def write_features(
                 if style is not None:
                     with _fixed_date():
                         _write_style(temporary, layer, style)
-                empty = BytesIO()  # in memory, where no disk fails
-                _write(empty, none, types, crs, **options)
-                if not _is_whole(temporary, layer, count, bounds, empty.getvalue()):
+                if not _is_whole(temporary, layer, count, bounds, styled=style is not None):
                     raise OutputError(
                         f"{path} cannot be written: the file is incomplete. Check the disk's space."
                     )
@@ -390,35 +386,42 @@ def _write_style(path: Path, layer: str, style: str) -> None:
     pyogrio.raw.write(path, None, values, list(row), **options)
 
 
-def _is_whole(path: Path, layer: str, count: int, bounds: Sequence[Float64Array], empty: bytes) -> bool:
-    """Read the counts, extent and schema of a GeoPackage: GDAL does not report all errors of a disk.
+def _is_whole(path: Path, layer: str, count: int, bounds: Sequence[Float64Array], *, styled: bool) -> bool:
+    """Read the counts, extent and triggers of a GeoPackage: GDAL does not report all errors of a disk.
 
     Args:
         path: The closed file.
         layer: Its layer.
         count: Features that were written.
         bounds: (min x, min y, max x, max y) of each batch with features.
-        empty: The same GeoPackage without features: its tables, indices and triggers are expected.
+        styled: Whether it has the table ``layer_styles``, with one row.
     """
-    with closing(sqlite3.connect(":memory:")) as database:
-        database.deserialize(empty)
-        expected = set(database.execute(_SCHEMA))
-    table = layer.replace('"', '""')
-    query = (
-        f'SELECT (SELECT count(*) FROM "{table}"), (SELECT count(*) FROM "rtree_{table}_geom"), '
-        "feature_count, min_x, min_y, max_x, max_y "
-        "FROM gpkg_ogr_contents JOIN gpkg_contents USING (table_name) WHERE table_name = ?"
-    )
+    tables = {layer: count, "layer_styles": 1} if styled else {layer: count}
+    counts, triggers = [], []
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
         try:
-            *counts, low_x, low_y, high_x, high_y = database.execute(query, (layer,)).fetchone()
-            complete = expected <= set(database.execute(_SCHEMA))
+            for table in tables:
+                quoted = table.replace('"', '""')
+                counts += database.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()
+                query = "SELECT feature_count FROM gpkg_ogr_contents WHERE table_name = ?"
+                counts += database.execute(query, (table,)).fetchone()
+                query = (
+                    "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name IN "
+                    "('trigger_insert_feature_count_' || ?1, 'trigger_delete_feature_count_' || ?1)"
+                )
+                triggers += database.execute(query, (table,)).fetchone()
+            quoted = layer.replace('"', '""')
+            counts += database.execute(f'SELECT count(*) FROM "rtree_{quoted}_geom"').fetchone()
+            query = "SELECT min_x, min_y, max_x, max_y FROM gpkg_contents WHERE table_name = ?"
+            extent = np.array(database.execute(query, (layer,)).fetchone(), np.float64)  # None becomes NaN
         except (sqlite3.DatabaseError, TypeError):
             return False
-    if not complete or set(counts) != {count} or not count:
-        return complete and set(counts) == {count}
+    expected = [n for number in tables.values() for n in (number, number)] + [count]
+    if counts != expected or set(triggers) != {2}:
+        return False
+    if not count:
+        return True
     low, high = np.min(bounds, axis=0)[:2], np.max(bounds, axis=0)[2:]
-    extent = np.array([low_x, low_y, high_x, high_y], np.float64)  # None becomes NaN
     return bool(np.allclose(extent, [*low, *high], rtol=1e-12, atol=1e-9))
 
 
