@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from rasterio._env import get_gdal_config
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
@@ -28,6 +29,7 @@ from landcover.raster import scene as scene_module
 from landcover.raster.bands import to_bytes
 from landcover.windows import Window
 
+COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 NORTH_UP = Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000)
 RNG = np.random.default_rng(0)
 
@@ -167,13 +169,116 @@ def test_bands_without_names(tmp_path, count, taken, note):
 @pytest.mark.parametrize("count", [2, 4])
 def test_alpha_is_no_colour(tmp_path, count):
     bands = RNG.integers(1, 256, (count, 30, 40), dtype=np.uint8)
-    bands[-1, :7] = 0
+    bands[-1], bands[-1, :7] = 255, 0
     profile = {"photometric": "rgb" if count == 4 else "minisblack", "alpha": "yes"}
     with open_scene(write(tmp_path / "a.tif", bands, **profile)) as scene:
         image, valid = read_all(scene)
         assert scene.warnings == []
     assert np.array_equal(image[..., 1], bands[0 if count == 2 else 1])
     assert np.array_equal(valid, bands[-1] > 0)
+
+
+ALPHA_OF = {
+    "alpha and nodata value": (4, {"alpha": "yes", "photometric": "rgb", "nodata": 0}),
+    "alpha of five bands": (5, {"colorinterp": (*COLOURS, ColorInterp.undefined, ColorInterp.alpha)}),
+    "mask and nodata value": (3, {"nodata": 0, "masked": True}),
+    "nodata by option": (3, {"option": {"nodata": 0}, "masked": True}),
+    "alpha by option": (4, {"photometric": "minisblack", "option": {"alpha": 4, "nodata": 0}}),
+}
+
+
+@pytest.mark.parametrize("case", ALPHA_OF.values(), ids=ALPHA_OF)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_no_imagery_is_the_union_of_alpha_mask_and_nodata(tmp_path, case, dtype):
+    count, profile = case
+    bands = RNG.integers(1, 256, (count, 30, 40)).astype(dtype)
+    bands[:3, 20:25] = 0
+    inside = np.ones((30, 40), bool)
+    inside[:7] = False
+    profile = dict(profile)
+    option = profile.pop("option", {})
+    if profile.pop("masked", False):
+        profile["mask"] = inside
+    else:
+        bands[-1] = np.where(inside, np.iinfo(dtype).max, 0)
+    inside = inside & ((bands[:3] != 0).any(axis=0) if "nodata" in {**profile, **option} else True)
+    scaling = None if dtype == "uint8" else (0.0, 255.0)
+    with open_scene(write(tmp_path / "a.tif", bands, **profile), scaling=scaling, **option) as scene:
+        image, valid = read_all(scene)
+    assert np.array_equal(valid, inside)
+    assert np.array_equal(image, np.moveaxis(bands[:3], 0, -1))
+
+
+def test_near_infrared_that_is_tagged_alpha_is_not_a_mask(tmp_path):
+    bands = RNG.integers(40, 200, (4, 30, 40), dtype=np.uint8)
+    bands[3, 10:20] = 0  # water
+    path = write(tmp_path / "a.tif", bands, photometric="rgb", alpha="yes")
+    with open_scene(path) as scene:
+        assert read_all(scene)[1].all()
+        assert "band 4" in scene.warnings[0]
+        assert "--alpha 4" in scene.warnings[0]
+    with open_scene(path, alpha=4) as scene:
+        assert np.array_equal(read_all(scene)[1], bands[3] > 0)
+        assert scene.warnings == []
+    bands[3] = np.where(bands[3] > 0, 255, 0)
+    with open_scene(write(path, bands, photometric="rgb", alpha="yes"), alpha="none") as scene:
+        assert read_all(scene)[1].all()
+    with pytest.raises(ImageError, match=r"4 bands.*band 5.*--alpha"):
+        open_scene(path, alpha=5)
+
+
+@pytest.mark.parametrize(
+    ("how", "names"),
+    [
+        ("descriptions", ("blue", "green", "red", "nir")),
+        ("descriptions", ("B02 (Blue)", "B03 (Green)", "B05 Red edge", "B04 (Red)")),
+        ("wavelengths", ("490", "560", "665", "842")),
+        ("wavelengths", ("0.842", "0.49", "0.56", "0.665")),
+    ],
+)
+def test_band_names_come_before_order(tmp_path, how, names):
+    bands = RNG.integers(1, 256, (4, 30, 40), dtype=np.uint8)
+    path = write(tmp_path / "a.tif", bands, photometric="minisblack")
+    with rasterio.open(path, "r+") as target:
+        for band, name in enumerate(names, 1):
+            if how == "descriptions":
+                target.set_band_description(band, name)
+            else:
+                target.update_tags(band, wavelength=name)
+    order = {"blue": [2, 1, 0], "B02 (Blue)": [3, 1, 0], "490": [2, 1, 0], "0.842": [3, 2, 1]}[names[0]]
+    with open_scene(path) as scene:
+        assert np.array_equal(read_all(scene)[0], np.moveaxis(bands[order], 0, -1))
+        assert scene.warnings == []
+
+
+def test_ground_control_points_on_a_grid_are_a_georeference(tmp_path):
+    def placed(shift):
+        corners = [(row, col) for row in (0, 150) for col in (0, 170)]
+        points = [GroundControlPoint(r, c, 5e5 + c / 2 + r / 8, 5.7e6 - r / 2 + c / 8) for r, c in corners]
+        points[0].x += shift
+        path = write(tmp_path / f"{shift}.tif", rgb(), gcps=points, transform=Affine.identity())
+        with open_scene(path) as scene:
+            return scene.georeference, " ".join(scene.warnings)
+
+    place, _ = placed(0)
+    assert place.crs == UTM
+    assert np.allclose(place.transform[:6], (0.5, 0.125, 5e5, 0.125, -0.5, 5.7e6), atol=1e-6)
+    none, warning = placed(9)
+    assert none is None
+    assert "gdalwarp -tps" in warning
+
+
+def test_a_site_grid_and_a_declared_crs_give_the_scale(tmp_path):
+    for unit, metres in (("metre", 1), ("foot", 0.3048)):
+        crs = CRS.from_wkt(f'LOCAL_CS["Site grid",UNIT["{unit}",{metres}]]')
+        path = write(tmp_path / f"{unit}.tif", rgb(), crs=crs)
+        assert ground_sample_distance(path) == pytest.approx(0.5 * metres)
+    path = write(tmp_path / "none.tif", rgb(), crs=None)
+    with open_scene(path) as scene:
+        assert scene.georeference is None
+        assert "--crs" in scene.warnings[0]
+    with open_scene(path, crs=UTM) as scene:
+        assert (scene.georeference, scene.gsd) == (Georeference(UTM, NORTH_UP), 0.5)
 
 
 def test_refused_scenes_say_why(tmp_path):

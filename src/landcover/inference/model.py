@@ -55,7 +55,7 @@ Gsd = float | FromModel
 _PREVIEW_PX = 512
 """Longest side of the picture of a map in a notebook."""
 
-_OF_FILES = ("bands", "scaling", "bbox", "aoi", "strict", "max_pixels")
+_OF_FILES = ("bands", "scaling", "alpha", "nodata", "crs", "bbox", "aoi", "strict", "max_pixels")
 """Options of reading files; they do not apply to arrays."""
 
 _OF_FOLDERS = (

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
+from landcover._gdal import grid_file
 from landcover.config import Option, Options
 from landcover.errors import UsageError
 from landcover.io.discovery import MAX_PIXELS
@@ -37,6 +40,28 @@ def _gsd(value: Any) -> Any:
         raise UsageError(
             f"The ground sample distance is {value!r}; expected metres per pixel above 0, or model."
         ) from None
+
+
+def _alpha(value: Any) -> Any:
+    """Return the number of a band, or ``none``."""
+    text = str(value).strip().lower()
+    if text == "none":
+        return text
+    if text.isdigit() and int(text) >= 1:
+        return int(text)
+    raise UsageError(f"The alpha band is {value!r}; expected the number of a band, from 1, or none.")
+
+
+def _crs(value: Any) -> str:
+    """Return a CRS as text."""
+    try:
+        crs = CRS.from_user_input(str(value))
+    except CRSError:
+        crs = None
+    if not crs or grid_file(crs.to_wkt()):
+        raise UsageError(f"The CRS is {value!r}; expected one such as EPSG:32631.")
+    text: str = crs.to_string()
+    return text
 
 
 class PredictOptions(Options):
@@ -84,6 +109,23 @@ class PredictOptions(Options):
     ] = None
     aoi: Annotated[
         Path | None, Option("Map only the area inside the polygons of this file.", group=INPUT)
+    ] = None
+    alpha: Annotated[
+        int | Literal["none"] | None,
+        _parsed(_alpha),
+        Option("Number of the alpha band; none: no band is a mask.", group=INPUT, metavar="BAND|none"),
+    ] = None
+    nodata: Annotated[
+        float | None, Option("Value of pixels without imagery, in all three bands.", group=INPUT)
+    ] = None
+    crs: Annotated[
+        str | None,
+        _parsed(_crs),
+        Option(
+            "CRS of the coordinates of files that do not declare it, or a wrong one.",
+            group=INPUT,
+            metavar="EPSG:CODE",
+        ),
     ] = None
     strict: Annotated[
         bool,

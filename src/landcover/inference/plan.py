@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import numpy as np
+from rasterio.crs import CRS
 
 from landcover._gdal import is_address
 from landcover._typing import Float64Array
@@ -52,6 +53,8 @@ _BY_ROWS = (
     "-co COMPRESS=DEFLATE IN OUT.tif."
 )
 
+_FINEST = 50
+_SMALLEST_PX = 32
 _SQUARE = 0.01
 """Sides of a pixel that differ by less are taken as equal."""
 
@@ -137,7 +140,7 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
     )
     tasks, unknown, settings, layout = [], [], cache(_settings_gsd), cache(_layout_gsd)
     for image, relative, folder in found:
-        georeference, raster_gsd, size = read_header(image)
+        georeference, raster_gsd, size, reason = read_header(image, declared_crs(options))
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
         map_format = choose_map_format(options.map_format, georeferenced=georeference is not None)
         picture = georeference is None and image.suffix.lower() in PICTURE_SUFFIXES - RASTER_SUFFIXES
@@ -150,7 +153,7 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
         if scale is None and options.gsd is None:
             with suppress(DataError):  # not imagery: skipped when it is read, with the reason
                 image_size(image)
-                unknown.append(image)
+                unknown.append(f"{image}: {reason}" if reason else str(image))
         scale = scale or Scale(model_gsd, "assumed")
         target = stem.with_name(stem.name + MASK_END + map_format.suffix)
         tasks.append(Task(image, target, picture, scale, size))
@@ -174,6 +177,29 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
     outputs = [(task.image, path) for task in tasks for path in products(task, options)]
     check_targets(outputs, force=options.force or options.resume, shown=display_name)
     return tasks
+
+
+def declared_crs(options: PredictOptions) -> CRS | None:
+    """Return the CRS that ``--crs`` declares, or None."""
+    return None if options.crs is None else CRS.from_user_input(options.crs)
+
+
+def _doubts(scene: Scene, gsd: float, model_gsd: float) -> Iterator[str]:
+    """Yield a warning on a scene whose size on the ground is not plausible for a model."""
+    height, width = scene.height, scene.width
+    ground = f"{height * gsd:.3g} x {width * gsd:.3g} m on the ground ({gsd:.3g} m per pixel)"
+    if gsd < model_gsd / _FINEST:
+        place, hint = scene.georeference, "If that is wrong, pass --gsd."
+        if place is not None and not place.crs.is_geographic:
+            left, bottom, right, top = place.extent(height, width)
+            if -180 <= left <= right <= 360 and -90 <= bottom <= top <= 90:
+                hint = "Its coordinates look like degrees under a projected CRS: pass --crs EPSG:4326."
+        yield f"{scene.name} covers {ground}, much finer than the model's {model_gsd:g} m. {hint}"
+    elif min(height, width) * gsd < _SMALLEST_PX * model_gsd:
+        yield (
+            f"{scene.name} covers {ground}: {height * gsd / model_gsd:.0f} x {width * gsd / model_gsd:.0f} "
+            f"pixels of the model, too few to judge. If the size is wrong, pass --gsd."
+        )
 
 
 def products(task: Task, options: PredictOptions) -> list[Path]:
@@ -280,6 +306,9 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
                     task.image,
                     bands=options.bands,
                     scaling=options.scaling,
+                    alpha=options.alpha,
+                    nodata=options.nodata,
+                    crs=declared_crs(options),
                     bbox=options.bbox,
                     aoi=options.aoi,
                     strict=options.strict,
@@ -288,6 +317,8 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
             if task.scale is None or task.scale.source == "raster":
                 scale = Scale(scene.gsd or model_gsd, "raster" if scene.gsd else "assumed")
                 sides = ground_sides(scene.georeference, (scene.height, scene.width), scale.gsd)
+            if scale.source != "assumed":
+                scene.warnings += _doubts(scene, scale.gsd, model_gsd)
             place = scene.georeference and scene.georeference.moved(scene.part.row, scene.part.col)
             imagery = Imagery(scene, scale, sides, place)
         if scale.source == "assumed" and options.gsd != "model":

@@ -90,7 +90,7 @@ class Address:
                 f"{self.name} refers to itself, or to files that do; expected a VRT of other rasters. "
                 "Build it again."
             )
-        reason = str(cause).replace(self.text, self.name).rstrip(". ")
+        reason = str(cause).replace(self.text, self.name).rstrip(". \n")
         if self.remote:
             return ImageError(
                 f"{self.name} cannot be read: {reason}. It does not exist, or its server refused, failed or "

@@ -1,12 +1,15 @@
 """Which bands are red, green and blue, and how their values become 8 bits."""
 
 import math
+import re
+import warnings
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.enums import ColorInterp, PhotometricInterp
-from rasterio.errors import RasterioError
+from rasterio.enums import ColorInterp, MaskFlags, PhotometricInterp
+from rasterio.errors import NodataShadowWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -15,9 +18,18 @@ from landcover.errors import ImageError
 from landcover.raster.address import Address
 from landcover.values import Scaling
 
+# Both are used; not by catch_warnings, which is not safe in threads.
+warnings.filterwarnings("ignore", category=NodataShadowWarning)
+
 Numbers = npt.NDArray[np.integer | np.floating]
 
 _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+RGB = ("red", "green", "blue")
+_WAVELENGTHS_NM = ((600, 660, 700), (500, 555, 600), (430, 485, 520))
+"""Shortest, middle and longest of red, green and blue."""
+_ALPHA_PX = 256
+_PARTLY = 0.5
+"""Above this share of partly transparent pixels a band is not a mask."""
 _PERCENTILES = (2, 98)
 _SAMPLE_PX = 1024
 _SAMPLE_STRIPS = 16
@@ -28,8 +40,9 @@ def choose_bands(
 ) -> tuple[tuple[int, int, int], str | None]:
     """Return the numbers of the red, green and blue band, and a warning about the choice or None.
 
-    Without ``bands``: the bands that the file names red, green and blue; else its first three but alpha, with
-    a warning if it has more; else its first one three times (grey), with a warning on a second one.
+    Without ``bands``: the bands that the file names red, green and blue, by description, colour
+    interpretation or wavelength; else its first three but alpha, with a warning if it has more; else its
+    first one three times (grey), with a warning on a second one.
 
     Raises:
         ImageError: If a band does not exist, or is one of a colour table, of inks or of complex numbers.
@@ -39,8 +52,12 @@ def choose_bands(
     note = None
     if bands is not None:
         chosen = tuple(bands)
+    elif (named := _by_description(reader)) is not None:
+        chosen = named
     elif all(kinds.count(colour) == 1 for colour in _COLOURS):
         chosen = tuple(kinds.index(colour) + 1 for colour in _COLOURS)
+    elif (named := _by_wavelength(reader)) is not None:
+        chosen = named
     elif len(plain) >= 3:
         chosen = tuple(plain[:3])
         if len(plain) > 3:
@@ -65,8 +82,116 @@ def choose_bands(
     return (chosen[0], chosen[1], chosen[2]), note
 
 
+def _by_description(reader: DatasetReader) -> tuple[int, ...] | None:
+    """Return the bands described as red, green and blue, if there is one of each."""
+    words = [
+        set(re.findall("[a-z]+", (text or "").lower().replace("red edge", "")))
+        for text in reader.descriptions
+    ]
+    return _one_each([[n for n, have in enumerate(words, 1) if colour in have] for colour in RGB])
+
+
+def _by_wavelength(reader: DatasetReader) -> tuple[int, ...] | None:
+    """Return the bands nearest to the middle of red, green and blue, if they are within the colours."""
+    if reader.count < 3:
+        return None
+    lengths = {}
+    for band in range(1, reader.count + 1):
+        tags = {**reader.tags(band), **reader.tags(band, ns="IMAGERY")}
+        text = next((value for name, value in tags.items() if "wavelength" in name.lower()), "")
+        if (match := re.match(r"\s*(\d+(?:\.\d+)?)", text)) is not None:
+            number = float(match[1])
+            lengths[band] = number * 1000 if number < 20 else number  # micrometres
+    within = [
+        sorted((abs(nm - middle), band) for band, nm in lengths.items() if low <= nm <= high)
+        for low, middle, high in _WAVELENGTHS_NM
+    ]
+    return _one_each([[band for _, band in bands[:1]] for bands in within])
+
+
+def _one_each(found: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
+    return tuple(bands[0] for bands in found) if all(len(bands) == 1 for bands in found) else None
+
+
+def mask_of(
+    name: str,
+    reader: DatasetReader,
+    bands: Sequence[int],
+    alpha: int | Literal["none"] | None,
+    nodata: float | None,
+) -> tuple["Mask", str | None]:
+    """Return what marks pixels without imagery, and a warning about it or None.
+
+    It is the union of alpha, mask and nodata value. GDAL's own mask is only one of them.
+
+    Args:
+        name: The scene, for messages.
+        reader: It.
+        bands: Its red, green and blue band.
+        alpha: The number of the alpha band, or "none"; None: a band tagged alpha whose values are mostly 0 or
+            the largest one.
+        nodata: A nodata value; None: that of the file.
+
+    Raises:
+        ImageError: If the alpha band does not exist.
+    """
+    note = None
+    tagged = [band for band, kind in enumerate(reader.colorinterp, 1) if kind == ColorInterp.alpha]
+    if isinstance(alpha, int) and not 1 <= alpha <= reader.count:
+        raise ImageError(
+            f"{name} has {reader.count} bands; expected its alpha in band {alpha}. Check --alpha."
+        )
+    band = alpha if isinstance(alpha, int) else next(iter(tagged), None) if alpha is None else None
+    if alpha is None and band is not None and _has_many_values(reader, band):
+        note = (
+            f"{name} has many values in band {band}, which is tagged alpha (near infrared?): it is not used "
+        )
+        note += f"as a mask. To use it, pass --alpha {band}."
+        band = None
+    flags = [reader.mask_flag_enums[chosen - 1] for chosen in bands]
+    masked: list[int] = []
+    if any(MaskFlags.alpha in each for each in flags):
+        masked = [bands[0]] if band in tagged else []
+        band = None if masked else band
+    elif all(MaskFlags.per_dataset in each for each in flags):
+        masked = [bands[0]]
+    elif nodata is None and not all(MaskFlags.all_valid in each for each in flags):
+        masked = sorted(set(bands))
+    by_nodata = any(MaskFlags.nodata in each for each in flags)
+    value = nodata
+    if value is None and not by_nodata and reader.nodata is not None:
+        value = float(reader.nodata)
+    return Mask(masked, band, value), note
+
+
+def _has_many_values(reader: DatasetReader, band: int) -> bool:
+    """Return whether most values of a band, in a decimated read, are neither 0 nor the largest."""
+    shape = tuple(min(side, _ALPHA_PX) for side in reader.shape)
+    try:
+        values = reader.read(band, out_shape=shape)
+    except RasterioError:
+        return False  # reported when the rows are read
+    full = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
+    partly = (values != 0) & (values != full) & (values != values.max())
+    return bool(partly.mean() > _PARTLY)
+
+
+class Mask(NamedTuple):
+    """What marks pixels without imagery: a union.
+
+    Attributes:
+        masked: Bands whose masks of GDAL are read.
+        alpha: An alpha band that GDAL does not use, or None.
+        nodata: A value that GDAL does not use, or None; a pixel has it in all three bands.
+    """
+
+    masked: list[int]
+    alpha: int | None
+    nodata: float | None
+
+
 def value_range(
-    address: Address, reader: DatasetReader, bands: Sequence[int], scaling: Scaling | None
+    address: Address, reader: DatasetReader, bands: Sequence[int], scaling: Scaling | None, mask: Mask
 ) -> tuple[float, float] | None:
     """Return the values that become 0 and 255; None for 8-bit pixels that do not change.
 
@@ -97,7 +222,16 @@ def value_range(
         shape = (len(chosen), math.ceil(window.height / step), math.ceil(window.width / step))
         try:
             values = reader.read(chosen, window=window, out_shape=shape)
-            valid = reader.read_masks(chosen, window=window, out_shape=shape).any(axis=0)
+            valid = np.ones(shape[1:], bool)
+            if mask.masked:
+                valid = reader.read_masks(
+                    mask.masked, window=window, out_shape=(len(mask.masked), *shape[1:])
+                )
+                valid = valid.any(axis=0)
+            if mask.alpha is not None:
+                valid &= reader.read(mask.alpha, window=window, out_shape=shape[1:]) > 0
+            if mask.nodata is not None:
+                valid &= (values != mask.nodata).any(axis=0)
         except RasterioError as error:
             if address.is_fatal(error):
                 raise

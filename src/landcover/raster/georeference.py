@@ -11,6 +11,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.io import DatasetReader
+from rasterio.transform import from_gcps
 from rasterio.warp import transform
 
 from landcover._gdal import CPLE_BaseError, open_raster
@@ -19,6 +20,9 @@ from landcover.errors import ImageError, foreign_reason
 
 _UNIT_TOLERANCE = 0.01
 _STEP_M = 100.0
+_LEAST_POINTS = 3
+_POINT_ERROR_PX = 0.5
+_NO_AREA = 1e-18
 _WGS84_RADIUS, _WGS84_INVERSE_FLATTENING = 6_378_137.0, 298.257223563
 _WGS84_E2 = 0.00669437999014
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(3)
@@ -53,25 +57,29 @@ class Georeference:
 
 
 class Header(NamedTuple):
-    """Georeference, metres per pixel and size of a raster; all None for a file that is not a raster."""
+    """Georeference, metres per pixel, size of a raster, and why it has no georeference.
+
+    All are None for a file that is not a raster.
+    """
 
     georeference: Georeference | None = None
     gsd: float | None = None
     size: tuple[int, int] | None = None
+    reason: str = ""
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path, crs: CRS | None = None) -> Header:
     """Return georeference, ground sample distance and size of a raster, which is opened once."""
     try:
         with open_raster(path) as source:
-            place, size = georeference_of(source)[0], source.shape
+            (place, reason), size = georeference_of(source, crs), source.shape
     except (RasterioError, ImageError):
         return Header()
     except Exception as error:
         if foreign_reason(error) is None:
             raise
         return Header()
-    return Header(place, None if place is None else pixel_size(place, *size), size)
+    return Header(place, None if place is None else pixel_size(place, *size), size, reason)
 
 
 def read_georeference(path: str | Path) -> Georeference | None:
@@ -84,18 +92,39 @@ def ground_sample_distance(path: str | Path) -> float | None:
     return read_header(path).gsd
 
 
-def georeference_of(source: DatasetReader) -> tuple[Georeference | None, str]:
-    """Return the georeference of an open raster; or None and the reason, a clause such as "it has no CRS"."""
+def georeference_of(source: DatasetReader, declared: CRS | None = None) -> tuple[Georeference | None, str]:
+    """Return the georeference of an open raster; or None and the reason, a clause such as "it has no CRS".
+
+    ``declared`` is the CRS of its coordinates; None: that of the file. Ground control points that lie on a
+    grid within half a pixel are a georeference.
+    """
     try:
-        crs = source.crs
+        points, points_crs = source.gcps
+        crs = declared or source.crs or points_crs
     except (CRSError, RasterioError, CPLE_BaseError):
-        crs = None
+        crs, points = declared, []
     grid = source.transform
+    if grid.is_identity and len(points) >= _LEAST_POINTS:
+        grid = from_gcps(points)
+        cols, rows = np.array([(point.col, point.row) for point in points]).T
+        x, y = np.array([(point.x, point.y) for point in points]).T
+        if abs(grid.determinant) < _NO_AREA:
+            return None, "its ground control points are on a line"
+        errors = np.subtract(Georeference(crs, grid).pixels(x, y), (cols, rows))
+        if not np.abs(errors).max() <= _POINT_ERROR_PX:
+            return (
+                None,
+                f"its ground control points are not on a grid. Run: gdalwarp -tps {source.name} OUT.tif",
+            )
     if grid.is_identity:
-        points = "ground control points alone, which gdalwarp can apply" if source.gcps[0] else "no position"
-        return None, f"it has {points}"
+        if source.rpcs is not None:
+            return None, f"it has RPCs alone. Run: gdalwarp -rpc -t_srs EPSG:4326 {source.name} OUT.tif"
+        return None, "it has no position"
     if not crs:
-        return None, "it has no coordinate reference system that can be read"
+        return (
+            None,
+            "it has a position but no coordinate reference system that can be read. Pass --crs EPSG:CODE",
+        )
     if not crs.is_geographic and not crs.is_projected and crs.to_wkt().startswith("GEOCCS"):
         return None, "its coordinates are geocentric"
     a, b, c, d, e, f = grid[:6]
@@ -119,11 +148,12 @@ def pixel_size(place: Georeference, height: int, width: int) -> float | None:
     the distance on the WGS 84 ellipsoid. Rotated rasters are supported.
 
     Returns:
-        Metres per pixel; None where the reference system is not tied to the Earth.
+        Metres per pixel; None where the reference system is not tied to the Earth, unless it is the grid of a
+        site, whose unit is trusted.
     """
     sides = pixel_sides(place, height, width)
     if sides is None:
-        return None
+        return None if place.crs.is_projected else nominal_size(place)
     ground = math.sqrt(sides[0] * sides[1])
     nominal = nominal_size(place)
     return ground if nominal is None or abs(nominal / ground - 1) > _UNIT_TOLERANCE else nominal
@@ -143,11 +173,15 @@ def pixel_sides(place: Georeference, height: int, width: int) -> tuple[float, fl
 
 
 def nominal_size(place: Georeference) -> float | None:
-    """Return metres per pixel as the unit of a projection has it; None where the unit is an angle."""
-    if place.crs.is_geographic:
+    """Return metres per pixel by the unit of a projection or of a site's grid; None for other units."""
+    if place.crs.is_projected:
+        unit = float(place.crs.linear_units_factor[1])
+    elif place.crs.to_wkt().startswith(("LOCAL_CS", "ENGCRS")):
+        unit = float(place.crs.units_factor[1])
+    else:
         return None
     a, b, _, d, e, _ = place.transform[:6]
-    return math.sqrt(math.hypot(a, d) * math.hypot(b, e)) * float(place.crs.linear_units_factor[1])
+    return math.sqrt(math.hypot(a, d) * math.hypot(b, e)) * unit
 
 
 def ground_steps(place: Georeference, cols: Float64Array, rows: Float64Array) -> Float64Array | None:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import rasterio.windows
-from rasterio.enums import MaskFlags
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
@@ -17,7 +17,7 @@ from landcover._gdal import open_raster
 from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import ImageError, UsageError
 from landcover.raster.address import BLOCK_CACHE, Address
-from landcover.raster.bands import choose_bands, to_bytes, value_range
+from landcover.raster.bands import choose_bands, mask_of, to_bytes, value_range
 from landcover.raster.extent import inside_polygons, part_of
 from landcover.raster.georeference import georeference_of, pixel_size
 from landcover.values import Scaling
@@ -53,6 +53,31 @@ class Strip(NamedTuple):
     wanted: BoolArray | None = None
 
 
+class Reading(NamedTuple):
+    """How a file is read as imagery.
+
+    Attributes:
+        bands: Numbers of the red, green and blue band, from 1. None: those named so by the file, else the
+            first three (with a warning if it has more), else the first one as grey.
+        scaling: The values that become 0 and 255; or "percentile": the 2nd and 98th percentile of the whole
+            scene. None: 8-bit values unchanged, others are refused.
+        strict: Raise an error for a damaged block instead of pixels without data.
+        alpha: Number of the alpha band, or "none"; None: that of the file, unless most of its values are
+            neither 0 nor the largest.
+        nodata: Value of pixels without imagery; None: that of the file.
+        crs: The coordinate reference system of the file's coordinates; None: that of the file.
+        timeout_s: Seconds without an answer after which a server has stalled; each request is tried 3 times.
+    """
+
+    bands: Sequence[int] | None = None
+    scaling: Scaling | None = None
+    strict: bool = False
+    alpha: int | Literal["none"] | None = None
+    nodata: float | None = None
+    crs: CRS | None = None
+    timeout_s: float = 30.0
+
+
 class Scene:
     """Imagery that is open for reading by one thread; made by :func:`open_scene`, closed by :meth:`close`.
 
@@ -72,13 +97,12 @@ class Scene:
         address: Address,
         reader: DatasetReader,
         *,
-        bands: Sequence[int] | None,
-        scaling: Scaling | None,
+        reading: Reading,
         bbox: Sequence[float] | None,
         aoi: str | Path | None,
-        strict: bool,
     ) -> None:
-        place, reason = georeference_of(reader)
+        bands, scaling, strict, alpha, nodata, crs, _ = reading
+        place, reason = georeference_of(reader, crs)
         self.part, self._polygons = part_of(address.name, place, reader.height, reader.width, bbox, aoi)
         self.name = address.name
         self.height, self.width = reader.shape
@@ -90,17 +114,16 @@ class Scene:
         self._strict = strict
         self._block, self._rows, cache = _blocks(address.name, reader, self.part)
         self._bands, note = choose_bands(address.name, reader, bands)
-        self._masked = _masked_bands(reader, self._bands)
         self._end = reader.height
         with ExitStack() as cached:
             cached.enter_context(BLOCK_CACHE.share(cache))
             with address.environment():
-                self._range = value_range(address, reader, self._bands, scaling)
+                self._mask, mask_note = mask_of(address.name, reader, self._bands, alpha, nodata)
+                self._range = value_range(address, reader, self._bands, scaling, self._mask)
             self._cached = cached.pop_all()
         if place is None:
             self.warnings.append(f"{self.name} is not georeferenced: {reason}.")
-        if note is not None:
-            self.warnings.append(note)
+        self.warnings += [text for text in (note, mask_note) if text is not None]
 
     def __enter__(self) -> Self:
         return self
@@ -150,7 +173,7 @@ class Scene:
                 except RasterioError as error:
                     self._salvage(error, window, image[rows], valid[rows])
                 row = end
-        if start == 0 and part.width == self.width and not self._masked and valid.all():
+        if start == 0 and part.width == self.width and not any(self._mask) and valid.all():
             top = image[:_CORNER_PX]
             if not top[:, :_CORNER_PX].any() or not top[:, -_CORNER_PX:].any():
                 self.warnings.append(
@@ -167,6 +190,7 @@ class Scene:
         part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
         grey = len(set(self._bands)) == 1
         bands = list(self._bands[:1] if grey else self._bands)
+        values = None
         if self._range is None and not grey:
             self._reader.read(bands, window=part, out=np.moveaxis(image, 2, 0))
         else:
@@ -177,13 +201,20 @@ class Scene:
                 image[..., 1:] = image[..., :1]
             if values.dtype.kind == "f":
                 np.isfinite(values).all(axis=0, out=valid)
-        if self._masked:
-            valid &= self._reader.read_masks(self._masked, window=part).any(axis=0)
+        if self._mask.nodata is not None:  # with a range or grey the bands as they are, else the image
+            plain = values if values is not None else np.moveaxis(image, 2, 0)
+            valid &= (plain != self._mask.nodata).any(axis=0)
+        if self._mask.alpha is not None:
+            valid &= self._reader.read(self._mask.alpha, window=part) > 0
+        if self._mask.masked:
+            valid &= self._reader.read_masks(self._mask.masked, window=part).any(axis=0)
 
     def _salvage(self, error: RasterioError, window: Window, image: UInt8Array, valid: BoolArray) -> None:
         """Read a damaged window block by block."""
         if self._strict or self._address.is_fatal(error):
             raise self._address.refusal(error) from error
+        if self._reader.driver == "VRT" and "GetRasterBand" in str(error.__cause__):
+            raise self._address.refusal(error) from error  # of a source that does not have the band
         image[:], valid[:] = 0, False
         if self._reader.driver in _SEQUENTIAL:
             self._end = min(self._end, window.row)
@@ -215,12 +246,9 @@ class Scene:
 def open_scene(
     path: str | Path,
     *,
-    bands: Sequence[int] | None = None,
-    scaling: Scaling | None = None,
     bbox: Sequence[float] | None = None,
     aoi: str | Path | None = None,
-    strict: bool = False,
-    timeout_s: float = 30.0,
+    **reading: Any,
 ) -> Scene:
     """Open imagery of any size to read it by strips of rows.
 
@@ -237,15 +265,10 @@ def open_scene(
     Args:
         path: A file, or an address: http(s), s3, gs, az. Files beside an address (.msk, .aux.xml, .ovr) are
             not used.
-        bands: Numbers of the red, green and blue band, from 1. None: those named so by the file, else the
-            first three (with a warning if it has more), else the first one as grey.
-        scaling: The values that become 0 and 255; or "percentile": the 2nd and 98th percentile of the whole
-            scene. None: 8-bit values unchanged, others are refused.
         bbox: Left, bottom, right, top in the scene's CRS: the part to map, outward to whole pixels.
         aoi: Vector file of polygons, in any CRS: the part to map is their bounds, and pixels whose centre is
             outside of them are not wanted.
-        strict: Raise an error for a damaged block instead of pixels without data.
-        timeout_s: Seconds without an answer after which a server has stalled; each request is tried 3 times.
+        reading: Fields of :class:`Reading`, by name.
 
     Raises:
         ImageError: If it cannot be opened, lacks a band, is not imagery, needs ``scaling``, or a row of its
@@ -253,13 +276,14 @@ def open_scene(
         UsageError: If an argument cannot be used, or a part is requested of a scene without georeference.
         DataError: If box or polygons do not touch the scene.
     """
-    if not (math.isfinite(timeout_s) and timeout_s > 0):
-        raise UsageError(f"The timeout is {timeout_s}; expected seconds above 0.")
-    address = Address.of(path, timeout_s)
+    how = Reading(**reading)
+    if not (math.isfinite(how.timeout_s) and how.timeout_s > 0):
+        raise UsageError(f"The timeout is {how.timeout_s}; expected seconds above 0.")
+    address = Address.of(path, how.timeout_s)
     with ExitStack() as stack, address.errors():
         with address.environment():
             reader = stack.enter_context(open_raster(address.text))
-            scene = Scene(address, reader, bands=bands, scaling=scaling, bbox=bbox, aoi=aoi, strict=strict)
+            scene = Scene(address, reader, reading=how, bbox=bbox, aoi=aoi)
         stack.pop_all()
         return scene
 
@@ -284,14 +308,3 @@ def _blocks(name: str, reader: DatasetReader, window: Window) -> tuple[tuple[int
             "Store it in tiles: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE -co BIGTIFF=YES IN OUT."
         )
     return (high, wide), rows, max(cache, _SMALL_CACHE)
-
-
-def _masked_bands(reader: DatasetReader, bands: Sequence[int]) -> list[int]:
-    """Return the bands whose masks are the mask of the imagery; none where there is imagery everywhere."""
-    every = reader.mask_flag_enums  # made anew for all bands at each access
-    flags = [every[band - 1] for band in bands]
-    if all(MaskFlags.all_valid in each for each in flags):
-        return []
-    if all(MaskFlags.per_dataset in each for each in flags):
-        return [bands[0]]
-    return sorted(set(bands))
