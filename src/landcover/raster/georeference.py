@@ -119,6 +119,8 @@ def georeference_of(source: DatasetReader, declared: CRS | None = None) -> tuple
     if grid.is_identity:
         if source.rpcs is not None:
             return None, f"it has RPCs alone. Run: gdalwarp -rpc -t_srs EPSG:4326 {source.name} OUT.tif"
+        if points:
+            return None, f"it has {len(points)} ground control points; expected at least {_LEAST_POINTS}"
         return None, "it has no position"
     if not crs:
         return (
