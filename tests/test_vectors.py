@@ -270,6 +270,8 @@ def test_nothing_is_replaced_unasked_and_nothing_half_written_stays(tmp_path, su
         "UPDATE gpkg_ogr_contents SET feature_count = 4",
         "DELETE FROM rtree_parcels_geom WHERE id = 2",
         "DROP TRIGGER trigger_insert_feature_count_parcels",
+        "DELETE FROM gpkg_spatial_ref_sys WHERE srs_id = 32631",
+        "PRAGMA application_id = 0",
     ],
 )
 def test_a_geopackage_that_gdal_did_not_finish_is_not_written(tmp_path, monkeypatch, damage):

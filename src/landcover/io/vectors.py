@@ -387,7 +387,7 @@ def _write_style(path: Path, layer: str, style: str) -> None:
 
 
 def _is_whole(path: Path, layer: str, count: int, bounds: Sequence[Float64Array], *, styled: bool) -> bool:
-    """Read the counts, extent and triggers of a GeoPackage: GDAL does not report all errors of a disk.
+    """Read back all that a GeoPackage needs: GDAL does not report all errors of a disk.
 
     Args:
         path: The closed file.
@@ -414,10 +414,17 @@ def _is_whole(path: Path, layer: str, count: int, bounds: Sequence[Float64Array]
             counts += database.execute(f'SELECT count(*) FROM "rtree_{quoted}_geom"').fetchone()
             query = "SELECT min_x, min_y, max_x, max_y FROM gpkg_contents WHERE table_name = ?"
             extent = np.array(database.execute(query, (layer,)).fetchone(), np.float64)  # None becomes NaN
+            marks = database.execute("PRAGMA application_id").fetchone()
+            marks += database.execute("PRAGMA user_version").fetchone()
+            query = (
+                "SELECT (SELECT count(*) FROM gpkg_spatial_ref_sys WHERE srs_id IN (-1, 0, 4326)), count(*) "
+                "FROM gpkg_geometry_columns JOIN gpkg_spatial_ref_sys USING (srs_id) WHERE table_name = ?"
+            )
+            references = database.execute(query, (layer,)).fetchone()
         except (sqlite3.DatabaseError, TypeError):
             return False
     expected = [n for number in tables.values() for n in (number, number)] + [count]
-    if counts != expected or set(triggers) != {2}:
+    if counts != expected or set(triggers) != {2} or not all(marks) or references != (3, 1):
         return False
     if not count:
         return True
