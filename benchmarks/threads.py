@@ -41,9 +41,11 @@ def steps(data: Path, out: Path, threads: int | None, variables: dict[str, str],
     command = [sys.executable, "-m", "landcover", "train", "--data", data, "--out", out, "--quiet"]
     command += ["--preset", "starter", "--weights", "none", "--minutes", f"{seconds / 60}"]
     command += ["--set", f"threads={number}", "--set", "log_every=1", "--set", "validation.percent=100"]
-    command += ["--set", "freeze=[]"]  # of the weights that are not used
+    command += ["--set", "freeze=[]", "--set", "gsd=0.5"]  # no weights; the scenes are as large as crops
     subprocess.run(list(map(str, command)), env=environment, check=True)
     times = [(line["images"], line["seconds"]) for line in read_log(out) if line["event"] == "step"]
+    if len(times) < 2:
+        raise SystemExit(f"A training of {seconds:g} s made {len(times)} steps; pass more --seconds.")
     (first, begin), (last, end) = times[min(10, len(times) - 2)], times[-1]
     return float((last - first) / (end - begin))
 
