@@ -130,8 +130,8 @@ def idle_processors(seconds: float = 0.2) -> float:
 def sleep_between_layers() -> None:
     """Let threads sleep while they wait for each other, if other programs use the processors now.
 
-    libgomp's threads spin instead, and so keep a processor from the thread that they wait for. Sleeping costs
-    a tenth of the speed on a quiet machine. Call it before torch is loaded, which reads these variables; what
+    libgomp's threads spin instead, and so keep a processor from the thread that they wait for. Sleeping is
+    slower on a quiet machine. Call it before torch is loaded, which reads these variables; what
     the user has set stays.
     """
     if idle_processors() < processors() - 0.5:
