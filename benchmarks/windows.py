@@ -61,7 +61,7 @@ def score(
     """Map a folder of images and return the mIoU, 0..1, the maps brought to the truths' size by nearest."""
     matrix = ConfusionMatrix(legend)
     with tempfile.TemporaryDirectory() as out:
-        landcover("predict", images, "--model", model, "--out", out, *words)
+        landcover("predict", images, "--model", model, "--out", out, "--no-style", *words)
         for name, truth in truths.items():
             (path,) = Path(out).glob(f"{name}_mask.*")
             with warnings.catch_warnings():

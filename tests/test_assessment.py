@@ -273,7 +273,7 @@ def test_labels_that_are_none(tmp_path, labels, options, error, message):
         ("lon,lat,class\n1,2\n", {}, DataError, "line 2: 2 cells; expected 3"),
         ("lon,lat,class,class\n1,2,urban,water\n", {}, DataError, "same name: 'class'"),
         ("lon,lat,class\n", {}, DataError, "has no rows"),
-        ("lon,lat,class\n3,95,urban\n", {}, DataError, "cannot be transformed to EPSG:32631"),
+        ("lon,lat,class\n3,95,urban\n", {}, DataError, "p.csv: .*3, 95 .*EPSG:4326"),
         ("lon,lat,class\n3,40,urban\n", {}, DataError, "p.csv.*map.tif: 1 are outside"),
     ],
 )

@@ -21,14 +21,14 @@ def call(*arguments):
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
+    from landcover import training
     from landcover.config import with_overrides
 
-    real = module._config
+    real = training.load_preset
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SHORT", TINY)
-        patch.setattr(
-            module, "_config", lambda settings: with_overrides(real(settings), ["batch_size=2", "crop_px=64"])
-        )
+        small = ["batch_size=2", "crop_px=64"]
+        patch.setattr(training, "load_preset", lambda name: with_overrides(real(name), small))
         yield
 
 

@@ -80,7 +80,7 @@ def test_an_existing_file_or_folder_is_preferred(installed, tmp_path, monkeypatc
         ("starter-int8", r"starter-int8\. .*'starter"),
         ("runs/x.onnx", r"runs/x\.onnx.* starter, starter-fp32"),
         ("", r"''"),
-        (Path(), "empty name, or"),
+        (Path(), "contains no model"),
     ],
 )
 def test_another_name_is_an_error_with_the_known_ones(installed, name, message):
