@@ -226,11 +226,18 @@ def test_the_licence_may_be_spelled_license(tmp_path):
 
 
 def test_class_values_come_back(tmp_path):
-    classes = (LandClass("a", (0, 0, 0), 11), LandClass("b", (1, 1, 1)))
+    classes = (LandClass("a", (0, 0, 0), (11, 12)), LandClass("b", (1, 1, 1), (3,)))
     save_model(tmp_path / "m.safetensors", {}, CARD.model_copy(update={"legend": Legend("x", classes, None)}))
     assert read_card(tmp_path / "m.safetensors").legend.classes == classes
-    with pytest.raises(ConfigError, match="value: found -1"):
-        Legend.from_dict({"name": "x", "classes": [{"name": "a", "colour": [0, 0, 0], "value": -1}]})
+    other = {"name": "b", "colour": [1, 1, 1]}
+
+    def legend(**entries):
+        first = {"name": "a", "colour": [0, 0, 0], **entries}
+        return Legend.from_dict({"name": "x", "classes": [first, {**other, "value": 3}]})
+
+    assert [c.values for c in legend(value=7).classes] == [(7,), (3,)]  # as version 0.1 wrote them
+    with pytest.raises(ConfigError, match=f"values.*{2**40}"):
+        legend(values=[2**40])
 
 
 class TestInfo:

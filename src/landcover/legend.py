@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field
 
 from landcover._typing import UInt8Array
 from landcover.config import Config, from_mapping
@@ -39,6 +39,12 @@ _SHOWN = 80
 """Characters of a tag that a message shows."""
 
 
+def _as_tuple(given: object) -> object:
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, int) else tuple(given) if isinstance(given, list) else given
+
+
 @dataclass(frozen=True, slots=True)
 class LandClass:
     """One class.
@@ -57,7 +63,11 @@ class LandClass:
 
     name: Annotated[str, Field(min_length=1)]
     colour: Annotated[tuple[int, int, int], Field(validation_alias=AliasChoices("colour", "color"))]
-    values: tuple[Value, ...] = ()
+    values: Annotated[
+        tuple[Value, ...],
+        Field(validation_alias=AliasChoices("values", "value")),  # version 0.1: one value, or None
+        BeforeValidator(_as_tuple),
+    ] = ()
 
 
 class _LegendFile(Config):
