@@ -66,10 +66,14 @@ def test_files_that_tell_no_place_have_no_gsd(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "crs",
-    ['LOCAL_CS["site",UNIT["metre",1]]', "+proj=eqc +R=3396190 +units=m +no_defs +type=crs"],
-    ids=["building site", "Mars"],
+    ("crs", "gsd"),
+    [
+        ('LOCAL_CS["site",UNIT["metre",1]]', 0.5),
+        ('LOCAL_CS["site",UNIT["foot",0.3048]]', 0.1524),
+        ("+proj=eqc +R=3396190 +units=m +no_defs +type=crs", None),
+    ],
+    ids=["building site", "building site in feet", "Mars"],
 )
-def test_a_crs_that_is_not_of_the_earth_has_no_gsd(tmp_path, crs):
+def test_a_site_grid_has_a_gsd_and_another_planet_has_none(tmp_path, crs, gsd):
     path = write_tiff(tmp_path / "a.tif", rgb(), crs=CRS.from_user_input(crs))
-    assert ground_sample_distance(path) is None
+    assert ground_sample_distance(path) == (None if gsd is None else pytest.approx(gsd))

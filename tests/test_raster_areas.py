@@ -107,11 +107,16 @@ def test_a_scene_is_as_large_as_the_geodesic_polygon_around_it():
     assert areas.sum() * 800 == pytest.approx(polygon, rel=1e-7)
 
 
-@pytest.mark.parametrize(
-    "crs", ['LOCAL_CS["site",UNIT["metre",1]]', "+proj=eqc +R=3396190 +units=m +no_defs +type=crs"]
-)
-def test_what_is_not_tied_to_the_earth_has_no_area(crs):
-    place = Georeference(CRS.from_user_input(crs), Affine(0.5, 0, 0, 0, -0.5, 0))
+def test_areas_of_a_site_grid_are_those_of_the_plane():
+    place = Georeference(
+        CRS.from_user_input('LOCAL_CS["site",UNIT["metre",1]]'), Affine(0.5, 0, 0, 0, -0.5, 0)
+    )
+    np.testing.assert_allclose(row_areas(place, 4, 4), 0.25)
+
+
+def test_what_is_not_tied_to_the_earth_has_no_area():
+    mars = CRS.from_user_input("+proj=eqc +R=3396190 +units=m +no_defs +type=crs")
+    place = Georeference(mars, Affine(0.5, 0, 0, 0, -0.5, 0))
     assert row_areas(place, 4, 4) is None
     assert pixel_size(place, 4, 4) is None
 

@@ -250,7 +250,7 @@ def test_maps_that_are_none(tmp_path):
     path.write_bytes(b"no raster")
     refused(tmp_path, path, "is not a supported raster")
     refused(tmp_path, write(path, np.stack([index] * 3)), "3 bands of uint8")
-    refused(tmp_path, write(path, index.astype(np.int16)), "1 bands of int16")
+    refused(tmp_path, write(path, index.astype(np.float32)), "1 bands? of float32")
     refused(tmp_path, write(path, index, listing=None), "CLASS_NAMES")
     refused(tmp_path, write(path, index, listing="0=a,2=b"), "in index order")
     refused(tmp_path, write(path, index, listing="nonsense"), "in index order")

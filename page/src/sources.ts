@@ -448,7 +448,7 @@ class Scene implements OpenedFile {
     const pixels = (bottom - top) * (right - left);
     const { nodata, mask } = this;
     const isMasked = mask && image === this.image;
-    const usesAlpha = this.alpha >= 0 && !isMasked && nodata === null;
+    const usesAlpha = this.alpha >= 0;
     const samples = [...new Set(usesAlpha ? [...this.chosen, this.alpha] : this.chosen)];
     let read: Numbers[];
     let masks: Numbers[] = [];
@@ -460,10 +460,10 @@ class Scene implements OpenedFile {
     }
     const planes = this.chosen.map((band) => read[samples.indexOf(band)]);
     const valid = new Uint8Array(pixels).fill(1);
-    // As in GDAL: a mask counts before a nodata value, and that before an alpha band.
-    const shown = isMasked ? masks[0] : usesAlpha ? read[samples.indexOf(this.alpha)] : null;
-    if (shown) for (let i = 0; i < pixels; i++) valid[i] = shown[i] ? 1 : 0;
-    else if (nodata !== null) {
+    // As in predict: no imagery is the union of mask, alpha band and nodata value.
+    const shown = [isMasked ? masks[0] : null, usesAlpha ? read[samples.indexOf(this.alpha)] : null];
+    for (const plane of shown) if (plane) for (let i = 0; i < pixels; i++) if (!plane[i]) valid[i] = 0;
+    if (nodata !== null) {
       const value = planes[0] instanceof Float32Array ? Math.fround(nodata) : nodata;
       const isNodata = Number.isNaN(value) ? Number.isNaN : (other: number): boolean => other === value;
       for (let i = 0; i < pixels; i++) if (planes.every((plane) => isNodata(plane[i]))) valid[i] = 0;
