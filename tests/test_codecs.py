@@ -256,6 +256,15 @@ def test_damaged_bytes_give_pixels_or_an_error_of_ours(tmp_path_factory, name, d
         assert read_image(path, max_pixels=10_000).shape[2] == 3
 
 
+def test_a_jpeg_2000_file_in_which_gdal_would_search_without_end_is_read(tmp_path):
+    path = tmp_path / "a.jp2"
+    save_lossless(path, photo(16, 16))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"colr") - 1] = 0  # a box without a length
+    path.write_bytes(content)
+    assert read_image(path).shape == (16, 16, 3)
+
+
 @pytest.mark.parametrize("reader", [read_image, read_deepglobe_mask])
 def test_a_bomb_is_refused_before_it_is_decoded_and_the_option_is_named(tmp_path, reader):
     path = tmp_path / "bomb.png"

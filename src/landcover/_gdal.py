@@ -17,6 +17,7 @@ from typing import Any
 from xml.parsers import expat
 
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, PhotometricInterp
 from rasterio.env import ensure_env_with_credentials
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -110,6 +111,17 @@ def unplaced() -> Iterator[None]:
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
+
+
+def is_cmyk(raster: DatasetReader) -> bool:
+    """Report whether a raster is CMYK.
+
+    Only GeoTIFF is asked for its photometric interpretation: in some damaged JPEG 2000 files GDAL searches
+    for it without end.
+    """
+    if ColorInterp.cyan in raster.colorinterp:
+        return True
+    return bool(raster.driver == "GTiff" and raster.photometric == PhotometricInterp.cmyk)
 
 
 def open_raster(path: str | Path) -> DatasetReader:

@@ -195,11 +195,13 @@ def _raster_size(path: Path) -> tuple[int, int]:
 
 
 def _decode_raster(path: Path) -> Picture:
-    from rasterio.enums import ColorInterp, MaskFlags, PhotometricInterp
+    from rasterio.enums import ColorInterp, MaskFlags
+
+    from landcover._gdal import is_cmyk
 
     with _open_raster(path) as raster:
         meanings = raster.colorinterp
-        if raster.photometric == PhotometricInterp.cmyk or ColorInterp.cyan in meanings:
+        if is_cmyk(raster):
             raise _cmyk()
         depth = None if set(raster.dtypes) == {"uint8"} else ", ".join(sorted(set(raster.dtypes)))
         bits = raster.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")

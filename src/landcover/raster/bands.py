@@ -8,11 +8,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.enums import ColorInterp, MaskFlags, PhotometricInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NodataShadowWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from landcover._gdal import is_cmyk
 from landcover._typing import UInt8Array
 from landcover.errors import ImageError
 from landcover.raster.address import Address
@@ -74,7 +75,7 @@ def choose_bands(
     meanings = {kinds[band - 1] for band in chosen}
     if ColorInterp.palette in meanings:
         raise ImageError(f"{name} has a colour table: it is a map or a mask; expected imagery in RGB.")
-    if ColorInterp.cyan in meanings or reader.photometric == PhotometricInterp.cmyk:
+    if is_cmyk(reader):
         raise ImageError(f"{name} is CMYK; expected RGB or grey. Convert it to RGB.")
     types = sorted({reader.dtypes[band - 1] for band in chosen})
     if len(types) > 1 or types[0].startswith("complex"):
