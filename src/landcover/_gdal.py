@@ -116,7 +116,7 @@ def unplaced() -> Iterator[None]:
 def is_cmyk(raster: DatasetReader) -> bool:
     """Report whether a raster is CMYK.
 
-    Only GeoTIFF is asked for its photometric interpretation: in some damaged JPEG 2000 files GDAL searches
+    The photometric interpretation is read from GeoTIFF only: in some damaged JPEG 2000 files GDAL searches
     for it without end.
     """
     if ColorInterp.cyan in raster.colorinterp:
