@@ -19,6 +19,7 @@ import simplejpeg
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -119,37 +120,23 @@ def _open_webp(path: Path) -> WebPImageFile:
         raise RefusedError("has more pixels than WebP files may have here. Convert it to TIFF.") from None
 
 
-def _webp_size(path: Path) -> tuple[int, int]:
-    with _open_webp(path) as image:
-        return image.height, image.width
+def _by_pillow(
+    open_image: Callable[[Path], ImageFile],
+) -> tuple[Callable[[Path], tuple[int, int]], Callable[[Path], Picture]]:
+    """Return the functions that read the size and the pixels of a format that Pillow opens."""
+
+    def size(path: Path) -> tuple[int, int]:
+        with open_image(path) as image:
+            return image.height, image.width
+
+    def decode(path: Path) -> Picture:
+        with open_image(path) as image:
+            return _from_pillow(image)
+
+    return size, decode
 
 
-def _decode_webp(path: Path) -> Picture:
-    with _open_webp(path) as image:
-        return _from_pillow(image)
-
-
-def _bmp_size(path: Path) -> tuple[int, int]:
-    with BmpImageFile(path) as image:
-        return image.height, image.width
-
-
-def _decode_bmp(path: Path) -> Picture:
-    with BmpImageFile(path) as image:
-        return _from_pillow(image)
-
-
-def _gif_size(path: Path) -> tuple[int, int]:
-    with GifImageFile(path) as image:
-        return image.height, image.width
-
-
-def _decode_gif(path: Path) -> Picture:
-    with GifImageFile(path) as image:
-        return _from_pillow(image)
-
-
-def _from_pillow(image: PngImageFile | WebPImageFile | BmpImageFile | GifImageFile) -> Picture:
+def _from_pillow(image: ImageFile) -> Picture:
     """Decode an image opened by its class: Image.open has a size limit that no option can raise."""
     if getattr(image, "n_frames", 1) > 1:
         raise RefusedError("is an animation; expected one picture.")
@@ -182,9 +169,7 @@ def _from_pillow(image: PngImageFile | WebPImageFile | BmpImageFile | GifImageFi
 
 
 def _open_raster(path: Path) -> Any:
-    from landcover._gdal import (
-        open_raster,
-    )  # here, because most pictures are JPEG or PNG and GDAL loads slowly
+    from landcover._gdal import open_raster  # here: most pictures are JPEG or PNG, and GDAL loads slowly
 
     return open_raster(path)
 
@@ -241,9 +226,9 @@ FORMATS = (
     Format("PNG", (b"\x89PNG\r\n\x1a\n",), _png_size, _decode_png),
     Format("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _raster_size, _decode_raster),
     Format("JP2", (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), _raster_size, _decode_raster),
-    Format("WebP", (b"RIFF",), _webp_size, _decode_webp),
-    Format("BMP", (b"BM",), _bmp_size, _decode_bmp),
-    Format("GIF", (b"GIF87a", b"GIF89a"), _gif_size, _decode_gif),
+    Format("WebP", (b"RIFF",), *_by_pillow(_open_webp)),
+    Format("BMP", (b"BM",), *_by_pillow(BmpImageFile)),
+    Format("GIF", (b"GIF87a", b"GIF89a"), *_by_pillow(GifImageFile)),
 )
 """The formats that are read; files are recognised by their first bytes."""
 
