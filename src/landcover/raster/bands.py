@@ -149,7 +149,8 @@ def mask_of(
         )
         note += f"as a mask. To use it, pass --alpha {band}."
         band = None
-    flags = [reader.mask_flag_enums[chosen - 1] for chosen in bands]
+    every = reader.mask_flag_enums  # made anew for all bands at each access
+    flags = [every[chosen - 1] for chosen in bands]
     masked: list[int] = []
     if any(MaskFlags.alpha in each for each in flags):
         masked = [bands[0]] if band in tagged else []
