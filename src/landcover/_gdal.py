@@ -116,12 +116,12 @@ def unplaced() -> Iterator[None]:
 def is_cmyk(raster: DatasetReader) -> bool:
     """Report whether a raster is CMYK.
 
-    The photometric interpretation is read from GeoTIFF only: in some damaged JPEG 2000 files GDAL searches
-    for it without end.
+    The photometric interpretation is read from GeoTIFF and JPEG only: in some damaged JPEG 2000 files GDAL
+    searches for it without end.
     """
     if ColorInterp.cyan in raster.colorinterp:
         return True
-    return bool(raster.driver == "GTiff" and raster.photometric == PhotometricInterp.cmyk)
+    return bool(raster.driver in ("GTiff", "JPEG") and raster.photometric == PhotometricInterp.cmyk)
 
 
 def open_raster(path: str | Path) -> DatasetReader:
