@@ -119,7 +119,7 @@ class ReadLog:
     def of(cls, source: Source, block: RowBlock) -> "ReadLog":
         """Return the log of a block, whose rows have been read from ``source``."""
         if not isinstance(source, Scene):
-            return cls(ood=block.ood)
+            return cls(notes=tuple(source.warnings), ood=block.ood)
         damaged, (row, col, _, width) = [], source.part
         for window in source.damaged:
             top, left = max(window.row - row, block.start), max(window.col - col, 0)

@@ -118,6 +118,14 @@ class PredictOptions(Options):
     nodata: Annotated[
         float | None, Option("Value of pixels without imagery, in all three bands.", group=INPUT)
     ] = None
+    fill: Annotated[
+        Literal["nodata", "keep"],
+        Option(
+            "Rows and columns of one value at the edges, which a file does not declare as nodata: make them "
+            "nodata, or keep them as imagery.",
+            group=INPUT,
+        ),
+    ] = "nodata"
     crs: Annotated[
         str | None,
         _parsed(_crs),

@@ -39,6 +39,7 @@ from landcover.raster import (
     row_areas,
     style_files,
 )
+from landcover.raster.fill import find_fill
 from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format
 from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
 from landcover.textfiles import read_text
@@ -298,8 +299,11 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
             file = Path(task.image)
             pixel_bytes = 4 if file.suffix.lower() in (".jpg", ".jpeg") else 7
             with needing_memory(pixel_bytes * math.prod(task.size or (0,)), task.name, _BY_ROWS):
-                pixels = read_imagery(file, max_pixels=options.max_pixels)
-            imagery = Imagery(ArraySource(*pixels), scale, sides)
+                image, valid = read_imagery(file, max_pixels=options.max_pixels)
+            source = ArraySource(image, valid)
+            if options.fill == "nodata" and valid is None:
+                source = _without_fill(task.name, source)
+            imagery = Imagery(source, scale, sides)
         else:
             scene = stack.enter_context(
                 open_scene(
@@ -308,6 +312,7 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
                     scaling=options.scaling,
                     alpha=options.alpha,
                     nodata=options.nodata,
+                    fill=options.fill,
                     crs=declared_crs(options),
                     bbox=options.bbox,
                     aoi=options.aoi,
@@ -324,6 +329,17 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
         if scale.source == "assumed" and options.gsd != "model":
             raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")
         yield imagery
+
+
+def _without_fill(name: str, source: ArraySource) -> ArraySource:
+    """Return a picture whose undeclared fill is not imagery."""
+    height, width = source.height, source.width
+    fill = find_fill(lambda window: np.moveaxis(source.image[window.slices], 2, 0), height, width, height)
+    valid = None
+    if fill.lines:
+        valid = np.zeros((height, width), bool)
+        valid[fill.inside.slices] = True
+    return ArraySource(source.image, valid, fill.notes(name))
 
 
 def choose_model(tasks: Sequence[Task], options: PredictOptions, *, model_gsd: float) -> str:

@@ -38,6 +38,8 @@ class Source(Protocol):
     def width(self) -> int: ...  # noqa: D102
     @property
     def part(self) -> Window: ...  # noqa: D102
+    @property
+    def warnings(self) -> Sequence[str]: ...  # noqa: D102
     def read_rows(self, start: int, stop: int, cols: slice) -> Strip: ...  # noqa: D102
 
 
@@ -45,12 +47,18 @@ class Source(Protocol):
 class ArraySource:
     """An image in memory: uint8 (H, W, 3), and bool (H, W) where there is imagery (None: everywhere).
 
+    Attributes:
+        image: The pixels.
+        valid: Where there is imagery.
+        warnings: Sentences for the user.
+
     Raises:
         UsageError: If the image is not uint8 (H, W, 3), or empty.
     """
 
     image: UInt8Array
     valid: BoolArray | None = None
+    warnings: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         image = self.image

@@ -2,25 +2,21 @@
 
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NodataShadowWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
-from rasterio.windows import Window
 
 from landcover._gdal import is_cmyk
-from landcover._typing import UInt8Array
+from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import ImageError
 from landcover.raster.address import Address
 from landcover.values import Scaling
-
-# Both are used; not by catch_warnings, which is not safe in threads.
-warnings.filterwarnings("ignore", category=NodataShadowWarning)
+from landcover.windows import Window
 
 Numbers = npt.NDArray[np.integer | np.floating]
 
@@ -123,7 +119,8 @@ def mask_of(
 ) -> tuple["Mask", str | None]:
     """Return what marks pixels without imagery, and a warning about it or None.
 
-    It is the union of alpha, mask and nodata value. GDAL's own mask is only one of them.
+    It is the union of alpha, mask and nodata value. GDAL's own mask is only one of them, and the nodata value
+    of a file with an alpha band is compared here: rasterio warns at each read of GDAL's mask of it.
 
     Args:
         name: The scene, for messages.
@@ -157,9 +154,9 @@ def mask_of(
         band = None if masked else band
     elif all(MaskFlags.per_dataset in each for each in flags):
         masked = [bands[0]]
-    elif nodata is None and not all(MaskFlags.all_valid in each for each in flags):
+    elif nodata is None and not tagged and not all(MaskFlags.all_valid in each for each in flags):
         masked = sorted(set(bands))
-    by_nodata = any(MaskFlags.nodata in each for each in flags)
+    by_nodata = not tagged and any(MaskFlags.nodata in each for each in flags)
     value = nodata
     if value is None and not by_nodata and reader.nodata is not None:
         value = float(reader.nodata)
@@ -185,21 +182,68 @@ class Mask(NamedTuple):
         masked: Bands whose masks of GDAL are read.
         alpha: An alpha band that GDAL does not use, or None.
         nodata: A value that GDAL does not use, or None; a pixel has it in all three bands.
+        inside: The part of the scene without rows and columns of fill; None: all.
+        missing: bool (rows, columns), the blocks that are not in the file; None: all are.
+        block: Height and width of a block.
     """
 
     masked: list[int]
     alpha: int | None
     nodata: float | None
+    inside: Window | None = None
+    missing: BoolArray | None = None
+    block: tuple[int, int] = (1, 1)
+
+    def apply(self, reader: DatasetReader, window: Window, values: Numbers, valid: BoolArray) -> None:
+        """Set what is without imagery in a window to False.
+
+        Args:
+            reader: The scene.
+            window: The window.
+            values: (3 or 1, n, m): the bands in it, read at its own or a lower resolution.
+            valid: bool (n, m), changed in place.
+        """
+        part, shape = window.slices, valid.shape
+        if self.nodata is not None:
+            valid &= (values != self.nodata).any(axis=0)
+        if self.alpha is not None:
+            valid &= reader.read(self.alpha, window=part, out_shape=shape) > 0
+        if self.masked:
+            masks = reader.read_masks(self.masked, window=part, out_shape=(len(self.masked), *shape))
+            valid &= masks.any(axis=0)
+        if self.inside is None and self.missing is None:
+            return
+        # First and last pixel of what each value stands for.
+        sides = (window.row, window.height, shape[0]), (window.col, window.width, shape[1])
+        ends = [
+            (first + np.arange(n) * length // n, first + (np.arange(1, n + 1) * length - 1) // n)
+            for first, length, n in sides
+        ]
+        if self.inside is not None:
+            (top, bottom), (left, right) = ends
+            row, col, height, width = self.inside
+            valid &= ((top >= row) & (bottom < row + height))[:, None]
+            valid &= (left >= col) & (right < col + width)
+        if self.missing is not None:
+            for rows in ends[0]:
+                for cols in ends[1]:
+                    valid &= ~self.missing[rows // self.block[0]][:, cols // self.block[1]]
 
 
 def value_range(
-    address: Address, reader: DatasetReader, bands: Sequence[int], scaling: Scaling | None, mask: Mask
+    address: Address,
+    reader: DatasetReader,
+    bands: Sequence[int],
+    scaling: Scaling | None,
+    mask: Mask,
+    fill: Sequence[float],
 ) -> tuple[float, float] | None:
     """Return the values that become 0 and 255; None for 8-bit pixels that do not change.
 
     ``percentile`` is the 2nd and 98th percentile of all valid values of the three bands together, from one
     decimated read (or overview) of about 1024 x 1024 pixels. It is the same for every part of the scene: dark
-    water is not brightened in a window of water.
+    water is not brightened in a window of water. Pixels with one of the values ``fill`` in all bands do not
+    count.
 
     Raises:
         ImageError: If the pixels are not 8-bit and ``scaling`` is None.
@@ -220,25 +264,19 @@ def value_range(
     high = max(1, math.ceil(reader.height / step / _SAMPLE_STRIPS)) * step
     sample = [np.empty(0)]
     for top in range(0, reader.height, high):  # in strips, of which a damaged block loses one
-        window = Window(0, top, reader.width, min(high, reader.height - top))
+        window = Window(top, 0, min(high, reader.height - top), reader.width)
         shape = (len(chosen), math.ceil(window.height / step), math.ceil(window.width / step))
         try:
-            values = reader.read(chosen, window=window, out_shape=shape)
-            valid = np.ones(shape[1:], bool)
-            if mask.masked:
-                valid = reader.read_masks(
-                    mask.masked, window=window, out_shape=(len(mask.masked), *shape[1:])
-                )
-                valid = valid.any(axis=0)
-            if mask.alpha is not None:
-                valid &= reader.read(mask.alpha, window=window, out_shape=shape[1:]) > 0
-            if mask.nodata is not None:
-                valid &= (values != mask.nodata).any(axis=0)
+            values = reader.read(chosen, window=window.slices, out_shape=shape)
+            valid = np.isfinite(values).all(axis=0)
+            mask.apply(reader, window, values, valid)
         except RasterioError as error:
             if address.is_fatal(error):
                 raise
             continue  # reported when the rows are read
-        sample.append(values[:, valid & np.isfinite(values).all(axis=0)].ravel().astype(np.float64))
+        for value in fill:
+            valid &= (values != value).any(axis=0)
+        sample.append(values[:, valid].ravel().astype(np.float64))
     values = np.concatenate(sample)
     if not values.size:
         return 0.0, 1.0

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-import rasterio.windows
+import numpy.typing as npt
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
@@ -19,6 +19,7 @@ from landcover.errors import ImageError, UsageError
 from landcover.raster.address import BLOCK_CACHE, Address
 from landcover.raster.bands import choose_bands, mask_of, to_bytes, value_range
 from landcover.raster.extent import inside_polygons, part_of
+from landcover.raster.fill import find_fill, missing_blocks
 from landcover.raster.georeference import georeference_of, pixel_size
 from landcover.values import Scaling
 from landcover.windows import Window
@@ -36,7 +37,6 @@ _SMALL_CACHE = 64 << 20
 _LARGEST_CACHE = 4 << 30
 _CONTEXT_COLS = 8192
 """Columns beside the part that the cache has room for."""
-_CORNER_PX = 16
 
 
 class Strip(NamedTuple):
@@ -65,6 +65,8 @@ class Reading(NamedTuple):
         alpha: Number of the alpha band, or "none"; None: that of the file, unless most of its values are
             neither 0 nor the largest.
         nodata: Value of pixels without imagery; None: that of the file.
+        fill: ``nodata``: rows and columns of one value at the edges, which the file does not declare as
+            nodata, and blocks that it does not have, are without imagery. ``keep``: they are imagery.
         crs: The coordinate reference system of the file's coordinates; None: that of the file.
         timeout_s: Seconds without an answer after which a server has stalled; each request is tried 3 times.
     """
@@ -74,6 +76,7 @@ class Reading(NamedTuple):
     strict: bool = False
     alpha: int | Literal["none"] | None = None
     nodata: float | None = None
+    fill: Literal["nodata", "keep"] = "nodata"
     crs: CRS | None = None
     timeout_s: float = 30.0
 
@@ -101,8 +104,7 @@ class Scene:
         bbox: Sequence[float] | None,
         aoi: str | Path | None,
     ) -> None:
-        bands, scaling, strict, alpha, nodata, crs, _ = reading
-        place, reason = georeference_of(reader, crs)
+        place, reason = georeference_of(reader, reading.crs)
         self.part, self._polygons = part_of(address.name, place, reader.height, reader.width, bbox, aoi)
         self.name = address.name
         self.height, self.width = reader.shape
@@ -111,19 +113,25 @@ class Scene:
         self.damaged: list[Window] = []
         self.warnings: list[str] = []
         self._address, self._reader = address, reader
-        self._strict = strict
+        self._strict = reading.strict
         self._block, self._rows, cache = _blocks(address.name, reader, self.part)
-        self._bands, note = choose_bands(address.name, reader, bands)
+        self._bands, note = choose_bands(address.name, reader, reading.bands)
         self._end = reader.height
         with ExitStack() as cached:
             cached.enter_context(BLOCK_CACHE.share(cache))
             with address.environment():
-                self._mask, mask_note = mask_of(address.name, reader, self._bands, alpha, nodata)
-                self._range = value_range(address, reader, self._bands, scaling, self._mask)
+                self._mask, mask_note = mask_of(
+                    address.name, reader, self._bands, reading.alpha, reading.nodata
+                )
+                if place is None:
+                    self.warnings.append(f"{self.name} is not georeferenced: {reason}.")
+                self.warnings += [text for text in (note, mask_note) if text is not None]
+                is_declared = any(self._mask[:3]) or reading.fill == "keep"
+                fill = () if is_declared else self._find_fill()
+                self._range = value_range(
+                    address, self._reader, self._bands, reading.scaling, self._mask, fill
+                )
             self._cached = cached.pop_all()
-        if place is None:
-            self.warnings.append(f"{self.name} is not georeferenced: {reason}.")
-        self.warnings += [text for text in (note, mask_note) if text is not None]
 
     def __enter__(self) -> Self:
         return self
@@ -173,13 +181,6 @@ class Scene:
                 except RasterioError as error:
                     self._salvage(error, window, image[rows], valid[rows])
                 row = end
-        if start == 0 and part.width == self.width and not any(self._mask) and valid.all():
-            top = image[:_CORNER_PX]
-            if not top[:, :_CORNER_PX].any() or not top[:, -_CORNER_PX:].any():
-                self.warnings.append(
-                    f"{self.name} has black corners but no nodata value; black is treated as imagery. To "
-                    f"mark it as nodata: gdal_edit -a_nodata 0 {self.name}"
-                )
         wanted = None if self._polygons is None else inside_polygons(self._polygons, part)
         return Strip(image, None if valid.all() else valid, wanted)
 
@@ -187,7 +188,7 @@ class Scene:
         """Read a window of the file into ``image`` (h, w, 3) and ``valid`` (h, w), which must be True."""
         if window.row + window.height > self._end:
             raise RasterioError("nothing can be decoded below the damage")
-        part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
+        part = window.slices
         grey = len(set(self._bands)) == 1
         bands = list(self._bands[:1] if grey else self._bands)
         values = None
@@ -201,13 +202,39 @@ class Scene:
                 image[..., 1:] = image[..., :1]
             if values.dtype.kind == "f":
                 np.isfinite(values).all(axis=0, out=valid)
-        if self._mask.nodata is not None:  # with a range or grey the bands as they are, else the image
-            plain = values if values is not None else np.moveaxis(image, 2, 0)
-            valid &= (plain != self._mask.nodata).any(axis=0)
-        if self._mask.alpha is not None:
-            valid &= self._reader.read(self._mask.alpha, window=part) > 0
-        if self._mask.masked:
-            valid &= self._reader.read_masks(self._mask.masked, window=part).any(axis=0)
+        # With a range or grey the bands as they are, else the image.
+        plain = values if values is not None else np.moveaxis(image, 2, 0)
+        self._mask.apply(self._reader, window, plain, valid)
+
+    def _find_fill(self) -> tuple[float, ...]:
+        """Add undeclared fill to the mask, and return the values of corners that may be fill."""
+        bands, is_damaged = sorted(set(self._bands)), False
+
+        def read(window: Window) -> npt.NDArray[Any]:
+            nonlocal is_damaged
+            try:
+                values: npt.NDArray[Any] = self._reader.read(bands, window=window.slices)
+            except RasterioError as error:
+                if self._address.is_fatal(error):
+                    raise
+                is_damaged = True
+                values = np.full((len(bands), window.height, window.width), np.nan)
+            return values
+
+        fill = find_fill(read, self.height, self.width, self._rows)
+        if is_damaged and self._reader.driver in _SEQUENTIAL:
+            self._reader.close()  # it would not report the damage again
+            self._reader = open_raster(self._address.text)
+        missing = missing_blocks(self._reader, bands, fill.inside)
+        inside = fill.inside if fill.lines else None
+        self._mask = self._mask._replace(inside=inside, missing=missing, block=self._block)
+        self.warnings += fill.notes(self.name)
+        if missing is not None:
+            self.warnings.append(
+                f"{self.name} lacks {missing.sum():,} blocks of {self._block[0]} x {self._block[1]} pixels "
+                "(value 0), which were never written: they become nodata. To map them, pass --fill keep."
+            )
+        return fill.corners
 
     def _salvage(self, error: RasterioError, window: Window, image: UInt8Array, valid: BoolArray) -> None:
         """Read a damaged window block by block."""

@@ -1,0 +1,150 @@
+"""Fill that a file does not declare: whole rows and columns of one value at the edges of a scene."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.io import DatasetReader
+
+from landcover._typing import BoolArray
+from landcover.windows import Window
+
+Read = Callable[[Window], npt.NDArray[Any]]
+"""Returns the values (bands, h, w) of a window, NaN where they cannot be read."""
+
+_SHORTEST_PX = 16
+"""Shorter rows and columns may have one value by chance."""
+_CORNER_PX = 16
+
+
+class Fill(NamedTuple):
+    """What is fill in a scene.
+
+    Attributes:
+        inside: The part without the rows and columns of fill; empty if the scene has one value everywhere.
+        lines: Side, value and number of rows or columns of fill, from the outside.
+        corners: Values of square corners of the rest, which may be fill or imagery.
+    """
+
+    inside: Window
+    lines: tuple[tuple[str, float, int], ...] = ()
+    corners: tuple[float, ...] = ()
+
+    def notes(self, name: str) -> list[str]:
+        """Return warnings about the fill of a scene of this name."""
+        found = []
+        if self.lines:
+            sides = ", ".join(f"{count} at the {side} ({value:g})" for side, value, count in self.lines)
+            found.append(
+                f"{name} has rows or columns of one value, which it does not declare as nodata: {sides}. "
+                "They become nodata. To map them, pass --fill keep."
+            )
+        if self.corners:
+            values = " and ".join(f"{value:g}" for value in self.corners)
+            found.append(
+                f"{name} has corners of the one value {values}, which it does not declare as nodata: they "
+                f"are mapped as imagery. If they are none, pass --nodata {self.corners[0]:g}."
+            )
+        return found
+
+
+def find_fill(read: Read, height: int, width: int, step: int) -> Fill:
+    """Find rows and columns of one value, the same in all bands, at the four edges of a scene.
+
+    Dark water or snow that touches an edge is not fill, unless a whole row or column has exactly one value.
+    This is for files that do not declare nodata in any way. Where the corners differ, as in imagery without
+    fill, only the corners are read.
+
+    Args:
+        read: Reads a window.
+        height: Rows of the scene.
+        width: Its columns.
+        step: Rows to read at a time.
+    """
+    left, top, right, bottom = 0, 0, width, height
+    lines: list[tuple[str, float, int]] = []
+    previous = -1
+    while previous != len(lines):  # rows that are fill but for columns of another value are found then
+        previous = len(lines)
+        for side in ("top", "bottom", "left", "right"):
+            part = Window(top, left, bottom - top, right - left)
+            value, count = _depth(read, part, side, step)
+            if not count:
+                continue
+            lines.append((side, value, count))
+            top += count * (side == "top")
+            bottom -= count * (side == "bottom")
+            left += count * (side == "left")
+            right -= count * (side == "right")
+    inside = Window(top, left, bottom - top, right - left)
+    corners = set()
+    if min(inside.height, inside.width) >= 2 * _CORNER_PX:
+        for row in (top, bottom - _CORNER_PX):
+            for col in (left, right - _CORNER_PX):
+                corners.add(_one_value(read(Window(row, col, _CORNER_PX, _CORNER_PX))))
+    return Fill(inside, tuple(lines), tuple(sorted(corner for corner in corners if corner is not None)))
+
+
+def _one_value(values: npt.NDArray[Any]) -> float | None:
+    """Return the only value of some pixels in all bands; None if there are others."""
+    value = values[0, 0, 0]
+    return float(value) if (values == value).all() else None
+
+
+def _depth(read: Read, part: Window, side: str, step: int) -> tuple[float, int]:
+    """Return the value of the rows or columns of fill at a side of a part, and their number."""
+    is_row, is_last = side in ("top", "bottom"), side in ("bottom", "right")
+    lines, length = (part.height, part.width) if is_row else (part.width, part.height)
+    if length < _SHORTEST_PX or not lines:
+        return 0.0, 0
+
+    def window(first: int, count: int, start: int, stop: int) -> Window:
+        """Return ``count`` lines, inwards from line ``first``, between two positions along them."""
+        first = lines - first - count if is_last else first
+        if is_row:
+            return Window(part.row + first, part.col + start, count, stop - start)
+        return Window(part.row + start, part.col + first, stop - start, count)
+
+    value = _one_value(read(window(0, 1, 0, 1)))
+    if value is None:
+        return 0.0, 0
+    for at in (length - 1, length // 2):
+        if _one_value(read(window(0, 1, at, at + 1))) != value:
+            return value, 0
+
+    def leading(first: int, count: int, start: int, stop: int) -> int:
+        """Return how many of ``count`` lines have the value alone, from the outside."""
+        is_fill = (read(window(first, count, start, stop)) == value).all(axis=(0, 2 if is_row else 1))
+        is_fill = is_fill[::-1] if is_last else is_fill
+        return count if is_fill.all() else int(is_fill.argmin())
+
+    if not is_row:
+        depth = lines
+        for start in range(0, length, step):
+            depth = leading(0, depth, start, min(start + step, length)) if depth else 0
+        return value, depth
+    depth, found, count = 0, 1, 1
+    while depth < lines and found == count:
+        count = min(step if depth else 1, lines - depth)
+        found = leading(depth, count, 0, length)
+        depth += found
+    return value, depth
+
+
+def missing_blocks(reader: DatasetReader, bands: list[int], inside: Window) -> BoolArray | None:
+    """Return which blocks of a part of a GeoTIFF were never written.
+
+    Returns:
+        bool (rows, columns) of the blocks of the file; None if all are there, or it is another format.
+    """
+    if reader.driver != "GTiff" or not inside.height or not inside.width:
+        return None
+    high, wide = reader.block_shapes[0]
+    rows, cols = -(-reader.height // high), -(-reader.width // wide)
+    missing = np.zeros((rows, cols), bool)
+    for row in range(inside.row // high, (inside.row + inside.height - 1) // high + 1):
+        for col in range(inside.col // wide, (inside.col + inside.width - 1) // wide + 1):
+            name = f"BLOCK_OFFSET_{col}_{row}"
+            missing[row, col] = all(not reader.get_tag_item(name, "TIFF", bidx=band) for band in bands)
+    return missing if missing.any() else None

@@ -1,0 +1,145 @@
+"""Fill that files do not declare: at the edges, in blocks that were never written, in pictures."""
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.windows import Window as RasterWindow
+
+from imagefiles import PLACE, photo, save, save_raster
+from landcover.inference.options import PredictOptions
+from landcover.inference.plan import open_imagery, plan
+from landcover.raster import open_scene
+from landcover.raster.fill import find_fill
+from landcover.windows import Window
+
+
+def noise(height=90, width=110, dtype="uint8", seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(40, 200, (height, width, 3)).astype(dtype)
+
+
+def valid_of(scene):
+    strip = scene.read_rows(0, scene.height)
+    return np.ones((scene.height, scene.width), bool) if strip.valid is None else strip.valid
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_frames_are_found_whatever_their_depth_and_value(seed):
+    rng = np.random.default_rng(seed)
+    image = noise(*rng.integers(40, 120, 2), seed=seed)
+    top, bottom, left, right = (int(rng.integers(0, 20)) * int(rng.integers(0, 2)) for _ in range(4))
+    height, width = image.shape[:2]
+    values = {side: int(rng.choice([0, 17, 255])) for side in ("top", "bottom", "left", "right")}
+    image[:, :left], image[:, width - right :] = values["left"], values["right"]
+    image[:top], image[height - bottom :] = values["top"], values["bottom"]
+    seen = []
+
+    def read(window):
+        seen.append(window.height * window.width)
+        return np.moveaxis(image[window.slices], 2, 0)
+
+    fill = find_fill(read, height, width, 16)
+    assert fill.inside == Window(top, left, height - top - bottom, width - left - right)
+    counts = dict.fromkeys(values, 0)
+    for side, value, count in fill.lines:
+        counts[side] += count
+        assert value in values.values()
+    assert counts == {"top": top, "bottom": bottom, "left": left, "right": right}
+    if not fill.lines:
+        assert sum(seen) <= 4 * (3 + 256)  # corners alone
+
+
+def test_water_and_snow_that_touch_an_edge_are_imagery():
+    image = noise()
+    image[:30, :109] = 255  # all of the edge but a pixel
+    image[60:, 20:90] = 0
+    fill = find_fill(lambda w: np.moveaxis(image[w.slices], 2, 0), 90, 110, 16)
+    assert (fill.inside, fill.lines, fill.corners) == (Window(0, 0, 90, 110), (), (255.0,))
+    coloured = noise()
+    coloured[:30] = 0, 255, 0  # bands differ: a colour
+    assert not find_fill(lambda w: np.moveaxis(coloured[w.slices], 2, 0), 90, 110, 16).lines
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("uint8", 255), ("int16", -9999), ("uint16", 65535), ("float32", -1)]
+)
+@pytest.mark.parametrize("profile", [{}, {"tiled": True, "blockxsize": 16, "blockysize": 16}])
+def test_fill_is_nodata_reported_and_not_in_percentiles(tmp_path, dtype, value, profile):
+    image = noise(dtype=dtype)
+    image[:, 80:] = value
+    path = save_raster(tmp_path / "a.tif", image, place=True, **profile)
+    with open_scene(path, scaling="percentile") as scene:
+        expected = np.zeros(image.shape[:2], bool)
+        expected[:, :80] = True
+        assert np.array_equal(valid_of(scene), expected)
+        low, high = np.percentile(image[:, :80], (2, 98))
+        strip = scene.read_rows(0, 90).image[:, :80]
+        exact = np.clip((image[:, :80].astype(float) - low) * 255 / (high - low), 0, 255)
+        assert np.abs(strip - exact).max() <= 1
+        assert any(str(value) in note and "--fill" in note for note in scene.warnings)
+    with open_scene(path, scaling="percentile", fill="keep") as scene:
+        assert valid_of(scene).all()
+        assert not scene.warnings
+
+
+def test_corners_of_one_value_are_reported_and_not_in_percentiles(tmp_path):
+    image = noise(dtype="int16")
+    image[:20, :20] = -9999
+    with open_scene(save_raster(tmp_path / "a.tif", image, place=True), scaling="percentile") as scene:
+        assert valid_of(scene).all()
+        assert any("-9999" in note for note in scene.warnings)
+        assert scene.read_rows(40, 90).image.std() > 50
+
+
+def test_declared_nodata_means_that_no_other_value_is_fill(tmp_path):
+    image = noise()
+    image[:30] = 7
+    with open_scene(save_raster(tmp_path / "a.tif", image, place=True, nodata=0)) as scene:
+        assert valid_of(scene).all()
+
+
+def test_blocks_that_were_never_written_are_nodata(tmp_path):
+    path = tmp_path / "a.tif"
+    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "height": 96, "width": 100, "tiled": True}
+    image = np.moveaxis(noise(48, 100), 2, 0)
+    with rasterio.open(path, "w", blockxsize=16, blockysize=16, sparse_ok=True, **profile, **PLACE) as target:
+        target.write(image[:, :, :48], window=RasterWindow(0, 0, 48, 48))
+        target.write(image[:, :, 64:], window=RasterWindow(64, 0, 36, 48))
+    expected = np.zeros((96, 100), bool)
+    expected[:48, :48] = expected[:48, 64:] = True
+    with open_scene(path) as scene:
+        assert np.array_equal(valid_of(scene), expected)
+        assert any("3 blocks" in note for note in scene.warnings)  # the others are whole rows
+        assert any("48 at the bottom" in note for note in scene.warnings)
+
+
+def test_a_scene_of_one_value_is_all_nodata(tmp_path):
+    with open_scene(
+        save_raster(tmp_path / "a.tif", np.full((40, 50, 3), 255, np.uint8), place=True)
+    ) as scene:
+        assert not valid_of(scene).any()
+        assert any("255" in note for note in scene.warnings)
+
+
+def test_damage_is_still_found_where_fill_was_looked_for(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(photo(200, 120)).save(path, quality=95)
+    (tmp_path / "a.jgw").write_text("0.5\n0\n0\n-0.5\n500000\n5700000\n")
+    path.write_bytes(path.read_bytes()[:4000])
+    with open_scene(path) as scene:
+        assert not valid_of(scene)[-1].any()
+        assert scene.damaged
+
+
+def test_pictures_have_fill_too(tmp_path):
+    image = noise()
+    image[70:] = 255
+    path = save(tmp_path / "a.png", image)
+    for fill, count in (("nodata", 20 * 110), ("keep", 0)):
+        options = PredictOptions(gsd=1, fill=fill)
+        (task,) = plan([path], tmp_path / "maps", options, model_gsd=1)
+        with open_imagery(task, options, 1) as imagery:
+            valid = imagery.source.valid
+            assert (0 if valid is None else np.count_nonzero(~valid)) == count
+            assert bool(imagery.source.warnings) == (count > 0)
