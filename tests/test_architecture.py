@@ -28,7 +28,7 @@ ORDER = [
     ],
     *["metrics", "windows", "__init__"],
     *["io", "raster", "ood", "model", "data", "postprocess", "inference", "evaluation"],
-    *["training", "exporting", "reporting", "page", "cli", "__main__"],
+    *["training", "exporting", "fleet", "reporting", "page", "cli", "__main__"],
 ]
 FLOORS = {room: number for number, room in enumerate(ORDER)}
 """A module imports only from packages above it in this list."""

@@ -69,6 +69,14 @@ class OutputLostError(OutputError):
     """The folder of an output was removed, replaced or unmounted during the work."""
 
 
+class StoreError(LandcoverError, OSError):
+    """A store of results, a folder or a bucket, cannot be reached, read or written."""
+
+
+class MissingKeyError(StoreError):
+    """An object does not exist in a store."""
+
+
 class OutOfMemoryError(LandcoverError, MemoryError):
     """The work needs more memory than this process may use."""
 

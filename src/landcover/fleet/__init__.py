@@ -1,0 +1,1 @@
+"""Many scenes on many machines: where results are kept, and who makes which."""
