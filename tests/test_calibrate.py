@@ -94,8 +94,7 @@ def write_images(root, sizes, *, gsd=1.0):
 
 def cells(runtime, root):
     dataset = open_dataset(root)
-    assert dataset.gsd is not None
-    return temperature.labelled_cells(runtime, dataset, dataset.items, dataset.gsd)
+    return temperature.labelled_cells(runtime, dataset, dataset.items)
 
 
 def test_cells_meet_the_pixels_that_training_looks_at(tmp_path):
@@ -171,7 +170,7 @@ def test_of_very_many_cells_some_are_drawn_from_all_rows_and_columns(tmp_path, m
         mask = np.full((height, 60), 2 + number, np.uint8)
         Image.fromarray(DEEPGLOBE.colours[mask]).save(root / f"val/{number}_mask.png")
 
-    def places(runtime, image, grid):
+    def places(runtime, image, grid, valid):
         return np.indices((image.shape[0] // 4, 15)).astype(np.float32)
 
     monkeypatch.setattr(temperature, "cell_logits", places)

@@ -106,6 +106,8 @@ def prepare(
     data: Annotated[Path, argument("Data folder.", "DATA")],
     out: Annotated[Path, option("Cache folder to write.", group=MAIN)],
     gsd: _options.Gsd = None,
+    bands: _options.Bands = None,
+    scaling: _options.Scaling = None,
     legend: _options.Legend = None,
     max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
     max_pixels: _options.MaxPixels = MAX_PIXELS,
@@ -118,6 +120,7 @@ def prepare(
         data,
         out,
         gsd=gsd,
+        reading=_options.reading(bands, scaling),
         legend=legend,
         max_off_palette=max_off_palette,
         max_pixels=max_pixels,
@@ -229,6 +232,8 @@ def verify(
         ),
     ] = None,
     gsd: _options.Gsd = None,
+    bands: _options.Bands = None,
+    scaling: _options.Scaling = None,
     legend: _options.Legend = None,
     max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
     max_pixels: _options.MaxPixels = MAX_PIXELS,
@@ -243,7 +248,13 @@ def verify(
     from landcover.data import verify as check
 
     report = check(
-        data, split=split, gsd=gsd, legend=legend, max_pixels=max_pixels, max_off_palette=max_off_palette
+        data,
+        split=split,
+        gsd=gsd,
+        reading=_options.reading(bands, scaling),
+        legend=legend,
+        max_pixels=max_pixels,
+        max_off_palette=max_off_palette,
     )
     put(report.to_dict(), json, lambda: _print_report(report), force=force)
     for note in report.notes:

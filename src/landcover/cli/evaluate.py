@@ -47,6 +47,8 @@ def evaluate(
         ),
     ] = None,
     gsd: _options.Gsd = None,
+    bands: _options.Bands = None,
+    scaling: _options.Scaling = None,
     max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
     max_pixels: _options.MaxPixels = MAX_PIXELS,
     metric: Annotated[
@@ -89,6 +91,8 @@ def evaluate(
             "--model": model,
             "--predictions": predictions,
             "--gsd": gsd,
+            "--bands": bands,
+            "--scaling": scaling,
             "--min-region": min_region,
             "--calibration": calibration or None,
             "--boundaries": boundaries or None,
@@ -119,6 +123,7 @@ def evaluate(
             device=device,
             max_off_palette=max_off_palette,
             max_pixels=max_pixels,
+            reading=_options.reading(bands, scaling),
             force=force,
         )
         report = score(

@@ -85,6 +85,8 @@ def train(
         ),
     ] = "auto",
     gsd: _options.Gsd = None,
+    bands: _options.Bands = None,
+    scaling: _options.Scaling = None,
     legend: _options.Legend = None,
     max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
     show_config: Annotated[
@@ -135,7 +137,8 @@ def train(
         missing = [name for name, value in {"--data": data, "--out": out}.items() if value is None]
         raise UsageError(f"Missing option {' and '.join(missing)}.")
     keep_freed_memory()
-    dataset = open_dataset(data, legend=legend, gsd=gsd, max_off_palette=max_off_palette)
+    reading = _options.reading(bands, scaling)
+    dataset = open_dataset(data, legend=legend, gsd=gsd, reading=reading, max_off_palette=max_off_palette)
     result = train_network(config, data=dataset, out=out, split=split, init=init, resume=resume)
     if result.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)

@@ -1,7 +1,8 @@
 """A prepared cache: memory-mapped uint8 pixels, from which any window is read without decoding.
 
 A cache is a folder of three files: ``images.bin`` with the images one after another as (height, width, 3),
-``masks.bin`` with the masks as (height, width) class indices, and ``index.json``, written last.
+each that has pixels without imagery followed by (height, width) of 0 (there) and 1; ``masks.bin`` with the
+masks as (height, width) class indices; and ``index.json``, written last.
 """
 
 import hashlib
@@ -18,9 +19,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from landcover._typing import Int64Array, UInt8Array
+from landcover._typing import BoolArray, Int64Array, UInt8Array
 from landcover.config import Config
-from landcover.data.dataset import Dataset, FolderDataset, count_classes, crop, open_folder
+from landcover.data.dataset import (
+    Dataset,
+    FolderDataset,
+    count_classes,
+    crop,
+    describe_reading,
+    open_folder,
+)
 from landcover.data.fingerprints import Fingerprint, hash_pixels
 from landcover.data.layouts import Item, SceneTile
 from landcover.errors import DataError, OutputError, UsageError
@@ -33,7 +41,9 @@ from landcover.legend import Legend
 from landcover.machine import check_disk
 from landcover.model.card import FINGERPRINT_BYTES
 from landcover.progress import track
+from landcover.raster import Reading
 from landcover.scale import check_gsd
+from landcover.values import BandSelection
 from landcover.windows import Window
 
 VERSION = 1
@@ -52,7 +62,9 @@ class Source(Config):
 class Entry(Config):
     """One item: the byte offsets of its pixels in the two files, and the counts of its mask.
 
-    ``pixels_hash`` is the fingerprint of the decoded image in hexadecimal digits; None in caches of 0.1.
+    ``valid_offset`` is that of the mask of pixels with imagery; None if all are. ``sides`` are metres down
+    and across a pixel; None if both are the GSD. ``pixels_hash`` is the fingerprint of the decoded image in
+    hexadecimal digits; None in caches of 0.1.
     """
 
     key: str
@@ -66,6 +78,8 @@ class Entry(Config):
     class_pixels: tuple[int, ...]
     off_palette: int
     pixels_hash: str | None = None
+    valid_offset: int | None = None
+    sides: tuple[float, float] | None = None
 
 
 class About(Config):
@@ -73,6 +87,8 @@ class About(Config):
 
     ``scenes`` maps a key to (scene, row, col). ``mask_legend`` is the legend of the files; a cache without it
     is never up to date. ``scene_table`` is the digest of ``scenes.csv``, None without it or in caches of 0.1.
+    ``bands`` and ``scaling`` are those that images were read with. ``records_valid`` is False in caches of
+    0.1, which do not hold where images lack imagery.
     """
 
     layout: str
@@ -81,6 +97,9 @@ class About(Config):
     mask_legend: dict[str, Any] | None = None
     scenes: dict[str, tuple[str, int, int]] | None
     scene_table: str | None = None
+    bands: tuple[int, int, int] | None = None
+    scaling: tuple[float, float] | Literal["percentile"] | None = None
+    records_valid: bool = False
 
 
 class Index(Config):
@@ -110,11 +129,20 @@ class CacheDataset(Dataset):
         entry = self._entries[item.key]
         return entry.height, entry.width
 
-    def read_image(self, item: Item, window: Window | None = None) -> UInt8Array:
+    def sides(self, item: Item) -> tuple[float, float]:
+        """Return metres down and across a pixel: those of the index, unless another GSD was passed."""
+        gsd, sides = self.known_gsd("its imagery"), self._entries[item.key].sides
+        return (gsd, gsd) if sides is None or gsd != self.index.about.gsd else sides
+
+    def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
         """Copy an image or a window of it."""
         entry = self._entries[item.key]
-        shape = (entry.height, entry.width, 3)
-        return np.array(crop(np.ndarray(shape, np.uint8, self._images, entry.image_offset), window))
+        shape = (entry.height, entry.width)
+        image = np.array(crop(np.ndarray((*shape, 3), np.uint8, self._images, entry.image_offset), window))
+        if entry.valid_offset is None:
+            return image, None
+        valid = crop(np.ndarray(shape, np.bool_, self._images, entry.valid_offset), window)
+        return image, None if valid.all() else np.array(valid)
 
     def read_mask(self, item: Item, window: Window | None = None) -> UInt8Array:
         """Copy a mask or a window of it."""
@@ -169,14 +197,22 @@ def is_cache(path: Path) -> bool:
     return (path / IMAGES).is_file() or (path / MASKS).is_file()
 
 
-def open_cache(path: Path, *, legend: Legend | None = None, gsd: float | None = None) -> CacheDataset:
+def open_cache(
+    path: Path, *, legend: Legend | None = None, gsd: float | None = None, reading: Reading | None = None
+) -> CacheDataset:
     """Open a prepared cache; see :func:`landcover.data.open_dataset`.
 
     Raises:
         DataError: If the cache is incomplete, damaged or of another version.
-        UsageError: If ``legend`` differs from that of the cache.
+        UsageError: If ``legend``, bands or scaling differ from those of the cache.
     """
     dataset = _dataset(path, _read_index(path))
+    given, own = reading or Reading(), dataset.reading
+    if given.bands not in (None, own.bands) or given.scaling not in (None, own.scaling):
+        raise UsageError(
+            f"{path} was prepared with {describe_reading(own)}, not with {describe_reading(given)}. Run "
+            "landcover prepare with these, or leave them out."
+        )
     if legend is not None and replace(legend, name=dataset.legend.name) != dataset.legend:
         raise UsageError(
             f"{path} was prepared with the legend {dataset.legend.name!r}, not {legend.name!r}: their "
@@ -200,6 +236,7 @@ def _dataset(path: Path, index: Index) -> CacheDataset:
         if index.about.scenes is None
         else {key: SceneTile(*place) for key, place in index.about.scenes.items()},
         scene_table=index.about.scene_table,
+        reading=Reading(index.about.bands and BandSelection(*index.about.bands), index.about.scaling),
         index=index,
     )
 
@@ -225,6 +262,7 @@ def _read_index(path: Path) -> Index:
         if not (
             min(entry.height, entry.width) > 0
             and 0 <= entry.image_offset <= index.images_bytes - image
+            and 0 <= (entry.valid_offset or 0) <= index.images_bytes - image // 3
             and 0 <= entry.mask_offset <= index.masks_bytes - mask
         ):
             raise DataError(f"{path / INDEX} is damaged: the pixels of {entry.key} are out of range. {again}")
@@ -248,19 +286,22 @@ def prepare(
     *,
     legend: Legend | None = None,
     gsd: float | None = None,
+    reading: Reading | None = None,
     max_pixels: int = MAX_PIXELS,
     max_off_palette: float = MAX_OFF_PALETTE,
     force: bool = False,
 ) -> Prepared:
     """Decode a data folder into a cache, unless the cache is up to date.
 
-    Needs 3 bytes of disk per image pixel and 1 per mask pixel: 18 + 6 MB per 2448 x 2448 pair.
+    Needs 3 bytes of disk per image pixel and 1 per mask pixel: 18 + 6 MB per 2448 x 2448 pair; one more for
+    images with pixels without imagery.
 
     Args:
         path: The data folder.
         out: The cache folder to make.
         legend: Meaning of the mask files; see :func:`landcover.data.open_dataset`.
         gsd: Metres per pixel of the images.
+        reading: Bands and scaling of the images; see :func:`landcover.data.open_dataset`.
         max_pixels: Larger files are refused.
         max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask is refused.
         force: Whether to replace a cache that was made from other files or with other settings.
@@ -279,7 +320,14 @@ def prepare(
     path, out = Path(path), Path(out)
     if is_cache(path):
         raise UsageError(f"{path} is a cache already; expected the folder of images that it was made from.")
-    source = open_folder(path, legend=legend, gsd=gsd, max_pixels=max_pixels, max_off_palette=max_off_palette)
+    source = open_folder(
+        path,
+        legend=legend,
+        gsd=gsd,
+        reading=reading,
+        max_pixels=max_pixels,
+        max_off_palette=max_off_palette,
+    )
     scenes = source.scenes
     about = About(
         layout=source.layout,
@@ -288,6 +336,9 @@ def prepare(
         mask_legend=source.mask_legend.to_dict(),
         scenes=None if scenes is None else {key: (t.scene, t.row, t.col) for key, t in scenes.items()},
         scene_table=source.scene_table,
+        bands=source.reading.bands,
+        scaling=source.reading.scaling,
+        records_valid=True,
     )
     is_foreign = out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir())))
     if is_foreign and not is_cache(out):
@@ -340,7 +391,10 @@ def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
         )
 
     entries = {entry.key: entry for entry in index.items}
-    if index.about.model_copy(update={"scene_table": about.scene_table}) != about:
+    if not index.about.records_valid and any(map(source.may_lack_imagery, source.items)):
+        return False
+    update = {"scene_table": about.scene_table, "records_valid": True}
+    if index.about.model_copy(update=update) != about:
         return False
     return entries.keys() == {item.key for item in source.items} and all(
         same(item.image, entries[item.key].image) and same(item.mask, entries[item.key].mask)
@@ -381,12 +435,12 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
         path = file.relative_to(source.root).as_posix()
         return Source(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=_sha256(file))
 
-    def decode(item: Item) -> tuple[Entry, UInt8Array, Mask | None] | DataError:
+    def decode(item: Item) -> tuple[Entry, UInt8Array, BoolArray | None, Mask | None] | DataError:
         try:
             image_source = describe(item.image)
             mask_source = None if item.mask is None else describe(item.mask)
             mask = None if item.mask is None else source.labels(item)
-            image = source.read_image(item)
+            image, valid = source.read_imagery(item)
             for file, known in ((item.image, image_source), (item.mask, mask_source)):
                 if file is not None and known is not None and _is_changed(file, known):
                     return DataError(f"{file} was changed or removed while it was read. Run prepare again.")
@@ -404,8 +458,9 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
             class_pixels=tuple(count_classes(mask.index, source.legend).tolist()) if mask else (),
             off_palette=mask.off_palette if mask else 0,
             pixels_hash=hash_pixels(image).hex(),
+            sides=source.sides(item) if source.gsd_from_raster else None,
         )
-        return entry, image, mask
+        return entry, image, valid, mask
 
     if out.is_dir():
         for leftover in filter(is_temporary, out.iterdir()):
@@ -429,10 +484,13 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
             if isinstance(result, DataError):
                 faults.append(str(result))
                 continue
-            entry, image, mask = result
+            entry, image, valid, mask = result
             offsets = {"image_offset": images_bytes, "mask_offset": masks_bytes}
-            entries.append(entry.model_copy(update=offsets))
             images_bytes += images.write(np.ascontiguousarray(image).data)
+            if valid is not None and not valid.all():
+                offsets["valid_offset"] = images_bytes
+                images_bytes += images.write(np.ascontiguousarray(valid).data)
+            entries.append(entry.model_copy(update=offsets))
             if mask is not None:
                 masks_bytes += masks.write(np.ascontiguousarray(mask.index).data)
         if len(faults) == 1:

@@ -3,15 +3,15 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import Field
 
-from landcover._typing import Int64Array, UInt8Array
+from landcover._typing import BoolArray, Int64Array, UInt8Array
 from landcover.config import Config, from_mapping
 from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels, hash_table
 from landcover.data.layouts import (
@@ -25,15 +25,26 @@ from landcover.data.layouts import (
 )
 from landcover.data.survey import check_assumed_legend, legend_text, survey
 from landcover.errors import ConfigError, DataError, MaskError, UsageError
-from landcover.io import MAX_PIXELS, Mask, image_size, read_image, read_mask
+from landcover.io import MAX_PIXELS, Mask, image_size, read_imagery, read_mask
 from landcover.io.discovery import MAX_OFF_PALETTE, RASTER_SUFFIXES
 from landcover.io.files import check_output, write_text
-from landcover.io.images import read_valid
+from landcover.io.images import check_pixels, is_masked
 from landcover.io.masks import binary_mask, check_off_palette_limit
 from landcover.legend import DEEPGLOBE, NODATA, Legend, load_legend, translation
-from landcover.raster import ground_sample_distance, read_georeference
-from landcover.scale import SETTINGS_FILE, find_scale
+from landcover.model.preprocessing import Preprocessing
+from landcover.raster import (
+    Header,
+    Reading,
+    Scene,
+    ground_sides,
+    is_picture,
+    open_scene,
+    read_georeference,
+    read_header,
+)
+from landcover.scale import SETTINGS_FILE, find_scale, unknown_gsd
 from landcover.textfiles import read_yaml
+from landcover.values import BandSelection, Scaling, parse_scaling
 from landcover.windows import Window
 
 _GSD_TOLERANCE = 0.01
@@ -44,7 +55,7 @@ _SAME_PLACE_PX = 0.5
 _BINARY_MASKS = 100
 """Masks that are searched for values beside 0 and 255."""
 
-Array = TypeVar("Array", bound=UInt8Array)
+Array = TypeVar("Array", UInt8Array, BoolArray)
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class Dataset(ABC):
         items: All images, labelled or not, sorted by key.
         scenes: Positions in larger scenes by item key, or None without ``scenes.csv``.
         scene_table: Digest of that file; None without it, or if the cache does not record it.
+        reading: How image files are read: the bands, and the scaling of their values.
 
     Example:
         >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
@@ -78,6 +90,13 @@ class Dataset(ABC):
     items: tuple[Item, ...]
     scenes: Mapping[str, SceneTile] | None
     scene_table: str | None
+    reading: Reading
+
+    def known_gsd(self, needed_by: str) -> float:
+        """Return :attr:`gsd`; where it is unknown, refuse with what needs it."""
+        if self.gsd is None:
+            raise unknown_gsd(f"{self.root}, which {needed_by} needs")
+        return self.gsd
 
     @property
     def labelled(self) -> list[Item]:
@@ -97,12 +116,27 @@ class Dataset(ABC):
         """Return (height, width) of an item without decoding it."""
 
     @abstractmethod
-    def read_image(self, item: Item, window: Window | None = None) -> UInt8Array:
-        """Read an image or a window of it: uint8 (height, width, 3), RGB.
+    def sides(self, item: Item) -> tuple[float, float]:
+        """Return metres down and across a pixel of an image, as prediction takes them from its georeference.
+
+        Raises:
+            UsageError: If :attr:`gsd` is unknown.
+        """
+
+    @abstractmethod
+    def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
+        """Read an image or a window of it, as prediction does.
+
+        Returns:
+            uint8 (height, width, 3), RGB; and bool (height, width), where there is imagery, None: everywhere.
 
         Raises:
             ImageError: If the file is truncated or of an unsupported form.
         """
+
+    def read_image(self, item: Item, window: Window | None = None) -> UInt8Array:
+        """Read an image or a window of it: uint8 (height, width, 3), RGB; see :meth:`read_imagery`."""
+        return self.read_imagery(item, window)[0]
 
     @abstractmethod
     def labels(self, item: Item) -> Mask:
@@ -146,7 +180,7 @@ def crop(array: Array, window: Window | None) -> Array:
     inside = 0 <= window.row < window.row + window.height <= height
     if not (inside and 0 <= window.col < window.col + window.width <= width):
         raise UsageError(f"{window} is not inside the image of {height} x {width} pixels.")
-    return array[window.slices]  # type: ignore[return-value]
+    return array[window.slices]
 
 
 @dataclass(frozen=True)
@@ -158,12 +192,16 @@ class FolderDataset(Dataset):
     Attributes:
         mask_legend: Legend of the mask files, which may have another index order than :attr:`legend`.
         found: The discovered items and missing files.
+        headers: Headers of the images that may be georeferenced, by item key.
+        gsd_from_raster: Whether the GSD is that of the georeference.
         max_pixels: Larger files are not decoded.
         max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask is refused.
     """
 
     mask_legend: Legend
     found: Discovery = field(repr=False)
+    headers: Mapping[str, Header] = field(repr=False)
+    gsd_from_raster: bool
     max_pixels: int = MAX_PIXELS
     max_off_palette: float = MAX_OFF_PALETTE
 
@@ -171,13 +209,42 @@ class FolderDataset(Dataset):
         """Return (height, width) from the header of the image file."""
         return image_size(item.image)
 
-    def read_image(self, item: Item, window: Window | None = None) -> UInt8Array:
+    def sides(self, item: Item) -> tuple[float, float]:
+        """Return metres down and across a pixel: those of the georeference, if the GSD is from there."""
+        gsd, header = self.known_gsd("its imagery"), self._header(item)
+        if not self.gsd_from_raster or header.gsd is None or header.size is None:
+            return gsd, gsd
+        return ground_sides(header.georeference, header.size, header.gsd)
+
+    def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
         """Decode an image and cut the window out of it."""
-        return crop(read_image(item.image, max_pixels=self.max_pixels), window)
+        if self._is_picture(item):
+            image, valid = read_imagery(item.image, max_pixels=self.max_pixels)
+        else:
+            with self._open(item) as scene:
+                image, valid, _ = scene.read_rows(0, scene.height)
+        return crop(image, window), None if valid is None else crop(valid, window)
+
+    def may_lack_imagery(self, item: Item) -> bool:
+        """Return whether pixels of an image may lack imagery, by the header of its file."""
+        if self._is_picture(item):
+            return is_masked(item.image)
+        with self._open(item) as scene:
+            return scene.is_masked
+
+    def _header(self, item: Item) -> Header:
+        return self.headers.get(item.key, Header())
+
+    def _is_picture(self, item: Item) -> bool:
+        return is_picture(item.image, self._header(item).georeference, self.reading)
+
+    def _open(self, item: Item) -> Scene:
+        check_pixels(item.image, self.size(item), self.max_pixels)
+        return open_scene(item.image, **self.reading._replace(strict=True)._asdict())
 
     def fingerprint(self, item: Item) -> Fingerprint:
         """Hash the image file, and its pixels once they are decoded."""
-        image = self.read_image(item)
+        image, _ = self.read_imagery(item)
         return Fingerprint(hash_file(item.image), hash_pixels(image))
 
     def labels(self, item: Item) -> Mask:
@@ -212,7 +279,7 @@ class FolderDataset(Dataset):
         index = mask.index
         if self.mask_legend is not self.legend:
             index = translation(self.mask_legend, self.legend)[index]
-        valid = read_valid(item.image, max_pixels=self.max_pixels)
+        valid = self.read_imagery(item)[1] if self.may_lack_imagery(item) else None
         if valid is not None:
             index = np.where(valid, index, np.uint8(NODATA))
         return mask._replace(index=index)
@@ -260,6 +327,7 @@ def open_dataset(
     *,
     legend: Legend | None = None,
     gsd: float | None = None,
+    reading: Reading | None = None,
     max_pixels: int = MAX_PIXELS,
     max_off_palette: float = MAX_OFF_PALETTE,
 ) -> Dataset:
@@ -269,6 +337,8 @@ def open_dataset(
         path: The folder or cache.
         legend: Meaning of the mask files; by default that of ``landcover.yaml``, else that of the layout.
         gsd: Metres per pixel; by default from the georeference, ``landcover.yaml`` or the layout.
+        reading: Bands and scaling of the images; by default those of ``landcover.yaml``, else as for
+            prediction: red, green and blue by name or order, and 8-bit values as they are.
         max_pixels: Larger images and masks are refused when they are read. A cache holds them decoded.
         max_off_palette: Masks with a larger fraction of pixels, 0..1, whose colour is not in the legend are
             refused when they are read.
@@ -287,8 +357,42 @@ def open_dataset(
 
     path = Path(path)
     if is_cache(path):
-        return open_cache(path, legend=legend, gsd=gsd)
-    return open_folder(path, legend=legend, gsd=gsd, max_pixels=max_pixels, max_off_palette=max_off_palette)
+        return open_cache(path, legend=legend, gsd=gsd, reading=reading)
+    return open_folder(
+        path,
+        legend=legend,
+        gsd=gsd,
+        reading=reading,
+        max_pixels=max_pixels,
+        max_off_palette=max_off_palette,
+    )
+
+
+def read_as(dataset: Dataset, preprocessing: Preprocessing) -> Dataset:
+    """Return a dataset whose images are read with the bands and the scaling that a model was trained with.
+
+    Those that the data declare or the user passed are kept.
+
+    Raises:
+        UsageError: If it is a cache that was prepared without them.
+    """
+    own, (bands, scaling) = dataset.reading, preprocessing.reading
+    reading = own._replace(bands=own.bands or bands, scaling=own.scaling or scaling)
+    if reading != own and not isinstance(dataset, FolderDataset):
+        raise UsageError(
+            f"{dataset.root} was prepared with {describe_reading(own)}, and the model was trained with "
+            f"{describe_reading(reading)}. Run landcover prepare with these."
+        )
+    return replace(dataset, reading=reading)
+
+
+def describe_reading(reading: Reading) -> str:
+    """Return bands and scaling as options, for messages."""
+    bands = "--bands " + ",".join(map(str, reading.bands)) if reading.bands else "bands by their names"
+    if reading.scaling is None:
+        return f"{bands} and no scaling"
+    low_high = reading.scaling if isinstance(reading.scaling, str) else "{:g},{:g}".format(*reading.scaling)
+    return f"{bands} and --scaling {low_high}"
 
 
 def open_folder(
@@ -296,11 +400,13 @@ def open_folder(
     *,
     legend: Legend | None = None,
     gsd: float | None = None,
+    reading: Reading | None = None,
     max_pixels: int = MAX_PIXELS,
     max_off_palette: float = MAX_OFF_PALETTE,
 ) -> FolderDataset:
     """Open a folder of files; see :func:`open_dataset`."""
     check_off_palette_limit(max_off_palette)
+    reading = reading or Reading()
     settings = read_settings(path / SETTINGS_FILE)
     found = discover(path, settings.names)
     legend = legend or settings.legend
@@ -313,8 +419,13 @@ def open_folder(
         published = layout.gsd and typical_size(item.image for item in found.items) == layout.size
         return layout.gsd if published else None
 
+    headers = {
+        item.key: read_header(item.image)
+        for item in found.items
+        if item.image.suffix.lower() in RASTER_SUFFIXES or Path(f"{item.image}.aux.xml").exists()
+    }
     scale = find_scale(
-        gsd, raster=lambda: _raster_gsd(found), settings=lambda: settings.gsd, layout=published_gsd
+        gsd, raster=lambda: _raster_gsd(found, headers), settings=lambda: settings.gsd, layout=published_gsd
     )
     scenes_file = path / SCENES_FILE
     has_scenes = scenes_file.is_file()
@@ -326,9 +437,14 @@ def open_folder(
         items=found.items,
         scenes=read_scenes(scenes_file, found.items) if has_scenes else None,
         scene_table=hash_table(scenes_file) if has_scenes else None,
+        reading=reading._replace(
+            bands=reading.bands or settings.bands, scaling=reading.scaling or settings.scaling
+        ),
         # A legend given by the user describes the files; only without one the layout's index order applies.
         mask_legend=legend or found.layout.mask_legend or DEEPGLOBE,
         found=found,
+        headers=headers,
+        gsd_from_raster=scale is not None and scale.source == "raster",
         max_pixels=max_pixels,
         max_off_palette=max_off_palette,
     )
@@ -366,16 +482,20 @@ def describe_legend(
         raise DataError(f"{folder} has no masks; expected images with masks.")
     found = survey(masks, max_pixels)
     text = legend_text(found, names=names, ignore=ignore, unknown=unknown, gsd=gsd or settings.gsd)
-    if names_of_files:
-        text += f"images: {json.dumps(settings.images)}\nmasks: {json.dumps(settings.masks)}\n"
+    for name in ("images", "masks", "bands", "scaling"):
+        if name in present:
+            text += f"{name}: {json.dumps(present[name])}\n"
     write_text(path, text, force=True)
     return path, text
 
 
-def _raster_gsd(found: Discovery) -> float | None:
+def _raster_gsd(found: Discovery, headers: Mapping[str, Header]) -> float | None:
     """Return the GSD of georeferenced images, None if there are none; refuse different ones."""
-    rasters = (item.image for item in found.items if item.image.suffix.lower() in RASTER_SUFFIXES)
-    known = {path: gsd for path in rasters if (gsd := ground_sample_distance(path)) is not None}
+    known = {
+        item.image: header.gsd
+        for item in found.items
+        if (header := headers.get(item.key)) is not None and header.gsd is not None
+    }
     if not known:
         return None
     fine, coarse = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
@@ -394,11 +514,15 @@ class Settings(NamedTuple):
         gsd: Metres per pixel.
         legend: The legend of the masks.
         names: Patterns of the paths of images and masks; see :func:`landcover.data.layouts.discover`.
+        bands: Numbers of the red, green and blue band.
+        scaling: The values that become 0 and 255.
     """
 
     gsd: float | None = None
     legend: Legend | None = None
     names: tuple[str, str] | None = None
+    bands: BandSelection | None = None
+    scaling: Scaling | None = None
 
 
 class _SettingsFile(Config):
@@ -406,13 +530,16 @@ class _SettingsFile(Config):
     legend: str | dict[str, Any] | None = None
     images: str | None = None
     masks: str | None = None
+    bands: tuple[int, int, int] | None = None
+    scaling: tuple[float, float] | Literal["percentile"] | None = None
 
 
 def read_settings(path: Path) -> Settings:
     """Read ``landcover.yaml``; a missing file gives empty settings.
 
-    It may hold ``gsd``, in metres per pixel; ``legend``: a name, a YAML file beside it, or written out; and
-    ``images`` and ``masks``: paths with names in braces, such as ``img_dir/{subset}/{id}.png``.
+    It may hold ``gsd``, in metres per pixel; ``legend``: a name, a YAML file beside it, or written out;
+    ``images`` and ``masks``: paths with names in braces, such as ``img_dir/{subset}/{id}.png``; and ``bands``
+    and ``scaling``, such as ``[4, 3, 2]`` and ``[0, 3000]``.
 
     Raises:
         ConfigError: If the file is not YAML, or a key is unknown or of the wrong type.
@@ -423,9 +550,12 @@ def read_settings(path: Path) -> Settings:
         names = file.images, file.masks
     elif file.images is not None or file.masks is not None:
         raise ConfigError(f"{path} has only one of images and masks; expected both or none.")
-    if file.legend is None:
-        return Settings(file.gsd, names=names)
+    legend = None
     if isinstance(file.legend, str):
         beside = path.parent / file.legend
-        return Settings(file.gsd, load_legend(beside if beside.exists() else file.legend), names)
-    return Settings(file.gsd, Legend.from_dict(file.legend, f"{path}: legend"), names)
+        legend = load_legend(beside if beside.exists() else file.legend)
+    elif file.legend is not None:
+        legend = Legend.from_dict(file.legend, f"{path}: legend")
+    bands = None if file.bands is None else BandSelection.parse(file.bands)
+    scaling = None if file.scaling is None else parse_scaling(file.scaling)
+    return Settings(file.gsd, legend, names, bands, scaling)

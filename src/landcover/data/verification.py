@@ -20,6 +20,7 @@ from landcover.io.discovery import MAX_OFF_PALETTE
 from landcover.io.readahead import parallel_map
 from landcover.legend import NODATA, Legend
 from landcover.progress import track
+from landcover.raster import Reading
 
 NO_PART = "all"
 """Subset of the items of a layout without subsets, in reports."""
@@ -130,6 +131,7 @@ def verify(
     legend: Legend | None = None,
     gsd: float | None = None,
     split: str | None = None,
+    reading: Reading | None = None,
     max_pixels: int = MAX_PIXELS,
     max_off_palette: float = MAX_OFF_PALETTE,
 ) -> VerifyReport:
@@ -143,6 +145,7 @@ def verify(
         legend: Meaning of the mask files; see :func:`landcover.data.open_dataset`.
         gsd: Metres per pixel of the images.
         split: Name of a split whose subsets are compared, such as ``random-723-80@0``.
+        reading: Bands and scaling of the images; see :func:`landcover.data.open_dataset`.
         max_pixels: Larger files are counted as unreadable.
         max_off_palette: Masks with a larger fraction of off-palette pixels, 0..1, are counted as unreadable.
 
@@ -156,7 +159,12 @@ def verify(
         True
     """
     dataset = open_dataset(
-        path, legend=legend, gsd=gsd, max_pixels=max_pixels, max_off_palette=max_off_palette
+        path,
+        legend=legend,
+        gsd=gsd,
+        reading=reading,
+        max_pixels=max_pixels,
+        max_off_palette=max_off_palette,
     )
     if split is None:
         part_of = {item.key: item.part or NO_PART for item in dataset.items}

@@ -12,10 +12,9 @@ from landcover.errors import DataError, ImageError, MaskError
 from landcover.inference import predict_index, predict_probabilities
 from landcover.io import MAX_PIXELS, image_size, read_mask, write_mask
 from landcover.io.files import check_output
-from landcover.legend import Legend, translation
+from landcover.legend import NODATA, Legend, translation
 from landcover.model.runtimes import Runtime
 from landcover.raster.mapfiles import read_map_legend
-from landcover.scale import unknown_gsd
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,31 +113,26 @@ def from_folder(
 def from_model(dataset: Dataset, runtime: Runtime, *, probabilities: bool = False) -> MapSource:
     """Return the maps of a model, computed by the same inference as ``landcover predict``.
 
-    Where the image has no data (alpha 0, nodata value, mask) the truth is nodata, too, as are the maps of
-    ``predict``. These may differ from this map within a window of such pixels, which it reads as black.
+    They are the maps that ``landcover predict`` writes, also where the imagery has no data.
 
     Raises:
         UsageError: If the GSD of the data is unknown, or the model has other classes than the truth.
     """
-    gsd = required_gsd(dataset, "the model")
+    dataset.known_gsd("the model")
     index_of = translation(runtime.card.legend, dataset.legend)
     of_channel = index_of[list(runtime.card.legend.scored)]
 
     def predict(item: Item) -> PredictedMap:
-        image = dataset.read_image(item)
-        if probabilities:
-            values = predict_probabilities(runtime, image, gsd=gsd)
-            return PredictedMap(of_channel[values.argmax(axis=0)], probabilities=values)
-        return PredictedMap(np.take(index_of, predict_index(runtime, image, gsd=gsd)))
+        (image, valid), sides = dataset.read_imagery(item), dataset.sides(item)
+        if not probabilities:
+            return PredictedMap(np.take(index_of, predict_index(runtime, image, valid=valid, gsd=sides)))
+        values = predict_probabilities(runtime, image, valid=valid, gsd=sides)
+        index = of_channel[values.argmax(axis=0)]
+        if valid is not None:
+            index[~valid] = NODATA
+        return PredictedMap(index, probabilities=values)
 
     return MapSource(runtime.card.legend, predict, parallel=False)
-
-
-def required_gsd(dataset: Dataset, needed_by: str) -> float:
-    """Return the metres per pixel of a dataset; where unknown, refuse with what needs them."""
-    if dataset.gsd is None:
-        raise unknown_gsd(f"{dataset.root}, which {needed_by} needs")
-    return dataset.gsd
 
 
 def keep_maps(

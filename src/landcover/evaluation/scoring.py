@@ -11,6 +11,7 @@ import numpy as np
 from landcover._typing import Int64Array, UInt8Array
 from landcover.config import with_deprecated
 from landcover.data import Dataset, Item, open_dataset, select
+from landcover.data.dataset import read_as
 from landcover.errors import MaskError, UsageError
 from landcover.evaluation.boundary import DISTANCE_BINS_M, boundary_scores, count_by_distance
 from landcover.evaluation.calibration import Reliability
@@ -21,7 +22,6 @@ from landcover.evaluation.predictions import (
     from_folder,
     from_model,
     keep_maps,
-    required_gsd,
 )
 from landcover.evaluation.report import (
     BoundaryScores,
@@ -41,6 +41,7 @@ from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime, open_model
 from landcover.postprocess.sieve import remove_small_regions
 from landcover.progress import track
+from landcover.raster import Reading
 from landcover.values import RegionSize
 
 _MUCH_UNSCORED = 0.5
@@ -62,6 +63,8 @@ class EvaluateOptions:
         device: Where the model computes, ``auto``, ``cpu`` or ``cuda``, unless it is open already.
         max_pixels: Larger images and masks are refused.
         max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask of the truth is refused.
+        reading: Bands and scaling of the images; by default those of the data, else those that the model was
+            trained with.
         force: Replace existing maps and JSON.
 
     Example:
@@ -78,6 +81,7 @@ class EvaluateOptions:
     device: str = "auto"
     max_pixels: int = MAX_PIXELS
     max_off_palette: float = MAX_OFF_PALETTE
+    reading: Reading | None = None
     force: bool = False
 
 
@@ -154,6 +158,7 @@ def evaluate(
             data,
             legend=legend,
             gsd=gsd,
+            reading=options.reading,
             max_pixels=options.max_pixels,
             max_off_palette=options.max_off_palette,
         )
@@ -175,6 +180,7 @@ def evaluate(
             runtime, named = open_model(model, device=options.device), model
         else:
             runtime = model
+        dataset = read_as(dataset, runtime.card.preprocessing)
         source = from_model(dataset, runtime, probabilities=options.calibration)
         if options.calibration:
             extras.append(_Calibration(dataset, runtime.card))
@@ -342,7 +348,7 @@ class _Boundaries:
     name = "boundaries"
 
     def __init__(self, dataset: Dataset) -> None:
-        self.gsd = required_gsd(dataset, "--boundaries")
+        self.gsd = dataset.known_gsd("--boundaries")
         self.matrices = [ConfusionMatrix(dataset.legend) for _ in DISTANCE_BINS_M]
         self._lock = Lock()
 

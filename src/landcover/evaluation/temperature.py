@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from landcover import __version__
-from landcover._typing import Float32Array, Float64Array, IntArray, UInt8Array
+from landcover._typing import BoolArray, Float32Array, Float64Array, IntArray, UInt8Array
 from landcover.data import Dataset, Item, open_dataset, select
+from landcover.data.dataset import read_as
 from landcover.data.fingerprints import image_set
 from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.overlap import training_overlap
-from landcover.evaluation.predictions import required_gsd
 from landcover.evaluation.report import CalibrationReport
 from landcover.inference.engine import row_blocks
 from landcover.inference.grid import Grid, make_grid
@@ -100,6 +100,7 @@ def calibrate(
     before = model_digest(run)
     file, card, tensors = _open(run, force)
     dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
+    dataset = read_as(dataset, card.preprocessing)
     items = select(dataset, split)
     overlap = training_overlap(card, dataset, items)
     if overlap.identical:
@@ -119,9 +120,9 @@ def calibrate(
             f"{file} was trained on other tiles of the scenes of {overlap.same_scene} of the {len(items)} "
             f"images of {split} (for example {overlap.example}); the temperature may be too low."
         )
-    scale = required_gsd(dataset, "the model")
+    dataset.known_gsd("the model")
     runtime = open_model(file, device=device, runtime="torch")
-    logits, truth = labelled_cells(runtime, dataset, items, scale)
+    logits, truth = labelled_cells(runtime, dataset, items)
     if not truth.size:
         raise DataError(
             f"None of the {len(items)} images of {split} has a pixel of a known class; expected labels."
@@ -137,7 +138,7 @@ def calibrate(
     record = {
         "split": split,
         "data": Path(data).absolute().name,
-        "gsd": scale,
+        "gsd": dataset.gsd,
         "images": len(items),
         "pixels": int(truth.size),
         "nll": dict(zip(("before", "after"), losses, strict=True)),
@@ -282,7 +283,7 @@ def _write(
 
 
 def labelled_cells(
-    runtime: Runtime, dataset: Dataset, items: Sequence[Item], gsd: float
+    runtime: Runtime, dataset: Dataset, items: Sequence[Item]
 ) -> tuple[Float32Array, UInt8Array]:
     """Return the logits, float32 (C, P), and the true channels, uint8 (P,), of cells with a known class.
 
@@ -291,7 +292,7 @@ def labelled_cells(
     """
     legend = runtime.card.legend
     channels = legend.channels[translation(dataset.legend, legend)]
-    grids = [make_grid(dataset.size(item), runtime, gsd=gsd) for item in items]
+    grids = [make_grid(dataset.size(item), runtime, gsd=dataset.sides(item)) for item in items]
     share = MAX_CELLS / sum(grid.rows[-1].stop * grid.cols[-1].stop for grid in grids)
     values, truths = [], []
     pairs = zip(items, grids, strict=True)
@@ -301,7 +302,8 @@ def labelled_cells(
             centres = (np.arange(spans[-1].stop) + 0.5) * grid.stride * own / model
             pixels.append(centres[centres < own].astype(np.intp))
         truth = channels[dataset.read_mask(item)[np.ix_(*pixels)]]
-        logits = cell_logits(runtime, dataset.read_image(item), grid)[:, : truth.shape[0], : truth.shape[1]]
+        image, valid = dataset.read_imagery(item)
+        logits = cell_logits(runtime, image, grid, valid)[:, : truth.shape[0], : truth.shape[1]]
         kept = truth != IGNORE
         if share < 1:
             kept &= np.random.default_rng((_SEED, number)).random(kept.shape) < share
@@ -310,12 +312,14 @@ def labelled_cells(
     return np.concatenate(values, axis=1), np.concatenate(truths)
 
 
-def cell_logits(runtime: Runtime, image: UInt8Array, grid: Grid) -> Float32Array:
+def cell_logits(
+    runtime: Runtime, image: UInt8Array, grid: Grid, valid: BoolArray | None = None
+) -> Float32Array:
     """Return the logits of an image's cells at temperature 1, float32 (C, n, m), up to a constant per cell.
 
     They are the log probabilities that prediction interpolates between, times the present temperature.
     """
-    blocks = row_blocks(runtime, ArraySource(image), grid)
+    blocks = row_blocks(runtime, ArraySource(image, valid), grid)
     rows = [block.logit_grid[:, 1 if block.number else 0 :] for block in blocks]  # they share a row of cells
     logits: Float32Array = np.log(np.maximum(np.concatenate(rows, axis=1), np.finfo(np.float32).tiny))
     logits *= np.float32(runtime.card.temperature)

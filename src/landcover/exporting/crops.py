@@ -9,9 +9,10 @@ import numpy as np
 
 from landcover._typing import UInt8Array
 from landcover.data import Dataset, Item, open_dataset, select
+from landcover.data.dataset import read_as
 from landcover.data.synthetic import GSD, make_scene
 from landcover.errors import UsageError
-from landcover.model.preprocessing import resample_image
+from landcover.model.preprocessing import Preprocessing, resample_image
 from landcover.scale import unknown_gsd
 from landcover.windows import Window
 
@@ -73,8 +74,12 @@ PROCEDURAL = CropSource("procedural scenes", None, (), GSD)
 """Scenes of :mod:`landcover.data.synthetic`, which need no data."""
 
 
-def open_crops(data: str | Path, split: str | None = None, *, gsd: float | None = None) -> CropSource:
+def open_crops(
+    data: str | Path, split: str | None = None, *, gsd: float | None = None, like: Preprocessing | None = None
+) -> CropSource:
     """Open a folder or cache, with or without labels; of a split, ``NAME:subset``, only the subset.
+
+    Bands and scaling of the images are those of ``like``, unless the data declare them.
 
     Raises:
         UsageError: If the metres per pixel are neither passed nor known.
@@ -82,6 +87,7 @@ def open_crops(data: str | Path, split: str | None = None, *, gsd: float | None 
         DataError: If there is no recognised imagery.
     """
     dataset = open_dataset(data, gsd=gsd)
+    dataset = dataset if like is None else read_as(dataset, like)
     if dataset.gsd is None:
         raise unknown_gsd(dataset.root)
     if split is None:
@@ -89,7 +95,7 @@ def open_crops(data: str | Path, split: str | None = None, *, gsd: float | None 
     return CropSource(f"{dataset.root.name} {split}", dataset, tuple(select(dataset, split)), dataset.gsd)
 
 
-def parse_crops(text: str, *, gsd: float | None = None) -> CropSource:
+def parse_crops(text: str, *, gsd: float | None = None, like: Preprocessing | None = None) -> CropSource:
     """Open ``DATA`` or ``DATA:SPLIT``, such as ``tiles`` or ``tiles:folders:train``.
 
     Raises:
@@ -99,7 +105,7 @@ def parse_crops(text: str, *, gsd: float | None = None) -> CropSource:
     for end in range(len(pieces), 0, -1):  # a folder's name may contain colons
         name = ":".join(pieces[:end])
         if name and Path(name).exists():
-            return open_crops(name, ":".join(pieces[end:]) or None, gsd=gsd)
+            return open_crops(name, ":".join(pieces[end:]) or None, gsd=gsd, like=like)
     raise UsageError(
         f"{pieces[0]!r} does not exist; expected DATA or DATA:SPLIT, such as tiles:folders:train."
     )

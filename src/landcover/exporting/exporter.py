@@ -45,6 +45,7 @@ from landcover.io.files import atomic_path, check_output, write_text
 from landcover.io.locks import locked_file
 from landcover.model.bundled import shipped_file
 from landcover.model.card import ONNX_SUFFIX, ModelCard, is_exported, model_digest, read_card, resolve_model
+from landcover.model.preprocessing import PLAIN
 from landcover.model.runtimes import Runtime, open_model
 
 if TYPE_CHECKING:  # an exported model becomes the file for QGIS without torch
@@ -214,9 +215,15 @@ def export(
         if from_file := for_ == "qgis" and is_exported(resolve_model(run)):
             run = _float_file(run)
         reference = open_model(run, device="cpu", runtime="onnxruntime" if from_file else "torch")
-        imagery = PROCEDURAL if data is None else open_crops(data, split, gsd=gsd)
-        sources = [parse_crops(text, gsd=gsd) for text in calibration]
-        compared = [imagery, *(parse_crops(text, gsd=gsd) for text in options.compare or ())]
+        like = reference.card.preprocessing
+        if for_ == "qgis" and like.scaling != PLAIN:
+            raise UsageError(
+                f"{run} was trained with the scaling {like.scaling}; QGIS passes 8-bit imagery. Use "
+                "landcover predict, or train on 8-bit imagery."
+            )
+        imagery = PROCEDURAL if data is None else open_crops(data, split, gsd=gsd, like=like)
+        sources = [parse_crops(text, gsd=gsd, like=like) for text in calibration]
+        compared = [imagery, *(parse_crops(text, gsd=gsd, like=like) for text in options.compare or ())]
         side, scale, seed = reference.card.window_px, reference.card.preprocessing.gsd, options.seed
         # The graph of a file was checked when it was exported: half the side, and not all windows.
         count, window = (2, max(1, side // 2)) if from_file else (_PARITY_WINDOWS, side)

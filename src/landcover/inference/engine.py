@@ -22,7 +22,7 @@ from landcover.errors import ModelError
 from landcover.inference.grid import Axis, Grid, make_grid, upsample, upsampled_argmax
 from landcover.inference.reading import ArraySource, ReadRows, Source, WindowRow, valid_rows, window_rows
 from landcover.io.readahead import read_ahead
-from landcover.legend import Legend
+from landcover.legend import NODATA, Legend
 from landcover.model.preprocessing import mirrored
 from landcover.model.runtimes import Runtime
 from landcover.ood import ImageryProfile, OodStats, ood_stats
@@ -207,6 +207,7 @@ def predict_probabilities(
     runtime: Runtime,
     image: UInt8Array,
     *,
+    valid: BoolArray | None = None,
     gsd: float | tuple[float, float] | None = None,
     window_px: int | None = None,
     overlap_px: int | None = None,
@@ -218,6 +219,7 @@ def predict_probabilities(
     Args:
         runtime: The model.
         image: uint8 (H, W, 3), RGB, any size.
+        valid: bool (H, W): where there is imagery; None: everywhere.
         gsd: Metres per pixel, as for :func:`landcover.inference.grid.make_grid`; None: the model's.
         window_px: Side of the sliding window in the model's pixels, as for ``make_grid``.
         overlap_px: Pixels that neighbouring windows share, as for ``make_grid``.
@@ -225,14 +227,15 @@ def predict_probabilities(
         tta: Average over the eight rotations and flips of each window (test-time augmentation).
 
     Returns:
-        float32 (C, H, W), C in the order of ``legend.scored``. It takes 4 C bytes per pixel of the image.
+        float32 (C, H, W), C in the order of ``legend.scored``; 0 without imagery. It takes 4 C bytes per
+        pixel of the image.
 
     Raises:
         UsageError: If the image is not uint8 (H, W, 3), or GSD, window or overlap are out of range.
         ImageError: If the image is more than ten times coarser than the model's GSD.
         ModelError: If the model returns NaN.
     """
-    source = ArraySource(image)
+    source = ArraySource(image, valid)
     grid = make_grid(image.shape[:2], runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
     return whole_probabilities(row_blocks(runtime, source, grid, batch=batch, tta=tta), runtime, grid)
 
@@ -251,6 +254,7 @@ def predict_index(
     runtime: Runtime,
     image: UInt8Array,
     *,
+    valid: BoolArray | None = None,
     gsd: float | tuple[float, float] | None = None,
     window_px: int | None = None,
     overlap_px: int | None = None,
@@ -260,11 +264,12 @@ def predict_index(
     """Return the most probable class at each pixel; arguments and errors as :func:`predict_probabilities`.
 
     Returns:
-        uint8 (H, W) class indices of the model's legend; the unknown class is never among them. Equal to the
-        argmax of :func:`predict_probabilities`, which is never held as a whole.
+        uint8 (H, W) class indices of the model's legend, ``NODATA`` without imagery; the unknown class is
+        never among them. Equal to the argmax of :func:`predict_probabilities`, which is never held whole.
     """
-    source = ArraySource(image)
+    source = ArraySource(image, valid)
     grid = make_grid(image.shape[:2], runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
     blocks = row_blocks(runtime, source, grid, batch=batch, tta=tta)
     strips = [block.class_indices(runtime.card.legend) for block in blocks]
-    return strips[0] if len(strips) == 1 else np.concatenate(strips)
+    index = strips[0] if len(strips) == 1 else np.concatenate(strips)
+    return index if valid is None else np.where(valid, index, np.uint8(NODATA))

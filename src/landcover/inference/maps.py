@@ -235,6 +235,7 @@ def predict(
         else model
     )
     check_windows(opened.card, options.window_px, options.overlap_px)
+    options = options.for_model(opened.card.preprocessing)
     result = Prediction(
         opened.card.legend,
         model=str(model) if isinstance(model, str | Path) else "in memory",

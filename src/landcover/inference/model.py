@@ -30,7 +30,7 @@ from landcover.extras import needs
 from landcover.inference.engine import row_blocks, whole_probabilities
 from landcover.inference.maps import provenance
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import Imagery, Task, ground_sides, open_imagery, plan
+from landcover.inference.plan import Imagery, Task, open_imagery, plan
 from landcover.inference.reading import ArraySource
 from landcover.inference.scene import MadeMap, make_map, scene_grid
 from landcover.io import write_mask
@@ -40,7 +40,7 @@ from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Precision, Runtime
 from landcover.model.runtimes import open_model as open_runtime
 from landcover.progress import track
-from landcover.raster import Georeference, pixel_size, style_files, write_style
+from landcover.raster import Georeference, ground_sides, pixel_size, style_files, write_style
 from landcover.raster.classmap import ClassMap, open_class_map
 from landcover.scale import FromModel, Scale, check_gsd
 from landcover.windows import Window
@@ -202,6 +202,7 @@ class Model:
                 if not isinstance(image, DatasetReader) or file.startswith("/vsimem/"):
                     file = str(folder / "dataset.tif")  # only files are opened by name
                     rasterio.shutil.copy(image, file, driver="GTiff", tiled=True, bigtiff="IF_SAFER")
+            options = options.for_model(self.card.preprocessing)
             task, *more = plan([file], folder, options, model_gsd=self.gsd)
             if more:
                 raise UsageError(f"{file} contains {1 + len(more)} images. Use landcover.predict for it.")

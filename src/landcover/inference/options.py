@@ -15,6 +15,7 @@ from landcover._gdal import grid_file
 from landcover.config import Option, Options
 from landcover.errors import UsageError
 from landcover.io.discovery import MAX_PIXELS
+from landcover.model.preprocessing import Preprocessing
 from landcover.scale import FromModel, check_gsd
 from landcover.values import BandSelection, BoundingBox, MaskFormat, RegionSize, Scaling, parse_scaling
 from landcover.windows import cannot_overlap
@@ -91,13 +92,19 @@ class PredictOptions(Options):
     bands: Annotated[
         BandSelection | None,
         _parsed(BandSelection.parse),
-        Option("Band numbers of red, green and blue, such as 3,2,1.", group=INPUT, metavar="R,G,B"),
+        Option(
+            "Band numbers of red, green and blue, such as 3,2,1. By default those that the model was trained "
+            "with, else by their names.",
+            group=INPUT,
+            metavar="R,G,B",
+        ),
     ] = None
     scaling: Annotated[
         Scaling | None,
         _parsed(parse_scaling),
         Option(
-            "Values of 16-bit rasters that become 0 and 255, such as 0,3000; or percentile, of each scene.",
+            "Values of 16-bit rasters that become 0 and 255, such as 0,3000; or percentile, of each scene. "
+            "By default those that the model was trained with.",
             group=INPUT,
             metavar="MIN,MAX",
         ),
@@ -269,6 +276,11 @@ class PredictOptions(Options):
         if self.resume and self.force:
             raise UsageError("--resume keeps existing maps and --force overwrites them. Pass only one.")
         return self
+
+    def for_model(self, preprocessing: Preprocessing) -> "PredictOptions":
+        """Return the options with bands and scaling that a model was trained with, where none are set."""
+        bands, scaling = preprocessing.reading
+        return self.model_copy(update={"bands": self.bands or bands, "scaling": self.scaling or scaling})
 
     def identity(self) -> dict[str, Any]:
         """Return the options that change the map, by name, which ``resume`` compares.

@@ -22,7 +22,6 @@ from landcover.io.discovery import (
     IMAGE_END,
     MASK_END,
     PICTURE_SUFFIXES,
-    RASTER_SUFFIXES,
     check_targets,
     find_files,
 )
@@ -31,10 +30,12 @@ from landcover.model.bundled import auto_model
 from landcover.model.preprocessing import Size
 from landcover.raster import (
     Georeference,
+    Reading,
     Scene,
     display_name,
+    ground_sides,
+    is_picture,
     open_scene,
-    pixel_sides,
     read_header,
     row_areas,
     style_files,
@@ -56,8 +57,6 @@ _BY_ROWS = (
 
 _FINEST = 50
 _SMALLEST_PX = 32
-_SQUARE = 0.01
-"""Sides of a pixel that differ by less are taken as equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +143,7 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
         georeference, raster_gsd, size, reason = read_header(image, declared_crs(options))
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
         map_format = choose_map_format(options.map_format, georeferenced=georeference is not None)
-        picture = georeference is None and image.suffix.lower() in PICTURE_SUFFIXES - RASTER_SUFFIXES
+        picture = is_picture(image, georeference, Reading(options.bands, options.scaling))
         scale = find_scale(
             option,
             raster=lambda: raster_gsd,  # noqa: B023
@@ -261,18 +260,6 @@ def pixel_areas(
     """Return float64 (H,), square metres of a pixel in each row; None where no scale is known."""
     true = None if georeference is None else row_areas(georeference, *size)
     return np.full(size[0], gsd**2) if true is None and source != "assumed" else true
-
-
-def ground_sides(georeference: Georeference | None, size: Size, gsd: float) -> tuple[float, float]:
-    """Return metres down and across a pixel, whose geometric mean is ``gsd``.
-
-    The unit of a projection is trusted; the ratio of the sides is that on the ground.
-    """
-    sides = None if georeference is None else pixel_sides(georeference, *size)
-    if sides is None or abs(sides[0] / sides[1] - 1) < _SQUARE:
-        return gsd, gsd
-    ratio = math.sqrt(sides[0] / sides[1])
-    return gsd * ratio, gsd / ratio
 
 
 @contextmanager

@@ -237,16 +237,32 @@ def read_picture(path: Path, error: type[DataError], *, max_pixels: int) -> Pict
     """Decode a picture of at most ``max_pixels``; problems are raised as ``error``."""
 
     def read(file_format: Format) -> Picture:
-        height, width = file_format.size(path)
-        if height * width > max_pixels:
-            raise RefusedError(
-                f"has {height} x {width} = {height * width:,} pixels; at most {max_pixels:,} are decoded. "
-                f"If the file is what you expect, pass --max-pixels {height * width}; train reads the cache "
-                "that prepare makes."
-            )
+        _check_pixels(file_format.size(path), max_pixels)
         return file_format.decode(path)
 
     return _guarded(path, error, read)
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    height, width = size
+    if height * width > max_pixels:
+        raise RefusedError(
+            f"has {height} x {width} = {height * width:,} pixels; at most {max_pixels:,} are decoded. "
+            f"If the file is what you expect, pass --max-pixels {height * width}; train reads the cache "
+            "that prepare makes."
+        )
+
+
+def check_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse an image whose (height, width) is more than is decoded at once.
+
+    Raises:
+        ImageError: If it is.
+    """
+    try:
+        _check_pixels(size, max_pixels)
+    except RefusedError as refusal:
+        raise ImageError(f"{path} {refusal}") from None
 
 
 def _guarded(path: Path, error: type[DataError], read: Callable[[Format], T]) -> T:
@@ -290,10 +306,14 @@ def image_size(path: Path) -> tuple[int, int]:
     return _guarded(path, ImageError, lambda file_format: file_format.size(path))
 
 
-def read_valid(path: Path, *, max_pixels: int = MAX_PIXELS) -> BoolArray | None:
-    """Return the mask of valid pixels as :func:`read_imagery`, not decoding files without a mask."""
+def is_masked(path: Path) -> bool:
+    """Return whether the header of a picture tells that pixels may lack imagery, see :func:`read_imagery`.
 
-    def is_masked(file_format: Format) -> bool:
+    Raises:
+        ImageError: If the file is missing, empty, or of an unsupported format.
+    """
+
+    def by_header(file_format: Format) -> bool:
         if file_format.name in ("TIFF", "JP2"):
             from rasterio.enums import MaskFlags
 
@@ -306,9 +326,7 @@ def read_valid(path: Path, *, max_pixels: int = MAX_PIXELS) -> BoolArray | None:
         return file_format.name in ("WebP", "GIF")
 
     path = Path(path)
-    if not _guarded(path, ImageError, is_masked):
-        return None
-    return read_imagery(path, max_pixels=max_pixels)[1]
+    return _guarded(path, ImageError, by_header)
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:

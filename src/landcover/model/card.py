@@ -254,8 +254,8 @@ def read_card(path: str | Path) -> ModelCard:
         "views": card.views != 1,
         "class_scale": bool(card.class_scale),
         "class_offset": bool(card.class_offset),
-        "preprocessing.bands": tuple(card.preprocessing.bands) != RGB,
-        "preprocessing.scaling": tuple(card.preprocessing.scaling) != (0.0, 255.0),
+        "preprocessing.bands": not {len(card.preprocessing.bands), len(card.preprocessing.band_indices)}
+        <= {len(RGB)},
     }
     if unsupported := [name for name, used in reserved.items() if used]:
         raise ModelError(

@@ -19,6 +19,7 @@ from PIL import Image
 from landcover._typing import BoolArray, Float32Array, IntArray, UInt8Array
 from landcover.errors import ConfigError, UsageError
 from landcover.scale import check_gsd
+from landcover.values import BandSelection, Scaling
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -28,6 +29,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of RGB in 0..1 that timm's encoders were pretrained with."""
 
 RGB = ("red", "green", "blue")
+PLAIN: Scaling = (0.0, 255.0)
+"""The scaling of 8-bit imagery, which does not change it."""
 
 _FAR = np.int32(1 << 28)
 _TOUCH = 1e-6  # of a pixel: below it, edges of both grids are the same
@@ -43,7 +46,8 @@ class Preprocessing:
         std: Standard deviation of red, green and blue in 0..1.
         bands: Names of the input's spectral bands, in the order of the network's input channels.
         band_indices: Where these bands usually are in a file, counted from 1; empty: unknown.
-        scaling: Values of the imagery that become 0 and 1 before mean and std are applied.
+        scaling: Values of the imagery that become 0 and 1 before mean and std are applied; or "percentile":
+            the 2nd and 98th percentile of each scene.
 
     Raises:
         ConfigError: If a value is not finite, or the GSD or a standard deviation is not positive.
@@ -54,7 +58,7 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     bands: tuple[str, ...] = RGB
     band_indices: tuple[int, ...] = (1, 2, 3)
-    scaling: tuple[float, float] = (0.0, 255.0)
+    scaling: Scaling = PLAIN
 
     def __post_init__(self) -> None:
         check_gsd(self.gsd)
@@ -62,6 +66,13 @@ class Preprocessing:
             raise ConfigError(f"mean {self.mean} and std {self.std} must be three finite numbers each.")
         if not all(math.isfinite(value) and value > 0 for value in self.std):
             raise ConfigError(f"std {self.std} must be positive: pixels are divided by it.")
+
+    @property
+    def reading(self) -> tuple[BandSelection | None, Scaling | None]:
+        """The bands and the scaling that files are read with; None for red, green and blue, or for 8 bits."""
+        is_rgb = self.bands == RGB and self.band_indices == (1, 2, 3)
+        bands = None if is_rgb or not self.band_indices else BandSelection(*self.band_indices)
+        return bands, None if self.scaling == PLAIN else self.scaling
 
     @property
     def factors(self) -> tuple[Float32Array, Float32Array]:
@@ -220,6 +231,15 @@ def any_within(missing: BoolArray, pixels: slice, step: float, offset: int, axis
     pairs = np.stack([first, stop], axis=1).ravel()
     result: BoolArray = np.logical_or.reduceat(np.pad(missing, padding), pairs, axis=axis)
     return result.take(range(0, len(pairs), 2), axis=axis)
+
+
+def resample_valid(valid: BoolArray, size: Size) -> BoolArray:
+    """Return which pixels of an image resampled to ``size`` are made of imagery alone: bool (h, w)."""
+    missing = ~valid
+    for axis in (0, 1):
+        step = valid.shape[axis] / size[axis]
+        missing = any_within(missing, slice(0, size[axis]), step, 0, axis)
+    return ~missing
 
 
 def _mirror(valid: BoolArray, rows: IntArray, cols: IntArray) -> tuple[IntArray, IntArray, BoolArray]:

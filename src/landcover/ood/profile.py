@@ -150,12 +150,19 @@ class ImageryProfile(Config):
         return result
 
 
-def measure_profile(images: Iterable[UInt8Array], *, window_px: int = WINDOW_PX) -> ImageryProfile | None:
+def measure_profile(
+    images: Iterable[UInt8Array | tuple[UInt8Array, BoolArray | None]], *, window_px: int = WINDOW_PX
+) -> ImageryProfile | None:
     """Return the profile of images, uint8 (H, W, 3) each, at the model's scale.
+
+    An image may come with bool (H, W), where there is imagery.
 
     None if they have too few windows, fewer than five times the features.
     """
-    found = [[features for _, features in windows(image, None, window_px)] for image in images]
+    found = []
+    for entry in images:
+        image, valid = entry if isinstance(entry, tuple) else (entry, None)
+        found.append([features for _, features in windows(image, valid, window_px)])
     table = np.array([features for windows_ in found for features in windows_])
     if len(table) < WINDOWS_PER_COMPONENT:
         return None

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,9 +12,9 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
-from landcover._gdal import is_cmyk
+from landcover._gdal import is_cmyk, open_raster
 from landcover._typing import BoolArray, UInt8Array
-from landcover.errors import ImageError
+from landcover.errors import ImageError, is_plain
 from landcover.raster.address import Address
 from landcover.values import Scaling
 from landcover.windows import Window
@@ -77,6 +78,17 @@ def choose_bands(
     if len(types) > 1 or types[0].startswith("complex"):
         raise ImageError(f"{name} has {' and '.join(types)} pixels; expected real numbers of one type.")
     return (chosen[0], chosen[1], chosen[2]), note
+
+
+def band_names(path: Path, bands: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of bands, as the file describes them; ``band N`` where it does not, or is missing."""
+    try:
+        with open_raster(path) as reader:
+            described = reader.descriptions
+    except (RasterioError, ImageError):
+        described = ()
+    known = {number: text for number, text in enumerate(described, 1) if text and is_plain(text)}
+    return tuple(known.get(band, f"band {band}") for band in bands)
 
 
 def _by_description(reader: DatasetReader) -> tuple[int, ...] | None:
@@ -248,9 +260,15 @@ def value_range(
     Raises:
         ImageError: If the pixels are not 8-bit and ``scaling`` is None.
     """
-    if scaling is not None and scaling != "percentile":
-        return scaling
     dtype = reader.dtypes[bands[0] - 1]
+    if scaling is not None and scaling != "percentile":
+        if dtype == "uint8" and scaling[1] > 255:
+            raise ImageError(
+                f"{address.name} has 8-bit pixels, which never reach the {scaling[1]:g} of the scaling "
+                f"{scaling[0]:g},{scaling[1]:g}; expected imagery of more bits. Pass the original file, or "
+                "another --scaling."
+            )
+        return scaling
     if scaling is None and dtype == "uint8":
         return None
     if scaling is None:

@@ -23,6 +23,8 @@ _STEP_M = 100.0
 _LEAST_POINTS = 3
 _POINT_ERROR_PX = 0.5
 _NO_AREA = 1e-18
+_SQUARE = 0.01
+"""Sides of a pixel that differ by less are taken as equal."""
 _WGS84_RADIUS, _WGS84_INVERSE_FLATTENING = 6_378_137.0, 298.257223563
 _WGS84_E2 = 0.00669437999014
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(3)
@@ -172,6 +174,18 @@ def pixel_sides(place: Georeference, height: int, width: int) -> tuple[float, fl
         return None
     across, down = np.hypot(steps[:, 0, 0], steps[:, 1, 0]).tolist()
     return down, across
+
+
+def ground_sides(georeference: Georeference | None, size: tuple[int, int], gsd: float) -> tuple[float, float]:
+    """Return metres down and across a pixel, whose geometric mean is ``gsd``.
+
+    The unit of a projection is trusted; the ratio of the sides is that on the ground.
+    """
+    sides = None if georeference is None else pixel_sides(georeference, *size)
+    if sides is None or abs(sides[0] / sides[1] - 1) < _SQUARE:
+        return gsd, gsd
+    ratio = math.sqrt(sides[0] / sides[1])
+    return gsd * ratio, gsd / ratio
 
 
 def nominal_size(place: Georeference) -> float | None:

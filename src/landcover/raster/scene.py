@@ -16,11 +16,12 @@ from rasterio.io import DatasetReader
 from landcover._gdal import open_raster
 from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import ImageError, UsageError
+from landcover.io.discovery import MASK_SUFFIXES, PICTURE_SUFFIXES, RASTER_SUFFIXES
 from landcover.raster.address import BLOCK_CACHE, Address
 from landcover.raster.bands import choose_bands, mask_of, to_bytes, value_range
 from landcover.raster.extent import inside_polygons, part_of
 from landcover.raster.fill import find_fill, missing_blocks
-from landcover.raster.georeference import georeference_of, pixel_size
+from landcover.raster.georeference import Georeference, georeference_of, pixel_size
 from landcover.values import Scaling
 from landcover.windows import Window
 
@@ -117,6 +118,7 @@ class Scene:
         self._block, self._rows, cache = _blocks(address.name, reader, self.part)
         self._bands, note = choose_bands(address.name, reader, reading.bands)
         self._end = reader.height
+        self._has_floats = reader.dtypes[self._bands[0] - 1].startswith("float")
         with ExitStack() as cached:
             cached.enter_context(BLOCK_CACHE.share(cache))
             with address.environment():
@@ -140,6 +142,13 @@ class Scene:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether pixels may lack imagery: by a nodata value, an alpha band, a mask, fill, or as NaN."""
+        mask = self._mask
+        others = (mask.alpha, mask.nodata, mask.inside, mask.missing)
+        return bool(mask.masked) or any(each is not None for each in others) or self._has_floats
 
     def close(self) -> None:
         """Close the file."""
@@ -313,6 +322,16 @@ def open_scene(
             scene = Scene(address, reader, reading=how, bbox=bbox, aoi=aoi)
         stack.pop_all()
         return scene
+
+
+def is_picture(path: Path, georeference: Georeference | None, reading: Reading) -> bool:
+    """Return whether a file is a picture, for :func:`landcover.io.read_imagery`; else it is a scene.
+
+    Training, evaluation and prediction go by this rule, so that they have the same pixels.
+    """
+    is_plain = reading.bands is None and reading.scaling is None
+    suffixes = (PICTURE_SUFFIXES | MASK_SUFFIXES) - RASTER_SUFFIXES
+    return georeference is None and is_plain and path.suffix.lower() in suffixes
 
 
 def _blocks(name: str, reader: DatasetReader, window: Window) -> tuple[tuple[int, int], int, int]:

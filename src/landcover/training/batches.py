@@ -92,7 +92,7 @@ class BatchReader:
         image, channels = assemble_crop(
             pieces,
             crop.side,
-            lambda item, window: dataset.read_image(items[item], window),
+            lambda item, window: dataset.read_imagery(items[item], window),
             lambda item, window: np.take(dataset.legend.channels, dataset.read_mask(items[item], window)),
         )
         cells = self._config.crop_px // self._config.loss.stride

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from landcover._typing import UInt8Array
+from landcover._typing import BoolArray, UInt8Array
 from landcover.data import Dataset, Item, open_dataset, split
 from landcover.data.layouts import SCENES_FILE
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse
 from landcover.errors import DataError, SplitError, UsageError
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
-from landcover.model.preprocessing import resample_image
+from landcover.model.preprocessing import resample_image, resample_valid
 from landcover.ood import WINDOW_PX, ImageryProfile, measure_profile
 from landcover.progress import track
 from landcover.scale import unknown_gsd
@@ -215,7 +215,9 @@ def measure_imagery(data: TrainingData) -> ImageryProfile | None:
     windows = max(1.0, pixels / len(data.sizes) / WINDOW_PX**2)
     count = max(_MIN_PROFILE_IMAGES, min(_MAX_PROFILE_IMAGES, round(_PROFILE_WINDOWS / windows)))
 
-    def read(item: Item) -> UInt8Array:
-        return resample_image(data.dataset.read_image(item), scale)
+    def read(item: Item) -> tuple[UInt8Array, BoolArray | None]:
+        image, valid = data.dataset.read_imagery(item)
+        resampled = resample_image(image, scale)
+        return resampled, None if valid is None else resample_valid(valid, resampled.shape[:2])
 
     return measure_profile(parallel_map(read, evenly_spaced(data.train, count)))

@@ -261,8 +261,8 @@ def _validate(
         if interrupt.requested:
             progress.seconds = time.monotonic() - start
             return
-        image, truth = dataset.read_image(item), dataset.read_mask(item)
-        probabilities = predict_probabilities(runtime, image, gsd=run.data.data_gsd)
+        (image, valid), truth = dataset.read_imagery(item), dataset.read_mask(item)
+        probabilities = predict_probabilities(runtime, image, valid=valid, gsd=dataset.sides(item))
         prediction = np.asarray(legend.scored, np.uint8)[probabilities.argmax(axis=0)]
         matrix.update(truth, prediction)
         channels = legend.channels[truth]

@@ -226,6 +226,8 @@ def run_identity(
     """Return what identifies a run, as plain data for JSON; files by their digests, as they may be moved."""
     own = {"weights": weights, "init": init, "teachers": list(teachers)}
     of_data = {"data": data.digest, "data_gsd": data.data_gsd, "model_gsd": data.model_gsd}
+    reading = data.dataset.reading
+    of_data |= {name: v for name, v in (("bands", reading.bands), ("scaling", reading.scaling)) if v}
     legend = data.dataset.legend.to_dict()
     return {**config.model_dump(mode="json", exclude=_FREE), **own, **of_data, "legend": legend}
 

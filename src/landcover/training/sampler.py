@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from landcover._typing import Float64Array, Int64Array, UInt8Array
+from landcover._typing import BoolArray, Float64Array, Int64Array, UInt8Array
 from landcover.data import SceneTile
 from landcover.legend import IGNORE
 from landcover.model.preprocessing import Size, mirrored
@@ -255,23 +255,24 @@ class NeighbourTiles:
 def assemble_crop(
     pieces: Sequence[Piece],
     side: int,
-    read_image: Callable[[int, Window], UInt8Array],
+    read_imagery: Callable[[int, Window], tuple[UInt8Array, BoolArray | None]],
     read_channels: Callable[[int, Window], UInt8Array],
 ) -> tuple[UInt8Array, UInt8Array]:
     """Read a crop from the images that it covers, with functions that read a window of an item.
 
     Returns:
-        The image, uint8 (side, side, 3), and the channels, uint8 (side, side). Pixels that no piece covers
-        are mirrored in the image (as in prediction) and ``IGNORE`` in the channels.
+        The image, uint8 (side, side, 3), and the channels, uint8 (side, side). Pixels that no piece covers,
+        or without imagery, are mirrored in the image (as in prediction) and ``IGNORE`` in the channels.
     """
     if len(pieces) == 1 and pieces[0].window[2:] == (side, side):
         item, window, _ = pieces[0]
-        return read_image(item, window), read_channels(item, window)
+        image, inside = read_imagery(item, window)
+        return image if inside is None else mirrored(image, inside), read_channels(item, window)
     image = np.zeros((side, side, 3), np.uint8)
     channels = np.full((side, side), IGNORE, np.uint8)
     valid = np.zeros((side, side), np.bool_)
     for item, window, target in pieces:
-        image[target] = read_image(item, window)
+        image[target], inside = read_imagery(item, window)
         channels[target] = read_channels(item, window)
-        valid[target] = True
+        valid[target] = True if inside is None else inside
     return mirrored(image, valid), channels

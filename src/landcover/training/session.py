@@ -22,12 +22,14 @@ from landcover.machine import check_disk
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, UsedImages, model_digest, read_card
 from landcover.model.encoders import encoder_preprocessing, weights_digest
 from landcover.model.network import build_model, load_model_weights
+from landcover.model.preprocessing import PLAIN, RGB, Preprocessing
 from landcover.model.runtimes import Precision
 from landcover.model.runtimes.torch_runtime import pick_device
+from landcover.raster.bands import band_names
 from landcover.training import runs
 from landcover.training.batches import BatchReader
 from landcover.training.config import TrainConfig
-from landcover.training.data import evenly_spaced, load_training_data, measure_imagery
+from landcover.training.data import TrainingData, evenly_spaced, load_training_data, measure_imagery
 from landcover.training.depthwise import use_fast_depthwise_backward
 from landcover.training.log import RunLog
 from landcover.training.loop import Interrupt, Run, fit, save_best, save_checkpoint
@@ -169,11 +171,7 @@ def train(
         card = ModelCard(
             model=config.model,
             legend=legend,
-            preprocessing=(
-                replace(start_card.preprocessing, gsd=loaded.model_gsd)
-                if start_card
-                else encoder_preprocessing(config.model.encoder, loaded.model_gsd)
-            ),
+            preprocessing=_preprocessing(config, loaded, start_card),
             window_px=config.window_px,
             overlap_px=config.overlap_px,
             recipe=config.model_dump(mode="json"),
@@ -222,6 +220,20 @@ def train(
             threads = torch.get_num_threads()
             runs.warn_of_other_device(folder, device=str(device), threads=threads, precision=precision)
         return _train_to_the_end(run, state, resumed=resumed)
+
+
+def _preprocessing(config: TrainConfig, data: TrainingData, start: ModelCard | None) -> Preprocessing:
+    """Return the preprocessing of the model: mean and std of its start, bands and scaling of the data."""
+    base = start.preprocessing if start else encoder_preprocessing(config.model.encoder, data.model_gsd)
+    bands, scaling = data.dataset.reading.bands, data.dataset.reading.scaling
+    names = RGB if bands is None else band_names(data.train[0].image, bands)
+    return replace(
+        base,
+        gsd=data.model_gsd,
+        bands=names,
+        band_indices=(1, 2, 3) if bands is None else tuple(bands),
+        scaling=scaling or PLAIN,
+    )
 
 
 @contextmanager

@@ -224,12 +224,12 @@ def _compute(
     cell_px = max(1.0, cell_m / gsd, finest / gsd)
     maps = []
     for item in track(data.train, "Computing soft labels"):
-        image = data.dataset.read_image(item)
+        (image, valid), sides = data.dataset.read_imagery(item), data.dataset.sides(item)
         cells = max(1, round(image.shape[0] / cell_px)), max(1, round(image.shape[1] / cell_px))
         total = np.zeros((*cells, len(classes)), np.float32)
         for teacher, runtime, order in zip(teachers, runtimes, orders, strict=True):
             try:
-                probabilities = predict_probabilities(runtime, image, gsd=gsd, tta=True)
+                probabilities = predict_probabilities(runtime, image, valid=valid, gsd=sides, tta=True)
             except (ImageError, ModelError) as error:
                 raise DataError(f"The teacher {teacher.path} cannot predict {item.image}: {error}") from error
             total += at_centres(probabilities[order], cells)
