@@ -163,8 +163,11 @@ class Scene:
         def read(array):
             return lambda item, window: array[self.tile(*self.places[item])][window.slices]
 
+        def imagery(item, window):
+            return read(self.image)(item, window), None
+
         pieces = list(self.neighbours.pieces(crop))
-        return assemble_crop(pieces, crop.side, read(self.image), read(self.channels))
+        return assemble_crop(pieces, crop.side, imagery, read(self.channels))
 
     def around(self, crop):
         """Image, validity and channels of the 3 x 3 tiles around a crop's item, as the scene has them."""
