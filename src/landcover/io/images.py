@@ -307,7 +307,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def is_masked(path: Path) -> bool:
-    """Return whether the header of a picture tells that pixels may lack imagery, see :func:`read_imagery`.
+    """Return whether pixels of a picture may lack imagery by its header; see :func:`read_imagery`.
 
     Raises:
         ImageError: If the file is missing, empty, or of an unsupported format.
