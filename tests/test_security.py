@@ -396,6 +396,8 @@ def check_silence(world, *arguments):
     trace.unlink()
     network = ("connect(", "sendto(", "sendmsg(", "sendmmsg(", "bind(")
     spoken = [line for line in lines if any(call in line for call in network) and "AF_" in line]
+    # rasterio imports boto3 where it is installed, and that tries once whether this machine has IPv6.
+    spoken = [line for line in spoken if "bind(" not in line or '"::1"' not in line]
     assert [line for line in spoken if "AF_UNIX" not in line and "AF_NETLINK" not in line] == []
     own = (
         str(world.folder / "out"),

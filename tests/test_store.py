@@ -6,11 +6,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 
-from landcover.errors import LandcoverError, MissingKeyError, OutputError, StoreError, UsageError
+from landcover.errors import DataError, LandcoverError, MissingKeyError, OutputError, StoreError, UsageError
+from landcover.fleet import sources
 from landcover.fleet import store as stores
+from landcover.fleet.sources import check_version, copy_or_address, scene_version
 from landcover.fleet.store import open_store
 from object_storage import BUCKET, ENVIRONMENT, FaultProxy, client, s3_server
 
@@ -34,6 +37,7 @@ def proxy(server, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
     monkeypatch.setattr(stores, "_BACKOFF_S", 0.01)
+    sources._stores.cache_clear()
     server.faults.clear()
     server.requests.clear()
     return server
@@ -368,3 +372,102 @@ def test_http_is_read_only(proxy, tmp_path):
     assert store.version("scene.tif").size == 6
     with pytest.raises(UsageError, match="written"):
         store.check()
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """Return a tiled GeoTIFF of noise, and its pixels."""
+    import numpy as np
+    import rasterio
+    from rasterio.transform import from_origin
+
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 512, 512), np.uint8)
+    path = tmp_path / "scene.tif"
+    profile = {"driver": "GTiff", "width": 512, "height": 512, "count": 3, "dtype": "uint8", "tiled": True}
+    place = {"crs": "EPSG:32631", "transform": from_origin(5e5, 5e6, 0.5, 0.5)}
+    with rasterio.open(path, "w", **profile, **place, blockxsize=128, blockysize=128) as file:
+        file.write(pixels)
+    return path, pixels.transpose(1, 2, 0)
+
+
+def test_gdal_reads_windows_of_the_server_that_is_set(bucket, proxy, scene):
+    from landcover.raster import open_scene
+    from landcover.windows import Window
+
+    path, pixels = scene
+    bucket.put("a/scene.tif", path)
+    proxy.requests.clear()
+    with open_scene(bucket.address("a/scene.tif"), bbox=(500000, 4999936, 500064, 5000000)) as opened:
+        assert opened.part == Window(0, 0, 128, 128)
+        image = opened.read_rows(0, 128).image
+    assert (image == pixels[:128, : image.shape[1]]).all()
+    assert any("scene.tif" in request for request in proxy.requests)
+
+
+def test_a_scene_is_its_version(bucket, scene, tmp_path, caplog):
+    path, _ = scene
+    bucket.put("scene.tif", path)
+    address = bucket.address("scene.tif")
+    version = scene_version(address)
+    assert version.size == path.stat().st_size
+    assert scene_version(address.replace("s3://", "/vsis3/")) == version
+    caplog.set_level("INFO")
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    assert copy_or_address(address, version, share=0.1, folder=folder) == address
+    assert list(folder.iterdir()) == []
+    copy = copy_or_address(address, version, share=1.0, folder=folder)
+    assert copy.read_bytes() == path.read_bytes()
+    assert [line.count(address) for line in caplog.messages] == [1, 1]
+    bucket.put("scene.tif", path.read_bytes()[:-1] + b"\0")  # of the same size
+    for work in (
+        lambda: check_version(address, version),
+        lambda: copy_or_address(address, version, share=1.0, folder=folder),
+    ):
+        with pytest.raises(DataError, match="changed"):
+            work()
+    bucket.delete("scene.tif")
+    with pytest.raises(DataError, match="does not exist"):
+        check_version(address, version)
+
+
+def test_no_room_for_a_copy(bucket, scene, tmp_path, monkeypatch, caplog):
+    path, _ = scene
+    bucket.put("scene.tif", path)
+    address = bucket.address("scene.tif")
+    monkeypatch.setattr(sources.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    caplog.set_level("INFO")
+    assert copy_or_address(address, scene_version(address), share=1.0, folder=tmp_path) == address
+    assert "free" in caplog.text
+
+
+def test_a_scene_that_is_replaced_is_read_again(bucket, scene):
+    """GDAL would answer from its memory of the object before."""
+    import rasterio
+
+    from landcover._gdal import open_raster
+
+    path, pixels = scene
+    bucket.put("scene.tif", path)
+    address = bucket.address("scene.tif")
+    with open_raster(address) as first:
+        assert (first.read().transpose(1, 2, 0) == pixels).all()
+    with rasterio.open(path, "r+") as file:
+        file.write(255 - pixels.transpose(2, 0, 1))
+    bucket.put("scene.tif", path)
+    with open_raster(address) as second:
+        assert (second.read().transpose(1, 2, 0) == 255 - pixels).all()
+
+
+@pytest.mark.parametrize("address", ["https://host/a.tif?signature=hidden", "https://u:hidden@host/a.tif"])
+def test_signed_addresses_are_not_planned(address):
+    with pytest.raises(UsageError) as refused:
+        scene_version(address)
+    assert "hidden" not in str(refused.value)
+
+
+def test_a_scene_that_is_refused_is_reported_so(bucket, proxy):
+    """GDAL itself reports "not recognized as a supported file format"."""
+    proxy.faults[:] = [("403", "HEAD", 1000)]
+    with pytest.raises(StoreError, match=r"secret\.tif.*denied"):
+        scene_version(bucket.address("secret.tif"))

@@ -49,6 +49,7 @@ __all__ = [
     "grid_file",
     "import_pyogrio",
     "is_address",
+    "object_storage",
     "open_raster",
     "set_gdal_config",
 ]
@@ -193,8 +194,25 @@ def _open_elsewhere(text: str) -> DatasetReader:
         )
     from rasterio import Env
 
-    with Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # nor what is beside it
+    options = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # nor what is beside it
+    with Env(**options, **object_storage(text)):
         return _open(text, _ELSEWHERE)
+
+
+def object_storage(text: str) -> dict[str, str]:
+    """Return GDAL's settings for an address of object storage.
+
+    The server of ``AWS_ENDPOINT_URL`` is used, which GDAL 3.10 does not know. What was read is forgotten when
+    the file is closed: the object may be another one when it is opened again.
+    """
+    options = {"CPL_VSIL_CURL_NON_CACHED": "/vsis3/:/vsigs/:/vsiaz/:/vsicurl/"}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    scheme, separator, host = endpoint.rstrip("/").partition("://")
+    if separator and re.match(r"s3://|/vsis3/", text) and "AWS_S3_ENDPOINT" not in os.environ:
+        options |= {"AWS_S3_ENDPOINT": host, "AWS_HTTPS": "NO" if scheme == "http" else "YES"}
+        if "AWS_VIRTUAL_HOSTING" not in os.environ:
+            options["AWS_VIRTUAL_HOSTING"] = "FALSE"
+    return options
 
 
 class _Check:

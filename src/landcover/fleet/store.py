@@ -138,9 +138,9 @@ class Store(ABC):
             return False
         return True
 
-    def address(self, key: str) -> str:
-        """Return the path or address of an object, which may not exist."""
-        return f"{self.root}/{_checked(key)}"
+    def address(self, key: str = "") -> str:
+        """Return the path or address of an object, which may not exist, or of the store."""
+        return f"{self.root}/{_checked(key)}" if key else self.root
 
     def check(self) -> None:
         """Check that objects can be written here, and that a second conditional put is refused.

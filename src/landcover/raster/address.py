@@ -9,7 +9,13 @@ from threading import Lock
 
 import rasterio
 
-from landcover._gdal import CPLE_BaseError, CPLE_OpenFailedError, get_gdal_config, set_gdal_config
+from landcover._gdal import (
+    CPLE_BaseError,
+    CPLE_OpenFailedError,
+    get_gdal_config,
+    object_storage,
+    set_gdal_config,
+)
 from landcover.errors import ImageError, foreign_reason
 from landcover.io.files import check_name
 
@@ -69,6 +75,7 @@ class Address:
                 "GDAL_HTTP_MAX_RETRY": str(_RETRIES),
                 "GDAL_HTTP_RETRY_DELAY": "1",
                 "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # else ten requests for files beside it
+                **object_storage(self.text),
             }
         return rasterio.Env(**options)
 

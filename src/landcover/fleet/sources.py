@@ -1,0 +1,92 @@
+"""Scenes in object storage: identified by their version, read by windows or copied here."""
+
+import logging
+import re
+import shutil
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from landcover.errors import DataError, MissingKeyError, UsageError
+from landcover.fleet.store import Store, Version, open_store
+from landcover.machine import readable
+from landcover.raster.address import display_name
+
+COPY_SHARE = 0.5
+"""Fraction of a file from which on it is copied: windows would need a request for each few blocks."""
+
+_log = logging.getLogger(__name__)
+
+_stores = lru_cache(maxsize=8)(open_store)
+"""Connections are kept: opening one costs 60 ms."""
+
+
+def scene_version(address: str) -> Version:
+    """Return the size and the entity tag of a scene at an address.
+
+    Raises:
+        DataError: If it does not exist.
+        StoreError: If the server refuses or does not answer; the message states the reason.
+        UsageError: If the address has a signature or password, which a plan would contain, or another scheme.
+    """
+    store, key = _object(address)
+    try:
+        return store.version(key)
+    except MissingKeyError as error:
+        raise DataError(f"{store.address(key)} does not exist. Check the address.") from error
+
+
+def check_version(address: str, planned: Version) -> None:
+    """Check that a scene is the one that was planned.
+
+    Raises:
+        DataError: If it has changed or does not exist.
+        StoreError: If the server refuses or does not answer.
+    """
+    found = scene_version(address)
+    if found != planned:
+        raise DataError(
+            f"{display_name(address)} has changed since the plan was made: then {planned.size} bytes, tag "
+            f"{planned.etag}; now {found.size} bytes, tag {found.etag}. Make a new plan, into another store."
+        )
+
+
+def copy_or_address(address: str, planned: Version, *, share: float, folder: Path) -> Path | str:
+    """Return what to read a scene from: a copy here if most of it is needed, else its address.
+
+    GDAL reads an address by windows. The choice and the bytes are logged. The caller checks the version at
+    the end (:func:`check_version`), as the scene may change while it is read.
+
+    Args:
+        address: The scene.
+        planned: Its version; another one is refused.
+        share: Fraction of the file that will be read, 0..1.
+        folder: Where to copy it to.
+
+    Raises:
+        DataError: If it has changed or does not exist.
+        StoreError: If the server refuses or does not answer.
+    """
+    check_version(address, planned)
+    need = f"{readable(share * planned.size)} of {readable(planned.size)}"
+    free = shutil.disk_usage(folder).free
+    if share < COPY_SHARE or planned.size > free:
+        reason = "" if share < COPY_SHARE else f"; {readable(free)} are free in {folder}"
+        _log.info("%s is read by windows: about %s%s.", display_name(address), need, reason)
+        return address
+    store, key = _object(address)
+    target = folder / PurePosixPath(key).name
+    store.fetch(key, target)
+    _log.info("%s is copied: about %s will be read.", display_name(address), need)
+    return target
+
+
+def _object(address: str) -> tuple[Store, str]:
+    """Return the store and the key of an address or of GDAL's name of one (``/vsis3/bucket/key``)."""
+    if "?" in address:
+        raise UsageError(
+            f"{display_name(address)} has a query, such as a signature, which expires and would be planned. "
+            "Use s3://, gs:// or az:// with credentials, or a file."
+        )
+    plain = re.sub(r"^/vsi(s3|gs|az)/", r"\1://", address).removeprefix("/vsicurl/")
+    folder, _, name = plain.rpartition("/")
+    return _stores(folder), name
