@@ -29,7 +29,7 @@ BUG = "landcover failed"
 """How the message about an error begins that landcover does not raise on purpose."""
 
 _MODULES = {
-    "data": ["clean", "convert", "legend", "prepare", "splits", "verify"],
+    "data": ["clean", "convert", "legend", "prepare", "rasterize", "splits", "verify"],
     "demo": ["demo"],
     "doctor": ["doctor", "help"],
     "evaluate": ["evaluate"],

@@ -1,4 +1,4 @@
-"""Verbs of masks and data folders: clean, convert, legend, prepare, splits, verify."""
+"""Verbs of masks and data folders: clean, convert, legend, prepare, rasterize, splits, verify."""
 
 import sys
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from landcover.cli import _options
-from landcover.cli._options import MAIN, PRODUCTS, argument, option
+from landcover.cli._options import INPUT, MAIN, PRODUCTS, argument, option
 from landcover.cli._output import log, print_table, put, say
-from landcover.errors import printable
+from landcover.errors import UsageError, printable
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.legend import DEEPGLOBE
 
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from landcover.data import VerifyReport
 
 Masks = Annotated[list[Path], argument("Masks and folders of masks.", "MASKS")]
+
+Column = Annotated[str, option("Column of the class in a vector file.", group=INPUT)]
+Layer = Annotated[str | None, option("Layer of a vector file, if it has several.", group=INPUT)]
+Background = Annotated[
+    str | None,
+    option("Class of the ground without a shape. By default it is ignored.", group=INPUT, metavar="NAME"),
+]
 
 _SHOWN = 10
 """Lines of each list that verify prints."""
@@ -103,8 +110,19 @@ def _end(done: str, written: int, failed: Mapping[Path, str], out: Path) -> None
 
 
 def prepare(
-    data: Annotated[Path, argument("Data folder.", "DATA")],
+    data: Annotated[Path, argument("Data folder; with --labels a scene or a folder of scenes.", "DATA")],
     out: Annotated[Path, option("Cache folder to write.", group=MAIN)],
+    labels: Annotated[
+        Path | None,
+        option(
+            "Polygons or points that label the scenes: GeoPackage, GeoJSON, shapefile, COCO or labelme JSON, "
+            "or a folder of them. Ground without a shape is ignored.",
+            group=MAIN,
+        ),
+    ] = None,
+    column: Column = "class",
+    layer: Layer = None,
+    background: Background = None,
     gsd: _options.Gsd = None,
     bands: _options.Bands = None,
     scaling: _options.Scaling = None,
@@ -115,17 +133,35 @@ def prepare(
 ) -> None:
     """Decode a data folder once, into a cache that --data takes."""
     from landcover.data import prepare as make_cache
+    from landcover.data.dataset import open_folder
 
-    dataset, written = make_cache(
-        data,
-        out,
-        gsd=gsd,
-        reading=_options.reading(bands, scaling),
-        legend=legend,
-        max_off_palette=max_off_palette,
-        max_pixels=max_pixels,
-        force=force,
-    )
+    reading = _options.reading(bands, scaling)
+    if labels is None:
+        _refuse_vector_options(column, layer, background)
+        dataset, written = make_cache(
+            data,
+            out,
+            gsd=gsd,
+            reading=reading,
+            legend=legend,
+            max_off_palette=max_off_palette,
+            max_pixels=max_pixels,
+            force=force,
+        )
+    else:
+        from landcover.data.vectorlabels import VectorSource
+
+        source = open_folder(
+            data,
+            legend=legend,
+            gsd=gsd,
+            reading=reading,
+            labels=VectorSource(labels, column, layer, background),
+            max_pixels=max_pixels,
+        )
+        if source.vector is not None and source.vector.outside:
+            log.warning("%s shapes of %s touch no scene.", f"{source.vector.outside:,}", labels)
+        dataset, written = make_cache(source, out, force=force)
     log.info(
         "%s %s: layout %s, %d images, %d with masks, %s.",
         out,
@@ -135,6 +171,52 @@ def prepare(
         len(dataset.labelled),
         _scale(dataset.gsd),
     )
+
+
+def _refuse_vector_options(column: str, layer: str | None, background: str | None) -> None:
+    if column != "class" or layer is not None or background is not None:
+        raise UsageError("--column, --layer and --background belong to --labels. Pass --labels FILE, too.")
+
+
+def rasterize(
+    labels: Annotated[
+        Path,
+        argument(
+            "Polygons or points: GeoPackage, GeoJSON, shapefile, COCO or labelme JSON, or a folder.", "LABELS"
+        ),
+    ],
+    like: Annotated[
+        list[Path],
+        option("Scene, or folder of scenes, to make masks for. May be given several times.", group=MAIN),
+    ],
+    out: Annotated[Path, option("Folder of the masks.", group=MAIN)],
+    column: Column = "class",
+    layer: Layer = None,
+    background: Background = None,
+    legend: _options.Legend = None,
+    max_pixels: _options.MaxPixels = MAX_PIXELS,
+    force: _options.Force = False,
+) -> None:
+    """Write masks of polygons or points, on the grids of scenes.
+
+    Ground without a shape is nodata, which is neither trained on nor scored.
+    """
+    from landcover.data.vectorlabels import VectorSource
+    from landcover.data.vectorlabels import rasterize as burn
+
+    result = burn(
+        VectorSource(labels, column, layer, background),
+        like,
+        out,
+        legend=legend,
+        max_pixels=max_pixels,
+        force=force,
+    )
+    if result.outside:
+        log.warning("%s shapes of %s touch no scene.", f"{result.outside:,}", labels)
+    for scene in result.unlabelled:
+        log.warning("%s: no shape touches it; no mask is written.", scene)
+    log.info("%d masks into %s, of the classes %s.", len(result.written), out, ", ".join(result.legend.names))
 
 
 def legend(
@@ -194,7 +276,6 @@ def splits(
     from landcover.data import open_dataset
     from landcover.data import split as split_items
     from landcover.data.splits import describe, parse
-    from landcover.errors import UsageError
 
     if parse(split).part is not None:
         raise UsageError(

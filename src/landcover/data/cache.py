@@ -12,7 +12,7 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -88,7 +88,8 @@ class About(Config):
     ``scenes`` maps a key to (scene, row, col). ``mask_legend`` is the legend of the files; a cache without it
     is never up to date. ``scene_table`` is the digest of ``scenes.csv``, None without it or in caches of 0.1.
     ``bands`` and ``scaling`` are those that images were read with. ``records_valid`` is False in caches of
-    0.1, which do not hold where images lack imagery.
+    0.1, which do not hold where images lack imagery. ``labels`` is how polygons
+    became labels; None for masks.
     """
 
     layout: str
@@ -100,6 +101,7 @@ class About(Config):
     bands: tuple[int, int, int] | None = None
     scaling: tuple[float, float] | Literal["percentile"] | None = None
     records_valid: bool = False
+    labels: str | None = None
 
 
 class Index(Config):
@@ -281,7 +283,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    path: str | Path,
+    path: str | Path | FolderDataset,
     out: str | Path,
     *,
     legend: Legend | None = None,
@@ -297,7 +299,7 @@ def prepare(
     images with pixels without imagery.
 
     Args:
-        path: The data folder.
+        path: The data folder, or one that is open; legend, GSD, bands and limits are then its own.
         out: The cache folder to make.
         legend: Meaning of the mask files; see :func:`landcover.data.open_dataset`.
         gsd: Metres per pixel of the images.
@@ -317,17 +319,23 @@ def prepare(
         >>> prepared.written, lc.open_dataset("cache").gsd
         (True, 0.5)
     """
-    path, out = Path(path), Path(out)
-    if is_cache(path):
-        raise UsageError(f"{path} is a cache already; expected the folder of images that it was made from.")
-    source = open_folder(
-        path,
-        legend=legend,
-        gsd=gsd,
-        reading=reading,
-        max_pixels=max_pixels,
-        max_off_palette=max_off_palette,
-    )
+    out = Path(out)
+    if isinstance(path, FolderDataset):
+        source = path
+    else:
+        path = Path(path)
+        if is_cache(path):
+            raise UsageError(
+                f"{path} is a cache already; expected the folder of images that it was made from."
+            )
+        source = open_folder(
+            path,
+            legend=legend,
+            gsd=gsd,
+            reading=reading,
+            max_pixels=max_pixels,
+            max_off_palette=max_off_palette,
+        )
     scenes = source.scenes
     about = About(
         layout=source.layout,
@@ -339,6 +347,7 @@ def prepare(
         bands=source.reading.bands,
         scaling=source.reading.scaling,
         records_valid=True,
+        labels=None if source.vector is None else str(source.vector.source[1:]),
     )
     is_foreign = out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir())))
     if is_foreign and not is_cache(out):
@@ -385,8 +394,7 @@ def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
         if file is None or known is None:
             return file is None and known is None
         status = _status(file)
-        path = file.relative_to(source.root).as_posix()
-        return (path, status.st_size) == (known.path, known.size) and (
+        return (_below(file, source.root), status.st_size) == (known.path, known.size) and (
             status.st_mtime_ns == known.mtime_ns or _sha256(file) == known.sha256
         )
 
@@ -411,6 +419,13 @@ def _is_changed(file: Path, known: Source) -> bool:
     return (status.st_size, status.st_mtime_ns) != (known.size, known.mtime_ns)
 
 
+def _below(file: Path, root: Path) -> str:
+    """Return the path of a file from a folder; labels may be elsewhere."""
+    if file.is_relative_to(root):
+        return file.relative_to(root).as_posix()
+    return Path(os.path.relpath(file.absolute(), root.absolute())).as_posix()
+
+
 def _status(file: Path) -> os.stat_result:
     try:
         status = file.stat()
@@ -422,6 +437,12 @@ def _status(file: Path) -> os.stat_result:
 
 
 def _sha256(file: Path) -> str:
+    status = _status(file)
+    return _digest(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)  # one file of polygons labels many scenes
+def _digest(file: Path, size: int, mtime_ns: int) -> str:
     try:
         with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
@@ -432,7 +453,7 @@ def _sha256(file: Path) -> str:
 def _write(source: FolderDataset, about: About, out: Path) -> Index:
     def describe(file: Path) -> Source:
         status = _status(file)
-        path = file.relative_to(source.root).as_posix()
+        path = _below(file, source.root)
         return Source(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=_sha256(file))
 
     def decode(item: Item) -> tuple[Entry, UInt8Array, BoolArray | None, Mask | None] | DataError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -20,6 +20,7 @@ from landcover.data.layouts import (
     Item,
     SceneTile,
     discover,
+    find_scenes,
     read_scenes,
     typical_size,
 )
@@ -42,10 +43,14 @@ from landcover.raster import (
     read_georeference,
     read_header,
 )
+from landcover.raster.mapfiles import read_map_legend
 from landcover.scale import SETTINGS_FILE, find_scale, unknown_gsd
 from landcover.textfiles import read_yaml
 from landcover.values import BandSelection, Scaling, parse_scaling
 from landcover.windows import Window
+
+if TYPE_CHECKING:
+    from landcover.data.vectorlabels import VectorLabels, VectorSource
 
 _GSD_TOLERANCE = 0.01
 """Fraction by which the GSD of images in one folder may differ."""
@@ -194,6 +199,7 @@ class FolderDataset(Dataset):
         found: The discovered items and missing files.
         headers: Headers of the images that may be georeferenced, by item key.
         gsd_from_raster: Whether the GSD is that of the georeference.
+        vector: Polygons and points in place of mask files, or None.
         max_pixels: Larger files are not decoded.
         max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask is refused.
     """
@@ -202,6 +208,7 @@ class FolderDataset(Dataset):
     found: Discovery = field(repr=False)
     headers: Mapping[str, Header] = field(repr=False)
     gsd_from_raster: bool
+    vector: "VectorLabels | None" = field(default=None, repr=False)
     max_pixels: int = MAX_PIXELS
     max_off_palette: float = MAX_OFF_PALETTE
 
@@ -255,27 +262,10 @@ class FolderDataset(Dataset):
         """
         if item.mask is None:
             raise DataError(f"{item.image} has no mask.")
-        mask = read_mask(
-            item.mask,
-            self.mask_legend,
-            max_pixels=self.max_pixels,
-            max_off_palette=self.max_off_palette,
-            allow_binary=True,
-        )
-        if mask.lossy:
-            raise MaskError(
-                f"{item.mask} is a JPEG, and compression changes labels. Save masks as PNG; landcover "
-                "convert --to index restores masks in pure colours."
-            )
-        if mask.is_binary and self._is_binary:
-            raise binary_mask(item.mask)
-        height, width = self.size(item)
-        if mask.index.shape != (height, width):
-            raise DataError(
-                f"{item.mask} is {mask.index.shape[0]} x {mask.index.shape[1]} pixels, its image "
-                f"{item.image} {height} x {width}; expected equal sizes."
-            )
-        _check_places(item.image, item.mask, height)
+        if self.vector is None:
+            mask = self._read_mask(item, item.mask)
+        else:
+            mask = Mask(self.vector.mask(item.key, self.size(item)), 0)
         index = mask.index
         if self.mask_legend is not self.legend:
             index = translation(self.mask_legend, self.legend)[index]
@@ -283,6 +273,31 @@ class FolderDataset(Dataset):
         if valid is not None:
             index = np.where(valid, index, np.uint8(NODATA))
         return mask._replace(index=index)
+
+    def _read_mask(self, item: Item, path: Path) -> Mask:
+        """Decode a mask file, and check that it fits the image."""
+        mask = read_mask(
+            path,
+            self.mask_legend,
+            max_pixels=self.max_pixels,
+            max_off_palette=self.max_off_palette,
+            allow_binary=True,
+        )
+        if mask.lossy:
+            raise MaskError(
+                f"{path} is a JPEG, and compression changes labels. Save masks as PNG; landcover "
+                "convert --to index restores masks in pure colours."
+            )
+        if mask.is_binary and self._is_binary:
+            raise binary_mask(path)
+        height, width = self.size(item)
+        if mask.index.shape != (height, width):
+            raise DataError(
+                f"{path} is {mask.index.shape[0]} x {mask.index.shape[1]} pixels, its image "
+                f"{item.image} {height} x {width}; expected equal sizes."
+            )
+        _check_places(item.image, path, height)
+        return mask
 
     @cached_property
     def _is_binary(self) -> bool:
@@ -328,6 +343,7 @@ def open_dataset(
     legend: Legend | None = None,
     gsd: float | None = None,
     reading: Reading | None = None,
+    labels: "VectorSource | None" = None,
     max_pixels: int = MAX_PIXELS,
     max_off_palette: float = MAX_OFF_PALETTE,
 ) -> Dataset:
@@ -339,6 +355,7 @@ def open_dataset(
         gsd: Metres per pixel; by default from the georeference, ``landcover.yaml`` or the layout.
         reading: Bands and scaling of the images; by default those of ``landcover.yaml``, else as for
             prediction: red, green and blue by name or order, and 8-bit values as they are.
+        labels: Polygons or points that label the images below ``path``, in place of masks.
         max_pixels: Larger images and masks are refused when they are read. A cache holds them decoded.
         max_off_palette: Masks with a larger fraction of pixels, 0..1, whose colour is not in the legend are
             refused when they are read.
@@ -357,12 +374,15 @@ def open_dataset(
 
     path = Path(path)
     if is_cache(path):
+        if labels is not None:
+            raise UsageError(f"{path} is a cache, which has its labels; expected the folder of scenes.")
         return open_cache(path, legend=legend, gsd=gsd, reading=reading)
     return open_folder(
         path,
         legend=legend,
         gsd=gsd,
         reading=reading,
+        labels=labels,
         max_pixels=max_pixels,
         max_off_palette=max_off_palette,
     )
@@ -401,17 +421,22 @@ def open_folder(
     legend: Legend | None = None,
     gsd: float | None = None,
     reading: Reading | None = None,
+    labels: "VectorSource | None" = None,
     max_pixels: int = MAX_PIXELS,
     max_off_palette: float = MAX_OFF_PALETTE,
 ) -> FolderDataset:
     """Open a folder of files; see :func:`open_dataset`."""
     check_off_palette_limit(max_off_palette)
     reading = reading or Reading()
-    settings = read_settings(path / SETTINGS_FILE)
-    found = discover(path, settings.names)
+    root = path.parent if labels is not None and path.is_file() else path
+    settings = read_settings(root / SETTINGS_FILE)
+    found = discover(path, settings.names) if labels is None else find_scenes(path)
     legend = legend or settings.legend
-    if legend is None and found.layout.size is None:  # no published set
-        check_assumed_legend(path, [item.mask for item in found.items if item.mask], max_pixels)
+    masks = [item.mask for item in found.items if item.mask]
+    if legend is None and masks and found.layout.size is None:  # no published set
+        legend = read_map_legend(masks[0])
+        if legend is None:
+            check_assumed_legend(path, masks, max_pixels)
 
     def published_gsd() -> float | None:
         # Resized copies keep the names of a layout, but not its scale.
@@ -424,13 +449,25 @@ def open_folder(
         for item in found.items
         if item.image.suffix.lower() in RASTER_SUFFIXES or Path(f"{item.image}.aux.xml").exists()
     }
+    vector = None
+    if labels is not None:
+        from landcover.data.vectorlabels import Target, read_vector_labels
+
+        targets = {
+            item.key: Target(item.image, image_size(item.image), headers.get(item.key, Header()).georeference)
+            for item in found.items
+        }
+        vector = read_vector_labels(labels, targets, legend)
+        legend = vector.legend
+        items = tuple(replace(item, mask=vector.files.get(item.key)) for item in found.items)
+        found = replace(found, items=items)
     scale = find_scale(
         gsd, raster=lambda: _raster_gsd(found, headers), settings=lambda: settings.gsd, layout=published_gsd
     )
-    scenes_file = path / SCENES_FILE
+    scenes_file = root / SCENES_FILE
     has_scenes = scenes_file.is_file()
     return FolderDataset(
-        root=path,
+        root=root,
         layout=found.layout.name,
         legend=legend or DEEPGLOBE,
         gsd=None if scale is None else scale.gsd,
@@ -445,6 +482,7 @@ def open_folder(
         found=found,
         headers=headers,
         gsd_from_raster=scale is not None and scale.source == "raster",
+        vector=vector,
         max_pixels=max_pixels,
         max_off_palette=max_off_palette,
     )

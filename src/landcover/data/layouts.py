@@ -21,6 +21,7 @@ from landcover.io.discovery import (
     MASK_SUFFIXES,
     MAX_PIXELS,
     PICTURE_SUFFIXES,
+    find_files,
     role_of,
     words_of,
 )
@@ -332,6 +333,23 @@ def discover(root: Path, names: tuple[str, str] | None = None) -> Discovery:
             '"ann/{subset}/{id}.png".'
         )
     return matches[0]
+
+
+def find_scenes(path: Path) -> Discovery:
+    """Return a scene, or all images below a folder, whose labels are elsewhere.
+
+    Raises:
+        DataError: If there are none, or two have the same key.
+    """
+    files = find_files(
+        [path], path / ".landcover", what="images", suffixes=PICTURE_SUFFIXES, left_out=(MASK_END, "_label")
+    )
+    items: dict[str, Item] = {}
+    for file, relative, _ in files:
+        item = Item(_key(relative.as_posix()), _subset(relative.as_posix()), file, None)
+        if items.setdefault(item.key, item) is not item:
+            raise _same_key(file, items[item.key].image)
+    return Discovery(Layout("scenes", "scenes with labels of their own"), tuple(items.values()), ())
 
 
 def _pattern(template: str) -> str:

@@ -179,16 +179,17 @@ def legend_text(
         if isinstance(entry, tuple):
             lines.append(f"    - {{name: {name}, colour: {list(entry)}}}  # {share}")
         else:
-            colour = (
-                list(_PALETTE[number % len(_PALETTE)])
-                if number < len(_PALETTE)
-                else [number, number // 2, 99]
-            )
+            colour = list(colour_of(number))
             lines.append(f"    - {{name: {name}, colour: {colour}, values: [{entry}]}}  # {share}")
     lines.append(f"  unknown: {unknown or 'null'}")
     if ignore:
         lines.append(f"  ignore: {list(ignore)}")
     return "\n".join(lines) + "\n"
+
+
+def colour_of(number: int) -> Colour:
+    """Return a colour for the class of this index, where the data give none."""
+    return _PALETTE[number] if number < len(_PALETTE) else (number, number // 2, 99)
 
 
 _PALETTE: tuple[Colour, ...] = (

@@ -1,0 +1,493 @@
+"""Labels as polygons and points: vector files, COCO JSON and labelme, burned into masks of the scenes.
+
+Ground without a polygon or point is nodata: neither trained on nor scored. A pixel has the class of the last
+shape that contains its centre; a point labels the pixel that contains it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.features import rasterize as burn
+
+from landcover._typing import UInt8Array
+from landcover.data.conversion import MaskTask
+from landcover.data.survey import colour_of
+from landcover.errors import DataError, UsageError, did_you_mean, first_few
+from landcover.extras import needs
+from landcover.io import MAX_PIXELS, image_size
+from landcover.io.discovery import MASK_END, PICTURE_SUFFIXES, check_targets, find_files
+from landcover.io.files import walk
+from landcover.io.images import check_pixels
+from landcover.io.locks import locked_folder
+from landcover.legend import IGNORE, NODATA, LandClass, Legend
+from landcover.model.preprocessing import Size
+from landcover.progress import track
+from landcover.raster import Georeference, read_georeference
+from landcover.textfiles import parse_json, read_text
+
+with needs("vector"):
+    import shapely
+
+    from landcover.io.vectors import read_features
+
+_JSON_BYTES = 1 << 30
+_VECTOR_SUFFIXES = frozenset({".fgb", ".geojson", ".gpkg", ".json", ".kml", ".parquet", ".shp"})
+_CIRCLE_SEGMENTS = 16
+_AREAS, _POINTS = (3, 6), (0, 4)
+"""shapely's type numbers of polygons and of points."""
+
+Shapes = npt.NDArray[np.object_]
+
+
+class VectorSource(NamedTuple):
+    """Where polygons or points are, and what their classes are.
+
+    Attributes:
+        path: A vector file, COCO JSON or labelme JSON; or a folder of such files.
+        column: Attribute of a vector file that holds the class.
+        layer: Layer of a vector file; optional if only one has geometries.
+        background: Class of the ground without a shape; None: it is nodata.
+    """
+
+    path: Path
+    column: str = "class"
+    layer: str | None = None
+    background: str | None = None
+
+
+class Target(NamedTuple):
+    """A scene that labels are burned for: its file, (height, width) and georeference."""
+
+    path: Path
+    size: Size
+    georeference: Georeference | None
+
+
+@dataclass(frozen=True)
+class VectorLabels:
+    """Shapes of scenes on their pixel grids.
+
+    Attributes:
+        source: Where they are from.
+        legend: The classes.
+        shapes: By key of a scene, the shapes in its columns and rows, object (N,), and their class indices,
+            uint8 (N,); only scenes that shapes touch.
+        files: By key of a scene, the file of its shapes.
+        outside: Number of shapes that touch no scene.
+        background: Index of the class of the ground without a shape, or ``NODATA``.
+    """
+
+    source: VectorSource
+    legend: Legend
+    shapes: Mapping[str, tuple[Shapes, UInt8Array]]
+    files: Mapping[str, Path]
+    outside: int
+    background: int
+
+    def mask(self, key: str, size: Size) -> UInt8Array:
+        """Return the class indices of a scene of (height, width): uint8 (H, W), with ``NODATA``."""
+        shapes, classes = self.shapes[key]
+        if not len(shapes):
+            return np.full(size, self.background, np.uint8)
+        pairs = zip(shapes, classes.tolist(), strict=True)
+        return np.asarray(burn(pairs, out_shape=size, fill=self.background, dtype="uint8"))
+
+
+@dataclass
+class Rasterized:
+    """Result of :func:`rasterize`.
+
+    Attributes:
+        legend: The classes of the masks.
+        written: The masks.
+        unlabelled: Scenes that no shape touches; they have no mask.
+        outside: Number of shapes that touch no scene.
+    """
+
+    legend: Legend
+    written: list[Path] = field(default_factory=list)
+    unlabelled: list[Path] = field(default_factory=list)
+    outside: int = 0
+
+
+def rasterize(
+    labels: VectorSource,
+    like: Sequence[str | Path],
+    out: str | Path,
+    *,
+    legend: Legend | None = None,
+    max_pixels: int = MAX_PIXELS,
+    force: bool = False,
+) -> Rasterized:
+    """Write a mask for each scene that polygons or points touch, on the scene's own grid.
+
+    A georeferenced scene gets a GeoTIFF, any other a PNG. The masks carry their classes: data folders with
+    them need no legend.
+
+    Args:
+        labels: The polygons or points.
+        like: Scenes, and folders of scenes; these keep their structure below ``out``.
+        out: Folder of the masks.
+        legend: The classes; by default the values that occur, in ascending order.
+        max_pixels: Larger scenes are refused.
+        force: Replace existing masks.
+
+    Raises:
+        DataError: As :func:`read_vector_labels`, or if a scene cannot be read.
+        UsageError: As :func:`read_vector_labels`.
+        OutputError: If a mask exists and ``force`` is off (nothing is written then), or cannot be written.
+    """
+    out = Path(out)
+    scenes = find_files(like, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=(MASK_END, "_label"))
+    targets: dict[str, Target] = {}
+    tasks: dict[str, MaskTask] = {}
+    for path, relative, _ in scenes:
+        target = Target(path, image_size(path), read_georeference(path))
+        check_pixels(path, target.size, max_pixels)
+        key = relative.with_suffix("").as_posix()
+        if key in targets:
+            raise DataError(f"{path} and {targets[key].path} would have one mask. Rename one of them.")
+        targets[key] = target
+        suffix = ".png" if target.georeference is None else ".tif"
+        tasks[key] = MaskTask(path, out / relative.with_suffix(suffix), target.georeference)
+    found = read_vector_labels(labels, targets, legend)
+    result = Rasterized(found.legend, outside=found.outside)
+    wanted = {key: task for key, task in tasks.items() if key in found.shapes}
+    check_targets([(task.source, task.target) for task in wanted.values()], force=force)
+    with locked_folder(out):
+        for key, task in track(wanted.items(), "Rasterizing", total=len(wanted)):
+            mask = found.mask(key, targets[key].size)
+            task.write(mask, found.legend, mask_format="palette", force=force)
+            result.written.append(task.target)
+    result.unlabelled = [task.source for key, task in tasks.items() if key not in wanted]
+    return result
+
+
+class _Found(NamedTuple):
+    """Shapes of one scene from one file, in its pixels, with the names of their classes."""
+
+    key: str
+    file: Path
+    shapes: Shapes
+    names: list[Any]
+
+
+def read_vector_labels(
+    source: VectorSource, targets: Mapping[str, Target], legend: Legend | None
+) -> VectorLabels:
+    """Read the shapes of scenes.
+
+    Args:
+        source: The shapes and their classes.
+        targets: The scenes by key.
+        legend: The classes; None: the values that occur, in ascending order.
+
+    Raises:
+        DataError: If a file cannot be read or holds lines, a class is not in the legend, no shape touches a
+            scene, or a scene of COCO or labelme does not exist or has another size.
+        UsageError: If the column or the layer does not exist, the labels have one class only, or the
+            background is not a class.
+    """
+    found: list[_Found] = []
+    outside = 0
+    for path in _files(source.path):
+        content = _json(path) if path.suffix.lower() == ".json" else None
+        if content is None:
+            touching, missed = _from_vector(path, source, targets)
+            outside += missed
+        elif "annotations" in content and "images" in content:
+            touching = list(_from_coco(path, content, targets))
+        elif "shapes" in content:
+            touching = list(_from_labelme(path, content, targets))
+        else:
+            raise DataError(
+                f"{path} is JSON with the keys {first_few(content, 6)}; expected GeoJSON, COCO (images, "
+                "annotations, categories) or labelme (shapes). Convert it to one of them."
+            )
+        found += touching
+    if not any(len(each.shapes) for each in found):
+        raise DataError(
+            f"No shape of {source.path} touches one of the {len(targets)} scenes, such as "
+            f"{next(iter(targets.values())).path}. Check the CRS of both."
+        )
+    names = [name for each in found for name in each.names]
+    legend = legend or _legend_of(names, source)
+    index = _indices(names, legend, source)
+    if source.background is not None and source.background not in legend.names:
+        raise UsageError(
+            f"The background {source.background!r} is not a class of the legend {legend.name!r}. "
+            f"{did_you_mean(source.background, legend.names)}"
+        )
+    shapes: dict[str, tuple[Shapes, UInt8Array]] = {}
+    files: dict[str, Path] = {}
+    for each in found:
+        if not len(each.shapes):
+            continue
+        before, classes = shapes.get(each.key, (np.empty(0, object), np.empty(0, np.uint8)))
+        own = np.array([index[name] for name in each.names], np.uint8)
+        shapes[each.key] = np.concatenate([before, each.shapes]), np.concatenate([classes, own])
+        files.setdefault(each.key, each.file)
+    background = NODATA
+    if source.background is not None:
+        background = legend.names.index(source.background)
+        file = next(iter(files.values()))
+        for key in targets:
+            shapes.setdefault(key, (np.empty(0, object), np.empty(0, np.uint8)))
+            files.setdefault(key, file)
+    return VectorLabels(source, legend, shapes, files, outside, background)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a file, or the files of vectors and JSON below a folder."""
+    if not path.is_dir() or path.suffix.lower() == ".gdb":
+        return [path]
+    paths = [
+        Path(folder, name)
+        for folder, folders, names in walk(path)
+        for name in names
+        if Path(name).suffix.lower() in _VECTOR_SUFFIXES and not name.startswith(".")
+    ]
+    if not paths:
+        raise DataError(
+            f"{path} holds no labels; expected {', '.join(sorted(_VECTOR_SUFFIXES))} files in it or below it."
+        )
+    return sorted(paths)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """Return the content of a JSON file; None for GeoJSON."""
+    text = read_text(path, DataError, "labels as GeoJSON, COCO or labelme", max_bytes=_JSON_BYTES)
+    content = parse_json(text, str(path), DataError)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is JSON without keys; expected GeoJSON, COCO or labelme.")
+    return None if content.get("type") in ("FeatureCollection", "Feature") else content
+
+
+def _from_vector(path: Path, source: VectorSource, targets: Mapping[str, Target]) -> tuple[list[_Found], int]:
+    """Return the features that touch each scene, and the number of those that touch none."""
+    placed = {key: target for key, target in targets.items() if target.georeference is not None}
+    if not placed:
+        raise DataError(
+            f"None of the {len(targets)} scenes is georeferenced (such as "
+            f"{next(iter(targets.values())).path}); the shapes of {path} cannot be placed on them."
+        )
+    found = []
+    touching: Any = False
+    by_crs: dict[str, list[str]] = {}
+    for key, target in placed.items():
+        assert target.georeference is not None
+        by_crs.setdefault(target.georeference.crs.to_wkt(), []).append(key)
+    for keys in by_crs.values():
+        first = placed[keys[0]].georeference
+        assert first is not None
+        features = read_features(path, first.crs, layer=source.layer)
+        if source.column not in features.attributes:
+            raise UsageError(
+                f"{path} has no column {source.column!r}. "
+                f"{did_you_mean(source.column, list(features.attributes))} Pass it with --column."
+            )
+        names = features.attributes[source.column].tolist()
+        tree = shapely.STRtree(features.geometries)
+        for key in keys:
+            georeference, (height, width) = placed[key].georeference, placed[key].size
+            assert georeference is not None
+            x, y = georeference.points(np.array([0.0, width, width, 0]), np.array([0.0, 0, height, height]))
+            inside = np.sort(tree.query(shapely.polygons(np.stack([x, y], axis=1)), predicate="intersects"))
+            touched = np.zeros(len(names), bool)
+            touched[inside] = True
+            touching = touching | touched
+            pixels = shapely.transform(
+                features.geometries[inside],
+                lambda points: np.stack(georeference.pixels(*points.T), axis=1),  # noqa: B023
+            )
+            found.append(_clipped(key, path, pixels, [names[i] for i in inside], (height, width)))
+    return found, int(np.count_nonzero(~np.asarray(touching)))
+
+
+def _clipped(key: str, path: Path, shapes: Shapes, names: Sequence[Any], size: Size) -> _Found:
+    """Cut polygons near the edge of a scene, because rasterio iterates over all their points in Python."""
+    height, width = size
+    areas = np.isin(shapely.get_type_id(shapes), _AREAS)
+    cut = shapes.copy()
+    cut[areas] = shapely.clip_by_rect(shapes[areas], -1, -1, width + 1, height + 1)
+    parts, origin = shapely.get_parts(cut, return_index=True)
+    kinds = shapely.get_type_id(parts)
+    kept = np.isin(kinds, (_AREAS[0], _POINTS[0])) & ~shapely.is_empty(parts)
+    return _Found(key, path, parts[kept], [names[i] for i in origin[kept]])
+
+
+def _from_coco(path: Path, content: Mapping[str, Any], targets: Mapping[str, Target]) -> Iterator[_Found]:
+    """Yield the polygons of each image of a COCO file."""
+    categories = {entry["id"]: entry["name"] for entry in _listed(path, content, "categories", "id", "name")}
+    annotations: dict[Any, list[Mapping[str, Any]]] = {}
+    for entry in _listed(path, content, "annotations", "image_id", "category_id"):
+        annotations.setdefault(entry["image_id"], []).append(entry)
+    for image in _listed(path, content, "images", "id", "file_name"):
+        of_image = annotations.get(image["id"], [])
+        if not of_image:
+            continue
+        key = _scene_of(path, str(image["file_name"]), targets)
+        _check_size(path, (image.get("height"), image.get("width")), targets[key])
+        shapes, names = [], []
+        for entry in of_image:
+            outlines = entry.get("segmentation")
+            if not isinstance(outlines, list):
+                raise DataError(
+                    f"{path}: annotation {entry.get('id')} is not polygons (run lengths or a box); expected "
+                    "segmentation: [[x, y, …]]. Convert it to polygons."
+                )
+            if entry["category_id"] not in categories:
+                raise DataError(
+                    f"{path}: annotation {entry.get('id')} has category {entry['category_id']}, which is not "
+                    "listed under categories."
+                )
+            for outline in outlines:
+                shapes.append(_polygon(path, np.reshape(_numbers(path, outline, 2), (-1, 2))))
+                names.append(categories[entry["category_id"]])
+        yield _clipped(key, path, _array(shapes), names, targets[key].size)
+
+
+def _from_labelme(path: Path, content: Mapping[str, Any], targets: Mapping[str, Target]) -> Iterator[_Found]:
+    """Yield the shapes of a labelme file."""
+    name = str(content.get("imagePath") or path.with_suffix("").name).replace("\\", "/")
+    key = _scene_of(path, name, targets)
+    _check_size(path, (content.get("imageHeight"), content.get("imageWidth")), targets[key])
+    shapes, names = [], []
+    for entry in _listed(path, content, "shapes", "label", "points"):
+        points = np.reshape(_numbers(path, np.ravel(np.array(entry["points"], object)), 2), (-1, 2))
+        match entry.get("shape_type", "polygon"), len(points):
+            case "polygon", _:
+                shape = _polygon(path, points)
+            case "rectangle", 2:
+                (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+                shape = shapely.box(left, top, right, bottom)
+            case "circle", 2:
+                radius = float(np.hypot(*(points[1] - points[0])))
+                shape = shapely.Point(points[0]).buffer(radius, quad_segs=_CIRCLE_SEGMENTS)
+            case "point", 1:
+                shape = shapely.Point(points[0])
+            case kind, count:
+                raise DataError(
+                    f"{path} has a {kind} of {count} points; expected polygons, rectangles, circles and "
+                    "points. Remove it."
+                )
+        shapes.append(shape)
+        names.append(entry["label"])
+    yield _clipped(key, path, _array(shapes), names, targets[key].size)
+
+
+def _listed(path: Path, content: Mapping[str, Any], name: str, *needed: str) -> list[Mapping[str, Any]]:
+    """Return a list of JSON objects that have some keys."""
+    entries = content.get(name)
+    if isinstance(entries, list):
+        missing = [e for e in entries if not (isinstance(e, Mapping) and set(needed) <= e.keys())]
+        if not missing:
+            return entries
+    raise DataError(f"{path}: {name} is not a list of objects with {', '.join(needed)}.")
+
+
+def _numbers(path: Path, values: Any, step: int) -> npt.NDArray[np.float64]:
+    try:
+        numbers = np.asarray(values, np.float64).ravel()
+    except (TypeError, ValueError):
+        numbers = np.array([np.nan])
+    if numbers.size % step or not np.isfinite(numbers).all():
+        raise DataError(f"{path} has an outline that is not pairs of finite numbers: {str(values)[:80]}.")
+    return numbers
+
+
+def _polygon(path: Path, points: npt.NDArray[np.float64]) -> Any:
+    """Return a polygon of an annotation, mended where it crosses itself."""
+    if len(points) < 3:
+        raise DataError(f"{path} has a polygon of {len(points)} points; expected at least 3. Remove it.")
+    polygon = shapely.Polygon(points)
+    return polygon if polygon.is_valid else shapely.make_valid(polygon)
+
+
+def _array(shapes: Sequence[Any]) -> Shapes:
+    array = np.empty(len(shapes), object)
+    array[:] = shapes
+    return array
+
+
+def _scene_of(path: Path, name: str, targets: Mapping[str, Target]) -> str:
+    """Return the key of the scene that an annotation file names: by the end of its path, else by its stem."""
+    for keeps_suffix in (True, False):
+        parts = _parts(name, keeps_suffix)
+        for length in range(len(parts), 0, -1):
+            matches = [
+                key
+                for key, target in targets.items()
+                if _parts(target.path.as_posix(), keeps_suffix)[-length:] == parts[-length:]
+            ]
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                raise DataError(f"{path}: {name!r} fits several scenes: {first_few(matches, 4)}.")
+    raise DataError(
+        f"{path} labels the image {name!r}, which is not among the {len(targets)} scenes, such as "
+        f"{next(iter(targets.values())).path}. Pass the folder that has it."
+    )
+
+
+def _parts(path: str, keeps_suffix: bool) -> tuple[str, ...]:
+    pure = PurePosixPath(path)
+    return (pure if keeps_suffix else pure.with_suffix("")).parts
+
+
+def _check_size(path: Path, stated: tuple[Any, Any], target: Target) -> None:
+    if all(isinstance(side, int) for side in stated) and stated != target.size:
+        raise DataError(
+            f"{path} was drawn on an image of {stated[0]} x {stated[1]} pixels (height x width); "
+            f"{target.path} has {target.size[0]} x {target.size[1]}. Pass the original images."
+        )
+
+
+def _legend_of(names: Iterable[Any], source: VectorSource) -> Legend:
+    """Return a legend of the values that occur, in ascending order."""
+    values = {name for name in names if not _is_missing(name)}
+    if source.background is not None:
+        values.add(source.background)
+    is_number = all(isinstance(value, int | float) for value in values)
+    ordered = sorted(values) if is_number else sorted(values, key=str)
+    if not 2 <= len(ordered) < IGNORE:
+        raise UsageError(
+            f"{source.path} has {len(ordered)} classes ({first_few(map(str, ordered), 4)}); expected 2 to "
+            "254. With one class, state that of the other ground with --background NAME; else check --column."
+        )
+    classes = (LandClass(_spelled(value), colour_of(number)) for number, value in enumerate(ordered))
+    return Legend(source.path.stem, tuple(classes), None)
+
+
+def _indices(names: Sequence[Any], legend: Legend, source: VectorSource) -> dict[Any, int]:
+    """Return the class index of each value: by the name of a class, else by a value of the legend."""
+    counts = Counter(None if _is_missing(name) else name for name in names)
+    index: dict[Any, int] = {}
+    for name in counts:
+        text = None if name is None else _spelled(name)
+        if text in legend.names:
+            index[name] = legend.names.index(text)
+        elif text is not None and text.lstrip("-").isdecimal() and int(text) in legend.class_of_value:
+            index[name] = legend.class_of_value[int(text)]
+    if unknown := [name for name in counts if name not in index]:
+        listing = first_few((f"{'no value' if n is None else _spelled(n)} ({counts[n]})" for n in unknown), 8)
+        raise DataError(
+            f"{source.path} has shapes with classes that are not in the legend {legend.name!r}: {listing}. "
+            f"Expected {first_few(legend.names, 12)}. Correct them in the file, add them to the legend, or "
+            "pass the right --column or --legend."
+        )
+    return index | {name: index[None] for name in names if _is_missing(name) and None in index}
+
+
+def _is_missing(name: Any) -> bool:
+    return name is None or (isinstance(name, float) and not np.isfinite(name)) or name == ""
+
+
+def _spelled(value: Any) -> str:
+    """Return a class value as text, whole numbers without a point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
