@@ -33,6 +33,7 @@ _MODULES = {
     "demo": ["demo"],
     "doctor": ["doctor", "help"],
     "evaluate": ["evaluate"],
+    "fleet": ["fleet plan", "fleet run"],
     "maps": ["predict", "sample", "vectorize"],
     "models": ["info", "models", "presets"],
     "training": ["calibrate", "export", "page", "report", "train"],
@@ -54,10 +55,19 @@ class _Verbs(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return verbs()
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if " ".join(args[:2]) in _MODULE:  # a verb of two words
+            args = [" ".join(args[:2]), *args[2:]]
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in _REMOVED:
             raise UsageError(_REMOVED[cmd_name])
         if cmd_name not in _MODULE:
+            if words := [verb for verb in verbs() if verb.startswith(f"{cmd_name} ")]:
+                raise UsageError(
+                    f"{cmd_name} is the first word of a verb. Expected one of: {', '.join(words)}."
+                )
             raise UsageError(f"There is no verb {cmd_name!r}. {did_you_mean(cmd_name, verbs())}")
         if cmd_name not in self.commands:
             self.commands[cmd_name] = command(cmd_name)
@@ -129,13 +139,15 @@ def verbs() -> list[str]:
 def summary(verb: str) -> str:
     """Return the first line of a verb's docstring, read from its source: importing all verbs takes long."""
     source = Path(__file__).with_name(f"{_MODULE[verb]}.py").read_text(encoding="utf-8")
-    match = re.search(rf'^def {verb}\(.*?"""(.+?)(?:"""|\n)', source, re.DOTALL | re.MULTILINE)
+    match = re.search(
+        rf'^def {verb.replace(" ", "_")}\(.*?"""(.+?)(?:"""|\n)', source, re.DOTALL | re.MULTILINE
+    )
     return match[1].strip() if match else ""
 
 
 def command(verb: str) -> Any:
     """Import a verb and return its command."""
-    function = getattr(importlib.import_module(f"{__name__}.{_MODULE[verb]}"), verb)
+    function = getattr(importlib.import_module(f"{__name__}.{_MODULE[verb]}"), verb.replace(" ", "_"))
     alone = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS)
     alone.command(name=verb, cls=_Verb)(_guarded(function))
     return typer.main.get_command(alone)

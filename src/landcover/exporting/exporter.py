@@ -40,13 +40,13 @@ from landcover.exporting.onnxfile import (
     standardised_graph,
     write_model,
 )
-from landcover.exporting.stac import stac_item
 from landcover.io.files import atomic_path, check_output, write_text
 from landcover.io.locks import locked_file
 from landcover.model.bundled import shipped_file
 from landcover.model.card import ONNX_SUFFIX, ModelCard, is_exported, model_digest, read_card, resolve_model
 from landcover.model.preprocessing import PLAIN
 from landcover.model.runtimes import Runtime, open_model
+from landcover.model.stac import stac_item
 
 if TYPE_CHECKING:  # an exported model becomes the file for QGIS without torch
     from landcover.model.network import DeepLabV3Plus

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from landcover.exporting.onnxfile import INPUT, OPSET
+from landcover.exporting.onnxfile import OPSET
 from landcover.model._compat import Conv2dSame
 from landcover.model.card import ModelCard
 from landcover.model.network import DeepLabV3Plus
-from landcover.model.runtimes import OUTPUTS
+from landcover.model.runtimes import INPUT, OUTPUTS
 
 # Not 0 or 1, which the exporter treats as constants; all different, and no multiple of an output stride.
 _EXAMPLE = (2, 3, 97, 75)

@@ -21,7 +21,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from landcover._typing import Float32Array, Float64Array, UInt8Array
-from landcover.exporting.onnxfile import INPUT
+from landcover.model.runtimes import INPUT
 from landcover.progress import track
 
 _WEIGHT_STEPS = 127

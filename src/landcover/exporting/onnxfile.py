@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from landcover import __version__
 from landcover.errors import ModelError
 from landcover.model.card import CARD_KEY, ModelCard
-from landcover.model.runtimes import PROBABILITIES
+from landcover.model.runtimes import INPUT, PROBABILITIES, STANDARDISED
 
 OPSET = 18
 """Version of ONNX's operators: the first whose Pad and Resize take the axes that the exporter writes."""
@@ -20,10 +20,6 @@ IR_VERSION = 9
 
 PLUGIN_OPSET = 20
 """Newest operators of onnxruntime 1.17, the newest version that Deepness installs."""
-
-INPUT = "image"
-STANDARDISED = "standardised"
-"""Name of an input that the caller has normalised; another name, so that no runtime confuses them."""
 
 
 def standardised_graph(model: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:

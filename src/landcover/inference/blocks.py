@@ -158,6 +158,30 @@ def joined(logs: Iterable[ReadLog]) -> ReadLog:
     return ReadLog(tuple(sorted(damaged)), notes, sum((log.ood for log in logs), OodStats()))
 
 
+def product_rows(
+    block: RowBlock, legend: Legend, *, probabilities: bool, confidence: bool
+) -> Iterator[tuple[str, int, UInt8Array]]:
+    """Yield the rows that a block adds to each product: its name, the first row, and uint8 (n, ...).
+
+    Nodata where there is no imagery.
+    """
+    if block.start < block.stop:
+        classes = block.class_indices(legend)
+        if block.valid is not None:
+            classes[~block.valid] = NODATA
+        yield "classes", block.start, classes
+    if probabilities or confidence:
+        for chunk, values in block.probabilities():
+            row = block.start + chunk.start
+            if probabilities:
+                scaled = np.rint(values * PROBABILITIES.steps).astype(np.uint8)
+                if block.valid is not None:
+                    scaled[:, ~block.valid[chunk]] = PROBABILITIES.nodata
+                yield "probabilities", row, np.moveaxis(scaled, 0, 1)
+            if confidence:
+                yield "confidence", row, np.rint(values.max(axis=0) * CONFIDENCE.steps).astype(np.uint8)
+
+
 class SceneWork:
     """The rows of a scene's products, in memory or in a work folder from which work can be resumed.
 
@@ -169,6 +193,7 @@ class SceneWork:
         probabilities: Row buffer of (classes, width) bytes for 0..1, or None.
         confidence: Row buffer of bytes for 0..1, or None.
         logs: The log of each finished block by its number.
+        buffers: The row buffers by the names that :func:`product_rows` gives them.
 
     Args:
         target: The map to write; its work folder is used.
@@ -199,7 +224,7 @@ class SceneWork:
         self.logs: dict[int, ReadLog] = {}
         self._legend = legend
         self._folder: WorkFolder | None = None
-        self._buffers: list[RowBuffer] = []
+        self.buffers: dict[str, RowBuffer] = {}
         height, width = size
         with ExitStack() as stack:
             if identity is not None:
@@ -243,12 +268,13 @@ class SceneWork:
             except FileNotFoundError:
                 file = self._folder.create(f"{name}.raw")
             buffer = RowBuffer(height, row_shape, self._folder.path / f"{name}.raw", file)
-        self._buffers.append(buffer)
+        self.buffers[name] = buffer
         return buffer
 
     def _read_records(self, folder: WorkFolder) -> None:
         """Read the logs of finished blocks. A block whose rows or record are damaged is missing."""
-        rows = [buffer.path.stat().st_size // buffer.row_bytes for buffer in self._buffers if buffer.path]
+        buffers = self.buffers.values()
+        rows = [buffer.path.stat().st_size // buffer.row_bytes for buffer in buffers if buffer.path]
         for name in folder.names():
             if (match := _RECORD.fullmatch(name)) is not None:
                 with suppress(ValueError, KeyError, TypeError, OSError):
@@ -261,7 +287,7 @@ class SceneWork:
     def _checksum(self, record: dict[str, Any]) -> int:
         """Return the CRC-32 of a block: of its record and of its rows in all buffers."""
         checksum = zlib.crc32(json.dumps(record, sort_keys=True).encode())
-        for buffer in self._buffers:
+        for buffer in self.buffers.values():
             for row in range(record["start"], record["stop"], _CHECKED_ROWS):
                 rows = buffer.read(row, min(row + _CHECKED_ROWS, record["stop"]))
                 checksum = zlib.crc32(np.ascontiguousarray(rows).data, checksum)
@@ -274,28 +300,20 @@ class SceneWork:
         return [range(run[0], run[-1] + 1) for run in runs]
 
     def finish(self, block: RowBlock, log: ReadLog) -> None:
-        """Write the rows of a block: nodata where there is no imagery.
+        """Write the rows of a block.
 
         Raises:
             OutputError: If there is no space.
         """
-        if block.start < block.stop:
-            classes = block.class_indices(self._legend)
-            if block.valid is not None:
-                classes[~block.valid] = NODATA
-            self.classes.write(block.start, classes)
-        if self.probabilities is not None or self.confidence is not None:
-            for chunk, values in block.probabilities():
-                if self.probabilities is not None:
-                    scaled = np.rint(values * PROBABILITIES.steps).astype(np.uint8)
-                    if block.valid is not None:
-                        scaled[:, ~block.valid[chunk]] = PROBABILITIES.nodata
-                    self.probabilities.write(block.start + chunk.start, np.moveaxis(scaled, 0, 1))
-                if self.confidence is not None:
-                    scaled = np.rint(values.max(axis=0) * CONFIDENCE.steps).astype(np.uint8)
-                    self.confidence.write(block.start + chunk.start, scaled)
+        for name, row, values in product_rows(
+            block,
+            self._legend,
+            probabilities=self.probabilities is not None,
+            confidence=self.confidence is not None,
+        ):
+            self.buffers[name].write(row, values)
         if self._folder is not None:
-            for buffer in self._buffers:
+            for buffer in self.buffers.values():
                 buffer.flush()
             record = {"start": block.start, "stop": block.stop, **asdict(log)}
             record["checksum"] = self._checksum(record)
@@ -320,7 +338,7 @@ class SceneWork:
                 self._folder.delete()
 
     def _close(self) -> None:
-        for buffer in self._buffers:
+        for buffer in self.buffers.values():
             buffer.close()
 
 

@@ -289,7 +289,7 @@ def _make(
                     made = read_kept(task, options, tags, result.legend)
                     if made is not None:
                         return made  # another process made it meanwhile
-                with foreign_errors(partial(_unreadable, task)), open_imagery(task, options, gsd) as imagery:
+                with foreign_errors(partial(unreadable, task)), open_imagery(task, options, gsd) as imagery:
                     progress = partial(watched, task)
                     return make_map(runtime, task, imagery, options, tags=tags, progress=progress)
         except (DataError, UsageError, LockedError, OutputLostError, OutOfMemoryError) as error:
@@ -341,7 +341,8 @@ def _make(
         _log.warning("%s", reason)
 
 
-def _unreadable(task: Task, reason: str) -> DataError:
+def unreadable(task: Task, reason: str) -> DataError:
+    """Return the error about a scene that a library cannot read."""
     return DataError(f"{task.name} cannot be read: {reason}. If it is damaged or incomplete, copy it again.")
 
 

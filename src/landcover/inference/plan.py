@@ -71,6 +71,8 @@ class Task:
             again when the scene, or a part of it, is opened. ``assumed``: the model's GSD. None: that of an
             address, which is read when it is opened.
         size: Height and width; None where the header was not read.
+        work: Digest of scene and options, as :func:`~landcover.inference.scene.work_digest` returned it when
+            the work was planned; None: of the file as it is now.
     """
 
     image: Path | str
@@ -78,6 +80,7 @@ class Task:
     picture: bool
     scale: Scale | None
     size: tuple[int, int] | None = None
+    work: str | None = None
 
     @property
     def name(self) -> str:
@@ -130,6 +133,26 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
         OutputError: If ``out`` is a file, two images would get one output, an output is also an input, or
             exists and neither ``force`` nor ``resume`` is on.
     """
+    unknown: list[str] = []
+    tasks = list(find_tasks(inputs, out, options, model_gsd=model_gsd, unknown=unknown))
+    if unknown:
+        raise unknown_gsd(
+            f"{len(unknown)} of {len(tasks)} images (for example {unknown[0]})",
+            f"--gsd model to assume the model's {model_gsd:g} m, or write 'gsd: 0.5' into {SETTINGS_FILE} "
+            "beside the images",
+        )
+    outputs = [(task.image, path) for task in tasks for path in products(task, options)]
+    check_targets(outputs, force=options.force or options.resume, shown=display_name)
+    return tasks
+
+
+def find_tasks(
+    inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, model_gsd: float, unknown: list[str]
+) -> Iterator[Task]:
+    """Yield the images with their names and scales, as :func:`plan` returns them, without its checks.
+
+    Images of unknown scale are added to ``unknown``.
+    """
     option = options.gsd if isinstance(options.gsd, float) else None
     addresses = [str(given) for given in inputs if is_address(str(given))]
     given = [one for one in inputs if not is_address(str(one))]
@@ -138,7 +161,7 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
         if addresses and not given
         else find_files(given, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=NO_IMAGE)
     )
-    tasks, unknown, settings, layout = [], [], cache(_settings_gsd), cache(_layout_gsd)
+    settings, layout = cache(_settings_gsd), cache(_layout_gsd)
     for image, relative, folder in found:
         georeference, raster_gsd, size, reason = read_header(image, declared_crs(options))
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
@@ -156,7 +179,7 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
                 unknown.append(f"{image}: {reason}" if reason else str(image))
         scale = scale or Scale(model_gsd, "assumed")
         target = stem.with_name(stem.name + MASK_END + map_format.suffix)
-        tasks.append(Task(image, target, picture, scale, size))
+        yield Task(image, target, picture, scale, size)
     for address in addresses:
         try:
             name = PurePosixPath(urlsplit(address).path).stem.removesuffix(IMAGE_END)
@@ -167,16 +190,7 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
             ) from error
         target = out / (name + MASK_END + choose_map_format(options.map_format, georeferenced=True).suffix)
         given_scale = None if option is None else Scale(option, "option")
-        tasks.append(Task(address, target, False, given_scale))
-    if unknown:
-        raise unknown_gsd(
-            f"{len(unknown)} of {len(found)} images (for example {unknown[0]})",
-            f"--gsd model to assume the model's {model_gsd:g} m, or write 'gsd: 0.5' into {SETTINGS_FILE} "
-            "beside the images",
-        )
-    outputs = [(task.image, path) for task in tasks for path in products(task, options)]
-    check_targets(outputs, force=options.force or options.resume, shown=display_name)
-    return tasks
+        yield Task(address, target, False, given_scale)
 
 
 def declared_crs(options: PredictOptions) -> CRS | None:

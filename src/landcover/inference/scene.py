@@ -104,6 +104,7 @@ def make_map(
     *,
     tags: Mapping[str, str],
     progress: Progress = lambda blocks, total: blocks,
+    finished: Callable[[SceneWork], None] = lambda work: None,
 ) -> MadeMap:
     """Read, classify and write one scene.
 
@@ -118,6 +119,7 @@ def make_map(
         options: How it is classified and written.
         tags: Provenance of the map.
         progress: Wraps the row blocks of the scene, given their number.
+        finished: Puts row blocks that another process has computed into the work.
 
     Raises:
         DataError: If the scene cannot be read.
@@ -142,6 +144,7 @@ def make_map(
         needing_memory(need, task.name, SAVE_MEMORY),
         SceneWork(task.map, imagery.size, areas.legend, kept_in, resume=options.resume, **products) as work,
     ):
+        finished(work)
         runs = work.missing(grid.blocks)
         blocks = (block for run in runs for block in make_blocks(runtime, imagery, grid, run, options))
         with closing(blocks):
@@ -294,6 +297,8 @@ def write_products(
 
 def work_digest(task: Task, options: PredictOptions) -> str:
     """Return a digest of all that a map depends on but the model: the scene and the options."""
+    if task.work is not None:
+        return task.work
     work: dict[str, object] = {
         "scene": task.name,
         "gsd": task.scale and task.scale.gsd,

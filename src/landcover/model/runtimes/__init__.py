@@ -25,7 +25,11 @@ PROBABILITIES, COARSE = OUTPUTS = ("probabilities", "coarse")
 PROBE_PX = 64
 """Side of the image with which :func:`checked_stride` checks the outputs' shapes."""
 
-_INPUTS = {"image": "float32 (?, 3, ?, ?)"}
+INPUT = "image"
+STANDARDISED = "standardised"
+"""Name of an input that the caller has normalised; another name, so that no runtime confuses them."""
+
+_INPUTS = {INPUT: "float32 (?, 3, ?, ?)"}
 
 
 class Runtime(Protocol):

@@ -7,29 +7,37 @@ the STAC specification allows (and then forbids a bounding box).
 import re
 from typing import Any
 
-from landcover.exporting.onnxfile import INPUT, STANDARDISED
-from landcover.model.card import ModelCard
+from landcover.legend import Legend
+from landcover.model.card import ONNX_SUFFIX, ModelCard
 from landcover.model.preprocessing import RGB
-from landcover.model.runtimes import PROBABILITIES
+from landcover.model.runtimes import INPUT, PROBABILITIES, STANDARDISED
 
 EXTENSIONS = (
     "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 )
+STAC_VERSION = "1.1.0"
+ANY_TIME = {
+    "datetime": None,
+    "start_datetime": "1900-01-01T00:00:00Z",
+    "end_datetime": "9999-12-31T23:59:59Z",
+}
+"""Properties of an item without a time, which STAC requires."""
+
 _SHA256 = "1220"  # a multihash of SHA-256 begins with it
 _TASKS = ["semantic-segmentation"]
 
 
 def stac_item(
-    card: ModelCard, *, name: str, href: str, sha256: str, size: int, parameters: int, side: int | None
+    card: ModelCard, *, name: str, href: str, sha256: str, size: int, parameters: int | None, side: int | None
 ) -> dict[str, Any]:
     """Return the item as plain data for JSON.
 
     ``name`` is its id, ``href`` the model file relative to it, with its ``sha256`` (hexadecimal) and ``size``
-    in bytes; ``parameters`` is the number of weights. ``side`` is the height and width of a static input that
-    the caller normalises; None for any size and RGB.
+    in bytes; ``parameters`` is the number of weights, if known. ``side`` is the height and width of a static
+    input that the caller normalises; None for any size and RGB.
     """
-    model, prepared = card.model, card.preprocessing
+    model, prepared, is_onnx = card.model, card.preprocessing, href.endswith(ONNX_SUFFIX)
     if side is None:
         name_in, description, batch, dynamic, scaling = INPUT, "RGB, 0 to 255", -1, -1, None
     else:
@@ -41,16 +49,13 @@ def stac_item(
     title = f"landcover {model.architecture} {model.encoder} {card.precision}"
     properties = {
         "title": f"Land cover at {prepared.gsd:g} m: {', '.join(card.legend.scored_names)}",
-        "datetime": None,
-        "start_datetime": "1900-01-01T00:00:00Z",
-        "end_datetime": "9999-12-31T23:59:59Z",
+        **ANY_TIME,
         "gsd": prepared.gsd,
         "bands": [{"name": band} for band in RGB],
         "mlm:name": re.sub(r"[^a-zA-Z0-9_. -]+", "-", title),  # the extension allows no others
         "mlm:architecture": f"DeepLabv3+ ({model.encoder})",
         "mlm:tasks": _TASKS,
-        "mlm:framework": "ONNX",
-        "mlm:total_parameters": parameters,
+        "mlm:framework": "ONNX" if is_onnx else "PyTorch",
         "mlm:batch_size_suggestion": 1,
         "mlm:accelerator": None,
         "mlm:accelerator_constrained": False,
@@ -72,12 +77,7 @@ def stac_item(
                 "tasks": _TASKS,
                 "result": _tensor([batch, len(card.legend.scored), dynamic, dynamic], "class"),
                 "classification:classes": [
-                    {
-                        "value": channel,
-                        "name": re.sub(r"[^0-9A-Za-z_-]+", "-", card.legend.names[index]),
-                        "title": card.legend.names[index],
-                        "color_hint": "{:02X}{:02X}{:02X}".format(*card.legend.classes[index].colour),
-                    }
+                    class_object(card.legend, index, value=channel)
                     for channel, index in enumerate(card.legend.scored)
                 ],
                 "post_processing_function": None,
@@ -89,11 +89,13 @@ def stac_item(
             "temperature": card.temperature,
         },
     }
+    if parameters is not None:
+        properties["mlm:total_parameters"] = parameters
     if card.licence:
         properties["license"] = "other"
         properties["description"] = f"Licence of the weights: {card.licence}"
     return {
-        "stac_version": "1.1.0",
+        "stac_version": STAC_VERSION,
         "stac_extensions": list(EXTENSIONS),
         "type": "Feature",
         "id": name,
@@ -104,14 +106,28 @@ def stac_item(
             "model": {
                 "href": href,
                 "title": "Weights, graph and card in one file",
-                "type": "application/octet-stream; application=onnx",
+                "type": f"application/octet-stream; application={'onnx' if is_onnx else 'safetensors'}",
                 "roles": ["mlm:model", "mlm:weights"],
-                "mlm:artifact_type": "onnx",
-                "file:size": size,
-                "file:checksum": _SHA256 + sha256,
+                "mlm:artifact_type": "onnx" if is_onnx else "safetensors",
+                **file_fields(size, sha256),
             }
         },
     }
+
+
+def class_object(legend: Legend, index: int, *, value: int) -> dict[str, Any]:
+    """Return a class object of the classification extension for a class of a legend."""
+    return {
+        "value": value,
+        "name": re.sub(r"[^0-9A-Za-z_-]+", "-", legend.names[index]),
+        "title": legend.names[index],
+        "color_hint": "{:02X}{:02X}{:02X}".format(*legend.classes[index].colour),
+    }
+
+
+def file_fields(size: int, sha256: str) -> dict[str, Any]:
+    """Return the fields of the file extension for a file of ``size`` bytes with this digest."""
+    return {"file:size": size, "file:checksum": _SHA256 + sha256}
 
 
 def _tensor(shape: list[int], channels: str) -> dict[str, Any]:

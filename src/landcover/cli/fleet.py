@@ -1,0 +1,112 @@
+"""Verbs of fleets: many scenes on several processes and machines."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from landcover.cli import _options
+from landcover.cli._options import MAIN, PROCESSING, argument, option
+from landcover.cli._output import log, put, say
+from landcover.inference.options import PredictOptions
+
+Planned = Annotated[
+    str, argument("The store with the plan: the --out of landcover fleet plan, or its plan.jsonl.", "PLAN")
+]
+
+
+def fleet_plan(
+    inputs: Annotated[
+        list[str],
+        argument(
+            "Images, folders, URLs, prefixes such as s3://bucket/scenes/, JSON files of STAC items.", "INPUTS"
+        ),
+    ],
+    model: Annotated[str, option("Model file, run folder, or a bundled model.", group=MAIN)],
+    out: Annotated[str, option("Store of plan and results: a folder, or s3://, gs:// or az://.", group=MAIN)],
+    options: PredictOptions,
+    unit_mpx: Annotated[
+        float, option("Megapixels of a unit; larger scenes are split.", group=PROCESSING)
+    ] = 256.0,
+    runtime: _options.Runtime = "auto",
+    precision: _options.Precision = "fp32",
+    json: _options.Json = None,
+) -> None:
+    """Write the plan of a fleet: its units, pixels, area, and how long it will take."""
+    from dataclasses import asdict
+
+    from landcover.fleet.planning import make_plan
+
+    plan = make_plan(inputs, model, out, options, runtime=runtime, precision=precision, unit_mpx=unit_mpx)
+
+    def show() -> None:
+        say(
+            f"{plan.scenes:,} scenes in {plan.units:,} units: {plan.pixels:,} pixels, "
+            f"{plan.square_km:,.2f} km2, about {plan.minutes:,.1f} minutes of one process here."
+        )
+
+    put(asdict(plan), json, show, force=options.force)
+    log.info("Run it: landcover fleet run %s", out)
+
+
+def fleet_run(
+    plan: Planned,
+    engine: Annotated[Literal["local"], option("Who does the units.", group=MAIN)] = "local",
+    workers: Annotated[int | None, option("Processes.  [default: one per core]", group=MAIN, min=1)] = None,
+    shard: Annotated[
+        str,
+        option("Do only this share of the units: number/count, such as 0/10.", group=MAIN, metavar="I/N"),
+    ] = "0/1",
+    retry: Annotated[
+        bool, option("Try the units again that were given up.", "--retry", group=PROCESSING)
+    ] = False,
+    device: _options.Device = "auto",
+    threads: _options.Threads = None,
+    json: _options.Json = None,
+    force: _options.Force = False,
+) -> None:
+    """Do the units of a plan that are not done; run it again after any failure."""
+    from dataclasses import asdict
+
+    from landcover.fleet.engines import LocalEngine
+    from landcover.fleet.run import Run
+    from landcover.fleet.units import open_planned, read_plan
+    from landcover.fleet.work import Setup
+    from landcover.machine import processors
+
+    share = _shard(shard)
+    store = open_planned(plan)
+    read_plan(store)
+    setup = Setup(store.root, device, threads)
+    chosen = LocalEngine(setup, workers or processors())
+    try:
+        summary = Run(store, chosen, shard=share, retry=retry).run()
+    finally:
+        chosen.close()
+    put(asdict(summary), json, None, force=force)
+    log.info(
+        "%d units done, %d were done before, %d failed, %d attempts repeated.",
+        summary.done,
+        summary.kept,
+        len(summary.failed),
+        summary.repeated,
+    )
+    if summary.waiting:
+        log.info("%d maps wait for blocks of other shards, or of failed units.", len(summary.waiting))
+    if summary.complete:
+        log.info("All maps are in %s.", store.address("maps"))
+    if summary.failed:
+        log.warning("%d units failed; see landcover fleet failed %s", len(summary.failed), plan)
+    if summary.failed or (share == (0, 1) and not summary.complete):
+        raise typer.Exit(1)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Return the number and the count of ``I/N``."""
+    from landcover.errors import UsageError
+
+    number, _, count = text.partition("/")
+    if number.isdigit() and count.isdigit() and int(number) < int(count):
+        return int(number), int(count)
+    raise UsageError(
+        f"--shard is {text!r}; expected NUMBER/COUNT with a number from 0 below the count: 0/10."
+    )

@@ -1,0 +1,285 @@
+"""From inputs to a plan: scenes found, pinned by digest, and large ones split into row blocks."""
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from urllib.parse import urljoin
+
+import numpy as np
+from rasterio.crs import CRS
+from rasterio.errors import RasterioError
+from rasterio.warp import transform_bounds
+
+from landcover._gdal import CPLE_BaseError, is_address, open_raster
+from landcover.errors import DataError, ImageError, UsageError
+from landcover.fleet.store import open_store
+from landcover.fleet.units import MODEL_ITEM, Box, Pin, Plan, Unit, stored_options, write_plan
+from landcover.inference.grid import check_windows
+from landcover.inference.options import PredictOptions
+from landcover.inference.plan import Task, declared_crs, find_tasks, open_imagery
+from landcover.inference.scene import scene_grid, work_digest
+from landcover.io.discovery import MASK_END, RASTER_SUFFIXES
+from landcover.model.card import model_digest, resolve_model
+from landcover.model.runtimes import Precision, Runtime, open_model
+from landcover.model.stac import stac_item
+from landcover.raster import display_name, pixel_size
+from landcover.raster.georeference import Georeference, georeference_of
+from landcover.scale import unknown_gsd
+from landcover.textfiles import parse_json, read_text
+
+UNIT_MPX = 256.0
+"""Megapixels of a unit: a scene half as large again is split. Neighbours compute a row of windows twice."""
+
+_ROLES = ("data", "visual")
+"""Roles of the assets of a STAC item that are imagery; the first that has one is taken."""
+
+_log = logging.getLogger(__name__)
+
+
+def make_plan(
+    inputs: Sequence[str | Path],
+    model: str | Path,
+    out: str,
+    options: PredictOptions | None = None,
+    *,
+    runtime: str = "auto",
+    precision: Precision = "fp32",
+    unit_mpx: float = UNIT_MPX,
+) -> Plan:
+    """Write the plan of a fleet into a store, with the model.
+
+    Args:
+        inputs: Image files, folders, addresses of rasters, prefixes of object storage (they end with ``/``),
+            and JSON files of a STAC ItemCollection or Item.
+        model: A model file, run folder or bundled model.
+        out: Folder, or address of object storage, that plan and results are written to.
+        options: How images are read, classified and written.
+        runtime: The library that computes, for every worker.
+        precision: Of layers that are not quantised.
+        unit_mpx: Megapixels of a unit.
+
+    Raises:
+        UsageError: If an argument cannot be used, or the GSD of an image is unknown.
+        DataError: If an input does not exist or contains no image.
+        ModelError: If the model cannot be read.
+        OutputError: If two images would get one map, or the store has another plan or cannot be written.
+    """
+    options = options or PredictOptions()
+    if not (math.isfinite(unit_mpx) and unit_mpx > 0):
+        raise UsageError(f"A unit of {unit_mpx} megapixels is not possible; expected a number above 0.")
+    stored = stored_options(options)
+    opened = open_model(model, runtime=runtime, precision=precision)
+    file, store = resolve_model(model), open_store(out)
+    check_windows(opened.card, options.window_px, options.overlap_px)
+    sha256 = model_digest(file)
+    plan = Plan(f"model/{file.name}", sha256, opened.name, precision, stored)
+    found = _scenes(inputs, out, options, opened.card.preprocessing.gsd)
+    units = (
+        unit
+        for task, source in found
+        for unit in _units(task, source, plan, options, opened, int(unit_mpx * 1e6))
+    )
+    item = stac_item(
+        opened.card,
+        name=file.stem,
+        href=f"./{file.name}",
+        sha256=sha256,
+        size=file.stat().st_size,
+        parameters=None,
+        side=None,
+    )
+    files: dict[str, bytes | Path] = {
+        plan.model: file,
+        MODEL_ITEM: (json.dumps(item, indent=1) + "\n").encode(),
+    }
+    return write_plan(store, plan, units, pixels_per_s=_speed(opened), files=files)
+
+
+def _scenes(
+    inputs: Sequence[str | Path], out: str, options: PredictOptions, model_gsd: float
+) -> Iterator[tuple[Task, Mapping[str, str]]]:
+    """Yield each scene, its map below ``maps``, and what is known of it from STAC."""
+    folder = Path("/maps" if is_address(out) else Path(out) / "maps")
+    unknown: list[str] = []
+    for given, name, source in _expanded(inputs):
+        for task in find_tasks(given, folder, options, model_gsd=model_gsd, unknown=unknown):
+            if unknown:
+                raise unknown_gsd(unknown[0], f"or --gsd model to assume the model's {model_gsd:g} m")
+            place = task.map.relative_to(folder.parent)
+            if name is not None:
+                place = Path("maps", f"{name}{MASK_END}{task.map.suffix}")
+            yield replace(task, map=place), source
+
+
+def _expanded(
+    inputs: Sequence[str | Path],
+) -> Iterator[tuple[Sequence[str | Path], str | None, Mapping[str, str]]]:
+    """Yield inputs that are found alike, the name of their map if it is not their own, and their source."""
+    plain: list[str | Path] = []
+    for given in inputs:
+        text = str(given)
+        if not is_address(text) and text.lower().endswith(".json"):
+            for name, href, source in _items(Path(given)):
+                yield [href], name, source
+        elif is_address(text) and text.endswith("/"):
+            prefix, empty = open_store(text), True
+            for key in prefix.list(""):
+                path = PurePosixPath(key)
+                if path.suffix.lower() in RASTER_SUFFIXES and not path.stem.endswith(MASK_END):
+                    yield [prefix.address(key)], path.with_suffix("").as_posix(), {}
+                    empty = False
+            if empty:
+                raise DataError(
+                    f"{display_name(text)} holds no raster; expected .tif or .jp2 objects below it."
+                )
+        else:
+            plain.append(given)
+    if plain:
+        yield plain, None, {}
+
+
+def _items(path: Path) -> Iterator[tuple[str, str, Mapping[str, str]]]:
+    """Yield the id, the address of the imagery, and time and address of each STAC item of a file."""
+    data = parse_json(read_text(path, DataError, "a STAC ItemCollection"), str(path), DataError)
+    match data:
+        case {"type": "FeatureCollection", "features": [*items]}:
+            pass
+        case {"type": "Feature", "assets": {}}:
+            items = [data]
+        case _:
+            raise DataError(f"{path} is not a STAC ItemCollection; expected a FeatureCollection of items.")
+    for number, item in enumerate(items):
+        try:
+            name, assets = str(item["id"]), list(item["assets"].values())
+            roles = [asset for role in _ROLES for asset in assets if role in asset.get("roles", [])]
+            rasters = [asset for asset in assets if "tiff" in asset.get("type", "")]
+            href = str((roles or rasters)[0]["href"])
+            source = {"datetime": item["properties"].get("datetime")}
+            source["item"] = next(
+                (link["href"] for link in item.get("links", []) if link["rel"] == "self"), None
+            )
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise DataError(
+                f"{path}: item {number} has no id, or no asset with the role data or of a GeoTIFF: {error!r}."
+            ) from error
+        if not is_address(href):
+            base = source["item"] or ""
+            href = urljoin(base, href) if is_address(base) else str(path.parent / href)
+        yield name.replace("/", "_"), href, {key: value for key, value in source.items() if value}
+
+
+def _units(
+    task: Task, source: Mapping[str, str], plan: Plan, options: PredictOptions, runtime: Runtime, most: int
+) -> Iterator[Unit]:
+    """Yield the unit of a scene; of a large one the units of its row blocks, then the one that assembles."""
+    files, size, place = _header(task, options)
+    work = work_digest(task, options)
+    scene = str(task.image if isinstance(task.image, str) else task.image.absolute())
+    scale = None if task.scale is None else (task.scale.gsd, task.scale.source)
+    gsd = task.scale.gsd if task.scale else None
+    numbers = range(0)
+    cut = options.bbox is not None or options.aoi is not None
+    if size is not None and not task.picture and (cut or math.prod(size) > 1.5 * most):
+        try:
+            with open_imagery(task, options, runtime.card.preprocessing.gsd) as imagery:
+                size, gsd, place = imagery.size, imagery.scale.gsd, imagery.georeference
+                numbers = scene_grid(runtime, imagery, options, task.name).blocks
+        except (DataError, UsageError) as error:
+            _log.warning("%s", error)  # its unit will fail with this reason
+    if gsd is None and place is not None and size is not None:
+        gsd = pixel_size(place, *size)
+    pixels = 0 if size is None else math.prod(size)
+    bbox = None if place is None or size is None else _degrees(place, size)
+    unit = Unit(
+        output=task.map.as_posix(),
+        scene=scene,
+        picture=task.picture,
+        scale=scale,
+        size=task.size,
+        work=work,
+        pins=tuple(_pins([*files, *([] if options.aoi is None else [options.aoi])])),
+        pixels=pixels,
+        model_pixels=round(pixels * ((gsd or 0) / runtime.card.preprocessing.gsd) ** 2),
+        square_metres=pixels * (gsd or 0) ** 2,
+        bbox=bbox,
+        source=source,
+    )
+    count = min(len(numbers), round(pixels / most)) if pixels > 1.5 * most else 1
+    if count < 2:
+        yield unit
+        return
+    edges = [numbers.start + len(numbers) * part // count for part in range(count + 1)]
+    keys = []
+    for start, stop in pairwise(edges):
+        share = (stop - start) / len(numbers)
+        part = replace(
+            unit,
+            blocks=(start, stop),
+            pixels=round(unit.pixels * share),
+            model_pixels=round(unit.model_pixels * share),
+            square_metres=unit.square_metres * share,
+        )
+        keys.append(plan.key(part))
+        yield part
+    yield replace(unit, parts=tuple(keys), pixels=0, model_pixels=0, square_metres=0.0)
+
+
+def _header(
+    task: Task, options: PredictOptions
+) -> tuple[list[str | Path], tuple[int, int] | None, Georeference | None]:
+    """Return the files that GDAL reads for a scene, its size and its georeference, as far as possible."""
+    if task.picture:
+        return [task.image], task.size, None
+    try:
+        with open_raster(task.image) as reader:
+            place, _ = georeference_of(reader, declared_crs(options))
+            local = [] if isinstance(task.image, str) else map(Path, reader.files)
+            return [*local] or [task.image], reader.shape, place
+    except (RasterioError, ImageError, CPLE_BaseError):
+        return [task.image], None, None
+
+
+def _degrees(place: Georeference, size: tuple[int, int]) -> Box | None:
+    try:
+        box = transform_bounds(place.crs, CRS.from_epsg(4326), *place.extent(*size))
+    except (RasterioError, CPLE_BaseError):
+        return None
+    return tuple(round(side, 7) for side in box) if np.isfinite(box).all() else None
+
+
+def _pins(files: Sequence[str | Path]) -> Iterator[Pin]:
+    """Yield files as they are now; none for one that cannot be read, which its unit reports."""
+    for file in files:
+        if isinstance(file, str):
+            folder, _, name = file.rpartition("/")
+            size = open_store(folder).size(name)
+            yield Pin(file, size, f"size:{size}")
+            continue
+        try:
+            status = file.stat()
+            yield Pin(str(file.absolute()), status.st_size, file_digest(file), status.st_mtime_ns)
+        except OSError:
+            return
+
+
+def file_digest(file: Path) -> str:
+    """Return ``sha256:`` and the digest of a file."""
+    with file.open("rb") as content:
+        return f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
+
+
+def _speed(runtime: Runtime) -> float:
+    """Return how many pixels at the model's scale it maps in a second, measured on a window of noise."""
+    card = runtime.card
+    window = np.random.default_rng(0).integers(0, 256, (1, card.window_px, card.window_px, 3), np.uint8)
+    runtime.coarse(window)  # the first call compiles
+    began = time.perf_counter()
+    runtime.coarse(window)
+    pixels: float = (card.window_px - card.overlap_px) ** 2 / (time.perf_counter() - began)
+    return pixels

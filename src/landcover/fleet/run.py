@@ -1,0 +1,251 @@
+"""Run a plan: a window of units in flight, three attempts, and a list of what was given up."""
+
+import json
+import logging
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from landcover.errors import LandcoverError, MissingKeyError, OutputError
+from landcover.fleet.engines import Engine
+from landcover.fleet.stac import map_collection
+from landcover.fleet.store import Store
+from landcover.fleet.units import COLLECTION, MODEL_ITEM, Outcome, Unit, read_plan, read_units
+
+ATTEMPTS = 3
+"""Times that a unit is tried if machine, store or network fail."""
+
+BEAT_S = 10.0
+"""How often a run writes its record into the store."""
+
+_FORGOTTEN_S = 3600.0
+"""Age at which the record of a run that was killed is deleted."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Summary:
+    """What a run has done.
+
+    Attributes:
+        done: Units done now.
+        kept: Units whose results existed.
+        failed: Reason by the map of each unit that was given up, now or before.
+        waiting: Maps that wait for blocks of other shards, or of units that failed.
+        repeated: Attempts after the first.
+        complete: Whether all maps of the plan are published.
+    """
+
+    done: int = 0
+    kept: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+    repeated: int = 0
+    complete: bool = False
+
+
+class _Job(NamedTuple):
+    """A unit of the plan with its key and its line."""
+
+    key: str
+    unit: Unit
+    line: str
+
+
+class Run:
+    """One driver: it gives units to an engine until all of its share are done.
+
+    An assembly begins when no block of its scene is in flight here. If blocks of other shards are missing
+    then, it is tried once more at the end, as are the assemblies of all shards: the last shard that ends
+    finds all blocks.
+
+    Args:
+        store: The store with the plan.
+        engine: Who does the units.
+        shard: Number of this share from 0, and how many there are.
+        retry: Try units again that were given up.
+
+    Raises:
+        DataError: If the store has no plan, or it is damaged.
+        UsageError: If it is a plan of another version.
+    """
+
+    def __init__(
+        self, store: Store, engine: Engine, *, shard: tuple[int, int] = (0, 1), retry: bool = False
+    ) -> None:
+        self._store, self._engine, self._shard, self._retry = store, engine, shard, retry
+        self._plan = read_plan(store)
+        self._units = enumerate(read_units(store, self._plan))
+        self._given_up = {key.removeprefix("failed/").removesuffix(".json") for key in store.list("failed")}
+        self._flight: dict[str, _Job] = {}
+        self._again: deque[_Job] = deque()
+        self._assemblies: deque[_Job] = deque()
+        self._late: deque[_Job] = deque()
+        self._is_last_round = False
+        self._attempts: Counter[str] = Counter()
+        self._faults = 0
+        self._summary = Summary()
+        self._began = time.time()
+        self._record = f"runs/{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.json"
+
+    def run(self) -> Summary:
+        """Do all units of the share.
+
+        Raises:
+            DataError: If the plan is damaged.
+            LandcoverError: If no worker can begin, unit after unit fails, or the store cannot be written.
+        """
+        self._forget_killed()
+        self._beat()
+        beat = time.monotonic()
+        try:
+            while True:
+                while len(self._flight) < self._engine.slots and (job := self._next()) is not None:
+                    self._flight[job.key] = job
+                    self._engine.submit(job.key, job.line)
+                if not self._flight:
+                    break
+                for key, outcome in self._engine.wait(BEAT_S / 4):
+                    self._end(self._flight.pop(key), outcome)
+                if time.monotonic() - beat > BEAT_S:
+                    self._beat()
+                    beat = time.monotonic()
+            self._finish()
+        finally:
+            with suppress(LandcoverError, OSError):
+                self._store.delete(self._record)
+        return self._summary
+
+    def _next(self) -> _Job | None:
+        """Return a unit that can begin now; None if there is none, perhaps because others must end first."""
+        while True:
+            busy = {job.unit.output for job in (*self._flight.values(), *self._again)}
+            for _ in range(len(self._assemblies)):
+                job = self._assemblies.popleft()
+                if job.unit.output not in busy:
+                    return job
+                self._assemblies.append(job)
+            if self._again:
+                return self._again.popleft()
+            if (found := next(self._units, None)) is not None:
+                number, job = found[0], _Job(*found[1])
+                is_mine = number % self._shard[1] == self._shard[0]
+                if job.key in self._given_up and not self._retry:
+                    if is_mine:
+                        self._summary.failed[job.unit.output] = "It was given up by an earlier run."
+                elif job.unit.parts:
+                    (self._assemblies if is_mine else self._late).append(job)
+                elif is_mine:
+                    return job
+            elif self._late and not self._flight and not self._assemblies:
+                self._is_last_round = True
+                self._assemblies, self._late = self._late, deque()
+            else:
+                return None
+
+    def _end(self, job: _Job, outcome: Outcome) -> None:
+        """Count a unit that has ended; try it again, or give it up."""
+        summary = self._summary
+        if outcome.state in ("done", "kept"):
+            self._faults = 0
+            summary.done += outcome.state == "done"
+            summary.kept += outcome.state == "kept"
+            if job.key in self._given_up:
+                self._store.delete(f"failed/{job.key}.json")
+            _log.debug("%s: %s", job.unit.output, outcome.state)
+        elif outcome.state == "waiting":
+            if self._is_last_round:
+                summary.waiting.append(job.unit.output)
+            else:
+                self._late.append(job)
+        elif outcome.state == "fault" and self._attempts[job.key] < ATTEMPTS - 1:
+            self._attempts[job.key] += 1
+            summary.repeated += 1
+            self._again.append(job)
+            _log.info("%s is tried again: %s", job.unit.output, outcome.reason)
+            self._faults += 1
+            if self._faults > ATTEMPTS * (self._engine.slots + 1):
+                raise OutputError(
+                    f"{self._faults} units failed one after the other, the last because: {outcome.reason} "
+                    "Repair that and run the plan again."
+                )
+        else:
+            self._give_up(job, outcome)
+
+    def _give_up(self, job: _Job, outcome: Outcome) -> None:
+        self._summary.failed[job.unit.output] = outcome.reason
+        record = {
+            "output": job.unit.output,
+            "scene": job.unit.scene,
+            "blocks": job.unit.blocks,
+            "attempts": self._attempts.pop(job.key, 0) + 1,
+            "input": outcome.state == "refused",
+            "error": outcome.reason,
+        }
+        self._store.put(f"failed/{job.key}.json", json.dumps(record).encode())
+        _log.warning("%s is given up: %s", job.unit.output, outcome.reason)
+
+    def _beat(self) -> None:
+        """Write into the store that this run is alive, and what it has done."""
+        summary, now = self._summary, time.time()
+        record: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "shard": self._shard,
+            "began": self._began,
+            "updated": now,
+            "in_flight": len(self._flight),
+            "done": summary.done,
+            "kept": summary.kept,
+            "failed": len(summary.failed),
+        }
+        self._store.put(self._record, json.dumps(record).encode())
+        if now > self._began + 1:
+            _log.info(
+                "%d units done, %d kept, %d failed; %d in all.",
+                summary.done,
+                summary.kept,
+                len(summary.failed),
+                self._plan.units,
+            )
+
+    def _forget_killed(self) -> None:
+        for record, key in running(self._store):
+            if time.time() - record["updated"] > _FORGOTTEN_S:
+                self._store.delete(key)
+
+    def _finish(self) -> None:
+        """Write the collection if all maps are published."""
+        store = self._store
+        published = sum(key.endswith(".json") for key in store.list("maps"))
+        self._summary.complete = published >= self._plan.scenes
+        if not self._summary.complete or store.exists(COLLECTION):
+            return
+        model = json.loads(store.read(MODEL_ITEM))
+        head = map_collection(self._plan, model["properties"].get("description", ""))
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="landcover-fleet-") as file:
+            text = json.dumps(head, indent=1)
+            begin, _, end = text.rpartition("]")  # of the links, which come last
+            file.write(begin.rstrip())
+            for _, unit, _ in read_units(store, self._plan):
+                if unit.blocks is None:
+                    link = {"rel": "item", "href": f"./{unit.item}", "type": "application/geo+json"}
+                    file.write(",\n  " + json.dumps(link))
+            file.write(f"\n ]{end}\n")
+            file.flush()
+            store.put(COLLECTION, Path(file.name))
+
+
+def running(store: Store) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the record and the key of each run that works or was killed."""
+    for key in store.list("runs"):
+        with suppress(MissingKeyError, ValueError):  # it has just ended
+            yield json.loads(store.read(key)), key

@@ -1,0 +1,353 @@
+"""Units of work and the plan that lists them: JSON Lines, written and read as a stream.
+
+A unit is a scene, some row blocks of a large scene, or the assembly of one from its blocks. Its key is a
+SHA-256 of all that its result depends on, so a result has one name whoever computes it, and a unit that is
+done twice does no harm. The store is the only record of what is done:
+
+    plan.json           the plan: model, options, totals
+    plan.jsonl          a unit per line
+    model/              the model file, and the STAC item that describes it
+    maps/               the maps, and beside each its receipt: a STAC item
+    parts/              rows of large scenes until they are assembled, and their receipts
+    failed/             units that were given up, with the reason
+    runs/               what is running
+    collection.json     the STAC collection of all maps
+"""
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from landcover import __version__
+from landcover.errors import DataError, MissingKeyError, OutputError, UsageError
+from landcover.fleet.store import Store, open_store
+from landcover.inference.options import PredictOptions
+from landcover.inference.plan import Task
+from landcover.model.runtimes import Precision
+from landcover.scale import Scale
+
+PLAN, UNITS, MODEL_ITEM, COLLECTION = "plan.json", "plan.jsonl", "model/model.json", "collection.json"
+FORMAT = 1
+"""Version of both files."""
+
+Box = tuple[float, float, float, float]
+"""West, south, east, north in degrees."""
+
+_ALONE = ("jobs", "resume", "force", "zones", "zone_column")
+"""Options of ``predict`` that do not belong to a single map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A file that a unit reads, as it was when it was planned.
+
+    Attributes:
+        path: Its path or address.
+        size: Bytes.
+        digest: ``sha256:`` and its digest, or ``etag:`` and what a server names this version.
+        mtime_ns: When a local file was changed; not part of the key.
+    """
+
+    path: str
+    size: int
+    digest: str
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of work.
+
+    Attributes:
+        output: Key of the map in the store.
+        scene: Path or address of the image.
+        picture: As in :class:`~landcover.inference.plan.Task`, like the two that follow.
+        scale: Metres per pixel and their origin.
+        size: Height and width.
+        work: The tag of the map that identifies scene and options.
+        pins: The scene and all files that are read along with it.
+        blocks: The first row block and the one after the last; None: the whole scene.
+        parts: Keys of the units whose blocks are assembled.
+        pixels: Pixels that it classifies, if known; with ``model_pixels`` (at the model's scale) and
+            ``square_metres`` for the totals.
+        bbox: West, south, east, north, where the scene is georeferenced.
+        source: Time and address of the STAC item that the scene comes from: ``datetime`` and ``item``.
+    """
+
+    output: str
+    scene: str
+    picture: bool
+    scale: tuple[float, Any] | None
+    size: tuple[int, int] | None
+    work: str
+    pins: tuple[Pin, ...]
+    blocks: tuple[int, int] | None = None
+    parts: tuple[str, ...] = ()
+    pixels: int = 0
+    model_pixels: int = 0
+    square_metres: float = 0.0
+    bbox: Box | None = None
+    source: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def item(self) -> str:
+        """Key of the receipt of the map."""
+        return PurePosixPath(self.output).with_suffix(".json").as_posix()
+
+    def task(self, folder: Path) -> Task:
+        """Return the work of ``predict``, with the map in a folder here."""
+        scale = None if self.scale is None else Scale(*self.scale)
+        image = Path(self.scene) if self.pins and self.pins[0].mtime_ns is not None else self.scene
+        return Task(image, folder / Path(self.output).name, self.picture, scale, self.size, self.work)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all units of a fleet have in common, and the totals.
+
+    Attributes:
+        model: Key of the model file in the store.
+        model_sha256: Its digest.
+        runtime: The library that computes.
+        precision: Of layers that are not quantised.
+        options: Of the prediction, those that are not the default, as JSON.
+        units_sha256: Digest of the list of units.
+        units: Number of units; a large scene is several and one that assembles them.
+        scenes: Number of maps.
+        pixels: Pixels of all scenes whose size is known.
+        square_km: Their area on the ground.
+        minutes: Expected minutes of one process on the machine that made the plan.
+        bbox: West, south, east, north of all georeferenced scenes.
+        version: Version of the package; every worker must have it.
+        format: Version of this file.
+    """
+
+    model: str
+    model_sha256: str
+    runtime: str
+    precision: Precision
+    options: Mapping[str, Any]
+    units_sha256: str = ""
+    units: int = 0
+    scenes: int = 0
+    pixels: int = 0
+    square_km: float = 0.0
+    minutes: float = 0.0
+    bbox: Box | None = None
+    version: str = __version__
+    format: int = FORMAT
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of model and options: the part of a unit's key that all have in common."""
+        common = [self.version, self.model_sha256, self.runtime, self.precision, dict(self.options)]
+        return _sha256(common)
+
+    @cached_property
+    def predict_options(self) -> PredictOptions:
+        """The options of the prediction."""
+        return PredictOptions(**self.options)
+
+    def key(self, unit: Unit) -> str:
+        """Return the key of a unit, 64 hexadecimal digits."""
+        fields = asdict(unit)
+        for pin in fields["pins"]:
+            del pin["mtime_ns"]
+        return _sha256([self.digest, fields])
+
+    def line(self, unit: Unit) -> str:
+        """Return a unit as a line of the plan."""
+        return json.dumps({"key": self.key(unit), **asdict(unit)}, sort_keys=True) + "\n"
+
+    def parse(self, line: str) -> tuple[str, Unit]:
+        """Return the key and the unit in a line.
+
+        Raises:
+            DataError: If the line is damaged.
+        """
+        try:
+            data = json.loads(line)
+            key = data.pop("key")
+            pins = tuple(Pin(**pin) for pin in data.pop("pins"))
+            lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
+            unit = Unit(pins=pins, **{**data, **lists})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"found {line[:60]!r}, which is not a unit") from error
+        if key != self.key(unit):
+            raise DataError(f"the unit of {unit.output} does not have the key {str(key)[:70]!r}")
+        return key, unit
+
+
+def _sha256(data: object) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def stored_options(options: PredictOptions) -> dict[str, Any]:
+    """Return the options of a prediction, those that are not the default, as plain data for JSON.
+
+    Raises:
+        UsageError: If one of them does not belong to a single map.
+    """
+    data = options.model_dump(mode="json", exclude_defaults=True)
+    if alone := [f"--{name.replace('_', '-')}" for name in _ALONE if name in data]:
+        raise UsageError(f"A fleet has no use for {', '.join(alone)}. Leave it out.")
+    for name in ("min_region", "aoi"):
+        if name in data:
+            value = getattr(options, name)
+            data[name] = str(value.resolve() if isinstance(value, Path) else value)
+    return data
+
+
+def write_plan(
+    store: Store,
+    plan: Plan,
+    units: Iterable[Unit],
+    *,
+    pixels_per_s: float,
+    files: Mapping[str, bytes | Path] | None = None,
+) -> Plan:
+    """Write the units and the plan, which is complete when ``plan.json`` exists; return it with its totals.
+
+    ``pixels_per_s`` is the speed of one process, in pixels at the model's scale; ``files`` are those that the
+    workers need, by their keys.
+
+    Raises:
+        DataError: If there is no unit.
+        OutputError: If two scenes would get one map, or the store has another plan or cannot be written.
+    """
+    digest, counts, seconds, square_km = hashlib.sha256(), Counter[str](), 0.0, 0.0
+    bbox: Box | None = None
+    outputs: set[int] = set()  # hashes: of a million names they take 60 MB
+    with tempfile.TemporaryDirectory(prefix="landcover-fleet-") as folder:
+        path = Path(folder) / UNITS
+        with path.open("wb") as file:
+            for unit in units:
+                line = plan.line(unit).encode()
+                digest.update(line)
+                file.write(line)
+                counts.update(units=1, pixels=unit.pixels, scenes=unit.blocks is None)
+                seconds += unit.model_pixels / pixels_per_s
+                square_km += unit.square_metres / 1e6
+                if unit.blocks is None:
+                    bbox = _united(bbox, unit.bbox)
+                    if (name := hash(unit.output.casefold())) in outputs:
+                        raise OutputError(
+                            f"{unit.scene} and another scene would both be written to {unit.output}. Rename "
+                            "one, or make two plans."
+                        )
+                    outputs.add(name)
+        if not counts:
+            raise DataError("The plan has no scene; expected images, folders or STAC items.")
+        plan = replace(
+            plan,
+            units_sha256=digest.hexdigest(),
+            units=counts["units"],
+            scenes=counts["scenes"],
+            pixels=counts["pixels"],
+            square_km=round(square_km, 6),
+            minutes=round(seconds / 60, 3),
+            bbox=bbox,
+        )
+        if not store.exists(PLAN):
+            for key, content in [(UNITS, path), *(files or {}).items()]:
+                store.put(key, content)
+            store.put_new(PLAN, (json.dumps(asdict(plan), indent=1, sort_keys=True) + "\n").encode())
+    found = read_plan(store)
+    if (found.units_sha256, found.digest) != (plan.units_sha256, plan.digest):
+        raise OutputError(
+            f"{store.address(PLAN)} is another plan: of other scenes, another model or other options. Choose "
+            "another --out, or run that plan."
+        )
+    return found
+
+
+def _united(one: Box | None, other: Box | None) -> Box | None:
+    if one is None or other is None:
+        return one or other
+    west, south, east, north = zip(one, other, strict=True)
+    return min(west), min(south), max(east), max(north)
+
+
+def read_plan(store: Store) -> Plan:
+    """Return the plan of a store.
+
+    Raises:
+        DataError: If it has no plan, or the plan is damaged.
+        UsageError: If another version of the package made it.
+    """
+    try:
+        data = json.loads(store.read(PLAN))
+        if data["format"] != FORMAT or data["version"] != __version__:
+            raise UsageError(
+                f"{store.address(PLAN)} is a plan of landcover {data['version']}, format {data['format']}; "
+                f"this is landcover {__version__}, format {FORMAT}. Install that version, or plan again."
+            )
+        return Plan(**{**data, "bbox": data["bbox"] and tuple(data["bbox"])})
+    except MissingKeyError as error:
+        raise DataError(
+            f"{store.root} has no {PLAN}. Make a plan first: landcover fleet plan INPUTS --model M "
+            f"--out {store.root}"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise DataError(f"{store.address(PLAN)} is damaged: {error}. Delete it and plan again.") from error
+
+
+def read_units(store: Store, plan: Plan) -> Iterator[tuple[str, Unit, str]]:
+    """Yield the key, the unit and the line of each unit.
+
+    Raises:
+        DataError: If the list is damaged.
+    """
+    digest, number = hashlib.sha256(), 0
+    with tempfile.TemporaryDirectory(prefix="landcover-fleet-") as folder:
+        path = Path(folder) / UNITS
+        store.fetch(UNITS, path)
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                digest.update(line)
+                text = line.decode("utf-8", "replace")
+                try:
+                    key, unit = plan.parse(text)
+                except DataError as error:
+                    raise _damaged(store, f"line {number}: {error}") from error
+                yield key, unit, text
+    if digest.hexdigest() != plan.units_sha256:
+        raise _damaged(store, f"it has {number} units, or others, and not the {plan.units} of {PLAN}")
+
+
+def _damaged(store: Store, reason: str) -> DataError:
+    return DataError(
+        f"{store.address(UNITS)} is damaged: {reason}. Copy it again, or plan into another store."
+    )
+
+
+def open_planned(address: str) -> Store:
+    """Return the store that an address names: itself, or by its plan."""
+    for name in (UNITS, PLAN):
+        if address.endswith(f"/{name}") or address == name:
+            address = address.removesuffix(name).rstrip("/") or "."
+    return open_store(address)
+
+
+State = Literal["done", "kept", "waiting", "refused", "fault"]
+"""How a unit ended.
+
+``done``: its result is published. ``kept``: it was before. ``waiting``: blocks that it assembles are
+missing. ``refused``: its input cannot be used, and never will. ``fault``: machine, store or network failed.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a unit ended, and why; its fields are plain data."""
+
+    state: State
+    reason: str = ""

@@ -1,0 +1,275 @@
+"""A worker: one loaded model, units in, results published whole and their receipts last."""
+
+import hashlib
+import json
+import logging
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from landcover._gdal import is_address
+from landcover.errors import (
+    DataError,
+    ImageError,
+    LandcoverError,
+    MissingKeyError,
+    ModelError,
+    UsageError,
+    foreign_errors,
+)
+from landcover.fleet.planning import file_digest
+from landcover.fleet.stac import map_item
+from landcover.fleet.store import Store, open_store
+from landcover.fleet.units import Outcome, Unit, read_plan
+from landcover.inference.blocks import ReadLog, SceneWork, product_rows
+from landcover.inference.maps import provenance, unreadable
+from landcover.inference.plan import Imagery, Task, open_imagery, products
+from landcover.inference.scene import IMAGE, make_blocks, make_map, scene_grid
+from landcover.model.card import model_digest
+from landcover.model.runtimes import open_model
+
+_log = logging.getLogger(__name__)
+
+_LEVEL = 1
+"""Of zlib, for rows: classes are long runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a worker needs to begin; plain data, so that it travels.
+
+    Attributes:
+        store: Address of the store.
+        device: Where to compute.
+        threads: Of the network; None: one per core.
+    """
+
+    store: str
+    device: str = "auto"
+    threads: int | None = None
+
+
+class Worker:
+    """A process that does units, one after the other; everything that it makes is in the store.
+
+    Raises:
+        UsageError: If the plan is of another version of the package, or needs another runtime.
+        DataError: If the store has no plan.
+        ModelError: If the model in the store is not that of the plan.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._store: Store = open_store(setup.store)
+        self.plan = plan = read_plan(self._store)
+        self._options = plan.predict_options
+        with _scratch() as folder:
+            file = folder / Path(plan.model).name
+            self._store.fetch(plan.model, file)
+            if (found := model_digest(file)) != plan.model_sha256:
+                raise ModelError(
+                    f"{self._store.address(plan.model)} has the SHA-256 {found}; the plan was made with "
+                    f"{plan.model_sha256}. Plan into another store."
+                )
+            self._runtime = open_model(
+                file,
+                device=setup.device,
+                runtime=plan.runtime,
+                threads=setup.threads,
+                precision=plan.precision,
+            )
+        self._tags = provenance(self._runtime, plan.model_sha256, self._options, plan.precision)
+
+    def do(self, line: str) -> Outcome:
+        """Do the unit in a line of the plan, unless its receipt exists."""
+        key, unit = self.plan.parse(line)
+        try:
+            return self._do(key, unit)
+        except (DataError, UsageError, ModelError) as error:
+            is_network = isinstance(error, ImageError) and is_address(unit.scene)
+            return Outcome("fault" if is_network else "refused", str(error))
+        except LandcoverError as error:
+            return Outcome("fault", str(error))
+        except Exception as error:
+            return Outcome("fault", f"{type(error).__name__}: {error}")
+
+    def _do(self, key: str, unit: Unit) -> Outcome:
+        if self._is_published(key, unit):
+            self._remove_parts(unit)
+            return Outcome("kept")
+        part = f"parts/{key}"
+        if unit.blocks is not None and self._store.exists(f"{part}.json"):
+            return Outcome("kept")
+        with _scratch() as folder:
+            task = unit.task(folder)
+            refuse = partial(unreadable, task)
+            check_pins(unit)
+            gsd = self._runtime.card.preprocessing.gsd
+            with foreign_errors(refuse), open_imagery(task, self._options, gsd) as imagery:
+                if unit.blocks is not None:
+                    record = self._compute(unit, task, imagery, folder / "rows")
+                    check_pins(unit)
+                    self._store.put(f"{part}.bin", folder / "rows")
+                    self._store.put_new(f"{part}.json", json.dumps(record).encode())
+                    if self._is_published(key, unit):  # assembled meanwhile from another's blocks
+                        self._remove(part)
+                    return Outcome("done")
+                try:
+                    item = self._map(key, unit, task, imagery)
+                except MissingKeyError as error:
+                    if self._is_published(key, unit):
+                        return Outcome("kept")
+                    return Outcome("waiting", str(error))
+        self._store.put_new(unit.item, item)
+        self._remove_parts(unit)
+        return Outcome("done")
+
+    def _is_published(self, key: str, unit: Unit) -> bool:
+        """Return whether the map of a unit is published.
+
+        Raises:
+            DataError: If the map was made by another plan.
+        """
+        try:
+            item = json.loads(self._store.read(unit.item))
+            found = item["properties"]["landcover:unit"]
+        except MissingKeyError:
+            return False
+        except (ValueError, TypeError, KeyError):
+            found = None
+        if unit.blocks is None and found != key:
+            raise DataError(
+                f"{self._store.address(unit.item)} was made by another plan. Choose another --out."
+            )
+        return True
+
+    def _remove_parts(self, unit: Unit) -> None:
+        for key in unit.parts:
+            self._remove(f"parts/{key}")
+
+    def _remove(self, part: str) -> None:
+        for end in (".json", ".bin"):
+            self._store.delete(part + end)
+
+    def _compute(self, unit: Unit, task: Task, imagery: Imagery, rows: Path) -> dict[str, Any]:
+        """Compute the row blocks of a unit into a file, and return its record."""
+        options, legend, blocks = self._options, self._runtime.card.legend, []
+        grid = scene_grid(self._runtime, imagery, options, task.name)
+        numbers = range(*unit.blocks or (0, 0))
+        with rows.open("wb") as file:
+            for block in make_blocks(self._runtime, imagery, grid, numbers, options):
+                log, chunks = ReadLog.of(imagery.source, block), []
+                for name, row, values in product_rows(
+                    block, legend, probabilities=options.probabilities, confidence=options.confidence
+                ):
+                    data = zlib.compress(np.ascontiguousarray(values).data, _LEVEL)
+                    file.write(data)
+                    chunks.append([name, row, len(values), len(data)])
+                notes = tuple(note.replace(task.name, IMAGE) for note in log.notes)
+                blocks.append(
+                    {
+                        "number": block.number,
+                        "stop": block.stop,
+                        **asdict(log),
+                        "notes": notes,
+                        "chunks": chunks,
+                    }
+                )
+        return {"output": unit.output, "blocks": blocks, **_file_record(rows)}
+
+    def _map(self, key: str, unit: Unit, task: Task, imagery: Imagery) -> bytes:
+        """Make the map of a whole scene and publish it and its other files; return the item.
+
+        Raises:
+            MissingKeyError: If a part that is assembled is missing or damaged.
+        """
+
+        def assemble(work: SceneWork) -> None:
+            for part in unit.parts:
+                self._adopt(f"parts/{part}", work, task)
+
+        made = make_map(self._runtime, task, imagery, self._options, tags=self._tags, finished=assemble)
+        check_pins(unit)
+        files = {}
+        for path in products(task, self._options):
+            if path.exists():
+                record = _file_record(path)
+                name = f"{unit.output.rpartition('/')[0]}/{path.name}"
+                files[name] = record["size"], record["sha256"]
+                self._store.put(name, path)
+        item = map_item(
+            key,
+            unit,
+            self.plan,
+            self._runtime.card.legend,
+            size=made.size,
+            place=imagery.georeference,
+            gsd=made.gsd,
+            pixels=dict(enumerate(made.areas.pixels.tolist())),
+            files=files,
+        )
+        return (json.dumps(item, indent=1) + "\n").encode()
+
+    def _adopt(self, part: str, work: SceneWork, task: Task) -> None:
+        """Put the blocks of a part into the work on a scene."""
+        record = json.loads(self._store.read(f"{part}.json"))
+        rows = task.map.with_name("part.bin")
+        self._store.fetch(f"{part}.bin", rows)
+        if _file_record(rows)["sha256"] != record["sha256"]:
+            self._remove(part)
+            raise MissingKeyError(
+                f"{self._store.address(part)}.bin was damaged and is deleted; run the plan again."
+            )
+        with rows.open("rb") as file:
+            for block in record["blocks"]:
+                for name, row, count, length in block["chunks"]:
+                    buffer = work.buffers[name]
+                    values = np.frombuffer(zlib.decompress(file.read(length)), np.uint8)
+                    buffer.write(row, values.reshape(count, *buffer.row_shape))
+                work.logs[block["number"]] = ReadLog.from_record(block)[1]
+        for buffer in work.buffers.values():
+            buffer.flush()
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="landcover-fleet-") as name:
+        yield Path(name)
+
+
+def check_pins(unit: Unit) -> None:
+    """Check that the files of a unit are those that were planned.
+
+    A local file of the same size and time is; else its digest decides.
+
+    Raises:
+        DataError: If one of them has changed.
+    """
+    for pin in unit.pins:
+        if pin.mtime_ns is None:
+            continue
+        path = Path(pin.path)
+        try:
+            status = path.stat()
+            same = status.st_size == pin.size and (
+                status.st_mtime_ns == pin.mtime_ns or file_digest(path) == pin.digest
+            )
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read: {error.strerror}. It could when the plan was made."
+            ) from error
+        if not same:
+            raise DataError(
+                f"{path} has changed since the plan was made. Make a new plan, into another store."
+            )
+
+
+def _file_record(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
