@@ -32,8 +32,8 @@ def predict(
             group=MAIN,
         ),
     ],
-    out: Annotated[Path, option("Folder of the maps.", group=MAIN)],
     options: PredictOptions,
+    out: Annotated[Path | None, option("Folder of the maps.", group=MAIN)] = None,
     inputs: Annotated[
         list[str] | None, argument("Images, folders of images, URLs of rasters.", "INPUTS")
     ] = None,
@@ -87,12 +87,12 @@ def predict(
         for row in prediction.area_rows():
             writer.writerow({k: plain_cell(v) if isinstance(v, str) else v for k, v in row.items()})
         write_text(csv, text.getvalue(), force=overwrite)
-    _report(prediction, out)
+    _report(prediction, out or options.mosaic)
     if not prediction.complete:
         raise typer.Exit(1)
 
 
-def _report(prediction: "Prediction", out: Path) -> None:
+def _report(prediction: "Prediction", out: Path | None) -> None:
     for made in prediction.all:
         for text in made.warnings:
             log.warning("%s", text)
@@ -119,6 +119,11 @@ def _report(prediction: "Prediction", out: Path) -> None:
     if (more := len(warnings) - _MOST_OUT_OF_DISTRIBUTION) > 0:
         log.warning(
             "%d more of %d scenes are out of distribution for this model; see --json.", more, len(scored)
+        )
+    if prediction.repeated:
+        log.info(
+            "%d maps overlap with earlier ones. Totals count such ground once, of the first map by name.",
+            len(prediction.repeated),
         )
     if prediction.kept:
         log.info("%d finished maps were kept.", len(prediction.kept))

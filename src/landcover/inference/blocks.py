@@ -28,7 +28,6 @@ from landcover.io.files import WorkFolder, work_folder, writing
 from landcover.legend import NODATA, Legend
 from landcover.model.preprocessing import Size
 from landcover.ood import OodStats
-from landcover.raster import Scene
 from landcover.raster.writing import CONFIDENCE, PROBABILITIES
 from landcover.windows import Window
 
@@ -118,8 +117,6 @@ class ReadLog:
     @classmethod
     def of(cls, source: Source, block: RowBlock) -> "ReadLog":
         """Return the log of a block, whose rows have been read from ``source``."""
-        if not isinstance(source, Scene):
-            return cls(notes=tuple(source.warnings), ood=block.ood)
         damaged, (row, col, _, width) = [], source.part
         for window in source.damaged:
             top, left = max(window.row - row, block.start), max(window.col - col, 0)

@@ -40,6 +40,7 @@ from landcover.model.runtimes import Precision, Runtime, open_model
 from landcover.ood import OodReport
 from landcover.progress import track
 from landcover.raster.mapfiles import open_map_file, read_map_tags
+from landcover.raster.mosaic import PlacedMap, repeated_rows
 from landcover.raster.zonal import ClassArea, ClassAreas
 from landcover.scale import GsdSource
 from landcover.windows import Window
@@ -64,6 +65,8 @@ class Prediction:
         maps: The maps written.
         kept: Existing maps that were kept; they count in all sums.
         failed: Why an image was skipped, by its name.
+        repeated: Areas of a map, by its path, on ground that an earlier map has a class for; sums count it
+            once.
     """
 
     legend: Legend
@@ -76,6 +79,7 @@ class Prediction:
     maps: list[MadeMap] = field(default_factory=list)
     kept: list[MadeMap] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    repeated: dict[Path, ClassAreas] = field(default_factory=dict)
 
     @property
     def all(self) -> list[MadeMap]:
@@ -89,33 +93,36 @@ class Prediction:
 
     @property
     def areas(self) -> list[ClassArea]:
-        """The scored classes over all maps, in the legend's order."""
-        return self._sum([made.areas for made in self.all]).table()
+        """The scored classes over all maps, in the legend's order; ground of several maps counts once."""
+        return self._sum([made.areas for made in self.all], list(self.repeated.values())).table()
 
     @property
     def zones(self) -> dict[str, tuple[list[ClassArea], dict[str, float]]]:
         """By zone, over all maps: the scored classes, and the fractions ``covered`` and ``nodata`` of it.
 
-        Ground that several maps cover counts several times.
+        Ground of several maps counts once.
         """
         parts: dict[str, list[ClassAreas]] = {}
         for made in self.all:
             for name, zone in made.areas.zones.items():
                 parts.setdefault(name, []).append(zone)
-        return {
-            name: (
-                self._sum(zones).table(),
-                {key: sum(zone.coverage()[key] for zone in zones) for key in ("covered", "nodata")},
-            )
-            for name, zones in parts.items()
-        }
+        found = {}
+        for name, zones in parts.items():
+            repeated = [areas.zones[name] for areas in self.repeated.values() if name in areas.zones]
+            covered, nodata = (sum(zone.coverage()[key] for zone in zones) for key in ("covered", "nodata"))
+            covered -= sum(zone.coverage()["covered"] for zone in repeated)
+            if len(zones) > 1:  # nodata of one map may be covered by another one
+                nodata = min(nodata, max(0.0, 1 - covered))
+            found[name] = self._sum(zones, repeated).table(), {"covered": covered, "nodata": nodata}
+        return found
 
-    def _sum(self, parts: Sequence[ClassAreas]) -> ClassAreas:
+    def _sum(self, parts: Sequence[ClassAreas], repeated: Sequence[ClassAreas]) -> ClassAreas:
         total = ClassAreas(self.legend, None)
         total.scaled = all(areas.scaled for areas in parts)
-        for areas in parts:
-            total.pixels += areas.pixels
-            total.square_metres += areas.square_metres
+        for sign, several in ((1, parts), (-1, repeated)):
+            for areas in several:
+                total.pixels += sign * areas.pixels
+                total.square_metres += sign * areas.square_metres
         return total
 
     def to_dict(self) -> dict[str, Any]:
@@ -166,6 +173,7 @@ class Prediction:
             "gsd": made.gsd,
             "gsd_source": made.gsd_source,
             "nodata_pixels": height * width - int(pixels.sum()),
+            "repeated_pixels": int(self.repeated[task.map].pixels.sum()) if task.map in self.repeated else 0,
             "pixels": {self.legend.names[i]: int(pixels[i]) for i in self.legend.scored},
             "classes": [asdict(area) for area in made.areas.table()],
             "zone_coverage": {name: zone.coverage() for name, zone in made.areas.zones.items()},
@@ -181,7 +189,7 @@ class Prediction:
 def predict(
     inputs: Sequence[str | Path],
     model: str | Path | Runtime,
-    out: str | Path,
+    out: str | Path | None = None,
     options: PredictOptions | None = None,
     *,
     device: str = "auto",
@@ -203,7 +211,7 @@ def predict(
         inputs: Image files, folders that are searched with their subfolders, and URLs of rasters.
         model: A model file, a run folder, the name of a bundled model, ``auto`` (the bundled model that suits
             the size of the job), or a runtime.
-        out: Folder of the maps.
+        out: Folder of the maps; not needed with ``mosaic``.
         options: How to read, classify and write; see :class:`PredictOptions`.
         device: Device to compute on; this and the following have no effect if ``model`` is a runtime.
         runtime: The library that computes.
@@ -224,6 +232,10 @@ def predict(
         (3, {})
     """
     options = options or PredictOptions()
+    if out is None:
+        if options.mosaic is None:
+            raise UsageError("No output. Pass --out FOLDER, or --mosaic FILE for one map of all inputs.")
+        out = options.mosaic.parent
     tasks, gsd = None, 0.0
     if model == AUTO:
         gsd = read_card("starter").preprocessing.gsd
@@ -260,7 +272,25 @@ def predict(
         result.kept = [made for made in found if made is not None]
         tasks = [task for task, made in zip(tasks, found, strict=True) if made is None]
     _make(_Shared(opened) if options.jobs > 1 else opened, tasks, options, tags, result)
+    result.repeated = _count_repeated(result.all)
     return result
+
+
+def _count_repeated(made: Sequence[MadeMap]) -> dict[Path, ClassAreas]:
+    """Return the areas of GeoTIFF maps on ground of an earlier map, by their paths."""
+    placed = [one for one in made if one.georeference is not None and one.task.map.suffix != ".png"]
+    repeated: dict[Path, ClassAreas] = {}
+    maps = [PlacedMap(one.task.map, one.georeference, one.size) for one in placed if one.georeference]
+    try:
+        for number, row, index in repeated_rows(maps):
+            one = placed[number]
+            if one.task.map not in repeated:
+                repeated[one.task.map] = one.areas.empty()
+            repeated[one.task.map].add(row, index)
+    except MaskError as error:
+        _log.warning("Ground that several maps cover counts several times in the totals: %s", error)
+        return {}
+    return repeated
 
 
 def _make(
@@ -414,7 +444,8 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
     stored = json.loads(opened.tags.get(NOTES, "[]"))
     notes = tuple(printable(str(note)).replace(IMAGE, task.name) for note in stored)
     ood = read_ood(opened.tags.get(UNLIKE, ""))
-    return MadeMap(task, opened.size, gsd, gsd_source, areas, damaged, notes, ood, kept=True)
+    place = opened.georeference
+    return MadeMap(task, opened.size, gsd, gsd_source, areas, damaged, notes, ood, place, kept=True)
 
 
 def _made_otherwise(task: Task, tags: Sequence[str]) -> OutputError:

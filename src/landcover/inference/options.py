@@ -215,6 +215,15 @@ class PredictOptions(Options):
             changes_map=False,
         ),
     ] = True
+    mosaic: Annotated[
+        Path | None,
+        Option(
+            "Map all inputs together, as one mosaic of one grid, into this GeoTIFF.",
+            group=PRODUCTS,
+            changes_map=False,
+            metavar="FILE",
+        ),
+    ] = None
     vector: Annotated[
         VectorFormat | None,
         Option("Also write the map as polygons.", group=PRODUCTS, changes_map=False),

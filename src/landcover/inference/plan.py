@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -36,12 +37,14 @@ from landcover.raster import (
     ground_sides,
     is_picture,
     open_scene,
+    pixel_size,
     read_header,
     row_areas,
     style_files,
 )
 from landcover.raster.fill import find_fill
 from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format
+from landcover.raster.mosaic import Mosaic, MosaicScene, lay_out
 from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
 from landcover.textfiles import read_text
 
@@ -73,6 +76,7 @@ class Task:
         size: Height and width; None where the header was not read.
         work: Digest of scene and options, as :func:`~landcover.inference.scene.work_digest` returned it when
             the work was planned; None: of the file as it is now.
+        mosaic: The files that are mapped together, of which ``image`` is the first; None: the image alone.
     """
 
     image: Path | str
@@ -81,11 +85,21 @@ class Task:
     scale: Scale | None
     size: tuple[int, int] | None = None
     work: str | None = None
+    mosaic: Mosaic | None = None
 
     @property
     def name(self) -> str:
         """Name of the image in messages and results, without passwords and signatures."""
+        if self.mosaic is not None:
+            return f"{self.map.name} of {len(self.mosaic.pieces)} files"
         return display_name(self.image)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that are read."""
+        if self.mosaic is not None:
+            return [piece.path for piece in self.mosaic.pieces]
+        return [self.image] if isinstance(self.image, Path) else []
 
     def format(self, options: PredictOptions) -> MapFormat:
         """Return the file format of the map."""
@@ -133,6 +147,8 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
         OutputError: If ``out`` is a file, two images would get one output, an output is also an input, or
             exists and neither ``force`` nor ``resume`` is on.
     """
+    if options.mosaic is not None:
+        return [_mosaic_task(inputs, options.mosaic, options)]
     unknown: list[str] = []
     tasks = list(find_tasks(inputs, out, options, model_gsd=model_gsd, unknown=unknown))
     if unknown:
@@ -193,12 +209,46 @@ def find_tasks(
         yield Task(address, target, False, given_scale)
 
 
+def _mosaic_task(inputs: Sequence[str | Path], target: Path, options: PredictOptions) -> Task:
+    """Return the task of one map of all inputs.
+
+    Raises:
+        UsageError: If an input is an address, or the map is not a GeoTIFF.
+        DataError: If there are no images, or they are not on one grid.
+        OutputError: As for :func:`plan`.
+    """
+    if options.map_format == "png" or target.suffix.lower() not in (".tif", ".tiff"):
+        raise UsageError(f"The map of a mosaic is {target}; expected a GeoTIFF, such as --mosaic map.tif.")
+    if addresses := [str(given) for given in inputs if is_address(str(given))]:
+        raise UsageError(f"{display_name(addresses[0])} is an address; --mosaic needs files. Copy it first.")
+    found = find_files(inputs, target.parent, what="images", suffixes=PICTURE_SUFFIXES, left_out=NO_IMAGE)
+    files = []
+    for image, *_ in found:
+        if image.resolve() == target.resolve():
+            continue  # of an earlier run, with --force
+        place, _, size, reason = read_header(image, declared_crs(options))
+        if place is None or size is None:
+            why = reason or "it is not a raster"
+            raise DataError(f"{image} cannot be part of a mosaic: {why}. Map it without --mosaic.")
+        files.append((image, place, size))
+    if not files:
+        raise DataError(f"There are no images for {target} but itself.")
+    mosaic = lay_out(files)
+    size = mosaic.height, mosaic.width
+    gsd = pixel_size(mosaic.georeference, *size)
+    scale = Scale(options.gsd, "option") if isinstance(options.gsd, float) else gsd and Scale(gsd, "raster")
+    task = Task(files[0][0], target, False, scale or None, size, mosaic=mosaic)
+    force = options.force or options.resume
+    check_targets([(task.image, path) for path in products(task, options)], force=force)
+    return task
+
+
 def declared_crs(options: PredictOptions) -> CRS | None:
     """Return the CRS that ``--crs`` declares, or None."""
     return None if options.crs is None else CRS.from_user_input(options.crs)
 
 
-def _doubts(scene: Scene, gsd: float, model_gsd: float) -> Iterator[str]:
+def _doubts(scene: Scene | MosaicScene, gsd: float, model_gsd: float) -> Iterator[str]:
     """Yield a warning on a scene whose size on the ground is not plausible for a model."""
     height, width = scene.height, scene.width
     ground = f"{height * gsd:.3g} x {width * gsd:.3g} m on the ground ({gsd:.3g} m per pixel)"
@@ -257,7 +307,7 @@ class Imagery:
         georeference: CRS and transform of the part that is mapped, or None.
     """
 
-    source: Scene | ArraySource
+    source: Scene | MosaicScene | ArraySource
     scale: Scale
     sides: tuple[float, float]
     georeference: Georeference | None = None
@@ -306,20 +356,16 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
                 source = _without_fill(task.name, source)
             imagery = Imagery(source, scale, sides)
         else:
-            scene = stack.enter_context(
-                open_scene(
-                    task.image,
-                    bands=options.bands,
-                    scaling=options.scaling,
-                    alpha=options.alpha,
-                    nodata=options.nodata,
-                    fill=options.fill,
-                    crs=declared_crs(options),
-                    bbox=options.bbox,
-                    aoi=options.aoi,
-                    strict=options.strict,
-                )
-            )
+            how: dict[str, Any] = {
+                name: getattr(options, name)
+                for name in ("bands", "scaling", "alpha", "nodata", "fill", "bbox", "aoi", "strict")
+            }
+            how["crs"] = declared_crs(options)
+            scene: Scene | MosaicScene
+            if task.mosaic is None:
+                scene = stack.enter_context(open_scene(task.image, **how))
+            else:
+                scene = stack.enter_context(MosaicScene(task.mosaic, task.name, **how))
             if task.scale is None or task.scale.source == "raster":
                 scale = Scale(scene.gsd or model_gsd, "raster" if scene.gsd else "assumed")
                 sides = ground_sides(scene.georeference, (scene.height, scene.width), scale.gsd)

@@ -40,6 +40,8 @@ class Source(Protocol):
     def part(self) -> Window: ...  # noqa: D102
     @property
     def warnings(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def damaged(self) -> Sequence[Window]: ...  # noqa: D102
     def read_rows(self, start: int, stop: int, cols: slice) -> Strip: ...  # noqa: D102
 
 
@@ -51,6 +53,7 @@ class ArraySource:
         image: The pixels.
         valid: Where there is imagery.
         warnings: Sentences for the user.
+        damaged: Always empty.
 
     Raises:
         UsageError: If the image is not uint8 (H, W, 3), or empty.
@@ -59,6 +62,7 @@ class ArraySource:
     image: UInt8Array
     valid: BoolArray | None = None
     warnings: Sequence[str] = ()
+    damaged: Sequence[Window] = ()
 
     def __post_init__(self) -> None:
         image = self.image

@@ -24,7 +24,7 @@ from landcover.model.preprocessing import Size
 from landcover.model.runtimes import Runtime
 from landcover.ood import OodReport
 from landcover.postprocess.sieve import remove_small_regions, sieve_row_blocks
-from landcover.raster import RasterSpec, write_bands
+from landcover.raster import Georeference, RasterSpec, write_bands
 from landcover.raster.mapfiles import write_map_file
 from landcover.raster.writing import CONFIDENCE
 from landcover.raster.zonal import ClassAreas
@@ -68,6 +68,7 @@ class MadeMap:
         damaged: Windows of the scene that could not be read and have no data in the map.
         notes: Warnings about the scene.
         ood: How much of it is out of distribution for the model; None if unknown.
+        georeference: CRS and transform, or None.
         kept: Whether it existed before; with ``resume``, or because another process made it.
     """
 
@@ -79,6 +80,7 @@ class MadeMap:
     damaged: tuple[Window, ...] = ()
     notes: tuple[str, ...] = ()
     ood: OodReport | None = None
+    georeference: Georeference | None = None
     kept: bool = False
 
     @property
@@ -163,7 +165,8 @@ def make_map(
             tags[UNLIKE] = json.dumps(report.to_dict())
         spec = RasterSpec(*imagery.size, imagery.georeference, tags)
         write_products(task, work, spec, options, gsd, areas)
-    return MadeMap(task, imagery.size, gsd, gsd_source, areas, log.damaged, log.notes, report)
+    place = imagery.georeference
+    return MadeMap(task, imagery.size, gsd, gsd_source, areas, log.damaged, log.notes, report, place)
 
 
 def scene_grid(runtime: Runtime, imagery: Imagery, options: PredictOptions, name: str) -> Grid:
@@ -304,8 +307,7 @@ def work_digest(task: Task, options: PredictOptions) -> str:
         "gsd": task.scale and task.scale.gsd,
         "options": options.identity(),
     }
-    files = [task.image, options.aoi]
-    for file in (file for file in files if isinstance(file, Path) and file.exists()):
+    for file in (file for file in (*task.files, options.aoi) if file is not None and file.exists()):
         status = file.stat()
         work[str(file)] = [status.st_size, status.st_mtime_ns]
     return hashlib.sha256(json.dumps(work, default=str, sort_keys=True).encode()).hexdigest()

@@ -13,7 +13,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from landcover._gdal import is_cmyk, open_raster
-from landcover._typing import BoolArray, UInt8Array
+from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import ImageError, is_plain
 from landcover.raster.address import Address
 from landcover.values import Scaling
@@ -242,41 +242,34 @@ class Mask(NamedTuple):
                     valid &= ~self.missing[rows // self.block[0]][:, cols // self.block[1]]
 
 
-def value_range(
-    address: Address,
-    reader: DatasetReader,
-    bands: Sequence[int],
-    scaling: Scaling | None,
-    mask: Mask,
-    fill: Sequence[float],
-) -> tuple[float, float] | None:
-    """Return the values that become 0 and 255; None for 8-bit pixels that do not change.
-
-    ``percentile`` is the 2nd and 98th percentile of all valid values of the three bands together, from one
-    decimated read (or overview) of about 1024 x 1024 pixels. It is the same for every part of the scene: dark
-    water is not brightened in a window of water. Pixels with one of the values ``fill`` in all bands do not
-    count.
+def check_scaling(name: str, dtype: str, scaling: Scaling | None) -> None:
+    """Refuse pixels that are not 8-bit without ``scaling``, and 8-bit ones that never reach its maximum.
 
     Raises:
-        ImageError: If the pixels are not 8-bit and ``scaling`` is None.
+        ImageError: If they are refused.
     """
-    dtype = reader.dtypes[bands[0] - 1]
-    if scaling is not None and scaling != "percentile":
-        if dtype == "uint8" and scaling[1] > 255:
-            raise ImageError(
-                f"{address.name} has 8-bit pixels, which never reach the {scaling[1]:g} of the scaling "
-                f"{scaling[0]:g},{scaling[1]:g}; expected imagery of more bits. Pass the original file, or "
-                "another --scaling."
-            )
-        return scaling
-    if scaling is None and dtype == "uint8":
-        return None
-    if scaling is None:
+    if isinstance(scaling, tuple) and dtype == "uint8" and scaling[1] > 255:
         raise ImageError(
-            f"{address.name} has {dtype} pixels; expected 8 bits per band, or how to scale them. Pass "
+            f"{name} has 8-bit pixels, which never reach the {scaling[1]:g} of the scaling {scaling[0]:g},"
+            f"{scaling[1]:g}; expected imagery of more bits. Pass the original file, or another --scaling."
+        )
+    if scaling is None and dtype != "uint8":
+        raise ImageError(
+            f"{name} has {dtype} pixels; expected 8 bits per band, or how to scale them. Pass "
             "--scaling MINIMUM,MAXIMUM (the same for every scene of a sensor) or --scaling percentile (from "
             "the scene itself)."
         )
+
+
+def sample_values(
+    address: Address, reader: DatasetReader, bands: Sequence[int], mask: Mask, fill: Sequence[float]
+) -> Float64Array:
+    """Return valid values of the three bands, float64 (N,), which percentiles are taken of.
+
+    They are of one decimated read (or overview) of about 1024 x 1024 pixels, the same for every part of the
+    scene: dark water is not brightened in a window of water. Pixels with one of the values ``fill`` in all
+    bands are left out.
+    """
     chosen = sorted(set(bands))
     step = max(1, math.ceil(max(reader.shape) / _SAMPLE_PX))
     high = max(1, math.ceil(reader.height / step / _SAMPLE_STRIPS)) * step
@@ -295,7 +288,11 @@ def value_range(
         for value in fill:
             valid &= (values != value).any(axis=0)
         sample.append(values[:, valid].ravel().astype(np.float64))
-    values = np.concatenate(sample)
+    return np.concatenate(sample)
+
+
+def percentile_range(values: Float64Array) -> tuple[float, float]:
+    """Return the 2nd and 98th percentile of values, which become 0 and 255."""
     if not values.size:
         return 0.0, 1.0
     low, high_value = map(float, np.percentile(values, _PERCENTILES))

@@ -14,11 +14,18 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from landcover._gdal import open_raster
-from landcover._typing import BoolArray, UInt8Array
+from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import ImageError, UsageError
 from landcover.io.discovery import MASK_SUFFIXES, PICTURE_SUFFIXES, RASTER_SUFFIXES
 from landcover.raster.address import BLOCK_CACHE, Address
-from landcover.raster.bands import choose_bands, mask_of, to_bytes, value_range
+from landcover.raster.bands import (
+    check_scaling,
+    choose_bands,
+    mask_of,
+    percentile_range,
+    sample_values,
+    to_bytes,
+)
 from landcover.raster.extent import inside_polygons, part_of
 from landcover.raster.fill import find_fill, missing_blocks
 from landcover.raster.georeference import Georeference, georeference_of, pixel_size
@@ -129,10 +136,10 @@ class Scene:
                     self.warnings.append(f"{self.name} is not georeferenced: {reason}.")
                 self.warnings += [text for text in (note, mask_note) if text is not None]
                 is_declared = any(self._mask[:3]) or reading.fill == "keep"
-                fill = () if is_declared else self._find_fill()
-                self._range = value_range(
-                    address, self._reader, self._bands, reading.scaling, self._mask, fill
-                )
+                scaling, dtype = reading.scaling, reader.dtypes[self._bands[0] - 1]
+                check_scaling(self.name, dtype, scaling)
+                self._fill = () if is_declared else self._find_fill()
+                self._range = percentile_range(self.sample()) if scaling == "percentile" else scaling
             self._cached = cached.pop_all()
 
     def __enter__(self) -> Self:
@@ -192,6 +199,10 @@ class Scene:
                 row = end
         wanted = None if self._polygons is None else inside_polygons(self._polygons, part)
         return Strip(image, None if valid.all() else valid, wanted)
+
+    def sample(self) -> Float64Array:
+        """Return values of the whole scene, float64 (N,), which percentiles are taken of."""
+        return sample_values(self._address, self._reader, self._bands, self._mask, self._fill)
 
     def _read(self, window: Window, image: UInt8Array, valid: BoolArray) -> None:
         """Read a window of the file into ``image`` (h, w, 3) and ``valid`` (h, w), which must be True."""

@@ -109,6 +109,16 @@ class ClassAreas:
             self.zones[name].whole = geometry.area / abs(georeference.transform.determinant)
             self._polygons.append((self.zones[name], geometry, *inside))
 
+    def empty(self) -> "ClassAreas":
+        """Return counters of the same map and zones, at zero."""
+        other = ClassAreas(self.legend, self.row_areas)
+        other._transform = self._transform
+        other.zones = {name: ClassAreas(self.legend, self.row_areas) for name in self.zones}
+        for new, (zone, *polygon) in zip(other.zones.values(), self._polygons, strict=True):
+            new.whole = zone.whole
+            other._polygons.append((new, *polygon))
+        return other
+
     def add(self, start: int, index: UInt8Array, inside: BoolArray | None = None) -> None:
         """Count uint8 (n, W) class indices of rows from ``start``, where bool (n, W) ``inside``, if given."""
         areas = None if self.row_areas is None else self.row_areas[start : start + len(index)]

@@ -1,0 +1,284 @@
+"""Rasters side by side on one grid, and the one rule for ground that several of them cover.
+
+Ground belongs to the first raster that has data there, in the order in which they are given (the files of a
+folder: that of their names). This holds for imagery that is mapped as one mosaic, for maps that are put
+together, and for areas of several maps.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from rasterio.enums import Resampling
+from rasterio.errors import CRSError, RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+
+from landcover._gdal import CPLE_BaseError
+from landcover._typing import BoolArray, UInt8Array
+from landcover.errors import DataError
+from landcover.legend import NODATA
+from landcover.raster.bands import percentile_range
+from landcover.raster.classmap import open_class_map, reading
+from landcover.raster.extent import inside_polygons, part_of
+from landcover.raster.georeference import Georeference, pixel_size
+from landcover.raster.scene import Scene, Strip, open_scene
+from landcover.windows import Window
+
+_SHIFT_PX = 0.05
+"""Corners that are farther from whole pixels are on another grid."""
+_SPARSE = 100
+"""Times the pixels of its files that a mosaic may have."""
+_TOUCH_PX = 0.5
+"""Rasters that overlap by less adjoin."""
+
+Size = tuple[int, int]
+
+
+class Piece(NamedTuple):
+    """A file of a mosaic, and its pixels in it."""
+
+    path: Path
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class Mosaic:
+    """Files on one grid.
+
+    Attributes:
+        georeference: CRS, and transform of the upper left corner.
+        height: Rows of all files together.
+        width: Columns.
+        pieces: The files; where several have data the first counts.
+    """
+
+    georeference: Georeference
+    height: int
+    width: int
+    pieces: tuple[Piece, ...]
+
+
+def lay_out(files: Sequence[tuple[Path, Georeference, Size]]) -> Mosaic:
+    """Place files on the grid of the first one.
+
+    Args:
+        files: Path, georeference and (height, width) of each, at least one.
+
+    Raises:
+        DataError: If a file has another CRS, another grid, or is far from the others; the message has the
+            command that helps.
+    """
+    first, own, _ = files[0]
+    a, b, _, d, e, _ = own.transform[:6]
+    placed = []
+    for path, place, (height, width) in files:
+        how = f"gdalwarp -t_srs {own.crs.to_string()[:60]} -tr {np.hypot(a, d):.9g} {np.hypot(b, e):.9g} -tap"
+        if place.crs != own.crs:
+            raise DataError(
+                f"{path} is in {place.crs.to_string()[:60]}, {first} in {own.crs.to_string()[:60]}; a mosaic "
+                f"needs one CRS and one grid. Run on all files: {how} IN OUT.tif"
+            )
+        corners = place.points(np.array([0.0, width]), np.array([0.0, height]))
+        cols, rows = own.pixels(*corners)
+        ends = np.array([rows[0], cols[0], rows[1], cols[1]])
+        whole = np.rint(ends)
+        size = whole[2] - whole[0], whole[3] - whole[1]
+        if np.abs(ends - whole).max() > _SHIFT_PX or size != (height, width):
+            raise DataError(
+                f"{path} is on another grid than {first}: its corner is at row {rows[0]:.9g}, column "
+                f"{cols[0]:.9g} of it, and its pixels have {abs(cols[1] - cols[0]) / width:.6g} times the "
+                f"width. A mosaic needs one grid. Run on all files: {how} IN OUT.tif"
+            )
+        placed.append((path, int(whole[0]), int(whole[1]), height, width))
+    top, left = min(row for _, row, *_ in placed), min(col for _, _, col, *_ in placed)
+    bottom = max(row + height for _, row, _, height, _ in placed)
+    right = max(col + width for _, _, col, _, width in placed)
+    pixels = sum(height * width for *_, height, width in placed)
+    if (bottom - top) * (right - left) > _SPARSE * pixels:
+        raise DataError(
+            f"{first} and the other {len(files) - 1} files cover less than {100 / _SPARSE:g} % of the "
+            f"{bottom - top} x {right - left} pixels around them. Map them without --mosaic, or in parts."
+        )
+    pieces = (Piece(path, Window(row - top, col - left, *size)) for path, row, col, *size in placed)
+    return Mosaic(own.moved(top, left), bottom - top, right - left, tuple(pieces))
+
+
+def lay_under(target: UInt8Array, other: UInt8Array) -> None:
+    """Complete class indices (h, w) where they are nodata by those of a later raster."""
+    np.copyto(target, other, where=target == NODATA)
+
+
+class MosaicScene:
+    """Imagery of several files as one scene, with the attributes and methods of :class:`Scene`.
+
+    A file is open while rows of it are read. Each has its own bands, nodata and fill; percentiles are those
+    of all files together.
+
+    Args:
+        mosaic: The files.
+        name: Name in messages.
+        bbox: As for :func:`open_scene`.
+        aoi: As for :func:`open_scene`.
+        how: Fields of :class:`~landcover.raster.scene.Reading`, by name.
+
+    Raises:
+        ImageError: If a file cannot be read.
+    """
+
+    def __init__(
+        self,
+        mosaic: Mosaic,
+        name: str,
+        *,
+        bbox: Sequence[float] | None = None,
+        aoi: str | Path | None = None,
+        **how: Any,
+    ) -> None:
+        place = mosaic.georeference
+        self.name, self.height, self.width = name, mosaic.height, mosaic.width
+        self.georeference: Georeference | None = place
+        self.part, self._polygons = part_of(name, place, self.height, self.width, bbox, aoi)
+        self.gsd = pixel_size(place, self.height, self.width)
+        self.damaged: list[Window] = []
+        self.warnings: list[str] = []
+        self._pieces = mosaic.pieces
+        self._open: dict[Path, Scene] = {}
+        sample = [np.empty(0)]
+        scaling = how.get("scaling")
+        if scaling == "percentile":
+            how["scaling"] = 0, 1
+        for piece in self._pieces:  # errors of any file come before the work
+            with open_scene(piece.path, **how) as scene:
+                self.warnings += scene.warnings
+                if scaling == "percentile":
+                    sample.append(scene.sample())
+        if scaling == "percentile":
+            how["scaling"] = percentile_range(np.concatenate(sample))
+        self._how = how
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        for path in list(self._open):
+            self._open.pop(path).close()
+
+    def read_rows(self, start: int, stop: int, cols: slice | None = None) -> Strip:
+        """Read rows ``start`` to ``stop`` of all files, as :meth:`Scene.read_rows`."""
+        cols = cols or slice(0, self.width)
+        image = np.zeros((stop - start, cols.stop - cols.start, 3), np.uint8)
+        valid: BoolArray = np.zeros(image.shape[:2], bool)
+        for path, (row, col, height, width) in self._pieces:
+            top, bottom = max(start, row), min(stop, row + height)
+            left, right = max(cols.start, col), min(cols.stop, col + width)
+            if bottom <= start and path in self._open:
+                self._open.pop(path).close()
+            if top >= bottom or left >= right:
+                continue
+            target = slice(top - start, bottom - start), slice(left - cols.start, right - cols.start)
+            free = ~valid[target]
+            if not free.any():
+                continue
+            if path not in self._open:
+                self._open[path] = open_scene(path, **self._how)
+            scene = self._open[path]
+            strip = scene.read_rows(top - row, bottom - row, slice(left - col, right - col))
+            free = free if strip.valid is None else free & strip.valid
+            image[target][free] = strip.image[free]
+            valid[target] |= free
+            for window in scene.damaged:
+                moved = window._replace(row=window.row + row, col=window.col + col)
+                if moved not in self.damaged:
+                    self.damaged.append(moved)
+        part = Window(start, cols.start, *valid.shape)
+        wanted = None if self._polygons is None else inside_polygons(self._polygons, part)
+        return Strip(image, None if valid.all() else valid, wanted)
+
+
+class PlacedMap(NamedTuple):
+    """A georeferenced map of classes: its file, CRS and transform, and (height, width)."""
+
+    path: Path
+    georeference: Georeference
+    size: Size
+
+
+def repeated_rows(maps: Sequence[PlacedMap]) -> Iterator[tuple[int, int, UInt8Array]]:
+    """Yield the classes of maps on ground that an earlier map has a class for.
+
+    A pixel is compared with the pixel of the other map that contains its centre; maps may have other grids
+    and CRS.
+
+    Args:
+        maps: In the order in which ground belongs to them.
+
+    Yields:
+        Number of a map, first row, and class indices, uint8 (n, width), NODATA where no earlier map has one.
+
+    Raises:
+        MaskError: If a map cannot be read.
+    """
+    for number, own in enumerate(maps):
+        others = [(other, window) for other in maps[:number] if (window := _overlap(own, other)) is not None]
+        if not others:
+            continue
+        with ExitStack() as stack:
+            mapped = stack.enter_context(open_class_map(own.path))
+            height, width = own.size
+            grid = {"crs": own.georeference.crs, "transform": own.georeference.transform}
+            opened = []
+            for other, window in others:
+                source = stack.enter_context(open_class_map(other.path))
+                with reading(other.path):
+                    warped = WarpedVRT(
+                        source.source,
+                        **grid,
+                        height=height,
+                        width=width,
+                        resampling=Resampling.nearest,
+                        src_nodata=source.nodata,
+                        nodata=source.nodata,
+                    )
+                opened.append((source, stack.enter_context(warped), window))
+            for strip in mapped.strips():
+                index = np.full((strip.height, width), NODATA, np.uint8)
+                for source, warped, window in opened:
+                    top = max(strip.row, window.row)
+                    rows = min(strip.row + strip.height, window.row + window.height) - top
+                    if rows > 0:
+                        part = Window(top, window.col, rows, window.width)
+                        target = part._replace(row=top - strip.row).slices
+                        lay_under(index[target], source.read(part, warped))
+                if (index != NODATA).any():
+                    yield number, strip.row, np.where(index == NODATA, NODATA, mapped.read(strip))
+
+
+def _overlap(own: PlacedMap, other: PlacedMap) -> Window | None:
+    """Return the pixels of a map within the extent of another one; None if there are none."""
+    box = other.georeference.extent(*other.size)
+    if other.georeference.crs != own.georeference.crs:
+        try:
+            box = transform_bounds(other.georeference.crs, own.georeference.crs, *box)
+        except (CRSError, RasterioError, CPLE_BaseError):
+            return None
+    cols, rows = own.georeference.pixels(*np.meshgrid(box[::2], box[1::2]))
+    height, width = own.size
+    if not (np.isfinite(cols).all() and np.isfinite(rows).all()):
+        return None
+    left, top = max(0.0, cols.min()), max(0.0, rows.min())
+    right, bottom = min(float(width), cols.max()), min(float(height), rows.max())
+    if right - left < _TOUCH_PX or bottom - top < _TOUCH_PX:
+        return None
+    row, col = int(top), int(left)
+    return Window(row, col, int(np.ceil(bottom)) - row, int(np.ceil(right)) - col)
