@@ -33,7 +33,7 @@ _MODULES = {
     "demo": ["demo"],
     "doctor": ["doctor", "help"],
     "evaluate": ["evaluate"],
-    "fleet": ["fleet plan", "fleet run"],
+    "fleet": ["fleet failed", "fleet merge", "fleet plan", "fleet run", "fleet status", "fleet verify"],
     "maps": ["predict", "sample", "vectorize"],
     "models": ["info", "models", "presets"],
     "training": ["calibrate", "export", "page", "report", "train"],

@@ -9,9 +9,12 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import ExitStack, contextmanager, suppress
 from json import dumps
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from landcover.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from landcover.raster.zonal import ClassArea
 
 log = logging.getLogger("landcover.cli")
 """Messages of the command line to people, on standard error."""
@@ -206,6 +209,21 @@ def print_table(
         table.add_section()
         table.add_row(*last)
     Console(markup=False, highlight=False).print(table)  # names of classes and files are plain text
+
+
+def print_areas(areas: Sequence["ClassArea"]) -> None:
+    """Print class, pixels, share of the area, and hectares; nothing if there are none."""
+    rows = [
+        (
+            area.name,
+            f"{area.pixels:,}",
+            points(area.share, 1),
+            "-" if area.hectares is None else f"{area.hectares:,.2f}",
+        )
+        for area in areas
+    ]
+    if rows:
+        print_table(["class", "pixels", "area %", "hectares"], rows)
 
 
 def points(score: float | None, digits: int = 2) -> str:

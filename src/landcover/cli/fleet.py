@@ -1,12 +1,15 @@
 """Verbs of fleets: many scenes on several processes and machines."""
 
+import csv as csv_
+import io
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from landcover.cli import _options
-from landcover.cli._options import MAIN, PROCESSING, argument, option
-from landcover.cli._output import log, put, say
+from landcover.cli._options import MAIN, PROCESSING, PRODUCTS, REPORTS, argument, option
+from landcover.cli._output import log, print_areas, put, say
 from landcover.inference.options import PredictOptions
 
 Planned = Annotated[
@@ -98,6 +101,97 @@ def fleet_run(
         log.warning("%d units failed; see landcover fleet failed %s", len(summary.failed), plan)
     if summary.failed or (share == (0, 1) and not summary.complete):
         raise typer.Exit(1)
+
+
+def fleet_status(plan: Planned, json: _options.Json = None, force: _options.Force = False) -> None:
+    """Show how far a plan is: maps done, units running and failed, rate, time left."""
+    from landcover.fleet.results import status
+    from landcover.fleet.units import open_planned
+
+    found = status(open_planned(plan))
+
+    def show() -> None:
+        left = found["minutes_left"]
+        say(
+            f"{found['maps']:,} of {found['scenes']:,} maps done, {found['failed']:,} units failed, "
+            f"{found['running']:,} running in {found['runs']:,} runs."
+        )
+        if found["parts"]:
+            say(f"{found['parts']:,} parts of large scenes wait to be assembled.")
+        if left is not None:
+            say(f"{found['maps_per_minute']:,.1f} maps a minute; about {left:,.0f} minutes left.")
+
+    put(found, json, show, force=force)
+
+
+def fleet_failed(plan: Planned, json: _options.Json = None, force: _options.Force = False) -> None:
+    """List the units that were given up, with their last error."""
+    from landcover.fleet.results import failures
+    from landcover.fleet.units import open_planned
+
+    found = list(failures(open_planned(plan)))
+
+    def show() -> None:
+        for record in found:
+            blocks = "" if record["blocks"] is None else " row blocks {} to {}".format(*record["blocks"])
+            say(f"{record['scene']}{blocks}, {record['attempts']} attempts: {record['error']}")
+
+    put(found, json, show, force=force)
+    log.info("%d units failed. Try them again: landcover fleet run %s --retry", len(found), plan)
+
+
+def fleet_verify(plan: Planned, json: _options.Json = None, force: _options.Force = False) -> None:
+    """Compare the digest of everything that is published with its receipt."""
+    from dataclasses import asdict
+
+    from landcover.fleet.results import verify
+    from landcover.fleet.units import open_planned
+
+    found = verify(open_planned(plan))
+
+    def show() -> None:
+        for what, names in (
+            ("is missing", found.missing),
+            ("is not what its receipt states", found.damaged),
+            ("belongs to no receipt", found.orphans),
+        ):
+            for name in names:
+                say(f"{name} {what}.")
+
+    put(asdict(found), json, show, force=force)
+    faults = len(found.missing) + len(found.damaged) + len(found.orphans)
+    log.info("%d maps, %d files, %d bytes compared: %d faults.", found.maps, found.files, found.size, faults)
+    if faults:
+        raise typer.Exit(1)
+
+
+def fleet_merge(
+    plan: Planned,
+    out: Annotated[Path, option("The mosaic: .tif, a Cloud Optimized GeoTIFF.", group=MAIN)],
+    vector: Annotated[
+        Path | None, option("Also write it as polygons: .gpkg, .geojson, .fgb or .parquet.", group=PRODUCTS)
+    ] = None,
+    csv: Annotated[Path | None, option("Write the areas of the classes as CSV.", group=REPORTS)] = None,
+    json: _options.Json = None,
+    force: _options.Force = False,
+) -> None:
+    """Merge all maps into one mosaic with its polygons and areas; overlaps count once."""
+    from dataclasses import asdict
+
+    from landcover.fleet.results import merge
+    from landcover.fleet.units import open_planned
+    from landcover.io.files import write_text
+    from landcover.textfiles import plain_cell
+
+    areas = merge(open_planned(plan), out, vector=vector, force=force).table()
+    if csv is not None:
+        text = io.StringIO()
+        writer = csv_.writer(text, lineterminator="\n")
+        writer.writerow(["class", "pixels", "share", "hectares"])
+        writer.writerows([plain_cell(area.name), area.pixels, area.share, area.hectares] for area in areas)
+        write_text(csv, text.getvalue(), force=force)
+    put([asdict(area) for area in areas], json, lambda: print_areas(areas), force=force)
+    log.info("Wrote %s.", out)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import typer
 
 from landcover.cli import _options
 from landcover.cli._options import INPUT, MAIN, PROCESSING, REPORTS, argument, option
-from landcover.cli._output import log, points, print_table, put
+from landcover.cli._output import log, print_areas, put
 from landcover.inference.options import PredictOptions
 
 if TYPE_CHECKING:
@@ -75,7 +75,12 @@ def predict(
     finally:
         DEFAULT_CACHE.reset(token)
     overwrite = options.force or options.resume
-    put(prediction.to_dict(), json, lambda: _print_areas(prediction), force=overwrite)
+    put(
+        prediction.to_dict(),
+        json,
+        lambda: print_areas(prediction.areas if prediction.all else []),
+        force=overwrite,
+    )
     if csv is not None:
         text = io.StringIO()
         names = [
@@ -131,21 +136,6 @@ def _report(prediction: "Prediction", out: Path | None) -> None:
         log.info("Terms of the model: %s.", prediction.licence)
     done, failed = len(prediction.maps), len(prediction.failed)
     log.info("%d of %d maps written to %s.", done, done + failed, out)
-
-
-def _print_areas(prediction: "Prediction") -> None:
-    """Print class, pixels, share of the area, and hectares; nothing where there is no map."""
-    if prediction.all:
-        rows = [
-            (
-                area.name,
-                f"{area.pixels:,}",
-                points(area.share, 1),
-                "-" if area.hectares is None else f"{area.hectares:,.2f}",
-            )
-            for area in prediction.areas
-        ]
-        print_table(["class", "pixels", "area %", "hectares"], rows)
 
 
 def sample(

@@ -19,12 +19,13 @@ from rasterio.warp import transform_bounds
 from landcover._gdal import CPLE_BaseError, is_address, open_raster
 from landcover.errors import DataError, ImageError, UsageError
 from landcover.fleet.store import open_store
-from landcover.fleet.units import MODEL_ITEM, Box, Pin, Plan, Unit, stored_options, write_plan
+from landcover.fleet.units import MODEL_ITEM, PLAN, Box, Pin, Plan, Unit, stored_options, write_plan
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, declared_crs, find_tasks, open_imagery
 from landcover.inference.scene import scene_grid, work_digest
 from landcover.io.discovery import MASK_END, RASTER_SUFFIXES
+from landcover.io.files import check_output
 from landcover.model.card import model_digest, resolve_model
 from landcover.model.runtimes import Precision, Runtime, open_model
 from landcover.model.stac import stac_item
@@ -76,6 +77,10 @@ def make_plan(
     stored = stored_options(options)
     opened = open_model(model, runtime=runtime, precision=precision)
     file, store = resolve_model(model), open_store(out)
+    if is_address(out):
+        store.check()
+    else:
+        check_output(Path(out) / PLAN, force=True)
     check_windows(opened.card, options.window_px, options.overlap_px)
     sha256 = model_digest(file)
     plan = Plan(f"model/{file.name}", sha256, opened.name, precision, stored)

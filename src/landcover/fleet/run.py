@@ -92,7 +92,7 @@ class Run:
         self._late: deque[_Job] = deque()
         self._is_last_round = False
         self._attempts: Counter[str] = Counter()
-        self._faults = 0
+        self._faults = self._maps = 0
         self._summary = Summary()
         self._began = time.time()
         self._record = f"runs/{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.json"
@@ -158,6 +158,7 @@ class Run:
         if outcome.state in ("done", "kept"):
             self._faults = 0
             summary.done += outcome.state == "done"
+            self._maps += outcome.state == "done" and job.unit.blocks is None
             summary.kept += outcome.state == "kept"
             if job.key in self._given_up:
                 self._store.delete(f"failed/{job.key}.json")
@@ -206,6 +207,7 @@ class Run:
             "done": summary.done,
             "kept": summary.kept,
             "failed": len(summary.failed),
+            "maps": self._maps,
         }
         self._store.put(self._record, json.dumps(record).encode())
         if now > self._began + 1:

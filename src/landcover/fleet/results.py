@@ -1,0 +1,258 @@
+"""What a fleet has made: how far it is, what failed, whether all is whole, and one mosaic of it."""
+
+import json
+import posixpath
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+
+from landcover._typing import UInt8Array
+from landcover.errors import DataError, MaskError, MissingKeyError
+from landcover.fleet.planning import file_digest
+from landcover.fleet.run import running
+from landcover.fleet.store import FolderStore, Store
+from landcover.fleet.units import read_plan, read_units
+from landcover.io.files import check_output
+from landcover.legend import NODATA, Legend
+from landcover.raster import Georeference, RasterSpec, row_areas
+from landcover.raster.classmap import open_class_map
+from landcover.raster.mapfiles import MAP_FORMATS, write_map_file
+from landcover.raster.zonal import ClassAreas
+from landcover.windows import Window
+
+_ALIVE_S = 60.0
+"""Age of the record of a run up to which it works."""
+
+_STRIP_PX = 1 << 24
+
+
+def status(store: Store) -> dict[str, Any]:
+    """Return how far a plan is, as plain data.
+
+    Rate and time left are those of the runs that work now, by the maps that they have made.
+
+    Raises:
+        DataError: If the store has no plan.
+        UsageError: If it is a plan of another version.
+    """
+    plan, now = read_plan(store), time.time()
+    alive = [record for record, _ in running(store) if now - record["updated"] < _ALIVE_S]
+    maps = sum(key.endswith(".json") for key in store.list("maps"))
+    rate = sum(60 * record["maps"] / max(record["updated"] - record["began"], 1.0) for record in alive)
+    return {
+        "scenes": plan.scenes,
+        "maps": maps,
+        "parts": sum(key.endswith(".json") for key in store.list("parts")),
+        "failed": sum(1 for _ in store.list("failed")),
+        "running": sum(record["in_flight"] for record in alive),
+        "runs": len(alive),
+        "maps_per_minute": round(rate, 3),
+        "minutes_left": round((plan.scenes - maps) / rate, 1) if rate else None,
+    }
+
+
+def failures(store: Store) -> Iterator[dict[str, Any]]:
+    """Yield the record of each unit that was given up, with its last error."""
+    for key in sorted(store.list("failed")):
+        yield json.loads(store.read(key))
+
+
+@dataclass
+class Verified:
+    """What :func:`verify` has found.
+
+    Attributes:
+        maps: Maps of the plan that are published.
+        files: Files whose digests were compared.
+        size: Their bytes.
+        missing: Maps of the plan that are not published.
+        damaged: Files that are missing or have another content than their receipt states.
+        orphans: Files that no receipt names.
+    """
+
+    maps: int = 0
+    files: int = 0
+    size: int = 0
+    missing: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+
+
+def verify(store: Store) -> Verified:
+    """Compare everything that is published with its receipt.
+
+    Raises:
+        DataError: If the store has no plan, or it is damaged.
+    """
+    plan, found = read_plan(store), Verified()
+    orphans = {*store.list("maps"), *store.list("parts")}
+    expected = {plan.model: plan.model_sha256}
+    for key, unit, _ in read_units(store, plan):
+        receipt = unit.item if unit.blocks is None else f"parts/{key}.json"
+        try:
+            record = json.loads(store.read(receipt))
+            if unit.blocks is None:
+                folder = posixpath.dirname(receipt)
+                for asset in record["assets"].values():
+                    name = posixpath.normpath(posixpath.join(folder, asset["href"]))
+                    expected[name] = asset["file:checksum"].removeprefix("1220")
+            else:
+                expected[f"parts/{key}.bin"] = record["sha256"]
+        except MissingKeyError:
+            if unit.blocks is None:
+                found.missing.append(unit.output)
+            continue
+        except (ValueError, TypeError, KeyError, AttributeError):
+            found.damaged.append(receipt)
+        orphans.discard(receipt)
+        found.maps += unit.blocks is None
+        for name, digest in expected.items():
+            orphans.discard(name)
+            _compare(store, name, digest, found)
+        expected = {}
+    found.orphans = sorted(orphans)
+    return found
+
+
+def _compare(store: Store, key: str, digest: str, found: Verified) -> None:
+    try:
+        with _here(store, key) as path:
+            found.files += 1
+            found.size += path.stat().st_size
+            if file_digest(path) != f"sha256:{digest}":
+                found.damaged.append(key)
+    except (MissingKeyError, FileNotFoundError):
+        found.damaged.append(key)
+
+
+@contextmanager
+def _here(store: Store, key: str) -> Iterator[Path]:
+    """Yield an object of a store as a file: itself in a folder, else a copy."""
+    if isinstance(store, FolderStore):
+        yield Path(store.address(key))
+        return
+    with tempfile.TemporaryDirectory(prefix="landcover-fleet-") as folder:
+        path = Path(folder) / posixpath.basename(key)
+        store.fetch(key, path)
+        yield path
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A map of a mosaic: its file, and its window on the mosaic's grid."""
+
+    path: Path
+    window: Window
+
+
+def merge(store: Store, out: Path, *, vector: Path | None = None, force: bool = False) -> ClassAreas:
+    """Write all maps of a plan as one Cloud Optimized GeoTIFF, and return its areas.
+
+    The mosaic has the CRS and the pixels of the first map; others are resampled by the nearest pixel. Where
+    maps overlap, the first in the order of the plan that has data counts, in the mosaic, its polygons and its
+    areas alike. Maps without georeference are left out.
+
+    Args:
+        store: The store.
+        out: The mosaic, ``.tif``.
+        vector: Also write it as polygons.
+        force: Replace existing files.
+
+    Raises:
+        DataError: If no map is georeferenced, or one is not published.
+        OutputError: If a file exists and ``force`` is off, or cannot be written.
+    """
+    plan = read_plan(store)
+    for path in filter(None, (out, vector)):
+        check_output(path, force=force)
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(_here(store, unit.output))
+            for _, unit, _ in read_units(store, plan)
+            if unit.blocks is None and unit.bbox is not None
+        ]
+        if not files:
+            raise DataError(f"{store.root} has no georeferenced map to merge.")
+        legend, place, size, pieces = _mosaic(files)
+        areas = ClassAreas(legend, row_areas(place, *size))
+
+        def strips() -> Iterator[UInt8Array]:
+            step = max(1, _STRIP_PX // size[1])
+            for row in range(0, size[0], step):
+                strip = _strip(pieces, legend, place, size, Window(row, 0, min(step, size[0] - row), size[1]))
+                areas.add(row, strip)
+                yield strip
+
+        tags = {"LANDCOVER_VERSION": plan.version, "LANDCOVER_MODEL_SHA256": plan.model_sha256}
+        spec = RasterSpec(*size, place, tags)
+        write_map_file(out, strips(), spec, legend, MAP_FORMATS["cog"], force=force)
+    if vector is not None:
+        from landcover.postprocess.vectorize import vectorize  # needs an extra
+
+        vectorize(out, vector, legend=legend, force=force)
+    return areas
+
+
+def _mosaic(files: list[Path]) -> tuple[Legend, Georeference, tuple[int, int], list[Piece]]:
+    """Return legend, grid and size of the mosaic of maps, and where each of them is on it."""
+    legend: Legend | None = None
+    first: Georeference | None = None
+    windows = []
+    for path in files:
+        try:
+            with open_class_map(path, legend) as opened:
+                legend, first = legend or opened.legend, first or opened.place
+                box = opened.place.extent(opened.height, opened.width)
+                if opened.place.crs != first.crs:
+                    box = transform_bounds(opened.place.crs, first.crs, *box)
+        except MaskError as error:
+            raise DataError(f"{error} Finish the plan first: landcover fleet run.") from error
+        cols, rows = first.pixels(np.array(box[::2]), np.array(box[1::2]))
+        edges = np.rint([rows.min(), cols.min(), rows.max(), cols.max()]).astype(int)
+        windows.append(edges)
+    assert legend is not None
+    assert first is not None
+    top, left = np.min(windows, axis=0)[:2]
+    bottom, right = np.max(windows, axis=0)[2:]
+    pieces = [
+        Piece(path, Window(*map(int, (one[0] - top, one[1] - left, one[2] - one[0], one[3] - one[1]))))
+        for path, one in zip(files, windows, strict=True)
+    ]
+    return legend, first.moved(int(top), int(left)), (int(bottom - top), int(right - left)), pieces
+
+
+def _strip(
+    pieces: list[Piece], legend: Legend, place: Georeference, size: tuple[int, int], window: Window
+) -> UInt8Array:
+    """Return rows of a mosaic: uint8 (n, W)."""
+    strip = np.full((window.height, window.width), NODATA, np.uint8)
+    for piece in pieces:
+        row, col, height, width = piece.window
+        top, bottom = max(row, window.row), min(row + height, window.row + window.height)
+        part = strip[top - window.row : bottom - window.row, col : col + width]
+        if bottom <= top or not (part == NODATA).any():
+            continue
+        with (
+            open_class_map(piece.path, legend) as opened,
+            WarpedVRT(
+                opened.source,
+                crs=place.crs,
+                transform=place.transform,
+                height=size[0],
+                width=size[1],
+                resampling=Resampling.nearest,
+                nodata=NODATA,
+            ) as warped,
+        ):
+            values = opened.read(Window(top, col, bottom - top, width), warped)
+        np.copyto(part, values, where=part == NODATA)
+    return strip

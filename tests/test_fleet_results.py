@@ -1,0 +1,171 @@
+"""What is reported of a fleet, and the mosaic of its maps."""
+
+import csv
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from typer.testing import CliRunner
+
+from fleet_world import MODEL, OPTIONS, Here, run, tree
+from imagefiles import UTM, photo, save_raster
+from landcover import cli
+from landcover.errors import DataError, OutputError, UsageError
+from landcover.fleet.planning import make_plan
+from landcover.fleet.results import failures, merge, status, verify
+from landcover.fleet.run import Run
+from landcover.fleet.store import open_store
+from landcover.legend import NODATA
+
+HALF = {"crs": UTM, "transform": Affine(2.0, 0, 500_000, 0, -2.0, 5_700_000)}
+
+
+def command(*words):
+    return CliRunner().invoke(cli.build(), [*map(str, words)], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three scenes of which two overlap and the third has another CRS, mapped."""
+    folder = tmp_path_factory.mktemp("made")
+    whole = photo(90, 80, 5)
+    save_raster(folder / "scenes/a.tif", whole[:60, :50], **HALF)
+    moved = Affine(2.0, 0, 500_000 + 2 * 30, 0, -2.0, 5_700_000 - 2 * 20)
+    save_raster(folder / "scenes/b.tif", photo(70, 50, 6), crs=UTM, transform=moved, nodata=0)
+    degrees = Affine(2e-5, 0, 2.9975, 0, -2e-5, 51.4512)
+    save_raster(folder / "scenes/c.tif", photo(50, 60, 7), crs="EPSG:4326", transform=degrees)
+    make_plan([folder / "scenes"], MODEL, str(folder / "out"), OPTIONS)
+    run(folder / "out")
+    return folder / "out"
+
+
+def read(path):
+    with rasterio.open(path) as source:
+        return source.read(1), source.transform
+
+
+def test_the_mosaic_counts_overlaps_once_and_the_first_map_wins(made, tmp_path):
+    out, table = tmp_path / "all.tif", tmp_path / "areas.csv"
+    vector = tmp_path / "all.gpkg"
+    done = command("fleet", "merge", made, "--out", out, "--vector", vector, "--csv", table, "--json", "-")
+    assert done.exit_code == 0, done.output
+    mosaic, place = read(out)
+    maps = {name: read(made / f"maps/{name}_mask.tif") for name in "abc"}
+    for name in "ba":  # the first in the order of the plan is put down last
+        index, own = maps[name]
+        col, row = (round(v) for v in ~place * (own.c, own.f))
+        window = mosaic[row : row + index.shape[0], col : col + index.shape[1]]
+        if name == "b":
+            own_part = np.s_[40:, 20:]  # where a does not reach
+            np.testing.assert_array_equal(window[own_part], index[own_part])
+        else:
+            np.testing.assert_array_equal(window, index)
+    inside = mosaic != NODATA
+    assert 0.9 < (inside.sum() - 60 * 50 - (70 * 50 - 40 * 20)) * 4 / _ground(maps["c"]) < 1.1
+    classes = json.loads(done.stdout)
+    assert sum(one["pixels"] for one in classes) == inside.sum()
+    assert sum(one["hectares"] for one in classes) == pytest.approx(inside.sum() * 4 / 1e4, rel=1e-3)
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["class"], int(row["pixels"])) for row in rows] == [(c["name"], c["pixels"]) for c in classes]
+    import pyogrio
+
+    areas = pyogrio.read_dataframe(vector).area.sum()
+    assert areas == pytest.approx(inside.sum() * 4, rel=1e-6)
+    with pytest.raises(OutputError, match=r"all\.tif exists"):
+        merge(open_store(made), out)
+
+
+def _ground(map_):
+    """Square metres of a map in degrees."""
+    (height, width), place = map_[0].shape, map_[1]
+    return height * width * place.a * -place.e * 111_320**2 * np.cos(np.radians(51.45)) * 0.9995
+
+
+def test_a_plan_that_is_not_finished_or_not_placed_is_not_merged(made, tmp_path):
+    scenes = made.parent / "scenes"
+    make_plan([scenes], MODEL, str(tmp_path / "one"), OPTIONS)
+    with pytest.raises(DataError, match="a_mask"):
+        merge(open_store(tmp_path / "one"), tmp_path / "all.tif")
+    save_raster(tmp_path / "p/p.tif", photo(40, 40))
+    make_plan([tmp_path / "p"], MODEL, str(tmp_path / "two"), OPTIONS)
+    run(tmp_path / "two")
+    with pytest.raises(DataError, match="no georeferenced map"):
+        merge(open_store(tmp_path / "two"), tmp_path / "all.tif")
+    assert not (tmp_path / "all.tif").exists()
+
+
+def test_verify_finds_every_damage(made, tmp_path):
+    import shutil
+
+    out = shutil.copytree(made, tmp_path / "out")
+    assert command("fleet", "verify", out).exit_code == 0
+    whole = verify(open_store(out))
+    assert (whole.maps, whole.missing, whole.damaged, whole.orphans) == (3, [], [], [])
+    files = [name for name in tree(out) if name.startswith("maps/") and not name.endswith(".json")]
+    assert whole.files == len(files) + 1  # the model
+    assert whole.size == sum((out / name).stat().st_size for name in [*files, "model/model.onnx"])
+    changed = out / "maps/a_mask.tif"
+    changed.write_bytes(changed.read_bytes()[:-1] + b"x")
+    (out / "maps/b_confidence.tif").unlink()
+    (out / "maps/c_mask.json").unlink()
+    (out / "parts").mkdir()
+    (out / "parts/1.bin").touch()
+    found = verify(open_store(out))
+    assert sorted(found.damaged) == ["maps/a_mask.tif", "maps/b_confidence.tif"]
+    assert found.missing == ["maps/c_mask.tif"]
+    assert {"parts/1.bin", "maps/c_mask.tif", "maps/c_confidence.tif"} <= {*found.orphans}
+    assert "maps/a_mask.tif" not in found.orphans
+    done = command("fleet", "verify", out / "plan.jsonl")
+    assert done.exit_code == 1
+    assert "maps/a_mask.tif is not what its receipt states" in done.stdout
+
+
+def test_status_and_failures(made, tmp_path):
+    out = tmp_path / "out"
+    make_plan([made.parent / "scenes"], MODEL, str(out), OPTIONS)
+    seen = []
+
+    class Watched(Here):
+        def wait(self, seconds):
+            seen.append(status(open_store(out)))
+            yield from super().wait(seconds)
+
+    store = open_store(out)
+    (made.parent / "scenes/b.tif").touch()
+    Run(store, Watched(out)).run()
+    assert (seen[0]["scenes"], seen[0]["maps"], seen[0]["runs"]) == (3, 0, 1)
+    record = {"updated": time.time(), "began": time.time() - 60, "in_flight": 2, "maps": 4, "failed": 0}
+    store.put("runs/other.json", json.dumps(record).encode())
+    (out / "maps/a_mask.json").unlink()
+    store.put("failed/k.json", b'{"scene": "s", "blocks": [1, 2], "attempts": 3, "error": "why"}')
+    found = status(store)
+    assert (found["maps"], found["running"], found["failed"]) == (2, 2, 1)
+    assert found["maps_per_minute"] == pytest.approx(4, rel=1e-2)
+    assert found["minutes_left"] == pytest.approx(0.25, abs=0.06)
+    assert [one["error"] for one in failures(store)] == ["why"]
+    assert "2 of 3 maps done, 1 units failed, 2 running" in command("fleet", "status", out).stdout
+    assert "row blocks 1 to 2, 3 attempts: why" in command("fleet", "failed", out).stdout
+
+
+def test_plan_and_run_by_the_command_line(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("landcover.fleet.engines.LocalEngine", lambda setup, workers: Here(setup.store))
+    scenes, out = made.parent / "scenes/a.tif", tmp_path / "out"
+    arguments = ["--model", MODEL, "--out", out, "--window", 64, "--overlap", 16, "--gsd", 2, "--json", "-"]
+    done = command("fleet", "plan", scenes, *arguments)
+    assert (done.exit_code, json.loads(done.stdout)["scenes"]) == (0, 1)
+    assert command("fleet", "run", out, "--workers", 2).exit_code == 0
+    os.utime(made.parent / "scenes/c.tif", (1, 1))
+    for words, message in (
+        (["run", out, "--shard", "2/2"], "--shard is '2/2'"),
+        ([], "fleet plan"),
+        (["plan", scenes, "--jobs", "2", *arguments], "--jobs"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            command("fleet", *words)
+    with pytest.raises(DataError, match=r"has no plan\.json"):
+        command("fleet", "status", tmp_path)
