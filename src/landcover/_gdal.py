@@ -52,6 +52,7 @@ __all__ = [
     "object_storage",
     "open_raster",
     "set_gdal_config",
+    "subdataset_file",
 ]
 
 _HEAD_BYTES = 4096
@@ -86,6 +87,9 @@ _REMOTE = re.compile(r"(/vsicurl/)?https?://|(s3|gs|az)://|/vsi(s3|gs|az)/", re.
 _ARCHIVE = re.compile(r"/vsi(zip|tar|gzip)/(?!.*(/vsi|://))", re.IGNORECASE)
 _SUBDATASET = re.compile(r'(?:NETCDF|HDF5):(?:"([^"]+)"|([^":]+)):', re.IGNORECASE)
 
+_DIRECTORY = re.compile(r"GTIFF_DIR:\d+:(.+)", re.IGNORECASE)
+"""An image of a TIFF with several."""
+
 _LINK = re.compile(r"overview_file|\b[xy]_dataset|root_path")
 """Names of metadata and options that lead to files."""
 
@@ -100,6 +104,18 @@ _SIDECARS = [
 def is_address(text: str) -> bool:
     """Return whether an input is a URL, or a path that only GDAL knows (``/vsis3/…``)."""
     return _SCHEME.match(text) is not None
+
+
+def subdataset_file(text: str) -> str | None:
+    """Return the file of the name of an image in it, such as ``NETCDF:a.nc:rgb``; None for other texts.
+
+    Examples:
+        >>> subdataset_file("GTIFF_DIR:2:a.tif"), subdataset_file("a.tif")
+        ('a.tif', None)
+    """
+    match = _SUBDATASET.match(text)
+    directory = _DIRECTORY.fullmatch(text)
+    return (match[1] or match[2]) if match else directory and directory[1]
 
 
 _FILTERS = Lock()
@@ -129,8 +145,9 @@ def open_raster(path: str | Path) -> DatasetReader:
     """Open a raster for reading, with the one driver that its content asks for.
 
     Args:
-        path: A file; an address (http, https, s3, gs, az, or GDAL's name of one); or an archive here
-            (``/vsizip/``, ``/vsitar/``, ``/vsigzip/``).
+        path: A file; the name of an image in it (``NETCDF:a.nc:rgb``, ``GTIFF_DIR:2:a.tif``); an address
+            (http, https, s3, gs, az, or GDAL's name of one); or an archive here (``/vsizip/``, ``/vsitar/``,
+            ``/vsigzip/``).
 
     Returns:
         rasterio's data set.
@@ -143,8 +160,7 @@ def open_raster(path: str | Path) -> DatasetReader:
     text = os.fspath(path)
     if is_address(text):
         return _open_elsewhere(text)
-    subdataset = _SUBDATASET.match(text)
-    return _open(text, _Check(text).file(subdataset[1] or subdataset[2] if subdataset else text))
+    return _open(text, _Check(text).file(subdataset_file(text) or text))
 
 
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]  # rasterio has no types

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
+from affine import Affine
+
 from landcover._typing import UInt8Array
 from landcover.errors import MaskError, UsageError, did_you_mean
 from landcover.io import MaskFormat, read_mask, write_mask
@@ -25,7 +27,8 @@ from landcover.io.locks import locked_folder
 from landcover.io.readahead import parallel_map
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.progress import track
-from landcover.raster import Georeference, read_georeference, style_files, write_class_raster
+from landcover.raster import Georeference, read_header, style_files, write_class_raster
+from landcover.raster.mapfiles import world_file, write_world_file
 
 T = TypeVar("T")
 
@@ -116,11 +119,19 @@ def convert(
 
 @dataclass(frozen=True, slots=True)
 class MaskTask:
-    """A mask to read, the file to write, and its georeference, if any."""
+    """A mask to read, the file to write, and its georeference, or its transform without a CRS, if any."""
 
     source: Path
     target: Path
     georeference: Georeference | None
+    transform: Affine | None = None
+
+    @property
+    def beside(self) -> tuple[Path, ...]:
+        """The files that are written beside the target."""
+        if self.georeference is not None:
+            return style_files(self.target)
+        return () if self.transform is None else (world_file(self.target),)
 
     def write(
         self,
@@ -133,6 +144,8 @@ class MaskTask:
     ) -> None:
         """Write class indices, uint8 (H, W); ``mask_format`` is only for PNG."""
         if self.georeference is None:
+            if self.transform is not None:
+                write_world_file(self.target, self.transform, force=force)
             write_mask(self.target, index, legend, mask_format=mask_format, tags=tags, force=force)
         else:
             write_class_raster(self.target, index, legend, self.georeference, tags=tags, force=force)
@@ -152,17 +165,14 @@ def plan_masks(
     tasks = []
     for found in find_files(masks, out, what="masks", suffixes=suffixes, left_out=(IMAGE_END,)):
         suffix = found.path.suffix.lower()
-        georeference = read_georeference(found.path) if suffix in RASTER_SUFFIXES else None
+        header = read_header(found.path)
+        georeference = header.georeference if suffix in RASTER_SUFFIXES else None
         if georeference is None:
             target = out / found.relative.with_suffix(".png")
         else:
             target = out / (found.relative.with_suffix(".tif") if suffix == ".jp2" else found.relative)
-        tasks.append(MaskTask(found.path, target, georeference))
-    outputs = [
-        (task.source, path)
-        for task in tasks
-        for path in (task.target, *(style_files(task.target) if task.georeference is not None else ()))
-    ]
+        tasks.append(MaskTask(found.path, target, georeference, header.transform))
+    outputs = [(task.source, path) for task in tasks for path in (task.target, *task.beside)]
     check_targets(outputs, force=force)
     return tasks
 

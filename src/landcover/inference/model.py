@@ -42,6 +42,8 @@ from landcover.model.runtimes import open_model as open_runtime
 from landcover.progress import track
 from landcover.raster import Georeference, ground_sides, pixel_size, style_files, write_style
 from landcover.raster.classmap import ClassMap, open_class_map
+from landcover.raster.georeference import position_of
+from landcover.raster.mapfiles import write_world_file
 from landcover.scale import FromModel, Scale, check_gsd
 from landcover.windows import Window
 
@@ -325,6 +327,7 @@ class MapResult:
         weakref.finalize(self, shutil.rmtree, made.task.map.parent, ignore_errors=True)
         with self._open() as mapped:
             self.georeference = mapped.georeference
+            self._transform = position_of(mapped.source, self.georeference)
             self._tags = {k: v for k, v in mapped.source.tags().items() if k.startswith("LANDCOVER_")}
 
     def _open(self) -> AbstractContextManager[ClassMap]:
@@ -373,6 +376,8 @@ class MapResult:
         path = Path(path)
         match path.suffix.lower():
             case ".png":
+                if self._transform is not None:
+                    write_world_file(path, self._transform, force=force)
                 write_mask(path, self.class_map, self.legend, tags=self._tags, force=force)
             case ".tif" | ".tiff":
                 for beside in style_files(path):

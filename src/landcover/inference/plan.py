@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from affine import Affine
 from rasterio.crs import CRS
 
-from landcover._gdal import is_address
+from landcover._gdal import is_address, subdataset_file
 from landcover._typing import Float64Array
 from landcover.errors import DataError, UsageError
 from landcover.inference.options import PredictOptions
@@ -43,7 +45,7 @@ from landcover.raster import (
     style_files,
 )
 from landcover.raster.fill import find_fill
-from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format
+from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format, world_file
 from landcover.raster.mosaic import Mosaic, MosaicScene, lay_out
 from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
 from landcover.textfiles import read_text
@@ -76,6 +78,7 @@ class Task:
         size: Height and width; None where the header was not read.
         work: Digest of scene and options, as :func:`~landcover.inference.scene.work_digest` returned it when
             the work was planned; None: of the file as it is now.
+        transform: Its transform, also without a CRS; None: none, or not known before it is opened.
         mosaic: The files that are mapped together, of which ``image`` is the first; None: the image alone.
     """
 
@@ -85,6 +88,7 @@ class Task:
     scale: Scale | None
     size: tuple[int, int] | None = None
     work: str | None = None
+    transform: Affine | None = None
     mosaic: Mosaic | None = None
 
     @property
@@ -99,7 +103,8 @@ class Task:
         """The files that are read."""
         if self.mosaic is not None:
             return [piece.path for piece in self.mosaic.pieces]
-        return [self.image] if isinstance(self.image, Path) else []
+        file = subdataset_file(str(self.image)) or self.image
+        return [Path(file)] if file is not self.image or isinstance(file, Path) else []
 
     def format(self, options: PredictOptions) -> MapFormat:
         """Return the file format of the map."""
@@ -123,7 +128,7 @@ def read_list(file: Path) -> list[Path | str]:
     text = read_text(file, DataError, "a list of inputs, one path per line")
     entries = [line.strip() for line in text.splitlines()]
     paths = [
-        entry if is_address(entry) else file.parent / entry
+        entry if is_address(entry) or subdataset_file(entry) else file.parent / entry
         for entry in entries
         if entry and not entry.startswith("#")
     ]
@@ -169,33 +174,35 @@ def find_tasks(
 
     Images of unknown scale are added to ``unknown``.
     """
+    if options.mosaic is not None:
+        raise UsageError("--mosaic is an option of predict alone. Leave it out.")
     option = options.gsd if isinstance(options.gsd, float) else None
     addresses = [str(given) for given in inputs if is_address(str(given))]
-    given = [one for one in inputs if not is_address(str(one))]
-    found = (
-        []
-        if addresses and not given
-        else find_files(given, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=NO_IMAGE)
-    )
+    parts = [str(given) for given in inputs if subdataset_file(str(given))]
+    given = [one for one in inputs if str(one) not in addresses and str(one) not in parts]
+    found: list[tuple[str | Path, Path, Path | None]] = [(part, _part_name(part), None) for part in parts]
+    if given or not inputs:
+        found += find_files(given, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=NO_IMAGE)
     settings, layout = cache(_settings_gsd), cache(_layout_gsd)
     for image, relative, folder in found:
-        georeference, raster_gsd, size, reason = read_header(image, declared_crs(options))
+        georeference, raster_gsd, size, reason, position = read_header(image, declared_crs(options))
+        file = Path(subdataset_file(str(image)) or image)
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
         map_format = choose_map_format(options.map_format, georeferenced=georeference is not None)
-        picture = is_picture(image, georeference, Reading(options.bands, options.scaling))
+        picture = is_picture(file, georeference, Reading(options.bands, options.scaling))
         scale = find_scale(
             option,
             raster=lambda: raster_gsd,  # noqa: B023
-            settings=lambda: settings(image.parent.resolve()),  # noqa: B023
+            settings=lambda: settings(file.parent.resolve()),  # noqa: B023
             layout=lambda: layout(folder) if folder else None,  # noqa: B023
         )
         if scale is None and options.gsd is None:
             with suppress(DataError):  # not imagery: skipped when it is read, with the reason
-                image_size(image)
+                image_size(file)
                 unknown.append(f"{image}: {reason}" if reason else str(image))
         scale = scale or Scale(model_gsd, "assumed")
         target = stem.with_name(stem.name + MASK_END + map_format.suffix)
-        yield Task(image, target, picture, scale, size)
+        yield Task(image, target, picture, scale, size, transform=position)
     for address in addresses:
         try:
             name = PurePosixPath(urlsplit(address).path).stem.removesuffix(IMAGE_END)
@@ -207,6 +214,13 @@ def find_tasks(
         target = out / (name + MASK_END + choose_map_format(options.map_format, georeferenced=True).suffix)
         given_scale = None if option is None else Scale(option, "option")
         yield Task(address, target, False, given_scale)
+
+
+def _part_name(part: str) -> Path:
+    """Return the name, of an image in a file, that its map is named by, such as ``a_rgb`` or ``a_2``."""
+    file = subdataset_file(part) or part
+    directory = part.split(":")[1] if part.lower().startswith("gtiff_dir") else part.rpartition(":")[2]
+    return Path(re.sub(r"[^\w.-]+", "_", f"{Path(file).stem}_{directory.strip('/')}") + ".tif")
 
 
 def _mosaic_task(inputs: Sequence[str | Path], target: Path, options: PredictOptions) -> Task:
@@ -226,7 +240,7 @@ def _mosaic_task(inputs: Sequence[str | Path], target: Path, options: PredictOpt
     for image, *_ in found:
         if image.resolve() == target.resolve():
             continue  # of an earlier run, with --force
-        place, _, size, reason = read_header(image, declared_crs(options))
+        place, _, size, reason, _ = read_header(image, declared_crs(options))
         if place is None or size is None:
             why = reason or "it is not a raster"
             raise DataError(f"{image} cannot be part of a mosaic: {why}. Map it without --mosaic.")
@@ -272,6 +286,7 @@ def products(task: Task, options: PredictOptions) -> list[Path]:
         *([task.beside("_probabilities.tif")] if options.probabilities else []),
         *([task.beside("_confidence.tif")] if options.confidence else []),
         *(style_files(task.map) if options.style and task.format(options).georeferenced else ()),
+        *([world_file(task.map)] if task.transform and not task.format(options).in_parts else []),
         *([task.map.with_suffix(f".{options.vector}")] if options.vector else []),
         task.map,
     ]
@@ -305,12 +320,14 @@ class Imagery:
         scale: Metres per pixel, the geometric mean of the two sides, and the origin.
         sides: Metres down and across a pixel; both ``scale.gsd`` where it is square.
         georeference: CRS and transform of the part that is mapped, or None.
+        transform: Where that is None: the transform of an image without a CRS, or None.
     """
 
     source: Scene | MosaicScene | ArraySource
     scale: Scale
     sides: tuple[float, float]
     georeference: Georeference | None = None
+    transform: Affine | None = None
 
     @property
     def size(self) -> Size:
@@ -354,7 +371,7 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
             source = ArraySource(image, valid)
             if options.fill == "nodata" and valid is None:
                 source = _without_fill(task.name, source)
-            imagery = Imagery(source, scale, sides)
+            imagery = Imagery(source, scale, sides, transform=task.transform)
         else:
             how: dict[str, Any] = {
                 name: getattr(options, name)
@@ -372,7 +389,7 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
             if scale.source != "assumed":
                 scene.warnings += _doubts(scene, scale.gsd, model_gsd)
             place = scene.georeference and scene.georeference.moved(scene.part.row, scene.part.col)
-            imagery = Imagery(scene, scale, sides, place)
+            imagery = Imagery(scene, scale, sides, place, scene.transform)
         if scale.source == "assumed" and options.gsd != "model":
             raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")
         yield imagery

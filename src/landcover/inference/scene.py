@@ -163,7 +163,7 @@ def make_map(
         report = log.ood.report()
         if report is not None:
             tags[UNLIKE] = json.dumps(report.to_dict())
-        spec = RasterSpec(*imagery.size, imagery.georeference, tags)
+        spec = RasterSpec(*imagery.size, imagery.georeference, tags, imagery.transform)
         write_products(task, work, spec, options, gsd, areas)
     place = imagery.georeference
     return MadeMap(task, imagery.size, gsd, gsd_source, areas, log.damaged, log.notes, report, place)

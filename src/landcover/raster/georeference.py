@@ -61,13 +61,14 @@ class Georeference:
 class Header(NamedTuple):
     """Georeference, metres per pixel, size of a raster, and why it has no georeference.
 
-    All are None for a file that is not a raster.
+    ``transform`` is that of a position, also without a CRS. All are None for a file that is not a raster.
     """
 
     georeference: Georeference | None = None
     gsd: float | None = None
     size: tuple[int, int] | None = None
     reason: str = ""
+    transform: Affine | None = None
 
 
 def read_header(path: str | Path, crs: CRS | None = None) -> Header:
@@ -75,13 +76,14 @@ def read_header(path: str | Path, crs: CRS | None = None) -> Header:
     try:
         with open_raster(path) as source:
             (place, reason), size = georeference_of(source, crs), source.shape
+            position = position_of(source, place)
     except (RasterioError, ImageError):
         return Header()
     except Exception as error:
         if foreign_reason(error) is None:
             raise
         return Header()
-    return Header(place, None if place is None else pixel_size(place, *size), size, reason)
+    return Header(place, None if place is None else pixel_size(place, *size), size, reason, position)
 
 
 def read_georeference(path: str | Path) -> Georeference | None:
@@ -92,6 +94,14 @@ def read_georeference(path: str | Path) -> Georeference | None:
 def ground_sample_distance(path: str | Path) -> float | None:
     """Return metres per pixel of a georeferenced raster, see :func:`pixel_size`; None for any other file."""
     return read_header(path).gsd
+
+
+def position_of(source: DatasetReader, place: Georeference | None) -> Affine | None:
+    """Return the transform of an open raster with the georeference ``place``, or without CRS; else None."""
+    if place is not None:
+        return place.transform
+    is_bare = not source.transform.is_identity and not source.crs
+    return source.transform if is_bare else None
 
 
 def georeference_of(source: DatasetReader, declared: CRS | None = None) -> tuple[Georeference | None, str]:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from affine import Affine
 from rasterio.errors import RasterioError
 
 from landcover._gdal import open_raster
 from landcover._typing import UInt8Array
 from landcover.errors import ImageError, MaskError
 from landcover.io import MaskFormat, read_mask, write_mask
+from landcover.io.files import write_text
 from landcover.legend import Legend
 from landcover.raster.classmap import carried_legend, open_class_map
 from landcover.raster.georeference import Georeference
@@ -62,7 +64,7 @@ def write_map_file(
 ) -> None:
     """Write a map in a file format, as :func:`landcover.raster.write_map` or :func:`landcover.io.write_mask`.
 
-    ``style`` applies to GeoTIFF, ``mask_format`` to PNG.
+    ``style`` applies to GeoTIFF, ``mask_format`` to PNG. A PNG of a known position gets a world file.
 
     Raises:
         OutputError: If a file exists and ``force`` is off, or cannot be written.
@@ -75,7 +77,25 @@ def write_map_file(
     else:
         strips = list(rows)
     whole = strips[0] if len(strips) == 1 else np.concatenate(strips)
+    if spec.position is not None:
+        write_world_file(path, spec.position, force=force)
     write_mask(path, whole, legend, mask_format=mask_format, tags=spec.tags, force=force)
+
+
+def world_file(path: Path) -> Path:
+    """Return the world file of a PNG."""
+    return path.with_suffix(".pgw")
+
+
+def write_world_file(path: Path, transform: Affine, *, force: bool = False) -> None:
+    """Write the world file of a PNG: the transform, from the centre of the first pixel; without the CRS.
+
+    Raises:
+        OutputError: If it exists and ``force`` is off, or cannot be written.
+    """
+    a, b, c, d, e, f = transform[:6]
+    lines = (a, d, b, e, c + (a + b) / 2, f + (d + e) / 2)
+    write_text(world_file(path), "".join(f"{value!r}\n" for value in map(float, lines)), force=force)
 
 
 class MapReader(NamedTuple):

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.errors import CRSError, RasterioError
 from rasterio.vrt import WarpedVRT
@@ -142,6 +143,7 @@ class MosaicScene:
         place = mosaic.georeference
         self.name, self.height, self.width = name, mosaic.height, mosaic.width
         self.georeference: Georeference | None = place
+        self.transform: Affine | None = place.transform
         self.part, self._polygons = part_of(name, place, self.height, self.width, bbox, aoi)
         self.gsd = pixel_size(place, self.height, self.width)
         self.damaged: list[Window] = []

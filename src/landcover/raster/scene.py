@@ -28,7 +28,7 @@ from landcover.raster.bands import (
 )
 from landcover.raster.extent import inside_polygons, part_of
 from landcover.raster.fill import find_fill, missing_blocks
-from landcover.raster.georeference import Georeference, georeference_of, pixel_size
+from landcover.raster.georeference import Georeference, georeference_of, pixel_size, position_of
 from landcover.values import Scaling
 from landcover.windows import Window
 
@@ -43,6 +43,7 @@ GDAL reports the damage in a JPEG once; when its rows are read again they are gr
 """
 _SMALL_CACHE = 64 << 20
 _LARGEST_CACHE = 4 << 30
+_SHOWN = 8
 _CONTEXT_COLS = 8192
 """Columns beside the part that the cache has room for."""
 
@@ -98,6 +99,7 @@ class Scene:
         width: Its columns.
         part: The pixels to map; the others are their surroundings.
         georeference: CRS and transform of the file, or None.
+        transform: Its transform, also without a CRS; or None.
         gsd: Metres per pixel at its centre, or None.
         damaged: Windows of the file that could not be read so far; invalid in its strips.
         warnings: Sentences for the user. The first rows that are read may add one.
@@ -117,6 +119,7 @@ class Scene:
         self.name = address.name
         self.height, self.width = reader.shape
         self.georeference = place
+        self.transform = position_of(reader, place)
         self.gsd = None if place is None else pixel_size(place, self.height, self.width)
         self.damaged: list[Window] = []
         self.warnings: list[str] = []
@@ -135,6 +138,8 @@ class Scene:
                 if place is None:
                     self.warnings.append(f"{self.name} is not georeferenced: {reason}.")
                 self.warnings += [text for text in (note, mask_note) if text is not None]
+                if len(reader.subdatasets) > 1:
+                    self.warnings.append(_several(self.name, reader.subdatasets, "the first is read"))
                 is_declared = any(self._mask[:3]) or reading.fill == "keep"
                 scaling, dtype = reading.scaling, reader.dtypes[self._bands[0] - 1]
                 check_scaling(self.name, dtype, scaling)
@@ -330,6 +335,8 @@ def open_scene(
     with ExitStack() as stack, address.errors():
         with address.environment():
             reader = stack.enter_context(open_raster(address.text))
+            if not reader.count:
+                raise ImageError(_several(address.name, reader.subdatasets, "expected one with bands"))
             scene = Scene(address, reader, reading=how, bbox=bbox, aoi=aoi)
         stack.pop_all()
         return scene
@@ -343,6 +350,14 @@ def is_picture(path: Path, georeference: Georeference | None, reading: Reading) 
     is_plain = reading.bands is None and reading.scaling is None
     suffixes = (PICTURE_SUFFIXES | MASK_SUFFIXES) - RASTER_SUFFIXES
     return georeference is None and is_plain and path.suffix.lower() in suffixes
+
+
+def _several(name: str, images: Sequence[str], what: str) -> str:
+    """Return a sentence about a file of several images, or of none."""
+    if not images:
+        return f"{name} has no bands and no images in it; {what}."
+    shown = ", ".join(images[:_SHOWN]) + (", ..." if len(images) > _SHOWN else "")
+    return f"{name} contains {len(images)} images; {what}. To map another one, pass its name: {shown}."
 
 
 def _blocks(name: str, reader: DatasetReader, window: Window) -> tuple[tuple[int, int], int, int]:

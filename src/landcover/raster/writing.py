@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
+from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy
@@ -52,12 +53,19 @@ class RasterSpec:
         width: Number of columns.
         georeference: CRS and transform, or None.
         tags: Metadata by name, such as the provenance of a map.
+        transform: Where ``georeference`` is None: the transform to coordinates of an unknown CRS, or None.
     """
 
     height: int
     width: int
     georeference: Georeference | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    transform: Affine | None = None
+
+    @property
+    def position(self) -> Affine | None:
+        """The transform, with or without a known CRS; None if there is none."""
+        return self.transform if self.georeference is None else self.georeference.transform
 
 
 def write_map(
@@ -240,7 +248,9 @@ def _describe(
         target = rasterio.open(vrt, "r+")
     with target:
         if spec.georeference is not None:
-            target.crs, target.transform = spec.georeference.crs, spec.georeference.transform
+            target.crs = spec.georeference.crs
+        if spec.position is not None:
+            target.transform = spec.position
         if isinstance(meaning, Coding):
             target.update_tags(**spec.tags)
             target.nodata = meaning.nodata
