@@ -8,12 +8,13 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from itertools import product
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.parsers import expat
 
 from rasterio.crs import CRS
@@ -24,6 +25,9 @@ from rasterio.io import DatasetReader
 
 from landcover.errors import DataError, ImageError
 from landcover.hardening import ALLOWED_DRIVERS, NO_ADDRESS, is_hardened
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 try:
     from rasterio._env import get_gdal_config, set_gdal_config  # rasterio.Env would put back others' values
@@ -44,6 +48,7 @@ except ImportError:  # a later rasterio: its public errors are raised alone
 __all__ = [
     "CPLE_BaseError",
     "CPLE_OpenFailedError",
+    "CheckedFiles",
     "check_vector",
     "get_gdal_config",
     "grid_file",
@@ -128,6 +133,65 @@ def unplaced() -> Iterator[None]:
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
+
+
+class CheckedFiles:
+    """Open files for GDAL, which does not report each call that fails: a map could lose its georeference.
+
+    ``rasterio.open(path, opener=files.open)`` makes GDAL read and write through it. A failing call does not
+    raise, as GDAL is its caller.
+
+    Attributes:
+        error: The first call that failed, or None.
+    """
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+
+    def open(self, path: str, mode: str = "rb") -> "_CheckedFile":
+        """Open a file for GDAL.
+
+        Raises:
+            FileNotFoundError: If it does not exist. GDAL looks for many files.
+            OSError: If it cannot be opened; also kept in ``error``.
+        """
+        try:
+            return _CheckedFile(path, mode.replace("t", "").replace("b", ""), self)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+
+class _CheckedFile(FileIO):
+    """A file that keeps its first error in place of raising it."""
+
+    def __init__(self, path: str, mode: str, files: CheckedFiles) -> None:
+        super().__init__(path, mode)
+        self._files = files
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        try:
+            return super().read(size) or b""
+        except OSError as error:
+            self._files.error = self._files.error or error
+            return b""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        view, done = memoryview(data), 0
+        try:
+            while done < len(view):
+                done += super().write(view[done:]) or 0
+        except OSError as error:
+            self._files.error = self._files.error or error
+        return done
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:
+            self._files.error = self._files.error or error
 
 
 def is_cmyk(raster: DatasetReader) -> bool:

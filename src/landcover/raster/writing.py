@@ -19,7 +19,7 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 
-from landcover._gdal import CPLE_BaseError, unplaced
+from landcover._gdal import CheckedFiles, CPLE_BaseError, unplaced
 from landcover._typing import UInt8Array
 from landcover.errors import OutputError
 from landcover.io.files import atomic_path, check_output
@@ -219,20 +219,30 @@ def _write(
                 "predictor": "no" if isinstance(meaning, Legend) else "yes",
                 "overviews": "auto",  # those of the source
             }
+        files = CheckedFiles()
         try:
             with BLOCK_CACHE.share(cache), rasterio.Env(**options):
                 source = pixels.with_suffix(".vrt")  # GDAL reads raw files only beside a VRT
-                _describe(source, pixels, spec, names, meaning)
-                copy(str(source), str(temporary), **form, **common)
-                _check_whole(temporary)
+                _describe(source, pixels, spec, names, meaning, files)
+                with unplaced(), rasterio.open(source, opener=files.open) as described:
+                    copy(described, described.name.replace(str(source), str(temporary)), **form, **common)
         except (RasterioError, CPLE_BaseError) as error:
+            problem = files.error or error.__cause__ or error
+        else:
+            problem = files.error
+        if problem is not None:
             raise OutputError(
-                f"{path} cannot be written: {error.__cause__ or error}. Is there space left for it?"
-            ) from error
+                f"{path} cannot be written: {problem}. Is there space left for it?"
+            ) from problem
 
 
 def _describe(
-    vrt: Path, pixels: Path, spec: RasterSpec, names: Sequence[str], meaning: Legend | Coding
+    vrt: Path,
+    pixels: Path,
+    spec: RasterSpec,
+    names: Sequence[str],
+    meaning: Legend | Coding,
+    files: CheckedFiles,
 ) -> None:
     """Write a VRT that makes a raster of the file of bytes beside it, and its overviews."""
     count, height, width = len(names), spec.height, spec.width
@@ -245,7 +255,7 @@ def _describe(
             f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{"".join(bands)}\n</VRTDataset>\n'
         )
     with unplaced():
-        target = rasterio.open(vrt, "r+")
+        target = rasterio.open(vrt, "r+", opener=files.open)
     with target:
         if spec.georeference is not None:
             target.crs = spec.georeference.crs
@@ -270,29 +280,3 @@ def _describe(
             target.build_overviews(
                 levels, Resampling.mode if isinstance(meaning, Legend) else Resampling.average
             )
-
-
-def _check_whole(path: Path) -> None:
-    """Check that every block is in the file: on a full disk GDAL does not report all errors.
-
-    Raises:
-        RasterioError: If one is missing or ends behind the end of the file.
-    """
-    size = path.stat().st_size
-    with unplaced():
-        source = rasterio.open(path)
-    with source:
-        # Each level halves the one before; rasterio returns a ratio of widths, 7 for 7 columns in one.
-        factors = [1 << level for level in range(len(source.overviews(1)) + 1)]
-        pixel_interleaved = source.interleaving is not None and source.interleaving.name == "pixel"
-        for level, factor in enumerate(factors):
-            rows = -(-source.height // (factor * _BLOCK_PX))
-            cols = -(-source.width // (factor * _BLOCK_PX))
-            for band in range(1, 2 if pixel_interleaved else source.count + 1):
-                for row in range(rows):
-                    for col in range(cols):
-                        where = {"dm": "TIFF", "bidx": band, "ovr": level - 1 if level else None}
-                        offset = source.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", **where)
-                        length = source.get_tag_item(f"BLOCK_SIZE_{col}_{row}", **where)
-                        if not offset or not length or int(offset) + int(length) > size:
-                            raise RasterioError("a block is missing in what was written")
