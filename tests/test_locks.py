@@ -8,12 +8,15 @@ import subprocess
 import sys
 
 import pytest
+import rasterio
+import rasterio.shutil
 
 from datafolders import write_folder
 from fake_runtime import ColourRuntime, make_card
 from landcover.data import open_dataset, prepare
 from landcover.data.conversion import convert
 from landcover.errors import LockedError, OutputLostError
+from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.inference import PredictOptions, predict
 from landcover.io.files import is_temporary, write_text
 from landcover.io.locks import LOCK_NAME, locked_file, locked_folder
@@ -118,7 +121,12 @@ def run_convert(data, out):
     convert([data], out, to="index")
 
 
-@pytest.mark.parametrize("verb", [prepare, run_clean, run_convert])
+def run_evaluate(data, out):
+    data = open_dataset(data, gsd=0.5)
+    evaluate(data, "all", model=ColourRuntime(make_card(gsd=0.5)), options=EvaluateOptions(maps=out))
+
+
+@pytest.mark.parametrize("verb", [prepare, run_clean, run_convert, run_evaluate])
 def test_a_verb_refuses_an_output_that_another_process_writes(tmp_path, hold, verb):
     write_folder(tmp_path / "data", "pairs")
     out = tmp_path / "out"
@@ -210,17 +218,23 @@ def test_maps_that_vanish_with_their_folder_are_reported(tmp_path, model, monkey
     assert all(str(out) in reason for reason in prediction.failed.values())
 
 
+@pytest.mark.parametrize("source", [False, True], ids=["file", "source of a VRT"])
 @pytest.mark.parametrize("change", ["removed", "changed"])
 def test_an_input_that_changes_while_it_is_read_is_an_error_of_that_scene(
-    tmp_path, model, monkeypatch, change
+    tmp_path, model, monkeypatch, change, source
 ):
     inputs, out = scenes(tmp_path), tmp_path / "out"
+    changing = inputs[1]
+    if source:
+        inputs[1] = tmp_path / "scene1.vrt"
+        with rasterio.open(changing) as picture:
+            rasterio.shutil.copy(picture, inputs[1], driver="VRT")
 
     def classes(self, batch):
         if change == "removed":
-            inputs[1].unlink(missing_ok=True)
+            changing.unlink(missing_ok=True)
         else:
-            with inputs[1].open("ab") as file:
+            with changing.open("ab") as file:
                 file.write(b"more")
         return original(self, batch)
 

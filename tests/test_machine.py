@@ -185,3 +185,13 @@ def test_a_full_disk_is_reported_before_the_work(tmp_path, verb):
     with pytest.raises(OutputError, match=r"needs about .* of disk space in .*out.*; 1,000 bytes are free"):
         verb(data, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.*"))
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(1, 1), (4, None)])
+def test_openvino_gets_the_quota_of_a_control_group(monkeypatch, quota, threads):
+    from landcover.model.runtimes import openvino_runtime
+
+    monkeypatch.setattr(openvino_runtime, "processors", lambda: quota)
+    monkeypatch.setattr(openvino_runtime.os, "cpu_count", lambda: 4)
+    assert openvino_runtime.cpu_settings().get("INFERENCE_NUM_THREADS") == threads
+    assert openvino_runtime.cpu_settings(3)["INFERENCE_NUM_THREADS"] == 3

@@ -1,6 +1,9 @@
+import errno
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
+from landcover._gdal import _CheckedFile
 from landcover.errors import DataError, OutputError
 from landcover.io.files import is_temporary, work_folder_path
 from landcover.legend import DEEPGLOBE, NODATA
@@ -20,6 +24,7 @@ from landcover.raster import (
     style_files,
     write_bands,
     write_map,
+    writing,
 )
 
 PLACE = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
@@ -276,3 +281,38 @@ def test_long_and_narrow_maps_are_written(tmp_path, size, cog):
     with rasterio.open(tmp_path / "map.tif") as source:
         assert np.array_equal(source.read(1), index)
         assert len(source.overviews(1)) == (2 if size[0] == 1200 else 3)
+
+
+@pytest.mark.parametrize("cog", [False, True])
+@pytest.mark.parametrize("lost", ["description", "overviews", "blocks of overviews", "a write"])
+def test_a_failure_that_gdal_does_not_report_is_an_error(tmp_path, monkeypatch, lost, cog):
+    """GDAL would write the map without its georeference or overviews, with blank ones, or in disorder."""
+    describe, write = writing._describe, _CheckedFile.write
+
+    def described(vrt, *arguments):
+        levels = describe(vrt, *arguments)
+        overviews = vrt.with_name(f"{vrt.name}.ovr")
+        if lost == "description":
+            vrt.write_text(re.sub(r"<NoDataValue>.*?</NoDataValue>|<SRS.*?</SRS>", "", vrt.read_text()))
+        elif lost == "overviews":
+            overviews.unlink()
+        return levels
+
+    def written(self, data):
+        if lost == "a write" and self.tell() == 0:
+            self._files.error = OSError(errno.ENOSPC, "No space left")
+        return write(self, data)
+
+    monkeypatch.setattr(writing, "_describe", described)
+    monkeypatch.setattr(_CheckedFile, "write", written)
+    if lost == "blocks of overviews":
+        monkeypatch.setattr(rasterio.io.DatasetWriter, "build_overviews", blank)
+    spec = RasterSpec(700, 600, PLACE)
+    with pytest.raises(OutputError, match=r"map.tif cannot be written: .*(incomplete|No space left)"):
+        write_map(tmp_path / "map.tif", [class_map(700, 600)], spec, DEEPGLOBE, cog=cog)
+    assert list(tmp_path.iterdir()) == []
+
+
+def blank(dataset, *_):
+    """Make overviews without blocks, as GDAL does if it cannot open its file of overviews again."""
+    Path(f"{dataset.name}.ovr").write_bytes(b"II*\0" + bytes(100))

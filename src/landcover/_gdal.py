@@ -50,6 +50,7 @@ __all__ = [
     "CPLE_OpenFailedError",
     "CheckedFiles",
     "check_vector",
+    "files_of",
     "get_gdal_config",
     "grid_file",
     "import_pyogrio",
@@ -227,6 +228,14 @@ def open_raster(path: str | Path) -> DatasetReader:
     return _open(text, _Check(text).file(subdataset_file(text) or text))
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return a raster, the sources of a VRT, and the overviews and masks beside them."""
+    check = _Check(os.fspath(path), opening=False)
+    with suppress(ImageError):  # reported when it is read
+        check.file(os.fspath(path))
+    return [path, *(Path(name) for name in check.seen if name != os.fspath(path))]
+
+
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]  # rasterio has no types
 def _open(path: str, drivers: tuple[str, ...] | list[str]) -> DatasetReader:
     with unplaced():
@@ -298,9 +307,10 @@ def object_storage(text: str) -> dict[str, str]:
 class _Check:
     """Look at a file, and at all that GDAL would open along with it, before GDAL does."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, opening: bool = True) -> None:
         self._name = name
-        self._seen: set[str] = set()
+        self._opening = opening
+        self.seen: dict[str, None] = {}
         self._parsed: set[str] = set()
         self._folders: dict[str, list[str]] = {}
         self._opened: list[str] = []
@@ -339,16 +349,16 @@ class _Check:
             raise self._refusal(
                 path, "refers to itself, or to files that do; expected a VRT of other rasters"
             )
-        if path not in self._seen:  # links to one file have sidecars of their own
-            if len(self._seen) >= _SOURCES or len(self._opened) >= _DEPTH:
+        if path not in self.seen:  # links to one file have sidecars of their own
+            if len(self.seen) >= _SOURCES or len(self._opened) >= _DEPTH:
                 raise self._refusal(
                     path, f"is too deep or too large; at most {_DEPTH} VRTs inside each other"
                 )
-            self._seen.add(path)
+            self.seen[path] = None
             self._opened.append(real)
             self._sidecars(path)
             if drivers != _VRT:
-                if path != self._name:
+                if self._opening and path != self._name:
                     try:
                         with suppress(RasterioError):  # reported when it is read
                             _open(path, drivers).close()

@@ -1,6 +1,7 @@
 """``evaluate``: score a model, or a folder of maps, on one subset of a split."""
 
 import operator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -34,6 +35,7 @@ from landcover.inference.model import Model
 from landcover.io import MAX_PIXELS
 from landcover.io.discovery import MAX_OFF_PALETTE
 from landcover.io.files import check_json_output, write_text
+from landcover.io.locks import locked_folder
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend, translation
 from landcover.metrics import ConfusionMatrix, Metric, Scores, averaged_classes, class_measures
@@ -202,7 +204,8 @@ def evaluate(
         return item.key, matrix, truth.index.size, truth.off_palette, predicted.off_palette
 
     scored = parallel_map(score, items) if source.parallel else map(score, items)
-    keys, matrices, sizes, *off_palette = zip(*track(scored, "Scoring", total=len(items)), strict=True)
+    with nullcontext() if options.maps is None else locked_folder(Path(options.maps)):
+        keys, matrices, sizes, *off_palette = zip(*track(scored, "Scoring", total=len(items)), strict=True)
     matrix = reduce(operator.add, matrices)
     scores = matrix.scores(metric)
     scenes = dataset.scenes or {}

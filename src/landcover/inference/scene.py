@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from landcover._gdal import files_of
 from landcover._typing import UInt8Array
 from landcover.errors import ImageError, OutputError, UsageError
 from landcover.inference.blocks import ReadLog, SceneWork, joined
@@ -307,7 +308,8 @@ def work_digest(task: Task, options: PredictOptions) -> str:
         "gsd": task.scale and task.scale.gsd,
         "options": options.identity(),
     }
-    for file in (file for file in (*task.files, options.aoi) if file is not None and file.exists()):
+    files = [file for scene in task.files for file in files_of(scene)]
+    for file in (file for file in (*files, options.aoi) if file is not None and file.exists()):
         status = file.stat()
         work[str(file)] = [status.st_size, status.st_mtime_ns]
     return hashlib.sha256(json.dumps(work, default=str, sort_keys=True).encode()).hexdigest()

@@ -223,8 +223,12 @@ def _write(
         try:
             with BLOCK_CACHE.share(cache), rasterio.Env(**options):
                 source = pixels.with_suffix(".vrt")  # GDAL reads raw files only beside a VRT
-                _describe(source, pixels, spec, names, meaning, files)
-                with unplaced(), rasterio.open(source, opener=files.open) as described:
+                levels = _describe(source, pixels, spec, names, meaning)
+                with unplaced():
+                    described = rasterio.open(source, opener=files.open)
+                with described:
+                    if described.nodata is None or len(described.overviews(1)) != levels:
+                        raise RasterioError("its description or its overviews are incomplete")
                     copy(described, described.name.replace(str(source), str(temporary)), **form, **common)
         except (RasterioError, CPLE_BaseError) as error:
             problem = files.error or error.__cause__ or error
@@ -242,9 +246,15 @@ def _describe(
     spec: RasterSpec,
     names: Sequence[str],
     meaning: Legend | Coding,
-    files: CheckedFiles,
-) -> None:
-    """Write a VRT that makes a raster of the file of bytes beside it, and its overviews."""
+) -> int:
+    """Write a VRT that makes a raster of the file of bytes beside it, and its overviews.
+
+    Returns:
+        The number of overviews.
+
+    Raises:
+        RasterioError: If it cannot be written; of the VRT itself GDAL does not report that.
+    """
     count, height, width = len(names), spec.height, spec.width
     bands = (
         _BAND.format(band=band + 1, file=pixels.name, offset=band * width, line=count * width)
@@ -255,7 +265,7 @@ def _describe(
             f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{"".join(bands)}\n</VRTDataset>\n'
         )
     with unplaced():
-        target = rasterio.open(vrt, "r+", opener=files.open)
+        target = rasterio.open(vrt, "r+")  # not through Python: threads make the overviews
     with target:
         if spec.georeference is not None:
             target.crs = spec.georeference.crs
@@ -280,3 +290,7 @@ def _describe(
             target.build_overviews(
                 levels, Resampling.mode if isinstance(meaning, Legend) else Resampling.average
             )
+    reduced = sum((height // level) * (width // level) for level in levels)
+    if levels and vrt.with_name(f"{vrt.name}.ovr").stat().st_size < count * reduced:
+        raise RasterioError("its overviews are incomplete")
+    return len(levels)

@@ -26,7 +26,7 @@ from landcover import __version__
 from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import MissingExtraError, ModelError, OutOfMemoryError, UsageError
 from landcover.io.files import atomic_path
-from landcover.machine import lacks_memory
+from landcover.machine import lacks_memory, processors
 from landcover.model.card import model_digest, read_card
 from landcover.model.runtimes import (
     OUTPUTS,
@@ -190,7 +190,13 @@ class OpenVINORuntime(CheckedRuntime):
 
 
 def cpu_settings(threads: int | None = None, precision: Precision = "fp32") -> dict[str, Any]:
-    """Return OpenVINO's settings for compiling; it chooses the number of threads if that is None."""
+    """Return OpenVINO's settings for compiling.
+
+    It chooses the number of threads if that is None; it does not know the quota of a control group, which is
+    passed.
+    """
+    if threads is None and processors() < (os.cpu_count() or 1):
+        threads = processors()
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         # Always set: by default OpenVINO takes bf16 on processors that are fast at it, and pins threads to
