@@ -25,6 +25,7 @@ SLOW = (
     "test_export_graph.py",
     "test_export_int8.py",
     "test_likeness.py",
+    "test_processes.py::test_a_killed_rank_ends_the_run_which_another_number_of_processes_resumes",
     "test_report.py",
     "test_resume.py",
     "test_runtimes_exported.py",

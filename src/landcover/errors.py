@@ -57,6 +57,10 @@ class TrainingError(LandcoverError, RuntimeError):
     """Training cannot start or continue."""
 
 
+class LostProcessError(TrainingError):
+    """Another process of a training on several processes has ended."""
+
+
 class OutputError(LandcoverError, OSError):
     """An output exists already, collides with another, or cannot be written."""
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import json as json_
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +12,7 @@ import typer
 from landcover.cli import _options
 from landcover.cli._options import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, argument, option
 from landcover.cli._output import log, points, put, say
-from landcover.errors import INTERRUPTED, UsageError
+from landcover.errors import INTERRUPTED, LostProcessError, UsageError
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -78,6 +79,15 @@ def train(
     device: Annotated[
         str | None, option("auto, cpu or cuda.  [default: the preset's]", group=PROCESSING)
     ] = None,
+    devices: Annotated[
+        int | None,
+        option(
+            "Processes on this machine: one for each GPU, or on the CPU. Each has batch_size crops per pass.",
+            group=PROCESSING,
+            min=1,
+            max=1024,
+        ),
+    ] = None,
     resume: Annotated[
         str,
         option(
@@ -102,6 +112,7 @@ def train(
     from landcover.model.card import read_card
     from landcover.training import load_preset
     from landcover.training import train as train_network
+    from landcover.training.processes import LOST, launch
 
     if minutes is not None and steps is not None:
         raise UsageError(f"--minutes {minutes} and --steps {steps} are both limits. Pass only one.")
@@ -136,10 +147,20 @@ def train(
     if data is None or out is None:
         missing = [name for name, value in {"--data": data, "--out": out}.items() if value is None]
         raise UsageError(f"Missing option {' and '.join(missing)}.")
+    in_group = os.environ.get("WORLD_SIZE", "1")  # of torchrun, or of the call that follows
+    if devices is not None and str(devices) != in_group:
+        if in_group != "1":
+            raise UsageError(f"--devices {devices}: torchrun has started {in_group} processes. Leave it out.")
+        raise typer.Exit(launch(devices, [sys.executable, "-m", "landcover", *sys.argv[1:]]))
     keep_freed_memory()
     reading = _options.reading(bands, scaling)
     dataset = open_dataset(data, legend=legend, gsd=gsd, reading=reading, max_off_palette=max_off_palette)
-    result = train_network(config, data=dataset, out=out, split=split, init=init, resume=resume)
+    try:
+        result = train_network(config, data=dataset, out=out, split=split, init=init, resume=resume)
+    except LostProcessError:
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun reports which one
+            raise
+        raise typer.Exit(LOST) from None  # so does launch
     if result.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
     best = ""

@@ -41,7 +41,11 @@ class Batch(NamedTuple):
 
 
 class BatchReader:
-    """The endless sequence of a run's batches; batch ``n`` depends on the configuration and ``n`` alone."""
+    """The endless sequence of a run's batches; batch ``n`` depends on the configuration and ``n`` alone.
+
+    Of several processes, each takes every ``size``-th crop, from its ``rank`` on: together they have the
+    crops of a batch that is ``size`` times as large.
+    """
 
     def __init__(
         self,
@@ -49,7 +53,11 @@ class BatchReader:
         config: TrainConfig,
         preprocessing: Preprocessing,
         soft: SoftLabels | None = None,
+        *,
+        rank: int = 0,
+        size: int = 1,
     ) -> None:
+        self._rank, self._size = rank, size
         self._data = data
         self._config = config
         self._preprocessing = preprocessing
@@ -67,8 +75,9 @@ class BatchReader:
 
     def read(self, n: int) -> Batch:
         """Read batch ``n``."""
-        size = self._config.batch_size
-        images, targets, colours, soft = zip(*map(self._crop, range(n * size, (n + 1) * size)), strict=True)
+        crops = self._config.batch_size * self._size
+        own = range(n * crops + self._rank, (n + 1) * crops, self._size)
+        images, targets, colours, soft = zip(*map(self._crop, own), strict=True)
         return Batch(
             np.stack(images),
             np.stack(targets),

@@ -37,7 +37,7 @@ class RunLog:
         validated_step: Step of the last validation that counts.
     """
 
-    def __init__(self, folder: Path, *, step: int, validated_step: int) -> None:
+    def __init__(self, folder: Path, step: int, validated_step: int) -> None:
         self._path = folder / LOG_NAME
         last = {"step": step, "validation": validated_step, "end": -1}
         if self._path.exists():
@@ -112,6 +112,31 @@ class RunLog:
     def report_step(self, text: str) -> None:
         """Log a line about a step; in a terminal, which shows the bar, at level DEBUG."""
         logger.log(logging.DEBUG if self._in_terminal else logging.INFO, text)
+
+
+class NoLog(RunLog):
+    """The log of ranks that do not write one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def event(self, event: str, **values: Any) -> None:
+        """Do nothing."""
+
+    def pictures(self, step: int, pictures: Mapping[str, UInt8Array]) -> None:
+        """Do nothing."""
+
+    def progress(self, fraction: float, text: str) -> None:
+        """Do nothing."""
+
+    def report_step(self, text: str) -> None:
+        """Do nothing."""
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

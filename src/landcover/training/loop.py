@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,7 +24,6 @@ from landcover.io import index_to_colours
 from landcover.legend import IGNORE, Legend
 from landcover.metrics import ConfusionMatrix
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, read_card, save_model
-from landcover.model.runtimes import Precision
 from landcover.model.runtimes.torch_runtime import TorchRuntime
 from landcover.training import runs
 from landcover.training.batches import BatchReader, normalise
@@ -35,6 +33,7 @@ from landcover.training.log import RunLog
 from landcover.training.losses import Loss, labelled_pixels
 from landcover.training.optim import learning_rate_factor
 from landcover.training.pace import Pace
+from landcover.training.processes import ProcessGroup
 
 _PICTURES, _PICTURE_PX = 6, 512
 _MIN_PROBABILITY = 1e-7
@@ -49,6 +48,7 @@ class Run:
         validation: Items to validate on; may be empty.
         identity: What identifies the run, see :func:`landcover.training.runs.run_identity`.
         card: Card of the model in training.
+        group: The processes that train it; rank 0 writes.
     """
 
     config: TrainConfig
@@ -57,58 +57,61 @@ class Run:
     validation: Sequence[Item]
     identity: Mapping[str, Any]
     card: ModelCard
-    device: torch.device
-    precision: Precision
+    group: ProcessGroup
     criterion: Loss
     batches: BatchReader
 
 
 def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt", pace: Pace) -> runs.Reason:
     """Train and validate until the run ends or is interrupted; return why it ended."""
-    config, progress = run.config, state.progress
-    fabric = _fabric(run.device, run.precision)
+    config, progress, group = run.config, state.progress, run.group
+    fabric, device = group.fabric, group.device
     module, optimiser = fabric.setup(state.network, state.optimiser)
+    module.mark_forward_method("logits")
+    network: Any = module if group.size > 1 else state.network  # DDP works in calls of the module only
     base_rates = [group["lr"] for group in optimiser.param_groups]
-    runtime = TorchRuntime(state.average.module, run.card, str(run.device))
+    runtime = TorchRuntime(state.average.module, run.card, str(device))
     batches = run.batches.stream(progress.step * config.accumulate)
-    loss_sum, passes, seconds = torch.zeros((), device=run.device), 0, 0.0  # since the log's last line
+    loss_sum, passes, seconds = torch.zeros((), device=device), 0, 0.0  # since the log's last line
     module.train()
     start = time.monotonic() - progress.seconds  # as if the earlier parts of the run had been without a break
     saved = progress.step, progress.seconds
     while True:
-        progress.seconds = time.monotonic() - start
+        progress.seconds, stop = group.largest(time.monotonic() - start, interrupt.requested)
         if run.validation and runs.validation_due(config, progress):
-            _validate(run, state, runtime, log, interrupt, start)
+            stop = _validate(run, state, runtime, log, interrupt, start)
             saved = progress.step, progress.seconds
-        if interrupt.requested:
+        if stop:
             return "interrupted"
         reason = runs.end_reason(config, progress)
         if reason is not None:
             return reason
 
         began = time.monotonic() - start
-        for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
-            group["lr"] = rate * learning_rate_factor(
+        for parameters, rate in zip(optimiser.param_groups, base_rates, strict=True):
+            parameters["lr"] = rate * learning_rate_factor(
                 config.schedule, base_rates[-1], runs.fraction_done(config, progress), progress.step
             )
         # One seed for each step (dropout, stochastic depth): no generator state needs to be saved.
-        torch.manual_seed(
-            int(np.random.SeedSequence((config.seed, progress.step)).generate_state(1, np.uint64)[0])
-        )
-        for _ in range(config.accumulate):
+        seeds = (config.seed, progress.step, group.rank)[: 3 if group.rank else 2]
+        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]))
+        for number in range(1, config.accumulate + 1):
             batch = next(batches)
-            images, targets, colours = (torch.from_numpy(array).to(run.device) for array in batch[:3])
-            soft = None if batch.soft is None else torch.from_numpy(batch.soft).to(run.device)
+            images, targets, colours = (torch.from_numpy(array).to(device) for array in batch[:3])
+            soft = None if batch.soft is None else torch.from_numpy(batch.soft).to(device)
             normalised = normalise(images, colours)  # in float32, so outside of autocast
             # Fabric switches precision in calls of forward only, and logits is another method.
-            network, stride = state.network, config.loss.stride
-            with fabric.autocast():
-                logits = network(normalised) if stride == 1 else network.logits(normalised)
-                if 1 < stride < network.stride:
-                    factor = network.stride / stride
-                    logits = functional.interpolate(logits, scale_factor=factor, mode="bilinear")
-            loss = run.criterion(logits, targets, soft)
-            fabric.backward(loss / config.accumulate)
+            stride, own_stride = config.loss.stride, state.network.stride
+            is_last = number == config.accumulate
+            unsynced = fabric.no_backward_sync(module) if group.size > 1 and not is_last else nullcontext()
+            with unsynced:
+                with fabric.autocast():
+                    logits = network(normalised) if stride == 1 else network.logits(normalised)
+                    if 1 < stride < own_stride:
+                        factor = own_stride / stride
+                        logits = functional.interpolate(logits, scale_factor=factor, mode="bilinear")
+                loss = run.criterion(logits, targets, soft)
+                fabric.backward(loss / config.accumulate)
             loss_sum += loss.detach()
             passes += 1
         if config.optimiser.clip_norm is not None:
@@ -124,20 +127,21 @@ def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt"
 
         log.progress(runs.fraction_done(config, progress), f"Step {progress.step}")
         if progress.step % config.log_every == 0:
-            mean = float(loss_sum) / passes  # waits for the device: not in every step
+            mean = float(group.sum(loss_sum)) / passes / group.size  # waits: not in every step
             if not np.isfinite(mean):
                 raise TrainingError(
                     f"The loss is {mean} at step {progress.step}. Lower optimiser.learning_rate, set "
                     "optimiser.clip_norm, or set precision=fp32, and choose another --out."
                 )
-            speed = passes * config.batch_size / seconds
+            crops = config.batch_size * group.size
+            speed = passes * crops / seconds
             log.event(
                 "step",
                 step=progress.step,
-                images=progress.step * config.batch_size * config.accumulate,
+                images=progress.step * crops * config.accumulate,
                 loss=round(mean, 6),
                 images_per_second=round(speed, 3),
-                **batch_scores(logits.detach(), targets, run.card.legend),
+                **batch_scores(logits.detach(), targets, run.card.legend, group),
                 lr=optimiser.param_groups[-1]["lr"],
                 seconds=round(progress.seconds, 3),
             )
@@ -186,8 +190,10 @@ def save_checkpoint(run: Run, state: runs.TrainingState) -> None:
     """Write the checkpoint, then the best model if it has the present weights.
 
     In this order, a start after a kill between the two can write the missing model. If weights are not
-    finite, the last good checkpoint stays.
+    finite, the last good checkpoint stays. Rank 0 alone writes.
     """
+    if run.group.rank:
+        return
     if not all(bool(tensor.isfinite().all()) for tensor in state.network.parameters()):
         raise TrainingError(
             f"Weights are not finite at step {state.progress.step}. Lower optimiser.learning_rate, set "
@@ -215,26 +221,16 @@ def save_best(run: Run, state: runs.TrainingState) -> None:
     save_model(path, state.average.module.state_dict(), card, force=True)
 
 
-def _fabric(device: torch.device, precision: Precision) -> Fabric:
-    fabric_logger = logging.getLogger("lightning_fabric")
-    level = fabric_logger.level
-    fabric_logger.setLevel(logging.WARNING)  # it repeats the settings at every start
-    try:
-        return Fabric(
-            accelerator=device.type,
-            devices=[device.index or 0] if device.type == "cuda" else 1,
-            precision="bf16-mixed" if precision == "bf16" else "32-true",
-        )
-    finally:
-        fabric_logger.setLevel(level)
-
-
-def batch_scores(logits: Tensor, targets: Tensor, legend: Legend) -> dict[str, Any]:
-    """Score logits on the pixels of the loss, as a validation does: mIoU, IoU, pixel accuracy."""
+def batch_scores(
+    logits: Tensor, targets: Tensor, legend: Legend, group: ProcessGroup | None = None
+) -> dict[str, Any]:
+    """Score logits on the pixels of the loss, of all ranks: mIoU, IoU, pixel accuracy."""
     pixels, truth = labelled_pixels(logits, targets)
     scored = np.asarray(legend.scored, np.uint8)
     matrix = ConfusionMatrix(legend)
     matrix.update(scored[truth.cpu().numpy()][None], scored[pixels.argmax(dim=1).cpu().numpy()][None])
+    if group is not None:
+        matrix.table = group.sum(matrix.table).cpu().numpy()
     return matrix.scores().to_dict()
 
 
@@ -245,22 +241,23 @@ def _validate(
     log: RunLog,
     interrupt: Interrupt,
     start: float,
-) -> None:
-    """Score the average of the weights and save the results, unless interrupted.
+) -> bool:
+    """Score the average of the weights and save the results; return True, without them, if interrupted.
 
     Whole images are predicted as by ``landcover predict`` and scored with the DeepGlobe metric; ``loss`` is
-    the mean cross-entropy of labelled pixels. Evenly spaced images become pictures in the log.
+    the mean cross-entropy of labelled pixels. Evenly spaced images become pictures in the log. Of several
+    ranks each takes every ``size``-th image; counts are summed.
     """
-    dataset, progress = run.data.dataset, state.progress
+    dataset, progress, group = run.data.dataset, state.progress, run.group
     legend = dataset.legend
+    items = run.validation[group.rank :: group.size]
     matrix = ConfusionMatrix(legend)
-    shown = {item.key for item in evenly_spaced(run.validation, _PICTURES)}
+    shown = {item.key for item in evenly_spaced(items, _PICTURES)}
     pictures: dict[str, UInt8Array] = {}
     total, pixels = 0.0, 0
-    for item in run.validation:
+    for item in items:
         if interrupt.requested:
-            progress.seconds = time.monotonic() - start
-            return
+            break
         (image, valid), truth = dataset.read_imagery(item), dataset.read_mask(item)
         probabilities = predict_probabilities(runtime, image, valid=valid, gsd=dataset.sides(item))
         prediction = np.asarray(legend.scored, np.uint8)[probabilities.argmax(axis=0)]
@@ -273,7 +270,11 @@ def _validate(
         pixels += len(of_truth)
         if item.key in shown:
             pictures[item.key] = side_by_side(image, truth, prediction, legend)
-    progress.seconds = time.monotonic() - start
+    progress.seconds, stop = group.largest(time.monotonic() - start, interrupt.requested)
+    if stop:
+        return True
+    matrix.table = group.sum(matrix.table).cpu().numpy()
+    total, pixels = float(group.sum(total)), int(group.sum(pixels))
     result = matrix.scores()
     loss = total / pixels if pixels else None
     scores = {**result.to_dict(), "miou_present": result.miou_present, "loss": loss}
@@ -286,6 +287,7 @@ def _validate(
     classes = ", ".join(f"{n} {100 * v:.1f}" for n, v in result.iou.items() if v is not None)
     best = ", the best so far" if improved else ""
     logger.info(f"Step {progress.step}, {progress.seconds / 60:.1f} min: mIoU {miou} ({classes}){best}")
+    return False
 
 
 def side_by_side(image: UInt8Array, truth: UInt8Array, prediction: UInt8Array, legend: Legend) -> UInt8Array:

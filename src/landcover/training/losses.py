@@ -18,12 +18,31 @@ from landcover.training.config import LossConfig
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Takes logits float (N, C, h, w), targets uint8 (N, H, W), soft labels uint8 (N, h, w, C) or None."""
 
+_PIXEL_MEANS = ("ce", "focal")
+"""Losses that are means over pixels."""
 
-def build_loss(config: LossConfig, classes: tuple[str, ...], device: torch.device) -> Loss:
+
+def build_loss(
+    config: LossConfig,
+    classes: tuple[str, ...],
+    device: torch.device,
+    balance: Callable[[Tensor], Tensor] | None = None,
+) -> Loss:
     """Return the weighted sum of the configured losses, plus that on soft labels if these are given.
 
     The logits may be smaller than the targets by an integer factor; the loss is then computed at the targets'
     pixels nearest to the centres of the logits' cells. Names of classes are in the order of their channels.
+
+    On several processes, cross-entropy, focal loss and the loss on soft labels are means over the pixels of
+    all of them. Dice and Lovász-Softmax are not sums over pixels: each process computes them for its own, and
+    the values are averaged.
+
+    Args:
+        config: The losses.
+        classes: Names of the classes.
+        device: Where to compute.
+        balance: Returns the factor of a mean over this process's pixels from the sum of their weights, see
+            :meth:`landcover.training.processes.ProcessGroup.balance`; None for a single process.
 
     Raises:
         ConfigError: If a class weight names an unknown class.
@@ -45,13 +64,24 @@ def build_loss(config: LossConfig, classes: tuple[str, ...], device: torch.devic
     def loss(logits: Tensor, target: Tensor, soft: Tensor | None = None) -> Tensor:
         pixels, truth = labelled_pixels(logits.float(), target)
         total = logits.sum() * 0.0
+        factors = {}
+        if balance is not None:  # also without a labelled pixel: the other processes wait for it
+            weight = weights[truth].sum() if weights is not None else torch.ones_like(truth).sum()
+            factors = dict.fromkeys(_PIXEL_MEANS, balance(weight.float()))
         if len(truth):
-            values = [term.weight * terms[term.name](pixels, truth) for term in config.terms]
+            values = [
+                term.weight * factors.get(term.name, 1.0) * terms[term.name](pixels, truth)
+                for term in config.terms
+            ]
             total = torch.stack(values).sum()
         if soft is None:
             return total
         every_pixel = logits.float().permute(0, 2, 3, 1).flatten(0, 2)
-        return total + config.teacher_weight * soft_cross_entropy(every_pixel, soft.flatten(0, 2))
+        soft = soft.flatten(0, 2)
+        of_soft = config.teacher_weight * soft_cross_entropy(every_pixel, soft)
+        if balance is not None:
+            of_soft = of_soft * balance((soft.sum(1) > 0).sum().float())
+        return total + of_soft
 
     return loss
 

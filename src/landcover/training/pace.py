@@ -12,7 +12,7 @@ _SLOW = 3
 _WINDOW_S = 60.0
 
 
-def choose_threads(setting: int | None, folder: Path) -> int:
+def choose_threads(setting: int | None, folder: Path, processes: int = 1) -> int:
     """Return the number of threads on a CPU: one for each idle processor, once per run.
 
     Threads that share a processor with another program hold up all others at each layer. A resumed run keeps
@@ -21,6 +21,7 @@ def choose_threads(setting: int | None, folder: Path) -> int:
     Args:
         setting: The number that the user set, or None.
         folder: The run, which may be new.
+        processes: Processes of the run on this machine, which share the processors.
     """
     if setting is not None:
         return setting
@@ -31,7 +32,7 @@ def choose_threads(setting: int | None, folder: Path) -> int:
         starts = [line.get("threads") for line in read_log(folder) if line["event"] == "start"]
         if starts and isinstance(starts[-1], int) and starts[-1] > 0:
             return min(starts[-1], processors())
-    return max(1, min(default, round(idle_processors())))
+    return max(1, min(default, round(idle_processors())) // processes)
 
 
 class Pace:

@@ -317,16 +317,19 @@ def _foreign_file(path: Path) -> OutputError:
     )
 
 
-def warn_of_other_device(folder: Path, *, device: str, threads: int, precision: str) -> None:
-    """Log a warning if the last part of a run used another device, precision or number of threads."""
+def warn_of_other_device(
+    folder: Path, *, device: str, threads: int, precision: str, processes: int = 1
+) -> None:
+    """Log a warning if the last part used another device, precision, number of threads or of processes."""
     if not (folder / LOG_NAME).exists():
         return
-    now = {"device": device, "threads": threads, "precision": precision}
+    now: dict[str, Any] = {"device": device, "threads": threads, "precision": precision}
     starts = [line for line in read_log(folder) if line["event"] == "start" and now.keys() <= line.keys()]
+    now["processes"] = processes
     before, after = (
-        f"{part['device']} with {part['threads']} threads in {part['precision']}"
-        if part["device"] == "cpu"
-        else f"{part['device']} in {part['precision']}"
+        f"{part['device']} in {part['precision']}"
+        + (f" with {part['threads']} threads" if part["device"] == "cpu" else "")
+        + (f" and {part['processes']} processes" if part.get("processes", 1) > 1 else "")
         for part in ((starts or [now])[-1], now)
     )
     if before != after:

@@ -3,7 +3,7 @@
 import datetime
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, UsedImages, mo
 from landcover.model.encoders import encoder_preprocessing, weights_digest
 from landcover.model.network import build_model, load_model_weights
 from landcover.model.preprocessing import PLAIN, RGB, Preprocessing
-from landcover.model.runtimes import Precision
 from landcover.model.runtimes.torch_runtime import pick_device
 from landcover.raster.bands import band_names
 from landcover.training import runs
@@ -31,11 +30,12 @@ from landcover.training.batches import BatchReader
 from landcover.training.config import TrainConfig
 from landcover.training.data import TrainingData, evenly_spaced, load_training_data, measure_imagery
 from landcover.training.depthwise import use_fast_depthwise_backward
-from landcover.training.log import RunLog
+from landcover.training.log import NoLog, RunLog
 from landcover.training.loop import Interrupt, Run, fit, save_best, save_checkpoint
 from landcover.training.losses import build_loss
-from landcover.training.optim import WeightAverage, build_optimiser, pick_precision
+from landcover.training.optim import WeightAverage, build_optimiser
 from landcover.training.pace import Pace, choose_threads
+from landcover.training.processes import ProcessGroup, process_group, synchronised
 from landcover.training.teachers import check_teachers, read_teachers, soft_labels
 
 _COPIES = 5
@@ -87,6 +87,9 @@ def train(
     bit for bit, as one that was not: on a CPU, with a limit in steps, the same number of threads and the same
     precision. Progress is reported through the ``landcover`` logger.
 
+    In a process that torchrun or ``landcover train --devices N`` started, it is one rank of the run: each
+    batch has ``batch_size`` crops of each rank.
+
     Args:
         config: The configuration.
         data: Data folder, prepared cache or open dataset, whose legend and GSD then hold.
@@ -110,7 +113,7 @@ def train(
             that this training leaves out.
         ModelError: If weights or teachers cannot be read or do not fit.
         OutputError: If ``out`` contains another run, or cannot be written.
-        TrainingError: If the loss or weights are not finite.
+        TrainingError: If the loss or weights are not finite, or another process of the run ended.
 
     Example:
         >>> folder = make_dataset("data", scenes=4, size=64)
@@ -128,9 +131,14 @@ def train(
             "--init, or --set 'freeze=[]'."
         )
     device = pick_device(config.device)
-    with locked_folder(folder), _restored_torch_state(device):
+    with (
+        process_group(device, config.precision) as group,
+        locked_folder(folder) if group.rank == 0 else nullcontext(),
+        _restored_torch_state(group.device),
+    ):
+        device, precision = group.device, group.precision
         earlier = folder if str(resume) in ("auto", "never") else Path(resume)
-        torch.set_num_threads(choose_threads(config.threads, earlier))
+        torch.set_num_threads(choose_threads(config.threads, earlier, group.on_machine))
         start_card = None if start is None else read_card(start)
         teachers = read_teachers(config.teachers)
         loaded = load_training_data(
@@ -151,10 +159,12 @@ def train(
             teachers=[teacher.digest for teacher in teachers],
         )
         legend = loaded.dataset.legend
-        criterion = build_loss(config.loss, legend.scored_names, device)
-        resumed = runs.prepare_folder(folder, identity, dump_yaml(config), resume)
-        precision = pick_precision(config.precision, device)
-        state = _start_state(config, legend, start, device=device, precision=precision, resumed=resumed)
+        balance = group.balance if group.size > 1 else None
+        criterion = build_loss(config.loss, legend.scored_names, device, balance)
+        resumed = group.from_first(
+            group.rank == 0 and runs.prepare_folder(folder, identity, dump_yaml(config), resume)
+        )
+        state = _start_state(config, legend, start, group=group, resumed=resumed)
         validated = evenly_spaced(loaded.validation, config.validation.images)
         if start_card is not None and validated and not resumed:
             overlap = training_overlap(start_card, loaded.dataset, validated)
@@ -194,15 +204,16 @@ def train(
         soft = None
         if teachers:
             check_teachers(teachers, loaded, trained)
-            soft = soft_labels(
-                teachers,
-                loaded,
-                folder,
-                cell_m=loaded.model_gsd * config.loss.stride,
-                device=str(device),
-                threads=config.threads,
-                precision=precision,
-            )
+            with group.fabric.rank_zero_first():  # the others read its file
+                soft = soft_labels(
+                    teachers,
+                    loaded,
+                    folder,
+                    cell_m=loaded.model_gsd * config.loss.stride,
+                    device=str(device),
+                    threads=config.threads,
+                    precision=precision,
+                )
         run = Run(
             config=config,
             folder=folder,
@@ -210,15 +221,16 @@ def train(
             validation=validated,
             identity=identity,
             card=card,
-            device=device,
-            precision=precision,
+            group=group,
             criterion=criterion,
-            batches=BatchReader(loaded, config, card.preprocessing, soft),
+            batches=BatchReader(loaded, config, card.preprocessing, soft, rank=group.rank, size=group.size),
         )
         if resumed:
             state.load(folder / LAST_NAME)
             threads = torch.get_num_threads()
-            runs.warn_of_other_device(folder, device=str(device), threads=threads, precision=precision)
+            runs.warn_of_other_device(
+                folder, device=str(device), threads=threads, precision=precision, processes=group.size
+            )
         return _train_to_the_end(run, state, resumed=resumed)
 
 
@@ -252,8 +264,7 @@ def _start_state(
     legend: Legend,
     init: Path | None,
     *,
-    device: torch.device,
-    precision: Precision,
+    group: ProcessGroup,
     resumed: bool,
 ) -> runs.TrainingState:
     """Build the network, frozen as configured, its optimiser and its average.
@@ -273,24 +284,26 @@ def _start_state(
         logger.warning(f"freeze=[encoder_batch_norms] has no effect: {encoder} does not have batch norms.")
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.to(device)
+    network.to(group.device)
+    if group.size > 1:
+        network = synchronised(network, group.device)
     optimiser = build_optimiser(network, config.optimiser)
     average = WeightAverage(network, config.ema_decay)
-    if device.type == "cpu":
-        use_fast_depthwise_backward(network, precision)
+    if group.device.type == "cpu":
+        use_fast_depthwise_backward(network, group.precision)
     return runs.TrainingState(network, average, optimiser, runs.Progress())
 
 
 def _train_to_the_end(run: Run, state: runs.TrainingState, *, resumed: bool) -> TrainResult:
     """Train a run and write its folder: configuration, log, checkpoints and the best model."""
-    config, progress, folder = run.config, state.progress, run.folder
+    config, progress, folder, group = run.config, state.progress, run.folder, run.group
     weights = sum(each.numel() * each.element_size() for each in state.network.state_dict().values())
     check_disk(folder, _COPIES * weights, "Training")
-    if not resumed:
+    if not resumed and group.rank == 0:
         # Before the log: a start that is killed here recognises its own folder later.
         write_text(folder / runs.CONFIG_NAME, dump_yaml(config), force=True)
     with (
-        RunLog(folder, step=progress.step, validated_step=progress.validated_step) as log,
+        NoLog() if group.rank else RunLog(folder, progress.step, progress.validated_step) as log,
         Interrupt() as interrupt,
     ):
         log.event(
@@ -302,9 +315,10 @@ def _train_to_the_end(run: Run, state: runs.TrainingState, *, resumed: bool) -> 
             provenance=run.card.provenance,
             gsd=run.data.model_gsd,
             data_gsd=run.data.data_gsd,
-            device=str(run.device),
+            device=str(group.device),
             threads=torch.get_num_threads(),
-            precision=run.precision,
+            precision=group.precision,
+            processes=group.size,
             versions=runs.versions(),
             git=runs.git_commit(),
         )
