@@ -25,6 +25,7 @@ from landcover.data.splits import (
 )
 from landcover.errors import SplitError
 from landcover.legend import DEEPGLOBE, NODATA
+from landcover.raster import Reading
 
 
 class Listed(Dataset):
@@ -33,8 +34,11 @@ class Listed(Dataset):
     def size(self, item):
         raise NotImplementedError
 
-    def read_image(self, item, window=None):
+    def read_imagery(self, item, window=None):
         raise NotImplementedError
+
+    def georeference(self, item):
+        return None
 
     def labels(self, item):
         raise NotImplementedError
@@ -53,7 +57,7 @@ def listed(keys, *, unlabelled=None, scenes=None):
 
     items = [item(key, True) for key in keys] + [item(key, False) for key in unlabelled or []]
     items.sort(key=lambda item: item.key)
-    return Listed(Path("D"), "pairs", DEEPGLOBE, 0.5, tuple(items), scenes, None)
+    return Listed(Path("D"), "pairs", DEEPGLOBE, 0.5, False, tuple(items), scenes, None, Reading())
 
 
 def keys_of(parts):

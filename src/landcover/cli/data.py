@@ -32,7 +32,8 @@ _SHOWN = 10
 
 _LEAKS = {
     "identical": "pairs of identical images",
-    "touching": "pairs of touching tiles",
+    "overlapping": "pairs of overlapping images",
+    "touching": "pairs of touching images",
     "matching-edges": "pairs of tiles with matching edges",
 }
 
@@ -260,7 +261,8 @@ def splits(
     split: Annotated[
         str,
         option(
-            "folders, glnet, random-N-M@SEED, kfold-K@I, scenes-kK@I, scenes-kK@I,J, all, or a file of ids.",
+            "folders, glnet, random-N-M@SEED, kfold-K@I, scenes-kK@I, scenes-kK@I,J, group-kK@I (folders), "
+            "all, or a file of ids.",
             group=MAIN,
         ),
     ],
@@ -275,14 +277,16 @@ def splits(
     """Show the subsets of a split, or list their items."""
     from landcover.data import open_dataset
     from landcover.data import split as split_items
-    from landcover.data.splits import describe, parse
+    from landcover.data.splits import describe, parse, warn_of_neighbours
 
     if parse(split).part is not None:
         raise UsageError(
             f"--split {split} names one subset; all are shown. Pass --split {parse(split).text}."
         )
     dataset = open_dataset(data, legend=legend, max_pixels=max_pixels)
-    keys = {subset: [item.key for item in items] for subset, items in split_items(dataset, split).items()}
+    parts_of = split_items(dataset, split)
+    warn_of_neighbours(dataset, parts_of, split)
+    keys = {subset: [item.key for item in items] for subset, items in parts_of.items()}
     if ids and json is None:
         watched = sys.stdout.isatty()  # elsewhere the names are needed as they are
         for subset, names in keys.items():
@@ -347,10 +351,11 @@ def verify(
         )
         log.warning(
             "LEAKAGE between the subsets of %s: %s. Affected: %s. Scores across these subsets are "
-            "optimistic. With scenes.csv, use scenes-kK@I.",
+            "optimistic. %s",
             split or "the folder",
             _counted(kinds),
             ", ".join(affected),
+            report.advice,
         )
     if report.shared_scenes:
         log.warning("%d scenes have items in more than one subset.", report.shared_scenes)

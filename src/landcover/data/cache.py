@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from affine import Affine
 from pydantic import ValidationError
+from rasterio.crs import CRS
 
 from landcover._typing import BoolArray, Int64Array, UInt8Array
 from landcover.config import Config
@@ -41,7 +43,7 @@ from landcover.legend import Legend
 from landcover.machine import check_disk
 from landcover.model.card import FINGERPRINT_BYTES
 from landcover.progress import track
-from landcover.raster import Reading
+from landcover.raster import Georeference, Reading
 from landcover.scale import check_gsd
 from landcover.values import BandSelection
 from landcover.windows import Window
@@ -62,9 +64,9 @@ class Source(Config):
 class Entry(Config):
     """One item: the byte offsets of its pixels in the two files, and the counts of its mask.
 
-    ``valid_offset`` is that of the mask of pixels with imagery; None if all are. ``sides`` are metres down
-    and across a pixel; None if both are the GSD. ``pixels_hash`` is the fingerprint of the decoded image in
-    hexadecimal digits; None in caches of 0.1.
+    ``valid_offset`` is that of the mask of pixels with imagery; None if all are. ``transform`` is the affine
+    one of the georeference and ``crs`` the number of its CRS, or None. ``pixels_hash`` is the fingerprint of
+    the decoded image in hexadecimal digits; None in caches of 0.1.
     """
 
     key: str
@@ -79,29 +81,32 @@ class Entry(Config):
     off_palette: int
     pixels_hash: str | None = None
     valid_offset: int | None = None
-    sides: tuple[float, float] | None = None
+    transform: tuple[float, float, float, float, float, float] | None = None
+    crs: int | None = None
 
 
 class About(Config):
     """Properties of the whole set.
 
-    ``scenes`` maps a key to (scene, row, col). ``mask_legend`` is the legend of the files; a cache without it
-    is never up to date. ``scene_table`` is the digest of ``scenes.csv``, None without it or in caches of 0.1.
-    ``bands`` and ``scaling`` are those that images were read with. ``records_valid`` is False in caches of
-    0.1, which do not hold where images lack imagery. ``labels`` is how polygons
-    became labels; None for masks.
+    ``scenes`` maps a key to (scene, row, col). ``crs`` lists the CRS of georeferences. ``mask_legend`` is the
+    legend of the files; a cache without it is never up to date. ``scene_table`` is the digest of
+    ``scenes.csv``, None without it or in caches of 0.1. ``bands`` and ``scaling`` are those that images were
+    read with. ``records_valid`` is False in caches of 0.1, which do not hold where images lack imagery.
+    ``labels`` is how polygons became labels; None for masks.
     """
 
     layout: str
     gsd: float | None
     legend: dict[str, Any]
     mask_legend: dict[str, Any] | None = None
-    scenes: dict[str, tuple[str, int, int]] | None
+    scenes: dict[str, tuple[str, int | None, int | None]] | None
     scene_table: str | None = None
     bands: tuple[int, int, int] | None = None
     scaling: tuple[float, float] | Literal["percentile"] | None = None
     records_valid: bool = False
     labels: str | None = None
+    gsd_from_raster: bool = False
+    crs: tuple[str, ...] = ()
 
 
 class Index(Config):
@@ -131,10 +136,12 @@ class CacheDataset(Dataset):
         entry = self._entries[item.key]
         return entry.height, entry.width
 
-    def sides(self, item: Item) -> tuple[float, float]:
-        """Return metres down and across a pixel: those of the index, unless another GSD was passed."""
-        gsd, sides = self.known_gsd("its imagery"), self._entries[item.key].sides
-        return (gsd, gsd) if sides is None or gsd != self.index.about.gsd else sides
+    def georeference(self, item: Item) -> Georeference | None:
+        """Return CRS and transform from the index, or None."""
+        entry = self._entries[item.key]
+        if entry.transform is None or entry.crs is None:
+            return None
+        return Georeference(self._systems[entry.crs], Affine(*entry.transform))
 
     def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
         """Copy an image or a window of it."""
@@ -174,6 +181,10 @@ class CacheDataset(Dataset):
     @cached_property
     def _entries(self) -> Mapping[str, Entry]:
         return {entry.key: entry for entry in self.index.items}
+
+    @cached_property
+    def _systems(self) -> list[CRS]:
+        return [CRS.from_wkt(text) for text in self.index.about.crs]
 
     @cached_property
     def _images(self) -> UInt8Array:
@@ -220,7 +231,7 @@ def open_cache(
             f"{path} was prepared with the legend {dataset.legend.name!r}, not {legend.name!r}: their "
             "classes, colours or unknown class differ. Run landcover prepare with that legend."
         )
-    return dataset if gsd is None else replace(dataset, gsd=check_gsd(gsd))
+    return dataset if gsd is None else replace(dataset, gsd=check_gsd(gsd), gsd_from_raster=False)
 
 
 def _dataset(path: Path, index: Index) -> CacheDataset:
@@ -230,6 +241,7 @@ def _dataset(path: Path, index: Index) -> CacheDataset:
         layout=index.about.layout,
         legend=Legend.from_dict(index.about.legend),
         gsd=index.about.gsd,
+        gsd_from_raster=index.about.gsd_from_raster,
         items=tuple(
             Item(e.key, e.part, source / e.image.path, None if e.mask is None else source / e.mask.path)
             for e in index.items
@@ -348,6 +360,12 @@ def prepare(
         scaling=source.reading.scaling,
         records_valid=True,
         labels=None if source.vector is None else str(source.vector.source[1:]),
+        gsd_from_raster=source.gsd_from_raster,
+        crs=tuple(
+            sorted(
+                {place.crs.to_wkt() for place in map(source.georeference, source.items) if place is not None}
+            )
+        ),
     )
     is_foreign = out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir())))
     if is_foreign and not is_cache(out):
@@ -359,7 +377,7 @@ def prepare(
             except DataError:  # damaged
                 present = None
             if present is not None and _up_to_date(present, about, source):
-                return Prepared(_completed(present, about, out), written=False)
+                return Prepared(_completed(present, about, source, out), written=False)
             incomplete = not (out / INDEX).exists() and all(
                 path.name in (IMAGES, MASKS) or is_temporary(path) for path in out.iterdir()
             )
@@ -371,13 +389,27 @@ def prepare(
         return Prepared(_dataset(out, _write(source, about, out)), written=True)
 
 
-def _completed(index: Index, about: About, out: Path) -> CacheDataset:
-    """Add to a cache of 0.1 the fingerprints of the pixels and the digest of the scene table."""
+def _placed(source: FolderDataset, item: Item, about: About) -> dict[str, Any]:
+    """Return the georeference of an item as fields of an entry."""
+    place = source.georeference(item)
+    if place is None:
+        return {}
+    return {"transform": tuple(place.transform)[:6], "crs": about.crs.index(place.crs.to_wkt())}
+
+
+def _completed(index: Index, about: About, source: FolderDataset, out: Path) -> CacheDataset:
+    """Add to a cache of 0.1 fingerprints of pixels, georeferences and the digest of the scene table."""
     dataset = _dataset(out, index)
     if index.about == about and all(entry.pixels_hash is not None for entry in index.items):
         return dataset
+    items = {item.key: item for item in source.items}
     entries = tuple(
-        entry.model_copy(update={"pixels_hash": fingerprint.pixels.hex()})
+        entry.model_copy(
+            update={
+                "pixels_hash": fingerprint.pixels.hex(),
+                **_placed(source, items[entry.key], about),
+            }
+        )
         for entry, fingerprint in zip(
             index.items, parallel_map(dataset.fingerprint, dataset.items), strict=True
         )
@@ -401,7 +433,10 @@ def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
     entries = {entry.key: entry for entry in index.items}
     if not index.about.records_valid and any(map(source.may_lack_imagery, source.items)):
         return False
-    update = {"scene_table": about.scene_table, "records_valid": True}
+    names = ["scene_table", "records_valid", "gsd_from_raster", "crs"]
+    if about.scene_table is None and index.about.scenes is None:
+        names.append("scenes")  # of georeferences
+    update = {name: getattr(about, name) for name in names}
     if index.about.model_copy(update=update) != about:
         return False
     return entries.keys() == {item.key for item in source.items} and all(
@@ -479,7 +514,7 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
             class_pixels=tuple(count_classes(mask.index, source.legend).tolist()) if mask else (),
             off_palette=mask.off_palette if mask else 0,
             pixels_hash=hash_pixels(image).hex(),
-            sides=source.sides(item) if source.gsd_from_raster else None,
+            **_placed(source, item, about),
         )
         return entry, image, valid, mask
 

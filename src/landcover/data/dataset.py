@@ -14,13 +14,14 @@ from pydantic import Field
 from landcover._typing import BoolArray, Int64Array, UInt8Array
 from landcover.config import Config, from_mapping
 from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels, hash_table
+from landcover.data.footprints import Neighbours, Place, find_neighbours, find_scenes
 from landcover.data.layouts import (
     SCENES_FILE,
     Discovery,
     Item,
     SceneTile,
     discover,
-    find_scenes,
+    find_images,
     read_scenes,
     typical_size,
 )
@@ -29,17 +30,19 @@ from landcover.errors import ConfigError, DataError, MaskError, UsageError
 from landcover.io import MAX_PIXELS, Mask, image_size, read_imagery, read_mask
 from landcover.io.discovery import MAX_OFF_PALETTE, RASTER_SUFFIXES
 from landcover.io.files import check_output, write_text
-from landcover.io.images import check_pixels, is_masked
+from landcover.io.images import check_pixels, exif_orientation, is_masked
 from landcover.io.masks import binary_mask, check_off_palette_limit
 from landcover.legend import DEEPGLOBE, NODATA, Legend, load_legend, translation
 from landcover.model.preprocessing import Preprocessing
 from landcover.raster import (
+    Georeference,
     Header,
     Reading,
     Scene,
     ground_sides,
     is_picture,
     open_scene,
+    pixel_size,
     read_georeference,
     read_header,
 )
@@ -57,6 +60,8 @@ _GSD_TOLERANCE = 0.01
 
 _SAME_PLACE_PX = 0.5
 """Distance in pixels up to which image and mask are in the same place."""
+_FIRST_QUARTER_TURN = 5
+"""EXIF orientations from this one on exchange height and width."""
 _BINARY_MASKS = 100
 """Masks that are searched for values beside 0 and 255."""
 
@@ -73,7 +78,9 @@ class Dataset(ABC):
         legend: Meaning of the class indices that :meth:`read_mask` returns.
         gsd: Metres per pixel of the images, or None if unknown.
         items: All images, labelled or not, sorted by key.
-        scenes: Positions in larger scenes by item key, or None without ``scenes.csv``.
+        gsd_from_raster: Whether the GSD is that of the georeference.
+        scenes: Positions in larger scenes by item key, of ``scenes.csv``, else of georeferences; None if both
+            are missing.
         scene_table: Digest of that file; None without it, or if the cache does not record it.
         reading: How image files are read: the bands, and the scaling of their values.
 
@@ -92,6 +99,7 @@ class Dataset(ABC):
     layout: str
     legend: Legend
     gsd: float | None
+    gsd_from_raster: bool
     items: tuple[Item, ...]
     scenes: Mapping[str, SceneTile] | None
     scene_table: str | None
@@ -121,12 +129,26 @@ class Dataset(ABC):
         """Return (height, width) of an item without decoding it."""
 
     @abstractmethod
+    def georeference(self, item: Item) -> Georeference | None:
+        """Return CRS and transform of an image, or None."""
+
     def sides(self, item: Item) -> tuple[float, float]:
         """Return metres down and across a pixel of an image, as prediction takes them from its georeference.
 
         Raises:
             UsageError: If :attr:`gsd` is unknown.
         """
+        gsd, place, size = self.known_gsd("its imagery"), self.georeference(item), self.size(item)
+        own = pixel_size(place, *size) if self.gsd_from_raster and place is not None else None
+        return (gsd, gsd) if own is None else ground_sides(place, size, own)
+
+    @cached_property
+    def neighbours(self) -> list[Neighbours]:
+        """The images that overlap or touch by their georeferences."""
+        placed = ((item, self.georeference(item)) for item in self.items)
+        return find_neighbours(
+            {item.key: Place(place, self.size(item)) for item, place in placed if place is not None}
+        )
 
     @abstractmethod
     def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
@@ -198,7 +220,6 @@ class FolderDataset(Dataset):
         mask_legend: Legend of the mask files, which may have another index order than :attr:`legend`.
         found: The discovered items and missing files.
         headers: Headers of the images that may be georeferenced, by item key.
-        gsd_from_raster: Whether the GSD is that of the georeference.
         vector: Polygons and points in place of mask files, or None.
         max_pixels: Larger files are not decoded.
         max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask is refused.
@@ -207,7 +228,6 @@ class FolderDataset(Dataset):
     mask_legend: Legend
     found: Discovery = field(repr=False)
     headers: Mapping[str, Header] = field(repr=False)
-    gsd_from_raster: bool
     vector: "VectorLabels | None" = field(default=None, repr=False)
     max_pixels: int = MAX_PIXELS
     max_off_palette: float = MAX_OFF_PALETTE
@@ -216,12 +236,10 @@ class FolderDataset(Dataset):
         """Return (height, width) from the header of the image file."""
         return image_size(item.image)
 
-    def sides(self, item: Item) -> tuple[float, float]:
-        """Return metres down and across a pixel: those of the georeference, if the GSD is from there."""
-        gsd, header = self.known_gsd("its imagery"), self._header(item)
-        if not self.gsd_from_raster or header.gsd is None or header.size is None:
-            return gsd, gsd
-        return ground_sides(header.georeference, header.size, header.gsd)
+    def georeference(self, item: Item) -> Georeference | None:
+        """Return CRS and transform from the header of the image file, or None."""
+        header = self.headers.get(item.key)
+        return None if header is None else header.georeference
 
     def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
         """Decode an image and cut the window out of it."""
@@ -239,11 +257,8 @@ class FolderDataset(Dataset):
         with self._open(item) as scene:
             return scene.is_masked
 
-    def _header(self, item: Item) -> Header:
-        return self.headers.get(item.key, Header())
-
     def _is_picture(self, item: Item) -> bool:
-        return is_picture(item.image, self._header(item).georeference, self.reading)
+        return is_picture(item.image, self.georeference(item), self.reading)
 
     def _open(self, item: Item) -> Scene:
         check_pixels(item.image, self.size(item), self.max_pixels)
@@ -291,6 +306,7 @@ class FolderDataset(Dataset):
         if mask.is_binary and self._is_binary:
             raise binary_mask(path)
         height, width = self.size(item)
+        _check_orientation(item.image, path, (height, width), mask.index.shape)
         if mask.index.shape != (height, width):
             raise DataError(
                 f"{path} is {mask.index.shape[0]} x {mask.index.shape[1]} pixels, its image "
@@ -310,6 +326,20 @@ class FolderDataset(Dataset):
             if mask.form != "indices" or not np.isin(mask.index, (0, NODATA)).all():
                 return False
         return True
+
+
+def _check_orientation(image: Path, mask: Path, size: tuple[int, int], of_mask: tuple[int, ...]) -> None:
+    """Refuse a mask that may be drawn on a picture as viewers turn it: landcover reads pixels as stored."""
+    if image.suffix.lower() not in (".jpg", ".jpeg") or (turn := exif_orientation(image)) == 1:
+        return
+    turned = size[::-1] if turn >= _FIRST_QUARTER_TURN else size
+    if of_mask == turned and (turned == size or of_mask != size):
+        raise MaskError(
+            f"{image} has the EXIF orientation {turn}, by which viewers turn it; its mask {mask} has "
+            f"{of_mask[0]} x {of_mask[1]} pixels (height x width). If the mask fits the picture as viewers "
+            "show it, turn the stored pixels (mogrify -auto-orient); if it fits them as they are stored, "
+            "remove the tag (exiftool -Orientation=)."
+        )
 
 
 def _check_places(image: Path, mask: Path, height: int) -> None:
@@ -430,7 +460,7 @@ def open_folder(
     reading = reading or Reading()
     root = path.parent if labels is not None and path.is_file() else path
     settings = read_settings(root / SETTINGS_FILE)
-    found = discover(path, settings.names) if labels is None else find_scenes(path)
+    found = discover(path, settings.names) if labels is None else find_images(path)
     legend = legend or settings.legend
     masks = [item.mask for item in found.items if item.mask]
     if legend is None and masks and found.layout.size is None:  # no published set
@@ -472,7 +502,7 @@ def open_folder(
         legend=legend or DEEPGLOBE,
         gsd=None if scale is None else scale.gsd,
         items=found.items,
-        scenes=read_scenes(scenes_file, found.items) if has_scenes else None,
+        scenes=read_scenes(scenes_file, found.items) if has_scenes else _placed_scenes(found, headers),
         scene_table=hash_table(scenes_file) if has_scenes else None,
         reading=reading._replace(
             bands=reading.bands or settings.bands, scaling=reading.scaling or settings.scaling
@@ -486,6 +516,16 @@ def open_folder(
         max_pixels=max_pixels,
         max_off_palette=max_off_palette,
     )
+
+
+def _placed_scenes(found: Discovery, headers: Mapping[str, Header]) -> dict[str, SceneTile] | None:
+    """Return the scenes of images that are all georeferenced, else None."""
+    places = {
+        item.key: Place(header.georeference, header.size)
+        for item in found.items
+        if (header := headers.get(item.key)) and header.georeference is not None and header.size is not None
+    }
+    return find_scenes(places, find_neighbours(places)) if len(places) == len(found.items) else None
 
 
 def describe_legend(

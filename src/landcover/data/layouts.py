@@ -4,6 +4,7 @@ A layout is data: patterns of image and mask paths, and the published facts of s
 distance, size, counts, index order of its masks). To support another one, add a row to :data:`LAYOUTS`.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,8 +31,10 @@ from landcover.io.images import read_picture
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.textfiles import parse_csv, read_text
 
+logger = logging.getLogger(__name__)
+
 SCENES_FILE = "scenes.csv"
-_COLUMNS = ("part", "id", "scene", "row", "col")
+_COLUMNS = ("id", "scene", "row", "col")
 
 _EXT = rf"(?:{'|'.join(map(re.escape, sorted(PICTURE_SUFFIXES | MASK_SUFFIXES)))})"
 _SAT = rf"(?P<id>[^/]+){IMAGE_END}{_EXT}"
@@ -80,14 +83,19 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class SceneTile:
-    """Position of an item in a larger contiguous scene; ``row`` and ``col`` count tiles."""
+    """Position of an item in a larger contiguous scene.
+
+    ``row`` and ``col`` count tiles; they are None for images that are not on a grid of tiles.
+    """
 
     scene: str
-    row: int
-    col: int
+    row: int | None
+    col: int | None
 
-    def moved(self, rows: int, cols: int) -> "SceneTile":
-        """Return the position of a neighbour in the scene."""
+    def moved(self, rows: int, cols: int) -> "SceneTile | None":
+        """Return the position of a neighbour in the scene; None without a grid of tiles."""
+        if self.row is None or self.col is None:
+            return None
         return SceneTile(self.scene, self.row + rows, self.col + cols)
 
 
@@ -335,7 +343,7 @@ def discover(root: Path, names: tuple[str, str] | None = None) -> Discovery:
     return matches[0]
 
 
-def find_scenes(path: Path) -> Discovery:
+def find_images(path: Path) -> Discovery:
     """Return a scene, or all images below a folder, whose labels are elsewhere.
 
     Raises:
@@ -593,9 +601,10 @@ def _files_below(root: Path) -> Iterator[str]:
 
 
 def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
-    """Read the positions of items from ``scenes.csv`` (columns ``part,id,scene,row,col``).
+    """Read the positions of items from ``scenes.csv``: columns ``id,scene,row,col`` and perhaps ``part``.
 
-    Rows of other items are ignored: a copy of a few files may keep the whole table.
+    An id is a key, such as ``a/images/0001``, or its last component; the latter with the subset in ``part``.
+    Rows of other items are ignored, with a warning: a copy of a few files may keep the whole table.
 
     Returns:
         Positions by item key.
@@ -605,14 +614,18 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
             position.
     """
     by_name: dict[tuple[str, str], list[Item]] = {}
-    for item in items:
+    by_key = {item.key: item for item in items}
+    for item in by_key.values():
         by_name.setdefault((item.part or "", item.id), []).append(item)
     scenes: dict[str, SceneTile] = {}
     taken: dict[SceneTile, str] = {}
     header, rows = parse_csv(read_text(path, DataError, "a table of scenes"), str(path), DataError)
     for name in _COLUMNS:
         if name not in header:
-            raise DataError(f"{path} lacks the column {name!r}; expected the columns {', '.join(_COLUMNS)}.")
+            raise DataError(
+                f"{path} lacks the column {name!r}; expected {', '.join(_COLUMNS)}, and part if ids repeat."
+            )
+    unmatched: list[str] = []
     for line, cells in rows:
         row, place = dict(zip(header, cells, strict=True)), f"{path}, line {line}"
         try:
@@ -620,10 +633,16 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
         except ValueError:
             found = f"{_cut(row['row'])} and {_cut(row['col'])}"
             raise DataError(f"{place}: row and col must be integers; found {found}.") from None
-        matching = by_name.get((row["part"], row["id"]), [])
+        matching = [by_key[row["id"]]] if row["id"] in by_key else []
+        matching = matching or by_name.get((row.get("part", ""), row["id"]), [])
         if len(matching) > 1:
             keys = ", ".join(item.key for item in matching)
-            raise DataError(f"{place}: {_cut(row['part'])}/{_cut(row['id'])} fits several items: {keys}.")
+            raise DataError(
+                f"{place}: {_cut(row.get('part', ''))}/{_cut(row['id'])} fits several items: {keys}. Write "
+                "keys as ids."
+            )
+        if not matching:
+            unmatched.append(row["id"])
         for item in matching:
             other = taken.setdefault(tile, item.key)
             if other != item.key or item.key in scenes:
@@ -632,6 +651,11 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
                     f"{tile.col} of scene {_cut(tile.scene)}."
                 )
             scenes[item.key] = tile
+    if unmatched:
+        logger.warning(
+            f"{len(unmatched)} of {len(unmatched) + len(scenes)} rows of {path} fit no image, such as "
+            f"{_cut(unmatched[0])}; expected keys such as {next(iter(by_key), '')!r}, or part and id."
+        )
     return scenes
 
 

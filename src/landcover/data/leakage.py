@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from landcover._typing import Float32Array, Float64Array, Int64Array, UInt8Array
+from landcover.data.footprints import Neighbours
 from landcover.data.layouts import SceneTile
 
 SAMPLES = 128
@@ -45,7 +46,8 @@ class Leak:
     Attributes:
         a: Key of an item.
         b: Key of the other.
-        kind: ``identical`` images, ``touching`` by scenes.csv, or ``matching-edges``.
+        kind: ``identical`` images, ``overlapping`` or ``touching`` by georeferences or scenes.csv, or
+            ``matching-edges``.
         confidence: Estimated probability, 0..1.
     """
 
@@ -91,6 +93,7 @@ def find_leaks(
     identical: Iterable[Sequence[str]],
     scenes: Mapping[str, SceneTile] | None,
     tiles: Mapping[str, Borders],
+    placed: Sequence[Neighbours] = (),
 ) -> list[Leak]:
     """Return the pairs of items of different subsets with identical or adjacent ground.
 
@@ -99,15 +102,18 @@ def find_leaks(
         identical: Groups of items with identical images.
         scenes: Positions of the items; 4-neighbours of one scene touch.
         tiles: Without positions, edges of the items, which are matched; seconds for thousands.
+        placed: Items that overlap or touch by their georeferences.
     """
     pairs = [(a, b, "identical", 1.0) for group in identical for a, b in combinations(group, 2)]
+    pairs += [(*pair, 1.0) for pair in placed]
+    known = {pair[:2] for pair in placed}
     if scenes is not None:
-        key_at = {tile: key for key, tile in scenes.items()}
+        key_at = {tile: key for key, tile in scenes.items() if tile.row is not None}
         adjacent = [
             (key, key_at[neighbour], "touching", 1.0)
             for tile, key in key_at.items()
             for neighbour in (tile.moved(0, 1), tile.moved(1, 0))
-            if neighbour in key_at
+            if neighbour in key_at and (min(key, key_at[neighbour]), max(key, key_at[neighbour])) not in known
         ]
     else:
         adjacent = [(a, b, "matching-edges", confidence) for a, b, confidence in links(tiles)]

@@ -4,6 +4,7 @@ A split is written ``NAME`` or ``NAME:part``. The same name gives the same lists
 the order in which files are found.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,14 @@ import numpy as np
 from landcover._typing import Int64Array
 from landcover.data.dataset import Dataset
 from landcover.data.layouts import SCENES_FILE, Item
+from landcover.data.leakage import find_leaks
 from landcover.errors import SplitError, did_you_mean, first_few
+from landcover.io.discovery import role_of, words_of
 from landcover.io.readahead import parallel_map
 from landcover.progress import track
 from landcover.textfiles import read_text
+
+logger = logging.getLogger(__name__)
 
 Parts = dict[str, list[Item]]
 
@@ -47,9 +52,11 @@ GRAMMAR: Mapping[str, str] = {
     "kfold-K@I": r"kfold-(\d+)@(\d+)",
     "scenes-kK@I": r"scenes-k(\d+)@(\d+)",
     "scenes-kK@I,J": r"scenes-k(\d+)@(\d+),(\d+)",
+    "group-kK@I": r"group-k(\d+)@(\d+)",
     "all": r"all",
 }
-"""Each form of a split name, and its pattern. ``scenes-kK@I,J``: fold I is test, J is val, the rest train."""
+"""Each form of a split name, and its pattern. ``scenes-kK@I,J``: fold I is test, J is val, the rest train.
+``group-kK@I``: as ``scenes-kK@I``, with the folders of the images for scenes."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ def split(dataset: Dataset, name: str) -> Parts:
             if not parts:
                 raise SplitError(
                     f"{dataset.root} (layout {dataset.layout}) has no folders such as train and validation. "
-                    "Use another split, such as kfold-5@0."
+                    f"Use another split. {advice_on_splits(dataset)}"
                 )
         case "glnet", _:
             parts = _glnet(dataset)
@@ -135,6 +142,10 @@ def split(dataset: Dataset, name: str) -> Parts:
             parts = _assign(pool, val=[item.key for item in pool[fold::folds]])
         case "scenes-kK@I", (folds, fold):
             parts = _assign(pool, val=_members(dataset, pool, folds, fold)[fold])
+        case "group-kK@I", (folds, fold):
+            groups = {item.key: folder_group(item) for item in pool}
+            _check_fold(folds, fold, len(set(groups.values())), "folders")
+            parts = _assign(pool, val=_scene_folds(dataset, pool, groups, folds)[fold])
         case _, (folds, fold, development):  # scenes-kK@I,J
             if fold == development and fold < folds:
                 raise SplitError(
@@ -227,14 +238,76 @@ def _members(dataset: Dataset, pool: list[Item], folds: int, *used: int) -> list
         return [[key for key, fold in listed_folds().items() if fold == number] for number in range(folds)]
     if dataset.scenes is None:
         raise SplitError(
-            f"{dataset.root} has no {SCENES_FILE}, which scene-disjoint folds need. Use kfold-K@I instead."
+            f"{dataset.root} has no {SCENES_FILE}, and not all of its images are georeferenced, which "
+            f"scene-disjoint folds need. {advice_on_splits(dataset)}"
         )
     scene_of = {key: tile.scene for key, tile in dataset.scenes.items()}
     for fold in used:
         _check_fold(folds, fold, len({scene_of.get(item.key) for item in pool}), "scenes")
+    return _scene_folds(dataset, pool, scene_of, folds)
+
+
+def _scene_folds(
+    dataset: Dataset, pool: list[Item], scene_of: Mapping[str, str], folds: int
+) -> list[list[str]]:
     scored = list(dataset.legend.scored)
     pixels = {key: count[scored] for key, count in class_pixels(dataset, pool).items()}
     return scene_folds(pixels, scene_of, folds)
+
+
+def folder_group(item: Item) -> str:
+    """Return the folders of an item's key without those that only say images, or a subset.
+
+    Examples:
+        >>> folder_group(Item("aachen/images/1", None, Path("1.tif"), None))
+        'aachen'
+    """
+    folders = item.key.split("/")[:-1]
+    return "/".join(f for f in folders if not role_of(words_of(f)) and f.lower() != item.part)
+
+
+def separated_neighbours(dataset: Dataset, parts: Parts) -> list[tuple[str, str]]:
+    """Return the pairs of images that overlap or touch and are in different subsets, by key."""
+    part_of = {item.key: part for part, items in parts.items() for item in items}
+    leaks = find_leaks(part_of, (), dataset.scenes, {}, dataset.neighbours) if _has_places(dataset) else []
+    return [(leak.a, leak.b) for leak in leaks]
+
+
+def warn_of_neighbours(dataset: Dataset, parts: Parts, name: str) -> None:
+    """Log a warning if a split separates neighbours, with what keeps them together."""
+    if pairs := separated_neighbours(dataset, parts):
+        logger.warning(
+            f"The split {name!r} puts {len(pairs)} pairs of overlapping or touching images into different "
+            f"subsets (such as {pairs[0][0]} and {pairs[0][1]}): scores are optimistic. "
+            f"{advice_on_splits(dataset)}"
+        )
+
+
+def advice_on_splits(dataset: Dataset) -> str:
+    """Return a sentence on the split that keeps neighbours in one subset, as far as they are known."""
+    pool = dataset.parts.get("train") or dataset.labelled
+    groups = {item.key: folder_group(item) for item in pool}
+    if dataset.scenes is not None:
+        scenes = {tile.scene for item in pool if (tile := dataset.scenes.get(item.key)) is not None}
+        if len(scenes) > 1:
+            return f"Use scenes-k{min(5, len(scenes))}@0, which keeps scenes apart."
+        return (
+            "All images are one contiguous scene: hold out images that are apart from the others, by a "
+            "file of keys with --split FILE, or label another scene."
+        )
+    if (count := len(set(groups.values()))) > 1:
+        return (
+            f"If images of one folder are of one scene, use group-k{min(5, count)}@0, which keeps folders "
+            f"apart; else write {SCENES_FILE} and use scenes-kK@I."
+        )
+    return (
+        f"If images are neighbours, write {SCENES_FILE} (id,scene,row,col) and use scenes-kK@I; kfold-K@I is "
+        "for images that are all apart."
+    )
+
+
+def _has_places(dataset: Dataset) -> bool:
+    return dataset.scenes is not None or bool(dataset.neighbours)
 
 
 def _are_listed(dataset: Dataset, pool: list[Item]) -> bool:
@@ -350,6 +423,8 @@ def scene_folds(pixels: Mapping[str, Int64Array], scene_of: Mapping[str, str], f
 
 
 def _check_fold(folds: int, fold: int, available: int, what: str) -> None:
+    if available < 2:
+        raise SplitError(f"All images are of {available} of the {what}; folds need 2 or more of them.")
     if not 2 <= folds <= available:
         raise SplitError(f"Found {folds} folds for {available} {what}; choose 2 to {available}.")
     if fold >= folds:

@@ -13,6 +13,7 @@ from landcover.data.dataset import Dataset, FolderDataset, count_classes, open_d
 from landcover.data.fingerprints import hash_pixels
 from landcover.data.layouts import LAYOUTS, Item, Layout
 from landcover.data.leakage import Borders, Leak, borders, find_leaks
+from landcover.data.splits import advice_on_splits
 from landcover.data.splits import split as split_items
 from landcover.errors import DataError, ImageError
 from landcover.io import MAX_PIXELS
@@ -63,7 +64,9 @@ class VerifyReport:
         leaks: Pairs of items of different subsets that are identical or adjacent.
         compared: Items of each subset of the folder or split that was checked for leakage.
         leaking: Those with a leak.
-        shared_scenes: Scenes of ``scenes.csv`` with items in several subsets, or None without that table.
+        shared_scenes: Scenes of ``scenes.csv`` or georeferences with items in several subsets; None without
+            both.
+        advice: What keeps neighbours in one subset.
     """
 
     layout: str
@@ -90,6 +93,7 @@ class VerifyReport:
     compared: dict[str, int]
     leaking: dict[str, int]
     shared_scenes: int | None
+    advice: str
 
     @property
     def ok(self) -> bool:
@@ -137,8 +141,8 @@ def verify(
 ) -> VerifyReport:
     """Decode and check every pair of a data folder or cache.
 
-    Leakage is searched between the subsets of the folder or of a split. Adjacent tiles are known from
-    ``scenes.csv``; without it, edges are compared.
+    Leakage is searched between the subsets of the folder or of a split. Overlapping and adjacent images are
+    known from georeferences, adjacent tiles from ``scenes.csv``; without both, edges are compared.
 
     Args:
         path: The data folder or prepared cache.
@@ -171,7 +175,8 @@ def verify(
     else:
         part_of = {item.key: part for part, items in split_items(dataset, split).items() for item in items}
     root, legend = dataset.root, dataset.legend
-    with_borders = dataset.scenes is None and len(set(part_of.values())) > 1
+    is_placed = dataset.scenes is not None or any(map(dataset.georeference, dataset.items))
+    with_borders = not is_placed and len(set(part_of.values())) > 1
 
     def below(path: Path) -> str:
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
@@ -247,7 +252,7 @@ def verify(
             )
     parts = dict(sorted(tallies.items()))
     repeated = sorted(keys for keys in same_image.values() if len(keys) > 1)
-    leaks = find_leaks(part_of, repeated, dataset.scenes, edges)
+    leaks = find_leaks(part_of, repeated, dataset.scenes, edges, dataset.neighbours)
     leaking = {key for leak in leaks for key in (leak.a, leak.b)}
     split_scenes: defaultdict[str, set[str]] = defaultdict(set)
     for key, tile in (dataset.scenes or {}).items():
@@ -299,6 +304,7 @@ def verify(
         shared_scenes=None
         if dataset.scenes is None
         else sum(len(subsets) > 1 for subsets in split_scenes.values()),
+        advice=advice_on_splits(dataset),
     )
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -31,6 +32,7 @@ from landcover.legend import CLASS_NAMES
 T = TypeVar("T")
 
 _HEAD_BYTES = 1 << 16
+_ORIENTATION = 0x0112
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 _PNG_END = b"IEND\xaeB`\x82"
 
@@ -327,6 +329,16 @@ def is_masked(path: Path) -> bool:
 
     path = Path(path)
     return _guarded(path, ImageError, by_header)
+
+
+def exif_orientation(path: Path) -> int:
+    """Return the EXIF orientation of a JPEG, 1 to 8; 1 (as stored) without one, or for other files."""
+    try:
+        with JpegImageFile(path) as image:
+            orientation = image.getexif().get(_ORIENTATION, 1)
+    except _DECODING_ERRORS:
+        return 1  # reported when it is decoded
+    return orientation if orientation in range(1, 9) else 1
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:

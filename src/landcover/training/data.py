@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from landcover._typing import BoolArray, UInt8Array
-from landcover.data import Dataset, Item, open_dataset, split
+from landcover.data import Dataset, Item, SceneTile, open_dataset, split
 from landcover.data.layouts import SCENES_FILE
-from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse
+from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse, warn_of_neighbours
 from landcover.errors import DataError, SplitError, UsageError
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
@@ -116,6 +116,7 @@ def load_training_data(
     model_gsd = model_gsd or dataset.gsd
     check_scale(dataset.gsd, model_gsd, "the model")
     subsets = split(dataset, split_name)
+    warn_of_neighbours(dataset, subsets, split_name)
     train_subset = next((name for name in TRAIN_PARTS if name in subsets), None)
     if train_subset is None:
         raise SplitError(
@@ -163,11 +164,13 @@ def load_training_data(
 
 def _warn(data: TrainingData, crop_px: int, *, unlabelled: int, across_tiles: bool) -> None:
     """Log warnings about images and classes that cannot be learned, or only at a cost."""
-    scenes: Mapping[str, object] = data.dataset.scenes or {}
-    if across_tiles and not any(item.key in scenes for item in data.train):
+    scenes: Mapping[str, SceneTile] = data.dataset.scenes or {}
+    if across_tiles and not any(
+        scenes[item.key].row is not None for item in data.train if item.key in scenes
+    ):
         logger.warning(
             "across_tiles=true has no effect: the neighbours of the training images are unknown. Write "
-            f"{SCENES_FILE} (part,id,scene,row,col) into the data folder and prepare the cache again, or set "
+            f"{SCENES_FILE} (id,scene,row,col) into the data folder and prepare the cache again, or set "
             "across_tiles=false."
         )
     if unlabelled:

@@ -197,14 +197,15 @@ class NeighbourTiles:
     """
 
     def __init__(self, tiles: Sequence[SceneTile | None], sizes: Sequence[Size]) -> None:
-        items = {tile: item for item, tile in enumerate(tiles) if tile is not None}
+        items = {tile: item for item, tile in enumerate(tiles) if tile is not None and tile.row is not None}
         self._sizes = sizes
         self._around: list[dict[tuple[int, int], int]] = [{} for _ in tiles]
         for item, tile in enumerate(tiles):
             if tile is None:
                 continue
             for down, right in _STEPS:
-                other = items.get(SceneTile(tile.scene, tile.row + down, tile.col + right))
+                neighbour = tile.moved(down, right)
+                other = None if neighbour is None else items.get(neighbour)
                 if other is not None and sizes[other] == sizes[item]:
                     self._around[item][down, right] = other
 

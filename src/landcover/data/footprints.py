@@ -1,0 +1,141 @@
+"""Footprints of georeferenced images: which of them overlap or touch, and which scenes they form."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from rasterio.crs import CRS
+from rasterio.warp import transform
+
+from landcover._typing import Float64Array
+from landcover.data.layouts import SceneTile
+from landcover.model.preprocessing import Size
+from landcover.raster import Georeference
+
+_TOLERANCE_PX = 0.5
+"""Images that are closer touch; that have less in common do not overlap."""
+
+
+class Place(NamedTuple):
+    """Georeference and (height, width) of an image."""
+
+    georeference: Georeference
+    size: Size
+
+
+class Neighbours(NamedTuple):
+    """Two images by key, the smaller first, that are ``overlapping`` or ``touching``."""
+
+    a: str
+    b: str
+    kind: str
+
+
+def find_neighbours(places: Mapping[str, Place]) -> list[Neighbours]:
+    """Return the images that overlap or touch, also at a corner, sorted.
+
+    Images in several coordinate reference systems are compared in longitude and latitude.
+    """
+    keys = sorted(places)
+    if len(keys) < 2:
+        return []
+    corners, pixels = _footprints([places[key] for key in keys])
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    order = np.argsort(low[:, 0], kind="stable")
+    starts = low[order, 0]
+    found = []
+    for number, one in enumerate(order):
+        reach = high[one] + pixels[one]
+        others = order[number + 1 : np.searchsorted(starts, reach[0], side="right")]
+        others = others[(low[others, 1] <= reach[1]) & (high[others, 1] >= low[one, 1] - pixels[one])]
+        tolerance = _TOLERANCE_PX * np.maximum(pixels[one], pixels[others])
+        gaps = _gaps(corners[one], corners[others])
+        for other in np.flatnonzero(gaps <= tolerance):
+            kind = "overlapping" if gaps[other] < -tolerance[other] else "touching"
+            a, b = sorted((keys[one], keys[others[other]]))
+            found.append(Neighbours(a, b, kind))
+    return sorted(found)
+
+
+def find_scenes(places: Mapping[str, Place], neighbours: Sequence[Neighbours]) -> dict[str, SceneTile]:
+    """Return the scene of each image: images that overlap or touch, directly or by others, are one scene.
+
+    A scene has the smallest key of its images as its name. Row and column count tiles where all images of a
+    scene are on one grid of tiles of the most frequent size; else they are None.
+    """
+    scene_of = {key: key for key in places}
+
+    def root(key: str) -> str:
+        while scene_of[key] != key:
+            scene_of[key] = scene_of[scene_of[key]]
+            key = scene_of[key]
+        return key
+
+    for a, b, _ in neighbours:
+        first, last = sorted((root(a), root(b)))
+        scene_of[last] = first
+    members: dict[str, list[str]] = {}
+    for key in sorted(places):
+        members.setdefault(root(key), []).append(key)
+    return {
+        key: SceneTile(scene, *position)
+        for scene, inside in members.items()
+        for key, position in _positions({key: places[key] for key in inside}).items()
+    }
+
+
+def _positions(places: Mapping[str, Place]) -> dict[str, tuple[int, int] | tuple[None, None]]:
+    """Return row and column of the images of one scene in its grid of tiles; None if they are on none."""
+    sizes = Counter(place.size for place in places.values())
+    height, width = max(sizes, key=lambda size: (sizes[size], size))
+    first = next(iter(places.values())).georeference
+    grid = ~first.transform
+    steps: dict[str, tuple[int, int]] = {}
+    for key, (georeference, _) in places.items():
+        own, other = ((t.a, t.b, t.d, t.e) for t in (georeference.transform, first.transform))
+        same = np.allclose(own, other, rtol=1e-6, atol=1e-6 * abs(first.transform.determinant) ** 0.5)
+        col, row = grid @ (georeference.transform.c, georeference.transform.f)
+        step = round(row / height), round(col / width)
+        off = max(abs(row - step[0] * height), abs(col - step[1] * width))
+        if not same or georeference.crs != first.crs or off > _TOLERANCE_PX:
+            return dict.fromkeys(places, (None, None))
+        steps[key] = step
+    if len(set(steps.values())) < len(steps):
+        return dict.fromkeys(places, (None, None))
+    top, left = (min(step[axis] for step in steps.values()) for axis in (0, 1))
+    return {key: (row - top, col - left) for key, (row, col) in steps.items()}
+
+
+def _footprints(places: Sequence[Place]) -> tuple[Float64Array, Float64Array]:
+    """Return corners of images, float64 (N, 4, 2), and length of a pixel, float64 (N,), in one CRS."""
+    x, y = (np.empty((len(places), 4)) for _ in range(2))
+    systems = {place.georeference.crs for place in places}
+    for number, (georeference, (height, width)) in enumerate(places):
+        cols, rows = np.array([0.0, width, width, 0.0]), np.array([0.0, 0.0, height, height])
+        x[number], y[number] = georeference.points(cols, rows)
+        if len(systems) > 1:
+            x[number], y[number] = transform(
+                georeference.crs, CRS.from_epsg(4326), x[number].tolist(), y[number].tolist()
+            )
+    corners = np.stack([x, y], axis=2)
+    widths = np.array([place.size[1] for place in places])
+    return corners, np.hypot(*(corners[:, 1] - corners[:, 0]).T) / widths
+
+
+def _gaps(one: Float64Array, others: Float64Array) -> Float64Array:
+    """Return the gaps between a parallelogram (4, 2) and others (N, 4, 2), negative where they overlap.
+
+    By the separating axis theorem: the largest gap along the normals of the sides.
+    """
+    best = np.full(len(others), -np.inf)
+    for sides in (np.broadcast_to(one, others.shape), others):
+        for start in (0, 1):
+            side = sides[:, start + 1] - sides[:, start]
+            normal = np.stack([-side[:, 1], side[:, 0]], axis=1)
+            normal /= np.hypot(*normal.T)[:, None]
+            own = np.einsum("kc,nc->nk", one, normal)
+            their = np.einsum("nkc,nc->nk", others, normal)
+            gap = np.maximum(their.min(axis=1) - own.max(axis=1), own.min(axis=1) - their.max(axis=1))
+            best = np.maximum(best, gap)
+    return best
