@@ -434,7 +434,9 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
             gsd, gsd_source = float(match[1]), cast(GsdSource, match[2])
             areas = ClassAreas(legend, pixel_areas(opened.georeference, opened.size, gsd, gsd_source))
             if options.zones is not None and opened.georeference is not None:
-                areas.add_zones(options.zones, options.zone_column, opened.georeference, opened.size)
+                areas.add_zones(
+                    options.zones, options.zone_column, opened.georeference, opened.size, options.zones_layer
+                )
             for row, strip in opened.strips:
                 areas.add(row, strip)
     except MaskError:

@@ -57,12 +57,14 @@ Gsd = float | FromModel
 _PREVIEW_PX = 512
 """Longest side of the picture of a map in a notebook."""
 
-_OF_FILES = ("bands", "scaling", "alpha", "nodata", "crs", "bbox", "aoi", "strict", "max_pixels")
+_OF_FILES = (
+    *("bands", "scaling", "alpha", "nodata", "fill", "crs", "bbox", "aoi", "layer", "strict", "max_pixels"),
+)
 """Options of reading files; they do not apply to arrays."""
 
 _OF_FOLDERS = (
-    *("probabilities", "confidence", "mask_format", "style", "vector", "zones", "zone_column"),
-    *("jobs", "resume", "force"),
+    *("probabilities", "confidence", "mask_format", "style", "vector", "zones", "zone_column", "zones_layer"),
+    *("jobs", "resume", "force", "mosaic"),
 )
 """Options of :func:`landcover.predict`, which writes files."""
 

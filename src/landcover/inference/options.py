@@ -117,6 +117,9 @@ class PredictOptions(Options):
     aoi: Annotated[
         Path | None, Option("Map only the area inside the polygons of this file.", group=INPUT)
     ] = None
+    layer: Annotated[
+        str | None, Option("Layer of --aoi, if the file has several.", group=INPUT, metavar="NAME")
+    ] = None
     alpha: Annotated[
         int | Literal["none"] | None,
         _parsed(_alpha),
@@ -232,6 +235,12 @@ class PredictOptions(Options):
         Path | None,
         Option("Also count areas in each polygon of this file.", group=REPORTS, changes_map=False),
     ] = None
+    zones_layer: Annotated[
+        str | None,
+        Option(
+            "Layer of --zones, if the file has several.", group=REPORTS, changes_map=False, metavar="NAME"
+        ),
+    ] = None
     zone_column: Annotated[
         str | None,
         Option(
@@ -280,8 +289,10 @@ class PredictOptions(Options):
             self.overlap_px < 0 or (self.window_px and self.overlap_px >= self.window_px)
         ):
             raise cannot_overlap(self.window_px or 0, self.overlap_px)
-        if self.zone_column is not None and self.zones is None:
-            raise UsageError("--zone-column needs --zones, the file of polygons that has the column.")
+        if self.zones is None and not (self.zone_column is None and self.zones_layer is None):
+            raise UsageError("--zone-column and --zones-layer need --zones, the file of polygons.")
+        if self.layer is not None and self.aoi is None:
+            raise UsageError("--layer needs --aoi, the file of polygons that has the layer.")
         if self.resume and self.force:
             raise UsageError("--resume keeps existing maps and --force overwrites them. Pass only one.")
         return self

@@ -375,7 +375,7 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
         else:
             how: dict[str, Any] = {
                 name: getattr(options, name)
-                for name in ("bands", "scaling", "alpha", "nodata", "fill", "bbox", "aoi", "strict")
+                for name in ("bands", "scaling", "alpha", "nodata", "fill", "bbox", "aoi", "layer", "strict")
             }
             how["crs"] = declared_crs(options)
             scene: Scene | MosaicScene

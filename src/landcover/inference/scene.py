@@ -135,7 +135,9 @@ def make_map(
     _check_products(task, imagery, options)
     areas = ClassAreas(runtime.card.legend, pixel_areas(imagery.georeference, imagery.size, *imagery.scale))
     if options.zones is not None and imagery.georeference is not None:
-        areas.add_zones(options.zones, options.zone_column, imagery.georeference, imagery.size)
+        areas.add_zones(
+            options.zones, options.zone_column, imagery.georeference, imagery.size, options.zones_layer
+        )
     grid = scene_grid(runtime, imagery, options, task.name)
     products = {"probabilities": options.probabilities, "confidence": options.confidence}
     identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **products}

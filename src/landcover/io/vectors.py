@@ -76,15 +76,26 @@ class Features:
     kind: Kind
 
 
-def read_features(path: str | Path, crs: CRS, *, layer: str | None = None) -> Features:
+def read_features(
+    path: str | Path,
+    crs: CRS,
+    *,
+    layer: str | None = None,
+    longitude: float | None = None,
+    layer_option: str = "--layer",
+) -> Features:
     """Read the polygons or points of a file, reprojected to ``crs`` (see :func:`reproject`).
 
-    Points of a MultiPoint become features of their own; heights are dropped.
+    Points of a MultiPoint become features of their own; heights are dropped. Longitudes may be beyond 180,
+    and an area across the antimeridian may be cut there.
 
     Args:
         path: GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, shapefile, KML or a .gdb folder.
         crs: The CRS of the result.
         layer: Name of the layer; optional if only one has geometries.
+        longitude: Where ``crs`` is geographic: the longitude of the raster, in its degrees. Each part of a
+            geometry is moved by whole turns to less than half a turn from it.
+        layer_option: The option that chooses the layer, for messages.
 
     Raises:
         DataError: If the file is missing or not a vector file, has no CRS, no features or several layers, or
@@ -93,17 +104,20 @@ def read_features(path: str | Path, crs: CRS, *, layer: str | None = None) -> Fe
     """
     path = Path(path)
     with foreign_errors(lambda reason: DataError(f"{path} cannot be read as a vector file: {reason}.")):
-        return _read_features(path, crs, layer)
+        features = _read_features(path, crs, layer, layer_option)
+    if longitude is not None and crs.is_geographic:
+        _move_near(features.geometries, longitude, _turn(crs))
+    return features
 
 
-def _read_features(path: Path, crs: CRS, layer: str | None) -> Features:
+def _read_features(path: Path, crs: CRS, layer: str | None, layer_option: str) -> Features:
     if not (path.is_file() or path.is_dir()):  # some vector files are folders
         state = "is a device or a pipe" if path.exists() else "does not exist"
         raise DataError(f"{path} {state}; expected a vector file, such as a GeoPackage.")
     _refuse_address(path, DataError)
     check_vector(path)
     try:
-        chosen = _choose_layer(path, layer)
+        chosen = _choose_layer(path, layer, layer_option)
         meta, _, raw, fields = pyogrio.raw.read(path, layer=chosen, force_2d=True)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise DataError(f"{path} cannot be read as a vector file: {_reason(error)}.") from error
@@ -121,6 +135,8 @@ def _read_features(path: Path, crs: CRS, layer: str | None) -> Features:
     except CRSError as error:
         raise DataError(f"{path} declares a CRS that is not understood: {error}.") from error
     geometries, kind = _geometries(path, raw)
+    if source.is_geographic and kind == "polygon":
+        _refuse_long_edges(path, geometries, _turn(source))
     attributes = dict(zip(map(str, meta["fields"]), fields, strict=True))
     if kind == "point":
         geometries, origin = shapely.get_parts(geometries, return_index=True)
@@ -128,7 +144,11 @@ def _read_features(path: Path, crs: CRS, layer: str | None) -> Features:
     try:
         moved = reproject(geometries, source, crs)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        hint = ""
+        if source == WGS84 and not crs.is_geographic and path.suffix.lower() in (".geojson", ".json"):
+            hint = f" If they are in {crs.to_string()[:60]}, run: ogr2ogr -a_srs {crs.to_string()[:60]} "
+            hint += f"{path.stem}.gpkg {path.name}"
+        raise DataError(f"{path}: {error}{hint}") from error
     return Features(moved, attributes, crs, kind)
 
 
@@ -224,7 +244,7 @@ def write_features(
                 }
                 count = len(geometries)
                 if driver == "GeoJSON":
-                    geometries, crs = reproject(geometries, crs, WGS84), WGS84
+                    geometries, crs = _cut_at_antimeridian(reproject(geometries, crs, WGS84)), WGS84
                     options |= {"RFC7946": "YES", "COORDINATE_PRECISION": "9"}
                 # Through memory, because GDAL does not report a full disk when it closes a file.
                 buffer = BytesIO()
@@ -239,7 +259,8 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
     """Return geometries in another CRS.
 
     Edges longer than a kilometre get vertices first, which keeps them in place within centimetres. Shared
-    boundaries stay shared: the new vertices of an edge depend on the edge alone.
+    boundaries stay shared: the new vertices of an edge depend on the edge alone. In longitude and latitude a
+    part that crosses the antimeridian goes on beyond 180 degrees.
 
     Args:
         geometries: object (N,), in ``source``.
@@ -270,6 +291,12 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
     except (RasterioError, CPLE_BaseError) as error:
         places[:], reason = np.nan, str(error).rstrip(".")
     moved: Geometries = shapely.set_coordinates(dense, places)
+    if target.is_geographic and len(places) and np.ptp(places[:, 0]) > _turn(target) / 2:
+        rings = shapely.get_parts(dense, return_index=True)[0]
+        first = np.cumsum([0, *shapely.get_num_coordinates(rings)[:-1]])
+        counts = shapely.get_num_coordinates(rings)
+        places[:, 0] -= _whole_turns(places[:, 0] - np.repeat(places[first, 0], counts), _turn(target))
+        moved = shapely.set_coordinates(dense, places)
     if np.isfinite(places).all():
         # A polygon that crosses itself by more than rounding, as the world does in a UTM zone, has no inside.
         crossing = moved[~shapely.is_valid(moved)]
@@ -281,6 +308,66 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
         f"Coordinates in {source.to_string()} cannot be transformed to {target.to_string()}: {reason}. "
         "Check that the file declares the CRS that it was made in, and keep only features near the raster."
     )
+
+
+def _turn(crs: CRS) -> float:
+    """Return a whole turn in the unit of a geographic CRS."""
+    return float(2 * np.pi / crs.units_factor[1])
+
+
+def _whole_turns(longitudes: Float64Array, turn: float) -> Float64Array:
+    """Return the nearest multiples of a whole turn."""
+    result: Float64Array = turn * np.rint(longitudes / turn)
+    return result
+
+
+def _move_near(geometries: Geometries, longitude: float, turn: float) -> None:
+    """Move each part of geometries, in place, by whole turns to less than half a turn from a longitude."""
+    for number, geometry in enumerate(geometries):
+        parts = shapely.get_parts(geometry)
+        bounds = shapely.bounds(parts)
+        shifts = _whole_turns((bounds[:, 0] + bounds[:, 2]) / 2 - longitude, turn)
+        if shifts.any():
+            moved = [
+                shapely.transform(part, lambda points, shift=shift: points - [shift, 0])
+                for part, shift in zip(parts, shifts, strict=True)
+            ]
+            geometries[number] = moved[0] if len(moved) == 1 else shapely.union_all(moved)
+
+
+def _cut_at_antimeridian(geometries: Geometries) -> Geometries:
+    """Return geometries in degrees, with all longitudes within 180, cut where they cross it (RFC 7946)."""
+    if shapely.get_type_id(geometries[:1]).tolist() == [0]:
+        return shapely.transform(geometries, lambda points: points - _whole_turns(points * [1, 0], 360.0))
+    result = geometries.copy()
+    bounds = shapely.bounds(geometries)
+    for number in np.flatnonzero((bounds[:, 0] < -180) | (bounds[:, 2] > 180)):
+        parts = []
+        for turn in (-360.0, 0.0, 360.0):
+            inside = shapely.intersection(geometries[number], shapely.box(turn - 180, -90, turn + 180, 90))
+            parts.append(shapely.transform(inside, lambda points, turn=turn: points - [turn, 0]))
+        whole = [
+            part for part in shapely.get_parts(parts) if part.geom_type == "Polygon" and not part.is_empty
+        ]
+        result[number] = whole[0] if len(whole) == 1 else shapely.multipolygons(whole)
+    return result
+
+
+def _refuse_long_edges(path: Path, geometries: Geometries, turn: float) -> None:
+    """Refuse polygons that leave the map at one side and come back at the other.
+
+    Raises:
+        DataError: If an edge is longer than half a turn, and not a whole one, as that of the world.
+    """
+    places, ring = shapely.get_coordinates(shapely.get_rings(geometries), return_index=True)
+    step = np.abs(np.diff(places[:, 0]))
+    wrong = np.flatnonzero((step > turn / 2) & (step < turn * (1 - 1e-9)) & (np.diff(ring) == 0))
+    if wrong.size:
+        west, east = places[wrong[0], 0], places[wrong[0] + 1, 0]
+        raise DataError(
+            f"{path} has an edge from longitude {west:.9g} to {east:.9g}, around the Earth or across the "
+            "antimeridian. Cut it there: ogr2ogr -wrapdateline OUT.gpkg IN, or write longitudes beyond 180."
+        )
 
 
 def _check_range(geometries: Geometries, source: CRS, unit: float) -> None:
@@ -306,7 +393,7 @@ def _refuse_address(path: Path, error: type[DataError | OutputError]) -> None:
         raise error(f"{path} has ! or ; in its name, which pyogrio takes for an address. Rename it.")
 
 
-def _choose_layer(path: Path, layer: str | None) -> str:
+def _choose_layer(path: Path, layer: str | None, option: str) -> str:
     names = [str(name) for name, geometry in pyogrio.list_layers(path) if geometry is not None]
     if not names:
         raise DataError(f"{path} has a table without geometries; expected polygons or points.")
@@ -316,7 +403,7 @@ def _choose_layer(path: Path, layer: str | None) -> str:
         return layer
     if len(names) > 1:
         raise DataError(
-            f"{path} has {len(names)} layers with geometries: {', '.join(names)}. Choose one with --layer."
+            f"{path} has {len(names)} layers with geometries: {', '.join(names)}. Choose one with {option}."
         )
     return names[0]
 

@@ -2,13 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
 from rasterio.features import geometry_mask
+from rasterio.warp import transform
 
+from landcover._gdal import CPLE_BaseError
 from landcover._typing import BoolArray
 from landcover.errors import DataError, UsageError
 from landcover.extras import needs
@@ -51,6 +56,7 @@ def part_of(
     width: int,
     bbox: Sequence[float] | None,
     aoi: str | Path | None,
+    layer: str | None = None,
 ) -> tuple[Window, Polygons | None]:
     """Return the window of a scene that a box and polygons touch, outward to whole pixels, and the polygons.
 
@@ -61,6 +67,7 @@ def part_of(
         width: Its columns.
         bbox: Left, bottom, right, top in the scene's CRS; None: all.
         aoi: A vector file of polygons, in any CRS; None: all.
+        layer: Its layer; optional where only one has geometries.
 
     Raises:
         UsageError: If the scene is not georeferenced, or the box is not valid.
@@ -86,7 +93,8 @@ def part_of(
             import shapely
         from landcover.io.vectors import read_features
 
-        features = read_features(aoi, place.crs)
+        longitude = middle_longitude(place, height, width)
+        features = read_features(aoi, place.crs, layer=layer, longitude=longitude)
         if features.kind != "polygon":
             raise DataError(f"{aoi} contains points; expected polygons, the area to map.")
         polygons = shapely.transform(
@@ -95,7 +103,8 @@ def part_of(
         touched = _touched(shapely.total_bounds(polygons).tolist(), window)
         if touched is None:
             extent = _spelled(shapely.total_bounds(features.geometries))
-            raise _outside(f"The area {aoi}, which covers {extent},", name, place, window)
+            hint = swapped_axes(shapely.total_bounds(features.geometries), place, height, width)
+            raise _outside(f"The area {aoi}, which covers {extent},", name, place, window, hint)
         window = touched
     return window, polygons
 
@@ -109,11 +118,37 @@ def _touched(pixels: Box, window: Window) -> Window | None:
     return Window(top, left, bottom - top, right - left) if right > left and bottom > top else None
 
 
-def _outside(what: str, name: str, place: Georeference, window: Window) -> DataError:
+def middle_longitude(place: Georeference, height: int, width: int) -> float | None:
+    """Return the longitude of the middle of a raster, in the unit of its CRS; None if it is projected."""
+    if not place.crs.is_geographic:
+        return None
+    left, _, right, _ = place.extent(height, width)
+    return (left + right) / 2
+
+
+def swapped_axes(bounds: Sequence[float], place: Georeference, height: int, width: int) -> str:
+    """Return a sentence if a box of coordinates is on a raster when x and y are swapped; else nothing.
+
+    The axes may have been swapped in the raster's CRS, or as latitude and longitude before.
+    """
+    x, y = (bounds[0] + bounds[2]) / 2, (bounds[1] + bounds[3]) / 2
+    swapped = [(y, x)]
+    with suppress(CRSError, RasterioError, CPLE_BaseError):
+        wgs84 = CRS.from_epsg(4326)
+        (lon,), (lat,) = transform(place.crs, wgs84, [x], [y])
+        (east,), (north,) = transform(wgs84, place.crs, [lat], [lon])
+        swapped.append((east, north))
+    cols, rows = place.pixels(*np.array(swapped, np.float64).T)
+    if (((cols >= 0) & (cols <= width)) & ((rows >= 0) & (rows <= height))).any():
+        return " Its axes look swapped: expected x or longitude first. Run: ogr2ogr -swapxy OUT.gpkg IN"
+    return ""
+
+
+def _outside(what: str, name: str, place: Georeference, window: Window, hint: str = "") -> DataError:
     extent = place.moved(window.row, window.col).extent(window.height, window.width)
     return DataError(
         f"{what} does not touch {name}, of which {_spelled(extent)} is read (left, bottom, right, top in "
-        f"{place.crs.to_string()[:60]})."
+        f"{place.crs.to_string()[:60]}).{hint}"
     )
 
 

@@ -125,6 +125,7 @@ class MosaicScene:
         name: Name in messages.
         bbox: As for :func:`open_scene`.
         aoi: As for :func:`open_scene`.
+        layer: As for :func:`open_scene`.
         how: Fields of :class:`~landcover.raster.scene.Reading`, by name.
 
     Raises:
@@ -138,13 +139,14 @@ class MosaicScene:
         *,
         bbox: Sequence[float] | None = None,
         aoi: str | Path | None = None,
+        layer: str | None = None,
         **how: Any,
     ) -> None:
         place = mosaic.georeference
         self.name, self.height, self.width = name, mosaic.height, mosaic.width
         self.georeference: Georeference | None = place
         self.transform: Affine | None = place.transform
-        self.part, self._polygons = part_of(name, place, self.height, self.width, bbox, aoi)
+        self.part, self._polygons = part_of(name, place, self.height, self.width, bbox, aoi, layer)
         self.gsd = pixel_size(place, self.height, self.width)
         self.damaged: list[Window] = []
         self.warnings: list[str] = []

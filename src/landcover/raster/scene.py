@@ -113,9 +113,12 @@ class Scene:
         reading: Reading,
         bbox: Sequence[float] | None,
         aoi: str | Path | None,
+        layer: str | None,
     ) -> None:
         place, reason = georeference_of(reader, reading.crs)
-        self.part, self._polygons = part_of(address.name, place, reader.height, reader.width, bbox, aoi)
+        self.part, self._polygons = part_of(
+            address.name, place, reader.height, reader.width, bbox, aoi, layer
+        )
         self.name = address.name
         self.height, self.width = reader.shape
         self.georeference = place
@@ -300,6 +303,7 @@ def open_scene(
     *,
     bbox: Sequence[float] | None = None,
     aoi: str | Path | None = None,
+    layer: str | None = None,
     **reading: Any,
 ) -> Scene:
     """Open imagery of any size to read it by strips of rows.
@@ -320,6 +324,7 @@ def open_scene(
         bbox: Left, bottom, right, top in the scene's CRS: the part to map, outward to whole pixels.
         aoi: Vector file of polygons, in any CRS: the part to map is their bounds, and pixels whose centre is
             outside of them are not wanted.
+        layer: Its layer; optional where only one has geometries.
         reading: Fields of :class:`Reading`, by name.
 
     Raises:
@@ -337,7 +342,7 @@ def open_scene(
             reader = stack.enter_context(open_raster(address.text))
             if not reader.count:
                 raise ImageError(_several(address.name, reader.subdatasets, "expected one with bands"))
-            scene = Scene(address, reader, reading=how, bbox=bbox, aoi=aoi)
+            scene = Scene(address, reader, reading=how, bbox=bbox, aoi=aoi, layer=layer)
         stack.pop_all()
         return scene
 

@@ -10,9 +10,10 @@ from affine import Affine
 from rasterio.features import geometry_mask
 
 from landcover._typing import BoolArray, Float64Array, UInt8Array
-from landcover.errors import UsageError
+from landcover.errors import DataError, UsageError
 from landcover.legend import NODATA, Legend
 from landcover.raster import Georeference
+from landcover.raster.extent import middle_longitude, swapped_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,12 @@ class ClassAreas:
         self._transform = Affine.identity()
 
     def add_zones(
-        self, path: Path, column: str | None, georeference: Georeference, size: tuple[int, int]
+        self,
+        path: Path,
+        column: str | None,
+        georeference: Georeference,
+        size: tuple[int, int],
+        layer: str | None = None,
     ) -> None:
         """Also count areas in polygons, which may overlap; a pixel is in a polygon that contains its centre.
 
@@ -71,14 +77,18 @@ class ClassAreas:
             column: What names them; None numbers them from 1.
             georeference: CRS and transform of the map.
             size: Its height and width.
+            layer: Layer of the file; optional where only one has geometries.
 
         Raises:
-            DataError: If the file is not a file of polygons.
+            DataError: If the file is not a file of polygons, or its axes are swapped.
             UsageError: If it does not have the column, or a polygon has no name or that of another.
         """
         from landcover.io.vectors import read_features  # needs an extra
 
-        features = read_features(path, georeference.crs)
+        longitude = middle_longitude(georeference, *size)
+        features = read_features(
+            path, georeference.crs, layer=layer, longitude=longitude, layer_option="--zones-layer"
+        )
         if features.kind != "polygon":
             raise UsageError(f"{path} contains points; expected polygons to count areas in.")
         names = [str(number) for number in range(1, len(features.geometries) + 1)]
@@ -108,6 +118,11 @@ class ClassAreas:
             self.zones[name] = ClassAreas(self.legend, self.row_areas)
             self.zones[name].whole = geometry.area / abs(georeference.transform.determinant)
             self._polygons.append((self.zones[name], geometry, *inside))
+        if not any(rows and cols for _, _, rows, cols in self._polygons):
+            bounds = np.array([geometry.bounds for geometry in features.geometries])
+            box = [*bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0)]
+            if hint := swapped_axes(box, georeference, *size):
+                raise DataError(f"{path}: no polygon overlaps the map.{hint}")
 
     def empty(self) -> "ClassAreas":
         """Return counters of the same map and zones, at zero."""
