@@ -15,6 +15,7 @@ from fake_runtime import ColourRuntime, make_card
 from imagefiles import UTM, photo, save_raster
 from landcover.errors import DataError, UsageError
 from landcover.inference import PredictOptions, predict
+from landcover.io.vectors import read_features
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.postprocess.vectorize import vectorize
 from landcover.raster import Georeference, write_class_raster
@@ -180,6 +181,4 @@ def test_polygons_of_a_map_across_the_antimeridian_are_cut_there(tmp_path, crs):
 def test_the_world_is_not_an_edge_around_the_earth(scene, tmp_path):
     path = geojson(tmp_path / "a.geojson", shapely.box(-180, -90, 180, 90))
     with pytest.raises(DataError, match="fold"):
-        from landcover.io.vectors import read_features
-
         read_features(path, UTM)

@@ -338,7 +338,10 @@ def _move_near(geometries: Geometries, longitude: float, turn: float) -> None:
 def _cut_at_antimeridian(geometries: Geometries) -> Geometries:
     """Return geometries in degrees, with all longitudes within 180, cut where they cross it (RFC 7946)."""
     if shapely.get_type_id(geometries[:1]).tolist() == [0]:
-        return shapely.transform(geometries, lambda points: points - _whole_turns(points * [1, 0], 360.0))
+        points = shapely.get_coordinates(geometries)
+        points[:, 0] -= _whole_turns(points[:, 0], 360.0)
+        moved: Geometries = shapely.points(points)
+        return moved
     result = geometries.copy()
     bounds = shapely.bounds(geometries)
     for number in np.flatnonzero((bounds[:, 0] < -180) | (bounds[:, 2] > 180)):
