@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from landcover.errors import MaskError, UsageError
 from landcover.legend import NODATA
 from landcover.postprocess import sieve
-from landcover.postprocess.sieve import remove_small_regions, sieve_row_blocks
+from landcover.postprocess.sieve import SmallRegions, remove_small_regions, sieve_row_blocks
 
 MAPS = hnp.arrays(
     np.uint8,
@@ -119,3 +119,67 @@ def test_bad_input():
     for wrong in (np.zeros((2, 3), np.uint8), np.zeros((2, 4), np.int64), np.zeros(4, np.uint8)):
         with pytest.raises(MaskError, match=r"expected uint8 \(rows, 4\)"):
             list(sieve_row_blocks(lambda start, stop, wrong=wrong: wrong, 2, 4, 5))
+
+
+def strictly(index, min_pixels, rows=256):
+    blocks = sieve_row_blocks(
+        lambda start, stop: index[start:stop], *index.shape, min_pixels, block_rows=rows, strict=True
+    )
+    return np.concatenate(list(blocks))
+
+
+def label(mask):
+    """Number the 4-connected regions of a mask by a search, from 1."""
+    regions, count = np.zeros(mask.shape, int), 0
+    for start in zip(*np.nonzero(mask), strict=True):
+        if regions[start]:
+            continue
+        count += 1
+        stack = [start]
+        while stack:
+            row, col = stack.pop()
+            inside = 0 <= row < mask.shape[0] and 0 <= col < mask.shape[1]
+            if inside and mask[row, col] and not regions[row, col]:
+                regions[row, col] = count
+                stack += [(row - 1, col), (row + 1, col), (row, col - 1), (row, col + 1)]
+    return regions
+
+
+def sizes(index):
+    """Return the pixels of each region, by class."""
+    values = [value for value in np.unique(index) if value != NODATA]
+    return [np.bincount(label(index == value).ravel())[1:] for value in values]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_strictly_no_small_region_remains(seed):
+    rng = np.random.default_rng(seed)
+    index = rng.integers(0, 4, rng.integers(1, 40, 2)).astype(np.uint8)
+    index[rng.random(index.shape) < rng.choice([0, 0.1, 0.6])] = NODATA
+    least = int(rng.choice([2, 5, 20, 300]))
+    result, plain = strictly(index, least), remove_small_regions(index, least)
+    assert np.array_equal(result, strictly(index, least, rows=3))
+    assert all((size >= least).all() for size in sizes(result))
+    assert (result[index == NODATA] == NODATA).all()
+    # What the rule makes large enough stays.
+    for value in np.unique(plain[plain != NODATA]):
+        regions = label(plain == value)
+        large = np.isin(regions, np.flatnonzero(np.bincount(regions.ravel()) >= least)) & (regions > 0)
+        assert (result[large] == value).all()
+    # Only islands that are too small become nodata.
+    islands = label(index != NODATA)
+    lost = np.unique(islands[(result == NODATA) & (index != NODATA)])
+    assert all(np.count_nonzero(islands == island) < least for island in lost)
+    counter = SmallRegions(index.shape[1])
+    for row in range(0, len(plain), 3):
+        counter.add(plain[row : row + 3])
+    assert counter.count(least) == sum(int((size < least).sum()) for size in sizes(plain))
+
+
+def test_stripes_that_are_all_small_join_or_disappear():
+    stripes = (np.arange(60)[None] // 10).astype(np.uint8)
+    assert np.array_equal(remove_small_regions(stripes, 1000), stripes)
+    assert (strictly(stripes, 1000) == NODATA).all()
+    joined = strictly(stripes, 20)
+    assert all((size >= 20).all() for size in sizes(joined))
+    assert NODATA not in joined

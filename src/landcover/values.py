@@ -55,8 +55,11 @@ class _Measure:
         return check_gsd(gsd)
 
 
+@dataclass(frozen=True)
 class RegionSize(_Measure):
     """Size below which a region of a map is small, in pixels or in square metres.
+
+    ``strict``: no smaller region remains, see :func:`landcover.postprocess.sieve.decide`.
 
     Examples:
         >>> RegionSize.parse("8000px").pixels()
@@ -66,6 +69,11 @@ class RegionSize(_Measure):
     """
 
     GROUND, WHAT, SUCH_AS = "m2|ha|km2", "region size", "8000px, 2000m2, 1ha or 0.5km2"
+
+    strict: bool = False
+
+    def __str__(self) -> str:
+        return super().__str__() + (" strict" if self.strict else "")
 
     def pixels(self, gsd: float | None = None) -> int:
         """Return the least whole number of pixels that is not below the size, at least 1.

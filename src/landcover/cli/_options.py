@@ -16,6 +16,7 @@ from landcover.legend import Legend as LegendClass
 if TYPE_CHECKING:
     from landcover.config import Options
     from landcover.raster import Reading
+    from landcover.values import RegionSize
 
 MAIN, INPUT, PROCESSING, PRODUCTS, REPORTS = "Most used", "Input", "Processing", "Products", "Reports"
 GENERAL = "General"
@@ -87,6 +88,30 @@ MinRegion = Annotated[
         metavar="SIZE",
     ),
 ]
+MinRegionStrict = Annotated[
+    bool,
+    option(
+        "Also remove small regions that --min-region leaves: they join their largest neighbour, or become "
+        "nodata without one.",
+        group=PROCESSING,
+    ),
+]
+
+
+def region_size(text: str | None, *, strict: bool) -> "RegionSize | None":
+    """Return the size of --min-region and --min-region-strict.
+
+    Raises:
+        UsageError: If it is not valid, or the second is given alone.
+    """
+    from landcover.errors import UsageError
+    from landcover.values import RegionSize
+
+    if text is None and strict:
+        raise UsageError("--min-region-strict needs --min-region, the smallest region that stays.")
+    return None if text is None else RegionSize.parse(text, strict=strict)
+
+
 Device = Annotated[str, option("auto, cpu, cuda, or cuda:1.", group=PROCESSING)]
 Runtime = Annotated[
     Literal["auto", "openvino", "onnxruntime", "torch"],

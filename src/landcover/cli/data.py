@@ -44,6 +44,7 @@ def clean(
     min_region: Annotated[
         str, option("Smallest region that stays: 8000px, 2000m2, 1ha.", group=MAIN, metavar="SIZE")
     ],
+    min_region_strict: _options.MinRegionStrict = False,
     legend: _options.Legend = None,
     gsd: _options.Gsd = None,
     mask_format: _options.Form = "palette",
@@ -53,11 +54,13 @@ def clean(
 ) -> None:
     """Give small regions of masks their largest neighbour's class."""
     from landcover.postprocess.cleaning import clean as clean_masks
+    from landcover.postprocess.sieve import remaining_regions
+    from landcover.values import RegionSize
 
     result = clean_masks(
         masks,
         out,
-        min_region=min_region,
+        min_region=RegionSize.parse(min_region, strict=min_region_strict),
         legend=legend,
         gsd=gsd,
         mask_format=mask_format,
@@ -67,6 +70,8 @@ def clean(
     )
     if result.off_palette:
         log.warning("%s off-palette pixels became unknown.", f"{result.off_palette:,}")
+    if result.small_regions:
+        log.warning("%s", remaining_regions(out, result.small_regions))
     share = 100 * result.changed / result.pixels if result.pixels else 0.0
     _end(f"{share:.2f} % of the pixels changed. Cleaned", len(result.written), result.failed, out)
 

@@ -170,6 +170,7 @@ def vectorize(
     legend: _options.Legend = None,
     confidence: Annotated[Path | None, option("Confidence or probabilities of the map.", group=INPUT)] = None,
     min_region: _options.MinRegion = None,
+    min_region_strict: _options.MinRegionStrict = False,
     simplify: Annotated[
         str | None, option("Smooth shared outlines with this tolerance: 2m or 4px.", group=PROCESSING)
     ] = None,
@@ -181,6 +182,7 @@ def vectorize(
     force: _options.Force = False,
 ) -> None:
     """Convert a map to polygons without overlaps or gaps."""
+    from landcover.postprocess.sieve import remaining_regions
     from landcover.postprocess.vectorize import vectorize as vectorize_map
     from landcover.values import Tolerance
 
@@ -189,12 +191,14 @@ def vectorize(
         out,
         legend=legend,
         confidence=confidence,
-        min_region=min_region,
+        min_region=_options.region_size(min_region, strict=min_region_strict),
         simplify=None if simplify is None else Tolerance.parse(simplify, max_memory_mb=max_memory_mb),
         gsd=gsd,
         force=force,
     )
     put({**asdict(result), "path": str(result.path)}, json, None, force=force)
+    if result.small_regions:
+        log.warning("%s", remaining_regions(map, result.small_regions))
     if not result.polygons:
         log.warning("%s is all nodata: %s has no polygons.", map, out)
     else:

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -173,6 +173,7 @@ class Prediction:
             "gsd": made.gsd,
             "gsd_source": made.gsd_source,
             "nodata_pixels": height * width - int(pixels.sum()),
+            "small_regions": made.small_regions,
             "repeated_pixels": int(self.repeated[task.map].pixels.sum()) if task.map in self.repeated else 0,
             "pixels": {self.legend.names[i]: int(pixels[i]) for i in self.legend.scored},
             "classes": [asdict(area) for area in made.areas.table()],
@@ -396,13 +397,16 @@ def provenance(
     runtime: Runtime, sha256: str | None, options: PredictOptions, precision: Precision
 ) -> dict[str, str]:
     """Return the provenance of a map as tags; make_map adds those of the scene."""
+    region = None
+    if options.min_region is not None:
+        region = str(replace(options.min_region, strict=options.min_region_strict))
     tags = {
         "LANDCOVER_VERSION": __version__,
         "LANDCOVER_MODEL_SHA256": sha256,
         "LANDCOVER_MODEL_GSD": f"{runtime.card.preprocessing.gsd:g}",
         "LANDCOVER_RUNTIME": f"{runtime.name} {precision}",
         "LANDCOVER_MODEL_LICENCE": runtime.card.licence or None,
-        "LANDCOVER_MIN_REGION": None if options.min_region is None else str(options.min_region),
+        "LANDCOVER_MIN_REGION": region,
     }
     return {name: value for name, value in tags.items() if value is not None}
 
@@ -447,7 +451,7 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
     notes = tuple(printable(str(note)).replace(IMAGE, task.name) for note in stored)
     ood = read_ood(opened.tags.get(UNLIKE, ""))
     place = opened.georeference
-    return MadeMap(task, opened.size, gsd, gsd_source, areas, damaged, notes, ood, place, kept=True)
+    return MadeMap(task, opened.size, gsd, gsd_source, areas, damaged, notes, ood, place, 0, kept=True)
 
 
 def _made_otherwise(task: Task, tags: Sequence[str]) -> OutputError:

@@ -193,6 +193,14 @@ class PredictOptions(Options):
             metavar="SIZE",
         ),
     ] = None
+    min_region_strict: Annotated[
+        bool,
+        Option(
+            "Also remove small regions that --min-region leaves: they join their largest neighbour, or "
+            "become nodata without one.",
+            group=PROCESSING,
+        ),
+    ] = False
     probabilities: Annotated[
         bool,
         Option("Also write the probability of each class.", group=PRODUCTS, changes_map=False),
@@ -291,6 +299,8 @@ class PredictOptions(Options):
             raise cannot_overlap(self.window_px or 0, self.overlap_px)
         if self.zones is None and not (self.zone_column is None and self.zones_layer is None):
             raise UsageError("--zone-column and --zones-layer need --zones, the file of polygons.")
+        if self.min_region_strict and self.min_region is None:
+            raise UsageError("--min-region-strict needs --min-region, the smallest region that stays.")
         if self.layer is not None and self.aoi is None:
             raise UsageError("--layer needs --aoi, the file of polygons that has the layer.")
         if self.resume and self.force:

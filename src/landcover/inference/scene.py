@@ -24,7 +24,12 @@ from landcover.machine import check_disk, needing_memory
 from landcover.model.preprocessing import Size
 from landcover.model.runtimes import Runtime
 from landcover.ood import OodReport
-from landcover.postprocess.sieve import remove_small_regions, sieve_row_blocks
+from landcover.postprocess.sieve import (
+    SmallRegions,
+    remaining_regions,
+    remove_small_regions,
+    sieve_row_blocks,
+)
 from landcover.raster import Georeference, RasterSpec, write_bands
 from landcover.raster.mapfiles import write_map_file
 from landcover.raster.writing import CONFIDENCE
@@ -70,6 +75,7 @@ class MadeMap:
         notes: Warnings about the scene.
         ood: How much of it is out of distribution for the model; None if unknown.
         georeference: CRS and transform, or None.
+        small_regions: Regions smaller than ``min_region`` that remain; 0 for a kept map.
         kept: Whether it existed before; with ``resume``, or because another process made it.
     """
 
@@ -82,6 +88,7 @@ class MadeMap:
     notes: tuple[str, ...] = ()
     ood: OodReport | None = None
     georeference: Georeference | None = None
+    small_regions: int = 0
     kept: bool = False
 
     @property
@@ -96,6 +103,8 @@ class MadeMap:
                 f"{self.task.name}: {len(self.damaged)} damaged blocks ({pixels:,} pixels) are nodata in the "
                 "map. Copy the file again, or pass --strict to skip such scenes."
             )
+        if self.small_regions:
+            found.append(remaining_regions(self.task.name, self.small_regions))
         return found
 
 
@@ -167,9 +176,9 @@ def make_map(
         if report is not None:
             tags[UNLIKE] = json.dumps(report.to_dict())
         spec = RasterSpec(*imagery.size, imagery.georeference, tags, imagery.transform)
-        write_products(task, work, spec, options, gsd, areas)
+        small = write_products(task, work, spec, options, gsd, areas)
     place = imagery.georeference
-    return MadeMap(task, imagery.size, gsd, gsd_source, areas, log.damaged, log.notes, report, place)
+    return MadeMap(task, imagery.size, gsd, gsd_source, areas, log.damaged, log.notes, report, place, small)
 
 
 def scene_grid(runtime: Runtime, imagery: Imagery, options: PredictOptions, name: str) -> Grid:
@@ -246,8 +255,11 @@ def write_products(
     options: PredictOptions,
     gsd: float,
     areas: ClassAreas,
-) -> None:
+) -> int:
     """Write the map and the other products of a scene from the rows of all its blocks, and count areas.
+
+    Returns:
+        The number of regions that are smaller than ``min_region`` and remain.
 
     Raises:
         OutputError: If something cannot be written.
@@ -264,10 +276,13 @@ def write_products(
             task.beside("_confidence.tif"), single, spec, ["confidence"], CONFIDENCE, cog=cog, force=force
         )
 
-    classes, strips = work.classes, work.classes.strips()
+    classes, strips, min_pixels = work.classes, work.classes.strips(), 1
+    small = SmallRegions(spec.width)
     if options.min_region is not None:
         min_pixels = options.min_region.pixels(gsd)
-        if spec.height * spec.width <= IN_MEMORY_PIXELS:
+        if options.min_region_strict:
+            strips = sieve_row_blocks(classes.read, spec.height, spec.width, min_pixels, strict=True)
+        elif spec.height * spec.width <= IN_MEMORY_PIXELS:
             strips = iter([remove_small_regions(classes.read(0, spec.height), min_pixels)])
         else:
             strips = sieve_row_blocks(classes.read, spec.height, spec.width, min_pixels)
@@ -276,6 +291,8 @@ def write_products(
         row = 0
         for strip in strips:
             areas.add(row, strip)
+            if min_pixels > 1:
+                small.add(strip)
             row += len(strip)
             yield strip
 
@@ -299,6 +316,7 @@ def write_products(
         confidence = task.beside("_confidence.tif") if options.confidence else None
         polygons = task.map.with_suffix(f".{options.vector}")
         vectorize(task.map, polygons, legend=legend, confidence=confidence, force=force)
+    return small.count(min_pixels) if min_pixels > 1 else 0
 
 
 def work_digest(task: Task, options: PredictOptions) -> str:

@@ -18,7 +18,7 @@ from landcover.io import MaskFormat, read_mask
 from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE
 from landcover.io.locks import locked_folder
 from landcover.legend import DEEPGLOBE, Legend
-from landcover.postprocess.sieve import BLOCK_ROWS, decide, remove_small_regions, rewrite
+from landcover.postprocess.sieve import BLOCK_ROWS, SmallRegions, decide, remove_small_regions, rewrite
 from landcover.raster import RasterSpec, ground_sample_distance, write_map
 from landcover.raster.classmap import carried_legend, open_class_map
 from landcover.scale import check_gsd
@@ -38,6 +38,7 @@ class Cleaned:
         pixels: Pixels of the new masks.
         changed: Pixels with another class than before.
         off_palette: Pixels whose colour is not a class, which became unknown.
+        small_regions: Regions below the smallest size that remain.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -45,6 +46,7 @@ class Cleaned:
     pixels: int = 0
     changed: int = 0
     off_palette: int = 0
+    small_regions: int = 0
 
 
 class MaskLimits(TypedDict, total=False):
@@ -84,7 +86,7 @@ def clean(
     Args:
         masks: Files and folders, in any form that :func:`landcover.io.read_mask` takes.
         out: Folder of the results.
-        min_region: Smallest region that stays, as ``8000px`` or ``2000m2``.
+        min_region: Smallest region that stays, as ``8000px`` or ``2000m2``; or a strict ``RegionSize``.
         legend: Classes of the masks. None: those that each carries, else DeepGlobe's.
         gsd: Metres per pixel of all masks, for areas; None: that of each raster's transform.
         mask_format: Form of the PNGs.
@@ -108,8 +110,8 @@ def clean(
     if gsd is not None:
         check_gsd(gsd)
 
-    def clean_one(task: MaskTask) -> tuple[int, int, int]:
-        """Return the pixels of a mask, those that changed, and those that were off-palette."""
+    def clean_one(task: MaskTask) -> tuple[int, int, int, int]:
+        """Return pixels of a mask: all, changed, off-palette; and the small regions that remain."""
         own, tags, by_blocks = _look_at(task, legend)
         tags["LANDCOVER_MIN_REGION"] = str(size)
 
@@ -120,26 +122,32 @@ def clean(
                 raise MaskError(f"{task.source}: {error}") from error
 
         if by_blocks:
-            return _clean_by_blocks(task, own, min_pixels(), tags, force=force)
+            return _clean_by_blocks(task, own, min_pixels(), tags, strict=size.strict, force=force)
         mask = read_mask(task.source, own, **allowed)
-        index = remove_small_regions(mask.index, min_pixels())
+        least, width = min_pixels(), mask.index.shape[1]
+        if size.strict:
+            index = next(rewrite([mask.index], width, decide([mask.index], width, least, strict=True)))
+        else:
+            index = remove_small_regions(mask.index, least)
+        small = SmallRegions(width)
+        small.add(index)
         task.write(index, own, mask_format=mask_format, tags=tags, force=force)
-        return index.size, int(np.count_nonzero(index != mask.index)), mask.off_palette
+        changed = int(np.count_nonzero(index != mask.index))
+        return index.size, changed, mask.off_palette, small.count(least)
 
     with locked_folder(Path(out)):
         tasks = plan_masks(masks, Path(out), suffixes=MASK_SUFFIXES, force=force)
         done, failed = work_off(tasks, clean_one, "Cleaning")
-    pixels, changed, off_palette = (
-        sum(counts) for counts in zip((0, 0, 0), *(c for _, c in done), strict=True)
-    )
-    return Cleaned([task.target for task, _ in done], failed, pixels, changed, off_palette)
+    sums = (sum(counts) for counts in zip((0, 0, 0, 0), *(c for _, c in done), strict=True))
+    return Cleaned([task.target for task, _ in done], failed, *sums)
 
 
 def _clean_by_blocks(
-    task: MaskTask, legend: Legend, min_pixels: int, tags: dict[str, str], *, force: bool
-) -> tuple[int, int, int]:
+    task: MaskTask, legend: Legend, min_pixels: int, tags: dict[str, str], *, strict: bool, force: bool
+) -> tuple[int, int, int, int]:
     """Clean a raster of class indices, of which no more than a row block is held."""
     changed = 0
+    small: SmallRegions
     with open_class_map(task.source, legend) as source:
 
         def blocks() -> Iterator[UInt8Array]:
@@ -150,12 +158,14 @@ def _clean_by_blocks(
             old, read = tee(blocks())  # rewrite takes one block for each that it yields: no more is held
             for before, after in zip(old, rewrite(read, source.width, values), strict=True):
                 changed += int(np.count_nonzero(before != after))
+                small.add(after)
                 yield after
 
-        values = decide(blocks(), source.width, min_pixels)
+        small = SmallRegions(source.width)
+        values = decide(blocks(), source.width, min_pixels, strict=strict)
         spec = RasterSpec(source.height, source.width, source.place, tags)
         write_map(task.target, cleaned(values), spec, legend, force=force)
-        return source.height * source.width, changed, 0
+        return source.height * source.width, changed, 0, small.count(min_pixels)
 
 
 def _look_at(task: MaskTask, legend: Legend | None) -> tuple[Legend, dict[str, str], bool]:

@@ -5,6 +5,7 @@ Both follow the rule of :func:`remove_small_regions`, with the same bytes. Only 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 from rasterio.features import sieve
@@ -68,6 +69,8 @@ def sieve_row_blocks(
     min_pixels: int,
     block_rows: int = BLOCK_ROWS,
     nodata: int = NODATA,
+    *,
+    strict: bool = False,
 ) -> Iterator[UInt8Array]:
     """Give regions below a number of pixels the class of their largest neighbour, by row blocks.
 
@@ -83,6 +86,7 @@ def sieve_row_blocks(
         min_pixels: Smallest region that stays, in pixels; 1 changes nothing.
         block_rows: Rows that are read at a time; the result does not depend on it.
         nodata: Value of pixels outside the imagery.
+        strict: Also remove the regions that remain, see :func:`decide`.
 
     Returns:
         An iterator over the new map, uint8 (n, width), in the blocks that were read.
@@ -101,19 +105,27 @@ def sieve_row_blocks(
         return (read_rows(start, min(start + block_rows, height)) for start in starts)
 
     def sieved() -> Iterator[UInt8Array]:
-        yield from rewrite(blocks(), width, decide(blocks(), width, min_pixels, nodata), nodata)
+        yield from rewrite(
+            blocks(), width, decide(blocks(), width, min_pixels, nodata, strict=strict), nodata
+        )
 
     return blocks() if min_pixels == 1 else sieved()
 
 
-def decide(blocks: Iterable[UInt8Array], width: int, min_pixels: int, nodata: int = NODATA) -> UInt8Array:
+def decide(
+    blocks: Iterable[UInt8Array], width: int, min_pixels: int, nodata: int = NODATA, *, strict: bool = False
+) -> UInt8Array:
     """Read a map once and return the new value of each piece that :class:`Labeller` numbers.
+
+    With ``strict`` no small region remains: those that the rule leaves join their largest neighbour, the
+    smallest region first, until they are large enough; those without a neighbour become nodata.
 
     Args:
         blocks: The map from top to bottom, uint8 (n, width) each.
         width: Columns of the map.
         min_pixels: Smallest region that stays.
         nodata: Value of pixels outside the imagery.
+        strict: Whether to remove the small regions that remain.
 
     Returns:
         uint8 (pieces + 1,); the last entry is ``nodata``.
@@ -139,7 +151,103 @@ def decide(blocks: Iterable[UInt8Array], width: int, min_pixels: int, nodata: in
     heir = _heirs(sizes, region[first], region[second], min_pixels)
     values = np.zeros(len(sizes), np.uint8)
     values[pieces] = value[: len(pieces)]
-    return np.append(values[heir[pieces]], np.uint8(nodata))
+    values = values[heir]
+    if strict:
+        values = _merged(sizes, values, heir, (region[first], region[second]), min_pixels, nodata)
+    return np.append(values[pieces], np.uint8(nodata))
+
+
+def remaining_regions(name: object, count: int) -> str:
+    """Return a sentence about small regions that remain in a map."""
+    return (
+        f"{name}: {count:,} regions below the smallest size remain, because they touch no region that is "
+        "large enough, or nodata alone. Pass --min-region-strict to remove them."
+    )
+
+
+class SmallRegions:
+    """The regions of a map that are below a number of pixels, counted while its blocks are written.
+
+    Args:
+        width: Columns of the map.
+        nodata: Value of pixels outside the imagery.
+    """
+
+    def __init__(self, width: int, nodata: int = NODATA) -> None:
+        self._labeller = Labeller(width, nodata)
+        self._size = np.zeros(0, np.intp)
+
+    def add(self, block: UInt8Array) -> None:
+        """Count the next block, uint8 (n, width)."""
+        runs = self._labeller.label(block)
+        if self._labeller.pieces > len(self._size):
+            self._size = np.pad(self._size, (0, 2 * self._labeller.pieces - len(self._size)))
+        own = np.flatnonzero(runs.piece >= 0)
+        own = own[np.searchsorted(own, runs.above) :]
+        np.add.at(self._size, runs.piece[own], runs.length[own])
+
+    def count(self, min_pixels: int) -> int:
+        """Return how many regions are smaller."""
+        pieces = self._labeller.regions()[:-1]
+        sizes = np.zeros(pieces.max(initial=-1) + 1, np.intp)
+        np.add.at(sizes, pieces, self._size[: len(pieces)])
+        return int(np.count_nonzero(sizes < min_pixels))
+
+
+def _merged(
+    size: IntArray,
+    value: UInt8Array,
+    heir: IntArray,
+    pairs: tuple[IntArray, IntArray],
+    min_pixels: int,
+    nodata: int,
+) -> UInt8Array:
+    """Return the value of each region, uint8 (R,), after the small ones that remain were merged.
+
+    Args:
+        size: (R,) pixels of each region.
+        value: uint8 (R,), its value by the rule.
+        heir: (R,), the region whose value it has.
+        pairs: Regions that touch, two arrays (P,), in GDAL's order; all in which one is small.
+        min_pixels: Smallest region that stays.
+        nodata: Value of small regions without a neighbour.
+    """
+    root, total, kinds = (
+        heir.tolist(),
+        np.bincount(heir, size, len(size)).astype(int).tolist(),
+        value.tolist(),
+    )
+
+    def find(region: int) -> int:
+        while root[region] != region:
+            root[region] = root[root[region]]
+            region = root[region]
+        return region
+
+    beside: dict[int, dict[int, None]] = {}  # in the order of contact
+    first, second = heir[pairs[0]], heir[pairs[1]]
+    for a, b in zip(first.tolist(), second.tolist(), strict=True):
+        if a != b:
+            beside.setdefault(a, {})[b] = None
+            beside.setdefault(b, {})[a] = None
+    waiting = [(total[region], region) for region in np.unique(heir).tolist() if total[region] < min_pixels]
+    heapify(waiting)
+    while waiting:
+        pixels, region = heappop(waiting)
+        if find(region) != region or total[region] != pixels:
+            continue  # it grew
+        around = dict.fromkeys(other for other in map(find, beside.get(region, ())) if other != region)
+        if not around:
+            kinds[region] = nodata
+            continue
+        alike = [other for other in around if kinds[other] == kinds[region]]
+        target = max(alike or around, key=lambda other: total[other])  # of equal ones the first
+        root[region] = target
+        total[target] += pixels
+        beside.setdefault(target, {}).update(around)
+        if total[target] < min_pixels:
+            heappush(waiting, (total[target], target))
+    return np.array([kinds[find(region)] for region in range(len(root))], np.uint8)
 
 
 def rewrite(

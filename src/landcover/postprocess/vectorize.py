@@ -50,12 +50,14 @@ class Vectorized:
         polygons: Number of polygons of each class that has some, by name in index order.
         pixels: Pixels of each of these classes.
         area_m2: Area of each in square metres; None where the size of a pixel is unknown.
+        small_regions: Regions smaller than ``min_region`` that remain.
     """
 
     path: Path
     polygons: dict[str, int]
     pixels: dict[str, int]
     area_m2: dict[str, float] | None
+    small_regions: int = 0
 
 
 def vectorize(
@@ -93,7 +95,7 @@ def vectorize(
         confidence: Raster on the map's grid with probabilities in 0..1, or 0..255 in 8 bits. Of several
             bands, such as one for each class, the highest counts.
         min_region: Remove smaller regions first, as ``8000px`` or ``2000m2``; see
-            :func:`~landcover.postprocess.sieve.remove_small_regions`.
+            :func:`~landcover.postprocess.sieve.remove_small_regions`; or a ``RegionSize`` that is strict.
         simplify: Tolerance such as ``2m`` or ``4px``: points of outlines are left out where that changes an
             area by less than about the square of it (Visvalingam and Whyatt). Shared borders stay shared;
             borders to nodata and of the map do not change. All outlines are held in memory.
@@ -143,9 +145,11 @@ def vectorize(
         def blocks() -> Iterator[UInt8Array]:
             return map(source.read, track(strips, f"Reading {source.path.name}"))
 
-        cleaned: Blocks = blocks
+        cleaned, min_pixels = blocks, 1
         if min_region is not None:
-            values = decide(blocks(), source.width, RegionSize.parse(min_region).pixels(gsd))
+            size = RegionSize.parse(min_region)
+            min_pixels = size.pixels(gsd)
+            values = decide(blocks(), source.width, min_pixels, strict=size.strict)
             cleaned = lambda: rewrite(blocks(), source.width, values)  # noqa: E731
         labeller, points = Labeller(width), 0
         for block in _framed(cleaned(), width):
@@ -191,7 +195,7 @@ def vectorize(
         columns = {name: values.dtype for name, values in none.items()}
         style = polygon_qml(source.legend, "class")
         write_features(out, map(batch, found), columns, crs, style=style, force=force)
-        return _summary(out, tallies, source.legend.names)
+        return _summary(out, tallies, source.legend.names, min_pixels)
 
 
 def _framed(blocks: Iterable[UInt8Array], width: int) -> Iterator[UInt8Array]:
@@ -228,7 +232,7 @@ def _second_pass(
     yield trace(Bends.joined(held), width)
 
 
-def _summary(out: Path, tallies: Tallies, names: tuple[str, ...]) -> Vectorized:
+def _summary(out: Path, tallies: Tallies, names: tuple[str, ...], min_pixels: int) -> Vectorized:
     polygons = np.bincount(tallies.value, minlength=len(names))
     there = [(index, name) for index, name in enumerate(names) if polygons[index]]
 
@@ -242,4 +246,5 @@ def _summary(out: Path, tallies: Tallies, names: tuple[str, ...]) -> Vectorized:
         polygons={name: int(polygons[index]) for index, name in there},
         pixels=sums(tallies.pixels),
         area_m2=None if tallies.area_m2 is None else sums(tallies.area_m2),
+        small_regions=int(np.count_nonzero(tallies.pixels < min_pixels)),
     )
