@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from fleet_world import Here
 from imagefiles import save_raster
 from landcover.cli import build
 from landcover.data.synthetic import make_dataset, make_scene
@@ -172,6 +173,8 @@ def label_points(folder):
     ids=" ".join,
 )
 def test_the_commands_and_snippets_of_a_page_run(names, world, tmp_path, monkeypatch):
+    # Processes that start and load a model take seconds; tests/test_fleet.py has some.
+    monkeypatch.setattr("landcover.fleet.engines.LocalEngine", lambda setup, workers: Here(setup.store))
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     done = set()  # what an earlier page has run word for word: exporting takes a while
     for name in names:

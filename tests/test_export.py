@@ -318,7 +318,7 @@ def check_item(item):
     assert properties["mlm:tasks"] == ["semantic-segmentation"]
     assert properties["mlm:accelerator"] is None
     assert isinstance(properties["mlm:architecture"], str)
-    bands = {band["name"] for band in properties["bands"]}
+    bands = {band["name"] for band in item["assets"]["model"]["bands"]}
     for given in properties["mlm:input"]:
         assert set(given["bands"]) <= bands
         assert len(given["input"]["shape"]) == len(given["input"]["dim_order"]) == 4

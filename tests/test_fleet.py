@@ -1,13 +1,17 @@
 """Fleets: the same bytes however the work was shared, killed and repeated; nothing is lost or left over."""
 
+import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 
 from fleet_world import MODEL, OPTIONS, Here, make_scenes, plan, run, tree
 from landcover.errors import DataError, LandcoverError, ModelError, OutputError, UsageError
@@ -331,3 +335,39 @@ def test_a_unit_survives_the_way_through_its_line(out):
         assert isinstance(unit, Unit)
         assert plan_.parse(line) == (key, unit)
         assert Path(unit.scene).is_absolute()
+
+
+def test_items_and_collection_are_valid_stac(undisturbed, planned, tmp_path):
+    """The core by pystac's schemas; of the extensions, for which there are none here, what they require."""
+    validator = pytest.importorskip("pystac.validation.stac_validator")
+    from pystac import STACObjectType
+
+    out = shutil.copytree(planned, tmp_path / "out")
+    run(out)
+    paths = [*out.rglob("maps/**/*_mask.json"), out / "model/model.json", out / "collection.json"]
+    assert len(paths) == 6
+    for path in paths:
+        data = json.loads(path.read_text())
+        kind = STACObjectType.COLLECTION if data["type"] == "Collection" else STACObjectType.ITEM
+        validator.JsonSchemaSTACValidator().validate_core(data, kind, "1.1.0")
+        hrefs = [one["href"] for one in [*data["links"], *data.get("assets", {}).values()]]
+        assert all((path.parent / href).resolve().is_file() for href in hrefs)
+    item = json.loads((out / "maps/sub/a_mask.json").read_text())
+    properties, map_ = item["properties"], item["assets"]["map"]
+    content = (out / "maps/sub/a_mask.tif").read_bytes()
+    assert map_["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()
+    assert map_["file:size"] == len(content)
+    with rasterio.open(out / "maps/sub/a_mask.tif") as source:
+        assert properties["proj:code"] == source.crs.to_string()
+        assert properties["proj:shape"] == [*source.shape]
+        assert properties["proj:transform"] == [*source.transform][:6]
+        values, counts = np.unique(source.read(1), return_counts=True)
+    classes = {one["value"]: one for one in map_["classification:classes"]}
+    assert [classes[value]["count"] for value in values.tolist()] == counts.tolist()
+    assert all(re.fullmatch(r"[0-9A-Za-z_-]+", one["name"]) for one in classes.values())
+    assert classes[255]["nodata"]
+    assert properties["processing:software"]["landcover"]
+    assert {link["rel"] for link in item["links"]} >= {"derived_from", "collection", "mlm:model"}
+    model = json.loads((out / "model/model.json").read_text())["assets"]["model"]
+    assert model["file:checksum"].removeprefix("1220") == properties["landcover:model_sha256"]
+    assert {"mlm:model", "data"} & {*model["roles"]}

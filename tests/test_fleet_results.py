@@ -3,11 +3,16 @@
 import csv
 import json
 import os
+import re
+import shutil
+import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import yaml
 from affine import Affine
 from typer.testing import CliRunner
 
@@ -100,8 +105,6 @@ def test_a_plan_that_is_not_finished_or_not_placed_is_not_merged(made, tmp_path)
 
 
 def test_verify_finds_every_damage(made, tmp_path):
-    import shutil
-
     out = shutil.copytree(made, tmp_path / "out")
     assert command("fleet", "verify", out).exit_code == 0
     whole = verify(open_store(out))
@@ -169,3 +172,35 @@ def test_plan_and_run_by_the_command_line(made, tmp_path, monkeypatch):
             command("fleet", *words)
     with pytest.raises(DataError, match=r"has no plan\.json"):
         command("fleet", "status", tmp_path)
+
+
+SCHEDULERS = Path(__file__).parents[1] / "docs/how-to/fleets"
+
+
+def shell_of(path):
+    """Return the words of the command that runs a share."""
+    data = yaml.safe_load(path.read_text())
+    match path.stem:
+        case "kubernetes":
+            assert data["spec"]["completionMode"] == "Indexed"
+            return data["spec"]["template"]["spec"]["containers"][0]["args"][0]
+        case "aws-batch":
+            return data["containerProperties"]["command"][-1]
+        case "argo":
+            shard = next(one["container"] for one in data["spec"]["templates"] if one["name"] == "shard")
+            return " ".join([*shard["command"], *shard["args"]])
+    raise AssertionError(path)
+
+
+@pytest.mark.parametrize("name", ["kubernetes.yaml", "aws-batch.yaml", "argo.yaml", "slurm.sh"])
+def test_the_example_of_a_scheduler(name):
+    path = SCHEDULERS / name
+    if path.suffix == ".sh":
+        subprocess.run(["bash", "-n", path], check=True)
+        text = path.read_text()
+    else:
+        text = shell_of(path)
+    assert "landcover fleet run" in text
+    known = {option for parameter in cli.command("fleet run").params for option in parameter.opts}
+    assert {*re.findall(r"(?<= )--[a-z-]+", text.partition("landcover fleet run")[2])} <= known
+    assert re.search(r'--shard "?[^ ]*/', text)

@@ -26,6 +26,7 @@ from landcover.legend import NODATA, Legend
 from landcover.raster import Georeference, RasterSpec, row_areas
 from landcover.raster.classmap import open_class_map
 from landcover.raster.mapfiles import MAP_FORMATS, write_map_file
+from landcover.raster.mosaic import Piece, lay_under
 from landcover.raster.zonal import ClassAreas
 from landcover.windows import Window
 
@@ -146,20 +147,13 @@ def _here(store: Store, key: str) -> Iterator[Path]:
         yield path
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A map of a mosaic: its file, and its window on the mosaic's grid."""
-
-    path: Path
-    window: Window
-
-
 def merge(store: Store, out: Path, *, vector: Path | None = None, force: bool = False) -> ClassAreas:
     """Write all maps of a plan as one Cloud Optimized GeoTIFF, and return its areas.
 
-    The mosaic has the CRS and the pixels of the first map; others are resampled by the nearest pixel. Where
-    maps overlap, the first in the order of the plan that has data counts, in the mosaic, its polygons and its
-    areas alike. Maps without georeference are left out.
+    The mosaic has the CRS and the pixels of the first map; others are resampled by the nearest pixel. Ground
+    of several maps belongs to the first that has data there, in the order of the plan (the rule of
+    :mod:`landcover.raster.mosaic`), in the mosaic, its polygons and its areas. Maps without georeference are
+    left out.
 
     Args:
         store: The store.
@@ -250,9 +244,9 @@ def _strip(
                 height=size[0],
                 width=size[1],
                 resampling=Resampling.nearest,
-                nodata=NODATA,
+                src_nodata=opened.nodata,
+                nodata=opened.nodata,
             ) as warped,
         ):
-            values = opened.read(Window(top, col, bottom - top, width), warped)
-        np.copyto(part, values, where=part == NODATA)
+            lay_under(part, opened.read(Window(top, col, bottom - top, width), warped))
     return strip

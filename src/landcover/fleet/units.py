@@ -39,7 +39,7 @@ FORMAT = 1
 Box = tuple[float, float, float, float]
 """West, south, east, north in degrees."""
 
-_ALONE = ("jobs", "resume", "force", "zones", "zone_column", "zones_layer")
+_ALONE = ("jobs", "resume", "force", "mosaic", "zones", "zone_column", "zones_layer")
 """Options of ``predict`` that do not belong to a single map."""
 
 

@@ -51,7 +51,6 @@ def stac_item(
         "title": f"Land cover at {prepared.gsd:g} m: {', '.join(card.legend.scored_names)}",
         **ANY_TIME,
         "gsd": prepared.gsd,
-        "bands": [{"name": band} for band in RGB],
         "mlm:name": re.sub(r"[^a-zA-Z0-9_. -]+", "-", title),  # the extension allows no others
         "mlm:architecture": f"DeepLabv3+ ({model.encoder})",
         "mlm:tasks": _TASKS,
@@ -109,6 +108,7 @@ def stac_item(
                 "type": f"application/octet-stream; application={'onnx' if is_onnx else 'safetensors'}",
                 "roles": ["mlm:model", "mlm:weights"],
                 "mlm:artifact_type": "onnx" if is_onnx else "safetensors",
+                "bands": [{"name": band} for band in RGB],
                 **file_fields(size, sha256),
             }
         },
