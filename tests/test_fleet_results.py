@@ -79,7 +79,7 @@ def test_the_mosaic_counts_overlaps_once_and_the_first_map_wins(made, tmp_path):
     assert [(row["class"], int(row["pixels"])) for row in rows] == [(c["name"], c["pixels"]) for c in classes]
     import pyogrio
 
-    areas = pyogrio.read_dataframe(vector).area.sum()
+    areas = pyogrio.read_dataframe(vector, layer="all").area.sum()
     assert areas == pytest.approx(inside.sum() * 4, rel=1e-6)
     with pytest.raises(OutputError, match=r"all\.tif exists"):
         merge(open_store(made), out)
