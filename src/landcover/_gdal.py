@@ -270,7 +270,7 @@ def _open_elsewhere(text: str) -> DatasetReader:
     if _REMOTE.match(text):
         if is_hardened():  # also fetch this address; GDAL compares ends of names
             option = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"
-            path = re.sub(r"^(s3|gs|az)://", r"/vsi\1/", text)
+            path = re.sub(r"^(?:(?:s3|gs|az)://|/vsi(?:s3|gs|az)/)", "", text)  # GDAL compares bucket and key
             ends = [re.split("[, ]", path.partition("?")[0])[-1]]
             if "?" in path and not re.search("[, ]", path):
                 ends.append(path)

@@ -3,12 +3,11 @@
 import hashlib
 import json
 import logging
-import math
 import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,8 @@ from landcover.errors import (
     foreign_errors,
 )
 from landcover.fleet.planning import file_digest
-from landcover.fleet.sources import check_version, copy_or_address
 from landcover.fleet.stac import map_item
-from landcover.fleet.store import Store, Version, open_store
+from landcover.fleet.store import Store, open_store
 from landcover.fleet.units import Outcome, Unit, read_plan
 from landcover.inference.blocks import ReadLog, SceneWork, product_rows
 from landcover.inference.maps import provenance, unreadable
@@ -109,15 +107,9 @@ class Worker:
         if unit.blocks is not None and self._store.exists(f"{part}.json"):
             return Outcome("kept")
         with _scratch() as folder:
-            check_pins(unit)
             task = unit.task(folder)
-            if isinstance(task.image, str):
-                pin = unit.pins[0]
-                share = unit.pixels / math.prod(unit.size) if unit.size else 1.0
-                version = Version(pin.size, pin.digest.removeprefix("etag:"))
-                image = copy_or_address(task.image, version, share=share, folder=folder)
-                task = replace(task, image=image)
             refuse = partial(unreadable, task)
+            check_pins(unit)
             gsd = self._runtime.card.preprocessing.gsd
             with foreign_errors(refuse), open_imagery(task, self._options, gsd) as imagery:
                 if unit.blocks is not None:
@@ -258,11 +250,9 @@ def check_pins(unit: Unit) -> None:
 
     Raises:
         DataError: If one of them has changed.
-        StoreError: If a server refuses or does not answer.
     """
     for pin in unit.pins:
         if pin.mtime_ns is None:
-            check_version(pin.path, Version(pin.size, pin.digest.removeprefix("etag:")))
             continue
         path = Path(pin.path)
         try:
