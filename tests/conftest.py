@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import threading
 import time
+from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from export_world import World
+    from object_storage import FaultProxy
 
 SLOW = (
     "test_benchmarks.py::test_a_script_runs",
@@ -54,6 +56,34 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> "World":
     from export_world import make_world
 
     return make_world(tmp_path_factory.mktemp("export"))
+
+
+@pytest.fixture(scope="session")
+def object_storage() -> "Iterator[FaultProxy]":
+    """Object storage behind a proxy that makes faults, see :mod:`object_storage`."""
+    pytest.importorskip("obstore")
+    pytest.importorskip("moto")
+    from object_storage import FaultProxy, s3_server
+
+    with s3_server() as address, FaultProxy(address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(object_storage: "FaultProxy", monkeypatch: pytest.MonkeyPatch) -> "FaultProxy":
+    """The proxy without faults; the environment leads to it, and pauses are short."""
+    from landcover.fleet import sources, store
+    from object_storage import ENVIRONMENT
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": object_storage.address}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(store, "_BACKOFF_S", 0.01)
+    sources._stores.cache_clear()
+    object_storage.faults.clear()
+    object_storage.requests.clear()
+    return object_storage
 
 
 class Server(SimpleHTTPRequestHandler):

@@ -56,6 +56,7 @@ class FaultProxy:
     """
 
     def __init__(self, target):
+        self.target = target
         self.faults, self.requests, self.slow_s = [], [], 3.0
         self._lock = threading.Lock()
         host, port = target.removeprefix("http://").split(":")

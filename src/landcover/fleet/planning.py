@@ -18,8 +18,9 @@ from rasterio.warp import transform_bounds
 
 from landcover._gdal import CPLE_BaseError, is_address, open_raster
 from landcover.errors import DataError, ImageError, UsageError
+from landcover.fleet.sources import scene_version
 from landcover.fleet.store import open_store
-from landcover.fleet.units import MODEL_ITEM, PLAN, Box, Pin, Plan, Unit, stored_options, write_plan
+from landcover.fleet.units import ETAG, MODEL_ITEM, PLAN, Box, Pin, Plan, Unit, stored_options, write_plan
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, declared_crs, find_tasks, open_imagery
@@ -183,7 +184,8 @@ def _units(
     task: Task, source: Mapping[str, str], plan: Plan, options: PredictOptions, runtime: Runtime, most: int
 ) -> Iterator[Unit]:
     """Yield the unit of a scene; of a large one the units of its row blocks, then the one that assembles."""
-    files, size, place = _header(task, options)
+    files, shape, place = _header(task, options)
+    size = shape
     work = work_digest(task, options)
     scene = str(task.image if isinstance(task.image, str) else task.image.absolute())
     scale = None if task.scale is None else (task.scale.gsd, task.scale.source)
@@ -206,7 +208,7 @@ def _units(
         scene=scene,
         picture=task.picture,
         scale=scale,
-        size=task.size,
+        size=task.size or shape,
         work=work,
         pins=tuple(_pins([*files, *([] if options.aoi is None else [options.aoi])])),
         pixels=pixels,
@@ -262,9 +264,8 @@ def _pins(files: Sequence[str | Path]) -> Iterator[Pin]:
     """Yield files as they are now; none for one that cannot be read, which its unit reports."""
     for file in files:
         if isinstance(file, str):
-            folder, _, name = file.rpartition("/")
-            size = open_store(folder).size(name)
-            yield Pin(file, size, f"size:{size}")
+            version = scene_version(file)
+            yield Pin(file, version.size, f"{ETAG}{version.etag}")
             continue
         try:
             status = file.stat()

@@ -162,7 +162,7 @@ class Run:
             summary.kept += outcome.state == "kept"
             if job.key in self._given_up:
                 self._store.delete(f"failed/{job.key}.json")
-            _log.debug("%s: %s", job.unit.output, outcome.state)
+            _log.debug("%s: %s. %s", job.unit.output, outcome.state, outcome.reason)
         elif outcome.state == "waiting":
             if self._is_last_round:
                 summary.waiting.append(job.unit.output)

@@ -1,6 +1,5 @@
 """Scenes in object storage: identified by their version, read by windows or copied here."""
 
-import logging
 import re
 import shutil
 from functools import lru_cache
@@ -13,8 +12,6 @@ from landcover.raster.address import display_name
 
 COPY_SHARE = 0.5
 """Fraction of a file from which on it is copied: windows would need a request for each few blocks."""
-
-_log = logging.getLogger(__name__)
 
 _stores = lru_cache(maxsize=8)(open_store)
 """Connections are kept: opening one costs 60 ms."""
@@ -50,34 +47,34 @@ def check_version(address: str, planned: Version) -> None:
         )
 
 
-def copy_or_address(address: str, planned: Version, *, share: float, folder: Path) -> Path | str:
-    """Return what to read a scene from: a copy here if most of it is needed, else its address.
+def copy_or_address(address: str, size: int, *, share: float, folder: Path) -> tuple[Path | str, str]:
+    """Return what to read a scene from: a copy here if most of it is needed, else its address; and why.
 
-    GDAL reads an address by windows. The choice and the bytes are logged. The caller checks the version at
-    the end (:func:`check_version`), as the scene may change while it is read.
+    GDAL reads an address by windows. The scene may change meanwhile: :func:`check_version` is called before
+    and after.
 
     Args:
         address: The scene.
-        planned: Its version; another one is refused.
+        size: Its bytes.
         share: Fraction of the file that will be read, 0..1.
         folder: Where to copy it to.
 
     Raises:
-        DataError: If it has changed or does not exist.
+        DataError: If it does not exist.
         StoreError: If the server refuses or does not answer.
     """
-    check_version(address, planned)
-    need = f"{readable(share * planned.size)} of {readable(planned.size)}"
+    need = f"about {readable(share * size)} of {readable(size)}"
     free = shutil.disk_usage(folder).free
-    if share < COPY_SHARE or planned.size > free:
+    if share < COPY_SHARE or size > free:
         reason = "" if share < COPY_SHARE else f"; {readable(free)} are free in {folder}"
-        _log.info("%s is read by windows: about %s%s.", display_name(address), need, reason)
-        return address
+        return address, f"{display_name(address)} is read by windows: {need}{reason}"
     store, key = _object(address)
     target = folder / PurePosixPath(key).name
-    store.fetch(key, target)
-    _log.info("%s is copied: about %s will be read.", display_name(address), need)
-    return target
+    try:
+        store.fetch(key, target)
+    except MissingKeyError as error:
+        raise DataError(f"{store.address(key)} does not exist.") from error
+    return target, f"{display_name(address)} is copied to read {need}"
 
 
 def _object(address: str) -> tuple[Store, str]:

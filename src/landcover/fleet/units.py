@@ -16,6 +16,7 @@ done twice does no harm. The store is the only record of what is done:
 
 import hashlib
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +36,9 @@ from landcover.scale import Scale
 PLAN, UNITS, MODEL_ITEM, COLLECTION = "plan.json", "plan.jsonl", "model/model.json", "collection.json"
 FORMAT = 1
 """Version of both files."""
+
+ETAG = "etag:"
+"""Begin of the digest of a scene at an address."""
 
 Box = tuple[float, float, float, float]
 """West, south, east, north in degrees."""
@@ -99,6 +103,13 @@ class Unit:
     def item(self) -> str:
         """Key of the receipt of the map."""
         return PurePosixPath(self.output).with_suffix(".json").as_posix()
+
+    @property
+    def share(self) -> float:
+        """Fraction of the scene's pixels that it reads, 0..1."""
+        if self.parts:
+            return 0.0
+        return min(1.0, self.pixels / math.prod(self.size)) if self.size else 1.0
 
     def task(self, folder: Path) -> Task:
         """Return the work of ``predict``, with the map in a folder here."""

@@ -7,14 +7,13 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from landcover._gdal import is_address
 from landcover.errors import (
     DataError,
     ImageError,
@@ -25,15 +24,17 @@ from landcover.errors import (
     foreign_errors,
 )
 from landcover.fleet.planning import file_digest
+from landcover.fleet.sources import check_version, copy_or_address
 from landcover.fleet.stac import map_item
-from landcover.fleet.store import Store, open_store
-from landcover.fleet.units import Outcome, Unit, read_plan
+from landcover.fleet.store import Store, Version, open_store
+from landcover.fleet.units import ETAG, Outcome, Unit, read_plan
 from landcover.inference.blocks import ReadLog, SceneWork, product_rows
 from landcover.inference.maps import provenance, unreadable
 from landcover.inference.plan import Imagery, Task, open_imagery, products
 from landcover.inference.scene import IMAGE, make_blocks, make_map, scene_grid
 from landcover.model.card import model_digest
 from landcover.model.runtimes import open_model
+from landcover.raster import display_name
 
 _log = logging.getLogger(__name__)
 
@@ -90,16 +91,20 @@ class Worker:
         """Do the unit in a line of the plan, unless its receipt exists."""
         key, unit = self.plan.parse(line)
         try:
-            return self._do(key, unit)
+            try:
+                return self._do(key, unit, unit.share)
+            except _WindowError:  # damage or network: a copy shows which, and is read as any file
+                return self._do(key, unit, 1.0)
+        except _WindowError as error:
+            return Outcome("fault", str(error))
         except (DataError, UsageError, ModelError) as error:
-            is_network = isinstance(error, ImageError) and is_address(unit.scene)
-            return Outcome("fault" if is_network else "refused", str(error))
+            return Outcome("refused", str(error))
         except LandcoverError as error:
             return Outcome("fault", str(error))
         except Exception as error:
             return Outcome("fault", f"{type(error).__name__}: {error}")
 
-    def _do(self, key: str, unit: Unit) -> Outcome:
+    def _do(self, key: str, unit: Unit, share: float) -> Outcome:
         if self._is_published(key, unit):
             self._remove_parts(unit)
             return Outcome("kept")
@@ -110,8 +115,16 @@ class Worker:
             task = unit.task(folder)
             refuse = partial(unreadable, task)
             check_pins(unit)
+            note = ""
+            if isinstance(task.image, str) and unit.pins:
+                image, note = copy_or_address(task.image, unit.pins[0].size, share=share, folder=folder)
+                task = replace(task, image=image)
             gsd = self._runtime.card.preprocessing.gsd
-            with foreign_errors(refuse), open_imagery(task, self._options, gsd) as imagery:
+            with (
+                _naming(unit, task),
+                foreign_errors(refuse),
+                open_imagery(task, self._options, gsd) as imagery,
+            ):
                 if unit.blocks is not None:
                     record = self._compute(unit, task, imagery, folder / "rows")
                     check_pins(unit)
@@ -119,7 +132,7 @@ class Worker:
                     self._store.put_new(f"{part}.json", json.dumps(record).encode())
                     if self._is_published(key, unit):  # assembled meanwhile from another's blocks
                         self._remove(part)
-                    return Outcome("done")
+                    return Outcome("done", note)
                 try:
                     item = self._map(key, unit, task, imagery)
                 except MissingKeyError as error:
@@ -128,7 +141,7 @@ class Worker:
                     return Outcome("waiting", str(error))
         self._store.put_new(unit.item, item)
         self._remove_parts(unit)
-        return Outcome("done")
+        return Outcome("done", note)
 
     def _is_published(self, key: str, unit: Unit) -> bool:
         """Return whether the map of a unit is published.
@@ -237,6 +250,21 @@ class Worker:
             buffer.flush()
 
 
+class _WindowError(ImageError):
+    """A scene at an address could not be read by windows."""
+
+
+@contextmanager
+def _naming(unit: Unit, task: Task) -> Iterator[None]:
+    """Name the planned scene in errors, not its copy; of a scene that is not copied raise another error."""
+    try:
+        yield
+    except DataError as error:
+        if isinstance(task.image, str):
+            raise (_WindowError(str(error)) if isinstance(error, ImageError) else error) from error
+        raise type(error)(str(error).replace(str(task.image), display_name(unit.scene))) from error
+
+
 @contextmanager
 def _scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="landcover-fleet-") as name:
@@ -246,13 +274,15 @@ def _scratch() -> Iterator[Path]:
 def check_pins(unit: Unit) -> None:
     """Check that the files of a unit are those that were planned.
 
-    A local file of the same size and time is; else its digest decides.
+    A local file of the same size and time is; else its digest decides. At an address the entity tag does.
 
     Raises:
         DataError: If one of them has changed.
+        StoreError: If a server refuses or does not answer.
     """
     for pin in unit.pins:
         if pin.mtime_ns is None:
+            check_version(pin.path, Version(pin.size, pin.digest.removeprefix(ETAG)))
             continue
         path = Path(pin.path)
         try:
