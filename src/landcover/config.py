@@ -27,9 +27,11 @@ class Config(BaseModel):
 
     Attributes:
         key_aliases: Other spellings of keys, such as ``optimizer`` for ``optimiser``.
+        key_hints: What to do in place of keys that do not exist, such as ``epochs``.
     """
 
     key_aliases: ClassVar[Mapping[str, str]] = {}
+    key_hints: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -216,6 +218,8 @@ def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
         tables = [table for annotation in inner for table in _tables(annotation)] or tables
     key = ".".join(parts) or "the whole"
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        if hint := getattr(cls, "key_hints", {}).get(key):
+            return f"unknown key {key!r}. {hint}"
         known = {name for table in tables for name in table}
         if len(parts) == 1 and (nested := _nested(cls, parts[0])):
             return f"unknown key {key!r}. Did you mean {' or '.join(map(repr, nested))}?"

@@ -3,6 +3,7 @@
 import ctypes
 import json as json_
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -38,13 +39,30 @@ def keep_freed_memory() -> None:
 
 
 def train(
-    data: _options.OptionalData = None,
+    data: Annotated[
+        list[Path] | None,
+        option(
+            "Data folder or prepared cache. May be given several times; classes are matched to the first by "
+            "name.",
+            group=MAIN,
+        ),
+    ] = None,
     out: Annotated[Path | None, option("Run folder.", group=MAIN)] = None,
-    preset: Annotated[str, option("Preset (see landcover presets) or a YAML file.", group=MAIN)] = "starter",
-    split: Annotated[
+    preset: Annotated[
         str,
-        option("Split: trains on its subset train, validates on val, valid or validation.", group=MAIN),
-    ] = "folders",
+        option(
+            "Preset (see landcover presets) or a YAML file. config.yaml of a run also has its data, split "
+            "and --init.",
+            group=MAIN,
+        ),
+    ] = "starter",
+    split: Annotated[
+        str | None,
+        option(
+            "Split: trains on its subset train, validates on val, valid or validation.  [default: folders]",
+            group=MAIN,
+        ),
+    ] = None,
     minutes: Annotated[float | None, option("Limit in minutes, resumed parts included.", group=MAIN)] = None,
     steps: Annotated[int | None, option("Limit in steps.", group=PROCESSING)] = None,
     settings: Annotated[
@@ -94,6 +112,14 @@ def train(
             "auto: continue the run in --out; never; or a run folder to continue in a copy.", group=PROCESSING
         ),
     ] = "auto",
+    extend: Annotated[
+        bool,
+        option(
+            "Continue the run in --out to another limit in steps or minutes, also where it has ended.",
+            "--extend",
+            group=PROCESSING,
+        ),
+    ] = False,
     gsd: _options.Gsd = None,
     bands: _options.Bands = None,
     scaling: _options.Scaling = None,
@@ -109,7 +135,10 @@ def train(
     sleep_between_layers()
     from landcover.config import dump_yaml, with_overrides
     from landcover.data import open_dataset
+    from landcover.data.combined import combine
+    from landcover.legend import Legend as LegendClass
     from landcover.model.card import read_card
+    from landcover.textfiles import read_yaml
     from landcover.training import load_preset
     from landcover.training import train as train_network
     from landcover.training.processes import LOST, launch
@@ -121,9 +150,22 @@ def train(
             f"--init {init} and --weights {weights} both set the initial weights. Pass only one."
         )
     config = load_preset(preset)
+    inputs = config.inputs
     if init is not None:
         card = read_card(init)
-        config = config.model_copy(update={"model": card.model, "gsd": card.preprocessing.gsd})
+        model = {"model": card.model, "gsd": card.preprocessing.gsd}
+        in_file = (read_yaml(Path(preset)) or {}).keys() if Path(preset).is_file() else ()
+        stated = {name: getattr(config, name) for name in model if name in in_file}
+        if differing := [name for name, value in stated.items() if value not in (None, model[name])]:
+            log.warning(
+                "%s of %s: those of the model of --init %s are used. --set changes what has no weights.",
+                " and ".join(differing),
+                preset,
+                init,
+            )
+        config = config.model_copy(update=model)
+    elif inputs.init is not None and weights is None:
+        init = Path(inputs.init)  # of a run, whose file has network and scale
     chosen: dict[str, Any] = {}  # setting: value
     if weights is not None:
         chosen["weights"] = None if weights == "none" else weights
@@ -135,6 +177,21 @@ def train(
         chosen |= {"minutes": minutes, "steps": steps}
     quoted = [f"{key}={json_.dumps(value, ensure_ascii=False)}" for key, value in chosen.items()]
     config = with_overrides(config, [*(settings or ()), *quoted])
+    given = {
+        "data": tuple(str(path) for path in data) if data else None,
+        "split": split,
+        "init": None if init is None else str(init),
+        "data_gsd": gsd,
+        "legend": None if legend is None else legend.to_dict(),
+        "bands": bands,
+        "scaling": scaling,
+    }
+    inputs = inputs.model_copy(update={name: value for name, value in given.items() if value is not None})
+    if init is None:
+        inputs = inputs.model_copy(update={"init": None})
+    if not show_config:
+        inputs = inputs.model_copy(update={"command": shlex.join(["landcover", *sys.argv[1:]])})
+    config = config.model_copy(update={"inputs": inputs})
     if show_config:
         print(dump_yaml(config), end="")
         return
@@ -144,8 +201,12 @@ def train(
             "--weights FILE or --weights none.",
             config.model.encoder,
         )
-    if data is None or out is None:
-        missing = [name for name, value in {"--data": data, "--out": out}.items() if value is None]
+    if extend and resume != "auto":
+        raise UsageError(
+            f"--extend continues the run in --out; it cannot be combined with --resume {resume}."
+        )
+    if not inputs.data or out is None:
+        missing = [name for name, value in {"--data": inputs.data, "--out": out}.items() if not value]
         raise UsageError(f"Missing option {' and '.join(missing)}.")
     in_group = os.environ.get("WORLD_SIZE", "1")  # of torchrun, or of the call that follows
     if devices is not None and str(devices) != in_group:
@@ -153,10 +214,25 @@ def train(
             raise UsageError(f"--devices {devices}: torchrun has started {in_group} processes. Leave it out.")
         raise typer.Exit(launch(devices, [sys.executable, "-m", "landcover", *sys.argv[1:]]))
     keep_freed_memory()
-    reading = _options.reading(bands, scaling)
-    dataset = open_dataset(data, legend=legend, gsd=gsd, reading=reading, max_off_palette=max_off_palette)
+    reading = _options.reading(inputs.bands, inputs.scaling)
+    labels = (
+        None if inputs.legend is None else LegendClass.from_dict(inputs.legend, f"{preset}: inputs.legend")
+    )
+    datasets = [
+        open_dataset(
+            folder, legend=labels, gsd=inputs.data_gsd, reading=reading, max_off_palette=max_off_palette
+        )
+        for folder in inputs.data
+    ]
     try:
-        result = train_network(config, data=dataset, out=out, split=split, init=init, resume=resume)
+        result = train_network(
+            config,
+            data=combine(datasets),
+            out=out,
+            split=inputs.split or "folders",
+            init=init,
+            resume="extend" if extend else resume,
+        )
     except LostProcessError:
         if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun reports which one
             raise

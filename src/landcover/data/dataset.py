@@ -105,6 +105,10 @@ class Dataset(ABC):
     scene_table: str | None
     reading: Reading
 
+    def by_source(self, items: Sequence[Item]) -> "list[tuple[Dataset, list[Item]]]":
+        """Return the items with the data set that they are from: more than one for combined data."""
+        return [(self, list(items))]
+
     def known_gsd(self, needed_by: str) -> float:
         """Return :attr:`gsd`; where it is unknown, refuse with what needs it."""
         if self.gsd is None:

@@ -56,15 +56,18 @@ def fingerprints(dataset: "Dataset", items: Sequence["Item"]) -> list[Fingerprin
 
 def image_set(dataset: "Dataset", items: Sequence["Item"]) -> ImageSet:
     """Return the fingerprints and scenes of items, as a model card stores them."""
-    prints = fingerprints(dataset, items)
-    places = (dataset.scenes or {}) if dataset.scene_table is not None else {}
-    scenes = sorted({places[item.key].scene for item in items if item.key in places})
-    return ImageSet(
-        files=frozenset(found.file for found in prints if found.file is not None),
-        pixels=frozenset(found.pixels for found in prints),
-        scenes={str(dataset.scene_table): tuple(scenes)} if scenes else {},
-        unplaced=sum(item.key not in places for item in items),
-    )
+    result = ImageSet()
+    for source, own in dataset.by_source(items):
+        prints = fingerprints(source, own)
+        places = (source.scenes or {}) if source.scene_table is not None else {}
+        scenes = sorted({places[item.key].scene for item in own if item.key in places})
+        result |= ImageSet(
+            files=frozenset(found.file for found in prints if found.file is not None),
+            pixels=frozenset(found.pixels for found in prints),
+            scenes={str(source.scene_table): tuple(scenes)} if scenes else {},
+            unplaced=sum(item.key not in places for item in own),
+        )
+    return result
 
 
 def identical_items(

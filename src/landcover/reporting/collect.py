@@ -100,6 +100,12 @@ class Run:
         return max(scored, key=lambda v: v.miou or 0.0, default=None)
 
     @property
+    def kept(self) -> Validation | None:
+        """The validation of the weights that are kept; None where they were not validated."""
+        step = None if self.card is None else self.card.provenance.get("step")
+        return next((v for v in self.validations if v.step == step and v.miou is not None), None)
+
+    @property
     def legend(self) -> Legend | None:
         """The legend of the best model, else the built-in one with the classes that were validated."""
         if self.card is not None:

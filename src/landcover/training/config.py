@@ -7,7 +7,7 @@ arguments of :func:`landcover.training.train`, not settings.
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -152,6 +152,30 @@ class ValidationConfig(Config):
         return self
 
 
+class InputsConfig(Config):
+    """What a run was started with beside its settings: paths, and options of the data.
+
+    Attributes:
+        data: Data folders or caches.
+        split: The split.
+        init: Model that the run started from, or None.
+        data_gsd: Metres per pixel of the data, as passed.
+        legend: Legend of the masks, as passed.
+        bands: Band numbers, as passed.
+        scaling: Scaling of the values, as passed.
+        command: The command line, for readers; it has no effect.
+    """
+
+    data: tuple[str, ...] = ()
+    split: str | None = None
+    init: str | None = None
+    data_gsd: Positive | None = None
+    legend: dict[str, Any] | None = None
+    bands: str | None = None
+    scaling: str | None = None
+    command: str | None = None
+
+
 class TrainConfig(Config):
     """Settings of a training.
 
@@ -192,6 +216,8 @@ class TrainConfig(Config):
         window_px: Height and width of the windows of the finished model's predictions.
         overlap_px: Overlap of these windows.
         licence: Terms of the finished weights, for its card.
+        inputs: What the run was started with, which ``train`` writes into ``config.yaml``; options of the
+            command line take precedence.
 
     Example:
         >>> lc.TrainConfig(steps=1000, batch_size=4).steps
@@ -199,6 +225,11 @@ class TrainConfig(Config):
     """
 
     key_aliases: ClassVar[Mapping[str, str]] = {"optimizer": "optimiser", "license": "licence"}
+    key_hints: ClassVar[Mapping[str, str]] = {
+        "epochs": "A run is limited by steps or minutes; an epoch is as many steps as there are training "
+        "images / (batch_size * accumulate). Pass --steps N.",
+        "lr": "Did you mean 'optimiser.learning_rate'?",
+    }
 
     model: ModelConfig = ModelConfig()
     weights: str | None = None
@@ -233,6 +264,7 @@ class TrainConfig(Config):
     window_px: Annotated[int, Field(ge=32)] = 512
     overlap_px: Annotated[int, Field(ge=0)] = 128
     licence: str = ""
+    inputs: InputsConfig = InputsConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

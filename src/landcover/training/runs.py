@@ -10,7 +10,7 @@ import math
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 import landcover
 from landcover.errors import ConfigError, ModelError, OutputError, UsageError
-from landcover.io.files import atomic_path
+from landcover.io.files import atomic_path, write_text
 from landcover.model.card import BEST_NAME, LAST_NAME, STATE_KEY
 from landcover.model.files import read_tensor_metadata, read_tensors
 from landcover.model.network import DeepLabV3Plus
@@ -39,7 +39,7 @@ CONFIG_NAME = "config.yaml"
 SOFT_LABELS_NAME = "soft-labels.safetensors"
 """Soft labels of the teachers, if a run has any."""
 
-_FREE = {"device", "threads", "loaders", "log_every", "checkpoint_minutes", "checkpoint_steps"}
+_FREE = {"device", "threads", "loaders", "log_every", "checkpoint_minutes", "checkpoint_steps", "inputs"}
 """Settings that do not change the result and may differ after a resume."""
 
 Reason = Literal["limit", "patience", "interrupted"]
@@ -232,6 +232,10 @@ def run_identity(
     return {**config.model_dump(mode="json", exclude=_FREE), **own, **of_data, "legend": legend}
 
 
+_LIMITS = {"steps", "minutes"}
+"""Settings that may differ where a run is extended."""
+
+
 def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, resume: str | Path) -> bool:
     """Prepare a run folder; return whether it contains this run (:func:`run_identity`), to be resumed.
 
@@ -243,12 +247,18 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
         ConfigError: If the run has another identity; the message names the differing keys.
     """
     if (folder / LAST_NAME).exists():
+        if str(resume) == "extend":
+            _check_same(folder, identity, free=_LIMITS)
+            write_text(folder / CONFIG_NAME, settings, force=True)
+            return True
         if str(resume) != "auto":
             raise OutputError(
                 f"{folder} already contains a run. Choose another --out, or resume it with --resume auto."
             )
         _check_same(folder, identity)
         return True
+    if str(resume) == "extend":
+        raise UsageError(f"{folder} contains no run to extend ({LAST_NAME} is missing). Check --out.")
     if str(resume) not in ("auto", "never"):
         _copy_run(Path(resume), folder, identity)
         return True
@@ -258,7 +268,8 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
         )
     # A start that was killed before its first checkpoint left its settings, and perhaps the start of a log.
     config, log = folder / CONFIG_NAME, folder / LOG_NAME
-    if config.exists() and config.read_bytes() != settings.encode():
+    own, given = (text.partition("\ninputs:")[0] for text in (_text(config), settings))
+    if config.exists() and own != given:
         raise _foreign_file(config)
     if log.exists():
         if not config.exists() or not LOG_BEGIN.startswith(log.read_bytes()[: len(LOG_BEGIN)]):
@@ -267,13 +278,18 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
     return False
 
 
-def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse to resume another run than that of ``identity``."""
+def _text(path: Path) -> str:
+    """Return the text of a file; an empty one if it is missing or not text."""
+    return path.read_bytes().decode(errors="replace") if path.is_file() else ""
+
+
+def _check_same(folder: Path, identity: Mapping[str, Any], *, free: Collection[str] = frozenset()) -> None:
+    """Refuse to resume another run than that of ``identity``, which may differ in the settings ``free``."""
     saved, given = (flatten(run, ".") for run in (read_checkpoint(folder / LAST_NAME)[1], identity))
     differing = {
         key: f"{key} (in the run {saved.get(key)}, given {given.get(key)})"
         for key in sorted(saved.keys() | given.keys())
-        if saved.get(key) != given.get(key)
+        if saved.get(key) != given.get(key) and key not in free
     }
     if not differing:
         return
@@ -281,6 +297,8 @@ def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:
         advice = "pass the unchanged files of its teachers (calibrating or training a model changes its file)"
     elif saved.keys() == given.keys():
         advice = f"pass the settings of {folder / CONFIG_NAME}"
+        if differing.keys() <= _LIMITS:
+            advice = "pass --extend"
     else:
         advice = "use the version that started it"
     raise ConfigError(

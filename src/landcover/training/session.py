@@ -99,7 +99,8 @@ def train(
             must fit it (:func:`landcover.model.card.read_card` returns its settings); ``config.weights`` is
             not used.
         resume: ``auto``: resume the run in ``out`` if there is one; ``never``: refuse a folder that contains
-            a run; or another run folder, which is copied to ``out`` and resumed there.
+            a run; ``extend``: resume it with another limit in steps or minutes, also where it has ended; or
+            another run folder, which is copied to ``out`` and resumed there.
         legend: Legend of the masks, if not the one that the data declare.
         gsd: Metres per pixel of the data, if not what the data declare.
 
@@ -137,7 +138,7 @@ def train(
         _restored_torch_state(group.device),
     ):
         device, precision = group.device, group.precision
-        earlier = folder if str(resume) in ("auto", "never") else Path(resume)
+        earlier = folder if str(resume) in ("auto", "never", "extend") else Path(resume)
         torch.set_num_threads(choose_threads(config.threads, earlier, group.on_machine))
         start_card = None if start is None else read_card(start)
         teachers = read_teachers(config.teachers)
@@ -184,7 +185,7 @@ def train(
             preprocessing=_preprocessing(config, loaded, start_card),
             window_px=config.window_px,
             overlap_px=config.overlap_px,
-            recipe=config.model_dump(mode="json"),
+            recipe=config.model_dump(mode="json", exclude={"inputs"}),
             licence=config.licence,
             provenance={
                 "version": __version__,
@@ -227,6 +228,8 @@ def train(
         )
         if resumed:
             state.load(folder / LAST_NAME)
+            if resume == "extend":
+                state.progress.stale = 0
             threads = torch.get_num_threads()
             runs.warn_of_other_device(
                 folder, device=str(device), threads=threads, precision=precision, processes=group.size
@@ -309,7 +312,7 @@ def _train_to_the_end(run: Run, state: runs.TrainingState, *, resumed: bool) -> 
         log.event(
             "start",
             step=progress.step,
-            config=config.model_dump(mode="json"),
+            config=config.model_dump(mode="json", exclude={"inputs"}),
             counts={"train": len(run.data.train), "validation": len(run.validation)},
             class_share=run.data.class_share,
             provenance=run.card.provenance,

@@ -1,0 +1,143 @@
+"""What runs are made from: data sets, config.yaml and --extend; and the scores of the kept weights."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from imagefiles import photo, save
+from landcover import cli
+from landcover.config import dump_yaml, load_config
+from landcover.data import open_dataset, split
+from landcover.data.combined import combine
+from landcover.data.fingerprints import image_set
+from landcover.errors import ConfigError, UsageError
+from landcover.legend import NODATA, LandClass, Legend
+from landcover.model.card import read_card
+from landcover.training import TrainConfig, train
+from training_world import assert_same_tensors, tiny, write_pairs
+
+FIRST = Legend("one", tuple(LandClass(name, (i, 1, 1)) for i, name in enumerate("abc")), None)
+SECOND = Legend("two", tuple(LandClass(name, (i, 2, 2)) for i, name in enumerate(["?", "c", "a"])), 0)
+INDEX = np.arange(64, dtype=np.uint8).reshape(8, 8) % 3
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.build(), ["train", *map(str, arguments)])
+
+
+def folder(root, legend, *, gsd=1, seed=0):
+    for part in ("train", "val"):
+        save(root / part / "images/1.png", photo(8, 8, seed=seed))
+        save(root / part / "masks/1.png", INDEX)
+    (root / "landcover.yaml").write_text(json.dumps({"gsd": gsd, "legend": legend.to_dict()}))
+    return root
+
+
+def test_several_data_sets_are_one_in_the_legend_of_the_first(tmp_path):
+    paths = [folder(tmp_path / "x", FIRST), folder(tmp_path / "y", SECOND, seed=3)]
+    data = combine([open_dataset(path) for path in paths])
+    assert [item.key for item in data.items] == [f"{n}/{p}/images/1" for n in "xy" for p in ("train", "val")]
+    expected = {"x": INDEX, "y": np.choose(INDEX, [NODATA, 2, 0])}
+    for item in data.items:
+        np.testing.assert_array_equal(data.read_mask(item), expected[item.key[0]])
+        np.testing.assert_array_equal(data.labels(item).index, expected[item.key[0]])
+        np.testing.assert_array_equal(data.read_image(item), photo(8, 8, seed=3 * (item.key[0] == "y")))
+    assert {part: len(items) for part, items in split(data, "folders").items()} == {"train": 2, "val": 2}
+    assert len(image_set(data, data.items).pixels) == 2
+    same = combine([open_dataset(folder(tmp_path / f"{i}/x", FIRST)) for i in range(2)])
+    assert {item.key.split("/")[0] for item in same.items} == {"x-1", "x-2"}
+    with pytest.raises(UsageError, match="b, which the first"):
+        combine([open_dataset(path) for path in paths[::-1]])
+    with pytest.raises(UsageError, match=r"x has 1 m per pixel, .*z 2"):
+        combine([open_dataset(path) for path in (paths[0], folder(tmp_path / "z", FIRST, gsd=2))])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Write data and a run that others start from."""
+    root = tmp_path_factory.mktemp("world")
+    write_pairs(root / "data")
+    write_pairs(root / "more", train_images=2)
+    config = tiny("steps=2", "validation.every_steps=2")
+    (root / "tiny.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    train(config, data=root / "data", out=root / "first")
+    return root
+
+
+def test_config_yaml_reproduces_a_run_with_its_data_split_and_start(world, tmp_path):
+    run = tmp_path / "run"
+    arguments = ("--data", world / "data", "--data", world / "more", "--init", world / "first")
+    settings = ("--preset", world / "tiny.yaml", "--set", "gsd=1.5", "--set", "model.dropout=0.25")
+    found = invoke(*arguments, *settings, "--split", "folders", "--gsd", 1, "--out", run)
+    assert found.exit_code == 0, found.output
+    inputs = load_config(TrainConfig, run / "config.yaml").inputs
+    assert (inputs.data, inputs.split) == ((str(world / "data"), str(world / "more")), "folders")
+    assert (inputs.init, inputs.data_gsd) == (str(world / "first"), 1)
+    assert inputs.command.startswith("landcover ")
+    found = invoke("--preset", run / "config.yaml", "--out", tmp_path / "again")
+    assert found.exit_code == 0, found.output
+    assert_same_tensors(run / "best.safetensors", tmp_path / "again/best.safetensors")
+    assert_same_tensors(run / "last.safetensors", tmp_path / "again/last.safetensors")
+    assert "inputs" not in read_card(run).recipe
+    other = invoke("--preset", run / "config.yaml", "--data", world / "data", "--out", tmp_path / "other")
+    assert other.exit_code == 0, other.output
+    assert load_config(TrainConfig, tmp_path / "other/config.yaml").inputs.data == (str(world / "data"),)
+
+
+def test_values_of_a_file_that_init_replaces_are_named(world, tmp_path, caplog):
+    (tmp_path / "wide.yaml").write_text(
+        dump_yaml(tiny("model.aspp_channels=16", "steps=1")), encoding="utf-8"
+    )
+    caplog.set_level(logging.WARNING)
+    start = ("--data", world / "data", "--init", world / "first", "--out", tmp_path / "run")
+    assert invoke("--preset", tmp_path / "wide.yaml", *start).exit_code == 0
+    assert f"model of {tmp_path / 'wide.yaml'}" in caplog.text
+
+
+def test_a_finished_run_is_extended_to_another_limit(world, tmp_path):
+    data, run = world / "data", tmp_path / "run"
+    settings = ("validation.every_steps=2", "schedule.name=constant")
+    train(tiny("steps=2", *settings), data=data, out=run)
+    longer = tiny("steps=4", *settings)
+    with pytest.raises(ConfigError, match="--extend"):
+        train(longer, data=data, out=run)
+    with pytest.raises(ConfigError, match="seed"):
+        train(tiny("steps=4", "seed=3", *settings), data=data, out=run, resume="extend")
+    result = train(longer, data=data, out=run, resume="extend")
+    assert (result.step, result.reason) == (4, "limit")
+    assert load_config(TrainConfig, run / "config.yaml").steps == 4
+    train(longer, data=data, out=tmp_path / "whole")
+    assert_same_tensors(run / "last.safetensors", tmp_path / "whole/last.safetensors")
+    with pytest.raises(UsageError, match="no run to extend"):
+        train(longer, data=data, out=tmp_path / "none", resume="extend")
+
+
+def test_a_start_from_a_model_of_the_validation_images_is_reported(world, tmp_path, caplog):
+    everything = tiny("steps=1", "validation.every_steps=1")
+    train(everything, data=world / "data", out=tmp_path / "all", split="all")
+    caplog.clear()
+    train(everything, data=world / "data", out=tmp_path / "run", init=tmp_path / "all")
+    assert "Identical image found" in caplog.text
+    assert "2 of the 2 images" in caplog.text
+    caplog.clear()
+    train(everything, data=world / "data", out=tmp_path / "clean", init=world / "first")
+    assert "Identical image found" not in caplog.text
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_reported_score_is_that_of_the_kept_weights(world, tmp_path, keep):
+    config = tiny(
+        "steps=4", "validation.every_steps=2", f"validation.keep={keep}", "optimiser.learning_rate=1.0"
+    )
+    result = train(config, data=world / "data", out=tmp_path)
+    card = read_card(tmp_path)
+    assert result.kept_miou == card.scores[0]["miou"]
+    assert card.provenance["step"] == (result.best_step if keep == "best" else 4)
+
+
+@pytest.mark.parametrize(("key", "words"), [("epochs", "--steps"), ("lr", "optimiser.learning_rate")])
+def test_keys_of_other_tools_get_a_hint(key, words):
+    assert words in str(invoke("--show-config", "--set", f"{key}=3").exception)
