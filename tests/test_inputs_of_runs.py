@@ -76,7 +76,7 @@ def test_config_yaml_reproduces_a_run_with_its_data_split_and_start(world, tmp_p
     inputs = load_config(TrainConfig, run / "config.yaml").inputs
     assert (inputs.data, inputs.split) == ((str(world / "data"), str(world / "more")), "folders")
     assert (inputs.init, inputs.data_gsd) == (str(world / "first"), 1)
-    assert inputs.command.startswith("landcover ")
+    assert inputs.command.startswith("landcover")
     found = invoke("--preset", run / "config.yaml", "--out", tmp_path / "again")
     assert found.exit_code == 0, found.output
     assert_same_tensors(run / "best.safetensors", tmp_path / "again/best.safetensors")
