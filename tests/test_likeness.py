@@ -345,3 +345,40 @@ def test_logs_are_joined_in_any_grouping():
     assert together.notes == ("first", "second")
     assert together.ood == stats + stats
     assert joined([together]) == joined([joined([lower]), joined([upper])]) == together
+
+
+def test_reports_are_graded(learned, unseen):
+    """Stronger noise is farther, by the profile's own distances."""
+    found = []
+    for sigma in (20, 60):
+        noise = np.random.default_rng(0).normal(0, sigma, unseen[0].shape)
+        altered = np.clip(unseen[0] + noise, 0, 255).astype(np.uint8)
+        report = ood_stats(learned, altered).report()
+        features = np.array([features for _, features in windows(altered)])
+        distance = learned.distance(features)
+        median, limit = (learned.distances[learned.levels.index(level)] for level in (0.5, 0.98))
+        far = distance[distance > limit]
+        assert report.degree == pytest.approx(((far - median) / (limit - median)).mean(), abs=0.01)
+        assert f"{report.degree:.1f} times" in report.warning("a.tif")
+        found.append(report.degree)
+    assert 1 < found[0] < found[1]
+
+
+def test_a_folder_has_one_line_and_scenes_that_were_not_judged_count(tmp_path, learned, large):
+    model = save_exported(tmp_path / "m.onnx", runtime(learned).card)
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    for number in range(2):
+        save_tif(folder / f"{number}.tif", np.ascontiguousarray(large[..., ::-1]))
+    save_tif(folder / "small.tif", large[:40, :40])
+    arguments = ["predict", str(folder), "--model", str(model), "--out", str(tmp_path / "out"), "--gsd", "1"]
+    done = CliRunner().invoke(cli.build(), [*arguments, "--json", "-"], catch_exceptions=False)
+    lines = done.stderr.splitlines()
+    assert sum("2 of 3 scenes are out of distribution" in line for line in lines) == 1
+    assert sum("1 of 3 scenes" in line and "compare" in line for line in lines) == 1
+    summary = json.loads(done.stdout)["out_of_distribution"]
+    assert summary == {
+        "flagged": [str(folder / f"{number}.tif") for number in range(2)],
+        "not_judged": 1,
+        "profile": True,
+    }

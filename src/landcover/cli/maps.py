@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 _COVERED = 0.99
 """Fraction of a zone from which on it counts as covered: pixels are counted by their centres."""
 
-_MOST_OUT_OF_DISTRIBUTION = 5
-"""Scenes that get a warning of their own."""
-
 
 def predict(
     model: Annotated[
@@ -116,15 +113,7 @@ def _report(prediction: "Prediction", out: Path | None) -> None:
             100 * parts["covered"],
             100 * parts["nodata"],
         )
-    scored = [(made.ood, made.task.name) for made in prediction.all if made.ood is not None]
-    scored.sort(key=lambda pair: -pair[0].share)
-    warnings = [warning for report, name in scored if (warning := report.warning(name)) is not None]
-    for warning in warnings[:_MOST_OUT_OF_DISTRIBUTION]:
-        log.warning("%s", warning)
-    if (more := len(warnings) - _MOST_OUT_OF_DISTRIBUTION) > 0:
-        log.warning(
-            "%d more of %d scenes are out of distribution for this model; see --json.", more, len(scored)
-        )
+    _report_distribution(prediction)
     if prediction.repeated:
         log.info(
             "%d maps overlap with earlier ones. Totals count such ground once, of the first map by name.",
@@ -136,6 +125,31 @@ def _report(prediction: "Prediction", out: Path | None) -> None:
         log.info("Terms of the model: %s.", prediction.licence)
     done, failed = len(prediction.maps), len(prediction.failed)
     log.info("%d of %d maps written to %s.", done, done + failed, out)
+
+
+def _report_distribution(prediction: "Prediction") -> None:
+    """Log a line about the scenes that are out of distribution, and one about those that were not judged."""
+    flagged, number = prediction.flagged, len(prediction.all)
+    if flagged and number == 1:
+        report, name = flagged[0]
+        log.warning("%s", report.warning(name))
+    elif flagged:
+        report, name = flagged[0]
+        log.warning(
+            "%d of %d scenes are out of distribution for this model; --json lists them. Check their maps "
+            "before use. The farthest: %s",
+            len(flagged),
+            number,
+            report.warning(name),
+        )
+    if number and not prediction.has_profile:
+        log.info("The model's card has no profile of its training imagery to compare scenes with.")
+    elif prediction.not_judged:
+        log.warning(
+            "%d of %d scenes are too small, or have too little imagery, to compare with training imagery.",
+            prediction.not_judged,
+            number,
+        )
 
 
 def sample(

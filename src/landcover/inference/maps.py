@@ -67,6 +67,7 @@ class Prediction:
         failed: Why an image was skipped, by its name.
         repeated: Areas of a map, by its path, on ground that an earlier map has a class for; sums count it
             once.
+        has_profile: Whether the model's card describes its training imagery.
     """
 
     legend: Legend
@@ -80,6 +81,19 @@ class Prediction:
     kept: list[MadeMap] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     repeated: dict[Path, ClassAreas] = field(default_factory=dict)
+    has_profile: bool = True
+
+    @property
+    def flagged(self) -> list[tuple[OodReport, str]]:
+        """Reports and names of the scenes that are out of distribution, the farthest first."""
+        reports = [(made.ood, made.task.name) for made in self.all if made.ood is not None]
+        flagged = [pair for pair in reports if pair[0].is_flagged]
+        return sorted(flagged, key=lambda pair: (-(pair[0].degree or 0), -pair[0].share))
+
+    @property
+    def not_judged(self) -> int:
+        """The number of maps whose scenes could not be compared with the training imagery."""
+        return sum(made.ood is None for made in self.all)
 
     @property
     def all(self) -> list[MadeMap]:
@@ -140,6 +154,11 @@ class Prediction:
                 for name, (areas, coverage) in self.zones.items()
             },
             "maps": [self._map(made) for made in self.all],
+            "out_of_distribution": {
+                "flagged": [name for _, name in self.flagged],
+                "not_judged": self.not_judged,
+                "profile": self.has_profile,
+            },
             "kept": [str(made.task.map) for made in self.kept],
             "failed": [{"image": image, "error": reason} for image, reason in self.failed.items()],
         }
@@ -257,6 +276,7 @@ def predict(
         runtime=opened.name,
         device=opened.device,
         licence=opened.card.licence,
+        has_profile=opened.card.imagery is not None,
     )
     if options.resume and result.model_sha256 is None:
         raise UsageError("--resume needs a model file: maps of a model in memory cannot be identified.")
@@ -466,6 +486,7 @@ def read_ood(text: str) -> OodReport | None:
     try:
         data = json.loads(text)
         share, reasons = float(data["share"]), tuple(map(str, data["reasons"]))
+        degree = None if data.get("degree") is None else float(data["degree"])
     except (ValueError, TypeError, KeyError):
         return None
-    return OodReport(share, tuple(map(printable, reasons))) if 0 <= share <= 1 else None
+    return OodReport(share, tuple(map(printable, reasons)), degree) if 0 <= share <= 1 else None

@@ -34,6 +34,10 @@ WARN_FRACTION = 0.3
 """Warn at or above this fraction of a scene; docs/reports/benchmarks.md reports how often that happens."""
 
 
+_GRADES = ((1.5, "slightly"), (3.0, "clearly"), (10.0, "far"))
+"""Words for degrees below a limit."""
+
+
 class Mixture(NamedTuple):
     """Gaussians: float64 (K,), (K, F) and (K, F, F)."""
 
@@ -140,6 +144,15 @@ class ImageryProfile(Config):
         """Return ``-2 log density`` of windows: float64 (N,) for float64 (N, F)."""
         return Mixture(*map(np.array, (self.weights, self.means, self.covariances))).distance(features)
 
+    def degree(self, features: Float64Array) -> Float64Array:
+        """Return how far windows are, float64 (N,) for (N, F).
+
+        0 for the median of the training windows, 1 at the limit.
+        """
+        median = float(np.interp(0.5, self.levels, self.distances))
+        result: Float64Array = (self.distance(features) - median) / max(self.limit - median, 1e-9)
+        return result
+
     def scores(self, features: Float64Array) -> Float64Array:
         """Return standard scores of features, float64 (N, F) for (N, F)."""
         weights, means = np.array(self.weights), np.array(self.means)
@@ -200,20 +213,36 @@ class OodReport:
     Attributes:
         share: Fraction of the compared pixels, 0..1.
         reasons: How they differ, most important first, such as ``darker``; empty where there are none.
+        degree: How far they are on average, by :meth:`ImageryProfile.degree`: above 1. None if there are
+            none, or it is not known.
     """
 
     share: float
     reasons: tuple[str, ...] = ()
+    degree: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {"share": self.share, "reasons": list(self.reasons)}
+        return {"share": self.share, "reasons": list(self.reasons), "degree": self.degree}
+
+    @property
+    def is_flagged(self) -> bool:
+        """Whether the scene needs a warning."""
+        return self.share >= WARN_FRACTION
+
+    @property
+    def how_far(self) -> str:
+        """How far the scene is, in words; empty where it is not known."""
+        if self.degree is None:
+            return ""
+        word = next((word for limit, word in _GRADES if self.degree < limit), "extremely far")
+        return f"{word}: {self.degree:.1f} times the limit"
 
     def warning(self, name: str) -> str | None:
         """Return a sentence about the scene of that name; None below :data:`WARN_FRACTION`."""
-        if self.share < WARN_FRACTION:
+        if not self.is_flagged:
             return None
-        how = f"; {', '.join(self.reasons)}" if self.reasons else ""
+        how = "".join(f"; {text}" for text in (self.how_far, ", ".join(self.reasons)) if text)
         return (
             f"{name} is out of distribution for this model ({100 * self.share:.0f} % of its area{how}). "
             "Check the map before use."
@@ -230,17 +259,23 @@ class OodStats:
         windows: Windows that are out of distribution.
         scores: Sums over these windows of :meth:`ImageryProfile.scores` in thousandths, one per feature;
             empty without such windows.
+        degree: Sum over these windows of :meth:`ImageryProfile.degree` in thousandths.
     """
 
     pixels: int = 0
     unlike: int = 0
     windows: int = 0
     scores: tuple[int, ...] = ()
+    degree: int = 0
 
     def __add__(self, other: "OodStats") -> "OodStats":
         scores = tuple(a + b for a, b in zip_longest(self.scores, other.scores, fillvalue=0))
         return OodStats(
-            self.pixels + other.pixels, self.unlike + other.unlike, self.windows + other.windows, scores
+            self.pixels + other.pixels,
+            self.unlike + other.unlike,
+            self.windows + other.windows,
+            scores,
+            self.degree + other.degree,
         )
 
     def report(self) -> OodReport | None:
@@ -248,7 +283,8 @@ class OodStats:
         if not self.pixels:
             return None
         why = reasons(np.array(self.scores) / (1000 * self.windows)) if self.windows else ()
-        return OodReport(round(self.unlike / self.pixels, 4), why)
+        degree = round(self.degree / 1000 / self.windows, 2) if self.windows else None
+        return OodReport(round(self.unlike / self.pixels, 4), why, degree)
 
 
 def ood_stats(profile: ImageryProfile, image: UInt8Array, valid: BoolArray | None = None) -> OodStats:
@@ -262,9 +298,11 @@ def ood_stats(profile: ImageryProfile, image: UInt8Array, valid: BoolArray | Non
     areas, features = map(np.array, zip(*found, strict=True))
     unlike = profile.distance(features) > profile.limit
     scores = np.rint(1000 * np.clip(profile.scores(features[unlike]), -1e6, 1e6)).astype(np.int64)
+    degrees = np.rint(1000 * np.clip(profile.degree(features[unlike]), 0, 1e6)).astype(np.int64)
     return OodStats(
         int(areas.sum()),
         int(areas[unlike].sum()),
         int(unlike.sum()),
         tuple(scores.sum(axis=0).tolist()) if unlike.any() else (),
+        int(degrees.sum()),
     )
