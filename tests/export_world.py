@@ -1,6 +1,5 @@
 """A tiny network, imagery whose truth is what that network answers, and the file made of it."""
 
-import platform
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,13 +20,6 @@ from landcover.model.preprocessing import Preprocessing
 from landcover.model.runtimes.torch_runtime import TorchRuntime
 
 torch.set_num_threads(1)
-
-_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")
-saturates = platform.machine() in ("x86_64", "AMD64") and not any(
-    torch.cpu.get_capabilities().get(name) for name in _INT8
-)
-"""Whether OpenVINO's sums of 8-bit products saturate here: weights drawn at random suffer most from that."""
-needs_exact_int8 = pytest.mark.skipif(saturates, reason="8-bit sums saturate on this processor (no VNNI)")
 
 WINDOW_PX = 48
 

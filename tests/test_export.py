@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import landcover
-from export_world import WINDOW_PX, needs_exact_int8, noise, reuse_graph, tiny_runtime, write_run
+from export_world import WINDOW_PX, noise, reuse_graph, tiny_runtime, write_run
 from landcover.cli import build
 from landcover.data.synthetic import make_scene
 from landcover.errors import ModelError, OutputError, SplitError, UsageError
@@ -43,7 +43,6 @@ def data(exported):
     return exported.data
 
 
-@needs_exact_int8
 def test_int8_by_the_command_line(exported, tmp_path, monkeypatch):
     reference, run, data = exported.reference, exported.run, exported.data
     reuse_graph(exported, monkeypatch)

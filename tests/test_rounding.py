@@ -24,10 +24,10 @@ SHAPES = st.tuples(*(st.integers(1, most) for most in (4, 4, 3, 3)))
 
 
 @given(hnp.arrays(np.float64, SHAPES, elements=st.floats(-50, 50, width=32)))
-def test_filters_keep_their_sums_on_a_grid_of_127_steps(weights):
+def test_filters_keep_their_sums_on_a_grid_of_64_steps(weights):
     steps = round_filters(weights)
     largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
-    step = np.where(largest > 0, largest, 127) / 127
+    step = np.where(largest > 0, largest, 64) / 64
     np.testing.assert_allclose(steps / step, np.round(steps / step), atol=1e-6)
     assert np.all(np.abs(steps - weights) <= step * (1 + 1e-9))  # one of the two steps beside it
     np.testing.assert_allclose(np.abs(steps).max(axis=(1, 2, 3), keepdims=True), largest, rtol=1e-9)
@@ -35,15 +35,15 @@ def test_filters_keep_their_sums_on_a_grid_of_127_steps(weights):
     nearest = np.round(weights / step) * step
     before = np.abs((nearest - weights).sum(axis=(2, 3), keepdims=True)) / step
     assert np.all(changed <= np.maximum(before, 0.5) + 1e-6)
-    free = (np.abs(np.round(weights / step)) < 127).all(axis=(2, 3), keepdims=True)
+    free = (np.abs(np.round(weights / step)) < 64).all(axis=(2, 3), keepdims=True)
     assert np.all(changed[free] <= 0.5 + 1e-6)
 
 
 def test_errors_that_agree_are_shared_out():
     weights = np.full((1, 1, 3, 3), 10.4)
-    weights[0, 0, 1, 1] = 127
-    assert round_filters(weights).sum() == pytest.approx(127 + 83)  # 83.2; each for itself would give 80
-    assert round_filters(-weights).sum() == pytest.approx(-127 - 83)
+    weights[0, 0, 1, 1] = 64
+    assert round_filters(weights).sum() == pytest.approx(64 + 83)  # 83.2; each for itself would give 80
+    assert round_filters(-weights).sum() == pytest.approx(-64 - 83)
 
 
 def network(seed, *, bias, groups):
@@ -98,7 +98,7 @@ def test_layers_answer_the_same_in_the_mean(bias, groups):
     for tensor in naive.graph.initializer:
         if tensor.dims != [8]:
             weights = numpy_helper.to_array(tensor).astype(np.float64)
-            step = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / 127
+            step = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / 64
             values = (np.round(weights / step) * step).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     inside = np.s_[:, :, 4:-4, 4:-4]  # where no filter sees the border's zeros
