@@ -1,5 +1,7 @@
 """Rounding before quantisation: what each filter and each layer answers in the mean stays."""
 
+import itertools
+
 import numpy as np
 import onnx
 import pytest
@@ -18,32 +20,34 @@ from landcover.exporting.int8 import (
     round_filters,
     rounded,
     sample_activations,
+    weight_steps,
 )
 
 SHAPES = st.tuples(*(st.integers(1, most) for most in (4, 4, 3, 3)))
 
 
 @given(hnp.arrays(np.float64, SHAPES, elements=st.floats(-50, 50, width=32)))
-def test_filters_keep_their_sums_on_a_grid_of_64_steps(weights):
-    steps = round_filters(weights)
+def test_filters_keep_their_sums_on_a_grid_whose_products_fit_16_bits_in_pairs(weights):
+    step = weight_steps(weights)
+    kept = round_filters(weights, step)
+    integers = np.round(kept / step)
+    np.testing.assert_allclose(kept / step, integers, atol=1e-6)
+    assert np.all(np.abs(kept - weights) <= step * (1 + 1e-9))  # one of the two steps beside it
+    assert np.abs(integers).max() <= 127
+    assert np.all(np.abs((kept - weights).sum(axis=(2, 3), keepdims=True)) <= step * (0.5 + 1e-6))
+    for channel in integers.reshape(len(integers), -1):
+        for first, second in itertools.combinations(channel, 2):
+            assert -(2**15) <= 255 * (first + second) * (first * second > 0) < 2**15
     largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
-    step = np.where(largest > 0, largest, 64) / 64
-    np.testing.assert_allclose(steps / step, np.round(steps / step), atol=1e-6)
-    assert np.all(np.abs(steps - weights) <= step * (1 + 1e-9))  # one of the two steps beside it
-    np.testing.assert_allclose(np.abs(steps).max(axis=(1, 2, 3), keepdims=True), largest, rtol=1e-9)
-    changed = np.abs((steps - weights).sum(axis=(2, 3), keepdims=True)) / step
-    nearest = np.round(weights / step) * step
-    before = np.abs((nearest - weights).sum(axis=(2, 3), keepdims=True)) / step
-    assert np.all(changed <= np.maximum(before, 0.5) + 1e-6)
-    free = (np.abs(np.round(weights / step)) < 64).all(axis=(2, 3), keepdims=True)
-    assert np.all(changed[free] <= 0.5 + 1e-6)
+    assert np.all(step[largest > 0] <= largest[largest > 0] / 63)  # at least 7 bits
 
 
 def test_errors_that_agree_are_shared_out():
     weights = np.full((1, 1, 3, 3), 10.4)
     weights[0, 0, 1, 1] = 64
-    assert round_filters(weights).sum() == pytest.approx(64 + 83)  # 83.2; each for itself would give 80
-    assert round_filters(-weights).sum() == pytest.approx(-64 - 83)
+    step = np.ones((1, 1, 1, 1))
+    assert round_filters(weights, step).sum() == 64 + 83  # 83.2; each for itself would give 80
+    assert round_filters(-weights, step).sum() == -64 - 83
 
 
 def network(seed, *, bias, groups):
@@ -90,7 +94,7 @@ def test_layers_answer_the_same_in_the_mean(bias, groups):
     images = smooth(6, groups)
     model = network(groups, bias=bias, groups=groups)
     before = model.SerializeToString()
-    result = rounded(model, images)
+    result, _ = rounded(model, images)
     onnx.checker.check_model(result)
     assert model.SerializeToString() == before
     naive = onnx.ModelProto()
@@ -98,7 +102,7 @@ def test_layers_answer_the_same_in_the_mean(bias, groups):
     for tensor in naive.graph.initializer:
         if tensor.dims != [8]:
             weights = numpy_helper.to_array(tensor).astype(np.float64)
-            step = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / 64
+            step = weight_steps(weights)
             values = (np.round(weights / step) * step).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     inside = np.s_[:, :, 4:-4, 4:-4]  # where no filter sees the border's zeros
@@ -151,7 +155,7 @@ def test_a_range_gives_up_few_far_values_for_finer_steps():
 
 def test_biases_make_up_for_what_rounding_of_activations_changes():
     model, images = network(7, bias=True, groups=4), smooth(6, 7)
-    prepared = rounded(model, images)
+    prepared, _ = rounded(model, images)
     samples = sample_activations(prepared, ["seen"], images)
     limits = {"seen": (0.0, 0.6 * float(samples["seen"].max()))}  # clips a part of the values
     corrected = onnx.ModelProto()
@@ -179,7 +183,7 @@ def test_the_int8_file_holds_the_weights_as_rounded(tmp_path):
     model, images = network(3, bias=True, groups=8), smooth(4, 3)
     expected = {
         tensor.name: numpy_helper.to_array(tensor)
-        for tensor in rounded(model, images).graph.initializer
+        for tensor in rounded(model, images)[0].graph.initializer
         if len(tensor.dims) == 4 and tensor.dims[1] != 3  # the first convolution stays float32
     }
     assert expected

@@ -24,9 +24,13 @@ from landcover._typing import Float32Array, Float64Array, UInt8Array
 from landcover.model.runtimes import INPUT
 from landcover.progress import track
 
-_WEIGHT_STEPS = 64
-"""Steps on each side of zero: onnxruntime's reduced range, 7 bits. x86 processors without VNNI add two products
-of uint8 and int8 in 16 bits, which saturates with 127 steps: 5 % of the pixels of a map changed their class."""
+_WEIGHT_STEPS = 127
+"""Steps on each side of zero: the range of symmetric int8."""
+
+_PAIR_STEPS = 126
+"""Steps of two weights of one sign together. x86 processors without VNNI add two products of uint8 and int8
+in 16 bits: 255 * 128 fits, and rounding adds less than a step to each weight. Without this limit such sums
+saturate, and 5 % of the pixels of a map changed their class."""
 
 _ACTIVATION_STEPS = 255
 _STRIDE = 7
@@ -43,8 +47,8 @@ _QUANTISED = ["Conv", "Add"]
 def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path) -> onnx.ModelProto:
     """Return a model whose convolutions compute with 8-bit integers.
 
-    The result is plain ONNX in QDQ form, which OpenVINO runs as fast as its own format. Weights are int8 in
-    -64..64 with a scale for each output channel, activations uint8 with a zero point. Only the inputs of convolutions and
+    The result is plain ONNX in QDQ form, which OpenVINO runs as fast as its own format. Weights are int8 with
+    a scale for each output channel, activations uint8 with a zero point. Only the inputs of convolutions and
     of residual sums are quantised, so that a convolution, its activation and the rounding of its result stay
     one operation. The first convolution, the logits, the resizing and the softmax stay float32.
 
@@ -55,7 +59,7 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
     """
     source, target = folder / "to_quantise.onnx", folder / "quantised.onnx"
     images = list(images)
-    prepared = rounded(model, images)
+    prepared, steps = rounded(model, images)
     constants = {tensor.name for tensor in prepared.graph.initializer}
     # Convolutions and residual sums; a sum with a constant is normalisation. Without the first convolution,
     # whose input is the image: 8 bits for three differently scaled channels are too few.
@@ -80,12 +84,15 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        reduce_range=True,
         extra_options={
             "OpTypesToExcludeOutputQuantization": _QUANTISED,
             "TensorQuantOverrides": {
                 name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
                 for name, (low, high) in ranges.items()
+            }
+            | {
+                name: [{"axis": 0, "scale": np.float32(step), "zero_point": np.int8(0)} for step in channels]
+                for name, channels in steps.items()
             },
         },
     )
@@ -100,16 +107,20 @@ class _FirstImage(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
         return next(self._batches, None)
 
 
-def rounded(model: onnx.ModelProto, images: Sequence[UInt8Array]) -> onnx.ModelProto:
-    """Return a model whose convolutions have weights that 7 bits represent without a further error.
+def rounded(
+    model: onnx.ModelProto, images: Sequence[UInt8Array]
+) -> tuple[onnx.ModelProto, dict[str, Float64Array]]:
+    """Round the weights of a model's convolutions to steps that int8 represents without a further error.
 
-    The grid is that of symmetric quantisation for each output channel, with its largest weight at 64 steps.
     The error that remains is put into the bias, in the mean over the images (Nagel et al. 2019, "Data-Free
     Quantization Through Weight Equalization and Bias Correction", section 4.2).
 
     Args:
         model: Convolutions with constant weights and folded norms; it is not changed.
         images: uint8 (H, W, 3) each, over which means are taken.
+
+    Returns:
+        The new model, and the steps of the output channels (out,) by the name of the weights.
     """
     result = deepcopy(model)
     convolutions = [node for node in result.graph.node if node.op_type == "Conv"]
@@ -121,14 +132,17 @@ def rounded(model: onnx.ModelProto, images: Sequence[UInt8Array]) -> onnx.ModelP
     means = {name: total / len(images) for name, total in zip(names, totals, strict=True)}
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     added: dict[str, Float64Array] = {}
+    steps: dict[str, Float64Array] = {}
     for node in convolutions:
         weights = constants[node.input[1]].astype(np.float64)
-        steps = round_filters(weights)
-        error = (weights - steps).sum(axis=(2, 3))
+        step = weight_steps(weights)
+        kept = round_filters(weights, step)
+        error = (weights - kept).sum(axis=(2, 3))
         before = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.float32(0)
         # In constants of their own: exporters let layers share equal ones.
         own = [f"{node.output[0]}_weight", f"{node.output[0]}_bias"]
-        added |= dict(zip(own, (steps, before + mean_response(error, means[node.input[0]])), strict=True))
+        steps[own[0]] = step.ravel()
+        added |= dict(zip(own, (kept, before + mean_response(error, means[node.input[0]])), strict=True))
         del node.input[1:]
         node.input.extend(own)
     used = {name for node in result.graph.node for name in node.input}
@@ -137,27 +151,39 @@ def rounded(model: onnx.ModelProto, images: Sequence[UInt8Array]) -> onnx.ModelP
     result.graph.initializer.extend(
         numpy_helper.from_array(values.astype(np.float32), name) for name, values in added.items()
     )
-    return result
+    return result, steps
 
 
-def round_filters(weights: Float64Array) -> Float64Array:
-    """Round to steps of a 64th of each output channel's largest weight, keeping the sum of each filter.
+def weight_steps(weights: Float64Array) -> Float64Array:
+    """Return the finest step of each output channel (out, 1, 1, 1) whose products fit 16 bits in pairs.
 
-    Every weight becomes one of the two steps beside it. Where the errors of a filter add up to more than half
-    a step, the weights whose rounding was closest to a tie are rounded the other way (Guo et al. 2022,
-    "SQuant", its kernel-wise step), but never a weight at the end of the grid, which defines the grid.
-
-    Weights are float64 (out, in, height, width). The sum over height and width differs by at most half a
-    step, except where weights at the end of the grid would have had to move.
+    No weight has more than 127 steps, and no two of one sign have more than 126 together, whichever a runtime
+    pairs. Weights are float64 (out, in, height, width).
     """
-    step = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / _WEIGHT_STEPS
+    ordered = np.sort(weights.reshape(len(weights), -1), axis=1)
+    ends = np.abs(ordered[:, [0, -1]]).max(axis=1) / _WEIGHT_STEPS
+    pairs = np.maximum(-ordered[:, :2].sum(axis=1), ordered[:, -2:].sum(axis=1)) / _PAIR_STEPS
+    step: Float64Array = np.maximum(ends, pairs)[:, None, None, None]
     step[step == 0] = 1
+    return step
+
+
+def round_filters(weights: Float64Array, step: Float64Array) -> Float64Array:
+    """Round weights to multiples of a step for each output channel, keeping the sum of each filter.
+
+    Every weight becomes one of the two multiples beside it. Where the errors of a filter add up to more than
+    half a step, the weights whose rounding was closest to a tie are rounded the other way (Guo et al. 2022,
+    "SQuant", its kernel-wise step).
+
+    Weights are float64 (out, in, height, width), steps (out, 1, 1, 1). The sum over height and width differs
+    by at most half a step.
+    """
     exact = (weights / step).reshape(-1, weights.shape[2] * weights.shape[3])
     nearest = np.round(exact)
     error = nearest - exact
     excess = np.round(error.sum(axis=1, keepdims=True))
     # The order in which weights are rounded the other way: those first whose error adds most to the excess.
-    gain = np.where(np.abs(nearest) == _WEIGHT_STEPS, -1, np.sign(excess) * error)
+    gain = np.sign(excess) * error
     order = np.argsort(np.argsort(-gain, axis=1, kind="stable"), axis=1, kind="stable")
     nearest -= np.sign(excess) * ((order < np.abs(excess)) & (gain > 0))
     result: Float64Array = nearest.reshape(weights.shape) * step
