@@ -130,8 +130,6 @@ def print_agreement(tab: Any, model: str, folder: Path, data: Path | None) -> No
         scenes += [(np.ascontiguousarray(image[::-1, 300:-300]), None) for image, _ in scenes][
             : 5 - len(scenes)
         ]
-    if not any(flag in Path("/proc/cpuinfo").read_text() for flag in ("vnni", "amx_int8")):
-        print("This processor has no VNNI: sums of 8-bit products saturate in OpenVINO, not in the page.")
     print(f"{'same class as predict with':36} {RUNTIMES[0]:>12} {RUNTIMES[1]:>12}")
     for name, path, gsd in lossless([image for image, _ in scenes], folder):
         own, *others = agreement(tab, path, gsd, model, folder)

@@ -7,7 +7,7 @@ activations: a few values of a SiLU reach 70 while most are between -0.3 and 1, 
 smallest to the largest leave them three or four; :func:`best_range` has the smallest squared error.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ _PAIR_STEPS = 126
 in 16 bits: 255 * 128 fits, and rounding adds less than a step to each weight. Without this limit such sums
 saturate, and 5 % of the pixels of a map changed their class."""
 
+_FLOAT_FIRST = 3
+"""Convolutions at the start that stay float32, an encoder's first block: 8 bits are too few for the three
+channels of the image, and of the others' rounding that of the second and third costs most."""
+
 _ACTIVATION_STEPS = 255
 _STRIDE = 7
 """Every seventh row and column of a feature map is sampled: prime, so that no layer's grid coincides."""
@@ -50,7 +54,7 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
     The result is plain ONNX in QDQ form, which OpenVINO runs as fast as its own format. Weights are int8 with
     a scale for each output channel, activations uint8 with a zero point. Only the inputs of convolutions and
     of residual sums are quantised, so that a convolution, its activation and the rounding of its result stay
-    one operation. The first convolution, the logits, the resizing and the softmax stay float32.
+    one operation. The first block, the logits, the resizing and the softmax stay float32.
 
     Args:
         model: What :func:`landcover.exporting.graph.model_graph` returns.
@@ -59,16 +63,15 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
     """
     source, target = folder / "to_quantise.onnx", folder / "quantised.onnx"
     images = list(images)
-    prepared, steps = rounded(model, images)
+    initial = {tensor.name for tensor in model.graph.initializer}
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"][_FLOAT_FIRST:]
+    # A sum with a constant is normalisation.
+    sums = [n.name for n in model.graph.node if n.op_type == "Add" and initial.isdisjoint(n.input)]
+    heavy = {*convolutions, *sums}
+    prepared, steps = rounded(model, images, heavy)
     constants = {tensor.name for tensor in prepared.graph.initializer}
-    # Convolutions and residual sums; a sum with a constant is normalisation. Without the first convolution,
-    # whose input is the image: 8 bits for three differently scaled channels are too few.
-    heavy = [
-        node
-        for node in prepared.graph.node
-        if node.op_type == "Conv" or (node.op_type == "Add" and constants.isdisjoint(node.input))
-    ][1:]
-    inputs = dict.fromkeys(name for node in heavy for name in node.input if name not in constants)
+    nodes = [node for node in prepared.graph.node if node.name in heavy]
+    inputs = dict.fromkeys(name for node in nodes for name in node.input if name not in constants)
     samples = sample_activations(prepared, list(inputs), images)
     ranges = {name: best_range(values) for name, values in samples.items()}
     correct_biases(prepared, samples, ranges)
@@ -80,7 +83,7 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
         _FirstImage(images),  # it measures ranges of its own, which the overrides replace
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=_QUANTISED,
-        nodes_to_quantize=[node.name for node in heavy],
+        nodes_to_quantize=sorted(heavy),
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
@@ -108,7 +111,7 @@ class _FirstImage(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
 
 
 def rounded(
-    model: onnx.ModelProto, images: Sequence[UInt8Array]
+    model: onnx.ModelProto, images: Sequence[UInt8Array], names: Collection[str]
 ) -> tuple[onnx.ModelProto, dict[str, Float64Array]]:
     """Round the weights of a model's convolutions to steps that int8 represents without a further error.
 
@@ -118,18 +121,19 @@ def rounded(
     Args:
         model: Convolutions with constant weights and folded norms; it is not changed.
         images: uint8 (H, W, 3) each, over which means are taken.
+        names: Names of the convolutions; the others keep their weights.
 
     Returns:
         The new model, and the steps of the output channels (out,) by the name of the weights.
     """
     result = deepcopy(model)
-    convolutions = [node for node in result.graph.node if node.op_type == "Conv"]
-    names = list(dict.fromkeys(node.input[0] for node in convolutions))
-    totals = [np.zeros(1)] * len(names)
+    convolutions = [node for node in result.graph.node if node.op_type == "Conv" and node.name in names]
+    inputs = list(dict.fromkeys(node.input[0] for node in convolutions))
+    totals = [np.zeros(1)] * len(inputs)
     axes = {"landcover_axes": np.array([0, 2, 3])}
-    for maps in _inside(model, names, images, "ReduceMean", axes, keepdims=0):
+    for maps in _inside(model, inputs, images, "ReduceMean", axes, keepdims=0):
         totals = [total + mean for total, mean in zip(totals, maps, strict=True)]
-    means = {name: total / len(images) for name, total in zip(names, totals, strict=True)}
+    means = {name: total / len(images) for name, total in zip(inputs, totals, strict=True)}
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     added: dict[str, Float64Array] = {}
     steps: dict[str, Float64Array] = {}

@@ -270,8 +270,9 @@ def encode_mask(
         )
     if index.dtype != np.uint8 or index.ndim != 2 or index.size == 0:
         raise MaskError(f"Expected a mask as uint8 (height, width); found {index.dtype} {index.shape}.")
-    strays = [value for value in present_values(index) if len(legend) <= value != NODATA]
-    if strays:
+    is_stray = (index >= len(legend)) & (index != NODATA)
+    if is_stray.any():
+        strays = present_values(index[is_stray])
         raise MaskError(f"The values {first_few(strays, 8)} are not in the legend {legend.name!r}.")
     texts = {**legend.tags, **(tags or {})}
     if mask_format == "rgb":

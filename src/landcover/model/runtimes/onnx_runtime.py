@@ -49,7 +49,8 @@ class ONNXRuntime(CheckedRuntime):
         providers = device_providers(device, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors, which are raised too
-        # Without it sums of 8-bit products saturate at 16 bits on x86 processors without VNNI.
+        # Without it sums of 8-bit products saturate at 16 bits on x86 processors without VNNI, in files that
+        # version 0.1 or another quantiser wrote.
         options.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
