@@ -204,8 +204,6 @@ def test_a_card_that_does_not_fit_names_the_key(tmp_path, change, message):
         {"views": 8},
         {"class_scale": [1.0] * 6},
         {"class_offset": [0.5] * 6},
-        {"preprocessing": {"gsd": 1.0, "bands": ["red", "green", "nir"]}},
-        {"preprocessing": {"gsd": 1.0, "scaling": [0, 10000]}},
     ],
 )
 def test_what_prediction_cannot_apply_yet_is_refused(tmp_path, change):
