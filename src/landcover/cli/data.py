@@ -32,6 +32,7 @@ _SHOWN = 10
 
 _LEAKS = {
     "identical": "pairs of identical images",
+    "near-copy": "pairs of near copies (recompressed, resized, flipped or turned)",
     "overlapping": "pairs of overlapping images",
     "touching": "pairs of touching images",
     "matching-edges": "pairs of tiles with matching edges",

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from landcover._typing import Int64Array
+from landcover._typing import Int8Array, Int64Array
 from landcover.data.dataset import Dataset, FolderDataset, count_classes, open_dataset
 from landcover.data.fingerprints import hash_pixels
 from landcover.data.layouts import LAYOUTS, Item, Layout
-from landcover.data.leakage import Borders, Leak, borders, find_leaks
+from landcover.data.leakage import Borders, Leak, borders, find_leaks, near_copies, perceptual_hashes
 from landcover.data.splits import advice_on_splits
 from landcover.data.splits import split as split_items
 from landcover.errors import DataError, ImageError
@@ -115,6 +115,7 @@ class _Checked(NamedTuple):
     nodata: int
     form: str | None
     borders: Borders | None
+    hashes: Int8Array | None
     faults: list[Fault]
 
 
@@ -176,7 +177,8 @@ def verify(
         part_of = {item.key: part for part, items in split_items(dataset, split).items() for item in items}
     root, legend = dataset.root, dataset.legend
     is_placed = dataset.scenes is not None or any(map(dataset.georeference, dataset.items))
-    with_borders = not is_placed and len(set(part_of.values())) > 1
+    has_subsets = len(set(part_of.values())) > 1
+    with_borders = not is_placed and has_subsets
 
     def below(path: Path) -> str:
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
@@ -204,6 +206,7 @@ def verify(
             borders=borders(image, mask.index)
             if with_borders and image is not None and mask is not None
             else None,
+            hashes=perceptual_hashes(image) if has_subsets and image is not None else None,
             faults=faults,
         )
 
@@ -211,6 +214,7 @@ def verify(
     tallies: defaultdict[str, _Tally] = defaultdict(lambda: _Tally(np.zeros(len(legend), np.int64)))
     same_image: defaultdict[str, list[str]] = defaultdict(list)
     edges: dict[str, Borders] = {}
+    hashes: dict[str, Int8Array] = {}
     odd_sizes: list[str] = []
     unreadable: list[Fault] = []
     off_palette: dict[str, int] = {}
@@ -229,6 +233,8 @@ def verify(
             if published.size not in (None, result.size):
                 odd_sizes.append(item.key)
             same_image[result.image_hash].append(item.key)
+            if result.hashes is not None:
+                hashes[item.key] = result.hashes
             if result.borders is not None and same_image[result.image_hash] == [item.key]:
                 edges[item.key] = result.borders  # of repeated images only the first is matched
         if item.mask is None:
@@ -252,7 +258,9 @@ def verify(
             )
     parts = dict(sorted(tallies.items()))
     repeated = sorted(keys for keys in same_image.values() if len(keys) > 1)
-    leaks = find_leaks(part_of, repeated, dataset.scenes, edges, dataset.neighbours)
+    leaks = find_leaks(
+        part_of, repeated, dataset.scenes, edges, dataset.neighbours, near_copies(hashes, part_of)
+    )
     leaking = {key for leak in leaks for key in (leak.a, leak.b)}
     split_scenes: defaultdict[str, set[str]] = defaultdict(set)
     for key, tile in (dataset.scenes or {}).items():
