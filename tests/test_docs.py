@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from affine import Affine
 from PIL import Image
 from typer.testing import CliRunner
 
 from fleet_world import Here
-from imagefiles import save_raster
+from imagefiles import PLACE, save_raster
 from landcover.cli import build
 from landcover.data.synthetic import make_dataset, make_scene
 from landcover.legend import DEEPGLOBE
@@ -31,6 +32,7 @@ PAGES = {
     ]
 }
 CHEAPER = [
+    ("--preset demo --minutes 60", "--preset demo --steps 2 --set crop_px=64 --set batch_size=2"),
     ("--minutes 60", "--steps 2"),
     ("--per-class 50", "--per-class 5"),
     (
@@ -107,6 +109,7 @@ def world(tmp_path_factory):
         make_dataset(folder / name, scenes=8, size=128, seed=seed)
         own_classes(folder / name)
     own_labels(folder)
+    georeferenced_labels(folder)
     return folder
 
 
@@ -127,14 +130,33 @@ def own_labels(folder):
                 Image.fromarray(pixels).save(path)
 
 
-def write_parcels(path, features):
+def georeferenced_labels(folder):
+    """Make the chips of four 16-bit bands and the scenes with polygons of the same tutorial."""
+    fields = []
+    for number, subset in enumerate(["train"] * 4 + ["val"] * 2):
+        scene = make_scene(number, 96, 96)
+        bands = np.dstack([scene.image[..., ::-1], scene.image[..., 1]]).astype(np.uint16) * 11
+        place = {**PLACE, "transform": PLACE["transform"] @ Affine.translation(500 * number, 0)}
+        save_raster(folder / f"chips/{subset}/images/{number}.tif", bands, **place)
+        save_raster(folder / f"chips/{subset}/masks/{number}.tif", scene.index % 3 + 1, **place)
+        if number < 4:
+            save_raster(folder / f"fields/{number}.tif", scene.image, **place)
+            for row, crop in enumerate(("wheat", "maize", "meadow")):
+                corners = [(10, 30 * row), (80, 30 * row), (80, 30 * row + 25), (10, 30 * row)]
+                outline = [place["transform"] @ corner for corner in corners]
+                shape = {"type": "Polygon", "coordinates": [outline]}
+                fields.append({"properties": {"crop": crop}, "geometry": shape})
+    write_parcels(folder / "fields.gpkg", fields, "crop")
+
+
+def write_parcels(path, features, column="id"):
     import shapely
     from pyogrio.raw import write
     from shapely.geometry import shape
 
     shapes = np.array([shapely.to_wkb(shape(feature["geometry"])) for feature in features], object)
-    names = np.array([feature["properties"]["id"] for feature in features], object)
-    write(path, shapes, [names], ["id"], geometry_type="Polygon", crs="EPSG:32631", driver="GPKG")
+    names = np.array([feature["properties"][column] for feature in features], object)
+    write(path, shapes, [names], [column], geometry_type="Polygon", crs="EPSG:32631", driver="GPKG")
 
 
 def own_classes(folder):
