@@ -96,7 +96,11 @@ def test_shards_share_the_work_and_the_last_one_assembles(out, undisturbed, orde
     assert tree(out) == undisturbed
 
 
-def test_two_processes_of_which_one_is_killed(out, undisturbed):
+def test_two_processes_of_which_one_is_killed(out, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # empty: models are compiled from their file
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+
     class Killing(LocalEngine):
         submitted = 0
 
@@ -114,6 +118,7 @@ def test_two_processes_of_which_one_is_killed(out, undisturbed):
         engine.close()
     assert (summary.done, summary.repeated, summary.failed) == (7, 1, {})
     assert tree(out) == undisturbed
+    assert len([*(tmp_path / "scratch").iterdir()]) <= 2  # of the killed process: its model and its unit
 
 
 class Killed(BaseException):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -105,12 +106,13 @@ class LocalEngine:
                 yield key, answer
 
     def close(self) -> None:
-        """End all processes."""
+        """End all processes; each removes its temporary files."""
         for worker in self._workers:
-            worker.process.terminate()
+            worker.pipe.close()
+            if worker.key is not None:
+                worker.process.terminate()
         for worker in self._workers:
             worker.process.join()
-            worker.pipe.close()
 
 
 class _Process:
@@ -131,16 +133,14 @@ class _Process:
 def _serve(pipe: Connection, setup: Setup) -> None:
     """Do units until the driver ends: the body of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver ends it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     DEFAULT_CACHE.set(cache_folder())
     try:
         worker = Worker(setup)
     except LandcoverError as error:
         pipe.send(type(error)(str(error)))
         return
-    pipe.send(None)
-    while True:
-        try:
-            line = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(worker.do(line))
+    with suppress(EOFError, OSError):  # the driver has ended
+        pipe.send(None)
+        while True:
+            pipe.send(worker.do(pipe.recv()))

@@ -70,21 +70,22 @@ class Worker:
         self._store: Store = open_store(setup.store)
         self.plan = plan = read_plan(self._store)
         self._options = plan.predict_options
-        with _scratch() as folder:
-            file = folder / Path(plan.model).name
-            self._store.fetch(plan.model, file)
-            if (found := model_digest(file)) != plan.model_sha256:
-                raise ModelError(
-                    f"{self._store.address(plan.model)} has the SHA-256 {found}; the plan was made with "
-                    f"{plan.model_sha256}. Plan into another store."
-                )
-            self._runtime = open_model(
-                file,
-                device=setup.device,
-                runtime=plan.runtime,
-                threads=setup.threads,
-                precision=plan.precision,
+        # Kept as long as the worker: OpenVINO reads the file again for each size of window.
+        self._folder = tempfile.TemporaryDirectory(prefix="landcover-fleet-")
+        file = Path(self._folder.name) / Path(plan.model).name
+        self._store.fetch(plan.model, file)
+        if (found := model_digest(file)) != plan.model_sha256:
+            raise ModelError(
+                f"{self._store.address(plan.model)} has the SHA-256 {found}; the plan was made with "
+                f"{plan.model_sha256}. Plan into another store."
             )
+        self._runtime = open_model(
+            file,
+            device=setup.device,
+            runtime=plan.runtime,
+            threads=setup.threads,
+            precision=plan.precision,
+        )
         self._tags = provenance(self._runtime, plan.model_sha256, self._options, plan.precision)
 
     def do(self, line: str) -> Outcome:
