@@ -97,7 +97,7 @@ def test_shards_share_the_work_and_the_last_one_assembles(out, undisturbed, orde
 
 
 def test_two_processes_of_which_one_is_killed(out, undisturbed, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # empty: models are compiled from their file
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # empty: the model's file is compiled
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
 
