@@ -137,15 +137,16 @@ def _report_distribution(prediction: "Prediction") -> None:
         report, name = flagged[0]
         log.warning(
             "%d of %d scenes are out of distribution for this model; --json lists them. Check their maps "
-            "before use. The farthest: %s",
+            "before use. The farthest is %s (%s).",
             len(flagged),
             number,
-            report.warning(name),
+            name,
+            report.summary,
         )
     if number and not prediction.has_profile:
         log.info("The model's card has no profile of its training imagery to compare scenes with.")
     elif prediction.not_judged:
-        log.warning(
+        log.info(
             "%d of %d scenes are too small, or have too little imagery, to compare with training imagery.",
             prediction.not_judged,
             number,

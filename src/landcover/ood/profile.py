@@ -231,22 +231,19 @@ class OodReport:
         return self.share >= WARN_FRACTION
 
     @property
-    def how_far(self) -> str:
-        """How far the scene is, in words; empty where it is not known."""
-        if self.degree is None:
-            return ""
-        word = next((word for limit, word in _GRADES if self.degree < limit), "extremely far")
-        return f"{word}: {self.degree:.1f} times the limit"
+    def summary(self) -> str:
+        """How much of the scene differs, how far and how."""
+        parts = [f"{100 * self.share:.0f} % of its area"]
+        if self.degree is not None:
+            word = next((word for limit, word in _GRADES if self.degree < limit), "extremely far")
+            parts.append(f"{word}: {self.degree:.1f} times the limit")
+        return "; ".join([*parts, *([", ".join(self.reasons)] if self.reasons else [])])
 
     def warning(self, name: str) -> str | None:
         """Return a sentence about the scene of that name; None below :data:`WARN_FRACTION`."""
         if not self.is_flagged:
             return None
-        how = "".join(f"; {text}" for text in (self.how_far, ", ".join(self.reasons)) if text)
-        return (
-            f"{name} is out of distribution for this model ({100 * self.share:.0f} % of its area{how}). "
-            "Check the map before use."
-        )
+        return f"{name} is out of distribution for this model ({self.summary}). Check the map before use."
 
 
 @dataclass(frozen=True, slots=True)
