@@ -1,8 +1,8 @@
 # Two commands do all set-up: `make demo` and `make test`. Both use .venv in this folder.
 PYTHON ?= python3
 BIN := .venv/bin
-# A file stays on one worker, so that its fixtures are made once; tests/conftest.py puts long files first.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# tests/conftest.py says which tests stay on one worker, and puts long files first.
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test check lint docs env clean
 

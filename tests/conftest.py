@@ -41,11 +41,16 @@ SLOW = (
 )
 """Beginnings of the names of tests that take most of the time; ``make check`` leaves them out."""
 
+SHARED = {"test_export.py", "test_export_graph.py", "test_export_int8.py", "test_likeness.py"}
+"""Files that use the network of ``exported``: one worker runs them, as its export takes half a minute."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+        # With --dist loadgroup a file stays on one worker, so that its fixtures are made once.
+        item.add_marker(pytest.mark.xdist_group("exported" if item.path.name in SHARED else item.path.stem))
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)  # long files first, so that workers end together
 

@@ -16,8 +16,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from fake_runtime import make_card
 from landcover import cli
 from landcover.errors import DataError, OutputError, UsageError
+from landcover.model.card import model_digest
+from onnx_models import save_exported
 
 
 def invoke(*words):
@@ -302,3 +305,35 @@ def test_a_piped_prediction_logs_a_timed_line_for_each_scene_and_prints_no_table
     lines = [line for line in result.stderr.splitlines() if re.match(r"\S+ \S+ Warning: \d of 2: ", line)]
     assert [name in line for name, line in zip(("a.png", "b.png"), lines, strict=True)] == [True, True]
     assert "0 of 2 maps" in result.stderr
+
+
+def test_models_lists_what_is_bundled_and_can_be_trained():
+    listed = json.loads(invoke("models", "test_resnet", "--json", "-").stdout)
+    assert {model["name"] for model in listed["shipped"]} >= {"starter", "best"}
+    assert {"starter", "best", "demo"} <= set(listed["presets"])
+    assert [encoder["name"] for encoder in listed["encoders"]] == ["test_resnet"]
+    shown = invoke("models", "test_resnet").stdout
+    assert "starter" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_info_describes_an_exported_file(tmp_path):
+    file = save_exported(tmp_path / "m.onnx", make_card(gsd=0.5))
+    card = json.loads(invoke("info", str(file), "--json", "-").stdout)
+    assert card["sha256"] == model_digest(file)
+    assert (card["preprocessing"]["gsd"], card["precision"]) == (0.5, "fp32")
+    shown = invoke("info", str(file)).stdout
+    assert all(text in shown for text in (str(card["sha256"])[:16], "forest", "0.5"))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("landcover vec", "vectorize"), ("landcover predict --conf", "--confidence")]
+)
+def test_the_shell_completes_verbs_and_options(words, expected):
+    environment = {
+        "_LANDCOVER_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    completed = CliRunner().invoke(cli.build(), [], env=environment, prog_name="landcover")
+    assert completed.stdout.split() == [expected]

@@ -288,3 +288,15 @@ def test_a_geopackage_that_gdal_did_not_finish_is_not_written(tmp_path, monkeypa
     with pytest.raises(OutputError, match=r"parcels\.gpkg"):
         write_features(tmp_path / "parcels.gpkg", [(squares(3), attributes(3))], COLUMNS, UTM)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shapefile_with_heights_is_read_without_them(tmp_path):
+    square = shapely.Polygon([(5e5, 5e6, 7), (500010, 5e6, 8), (500010, 5000010, 9), (5e5, 5000010, 8)])
+    points = shapely.to_wkb(np.array([square], object), output_dimension=3)
+    path, names = tmp_path / "a.shp", np.array(["pond"], object)
+    pyogrio.raw.write(path, points, [names], ["name"], geometry_type="Polygon Z", crs="EPSG:32631")
+    assert shapely.from_wkb(pyogrio.raw.read(path)[2])[0].has_z
+    features = read_features(path, CRS.from_epsg(32631))
+    assert not shapely.has_z(features.geometries).any()
+    assert features.geometries[0].equals(shapely.force_2d(square))
+    assert list(features.attributes["name"]) == ["pond"]

@@ -39,6 +39,7 @@ TOOLS = Path(__file__).parent
 FAULTS = {"kill": 0, "ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "ENOMEM": errno.ENOMEM}
 LIMIT_S = 300
 LEFTOVER = "landcover-tmp"
+GRAPH = "graph.onnx"
 TIMES = ("seconds", "images_per_second", "provenance", "git", "versions", "total_seconds", "elapsed")
 
 CONFIG = """
@@ -95,7 +96,7 @@ def verbs(world: Path) -> dict[str, Verb]:
             20,
         ),
         "report": Verb(["report", f"{run}", "--out", "OUT/page.html", "--force"], 15),
-        "export": Verb(["export", f"{run}", "--out", "OUT/model.onnx", "--force"], 10),
+        "export": Verb(["export", f"{run}", "--out", "OUT/model.onnx", "--data", f"{data}", "--force"], 10),
     }
 
 
@@ -120,7 +121,13 @@ class Server:
         import landcover.training.session
 
         if "export" in names:
+            import onnx
+
             import landcover.exporting.exporter
+            import landcover.exporting.graph
+
+            # torch's exporter, which writes no file, takes half a minute: its graph is made once.
+            landcover.exporting.graph.model_graph = lambda *_: onnx.load(world / GRAPH)
         landcover.inference.scene.IN_MEMORY_PIXELS = 128 * 128  # larger scenes go by row blocks on disk
         self._shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
         self._memory = mmap.mmap(-1, 8)
@@ -175,8 +182,8 @@ class Server:
             os._exit(status)
 
 
-def make_world(world: Path) -> None:
-    """Make data, scenes, a run and a map, in a child process: threads must not be forked."""
+def make_world(world: Path, names: Sequence[str]) -> None:
+    """Make data, scenes, a run, a map and its graph, in a child process: threads must not be forked."""
     import numpy as np
     import rasterio
 
@@ -222,6 +229,14 @@ def make_world(world: Path) -> None:
             if end.code:
                 raise
     shutil.copy(world / "m/large_mask.tif", world / "map.tif")
+    if "export" in names:
+        import onnx
+
+        from landcover.exporting.graph import model_graph
+        from landcover.model.runtimes import open_model
+
+        network: Any = open_model(world / "run", device="cpu")
+        onnx.save(model_graph(network.module, network.card), world / GRAPH)
 
 
 def contents(out: Path) -> dict[str, Any]:
@@ -333,7 +348,7 @@ def main() -> None:
             status = 1
             try:
                 with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-                    make_world(world)
+                    make_world(world, names)
                 status = 0
             except BaseException:
                 traceback.print_exc()

@@ -305,7 +305,7 @@ def _warnings(tally: Tally, sizes: Float64Array, kind: Kind) -> list[str]:
                 "estimated. Draw points with landcover sample, which takes some in each class."
             )
         elif kind == "points" and drawn[i] == 1:
-            problem = "has only one point: standard errors need at least two in each mapped class."
+            problem = "has only one point: standard errors need at least two in each predicted class."
         elif kind == "points" and right[i] in (0, drawn[i]):
             problem = (
                 f"is {'right' if right[i] else 'wrong'} at all of its {drawn[i]} points: the zero-width "
@@ -319,7 +319,7 @@ def _warnings(tally: Tally, sizes: Float64Array, kind: Kind) -> list[str]:
 def count_points(
     strips: Iterable[tuple[int, UInt8Array]], truth: Truth, place: Georeference, tally: Tally
 ) -> None:
-    """Count points, each with the mapped class of its pixel.
+    """Count points, each with the predicted class of its pixel.
 
     Args:
         strips: First row and uint8 (n, W) classes of the row blocks of a map, from top to bottom.

@@ -114,8 +114,8 @@ def stratified_estimates(counts: Int64Array, areas: Float64Array) -> Estimates:
     numbers of equations are theirs. They hold where the units were drawn at random within each class of the
     map, or at random over the whole map (post-stratification).
 
-    With a mapped class without units only the user's accuracies of the other classes are known; with a class
-    of a single unit there are no standard errors.
+    With a predicted class without units only the user's accuracies of the other classes are known; with a
+    class of a single unit there are no standard errors.
 
     Args:
         counts: int64 (K, K), units by class of the map (rows) and true class (columns).

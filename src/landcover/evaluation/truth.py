@@ -26,7 +26,7 @@ CLASS_COLUMN = "class"
 """Default column of the true class."""
 
 MAP_COLUMN = "class_map"
-"""Column of the mapped class at sampling time, as ``landcover sample`` writes it."""
+"""Column of the predicted class at sampling time, as ``landcover sample`` writes it."""
 
 LON_LAT = ("lon", "lat")
 _OTHER_NAMES = {"lon": ("longitude", "long", "lng"), "lat": ("latitude",)}
@@ -44,7 +44,7 @@ class Truth:
         labels: uint8 (N,), class indices.
         kind: ``polygon`` or ``point``.
         unlabelled: Number of rows without a class, which are left out.
-        drawn_in: uint8 (N,), mapped class at sampling time; NODATA where it is not recorded.
+        drawn_in: uint8 (N,), predicted class at sampling time; NODATA where it is not recorded.
     """
 
     geometries: npt.NDArray[np.object_]

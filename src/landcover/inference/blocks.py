@@ -199,7 +199,7 @@ class SceneWork:
         identity: Model, scene and options; work with another identity is not resumed. None: keep everything
             in memory.
         probabilities: Keep the probability of each class.
-        confidence: Keep the probability of the mapped class.
+        confidence: Keep the probability of the predicted class.
         resume: Keep finished blocks.
 
     Raises:

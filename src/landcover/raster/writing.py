@@ -124,7 +124,7 @@ class Coding(NamedTuple):
 
 
 CONFIDENCE = Coding(255, 0)
-"""The probability of the mapped class, which is never 0."""
+"""The probability of the predicted class, which is never 0."""
 
 PROBABILITIES = Coding(254, NODATA)
 """Probabilities of all classes, which may be 0."""
