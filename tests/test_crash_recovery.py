@@ -15,7 +15,7 @@ TOOL = Path(__file__).parents[1] / "tools" / "crash_recovery.py"
     not sys.platform.startswith("linux") or shutil.which("gcc") is None, reason="needs gcc and LD_PRELOAD"
 )
 def test_disturbed_verbs_recover():
-    verbs = "prepare,train,predict,clean,vectorize,evaluate,report,export"
+    verbs = "prepare,train,predict,clean,vectorize,evaluate,report"
     command = [sys.executable, str(TOOL), "--events", "19", "--verbs", verbs]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

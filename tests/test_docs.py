@@ -196,7 +196,7 @@ def export_once(monkeypatch):
 
     def model_graph(network, card):
         weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
-        key = hashlib.sha256(weights).hexdigest(), card.temperature, card.preprocessing.model_dump_json()
+        key = hashlib.sha256(weights).hexdigest(), card.temperature, repr(card.preprocessing)
         if key not in made:
             made[key] = original(network, card)
         return copy.deepcopy(made[key])

@@ -121,13 +121,7 @@ class Server:
         import landcover.training.session
 
         if "export" in names:
-            import onnx
-
             import landcover.exporting.exporter
-            import landcover.exporting.graph
-
-            # torch's exporter, which writes no file, takes half a minute: its graph is made once.
-            landcover.exporting.graph.model_graph = lambda *_: onnx.load(world / GRAPH)
         landcover.inference.scene.IN_MEMORY_PIXELS = 128 * 128  # larger scenes go by row blocks on disk
         self._shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
         self._memory = mmap.mmap(-1, 8)
@@ -167,6 +161,13 @@ class Server:
                 ctypes.c_void_p(address), f"{out}/".encode(), ctypes.c_long(armed[0]), armed[1], armed[2]
             )
             sys.argv = ["landcover", *(argument.replace("OUT", str(out)) for argument in arguments)]
+            if arguments[0] == "export":
+                import onnx
+
+                from landcover.exporting import graph
+
+                # torch's exporter, which writes no file, takes half a minute: its graph is made once.
+                graph.model_graph = lambda *_: onnx.load(self._world / GRAPH)
             from landcover.cli import main
 
             main()
