@@ -14,6 +14,7 @@ from rasterio.warp import transform
 from fake_runtime import ColourRuntime, make_card
 from imagefiles import UTM, photo, save_raster
 from landcover.errors import DataError, UsageError
+from landcover.evaluation.assessment import assess
 from landcover.inference import PredictOptions, predict
 from landcover.io.vectors import read_features
 from landcover.legend import DEEPGLOBE, NODATA
@@ -144,6 +145,22 @@ def test_areas_across_the_antimeridian(across, tmp_path, how):
     ((areas, coverage),) = result.zones.values()
     assert sum(area.hectares for area in areas) == pytest.approx(20 * 30 / 10_000, rel=0.06)
     assert coverage["covered"] == pytest.approx(1, abs=0.02)
+
+
+def test_truth_across_the_antimeridian(across, tmp_path):
+    scene, _ = across
+    with rasterio.open(scene) as source:
+        place = Georeference(source.crs, source.transform)
+    index = np.zeros((100, 120), np.uint8)
+    index[:, 60:] = 3
+    write_class_raster(tmp_path / "map.tif", index, DEEPGLOBE, place)
+    x, y = place.points(np.arange(5, 120, 10) + 0.5, np.full(12, 50.5))
+    lon, lat = transform(place.crs, CRS.from_epsg(4326), x, y)
+    names = ["urban"] * 6 + ["forest"] * 6
+    rows = [f"{(a + 180) % 360 - 180},{b},{name}" for a, b, name in zip(lon, lat, names, strict=True)]
+    (tmp_path / "truth.csv").write_text("\n".join(["lon,lat,class", *rows]))
+    report = assess(tmp_path / "map.tif", tmp_path / "truth.csv")
+    assert np.trace(np.array(report.confusion)) == 12
 
 
 def test_an_edge_around_the_earth_is_refused(across, tmp_path):

@@ -28,6 +28,7 @@ from landcover.legend import IGNORE, NODATA, LandClass, Legend
 from landcover.model.preprocessing import Size
 from landcover.progress import track
 from landcover.raster import Georeference, read_georeference
+from landcover.raster.extent import middle_longitude
 from landcover.textfiles import parse_json, read_text
 
 with needs("vector"):
@@ -285,7 +286,8 @@ def _from_vector(path: Path, source: VectorSource, targets: Mapping[str, Target]
     for keys in by_crs.values():
         first = placed[keys[0]].georeference
         assert first is not None
-        features = read_features(path, first.crs, layer=source.layer)
+        longitude = middle_longitude(first, *placed[keys[0]].size)
+        features = read_features(path, first.crs, layer=source.layer, longitude=longitude)
         if source.column not in features.attributes:
             raise UsageError(
                 f"{path} has no column {source.column!r}. "

@@ -24,6 +24,7 @@ from landcover.metrics import ConfusionMatrix, Metric, averaged_classes
 from landcover.progress import track
 from landcover.raster import Georeference, row_areas
 from landcover.raster.classmap import ClassMap, open_class_map
+from landcover.raster.extent import middle_longitude
 from landcover.raster.zonal import ClassAreas
 from landcover.windows import Window
 
@@ -196,7 +197,13 @@ def assess(
             deque(measured(), maxlen=0)
         else:
             places = read_truth(
-                truth, place.crs, legend, column=options.column, layer=options.layer, truth_crs=options.crs
+                truth,
+                place.crs,
+                legend,
+                column=options.column,
+                layer=options.layer,
+                truth_crs=options.crs,
+                longitude=middle_longitude(place, mapped.height, mapped.width),
             )
             kind, unlabelled = "points" if places.kind == "point" else "polygons", places.unlabelled
             count = count_points if places.kind == "point" else count_polygons

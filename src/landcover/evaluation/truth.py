@@ -15,7 +15,7 @@ from rasterio.errors import CRSError
 from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import DataError, UsageError, did_you_mean
 from landcover.extras import needs
-from landcover.io.vectors import WGS84, Kind, read_features, reproject
+from landcover.io.vectors import WGS84, Kind, move_near, read_features, reproject
 from landcover.legend import NODATA, Legend
 from landcover.textfiles import parse_csv, plain_cell, read_text
 
@@ -62,6 +62,7 @@ def read_truth(
     column: str | None = None,
     layer: str | None = None,
     truth_crs: str | None = None,
+    longitude: float | None = None,
 ) -> Truth:
     """Read points or polygons with a column of class names or indices.
 
@@ -74,6 +75,7 @@ def read_truth(
         column: The column of the class; by default ``class``.
         layer: The layer; optional where only one has geometries.
         truth_crs: The CRS of ``x`` and ``y`` of a CSV file, such as ``EPSG:32631``.
+        longitude: That of the map, as for :func:`~landcover.io.vectors.read_features`.
 
     Raises:
         DataError: If the file cannot be read or a row has a class that is not in the legend.
@@ -101,6 +103,7 @@ def read_truth(
     else:
         features = read_features(path, crs, layer=layer)
         geometries, columns, kind = features.geometries, features.attributes, features.kind
+    move_near(geometries, crs, longitude)
     labels, labelled = parse_labels(path, columns, column or CLASS_COLUMN, legend)
     drawn_in = np.full(len(labels), NODATA, np.uint8)
     if (drawn := _find_column(columns, MAP_COLUMN)) is not None:

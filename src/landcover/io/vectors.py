@@ -105,8 +105,7 @@ def read_features(
     path = Path(path)
     with foreign_errors(lambda reason: DataError(f"{path} cannot be read as a vector file: {reason}.")):
         features = _read_features(path, crs, layer, layer_option)
-    if longitude is not None and crs.is_geographic:
-        _move_near(features.geometries, longitude, _turn(crs))
+    move_near(features.geometries, crs, longitude)
     return features
 
 
@@ -321,8 +320,14 @@ def _whole_turns(longitudes: Float64Array, turn: float) -> Float64Array:
     return result
 
 
-def _move_near(geometries: Geometries, longitude: float, turn: float) -> None:
-    """Move each part of geometries, in place, by whole turns to less than half a turn from a longitude."""
+def move_near(geometries: Geometries, crs: CRS, longitude: float | None) -> None:
+    """Move each part of geometries, in place, by whole turns to less than half a turn from a longitude.
+
+    Nothing changes where ``crs`` is projected, or ``longitude`` is None.
+    """
+    if longitude is None or not crs.is_geographic:
+        return
+    turn = _turn(crs)
     for number, geometry in enumerate(geometries):
         parts = shapely.get_parts(geometry)
         bounds = shapely.bounds(parts)
