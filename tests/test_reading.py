@@ -208,3 +208,11 @@ def test_bands_are_named_as_in_the_file(tmp_path):
     path = save_raster(tmp_path / "a.tif", deep())
     assert band_names(path, (4, 1, 2)) == ("band 4", "band 1", "band 2")
     assert band_names(tmp_path / "missing.tif", (1, 2, 3)) == ("band 1", "band 2", "band 3")
+
+
+def test_bands_that_are_guessed_are_reported_once(chips, tmp_path, caplog):
+    open_dataset(chips, reading=Reading(scaling=(0, 1020)))
+    assert sum("does not name its 4 bands" in record.message for record in caplog.records) == 1
+    caplog.clear()
+    open_dataset(chips, reading=Reading((3, 2, 1), (0, 1020)))
+    assert "bands" not in caplog.text

@@ -266,3 +266,11 @@ def test_shapes_that_cannot_be_placed_are_refused(scenes, pictures, tmp_path):
     )
     with pytest.raises(DataError, match="touches"):
         rasterize(VectorSource(path), [far], tmp_path / "masks")
+
+
+def test_polygons_in_a_folder_of_masks_are_pointed_out(pictures, tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/1.json").write_text(json.dumps(labelme()))
+    result = run("verify", tmp_path, "--gsd", 1)
+    assert result.exit_code == 1
+    assert f"--labels {tmp_path / 'labels'}" in result.output

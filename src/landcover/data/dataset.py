@@ -1,6 +1,7 @@
 """Open data sets: images and masks of a folder or a prepared cache, behind one interface."""
 
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,7 @@ from landcover.raster import (
     read_georeference,
     read_header,
 )
+from landcover.raster.bands import band_note
 from landcover.raster.mapfiles import read_map_legend
 from landcover.scale import SETTINGS_FILE, find_scale, unknown_gsd
 from landcover.textfiles import read_yaml
@@ -54,6 +56,8 @@ from landcover.windows import Window
 
 if TYPE_CHECKING:
     from landcover.data.vectorlabels import VectorLabels, VectorSource
+
+logger = logging.getLogger(__name__)
 
 _GSD_TOLERANCE = 0.01
 """Fraction by which the GSD of images in one folder may differ."""
@@ -483,6 +487,9 @@ def open_folder(
         for item in found.items
         if item.image.suffix.lower() in RASTER_SUFFIXES or Path(f"{item.image}.aux.xml").exists()
     }
+    first = next((item.image for item in found.items if item.key in headers), None)
+    if first is not None and (reading.bands or settings.bands) is None and (note := band_note(first)):
+        logger.warning(note)
     vector = None
     if labels is not None:
         from landcover.data.vectorlabels import Target, read_vector_labels

@@ -34,6 +34,9 @@ from landcover.textfiles import parse_csv, read_text
 logger = logging.getLogger(__name__)
 
 SCENES_FILE = "scenes.csv"
+VECTOR_SUFFIXES = (".fgb", ".geojson", ".gpkg", ".json", ".kml", ".parquet", ".shp")
+"""Suffixes of files of polygons and points."""
+
 _COLUMNS = ("id", "scene", "row", "col")
 
 _EXT = rf"(?:{'|'.join(map(re.escape, sorted(PICTURE_SUFFIXES | MASK_SUFFIXES)))})"
@@ -338,7 +341,7 @@ def discover(root: Path, names: tuple[str, str] | None = None) -> Discovery:
             f"{root} has no imagery in a known layout: {len(paths)} files{example}. Expected pairs such as "
             "ID_sat.jpg and ID_mask.png, folders images/ and masks/, or the layout of a published set. Other "
             'names are declared in landcover.yaml: images: "img/{subset}/{id}.png" and masks: '
-            '"ann/{subset}/{id}.png".'
+            f'"ann/{{subset}}/{{id}}.png".{vector_hint(root)}'
         )
     return matches[0]
 
@@ -358,6 +361,17 @@ def find_images(path: Path) -> Discovery:
         if items.setdefault(item.key, item) is not item:
             raise _same_key(file, items[item.key].image)
     return Discovery(Layout("scenes", "scenes with labels of their own"), tuple(items.values()), ())
+
+
+def vector_hint(root: Path) -> str:
+    """Return how polygons or points below a folder become labels; an empty text without such files."""
+    for path in _files_below(root):
+        if path.lower().endswith(VECTOR_SUFFIXES):
+            return (
+                f" {root / path} may hold polygons or points: landcover prepare IMAGES --labels "
+                f"{(root / path).parent} --column COLUMN --out CACHE makes training data of them."
+            )
+    return ""
 
 
 def _pattern(template: str) -> str:

@@ -424,7 +424,7 @@ def scene_folds(pixels: Mapping[str, Int64Array], scene_of: Mapping[str, str], f
 
 def _check_fold(folds: int, fold: int, available: int, what: str) -> None:
     if available < 2:
-        raise SplitError(f"All images are of {available} of the {what}; folds need 2 or more of them.")
+        raise SplitError(f"The number of {what} is {available}; folds need 2 or more.")
     if not 2 <= folds <= available:
         raise SplitError(f"Found {folds} folds for {available} {what}; choose 2 to {available}.")
     if fold >= folds:

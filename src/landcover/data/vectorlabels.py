@@ -16,6 +16,7 @@ from rasterio.features import rasterize as burn
 
 from landcover._typing import UInt8Array
 from landcover.data.conversion import MaskTask
+from landcover.data.layouts import VECTOR_SUFFIXES
 from landcover.data.survey import colour_of
 from landcover.errors import DataError, UsageError, did_you_mean, first_few
 from landcover.extras import needs
@@ -37,7 +38,6 @@ with needs("vector"):
     from landcover.io.vectors import read_features
 
 _JSON_BYTES = 1 << 30
-_VECTOR_SUFFIXES = frozenset({".fgb", ".geojson", ".gpkg", ".json", ".kml", ".parquet", ".shp"})
 _CIRCLE_SEGMENTS = 16
 _AREAS, _POINTS = (3, 6), (0, 4)
 """shapely's type numbers of polygons and of points."""
@@ -251,11 +251,11 @@ def _files(path: Path) -> list[Path]:
         Path(folder, name)
         for folder, folders, names in walk(path)
         for name in names
-        if Path(name).suffix.lower() in _VECTOR_SUFFIXES and not name.startswith(".")
+        if Path(name).suffix.lower() in VECTOR_SUFFIXES and not name.startswith(".")
     ]
     if not paths:
         raise DataError(
-            f"{path} holds no labels; expected {', '.join(sorted(_VECTOR_SUFFIXES))} files in it or below it."
+            f"{path} holds no labels; expected {', '.join(VECTOR_SUFFIXES)} files in it or below it."
         )
     return sorted(paths)
 

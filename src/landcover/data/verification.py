@@ -11,7 +11,7 @@ import numpy as np
 from landcover._typing import Int8Array, Int64Array
 from landcover.data.dataset import Dataset, FolderDataset, count_classes, open_dataset
 from landcover.data.fingerprints import hash_pixels
-from landcover.data.layouts import LAYOUTS, Item, Layout
+from landcover.data.layouts import LAYOUTS, Item, Layout, vector_hint
 from landcover.data.leakage import Borders, Leak, borders, find_leaks, near_copies, perceptual_hashes
 from landcover.data.splits import advice_on_splits
 from landcover.data.splits import split as split_items
@@ -22,6 +22,9 @@ from landcover.io.readahead import parallel_map
 from landcover.legend import NODATA, Legend
 from landcover.progress import track
 from landcover.raster import Reading
+
+_MOSTLY = 0.9
+"""Images with less imagery than this fraction are not compared by their looks."""
 
 NO_PART = "all"
 """Subset of the items of a layout without subsets, in reports."""
@@ -186,9 +189,9 @@ def verify(
     def check(item: Item) -> _Checked:
         """Decode one item; errors of its files become part of the result."""
         faults = []
-        image = mask = None
+        image = valid = mask = None
         try:
-            image = dataset.read_image(item)
+            image, valid = dataset.read_imagery(item)
         except DataError as error:
             faults.append(Fault(below(item.image), str(error)))
         try:
@@ -206,7 +209,9 @@ def verify(
             borders=borders(image, mask.index)
             if with_borders and image is not None and mask is not None
             else None,
-            hashes=perceptual_hashes(image) if has_subsets and image is not None else None,
+            hashes=perceptual_hashes(image)
+            if has_subsets and image is not None and (valid is None or valid.mean() > _MOSTLY)
+            else None,
             faults=faults,
         )
 
@@ -320,6 +325,8 @@ def _notes(dataset: Dataset, class_pixels: Int64Array, forms: Counter[str]) -> l
     """Return what is probably wrong with the labels, given the pixels of each class."""
     notes = []
     legend = dataset.legend
+    if not dataset.labelled and (hint := vector_hint(dataset.root)):
+        notes.append(hint.strip())
     if forms["indices"] and not legend.lists_values and class_pixels.any() and not class_pixels[0]:
         notes.append(
             f"Value 0 ({legend.names[0]}) never occurs in masks with one band; do the ids begin at 1? If so, "

@@ -91,6 +91,15 @@ def band_names(path: Path, bands: Sequence[int]) -> tuple[str, ...]:
     return tuple(known.get(band, f"band {band}") for band in bands)
 
 
+def band_note(path: Path) -> str | None:
+    """Return a warning about the bands that are read of a file by default; None without a doubt."""
+    try:
+        with open_raster(path) as reader:
+            return choose_bands(str(path), reader, None)[1]
+    except (RasterioError, ImageError):
+        return None  # reported when it is read
+
+
 def _by_description(reader: DatasetReader) -> tuple[int, ...] | None:
     """Return the bands described as red, green and blue, if there is one of each."""
     words = [

@@ -10,7 +10,7 @@ import numpy as np
 
 from landcover._typing import BoolArray, UInt8Array
 from landcover.data import Dataset, Item, SceneTile, open_dataset, split
-from landcover.data.layouts import SCENES_FILE
+from landcover.data.layouts import SCENES_FILE, vector_hint
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse, warn_of_neighbours
 from landcover.errors import DataError, SplitError, UsageError
 from landcover.io.readahead import parallel_map
@@ -109,7 +109,7 @@ def load_training_data(
     if not dataset.labelled:
         raise DataError(
             f"{data} has {len(dataset.items)} images (layout {dataset.layout}) but no masks. Expected "
-            "NAME_mask.png beside NAME_sat.jpg, or another known layout."
+            f"NAME_mask.png beside NAME_sat.jpg, or another known layout.{vector_hint(data)}"
         )
     if dataset.gsd is None:
         raise unknown_gsd(data)
