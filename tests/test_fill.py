@@ -99,6 +99,19 @@ def test_declared_nodata_means_that_no_other_value_is_fill(tmp_path):
         assert valid_of(scene).all()
 
 
+def test_a_nodata_value_of_zero_is_declared(tmp_path):
+    image = noise()
+    image[:30], image[70:] = 0, 7
+    path = save_raster(tmp_path / "a.tif", image, place=True)
+    with open_scene(path, nodata=0) as scene:
+        assert np.array_equal(valid_of(scene), (image != 0).any(axis=2))
+        assert not scene.warnings
+    near = np.dstack([image, noise(seed=1)[..., 0]])  # tagged alpha, but no mask
+    options = {"photometric": "rgb", "alpha": "yes", "nodata": 0}
+    with open_scene(save_raster(tmp_path / "b.tif", near, place=True, **options)) as scene:
+        assert np.array_equal(valid_of(scene), (image != 0).any(axis=2))
+
+
 def test_blocks_that_were_never_written_are_nodata(tmp_path):
     path = tmp_path / "a.tif"
     profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "height": 96, "width": 100, "tiled": True}

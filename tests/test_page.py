@@ -19,6 +19,7 @@ import rasterio
 from PIL import Image
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
+from rasterio.windows import Window
 
 import landcover as lc
 from fake_runtime import make_card
@@ -195,6 +196,65 @@ def not_a_number(path):
     return write_tiff(path, values, 1.1, compress="zstd", predictor=3, bigtiff="yes")
 
 
+def framed(image, depth, value):
+    """Return an image with a frame of one value, at the left of another, and a corner of the first in it."""
+    image = np.array(image)
+    image[:depth] = image[:, -depth:] = image[-1:] = value
+    image[:, :5] = 9
+    image[depth : depth + 20, 5:25] = value
+    return image
+
+
+def frame(path):
+    return write_tiff(path, framed(scene_pixels(17), 21, 255), 1.1, compress="deflate", **TILED)
+
+
+def deep_frame(path):
+    values = framed(deep_pixels()[..., :3].astype(np.int16), 30, -9999)
+    return write_tiff(path, values, 1.1, compress="lzw")
+
+
+def framed_png(path):
+    Image.fromarray(framed(scene_pixels(18), 13, 0)).save(path)
+    return path
+
+
+def opaque_png(path):
+    alpha = np.full((210, 250), 255, np.uint8)
+    Image.fromarray(np.dstack([framed(scene_pixels(19), 40, 0), alpha])).save(path)
+    return path
+
+
+def sparse(interleave):
+    def make(path):
+        pixels = np.moveaxis(scene_pixels(20), 2, 0)
+        write_tiff(
+            path, np.zeros((210, 250, 3), np.uint8), 1.1, SPARSE_OK=True, interleave=interleave, **TILED
+        )
+        with rasterio.open(path, "r+") as file:
+            for row, col in ((0, 64), (64, 0), (64, 128), (128, 192)):
+                window = Window(col, row, min(64, 250 - col), 64)
+                file.write(pixels[:, row : row + 64, col : col + window.width], window=window)
+        return path
+
+    return make
+
+
+def infrared(rows, cols, gsd, overviews=()):
+    """Return what writes a file of near infrared that is tagged alpha, with water of value 0."""
+
+    def make(path):
+        near = scene_pixels(22)[..., :1] // 2
+        bands = np.tile(np.dstack([scene_pixels(21), near]), (rows, cols, 1))
+        write_tiff(path, bands, gsd, compress="deflate", photometric="rgb", alpha="yes", **TILED)
+        if overviews:
+            with rasterio.open(path, "r+") as file:
+                file.build_overviews(overviews)
+        return path
+
+    return make
+
+
 def turned_jpeg(path):
     exif = Image.Exif()
     exif[274] = 6  # a quarter turn, which predict ignores
@@ -231,7 +291,18 @@ FORMATS = {
     "turned.jpg": (turned_jpeg, {"gsd": 0.8}),
     "palette.png": (palette_png, {"gsd": 0.8}),
     "lossless.webp": (webp, {"gsd": 0.8}),
+    "frame.tif": (frame, {}),
+    "deep-frame.tif": (deep_frame, {"scaling": "percentile"}),
+    "frame.png": (framed_png, {"gsd": 0.8}),
+    "opaque.png": (opaque_png, {"gsd": 0.8}),
+    "sparse.tif": (sparse("pixel"), {}),
+    "sparse-planar.tif": (sparse("band"), {}),
+    "infrared.tif": (infrared(1, 1, 1.1), {}),
+    "infrared-large.tif": (infrared(5, 5, 0.22), {}),
+    "infrared-overview.tif": (infrared(4, 3, 0.3, [2]), {}),
 }
+NOTED = r"\d+ at the \w+ \(-?\d+\)|the one value -?\d+|\d+ blocks of \d+ x \d+|values in band \d"
+"""What notes about undeclared fill and masks state."""
 
 
 @pytest.mark.browser
@@ -255,10 +326,13 @@ def test_a_format_is_read_as_predict_reads_it(empty, model, name, tmp_path):
             empty.select_option("#scaling", "percentile")
         empty.click("#go")
     empty.wait_for_selector("#result:not([hidden])")
-    lc.predict([file], model, tmp_path / "out", lc.PredictOptions(map_format="tif", **options))
+    (made,) = lc.predict([file], model, tmp_path / "out", lc.PredictOptions(map_format="tif", **options)).maps
     (expected,) = (tmp_path / "out").glob("*.tif")
     with rasterio.open(save(empty, "tif", tmp_path / "map.tif")) as own, rasterio.open(expected) as other:
         index, reference = own.read(1), other.read(1)
+    noted = re.findall(NOTED, " ".join(made.notes))
+    assert re.findall(NOTED, empty.text_content("#facts")) == noted
+    assert bool(noted) == bool(re.match("frame|deep-|sparse|infrared", name))
     assert np.array_equal(index == NODATA, reference == NODATA)
     assert len(np.unique(reference)) > 1
     assert np.mean(index == reference) >= (0.97 if "jp" in name else 0.999)
@@ -549,7 +623,8 @@ def test_a_bomb_is_unpacked_to_the_size_of_its_block_alone(empty):
     empty.fill("#gsd", "0.5")
     empty.click("#go")
     empty.wait_for_selector("#result:not([hidden])")
-    assert "black corners" in empty.text_content("#facts")
+    assert "64 at the top (0)" in empty.text_content("#facts")
+    assert "4,096 pixels without imagery" in empty.text_content("#facts")
 
 
 @pytest.mark.browser

@@ -5,6 +5,7 @@ import { COMPRESSIONS, DECODING, jpegHeader, pictureRows, webpSize } from "./dec
 import { UserError } from "./engine/grid";
 import type { Source, Strip } from "./engine/reading";
 import { roundHalfEven } from "./engine/resample";
+import { findFill, missingBlocks, type Fill } from "./fill";
 import { parseGeoreference, scaleOf, type Georeference, type Scale } from "./georeference";
 import type { Picture, ReadOptions } from "./protocol";
 
@@ -15,7 +16,11 @@ const MAX_SIDE = 16_384;
 const MAX_BANDS = 1000;
 const CACHE_ROWS = 256;
 const PREVIEW_PIXELS = 36_000_000;
-const CORNER_PX = 16;
+const ALPHA_PX = 256;
+/** Above this share of partly transparent pixels a band is not a mask. */
+const PARTLY = 0.5;
+const ALPHA_PIXELS = 1 << 20;
+const ALPHA_BLOCKS = 8;
 
 export interface OpenedFile {
   name: string;
@@ -38,6 +43,8 @@ export interface OpenedFile {
   readWindow(window: Box): Promise<Strip>;
   configure(options: ReadOptions): Promise<void>;
 }
+
+export type Numbers = ArrayLike<number>;
 
 /** Left, top, right and bottom in pixels. */
 export type Box = [number, number, number, number];
@@ -79,20 +86,25 @@ export class Overview {
 export async function openFile(file: File): Promise<OpenedFile> {
   if (file.size === 0) throw new UserError(`${file.name} is empty.`);
   const head = new Uint8Array(await file.slice(0, 64 * 1024).arrayBuffer());
-  const text = (from: number, to: number): string => String.fromCharCode(...head.subarray(from, to));
+  const text = (from: number, to?: number): string => new TextDecoder("latin1").decode(head.subarray(from, to));
   if (["II*\0", "MM\0*", "II+\0", "MM\0+"].includes(text(0, 4))) return openScene(file);
   let size: [number, number] | null = null;
-  if (text(1, 4) === "PNG") size = pngSize(file.name, head);
-  else if (head[0] === 0xff && head[1] === 0xd8) size = await jpegSize(file);
+  let hasAlpha = false;
+  if (text(1, 4) === "PNG") {
+    size = pngSize(file.name, head);
+    hasAlpha = head[25] >= 4 || text(33).split("IDAT")[0].includes("tRNS");
+  } else if (head[0] === 0xff && head[1] === 0xd8) size = await jpegSize(file);
   else if (text(0, 4) === "RIFF" && text(8, 12) === "WEBP") {
     size = webpSize(head);
-    if (text(12, 16) === "VP8X" && head[20] & 2) throw animated(file.name);
+    const isExtended = text(12, 16) === "VP8X";
+    if (isExtended && head[20] & 2) throw animated(file.name);
+    hasAlpha = isExtended ? (head[20] & 16) > 0 : text(12, 16) === "VP8L" && (head[24] & 16) > 0;
   } else {
     throw new UserError(`${file.name} is not an image that this page can read. Expected JPEG, PNG, WebP or GeoTIFF.`);
   }
   if (!size) throw new UserError(`${file.name} is damaged: its header gives no size. Copy the file again.`);
   await checkEnd(file, head);
-  return openPicture(file, size);
+  return openPicture(file, size, hasAlpha);
 }
 
 /** Refuse a picture that was cut short: browsers show what is left of it. */
@@ -140,7 +152,7 @@ async function withoutExif(file: File): Promise<Blob> {
   return new Blob([...parts, file.slice(from)]);
 }
 
-async function openPicture(file: File, size: [number, number]): Promise<OpenedFile> {
+async function openPicture(file: File, size: [number, number], hasAlpha: boolean): Promise<OpenedFile> {
   let [height, width] = size;
   checkPicture(file.name, height, width);
   let bitmap: ImageBitmap;
@@ -163,7 +175,18 @@ async function openPicture(file: File, size: [number, number]): Promise<OpenedFi
     }
   }
   bitmap.close();
-  return asOpened(file.name, memorySource(image, valid, height, width));
+  if (hasAlpha) return asOpened(file.name, memorySource(image, valid, height, width), []);
+  const read = async ([left, top, right, bottom]: Box): Promise<Numbers[]> =>
+    [0, 1, 2].map((band) => {
+      const plane = new Uint8Array((bottom - top) * (right - left));
+      for (let y = top, out = 0; y < bottom; y++) {
+        for (let x = left; x < right; x++) plane[out++] = image[(y * width + x) * 3 + band];
+      }
+      return plane;
+    });
+  const fill = await findFill(read, { height, width }, CACHE_ROWS);
+  if (!fill.isEmpty) fill.apply((valid = new Uint8Array(height * width).fill(1)), [0, 0, width, height], { height, width });
+  return asOpened(file.name, memorySource(image, valid, height, width), fill.notes(file.name));
 }
 
 function checkPicture(name: string, height: number, width: number): void {
@@ -178,7 +201,7 @@ function checkPicture(name: string, height: number, width: number): void {
   }
 }
 
-function asOpened(name: string, source: Source): OpenedFile {
+function asOpened(name: string, source: Source, notes: string[]): OpenedFile {
   const { height, width } = source;
   return {
     name,
@@ -190,7 +213,7 @@ function asOpened(name: string, source: Source): OpenedFile {
     needsScaling: false,
     bandNames: [],
     bands: [],
-    notes: [],
+    notes,
     preview: async (side) => {
       const overview = new Overview(source, stepTo(side, source));
       overview.add(0, await source.readRows(0, height), width);
@@ -236,13 +259,10 @@ async function openScene(file: File): Promise<OpenedFile> {
   return opened;
 }
 
-type Numbers = ArrayLike<number>;
-
 /** A GeoTIFF that is read by rows of blocks. */
 class Scene implements OpenedFile {
   readonly kind = "scene";
   readonly source: Source;
-  readonly notes: string[] = [];
   georeference: Georeference | null = null;
   scale: Scale | null = null;
   suggestedGsd: number | null = null;
@@ -254,6 +274,9 @@ class Scene implements OpenedFile {
   private nodata: number | null = null;
   private alpha = -1;
   private mask: GeoTIFFImage | null = null;
+  /** Undeclared fill; null in files that declare nodata in any way. */
+  private fill: Fill | null = null;
+  private readonly ownNotes: string[] = [];
   /** Smaller versions of the scene in the file. */
   private readonly reduced: GeoTIFFImage[] = [];
   private cache: { start: number; stop: number; strip: Strip } | null = null;
@@ -329,7 +352,16 @@ class Scene implements OpenedFile {
     scene.nodata = nodata === null || nodata === undefined ? null : nodata;
     await scene.readPlace(value);
     await scene.findPages(tiff);
-    if (!scene.georeference) scene.notes.push(`${file.name} is not georeferenced.`);
+    if (!scene.georeference) scene.ownNotes.push(`${file.name} is not georeferenced.`);
+    if (scene.alpha >= 0 && (await scene.hasManyValues(scene.alpha))) {
+      const band = scene.alpha + 1;
+      scene.ownNotes.push(
+        `${file.name} has many values in band ${band}, which is tagged alpha (near infrared?): it is not used as a mask. ` +
+          `To use it, use landcover predict --alpha ${band}.`,
+      );
+      scene.alpha = -1;
+    }
+    await scene.findFill();
     return scene;
   }
 
@@ -344,19 +376,23 @@ class Scene implements OpenedFile {
     else if (plain.length >= 3) {
       this.chosen = plain.slice(0, 3);
       if (plain.length > 3 && !isColour) {
-        this.notes.push(
+        this.ownNotes.push(
           `${this.name} does not name its ${this.bandCount} bands; bands ` +
             `${this.bands.join(", ")} are used as red, green and blue. If that is wrong, change the bands.`,
         );
       }
     } else {
       this.chosen = [plain[0], plain[0], plain[0]];
-      if (plain.length === 2) this.notes.push(`${this.name} has two bands; band ${plain[0] + 1} is used as grey.`);
+      if (plain.length === 2) this.ownNotes.push(`${this.name} has two bands; band ${plain[0] + 1} is used as grey.`);
     }
   }
 
   get bands(): number[] {
     return this.chosen.map((band) => band + 1);
+  }
+
+  get notes(): string[] {
+    return [...this.ownNotes, ...(this.fill?.notes(this.name) ?? [])];
   }
 
   private async readPlace(value: (tag: number) => Promise<unknown>): Promise<void> {
@@ -405,12 +441,65 @@ class Scene implements OpenedFile {
     }
   }
 
+  /** Return whether most values of a band, in a smaller version or some blocks, are neither 0 nor the largest. */
+  private async hasManyValues(band: number): Promise<boolean> {
+    const image = this.version(2 * ALPHA_PX);
+    const [height, width] = [image.getHeight(), image.getWidth()];
+    const isSmall = height * width <= ALPHA_PIXELS;
+    const [high, wide] = isSmall ? [height, width] : [image.getTileHeight(), image.getTileWidth()];
+    const [format, bits] = [image.getSampleFormat(band), image.getBitsPerSample(band)];
+    const full = format === 3 ? 1 : 2 ** (format === 2 ? bits - 1 : bits) - 1;
+    let [pixels, partly, largest, atLargest] = [0, 0, -Infinity, 0];
+    for (const top of spread(height, high)) {
+      for (const left of spread(width, wide)) {
+        const box: Box = [left, top, Math.min(width, left + wide), Math.min(height, top + high)];
+        let values: Numbers;
+        try {
+          [values] = await this.readBands(box, [band], image);
+        } catch {
+          return false; // reported when the rows are read
+        }
+        pixels += values.length;
+        for (let i = 0; i < values.length; i++) {
+          const value = values[i];
+          if (value > largest) [largest, atLargest] = [value, 0];
+          if (value === 0 || value === full) continue;
+          partly++;
+          if (value === largest) atLargest++;
+        }
+      }
+    }
+    return partly - atLargest > PARTLY * pixels;
+  }
+
+  private async findFill(): Promise<void> {
+    this.fill = null;
+    if (this.mask || this.alpha >= 0 || this.nodata !== null) return;
+    const { image } = this;
+    const bands = [...new Set(this.chosen)];
+    const read = (box: Box): Promise<Numbers[]> => {
+      const [left, top, right, bottom] = box;
+      // Corners are read several times: their blocks are kept meanwhile.
+      image.tiles = (right - left) * (bottom - top) > ALPHA_PX ? null : (image.tiles ?? []);
+      return this.readBands(box, bands, image);
+    };
+    const { height, width } = this.source;
+    try {
+      this.fill = await findFill(read, { height, width }, this.blockRows);
+    } finally {
+      image.tiles = null;
+    }
+    this.fill.missing = await missingBlocks(image, bands, this.fill.inside);
+  }
+
   async configure({ bands, scaling }: ReadOptions): Promise<void> {
     if (bands) {
       if (bands.length !== 3 || !bands.every((band) => Number.isInteger(band) && band >= 1 && band <= this.bandCount)) {
         throw new UserError(`${this.name} has ${this.bandCount} bands; expected three band numbers such as 3,2,1.`);
       }
+      const isChange = bands.join() !== this.bands.join();
       this.chosen = bands.map((band) => band - 1);
+      if (isChange) await this.findFill();
     }
     this.cache = null;
     this.range = null;
@@ -434,12 +523,23 @@ class Scene implements OpenedFile {
         if (y < top) continue;
         for (let x = step >> 1; x < width; x += step) {
           const at = (y - top) * width + x;
-          if (valid && !valid[at]) continue;
+          if ((valid && !valid[at]) || this.fill?.hasCornerValue(planes, at)) continue;
           for (const plane of planes) values.push(plane[at]);
         }
       }
     }
     return percentilesOf(values);
+  }
+
+  /** Read a window of some bands, of all if none are given, as planes. */
+  private async readBands(window: Box, samples: number[], image: GeoTIFFImage): Promise<Numbers[]> {
+    try {
+      return (await image.readRasters({ window, samples, interleave: false })) as unknown as Numbers[];
+    } catch {
+      throw new UserError(
+        `${this.name} is damaged: its rows ${window[1]} to ${window[3]} cannot be read. Copy the file again.`,
+      );
+    }
   }
 
   /** Read a window of three bands as planes, and which pixels are imagery (null: all). */
@@ -450,14 +550,8 @@ class Scene implements OpenedFile {
     const isMasked = mask && image === this.image;
     const usesAlpha = this.alpha >= 0;
     const samples = [...new Set(usesAlpha ? [...this.chosen, this.alpha] : this.chosen)];
-    let read: Numbers[];
-    let masks: Numbers[] = [];
-    try {
-      read = (await image.readRasters({ window, samples, interleave: false })) as unknown as Numbers[];
-      if (isMasked) masks = (await mask.readRasters({ window, interleave: false })) as unknown as Numbers[];
-    } catch {
-      throw new UserError(`${this.name} is damaged: its rows ${top} to ${bottom} cannot be read. Copy the file again.`);
-    }
+    const read = await this.readBands(window, samples, image);
+    const masks = isMasked ? await this.readBands(window, [], mask) : [];
     const planes = this.chosen.map((band) => read[samples.indexOf(band)]);
     const valid = new Uint8Array(pixels).fill(1);
     // As in predict: no imagery is the union of mask, alpha band and nodata value.
@@ -471,6 +565,7 @@ class Scene implements OpenedFile {
     if (planes[0] instanceof Float32Array || planes[0] instanceof Float64Array) {
       for (let i = 0; i < pixels; i++) if (!planes.every((plane) => Number.isFinite(plane[i]))) valid[i] = 0;
     }
+    this.fill?.apply(valid, window, { height: image.getHeight(), width: image.getWidth() });
     return [planes, valid.includes(0) ? valid : null];
   }
 
@@ -482,26 +577,6 @@ class Scene implements OpenedFile {
     return { image: toBytes(planes, this.range), valid };
   }
 
-  private async readBlock(start: number, stop: number): Promise<Strip> {
-    const { width } = this.source;
-    const strip = await this.readWindow([0, start, width, stop]);
-    if (start === 0 && !strip.valid && !this.mask && this.alpha < 0 && this.nodata === null) {
-      const isBlack = (left: number): boolean => {
-        for (let y = 0; y < Math.min(CORNER_PX, stop); y++) {
-          const line = y * width * 3;
-          const corner = strip.image.subarray(line + left * 3, line + Math.min(width, left + CORNER_PX) * 3);
-          if (corner.some((value) => value > 0)) return false;
-        }
-        return true;
-      };
-      const note =
-        `${this.name} has black corners but no nodata value; black is treated as imagery. ` +
-        `To mark it as nodata: gdal_edit -a_nodata 0 ${this.name}`;
-      if ((isBlack(0) || isBlack(Math.max(0, width - CORNER_PX))) && !this.notes.includes(note)) this.notes.push(note);
-    }
-    return strip;
-  }
-
   /** Read rows; blocks that reach below them are kept for the next call. */
   private async readRows(start: number, stop: number): Promise<Strip> {
     const { height, width } = this.source;
@@ -511,7 +586,7 @@ class Scene implements OpenedFile {
       if (!this.cache || row < this.cache.start || row >= this.cache.stop) {
         const first = Math.floor(row / this.blockRows) * this.blockRows;
         const last = Math.min(height, first + this.blockRows);
-        this.cache = { start: first, stop: last, strip: await this.readBlock(first, last) };
+        this.cache = { start: first, stop: last, strip: await this.readWindow([0, first, width, last]) };
       }
       const { start: first, stop: last, strip } = this.cache;
       const end = Math.min(stop, last);
@@ -525,13 +600,18 @@ class Scene implements OpenedFile {
     return { image, valid };
   }
 
+  /** Return the smallest version of the scene in the file whose longer side has `side` pixels at least. */
+  private version(side: number): GeoTIFFImage {
+    const isLarge = (image: GeoTIFFImage): boolean => Math.max(image.getHeight(), image.getWidth()) >= side;
+    return [...this.reduced].reverse().find(isLarge) ?? this.image;
+  }
+
   async preview(side: number): Promise<Picture | null> {
-    const isLarge = (image: GeoTIFFImage): boolean => Math.max(image.getHeight(), image.getWidth()) >= side / 2;
-    const image = [...this.reduced].reverse().find(isLarge) ?? this.image;
+    const image = this.version(side / 2);
     const [height, width] = [image.getHeight(), image.getWidth()];
     if (height * width > PREVIEW_PIXELS) return null;
     const [planes, valid] = await this.readPlanes([0, 0, width, height], image);
-    const range = this.needsScaling ? (this.range ?? percentilesOf(planes.flatMap((plane) => sample(plane, valid)))) : null;
+    const range = this.needsScaling ? (this.range ?? percentilesOf(sample(planes, valid, this.fill))) : null;
     const size = { height, width };
     const overview = new Overview(size, stepTo(side, size));
     overview.add(0, { image: toBytes(planes, range ?? this.range), valid }, width);
@@ -539,12 +619,21 @@ class Scene implements OpenedFile {
   }
 }
 
-/** Return some of the valid values of a plane. */
-function sample(plane: Numbers, valid: Uint8Array | null): number[] {
+/** Return some of the valid values of planes, which percentiles are taken of. */
+function sample(planes: Numbers[], valid: Uint8Array | null, fill: Fill | null): number[] {
   const values: number[] = [];
-  const step = Math.max(1, Math.floor(plane.length / 300_000));
-  for (let i = 0; i < plane.length; i += step) if (!valid || valid[i]) values.push(plane[i]);
+  const step = Math.max(1, Math.floor(planes[0].length / 300_000));
+  for (let i = 0; i < planes[0].length; i += step) {
+    if ((!valid || valid[i]) && !fill?.hasCornerValue(planes, i)) for (const plane of planes) values.push(plane[i]);
+  }
   return values;
+}
+
+/** Return the first pixels of blocks that are spread over a side. */
+function spread(length: number, block: number): number[] {
+  const blocks = Math.ceil(length / block);
+  const count = Math.min(blocks, ALPHA_BLOCKS);
+  return Array.from({ length: count }, (_, i) => Math.floor(((i + 0.5) * blocks) / count) * block);
 }
 
 /** Return three planes as RGB bytes; the range's values become 0 and 255. */

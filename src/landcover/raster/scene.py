@@ -143,10 +143,11 @@ class Scene:
                 self.warnings += [text for text in (note, mask_note) if text is not None]
                 if len(reader.subdatasets) > 1:
                     self.warnings.append(_several(self.name, reader.subdatasets, "the first is read"))
-                is_declared = any(self._mask[:3]) or reading.fill == "keep"
+                masked, band, value = self._mask[:3]
+                is_declared = bool(masked) or band is not None or value is not None
                 scaling, dtype = reading.scaling, reader.dtypes[self._bands[0] - 1]
                 check_scaling(self.name, dtype, scaling)
-                self._fill = () if is_declared else self._find_fill()
+                self._fill = () if is_declared or reading.fill == "keep" else self._find_fill()
                 self._range = percentile_range(self.sample()) if scaling == "percentile" else scaling
             self._cached = cached.pop_all()
 
