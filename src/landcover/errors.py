@@ -81,6 +81,10 @@ class MissingKeyError(StoreError):
     """An object does not exist in a store."""
 
 
+class FleetError(LandcoverError, RuntimeError):
+    """The workers of a fleet cannot be reached or cannot begin."""
+
+
 class OutOfMemoryError(LandcoverError, MemoryError):
     """The work needs more memory than this process may use."""
 

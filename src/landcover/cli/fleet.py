@@ -53,8 +53,16 @@ def fleet_plan(
 
 def fleet_run(
     plan: Planned,
-    engine: Annotated[Literal["local"], option("Who does the units.", group=MAIN)] = "local",
-    workers: Annotated[int | None, option("Processes.  [default: one per core]", group=MAIN, min=1)] = None,
+    engine: Annotated[
+        Literal["local", "ray"], option("Processes here, or actors of a Ray cluster.", group=MAIN)
+    ] = "local",
+    address: Annotated[
+        str | None,
+        option("Ray cluster, HOST:PORT or auto.  [default: RAY_ADDRESS, else one is started]", group=MAIN),
+    ] = None,
+    workers: Annotated[
+        int | None, option("Processes or actors.  [default: one per core or GPU]", group=MAIN, min=1)
+    ] = None,
     shard: Annotated[
         str,
         option("Do only this share of the units: number/count, such as 0/10.", group=MAIN, metavar="I/N"),
@@ -70,17 +78,25 @@ def fleet_run(
     """Do the units of a plan that are not done; run it again after any failure."""
     from dataclasses import asdict
 
-    from landcover.fleet.engines import LocalEngine
+    from landcover.errors import UsageError
+    from landcover.fleet.engines import Engine, LocalEngine
+    from landcover.fleet.ray_engine import RayEngine
     from landcover.fleet.run import Run
     from landcover.fleet.units import open_planned, read_plan
     from landcover.fleet.work import Setup
     from landcover.machine import processors
 
+    if address is not None and engine != "ray":
+        raise UsageError(f"--address {address} is that of a Ray cluster. Add --engine ray.")
     share = _shard(shard)
     store = open_planned(plan)
     read_plan(store)
     setup = Setup(store.root, device, threads)
-    chosen = LocalEngine(setup, workers or processors())
+    chosen: Engine
+    if engine == "ray":
+        chosen = RayEngine(setup, workers, address)
+    else:
+        chosen = LocalEngine(setup, workers or processors())
     try:
         summary = Run(store, chosen, shard=share, retry=retry).run()
     finally:
