@@ -299,7 +299,7 @@ FORMATS = {
     "sparse-planar.tif": (sparse("band"), {}),
     "infrared.tif": (infrared(1, 1, 1.1), {}),
     "infrared-large.tif": (infrared(5, 5, 0.22), {}),
-    "infrared-overview.tif": (infrared(4, 3, 0.3, [2]), {}),
+    "infrared-overview.tif": (infrared(3, 2, 0.4, [2]), {}),
 }
 NOTED = r"\d+ at the \w+ \(-?\d+\)|the one value -?\d+|\d+ blocks of \d+ x \d+|values in band \d"
 """What notes about undeclared fill and masks state."""

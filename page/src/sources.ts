@@ -443,7 +443,7 @@ class Scene implements OpenedFile {
 
   /** Return whether most values of a band, in a smaller version or some blocks, are neither 0 nor the largest. */
   private async hasManyValues(band: number): Promise<boolean> {
-    const image = this.version(2 * ALPHA_PX);
+    const image = this.version(ALPHA_PX);
     const [height, width] = [image.getHeight(), image.getWidth()];
     const isSmall = height * width <= ALPHA_PIXELS;
     const [high, wide] = isSmall ? [height, width] : [image.getTileHeight(), image.getTileWidth()];
