@@ -112,7 +112,8 @@ def children(pid: int) -> list[int]:
 
 def fleet(world: Path, planned: Path, chance: random.Random, kills: int, log: Path) -> tuple[list[str], Path]:
     """Run one fleet under at most so many kills; return whom they hit, and the store."""
-    store, hit = world / "out", []
+    store = world / "out"
+    hit: list[str] = []
     most = len((planned / "plan.jsonl").read_bytes().splitlines()) // 8  # so that a fleet is killed often
     shutil.rmtree(store, ignore_errors=True)
     shutil.copytree(planned, store)
