@@ -327,7 +327,7 @@ def test_items_of_stac_are_planned_with_their_time_and_name(scenes, tmp_path):
     file.write_text(json.dumps({"type": "FeatureCollection", "features": [item]}))
     make_plan([file], MODEL, str(tmp_path / "out"), OPTIONS)
     assert run(tmp_path / "out").complete
-    made = json.loads((tmp_path / "out/maps/S1_x_mask.json").read_text())
+    made = json.loads((tmp_path / "out/maps/S1_x_mask.tif.json").read_text())
     assert made["properties"]["datetime"] == "2026-05-01T10:00:00Z"
     assert {"rel": "derived_from", "href": "items/x.json"} in made["links"]
     file.write_text(json.dumps({"type": "FeatureCollection", "features": [{"id": "y", "assets": {}}]}))
@@ -350,7 +350,7 @@ def test_items_and_collection_are_valid_stac(undisturbed, planned, tmp_path):
 
     out = shutil.copytree(planned, tmp_path / "out")
     run(out)
-    paths = [*out.rglob("maps/**/*_mask.json"), out / "model/model.json", out / "collection.json"]
+    paths = [*out.rglob("maps/**/*_mask.*.json"), out / "model/model.json", out / "collection.json"]
     assert len(paths) == 6
     for path in paths:
         data = json.loads(path.read_text())
@@ -358,7 +358,7 @@ def test_items_and_collection_are_valid_stac(undisturbed, planned, tmp_path):
         validator.JsonSchemaSTACValidator().validate_core(data, kind, "1.1.0")
         hrefs = [one["href"] for one in [*data["links"], *data.get("assets", {}).values()]]
         assert all((path.parent / href).resolve().is_file() for href in hrefs)
-    item = json.loads((out / "maps/sub/a_mask.json").read_text())
+    item = json.loads((out / "maps/sub/a_mask.tif.json").read_text())
     properties, map_ = item["properties"], item["assets"]["map"]
     content = (out / "maps/sub/a_mask.tif").read_bytes()
     assert map_["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()

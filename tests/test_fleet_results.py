@@ -115,7 +115,7 @@ def test_verify_finds_every_damage(made, tmp_path):
     changed = out / "maps/a_mask.tif"
     changed.write_bytes(changed.read_bytes()[:-1] + b"x")
     (out / "maps/b_confidence.tif").unlink()
-    (out / "maps/c_mask.json").unlink()
+    (out / "maps/c_mask.tif.json").unlink()
     (out / "parts").mkdir()
     (out / "parts/1.bin").touch()
     found = verify(open_store(out))
@@ -144,7 +144,7 @@ def test_status_and_failures(made, tmp_path):
     assert (seen[0]["scenes"], seen[0]["maps"], seen[0]["runs"]) == (3, 0, 1)
     record = {"updated": time.time(), "began": time.time() - 60, "in_flight": 2, "maps": 4, "failed": 0}
     store.put("runs/other.json", json.dumps(record).encode())
-    (out / "maps/a_mask.json").unlink()
+    (out / "maps/a_mask.tif.json").unlink()
     store.put("failed/k.json", b'{"scene": "s", "blocks": [1, 2], "attempts": 3, "error": "why"}')
     found = status(store)
     assert (found["maps"], found["running"], found["failed"]) == (2, 2, 1)

@@ -75,8 +75,9 @@ def make_plan(
     options = options or PredictOptions()
     if not (math.isfinite(unit_mpx) and unit_mpx > 0):
         raise UsageError(f"A unit of {unit_mpx} megapixels is not possible; expected a number above 0.")
-    stored = stored_options(options)
     opened = open_model(model, runtime=runtime, precision=precision)
+    options = options.for_model(opened.card.preprocessing)
+    stored = stored_options(options)
     file, store = resolve_model(model), open_store(out)
     if is_address(out):
         store.check()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from landcover.errors import LandcoverError, MissingKeyError, OutputError
+from landcover.errors import DataError, LandcoverError, MissingKeyError, OutputError
 from landcover.fleet.engines import Engine
 from landcover.fleet.stac import map_collection
 from landcover.fleet.store import Store
@@ -22,6 +22,9 @@ from landcover.fleet.units import COLLECTION, MODEL_ITEM, Outcome, Unit, read_pl
 
 ATTEMPTS = 3
 """Times that a unit is tried if machine, store or network fail."""
+
+REFUSALS = 20
+"""Units refused one after the other at which a run stops: rather a fault of the machine than of each."""
 
 BEAT_S = 10.0
 """How often a run writes its record into the store."""
@@ -92,7 +95,7 @@ class Run:
         self._late: deque[_Job] = deque()
         self._is_last_round = False
         self._attempts: Counter[str] = Counter()
-        self._faults = self._maps = 0
+        self._faults = self._refusals = self._maps = 0
         self._summary = Summary()
         self._began = time.time()
         self._record = f"runs/{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.json"
@@ -102,7 +105,8 @@ class Run:
 
         Raises:
             DataError: If the plan is damaged.
-            LandcoverError: If no worker can begin, unit after unit fails, or the store cannot be written.
+            LandcoverError: If no worker can begin, unit after unit fails or is refused, or the store cannot
+                be written.
         """
         self._forget_killed()
         self._beat()
@@ -156,7 +160,7 @@ class Run:
         """Count a unit that has ended; try it again, or give it up."""
         summary = self._summary
         if outcome.state in ("done", "kept"):
-            self._faults = 0
+            self._faults = self._refusals = 0
             summary.done += outcome.state == "done"
             self._maps += outcome.state == "done" and job.unit.blocks is None
             summary.kept += outcome.state == "kept"
@@ -181,6 +185,13 @@ class Run:
                 )
         else:
             self._give_up(job, outcome)
+            self._refusals += outcome.state == "refused"
+            if self._refusals >= REFUSALS:
+                raise DataError(
+                    f"{self._refusals} units were refused one after the other, the last because: "
+                    f"{outcome.reason} Run the plan again to go on with the others, or, after a repair, with "
+                    "--retry."
+                )
 
     def _give_up(self, job: _Job, outcome: Outcome) -> None:
         self._summary.failed[job.unit.output] = outcome.reason

@@ -107,7 +107,7 @@ def map_item(
         "type": "Feature",
         "stac_version": STAC_VERSION,
         "stac_extensions": [*_EXTENSIONS, *([] if place is None else [_PROJECTION])],
-        "id": unit.output.removeprefix("maps/").rpartition(MASK_END)[0].replace("/", "-"),
+        "id": "".join(unit.output.removeprefix("maps/").rpartition(MASK_END)[::2]).replace("/", "-"),
         "collection": "landcover",
         "geometry": None if corners is None else {"type": "Polygon", "coordinates": [[*map(list, corners)]]},
         **({} if box is None else {"bbox": [*box]}),

@@ -22,14 +22,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from landcover import __version__
 from landcover.errors import DataError, MissingKeyError, OutputError, UsageError
 from landcover.fleet.store import Store, open_store
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import Task
+from landcover.inference.plan import Task, products
 from landcover.model.runtimes import Precision
 from landcover.scale import Scale
 
@@ -102,7 +102,7 @@ class Unit:
     @property
     def item(self) -> str:
         """Key of the receipt of the map."""
-        return PurePosixPath(self.output).with_suffix(".json").as_posix()
+        return f"{self.output}.json"
 
     @property
     def share(self) -> float:
@@ -247,12 +247,14 @@ def write_plan(
                 square_km += unit.square_metres / 1e6
                 if unit.blocks is None:
                     bbox = _united(bbox, unit.bbox)
-                    if (name := hash(unit.output.casefold())) in outputs:
-                        raise OutputError(
-                            f"{unit.scene} and another scene would both be written to {unit.output}. Rename "
-                            "one, or make two plans."
-                        )
-                    outputs.add(name)
+                    task = unit.task(Path(unit.output).parent)
+                    for name in map(Path.as_posix, reversed(products(task, plan.predict_options))):
+                        if hash(name.casefold()) in outputs:
+                            raise OutputError(
+                                f"{unit.scene} and another scene would both be written to {name}. Rename "
+                                "one, or make two plans."
+                            )
+                        outputs.add(hash(name.casefold()))
         if not counts:
             raise DataError("The plan has no scene; expected images, folders or STAC items.")
         plan = replace(

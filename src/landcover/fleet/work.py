@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from landcover.errors import (
     LandcoverError,
     MissingKeyError,
     ModelError,
+    StoreError,
     UsageError,
     foreign_errors,
 )
@@ -96,6 +98,9 @@ class Worker:
                 return self._do(key, unit, unit.share)
             except _WindowError:  # damage or network: a copy shows which, and is read as any file
                 return self._do(key, unit, 1.0)
+            except DataError:
+                check_pins(unit)  # where a file cannot be read now, that is the reason, and a fault
+                raise
         except _WindowError as error:
             return Outcome("fault", str(error))
         except (DataError, UsageError, ModelError) as error:
@@ -279,7 +284,7 @@ def check_pins(unit: Unit) -> None:
 
     Raises:
         DataError: If one of them has changed.
-        StoreError: If a server refuses or does not answer.
+        StoreError: If a file cannot be read, or a server refuses or does not answer.
     """
     for pin in unit.pins:
         if pin.mtime_ns is None:
@@ -287,13 +292,14 @@ def check_pins(unit: Unit) -> None:
             continue
         path = Path(pin.path)
         try:
-            status = path.stat()
+            with path.open("rb") as file:  # also where the time decides: a disk may refuse it
+                status = os.fstat(file.fileno())
             same = status.st_size == pin.size and (
                 status.st_mtime_ns == pin.mtime_ns or file_digest(path) == pin.digest
             )
         except OSError as error:
-            raise DataError(
-                f"{path} cannot be read: {error.strerror}. It could when the plan was made."
+            raise StoreError(
+                f"{path} cannot be read: {error.strerror}. It could when the plan was made; is its disk here?"
             ) from error
         if not same:
             raise DataError(
