@@ -1,6 +1,7 @@
 """Polygons and points become masks and training data: vector files, COCO JSON and labelme."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -132,6 +133,44 @@ def test_the_command_prepares_scenes_and_keeps_what_is_up_to_date(scenes, tmp_pa
     parcels(path, column="crop", names=["wheat", "maize", "meadow", "maize"])
     assert "--force" in str(run(*command).exception)
     assert "--labels" in str(run("prepare", scenes, "--out", cache, "--column", "x").exception)
+
+
+def test_a_cache_is_of_all_label_files_of_a_scene_and_their_sidecars(scenes, pictures, tmp_path):
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    command = ("prepare", scenes, "--labels", labels, "--out", tmp_path / "cache")
+    path = parcels(labels / "p.shp")
+    assert run(*command).exit_code == 0
+    os.utime(path.with_suffix(".dbf"))  # the same content
+    assert run(*command).exit_code == 0
+    parcels(path, names=["maize", "wheat", "meadow", "wheat"])  # only the .dbf differs
+    assert "--force" in str(run(*command).exception)
+    for name, house in (("1", 5), ("2", 30)):
+        outline = [house, 10, house + 9, 10, house + 9, 20]
+        (labels / f"{name}.json").write_text(
+            json.dumps(coco(annotations=[{"image_id": 7, "category_id": 1, "segmentation": [outline]}]))
+        )
+    for file in labels.glob("p.*"):
+        file.unlink()
+    command = ("prepare", pictures, "--labels", labels, "--background", "other", "--out", tmp_path / "c")
+    assert run(*command).exit_code == 0
+    text = (labels / "2.json").read_text()
+    (labels / "2.json").write_text(text.replace("30", "31"))
+    assert "--force" in str(run(*command).exception)
+
+
+def test_a_file_geodatabase_can_be_prepared(scenes, tmp_path):
+    pyogrio = pytest.importorskip("pyogrio")
+    if "w" not in pyogrio.list_drivers().get("OpenFileGDB", ""):
+        pytest.skip("this GDAL writes no .gdb")
+    kind = {"geometry_type": "Polygon", "driver": "OpenFileGDB", "crs": UTM.to_string()}
+    shapes = shapely.to_wkb(np.array([shapely.Polygon(at(n, *c)) for n, c in SQUARES.values()], object))
+    names = [np.array(["wheat", "maize", "meadow", "wheat"], object)]
+    pyogrio.raw.write(tmp_path / "p.gdb", shapes, names, ["class"], layer="p", **kind)
+    for _ in range(2):
+        prepared = prepare(open_dataset(scenes, labels=VectorSource(tmp_path / "p.gdb")), tmp_path / "cache")
+    assert not prepared.written
+    np.testing.assert_array_equal(prepared.dataset.read_mask(prepared.dataset.items[0]), EXPECTED["a"])
 
 
 LEGEND = Legend(

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -53,7 +53,11 @@ INDEX, IMAGES, MASKS = "index.json", "images.bin", "masks.bin"
 
 
 class Source(Config):
-    """A source file at the time of decoding; ``path`` is below the source folder."""
+    """A source file at the time of decoding; ``path`` is below the source folder.
+
+    For labels from polygons and points: the size and the digest of the shapes that were burned, whatever the
+    file, and 0 as time.
+    """
 
     path: str
     size: int
@@ -430,6 +434,11 @@ def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
             status.st_mtime_ns == known.mtime_ns or _sha256(file) == known.sha256
         )
 
+    def same_labels(item: Item, known: Source | None) -> bool:
+        if source.vector is None or item.mask is None or known is None:
+            return same(item.mask, known)
+        return _shapes_source(source, item, item.mask) == known
+
     entries = {entry.key: entry for entry in index.items}
     if not index.about.records_valid and any(map(source.may_lack_imagery, source.items)):
         return False
@@ -440,9 +449,17 @@ def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
     if index.about.model_copy(update=update) != about:
         return False
     return entries.keys() == {item.key for item in source.items} and all(
-        same(item.image, entries[item.key].image) and same(item.mask, entries[item.key].mask)
+        same(item.image, entries[item.key].image) and same_labels(item, entries[item.key].mask)
         for item in source.items
     )
+
+
+def _shapes_source(source: FolderDataset, item: Item, file: Path) -> Source:
+    """Return the shapes that label an item as a source; files of several layers or parts are one by it."""
+    assert source.vector is not None
+    shapes = source.vector.to_bytes(item.key)
+    digest = hashlib.sha256(shapes).hexdigest()
+    return Source(path=_below(file, source.root), size=len(shapes), mtime_ns=0, sha256=digest)
 
 
 def _is_changed(file: Path, known: Source) -> bool:
@@ -472,12 +489,6 @@ def _status(file: Path) -> os.stat_result:
 
 
 def _sha256(file: Path) -> str:
-    status = _status(file)
-    return _digest(file, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)  # one file of polygons labels many scenes
-def _digest(file: Path, size: int, mtime_ns: int) -> str:
     try:
         with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
@@ -494,11 +505,18 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
     def decode(item: Item) -> tuple[Entry, UInt8Array, BoolArray | None, Mask | None] | DataError:
         try:
             image_source = describe(item.image)
-            mask_source = None if item.mask is None else describe(item.mask)
+            mask_source = None
+            if item.mask is not None and source.vector is None:
+                mask_source = describe(item.mask)
+            elif item.mask is not None:
+                mask_source = _shapes_source(source, item, item.mask)
             mask = None if item.mask is None else source.labels(item)
             image, valid = source.read_imagery(item)
-            for file, known in ((item.image, image_source), (item.mask, mask_source)):
-                if file is not None and known is not None and _is_changed(file, known):
+            read = [(item.image, image_source)]
+            if item.mask is not None and mask_source is not None and source.vector is None:
+                read.append((item.mask, mask_source))
+            for file, known in read:
+                if _is_changed(file, known):
                     return DataError(f"{file} was changed or removed while it was read. Run prepare again.")
         except DataError as error:
             return error

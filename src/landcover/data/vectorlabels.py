@@ -78,7 +78,7 @@ class VectorLabels:
         legend: The classes.
         shapes: By key of a scene, the shapes in its columns and rows, object (N,), and their class indices,
             uint8 (N,); only scenes that shapes touch.
-        files: By key of a scene, the file of its shapes.
+        files: By key of a scene, the first file of its shapes.
         outside: Number of shapes that touch no scene.
         background: Index of the class of the ground without a shape, or ``NODATA``.
     """
@@ -97,6 +97,11 @@ class VectorLabels:
             return np.full(size, self.background, np.uint8)
         pairs = zip(shapes, classes.tolist(), strict=True)
         return np.asarray(burn(pairs, out_shape=size, fill=self.background, dtype="uint8"))
+
+    def to_bytes(self, key: str) -> bytes:
+        """Return the class indices and shapes of a scene, in order; equal bytes give equal masks."""
+        shapes, classes = self.shapes[key]
+        return classes.tobytes() + b"".join(shapely.to_wkb(shapes))
 
 
 @dataclass
