@@ -273,6 +273,8 @@ def test_annotations_in_pixels_become_masks(pictures, tmp_path, content):
             coco(annotations=[{"id": 3, "image_id": 7, "category_id": 1, "segmentation": {"counts": "a"}}]),
             "polygons",
         ),
+        (coco(annotations=[{"id": 3, "image_id": 7, "category_id": 1, "segmentation": []}]), "annotation 3"),
+        (coco(images=[{"id": i, "file_name": f"1.{e}"} for i, e in ((7, "png"), (8, "jpg"))]), "id 8"),
         (
             coco(
                 annotations=[{"id": 3, "image_id": 7, "category_id": 5, "segmentation": [[0, 0, 1, 1, 2, 0]]}]
@@ -294,6 +296,53 @@ def test_annotations_that_cannot_be_used_are_refused(pictures, tmp_path, content
     (tmp_path / "l.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=words):
         open_dataset(pictures, labels=VectorSource(tmp_path / "l.json", background="other"))
+
+
+def test_annotations_of_images_elsewhere_are_not_drawn_but_counted(tmp_path, caplog):
+    outlines = {"train": [5, 10, 30, 10, 30, 20, 5, 20], "val": [1, 1, 4, 1, 4, 3, 1, 3]}
+    images, annotations = [], []
+    for number, (part, outline) in enumerate(outlines.items()):
+        save(tmp_path / part / "images/0.png", photo(*SIZE, seed=number))
+        images.append({"id": number, "file_name": f"{part}/images/0.png"})
+        annotations.append({"image_id": number, "category_id": 1, "segmentation": [outline]})
+    annotations.append({"image_id": 99, "category_id": 1, "segmentation": [outline]})
+    labels = tmp_path / "coco.json"
+    labels.write_text(json.dumps(coco(images=images, annotations=annotations)))
+    source = VectorSource(labels, background="other")
+    rasterize(source, [tmp_path / "val/images"], tmp_path / "masks")
+    index = np.ones(SIZE, np.uint8)
+    index[1:3, 1:4] = 0
+    with rasterio.open(tmp_path / "masks/0.png") as mask:
+        np.testing.assert_array_equal(mask.read(1), index)
+    assert "image_id: 1 (such as 99)" in caplog.text
+    assert "train/images/0.png" in caplog.text
+    names = ("C:\\work\\val\\images\\0.jpg", "/home/val/images/0.png", "images/0.png")
+    for number, name in enumerate(names):
+        images[1]["file_name"] = name
+        labels.write_text(json.dumps(coco(images=images, annotations=annotations[1:2])))
+        rasterize(source, [tmp_path / "val"], tmp_path / f"masks{number}")
+    with pytest.raises(DataError, match="fits several"):
+        rasterize(source, [tmp_path], tmp_path / "both")
+    images[1]["file_name"] = "other/images/0.png"
+    labels.write_text(json.dumps(coco(images=images[1:], annotations=annotations[1:2])))
+    with pytest.raises(DataError, match=r"other/images/0\.png"):
+        rasterize(source, [tmp_path / "val"], tmp_path / "none")
+    images[1]["file_name"] = "val/images/0.png"
+    far = [{"image_id": 1, "category_id": 1, "segmentation": [[900, 900, 950, 900, 950, 950]]}]
+    labels.write_text(json.dumps(coco(images=images, annotations=far)))
+    with pytest.raises(DataError, match="No shape") as error:
+        rasterize(source, [tmp_path / "val"], tmp_path / "none")
+    assert "CRS" not in str(error.value)
+
+
+@pytest.mark.parametrize("crs", [UTM, CRS.from_epsg(4326)], ids=["metres", "degrees"])
+def test_swapped_axes_are_pointed_out(scenes, tmp_path, crs):
+    shape = shapely.Polygon(at("b", *SQUARES["meadow"][1]))
+    shape = shapely.geometry.shape(transform_geom(UTM, crs, shape.__geo_interface__))
+    batch = np.array([shapely.transform(shape, np.fliplr)], object), {"class": np.array(["x"], object)}
+    write_features(tmp_path / "p.gpkg", [batch], {"class": object}, crs)
+    with pytest.raises(DataError, match="-swapxy"):
+        rasterize(VectorSource(tmp_path / "p.gpkg", background="y"), [scenes], tmp_path / "masks")
 
 
 def test_shapes_that_cannot_be_placed_are_refused(scenes, pictures, tmp_path):

@@ -167,7 +167,7 @@ def prepare(
             max_pixels=max_pixels,
         )
         if source.vector is not None and source.vector.outside:
-            log.warning("%s shapes of %s touch no scene.", f"{source.vector.outside:,}", labels)
+            log.warning("Shapes of %s that touch no scene: %s.", labels, f"{source.vector.outside:,}")
         dataset, written = make_cache(source, out, force=force)
     log.info(
         "%s %s: layout %s, %d images, %d with masks, %s.",
@@ -220,10 +220,12 @@ def rasterize(
         force=force,
     )
     if result.outside:
-        log.warning("%s shapes of %s touch no scene.", f"{result.outside:,}", labels)
+        log.warning("Shapes of %s that touch no scene: %s.", labels, f"{result.outside:,}")
     for scene in result.unlabelled:
         log.warning("%s: no shape touches it; no mask is written.", scene)
-    log.info("%d masks into %s, of the classes %s.", len(result.written), out, ", ".join(result.legend.names))
+    log.info(
+        "Masks written: %d into %s. Classes: %s.", len(result.written), out, ", ".join(result.legend.names)
+    )
 
 
 def legend(

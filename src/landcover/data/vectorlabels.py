@@ -4,6 +4,7 @@ Ground without a polygon or point is nodata: neither trained on nor scored. A pi
 shape that contains its centre; a point labels the pixel that contains it.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from landcover.legend import IGNORE, NODATA, LandClass, Legend
 from landcover.model.preprocessing import Size
 from landcover.progress import track
 from landcover.raster import Georeference, read_georeference
-from landcover.raster.extent import middle_longitude
+from landcover.raster.extent import middle_longitude, swapped_axes
 from landcover.textfiles import parse_json, read_text
 
 with needs("vector"):
@@ -37,10 +38,15 @@ with needs("vector"):
 
     from landcover.io.vectors import read_features
 
+logger = logging.getLogger(__name__)
+
 _JSON_BYTES = 1 << 30
 _CIRCLE_SEGMENTS = 16
 _AREAS, _POINTS = (3, 6), (0, 4)
 """shapely's type numbers of polygons and of points."""
+
+_SWAP_TESTED = 100
+"""Shapes that are tested for swapped axes where none touches a scene."""
 
 Shapes = npt.NDArray[np.object_]
 
@@ -195,16 +201,17 @@ def read_vector_labels(
 
     Raises:
         DataError: If a file cannot be read or holds lines, a class is not in the legend, no shape touches a
-            scene, or a scene of COCO or labelme does not exist or has another size.
+            scene, or a scene of COCO or labelme has another size, or is named twice, or none exists.
         UsageError: If the column or the layer does not exist, the labels have one class only, or the
             background is not a class.
     """
     found: list[_Found] = []
     outside = 0
+    hint = " Expected shapes inside the images that they were drawn on."
     for path in _files(source.path):
         content = _json(path) if path.suffix.lower() == ".json" else None
         if content is None:
-            touching, missed = _from_vector(path, source, targets)
+            touching, missed, hint = _from_vector(path, source, targets)
             outside += missed
         elif "annotations" in content and "images" in content:
             touching = list(_from_coco(path, content, targets))
@@ -219,7 +226,7 @@ def read_vector_labels(
     if not any(len(each.shapes) for each in found):
         raise DataError(
             f"No shape of {source.path} touches one of the {len(targets)} scenes, such as "
-            f"{next(iter(targets.values())).path}. Check the CRS of both."
+            f"{next(iter(targets.values())).path}.{hint}"
         )
     names = [name for each in found for name in each.names]
     legend = legend or _legend_of(names, source)
@@ -274,8 +281,10 @@ def _json(path: Path) -> dict[str, Any] | None:
     return None if content.get("type") in ("FeatureCollection", "Feature") else content
 
 
-def _from_vector(path: Path, source: VectorSource, targets: Mapping[str, Target]) -> tuple[list[_Found], int]:
-    """Return the features that touch each scene, and the number of those that touch none."""
+def _from_vector(
+    path: Path, source: VectorSource, targets: Mapping[str, Target]
+) -> tuple[list[_Found], int, str]:
+    """Return the features that touch each scene, the number of those that touch none, and why none does."""
     placed = {key: target for key, target in targets.items() if target.georeference is not None}
     if not placed:
         raise DataError(
@@ -283,6 +292,7 @@ def _from_vector(path: Path, source: VectorSource, targets: Mapping[str, Target]
             f"{next(iter(targets.values())).path}); the shapes of {path} cannot be placed on them."
         )
     found = []
+    hint = ""
     touching: Any = False
     by_crs: dict[str, list[str]] = {}
     for key, target in placed.items():
@@ -313,7 +323,19 @@ def _from_vector(path: Path, source: VectorSource, targets: Mapping[str, Target]
                 lambda points: np.stack(georeference.pixels(*points.T), axis=1),  # noqa: B023
             )
             found.append(_clipped(key, path, pixels, [names[i] for i in inside], (height, width)))
-    return found, int(np.count_nonzero(~np.asarray(touching)))
+        if not np.any(touching) and not hint:
+            boxes = shapely.bounds(features.geometries[:_SWAP_TESTED])
+            hint = next(
+                (
+                    text
+                    for key in keys
+                    if (georeference := placed[key].georeference) is not None
+                    and (text := swapped_axes(boxes, georeference, *placed[key].size))
+                ),
+                "",
+            )
+    hint = hint or " Check the CRS of both."
+    return found, int(np.count_nonzero(~np.asarray(touching))), hint
 
 
 def _clipped(key: str, path: Path, shapes: Shapes, names: Sequence[Any], size: Size) -> _Found:
@@ -334,19 +356,49 @@ def _from_coco(path: Path, content: Mapping[str, Any], targets: Mapping[str, Tar
     annotations: dict[Any, list[Mapping[str, Any]]] = {}
     for entry in _listed(path, content, "annotations", "image_id", "category_id"):
         annotations.setdefault(entry["image_id"], []).append(entry)
-    for image in _listed(path, content, "images", "id", "file_name"):
+    images = _listed(path, content, "images", "id", "file_name")
+    if unknown := annotations.keys() - {image["id"] for image in images}:
+        logger.warning(
+            "%s: annotations that are not used, as images does not list their image_id: %d (such as %s).",
+            path,
+            sum(len(annotations[number]) for number in unknown),
+            min(unknown, key=str),
+        )
+    by_stem = _by_stem(targets)
+    scenes: dict[str, Mapping[str, Any]] = {}
+    absent = []
+    for image in images:
+        key = _scene_of(path, str(image["file_name"]), by_stem)
+        if key is None:
+            absent.append(image)
+        elif scenes.setdefault(key, image) is not image:
+            raise DataError(
+                f"{path} lists two images, {scenes[key]['file_name']} (id {scenes[key]['id']}) and "
+                f"{image['file_name']} (id {image['id']}), which both are {targets[key].path}. Remove one of "
+                "them, or list them with their folders."
+            )
+    if absent and not scenes:
+        raise _absent(path, str(absent[0]["file_name"]), targets)
+    if unused := [image for image in absent if image["id"] in annotations]:
+        logger.warning(
+            "%s: images with annotations that are not among the %d scenes, and not used: %d (such as %s).",
+            path,
+            len(targets),
+            len(unused),
+            unused[0]["file_name"],
+        )
+    for key, image in scenes.items():
         of_image = annotations.get(image["id"], [])
         if not of_image:
             continue
-        key = _scene_of(path, str(image["file_name"]), targets)
         _check_size(path, (image.get("height"), image.get("width")), targets[key])
         shapes, names = [], []
         for entry in of_image:
             outlines = entry.get("segmentation")
-            if not isinstance(outlines, list):
+            if not isinstance(outlines, list) or not outlines:
                 raise DataError(
-                    f"{path}: annotation {entry.get('id')} is not polygons (run lengths or a box); expected "
-                    "segmentation: [[x, y, …]]. Convert it to polygons."
+                    f"{path}: annotation {entry.get('id')} is not polygons (run lengths or only a box); "
+                    "expected segmentation: [[x, y, …]]. Convert it to polygons, or remove it."
                 )
             if entry["category_id"] not in categories:
                 raise DataError(
@@ -361,8 +413,10 @@ def _from_coco(path: Path, content: Mapping[str, Any], targets: Mapping[str, Tar
 
 def _from_labelme(path: Path, content: Mapping[str, Any], targets: Mapping[str, Target]) -> Iterator[_Found]:
     """Yield the shapes of a labelme file."""
-    name = str(content.get("imagePath") or path.with_suffix("").name).replace("\\", "/")
-    key = _scene_of(path, name, targets)
+    name = str(content.get("imagePath") or path.with_suffix("").name)
+    key = _scene_of(path, name, _by_stem(targets))
+    if key is None:
+        raise _absent(path, name, targets)
     _check_size(path, (content.get("imageHeight"), content.get("imageWidth")), targets[key])
     shapes, names = [], []
     for entry in _listed(path, content, "shapes", "label", "points"):
@@ -422,29 +476,47 @@ def _array(shapes: Sequence[Any]) -> Shapes:
     return array
 
 
-def _scene_of(path: Path, name: str, targets: Mapping[str, Target]) -> str:
-    """Return the key of the scene that an annotation file names: by the end of its path, else by its stem."""
-    for keeps_suffix in (True, False):
-        parts = _parts(name, keeps_suffix)
-        for length in range(len(parts), 0, -1):
-            matches = [
-                key
-                for key, target in targets.items()
-                if _parts(target.path.as_posix(), keeps_suffix)[-length:] == parts[-length:]
-            ]
-            if len(matches) == 1:
-                return matches[0]
-            if matches:
-                raise DataError(f"{path}: {name!r} fits several scenes: {first_few(matches, 4)}.")
-    raise DataError(
+def _by_stem(targets: Mapping[str, Target]) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
+    """Return the keys of scenes, and the parts of their whole paths, by the stem of the file."""
+    scenes: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+    for key, target in targets.items():
+        parts = target.path.resolve().parts
+        scenes.setdefault(PurePosixPath(parts[-1]).stem, []).append((key, parts))
+    return scenes
+
+
+def _scene_of(
+    path: Path, name: str, by_stem: Mapping[str, Sequence[tuple[str, tuple[str, ...]]]]
+) -> str | None:
+    """Return the key of the scene that an annotation file names; None if it is not there.
+
+    The folders of a relative name must be those of the scene, as train/1.png and val/1.png are two images. Of
+    a name that begins elsewhere (``/``, ``C:`` or ``..``), as on another machine, the last folder must be.
+    A name with another suffix is that of the scene where no other fits.
+    """
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    named = [part for part in parts if part not in ("/", "//", "..") and not part.endswith(":")]
+    if not named:
+        return None
+    needed = len(named) if len(named) == len(parts) else min(2, len(named))
+    fitting: dict[tuple[bool, int], list[str]] = {}
+    for key, own in by_stem.get(PurePosixPath(named[-1]).stem, ()):
+        common = 1
+        while common < min(len(own), len(named)) and own[-1 - common] == named[-1 - common]:
+            common += 1
+        if common >= needed:
+            fitting.setdefault((own[-1] == named[-1], common), []).append(key)
+    matches = fitting[max(fitting)] if fitting else []
+    if len(matches) > 1:
+        raise DataError(f"{path}: {name!r} fits several scenes: {first_few(matches, 4)}.")
+    return matches[0] if matches else None
+
+
+def _absent(path: Path, name: str, targets: Mapping[str, Target]) -> DataError:
+    return DataError(
         f"{path} labels the image {name!r}, which is not among the {len(targets)} scenes, such as "
-        f"{next(iter(targets.values())).path}. Pass the folder that has it."
+        f"{next(iter(targets.values())).path}. Pass the folder that has it, with the same folder names."
     )
-
-
-def _parts(path: str, keeps_suffix: bool) -> tuple[str, ...]:
-    pure = PurePosixPath(path)
-    return (pure if keeps_suffix else pure.with_suffix("")).parts
 
 
 def _check_size(path: Path, stated: tuple[Any, Any], target: Target) -> None:

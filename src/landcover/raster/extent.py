@@ -14,7 +14,7 @@ from rasterio.features import geometry_mask
 from rasterio.warp import transform
 
 from landcover._gdal import CPLE_BaseError
-from landcover._typing import BoolArray
+from landcover._typing import BoolArray, Float64Array
 from landcover.errors import DataError, UsageError
 from landcover.extras import needs
 from landcover.raster.georeference import Georeference
@@ -126,19 +126,20 @@ def middle_longitude(place: Georeference, height: int, width: int) -> float | No
     return (left + right) / 2
 
 
-def swapped_axes(bounds: Sequence[float], place: Georeference, height: int, width: int) -> str:
+def swapped_axes(bounds: Sequence[float] | Float64Array, place: Georeference, height: int, width: int) -> str:
     """Return a sentence if a box of coordinates is on a raster when x and y are swapped; else nothing.
 
-    The axes may have been swapped in the raster's CRS, or as latitude and longitude before.
+    ``bounds`` are those of one box, or float64 (N, 4) of several, of which one is enough. The axes may have
+    been swapped in the raster's CRS, or as latitude and longitude before.
     """
-    x, y = (bounds[0] + bounds[2]) / 2, (bounds[1] + bounds[3]) / 2
-    swapped = [(y, x)]
+    boxes = np.atleast_2d(np.asarray(bounds, np.float64))
+    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+    swapped = [np.stack([y, x])]
     with suppress(CRSError, RasterioError, CPLE_BaseError):
         wgs84 = CRS.from_epsg(4326)
-        (lon,), (lat,) = transform(place.crs, wgs84, [x], [y])
-        (east,), (north,) = transform(wgs84, place.crs, [lat], [lon])
-        swapped.append((east, north))
-    cols, rows = place.pixels(*np.array(swapped, np.float64).T)
+        lon, lat = transform(place.crs, wgs84, x.tolist(), y.tolist())
+        swapped.append(np.array(transform(wgs84, place.crs, lat, lon)))
+    cols, rows = place.pixels(*np.concatenate(swapped, axis=1))
     if (((cols >= 0) & (cols <= width)) & ((rows >= 0) & (rows <= height))).any():
         return " Its axes look swapped: expected x or longitude first. Run: ogr2ogr -swapxy OUT.gpkg IN"
     return ""
