@@ -5,15 +5,18 @@ import logging
 
 import numpy as np
 import pytest
+from affine import Affine
+from rasterio.crs import CRS
 from typer.testing import CliRunner
 
-from imagefiles import photo, save
+from imagefiles import photo, save, save_raster
 from landcover import cli
 from landcover.config import dump_yaml, load_config
 from landcover.data import open_dataset, split
 from landcover.data.combined import combine
 from landcover.data.fingerprints import image_set
-from landcover.errors import ConfigError, UsageError
+from landcover.data.splits import separated_neighbours
+from landcover.errors import ConfigError, SplitError, UsageError
 from landcover.legend import NODATA, LandClass, Legend
 from landcover.model.card import read_card
 from landcover.training import TrainConfig, train
@@ -21,6 +24,7 @@ from training_world import assert_same_tensors, tiny, write_pairs
 
 FIRST = Legend("one", tuple(LandClass(name, (i, 1, 1)) for i, name in enumerate("abc")), None)
 SECOND = Legend("two", tuple(LandClass(name, (i, 2, 2)) for i, name in enumerate(["?", "c", "a"])), 0)
+UTM = CRS.from_epsg(32633)
 INDEX = np.arange(64, dtype=np.uint8).reshape(8, 8) % 3
 
 
@@ -55,6 +59,46 @@ def test_several_data_sets_are_one_in_the_legend_of_the_first(tmp_path):
         combine([open_dataset(path) for path in (paths[0], folder(tmp_path / "z", FIRST, gsd=2))])
 
 
+@pytest.mark.parametrize("name", ["folders", "kfold-2@0"])
+def test_a_data_set_without_a_subset_of_the_others_is_refused(tmp_path, name):
+    one = folder(tmp_path / "x", FIRST)
+    for number in range(2):
+        save(one / f"train/images/{number}.png", photo(8, 8, seed=number))
+        save(one / f"train/masks/{number}.png", INDEX)
+    save(tmp_path / "flat/images/1.png", photo(8, 8, seed=9))
+    save(tmp_path / "flat/masks/1.png", INDEX)
+    (tmp_path / "flat/landcover.yaml").write_text((one / "landcover.yaml").read_text())
+    data = combine([open_dataset(one), open_dataset(tmp_path / "flat")])
+    with pytest.raises(SplitError, match="flat") as error:
+        split(data, name)
+    assert "--split" in str(error.value)
+    assert str(one) not in str(error.value)
+
+
+def test_scenes_are_joined_across_data_sets(tmp_path):
+    at = {"x": (0, 100), "y": (4, 300)}  # the first chips overlap
+    for name, offsets in at.items():
+        for number, offset in enumerate(offsets):
+            grid = Affine.translation(5e5 + offset, 55e5) @ Affine.scale(1, -1)
+            image = photo(8, 8, seed=offset)
+            save_raster(tmp_path / name / f"images/{number}.tif", image, crs=UTM, transform=grid)
+            save(tmp_path / name / f"masks/{number}.png", INDEX)
+        settings = json.dumps({"legend": FIRST.to_dict()})
+        (tmp_path / name / "landcover.yaml").write_text(settings)
+    sources = [open_dataset(tmp_path / name) for name in at]
+    data = combine(sources)
+    assert {len({tile.scene for tile in source.scenes.values()}) for source in sources} == {2}
+    scene_of = {key.replace("images/", ""): tile.scene for key, tile in data.scenes.items()}
+    assert scene_of["x/0"] == scene_of["y/0"]
+    assert len(set(scene_of.values())) == 3
+    for fold in range(3):
+        assert separated_neighbours(data, split(data, f"scenes-k3@{fold}")) == []
+    table = "id,scene,row,col\n" + "".join(f"images/{number},s,0,{number}\n" for number in (0, 1))
+    (tmp_path / "x/scenes.csv").write_text(table)  # what it joins stays joined
+    data = combine([open_dataset(tmp_path / name) for name in at])
+    assert len({tile.scene for tile in data.scenes.values()}) == 2
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Write data and a run that others start from."""
@@ -85,6 +129,16 @@ def test_config_yaml_reproduces_a_run_with_its_data_split_and_start(world, tmp_p
     other = invoke("--preset", run / "config.yaml", "--data", world / "data", "--out", tmp_path / "other")
     assert other.exit_code == 0, other.output
     assert load_config(TrainConfig, tmp_path / "other/config.yaml").inputs.data == (str(world / "data"),)
+
+
+def test_config_yaml_holds_for_another_folder_and_the_limit_of_masks(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(world)
+    arguments = ("--preset", "tiny.yaml", "--data", "data", "--init", "first", "--max-off-palette", 0.5)
+    found = invoke(*arguments, "--out", tmp_path / "run")
+    assert found.exit_code == 0, found.output
+    inputs = load_config(TrainConfig, tmp_path / "run/config.yaml").inputs
+    assert (inputs.data, inputs.init) == ((str(world / "data"),), str(world / "first"))
+    assert inputs.max_off_palette == 0.5
 
 
 def test_values_of_a_file_that_init_replaces_are_named(world, tmp_path, caplog):

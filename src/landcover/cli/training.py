@@ -124,7 +124,14 @@ def train(
     bands: _options.Bands = None,
     scaling: _options.Scaling = None,
     legend: _options.Legend = None,
-    max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
+    max_off_palette: Annotated[
+        float | None,
+        option(
+            "Refuse masks with more than this fraction (0..1) of pixels whose colour is not in the legend.  "
+            "[default: 0.01]",
+            group=INPUT,
+        ),
+    ] = None,
     show_config: Annotated[
         bool, option("Print the configuration as YAML and exit.", "--show-config", group=REPORTS)
     ] = False,
@@ -178,13 +185,15 @@ def train(
     quoted = [f"{key}={json_.dumps(value, ensure_ascii=False)}" for key, value in chosen.items()]
     config = with_overrides(config, [*(settings or ()), *quoted])
     given = {
-        "data": tuple(str(path) for path in data) if data else None,
+        "data": tuple(str(path.absolute()) for path in data) if data else None,
         "split": split,
-        "init": None if init is None else str(init),
+        # A name that is no path is that of a bundled model.
+        "init": None if init is None else str(init.absolute() if init.exists() else init),
         "data_gsd": gsd,
         "legend": None if legend is None else legend.to_dict(),
         "bands": bands,
         "scaling": scaling,
+        "max_off_palette": max_off_palette,
     }
     inputs = inputs.model_copy(update={name: value for name, value in given.items() if value is not None})
     if init is None:
@@ -218,10 +227,9 @@ def train(
     labels = (
         None if inputs.legend is None else LegendClass.from_dict(inputs.legend, f"{preset}: inputs.legend")
     )
+    limit = MAX_OFF_PALETTE if inputs.max_off_palette is None else inputs.max_off_palette
     datasets = [
-        open_dataset(
-            folder, legend=labels, gsd=inputs.data_gsd, reading=reading, max_off_palette=max_off_palette
-        )
+        open_dataset(folder, legend=labels, gsd=inputs.data_gsd, reading=reading, max_off_palette=limit)
         for folder in inputs.data
     ]
     try:

@@ -10,6 +10,7 @@ import numpy as np
 from landcover._typing import BoolArray, UInt8Array
 from landcover.data.dataset import Dataset, describe_reading
 from landcover.data.fingerprints import Fingerprint
+from landcover.data.footprints import Neighbours, Place, find_neighbours, find_scenes
 from landcover.data.layouts import Item, SceneTile
 from landcover.errors import UsageError
 from landcover.io import Mask
@@ -79,6 +80,8 @@ class CombinedDataset(Dataset):
 def combine(datasets: Sequence[Dataset]) -> Dataset:
     """Return several data sets as one; a single one as it is.
 
+    Where all images are georeferenced, scenes are joined across the data sets.
+
     Raises:
         UsageError: If a class of another data set is not in the first, by name, or the GSD differ.
     """
@@ -101,7 +104,8 @@ def combine(datasets: Sequence[Dataset]) -> Dataset:
     repeated = {name for name, count in Counter(names).items() if count > 1}
     names = [f"{name}-{n}" if name in repeated else name for n, name in enumerate(names, 1)]
     sources: dict[str, tuple[Dataset, Item, UInt8Array]] = {}
-    items, scenes = [], {}
+    items = []
+    scenes: dict[str, SceneTile] = {}
     for name, dataset in zip(names, datasets, strict=True):
         table = _by_name(dataset, first.legend)
         for own in dataset.items:
@@ -117,11 +121,29 @@ def combine(datasets: Sequence[Dataset]) -> Dataset:
         gsd=first.gsd,
         gsd_from_raster=first.gsd_from_raster,
         items=tuple(sorted(items, key=lambda item: item.key)),
-        scenes=scenes if all(dataset.scenes is not None for dataset in datasets) else None,
+        scenes=_joined(sources, scenes)
+        or (scenes if all(dataset.scenes is not None for dataset in datasets) else None),
         scene_table=None,
         reading=first.reading,
         sources=sources,
     )
+
+
+def _joined(
+    sources: Mapping[str, tuple[Dataset, Item, UInt8Array]], scenes: Mapping[str, SceneTile]
+) -> dict[str, SceneTile] | None:
+    """Return the scenes of images that are all georeferenced, with those of each data set kept whole."""
+    places = {}
+    for key, (dataset, item, _) in sources.items():
+        georeference = dataset.georeference(item)
+        if georeference is None:
+            return None
+        places[key] = Place(georeference, dataset.size(item))
+    first_of: dict[str, str] = {}
+    of_tables = [
+        Neighbours(first_of.setdefault(tile.scene, key), key, "touching") for key, tile in scenes.items()
+    ]
+    return find_scenes(places, [*find_neighbours(places), *of_tables])
 
 
 def _by_name(dataset: Dataset, legend: Legend) -> UInt8Array:

@@ -109,7 +109,8 @@ def split(dataset: Dataset, name: str) -> Parts:
     """Return the labelled items of every subset of a split, each sorted by key.
 
     Raises:
-        SplitError: If the split does not exist or does not fit the data, or subsets are empty or overlap.
+        SplitError: If the split does not exist or does not fit the data, subsets are empty or overlap, or
+            none has an item of one of several data sets.
     """
     parsed = parse(name)
     if not dataset.labelled:
@@ -165,6 +166,16 @@ def split(dataset: Dataset, name: str) -> Parts:
                 raise SplitError(
                     f"{item.key!r} is in two subsets of split {parsed.text!r}: {part_of[item.key]}, {part}."
                 )
+    sources, used = (
+        {source.root: None for source, _ in dataset.by_source(items)}
+        for items in (dataset.items, [item for items in parts.values() for item in items])
+    )
+    if unused := [str(root) for root in sources if root not in used]:
+        raise SplitError(
+            f"Split {parsed.text!r} has no item of {first_few(unused)}: the labelled images of each data set "
+            "must be in folders of the same subsets, such as train and val, or none of any. Change the "
+            "folders, leave that --data out, or list the items of all in a file (--split FILE)."
+        )
     return {part: sorted(items, key=lambda item: item.key) for part, items in parts.items()}
 
 

@@ -156,13 +156,14 @@ class InputsConfig(Config):
     """What a run was started with beside its settings: paths, and options of the data.
 
     Attributes:
-        data: Data folders or caches.
+        data: Data folders or caches, as absolute paths.
         split: The split.
-        init: Model that the run started from, or None.
+        init: Model that the run started from, as an absolute path or the name of a bundled one; or None.
         data_gsd: Metres per pixel of the data, as passed.
         legend: Legend of the masks, as passed.
         bands: Band numbers, as passed.
         scaling: Scaling of the values, as passed.
+        max_off_palette: Largest fraction of off-palette pixels of a mask, as passed.
         command: The command line, for readers; it has no effect.
     """
 
@@ -173,6 +174,7 @@ class InputsConfig(Config):
     legend: dict[str, Any] | None = None
     bands: str | None = None
     scaling: str | None = None
+    max_off_palette: Annotated[float, Field(ge=0, le=1)] | None = None
     command: str | None = None
 
 
