@@ -6,10 +6,13 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+import rasterio
+from PIL import Image
 
 from fleet_world import MODEL, OPTIONS, Here, plan, run, tree
 from imagefiles import photo, save, save_raster
 from landcover.errors import DataError, OutputError
+from landcover.fleet import work
 from landcover.fleet.planning import make_plan
 from landcover.fleet.units import Outcome
 from landcover.inference import predict
@@ -80,3 +83,82 @@ def test_unit_after_unit_that_is_refused_stops_the_run(tmp_path, monkeypatch):
         run(tmp_path / "out", Refusing(tmp_path / "out"))
     assert len([*(tmp_path / "out/failed").iterdir()]) == 3
     assert run(tmp_path / "out").done == 2
+
+
+def test_damage_and_warnings_of_a_scene_are_reported(tmp_path, caplog):
+    path = save_raster(
+        tmp_path / "scenes/a.tif", photo(400, 80, 4), place=True, tiled=True, blockxsize=64, blockysize=64,
+        compress="deflate",
+    )  # fmt: skip
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    path.write_bytes(content)
+    plan(tmp_path / "scenes", tmp_path / "out")
+    summary = run(tmp_path / "out")
+    assert (summary.damaged, summary.complete) == (["maps/a_mask.tif"], True)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("damaged" in text and str(path) in text for text in warnings)
+    item = json.loads((tmp_path / "out/maps/a_mask.tif.json").read_text())
+    with rasterio.open(tmp_path / "out/maps/a_mask.tif") as source:
+        assert item["properties"]["landcover:damaged"] == json.loads(source.tags()["LANDCOVER_DAMAGED"])
+    again = run(tmp_path / "out")
+    assert (again.done, again.damaged) == (0, ["maps/a_mask.tif"])
+
+
+def test_a_world_file_is_published_and_pinned(tmp_path):
+    scenes = tmp_path / "scenes"
+    for name in "ab":
+        save(scenes / f"{name}.png", photo(48, 48, 3))
+        (scenes / f"{name}.pgw").write_text("2\n0\n0\n-2\n500001\n5700001\n")
+    plan(scenes, tmp_path / "out")
+    (scenes / "b.pgw").write_text("2\n0\n0\n-2\n600001\n5700001\n")
+    summary = run(tmp_path / "out")
+    assert [*summary.failed] == ["maps/b_mask.png"]
+    assert f"{scenes / 'b.pgw'} has changed" in summary.failed["maps/b_mask.png"]
+    predict([scenes / "a.png"], MODEL, tmp_path / "predict", OPTIONS)
+    assert (tmp_path / "predict/a_mask.pgw").is_file()
+    assert maps_of(tmp_path / "out/maps") == maps_of(tmp_path / "predict")
+    item = json.loads((tmp_path / "out/maps/a_mask.png.json").read_text())
+    assert "./a_mask.pgw" in [asset["href"] for asset in item["assets"].values()]
+
+
+def test_a_mask_that_appears_after_the_plan_is_noticed(one):
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="NO"):
+        save_raster(one / "other/a.tif", photo(50, 40, 1), place=True, mask=np.eye(50, 40, dtype=bool))
+    shutil.copy(one / "other/a.tif.msk", one / "scenes/a.tif.msk")
+    summary = run(one / "out")
+    assert str(one / "scenes/a.tif.msk") in summary.failed["maps/a_mask.tif"]
+
+
+def test_a_late_worker_leaves_what_is_published(one, monkeypatch):
+    written, make = {}, work.make_map
+    line = next((one / "out").glob("plan*.jsonl")).read_text()
+
+    def late(*args, **more):
+        made = make(*args, **more)
+        if not written:
+            written[0] = 0  # the other worker comes here, too
+            assert work.Worker(work.Setup(str(one / "out"))).do(line).state == "done"
+            written.update((path, path.stat().st_ino) for path in (one / "out/maps").iterdir())
+            del written[0]
+        return made
+
+    monkeypatch.setattr(work, "make_map", late)
+    assert run(one / "out").complete
+    assert len(written) > 2
+    assert {path: path.stat().st_ino for path in written} == written
+
+
+def test_an_image_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = (Image.fromarray(photo(side, side, side)) for side in (40, 48))
+    first.save("a.tif", save_all=True, append_images=[second])
+    make_plan(["GTIFF_DIR:2:a.tif"], MODEL, "out", OPTIONS)
+    monkeypatch.chdir("/")
+    assert run(tmp_path / "out").failed == {}
+    monkeypatch.chdir(tmp_path)
+    predict(["GTIFF_DIR:2:a.tif"], MODEL, "predict", OPTIONS)
+    monkeypatch.chdir("/")
+    (name,) = (path.name for path in (tmp_path / "predict").glob("*_mask.png"))
+    pixels = [np.asarray(Image.open(tmp_path / folder / name)) for folder in ("predict", "out/maps")]
+    np.testing.assert_array_equal(*pixels)

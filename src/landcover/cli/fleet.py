@@ -115,7 +115,9 @@ def fleet_run(
         log.info("All maps are in %s.", store.address("maps"))
     if summary.failed:
         log.warning("%d units failed; see landcover fleet failed %s", len(summary.failed), plan)
-    if summary.failed or (share == (0, 1) and not summary.complete):
+    if summary.damaged:
+        log.warning("%d maps have no data where their scenes are damaged.", len(summary.damaged))
+    if summary.failed or summary.damaged or (share == (0, 1) and not summary.complete):
         raise typer.Exit(1)
 
 

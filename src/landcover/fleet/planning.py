@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
-from landcover._gdal import CPLE_BaseError, is_address, open_raster
+from landcover._gdal import CPLE_BaseError, is_address, open_raster, subdataset_file
 from landcover.errors import DataError, ImageError, UsageError
 from landcover.fleet.sources import scene_version
 from landcover.fleet.store import open_store
@@ -185,10 +185,12 @@ def _units(
     task: Task, source: Mapping[str, str], plan: Plan, options: PredictOptions, runtime: Runtime, most: int
 ) -> Iterator[Unit]:
     """Yield the unit of a scene; of a large one the units of its row blocks, then the one that assembles."""
-    files, shape, place = _header(task, options)
-    size = shape
+    files, shape, place = scene_header(task.image, options)
+    size = shape = task.size or shape
     work = work_digest(task, options)
     scene = str(task.image if isinstance(task.image, str) else task.image.absolute())
+    if file := subdataset_file(scene):
+        scene = scene.replace(file, str(Path(file).absolute()))
     scale = None if task.scale is None else (task.scale.gsd, task.scale.source)
     gsd = task.scale.gsd if task.scale else None
     numbers = range(0)
@@ -209,7 +211,8 @@ def _units(
         scene=scene,
         picture=task.picture,
         scale=scale,
-        size=task.size or shape,
+        size=shape,
+        transform=None if task.transform is None else tuple(task.transform[:6]),
         work=work,
         pins=tuple(_pins([*files, *([] if options.aoi is None else [options.aoi])])),
         pixels=pixels,
@@ -238,19 +241,19 @@ def _units(
     yield replace(unit, parts=tuple(keys), pixels=0, model_pixels=0, square_metres=0.0)
 
 
-def _header(
-    task: Task, options: PredictOptions
+def scene_header(
+    image: str | Path, options: PredictOptions
 ) -> tuple[list[str | Path], tuple[int, int] | None, Georeference | None]:
     """Return the files that GDAL reads for a scene, its size and its georeference, as far as possible."""
-    if task.picture:
-        return [task.image], task.size, None
+    file = Path(subdataset_file(str(image)) or image)
+    given: list[str | Path] = [image if is_address(str(image)) else file]
     try:
-        with open_raster(task.image) as reader:
+        with open_raster(image) as reader:
             place, _ = georeference_of(reader, declared_crs(options))
-            local = [] if isinstance(task.image, str) else map(Path, reader.files)
-            return [*local] or [task.image], reader.shape, place
+            local = [] if is_address(str(image)) else [Path(name) for name in reader.files]
+            return [*local] or given, reader.shape, place
     except (RasterioError, ImageError, CPLE_BaseError):
-        return [task.image], None, None
+        return given, None, None
 
 
 def _degrees(place: Georeference, size: tuple[int, int]) -> Box | None:

@@ -45,6 +45,7 @@ class Summary:
         failed: Reason by the map of each unit that was given up, now or before.
         waiting: Maps that wait for blocks of other shards, or of units that failed.
         repeated: Attempts after the first.
+        damaged: Maps, of those done or kept, with no data where their scene could not be read.
         complete: Whether all maps of the plan are published.
     """
 
@@ -53,6 +54,7 @@ class Summary:
     failed: dict[str, str] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
     repeated: int = 0
+    damaged: list[str] = field(default_factory=list)
     complete: bool = False
 
 
@@ -164,8 +166,12 @@ class Run:
             summary.done += outcome.state == "done"
             self._maps += outcome.state == "done" and job.unit.blocks is None
             summary.kept += outcome.state == "kept"
+            if outcome.damaged:
+                summary.damaged.append(job.unit.output)
             if job.key in self._given_up:
                 self._store.delete(f"failed/{job.key}.json")
+            for text in outcome.warnings:
+                _log.warning("%s", text)
             _log.debug("%s: %s. %s", job.unit.output, outcome.state, outcome.reason)
         elif outcome.state == "waiting":
             if self._is_last_round:

@@ -12,10 +12,10 @@ from typing import Any
 
 from landcover import __version__
 from landcover.fleet.units import COLLECTION, MODEL_ITEM, Plan, Unit
+from landcover.inference.scene import MadeMap
 from landcover.io.discovery import MASK_END
-from landcover.legend import NODATA, Legend
+from landcover.legend import NODATA
 from landcover.model.stac import ANY_TIME, STAC_VERSION, class_object, file_fields
-from landcover.raster import Georeference
 
 _BASE = "https://stac-extensions.github.io"
 _EXTENSIONS = [
@@ -38,12 +38,7 @@ def map_item(
     key: str,
     unit: Unit,
     plan: Plan,
-    legend: Legend,
-    *,
-    size: tuple[int, int],
-    place: Georeference | None,
-    gsd: float,
-    pixels: Mapping[int, int],
+    made: MadeMap,
     files: Mapping[str, tuple[int, str]],
 ) -> dict[str, Any]:
     """Return the item of a map as plain data for JSON.
@@ -52,20 +47,17 @@ def map_item(
         key: Key of the unit that made it.
         unit: That unit.
         plan: Its plan.
-        legend: Classes of the map.
-        size: Height and width of the map.
-        place: Its georeference.
-        gsd: Metres per pixel.
-        pixels: Number of pixels of each class, by its index.
+        made: The map.
         files: Size and SHA-256 of each file by its key; the map's is ``unit.output``.
     """
+    legend, place, pixels = made.areas.legend, made.georeference, made.areas.pixels.tolist()
     classes = [
         {**class_object(legend, index, value=index), "count": pixels[index]} for index in legend.scored
     ]
     classes.append({"value": NODATA, "name": "nodata", "nodata": True})
     properties: dict[str, Any] = {
         **(ANY_TIME | {"datetime": unit.source["datetime"]} if "datetime" in unit.source else ANY_TIME),
-        "gsd": gsd,
+        "gsd": made.gsd,
         "processing:level": "L4",
         "processing:lineage": f"Classified by landcover with the model of SHA-256 {plan.model_sha256}.",
         "processing:software": {"landcover": __version__, plan.runtime: plan.precision},
@@ -73,12 +65,14 @@ def map_item(
         "landcover:model_sha256": plan.model_sha256,
         "landcover:inputs": {pin.path: pin.digest for pin in unit.pins},
     }
+    if made.damaged:
+        properties["landcover:damaged"] = [list(window) for window in made.damaged]
     if "datetime" in unit.source:
         del properties["start_datetime"], properties["end_datetime"]
     if place is not None:
         properties |= {
             "proj:code": place.crs.to_string() if place.crs.to_epsg() else None,
-            "proj:shape": [*size],
+            "proj:shape": [*made.size],
             "proj:transform": [*place.transform[:6]],
         }
         if properties["proj:code"] is None:

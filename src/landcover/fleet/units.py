@@ -25,7 +25,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from affine import Affine
+
 from landcover import __version__
+from landcover._gdal import is_address, subdataset_file
 from landcover.errors import DataError, MissingKeyError, OutputError, UsageError
 from landcover.fleet.store import Store, open_store
 from landcover.inference.options import PredictOptions
@@ -71,9 +74,10 @@ class Unit:
     Attributes:
         output: Key of the map in the store.
         scene: Path or address of the image.
-        picture: As in :class:`~landcover.inference.plan.Task`, like the two that follow.
+        picture: As in :class:`~landcover.inference.plan.Task`, like the three that follow.
         scale: Metres per pixel and their origin.
         size: Height and width.
+        transform: The six numbers of its transform.
         work: The tag of the map that identifies scene and options.
         pins: The scene and all files that are read along with it.
         blocks: The first row block and the one after the last; None: the whole scene.
@@ -89,6 +93,7 @@ class Unit:
     picture: bool
     scale: tuple[float, Any] | None
     size: tuple[int, int] | None
+    transform: tuple[float, ...] | None
     work: str
     pins: tuple[Pin, ...]
     blocks: tuple[int, int] | None = None
@@ -114,8 +119,16 @@ class Unit:
     def task(self, folder: Path) -> Task:
         """Return the work of ``predict``, with the map in a folder here."""
         scale = None if self.scale is None else Scale(*self.scale)
-        image = Path(self.scene) if self.pins and self.pins[0].mtime_ns is not None else self.scene
-        return Task(image, folder / Path(self.output).name, self.picture, scale, self.size, self.work)
+        is_file = not (is_address(self.scene) or subdataset_file(self.scene))
+        return Task(
+            Path(self.scene) if is_file else self.scene,
+            folder / Path(self.output).name,
+            self.picture,
+            scale,
+            self.size,
+            self.work,
+            None if self.transform is None else Affine(*self.transform),
+        )
 
 
 @dataclass(frozen=True)
@@ -360,7 +373,16 @@ missing. ``refused``: its input cannot be used, and never will. ``fault``: machi
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a unit ended, and why; its fields are plain data."""
+    """How a unit ended; its fields are plain data.
+
+    Attributes:
+        state: How.
+        reason: Why.
+        warnings: What the user of its map should know.
+        damaged: Whether its map has no data where the scene could not be read.
+    """
 
     state: State
     reason: str = ""
+    warnings: tuple[str, ...] = ()
+    damaged: bool = False

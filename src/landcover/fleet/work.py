@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from landcover._gdal import is_address
 from landcover.errors import (
     DataError,
     ImageError,
@@ -25,7 +26,7 @@ from landcover.errors import (
     UsageError,
     foreign_errors,
 )
-from landcover.fleet.planning import file_digest
+from landcover.fleet.planning import file_digest, scene_header
 from landcover.fleet.sources import check_version, copy_or_address
 from landcover.fleet.stac import map_item
 from landcover.fleet.store import Store, Version, open_store
@@ -33,7 +34,7 @@ from landcover.fleet.units import ETAG, Outcome, Unit, read_plan
 from landcover.inference.blocks import ReadLog, SceneWork, product_rows
 from landcover.inference.maps import provenance, unreadable
 from landcover.inference.plan import Imagery, Task, open_imagery, products
-from landcover.inference.scene import IMAGE, make_blocks, make_map, scene_grid
+from landcover.inference.scene import IMAGE, MadeMap, make_blocks, make_map, scene_grid
 from landcover.model.card import model_digest
 from landcover.model.runtimes import open_model
 from landcover.raster import display_name
@@ -111,19 +112,19 @@ class Worker:
             return Outcome("fault", f"{type(error).__name__}: {error}")
 
     def _do(self, key: str, unit: Unit, share: float) -> Outcome:
-        if self._is_published(key, unit):
+        if (published := self._published(key, unit)) is not None:
             self._remove_parts(unit)
-            return Outcome("kept")
+            return Outcome("kept", damaged=unit.blocks is None and "landcover:damaged" in published)
         part = f"parts/{key}"
         if unit.blocks is not None and self._store.exists(f"{part}.json"):
             return Outcome("kept")
         with _scratch() as folder:
             task = unit.task(folder)
             refuse = partial(unreadable, task)
-            check_pins(unit)
+            self._check_inputs(unit, task)
             note = ""
-            if isinstance(task.image, str) and unit.pins:
-                image, note = copy_or_address(task.image, unit.pins[0].size, share=share, folder=folder)
+            if is_address(unit.scene):
+                image, note = copy_or_address(unit.scene, unit.pins[0].size, share=share, folder=folder)
                 task = replace(task, image=image)
             gsd = self._runtime.card.preprocessing.gsd
             with (
@@ -133,40 +134,40 @@ class Worker:
             ):
                 if unit.blocks is not None:
                     record = self._compute(unit, task, imagery, folder / "rows")
-                    check_pins(unit)
+                    self._check_inputs(unit, task)
                     self._store.put(f"{part}.bin", folder / "rows")
                     self._store.put_new(f"{part}.json", json.dumps(record).encode())
-                    if self._is_published(key, unit):  # assembled meanwhile from another's blocks
+                    if self._published(key, unit) is not None:  # assembled meanwhile from another's blocks
                         self._remove(part)
                     return Outcome("done", note)
                 try:
-                    item = self._map(key, unit, task, imagery)
+                    made = self._map(key, unit, task, imagery)
                 except MissingKeyError as error:
-                    if self._is_published(key, unit):
+                    if self._published(key, unit) is not None:
                         return Outcome("kept")
                     return Outcome("waiting", str(error))
-        self._store.put_new(unit.item, item)
         self._remove_parts(unit)
-        return Outcome("done", note)
+        name = display_name(unit.scene)
+        warnings = tuple(text.replace(IMAGE, name).replace(task.name, name) for text in made.warnings)
+        return Outcome("done", note, warnings, bool(made.damaged))
 
-    def _is_published(self, key: str, unit: Unit) -> bool:
-        """Return whether the map of a unit is published.
+    def _published(self, key: str, unit: Unit) -> Mapping[str, Any] | None:
+        """Return the properties of the map of a unit, empty if they are damaged; None: it is not published.
 
         Raises:
             DataError: If the map was made by another plan.
         """
         try:
-            item = json.loads(self._store.read(unit.item))
-            found = item["properties"]["landcover:unit"]
+            found: dict[str, Any] = {**json.loads(self._store.read(unit.item))["properties"]}
         except MissingKeyError:
-            return False
+            return None
         except (ValueError, TypeError, KeyError):
-            found = None
-        if unit.blocks is None and found != key:
+            found = {}
+        if unit.blocks is None and found.get("landcover:unit") != key:
             raise DataError(
                 f"{self._store.address(unit.item)} was made by another plan. Choose another --out."
             )
-        return True
+        return found
 
     def _remove_parts(self, unit: Unit) -> None:
         for key in unit.parts:
@@ -175,6 +176,24 @@ class Worker:
     def _remove(self, part: str) -> None:
         for end in (".json", ".bin"):
             self._store.delete(part + end)
+
+    def _check_inputs(self, unit: Unit, task: Task) -> None:
+        """Check that a unit would read the files that were planned, and no others.
+
+        Raises:
+            DataError: If one of them has changed, or there is another, such as a mask beside the scene.
+            StoreError: As for :func:`check_pins`.
+        """
+        check_pins(unit)
+        if is_address(unit.scene):
+            return
+        planned = {pin.path for pin in unit.pins}
+        present = (Path(file) for file in scene_header(task.image, self._options)[0])
+        if new := [str(file) for file in present if str(file.absolute()) not in planned]:
+            raise DataError(
+                f"{new[0]} would be read with {unit.scene}, and was not there when the plan was made. Make a "
+                "new plan, into another store."
+            )
 
     def _compute(self, unit: Unit, task: Task, imagery: Imagery, rows: Path) -> dict[str, Any]:
         """Compute the row blocks of a unit into a file, and return its record."""
@@ -202,8 +221,8 @@ class Worker:
                 )
         return {"output": unit.output, "blocks": blocks, **_file_record(rows)}
 
-    def _map(self, key: str, unit: Unit, task: Task, imagery: Imagery) -> bytes:
-        """Make the map of a whole scene and publish it and its other files; return the item.
+    def _map(self, key: str, unit: Unit, task: Task, imagery: Imagery) -> MadeMap:
+        """Make the map of a whole scene and publish it, its other files and its item.
 
         Raises:
             MissingKeyError: If a part that is assembled is missing or damaged.
@@ -214,7 +233,9 @@ class Worker:
                 self._adopt(f"parts/{part}", work, task)
 
         made = make_map(self._runtime, task, imagery, self._options, tags=self._tags, finished=assemble)
-        check_pins(unit)
+        self._check_inputs(unit, task)
+        if self._published(key, unit) is not None:  # a file that its receipt states is not written again
+            return made
         files = {}
         for path in products(task, self._options):
             if path.exists():
@@ -222,18 +243,9 @@ class Worker:
                 name = f"{unit.output.rpartition('/')[0]}/{path.name}"
                 files[name] = record["size"], record["sha256"]
                 self._store.put(name, path)
-        item = map_item(
-            key,
-            unit,
-            self.plan,
-            self._runtime.card.legend,
-            size=made.size,
-            place=imagery.georeference,
-            gsd=made.gsd,
-            pixels=dict(enumerate(made.areas.pixels.tolist())),
-            files=files,
-        )
-        return (json.dumps(item, indent=1) + "\n").encode()
+        item = json.dumps(map_item(key, unit, self.plan, made, files), indent=1) + "\n"
+        self._store.put_new(unit.item, item.encode())
+        return made
 
     def _adopt(self, part: str, work: SceneWork, task: Task) -> None:
         """Put the blocks of a part into the work on a scene."""
@@ -266,7 +278,7 @@ def _naming(unit: Unit, task: Task) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        if isinstance(task.image, str):
+        if is_address(str(task.image)):
             raise (_WindowError(str(error)) if isinstance(error, ImageError) else error) from error
         raise type(error)(str(error).replace(str(task.image), display_name(unit.scene))) from error
 
