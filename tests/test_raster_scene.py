@@ -251,6 +251,32 @@ def test_band_names_come_before_order(tmp_path, how, names):
         assert scene.warnings == []
 
 
+@pytest.mark.parametrize(
+    ("names", "taken", "note"),
+    [
+        (("B02", "B03", "B04"), (3, 2, 1), ()),
+        (("B2", "B3", "B4", "B8"), (3, 2, 1), ()),
+        (("SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5"), (4, 3, 2), ("Landsat", "--bands")),
+        (("B1", "B2", "B3", "B4", "B8A"), (4, 3, 2), ()),
+        (("B1 Blue", "B2 Green", "B3 Red"), (3, 2, 1), ()),
+        (("coastal_blue", "blue", "green_i", "green", "yellow", "red", "rededge", "nir"), (6, 4, 2), ()),
+        (("blue", "green", "red", "red_edge", "nir"), (3, 2, 1), ()),
+        (("Blue", "Green", "Red", "red-edge 1"), (3, 2, 1), ()),
+        (("nir", "red", "green"), (1, 2, 3), ("nir, red, green", "1, 2, 3", "--bands")),
+        (("Band 1", "Band_2", "3"), (1, 2, 3), ()),
+    ],
+)
+def test_names_of_sensors_tell_the_colours_or_are_listed(tmp_path, names, taken, note):
+    bands = RNG.integers(1, 256, (len(names), 20, 30), dtype=np.uint8)
+    path = write(tmp_path / "a.tif", bands, photometric="minisblack")
+    with rasterio.open(path, "r+") as target:
+        target.descriptions = names
+    with open_scene(path) as scene:
+        assert np.array_equal(read_all(scene)[0], np.moveaxis(bands[[n - 1 for n in taken]], 0, -1))
+        assert len(scene.warnings) == bool(note)
+        assert all(fact in scene.warnings[0] for fact in note)
+
+
 def test_ground_control_points_on_a_grid_are_a_georeference(tmp_path):
     def placed(shift):
         corners = [(row, col) for row in (0, 150) for col in (0, 170)]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from rasterio.enums import ColorInterp
 from typer.testing import CliRunner
@@ -216,3 +217,22 @@ def test_bands_that_are_guessed_are_reported_once(chips, tmp_path, caplog):
     caplog.clear()
     open_dataset(chips, reading=Reading((3, 2, 1), (0, 1020)))
     assert "bands" not in caplog.text
+
+
+def test_bands_of_a_model_are_found_by_name_before_number(tmp_path):
+    image = photo(*SIZE, seed=2)
+    expected = Model(runtime()).predict(save_raster(tmp_path / "plain.tif", image, place=True))
+    named = save_raster(tmp_path / "named.tif", image, place=True)
+    with rasterio.open(named, "r+") as target:
+        target.descriptions = ("red", "green", "blue")
+    infrared = save_raster(tmp_path / "infrared.tif", image, place=True)
+    with rasterio.open(infrared, "r+") as target:
+        target.descriptions = ("NIR", "red", "green")
+    unnamed = save_raster(tmp_path / "unnamed.tif", image[..., ::-1], place=True, photometric="MINISBLACK")
+    picture = save(tmp_path / "picture.png", image)
+    of_colours = Model(runtime(bands=("red", "green", "blue"), band_indices=(3, 2, 1)))
+    of_infrared = Model(runtime(bands=("nir", "red", "green"), band_indices=(4, 1, 2)))
+    for model, files in ((of_colours, (named, unnamed, picture)), (of_infrared, (infrared,))):
+        for file in files:
+            got = model.predict(file, gsd=0.5 if file == picture else None).class_map
+            np.testing.assert_array_equal(got, expected.class_map, err_msg=file.name)

@@ -128,6 +128,23 @@ class BandSelection(NamedTuple):
         return cls(*map(int, numbers))
 
 
+class ModelBands(BandSelection):
+    """Numbers that the bands of a model usually have in a file, which may have them elsewhere by name.
+
+    Attributes:
+        names: Names of the three bands.
+    """
+
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, numbers: Iterable[int], names: tuple[str, ...]) -> Self:
+        """Return the bands of these numbers and names."""
+        bands = cls(*numbers)
+        bands.names = names
+        return bands
+
+
 class BoundingBox(NamedTuple):
     """A box in the scene's coordinate reference system."""
 

@@ -93,8 +93,8 @@ class PredictOptions(Options):
         BandSelection | None,
         _parsed(BandSelection.parse),
         Option(
-            "Band numbers of red, green and blue, such as 3,2,1. By default those that the model was trained "
-            "with, else by their names.",
+            "Band numbers of red, green and blue, such as 3,2,1. By default by the names of the bands, else "
+            "the numbers that the model was trained with.",
             group=INPUT,
             metavar="R,G,B",
         ),

@@ -19,7 +19,7 @@ from PIL import Image
 from landcover._typing import BoolArray, Float32Array, IntArray, UInt8Array
 from landcover.errors import ConfigError, UsageError
 from landcover.scale import check_gsd
-from landcover.values import BandSelection, Scaling
+from landcover.values import ModelBands, Scaling
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -68,10 +68,10 @@ class Preprocessing:
             raise ConfigError(f"std {self.std} must be positive: pixels are divided by it.")
 
     @property
-    def reading(self) -> tuple[BandSelection | None, Scaling | None]:
+    def reading(self) -> tuple[ModelBands | None, Scaling | None]:
         """The bands and the scaling that files are read with; None for red, green and blue, or for 8 bits."""
         is_rgb = self.bands == RGB and self.band_indices == (1, 2, 3)
-        bands = None if is_rgb or not self.band_indices else BandSelection(*self.band_indices)
+        bands = None if is_rgb or not self.band_indices else ModelBands.of(self.band_indices, self.bands)
         return bands, None if self.scaling == PLAIN else self.scaling
 
     @property

@@ -16,7 +16,7 @@ from landcover._gdal import is_cmyk, open_raster
 from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import ImageError, is_plain
 from landcover.raster.address import Address
-from landcover.values import Scaling
+from landcover.values import ModelBands, Scaling
 from landcover.windows import Window
 
 Numbers = npt.NDArray[np.integer | np.floating]
@@ -25,6 +25,12 @@ _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 RGB = ("red", "green", "blue")
 _WAVELENGTHS_NM = ((600, 660, 700), (500, 555, 600), (430, 485, 520))
 """Shortest, middle and longest of red, green and blue."""
+_OTHER_COLOURS = re.compile(r"red[\s_-]*edge|coastal[\s_-]*blue|green[\s_-]*i\b")
+_BAND_NUMBER = re.compile(r"(?<![a-z0-9])b0?([234])(?![a-z0-9])", re.IGNORECASE)
+_FIRST_BAND = re.compile(r"(?<![a-z0-9])b1(?![a-z0-9])", re.IGNORECASE)
+_LATER_BAND = re.compile(r"(?<![a-z0-9])b(?:8a|9|1[0-2])(?![a-z0-9])", re.IGNORECASE)
+_NO_NAME = re.compile(r"(?:band|layer)?[\s_-]*\d+", re.IGNORECASE)
+_SHOWN = 12
 _ALPHA_PX = 256
 _PARTLY = 0.5
 """Above this share of partly transparent pixels a band is not a mask."""
@@ -39,8 +45,9 @@ def choose_bands(
     """Return the numbers of the red, green and blue band, and a warning about the choice or None.
 
     Without ``bands``: the bands that the file names red, green and blue, by description, colour
-    interpretation or wavelength; else its first three but alpha, with a warning if it has more; else its
-    first one three times (grey), with a warning on a second one.
+    interpretation or wavelength; else its first three but alpha, with a warning if it has more or other
+    names; else its first one three times (grey), with a warning on a second one. ``bands`` of a model count
+    only where the file does not name the model's bands.
 
     Raises:
         ImageError: If a band does not exist, or is one of a colour table, of inks or of complex numbers.
@@ -48,18 +55,25 @@ def choose_bands(
     kinds = reader.colorinterp
     plain = [band for band, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha]
     note = None
-    if bands is not None:
+    names = RGB if bands is None else bands.names if isinstance(bands, ModelBands) else ()
+    if names and (named := _named(reader, names)) is not None:
+        chosen = named
+        red = (reader.descriptions[chosen[0] - 1] or "").lower()
+        if _BAND_NUMBER.search(red) and "red" not in red and _may_be_landsat_7(reader):
+            note = f"{name} numbers its bands; {_listed(chosen)} are used as red, green and blue, as of "
+            note += "Landsat 8 and 9 and Sentinel-2. If that is wrong (Landsat 4 to 7), pass --bands."
+    elif bands is not None:
         chosen = tuple(bands)
-    elif (named := _by_description(reader)) is not None:
-        chosen = named
-    elif all(kinds.count(colour) == 1 for colour in _COLOURS):
-        chosen = tuple(kinds.index(colour) + 1 for colour in _COLOURS)
-    elif (named := _by_wavelength(reader)) is not None:
-        chosen = named
     elif len(plain) >= 3:
         chosen = tuple(plain[:3])
-        if len(plain) > 3:
-            note = f"{name} does not name its {reader.count} bands; bands {', '.join(map(str, chosen))} are "
+        described = [text for text in reader.descriptions if text and not _NO_NAME.fullmatch(text.strip())]
+        if described and all(map(is_plain, described)):
+            note = (
+                f"{name} does not say which of its bands {', '.join(described[:_SHOWN])} are red, green and "
+            )
+            note += f"blue; {_listed(chosen)} are used. If that is wrong, pass --bands."
+        elif len(plain) > 3:
+            note = f"{name} does not name its {reader.count} bands; {_listed(chosen)} are "
             note += "used as red, green and blue. If that is wrong, pass --bands."
     else:
         chosen = tuple(plain[:1] * 3)
@@ -100,13 +114,46 @@ def band_note(path: Path) -> str | None:
         return None  # reported when it is read
 
 
-def _by_description(reader: DatasetReader) -> tuple[int, ...] | None:
-    """Return the bands described as red, green and blue, if there is one of each."""
-    words = [
-        set(re.findall("[a-z]+", (text or "").lower().replace("red edge", "")))
-        for text in reader.descriptions
+def _listed(bands: Sequence[int]) -> str:
+    return "bands " + ", ".join(map(str, bands))
+
+
+def _named(reader: DatasetReader, names: Sequence[str]) -> tuple[int, ...] | None:
+    """Return the bands of these names, if there is one of each; colours also by other signs of a file."""
+    texts = [(text or "").strip().lower() for text in reader.descriptions]
+    exact = _one_each([[n for n, text in enumerate(texts, 1) if text == name.lower()] for name in names])
+    if exact is not None or set(names) != set(RGB):
+        return exact
+    kinds, colours = reader.colorinterp, _by_description(texts)
+    if colours is None and all(kinds.count(colour) == 1 for colour in _COLOURS):
+        colours = tuple(kinds.index(colour) + 1 for colour in _COLOURS)
+    if colours is None:
+        colours = _by_wavelength(reader)
+    return colours and tuple(colours[RGB.index(name)] for name in names)
+
+
+def _by_description(texts: Sequence[str]) -> tuple[int, ...] | None:
+    """Return the bands described, in lower case, as red, green and blue, if there is one of each.
+
+    A description that is the colour alone comes before others that contain it. Without colours, bands 4, 3
+    and 2 of Sentinel-2 and Landsat 8 and 9 (B04 or B4) are found by their numbers.
+    """
+    words = [set(re.findall("[a-z]+", _OTHER_COLOURS.sub("", text))) for text in texts]
+    found = [
+        [n for n, text in enumerate(texts, 1) if text == colour]
+        or [n for n, have in enumerate(words, 1) if colour in have]
+        for colour in RGB
     ]
-    return _one_each([[n for n, have in enumerate(words, 1) if colour in have] for colour in RGB])
+    if any(found):
+        return _one_each(found)
+    numbers = [match and match[1] for match in map(_BAND_NUMBER.search, texts)]
+    return _one_each([[n for n, own in enumerate(numbers, 1) if own == number] for number in "432"])
+
+
+def _may_be_landsat_7(reader: DatasetReader) -> bool:
+    """Return whether bands are numbered B1, B2, ..., and none is one that only later sensors have."""
+    texts = " ".join(text or "" for text in reader.descriptions)
+    return bool(_FIRST_BAND.search(texts)) and not _LATER_BAND.search(texts)
 
 
 def _by_wavelength(reader: DatasetReader) -> tuple[int, ...] | None:

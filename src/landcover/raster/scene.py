@@ -19,6 +19,7 @@ from landcover.errors import ImageError, UsageError
 from landcover.io.discovery import MASK_SUFFIXES, PICTURE_SUFFIXES, RASTER_SUFFIXES
 from landcover.raster.address import BLOCK_CACHE, Address
 from landcover.raster.bands import (
+    RGB,
     check_scaling,
     choose_bands,
     mask_of,
@@ -29,7 +30,7 @@ from landcover.raster.bands import (
 from landcover.raster.extent import inside_polygons, part_of
 from landcover.raster.fill import find_fill, missing_blocks
 from landcover.raster.georeference import Georeference, georeference_of, pixel_size, position_of
-from landcover.values import Scaling
+from landcover.values import ModelBands, Scaling
 from landcover.windows import Window
 
 _ROWS = 256
@@ -67,7 +68,8 @@ class Reading(NamedTuple):
 
     Attributes:
         bands: Numbers of the red, green and blue band, from 1. None: those named so by the file, else the
-            first three (with a warning if it has more), else the first one as grey.
+            first three (with a warning if it has more), else the first one as grey. Those of a model count
+            in files that do not name its bands.
         scaling: The values that become 0 and 255; or "percentile": the 2nd and 98th percentile of the whole
             scene. None: 8-bit values unchanged, others are refused.
         strict: Raise an error for a damaged block instead of pixels without data.
@@ -353,7 +355,9 @@ def is_picture(path: Path, georeference: Georeference | None, reading: Reading) 
 
     Training, evaluation and prediction go by this rule, so that they have the same pixels.
     """
-    is_plain = reading.bands is None and reading.scaling is None
+    bands = reading.bands
+    is_rgb = bands is None or (isinstance(bands, ModelBands) and bands.names == RGB)
+    is_plain = is_rgb and reading.scaling is None
     suffixes = (PICTURE_SUFFIXES | MASK_SUFFIXES) - RASTER_SUFFIXES
     return georeference is None and is_plain and path.suffix.lower() in suffixes
 
