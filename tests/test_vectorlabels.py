@@ -286,6 +286,9 @@ def test_annotations_in_pixels_become_masks(pictures, tmp_path, content):
             "outline",
         ),
         (coco(categories=3), "categories"),
+        (coco(images=[{"id": [7], "file_name": "1.png"}]), "images"),
+        (coco(categories=[{"id": 1, "name": ["house"]}]), "categories"),
+        (labelme(shapes=[{"label": {}, "points": [[0, 0]]}]), "label"),
         (labelme(shapes=[{"label": "x", "points": [[0, 0], [1, 1]], "shape_type": "line"}]), "line"),
         (labelme(shapes=[{"label": "x", "points": [[0, "a"]]}]), "finite"),
         ({"objects": []}, "objects"),
@@ -328,6 +331,10 @@ def test_annotations_of_images_elsewhere_are_not_drawn_but_counted(tmp_path, cap
     with pytest.raises(DataError, match=r"other/images/0\.png"):
         rasterize(source, [tmp_path / "val"], tmp_path / "none")
     images[1]["file_name"] = "val/images/0.png"
+    labels.write_text(json.dumps(coco(images=images, annotations=annotations[1:2])))
+    (tmp_path / "val").rename(tmp_path / "v2")
+    (tmp_path / "val").symlink_to(tmp_path / "v2")
+    rasterize(source, [tmp_path / "val"], tmp_path / "linked")
     far = [{"image_id": 1, "category_id": 1, "segmentation": [[900, 900, 950, 900, 950, 950]]}]
     labels.write_text(json.dumps(coco(images=images, annotations=far)))
     with pytest.raises(DataError, match="No shape") as error:

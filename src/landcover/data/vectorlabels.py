@@ -5,6 +5,7 @@ shape that contains its centre; a point labels the pixel that contains it.
 """
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -381,9 +382,8 @@ def _from_coco(path: Path, content: Mapping[str, Any], targets: Mapping[str, Tar
         raise _absent(path, str(absent[0]["file_name"]), targets)
     if unused := [image for image in absent if image["id"] in annotations]:
         logger.warning(
-            "%s: images with annotations that are not among the %d scenes, and not used: %d (such as %s).",
+            "%s: images with annotations that are not among the scenes, and not used: %d (such as %s).",
             path,
-            len(targets),
             len(unused),
             unused[0]["file_name"],
         )
@@ -443,13 +443,20 @@ def _from_labelme(path: Path, content: Mapping[str, Any], targets: Mapping[str, 
 
 
 def _listed(path: Path, content: Mapping[str, Any], name: str, *needed: str) -> list[Mapping[str, Any]]:
-    """Return a list of JSON objects that have some keys."""
+    """Return a list of JSON objects that have some keys; ids and names are numbers or text."""
+    single = [key for key in needed if key != "points"]
     entries = content.get(name)
-    if isinstance(entries, list):
-        missing = [e for e in entries if not (isinstance(e, Mapping) and set(needed) <= e.keys())]
-        if not missing:
-            return entries
-    raise DataError(f"{path}: {name} is not a list of objects with {', '.join(needed)}.")
+    if isinstance(entries, list) and all(
+        isinstance(entry, Mapping)
+        and set(needed) <= entry.keys()
+        and not any(isinstance(entry[key], list | dict) for key in single)
+        for entry in entries
+    ):
+        return entries
+    raise DataError(
+        f"{path}: {name} is not a list of objects with {', '.join(needed)}; expected numbers or text as "
+        f"{' and '.join(single)}."
+    )
 
 
 def _numbers(path: Path, values: Any, step: int) -> npt.NDArray[np.float64]:
@@ -480,7 +487,7 @@ def _by_stem(targets: Mapping[str, Target]) -> dict[str, list[tuple[str, tuple[s
     """Return the keys of scenes, and the parts of their whole paths, by the stem of the file."""
     scenes: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
     for key, target in targets.items():
-        parts = target.path.resolve().parts
+        parts = Path(os.path.normpath(target.path.absolute())).parts  # links keep their names
         scenes.setdefault(PurePosixPath(parts[-1]).stem, []).append((key, parts))
     return scenes
 
