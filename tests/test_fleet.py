@@ -279,8 +279,8 @@ def test_a_plan_of_another_version_or_model_or_damaged(out):
 )
 def test_a_damaged_list_of_units(out, change, message):
     engine = Here(out)
-    lines = (out / "plan.jsonl").read_text().splitlines(keepends=True)
-    (out / "plan.jsonl").write_text("".join(change(lines)))
+    (file,) = out.glob("plan-*.jsonl")
+    file.write_text("".join(change(file.read_text().splitlines(keepends=True))))
     with pytest.raises(DataError, match=message):
         run(out, engine)
 

@@ -123,7 +123,7 @@ def test_verify_finds_every_damage(made, tmp_path):
     assert found.missing == ["maps/c_mask.tif"]
     assert {"parts/1.bin", "maps/c_mask.tif", "maps/c_confidence.tif"} <= {*found.orphans}
     assert "maps/a_mask.tif" not in found.orphans
-    done = command("fleet", "verify", out / "plan.jsonl")
+    done = command("fleet", "verify", out / "plan.json")
     assert done.exit_code == 1
     assert "maps/a_mask.tif is not what its receipt states" in done.stdout
 

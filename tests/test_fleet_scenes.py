@@ -11,11 +11,18 @@ from PIL import Image
 
 from fleet_world import MODEL, OPTIONS, Here, plan, run, tree
 from imagefiles import photo, save, save_raster
-from landcover.errors import DataError, OutputError
-from landcover.fleet import work
+from landcover.cli.fleet import _shard
+from landcover.errors import DataError, OutputError, UsageError
+from landcover.fleet import planning, work
 from landcover.fleet.planning import make_plan
-from landcover.fleet.units import Outcome
+from landcover.fleet.store import FolderStore, open_store
+from landcover.fleet.units import Outcome, open_planned, read_plan, read_units
 from landcover.inference import predict
+
+
+class Refusing(Here):
+    def wait(self, seconds):
+        yield self.jobs.pop()[0], Outcome("refused", "the format is not known")
 
 
 def maps_of(folder):
@@ -71,10 +78,6 @@ def test_a_scene_that_is_away_is_a_fault_and_not_refused(one):
 
 
 def test_unit_after_unit_that_is_refused_stops_the_run(tmp_path, monkeypatch):
-    class Refusing(Here):
-        def wait(self, seconds):
-            yield self.jobs.pop()[0], Outcome("refused", "the format is not known")
-
     monkeypatch.setattr("landcover.fleet.run.REFUSALS", 3)
     for name in "abcde":
         save(tmp_path / f"scenes/{name}.png", photo(40, 40))
@@ -162,3 +165,104 @@ def test_an_image_in_a_file(tmp_path, monkeypatch):
     (name,) = (path.name for path in (tmp_path / "predict").glob("*_mask.png"))
     pixels = [np.asarray(Image.open(tmp_path / folder / name)) for folder in ("predict", "out/maps")]
     np.testing.assert_array_equal(*pixels)
+
+
+def test_two_plans_at_once_do_not_mix(tmp_path, monkeypatch):
+    """The second plan is made, whole, while the first one is about to be completed."""
+    for name in "ab":
+        save_raster(tmp_path / f"{name}/{name}.tif", photo(50, 40, 1), place=True)
+    out, put_new = tmp_path / "out", FolderStore.put_new
+
+    def late(*args):
+        monkeypatch.setattr(FolderStore, "put_new", put_new)
+        plan(tmp_path / "b", out)
+        return put_new(*args)
+
+    monkeypatch.setattr(FolderStore, "put_new", late)
+    with pytest.raises(OutputError, match="another plan"):
+        plan(tmp_path / "a", out)
+    assert run(out).complete
+    assert [path.name for path in (out / "maps").glob("*_mask.tif")] == ["b_mask.tif"]
+    (units,) = out.glob("plan*.jsonl")
+    assert open_planned(str(units)).root == open_planned(str(out / "plan.json")).root == str(out)
+
+
+def test_a_plan_is_for_one_kind_of_device(tmp_path):
+    save_raster(tmp_path / "a.tif", photo(50, 40, 1), place=True)
+    keys = set()
+    for device in ("cpu", "cuda"):
+        runtime, out = "onnxruntime", tmp_path / device
+        made = make_plan([tmp_path / "a.tif"], MODEL, str(out), OPTIONS, device=device, runtime=runtime)
+        assert made.device == device
+        keys |= {key for key, _, _ in read_units(open_store(out), made)}
+    assert len(keys) == 2
+    edited = json.loads((tmp_path / "cpu/plan.json").read_text()) | {"device": "cuda"}
+    (tmp_path / "cpu/plan.json").write_text(json.dumps(edited))
+    with pytest.raises(UsageError, match="plan is for cuda"):
+        work.Worker(work.Setup(str(tmp_path / "cpu"), device="cpu"))
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"sha256": 1}', None])
+def test_a_damaged_receipt_of_a_part_is_a_damaged_part(tmp_path, damage):
+    save_raster(tmp_path / "scenes/a.tif", photo(200, 80, 4), place=True)
+    out = tmp_path / "out"
+    plan(tmp_path / "scenes", out)
+    assert run(out, shard=(0, 3)).done == 1
+    (receipt,) = (out / "parts").glob("*.json")
+    if damage is None:
+        receipt.with_suffix(".bin").unlink()
+        run(out)
+    else:
+        receipt.write_text(damage)
+    assert run(out).complete
+    assert not [*(out / "parts").iterdir()]
+
+
+def test_records_of_runs_that_are_damaged_change_nothing(one):
+    for number, content in enumerate(["", "[]", "{}", '{"updated": "x"}']):
+        (one / "out/runs").mkdir(exist_ok=True)
+        (one / f"out/runs/{number}.json").write_text(content)
+    assert run(one / "out").complete
+
+
+def test_what_another_run_has_made_has_not_failed(one):
+    out = one / "out"
+    assert run(out, Refusing(out)).failed
+    (record,) = (out / "failed").iterdir()
+    kept = record.read_bytes()
+    assert run(out, retry=True).complete
+    record.write_bytes(kept)
+    again = run(out)
+    assert (again.kept, again.failed, again.complete) == (1, {}, True)
+    assert not record.exists()
+
+
+def test_only_items_of_the_plan_are_counted(one):
+    out = one / "out"
+    (out / "maps").mkdir()
+    (out / "maps/notes.json").write_text("{}")
+    assert not run(out, Refusing(out)).complete
+    assert not (out / "collection.json").exists()
+
+
+def test_a_prefix_is_searched_like_a_folder(tmp_path, monkeypatch):
+    names = ["a_sat.tif", "b_mask.tif", "c_confidence.tif", "d_probabilities.tif", "e_label.tif", ".f.tif",
+             "p/images/g.TIF", "p/masks/h.tif", "masks/i.tif", ".y/j.tif"]  # fmt: skip
+    for name in names:
+        save_raster(tmp_path / "scenes" / name, photo(40, 40, 1), place=True)
+    plan(tmp_path / "scenes", tmp_path / "out")
+    planned = read_plan(open_store(tmp_path / "out"))
+    outputs = {unit.output for _, unit, _ in read_units(open_store(tmp_path / "out"), planned)}
+    assert outputs == {"maps/a_mask.tif", "maps/p/images/g_mask.tif", "maps/masks/i_mask.tif"}
+    monkeypatch.setattr(planning, "open_store", lambda address: FolderStore(tmp_path / "scenes"))
+    found = [name for _, name, _ in planning._expanded(["s3://bucket/scenes/"])]
+    assert {f"maps/{name}_mask.tif" for name in found} == outputs
+
+
+def test_a_plan_that_is_nested_too_deep_and_shares_that_are_not_numbers(one):
+    (one / "out/plan.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"plan\.json is damaged"):
+        run(one / "out")
+    for shard in ("²/3", "1/٣x", "9" * 5000 + "/1", "/"):
+        with pytest.raises(UsageError, match="--shard"):
+            _shard(shard)

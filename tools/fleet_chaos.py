@@ -114,7 +114,8 @@ def fleet(world: Path, planned: Path, chance: random.Random, kills: int, log: Pa
     """Run one fleet under at most so many kills; return whom they hit, and the store."""
     store = world / "out"
     hit: list[str] = []
-    most = len((planned / "plan.jsonl").read_bytes().splitlines()) // 8  # so that a fleet is killed often
+    (units,) = planned.glob("plan-*.jsonl")
+    most = len(units.read_bytes().splitlines()) // 8  # so that a fleet is killed often
     shutil.rmtree(store, ignore_errors=True)
     shutil.copytree(planned, store)
     while True:

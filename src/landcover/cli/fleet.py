@@ -2,6 +2,7 @@
 
 import csv as csv_
 import io
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +14,7 @@ from landcover.cli._output import log, print_areas, put, say
 from landcover.inference.options import PredictOptions
 
 Planned = Annotated[
-    str, argument("The store with the plan: the --out of landcover fleet plan, or its plan.jsonl.", "PLAN")
+    str, argument("The store with the plan: the --out of landcover fleet plan, or its plan.json.", "PLAN")
 ]
 
 
@@ -30,6 +31,7 @@ def fleet_plan(
     unit_mpx: Annotated[
         float, option("Megapixels of a unit; larger scenes are split.", group=PROCESSING)
     ] = 256.0,
+    device: _options.Device = "auto",
     runtime: _options.Runtime = "auto",
     precision: _options.Precision = "fp32",
     json: _options.Json = None,
@@ -39,7 +41,8 @@ def fleet_plan(
 
     from landcover.fleet.planning import make_plan
 
-    plan = make_plan(inputs, model, out, options, runtime=runtime, precision=precision, unit_mpx=unit_mpx)
+    how = {"device": device, "runtime": runtime}
+    plan = make_plan(inputs, model, out, options, **how, precision=precision, unit_mpx=unit_mpx)
 
     def show() -> None:
         say(
@@ -216,8 +219,8 @@ def _shard(text: str) -> tuple[int, int]:
     """Return the number and the count of ``I/N``."""
     from landcover.errors import UsageError
 
-    number, _, count = text.partition("/")
-    if number.isdigit() and count.isdigit() and int(number) < int(count):
+    number, _, count = text.partition("/") if re.fullmatch("[0-9]{1,9}/[0-9]{1,9}", text) else ("1", "", "0")
+    if int(number) < int(count):
         return int(number), int(count)
     raise UsageError(
         f"--shard is {text!r}; expected NUMBER/COUNT with a number from 0 below the count: 0/10."

@@ -19,16 +19,16 @@ from rasterio.warp import transform_bounds
 from landcover._gdal import CPLE_BaseError, is_address, open_raster, subdataset_file
 from landcover.errors import DataError, ImageError, UsageError
 from landcover.fleet.sources import scene_version
-from landcover.fleet.store import open_store
+from landcover.fleet.store import Store, open_store
 from landcover.fleet.units import ETAG, MODEL_ITEM, PLAN, Box, Pin, Plan, Unit, stored_options, write_plan
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import Task, declared_crs, find_tasks, open_imagery
+from landcover.inference.plan import NO_IMAGE, Task, declared_crs, find_tasks, open_imagery
 from landcover.inference.scene import scene_grid, work_digest
-from landcover.io.discovery import MASK_END, RASTER_SUFFIXES
+from landcover.io.discovery import IMAGE_END, MASK_END, RASTER_SUFFIXES, role_of, words_of
 from landcover.io.files import check_output
 from landcover.model.card import model_digest, resolve_model
-from landcover.model.runtimes import Precision, Runtime, open_model
+from landcover.model.runtimes import Precision, Runtime, choose_runtime, open_model
 from landcover.model.stac import stac_item
 from landcover.raster import display_name, pixel_size
 from landcover.raster.georeference import Georeference, georeference_of
@@ -50,6 +50,7 @@ def make_plan(
     out: str,
     options: PredictOptions | None = None,
     *,
+    device: str = "auto",
     runtime: str = "auto",
     precision: Precision = "fp32",
     unit_mpx: float = UNIT_MPX,
@@ -62,6 +63,8 @@ def make_plan(
         model: A model file, run folder or bundled model.
         out: Folder, or address of object storage, that plan and results are written to.
         options: How images are read, classified and written.
+        device: The kind of device of every worker, ``cpu`` or ``cuda``, which need not be here; auto: that
+            which :func:`landcover.open_model` takes here.
         runtime: The library that computes, for every worker.
         precision: Of layers that are not quantised.
         unit_mpx: Megapixels of a unit.
@@ -75,7 +78,9 @@ def make_plan(
     options = options or PredictOptions()
     if not (math.isfinite(unit_mpx) and unit_mpx > 0):
         raise UsageError(f"A unit of {unit_mpx} megapixels is not possible; expected a number above 0.")
-    opened = open_model(model, runtime=runtime, precision=precision)
+    library = choose_runtime(resolve_model(model), device=device, runtime=runtime)
+    opened = open_model(model, runtime=library, precision=precision)
+    kind = (opened.device if device == "auto" else device).partition(":")[0]
     options = options.for_model(opened.card.preprocessing)
     stored = stored_options(options)
     file, store = resolve_model(model), open_store(out)
@@ -85,7 +90,7 @@ def make_plan(
         check_output(Path(out) / PLAN, force=True)
     check_windows(opened.card, options.window_px, options.overlap_px)
     sha256 = model_digest(file)
-    plan = Plan(f"model/{file.name}", sha256, opened.name, precision, stored)
+    plan = Plan(f"model/{file.name}", sha256, opened.name, precision, kind, stored)
     found = _scenes(inputs, out, options, opened.card.preprocessing.gsd)
     units = (
         unit
@@ -136,11 +141,10 @@ def _expanded(
                 yield [href], name, source
         elif is_address(text) and text.endswith("/"):
             prefix, empty = open_store(text), True
-            for key in prefix.list(""):
-                path = PurePosixPath(key)
-                if path.suffix.lower() in RASTER_SUFFIXES and not path.stem.endswith(MASK_END):
-                    yield [prefix.address(key)], path.with_suffix("").as_posix(), {}
-                    empty = False
+            for path in _rasters(prefix):
+                name = path.with_suffix("").as_posix().removesuffix(IMAGE_END)
+                yield [prefix.address(path.as_posix())], name, {}
+                empty = False
             if empty:
                 raise DataError(
                     f"{display_name(text)} holds no raster; expected .tif or .jp2 objects below it."
@@ -149,6 +153,18 @@ def _expanded(
             plain.append(given)
     if plain:
         yield plain, None, {}
+
+
+def _rasters(prefix: Store) -> Iterator[PurePosixPath]:
+    """Yield the keys of the rasters below a prefix that :func:`find_files` would find in such a folder."""
+    folders = {folder for key in prefix.list("") for folder in PurePosixPath(key).parents}
+    beside_images = {folder.parent for folder in folders if role_of(words_of(folder.name)) == "image"}
+    masks = {f for f in folders if f.parent in beside_images and role_of(words_of(f.name)) == "mask"}
+    for path in map(PurePosixPath, prefix.list("")):
+        is_left_out = path.stem.endswith(NO_IMAGE) or not masks.isdisjoint(path.parents)
+        is_hidden = any(part.startswith(".") for part in path.parts)
+        if path.suffix.lower() in RASTER_SUFFIXES and not is_left_out and not is_hidden:
+            yield path
 
 
 def _items(path: Path) -> Iterator[tuple[str, str, Mapping[str, str]]]:

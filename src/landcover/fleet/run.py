@@ -32,6 +32,9 @@ BEAT_S = 10.0
 _FORGOTTEN_S = 3600.0
 """Age at which the record of a run that was killed is deleted."""
 
+_NUMBERS = "began", "updated", "maps", "in_flight"
+"""Numbers of the record of a run that others count on."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -145,7 +148,7 @@ class Run:
             if (found := next(self._units, None)) is not None:
                 number, job = found[0], _Job(*found[1])
                 is_mine = number % self._shard[1] == self._shard[0]
-                if job.key in self._given_up and not self._retry:
+                if self._is_given_up(job):
                     if is_mine:
                         self._summary.failed[job.unit.output] = "It was given up by an earlier run."
                 elif job.unit.parts:
@@ -157,6 +160,10 @@ class Run:
                 self._assemblies, self._late = self._late, deque()
             else:
                 return None
+
+    def _is_given_up(self, job: _Job) -> bool:
+        """Return whether a unit is not tried: an earlier run gave it up, and no other made its map."""
+        return job.key in self._given_up and not self._retry and not self._store.exists(job.unit.item)
 
     def _end(self, job: _Job, outcome: Outcome) -> None:
         """Count a unit that has ended; try it again, or give it up."""
@@ -244,8 +251,11 @@ class Run:
     def _finish(self) -> None:
         """Write the collection if all maps are published."""
         store = self._store
-        published = sum(key.endswith(".json") for key in store.list("maps"))
-        self._summary.complete = published >= self._plan.scenes
+        published = {hash(key) for key in store.list("maps") if key.endswith(".json")}
+        self._summary.complete = len(published) >= self._plan.scenes and all(
+            unit.blocks is not None or hash(unit.item) in published
+            for _, unit, _ in read_units(store, self._plan)
+        )
         if not self._summary.complete or store.exists(COLLECTION):
             return
         model = json.loads(store.read(MODEL_ITEM))
@@ -266,5 +276,7 @@ class Run:
 def running(store: Store) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield the record and the key of each run that works or was killed."""
     for key in store.list("runs"):
-        with suppress(MissingKeyError, ValueError):  # it has just ended
-            yield json.loads(store.read(key)), key
+        with suppress(MissingKeyError, ValueError, TypeError, KeyError):  # it has just ended, or is damaged
+            record = json.loads(store.read(key))
+            if all(isinstance(record[name], int | float) for name in _NUMBERS):
+                yield record, key

@@ -5,7 +5,7 @@ SHA-256 of all that its result depends on, so a result has one name whoever comp
 done twice does no harm. The store is the only record of what is done:
 
     plan.json           the plan: model, options, totals
-    plan.jsonl          a unit per line
+    plan-DIGEST.jsonl   a unit per line
     model/              the model file, and the STAC item that describes it
     maps/               the maps, and beside each its receipt: a STAC item
     parts/              rows of large scenes until they are assembled, and their receipts
@@ -17,6 +17,7 @@ done twice does no harm. The store is the only record of what is done:
 import hashlib
 import json
 import math
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,8 +36,9 @@ from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, products
 from landcover.model.runtimes import Precision
 from landcover.scale import Scale
+from landcover.textfiles import parse_json
 
-PLAN, UNITS, MODEL_ITEM, COLLECTION = "plan.json", "plan.jsonl", "model/model.json", "collection.json"
+PLAN, MODEL_ITEM, COLLECTION = "plan.json", "model/model.json", "collection.json"
 FORMAT = 1
 """Version of both files."""
 
@@ -140,6 +142,7 @@ class Plan:
         model_sha256: Its digest.
         runtime: The library that computes.
         precision: Of layers that are not quantised.
+        device: The kind of device that computes, ``cpu`` or ``cuda``: they differ in single pixels.
         options: Of the prediction, those that are not the default, as JSON.
         units_sha256: Digest of the list of units.
         units: Number of units; a large scene is several and one that assembles them.
@@ -156,6 +159,7 @@ class Plan:
     model_sha256: str
     runtime: str
     precision: Precision
+    device: str
     options: Mapping[str, Any]
     units_sha256: str = ""
     units: int = 0
@@ -169,14 +173,19 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of model and options: the part of a unit's key that all have in common."""
-        common = [self.version, self.model_sha256, self.runtime, self.precision, dict(self.options)]
-        return _sha256(common)
+        """Digest of model, device and options: the part of a unit's key that all have in common."""
+        library = [self.runtime, self.precision, self.device]
+        return _sha256([self.version, self.model_sha256, *library, dict(self.options)])
 
     @cached_property
     def predict_options(self) -> PredictOptions:
         """The options of the prediction."""
         return PredictOptions(**self.options)
+
+    @property
+    def units_key(self) -> str:
+        """Key of the list of units: by its digest, so that of two plans at once neither gets the other's."""
+        return f"plan-{self.units_sha256[:16]}.jsonl"
 
     def key(self, unit: Unit) -> str:
         """Return the key of a unit, 64 hexadecimal digits."""
@@ -201,7 +210,7 @@ class Plan:
             pins = tuple(Pin(**pin) for pin in data.pop("pins"))
             lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
             unit = Unit(pins=pins, **{**data, **lists})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"found {line[:60]!r}, which is not a unit") from error
         if key != self.key(unit):
             raise DataError(f"the unit of {unit.output} does not have the key {str(key)[:70]!r}")
@@ -249,7 +258,7 @@ def write_plan(
     bbox: Box | None = None
     outputs: set[int] = set()  # hashes: of a million names they take 60 MB
     with tempfile.TemporaryDirectory(prefix="landcover-fleet-") as folder:
-        path = Path(folder) / UNITS
+        path = Path(folder) / "plan.jsonl"
         with path.open("wb") as file:
             for unit in units:
                 line = plan.line(unit).encode()
@@ -281,9 +290,11 @@ def write_plan(
             bbox=bbox,
         )
         if not store.exists(PLAN):
-            for key, content in [(UNITS, path), *(files or {}).items()]:
+            for key, content in [(plan.units_key, path), *(files or {}).items()]:
                 store.put(key, content)
-            store.put_new(PLAN, (json.dumps(asdict(plan), indent=1, sort_keys=True) + "\n").encode())
+            text = json.dumps(asdict(plan), indent=1, sort_keys=True) + "\n"
+            if not store.put_new(PLAN, text.encode()) and read_plan(store).units_key != plan.units_key:
+                store.delete(plan.units_key)
     found = read_plan(store)
     if (found.units_sha256, found.digest) != (plan.units_sha256, plan.digest):
         raise OutputError(
@@ -308,7 +319,7 @@ def read_plan(store: Store) -> Plan:
         UsageError: If another version of the package made it.
     """
     try:
-        data = json.loads(store.read(PLAN))
+        data = parse_json(store.read(PLAN).decode(), PLAN, DataError)
         if data["format"] != FORMAT or data["version"] != __version__:
             raise UsageError(
                 f"{store.address(PLAN)} is a plan of landcover {data['version']}, format {data['format']}; "
@@ -334,8 +345,8 @@ def read_units(store: Store, plan: Plan) -> Iterator[tuple[str, Unit, str]]:
     """
     digest, number = hashlib.sha256(), 0
     with tempfile.TemporaryDirectory(prefix="landcover-fleet-") as folder:
-        path = Path(folder) / UNITS
-        store.fetch(UNITS, path)
+        path = Path(folder) / plan.units_key
+        store.fetch(plan.units_key, path)
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 digest.update(line)
@@ -343,24 +354,23 @@ def read_units(store: Store, plan: Plan) -> Iterator[tuple[str, Unit, str]]:
                 try:
                     key, unit = plan.parse(text)
                 except DataError as error:
-                    raise _damaged(store, f"line {number}: {error}") from error
+                    raise _damaged(store, plan, f"line {number}: {error}") from error
                 yield key, unit, text
     if digest.hexdigest() != plan.units_sha256:
-        raise _damaged(store, f"it has {number} units, or others, and not the {plan.units} of {PLAN}")
+        raise _damaged(store, plan, f"it has {number} units, or others, and not the {plan.units} of {PLAN}")
 
 
-def _damaged(store: Store, reason: str) -> DataError:
+def _damaged(store: Store, plan: Plan, reason: str) -> DataError:
     return DataError(
-        f"{store.address(UNITS)} is damaged: {reason}. Copy it again, or plan into another store."
+        f"{store.address(plan.units_key)} is damaged: {reason}. Copy it again, or plan into another store."
     )
 
 
 def open_planned(address: str) -> Store:
     """Return the store that an address names: itself, or by its plan."""
-    for name in (UNITS, PLAN):
-        if address.endswith(f"/{name}") or address == name:
-            address = address.removesuffix(name).rstrip("/") or "."
-    return open_store(address)
+    folder, _, name = address.rpartition("/")
+    is_plan = re.fullmatch(r"plan\.json|plan-[0-9a-f]{16}\.jsonl", name)
+    return open_store((folder or ".") if is_plan else address)
 
 
 State = Literal["done", "kept", "waiting", "refused", "fault"]

@@ -51,7 +51,7 @@ class Setup:
 
     Attributes:
         store: Address of the store.
-        device: Where to compute.
+        device: Where to compute; ``auto``: on the kind of device that was planned.
         threads: Of the network; None: one per core.
     """
 
@@ -84,11 +84,16 @@ class Worker:
             )
         self._runtime = open_model(
             file,
-            device=setup.device,
+            device=plan.device if setup.device == "auto" else setup.device,
             runtime=plan.runtime,
             threads=setup.threads,
             precision=plan.precision,
         )
+        if self._runtime.device.partition(":")[0] != plan.device:
+            raise UsageError(
+                f"The device is {self._runtime.device}; the plan is for {plan.device}, whose maps differ. "
+                f"Leave --device out, or plan with --device {self._runtime.device} into another store."
+            )
         self._tags = provenance(self._runtime, plan.model_sha256, self._options, plan.precision)
 
     def do(self, line: str) -> Outcome:
@@ -116,7 +121,7 @@ class Worker:
             self._remove_parts(unit)
             return Outcome("kept", damaged=unit.blocks is None and "landcover:damaged" in published)
         part = f"parts/{key}"
-        if unit.blocks is not None and self._store.exists(f"{part}.json"):
+        if unit.blocks is not None and self._part(part) is not None:
             return Outcome("kept")
         with _scratch() as folder:
             task = unit.task(folder)
@@ -247,12 +252,28 @@ class Worker:
         self._store.put_new(unit.item, item.encode())
         return made
 
+    def _part(self, part: str) -> dict[str, Any] | None:
+        """Return the receipt of a part; None if there is none. One that is damaged is removed."""
+        try:
+            record = json.loads(self._store.read(f"{part}.json"))
+            return {"sha256": record["sha256"], "blocks": record["blocks"]}
+        except MissingKeyError:
+            return None
+        except (ValueError, TypeError, KeyError, RecursionError):
+            self._remove(part)
+            return None
+
     def _adopt(self, part: str, work: SceneWork, task: Task) -> None:
         """Put the blocks of a part into the work on a scene."""
-        record = json.loads(self._store.read(f"{part}.json"))
+        if (record := self._part(part)) is None:
+            raise MissingKeyError(f"{self._store.address(part)}.json does not exist; run the plan again.")
         rows = task.map.with_name("part.bin")
-        self._store.fetch(f"{part}.bin", rows)
-        if _file_record(rows)["sha256"] != record["sha256"]:
+        try:
+            self._store.fetch(f"{part}.bin", rows)
+            is_whole = _file_record(rows)["sha256"] == record["sha256"]
+        except MissingKeyError:
+            is_whole = False
+        if not is_whole:
             self._remove(part)
             raise MissingKeyError(
                 f"{self._store.address(part)}.bin was damaged and is deleted; run the plan again."
