@@ -30,6 +30,8 @@ SIZE = (96, 80)
 COLLAR = np.zeros(SIZE, bool)
 COLLAR[:, :30] = True
 COLLAR[70:, 50:] = True
+BELOW = np.zeros(SIZE, bool)
+BELOW[70:] = True
 """Where the images have no data."""
 DEGREES = {"crs": "EPSG:4326", "transform": Affine(9e-6, 0, 14, 0, -9e-6, 60)}
 
@@ -58,6 +60,7 @@ FORMS = {
     "mask beside infrared": ("tif", lambda i: four(photo(*SIZE, seed=i)), {**MASKED, **RGBN}),
     "degrees": ("tif", rgb, {**DEGREES, "nodata": 0}),
     "without a place": ("tif", rgb, {"nodata": 0}),
+    "undeclared fill": ("png", lambda i: np.where(BELOW[..., None], 255, photo(*SIZE, seed=i)), {}),
     "transparent": ("png", lambda i: np.dstack([photo(*SIZE, seed=i), ALPHA]), {}),
 }
 
@@ -81,6 +84,7 @@ def runtime(**preprocessing):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_model_and_its_own_maps_have_the_same_score(form, tmp_path):
     root, model = write(tmp_path / "data", form), runtime()
+    outside = BELOW if form == "undeclared fill" else COLLAR
     predict([root], model, tmp_path / "maps")
     by_maps = evaluate(root, "all:all", predictions=tmp_path / "maps")
     cache = prepare(root, tmp_path / "cache").dataset
@@ -92,11 +96,11 @@ def test_a_model_and_its_own_maps_have_the_same_score(form, tmp_path):
         ):
             np.testing.assert_array_equal(report.confusion, by_maps.confusion)
             assert report.miou == by_maps.miou
-            assert report.pixels == 2 * (~COLLAR).sum()
+            assert report.pixels == 2 * (~outside).sum()
     item = open_dataset(root).items[0]
     for dataset in (open_dataset(root), cache):
         valid = dataset.read_imagery(item)[1]
-        np.testing.assert_array_equal(valid, ~COLLAR)
+        np.testing.assert_array_equal(valid, ~outside)
 
 
 def test_pixels_without_imagery_change_neither_training_nor_validation_nor_calibration(tmp_path):

@@ -28,7 +28,7 @@ from landcover.data.layouts import (
 )
 from landcover.data.survey import check_assumed_legend, legend_text, survey
 from landcover.errors import ConfigError, DataError, MaskError, UsageError
-from landcover.io import MAX_PIXELS, Mask, image_size, read_imagery, read_mask
+from landcover.io import MAX_PIXELS, Mask, image_size, read_mask
 from landcover.io.discovery import MAX_OFF_PALETTE, RASTER_SUFFIXES
 from landcover.io.files import check_output, write_text
 from landcover.io.images import check_pixels, exif_orientation, is_masked
@@ -46,6 +46,7 @@ from landcover.raster import (
     pixel_size,
     read_georeference,
     read_header,
+    read_picture,
 )
 from landcover.raster.bands import band_note
 from landcover.raster.mapfiles import read_map_legend
@@ -252,16 +253,16 @@ class FolderDataset(Dataset):
     def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
         """Decode an image and cut the window out of it."""
         if self._is_picture(item):
-            image, valid = read_imagery(item.image, max_pixels=self.max_pixels)
+            image, valid, _ = read_picture(item.image, max_pixels=self.max_pixels, fill=self.reading.fill)
         else:
             with self._open(item) as scene:
                 image, valid, _ = scene.read_rows(0, scene.height)
         return crop(image, window), None if valid is None else crop(valid, window)
 
     def may_lack_imagery(self, item: Item) -> bool:
-        """Return whether pixels of an image may lack imagery, by the header of its file."""
+        """Return whether pixels of an image may lack imagery, by its file or as fill."""
         if self._is_picture(item):
-            return is_masked(item.image)
+            return self.reading.fill == "nodata" or is_masked(item.image)
         with self._open(item) as scene:
             return scene.is_masked
 

@@ -20,7 +20,7 @@ from landcover._typing import Float64Array
 from landcover.errors import DataError, UsageError
 from landcover.inference.options import PredictOptions
 from landcover.inference.reading import ArraySource
-from landcover.io import image_size, read_imagery
+from landcover.io import image_size
 from landcover.io.discovery import (
     IMAGE_END,
     MASK_END,
@@ -41,10 +41,10 @@ from landcover.raster import (
     open_scene,
     pixel_size,
     read_header,
+    read_picture,
     row_areas,
     style_files,
 )
-from landcover.raster.fill import find_fill
 from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format, world_file
 from landcover.raster.mosaic import Mosaic, MosaicScene, lay_out
 from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
@@ -183,13 +183,14 @@ def find_tasks(
     found: list[tuple[str | Path, Path, Path | None]] = [(part, _part_name(part), None) for part in parts]
     if given or not inputs:
         found += find_files(given, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=NO_IMAGE)
+    reading = Reading(options.bands, options.scaling, alpha=options.alpha, nodata=options.nodata)
     settings, layout = cache(_settings_gsd), cache(_layout_gsd)
     for image, relative, folder in found:
         georeference, raster_gsd, size, reason, position = read_header(image, declared_crs(options))
         file = Path(subdataset_file(str(image)) or image)
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
         map_format = choose_map_format(options.map_format, georeferenced=georeference is not None)
-        picture = is_picture(file, georeference, Reading(options.bands, options.scaling))
+        picture = is_picture(file, georeference, reading)
         scale = find_scale(
             option,
             raster=lambda: raster_gsd,  # noqa: B023
@@ -367,10 +368,8 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
             file = Path(task.image)
             pixel_bytes = 4 if file.suffix.lower() in (".jpg", ".jpeg") else 7
             with needing_memory(pixel_bytes * math.prod(task.size or (0,)), task.name, _BY_ROWS):
-                image, valid = read_imagery(file, max_pixels=options.max_pixels)
-            source = ArraySource(image, valid)
-            if options.fill == "nodata" and valid is None:
-                source = _without_fill(task.name, source)
+                picture = read_picture(file, max_pixels=options.max_pixels, fill=options.fill)
+            source = ArraySource(*picture)
             imagery = Imagery(source, scale, sides, transform=task.transform)
         else:
             how: dict[str, Any] = {
@@ -393,17 +392,6 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
         if scale.source == "assumed" and options.gsd != "model":
             raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")
         yield imagery
-
-
-def _without_fill(name: str, source: ArraySource) -> ArraySource:
-    """Return a picture whose undeclared fill is not imagery."""
-    height, width = source.height, source.width
-    fill = find_fill(lambda window: np.moveaxis(source.image[window.slices], 2, 0), height, width, height)
-    valid = None
-    if fill.lines:
-        valid = np.zeros((height, width), bool)
-        valid[fill.inside.slices] = True
-    return ArraySource(source.image, valid, fill.notes(name))
 
 
 def choose_model(tasks: Sequence[Task], options: PredictOptions, *, model_gsd: float) -> str:

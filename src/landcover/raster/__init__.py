@@ -14,7 +14,7 @@ from landcover.raster.georeference import (
     read_header,
     row_areas,
 )
-from landcover.raster.scene import Reading, Scene, Strip, is_picture, open_scene
+from landcover.raster.scene import Reading, Scene, Strip, is_picture, open_scene, read_picture
 from landcover.raster.style import style_files, write_style
 from landcover.raster.writing import RasterSpec, write_bands, write_class_raster, write_map
 
@@ -33,6 +33,7 @@ __all__ = [
     "pixel_size",
     "read_georeference",
     "read_header",
+    "read_picture",
     "row_areas",
     "style_files",
     "write_bands",

@@ -16,6 +16,7 @@ from rasterio.io import DatasetReader
 from landcover._gdal import open_raster
 from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import ImageError, UsageError
+from landcover.io import read_imagery
 from landcover.io.discovery import MASK_SUFFIXES, PICTURE_SUFFIXES, RASTER_SUFFIXES
 from landcover.raster.address import BLOCK_CACHE, Address
 from landcover.raster.bands import (
@@ -350,14 +351,41 @@ def open_scene(
         return scene
 
 
+def read_picture(
+    path: Path, *, max_pixels: int, fill: Literal["nodata", "keep"] = "nodata"
+) -> tuple[UInt8Array, BoolArray | None, list[str]]:
+    """Decode a picture, whose undeclared fill is without imagery unless it is kept.
+
+    Args:
+        path: The file.
+        max_pixels: Larger files are refused before anything is decoded.
+        fill: As in :class:`Reading`.
+
+    Returns:
+        uint8 (H, W, 3), RGB; bool (H, W), False where there is no imagery, or None; and warnings.
+
+    Raises:
+        ImageError: As :func:`landcover.io.read_imagery`.
+    """
+    image, valid = read_imagery(path, max_pixels=max_pixels)
+    if valid is not None or fill == "keep":
+        return image, valid, []
+    height, width = image.shape[:2]
+    found = find_fill(lambda window: np.moveaxis(image[window.slices], 2, 0), height, width, height)
+    if found.lines:
+        valid = np.zeros((height, width), bool)
+        valid[found.inside.slices] = True
+    return image, valid, found.notes(str(path))
+
+
 def is_picture(path: Path, georeference: Georeference | None, reading: Reading) -> bool:
-    """Return whether a file is a picture, for :func:`landcover.io.read_imagery`; else it is a scene.
+    """Return whether a file is a picture, for :func:`read_picture`; else it is a scene.
 
     Training, evaluation and prediction go by this rule, so that they have the same pixels.
     """
     bands = reading.bands
     is_rgb = bands is None or (isinstance(bands, ModelBands) and bands.names == RGB)
-    is_plain = is_rgb and reading.scaling is None
+    is_plain = is_rgb and reading.scaling is None and reading.alpha is None and reading.nodata is None
     suffixes = (PICTURE_SUFFIXES | MASK_SUFFIXES) - RASTER_SUFFIXES
     return georeference is None and is_plain and path.suffix.lower() in suffixes
 
