@@ -147,7 +147,8 @@ def test_a_late_worker_leaves_what_is_published(one, monkeypatch):
         return made
 
     monkeypatch.setattr(work, "make_map", late)
-    assert run(one / "out").complete
+    summary = run(one / "out")
+    assert (summary.kept, summary.complete) == (1, True)
     assert len(written) > 2
     assert {path: path.stat().st_ino for path in written} == written
 

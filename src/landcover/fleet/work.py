@@ -146,7 +146,8 @@ class Worker:
                         self._remove(part)
                     return Outcome("done", note)
                 try:
-                    made = self._map(key, unit, task, imagery)
+                    if (made := self._map(key, unit, task, imagery)) is None:
+                        return Outcome("kept")
                 except MissingKeyError as error:
                     if self._published(key, unit) is not None:
                         return Outcome("kept")
@@ -226,8 +227,8 @@ class Worker:
                 )
         return {"output": unit.output, "blocks": blocks, **_file_record(rows)}
 
-    def _map(self, key: str, unit: Unit, task: Task, imagery: Imagery) -> MadeMap:
-        """Make the map of a whole scene and publish it, its other files and its item.
+    def _map(self, key: str, unit: Unit, task: Task, imagery: Imagery) -> MadeMap | None:
+        """Make the map of a whole scene and publish it, its other files and its item; None: another did.
 
         Raises:
             MissingKeyError: If a part that is assembled is missing or damaged.
@@ -240,7 +241,7 @@ class Worker:
         made = make_map(self._runtime, task, imagery, self._options, tags=self._tags, finished=assemble)
         self._check_inputs(unit, task)
         if self._published(key, unit) is not None:  # a file that its receipt states is not written again
-            return made
+            return None
         files = {}
         for path in products(task, self._options):
             if path.exists():
