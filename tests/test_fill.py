@@ -168,3 +168,12 @@ def test_pictures_have_fill_too(tmp_path):
             valid = imagery.source.valid
             assert (0 if valid is None else np.count_nonzero(~valid)) == count
             assert bool(imagery.source.warnings) == (count > 0)
+
+
+def test_near_infrared_of_mostly_water_is_not_a_mask(tmp_path):
+    near = np.dstack([noise(), noise(seed=1)[..., 0]])
+    near[:70, :, 3] = 0
+    path = save_raster(tmp_path / "a.tif", near, place=True, photometric="rgb", alpha="yes")
+    with open_scene(path) as scene:
+        assert valid_of(scene).all()
+        assert any("--alpha 4" in note for note in scene.warnings)

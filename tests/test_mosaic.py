@@ -12,12 +12,12 @@ from rasterio.warp import Resampling, reproject
 
 from fake_runtime import ColourRuntime, ContextRuntime, make_card
 from imagefiles import PLACE, UTM, photo, save_raster
-from landcover.errors import DataError, OutputError, UsageError
+from landcover.errors import DataError, ImageError, OutputError, UsageError
 from landcover.inference import PredictOptions, predict
 from landcover.inference.plan import open_imagery, plan
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.raster import Georeference, write_class_raster
-from landcover.raster.mosaic import PlacedMap, lay_out, repeated_rows
+from landcover.raster.mosaic import MosaicScene, PlacedMap, lay_out, repeated_rows
 
 HEIGHT, WIDTH = 200, 260
 CARD = {"card": make_card(gsd=0.5, window_px=64, overlap_px=16)}
@@ -229,3 +229,25 @@ def test_pieces_have_whole_pixels_in_the_mosaic(tmp_path):
     assert [piece.window for piece in mosaic.pieces] == [(5, 0, 7, 9), (0, 5, 7, 9)]
     assert (mosaic.height, mosaic.width) == (12, 14)
     assert mosaic.georeference.transform.almost_equals(place.moved(0, 4).transform, 1e-6)
+
+
+def test_exchanged_axes_and_several_types_are_refused(tmp_path):
+    def save(name, bands, transform):
+        profile = {"driver": "GTiff", "count": 3, "height": 64, "width": 64, "crs": UTM}
+        with rasterio.open(
+            tmp_path / name, "w", dtype=bands.dtype.name, transform=transform, **profile
+        ) as file:
+            file.write(bands)
+        return tmp_path / name
+
+    bands = np.random.default_rng(0).integers(1, 255, (3, 64, 64))
+    straight, right = Affine(0.5, 0, 0, 0, -0.5, 0), Affine(0.5, 0, 32, 0, -0.5, 0)
+    first = save("a.tif", bands.astype(np.uint8), straight)
+    other = save("b.tif", bands.astype(np.uint16), right)
+    turned = Georeference(UTM, Affine(0, 0.5, 32, -0.5, 0, 0))
+    own, beside = Georeference(UTM, straight), Georeference(UTM, right)
+    with pytest.raises(DataError, match=r"b\.tif is on another grid"):
+        lay_out([(first, own, (64, 64)), (other, turned, (64, 64))])
+    mosaic = lay_out([(first, own, (64, 64)), (other, beside, (64, 64))])
+    with pytest.raises(ImageError, match=r"uint8 .*a\.tif.*uint16 .*b\.tif"):
+        MosaicScene(mosaic, "m.tif", scaling="percentile")

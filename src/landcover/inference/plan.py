@@ -95,7 +95,8 @@ class Task:
     def name(self) -> str:
         """Name of the image in messages and results, without passwords and signatures."""
         if self.mosaic is not None:
-            return f"{self.map.name} of {len(self.mosaic.pieces)} files"
+            count = len(self.mosaic.pieces)
+            return f"{self.map.name} of {count} file{'s' * (count != 1)}"
         return display_name(self.image)
 
     @property

@@ -232,15 +232,16 @@ def mask_of(
 
 
 def _has_many_values(reader: DatasetReader, band: int) -> bool:
-    """Return whether most values of a band, in a decimated read, are neither 0 nor the largest."""
+    """Return whether most values of a band but 0, in a decimated read, are not the largest."""
     shape = tuple(min(side, _ALPHA_PX) for side in reader.shape)
     try:
         values = reader.read(band, out_shape=shape)
     except RasterioError:
         return False  # reported when the rows are read
     full = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
-    partly = (values != 0) & (values != full) & (values != values.max())
-    return bool(partly.mean() > _PARTLY)
+    values = values[values != 0]
+    partly = (values != full) & (values != values.max(initial=0))
+    return bool(values.size and partly.mean() > _PARTLY)
 
 
 class Mask(NamedTuple):

@@ -21,7 +21,7 @@ from rasterio.warp import transform_bounds
 
 from landcover._gdal import CPLE_BaseError
 from landcover._typing import BoolArray, UInt8Array
-from landcover.errors import DataError
+from landcover.errors import DataError, ImageError
 from landcover.legend import NODATA
 from landcover.raster.bands import percentile_range
 from landcover.raster.classmap import open_class_map, reading
@@ -84,12 +84,17 @@ def lay_out(files: Sequence[tuple[Path, Georeference, Size]]) -> Mosaic:
                 f"{path} is in {place.crs.to_string()[:60]}, {first} in {own.crs.to_string()[:60]}; a mosaic "
                 f"needs one CRS and one grid. Run on all files: {how} IN OUT.tif"
             )
-        corners = place.points(np.array([0.0, width]), np.array([0.0, height]))
+        corners = place.points(np.array([0.0, width, width]), np.array([0.0, height, 0.0]))
         cols, rows = own.pixels(*corners)
-        ends = np.array([rows[0], cols[0], rows[1], cols[1]])
+        ends = np.array([rows[0], cols[0], rows[1], cols[1], rows[2], cols[2]])
         whole = np.rint(ends)
         size = whole[2] - whole[0], whole[3] - whole[1]
-        if np.abs(ends - whole).max() > _SHIFT_PX or size != (height, width):
+        if np.abs(ends - whole).max() > _SHIFT_PX or (*size, *whole[4:]) != (
+            height,
+            width,
+            whole[0],
+            whole[3],
+        ):
             raise DataError(
                 f"{path} is on another grid than {first}: its corner is at row {rows[0]:.9g}, column "
                 f"{cols[0]:.9g} of it, and its pixels have {abs(cols[1] - cols[0]) / width:.6g} times the "
@@ -129,7 +134,7 @@ class MosaicScene:
         how: Fields of :class:`~landcover.raster.scene.Reading`, by name.
 
     Raises:
-        ImageError: If a file cannot be read.
+        ImageError: If a file cannot be read, or percentiles are to be those of files of several types.
     """
 
     def __init__(
@@ -153,6 +158,7 @@ class MosaicScene:
         self._pieces = mosaic.pieces
         self._open: dict[Path, Scene] = {}
         sample = [np.empty(0)]
+        types: dict[str, Path] = {}
         scaling = how.get("scaling")
         if scaling == "percentile":
             how["scaling"] = 0, 1
@@ -161,6 +167,12 @@ class MosaicScene:
                 self.warnings += scene.warnings
                 if scaling == "percentile":
                     sample.append(scene.sample())
+                    types.setdefault(scene.dtype, piece.path)
+        if len(types) > 1:
+            found = " and ".join(f"{dtype} pixels ({path.name})" for dtype, path in types.items())
+            raise ImageError(
+                f"{name} has {found}; --scaling percentile needs one type. Convert them to one scaling first."
+            )
         if scaling == "percentile":
             how["scaling"] = percentile_range(np.concatenate(sample))
         self._how = how

@@ -104,6 +104,7 @@ class Scene:
         georeference: CRS and transform of the file, or None.
         transform: Its transform, also without a CRS; or None.
         gsd: Metres per pixel at its centre, or None.
+        dtype: Data type of its bands in the file.
         damaged: Windows of the file that could not be read so far; invalid in its strips.
         warnings: Sentences for the user. The first rows that are read may add one.
     """
@@ -134,7 +135,8 @@ class Scene:
         self._block, self._rows, cache = _blocks(address.name, reader, self.part)
         self._bands, note = choose_bands(address.name, reader, reading.bands)
         self._end = reader.height
-        self._has_floats = reader.dtypes[self._bands[0] - 1].startswith("float")
+        self.dtype: str = reader.dtypes[self._bands[0] - 1]
+        self._has_floats = self.dtype.startswith("float")
         with ExitStack() as cached:
             cached.enter_context(BLOCK_CACHE.share(cache))
             with address.environment():
