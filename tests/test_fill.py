@@ -59,11 +59,10 @@ def test_water_and_snow_that_touch_an_edge_are_imagery():
     assert (fill.inside, fill.lines, fill.corners) == (Window(0, 0, 90, 110), (), (255.0,))
 
 
-def test_fill_may_have_another_value_in_each_band_and_nan_in_it():
+def test_fill_may_have_another_value_in_each_band():
     image = noise(dtype="float32")
     image[:, 80:] = 255, 0, 255
     image[:5] = -9999
-    image[0, 0] = np.nan
     fill = find_fill(lambda w: np.moveaxis(image[w.slices], 2, 0), 90, 110, 16)
     assert fill.inside == Window(5, 0, 85, 80)
     assert fill.lines == (("top", (-9999,) * 3, 5), ("right", (255, 0, 255), 30))

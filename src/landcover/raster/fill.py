@@ -96,10 +96,7 @@ def _one_value(values: npt.NDArray[Any]) -> float | None:
 
 
 def _depth(read: Read, part: Window, side: str, step: int) -> tuple[tuple[float, ...], int]:
-    """Return the value, in each band, of the rows or columns of fill at a side, and their number.
-
-    NaN may be among them: it is without imagery in any case.
-    """
+    """Return the value, in each band, of the rows or columns of fill at a side, and their number."""
     is_row, is_last = side in ("top", "bottom"), side in ("bottom", "right")
     lines, length = (part.height, part.width) if is_row else (part.width, part.height)
     if length < _SHORTEST_PX or not lines:
@@ -112,16 +109,15 @@ def _depth(read: Read, part: Window, side: str, step: int) -> tuple[tuple[float,
             return Window(part.row + first, part.col + start, count, stop - start)
         return Window(part.row + start, part.col + first, stop - start, count)
 
-    probes = [read(window(0, 1, at, at + 1)) for at in (0, length - 1, length // 2)]
-    known = [probe for probe in probes if not np.isnan(probe).any()]
-    if not known or any((probe != known[0]).any() for probe in known):
-        return (), 0
-    value = known[0]
+    value = read(window(0, 1, 0, 1))
+    for at in (length - 1, length // 2):  # NaN, as of damage, differs from itself
+        if np.isnan(value).any() or (read(window(0, 1, at, at + 1)) != value).any():
+            return (), 0
 
     def leading(first: int, count: int, start: int, stop: int) -> int:
         """Return how many of ``count`` lines have the value alone, from the outside."""
         values = read(window(first, count, start, stop))
-        is_fill = ((values == value) | np.isnan(values)).all(axis=(0, 2 if is_row else 1))
+        is_fill = (values == value).all(axis=(0, 2 if is_row else 1))
         is_fill = is_fill[::-1] if is_last else is_fill
         return count if is_fill.all() else int(is_fill.argmin())
 
