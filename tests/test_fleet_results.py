@@ -91,6 +91,19 @@ def _ground(map_):
     return height * width * place.a * -place.e * 111_320**2 * np.cos(np.radians(51.45)) * 0.9995
 
 
+def test_no_ground_of_rotated_maps_is_lost(tmp_path):
+    """Two adjoining scenes on a grid that is rotated by 30 degrees."""
+    grid = Affine.translation(500_000, 5_700_000) @ Affine.rotation(30) @ Affine.scale(2, -2)
+    for number in (0, 1):
+        place = grid @ Affine.translation(64 * number, 0)
+        save_raster(tmp_path / f"in/{number}.tif", photo(64, 64, number), crs=UTM, transform=place)
+    make_plan([tmp_path / "in"], MODEL, str(tmp_path / "out"), OPTIONS)
+    run(tmp_path / "out")
+    areas = merge(open_store(tmp_path / "out"), tmp_path / "all.tif")
+    mosaic, _ = read(tmp_path / "all.tif")
+    assert (mosaic != NODATA).sum() == areas.pixels.sum() == 2 * 64 * 64
+
+
 def test_a_plan_that_is_not_finished_or_not_placed_is_not_merged(made, tmp_path):
     scenes = made.parent / "scenes"
     make_plan([scenes], MODEL, str(tmp_path / "one"), OPTIONS)

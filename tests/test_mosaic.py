@@ -220,6 +220,31 @@ def test_adjoining_maps_are_not_read(tmp_path):
     assert not list(repeated_rows(maps))
 
 
+def test_the_extent_of_a_map_is_computed_once_per_crs(tmp_path, monkeypatch):
+    """Maps that are far apart are not compared one with another."""
+    place = Georeference(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
+    lonely = Georeference(CRS.from_epsg(32660), place.transform)
+    maps = [PlacedMap(tmp_path / "none.tif", place.moved(0, 100 * n), (10, 10)) for n in range(30)]
+    maps += [PlacedMap(tmp_path / "none.tif", lonely.moved(0, 100 * n), (10, 10)) for n in range(3)]
+    calls = {"extent": 0, "pixels": 0}
+
+    def count(name):
+        original = getattr(Georeference, name)
+
+        def counted(*arguments):
+            calls[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(Georeference, name, counted)
+
+    count("extent")
+    count("pixels")
+    assert not list(repeated_rows(maps[:1]))
+    assert calls == {"extent": 0, "pixels": 0}
+    assert not list(repeated_rows(maps))
+    assert calls == {"extent": 2 * len(maps), "pixels": 0}
+
+
 def test_pieces_have_whole_pixels_in_the_mosaic(tmp_path):
     place = Georeference(UTM, Affine(0.3, 0.4, 500_000, 0.4, -0.3, 5_700_000))
     files = [

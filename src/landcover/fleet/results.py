@@ -210,7 +210,7 @@ def _mosaic(files: list[Path]) -> tuple[Legend, Georeference, tuple[int, int], l
                     box = transform_bounds(opened.place.crs, first.crs, *box)
         except MaskError as error:
             raise DataError(f"{error} Finish the plan first: landcover fleet run.") from error
-        cols, rows = first.pixels(np.array(box[::2]), np.array(box[1::2]))
+        cols, rows = first.pixels(*np.meshgrid(box[::2], box[1::2]))
         edges = np.rint([rows.min(), cols.min(), rows.max(), cols.max()]).astype(int)
         windows.append(edges)
     assert legend is not None

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import CRSError, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from landcover._gdal import CPLE_BaseError
-from landcover._typing import BoolArray, UInt8Array
+from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import DataError, ImageError
 from landcover.legend import NODATA
 from landcover.raster.bands import percentile_range
@@ -245,8 +246,15 @@ def repeated_rows(maps: Sequence[PlacedMap]) -> Iterator[tuple[int, int, UInt8Ar
     Raises:
         MaskError: If a map cannot be read.
     """
-    for number, own in enumerate(maps):
-        others = [(other, window) for other in maps[:number] if (window := _overlap(own, other)) is not None]
+    boxes: dict[str, Float64Array] = {}  # of all maps, by the CRS that they are in
+    for number, own in enumerate(maps[1:], 1):
+        crs = own.georeference.crs
+        if (name := crs.wkt) not in boxes:
+            boxes[name] = _extents(maps, crs)
+        own_box, earlier = boxes[name][number], boxes[name][:number]
+        near = (earlier[:, :2] < own_box[2:]).all(axis=1) & (earlier[:, 2:] > own_box[:2]).all(axis=1)
+        windows = ((maps[other], _overlap(own, earlier[other])) for other in np.flatnonzero(near))
+        others = [(other, window) for other, window in windows if window is not None]
         if not others:
             continue
         with ExitStack() as stack:
@@ -280,14 +288,21 @@ def repeated_rows(maps: Sequence[PlacedMap]) -> Iterator[tuple[int, int, UInt8Ar
                     yield number, strip.row, np.where(index == NODATA, NODATA, mapped.read(strip))
 
 
-def _overlap(own: PlacedMap, other: PlacedMap) -> Window | None:
-    """Return the pixels of a map within the extent of another one; None if there are none."""
-    box = other.georeference.extent(*other.size)
-    if other.georeference.crs != own.georeference.crs:
-        try:
-            box = transform_bounds(other.georeference.crs, own.georeference.crs, *box)
-        except (CRSError, RasterioError, CPLE_BaseError):
-            return None
+def _extents(maps: Sequence[PlacedMap], crs: CRS) -> Float64Array:
+    """Return left, bottom, right and top of maps in a CRS, (N, 4); NaN where one has no place in it."""
+    boxes = np.array([one.georeference.extent(*one.size) for one in maps])
+    for box, one in zip(boxes, maps, strict=True):
+        if one.georeference.crs != crs:
+            try:
+                box[:] = transform_bounds(one.georeference.crs, crs, *box)
+            except (CRSError, RasterioError, CPLE_BaseError):
+                box[:] = np.nan
+    boxes[:, ::2].sort(axis=1)  # one that crosses 180 degrees has left > right; this one holds it
+    return boxes
+
+
+def _overlap(own: PlacedMap, box: Float64Array) -> Window | None:
+    """Return the pixels of a map within a box of its CRS; None if there are none."""
     cols, rows = own.georeference.pixels(*np.meshgrid(box[::2], box[1::2]))
     height, width = own.size
     if not (np.isfinite(cols).all() and np.isfinite(rows).all()):
