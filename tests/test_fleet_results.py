@@ -99,9 +99,32 @@ def test_no_ground_of_rotated_maps_is_lost(tmp_path):
         save_raster(tmp_path / f"in/{number}.tif", photo(64, 64, number), crs=UTM, transform=place)
     make_plan([tmp_path / "in"], MODEL, str(tmp_path / "out"), OPTIONS)
     run(tmp_path / "out")
-    areas = merge(open_store(tmp_path / "out"), tmp_path / "all.tif")
+    areas, _ = merge(open_store(tmp_path / "out"), tmp_path / "all.tif")
     mosaic, _ = read(tmp_path / "all.tif")
     assert (mosaic != NODATA).sum() == areas.pixels.sum() == 2 * 64 * 64
+
+
+def test_a_scene_that_was_given_up_is_left_out_of_the_mosaic(made, tmp_path):
+    scenes = shutil.copytree(made.parent / "scenes", tmp_path / "scenes")
+    make_plan([scenes], MODEL, str(tmp_path / "out"), OPTIONS)
+    (scenes / "b.tif").write_bytes(b"")
+    assert [*run(tmp_path / "out").failed] == ["maps/b_mask.tif"]
+    done = command("fleet", "merge", tmp_path / "out", "--out", tmp_path / "all.tif", "--json", "-")
+    assert done.exit_code == 1
+    assert "maps/b_mask.tif" in done.stderr
+    mosaic, _ = read(tmp_path / "all.tif")
+    assert sum(one["pixels"] for one in json.loads(done.stdout)) == (mosaic != NODATA).sum() > 60 * 50
+
+
+@pytest.mark.parametrize("code", [32638, 32760])
+def test_maps_that_are_far_apart_are_not_merged(tmp_path, code):
+    save_raster(tmp_path / "in/a.tif", photo(40, 40), **HALF)
+    save_raster(tmp_path / "in/b.tif", photo(40, 40), **HALF | {"crs": f"EPSG:{code}"})
+    make_plan([tmp_path / "in"], MODEL, str(tmp_path / "out"), OPTIONS)
+    run(tmp_path / "out")
+    with pytest.raises(DataError, match=r"a_mask\.tif"):
+        merge(open_store(tmp_path / "out"), tmp_path / "all.tif")
+    assert not (tmp_path / "all.tif").exists()
 
 
 def test_a_plan_that_is_not_finished_or_not_placed_is_not_merged(made, tmp_path):

@@ -204,7 +204,8 @@ def fleet_merge(
     from landcover.io.files import write_text
     from landcover.textfiles import plain_cell
 
-    areas = merge(open_planned(plan), out, vector=vector, force=force).table()
+    merged, left_out = merge(open_planned(plan), out, vector=vector, force=force)
+    areas = merged.table()
     if csv is not None:
         text = io.StringIO()
         writer = csv_.writer(text, lineterminator="\n")
@@ -213,6 +214,9 @@ def fleet_merge(
         write_text(csv, text.getvalue(), force=force)
     put([asdict(area) for area in areas], json, lambda: print_areas(areas), force=force)
     log.info("Wrote %s.", out)
+    if left_out:
+        log.warning("%d maps are not in it.", len(left_out))
+        raise typer.Exit(1)
 
 
 def _shard(text: str) -> tuple[int, int]:

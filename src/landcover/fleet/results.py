@@ -1,6 +1,7 @@
 """What a fleet has made: how far it is, what failed, whether all is whole, and one mosaic of it."""
 
 import json
+import logging
 import posixpath
 import tempfile
 import time
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 from rasterio.enums import Resampling
+from rasterio.errors import CRSError, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
+from landcover._gdal import CPLE_BaseError
 from landcover._typing import UInt8Array
 from landcover.errors import DataError, MaskError, MissingKeyError
 from landcover.fleet.planning import file_digest
@@ -26,7 +29,7 @@ from landcover.legend import NODATA, Legend
 from landcover.raster import Georeference, RasterSpec, row_areas
 from landcover.raster.classmap import open_class_map
 from landcover.raster.mapfiles import MAP_FORMATS, write_map_file
-from landcover.raster.mosaic import Piece, lay_under
+from landcover.raster.mosaic import SPARSE, Piece, lay_under
 from landcover.raster.zonal import ClassAreas
 from landcover.windows import Window
 
@@ -34,6 +37,8 @@ _ALIVE_S = 60.0
 """Age of the record of a run up to which it works."""
 
 _STRIP_PX = 1 << 24
+
+_log = logging.getLogger(__name__)
 
 
 def status(store: Store) -> dict[str, Any]:
@@ -147,13 +152,15 @@ def _here(store: Store, key: str) -> Iterator[Path]:
         yield path
 
 
-def merge(store: Store, out: Path, *, vector: Path | None = None, force: bool = False) -> ClassAreas:
-    """Write all maps of a plan as one Cloud Optimized GeoTIFF, and return its areas.
+def merge(
+    store: Store, out: Path, *, vector: Path | None = None, force: bool = False
+) -> tuple[ClassAreas, list[str]]:
+    """Write all maps of a plan as one Cloud Optimized GeoTIFF; return its areas and the maps left out.
 
     The mosaic has the CRS and the pixels of the first map; others are resampled by the nearest pixel. Ground
     of several maps belongs to the first that has data there, in the order of the plan (the rule of
     :mod:`landcover.raster.mosaic`), in the mosaic, its polygons and its areas. Maps without georeference are
-    left out.
+    left out, and so are, with a warning, those of scenes that were given up.
 
     Args:
         store: The store.
@@ -162,18 +169,25 @@ def merge(store: Store, out: Path, *, vector: Path | None = None, force: bool = 
         force: Replace existing files.
 
     Raises:
-        DataError: If no map is georeferenced, or one is not published.
+        DataError: If no map is georeferenced, one is not published, or they are too far apart.
         OutputError: If a file exists and ``force`` is off, or cannot be written.
     """
     plan = read_plan(store)
     for path in filter(None, (out, vector)):
         check_output(path, force=force)
+    given_up = {record["output"] for record in failures(store)}
+    left_out, files = [], []
     with ExitStack() as stack:
-        files = [
-            stack.enter_context(_here(store, unit.output))
-            for _, unit, _ in read_units(store, plan)
-            if unit.blocks is None and unit.bbox is not None
-        ]
+        for _, unit, _ in read_units(store, plan):
+            if unit.blocks is not None or unit.bbox is None:
+                continue
+            if unit.output in given_up and not store.exists(unit.item):
+                left_out.append(unit.output)
+                _log.warning(
+                    "%s is not in the mosaic: it was given up. See landcover fleet failed.", unit.output
+                )
+            else:
+                files.append(stack.enter_context(_here(store, unit.output)))
         if not files:
             raise DataError(f"{store.root} has no georeferenced map to merge.")
         legend, place, size, pieces = _mosaic(files)
@@ -193,7 +207,7 @@ def merge(store: Store, out: Path, *, vector: Path | None = None, force: bool = 
         from landcover.postprocess.vectorize import vectorize  # needs an extra
 
         vectorize(out, vector, legend=legend, force=force)
-    return areas
+    return areas, left_out
 
 
 def _mosaic(files: list[Path]) -> tuple[Legend, Georeference, tuple[int, int], list[Piece]]:
@@ -208,20 +222,30 @@ def _mosaic(files: list[Path]) -> tuple[Legend, Georeference, tuple[int, int], l
                 box = opened.place.extent(opened.height, opened.width)
                 if opened.place.crs != first.crs:
                     box = transform_bounds(opened.place.crs, first.crs, *box)
+        except (CRSError, RasterioError, CPLE_BaseError) as error:
+            raise DataError(
+                f"{path} has no place in the CRS of {files[0]}: {error}. Plan and merge them apart."
+            ) from error
         except MaskError as error:
             raise DataError(f"{error} Finish the plan first: landcover fleet run.") from error
         cols, rows = first.pixels(*np.meshgrid(box[::2], box[1::2]))
-        edges = np.rint([rows.min(), cols.min(), rows.max(), cols.max()]).astype(int)
-        windows.append(edges)
+        windows.append(np.rint([rows.min(), cols.min(), rows.max(), cols.max()]))
     assert legend is not None
     assert first is not None
     top, left = np.min(windows, axis=0)[:2]
     bottom, right = np.max(windows, axis=0)[2:]
+    height, width = bottom - top, right - left
+    covered = sum(float(np.prod(one[2:] - one[:2])) for one in windows)
+    if not height * width <= SPARSE * covered < np.inf:
+        raise DataError(
+            f"The {len(files)} maps cover less than {100 / SPARSE:g} % of the {height:.0f} x {width:.0f} "
+            f"pixels around them on the grid of {files[0]}. Plan and merge regions one by one."
+        )
     pieces = [
         Piece(path, Window(*map(int, (one[0] - top, one[1] - left, one[2] - one[0], one[3] - one[1]))))
         for path, one in zip(files, windows, strict=True)
     ]
-    return legend, first.moved(int(top), int(left)), (int(bottom - top), int(right - left)), pieces
+    return legend, first.moved(int(top), int(left)), (int(height), int(width)), pieces
 
 
 def _strip(

@@ -33,7 +33,7 @@ from landcover.windows import Window
 
 _SHIFT_PX = 0.05
 """Corners that are farther from whole pixels are on another grid."""
-_SPARSE = 100
+SPARSE = 100
 """Times the pixels of its files that a mosaic may have."""
 _TOUCH_PX = 0.5
 """Rasters that overlap by less adjoin."""
@@ -106,9 +106,9 @@ def lay_out(files: Sequence[tuple[Path, Georeference, Size]]) -> Mosaic:
     bottom = max(row + height for _, row, _, height, _ in placed)
     right = max(col + width for _, _, col, _, width in placed)
     pixels = sum(height * width for *_, height, width in placed)
-    if (bottom - top) * (right - left) > _SPARSE * pixels:
+    if (bottom - top) * (right - left) > SPARSE * pixels:
         raise DataError(
-            f"{first} and the other {len(files) - 1} files cover less than {100 / _SPARSE:g} % of the "
+            f"{first} and the other {len(files) - 1} files cover less than {100 / SPARSE:g} % of the "
             f"{bottom - top} x {right - left} pixels around them. Map them without --mosaic, or in parts."
         )
     pieces = (Piece(path, Window(row - top, col - left, *size)) for path, row, col, *size in placed)
