@@ -253,7 +253,7 @@ def repeated_rows(maps: Sequence[PlacedMap]) -> Iterator[tuple[int, int, UInt8Ar
             boxes[name] = _extents(maps, crs)
         own_box, earlier = boxes[name][number], boxes[name][:number]
         near = (earlier[:, :2] < own_box[2:]).all(axis=1) & (earlier[:, 2:] > own_box[:2]).all(axis=1)
-        windows = ((maps[other], _overlap(own, earlier[other])) for other in np.flatnonzero(near))
+        windows = ((maps[other], _overlap(own, earlier[other])) for other in np.flatnonzero(near).tolist())
         others = [(other, window) for other, window in windows if window is not None]
         if not others:
             continue
