@@ -95,6 +95,25 @@ def test_a_killed_rank_ends_the_run_which_another_number_of_processes_resumes(da
     assert starts[1]["step"] >= 3
 
 
+def join_without_launcher(folder):
+    """Wait for another rank, started by a process that has ended; the body of a process."""
+    os.environ.update(WORLD_SIZE="2", RANK="0", LOCAL_RANK="0", LOCAL_WORLD_SIZE="2")
+    os.environ.update(LANDCOVER_RENDEZVOUS=(folder / "meeting").as_uri(), GLOO_SOCKET_IFNAME="lo")
+    os.environ.update(LANDCOVER_LAUNCHER=str(os.getpid()))
+    with process_group(torch.device("cpu"), "fp32"):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such parents")
+def test_a_rank_ends_with_its_launcher(tmp_path):
+    rank = _SERVER.Process(target=join_without_launcher, args=(tmp_path,), daemon=True)
+    rank.start()
+    rank.join(30)
+    status = rank.exitcode
+    rank.kill()
+    assert status == LOST
+
+
 def test_ranks_share_the_crops_of_a_larger_batch(data):
     config = tiny()
     loaded = load_training_data(data, "folders", crop_px=32, model_gsd=1.0)
@@ -186,6 +205,11 @@ class TestLaunch:
         code = f"os.kill(os.getpid(), 9) if rank else sys.exit({LOST})"
         with pytest.raises(TrainingError, match=r"Process 1 of 2.*SIGKILL"):
             launch(2, python(code))
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="has no such signal")
+    def test_an_interrupt_of_the_launcher_reaches_the_processes(self):
+        code = "import signal; signal.signal(2, lambda *_: sys.exit(130)); "
+        assert launch(1, python(code + "os.kill(os.getppid(), 2); time.sleep(20)")) == 130
 
     def test_nothing_outlives_the_run(self, tmp_path, monkeypatch):
         monkeypatch.setattr("landcover.training.processes._GRACE_S", 0.2)

@@ -39,6 +39,9 @@ LOST = 75
 _RENDEZVOUS = "LANDCOVER_RENDEZVOUS"
 """Names the file by which processes of one machine find each other; those of torchrun use a port."""
 
+_LAUNCHER = "LANDCOVER_LAUNCHER"
+"""Names the process of :func:`launch`: without it nobody would end the ranks."""
+
 _TIMEOUT = timedelta(hours=24)
 """One rank may read data or compute soft labels while the others wait; one that ended is noticed at once."""
 
@@ -121,6 +124,8 @@ def process_group(device: torch.device, wanted: Literal["auto", "fp32", "bf16"])
             f"WORLD_SIZE is set, but the environment of this process is not complete ({error}). Start it by "
             "torchrun or with --devices N, or unset WORLD_SIZE."
         ) from error
+    if _LAUNCHER in os.environ:
+        threading.Thread(target=_end_with, args=(int(os.environ[_LAUNCHER]),), daemon=True).start()
     devices: Any = [device.index or 0] if device.type == "cuda" else 1
     options: dict[str, Any] = {}
     if size > 1:
@@ -177,6 +182,13 @@ def process_group(device: torch.device, wanted: Literal["auto", "fp32", "bf16"])
             distributed.destroy_process_group()
 
 
+def _end_with(launcher: int) -> None:
+    """End this process when the one that started it has ended; what it writes is whole or not there."""
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os._exit(LOST)
+
+
 def synchronised(network: DeepLabV3Plus, device: torch.device) -> DeepLabV3Plus:
     """Return a network whose trained batch norms use the statistics of all ranks (SyncBatchNorm of GPUs).
 
@@ -202,7 +214,7 @@ def launch(count: int, command: Sequence[str]) -> int:
     """Run a command in several processes of this machine, and return the exit status.
 
     The processes find each other through a file in a private folder; no port is opened to other machines.
-    If one ends, all end. Signals are passed on.
+    If one ends, or this process is killed, all end. Signals are passed on.
 
     Raises:
         TrainingError: If a process other than rank 0 failed, which reports its own errors, or was killed.
@@ -215,6 +227,7 @@ def launch(count: int, command: Sequence[str]) -> int:
             **os.environ,
             "WORLD_SIZE": str(count),
             "LOCAL_WORLD_SIZE": str(count),
+            _LAUNCHER: str(os.getpid()),
             _RENDEZVOUS: (folder / "rendezvous").as_uri(),
         }
         processes: list[subprocess.Popen[bytes]] = []
@@ -223,7 +236,7 @@ def launch(count: int, command: Sequence[str]) -> int:
                 own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 with (folder / f"{rank}.txt").open("wb") as file:
                     streams: dict[str, Any] = {} if rank == 0 else {"stdout": file, "stderr": file}
-                    processes.append(subprocess.Popen(command, env=own, **streams))
+                    processes.append(subprocess.Popen(command, env=own, process_group=0, **streams))
             try:
                 statuses = _wait(processes)
             finally:
@@ -263,20 +276,17 @@ def _wait(processes: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
 
 @contextmanager
 def _forwarded_signals(processes: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
-    """Pass signals to end on to the processes; those of a terminal reach them anyway."""
+    """Pass signals to end on to the processes, once: they are not in the group that a terminal signals."""
 
     def forward(number: int, frame: FrameType | None) -> None:
         for process in processes:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):  # Windows has no SIGINT for them
                 process.send_signal(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, forward),
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
-    }
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
