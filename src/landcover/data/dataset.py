@@ -98,6 +98,11 @@ class Dataset(ABC):
         (4096, 0)
         >>> len(dataset.fingerprint(item).pixels)  # bytes
         8
+        >>> image, valid = dataset.read_imagery(item)  # valid: where there is imagery, None: everywhere
+        >>> image.shape, valid, dataset.georeference(item)
+        ((64, 64, 3), None, None)
+        >>> dataset.known_gsd("training"), dataset.sides(item), len(dataset.by_source(dataset.items))
+        (0.5, (0.5, 0.5), 1)
     """
 
     root: Path

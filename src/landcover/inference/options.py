@@ -308,7 +308,12 @@ class PredictOptions(Options):
         return self
 
     def for_model(self, preprocessing: Preprocessing) -> "PredictOptions":
-        """Return the options with bands and scaling that a model was trained with, where none are set."""
+        """Return the options with bands and scaling that a model was trained with, where none are set.
+
+        Example:
+            >>> lc.PredictOptions().for_model(lc.open_model("starter").card.preprocessing).bands is None
+            True
+        """
         bands, scaling = preprocessing.reading
         return self.model_copy(update={"bands": self.bands or bands, "scaling": self.scaling or scaling})
 

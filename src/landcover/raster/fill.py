@@ -23,37 +23,34 @@ class Fill(NamedTuple):
 
     Attributes:
         inside: The part without the rows and columns of fill; empty if the scene has one value everywhere.
-        lines: Side, value of each band and number of rows or columns of fill, from the outside.
+        lines: Side, value and number of rows or columns of fill, from the outside.
         corners: Values of square corners of the rest, which may be fill or imagery.
     """
 
     inside: Window
-    lines: tuple[tuple[str, tuple[float, ...], int], ...] = ()
+    lines: tuple[tuple[str, float, int], ...] = ()
     corners: tuple[float, ...] = ()
 
     def notes(self, name: str) -> list[str]:
         """Return warnings about the fill of a scene of this name."""
         found = []
         if self.lines:
-            sides = []
-            for side, values, count in self.lines:
-                each = values if len(set(values)) > 1 else values[:1]
-                sides.append(f"{count} at the {side} ({', '.join(f'{value:g}' for value in each)})")
+            sides = ", ".join(f"{count} at the {side} ({value:g})" for side, value, count in self.lines)
             found.append(
-                f"{name} has rows or columns of one value, which it does not declare as nodata: "
-                f"{', '.join(sides)}. They become nodata. To map them, pass --fill keep."
+                f"{name} has rows or columns of one value, which it does not declare as nodata: {sides}. "
+                "They become nodata. To map them, pass --fill keep."
             )
         if self.corners:
-            shown = " and ".join(f"{value:g}" for value in self.corners)
+            values = " and ".join(f"{value:g}" for value in self.corners)
             found.append(
-                f"{name} has corners of the one value {shown}, which it does not declare as nodata: they "
+                f"{name} has corners of the one value {values}, which it does not declare as nodata: they "
                 f"are mapped as imagery. If they are not imagery, pass --nodata {self.corners[0]:g}."
             )
         return found
 
 
 def find_fill(read: Read, height: int, width: int, step: int) -> Fill:
-    """Find rows and columns of one value in each band at the four edges of a scene.
+    """Find rows and columns of one value, the same in all bands, at the four edges of a scene.
 
     Dark water or snow that touches an edge is not fill, unless a whole row or column has exactly one value.
     This is for files that do not declare nodata in any way. Where the corners differ, as in imagery without
@@ -66,16 +63,16 @@ def find_fill(read: Read, height: int, width: int, step: int) -> Fill:
         step: Rows to read at a time.
     """
     left, top, right, bottom = 0, 0, width, height
-    lines: list[tuple[str, tuple[float, ...], int]] = []
+    lines: list[tuple[str, float, int]] = []
     previous = -1
     while previous != len(lines):  # rows that are fill but for columns of another value are found then
         previous = len(lines)
         for side in ("top", "bottom", "left", "right"):
             part = Window(top, left, bottom - top, right - left)
-            values, count = _depth(read, part, side, step)
+            value, count = _depth(read, part, side, step)
             if not count:
                 continue
-            lines.append((side, values, count))
+            lines.append((side, value, count))
             top += count * (side == "top")
             bottom -= count * (side == "bottom")
             left += count * (side == "left")
@@ -95,12 +92,12 @@ def _one_value(values: npt.NDArray[Any]) -> float | None:
     return float(value) if (values == value).all() else None
 
 
-def _depth(read: Read, part: Window, side: str, step: int) -> tuple[tuple[float, ...], int]:
-    """Return the value, in each band, of the rows or columns of fill at a side, and their number."""
+def _depth(read: Read, part: Window, side: str, step: int) -> tuple[float, int]:
+    """Return the value of the rows or columns of fill at a side of a part, and their number."""
     is_row, is_last = side in ("top", "bottom"), side in ("bottom", "right")
     lines, length = (part.height, part.width) if is_row else (part.width, part.height)
     if length < _SHORTEST_PX or not lines:
-        return (), 0
+        return 0.0, 0
 
     def window(first: int, count: int, start: int, stop: int) -> Window:
         """Return ``count`` lines, inwards from line ``first``, between two positions along them."""
@@ -109,15 +106,16 @@ def _depth(read: Read, part: Window, side: str, step: int) -> tuple[tuple[float,
             return Window(part.row + first, part.col + start, count, stop - start)
         return Window(part.row + start, part.col + first, stop - start, count)
 
-    value = read(window(0, 1, 0, 1))
-    for at in (length - 1, length // 2):  # NaN, as of damage, differs from itself
-        if np.isnan(value).any() or (read(window(0, 1, at, at + 1)) != value).any():
-            return (), 0
+    value = _one_value(read(window(0, 1, 0, 1)))
+    if value is None:
+        return 0.0, 0
+    for at in (length - 1, length // 2):
+        if _one_value(read(window(0, 1, at, at + 1))) != value:
+            return value, 0
 
     def leading(first: int, count: int, start: int, stop: int) -> int:
         """Return how many of ``count`` lines have the value alone, from the outside."""
-        values = read(window(first, count, start, stop))
-        is_fill = (values == value).all(axis=(0, 2 if is_row else 1))
+        is_fill = (read(window(first, count, start, stop)) == value).all(axis=(0, 2 if is_row else 1))
         is_fill = is_fill[::-1] if is_last else is_fill
         return count if is_fill.all() else int(is_fill.argmin())
 
@@ -125,13 +123,13 @@ def _depth(read: Read, part: Window, side: str, step: int) -> tuple[tuple[float,
         depth = lines
         for start in range(0, length, step):
             depth = leading(0, depth, start, min(start + step, length)) if depth else 0
-        return tuple(map(float, value.ravel())), depth
+        return value, depth
     depth, found, count = 0, 1, 1
     while depth < lines and found == count:
         count = min(step if depth else 1, lines - depth)
         found = leading(depth, count, 0, length)
         depth += found
-    return tuple(map(float, value.ravel())), depth
+    return value, depth
 
 
 def missing_blocks(reader: DatasetReader, bands: list[int], inside: Window) -> BoolArray | None:
