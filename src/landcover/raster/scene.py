@@ -43,6 +43,8 @@ _SEQUENTIAL = frozenset({"GIF", "JPEG", "PNG", "WEBP"})
 
 GDAL reports the damage in a JPEG once; when its rows are read again they are grey.
 """
+_SEARCHED_PIXELS = 1 << 27
+"""In larger files of these formats no fill is searched: their last row is read after all others."""
 _SMALL_CACHE = 64 << 20
 _LARGEST_CACHE = 4 << 30
 _SHOWN = 8
@@ -242,6 +244,8 @@ class Scene:
 
     def _find_fill(self) -> tuple[float, ...]:
         """Add undeclared fill to the mask, and return the values of corners that may be fill."""
+        if self._reader.driver in _SEQUENTIAL and self.height * self.width > _SEARCHED_PIXELS:
+            return ()
         bands, is_damaged = sorted(set(self._bands)), False
 
         def read(window: Window) -> npt.NDArray[Any]:
