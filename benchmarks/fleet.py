@@ -99,11 +99,20 @@ def memory(folder: Path, units: int) -> dict[str, Any]:
         for number in range(units):
             pin = Pin(f"/scenes/{number:07}.tif", 1 << 24, f"sha256:{number:064x}", number)
             place = 5.0, 52.0, 5.1, 52.1
-            scene, size = pin.path, (2448, 2448)
             yield Unit(
-                f"maps/{number:07}_mask.tif", scene, False, (0.5, "raster"), size, "0" * 64, (pin,),
-                pixels=2448**2, model_pixels=10**6, square_metres=1.5e6, bbox=place,
-            )  # fmt: skip
+                output=f"maps/{number:07}_mask.tif",
+                scene=pin.path,
+                picture=False,
+                scale=(0.5, "raster"),
+                size=(2448, 2448),
+                transform=None,
+                work="0" * 64,
+                pins=(pin,),
+                pixels=2448**2,
+                model_pixels=10**6,
+                square_metres=1.5e6,
+                bbox=place,
+            )
 
     def peak() -> float:
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
