@@ -130,7 +130,7 @@ def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path):
 @pytest.mark.parametrize("box", [(130, 210, 60, 45), (0, 0, 300, 30), (180, 0, 120, 400), (299, 399, 1, 1)])
 def test_a_part_has_the_classes_and_probabilities_of_the_whole_scene(tmp_path, gsd, box):
     """Only what is outside of the part is not mapped; a hole that lies beside it is one in both."""
-    photo = np.clip(RNG.normal(120, 60, (400, 300, 3)), 1, 255).astype(np.uint8)
+    photo = np.clip(np.random.default_rng(0).normal(120, 60, (400, 300, 3)), 1, 255).astype(np.uint8)
     photo[100:260, 110:140] = 0
     path, options = save_raster(tmp_path / "a.tif", photo, nodata=0, **UTM), {"probabilities": True}
     runtime, (left, top, width, height) = ContextRuntime(make_card(gsd=1.0)), box
