@@ -203,7 +203,7 @@ def test_min_region_needs_a_unit_and_areas_a_gsd(data, tmp_path):
 
 
 def test_model_is_scored_at_the_size_of_the_masks_and_its_maps_are_kept(tmp_path):
-    truth = {"val/1": halves(WATER, FOREST, 64), "val/2": halves(URBAN, BARREN, 48)}
+    truth = {"val/1": halves(WATER, FOREST, 64), "val/2": halves(URBAN, RANGELAND, 48)}
     data = write_data(tmp_path / "data", truth, gsd=1.0)
     runtime = ColourRuntime(make_card(gsd=2.0))
     result = scored(data, model=runtime, maps=tmp_path / "maps", json=tmp_path / "r.json")
@@ -227,7 +227,8 @@ def test_model_needs_a_gsd(data):
 
 def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path):
     """In another order of classes and scale than the data's, over several images, without unknown pixels."""
-    truth = {"val/1": halves(WATER, FOREST, 64), "val/2": halves(URBAN, UNKNOWN, 48)}
+    truth = {"val/1": halves(WATER, FOREST, 64), "val/2": halves(URBAN, URBAN, 48)}
+    truth["val/2"][:24, :24] = UNKNOWN  # black
     data = write_data(tmp_path / "data", truth, gsd=1.0)
     turned = Legend("turned", DEEPGLOBE.classes[::-1], unknown=0)
 
@@ -257,7 +258,7 @@ def test_calibration_counts_the_probabilities_that_are_delivered(tmp_path):
         losses.append(-np.log(odds[known, np.arange(known.size)]))
         assert key
     found = result.calibration
-    assert found.pixels == 64**2 + 48 * 24
+    assert found.pixels == 64**2 + 48**2 - 24**2
     assert found.accuracy == pytest.approx(np.concatenate(right).mean())
     assert found.confidence == pytest.approx(np.concatenate(confidences).mean(), abs=1e-6)
     assert found.nll == pytest.approx(np.concatenate(losses).mean(), rel=1e-5)
