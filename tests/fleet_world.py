@@ -22,14 +22,18 @@ def make_scenes(folder: Path) -> Path:
     save_raster(folder / "sub/a.tif", photo(50, 40, 1), place=True)
     save_raster(folder / "b.tif", photo(40, 60, 2), place=True)
     save(folder / "c.png", photo(48, 48, 3))
-    large = save_raster(
-        folder / "large.tif", photo(400, 80, 4), place=True, tiled=True, blockxsize=64, blockysize=64,
-        compress="deflate",
-    )  # fmt: skip
-    content = bytearray(large.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
-    large.write_bytes(content)
+    save_damaged(folder / "large.tif")
     return folder
+
+
+def save_damaged(path: Path) -> None:
+    """Write a georeferenced raster of 400 x 80 pixels with a block that cannot be read."""
+    save_raster(
+        path, photo(400, 80, 4), place=True, tiled=True, blockxsize=64, blockysize=64, compress="deflate"
+    )
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    path.write_bytes(content)
 
 
 def plan(scenes: Path, out: Path, **changes: object) -> Plan:

@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from fleet_world import MODEL, OPTIONS, Here, plan, run, tree
+from fleet_world import MODEL, OPTIONS, Here, plan, run, save_damaged, tree
 from imagefiles import photo, save, save_raster
 from landcover.cli.fleet import _shard
 from landcover.errors import DataError, OutputError, UsageError
@@ -89,13 +89,8 @@ def test_unit_after_unit_that_is_refused_stops_the_run(tmp_path, monkeypatch):
 
 
 def test_damage_and_warnings_of_a_scene_are_reported(tmp_path, caplog):
-    path = save_raster(
-        tmp_path / "scenes/a.tif", photo(400, 80, 4), place=True, tiled=True, blockxsize=64, blockysize=64,
-        compress="deflate",
-    )  # fmt: skip
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
-    path.write_bytes(content)
+    path = tmp_path / "scenes/a.tif"
+    save_damaged(path)
     plan(tmp_path / "scenes", tmp_path / "out")
     summary = run(tmp_path / "out")
     assert (summary.damaged, summary.complete) == (["maps/a_mask.tif"], True)

@@ -350,6 +350,11 @@ def translation(source: Legend, target: Legend) -> UInt8Array:
             f"{target.name!r} {', '.join(target.scored_names)}; expected the same, in any order. "
             "Pass the right one with --legend (for predictions --prediction-legend)."
         )
+    return index_by_name(source, target)
+
+
+def index_by_name(source: Legend, target: Legend) -> UInt8Array:
+    """Return :func:`translation` where ``target`` may have further classes than ``source``."""
     table = np.full(256, NODATA, np.uint8)
     for index in source.scored:
         table[index] = target.names.index(source.names[index])

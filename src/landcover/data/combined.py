@@ -14,7 +14,7 @@ from landcover.data.footprints import Neighbours, Place, find_neighbours, find_s
 from landcover.data.layouts import Item, SceneTile
 from landcover.errors import UsageError
 from landcover.io import Mask
-from landcover.legend import NODATA, Legend
+from landcover.legend import Legend, index_by_name
 from landcover.raster import Georeference
 from landcover.windows import Window
 
@@ -156,9 +156,4 @@ def _by_name(dataset: Dataset, legend: Legend) -> UInt8Array:
             f"({', '.join(legend.scored_names)}). Name first the data set that has all classes, or give both "
             "the same names in their landcover.yaml."
         )
-    table = np.full(256, NODATA, np.uint8)
-    for index in own.scored:
-        table[index] = legend.names.index(own.names[index])
-    if own.unknown is not None and legend.unknown is not None:
-        table[own.unknown] = legend.unknown
-    return table
+    return index_by_name(own, legend)
