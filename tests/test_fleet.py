@@ -96,7 +96,8 @@ def test_shards_share_the_work_and_the_last_one_assembles(out, undisturbed, orde
     assert tree(out) == undisturbed
 
 
-def test_two_processes_of_which_one_is_killed(out, undisturbed, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "attempts"), [(1, 0), (3, 1)], ids=["starting", "working"])
+def test_two_processes_of_which_one_is_killed(out, undisturbed, tmp_path, monkeypatch, number, attempts):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # empty: the model's file is compiled
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
@@ -107,7 +108,7 @@ def test_two_processes_of_which_one_is_killed(out, undisturbed, tmp_path, monkey
         def submit(self, key, line):
             super().submit(key, line)
             self.submitted += 1
-            if self.submitted == 3:
+            if self.submitted == number:
                 worker = next(worker for worker in self._workers if worker.key == key)
                 os.kill(worker.process.pid, signal.SIGKILL)
 
@@ -116,7 +117,7 @@ def test_two_processes_of_which_one_is_killed(out, undisturbed, tmp_path, monkey
         summary = run(out, engine)
     finally:
         engine.close()
-    assert (summary.done, summary.repeated, summary.failed) == (7, 1, {})
+    assert (summary.done, summary.repeated, summary.failed) == (7, attempts, {})
     assert tree(out) == undisturbed
     assert len([*(tmp_path / "scratch").iterdir()]) <= 2  # of the killed process: its model and its unit
 

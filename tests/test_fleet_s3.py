@@ -4,12 +4,15 @@ import json
 import random
 
 import pytest
-from rasterio.io import MemoryFile
 
 from fleet_world import make_scenes, plan, run, tree
 from landcover.errors import LandcoverError, StoreError, UsageError
+from landcover.fleet import sources
+from landcover.fleet.engines import LocalEngine
 from landcover.fleet.results import verify
 from landcover.fleet.store import open_store
+from landcover.fleet.work import Setup
+from landcover.inference import scene
 from object_storage import BUCKET, client
 
 
@@ -30,19 +33,15 @@ def undisturbed(scenes, tmp_path_factory):
 
 
 def results(store):
-    """Return pixels and tags of maps, and the bytes of other products, by key.
-
-    The tag ``LANDCOVER_WORK`` names the scene by its address, and differs.
-    """
+    """Return the bytes of maps and other products, and of receipts what does not name the scene."""
     found = {}
     for key in store.list("maps"):
-        content = store.read(key)
-        if key.endswith(".tif"):
-            with MemoryFile(content) as file, file.open() as raster:
-                tags = {name: value for name, value in raster.tags().items() if name != "LANDCOVER_WORK"}
-                found[key] = raster.read().tobytes(), raster.profile, tags, raster.tags(1)
-        elif not key.endswith(".json"):
-            found[key] = content
+        found[key] = store.read(key)
+        if key.endswith(".json"):
+            item = json.loads(found[key])
+            del item["properties"]["landcover:unit"], item["properties"]["landcover:inputs"]
+            item["links"] = [link for link in item["links"] if link["rel"] != "derived_from"]
+            found[key] = item
     return found
 
 
@@ -60,12 +59,37 @@ def out(prefix):
     return prefix.replace("/scenes/", "/out")
 
 
-def test_maps_are_those_from_disk(prefix, out, undisturbed):
+@pytest.mark.parametrize("how", ["one process", "two processes", "two shards"])
+def test_bytes_are_those_from_disk(prefix, out, undisturbed, how):
+    """Small scenes are copied; the large one is read by windows, and copied where that shows damage."""
     plan(prefix, out)
-    assert run(out).complete
+    if how == "two processes":
+        engine = LocalEngine(Setup(out, threads=1), 2)
+        try:
+            assert run(out, engine).complete
+        finally:
+            engine.close()
+    elif how == "two shards":
+        assert run(out, shard=(0, 2)).waiting
+        assert run(out, shard=(1, 2)).complete
+    else:
+        assert run(out).complete
     assert results(open_store(out)) == undisturbed
     found = verify(open_store(out))
     assert (found.missing, found.damaged, found.orphans) == ([], [], [])
+
+
+def test_a_large_object_is_identified_by_pieces(prefix, monkeypatch, tmp_path, scenes):
+    monkeypatch.setattr(scene, "SAMPLE_BYTES", 64)
+    size = (scenes / "large.tif").stat().st_size
+    assert len(scene.sampled(size)) == 64
+    assert scene.sampled(size)[-1][1] == size
+    here = scene._file_digest(scenes / "large.tif")
+    assert sources.address_content(f"{prefix}large.tif", size) == here
+    content = bytearray((scenes / "large.tif").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "other.tif").write_bytes(content)
+    assert scene._file_digest(tmp_path / "other.tif") != here
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -141,7 +141,9 @@ def test_all_files_belong_to_the_identity(tmp_path):
 
     before = digest()
     assert digest() == before
-    os.utime(tmp_path / "parts" / "1.tif", ns=(1, 1))
+    os.utime(tmp_path / "parts" / "1.tif", ns=(1, 1))  # the same content at another time
+    assert digest() == before
+    save_raster(tmp_path / "parts" / "1.tif", photo(60, 40, 2), **at(0, 40))
     changed = digest()
     assert changed != before
     (tmp_path / "parts" / "1.tif").unlink()

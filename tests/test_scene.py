@@ -473,6 +473,23 @@ def test_a_map_made_otherwise_is_not_taken_for_this_one(tmp_path, change):
         run_file(path, out, resume=True)
 
 
+def test_a_scene_is_known_by_its_content(tmp_path, monkeypatch):
+    path, out = save(tmp_path / "a.tif"), tmp_path / "out"
+    run_file(path, out)
+    moved = (tmp_path / "moved/a.tif").absolute()
+    moved.parent.mkdir()
+    moved.write_bytes(path.read_bytes())
+    assert run_file(moved, out, resume=True).kept
+    monkeypatch.setattr("landcover.inference.scene.SAMPLE_BYTES", 16)
+    monkeypatch.setattr("landcover.inference.maps.SAMPLE_BYTES", 16)
+    run_file(path, out, force=True)
+    assert run_file(path, out, resume=True).kept
+    later = (out / "a_mask.tif").stat().st_mtime_ns + 10**9
+    os.utime(path, ns=(later, later))  # of a large file not all bytes are compared
+    with pytest.raises(OutputError, match=r"a\.tif was changed after"):
+        run_file(path, out, resume=True)
+
+
 def test_maps_that_are_there_are_kept_and_counted(tmp_path):
     pytest.importorskip("pyogrio")
     zones = polygons(tmp_path / "z.geojson", ("left", square(0, 0, 100)))

@@ -51,7 +51,7 @@ def drive(store: str, log: Path) -> None:
 
         engine = Logged(Setup(store, threads=1), 2)
         try:
-            summary = Run(open_store(store), engine).run()
+            summary = Run(open_store(store), engine, retry=True).run()  # a unit may be killed three times
         finally:
             engine.close()
     sys.exit(0 if summary.complete else 1)
@@ -119,9 +119,9 @@ def fleet(world: Path, planned: Path, chance: random.Random, kills: int, log: Pa
     shutil.rmtree(store, ignore_errors=True)
     shutil.copytree(planned, store)
     while True:
-        driver, before = start(store, log), published(store)
-        if len(hit) < kills:
-            more, pause = chance.randint(0, most), chance.uniform(0, 0.3)
+        driver = start(store, log)
+        while len(hit) < kills and driver.poll() is None:
+            before, more, pause = published(store), chance.randint(0, most), chance.uniform(0, 0.3)
             while driver.poll() is None and abs(published(store) - before) < more:
                 time.sleep(0.005)
             time.sleep(pause)
@@ -130,6 +130,8 @@ def fleet(world: Path, planned: Path, chance: random.Random, kills: int, log: Pa
             if driver.poll() is None:
                 os.kill(victim, signal.SIGKILL)
                 hit.append("driver" if victim == driver.pid else "worker")
+                if victim == driver.pid:
+                    driver.wait()
         if driver.wait() == 0:
             break
     time.sleep(0.5)  # workers of killed drivers end with their unit

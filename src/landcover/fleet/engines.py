@@ -91,8 +91,10 @@ class LocalEngine:
                         f"{_STARTS} worker processes ended before they could begin, the last with exit "
                         f"status {worker.process.exitcode}. Is there enough memory for {self.slots} of them?"
                     ) from None
-                self._workers[number] = self._start()
-                if worker.key is not None:
+                self._workers[number] = new = self._start()
+                if not worker.ready:  # its unit has not begun
+                    new.key, new.line = worker.key, worker.line
+                elif worker.key is not None:
                     reason = f"the worker process ended with exit status {worker.process.exitcode}"
                     yield worker.key, Outcome("fault", reason)
                 continue

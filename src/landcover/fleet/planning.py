@@ -24,7 +24,7 @@ from landcover.fleet.units import ETAG, MODEL_ITEM, PLAN, Box, Pin, Plan, Unit, 
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import NO_IMAGE, Task, declared_crs, find_tasks, open_imagery
-from landcover.inference.scene import scene_grid, work_digest
+from landcover.inference.scene import scene_grid
 from landcover.io.discovery import IMAGE_END, MASK_END, RASTER_SUFFIXES, role_of, words_of
 from landcover.io.files import check_output
 from landcover.model.card import model_digest, resolve_model
@@ -203,7 +203,6 @@ def _units(
     """Yield the unit of a scene; of a large one the units of its row blocks, then the one that assembles."""
     files, shape, place = scene_header(task.image, options)
     size = shape = task.size or shape
-    work = work_digest(task, options)
     scene = str(task.image if isinstance(task.image, str) else task.image.absolute())
     if file := subdataset_file(scene):
         scene = scene.replace(file, str(Path(file).absolute()))
@@ -229,7 +228,6 @@ def _units(
         scale=scale,
         size=shape,
         transform=None if task.transform is None else tuple(task.transform[:6]),
-        work=work,
         pins=tuple(_pins([*files, *([] if options.aoi is None else [options.aoi])])),
         pixels=pixels,
         model_pixels=round(pixels * ((gsd or 0) / runtime.card.preprocessing.gsd) ** 2),

@@ -118,9 +118,10 @@ class RayEngine:
                         f"{_STARTS} actors ended before they could begin: {reason}. Every machine needs "
                         f"landcover {__version__} with the extra fleet, and enough memory."
                     ) from error
-                key, slot.key = slot.key, None
+                was_ready, key = slot.ready, slot.key
                 self._start(slot)
-                if key is not None:
+                if was_ready and key is not None:  # else it has not begun, and is the new actor's
+                    slot.key = None
                     yield key, Outcome("fault", f"an actor ended: {reason}")
                 continue
             if slot.ready:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from landcover.errors import DataError, MissingKeyError, UsageError
 from landcover.fleet.store import Store, Version, open_store
+from landcover.inference.scene import content_digest, sampled
 from landcover.machine import readable
 from landcover.raster.address import display_name
 
@@ -45,6 +46,20 @@ def check_version(address: str, planned: Version) -> None:
             f"{display_name(address)} has changed since the plan was made: then {planned.size} bytes, tag "
             f"{planned.etag}; now {found.size} bytes, tag {found.etag}. Make a new plan, into another store."
         )
+
+
+def address_content(address: str, size: int) -> str:
+    """Return the digest of what is at an address, as of a file here, from a few pieces of it.
+
+    Raises:
+        DataError: If it does not exist.
+        StoreError: If the server refuses or does not answer.
+    """
+    store, key = _object(address)
+    try:
+        return content_digest(size, store.read_pieces(key, sampled(size)))
+    except MissingKeyError as error:
+        raise DataError(f"{store.address(key)} does not exist.") from error
 
 
 def copy_or_address(address: str, size: int, *, share: float, folder: Path) -> tuple[Path | str, str]:

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -81,6 +81,14 @@ class Store(ABC):
     @abstractmethod
     def read(self, key: str) -> bytes:
         """Return an object.
+
+        Raises:
+            MissingKeyError: If it does not exist.
+        """
+
+    @abstractmethod
+    def read_pieces(self, key: str, pieces: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return pieces of an object, each from a byte to the one before another.
 
         Raises:
             MissingKeyError: If it does not exist.
@@ -234,6 +242,10 @@ class FolderStore(Store):
         with self._reading(key) as path:
             return path.read_bytes()
 
+    def read_pieces(self, key: str, pieces: Sequence[tuple[int, int]]) -> list[bytes]:  # noqa: D102
+        data = self.read(key)
+        return [data[start:stop] for start, stop in pieces]
+
     def fetch(self, key: str, path: Path) -> None:  # noqa: D102
         with self._reading(key) as source, source.open("rb"), atomic_path(path, force=True) as temporary:
             shutil.copyfile(source, temporary)
@@ -346,6 +358,18 @@ class BucketStore(Store):
 
     def read(self, key: str) -> bytes:  # noqa: D102
         return self._call(key, lambda: bytes(self._client.get(self._store, _checked(key)).bytes()))
+
+    def read_pieces(self, key: str, pieces: Sequence[tuple[int, int]]) -> list[bytes]:  # noqa: D102
+        if not all(start < stop for start, stop in pieces):
+            return [b"" for _ in pieces]
+        starts, ends = zip(*pieces, strict=True)
+        return self._call(
+            key,
+            lambda: [
+                bytes(piece)
+                for piece in self._client.get_ranges(self._store, _checked(key), starts=starts, ends=ends)
+            ],
+        )
 
     def fetch(self, key: str, path: Path) -> None:  # noqa: D102
         def download() -> None:

@@ -80,7 +80,6 @@ class Unit:
         scale: Metres per pixel and their origin.
         size: Height and width.
         transform: The six numbers of its transform.
-        work: The tag of the map that identifies scene and options.
         pins: The scene and all files that are read along with it.
         blocks: The first row block and the one after the last; None: the whole scene.
         parts: Keys of the units whose blocks are assembled.
@@ -96,7 +95,6 @@ class Unit:
     scale: tuple[float, Any] | None
     size: tuple[int, int] | None
     transform: tuple[float, ...] | None
-    work: str
     pins: tuple[Pin, ...]
     blocks: tuple[int, int] | None = None
     parts: tuple[str, ...] = ()
@@ -128,8 +126,7 @@ class Unit:
             self.picture,
             scale,
             self.size,
-            self.work,
-            None if self.transform is None else Affine(*self.transform),
+            transform=None if self.transform is None else Affine(*self.transform),
         )
 
 
@@ -286,7 +283,7 @@ def write_plan(
             scenes=counts["scenes"],
             pixels=counts["pixels"],
             square_km=round(square_km, 6),
-            minutes=round(seconds / 60, 3),
+            minutes=round(seconds / 60, 6),
             bbox=bbox,
         )
         if not store.exists(PLAN):

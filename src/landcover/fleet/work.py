@@ -27,7 +27,7 @@ from landcover.errors import (
     foreign_errors,
 )
 from landcover.fleet.planning import file_digest, scene_header
-from landcover.fleet.sources import check_version, copy_or_address
+from landcover.fleet.sources import address_content, check_version, copy_or_address
 from landcover.fleet.stac import map_item
 from landcover.fleet.store import Store, Version, open_store
 from landcover.fleet.units import ETAG, Outcome, Unit, read_plan
@@ -130,7 +130,8 @@ class Worker:
             note = ""
             if is_address(unit.scene):
                 image, note = copy_or_address(unit.scene, unit.pins[0].size, share=share, folder=folder)
-                task = replace(task, image=image)
+                content = address_content(unit.scene, unit.pins[0].size) if image == unit.scene else None
+                task = replace(task, image=image, content=content)
             gsd = self._runtime.card.preprocessing.gsd
             with (
                 _naming(unit, task),

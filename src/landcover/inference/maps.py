@@ -15,6 +15,7 @@ from landcover import __version__
 from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import (
     DataError,
+    ImageError,
     LandcoverError,
     LockedError,
     MaskError,
@@ -30,7 +31,18 @@ from landcover.inference.engine import RowBlock
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, choose_model, open_imagery, pixel_areas, plan, products
-from landcover.inference.scene import IMAGE, NOTES, UNLIKE, WORK, MadeMap, make_map, work_digest
+from landcover.inference.scene import (
+    IMAGE,
+    NOTES,
+    SAMPLE_BYTES,
+    SAMPLES,
+    UNLIKE,
+    WORK,
+    MadeMap,
+    files_state,
+    make_map,
+    work_digest,
+)
 from landcover.io.locks import locked_file
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
@@ -438,12 +450,22 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
         OutputError: If there is a map of that name from another model, scene or options.
         DataError: If the map cannot be read.
     """
+    try:
+        expected = {**tags, WORK: work_digest(task, options)}
+    except ImageError:
+        return None  # reported when it is read
 
     def check(found: Mapping[str, str]) -> None:
-        expected = {**tags, WORK: work_digest(task, options)}
         differing = [name for name, value in expected.items() if found.get(name) != value]
         if differing:
             raise _made_otherwise(task, differing)
+        made_ns = task.map.stat().st_mtime_ns
+        for path, size, changed_ns in files_state(task, options):
+            if size > SAMPLES * SAMPLE_BYTES and changed_ns > made_ns:
+                raise OutputError(
+                    f"{path} was changed after {task.map} was made. Choose another --out, or pass --force "
+                    "instead of --resume."
+                )
 
     if not all(path.exists() for path in products(task, options)):
         if task.map.exists():
@@ -456,6 +478,8 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
             if match is None or match[2] not in get_args(GsdSource):
                 raise _made_otherwise(task, ["LANDCOVER_GSD"])
             gsd, gsd_source = float(match[1]), cast(GsdSource, match[2])
+            if task.scale is not None and task.scale.source not in ("raster", gsd_source):
+                raise _made_otherwise(task, ["LANDCOVER_GSD"])
             areas = ClassAreas(legend, pixel_areas(opened.georeference, opened.size, gsd, gsd_source))
             if options.zones is not None and opened.georeference is not None:
                 areas.add_zones(

@@ -76,8 +76,8 @@ class Task:
             again when the scene, or a part of it, is opened. ``assumed``: the model's GSD. None: that of an
             address, which is read when it is opened.
         size: Height and width; None where the header was not read.
-        work: Digest of scene and options, as :func:`~landcover.inference.scene.work_digest` returned it when
-            the work was planned; None: of the file as it is now.
+        content: Digest of what is at an address, see :func:`~landcover.inference.scene.content_digest`; None:
+            not known. Of files it is read.
         transform: Its transform, also without a CRS; None: none, or not known before it is opened.
         mosaic: The files that are mapped together, of which ``image`` is the first; None: the image alone.
     """
@@ -87,7 +87,7 @@ class Task:
     picture: bool
     scale: Scale | None
     size: tuple[int, int] | None = None
-    work: str | None = None
+    content: str | None = None
     transform: Affine | None = None
     mosaic: Mosaic | None = None
 

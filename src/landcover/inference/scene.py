@@ -38,7 +38,10 @@ from landcover.scale import GsdSource
 from landcover.windows import Window
 
 WORK = "LANDCOVER_WORK"
-"""Tag of a map: digest of the scene and of the options that change it."""
+"""Tag of a map: digest of the scene's content and of the options that change it."""
+
+SAMPLES, SAMPLE_BYTES = 64, 1 << 18
+"""A file larger than all these samples (16 MB) is identified by them, which costs little at any size."""
 
 SAVE_MEMORY = "Pass a smaller --window, --batch 1, --jobs 1 or another model, or close other programs."
 """What to do where a scene needs too much memory."""
@@ -139,6 +142,7 @@ def make_map(
         OutputError: If something cannot be written.
     """
     gsd, gsd_source = imagery.scale
+    state = files_state(task, options)
     digest = work_digest(task, options)
     tags = {**tags, "LANDCOVER_GSD": f"{gsd:g} ({gsd_source})", WORK: digest}
     _check_products(task, imagery, options)
@@ -149,7 +153,7 @@ def make_map(
         )
     grid = scene_grid(runtime, imagery, options, task.name)
     products = {"probabilities": options.probabilities, "confidence": options.confidence}
-    identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **products}
+    identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, "files": state, **products}
     on_disk = math.prod(imagery.size) > IN_MEMORY_PIXELS
     check_disk(task.map.parent, disk_needed(task, imagery.size, areas.legend, options), task.name)
     need = memory_needed(grid, runtime, options, on_disk=on_disk)
@@ -164,7 +168,7 @@ def make_map(
         with closing(blocks):
             for block in progress(blocks, sum(map(len, runs))):
                 work.finish(block, ReadLog.of(imagery.source, block))
-        if work_digest(task, options) != digest:
+        if files_state(task, options) != state:
             work.logs.clear()  # its rows are of two files
             raise ImageError(f"{task.name} was changed or removed while it was read. Run the command again.")
         log = joined(work.logs[number] for number in sorted(work.logs))
@@ -320,19 +324,64 @@ def write_products(
 
 
 def work_digest(task: Task, options: PredictOptions) -> str:
-    """Return a digest of all that a map depends on but the model: the scene and the options."""
-    if task.work is not None:
-        return task.work
-    work: dict[str, object] = {
-        "scene": task.name,
-        "gsd": task.scale and task.scale.gsd,
-        "options": options.identity(),
-    }
-    files = [file for scene in task.files for file in files_of(scene)]
-    for file in (file for file in (*files, options.aoi) if file is not None and file.exists()):
-        status = file.stat()
-        work[str(file)] = [status.st_size, status.st_mtime_ns]
+    """Return a digest of all that a map depends on but the model: the scene's content and the options.
+
+    It does not depend on where the scene is and when it was written.
+
+    Raises:
+        ImageError: If a file cannot be read.
+    """
+    content = [task.content or task.name] if not task.files else []
+    try:
+        content += [_file_digest(file) for file in _files(task, options)]
+    except OSError as error:
+        raise ImageError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    work = {"content": content, "options": options.identity() | {"aoi": None}}
     return hashlib.sha256(json.dumps(work, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def files_state(task: Task, options: PredictOptions) -> list[list[object]]:
+    """Return path, bytes and time of change of each file that a map depends on."""
+    states = [(file, file.stat()) for file in _files(task, options)]
+    return [[str(file), status.st_size, status.st_mtime_ns] for file, status in states]
+
+
+def _files(task: Task, options: PredictOptions) -> list[Path]:
+    """Return the files that a map depends on: the scene, what is read along with it, the polygons."""
+    files = [file for scene in task.files for file in files_of(scene)]
+    if options.aoi is not None:
+        inside = sorted(options.aoi.rglob("*")) if options.aoi.is_dir() else []
+        files += [options.aoi, *inside]
+    return [file for file in files if file.exists()]
+
+
+def _file_digest(file: Path) -> str:
+    if file.is_dir():
+        return ""
+    with file.open("rb") as source:
+
+        def piece(start: int, stop: int) -> bytes:
+            source.seek(start)
+            return source.read(stop - start)
+
+        size = file.stat().st_size
+        return content_digest(size, (piece(start, stop) for start, stop in sampled(size)))
+
+
+def sampled(size: int) -> list[tuple[int, int]]:
+    """Return begin and end of the pieces that identify a file of so many bytes: of a small one, all of it."""
+    if size <= SAMPLES * SAMPLE_BYTES:
+        return [(0, size)]
+    starts = [number * (size - SAMPLE_BYTES) // (SAMPLES - 1) for number in range(SAMPLES)]
+    return [(start, start + SAMPLE_BYTES) for start in starts]
+
+
+def content_digest(size: int, pieces: Iterable[bytes]) -> str:
+    """Return the SHA-256 of the size of a file and of its pieces, see :func:`sampled`."""
+    digest = hashlib.sha256(str(size).encode())
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _check_products(task: Task, imagery: Imagery, options: PredictOptions) -> None:
