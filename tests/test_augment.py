@@ -134,3 +134,35 @@ def test_gains_are_drawn_for_each_crop_and_change_no_other_draw():
     np.testing.assert_allclose(factors, np.repeat(factors[:, :1], 3, axis=1), rtol=1e-5)
     assert len(set(np.round(factors[:, 0], 4))) == 3
     assert np.abs(factors - 1).max() <= 0.2
+
+
+def test_texture_changes_the_image_alone_and_in_proportion_to_its_probability():
+    image, channels = scene()
+    smooth = np.kron(
+        image[::16, ::16], np.ones((16, 16, 1), np.uint8)
+    )  # areas that no change of texture moves
+    plain = [augmented(smooth, channels, PLAIN, seed) for seed in range(60)]
+    for probability, low, high in ((0.2, 15, 45), (1.0, 60, 60)):
+        config = AugmentConfig(d4=False, texture=probability)
+        varied = [augmented(smooth, channels, config, seed) for seed in range(60)]
+        changed = 0
+        for before, after in zip(plain, varied, strict=True):
+            assert np.array_equal(before.targets, after.targets)
+            assert np.array_equal(before.colours, after.colours)
+            assert after.images.shape == before.images.shape
+            assert after.images.dtype == np.uint8
+            centres = np.s_[
+                3::8, 3::8
+            ]  # of the areas: half their distance to the next edge is beyond all kernels
+            difference = np.abs(after.images[centres].astype(int) - before.images[centres])
+            assert np.median(difference) <= 8  # JPEG of quality 50; a shift by a cell would give about 80
+            changed += not np.array_equal(before.images, after.images)
+        assert low <= changed <= high
+
+
+def test_texture_is_a_function_of_the_generator():
+    image, channels = scene(70, 70)
+    config = AugmentConfig(texture=0.7)
+    first, again, other = (augmented(image, channels, config, seed).images for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)

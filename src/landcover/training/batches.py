@@ -4,12 +4,14 @@ A batch is uint8 until it is on the device: there the colour variation and the n
 affine in (red, green, blue), are one matrix product for each image (:func:`normalise`).
 """
 
+import io
 from collections.abc import Generator
 from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from landcover._typing import Float32Array, UInt8Array
@@ -20,6 +22,12 @@ from landcover.training.data import TrainingData
 from landcover.training.sampler import CropSampler, NeighbourTiles, assemble_crop
 from landcover.training.teachers import SoftLabels
 
+_KERNELS = (
+    Image.Resampling.BOX,
+    Image.Resampling.BILINEAR,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.LANCZOS,
+)
 _GREY = np.full((3, 3), 1 / 3)
 _TURN = np.array([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
 
@@ -123,10 +131,13 @@ def augment(
     """
     size = config.crop_px, config.crop_px
     symmetry = int(rng.integers(8)) if config.augment.d4 else 0
+    colours = draw_colours(rng, config.augment, preprocessing)
+    if config.augment.texture:
+        image = vary_texture(rng, image, config.crop_px, config.augment.texture)
     return Batch(
         d4(resample_image(image, size), symmetry),
         d4(resample_mask(channels, size), symmetry),
-        draw_colours(rng, config.augment, preprocessing),
+        colours,
         None if soft is None else d4(soft, symmetry),
     )
 
@@ -135,6 +146,39 @@ def d4(array: UInt8Array, symmetry: int) -> UInt8Array:
     """Return a view of (H, W, ...) under one of the eight symmetries of the square, numbered 0..7."""
     turned = np.rot90(array, symmetry % 4)
     return turned[:, ::-1] if symmetry >= 4 else turned
+
+
+def vary_texture(rng: np.random.Generator, image: UInt8Array, side_px: int, probability: float) -> UInt8Array:
+    """Change the fine texture of a crop as other cameras, resampling and compression would.
+
+    A network that is trained on imagery of one origin otherwise relies on its artefacts: DeepGlobe's tiles,
+    reduced and saved at JPEG quality 75, differ in this alone from the full-size images.
+
+    Args:
+        rng: Draws the changes.
+        image: uint8 (side, side, 3), in pixels of the data.
+        side_px: Side of the crop that the network gets.
+        probability: Of each of the three changes: Gaussian blur (sigma up to 1 pixel) or sharpening;
+            compression as JPEG of quality 50 to 95, at the pixels of the data; another resampling kernel than
+            the network's own.
+
+    Returns:
+        uint8 (side, side, 3), or (side_px, side_px, 3) if it was resampled.
+    """
+    changes = rng.random(3) < probability
+    amount, quality, kernel = rng.uniform(-1, 1), int(rng.integers(50, 96)), int(rng.integers(len(_KERNELS)))
+    picture = Image.fromarray(image)
+    if changes[0] and amount > 0:
+        picture = picture.filter(ImageFilter.GaussianBlur(amount))
+    elif changes[0]:
+        picture = picture.filter(ImageFilter.UnsharpMask(radius=1, percent=round(-100 * amount), threshold=0))
+    if changes[1]:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=quality)
+        picture = Image.open(file)
+    if changes[2]:
+        picture = picture.resize((side_px, side_px), _KERNELS[kernel])
+    return np.asarray(picture)
 
 
 def draw_colours(

@@ -111,6 +111,8 @@ class AugmentConfig(Config):
         saturation: Largest change of saturation, as a fraction.
         hue: Largest rotation of the hue, in turns (0.5 reaches the complementary colour).
         channel_gain: Largest change of a factor of each channel, drawn separately.
+        texture: Probability of each change of what only the camera and the file format make: blur or
+            sharpening, another resampling kernel, JPEG compression of quality 50 to 95.
     """
 
     d4: bool = True
@@ -120,6 +122,7 @@ class AugmentConfig(Config):
     saturation: Share = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     channel_gain: Share = 0.0
+    texture: Share = 0.0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
