@@ -1,12 +1,13 @@
 """Make the bundled model ``best`` from a finished run of the preset ``best`` on the split ``folders``.
 
-    python tools/ship_best.py MODEL TILES FULL UNLABELLED --work runs/ship-best
+    python tools/ship_best.py MODEL TILES FULL UNLABELLED --work runs/ship-best [--start START]
 
 MODEL is a run or checkpoint that was trained on the folder ``train`` of TILES, the 512-pixel tiles of
-DeepGlobe's training images. It is scored once on the folder ``validation``. INT8 is calibrated on training
-tiles and on the images of UNLABELLED, at 0.5 m per pixel, and compared with float32 on the validation tiles
-and on the labelled images of FULL, at 0.5 m. The temperature stays 1: there is no data that it could be
-fitted on without optimism. Only then is the file of the package replaced.
+DeepGlobe's training images, from ImageNet weights or from START, a model that was made so. It is scored once
+on the folder ``validation``. INT8 is calibrated on training tiles and on the images of UNLABELLED, at 0.5 m
+per pixel, and compared with float32 on the validation tiles and on the labelled images of FULL, at 0.5 m. The
+temperature stays 1: there is no data that it could be fitted on without optimism. Only then is the file of
+the package replaced.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from landcover.errors import LandcoverError, UsageError
 from landcover.evaluation import evaluate
 from landcover.exporting import Exported, ExportOptions, export
 from landcover.model.bundled import BY_NAME, TERMS
-from landcover.model.card import ModelCard, read_model, save_model
+from landcover.model.card import ModelCard, model_digest, read_card, read_model, save_model
 
 ENCODER = "efficientnet_b4_imagenet.safetensors"
 ENCODER_ORIGIN = "ImageNet, LJ-9801/effinet_cudnn (MIT; it does not say where the weights come from)"
@@ -32,7 +33,7 @@ NOTE = (
 MAX_MIOU_LOSS = 0.3
 
 
-def make(model: Path, tiles: Path, full: Path, unlabelled: Path, work: Path) -> Exported:
+def make(model: Path, tiles: Path, full: Path, unlabelled: Path, work: Path, start: Path | None) -> Exported:
     """Score a model, complete its card and export it as INT8 into a folder.
 
     Args:
@@ -41,16 +42,23 @@ def make(model: Path, tiles: Path, full: Path, unlabelled: Path, work: Path) -> 
         full: Folder of the labelled full-size images, with ``gsd: 0.5`` in its ``landcover.yaml``.
         unlabelled: Folder of other full-size images, as ``full``.
         work: Output folder.
+        start: The model that ``model`` was fine-tuned from (``train --init``), itself made from ImageNet
+            weights.
 
     Raises:
         UsageError: If the model has another split, encoder file or temperature than its card would state.
         LandcoverError: If scoring or export fails.
     """
     card, tensors = read_model(model)
+    first = read_card(start) if start else card
+    training = card.used_images.training
     expected = {
         "split": (card.provenance.get("split"), SPLIT),
-        "initial model": (card.provenance.get("init"), None),
-        "encoder weights": (Path(card.recipe.get("weights") or "").name, ENCODER),
+        "initial model": (card.provenance.get("init"), model_digest(start) if start else None),
+        "first split": (first.provenance.get("split"), SPLIT),
+        "first model": (first.provenance.get("init"), None),
+        "encoder weights": (Path(first.recipe.get("weights") or "").name, ENCODER),
+        "complete record of training images": (training is not None and training.complete, True),
         "temperature": (card.temperature, 1.0),
     }
     for name, (actual, wanted) in expected.items():
@@ -93,10 +101,13 @@ def main() -> None:
     for name in ("model", "tiles", "full", "unlabelled"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--work", type=Path, required=True, help="output folder, new")
+    parser.add_argument("--start", type=Path, help="model that MODEL was fine-tuned from")
     options = parser.parse_args()
     try:
         options.work.mkdir(parents=True)
-        exported = make(options.model, options.tiles, options.full, options.unlabelled, options.work)
+        exported = make(
+            options.model, options.tiles, options.full, options.unlabelled, options.work, options.start
+        )
     except (LandcoverError, OSError) as error:
         sys.exit(f"Error: {error}")
     shutil.copy(exported.path, BY_NAME["best"].path)
