@@ -12,11 +12,21 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
     from export_world import World
     from object_storage import FaultProxy
+
+hypothesis.settings.register_profile(
+    "ci",
+    derandomize=True,  # the same examples in every run
+    deadline=None,  # a machine that is busy is no fault
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+hypothesis.settings.load_profile("ci")
 
 SLOW = (
     "test_benchmarks.py::test_a_script_runs",
@@ -53,6 +63,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("exported" if item.path.name in SHARED else item.path.stem))
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)  # long files first, so that workers end together
+
+
+@pytest.fixture(autouse=True)
+def own_draws(request: pytest.FixtureRequest) -> None:
+    """Start the module's generator again: what a test draws does not depend on the tests before it."""
+    generator = getattr(request.module, "RNG", None)
+    if generator is not None:
+        generator.bit_generator.state = np.random.default_rng(0).bit_generator.state
 
 
 @pytest.fixture(scope="session")

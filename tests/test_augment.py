@@ -56,7 +56,7 @@ def test_the_eight_symmetries_are_all_of_them():
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_image_and_mask_are_turned_together(seed):
     image, channels = scene()
     sample = augmented(image[5:37, 9:41], channels[5:37, 9:41], AugmentConfig(), seed=seed)

@@ -39,7 +39,7 @@ def brute_force(truth):
     return squared
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=CLASSES),
     st.sampled_from([1, 2, 5, 11, 12, 200, 40_000]),

@@ -50,7 +50,7 @@ def test_the_temperature_that_the_truth_was_drawn_at_is_found(true_temperature):
     assert fit_temperature(logits, truth) == pytest.approx(true_temperature, rel=0.05)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.floats(0.2, 8), st.floats(-50, 50))
 def test_no_temperature_on_a_fine_grid_is_better(seed, true_temperature, shift):
     logits, truth = draw(seed, 200, true_temperature)

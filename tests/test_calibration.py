@@ -60,7 +60,7 @@ def test_the_histogram_gives_what_sorting_all_pixels_gives(sharpness):
     assert found.confidence == pytest.approx(odds.max(axis=0).mean(dtype=np.float64), rel=1e-9)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 400), st.sampled_from([0.2, 1.0, 5.0, 50.0]))
 def test_any_pixels_give_groups_that_add_up(seed, pixels, sharpness):
     odds, truth = draw(seed, pixels, sharpness=sharpness)
@@ -80,7 +80,7 @@ def test_any_pixels_give_groups_that_add_up(seed, pixels, sharpness):
         assert ece == pytest.approx(naive_ece(odds, truth), abs=2 * GROUPS / pixels)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.lists(st.integers(0, 200), min_size=1, max_size=4))
 def test_images_one_after_the_other_are_as_all_at_once(seed, sizes):
     odds, truth = draw(seed, sum(sizes))

@@ -130,7 +130,7 @@ def test_only_who_asks_for_a_place_is_told_that_there_is_none(tmp_path):
         _ = source.place
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=st.one_of(st.none(), st.integers(1, 200)), strip_px=st.sampled_from([1, 5000, 1 << 22]))
 def test_strips_are_the_map_from_top_to_bottom(tmp_path_factory, rows, strip_px):
     path = tmp_path_factory.getbasetemp() / "strips.tif"

@@ -78,7 +78,7 @@ def test_colours_are_decoded_by_threshold(colours, expected, off_palette):
 
 
 @pytest.mark.parametrize("legend", [DEEPGLOBE, GLNET, PARTIAL, MUTED], ids=lambda legend: legend.name)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_decoding_agrees_with_the_rule_a_pixel_at_a_time(legend, data):
     shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
@@ -238,7 +238,7 @@ def test_every_broken_or_unfit_file_is_refused_with_its_path_and_the_reason(tmp_
     assert not wrong
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(name=st.sampled_from([*RGB_FILES, "a.jpg"]), data=st.data())
 def test_damaged_bytes_give_pixels_or_an_error_of_ours(tmp_path_factory, name, data):
     path = tmp_path_factory.getbasetemp() / f"damaged {name}"
@@ -391,7 +391,7 @@ def test_indices_in_a_jpeg_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("legend", [DEEPGLOBE, GLNET, MUTED, PARTIAL], ids=lambda legend: legend.name)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data(), mask_format=st.sampled_from(["palette", "index", "rgb"]))
 def test_masks_come_back_from_every_form(tmp_path_factory, legend, data, mask_format):
     values = [*range(len(legend)), *([] if mask_format == "rgb" else [NODATA])]

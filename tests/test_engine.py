@@ -33,7 +33,7 @@ def probabilities_of(runtime, source, **options):
     return np.concatenate([values for block in made for _, values in block.probabilities()], axis=1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 330),
     st.integers(1, 330),

@@ -41,7 +41,7 @@ def test_pieces_follow_from_seed_and_number(tmp_path):
     assert (windows == some[0]).all(axis=(1, 2, 3)).any()  # at the images' own scale nothing is resampled
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(side=st.integers(1, 90), gsd=st.floats(0.2, 3.0))
 def test_pieces_are_square_unless_the_image_is_smaller(side, gsd):
     for piece in PROCEDURAL.crops(1, min(side, 40), gsd, seed=0):

@@ -32,7 +32,7 @@ def place(x, y, *, height=SIZE, width=SIZE, turn=0.0, res=0.5, crs=UTM):
     return Place(Georeference(crs, grid), (height, width))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(*2 * [st.integers(-40, 40)], st.integers(8, 64), st.sampled_from([0, 0, 30, 77])),

@@ -1,13 +1,144 @@
+"""From windows to a map in memory: spans, interpolation of the logit grid, and both together."""
+
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 
 from fake_runtime import AtFullSize, ColourRuntime, ConstantRuntime, make_card
 from landcover.errors import ConfigError, ImageError, ModelError, UsageError
 from landcover.inference import predict_index, predict_probabilities
-from landcover.inference.grid import WHOLE_PX
+from landcover.inference.grid import WHOLE_PX, axis, upsample, upsampled_argmax
 from landcover.legend import DEEPGLOBE, LandClass, Legend
+from landcover.windows import spans
+
+quick = settings(max_examples=100)
+lengths = st.integers(1, 60)
+windows_and_overlaps = st.integers(1, 40).flatmap(lambda w: st.tuples(st.just(w), st.integers(0, w - 1)))
+
+
+@quick
+@given(lengths, windows_and_overlaps)
+@example(1, (512, 400))
+@example(300, (512, 128))  # mmsegmentation gave negative offsets here
+@example(2448, (512, 112))  # and repeated the last window here
+@example(512, (512, 400))  # and ran one window four times here
+@example(130, (64, 0))
+def test_windows_cover_the_axis_once_each_inside_it_and_none_is_needless(total, window):
+    length, overlap = window
+    found = spans(total, length, overlap)
+    starts = [span.start for span in found]
+    assert starts == sorted(set(starts))
+    assert starts[0] == 0
+    assert found[-1].stop == total
+    assert {span.length for span in found} == {min(length, total)}
+    assert all(after - before <= length - overlap for before, after in pairwise(starts))
+    assert len(starts) == 1 + max(0, -(-(total - length) // (length - overlap)))
+
+
+@quick
+@given(lengths, windows_and_overlaps)
+@example(1, (1, 0))
+@example(600, (256, 64))  # a peer lost 2,396 pixels of this one
+def test_the_weights_at_a_position_sum_to_one(total, window):
+    sums = np.zeros(total)
+    for span in spans(total, *window):
+        assert span.weights.shape == (span.length,)
+        assert span.weights.dtype == np.float32
+        assert span.weights.min() >= 0
+        sums[span.start : span.stop] += span.weights
+    assert np.allclose(sums, 1, atol=1e-6)
+
+
+def test_weights_fall_towards_neighbours_and_not_towards_the_ends():
+    first, middle, last = spans(24, 12, 6)
+    ramp = [0, 0.125, 0.375, 0.625, 0.875, 1]  # the outer quarter of the overlap counts for nothing
+    assert np.allclose(first.weights, [1] * 6 + ramp[::-1])
+    assert np.allclose(middle.weights, ramp + ramp[::-1])
+    assert np.allclose(last.weights, ramp + [1] * 6)
+
+
+@quick
+@given(lengths, windows_and_overlaps)
+def test_no_answer_from_the_edge_of_a_window_counts(total, window):
+    length, overlap = window
+    for span in spans(total, length, overlap):
+        margin = overlap // 4
+        if span.start > 0:
+            assert not span.weights[:margin].any()
+        if span.stop < total:
+            assert not span.weights[span.length - margin :].any()
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(64, 64), (64, 65), (64, -1), (0, 0), (-8, 0)])
+def test_impossible_overlaps_are_refused(window, overlap):
+    with pytest.raises(UsageError, match=rf"{window} px cannot overlap by {overlap} px"):
+        spans(100, window, overlap)
+
+
+def test_an_empty_axis_is_refused():
+    with pytest.raises(UsageError, match="axis of 0 positions"):
+        spans(0, 64, 16)
+
+
+pixels = st.integers(1, 70)
+scales = st.sampled_from([0.1046, 0.25, 0.5, 1.0, 1.7, 3.0])
+
+
+def cells_for(size, scale):
+    return max(1, int(np.ceil(size * scale)))
+
+
+def random_odds(rows, cols, seed):
+    odds = np.random.default_rng(seed).random((4, rows, cols), dtype=np.float32) ** 3
+    return odds / odds.sum(0)
+
+
+@quick
+@given(pixels, pixels, scales, st.integers(0, 9))
+@example(1, 1, 0.25, 0)
+@example(70, 1, 3.0, 0)
+def test_interpolation_agrees_with_scipy(height, width, scale, seed):
+    values = random_odds(cells_for(height, scale), cells_for(width, scale), seed)
+    rows, cols = axis(height, values.shape[1], scale), axis(width, values.shape[2], scale)
+    found = upsample(values, rows, cols)
+    places = np.meshgrid(*((np.arange(n) + 0.5) * scale - 0.5 for n in (height, width)), indexing="ij")
+    for plane, channel in zip(found, values, strict=True):
+        assert np.allclose(plane, map_coordinates(channel, places, order=1, mode="nearest"), atol=1e-5)
+    assert np.allclose(found.sum(0), 1, atol=1e-5)
+
+
+@quick
+@given(pixels, pixels, scales, st.integers(0, 9))
+@example(1, 1, 0.25, 0)
+@example(300, 300, 0.1046, 1)
+def test_the_argmax_is_that_of_the_interpolation(height, width, scale, seed):
+    values = random_odds(cells_for(height, scale), cells_for(width, scale), seed)
+    if seed % 2:  # large areas of one class, as in maps
+        values[:, : values.shape[1] // 2] = values[:, :1, :1]
+    rows, cols = axis(height, values.shape[1], scale), axis(width, values.shape[2], scale)
+    full = upsample(values, rows, cols)
+    labels = np.array([7, 3, 0, 200], np.uint8)
+    labelled = upsampled_argmax(values, rows, cols, labels)
+    assert labelled.dtype == np.uint8
+    found = np.argsort(labels)[np.searchsorted(np.sort(labels), labelled)]
+    chosen = np.take_along_axis(full, found[None].astype(int), axis=0)[0]
+    assert (chosen >= full.max(0) - 1e-6).all()
+    assert (found == full.argmax(0)).mean() > 0.999
+
+
+@quick
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.125, 0.25, 0.5]), st.integers(0, 99))
+def test_of_equal_classes_the_first_wins(rows, cols, scale, seed):
+    """Few values and weights in powers of two: sums are exact, and classes often equal."""
+    values = (np.random.default_rng(seed).integers(0, 4, (6, rows, cols)) / 4).astype(np.float32)
+    down, right = axis(int(rows / scale), rows, scale), axis(int(cols / scale), cols, scale)
+    expected = upsample(values, down, right).argmax(axis=0)
+    assert np.array_equal(upsampled_argmax(values, down, right, np.arange(6, dtype=np.uint8)), expected)
+
 
 RNG = np.random.default_rng(0)
 sides = st.integers(1, 150)
@@ -19,7 +150,7 @@ def patches(height, width, cell=10):
     return cells.repeat(cell, 0).repeat(cell, 1)[:height, :width]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sides,
     sides,

@@ -71,7 +71,7 @@ def run(*arguments):
     return CliRunner().invoke(build(), [str(argument) for argument in arguments])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     values=st.lists(st.integers(0, 250), min_size=4, max_size=4, unique=True),
     dtype=st.sampled_from(["uint8", "uint16", "int16", "int32", "uint32", "float32", "float64"]),

@@ -57,7 +57,7 @@ def lovasz_by_definition(probabilities, truth):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(2, 6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_lovasz_is_the_definition_of_the_paper(seed, pixels, classes):
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (pixels, classes))
@@ -68,7 +68,7 @@ def test_lovasz_is_the_definition_of_the_paper(seed, pixels, classes):
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_region_losses_of_sure_predictions_are_the_scores_of_scikit_learn(seed):
     rng = np.random.default_rng(seed)
     truth, prediction = rng.integers(0, 6, (2, 50))
@@ -111,7 +111,7 @@ def test_focal_of_a_sure_pixel_has_a_finite_gradient():
 
 @pytest.mark.parametrize("name", TERMS)
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.05, 0.95))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_ignored_pixels_change_neither_value_nor_gradient(name, seed, share):
     loss = configured(name)
     logits, target = sample(seed, ignored=share)

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import confusion_matrix, jaccard_score
@@ -42,7 +42,6 @@ def count(truth, prediction, legend=DEEPGLOBE):
     return matrix
 
 
-@settings(deadline=None)
 @given(data=st.data(), shape=SHAPES, number=st.sampled_from([2, 3, 7, 15, 16, 40, 255]))
 def test_counts_agree_with_scikit_learn(data, shape, number):
     labels = hnp.arrays(np.uint8, shape, elements=st.integers(0, number - 1))
@@ -54,7 +53,6 @@ def test_counts_agree_with_scikit_learn(data, shape, number):
     assert matrix.counts.dtype == np.int64
 
 
-@settings(deadline=None)
 @given(data=st.data(), shape=SHAPES)
 def test_challenge_agrees_with_scikit_learn(data, shape):
     truth = data.draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 6)))
@@ -100,7 +98,6 @@ def test_strided_and_read_only_arrays_are_counted_as_they_look():
     np.testing.assert_array_equal(whole.table, turned.table)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=30), st.data())
 def test_addition_of_parts_is_the_whole(pairs, data):
     cut = data.draw(st.integers(1, len(pairs) - 1))

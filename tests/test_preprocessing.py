@@ -14,7 +14,7 @@ from landcover.model.preprocessing import (
 )
 
 RNG = np.random.default_rng(0)
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 sizes = st.tuples(st.integers(1, 80), st.integers(1, 80))
 
 

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import rasterio
 from affine import Affine
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
@@ -49,13 +49,7 @@ def hole(rng):
     return slice(row, row + rng.integers(1, 12)), slice(col, col + rng.integers(1, 15))
 
 
-@settings(
-    max_examples=80,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+@settings(max_examples=80, phases=[Phase.generate])
 @given(form=FORMS)
 def test_a_raster_is_read_as_intended_or_refused(form, tmp_path_factory):
     rng = np.random.default_rng(form["seed"])

@@ -339,7 +339,7 @@ def test_refused_scenes_say_why(tmp_path):
             open_scene(tmp_path / name, **arguments)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=st.sampled_from(["u1", "i1", "u2", "i2", "i4", "f4", "f8"]).flatmap(
         lambda kind: arrays.arrays(

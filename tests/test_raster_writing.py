@@ -116,7 +116,7 @@ def test_the_same_pixels_give_the_same_bytes_however_they_are_cut(tmp_path, cog)
     assert (tmp_path / "p520.tif").read_bytes() == (tmp_path / "p77.tif").read_bytes()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), count=st.integers(1, 4), rows=st.integers(1, 40))
 def test_any_size_comes_back(tmp_path_factory, height, width, count, rows):
     path = tmp_path_factory.mktemp("any") / "a.tif"

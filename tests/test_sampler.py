@@ -42,7 +42,7 @@ def content(arrays, crop):
 
 
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_block_is_counted(height, width, seed):
     rng = np.random.default_rng(seed)
     mask = rng.choice(np.array([0, 1, 2, IGNORE], np.uint8), (height, width))
@@ -80,7 +80,7 @@ def test_an_epoch_takes_every_image_once_in_a_new_order():
 
 
 @given(st.integers(20, 300), st.integers(20, 300), st.sampled_from([0.0, 0.7, 1.0]), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_crops_stay_inside_where_they_can_and_hold_the_image_where_not(height, width, balance, n):
     crop = sampler([np.zeros((height, width), np.uint8)], balance=balance, scale=(0.5, 2.0))[n]
     assert 32 <= crop.side <= 128
@@ -186,7 +186,7 @@ def across(scene, side=25, **options):
 
 
 @given(st.integers(0, 10), st.sets(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_crop_is_what_the_scene_shows_there(seed, missing):
     scene = Scene(sorted(missing), seed)
     crops = across(scene, side=25, balance=0.5, seed=seed, scale=(0.9, 1.5))
@@ -200,7 +200,7 @@ def test_a_crop_is_what_the_scene_shows_there(seed, missing):
 
 
 @given(st.integers(0, 10), st.sets(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_crops_no_larger_than_a_tile_show_imagery_alone(seed, missing):
     scene = Scene(sorted(missing), seed)
     for balance in (0.0, 0.7):

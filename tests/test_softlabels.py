@@ -43,7 +43,7 @@ def in_bytes(probabilities, cells):
 
 
 @given(height=st.integers(20, 90), width=st.integers(20, 90), cell=st.floats(1.5, 6), seed=st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_an_even_slope_stays_where_it_was(height, width, cell, seed):
     """Through cells and back to a crop, whatever the sizes: nothing moves by a part of a cell."""
     y, x = np.mgrid[:height, :width] + 0.5
@@ -71,7 +71,7 @@ def test_beyond_the_outer_centres_the_outer_cells_hold():
 
 
 @given(row=st.integers(-12, 20), col=st.integers(-12, 20), side=st.integers(1, 30), cells=st.integers(1, 16))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_each_cell_is_of_the_tile_that_its_centre_lies_in(row, col, side, cells):
     around = NeighbourTiles(
         [SceneTile("s", 0, 0), SceneTile("s", 0, 1), SceneTile("s", 1, 0)], [(16, 20)] * 3

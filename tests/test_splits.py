@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datafolders import image_of, truth_of, write_folder, write_image, write_mask
@@ -209,7 +209,6 @@ class TestRandom:
 
 
 class TestFolds:
-    @settings(deadline=None)
     @given(count=st.integers(2, 40), folds=st.integers(2, 9))
     def test_every_item_is_held_out_once(self, count, folds):
         dataset = listed([f"x{i:03d}" for i in range(count)])
@@ -270,7 +269,6 @@ class TestSceneFolds:
 class TestDevelopment:
     """``scenes-kK@I,J``: fold I is reported on, fold J chosen on."""
 
-    @settings(deadline=None)
     @given(
         sizes=st.lists(st.integers(1, 6), min_size=3, max_size=12),
         folds=st.integers(3, 6),

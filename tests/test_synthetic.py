@@ -136,7 +136,7 @@ def test_impossible_datasets_are_refused(tmp_path, scenes, seed, parts):
 
 
 @given(scenes=st.integers(15, 80), shares=st.lists(st.floats(1, 9), min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_scenes_are_shared_out_whole(scenes, shares):
     parts = {str(i): share for i, share in enumerate(shares)}
     names = share_out(scenes, parts)

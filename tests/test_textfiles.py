@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from landcover.errors import ConfigError, DataError, LandcoverError
@@ -85,8 +85,6 @@ def test_other_text_is_refused_by_name(text: str) -> None:
         parse_yaml(text, "x.yaml")
 
 
-FIXED = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 _DATA = st.recursive(
     st.none()
     | st.booleans()
@@ -98,13 +96,11 @@ _DATA = st.recursive(
 )
 
 
-@FIXED
 @given(_DATA)
 def test_json_is_read_as_the_standard_library_reads_it(data: Any) -> None:
     assert parse_json(json.dumps(data), "x", DataError) == data
 
 
-@FIXED
 @given(st.text() | st.binary().map(lambda raw: raw.decode("latin-1")))
 def test_any_text_gives_data_or_our_error(text: str) -> None:
     for parse in (parse_yaml, lambda text, name: parse_json(text, name, DataError), _table):
