@@ -1,6 +1,7 @@
 """What all tests share: one thread per worker, the exported tiny network, and which tests are slow."""
 
 import os
+import sys
 
 # Before numpy and torch load: workers of pytest-xdist share the processor, and single threads are exact.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -67,10 +68,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def own_draws(request: pytest.FixtureRequest) -> None:
-    """Start the module's generator again: what a test draws does not depend on the tests before it."""
-    generator = getattr(request.module, "RNG", None)
-    if generator is not None:
+    """Start generators again: what a test draws does not depend on the tests before it."""
+    if (generator := getattr(request.module, "RNG", None)) is not None:
         generator.bit_generator.state = np.random.default_rng(0).bit_generator.state
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

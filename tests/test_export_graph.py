@@ -169,7 +169,7 @@ def test_constant_padding_is_timm_s_at_multiples_of_the_stride(kernel, stride, d
         assert torch.equal(convolution(x), expected)
 
 
-FAMILIES = ("tf_mobilenetv3_small_minimal_100", "convnext_atto", "hgnetv2_b0")
+FAMILIES = ("tf_mobilenetv3_small_minimal_100", "test_convnext", "hgnetv2_b0")
 """Small encoders with each kind of layer: depthwise padded as in TensorFlow, layer norms, pooled stems."""
 
 

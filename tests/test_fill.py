@@ -69,6 +69,14 @@ def test_a_colour_at_an_edge_is_no_fill():
     assert not find_fill(lambda w: np.moveaxis(coloured[w.slices], 2, 0), 90, 110, 16).lines
 
 
+@pytest.mark.parametrize(("width", "rows"), [(15, 0), (16, 5)])
+def test_short_rows_of_one_value_are_imagery(width, rows):
+    image = noise(90, width)
+    image[:5] = 0
+    fill = find_fill(lambda w: np.moveaxis(image[w.slices], 2, 0), 90, width, 16)
+    assert fill.inside == Window(rows, 0, 90 - rows, width)
+
+
 @pytest.mark.parametrize(
     ("dtype", "value"), [("uint8", 255), ("int16", -9999), ("uint16", 65535), ("float32", -1)]
 )

@@ -1,6 +1,5 @@
 """A run that is killed at any moment and resumed ends with the same tensors as one that is not."""
 
-import random
 import shutil
 import signal
 
@@ -60,16 +59,17 @@ def assert_same_run(one, two):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize(("precision", "optimiser"), [("fp32", "adamw"), ("bf16", "sgd")])
-def test_killed_at_random_steps(data, straight, tmp_path, precision, optimiser):
+@pytest.mark.parametrize(
+    ("precision", "optimiser", "steps"), [("fp32", "adamw", (3, 8)), ("bf16", "sgd", (4, 7))]
+)
+def test_killed_at_any_step(data, straight, tmp_path, precision, optimiser, steps):
+    """Just after a checkpoint and just before the next one; tools/crash_recovery.py draws the moments."""
     config = configuration(precision, optimiser)
-    steps = sorted(random.sample(range(2, STEPS + 1), 2))
-    print("killed at steps", steps)  # pytest shows it with a failure
     done = 0
     for step in steps:
         count = step - done  # counted from the last checkpoint
         code = train_apart(config, data, tmp_path, "between step and average", count)
-        assert code == -signal.SIGKILL, steps
+        assert code == -signal.SIGKILL
         done = read_checkpoint(tmp_path / "last.safetensors")[0].step
     assert train_apart(config, data, tmp_path) == 0
     assert_same_run(straight(precision, optimiser), tmp_path)
