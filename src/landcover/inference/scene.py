@@ -340,10 +340,10 @@ def work_digest(task: Task, options: PredictOptions) -> str:
     return hashlib.sha256(json.dumps(work, default=str, sort_keys=True).encode()).hexdigest()
 
 
-def files_state(task: Task, options: PredictOptions) -> list[list[object]]:
+def files_state(task: Task, options: PredictOptions) -> list[tuple[str, int, int]]:
     """Return path, bytes and time of change of each file that a map depends on."""
     states = [(file, file.stat()) for file in _files(task, options)]
-    return [[str(file), status.st_size, status.st_mtime_ns] for file, status in states]
+    return [(str(file), status.st_size, status.st_mtime_ns) for file, status in states]
 
 
 def _files(task: Task, options: PredictOptions) -> list[Path]:
