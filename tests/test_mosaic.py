@@ -17,7 +17,7 @@ from landcover.inference import PredictOptions, predict
 from landcover.inference.plan import open_imagery, plan
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.raster import Georeference, write_class_raster
-from landcover.raster.mosaic import MosaicScene, PlacedMap, lay_out, repeated_rows
+from landcover.raster.mosaic import MosaicScene, PlacedMap, lay_out, lay_under, repeated_rows
 
 HEIGHT, WIDTH = 200, 260
 CARD = {"card": make_card(gsd=0.5, window_px=64, overlap_px=16)}
@@ -85,6 +85,12 @@ def test_the_first_file_with_imagery_counts(tmp_path):
             inside = valid[start:stop, cols]
             assert np.array_equal(np.ones_like(inside) if strip.valid is None else strip.valid, inside)
             assert np.array_equal(strip.image[inside], expected[start:stop, cols][inside])
+
+
+def test_a_later_map_shows_where_the_first_has_no_data():
+    index = np.array([[1, NODATA, NODATA]], np.uint8)
+    lay_under(index, np.array([[2, 3, NODATA]], np.uint8))
+    assert index.tolist() == [[1, 3, NODATA]]
 
 
 def test_percentiles_are_those_of_all_files(tmp_path):
