@@ -27,6 +27,7 @@ from landcover.inference import predict_index, predict_probabilities
 from landcover.inference.model import Model
 from landcover.io import index_to_colours, read_mask
 from landcover.legend import DEEPGLOBE, NODATA
+from landcover.model.runtimes import DEFAULT_CACHE
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {
@@ -39,6 +40,14 @@ PUBLIC = {
     *("MissingExtraError", "ModelError", "OutputError", "SplitError", "TrainingError", "UsageError"),
 }
 PLACE = Affine(0.5, 0, 700_000, 0, -0.5, 1_500_000)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """The bundled model, which many examples open, is compiled once: that takes a second."""
+    token = DEFAULT_CACHE.set(tmp_path_factory.mktemp("compiled"))
+    yield
+    DEFAULT_CACHE.reset(token)
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,19 @@ def test_refuses_to_replace_unless_forced(tmp_path):
     assert path.read_text() == "second"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not replace open files")
+def test_a_file_is_renamed_and_not_copied(tmp_path):
+    """Who has opened the old file reads all of it; who opens the new one, too."""
+    path = tmp_path / "a.txt"
+    write_text(path, "first")
+    with path.open() as reader:
+        with atomic_path(path, force=True) as temporary:
+            temporary.write_text("second")
+            inode = temporary.stat().st_ino
+        assert reader.read() == "first"
+    assert (path.stat().st_ino, path.read_text()) == (inode, "second")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_what_replaces_a_file_takes_over_its_mode(tmp_path):
     path = tmp_path / "shared.bin"

@@ -59,7 +59,9 @@ def test_cleaned_and_converted_masks_keep_their_world_file(tmp_path):
     save_palette(tmp_path / "a.png", class_index(), DEEPGLOBE.colours)
     (tmp_path / "a.pgw").write_text("0.5\n0\n0\n-0.5\n500000.25\n5699999.75\n")
     lc.clean([tmp_path / "a.png"], tmp_path / "cleaned", min_region="20px")
-    assert transform_of(tmp_path / "cleaned" / "a.png").almost_equals(PLACE["transform"], 1e-9)
+    lc.convert([tmp_path / "a.png"], tmp_path / "converted", to="index")
+    for folder in ("cleaned", "converted"):
+        assert transform_of(tmp_path / folder / "a.png").almost_equals(PLACE["transform"], 1e-9)
 
 
 def test_maps_in_memory_are_saved_in_place(tmp_path):
