@@ -91,7 +91,7 @@ def test_debug_shows_where_the_error_comes_from(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_stream_that_is_closed_or_full_does_not_end_the_work(redirection, tmp_path):
     run = "import time; from landcover.cli import main; time.sleep(0.2); main()"
-    script = f'"$0" -c "$1" presets demo --json "$2" -v {redirection}; echo "${{PIPESTATUS[0]}}" >"$3"'
+    script = f'"$0" -c "$1" info starter --json "$2" -v {redirection}; echo "${{PIPESTATUS[0]}}" >"$3"'
     subprocess.run(
         ["bash", "-c", script, sys.executable, run, tmp_path / "out.json", tmp_path / "status"],
         capture_output=True,

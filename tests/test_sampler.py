@@ -67,7 +67,8 @@ def test_a_crop_depends_on_seed_and_number_alone(balance):
     np.random.seed(1)  # noqa: NPY002 - global state must not matter
     assert [place(a) for a in forwards] == [place(b) for b in backwards]
     assert [a.rng.integers(1 << 62) for a in forwards] == [b.rng.integers(1 << 62) for b in backwards]
-    assert [place(sampler(balance=balance, seed=4)[n]) for n in range(40)] != [place(a) for a in forwards]
+    other = sampler(balance=balance, scale=(0.5, 2.0), seed=4)
+    assert sum(other[n].side == a.side for n, a in enumerate(forwards)) < 10  # drawn, not only the order
 
 
 def test_an_epoch_takes_every_image_once_in_a_new_order():
