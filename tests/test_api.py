@@ -343,8 +343,8 @@ def test_a_report_is_what_its_json_says(world, starter, tmp_path):
     assert again.confusion.dtype == np.int64
     assert again.legend == DEEPGLOBE
     assert list(report.to_dict()) == [
-        *("metric", "split", "model", "model_sha256", "gsd", "images", "pixels", "miou", "iou"),
-        *("pixel_accuracy", "miou_present", "class_measures", "kappa", "unscored"),
+        *("metric", "split", "model", "model_sha256", "gsd", "views", "images", "pixels", "miou"),
+        *("iou", "pixel_accuracy", "miou_present", "class_measures", "kappa", "unscored"),
         *("miou_interval", "resampled", "classes", "confusion", "missed", "min_region"),
         *("calibration", "boundaries", "training_overlap", "per_image", "warnings", "legend"),
         *("prediction_legend", "data", "predictions"),
@@ -368,6 +368,35 @@ def test_reports_of_version_0_1_are_dictionaries(world, starter):
         assert report["borders"]["bands"][0]["from_m"] == 0
     with pytest.raises(TypeError, match="bordrs"):
         lc.evaluate(world, "all:all", model=starter, bordrs=True)
+
+
+@pytest.mark.parametrize("old", ["tta", "turns"])
+def test_the_old_names_of_eight_views(old):
+    with pytest.warns(DeprecationWarning, match=f"{old}.*views"):
+        assert lc.PredictOptions(**{old: True}) == lc.PredictOptions(views=8)
+    with pytest.warns(DeprecationWarning, match=old):
+        assert lc.PredictOptions(**{old: False}) == lc.PredictOptions(views=1)
+    with pytest.raises(lc.UsageError, match=f"{old} and views"):
+        lc.PredictOptions(**{old: True, "views": 3})
+    for wrong in (0, 4, True, "many"):
+        with pytest.raises(lc.UsageError, match=r"1, 2, 3 or 8"):
+            lc.PredictOptions(views=wrong)
+
+
+def test_a_map_of_several_views_has_the_class_of_their_probabilities(world, starter):
+    image = lc.open_dataset(world).read_image(lc.open_dataset(world).items[0])
+    one, three = (starter.predict(image, gsd=1.0, options=lc.PredictOptions(views=n)) for n in (1, 3))
+    odds = three.probabilities
+    assert not np.array_equal(odds, one.probabilities)
+    chosen = np.take_along_axis(odds, three.class_map[None].astype(int), axis=0)[0]
+    assert (chosen >= odds.max(axis=0) - 1e-6).all()
+    options = [lc.EvaluateOptions(views=n) for n in (None, 1, 3)]
+    default, plain, several = (lc.evaluate(world, "all:all", model=starter, options=o) for o in options)
+    assert (default.views, plain.views, several.views) == (1, 1, 3)
+    assert default == plain
+    assert not np.array_equal(plain.confusion, several.confusion)
+    with pytest.raises(lc.UsageError, match="--views"):
+        lc.evaluate(world, "all:all", predictions=world, options=options[2])
 
 
 def test_an_open_dataset_is_scored(world, starter):

@@ -170,7 +170,7 @@ def test_of_very_many_cells_some_are_drawn_from_all_rows_and_columns(tmp_path, m
         mask = np.full((height, 60), 2 + number, np.uint8)
         Image.fromarray(DEEPGLOBE.colours[mask]).save(root / f"val/{number}_mask.png")
 
-    def places(runtime, image, grid, valid):
+    def places(runtime, image, grid, valid, views):
         return np.indices((image.shape[0] // 4, 15)).astype(np.float32)
 
     monkeypatch.setattr(temperature, "cell_logits", places)
@@ -294,6 +294,19 @@ def test_a_second_time_it_takes_force(tmp_path, calibrated):
     assert again.temperature_before == said["temperature"]
     assert again.temperature == pytest.approx(said["temperature"], rel=1e-5)
     assert read_card(copy).calibration["split"] == "all:all"
+
+
+def test_for_several_views_the_card_has_them_and_a_lower_temperature(tmp_path, calibrated):
+    """A mean is less confident than its views: it needs less of a division."""
+    run, data, said = calibrated
+    copy = tmp_path / "m.safetensors"
+    copy.write_bytes((run.parent / "before.safetensors").read_bytes())
+    report = landcover.calibrate(copy, data, "folders:val", views=3)
+    card = read_card(copy)
+    assert (card.views, report.views, card.calibration["views"], said["views"]) == (3, 3, 3, 1)
+    assert 0.5 * said["temperature"] < card.temperature < said["temperature"]
+    with pytest.raises(UsageError, match="views is 5"):
+        landcover.calibrate(copy, data, "folders:val", views=5, force=True)
 
 
 def test_a_run_that_left_nothing_to_fit_on_takes_the_temperature_of_one_made_alike(tmp_path, calibrated):

@@ -211,7 +211,6 @@ def test_a_card_that_does_not_fit_names_the_key(tmp_path, change, message):
 @pytest.mark.parametrize(
     "change",
     [
-        {"views": 8},
         {"class_scale": [1.0] * 6},
         {"class_offset": [0.5] * 6},
     ],

@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fake_runtime import ColourRuntime, ConstantRuntime, ContextRuntime, make_card
+from landcover.errors import UsageError
 from landcover.inference.engine import row_blocks
 from landcover.inference.grid import make_grid
 from landcover.inference.reading import ArraySource
@@ -18,18 +19,18 @@ def noise(height, width):
     return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def index_of(runtime, source, **options):
+def index_of(runtime, source, views=None, **options):
     grid = make_grid((source.height, source.width), runtime, **options)
-    made = list(row_blocks(runtime, source, grid))
+    made = list(row_blocks(runtime, source, grid, views=views))
     assert made[0].start == 0
     assert made[-1].stop == source.height
     assert all(after.start == before.stop for before, after in pairwise(made))
     return np.concatenate([block.class_indices(DEEPGLOBE) for block in made])
 
 
-def probabilities_of(runtime, source, **options):
+def probabilities_of(runtime, source, views=None, **options):
     grid = make_grid((source.height, source.width), runtime, **options)
-    made = row_blocks(runtime, source, grid)
+    made = row_blocks(runtime, source, grid, views=views)
     return np.concatenate([values for block in made for _, values in block.probabilities()], axis=1)
 
 
@@ -196,7 +197,7 @@ def test_turning_averages_over_the_eight_symmetries():
     grid = make_grid((128, 128), runtime)
 
     def cells(picture):
-        (block,) = row_blocks(runtime, ArraySource(np.ascontiguousarray(picture)), grid, tta=True)
+        (block,) = row_blocks(runtime, ArraySource(np.ascontiguousarray(picture)), grid, views=8)
         return block.logit_grid
 
     upright = cells(image)
@@ -204,6 +205,89 @@ def test_turning_averages_over_the_eight_symmetries():
     assert np.allclose(cells(image[:, ::-1])[:, :, ::-1], upright, atol=1e-6)
     (plain,) = row_blocks(runtime, ArraySource(image), grid)
     assert not np.allclose(plain.logit_grid, upright, atol=1e-3)
+
+
+def many_views(**card):
+    return ContextRuntime(make_card().model_copy(update=card))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 5), st.sampled_from([2, 3, 8]), st.integers(0, 2**32 - 1))
+def test_views_of_windows_at_whole_pixels_of_the_enlarged_one_make_one_map_tiled_or_whole(
+    rows, cols, views, seed
+):
+    """Windows of 40 cells become 54; every 20th cell begins at a cell of the enlarged window: the 27th."""
+    size = 80 * rows, 80 * cols, 3
+    source = ArraySource(np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8))
+    whole = probabilities_of(ContextRuntime(), source, views, window_px=0)
+    tiled = probabilities_of(ContextRuntime(), source, views, window_px=160, overlap_px=80)
+    assert np.abs(tiled - whole).max() < 1e-6
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_views_of_any_windows_of_a_smooth_scene_are_nearly_the_whole(views):
+    rows, cols = np.mgrid[:330, :290] / 40
+    smooth = np.stack([128 + 120 * np.sin(rows + k) * np.cos(cols - k) for k in range(3)], -1)
+    source, runtime = ArraySource(smooth.astype(np.uint8)), ColourRuntime()
+    whole = probabilities_of(runtime, source, views, window_px=0)
+    tiled = probabilities_of(runtime, source, views, window_px=101, overlap_px=37)
+    assert np.abs(tiled - whole).max() < 0.03
+    assert np.abs(whole - probabilities_of(runtime, source, 1, window_px=0)).max() < 0.03
+
+
+@pytest.mark.parametrize("views", [1, 2, 3, 8])
+@pytest.mark.parametrize("size", [(1, 1), (5, 130), (97, 203)])
+def test_views_of_a_network_with_one_answer_are_that_answer(views, size):
+    runtime, valid = ConstantRuntime(), np.ones(size, bool)
+    valid[-1, -2:] = size == (1, 1)
+    made = probabilities_of(runtime, ArraySource(noise(*size), valid), views, gsd=0.7)
+    assert np.allclose(made[:, valid].T, runtime.values, atol=1e-6)
+
+
+def test_a_mirrored_view_adds_nothing_to_a_network_that_does_not_know_left_from_right():
+    """Three views then are two of the window and one enlarged."""
+    source = ArraySource(noise(130, 170))
+    one, two, three = (probabilities_of(ColourRuntime(), source, views) for views in (1, 2, 3))
+    assert np.allclose(three, (one + 2 * two) / 3, atol=1e-6)
+    left, right = noise(128, 128), None
+    right = np.ascontiguousarray(left[:, ::-1])
+    found, turned = (probabilities_of(ContextRuntime(), ArraySource(image), 3) for image in (left, right))
+    plain, enlarged = (
+        [probabilities_of(ContextRuntime(), ArraySource(image), views) for image in (left, right)]
+        for views in (1, 2)
+    )
+    expected = (2 * enlarged[0] + plain[1][:, :, ::-1]) / 3
+    assert np.allclose(found, expected, atol=1e-6)
+    assert not np.allclose(found, turned[:, :, ::-1], atol=1e-3)
+
+
+def test_each_view_is_run_once_for_each_window_at_its_size():
+    runtime = ContextRuntime()
+    index_of(runtime, ArraySource(noise(300, 200)), 3, window_px=128, overlap_px=32)
+    tall, enlarged = (128, 128, 3), (172, 172, 3)  # 32 cells, and 43
+    assert sorted(runtime.windows) == [tall] * 2 * 3 * 2 + [enlarged] * 3 * 2
+
+
+@pytest.mark.parametrize("views", [2, 3, 8])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_range_of_blocks_of_several_views_has_the_same_bits(views, batch):
+    runtime, source = ContextRuntime(), ArraySource(noise(700, 150), RNG.random((700, 150)) > 0.1)
+    grid = make_grid((700, 150), runtime, gsd=0.7, window_px=128, overlap_px=100)
+    straight = list(row_blocks(runtime, source, grid, views=views))
+    numbers = range(2, len(grid.rows))
+    later = row_blocks(runtime, source, grid, numbers=numbers, views=views, batch=batch)
+    assert_same_blocks(list(later), straight[2:])
+
+
+def test_the_card_sets_the_views_unless_they_are_given():
+    source = ArraySource(noise(90, 90))
+    of_card = probabilities_of(many_views(views=3), source)
+    assert np.array_equal(of_card, probabilities_of(ContextRuntime(), source, 3))
+    assert np.array_equal(
+        probabilities_of(many_views(views=3), source, 1), probabilities_of(many_views(), source)
+    )
+    with pytest.raises(UsageError, match=r"views is 4.*1, 2, 3 or 8"):
+        probabilities_of(ContextRuntime(), source, 4)
 
 
 def test_an_error_while_reading_reaches_the_caller_and_leaves_no_thread():

@@ -56,7 +56,7 @@ def test_int8_by_the_command_line(exported, tmp_path, monkeypatch):
             *("--calibration", f"{data}:folders:train", "--calibration-images", "8"),
             *("--calibration", str(more), "--compare", str(more), "--min-agreement", "0.5"),
             *("--data", str(data), "--split", "folders:validation", "--max-miou-loss", "100"),
-            *("--gsd", "1.0"),
+            *("--gsd", "1.0", "--views", "2"),
             *("--stac-mlm", str(tmp_path / "stac" / "m.json"), "--json", "-"),
         ],
         catch_exceptions=False,
@@ -86,7 +86,8 @@ def test_int8_by_the_command_line(exported, tmp_path, monkeypatch):
     assert card.export["source_sha256"] == model_digest(run)
     assert card.export["for"] == "landcover"
     assert report.items() >= card.export.items()
-    plain = {"export": {}, "precision": "fp32"}
+    assert card.views == 2
+    plain = {"export": {}, "precision": "fp32", "views": 1}
     assert card.model_copy(update=plain) == reference.card
     answer = open_model(out).probabilities(noise(64, seed=1)[None])
     assert np.mean(answer.argmax(1) == reference.probabilities(noise(64, seed=1)[None]).argmax(1)) > 0.8

@@ -228,14 +228,14 @@ def test_a_scene_that_cannot_be_read_or_changed_is_refused_at_once(tmp_path):
 
 def test_two_plans_into_one_store(scenes, out):
     with pytest.raises(OutputError, match="another plan"):
-        plan(scenes, out, tta=True)
+        plan(scenes, out, views=3)
     with pytest.raises(OutputError, match="another plan"):
         plan(scenes / "sub", out)
 
 
 def test_a_map_of_another_plan_is_not_taken_for_this_one(scenes, out, tmp_path):
     other = tmp_path / "other"
-    plan(scenes, other, tta=True)
+    plan(scenes, other, views=3)
     run(other)
     shutil.copytree(other / "maps", out / "maps")
     assert len(run(out).failed) == 4

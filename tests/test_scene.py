@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -445,7 +446,7 @@ OTHERWISE = [
     {"scaling": (0.0, 200.0)},
     {"bbox": (500_050, 5_699_700, 500_120, 5_699_900)},
     {"overlap_px": 8},
-    {"tta": True},
+    {"views": 3},
     {"min_region": "9px"},
     {"map_format": "cog"},
 ]
@@ -608,6 +609,28 @@ def test_a_scene_may_lie_on_a_server(tmp_path, address):
     assert list(missing.failed) == [f"http://{address}/missing.tif"]
 
 
+def test_tta_on_the_command_line_is_eight_views(tmp_path, monkeypatch):
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"model")
+    monkeypatch.setattr("landcover.inference.maps.open_model", lambda path, **_: RUNTIME)
+    path = save(tmp_path / "a.tif")
+    words = ["predict", str(path), "--model", str(model), "--json", "-", "--out", str(tmp_path)]
+    for more, views in ([], "1"), (["--tta"], "8"), (["--views", "3"], "3"), (["--tta", "--views", "8"], "8"):
+        result = CliRunner().invoke(cli.build(), [*words, *more, "--force"])
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["views"] == int(views)
+        assert ("--tta is now --views 8" in result.stderr) == ("--tta" in more)
+        with rasterio.open(tmp_path / "a_mask.tif") as made:
+            assert made.tags()["LANDCOVER_VIEWS"] == views
+    for wrong, reason in (
+        (["--tta", "--views", "3"], "--tta .* --views 3"),
+        (["--views", "4"], "views is 4"),
+    ):
+        refused = CliRunner().invoke(cli.build(), [*words, *wrong, "--force"])
+        assert isinstance(refused.exception, UsageError)
+        assert re.search(reason, str(refused.exception))
+
+
 def test_the_command_takes_what_the_scene_needs(tmp_path, monkeypatch):
     model = tmp_path / "m.onnx"
     model.write_bytes(b"model")
@@ -621,7 +644,8 @@ def test_the_command_takes_what_the_scene_needs(tmp_path, monkeypatch):
         64,
         "--overlap",
         16,
-        "--tta",
+        "--views",
+        8,
         "--confidence",
     ]
     words += ["--csv", tmp_path / "areas.csv", "--json", tmp_path / "r.json"]

@@ -73,7 +73,7 @@ def test_soft_labels_are_the_teachers_own_probabilities(data, teacher, student):
     items = load_training_data(data, "folders", crop_px=32, model_gsd=None).train
     assert len(arrays) == len(items) == 6
     for number, item in enumerate(items):
-        probabilities = predict_probabilities(runtime, dataset.read_image(item), tta=True)
+        probabilities = predict_probabilities(runtime, dataset.read_image(item), views=8)
         cells = arrays[str(number)]
         assert cells.shape == (12, 12, 6)  # 48 pixels of 1 m, a decoder of stride 4
         # At the centre of four pixels.

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self, cast, get_args
 
 from landcover.errors import UsageError
 from landcover.scale import check_gsd, unknown_gsd
@@ -14,6 +14,11 @@ MaskFormat = Literal["palette", "rgb", "index"]
 
 Scaling = tuple[float, float] | Literal["percentile"]
 """The values that become 0 and 255, or the rule that finds them in the scene."""
+
+Views = Literal[1, 2, 3, 8]
+"""Views of each window whose probabilities are averaged (test-time augmentation): 1, the window; 2, also the
+window enlarged 1.35 times; 3, also its mirror image; 8, its rotations by quarter turns, each also mirrored.
+"""
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,17 @@ def parse_scaling(value: str | Iterable[float]) -> Scaling:
         if low < high and 0 < 255 / (high - low) < math.inf:
             return low, high
     raise UsageError(f"Scaling {value!r}: expected MINIMUM,MAXIMUM with MINIMUM < MAXIMUM, or percentile.")
+
+
+def check_views(number: int | None) -> Views | None:
+    """Return a number of views; None stands for that of the model's card.
+
+    Raises:
+        UsageError: If it is not one of :data:`Views`.
+    """
+    if number is not None and (isinstance(number, bool) or number not in get_args(Views)):
+        raise UsageError(f"The number of views is {number!r}; expected 1, 2, 3 or 8.")
+    return cast("Views | None", number)
 
 
 def _numbers(value: str | Iterable[float]) -> list[float]:

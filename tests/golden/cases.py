@@ -260,7 +260,7 @@ PREDICTIONS: dict[str, tuple[str, ...]] = {
     "aoi": ("scene.tif", "--aoi", "zones.geojson", "--zones", "zones.geojson", "--zone-column", "name"),
     "windows": ("wide.tif", "--window", "48", "--overlap", "12", "--batch", "3"),
     "whole": ("wide.tif", "--window", "0", "--map-format", "png", "--mask-format", "index"),
-    "tta": ("photo.jpg", "--gsd", "0.8", "--tta"),
+    "tta": ("photo.jpg", "--gsd", "0.8", "--views", "8"),
     "probabilities": ("scene.tif", "--probabilities", "--confidence", "--min-region", "60m2"),
 }
 """Cases of ``predict``: arguments; words that name an input file stand for its path."""

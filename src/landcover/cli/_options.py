@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 import typer
 
+from landcover.cli._output import log
 from landcover.legend import Legend as LegendClass
 
 if TYPE_CHECKING:
     from landcover.config import Options
+    from landcover.inference.options import PredictOptions
     from landcover.raster import Reading
     from landcover.values import RegionSize
 
@@ -112,6 +114,30 @@ def region_size(text: str | None, *, strict: bool) -> "RegionSize | None":
     return None if text is None else RegionSize.parse(text, strict=strict)
 
 
+_VIEWS_HELP = (
+    "Average the probabilities of 2, 3 or 8 views of each window; see predict. By default those of the "
+    "model's card."
+)
+Views = Annotated[int | None, option(_VIEWS_HELP, group=PROCESSING, metavar="1|2|3|8")]
+OldTta = Annotated[bool, typer.Option("--tta", hidden=True)]
+
+
+def with_old_tta(options: "PredictOptions", tta: bool) -> "PredictOptions":
+    """Return the options with the views that --tta, the old name of --views 8, stands for.
+
+    Raises:
+        UsageError: If --views is another number.
+    """
+    from landcover.errors import UsageError
+
+    if not tta:
+        return options
+    if options.views not in (None, 8):
+        raise UsageError(f"--tta is the old name of --views 8; found --views {options.views}, too. Pass one.")
+    log.warning("--tta is now --views 8; the old name will be removed in 0.3.")
+    return options.model_copy(update={"views": 8})
+
+
 Device = Annotated[str, option("auto, cpu, cuda, or cuda:1.", group=PROCESSING)]
 Runtime = Annotated[
     Literal["auto", "openvino", "onnxruntime", "torch"],
@@ -186,5 +212,7 @@ def _typed(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, UnionType):
         kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
         return _typed(kinds[0]) if len(kinds) == 1 else str
+    if get_origin(annotation) is Literal and isinstance(get_args(annotation)[0], int):
+        return int
     is_known = annotation in (bool, int, float, str, Path) or get_origin(annotation) is Literal
     return annotation if is_known else str

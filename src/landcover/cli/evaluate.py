@@ -12,6 +12,7 @@ from landcover.cli._output import log, points, print_table, put, say
 from landcover.errors import UsageError
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.legend import Legend
+from landcover.values import check_views
 
 if TYPE_CHECKING:
     from landcover.evaluation import AssessmentReport, EvaluationReport
@@ -63,6 +64,7 @@ def evaluate(
             "Also score without regions below this size: 8000px or 2000m2.", group=PROCESSING, metavar="SIZE"
         ),
     ] = None,
+    views: _options.Views = None,
     device: _options.Device = "auto",
     maps: Annotated[Path | None, option("Keep the maps of the model in this folder.", group=PRODUCTS)] = None,
     force: _options.Force = False,
@@ -96,6 +98,7 @@ def evaluate(
             "--min-region": min_region,
             "--calibration": calibration or None,
             "--boundaries": boundaries or None,
+            "--views": views,
             "--maps": maps,
         }
         given = ", ".join(name for name, value in others.items() if value is not None)
@@ -117,6 +120,7 @@ def evaluate(
         options = EvaluateOptions(
             prediction_legend=prediction_legend,
             min_region=min_region,
+            views=check_views(views),
             calibration=calibration,
             boundaries=boundaries,
             maps=maps,

@@ -34,6 +34,7 @@ def fleet_plan(
     device: _options.Device = "auto",
     runtime: _options.Runtime = "auto",
     precision: _options.Precision = "fp32",
+    tta: _options.OldTta = False,
     json: _options.Json = None,
 ) -> None:
     """Write the plan of a fleet: its units, pixels, area, and how long it will take."""
@@ -41,6 +42,7 @@ def fleet_plan(
 
     from landcover.fleet.planning import make_plan
 
+    options = _options.with_old_tta(options, tta)
     how = {"device": device, "runtime": runtime}
     plan = make_plan(inputs, model, out, options, **how, precision=precision, unit_mpx=unit_mpx)
 

@@ -48,6 +48,7 @@ def predict(
     precision: _options.Precision = "fp32",
     json: _options.Json = None,
     qml: Annotated[bool, typer.Option("--qml", hidden=True)] = False,
+    tta: _options.OldTta = False,
     csv: Annotated[Path | None, option("Write the areas of each map and zone as CSV.", group=REPORTS)] = None,
 ) -> None:
     """Make a land-cover map of every image or scene, of any size."""
@@ -61,6 +62,7 @@ def predict(
 
     if qml:
         log.warning("--qml is the default now; the old option will be removed in 0.3.")
+    options = _options.with_old_tta(options, tta)
     if not inputs and list_file is None:
         raise UsageError("No input. Pass images, folders, URLs, or --list FILE.")
     given = [*(inputs or []), *([] if list_file is None else read_list(list_file))]

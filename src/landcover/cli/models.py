@@ -54,6 +54,7 @@ def _print_card(card: "ModelCard", about: dict[str, Any]) -> None:
             "mean": ", ".join(f"{value:g}" for value in prepared.mean),
             "std": ", ".join(f"{value:g}" for value in prepared.std),
             "windows": f"{card.window_px} px, {card.overlap_px} px overlap",
+            "views": str(card.views),
             "temperature": f"{card.temperature:g}",
             "imagery profile": "-" if card.imagery is None else f"{card.imagery.windows} windows",
         },

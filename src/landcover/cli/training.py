@@ -15,6 +15,7 @@ from landcover.cli._options import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, a
 from landcover.cli._output import log, points, put, say
 from landcover.errors import INTERRUPTED, LostProcessError, UsageError
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
+from landcover.values import check_views
 
 if TYPE_CHECKING:
     from landcover.exporting import Exported
@@ -282,6 +283,7 @@ def calibrate(
     legend: _options.Legend = None,
     gsd: _options.Gsd = None,
     max_pixels: _options.MaxPixels = MAX_PIXELS,
+    views: _options.Views = None,
     device: _options.Device = "auto",
     json: _options.Json = None,
     force: _options.Force = False,
@@ -290,7 +292,7 @@ def calibrate(
     from landcover.evaluation import temperature
 
     if like is not None:
-        others = {"--data": data, "--split": split, "--legend": legend, "--gsd": gsd}
+        others = {"--data": data, "--split": split, "--legend": legend, "--gsd": gsd, "--views": views}
         if given := [name for name, value in others.items() if value is not None]:
             raise UsageError(f"--like copies a temperature; it cannot be combined with {', '.join(given)}.")
         report = temperature.calibrate_like(run, like, force=force)
@@ -298,7 +300,15 @@ def calibrate(
         raise UsageError("Pass --data DATA and --split NAME:part, or --like RUN.")
     else:
         report = temperature.calibrate(
-            run, data, split, gsd=gsd, legend=legend, device=device, max_pixels=max_pixels, force=force
+            run,
+            data,
+            split,
+            gsd=gsd,
+            legend=legend,
+            views=check_views(views),
+            device=device,
+            max_pixels=max_pixels,
+            force=force,
         )
     result = report.to_dict()
     put(result, json, lambda: _print_change(result), force=force)
@@ -360,6 +370,14 @@ def export(
         str | None,
         option("Write INT8 although it is not faster, for this reason.", group=PROCESSING, metavar="REASON"),
     ] = None,
+    views: Annotated[
+        int | None,
+        option(
+            "Views that prediction averages by default; see predict. By default those of the run's card.",
+            group=PRODUCTS,
+            metavar="1|2|3|8",
+        ),
+    ] = None,
     seed: _options.Seed = 0,
     stac_mlm: Annotated[
         Path | None, option("Also write a STAC item that describes the model.", group=PRODUCTS)
@@ -379,6 +397,7 @@ def export(
         max_miou_loss=max_miou_loss,
         min_agreement=min_agreement,
         no_speed_gate=no_speed_gate,
+        views=check_views(views),
         seed=seed,
         stac_mlm=stac_mlm,
     )

@@ -15,6 +15,7 @@ from landcover.io.files import check_output
 from landcover.legend import NODATA, Legend, translation
 from landcover.model.runtimes import Runtime
 from landcover.raster.mapfiles import read_map_legend
+from landcover.values import Views
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,9 @@ def from_folder(
     return MapSource(legends[items[0].key], predict, parallel=True)
 
 
-def from_model(dataset: Dataset, runtime: Runtime, *, probabilities: bool = False) -> MapSource:
+def from_model(
+    dataset: Dataset, runtime: Runtime, *, views: Views | None = None, probabilities: bool = False
+) -> MapSource:
     """Return the maps of a model, computed by the same inference as ``landcover predict``.
 
     They are the maps that ``landcover predict`` writes, also where the imagery has no data.
@@ -125,8 +128,9 @@ def from_model(dataset: Dataset, runtime: Runtime, *, probabilities: bool = Fals
     def predict(item: Item) -> PredictedMap:
         (image, valid), sides = dataset.read_imagery(item), dataset.sides(item)
         if not probabilities:
-            return PredictedMap(np.take(index_of, predict_index(runtime, image, valid=valid, gsd=sides)))
-        values = predict_probabilities(runtime, image, valid=valid, gsd=sides)
+            index = predict_index(runtime, image, valid=valid, gsd=sides, views=views)
+            return PredictedMap(np.take(index_of, index))
+        values = predict_probabilities(runtime, image, valid=valid, gsd=sides, views=views)
         index = of_channel[values.argmax(axis=0)]
         if valid is not None:
             index[~valid] = NODATA

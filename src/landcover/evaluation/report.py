@@ -199,6 +199,7 @@ class EvaluationReport(Record):
         model: Path of the model, ``in memory``, or None where maps of a folder were scored.
         model_sha256: SHA-256 of the model file; None for a folder of maps or a model without a file.
         gsd: Metres per pixel of the data, or None.
+        views: Views whose probabilities the model averaged; None for a folder of maps.
         images: Number of scored images.
         pixels: Number of pixels with a true class, unknown included.
         miou: Mean of ``iou``, 0..1, or None where no class has one.
@@ -241,6 +242,7 @@ class EvaluationReport(Record):
     model: str | None = None
     model_sha256: str | None = None
     gsd: float | None = None
+    views: int | None = None
     images: NonNegativeInt
     pixels: NonNegativeInt
     miou: Number
@@ -446,6 +448,7 @@ class CalibrationReport(Record):
         split: The split that the temperature was fitted on; None, as all below, where it was copied.
         data: Name of the data folder.
         gsd: Metres per pixel of the data.
+        views: Views whose probabilities were averaged.
         images: Number of images.
         pixels: Number of cells of a known class.
         nll: Mean negative log-likelihood.
@@ -471,6 +474,7 @@ class CalibrationReport(Record):
     split: str | None = None
     data: str | None = None
     gsd: float | None = None
+    views: int | None = None
     images: int | None = None
     pixels: int | None = None
     nll: Change | None = None

@@ -44,7 +44,7 @@ from landcover.model.runtimes import Runtime, open_model
 from landcover.postprocess.sieve import remove_small_regions
 from landcover.progress import track
 from landcover.raster import Reading
-from landcover.values import RegionSize
+from landcover.values import RegionSize, Views, check_views
 
 _MUCH_UNSCORED = 0.5
 """Fraction of unscored truth above which there is a warning."""
@@ -62,6 +62,8 @@ class EvaluateOptions:
         boundaries: Also score pixels by their distance from class boundaries of the truth. Needs the GSD.
         maps: Folder where the model's maps are written as ``<key>_mask.png``, before any cleaning.
         json: File, ``*.json``, to which the result is written too.
+        views: Views whose probabilities are averaged; see :class:`landcover.PredictOptions`. None: those of
+            the model's card.
         device: Where the model computes, ``auto``, ``cpu`` or ``cuda``, unless it is open already.
         max_pixels: Larger images and masks are refused.
         max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask of the truth is refused.
@@ -80,6 +82,7 @@ class EvaluateOptions:
     boundaries: bool = False
     maps: str | Path | None = None
     json: str | Path | None = None
+    views: Views | None = None
     device: str = "auto"
     max_pixels: int = MAX_PIXELS
     max_off_palette: float = MAX_OFF_PALETTE
@@ -143,6 +146,10 @@ def evaluate(
             "--prediction-legend requires --predictions; a model contains its legend.",
         ),
         (
+            options.views is not None and model is None,
+            "--views sets how a --model is run; --predictions are maps already.",
+        ),
+        (
             options.calibration and model is None,
             "--calibration needs probabilities, which --predictions do not contain. Pass --model M.",
         ),
@@ -166,6 +173,7 @@ def evaluate(
         )
     items = select(dataset, split)
     averaged_classes(dataset.legend, metric)  # refuses an unknown metric
+    views = check_views(options.views)
     named: str | Path | None = None  # the model, where it has a file
     overlap = None
     extras: list[_Cleaning | _Calibration | _Boundaries] = []
@@ -183,7 +191,8 @@ def evaluate(
         else:
             runtime = model
         dataset = read_as(dataset, runtime.card.preprocessing)
-        source = from_model(dataset, runtime, probabilities=options.calibration)
+        views = views or runtime.card.views
+        source = from_model(dataset, runtime, views=views, probabilities=options.calibration)
         if options.calibration:
             extras.append(_Calibration(dataset, runtime.card))
         if options.maps is not None:
@@ -248,6 +257,7 @@ def evaluate(
             "model": None if model is None else str(named or "in memory"),
             "model_sha256": None if named is None else model_digest(named),
             "gsd": dataset.gsd,
+            "views": views,
             "images": len(items),
             "pixels": int(matrix.table.sum()),
             **scores.to_dict(),

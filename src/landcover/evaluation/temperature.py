@@ -40,6 +40,7 @@ from landcover.model.card import (
 from landcover.model.files import Tensors
 from landcover.model.runtimes import Runtime, open_model
 from landcover.progress import track
+from landcover.values import Views, check_views
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 """Beyond these, nearly all predictions were correct, or no better than chance."""
@@ -63,6 +64,7 @@ def calibrate(
     *,
     gsd: float | None = None,
     legend: Legend | None = None,
+    views: Views | None = None,
     device: str = "auto",
     max_pixels: int = MAX_PIXELS,
     force: bool = False,
@@ -70,9 +72,10 @@ def calibrate(
     """Fit a model's temperature on labelled data and write it into the model's card.
 
     The file is replaced by one with the same weights, bit for bit, and a card with the new ``temperature``,
-    the ``calibration`` record and the fingerprints of the images. The fit maximises the likelihood of the
-    truth at the centres of the logit grid's cells. Training images are refused: there a model is more
-    confident and more often correct than elsewhere. A score on the same images is slightly optimistic.
+    the ``views`` it was fitted for, the ``calibration`` record and the fingerprints of the images. The fit
+    maximises the likelihood of the truth at the centres of the logit grid's cells. Training images are
+    refused: there a model is more confident and more often correct than elsewhere. A score on the same images
+    is slightly optimistic.
 
     Args:
         run: Run folder or checkpoint.
@@ -80,6 +83,8 @@ def calibrate(
         split: ``NAME:subset``, as for :func:`landcover.data.select`.
         gsd: Metres per pixel of the data; by default that of the data.
         legend: Legend of the data's masks; by default that of the data.
+        views: Views that prediction will average, see :class:`landcover.PredictOptions`: a mean of several
+            is less confident than one. By default those of the card.
         device: Where the network computes: ``auto``, ``cpu`` or ``cuda``.
         max_pixels: Larger images and masks are refused.
         force: Replace an earlier calibration.
@@ -122,7 +127,8 @@ def calibrate(
         )
     dataset.known_gsd("the model")
     runtime = open_model(file, device=device, runtime="torch")
-    logits, truth = labelled_cells(runtime, dataset, items)
+    views = check_views(views) or card.views
+    logits, truth = labelled_cells(runtime, dataset, items, views)
     if not truth.size:
         raise DataError(
             f"None of the {len(items)} images of {split} has a pixel of a known class; expected labels."
@@ -139,6 +145,7 @@ def calibrate(
         "split": split,
         "data": Path(data).absolute().name,
         "gsd": dataset.gsd,
+        "views": views,
         "images": len(items),
         "pixels": int(truth.size),
         "nll": dict(zip(("before", "after"), losses, strict=True)),
@@ -187,7 +194,11 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
             f"{run} and {other} differ in {', '.join(sorted(differing))}, so that their temperatures differ "
             "too. Pass a run of the same recipe, or fit on data (--data, --split)."
         )
-    record = {"like": model_digest(other), "split_of_like": like.calibration["split"]}
+    record = {
+        "like": model_digest(other),
+        "split_of_like": like.calibration["split"],
+        "views": like.views,
+    }
     return _write(file, card, tensors, like.temperature, record, like.used_images.calibration)
 
 
@@ -275,7 +286,12 @@ def _write(
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     record = measured | {"temperature_before": card.temperature, "date": date, "version": __version__}
     used = card.used_images.model_copy(update={"calibration": images})
-    update = {"temperature": temperature, "calibration": record, "used_images": used}
+    update = {
+        "temperature": temperature,
+        "views": measured["views"],
+        "calibration": record,
+        "used_images": used,
+    }
     save_model(file, tensors, card.model_copy(update=update), force=True)
     return CalibrationReport(
         model=file, sha256=model_digest(file), temperature=temperature, warnings=list(warnings), **record
@@ -283,7 +299,7 @@ def _write(
 
 
 def labelled_cells(
-    runtime: Runtime, dataset: Dataset, items: Sequence[Item]
+    runtime: Runtime, dataset: Dataset, items: Sequence[Item], views: Views | None = None
 ) -> tuple[Float32Array, UInt8Array]:
     """Return the logits, float32 (C, P), and the true channels, uint8 (P,), of cells with a known class.
 
@@ -303,7 +319,7 @@ def labelled_cells(
             pixels.append(centres[centres < own].astype(np.intp))
         truth = channels[dataset.read_mask(item)[np.ix_(*pixels)]]
         image, valid = dataset.read_imagery(item)
-        logits = cell_logits(runtime, image, grid, valid)[:, : truth.shape[0], : truth.shape[1]]
+        logits = cell_logits(runtime, image, grid, valid, views)[:, : truth.shape[0], : truth.shape[1]]
         kept = truth != IGNORE
         if share < 1:
             kept &= np.random.default_rng((_SEED, number)).random(kept.shape) < share
@@ -313,13 +329,19 @@ def labelled_cells(
 
 
 def cell_logits(
-    runtime: Runtime, image: UInt8Array, grid: Grid, valid: BoolArray | None = None
+    runtime: Runtime,
+    image: UInt8Array,
+    grid: Grid,
+    valid: BoolArray | None = None,
+    views: Views | None = None,
 ) -> Float32Array:
     """Return the logits of an image's cells at temperature 1, float32 (C, n, m), up to a constant per cell.
 
-    They are the log probabilities that prediction interpolates between, times the present temperature.
+    They are the log probabilities that prediction interpolates between, times the present temperature. Of
+    several views they are those of the mean: prediction divides by the temperature before it averages, which
+    differs little.
     """
-    blocks = row_blocks(runtime, ArraySource(image, valid), grid)
+    blocks = row_blocks(runtime, ArraySource(image, valid), grid, views=views)
     rows = [block.logit_grid[:, 1 if block.number else 0 :] for block in blocks]  # they share a row of cells
     logits: Float32Array = np.log(np.maximum(np.concatenate(rows, axis=1), np.finfo(np.float32).tiny))
     logits *= np.float32(runtime.card.temperature)

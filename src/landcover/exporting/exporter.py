@@ -47,6 +47,7 @@ from landcover.model.card import ONNX_SUFFIX, ModelCard, is_exported, model_dige
 from landcover.model.preprocessing import PLAIN
 from landcover.model.runtimes import Runtime, open_model
 from landcover.model.stac import stac_item
+from landcover.values import Views, check_views
 
 if TYPE_CHECKING:  # an exported model becomes the file for QGIS without torch
     from landcover.model.network import DeepLabV3Plus
@@ -86,6 +87,8 @@ class ExportOptions:
         max_miou_loss: Points of mIoU that INT8 may lose.
         min_agreement: Fraction of pixels, 0..1, that must have the same class as in float32.
         no_speed_gate: Reason why INT8 need not be faster on this machine; the card contains it.
+        views: Views that prediction averages by default, stored in the card; see
+            :class:`landcover.PredictOptions`. By default those of the run's card.
         seed: Seed of the windows' positions.
         stac_mlm: Also write a STAC item that describes the file.
 
@@ -101,6 +104,7 @@ class ExportOptions:
     max_miou_loss: float = MAX_MIOU_LOSS
     min_agreement: float = MIN_AGREEMENT
     no_speed_gate: str | None = None
+    views: Views | None = None
     seed: int = 0
     stac_mlm: str | Path | None = None
 
@@ -264,7 +268,15 @@ def export(
             "seed": seed,
             **variant.results,
         }
-        card = variant.card.model_copy(update={"export": results})
+        views = check_views(options.views) or variant.card.views
+        card = variant.card.model_copy(update={"export": results, "views": views})
+        if views != variant.card.views and card.calibration:
+            _log.warning(
+                "The temperature of %s was fitted for %d views, not %d: landcover calibrate --views fits it.",
+                run,
+                variant.card.views,
+                views,
+            )
         _log.info("Writing %s", out)
         with atomic_path(out, force=force) as temporary:
             write_model(temporary, variant.model, card, variant.entries)

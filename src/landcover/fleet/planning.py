@@ -81,7 +81,7 @@ def make_plan(
     library = choose_runtime(resolve_model(model), device=device, runtime=runtime)
     opened = open_model(model, runtime=library, precision=precision)
     kind = (opened.device if device == "auto" else device).partition(":")[0]
-    options = options.for_model(opened.card.preprocessing)
+    options = options.for_model(opened.card)
     stored = stored_options(options)
     file, store = resolve_model(model), open_store(out)
     if is_address(out):

@@ -19,13 +19,14 @@ import numpy as np
 
 from landcover._typing import BoolArray, Float32Array, UInt8Array
 from landcover.errors import ModelError
-from landcover.inference.grid import Axis, Grid, make_grid, upsample, upsampled_argmax
+from landcover.inference.grid import Axis, Grid, axis, make_grid, upsample, upsampled_argmax
 from landcover.inference.reading import ArraySource, ReadRows, Source, WindowRow, valid_rows, window_rows
 from landcover.io.readahead import read_ahead
 from landcover.legend import NODATA, Legend
-from landcover.model.preprocessing import mirrored
+from landcover.model.preprocessing import mirrored, resample_image
 from landcover.model.runtimes import Runtime
 from landcover.ood import ImageryProfile, OodStats, ood_stats
+from landcover.values import Views, check_views
 from landcover.windows import Span
 
 _MINIMUM_PX = 32
@@ -82,7 +83,7 @@ def row_blocks(
     *,
     numbers: range | None = None,
     batch: int = 1,
-    tta: bool = False,
+    views: Views | None = None,
     profile: ImageryProfile | None = None,
 ) -> Iterator[RowBlock]:
     """Classify a scene, or some consecutive row blocks of it: one for each row of windows.
@@ -97,13 +98,15 @@ def row_blocks(
         grid: Its windows.
         numbers: The blocks to compute; None: all with rows of the part.
         batch: Windows per call of the network.
-        tta: Average over the eight rotations and flips of each window (test-time augmentation).
+        views: Views of each window that are averaged; None: those of the model's card.
         profile: What to compare the scene with, in the thread that reads; None: nothing.
 
     Raises:
+        UsageError: If there is no such number of views.
         ModelError: If the model returns NaN or infinite values.
         ImageError: If the source cannot be read.
     """
+    views = check_views(views) or runtime.card.views
     numbers = grid.blocks if numbers is None else numbers
     part, left = grid.part, grid.cols[0].start
     classes, width = len(runtime.card.legend.scored), grid.cols[-1].stop - left
@@ -131,7 +134,7 @@ def row_blocks(
             grown[:, : sums.shape[1]] = sums
             sums = grown
             target = sums[:, span.start - top :]
-            for col, answer in _classified(runtime, row, grid, batch=batch, tta=tta):
+            for col, answer in _classified(runtime, row, grid, batch=batch, views=views):
                 weighted = answer * span.weights[:, None]
                 weighted *= col.weights
                 target[:, :, col.start - left : col.stop - left] += weighted
@@ -158,9 +161,9 @@ def row_blocks(
 
 
 def _classified(
-    runtime: Runtime, row: WindowRow, grid: Grid, *, batch: int, tta: bool
+    runtime: Runtime, row: WindowRow, grid: Grid, *, batch: int, views: Views
 ) -> Iterator[tuple[Span, Float32Array]]:
-    """Run the network on the windows of a row that contain imagery: columns and float32 (C, n, m) of each."""
+    """Classify the windows of a row that contain imagery: columns and the views' mean, float32 (C, n, m)."""
     columns = [col for col, seen in zip(grid.cols, row.seen, strict=True) if seen]
     for start in range(0, len(columns), batch):
         group = columns[start : start + batch]
@@ -171,7 +174,9 @@ def _classified(
             image = row.image[:, pixels]
             crops.append(image if row.whole is None else mirrored(image, row.whole[:, pixels]))
         images = np.ascontiguousarray(crops[0])[None] if len(crops) == 1 else np.stack(crops)
-        yield from zip(group, _augmented(runtime, images) if tta else _run(runtime, images), strict=True)
+        answers = sum(_view_answers(runtime, images, views), np.zeros((), np.float32))
+        answers /= np.float32(views)
+        yield from zip(group, answers, strict=True)
 
 
 def _run(runtime: Runtime, images: UInt8Array) -> Float32Array:
@@ -190,17 +195,32 @@ def _run(runtime: Runtime, images: UInt8Array) -> Float32Array:
     return probabilities
 
 
-def _augmented(runtime: Runtime, images: UInt8Array) -> Float32Array:
-    """Return the mean over the dihedral group D4: four rotations, each also flipped."""
-    total: Float32Array | float = 0.0
-    for flipped in (False, True):
+def _view_answers(runtime: Runtime, images: UInt8Array, views: Views) -> Iterator[Float32Array]:
+    """Run the network on each view of uint8 (N, H, W, 3) windows: float32 (N, C, n, m), on their cells."""
+    for flipped in (False, True) if views == 8 else (False,):
         oriented = images[:, :, ::-1] if flipped else images
-        for quarter in range(4):
+        for quarter in range(4 if views == 8 else 1):
             rotated = np.ascontiguousarray(np.rot90(oriented, quarter, axes=(1, 2)))
             answer = np.rot90(_run(runtime, rotated), -quarter, axes=(2, 3))
-            total = total + (answer[..., ::-1] if flipped else answer)
-    result: Float32Array = np.asarray(total, np.float32) / np.float32(8)
-    return result
+            yield answer[..., ::-1] if flipped else answer
+    if views == 3:
+        yield _run(runtime, np.ascontiguousarray(images[:, :, ::-1]))[..., ::-1]
+    if views in (2, 3):
+        yield _enlarged(runtime, images)
+
+
+def _enlarged(runtime: Runtime, images: UInt8Array) -> Float32Array:
+    """Run the network on windows enlarged 1.35 times, and return its answer on the cells of the windows.
+
+    A side of n cells becomes one of 1.35 n, rounded, so that both grids cover the same ground. Pixels and
+    probabilities are interpolated bilinearly.
+    """
+    cells = [side // runtime.stride for side in images.shape[1:3]]
+    larger = [(27 * n + 10) // 20 for n in cells]  # in whole numbers: 1.35 n and a half, rounded down
+    size = larger[0] * runtime.stride, larger[1] * runtime.stride
+    answers = _run(runtime, np.stack([resample_image(image, size) for image in images]))
+    rows, cols = (axis(n, m, m / n) for n, m in zip(cells, larger, strict=True))
+    return np.stack([upsample(answer, rows, cols) for answer in answers])
 
 
 def predict_probabilities(
@@ -212,7 +232,7 @@ def predict_probabilities(
     window_px: int | None = None,
     overlap_px: int | None = None,
     batch: int = 1,
-    tta: bool = False,
+    views: Views | None = None,
 ) -> Float32Array:
     """Return the probability of each scored class at each pixel of an image in memory.
 
@@ -224,20 +244,20 @@ def predict_probabilities(
         window_px: Side of the sliding window in the model's pixels, as for ``make_grid``.
         overlap_px: Pixels that neighbouring windows share, as for ``make_grid``.
         batch: Windows per call of the network.
-        tta: Average over the eight rotations and flips of each window (test-time augmentation).
+        views: Views of each window that are averaged; None: those of the model's card.
 
     Returns:
         float32 (C, H, W), C in the order of ``legend.scored``; 0 without imagery. It takes 4 C bytes per
         pixel of the image.
 
     Raises:
-        UsageError: If the image is not uint8 (H, W, 3), or GSD, window or overlap are out of range.
+        UsageError: If the image is not uint8 (H, W, 3), or GSD, window, overlap or views are out of range.
         ImageError: If the image is more than ten times coarser than the model's GSD.
         ModelError: If the model returns NaN.
     """
     source = ArraySource(image, valid)
     grid = make_grid(image.shape[:2], runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
-    return whole_probabilities(row_blocks(runtime, source, grid, batch=batch, tta=tta), runtime, grid)
+    return whole_probabilities(row_blocks(runtime, source, grid, batch=batch, views=views), runtime, grid)
 
 
 def whole_probabilities(blocks: Iterable[RowBlock], runtime: Runtime, grid: Grid) -> Float32Array:
@@ -259,7 +279,7 @@ def predict_index(
     window_px: int | None = None,
     overlap_px: int | None = None,
     batch: int = 1,
-    tta: bool = False,
+    views: Views | None = None,
 ) -> UInt8Array:
     """Return the most probable class at each pixel; arguments and errors as :func:`predict_probabilities`.
 
@@ -269,7 +289,7 @@ def predict_index(
     """
     source = ArraySource(image, valid)
     grid = make_grid(image.shape[:2], runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
-    blocks = row_blocks(runtime, source, grid, batch=batch, tta=tta)
+    blocks = row_blocks(runtime, source, grid, batch=batch, views=views)
     strips = [block.class_indices(runtime.card.legend) for block in blocks]
     index = strips[0] if len(strips) == 1 else np.concatenate(strips)
     return index if valid is None else np.where(valid, index, np.uint8(NODATA))

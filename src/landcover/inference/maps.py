@@ -74,6 +74,7 @@ class Prediction:
         runtime: The library that computed.
         device: Where it computed.
         licence: Terms of the model's weights; empty if its card does not state them.
+        views: Views whose probabilities were averaged.
         maps: The maps written.
         kept: Existing maps that were kept; they count in all sums.
         failed: Why an image was skipped, by its name.
@@ -89,6 +90,7 @@ class Prediction:
     runtime: str
     device: str
     licence: str = ""
+    views: int = 1
     maps: list[MadeMap] = field(default_factory=list)
     kept: list[MadeMap] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -160,6 +162,7 @@ class Prediction:
             "runtime": self.runtime,
             "device": self.device,
             "licence": self.licence,
+            "views": self.views,
             "classes": [asdict(area) for area in self.areas],
             "zones": {
                 name: {"classes": [asdict(area) for area in areas], **coverage}
@@ -279,7 +282,7 @@ def predict(
         else model
     )
     check_windows(opened.card, options.window_px, options.overlap_px)
-    options = options.for_model(opened.card.preprocessing)
+    options = options.for_model(opened.card)
     result = Prediction(
         opened.card.legend,
         model=str(model) if isinstance(model, str | Path) else "in memory",
@@ -288,6 +291,7 @@ def predict(
         runtime=opened.name,
         device=opened.device,
         licence=opened.card.licence,
+        views=options.views or 1,
         has_profile=opened.card.imagery is not None,
     )
     if options.resume and result.model_sha256 is None:
@@ -437,6 +441,7 @@ def provenance(
         "LANDCOVER_MODEL_SHA256": sha256,
         "LANDCOVER_MODEL_GSD": f"{runtime.card.preprocessing.gsd:g}",
         "LANDCOVER_RUNTIME": f"{runtime.name} {precision}",
+        "LANDCOVER_VIEWS": str(options.views or runtime.card.views),
         "LANDCOVER_MODEL_LICENCE": runtime.card.licence or None,
         "LANDCOVER_MIN_REGION": region,
     }

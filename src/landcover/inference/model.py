@@ -156,7 +156,7 @@ class Model:
                 and ``spatial_ref`` where it is georeferenced; or the path or URL of an image.
             gsd: Metres per pixel, which an array without georeference needs. ``"model"`` assumes the model's.
                 None: that of the georeference; for a file also that of ``landcover.yaml`` or its layout.
-            options: Windows, test-time augmentation, small regions; for files also bands, scaling and the
+            options: Windows, views, small regions; for files also bands, scaling and the
                 area of interest.
 
         Returns:
@@ -177,7 +177,11 @@ class Model:
         gsd = options.gsd if gsd is None else gsd if gsd == "model" else check_gsd(float(gsd))
         _refuse(options, _OF_FOLDERS, "writes files. Use landcover.predict for it")
         options = options.model_copy(
-            update={"gsd": gsd, "map_format": "cog" if options.map_format == "cog" else "tif"}
+            update={
+                "gsd": gsd,
+                "map_format": "cog" if options.map_format == "cog" else "tif",
+                "views": options.views or self.card.views,
+            }
         )
         folder = tempfile.mkdtemp(prefix="landcover-")
         try:
@@ -206,7 +210,7 @@ class Model:
                 if not isinstance(image, DatasetReader) or file.startswith("/vsimem/"):
                     file = str(folder / "dataset.tif")  # only files are opened by name
                     rasterio.shutil.copy(image, file, driver="GTiff", tiled=True, bigtiff="IF_SAFER")
-            options = options.for_model(self.card.preprocessing)
+            options = options.for_model(self.card)
             task, *more = plan([file], folder, options, model_gsd=self.gsd)
             if more:
                 raise UsageError(f"{file} contains {1 + len(more)} images. Use landcover.predict for it.")
@@ -244,7 +248,8 @@ class Model:
     ) -> Float32Array:
         with opens() as imagery:
             grid = scene_grid(self.runtime, imagery, options, "The image")
-            blocks = row_blocks(self.runtime, imagery.source, grid, batch=options.batch, tta=options.tta)
+            batch, views = options.batch, options.views
+            blocks = row_blocks(self.runtime, imagery.source, grid, batch=batch, views=views)
             return whole_probabilities(blocks, self.runtime, grid)
 
     def __repr__(self) -> str:

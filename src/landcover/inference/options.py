@@ -15,9 +15,18 @@ from landcover._gdal import grid_file
 from landcover.config import Option, Options
 from landcover.errors import UsageError
 from landcover.io.discovery import MAX_PIXELS
-from landcover.model.preprocessing import Preprocessing
+from landcover.model.card import ModelCard
 from landcover.scale import FromModel, check_gsd
-from landcover.values import BandSelection, BoundingBox, MaskFormat, RegionSize, Scaling, parse_scaling
+from landcover.values import (
+    BandSelection,
+    BoundingBox,
+    MaskFormat,
+    RegionSize,
+    Scaling,
+    Views,
+    check_views,
+    parse_scaling,
+)
 from landcover.windows import cannot_overlap
 
 MapFormat = Literal["auto", "png", "tif", "cog"]
@@ -177,13 +186,17 @@ class PredictOptions(Options):
     batch: Annotated[
         int, Field(ge=1), Option("Windows per run of the network.", group=PROCESSING, minimum=1)
     ] = 1
-    tta: Annotated[
-        bool,
+    views: Annotated[
+        Views | None,
+        BeforeValidator(check_views),
         Option(
-            "Test-time augmentation: average over the 8 rotations and reflections. 8 times the work.",
+            "Average the probabilities of several views of each window: 2, also enlarged 1.35 times (2.8 "
+            "times the work); 3, also mirrored (3.8 times); 8, all rotations and reflections (8 times). By "
+            "default those of the model's card, as a rule 1.",
             group=PROCESSING,
+            metavar="1|2|3|8",
         ),
-    ] = False
+    ] = None
     min_region: Annotated[
         RegionSize | None,
         _parsed(RegionSize.parse),
@@ -277,12 +290,17 @@ class PredictOptions(Options):
     @model_validator(mode="before")
     @classmethod
     def _accept_old_names(cls, values: dict[str, Any]) -> dict[str, Any]:
-        renamed = {"turns": "tta", "qml": "style"}
+        renamed = {"turns": "views", "tta": "views", "qml": "style"}
         for old in renamed.keys() & values.keys():
-            warnings.warn(
-                f"PredictOptions({old}=...) is now {renamed[old]}=...", DeprecationWarning, stacklevel=4
-            )
-        return {renamed.get(name, name): value for name, value in values.items()}
+            new = renamed[old]
+            if new in values:
+                raise UsageError(f"{old} and {new} are the same option; pass {new} alone.")
+            warnings.warn(f"PredictOptions({old}=...) is now {new}=...", DeprecationWarning, stacklevel=4)
+            value = values[old]
+            if new == "views":
+                value = 8 if value else 1
+            values = {name: other for name, other in values.items() if name != old} | {new: value}
+        return values
 
     @field_validator("window_px")
     @classmethod
@@ -307,22 +325,28 @@ class PredictOptions(Options):
             raise UsageError("--resume keeps existing maps and --force overwrites them. Pass only one.")
         return self
 
-    def for_model(self, preprocessing: Preprocessing) -> "PredictOptions":
-        """Return the options with bands and scaling that a model was trained with, where none are set.
+    def for_model(self, card: ModelCard) -> "PredictOptions":
+        """Return the options with bands, scaling and views of a model's card, where none are set.
 
         Example:
-            >>> lc.PredictOptions().for_model(lc.open_model("starter").card.preprocessing).bands is None
-            True
+            >>> lc.PredictOptions().for_model(lc.open_model("starter").card).views
+            1
         """
-        bands, scaling = preprocessing.reading
-        return self.model_copy(update={"bands": self.bands or bands, "scaling": self.scaling or scaling})
+        bands, scaling = card.preprocessing.reading
+        return self.model_copy(
+            update={
+                "bands": self.bands or bands,
+                "scaling": self.scaling or scaling,
+                "views": self.views or card.views,
+            }
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return the options that change the map, by name, which ``resume`` compares.
 
         Example:
-            >>> lc.PredictOptions(tta=True).identity()["tta"]
-            True
+            >>> lc.PredictOptions(views=3).identity()["views"]
+            3
         """
         declared = self.declared()
         return {name: getattr(self, name) for name, option in declared.items() if option.changes_map}

@@ -225,6 +225,8 @@ def memory_needed(grid: Grid, runtime: Runtime, options: PredictOptions, *, on_d
     (_, _, height, width), stride, classes = grid.part, grid.stride, len(runtime.card.legend.scored)
     rows, across = grid.rows[0].length, grid.cols[-1].stop - grid.cols[0].start  # of the logit grid
     batch = min(options.batch, len(grid.cols)) * rows * grid.cols[0].length * stride**2
+    if (options.views or runtime.card.views) in (2, 3):
+        batch = int(batch * 1.35**2)
     row = across * rows * (4 * stride**2 + 4 * classes)
     products = 1 + (classes if options.probabilities else 0) + (1 if options.confidence else 0)
     held = products * width * (0 if on_disk else height)
@@ -245,7 +247,7 @@ def make_blocks(
         grid,
         numbers=numbers,
         batch=options.batch,
-        tta=options.tta,
+        views=options.views,
         profile=runtime.card.imagery,
     )
     with closing(read_ahead(blocks)) as ahead:

@@ -26,6 +26,7 @@ from landcover.model.files import Tensors, read_onnx_metadata, read_tensor_metad
 from landcover.model.preprocessing import RGB, Preprocessing
 from landcover.ood import ImageryProfile
 from landcover.textfiles import parse_json
+from landcover.values import Views
 
 SCHEMA_VERSION = 4
 """Schema of the cards that landcover 0.2 writes; 0.1 wrote 1 to 3."""
@@ -122,7 +123,7 @@ class ModelCard(Config):
         preprocessing: GSD in metres, bands, scaling, mean and std of the input.
         window_px: Recommended side of the windows, in pixels at the model's GSD.
         overlap_px: Recommended overlap of neighbouring windows, in pixels at the model's GSD.
-        views: Number of D4 views that prediction averages by default (test-time augmentation).
+        views: Views that prediction averages by default; see :data:`landcover.values.Views`.
         temperature: Logits are divided by it before the softmax.
         class_scale: Factor of each class's logit after the division by the temperature; empty: 1.
         class_offset: Number added to each class's logit after that; empty: 0.
@@ -150,7 +151,7 @@ class ModelCard(Config):
     preprocessing: Preprocessing
     window_px: Annotated[int, Field(ge=1)]
     overlap_px: Annotated[int, Field(ge=0)]
-    views: Literal[1, 2, 4, 8] = 1
+    views: Views = 1
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     class_scale: tuple[float, ...] = ()
     class_offset: tuple[float, ...] = ()
@@ -251,7 +252,6 @@ def read_card(path: str | Path) -> ModelCard:
         raise ModelError(str(error)) from error
     # Part of the schema, but prediction does not apply them yet: its map would be wrong without a warning.
     reserved = {
-        "views": card.views != 1,
         "class_scale": bool(card.class_scale),
         "class_offset": bool(card.class_offset),
         "preprocessing.bands": not {len(card.preprocessing.bands), len(card.preprocessing.band_indices)}

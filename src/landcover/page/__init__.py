@@ -63,6 +63,11 @@ def build_page(model: str | Path = "starter") -> str:
             f"{file} is not an exported model. The page needs .onnx: run landcover export first."
         )
     card = open_model(file).card  # refuses what would fail in the browser
+    if card.views != 1:
+        raise ModelError(
+            f"The card of {file} sets {card.views} views, and the page computes one. Export the model with "
+            "--views 1, and its temperature fitted for one view."
+        )
     weights = file.read_bytes()
     script, style, worker = (_built(name) for name in ("page.js", "page.css", "worker.js"))
     policy = {

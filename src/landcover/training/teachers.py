@@ -229,7 +229,7 @@ def _compute(
         total = np.zeros((*cells, len(classes)), np.float32)
         for teacher, runtime, order in zip(teachers, runtimes, orders, strict=True):
             try:
-                probabilities = predict_probabilities(runtime, image, valid=valid, gsd=sides, tta=True)
+                probabilities = predict_probabilities(runtime, image, valid=valid, gsd=sides, views=8)
             except (ImageError, ModelError) as error:
                 raise DataError(f"The teacher {teacher.path} cannot predict {item.image}: {error}") from error
             total += at_centres(probabilities[order], cells)
