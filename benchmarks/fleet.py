@@ -118,7 +118,7 @@ def memory(folder: Path, units: int) -> dict[str, Any]:
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
     store, found = open_store(folder / "memory"), {"before": peak()}
-    plan = Plan("model/none.onnx", "0" * 64, "openvino", "fp32", "cpu", {})
+    plan = Plan("model/0/none.onnx", "0" * 64, "openvino", "fp32", "cpu", {})
     began = time.perf_counter()
     write_plan(store, plan, listed(), pixels_per_s=1e6)
     found |= {"written": peak(), "write_s": round(time.perf_counter() - began, 1)}

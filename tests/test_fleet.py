@@ -14,6 +14,7 @@ import pytest
 import rasterio
 
 from fleet_world import MODEL, OPTIONS, Here, make_scenes, plan, run, tree
+from imagefiles import photo, save_raster
 from landcover.errors import DataError, LandcoverError, ModelError, OutputError, UsageError
 from landcover.fleet.engines import LocalEngine
 from landcover.fleet.planning import make_plan
@@ -96,6 +97,19 @@ def test_shards_share_the_work_and_the_last_one_assembles(out, undisturbed, orde
     assert tree(out) == undisturbed
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_large_scenes_whose_assemblies_are_shared(tmp_path, order):
+    """Each is assembled once, by the shard that finds all of its blocks."""
+    for name in "ab":
+        save_raster(tmp_path / f"scenes/{name}.tif", photo(400, 80, ord(name)), place=True)
+    plan(tmp_path / "scenes", tmp_path / "out")
+    found = [run(tmp_path / "out", shard=(number, 3)) for number in order]
+    assert [one.complete for one in found] == [False, False, True]
+    assert sum(one.done for one in found) == 8
+    assert [sorted(one.waiting) for one in found[:2]] == [["maps/a_mask.tif", "maps/b_mask.tif"]] * 2
+    assert not [*(tmp_path / "out/parts").iterdir()]
+
+
 @pytest.mark.parametrize(("number", "attempts"), [(1, 0), (3, 1)], ids=["starting", "working"])
 def test_two_processes_of_which_one_is_killed(out, undisturbed, tmp_path, monkeypatch, number, attempts):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # empty: the model's file is compiled
@@ -119,7 +133,7 @@ def test_two_processes_of_which_one_is_killed(out, undisturbed, tmp_path, monkey
         engine.close()
     assert (summary.done, summary.repeated, summary.failed) == (7, attempts, {})
     assert tree(out) == undisturbed
-    assert len([*(tmp_path / "scratch").iterdir()]) <= 2  # of the killed process: its model and its unit
+    assert not [*(tmp_path / "scratch").iterdir()]  # the next process removes what the killed one left
 
 
 class Killed(BaseException):
@@ -257,7 +271,7 @@ def test_a_plan_of_another_version_or_model_or_damaged(out):
     with pytest.raises(DataError, match="landcover fleet plan"):
         run(out)
     (out / "plan.json").write_text(whole)
-    model = next((out / "model").glob("*.onnx"))
+    model = next((out / "model").rglob("*.onnx"))
     model.write_bytes(model.read_bytes() + b"\0")
     with pytest.raises(ModelError, match="SHA-256"):
         run(out)
@@ -351,7 +365,7 @@ def test_items_and_collection_are_valid_stac(undisturbed, planned, tmp_path):
 
     out = shutil.copytree(planned, tmp_path / "out")
     run(out)
-    paths = [*out.rglob("maps/**/*_mask.*.json"), out / "model/model.json", out / "collection.json"]
+    paths = [*out.rglob("maps/**/*_mask.*.json"), *out.glob("model/*/model.json"), out / "collection.json"]
     assert len(paths) == 6
     for path in paths:
         data = json.loads(path.read_text())
@@ -375,6 +389,6 @@ def test_items_and_collection_are_valid_stac(undisturbed, planned, tmp_path):
     assert classes[255]["nodata"]
     assert properties["processing:software"]["landcover"]
     assert {link["rel"] for link in item["links"]} >= {"derived_from", "collection", "mlm:model"}
-    model = json.loads((out / "model/model.json").read_text())["assets"]["model"]
+    model = json.loads(paths[-2].read_text())["assets"]["model"]
     assert model["file:checksum"].removeprefix("1220") == properties["landcover:model_sha256"]
     assert {"mlm:model", "data"} & {*model["roles"]}

@@ -24,6 +24,7 @@ from landcover.fleet.planning import make_plan
 from landcover.fleet.results import failures, merge, status, verify
 from landcover.fleet.run import Run
 from landcover.fleet.store import open_store
+from landcover.fleet.units import read_plan
 from landcover.legend import NODATA
 
 HALF = {"crs": UTM, "transform": Affine(2.0, 0, 500_000, 0, -2.0, 5_700_000)}
@@ -83,6 +84,31 @@ def test_the_mosaic_counts_overlaps_once_and_the_first_map_wins(made, tmp_path):
     assert areas == pytest.approx(inside.sum() * 4, rel=1e-6)
     with pytest.raises(OutputError, match=r"all\.tif exists"):
         merge(open_store(made), out)
+
+
+def test_a_vrt_is_the_mosaic_of_maps_on_one_grid(made, tmp_path):
+    scenes = tmp_path / "scenes"
+    shutil.copytree(made.parent / "scenes", scenes, ignore=shutil.ignore_patterns("c.tif"))
+    out, store = tmp_path / "out", open_store(tmp_path / "out")
+    make_plan([scenes], MODEL, store.root, OPTIONS)
+    run(out)
+    cog, _ = merge(store, tmp_path / "all.tif")
+    done = command("fleet", "merge", out, "--out", tmp_path / "sub/all.vrt", "--json", "-")
+    assert [one["pixels"] for one in json.loads(done.stdout)] == [area.pixels for area in cog.table()]
+    with rasterio.open(tmp_path / "all.tif") as expected, rasterio.open(tmp_path / "sub/all.vrt") as found:
+        np.testing.assert_array_equal(found.read(), expected.read())
+        assert (found.crs, found.transform, found.nodata) == (expected.crs, expected.transform, NODATA)
+        assert found.colormap(1)[0] == expected.colormap(1)[0]
+        assert len(found.files) >= 3
+    assert str(tmp_path) not in (tmp_path / "sub/all.vrt").read_text()
+    with pytest.raises(DataError, match=r"c_mask\.tif is not on the grid.*\.tif"):
+        merge(open_store(made), tmp_path / "other.vrt")
+    with pytest.raises(UsageError, match=r"all\.png"):
+        merge(open_store(made), tmp_path / "all.png")
+    assert {path.name for path in tmp_path.iterdir()} == {"scenes", "out", "sub", "all.tif", *STYLE}
+
+
+STYLE = "all.qml", "all.tif.aux.xml"
 
 
 def _ground(map_):
@@ -147,7 +173,9 @@ def test_verify_finds_every_damage(made, tmp_path):
     assert (whole.maps, whole.missing, whole.damaged, whole.orphans) == (3, [], [], [])
     files = [name for name in tree(out) if name.startswith("maps/") and not name.endswith(".json")]
     assert whole.files == len(files) + 1  # the model
-    assert whole.size == sum((out / name).stat().st_size for name in [*files, "model/model.onnx"])
+    assert whole.size == sum(
+        (out / name).stat().st_size for name in [*files, read_plan(open_store(out)).model]
+    )
     changed = out / "maps/a_mask.tif"
     changed.write_bytes(changed.read_bytes()[:-1] + b"x")
     (out / "maps/b_confidence.tif").unlink()
@@ -187,6 +215,13 @@ def test_status_and_failures(made, tmp_path):
     assert found["maps_per_minute"] == pytest.approx(4, rel=1e-2)
     assert found["minutes_left"] == pytest.approx(0.25, abs=0.06)
     assert [one["error"] for one in failures(store)] == ["why"]
+    for number, content in enumerate([b"", b"[]", b"{"]):
+        store.put(f"failed/{number}.json", content)
+    damaged = [*failures(store)][:3]
+    assert [one["scene"] for one in damaged] == [f"failed/{number}.json" for number in range(3)]
+    assert command("fleet", "failed", out).stdout.count("damaged") == 3
+    for number in range(3):
+        store.delete(f"failed/{number}.json")
     assert "2 of 3 maps done, 1 units failed, 2 running" in command("fleet", "status", out).stdout
     assert "row blocks 1 to 2, 3 attempts: why" in command("fleet", "failed", out).stdout
 

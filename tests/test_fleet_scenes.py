@@ -164,14 +164,18 @@ def test_an_image_in_a_file(tmp_path, monkeypatch):
 
 
 def test_two_plans_at_once_do_not_mix(tmp_path, monkeypatch):
-    """The second plan is made, whole, while the first one is about to be completed."""
+    """The second plan, of another model, is made, whole, while the first one is about to be completed."""
+    other = onnx.load(MODEL)
+    other.doc_string = "other"
+    (tmp_path / "other").mkdir()
+    onnx.save(other, tmp_path / "other/model.onnx")
     for name in "ab":
         save_raster(tmp_path / f"{name}/{name}.tif", photo(50, 40, 1), place=True)
     out, put_new = tmp_path / "out", FolderStore.put_new
 
     def late(*args):
         monkeypatch.setattr(FolderStore, "put_new", put_new)
-        plan(tmp_path / "b", out)
+        make_plan([tmp_path / "b"], tmp_path / "other/model.onnx", str(out), OPTIONS)
         return put_new(*args)
 
     monkeypatch.setattr(FolderStore, "put_new", late)

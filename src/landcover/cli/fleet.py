@@ -22,7 +22,9 @@ def fleet_plan(
     inputs: Annotated[
         list[str],
         argument(
-            "Images, folders, URLs, prefixes such as s3://bucket/scenes/, JSON files of STAC items.", "INPUTS"
+            "Images, folders, URLs, prefixes such as s3://bucket/scenes/, JSON files of STAC items, searches "
+            "of a STAC API such as https://host/search?collections=NAME&bbox=5,52,6,53.",
+            "INPUTS",
         ),
     ],
     model: Annotated[str, option("Model file, run folder, or a bundled model.", group=MAIN)],
@@ -190,7 +192,10 @@ def fleet_verify(plan: Planned, json: _options.Json = None, force: _options.Forc
 
 def fleet_merge(
     plan: Planned,
-    out: Annotated[Path, option("The mosaic: .tif, a Cloud Optimized GeoTIFF.", group=MAIN)],
+    out: Annotated[
+        Path,
+        option("The mosaic: .tif, a Cloud Optimized GeoTIFF; or .vrt, which refers to the maps.", group=MAIN),
+    ],
     vector: Annotated[
         Path | None, option("Also write it as polygons: .gpkg, .geojson, .fgb or .parquet.", group=PRODUCTS)
     ] = None,

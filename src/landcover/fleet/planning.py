@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from urllib.parse import urljoin
 
 import numpy as np
 from rasterio.crs import CRS
@@ -19,8 +18,9 @@ from rasterio.warp import transform_bounds
 from landcover._gdal import CPLE_BaseError, is_address, open_raster, subdataset_file
 from landcover.errors import DataError, ImageError, UsageError
 from landcover.fleet.sources import scene_version
+from landcover.fleet.stac import is_search, read_items
 from landcover.fleet.store import Store, open_store
-from landcover.fleet.units import ETAG, MODEL_ITEM, PLAN, Box, Pin, Plan, Unit, stored_options, write_plan
+from landcover.fleet.units import ETAG, PLAN, Box, Pin, Plan, Unit, stored_options, write_plan
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import NO_IMAGE, Task, declared_crs, find_tasks, open_imagery
@@ -33,13 +33,9 @@ from landcover.model.stac import stac_item
 from landcover.raster import display_name, pixel_size
 from landcover.raster.georeference import Georeference, georeference_of
 from landcover.scale import unknown_gsd
-from landcover.textfiles import parse_json, read_text
 
 UNIT_MPX = 256.0
 """Megapixels of a unit: a scene half as large again is split. Neighbours compute a row of windows twice."""
-
-_ROLES = ("data", "visual")
-"""Roles of the assets of a STAC item that are imagery; the first that has one is taken."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +55,8 @@ def make_plan(
 
     Args:
         inputs: Image files, folders, addresses of rasters, prefixes of object storage (they end with ``/``),
-            and JSON files of a STAC ItemCollection or Item.
+            JSON files of a STAC ItemCollection or Item, and searches of a STAC API (addresses that end with
+            ``/search`` or ``/items``, and perhaps a query).
         model: A model file, run folder or bundled model.
         out: Folder, or address of object storage, that plan and results are written to.
         options: How images are read, classified and written.
@@ -90,7 +87,7 @@ def make_plan(
         check_output(Path(out) / PLAN, force=True)
     check_windows(opened.card, options.window_px, options.overlap_px)
     sha256 = model_digest(file)
-    plan = Plan(f"model/{file.name}", sha256, opened.name, precision, kind, stored)
+    plan = Plan(f"model/{sha256[:16]}/{file.name}", sha256, opened.name, precision, kind, stored)
     found = _scenes(inputs, out, options, opened.card.preprocessing.gsd)
     units = (
         unit
@@ -108,7 +105,7 @@ def make_plan(
     )
     files: dict[str, bytes | Path] = {
         plan.model: file,
-        MODEL_ITEM: (json.dumps(item, indent=1) + "\n").encode(),
+        plan.model_item: (json.dumps(item, indent=1) + "\n").encode(),
     }
     return write_plan(store, plan, units, pixels_per_s=_speed(opened), files=files)
 
@@ -136,8 +133,8 @@ def _expanded(
     plain: list[str | Path] = []
     for given in inputs:
         text = str(given)
-        if not is_address(text) and text.lower().endswith(".json"):
-            for name, href, source in _items(Path(given)):
+        if is_search(text) or (not is_address(text) and text.lower().endswith(".json")):
+            for name, href, source in read_items(text):
                 yield [href], name, source
         elif is_address(text) and text.endswith("/"):
             prefix, empty = open_store(text), True
@@ -165,36 +162,6 @@ def _rasters(prefix: Store) -> Iterator[PurePosixPath]:
         is_hidden = any(part.startswith(".") for part in path.parts)
         if path.suffix.lower() in RASTER_SUFFIXES and not is_left_out and not is_hidden:
             yield path
-
-
-def _items(path: Path) -> Iterator[tuple[str, str, Mapping[str, str]]]:
-    """Yield the id, the address of the imagery, and time and address of each STAC item of a file."""
-    data = parse_json(read_text(path, DataError, "a STAC ItemCollection"), str(path), DataError)
-    match data:
-        case {"type": "FeatureCollection", "features": [*items]}:
-            pass
-        case {"type": "Feature", "assets": {}}:
-            items = [data]
-        case _:
-            raise DataError(f"{path} is not a STAC ItemCollection; expected a FeatureCollection of items.")
-    for number, item in enumerate(items):
-        try:
-            name, assets = str(item["id"]), list(item["assets"].values())
-            roles = [asset for role in _ROLES for asset in assets if role in asset.get("roles", [])]
-            rasters = [asset for asset in assets if "tiff" in asset.get("type", "")]
-            href = str((roles or rasters)[0]["href"])
-            source = {"datetime": item["properties"].get("datetime")}
-            source["item"] = next(
-                (link["href"] for link in item.get("links", []) if link["rel"] == "self"), None
-            )
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise DataError(
-                f"{path}: item {number} has no id, or no asset with the role data or of a GeoTIFF: {error!r}."
-            ) from error
-        if not is_address(href):
-            base = source["item"] or ""
-            href = urljoin(base, href) if is_address(base) else str(path.parent / href)
-        yield name.replace("/", "_"), href, {key: value for key, value in source.items() if value}
 
 
 def _units(

@@ -2,14 +2,16 @@
 
 import json
 import logging
+import os
 import posixpath
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 from rasterio.enums import Resampling
@@ -19,17 +21,18 @@ from rasterio.warp import transform_bounds
 
 from landcover._gdal import CPLE_BaseError
 from landcover._typing import UInt8Array
-from landcover.errors import DataError, MaskError, MissingKeyError
+from landcover.errors import DataError, MaskError, MissingKeyError, UsageError
 from landcover.fleet.planning import file_digest
 from landcover.fleet.run import running
 from landcover.fleet.store import FolderStore, Store
 from landcover.fleet.units import read_plan, read_units
-from landcover.io.files import check_output
+from landcover.io.files import check_output, write_text
 from landcover.legend import NODATA, Legend
 from landcover.raster import Georeference, RasterSpec, row_areas
 from landcover.raster.classmap import open_class_map
 from landcover.raster.mapfiles import MAP_FORMATS, write_map_file
 from landcover.raster.mosaic import SPARSE, Piece, lay_under
+from landcover.raster.style import colour_table, write_style
 from landcover.raster.zonal import ClassAreas
 from landcover.windows import Window
 
@@ -37,6 +40,11 @@ _ALIVE_S = 60.0
 """Age of the record of a run up to which it works."""
 
 _STRIP_PX = 1 << 24
+
+_DAMAGED = {
+    "output": "", "scene": "", "blocks": None, "attempts": 0, "input": False, "error": "its record is damaged"
+}  # fmt: skip
+"""The record of a unit that was given up, where it does not state something."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +77,12 @@ def status(store: Store) -> dict[str, Any]:
 def failures(store: Store) -> Iterator[dict[str, Any]]:
     """Yield the record of each unit that was given up, with its last error."""
     for key in sorted(store.list("failed")):
-        yield json.loads(store.read(key))
+        with suppress(MissingKeyError):  # it has just been done
+            text = store.read(key)
+            try:
+                yield {**_DAMAGED, **json.loads(text)}
+            except (ValueError, TypeError):
+                yield {**_DAMAGED, "scene": key}
 
 
 @dataclass
@@ -131,31 +144,19 @@ def verify(store: Store) -> Verified:
 
 def _compare(store: Store, key: str, digest: str, found: Verified) -> None:
     try:
-        with _here(store, key) as path:
+        with store.local(key) as path:
             found.files += 1
             found.size += path.stat().st_size
             if file_digest(path) != f"sha256:{digest}":
                 found.damaged.append(key)
-    except (MissingKeyError, FileNotFoundError):
+    except MissingKeyError:
         found.damaged.append(key)
-
-
-@contextmanager
-def _here(store: Store, key: str) -> Iterator[Path]:
-    """Yield an object of a store as a file: itself in a folder, else a copy."""
-    if isinstance(store, FolderStore):
-        yield Path(store.address(key))
-        return
-    with tempfile.TemporaryDirectory(prefix="landcover-fleet-") as folder:
-        path = Path(folder) / posixpath.basename(key)
-        store.fetch(key, path)
-        yield path
 
 
 def merge(
     store: Store, out: Path, *, vector: Path | None = None, force: bool = False
 ) -> tuple[ClassAreas, list[str]]:
-    """Write all maps of a plan as one Cloud Optimized GeoTIFF; return its areas and the maps left out.
+    """Write all maps of a plan as one mosaic; return its areas and the maps left out.
 
     The mosaic has the CRS and the pixels of the first map; others are resampled by the nearest pixel. Ground
     of several maps belongs to the first that has data there, in the order of the plan (the rule of
@@ -164,15 +165,21 @@ def merge(
 
     Args:
         store: The store.
-        out: The mosaic, ``.tif``.
+        out: The mosaic: ``.tif``, a Cloud Optimized GeoTIFF; or ``.vrt``, which refers to the maps.
         vector: Also write it as polygons.
         force: Replace existing files.
 
     Raises:
-        DataError: If no map is georeferenced, one is not published, or they are too far apart.
+        DataError: If no map is georeferenced, one is not published, they are too far apart, or, for ``.vrt``,
+            they are not on one grid.
+        UsageError: If ``out`` has another suffix, or is a ``.vrt`` of maps in object storage.
         OutputError: If a file exists and ``force`` is off, or cannot be written.
     """
-    plan = read_plan(store)
+    plan, is_vrt = read_plan(store), out.suffix.lower() == ".vrt"
+    if not is_vrt and out.suffix.lower() not in (".tif", ".tiff"):
+        raise UsageError(f"The mosaic is {out}; expected a name that ends with .tif or .vrt.")
+    if is_vrt and not isinstance(store, FolderStore):
+        raise UsageError(f"{out} would refer to copies of the maps of {store.root}. Pass --out with .tif.")
     for path in filter(None, (out, vector)):
         check_output(path, force=force)
     given_up = {record["output"] for record in failures(store)}
@@ -186,8 +193,11 @@ def merge(
                 _log.warning(
                     "%s is not in the mosaic: it was given up. See landcover fleet failed.", unit.output
                 )
-            else:
-                files.append(stack.enter_context(_here(store, unit.output)))
+                continue
+            try:
+                files.append(stack.enter_context(store.local(unit.output)))
+            except MissingKeyError as error:
+                raise DataError(f"{error} Finish the plan first: landcover fleet run.") from error
         if not files:
             raise DataError(f"{store.root} has no georeferenced map to merge.")
         legend, place, size, pieces = _mosaic(files)
@@ -202,7 +212,13 @@ def merge(
 
         tags = {"LANDCOVER_VERSION": plan.version, "LANDCOVER_MODEL_SHA256": plan.model_sha256}
         spec = RasterSpec(*size, place, tags)
-        write_map_file(out, strips(), spec, legend, MAP_FORMATS["cog"], force=force)
+        if is_vrt:
+            text = _vrt(pieces, spec, place, out.absolute().parent)
+            deque(strips(), maxlen=0)  # counts areas
+            write_text(out, text, force=force)
+            write_style(out, legend)
+        else:
+            write_map_file(out, strips(), spec, legend, MAP_FORMATS["cog"], force=force)
     if vector is not None:
         from landcover.postprocess.vectorize import vectorize  # needs an extra
 
@@ -246,6 +262,39 @@ def _mosaic(files: list[Path]) -> tuple[Legend, Georeference, tuple[int, int], l
         for path, one in zip(files, windows, strict=True)
     ]
     return legend, first.moved(int(top), int(left)), (int(height), int(width)), pieces
+
+
+def _vrt(pieces: Sequence[Piece], spec: RasterSpec, place: Georeference, folder: Path) -> str:
+    """Return a VRT of maps on one grid; later sources cover earlier ones, so the first map comes last."""
+    vrt = Element("VRTDataset", rasterXSize=str(spec.width), rasterYSize=str(spec.height))
+    SubElement(vrt, "SRS").text = place.crs.to_wkt()
+    SubElement(vrt, "GeoTransform").text = ", ".join(map(repr, map(float, place.transform.to_gdal())))
+    band = SubElement(vrt, "VRTRasterBand", dataType="Byte", band="1")
+    SubElement(band, "NoDataValue").text = str(NODATA)
+    for path, (row, col, height, width) in reversed(pieces):
+        with open_class_map(path) as opened:
+            if band.find("ColorTable") is None:
+                SubElement(band, "ColorInterp").text = "Palette"
+                colours, table = colour_table(opened.legend), SubElement(band, "ColorTable")
+                for value in range(NODATA + 1):
+                    rgba = colours.get(value, (0, 0, 0, 255))
+                    SubElement(table, "Entry", {f"c{n}": str(v) for n, v in enumerate(rgba, 1)})
+            expected, found = place.moved(row, col), opened.place
+            pixel = abs(expected.transform.a) + abs(expected.transform.b)
+            differences = np.subtract(expected.transform[:6], found.transform[:6])
+            if found.crs != place.crs or np.abs(differences).max() > pixel / 100:
+                raise DataError(
+                    f"{path} is not on the grid of {pieces[0].path}, as a .vrt needs. Pass --out with .tif."
+                )
+        source = SubElement(band, "ComplexSource")
+        SubElement(source, "SourceFilename", relativeToVRT="1").text = os.path.relpath(path, folder)
+        SubElement(source, "SourceBand").text = "1"
+        size = {"xSize": str(width), "ySize": str(height)}
+        SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0"} | size)
+        SubElement(source, "DstRect", {"xOff": str(col), "yOff": str(row)} | size)
+        SubElement(source, "NODATA").text = str(NODATA)
+    indent(vrt)
+    return tostring(vrt, encoding="unicode") + "\n"
 
 
 def _strip(

@@ -5,20 +5,19 @@ import logging
 import os
 import secrets
 import socket
-import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from landcover.errors import DataError, LandcoverError, MissingKeyError, OutputError
 from landcover.fleet.engines import Engine
 from landcover.fleet.stac import map_collection
 from landcover.fleet.store import Store
-from landcover.fleet.units import COLLECTION, MODEL_ITEM, Outcome, Unit, read_plan, read_units
+from landcover.fleet.units import COLLECTION, Outcome, Unit, read_plan, read_units
+from landcover.io.files import scratch_folder
 
 ATTEMPTS = 3
 """Times that a unit is tried if machine, store or network fail."""
@@ -97,8 +96,8 @@ class Run:
         self._flight: dict[str, _Job] = {}
         self._again: deque[_Job] = deque()
         self._assemblies: deque[_Job] = deque()
-        self._late: deque[_Job] = deque()
-        self._is_last_round = False
+        self._has_late = self._is_last_round = False
+        self._assembled: set[int] = set()  # hashes of the keys of assemblies that have ended
         self._attempts: Counter[str] = Counter()
         self._faults = self._refusals = self._maps = 0
         self._summary = Summary()
@@ -152,14 +151,23 @@ class Run:
                     if is_mine:
                         self._summary.failed[job.unit.output] = "It was given up by an earlier run."
                 elif job.unit.parts:
-                    (self._assemblies if is_mine else self._late).append(job)
+                    if is_mine or self._is_last_round:
+                        self._assemblies.append(job)
+                    else:
+                        self._has_late = True
                 elif is_mine:
                     return job
-            elif self._late and not self._flight and not self._assemblies:
-                self._is_last_round = True
-                self._assemblies, self._late = self._late, deque()
+            elif self._has_late and not self._flight:
+                self._has_late, self._is_last_round = False, True
+                self._units = enumerate(self._late())
             else:
                 return None
+
+    def _late(self) -> Iterator[tuple[str, Unit, str]]:
+        """Yield the assemblies that have not ended here: the plan is read again, so that none is held."""
+        for key, unit, line in read_units(self._store, self._plan):
+            if unit.parts and hash(key) not in self._assembled:
+                yield key, unit, line
 
     def _is_given_up(self, job: _Job) -> bool:
         """Return whether a unit is not tried: an earlier run gave it up, and no other made its map."""
@@ -168,6 +176,8 @@ class Run:
     def _end(self, job: _Job, outcome: Outcome) -> None:
         """Count a unit that has ended; try it again, or give it up."""
         summary = self._summary
+        if job.unit.parts and outcome.state != "waiting":
+            self._assembled.add(hash(job.key))
         if outcome.state in ("done", "kept"):
             self._faults = self._refusals = 0
             summary.done += outcome.state == "done"
@@ -184,7 +194,7 @@ class Run:
             if self._is_last_round:
                 summary.waiting.append(job.unit.output)
             else:
-                self._late.append(job)
+                self._has_late = True
         elif outcome.state == "fault" and self._attempts[job.key] < ATTEMPTS - 1:
             self._attempts[job.key] += 1
             summary.repeated += 1
@@ -258,19 +268,19 @@ class Run:
         )
         if not self._summary.complete or store.exists(COLLECTION):
             return
-        model = json.loads(store.read(MODEL_ITEM))
+        model = json.loads(store.read(self._plan.model_item))
         head = map_collection(self._plan, model["properties"].get("description", ""))
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="landcover-fleet-") as file:
-            text = json.dumps(head, indent=1)
-            begin, _, end = text.rpartition("]")  # of the links, which come last
-            file.write(begin.rstrip())
-            for _, unit, _ in read_units(store, self._plan):
-                if unit.blocks is None:
-                    link = {"rel": "item", "href": f"./{unit.item}", "type": "application/geo+json"}
-                    file.write(",\n  " + json.dumps(link))
-            file.write(f"\n ]{end}\n")
-            file.flush()
-            store.put(COLLECTION, Path(file.name))
+        begin, _, end = json.dumps(head, indent=1).rpartition("]")  # of the links, which come last
+        with scratch_folder() as folder:
+            path = folder / COLLECTION
+            with path.open("w", encoding="utf-8") as file:
+                file.write(begin.rstrip())
+                for _, unit, _ in read_units(store, self._plan):
+                    if unit.blocks is None:
+                        link = {"rel": "item", "href": f"./{unit.item}", "type": "application/geo+json"}
+                        file.write(",\n  " + json.dumps(link))
+                file.write(f"\n ]{end}\n")
+            store.put(COLLECTION, path)
 
 
 def running(store: Store) -> Iterator[tuple[dict[str, Any], str]]:

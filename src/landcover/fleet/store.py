@@ -33,7 +33,7 @@ from landcover.errors import (
     printable,
 )
 from landcover.extras import needs
-from landcover.io.files import atomic_path, is_temporary, writing
+from landcover.io.files import atomic_path, is_temporary, scratch_folder, writing
 from landcover.io.locks import locked_file
 from landcover.raster.address import display_name
 
@@ -129,6 +129,18 @@ class Store(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Delete an object if it exists."""
+
+    @contextmanager
+    def local(self, key: str) -> Iterator[Path]:
+        """Yield an object as a file, which is not to be changed: itself in a folder, else a copy.
+
+        Raises:
+            MissingKeyError: If the object does not exist.
+        """
+        with scratch_folder() as folder:
+            path = folder / key.rpartition("/")[2]
+            self.fetch(key, path)
+            yield path
 
     def size(self, key: str) -> int:
         """Return the bytes of an object.
@@ -249,6 +261,12 @@ class FolderStore(Store):
     def fetch(self, key: str, path: Path) -> None:  # noqa: D102
         with self._reading(key) as source, source.open("rb"), atomic_path(path, force=True) as temporary:
             shutil.copyfile(source, temporary)
+
+    @contextmanager
+    def local(self, key: str) -> Iterator[Path]:  # noqa: D102
+        if not (path := self._path(key)).is_file():
+            raise MissingKeyError(f"{path} does not exist.")
+        yield path
 
     def version(self, key: str) -> Version:  # noqa: D102
         with self._reading(key) as path:

@@ -6,7 +6,7 @@ done twice does no harm. The store is the only record of what is done:
 
     plan.json           the plan: model, options, totals
     plan-DIGEST.jsonl   a unit per line
-    model/              the model file, and the STAC item that describes it
+    model/DIGEST/       the model file, and the STAC item that describes it
     maps/               the maps, and beside each its receipt: a STAC item
     parts/              rows of large scenes until they are assembled, and their receipts
     failed/             units that were given up, with the reason
@@ -18,7 +18,6 @@ import hashlib
 import json
 import math
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -34,11 +33,12 @@ from landcover.errors import DataError, MissingKeyError, OutputError, UsageError
 from landcover.fleet.store import Store, open_store
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, products
+from landcover.io.files import scratch_folder
 from landcover.model.runtimes import Precision
 from landcover.scale import Scale
 from landcover.textfiles import parse_json
 
-PLAN, MODEL_ITEM, COLLECTION = "plan.json", "model/model.json", "collection.json"
+PLAN, COLLECTION = "plan.json", "collection.json"
 FORMAT = 1
 """Version of both files."""
 
@@ -180,6 +180,11 @@ class Plan:
         return PredictOptions(**self.options)
 
     @property
+    def model_item(self) -> str:
+        """Key of the STAC item of the model."""
+        return f"{self.model.rpartition('/')[0]}/model.json"
+
+    @property
     def units_key(self) -> str:
         """Key of the list of units: by its digest, so that of two plans at once neither gets the other's."""
         return f"plan-{self.units_sha256[:16]}.jsonl"
@@ -254,8 +259,8 @@ def write_plan(
     digest, counts, seconds, square_km = hashlib.sha256(), Counter[str](), 0.0, 0.0
     bbox: Box | None = None
     outputs: set[int] = set()  # hashes: of a million names they take 60 MB
-    with tempfile.TemporaryDirectory(prefix="landcover-fleet-") as folder:
-        path = Path(folder) / "plan.jsonl"
+    with scratch_folder() as folder:
+        path = folder / "plan.jsonl"
         with path.open("wb") as file:
             for unit in units:
                 line = plan.line(unit).encode()
@@ -341,18 +346,15 @@ def read_units(store: Store, plan: Plan) -> Iterator[tuple[str, Unit, str]]:
         DataError: If the list is damaged.
     """
     digest, number = hashlib.sha256(), 0
-    with tempfile.TemporaryDirectory(prefix="landcover-fleet-") as folder:
-        path = Path(folder) / plan.units_key
-        store.fetch(plan.units_key, path)
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                digest.update(line)
-                text = line.decode("utf-8", "replace")
-                try:
-                    key, unit = plan.parse(text)
-                except DataError as error:
-                    raise _damaged(store, plan, f"line {number}: {error}") from error
-                yield key, unit, text
+    with store.local(plan.units_key) as path, path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            digest.update(line)
+            text = line.decode("utf-8", "replace")
+            try:
+                key, unit = plan.parse(text)
+            except DataError as error:
+                raise _damaged(store, plan, f"line {number}: {error}") from error
+            yield key, unit, text
     if digest.hexdigest() != plan.units_sha256:
         raise _damaged(store, plan, f"it has {number} units, or others, and not the {plan.units} of {PLAN}")
 

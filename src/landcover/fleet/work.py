@@ -5,9 +5,10 @@ import json
 import logging
 import os
 import tempfile
+import weakref
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from landcover.inference.blocks import ReadLog, SceneWork, product_rows
 from landcover.inference.maps import provenance, unreadable
 from landcover.inference.plan import Imagery, Task, open_imagery, products
 from landcover.inference.scene import IMAGE, MadeMap, make_blocks, make_map, scene_grid
+from landcover.io.files import scratch_folder
 from landcover.model.card import model_digest
 from landcover.model.runtimes import open_model
 from landcover.raster import display_name
@@ -74,8 +76,10 @@ class Worker:
         self.plan = plan = read_plan(self._store)
         self._options = plan.predict_options
         # Kept as long as the worker: OpenVINO reads the file again for each size of window.
-        self._folder = tempfile.TemporaryDirectory(prefix="landcover-fleet-")
-        file = Path(self._folder.name) / Path(plan.model).name
+        stack = ExitStack()
+        self._folder = stack.enter_context(scratch_folder())
+        weakref.finalize(self, stack.close)
+        file = self._folder / Path(plan.model).name
         self._store.fetch(plan.model, file)
         if (found := model_digest(file)) != plan.model_sha256:
             raise ModelError(
@@ -123,7 +127,8 @@ class Worker:
         part = f"parts/{key}"
         if unit.blocks is not None and self._part(part) is not None:
             return Outcome("kept")
-        with _scratch() as folder:
+        with tempfile.TemporaryDirectory(dir=self._folder) as name:
+            folder = Path(name)
             task = unit.task(folder)
             refuse = partial(unreadable, task)
             self._check_inputs(unit, task)
@@ -304,12 +309,6 @@ def _naming(unit: Unit, task: Task) -> Iterator[None]:
         if is_address(str(task.image)):
             raise (_WindowError(str(error)) if isinstance(error, ImageError) else error) from error
         raise type(error)(str(error).replace(str(task.image), display_name(unit.scene))) from error
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="landcover-fleet-") as name:
-        yield Path(name)
 
 
 def check_pins(unit: Unit) -> None:

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -106,6 +107,35 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     """
     refuse_existing(path, force=force)
     stem = path.stem.translate(_SPECIAL_CHARACTERS)
+    with _private_folder(path, stem) as folder, writing(path, folder):
+        temporary = folder / (stem + path.suffix)
+        yield temporary
+        _flush(temporary, os.O_RDWR)
+        with suppress(OSError):  # not every system has modes
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                temporary.chmod(status.st_mode & 0o777)  # no set-user-ID bit of another's file
+        temporary.replace(path)
+        with suppress(OSError):  # not every system can flush a folder
+            _flush(path.parent, os.O_RDONLY)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Create a private folder in the system's folder of temporary files, and delete it when the block ends.
+
+    Those of processes that were killed are deleted first.
+
+    Raises:
+        OutputError: If it cannot be created.
+    """
+    with _private_folder(Path(tempfile.gettempdir(), "scratch"), "scratch") as folder:
+        yield folder
+
+
+@contextmanager
+def _private_folder(path: Path, stem: str) -> Iterator[Path]:
+    """Create a new folder beside a path for unfinished work, lock it, and delete it when the block ends."""
     start = f".{stem[:_STEM_CHARACTERS]}{_SUFFIX}."
     if _SUFFIX not in str(path.parent):  # a work folder is emptied by its owner
         _remove_leftovers(path.parent, start)
@@ -119,17 +149,7 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
             break
         _close(descriptor)  # another process removed it as a leftover before it was locked
     try:
-        temporary = folder / (stem + path.suffix)
-        with writing(path, folder):
-            yield temporary
-            _flush(temporary, os.O_RDWR)
-            with suppress(OSError):  # not every system has modes
-                status = path.lstat()
-                if stat.S_ISREG(status.st_mode):
-                    temporary.chmod(status.st_mode & 0o777)  # no set-user-ID bit of another's file
-            temporary.replace(path)
-            with suppress(OSError):  # not every system can flush a folder
-                _flush(path.parent, os.O_RDONLY)
+        yield folder
     finally:
         _close(descriptor)
         shutil.rmtree(folder, ignore_errors=True)
