@@ -106,7 +106,6 @@ def memory(folder: Path, units: int) -> dict[str, Any]:
                 scale=(0.5, "raster"),
                 size=(2448, 2448),
                 transform=None,
-                work="0" * 64,
                 pins=(pin,),
                 pixels=2448**2,
                 model_pixels=10**6,
