@@ -1,12 +1,15 @@
-"""Fleets: overhead per unit, two processes against one, and the driver's memory for a million units.
+"""Fleets: overhead per unit, two processes against one, one large scene, memory for a million units.
 
-    python benchmarks/fleet.py --scenes 100 --side 512 --units 1000000
+    python benchmarks/fleet.py --scenes 100                               # overhead per unit
+    python benchmarks/fleet.py --scenes 24 --side 4096 --model starter    # two processes against one
+    python benchmarks/fleet.py --large 20000 --gsd 0.5 --model starter    # a scene by row blocks
+    python benchmarks/fleet.py --units 1000000                            # memory of the driver
 
-Times of a run begin when its workers are ready. Small units show the overhead; with ``--model starter`` and
-``--side 2448`` the network takes most of the time, as it does in practice.
+Times of a run begin when its workers are ready; each has one thread. Run it where nothing else works.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import resource
@@ -18,12 +21,17 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
+import rasterio
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+
 from landcover.data.synthetic import make_scene
 from landcover.fleet.engines import LocalEngine
 from landcover.fleet.planning import make_plan
 from landcover.fleet.run import Run
 from landcover.fleet.store import open_store
-from landcover.fleet.units import Outcome, Pin, Plan, Unit, read_plan, read_units, write_plan
+from landcover.fleet.units import Outcome, Pin, Plan, Unit, write_plan
 from landcover.fleet.work import Setup
 from landcover.inference import PredictOptions, predict
 from landcover.model.runtimes import open_model
@@ -32,21 +40,30 @@ MODEL = Path(__file__).parents[1] / "tests/golden/model.onnx"
 
 
 class Ready(LocalEngine):
-    """Waits until its workers have loaded the model."""
+    """Waits until its workers have loaded the model; notes when the last unit began, such as an assembly."""
+
+    last_began = 0.0
 
     def __init__(self, setup: Setup, workers: int) -> None:
         super().__init__(setup, workers)
         while not all(worker.ready for worker in self._workers):
             list(self.wait(1.0))
 
+    def submit(self, key: str, line: str) -> None:
+        """Give a unit to a free process."""
+        self.last_began = time.perf_counter()
+        super().submit(key, line)
+
 
 class Stub:
-    """Does every unit at once, and none."""
+    """Does every unit at once, and none; notes the memory of this process ten times."""
 
     slots = 64
 
-    def __init__(self) -> None:
+    def __init__(self, units: int) -> None:
+        self.resident_mb: list[float] = []
         self._keys: list[str] = []
+        self._ended, self._units = 0, units
 
     def submit(self, key: str, line: str) -> None:
         """Take a unit."""
@@ -56,6 +73,10 @@ class Stub:
         """Yield all units as done."""
         keys, self._keys = self._keys, []
         for key in keys:
+            self._ended += 1
+            if self._ended % max(1, self._units // 10) == 0:
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                self.resident_mb.append(round(pages * resource.getpagesize() / 1e6, 1))
             yield key, Outcome("done")
 
     def close(self) -> None:
@@ -92,56 +113,105 @@ def timed(folder: Path, scenes: int, side: int, model: str) -> dict[str, Any]:
     }
 
 
+def large(folder: Path, side: int, gsd: float, model: str) -> dict[str, Any]:
+    """Return the seconds of one scene by fleets of one and two processes, and those of a square kilometre."""
+    scene, place = folder / "large.tif", from_origin(5e5, 5.7e6, gsd, gsd)
+    tile = np.moveaxis(make_scene(0, 1024, 1024).image, 2, 0)
+    row = np.tile(tile, (1, 1, -(-side // 1024)))[:, :, :side]
+    how = {"driver": "GTiff", "count": 3, "dtype": "uint8", "tiled": True, "compress": "deflate"}
+    with rasterio.open(scene, "w", height=side, width=side, crs="EPSG:32631", transform=place, **how) as file:
+        for top in range(0, side, 1024):
+            rows = min(1024, side - top)
+            file.write(row[:, :rows], window=Window(0, top, side, rows))
+    square_km = (side * gsd / 1000) ** 2
+    found: dict[str, Any] = {"pixels": side**2, "square_km": square_km}
+    digests = set()
+    for workers in (1, 2):
+        out = folder / f"large{workers}"
+        plan = make_plan([scene], model, str(out), unit_mpx=side**2 / 6e6)
+        engine = Ready(Setup(str(out), threads=1), workers)
+        try:
+            began = time.perf_counter()
+            assert Run(open_store(out), engine).run().complete
+            whole = time.perf_counter() - began
+        finally:
+            engine.close()
+        blocks = engine.last_began - began
+        found[f"fleet of {workers}"] = {"blocks_s": round(blocks, 1), "assembly_s": round(whole - blocks, 1)}
+        digests.add(hashlib.sha256((out / "maps/large_mask.tif").read_bytes()).hexdigest())
+        if workers == 1:
+            one, written = blocks, sum(path.stat().st_size for path in (out / "maps").iterdir())
+            found["per_square_km"] = {
+                "seconds": round(whole / square_km, 4),
+                "bytes_read": round(scene.stat().st_size / square_km),
+                "bytes_written": round(written / square_km),
+            }
+    found |= {"units": plan.units, "identical": len(digests) == 1}
+    return found | {"two_processes_against_one": round(one / blocks, 3)}
+
+
 def memory(folder: Path, units: int) -> dict[str, Any]:
-    """Return the peak memory of this process, in MB, before and after a plan is written and run by a stub."""
+    """Return the memory of this process, in MB, while a plan is written and run by a stub: all, and a share.
+
+    One scene in about nine hundred is large: 99 units of row blocks, and its assembly.
+    """
 
     def listed() -> Iterator[Unit]:
         for number in range(units):
-            pin = Pin(f"/scenes/{number:07}.tif", 1 << 24, f"sha256:{number:064x}", number)
-            place = 5.0, 52.0, 5.1, 52.1
+            part = number % 1000 - 900  # of a large scene, from 0 to 99
+            scene = number - max(0, part)
+            pin = Pin(f"/scenes/{scene:07}.tif", 1 << 24, f"sha256:{scene:064x}", scene)
             yield Unit(
-                output=f"maps/{number:07}_mask.tif",
+                output=f"maps/{scene:07}_mask.tif",
                 scene=pin.path,
                 picture=False,
                 scale=(0.5, "raster"),
                 size=(2448, 2448),
                 transform=None,
                 pins=(pin,),
+                blocks=(part, part + 1) if 0 <= part < 99 else None,
+                parts=tuple(f"{key:064x}" for key in range(99)) if part == 99 else (),
                 pixels=2448**2,
                 model_pixels=10**6,
                 square_metres=1.5e6,
-                bbox=place,
+                bbox=(5.0, 52.0, 5.1, 52.1),
             )
 
     def peak() -> float:
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
 
-    store, found = open_store(folder / "memory"), {"before": peak()}
+    store, found = open_store(folder / "memory"), dict[str, Any](before=peak())
     plan = Plan("model/0/none.onnx", "0" * 64, "openvino", "fp32", "cpu", {})
     began = time.perf_counter()
     write_plan(store, plan, listed(), pixels_per_s=1e6)
     found |= {"written": peak(), "write_s": round(time.perf_counter() - began, 1)}
-    began = time.perf_counter()
-    assert Run(store, Stub()).run().done == units
-    found |= {"run": peak(), "run_s": round(time.perf_counter() - began, 1)}
-    assert sum(1 for _ in read_units(store, read_plan(store))) == units
-    return found
+    for name, shard in (("run", (0, 1)), ("share", (0, 10))):
+        began, stub = time.perf_counter(), Stub(units // shard[1])
+        done = Run(store, stub, shard=shard).run().done
+        assert done == units if name == "run" else done >= units // 10
+        found |= {name: stub.resident_mb, f"{name}_s": round(time.perf_counter() - began, 1)}
+    return found | {"peak": peak()}
 
 
 def main() -> None:
     """Print the results as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=100)
-    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--scenes", type=int, default=0)
+    parser.add_argument("--side", type=int, default=512, help="of the scenes, in pixels")
+    parser.add_argument("--large", type=int, default=0, help="side of a large scene, in pixels")
+    parser.add_argument("--gsd", type=float, default=2.39, help="of the large scene, in metres")
+    parser.add_argument("--units", type=int, default=0, help="of a plan that is run by a stub")
     parser.add_argument("--model", default=str(MODEL))
-    parser.add_argument("--units", type=int, default=1_000_000, help="0: no measurement of memory")
     arguments = parser.parse_args()
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        result: dict[str, Any] = {}
+        folder = Path(name)
         if arguments.units:
-            result["memory_mb"] = memory(Path(name), arguments.units)
+            result["memory_mb"] = memory(folder, arguments.units)
         if arguments.scenes:
-            result |= timed(Path(name), arguments.scenes, arguments.side, arguments.model)
+            result |= timed(folder, arguments.scenes, arguments.side, arguments.model)
+        if arguments.large:
+            result["large"] = large(folder, arguments.large, arguments.gsd, arguments.model)
     print(json.dumps(result, indent=1))
 
 

@@ -105,7 +105,9 @@ def test_the_committed_tables_are_those_of_their_counts(name, tmp_path):
         ),
         ("training", "--encoders mobilenetv2_050 --repeats 1", "mobilenetv2_050, fp32"),
         ("memory", "--data DATA --out OUT --width 300 --heights 200 --repeats 1", "200 x 300, landcover:"),
-        ("fleet", "--units 50 --scenes 0", '"run_s"'),
+        ("fleet", "--units 2000", '"share_s"'),
+        ("fleet", "--large 300", '"identical": true'),
+        ("devices", "--devices 1 --steps 2", "crops/s"),
     ],
 )
 def test_a_script_runs(name, arguments, line, data, tmp_path, monkeypatch, capsys):

@@ -9,6 +9,7 @@ from fleet_world import make_scenes, plan, run, tree
 from landcover.errors import LandcoverError, StoreError, UsageError
 from landcover.fleet import sources
 from landcover.fleet.engines import LocalEngine
+from landcover.fleet.ray_engine import RayEngine
 from landcover.fleet.results import verify
 from landcover.fleet.store import open_store
 from landcover.fleet.work import Setup
@@ -59,12 +60,18 @@ def out(prefix):
     return prefix.replace("/scenes/", "/out")
 
 
-@pytest.mark.parametrize("how", ["one process", "two processes", "two shards"])
-def test_bytes_are_those_from_disk(prefix, out, undisturbed, how):
+@pytest.mark.parametrize("how", ["one process", "two processes", "two shards", "two actors"])
+def test_bytes_are_those_from_disk(prefix, out, undisturbed, how, tmp_path, monkeypatch):
     """Small scenes are copied; the large one is read by windows, and copied where that shows damage."""
     plan(prefix, out)
-    if how == "two processes":
-        engine = LocalEngine(Setup(out, threads=1), 2)
+    if how in ("two processes", "two actors"):
+        if how == "two processes":
+            engine = LocalEngine(Setup(out, threads=1), 2)
+        else:
+            pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
+            (tmp_path / "token").write_text("0123456789abcdef" * 4)
+            monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+            engine = RayEngine(Setup(out), 2)
         try:
             assert run(out, engine).complete
         finally:

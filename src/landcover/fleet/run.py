@@ -164,7 +164,7 @@ class Run:
                 return None
 
     def _late(self) -> Iterator[tuple[str, Unit, str]]:
-        """Yield the assemblies that have not ended here: the plan is read again, so that none is held."""
+        """Yield the assemblies that are left: the plan is read again, so that none is held."""
         for key, unit, line in read_units(self._store, self._plan):
             if unit.parts and hash(key) not in self._assembled:
                 yield key, unit, line
