@@ -2,10 +2,12 @@
 
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 
-from fleet_world import make_scenes, plan, run, tree
+from fleet_world import MODEL, make_scenes, plan, run, tree
 from landcover.errors import LandcoverError, StoreError, UsageError
 from landcover.fleet import sources
 from landcover.fleet.engines import LocalEngine
@@ -154,6 +156,23 @@ def test_credentials_that_expire_end_the_run_which_resumes(prefix, out, proxy, u
 def test_a_bucket_that_does_not_exist_is_reported_before_the_work(prefix, scenes):
     with pytest.raises(StoreError, match="bucket does not exist"):
         plan(scenes, "s3://no-such-bucket/out")
+
+
+def test_the_command_line_reads_addresses_and_explains_those_it_cannot(prefix, proxy, tmp_path):
+    """In a process of its own, where GDAL may open little else."""
+    proxy.faults[:] = [("403:AccessDenied", "/denied", 100), ("400:ExpiredToken", "/expired", 100)]
+    names = [f"{prefix}{name}.tif" for name in ("b", "none", "denied", "expired")]
+    command = [sys.executable, "-m", "landcover", "predict", *names, "s3://no-such-bucket/a.tif"]
+    command += ["--model", str(MODEL), "--gsd", "2", "--out", str(tmp_path / "out"), "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    proxy.faults[:] = []
+    assert done.returncode == 1
+    assert [path.name for path in (tmp_path / "out").glob("*_mask.tif")] == ["b_mask.tif"]
+    lines = [line for line in done.stderr.splitlines() if "cannot be read" in line]
+    words = ["does not exist", "access is denied", "credentials have expired", "bucket does not exist"]
+    for line, name, word in zip(lines, [*names[1:], "s3://no-such-bucket"], words, strict=True):
+        assert name in line
+        assert word in line
 
 
 def test_a_signed_address_is_not_written_into_a_plan(scenes, tmp_path):

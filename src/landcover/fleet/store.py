@@ -35,7 +35,7 @@ from landcover.errors import (
 from landcover.extras import needs
 from landcover.io.files import atomic_path, is_temporary, scratch_folder, writing
 from landcover.io.locks import locked_file
-from landcover.raster.address import display_name
+from landcover.raster.address import display_name, server_reason
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -467,41 +467,14 @@ def _pauses() -> Iterator[float]:
     return (_BACKOFF_S * 2**n * (0.5 + random.random()) for n in range(_ATTEMPTS - 1))
 
 
-_REASONS = {
-    "NoSuchBucket|ContainerNotFound|bucket does not exist": (
-        "the bucket does not exist. Create it, or check its name and the endpoint"
-    ),
-    "ExpiredToken|TokenRefreshRequired|RequestExpired|[Tt]oken.{0,20}expired": (
-        "the credentials have expired. Renew them and run it again"
-    ),
-    "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|AuthenticationFailed|InvalidAuth|: 401": (
-        "the credentials are not valid. Check them (environment, AWS's files) and the clock"
-    ),
-    "MACHINE|metadata server|[Cc]redential|[Aa]ccount": (
-        "no credentials were found in the environment, in AWS's files or on this machine. Set "
-        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or those of your provider; for public data "
-        "AWS_NO_SIGN_REQUEST=YES"
-    ),
-    "AccessDenied|AllAccessDisabled|AuthorizationPermissionMismatch|: 403": (
-        "access is denied. Check the rights of these credentials, to list, read, write and delete"
-    ),
-    "PermanentRedirect|AuthorizationHeaderMalformed|redirect": (
-        "the bucket is in another region. Set AWS_REGION"
-    ),
-    "NotImplemented|: 501": "the server does not support conditional writes, or another request",
-}
-"""What servers report, and how it is reported here."""
-
-
 def _refusal(address: str, text: str, *, missing: bool = False) -> tuple[StoreError, bool]:
     """Return the error for a failed request, and whether the request may succeed a moment later."""
     line = text.partition("Debug source")[0]
     line = re.sub(r"https?://[^/\s]+/latest/(api/token|meta-data)\S*", "MACHINE", line)  # its role
     line = re.sub(r"https?://\S+|<Key>.*?</Key>", "", line)  # names of objects may contain anything
     line = line.replace(address.partition("://")[2].partition("/")[2], "")
-    for pattern, reason in _REASONS.items():
-        if re.search(pattern, line):
-            return StoreError(f"{address} cannot be used: {reason}."), False
+    if (known := server_reason(line)) is not None:
+        return StoreError(f"{address} cannot be used: {known}."), False
     if missing:
         return MissingKeyError(f"{address} does not exist."), False
     status = re.search(r"status code: (\d{3})", line)

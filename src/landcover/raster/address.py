@@ -34,6 +34,38 @@ def display_name(path_or_url: str | Path) -> str:
     return re.sub(r"//[^/]*@", "//", text.partition("?")[0]) if _REMOTE.search(text) else text
 
 
+_REASONS = {
+    "NoSuchBucket|ContainerNotFound|bucket does not exist": (
+        "the bucket does not exist. Create it, or check its name and the endpoint"
+    ),
+    "ExpiredToken|TokenRefreshRequired|RequestExpired|[Tt]oken.{0,20}expired": (
+        "the credentials have expired. Renew them and run it again"
+    ),
+    "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|AuthenticationFailed|InvalidAuth|: 401"
+    "|Access Key Id you provided|request signature we calculated": (
+        "the credentials are not valid. Check them (environment, AWS's files) and the clock"
+    ),
+    "MACHINE|metadata server|[Cc]redential|[Aa]ccount|AWS_SECRET_ACCESS_KEY": (
+        "no credentials were found in the environment, in AWS's files or on this machine. Set "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or those of your provider; for public data "
+        "AWS_NO_SIGN_REQUEST=YES"
+    ),
+    "AccessDenied|Access Denied|AllAccessDisabled|AuthorizationPermissionMismatch|: 403": (
+        "access is denied. Check the rights of these credentials, to list, read, write and delete"
+    ),
+    "PermanentRedirect|AuthorizationHeaderMalformed|redirect": (
+        "the bucket is in another region. Set AWS_REGION"
+    ),
+    "NotImplemented|: 501": "the server does not support conditional writes, or another request",
+}
+"""What servers of object storage report, and how it is reported here."""
+
+
+def server_reason(report: str) -> str | None:
+    """Return what a report of a server of object storage means, and what to do; None if it is not known."""
+    return next((reason for pattern, reason in _REASONS.items() if re.search(pattern, report)), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """A raster file or URL, and how GDAL is to read it.
@@ -98,6 +130,12 @@ class Address:
                 "Build it again."
             )
         reason = str(cause).replace(self.text, self.name).rstrip(". \n")
+        is_bucket = re.match(r"(s3|gs|az)://|/vsi(s3|gs|az)/", self.text) is not None
+        known = server_reason(reason)
+        if known is None and "key does not exist" in reason:
+            known = "it does not exist. Check the address; upper and lower case differ"
+        if is_bucket and known is not None:
+            return ImageError(f"{self.name} cannot be read: {known}.")
         if self.remote:
             return ImageError(
                 f"{self.name} cannot be read: {reason}. It does not exist, or its server refused, failed or "
