@@ -1,6 +1,5 @@
 """The verb from end to end: INT8 by the command line, the file for QGIS, bad input."""
 
-import dataclasses
 import json
 import os
 import re
@@ -292,7 +291,7 @@ def test_bad_input_is_one_message_and_no_file(error, message, options, run, data
     given = {"run": run, "out": "m.onnx"} | {
         name: str(data) if value == "DATA" else value for name, value in options.items()
     }
-    fields = {field.name for field in dataclasses.fields(landcover.ExportOptions)} & given.keys()
+    fields = landcover.ExportOptions.model_fields.keys() & given.keys()
     more = landcover.ExportOptions(**{name: given.pop(name) for name in fields})
     with pytest.raises(error, match=message):
         landcover.export(**given, options=more)

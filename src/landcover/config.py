@@ -10,16 +10,13 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from landcover.errors import ConfigError, UsageError, did_you_mean
 from landcover.textfiles import INTEGER, NUMBER, parse_yaml, read_yaml
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 
 class Config(BaseModel):
@@ -36,13 +33,17 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+MAIN, INPUT, PROCESSING, PRODUCTS, REPORTS = "Most used", "Input", "Processing", "Products", "Reports"
+"""Groups of options in the command line's help."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Option:
     """Declaration of one option, in the ``Annotated`` type of a field of :class:`Options`.
 
     Attributes:
         help: Its text in the command line's help and the reference.
-        group: Heading of the help that it is listed under.
+        group: Heading of the help that it is listed under; None: the command line does not have it.
         flag: Its name on the command line, if that is not the field's with dashes.
         metavar: Placeholder for its value.
         minimum: Smallest value of a number.
@@ -50,7 +51,7 @@ class Option:
     """
 
     help: str
-    group: str
+    group: str | None
     flag: str | None = None
     metavar: str | None = None
     minimum: int | None = None
@@ -81,13 +82,13 @@ class Options(Config):
 
 
 C = TypeVar("C", bound=BaseModel)
-D = TypeVar("D", bound="DataclassInstance")
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def with_deprecated(
-    options: D, keywords: Mapping[str, Any], function: str, renamed: Mapping[str, str] | None = None
-) -> D:
-    """Return a dataclass of options with keywords of a function in version 0.1 put into its fields.
+    options: OptionsT, keywords: Mapping[str, Any], function: str, renamed: Mapping[str, str] | None = None
+) -> OptionsT:
+    """Return options with keywords of a function in version 0.1 put into their fields.
 
     Raises:
         TypeError: If a keyword is not a field, by its present or its former name (``renamed``).
@@ -95,8 +96,8 @@ def with_deprecated(
     if not keywords:
         return options
     given = {(renamed or {}).get(name, name): value for name, value in keywords.items()}
-    known = [field.name for field in dataclasses.fields(options)]
-    if unknown := given.keys() - set(known):
+    known = type(options).model_fields.keys()
+    if unknown := given.keys() - known:
         hint = did_you_mean(min(unknown), known)
         raise TypeError(f"{function}() got an unexpected keyword argument {min(unknown)!r}. {hint}")
     warnings.warn(
@@ -105,7 +106,7 @@ def with_deprecated(
         DeprecationWarning,
         stacklevel=3,
     )
-    return dataclasses.replace(options, **given)
+    return type(options)(**{**dict(options), **given})
 
 
 _SHOWN_FAULTS = 8

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
 from landcover._typing import UInt8Array
 from landcover.config import Config, from_mapping
@@ -297,6 +297,13 @@ class Legend:
         classes = (LandClass(name, colour) for (_, name), colour in zip(found, colours, strict=True))  # type: ignore[arg-type]
         return cls("of the map", tuple(classes), None)
 
+
+LegendField = Annotated[
+    Legend,
+    PlainValidator(lambda value: value if isinstance(value, Legend) else Legend.from_dict(value)),
+    PlainSerializer(Legend.to_dict),
+]
+"""A field of a pydantic model: a legend, in JSON :meth:`Legend.to_dict`."""
 
 DEEPGLOBE = Legend(
     name="deepglobe",

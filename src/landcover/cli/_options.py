@@ -1,9 +1,10 @@
 """Options that several verbs share, and the parameters of a class of options.
 
-An option is declared once: here, or as a field of :class:`landcover.inference.PredictOptions`. Help, parsing
-and the reference page come from that declaration.
+An option is declared once: here, or as a field of a class of options, such as
+:class:`landcover.PredictOptions`. Help, parsing and the reference page come from that declaration.
 """
 
+from collections.abc import Iterator
 from inspect import Parameter
 from pathlib import Path
 from types import NoneType, UnionType
@@ -12,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 
 from landcover.cli._output import log
+from landcover.config import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, Options
 from landcover.legend import Legend as LegendClass
 
 if TYPE_CHECKING:
-    from landcover.config import Options
     from landcover.inference.options import PredictOptions
     from landcover.raster import Reading
     from landcover.values import RegionSize
 
-MAIN, INPUT, PROCESSING, PRODUCTS, REPORTS = "Most used", "Input", "Processing", "Products", "Reports"
 GENERAL = "General"
 GROUPS = (MAIN, INPUT, PROCESSING, PRODUCTS, REPORTS, GENERAL)
 """Headings of the help, in their order."""
@@ -184,27 +184,24 @@ LOGGING = [
 ]
 """Parameters of every verb."""
 
-_MOST_USED = ("gsd", "min_region", "force")
-"""Fields of option classes that the help lists first."""
 
-
-def parameters(declaration: "type[Options]") -> list[Parameter]:
-    """Return the parameters of a verb that takes a class of options: one for each of its fields."""
-    found = []
+def parameters(declaration: type[Options]) -> Iterator[Parameter]:
+    """Yield the parameters of a verb that takes a class of options: one for each of its fields."""
     for name, option in declaration.declared().items():
+        if option.group is None:
+            continue
         field = declaration.model_fields[name]
-        kind, default = _typed(field.annotation), field.default
+        kind, default = _typed(field.annotation), field.default if field.default != () else None
         declared = typer.Option(
             option.flag or f"--{name.replace('_', '-')}",
             help=option.help,
-            rich_help_panel=MAIN if name in _MOST_USED else option.group,
+            rich_help_panel=option.group,
             metavar=option.metavar,
             min=option.minimum,
             show_default=default is not None and kind is not bool,
         )
         kind = kind | None if default is None else kind
-        found.append(_keyword(name, default, Annotated[kind, declared]))
-    return found
+        yield _keyword(name, default, Annotated[kind, declared])
 
 
 def _typed(annotation: Any) -> Any:
@@ -212,6 +209,8 @@ def _typed(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, UnionType):
         kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
         return _typed(kinds[0]) if len(kinds) == 1 else str
+    if annotation == tuple[str, ...]:
+        return list[str]
     if get_origin(annotation) is Literal and isinstance(get_args(annotation)[0], int):
         return int
     is_known = annotation in (bool, int, float, str, Path) or get_origin(annotation) is Literal

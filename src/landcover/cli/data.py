@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from landcover.cli import _options
-from landcover.cli._options import INPUT, MAIN, PRODUCTS, argument, option
+from landcover.cli._options import argument, option
 from landcover.cli._output import log, print_table, put, say
+from landcover.config import INPUT, MAIN, PRODUCTS
 from landcover.errors import UsageError, printable
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.legend import DEEPGLOBE

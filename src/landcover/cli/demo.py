@@ -7,8 +7,9 @@ from shutil import rmtree
 from typing import Annotated, Any
 
 import landcover
-from landcover.cli._options import MAIN, Force, option
+from landcover.cli._options import Force, option
 from landcover.cli._output import log, points, print_table
+from landcover.config import MAIN
 from landcover.errors import DataError, ModelError, OutputError
 from landcover.io.files import write_text
 

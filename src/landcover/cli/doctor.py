@@ -14,8 +14,9 @@ from typing import Annotated
 import typer
 
 from landcover.cli import _options
-from landcover.cli._options import MAIN, argument, option
+from landcover.cli._options import argument, option
 from landcover.cli._output import put
+from landcover.config import MAIN
 
 _RUNTIMES = {"openvino": "openvino_runtime", "onnxruntime": "onnx_runtime", "torch": "torch_runtime"}
 _REASONS = {

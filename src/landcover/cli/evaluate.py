@@ -2,20 +2,18 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from landcover.cli import _options
-from landcover.cli._options import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, option
+from landcover.cli._options import option
 from landcover.cli._output import log, points, print_table, put, say
+from landcover.config import INPUT, MAIN, PROCESSING
 from landcover.errors import UsageError
-from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
-from landcover.legend import Legend
-from landcover.values import check_views
-
-if TYPE_CHECKING:
-    from landcover.evaluation import AssessmentReport, EvaluationReport
+from landcover.evaluation.report import AssessmentReport, EvaluationReport
+from landcover.evaluation.scoring import EvaluateOptions
+from landcover.evaluation.scoring import evaluate as score
 
 
 def evaluate(
@@ -38,54 +36,24 @@ def evaluate(
     layer: Annotated[str | None, option("Layer of the truth, if the file has several.", group=INPUT)] = None,
     truth_crs: Annotated[str | None, option("CRS of x and y in a CSV file, EPSG:CODE.", group=INPUT)] = None,
     legend: _options.Legend = None,
-    prediction_legend: Annotated[
-        Legend | None,
-        option(
-            "Legend of the predicted masks or the map, if it differs.",
-            group=INPUT,
-            metavar="LEGEND",
-            parser=str,
-        ),
-    ] = None,
     gsd: _options.Gsd = None,
     bands: _options.Bands = None,
     scaling: _options.Scaling = None,
-    max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
-    max_pixels: _options.MaxPixels = MAX_PIXELS,
     metric: Annotated[
         Literal["challenge", "glnet", "seven-class"],
         option(
             "challenge: six classes, unknown ignored. The others follow the literature.", group=PROCESSING
         ),
     ] = "challenge",
-    min_region: Annotated[
-        str | None,
-        option(
-            "Also score without regions below this size: 8000px or 2000m2.", group=PROCESSING, metavar="SIZE"
-        ),
-    ] = None,
-    views: _options.Views = None,
-    device: _options.Device = "auto",
-    maps: Annotated[Path | None, option("Keep the maps of the model in this folder.", group=PRODUCTS)] = None,
-    force: _options.Force = False,
-    calibration: Annotated[
-        bool, option("Also compare confidence with accuracy.", "--calibration", group=REPORTS)
-    ] = False,
-    boundaries: Annotated[
-        bool,
-        option("Also score by distance from class boundaries of the truth.", "--boundaries", group=REPORTS),
-    ] = False,
+    *,
+    options: EvaluateOptions,
     borders: Annotated[bool, typer.Option("--borders", hidden=True)] = False,
     json: _options.Json = None,
 ) -> None:
     """Score a model or masks on a split, or a map against truth."""
-    from landcover.evaluation.assessment import TruthOptions, assess
-    from landcover.evaluation.scoring import EvaluateOptions
-    from landcover.evaluation.scoring import evaluate as score
-
     if borders:
         log.warning("--borders is now --boundaries; the old name will be removed in 0.3.")
-        boundaries = True
+        options = options.model_copy(update={"boundaries": True})
     if map_path is not None or truth is not None:
         others = {
             "--data": data,
@@ -95,21 +63,23 @@ def evaluate(
             "--gsd": gsd,
             "--bands": bands,
             "--scaling": scaling,
-            "--min-region": min_region,
-            "--calibration": calibration or None,
-            "--boundaries": boundaries or None,
-            "--views": views,
-            "--maps": maps,
+            "--min-region": options.min_region,
+            "--calibration": options.calibration or None,
+            "--boundaries": options.boundaries or None,
+            "--views": options.views,
+            "--maps": options.maps,
         }
         given = ", ".join(name for name, value in others.items() if value is not None)
         if map_path is None or truth is None or given:
             end = f", without {given}." if given else "."
             raise UsageError(f"--map MAP and --truth FILE go together{end}")
+        from landcover.evaluation.assessment import TruthOptions, assess
+
         report: AssessmentReport | EvaluationReport = assess(
             map_path,
             truth,
             legend=legend,
-            map_legend=prediction_legend,
+            map_legend=options.prediction_legend,
             options=TruthOptions(column=column, layer=layer, crs=truth_crs),
             metric=metric,
         )
@@ -117,19 +87,6 @@ def evaluate(
     elif data is None or split is None:
         raise UsageError("Pass --data DATA and --split NAME:part, or --map MAP and --truth FILE.")
     else:
-        options = EvaluateOptions(
-            prediction_legend=prediction_legend,
-            min_region=min_region,
-            views=check_views(views),
-            calibration=calibration,
-            boundaries=boundaries,
-            maps=maps,
-            device=device,
-            max_off_palette=max_off_palette,
-            max_pixels=max_pixels,
-            reading=_options.reading(bands, scaling),
-            force=force,
-        )
         report = score(
             data,
             split,
@@ -138,11 +95,11 @@ def evaluate(
             metric=metric,
             legend=legend,
             gsd=gsd,
-            options=options,
+            options=options.model_copy(update={"reading": _options.reading(bands, scaling)}),
         )
         show = _print_scores
     result = report.to_dict()
-    put(result, json, lambda: show(result), force=force)
+    put(result, json, lambda: show(result), force=options.force)
     for warning in report.warnings:
         log.warning("%s", warning)
 

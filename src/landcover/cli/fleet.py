@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from landcover.cli import _options
-from landcover.cli._options import MAIN, PROCESSING, PRODUCTS, REPORTS, argument, option
+from landcover.cli._options import argument, option
 from landcover.cli._output import log, print_areas, put, say
+from landcover.config import MAIN, PROCESSING, PRODUCTS, REPORTS
 from landcover.inference.options import PredictOptions
 
 Planned = Annotated[

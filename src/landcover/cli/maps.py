@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from landcover.cli import _options
-from landcover.cli._options import INPUT, MAIN, PROCESSING, REPORTS, argument, option
+from landcover.cli._options import argument, option
 from landcover.cli._output import log, print_areas, put
+from landcover.config import INPUT, MAIN, PROCESSING, REPORTS
 from landcover.inference.options import PredictOptions
 
 if TYPE_CHECKING:

@@ -6,19 +6,18 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from landcover.cli import _options
-from landcover.cli._options import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, argument, option
+from landcover.cli._options import argument, option
 from landcover.cli._output import log, points, put, say
+from landcover.config import INPUT, MAIN, PROCESSING, REPORTS
 from landcover.errors import INTERRUPTED, LostProcessError, UsageError
+from landcover.exporting.options import ExportOptions
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.values import check_views
-
-if TYPE_CHECKING:
-    from landcover.exporting import Exported
 
 Run = Annotated[Path, argument("Run folder or checkpoint.", "RUN")]
 
@@ -310,24 +309,22 @@ def calibrate(
             max_pixels=max_pixels,
             force=force,
         )
-    result = report.to_dict()
-    put(result, json, lambda: _print_change(result), force=force)
+
+    def show() -> None:
+        change = f"Temperature {report.temperature:.4f} (was {report.temperature_before:.4f})"
+        nll, ece = report.nll, report.ece
+        if nll is None or ece is None:
+            say(f"{change}, copied from a run that was fitted on {report.split_of_like}; not measured here")
+        else:
+            say(f"{change}, fitted on {report.pixels:,} pixels of {report.images} images of {report.split}")
+            say(f"calibration error (ECE)  {points(ece.before):>6} % -> {points(ece.after):>6} %")
+            say(f"likelihood (NLL)         {nll.before:8.4f} -> {nll.after:8.4f}")
+        say(f"{report.model}: weights unchanged, SHA-256 {report.sha256}")
+        say("Exported files keep their old temperature. Export the run again.")
+
+    put(report.to_dict(), json, show, force=force)
     for warning in report.warnings:
         log.warning("%s", warning)
-
-
-def _print_change(result: dict[str, Any]) -> None:
-    change = f"Temperature {result['temperature']:.4f} (was {result['temperature_before']:.4f})"
-    if "like" in result:
-        say(f"{change}, copied from a run that was fitted on {result['split_of_like']}; not measured here")
-    else:
-        nll, ece = result["nll"], result["ece"]
-        fitted_on = f"{result['pixels']:,} pixels of {result['images']} images of {result['split']}"
-        say(f"{change}, fitted on {fitted_on}")
-        say(f"calibration error (ECE)  {points(ece['before']):>6} % -> {points(ece['after']):>6} %")
-        say(f"likelihood (NLL)         {nll['before']:8.4f} -> {nll['after']:8.4f}")
-    say(f"{result['model']}: weights unchanged, SHA-256 {result['sha256']}")
-    say("Exported files keep their old temperature. Export the run again.")
 
 
 def export(
@@ -343,90 +340,41 @@ def export(
     split: Annotated[
         str | None, option("Subset of --data, NAME:part; INT8 is scored on it.", group=MAIN)
     ] = None,
-    int8: Annotated[
-        bool, option("Quantise to INT8; needs --calibration, --data and --split.", "--int8", group=MAIN)
-    ] = False,
     gsd: _options.Gsd = None,
-    calibration: Annotated[
-        list[str] | None,
-        option(
-            "Imagery that sets the INT8 ranges, DATA or DATA:SPLIT; repeat it for several scales.",
-            group=PROCESSING,
-        ),
-    ] = None,
-    calibration_images: Annotated[int, option("Number of windows of --calibration.", group=PROCESSING)] = 128,
-    compare: Annotated[
-        list[str] | None,
-        option(
-            "Further imagery on which INT8 is compared with float32, DATA or DATA:SPLIT; repeatable.",
-            group=PROCESSING,
-        ),
-    ] = None,
-    max_miou_loss: Annotated[float, option("Points of mIoU that INT8 may lose.", group=PROCESSING)] = 0.5,
-    min_agreement: Annotated[
-        float, option("Fraction of pixels that INT8 must classify as float32 does.", group=PROCESSING)
-    ] = 0.985,
-    no_speed_gate: Annotated[
-        str | None,
-        option("Write INT8 although it is not faster, for this reason.", group=PROCESSING, metavar="REASON"),
-    ] = None,
-    views: Annotated[
-        int | None,
-        option(
-            "Views that prediction averages by default; see predict. By default those of the run's card.",
-            group=PRODUCTS,
-            metavar="1|2|3|8",
-        ),
-    ] = None,
-    seed: _options.Seed = 0,
-    stac_mlm: Annotated[
-        Path | None, option("Also write a STAC item that describes the model.", group=PRODUCTS)
-    ] = None,
+    *,
+    options: ExportOptions,
     force: _options.Force = False,
     json: _options.Json = None,
 ) -> None:
     """Write a model as one checked ONNX file."""
-    from landcover.exporting import ExportOptions
     from landcover.exporting import export as write
 
-    options = ExportOptions(
-        int8=int8,
-        calibration=calibration,
-        calibration_images=calibration_images,
-        compare=compare,
-        max_miou_loss=max_miou_loss,
-        min_agreement=min_agreement,
-        no_speed_gate=no_speed_gate,
-        views=check_views(views),
-        seed=seed,
-        stac_mlm=stac_mlm,
-    )
     exported = write(run, out, for_=for_, data=data, split=split, gsd=gsd, options=options, force=force)
-    put(exported.to_dict(), json, lambda: _print_figures(exported), force=force)
 
-
-def _print_figures(exported: "Exported") -> None:
-    measured = exported.card.export
-    for parity in measured["parity"]:
-        say(
-            f"{parity['runtime']}: the same class as torch for {100 * parity['agreement']:.3f} % of "
-            f"{parity['pixels']:,} pixels, probabilities at most {parity['largest_difference']:.1e} apart"
-        )
-    if "int8" in measured:
-        accuracy, speed = measured["int8"]["accuracy"], measured["int8"]["speed"]
-        for agreement in measured["int8"]["agreement"]:
+    def show() -> None:
+        measured = exported.card.export
+        for parity in measured["parity"]:
             say(
-                f"INT8: the same class as float32 for {100 * agreement['fraction']:.2f} % of "
-                f"{agreement['pixels']:,} pixels of {agreement['imagery']}"
+                f"{parity['runtime']}: the same class as torch for {100 * parity['agreement']:.3f} % of "
+                f"{parity['pixels']:,} pixels, probabilities at most {parity['largest_difference']:.1e} apart"
             )
-        say(
-            f"INT8: mIoU {points(accuracy['int8'])} on {accuracy['split']}, in float32 "
-            f"{points(accuracy['fp32'])} (loses {accuracy['loss_points']:.2f} points); "
-            f"{speed['int8_ms']:.1f} ms for a window of {speed['window_px']} px, in float32 "
-            f"{speed['fp32_ms']:.1f}"
-        )
-    size = exported.path.stat().st_size / 1e6
-    say(f"{exported.path}: {size:.1f} MB, SHA-256 {exported.sha256}")
+        if "int8" in measured:
+            accuracy, speed = measured["int8"]["accuracy"], measured["int8"]["speed"]
+            for agreement in measured["int8"]["agreement"]:
+                say(
+                    f"INT8: the same class as float32 for {100 * agreement['fraction']:.2f} % of "
+                    f"{agreement['pixels']:,} pixels of {agreement['imagery']}"
+                )
+            say(
+                f"INT8: mIoU {points(accuracy['int8'])} on {accuracy['split']}, in float32 "
+                f"{points(accuracy['fp32'])} (loses {accuracy['loss_points']:.2f} points); "
+                f"{speed['int8_ms']:.1f} ms for a window of {speed['window_px']} px, in float32 "
+                f"{speed['fp32_ms']:.1f}"
+            )
+        size = exported.path.stat().st_size / 1e6
+        say(f"{exported.path}: {size:.1f} MB, SHA-256 {exported.sha256}")
+
+    put(exported.to_dict(), json, show, force=force)
 
 
 def report(

@@ -23,7 +23,7 @@ from pydantic import (
 
 from landcover._typing import Int64Array
 from landcover.evaluation.overlap import TrainingOverlap
-from landcover.legend import Legend
+from landcover.legend import Legend, LegendField
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 """Plain data, as a JSON file holds it."""
@@ -47,12 +47,6 @@ Number = Annotated[
 
 Counts = Annotated[Int64Array, PlainValidator(_counts), PlainSerializer(lambda counts: counts.tolist())]
 """int64 (K, K), a list of rows in JSON."""
-
-LegendField = Annotated[
-    Legend,
-    PlainValidator(lambda value: value if isinstance(value, Legend) else Legend.from_dict(value)),
-    PlainSerializer(lambda legend: legend.to_dict()),
-]
 
 
 class Record(BaseModel):

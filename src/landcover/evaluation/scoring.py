@@ -1,16 +1,18 @@
 """``evaluate``: score a model, or a folder of maps, on one subset of a split."""
 
 import operator
+import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from threading import Lock
+from typing import Annotated
 
 import numpy as np
+from pydantic import BeforeValidator, InstanceOf
 
 from landcover._typing import Int64Array, UInt8Array
-from landcover.config import with_deprecated
+from landcover.config import INPUT, PROCESSING, PRODUCTS, REPORTS, Option, Options, with_deprecated
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.dataset import read_as
 from landcover.errors import MaskError, UsageError
@@ -37,7 +39,7 @@ from landcover.io.discovery import MAX_OFF_PALETTE
 from landcover.io.files import check_json_output, write_text
 from landcover.io.locks import locked_folder
 from landcover.io.readahead import parallel_map
-from landcover.legend import Legend, translation
+from landcover.legend import Legend, LegendField, translation
 from landcover.metrics import ConfusionMatrix, Metric, Scores, averaged_classes, class_measures
 from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Runtime, open_model
@@ -50,44 +52,79 @@ _MUCH_UNSCORED = 0.5
 """Fraction of unscored truth above which there is a warning."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateOptions:
-    """Options of :func:`evaluate` beyond what is scored.
+with warnings.catch_warnings(action="ignore"):  # pydantic warns of "json", an old method of its models
 
-    Attributes:
-        prediction_legend: Legend of the folder's maps; by default that which each carries, else the data's.
-            Classes are matched by name.
-        min_region: Also score with regions smaller than ``8000px`` or ``2000m2`` removed.
-        calibration: Also compare the model's confidence with its accuracy, pixel by pixel.
-        boundaries: Also score pixels by their distance from class boundaries of the truth. Needs the GSD.
-        maps: Folder where the model's maps are written as ``<key>_mask.png``, before any cleaning.
-        json: File, ``*.json``, to which the result is written too.
-        views: Views whose probabilities are averaged; see :class:`landcover.PredictOptions`. None: those of
-            the model's card.
-        device: Where the model computes, ``auto``, ``cpu`` or ``cuda``, unless it is open already.
-        max_pixels: Larger images and masks are refused.
-        max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask of the truth is refused.
-        reading: Bands and scaling of the images; by default those of the data, else those that the model was
-            trained with.
-        force: Replace existing maps and JSON.
+    class EvaluateOptions(Options):
+        """Options of :func:`evaluate` beyond what is scored.
 
-    Example:
-        >>> lc.EvaluateOptions(min_region="2000m2", calibration=True).boundaries
-        False
-    """
+        Example:
+            >>> lc.EvaluateOptions(min_region="2000m2", calibration=True).boundaries
+            False
+        """
 
-    prediction_legend: Legend | None = None
-    min_region: str | None = None
-    calibration: bool = False
-    boundaries: bool = False
-    maps: str | Path | None = None
-    json: str | Path | None = None
-    views: Views | None = None
-    device: str = "auto"
-    max_pixels: int = MAX_PIXELS
-    max_off_palette: float = MAX_OFF_PALETTE
-    reading: Reading | None = None
-    force: bool = False
+        prediction_legend: Annotated[
+            LegendField | None,
+            Option(
+                "Legend of the predicted masks or the map. By default the one that each carries, else that "
+                "of the data. Classes are matched by name.",
+                group=INPUT,
+                metavar="LEGEND",
+            ),
+        ] = None
+        reading: Annotated[
+            InstanceOf[Reading] | None,
+            Option(
+                "Bands and scaling of the images; by default those of the data, else the model's.", group=None
+            ),
+        ] = None
+        max_off_palette: Annotated[
+            float,
+            Option(
+                "Refuse masks with more than this fraction (0..1) of pixels whose colour is not in the "
+                "legend.",
+                group=INPUT,
+            ),
+        ] = MAX_OFF_PALETTE
+        max_pixels: Annotated[
+            int, Option("Refuse images and masks with more pixels.", group=INPUT, minimum=1)
+        ] = MAX_PIXELS
+        min_region: Annotated[
+            str | None,
+            Option(
+                "Also score without regions below this size: 8000px or 2000m2.",
+                group=PROCESSING,
+                metavar="SIZE",
+            ),
+        ] = None
+        views: Annotated[
+            Views | None,
+            BeforeValidator(check_views),
+            Option(
+                "Average the probabilities of 2, 3 or 8 views of each window; see predict. By default those "
+                "of the model's card.",
+                group=PROCESSING,
+                metavar="1|2|3|8",
+            ),
+        ] = None
+        device: Annotated[
+            str, Option("auto, cpu, cuda, or cuda:1, for a model that is not open.", group=PROCESSING)
+        ] = "auto"
+        maps: Annotated[
+            Path | None,
+            Option("Keep the maps of the model in this folder, as KEY_mask.png, uncleaned.", group=PRODUCTS),
+        ] = None
+        force: Annotated[bool, Option("Overwrite existing outputs.", group=PRODUCTS)] = False
+        calibration: Annotated[bool, Option("Also compare confidence with accuracy.", group=REPORTS)] = False
+        boundaries: Annotated[
+            bool,
+            Option(
+                "Also score by distance from class boundaries of the truth; needs the GSD.", group=REPORTS
+            ),
+        ] = False
+        json: Annotated[
+            Path | None,
+            Option("File, ``*.json``, to which the result is written too.", group=None),
+        ] = None  # type: ignore[assignment]
 
 
 def evaluate(
@@ -157,7 +194,7 @@ def evaluate(
         if refused:
             raise UsageError(message)
     if options.json is not None:
-        check_json_output(Path(options.json), force=options.force)
+        check_json_output(options.json, force=options.force)
     if isinstance(data, Dataset):
         if legend is not None or gsd is not None:
             raise UsageError("The dataset is open already. Pass legend and gsd to open_dataset instead.")
@@ -173,7 +210,7 @@ def evaluate(
         )
     items = select(dataset, split)
     averaged_classes(dataset.legend, metric)  # refuses an unknown metric
-    views = check_views(options.views)
+    views = options.views
     named: str | Path | None = None  # the model, where it has a file
     overlap = None
     extras: list[_Cleaning | _Calibration | _Boundaries] = []
@@ -196,7 +233,7 @@ def evaluate(
         if options.calibration:
             extras.append(_Calibration(dataset, runtime.card))
         if options.maps is not None:
-            source = keep_maps(source, dataset, items, Path(options.maps), force=options.force)
+            source = keep_maps(source, dataset, items, options.maps, force=options.force)
         overlap = training_overlap(runtime.card, dataset, items)
     if options.boundaries:
         extras.append(_Boundaries(dataset))
@@ -213,7 +250,7 @@ def evaluate(
         return item.key, matrix, truth.index.size, truth.off_palette, predicted.off_palette
 
     scored = parallel_map(score, items) if source.parallel else map(score, items)
-    with nullcontext() if options.maps is None else locked_folder(Path(options.maps)):
+    with nullcontext() if options.maps is None else locked_folder(options.maps):
         keys, matrices, sizes, *off_palette = zip(*track(scored, "Scoring", total=len(items)), strict=True)
     matrix = reduce(operator.add, matrices)
     scores = matrix.scores(metric)
@@ -284,7 +321,7 @@ def evaluate(
         }
     )
     if options.json is not None:
-        write_text(Path(options.json), report.to_json(), force=options.force)
+        write_text(options.json, report.to_json(), force=options.force)
     return report
 
 

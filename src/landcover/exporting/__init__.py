@@ -1,10 +1,20 @@
 """Export: from a trained run to one file that runs without torch, after measured acceptance checks."""
 
-from landcover.extras import needs
+from typing import TYPE_CHECKING, Any
+
+from landcover.extras import lazy_names, needs
 from landcover.hardening import disable_telemetry
 
-with needs("export"):
-    disable_telemetry()  # before any module here imports onnxruntime
-    from landcover.exporting.exporter import Exported, ExportOptions, export
+if TYPE_CHECKING:
+    from landcover.exporting.exporter import Exported as Exported
+    from landcover.exporting.exporter import export as export
+    from landcover.exporting.options import ExportOptions as ExportOptions
 
-__all__ = ["ExportOptions", "Exported", "export"]
+disable_telemetry()  # before any module here imports onnxruntime
+
+_get = lazy_names(__name__, {"Exported": "exporter", "export": "exporter", "ExportOptions": "options"})
+
+
+def __getattr__(name: str) -> Any:
+    with needs("export"):
+        return _get(name)

@@ -28,12 +28,6 @@ MIN_PARITY = 0.999
 MAX_DIFFERENCE = 1e-3
 """Largest difference of a probability from torch."""
 
-MAX_MIOU_LOSS = 0.5
-"""Points of mIoU that quantisation may cost."""
-
-MIN_AGREEMENT = 0.985
-"""Fraction of pixels that must have the same class as in float32, on each imagery."""
-
 _WARM_UPS = 3
 _ROUNDS = 21
 
@@ -81,15 +75,9 @@ def parity_batches(images: Sequence[UInt8Array]) -> Iterator[UInt8Array]:
 def check_parity(
     reference: Predictor, variants: Mapping[str, Predictor], batches: Iterable[UInt8Array]
 ) -> list[dict[str, Any]]:
-    """Compare the predictions of a file with those of the network.
+    """Compare the predictions of a file, by name of the runtime, with those of the network.
 
-    Args:
-        reference: The network.
-        variants: The file, by name of the runtime.
-        batches: The input, see :func:`parity_batches`; one is in memory at a time.
-
-    Returns:
-        For each runtime the numbers that are compared with :data:`MIN_PARITY` and :data:`MAX_DIFFERENCE`.
+    Returns the numbers that are compared with :data:`MIN_PARITY` and :data:`MAX_DIFFERENCE`, by runtime.
 
     Raises:
         ModelError: If shapes differ, or a limit is exceeded, also by NaN.
@@ -135,12 +123,11 @@ def check_parity(
 def check_accuracy(
     pair: Pair, data: str | Path, split: str, *, gsd: float | None, max_loss: float
 ) -> dict[str, Any]:
-    """Score both files on one subset of a split, as ``landcover evaluate`` does.
+    """Score both files on a subset of a split, as ``landcover evaluate`` does.
 
     Raises:
         ModelError: If INT8 loses more than ``max_loss`` points of mIoU.
-        UsageError: If the subset has no pixel of a known class, or evaluation cannot use the data.
-        DataError: If a file cannot be read.
+        UsageError: If the subset has no pixel of a known class.
     """
     reports = [evaluate(data, split, model=runtime, gsd=gsd) for runtime in pair]
     before, after = (report.miou for report in reports)
@@ -167,10 +154,10 @@ def check_accuracy(
 def check_agreement(
     pair: Pair, name: str, windows: Iterable[UInt8Array], *, minimum: float
 ) -> dict[str, Any]:
-    """Compare the classes that both files predict for each pixel of windows, uint8 (H, W, 3) each.
+    """Compare the classes of both files on windows, uint8 (H, W, 3).
 
     Raises:
-        ModelError: If the fraction (0..1) is below the minimum.
+        ModelError: If the fraction (0..1) of equal ones is below the minimum.
     """
     count = pixels = same = 0
     for window in track(windows, f"Comparing INT8 with float32 on {name}"):
@@ -194,9 +181,7 @@ def check_speed(
     rounds: int = _ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Time both files on one window alternately, so that other load affects both.
-
-    The window is uint8 (H, W, 3); the first few of the measurements are not counted.
+    """Time both files on a window, uint8 (H, W, 3), in turns, so that other load affects both.
 
     Raises:
         ModelError: If INT8 must be faster and is not.

@@ -20,8 +20,6 @@ from landcover._typing import UInt8Array
 from landcover.config import with_deprecated
 from landcover.errors import UsageError, did_you_mean
 from landcover.exporting.acceptance import (
-    MAX_MIOU_LOSS,
-    MIN_AGREEMENT,
     DeepnessPrediction,
     Pair,
     both_outputs,
@@ -40,6 +38,7 @@ from landcover.exporting.onnxfile import (
     standardised_graph,
     write_model,
 )
+from landcover.exporting.options import ExportOptions
 from landcover.io.files import atomic_path, check_output, write_text
 from landcover.io.locks import locked_file
 from landcover.model.bundled import shipped_file
@@ -47,7 +46,6 @@ from landcover.model.card import ONNX_SUFFIX, ModelCard, is_exported, model_dige
 from landcover.model.preprocessing import PLAIN
 from landcover.model.runtimes import Runtime, open_model
 from landcover.model.stac import stac_item
-from landcover.values import Views, check_views
 
 if TYPE_CHECKING:  # an exported model becomes the file for QGIS without torch
     from landcover.model.network import DeepLabV3Plus
@@ -72,53 +70,9 @@ _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportOptions:
-    """Options of :func:`export` beyond the file and its imagery: INT8, seed, STAC item.
-
-    Attributes:
-        int8: Quantise after training, see :func:`landcover.exporting.int8.quantise`.
-        calibration: Imagery on which the ranges of INT8 are measured, ``DATA`` or ``DATA:SPLIT``; several for
-            several scales or sensors. It needs no labels; use other images than those for scores and
-            comparison.
-        calibration_images: Number of crops of half a window, divided evenly among the imagery.
-        compare: Further imagery on which INT8 must give the same classes as float32, ``DATA`` or
-            ``DATA:SPLIT``, without labels. ``data`` is always compared.
-        max_miou_loss: Points of mIoU that INT8 may lose.
-        min_agreement: Fraction of pixels, 0..1, that must have the same class as in float32.
-        no_speed_gate: Reason why INT8 need not be faster on this machine; the card contains it.
-        views: Views that prediction averages by default, stored in the card; see
-            :class:`landcover.PredictOptions`. By default those of the run's card.
-        seed: Seed of the windows' positions.
-        stac_mlm: Also write a STAC item that describes the file.
-
-    Example:
-        >>> lc.ExportOptions(int8=True, calibration="tiles:folders:train").max_miou_loss
-        0.5
-    """
-
-    int8: bool = False
-    calibration: str | Sequence[str] | None = None
-    calibration_images: int = 128
-    compare: Sequence[str] | None = None
-    max_miou_loss: float = MAX_MIOU_LOSS
-    min_agreement: float = MIN_AGREEMENT
-    no_speed_gate: str | None = None
-    views: Views | None = None
-    seed: int = 0
-    stac_mlm: str | Path | None = None
-
-
 @dataclass(frozen=True)
 class Exported:
-    """What :func:`export` wrote.
-
-    Attributes:
-        path: The model file.
-        card: Its card; ``export`` contains the results of the checks.
-        sha256: Digest of the file.
-        stac: The STAC item, or None.
-    """
+    """What :func:`export` wrote; ``card.export`` contains the results of the checks."""
 
     path: Path
     card: ModelCard
@@ -194,15 +148,13 @@ def export(
         >>> lc.open_model("model.onnx")  # doctest: +SKIP
     """
     options = with_deprecated(options or ExportOptions(), deprecated, "export")
-    out, item = Path(out), None if options.stac_mlm is None else Path(options.stac_mlm)
-    calibration = options.calibration or ()
-    calibration = [calibration] if isinstance(calibration, str) else calibration
+    out, item = Path(out), options.stac_mlm
     if for_ not in get_args(Purpose):
         raise UsageError(f"Unknown purpose {for_!r}. {did_you_mean(for_, get_args(Purpose))}")
     labelled = None if data is None or split is None else (data, split, gsd)
     if options.int8:
-        _check_int8(options, calibration, labelled, for_)
-    elif calibration or options.compare or options.no_speed_gate is not None:
+        _check_int8(options, labelled, for_)
+    elif options.calibration or options.compare or options.no_speed_gate is not None:
         raise UsageError("--calibration, --compare and --no-speed-gate need --int8; add it, or omit them.")
     if split is not None and data is None:
         raise UsageError(f"--split {split} needs --data, of which it is a subset.")
@@ -226,8 +178,8 @@ def export(
                 "landcover predict, or train on 8-bit imagery."
             )
         imagery = PROCEDURAL if data is None else open_crops(data, split, gsd=gsd, like=like)
-        sources = [parse_crops(text, gsd=gsd, like=like) for text in calibration]
-        compared = [imagery, *(parse_crops(text, gsd=gsd, like=like) for text in options.compare or ())]
+        sources = [parse_crops(text, gsd=gsd, like=like) for text in options.calibration]
+        compared = [imagery, *(parse_crops(text, gsd=gsd, like=like) for text in options.compare)]
         side, scale, seed = reference.card.window_px, reference.card.preprocessing.gsd, options.seed
         # The graph of a file was checked when it was exported: half the side, and not all windows.
         count, window = (2, max(1, side // 2)) if from_file else (_PARITY_WINDOWS, side)
@@ -268,7 +220,7 @@ def export(
             "seed": seed,
             **variant.results,
         }
-        views = check_views(options.views) or variant.card.views
+        views = options.views or variant.card.views
         card = variant.card.model_copy(update={"export": results, "views": views})
         if views != variant.card.views and card.calibration:
             _log.warning(
@@ -296,9 +248,7 @@ def export(
         return exported
 
 
-def _check_int8(
-    options: ExportOptions, calibration: Sequence[str], labelled: Labelled | None, for_: Purpose
-) -> None:
+def _check_int8(options: ExportOptions, labelled: Labelled | None, for_: Purpose) -> None:
     """Refuse options that contradict INT8, before any work."""
     if for_ == "qgis":
         raise UsageError("INT8 is not available for QGIS; omit --int8 or --for qgis.")
@@ -315,15 +265,15 @@ def _check_int8(
         )
     if options.no_speed_gate is not None and not options.no_speed_gate.strip():
         raise UsageError("--no-speed-gate needs a reason, which is stored in the model's card.")
-    if not calibration:
+    if not options.calibration:
         raise UsageError(
             "INT8 needs imagery, best not that of --split, on which the ranges of the layers are measured. "
             "Pass --calibration DATA or DATA:SPLIT, such as tiles:folders:train."
         )
-    if options.calibration_images < len(calibration):
+    if options.calibration_images < len(options.calibration):
         raise UsageError(
             f"--calibration-images is {options.calibration_images}; expected at least one for each of "
-            f"{len(calibration)} --calibration."
+            f"{len(options.calibration)} --calibration."
         )
 
 
@@ -357,13 +307,7 @@ def _parameters(model: onnx.ModelProto | Runtime) -> int:
 
 
 def float_variant(reference: Runtime, windows: Sequence[UInt8Array], folder: Path) -> Variant:
-    """Write the float32 file, ``float.onnx``, and compare it with torch in every runtime that is to run it.
-
-    Predictions are compared on ``windows``, uint8 (H, W, 3) each.
-
-    Raises:
-        ModelError: If a runtime's predictions differ too much from the network's.
-    """
+    """Write ``float.onnx``, and compare it with torch on windows, uint8 (H, W, 3), in every runtime."""
     card, file, model, entries = reference.card, folder / "float.onnx", _converted(reference), dict(_PIXELS)
     if card.licence:
         entries["model_license"] = card.licence
@@ -377,11 +321,7 @@ def float_variant(reference: Runtime, windows: Sequence[UInt8Array], folder: Pat
 def qgis_variant(
     model: onnx.ModelProto, reference: Runtime, windows: Sequence[UInt8Array], folder: Path
 ) -> Variant:
-    """Write the file for Deepness, check its format, and compare what the plugin computes with the model.
-
-    Raises:
-        ModelError: If the plugin cannot load the file, or its predictions differ too much.
-    """
+    """Write the file for Deepness, check its format, and compare what the plugin computes with the model."""
     card, file = reference.card, folder / "qgis.onnx"
     model, entries = standardised_graph(model, card), deepness_entries(card)
     write_model(file, model, card, entries)
@@ -411,11 +351,8 @@ def int8_variant(
         window: uint8 (H, W, 3), the window that is timed.
         comparisons: Names of imagery, each with the windows on which classes are compared.
         labelled: Labelled data to score on.
-        options: The limits.
+        options: The limits; beyond one of them a ModelError is raised.
         folder: For further files.
-
-    Raises:
-        ModelError: If INT8 exceeds a limit; the message has the numbers.
     """
     card = origin.card.model_copy(update={"precision": "int8"})
     _log.info("Quantising: measuring ranges on %d crops", len(images))

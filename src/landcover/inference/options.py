@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from landcover._gdal import grid_file
-from landcover.config import Option, Options
+from landcover.config import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, Option, Options
 from landcover.errors import UsageError
 from landcover.io.discovery import MAX_PIXELS
 from landcover.model.card import ModelCard
@@ -31,9 +31,6 @@ from landcover.windows import cannot_overlap
 
 MapFormat = Literal["auto", "png", "tif", "cog"]
 VectorFormat = Literal["gpkg", "geojson", "fgb", "parquet"]
-
-INPUT, PROCESSING, PRODUCTS, REPORTS = "Input", "Processing", "Products", "Reports"
-"""Groups of the help."""
 
 
 def _parsed(parse: Any) -> BeforeValidator:
@@ -94,7 +91,7 @@ class PredictOptions(Options):
         Option(
             "Metres per pixel of the images (ground sample distance). By default that of the georeference, "
             "of landcover.yaml, or of a recognised data set. model: assume the model's where none is known.",
-            group=INPUT,
+            group=MAIN,
             metavar="METRES",
         ),
     ] = None
@@ -202,7 +199,7 @@ class PredictOptions(Options):
         _parsed(RegionSize.parse),
         Option(
             "Give smaller regions the class of their largest neighbour: 8000px, 2000m2, 1ha.",
-            group=PROCESSING,
+            group=MAIN,
             metavar="SIZE",
         ),
     ] = None
@@ -283,9 +280,9 @@ class PredictOptions(Options):
             changes_map=False,
         ),
     ] = False
-    force: Annotated[
-        bool, Option("Overwrite existing maps and reports.", group=PRODUCTS, changes_map=False)
-    ] = False
+    force: Annotated[bool, Option("Overwrite existing maps and reports.", group=MAIN, changes_map=False)] = (
+        False
+    )
 
     @model_validator(mode="before")
     @classmethod

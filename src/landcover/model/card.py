@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from landcover.config import Config, from_mapping
 from landcover.errors import ConfigError, ModelError, did_you_mean
 from landcover.io.files import atomic_path
-from landcover.legend import Legend
+from landcover.legend import LegendField
 from landcover.model import ModelConfig
 from landcover.model.bundled import BY_NAME, shipped_file
 from landcover.model.files import Tensors, read_onnx_metadata, read_tensor_metadata, read_tensors
@@ -143,11 +143,7 @@ class ModelCard(Config):
     """
 
     model: ModelConfig
-    legend: Annotated[
-        Legend,
-        PlainValidator(lambda value: value if isinstance(value, Legend) else Legend.from_dict(value)),
-        PlainSerializer(Legend.to_dict),
-    ]
+    legend: LegendField
     preprocessing: Preprocessing
     window_px: Annotated[int, Field(ge=1)]
     overlap_px: Annotated[int, Field(ge=0)]
@@ -175,10 +171,7 @@ class ModelCard(Config):
 
     @property
     def teachers(self) -> list[dict[str, Any]]:
-        """Descriptions of the model's teachers; see :meth:`landcover.training.teachers.Teacher.describe`.
-
-        An entry that is not a mapping becomes an empty one: a teacher about which nothing is known.
-        """
+        """Descriptions of the model's teachers, empty ones where nothing is known."""
         entries = self.provenance.get("teachers")
         if entries in (None, "none"):  # "none": cards written before teachers existed
             return []
@@ -187,17 +180,7 @@ class ModelCard(Config):
 
 
 def save_model(path: Path, tensors: Mapping[str, Any], card: ModelCard, *, force: bool = False) -> None:
-    """Write a model file, whole or not at all.
-
-    Args:
-        path: The file, ``*.safetensors``.
-        tensors: Name to array; whatever numpy can view, CPU tensors of torch among them.
-        card: The model's card.
-        force: Replace an existing file.
-
-    Raises:
-        OutputError: If the file exists and ``force`` is off, or cannot be written.
-    """
+    """Write a model file, ``*.safetensors``, whole or not at all; tensors are whatever numpy can view."""
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     with atomic_path(path, force=force) as temporary:
         temporary.write_bytes(save(arrays, metadata={CARD_KEY: card.model_dump_json()}))
@@ -286,9 +269,7 @@ def is_exported(path: Path) -> bool:
 
 
 def resolve_model(path: str | Path) -> Path:
-    """Return the file of a model, a run folder's best model, or a bundled model.
-
-    An existing file or folder is preferred to a bundled model of the same name.
+    """Return the file of a model, a run folder's best model, or a bundled model; existing files come first.
 
     Raises:
         ModelError: If there is no such file, folder or name, the folder contains no model (yet), or the
