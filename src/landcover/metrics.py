@@ -81,11 +81,9 @@ class ConfusionMatrix:
         return self.table[:, -1]
 
     def update(self, truth: UInt8Array, prediction: UInt8Array) -> None:
-        """Count one image.
+        """Count one image of class indices, uint8 (H, W).
 
-        Args:
-            truth: uint8 (H, W), class indices; NODATA pixels are not counted.
-            prediction: uint8 (H, W), class indices; NODATA is a predicted unknown.
+        NODATA as truth is not counted, as prediction it is a predicted unknown.
 
         Raises:
             MaskError: If shapes or types differ from these or from each other, or a value is not a class.
@@ -189,9 +187,8 @@ class ConfusionMatrix:
 def class_measures(matrix: ConfusionMatrix) -> tuple[dict[str, dict[str, float | None]], float | None]:
     """Return precision, recall and F1 of each scored class, and Cohen's kappa; unknown truth is ignored.
 
-    Returns:
-        By class name ``precision`` (user's accuracy), ``recall`` (producer's accuracy) and ``f1``, 0..1, None
-        where there are no pixels to divide by; and kappa, -1..1.
+    By class name ``precision`` (user's accuracy), ``recall`` (producer's accuracy) and ``f1``, 0..1, None
+    where there are no pixels to divide by; and kappa, -1..1.
     """
     scored = list(matrix.legend.scored)
     table = matrix.table[scored]
@@ -214,27 +211,17 @@ def class_measures(matrix: ConfusionMatrix) -> tuple[dict[str, dict[str, float |
 
 
 def averaged_classes(legend: Legend, metric: Metric) -> tuple[int, ...]:
-    """Return the indices of the classes that a metric gives an IoU and takes the mean over.
-
-    Raises:
-        UsageError: If the metric is unknown.
-    """
+    """Return the indices of the classes that a metric averages; UsageError if it is unknown."""
     if metric not in METRICS:
         raise UsageError(f"Unknown metric {metric!r}. {did_you_mean(metric, METRICS)}")
     return tuple(range(len(legend))) if metric == "seven-class" else legend.scored
 
 
 def class_iou(table: npt.NDArray[Any], legend: Legend, metric: Metric) -> Float64Array:
-    """Return TP / (TP + FP + FN) of each averaged class.
+    """Return TP / (TP + FP + FN) of each averaged class, float64 (..., C), for tables (..., K, K + 1).
 
-    Args:
-        table: (..., K, K + 1), one or many tables of a :class:`ConfusionMatrix`, any numeric type.
-        legend: The K classes.
-        metric: Which pixels count and which classes are averaged.
-
-    Returns:
-        float64 (..., C) in 0..1, in the order of :func:`averaged_classes`; NaN (0 for ``glnet``) where a
-        class is in neither truth nor prediction.
+    In the order of :func:`averaged_classes`; NaN (0 for ``glnet``) where a class is in neither truth nor
+    prediction.
     """
     classes = list(averaged_classes(legend, metric))
     true_positives = table[..., classes, classes]

@@ -326,13 +326,9 @@ def _warnings(tally: Tally, sizes: Float64Array, kind: Kind) -> list[str]:
 def count_points(
     strips: Iterable[tuple[int, UInt8Array]], truth: Truth, place: Georeference, tally: Tally
 ) -> None:
-    """Count points, each with the predicted class of its pixel.
+    """Count points, in the map's CRS, each with the predicted class of its pixel.
 
-    Args:
-        strips: First row and uint8 (n, W) classes of the row blocks of a map, from top to bottom.
-        truth: The points, in the map's CRS.
-        place: Georeference of the map.
-        tally: Receives the counts.
+    ``strips``: first row and uint8 (n, W) classes of each row block of the map, from top to bottom.
     """
     cols, rows = (
         np.clip(np.floor(values), -1, _FAR).astype(np.int64) for values in _pixels(truth.geometries, place)
@@ -376,11 +372,8 @@ def count_polygons(
 def count_raster(mapped: ClassMap, truth: ClassMap, tally: Tally) -> None:
     """Count the pixels of a raster, each with the map's class at its centre (nearest neighbour).
 
-    Only the part of the raster that may overlap the map is read, by tiles of 1024 pixels.
-
-    Raises:
-        DataError: If the map's outline cannot be projected into the raster's CRS.
-        MaskError: If either is damaged or contains values that are not classes.
+    Only the part of the raster that may overlap the map is read, by tiles of 1024 pixels. Raises DataError if
+    the map's outline cannot be projected into the raster's CRS, MaskError if either is damaged.
     """
     outline = np.array([_outline(mapped.place, mapped.height, mapped.width)], object)
     cols, rows = _pixels(reproject(outline, mapped.place.crs, truth.place.crs), truth.place)

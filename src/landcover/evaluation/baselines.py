@@ -26,14 +26,9 @@ _PRIOR_POWERS = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 class ColourClassifier:
-    """Bayes classifier of pixels by the mean colour of a window around them.
+    """Bayes classifier of pixels by the mean colour of a square window around them.
 
-    Args:
-        legend: The classes; only scored ones are learned and predicted.
-        window_px: Side of the square window, odd; 1 uses the pixel alone. Edge pixels are repeated outwards.
-
-    Raises:
-        UsageError: If the window is not odd and positive.
+    Only scored classes are learned and predicted. The window's side is odd; edge pixels are repeated.
     """
 
     def __init__(self, legend: Legend, *, window_px: int = 1) -> None:
@@ -76,11 +71,7 @@ class ColourClassifier:
 def score_baselines(
     dataset: Dataset, training: Sequence[Item], held_out: Sequence[Item], *, metric: Metric = "challenge"
 ) -> dict[str, Scores]:
-    """Fit the :data:`BASELINES` on training items and score them on others; return the scores by name.
-
-    Raises:
-        UsageError: If the training items have no pixel of a scored class.
-    """
+    """Fit the :data:`BASELINES` on training items and score them on others; return the scores by name."""
     classifiers = {name: ColourClassifier(dataset.legend, window_px=px) for name, px in BASELINES.items()}
     for item in track(training, "Learning colours"):
         image, index = dataset.read_image(item), dataset.read_mask(item)

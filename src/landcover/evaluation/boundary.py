@@ -31,19 +31,13 @@ Unsigned = npt.NDArray[np.unsignedinteger[Any]]
 
 
 def squared_distance(truth: UInt8Array, legend: Legend, reach: int) -> Unsigned:
-    """Return the squared distance of each pixel from the nearest pixel at a boundary, exact up to a reach.
+    """Return the squared distance of each pixel from the nearest one at a boundary: unsigned (H, W).
 
-    Down columns the distance is counted from pixel to pixel; along rows the least of ``x^2 + down^2`` over
-    all neighbours within reach is the Euclidean one (two passes, as in Meijster et al. 2000, "A general
-    algorithm for computing distance transforms in linear time", with a bound for the second).
-
-    Args:
-        truth: uint8 (H, W), class indices or NODATA.
-        legend: The classes.
-        reach: The longest distance of interest, 1 or more pixels.
-
-    Returns:
-        Unsigned (H, W), in squared pixels: 0 at a boundary, exact below ``reach ** 2``, else that or more.
+    In squared pixels, exact below ``reach ** 2``, else that or more. Down columns the distance is counted
+    from pixel to pixel; along rows the least of ``x^2 + down^2`` over all neighbours within reach is the
+    Euclidean one (two passes, as in Meijster et al. 2000, "A general algorithm for computing distance
+    transforms in linear time", with a bound for the second). ``truth`` is uint8 (H, W), class indices or
+    NODATA.
     """
     kind = np.min_scalar_type(2 * reach**2)
     down = np.where(_at_boundary(truth, legend), 0, reach).astype(kind)
@@ -87,10 +81,7 @@ def distance_bins(truth: UInt8Array, legend: Legend, gsd: float) -> UInt8Array:
 def count_by_distance(
     truth: UInt8Array, prediction: UInt8Array, legend: Legend, gsd: float
 ) -> list[ConfusionMatrix]:
-    """Count the pixels of one image: a matrix for each of :data:`DISTANCE_BINS_M`.
-
-    ``truth`` and ``prediction`` are uint8 (H, W), class indices or NODATA; ``gsd`` is in metres per pixel.
-    """
+    """Count the pixels of one image, class indices (H, W): a matrix for each of :data:`DISTANCE_BINS_M`."""
     bins = distance_bins(truth, legend, gsd)
     matrices = [ConfusionMatrix(legend) for _ in DISTANCE_BINS_M]
     for number, matrix in enumerate(matrices):

@@ -34,15 +34,12 @@ _BLOCK_PX = 1 << 18
 
 
 class Reliability:
-    """Confidence and accuracy of the predicted classes, over any number of images.
+    """Confidence and accuracy of the predicted classes, at least two, over any number of images.
 
     Attributes:
         pixels: int64 (C, 2, bins): pixels by predicted class, wrong and right, by increasing confidence.
         confidence: float64 (C, bins): sums of their confidences.
         loss: Sum of the negative log-likelihood (natural logarithm) of the true classes.
-
-    Args:
-        classes: C, at least 2.
     """
 
     def __init__(self, classes: int) -> None:
@@ -51,12 +48,9 @@ class Reliability:
         self.loss = 0.0
 
     def update(self, probabilities: Float32Array, truth: UInt8Array) -> None:
-        """Count pixels.
+        """Count pixels by probabilities, float32 (C, ...), and true channels (or IGNORE), uint8 (...).
 
-        Args:
-            probabilities: float32 (C, ...), 0..1, with a sum of 1 over C. Of equal ones the first is
-                predicted.
-            truth: uint8 (...): the channel of the true class, or ``IGNORE`` for pixels that are left out.
+        Of equal probabilities the first is predicted.
 
         Raises:
             UsageError: If the shapes do not fit.
@@ -115,10 +109,7 @@ class Reliability:
         ]
 
     def ece(self, channel: int | None = None) -> float | None:
-        """Return the expected calibration error, 0..1, of all pixels or of those predicted as one class.
-
-        None where there is no such pixel.
-        """
+        """Return the expected calibration error, 0..1, as for :meth:`groups`; None without a pixel."""
         groups = self.groups(channel)
         return sum(g.share * abs(g.accuracy - g.confidence) for g in groups) if groups else None
 

@@ -40,16 +40,14 @@ def bootstrap_interval(
         tables: int64 (G, K, K + 1), ``ConfusionMatrix.table`` of each group.
         legend: The K classes.
         metric: Metric of the mIoU.
-        minus: Tables of a second method for the same groups; the interval is of the mIoU of ``tables`` minus
-            theirs.
+        minus: Tables of a second method for the same groups, whose mIoU is subtracted.
         strata: int (G,), such as the fold of each group: groups are drawn within their stratum, and the score
             is the mean of the strata's. None for one mIoU over all groups.
         level: Fraction of the resamples within the interval.
         seed: Seed of the draws.
 
     Returns:
-        The lower and upper end, or None with fewer than five groups in a stratum or where no resample has a
-        score.
+        The ends; None with fewer than five groups in a stratum or where no resample has a score.
 
     Raises:
         UsageError: If the shapes differ.
@@ -114,15 +112,9 @@ def stratified_estimates(counts: Int64Array, areas: Float64Array) -> Estimates:
     numbers of equations are theirs. They hold where the units were drawn at random within each class of the
     map, or at random over the whole map (post-stratification).
 
-    With a predicted class without units only the user's accuracies of the other classes are known; with a
-    class of a single unit there are no standard errors.
-
-    Args:
-        counts: int64 (K, K), units by class of the map (rows) and true class (columns).
-        areas: float64 (K,), mapped area of each class in any unit.
-
-    Returns:
-        The estimates, with NaN for unknown values.
+    ``counts`` is int64 (K, K), units by class of the map (rows) and true class; ``areas`` float64 (K,), the
+    mapped area of each class. Unknown values are NaN: with a predicted class without units all but the user's
+    accuracies of the other classes, with a class of a single unit the standard errors.
     """
     drawn = counts.sum(axis=1, keepdims=True)
     weights = (areas / areas.sum())[:, None]

@@ -26,15 +26,15 @@ class TrainingOverlap(Config):
     """How many of the evaluated images the model, or a model that it was made from, was fitted to.
 
     Attributes:
-        status: The strongest statement that holds. "no overlap" requires that the scenes of all images, the
-            training images included, are known from one scene table. "not recorded": the model's card, or
-            that of a parent model, does not list its training images, and no identical one was found.
+        status: The strongest statement that holds. "no overlap" requires that the scenes of all images are
+            known from one scene table. "not recorded": the model's card, or that of a parent model, does not
+            list its training images, and no identical one was found.
         images: Number of evaluated images.
         identical: Number of them that are identical to a training image; None: not recorded.
         same_scene: Number of others that are tiles of a scene with training images; None: not known.
         selection: Number of them whose scores chose the weights.
         calibration: Number of them that the temperature was fitted on.
-        example: Key of an identical image, else of one of a training scene; None where there is none.
+        example: Key of an identical image, else of one of a training scene.
     """
 
     status: Status

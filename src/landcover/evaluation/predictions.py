@@ -20,13 +20,9 @@ from landcover.values import Views
 
 @dataclass(frozen=True, slots=True)
 class PredictedMap:
-    """A map to score.
+    """A map to score: class indices, uint8 (H, W), of the truth's legend, and how many colours are no class.
 
-    Attributes:
-        index: uint8 (H, W), class indices of the truth's legend.
-        off_palette: Number of pixels whose colour is not a class.
-        probabilities: float32 (C, H, W) whose argmax is the map, in the order of the scored classes of the
-            source's legend; None where they were not requested.
+    ``probabilities``, where requested: float32 (C, H, W), by the scored classes of the source's legend.
     """
 
     index: UInt8Array
@@ -36,12 +32,9 @@ class PredictedMap:
 
 @dataclass(frozen=True, slots=True)
 class MapSource:
-    """A source of maps to score.
+    """Maps to score: their legend before translation to the truth's, and the map of an item.
 
-    Attributes:
-        legend: The legend of the maps before translation to the truth's.
-        predict: Returns the map of an item.
-        parallel: Whether to compute several maps at once (a network uses all cores for one).
+    ``parallel``: whether to compute several maps at once (a network uses all cores for one).
     """
 
     legend: Legend
@@ -62,8 +55,8 @@ def from_folder(
 ) -> MapSource:
     """Return the maps of a folder after checking that each exists and has the right size.
 
-    The folder contains ``<key>_mask.png`` (or ``.tif``) or ``<key>.png`` (or ``.tif``) for each item's key.
-    Without a legend each map is read by the one it carries, else by the dataset's.
+    It contains ``<key>_mask.png`` (or ``.tif``) or ``<key>.png`` (or ``.tif``) for each item's key. Without a
+    legend each map is read by the one it carries, else by the dataset's.
 
     Raises:
         DataError: If the folder does not exist, or maps are missing, unreadable or of another size than the
@@ -114,12 +107,9 @@ def from_folder(
 def from_model(
     dataset: Dataset, runtime: Runtime, *, views: Views | None = None, probabilities: bool = False
 ) -> MapSource:
-    """Return the maps of a model, computed by the same inference as ``landcover predict``.
+    """Return the maps that ``landcover predict`` writes with a model, also where the imagery has no data.
 
-    They are the maps that ``landcover predict`` writes, also where the imagery has no data.
-
-    Raises:
-        UsageError: If the GSD of the data is unknown, or the model has other classes than the truth.
+    UsageError: The GSD of the data is unknown, or the model has other classes than the truth.
     """
     dataset.known_gsd("the model")
     index_of = translation(runtime.card.legend, dataset.legend)
@@ -144,8 +134,7 @@ def keep_maps(
 ) -> MapSource:
     """Return a source that also writes each map, in the truth's legend, as ``<key>_mask.png`` in a folder.
 
-    Raises:
-        OutputError: If a map exists and ``force`` is off, or cannot be created; nothing has been written.
+    Raises OutputError before anything is written if a map exists and ``force`` is off, or cannot be created.
     """
     paths = {item.key: folder / f"{item.key}_mask.png" for item in items}
     for path in paths.values():

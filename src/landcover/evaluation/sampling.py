@@ -108,16 +108,8 @@ def sample(
 def allocate(pixels: Int64Array, per_class: int, total: int | None) -> Int64Array:
     """Allocate points to classes: a fixed number each, the rest of a total in proportion to the pixels.
 
-    Args:
-        pixels: int64 (K,), pixels of each class, not all 0.
-        per_class: Points in each class that has pixels.
-        total: Total number of points; None: only ``per_class`` each.
-
-    Returns:
-        int64 (K,), at most ``pixels``. Fractions go to the largest remainders, the first of equal ones.
-
-    Raises:
-        UsageError: If a number is not positive, or the total is too small.
+    ``pixels`` and the result, which is at most that, are int64 (K,). Fractions go to the largest remainders,
+    the first of equal ones. Raises UsageError if a number is not positive, or the total is too small.
     """
     present = int(np.count_nonzero(pixels))
     if per_class < 1:
@@ -144,8 +136,7 @@ def _draw(
 ) -> tuple[Int64Array, Int64Array]:
     """Return the pixel number of each point in reading order and its class, int64 (N,) each, shuffled.
 
-    Ranks among the pixels of a class in reading order are drawn before the map is read: the result does not
-    depend on its row blocks.
+    Ranks within a class are drawn before the map is read: the result does not depend on its row blocks.
     """
     rngs = [np.random.default_rng((seed, number)) for number in range(len(pixels) + 1)]
     ranks = [

@@ -165,11 +165,6 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
     For a model that was trained on all data, so that none are left to fit on: train a second run of the same
     recipe on a part of the data, calibrate it on the rest, and copy its temperature.
 
-    Args:
-        run: Run folder or checkpoint.
-        other: Run folder or checkpoint of the calibrated model.
-        force: Replace an earlier calibration.
-
     Raises:
         UsageError: If the models differ in recipe, classes or preprocessing.
         ModelError: If a model cannot be read or is an exported one, or the other was never calibrated.
@@ -203,16 +198,10 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
 
 
 def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
-    """Return the temperature that makes the truth most likely.
+    """Return the temperature, 0.05 to 20, that makes the truth most likely, to a relative precision of 1e-6.
 
     The mean negative log-likelihood is convex in ``1 / T``; the root of its slope is found by bisection.
-
-    Args:
-        logits: float32 (C, P), logits or log probabilities.
-        truth: uint8 (P,), the channel of the true class of each cell, at least one.
-
-    Returns:
-        A temperature of 0.05 to 20, with a relative precision of 1e-6.
+    ``logits`` or log probabilities are float32 (C, P), ``truth`` uint8 (P,) the channel of each cell's class.
 
     Raises:
         DataError: If the best temperature is beyond these limits.
@@ -303,8 +292,8 @@ def labelled_cells(
 ) -> tuple[Float32Array, UInt8Array]:
     """Return the logits, float32 (C, P), and the true channels, uint8 (P,), of cells with a known class.
 
-    Of more than :data:`MAX_CELLS` a random sample is drawn, always the same one. Every n-th cell would not
-    do: where n and the length of a row have a common divisor, whole columns would be left out.
+    Of more than :data:`MAX_CELLS` always the same random sample is drawn: every n-th cell could leave out
+    whole columns.
     """
     legend = runtime.card.legend
     channels = legend.channels[translation(dataset.legend, legend)]

@@ -64,12 +64,11 @@ def read_truth(
     truth_crs: str | None = None,
     longitude: float | None = None,
 ) -> Truth:
-    """Read points or polygons with a column of class names or indices.
+    """Read points or polygons with a column of class names or indices, in any letter case.
 
     Args:
         path: A vector file, or a CSV file with the columns ``lon`` and ``lat`` (or ``longitude`` and
-            ``latitude``; degrees, WGS 84) or, where ``truth_crs`` is given, ``x`` and ``y``. Columns and
-            classes are found in any letter case.
+            ``latitude``; degrees, WGS 84) or, where ``truth_crs`` is given, ``x`` and ``y``.
         crs: The CRS of the result.
         legend: The classes.
         column: The column of the class; by default ``class``.
@@ -116,14 +115,9 @@ def read_truth(
 def parse_labels(
     path: Path, columns: dict[str, npt.NDArray[Any]], column: str, legend: Legend
 ) -> tuple[UInt8Array, BoolArray]:
-    """Parse a column of names or indices into class indices.
+    """Parse a column of names or indices into class indices, uint8 (N,) or NODATA; and whether each has one.
 
-    Returns:
-        uint8 (N,), class indices, NODATA where there is none; bool (N,), whether there is one.
-
-    Raises:
-        UsageError: If the column does not exist.
-        DataError: If a value is not a class of the legend, or no row has one.
+    Raises UsageError for a missing column, DataError for a value that is not a class, or no class at all.
     """
     name = _find_column(columns, column)
     if name is None:

@@ -19,14 +19,7 @@ from landcover.windows import Window
 
 @dataclass(frozen=True)
 class CropSource:
-    """Images to crop.
-
-    Attributes:
-        name: Name for reports.
-        dataset: The folder or cache; None for procedural scenes.
-        items: Its images; empty for procedural scenes.
-        gsd: Metres per pixel.
-    """
+    """Images to crop; without a dataset procedural scenes. ``gsd`` is in metres per pixel."""
 
     name: str
     dataset: Dataset | None
@@ -36,20 +29,11 @@ class CropSource:
     def crops(
         self, count: int, side: int, gsd: float, *, seed: int, overlapping: int | None = None
     ) -> Iterator[UInt8Array]:
-        """Yield crops at random positions; every image is used once before one is used again.
+        """Yield crops, uint8 (side, side, 3), at random positions; of a smaller image a smaller crop.
 
-        A crop depends only on the seed and its number. Where an image is smaller, so is the crop.
-
-        Args:
-            count: Number of crops.
-            side: Height and width in pixels of ``gsd``.
-            gsd: Metres per pixel of the crops.
-            seed: Seed of the positions.
-            overlapping: Yield at most this many times as many crops as fit into the images side by side, and
-                one for each image; None for no limit.
-
-        Yields:
-            uint8 (side, side, 3), RGB.
+        Every image is used once before one is used again. A crop depends only on the seed and its number.
+        ``gsd`` is that of the crops. ``overlapping``: at most this many times as many as fit side by side
+        into the images.
         """
         if overlapping is not None and self.dataset is not None:
             area = (side * gsd / self.gsd) ** 2
@@ -79,12 +63,10 @@ def open_crops(
 ) -> CropSource:
     """Open a folder or cache, with or without labels; of a split, ``NAME:subset``, only the subset.
 
-    Bands and scaling of the images are those of ``like``, unless the data declare them.
+    Bands and scaling are those of ``like``, unless the data declare them.
 
     Raises:
         UsageError: If the metres per pixel are neither passed nor known.
-        SplitError: If the split cannot be made.
-        DataError: If there is no recognised imagery.
     """
     dataset = open_dataset(data, gsd=gsd)
     dataset = dataset if like is None else read_as(dataset, like)
@@ -96,11 +78,7 @@ def open_crops(
 
 
 def parse_crops(text: str, *, gsd: float | None = None, like: Preprocessing | None = None) -> CropSource:
-    """Open ``DATA`` or ``DATA:SPLIT``, such as ``tiles`` or ``tiles:folders:train``.
-
-    Raises:
-        UsageError: If no such folder or cache exists; else as :func:`open_crops`.
-    """
+    """Open ``DATA`` or ``DATA:SPLIT``, such as ``tiles`` or ``tiles:folders:train``."""
     pieces = text.split(":")
     for end in range(len(pieces), 0, -1):  # a folder's name may contain colons
         name = ":".join(pieces[:end])

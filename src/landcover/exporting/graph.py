@@ -28,8 +28,7 @@ _EXAMPLE = (2, 3, 97, 75)
 class ConstantSame(nn.Conv2d):
     """A convolution with TensorFlow's SAME padding for inputs whose sides are multiples of its stride.
 
-    The amount of SAME padding depends on the input's size. torch's exporter carries that formula through
-    every later layer and does not finish. For multiples of the stride the amount is constant.
+    There the amount is constant; torch's exporter does not finish with its general formula.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -42,14 +41,9 @@ class ConstantSame(nn.Conv2d):
 
 
 class Served(nn.Module):
-    """Pixels to probabilities: normalisation, padding, network, temperature, softmax.
+    """Pixels to probabilities: normalisation, padding, a copy of the network, temperature, softmax.
 
-    Edge values are repeated until the image's sides are multiples of the output stride, as in the network,
-    but without a condition, which a graph cannot contain. The encoder therefore only gets such multiples.
-
-    Args:
-        network: The network; it is copied.
-        card: Its preprocessing and temperature.
+    Edge values are repeated to multiples of the output stride: always, as a graph has no conditions.
     """
 
     def __init__(self, network: DeepLabV3Plus, card: ModelCard) -> None:
@@ -79,12 +73,10 @@ class Served(nn.Module):
 
 
 def model_graph(network: DeepLabV3Plus, card: ModelCard) -> onnx.ModelProto:
-    """Return landcover's own graph.
+    """Return landcover's own graph of a network in evaluation mode on the CPU.
 
-    Input ``image``: float32 (N, 3, H, W), RGB 0..255; N, H and W are free, from 1. Outputs ``probabilities``:
-    float32 (N, C, H, W), and ``coarse``: the same at the decoder's stride s, (N, C, ceil(H / s),
-    ceil(W / s)). Preprocessing and temperature of the card become part of the graph; the network is in
-    evaluation mode, on the CPU.
+    Input ``image``: float32 (N, 3, H, W), RGB 0..255; N, H and W are free. Outputs ``probabilities``: float32
+    (N, C, H, W), and ``coarse``: the same at the decoder's stride s, (N, C, ceil(H / s), ceil(W / s)).
     """
     names = [torch.export.Dim(name, min=1) for name in ("batch", "height", "width")]
     model = _exported(

@@ -49,12 +49,11 @@ _QUANTISED = ["Conv", "Add"]
 
 
 def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path) -> onnx.ModelProto:
-    """Return a model whose convolutions compute with 8-bit integers.
+    """Return a model whose convolutions compute with 8-bit integers: plain ONNX in QDQ form.
 
-    The result is plain ONNX in QDQ form, which OpenVINO runs as fast as its own format. Weights are int8 with
-    a scale for each output channel, activations uint8 with a zero point. Only the inputs of convolutions and
-    of residual sums are quantised, so that a convolution, its activation and the rounding of its result stay
-    one operation. The first block, the logits, the resizing and the softmax stay float32.
+    Weights are int8 with a scale for each output channel, activations uint8 with a zero point. Only the
+    inputs of convolutions and of residual sums are quantised, so that a convolution, its activation and the
+    rounding of its result stay one operation. The first block, the logits and what follows stay float32.
 
     Args:
         model: What :func:`landcover.exporting.graph.model_graph` returns.
@@ -113,18 +112,13 @@ class _FirstImage(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
 def rounded(
     model: onnx.ModelProto, images: Sequence[UInt8Array], names: Collection[str]
 ) -> tuple[onnx.ModelProto, dict[str, Float64Array]]:
-    """Round the weights of a model's convolutions to steps that int8 represents without a further error.
+    """Round the weights of some convolutions to steps that int8 represents without a further error.
 
-    The error that remains is put into the bias, in the mean over the images (Nagel et al. 2019, "Data-Free
-    Quantization Through Weight Equalization and Bias Correction", section 4.2).
-
-    Args:
-        model: Convolutions with constant weights and folded norms; it is not changed.
-        images: uint8 (H, W, 3) each, over which means are taken.
-        names: Names of the convolutions; the others keep their weights.
+    The error that remains is put into the bias, in the mean over images, uint8 (H, W, 3) each (Nagel et al.
+    2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2).
 
     Returns:
-        The new model, and the steps of the output channels (out,) by the name of the weights.
+        A new model, and the steps of the output channels (out,) by the name of the weights.
     """
     result = deepcopy(model)
     convolutions = [node for node in result.graph.node if node.op_type == "Conv" and node.name in names]
@@ -161,8 +155,7 @@ def rounded(
 def weight_steps(weights: Float64Array) -> Float64Array:
     """Return the finest step of each output channel (out, 1, 1, 1) whose products fit 16 bits in pairs.
 
-    No weight has more than 127 steps, and no two of one sign have more than 126 together, whichever a runtime
-    pairs. Weights are float64 (out, in, height, width).
+    No weight, of float64 (out, in, height, width), has more than 127 steps, no two of one sign more than 126.
     """
     ordered = np.sort(weights.reshape(len(weights), -1), axis=1)
     ends = np.abs(ordered[:, [0, -1]]).max(axis=1) / _WEIGHT_STEPS
@@ -173,14 +166,11 @@ def weight_steps(weights: Float64Array) -> Float64Array:
 
 
 def round_filters(weights: Float64Array, step: Float64Array) -> Float64Array:
-    """Round weights to multiples of a step for each output channel, keeping the sum of each filter.
+    """Round weights (out, in, height, width) to steps (out, 1, 1, 1), keeping the sum of each filter.
 
     Every weight becomes one of the two multiples beside it. Where the errors of a filter add up to more than
     half a step, the weights whose rounding was closest to a tie are rounded the other way (Guo et al. 2022,
     "SQuant", its kernel-wise step).
-
-    Weights are float64 (out, in, height, width), steps (out, 1, 1, 1). The sum over height and width differs
-    by at most half a step.
     """
     exact = (weights / step).reshape(-1, weights.shape[2] * weights.shape[3])
     nearest = np.round(exact)
@@ -238,8 +228,7 @@ def correct_biases(
 ) -> None:
     """Add to the biases, in place, the mean change that rounding and clipping of the inputs causes.
 
-    ``model`` is what :func:`rounded` returns: no two convolutions share weights or biases. ``samples`` are
-    those of the inputs that are quantised, by name; convolutions of other inputs are not changed.
+    ``model`` is what :func:`rounded` returns; ``samples`` are those of the inputs that are quantised.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     errors = {
@@ -255,7 +244,7 @@ def correct_biases(
 
 
 def mean_response(weights: Float64Array, mean: Float64Array) -> Float64Array:
-    """Return a convolution's mean output (out,) for an input with a mean (in,).
+    """Return a convolution's mean output (out,) for a mean input (in,).
 
     The weights are summed over the filter: (out, in of one group). Either may be a change of it.
     """
@@ -278,10 +267,7 @@ def _inside(
     constants: Mapping[str, npt.NDArray[np.int64]],
     **attributes: Any,
 ) -> Iterator[list[Float32Array]]:
-    """Apply an ONNX operator to named tensors inside a model; yield their results image by image.
-
-    ``constants`` are the operator's further inputs, in order.
-    """
+    """Apply an ONNX operator to named tensors inside a model; yield their results image by image."""
     probe = deepcopy(model)
     del probe.graph.output[:]
     probe.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())

@@ -26,10 +26,7 @@ def standardised_graph(model: onnx.ModelProto, card: ModelCard) -> onnx.ModelPro
     """Return the form for Deepness of what :func:`~landcover.exporting.graph.model_graph` returns.
 
     Input ``standardised``: float32 (1, 3, S, S) for the card's window of S pixels, normalised by the plugin;
-    output ``probabilities``: float32 (1, C, S, S).
-
-    Raises:
-        ModelError: If the graph does not begin with a normalisation.
+    output ``probabilities``: float32 (1, C, S, S). Raises ModelError for a graph without a normalisation.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -57,11 +54,7 @@ def standardised_graph(model: onnx.ModelProto, card: ModelCard) -> onnx.ModelPro
 
 
 def check_plugin_format(path: Path) -> dict[str, int]:
-    """Return the IR version and the opset of a file for Deepness.
-
-    Raises:
-        ModelError: If they are newer than what onnxruntime 1.17 loads.
-    """
+    """Return the IR version and the opset of a file; ModelError if onnxruntime 1.17 is too old for them."""
     model = onnx.load(path)
     opset = max(entry.version for entry in model.opset_import)
     if model.ir_version > IR_VERSION or opset > PLUGIN_OPSET:
@@ -74,11 +67,10 @@ def check_plugin_format(path: Path) -> dict[str, int]:
 
 
 def deepness_entries(card: ModelCard) -> dict[str, str]:
-    """Return the metadata that Deepness reads, the QGIS plugin that runs ONNX models on map layers.
+    """Return the metadata that the QGIS plugin Deepness reads, each entry as JSON.
 
-    Each entry is JSON: ``tiles_size`` of its manual, ``tile_size`` of its code; overlap in percent of a tile,
-    resolution in centimetres per pixel. The plugin sets values below ``seg_thresh`` to zero before the
-    argmax; ``seg_small_segment`` is the size of a median filter. See its sources,
+    Overlap is in percent of a tile, resolution in centimetres per pixel. Values below ``seg_thresh`` become
+    zero before the argmax; ``seg_small_segment`` is the size of a median filter. See its sources,
     https://github.com/PUTvision/qgis-plugin-deepness, 2024 to 2026.
     """
     values = {

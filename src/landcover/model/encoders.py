@@ -45,14 +45,7 @@ _UNSUPPORTED = (AssertionError, AttributeError, NotImplementedError, RuntimeErro
 
 
 class Encoder(nn.Module):
-    """A timm model reduced to its stride-4 and its deepest features.
-
-    Attributes:
-        name: timm's name of the model.
-        output_stride: Stride of the deepest features.
-        low_channels: Channels of the stride-4 features.
-        deep_channels: Channels of the deepest features.
-    """
+    """A timm model reduced to its features of stride 4 and its deepest ones."""
 
     def __init__(self, name: str, output_stride: int) -> None:
         """Create the encoder with random weights; :func:`build_encoder` has messages for users."""
@@ -81,10 +74,7 @@ class Encoder(nn.Module):
             raise NotImplementedError(f"its features have the shapes {found}, expected {expected}")
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the stride-4 and the deepest features (N, C, h, w) of normalised images (N, 3, H, W).
-
-        H and W are multiples of the output stride.
-        """
+        """Return the stride-4 and the deepest features (N, C, h, w) of normalised images (N, 3, H, W)."""
         maps = self.body(x)
         return maps[self._low], maps[-1]
 
@@ -148,14 +138,9 @@ def possible_strides(name: str) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class EncoderInfo:
-    """Facts about one encoder.
+    """Facts about one encoder; without ``output_strides`` it cannot be one.
 
-    Attributes:
-        name: timm's name.
-        parameters: Number of parameters up to the deepest features; None if it cannot be an encoder.
-        output_strides: The strides it supports; empty if it cannot be an encoder.
-        licence: Licence of timm's pretrained weights; None if timm has no weights or states none.
-        tested: Whether the test suite covers it at these strides.
+    ``licence`` is that of timm's pretrained weights, if any; ``tested``: by the test suite, at these strides.
     """
 
     name: str
@@ -166,11 +151,7 @@ class EncoderInfo:
 
 
 def describe_encoder(name: str) -> EncoderInfo:
-    """Return the facts about an encoder, found by building it without weights.
-
-    Raises:
-        ConfigError: If timm does not have the model.
-    """
+    """Return the facts about an encoder, built without weights; ConfigError if timm does not have it."""
     check_encoder_name(name)
     tested = name in TESTED_ENCODERS
     strides = TESTED_ENCODERS[name] if tested else tuple(possible_strides(name))
@@ -184,12 +165,9 @@ def describe_encoder(name: str) -> EncoderInfo:
 
 
 def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
-    """Load pretrained weights into an encoder.
+    """Load pretrained weights into an encoder: :data:`TIMM`, or a safetensors file of its timm model.
 
-    Args:
-        encoder: Changed in place.
-        weights: :data:`TIMM`, or a safetensors file with the tensors of the encoder's timm model. Layers
-            after the features (classifier, head) are optional and ignored.
+    Layers after the features (classifier, head) are optional and ignored.
 
     Raises:
         ModelError: If the file cannot be read, lacks tensors of the encoder, has unexpected ones or other
@@ -250,11 +228,7 @@ def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
 
 
 def weights_digest(weights: str | None) -> str | None:
-    """Return the SHA-256 of a file of encoder weights; ``timm`` and None are returned unchanged.
-
-    Raises:
-        ModelError: If the file cannot be read.
-    """
+    """Return the SHA-256 of a file of encoder weights; ``timm`` and None are returned unchanged."""
     if weights in (None, TIMM):
         return weights
     if (problem := file_problem(Path(weights))) is not None:

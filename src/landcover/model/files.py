@@ -43,8 +43,8 @@ def read_tensors(path: Path) -> Tensors:
     """Return the tensors of a safetensors file by name.
 
     Raises:
-        ModelError: If the file is missing, cut short, a pickle or not a safetensors file, or has values of a
-            type that numpy does not have (bfloat16).
+        ModelError: If the file is missing, cut short, a pickle or of another format, or has values of a type
+            that numpy does not have (bfloat16).
     """
     with _open_tensors(path) as handle:
         try:
@@ -56,11 +56,7 @@ def read_tensors(path: Path) -> Tensors:
 
 
 def read_tensor_metadata(path: Path) -> dict[str, str]:
-    """Return the texts in the header of a safetensors file; the tensors are not read.
-
-    Raises:
-        ModelError: If the file is missing, cut short, a pickle or not a safetensors file.
-    """
+    """Return the texts in the header of a safetensors file; the tensors are not read."""
     with _open_tensors(path) as handle:
         return dict(handle.metadata() or {})
 
@@ -115,8 +111,8 @@ class _Field(NamedTuple):
 def read_onnx_metadata(path: Path) -> dict[str, str]:
     """Return the entries of ``metadata_props`` of an ONNX file; of two with the same name the last.
 
-    The file is memory-mapped, so weights stay on the disk. A file that was cut between two fields is a valid,
-    shorter one; as the entries follow the graph, it has lost at least the last of them.
+    Weights stay on the disk. A file that was cut between two fields is a valid, shorter one; as the entries
+    follow the graph, it has lost at least the last of them.
 
     Raises:
         ModelError: If the file is missing, cut short or not an ONNX file, or its weights are in other files.

@@ -24,9 +24,7 @@ from landcover.model.encoders import LOW_LEVEL_STRIDE, Encoder, build_encoder, l
 
 
 def build_model(config: ModelConfig, *, classes: int, weights: str | Path | None = None) -> "DeepLabV3Plus":
-    """Build a model in training mode.
-
-    Random weights come from torch's global generator; seed it for a reproducible start.
+    """Build a model in training mode; random weights come from torch's global generator.
 
     Args:
         config: Encoder and widths.
@@ -102,19 +100,15 @@ class AtrousPyramid(nn.Module):
 
 
 class DeepLabV3Plus(nn.Module):
-    """DeepLabv3+: encoder, atrous pyramid and decoder; one logit for each class and pixel.
-
-    Attributes:
-        stride: Pixels of the image per value of :meth:`logits`.
-    """
+    """DeepLabv3+: encoder, atrous pyramid and decoder; one logit for each class and pixel."""
 
     stride = LOW_LEVEL_STRIDE
 
     def __init__(self, encoder: Encoder, config: ModelConfig, *, classes: int) -> None:
         """Add a head to ``encoder``.
 
-        Convolutions of the head start as in He et al. 2015 (normal, fan-in; gain 1 if no ReLU follows), batch
-        norms as the identity, the classifier as N(0, 0.01) with bias 0: classes are about equally likely.
+        Its convolutions start as in He et al. 2015 (normal, fan-in; gain 1 if no ReLU follows), batch norms
+        as the identity, the classifier as N(0, 0.01) with bias 0: classes are about equally likely.
         """
         super().__init__()
         self.encoder = encoder
@@ -197,14 +191,10 @@ class DeepLabV3Plus(nn.Module):
 
 
 def load_model_weights(network: nn.Module, settings: ModelConfig, path: Path, legend: Legend) -> list[str]:
-    """Load the weights of a model of the same architecture, made for the same or another legend.
+    """Load the weights of a model of the same architecture, made for the same or another legend, in place.
 
-    Rows of the classifier are matched by class name; rows of new classes keep their present weights.
-
-    ``network`` was built with ``settings`` for the classes of ``legend``; it is changed in place.
-
-    Returns:
-        Names of the classes that the model does not have.
+    Rows of the classifier are matched by class name; rows of new classes, whose names are returned, keep
+    their present weights. ``network`` was built with ``settings`` for the classes of ``legend``.
 
     Raises:
         ModelError: If the file is not a model, or its network differs; the message names the settings.

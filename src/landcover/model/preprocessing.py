@@ -97,18 +97,14 @@ def scaled_size(size: Size, scale: float) -> Size:
 def resample_image(image: UInt8Array, size: Size | float) -> UInt8Array:
     """Resample uint8 (H, W, 3): the average over each new pixel's area to reduce, bilinear to enlarge.
 
-    ``size`` is the result's height and width, or one factor for both (0.5 halves the sides); ``image`` itself
-    is returned if it is the same.
+    ``size`` is height and width, or one factor for both. The image itself is returned if it has that size.
     """
     source, target = _sizes(image, size)
     return image if target == source else resample_rows(image, 0, slice(0, target[0]), source, target)
 
 
 def resample_mask(mask: UInt8Array, size: Size | float) -> UInt8Array:
-    """Resample class indices, uint8 (H, W), to the nearest pixel; no new value appears.
-
-    ``size`` and a mask that has it already as for :func:`resample_image`.
-    """
+    """Resample class indices, uint8 (H, W), to the nearest pixel, as :func:`resample_image`."""
     source, target = _sizes(mask, size)
     if target == source:
         return mask
@@ -136,17 +132,14 @@ def resample_rows(
     """Return rows of the result of :func:`resample_image` without having the whole image.
 
     Args:
-        strip: uint8 (n, W, 3): consecutive rows of the image that contain all of :func:`source_rows`.
+        strip: uint8 (n, w, 3): the rows and columns of the image from ``top`` and ``left`` that contain all
+            of :func:`source_rows`.
         top: Row of the image with which the strip begins.
         rows: Rows of the resampled image.
         source: Height and width of the image.
         target: Height and width of the whole resampled image.
         left: Column of the image with which the strip begins.
-        cols: Columns of the resampled image; None: all. The strip contains :func:`source_rows` of them, with
-            widths for heights.
-
-    Returns:
-        uint8 (rows, w, 3); a part of ``strip`` itself if the size is the same.
+        cols: Columns of the resampled image; None: all.
     """
     cols = cols or slice(0, target[1])
     if target == source:
@@ -178,17 +171,12 @@ def _sizes(image: UInt8Array, size: Size | float) -> tuple[Size, Size]:
 
 
 def mirrored(image: UInt8Array, valid: BoolArray) -> UInt8Array:
-    """Return an image whose pixels without imagery show the imagery mirrored at its nearest edge.
+    """Return an image, uint8 (H, W, 3), with imagery mirrored at its edge where it is not ``valid``.
 
-    A network classifies a pixel by its surroundings. It was not trained on flat colours beside the edge of
-    the imagery, and they distort its predictions far into the imagery; mirrored ground looks like ground.
-
-    The edge is the nearest along the pixel's row or column, whichever is nearer. If the mirrored position has
-    no imagery, or neither row nor column has any, pixels filled before count as imagery: narrow strips are
-    mirrored repeatedly, about twice as wide each time.
-
-    Images are uint8 (H, W, 3), ``valid`` is bool (H, W): pixels with imagery. ``image`` itself is returned if
-    no pixel or every pixel is missing.
+    A network was not trained on flat colours beside the edge of the imagery, and they distort its predictions
+    far into it; mirrored ground looks like ground. The edge is the nearest along the pixel's row or column.
+    If the mirrored position has no imagery, pixels filled before count as imagery: narrow strips are mirrored
+    repeatedly, about twice as wide each time. ``image`` itself is returned if no or every pixel is missing.
     """
     if valid.all() or not valid.any():
         return image
@@ -207,19 +195,14 @@ def mirrored(image: UInt8Array, valid: BoolArray) -> UInt8Array:
 
 
 def any_within(missing: BoolArray, pixels: slice, step: float, offset: int, axis: int) -> BoolArray:
-    """Return, along one axis, whether a source pixel of a resampled pixel is missing.
-
-    Both filters of the resampling end one pixel of the coarser grid from the centre.
+    """Return, along one axis, whether a source pixel of each resampled pixel is missing: bool (n, m).
 
     Args:
-        missing: bool (n, m).
-        pixels: Pixels of the resampled grid; all their source pixels must be in ``missing``.
+        missing: bool (n, m), from ``offset`` on along the axis; contains all source pixels.
+        pixels: Pixels of the resampled grid along the axis.
         step: Length of such a pixel, in pixels of ``missing``.
         offset: Position of ``missing`` in its own grid.
         axis: 0 or 1.
-
-    Returns:
-        bool (n, m) with ``pixels`` along ``axis``.
     """
     reach = max(step, 1.0) - 0.5
     centre = (np.arange(pixels.start, pixels.stop) + 0.5) * step - offset
@@ -243,12 +226,7 @@ def resample_valid(valid: BoolArray, size: Size) -> BoolArray:
 
 
 def _mirror(valid: BoolArray, rows: IntArray, cols: IntArray) -> tuple[IntArray, IntArray, BoolArray]:
-    """Mirror pixels within their rows.
-
-    Returns:
-        The column to copy from, the distance to imagery (very large in rows without), and whether that column
-        has imagery.
-    """
+    """Mirror pixels within their rows: column to copy from, distance to imagery, whether that is imagery."""
     width = valid.shape[1]
     at = np.arange(width, dtype=np.int32)
     left = np.maximum.accumulate(np.where(valid, at, -_FAR), axis=1)[rows, cols]

@@ -65,19 +65,13 @@ def windows(
 
 
 def window_features(image: UInt8Array, valid: BoolArray | None = None) -> Float64Array | None:
-    """Return the statistics of a window, of every eighth row and column.
+    """Return the statistics of a window, of every eighth row and column: float64 (F,), finite.
 
     With light (R + 2 G + B) / 4, warmth R - B and greenness G - (R + B) / 2, in grey values: the mean of
     each; the logarithm of the standard deviation of each; of the mean absolute difference of light at 4
     pixels (roughness); of its ratio at 1 to 8 (sharpness) and at 16 to 4 pixels (coarseness); Fisher's z of
     the correlation of red and of blue with green; and how much more steeply red rises with green than blue.
-
-    Args:
-        image: uint8 (H, W, 3) at the model's scale, H and W at least :data:`LEAST_PX`.
-        valid: bool (H, W): where there is imagery; None: everywhere.
-
-    Returns:
-        float64 (F,), finite, in the order of :data:`FEATURES`; None if there is too little imagery.
+    ``image`` is uint8 (H, W, 3). None if there is too little imagery where ``valid``, bool (H, W).
     """
     whole = (image[::_LINE_STEP], image[:, ::_LINE_STEP].swapaxes(0, 1))
     lines = [np.ascontiguousarray(part, np.float32) for part in whole]

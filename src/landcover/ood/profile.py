@@ -145,10 +145,7 @@ class ImageryProfile(Config):
         return Mixture(*map(np.array, (self.weights, self.means, self.covariances))).distance(features)
 
     def degree(self, features: Float64Array) -> Float64Array:
-        """Return how far windows are, float64 (N,) for (N, F).
-
-        0 for the median of the training windows, 1 at the limit.
-        """
+        """Return how far windows are: 0 for the median of the training windows, 1 at the limit."""
         median = float(np.interp(0.5, self.levels, self.distances))
         result: Float64Array = (self.distance(features) - median) / max(self.limit - median, 1e-9)
         return result
@@ -168,9 +165,8 @@ def measure_profile(
 ) -> ImageryProfile | None:
     """Return the profile of images, uint8 (H, W, 3) each, at the model's scale.
 
-    An image may come with bool (H, W), where there is imagery.
-
-    None if they have too few windows, fewer than five times the features.
+    An image may come with bool (H, W), where there is imagery. None if there are too few windows, fewer than
+    five times the features.
     """
     found = []
     for entry in images:
@@ -208,13 +204,9 @@ def _plain(values: Float64Array) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class OodReport:
-    """The fraction of a scene that is out of distribution, and how it differs.
+    """The fraction of a scene, 0..1, that is out of distribution, and how it differs, the main reason first.
 
-    Attributes:
-        share: Fraction of the compared pixels, 0..1.
-        reasons: How they differ, most important first, such as ``darker``; empty where there are none.
-        degree: How far they are on average, by :meth:`ImageryProfile.degree`: above 1. None if there are
-            none, or it is not known.
+    ``degree`` is how far that is on average, by :meth:`ImageryProfile.degree`: above 1; None: not known.
     """
 
     share: float
@@ -254,8 +246,7 @@ class OodStats:
         pixels: Compared pixels.
         unlike: Pixels in windows that are out of distribution.
         windows: Windows that are out of distribution.
-        scores: Sums over these windows of :meth:`ImageryProfile.scores` in thousandths, one per feature;
-            empty without such windows.
+        scores: Sums over these windows of :meth:`ImageryProfile.scores` in thousandths, one per feature.
         degree: Sum over these windows of :meth:`ImageryProfile.degree` in thousandths.
     """
 

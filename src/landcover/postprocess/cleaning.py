@@ -50,7 +50,7 @@ class Cleaned:
 
 
 class MaskLimits(TypedDict, total=False):
-    """Limits on the masks of :func:`clean`; a mask beyond them is skipped.
+    """Limits beyond which :func:`clean` skips a mask.
 
     Attributes:
         max_off_palette: Largest fraction of pixels, 0..1, whose colour may have no class.
@@ -169,11 +169,7 @@ def _clean_by_blocks(
 
 
 def _look_at(task: MaskTask, legend: Legend | None) -> tuple[Legend, dict[str, str], bool]:
-    """Return the legend, the tags that the new mask keeps, and whether it can be cleaned by row blocks.
-
-    Raises:
-        MaskError: If its tags name other classes than ``legend``, or are damaged.
-    """
+    """Return the legend, the tags that the new mask keeps, and whether it can be cleaned by row blocks."""
     try:
         source = open_raster(task.source)
     except (RasterioError, ImageError):

@@ -45,17 +45,10 @@ class Runs(NamedTuple):
 
 
 class Labeller:
-    """Numbers the 4-connected pieces of a map, in row blocks from top to bottom.
+    """Numbers the 4-connected ``pieces`` of a map of some width, in row blocks from top to bottom.
 
     Memory: about 200 bytes for each run of a block, and 16 for each piece that joins another. There are as
     many pieces as places where a region begins from above.
-
-    Args:
-        width: Columns of the map.
-        nodata: Value of pixels that belong to no region.
-
-    Attributes:
-        pieces: Number of pieces so far, in the order of their first pixels.
     """
 
     def __init__(self, width: int, nodata: int = NODATA) -> None:
@@ -127,11 +120,7 @@ class Labeller:
         return runs
 
     def regions(self) -> IntArray:
-        """Return the region of each piece, numbered in the order of the regions' first pixels.
-
-        Returns:
-            (pieces + 1,): the last entry is -1, for nodata (piece -1).
-        """
+        """Return the region of each piece, in the order of their first pixels; last -1, for nodata."""
         first, second = np.concatenate(self._joins, axis=1) if self._joins else np.empty((2, 0), np.intp)
         root = join(self.pieces, first, second)
         number = np.cumsum(root == np.arange(self.pieces)) - 1
@@ -139,19 +128,11 @@ class Labeller:
 
 
 def join(count: int, first: IntArray, second: IntArray) -> IntArray:
-    """Find the connected components of a graph, all links at once.
+    """Return the smallest node of each node's connected component, (count,), of a graph of links.
 
-    Each component's representative links to the smallest one that it is connected with, paths are shortened,
-    and links between components are processed again, in a logarithmic number of rounds (Liu and Tarjan,
-    Simple concurrent labeling algorithms for connected components, SOSA 2019, algorithm S).
-
-    Args:
-        count: Number of nodes.
-        first: (L,) one end of each link.
-        second: (L,) the other end.
-
-    Returns:
-        (count,): the smallest node of the component that each node belongs to.
+    All links at once: each component's representative links to the smallest one that it is connected with,
+    paths are shortened, and links between components are processed again, in a logarithmic number of rounds
+    (Liu and Tarjan, Simple concurrent labeling algorithms for connected components, SOSA 2019, algorithm S).
     """
     root = np.arange(count)
     while first.size:

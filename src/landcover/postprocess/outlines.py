@@ -66,18 +66,11 @@ class Bends(NamedTuple):
 
 
 def find_bends(runs: Runs, region: IntArray, *, junctions: bool = False) -> Bends:
-    """Find the points where outlines bend, on the upper borders of a block's rows.
+    """Find the points where outlines bend, on the upper borders of a block's rows, in reading order.
 
     The map must have a frame: one more column of nodata at its right and one more row of it at its end, so
-    that every point of the lattice is the upper left corner of a pixel.
-
-    Args:
-        runs: The block.
-        region: (R,) the region of each run, -1 for nodata.
-        junctions: Also return points where an outline is straight, but other outlines meet.
-
-    Returns:
-        The bends in reading order, ``at`` counted over the framed map.
+    that every point of the lattice is the upper left corner of a pixel. ``region`` is (R,), that of each run;
+    ``junctions``: also return points where an outline is straight, but other outlines meet.
     """
     lower, upper = region[runs.lower], region[runs.upper]
     # The four pixels around each point where a pair begins. In the first column, those to the left are the
@@ -131,12 +124,7 @@ class Rings(NamedTuple):
 
 
 def trace(bends: Bends, width: int) -> Rings:
-    """Join all bends of some regions to rings.
-
-    Args:
-        bends: Those of complete regions; those of one region in reading order.
-        width: Columns of the framed map.
-    """
+    """Join all bends of some complete regions, in reading order, to rings."""
     region, at, back, ahead = bends.of(np.argsort(bends.region, kind="stable"))
     row, col = np.divmod(at, width)
     # Along a row, the first line that leaves a point eastwards ends at the first point with a line from the

@@ -37,14 +37,6 @@ def remove_small_regions(index: UInt8Array, min_pixels: int, nodata: int = NODAT
     Hence small regions can remain, and a second pass may remove some of them that have gained a large
     neighbour. No new values appear, and regions that were large enough never shrink.
 
-    Args:
-        index: uint8 (H, W).
-        min_pixels: Smallest region that stays, in pixels; 1 changes nothing.
-        nodata: Value of pixels outside the imagery.
-
-    Returns:
-        uint8 (H, W), a new array.
-
     Raises:
         MaskError: If ``index`` is not uint8 (H, W).
         UsageError: If ``min_pixels`` is below 1.
@@ -74,10 +66,9 @@ def sieve_row_blocks(
 ) -> Iterator[UInt8Array]:
     """Give regions below a number of pixels the class of their largest neighbour, by row blocks.
 
-    The map is read twice from top to bottom, the first time when the first block is requested.
-
-    Memory: about 200 bytes for each run (stretch of a row with one class) of a block, and 400 bytes for each
-    region. Regions that begin in several places and join further down count once for each.
+    The map is read twice from top to bottom, the first time when the first block is requested. Memory: about
+    200 bytes for each run (stretch of a row with one class) of a block, and 400 bytes for each region.
+    Regions that begin in several places and join further down count once for each.
 
     Args:
         read_rows: ``read_rows(start, stop)`` returns rows of the map, uint8 (stop - start, width).
@@ -87,9 +78,6 @@ def sieve_row_blocks(
         block_rows: Rows that are read at a time; the result does not depend on it.
         nodata: Value of pixels outside the imagery.
         strict: Also remove the regions that remain, see :func:`decide`.
-
-    Returns:
-        An iterator over the new map, uint8 (n, width), in the blocks that were read.
 
     Raises:
         UsageError: If ``min_pixels`` or ``block_rows`` is below 1.
@@ -115,20 +103,10 @@ def sieve_row_blocks(
 def decide(
     blocks: Iterable[UInt8Array], width: int, min_pixels: int, nodata: int = NODATA, *, strict: bool = False
 ) -> UInt8Array:
-    """Read a map once and return the new value of each piece that :class:`Labeller` numbers.
+    """Read a map once and return the new value of each piece that :class:`Labeller` numbers, then nodata.
 
     With ``strict`` no small region remains: those that the rule leaves join their largest neighbour, the
     smallest region first, until they are large enough; those without a neighbour become nodata.
-
-    Args:
-        blocks: The map from top to bottom, uint8 (n, width) each.
-        width: Columns of the map.
-        min_pixels: Smallest region that stays.
-        nodata: Value of pixels outside the imagery.
-        strict: Whether to remove the small regions that remain.
-
-    Returns:
-        uint8 (pieces + 1,); the last entry is ``nodata``.
     """
     labeller = Labeller(width, nodata)
     size, value = np.zeros(0, np.intp), np.zeros(0, np.uint8)
@@ -166,12 +144,7 @@ def remaining_regions(name: object, count: int) -> str:
 
 
 class SmallRegions:
-    """The regions of a map that are below a number of pixels, counted while its blocks are written.
-
-    Args:
-        width: Columns of the map.
-        nodata: Value of pixels outside the imagery.
-    """
+    """The regions of a map that are below a number of pixels, counted while its blocks are written."""
 
     def __init__(self, width: int, nodata: int = NODATA) -> None:
         self._labeller = Labeller(width, nodata)
@@ -204,13 +177,8 @@ def _merged(
 ) -> UInt8Array:
     """Return the value of each region, uint8 (R,), after the small ones that remain were merged.
 
-    Args:
-        size: (R,) pixels of each region.
-        value: uint8 (R,), its value by the rule.
-        heir: (R,), the region whose value it has.
-        pairs: Regions that touch, two arrays (P,), in GDAL's order; all in which one is small.
-        min_pixels: Smallest region that stays.
-        nodata: Value of small regions without a neighbour.
+    ``value`` is that by the rule, ``heir`` the region that each has it from, ``pairs`` those that touch, at
+    least one of them small, in GDAL's order. A small region without a neighbour becomes ``nodata``.
     """
     root, total, kinds = (
         heir.tolist(),

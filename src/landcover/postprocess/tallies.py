@@ -28,13 +28,7 @@ class Confidence:
     _source: DatasetReader
 
     def sums(self, runs: Runs) -> Float64Array:
-        """Return the sum of the confidence, 0..1 for each pixel, over each run of a block.
-
-        Args:
-            runs: A block of the map framed by one more column and row.
-
-        Returns:
-            float64 (R - above,); arbitrary for nodata.
+        """Return the sum of the confidence, 0..1 per pixel, over each run of a framed block.
 
         Raises:
             MaskError: If the file is damaged, or a pixel of a class has a value that is not a probability.
@@ -67,8 +61,7 @@ class Confidence:
 def open_confidence(path: Path | None, grid: ClassMap) -> Iterator[Confidence | None]:
     """Open a raster of probabilities (8-bit or floating-point bands) on the grid of a map; None for None.
 
-    Raises:
-        MaskError: If it cannot be read, has another grid or another type.
+    Raises MaskError if it cannot be read, has another grid or another type.
     """
     if path is None:
         yield None
@@ -97,18 +90,7 @@ def open_confidence(path: Path | None, grid: ClassMap) -> Iterator[Confidence | 
 
 
 class Tallies:
-    """Sums for each region of a map.
-
-    Args:
-        regions: Number of regions.
-        row_areas: float64 (height,), square metres of a pixel of each row; None if unknown.
-        confidence: Confidence of the map, or None.
-
-    Attributes:
-        value: uint8 (regions,), class of each region.
-        pixels: int64 (regions,).
-        area_m2: float64 (regions,), or None.
-    """
+    """Sums for each region of a map: its class, pixels, square metres and confidence."""
 
     def __init__(
         self, regions: int, row_areas: Float64Array | None, confidence: Confidence | None = None

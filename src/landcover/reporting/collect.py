@@ -139,12 +139,9 @@ def read_evaluation(path: Path) -> EvaluationReport:
 
 
 def read_run(folder: Path) -> Run:
-    """Read the configuration and the log of a run folder.
+    """Read the configuration and the log of a run folder; an incomplete last line of a killed run is ignored.
 
-    Raises:
-        DataError: If ``config.yaml`` or ``log.jsonl`` is missing or damaged. An incomplete last line, which
-            a killed run leaves, is ignored.
-        ModelError: If the best model is damaged.
+    Raises DataError if ``config.yaml`` or ``log.jsonl`` is missing or damaged, ModelError for the best model.
     """
     config, log = folder / "config.yaml", folder / "log.jsonl"
     for path in (config, log):
@@ -188,9 +185,7 @@ def read_run(folder: Path) -> Run:
 def collect(inputs: Iterable[Path]) -> tuple[list[Run], list[Scored]]:
     """Read run folders and evaluations, each kind in the order given.
 
-    Raises:
-        UsageError: If there is no input, or one is given twice.
-        DataError: If one is missing or damaged.
+    Raises UsageError if there is no input, or one twice, DataError if one is missing or damaged.
     """
     paths = list(inputs)
     if not paths:

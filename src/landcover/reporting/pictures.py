@@ -102,10 +102,9 @@ def side_px(rows: int) -> int:
 def error_colours(
     truth: UInt8Array, prediction: UInt8Array, legend: Legend, scored: Sequence[str]
 ) -> UInt8Array:
-    """Colour where a map is right (its class colour, faded), wrong (``WRONG``) and not scored (``IGNORED``).
+    """Colour class indices (H, W) where right (the class, faded), ``WRONG``, and not scored (``IGNORED``).
 
-    Of class indices (H, W), return uint8 (H, W, 3). A predicted unknown or nodata is wrong wherever the truth
-    is one of the ``scored`` classes.
+    A predicted unknown or nodata is wrong wherever the truth is one of the ``scored`` classes.
     """
     faded = np.round(255 + _FADED * (legend.colours.astype(np.float64) - 255)).astype(np.uint8)
     colours = faded[truth]

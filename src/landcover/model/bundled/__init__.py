@@ -16,14 +16,7 @@ TERMS = "research use only (LICENSE-MODEL): trained on DeepGlobe imagery"
 
 @dataclass(frozen=True, slots=True)
 class ShippedModel:
-    """A model that is part of the package.
-
-    Attributes:
-        name: Its name wherever a model is accepted.
-        file: Its file in :data:`FOLDER`.
-        about: Description in one line.
-        licence: Terms of the weights, in words.
-    """
+    """A model that is part of the package, by its name wherever a model is accepted."""
 
     name: str
     file: str
@@ -55,23 +48,16 @@ BEST_MEGAPIXELS = 100.0
 
 
 def auto_model(megapixels: float) -> str:
-    """Return the name of the bundled model for a job of some size.
+    """Return the name of the bundled model for a job of some million pixels at 2.39 m, the models' GSD.
 
     ``best`` up to :data:`BEST_MEGAPIXELS`, if its file is installed; ``starter`` for larger jobs.
-
-    Args:
-        megapixels: Size of the job in million pixels at the models' ground sample distance (2.39 m).
     """
     installed = BY_NAME["best"].path.is_file()
     return "best" if installed and megapixels <= BEST_MEGAPIXELS else "starter"
 
 
 def shipped_file(name: str) -> Path | None:
-    """Return the file of a bundled model; None if there is no model of this name.
-
-    Raises:
-        ModelError: If the file is not in this installation.
-    """
+    """Return the file of a bundled model, None for other names; ModelError if it is not installed."""
     if name not in BY_NAME:
         return None
     path = BY_NAME[name].path

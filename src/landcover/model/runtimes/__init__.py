@@ -56,10 +56,7 @@ class Runtime(Protocol):
         """Pixels of the image, along each axis, per value of :meth:`coarse`."""
 
     def probabilities(self, batch: UInt8Array) -> Float32Array:
-        """Classify images at the model's ground sample distance.
-
-        Args:
-            batch: uint8 (N, H, W, 3), RGB.
+        """Classify RGB images, uint8 (N, H, W, 3), at the model's ground sample distance.
 
         Returns:
             float32 (N, C, H, W), contiguous; over C, the scored classes of the card's legend, it sums to one.
@@ -71,16 +68,8 @@ class Runtime(Protocol):
     def coarse(self, batch: UInt8Array) -> Float32Array:
         """Classify as :meth:`probabilities`, but at the decoder's stride, without upsampling.
 
-        Row ``i`` covers the image's rows from ``i * stride`` up to ``(i + 1) * stride``.
-
-        Args:
-            batch: uint8 (N, H, W, 3), RGB.
-
-        Returns:
-            float32 (N, C, ceil(H / stride), ceil(W / stride)), contiguous, summing to one over C.
-
-        Raises:
-            UsageError: If the batch has another type or shape, or no pixel.
+        Row ``i`` of (N, C, ceil(H / stride), ceil(W / stride)) covers the image's rows from ``i * stride`` up
+        to ``(i + 1) * stride``.
         """
 
 
@@ -114,11 +103,7 @@ def signature(dtype: str, shape: Iterable[int | str | None]) -> str:
 
 
 def check_signatures(path: Path, inputs: Mapping[str, str], outputs: Collection[str]) -> None:
-    """Check an exported model's inputs, by name and :func:`signature`, and the names of its outputs.
-
-    Raises:
-        ModelError: If the one input is not ``image`` of any size, or an output is missing.
-    """
+    """Check an exported model's inputs, by name and :func:`signature`, and the names of its outputs."""
     if dict(inputs) != _INPUTS or not set(OUTPUTS) <= set(outputs):
         found, expected = (
             ", ".join(f"{name}: {text}" for name, text in each.items()) or "nothing"
@@ -132,13 +117,7 @@ def check_signatures(path: Path, inputs: Mapping[str, str], outputs: Collection[
 
 
 def checked_stride(path: Path, card: ModelCard, shapes: Mapping[str, Sequence[int]]) -> int:
-    """Check the shapes of both outputs and return the stride of the coarse one.
-
-    The shapes are those for one image of :data:`PROBE_PX` x :data:`PROBE_PX`.
-
-    Raises:
-        ModelError: If the channels are not the card's scored classes, or the sizes do not fit the image.
-    """
+    """Check the shapes of both outputs for an image of :data:`PROBE_PX`; return the stride of ``coarse``."""
     classes = len(card.legend.scored)
     side = shapes[COARSE][-1] if shapes[COARSE] else 0
     for name, size in ((PROBABILITIES, PROBE_PX), (COARSE, side)):
@@ -176,8 +155,7 @@ def open_model(
 
     Raises:
         ModelError: If the file is missing, cut short or not a model, or its graph and card do not fit.
-        UsageError: If the device or runtime is unknown, not available or not for this file, or ``threads`` is
-            below 1.
+        UsageError: If device or runtime are unknown, not available or not for this file, or threads below 1.
         MissingExtraError: If the library is not installed.
     """
     if threads is not None and threads < 1:
@@ -200,15 +178,10 @@ def open_model(
 
 
 def choose_runtime(file: Path, *, device: str = "auto", runtime: str = "auto") -> Name:
-    """Return the library that runs a model file, whatever is installed.
+    """Return the library that runs a model file, by its name alone, whatever is installed.
 
     Checkpoints run on torch. Exported models run on OpenVINO, the fastest on CPUs, and on onnxruntime if the
-    device is CUDA or it is chosen by name.
-
-    Only the file's name matters; ``device`` and ``runtime`` as for :func:`open_model`.
-
-    Raises:
-        UsageError: If the runtime is unknown, or does not support such a file or device.
+    device is CUDA or it is chosen by name. Raises UsageError for an unknown or unsupported runtime or device.
     """
     known = ("auto", *get_args(Name))
     if runtime not in known:

@@ -26,19 +26,9 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uin
 
 
 class ONNXRuntime(CheckedRuntime):
-    """Run an exported model with onnxruntime, on the CPU or on CUDA.
+    """Run an exported model with onnxruntime, on the CPU or on CUDA; arguments as for :func:`.open_model`.
 
     It computes both outputs for either, and converts each batch to floats first: on a CPU OpenVINO is faster.
-
-    Args:
-        path: An exported model.
-        device: ``"auto"`` (CUDA if available, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-        threads: Threads on the CPU; None: onnxruntime's choice (one per core).
-
-    Raises:
-        ModelError: If the file is not an exported model, or its graph does not fit its card.
-        UsageError: If the device is unknown or not available.
-        MissingExtraError: If onnxruntime is not installed.
     """
 
     name = "onnxruntime"
@@ -128,8 +118,7 @@ def device_providers(device: str, available: Sequence[str]) -> list[Any]:
 def used_device(requested: str, used: Sequence[str], providers: Sequence[Any]) -> str:
     """Return the device that is used: onnxruntime continues without CUDA if its libraries do not load.
 
-    Raises:
-        UsageError: If CUDA was requested by name and is not used.
+    That is a UsageError if CUDA was requested by name.
     """
     if used[0] == _CUDA:
         return f"cuda:{providers[0][1]['device_id']}"

@@ -58,22 +58,11 @@ _log = logging.getLogger(__name__)
 
 
 class OpenVINORuntime(CheckedRuntime):
-    """Run an exported model with OpenVINO on the CPU.
+    """Run an exported model with OpenVINO on the CPU; arguments as for :func:`.open_model`.
 
     For each batch shape and output the graph is compiled once with fixed sizes and without what only the
     other output needs, which runs faster. The last few are kept. Compiling takes a fraction of a second, so
     callers should use few shapes. The batch is read in place (a read-only or sliced one is copied first).
-
-    Args:
-        path: An exported model.
-        threads: Number of threads; None: OpenVINO's choice (one per core).
-        precision: Number format of floating-point layers. ``"bf16"`` is about twice as fast and less exact.
-        cache: Folder that keeps compiled graphs between processes; see :class:`ModelCache`.
-
-    Raises:
-        ModelError: If the file is not an exported model, or its graph does not fit its card.
-        UsageError: If the precision is bf16 and the processor does not support it.
-        MissingExtraError: If OpenVINO is not installed.
     """
 
     name = "openvino"
@@ -168,7 +157,7 @@ class OpenVINORuntime(CheckedRuntime):
 
     @contextmanager
     def _model_errors(self) -> Iterator[None]:
-        """Turn OpenVINO's RuntimeErrors into a :class:`ModelError` of one line, or an OutOfMemoryError.
+        """Turn OpenVINO's errors into a ModelError of one line, or an OutOfMemoryError.
 
         Where its message quotes damaged names, Python cannot decode it: a UnicodeDecodeError.
         """
@@ -190,11 +179,7 @@ class OpenVINORuntime(CheckedRuntime):
 
 
 def cpu_settings(threads: int | None = None, precision: Precision = "fp32") -> dict[str, Any]:
-    """Return OpenVINO's settings for compiling.
-
-    It chooses the number of threads if that is None; it does not know the quota of a control group, which is
-    passed.
-    """
+    """Return OpenVINO's settings for compiling; it does not know the quota of a control group."""
     if threads is None and processors() < (os.cpu_count() or 1):
         threads = processors()
     settings: dict[str, Any] = {
@@ -228,13 +213,9 @@ def answer(request: Any, batch: UInt8Array) -> Float32Array:
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its conversion tools, which are not needed here.
+    """Import OpenVINO without its conversion tools, unless it was imported before.
 
-    They import slowly, and report each import to a statistics server unless the user has opted out. If
-    OpenVINO was imported before, it is used as it is.
-
-    Raises:
-        MissingExtraError: If it is not installed or cannot be loaded.
+    They import slowly, and report each import to a statistics server unless the user has opted out.
     """
     tools = "openvino.tools.ovc"
     hide = "openvino" not in sys.modules and tools not in sys.modules
@@ -282,14 +263,11 @@ def describe() -> dict[str, str]:
 
 
 def cache_folder() -> Path | None:
-    r"""Return the folder of compiled models, whether it exists or not.
+    r"""Return the folder of compiled models, whether it exists or not; None if :data:`DISABLE` is set.
 
     The one place outside the output folder and the temporary folder that landcover writes to.
     ``$XDG_CACHE_HOME/landcover/openvino``, or by default ``~/.cache/landcover/openvino`` (macOS:
     ``~/Library/Caches/landcover/openvino``; Windows: ``%LOCALAPPDATA%\landcover\openvino``).
-
-    Returns:
-        The folder, or None if :data:`DISABLE` is set or the user has no home folder.
     """
     if os.environ.get(DISABLE):
         return None
@@ -308,10 +286,7 @@ def cache_folder() -> Path | None:
 
 
 class ModelCache:
-    """Entries of one model in a cache folder.
-
-    Each entry is a file: the SHA-256 of its content, then the content. Its name is a digest of ``identity``
-    and of the entry's name.
+    """Entries of one model in a cache folder: files of the SHA-256 of their content, then the content.
 
     ``identity`` is all that entries depend on: digest of the model file, versions, settings, processor.
     """

@@ -14,14 +14,7 @@ from landcover.model.runtimes import COARSE, CheckedRuntime, Precision
 
 
 class TorchRuntime(CheckedRuntime):
-    """Run a module that is in memory.
-
-    The module is moved to the device and stays in evaluation mode: a training loop that validates its module
-    calls ``module.train()`` afterwards.
-
-    Attributes:
-        module: The network itself.
-        device: Where it computes, such as ``"cpu"`` or ``"cuda:0"``.
+    """Run a module that is in memory; it is moved to the device and stays in evaluation mode.
 
     Args:
         module: Takes normalised float32 (N, 3, H, W), returns logits (N, C, H, W). Coarse logits come from
@@ -29,9 +22,6 @@ class TorchRuntime(CheckedRuntime):
         card: The model's card; its preprocessing, legend and temperature are used.
         device: See :func:`pick_device`.
         precision: ``"bf16"`` computes convolutions in bfloat16; the softmax is always float32.
-
-    Raises:
-        UsageError: If the device is unknown or not available.
     """
 
     name = "torch"
@@ -64,11 +54,7 @@ class TorchRuntime(CheckedRuntime):
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called ``name``; ``"auto"`` is CUDA if available, else the CPU.
-
-    Raises:
-        UsageError: If torch does not have the device, or it is not available.
-    """
+    """Return torch's device of a name; ``"auto"`` is CUDA if available. UsageError if it is not."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
