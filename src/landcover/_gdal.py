@@ -140,22 +140,14 @@ class CheckedFiles:
     """Open files for GDAL, which does not report each call that fails: a map could lose its georeference.
 
     ``rasterio.open(path, opener=files.open)`` makes GDAL read and write through it. A failing call does not
-    raise, as GDAL is its caller.
-
-    Attributes:
-        error: The first call that failed, or None.
+    raise, as GDAL is its caller; the first one is kept in ``error``.
     """
 
     def __init__(self) -> None:
         self.error: OSError | None = None
 
     def open(self, path: str, mode: str = "rb") -> "_CheckedFile":
-        """Open a file for GDAL.
-
-        Raises:
-            FileNotFoundError: If it does not exist. GDAL looks for many files.
-            OSError: If it cannot be opened; also kept in ``error``.
-        """
+        """Open a file for GDAL, which looks for many that do not exist (FileNotFoundError)."""
         try:
             return _CheckedFile(path, mode.replace("t", "").replace("b", ""), self)
         except FileNotFoundError:
@@ -213,9 +205,6 @@ def open_raster(path: str | Path) -> DatasetReader:
         path: A file; the name of an image in it (``NETCDF:a.nc:rgb``, ``GTIFF_DIR:2:a.tif``); an address
             (http, https, s3, gs, az, or GDAL's name of one); or an archive here (``/vsizip/``, ``/vsitar/``,
             ``/vsigzip/``).
-
-    Returns:
-        rasterio's data set.
 
     Raises:
         ImageError: If the format is not supported; the scheme is another one; or the file, an overview or
@@ -316,11 +305,7 @@ class _Check:
         self._opened: list[str] = []
 
     def file(self, path: str) -> tuple[str, ...]:
-        """Return the drivers for a file's content.
-
-        Raises:
-            ImageError: If it is not a file of a supported format, or leads elsewhere.
-        """
+        """Return the drivers for a file's content; ImageError if there are none, or it leads elsewhere."""
         try:
             regular = Path(path).is_file()
         except ValueError:  # a zero byte

@@ -126,16 +126,11 @@ for _tag, _pattern in (("int", INTEGER), ("float", NUMBER)):
 
 
 def from_mapping(cls: type[C], data: Mapping[str, Any], source: str) -> C:
-    """Validate plain data as ``cls``.
-
-    Args:
-        cls: The configuration's class.
-        data: Keys and values as YAML or JSON hold them.
-        source: Its name in error messages: a file, a preset or an option.
+    """Validate plain data, keys and values as YAML or JSON hold them, as ``cls``.
 
     Raises:
         ConfigError: If keys are unknown or missing, or values wrong. Every fault is listed by its dotted key,
-            with what was found and expected; the message is one line.
+            with what was found and expected; the message is one line that begins with ``source``.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}: expected keys and values, found {_shown(data)}.")
@@ -152,24 +147,17 @@ def from_mapping(cls: type[C], data: Mapping[str, Any], source: str) -> C:
 
 
 def load_config(cls: type[C], path: Path) -> C:
-    """Read a YAML file as ``cls``.
-
-    Raises:
-        ConfigError: If the file cannot be read, is not YAML, or does not fit (see :func:`from_mapping`).
-    """
+    """Read a YAML file as ``cls``; ConfigError as for :func:`from_mapping`."""
     data = read_yaml(path)
     return from_mapping(cls, {} if data is None else data, str(path))
 
 
 def with_overrides(config: C, assignments: Iterable[str]) -> C:
-    """Return a copy of ``config`` with single values replaced.
-
-    Args:
-        config: Where to start.
-        assignments: Texts such as ``optimiser.learning_rate=1e-3``: a dotted key, ``=``, a value in YAML.
+    """Return a copy of ``config`` with values replaced by texts such as ``optimiser.learning_rate=1e-3``.
 
     Raises:
-        ConfigError: If an assignment has no ``=``, its key does not exist, or its value does not fit.
+        ConfigError: If an assignment has no ``=``, its dotted key does not exist, or its YAML value does not
+            fit.
     """
     data = config.model_dump(mode="json")
     for assignment in assignments:

@@ -111,8 +111,7 @@ _LIBRARIES = frozenset(
 def foreign_reason(error: BaseException) -> str | None:
     """Return the first cause of an error that one of the libraries that read files raised; None for others.
 
-    Their errors have no common type, some are plain ones of Python, so that the place where it was raised
-    decides.
+    Their errors have no common type, some are plain ones of Python: the place where it was raised decides.
     """
     module, trace = type(error).__module__, error.__traceback__
     while trace is not None:
@@ -127,11 +126,7 @@ def foreign_reason(error: BaseException) -> str | None:
 
 @contextmanager
 def foreign_errors(refuse: Callable[[str], LandcoverError]) -> Iterator[None]:
-    """Turn errors of the libraries that read files into errors of landcover.
-
-    Args:
-        refuse: Makes the error from the reason; it names the file.
-    """
+    """Turn errors of the libraries that read files into the one that ``refuse`` makes from the reason."""
     try:
         yield
     except Exception as error:
@@ -168,9 +163,6 @@ def is_plain(text: str) -> bool:
 
 def printable(text: str) -> str:
     r"""Return a text as one line that is safe for terminals: what changes others is escaped.
-
-    These are ends of lines, control characters, halves of characters, and formats such as the marks that
-    make text run from right to left.
 
     Examples:
         >>> printable("a\x1b[31m\nb\u202ec")

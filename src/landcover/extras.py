@@ -10,11 +10,7 @@ from landcover.errors import MissingExtraError
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Guard imports that belong to an extra of ``pyproject.toml``, such as ``train``.
-
-    Raises:
-        MissingExtraError: If an import inside the block fails because a library outside landcover is missing.
-    """
+    """Guard imports of an extra of ``pyproject.toml``, such as ``train``, with an error that names it."""
     try:
         yield
     except ModuleNotFoundError as error:

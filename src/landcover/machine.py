@@ -35,12 +35,9 @@ def free_memory() -> int | None:
 
 @contextmanager
 def needing_memory(need: int, what: str, advice: str) -> Iterator[None]:
-    """Refuse work that needs more memory than is free, and report an allocation that fails in the block.
+    """Refuse work that needs more bytes of memory than are free, and report an allocation that fails in it.
 
-    Args:
-        need: Bytes, rather too few than too many.
-        what: What needs them, the begin of the message.
-        advice: What to do about it, a sentence.
+    ``what`` begins the message, ``advice`` is its last sentence.
 
     Raises:
         OutOfMemoryError: If less memory is free, or an allocation fails.
@@ -73,15 +70,10 @@ def lacks_memory(error: BaseException | None) -> bool:
 
 
 def check_disk(folder: Path, need: int, what: str) -> None:
-    """Refuse work whose output does not fit on the disk.
-
-    Args:
-        folder: Where it is written; it need not exist.
-        need: Bytes, rather too few than too many.
-        what: What needs them, the begin of the message.
+    """Refuse work, ``what``, whose output does not fit on the disk of a folder, which need not exist.
 
     Raises:
-        OutputError: If less space is free.
+        OutputError: If fewer bytes are free.
     """
     folder = folder.absolute()
     nearest = next(place for place in (folder, *folder.parents) if place.exists())

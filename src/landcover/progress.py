@@ -15,15 +15,10 @@ _log = logging.getLogger(__name__)
 
 
 def track(items: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
-    """Yield from ``items`` and show how far the work is.
+    """Yield from ``items`` and show how far the work called ``description`` is.
 
     Nothing is shown unless the logger ``landcover`` handles messages of level INFO, as the command line makes
-    it do.
-
-    Args:
-        items: The work.
-        description: Its name, such as ``"Decoding"``.
-        total: Number of items, if ``items`` has no length.
+    it do. ``total`` is the number of items, if they have no length.
     """
     if not _log.isEnabledFor(logging.INFO):
         yield from items

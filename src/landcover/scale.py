@@ -32,11 +32,8 @@ def find_scale(
 ) -> Scale | None:
     """Return the GSD of imagery from the first source that has one; None if none has.
 
-    Args:
-        option: The number given with ``--gsd``.
-        raster: Returns the GSD of the georeference.
-        settings: Returns the one in ``landcover.yaml``.
-        layout: Returns the published one of a recognised layout.
+    ``option`` is the number given with ``--gsd``; the functions return the GSD of the georeference, of
+    ``landcover.yaml``, and the published one of a recognised layout.
     """
     if option is not None:
         return Scale(check_gsd(option), "option")
@@ -62,12 +59,7 @@ def check_gsd(gsd: float) -> float:
 def unknown_gsd(
     what: object, other: str = "or write 'gsd: 0.5' into landcover.yaml beside the images"
 ) -> UsageError:
-    """Return the error that a ground sample distance is needed and not known.
-
-    Args:
-        what: What lacks it: a file, a folder, "3 of 5 images (for example a.png)".
-        other: What else than ``--gsd`` helps.
-    """
+    """Return the error that the GSD of ``what`` is unknown; ``other``: what helps but ``--gsd``."""
     return UsageError(
         f"Unknown ground sample distance (metres per pixel) of {what}. "
         f"Pass --gsd, such as --gsd 0.5, {other}."

@@ -58,17 +58,13 @@ def file_problem(path: Path) -> str | None:
 
 
 def read_text(path: Path, error: type[LandcoverError], expected: str, *, max_bytes: int = TEXT_BYTES) -> str:
-    """Return the text of a UTF-8 file; a byte-order mark is dropped.
+    """Return the text of a UTF-8 file, or of :data:`STDIN`; a byte-order mark is dropped.
 
-    Args:
-        path: The file, or :data:`STDIN`.
-        error: Class of the errors.
-        expected: What the file should be, such as ``a legend in YAML``, for messages.
-        max_bytes: A larger file is refused unread.
+    ``expected`` is what the file should be, such as ``a legend in YAML``, for messages.
 
     Raises:
-        LandcoverError: As ``error``, if it is missing, a folder, a device or a pipe, too large, or has bytes
-            that are not UTF-8 text.
+        LandcoverError: As ``error``, if it is missing, a folder, a device or a pipe, has more than
+            ``max_bytes``, or bytes that are not UTF-8 text.
     """
     if path == STDIN:
         content = sys.stdin.buffer.read(max_bytes + 1) if sys.stdin is not None else b""
@@ -96,14 +92,10 @@ def read_text(path: Path, error: type[LandcoverError], expected: str, *, max_byt
 def parse_yaml(text: str, source: str) -> Any:
     """Return the plain data in a YAML text, None if it is empty; keys are always text.
 
-    Args:
-        text: The text.
-        source: Its name in error messages: a file or an option.
-
     Raises:
         ConfigError: If it is not readable YAML, is larger than half a mebibyte, repeats a key, is nested
             deeper than 32, or has an alias, an anchor, a merge key, a tag, a second document, or a number
-            that is infinite or beyond 64 bits.
+            that is infinite or beyond 64 bits. The message names ``source``, a file or an option.
     """
     if len(text) > YAML_BYTES:
         raise ConfigError(f"{source} is too large: {len(text):,} characters; at most {YAML_BYTES:,}.")
@@ -119,11 +111,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the data in a YAML file; see :func:`parse_yaml`.
-
-    Raises:
-        ConfigError: If the file cannot be read, or as :func:`parse_yaml`.
-    """
+    """Return the data in a YAML file; see :func:`parse_yaml`."""
     return parse_yaml(read_text(path, ConfigError, "a YAML file", max_bytes=YAML_BYTES), str(path))
 
 
@@ -210,13 +198,9 @@ def _bare(text: str) -> str:
 
 
 def parse_json(text: str, source: str, error: type[LandcoverError], *, undefined: bool = False) -> Any:
-    """Return the data in a JSON text.
+    """Return the data in a JSON text; ``source`` is its name in messages, a file or ``line 3 of FILE``.
 
-    Args:
-        text: The text.
-        source: Its name in error messages, such as a file, or ``line 3 of FILE``.
-        error: Class of the errors.
-        undefined: Read ``NaN`` and ``Infinity``, which Python writes for scores that are not defined.
+    ``undefined``: read ``NaN`` and ``Infinity``, which Python writes for scores that are not defined.
 
     Raises:
         LandcoverError: As ``error``, if it is not JSON, repeats a key, is nested deeper than 32, or has a

@@ -34,11 +34,7 @@ class _Measure:
 
     @classmethod
     def parse(cls, text: str | Self, **others: int) -> Self:
-        """Return the measure that a text stands for; ``others`` are values of further fields.
-
-        Raises:
-            UsageError: If it is not a number with one of the units.
-        """
+        """Return the measure that a text stands for; ``others`` are values of further fields."""
         if isinstance(text, cls):
             return text
         match = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*(px|{cls.GROUND})\s*", str(text), re.IGNORECASE)
@@ -50,11 +46,7 @@ class _Measure:
         return f"{self.number:.15g}{self.unit}"
 
     def known_gsd(self, gsd: float | None) -> float:
-        """Return ``gsd``, which a measure on the ground needs.
-
-        Raises:
-            UsageError: If it is unknown or not positive.
-        """
+        """Return ``gsd``, which a measure on the ground needs; UsageError without a valid one."""
         if gsd is None:
             raise unknown_gsd(f"the map; the {self.WHAT} {self} needs it", "or give it in pixels (px)")
         return check_gsd(gsd)
@@ -81,14 +73,7 @@ class RegionSize(_Measure):
         return super().__str__() + (" strict" if self.strict else "")
 
     def pixels(self, gsd: float | None = None) -> int:
-        """Return the least whole number of pixels that is not below the size, at least 1.
-
-        Args:
-            gsd: Metres per pixel, which areas need.
-
-        Raises:
-            UsageError: If the size is an area and the GSD is unknown or not positive.
-        """
+        """Return the least number of pixels that is not below the size, at least 1; areas need the GSD."""
         if self.unit == "px":
             return max(1, math.ceil(self.number))
         # Rounded, because 2000 / 0.1**2 is not exactly 200000.
@@ -105,11 +90,7 @@ class Tolerance(_Measure):
     max_memory_mb: int = 4096
 
     def pixels(self, gsd: float | None) -> float:
-        """Return the tolerance in pixels of ``gsd`` metres.
-
-        Raises:
-            UsageError: If it is in metres and the GSD is unknown.
-        """
+        """Return the tolerance in pixels of ``gsd`` metres."""
         return self.number if self.unit == "px" else self.number / self.known_gsd(gsd)
 
 
@@ -122,11 +103,7 @@ class BandSelection(NamedTuple):
 
     @classmethod
     def parse(cls, value: str | Iterable[int]) -> Self:
-        """Return the bands that ``3,2,1`` stands for.
-
-        Raises:
-            UsageError: If they are not three whole numbers from 1.
-        """
+        """Return the bands that ``3,2,1`` stands for."""
         numbers = _numbers(value)
         if len(numbers) != 3 or not all(number.is_integer() and number >= 1 for number in numbers):
             raise UsageError(f"Bands {value!r}: expected three band numbers from 1, such as 3,2,1.")
@@ -134,11 +111,7 @@ class BandSelection(NamedTuple):
 
 
 class ModelBands(BandSelection):
-    """Numbers that the bands of a model usually have in a file, which may have them elsewhere by name.
-
-    Attributes:
-        names: Names of the three bands.
-    """
+    """Numbers that a model's bands usually have in a file, which may have them elsewhere by ``names``."""
 
     names: tuple[str, ...] = ()
 
@@ -160,11 +133,7 @@ class BoundingBox(NamedTuple):
 
     @classmethod
     def parse(cls, value: str | Iterable[float]) -> Self:
-        """Return the box that ``5.1,52.0,5.2,52.1`` stands for.
-
-        Raises:
-            UsageError: If it is not four finite numbers with left < right and bottom < top.
-        """
+        """Return the box that ``5.1,52.0,5.2,52.1`` stands for."""
         numbers = _numbers(value)
         if len(numbers) == 4 and all(map(math.isfinite, numbers)):
             box = cls(*numbers)
@@ -177,11 +146,7 @@ class BoundingBox(NamedTuple):
 
 
 def parse_scaling(value: str | Iterable[float]) -> Scaling:
-    """Return the scaling that ``0,3000`` or ``percentile`` stands for.
-
-    Raises:
-        UsageError: If it is neither, or the values are not finite and in ascending order.
-    """
+    """Return the scaling that ``0,3000`` or ``percentile`` stands for."""
     if isinstance(value, str) and value.strip().lower() == "percentile":
         return "percentile"
     numbers = _numbers(value)

@@ -47,20 +47,12 @@ class Span(NamedTuple):
 
 
 def spans(total: int, window: int, overlap: int) -> list[Span]:
-    """Cover an axis with windows of one length.
+    """Cover an axis with windows of one length, in order, all inside the axis.
 
     The last one is shifted inwards; an axis shorter than ``window`` is covered by one smaller window. At each
     position the weights of all windows sum to one. The outer quarter of an overlap, where the network lacks
     context, has weight 0. In the middle half the weight rises linearly. There is no ramp at the ends of the
-    axis.
-
-    Args:
-        total: Length of the axis, at least 1.
-        window: Length of a window.
-        overlap: Positions that neighbours share at least; 0 lets them touch.
-
-    Returns:
-        The windows in order, each once, all inside the axis.
+    axis. Neighbours share at least ``overlap`` positions; 0 lets them touch.
 
     Raises:
         UsageError: If the axis is empty, or the overlap is negative or not smaller than the window.

@@ -101,11 +101,7 @@ MinRegionStrict = Annotated[
 
 
 def region_size(text: str | None, *, strict: bool) -> "RegionSize | None":
-    """Return the size of --min-region and --min-region-strict.
-
-    Raises:
-        UsageError: If it is not valid, or the second is given alone.
-    """
+    """Return the size of --min-region and --min-region-strict; UsageError if the second is given alone."""
     from landcover.errors import UsageError
     from landcover.values import RegionSize
 

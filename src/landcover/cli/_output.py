@@ -69,11 +69,7 @@ class _StandardError(logging.Handler):
 def logging_to(
     *, quiet: bool = False, verbose: bool = False, log_file: Path | None = None, log_format: str = "text"
 ) -> Iterator[None]:
-    """Send the messages and warnings of landcover to standard error and to a file.
-
-    Raises:
-        UsageError: If ``quiet`` and ``verbose`` are both on, or the file cannot be written.
-    """
+    """Send the messages and warnings of landcover to standard error and to a file."""
     if quiet and verbose:
         raise UsageError("--quiet and --verbose contradict each other. Pass only one.")
     logger = logging.getLogger("landcover")
@@ -106,13 +102,10 @@ def logging_to(
 
 
 def check_reports(options: Mapping[str, Any]) -> None:
-    """Refuse reports that cannot be written, or would overwrite a file that they should not.
+    """Refuse reports, among the arguments of a verb, that would overwrite a file that they should not.
 
     ``--force`` is for results: it overwrites no model, no imagery, and no file that the command also names
     elsewhere.
-
-    Args:
-        options: Arguments of the verb, by the names of its parameters.
 
     Raises:
         UsageError: If a report has another suffix than reports have, is a file of a data set, or is named by
@@ -149,17 +142,10 @@ def _is_same(file: Path, other: Path) -> bool:
 
 
 def put(result: Any, json: Path | None, show: Callable[[], object] | None, *, force: bool) -> None:
-    """Print a result: as JSON for ``--json -``, else for people; and write it to ``--json FILE``.
+    """Print a result, plain data: as JSON for ``--json -``, else for people; and write it to ``--json FILE``.
 
-    Args:
-        result: Plain data.
-        json: The option; None: it was not given.
-        show: Prints for people; None: a line on standard error is enough. Called before the file is written:
-            a full disk must not lose hours of work.
-        force: Overwrite an existing file.
-
-    Raises:
-        OutputError: If the file exists and ``force`` is off, or cannot be written.
+    ``show`` prints for people, before the file is written: a full disk must not lose hours of work. None: a
+    line on standard error is enough.
     """
     from landcover.io.files import write_text
 
@@ -185,13 +171,9 @@ def print_table(
     total: Iterable[str] = (),
     text: Container[str] = (),
 ) -> None:
-    """Print a table for people.
+    """Print a table for people; the first column has names, the others numbers, those of ``text`` too text.
 
-    Args:
-        head: Headings. The first column contains names, the others numbers.
-        rows: Cells.
-        total: Cells of a last row below a rule.
-        text: Headings of further columns that contain text.
+    ``total`` are the cells of a last row below a rule.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

@@ -32,10 +32,8 @@ def lasting_streams() -> Iterator[list[str]]:
     """Replace standard output and standard error until the block ends.
 
     Standard descriptors that are closed are opened on the null device. Otherwise the next file that is
-    opened would get such a number, and with it what libraries print.
-
-    Yields:
-        A list that has a sentence for each stream that lost text, once the block has ended.
+    opened would get such a number, and with it what libraries print. The list that is yielded has a sentence
+    for each stream that lost text, once the block has ended.
     """
     lost: list[str] = []
     replaced: list[tuple[str, Any, _Output]] = []

@@ -16,23 +16,12 @@ _BLOCK = 1 << 17
 
 
 def colours_to_index(rgb: UInt8Array, legend: Legend) -> tuple[UInt8Array, int]:
-    """Turn the colours of a mask into class indices, and count the pixels whose colour has no class.
+    """Turn the colours of a mask, uint8 (H, W, 3), into class indices, and count the colours of no class.
 
     If all colours of the legend are corners of the RGB cube (each channel 0 or 255, as in DeepGlobe), a
     channel counts as 255 from 128 on and as 0 below, so that colours changed by compression keep their class;
     a pixel is off-palette if its corner has no class (red in DeepGlobe). Other legends need the exact colour.
-
     Off-palette pixels become the unknown class or, without one, ``NO_CLASS`` (255).
-
-    Args:
-        rgb: uint8 (H, W, 3).
-        legend: The classes and their colours.
-
-    Returns:
-        Class indices, uint8 (H, W), and the number of off-palette pixels.
-
-    Raises:
-        MaskError: If ``rgb`` has another type or shape.
     """
     index = find_classes(rgb, legend)
     return index, settle_off_palette(index, index == NO_CLASS, legend)
@@ -79,11 +68,7 @@ def on_corners(legend: Legend) -> bool:
 
 @lru_cache(maxsize=4)
 def _class_table(legend: Legend, corners: bool) -> UInt8Array:
-    """Class index of each code of a colour.
-
-    Returns:
-        uint8 (8,): of the corner red + 2 green + 4 blue; or uint8 (2**24,): of R + 256 G + 65536 B.
-    """
+    """Return the class of each code of a colour: of red + 2 green + 4 blue, or of R + 256 G + 65536 B."""
     bits = 1 if corners else 8
     table = np.full(1 << 3 * bits, NO_CLASS, np.uint8)
     channels = (legend.colours[: len(legend)] >> (8 - bits)).astype(np.uint32)

@@ -66,13 +66,7 @@ def role_of(words: Iterable[str], *, in_file: bool = False) -> Literal["image", 
 
 
 class Found(NamedTuple):
-    """A file to work on.
-
-    Attributes:
-        path: The file.
-        relative: Its path below the input folder; its name if it was given itself.
-        folder: The input folder that it was found in, or None.
-    """
+    """A file to work on, its path below the input folder (or its name), and the input folder, if any."""
 
     path: Path
     relative: Path
@@ -101,8 +95,7 @@ def find_files(
 
     Raises:
         UsageError: If there is no input.
-        DataError: If an input does not exist, a folder has no such file, or a name has control characters or
-            is not valid UTF-8.
+        DataError: If an input does not exist, a folder has no such file, or a name has control characters.
         OutputError: If ``out`` is a file.
     """
     if not inputs:
@@ -147,12 +140,9 @@ def find_files(
 def check_targets(
     pairs: Iterable[tuple[Path | str, Path]], *, force: bool, shown: Callable[[Path | str], str] = str
 ) -> None:
-    """Refuse a job whose results would overwrite each other, an input or existing files.
+    """Refuse pairs of source and target whose results would overwrite each other, an input or existing files.
 
-    Args:
-        pairs: Source and target of each result; a source may have several. Only paths are files.
-        force: Allow targets that exist.
-        shown: Returns the name of a source in messages.
+    Only sources that are paths are files; ``shown`` returns the name of a source in messages.
 
     Raises:
         OutputError: If two sources have one target, or targets whose names differ only in case, a target has

@@ -33,13 +33,9 @@ _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Refuse an output path that is taken.
+    """Refuse an output path that is taken, also by a symbolic link without a target, unless ``force`` is on.
 
-    A symbolic link counts as an existing file, also where its target does not exist.
-
-    Raises:
-        OutputError: If ``path`` exists and ``force`` is off, or is a device or a pipe: a file in place of
-            ``/dev/null`` would affect every program on the machine.
+    A device or a pipe is always refused: a file in place of ``/dev/null`` would affect every program.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OutputError(f"{path} is a device or a pipe; expected the name of a file to write.")
@@ -52,8 +48,7 @@ def check_output(path: Path, *, force: bool) -> None:
     """Check that a file can be written, before long work rather than after it. Write nothing.
 
     Raises:
-        OutputError: If ``path`` exists and ``force`` is off, is a folder, or is in a place where no file can
-            be created.
+        OutputError: If ``path`` exists and ``force`` is off, is a folder, or cannot be created there.
     """
     refuse_existing(path, force=force)
     if path.is_dir() and not path.is_symlink():
@@ -66,12 +61,7 @@ def check_output(path: Path, *, force: bool) -> None:
 
 
 def check_json_output(path: Path, *, force: bool) -> None:
-    """Check the path of a report, whose name must end with ``.json``: no model or image is replaced by it.
-
-    Raises:
-        UsageError: If it does not.
-        OutputError: As :func:`check_output`.
-    """
+    """Check the path of a report, whose name must end with ``.json``: no model or image is replaced by it."""
     check_output(path, force=force)
     if path.suffix.lower() != ".json":
         raise UsageError(f"The report would be written to {path}; expected a name that ends with .json.")
@@ -192,11 +182,7 @@ class WorkFolder:
         return name if self._folder is not None else str(self.path / name)
 
     def create(self, name: str) -> BinaryIO:
-        """Create a file for reading and writing; a file or link of that name is removed first.
-
-        Raises:
-            OutputError: If it cannot be created.
-        """
+        """Create a file for reading and writing; a file or link of that name is removed first."""
         self.remove(name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY
         with writing(self._target, self.path, Path(name)):
@@ -229,11 +215,7 @@ class WorkFolder:
         )
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all; it survives a power loss.
-
-        Raises:
-            OutputError: If it cannot be written.
-        """
+        """Write a file, whole or not at all; it survives a power loss."""
         unfinished = f"{name}{_SUFFIX}"
         with writing(self._target, self.path, Path(unfinished)):
             with self.create(unfinished) as file:
@@ -251,11 +233,7 @@ class WorkFolder:
             return sorted(entry.name for entry in entries)
 
     def remove(self, name: str) -> None:
-        """Remove an entry if it exists; of a link only the link.
-
-        Raises:
-            OutputError: If it cannot be removed.
-        """
+        """Remove an entry if it exists; of a link only the link."""
         with writing(self._target, self.path, Path(name)):
             try:
                 status = os.stat(self._at(name), dir_fd=self._folder, follow_symlinks=False)
@@ -330,11 +308,7 @@ def work_folder(path: Path) -> Iterator[WorkFolder]:
 
 
 def _open_folder(folder: Path) -> int:
-    """Open a folder without following a link; -1 on Windows, where folders cannot be opened.
-
-    Raises:
-        OSError: If it is a link (ELOOP or ENOTDIR) or a file (ENOTDIR), or cannot be opened.
-    """
+    """Open a folder without following a link; -1 on Windows, where folders cannot be opened."""
     if sys.platform == "win32":
         if folder.is_symlink() or not folder.is_dir():
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
@@ -352,11 +326,7 @@ def _is_mine(status: os.stat_result) -> bool:
 
 
 def open_append(path: Path) -> BinaryIO:
-    """Open a file for appending, created if needed; a symbolic link is refused.
-
-    Raises:
-        OSError: If it cannot be opened.
-    """
+    """Open a file for appending, created if needed; a symbolic link is refused."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_FOLLOW | _BINARY
     return os.fdopen(os.open(path, flags, 0o666), "ab")
 
@@ -365,10 +335,8 @@ def open_append(path: Path) -> BinaryIO:
 def writing(path: Path, *temporary: Path) -> Iterator[None]:
     """Turn the system's errors about writing ``path`` (no permission, no space) into :class:`OutputError`.
 
-    Args:
-        path: The file to write.
-        temporary: Other names under which it is written, and folders that hold only parts of it. Errors about
-            other files pass unchanged.
+    ``temporary`` are other names under which it is written, and folders that hold only parts of it. Errors
+    about other files pass unchanged.
     """
     try:
         yield
@@ -386,10 +354,7 @@ def writing(path: Path, *temporary: Path) -> Iterator[None]:
 
 
 def check_name(path: str | Path, shown: str | None = None) -> None:
-    """Raise :class:`DataError` if an input's name has control characters or is not valid UTF-8.
-
-    Lists of files, JSON or GDAL could not contain it. The message has ``shown`` for the name, if given.
-    """
+    """Refuse an input's name that lists of files, JSON or GDAL could not contain; messages have ``shown``."""
     if not is_plain(str(path)):
         raise DataError(
             f"The file name {shown or str(path)!r} has control characters or is not valid UTF-8, which "
@@ -398,11 +363,7 @@ def check_name(path: str | Path, shown: str | None = None) -> None:
 
 
 def walk(folder: Path, *, follow_links: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Return :func:`os.walk` of a folder, where a subfolder that cannot be listed is an error.
-
-    Raises:
-        DataError: If a folder cannot be listed; the message names it.
-    """
+    """Return :func:`os.walk` of a folder, where a subfolder that cannot be listed is a DataError."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"The folder {error.filename} cannot be listed: {error.strerror}.") from error

@@ -256,11 +256,7 @@ def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def check_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
-    """Refuse an image whose (height, width) is more than is decoded at once.
-
-    Raises:
-        ImageError: If it is.
-    """
+    """Raise an :class:`ImageError` about an image whose (height, width) is more than is decoded at once."""
     try:
         _check_pixels(size, max_pixels)
     except RefusedError as refusal:
@@ -299,21 +295,13 @@ def _guarded(path: Path, error: type[DataError], read: Callable[[Format], T]) ->
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of a picture from its header, without decoding it.
-
-    Raises:
-        ImageError: If the file is missing, empty, or of an unsupported format.
-    """
+    """Return (height, width) of a picture from its header, without decoding it."""
     path = Path(path)
     return _guarded(path, ImageError, lambda file_format: file_format.size(path))
 
 
 def is_masked(path: Path) -> bool:
-    """Return whether pixels of a picture may lack imagery by its header; see :func:`read_imagery`.
-
-    Raises:
-        ImageError: If the file is missing, empty, or of an unsupported format.
-    """
+    """Return whether pixels of a picture may lack imagery by its header; see :func:`read_imagery`."""
 
     def by_header(file_format: Format) -> bool:
         if file_format.name in ("TIFF", "JP2"):
@@ -342,17 +330,10 @@ def exif_orientation(path: Path) -> int:
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:
-    """Decode a JPEG, PNG, TIFF, JP2, WebP, BMP or GIF file, recognised by its content.
+    """Decode a JPEG, PNG, TIFF, JP2, WebP, BMP or GIF file, recognised by its content: uint8 (H, W, 3), RGB.
 
     Grey is repeated in three bands, palettes are expanded, alpha is dropped (pixels keep the colour stored
     under it). EXIF orientation is ignored on purpose: masks do not have it.
-
-    Args:
-        path: The file.
-        max_pixels: Larger files are refused before anything is decoded.
-
-    Returns:
-        uint8 (H, W, 3), RGB.
 
     Raises:
         ImageError: If the file is missing, empty, damaged, cut short or larger than ``max_pixels``, or of an
@@ -362,11 +343,9 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:
 
 
 def read_imagery(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[UInt8Array, BoolArray | None]:
-    """As :func:`read_image`, with the mask of valid pixels.
+    """As :func:`read_image`, with the mask of valid pixels, bool (H, W); None where the file has none.
 
-    Returns:
-        uint8 (H, W, 3), RGB, and bool (H, W): False under alpha 0, a transparent palette entry or colour, the
-        raster's nodata value or mask; None without any of these.
+    It is False under alpha 0, a transparent palette entry or colour, the raster's nodata value or mask.
     """
     picture = read_picture(Path(path), ImageError, max_pixels=max_pixels)
     if picture.depth is not None:

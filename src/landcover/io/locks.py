@@ -52,13 +52,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_file(path: Path) -> Iterator[None]:
-    """Keep other processes from writing a file until the block ends; its folder is created if needed.
-
-    Raises:
-        LockedError: If another process has locked it; the message names that process.
-        OutputLostError: If, at the end, its folder was removed or replaced meanwhile.
-        OutputError: If its folder cannot be created.
-    """
+    """Keep other processes from writing a file until the block ends, as :func:`locked_folder`."""
     with _locked(path.with_name(f".{path.name}{LOCK_NAME}"), path):
         yield
 
@@ -156,11 +150,7 @@ def _write_record(descriptor: int) -> bytes:
 
 
 def _read_record(lock: Path) -> bytes:
-    """Return the content of a lock file but its first byte.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
+    """Return the content of a lock file but its first byte."""
     descriptor = os.open(lock, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
     try:
         os.lseek(descriptor, 1, os.SEEK_SET)

@@ -59,12 +59,12 @@ def read_mask(
     holds the values of the legend's classes: by default their indices, with 255 as ``NODATA``. A palette
     image or three equal bands with too many off-palette pixels are read by their values, if all of them are
     values of the legend and none contradicts its colour. Pixels that the file marks as no imagery (alpha 0, a
-    transparent palette entry, the raster's nodata value) become ``NODATA``; other alpha is ignored.
+    transparent palette entry, the raster's nodata value) become ``NODATA``; other alpha is ignored. A map
+    that carries its classes holds their indices.
 
     Args:
         path: The file; see :func:`read_image` for formats. One band may have any type of whole numbers.
-        legend: The classes. Values in another order need a legend with that order, or one that lists them. A
-            map that carries its classes holds their indices.
+        legend: The classes.
         max_pixels: Larger files are refused before anything is decoded.
         max_off_palette: Fraction of off-palette pixels, 0..1, above which the mask is refused.
         allow_binary: Accept one band with the values 0 and 255 only, though the legend does not list them.
@@ -250,15 +250,11 @@ def encode_mask(
     mask_format: MaskFormat = "palette",
     tags: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Return a mask as the bytes of a PNG file.
+    """Return class indices, uint8 (H, W), with ``NODATA`` outside the imagery, as the bytes of a PNG file.
 
-    Args:
-        index: Class indices, uint8 (H, W), with ``NODATA`` outside the imagery.
-        legend: The classes.
-        mask_format: ``palette``: indices with the legend's colours; nodata, if any, is entry 255, black and
-            transparent. ``rgb``: three bands as in the challenge; nodata is black and read back as a black
-            class. ``index``: one band of indices; nodata is 255.
-        tags: Stored as text chunks beside :attr:`Legend.tags`, such as the map's provenance.
+    ``palette``: indices with the legend's colours; nodata, if any, is entry 255, black and transparent.
+    ``rgb``: three bands as in the challenge; nodata is black and read back as a black class. ``index``: one
+    band of indices; nodata is 255. ``tags`` are stored as texts beside :attr:`Legend.tags`.
 
     Raises:
         MaskError: If ``index`` is not uint8 (H, W) of classes and nodata.
@@ -293,13 +289,7 @@ def write_mask(
     tags: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> None:
-    """Write a mask as PNG, whole or not at all; :func:`encode_mask` describes the three formats and the tags.
-
-    Raises:
-        OutputError: If ``path`` is not named ``.png``, exists and ``force`` is off, or cannot be written.
-        MaskError: If ``index`` is not uint8 (H, W) of classes and nodata.
-        UsageError: If the format is unknown.
-    """
+    """Write a mask as PNG, whole or not at all, as :func:`encode_mask`; OutputError for another suffix."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise OutputError(f"Plain masks are written as PNG; name it {path.with_suffix('.png')}, not {path}.")

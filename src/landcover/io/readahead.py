@@ -28,10 +28,10 @@ def parallel_map(
     """Yield ``function(item)`` for every item, in order, computed by threads.
 
     Unlike with ``Executor.map``, the number of results in memory is bounded. When the consumer stops, running
-    items are completed and no further ones begin.
+    items are completed and no further ones begin. An exception is raised at its item's turn.
 
     Args:
-        function: Computes one result. Its exceptions are raised at the item's turn.
+        function: Computes one result.
         items: The items; consumed by the caller's thread.
         workers: Number of threads; by default one per CPU that this process may use, at most 16.
         ahead: Results computed or waiting, beside the one in use; by default three per worker.

@@ -152,11 +152,7 @@ def _read_features(path: Path, crs: CRS, layer: str | None, layer_option: str) -
 
 
 def vector_driver(path: Path) -> str:
-    """Return the name of GDAL's driver that writes files of this suffix.
-
-    Raises:
-        UsageError: If there is none, or not in this installation.
-    """
+    """Return the name of GDAL's driver that writes files of this suffix; UsageError if there is none here."""
     suffix = path.suffix.lower()
     if suffix not in _DRIVERS:
         raise UsageError(f"{path} has the suffix {suffix!r}. {did_you_mean(suffix, _DRIVERS)}")
@@ -179,7 +175,7 @@ def write_features(
     style: str | None = None,
     force: bool = False,
 ) -> int:
-    """Write features in the format of the suffix; the same features give the same bytes.
+    """Write features in the format of the suffix, return their number; the same features give the same bytes.
 
     A GeoPackage (``.gpkg``) is written batch by batch, in the memory of one. FlatGeobuf (``.fgb``, sorted by
     position), GeoJSON (``.geojson``, in longitude and latitude to 9 digits: RFC 7946) and GeoParquet
@@ -194,9 +190,6 @@ def write_features(
         geometry: Type of all geometries.
         style: QGIS style, which a GeoPackage stores in its table ``layer_styles``.
         force: Replace an existing file.
-
-    Returns:
-        The number of features. A file without features has all columns.
 
     Raises:
         UsageError: If the suffix is not one of the four.
@@ -255,16 +248,11 @@ def write_features(
 
 
 def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
-    """Return geometries in another CRS.
+    """Return geometries, object (N,), in another CRS.
 
     Edges longer than a kilometre get vertices first, which keeps them in place within centimetres. Shared
     boundaries stay shared: the new vertices of an edge depend on the edge alone. In longitude and latitude a
     part that crosses the antimeridian goes on beyond 180 degrees.
-
-    Args:
-        geometries: object (N,), in ``source``.
-        source: CRS of the coordinates.
-        target: CRS of the result.
 
     Raises:
         DataError: If the transformation does not exist, or not for some of the coordinates.
@@ -362,11 +350,7 @@ def _cut_at_antimeridian(geometries: Geometries) -> Geometries:
 
 
 def _refuse_long_edges(path: Path, geometries: Geometries, turn: float) -> None:
-    """Refuse polygons that leave the map at one side and come back at the other.
-
-    Raises:
-        DataError: If an edge is longer than half a turn, and not a whole one, as that of the world.
-    """
+    """Refuse polygons with an edge of more than half a turn, but not a whole one, as that of the world."""
     places, ring = shapely.get_coordinates(shapely.get_rings(geometries), return_index=True)
     step = np.abs(np.diff(places[:, 0]))
     wrong = np.flatnonzero((step > turn / 2) & (step < turn * (1 - 1e-9)) & (np.diff(ring) == 0))
@@ -379,11 +363,7 @@ def _refuse_long_edges(path: Path, geometries: Geometries, turn: float) -> None:
 
 
 def _check_range(geometries: Geometries, source: CRS, unit: float) -> None:
-    """Refuse coordinates that are not on the Earth, before the edges between them get vertices.
-
-    Raises:
-        DataError: If a coordinate is not finite or out of range; the message shows it.
-    """
+    """Refuse coordinates that are not on the Earth, before the edges between them get vertices."""
     places = shapely.get_coordinates(geometries)
     x_limit, y_limit = (_LONGITUDES, _LATITUDES) if source.is_geographic else (_FARTHEST_M / unit,) * 2
     wrong = ~((np.abs(places[:, 0]) <= x_limit) & (np.abs(places[:, 1]) <= y_limit))
@@ -487,12 +467,7 @@ def _write_style(path: Path, layer: str, style: str) -> None:
 def _is_whole(path: Path, layer: str, count: int, bounds: Sequence[Float64Array], *, styled: bool) -> bool:
     """Read back all that a GeoPackage needs: GDAL does not report all errors of a disk.
 
-    Args:
-        path: The closed file.
-        layer: Its layer.
-        count: Features that were written.
-        bounds: (min x, min y, max x, max y) of each batch with features.
-        styled: Whether it has the table ``layer_styles``, with one row.
+    ``count`` features were written, with the bounds of each batch; ``styled``: and a row of ``layer_styles``.
     """
     tables = {layer: count, "layer_styles": 1} if styled else {layer: count}
     counts = []
