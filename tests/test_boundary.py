@@ -13,7 +13,7 @@ from landcover.evaluation.boundary import (
     distance_bins,
     squared_distance,
 )
-from landcover.evaluation.report import bin_name
+from landcover.evaluation.report import BoundaryScores
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.metrics import ConfusionMatrix
 
@@ -115,7 +115,7 @@ def test_scores_of_a_bin_are_those_of_its_pixels():
             assert scores["pixels"] == (pixels & known).sum()
             assert scores["share"] == pytest.approx((pixels & known).sum() / known.sum())
     assert rows[0]["beyond"]["pixels"] == known.sum() == sum(row["pixels"] for row in rows)
-    assert [bin_name(row["from_m"], row["to_m"]) for row in rows][::4] == ["0 to 5 m", "over 40 m"]
+    assert [row.name for row in BoundaryScores(bins=rows).bins][::4] == ["0 to 5 m", "over 40 m"]
 
 
 def test_nothing_known_has_no_scores():

@@ -12,7 +12,7 @@ import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
@@ -180,7 +180,8 @@ def _scalar(text: str) -> tuple[Any, str | None]:
     if text in _WORDS:
         return _WORDS[text], None
     if INTEGER.fullmatch(text):
-        digits = text if text[:2] in ("0o", "0x") else f"{text[:1] if text[0] in '+-' else ''}{_bare(text)}"
+        bare = text.lstrip("+-").lstrip("0") or "0"  # Python refuses leading zeros
+        digits = text if text[:2] in ("0o", "0x") else f"{text[:1] if text[0] in '+-' else ''}{bare}"
         number = int(digits, 0) if len(digits) <= 24 else _LONGEST_INTEGER
         if abs(number) >= _LONGEST_INTEGER:
             return None, f"the number {text[:20]}... has more than 64 bits. Quote it if it is text"
@@ -190,11 +191,6 @@ def _scalar(text: str) -> tuple[Any, str | None]:
     if NUMBER.fullmatch(text) or NOT_FINITE.fullmatch(text):
         return None, f"the number {text[:40]} is not finite. Quote it if it is text"
     return text, None
-
-
-def _bare(text: str) -> str:
-    """Return the digits of a decimal integer without sign and leading zeros."""
-    return text.lstrip("+-").lstrip("0") or "0"
 
 
 def parse_json(text: str, source: str, error: type[LandcoverError], *, undefined: bool = False) -> Any:
@@ -278,6 +274,15 @@ def parse_csv(
 
 def _repeated(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table as CSV, whose texts spreadsheets show as text, see :func:`plain_cell`."""
+    out = StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([plain_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    return out.getvalue()
 
 
 def plain_cell(text: str) -> str:

@@ -145,7 +145,10 @@ def prepare(
 
     reading = _options.reading(bands, scaling)
     if labels is None:
-        _refuse_vector_options(column, layer, background)
+        if column != "class" or layer is not None or background is not None:
+            raise UsageError(
+                "--column, --layer and --background belong to --labels. Pass --labels FILE, too."
+            )
         dataset, written = make_cache(
             data,
             out,
@@ -179,11 +182,6 @@ def prepare(
         len(dataset.labelled),
         _scale(dataset.gsd),
     )
-
-
-def _refuse_vector_options(column: str, layer: str | None, background: str | None) -> None:
-    if column != "class" or layer is not None or background is not None:
-        raise UsageError("--column, --layer and --background belong to --labels. Pass --labels FILE, too.")
 
 
 def rasterize(

@@ -1,8 +1,9 @@
 """``landcover evaluate``: scores of a model or of masks on a split, and of a map against truth."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,7 +12,7 @@ from landcover.cli._options import option
 from landcover.cli._output import log, points, print_table, put, say
 from landcover.config import INPUT, MAIN, PROCESSING
 from landcover.errors import UsageError
-from landcover.evaluation.report import AssessmentReport, EvaluationReport
+from landcover.evaluation.report import AssessmentReport, Estimate, EvaluationReport
 from landcover.evaluation.scoring import EvaluateOptions
 from landcover.evaluation.scoring import evaluate as score
 
@@ -54,6 +55,8 @@ def evaluate(
     if borders:
         log.warning("--borders is now --boundaries; the old name will be removed in 0.3.")
         options = options.model_copy(update={"boundaries": True})
+    report: AssessmentReport | EvaluationReport
+    show: Callable[[], None]
     if map_path is not None or truth is not None:
         others = {
             "--data": data,
@@ -75,7 +78,7 @@ def evaluate(
             raise UsageError(f"--map MAP and --truth FILE go together{end}")
         from landcover.evaluation.assessment import TruthOptions, assess
 
-        report: AssessmentReport | EvaluationReport = assess(
+        assessed = assess(
             map_path,
             truth,
             legend=legend,
@@ -83,11 +86,11 @@ def evaluate(
             options=TruthOptions(column=column, layer=layer, crs=truth_crs),
             metric=metric,
         )
-        show = _print_assessment
+        report, show = assessed, partial(_print_assessment, assessed)
     elif data is None or split is None:
         raise UsageError("Pass --data DATA and --split NAME:part, or --map MAP and --truth FILE.")
     else:
-        report = score(
+        scored = score(
             data,
             split,
             model=model,
@@ -97,139 +100,130 @@ def evaluate(
             gsd=gsd,
             options=options.model_copy(update={"reading": _options.reading(bands, scaling)}),
         )
-        show = _print_scores
-    result = report.to_dict()
-    put(result, json, lambda: show(result), force=options.force)
+        report, show = scored, partial(_print_scores, scored)
+    put(report.to_dict(), json, show, force=options.force)
     for warning in report.warnings:
         log.warning("%s", warning)
 
 
-def _print_scores(result: dict[str, Any]) -> None:
+def _print_scores(report: EvaluationReport) -> None:
     """Print IoU and shares of each class, the means, and the matrix with rows that sum to 100 %."""
     import numpy as np
 
-    from landcover.evaluation.overlap import TrainingOverlap, describe_overlap
-    from landcover.evaluation.report import bin_name
+    from landcover.evaluation.overlap import describe_overlap
 
-    counts = np.array(result["confusion"], float)
-    cleaned = result["min_region"]
-    scored = [scores for scores in (result, cleaned) if scores]
+    counts = report.confusion.astype(float)
+    cleaned, overlap = report.min_region, report.training_overlap
+    scored = [scores for scores in (report, cleaned) if scores]
     of_truth, of_map = (counts.sum(axis=axis) / max(counts.sum(), 1) for axis in (1, 0))
     print_table(
         ["class", "IoU %", *(["cleaned"] if cleaned else []), "of truth %", "of map %"],
         [
             [
                 name,
-                *(points(scores["iou"].get(name)) for scores in scored),
+                *(points(scores.iou.get(name)) for scores in scored),
                 *(points(share[i], 1) for share in (of_truth, of_map)),
             ]
-            for i, name in enumerate(result["classes"])
+            for i, name in enumerate(report.classes)
         ],
-        total=["mean", *(points(scores["miou"]) for scores in scored), "", ""],
+        total=["mean", *(points(scores.miou) for scores in scored), "", ""],
     )
     print_table(
         ["class", "precision (user's) %", "recall (producer's) %", "F1 %"],
         [
             [name, *(points(of[measure], 1) for measure in ("precision", "recall", "f1"))]
-            for name, of in result["class_measures"].items()
+            for name, of in report.class_measures.items()
         ],
     )
     by_row = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     print_table(
-        ["truth, %", *result["classes"]],
+        ["truth, %", *report.classes],
         [
             [name, *(points(share if row.any() else None, 1) for share in row)]
-            for name, row in zip(result["classes"], by_row, strict=True)
+            for name, row in zip(report.classes, by_row, strict=True)
         ],
     )
     interval = ""
-    if result["miou_interval"] is not None:
-        low, high = map(points, result["miou_interval"])
-        interval = f" (95 %: {low} to {high}, by {result['resampled']})"
+    if report.miou_interval is not None:
+        low, high = map(points, report.miou_interval)
+        interval = f" (95 %: {low} to {high}, by {report.resampled})"
     say(
-        f"mIoU {points(result['miou'])}{interval}, pixel accuracy {points(result['pixel_accuracy'])}; "
-        f"metric {result['metric']}, split {result['split']}, {result['images']} images, "
-        f"{result['pixels']:,} pixels"
+        f"mIoU {points(report.miou)}{interval}, pixel accuracy {points(report.pixel_accuracy)}; "
+        f"metric {report.metric}, split {report.split}, {report.images} images, {report.pixels:,} pixels"
     )
-    kappa = "-" if result["kappa"] is None else f"{result['kappa']:.3f}"
+    kappa = "-" if report.kappa is None else f"{report.kappa:.3f}"
     print(
-        f"mIoU over the classes of the truth {points(result['miou_present'])}, kappa {kappa}; "
-        f"{points(result['unscored'])} % of the masks' pixels are not scored (nodata, unknown)"
+        f"mIoU over the classes of the truth {points(report.miou_present)}, kappa {kappa}; "
+        f"{points(report.unscored)} % of the masks' pixels are not scored (nodata, unknown)"
     )
-    overlap = result["training_overlap"]
-    if overlap and (sentence := describe_overlap(TrainingOverlap(**overlap))):
+    if overlap and (sentence := describe_overlap(overlap)):
         say(sentence)
-    if cleaned and cleaned["miou_change"] is not None:
+    if cleaned and cleaned.miou_change is not None:
         say(
-            f"Without regions below {cleaned['min_pixels']:,} px: mIoU {points(cleaned['miou'])}, "
-            f"{100 * cleaned['miou_change']:+.2f} points"
+            f"Without regions below {cleaned.min_pixels:,} px: mIoU {points(cleaned.miou)}, "
+            f"{100 * cleaned.miou_change:+.2f} points"
         )
-    if result["boundaries"]:  # a row for each bin of distances: its own scores, then those beyond it
-        rows = []
-        for row in result["boundaries"]["bins"]:
-            own = [points(of[name]) for of in (row, row["beyond"]) for name in ("miou", "pixel_accuracy")]
-            rows.append([bin_name(row["from_m"], row["to_m"]), points(row["share"]), *own])
+    if report.boundaries:  # a row for each bin of distances: its own scores, then those beyond it
+        rows = [
+            [row.name, points(row.share)]
+            + [points(score) for of in (row, row.beyond) for score in (of.miou, of.pixel_accuracy)]
+            for row in report.boundaries.bins
+        ]
         head = ["from boundary", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %"]
         print_table(head, rows)
-    if result["calibration"]:
-        _print_calibration(result["calibration"])
-
-
-def _print_calibration(calibration: dict[str, Any]) -> None:
-    """Print confidence and accuracy of each predicted class."""
-    if not calibration["pixels"]:
+    found = report.calibration
+    if found and not found.pixels:
         say(
             "No calibration: the masks contain no labelled pixels. Check the masks and their legend with "
             "landcover verify."
         )
-        return
-    columns = ("share", "confidence", "accuracy", "ece")
-    print_table(
-        ["predicted class", "share %", "confidence %", "accuracy %", "ECE %"],
-        [
-            [name, *(points(scores and scores[column]) for column in columns)]
-            for name, scores in calibration["per_class"].items()
-        ],
-        total=["all", points(1.0), *(points(calibration[column]) for column in columns[1:])],
-    )
-    fitted, worst = calibration["fitted_on"], calibration["worst_class"]
-    say(
-        f"Calibration error (ECE) {points(calibration['ece'])} %, at worst {points(worst['ece'])} % "
-        f"({worst['name']}); NLL {calibration['nll']:.4f} at temperature {calibration['temperature']:.4g}"
-        + (f", fitted on {fitted}" if fitted else ", not fitted: see landcover calibrate")
-    )
+    elif found and found.worst_class is not None:
+        print_table(
+            ["predicted class", "share %", "confidence %", "accuracy %", "ECE %"],
+            [
+                [name, *map(points, (of.share, of.confidence, of.accuracy, of.ece) if of else [None] * 4)]
+                for name, of in found.per_class.items()
+            ],
+            total=["all", *map(points, (1.0, found.confidence, found.accuracy, found.ece))],
+        )
+        worst = found.worst_class
+        say(
+            f"Calibration error (ECE) {points(found.ece)} %, at worst {points(worst.ece)} % ({worst.name}); "
+            f"NLL {found.nll:.4f} at temperature {found.temperature:.4g}"
+            + (
+                f", fitted on {found.fitted_on}"
+                if found.fitted_on
+                else ", not fitted: see landcover calibrate"
+            )
+        )
 
 
-def _print_assessment(result: dict[str, Any]) -> None:
+def _print_assessment(report: AssessmentReport) -> None:
     """Print scores of the units, then the estimates for the map and what their intervals depend on."""
-    estimates, units = result["estimates"], "points" if result["truth_kind"] == "points" else "pixels"
+    estimates, units = report.estimates, "points" if report.truth_kind == "points" else "pixels"
+
+    def text(estimate: Estimate | None, scale: float, digits: int) -> str:
+        if estimate is None:
+            return "-"
+        half = "" if estimate.se is None else f" ± {1.96 * scale * estimate.se:,.{digits}f}"
+        return f"{scale * estimate.value:,.{digits}f}{half}"
 
     def row(name: str) -> Iterable[str]:
-        mapped, hectares = result["mapped"][name]["hectares"], estimates["hectares"]
+        mapped, hectares = report.mapped[name].hectares, estimates.hectares
         return (
             name,
-            points(result["iou"].get(name)),
-            _estimate(estimates["users"][name], 100, 1),
-            _estimate(estimates["producers"][name], 100, 1),
+            points(report.iou.get(name)),
+            text(estimates.users[name], 100, 1),
+            text(estimates.producers[name], 100, 1),
             "-" if mapped is None else f"{mapped:,.2f}",
-            _estimate(None if hectares is None else hectares[name], 1, 2),
+            text(None if hectares is None else hectares[name], 1, 2),
         )
 
     head = ["class", "IoU %", "user's %", "producer's %", "mapped ha", "estimated ha"]
-    print_table(head, map(row, estimates["users"]))
+    print_table(head, map(row, estimates.users))
     say(
-        f"Overall accuracy {_estimate(estimates['overall'], 100, 1)} % of the area, by {result['units']:,} "
-        f"{units}; of these {100 * result['pixel_accuracy']:.1f} % are right, mIoU {points(result['miou'])} "
-        f"(metric {result['metric']})."
+        f"Overall accuracy {text(estimates.overall, 100, 1)} % of the area, by {report.units:,} {units}; of "
+        f"these {points(report.pixel_accuracy, 1)} % are right, mIoU {points(report.miou)} (metric "
+        f"{report.metric})."
     )
-    say(
-        estimates["without_errors"]
-        or f"± is half a 95 % interval. The estimates hold if {estimates['hold_if']}."
-    )
-
-
-def _estimate(estimate: dict[str, Any] | None, scale: float, digits: int) -> str:
-    if estimate is None:
-        return "-"
-    half = "" if estimate["se"] is None else f" ± {1.96 * scale * estimate['se']:,.{digits}f}"
-    return f"{scale * estimate['value']:,.{digits}f}{half}"
+    say(estimates.without_errors or f"± is half a 95 % interval. The estimates hold if {estimates.hold_if}.")

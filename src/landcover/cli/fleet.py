@@ -1,7 +1,5 @@
 """Verbs of fleets: many scenes on several processes and machines."""
 
-import csv as csv_
-import io
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -96,7 +94,12 @@ def fleet_run(
 
     if address is not None and engine != "ray":
         raise UsageError(f"--address {address} is that of a Ray cluster. Add --engine ray.")
-    share = _shard(shard)
+    number, _, count = shard.partition("/") if re.fullmatch("[0-9]{1,9}/[0-9]{1,9}", shard) else "0/0"
+    if int(number) >= int(count):
+        raise UsageError(
+            f"--shard is {shard!r}; expected NUMBER/COUNT with a number from 0 below the count: 0/10."
+        )
+    share = int(number), int(count)
     store = open_planned(plan)
     read_plan(store)
     setup = Setup(store.root, device, threads)
@@ -210,30 +213,15 @@ def fleet_merge(
     from landcover.fleet.results import merge
     from landcover.fleet.units import open_planned
     from landcover.io.files import write_text
-    from landcover.textfiles import plain_cell
+    from landcover.textfiles import csv_text
 
     merged, left_out = merge(open_planned(plan), out, vector=vector, force=force)
     areas = merged.table()
     if csv is not None:
-        text = io.StringIO()
-        writer = csv_.writer(text, lineterminator="\n")
-        writer.writerow(["class", "pixels", "share", "hectares"])
-        writer.writerows([plain_cell(area.name), area.pixels, area.share, area.hectares] for area in areas)
-        write_text(csv, text.getvalue(), force=force)
+        rows = ((area.name, area.pixels, area.share, area.hectares) for area in areas)
+        write_text(csv, csv_text(["class", "pixels", "share", "hectares"], rows), force=force)
     put([asdict(area) for area in areas], json, lambda: print_areas(areas), force=force)
     log.info("Wrote %s.", out)
     if left_out:
         log.warning("%d maps are not in it.", len(left_out))
         raise typer.Exit(1)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    """Return the number and the count of ``I/N``."""
-    from landcover.errors import UsageError
-
-    number, _, count = text.partition("/") if re.fullmatch("[0-9]{1,9}/[0-9]{1,9}", text) else ("1", "", "0")
-    if int(number) < int(count):
-        return int(number), int(count)
-    raise UsageError(
-        f"--shard is {text!r}; expected NUMBER/COUNT with a number from 0 below the count: 0/10."
-    )

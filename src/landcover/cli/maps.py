@@ -1,7 +1,5 @@
 """Verbs of maps: predict, sample, vectorize."""
 
-import csv as csv_
-import io
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -59,7 +57,7 @@ def predict(
     from landcover.io.files import write_text
     from landcover.model.runtimes import DEFAULT_CACHE
     from landcover.model.runtimes.openvino_runtime import cache_folder
-    from landcover.textfiles import plain_cell
+    from landcover.textfiles import csv_text
 
     if qml:
         log.warning("--qml is the default now; the old option will be removed in 0.3.")
@@ -82,16 +80,12 @@ def predict(
         force=overwrite,
     )
     if csv is not None:
-        text = io.StringIO()
         names = [
             *("map", "zone", "class", "pixels", "square_metres", "hectares", "share"),
             *("zone_covered", "zone_nodata"),
         ]
-        writer = csv_.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        for row in prediction.area_rows():
-            writer.writerow({k: plain_cell(v) if isinstance(v, str) else v for k, v in row.items()})
-        write_text(csv, text.getvalue(), force=overwrite)
+        rows = ([row.get(name, "") for name in names] for row in prediction.area_rows())
+        write_text(csv, csv_text(names, rows), force=overwrite)
     _report(prediction, out or options.mosaic)
     if not prediction.complete:
         raise typer.Exit(1)
@@ -116,22 +110,6 @@ def _report(prediction: "Prediction", out: Path | None) -> None:
             100 * parts["covered"],
             100 * parts["nodata"],
         )
-    _report_distribution(prediction)
-    if prediction.repeated:
-        log.info(
-            "%d maps overlap with earlier ones. Totals count such ground once, of the first map by name.",
-            len(prediction.repeated),
-        )
-    if prediction.kept:
-        log.info("%d finished maps were kept.", len(prediction.kept))
-    if prediction.licence:
-        log.info("Terms of the model: %s.", prediction.licence)
-    done, failed = len(prediction.maps), len(prediction.failed)
-    log.info("%d of %d maps written to %s.", done, done + failed, out)
-
-
-def _report_distribution(prediction: "Prediction") -> None:
-    """Log a line about the scenes that are out of distribution, and one about those that were not judged."""
     flagged, number = prediction.flagged, len(prediction.all)
     if flagged and number == 1:
         report, name = flagged[0]
@@ -154,6 +132,17 @@ def _report_distribution(prediction: "Prediction") -> None:
             prediction.not_judged,
             number,
         )
+    if prediction.repeated:
+        log.info(
+            "%d maps overlap with earlier ones. Totals count such ground once, of the first map by name.",
+            len(prediction.repeated),
+        )
+    if prediction.kept:
+        log.info("%d finished maps were kept.", len(prediction.kept))
+    if prediction.licence:
+        log.info("Terms of the model: %s.", prediction.licence)
+    done, failed = len(prediction.maps), len(prediction.failed)
+    log.info("%d of %d maps written to %s.", done, done + failed, out)
 
 
 def sample(

@@ -116,7 +116,20 @@ def models(
     force: _options.Force = False,
 ) -> None:
     """List bundled models, architectures, encoders, licences, presets."""
-    result: dict[str, Any] = {"shipped": _bundled()}
+    from landcover.model.bundled import SHIPPED
+    from landcover.model.card import read_card
+
+    bundled = []
+    for model in SHIPPED:
+        figures: dict[str, Any] = dict.fromkeys(("file", "megabytes", "gsd", "miou", "split"))
+        if model.path.is_file():
+            card = read_card(model.path)
+            score = card.scores[0] if card.scores else {}
+            megabytes = round(model.path.stat().st_size / 1e6, 1)
+            figures = {"file": str(model.path), "megabytes": megabytes, "gsd": card.preprocessing.gsd}
+            figures |= {"miou": score.get("miou"), "split": score.get("split")}
+        bundled.append({"name": model.name, "about": model.about, "licence": model.licence, **figures})
+    result: dict[str, Any] = {"shipped": bundled}
     try:
         with needs("train"):
             from landcover.model.encoders import TESTED_ENCODERS, describe_encoder
@@ -132,24 +145,6 @@ def models(
             raise
         result["missing"] = str(error)
     put(result, json, lambda: _print_models(result), force=force)
-
-
-def _bundled() -> list[dict[str, Any]]:
-    """Return figures of the bundled models from their cards; None where a file is missing."""
-    from landcover.model.bundled import SHIPPED
-    from landcover.model.card import read_card
-
-    rows = []
-    for model in SHIPPED:
-        figures: dict[str, Any] = dict.fromkeys(("file", "megabytes", "gsd", "miou", "split"))
-        if model.path.is_file():
-            card = read_card(model.path)
-            score = card.scores[0] if card.scores else {}
-            megabytes = round(model.path.stat().st_size / 1e6, 1)
-            figures = {"file": str(model.path), "megabytes": megabytes, "gsd": card.preprocessing.gsd}
-            figures |= {"miou": score.get("miou"), "split": score.get("split")}
-        rows.append({"name": model.name, "about": model.about, "licence": model.licence, **figures})
-    return rows
 
 
 def _print_models(result: dict[str, Any]) -> None:

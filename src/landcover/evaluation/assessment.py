@@ -153,14 +153,6 @@ def assess(
         OutputError: If the JSON file exists and ``force`` is off, or cannot be written.
 
     Example:
-        >>> import numpy as np, landcover as lc
-        >>> from affine import Affine
-        >>> from pathlib import Path
-        >>> from rasterio.crs import CRS
-        >>> from landcover.raster import Georeference, write_class_raster
-        >>> place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000))
-        >>> classes = np.repeat(np.array([[3], [4]], np.uint8), [40, 60], axis=0).repeat(100, axis=1)
-        >>> write_class_raster(Path("map.tif"), classes, lc.DEEPGLOBE, place)
         >>> _ = lc.sample("map.tif", "points.gpkg", per_class=10)
         >>> # Usually a person fills in the column "class"; here the map's own class is the truth.
         >>> report = lc.assess("map.tif", "points.gpkg", options=lc.TruthOptions(column="class_map"))

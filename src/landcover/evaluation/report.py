@@ -159,11 +159,6 @@ class PixelScores(Record):
     pixel_accuracy: Number
 
 
-def bin_name(from_m: float, to_m: float | None) -> str:
-    """Return the name of a range of distances: ``5 to 10 m``, or ``over 40 m`` without an upper limit."""
-    return f"over {from_m:g} m" if to_m is None else f"{from_m:g} to {to_m:g} m"
-
-
 class DistanceBin(PixelScores):
     """Scores at one distance from class boundaries; ``beyond``: at this distance or farther."""
 
@@ -173,8 +168,8 @@ class DistanceBin(PixelScores):
 
     @property
     def name(self) -> str:
-        """The distances as text."""
-        return bin_name(self.from_m, self.to_m)
+        """The distances: ``5 to 10 m``, or ``over 40 m`` without an upper limit."""
+        return f"over {self.from_m:g} m" if self.to_m is None else f"{self.from_m:g} to {self.to_m:g} m"
 
 
 class BoundaryScores(Record):
@@ -367,14 +362,6 @@ class AssessmentReport(Record):
         unlabelled: Rows of the truth without a class.
 
     Example:
-        >>> import numpy as np, landcover as lc
-        >>> from affine import Affine
-        >>> from pathlib import Path
-        >>> from rasterio.crs import CRS
-        >>> from landcover.raster import Georeference, write_class_raster
-        >>> place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000))
-        >>> classes = np.repeat(np.array([[3], [4]], np.uint8), [40, 60], axis=0).repeat(100, axis=1)
-        >>> write_class_raster(Path("map.tif"), classes, lc.DEEPGLOBE, place)
         >>> report = lc.assess("map.tif", "map.tif")
         >>> report.truth_kind, report.users["forest"], report.mapped["forest"].hectares
         ('raster', 1.0, 0.1)

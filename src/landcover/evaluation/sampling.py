@@ -1,7 +1,5 @@
 """``sample``: random points within each class of a map, to label and pass to ``evaluate``."""
 
-import csv
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from landcover.legend import DEEPGLOBE, Legend
 from landcover.progress import track
 from landcover.raster.classmap import ClassMap, open_class_map
 from landcover.raster.zonal import ClassAreas
-from landcover.textfiles import plain_cell
+from landcover.textfiles import csv_text
 
 with needs("vector"):
     import shapely
@@ -59,14 +57,6 @@ def sample(
         OutputError: If the file exists and ``force`` is off, or cannot be written.
 
     Example:
-        >>> import numpy as np, landcover as lc
-        >>> from affine import Affine
-        >>> from pathlib import Path
-        >>> from rasterio.crs import CRS
-        >>> from landcover.raster import Georeference, write_class_raster
-        >>> place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000))
-        >>> classes = np.repeat(np.array([[3], [4]], np.uint8), [40, 60], axis=0).repeat(100, axis=1)
-        >>> write_class_raster(Path("map.tif"), classes, lc.DEEPGLOBE, place)
         >>> lc.sample("map.tif", "points.csv", per_class=10)
         {'forest': 10, 'water': 10}
     """
@@ -92,12 +82,11 @@ def sample(
     ids = np.arange(1, len(points) + 1)
     if is_table:
         lon_lat = shapely.get_coordinates(reproject(points, place.crs, WGS84))
-        text = StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", *LON_LAT, MAP_COLUMN, CLASS_COLUMN])
-        for number, (lon, lat), name in zip(ids, lon_lat, names, strict=True):
-            writer.writerow([number, f"{lon:.9f}", f"{lat:.9f}", plain_cell(name), ""])
-        write_text(out, text.getvalue(), force=force)
+        rows_of_text = (
+            (number, f"{lon:.9f}", f"{lat:.9f}", name, "")
+            for number, (lon, lat), name in zip(ids, lon_lat, names, strict=True)
+        )
+        write_text(out, csv_text(["id", *LON_LAT, MAP_COLUMN, CLASS_COLUMN], rows_of_text), force=force)
     else:
         columns = {"id": ids, MAP_COLUMN: names, CLASS_COLUMN: np.full(len(points), None, object)}
         types = {"id": np.int64, MAP_COLUMN: str, CLASS_COLUMN: str}

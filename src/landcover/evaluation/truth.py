@@ -86,7 +86,12 @@ def read_truth(
     if truth_crs is not None and not is_table:
         raise UsageError(f"--truth-crs is for CSV files; {path} declares its own CRS.")
     if is_table:
-        rows = _read_csv(path)
+        expected = "a CSV file of labelled points"
+        header, lines = parse_csv(read_text(path, DataError, expected), str(path), DataError)
+        if not lines:
+            raise DataError(f"{path} has no rows; expected a header line and a line for each point.")
+        cells = zip(*(line for _, line in lines), strict=True)
+        rows = {name: np.array(cells_, object) for name, cells_ in zip(header, cells, strict=True)}
         try:
             names, source = (LON_LAT, WGS84) if truth_crs is None else (X_Y, CRS.from_user_input(truth_crs))
         except CRSError as error:
@@ -170,15 +175,6 @@ def _find_column(columns: Iterable[str], *names: str) -> str | None:
     folded = {name.casefold() for name in names}
     found = exact or [column for column in columns if column.casefold() in folded]
     return found[0] if len(found) == 1 else None
-
-
-def _read_csv(path: Path) -> dict[str, npt.NDArray[Any]]:
-    expected = "a CSV file of labelled points"
-    header, rows = parse_csv(read_text(path, DataError, expected), str(path), DataError)
-    if not rows:
-        raise DataError(f"{path} has no rows; expected a header line and a line for each point.")
-    columns = zip(*(cells for _, cells in rows), strict=True)
-    return {name: np.array(cells, object) for name, cells in zip(header, columns, strict=True)}
 
 
 def _coordinates(path: Path, rows: dict[str, npt.NDArray[Any]], names: tuple[str, str]) -> Float64Array:

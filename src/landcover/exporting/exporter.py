@@ -241,7 +241,10 @@ def export(
                 href=href if href.startswith("../") else f"./{href}",
                 sha256=exported.sha256,
                 size=out.stat().st_size,
-                parameters=_parameters(variant.model if from_file else reference),
+                # The run's own number, or that of a file's graph, where norms are folded.
+                parameters=sum(math.prod(tensor.dims) for tensor in variant.model.graph.initializer)
+                if from_file
+                else sum(part.numel() for part in cast("TorchRuntime", reference).module.parameters()),
                 side=side if for_ == "qgis" else None,
             )
             write_text(item, json.dumps(content, indent=1) + "\n", force=force)
@@ -297,13 +300,6 @@ def _converted(reference: Runtime) -> onnx.ModelProto:
     torch_runtime = cast("TorchRuntime", reference)
     _log.info("Converting the network %s to ONNX; this can take a minute", reference.card.model.encoder)
     return model_graph(cast("DeepLabV3Plus", torch_runtime.module), reference.card)
-
-
-def _parameters(model: onnx.ModelProto | Runtime) -> int:
-    """Return the number of weights of a graph or of a network in torch."""
-    if isinstance(model, onnx.ModelProto):
-        return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
-    return sum(values.numel() for values in cast("TorchRuntime", model).module.parameters())
 
 
 def float_variant(reference: Runtime, windows: Sequence[UInt8Array], folder: Path) -> Variant:

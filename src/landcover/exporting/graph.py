@@ -8,7 +8,7 @@ import copy
 import io
 import warnings
 from contextlib import redirect_stdout
-from typing import Any, cast
+from typing import cast
 
 import onnx
 import torch
@@ -79,30 +79,25 @@ def model_graph(network: DeepLabV3Plus, card: ModelCard) -> onnx.ModelProto:
     (N, C, H, W), and ``coarse``: the same at the decoder's stride s, (N, C, ceil(H / s), ceil(W / s)).
     """
     names = [torch.export.Dim(name, min=1) for name in ("batch", "height", "width")]
-    model = _exported(
-        Served(network, card),
-        torch.zeros(_EXAMPLE),
-        input_names=[INPUT],
-        output_names=list(OUTPUTS),
-        dynamic_shapes={INPUT: {0: names[0], 2: names[1], 3: names[2]}},
-    )
-    # The exporter names the sides of the outputs by long formulas over the input's.
-    for output, sides in zip(model.graph.output, (("height", "width"), ("rows", "columns")), strict=True):
-        for dimension, side in zip(list(output.type.tensor_type.shape.dim)[2:], sides, strict=True):
-            dimension.dim_param = side
-    return model
-
-
-def _exported(module: nn.Module, example: Tensor, **options: Any) -> onnx.ModelProto:
-    """Export a module, without what the exporter records about its run: source lines and local paths."""
-    # It prints its progress and warns of future changes inside torch; neither concerns users.
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    # The exporter prints its progress and warns of future changes inside torch; neither concerns users.
+    with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
         program = torch.onnx.export(
-            module.eval(), (example,), opset_version=OPSET, dynamo=True, verbose=False, **options
+            Served(network, card).eval(),
+            (torch.zeros(_EXAMPLE),),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_shapes={INPUT: {0: names[0], 2: names[1], 3: names[2]}},
         )
     model: onnx.ModelProto = cast("torch.onnx.ONNXProgram", program).model_proto
     graph = model.graph
+    # It names the sides of the outputs by long formulas over the input's.
+    for output, sides in zip(graph.output, (("height", "width"), ("rows", "columns")), strict=True):
+        for dimension, side in zip(list(output.type.tensor_type.shape.dim)[2:], sides, strict=True):
+            dimension.dim_param = side
+    # What it records about its run: source lines and local paths.
     for properties in (model.metadata_props, graph.metadata_props, graph.value_info):
         del properties[:]
     for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):

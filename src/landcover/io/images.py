@@ -239,28 +239,21 @@ def read_picture(path: Path, error: type[DataError], *, max_pixels: int) -> Pict
     """Decode a picture of at most ``max_pixels``; problems are raised as ``error``."""
 
     def read(file_format: Format) -> Picture:
-        _check_pixels(file_format.size(path), max_pixels)
+        check_pixels(path, file_format.size(path), max_pixels)
         return file_format.decode(path)
 
     return _guarded(path, error, read)
 
 
-def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+def check_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    """Raise an :class:`ImageError` about an image whose (height, width) is more than is decoded at once."""
     height, width = size
     if height * width > max_pixels:
-        raise RefusedError(
-            f"has {height} x {width} = {height * width:,} pixels; at most {max_pixels:,} are decoded. "
+        raise ImageError(
+            f"{path} has {height} x {width} = {height * width:,} pixels; at most {max_pixels:,} are decoded. "
             f"If the file is what you expect, pass --max-pixels {height * width}; train reads the cache "
             "that prepare makes."
         )
-
-
-def check_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
-    """Raise an :class:`ImageError` about an image whose (height, width) is more than is decoded at once."""
-    try:
-        _check_pixels(size, max_pixels)
-    except RefusedError as refusal:
-        raise ImageError(f"{path} {refusal}") from None
 
 
 def _guarded(path: Path, error: type[DataError], read: Callable[[Format], T]) -> T:

@@ -108,30 +108,18 @@ def decide(
     With ``strict`` no small region remains: those that the rule leaves join their largest neighbour, the
     smallest region first, until they are large enough; those without a neighbour become nodata.
     """
-    labeller = Labeller(width, nodata)
-    size, value = np.zeros(0, np.intp), np.zeros(0, np.uint8)
-    contacts = _Contacts()
+    counted, contacts = SmallRegions(width, nodata), _Contacts()
     for block in blocks:
-        runs = labeller.label(block)
-        if labeller.pieces > len(size):
-            more = 2 * labeller.pieces - len(size)
-            size, value = np.pad(size, (0, more)), np.pad(value, (0, more))
-        own = np.flatnonzero(runs.piece >= 0)
-        own = own[np.searchsorted(own, runs.above) :]
-        np.add.at(size, runs.piece[own], runs.length[own])
-        value[runs.piece[own]] = runs.value[own]
-        contacts.add(*_small_neighbours(runs, size, min_pixels))
-    region = labeller.regions()
-    first, second = contacts.pairs()
-    pieces = region[:-1]
-    sizes = np.zeros(region.max() + 1, np.intp)
-    np.add.at(sizes, pieces, size[: len(pieces)])
-    heir = _heirs(sizes, region[first], region[second], min_pixels)
+        runs = counted.add(block)
+        contacts.add(*_small_neighbours(runs, counted.size, min_pixels))
+    pieces, sizes = counted.regions()
+    first, second = (pieces[ends] for ends in contacts.pairs())
+    heir = _heirs(sizes, first, second, min_pixels)
     values = np.zeros(len(sizes), np.uint8)
-    values[pieces] = value[: len(pieces)]
+    values[pieces] = counted.value[: len(pieces)]
     values = values[heir]
     if strict:
-        values = _merged(sizes, values, heir, (region[first], region[second]), min_pixels, nodata)
+        values = _merged(sizes, values, heir, (first, second), min_pixels, nodata)
     return np.append(values[pieces], np.uint8(nodata))
 
 
@@ -144,27 +132,34 @@ def remaining_regions(name: object, count: int) -> str:
 
 
 class SmallRegions:
-    """The regions of a map that are below a number of pixels, counted while its blocks are written."""
+    """The sizes and values of a map's regions, counted while its blocks are read or written."""
 
     def __init__(self, width: int, nodata: int = NODATA) -> None:
         self._labeller = Labeller(width, nodata)
-        self._size = np.zeros(0, np.intp)
+        self.size, self.value = np.zeros(0, np.intp), np.zeros(0, np.uint8)  # of pieces, with room for more
 
-    def add(self, block: UInt8Array) -> None:
-        """Count the next block, uint8 (n, width)."""
+    def add(self, block: UInt8Array) -> Runs:
+        """Count the next block, uint8 (n, width), and return its runs."""
         runs = self._labeller.label(block)
-        if self._labeller.pieces > len(self._size):
-            self._size = np.pad(self._size, (0, 2 * self._labeller.pieces - len(self._size)))
+        if self._labeller.pieces > len(self.size):
+            more = 2 * self._labeller.pieces - len(self.size)
+            self.size, self.value = np.pad(self.size, (0, more)), np.pad(self.value, (0, more))
         own = np.flatnonzero(runs.piece >= 0)
         own = own[np.searchsorted(own, runs.above) :]
-        np.add.at(self._size, runs.piece[own], runs.length[own])
+        np.add.at(self.size, runs.piece[own], runs.length[own])
+        self.value[runs.piece[own]] = runs.value[own]
+        return runs
+
+    def regions(self) -> tuple[IntArray, IntArray]:
+        """Return the region of each piece, and the pixels of each region."""
+        pieces = self._labeller.regions()[:-1]
+        sizes = np.zeros(pieces.max(initial=-1) + 1, np.intp)
+        np.add.at(sizes, pieces, self.size[: len(pieces)])
+        return pieces, sizes
 
     def count(self, min_pixels: int) -> int:
         """Return how many regions are smaller."""
-        pieces = self._labeller.regions()[:-1]
-        sizes = np.zeros(pieces.max(initial=-1) + 1, np.intp)
-        np.add.at(sizes, pieces, self._size[: len(pieces)])
-        return int(np.count_nonzero(sizes < min_pixels))
+        return int(np.count_nonzero(self.regions()[1] < min_pixels))
 
 
 def _merged(

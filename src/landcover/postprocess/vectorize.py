@@ -109,14 +109,6 @@ def vectorize(
         OutputError: If ``out`` exists and ``force`` is off, or cannot be written.
 
     Example:
-        >>> import numpy as np, landcover as lc
-        >>> from affine import Affine
-        >>> from pathlib import Path
-        >>> from rasterio.crs import CRS
-        >>> from landcover.raster import Georeference, write_class_raster
-        >>> place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000))
-        >>> classes = np.repeat(np.array([[3], [4]], np.uint8), [40, 60], axis=0).repeat(100, axis=1)
-        >>> write_class_raster(Path("map.tif"), classes, lc.DEEPGLOBE, place)
         >>> lc.vectorize("map.tif", "map.gpkg").area_m2
         {'forest': 1000.0, 'water': 1500.0}
     """

@@ -39,21 +39,13 @@ class Runtime(Protocol):
     later call changes them. Only one thread may call it at a time.
     """
 
-    @property
-    def card(self) -> ModelCard:
-        """Everything about the model except its weights."""
-
-    @property
-    def name(self) -> str:
-        """The library that computes: ``"openvino"``, ``"onnxruntime"`` or ``"torch"``."""
-
-    @property
-    def device(self) -> str:
-        """Where it computes, such as ``"cpu"`` or ``"cuda:0"``."""
-
-    @property
-    def stride(self) -> int:
-        """Pixels of the image, along each axis, per value of :meth:`coarse`."""
+    card: ModelCard
+    name: str
+    """The library that computes: ``"openvino"``, ``"onnxruntime"`` or ``"torch"``."""
+    device: str
+    """Where it computes, such as ``"cpu"`` or ``"cuda:0"``."""
+    stride: int
+    """Pixels of the image, along each axis, per value of :meth:`coarse`."""
 
     def probabilities(self, batch: UInt8Array) -> Float32Array:
         """Classify RGB images, uint8 (N, H, W, 3), at the model's ground sample distance.
@@ -74,14 +66,12 @@ class Runtime(Protocol):
 
 
 class CheckedRuntime(ABC):
-    """Both methods of a :class:`Runtime` by one that computes an output of a checked batch."""
+    """Both methods of a :class:`Runtime` by one, ``_run``, that computes an output of a checked batch."""
 
-    def probabilities(self, batch: UInt8Array) -> Float32Array:
-        """Classify uint8 (N, H, W, 3) images; see :meth:`Runtime.probabilities`."""
+    def probabilities(self, batch: UInt8Array) -> Float32Array:  # noqa: D102 - as of Runtime
         return self._checked(PROBABILITIES, batch)
 
-    def coarse(self, batch: UInt8Array) -> Float32Array:
-        """Classify at the decoder's stride; see :meth:`Runtime.coarse`."""
+    def coarse(self, batch: UInt8Array) -> Float32Array:  # noqa: D102
         return self._checked(COARSE, batch)
 
     def _checked(self, output: str, batch: UInt8Array) -> Float32Array:
