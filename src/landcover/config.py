@@ -210,7 +210,13 @@ def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
         if hint := getattr(cls, "key_hints", {}).get(key):
             return f"unknown key {key!r}. {hint}"
         known = {name for table in tables for name in table}
-        if len(parts) == 1 and (nested := _nested(cls, parts[0])):
+        nested = [  # dotted keys whose last part is this one
+            f"{outer}.{key}"
+            for outer, field in cls.model_fields.items()
+            for table in _tables(field.annotation)
+            if key in table and isinstance(field.annotation, type)
+        ]
+        if len(parts) == 1 and nested:
             return f"unknown key {key!r}. Did you mean {' or '.join(map(repr, nested))}?"
         return f"unknown key {key!r}. {did_you_mean(parts[-1], known)}"
     if kind in ("missing", "missing_argument"):
@@ -225,16 +231,6 @@ def _explain(cls: type[BaseModel], fault: Mapping[str, Any]) -> str:
         return f"{message}." if not parts or message.startswith(f"{key}.") else f"{key}: {message}."
     hint = " YAML needs quotes around texts such as true and 1." if kind == "string_type" else ""
     return f"{key}: found {_shown(found)}; {message[0].lower()}{message[1:]}.{hint}"
-
-
-def _nested(cls: type[BaseModel], name: str) -> list[str]:
-    """Return the dotted keys of a configuration whose last part is ``name``."""
-    return [
-        f"{outer}.{name}"
-        for outer, field in cls.model_fields.items()
-        for table in _tables(field.annotation)
-        if name in table and isinstance(field.annotation, type)
-    ]
 
 
 def _tables(kind: Any) -> list[dict[str, Any]]:

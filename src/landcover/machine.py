@@ -29,7 +29,7 @@ _NO_MEMORY = re.compile(
 
 def free_memory() -> int | None:
     """Return the bytes of memory that this process can still get; None if the system does not state them."""
-    free = [size for size in (_machine_memory(), _address_space(), *_cgroup_memory()) if size is not None]
+    free = list(_memory_limits())
     return max(0, min(free)) if free else None
 
 
@@ -142,36 +142,27 @@ def _idle_times() -> list[tuple[int, int]]:
     return times
 
 
-def _machine_memory() -> int | None:
-    """Return the memory of the machine, swap included, that is free or can be freed."""
+def _memory_limits() -> Iterator[int]:
+    """Yield what the machine with its swap, ``ulimit -v`` and the control groups leave of their memory."""
     sizes = dict(re.findall(r"(\w+):\s+(\d+) kB", "\n".join(_lines(_PROC / "meminfo"))))
-    if "MemAvailable" not in sizes:
-        return None
-    return 1024 * (int(sizes["MemAvailable"]) + int(sizes.get("SwapFree", 0)))
+    if "MemAvailable" in sizes:
+        yield 1024 * (int(sizes["MemAvailable"]) + int(sizes.get("SwapFree", 0)))
+    if sys.platform != "win32":
+        import resource
 
-
-def _address_space() -> int | None:
-    """Return what ``ulimit -v`` leaves."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    pages = next(iter(_lines(_PROC / "self" / "statm")), "0").split()[0]
-    return None if limit == resource.RLIM_INFINITY else limit - int(pages) * resource.getpagesize()
-
-
-def _cgroup_memory() -> Iterator[int]:
-    """Yield the memory that the limits of the control groups leave; cached files count, as they can go."""
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = next(iter(_lines(_PROC / "self" / "statm")), "0").split()[0]
+        if limit != resource.RLIM_INFINITY:
+            yield limit - int(pages) * resource.getpagesize()
     for controller, limit_file, usage_file, cache in (
         ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ("", "memory.max", "memory.current", "inactive_file"),
     ):
         for folder in _cgroup_folders(controller):
-            limit, usage = _number(folder / limit_file), _number(folder / usage_file)
-            if limit is not None and usage is not None:
+            most, usage = _number(folder / limit_file), _number(folder / usage_file)
+            if most is not None and usage is not None:  # cached files count as free, as they can go
                 stat = dict(line.split(" ")[:2] for line in _lines(folder / "memory.stat") if " " in line)
-                yield limit - usage + int(stat.get(cache, 0))
+                yield most - usage + int(stat.get(cache, 0))
 
 
 def _cgroup_quotas() -> Iterator[float]:

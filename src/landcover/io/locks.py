@@ -13,7 +13,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from landcover.errors import LockedError, OutputError, OutputLostError, printable
@@ -37,8 +37,7 @@ def try_lock(descriptor: int) -> bool | None:
         return None
 
 
-@contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path) -> AbstractContextManager[None]:
     """Create an output folder if needed, and keep other processes out of it until the block ends.
 
     Raises:
@@ -46,15 +45,12 @@ def locked_folder(folder: Path) -> Iterator[None]:
         OutputLostError: If, at the end, the folder was removed or replaced meanwhile.
         OutputError: If it cannot be created.
     """
-    with _locked(folder / LOCK_NAME, folder):
-        yield
+    return _locked(folder / LOCK_NAME, folder)
 
 
-@contextmanager
-def locked_file(path: Path) -> Iterator[None]:
+def locked_file(path: Path) -> AbstractContextManager[None]:
     """Keep other processes from writing a file until the block ends, as :func:`locked_folder`."""
-    with _locked(path.with_name(f".{path.name}{LOCK_NAME}"), path):
-        yield
+    return _locked(path.with_name(f".{path.name}{LOCK_NAME}"), path)
 
 
 @contextmanager
@@ -83,7 +79,11 @@ def _locked(lock: Path, path: Path) -> Iterator[None]:
             yield
         except OutputError as error:
             problem = error
-        if _is_lost(lock, record):
+        try:
+            is_lost = _read_record(lock) != record
+        except OSError as error:  # others, such as a failing disk, do not show that
+            is_lost = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
+        if is_lost:
             raise OutputLostError(
                 f"{path} is lost: the folder {lock.parent} was removed, replaced or unmounted during the "
                 "work. Check it and run the command again."
@@ -157,11 +157,3 @@ def _read_record(lock: Path) -> bytes:
         return os.read(descriptor, _RECORD_BYTES)
     finally:
         os.close(descriptor)
-
-
-def _is_lost(lock: Path, record: bytes) -> bool:
-    """Return whether a lock file is not the one with this record any more."""
-    try:
-        return _read_record(lock) != record
-    except OSError as error:  # others, such as a failing disk, do not show that
-        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)

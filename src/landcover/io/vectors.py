@@ -104,50 +104,47 @@ def read_features(
     """
     path = Path(path)
     with foreign_errors(lambda reason: DataError(f"{path} cannot be read as a vector file: {reason}.")):
-        features = _read_features(path, crs, layer, layer_option)
-    move_near(features.geometries, crs, longitude)
-    return features
-
-
-def _read_features(path: Path, crs: CRS, layer: str | None, layer_option: str) -> Features:
-    if not (path.is_file() or path.is_dir()):  # some vector files are folders
-        state = "is a device or a pipe" if path.exists() else "does not exist"
-        raise DataError(f"{path} {state}; expected a vector file, such as a GeoPackage.")
-    _refuse_address(path, DataError)
-    check_vector(path)
-    try:
-        chosen = _choose_layer(path, layer, layer_option)
-        meta, _, raw, fields = pyogrio.raw.read(path, layer=chosen, force_2d=True)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise DataError(f"{path} cannot be read as a vector file: {_reason(error)}.") from error
-    if not len(raw):
-        raise DataError(f"{path} has no features in its layer {chosen!r}; expected polygons or points.")
-    if meta["crs"] is None:
-        raise DataError(
-            f"{path} does not declare the CRS of its coordinates. Declare the one that it was made in: "
-            f"ogr2ogr -a_srs EPSG:CODE OUT.gpkg {path.name}"
-        )
-    if grid := grid_file(meta["crs"]):
-        raise DataError(f"{path} has a CRS that refers to the file {grid!r}; expected a CRS without files.")
-    try:
-        source = CRS.from_user_input(meta["crs"])
-    except CRSError as error:
-        raise DataError(f"{path} declares a CRS that is not understood: {error}.") from error
-    geometries, kind = _geometries(path, raw)
-    if source.is_geographic and kind == "polygon":
-        _refuse_long_edges(path, geometries, _turn(source))
-    attributes = dict(zip(map(str, meta["fields"]), fields, strict=True))
-    if kind == "point":
-        geometries, origin = shapely.get_parts(geometries, return_index=True)
-        attributes = {name: values[origin] for name, values in attributes.items()}
-    try:
-        moved = reproject(geometries, source, crs)
-    except DataError as error:
-        hint = ""
-        if source == WGS84 and not crs.is_geographic and path.suffix.lower() in (".geojson", ".json"):
-            hint = f" If they are in {crs.to_string()[:60]}, run: ogr2ogr -a_srs {crs.to_string()[:60]} "
-            hint += f"{path.stem}.gpkg {path.name}"
-        raise DataError(f"{path}: {error}{hint}") from error
+        if not (path.is_file() or path.is_dir()):  # some vector files are folders
+            state = "is a device or a pipe" if path.exists() else "does not exist"
+            raise DataError(f"{path} {state}; expected a vector file, such as a GeoPackage.")
+        _refuse_address(path, DataError)
+        check_vector(path)
+        try:
+            chosen = _choose_layer(path, layer, layer_option)
+            meta, _, raw, fields = pyogrio.raw.read(path, layer=chosen, force_2d=True)
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+            raise DataError(f"{path} cannot be read as a vector file: {_reason(error)}.") from error
+        if not len(raw):
+            raise DataError(f"{path} has no features in its layer {chosen!r}; expected polygons or points.")
+        if meta["crs"] is None:
+            raise DataError(
+                f"{path} does not declare the CRS of its coordinates. Declare the one that it was made in: "
+                f"ogr2ogr -a_srs EPSG:CODE OUT.gpkg {path.name}"
+            )
+        if grid := grid_file(meta["crs"]):
+            raise DataError(
+                f"{path} has a CRS that refers to the file {grid!r}; expected a CRS without files."
+            )
+        try:
+            source = CRS.from_user_input(meta["crs"])
+        except CRSError as error:
+            raise DataError(f"{path} declares a CRS that is not understood: {error}.") from error
+        geometries, kind = _geometries(path, raw)
+        if source.is_geographic and kind == "polygon":
+            _refuse_long_edges(path, geometries, _turn(source))
+        attributes = dict(zip(map(str, meta["fields"]), fields, strict=True))
+        if kind == "point":
+            geometries, origin = shapely.get_parts(geometries, return_index=True)
+            attributes = {name: values[origin] for name, values in attributes.items()}
+        try:
+            moved = reproject(geometries, source, crs)
+        except DataError as error:
+            hint = ""
+            if source == WGS84 and not crs.is_geographic and path.suffix.lower() in (".geojson", ".json"):
+                hint = f" If they are in {crs.to_string()[:60]}, run: ogr2ogr -a_srs {crs.to_string()[:60]} "
+                hint += f"{path.stem}.gpkg {path.name}"
+            raise DataError(f"{path}: {error}{hint}") from error
+    move_near(moved, crs, longitude)
     return Features(moved, attributes, crs, kind)
 
 

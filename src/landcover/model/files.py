@@ -9,7 +9,6 @@ https://protobuf.dev/programming-guides/encoding/ and onnx.proto of https://gith
 """
 
 import mmap
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,36 +63,31 @@ def read_tensor_metadata(path: Path) -> dict[str, str]:
 def _open_tensors(path: Path) -> Any:
     if not path.is_file():
         raise ModelError(f"There is no file {path}.")
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start[8:] == b"{" and (header := struct.unpack("<Q", start[:8])[0]) > _MAX_TEXT_BYTES:
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    header = int.from_bytes(start[:8], "little")
+    if start[8:] == b"{" and header > _MAX_TEXT_BYTES:
         raise ModelError(f"{path} has a header of {header:,} bytes; at most {_MAX_TEXT_BYTES:,} are read.")
     try:
         return safe_open(str(path), framework="numpy")
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} {_diagnosis(path)}") from error
-
-
-def _diagnosis(path: Path) -> str:
-    """Return why a file cannot be opened as safetensors."""
-    try:
         size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}."
-    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
-        return (
-            "is a pickled checkpoint (.pth, .pt, .ckpt), which can run code when read and is never loaded. "
-            "If you trust its source, convert it to safetensors in Python: "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUTPUT)."
-        )
-    if start[8:] == b"{":
-        (header,) = struct.unpack("<Q", start[:8])
-        return (
-            f"is cut short or damaged: it has {size} bytes, {header} of them for its header. Copy it again."
-        )
-    return f"is not a model file: it has {size} bytes and is not in the safetensors format."
+        reason = f"is not a model file: it has {size} bytes and is not in the safetensors format."
+        if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
+            reason = (
+                "is a pickled checkpoint (.pth, .pt, .ckpt), which can run code when read and is never "
+                "loaded. If you trust its source, convert it to safetensors in Python: "
+                "safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUTPUT)."
+            )
+        elif start[8:] == b"{":
+            reason = (
+                f"is cut short or damaged: it has {size} bytes, {header} of them for its header. Copy it "
+                "again."
+            )
+        raise ModelError(f"{path} {reason}") from error
 
 
 class _MalformedError(Exception):

@@ -187,7 +187,21 @@ def vectorize(
         columns = {name: values.dtype for name, values in none.items()}
         style = polygon_qml(source.legend, "class")
         write_features(out, map(batch, found), columns, crs, style=style, force=force)
-        return _summary(out, tallies, source.legend.names, min_pixels)
+        names, polygons = source.legend.names, np.bincount(tallies.value, minlength=len(source.legend))
+
+        def of_classes(amounts: npt.NDArray[Any]) -> dict[str, Any]:
+            """Return the sums of amounts over the regions of each class that has some."""
+            total = np.zeros(len(names), amounts.dtype)
+            np.add.at(total, tallies.value, amounts)
+            return {name: total[index].item() for index, name in enumerate(names) if polygons[index]}
+
+        return Vectorized(
+            path=out,
+            polygons=of_classes(np.ones_like(tallies.pixels)),
+            pixels=of_classes(tallies.pixels),
+            area_m2=None if tallies.area_m2 is None else of_classes(tallies.area_m2),
+            small_regions=int(np.count_nonzero(tallies.pixels < min_pixels)),
+        )
 
 
 def _framed(blocks: Iterable[UInt8Array], width: int) -> Iterator[UInt8Array]:
@@ -222,21 +236,3 @@ def _second_pass(
             count = len(held[0].at)
             most = max(limit, 2 * count)
     yield trace(Bends.joined(held), width)
-
-
-def _summary(out: Path, tallies: Tallies, names: tuple[str, ...], min_pixels: int) -> Vectorized:
-    polygons = np.bincount(tallies.value, minlength=len(names))
-    there = [(index, name) for index, name in enumerate(names) if polygons[index]]
-
-    def sums(amounts: npt.NDArray[Any]) -> dict[str, Any]:
-        total = np.zeros(len(names), amounts.dtype)
-        np.add.at(total, tallies.value, amounts)
-        return {name: total[index].item() for index, name in there}
-
-    return Vectorized(
-        path=out,
-        polygons={name: int(polygons[index]) for index, name in there},
-        pixels=sums(tallies.pixels),
-        area_m2=None if tallies.area_m2 is None else sums(tallies.area_m2),
-        small_regions=int(np.count_nonzero(tallies.pixels < min_pixels)),
-    )

@@ -85,9 +85,28 @@ def draw_scenes(evaluation: EvaluationReport, legend: Legend | None, count: int,
             [Scene(score) for score in best], [Scene(score) for score in worst], f"No pictures: {error}"
         )
 
+    def pictures(key: str) -> list[Picture]:
+        item = next((item for item in dataset.items if item.key == key), None)
+        if item is None:
+            raise DataError(f"{key} is no longer in {dataset.root}.")
+        legend, truth = dataset.legend, dataset.read_mask(item)
+        source = from_folder(dataset, [item], evaluation.predictions or Path(), maps)
+        prediction = source.predict(item).index
+        small_truth, small_prediction = shrink(truth, side_px), shrink(prediction, side_px)
+        errors = error_colours(small_truth, small_prediction, legend, list(evaluation.iou))
+        wrong = (errors == WRONG).all(axis=2).mean()
+        image = shrink(dataset.read_image(item), side_px, Image.Resampling.BOX)
+        of_map = f"Prediction: {_shares(prediction, legend)}"
+        return [
+            _picture("Image", image, f"Satellite image {key}", quality=78),
+            _picture("Truth", legend.colours[small_truth], f"Truth: {_shares(truth, legend)}"),
+            _picture("Prediction", legend.colours[small_prediction], of_map),
+            _picture("Error", errors, f"Error map: {100 * wrong:.1f} % of the pixels are wrong"),
+        ]
+
     def draw(score: ImageScore) -> Scene:
         try:
-            return Scene(score, _draw(evaluation, dataset, maps, score.key, side_px))
+            return Scene(score, pictures(score.key))
         except LandcoverError as error:
             return Scene(score, missing=str(error))
 
@@ -140,30 +159,6 @@ def _open(evaluation: EvaluationReport, legend: Legend | None) -> tuple[Dataset,
     # Maps that evaluate kept of a model are in the truth's legend; those of a folder may be in another.
     own = evaluation.prediction_legend if evaluation.model is None else None
     return dataset, own or dataset.legend
-
-
-def _draw(
-    evaluation: EvaluationReport, dataset: Dataset, map_legend: Legend, key: str, side: int
-) -> list[Picture]:
-    item = next((item for item in dataset.items if item.key == key), None)
-    if item is None:
-        raise DataError(f"{key} is no longer in {dataset.root}.")
-    legend = dataset.legend
-    truth = dataset.read_mask(item)
-    maps = from_folder(dataset, [item], evaluation.predictions or Path(), map_legend)
-    prediction = maps.predict(item).index
-    small_truth, small_prediction = shrink(truth, side), shrink(prediction, side)
-    errors = error_colours(small_truth, small_prediction, legend, list(evaluation.iou))
-    wrong = (errors == WRONG).all(axis=2).mean()
-    image = shrink(dataset.read_image(item), side, Image.Resampling.BOX)
-    return [
-        _picture("Image", image, f"Satellite image {key}", quality=78),
-        _picture("Truth", legend.colours[small_truth], f"Truth: {_shares(truth, legend)}"),
-        _picture(
-            "Prediction", legend.colours[small_prediction], f"Prediction: {_shares(prediction, legend)}"
-        ),
-        _picture("Error", errors, f"Error map: {100 * wrong:.1f} % of the pixels are wrong"),
-    ]
 
 
 def _shares(index: UInt8Array, legend: Legend) -> str:

@@ -268,7 +268,8 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
         )
     # A start that was killed before its first checkpoint left its settings, and perhaps the start of a log.
     config, log = folder / CONFIG_NAME, folder / LOG_NAME
-    own, given = (text.partition("\ninputs:")[0] for text in (_text(config), settings))
+    saved = config.read_bytes().decode(errors="replace") if config.is_file() else ""
+    own, given = (text.partition("\ninputs:")[0] for text in (saved, settings))
     if config.exists() and own != given:
         raise _foreign_file(config)
     if log.exists():
@@ -276,11 +277,6 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
             raise _foreign_file(log)
         log.unlink()
     return False
-
-
-def _text(path: Path) -> str:
-    """Return the text of a file; an empty one if it is missing or not text."""
-    return path.read_bytes().decode(errors="replace") if path.is_file() else ""
 
 
 def _check_same(folder: Path, identity: Mapping[str, Any], *, free: Collection[str] = frozenset()) -> None:
