@@ -184,14 +184,11 @@ def vary_texture(rng: np.random.Generator, image: UInt8Array, side_px: int, prob
 def draw_colours(
     rng: np.random.Generator, config: AugmentConfig, preprocessing: Preprocessing
 ) -> Float32Array:
-    """Draw a colour variation, combined with the normalisation.
+    """Draw a colour variation, combined with the normalisation: float32 (3, 4), for (R, G, B, 1) in 0..255.
 
     In this order: hue (a rotation about the grey axis), saturation (towards or away from grey), contrast
     (towards or away from the mean colour), brightness (a factor), channel gain (a factor for each channel, as
     haze and season change them). Values are not clipped at black and white.
-
-    Returns:
-        float32 (3, 4), to be multiplied with (R, G, B, 1), R, G and B in 0..255.
     """
     turn, saturation, contrast, brightness, *gains = rng.uniform(-1, 1, 7) * (
         2 * np.pi * config.hue,

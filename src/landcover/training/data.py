@@ -82,16 +82,9 @@ def load_training_data(
 ) -> TrainingData:
     """Open a data set, split it and count the classes of the training masks.
 
-    Logs warnings about images and classes that cannot be learned.
-
-    Args:
-        data: Data folder, prepared cache, or open dataset, whose legend and GSD then hold.
-        split_name: A split with a subset named train (or ``all``), and perhaps a validation subset.
-        crop_px: Height and width of a crop at the model's scale.
-        model_gsd: Metres per pixel that the network works at; None for that of the data.
-        legend: As for :func:`landcover.training.train`, like ``gsd``.
-        gsd: Metres per pixel of the data.
-        across_tiles: Whether crops are to reach into neighbouring tiles.
+    Logs warnings about images and classes that cannot be learned. ``split_name`` has a subset named train (or
+    ``all``), and perhaps a validation subset; ``crop_px`` is a crop's side at the model's scale,
+    ``model_gsd`` None for that of the data.
 
     Raises:
         UsageError: If the GSD is unknown or absurd, or the split is given with a subset.

@@ -26,15 +26,11 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """The log of a run folder; a context manager.
+    """The log of a run folder from ``step`` on; a context manager.
 
-    The bar is shown in a terminal only; elsewhere each logged step is a message of level INFO.
-
-    Args:
-        folder: The run folder.
-        step: Step that the run resumes from. Later lines, from before a kill, are dropped: those steps are
-            repeated. So is the line of an earlier end.
-        validated_step: Step of the last validation that counts.
+    The bar is shown in a terminal only; elsewhere each logged step is a message of level INFO. Later lines of
+    an earlier part, from before a kill, are dropped: those steps are repeated. So is the line of an earlier
+    end.
     """
 
     def __init__(self, folder: Path, step: int, validated_step: int) -> None:
@@ -79,11 +75,7 @@ class RunLog:
             logger.warning(f"TensorBoard files cannot be written ({reason}); the run continues without them.")
 
     def event(self, event: str, **values: Any) -> None:
-        """Append a line to the log, and its numbers to the curves.
-
-        Raises:
-            OutputError: If the log cannot be written.
-        """
+        """Append a line to the log, and its numbers to the curves; OutputError if it cannot be written."""
         line = json.dumps({"event": event, **values}) + "\n"
         try:
             with open_append(self._path) as file:

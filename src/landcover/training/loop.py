@@ -42,14 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """The constant parts of a run.
-
-    Attributes:
-        validation: Items to validate on; may be empty.
-        identity: What identifies the run, see :func:`landcover.training.runs.run_identity`.
-        card: Card of the model in training.
-        group: The processes that train it; rank 0 writes.
-    """
+    """The constant parts of a run: validation items, perhaps none, and what identifies it."""
 
     config: TrainConfig
     folder: Path

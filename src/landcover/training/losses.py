@@ -34,15 +34,9 @@ def build_loss(
     pixels nearest to the centres of the logits' cells. Names of classes are in the order of their channels.
 
     On several processes, cross-entropy, focal loss and the loss on soft labels are means over the pixels of
-    all of them. Dice and Lovász-Softmax are not sums over pixels: each process computes them for its own, and
-    the values are averaged.
-
-    Args:
-        config: The losses.
-        classes: Names of the classes.
-        device: Where to compute.
-        balance: Returns the factor of a mean over this process's pixels from the sum of their weights, see
-            :meth:`landcover.training.processes.ProcessGroup.balance`; None for a single process.
+    all of them: ``balance`` returns the factor of a mean over this process's pixels from the sum of their
+    weights (:meth:`landcover.training.processes.ProcessGroup.balance`). Dice and Lovász-Softmax are not sums
+    over pixels: each process computes them for its own, and the values are averaged.
 
     Raises:
         ConfigError: If a class weight names an unknown class.
@@ -90,9 +84,6 @@ def labelled_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logits and targets of the labelled pixels: float (P, C) and int64 (P,).
 
     The sides of ``target``, (N, H, W), are those of ``logits``, (N, C, h, w), times one integer.
-
-    Raises:
-        ValueError: If they are not.
     """
     stride = target.shape[1] // logits.shape[2]
     if target.shape[1:] != (logits.shape[2] * stride, logits.shape[3] * stride):
@@ -108,9 +99,8 @@ def labelled_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def soft_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
     """Return the mean cross-entropy with soft labels (Hinton et al. 2015, 1503.02531).
 
-    Args:
-        logits: float (P, C).
-        soft: uint8 (P, C), 255 for a probability of 1; all zero at pixels without soft labels.
+    Logits are float (P, C), soft labels uint8 (P, C), 255 for a probability of 1, all zero where there are
+    none.
     """
     shares = soft.float()
     total = shares.sum(1)

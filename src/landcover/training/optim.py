@@ -54,14 +54,11 @@ def learning_rate_factor(config: ScheduleConfig, base: float, fraction: float, s
 
 
 class WeightAverage:
-    """Exponential moving average of all floating-point parameters and buffers of a module.
+    """Exponential moving average of all floating-point parameters and buffers of a module, in ``module``.
 
     The decay, the weight of the old average in an update, warms up as ``(1 + t) / (10 + t)`` after t updates,
     so the random start has little weight. With a decay of 0 the average equals the weights. (With timm's
     ``ModelEmaV3``, whose warm-up differs, runs of version 0.1 could not be resumed exactly.)
-
-    Attributes:
-        module: A copy of the module that holds the average, in evaluation mode, without gradients.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

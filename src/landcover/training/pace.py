@@ -13,15 +13,11 @@ _WINDOW_S = 60.0
 
 
 def choose_threads(setting: int | None, folder: Path, processes: int = 1) -> int:
-    """Return the number of threads on a CPU: one for each idle processor, once per run.
+    """Return the number of threads on a CPU: one for each idle processor, once per run, unless it is set.
 
     Threads that share a processor with another program hold up all others at each layer. A resumed run keeps
-    its number, as the result depends on it in bits, unless fewer processors are left.
-
-    Args:
-        setting: The number that the user set, or None.
-        folder: The run, which may be new.
-        processes: Processes of the run on this machine, which share the processors.
+    its number, as the result depends on it in bits, unless fewer processors are left. ``processes`` of the
+    run on this machine share the processors.
     """
     if setting is not None:
         return setting
@@ -36,11 +32,7 @@ def choose_threads(setting: int | None, folder: Path, processes: int = 1) -> int
 
 
 class Pace:
-    """The speed of a run, by minutes of training.
-
-    Attributes:
-        first: Steps per minute in the first minute; None before its end.
-    """
+    """The speed of a run; ``first``: steps in the first minute, None before its end."""
 
     def __init__(self) -> None:
         self.first: float | None = None

@@ -50,16 +50,7 @@ _GRACE_S = 15.0
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run; a single one has rank 0 of 1.
-
-    Attributes:
-        fabric: Fabric of this process.
-        device: Where this rank computes.
-        precision: Of its convolutions.
-        rank: Its number; rank 0 writes and reports.
-        size: Number of processes.
-        on_machine: Number of them on this machine.
-    """
+    """The processes of a run, some of them on this machine; rank 0 of ``size`` writes and reports."""
 
     fabric: Fabric
     device: torch.device
@@ -93,10 +84,8 @@ class ProcessGroup:
         """Return the factor that turns a mean over this rank's pixels into its part of the mean over all.
 
         DDP averages gradients: the mean over ranks of ``factor * mean`` is the mean over the pixels of all
-        ranks, also where these have different numbers of labelled pixels.
-
-        Args:
-            weight: Sum of the weights of this rank's pixels, their number without weights.
+        ranks, also where these have different numbers of labelled pixels. ``weight`` is the sum of their
+        weights here.
         """
         return self.size * weight / self.sum(weight.detach()).clamp_min(torch.finfo(torch.float32).tiny)
 
@@ -104,10 +93,6 @@ class ProcessGroup:
 @contextmanager
 def process_group(device: torch.device, wanted: Literal["auto", "fp32", "bf16"]) -> Iterator[ProcessGroup]:
     """Join the group that torchrun or :func:`launch` started this process for; leave it at the end.
-
-    Args:
-        device: Where to compute; of several GPUs, each local rank takes its own.
-        wanted: The precision that is configured.
 
     Raises:
         UsageError: If there are fewer GPUs than processes, or the environment is not complete.
@@ -192,8 +177,7 @@ def _end_with(launcher: int) -> None:
 def synchronised(network: DeepLabV3Plus, device: torch.device) -> DeepLabV3Plus:
     """Return a network whose trained batch norms use the statistics of all ranks (SyncBatchNorm of GPUs).
 
-    Raises:
-        UsageError: If batch norms are trained on CPUs, which cannot synchronise them.
+    CPUs cannot synchronise them: a UsageError.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     trained = sum(norm.training for norm in norms)

@@ -150,11 +150,7 @@ class TrainingState:
             temporary.write_bytes(save(arrays, metadata=metadata))
 
     def load(self, path: Path) -> None:
-        """Restore the state of a checkpoint.
-
-        Raises:
-            ModelError: If the file is damaged or does not fit this network and optimiser.
-        """
+        """Restore the state of a checkpoint; ModelError if it is damaged or does not fit."""
         progress = read_checkpoint(path)[0]
         saved = {name: torch.from_numpy(array) for name, array in read_tensors(path).items()}
         # The optimiser creates its tensors at the first step. They need the parameter's memory order, which a
@@ -196,11 +192,7 @@ class TrainingState:
 
 
 def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]]:
-    """Return the progress and the identity of the run in a checkpoint, without reading the tensors.
-
-    Raises:
-        ModelError: If the file is not a checkpoint.
-    """
+    """Return the progress and the identity of the run in a checkpoint, without reading the tensors."""
     try:
         content = parse_json(read_tensor_metadata(path)[STATE_KEY], str(path), ModelError)
         progress = {field.name: content["progress"][field.name] for field in fields(Progress)}

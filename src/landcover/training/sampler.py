@@ -30,12 +30,7 @@ _STEPS = [(row, col) for row in (-1, 0, 1) for col in (-1, 0, 1) if (row, col) !
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Pixels of each class in blocks of a mask of ``height`` x ``width`` pixels.
-
-    Attributes:
-        blocks: uint16 (rows, columns, C): pixels of each class in blocks of :data:`BLOCK_PX` pixels; blocks
-            at the lower and right edge may be smaller.
-    """
+    """Pixels of each class, uint16 (rows, columns, C), in blocks of :data:`BLOCK_PX` pixels of a mask."""
 
     height: int
     width: int
@@ -188,12 +183,9 @@ class Piece(NamedTuple):
 
 
 class NeighbourTiles:
-    """The tiles around each image, one tile in all eight directions.
+    """The tiles around each image, one tile in all eight directions, by scene, row and column of each item.
 
-    Args:
-        tiles: Scene, row and column of each item, or None if it is not a tile of a known scene.
-        sizes: Height and width of each item. Only neighbours of an item's own size are used: the position of
-            others is not known.
+    Only neighbours of an item's own size are used: the position of others is not known.
     """
 
     def __init__(self, tiles: Sequence[SceneTile | None], sizes: Sequence[Size]) -> None:

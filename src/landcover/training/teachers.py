@@ -58,11 +58,7 @@ class Teacher:
 
 
 def read_teachers(paths: Iterable[str]) -> list[Teacher]:
-    """Read the cards of teachers, each model once, in the order of their digests.
-
-    Raises:
-        ModelError: If one cannot be read.
-    """
+    """Read the cards of teachers, each model once, in the order of their digests."""
     teachers = {}
     for path in paths:
         try:
@@ -126,12 +122,7 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """Probabilities in cells that divide each image evenly.
-
-    Attributes:
-        maps: For each image uint8 (h, w, C); 255 is a probability of 1.
-        sizes: Height and width of each image in pixels.
-    """
+    """Probabilities, uint8 (h, w, C) with 255 for 1, in cells that divide each image evenly."""
 
     maps: Sequence[UInt8Array]
     sizes: Sequence[Size]
@@ -139,10 +130,7 @@ class SoftLabels:
     def cut(self, pieces: Iterable[Piece], side: int, cells: int) -> UInt8Array:
         """Return the probabilities at the centres of a crop's cells, each interpolated within its image.
 
-        The crop has ``side`` x ``side`` pixels of its images.
-
-        Returns:
-            uint8 (cells, cells, C); zero over C where the crop has no imagery.
+        The crop has ``side`` x ``side`` pixels of its images; uint8 (cells, cells, C), 0 without imagery.
         """
         crop = np.zeros((cells, cells, self.maps[0].shape[2]), np.uint8)
         centres = (np.arange(cells) + 0.5) * (side / cells)
@@ -169,21 +157,14 @@ def soft_labels(
 ) -> SoftLabels:
     """Return the teachers' probabilities on the training images, from the run folder if it contains them.
 
-    They are the mean over the teachers and the eight D4 views, C bytes per cell. A file that is missing,
-    damaged, or of other teachers or data is computed again as a whole.
-
-    Args:
-        teachers: The teachers.
-        data: The training data.
-        folder: The run folder.
-        cell_m: Side of the student's cells in metres; the finest teacher's are taken if they are larger.
-        **runtime: Options of :func:`landcover.model.runtimes.open_model`; exported models run on the CPU.
+    They are the mean over the teachers and the eight D4 views, C bytes per cell of ``cell_m`` metres, or of
+    the finest teacher's where those are larger. A file that is missing, damaged, or of other teachers or data
+    is computed again as a whole. ``runtime`` are options of :func:`landcover.model.runtimes.open_model`;
+    exported models run on the CPU.
 
     Raises:
         ModelError: If a teacher cannot be read, or was replaced since the run was opened.
         DataError: If an image cannot be read, or a teacher cannot predict it.
-        MissingExtraError: If the library that runs a teacher is not installed.
-        OutputError: If the file cannot be written.
     """
     parts = [_VERSION, *(teacher.digest for teacher in teachers), data.digest, data.data_gsd, cell_m]
     parts += data.dataset.legend.scored_names
