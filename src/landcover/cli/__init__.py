@@ -203,7 +203,7 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
                     if given.get(name) is not None:
                         given[name] = load_legend(given[name])
                 for name, group in groups.items():
-                    fields = [field for field in group.model_fields if field in given]
+                    fields = [field for field, option in group.declared().items() if option.group]
                     given[name] = group(**{field: given.pop(field) for field in fields})
                 with _terminable():
                     verb(**given)
