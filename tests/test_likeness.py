@@ -22,8 +22,8 @@ from landcover.inference.maps import read_ood
 from landcover.inference.reading import ArraySource
 from landcover.model.card import read_card, save_model
 from landcover.model.runtimes.torch_runtime import TorchRuntime
-from landcover.ood import (
-    FEATURES,
+from landcover.ood.features import FEATURES, window_features, windows
+from landcover.ood.profile import (
     LEVELS,
     WARN_FRACTION,
     ImageryProfile,
@@ -31,8 +31,6 @@ from landcover.ood import (
     OodStats,
     measure_profile,
     ood_stats,
-    window_features,
-    windows,
 )
 from landcover.training import train
 from landcover.training.data import load_training_data, measure_imagery

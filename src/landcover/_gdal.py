@@ -489,16 +489,10 @@ def _is_crs(name: str) -> bool:
 
 
 def check_vector(path: Path) -> None:
-    """Refuse a vector file whose content GDAL would open with a driver that fetches or executes.
+    """Refuse a vector file or folder whose content GDAL would open with a driver that fetches or executes.
 
-    GDAL chooses by content, and pyogrio takes no list of drivers.
-
-    Args:
-        path: An existing file or folder.
-
-    Raises:
-        DataError: If it is not a GeoPackage, FlatGeobuf, GeoParquet, shapefile, GeoJSON, KML, or a folder of
-            shapefiles or named ``.gdb``.
+    GDAL chooses by content, and pyogrio takes no list of drivers. GeoPackage, FlatGeobuf, GeoParquet,
+    shapefile, GeoJSON, KML, and folders of shapefiles or named ``.gdb`` are accepted.
     """
     expected = "expected GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, a shapefile or KML"
     special = _special_files(path if path.is_dir() else path.parent)

@@ -11,17 +11,8 @@ ALLOWED_DRIVERS = frozenset(
         *["GTiff", "COG", "VRT", "JPEG", "PNG", "WEBP", "GIF", "BIGGIF"],
         *["JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID"],
         *["netCDF", "HDF5", "HDF5Image"],
-        *[
-            "GPKG",
-            "GeoJSON",
-            "GeoJSONSeq",
-            "FlatGeobuf",
-            "ESRI Shapefile",
-            "Parquet",
-            "KML",
-            "LIBKML",
-            "OpenFileGDB",
-        ],
+        *["GPKG", "GeoJSON", "GeoJSONSeq", "FlatGeobuf", "ESRI Shapefile", "Parquet", "KML", "LIBKML"],
+        *["OpenFileGDB"],
         *["MEM", "Memory", "DERIVED"],  # in memory; GDAL and rasterio use them for their own work
     }
 )

@@ -104,7 +104,16 @@ def readable(size: float) -> str:
 def processors() -> int:
     """Return the processors that this process may use: by its affinity and its control group's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([count, *(math.ceil(quota) for quota in _cgroup_quotas())]))
+    quotas: list[float] = []
+    for folder in _cgroup_folders("cpu"):
+        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        if quota and period and quota > 0:
+            quotas.append(quota / period)
+    for folder in _cgroup_folders(""):
+        fields = next(iter(_lines(folder / "cpu.max")), "max").split()
+        if len(fields) == 2 and fields[0].isdigit() and int(fields[1]) > 0:
+            quotas.append(int(fields[0]) / int(fields[1]))
+    return max(1, min([count, *map(math.ceil, quotas)]))
 
 
 def idle_processors(seconds: float = 0.2) -> float:
@@ -163,18 +172,6 @@ def _memory_limits() -> Iterator[int]:
             if most is not None and usage is not None:  # cached files count as free, as they can go
                 stat = dict(line.split(" ")[:2] for line in _lines(folder / "memory.stat") if " " in line)
                 yield most - usage + int(stat.get(cache, 0))
-
-
-def _cgroup_quotas() -> Iterator[float]:
-    """Yield the numbers of processors that the control groups allow."""
-    for folder in _cgroup_folders("cpu"):
-        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
-        if quota and period and quota > 0:
-            yield quota / period
-    for folder in _cgroup_folders(""):
-        fields = next(iter(_lines(folder / "cpu.max")), "max").split()
-        if len(fields) == 2 and fields[0].isdigit() and int(fields[1]) > 0:
-            yield int(fields[0]) / int(fields[1])
 
 
 def _cgroup_folders(controller: str) -> Iterator[Path]:

@@ -162,9 +162,8 @@ def _print_models(result: dict[str, Any]) -> None:
     for model in result["shipped"]:
         print(fill(f"{model['name']}: {model['about']}.", 80))
     for licence, names in terms.items():
-        print(
-            fill(f"Terms of {', '.join(names)}: {licence}.", 80) if len(terms) > 1 else f"Terms: {licence}."
-        )
+        of = f" of {', '.join(names)}" if len(terms) > 1 else ""
+        print(fill(f"Terms{of}: {licence}.", 80) if of else f"Terms: {licence}.")
     if "missing" in result:
         print(f"\nArchitectures, encoders and presets are not listed: {result['missing']}")
         return

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from landcover._typing import BoolArray, UInt8Array
+from landcover._typing import UInt8Array
 from landcover.evaluation.report import BoundaryScores
 from landcover.legend import IGNORE, NODATA, Legend
 from landcover.metrics import ConfusionMatrix
@@ -39,8 +39,13 @@ def squared_distance(truth: UInt8Array, legend: Legend, reach: int) -> Unsigned:
     transforms in linear time", with a bound for the second). ``truth`` is uint8 (H, W), class indices or
     NODATA.
     """
+    classes, at_boundary = legend.channels[truth], np.zeros(truth.shape, bool)
+    for found, here in ((at_boundary, classes), (at_boundary.T, classes.T)):
+        differ = (here[1:] != here[:-1]) & (here[1:] != IGNORE) & (here[:-1] != IGNORE)
+        found[1:] |= differ
+        found[:-1] |= differ
     kind = np.min_scalar_type(2 * reach**2)
-    down = np.where(_at_boundary(truth, legend), 0, reach).astype(kind)
+    down = np.where(at_boundary, 0, reach).astype(kind)
     for above, below in ((slice(0, -1), slice(1, None)), (slice(-1, 0, -1), slice(-2, None, -1))):
         for known, next_row in zip(down[above], down[below], strict=True):
             np.minimum(next_row, known + kind.type(1), out=next_row)
@@ -55,17 +60,6 @@ def squared_distance(truth: UInt8Array, legend: Legend, reach: int) -> Unsigned:
             np.minimum(nearest[:, across:], farther[:, :-across], out=nearest[:, across:])
             np.minimum(nearest[:, :-across], farther[:, across:], out=nearest[:, :-across])
     return result
-
-
-def _at_boundary(truth: UInt8Array, legend: Legend) -> BoolArray:
-    """Return bool (H, W): which pixels have another known class above, below, left or right of them."""
-    classes = legend.channels[truth]
-    boundary = np.zeros(truth.shape, bool)
-    for found, here in ((boundary, classes), (boundary.T, classes.T)):
-        differ = (here[1:] != here[:-1]) & (here[1:] != IGNORE) & (here[:-1] != IGNORE)
-        found[1:] |= differ
-        found[:-1] |= differ
-    return boundary
 
 
 def distance_bins(truth: UInt8Array, legend: Legend, gsd: float) -> UInt8Array:

@@ -98,7 +98,7 @@ def allocate(pixels: Int64Array, per_class: int, total: int | None) -> Int64Arra
     """Allocate points to classes: a fixed number each, the rest of a total in proportion to the pixels.
 
     ``pixels`` and the result, which is at most that, are int64 (K,). Fractions go to the largest remainders,
-    the first of equal ones. Raises UsageError if a number is not positive, or the total is too small.
+    the first of equal ones.
     """
     present = int(np.count_nonzero(pixels))
     if per_class < 1:

@@ -27,7 +27,7 @@ from landcover.inference.reading import Source
 from landcover.io.files import WorkFolder, work_folder, writing
 from landcover.legend import NODATA, Legend
 from landcover.model.preprocessing import Size
-from landcover.ood import OodStats
+from landcover.ood.profile import OodStats
 from landcover.raster.writing import CONFIDENCE, PROBABILITIES
 from landcover.windows import Window
 

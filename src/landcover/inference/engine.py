@@ -25,7 +25,7 @@ from landcover.io.readahead import read_ahead
 from landcover.legend import NODATA, Legend
 from landcover.model.preprocessing import mirrored, resample_image
 from landcover.model.runtimes import Runtime
-from landcover.ood import ImageryProfile, OodStats, ood_stats
+from landcover.ood.profile import ImageryProfile, OodStats, ood_stats
 from landcover.values import Views, check_views
 from landcover.windows import Span
 

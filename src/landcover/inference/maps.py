@@ -49,7 +49,7 @@ from landcover.legend import Legend
 from landcover.model.bundled import AUTO
 from landcover.model.card import model_digest, read_card
 from landcover.model.runtimes import Precision, Runtime, open_model
-from landcover.ood import OodReport
+from landcover.ood.profile import OodReport
 from landcover.progress import track
 from landcover.raster.mapfiles import open_map_file, read_map_tags
 from landcover.raster.mosaic import PlacedMap, repeated_rows

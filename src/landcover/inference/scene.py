@@ -23,7 +23,7 @@ from landcover.legend import Legend
 from landcover.machine import check_disk, needing_memory
 from landcover.model.preprocessing import Size
 from landcover.model.runtimes import Runtime
-from landcover.ood import OodReport
+from landcover.ood.profile import OodReport
 from landcover.postprocess.sieve import (
     SmallRegions,
     remaining_regions,

@@ -86,11 +86,14 @@ def read_mask(
         return _by_values(path, picture, picture.pixels, legend, allow_binary=allow_binary)
     if picture.depth is not None:
         raise MaskError(f"{path} has colours in {picture.depth}; expected 8-bit ones. Convert it to 8 bits.")
-    values = _grey_values(picture)
+    values: UInt8Array | None = None
     if picture.palette is not None:
         values = picture.pixels
         index = np.take(find_classes(picture.palette[None], legend)[0], picture.pixels)
     else:
+        views = (picture.pixels[::16, ::16], picture.pixels)  # a sample is compared first
+        if not picture.lossy and all((rgb[..., :1] == rgb[..., 1:]).all() for rgb in views):
+            values = picture.pixels[..., 0]
         # Three equal bands of greys are indices or a picture saved as RGB, which thresholds would garble.
         if values is not None and on_corners(legend):
             greys = [int(value) for value in np.unique(values) if 0 < value < 240]
@@ -148,14 +151,6 @@ _PACKED = np.array([1 << 16, 1 << 8, 1], np.uint32)
 def describe_colours(counts: Mapping[tuple[int, int, int], int], pixels: int) -> str:
     """Return the first colours of a count, with their fractions of ``pixels``, for a message."""
     return first_few((f"{colour} {count / pixels:.1%}" for colour, count in counts.items()), 6)
-
-
-def _grey_values(picture: Picture) -> UInt8Array | None:
-    """Return the values of three equal bands, None if they differ; a sample is compared first."""
-    if picture.palette is not None or picture.lossy:
-        return None
-    views = (picture.pixels[::16, ::16], picture.pixels)
-    return picture.pixels[..., 0] if all((rgb[..., :1] == rgb[..., 1:]).all() for rgb in views) else None
 
 
 def _foreign(pixels: UInt8Array) -> BoolArray:

@@ -306,10 +306,7 @@ def _whole_turns(longitudes: Float64Array, turn: float) -> Float64Array:
 
 
 def move_near(geometries: Geometries, crs: CRS, longitude: float | None) -> None:
-    """Move each part of geometries, in place, by whole turns to less than half a turn from a longitude.
-
-    Nothing changes where ``crs`` is projected, or ``longitude`` is None.
-    """
+    """Move each part of geometries, in place, by whole turns to less than half a turn from a longitude."""
     if longitude is None or not crs.is_geographic:
         return
     turn = _turn(crs)

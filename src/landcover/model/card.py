@@ -24,7 +24,7 @@ from landcover.model import ModelConfig
 from landcover.model.bundled import BY_NAME, shipped_file
 from landcover.model.files import Tensors, read_onnx_metadata, read_tensor_metadata, read_tensors
 from landcover.model.preprocessing import RGB, Preprocessing
-from landcover.ood import ImageryProfile
+from landcover.ood.profile import ImageryProfile
 from landcover.textfiles import parse_json
 from landcover.values import Views
 

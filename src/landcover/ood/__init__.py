@@ -7,31 +7,3 @@ its density under the mixture is lower than that of almost all training windows.
 enough: water and fields without texture widen it until it contains everything. Measured by
 ``benchmarks/ood.py``.
 """
-
-from landcover.ood.features import FEATURES, LEAST_PX, WINDOW_PX, window_features, windows
-from landcover.ood.profile import (
-    LEVEL,
-    LEVELS,
-    WARN_FRACTION,
-    ImageryProfile,
-    OodReport,
-    OodStats,
-    measure_profile,
-    ood_stats,
-)
-
-__all__ = [
-    "FEATURES",
-    "LEAST_PX",
-    "LEVEL",
-    "LEVELS",
-    "WARN_FRACTION",
-    "WINDOW_PX",
-    "ImageryProfile",
-    "OodReport",
-    "OodStats",
-    "measure_profile",
-    "ood_stats",
-    "window_features",
-    "windows",
-]

@@ -90,7 +90,8 @@ def report(
     environment = Environment(
         loader=PackageLoader("landcover.reporting"),
         autoescape=True,
-        finalize=_shown,
+        # What changes the text around it in text from files is escaped; parts of the page are a subclass.
+        finalize=lambda value: "\n".join(map(printable, value.split("\n"))) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -267,13 +268,6 @@ def swatches(scores: Iterable[Scored], runs: Iterable[Run]) -> Mapping[str, str]
 def css_colour(rgb: tuple[int, int, int]) -> str:
     """Return the CSS text of a colour of 0..255 each."""
     return "#{:02x}{:02x}{:02x}".format(*rgb)
-
-
-def _shown(value: object) -> object:
-    """Escape what changes the text around it in text from files. Lines and the parts of the page stay."""
-    if type(value) is not str:  # a part of the page is a subclass
-        return value
-    return "\n".join(map(printable, value.split("\n")))
 
 
 def _curve(

@@ -16,7 +16,8 @@ from landcover.errors import DataError, SplitError, UsageError
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
 from landcover.model.preprocessing import resample_image, resample_valid
-from landcover.ood import WINDOW_PX, ImageryProfile, measure_profile
+from landcover.ood.features import WINDOW_PX
+from landcover.ood.profile import ImageryProfile, measure_profile
 from landcover.progress import track
 from landcover.scale import unknown_gsd
 from landcover.training.sampler import ClassCounts, count_classes

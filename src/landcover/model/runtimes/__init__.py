@@ -132,21 +132,11 @@ def open_model(
 ) -> Runtime:
     """Load an exported model, a checkpoint, or the best model of a run folder, ready to predict.
 
-    Args:
-        path: A model file, run folder or bundled model.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Auto is the CPU for an exported model, and
-            CUDA if available for a checkpoint.
-        runtime: ``"auto"`` or the library that computes, see :func:`choose_runtime`.
-        threads: Threads on a CPU; None: the library's choice. torch has one number for the whole process.
-        precision: Number format of layers that are not quantised. ``"bf16"`` is about twice as fast on
-            processors that support it, and less exact; onnxruntime only has ``"fp32"``.
-        cache: Folder that keeps graphs compiled by OpenVINO between processes, such as ``cache_folder()`` of
-            its module. None: :data:`DEFAULT_CACHE`, by default no cache.
-
-    Raises:
-        ModelError: If the file is missing, cut short or not a model, or its graph and card do not fit.
-        UsageError: If device or runtime are unknown, not available or not for this file, or threads below 1.
-        MissingExtraError: If the library is not installed.
+    Arguments and errors as of :func:`landcover.open_model`. The device ``"auto"`` is the CPU for an exported
+    model, and CUDA if available for a checkpoint. torch has one number of threads for the whole process.
+    ``"bf16"`` is about twice as fast on processors that support it, and less exact; onnxruntime only has
+    ``"fp32"``. ``cache`` keeps graphs compiled by OpenVINO between processes, by default
+    :data:`DEFAULT_CACHE`.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"A model cannot run on {threads} threads; expected 1 or more.")
