@@ -123,22 +123,17 @@ def check_reports(options: Mapping[str, Any]) -> None:
             raise UsageError(f"{option} would write {file}; expected a name that ends with {suffix}.")
         if file.exists() and _DATA.fullmatch(file.absolute().as_posix()):
             raise UsageError(f"{option} would overwrite {file}, a file of a data set. Name another file.")
-        for other, value in options.items():
-            for given in value if isinstance(value, list) else [value]:
-                if other != name and isinstance(given, str | Path) and _is_same(file, Path(given)):
-                    raise UsageError(
-                        f"{option} would write {file}, which the command names a second time. "
-                        "Name another file."
-                    )
+        others = (value for other, value in options.items() if other != name)
+        given = (one for value in others for one in (value if isinstance(value, list) else [value]))
+        for path in (Path(one) for one in given if isinstance(one, str | Path)):
+            is_same = file.absolute() == path.absolute()
+            with suppress(OSError, ValueError):  # not every text is the name of a file that exists
+                is_same = is_same or file.samefile(path)
+            if is_same:
+                raise UsageError(
+                    f"{option} would write {file}, which the command names a second time. Name another file."
+                )
         check_output(file, force=options["force"] or options.get("resume", False))
-
-
-def _is_same(file: Path, other: Path) -> bool:
-    # Not every argument is the name of a file, or of a file that exists.
-    with suppress(OSError, ValueError):
-        if file.samefile(other):
-            return True
-    return file.absolute() == other.absolute()
 
 
 def put(result: Any, json: Path | None, show: Callable[[], object] | None, *, force: bool) -> None:

@@ -94,12 +94,12 @@ def fleet_run(
 
     if address is not None and engine != "ray":
         raise UsageError(f"--address {address} is that of a Ray cluster. Add --engine ray.")
-    number, _, count = shard.partition("/") if re.fullmatch("[0-9]{1,9}/[0-9]{1,9}", shard) else "0/0"
-    if int(number) >= int(count):
+    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", shard)
+    share = (int(match[1]), int(match[2])) if match else (0, 0)
+    if share[0] >= share[1]:
         raise UsageError(
             f"--shard is {shard!r}; expected NUMBER/COUNT with a number from 0 below the count: 0/10."
         )
-    share = int(number), int(count)
     store = open_planned(plan)
     read_plan(store)
     setup = Setup(store.root, device, threads)

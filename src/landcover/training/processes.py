@@ -110,7 +110,14 @@ def process_group(device: torch.device, wanted: Literal["auto", "fp32", "bf16"])
             "torchrun or with --devices N, or unset WORLD_SIZE."
         ) from error
     if _LAUNCHER in os.environ:
-        threading.Thread(target=_end_with, args=(int(os.environ[_LAUNCHER]),), daemon=True).start()
+        launcher = int(os.environ[_LAUNCHER])
+
+        def end_with_launcher() -> None:
+            while os.getppid() == launcher:
+                time.sleep(1)
+            os._exit(LOST)  # what this process writes is whole or not there
+
+        threading.Thread(target=end_with_launcher, daemon=True).start()
     devices: Any = [device.index or 0] if device.type == "cuda" else 1
     options: dict[str, Any] = {}
     if size > 1:
@@ -165,13 +172,6 @@ def process_group(device: torch.device, wanted: Literal["auto", "fp32", "bf16"])
         fabric_logger.setLevel(level)
         if size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
-
-
-def _end_with(launcher: int) -> None:
-    """End this process when the one that started it has ended; what it writes is whole or not there."""
-    while os.getppid() == launcher:
-        time.sleep(1)
-    os._exit(LOST)
 
 
 def synchronised(network: DeepLabV3Plus, device: torch.device) -> DeepLabV3Plus:
