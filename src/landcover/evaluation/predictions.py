@@ -20,7 +20,7 @@ from landcover.values import Views
 
 @dataclass(frozen=True, slots=True)
 class PredictedMap:
-    """A map to score: class indices, uint8 (H, W), of the truth's legend, and how many colours are no class.
+    """A map to score: class indices, uint8 (H, W), of the truth's legend; its number of off-palette pixels.
 
     ``probabilities``, where requested: float32 (C, H, W), by the scored classes of the source's legend.
     """

@@ -336,7 +336,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:
 
 
 def read_imagery(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[UInt8Array, BoolArray | None]:
-    """As :func:`read_image`, with the mask of valid pixels, bool (H, W); None where the file has none.
+    """As :func:`read_image`, with the mask of valid pixels, bool (H, W), or None.
 
     It is False under alpha 0, a transparent palette entry or colour, the raster's nodata value or mask.
     """
