@@ -174,3 +174,13 @@ def _numbers(value: str | Iterable[float]) -> list[float]:
         return [float(part) for part in parts]
     except (TypeError, ValueError):
         return []
+
+
+def points(score: float | None, digits: int = 2) -> str:
+    """Return a score of 0..1 in percentage points; ``-`` for None.
+
+    Examples:
+        >>> points(0.5391), points(None)
+        ('53.91', '-')
+    """
+    return "-" if score is None else f"{100 * score:.{digits}f}"

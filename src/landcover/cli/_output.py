@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from landcover.errors import UsageError, printable
+from landcover.values import points
 
 if TYPE_CHECKING:
     from landcover.raster.zonal import ClassArea
@@ -201,13 +202,3 @@ def print_areas(areas: Sequence["ClassArea"]) -> None:
     ]
     if rows:
         print_table(["class", "pixels", "area %", "hectares"], rows)
-
-
-def points(score: float | None, digits: int = 2) -> str:
-    """Return a score of 0..1 in percentage points; ``-`` for None.
-
-    Examples:
-        >>> points(0.5391), points(None)
-        ('53.91', '-')
-    """
-    return "-" if score is None else f"{100 * score:.{digits}f}"

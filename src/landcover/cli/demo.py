@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import landcover
 from landcover.cli._options import Force, option
-from landcover.cli._output import log, points, print_table
+from landcover.cli._output import log, print_table
 from landcover.config import MAIN
 from landcover.errors import DataError, ModelError, OutputError
 from landcover.io.files import write_text
+from landcover.values import points
 
 _STATE, _SUMMARY, _REPORT = "demo.json", "summary.json", "report.html"
 _FOLDERS = ("data", "large", "first", "run", "maps", "predicted", "cleaned")

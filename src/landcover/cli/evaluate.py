@@ -9,12 +9,13 @@ import typer
 
 from landcover.cli import _options
 from landcover.cli._options import option
-from landcover.cli._output import log, points, print_table, put, say
+from landcover.cli._output import log, print_table, put, say
 from landcover.config import INPUT, MAIN, PROCESSING
 from landcover.errors import UsageError
 from landcover.evaluation.report import AssessmentReport, Estimate, EvaluationReport
 from landcover.evaluation.scoring import EvaluateOptions
 from landcover.evaluation.scoring import evaluate as score
+from landcover.values import points
 
 
 def evaluate(

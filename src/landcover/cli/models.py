@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from landcover.cli import _options
 from landcover.cli._options import argument
-from landcover.cli._output import points, print_table, put
+from landcover.cli._output import print_table, put
 from landcover.errors import MissingExtraError, printable
 from landcover.extras import needs
+from landcover.values import points
 
 if TYPE_CHECKING:
     from landcover.model.card import ModelCard

@@ -12,12 +12,12 @@ import typer
 
 from landcover.cli import _options
 from landcover.cli._options import argument, option
-from landcover.cli._output import log, points, put, say
+from landcover.cli._output import log, put, say
 from landcover.config import INPUT, MAIN, PROCESSING, REPORTS
 from landcover.errors import INTERRUPTED, LostProcessError, UsageError
 from landcover.exporting.options import ExportOptions
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
-from landcover.values import check_views
+from landcover.values import check_views, points
 
 Run = Annotated[Path, argument("Run folder or checkpoint.", "RUN")]
 

@@ -24,6 +24,7 @@ from pydantic import (
 from landcover._typing import Int64Array
 from landcover.evaluation.overlap import TrainingOverlap
 from landcover.legend import Legend, LegendField
+from landcover.values import points
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 """Plain data, as a JSON file holds it."""
@@ -274,22 +275,22 @@ class EvaluationReport(Record):
         return self
 
     def __repr__(self) -> str:
-        rows = (f"  {name:<16}{percent(value):>7}" for name, value in self.iou.items())
+        rows = (f"  {name:<16}{points(value):>7}" for name, value in self.iou.items())
         return "\n".join([f"EvaluationReport: {self._headline()}", *rows])
 
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
         """Return a table for a notebook."""
-        rows = {name: [percent(value)] for name, value in self.iou.items()}
+        rows = {name: [points(value)] for name, value in self.iou.items()}
         return _html(self._headline(), self.legend, ["class", "IoU %"], rows, self.warnings)
 
     def _headline(self) -> str:
         interval = ""
         if self.miou_interval is not None:
-            interval = f" (95 %: {percent(self.miou_interval[0])} to {percent(self.miou_interval[1])})"
+            interval = f" (95 %: {points(self.miou_interval[0])} to {points(self.miou_interval[1])})"
         return (
-            f"mIoU {percent(self.miou)} %{interval}, pixel accuracy {percent(self.pixel_accuracy)} %; metric "
+            f"mIoU {points(self.miou)} %{interval}, pixel accuracy {points(self.pixel_accuracy)} %; metric "
             f"{self.metric}, split {self.split}, {self.images:,} images, {self.pixels:,} pixels"
         )
 
@@ -393,7 +394,7 @@ class AssessmentReport(Record):
         return (
             f"AssessmentReport: overall accuracy {_value(overall)} % of the area, by "
             f"{self.units:,} {'points' if self.truth_kind == 'points' else 'pixels'}; mIoU "
-            f"{percent(self.miou)} % ({self.map.name})"
+            f"{points(self.miou)} % ({self.map.name})"
         )
 
     __str__ = __repr__
@@ -402,7 +403,7 @@ class AssessmentReport(Record):
         """Return a table for a notebook."""
         columns = (self.estimates.users, self.estimates.producers, self.estimates.shares)
         rows = {
-            name: [percent(self.iou.get(name)), *(_value(column[name]) for column in columns)]
+            name: [points(self.iou.get(name)), *(_value(column[name]) for column in columns)]
             for name in self.estimates.users
         }
         head = ["class", "IoU %", "user's accuracy %", "producer's accuracy %", "area %"]
@@ -469,13 +470,8 @@ class CalibrationReport(Record):
         return {key: value for key, value in super().to_dict().items() if value is not None}
 
 
-def percent(fraction: float | None) -> str:
-    """Return a fraction of 0..1 in percent with two decimals, ``-`` where it is undefined."""
-    return "-" if fraction is None else f"{100 * fraction:.2f}"
-
-
 def _value(estimate: Estimate | None) -> str:
-    return percent(None if estimate is None else estimate.value)
+    return points(None if estimate is None else estimate.value)
 
 
 def _html(
