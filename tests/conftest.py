@@ -52,8 +52,12 @@ SLOW = (
 )
 """Beginnings of the names of tests that take most of the time; ``make check`` leaves them out."""
 
-SHARED = {"test_export.py", "test_export_graph.py", "test_export_int8.py", "test_likeness.py"}
-"""Files that use the network of ``exported``: one worker runs them, as its export takes half a minute."""
+GROUPS = {
+    "exported": ("test_export.py", "test_export_graph.py", "test_export_int8.py", "test_likeness.py"),
+    "forked": ("test_processes.py", "test_resume.py", "test_teachers.py"),
+}
+"""Files that one worker runs, as what they share takes long to make: an exported network, forks of torch."""
+GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker(pytest.mark.slow)
         # With --dist loadgroup a file stays on one worker, so that its fixtures are made once.
-        item.add_marker(pytest.mark.xdist_group("exported" if item.path.name in SHARED else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group(GROUP_OF.get(item.path.name, item.path.stem)))
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)  # long files first, so that workers end together
 

@@ -198,6 +198,7 @@ def test_looks_add_up_whatever_the_order():
     assert total.report().share == 0.64
     assert OodStats().report() is None
     assert OodStats(30).report() == OodReport(0.0)
+    assert [OodReport(share).warning("a") is None for share in (0.2999, 0.3)] == [True, False]
 
 
 def test_the_card_holds_the_profile(tmp_path, learned):
