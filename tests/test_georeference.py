@@ -201,6 +201,14 @@ def test_a_pixel_across_the_date_line_has_its_size():
     assert size == pytest.approx(10, rel=0.01)
 
 
+def test_areas_of_classes_are_summed_row_by_row():
+    areas = ClassAreas(DEEPGLOBE, np.array([1.0, 10.0, 100.0]))
+    index = np.array([[0, 0, 3], [3, 3, 0], [0, NODATA, 3]], np.uint8)
+    areas.add(0, index[:1])
+    areas.add(1, index[1:])
+    assert [areas.square_metres[number] for number in (0, 3)] == [2 + 10 + 100, 1 + 20 + 100]
+
+
 def test_zones_report_what_of_them_is_covered(tmp_path):
     """A zone inside, one of which a fortieth is on the map, and one over nodata; the oracle is by hand."""
     place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
