@@ -97,3 +97,39 @@ def test_actors_make_the_bytes_of_one_process_and_are_replaced(environment, tmp_
         engine.close()
     assert (summary.done, summary.repeated, summary.complete) == (7, 1, True)
     assert tree(out) == tree(alone)
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+def test_a_node_that_is_lost_takes_nothing_with_it(environment, tmp_path):
+    environment.delenv("RAY_AUTH_TOKEN")
+    (tmp_path / "token").write_text(TOKEN)
+    environment.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    environment.setenv("RAY_AUTH_MODE", "token")
+    from ray.cluster_utils import Cluster
+
+    alone, out = tmp_path / "alone", tmp_path / "out"
+    plan(make_scenes(tmp_path / "scenes"), alone)
+    shutil.copytree(alone, out)
+    assert run(alone).complete
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        lost = cluster.add_node(num_cpus=1)
+        engine = RayEngine(Setup(str(out)), 2, cluster.address)
+        submit, submitted = engine.submit, []
+
+        def losing(key, line):
+            submit(key, line)
+            submitted.append(key)
+            if len(submitted) == 3:
+                cluster.remove_node(lost, allow_graceful=False)
+                cluster.add_node(num_cpus=1)
+
+        environment.setattr(engine, "submit", losing)
+        try:
+            summary = run(out, engine)
+        finally:
+            engine.close()
+    finally:
+        cluster.shutdown()
+    assert (summary.done, summary.complete) == (7, True)
+    assert tree(out) == tree(alone)

@@ -135,7 +135,7 @@ def test_nothing_half_written_is_visible(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "disk", str(tmp_path / "source"))
 
     (tmp_path / "source").write_bytes(b"new")
-    monkeypatch.setattr(stores.shutil, "copyfileobj", fail)
+    monkeypatch.setattr(stores.shutil, "copyfile", fail)
     for work in (store.put, store.put_new):
         for key in ("k", "other"):
             if (work, key) != (store.put_new, "k"):

@@ -86,13 +86,14 @@ class Store(ABC):
             MissingKeyError: If it does not exist.
         """
 
-    @abstractmethod
     def read_pieces(self, key: str, pieces: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return pieces of an object, each from a byte to the one before another.
 
         Raises:
             MissingKeyError: If it does not exist.
         """
+        data = self.read(key)
+        return [data[start:stop] for start, stop in pieces]
 
     @abstractmethod
     def fetch(self, key: str, path: Path) -> None:
@@ -254,10 +255,6 @@ class FolderStore(Store):
         with self._reading(key) as path:
             return path.read_bytes()
 
-    def read_pieces(self, key: str, pieces: Sequence[tuple[int, int]]) -> list[bytes]:  # noqa: D102
-        data = self.read(key)
-        return [data[start:stop] for start, stop in pieces]
-
     def fetch(self, key: str, path: Path) -> None:  # noqa: D102
         with self._reading(key) as source, source.open("rb"), atomic_path(path, force=True) as temporary:
             shutil.copyfile(source, temporary)
@@ -276,7 +273,7 @@ class FolderStore(Store):
 
     def put(self, key: str, data: bytes | Path) -> None:  # noqa: D102
         with atomic_path(self._path(key), force=True) as temporary:
-            _write(temporary, data)
+            _write(temporary, data)  # and atomic_path flushes it
 
     def put_new(self, key: str, data: bytes | Path) -> bool:  # noqa: D102
         path = self._path(key)
@@ -284,7 +281,7 @@ class FolderStore(Store):
             return False
         try:
             with atomic_path(path, force=True) as temporary:
-                _write(temporary, data)
+                _write(temporary, data, flush=True)
                 try:
                     os.link(temporary, path)  # the rename that follows then changes nothing
                 except FileExistsError:
@@ -346,16 +343,15 @@ class _NoLinksError(Exception):
     """The file system does not have hard links."""
 
 
-def _write(path: Path, data: bytes | Path) -> None:
-    """Write bytes or a copy of a file, down to the disk."""
-    with path.open("wb") as target:
-        if isinstance(data, Path):
-            with data.open("rb") as source:
-                shutil.copyfileobj(source, target, 1 << 20)
-        else:
-            target.write(data)
-        target.flush()
-        os.fsync(target.fileno())
+def _write(path: Path, data: bytes | Path, *, flush: bool = False) -> None:
+    """Write bytes or a copy of a file."""
+    if isinstance(data, Path):
+        shutil.copyfile(data, path)
+    else:
+        path.write_bytes(data)
+    if flush:
+        with path.open("r+b") as target:
+            os.fsync(target.fileno())
 
 
 class BucketStore(Store):

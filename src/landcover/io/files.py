@@ -24,6 +24,7 @@ from landcover.errors import DataError, LockedError, OutputError, UsageError, is
 from landcover.io.locks import LOCK_NAME, try_lock
 
 _SUFFIX = ".landcover-tmp"
+_SCRATCH = "scratch"
 _STEM_CHARACTERS = 40
 _SPECIAL_CHARACTERS = str.maketrans({"!": "%21", ";": "%3b"})
 """Characters that GDAL and pyogrio interpret in a path."""
@@ -100,26 +101,29 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     with _private_folder(path, stem) as folder, writing(path, folder):
         temporary = folder / (stem + path.suffix)
         yield temporary
-        _flush(temporary, os.O_RDWR)
+        is_scratch = f".{_SCRATCH}{_SUFFIX}." in str(path.parent)  # nothing in it survives the process
+        if not is_scratch:
+            _flush(temporary, os.O_RDWR)
         with suppress(OSError):  # not every system has modes
             status = path.lstat()
             if stat.S_ISREG(status.st_mode):
                 temporary.chmod(status.st_mode & 0o777)  # no set-user-ID bit of another's file
         temporary.replace(path)
         with suppress(OSError):  # not every system can flush a folder
-            _flush(path.parent, os.O_RDONLY)
+            if not is_scratch:
+                _flush(path.parent, os.O_RDONLY)
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """Create a private folder in the system's folder of temporary files, and delete it when the block ends.
 
-    Those of processes that were killed are deleted first.
+    Those of processes that were killed are deleted first. What is written in it is not flushed to the disk.
 
     Raises:
         OutputError: If it cannot be created.
     """
-    with _private_folder(Path(tempfile.gettempdir(), "scratch"), "scratch") as folder:
+    with _private_folder(Path(tempfile.gettempdir(), _SCRATCH), _SCRATCH) as folder:
         yield folder
 
 
