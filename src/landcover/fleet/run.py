@@ -146,7 +146,7 @@ class Run:
                 return self._again.popleft()
             if (found := next(self._units, None)) is not None:
                 number, job = found[0], _Job(*found[1])
-                is_mine = number % self._shard[1] == self._shard[0]
+                is_mine = not self._is_last_round and number % self._shard[1] == self._shard[0]
                 if self._is_given_up(job):
                     if is_mine:
                         self._summary.failed[job.unit.output] = "It was given up by an earlier run."
