@@ -491,6 +491,17 @@ def test_a_scene_is_known_by_its_content(tmp_path, monkeypatch):
         run_file(path, out, resume=True)
 
 
+def test_another_gsd_of_the_data_folder_makes_another_map(tmp_path):
+    path, out = save(tmp_path / "in/a.tif", crs=None, transform=Affine.identity()), tmp_path / "out"
+    settings = path.with_name("landcover.yaml")
+    settings.write_text("gsd: 0.5\n")
+    run_file(path, out)
+    assert run_file(path, out, resume=True).kept
+    settings.write_text("gsd: 0.6\n")
+    with pytest.raises(OutputError, match="LANDCOVER_GSD"):
+        run_file(path, out, resume=True)
+
+
 def test_maps_that_are_there_are_kept_and_counted(tmp_path):
     pytest.importorskip("pyogrio")
     zones = polygons(tmp_path / "z.geojson", ("left", square(0, 0, 100)))

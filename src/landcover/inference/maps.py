@@ -459,6 +459,8 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
         expected = {**tags, WORK: work_digest(task, options)}
     except ImageError:
         return None  # reported when it is read
+    if task.scale is not None and task.scale.source != "raster":
+        expected["LANDCOVER_GSD"] = f"{task.scale.gsd:g} ({task.scale.source})"
 
     def check(found: Mapping[str, str]) -> None:
         differing = [name for name, value in expected.items() if found.get(name) != value]
@@ -483,8 +485,6 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
             if match is None or match[2] not in get_args(GsdSource):
                 raise _made_otherwise(task, ["LANDCOVER_GSD"])
             gsd, gsd_source = float(match[1]), cast(GsdSource, match[2])
-            if task.scale is not None and task.scale.source not in ("raster", gsd_source):
-                raise _made_otherwise(task, ["LANDCOVER_GSD"])
             areas = ClassAreas(legend, pixel_areas(opened.georeference, opened.size, gsd, gsd_source))
             if options.zones is not None and opened.georeference is not None:
                 areas.add_zones(
