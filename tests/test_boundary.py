@@ -8,7 +8,10 @@ from hypothesis.extra import numpy as hnp
 
 from landcover.evaluation.boundary import (
     DISTANCE_BINS_M,
+    at_boundary,
+    boundary_measures,
     boundary_scores,
+    count_boundaries,
     count_by_distance,
     distance_bins,
     squared_distance,
@@ -46,7 +49,7 @@ def brute_force(truth):
 )
 def test_distances_are_euclidean_up_to_the_reach(truth, reach):
     expected = brute_force(truth)
-    found = squared_distance(truth, DEEPGLOBE, reach)
+    found = squared_distance(at_boundary(DEEPGLOBE.channels[truth]), reach)
     near = expected < reach**2
     np.testing.assert_array_equal(found[near], expected[near])
     assert (found[~near].astype(np.int64) >= reach**2).all()
@@ -60,12 +63,12 @@ def test_distances_on_a_tile_with_few_boundaries(monkeypatch):
     rows, cols = np.mgrid[:150, :130]
     nearest = ((rows[..., None] - points[:, 0]) ** 2 + (cols[..., None] - points[:, 1]) ** 2).argmin(-1)
     truth = classes[nearest]
-    found = squared_distance(truth, DEEPGLOBE, 300)
+    found = squared_distance(at_boundary(DEEPGLOBE.channels[truth]), 300)
     boundary = found == 0
     assert 0 < boundary.mean() < 0.2
     np.testing.assert_array_equal(found, np.rint(distance_transform_edt(~boundary) ** 2))
     monkeypatch.setattr("landcover.evaluation.boundary._BLOCK_PX", 1)
-    np.testing.assert_array_equal(squared_distance(truth, DEEPGLOBE, 300), found)
+    np.testing.assert_array_equal(squared_distance(at_boundary(DEEPGLOBE.channels[truth]), 300), found)
 
 
 def stripe(left, right, width=60):
@@ -126,3 +129,49 @@ def test_nothing_known_has_no_scores():
     assert {(row["pixels"], row["share"], row["miou"], row["pixel_accuracy"]) for row in rows} == {
         (0, None, None, None)
     }
+
+
+def by_scipy(truth, prediction, tolerance):
+    """Count as count_boundaries, by SciPy's distance transform and shifted copies."""
+    from scipy.ndimage import distance_transform_edt
+
+    unknown = (UNKNOWN, NODATA)
+    prediction = np.where(np.isin(truth, unknown), NODATA, prediction)
+    rows = []
+    for value in DEEPGLOBE.scored:
+        pixels = []
+        for index in (prediction, truth):
+            framed = np.pad(index, 1, constant_values=NODATA)
+            edge = np.zeros(index.shape, bool)
+            for row, col in ((0, 1), (2, 1), (1, 0), (1, 2)):
+                other = framed[row : row + index.shape[0], col : col + index.shape[1]]
+                edge |= (other != value) & ~np.isin(other, unknown)
+            pixels.append(edge & (index == value))
+        near = [
+            distance_transform_edt(~other) <= tolerance if other.any() else np.zeros(other.shape, bool)
+            for other in pixels[::-1]
+        ]
+        rows.append([n for one, by in zip(pixels, near, strict=True) for n in (one.sum(), (one & by).sum())])
+    return np.array(rows)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.sampled_from([0, 0.9, 1, 1.5, 2, 3.7, 40]))
+def test_boundary_pixels_near_those_of_the_other_map_are_counted(data, tolerance):
+    shape = data.draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=14))
+    truth, prediction = (data.draw(hnp.arrays(np.uint8, shape, elements=CLASSES)) for _ in range(2))
+    found = count_boundaries(truth, prediction, DEEPGLOBE, tolerance)
+    np.testing.assert_array_equal(found, by_scipy(truth, prediction, tolerance))
+
+
+def test_boundary_f1_of_a_shifted_edge_depends_on_the_tolerance():
+    truth, prediction = (
+        np.where(np.arange(20) < at, 0, 1).astype(np.uint8)[None].repeat(9, 0) for at in (8, 11)
+    )
+    for tolerance, f1 in ((2, 0.0), (3, 1.0)):
+        measures = boundary_measures(count_boundaries(truth, prediction, DEEPGLOBE, tolerance))
+        assert measures[0] == {"precision": f1, "recall": f1, "f1": f1}
+        assert measures[2] == {"precision": None, "recall": None, "f1": None}
+    alone = boundary_measures(count_boundaries(truth, np.zeros_like(truth), DEEPGLOBE, 3))
+    assert alone[0] == {"precision": None, "recall": 0.0, "f1": 0.0}
+    assert boundary_measures(np.array([[4, 1, 10, 10]]))[0]["f1"] == pytest.approx(0.4)

@@ -156,6 +156,15 @@ def test_the_file_for_qgis_gives_the_plugin_our_map(exported, tmp_path, monkeypa
         assert len(np.unique(ours)) > 1
         assert np.mean(plugin.classify(tile) == ours) >= 0.999
 
+    tile = np.zeros((WINDOW_PX, WINDOW_PX, 3), np.uint8)
+    assert plugin.classify(tile).shape == tile.shape[:2]
+    for height, width in ((WINDOW_PX, 9), (WINDOW_PX // 3, WINDOW_PX - 1)):  # at the end of a layer
+        part = np.maximum(noise(WINDOW_PX, seed=7)[:height, :width], 1)
+        tile[:], tile[:height, :width] = 0, part
+        around = ((0, WINDOW_PX - height), (0, WINDOW_PX - width), (0, 0))
+        ours = reference.probabilities(np.pad(part, around, mode="symmetric")[None])[0].argmax(0)
+        assert np.mean(plugin.classify(tile) == ours) >= 0.999
+
     assert onnx.load(made.path).ir_version <= 9
     assert made.card.export["ir_version"] <= 9
     (parity,) = made.card.export["parity"]

@@ -13,7 +13,7 @@ from imagefiles import PLACE, photo, save, save_raster
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import open_imagery, plan
 from landcover.model.preprocessing import any_within, mirrored, resample_image
-from landcover.raster import open_scene
+from landcover.raster import open_scene, read_picture
 from landcover.raster.fill import find_fill
 from landcover.windows import Window
 
@@ -261,3 +261,28 @@ def test_a_part_is_as_in_the_whole():
     whole = any_within(missing, slice(0, 17), 40 / 17, 0, 0)
     part = any_within(missing[9:30], slice(5, 11), 40 / 17, 9, 0)
     np.testing.assert_array_equal(part, whole[5:11])
+
+
+@pytest.mark.parametrize("form", ["tif", "png"])
+def test_an_alpha_of_255_everywhere_hides_no_fill(tmp_path, form):
+    image = np.dstack([noise(), np.full((90, 110), 255, np.uint8)])
+    image[:30, :, :3] = 7
+    expected = np.ones((90, 110), bool)
+    expected[:30] = False
+    if form == "tif":
+        path = save_raster(tmp_path / "a.tif", image, place=True, photometric="rgb", alpha="yes")
+        with open_scene(path) as scene:
+            found, notes = valid_of(scene), scene.warnings
+    else:
+        _, found, notes = read_picture(save(tmp_path / "a.png", image), max_pixels=10**6)
+    assert np.array_equal(found, expected)
+    assert any("30 at the top" in note for note in notes)
+
+
+def test_a_transparent_pixel_declares_the_rest_as_imagery(tmp_path):
+    image = np.dstack([noise(), np.full((90, 110), 255, np.uint8)])
+    image[:30, :, :3] = 7
+    image[40:60, 40:60, 3] = 0
+    path = save_raster(tmp_path / "a.tif", image, place=True, photometric="rgb", alpha="yes")
+    with open_scene(path) as scene:
+        assert np.array_equal(valid_of(scene), image[..., 3] > 0)

@@ -39,10 +39,15 @@ def test_bands_and_scaling_of_the_models_card_are_those_of_predict(tmp_path):
     onnx.save(graph, model)
     bands = np.random.default_rng(0).integers(0, 3000, (50, 40, 4)).astype(np.uint16)
     save_raster(tmp_path / "scenes/a.tif", bands, place=True)
+    named = save_raster(tmp_path / "scenes/named.tif", bands, place=True)
+    with rasterio.open(named, "r+") as target:
+        target.descriptions = ("g", "r", "other", "b")  # found by name before number
     make_plan([tmp_path / "scenes"], model, str(tmp_path / "out"), OPTIONS)
     assert run(tmp_path / "out").complete
     predict([tmp_path / "scenes"], model, tmp_path / "predict", OPTIONS)
     assert maps_of(tmp_path / "out/maps") == maps_of(tmp_path / "predict")
+    maps = [rasterio.open(tmp_path / f"predict/{name}_mask.tif").read(1) for name in ("a", "named")]
+    assert (maps[0] != maps[1]).any()
 
 
 def test_images_that_differ_in_their_suffix_have_a_receipt_each(tmp_path):

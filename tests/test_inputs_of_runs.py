@@ -131,6 +131,19 @@ def test_config_yaml_reproduces_a_run_with_its_data_split_and_start(world, tmp_p
     assert load_config(TrainConfig, tmp_path / "other/config.yaml").inputs.data == (str(world / "data"),)
 
 
+def test_config_yaml_is_refused_for_data_that_have_changed(world, tmp_path):
+    data = write_pairs(tmp_path / "data")
+    config = ("--preset", world / "tiny.yaml", "--set", "steps=1", "--data", data, "--out", tmp_path / "run")
+    assert invoke(*config).exit_code == 0
+    write_pairs(tmp_path / "data", train_images=5)
+    again = ("--preset", tmp_path / "run/config.yaml", "--out", tmp_path / "again")
+    refused = invoke(*again)
+    assert isinstance(refused.exception, UsageError)
+    assert str(data) in str(refused.exception)
+    assert not (tmp_path / "again/config.yaml").exists()
+    assert invoke(*again, "--data", data).exit_code == 0
+
+
 def test_config_yaml_holds_for_another_folder_and_the_limit_of_masks(world, tmp_path, monkeypatch):
     monkeypatch.chdir(world)
     arguments = ("--preset", "tiny.yaml", "--data", "data", "--init", "first", "--max-off-palette", 0.5)

@@ -179,6 +179,16 @@ def test_the_colours_of_another_legend_are_listed_with_their_shares(tmp_path):
         open_dataset(folder_of(tmp_path / "roads", {"0": np.repeat((OWN[..., None] > 0) * 255, 3, 2)}))
 
 
+def test_the_colours_of_isprs_are_not_taken_for_those_of_deepglobe(tmp_path):
+    colours = ((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0))
+    mask = np.array(colours, np.uint8)[np.arange(5).repeat(4)][:, None].repeat(20, 1)
+    with pytest.raises(DataError, match=r"ISPRS.*\(0, 0, 255\) 20\.0%.*landcover legend"):
+        open_dataset(folder_of(tmp_path / "isprs", {"0": mask}))
+    assert open_dataset(folder_of(tmp_path / "stated", {"0": mask}, DEEPGLOBE)).items
+    mask[:2] = 0  # unknown, which ISPRS does not have
+    assert open_dataset(folder_of(tmp_path / "deepglobe", {"0": mask})).items
+
+
 def test_the_assumption_of_deepglobe_is_stated_with_its_evidence(tmp_path, caplog):
     open_dataset(folder_of(tmp_path / "a", {"0": DEEPGLOBE.colours[OWN]}))
     assert "100.00% of the pixels" in caplog.text

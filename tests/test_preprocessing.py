@@ -36,9 +36,9 @@ def test_impossible_gsd_is_refused(gsd):
 def test_impossible_mean_and_std_are_refused():
     with pytest.raises(ConfigError, match="positive"):
         Preprocessing(0.5, std=(0.2, 0.0, 0.2))
-    with pytest.raises(ConfigError, match="three finite"):
+    with pytest.raises(ConfigError, match="3 finite"):
         Preprocessing(0.5, mean=(0.2, float("nan"), 0.2))
-    with pytest.raises(ConfigError, match="three finite"):
+    with pytest.raises(ConfigError, match="3 finite"):
         Preprocessing(0.5, mean=(0.2, 0.2))
 
 

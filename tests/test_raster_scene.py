@@ -318,8 +318,8 @@ def test_refused_scenes_say_why(tmp_path):
     (tmp_path / "empty.tif").write_bytes(b"")
     (tmp_path / "text.tif").write_text("no raster")
     cases = [
-        ("a.tif", {"bands": (1, 2, 4)}, ImageError, "3 bands; expected red, green and blue"),
-        ("a.tif", {"bands": (1, 2)}, ImageError, "3 bands; expected red, green and blue"),
+        ("a.tif", {"bands": (1, 2, 4)}, ImageError, "3 bands; .* found bands 1, 2, 4"),
+        ("a.tif", {"bands": (1, 2)}, ImageError, "3 bands; expected imagery in three or more"),
         ("alpha.tif", {}, ImageError, "only an alpha band"),
         ("a.tif", {"timeout_s": 0}, UsageError, "above 0"),
         ("complex.tif", {}, ImageError, "complex64 pixels"),

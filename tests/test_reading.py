@@ -1,5 +1,7 @@
 """Imagery of data sets is read as in prediction: nodata, alpha, masks, bands and the scaling of values."""
 
+import json
+
 import numpy as np
 import pytest
 import rasterio
@@ -10,7 +12,9 @@ from typer.testing import CliRunner
 from fake_runtime import ContextRuntime, make_card
 from imagefiles import PLACE, class_index, photo, save, save_raster
 from landcover.cli import build
+from landcover.config import dump_yaml, load_config
 from landcover.data import open_dataset, prepare
+from landcover.data.dataset import FolderDataset
 from landcover.errors import OutputError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.temperature import labelled_cells
@@ -21,7 +25,7 @@ from landcover.model.card import read_card
 from landcover.model.preprocessing import Preprocessing, resample_valid
 from landcover.raster import Reading
 from landcover.raster.bands import band_names
-from landcover.training import train
+from landcover.training import TrainConfig, train
 from landcover.training.batches import BatchReader
 from landcover.training.data import load_training_data
 from training_world import tiny
@@ -207,6 +211,58 @@ def test_a_cache_keeps_the_bands_and_the_scaling_it_was_prepared_with(chips, tmp
     model = runtime(bands=("r", "g", "b"), band_indices=(3, 2, 1))
     with pytest.raises(UsageError, match="--bands 3,2,1"):
         evaluate(cache, "all:all", model=model)
+
+
+def test_nodata_alpha_and_fill_go_from_the_command_to_cache_and_config(tmp_path):
+    data = tmp_path / "data"
+    for part, seed in (("train", 0), ("val", 1)):
+        save_raster(data / part / f"images/{seed}.tif", rgb(seed, fill=9), place=True)
+        save(data / part / f"masks/{seed}.png", class_index(*SIZE, seed=seed))
+    (data / "landcover.yaml").write_text("legend: deepglobe\n")
+    assert run("prepare", data, "--out", tmp_path / "cache", "--nodata", 9).exit_code == 0
+    cache = open_dataset(tmp_path / "cache")
+    for item in cache.items:
+        np.testing.assert_array_equal(cache.read_imagery(item)[1], ~COLLAR)
+        assert (cache.read_mask(item)[COLLAR] == 255).all()
+    assert run("prepare", data, "--out", tmp_path / "cache", "--nodata", 9).exit_code == 0
+    assert run("prepare", data, "--out", tmp_path / "cache").exit_code != 0
+    with pytest.raises(UsageError, match="--nodata 9"):
+        open_dataset(tmp_path / "cache", reading=Reading(nodata=8))
+    plain = prepare(data, tmp_path / "kept", reading=Reading(fill="keep")).dataset
+    assert plain.read_imagery(plain.items[0])[1] is None
+    (tmp_path / "tiny.yaml").write_text(dump_yaml(tiny("steps=1")))
+    options = ("--preset", tmp_path / "tiny.yaml", "--data", data, "--nodata", 9, "--alpha", "none")
+    assert run("train", *options, "--out", tmp_path / "run").exit_code == 0
+    inputs = load_config(TrainConfig, tmp_path / "run/config.yaml").inputs
+    assert (inputs.nodata, inputs.alpha, inputs.fill) == (9, "none", None)
+
+
+def test_a_cache_in_which_no_fill_was_searched_is_not_up_to_date(tmp_path):
+    source = write(tmp_path / "data", "nodata value")
+    assert prepare(source, tmp_path / "cache").written
+    assert not prepare(source, tmp_path / "cache").written
+    file = tmp_path / "cache/index.json"
+    index = json.loads(file.read_text())
+    del index["about"]["fill"]
+    file.write_text(json.dumps(index))
+    assert open_dataset(tmp_path / "cache").items
+    with pytest.raises(OutputError, match="--force"):
+        prepare(source, tmp_path / "cache")
+    assert prepare(source, tmp_path / "cache", force=True).written
+
+
+def test_a_picture_is_decoded_once_for_image_and_labels(tmp_path, monkeypatch):
+    for part, seed in (("train", 0), ("val", 1)):
+        save(tmp_path / "data" / part / f"images/{seed}.png", photo(*SIZE, seed=seed))
+        save(tmp_path / "data" / part / f"masks/{seed}.png", class_index(*SIZE, seed=seed))
+    (tmp_path / "data/landcover.yaml").write_text("legend: deepglobe\ngsd: 1\n")
+    calls = []
+    original = FolderDataset.read_imagery
+    monkeypatch.setattr(
+        FolderDataset, "read_imagery", lambda self, item: calls.append(item.key) or original(self, item)
+    )
+    prepare(tmp_path / "data", tmp_path / "cache")
+    assert sorted(calls) == ["train/images/0", "val/images/1"]
 
 
 def test_bands_are_named_as_in_the_file(tmp_path):

@@ -88,7 +88,7 @@ def test_a_module_without_a_decoder_has_one_output(module):
 
 @pytest.mark.parametrize("batch", [BATCH.astype(np.float32), BATCH[0], BATCH[:, :, :0]])
 def test_other_batches_are_refused(batch):
-    with pytest.raises(UsageError, match="RGB images"):
+    with pytest.raises(UsageError, match="images of red, green, blue"):
         TorchRuntime(Pointwise(), make_card()).coarse(batch)
 
 

@@ -156,6 +156,16 @@ def first_few(names: Iterable[object], shown: int = 5) -> str:
     return ", ".join(texts[:shown] + ([f"and {more} more"] if more > 0 else []))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it is not 1.
+
+    Examples:
+        >>> counted(1, "mask"), counted(1200, "mask")
+        ('1 mask', '1,200 masks')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def is_plain(text: str) -> bool:
     """Return whether a text has no control characters, no ends of lines, and no lone surrogates."""
     return all(unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") for character in text)

@@ -94,31 +94,30 @@ class Tolerance(_Measure):
         return self.number if self.unit == "px" else self.number / self.known_gsd(gsd)
 
 
-class BandSelection(NamedTuple):
-    """Numbers of the bands that hold red, green and blue, from 1."""
+class BandSelection(tuple[int, ...]):
+    """Numbers of bands from 1, in the order of a network's channels: red, green, blue, and perhaps others.
 
-    red: int
-    green: int
-    blue: int
+    Attributes:
+        names: Names of the bands of a model, which a file may have elsewhere; empty for bands that the user
+            or the data number.
+    """
+
+    names: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, value: str | Iterable[int]) -> Self:
         """Return the bands that ``3,2,1`` stands for."""
         numbers = _numbers(value)
-        if len(numbers) != 3 or not all(number.is_integer() and number >= 1 for number in numbers):
-            raise UsageError(f"Bands {value!r}: expected three band numbers from 1, such as 3,2,1.")
-        return cls(*map(int, numbers))
-
-
-class ModelBands(BandSelection):
-    """Numbers that a model's bands usually have in a file, which may have them elsewhere by ``names``."""
-
-    names: tuple[str, ...] = ()
+        if len(numbers) < 3 or not all(number.is_integer() and number >= 1 for number in numbers):
+            raise UsageError(
+                f"Bands {value!r}: expected three or more band numbers from 1, such as 3,2,1 or 3,2,1,4."
+            )
+        return cls(map(int, numbers))
 
     @classmethod
-    def of(cls, numbers: Iterable[int], names: tuple[str, ...]) -> Self:
-        """Return the bands of these numbers and names."""
-        bands = cls(*numbers)
+    def of_model(cls, numbers: Iterable[int], names: tuple[str, ...]) -> Self:
+        """Return the bands of a model, by the numbers that they usually have and by name."""
+        bands = cls(numbers)
         bands.names = names
         return bands
 

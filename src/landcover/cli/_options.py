@@ -18,7 +18,6 @@ from landcover.legend import Legend as LegendClass
 
 if TYPE_CHECKING:
     from landcover.inference.options import PredictOptions
-    from landcover.raster import Reading
     from landcover.values import RegionSize
 
 GENERAL = "General"
@@ -45,24 +44,6 @@ Gsd = Annotated[
         "or of a recognised data set.",
         group=INPUT,
         metavar="METRES",
-    ),
-]
-Bands = Annotated[
-    str | None,
-    option(
-        "Band numbers of red, green and blue, such as 3,2,1. By default those of landcover.yaml or the "
-        "model, else by their names.",
-        group=INPUT,
-        metavar="R,G,B",
-    ),
-]
-Scaling = Annotated[
-    str | None,
-    option(
-        "Values of 16-bit imagery that become 0 and 255, such as 0,3000; or percentile, of each file. By "
-        "default those of landcover.yaml or the model.",
-        group=INPUT,
-        metavar="MIN,MAX",
     ),
 ]
 Legend = Annotated[
@@ -150,17 +131,6 @@ Seed = Annotated[int, option("Seed of the random numbers.", group=PROCESSING, mi
 Form = Annotated[Literal["palette", "rgb", "index"], option("Form of PNG masks.", group=PRODUCTS)]
 Force = Annotated[bool, option("Overwrite existing outputs.", "--force", group=PRODUCTS)]
 Json = Annotated[Path | None, option("Write the result as JSON; - is standard output.", group=REPORTS)]
-
-
-def reading(bands: str | None, scaling: str | None) -> "Reading":
-    """Return how images are read, from the texts of two options."""
-    from landcover.raster import Reading
-    from landcover.values import BandSelection, parse_scaling
-
-    return Reading(
-        None if bands is None else BandSelection.parse(bands),
-        None if scaling is None else parse_scaling(scaling),
-    )
 
 
 def _keyword(name: str, default: object, annotation: Any) -> Parameter:

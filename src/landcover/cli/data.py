@@ -12,7 +12,8 @@ from landcover.cli import _options
 from landcover.cli._options import argument, option
 from landcover.cli._output import log, print_table, put, say
 from landcover.config import INPUT, MAIN, PRODUCTS
-from landcover.errors import UsageError, printable
+from landcover.errors import UsageError, counted, printable
+from landcover.inference.options import ImageryOptions
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.legend import DEEPGLOBE
 
@@ -71,7 +72,7 @@ def clean(
         force=force,
     )
     if result.off_palette:
-        log.warning("%s off-palette pixels became unknown.", f"{result.off_palette:,}")
+        log.warning("%s became unknown.", counted(result.off_palette, "off-palette pixel"))
     if result.small_regions:
         log.warning("%s", remaining_regions(out, result.small_regions))
     share = 100 * result.changed / result.pixels if result.pixels else 0.0
@@ -105,14 +106,14 @@ def convert(
         force=force,
     )
     for source, count in result.off_palette.items():
-        log.warning("%s: %s off-palette pixels.", source, f"{count:,}")
+        log.warning("%s: %s.", source, counted(count, "off-palette pixel"))
     _end("Converted", len(result.written), result.failed, out)
 
 
 def _end(done: str, written: int, failed: Mapping[Path, str], out: Path) -> None:
     for reason in failed.values():
         log.warning("Skipped: %s", reason)
-    log.info("%s %d of %d masks into %s.", done, written, written + len(failed), out)
+    log.info("%s %d of %s into %s.", done, written, counted(written + len(failed), "mask"), out)
     if failed:
         raise typer.Exit(1)
 
@@ -120,6 +121,7 @@ def _end(done: str, written: int, failed: Mapping[Path, str], out: Path) -> None
 def prepare(
     data: Annotated[Path, argument("Data folder; with --labels a scene or a folder of scenes.", "DATA")],
     out: Annotated[Path, option("Cache folder to write.", group=MAIN)],
+    imagery: ImageryOptions,
     labels: Annotated[
         Path | None,
         option(
@@ -132,8 +134,6 @@ def prepare(
     layer: Layer = None,
     background: Background = None,
     gsd: _options.Gsd = None,
-    bands: _options.Bands = None,
-    scaling: _options.Scaling = None,
     legend: _options.Legend = None,
     max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
     max_pixels: _options.MaxPixels = MAX_PIXELS,
@@ -143,7 +143,6 @@ def prepare(
     from landcover.data import prepare as make_cache
     from landcover.data.dataset import open_folder
 
-    reading = _options.reading(bands, scaling)
     if labels is None:
         if column != "class" or layer is not None or background is not None:
             raise UsageError(
@@ -153,7 +152,7 @@ def prepare(
             data,
             out,
             gsd=gsd,
-            reading=reading,
+            reading=imagery.reading,
             legend=legend,
             max_off_palette=max_off_palette,
             max_pixels=max_pixels,
@@ -166,7 +165,7 @@ def prepare(
             data,
             legend=legend,
             gsd=gsd,
-            reading=reading,
+            reading=imagery.reading,
             labels=VectorSource(labels, column, layer, background),
             max_pixels=max_pixels,
         )
@@ -317,6 +316,7 @@ def splits(
 
 def verify(
     data: Annotated[Path, argument("Data folder or cache.", "DATA")],
+    imagery: ImageryOptions,
     split: Annotated[
         str | None,
         option(
@@ -324,8 +324,6 @@ def verify(
         ),
     ] = None,
     gsd: _options.Gsd = None,
-    bands: _options.Bands = None,
-    scaling: _options.Scaling = None,
     legend: _options.Legend = None,
     max_off_palette: _options.MaxOffPalette = MAX_OFF_PALETTE,
     max_pixels: _options.MaxPixels = MAX_PIXELS,
@@ -343,7 +341,7 @@ def verify(
         data,
         split=split,
         gsd=gsd,
-        reading=_options.reading(bands, scaling),
+        reading=imagery.reading,
         legend=legend,
         max_pixels=max_pixels,
         max_off_palette=max_off_palette,

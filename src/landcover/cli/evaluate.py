@@ -15,10 +15,12 @@ from landcover.errors import UsageError
 from landcover.evaluation.report import AssessmentReport, Estimate, EvaluationReport
 from landcover.evaluation.scoring import EvaluateOptions
 from landcover.evaluation.scoring import evaluate as score
+from landcover.inference.options import ImageryOptions
 from landcover.values import points
 
 
 def evaluate(
+    imagery: ImageryOptions,
     data: _options.OptionalData = None,
     split: Annotated[
         str | None, option("Subset to score, NAME:part, such as glnet:test.", group=MAIN)
@@ -39,8 +41,6 @@ def evaluate(
     truth_crs: Annotated[str | None, option("CRS of x and y in a CSV file, EPSG:CODE.", group=INPUT)] = None,
     legend: _options.Legend = None,
     gsd: _options.Gsd = None,
-    bands: _options.Bands = None,
-    scaling: _options.Scaling = None,
     metric: Annotated[
         Literal["challenge", "glnet", "seven-class"],
         option(
@@ -65,11 +65,12 @@ def evaluate(
             "--model": model,
             "--predictions": predictions,
             "--gsd": gsd,
-            "--bands": bands,
-            "--scaling": scaling,
+            "--bands": imagery.bands,
+            "--scaling": imagery.scaling,
             "--min-region": options.min_region,
             "--calibration": options.calibration or None,
             "--boundaries": options.boundaries or None,
+            "--boundary-tolerance": options.boundary_tolerance,
             "--views": options.views,
             "--maps": options.maps,
         }
@@ -99,7 +100,7 @@ def evaluate(
             metric=metric,
             legend=legend,
             gsd=gsd,
-            options=options.model_copy(update={"reading": _options.reading(bands, scaling)}),
+            options=options.model_copy(update={"reading": imagery.reading}),
         )
         report, show = scored, partial(_print_scores, scored)
     put(report.to_dict(), json, show, force=options.force)
@@ -172,6 +173,15 @@ def _print_scores(report: EvaluationReport) -> None:
         ]
         head = ["from boundary", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %"]
         print_table(head, rows)
+        boundaries = report.boundaries
+        print_table(
+            [f"boundary, within {boundaries.tolerance}", "precision %", "recall %", "F1 %"],
+            [
+                [name, *(points(of[column]) for column in ("precision", "recall", "f1"))]
+                for name, of in boundaries.class_measures.items()
+            ],
+            total=["mean", "", "", points(boundaries.mean_f1)],
+        )
     found = report.calibration
     if found and not found.pixels:
         say(

@@ -16,6 +16,7 @@ from landcover.cli._output import log, put, say
 from landcover.config import INPUT, MAIN, PROCESSING, REPORTS
 from landcover.errors import INTERRUPTED, LostProcessError, UsageError
 from landcover.exporting.options import ExportOptions
+from landcover.inference.options import ImageryOptions
 from landcover.io.discovery import MAX_OFF_PALETTE, MAX_PIXELS
 from landcover.values import check_views, points
 
@@ -39,6 +40,7 @@ def keep_freed_memory() -> None:
 
 
 def train(
+    imagery: ImageryOptions,
     data: Annotated[
         list[Path] | None,
         option(
@@ -121,8 +123,6 @@ def train(
         ),
     ] = False,
     gsd: _options.Gsd = None,
-    bands: _options.Bands = None,
-    scaling: _options.Scaling = None,
     legend: _options.Legend = None,
     max_off_palette: Annotated[
         float | None,
@@ -191,13 +191,14 @@ def train(
         "init": None if init is None else str(init.absolute() if init.exists() else init),
         "data_gsd": gsd,
         "legend": None if legend is None else legend.to_dict(),
-        "bands": bands,
-        "scaling": scaling,
         "max_off_palette": max_off_palette,
+        **imagery.model_dump(exclude_defaults=True),
     }
     inputs = inputs.model_copy(update={name: value for name, value in given.items() if value is not None})
     if init is None:
         inputs = inputs.model_copy(update={"init": None})
+    if any(given[name] is not None for name in ("data", "split", "legend")):
+        inputs = inputs.model_copy(update={"data_digest": None})  # of other data
     if not show_config:
         inputs = inputs.model_copy(update={"command": shlex.join(["landcover", *sys.argv[1:]])})
     config = config.model_copy(update={"inputs": inputs})
@@ -223,7 +224,10 @@ def train(
             raise UsageError(f"--devices {devices}: torchrun has started {in_group} processes. Leave it out.")
         raise typer.Exit(launch(devices, [sys.executable, "-m", "landcover", *sys.argv[1:]]))
     keep_freed_memory()
-    reading = _options.reading(inputs.bands, inputs.scaling)
+    of_inputs = {name: getattr(inputs, name) for name in ImageryOptions.model_fields}
+    reading = ImageryOptions(
+        **{name: value for name, value in of_inputs.items() if value is not None}
+    ).reading
     labels = (
         None if inputs.legend is None else LegendClass.from_dict(inputs.legend, f"{preset}: inputs.legend")
     )
@@ -269,6 +273,7 @@ def train(
 
 def calibrate(
     run: Run,
+    imagery: ImageryOptions,
     data: _options.OptionalData = None,
     split: Annotated[
         str | None, option("Subset of the data that was not trained on, NAME:part.", group=MAIN)
@@ -288,6 +293,7 @@ def calibrate(
     force: _options.Force = False,
 ) -> None:
     """Fit a run's temperature on held-out data."""
+    from landcover.data import open_dataset
     from landcover.evaluation import temperature
 
     if like is not None:
@@ -298,16 +304,9 @@ def calibrate(
     elif data is None or split is None:
         raise UsageError("Pass --data DATA and --split NAME:part, or --like RUN.")
     else:
+        dataset = open_dataset(data, legend=legend, gsd=gsd, reading=imagery.reading, max_pixels=max_pixels)
         report = temperature.calibrate(
-            run,
-            data,
-            split,
-            gsd=gsd,
-            legend=legend,
-            views=check_views(views),
-            device=device,
-            max_pixels=max_pixels,
-            force=force,
+            run, dataset, split, views=check_views(views), device=device, force=force
         )
 
     def show() -> None:
@@ -330,6 +329,7 @@ def calibrate(
 def export(
     run: Run,
     out: Annotated[Path, option("Output file, *.onnx.", group=MAIN)],
+    imagery: ImageryOptions,
     for_: Annotated[
         Literal["landcover", "qgis"],
         option("Software that runs the file: landcover, or the QGIS plugin Deepness.", "--for", group=MAIN),
@@ -349,6 +349,7 @@ def export(
     """Write a model as one checked ONNX file."""
     from landcover.exporting import export as write
 
+    options = options.model_copy(update={"reading": imagery.reading})
     exported = write(run, out, for_=for_, data=data, split=split, gsd=gsd, options=options, force=force)
 
     def show() -> None:

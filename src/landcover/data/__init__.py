@@ -6,10 +6,10 @@ from landcover.extras import lazy_names
 
 if TYPE_CHECKING:
     from landcover.data.cache import Prepared as Prepared
+    from landcover.data.cache import open_dataset as open_dataset
     from landcover.data.cache import prepare as prepare
     from landcover.data.conversion import convert as convert
     from landcover.data.dataset import Dataset as Dataset
-    from landcover.data.dataset import open_dataset as open_dataset
     from landcover.data.layouts import Item as Item
     from landcover.data.layouts import SceneTile as SceneTile
     from landcover.data.splits import select as select
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 __getattr__ = lazy_names(
     __name__,
     {
-        **dict.fromkeys(("Prepared", "prepare"), "cache"),
+        **dict.fromkeys(("Prepared", "open_dataset", "prepare"), "cache"),
         "convert": "conversion",
-        **dict.fromkeys(("Dataset", "open_dataset"), "dataset"),
+        "Dataset": "dataset",
         **dict.fromkeys(("Item", "SceneTile"), "layouts"),
         **dict.fromkeys(("select", "split"), "splits"),
         **dict.fromkeys(("VerifyReport", "verify"), "verification"),

@@ -1,6 +1,6 @@
 """A prepared cache: memory-mapped uint8 pixels, from which any window is read without decoding.
 
-A cache is a folder of three files: ``images.bin`` with the images one after another as (height, width, 3),
+A cache is a folder of three files: ``images.bin`` with the images one after another as (height, width, C),
 each that has pixels without imagery followed by (height, width) of 0 (there) and 1; ``masks.bin`` with the
 masks as (height, width) class indices; and ``index.json``, written last.
 """
@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from affine import Affine
@@ -44,11 +44,17 @@ from landcover.machine import check_disk
 from landcover.model.card import FINGERPRINT_BYTES
 from landcover.progress import track
 from landcover.raster import Georeference, Reading
+from landcover.raster.bands import RGB
 from landcover.scale import check_gsd
 from landcover.values import BandSelection
 from landcover.windows import Window
 
+if TYPE_CHECKING:
+    from landcover.data.vectorlabels import VectorSource
+
 VERSION = 1
+_READ_WITH = ("bands", "scaling", "alpha", "nodata", "fill")
+"""Fields of :class:`~landcover.raster.Reading` that a cache records."""
 INDEX, IMAGES, MASKS = "index.json", "images.bin", "masks.bin"
 
 
@@ -95,7 +101,7 @@ class About(Config):
     ``scenes`` maps a key to (scene, row, col). ``crs`` lists the CRS of georeferences. ``mask_legend`` is the
     legend of the files; a cache without it is never up to date. ``scene_table`` is the digest of
     ``scenes.csv``, None without it or in caches of 0.1. ``bands`` and ``scaling`` are those that images were
-    read with. ``records_valid`` is False in caches of 0.1, which do not hold where images lack imagery.
+    read with, like ``alpha``, ``nodata`` and ``fill``; that is None in caches in which no fill was searched.
     ``labels`` is how polygons became labels; None for masks.
     """
 
@@ -105,9 +111,11 @@ class About(Config):
     mask_legend: dict[str, Any] | None = None
     scenes: dict[str, tuple[str, int | None, int | None]] | None
     scene_table: str | None = None
-    bands: tuple[int, int, int] | None = None
+    bands: tuple[int, ...] | None = None
     scaling: tuple[float, float] | Literal["percentile"] | None = None
-    records_valid: bool = False
+    alpha: int | Literal["none"] | None = None
+    nodata: float | None = None
+    fill: Literal["nodata", "keep"] | None = None
     labels: str | None = None
     gsd_from_raster: bool = False
     crs: tuple[str, ...] = ()
@@ -151,7 +159,8 @@ class CacheDataset(Dataset):
         """Copy an image or a window of it."""
         entry = self._entries[item.key]
         shape = (entry.height, entry.width)
-        image = np.array(crop(np.ndarray((*shape, 3), np.uint8, self._images, entry.image_offset), window))
+        whole = np.ndarray((*shape, self.reading.channels), np.uint8, self._images, entry.image_offset)
+        image = np.array(crop(whole, window))
         if entry.valid_offset is None:
             return image, None
         valid = crop(np.ndarray(shape, np.bool_, self._images, entry.valid_offset), window)
@@ -214,18 +223,67 @@ def is_cache(path: Path) -> bool:
     return (path / IMAGES).is_file() or (path / MASKS).is_file()
 
 
+def open_dataset(
+    path: str | Path,
+    *,
+    legend: Legend | None = None,
+    gsd: float | None = None,
+    reading: Reading | None = None,
+    labels: "VectorSource | None" = None,
+    max_pixels: int = MAX_PIXELS,
+    max_off_palette: float = MAX_OFF_PALETTE,
+) -> Dataset:
+    """Open a data folder of any known layout, or a cache made by :func:`landcover.data.prepare`.
+
+    Args:
+        path: The folder or cache.
+        legend: Meaning of the mask files; by default that of ``landcover.yaml``, else that of the layout.
+        gsd: Metres per pixel; by default from the georeference, ``landcover.yaml`` or the layout.
+        reading: Bands and scaling of the images; by default those of ``landcover.yaml``, else as for
+            prediction: red, green and blue by name or order, and 8-bit values as they are.
+        labels: Polygons or points that label the images below ``path``, in place of masks.
+        max_pixels: Larger images and masks are refused when they are read. A cache holds them decoded.
+        max_off_palette: Masks with a larger fraction of pixels, 0..1, whose colour is not in the legend are
+            refused when they are read.
+
+    Raises:
+        DataError: If the folder holds no recognised imagery, a layout is refused, a cache is damaged, or no
+            legend is declared and the masks are not those of DeepGlobe.
+        ConfigError: If ``landcover.yaml`` or the legend is not valid.
+
+    Example:
+        >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
+        >>> len(dataset.items), dataset.gsd, dataset.legend.name
+        (3, 0.5, 'deepglobe')
+    """
+    path = Path(path)
+    if is_cache(path):
+        if labels is not None:
+            raise UsageError(f"{path} is a cache, which has its labels; expected the folder of scenes.")
+        return open_cache(path, legend=legend, gsd=gsd, reading=reading)
+    return open_folder(
+        path,
+        legend=legend,
+        gsd=gsd,
+        reading=reading,
+        labels=labels,
+        max_pixels=max_pixels,
+        max_off_palette=max_off_palette,
+    )
+
+
 def open_cache(
     path: Path, *, legend: Legend | None = None, gsd: float | None = None, reading: Reading | None = None
 ) -> CacheDataset:
-    """Open a prepared cache; see :func:`landcover.data.open_dataset`.
+    """Open a prepared cache; see :func:`open_dataset`.
 
     Raises:
         DataError: If the cache is incomplete, damaged or of another version.
-        UsageError: If ``legend``, bands or scaling differ from those of the cache.
+        UsageError: If ``legend``, bands, scaling or what marks nodata differ from those of the cache.
     """
     dataset = _dataset(path, _read_index(path))
     given, own = reading or Reading(), dataset.reading
-    if given.bands not in (None, own.bands) or given.scaling not in (None, own.scaling):
+    if any(getattr(given, name) not in (getattr(Reading(), name), getattr(own, name)) for name in _READ_WITH):
         raise UsageError(
             f"{path} was prepared with {describe_reading(own)}, not with {describe_reading(given)}. Run "
             "landcover prepare with these, or leave them out."
@@ -254,7 +312,13 @@ def _dataset(path: Path, index: Index) -> CacheDataset:
         if index.about.scenes is None
         else {key: SceneTile(*place) for key, place in index.about.scenes.items()},
         scene_table=index.about.scene_table,
-        reading=Reading(index.about.bands and BandSelection(*index.about.bands), index.about.scaling),
+        reading=Reading(
+            bands=BandSelection(index.about.bands or ()) or None,
+            scaling=index.about.scaling,
+            alpha=index.about.alpha,
+            nodata=index.about.nodata,
+            fill=index.about.fill or "nodata",
+        ),
         index=index,
     )
 
@@ -276,11 +340,12 @@ def _read_index(path: Path) -> Index:
                 f"{path / INDEX} is damaged: {entry.key} has counts of {len(entry.class_pixels)} classes; "
                 f"expected {classes}. {again}"
             )
-        image, mask = entry.height * entry.width * 3, entry.height * entry.width if entry.mask else 0
+        pixels = entry.height * entry.width
+        image, mask = pixels * len(index.about.bands or RGB), pixels if entry.mask else 0
         if not (
             min(entry.height, entry.width) > 0
             and 0 <= entry.image_offset <= index.images_bytes - image
-            and 0 <= (entry.valid_offset or 0) <= index.images_bytes - image // 3
+            and 0 <= (entry.valid_offset or 0) <= index.images_bytes - pixels
             and 0 <= entry.mask_offset <= index.masks_bytes - mask
         ):
             raise DataError(f"{path / INDEX} is damaged: the pixels of {entry.key} are out of range. {again}")
@@ -311,15 +376,15 @@ def prepare(
 ) -> Prepared:
     """Decode a data folder into a cache, unless the cache is up to date.
 
-    Needs 3 bytes of disk per image pixel and 1 per mask pixel: 18 + 6 MB per 2448 x 2448 pair; one more for
-    images with pixels without imagery.
+    Needs a byte of disk per band of an image pixel and 1 per mask pixel: 18 + 6 MB per 2448 x 2448 pair of
+    RGB and mask; one more for images with pixels without imagery.
 
     Args:
         path: The data folder, or one that is open; legend, GSD, bands and limits are then its own.
         out: The cache folder to make.
-        legend: Meaning of the mask files; see :func:`landcover.data.open_dataset`.
+        legend: Meaning of the mask files; see :func:`open_dataset`.
         gsd: Metres per pixel of the images.
-        reading: Bands and scaling of the images; see :func:`landcover.data.open_dataset`.
+        reading: Bands and scaling of the images; see :func:`open_dataset`.
         max_pixels: Larger files are refused.
         max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask is refused.
         force: Whether to replace a cache that was made from other files or with other settings.
@@ -360,9 +425,7 @@ def prepare(
         mask_legend=source.mask_legend.to_dict(),
         scenes=None if scenes is None else {key: (t.scene, t.row, t.col) for key, t in scenes.items()},
         scene_table=source.scene_table,
-        bands=source.reading.bands,
-        scaling=source.reading.scaling,
-        records_valid=True,
+        **{name: getattr(source.reading, name) for name in _READ_WITH},
         labels=None if source.vector is None else str(source.vector.source[1:]),
         gsd_from_raster=source.gsd_from_raster,
         crs=tuple(
@@ -381,7 +444,7 @@ def prepare(
             except DataError:  # damaged
                 present = None
             if present is not None and _up_to_date(present, about, source):
-                return Prepared(_completed(present, about, source, out), written=False)
+                return Prepared(_dataset(out, present), written=False)
             incomplete = not (out / INDEX).exists() and all(
                 path.name in (IMAGES, MASKS) or is_temporary(path) for path in out.iterdir()
             )
@@ -401,28 +464,6 @@ def _placed(source: FolderDataset, item: Item, about: About) -> dict[str, Any]:
     return {"transform": tuple(place.transform)[:6], "crs": about.crs.index(place.crs.to_wkt())}
 
 
-def _completed(index: Index, about: About, source: FolderDataset, out: Path) -> CacheDataset:
-    """Add to a cache of 0.1 fingerprints of pixels, georeferences and the digest of the scene table."""
-    dataset = _dataset(out, index)
-    if index.about == about and all(entry.pixels_hash is not None for entry in index.items):
-        return dataset
-    items = {item.key: item for item in source.items}
-    entries = tuple(
-        entry.model_copy(
-            update={
-                "pixels_hash": fingerprint.pixels.hex(),
-                **_placed(source, items[entry.key], about),
-            }
-        )
-        for entry, fingerprint in zip(
-            index.items, parallel_map(dataset.fingerprint, dataset.items), strict=True
-        )
-    )
-    index = index.model_copy(update={"about": about, "items": entries})
-    write_text(out / INDEX, index.model_dump_json(indent=1), force=True)
-    return _dataset(out, index)
-
-
 def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
     """Return whether a cache has these settings and files, by size and time or by size and hash."""
 
@@ -440,17 +481,13 @@ def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
         return _shapes_source(source, item, item.mask) == known
 
     entries = {entry.key: entry for entry in index.items}
-    if not index.about.records_valid and any(map(source.may_lack_imagery, source.items)):
-        return False
-    names = ["scene_table", "records_valid", "gsd_from_raster", "crs"]
-    if about.scene_table is None and index.about.scenes is None:
-        names.append("scenes")  # of georeferences
-    update = {name: getattr(about, name) for name in names}
-    if index.about.model_copy(update=update) != about:
-        return False
-    return entries.keys() == {item.key for item in source.items} and all(
-        same(item.image, entries[item.key].image) and same_labels(item, entries[item.key].mask)
-        for item in source.items
+    return (
+        index.about == about
+        and entries.keys() == {item.key for item in source.items}
+        and all(
+            same(item.image, entries[item.key].image) and same_labels(item, entries[item.key].mask)
+            for item in source.items
+        )
     )
 
 
@@ -510,8 +547,8 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
                 mask_source = describe(item.mask)
             elif item.mask is not None:
                 mask_source = _shapes_source(source, item, item.mask)
-            mask = None if item.mask is None else source.labels(item)
             image, valid = source.read_imagery(item)
+            mask = None if item.mask is None else source.labels_within(item, valid)
             read = [(item.image, image_source)]
             if item.mask is not None and mask_source is not None and source.vector is None:
                 read.append((item.mask, mask_source))
@@ -542,7 +579,7 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
     need = 0
     for item in source.items:
         with suppress(DataError):  # reported when it is decoded
-            need += math.prod(source.size(item)) * (3 if item.mask is None else 4)
+            need += math.prod(source.size(item)) * (source.reading.channels + (item.mask is not None))
     check_disk(out, need, f"The cache of {source.root}")
     entries: list[Entry] = []
     faults: list[str] = []
@@ -570,9 +607,9 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
         if len(faults) == 1:
             raise DataError(faults[0])
         if faults:
-            more = [] if len(faults) <= 20 else [f"and {len(faults) - 20} more; landcover verify lists all."]
+            more = [] if len(faults) <= 20 else [f"And {len(faults) - 20} more; landcover verify lists all."]
             raise DataError(
-                "\n".join([f"{len(faults)} items cannot be used; no cache was made:", *faults[:20], *more])
+                " ".join([f"{len(faults)} items cannot be used; no cache was made.", *faults[:20], *more])
             )
         (out / INDEX).unlink(missing_ok=True)  # so that the old index never describes new pixels
     index = Index(

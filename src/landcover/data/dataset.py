@@ -169,14 +169,15 @@ class Dataset(ABC):
         """Read an image or a window of it, as prediction does.
 
         Returns:
-            uint8 (height, width, 3), RGB; and bool (height, width), where there is imagery, None: everywhere.
+            uint8 (height, width, C), RGB or the bands of :attr:`reading`; and bool (height, width), where
+            there is imagery, None: everywhere.
 
         Raises:
             ImageError: If the file is truncated or of an unsupported form.
         """
 
     def read_image(self, item: Item, window: Window | None = None) -> UInt8Array:
-        """Read an image or a window of it: uint8 (height, width, 3), RGB; see :meth:`read_imagery`."""
+        """Read an image or a window of it: uint8 (height, width, C); see :meth:`read_imagery`."""
         return self.read_imagery(item, window)[0]
 
     @abstractmethod
@@ -289,6 +290,10 @@ class FolderDataset(Dataset):
         Raises:
             MaskError: If the mask is a JPEG, or image and mask are georeferenced in different places.
         """
+        return self.labels_within(item, self.read_imagery(item)[1] if self.may_lack_imagery(item) else None)
+
+    def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
+        """As :meth:`labels`, with the mask of valid pixels of an image that is decoded already."""
         if item.mask is None:
             raise DataError(f"{item.image} has no mask.")
         if self.vector is None:
@@ -298,7 +303,6 @@ class FolderDataset(Dataset):
         index = mask.index
         if self.mask_legend is not self.legend:
             index = translation(self.mask_legend, self.legend)[index]
-        valid = self.read_imagery(item)[1] if self.may_lack_imagery(item) else None
         if valid is not None:
             index = np.where(valid, index, np.uint8(NODATA))
         return mask._replace(index=index)
@@ -381,67 +385,22 @@ def _check_places(image: Path, mask: Path, height: int) -> None:
         )
 
 
-def open_dataset(
-    path: str | Path,
-    *,
-    legend: Legend | None = None,
-    gsd: float | None = None,
-    reading: Reading | None = None,
-    labels: "VectorSource | None" = None,
-    max_pixels: int = MAX_PIXELS,
-    max_off_palette: float = MAX_OFF_PALETTE,
-) -> Dataset:
-    """Open a data folder of any known layout, or a cache made by :func:`landcover.data.prepare`.
-
-    Args:
-        path: The folder or cache.
-        legend: Meaning of the mask files; by default that of ``landcover.yaml``, else that of the layout.
-        gsd: Metres per pixel; by default from the georeference, ``landcover.yaml`` or the layout.
-        reading: Bands and scaling of the images; by default those of ``landcover.yaml``, else as for
-            prediction: red, green and blue by name or order, and 8-bit values as they are.
-        labels: Polygons or points that label the images below ``path``, in place of masks.
-        max_pixels: Larger images and masks are refused when they are read. A cache holds them decoded.
-        max_off_palette: Masks with a larger fraction of pixels, 0..1, whose colour is not in the legend are
-            refused when they are read.
-
-    Raises:
-        DataError: If the folder holds no recognised imagery, a layout is refused, a cache is damaged, or no
-            legend is declared and the masks are not those of DeepGlobe.
-        ConfigError: If ``landcover.yaml`` or the legend is not valid.
-
-    Example:
-        >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
-        >>> len(dataset.items), dataset.gsd, dataset.legend.name
-        (3, 0.5, 'deepglobe')
-    """
-    from landcover.data.cache import is_cache, open_cache
-
-    path = Path(path)
-    if is_cache(path):
-        if labels is not None:
-            raise UsageError(f"{path} is a cache, which has its labels; expected the folder of scenes.")
-        return open_cache(path, legend=legend, gsd=gsd, reading=reading)
-    return open_folder(
-        path,
-        legend=legend,
-        gsd=gsd,
-        reading=reading,
-        labels=labels,
-        max_pixels=max_pixels,
-        max_off_palette=max_off_palette,
-    )
-
-
 def read_as(dataset: Dataset, preprocessing: Preprocessing) -> Dataset:
     """Return a dataset whose images are read with the bands and the scaling that a model was trained with.
 
     Those that the data declare or the user passed are kept.
 
     Raises:
-        UsageError: If it is a cache that was prepared without them.
+        UsageError: If it is a cache that was prepared without them, or they are not as many as the model's.
     """
     own, (bands, scaling) = dataset.reading, preprocessing.reading
     reading = own._replace(bands=own.bands or bands, scaling=own.scaling or scaling)
+    if reading.channels != preprocessing.channels:
+        raise UsageError(
+            f"{dataset.root} is read with {describe_reading(reading)}; the model takes "
+            f"{preprocessing.channels} bands ({', '.join(preprocessing.bands)}). Pass --bands with as many "
+            "numbers."
+        )
     if reading != own and not isinstance(dataset, FolderDataset):
         raise UsageError(
             f"{dataset.root} was prepared with {describe_reading(own)}, and the model was trained with "
@@ -451,12 +410,16 @@ def read_as(dataset: Dataset, preprocessing: Preprocessing) -> Dataset:
 
 
 def describe_reading(reading: Reading) -> str:
-    """Return bands and scaling as options, for messages."""
-    bands = "--bands " + ",".join(map(str, reading.bands)) if reading.bands else "bands by their names"
-    if reading.scaling is None:
-        return f"{bands} and no scaling"
-    low_high = reading.scaling if isinstance(reading.scaling, str) else "{:g},{:g}".format(*reading.scaling)
-    return f"{bands} and --scaling {low_high}"
+    """Return how images are read as options, for messages."""
+    found = ["--bands " + ",".join(map(str, reading.bands)) if reading.bands else "bands by their names"]
+    if isinstance(reading.scaling, tuple):
+        found.append("--scaling {:g},{:g}".format(*reading.scaling))
+    else:
+        found.append(f"--scaling {reading.scaling}" if reading.scaling else "no scaling")
+    for name, default in (("alpha", None), ("nodata", None), ("fill", "nodata")):
+        if (value := getattr(reading, name)) != default:
+            found.append(f"--{name} {value}")
+    return f"{', '.join(found[:-1])} and {found[-1]}"
 
 
 def open_folder(
@@ -469,7 +432,7 @@ def open_folder(
     max_pixels: int = MAX_PIXELS,
     max_off_palette: float = MAX_OFF_PALETTE,
 ) -> FolderDataset:
-    """Open a folder of files; see :func:`open_dataset`."""
+    """Open a folder of files; see :func:`landcover.data.open_dataset`."""
     check_off_palette_limit(max_off_palette)
     reading = reading or Reading()
     root = path.parent if labels is not None and path.is_file() else path
@@ -609,7 +572,7 @@ class Settings(NamedTuple):
         gsd: Metres per pixel.
         legend: The legend of the masks.
         names: Patterns of the paths of images and masks; see :func:`landcover.data.layouts.discover`.
-        bands: Numbers of the red, green and blue band.
+        bands: Numbers of the bands: red, green, blue, and others.
         scaling: The values that become 0 and 255.
     """
 
@@ -625,7 +588,7 @@ class _SettingsFile(Config):
     legend: str | dict[str, Any] | None = None
     images: str | None = None
     masks: str | None = None
-    bands: tuple[int, int, int] | None = None
+    bands: tuple[int, ...] | None = None
     scaling: tuple[float, float] | Literal["percentile"] | None = None
 
 

@@ -38,7 +38,7 @@ def hash_file(path: Path) -> bytes:
 
 
 def hash_pixels(image: UInt8Array) -> bytes:
-    """Return the fingerprint of decoded pixels, uint8 (H, W, 3), RGB."""
+    """Return the fingerprint of decoded pixels, uint8 (H, W, C)."""
     digest = hashlib.sha256("x".join(map(str, image.shape)).encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.digest()[:FINGERPRINT_BYTES]

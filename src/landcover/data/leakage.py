@@ -69,12 +69,13 @@ class Leak:
 
 
 def perceptual_hashes(image: UInt8Array) -> Int8Array | None:
-    """Return the hashes of an image (height, width, 3) in its eight orientations, the image's own first.
+    """Return the hashes of an image (height, width, C) in its eight orientations, the image's own first.
 
     Returns:
         int8 (8, 128) of -1 and 1; None for an image with almost one grey value, which has no hash.
     """
-    grey = Image.fromarray(image).convert("L").resize((_HASH_PX, _HASH_PX), Image.Resampling.LANCZOS)
+    grey = Image.fromarray(np.ascontiguousarray(image[..., :3])).convert("L")
+    grey = grey.resize((_HASH_PX, _HASH_PX), Image.Resampling.LANCZOS)
     values = np.asarray(grey)
     if values.std() < _LEAST_CONTRAST:
         return None
@@ -120,9 +121,10 @@ class Borders(NamedTuple):
 
 
 def borders(image: UInt8Array, index: UInt8Array) -> Borders:
-    """Sample the edges of an image (height, width, 3) and its mask (height, width)."""
+    """Sample the edges of an image (height, width, C) and its mask (height, width)."""
     height, width = index.shape
     colours = []
+    image = image[..., :3]
     for side in (image[0], image[-1], image[:, 0], image[:, -1]):
         # Each point is the mean over its exact share of the length.
         total = np.concatenate([np.zeros((1, 3)), np.cumsum(side, axis=0, dtype=np.float64)])

@@ -24,6 +24,9 @@ _MOST = 64
 
 Colour = tuple[int, int, int]
 
+_ISPRS: set[Colour] = {(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0)}
+"""Roads, buildings, low vegetation, trees and cars; DeepGlobe has these colours and two more."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -80,7 +83,8 @@ def check_assumed_legend(folder: Path, masks: Sequence[Path], max_pixels: int) -
     Logs what is assumed, with the evidence.
 
     Raises:
-        DataError: If the masks hold a few other colours, only black and white, or only 0 and 255.
+        DataError: If the masks hold a few other colours, just those of ISPRS, only black and white, or only
+            0 and 255.
     """
     sample = masks[:: max(1, len(masks) // _SAMPLE)]
     found = survey(sample, max_pixels)
@@ -114,6 +118,12 @@ def check_assumed_legend(folder: Path, masks: Sequence[Path], max_pixels: int) -
         raise DataError(
             f"{folder} declares no legend, and {1 - exact:.1%} of the pixels of its masks have "
             f"colours that are not exactly those of DeepGlobe: {shown}. {advice}"
+        )
+    if set(found.colours) == _ISPRS:
+        raise DataError(
+            f"{folder} declares no legend, and the colours of its masks are those of the ISPRS data sets "
+            f"(Potsdam, Vaihingen) as well as of DeepGlobe, where they stand for other classes: {shown}. "
+            f"{advice}"
         )
     names = [name for colour, name in own.items() if colour in found.colours]
     if {_corner(colour) for colour in found.colours} == {(0, 0, 0), (255, 255, 255)}:

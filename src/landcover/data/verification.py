@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from landcover._typing import Int8Array, Int64Array
-from landcover.data.dataset import Dataset, FolderDataset, count_classes, open_dataset
+from landcover.data.cache import open_dataset
+from landcover.data.dataset import Dataset, FolderDataset, count_classes
 from landcover.data.fingerprints import hash_pixels
 from landcover.data.layouts import LAYOUTS, Item, Layout, vector_hint
 from landcover.data.leakage import Borders, Leak, borders, find_leaks, near_copies, perceptual_hashes

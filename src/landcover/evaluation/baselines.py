@@ -63,7 +63,8 @@ class ColourClassifier:
     def _colour(self, image: UInt8Array) -> Int32Array:
         """Return int32 (H, W), the number of each pixel's colour in the table."""
         blur = ImageFilter.BoxBlur(self.window_px // 2)
-        high = np.asarray(Image.fromarray(image).filter(blur), np.int32) >> (8 - _BITS)
+        colours = Image.fromarray(np.ascontiguousarray(image[..., :3]))
+        high = np.asarray(colours.filter(blur), np.int32) >> (8 - _BITS)
         number: Int32Array = (high[..., 0] * _SIDE + high[..., 1]) * _SIDE + high[..., 2]
         return number
 

@@ -93,7 +93,7 @@ def from_folder(
     if problems:
         raise DataError(
             f"{len(problems)} of {len(items)} predictions in {folder} cannot be scored. Expected one map for "
-            "each item, with the size of its image:\n  " + "\n  ".join(problems)
+            "each item, with the size of its image: " + "; ".join(problems)
         )
 
     def predict(item: Item) -> PredictedMap:

@@ -174,10 +174,24 @@ class DistanceBin(PixelScores):
 
 
 class BoundaryScores(Record):
-    """Scores by distance from the class boundaries of the truth, nearest first."""
+    """Scores by distance from the class boundaries of the truth, nearest first, and boundary F1.
+
+    Attributes:
+        metric: Metric of the scores by distance.
+        bins: The distances.
+        tolerance: Distance up to which boundaries are the same, in metres or pixels.
+        tolerance_px: The same in pixels of the masks.
+        class_measures: ``precision``, ``recall`` and ``f1`` of the boundary pixels by class, see
+            :func:`landcover.evaluation.boundary.boundary_measures`.
+        mean_f1: Mean of ``f1`` over the classes that have one, 0..1.
+    """
 
     metric: str = "challenge"
     bins: list[DistanceBin] = Field(validation_alias=AliasChoices("bins", "bands"))
+    tolerance: str = ""
+    tolerance_px: Number = None
+    class_measures: dict[str, dict[str, Number]] = {}
+    mean_f1: Number = None
 
 
 class EvaluationReport(Record):

@@ -16,7 +16,14 @@ from landcover.config import INPUT, PROCESSING, PRODUCTS, REPORTS, Option, Optio
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.dataset import read_as
 from landcover.errors import MaskError, UsageError
-from landcover.evaluation.boundary import DISTANCE_BINS_M, boundary_scores, count_by_distance
+from landcover.evaluation.boundary import (
+    BOUNDARY_TOLERANCE,
+    DISTANCE_BINS_M,
+    boundary_measures,
+    boundary_scores,
+    count_boundaries,
+    count_by_distance,
+)
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.estimators import LEAST_GROUPS, bootstrap_interval
 from landcover.evaluation.overlap import overlap_warnings, training_overlap
@@ -46,7 +53,7 @@ from landcover.model.runtimes import Runtime, open_model
 from landcover.postprocess.sieve import remove_small_regions
 from landcover.progress import track
 from landcover.raster import Reading
-from landcover.values import RegionSize, Views, check_views
+from landcover.values import RegionSize, Tolerance, Views, check_views
 
 _MUCH_UNSCORED = 0.5
 """Fraction of unscored truth above which there is a warning."""
@@ -118,9 +125,19 @@ with warnings.catch_warnings(action="ignore"):  # pydantic warns of "json", an o
         boundaries: Annotated[
             bool,
             Option(
-                "Also score by distance from class boundaries of the truth; needs the GSD.", group=REPORTS
+                "Also score class boundaries (boundary F1), and pixels by their distance from true ones; "
+                "needs the GSD.",
+                group=REPORTS,
             ),
         ] = False
+        boundary_tolerance: Annotated[
+            str | None,
+            Option(
+                "Distance up to which a boundary is right, such as 5m or 3px. By default 5m.",
+                group=REPORTS,
+                metavar="DISTANCE",
+            ),
+        ] = None
         json: Annotated[
             Path | None,
             Option("File, ``*.json``, to which the result is written too.", group=None),
@@ -190,6 +207,10 @@ def evaluate(
             options.calibration and model is None,
             "--calibration needs probabilities, which --predictions do not contain. Pass --model M.",
         ),
+        (
+            options.boundary_tolerance is not None and not options.boundaries,
+            "--boundary-tolerance needs --boundaries, which compares the class boundaries.",
+        ),
     ):
         if refused:
             raise UsageError(message)
@@ -236,7 +257,7 @@ def evaluate(
             source = keep_maps(source, dataset, items, options.maps, force=options.force)
         overlap = training_overlap(runtime.card, dataset, items)
     if options.boundaries:
-        extras.append(_Boundaries(dataset))
+        extras.append(_Boundaries(dataset, options.boundary_tolerance or BOUNDARY_TOLERANCE))
 
     def score(item: Item) -> tuple[str, ConfusionMatrix, int, int, int]:
         """Return key, counts and pixels of an image, and the off-palette pixels of truth and prediction."""
@@ -393,22 +414,36 @@ class _Calibration:
 
 
 class _Boundaries:
-    """Scores by distance from class boundaries of the truth."""
+    """Scores by distance from class boundaries of the truth, and of the boundaries themselves."""
 
     name = "boundaries"
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, tolerance: str) -> None:
         self.gsd = dataset.known_gsd("--boundaries")
+        self.tolerance = Tolerance.parse(tolerance)
+        self.tolerance_px = self.tolerance.pixels(self.gsd)
+        self.counts = np.zeros((len(dataset.legend.scored), 4), np.int64)
         self.matrices = [ConfusionMatrix(dataset.legend) for _ in DISTANCE_BINS_M]
         self._lock = Lock()
 
     def update(self, truth: UInt8Array, predicted: PredictedMap) -> None:
-        matrices = count_by_distance(truth, predicted.index, self.matrices[0].legend, self.gsd)
+        legend = self.matrices[0].legend
+        matrices = count_by_distance(truth, predicted.index, legend, self.gsd)
+        counts = count_boundaries(truth, predicted.index, legend, self.tolerance_px)
         with self._lock:
+            self.counts += counts
             self.matrices = [total + matrix for total, matrix in zip(self.matrices, matrices, strict=True)]
 
     def result(self, scores: Scores) -> tuple[BoundaryScores, list[str]]:
-        section = boundary_scores(self.matrices)
+        measures = boundary_measures(self.counts)
+        known = [of["f1"] for of in measures if of["f1"] is not None]
+        section = boundary_scores(
+            self.matrices,
+            tolerance=str(self.tolerance),
+            tolerance_px=self.tolerance_px,
+            class_measures=dict(zip(self.matrices[0].legend.scored_names, measures, strict=True)),
+            mean_f1=sum(known) / len(known) if known else None,
+        )
         present = [name for name, iou in section.bins[0].beyond.iou.items() if iou is not None]
         return section, [
             f"No pixel at {row.name} from class boundaries is {' or '.join(absent)}: the mIoU there is a "

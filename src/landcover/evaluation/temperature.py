@@ -59,7 +59,7 @@ _IRRELEVANT = {
 
 def calibrate(
     run: str | Path,
-    data: str | Path,
+    data: str | Path | Dataset,
     split: str,
     *,
     gsd: float | None = None,
@@ -79,7 +79,7 @@ def calibrate(
 
     Args:
         run: Run folder or checkpoint.
-        data: Data folder or prepared cache.
+        data: Data folder, prepared cache or open dataset, whose legend and GSD then hold.
         split: ``NAME:subset``, as for :func:`landcover.data.select`.
         gsd: Metres per pixel of the data; by default that of the data.
         legend: Legend of the data's masks; by default that of the data.
@@ -104,8 +104,9 @@ def calibrate(
     """
     before = model_digest(run)
     file, card, tensors = _open(run, force)
-    dataset = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
-    dataset = read_as(dataset, card.preprocessing)
+    if not isinstance(data, Dataset):
+        data = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
+    dataset = read_as(data, card.preprocessing)
     items = select(dataset, split)
     overlap = training_overlap(card, dataset, items)
     if overlap.identical:
@@ -143,7 +144,7 @@ def calibrate(
         eces.append(reliability.ece())
     record = {
         "split": split,
-        "data": Path(data).absolute().name,
+        "data": dataset.root.absolute().name,
         "gsd": dataset.gsd,
         "views": views,
         "images": len(items),
@@ -330,7 +331,8 @@ def cell_logits(
     several views they are those of the mean: prediction divides by the temperature before it averages, which
     differs little.
     """
-    blocks = row_blocks(runtime, ArraySource(image, valid), grid, views=views)
+    source = ArraySource(image, valid, channels=runtime.card.preprocessing.channels)
+    blocks = row_blocks(runtime, source, grid, views=views)
     rows = [block.logit_grid[:, 1 if block.number else 0 :] for block in blocks]  # they share a row of cells
     logits: Float32Array = np.log(np.maximum(np.concatenate(rows, axis=1), np.finfo(np.float32).tiny))
     logits *= np.float32(runtime.card.temperature)

@@ -15,12 +15,14 @@ import numpy as np
 from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError, UsageError
 from landcover.evaluation import evaluate
+from landcover.evaluation.scoring import EvaluateOptions
 from landcover.model.runtimes import Runtime
 from landcover.model.runtimes.onnx_runtime import import_onnxruntime
 from landcover.progress import track
+from landcover.raster import Reading
 
 Predictor = Callable[[UInt8Array], Sequence[Float32Array]]
-"""Maps uint8 (N, H, W, 3) to one or more float32 (N, C, h, w); all predictors in the same order."""
+"""Maps uint8 (N, H, W, B) to one or more float32 (N, C, h, w); all predictors in the same order."""
 
 MIN_PARITY = 0.999
 """Fraction of pixels whose predicted class must be the same as in torch."""
@@ -121,7 +123,13 @@ def check_parity(
 
 
 def check_accuracy(
-    pair: Pair, data: str | Path, split: str, *, gsd: float | None, max_loss: float
+    pair: Pair,
+    data: str | Path,
+    split: str,
+    *,
+    gsd: float | None,
+    max_loss: float,
+    reading: Reading | None = None,
 ) -> dict[str, Any]:
     """Score both files on a subset of a split, as ``landcover evaluate`` does.
 
@@ -129,7 +137,8 @@ def check_accuracy(
         ModelError: If INT8 loses more than ``max_loss`` points of mIoU.
         UsageError: If the subset has no pixel of a known class.
     """
-    reports = [evaluate(data, split, model=runtime, gsd=gsd) for runtime in pair]
+    options = EvaluateOptions(reading=reading)
+    reports = [evaluate(data, split, model=runtime, gsd=gsd, options=options) for runtime in pair]
     before, after = (report.miou for report in reports)
     if before is None or after is None:
         raise UsageError(f"{data} {split} has no pixel of a known class; the mIoU of INT8 needs some.")
@@ -154,7 +163,7 @@ def check_accuracy(
 def check_agreement(
     pair: Pair, name: str, windows: Iterable[UInt8Array], *, minimum: float
 ) -> dict[str, Any]:
-    """Compare the classes of both files on windows, uint8 (H, W, 3).
+    """Compare the classes of both files on windows, uint8 (H, W, B).
 
     Raises:
         ModelError: If the fraction (0..1) of equal ones is below the minimum.
@@ -181,7 +190,7 @@ def check_speed(
     rounds: int = _ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Time both files on a window, uint8 (H, W, 3), in turns, so that other load affects both.
+    """Time both files on a window, uint8 (H, W, B), in turns, so that other load affects both.
 
     Raises:
         ModelError: If INT8 must be faster and is not.

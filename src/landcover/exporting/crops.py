@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,18 +14,23 @@ from landcover.data.dataset import read_as
 from landcover.data.synthetic import GSD, make_scene
 from landcover.errors import UsageError
 from landcover.model.preprocessing import Preprocessing, resample_image
+from landcover.raster import Reading
 from landcover.scale import unknown_gsd
 from landcover.windows import Window
 
 
 @dataclass(frozen=True)
 class CropSource:
-    """Images to crop; without a dataset procedural scenes. ``gsd`` is in metres per pixel."""
+    """Images to crop; without a dataset procedural scenes. ``gsd`` is in metres per pixel.
+
+    ``channels`` are the bands of procedural scenes: red, green and blue, repeated.
+    """
 
     name: str
     dataset: Dataset | None
     items: tuple[Item, ...]
     gsd: float
+    channels: int = 3
 
     def crops(
         self, count: int, side: int, gsd: float, *, seed: int, overlapping: int | None = None
@@ -45,6 +51,7 @@ class CropSource:
             rng = np.random.default_rng((seed, number))
             if self.dataset is None:
                 crop = make_scene(int(rng.integers(1 << 62)), reach, reach).image
+                crop = crop[..., np.arange(self.channels) % 3]
             else:
                 item = self.items[order[number % len(order)]]
                 height, width = self.dataset.size(item)
@@ -59,16 +66,21 @@ PROCEDURAL = CropSource("procedural scenes", None, (), GSD)
 
 
 def open_crops(
-    data: str | Path, split: str | None = None, *, gsd: float | None = None, like: Preprocessing | None = None
+    data: str | Path,
+    split: str | None = None,
+    *,
+    gsd: float | None = None,
+    like: Preprocessing | None = None,
+    reading: Reading | None = None,
 ) -> CropSource:
     """Open a folder or cache, with or without labels; of a split, ``NAME:subset``, only the subset.
 
-    Bands and scaling are those of ``like``, unless the data declare them.
+    Bands and scaling are those of ``like``, unless ``reading`` or the data declare them.
 
     Raises:
         UsageError: If the metres per pixel are neither passed nor known.
     """
-    dataset = open_dataset(data, gsd=gsd)
+    dataset = open_dataset(data, gsd=gsd, reading=reading)
     dataset = dataset if like is None else read_as(dataset, like)
     if dataset.gsd is None:
         raise unknown_gsd(dataset.root)
@@ -77,13 +89,13 @@ def open_crops(
     return CropSource(f"{dataset.root.name} {split}", dataset, tuple(select(dataset, split)), dataset.gsd)
 
 
-def parse_crops(text: str, *, gsd: float | None = None, like: Preprocessing | None = None) -> CropSource:
-    """Open ``DATA`` or ``DATA:SPLIT``, such as ``tiles`` or ``tiles:folders:train``."""
+def parse_crops(text: str, **how: Any) -> CropSource:
+    """Open ``DATA`` or ``DATA:SPLIT``, such as ``tiles:folders:train``, as :func:`open_crops` does."""
     pieces = text.split(":")
     for end in range(len(pieces), 0, -1):  # a folder's name may contain colons
         name = ":".join(pieces[:end])
         if name and Path(name).exists():
-            return open_crops(name, ":".join(pieces[end:]) or None, gsd=gsd, like=like)
+            return open_crops(name, ":".join(pieces[end:]) or None, **how)
     raise UsageError(
         f"{pieces[0]!r} does not exist; expected DATA or DATA:SPLIT, such as tiles:folders:train."
     )

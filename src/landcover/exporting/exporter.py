@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
@@ -177,9 +177,12 @@ def export(
                 f"{run} was trained with the scaling {like.scaling}; QGIS passes 8-bit imagery. Use "
                 "landcover predict, or train on 8-bit imagery."
             )
-        imagery = PROCEDURAL if data is None else open_crops(data, split, gsd=gsd, like=like)
-        sources = [parse_crops(text, gsd=gsd, like=like) for text in options.calibration]
-        compared = [imagery, *(parse_crops(text, gsd=gsd, like=like) for text in options.compare)]
+        how: dict[str, Any] = {"gsd": gsd, "like": like, "reading": options.reading}
+        imagery = replace(PROCEDURAL, channels=like.channels)
+        if data is not None:
+            imagery = open_crops(data, split, **how)
+        sources = [parse_crops(text, **how) for text in options.calibration]
+        compared = [imagery, *(parse_crops(text, **how) for text in options.compare)]
         side, scale, seed = reference.card.window_px, reference.card.preprocessing.gsd, options.seed
         # The graph of a file was checked when it was exported: half the side, and not all windows.
         count, window = (2, max(1, side // 2)) if from_file else (_PARITY_WINDOWS, side)
@@ -303,8 +306,9 @@ def _converted(reference: Runtime) -> onnx.ModelProto:
 
 
 def float_variant(reference: Runtime, windows: Sequence[UInt8Array], folder: Path) -> Variant:
-    """Write ``float.onnx``, and compare it with torch on windows, uint8 (H, W, 3), in every runtime."""
-    card, file, model, entries = reference.card, folder / "float.onnx", _converted(reference), dict(_PIXELS)
+    """Write ``float.onnx``, and compare it with torch on windows, uint8 (H, W, B), in every runtime."""
+    card, file, model = reference.card, folder / "float.onnx", _converted(reference)
+    entries = dict(_PIXELS) if card.preprocessing.channels == 3 else {}
     if card.licence:
         entries["model_license"] = card.licence
     write_model(file, model, card, entries)
@@ -343,8 +347,8 @@ def int8_variant(
 
     Args:
         origin: What :func:`float_variant` returned, with the same folder.
-        images: uint8 (H, W, 3) each, on which ranges are measured.
-        window: uint8 (H, W, 3), the window that is timed.
+        images: uint8 (H, W, B) each, on which ranges are measured.
+        window: uint8 (H, W, B), the window that is timed.
         comparisons: Names of imagery, each with the windows on which classes are compared.
         labelled: Labelled data to score on.
         options: The limits; beyond one of them a ModelError is raised.
@@ -366,7 +370,9 @@ def int8_variant(
     data, split, gsd = labelled
     _log.info("Scoring float32 and INT8 on %s %s", data, split)
     results = {
-        "accuracy": check_accuracy(pair, data, split, gsd=gsd, max_loss=options.max_miou_loss),
+        "accuracy": check_accuracy(
+            pair, data, split, gsd=gsd, reading=options.reading, max_loss=options.max_miou_loss
+        ),
         "agreement": agreements,
         "min_agreement": options.min_agreement,
         "speed": {**speed, "no_gate": reason},
@@ -375,6 +381,6 @@ def int8_variant(
 
 
 def _full_window(image: UInt8Array, side: int) -> UInt8Array:
-    """Repeat the last row and column of uint8 (H, W, 3) until it is ``side`` high and wide."""
+    """Repeat the last row and column of uint8 (H, W, B) until it is ``side`` high and wide."""
     height, width = image.shape[:2]
     return np.pad(image, ((0, side - height), (0, side - width), (0, 0)), mode="edge")

@@ -21,8 +21,9 @@ from landcover.model.card import ModelCard
 from landcover.model.network import DeepLabV3Plus
 from landcover.model.runtimes import INPUT, OUTPUTS
 
-# Not 0 or 1, which the exporter treats as constants; all different, and no multiple of an output stride.
-_EXAMPLE = (2, 3, 97, 75)
+# Images, height and width: not 0 or 1, which the exporter treats as constants; all different, and no multiple
+# of an output stride.
+_EXAMPLE = (2, 97, 75)
 
 
 class ConstantSame(nn.Conv2d):
@@ -58,7 +59,7 @@ class Served(nn.Module):
         self.register_buffer("offset", torch.from_numpy(offset)[:, None, None])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities (N, C, H, W) of RGB (N, 3, H, W), and those at the decoder's stride."""
+        """Return probabilities (N, C, H, W) of values (N, B, H, W), and those at the decoder's stride."""
         x = image * self.get_buffer("scale") + self.get_buffer("offset")
         height, width = x.shape[-2:]
         stride, multiple = self.network.stride, self.network.encoder.output_stride
@@ -75,15 +76,16 @@ class Served(nn.Module):
 def model_graph(network: DeepLabV3Plus, card: ModelCard) -> onnx.ModelProto:
     """Return landcover's own graph of a network in evaluation mode on the CPU.
 
-    Input ``image``: float32 (N, 3, H, W), RGB 0..255; N, H and W are free. Outputs ``probabilities``: float32
-    (N, C, H, W), and ``coarse``: the same at the decoder's stride s, (N, C, ceil(H / s), ceil(W / s)).
+    Input ``image``: float32 (N, B, H, W), bands 0..255; N, H and W are free. Outputs ``probabilities``:
+    float32 (N, C, H, W), and ``coarse``: the same at the decoder's stride s: (N, C, ceil(H / s),
+    ceil(W / s)).
     """
     names = [torch.export.Dim(name, min=1) for name in ("batch", "height", "width")]
     # The exporter prints its progress and warns of future changes inside torch; neither concerns users.
     with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
         program = torch.onnx.export(
             Served(network, card).eval(),
-            (torch.zeros(_EXAMPLE),),
+            (torch.zeros(_EXAMPLE[0], card.preprocessing.channels, *_EXAMPLE[1:]),),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,

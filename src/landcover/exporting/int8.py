@@ -57,7 +57,7 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
 
     Args:
         model: What :func:`landcover.exporting.graph.model_graph` returns.
-        images: uint8 (H, W, 3) each, at the model's scale, on which ranges are measured.
+        images: uint8 (H, W, B) each, at the model's scale, on which ranges are measured.
         folder: An existing folder for intermediate files, about three times the size of the model.
     """
     source, target = folder / "to_quantise.onnx", folder / "quantised.onnx"
@@ -114,7 +114,7 @@ def rounded(
 ) -> tuple[onnx.ModelProto, dict[str, Float64Array]]:
     """Round the weights of some convolutions to steps that int8 represents without a further error.
 
-    The error that remains is put into the bias, in the mean over images, uint8 (H, W, 3) each (Nagel et al.
+    The error that remains is put into the bias, in the mean over images, uint8 (H, W, B) each (Nagel et al.
     2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2).
 
     Returns:
@@ -255,7 +255,7 @@ def mean_response(weights: Float64Array, mean: Float64Array) -> Float64Array:
 
 
 def network_input(image: UInt8Array) -> Float32Array:
-    """Return uint8 (H, W, 3) as the graph's input: float32 (1, 3, H, W), 0..255."""
+    """Return uint8 (H, W, B) as the graph's input: float32 (1, B, H, W), 0..255."""
     return np.ascontiguousarray(np.moveaxis(image, -1, 0)[None], np.float32)
 
 

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from landcover import __version__
 from landcover.errors import ModelError
@@ -18,6 +20,12 @@ OPSET = 18
 IR_VERSION = 9
 """Version of ONNX's file format, the newest that onnxruntime 1.17 reads."""
 
+_MIRRORED = "mirrored"
+"""The input of the plugin's file after the filling of black rows and columns."""
+
+_BLACK = 1e-3
+"""Standardised values that are closer to those of black are black; a grey value is 0.015 or more."""
+
 PLUGIN_OPSET = 20
 """Newest operators of onnxruntime 1.17, the newest version that Deepness installs."""
 
@@ -25,8 +33,10 @@ PLUGIN_OPSET = 20
 def standardised_graph(model: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
     """Return the form for Deepness of what :func:`~landcover.exporting.graph.model_graph` returns.
 
-    Input ``standardised``: float32 (1, 3, S, S) for the card's window of S pixels, normalised by the plugin;
-    output ``probabilities``: float32 (1, C, S, S). Raises ModelError for a graph without a normalisation.
+    Input ``standardised``: float32 (1, B, S, S) for the card's window of S pixels, normalised by the plugin;
+    output ``probabilities``: float32 (1, C, S, S). Black rows below the imagery and columns right of it,
+    which the plugin adds at the end of a layer, show the imagery mirrored, as in prediction. Raises
+    ModelError for a graph without a normalisation.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -38,19 +48,71 @@ def standardised_graph(model: onnx.ModelProto, card: ModelCard) -> onnx.ModelPro
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name in (INPUT, offsets[0].output[0]):
-                node.input[place] = STANDARDISED
+                node.input[place] = _MIRRORED
     needed, nodes = {PROBABILITIES}, []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             nodes.append(node)
             needed.update(node.input)
     weights = [tensor for tensor in graph.initializer if tensor.name in needed]
+    mirroring, constants = _mirror_black(card)
+    nodes += mirroring[::-1]
+    weights += constants
+    channels = {STANDARDISED: card.preprocessing.channels, PROBABILITIES: len(card.legend.scored)}
     ports = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, side, side])
-        for name, channels in ((STANDARDISED, 3), (PROBABILITIES, len(card.legend.scored)))
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, count, side, side])
+        for name, count in channels.items()
     ]
     result.graph.CopyFrom(helper.make_graph(nodes[::-1], graph.name, ports[:1], ports[1:], weights))
     return result
+
+
+def _mirror_black(card: ModelCard) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Return nodes and constants that make :data:`_MIRRORED` of the input ``standardised``."""
+    mean, std = (np.array(values, np.float32) for values in (card.preprocessing.mean, card.preprocessing.std))
+    side = card.window_px
+    constants: dict[str, Any] = {
+        "black": (-mean / std)[None, :, None, None],
+        "near": np.float32(_BLACK),
+        "bands": np.array([1]),
+        "all": np.array([0, 1, 2, 3]),
+        "place2": np.arange(1, side + 1, dtype=np.float32)[:, None],
+        "place3": np.arange(1, side + 1, dtype=np.float32),
+        "index": np.arange(side),
+        "none": np.int64(0),
+        "side": np.int64(side),
+        "one": np.int64(1),
+        "two": np.int64(2),
+    }
+    nodes: list[tuple[str, tuple[str, ...], str, dict[str, Any]]] = [
+        ("Sub", (STANDARDISED, "black"), "difference", {}),
+        ("Abs", ("difference",), "distance", {}),
+        ("ReduceMax", ("distance", "bands"), "farthest", {}),
+        ("Greater", ("farthest", "near"), "is_imagery", {}),
+        ("Cast", ("is_imagery",), "imagery", {"to": TensorProto.FLOAT}),
+    ]
+    source = STANDARDISED
+    for axis, result in ((2, "mirrored_rows"), (3, _MIRRORED)):
+        nodes += [
+            ("Mul", ("imagery", f"place{axis}"), f"places{axis}", {}),
+            ("ReduceMax", (f"places{axis}", "all"), f"last{axis}", {"keepdims": 0}),
+            ("Cast", (f"last{axis}",), f"length{axis}", {"to": TensorProto.INT64}),
+            ("Equal", (f"length{axis}", "none"), f"is_black{axis}", {}),
+            ("Where", (f"is_black{axis}", "side", f"length{axis}"), f"there{axis}", {}),
+            ("Mul", (f"there{axis}", "two"), f"period{axis}", {}),
+            ("Mod", ("index", f"period{axis}"), f"forth{axis}", {}),
+            ("Sub", (f"period{axis}", f"forth{axis}"), f"rest{axis}", {}),
+            ("Sub", (f"rest{axis}", "one"), f"back{axis}", {}),
+            ("Min", (f"forth{axis}", f"back{axis}"), f"source{axis}", {}),
+            ("Gather", (source, f"source{axis}"), result, {"axis": axis}),
+        ]
+        source = result
+    own = {name: f"mirror_{name}" for name in (*constants, *(output for *_, output, _ in nodes))}
+    own |= {STANDARDISED: STANDARDISED, _MIRRORED: _MIRRORED}
+    return [
+        helper.make_node(kind, [own[name] for name in inputs], [own[output]], **attributes)
+        for kind, inputs, output, attributes in nodes
+    ], [numpy_helper.from_array(np.asarray(value), own[name]) for name, value in constants.items()]
 
 
 def check_plugin_format(path: Path) -> dict[str, int]:
@@ -96,7 +158,8 @@ def write_model(
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "landcover", __version__
     model.doc_string = (
-        f"Land cover from RGB imagery of {card.preprocessing.gsd:g} m per pixel: {classes}. "
+        f"Land cover from imagery of {card.preprocessing.gsd:g} m per pixel in the bands "
+        f"{', '.join(card.preprocessing.bands)}: {classes}. "
         f"The card is JSON under {CARD_KEY!r} in metadata_props."
     )
     helper.set_model_props(model, {CARD_KEY: card.model_dump_json(), **(entries or {})})

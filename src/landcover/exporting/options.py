@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, InstanceOf
 
 from landcover.config import MAIN, PROCESSING, PRODUCTS, Option, Options
+from landcover.raster import Reading
 from landcover.values import Views, check_views
 
 Imagery = Annotated[
@@ -64,6 +65,12 @@ class ExportOptions(Options):
             "Views that prediction averages by default; see predict. By default those of the run's card.",
             group=PRODUCTS,
             metavar="1|2|3|8",
+        ),
+    ] = None
+    reading: Annotated[
+        InstanceOf[Reading] | None,
+        Option(
+            "How the imagery is read, with the bands of the model; by default as in its card.", group=None
         ),
     ] = None
     seed: Annotated[int, Option("Seed of the windows' positions.", group=PROCESSING, minimum=0)] = 0

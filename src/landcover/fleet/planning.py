@@ -78,8 +78,9 @@ def make_plan(
     library = choose_runtime(resolve_model(model), device=device, runtime=runtime)
     opened = open_model(model, runtime=library, precision=precision)
     kind = (opened.device if device == "auto" else device).partition(":")[0]
-    options = options.for_model(opened.card)
-    stored = stored_options(options)
+    given, options = options, options.for_model(opened.card)
+    # JSON would keep the numbers of the card's bands and lose their names, which come first.
+    stored = stored_options(options.model_copy(update={"bands": given.bands}))
     file, store = resolve_model(model), open_store(out)
     if is_address(out):
         store.check()

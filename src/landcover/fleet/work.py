@@ -74,7 +74,6 @@ class Worker:
     def __init__(self, setup: Setup) -> None:
         self._store: Store = open_store(setup.store)
         self.plan = plan = read_plan(self._store)
-        self._options = plan.predict_options
         # Kept as long as the worker: OpenVINO reads the file again for each size of window.
         stack = ExitStack()
         self._folder = stack.enter_context(scratch_folder())
@@ -98,6 +97,7 @@ class Worker:
                 f"The device is {self._runtime.device}; the plan is for {plan.device}, whose maps differ. "
                 f"Leave --device out, or plan with --device {self._runtime.device} into another store."
             )
+        self._options = plan.predict_options.for_model(self._runtime.card)
         self._tags = provenance(self._runtime, plan.model_sha256, self._options, plan.precision)
 
     def do(self, line: str) -> Outcome:

@@ -238,7 +238,7 @@ def predict_probabilities(
 
     Args:
         runtime: The model.
-        image: uint8 (H, W, 3), RGB, any size.
+        image: uint8 (H, W, B), RGB or the bands of the model's card, any size.
         valid: bool (H, W): where there is imagery; None: everywhere.
         gsd: Metres per pixel, as for :func:`landcover.inference.grid.make_grid`; None: the model's.
         window_px: Side of the sliding window in the model's pixels, as for ``make_grid``.
@@ -251,11 +251,11 @@ def predict_probabilities(
         pixel of the image.
 
     Raises:
-        UsageError: If the image is not uint8 (H, W, 3), or GSD, window, overlap or views are out of range.
+        UsageError: If the image is not uint8 (H, W, B), or GSD, window, overlap or views are out of range.
         ImageError: If the image is more than ten times coarser than the model's GSD.
         ModelError: If the model returns NaN.
     """
-    source = ArraySource(image, valid)
+    source = ArraySource(image, valid, channels=runtime.card.preprocessing.channels)
     grid = make_grid(image.shape[:2], runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
     return whole_probabilities(row_blocks(runtime, source, grid, batch=batch, views=views), runtime, grid)
 
@@ -287,7 +287,7 @@ def predict_index(
         uint8 (H, W) class indices of the model's legend, ``NODATA`` without imagery; the unknown class is
         never among them. Equal to the argmax of :func:`predict_probabilities`, which is never held whole.
     """
-    source = ArraySource(image, valid)
+    source = ArraySource(image, valid, channels=runtime.card.preprocessing.channels)
     grid = make_grid(image.shape[:2], runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)
     blocks = row_blocks(runtime, source, grid, batch=batch, views=views)
     strips = [block.class_indices(runtime.card.legend) for block in blocks]

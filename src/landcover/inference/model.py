@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -80,7 +80,7 @@ class RasterDataset(Protocol):
 
 @runtime_checkable
 class DataArray(Protocol):
-    """An ``xarray.DataArray`` with a dimension of three bands; ``spatial_ref`` among the coordinates."""
+    """An ``xarray.DataArray`` with a dimension of bands; ``spatial_ref`` among the coordinates."""
 
     @property
     def dims(self) -> tuple[Hashable, ...]: ...  # noqa: D102
@@ -151,9 +151,10 @@ class Model:
         name; one in memory and a ``WarpedVRT`` are copied to the temporary folder.
 
         Args:
-            image: uint8 (H, W, 3), RGB; an open rasterio dataset; an ``xarray.DataArray`` of three 8-bit
-                bands, with dimensions such as (band, y, x) or (y, x, band), and the coordinates ``x``, ``y``
-                and ``spatial_ref`` where it is georeferenced; or the path or URL of an image.
+            image: uint8 (H, W, C), RGB or the bands of the model's card; an open rasterio dataset; an
+                ``xarray.DataArray`` of as many 8-bit bands, with dimensions such as (band, y, x) or
+                (y, x, band), and the coordinates ``x``, ``y`` and ``spatial_ref`` where it is georeferenced;
+                or the path or URL of an image.
             gsd: Metres per pixel, which an array without georeference needs. ``"model"`` assumes the model's.
                 None: that of the georeference; for a file also that of ``landcover.yaml`` or its layout.
             options: Windows, views, small regions; for files also bands, scaling and the
@@ -221,16 +222,17 @@ class Model:
 
     def _array(self, image: object, gsd: Gsd | None) -> Imagery:
         """Return an array or DataArray as imagery, with its scale."""
+        bands = self.card.preprocessing.bands
         if isinstance(image, np.ndarray):
-            source, place = ArraySource(image), None
+            pixels, place = image, None
         elif isinstance(image, DataArray):
-            pixels, place = _read_array(image)
-            source = ArraySource(pixels)
+            pixels, place = _read_array(image, bands)
         else:
             raise UsageError(
-                f"Cannot predict {type(image).__name__}. Expected a uint8 array (height, width, 3), an open "
-                "rasterio dataset, an xarray.DataArray, or the path of an image."
+                f"Cannot predict {type(image).__name__}. Expected a uint8 array (height, width, "
+                f"{len(bands)}), an open rasterio dataset, an xarray.DataArray, or the path of an image."
             )
+        source = ArraySource(pixels, channels=len(bands))
         size = source.height, source.width
         if gsd == "model":
             return Imagery(source, Scale(self.gsd, "assumed"), (self.gsd, self.gsd), place)
@@ -491,27 +493,29 @@ def _refuse(options: PredictOptions, names: tuple[str, ...], why: str) -> None:
 _X, _Y, _BANDS = ("x", "lon", "longitude"), ("y", "lat", "latitude"), ("band", "bands", "channel", "rgb")
 
 
-def _read_array(array: DataArray) -> tuple[UInt8Array, Georeference | None]:
-    """Return the pixels of a DataArray, uint8 (H, W, 3), and its georeference.
+def _read_array(array: DataArray, names: Sequence[str]) -> tuple[UInt8Array, Georeference | None]:
+    """Return the pixels of a DataArray of a model's bands, uint8 (H, W, C), and its georeference.
 
     The georeference is that of evenly spaced coordinates and of the CRS that rioxarray stores; else None.
     """
     bands: list[Hashable] = [name for name in array.dims if name in _BANDS]
     if not bands and len(array.dims) == 3:
-        bands = [name for name, length in zip(array.dims, array.values.shape, strict=True) if length == 3]
+        sizes = zip(array.dims, array.values.shape, strict=True)
+        bands = [name for name, length in sizes if length == len(names)]
     rest = [name for name in array.dims if name not in bands[:1]]
     if len(array.dims) != 3 or not bands:
         raise UsageError(
             f"The DataArray has the dimensions {', '.join(map(str, array.dims))} of {array.values.shape}; "
-            "expected rows, columns and three bands, such as (band, y, x)."
+            f"expected rows, columns and {len(names)} bands, such as (band, y, x)."
         )
     rows, cols = reversed(rest) if rest[0] in _X or rest[1] in _Y else rest
     order = [array.dims.index(name) for name in (rows, cols, bands[0])]
     pixels = np.ascontiguousarray(array.values.transpose(order))
-    if pixels.dtype != np.uint8 or pixels.shape[2] != 3:
+    if pixels.dtype != np.uint8 or pixels.shape[2] != len(names):
         raise UsageError(
-            f"The DataArray has {pixels.shape[2]} bands of {pixels.dtype}; expected three of uint8: red, "
-            "green and blue. Select them, for example array.sel(band=[1, 2, 3]), and scale values to 0..255."
+            f"The DataArray has {pixels.shape[2]} bands of {pixels.dtype}; expected {len(names)} of uint8: "
+            f"{', '.join(names)}. Select them, for example array.sel(band=[1, 2, 3]), and scale values to "
+            "0..255."
         )
     if "spatial_ref" not in array.coords or not {rows, cols} <= set(array.coords):
         return pixels, None

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
@@ -16,6 +16,7 @@ from landcover.config import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, Option,
 from landcover.errors import UsageError
 from landcover.io.discovery import MAX_PIXELS
 from landcover.model.card import ModelCard
+from landcover.raster import Reading
 from landcover.scale import FromModel, check_gsd
 from landcover.values import (
     BandSelection,
@@ -71,7 +72,60 @@ def _crs(value: Any) -> str:
     return text
 
 
-class PredictOptions(Options):
+class ImageryOptions(Options):
+    """How imagery is read: its bands and values, and what marks pixels without imagery.
+
+    Example:
+        >>> from landcover.inference.options import ImageryOptions
+        >>> ImageryOptions(bands="3,2,1", nodata=0).reading.nodata
+        0.0
+    """
+
+    bands: Annotated[
+        InstanceOf[BandSelection] | None,
+        _parsed(BandSelection.parse),
+        Option(
+            "Numbers of the bands, from 1: red, green, blue, and others for models of more, such as 3,2,1 or "
+            "3,2,1,4. By default those of landcover.yaml or the model; red, green and blue by their names.",
+            group=INPUT,
+            metavar="R,G,B",
+        ),
+    ] = None
+    scaling: Annotated[
+        Scaling | None,
+        _parsed(parse_scaling),
+        Option(
+            "Values of 16-bit imagery that become 0 and 255, such as 0,3000; or percentile, of each scene. "
+            "By default those of landcover.yaml or the model.",
+            group=INPUT,
+            metavar="MIN,MAX",
+        ),
+    ] = None
+    alpha: Annotated[
+        int | Literal["none"] | None,
+        _parsed(_alpha),
+        Option("Number of the alpha band; none: no band is a mask.", group=INPUT, metavar="BAND|none"),
+    ] = None
+    nodata: Annotated[float | None, Option("Value of pixels without imagery, in all bands.", group=INPUT)] = (
+        None
+    )
+    fill: Annotated[
+        Literal["nodata", "keep"],
+        Option(
+            "Rows and columns of one value at the edges, which a file does not declare as nodata: make them "
+            "nodata, or keep them as imagery.",
+            group=INPUT,
+        ),
+    ] = "nodata"
+
+    @property
+    def reading(self) -> Reading:
+        """The options as :func:`landcover.raster.open_scene` takes them."""
+        own = {name: getattr(self, name) for name in ImageryOptions.model_fields}
+        return Reading(**own)
+
+
+class PredictOptions(ImageryOptions):
     """How images are read, classified and written. Every field has a default.
 
     Texts as on the command line are accepted where a field has a type of its own: ``min_region="8000px"``,
@@ -95,26 +149,6 @@ class PredictOptions(Options):
             metavar="METRES",
         ),
     ] = None
-    bands: Annotated[
-        BandSelection | None,
-        _parsed(BandSelection.parse),
-        Option(
-            "Band numbers of red, green and blue, such as 3,2,1. By default by the names of the bands, else "
-            "the numbers that the model was trained with.",
-            group=INPUT,
-            metavar="R,G,B",
-        ),
-    ] = None
-    scaling: Annotated[
-        Scaling | None,
-        _parsed(parse_scaling),
-        Option(
-            "Values of 16-bit rasters that become 0 and 255, such as 0,3000; or percentile, of each scene. "
-            "By default those that the model was trained with.",
-            group=INPUT,
-            metavar="MIN,MAX",
-        ),
-    ] = None
     bbox: Annotated[
         BoundingBox | None,
         _parsed(BoundingBox.parse),
@@ -126,22 +160,6 @@ class PredictOptions(Options):
     layer: Annotated[
         str | None, Option("Layer of --aoi, if the file has several.", group=INPUT, metavar="NAME")
     ] = None
-    alpha: Annotated[
-        int | Literal["none"] | None,
-        _parsed(_alpha),
-        Option("Number of the alpha band; none: no band is a mask.", group=INPUT, metavar="BAND|none"),
-    ] = None
-    nodata: Annotated[
-        float | None, Option("Value of pixels without imagery, in all three bands.", group=INPUT)
-    ] = None
-    fill: Annotated[
-        Literal["nodata", "keep"],
-        Option(
-            "Rows and columns of one value at the edges, which a file does not declare as nodata: make them "
-            "nodata, or keep them as imagery.",
-            group=INPUT,
-        ),
-    ] = "nodata"
     crs: Annotated[
         str | None,
         _parsed(_crs),
@@ -325,11 +343,20 @@ class PredictOptions(Options):
     def for_model(self, card: ModelCard) -> "PredictOptions":
         """Return the options with bands, scaling and views of a model's card, where none are set.
 
+        Raises:
+            UsageError: If the bands are not as many as the model's.
+
         Example:
             >>> lc.PredictOptions().for_model(lc.open_model("starter").card).views
             1
         """
         bands, scaling = card.preprocessing.reading
+        names = card.preprocessing.bands
+        if self.bands is not None and len(self.bands) != len(names):
+            raise UsageError(
+                f"--bands has {len(self.bands)} numbers; the model takes {len(names)} bands: "
+                f"{', '.join(names)}."
+            )
         return self.model_copy(
             update={
                 "bands": self.bands or bands,

@@ -33,7 +33,6 @@ from landcover.model.bundled import auto_model
 from landcover.model.preprocessing import Size
 from landcover.raster import (
     Georeference,
-    Reading,
     Scene,
     display_name,
     ground_sides,
@@ -184,7 +183,7 @@ def find_tasks(
     found: list[tuple[str | Path, Path, Path | None]] = [(part, _part_name(part), None) for part in parts]
     if given or not inputs:
         found += find_files(given, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=NO_IMAGE)
-    reading = Reading(options.bands, options.scaling, alpha=options.alpha, nodata=options.nodata)
+    reading = options.reading
     settings, layout = cache(_settings_gsd), cache(_layout_gsd)
     for image, relative, folder in found:
         georeference, raster_gsd, size, reason, position = read_header(image, declared_crs(options))
@@ -370,14 +369,12 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
             pixel_bytes = 4 if file.suffix.lower() in (".jpg", ".jpeg") else 7
             with needing_memory(pixel_bytes * math.prod(task.size or (0,)), task.name, _BY_ROWS):
                 picture = read_picture(file, max_pixels=options.max_pixels, fill=options.fill)
-            source = ArraySource(*picture)
+            source = ArraySource(*picture)  # a model of other bands reads it as a scene
             imagery = Imagery(source, scale, sides, transform=task.transform)
         else:
-            how: dict[str, Any] = {
-                name: getattr(options, name)
-                for name in ("bands", "scaling", "alpha", "nodata", "fill", "bbox", "aoi", "layer", "strict")
-            }
-            how["crs"] = declared_crs(options)
+            how: dict[str, Any] = options.reading._replace(
+                strict=options.strict, crs=declared_crs(options)
+            )._asdict() | {name: getattr(options, name) for name in ("bbox", "aoi", "layer")}
             scene: Scene | MosaicScene
             if task.mosaic is None:
                 scene = stack.enter_context(open_scene(task.image, **how))

@@ -47,28 +47,31 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ArraySource:
-    """An image in memory: uint8 (H, W, 3), and bool (H, W) where there is imagery (None: everywhere).
+    """An image in memory: uint8 (H, W, C), and bool (H, W) where there is imagery (None: everywhere).
 
     Attributes:
         image: The pixels.
         valid: Where there is imagery.
         warnings: Sentences for the user.
         damaged: Always empty.
+        channels: Number of bands that the model takes, C.
 
     Raises:
-        UsageError: If the image is not uint8 (H, W, 3), or empty.
+        UsageError: If the image is not uint8 (H, W, C), or empty.
     """
 
     image: UInt8Array
     valid: BoolArray | None = None
     warnings: Sequence[str] = ()
     damaged: Sequence[Window] = ()
+    channels: int = 3
 
     def __post_init__(self) -> None:
         image = self.image
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        if image.dtype != np.uint8 or image.shape[2:] != (self.channels,) or image.size == 0:
             raise UsageError(
-                f"Found an image of {image.dtype} {image.shape}; expected uint8 (height, width, 3)."
+                f"Found an image of {image.dtype} {image.shape}; expected uint8 (height, width, "
+                f"{self.channels})."
             )
 
     @property
@@ -96,7 +99,7 @@ class WindowRow(NamedTuple):
     """The imagery of a row of windows.
 
     Attributes:
-        image: uint8 (h, w, 3) at the model's GSD, edges repeated to whole cells.
+        image: uint8 (h, w, C) at the model's GSD, edges repeated to whole cells.
         whole: bool (h, w): which of the pixels are resampled from imagery alone; None: all.
         seen: Which of its windows contain imagery that is mapped.
         valid: Rows of the scene that were read for it.
@@ -108,9 +111,7 @@ class WindowRow(NamedTuple):
     valid: list[ReadRows]
 
 
-def window_rows(
-    source: Source, grid: Grid, numbers: range, mean: tuple[float, float, float]
-) -> Iterator[WindowRow]:
+def window_rows(source: Source, grid: Grid, numbers: range, mean: tuple[float, ...]) -> Iterator[WindowRow]:
     """Read and resample the imagery of some consecutive rows of windows, each row of pixels once."""
     stride = grid.stride
     have: list[_Step] = []
@@ -168,7 +169,7 @@ class _Steps:
         grid: Grid,
         pool: ThreadPoolExecutor,
         row: int,
-        mean: tuple[float, float, float],
+        mean: tuple[float, ...],
     ) -> None:
         self._source, self._grid, self._pool = source, grid, pool
         self._filling = np.rint(255 * np.array(mean)).astype(np.uint8)
@@ -177,7 +178,7 @@ class _Steps:
         self._height = max(1, _STEP_PIXELS // pixels // _STEP_ROWS) * _STEP_ROWS
         self._at = row // self._height * self._height
         self._top = source_rows(slice(self._at, self._at + 1), grid.size[0], grid.model_size[0]).start
-        self._strip = np.empty((0, self._cols.stop - self._cols.start, 3), np.uint8)
+        self._strip = np.empty((0, self._cols.stop - self._cols.start, len(mean)), np.uint8)
         self._valid: BoolArray | None = None
         self._mapped: BoolArray | None = None
         scale, left = grid.size[1] / grid.model_size[1] * grid.stride, self._cols.start

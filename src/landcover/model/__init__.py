@@ -21,6 +21,8 @@ class ModelConfig(Config):
     Attributes:
         architecture: The one architecture; written to model cards.
         encoder: Name of a timm model with feature maps, see ``landcover models``.
+        in_channels: Bands of the imagery. With more than three, pretrained weights of the first layer are
+            repeated, see :func:`landcover.model.encoders.fit_first_layer`.
         output_stride: Pixels of the image per pixel of the encoder's deepest features.
         aspp_channels: Channels of each branch of the atrous spatial pyramid and of their fusion.
         aspp_rates: Atrous rates of its three 3x3 convolutions; None for :data:`DEFAULT_ASPP_RATES`.
@@ -34,6 +36,7 @@ class ModelConfig(Config):
 
     architecture: Literal["deeplabv3plus"] = "deeplabv3plus"
     encoder: str = "mobilenetv2_100"
+    in_channels: Annotated[int, Field(ge=3)] = 3
     output_stride: Literal[8, 16, 32] = 16
     aspp_channels: Count = 256
     aspp_rates: tuple[Count, Count, Count] | None = None

@@ -10,10 +10,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import AliasChoices, Field, PlainSerializer, PlainValidator
+from pydantic import AliasChoices, Field, PlainSerializer, PlainValidator, model_validator
 from safetensors.numpy import save
 
 from landcover.config import Config, from_mapping
@@ -23,7 +23,7 @@ from landcover.legend import LegendField
 from landcover.model import ModelConfig
 from landcover.model.bundled import BY_NAME, shipped_file
 from landcover.model.files import Tensors, read_onnx_metadata, read_tensor_metadata, read_tensors
-from landcover.model.preprocessing import RGB, Preprocessing
+from landcover.model.preprocessing import Preprocessing
 from landcover.ood.profile import ImageryProfile
 from landcover.textfiles import parse_json
 from landcover.values import Views
@@ -164,6 +164,15 @@ class ModelCard(Config):
     imagery: ImageryProfile | None = None
     schema_version: int = SCHEMA_VERSION
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.model.in_channels != self.preprocessing.channels:
+            raise ValueError(
+                f"model.in_channels is {self.model.in_channels}, but preprocessing has "
+                f"{self.preprocessing.channels} bands ({', '.join(self.preprocessing.bands)})"
+            )
+        return self
+
     @property
     def license(self) -> str:
         """The licence, under its American spelling."""
@@ -237,8 +246,6 @@ def read_card(path: str | Path) -> ModelCard:
     reserved = {
         "class_scale": bool(card.class_scale),
         "class_offset": bool(card.class_offset),
-        "preprocessing.bands": not {len(card.preprocessing.bands), len(card.preprocessing.band_indices)}
-        <= {len(RGB)},
     }
     if unsupported := [name for name, used in reserved.items() if used]:
         raise ModelError(

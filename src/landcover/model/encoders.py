@@ -47,14 +47,17 @@ _UNSUPPORTED = (AssertionError, AttributeError, NotImplementedError, RuntimeErro
 class Encoder(nn.Module):
     """A timm model reduced to its features of stride 4 and its deepest ones."""
 
-    def __init__(self, name: str, output_stride: int) -> None:
+    def __init__(self, name: str, output_stride: int, in_channels: int = 3) -> None:
         """Create the encoder with random weights; :func:`build_encoder` has messages for users."""
         super().__init__()
         # Without the argument a model has stride 32; many have no other and do not accept the argument.
-        dilation: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+        options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+        if in_channels != 3:
+            options["in_chans"] = in_channels
         self.name = name
         self.output_stride = output_stride
-        self.body = timm.create_model(name, features_only=True, **dilation)
+        self.in_channels = in_channels
+        self.body = timm.create_model(name, features_only=True, **options)
         info: Any = self.body.feature_info
         strides: list[int] = info.reduction()
         channels: list[int] = info.channels()
@@ -66,7 +69,7 @@ class Encoder(nn.Module):
         # The features of a small image must have the shapes that timm declares.
         self.eval()
         with torch.no_grad():
-            found = [tuple(x.shape) for x in self(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX))]
+            found = [tuple(x.shape) for x in self(torch.zeros(1, in_channels, _PROBE_PX, _PROBE_PX))]
         self.train()
         at_4, at_deep = _PROBE_PX // LOW_LEVEL_STRIDE, _PROBE_PX // output_stride
         expected = [(1, self.low_channels, at_4, at_4), (1, self.deep_channels, at_deep, at_deep)]
@@ -74,7 +77,7 @@ class Encoder(nn.Module):
             raise NotImplementedError(f"its features have the shapes {found}, expected {expected}")
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the stride-4 and the deepest features (N, C, h, w) of normalised images (N, 3, H, W)."""
+        """Return the stride-4 and the deepest features (N, C, h, w) of normalised images (N, B, H, W)."""
         maps = self.body(x)
         return maps[self._low], maps[-1]
 
@@ -83,7 +86,8 @@ class Encoder(nn.Module):
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         training = self.training
         self.eval()
-        low = self(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=next(self.parameters()).device))[0]
+        probe = torch.zeros(1, self.in_channels, _PROBE_PX, _PROBE_PX, device=next(self.parameters()).device)
+        low = self(probe)[0]
         self.train(training)
         if not low.requires_grad:
             return []
@@ -91,7 +95,7 @@ class Encoder(nn.Module):
         return [parameter for parameter, grad in zip(parameters, gradients, strict=True) if grad is not None]
 
 
-def build_encoder(name: str, output_stride: int) -> Encoder:
+def build_encoder(name: str, output_stride: int, in_channels: int = 3) -> Encoder:
     """Create an encoder with random weights: timm's model of a name without a weights tag.
 
     Raises:
@@ -101,7 +105,7 @@ def build_encoder(name: str, output_stride: int) -> Encoder:
     """
     check_encoder_name(name)
     try:
-        return Encoder(name, output_stride)
+        return Encoder(name, output_stride, in_channels)
     except _UNSUPPORTED as error:
         possible = possible_strides(name)
         can = (
@@ -167,7 +171,8 @@ def describe_encoder(name: str) -> EncoderInfo:
 def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
     """Load pretrained weights into an encoder: :data:`TIMM`, or a safetensors file of its timm model.
 
-    Layers after the features (classifier, head) are optional and ignored.
+    Layers after the features (classifier, head) are optional and ignored. A first layer of three bands fits
+    encoders of more, see :func:`fit_first_layer`.
 
     Raises:
         ModelError: If the file cannot be read, lacks tensors of the encoder, has unexpected ones or other
@@ -205,6 +210,11 @@ def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
         theirs[key] = nested if key not in tensors and nested in tensors else key
     # Further tensors must be outside the encoder's layers: a deeper network of the same family has all
     # tensors of a shallower one, and more in the same layers.
+    tensors |= {
+        theirs[key]: fit_first_layer(tensors[theirs[key]], value)
+        for key, value in own.items()
+        if theirs[key] in tensors
+    }
     layers = {key.split(".")[0] for key in theirs.values()}
     differing = [f"{key} is missing" for key in theirs.values() if key not in tensors]
     differing += sorted(
@@ -225,6 +235,21 @@ def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(tensors[theirs[key]])
+
+
+def fit_first_layer(weights: Tensor, own: Tensor) -> Tensor:
+    """Return the weights of a first layer of three bands for one of more; others as they are.
+
+    The rule of timm's ``adapt_input_conv`` (timm/models/_manipulate.py, Apache-2.0): the fourth band starts
+    with the weights of red, the fifth with those of green and so on, and all are multiplied by 3 / C, so that
+    the layer's sums keep their size.
+
+    ``weights`` is (M, 3, h, w), ``own`` the network's tensor, (M, C, h, w).
+    """
+    bands = own.shape[1] if own.ndim == 4 else 0
+    if bands <= 3 or weights.shape != (own.shape[0], 3, *own.shape[2:]):
+        return weights
+    return weights.repeat(1, -(-bands // 3), 1, 1)[:, :bands] * (3 / bands)
 
 
 def weights_digest(weights: str | None) -> str | None:

@@ -20,7 +20,13 @@ from landcover.errors import ModelError, UsageError
 from landcover.legend import Legend
 from landcover.model import DEFAULT_ASPP_RATES, ModelConfig
 from landcover.model.card import read_model
-from landcover.model.encoders import LOW_LEVEL_STRIDE, Encoder, build_encoder, load_encoder_weights
+from landcover.model.encoders import (
+    LOW_LEVEL_STRIDE,
+    Encoder,
+    build_encoder,
+    fit_first_layer,
+    load_encoder_weights,
+)
 
 
 def build_model(config: ModelConfig, *, classes: int, weights: str | Path | None = None) -> "DeepLabV3Plus":
@@ -37,7 +43,7 @@ def build_model(config: ModelConfig, *, classes: int, weights: str | Path | None
     """
     if classes < 1:
         raise UsageError(f"A model needs at least one class; found {classes}.")
-    encoder = build_encoder(config.encoder, config.output_stride)
+    encoder = build_encoder(config.encoder, config.output_stride, config.in_channels)
     if weights is not None:
         load_encoder_weights(encoder, weights)
     return DeepLabV3Plus(encoder, config, classes=classes)
@@ -143,12 +149,12 @@ class DeepLabV3Plus(nn.Module):
             self._freeze(_batch_norms(self))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return logits (N, classes, ceil(H / stride), ceil(W / stride)) of normalised (N, 3, H, W)."""
+        """Return logits (N, classes, ceil(H / stride), ceil(W / stride)) of normalised (N, B, H, W)."""
         height, width = x.shape[-2:]
         return self._padded_logits(x)[..., : -(-height // self.stride), : -(-width // self.stride)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, classes, H, W), bilinearly upsampled, of normalised images (N, 3, H, W)."""
+        """Return logits (N, classes, H, W), bilinearly upsampled, of normalised images (N, B, H, W)."""
         height, width = x.shape[-2:]
         full = F.interpolate(
             self._padded_logits(x), scale_factor=float(self.stride), mode="bilinear", align_corners=False
@@ -195,6 +201,8 @@ def load_model_weights(network: nn.Module, settings: ModelConfig, path: Path, le
 
     Rows of the classifier are matched by class name; rows of new classes, whose names are returned, keep
     their present weights. ``network`` was built with ``settings`` for the classes of ``legend``.
+    A model of three bands fits a network of more, see
+    :func:`~landcover.model.encoders.fit_first_layer`.
 
     Raises:
         ModelError: If the file is not a model, or its network differs; the message names the settings.
@@ -202,6 +210,7 @@ def load_model_weights(network: nn.Module, settings: ModelConfig, path: Path, le
     card, arrays = read_model(path)
     own = network.state_dict()
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensors |= {name: fit_first_layer(tensors[name], own[name]) for name in own.keys() & tensors.keys()}
     differing = []
     for name in sorted(own.keys() | tensors.keys()):
         first = 1 if name.startswith("classifier.") else 0  # the number of classes may differ

@@ -19,7 +19,7 @@ from PIL import Image
 from landcover._typing import BoolArray, Float32Array, IntArray, UInt8Array
 from landcover.errors import ConfigError, UsageError
 from landcover.scale import check_gsd
-from landcover.values import ModelBands, Scaling
+from landcover.values import BandSelection, Scaling
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -42,46 +42,60 @@ class Preprocessing:
 
     Attributes:
         gsd: Ground sample distance in metres per pixel; imagery of another one is resampled to it.
-        mean: Mean of red, green and blue in 0..1.
-        std: Standard deviation of red, green and blue in 0..1.
+        mean: Mean of each band in 0..1.
+        std: Standard deviation of each band in 0..1.
         bands: Names of the input's spectral bands, in the order of the network's input channels.
         band_indices: Where these bands usually are in a file, counted from 1; empty: unknown.
         scaling: Values of the imagery that become 0 and 1 before mean and std are applied; or "percentile":
             the 2nd and 98th percentile of each scene.
 
     Raises:
-        ConfigError: If a value is not finite, or the GSD or a standard deviation is not positive.
+        ConfigError: If a value is not finite, the GSD or a standard deviation is not positive, or there are
+            not as many means, deviations and indices as bands.
     """
 
     gsd: float
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     bands: tuple[str, ...] = RGB
     band_indices: tuple[int, ...] = (1, 2, 3)
     scaling: Scaling = PLAIN
 
     def __post_init__(self) -> None:
         check_gsd(self.gsd)
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, self.mean)):
-            raise ConfigError(f"mean {self.mean} and std {self.std} must be three finite numbers each.")
+        count = len(self.bands)
+        if not len(self.mean) == len(self.std) == count or not all(map(math.isfinite, self.mean)):
+            raise ConfigError(
+                f"mean {self.mean} and std {self.std} must be {count} finite numbers each, as many as bands "
+                f"({', '.join(self.bands)})."
+            )
+        if len(self.band_indices) not in (0, count):
+            raise ConfigError(f"band_indices {self.band_indices} must be {count} numbers, or none.")
         if not all(math.isfinite(value) and value > 0 for value in self.std):
             raise ConfigError(f"std {self.std} must be positive: pixels are divided by it.")
 
     @property
-    def reading(self) -> tuple[ModelBands | None, Scaling | None]:
+    def channels(self) -> int:
+        """Number of bands of the input."""
+        return len(self.bands)
+
+    @property
+    def reading(self) -> tuple[BandSelection | None, Scaling | None]:
         """The bands and the scaling that files are read with; None for red, green and blue, or for 8 bits."""
         is_rgb = self.bands == RGB and self.band_indices == (1, 2, 3)
-        bands = None if is_rgb or not self.band_indices else ModelBands.of(self.band_indices, self.bands)
+        bands = None
+        if not is_rgb and self.band_indices:
+            bands = BandSelection.of_model(self.band_indices, self.bands)
         return bands, None if self.scaling == PLAIN else self.scaling
 
     @property
     def factors(self) -> tuple[Float32Array, Float32Array]:
-        """``scale`` and ``offset``, float32 (3,) each: normalised = pixel * scale + offset."""
+        """``scale`` and ``offset``, float32 (C,) each: normalised = pixel * scale + offset."""
         mean, std = np.asarray(self.mean), np.asarray(self.std)
         return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
     def normalise(self, batch: UInt8Array) -> Float32Array:
-        """Convert uint8 (..., 3) RGB to float32 (..., 3): ``(pixel / 255 - mean) / std`` for each colour."""
+        """Convert uint8 (..., C) to float32 (..., C): ``(pixel / 255 - mean) / std`` for each band."""
         scale, offset = self.factors
         normalised = batch * scale
         normalised += offset
@@ -95,7 +109,7 @@ def scaled_size(size: Size, scale: float) -> Size:
 
 
 def resample_image(image: UInt8Array, size: Size | float) -> UInt8Array:
-    """Resample uint8 (H, W, 3): the average over each new pixel's area to reduce, bilinear to enlarge.
+    """Resample uint8 (H, W, C): the average over each new pixel's area to reduce, bilinear to enlarge.
 
     ``size`` is height and width, or one factor for both. The image itself is returned if it has that size.
     """
@@ -132,7 +146,7 @@ def resample_rows(
     """Return rows of the result of :func:`resample_image` without having the whole image.
 
     Args:
-        strip: uint8 (n, w, 3): the rows and columns of the image from ``top`` and ``left`` that contain all
+        strip: uint8 (n, w, C): the rows and columns of the image from ``top`` and ``left`` that contain all
             of :func:`source_rows`.
         top: Row of the image with which the strip begins.
         rows: Rows of the resampled image.
@@ -155,10 +169,18 @@ def resample_rows(
     mode, width = ("RGBX", lines.shape[1] // 4) if lines.shape[1] % 4 == 0 else ("L", lines.shape[1])
     tall = Image.frombuffer(mode, (width, len(lines)), lines, "raw", mode, 0, 1)
     reduced = np.asarray(tall.resize((width, height), resampling, (0, first, width, last)))
-    wide = Image.fromarray(reduced.reshape(height, strip.shape[1], 3))
+    wide = reduced.reshape(height, *strip.shape[1:])
     across = source[1] / target[1]
-    begin, end = max(0.0, cols.start * across - left), min(cols.stop * across - left, float(wide.width))
-    return np.asarray(wide.resize((cols.stop - cols.start, height), resampling, (begin, 0, end, height)))
+    begin, end = max(0.0, cols.start * across - left), min(cols.stop * across - left, float(wide.shape[1]))
+
+    def widths(plane: UInt8Array) -> UInt8Array:
+        box = (begin, 0, end, height)
+        return np.asarray(Image.fromarray(plane).resize((cols.stop - cols.start, height), resampling, box))
+
+    if wide.shape[2] == 3:
+        return widths(wide)
+    # Four bands would be RGBA to Pillow, which multiplies colours by alpha.
+    return np.stack([widths(np.ascontiguousarray(plane)) for plane in np.moveaxis(wide, 2, 0)], axis=2)
 
 
 def _sizes(image: UInt8Array, size: Size | float) -> tuple[Size, Size]:

@@ -35,13 +35,14 @@ def stac_item(
 
     ``name`` is its id, ``href`` the model file relative to it, with its ``sha256`` (hexadecimal) and ``size``
     in bytes; ``parameters`` is the number of weights, if known. ``side`` is the height and width of a static
-    input that the caller normalises; None for any size and RGB.
+    input that the caller normalises; None for any size and values of 0 to 255.
     """
     model, prepared, is_onnx = card.model, card.preprocessing, href.endswith(ONNX_SUFFIX)
+    kind = "RGB" if prepared.bands == RGB else ", ".join(prepared.bands)
     if side is None:
-        name_in, description, batch, dynamic, scaling = INPUT, "RGB, 0 to 255", -1, -1, None
+        name_in, description, batch, dynamic, scaling = INPUT, f"{kind}, 0 to 255", -1, -1, None
     else:
-        name_in, description, batch, dynamic = STANDARDISED, "RGB, normalised by value_scaling", 1, side
+        name_in, description, batch, dynamic = STANDARDISED, f"{kind}, normalised by value_scaling", 1, side
         scaling = [
             {"type": "z-score", "mean": 255 * mean, "stddev": 255 * std}
             for mean, std in zip(prepared.mean, prepared.std, strict=True)
@@ -63,8 +64,8 @@ def stac_item(
             {
                 "name": name_in,
                 "description": description,
-                "bands": list(RGB),
-                "input": _tensor([batch, 3, dynamic, dynamic], "bands"),
+                "bands": list(prepared.bands),
+                "input": _tensor([batch, prepared.channels, dynamic, dynamic], "bands"),
                 "value_scaling": scaling,
                 "resize_type": None,
                 "pre_processing_function": None,
@@ -108,7 +109,7 @@ def stac_item(
                 "type": f"application/octet-stream; application={'onnx' if is_onnx else 'safetensors'}",
                 "roles": ["mlm:model", "mlm:weights"],
                 "mlm:artifact_type": "onnx" if is_onnx else "safetensors",
-                "bands": [{"name": band} for band in RGB],
+                "bands": [{"name": band} for band in prepared.bands],
                 **file_fields(size, sha256),
             }
         },

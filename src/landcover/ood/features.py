@@ -47,8 +47,10 @@ def windows(
     """Cut an image evenly into windows of about ``window_px``; yield pixels and features of each.
 
     Windows with imagery in less than half, or narrower than :data:`LEAST_PX`, are skipped. ``image`` is uint8
-    (H, W, 3) at the model's scale, ``valid`` bool (H, W): where there is imagery; None: everywhere.
+    (H, W, C) at the model's scale, of which the first three bands are compared, as red, green and blue;
+    ``valid`` bool (H, W): where there is imagery; None: everywhere.
     """
+    image = image[..., :3]
     height, width = image.shape[:2]
     for rows in _pieces(height, window_px):
         for cols in _pieces(width, window_px):

@@ -163,7 +163,7 @@ class ImageryProfile(Config):
 def measure_profile(
     images: Iterable[UInt8Array | tuple[UInt8Array, BoolArray | None]], *, window_px: int = WINDOW_PX
 ) -> ImageryProfile | None:
-    """Return the profile of images, uint8 (H, W, 3) each, at the model's scale.
+    """Return the profile of images, uint8 (H, W, C) each, at the model's scale.
 
     An image may come with bool (H, W), where there is imagery. None if there are too few windows, fewer than
     five times the features.
@@ -276,7 +276,7 @@ class OodStats:
 
 
 def ood_stats(profile: ImageryProfile, image: UInt8Array, valid: BoolArray | None = None) -> OodStats:
-    """Compare an image, uint8 (H, W, 3) at the model's scale, with a profile, window by window.
+    """Compare an image, uint8 (H, W, C) at the model's scale, with a profile, window by window.
 
     ``valid`` is bool (H, W), where there is imagery; None: everywhere.
     """

@@ -49,7 +49,8 @@ def build_page(model: str | Path = "starter") -> str:
         HTML of about 9 MB with ``starter``. Its Content-Security-Policy allows no request.
 
     Raises:
-        ModelError: If there is no such model, it is not an exported one, or it cannot be run.
+        ModelError: If there is no such model, it is not an exported one of three bands, or it
+            cannot be run.
         DataError: If the built files are missing, as in a checkout where ``page/`` was not built.
 
     Example:
@@ -67,6 +68,11 @@ def build_page(model: str | Path = "starter") -> str:
         raise ModelError(
             f"The card of {file} sets {card.views} views, and the page computes one. Export the model with "
             "--views 1, and its temperature fitted for one view."
+        )
+    if card.preprocessing.channels != 3:
+        raise ModelError(
+            f"{file} takes {card.preprocessing.channels} bands ({', '.join(card.preprocessing.bands)}); the "
+            "page maps RGB imagery. Pass a model of three bands, or use landcover predict."
         )
     weights = file.read_bytes()
     script, style, worker = (_built(name) for name in ("page.js", "page.css", "worker.js"))

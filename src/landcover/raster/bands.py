@@ -1,10 +1,10 @@
-"""Which bands are red, green and blue, and how their values become 8 bits."""
+"""Which bands are read, such as red, green and blue, and how their values become 8 bits."""
 
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from landcover._gdal import is_cmyk, open_raster
 from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import ImageError, is_plain
 from landcover.raster.address import Address
-from landcover.values import ModelBands, Scaling
+from landcover.values import BandSelection, Scaling
 from landcover.windows import Window
 
 Numbers = npt.NDArray[np.integer | np.floating]
@@ -41,13 +41,13 @@ _SAMPLE_STRIPS = 16
 
 def choose_bands(
     name: str, reader: DatasetReader, bands: Sequence[int] | None
-) -> tuple[tuple[int, int, int], str | None]:
-    """Return the numbers of the red, green and blue band, and a warning about the choice or None.
+) -> tuple[tuple[int, ...], str | None]:
+    """Return the numbers of the bands to read, and a warning about the choice or None.
 
     Without ``bands``: the bands that the file names red, green and blue, by description, colour
     interpretation or wavelength; else its first three but alpha, with a warning if it has more or other
     names; else its first one three times (grey), with a warning on a second one. ``bands`` of a model count
-    only where the file does not name the model's bands.
+    only where the file does not name the model's bands; there is a warning if it names others.
 
     Raises:
         ImageError: If a band does not exist, or is one of a colour table, of inks or of complex numbers.
@@ -55,7 +55,9 @@ def choose_bands(
     kinds = reader.colorinterp
     plain = [band for band, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha]
     note = None
-    names = RGB if bands is None else bands.names if isinstance(bands, ModelBands) else ()
+    names = RGB if bands is None else bands.names if isinstance(bands, BandSelection) else ()
+    described = [text for text in reader.descriptions if text and not _NO_NAME.fullmatch(text.strip())]
+    described = described if all(map(is_plain, described)) else []
     if names and (named := _named(reader, names)) is not None:
         chosen = named
         red = (reader.descriptions[chosen[0] - 1] or "").lower()
@@ -64,10 +66,12 @@ def choose_bands(
             note += "Landsat 8 and 9 and Sentinel-2. If that is wrong (Landsat 4 to 7), pass --bands."
     elif bands is not None:
         chosen = tuple(bands)
+        if names and described and not any(map(_NO_NAME.fullmatch, names)):
+            note = f"{name} has bands named {', '.join(described[:_SHOWN])}, not {', '.join(names)} as the "
+            note += f"model; {_listed(chosen)} are used by number. If that is wrong, pass --bands."
     elif len(plain) >= 3:
         chosen = tuple(plain[:3])
-        described = [text for text in reader.descriptions if text and not _NO_NAME.fullmatch(text.strip())]
-        if described and all(map(is_plain, described)):
+        if described:
             note = (
                 f"{name} does not say which of its bands {', '.join(described[:_SHOWN])} are red, green and "
             )
@@ -81,8 +85,11 @@ def choose_bands(
             note = f"{name} has two bands; band {plain[0]} is used as grey. If that is wrong, pass --bands."
     if not chosen:
         raise ImageError(f"{name} has only an alpha band; expected imagery in RGB or grey.")
-    if len(chosen) != 3 or not all(1 <= band <= reader.count for band in chosen):
-        raise ImageError(f"{name} has {reader.count} bands; expected red, green and blue in bands {chosen}.")
+    if len(chosen) < 3 or not all(1 <= band <= reader.count for band in chosen):
+        raise ImageError(
+            f"{name} has {reader.count} bands; expected imagery in three or more, found {_listed(chosen)}. "
+            "Check --bands, and whether the model is for such files."
+        )
     meanings = {kinds[band - 1] for band in chosen}
     if ColorInterp.palette in meanings:
         raise ImageError(f"{name} has a colour table: it is a map or a mask; expected imagery in RGB.")
@@ -91,7 +98,7 @@ def choose_bands(
     types = sorted({reader.dtypes[band - 1] for band in chosen})
     if len(types) > 1 or types[0].startswith("complex"):
         raise ImageError(f"{name} has {' and '.join(types)} pixels; expected real numbers of one type.")
-    return (chosen[0], chosen[1], chosen[2]), note
+    return chosen, note
 
 
 def band_names(path: Path, bands: Sequence[int]) -> tuple[str, ...]:
@@ -193,9 +200,9 @@ def mask_of(
     Args:
         name: The scene, for messages.
         reader: It.
-        bands: Its red, green and blue band.
-        alpha: The number of the alpha band, or "none"; None: a band tagged alpha whose values are mostly 0 or
-            the largest one.
+        bands: The bands that are read.
+        alpha: The number of the alpha band, or "none"; None: a band tagged alpha that is not read as imagery
+            and whose values are mostly 0 or the largest one.
         nodata: A nodata value; None: that of the file.
 
     Raises:
@@ -208,6 +215,8 @@ def mask_of(
             f"{name} has {reader.count} bands; expected its alpha in band {alpha}. Check --alpha."
         )
     band = alpha if isinstance(alpha, int) else next(iter(tagged), None) if alpha is None else None
+    if alpha is None and band in bands:
+        band = None
     if alpha is None and band is not None and _has_many_values(reader, band):
         note = (
             f"{name} has many values in band {band}, which is tagged alpha (near infrared?): it is not used "
@@ -231,13 +240,31 @@ def mask_of(
     return Mask(masked, band, value), note
 
 
-def _has_many_values(reader: DatasetReader, band: int) -> bool:
-    """Return whether most values of a band but 0, in a decimated read, are not the largest."""
+def is_opaque(reader: DatasetReader, mask: "Mask") -> bool:
+    """Return whether a mask is an alpha band alone that has one value, not 0, in a decimated read."""
+    alphas = [band for band, kind in enumerate(reader.colorinterp, 1) if kind == ColorInterp.alpha]
+    band = mask.alpha or next(iter(alphas), None)
+    if band is None or mask.nodata is not None or (mask.masked and band not in alphas):
+        return False
+    values = _decimated(reader, band)
+    return values is not None and bool(values.min() == values.max() != 0)
+
+
+def _decimated(reader: DatasetReader, band: int) -> npt.NDArray[Any] | None:
+    """Return a decimated read of a band; None where it is damaged, which is reported with the rows."""
     shape = tuple(min(side, _ALPHA_PX) for side in reader.shape)
     try:
-        values = reader.read(band, out_shape=shape)
+        values: npt.NDArray[Any] = reader.read(band, out_shape=shape)
     except RasterioError:
-        return False  # reported when the rows are read
+        return None
+    return values
+
+
+def _has_many_values(reader: DatasetReader, band: int) -> bool:
+    """Return whether most values of a band but 0, in a decimated read, are not the largest."""
+    values = _decimated(reader, band)
+    if values is None:
+        return False
     full = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
     values = values[values != 0]
     partly = (values != full) & (values != values.max(initial=0))
@@ -250,7 +277,7 @@ class Mask(NamedTuple):
     Attributes:
         masked: Bands whose masks of GDAL are read.
         alpha: An alpha band that GDAL does not use, or None.
-        nodata: A value that GDAL does not use, or None; a pixel has it in all three bands.
+        nodata: A value that GDAL does not use, or None; a pixel has it in all bands.
         inside: The part of the scene without rows and columns of fill; None: all.
         missing: bool (rows, columns), the blocks that are not in the file; None: all are.
         block: Height and width of a block.
@@ -269,7 +296,7 @@ class Mask(NamedTuple):
         Args:
             reader: The scene.
             window: The window.
-            values: (3 or 1, n, m): the bands in it, read at its own or a lower resolution.
+            values: (C or 1, n, m): the bands in it, read at its own or a lower resolution.
             valid: bool (n, m), changed in place.
         """
         part, shape = window.slices, valid.shape
@@ -321,7 +348,7 @@ def check_scaling(name: str, dtype: str, scaling: Scaling | None) -> None:
 def sample_values(
     address: Address, reader: DatasetReader, bands: Sequence[int], mask: Mask, fill: Sequence[float]
 ) -> Float64Array:
-    """Return valid values of the three bands, float64 (N,), which percentiles are taken of.
+    """Return valid values of the bands, float64 (N,), which percentiles are taken of.
 
     They are of one decimated read (or overview) of about 1024 x 1024 pixels, the same for every part of the
     scene: dark water is not brightened in a window of water. Pixels with one of the values ``fill`` in all

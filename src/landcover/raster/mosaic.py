@@ -28,7 +28,7 @@ from landcover.raster.bands import percentile_range
 from landcover.raster.classmap import open_class_map, reading
 from landcover.raster.extent import inside_polygons, part_of
 from landcover.raster.georeference import Georeference, pixel_size
-from landcover.raster.scene import Scene, Strip, open_scene
+from landcover.raster.scene import Reading, Scene, Strip, open_scene
 from landcover.windows import Window
 
 _SHIFT_PX = 0.05
@@ -177,6 +177,7 @@ class MosaicScene:
         if scaling == "percentile":
             how["scaling"] = percentile_range(np.concatenate(sample))
         self._how = how
+        self._channels = Reading(**how).channels
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +195,7 @@ class MosaicScene:
     def read_rows(self, start: int, stop: int, cols: slice | None = None) -> Strip:
         """Read rows ``start`` to ``stop`` of all files, as :meth:`Scene.read_rows`."""
         cols = cols or slice(0, self.width)
-        image = np.zeros((stop - start, cols.stop - cols.start, 3), np.uint8)
+        image = np.zeros((stop - start, cols.stop - cols.start, self._channels), np.uint8)
         valid: BoolArray = np.zeros(image.shape[:2], bool)
         for path, (row, col, height, width) in self._pieces:
             top, bottom = max(start, row), min(stop, row + height)

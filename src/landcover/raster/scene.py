@@ -23,6 +23,7 @@ from landcover.raster.bands import (
     RGB,
     check_scaling,
     choose_bands,
+    is_opaque,
     mask_of,
     percentile_range,
     sample_values,
@@ -31,7 +32,7 @@ from landcover.raster.bands import (
 from landcover.raster.extent import inside_polygons, part_of
 from landcover.raster.fill import find_fill, missing_blocks
 from landcover.raster.georeference import Georeference, georeference_of, pixel_size, position_of
-from landcover.values import ModelBands, Scaling
+from landcover.values import BandSelection, Scaling
 from landcover.windows import Window
 
 _ROWS = 256
@@ -56,7 +57,7 @@ class Strip(NamedTuple):
     """Some rows of a scene.
 
     Attributes:
-        image: uint8 (n, W, 3), RGB.
+        image: uint8 (n, W, C): RGB, or the bands of :class:`Reading`.
         valid: bool (n, W), False where there is no imagery; None where there is imagery everywhere.
         wanted: bool (n, W), False outside of the area of interest; None without one.
     """
@@ -70,9 +71,9 @@ class Reading(NamedTuple):
     """How a file is read as imagery.
 
     Attributes:
-        bands: Numbers of the red, green and blue band, from 1. None: those named so by the file, else the
-            first three (with a warning if it has more), else the first one as grey. Those of a model count
-            in files that do not name its bands.
+        bands: Numbers of the bands, from 1: red, green, blue, and others for models of more channels. None:
+            red, green and blue as named by the file, else the first three (with a warning if it has more),
+            else the first one as grey. Those of a model count in files that do not name its bands.
         scaling: The values that become 0 and 255; or "percentile": the 2nd and 98th percentile of the whole
             scene. None: 8-bit values unchanged, others are refused.
         strict: Raise an error for a damaged block instead of pixels without data.
@@ -93,6 +94,11 @@ class Reading(NamedTuple):
     fill: Literal["nodata", "keep"] = "nodata"
     crs: CRS | None = None
     timeout_s: float = 30.0
+
+    @property
+    def channels(self) -> int:
+        """Number of bands that are read."""
+        return len(self.bands or RGB)
 
 
 class Scene:
@@ -152,6 +158,7 @@ class Scene:
                     self.warnings.append(_several(self.name, reader.subdatasets, "the first is read"))
                 masked, band, value = self._mask[:3]
                 is_declared = bool(masked) or band is not None or value is not None
+                is_declared = is_declared and not is_opaque(reader, self._mask)
                 scaling, dtype = reading.scaling, reader.dtypes[self._bands[0] - 1]
                 check_scaling(self.name, dtype, scaling)
                 self._fill = () if is_declared or reading.fill == "keep" else self._find_fill()
@@ -187,8 +194,8 @@ class Scene:
             cols: Columns to read; None: all.
 
         Returns:
-            The strip, in new arrays. A pixel is invalid by the nodata value, alpha band or mask of all three
-            bands, where a value is not finite, and where the file is damaged, which is then added to
+            The strip, in new arrays. A pixel is invalid by the nodata value, alpha band or mask of all bands
+            that are read, where a value is not finite, and where the file is damaged, which is then added to
             ``damaged``.
 
         Raises:
@@ -199,7 +206,7 @@ class Scene:
             raise ValueError(f"Found rows {start} to {stop}; expected rows of a scene of {self.height} rows.")
         cols = cols or slice(0, self.width)
         part = Window(start, cols.start, stop - start, cols.stop - cols.start)
-        image = np.empty((part.height, part.width, 3), np.uint8)
+        image = np.empty((part.height, part.width, len(self._bands)), np.uint8)
         valid = np.ones((part.height, part.width), bool)
         with self._address.environment():
             # Cut where rows of blocks of the file begin, so that none is read twice.
@@ -221,7 +228,7 @@ class Scene:
         return sample_values(self._address, self._reader, self._bands, self._mask, self._fill)
 
     def _read(self, window: Window, image: UInt8Array, valid: BoolArray) -> None:
-        """Read a window of the file into ``image`` (h, w, 3) and ``valid`` (h, w), which must be True."""
+        """Read a window of the file into ``image`` (h, w, C) and ``valid`` (h, w), which must be True."""
         if window.row + window.height > self._end:
             raise RasterioError("nothing can be decoded below the damage")
         part = window.slices
@@ -374,7 +381,7 @@ def read_picture(
         ImageError: As :func:`landcover.io.read_imagery`.
     """
     image, valid = read_imagery(path, max_pixels=max_pixels)
-    if valid is not None or fill == "keep":
+    if (valid is not None and not valid.all()) or fill == "keep":
         return image, valid, []
     height, width = image.shape[:2]
     found = find_fill(lambda window: np.moveaxis(image[window.slices], 2, 0), height, width, height)
@@ -390,7 +397,7 @@ def is_picture(path: Path, georeference: Georeference | None, reading: Reading) 
     Training, evaluation and prediction go by this rule, so that they have the same pixels.
     """
     bands = reading.bands
-    is_rgb = bands is None or (isinstance(bands, ModelBands) and bands.names == RGB)
+    is_rgb = bands is None or (isinstance(bands, BandSelection) and bands.names == RGB)
     is_plain = is_rgb and reading.scaling is None and reading.alpha is None and reading.nodata is None
     suffixes = (PICTURE_SUFFIXES | MASK_SUFFIXES) - RASTER_SUFFIXES
     return georeference is None and is_plain and path.suffix.lower() in suffixes

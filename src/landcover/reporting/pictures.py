@@ -95,7 +95,7 @@ def draw_scenes(evaluation: EvaluationReport, legend: Legend | None, count: int,
         small_truth, small_prediction = shrink(truth, side_px), shrink(prediction, side_px)
         errors = error_colours(small_truth, small_prediction, legend, list(evaluation.iou))
         wrong = (errors == WRONG).all(axis=2).mean()
-        image = shrink(dataset.read_image(item), side_px, Image.Resampling.BOX)
+        image = shrink(dataset.read_image(item)[..., :3], side_px, Image.Resampling.BOX)
         of_map = f"Prediction: {_shares(prediction, legend)}"
         return [
             _picture("Image", image, f"Satellite image {key}", quality=78),

@@ -1,7 +1,7 @@
 """Batches of augmented crops, read ahead by threads while the network computes.
 
 A batch is uint8 until it is on the device: there the colour variation and the normalisation, both of them
-affine in (red, green, blue), are one matrix product for each image (:func:`normalise`).
+affine in the bands, are one matrix product for each image (:func:`normalise`).
 """
 
 import io
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from landcover._typing import Float32Array, UInt8Array
 from landcover.io.readahead import parallel_map
-from landcover.model.preprocessing import Preprocessing, resample_image, resample_mask
+from landcover.model.preprocessing import RGB, Preprocessing, resample_image, resample_mask
 from landcover.training.config import AugmentConfig, TrainConfig
 from landcover.training.data import TrainingData
 from landcover.training.sampler import CropSampler, NeighbourTiles, assemble_crop
@@ -36,9 +36,9 @@ class Batch(NamedTuple):
     """The input of one forward pass; a single crop has the same arrays without the axis N.
 
     Attributes:
-        images: uint8 (N, H, W, 3).
+        images: uint8 (N, H, W, B).
         targets: uint8 (N, H, W): channel of each pixel, or ``IGNORE``.
-        colours: float32 (N, 3, 4): colour matrices for :func:`normalise`.
+        colours: float32 (N, B, B + 1): colour matrices for :func:`normalise`.
         soft: uint8 (N, h, w, C): soft labels in cells of the crops; None without teachers.
     """
 
@@ -156,59 +156,75 @@ def vary_texture(rng: np.random.Generator, image: UInt8Array, side_px: int, prob
 
     Args:
         rng: Draws the changes.
-        image: uint8 (side, side, 3), in pixels of the data.
+        image: uint8 (side, side, B), in pixels of the data; bands after the third are changed alike, each
+            as a grey picture.
         side_px: Side of the crop that the network gets.
         probability: Of each of the three changes: Gaussian blur (sigma up to 1 pixel) or sharpening;
             compression as JPEG of quality 50 to 95, at the pixels of the data; another resampling kernel than
             the network's own.
 
     Returns:
-        uint8 (side, side, 3), or (side_px, side_px, 3) if it was resampled.
+        uint8 (side, side, B), or (side_px, side_px, B) if it was resampled.
     """
     changes = rng.random(3) < probability
     amount, quality, kernel = rng.uniform(-1, 1), int(rng.integers(50, 96)), int(rng.integers(len(_KERNELS)))
-    picture = Image.fromarray(image)
-    if changes[0] and amount > 0:
-        picture = picture.filter(ImageFilter.GaussianBlur(amount))
-    elif changes[0]:
-        picture = picture.filter(ImageFilter.UnsharpMask(radius=1, percent=round(-100 * amount), threshold=0))
-    if changes[1]:
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality)
-        picture = Image.open(file)
-    if changes[2]:
-        picture = picture.resize((side_px, side_px), _KERNELS[kernel])
-    return np.asarray(picture)
+
+    def changed(bands: UInt8Array) -> UInt8Array:
+        picture = Image.fromarray(np.ascontiguousarray(bands))
+        if changes[0] and amount > 0:
+            picture = picture.filter(ImageFilter.GaussianBlur(amount))
+        elif changes[0]:
+            sharpen = ImageFilter.UnsharpMask(radius=1, percent=round(-100 * amount), threshold=0)
+            picture = picture.filter(sharpen)
+        if changes[1]:
+            file = io.BytesIO()
+            picture.save(file, "JPEG", quality=quality)
+            picture = Image.open(file)
+        if changes[2]:
+            picture = picture.resize((side_px, side_px), _KERNELS[kernel])
+        return np.asarray(picture)
+
+    others = [changed(image[..., band])[..., None] for band in range(3, image.shape[2])]
+    return np.concatenate([changed(image[..., :3]), *others], axis=2) if others else changed(image)
 
 
 def draw_colours(
     rng: np.random.Generator, config: AugmentConfig, preprocessing: Preprocessing
 ) -> Float32Array:
-    """Draw a colour variation, combined with the normalisation: float32 (3, 4), for (R, G, B, 1) in 0..255.
+    """Draw a colour variation, combined with the normalisation: float32 (B, B + 1).
 
     In this order: hue (a rotation about the grey axis), saturation (towards or away from grey), contrast
     (towards or away from the mean colour), brightness (a factor), channel gain (a factor for each channel, as
     haze and season change them). Values are not clipped at black and white.
+
+    The matrix is for the B values of a pixel, in 0..255, and 1. Of B bands hue and saturation change those
+    that the preprocessing names red, green and blue, else the first three, and leave the others as they are;
+    contrast, brightness and gain change all.
     """
-    turn, saturation, contrast, brightness, *gains = rng.uniform(-1, 1, 7) * (
+    bands = preprocessing.bands
+    count = len(bands)
+    rgb = [bands.index(name) for name in RGB] if set(RGB) <= set(bands) else [0, 1, 2]
+    turn, saturation, contrast, brightness, *gains = rng.uniform(-1, 1, 4 + count) * (
         2 * np.pi * config.hue,
         config.saturation,
         config.contrast,
         config.brightness,
-        *3 * (config.channel_gain,),
+        *count * (config.channel_gain,),
     )
     mean, std = np.asarray(preprocessing.mean), np.asarray(preprocessing.std)
     # Rodrigues' rotation formula.
     hue = np.cos(turn) * np.eye(3) + np.sin(turn) * _TURN + (1 - np.cos(turn)) * _GREY
     saturate = (1 + saturation) * np.eye(3) - saturation * _GREY
     factors = (1 + brightness) * (1 + np.array(gains))
-    matrix = (1 + contrast) * factors[:, None] * (saturate @ hue) / 255
+    colours = np.eye(count)
+    colours[np.ix_(rgb, rgb)] = saturate @ hue
+    matrix = (1 + contrast) * factors[:, None] * colours / 255
     offset = -contrast * factors * mean
     return np.column_stack((matrix, offset - mean)).astype(np.float32) / std.astype(np.float32)[:, None]
 
 
 def normalise(images: Tensor, colours: Tensor) -> Tensor:
-    """Apply (N, 3, 4) colour matrices to uint8 (N, H, W, 3): float32 (N, 3, H, W), channels last."""
+    """Apply (N, B, B + 1) colour matrices to uint8 (N, H, W, B): float32 (N, B, H, W), channels last."""
     pixels = images.flatten(1, 2).float()
-    mixed = torch.baddbmm(colours[:, None, :, 3], pixels, colours[..., :3].mT)
+    mixed = torch.baddbmm(colours[:, None, :, -1], pixels, colours[..., :-1].mT)
     return mixed.view(images.shape).permute(0, 3, 1, 2)

@@ -108,7 +108,7 @@ class AugmentConfig(Config):
         scale: Smallest and largest magnification, uniform in the logarithm; [1, 1] for none.
         brightness: Largest change of a factor of all channels: 0.2 is 0.8 to 1.2.
         contrast: Largest change of contrast, as a fraction.
-        saturation: Largest change of saturation, as a fraction.
+        saturation: Largest change of saturation, as a fraction; of red, green and blue alone, like hue.
         hue: Largest rotation of the hue, in turns (0.5 reaches the complementary colour).
         channel_gain: Largest change of a factor of each channel, drawn separately.
         texture: Probability of each change of what only the camera and the file format make: blur or
@@ -160,23 +160,31 @@ class InputsConfig(Config):
 
     Attributes:
         data: Data folders or caches, as absolute paths.
+        data_digest: Digest of the images and labels that the run was trained on; others are refused.
         split: The split.
         init: Model that the run started from, as an absolute path or the name of a bundled one; or None.
         data_gsd: Metres per pixel of the data, as passed.
         legend: Legend of the masks, as passed.
         bands: Band numbers, as passed.
         scaling: Scaling of the values, as passed.
+        alpha: Alpha band, as passed.
+        nodata: Value of pixels without imagery, as passed.
+        fill: What to do with undeclared fill, as passed.
         max_off_palette: Largest fraction of off-palette pixels of a mask, as passed.
         command: The command line, for readers; it has no effect.
     """
 
     data: tuple[str, ...] = ()
+    data_digest: str | None = None
     split: str | None = None
     init: str | None = None
     data_gsd: Positive | None = None
     legend: dict[str, Any] | None = None
-    bands: str | None = None
-    scaling: str | None = None
+    bands: str | tuple[int, ...] | None = None
+    scaling: str | tuple[float, float] | None = None
+    alpha: int | Literal["none"] | None = None
+    nodata: float | None = None
+    fill: Literal["nodata", "keep"] | None = None
     max_off_palette: Annotated[float, Field(ge=0, le=1)] | None = None
     command: str | None = None
 

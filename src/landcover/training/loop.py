@@ -289,4 +289,4 @@ def side_by_side(image: UInt8Array, truth: UInt8Array, prediction: UInt8Array, l
     maps = [
         index_to_colours(np.ascontiguousarray(index[::step, ::step]), legend) for index in (truth, prediction)
     ]
-    return np.concatenate((image[::step, ::step], *maps), axis=1)
+    return np.concatenate((image[::step, ::step, :3], *maps), axis=1)

@@ -254,18 +254,19 @@ def assemble_crop(
     """Read a crop from the images that it covers, with functions that read a window of an item.
 
     Returns:
-        The image, uint8 (side, side, 3), and the channels, uint8 (side, side). Pixels that no piece covers,
+        The image, uint8 (side, side, B), and the channels, uint8 (side, side). Pixels that no piece covers,
         or without imagery, are mirrored in the image (as in prediction) and ``IGNORE`` in the channels.
     """
     if len(pieces) == 1 and pieces[0].window[2:] == (side, side):
         item, window, _ = pieces[0]
         image, inside = read_imagery(item, window)
         return image if inside is None else mirrored(image, inside), read_channels(item, window)
-    image = np.zeros((side, side, 3), np.uint8)
+    read = [read_imagery(item, window) for item, window, _ in pieces]
+    image = np.zeros((side, side, read[0][0].shape[2]), np.uint8)
     channels = np.full((side, side), IGNORE, np.uint8)
     valid = np.zeros((side, side), np.bool_)
-    for item, window, target in pieces:
-        image[target], inside = read_imagery(item, window)
+    for (item, window, target), (imagery, inside) in zip(pieces, read, strict=True):
+        image[target] = imagery
         channels[target] = read_channels(item, window)
         valid[target] = True if inside is None else inside
     return mirrored(image, valid), channels

@@ -12,6 +12,7 @@ import torch
 from landcover import __version__
 from landcover.config import dump_yaml
 from landcover.data import Dataset
+from landcover.data.dataset import describe_reading
 from landcover.data.fingerprints import image_set
 from landcover.errors import ModelError, UsageError
 from landcover.evaluation.overlap import overlap_warnings, training_overlap
@@ -159,6 +160,15 @@ def train(
             init=start_digest,
             teachers=[teacher.digest for teacher in teachers],
         )
+        _check_bands(config, loaded.dataset)
+        if config.inputs.data_digest not in (None, loaded.digest):
+            raise UsageError(
+                f"{loaded.dataset.root} has other images or labels in the split {split} than the run of this "
+                "configuration was trained on (inputs.data_digest differs). Restore them, or pass --data to "
+                "train on them as they are."
+            )
+        written = config.inputs.model_copy(update={"data_digest": loaded.digest})
+        config = config.model_copy(update={"inputs": written})
         legend = loaded.dataset.legend
         balance = group.balance if group.size > 1 else None
         criterion = build_loss(config.loss, legend.scored_names, device, balance)
@@ -237,14 +247,31 @@ def train(
         return _train_to_the_end(run, state, resumed=resumed)
 
 
+def _check_bands(config: TrainConfig, dataset: Dataset) -> None:
+    """Refuse data that are read with more or fewer bands than the network takes."""
+    count = config.model.in_channels
+    if dataset.reading.channels != count:
+        raise UsageError(
+            f"{dataset.root} is read with {describe_reading(dataset.reading)}, but the network takes {count} "
+            f"bands. Pass --set model.in_channels={dataset.reading.channels}, or {count} numbers as --bands "
+            "(to landcover prepare, if the data are a cache)."
+        )
+
+
 def _preprocessing(config: TrainConfig, data: TrainingData, start: ModelCard | None) -> Preprocessing:
-    """Return the preprocessing of the model: mean and std of its start, bands and scaling of the data."""
+    """Return the preprocessing of the model: mean and std of its start, bands and scaling of the data.
+
+    Further bands have mean and std of red, green and blue again, like the weights of the first layer.
+    """
     base = start.preprocessing if start else encoder_preprocessing(config.model.encoder, data.model_gsd)
     bands, scaling = data.dataset.reading.bands, data.dataset.reading.scaling
+    count = config.model.in_channels
     names = RGB if bands is None else band_names(data.train[0].image, bands)
     return replace(
         base,
         gsd=data.model_gsd,
+        mean=tuple(base.mean[channel % base.channels] for channel in range(count)),
+        std=tuple(base.std[channel % base.channels] for channel in range(count)),
         bands=names,
         band_indices=(1, 2, 3) if bands is None else tuple(bands),
         scaling=scaling or PLAIN,

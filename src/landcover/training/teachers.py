@@ -80,7 +80,7 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
 
     Raises:
         UsageError: If a teacher's scale differs too much from that of the data.
-        ModelError: If a teacher has other classes.
+        ModelError: If a teacher has other classes, or takes more or fewer bands.
         DataError: If a teacher was trained on held-out images.
     """
     if not teachers:
@@ -92,6 +92,12 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
     held_out = [(item, found) for item, found in pairs if not identical_items([item], [found], trained)]
     items, prints = [item for item, _ in held_out], [found for _, found in held_out]
     for teacher in teachers:
+        bands = teacher.card.preprocessing.bands
+        if len(bands) != data.dataset.reading.channels:
+            raise ModelError(
+                f"The teacher {teacher.path} takes {len(bands)} bands ({', '.join(bands)}); the data are "
+                f"read with {data.dataset.reading.channels}. Expected a model of as many bands."
+            )
         own, its = data.dataset.legend.scored_names, teacher.card.legend.scored_names
         if set(own) != set(its):
             raise ModelError(

@@ -29,8 +29,6 @@ INPUT = "image"
 STANDARDISED = "standardised"
 """Name of an input that the caller has normalised; another name, so that no runtime confuses them."""
 
-_INPUTS = {INPUT: "float32 (?, 3, ?, ?)"}
-
 
 class Runtime(Protocol):
     """A model on a device: uint8 pixels in, probabilities out.
@@ -48,7 +46,7 @@ class Runtime(Protocol):
     """Pixels of the image, along each axis, per value of :meth:`coarse`."""
 
     def probabilities(self, batch: UInt8Array) -> Float32Array:
-        """Classify RGB images, uint8 (N, H, W, 3), at the model's ground sample distance.
+        """Classify images of the card's bands, uint8 (N, H, W, B), at the model's ground sample distance.
 
         Returns:
             float32 (N, C, H, W), contiguous; over C, the scored classes of the card's legend, it sums to one.
@@ -68,6 +66,8 @@ class Runtime(Protocol):
 class CheckedRuntime(ABC):
     """Both methods of a :class:`Runtime` by one, ``_run``, that computes an output of a checked batch."""
 
+    card: ModelCard
+
     def probabilities(self, batch: UInt8Array) -> Float32Array:  # noqa: D102 - as of Runtime
         return self._checked(PROBABILITIES, batch)
 
@@ -75,10 +75,11 @@ class CheckedRuntime(ABC):
         return self._checked(COARSE, batch)
 
     def _checked(self, output: str, batch: UInt8Array) -> Float32Array:
-        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3 or batch.size == 0:
+        bands = self.card.preprocessing.bands
+        if batch.dtype != np.uint8 or batch.shape[3:] != (len(bands),) or batch.size == 0:
             raise UsageError(
-                f"The batch is {batch.dtype} {batch.shape}; expected a batch of RGB images: uint8 "
-                "(N, H, W, 3), each side at least 1. Scale other imagery to 0..255 first."
+                f"The batch is {batch.dtype} {batch.shape}; expected images of {', '.join(bands)}: uint8 "
+                f"(N, H, W, {len(bands)}), each side at least 1. Scale other imagery to 0..255 first."
             )
         return self._run(output, batch)
 
@@ -92,12 +93,15 @@ def signature(dtype: str, shape: Iterable[int | str | None]) -> str:
     return f"{dtype} ({', '.join(str(size) if isinstance(size, int) else '?' for size in shape)})"
 
 
-def check_signatures(path: Path, inputs: Mapping[str, str], outputs: Collection[str]) -> None:
+def check_signatures(
+    path: Path, card: ModelCard, inputs: Mapping[str, str], outputs: Collection[str]
+) -> None:
     """Check an exported model's inputs, by name and :func:`signature`, and the names of its outputs."""
-    if dict(inputs) != _INPUTS or not set(OUTPUTS) <= set(outputs):
+    wanted = {INPUT: signature("float32", (None, card.preprocessing.channels, None, None))}
+    if dict(inputs) != wanted or not set(OUTPUTS) <= set(outputs):
         found, expected = (
             ", ".join(f"{name}: {text}" for name, text in each.items()) or "nothing"
-            for each in (inputs, _INPUTS)
+            for each in (inputs, wanted)
         )
         raise ModelError(
             f"{path} takes {found} and returns {', '.join(outputs) or 'nothing'}; expected {expected} and "

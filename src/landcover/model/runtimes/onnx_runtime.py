@@ -58,13 +58,14 @@ class ONNXRuntime(CheckedRuntime):
         self.device = used_device(device, self._session.get_providers(), providers)
         check_signatures(
             path,
+            self.card,
             {
                 port.name: signature(_DTYPES.get(port.type, port.type), port.shape)
                 for port in self._session.get_inputs()
             },
             [port.name for port in self._session.get_outputs()],
         )
-        blank = np.zeros((1, PROBE_PX, PROBE_PX, 3), np.uint8)
+        blank = np.zeros((1, PROBE_PX, PROBE_PX, self.card.preprocessing.channels), np.uint8)
         self.stride = checked_stride(
             path, self.card, {name: self._run(name, blank).shape for name in OUTPUTS}
         )

@@ -101,7 +101,7 @@ class OpenVINORuntime(CheckedRuntime):
             return
         with self._model_errors():
             probe = self._network.clone()
-            probe.reshape([1, PROBE_PX, PROBE_PX, 3])
+            probe.reshape([1, PROBE_PX, PROBE_PX, self.card.preprocessing.channels])
             shapes = {name: tuple(probe.output(name).get_shape()) for name in OUTPUTS}
         self.stride = checked_stride(path, self.card, shapes)
         if self._cache:
@@ -117,7 +117,7 @@ class OpenVINORuntime(CheckedRuntime):
                 sizes = (None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
                 inputs[port.get_any_name()] = signature(port.get_element_type().to_dtype().name, sizes)
             outputs = [name for port in network.outputs for name in port.get_names()]
-            check_signatures(self._path, inputs, outputs)
+            check_signatures(self._path, self.card, inputs, outputs)
             return taking_pixels(network)
 
     def _run(self, output: str, batch: UInt8Array) -> Float32Array:

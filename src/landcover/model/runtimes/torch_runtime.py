@@ -17,7 +17,7 @@ class TorchRuntime(CheckedRuntime):
     """Run a module that is in memory; it is moved to the device and stays in evaluation mode.
 
     Args:
-        module: Takes normalised float32 (N, 3, H, W), returns logits (N, C, H, W). Coarse logits come from
+        module: Takes normalised float32 (N, B, H, W), returns logits (N, C, H, W). Coarse logits come from
             its method ``logits``, at its ``stride``; without one they are the full ones.
         card: The model's card; its preprocessing, legend and temperature are used.
         device: See :func:`pick_device`.
