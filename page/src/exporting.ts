@@ -113,6 +113,7 @@ export async function toGeoTiff(map: FinishedMap, colours: Colours, model: Model
     LANDCOVER_MODEL_SHA256: model.sha256,
     LANDCOVER_MODEL_GSD: String(model.gsd),
     LANDCOVER_RUNTIME: "onnxruntime-web",
+    LANDCOVER_VIEWS: String(model.views),
   };
   if (model.licence) tags.LANDCOVER_MODEL_LICENCE = model.licence;
   if (map.ood) tags.LANDCOVER_UNLIKE = JSON.stringify(map.ood);

@@ -3,7 +3,8 @@
 
 import type { GeoTIFFImage } from "geotiff";
 import type { Size } from "./engine/resample";
-import type { Box, Numbers } from "./sources";
+import type { Numbers } from "./bands";
+import type { Box } from "./sources";
 
 /** Shorter rows and columns may have one value by chance. */
 const SHORTEST_PX = 16;
@@ -49,20 +50,20 @@ export class Fill {
       const sides = this.lines.map(([side, value, count]) => `${count} at the ${side} (${value})`).join(", ");
       found.push(
         `${name} has rows or columns of one value, which it does not declare as nodata: ${sides}. They become nodata. ` +
-          "To map them, use landcover predict --fill keep.",
+          "To map them, change the settings: Advanced.",
       );
     }
     if (this.corners.length) {
       found.push(
         `${name} has corners of the one value ${this.corners.join(" and ")}, which it does not declare as nodata: they ` +
-          `are mapped as imagery. If they are none, store the file with nodata ${this.corners[0]} or with alpha.`,
+          `are mapped as imagery. If they are not imagery, declare ${this.corners[0]} as the nodata value.`,
       );
     }
     if (this.missing) {
       const { count, high, wide } = this.missing;
       found.push(
         `${name} lacks ${count.toLocaleString("en")} blocks of ${high} x ${wide} pixels (value 0), which were never ` +
-          "written: they become nodata. To map them, use landcover predict --fill keep.",
+          "written: they become nodata. To map them, change the settings: Advanced.",
       );
     }
     return found;

@@ -1,5 +1,5 @@
 // Where a GeoTIFF is and how large its pixels are on the ground.
-// Counterpart of landcover/raster/georeference.py and areas.py for the systems that have closed forms.
+// Counterpart of landcover/raster/georeference.py for the systems that have closed forms.
 
 const RADIUS = 6_378_137;
 const E2 = 0.00669437999014;

@@ -5,6 +5,7 @@ import { byId, download, element, hectares, lengthText, percent, roundLength, sa
 import { NODATA } from "./engine/classmap";
 import { WARN_FRACTION } from "./engine/ood";
 import { fillCard, fillSheet, mapPicture } from "./picture";
+import { isPlainModel } from "./bands";
 import type { Detail, ExportFormat, MapResult, SceneInfo, SieveResult } from "./protocol";
 import {
   addRows,
@@ -31,7 +32,6 @@ const STATES: Record<Scene["state"], string> = {
   waiting: "waiting",
   mapping: "mapping",
   mapped: "mapped",
-  failed: "failed",
 };
 
 const body = document.body;
@@ -59,9 +59,9 @@ const sample = new File([decode("sample-data")], "sample.jpg", { type: "image/jp
 const ready = begin();
 
 async function begin(): Promise<void> {
-  byId("fit").textContent =
-    `The model ${model.name} knows ${model.scored.length} classes: ` +
-    `${model.scored.map((i) => model.classes[i].name).join(", ")}.`;
+  byId("fit").textContent = `Classes of the model ${model.name}: ${model.scored.map((i) => model.classes[i].name).join(", ")}.`;
+  model.bands.forEach((name, i) => (byId(`band-name-${i}`).textContent = name[0].toUpperCase() + name.slice(1)));
+  byId("sample").hidden = !isPlainModel(model);
   fillCard();
   void showSample();
   try {
@@ -105,6 +105,7 @@ async function addScene(file: File, sampleGsd: number | null = null): Promise<vo
   try {
     await ready;
     scene.info = await client.call<SceneInfo>({ do: "open", scene: scene.number, file, gsd: sampleGsd });
+    if (!scenes.includes(scene)) return; // removed meanwhile
     if (scene.info.preview) scene.layer = layerOf(scene.info.preview, scene.info);
     const isComplete = scene.info.gsd !== null && !scene.info.needsScaling;
     scene.state = isComplete ? "waiting" : "setup";
@@ -117,14 +118,19 @@ async function addScene(file: File, sampleGsd: number | null = null): Promise<vo
 }
 
 async function mapScene(scene: Scene): Promise<void> {
-  scene.state = "mapping";
+  scene.state = "waiting";
   scene.result = null;
   refresh();
-  const began = performance.now();
+  let began = performance.now();
   let isFirst = true;
   try {
     const request = { do: "map", scene: scene.number, gsd: scene.enteredGsd } as const;
     scene.result = await client.call<MapResult>(request, [], (share, rows) => {
+      if (scene.state === "waiting") {
+        scene.state = "mapping";
+        began = performance.now();
+        refresh();
+      }
       if (rows) {
         addRows(scene, rows);
         if (current === scene && isFirst) show(scene);
@@ -149,6 +155,7 @@ async function mapScene(scene: Scene): Promise<void> {
 }
 
 function showProgress(scene: Scene, share: number, seconds: number): void {
+  if (!share || byId<HTMLButtonElement>("cancel").disabled) return;
   const left = (seconds / share) * (1 - share);
   byId<HTMLProgressElement>("busy-bar").value = share;
   const time = left > 90 ? `, ${Math.round(left / 60)} min left` : left > 3 ? `, ${Math.round(left)} s left` : "";
@@ -158,19 +165,19 @@ function showProgress(scene: Scene, share: number, seconds: number): void {
 
 function fail(scene: Scene, error: unknown): void {
   if (!scenes.includes(scene)) return;
-  scene.message = error instanceof Error ? error.message : String(error);
+  const message = error instanceof Error ? error.message : String(error);
   // Several files can fail at the same time.
-  say([...new Set([...text("messages").split("\n"), scene.message])].filter(Boolean).slice(-8).join("\n"));
+  say([...new Set([...text("messages").split("\n"), message])].filter(Boolean).slice(-8).join("\n"));
   if (scene.info) {
-    scene.state = needsInput(scene.info) ? "setup" : "failed";
+    scene.state = "setup";
     if (current === scene) pick(scene);
   } else remove(scene);
   refresh();
 }
 
-/** Whether there is anything to enter about a scene. */
-const needsInput = (info: SceneInfo): boolean =>
-  info.gsd === null || info.needsScaling || info.bandNames.length > 3;
+/** Return the other scenes that lack nothing but a scale. */
+const ofUnknownScale = (scene: Scene): Scene[] =>
+  scenes.filter((other) => other !== scene && other.state === "setup" && other.info?.gsd === null && !other.info.needsScaling);
 
 function remove(scene: Scene): void {
   scenes.splice(scenes.indexOf(scene), 1);
@@ -204,19 +211,20 @@ function refresh(): void {
   byId("scenes").hidden = scenes.length === 0;
   byId("zoom").hidden = !current?.info;
   byId("setup").hidden = state !== "setup";
+  setup.offerAll(current?.info?.gsd === null ? ofUnknownScale(current).length : 0);
   byId("result").hidden = state !== "mapped";
   const isBusy = state === "opening" || state === "waiting" || state === "mapping";
   byId("busy").hidden = !isBusy;
   const busy = byId("busy-text");
   if (isBusy && busy.dataset.scene !== `${current!.number}${state}`) {
     busy.dataset.scene = `${current!.number}${state}`;
-    busy.textContent = { opening: "Opening", waiting: "Waiting for the scenes before", mapping: "Mapping" }[state];
+    busy.textContent = { opening: "Opening…", waiting: "Waiting for other scenes…", mapping: "Mapping…" }[state];
     byId<HTMLProgressElement>("busy-bar").removeAttribute("value");
+    byId<HTMLButtonElement>("cancel").disabled = false;
   }
   if (!isBusy) delete busy.dataset.scene;
-  byId("cancel").hidden = state !== "mapping";
+  byId("cancel").hidden = state === "opening";
   byId("stage-note").hidden = !current?.info || current.layer !== null;
-  byId("stage-note").textContent = "No preview of a scene of this size. It appears while it is mapped.";
   showSwipe();
   showList();
   if (current?.result) fillResult(current, current.result);
@@ -318,21 +326,22 @@ function fillResult(scene: Scene, result: MapResult): void {
   const warning = byId("warning");
   warning.hidden = !result.ood || result.ood.share < WARN_FRACTION;
   if (result.ood) {
-    const how = result.ood.reasons.length ? `; ${result.ood.reasons.join(", ")}` : "";
-    warning.textContent =
-      `${scene.name} is out of distribution for this model (${Math.round(100 * result.ood.share)} % of its area${how}). ` +
-      "Check the map before use.";
+    const how = result.ood.reasons.length ? ` (${result.ood.reasons.join(", ")})` : "";
+    const share = Math.round(100 * result.ood.share);
+    warning.replaceChildren(
+      element("b", {}, "Check the map before use. "),
+      `${scene.name} is out of distribution for this model: ${share} % of it differs from the training imagery${how}.`,
+    );
   }
   const missing = info.height * info.width - total;
   byId("facts").textContent = [
-    `${significant(result.gsd, 4)} m per pixel. Mapped in ${result.seconds.toFixed(1)} s by ${model.name}.`,
+    `${significant(result.gsd, 4)} m per pixel. Mapped in ${result.seconds.toFixed(1)} s with ${model.name}.`,
     missing ? `${missing.toLocaleString("en")} pixels without imagery are not mapped.` : "",
     scene.isSample ? "The sample is drawn by a program: it shows how the page works, not how good the model is." : "",
     ...result.notes,
   ]
     .filter(Boolean)
     .join(" ");
-  byId("change").hidden = !needsInput(info);
   document.querySelector<HTMLButtonElement>("[data-export=geojson]")!.disabled = !info.canMakePolygons;
   byId("polygon-note").hidden = info.canMakePolygons;
   showRegion();
@@ -344,24 +353,29 @@ async function submitSetup(): Promise<void> {
   const scene = current;
   if (scene?.state !== "setup" || !scene.info) return;
   say("");
+  const alike = !byId("alike").hidden && byId<HTMLInputElement>("all").checked ? ofUnknownScale(scene) : [];
   if (scene.info.gsd === null) {
     const gsd = setup.gsd();
     if (gsd === null) return;
-    scene.enteredGsd = gsd;
+    for (const one of [scene, ...alike]) one.enteredGsd = gsd;
   }
   view.marks = [];
   setup.stopMeasuring();
   try {
     await configure(scene);
+    for (const other of alike) void mapScene(other);
     await mapScene(scene);
   } catch (error) {
     fail(scene, error);
   }
 }
 
+/** Read the scene as the settings state, if they have changed. */
 async function configure(scene: Scene): Promise<void> {
-  if (!scene.info?.bands.length) return;
-  const info = await client.call<SceneInfo>({ do: "configure", scene: scene.number, ...setup.values(scene) });
+  const options = setup.values(scene);
+  if (JSON.stringify(options) === JSON.stringify(scene.options)) return;
+  const info = await client.call<SceneInfo>({ do: "configure", scene: scene.number, options });
+  scene.options = options;
   scene.info = info;
   if (info.preview) scene.layer = layerOf(info.preview, info);
 }
@@ -391,8 +405,8 @@ function showRegion(): void {
   const pixels = regionPixels(Number(slider.value));
   const area = pixels * (current?.result?.gsd ?? 0) ** 2;
   const size = area >= 10_000 ? `${(area / 10_000).toFixed(1)} ha` : `${significant(area, 3)} m²`;
-  byId("region-value").textContent = pixels <= 1 ? "all" : `${pixels} px (${size})`;
-  slider.setAttribute("aria-valuetext", pixels <= 1 ? "all regions" : `${pixels} pixels, ${size}`);
+  byId("region-value").textContent = pixels <= 1 ? "off" : `under ${pixels} px (${size})`;
+  slider.setAttribute("aria-valuetext", pixels <= 1 ? "off" : `under ${pixels} pixels, ${size}`);
 }
 
 let isSieving = false;
@@ -512,7 +526,12 @@ files.onchange = () => {
 byId("sample").onclick = () => void addScene(sample, SAMPLE_GSD);
 for (const id of ["about", "terms"]) byId(id).onclick = () => byId<HTMLDialogElement>("card").showModal();
 byId("dismiss").onclick = () => say("");
-byId("cancel").onclick = () => current && client.cancel(current.number);
+byId("cancel").onclick = () => {
+  if (!current) return;
+  client.cancel(current.number);
+  byId("busy-text").textContent = "Cancelling…";
+  byId<HTMLButtonElement>("cancel").disabled = true;
+};
 byId("setup-form").onsubmit = (event) => {
   event.preventDefault();
   void submitSetup();
@@ -522,6 +541,7 @@ byId("change").onclick = () => {
   current.state = "setup";
   pick(current);
   byId("setup").scrollIntoView({ block: "nearest" });
+  byId("setup").focus();
 };
 byId("opacity").oninput = () => {
   const { value } = byId<HTMLInputElement>("opacity");

@@ -81,7 +81,7 @@ export function fillCard(): void {
   entry("About", model.about);
   entry("Classes", model.scored.map((i) => model.classes[i].name).join(", "));
   entry("Scale", `${model.gsd} m per pixel; other imagery is resampled`);
-  for (const score of model.scores) entry(score.text, score.value);
+  for (const score of model.scores) entry("Mean IoU", score);
   entry("Licence", model.licence);
   entry("Licence text", model.licence_url);
   entry("SHA-256", element("code", {}, model.sha256));

@@ -1,6 +1,7 @@
-// What the page and its worker say to each other.
+// Messages between the page and its worker.
 
 import type { OodReport, Profile } from "./engine/ood";
+import type { Box } from "./sources";
 
 export interface ModelInfo {
   name: string;
@@ -8,6 +9,13 @@ export interface ModelInfo {
   version: string;
   gsd: number;
   mean: number[];
+  /** Names of the input's bands, and where they usually are in a file, from 1; null: red, green and blue. */
+  bands: string[];
+  band_indices: number[] | null;
+  /** Values that become 0 and 255; null: imagery of 8 bits. */
+  scaling: [number, number] | "percentile" | null;
+  /** Views of each window whose probabilities are averaged. */
+  views: number;
   window_px: number;
   overlap_px: number;
   classes: { name: string; colour: [number, number, number] }[];
@@ -19,7 +27,7 @@ export interface ModelInfo {
   licence_url: string;
   terms: string;
   about: string;
-  scores: { text: string; value: string }[];
+  scores: string[];
   profile: Profile | null;
 }
 
@@ -83,10 +91,16 @@ export interface SieveResult {
   counts: ClassCount[];
 }
 
-/** Numbers of three bands from 1, and the values that become 0 and 255; null: as the file states. */
+/** How a file is read, as by the options of `predict`; null: as the file states. */
 export interface ReadOptions {
+  /** Numbers of three bands, from 1. */
   bands: number[] | null;
+  /** Values that become 0 and 255. */
   scaling: [number, number] | "percentile" | null;
+  /** Value of pixels without imagery. */
+  nodata: number | null;
+  alpha: number | "none" | null;
+  fill: "nodata" | "keep";
 }
 
 export type ExportFormat = "png" | "tif" | "csv" | "geojson" | "qml";
@@ -94,9 +108,9 @@ export type ExportFormat = "png" | "tif" | "csv" | "geojson" | "qml";
 export type Request =
   | { do: "start"; wasm: ArrayBuffer; model: ArrayBuffer; info: ModelInfo; threads: number }
   | { do: "open"; scene: number; file: File; gsd: number | null }
-  | ({ do: "configure"; scene: number } & ReadOptions)
+  | { do: "configure"; scene: number; options: ReadOptions }
   | { do: "map"; scene: number; gsd: number | null }
-  | { do: "detail"; scene: number; box: [number, number, number, number]; step: number }
+  | { do: "detail"; scene: number; box: Box; step: number }
   | { do: "sieve"; scene: number; minPixels: number }
   | { do: "export"; scene: number; format: ExportFormat; colours: [number, number, number][] }
   | { do: "close"; scene: number };

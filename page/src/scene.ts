@@ -2,7 +2,7 @@
 
 import { text } from "./dom";
 import { NODATA } from "./engine/classmap";
-import type { Detail, MapResult, MapRows, ModelInfo, Picture, SceneInfo } from "./protocol";
+import type { Detail, MapResult, MapRows, ModelInfo, Picture, ReadOptions, SceneInfo } from "./protocol";
 import { blank, toCanvas, type Layer, type Point } from "./view";
 
 /** Okabe and Ito's colours, told apart with any common colour vision. */
@@ -23,10 +23,10 @@ export interface Scene {
   number: number;
   name: string;
   file: File;
-  state: "opening" | "setup" | "waiting" | "mapping" | "mapped" | "failed";
-  message: string;
+  state: "opening" | "setup" | "waiting" | "mapping" | "mapped";
   info: SceneInfo | null;
   enteredGsd: number | null;
+  options: ReadOptions;
   /** Drawn by a program. */
   isSample: boolean;
   layer: Layer | null;
@@ -42,9 +42,9 @@ export function newScene(number: number, file: File, isSample: boolean): Scene {
     name: file.name || "pasted image",
     file,
     state: "opening",
-    message: "",
     info: null,
     enteredGsd: null,
+    options: { bands: null, scaling: null, nodata: null, alpha: null, fill: "nodata" },
     isSample,
     layer: null,
     result: null,

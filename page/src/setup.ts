@@ -1,4 +1,4 @@
-// Scale, bands and values of a scene, where its file does not state them.
+// The settings of a scene: scale, bands and values, where its file does not state them, and what marks nodata.
 
 import { byId, element, say, significant } from "./dom";
 import type { ReadOptions } from "./protocol";
@@ -27,16 +27,24 @@ export class Setup {
         byId<HTMLInputElement>("gsd").value = significant(metres / this.length, 4);
       }
     };
-    for (const id of ["band-0", "band-1", "band-2", "low", "high"]) byId(id).onchange = onValues;
+    for (const id of ["band-0", "band-1", "band-2", "low", "high", "nodata", "alpha", "keep"]) byId(id).onchange = onValues;
     byId("scaling").onchange = () => {
       byId("range").hidden = byId<HTMLSelectElement>("scaling").value !== "range";
       onValues();
     };
   }
 
-  fill({ info, enteredGsd }: Scene): void {
+  /** Offer to use the scale for other scenes too, of which so many lack one. */
+  offerAll(count: number): void {
+    byId("alike").hidden = !count;
+    byId("alike").lastChild!.textContent = ` Also for the ${count > 1 ? `${count} other images` : "other image"} of unknown scale`;
+  }
+
+  /** Show what is known of a scene, and ask for the rest. */
+  fill({ info, enteredGsd, options }: Scene): void {
     if (!info) return;
     this.stopMeasuring();
+    const isScene = info.bands.length > 0;
     byId("length-label").hidden = true;
     byId("scale-fields").hidden = info.gsd !== null;
     byId("value-fields").hidden = !info.needsScaling && info.bandNames.length <= 3;
@@ -45,16 +53,25 @@ export class Setup {
     byId("scale-note").textContent = info.suggestedGsd
       ? `The file states ${significant(info.suggestedGsd, 4)} units per pixel in a coordinate system that this page ` +
         "cannot check. If they are metres on the ground, keep that."
-      : "The image does not state its scale. The map depends on it.";
+      : "The file does not state its scale, and the map depends on it.";
     const gsd = enteredGsd ?? info.suggestedGsd;
     byId<HTMLInputElement>("gsd").value = gsd ? significant(gsd, 6) : "";
     byId("measure").hidden = !info.preview;
-    info.bands.forEach((chosen, i) => {
-      const options = info.bandNames.map((name, n) =>
+    const bandOptions = (chosen: number | null): HTMLOptionElement[] =>
+      info.bandNames.map((name, n) =>
         element("option", { value: String(n + 1), selected: n + 1 === chosen }, name ? `${n + 1} (${name})` : `${n + 1}`),
       );
-      byId(`band-${i}`).replaceChildren(...options);
-    });
+    info.bands.forEach((chosen, i) => byId(`band-${i}`).replaceChildren(...bandOptions(chosen)));
+    const { nodata, alpha, fill } = options;
+    byId("mask-fields").hidden = !isScene;
+    byId<HTMLInputElement>("nodata").value = nodata === null ? "" : String(nodata);
+    byId("alpha").replaceChildren(
+      element("option", { value: "" }, "As in the file"),
+      element("option", { value: "none", selected: alpha === "none" }, "None"),
+      ...bandOptions(typeof alpha === "number" ? alpha : null),
+    );
+    byId<HTMLInputElement>("keep").checked = fill === "keep";
+    byId<HTMLDetailsElement>("advanced").open = nodata !== null || alpha !== null || fill === "keep";
   }
 
   /** Return the scale that was entered; null, with a message, if it is not valid. */
@@ -66,13 +83,18 @@ export class Setup {
     return null;
   }
 
-  /** Return the bands and values that were chosen. */
+  /** Return how the scene is to be read. */
   values({ info }: Scene): ReadOptions {
-    const number = (id: string): number => Number(byId<HTMLInputElement>(id).value);
-    const isPercentile = byId<HTMLSelectElement>("scaling").value === "percentile";
+    const value = (id: string): string => byId<HTMLInputElement>(id).value;
+    const isScene = info!.bands.length > 0;
+    const alpha = isScene ? value("alpha") : "";
+    const scaling = value("scaling") === "percentile" ? "percentile" : ([Number(value("low")), Number(value("high"))] as const);
     return {
-      bands: info!.bands.length ? ["band-0", "band-1", "band-2"].map(number) : null,
-      scaling: !info!.needsScaling ? null : isPercentile ? "percentile" : [number("low"), number("high")],
+      bands: isScene ? ["band-0", "band-1", "band-2"].map((id) => Number(value(id))) : null,
+      scaling: info!.needsScaling ? (scaling as ReadOptions["scaling"]) : null,
+      nodata: isScene && value("nodata") ? Number(value("nodata")) : null,
+      alpha: alpha === "none" ? "none" : alpha ? Number(alpha) : null,
+      fill: byId<HTMLInputElement>("keep").checked ? "keep" : "nodata",
     };
   }
 
@@ -102,7 +124,7 @@ export class Setup {
     this.isMeasuring = true;
     this.view.marks = [];
     byId("canvas").classList.add("measuring");
-    byId("hint").textContent = "Click the two ends of something whose length you know, such as a sports field.";
+    byId("hint").textContent = "Select the two ends of something whose length you know, such as a sports field.";
     byId("canvas").focus();
     this.view.draw();
   }

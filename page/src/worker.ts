@@ -19,7 +19,9 @@ import type {
   SceneInfo,
   SieveResult,
 } from "./protocol";
-import { openFile, Overview, stepTo, type OpenedFile } from "./sources";
+import { isTiff, openScene } from "./geotiff";
+import { openPicture } from "./pictures";
+import { Overview, stepTo, type OpenedFile } from "./sources";
 
 const OVERVIEW_PX = 2560;
 const PREVIEW_PX = 2048;
@@ -87,7 +89,9 @@ function describe({ opened }: Scene, preview: Picture | null): SceneInfo {
 }
 
 async function open(message: Extract<Message, { do: "open" }>): Promise<SceneInfo> {
-  const opened = await openFile(message.file);
+  const { file } = message;
+  if (file.size === 0) throw new UserError(`${file.name} is empty.`);
+  const opened = await ((await isTiff(file)) ? openScene(file, model) : openPicture(file, model));
   if (message.gsd !== null) opened.scale = { gsd: message.gsd, sides: [message.gsd, message.gsd] };
   const scene: Scene = {
     opened,
@@ -109,7 +113,7 @@ async function open(message: Extract<Message, { do: "open" }>): Promise<SceneInf
 
 async function configure(message: Extract<Message, { do: "configure" }>): Promise<SceneInfo> {
   const scene = get(message.scene);
-  await scene.opened.configure({ bands: message.bands, scaling: message.scaling });
+  await scene.opened.configure(message.options);
   return describe(scene, await scene.opened.preview(PREVIEW_PX));
 }
 
@@ -121,6 +125,8 @@ function get(number: number): Scene {
 
 async function map(message: Extract<Message, { do: "map" }>): Promise<MapResult> {
   const scene = get(message.scene);
+  if (cancelled.has(message.scene)) throw new Cancelled();
+  post({ id: message.id, progress: 0 });
   const { source } = scene.opened;
   const { height, width } = source;
   const own = message.gsd;
@@ -138,7 +144,6 @@ async function map(message: Extract<Message, { do: "map" }>): Promise<MapResult>
   const classes = new ClassMap(height, width);
   const { stride: perCell } = grid;
   let progress = 0;
-  cancelled.delete(message.scene);
   for await (const block of rowBlocks(network, source, grid, model, {
     onStrip: (from, _, strip) => overview.add(from, strip, width),
     onWindowRow: (row, number) => {
@@ -329,6 +334,7 @@ if (!self.name.startsWith("em-pthread")) {
       return;
     }
     if (data.do === "close") cancelled.add(data.scene);
+    if (data.do === "map") cancelled.delete(data.scene);
     const run = async (): Promise<void> => {
       try {
         post({ id: data.id, ok: true, value: await answer(data) });

@@ -1,9 +1,10 @@
-// From a scene to its classes, in row blocks. Counterpart of landcover/inference/engine.py and upsampling.py.
+// From a scene to its classes, in row blocks. Counterpart of landcover/inference/engine.py and grid.py.
 
 import { NODATA } from "./classmap";
 import { mirrored } from "./filling";
-import { blockRows, finalCells, UserError, type Axis, type Grid } from "./grid";
+import { axis, blockRows, finalCells, UserError, type Axis, type Grid } from "./grid";
 import { windowRows, type Source, type Strip, type WindowRow } from "./reading";
+import { resampleRows } from "./resample";
 
 const MINIMUM_PX = 32;
 
@@ -35,7 +36,7 @@ export async function* rowBlocks(
   network: Network,
   source: Source,
   grid: Grid,
-  model: { mean: readonly number[]; scored: number[] },
+  model: { mean: readonly number[]; scored: number[]; views: number },
   hooks: Hooks = {},
 ): AsyncGenerator<RowBlock> {
   const classes = model.scored.length;
@@ -61,7 +62,8 @@ export async function* rowBlocks(
     for (const [n, col] of grid.cols.entries()) {
       if (hooks.isCancelled?.()) throw new Cancelled();
       if (row.seen[n]) {
-        const answer = await runWindow(network, row, col.start * grid.stride, col.length * grid.stride, grid.stride);
+        const window = windowImage(row, col.start * grid.stride, col.length * grid.stride);
+        const answer = await classify(network, window, row.height, col.length * grid.stride, grid.stride, model.views);
         for (let k = 0; k < classes; k++) {
           for (let y = 0; y < span.length; y++) {
             const target = (k * rows + span.start - top + y) * width + col.start;
@@ -125,22 +127,88 @@ function cut(
   return part;
 }
 
-async function runWindow(
-  network: Network,
-  row: WindowRow,
-  left: number,
-  width: number,
-  stride: number,
-): Promise<Float32Array> {
+/** Return the RGB bytes of a window, with imagery mirrored into places without. */
+function windowImage(row: WindowRow, left: number, width: number): Uint8Array {
   const { height } = row;
-  let image = new Uint8Array(height * width * 3);
-  let whole: Uint8Array | null = row.whole && new Uint8Array(height * width);
+  const image = new Uint8Array(height * width * 3);
+  const whole = row.whole && new Uint8Array(height * width);
   for (let y = 0; y < height; y++) {
     const from = y * row.width + left;
     image.set(row.image.subarray(from * 3, (from + width) * 3), y * width * 3);
     whole?.set(row.whole!.subarray(from, from + width), y * width);
   }
-  if (whole) image = new Uint8Array(mirrored(image, whole, height, width));
+  return whole ? mirrored(image, whole, height, width) : image;
+}
+
+/**
+ * Return the mean of the probabilities of some views of an image, float32 (classes, rows, columns) on the logit grid.
+ *
+ * @param views 1: the image; 2: also enlarged 1.35 times; 3: also mirrored from left to right.
+ */
+export async function classify(
+  network: Network,
+  image: Uint8Array,
+  height: number,
+  width: number,
+  stride: number,
+  views: number,
+): Promise<Float32Array> {
+  const mean = await run(network, image, height, width, stride);
+  const add = (answer: Float32Array): void => answer.forEach((value, i) => (mean[i] += value));
+  const [rows, cols] = [height / stride, width / stride];
+  if (views === 3) add(flipped(await run(network, flipped(image, width, 3), height, width, stride), cols, 1));
+  if (views > 1) {
+    // A side of n cells becomes one of 1.35 n, rounded, so that both grids cover the same ground.
+    const [down, across] = [rows, cols].map((n) => Math.floor((27 * n + 10) / 20));
+    const size = { height: down * stride, width: across * stride };
+    const larger = resampleRows(image, 0, 0, size.height, { height, width }, size);
+    const answer = await run(network, larger, size.height, size.width, stride);
+    add(upsample(answer, down, across, axis(rows, down, down / rows), axis(cols, across, across / cols)));
+    for (let i = 0; i < mean.length; i++) mean[i] /= views;
+  }
+  return mean;
+}
+
+/** Return lines of `width` pixels, of some values each, from right to left. */
+function flipped<T extends Uint8Array | Float32Array>(lines: T, width: number, bands: number): T {
+  const out = lines.slice() as T;
+  for (let at = 0; at < lines.length; at += bands) {
+    const col = (at / bands) % width;
+    for (let band = 0; band < bands; band++) out[at + band] = lines[at + (width - 1 - 2 * col) * bands + band];
+  }
+  return out;
+}
+
+/** Interpolate (classes, rows, columns) bilinearly at positions between rows and columns. */
+function upsample(values: Float32Array, rows: number, cols: number, down: Axis, across: Axis): Float32Array {
+  const classes = values.length / rows / cols;
+  const out = new Float32Array(classes * down.low.length * across.low.length);
+  const tall = new Float32Array(cols);
+  const [below, beside] = [rows > 1 ? cols : 0, cols > 1 ? 1 : 0];
+  let at = 0;
+  for (let k = 0; k < classes; k++) {
+    down.low.forEach((row, y) => {
+      const from = (k * rows + row) * cols;
+      for (let x = 0; x < cols; x++) {
+        const low = values[from + x];
+        tall[x] = low + Math.fround(Math.fround(values[from + below + x] - low) * down.weight[y]);
+      }
+      across.low.forEach((col, x) => {
+        out[at++] = tall[col] + Math.fround(Math.fround(tall[col + beside] - tall[col]) * across.weight[x]);
+      });
+    });
+  }
+  return out;
+}
+
+/** Run the network on RGB bytes: probabilities (classes, rows, columns) on the logit grid, in an array of their own. */
+async function run(
+  network: Network,
+  image: Uint8Array,
+  height: number,
+  width: number,
+  stride: number,
+): Promise<Float32Array> {
   // A network accepts no smaller image: mirror outwards, then drop what was added.
   const high = Math.max(height, MINIMUM_PX);
   const wide = Math.max(width, MINIMUM_PX);
@@ -162,15 +230,15 @@ async function runWindow(
       throw new UserError("The model returned NaN or infinite values: its file is corrupt. Export it again.");
     }
   }
-  const [cellRows, cellCols] = [height / stride, width / stride];
   if (high === height && wide === width) return answer;
+  const [rows, cols] = [height / stride, width / stride];
   const [gotRows, gotCols] = [Math.ceil(high / stride), Math.ceil(wide / stride)];
   const classes = answer.length / gotRows / gotCols;
-  const part = new Float32Array(classes * cellRows * cellCols);
+  const part = new Float32Array(classes * rows * cols);
   for (let k = 0; k < classes; k++) {
-    for (let y = 0; y < cellRows; y++) {
+    for (let y = 0; y < rows; y++) {
       const from = (k * gotRows + y) * gotCols;
-      part.set(answer.subarray(from, from + cellCols), (k * cellRows + y) * cellCols);
+      part.set(answer.subarray(from, from + cols), (k * rows + y) * cols);
     }
   }
   return part;

@@ -1,4 +1,4 @@
-// Imagery mirrored into places without imagery. Counterpart of landcover/model/filling.py.
+// Imagery mirrored into places without imagery. Counterpart of landcover/model/preprocessing.py.
 
 const FAR = 1 << 28;
 const TOUCH = 1e-6;

@@ -29,6 +29,9 @@ FOLDER = Path(__file__).parent
 RUNTIME = FOLDER / "runtime.json"
 """Package, version, licence and SHA-256 of the runtime (``ort-wasm-simd-threaded.wasm.gz``)."""
 
+VIEWS = (1, 2, 3)
+"""Numbers of views that the page averages, by ``classify`` of page/src/engine/engine.ts."""
+
 _SAMPLE_SEED, _SAMPLE_PX = 7, 1536
 _HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
@@ -64,10 +67,10 @@ def build_page(model: str | Path = "starter") -> str:
             f"{file} is not an exported model. The page needs .onnx: run landcover export first."
         )
     card = open_model(file).card  # refuses what would fail in the browser
-    if card.views != 1:
+    if card.views not in VIEWS:
         raise ModelError(
-            f"The card of {file} sets {card.views} views, and the page computes one. Export the model with "
-            "--views 1, and its temperature fitted for one view."
+            f"The card of {file} sets {card.views} views, and the page computes {', '.join(map(str, VIEWS))}. "
+            "Export the model with another --views, and its temperature fitted for that."
         )
     if card.preprocessing.channels != 3:
         raise ModelError(
@@ -165,6 +168,7 @@ def _model_info(file: Path, card: ModelCard, weights: bytes) -> dict[str, Any]:
     """Return what the page needs to know of a model; the type ``ModelInfo`` in page/src/protocol.ts."""
     bundled = next((model for model in SHIPPED if model.path == file), None)
     preprocessing = card.preprocessing
+    bands, scaling = preprocessing.reading
     runtime = json.loads(_built("runtime.json"))
     terms = "The model has the terms that its card states."
     if bundled:
@@ -178,6 +182,10 @@ def _model_info(file: Path, card: ModelCard, weights: bytes) -> dict[str, Any]:
         "version": __version__,
         "gsd": preprocessing.gsd,
         "mean": preprocessing.mean,
+        "bands": preprocessing.bands,
+        "band_indices": bands,
+        "scaling": scaling,
+        "views": card.views,
         "window_px": card.window_px,
         "overlap_px": card.overlap_px,
         "classes": [{"name": entry.name, "colour": entry.colour} for entry in card.legend.classes],
@@ -189,7 +197,8 @@ def _model_info(file: Path, card: ModelCard, weights: bytes) -> dict[str, Any]:
         f"({runtime['licence']}), geotiff (MIT), d3-zoom (ISC). Full texts: NOTICE of landcover.\n\n{terms}",
         "about": bundled.about if bundled else "",
         "scores": [
-            {"text": f"mIoU on {score.get('split', 'unknown')}", "value": f"{100 * score['miou']:.1f} %"}
+            f"{100 * score['miou']:.1f} % on {score.get('split', 'an unknown split')}"
+            + (f" ({score['note'].split(';')[0]})" if score.get("note") else "")
             for score in card.scores
             if isinstance(score.get("miou"), int | float)
         ],
