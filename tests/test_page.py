@@ -11,6 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -259,7 +260,7 @@ def described(dtype, names, **tags):
     """Return what writes a file of near infrared, blue, green and red, with descriptions or tags."""
 
     def make(path):
-        bands = scene_pixels(23)[..., [1, 2, 1, 0]].astype(dtype)
+        bands = scene_pixels(23)[..., [1, 2, 1, 0]].astype(dtype) * (11 if dtype == "uint16" else 1)
         write_tiff(path, bands, 1.1, nodata=0, photometric="minisblack", alpha="no")
         with rasterio.open(path, "r+") as file:
             for band, name in enumerate(names, 1):
@@ -384,6 +385,34 @@ def test_a_format_is_read_as_predict_reads_it(empty, model, name, tmp_path):
 
 
 @pytest.mark.browser
+def test_a_model_of_other_bands_and_values_reads_its_own(browser, tmp_path):
+    card = make_card(window_px=512, overlap_px=128)
+    preprocessing = replace(
+        card.preprocessing, bands=("nir", "red", "green"), band_indices=(1, 4, 3), scaling=(100.0, 2500.0)
+    )
+    card = card.model_copy(update={"preprocessing": preprocessing})
+    own_model = save_exported(tmp_path / "own.onnx", card)
+    file = described("uint16", ())(tmp_path / "deep.tif")
+    with browser.new_page() as page:
+        page.set_default_timeout(240_000)
+        page.goto(write_page(tmp_path / "own.html", own_model).as_uri())
+        page.wait_for_selector("body[data-ready=true]")
+        assert page.is_hidden("#sample")
+        page.set_input_files("#files", str(png(tmp_path)))
+        page.wait_for_selector("#messages:not(:empty)")
+        assert "nir, red, green" in page.text_content("#messages")
+        map_in_browser(page, file)
+        with rasterio.open(save(page, "tif", tmp_path / "map.tif")) as made:
+            index = made.read(1)
+    lc.predict([file], own_model, tmp_path / "out", lc.PredictOptions(map_format="tif"))
+    with rasterio.open(tmp_path / "out" / "deep_mask.tif") as made:
+        reference = made.read(1)
+    assert np.array_equal(index == NODATA, reference == NODATA)
+    assert len(np.unique(reference)) > 2
+    assert np.mean(index == reference) >= 0.999
+
+
+@pytest.mark.browser
 def test_firefox_makes_the_same_map(page_file, model, tmp_path):
     firefox = shutil.which("firefox-esr") or shutil.which("firefox")
     if not (firefox and shutil.which("node") and (SOURCES / "node_modules" / "puppeteer-core").is_dir()):
@@ -442,6 +471,7 @@ def test_a_served_page_maps_with_threads(browser, page_file, tmp_path):
     threading.Thread(target=serve_page, args=(content, ready), daemon=True).start()
     assert started.wait(10)
     with browser.new_page() as page:
+        page.set_default_timeout(240_000)
         page.goto(addresses[0])
         page.wait_for_selector("body[data-ready=true]")
         assert page.evaluate("crossOriginIsolated")
@@ -454,7 +484,7 @@ def test_small_regions_and_areas_are_those_of_the_library(empty, tmp_path):
     with rasterio.open(save(empty, "tif", tmp_path / "raw.tif")) as file:
         raw = file.read(1)
     empty.fill("#region", "14")
-    (pixels,) = re.findall(r"^(\d+) px", empty.text_content("#region-value"))
+    (pixels,) = re.findall(r"^under (\d+) px", empty.text_content("#region-value"))
     expected = remove_small_regions(raw, int(pixels))
     assert (expected != raw).any()
     empty.wait_for_timeout(500)
@@ -697,6 +727,7 @@ def test_every_state_is_accessible(browser, page_file, scheme, tmp_path):
         pytest.skip("axe-core is not installed (cd page; npm ci)")
     context = browser.new_context(bypass_csp=True, color_scheme=scheme)  # for the checker alone
     page = context.new_page()
+    page.set_default_timeout(240_000)
     page.goto(page_file.as_uri())
     page.wait_for_selector("body[data-ready=true]")
 
