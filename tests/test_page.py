@@ -385,12 +385,12 @@ def test_a_format_is_read_as_predict_reads_it(empty, model, name, tmp_path):
 
 
 @pytest.mark.browser
-def test_a_model_of_other_bands_and_values_reads_its_own(browser, tmp_path):
+def test_a_model_of_other_bands_values_and_views_has_its_own_map(browser, tmp_path):
     card = make_card(window_px=512, overlap_px=128)
     preprocessing = replace(
         card.preprocessing, bands=("nir", "red", "green"), band_indices=(1, 4, 3), scaling=(100.0, 2500.0)
     )
-    card = card.model_copy(update={"preprocessing": preprocessing})
+    card = card.model_copy(update={"preprocessing": preprocessing, "views": 3})
     own_model = save_exported(tmp_path / "own.onnx", card)
     file = described("uint16", ())(tmp_path / "deep.tif")
     with browser.new_page() as page:
@@ -795,6 +795,9 @@ def test_hostile_text_of_a_card_cannot_end_its_element(tmp_path):
 def test_only_an_exported_model_makes_a_page_and_no_file_is_replaced(page_file, model):
     with pytest.raises(ModelError, match="landcover export"):
         build_page("starter-weights")
+    card = make_card().model_copy(update={"views": 8})
+    with pytest.raises(ModelError, match="8 views"):
+        build_page(save_exported(page_file.with_name("eight.onnx"), card))
     with pytest.raises(OutputError, match=re.escape(str(page_file))):
         write_page(page_file, model)
 
