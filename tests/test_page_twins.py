@@ -21,7 +21,7 @@ from landcover.inference.grid import axis, upsample
 from landcover.legend import NODATA
 from landcover.model.card import read_card, resolve_model
 from landcover.model.preprocessing import mirrored, resample_image, resample_valid
-from landcover.ood import ood_stats
+from landcover.ood.profile import ood_stats
 from landcover.postprocess.sieve import remove_small_regions
 from landcover.raster.bands import choose_bands, percentile_range, to_bytes
 from landcover.raster.georeference import Georeference, ground_sides, pixel_size, row_areas

@@ -69,7 +69,7 @@ def build_page(model: str | Path = "starter") -> str:
     card = open_model(file).card  # refuses what would fail in the browser
     if card.views not in VIEWS:
         raise ModelError(
-            f"The card of {file} sets {card.views} views, and the page computes {', '.join(map(str, VIEWS))}. "
+            f"The card of {file} sets {card.views} views; the page computes {', '.join(map(str, VIEWS))}. "
             "Export the model with another --views, and its temperature fitted for that."
         )
     if card.preprocessing.channels != 3:
