@@ -25,7 +25,7 @@ from landcover.ood.profile import ood_stats
 from landcover.postprocess.sieve import remove_small_regions
 from landcover.raster.bands import choose_bands, percentile_range, to_bytes
 from landcover.raster.georeference import Georeference, ground_sides, pixel_size, row_areas
-from landcover.values import ModelBands
+from landcover.values import BandSelection
 from landcover.windows import spans
 
 SOURCES = Path(__file__).parents[1] / "page"
@@ -179,7 +179,7 @@ DESCRIBED = [
 @pytest.mark.parametrize("model_bands", [None, ("nir", "red", "green")])
 def test_bands_are_chosen_as_in_python(model_bands, tmp_path):
     calls, expected, known = [], [], []
-    usual = model_bands and ModelBands.of((4, 3, 2), model_bands)
+    usual = model_bands and BandSelection.of_model((4, 3, 2), model_bands)
     model = {"bands": model_bands or ("red", "green", "blue"), "band_indices": usual}
     cases = [(names, None, {}) for names in DESCRIBED]
     cases += [(("nir", "red", "x", "green"), None, {}), (("",) * 4, (5, 4, 3, 0), {})]

@@ -73,6 +73,8 @@ export function chooseBands(
   const { descriptions, kinds } = texts;
   const count = kinds.length;
   const listed = (bands: number[]): string => `bands ${bands.map((band) => band + 1).join(", ")}`;
+  const described = descriptions.filter((text) => text && !NO_NAME.test(text.trim()));
+  const shown = described.slice(0, MAX_SHOWN).map((text) => text.slice(0, MAX_CHARACTERS)).join(", ");
   const named = namedBands(texts, model.bands);
   if (named) {
     const red = descriptions[named[0]].toLowerCase();
@@ -86,10 +88,13 @@ export function chooseBands(
   }
   if (model.band_indices) {
     const usual = model.band_indices.map((band) => band - 1);
-    if (usual.every((band) => band < count)) return [usual, null];
-    throw new UserError(
-      `${name} has ${count} bands; the model expects ${model.bands.join(", ")} in bands ${model.band_indices.join(", ")}.`,
-    );
+    const names = model.bands.join(", ");
+    if (!usual.every((band) => band < count)) {
+      throw new UserError(`${name} has ${count} bands; the model expects ${names} in ${listed(usual)}.`);
+    }
+    const isOther = described.length && !model.bands.some((band) => NO_NAME.test(band));
+    const note = `${name} has bands named ${shown}, not ${names} as the model; ${listed(usual)} are used by number. `;
+    return [usual, isOther ? `${note}If that is wrong, change the bands.` : null];
   }
   const plain = kinds.flatMap((kind, band) => (kind === "alpha" ? [] : [band]));
   if (!plain.length) throw new UserError(`${name} has nothing but an alpha band; expected RGB or grey.`);
@@ -98,11 +103,9 @@ export function chooseBands(
     return [[plain[0], plain[0], plain[0]], plain.length === 2 ? note : null];
   }
   const chosen = plain.slice(0, 3);
-  const described = descriptions.filter((text) => text && !NO_NAME.test(text.trim()));
   const used = `${listed(chosen)} are used as red, green and blue. If that is wrong, change the bands.`;
   if (described.length) {
-    const shown = described.slice(0, MAX_SHOWN).map((text) => text.slice(0, MAX_CHARACTERS));
-    return [chosen, `${name} does not state which of its bands ${shown.join(", ")} are red, green and blue; ${used}`];
+    return [chosen, `${name} does not state which of its bands ${shown} are red, green and blue; ${used}`];
   }
   return [chosen, plain.length > 3 ? `${name} does not name its ${count} bands; ${used}` : null];
 }
