@@ -1,6 +1,7 @@
 """Kill landcover's verbs at random moments, let file calls fail, repeat the command, and compare all bytes.
 
     python tools/crash_recovery.py --events 200 --seed 1 --report docs/reports/crash-recovery.md
+    python tools/crash_recovery.py --sweep ENOMEM,EIO --verbs cog,vectorize,fgb,geojson,parquet,rasterize
 
 Each event runs a verb in a child process. The shim ``crash_shim.c``, compiled with gcc and loaded with
 LD_PRELOAD, counts its calls of open, write, fsync, rename and mkdir below the output folder, and at one of
@@ -9,6 +10,8 @@ them kills the process or lets it fail (ENOSPC, EIO, ENOMEM; once, or from then 
 - a command that fails does so without a traceback, and one that reports success has the right output;
 - no file under its final name is incomplete;
 - the same command, run again, gives the same bytes as an undisturbed run.
+
+``--sweep`` lets each file call of a verb fail once, one after the other, in place of random ones.
 
 A server has imported everything and forks, so an event takes about a second. Linux only.
 """
@@ -97,6 +100,24 @@ def verbs(world: Path) -> dict[str, Verb]:
         ),
         "report": Verb(["report", f"{run}", "--out", "OUT/page.html", "--force"], 15),
         "export": Verb(["export", f"{run}", "--out", "OUT/model.onnx", "--data", f"{data}", "--force"], 10),
+        "cog": Verb(
+            [
+                *["predict", f"{scenes / 'large.tif'}", "--model", f"{run}", "--out", "OUT/maps"],
+                *["--map-format", "cog", "--probabilities", "--threads", "1", "--window", "64", "--resume"],
+            ],
+            0,
+        ),
+        **{
+            suffix: Verb(["vectorize", f"{world / 'map.tif'}", "--out", f"OUT/map.{suffix}", "--force"], 0)
+            for suffix in ("fgb", "geojson", "parquet")
+        },
+        "rasterize": Verb(
+            [
+                *["rasterize", f"{world / 'map.geojson'}", "--like", f"{scenes / 'large.tif'}"],
+                *["--out", "OUT/masks", "--force"],
+            ],
+            0,
+        ),
     }
 
 
@@ -204,32 +225,19 @@ def make_world(world: Path, names: Sequence[str]) -> None:
             world / f"scenes/{name}.tif", "w", **options, crs="EPSG:32631", transform=place
         ) as file:
             file.write(pixels)
+    data, run, made = world / "data", world / "run", world / "m/large_mask.tif"
     for arguments in (
-        [
-            "train",
-            "--data",
-            f"{world / 'data'}",
-            "--preset",
-            f"{world / 'tiny.yaml'}",
-            "--out",
-            f"{world / 'run'}",
-        ],
-        [
-            "predict",
-            f"{world / 'scenes/large.tif'}",
-            "--model",
-            f"{world / 'run'}",
-            "--out",
-            f"{world / 'm'}",
-        ],
+        ["train", "--data", data, "--preset", world / "tiny.yaml", "--out", run],
+        ["predict", world / "scenes/large.tif", "--model", run, "--out", made.parent],
+        ["vectorize", made, "--out", world / "map.geojson"],
     ):
-        sys.argv = ["landcover", *arguments]
+        sys.argv = ["landcover", *map(str, arguments)]
         try:
             main()
         except SystemExit as end:
             if end.code:
                 raise
-    shutil.copy(world / "m/large_mask.tif", world / "map.tif")
+    shutil.copy(made, world / "map.tif")
     if "export" in names:
         import onnx
 
@@ -281,35 +289,44 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
 
 
-def disturb(
-    server: Server, name: str, verb: Verb, world: Path, chance: random.Random, calls: int, reference: Any
-) -> tuple[str, str]:
-    """Disturb a verb once and run it again; return the kind of fault and what went wrong, if anything did."""
-    fault = chance.choice(["kill", "kill", "kill", "ENOSPC", "EIO", "ENOMEM"])
-    at, lasting = chance.randint(1, calls), chance.random() < 0.5
+@dataclass(frozen=True)
+class Fault:
+    """What happens at a file call: a kill or an error, once, or at all later calls, too."""
+
+    kind: str
+    at: int
+    lasting: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind} at call {self.at}{', lasting' if self.lasting else ''}"
+
+
+def disturb(server: Server, name: str, verb: Verb, world: Path, fault: Fault, reference: Any) -> str:
+    """Disturb a verb once and run it again; return what went wrong, if anything did."""
     out = world / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    status, text = server.run(verb.arguments, out, at=at, fault=FAULTS[fault], lasting=lasting)
-    what = f"{name}, {fault} at call {at} of {calls}{', lasting' if lasting else ''}"
+    error = FAULTS[fault.kind]
+    status, text = server.run(verb.arguments, out, at=fault.at, fault=error, lasting=fault.lasting)
+    what = f"{name}, {fault}"
     if "Traceback" in text or status == 70 or status not in (0, 1, 2, -signal.SIGKILL):
-        return fault, f"{what}: exit status {status}, {text[-1500:]}"
+        return f"{what}: exit status {status}, {text[-1500:]}"
     try:
         left = contents(out)
-    except Exception as error:
-        return fault, f"{what}: a file cannot be read: {error!r}"
+    except Exception as unread:
+        return f"{what}: a file cannot be read: {unread!r}"
     wrong = differing(left, reference)
     if status == 0 and wrong:
-        return fault, f"{what}: success is reported, but {wrong} differ"
+        return f"{what}: success is reported, but {wrong} differ"
     broken = [file for file in left if file in wrong and not file.endswith(verb.growing or ("\0",))]
     if broken and not (name == "prepare" and "cache/index.json" not in left):
-        return fault, f"{what}: incomplete files {broken}"
+        return f"{what}: incomplete files {broken}"
     again, text = server.run(verb.arguments, out)
     if again != 0 or "Traceback" in text:
-        return fault, f"{what}: the second run ends with {again}: {text[-1500:]}"
+        return f"{what}: the second run ends with {again}: {text[-1500:]}"
     if wrong := differing(contents(out), reference):
-        return fault, f"{what}: after the second run {wrong} differ"
-    return fault, ""
+        return f"{what}: after the second run {wrong} differ"
+    return ""
 
 
 def main() -> None:
@@ -317,6 +334,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--events", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sweep", help="let each file call fail once with these, such as ENOMEM,EIO")
     parser.add_argument("--verbs", default="prepare,train,predict,clean,vectorize,evaluate,report,export")
     parser.add_argument("--report", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
@@ -358,7 +376,7 @@ def main() -> None:
         if os.waitpid(child, 0)[1]:
             raise SystemExit("The world could not be made.")
         print(f"Set up in {time.monotonic() - began:.0f} s", flush=True)
-        table, failures = events(server, world, arguments.events, arguments.seed, names)
+        table, failures = events(server, world, names, arguments)
     minutes = (time.monotonic() - began) / 60
     print(table)
     print(f"{len(failures)} failures, {minutes:.1f} minutes")
@@ -386,19 +404,26 @@ Failures: {failures}.
 """
 
 
+def random_fault(seed: str, calls: int) -> Fault:
+    """Return a fault that depends on the seed alone: the same ones whatever other verbs are chosen."""
+    chance = random.Random(seed)
+    kind = chance.choice(["kill", "kill", "kill", "ENOSPC", "EIO", "ENOMEM"])
+    return Fault(kind, chance.randint(1, calls), chance.random() < 0.5)
+
+
 def events(
-    server: Server, world: Path, number: int, seed: int, names: Sequence[str]
+    server: Server, world: Path, names: Sequence[str], arguments: argparse.Namespace
 ) -> tuple[str, list[str]]:
     """Run the events; return the table in Markdown and the failures."""
     chosen = {name: verb for name, verb in verbs(world).items() if name in names}
-    total = sum(verb.share for verb in chosen.values())
+    total = sum(verb.share for verb in chosen.values()) or 1
     counts: Counter[tuple[str, str]] = Counter()
     recovered: Counter[str] = Counter()
     failures: list[str] = []
     calls: dict[str, int] = {}
     due = 0.0
     for name, verb in chosen.items():
-        before, due = round(due), due + number * verb.share / total
+        before, due = round(due), due + arguments.events * verb.share / total
         out = world / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
@@ -406,21 +431,27 @@ def events(
         if status:
             raise SystemExit(f"{name} fails undisturbed, with {status}: {text[-3000:]}")
         calls[name], reference = server.calls, contents(out)
-        for event in range(round(due) - before):  # the same ones whatever other verbs are chosen
-            chance = random.Random(f"{seed} {name} {event}")
-            fault, failure = disturb(server, name, verb, world, chance, calls[name], reference)
-            counts[name, fault] += 1
+        if arguments.sweep:
+            kinds = arguments.sweep.split(",")
+            faults = [Fault(kind, at) for at in range(1, server.calls + 1) for kind in kinds]
+        else:
+            faults = [
+                random_fault(f"{arguments.seed} {name} {i}", server.calls) for i in range(round(due) - before)
+            ]
+        for fault in faults:
+            failure = disturb(server, name, verb, world, fault, reference)
+            counts[name, fault.kind] += 1
             recovered[name] += not failure
             if failure:
                 failures.append(failure)
                 print(f"FAILED {failure}", flush=True)
-        print(f"{name}: {recovered[name]} of {round(due) - before} recovered", flush=True)
+        print(f"{name}: {recovered[name]} of {len(faults)} recovered", flush=True)
     head = ["verb", "file calls", *FAULTS, "recovered"]
     rows = []
     for label, among in [*((name, [name]) for name in chosen), ("all", [*chosen])]:
-        kinds = [sum(counts[name, fault] for name in among) for fault in FAULTS]
-        whole = f"{sum(recovered[name] for name in among)} of {sum(kinds)}"
-        rows.append([label, str(sum(calls[name] for name in among)), *map(str, kinds), whole])
+        numbers = [sum(counts[name, kind] for name in among) for kind in FAULTS]
+        whole = f"{sum(recovered[name] for name in among)} of {sum(numbers)}"
+        rows.append([label, str(sum(calls[name] for name in among)), *map(str, numbers), whole])
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines), failures
 

@@ -63,6 +63,7 @@ __all__ = [
 
 _HEAD_BYTES = 4096
 _XML_BYTES = 64 << 20
+_TEXT_BYTES = 1 << 20
 _DEPTH = 8
 """VRTs inside each other at most."""
 _XML_DEPTH = 1000
@@ -498,6 +499,14 @@ def check_vector(path: Path) -> None:
     special = _special_files(path if path.is_dir() else path.parent)
     if name := next(iter(special) if path.is_dir() else _of_stem(path.stem, special), None):
         raise DataError(f"{path}: {name} is a device or a pipe. Delete it.")
+    others = path.iterdir() if path.is_dir() else map(path.with_suffix, (".prj", ".PRJ", ".cpg", ".CPG"))
+    for other in others:  # GDAL reads such texts whole
+        if (
+            other.suffix.lower() in (".prj", ".cpg")
+            and other.is_file()
+            and other.stat().st_size > _TEXT_BYTES
+        ):
+            raise DataError(f"{other} has more than {_TEXT_BYTES:,} bytes; expected a CRS or an encoding.")
     if path.is_dir():
         if path.suffix.lower() == ".gdb" or any(path.glob("*.[sS][hH][pP]")):
             return

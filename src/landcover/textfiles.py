@@ -26,6 +26,7 @@ STDIN = Path("-")
 
 YAML_BYTES = 1 << 19
 TEXT_BYTES = 1 << 28
+NOT_REGULAR = "is a device or a pipe"
 _DEPTH = 32
 _LONGEST_INTEGER = 1 << 63
 
@@ -54,7 +55,7 @@ def file_problem(path: Path) -> str | None:
         return f"cannot be read: {error.strerror}"
     if stat.S_ISREG(mode):
         return None
-    return "is a folder" if stat.S_ISDIR(mode) else "is a device or a pipe"
+    return "is a folder" if stat.S_ISDIR(mode) else NOT_REGULAR
 
 
 def read_text(path: Path, error: type[LandcoverError], expected: str, *, max_bytes: int = TEXT_BYTES) -> str:
@@ -66,6 +67,7 @@ def read_text(path: Path, error: type[LandcoverError], expected: str, *, max_byt
         LandcoverError: As ``error``, if it is missing, a folder, a device or a pipe, has more than
             ``max_bytes``, or bytes that are not UTF-8 text.
     """
+    is_large = False
     if path == STDIN:
         content = sys.stdin.buffer.read(max_bytes + 1) if sys.stdin is not None else b""
     else:
@@ -73,11 +75,12 @@ def read_text(path: Path, error: type[LandcoverError], expected: str, *, max_byt
         if problem is not None:
             raise error(f"{path} {problem}; expected {expected}.")
         try:
+            is_large = path.stat().st_size > max_bytes
             with path.open("rb") as file:
-                content = file.read(max_bytes + 1)
+                content = b"" if is_large else file.read(max_bytes + 1)
         except OSError as cause:
             raise error(f"{path} cannot be read: {cause.strerror}; expected {expected}.") from cause
-    if len(content) > max_bytes:
+    if is_large or len(content) > max_bytes:
         raise error(f"{path} has more than {max_bytes:,} bytes; expected {expected}.")
     try:
         text = content.decode("utf-8-sig")

@@ -3,11 +3,15 @@
 A script: one job a line on standard input (JSON: ``words``, ``folder``), one result a line on the output.
 """
 
+import ctypes
 import importlib
 import json
 import os
+import platform
 import resource
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -33,7 +37,8 @@ MODULES = (
     "landcover.raster.zonal,landcover.postprocess.vectorize,landcover.postprocess.cleaning,"
     "landcover.evaluation.assessment,landcover.evaluation.truth,landcover.data.verification,"
     "landcover.data.cache,landcover.data.splits,landcover.reporting.page,landcover.training.session,"
-    "landcover.exporting.exporter,landcover.model.runtimes.torch_runtime,landcover.page,onnxruntime"
+    "landcover.exporting.exporter,landcover.model.runtimes.torch_runtime,landcover.page,onnxruntime,"
+    "landcover.data.vectorlabels,landcover.fleet.planning,landcover.fleet.results"
 )
 
 
@@ -113,6 +118,35 @@ def _serve(scratch: Path) -> None:
         )
 
 
+def _refuse_connections() -> None:
+    """End this process with SIGSYS when it makes a socket of the internet, also in a library in C or Rust.
+
+    A filter of seccomp: it looks at the number of each system call and at the first argument of ``socket``.
+    """
+    numbers = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+    if platform.machine() not in numbers:
+        return
+    machine, number = numbers[platform.machine()]
+    load, equal, end, allow, kill = 0x20, 0x15, 0x06, 0x7FFF0000, 0x80000000
+    program = [
+        (load, 0, 0, 4),  # the architecture
+        (equal, 0, 5, machine),
+        (load, 0, 0, 0),  # the number of the call
+        (equal, 0, 3, number),
+        (load, 0, 0, 16),  # its first argument: the domain
+        (equal, 2, 0, socket.AF_INET),
+        (equal, 1, 0, socket.AF_INET6),
+        (end, 0, 0, allow),
+        (end, 0, 0, kill),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    filters = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
+    system = ctypes.CDLL(None, use_errno=True)
+    for arguments in ((38, 1, 0, 0, 0), (22, 2, ctypes.byref(filters))):  # no new privileges; the filter
+        if system.prctl(*arguments):
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
 def _become(job: dict[str, object], scratch: Path) -> None:
     """Run the command in place of this process."""
     from landcover.cli import main
@@ -128,6 +162,7 @@ def _become(job: dict[str, object], scratch: Path) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     signal.alarm(WAIT)
+    _refuse_connections()
     sys.argv = ["landcover", *(os.fsdecode(bytes.fromhex(word)) for word in job["words"])]  # type: ignore[attr-defined]
     status = 70
     try:

@@ -1,5 +1,6 @@
 """Hostile and unlucky inputs, made by code, and the commands that read each kind of them."""
 
+import hashlib
 import json
 import os
 import random
@@ -10,7 +11,8 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from fake_runtime import make_card
 from imagefiles import class_index, photo, save, save_palette
+from landcover.fleet.planning import make_plan
+from landcover.fleet.store import open_store
+from landcover.fleet.units import read_plan, read_units
 from landcover.legend import DEEPGLOBE
 from onnx_models import save_exported
 
@@ -75,6 +80,12 @@ class World:
         for part in ("train", "validation"):
             write_pair(self.data / part)
         (self.data / "landcover.yaml").write_text("gsd: 0.5\n")
+
+    @cached_property
+    def store(self) -> Path:
+        """A fleet's store with a plan of one unit."""
+        make_plan([self.good], self.model, str(self.folder / "store"))
+        return self.folder / "store"
 
 
 def write_pair(folder: Path) -> None:
@@ -164,6 +175,8 @@ def _settings_verbs(w: World, p: Path, o: Path) -> dict[str, Words]:
     verbs: dict[str, Words] = {
         "verify": ["verify", p.parent],
         "predict": ["predict", p.parent, "--model", w.model, "--out", o],
+        "splits": ["splits", "--data", p.parent, "--split", "folders"],
+        "legend": ["legend", p.parent],
     }
     return verbs
 
@@ -436,6 +449,26 @@ def _geopackage(*statements: str) -> Callable[[Path], object]:
     return write
 
 
+def _shapefile(suffix: str, content: Content | None) -> Callable[[Path], object]:
+    """Return a writer of a good shapefile, one of whose other files is hostile; None: a pipe."""
+
+    def save_shapes(path: Path) -> None:
+        import pyogrio
+        import shapely
+
+        box = np.array([shapely.to_wkb(shapely.box(3, 51.449, 3.001, 51.45))], object)
+        fields = [np.array(["urban"], object)]
+        pyogrio.raw.write(path, box, fields, ["class"], crs="EPSG:4326", geometry_type="Polygon")
+        beside = path.with_suffix(suffix)
+        beside.unlink(missing_ok=True)
+        if content is None:
+            os.mkfifo(beside)
+        else:
+            write(beside, content)
+
+    return save_shapes
+
+
 VECTORS: dict[str, Content] = {
     "empty.geojson": b"",
     "open.geojson": "{",
@@ -487,6 +520,19 @@ VECTORS: dict[str, Content] = {
     "deep.kml": "<kml>" + "<Folder>" * 5000 + "</Folder>" * 5000 + "</kml>",
     "archive.zip": b"PK\3\4" + bytes(64),
     "map.gml": "<gml/>",
+    "crs huge.shp": _shapefile(".prj", lambda path: _sparse(path, 1 << 40)),
+    "crs pipe.shp": _shapefile(".prj", None),
+    "crs deep.shp": _shapefile(".prj", "PROJCS[" * 100_000),
+    "crs link.shp": _shapefile(".prj", "http://127.0.0.1:9/crs"),
+    "charset huge.shp": _shapefile(".cpg", lambda path: _sparse(path, 1 << 40)),
+    "charset pipe.shp": _shapefile(".cpg", None),
+    "charset escape.shp": _shapefile(".cpg", "\x1b[2J"),
+    "table pipe.shp": _shapefile(".dbf", None),
+    "table huge.shp": _shapefile(".dbf", b"\3\x7e\1\1\xff\xff\xff\x7f\xff\xff\xff\xff" + bytes(20)),
+    "table empty.shp": _shapefile(".dbf", b""),
+    "index empty.shp": _shapefile(".shx", b""),
+    "index pipe.shp": _shapefile(".shx", None),
+    "spatial index.shp": _shapefile(".qix", b"SQT" + b"\xff" * 64),
     "table.csv.vrt": '<OGRVRTDataSource><OGRVRTLayer name="x"/></OGRVRTDataSource>',
 }
 VECTORS_MAY_PASS = {
@@ -625,7 +671,8 @@ def _ids_verbs(w: World, p: Path, o: Path) -> dict[str, Words]:
 
 
 def _run_verbs(w: World, p: Path, o: Path) -> dict[str, Words]:
-    (p.parent / "config.yaml").write_text("seed: 0\n")
+    beside = p.with_name("config.yaml" if p.suffix == ".jsonl" else "log.jsonl")
+    beside.write_text("seed: 0\n" if p.suffix == ".jsonl" else "")
     return {"report": ["report", p.parent, "--out", o / "x.html"]}
 
 
@@ -736,11 +783,221 @@ def _model_verbs(w: World, p: Path, o: Path) -> dict[str, Words]:
         verbs["page"] = ["page", "--model", p, "--out", o / "x.html"]
     else:
         verbs["export"] = ["export", p, "--out", o / "x.onnx"]
+        verbs["calibrate"] = ["calibrate", p, "--data", w.data, "--split", "folders:validation"]
         verbs["init"] = [
             *["train", "--preset", "demo", "--data", w.data, "--split", "folders"],
             *["--steps", "1", "--init", p, "--out", o / "run"],
         ]
     return verbs
+
+
+# --- Labels, fleets and runs ------------------------------------------------------------------------------
+
+
+def _coco(**changes: object) -> str:
+    content = {
+        "images": [{"id": 1, "file_name": "good.tif", "width": 64, "height": 64}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}],
+        "categories": [{"id": 1, "name": "urban"}, {"id": 2, "name": "water"}],
+    }
+    return json.dumps(content | changes)
+
+
+def _annotation(**changes: object) -> str:
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+    return _coco(annotations=[entry | changes])
+
+
+def _labelme(*shapes: object, **changes: object) -> str:
+    return json.dumps({"imagePath": "good.tif", "shapes": shapes} | changes)
+
+
+def _shape(points: object, kind: str = "polygon", label: object = "urban") -> str:
+    return _labelme({"label": label, "points": points, "shape_type": kind})
+
+
+LABELS: dict[str, Content] = {
+    "no keys.json": "{}",
+    "text.json": "text",
+    "deep.json": "[" * 100_000,
+    "huge.json": lambda path: _sparse(path, 1 << 40),
+    "repeated.json": '{"shapes": [], "shapes": []}',
+    "coco images.json": _coco(images={}),
+    "coco image.json": _coco(images=[3]),
+    "coco names.json": _coco(images=[{"id": 1, "file_name": ["good.tif"]}]),
+    "coco elsewhere.json": _coco(images=[{"id": 1, "file_name": "../../etc/passwd"}]),
+    "coco escape.json": _coco(images=[{"id": 1, "file_name": "\x1b[2J\u202e"}]),
+    "coco size.json": _coco(images=[{"id": 1, "file_name": "good.tif", "width": 1 << 62, "height": 1}]),
+    "coco annotations.json": _coco(annotations="x"),
+    "coco box.json": _annotation(segmentation=None),
+    "coco run lengths.json": _annotation(segmentation={"counts": "x", "size": [64, 64]}),
+    "coco text.json": _annotation(segmentation=[["a", "b"]]),
+    "coco odd.json": _annotation(segmentation=[[0, 0, 9]]),
+    "coco infinite.json": _annotation(segmentation=[[0, 0, 1e308, 0, -1e308, 9]]).replace("1e+308", "1e999"),
+    "coco far.json": _annotation(segmentation=[[0, 0, 1e308, 0, -1e308, 1e308]]),
+    "coco deep outline.json": _annotation(segmentation=[[[[[0, 0], [9, 0]], 3]]]),
+    "coco category.json": _annotation(category_id=99),
+    "coco categories.json": _coco(categories=[{"id": 1, "name": None}]),
+    "coco list id.json": _annotation(image_id=[1]),
+    "labelme list.json": _labelme(3),
+    "labelme points.json": _shape("x"),
+    "labelme ragged.json": _shape([[0, 0], [1], [2, 3]]),
+    "labelme two points.json": _shape([[0, 0], [1, 1]]),
+    "labelme mask.json": _shape([[0, 0], [1, 1]], "mask"),
+    "labelme circle.json": _shape([[0, 0], [1e308, 1e308]], "circle"),
+    "labelme escape.json": _shape([[0, 0], [9, 0], [9, 9]], label="\x1b[2J\u202e"),
+    "labelme label.json": _shape([[0, 0], [9, 0], [9, 9]], label={}),
+    "labelme path.json": _labelme(imagePath=["good.tif"]),
+    "labelme one class.json": _shape([[0, 0], [9, 0], [9, 9]]),
+}
+
+
+def _labels_verbs(w: World, p: Path, o: Path) -> dict[str, Words]:
+    return {"rasterize": ["rasterize", p, "--like", w.good, "--out", o / "masks"]}
+
+
+def _item(**changes: object) -> str:
+    assets = {"data": {"href": "none.tif", "roles": ["data"]}}
+    return json.dumps({"type": "Feature", "id": "a", "properties": {}, "assets": assets} | changes)
+
+
+def _href(href: object) -> str:
+    return _item(assets={"data": {"href": href, "roles": ["data"]}})
+
+
+ITEMS: dict[str, Content] = {
+    "empty": b"",
+    "list": "[]",
+    "deep": "[" * 100_000,
+    "huge": lambda path: _sparse(path, 1 << 40),
+    "no items": '{"type": "FeatureCollection", "features": []}',
+    "item a number": '{"type": "FeatureCollection", "features": [3]}',
+    "no assets": _item(assets={}),
+    "assets a list": _item(assets=[]),
+    "no properties": _item(properties=None),
+    "links a number": _item(links=3),
+    "link without relation": _item(links=[{}]),
+    "roles a number": _item(assets={"data": {"href": "a.tif", "roles": 3}}),
+    "type a number": _item(assets={"data": {"href": "a.tif", "type": 3}}),
+    "no file": _href("none.tif"),
+    "href a number": _href(3),
+    "href a list": _href(["a.tif"]),
+    "href null": _href(None),
+    "href with a newline": _href("a\nb.tif"),
+    "href with a zero byte": _href("a\0b.tif"),
+    "href with an escape": _href("\x1b[2J\u202e.tif"),
+    "href half a character": _href("\ud800.tif"),
+    "href a device": _href("/dev/zero"),
+    "href a folder": _href("."),
+    "href of another scheme": _href("ftp://127.0.0.1:9/x.tif"),
+    "href of an archive": _href("/vsizip//vsicurl/http://127.0.0.1:9/x.zip/x.tif"),
+    "href long": _href("x" * 5000 + ".tif"),
+    "base an archive": _item(links=[{"rel": "self", "href": "/vsicurl/http://127.0.0.1:9/x"}]),
+    "id above": _item(id="../../elsewhere"),
+    "id with a newline": _item(id="a\nb"),
+    "id a list": _item(id=["a"]),
+}
+ITEMS_OF_NOTHING = {
+    "no items",
+    "no file",
+    *(name for name in ITEMS if name.startswith(("href", "id", "base"))),
+}
+"""Files of items that are right, whose scenes are named in messages."""
+
+
+def _items_verbs(w: World, p: Path, o: Path) -> dict[str, Words]:
+    return {"fleet plan": ["fleet", "plan", p, "--model", w.model, "--gsd", "1", "--out", o / "store"]}
+
+
+def _plan(**changes: object) -> Callable[[Path], object]:
+    """Return a change of fields of a store's plan; ``...`` removes one."""
+
+    def change(store: Path) -> None:
+        plan = {**json.loads((store / "plan.json").read_text()), **changes}
+        text = json.dumps({name: value for name, value in plan.items() if value is not ...})
+        (store / "plan.json").write_text(text)
+
+    return change
+
+
+def _unit(**changes: Any) -> Callable[[Path], object]:
+    """Return a change of the unit of a plan, whose keys and digests fit."""
+
+    def change(store: Path) -> None:
+        opened = open_store(str(store))
+        plan = read_plan(opened)
+        ((_, unit, _),) = read_units(opened, plan)
+        line = plan.line(replace(unit, **changes))
+        plan = replace(plan, units_sha256=hashlib.sha256(line.encode()).hexdigest())
+        (store / plan.units_key).write_text(line)
+        (store / "plan.json").write_text(json.dumps(asdict(plan)))
+
+    return change
+
+
+def _object(pattern: str, content: Content) -> Callable[[Path], object]:
+    """Return a change of the file of a store that fits a pattern."""
+
+    def change(store: Path) -> None:
+        path = next(store.glob(pattern), store / pattern)
+        path.unlink(missing_ok=True)
+        write(path, content)
+
+    return change
+
+
+PLANS: dict[str, Callable[[Path], object]] = {
+    **{f"plan {name}": _object("plan.json", content) for name, content in JSON.items()},
+    "plan a pipe": _object("plan.json", os.mkfifo),
+    "units a pipe": _object("plan-*.jsonl", os.mkfifo),
+    "units empty": _object("plan-*.jsonl", ""),
+    "units text": _object("plan-*.jsonl", "text\n"),
+    "units huge": _object("plan-*.jsonl", lambda path: _sparse(path, 1 << 40)),
+    "units deep": _object("plan-*.jsonl", "[" * 100_000 + "\n"),
+    "units long number": _object("plan-*.jsonl", '{"key": ' + "9" * 5000 + "}\n"),
+    "units nan": _object("plan-*.jsonl", '{"key": NaN}\n'),
+    "no options": _plan(options=...),
+    "options a list": _plan(options=[]),
+    "options unknown": _plan(options={"x": 1}),
+    "options wrong": _plan(options={"window_px": "many"}),
+    "options changed": _plan(options={"aoi": "/dev/zero"}),
+    "minutes text": _plan(minutes="x"),
+    "box text": _plan(bbox="abc"),
+    "box short": _plan(bbox=[1, 2]),
+    "model a number": _plan(model=3),
+    "digest above": _plan(units_sha256="../../x"),
+    "digest a number": _plan(units_sha256=3),
+    "model's digest": _plan(model_sha256="0" * 64),
+    "precision": _plan(precision="x"),
+    "device a list": _plan(device=[]),
+    "version with an escape": _plan(version="\x1b[2J\u202e"),
+    "output above": _unit(output="../../elsewhere.tif"),
+    "output absolute": _unit(output="/tmp/elsewhere_mask.tif"),
+    "output the plan": _unit(output="plan.json"),
+    "output the model": _unit(output="model/model.onnx"),
+    "output with a newline": _unit(output="maps/a\nb_mask.tif"),
+    "output empty": _unit(output=""),
+    "output a folder": _unit(output="."),
+    "output a number": _unit(output=3),
+    "output a program": _unit(output="maps/x.exe"),
+    "scene a number": _unit(scene=3),
+    "picture text": _unit(picture="x"),
+    "scale short": _unit(scale=(1,)),
+    "size text": _unit(size="ab"),
+    "size zero": _unit(size=(0, 0)),
+    "size negative": _unit(size=(-3, 4)),
+    "size short": _unit(size=(3,)),
+    "transform text": _unit(transform=("a",) * 6),
+    "work a number": _unit(work=3),
+    "blocks text": _unit(blocks=("a", "b")),
+    "blocks short": _unit(blocks=(1,)),
+    "blocks negative": _unit(blocks=(-1, 1)),
+    "parts numbers": _unit(parts=(3,)),
+    "pixels text": _unit(pixels="x"),
+    "box of a unit": _unit(bbox=(1,)),
+    "source a list": _unit(source=[1]),
+    "maps a loop": _object("maps", lambda path: path.symlink_to("maps")),
+}
 
 
 # --- What is not a file -------------------------------------------------------------------------------------
@@ -796,6 +1053,11 @@ def _special_verbs(w: World, p: Path, o: Path) -> dict[str, Words]:
         "calibrate": ["calibrate", p, "--data", w.data, "--split", "folders:validation"],
         "info": ["info", p],
         "report": ["report", p, "--out", o / "x.html"],
+        "rasterize": ["rasterize", p, "--like", w.good, "--out", o],
+        "rasterize like": ["rasterize", w.truth, "--like", p, "--out", o],
+        "legend command": ["legend", p],
+        "fleet plan": ["fleet", "plan", p, "--model", w.model, "--gsd", "1", "--out", o],
+        "fleet merge": ["fleet", "merge", p, "--out", o / "x.tif"],
         "page": ["page", "--model", p, "--out", o / "x.html"],
     }
 
@@ -874,6 +1136,9 @@ KINDS: dict[str, tuple[str, dict[str, Content], Callable[..., dict[str, Words]]]
     "ids": ("hostile.txt", IDS, _ids_verbs),
     "json": ("hostile.json", JSON, lambda w, p, o: {"report": ["report", p, "--out", o / "x.html"]}),
     "log": ("log.jsonl", LOGS, _run_verbs),
+    "run": ("config.yaml", YAML, _run_verbs),
+    "labels": ("", VECTORS | LABELS, _labels_verbs),
+    "items": ("hostile.json", ITEMS, _items_verbs),
     "safetensors": ("hostile.safetensors", SAFETENSORS, _model_verbs),
     "onnx": ("hostile.onnx", ONNX, _model_verbs),
 }
@@ -912,6 +1177,14 @@ def cases(w: World, kind: str) -> Iterator[Case]:
             for verb, words in some(verbs(w, path, out), number):
                 yield Case(f"{name}, {verb}", words, "", False, out)
         return
+    if kind == "plan":
+        for name, change in PLANS.items():
+            store, out = root / name.replace(" ", "_"), root / "out"
+            shutil.copytree(w.store, store)
+            change(store)
+            words = ["fleet", "merge", store, "--out", out / "x.tif"]
+            yield Case(f"{kind}, {name}, merge", words, "plan", True, out)
+        return
     file, inputs, verbs = KINDS[kind]
     for number, (name, content) in enumerate(inputs.items()):
         path = root / "".join(c if c.isalnum() else "_" for c in name) / (file or name.replace(" ", "_"))
@@ -924,4 +1197,6 @@ def cases(w: World, kind: str) -> Iterator[Case]:
                 stem = "most_pixels"  # there is no disk for the whole folder
             if kind == "list" and name in LISTED:
                 stem = LISTED[name]
+            if kind == "items" and name in ITEMS_OF_NOTHING:
+                stem = ""
             yield Case(f"{kind}, {name}, {verb}", words, stem, not may_pass, out)

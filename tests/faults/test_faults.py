@@ -3,7 +3,9 @@
 import hashlib
 import os
 import re
+import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from landcover.errors import printable
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs Linux")
 
-ALL = [*KINDS, "special", "mutated"]
+ALL = [*KINDS, "plan", "special", "mutated"]
 
 LONGEST_LINE = 1200
 """Characters of a line about an input at most."""
@@ -48,7 +50,9 @@ def problems(case: Case, ending: Ending) -> list[str]:
     """Return what is wrong with the end of a command."""
     text = ending.stdout + ending.stderr
     found = []
-    if ending.status < 0:
+    if ending.status == -signal.SIGSYS:
+        found.append("a connection")
+    elif ending.status < 0:
         found.append(f"killed by signal {-ending.status} after {ending.seconds:.1f} s")
     elif ending.status not in (0, 1, 2):
         found.append(f"exit status {ending.status}")
@@ -96,14 +100,28 @@ def test_every_command_ends_in_one_line_and_writes_nothing_elsewhere(
     besides = {case.out for case in table}
     before = contents(tmp_path, besides)
     failures = []
-    for case in table:
-        ending = forks.run(case.words, tmp_path)
-        if found := problems(case, ending):
-            failures.append(f"{case.name}: {'; '.join(found)}\n    {ending.stderr[-600:]!r}")
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as memory:
+        canaries = [Path(memory) / "canary", temporary / "canary"]
+        for canary in canaries:
+            canary.write_text("canary")
+        for case in table:
+            ending = forks.run(case.words, tmp_path)
+            if found := problems(case, ending):
+                failures.append(f"{case.name}: {'; '.join(found)}\n    {ending.stderr[-600:]!r}")
+        assert [canary.read_text() for canary in canaries] == ["canary"] * 2
+        assert list(Path(memory).iterdir()) == canaries[:1]
     assert not failures, f"{len(failures)} of {len(table)} (input, command) pairs:\n" + "\n".join(failures)
     assert contents(tmp_path, besides) == before
-    assert [*home.iterdir(), *(path for path in temporary.rglob("*") if path.is_file())] == []
+    assert [*home.iterdir()] == []
+    assert [path for path in temporary.rglob("*") if path.is_file()] == [temporary / "canary"]
 
 
-def test_the_table_has_at_least_600_pairs(tmp_path: Path) -> None:
-    assert sum(len(list(cases(World(tmp_path / kind), kind))) for kind in ALL) >= 600
+def test_a_connection_is_found(forks: Forks, tmp_path: Path) -> None:
+    ending = forks.run(["fleet", "status", "http://127.0.0.1:9/fleet"], tmp_path)
+    assert ending.status == -signal.SIGSYS
+
+
+def test_the_table_has_at_least_600_inputs(tmp_path: Path) -> None:
+    names = (case.name for kind in ALL for case in cases(World(tmp_path / kind), kind))
+    assert len({name.rpartition(",")[0] for name in names}) >= 600

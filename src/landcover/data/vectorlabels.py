@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 _JSON_BYTES = 1 << 30
 _CIRCLE_SEGMENTS = 16
+_FARTHEST = 1e9
+"""Pixel positions are below it; shapely fails for much larger ones."""
 _AREAS, _POINTS = (3, 6), (0, 4)
 """shapely's type numbers of polygons and of points."""
 
@@ -464,8 +466,8 @@ def _numbers(path: Path, values: Any, step: int) -> npt.NDArray[np.float64]:
         numbers = np.asarray(values, np.float64).ravel()
     except (TypeError, ValueError):
         numbers = np.array([np.nan])
-    if numbers.size % step or not np.isfinite(numbers).all():
-        raise DataError(f"{path} has an outline that is not pairs of finite numbers: {str(values)[:80]}.")
+    if numbers.size % step or not (np.abs(numbers) < _FARTHEST).all():
+        raise DataError(f"{path} has an outline that is not pairs of pixel positions: {str(values)[:80]}.")
     return numbers
 
 

@@ -137,12 +137,13 @@ def _serve(pipe: Connection, setup: Setup) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver ends it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     DEFAULT_CACHE.set(cache_folder())
-    try:
-        worker = Worker(setup)
-    except LandcoverError as error:
-        pipe.send(type(error)(str(error)))
-        return
     with suppress(EOFError, OSError):  # the driver has ended
-        pipe.send(None)
-        while True:
-            pipe.send(worker.do(pipe.recv()))
+        try:
+            worker = Worker(setup)
+        except LandcoverError as error:
+            pipe.send(type(error)(str(error)))
+        else:
+            pipe.send(None)
+            while True:
+                pipe.send(worker.do(pipe.recv()))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends, and removes its temporary files

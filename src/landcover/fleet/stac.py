@@ -86,13 +86,15 @@ def read_items(source: str) -> Iterator[tuple[str, str, Mapping[str, str]]]:
                 )
         for item in items:
             try:
-                id_, assets = str(item["id"]), list(item["assets"].values())
+                id_, assets = item["id"], list(item["assets"].values())
                 roles = [asset for role in _ROLES for asset in assets if role in asset.get("roles", [])]
                 rasters = [asset for asset in assets if "tiff" in asset.get("type", "")]
-                href = str((roles or rasters)[0]["href"])
+                href = (roles or rasters)[0]["href"]
                 found = {"datetime": item["properties"].get("datetime")}
                 links = (link["href"] for link in item.get("links", []) if link["rel"] == "self")
                 found["item"] = next(links, None)
+                if not all(isinstance(text, str) for text in (id_, href, *filter(None, found.values()))):
+                    raise TypeError("id, href and datetime are not text")
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise DataError(
                     f"{name}: item {number} has no id, or no asset with the role data or of a GeoTIFF: "

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from landcover.errors import (
+    LandcoverError,
     LockedError,
     MissingKeyError,
     OutputError,
@@ -35,7 +36,9 @@ from landcover.errors import (
 from landcover.extras import needs
 from landcover.io.files import atomic_path, is_temporary, scratch_folder, writing
 from landcover.io.locks import locked_file
+from landcover.machine import check_disk
 from landcover.raster.address import display_name, server_reason
+from landcover.textfiles import NOT_REGULAR, TEXT_BYTES, file_problem
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -242,21 +245,27 @@ class FolderStore(Store):
     def _reading(self, key: str) -> Iterator[Path]:
         """Yield the path of an object, and turn errors of the system about it."""
         path = self._path(key)
+        problem = file_problem(path)
+        if problem == NOT_REGULAR:
+            raise StoreError(f"{path} {problem}; expected a file. Delete it.")
         try:
             yield path
         except (FileNotFoundError, NotADirectoryError):
             raise MissingKeyError(f"{path} does not exist.") from None
         except OSError as error:
-            if isinstance(error, OutputError):
+            if isinstance(error, LandcoverError):
                 raise
             raise StoreError(f"{path} cannot be read: {error.strerror}.") from error
 
     def read(self, key: str) -> bytes:  # noqa: D102
         with self._reading(key) as path:
+            if (size := path.stat().st_size) > TEXT_BYTES:
+                raise StoreError(f"{path} has {size:,} bytes; expected at most {TEXT_BYTES:,}. Delete it.")
             return path.read_bytes()
 
     def fetch(self, key: str, path: Path) -> None:  # noqa: D102
         with self._reading(key) as source, source.open("rb"), atomic_path(path, force=True) as temporary:
+            check_disk(path.parent, source.stat().st_size, str(source))
             shutil.copyfile(source, temporary)
 
     @contextmanager

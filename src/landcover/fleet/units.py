@@ -23,9 +23,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from affine import Affine
+from pydantic import NonNegativeInt, PositiveInt, StringConstraints, TypeAdapter, ValidationError
 
 from landcover import __version__
 from landcover._gdal import is_address, subdataset_file
@@ -89,14 +90,14 @@ class Unit:
         source: Time and address of the STAC item that the scene comes from: ``datetime`` and ``item``.
     """
 
-    output: str
+    output: Annotated[str, StringConstraints(pattern=r"^maps/.+\.(tif|png)$")]
     scene: str
     picture: bool
     scale: tuple[float, Any] | None
-    size: tuple[int, int] | None
+    size: tuple[PositiveInt, PositiveInt] | None
     transform: tuple[float, ...] | None
     pins: tuple[Pin, ...]
-    blocks: tuple[int, int] | None = None
+    blocks: tuple[NonNegativeInt, PositiveInt] | None = None
     parts: tuple[str, ...] = ()
     pixels: int = 0
     model_pixels: int = 0
@@ -209,14 +210,15 @@ class Plan:
         try:
             data = json.loads(line)
             key = data.pop("key")
-            pins = tuple(Pin(**pin) for pin in data.pop("pins"))
-            lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
-            unit = Unit(pins=pins, **{**data, **lists})
+            unit = _UNIT.validate_python(data)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"found {line[:60]!r}, which is not a unit") from error
         if key != self.key(unit):
             raise DataError(f"the unit of {unit.output} does not have the key {str(key)[:70]!r}")
         return key, unit
+
+
+_PLAN, _UNIT = TypeAdapter(Plan), TypeAdapter(Unit)
 
 
 def _sha256(data: object) -> str:
@@ -327,7 +329,12 @@ def read_plan(store: Store) -> Plan:
                 f"{store.address(PLAN)} is a plan of landcover {data['version']}, format {data['format']}; "
                 f"this is landcover {__version__}, format {FORMAT}. Install that version, or plan again."
             )
-        return Plan(**{**data, "bbox": data["bbox"] and tuple(data["bbox"])})
+        plan = _PLAN.validate_python(data)
+        try:
+            plan.predict_options  # noqa: B018 - options that do not exist are damage, too
+        except UsageError as error:
+            raise ValueError(f"options: {error}") from error
+        return plan
     except MissingKeyError as error:
         raise DataError(
             f"{store.root} has no {PLAN}. Make a plan first: landcover fleet plan INPUTS --model M "
@@ -336,7 +343,12 @@ def read_plan(store: Store) -> Plan:
     except (ValueError, TypeError, KeyError) as error:
         if isinstance(error, UsageError):
             raise
-        raise DataError(f"{store.address(PLAN)} is damaged: {error}. Delete it and plan again.") from error
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            fault = error.errors(include_url=False)[0]
+            reason = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        reason = reason.rstrip(".")
+        raise DataError(f"{store.address(PLAN)} is damaged: {reason}. Delete it and plan again.") from error
 
 
 def read_units(store: Store, plan: Plan) -> Iterator[tuple[str, Unit, str]]:
