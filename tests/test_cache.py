@@ -156,7 +156,7 @@ class TestDamage:
         with pytest.raises(DataError, match=f"{name} has {kept} bytes.*{len(content)}.*prepare again"):
             open_dataset(cache.root)
 
-    @pytest.mark.parametrize("damage", ["offset", "missing", "cut", "version", "no counts", "counts"])
+    @pytest.mark.parametrize("damage", ["offset", "missing", "cut", "version", "no counts", "counts", "crs"])
     def test_a_damaged_index_is_refused(self, damage, cache):
         file = cache.root / "index.json"
         text = file.read_text()
@@ -169,14 +169,30 @@ class TestDamage:
                 file.write_text(text[: len(text) // 2])
             case "version":
                 file.write_text(json.dumps({**index, "version": 99}))
-            case "offset":
-                entry["image_offset"] = 10**9
+            case "offset" | "crs":
+                entry |= {"image_offset": 10**9} if damage == "offset" else {"crs": 99}
                 file.write_text(json.dumps(index))
             case _:
                 entry["class_pixels"] = [1, 2, 3] if damage == "counts" else []
                 file.write_text(json.dumps(index))
         fact = {"missing": "index.json", "cut": "index.json", "version": "99"}.get(damage, entry["key"])
         with pytest.raises(DataError, match=f"{fact}.*prepare again"):
+            open_dataset(cache.root)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            *({"key": key} for key in ("../../x", "/x", "a/../../x", "", "a//b", "..\\x")),
+            *({"class_pixels": [count] + [0] * 6} for count in (-1, 1 << 40, 1 << 70)),
+            {"off_palette": -1},
+        ],
+    )
+    def test_an_index_that_names_other_folders_or_impossible_counts_is_refused(self, changes, cache):
+        file = cache.root / "index.json"
+        index = json.loads(file.read_text())
+        next(entry for entry in index["items"] if entry["mask"] is not None).update(changes)
+        file.write_text(json.dumps(index))
+        with pytest.raises(DataError, match=r"index\.json.*prepare again"):
             open_dataset(cache.root)
 
     def test_an_incomplete_cache_is_made_again(self, cache, tmp_path):

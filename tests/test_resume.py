@@ -1,15 +1,17 @@
 """A run that is killed at any moment and resumed ends with the same tensors as one that is not."""
 
+import os
 import shutil
 import signal
 
 import pytest
 
+from landcover.errors import OutputError
 from landcover.model.card import read_model
 from landcover.training import train
 from landcover.training.log import read_log
 from landcover.training.optim import WeightAverage
-from landcover.training.runs import read_checkpoint
+from landcover.training.runs import prepare_folder, read_checkpoint
 from training_world import assert_same_tensors, tiny, train_apart, write_pairs
 
 STEPS = 9
@@ -163,3 +165,10 @@ def test_ctrl_c_finishes_the_step_and_keeps_it(data, straight, tmp_path, monkeyp
     assert "--resume auto" in caplog.text
     assert train_apart(config, data, tmp_path) == 0
     assert_same_run(straight("fp32", "adamw"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "log.jsonl", "last.safetensors", "best.safetensors"])
+def test_a_pipe_in_a_run_folder_is_refused(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(OutputError, match=name):
+        prepare_folder(tmp_path, {}, "", "auto")

@@ -506,7 +506,7 @@ def check_vector(path: Path) -> None:
             and other.is_file()
             and other.stat().st_size > _TEXT_BYTES
         ):
-            raise DataError(f"{other} has more than {_TEXT_BYTES:,} bytes; expected a CRS or an encoding.")
+            raise DataError(f"{path}: {other.name} has more than {_TEXT_BYTES:,} bytes. Delete it.")
     if path.is_dir():
         if path.suffix.lower() == ".gdb" or any(path.glob("*.[sS][hH][pP]")):
             return

@@ -541,6 +541,7 @@ VECTORS_MAY_PASS = {
     "null byte.geojson",
     "not utf-8.geojson",
     "deep properties.geojson",
+    "table empty.shp",
 }
 
 

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from affine import Affine
-from pydantic import ValidationError
+from pydantic import AfterValidator, NonNegativeInt, ValidationError
 from rasterio.crs import CRS
 
 from landcover._typing import BoolArray, Int64Array, UInt8Array
@@ -71,6 +71,13 @@ class Source(Config):
     sha256: str
 
 
+def _relative(key: str) -> str:
+    """Return a key that names nothing outside a folder: maps are written by it."""
+    if not key or {"", ".", ".."} & set(key.split("/")) or "\\" in key or PureWindowsPath(key).drive:
+        raise ValueError("expected a relative path without '..'")
+    return key
+
+
 class Entry(Config):
     """One item: the byte offsets of its pixels in the two files, and the counts of its mask.
 
@@ -79,7 +86,7 @@ class Entry(Config):
     the decoded image in hexadecimal digits; None in caches of 0.1.
     """
 
-    key: str
+    key: Annotated[str, AfterValidator(_relative)]
     part: str | None
     height: int
     width: int
@@ -87,8 +94,8 @@ class Entry(Config):
     image_offset: int
     mask: Source | None
     mask_offset: int
-    class_pixels: tuple[int, ...]
-    off_palette: int
+    class_pixels: tuple[NonNegativeInt, ...]
+    off_palette: NonNegativeInt
     pixels_hash: str | None = None
     valid_offset: int | None = None
     transform: tuple[float, float, float, float, float, float] | None = None
@@ -335,20 +342,21 @@ def _read_index(path: Path) -> Index:
         raise DataError(f"{path} is a cache of version {index.version}; expected version {VERSION}. {again}")
     classes = len(Legend.from_dict(index.about.legend))
     for entry in index.items:
-        if len(entry.class_pixels) != (0 if entry.mask is None else classes):
-            raise DataError(
-                f"{path / INDEX} is damaged: {entry.key} has counts of {len(entry.class_pixels)} classes; "
-                f"expected {classes}. {again}"
-            )
-        pixels = entry.height * entry.width
+        pixels, counts = entry.height * entry.width, entry.class_pixels
         image, mask = pixels * len(index.about.bands or RGB), pixels if entry.mask else 0
+        if len(counts) != (0 if entry.mask is None else classes) or sum(counts) > mask:
+            raise DataError(
+                f"{path / INDEX} is damaged: {entry.key} has counts of {len(counts)} classes and "
+                f"{sum(counts)} pixels; expected {classes} and at most {mask}. {again}"
+            )
         if not (
             min(entry.height, entry.width) > 0
+            and (entry.crs is None or 0 <= entry.crs < len(index.about.crs))
             and 0 <= entry.image_offset <= index.images_bytes - image
             and 0 <= (entry.valid_offset or 0) <= index.images_bytes - pixels
             and 0 <= entry.mask_offset <= index.masks_bytes - mask
         ):
-            raise DataError(f"{path / INDEX} is damaged: the pixels of {entry.key} are out of range. {again}")
+            raise DataError(f"{path / INDEX} is damaged: {entry.key} is out of range. {again}")
     for name, expected in ((IMAGES, index.images_bytes), (MASKS, index.masks_bytes)):
         size = (path / name).stat().st_size if (path / name).is_file() else 0
         if size != expected:

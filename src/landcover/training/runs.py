@@ -29,7 +29,7 @@ from landcover.io.files import atomic_path, write_text
 from landcover.model.card import BEST_NAME, LAST_NAME, STATE_KEY
 from landcover.model.files import read_tensor_metadata, read_tensors
 from landcover.model.network import DeepLabV3Plus
-from landcover.textfiles import parse_json
+from landcover.textfiles import NOT_REGULAR, file_problem, parse_json
 from landcover.training.config import TrainConfig, ValidationConfig
 from landcover.training.data import TrainingData
 from landcover.training.log import LOG_BEGIN, LOG_NAME, flatten, read_log
@@ -238,6 +238,9 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
         UsageError: If the run folder to copy does not contain a run.
         ConfigError: If the run has another identity; the message names the differing keys.
     """
+    for name in (CONFIG_NAME, LOG_NAME, LAST_NAME, BEST_NAME, SOFT_LABELS_NAME):
+        if (problem := file_problem(folder / name)) == NOT_REGULAR:
+            raise OutputError(f"{folder / name} {problem}; expected a file of a run. Delete it.")
     if (folder / LAST_NAME).exists():
         if str(resume) == "extend":
             _check_same(folder, identity, free=_LIMITS)
