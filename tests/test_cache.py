@@ -185,6 +185,7 @@ class TestDamage:
             *({"key": key} for key in ("../../x", "/x", "a/../../x", "", "a//b", "..\\x")),
             *({"class_pixels": [count] + [0] * 6} for count in (-1, 1 << 40, 1 << 70)),
             {"off_palette": -1},
+            {"pixels_hash": "zz"},
         ],
     )
     def test_an_index_that_names_other_folders_or_impossible_counts_is_refused(self, changes, cache):

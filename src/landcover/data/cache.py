@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from affine import Affine
-from pydantic import AfterValidator, NonNegativeInt, ValidationError
+from pydantic import AfterValidator, NonNegativeInt, StringConstraints, ValidationError
 from rasterio.crs import CRS
 
 from landcover._typing import BoolArray, Int64Array, UInt8Array
@@ -58,6 +58,9 @@ _READ_WITH = ("bands", "scaling", "alpha", "nodata", "fill")
 INDEX, IMAGES, MASKS = "index.json", "images.bin", "masks.bin"
 
 
+_Digits = Annotated[str, StringConstraints(pattern="^([0-9a-f]{2})*$")]
+
+
 class Source(Config):
     """A source file at the time of decoding; ``path`` is below the source folder.
 
@@ -68,7 +71,7 @@ class Source(Config):
     path: str
     size: int
     mtime_ns: int
-    sha256: str
+    sha256: _Digits
 
 
 def _relative(key: str) -> str:
@@ -96,7 +99,7 @@ class Entry(Config):
     mask_offset: int
     class_pixels: tuple[NonNegativeInt, ...]
     off_palette: NonNegativeInt
-    pixels_hash: str | None = None
+    pixels_hash: _Digits | None = None
     valid_offset: int | None = None
     transform: tuple[float, float, float, float, float, float] | None = None
     crs: int | None = None
