@@ -467,7 +467,9 @@ def _numbers(path: Path, values: Any, step: int) -> npt.NDArray[np.float64]:
     except (TypeError, ValueError):
         numbers = np.array([np.nan])
     if numbers.size % step or not (np.abs(numbers) < _FARTHEST).all():
-        raise DataError(f"{path} has an outline that is not pairs of pixel positions: {str(values)[:80]}.")
+        raise DataError(
+            f"{path} has an outline that is not pairs of finite numbers below 1e9: {str(values)[:80]}."
+        )
     return numbers
 
 
