@@ -1,6 +1,6 @@
 """Kill drivers and workers of fleets at random moments, run the plans again, and compare all bytes.
 
-    python tools/fleet_chaos.py --kills 100 --scenes 200 --large 3 --report docs/reports/fleet.md
+    python tools/fleet_chaos.py --kills 100 --scenes 200 --large 3
 
 A fleet is planned over procedural scenes and run by ``landcover.fleet`` in a process of its own with two
 workers. At a random number of published files, and a random moment later, the driver or one of its workers
@@ -145,7 +145,6 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=20)
     parser.add_argument("--large", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--report", type=Path, help="Markdown file to write")
     parser.add_argument("--drive", help=argparse.SUPPRESS)
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -181,23 +180,7 @@ def main() -> None:
     ]
     table = "\n".join(["| | |", "|---|---|", *(f"| {what} | {number} |" for what, number in rows)])
     print(table, *failures, sep="\n")
-    if arguments.report is not None:
-        command = " ".join(["python", *sys.argv])
-        arguments.report.write_text(REPORT.format(table=table, command=command))
     sys.exit(bool(failures))
-
-
-REPORT = """# Fleets under kills
-
-Drivers and workers of fleets got SIGKILL at random moments, and the plans were run again until they
-were complete. Compared: every file of the store with an undisturbed run. Made by
-
-```
-{command}
-```
-
-{table}
-"""
 
 
 if __name__ == "__main__":
