@@ -11,7 +11,7 @@ from PIL import Image
 
 from fleet_world import MODEL, OPTIONS, Here, plan, run, save_damaged, tree
 from imagefiles import photo, save, save_raster
-from landcover.cli.fleet import _shard
+from landcover.cli.fleet import fleet_run
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.fleet import planning, work
 from landcover.fleet.planning import make_plan
@@ -270,4 +270,4 @@ def test_a_plan_that_is_nested_too_deep_and_shares_that_are_not_numbers(one):
         run(one / "out")
     for shard in ("²/3", "1/٣x", "9" * 5000 + "/1", "/"):
         with pytest.raises(UsageError, match="--shard"):
-            _shard(shard)
+            fleet_run(str(one / "out"), shard=shard)
