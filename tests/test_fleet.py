@@ -52,6 +52,12 @@ def out(planned, tmp_path):
     return shutil.copytree(planned, tmp_path / "out")
 
 
+def test_minutes_depend_on_the_views(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr("landcover.fleet.planning._speed", lambda runtime: 10.0)
+    one, eight = (plan(scenes, tmp_path / str(views), views=views).minutes for views in (1, 8))
+    assert eight == pytest.approx(8 * one, rel=0.01)
+
+
 def units_of(out):
     store = open_store(str(out))
     return list(read_units(store, read_plan(store)))

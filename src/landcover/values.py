@@ -20,6 +20,9 @@ Views = Literal[1, 2, 3, 8]
 window enlarged 1.35 times; 3, also its mirror image; 8, its rotations by quarter turns, each also mirrored.
 """
 
+VIEWS_WORK: dict[int, float] = {1: 1, 2: 1 + 1.35**2, 3: 2 + 1.35**2, 8: 8}
+"""Pixels that the network reads, in multiples of those of one view."""
+
 
 @dataclass(frozen=True)
 class _Measure:

@@ -33,6 +33,7 @@ from landcover.model.stac import stac_item
 from landcover.raster import display_name, pixel_size
 from landcover.raster.georeference import Georeference, georeference_of
 from landcover.scale import unknown_gsd
+from landcover.values import VIEWS_WORK
 
 UNIT_MPX = 256.0
 """Megapixels of a unit: a scene half as large again is split. Neighbours compute a row of windows twice."""
@@ -108,7 +109,9 @@ def make_plan(
         plan.model: file,
         plan.model_item: (json.dumps(item, indent=1) + "\n").encode(),
     }
-    return write_plan(store, plan, units, pixels_per_s=_speed(opened), files=files)
+    return write_plan(
+        store, plan, units, pixels_per_s=_speed(opened) / VIEWS_WORK[options.views or 1], files=files
+    )
 
 
 def _scenes(
