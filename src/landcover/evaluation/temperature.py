@@ -25,7 +25,6 @@ from landcover.evaluation.report import CalibrationReport
 from landcover.inference.engine import row_blocks
 from landcover.inference.grid import Grid, make_grid
 from landcover.inference.reading import ArraySource
-from landcover.io import MAX_PIXELS
 from landcover.legend import IGNORE, Legend, translation
 from landcover.model.card import (
     ImageSet,
@@ -66,7 +65,6 @@ def calibrate(
     legend: Legend | None = None,
     views: Views | None = None,
     device: str = "auto",
-    max_pixels: int = MAX_PIXELS,
     force: bool = False,
 ) -> CalibrationReport:
     """Fit a model's temperature on labelled data and write it into the model's card.
@@ -86,7 +84,6 @@ def calibrate(
         views: Views that prediction will average, see :class:`landcover.PredictOptions`: a mean of several
             is less confident than one. By default those of the card.
         device: Where the network computes: ``auto``, ``cpu`` or ``cuda``.
-        max_pixels: Larger images and masks are refused.
         force: Replace an earlier calibration.
 
     Raises:
@@ -105,7 +102,7 @@ def calibrate(
     before = model_digest(run)
     file, card, tensors = _open(run, force)
     if not isinstance(data, Dataset):
-        data = open_dataset(data, legend=legend, gsd=gsd, max_pixels=max_pixels)
+        data = open_dataset(data, legend=legend, gsd=gsd)
     dataset = read_as(data, card.preprocessing)
     items = select(dataset, split)
     overlap = training_overlap(card, dataset, items)
