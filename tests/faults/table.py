@@ -989,7 +989,6 @@ PLANS: dict[str, Callable[[Path], object]] = {
     "size negative": _unit(size=(-3, 4)),
     "size short": _unit(size=(3,)),
     "transform text": _unit(transform=("a",) * 6),
-    "work a number": _unit(work=3),
     "blocks text": _unit(blocks=("a", "b")),
     "blocks short": _unit(blocks=(1,)),
     "blocks negative": _unit(blocks=(-1, 1)),

@@ -43,6 +43,9 @@ PLAN, COLLECTION = "plan.json", "collection.json"
 FORMAT = 1
 """Version of both files."""
 
+_LINE_BYTES = 1 << 24
+"""Of a unit at most; longer lines are cut, and damage."""
+
 ETAG = "etag:"
 """Begin of the digest of a scene at an address."""
 
@@ -359,7 +362,7 @@ def read_units(store: Store, plan: Plan) -> Iterator[tuple[str, Unit, str]]:
     """
     digest, number = hashlib.sha256(), 0
     with store.local(plan.units_key) as path, path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(_LINE_BYTES), b""), 1):
             digest.update(line)
             text = line.decode("utf-8", "replace")
             try:
