@@ -358,7 +358,7 @@ def _files(task: Task, options: PredictOptions) -> list[Path]:
 
 
 def _file_digest(file: Path) -> str:
-    if file.is_dir():
+    if not file.is_file():  # a folder, or a pipe, which its reader refuses
         return ""
     with file.open("rb") as source:
 
