@@ -10,6 +10,7 @@ from PIL import Image
 from fake_runtime import ColourRuntime, make_card
 from landcover.data import open_dataset, prepare, select
 from landcover.data.fingerprints import hash_file, hash_pixels, image_set
+from landcover.errors import OutputError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.overlap import training_overlap
 from landcover.model.card import ImageSet, UsedImages
@@ -142,7 +143,7 @@ def test_a_fingerprint_is_of_bytes_pixels_and_shape(tmp_path):
 
 
 def test_a_cache_of_the_first_version_has_the_same_fingerprints(data, tmp_path):
-    """It records files, not pixels; prepare adds them without decoding again."""
+    """It records files, not pixels, whose fingerprints are made when asked for; prepare makes it again."""
     new = prepare(data, tmp_path / "cache").dataset
     index = json.loads((tmp_path / "cache/index.json").read_text())
     for entry in index["items"]:
@@ -152,9 +153,9 @@ def test_a_cache_of_the_first_version_has_the_same_fingerprints(data, tmp_path):
     old = open_dataset(tmp_path / "cache")
     assert [old.fingerprint(item) for item in old.items] == [new.fingerprint(item) for item in new.items]
     assert old.scene_table is None
-    again = prepare(data, tmp_path / "cache")
-    assert not again.written
-    assert again.dataset.index == new.index
+    with pytest.raises(OutputError, match="--force"):
+        prepare(data, tmp_path / "cache")
+    assert prepare(data, tmp_path / "cache", force=True).dataset.index == new.index
     assert open_dataset(tmp_path / "cache").scene_table == new.scene_table
 
 

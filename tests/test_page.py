@@ -226,6 +226,12 @@ def opaque_png(path):
     return path
 
 
+def opaque_tiff(path):
+    alpha = np.full((210, 250), 255, np.uint8)
+    pixels = np.dstack([framed(scene_pixels(19), 40, 0), alpha])
+    return write_tiff(path, pixels, 1.1, photometric="rgb", alpha="yes")
+
+
 def sparse(interleave):
     def make(path):
         pixels = np.moveaxis(scene_pixels(20), 2, 0)
@@ -320,6 +326,7 @@ FORMATS = {
     "deep-frame.tif": (deep_frame, {"scaling": "percentile"}),
     "frame.png": (framed_png, {"gsd": 0.8}),
     "opaque.png": (opaque_png, {"gsd": 0.8}),
+    "opaque.tif": (opaque_tiff, {}),
     "sparse.tif": (sparse("pixel"), {}),
     "sparse-planar.tif": (sparse("band"), {}),
     "infrared.tif": (infrared(1, 1, 1.1), {}),
@@ -378,7 +385,7 @@ def test_a_format_is_read_as_predict_reads_it(empty, model, name, tmp_path):
         index, reference = own.read(1), other.read(1)
     noted = re.findall(NOTED, " ".join(made.notes))
     assert re.findall(NOTED, empty.text_content("#facts")) == noted
-    assert bool(noted) == bool(re.match("frame|deep-|sparse|infrared", name))
+    assert bool(noted) == bool(re.match("frame|deep-|sparse|infrared|opaque", name))
     assert np.array_equal(index == NODATA, reference == NODATA)
     assert len(np.unique(reference)) > 1
     assert np.mean(index == reference) >= (0.97 if "jp" in name else 0.999)

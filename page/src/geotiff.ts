@@ -212,41 +212,60 @@ class Scene implements OpenedFile {
     }
   }
 
-  /** Return whether most values of a band but 0, in a smaller version or some blocks, are not the largest. */
+  /** Return whether most values of a band but 0 are not the largest. */
   private async hasManyValues(band: number): Promise<boolean> {
-    const image = this.version(ALPHA_PX);
-    const [height, width] = [image.getHeight(), image.getWidth()];
-    const isSmall = height * width <= ALPHA_PIXELS;
-    const [high, wide] = isSmall ? [height, width] : [image.getTileHeight(), image.getTileWidth()];
+    const { image } = this;
     const [format, bits] = [image.getSampleFormat(band), image.getBitsPerSample(band)];
     const full = format === 3 ? 1 : 2 ** (format === 2 ? bits - 1 : bits) - 1;
     let [opaque, partly, largest, atLargest] = [0, 0, 0, 0];
-    for (const top of spread(height, high)) {
-      for (const left of spread(width, wide)) {
-        const box: Box = [left, top, Math.min(width, left + wide), Math.min(height, top + high)];
-        let values: Numbers;
-        try {
-          [values] = await this.readBands(box, [band], image);
-        } catch {
-          return false; // reported when the rows are read
-        }
-        for (let i = 0; i < values.length; i++) {
-          const value = values[i];
-          if (value === 0) continue;
-          opaque++;
-          if (value > largest) [largest, atLargest] = [value, 0];
-          if (value === full) continue;
-          partly++;
-          if (value === largest) atLargest++;
-        }
+    for (const values of await this.decimated(band)) {
+      for (let i = 0; i < values.length; i++) {
+        const value = values[i];
+        if (value === 0) continue;
+        opaque++;
+        if (value > largest) [largest, atLargest] = [value, 0];
+        if (value === full) continue;
+        partly++;
+        if (value === largest) atLargest++;
       }
     }
     return partly - atLargest > PARTLY * opaque;
   }
 
+  /** Return whether a band has one value, not 0: an alpha band that masks nothing. */
+  private async isOpaque(band: number): Promise<boolean> {
+    const parts = await this.decimated(band);
+    const first = parts.length ? parts[0][0] : 0;
+    for (const values of parts) {
+      for (let i = 0; i < values.length; i++) if (values[i] !== first) return false;
+    }
+    return first !== 0;
+  }
+
+  /** Read a smaller version of a band, or some of its blocks; nothing if they are damaged. */
+  private async decimated(band: number): Promise<Numbers[]> {
+    const image = this.version(ALPHA_PX);
+    const [height, width] = [image.getHeight(), image.getWidth()];
+    const isSmall = height * width <= ALPHA_PIXELS;
+    const [high, wide] = isSmall ? [height, width] : [image.getTileHeight(), image.getTileWidth()];
+    const parts: Numbers[] = [];
+    for (const top of spread(height, high)) {
+      for (const left of spread(width, wide)) {
+        const box: Box = [left, top, Math.min(width, left + wide), Math.min(height, top + high)];
+        try {
+          parts.push(...(await this.readBands(box, [band], image)));
+        } catch {
+          return []; // reported when the rows are read
+        }
+      }
+    }
+    return parts;
+  }
+
   private async findFill(): Promise<void> {
     this.fill = null;
-    if (this.keepsFill || this.mask || this.alpha >= 0 || this.nodata !== null) return;
+    if (this.keepsFill || this.mask || this.nodata !== null) return;
+    if (this.alpha >= 0 && !(await this.isOpaque(this.alpha))) return;
     const { image } = this;
     const bands = [...new Set(this.chosen)];
     const read = (box: Box): Promise<Numbers[]> => {

@@ -18,16 +18,11 @@ export async function openPicture(file: File, model: ModelInfo): Promise<OpenedF
   const head = new Uint8Array(await file.slice(0, 64 * 1024).arrayBuffer());
   const text = (from: number, to?: number): string => new TextDecoder("latin1").decode(head.subarray(from, to));
   let size: [number, number] | null = null;
-  let hasAlpha = false;
-  if (text(1, 4) === "PNG") {
-    size = pngSize(file.name, head);
-    hasAlpha = head[25] >= 4 || text(33).split("IDAT")[0].includes("tRNS");
-  } else if (head[0] === 0xff && head[1] === 0xd8) size = await jpegSize(file);
+  if (text(1, 4) === "PNG") size = pngSize(file.name, head);
+  else if (head[0] === 0xff && head[1] === 0xd8) size = await jpegSize(file);
   else if (text(0, 4) === "RIFF" && text(8, 12) === "WEBP") {
     size = webpSize(head);
-    const isExtended = text(12, 16) === "VP8X";
-    if (isExtended && head[20] & 2) throw animated(file.name);
-    hasAlpha = isExtended ? (head[20] & 16) > 0 : text(12, 16) === "VP8L" && (head[24] & 16) > 0;
+    if (text(12, 16) === "VP8X" && head[20] & 2) throw animated(file.name);
   } else {
     throw new UserError(`${file.name} is not an image that this page can read. Expected JPEG, PNG, WebP or GeoTIFF.`);
   }
@@ -37,7 +32,7 @@ export async function openPicture(file: File, model: ModelInfo): Promise<OpenedF
     const input = [model.bands.join(", "), ...(model.scaling ? [`scaled by ${String(model.scaling)}`] : [])].join(" ");
     throw new UserError(`${file.name} is a picture of 8 bits in RGB; the model expects ${input}. Add a GeoTIFF.`);
   }
-  return Picture.decode(file, size, hasAlpha);
+  return Picture.decode(file, size);
 }
 
 /** Refuse a picture that was cut short: browsers show what is left of it. */
@@ -113,7 +108,7 @@ class Picture implements OpenedFile {
     private readonly image: Uint8Array,
     private valid: Uint8Array | null,
     size: { height: number; width: number },
-    /** Undeclared fill; null in pictures with an alpha channel. */
+    /** Undeclared fill; null in pictures with transparent pixels. */
     private readonly fill: Fill | null,
   ) {
     const { width } = size;
@@ -126,7 +121,7 @@ class Picture implements OpenedFile {
     };
   }
 
-  static async decode(file: File, size: [number, number], hasAlpha: boolean): Promise<Picture> {
+  static async decode(file: File, size: [number, number]): Promise<Picture> {
     let [height, width] = size;
     checkPicture(file.name, height, width);
     let bitmap: ImageBitmap;
@@ -157,7 +152,7 @@ class Picture implements OpenedFile {
       return values;
     };
     const read = async (box: Box): Promise<Numbers[]> => [0, 1, 2].map((band) => plane(band, box));
-    const fill = hasAlpha ? null : await findFill(read, { height, width }, ROWS);
+    const fill = valid ? null : await findFill(read, { height, width }, ROWS);
     const picture = new Picture(file.name, image, valid, { height, width }, fill);
     await picture.configure({ fill: "nodata" });
     return picture;

@@ -290,7 +290,9 @@ class FolderDataset(Dataset):
         Raises:
             MaskError: If the mask is a JPEG, or image and mask are georeferenced in different places.
         """
-        return self.labels_within(item, self.read_imagery(item)[1] if self.may_lack_imagery(item) else None)
+        mask = self.labels_within(item, None)  # first, so that a damaged mask beside a damaged image is named
+        valid = self.read_imagery(item)[1] if self.may_lack_imagery(item) else None
+        return mask if valid is None else _only_within(mask, valid)
 
     def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
         """As :meth:`labels`, with the mask of valid pixels of an image that is decoded already."""
@@ -303,9 +305,8 @@ class FolderDataset(Dataset):
         index = mask.index
         if self.mask_legend is not self.legend:
             index = translation(self.mask_legend, self.legend)[index]
-        if valid is not None:
-            index = np.where(valid, index, np.uint8(NODATA))
-        return mask._replace(index=index)
+        mask = mask._replace(index=index)
+        return mask if valid is None else _only_within(mask, valid)
 
     def _read_mask(self, item: Item, path: Path) -> Mask:
         """Decode a mask file, and check that it fits the image."""
@@ -617,3 +618,8 @@ def read_settings(path: Path) -> Settings:
     bands = None if file.bands is None else BandSelection.parse(file.bands)
     scaling = None if file.scaling is None else parse_scaling(file.scaling)
     return Settings(file.gsd, legend, names, bands, scaling)
+
+
+def _only_within(mask: Mask, valid: BoolArray) -> Mask:
+    """Return a mask that is nodata where the image is not valid."""
+    return mask._replace(index=np.where(valid, mask.index, np.uint8(NODATA)))
