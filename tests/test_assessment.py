@@ -404,6 +404,10 @@ def test_the_verb_prints_and_writes(pair, tmp_path):
         (["--map", "map.tif"], "--map MAP and --truth FILE go together"),
         (["--truth", "t.tif"], "--map MAP and --truth FILE go together"),
         (["--map", "m.tif", "--truth", "t.tif", "--data", "d", "--maps", "o"], "without --data, --maps"),
+        (
+            ["--map", "m.tif", "--truth", "t.tif", "--nodata", "0", "--fill", "keep"],
+            "without --nodata, --fill",
+        ),
         (["--data", "d"], "Pass --data DATA and --split NAME:part, or --map MAP and --truth FILE"),
     ],
 )

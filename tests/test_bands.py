@@ -21,9 +21,11 @@ from landcover.model.encoders import build_encoder, fit_first_layer, load_encode
 from landcover.model.files import read_tensors
 from landcover.model.preprocessing import Preprocessing, resample_image
 from landcover.page import build_page
+from landcover.raster import Reading
 from landcover.training import train
 from landcover.training.batches import draw_colours, vary_texture
 from landcover.training.config import AugmentConfig
+from landcover.values import BandSelection
 from training_world import tiny, write_pairs
 
 SIDE = 64
@@ -193,6 +195,23 @@ def test_exported_it_gives_the_same_classes_and_the_page_refuses_it(world, run, 
         np.testing.assert_allclose(probabilities, expected, atol=1e-3)
     with pytest.raises(ModelError, match=r"red, green, blue, nir.*RGB"):
         build_page(tmp_path / "m.onnx")
+    scene, store = world / "chips/val/images/7.tif", tmp_path / "store"
+    planned = invoke("fleet", "plan", scene, "--model", tmp_path / "m.onnx", "--out", store)
+    assert planned.exit_code == 0, planned.output
+
+
+def test_a_run_with_bands_is_resumed_and_not_with_others(world, run):
+    settings = tiny(
+        *("model.in_channels=4", "steps=150", "batch_size=4", "ema_decay=0", "model.dropout=0"),
+        *("optimiser.learning_rate=0.01", "validation.every_steps=150", "augment.saturation=0"),
+    )
+    before = (run / "best.safetensors").read_bytes()
+    train(settings, data=open_dataset(world / "cache"), out=run)
+    assert (run / "best.safetensors").read_bytes() == before
+    for change, named in (({"bands": BandSelection((1, 2, 3, 4))}, "bands"), ({"nodata": 0.0}, "nodata")):
+        reading = Reading(bands=BandSelection((3, 2, 1, 4)), scaling=(0.0, 3000.0))._replace(**change)
+        with pytest.raises(ConfigError, match=named):
+            train(settings, data=open_dataset(world / "chips", reading=reading), out=run)
 
 
 def test_hue_and_saturation_change_red_green_and_blue_alone():

@@ -443,6 +443,15 @@ def test_a_file_that_is_not_an_exported_model_is_recognised(tmp_path, make, mess
     assert "bad.onnx" in str(caught.value)
 
 
+def test_bands_without_numbers_are_refused(tmp_path):
+    """Red, green and blue would be read in their place."""
+    data = make_card().model_dump(mode="json")
+    data["preprocessing"] |= {"bands": ["nir", "red", "green"], "band_indices": []}
+    save_file({}, tmp_path / "m.safetensors", metadata={CARD_KEY: json.dumps(data)})
+    with pytest.raises(ModelError, match="band_indices"):
+        read_card(tmp_path / "m.safetensors")
+
+
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_cards_of_0_1_are_read(tmp_path, version):
     """Without the fields that have been added since."""

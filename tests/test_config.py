@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from landcover import PredictOptions
 from landcover.config import Config, dump_yaml, from_mapping, load_config, with_overrides
 from landcover.errors import ConfigError, UsageError
 from landcover.scale import find_scale, unknown_gsd
@@ -55,6 +56,8 @@ def test_lists_of_numbers_are_parsed_once_into_their_type():
     assert BoundingBox.parse("5.1,52.0,5.2,52.1") == (5.1, 52.0, 5.2, 52.1)
     assert parse_scaling("0,3000") == (0.0, 3000.0)
     assert parse_scaling("percentile") == "percentile"
+    assert PredictOptions(nodata=float("nan")).nodata is None  # NaN is never imagery, and no value of JSON
+    assert PredictOptions(nodata=-9999).nodata == -9999
 
 
 @pytest.mark.parametrize("text", ["", "1,2", "1,2,3,0", "0,1,2", "1.5,2,3", "a,b,c"])

@@ -148,11 +148,12 @@ def test_a_cache_of_the_first_version_has_the_same_fingerprints(data, tmp_path):
     index = json.loads((tmp_path / "cache/index.json").read_text())
     for entry in index["items"]:
         del entry["pixels_hash"]
-    del index["about"]["scene_table"]
+    del index["about"]["scene_table"], index["about"]["fill"]
     (tmp_path / "cache/index.json").write_text(json.dumps(index))
     old = open_dataset(tmp_path / "cache")
     assert [old.fingerprint(item) for item in old.items] == [new.fingerprint(item) for item in new.items]
     assert old.scene_table is None
+    assert old.reading.fill == "keep"  # none was searched
     with pytest.raises(OutputError, match="--force"):
         prepare(data, tmp_path / "cache")
     assert prepare(data, tmp_path / "cache", force=True).dataset.index == new.index

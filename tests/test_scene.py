@@ -491,6 +491,17 @@ def test_a_scene_is_known_by_its_content(tmp_path, monkeypatch):
         run_file(path, out, resume=True)
 
 
+def test_a_corrected_world_file_makes_another_map(tmp_path):
+    path, out = save(tmp_path / "a.tif", crs=None, transform=Affine.identity()), tmp_path / "out"
+    place = tmp_path / "a.tfw"
+    place.write_text("0.5\n0\n0\n-0.5\n500000\n5600000\n")
+    run_file(path, out, gsd=0.5)
+    assert run_file(path, out, gsd=0.5, resume=True).kept
+    place.write_text("0.5\n0\n0\n-0.5\n600000\n5600000\n")
+    with pytest.raises(OutputError, match="--force"):
+        run_file(path, out, gsd=0.5, resume=True)
+
+
 def test_another_gsd_of_the_data_folder_makes_another_map(tmp_path):
     path, out = save(tmp_path / "in/a.tif", crs=None, transform=Affine.identity()), tmp_path / "out"
     settings = path.with_name("landcover.yaml")

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -195,6 +196,16 @@ def test_a_teacher_records_the_weights_of_its_encoder(teacher, tmp_path, init, n
     update = {"recipe": recipe, "provenance": card.provenance | {"init": init}}
     (one,) = read_teachers([str(changed(teacher, tmp_path / "m.safetensors", **update))])
     assert one.describe()["encoder_weights"] == name
+
+
+def test_a_teacher_of_other_bands_is_refused(data, teacher, tmp_path):
+    """Data of as many bands, read as red, green and blue, would give it another input."""
+    prepared = replace(
+        read_card(teacher).preprocessing, bands=("nir", "red", "green"), band_indices=(4, 1, 2)
+    )
+    other = changed(teacher, tmp_path / "m.safetensors", preprocessing=prepared)
+    with pytest.raises(ModelError, match="--bands 4,1,2"):
+        train(taught(other), data=data, out=tmp_path / "run")
 
 
 @pytest.mark.parametrize("damage", ["cut short", "a model", "one is missing", "other values"])

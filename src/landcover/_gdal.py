@@ -59,6 +59,7 @@ __all__ = [
     "open_raster",
     "set_gdal_config",
     "subdataset_file",
+    "vector_files",
 ]
 
 _HEAD_BYTES = 4096
@@ -219,11 +220,24 @@ def open_raster(path: str | Path) -> DatasetReader:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return a raster, the sources of a VRT, and the overviews and masks beside them."""
+    """Return a raster, the sources of a VRT, and the overviews, masks and georeferences beside them."""
     check = _Check(os.fspath(path), opening=False)
     with suppress(ImageError):  # reported when it is read
         check.file(os.fspath(path))
-    return [path, *(Path(name) for name in check.seen if name != os.fspath(path))]
+    files = [path, *(Path(name) for name in check.seen if name != os.fspath(path))]
+    suffix = path.suffix[1:]
+    places = {f"{suffix[:1]}{suffix[-1:]}w", f"{suffix}w", "wld", "prj"}  # GDAL reads either case
+    beside = [path.with_suffix(f".{name}") for place in sorted(places) for name in (place, place.upper())]
+    beside += [path.with_name(f"{path.name}.aux.xml"), path.with_name(f"{path.stem}_rpc.txt")]
+    return [*files, *(file for file in beside if file not in files and file.is_file())]
+
+
+def vector_files(path: Path) -> list[Path]:
+    """Return a vector file, those of a shapefile beside it, and those in a folder."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    beside = path.parent.iterdir() if path.suffix.lower() == ".shp" else ()
+    return [path, *sorted(file for file in beside if file.stem == path.stem and file != path)]
 
 
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]  # rasterio has no types

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from landcover.data.vectorlabels import VectorSource
 
 VERSION = 1
-_READ_WITH = ("bands", "scaling", "alpha", "nodata", "fill")
+READ_WITH = ("bands", "scaling", "alpha", "nodata", "fill")
 """Fields of :class:`~landcover.raster.Reading` that a cache records."""
 INDEX, IMAGES, MASKS = "index.json", "images.bin", "masks.bin"
 
@@ -293,7 +293,7 @@ def open_cache(
     """
     dataset = _dataset(path, _read_index(path))
     given, own = reading or Reading(), dataset.reading
-    if any(getattr(given, name) not in (getattr(Reading(), name), getattr(own, name)) for name in _READ_WITH):
+    if any(getattr(given, name) not in (getattr(Reading(), name), getattr(own, name)) for name in READ_WITH):
         raise UsageError(
             f"{path} was prepared with {describe_reading(own)}, not with {describe_reading(given)}. Run "
             "landcover prepare with these, or leave them out."
@@ -327,7 +327,7 @@ def _dataset(path: Path, index: Index) -> CacheDataset:
             scaling=index.about.scaling,
             alpha=index.about.alpha,
             nodata=index.about.nodata,
-            fill=index.about.fill or "nodata",
+            fill=index.about.fill or "keep",  # none was searched
         ),
         index=index,
     )
@@ -436,7 +436,7 @@ def prepare(
         mask_legend=source.mask_legend.to_dict(),
         scenes=None if scenes is None else {key: (t.scene, t.row, t.col) for key, t in scenes.items()},
         scene_table=source.scene_table,
-        **{name: getattr(source.reading, name) for name in _READ_WITH},
+        **{name: getattr(source.reading, name) for name in READ_WITH},
         labels=None if source.vector is None else str(source.vector.source[1:]),
         gsd_from_raster=source.gsd_from_raster,
         crs=tuple(

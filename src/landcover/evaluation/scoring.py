@@ -219,6 +219,8 @@ def evaluate(
     if isinstance(data, Dataset):
         if legend is not None or gsd is not None:
             raise UsageError("The dataset is open already. Pass legend and gsd to open_dataset instead.")
+        if options.reading not in (None, Reading(), data.reading):
+            raise UsageError("The dataset is open already. Pass its reading to open_dataset instead.")
         dataset = data
     else:
         dataset = open_dataset(

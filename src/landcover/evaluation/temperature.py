@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import numpy as np
 
@@ -66,6 +67,7 @@ def calibrate(
     views: Views | None = None,
     device: str = "auto",
     force: bool = False,
+    **deprecated: int,
 ) -> CalibrationReport:
     """Fit a model's temperature on labelled data and write it into the model's card.
 
@@ -85,6 +87,7 @@ def calibrate(
             is less confident than one. By default those of the card.
         device: Where the network computes: ``auto``, ``cpu`` or ``cuda``.
         force: Replace an earlier calibration.
+        deprecated: ``max_pixels`` of version 0.1.
 
     Raises:
         UsageError: If the model was trained on some of the images, the GSD is not known, or the model has
@@ -101,8 +104,12 @@ def calibrate(
     """
     before = model_digest(run)
     file, card, tensors = _open(run, force)
+    if deprecated.keys() - {"max_pixels"}:
+        raise TypeError(f"calibrate() has no arguments {', '.join(deprecated)}")
+    if deprecated:
+        warn("Pass max_pixels to open_dataset, not to calibrate.", DeprecationWarning, stacklevel=2)
     if not isinstance(data, Dataset):
-        data = open_dataset(data, legend=legend, gsd=gsd)
+        data = open_dataset(data, legend=legend, gsd=gsd, **deprecated)
     dataset = read_as(data, card.preprocessing)
     items = select(dataset, split)
     overlap = training_overlap(card, dataset, items)

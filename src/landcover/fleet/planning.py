@@ -15,7 +15,7 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
-from landcover._gdal import CPLE_BaseError, is_address, open_raster, subdataset_file
+from landcover._gdal import CPLE_BaseError, is_address, open_raster, subdataset_file, vector_files
 from landcover.errors import DataError, ImageError, UsageError
 from landcover.fleet.sources import scene_version
 from landcover.fleet.stac import is_search, read_items
@@ -199,7 +199,7 @@ def _units(
         scale=scale,
         size=shape,
         transform=None if task.transform is None else tuple(task.transform[:6]),
-        pins=tuple(_pins([*files, *([] if options.aoi is None else [options.aoi])])),
+        pins=tuple(_pins([*files, *([] if options.aoi is None else vector_files(options.aoi))])),
         pixels=pixels,
         model_pixels=round(pixels * ((gsd or 0) / runtime.card.preprocessing.gsd) ** 2),
         square_metres=pixels * (gsd or 0) ** 2,
@@ -260,7 +260,7 @@ def _pins(files: Sequence[str | Path]) -> Iterator[Pin]:
             status = file.stat()
             yield Pin(str(file.absolute()), status.st_size, file_digest(file), status.st_mtime_ns)
         except OSError:
-            return
+            continue
 
 
 def file_digest(file: Path) -> str:
@@ -272,7 +272,8 @@ def file_digest(file: Path) -> str:
 def _speed(runtime: Runtime) -> float:
     """Return how many pixels at the model's scale it maps in a second, measured on a window of noise."""
     card = runtime.card
-    window = np.random.default_rng(0).integers(0, 256, (1, card.window_px, card.window_px, 3), np.uint8)
+    shape = (1, card.window_px, card.window_px, card.preprocessing.channels)
+    window = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     runtime.coarse(window)  # the first call compiles
     began = time.perf_counter()
     runtime.coarse(window)

@@ -3,11 +3,12 @@
 The command line, its reference page and the identity that ``resume`` compares are made from this list.
 """
 
+import math
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, field_validator, model_validator
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
@@ -60,6 +61,11 @@ def _alpha(value: Any) -> Any:
     raise UsageError(f"The alpha band is {value!r}; expected the number of a band, from 1, or none.")
 
 
+def _finite(value: float | None) -> float | None:
+    """Return a nodata value; None for NaN and infinity, which are never imagery."""
+    return None if value is None or not math.isfinite(value) else value
+
+
 def _crs(value: Any) -> str:
     """Return a CRS as text."""
     try:
@@ -106,9 +112,11 @@ class ImageryOptions(Options):
         _parsed(_alpha),
         Option("Number of the alpha band; none: no band is a mask.", group=INPUT, metavar="BAND|none"),
     ] = None
-    nodata: Annotated[float | None, Option("Value of pixels without imagery, in all bands.", group=INPUT)] = (
-        None
-    )
+    nodata: Annotated[
+        float | None,
+        AfterValidator(_finite),
+        Option("Value of pixels without imagery, in all bands.", group=INPUT),
+    ] = None
     fill: Annotated[
         Literal["nodata", "keep"],
         Option(

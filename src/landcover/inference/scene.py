@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from landcover._gdal import files_of
+from landcover._gdal import files_of, vector_files
 from landcover._typing import UInt8Array
 from landcover.errors import ImageError, OutputError, UsageError
 from landcover.inference.blocks import ReadLog, SceneWork, joined
@@ -352,8 +352,7 @@ def _files(task: Task, options: PredictOptions) -> list[Path]:
     """Return the files that a map depends on: the scene, what is read along with it, the polygons."""
     files = [file for scene in task.files for file in files_of(scene)]
     if options.aoi is not None:
-        inside = sorted(options.aoi.rglob("*")) if options.aoi.is_dir() else []
-        files += [options.aoi, *inside]
+        files += vector_files(options.aoi)
     return [file for file in files if file.exists()]
 
 

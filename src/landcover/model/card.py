@@ -23,7 +23,7 @@ from landcover.legend import LegendField
 from landcover.model import ModelConfig
 from landcover.model.bundled import BY_NAME, shipped_file
 from landcover.model.files import Tensors, read_onnx_metadata, read_tensor_metadata, read_tensors
-from landcover.model.preprocessing import Preprocessing
+from landcover.model.preprocessing import RGB, Preprocessing
 from landcover.ood.profile import ImageryProfile
 from landcover.textfiles import parse_json
 from landcover.values import Views
@@ -242,6 +242,12 @@ def read_card(path: str | Path) -> ModelCard:
         card = from_mapping(ModelCard, data, f"the card of {file}")
     except ConfigError as error:
         raise ModelError(str(error)) from error
+    prepared = card.preprocessing
+    if prepared.bands != RGB and not prepared.band_indices:
+        raise ModelError(
+            f"The card of {file} has the bands {', '.join(prepared.bands)} without their numbers in a file; "
+            "expected preprocessing.band_indices with as many numbers. Export the model again."
+        )
     # Part of the schema, but prediction does not apply them yet: its map would be wrong without a warning.
     reserved = {
         "class_scale": bool(card.class_scale),

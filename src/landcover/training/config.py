@@ -160,7 +160,7 @@ class InputsConfig(Config):
 
     Attributes:
         data: Data folders or caches, as absolute paths.
-        data_digest: Digest of the images and labels that the run was trained on; others are refused.
+        data_digest: Digest of the items, their sizes and their class counts; other data are refused.
         split: The split.
         init: Model that the run started from, as an absolute path or the name of a bundled one; or None.
         data_gsd: Metres per pixel of the data, as passed.

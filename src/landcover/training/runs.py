@@ -24,11 +24,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import landcover
+from landcover.data.cache import READ_WITH
 from landcover.errors import ConfigError, ModelError, OutputError, UsageError
 from landcover.io.files import atomic_path, write_text
 from landcover.model.card import BEST_NAME, LAST_NAME, STATE_KEY
 from landcover.model.files import read_tensor_metadata, read_tensors
 from landcover.model.network import DeepLabV3Plus
+from landcover.raster import Reading
 from landcover.textfiles import NOT_REGULAR, file_problem, parse_json
 from landcover.training.config import TrainConfig, ValidationConfig
 from landcover.training.data import TrainingData
@@ -218,10 +220,14 @@ def run_identity(
     """Return what identifies a run, as plain data for JSON; files by their digests, as they may be moved."""
     own = {"weights": weights, "init": init, "teachers": list(teachers)}
     of_data = {"data": data.digest, "data_gsd": data.data_gsd, "model_gsd": data.model_gsd}
-    reading = data.dataset.reading
-    of_data |= {name: v for name, v in (("bands", reading.bands), ("scaling", reading.scaling)) if v}
+    reading, plain = data.dataset.reading, Reading()
+    of_data |= {
+        name: getattr(reading, name) for name in READ_WITH if getattr(reading, name) != getattr(plain, name)
+    }
     legend = data.dataset.legend.to_dict()
-    return {**config.model_dump(mode="json", exclude=_FREE), **own, **of_data, "legend": legend}
+    identity = {**config.model_dump(mode="json", exclude=_FREE), **own, **of_data, "legend": legend}
+    plain_data: dict[str, Any] = json.loads(json.dumps(identity))  # as a checkpoint returns it: no tuples
+    return plain_data
 
 
 _LIMITS = {"steps", "minutes"}

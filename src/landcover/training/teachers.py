@@ -18,6 +18,7 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from landcover._typing import Float32Array, Float64Array, UInt8Array
+from landcover.data.dataset import describe_reading
 from landcover.data.fingerprints import fingerprints, identical_items
 from landcover.errors import DataError, ImageError, ModelError
 from landcover.inference import predict_probabilities
@@ -27,6 +28,7 @@ from landcover.model.files import read_tensor_metadata, read_tensors
 from landcover.model.preprocessing import Size
 from landcover.model.runtimes import Runtime, open_model
 from landcover.progress import track
+from landcover.raster import Reading
 from landcover.training.data import TrainingData, check_scale
 from landcover.training.runs import SOFT_LABELS_NAME
 from landcover.training.sampler import Piece
@@ -97,6 +99,15 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
             raise ModelError(
                 f"The teacher {teacher.path} takes {len(bands)} bands ({', '.join(bands)}); the data are "
                 f"read with {data.dataset.reading.channels}. Expected a model of as many bands."
+            )
+        given = data.dataset.reading
+        expected = teacher.card.preprocessing.reading
+        if any(
+            its not in (None, own) for its, own in zip(expected, (given.bands, given.scaling), strict=True)
+        ):
+            raise ModelError(
+                f"The teacher {teacher.path} was trained on {describe_reading(Reading(*expected))}; the data "
+                f"are read with {describe_reading(given)}. Pass --bands and --scaling as for the teacher."
             )
         own, its = data.dataset.legend.scored_names, teacher.card.legend.scored_names
         if set(own) != set(its):
