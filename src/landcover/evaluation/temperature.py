@@ -26,6 +26,7 @@ from landcover.evaluation.report import CalibrationReport
 from landcover.inference.engine import row_blocks
 from landcover.inference.grid import Grid, make_grid
 from landcover.inference.reading import ArraySource
+from landcover.io import MAX_PIXELS
 from landcover.legend import IGNORE, Legend, translation
 from landcover.model.card import (
     ImageSet,
@@ -109,7 +110,8 @@ def calibrate(
     if deprecated:
         warn("Pass max_pixels to open_dataset, not to calibrate.", DeprecationWarning, stacklevel=2)
     if not isinstance(data, Dataset):
-        data = open_dataset(data, legend=legend, gsd=gsd, **deprecated)
+        limit = deprecated.get("max_pixels", MAX_PIXELS)
+        data = open_dataset(data, legend=legend, gsd=gsd, max_pixels=limit)
     dataset = read_as(data, card.preprocessing)
     items = select(dataset, split)
     overlap = training_overlap(card, dataset, items)
