@@ -92,7 +92,7 @@ class LocalEngine:
                         f"status {worker.process.exitcode}. Is there enough memory for {self.slots} of them?"
                     ) from None
                 self._workers[number] = new = self._start()
-                if not worker.ready:  # its unit has not begun
+                if not worker.ready:  # its unit was not started
                     new.key, new.line = worker.key, worker.line
                 elif worker.key is not None:
                     reason = f"the worker process ended with exit status {worker.process.exitcode}"

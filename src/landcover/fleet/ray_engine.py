@@ -120,7 +120,7 @@ class RayEngine:
                     ) from error
                 was_ready, key = slot.ready, slot.key
                 self._start(slot)
-                if was_ready and key is not None:  # else it has not begun, and is the new actor's
+                if was_ready and key is not None:  # else it was not started, and is the new actor's
                     slot.key = None
                     yield key, Outcome("fault", f"an actor ended: {reason}")
                 continue

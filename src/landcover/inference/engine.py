@@ -102,7 +102,7 @@ def row_blocks(
         profile: What to compare the scene with, in the thread that reads; None: nothing.
 
     Raises:
-        UsageError: If there is no such number of views.
+        UsageError: If ``views`` is not 1, 2, 3 or 8.
         ModelError: If the model returns NaN or infinite values.
         ImageError: If the source cannot be read.
     """

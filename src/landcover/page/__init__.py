@@ -52,7 +52,7 @@ def build_page(model: str | Path = "starter") -> str:
         HTML of about 9 MB with ``starter``. Its Content-Security-Policy allows no request.
 
     Raises:
-        ModelError: If there is no such model, it is not an exported one of three bands, or it
+        ModelError: If the model does not exist, is not exported, has other than three bands, or
             cannot be run.
         DataError: If the built files are missing, as in a checkout where ``page/`` was not built.
 

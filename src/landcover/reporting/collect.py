@@ -185,7 +185,7 @@ def read_run(folder: Path) -> Run:
 def collect(inputs: Iterable[Path]) -> tuple[list[Run], list[Scored]]:
     """Read run folders and evaluations, each kind in the order given.
 
-    Raises UsageError if there is no input, or one twice, DataError if one is missing or damaged.
+    Raises UsageError if no input is passed, or an input twice; DataError if a file is missing or damaged.
     """
     paths = list(inputs)
     if not paths:
