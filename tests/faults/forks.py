@@ -1,6 +1,7 @@
-"""Run commands of landcover in forks of one process that has imported everything, and report how they end.
+"""Run commands of landcover in turn in a process that has imported everything, and report how each ends.
 
 A script: one job a line on standard input (JSON: ``words``, ``folder``), one result a line on the output.
+Its fork does the jobs; a job that kills it is reported, and the next fork continues.
 """
 
 import ctypes
@@ -8,6 +9,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import resource
 import signal
 import socket
@@ -15,10 +17,11 @@ import struct
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TextIO
 
 SECONDS = 10
 """Time of the processor that a command may take."""
@@ -78,10 +81,11 @@ class Forks:
         job = {"words": [os.fsencode(str(word)).hex() for word in words], "folder": str(folder)}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        began = time.monotonic()
         print(json.dumps(job), file=self._process.stdin, flush=True)
-        answer = json.loads(self._process.stdout.readline())
+        status, resident = json.loads(self._process.stdout.readline())
         texts = [(self._scratch / name).read_bytes().decode("utf-8", "replace") for name in ("out", "err")]
-        return Ending(answer["status"], *texts, answer["seconds"], answer["resident"])
+        return Ending(status, *texts, time.monotonic() - began, resident)
 
 
 def _serve(scratch: Path) -> None:
@@ -97,25 +101,15 @@ def _serve(scratch: Path) -> None:
 
     for verb in verbs():
         command(verb)
-    answers = os.fdopen(os.dup(1), "w")
-    for line in sys.stdin:
-        job = json.loads(line)
-        began = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            _become(job, scratch)
-        _, status, usage = os.wait4(child, 0)
-        print(
-            json.dumps(
-                {
-                    "status": os.waitstatus_to_exitcode(status),
-                    "seconds": time.monotonic() - began,
-                    "resident": usage.ru_maxrss * 1024,
-                }
-            ),
-            file=answers,
-            flush=True,
-        )
+    jobs, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    while True:
+        if (child := os.fork()) == 0:
+            _work(jobs, answers, scratch)
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            return
+        print(json.dumps([os.waitstatus_to_exitcode(status), 0]), file=answers)
 
 
 def _refuse_connections() -> None:
@@ -147,33 +141,41 @@ def _refuse_connections() -> None:
             raise OSError(ctypes.get_errno(), "prctl")
 
 
-def _become(job: dict[str, object], scratch: Path) -> None:
-    """Run the command in place of this process."""
+def _work(jobs: TextIO, answers: TextIO, scratch: Path) -> None:
+    """Do jobs until there are no more, within limits that hold from here on."""
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + ADDRESS_SPACE,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _refuse_connections()
+    for line in jobs:
+        status = _run(json.loads(line), scratch)
+        resident = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
+        print(json.dumps([status, int(resident[1]) * 1024 if resident else 0]), file=answers)
+    os._exit(0)
+
+
+def _run(job: dict[str, Any], scratch: Path) -> int:
+    """Run a command in this process and return its exit status."""
     from landcover.cli import main
 
+    Path("/proc/self/clear_refs").write_text("5")  # the highest memory begins anew
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(scratch / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.chdir(str(job["folder"]))
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + ADDRESS_SPACE,) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    os.chdir(job["folder"])
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + SECONDS, resource.RLIM_INFINITY))
     signal.alarm(WAIT)
-    _refuse_connections()
-    sys.argv = ["landcover", *(os.fsdecode(bytes.fromhex(word)) for word in job["words"])]  # type: ignore[attr-defined]
-    status = 70
+    sys.argv = ["landcover", *(os.fsdecode(bytes.fromhex(word)) for word in job["words"])]
     try:
         main()
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 0
+        return end.code if isinstance(end.code, int) else 0
     except BaseException:
-        import traceback
-
         traceback.print_exc()
-    os._exit(status)
+    finally:
+        signal.alarm(0)
+    return 70
 
 
 if __name__ == "__main__":

@@ -301,7 +301,8 @@ RASTERS: dict[str, Content] = {
     "svg": '<svg xmlns="http://www.w3.org/2000/svg"/>',
     "pdf": "%PDF-1.7\n",
     "npy": b"\x93NUMPY\1\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
-    "mrf": '<MRF_META><Raster><Size x="64" y="64" c="1"/></Raster></MRF_META>',
+    "mrf": '<MRF_META><CachedSource><Source>x</Source></CachedSource><Raster><Size x="64" y="64" c="1"/>'
+    "<DataFile>../elsewhere.dat</DataFile><IndexFile>../elsewhere.idx</IndexFile></Raster></MRF_META>",
     "jpeg cut": _cut(".jpg", 0.6),
     "jpeg head": _cut(".jpg", 0.02),
     "png cut": _cut(".png", 0.6),
@@ -504,6 +505,8 @@ VECTORS: dict[str, Content] = {
     "not utf-8.geojson": geojson(SQUARE).encode().replace(b"urban", b"\xff\xfe"),
     "utf-16.geojson": geojson(SQUARE).encode("utf-16"),
     "world.geojson": geojson([[[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]]),
+    "vrt.geojson": '<OGRVRTDataSource><OGRVRTLayer name="a"><SrcDataSource>http://127.0.0.1:9/a.json'
+    "</SrcDataSource></OGRVRTLayer></OGRVRTDataSource>",
     "empty.gpkg": b"",
     "text.gpkg": "not a database",
     "head.gpkg": b"SQLite format 3\0" + bytes(84),
