@@ -137,13 +137,13 @@ def test_usage(tmp_path):
 
 def test_all_files_belong_to_the_identity(tmp_path):
     cut(tmp_path / "parts", photo(60, 80), [(0, 0, 60, 40), (0, 40, 60, 40)])
-    from landcover.inference.scene import work_digest
+    from landcover.inference.scene import Inputs
 
     options = PredictOptions(mosaic=tmp_path / "m.tif")
 
     def digest():
         (task,) = plan([tmp_path / "parts"], tmp_path, options, model_gsd=0.5)
-        return work_digest(task, options)
+        return Inputs(task, options).digest
 
     before = digest()
     assert digest() == before

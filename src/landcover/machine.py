@@ -18,6 +18,8 @@ from pathlib import Path
 from landcover.errors import OutOfMemoryError, OutputError
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+_UNLIMITED = 1 << 62
+"""Version 1 states a number near 2^63 where there is no limit."""
 
 _NO_MEMORY = re.compile(
     r"bad_alloc|not enough memory|out of memory|(can't|cannot|failed to|could not|unable to) allocate"
@@ -110,7 +112,7 @@ def processors() -> int:
         if quota and period and quota > 0:
             quotas.append(quota / period)
     for folder in _cgroup_folders(""):
-        fields = next(iter(_lines(folder / "cpu.max")), "max").split()
+        fields = _text(folder / "cpu.max").split()
         if len(fields) == 2 and fields[0].isdigit() and int(fields[1]) > 0:
             quotas.append(int(fields[0]) / int(fields[1]))
     return max(1, min([count, *map(math.ceil, quotas)]))
@@ -144,7 +146,7 @@ def _idle_times() -> list[tuple[int, int]]:
     """Return, for each processor of the affinity, ticks spent idle and in total; nothing if not stated."""
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     times = []
-    for line in _lines(_PROC / "stat"):
+    for line in _text(_PROC / "stat").splitlines():
         if (match := re.match(r"cpu(\d+) (.*)", line)) and int(match[1]) in mine:
             ticks = [int(number) for number in match[2].split()[:8]]
             times.append((ticks[3] + ticks[4], sum(ticks)))
@@ -153,25 +155,27 @@ def _idle_times() -> list[tuple[int, int]]:
 
 def _memory_limits() -> Iterator[int]:
     """Yield what the machine with its swap, ``ulimit -v`` and the control groups leave of their memory."""
-    sizes = dict(re.findall(r"(\w+):\s+(\d+) kB", "\n".join(_lines(_PROC / "meminfo"))))
+    sizes = dict(re.findall(r"(MemAvailable|SwapFree):\s+(\d+) kB", _text(_PROC / "meminfo")))
     if "MemAvailable" in sizes:
         yield 1024 * (int(sizes["MemAvailable"]) + int(sizes.get("SwapFree", 0)))
     if sys.platform != "win32":
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        pages = next(iter(_lines(_PROC / "self" / "statm")), "0").split()[0]
         if limit != resource.RLIM_INFINITY:
-            yield limit - int(pages) * resource.getpagesize()
+            yield limit - int((_text(_PROC / "self" / "statm") or "0").split()[0]) * resource.getpagesize()
     for controller, limit_file, usage_file, cache in (
         ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ("", "memory.max", "memory.current", "inactive_file"),
     ):
         for folder in _cgroup_folders(controller):
-            most, usage = _number(folder / limit_file), _number(folder / usage_file)
-            if most is not None and usage is not None:  # cached files count as free, as they can go
-                stat = dict(line.split(" ")[:2] for line in _lines(folder / "memory.stat") if " " in line)
-                yield most - usage + int(stat.get(cache, 0))
+            most = _number(folder / limit_file)
+            if most is None or most >= _UNLIMITED:
+                continue
+            usage = _number(folder / usage_file)
+            if usage is not None:  # cached files count as free, as they can go
+                found = re.search(rf"^{cache} (\d+)", _text(folder / "memory.stat"), re.MULTILINE)
+                yield most - usage + (int(found[1]) if found else 0)
 
 
 def _cgroup_folders(controller: str) -> Iterator[Path]:
@@ -179,21 +183,22 @@ def _cgroup_folders(controller: str) -> Iterator[Path]:
 
     In a container the path that the kernel states may not exist below the mount; then its root counts.
     """
-    for line in _lines(_PROC / "self" / "cgroup"):
+    roots = [_CGROUPS / controller] if controller else [_CGROUPS, _CGROUPS / "unified"]
+    for line in _text(_PROC / "self" / "cgroup").splitlines():
         _, names, path = line.split(":", 2)
         if controller in names.split(","):
-            for root in (_CGROUPS / controller, _CGROUPS / "unified"):
-                below = root / path.strip("/")
-                yield from (place for place in (below, *below.parents) if place.is_relative_to(root))
+            groups = path.strip("/").split("/")
+            yield from (root.joinpath(*groups[:n]) for root in roots for n in range(len(groups), -1, -1))
 
 
-def _lines(path: Path) -> list[str]:
+def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - called often
+            return file.read()
     except OSError:
-        return []
+        return ""
 
 
 def _number(path: Path) -> int | None:
-    text = next(iter(_lines(path)), "")
+    text = _text(path).strip()
     return int(text) if re.fullmatch(r"-?\d+", text) else None

@@ -35,7 +35,7 @@ from landcover.fleet.units import ETAG, Outcome, Unit, read_plan
 from landcover.inference.blocks import ReadLog, SceneWork, product_rows
 from landcover.inference.maps import provenance, unreadable
 from landcover.inference.plan import Imagery, Task, open_imagery, products
-from landcover.inference.scene import IMAGE, MadeMap, make_blocks, make_map, scene_grid
+from landcover.inference.scene import IMAGE, Inputs, MadeMap, make_blocks, make_map, scene_grid
 from landcover.io.files import scratch_folder
 from landcover.model.card import model_digest
 from landcover.model.runtimes import open_model
@@ -137,7 +137,7 @@ class Worker:
                 image, note = copy_or_address(unit.scene, unit.pins[0].size, share=share, folder=folder)
                 content = address_content(unit.scene, unit.pins[0].size) if image == unit.scene else None
                 task = replace(task, image=image, content=content)
-            gsd = self._runtime.card.preprocessing.gsd
+            gsd, inputs = self._runtime.card.preprocessing.gsd, Inputs(task, self._options)
             with (
                 _naming(unit, task),
                 foreign_errors(refuse),
@@ -152,7 +152,7 @@ class Worker:
                         self._remove(part)
                     return Outcome("done", note)
                 try:
-                    if (made := self._map(key, unit, task, imagery)) is None:
+                    if (made := self._map(key, unit, task, imagery, inputs)) is None:
                         return Outcome("kept")
                 except MissingKeyError as error:
                     if self._published(key, unit) is not None:
@@ -233,7 +233,7 @@ class Worker:
                 )
         return {"output": unit.output, "blocks": blocks, **_file_record(rows)}
 
-    def _map(self, key: str, unit: Unit, task: Task, imagery: Imagery) -> MadeMap | None:
+    def _map(self, key: str, unit: Unit, task: Task, imagery: Imagery, inputs: Inputs) -> MadeMap | None:
         """Make the map of a whole scene and publish it, its other files and its item; None: another did.
 
         Raises:
@@ -244,7 +244,15 @@ class Worker:
             for part in unit.parts:
                 self._adopt(f"parts/{part}", work, task)
 
-        made = make_map(self._runtime, task, imagery, self._options, tags=self._tags, finished=assemble)
+        made = make_map(
+            self._runtime,
+            task,
+            imagery,
+            self._options,
+            inputs=inputs,
+            tags=self._tags,
+            finished=assemble,
+        )
         self._check_inputs(unit, task)
         if self._published(key, unit) is not None:  # a file that its receipt states is not written again
             return None

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -38,10 +39,9 @@ from landcover.inference.scene import (
     SAMPLES,
     UNLIKE,
     WORK,
+    Inputs,
     MadeMap,
-    files_state,
     make_map,
-    work_digest,
 )
 from landcover.io.locks import locked_file
 from landcover.io.readahead import parallel_map
@@ -356,9 +356,13 @@ def _make(
                     made = read_kept(task, options, tags, result.legend)
                     if made is not None:
                         return made  # another process made it meanwhile
-                with foreign_errors(partial(unreadable, task)), open_imagery(task, options, gsd) as imagery:
-                    progress = partial(watched, task)
-                    return make_map(runtime, task, imagery, options, tags=tags, progress=progress)
+                inputs, progress = Inputs(task, options), partial(watched, task)
+                with ThreadPoolExecutor(1) as pool, foreign_errors(partial(unreadable, task)):
+                    pool.submit(getattr, inputs, "digest")  # while the scene is decoded
+                    with open_imagery(task, options, gsd) as imagery:
+                        return make_map(
+                            runtime, task, imagery, options, inputs=inputs, tags=tags, progress=progress
+                        )
         except (DataError, UsageError, LockedError, OutputLostError, OutOfMemoryError) as error:
             return error
         except OutputError as error:  # such as a full disk: the next map could not be written either
@@ -455,8 +459,11 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
         OutputError: If there is a map of that name from another model, scene or options.
         DataError: If the map cannot be read.
     """
+    if not task.map.exists():
+        return None
+    inputs = Inputs(task, options)
     try:
-        expected = {**tags, WORK: work_digest(task, options)}
+        expected = {**tags, WORK: inputs.digest}
     except ImageError:
         return None  # reported when it is read
     if task.scale is not None and task.scale.source != "raster":
@@ -467,7 +474,7 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
         if differing:
             raise _made_otherwise(task, differing)
         made_ns = task.map.stat().st_mtime_ns
-        for path, size, changed_ns in files_state(task, options):
+        for path, size, changed_ns in inputs.states:
             if size > SAMPLES * SAMPLE_BYTES and changed_ns > made_ns:
                 raise OutputError(
                     f"{path} was changed after {task.map} was made. Choose another --out, or pass --force "
@@ -475,8 +482,7 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
                 )
 
     if not all(path.exists() for path in products(task, options)):
-        if task.map.exists():
-            check(read_map_tags(task.map))
+        check(read_map_tags(task.map))
         return None
     try:
         with open_map_file(task.map, legend) as opened:

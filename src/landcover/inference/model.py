@@ -32,7 +32,7 @@ from landcover.inference.maps import provenance
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Imagery, Task, open_imagery, plan
 from landcover.inference.reading import ArraySource
-from landcover.inference.scene import MadeMap, make_map, scene_grid
+from landcover.inference.scene import Inputs, MadeMap, make_map, scene_grid
 from landcover.io import write_mask
 from landcover.io.files import atomic_path, check_output
 from landcover.legend import Legend
@@ -188,10 +188,13 @@ class Model:
         try:
             task, opens = self._open(image, Path(folder), options)
             tags = provenance(self.runtime, self._sha256, options, self.precision)
+            inputs = Inputs(task, options)
             with opens() as opened:
                 name = Path(task.name).name
                 progress = lambda blocks, total: track(blocks, name, total=total)  # noqa: E731
-                made = make_map(self.runtime, task, opened, options, tags=tags, progress=progress)
+                made = make_map(
+                    self.runtime, task, opened, options, inputs=inputs, tags=tags, progress=progress
+                )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -5,8 +5,9 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from landcover._gdal import files_of, vector_files
@@ -111,12 +112,55 @@ class MadeMap:
         return found
 
 
+class Inputs:
+    """The files that a map depends on: the scene, what is read along with it, the polygons of ``--aoi``.
+
+    Make it before they are read: what :meth:`changed` compares with is their state then.
+
+    Attributes:
+        states: Path, bytes and time of change of each file that exists.
+    """
+
+    def __init__(self, task: Task, options: PredictOptions) -> None:
+        self._task, self._options = task, options
+        files = [file for scene in task.files for file in files_of(scene)]
+        if options.aoi is not None:
+            files += vector_files(options.aoi)
+        self.states: list[tuple[str, int, int]] = []
+        for file in files:
+            with suppress(OSError):  # such as one that does not exist, which its reader reports
+                status = file.stat()
+                self.states.append((str(file), status.st_size, status.st_mtime_ns))
+
+    def changed(self) -> bool:
+        """Return whether a file was changed, removed or added."""
+        return Inputs(self._task, self._options).states != self.states
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of all that a map depends on but the model: the scene's content and the options.
+
+        It does not depend on where the scene is and when it was written.
+
+        Raises:
+            ImageError: If a file cannot be read.
+        """
+        content = [self._task.content or self._task.name] if not self._task.files else []
+        try:
+            content += [_file_digest(Path(file)) for file, _, _ in self.states]
+        except OSError as error:
+            raise ImageError(f"{error.filename} cannot be read: {error.strerror}.") from error
+        work = {"content": content, "options": self._options.identity() | {"aoi": None}}
+        return hashlib.sha256(json.dumps(work, default=str, sort_keys=True).encode()).hexdigest()
+
+
 def make_map(
     runtime: Runtime,
     task: Task,
     imagery: Imagery,
     options: PredictOptions,
     *,
+    inputs: Inputs,
     tags: Mapping[str, str],
     progress: Progress = lambda blocks, total: blocks,
     finished: Callable[[SceneWork], None] = lambda work: None,
@@ -132,6 +176,7 @@ def make_map(
         task: The map to write.
         imagery: The open scene.
         options: How it is classified and written.
+        inputs: The files that it depends on, as they were before the scene was opened.
         tags: Provenance of the map.
         progress: Wraps the row blocks of the scene, given their number.
         finished: Puts row blocks that another process has computed into the work.
@@ -142,9 +187,7 @@ def make_map(
         OutputError: If something cannot be written.
     """
     gsd, gsd_source = imagery.scale
-    state = files_state(task, options)
-    digest = work_digest(task, options)
-    tags = {**tags, "LANDCOVER_GSD": f"{gsd:g} ({gsd_source})", WORK: digest}
+    tags = {**tags, "LANDCOVER_GSD": f"{gsd:g} ({gsd_source})", WORK: inputs.digest}
     _check_products(task, imagery, options)
     areas = ClassAreas(runtime.card.legend, pixel_areas(imagery.georeference, imagery.size, *imagery.scale))
     if options.zones is not None and imagery.georeference is not None:
@@ -153,7 +196,13 @@ def make_map(
         )
     grid = scene_grid(runtime, imagery, options, task.name)
     products = {"probabilities": options.probabilities, "confidence": options.confidence}
-    identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, "files": state, **products}
+    identity = {
+        "size": [*imagery.size],
+        "tags": tags,
+        "device": runtime.device,
+        "files": inputs.states,
+        **products,
+    }
     on_disk = math.prod(imagery.size) > IN_MEMORY_PIXELS
     check_disk(task.map.parent, disk_needed(task, imagery.size, areas.legend, options), task.name)
     need = memory_needed(grid, runtime, options, on_disk=on_disk)
@@ -168,7 +217,7 @@ def make_map(
         with closing(blocks):
             for block in progress(blocks, sum(map(len, runs))):
                 work.finish(block, ReadLog.of(imagery.source, block))
-        if files_state(task, options) != state:
+        if inputs.changed():
             work.logs.clear()  # its rows are of two files
             raise ImageError(f"{task.name} was changed or removed while it was read. Run the command again.")
         log = joined(work.logs[number] for number in sorted(work.logs))
@@ -323,37 +372,6 @@ def write_products(
         polygons = task.map.with_suffix(f".{options.vector}")
         vectorize(task.map, polygons, legend=legend, confidence=confidence, force=force)
     return small.count(min_pixels) if min_pixels > 1 else 0
-
-
-def work_digest(task: Task, options: PredictOptions) -> str:
-    """Return a digest of all that a map depends on but the model: the scene's content and the options.
-
-    It does not depend on where the scene is and when it was written.
-
-    Raises:
-        ImageError: If a file cannot be read.
-    """
-    content = [task.content or task.name] if not task.files else []
-    try:
-        content += [_file_digest(file) for file in _files(task, options)]
-    except OSError as error:
-        raise ImageError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    work = {"content": content, "options": options.identity() | {"aoi": None}}
-    return hashlib.sha256(json.dumps(work, default=str, sort_keys=True).encode()).hexdigest()
-
-
-def files_state(task: Task, options: PredictOptions) -> list[tuple[str, int, int]]:
-    """Return path, bytes and time of change of each file that a map depends on."""
-    states = [(file, file.stat()) for file in _files(task, options)]
-    return [(str(file), status.st_size, status.st_mtime_ns) for file, status in states]
-
-
-def _files(task: Task, options: PredictOptions) -> list[Path]:
-    """Return the files that a map depends on: the scene, what is read along with it, the polygons."""
-    files = [file for scene in task.files for file in files_of(scene)]
-    if options.aoi is not None:
-        files += vector_files(options.aoi)
-    return [file for file in files if file.exists()]
 
 
 def _file_digest(file: Path) -> str:

@@ -261,16 +261,19 @@ def encode_mask(
         )
     if index.dtype != np.uint8 or index.ndim != 2 or index.size == 0:
         raise MaskError(f"Expected a mask as uint8 (height, width); found {index.dtype} {index.shape}.")
-    is_stray = (index >= len(legend)) & (index != NODATA)
-    if is_stray.any():
-        strays = present_values(index[is_stray])
-        raise MaskError(f"The values {first_few(strays, 8)} are not in the legend {legend.name!r}.")
+    highest = int(index.max())
+    if highest >= len(legend):
+        strays = index[(index >= len(legend)) & (index != NODATA)]
+        if len(strays):
+            raise MaskError(
+                f"The values {first_few(present_values(strays), 8)} are not in the legend {legend.name!r}."
+            )
     texts = {**legend.tags, **(tags or {})}
     if mask_format == "rgb":
         return encode_png(index_to_colours(index, legend), texts=texts)
     if mask_format == "index":
         return encode_png(index, texts=texts)
-    has_nodata = index.max() == NODATA
+    has_nodata = highest == NODATA
     palette = legend.colours if has_nodata else legend.colours[: len(legend)]
     return encode_png(index, palette=palette, transparent=NODATA if has_nodata else None, texts=texts)
 

@@ -11,9 +11,12 @@ from rasterio.features import geometry_mask
 
 from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import DataError, UsageError
-from landcover.legend import NODATA, Legend
+from landcover.legend import Legend
 from landcover.raster import Georeference
 from landcover.raster.extent import middle_longitude, swapped_axes
+
+_BLOCK_PX = 1 << 18
+"""Pixels that are counted at a time, so that they stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,22 +140,29 @@ class ClassAreas:
     def add(self, start: int, index: UInt8Array, inside: BoolArray | None = None) -> None:
         """Count uint8 (n, W) class indices of rows from ``start``, where bool (n, W) ``inside``, if given."""
         areas = None if self.row_areas is None else self.row_areas[start : start + len(index)]
-        if inside is not None:
-            self.nodata += int(np.count_nonzero(inside & (index == NODATA)))
         alike = areas is None or areas.size == 0 or areas.min() == areas.max()
-        for number in range(len(self.legend)):
-            mask = index == number
-            if inside is not None:
-                mask &= inside
-            if alike:
-                count = int(np.count_nonzero(mask))
-                self.pixels[number] += count
-                if areas is not None:
-                    self.square_metres[number] += count * float(areas[0])
-            else:
-                counts = np.count_nonzero(mask, axis=1)
-                self.pixels[number] += int(counts.sum())
-                self.square_metres[number] += float(counts @ areas)
+        counts = np.zeros((len(self.legend), len(index)), np.int64)
+        step = max(1, _BLOCK_PX // max(1, index.shape[1]))
+        for top in range(0, len(index), step):
+            block = index[top : top + step]
+            within = None if inside is None else inside[top : top + step]
+            left = block.size if within is None else int(np.count_nonzero(within))
+            for number in range(len(self.legend)):
+                if not left:
+                    break
+                mask = block == number
+                if within is not None:
+                    mask &= within
+                if alike:
+                    counts[number, top] = np.count_nonzero(mask)
+                else:
+                    counts[number, top : top + step] = np.count_nonzero(mask, axis=1)
+                left -= int(counts[number, top : top + step].sum())
+            self.nodata += 0 if within is None else left
+        pixels = counts.sum(axis=1)
+        self.pixels += pixels
+        if areas is not None and areas.size:
+            self.square_metres += pixels * areas[0] if alike else [float(each @ areas) for each in counts]
         for zone, geometry, rows, cols in self._polygons:
             top, bottom = max(rows.start, start), min(rows.stop, start + len(index))
             if top < bottom and cols:
