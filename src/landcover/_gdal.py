@@ -567,9 +567,6 @@ def import_pyogrio() -> ModuleType:
 
     GDAL prints a line for each driver of ``GDAL_SKIP`` that it does not have, and pyogrio has others than
     rasterio: it gets a list of its own ones.
-
-    Raises:
-        ModuleNotFoundError: If it is not installed.
     """
     if not is_hardened():
         import pyogrio

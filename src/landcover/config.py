@@ -153,12 +153,7 @@ def load_config(cls: type[C], path: Path) -> C:
 
 
 def with_overrides(config: C, assignments: Iterable[str]) -> C:
-    """Return a copy of ``config`` with values replaced by texts such as ``optimiser.learning_rate=1e-3``.
-
-    Raises:
-        ConfigError: If an assignment has no ``=``, its dotted key does not exist, or its YAML value does not
-            fit.
-    """
+    """Return a copy of ``config`` with values replaced by texts such as ``optimiser.learning_rate=1e-3``."""
     data = config.model_dump(mode="json")
     for assignment in assignments:
         name, equals, text = assignment.partition("=")

@@ -347,9 +347,6 @@ def translation(source: Legend, target: Legend) -> UInt8Array:
     """Return the index in ``target`` of each index of ``source``, by class name: uint8 (256,).
 
     Unknown becomes unknown whatever its name, NODATA where ``target`` has no unknown; NODATA stays.
-
-    Raises:
-        UsageError: If the scored classes of the two have other names.
     """
     if set(source.scored_names) != set(target.scored_names):
         raise UsageError(

@@ -84,9 +84,6 @@ class ConfusionMatrix:
         """Count one image of class indices, uint8 (H, W).
 
         NODATA as truth is not counted, as prediction it is a predicted unknown.
-
-        Raises:
-            MaskError: If shapes or types differ from these or from each other, or a value is not a class.
         """
         for what, array in (("truth", truth), ("prediction", prediction)):
             if array.ndim != 2 or array.dtype != np.uint8:

@@ -252,10 +252,6 @@ def parse_csv(
     """Return the header of a table and its rows, each with the number of its line; empty lines are skipped.
 
     The delimiter is the comma, semicolon or tab that is most frequent in the first line.
-
-    Raises:
-        LandcoverError: As ``error``, if it is not CSV, a column is repeated, or a row has fewer or more cells
-            than the header.
     """
     first = text.partition("\n")[0]
     reader = csv.reader(StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)

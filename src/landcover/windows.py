@@ -53,9 +53,6 @@ def spans(total: int, window: int, overlap: int) -> list[Span]:
     position the weights of all windows sum to one. The outer quarter of an overlap, where the network lacks
     context, has weight 0. In the middle half the weight rises linearly. There is no ramp at the ends of the
     axis. Neighbours share at least ``overlap`` positions; 0 lets them touch.
-
-    Raises:
-        UsageError: If the axis is empty, or the overlap is negative or not smaller than the window.
     """
     if total < 1:
         raise UsageError(f"Found an axis of {total} positions; expected at least 1.")

@@ -285,12 +285,7 @@ def open_dataset(
 def open_cache(
     path: Path, *, legend: Legend | None = None, gsd: float | None = None, reading: Reading | None = None
 ) -> CacheDataset:
-    """Open a prepared cache; see :func:`open_dataset`.
-
-    Raises:
-        DataError: If the cache is incomplete, damaged or of another version.
-        UsageError: If ``legend``, bands, scaling or what marks nodata differ from those of the cache.
-    """
+    """Open a prepared cache; see :func:`open_dataset`."""
     dataset = _dataset(path, _read_index(path))
     given, own = reading or Reading(), dataset.reading
     if any(getattr(given, name) not in (getattr(Reading(), name), getattr(own, name)) for name in READ_WITH):

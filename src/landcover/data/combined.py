@@ -81,9 +81,6 @@ def combine(datasets: Sequence[Dataset]) -> Dataset:
     """Return several data sets as one; a single one as it is.
 
     Where all images are georeferenced, scenes are joined across the data sets.
-
-    Raises:
-        UsageError: If a class of another data set is not in the first, by name, or the GSD differ.
     """
     first = datasets[0]
     if len(datasets) == 1:

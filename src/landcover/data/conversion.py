@@ -154,14 +154,7 @@ class MaskTask:
 def plan_masks(
     masks: Sequence[str | Path], out: Path, *, suffixes: frozenset[str], force: bool
 ) -> list[MaskTask]:
-    """Return the tasks of a job, after all checks of its inputs and outputs.
-
-    Raises:
-        UsageError: If there is no input.
-        DataError: If an input does not exist or a folder holds no masks.
-        OutputError: If two masks would get one output, one would replace an input, or exists and ``force`` is
-            off.
-    """
+    """Return the tasks of a job, after all checks of its inputs and outputs."""
     tasks = []
     for found in find_files(masks, out, what="masks", suffixes=suffixes, left_out=(IMAGE_END,)):
         suffix = found.path.suffix.lower()
@@ -180,16 +173,7 @@ def plan_masks(
 def work_off(
     tasks: Sequence[MaskTask], work: Callable[[MaskTask], T], description: str
 ) -> tuple[list[tuple[MaskTask, T]], dict[Path, str]]:
-    """Process masks in parallel, with progress.
-
-    Args:
-        tasks: The masks.
-        work: Processes one. A mask for which it raises :class:`MaskError` is skipped.
-        description: Name of the work, such as ``Cleaning``.
-
-    Returns:
-        The processed masks, in order, with the results of ``work``; and the errors of the others, by path.
-    """
+    """Process masks in parallel; return those done, in order, with their results, and the others' errors."""
 
     def attempt(task: MaskTask) -> T | MaskError:
         try:

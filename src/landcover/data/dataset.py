@@ -233,10 +233,7 @@ class FolderDataset(Dataset):
 
     Attributes:
         mask_legend: Legend of the mask files, which may have another index order than :attr:`legend`.
-        found: The discovered items and missing files.
         headers: Headers of the images that may be georeferenced, by item key.
-        vector: Polygons and points in place of mask files, or None.
-        max_pixels: Larger files are not decoded.
         max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask is refused.
     """
 
@@ -390,9 +387,6 @@ def read_as(dataset: Dataset, preprocessing: Preprocessing) -> Dataset:
     """Return a dataset whose images are read with the bands and the scaling that a model was trained with.
 
     Those that the data declare or the user passed are kept.
-
-    Raises:
-        UsageError: If it is a cache that was prepared without them, or they are not as many as the model's.
     """
     own, (bands, scaling) = dataset.reading, preprocessing.reading
     reading = own._replace(bands=own.bands or bands, scaling=own.scaling or scaling)
@@ -522,11 +516,6 @@ def describe_legend(
     """Write ``landcover.yaml`` of a data folder from what its masks hold; return its path and text.
 
     See :func:`landcover.data.survey.legend_text` for the arguments.
-
-    Raises:
-        OutputError: If the file exists and ``force`` is off.
-        DataError: If the folder has no masks, or they do not hold classes.
-        UsageError: If the names do not fit.
     """
     path = folder / SETTINGS_FILE
     present: dict[str, Any] = (read_yaml(path) or {}) if path.exists() else {}
@@ -599,9 +588,6 @@ def read_settings(path: Path) -> Settings:
     It may hold ``gsd``, in metres per pixel; ``legend``: a name, a YAML file beside it, or written out;
     ``images`` and ``masks``: paths with names in braces, such as ``img_dir/{subset}/{id}.png``; and ``bands``
     and ``scaling``, such as ``[4, 3, 2]`` and ``[0, 3000]``.
-
-    Raises:
-        ConfigError: If the file is not YAML, or a key is unknown or of the wrong type.
     """
     file = from_mapping(_SettingsFile, (read_yaml(path) or {}) if path.exists() else {}, str(path))
     names = None

@@ -268,8 +268,6 @@ class Discovery:
     """The items of a folder.
 
     Attributes:
-        layout: The layout that fits.
-        items: The images, sorted by key.
         missing_images: Paths below the folder of masks without an image, and of listed images without a file.
     """
 
@@ -294,14 +292,8 @@ def discover(root: Path, names: tuple[str, str] | None = None) -> Discovery:
     The first layout of the table that has pairs is taken; else images and masks are distinguished by words
     in their paths, and by content; else the first layout that has images is taken.
 
-    Args:
-        root: The folder.
-        names: Patterns of image and mask paths with ``{subset}``, ``{id}`` and other names in braces; they
-            replace the table.
-
-    Raises:
-        DataError: If no layout fits or it cannot be read, two images or masks have the same key, masks are
-            JPEG files, or a name has control characters or is not valid UTF-8.
+    ``names`` are patterns of image and mask paths with ``{subset}``, ``{id}`` and other names in braces; they
+    replace the table.
     """
     paths = list(_files_below(root))
     if names is not None:
@@ -619,13 +611,6 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
 
     An id is a key, such as ``a/images/0001``, or its last component; the latter with the subset in ``part``.
     Rows of other items are ignored, with a warning: a copy of a few files may keep the whole table.
-
-    Returns:
-        Positions by item key.
-
-    Raises:
-        DataError: If columns are missing, or a row is invalid, fits several items or repeats an item or a
-            position.
     """
     by_name: dict[tuple[str, str], list[Item]] = {}
     by_key = {item.key: item for item in items}

@@ -55,8 +55,6 @@ class Leak:
     """Two items of different subsets with identical or adjacent ground, ``a`` and ``b`` by key.
 
     Attributes:
-        a: Key of an item.
-        b: Key of the other.
         kind: ``identical`` images, a ``near-copy``, ``overlapping`` or ``touching`` by georeferences or
             scenes.csv, or ``matching-edges``.
         confidence: Estimated probability, 0..1.

@@ -86,11 +86,7 @@ class PartSummary:
 
 
 def parse(text: str) -> SplitName:
-    """Parse a split name. A file named like one, such as ``all``, is written ``./all``.
-
-    Raises:
-        SplitError: If it is not a split; the message shows the nearest forms.
-    """
+    """Parse a split name. A file named like one, such as ``all``, is written ``./all``."""
     name, colon, part = text.rpartition(":") if ":" in text else (text, "", "")
     if colon and not part:
         raise SplitError(f"Split {text!r} ends with a colon; expected a subset, such as {name + ':val'!r}.")
@@ -106,12 +102,7 @@ def parse(text: str) -> SplitName:
 
 
 def split(dataset: Dataset, name: str) -> Parts:
-    """Return the labelled items of every subset of a split, each sorted by key.
-
-    Raises:
-        SplitError: If the split does not exist or does not fit the data, subsets are empty or overlap, or
-            none has an item of one of several data sets.
-    """
+    """Return the labelled items of every subset of a split, each sorted by key."""
     parsed = parse(name)
     if not dataset.labelled:
         raise SplitError(f"{dataset.root} has {len(dataset.items)} images and no masks; expected masks.")
@@ -180,11 +171,7 @@ def split(dataset: Dataset, name: str) -> Parts:
 
 
 def select(dataset: Dataset, name: str) -> list[Item]:
-    """Return the items of one subset of a split, ``NAME:part``; ``:part`` is optional if there is only one.
-
-    Raises:
-        SplitError: As :func:`split`, or if the subset is missing or unknown.
-    """
+    """Return the items of one subset of a split, ``NAME:part``; ``:part`` is optional for a single one."""
     parsed, parts = parse(name), split(dataset, name)
     if parsed.part is None:
         if len(parts) > 1:
@@ -208,11 +195,7 @@ def class_pixels(dataset: Dataset, items: Iterable[Item]) -> dict[str, Int64Arra
 
 @cache
 def glnet_ids() -> dict[str, frozenset[str]]:
-    """Return the ids of GLNet's subsets: disjoint, together the 803 labelled images of the challenge.
-
-    Raises:
-        SplitError: If the installed lists are not those published.
-    """
+    """Return the ids of GLNet's subsets: disjoint, together the 803 labelled images of the challenge."""
     folder = files("landcover.data") / "ids"
     lists = {part: (folder / f"glnet-{part}.txt").read_text("utf-8").split() for part in GLNET_COUNTS}
     ids = {part: frozenset(names) for part, names in lists.items()}
@@ -367,9 +350,6 @@ def listed_folds() -> Mapping[str, int]:
 
     The list defines the benchmark. It was made once by :func:`scene_folds`; changes of that function, of the
     table of scenes or of a decoder do not change it. Other data sets have folds of their own.
-
-    Raises:
-        SplitError: If the installed list is not the published one.
     """
     text = (files("landcover.data") / "ids" / "scenes-k5.tsv").read_text("utf-8")
     rows = [line.partition("\t")[::2] for line in text.splitlines()]
@@ -394,12 +374,6 @@ def scene_folds(pixels: Mapping[str, Int64Array], scene_of: Mapping[str, str], f
         pixels: Pixels per scored class, int64 (classes,), of every item's mask, by item key.
         scene_of: Scene of every item, by item key.
         folds: Number of folds, at least 2.
-
-    Returns:
-        One list of item keys per fold, each sorted.
-
-    Raises:
-        SplitError: If there are fewer scenes than folds, or an item has no scene.
     """
     missing = sorted(set(pixels) - set(scene_of))
     if missing:

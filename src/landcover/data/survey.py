@@ -32,14 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Survey:
-    """The values of the masks with one band and the colours of the others, with their pixels.
-
-    Attributes:
-        masks: Number of masks read.
-        values: Pixels of each value.
-        colours: Pixels of each colour.
-        unreadable: Errors of the masks that cannot be read.
-    """
+    """The values of the masks with one band and the colours of the others, with their pixels."""
 
     masks: int = 0
     values: Counter[int] = field(default_factory=Counter)
@@ -147,16 +140,8 @@ def legend_text(
 ) -> str:
     """Return ``landcover.yaml`` for the classes that a survey found.
 
-    Args:
-        found: The survey.
-        names: A name for each value or colour, in ascending order; empty to leave them to the reader.
-        ignore: Values that stand for nodata.
-        unknown: The name that is never scored, or None.
-        gsd: Metres per pixel, or None.
-
-    Raises:
-        DataError: If masks hold values and colours, or more than a legend can hold.
-        UsageError: If ``names`` are not as many as classes.
+    ``names`` are in ascending order of values or colours, none to leave them to the reader; ``ignore`` are
+    values that stand for nodata, and ``unknown`` is the name that is never scored.
     """
     if found.unreadable:
         raise DataError(f"{len(found.unreadable)} masks cannot be read: {found.unreadable[0]}")

@@ -83,8 +83,6 @@ class VectorLabels:
     """Shapes of scenes on their pixel grids.
 
     Attributes:
-        source: Where they are from.
-        legend: The classes.
         shapes: By key of a scene, the shapes in its columns and rows, object (N,), and their class indices,
             uint8 (N,); only scenes that shapes touch.
         files: By key of a scene, the first file of its shapes.
@@ -118,8 +116,6 @@ class Rasterized:
     """Result of :func:`rasterize`.
 
     Attributes:
-        legend: The classes of the masks.
-        written: The masks.
         unlabelled: Scenes that no shape touches; they have no mask.
         outside: Number of shapes that touch no scene.
     """
@@ -151,11 +147,6 @@ def rasterize(
         legend: The classes; by default the values that occur, in ascending order.
         max_pixels: Larger scenes are refused.
         force: Replace existing masks.
-
-    Raises:
-        DataError: As :func:`read_vector_labels`, or if a scene cannot be read.
-        UsageError: As :func:`read_vector_labels`.
-        OutputError: If a mask exists and ``force`` is off (nothing is written then), or cannot be written.
     """
     out = Path(out)
     scenes = find_files(like, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=(MASK_END, "_label"))
@@ -195,19 +186,7 @@ class _Found(NamedTuple):
 def read_vector_labels(
     source: VectorSource, targets: Mapping[str, Target], legend: Legend | None
 ) -> VectorLabels:
-    """Read the shapes of scenes.
-
-    Args:
-        source: The shapes and their classes.
-        targets: The scenes by key.
-        legend: The classes; None: the values that occur, in ascending order.
-
-    Raises:
-        DataError: If a file cannot be read or holds lines, a class is not in the legend, no shape touches a
-            scene, or a scene of COCO or labelme has another size, or is named twice, or none exists.
-        UsageError: If the column or the layer does not exist, the labels have one class only, or the
-            background is not a class.
-    """
+    """Read the shapes of scenes by key; without a legend the classes are the values that occur, in order."""
     found: list[_Found] = []
     outside = 0
     hint = " Expected shapes inside the images that they were drawn on."

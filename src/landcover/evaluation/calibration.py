@@ -51,9 +51,6 @@ class Reliability:
         """Count pixels by probabilities, float32 (C, ...), and true channels (or IGNORE), uint8 (...).
 
         Of equal probabilities the first is predicted.
-
-        Raises:
-            UsageError: If the shapes do not fit.
         """
         if probabilities.shape != (len(self.pixels), *truth.shape):
             raise UsageError(

@@ -57,11 +57,6 @@ def from_folder(
 
     It contains ``<key>_mask.png`` (or ``.tif``) or ``<key>.png`` (or ``.tif``) for each item's key. Without a
     legend each map is read by the one it carries, else by the dataset's.
-
-    Raises:
-        DataError: If the folder does not exist, or maps are missing, unreadable or of another size than the
-            truth; the message lists all of them.
-        UsageError: If the maps' legend has other classes than the truth's.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Expected the folder of the predicted masks.")

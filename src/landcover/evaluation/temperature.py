@@ -171,11 +171,6 @@ def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -
 
     For a model that was trained on all data, so that none are left to fit on: train a second run of the same
     recipe on a part of the data, calibrate it on the rest, and copy its temperature.
-
-    Raises:
-        UsageError: If the models differ in recipe, classes or preprocessing.
-        ModelError: If a model cannot be read or is an exported one, or the other was never calibrated.
-        OutputError: If the model is calibrated already and ``force`` is off, or cannot be written.
     """
     file, card, tensors = _open(run, force)
     like = read_card(other)
@@ -209,9 +204,6 @@ def fit_temperature(logits: Float32Array, truth: UInt8Array) -> float:
 
     The mean negative log-likelihood is convex in ``1 / T``; the root of its slope is found by bisection.
     ``logits`` or log probabilities are float32 (C, P), ``truth`` uint8 (P,) the channel of each cell's class.
-
-    Raises:
-        DataError: If the best temperature is beyond these limits.
     """
 
     def slope(temperature: float) -> float:

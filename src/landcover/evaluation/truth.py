@@ -75,10 +75,6 @@ def read_truth(
         layer: The layer; optional where only one has geometries.
         truth_crs: The CRS of ``x`` and ``y`` of a CSV file, such as ``EPSG:32631``.
         longitude: That of the map, as for :func:`~landcover.io.vectors.read_features`.
-
-    Raises:
-        DataError: If the file cannot be read or a row has a class that is not in the legend.
-        UsageError: If column or layer do not exist, or the CRS of ``x`` and ``y`` is unknown.
     """
     is_table = path.suffix.lower() == ".csv"
     if layer is not None and is_table:

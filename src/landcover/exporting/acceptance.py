@@ -80,9 +80,6 @@ def check_parity(
     """Compare the predictions of a file, by name of the runtime, with those of the network.
 
     Returns the numbers that are compared with :data:`MIN_PARITY` and :data:`MAX_DIFFERENCE`, by runtime.
-
-    Raises:
-        ModelError: If shapes differ, or a limit is exceeded, also by NaN.
     """
     sizes: dict[str, None] = {}
     pixels, same = dict.fromkeys(variants, 0), dict.fromkeys(variants, 0)
@@ -131,12 +128,7 @@ def check_accuracy(
     max_loss: float,
     reading: Reading | None = None,
 ) -> dict[str, Any]:
-    """Score both files on a subset of a split, as ``landcover evaluate`` does.
-
-    Raises:
-        ModelError: If INT8 loses more than ``max_loss`` points of mIoU.
-        UsageError: If the subset has no pixel of a known class.
-    """
+    """Score both files on a subset of a split, as ``landcover evaluate`` does."""
     options = EvaluateOptions(reading=reading)
     reports = [evaluate(data, split, model=runtime, gsd=gsd, options=options) for runtime in pair]
     before, after = (report.miou for report in reports)

@@ -76,9 +76,6 @@ def open_crops(
     """Open a folder or cache, with or without labels; of a split, ``NAME:subset``, only the subset.
 
     Bands and scaling are those of ``like``, unless ``reading`` or the data declare them.
-
-    Raises:
-        UsageError: If the metres per pixel are neither passed nor known.
     """
     dataset = open_dataset(data, gsd=gsd, reading=reading)
     dataset = dataset if like is None else read_as(dataset, like)

@@ -92,11 +92,6 @@ def find_files(
         suffixes: Suffixes, in lower case, of the files that are looked for in folders.
         left_out: Ends of names, without suffix, of files in folders that are skipped. Where these are masks,
             folders of masks beside a folder of images are skipped, too.
-
-    Raises:
-        UsageError: If there is no input.
-        DataError: If an input does not exist, a folder has no such file, or a name has control characters.
-        OutputError: If ``out`` is a file.
     """
     if not inputs:
         raise UsageError(f"No input was given; pass files or folders of {what}.")

@@ -119,9 +119,6 @@ def scratch_folder() -> Iterator[Path]:
     """Create a private folder in the system's folder of temporary files, and delete it when the block ends.
 
     Those of processes that were killed are deleted first. What is written in it is not flushed to the disk.
-
-    Raises:
-        OutputError: If it cannot be created.
     """
     with _private_folder(Path(tempfile.gettempdir(), _SCRATCH), _SCRATCH) as folder:
         yield folder

@@ -250,10 +250,6 @@ def encode_mask(
     ``palette``: indices with the legend's colours; nodata, if any, is entry 255, black and transparent.
     ``rgb``: three bands as in the challenge; nodata is black and read back as a black class. ``index``: one
     band of indices; nodata is 255. ``tags`` are stored as texts beside :attr:`Legend.tags`.
-
-    Raises:
-        MaskError: If ``index`` is not uint8 (H, W) of classes and nodata.
-        UsageError: If the format is unknown.
     """
     if mask_format not in get_args(MaskFormat):
         raise UsageError(

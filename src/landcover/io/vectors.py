@@ -250,9 +250,6 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
     Edges longer than a kilometre get vertices first, which keeps them in place within centimetres. Shared
     boundaries stay shared: the new vertices of an edge depend on the edge alone. In longitude and latitude a
     part that crosses the antimeridian goes on beyond 180 degrees.
-
-    Raises:
-        DataError: If the transformation does not exist, or not for some of the coordinates.
     """
     if not len(geometries) or (source == target and not (source.is_geographic or source.is_projected)):
         return geometries

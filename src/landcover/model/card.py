@@ -282,12 +282,7 @@ def is_exported(path: Path) -> bool:
 
 
 def resolve_model(path: str | Path) -> Path:
-    """Return the file of a model, a run folder's best model, or a bundled model; existing files come first.
-
-    Raises:
-        ModelError: If there is no such file, folder or name, the folder contains no model (yet), or the
-            bundled file is not installed.
-    """
+    """Return the file of a model, a run folder's best model, or a bundled model; files come first."""
     if not str(path):
         raise ModelError("The model's name is empty (''). Expected a file, a run folder or a bundled model.")
     path = Path(path)

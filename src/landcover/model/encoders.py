@@ -96,13 +96,7 @@ class Encoder(nn.Module):
 
 
 def build_encoder(name: str, output_stride: int, in_channels: int = 3) -> Encoder:
-    """Create an encoder with random weights: timm's model of a name without a weights tag.
-
-    Raises:
-        ConfigError: If timm has no such model.
-        ModelError: If the model has no stride-4 features or cannot have this output stride; the message names
-            the possible ones.
-    """
+    """Create an encoder with random weights: timm's model of a name without a weights tag."""
     check_encoder_name(name)
     try:
         return Encoder(name, output_stride, in_channels)
@@ -173,10 +167,6 @@ def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
 
     Layers after the features (classifier, head) are optional and ignored. A first layer of three bands fits
     encoders of more, see :func:`fit_first_layer`.
-
-    Raises:
-        ModelError: If the file cannot be read, lacks tensors of the encoder, has unexpected ones or other
-            shapes; or if timm has no weights for it or they cannot be downloaded.
     """
     name = encoder.name
     if str(weights) == TIMM:

@@ -39,12 +39,7 @@ _MAX_TEXT_BYTES = 1 << 24
 
 
 def read_tensors(path: Path) -> Tensors:
-    """Return the tensors of a safetensors file by name.
-
-    Raises:
-        ModelError: If the file is missing, cut short, a pickle or of another format, or has values of a type
-            that numpy does not have (bfloat16).
-    """
+    """Return the tensors of a safetensors file by name."""
     with _open_tensors(path) as handle:
         try:
             return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
@@ -107,9 +102,6 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
 
     Weights stay on the disk. A file that was cut between two fields is a valid, shorter one; as the entries
     follow the graph, it has lost at least the last of them.
-
-    Raises:
-        ModelError: If the file is missing, cut short or not an ONNX file, or its weights are in other files.
     """
     metadata, has_graph, external = {}, False, False
     size = 0

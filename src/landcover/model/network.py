@@ -32,14 +32,7 @@ from landcover.model.encoders import (
 def build_model(config: ModelConfig, *, classes: int, weights: str | Path | None = None) -> "DeepLabV3Plus":
     """Build a model in training mode; random weights come from torch's global generator.
 
-    Args:
-        config: Encoder and widths.
-        classes: Number of outputs: the scored classes of the legend, at least 1.
-        weights: For the encoder: None for random, ``"timm"`` for timm's own, or a safetensors file.
-
-    Raises:
-        ConfigError: If timm does not have the encoder.
-        ModelError: If the encoder cannot have the output stride, or the weights do not fit or cannot be read.
+    ``weights`` of the encoder: None for random ones, ``"timm"`` for timm's own, or a safetensors file.
     """
     if classes < 1:
         raise UsageError(f"A model needs at least one class; found {classes}.")
@@ -203,9 +196,6 @@ def load_model_weights(network: nn.Module, settings: ModelConfig, path: Path, le
     their present weights. ``network`` was built with ``settings`` for the classes of ``legend``.
     A model of three bands fits a network of more, see
     :func:`~landcover.model.encoders.fit_first_layer`.
-
-    Raises:
-        ModelError: If the file is not a model, or its network differs; the message names the settings.
     """
     card, arrays = read_model(path)
     own = network.state_dict()

@@ -48,10 +48,6 @@ class Preprocessing:
         band_indices: Where these bands usually are in a file, counted from 1; empty: unknown.
         scaling: Values of the imagery that become 0 and 1 before mean and std are applied; or "percentile":
             the 2nd and 98th percentile of each scene.
-
-    Raises:
-        ConfigError: If a value is not finite, the GSD or a standard deviation is not positive, or there are
-            not as many means, deviations and indices as bands.
     """
 
     gsd: float

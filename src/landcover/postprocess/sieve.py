@@ -36,10 +36,6 @@ def remove_small_regions(index: UInt8Array, min_pixels: int, nodata: int = NODAT
 
     Hence small regions can remain, and a second pass may remove some of them that have gained a large
     neighbour. No new values appear, and regions that were large enough never shrink.
-
-    Raises:
-        MaskError: If ``index`` is not uint8 (H, W).
-        UsageError: If ``min_pixels`` is below 1.
     """
     if index.ndim != 2 or index.dtype != np.uint8:
         raise MaskError(
@@ -78,10 +74,6 @@ def sieve_row_blocks(
         block_rows: Rows that are read at a time; the result does not depend on it.
         nodata: Value of pixels outside the imagery.
         strict: Also remove the regions that remain, see :func:`decide`.
-
-    Raises:
-        UsageError: If ``min_pixels`` or ``block_rows`` is below 1.
-        MaskError: On iteration, if a block has another type or width.
     """
     if min_pixels < 1 or block_rows < 1:
         raise UsageError(

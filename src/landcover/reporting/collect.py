@@ -69,9 +69,6 @@ class Run:
     """A training run: its folder, configuration and log.
 
     Attributes:
-        folder: The run folder.
-        config: ``config.yaml`` as it was saved.
-        start: The last start.
         steps: Logged steps in order, those that a resumed run repeated once.
         validations: Logged validations, also once.
         end: The last event, or None where the run was interrupted or is still running.

@@ -40,7 +40,6 @@ class TrainingData:
     """The items of a run and the classes in them.
 
     Attributes:
-        dataset: The data set of the items.
         data_gsd: Metres per pixel of the data.
         model_gsd: Metres per pixel that the network works at.
         train: Items to train on, all with labelled pixels.
@@ -86,11 +85,6 @@ def load_training_data(
     Logs warnings about images and classes that cannot be learned. ``split_name`` has a subset named train (or
     ``all``), and perhaps a validation subset; ``crop_px`` is a crop's side at the model's scale,
     ``model_gsd`` None for that of the data.
-
-    Raises:
-        UsageError: If the GSD is unknown or absurd, or the split is given with a subset.
-        SplitError: If the split does not exist or has no subset to train on.
-        DataError: If images have no masks, or no mask has a labelled pixel.
     """
     subset = parse(split_name).part
     if subset is not None:

@@ -37,9 +37,6 @@ def build_loss(
     all of them: ``balance`` returns the factor of a mean over this process's pixels from the sum of their
     weights (:meth:`landcover.training.processes.ProcessGroup.balance`). Dice and Lovász-Softmax are not sums
     over pixels: each process computes them for its own, and the values are averaged.
-
-    Raises:
-        ConfigError: If a class weight names an unknown class.
     """
     for name in config.class_weights:
         if name not in classes:

@@ -238,11 +238,6 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
     """Prepare a run folder; return whether it contains this run (:func:`run_identity`), to be resumed.
 
     ``settings`` is the text of its ``config.yaml``; ``resume`` as for :func:`landcover.training.train`.
-
-    Raises:
-        OutputError: If the folder contains a run that is not to be resumed, or other files.
-        UsageError: If the run folder to copy does not contain a run.
-        ConfigError: If the run has another identity; the message names the differing keys.
     """
     for name in (CONFIG_NAME, LOG_NAME, LAST_NAME, BEST_NAME, SOFT_LABELS_NAME):
         if (problem := file_problem(folder / name)) == NOT_REGULAR:

@@ -79,11 +79,6 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
     not be among the images that this training leaves out. Logs warnings about teachers whose training images
     are not recorded, and about those that were selected or calibrated by their scores on held-out images.
     ``trained`` are the images to train on.
-
-    Raises:
-        UsageError: If a teacher's scale differs too much from that of the data.
-        ModelError: If a teacher has other classes, or takes more or fewer bands.
-        DataError: If a teacher was trained on held-out images.
     """
     if not teachers:
         return
@@ -178,10 +173,6 @@ def soft_labels(
     the finest teacher's where those are larger. A file that is missing, damaged, or of other teachers or data
     is computed again as a whole. ``runtime`` are options of :func:`landcover.model.runtimes.open_model`;
     exported models run on the CPU.
-
-    Raises:
-        ModelError: If a teacher cannot be read, or was replaced since the run was opened.
-        DataError: If an image cannot be read, or a teacher cannot predict it.
     """
     parts = [_VERSION, *(teacher.digest for teacher in teachers), data.digest, data.data_gsd, cell_m]
     parts += data.dataset.legend.scored_names

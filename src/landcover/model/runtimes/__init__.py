@@ -50,9 +50,6 @@ class Runtime(Protocol):
 
         Returns:
             float32 (N, C, H, W), contiguous; over C, the scored classes of the card's legend, it sums to one.
-
-        Raises:
-            UsageError: If the batch has another type or shape, or no pixel.
         """
 
     def coarse(self, batch: UInt8Array) -> Float32Array:
