@@ -140,38 +140,29 @@ def prepare(
     force: _options.Force = False,
 ) -> None:
     """Decode a data folder once, into a cache that --data takes."""
+    from landcover.data import open_dataset
     from landcover.data import prepare as make_cache
-    from landcover.data.dataset import open_folder
+    from landcover.data.dataset import FolderDataset
 
-    if labels is None:
-        if column != "class" or layer is not None or background is not None:
-            raise UsageError(
-                "--column, --layer and --background belong to --labels. Pass --labels FILE, too."
-            )
-        dataset, written = make_cache(
-            data,
-            out,
-            gsd=gsd,
-            reading=imagery.reading,
-            legend=legend,
-            max_off_palette=max_off_palette,
-            max_pixels=max_pixels,
-            force=force,
-        )
-    else:
+    shapes = None
+    if labels is not None:
         from landcover.data.vectorlabels import VectorSource
 
-        source = open_folder(
-            data,
-            legend=legend,
-            gsd=gsd,
-            reading=imagery.reading,
-            labels=VectorSource(labels, column, layer, background),
-            max_pixels=max_pixels,
-        )
-        if source.vector is not None and source.vector.outside:
-            log.warning("Shapes of %s that touch no scene: %s.", labels, f"{source.vector.outside:,}")
-        dataset, written = make_cache(source, out, force=force)
+        shapes = VectorSource(labels, column, layer, background)
+    elif column != "class" or layer is not None or background is not None:
+        raise UsageError("--column, --layer and --background belong to --labels. Pass --labels FILE, too.")
+    source = open_dataset(
+        data,
+        legend=legend,
+        gsd=gsd,
+        reading=imagery.reading,
+        labels=shapes,
+        max_pixels=max_pixels,
+        max_off_palette=max_off_palette,
+    )
+    if isinstance(source, FolderDataset) and source.vector is not None and source.vector.outside:
+        log.warning("Shapes of %s that touch no scene: %s.", labels, f"{source.vector.outside:,}")
+    dataset, written = make_cache(source, out, force=force)
     log.info(
         "%s %s: layout %s, %d images, %d with masks, %s.",
         out,

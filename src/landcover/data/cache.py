@@ -370,7 +370,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    path: str | Path | FolderDataset,
+    path: str | Path | Dataset,
     out: str | Path,
     *,
     legend: Legend | None = None,
@@ -407,21 +407,20 @@ def prepare(
         (True, 0.5)
     """
     out = Path(out)
-    if isinstance(path, FolderDataset):
+    if isinstance(path, Dataset):
         source = path
     else:
-        path = Path(path)
-        if is_cache(path):
-            raise UsageError(
-                f"{path} is a cache already; expected the folder of images that it was made from."
-            )
-        source = open_folder(
+        source = open_dataset(
             path,
             legend=legend,
             gsd=gsd,
             reading=reading,
             max_pixels=max_pixels,
             max_off_palette=max_off_palette,
+        )
+    if not isinstance(source, FolderDataset):
+        raise UsageError(
+            f"{source.root} is a cache already; expected the folder of images that it was made from."
         )
     scenes = source.scenes
     about = About(

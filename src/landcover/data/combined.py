@@ -10,7 +10,7 @@ import numpy as np
 from landcover._typing import BoolArray, UInt8Array
 from landcover.data.dataset import Dataset, describe_reading
 from landcover.data.fingerprints import Fingerprint
-from landcover.data.footprints import Neighbours, Place, find_neighbours, find_scenes
+from landcover.data.footprints import Neighbours
 from landcover.data.layouts import Item, SceneTile
 from landcover.errors import UsageError
 from landcover.io import Mask
@@ -111,36 +111,24 @@ def combine(datasets: Sequence[Dataset]) -> Dataset:
             sources[item.key] = dataset, own, table
         for key, tile in (dataset.scenes or {}).items():
             scenes[f"{name}/{key}"] = SceneTile(f"{name}/{tile.scene}", tile.row, tile.col)
-    return CombinedDataset(
+    combined = CombinedDataset(
         root=Path(" + ".join(names)),
         layout="combined",
         legend=first.legend,
         gsd=first.gsd,
         gsd_from_raster=first.gsd_from_raster,
         items=tuple(sorted(items, key=lambda item: item.key)),
-        scenes=_joined(sources, scenes)
-        or (scenes if all(dataset.scenes is not None for dataset in datasets) else None),
+        scenes=scenes if all(dataset.scenes is not None for dataset in datasets) else None,
         scene_table=None,
         reading=first.reading,
         sources=sources,
     )
-
-
-def _joined(
-    sources: Mapping[str, tuple[Dataset, Item, UInt8Array]], scenes: Mapping[str, SceneTile]
-) -> dict[str, SceneTile] | None:
-    """Return the scenes of images that are all georeferenced, with those of each data set kept whole."""
-    places = {}
-    for key, (dataset, item, _) in sources.items():
-        georeference = dataset.georeference(item)
-        if georeference is None:
-            return None
-        places[key] = Place(georeference, dataset.size(item))
+    # Those of each data set are kept whole.
     first_of: dict[str, str] = {}
     of_tables = [
         Neighbours(first_of.setdefault(tile.scene, key), key, "touching") for key, tile in scenes.items()
     ]
-    return find_scenes(places, [*find_neighbours(places), *of_tables])
+    return combined.with_scenes_of_places(of_tables)
 
 
 def _by_name(dataset: Dataset, legend: Legend) -> UInt8Array:

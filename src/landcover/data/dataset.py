@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -157,12 +157,24 @@ class Dataset(ABC):
         return (gsd, gsd) if own is None else ground_sides(place, size, own)
 
     @cached_property
+    def places(self) -> dict[str, Place]:
+        """Georeferences and sizes of the georeferenced images, by key."""
+        placed = ((item, self.georeference(item)) for item in self.items)
+        return {item.key: Place(place, self.size(item)) for item, place in placed if place is not None}
+
+    @cached_property
     def neighbours(self) -> list[Neighbours]:
         """The images that overlap or touch by their georeferences."""
-        placed = ((item, self.georeference(item)) for item in self.items)
-        return find_neighbours(
-            {item.key: Place(place, self.size(item)) for item, place in placed if place is not None}
-        )
+        return find_neighbours(self.places)
+
+    def with_scenes_of_places(self, tables: Sequence[Neighbours] = ()) -> Self:
+        """Return the data with the scenes of its georeferences, as it is if not all images have one.
+
+        ``tables`` are images that are of one scene by other knowledge.
+        """
+        if len(self.places) < len(self.items):
+            return self
+        return replace(self, scenes=find_scenes(self.places, [*self.neighbours, *tables]))
 
     @abstractmethod
     def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
@@ -246,7 +258,8 @@ class FolderDataset(Dataset):
 
     def size(self, item: Item) -> tuple[int, int]:
         """Return (height, width) from the header of the image file."""
-        return image_size(item.image)
+        header = self.headers.get(item.key)
+        return (header and header.size) or image_size(item.image)
 
     def georeference(self, item: Item) -> Georeference | None:
         """Return CRS and transform from the header of the image file, or None."""
@@ -471,13 +484,13 @@ def open_folder(
     )
     scenes_file = root / SCENES_FILE
     has_scenes = scenes_file.is_file()
-    return FolderDataset(
+    dataset = FolderDataset(
         root=root,
         layout=found.layout.name,
         legend=legend or DEEPGLOBE,
         gsd=None if scale is None else scale.gsd,
         items=found.items,
-        scenes=read_scenes(scenes_file, found.items) if has_scenes else _placed_scenes(found, headers),
+        scenes=read_scenes(scenes_file, found.items) if has_scenes else None,
         scene_table=hash_table(scenes_file) if has_scenes else None,
         reading=reading._replace(
             bands=reading.bands or settings.bands, scaling=reading.scaling or settings.scaling
@@ -491,16 +504,7 @@ def open_folder(
         max_pixels=max_pixels,
         max_off_palette=max_off_palette,
     )
-
-
-def _placed_scenes(found: Discovery, headers: Mapping[str, Header]) -> dict[str, SceneTile] | None:
-    """Return the scenes of images that are all georeferenced, else None."""
-    places = {
-        item.key: Place(header.georeference, header.size)
-        for item in found.items
-        if (header := headers.get(item.key)) and header.georeference is not None and header.size is not None
-    }
-    return find_scenes(places, find_neighbours(places)) if len(places) == len(found.items) else None
+    return dataset if has_scenes else dataset.with_scenes_of_places()
 
 
 def describe_legend(

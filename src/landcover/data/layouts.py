@@ -339,20 +339,14 @@ def discover(root: Path, names: tuple[str, str] | None = None) -> Discovery:
 
 
 def find_images(path: Path) -> Discovery:
-    """Return a scene, or all images below a folder, whose labels are elsewhere.
-
-    Raises:
-        DataError: If there are none, or two have the same key.
-    """
+    """Return a scene, or all images below a folder, whose labels are elsewhere."""
     files = find_files(
         [path], path / ".landcover", what="images", suffixes=PICTURE_SUFFIXES, left_out=(MASK_END, "_label")
     )
-    items: dict[str, Item] = {}
-    for file, relative, _ in files:
-        item = Item(_key(relative.as_posix()), _subset(relative.as_posix()), file, None)
-        if items.setdefault(item.key, item) is not item:
-            raise _same_key(file, items[item.key].image)
-    return Discovery(Layout("scenes", "scenes with labels of their own"), tuple(items.values()), ())
+    root = path if path.is_dir() else path.parent
+    images = [file.relative.as_posix() for file in files]
+    items = _items(root, ((image, None, _subset(image)) for image in images))
+    return Discovery(Layout("scenes", "scenes with labels of their own"), items, ())
 
 
 def vector_hint(root: Path) -> str:
@@ -423,15 +417,8 @@ def _by_words(root: Path, paths: Sequence[str]) -> Discovery | None:
         )
     if not any(pairs.values()):
         return None
-    items = []
-    for image, mask in sorted(pairs.items()):
-        check_name(root / image)
-        items.append(Item(_key(image), _subset(image), root / image, None if mask is None else root / mask))
-    keys: dict[str, Item] = {}
-    for item in items:
-        if keys.setdefault(item.key, item) is not item:
-            raise _same_key(item.image, keys[item.key].image)
-    return Discovery(_WORDS, tuple(keys[key] for key in sorted(keys)), tuple(sorted(missing)))
+    items = _items(root, ((image, mask, _subset(image)) for image, mask in sorted(pairs.items())))
+    return Discovery(_WORDS, items, tuple(sorted(missing)))
 
 
 def _folder_and_suffix(path: str) -> tuple[str, str]:
@@ -523,23 +510,31 @@ def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
     listed = {_bare(image): (part, image) for path in required for part, image in _listed(layout, root, path)}
     if layout.listing and not listed:
         return None
-    items: dict[str, Item] = {}
-    for identity, path in images.items():
-        mask = masks.get(identity)
-        folders = (folder.lower() for folder in PurePosixPath(path).parts[:-1])
-        part = next((layout.parts[folder] for folder in folders if folder in layout.parts), None)
+
+    def part(path: str) -> str | None:
+        """Return the subset of an image: of declared names, of the first known folder, or of the lists."""
         if (groups := _parsed(layout.image, path)) and (subset := groups.get("subset")):
-            part = _USUAL_PARTS.get(subset.lower(), subset)
-        if part is None and _bare(path) in listed:
-            part = listed[_bare(path)][0]
-        check_name(root / path)
-        item = Item(_key(path), part, root / path, None if mask is None else root / mask)
-        if items.setdefault(item.key, item) is not item:
-            raise _same_key(item.image, items[item.key].image)
+            return _USUAL_PARTS.get(subset.lower(), subset)
+        folders = (folder.lower() for folder in PurePosixPath(path).parts[:-1])
+        of_folder = next((layout.parts[folder] for folder in folders if folder in layout.parts), None)
+        return of_folder or listed.get(_bare(path), (None,))[0]
+
+    items = _items(root, ((path, masks.get(identity), part(path)) for identity, path in images.items()))
     present = {_bare(path) for path in images.values()}
     missing = [masks[identity] for identity in masks.keys() - images.keys()]
     missing += [image for name, (_, image) in listed.items() if name not in present]
-    return Discovery(layout, tuple(items[key] for key in sorted(items)), tuple(sorted(missing)))
+    return Discovery(layout, items, tuple(sorted(missing)))
+
+
+def _items(root: Path, found: Iterable[tuple[str, str | None, str | None]]) -> tuple[Item, ...]:
+    """Return the items of images with their masks and subsets, sorted by key; no two may have one key."""
+    items: dict[str, Item] = {}
+    for image, mask, part in found:
+        check_name(root / image)
+        item = Item(_key(image), part, root / image, None if mask is None else root / mask)
+        if items.setdefault(item.key, item) is not item:
+            raise _same_key(item.image, items[item.key].image)
+    return tuple(items[key] for key in sorted(items))
 
 
 def typical_size(images: Iterable[Path]) -> tuple[int, int] | None:

@@ -263,7 +263,7 @@ def folder_group(item: Item) -> str:
 def separated_neighbours(dataset: Dataset, parts: Parts) -> list[tuple[str, str]]:
     """Return the pairs of images that overlap or touch and are in different subsets, by key."""
     part_of = {item.key: part for part, items in parts.items() for item in items}
-    leaks = find_leaks(part_of, (), dataset.scenes, {}, dataset.neighbours) if _has_places(dataset) else []
+    leaks = find_leaks(part_of, (), dataset.scenes or {}, {}, dataset.neighbours)
     return [(leak.a, leak.b) for leak in leaks]
 
 
@@ -298,10 +298,6 @@ def advice_on_splits(dataset: Dataset) -> str:
         f"If images are neighbours, write {SCENES_FILE} (id,scene,row,col) and use scenes-kK@I; kfold-K@I is "
         "for images that are all apart."
     )
-
-
-def _has_places(dataset: Dataset) -> bool:
-    return dataset.scenes is not None or bool(dataset.neighbours)
 
 
 def _are_listed(dataset: Dataset, pool: list[Item]) -> bool:

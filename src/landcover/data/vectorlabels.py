@@ -18,6 +18,7 @@ from rasterio.features import rasterize as burn
 
 from landcover._typing import UInt8Array
 from landcover.data.conversion import MaskTask
+from landcover.data.footprints import Place
 from landcover.data.layouts import VECTOR_SUFFIXES
 from landcover.data.survey import colour_of
 from landcover.errors import DataError, UsageError, did_you_mean, first_few
@@ -267,7 +268,11 @@ def _from_vector(
     path: Path, source: VectorSource, targets: Mapping[str, Target]
 ) -> tuple[list[_Found], int, str]:
     """Return the features that touch each scene, the number of those that touch none, and why none does."""
-    placed = {key: target for key, target in targets.items() if target.georeference is not None}
+    placed = {
+        key: Place(target.georeference, target.size)
+        for key, target in targets.items()
+        if target.georeference is not None
+    }
     if not placed:
         raise DataError(
             f"None of the {len(targets)} scenes is georeferenced (such as "
@@ -277,14 +282,12 @@ def _from_vector(
     hint = ""
     touching: Any = False
     by_crs: dict[str, list[str]] = {}
-    for key, target in placed.items():
-        assert target.georeference is not None
-        by_crs.setdefault(target.georeference.crs.to_wkt(), []).append(key)
+    for key, place in placed.items():
+        by_crs.setdefault(place.georeference.crs.to_wkt(), []).append(key)
     for keys in by_crs.values():
-        first = placed[keys[0]].georeference
-        assert first is not None
-        longitude = middle_longitude(first, *placed[keys[0]].size)
-        features = read_features(path, first.crs, layer=source.layer, longitude=longitude)
+        first = placed[keys[0]]
+        longitude = middle_longitude(first.georeference, *first.size)
+        features = read_features(path, first.georeference.crs, layer=source.layer, longitude=longitude)
         if source.column not in features.attributes:
             raise UsageError(
                 f"{path} has no column {source.column!r}. "
@@ -293,8 +296,7 @@ def _from_vector(
         names = features.attributes[source.column].tolist()
         tree = shapely.STRtree(features.geometries)
         for key in keys:
-            georeference, (height, width) = placed[key].georeference, placed[key].size
-            assert georeference is not None
+            georeference, (height, width) = placed[key]
             x, y = georeference.points(np.array([0.0, width, width, 0]), np.array([0.0, 0, height, height]))
             inside = np.sort(tree.query(shapely.polygons(np.stack([x, y], axis=1)), predicate="intersects"))
             touched = np.zeros(len(names), bool)
@@ -307,15 +309,8 @@ def _from_vector(
             found.append(_clipped(key, path, pixels, [names[i] for i in inside], (height, width)))
         if not np.any(touching) and not hint:
             boxes = shapely.bounds(features.geometries[:_SWAP_TESTED])
-            hint = next(
-                (
-                    text
-                    for key in keys
-                    if (georeference := placed[key].georeference) is not None
-                    and (text := swapped_axes(boxes, georeference, *placed[key].size))
-                ),
-                "",
-            )
+            hints = (swapped_axes(boxes, placed[key].georeference, *placed[key].size) for key in keys)
+            hint = next(filter(None, hints), "")
     hint = hint or " Check the CRS of both."
     return found, int(np.count_nonzero(~np.asarray(touching))), hint
 
