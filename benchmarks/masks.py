@@ -10,7 +10,8 @@ from sklearn.metrics import confusion_matrix
 
 from common import blocky_index, print_timings, take_turns
 from landcover.data.synthetic import make_scene
-from landcover.io import colours_to_index, encode_mask, index_to_colours
+from landcover.io import encode_mask, index_to_colours
+from landcover.io.colours import find_classes
 from landcover.legend import DEEPGLOBE
 from landcover.metrics import ConfusionMatrix
 from landcover.postprocess.sieve import remove_small_regions
@@ -56,7 +57,7 @@ def main() -> None:
     prediction = changed.astype(np.uint8)
     jobs = {
         "colours to indices": {
-            "landcover": lambda: colours_to_index(rgb, DEEPGLOBE),
+            "landcover": lambda: find_classes(rgb, DEEPGLOBE),
             "seven comparisons": lambda: compare_colours(rgb),
             "threshold, boolean assignments": lambda: assign_codes(rgb),
         },

@@ -456,7 +456,7 @@ def test_bands_without_numbers_are_refused(tmp_path):
 def test_cards_of_0_1_are_read(tmp_path, version):
     """Without the fields that have been added since."""
     old = make_card().model_dump(mode="json") | {"schema_version": version}
-    for name in ("views", "class_scale", "class_offset", "licence_id", "licence_url", "used_images"):
+    for name in ("views", "licence_id", "licence_url", "used_images"):
         del old[name]
     for name in ("bands", "band_indices", "scaling"):
         del old["preprocessing"][name]

@@ -26,7 +26,6 @@ from imagefiles import (
 )
 from landcover.errors import ImageError, LandcoverError, MaskError, OutputError, UsageError
 from landcover.io import (
-    colours_to_index,
     encode_mask,
     image_size,
     index_to_colours,
@@ -34,6 +33,7 @@ from landcover.io import (
     read_mask,
     write_mask,
 )
+from landcover.io.colours import find_classes, settle_off_palette
 from landcover.legend import DEEPGLOBE, IGNORE, NODATA, LandClass, Legend
 
 GLNET = Legend("glnet", (DEEPGLOBE.classes[6], *DEEPGLOBE.classes[:6]), 0)
@@ -64,6 +64,12 @@ def one_by_one(rgb, legend):
     return index, off_palette
 
 
+def decoded_colours(rgb, legend):
+    """Return the class indices as read_mask makes them, and the number of off-palette pixels."""
+    index = find_classes(rgb, legend)
+    return index, settle_off_palette(index, index == NODATA, legend)
+
+
 @pytest.mark.parametrize(
     ("colours", "expected", "off_palette"),
     [  # colours that peers write, the undefined red, and channels in reverse order
@@ -73,7 +79,7 @@ def one_by_one(rgb, legend):
     ],
 )
 def test_colours_are_decoded_by_threshold(colours, expected, off_palette):
-    index, count = colours_to_index(np.array([colours], np.uint8), DEEPGLOBE)
+    index, count = decoded_colours(np.array([colours], np.uint8), DEEPGLOBE)
     assert (index.tolist(), count) == ([expected], off_palette)
 
 
@@ -84,7 +90,7 @@ def test_decoding_agrees_with_the_rule_a_pixel_at_a_time(legend, data):
     shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
     channel = st.sampled_from([0, 1, 60, 80, 127, 128, 200, 201, 254, 255])
     rgb = data.draw(arrays(np.uint8, shape, elements=channel))
-    index, off_palette = colours_to_index(rgb, legend)
+    index, off_palette = decoded_colours(rgb, legend)
     expected, expected_off = one_by_one(rgb, legend)
     np.testing.assert_array_equal(index, expected)
     assert off_palette == expected_off
@@ -96,7 +102,7 @@ def test_masks_longer_than_a_block_come_back(legend):
     rgb = index_to_colours(index, legend)
     rgb[-1, -1] = rgb[0, 0] = rgb[200, 500] = (255, 0, 0)
     index[-1, -1] = index[0, 0] = index[200, 500] = legend.unknown
-    decoded, off_palette = colours_to_index(rgb, legend)
+    decoded, off_palette = decoded_colours(rgb, legend)
     np.testing.assert_array_equal(decoded, index)
     assert off_palette == 3
 
@@ -106,7 +112,7 @@ def test_views_that_are_not_contiguous_are_decoded_and_inputs_stay_as_they_are()
     rgb = index_to_colours(index, DEEPGLOBE)
     rgb.flags.writeable = False
     window = rgb[3:37:2, 5:41:3]
-    np.testing.assert_array_equal(colours_to_index(window, DEEPGLOBE)[0], index[3:37:2, 5:41:3])
+    np.testing.assert_array_equal(decoded_colours(window, DEEPGLOBE)[0], index[3:37:2, 5:41:3])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,7 @@ def test_views_that_are_not_contiguous_are_decoded_and_inputs_stay_as_they_are()
 )
 def test_arrays_that_are_no_colours_are_refused(array):
     with pytest.raises(MaskError, match="height, width, 3"):
-        colours_to_index(array, DEEPGLOBE)
+        decoded_colours(array, DEEPGLOBE)
 
 
 @pytest.mark.parametrize("name", RGB_FILES)

@@ -1,6 +1,7 @@
 """DeepLabv3+ on each tested encoder, then its parts."""
 
 import copy
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from landcover.errors import ConfigError, ModelError, UsageError
-from landcover.model import ModelConfig, _compat
-from landcover.model.encoders import TESTED_ENCODERS, Encoder, build_encoder
+from landcover.model import TESTED_ENCODERS, ModelConfig, _compat
+from landcover.model.encoders import Encoder, build_encoder, describe_encoder
 from landcover.model.network import AtrousPyramid, ImagePooling, build_model
 
 NARROW = {"aspp_channels": 8, "decoder_channels": 8, "low_level_channels": 4}
@@ -26,7 +27,8 @@ ENCODERS = [pytest.param(e, marks=[] if e in CHEAP else pytest.mark.slow) for e 
 @functools.cache
 def _built(encoder):
     torch.manual_seed(0)
-    stride = 16 if 16 in TESTED_ENCODERS.get(encoder, (16,)) else 32
+    strides = TESTED_ENCODERS[encoder].output_strides if encoder in TESTED_ENCODERS else (16,)
+    stride = 16 if 16 in strides else 32
     config = ModelConfig.model_validate({"encoder": encoder, "output_stride": stride, **NARROW})
     return build_model(config, classes=6).to(memory_format=torch.channels_last)
 
@@ -78,7 +80,8 @@ def test_every_encoder_predicts_and_trains(encoder):
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_deepest_features_have_the_output_stride(encoder):
-    for stride in TESTED_ENCODERS[encoder]:
+    assert dataclasses.replace(describe_encoder(encoder), tested=True) == TESTED_ENCODERS[encoder]
+    for stride in TESTED_ENCODERS[encoder].output_strides:
         with torch.device("meta"):
             low, deep = Encoder(encoder, stride)(torch.zeros(1, 3, 96, 64))
         assert low.shape[2:] == (24, 16)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -84,16 +84,6 @@ def test_fill_does_not_depend_on_what_stands_above():
     assert remove_small_regions(index, 3)[1, 2] == 0
 
 
-@example(index=draw("0.1", "..."), min_pixels=3)
-@given(index=MAPS, min_pixels=SIZES)
-def test_nodata_is_no_neighbour_whatever_lies_beneath(index, min_pixels):
-    result = remove_small_regions(index, min_pixels)
-    moved = np.where(index == NODATA, 77, index).astype(np.uint8)
-    np.testing.assert_array_equal(
-        np.where(result == NODATA, 77, result), remove_small_regions(moved, min_pixels, nodata=77)
-    )
-
-
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
 def test_empty_maps_stay_empty(shape):
     assert remove_small_regions(np.empty(shape, np.uint8), 4).shape == shape
@@ -108,14 +98,14 @@ def test_bad_input():
         remove_small_regions(np.zeros((4, 4), np.uint8), 0)
 
 
-def sieved(index, min_pixels, band_rows=256, nodata=NODATA):
+def sieved(index, min_pixels, band_rows=256):
     reads = []
 
     def read_band(start, stop):
         reads.append((start, stop))
         return index[start:stop]
 
-    bands = list(sieve_row_blocks(read_band, *index.shape, min_pixels, band_rows, nodata))
+    bands = list(sieve_row_blocks(read_band, *index.shape, min_pixels, band_rows))
     once = [(s, min(s + band_rows, len(index))) for s in range(0, len(index), band_rows)]
     assert reads == once * (1 if min_pixels == 1 else 2)  # from top to bottom, and no third time
     assert [len(band) for band in bands] == [stop - start for start, stop in once]
@@ -188,13 +178,6 @@ def test_repeated_contacts_are_dropped_without_a_change(monkeypatch):
         for min_pixels in (4, 30):
             expected = remove_small_regions(index, min_pixels)
             np.testing.assert_array_equal(sieved(index, min_pixels, 3), expected)
-
-
-def test_another_value_can_be_nodata():
-    index = np.random.default_rng(0).integers(0, 3, (30, 30)).astype(np.uint8)
-    result = sieved(index, 6, 4, nodata=0)
-    np.testing.assert_array_equal(result, remove_small_regions(index, 6, nodata=0))
-    np.testing.assert_array_equal(result == 0, index == 0)
 
 
 def test_no_rows_give_no_bands():

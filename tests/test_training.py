@@ -30,8 +30,8 @@ from landcover.inference import predict_index
 from landcover.io.locks import locked_folder
 from landcover.legend import DEEPGLOBE, LandClass, Legend
 from landcover.metrics import ConfusionMatrix
+from landcover.model import TESTED_ENCODERS
 from landcover.model.card import read_card, read_model, save_model
-from landcover.model.encoders import TESTED_ENCODERS
 from landcover.model.files import read_tensors
 from landcover.model.network import build_model
 from landcover.model.preprocessing import Preprocessing
@@ -88,7 +88,7 @@ def test_presets_are_complete_and_survive_a_file(name, tmp_path):
     config = load_preset(name)
     assert name in presets()
     if "resnet" not in name:
-        assert config.model.output_stride in TESTED_ENCODERS[config.model.encoder]
+        assert config.model.output_stride in TESTED_ENCODERS[config.model.encoder].output_strides
     (tmp_path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     assert load_config(TrainConfig, tmp_path / "config.yaml") == config
     assert load_preset(str(tmp_path / "config.yaml")) == config

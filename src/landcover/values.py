@@ -20,6 +20,10 @@ Views = Literal[1, 2, 3, 8]
 window enlarged 1.35 times; 3, also its mirror image; 8, its rotations by quarter turns, each also mirrored.
 """
 
+VIEWS_HELP = (
+    "Average the probabilities of 2, 3 or 8 views of each window; see predict. By default those of the "
+    "model's card."
+)
 VIEWS_WORK: dict[int, float] = {1: 1, 2: 1 + 1.35**2, 3: 2 + 1.35**2, 8: 8}
 """Pixels that the network reads, in multiples of those of one view."""
 

@@ -15,6 +15,7 @@ import typer
 from landcover.cli._output import log
 from landcover.config import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, Options
 from landcover.legend import Legend as LegendClass
+from landcover.values import VIEWS_HELP
 
 if TYPE_CHECKING:
     from landcover.inference.options import PredictOptions
@@ -91,11 +92,7 @@ def region_size(text: str | None, *, strict: bool) -> "RegionSize | None":
     return None if text is None else RegionSize.parse(text, strict=strict)
 
 
-_VIEWS_HELP = (
-    "Average the probabilities of 2, 3 or 8 views of each window; see predict. By default those of the "
-    "model's card."
-)
-Views = Annotated[int | None, option(_VIEWS_HELP, group=PROCESSING, metavar="1|2|3|8")]
+Views = Annotated[int | None, option(VIEWS_HELP, group=PROCESSING, metavar="1|2|3|8")]
 OldTta = Annotated[bool, typer.Option("--tta", hidden=True)]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from landcover.cli import _options
 from landcover.cli._options import argument
 from landcover.cli._output import print_table, put
-from landcover.errors import MissingExtraError, printable
+from landcover.errors import printable
 from landcover.extras import needs
 from landcover.values import points
 
@@ -117,8 +117,10 @@ def models(
     force: _options.Force = False,
 ) -> None:
     """List bundled models, architectures, encoders, licences, presets."""
+    from landcover.model import TESTED_ENCODERS, EncoderInfo
     from landcover.model.bundled import SHIPPED
     from landcover.model.card import read_card
+    from landcover.training import presets
 
     bundled = []
     for model in SHIPPED:
@@ -130,21 +132,20 @@ def models(
             figures = {"file": str(model.path), "megabytes": megabytes, "gsd": card.preprocessing.gsd}
             figures |= {"miou": score.get("miou"), "split": score.get("split")}
         bundled.append({"name": model.name, "about": model.about, "licence": model.licence, **figures})
-    result: dict[str, Any] = {"shipped": bundled}
-    try:
-        with needs("train"):
-            from landcover.model.encoders import TESTED_ENCODERS, describe_encoder
-            from landcover.training import presets
 
-        result |= {
-            "architectures": ["deeplabv3plus"],
-            "encoders": [asdict(describe_encoder(name)) for name in names or TESTED_ENCODERS],
-            "presets": list(presets()),
-        }
-    except MissingExtraError as error:
-        if names:
-            raise
-        result["missing"] = str(error)
+    def encoder(name: str) -> EncoderInfo:
+        if name in TESTED_ENCODERS:
+            return TESTED_ENCODERS[name]
+        with needs("train"):
+            from landcover.model.encoders import describe_encoder
+        return describe_encoder(name)
+
+    result = {
+        "shipped": bundled,
+        "architectures": ["deeplabv3plus"],
+        "encoders": [asdict(encoder(name)) for name in names or TESTED_ENCODERS],
+        "presets": list(presets()),
+    }
     put(result, json, lambda: _print_models(result), force=force)
 
 
@@ -165,9 +166,6 @@ def _print_models(result: dict[str, Any]) -> None:
     for licence, names in terms.items():
         of = f" of {', '.join(names)}" if len(terms) > 1 else ""
         print(fill(f"Terms{of}: {licence}.", 80) if of else f"Terms: {licence}.")
-    if "missing" in result:
-        print(f"\nArchitectures, encoders and presets are not listed: {result['missing']}")
-        return
     print(f"\nArchitectures: {', '.join(result['architectures'])}")
     print(fill(f"Presets:       {', '.join(result['presets'])}", 80, subsequent_indent=" " * 15))
     encoders = [

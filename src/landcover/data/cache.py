@@ -433,11 +433,7 @@ def prepare(
         **{name: getattr(source.reading, name) for name in READ_WITH},
         labels=None if source.vector is None else str(source.vector.source[1:]),
         gsd_from_raster=source.gsd_from_raster,
-        crs=tuple(
-            sorted(
-                {place.crs.to_wkt() for place in map(source.georeference, source.items) if place is not None}
-            )
-        ),
+        crs=tuple(sorted({place.georeference.crs.to_wkt() for place in source.places.values()})),
     )
     is_foreign = out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir())))
     if is_foreign and not is_cache(out):
@@ -459,14 +455,6 @@ def prepare(
                     "Choose another output, or pass --force to replace it."
                 )
         return Prepared(_dataset(out, _write(source, about, out)), written=True)
-
-
-def _placed(source: FolderDataset, item: Item, about: About) -> dict[str, Any]:
-    """Return the georeference of an item as fields of an entry."""
-    place = source.georeference(item)
-    if place is None:
-        return {}
-    return {"transform": tuple(place.transform)[:6], "crs": about.crs.index(place.crs.to_wkt())}
 
 
 def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
@@ -562,6 +550,7 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
                     return DataError(f"{file} was changed or removed while it was read. Run prepare again.")
         except DataError as error:
             return error
+        place = source.georeference(item)
         entry = Entry(
             key=item.key,
             part=item.part,
@@ -574,7 +563,8 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
             class_pixels=tuple(count_classes(mask.index, source.legend).tolist()) if mask else (),
             off_palette=mask.off_palette if mask else 0,
             pixels_hash=hash_pixels(image).hex(),
-            **_placed(source, item, about),
+            transform=None if place is None else tuple(place.transform)[:6],
+            crs=None if place is None else about.crs.index(place.crs.to_wkt()),
         )
         return entry, image, valid, mask
 

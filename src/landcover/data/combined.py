@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from landcover._typing import BoolArray, UInt8Array
-from landcover.data.dataset import Dataset, describe_reading
+from landcover.data.dataset import Dataset, describe_reading, with_scenes
 from landcover.data.fingerprints import Fingerprint
 from landcover.data.footprints import Neighbours
 from landcover.data.layouts import Item, SceneTile
@@ -128,7 +128,7 @@ def combine(datasets: Sequence[Dataset]) -> Dataset:
     of_tables = [
         Neighbours(first_of.setdefault(tile.scene, key), key, "touching") for key, tile in scenes.items()
     ]
-    return combined.with_scenes_of_places(of_tables)
+    return with_scenes(combined, of_tables)
 
 
 def _by_name(dataset: Dataset, legend: Legend) -> UInt8Array:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -71,6 +71,9 @@ _BINARY_MASKS = 100
 """Masks that are searched for values beside 0 and 255."""
 
 Array = TypeVar("Array", UInt8Array, BoolArray)
+
+
+DatasetT = TypeVar("DatasetT", bound="Dataset")
 
 
 @dataclass(frozen=True)
@@ -167,15 +170,6 @@ class Dataset(ABC):
         """The images that overlap or touch by their georeferences."""
         return find_neighbours(self.places)
 
-    def with_scenes_of_places(self, tables: Sequence[Neighbours] = ()) -> Self:
-        """Return the data with the scenes of its georeferences, as it is if not all images have one.
-
-        ``tables`` are images that are of one scene by other knowledge.
-        """
-        if len(self.places) < len(self.items):
-            return self
-        return replace(self, scenes=find_scenes(self.places, [*self.neighbours, *tables]))
-
     @abstractmethod
     def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
         """Read an image or a window of it, as prediction does.
@@ -215,6 +209,16 @@ class Dataset(ABC):
     def class_pixels(self, item: Item) -> Int64Array:
         """Count the pixels of each class in an item's mask: int64 (classes,)."""
         return count_classes(self.labels(item).index, self.legend)
+
+
+def with_scenes(dataset: DatasetT, known: Sequence[Neighbours] = ()) -> DatasetT:
+    """Return data with the scenes of their georeferences, as they are if not all images have one.
+
+    ``known`` are images that are of one scene by other knowledge.
+    """
+    if len(dataset.places) < len(dataset.items):
+        return dataset
+    return replace(dataset, scenes=find_scenes(dataset.places, [*dataset.neighbours, *known]))
 
 
 def count_classes(index: UInt8Array, legend: Legend) -> Int64Array:
@@ -504,7 +508,7 @@ def open_folder(
         max_pixels=max_pixels,
         max_off_palette=max_off_palette,
     )
-    return dataset if has_scenes else dataset.with_scenes_of_places()
+    return dataset if has_scenes else with_scenes(dataset)
 
 
 def describe_legend(

@@ -1,7 +1,7 @@
 """The maps that are scored, from a folder or from a model, in the legend of the truth."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,7 @@ from landcover._typing import Float32Array, UInt8Array
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ImageError, MaskError
 from landcover.inference import predict_index, predict_probabilities
-from landcover.io import MAX_PIXELS, image_size, read_mask, write_mask
-from landcover.io.files import check_output
+from landcover.io import MAX_PIXELS, image_size, read_mask
 from landcover.legend import NODATA, Legend, translation
 from landcover.model.runtimes import Runtime
 from landcover.raster.mapfiles import read_map_legend
@@ -122,22 +121,3 @@ def from_model(
         return PredictedMap(index, probabilities=values)
 
     return MapSource(runtime.card.legend, predict, parallel=False)
-
-
-def keep_maps(
-    source: MapSource, dataset: Dataset, items: Sequence[Item], folder: Path, *, force: bool
-) -> MapSource:
-    """Return a source that also writes each map, in the truth's legend, as ``<key>_mask.png`` in a folder.
-
-    Raises OutputError before anything is written if a map exists and ``force`` is off, or cannot be created.
-    """
-    paths = {item.key: folder / f"{item.key}_mask.png" for item in items}
-    for path in paths.values():
-        check_output(path, force=force)
-
-    def predict(item: Item) -> PredictedMap:
-        predicted = source.predict(item)
-        write_mask(paths[item.key], predicted.index, dataset.legend, force=force)
-        return predicted
-
-    return replace(source, predict=predict)

@@ -31,7 +31,6 @@ from landcover.evaluation.predictions import (
     PredictedMap,
     from_folder,
     from_model,
-    keep_maps,
 )
 from landcover.evaluation.report import (
     BoundaryScores,
@@ -41,9 +40,9 @@ from landcover.evaluation.report import (
     Record,
 )
 from landcover.inference.model import Model
-from landcover.io import MAX_PIXELS
+from landcover.io import MAX_PIXELS, write_mask
 from landcover.io.discovery import MAX_OFF_PALETTE
-from landcover.io.files import check_json_output, write_text
+from landcover.io.files import check_json_output, check_output, write_text
 from landcover.io.locks import locked_folder
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend, LegendField, translation
@@ -53,7 +52,7 @@ from landcover.model.runtimes import Runtime, open_model
 from landcover.postprocess.sieve import remove_small_regions
 from landcover.progress import track
 from landcover.raster import Reading
-from landcover.values import RegionSize, Tolerance, Views, check_views
+from landcover.values import VIEWS_HELP, RegionSize, Tolerance, Views, check_views
 
 _MUCH_UNSCORED = 0.5
 """Fraction of unscored truth above which there is a warning."""
@@ -106,12 +105,7 @@ with warnings.catch_warnings(action="ignore"):  # pydantic warns of "json", an o
         views: Annotated[
             Views | None,
             BeforeValidator(check_views),
-            Option(
-                "Average the probabilities of 2, 3 or 8 views of each window; see predict. By default those "
-                "of the model's card.",
-                group=PROCESSING,
-                metavar="1|2|3|8",
-            ),
+            Option(VIEWS_HELP, group=PROCESSING, metavar="1|2|3|8"),
         ] = None
         device: Annotated[
             str, Option("auto, cpu, cuda, or cuda:1, for a model that is not open.", group=PROCESSING)
@@ -255,8 +249,9 @@ def evaluate(
         source = from_model(dataset, runtime, views=views, probabilities=options.calibration)
         if options.calibration:
             extras.append(_Calibration(dataset, runtime.card))
-        if options.maps is not None:
-            source = keep_maps(source, dataset, items, options.maps, force=options.force)
+        for item in items:
+            if options.maps is not None:
+                check_output(options.maps / f"{item.key}_mask.png", force=options.force)
         overlap = training_overlap(runtime.card, dataset, items)
     if options.boundaries:
         extras.append(_Boundaries(dataset, options.boundary_tolerance or BOUNDARY_TOLERANCE))
@@ -264,6 +259,9 @@ def evaluate(
     def score(item: Item) -> tuple[str, ConfusionMatrix, int, int, int]:
         """Return key, counts and pixels of an image, and the off-palette pixels of truth and prediction."""
         truth, predicted = dataset.labels(item), source.predict(item)
+        if options.maps is not None:
+            kept = options.maps / f"{item.key}_mask.png"
+            write_mask(kept, predicted.index, dataset.legend, force=options.force)
         try:
             matrix = _counted(dataset.legend, truth.index, predicted.index)
             for extra in extras:

@@ -15,25 +15,18 @@ _BLOCK = 1 << 17
 """Pixels decoded at a time, so that intermediate arrays fit the second-level cache."""
 
 
-def colours_to_index(rgb: UInt8Array, legend: Legend) -> tuple[UInt8Array, int]:
-    """Turn the colours of a mask, uint8 (H, W, 3), into class indices, and count the colours of no class.
-
-    If all colours of the legend are corners of the RGB cube (each channel 0 or 255, as in DeepGlobe), a
-    channel counts as 255 from 128 on and as 0 below, so that colours changed by compression keep their class;
-    a pixel is off-palette if its corner has no class (red in DeepGlobe). Other legends need the exact colour.
-    Off-palette pixels become the unknown class or, without one, ``NO_CLASS`` (255).
-    """
-    index = find_classes(rgb, legend)
-    return index, settle_off_palette(index, index == NO_CLASS, legend)
-
-
 def index_to_colours(index: UInt8Array, legend: Legend) -> UInt8Array:
     """Return uint8 (H, W, 3), the colours of uint8 (H, W) class indices; black if it is not a class."""
     return np.take(legend.colours, index, axis=0)
 
 
 def find_classes(rgb: UInt8Array, legend: Legend) -> UInt8Array:
-    """As :func:`colours_to_index`, but off-palette pixels have the index ``NO_CLASS``."""
+    """Turn the colours of a mask, uint8 (H, W, 3), into class indices, ``NO_CLASS`` for those of no class.
+
+    If all colours of the legend are corners of the RGB cube (each channel 0 or 255, as in DeepGlobe), a
+    channel counts as 255 from 128 on and as 0 below, so that colours changed by compression keep their class;
+    a pixel has no class if its corner has none (red in DeepGlobe). Other legends need the exact colour.
+    """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise MaskError(f"Expected colours as uint8 (height, width, 3); found {rgb.dtype} {rgb.shape}.")
     corners = on_corners(legend)

@@ -55,12 +55,13 @@ def read_mask(
 ) -> Mask:
     """Read a mask of any supported format as class indices of ``legend``.
 
-    Three bands are colours, a palette is its colours (see :func:`colours_to_index`), one band of any type
-    holds the values of the legend's classes: by default their indices, with 255 as ``NODATA``. A palette
-    image or three equal bands with too many off-palette pixels are read by their values, if all of them are
-    values of the legend and none contradicts its colour. Pixels that the file marks as no imagery (alpha 0, a
-    transparent palette entry, the raster's nodata value) become ``NODATA``; other alpha is ignored. A map
-    that carries its classes holds their indices.
+    Three bands are colours, a palette is its colours (:func:`~landcover.io.colours.find_classes`), one band
+    of any type holds the values of the legend's classes: by default their indices, with 255 as ``NODATA``. A
+    palette image or three equal bands with too many off-palette pixels are read by their values, if all of
+    them are values of the legend and none contradicts its colour. Pixels that the file marks as no imagery
+    (alpha 0, a transparent palette entry, the raster's nodata value) become ``NODATA``; other alpha is
+    ignored. Off-palette pixels become the unknown class, without one ``NODATA``. A map that carries its
+    classes holds their indices.
 
     Args:
         path: The file; see :func:`read_image` for formats. One band may have any type of whole numbers.

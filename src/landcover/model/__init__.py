@@ -3,6 +3,7 @@
 Importing this package loads neither torch nor timm; its modules ``network`` and ``encoders`` do.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,6 +11,41 @@ from pydantic import Field
 from landcover.config import Config
 
 Count = Annotated[int, Field(ge=1)]
+
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """Facts about an encoder; ``parameters`` is None if it has none of the output strides.
+
+    ``licence`` is that of timm's pretrained weights, if any; ``tested``: by the test suite, at these strides.
+    """
+
+    name: str
+    parameters: int | None
+    output_strides: tuple[int, ...] = OUTPUT_STRIDES
+    licence: str | None = "apache-2.0"
+    tested: bool = True
+
+
+TESTED_ENCODERS = {
+    encoder.name: encoder
+    for encoder in (
+        EncoderInfo("mobilenetv2_100", 1_811_712),
+        EncoderInfo("mobilenetv3_large_100", 2_971_952),
+        EncoderInfo("efficientnet_b0", 3_595_388),
+        EncoderInfo("tf_efficientnet_b4", 16_742_216),
+        EncoderInfo("resnet50", 23_508_032),
+        EncoderInfo("resnet101", 42_500_160),
+        EncoderInfo("resnetv2_101", 42_488_384),
+        EncoderInfo("convnext_tiny", 27_818_592),
+        EncoderInfo("regnetx_008", 6_586_656, licence="bsd-3-clause"),
+        EncoderInfo("hgnetv2_b0", 1_850_396, (32,)),
+        EncoderInfo("hgnetv2_b4", 13_553_376, (32,)),
+    )
+}
+"""Encoders that the test suite covers; others are checked when they are built."""
 
 DEFAULT_ASPP_RATES: dict[int, tuple[int, int, int]] = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 """Atrous rates by output stride: the paper's at 16 and 8; the same reach in pixels of the image at 32."""

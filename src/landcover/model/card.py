@@ -35,6 +35,8 @@ BEST_NAME = "best.safetensors"
 LAST_NAME = "last.safetensors"
 STATE_KEY = "landcover-training"
 """Metadata entry of a training checkpoint, which is not a model file."""
+_RESERVED = ("class_scale", "class_offset")
+"""Fields of version 4 that are empty in all cards of landcover; a map that ignored them would be wrong."""
 ONNX_SUFFIX = ".onnx"
 FINGERPRINT_BYTES = 8
 """Length of a fingerprint: the first bytes of a SHA-256."""
@@ -125,8 +127,7 @@ class ModelCard(Config):
         overlap_px: Recommended overlap of neighbouring windows, in pixels at the model's GSD.
         views: Views that prediction averages by default; see :data:`landcover.values.Views`.
         temperature: Logits are divided by it before the softmax.
-        class_scale: Factor of each class's logit after the division by the temperature; empty: 1.
-        class_offset: Number added to each class's logit after that; empty: 0.
+
         recipe: The training configuration.
         scores: Measured results, each with at least ``metric``, ``split`` and ``miou`` (0..1).
         licence: Terms of the weights, in words. ``license`` is accepted too.
@@ -149,8 +150,7 @@ class ModelCard(Config):
     overlap_px: Annotated[int, Field(ge=0)]
     views: Views = 1
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    class_scale: tuple[float, ...] = ()
-    class_offset: tuple[float, ...] = ()
+
     recipe: dict[str, Any] = Field(default_factory=dict)
     scores: tuple[dict[str, Any], ...] = ()
     licence: str = Field("", validation_alias=AliasChoices("licence", "license"))
@@ -230,6 +230,11 @@ def read_card(path: str | Path) -> ModelCard:
         raise ModelError(
             f"The card of {file} is damaged: found {str(data)[:40]!r}; expected names and values."
         )
+    if unsupported := [name for name in _RESERVED if data.pop(name, None)]:
+        raise ModelError(
+            f"The card of {file} sets {', '.join(unsupported)}, which this landcover cannot apply. "
+            "Upgrade landcover."
+        )
     version = data.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ModelError(
@@ -247,16 +252,6 @@ def read_card(path: str | Path) -> ModelCard:
         raise ModelError(
             f"The card of {file} has the bands {', '.join(prepared.bands)} without their numbers in a file; "
             "expected preprocessing.band_indices with as many numbers. Export the model again."
-        )
-    # Part of the schema, but prediction does not apply them yet: its map would be wrong without a warning.
-    reserved = {
-        "class_scale": bool(card.class_scale),
-        "class_offset": bool(card.class_offset),
-    }
-    if unsupported := [name for name, used in reserved.items() if used]:
-        raise ModelError(
-            f"The card of {file} sets {', '.join(unsupported)}, which this landcover cannot apply. "
-            "Upgrade landcover."
         )
     return card
 

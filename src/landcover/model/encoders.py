@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,31 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from landcover.errors import ConfigError, ModelError, did_you_mean, first_few
+from landcover.model import OUTPUT_STRIDES, TESTED_ENCODERS, EncoderInfo
 from landcover.model._compat import timm
 from landcover.model.files import read_tensors
 from landcover.model.preprocessing import Preprocessing
 from landcover.textfiles import file_problem
 
-OUTPUT_STRIDES = (8, 16, 32)
 LOW_LEVEL_STRIDE = 4
 
 _PROBE_PX = 64
 """Side of the image on which an encoder is checked."""
-
-TESTED_ENCODERS = {
-    "mobilenetv2_100": OUTPUT_STRIDES,
-    "mobilenetv3_large_100": OUTPUT_STRIDES,
-    "efficientnet_b0": OUTPUT_STRIDES,
-    "tf_efficientnet_b4": OUTPUT_STRIDES,
-    "resnet50": OUTPUT_STRIDES,
-    "resnet101": OUTPUT_STRIDES,
-    "resnetv2_101": OUTPUT_STRIDES,
-    "convnext_tiny": OUTPUT_STRIDES,
-    "regnetx_008": OUTPUT_STRIDES,
-    "hgnetv2_b0": (32,),
-    "hgnetv2_b4": (32,),
-}
-"""Encoders that the test suite covers, with their output strides; others are checked when they are built."""
 
 TIMM = "timm"
 """Instead of a file: the weights that timm publishes for the encoder."""
@@ -134,32 +118,17 @@ def possible_strides(name: str) -> list[int]:
     return possible
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderInfo:
-    """Facts about one encoder; without ``output_strides`` it cannot be one.
-
-    ``licence`` is that of timm's pretrained weights, if any; ``tested``: by the test suite, at these strides.
-    """
-
-    name: str
-    parameters: int | None
-    output_strides: tuple[int, ...]
-    licence: str | None
-    tested: bool
-
-
 def describe_encoder(name: str) -> EncoderInfo:
     """Return the facts about an encoder, built without weights; ConfigError if timm does not have it."""
     check_encoder_name(name)
-    tested = name in TESTED_ENCODERS
-    strides = TESTED_ENCODERS[name] if tested else tuple(possible_strides(name))
+    strides = tuple(possible_strides(name))
     parameters = None
     if strides:
         with torch.device("meta"):
             parameters = sum(p.numel() for p in Encoder(name, strides[-1]).parameters())
     pretrained = timm.get_pretrained_cfg(name)
     licence = pretrained.license if pretrained is not None and pretrained.has_weights else None
-    return EncoderInfo(name, parameters, strides, licence, tested)
+    return EncoderInfo(name, parameters, strides, licence, tested=False)
 
 
 def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:

@@ -51,11 +51,10 @@ class Labeller:
     many pieces as places where a region begins from above.
     """
 
-    def __init__(self, width: int, nodata: int = NODATA) -> None:
+    def __init__(self, width: int) -> None:
         self.pieces = 0
-        self._nodata = nodata
         self._next_row = 0
-        self._last_row = np.full(width, nodata, np.uint8)
+        self._last_row = np.full(width, NODATA, np.uint8)
         self._last_pieces = np.array([-1], np.intp)
         self._joins: list[IntArray] = []
 
@@ -84,7 +83,7 @@ class Labeller:
         lower = np.cumsum(begins[1:].reshape(-1)[touch]) + (above - 1)
 
         same = value[upper] == value[lower]
-        same &= value[lower] != self._nodata
+        same &= value[lower] != NODATA
         _, heads, which = np.unique(self._last_pieces, return_index=True, return_inverse=True)
         root = join(
             len(start),
@@ -94,7 +93,7 @@ class Labeller:
         # A run has the piece of the row above that it is connected with, else a new one.
         names = np.full(len(root), -1, np.intp)
         names[:above] = self._last_pieces
-        new = np.flatnonzero((root == np.arange(len(root))) & (value != self._nodata))
+        new = np.flatnonzero((root == np.arange(len(root))) & (value != NODATA))
         new = new[np.searchsorted(new, above) :]
         names[new] = np.arange(self.pieces, self.pieces + len(new))
         self.pieces += len(new)

@@ -21,7 +21,7 @@ BLOCK_ROWS = 256
 _MANY = 1 << 20
 
 
-def remove_small_regions(index: UInt8Array, min_pixels: int, nodata: int = NODATA) -> UInt8Array:
+def remove_small_regions(index: UInt8Array, min_pixels: int) -> UInt8Array:
     """Give regions below a number of pixels the class of their largest neighbour.
 
     A region is a set of pixels of one value that are connected along edges (4-connected). The rule is that of
@@ -43,7 +43,7 @@ def remove_small_regions(index: UInt8Array, min_pixels: int, nodata: int = NODAT
         )
     if min_pixels < 1:
         raise UsageError(f"The smallest region is {min_pixels} pixels; expected at least 1.")
-    inside = index != nodata
+    inside = index != NODATA
     if min_pixels == 1 or min_pixels > index.size or not inside.any():
         return index.copy()  # no region is small, or none can grow (rasterio refuses such sizes)
     result: UInt8Array = sieve(np.ascontiguousarray(index), min_pixels, mask=inside.astype(np.uint8))
@@ -56,7 +56,6 @@ def sieve_row_blocks(
     width: int,
     min_pixels: int,
     block_rows: int = BLOCK_ROWS,
-    nodata: int = NODATA,
     *,
     strict: bool = False,
 ) -> Iterator[UInt8Array]:
@@ -72,7 +71,6 @@ def sieve_row_blocks(
         width: Columns of the map.
         min_pixels: Smallest region that stays, in pixels; 1 changes nothing.
         block_rows: Rows that are read at a time; the result does not depend on it.
-        nodata: Value of pixels outside the imagery.
         strict: Also remove the regions that remain, see :func:`decide`.
     """
     if min_pixels < 1 or block_rows < 1:
@@ -85,22 +83,18 @@ def sieve_row_blocks(
         return (read_rows(start, min(start + block_rows, height)) for start in starts)
 
     def sieved() -> Iterator[UInt8Array]:
-        yield from rewrite(
-            blocks(), width, decide(blocks(), width, min_pixels, nodata, strict=strict), nodata
-        )
+        yield from rewrite(blocks(), width, decide(blocks(), width, min_pixels, strict=strict))
 
     return blocks() if min_pixels == 1 else sieved()
 
 
-def decide(
-    blocks: Iterable[UInt8Array], width: int, min_pixels: int, nodata: int = NODATA, *, strict: bool = False
-) -> UInt8Array:
+def decide(blocks: Iterable[UInt8Array], width: int, min_pixels: int, *, strict: bool = False) -> UInt8Array:
     """Read a map once and return the new value of each piece that :class:`Labeller` numbers, then nodata.
 
     With ``strict`` no small region remains: those that the rule leaves join their largest neighbour, the
     smallest region first, until they are large enough; those without a neighbour become nodata.
     """
-    counted, contacts = SmallRegions(width, nodata), _Contacts()
+    counted, contacts = SmallRegions(width), _Contacts()
     for block in blocks:
         runs = counted.add(block)
         contacts.add(*_small_neighbours(runs, counted.size, min_pixels))
@@ -111,8 +105,8 @@ def decide(
     values[pieces] = counted.value[: len(pieces)]
     values = values[heir]
     if strict:
-        values = _merged(sizes, values, heir, (first, second), min_pixels, nodata)
-    return np.append(values[pieces], np.uint8(nodata))
+        values = _merged(sizes, values, heir, (first, second), min_pixels)
+    return np.append(values[pieces], np.uint8(NODATA))
 
 
 def remaining_regions(name: object, count: int) -> str:
@@ -126,8 +120,8 @@ def remaining_regions(name: object, count: int) -> str:
 class SmallRegions:
     """The sizes and values of a map's regions, counted while its blocks are read or written."""
 
-    def __init__(self, width: int, nodata: int = NODATA) -> None:
-        self._labeller = Labeller(width, nodata)
+    def __init__(self, width: int) -> None:
+        self._labeller = Labeller(width)
         self.size, self.value = np.zeros(0, np.intp), np.zeros(0, np.uint8)  # of pieces, with room for more
 
     def add(self, block: UInt8Array) -> Runs:
@@ -160,12 +154,11 @@ def _merged(
     heir: IntArray,
     pairs: tuple[IntArray, IntArray],
     min_pixels: int,
-    nodata: int,
 ) -> UInt8Array:
     """Return the value of each region, uint8 (R,), after the small ones that remain were merged.
 
     ``value`` is that by the rule, ``heir`` the region that each has it from, ``pairs`` those that touch, at
-    least one of them small, in GDAL's order. A small region without a neighbour becomes ``nodata``.
+    least one of them small, in GDAL's order. A small region without a neighbour becomes nodata.
     """
     root, total, kinds = (
         heir.tolist(),
@@ -193,7 +186,7 @@ def _merged(
             continue  # it grew
         around = dict.fromkeys(other for other in map(find, beside.get(region, ())) if other != region)
         if not around:
-            kinds[region] = nodata
+            kinds[region] = NODATA
             continue
         alike = [other for other in around if kinds[other] == kinds[region]]
         target = max(alike or around, key=lambda other: total[other])  # of equal ones the first
@@ -205,11 +198,9 @@ def _merged(
     return np.array([kinds[find(region)] for region in range(len(root))], np.uint8)
 
 
-def rewrite(
-    blocks: Iterable[UInt8Array], width: int, values: UInt8Array, nodata: int = NODATA
-) -> Iterator[UInt8Array]:
+def rewrite(blocks: Iterable[UInt8Array], width: int, values: UInt8Array) -> Iterator[UInt8Array]:
     """Read the same map again, in the same blocks, and give each piece its value from :func:`decide`."""
-    labeller = Labeller(width, nodata)
+    labeller = Labeller(width)
     for block in blocks:
         runs = labeller.label(block)
         own = slice(runs.above, None)

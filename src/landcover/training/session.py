@@ -160,7 +160,13 @@ def train(
             init=start_digest,
             teachers=[teacher.digest for teacher in teachers],
         )
-        _check_bands(config, loaded.dataset)
+        reading, count = loaded.dataset.reading, config.model.in_channels
+        if reading.channels != count:
+            raise UsageError(
+                f"{loaded.dataset.root} is read with {describe_reading(reading)}, but the network takes "
+                f"{count} bands. Pass --set model.in_channels={reading.channels}, or {count} numbers as "
+                "--bands (to landcover prepare, if the data are a cache)."
+            )
         if config.inputs.data_digest not in (None, loaded.digest):
             raise UsageError(
                 f"{loaded.dataset.root} has other images or labels in the split {split} than the run of this "
@@ -245,17 +251,6 @@ def train(
                 folder, device=str(device), threads=threads, precision=precision, processes=group.size
             )
         return _train_to_the_end(run, state, resumed=resumed)
-
-
-def _check_bands(config: TrainConfig, dataset: Dataset) -> None:
-    """Refuse data that are read with more or fewer bands than the network takes."""
-    count = config.model.in_channels
-    if dataset.reading.channels != count:
-        raise UsageError(
-            f"{dataset.root} is read with {describe_reading(dataset.reading)}, but the network takes {count} "
-            f"bands. Pass --set model.in_channels={dataset.reading.channels}, or {count} numbers as --bands "
-            "(to landcover prepare, if the data are a cache)."
-        )
 
 
 def _preprocessing(config: TrainConfig, data: TrainingData, start: ModelCard | None) -> Preprocessing:

@@ -26,7 +26,7 @@ from landcover.io.files import atomic_path
 from landcover.model.card import ImageSet, ModelCard, is_exported, model_digest, read_card, resolve_model
 from landcover.model.files import read_tensor_metadata, read_tensors
 from landcover.model.preprocessing import Size
-from landcover.model.runtimes import Runtime, open_model
+from landcover.model.runtimes import open_model
 from landcover.progress import track
 from landcover.raster import Reading
 from landcover.training.data import TrainingData, check_scale
@@ -206,7 +206,15 @@ def _compute(
     teachers: Sequence[Teacher], data: TrainingData, cell_m: float, options: dict[str, Any]
 ) -> list[UInt8Array]:
     """Return uint8 (h, w, C) for each training image."""
-    runtimes = [_open(teacher, options) for teacher in teachers]
+    runtimes = []
+    for teacher in teachers:
+        on_cpu = {"device": "cpu"} if is_exported(resolve_model(teacher.path)) else {}
+        runtimes.append(open_model(teacher.path, **options | on_cpu))
+        if model_digest(teacher.path) != teacher.digest:
+            raise ModelError(
+                f"The teacher {teacher.path} was replaced since this run was opened; its training may still "
+                "be running. Start again afterwards."
+            )
     gsd, classes = data.data_gsd, data.dataset.legend.scored_names
     orders = [[runtime.card.legend.scored_names.index(name) for name in classes] for runtime in runtimes]
     finest = min(runtime.stride * runtime.card.preprocessing.gsd for runtime in runtimes)
@@ -224,17 +232,6 @@ def _compute(
             total += at_centres(probabilities[order], cells)
         maps.append(np.rint(255 * total / len(teachers)).astype(np.uint8))
     return maps
-
-
-def _open(teacher: Teacher, options: dict[str, Any]) -> Runtime:
-    on_cpu = {"device": "cpu"} if is_exported(resolve_model(teacher.path)) else {}
-    runtime = open_model(teacher.path, **options | on_cpu)
-    if model_digest(teacher.path) != teacher.digest:
-        raise ModelError(
-            f"The teacher {teacher.path} was replaced since this run was opened; its training may still be "
-            "running. Start again afterwards."
-        )
-    return runtime
 
 
 def at_centres(probabilities: Float32Array, cells: Size) -> Float32Array:
