@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from landcover.data import Item, open_dataset, select
 from landcover.evaluation import evaluate
-from landcover.io import colours_to_index
+from landcover.io.colours import find_classes
 from landcover.legend import IGNORE, Legend
 from landcover.model import ModelConfig
 from landcover.model.card import ModelCard
@@ -59,7 +59,7 @@ class Crops(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         item, size = self.items[number], self.recipe["crop_px"]
         image = Image.open(item.image).convert("RGB")
-        index, _ = colours_to_index(np.asarray(Image.open(item.mask).convert("RGB")), self.legend)
+        index = find_classes(np.asarray(Image.open(item.mask).convert("RGB")), self.legend)
         low, high = map(math.log, self.recipe["scale"])
         side = min(round(size / math.exp(random.uniform(low, high))), *index.shape)
         left, top = random.randint(0, image.width - side), random.randint(0, image.height - side)

@@ -10,10 +10,9 @@ import io
 import re
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from landcover import hardening
 from landcover.errors import INTERRUPTED, LandcoverError, UsageError, did_you_mean, printable
-from landcover.machine import lacks_memory
+from landcover.machine import lacks_memory, signals_handled
 
 BUG = "landcover failed"
 """How the message about an error begins that landcover does not raise on purpose."""
@@ -205,7 +204,7 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
                 for name, group in groups.items():
                     fields = [field for field, option in group.declared().items() if option.group]
                     given[name] = group(**{field: given.pop(field) for field in fields})
-                with _terminable():
+                with signals_handled([signal.SIGTERM], signal.default_int_handler):  # as Ctrl-C
                     verb(**given)
             except (typer.Exit, typer.Abort):
                 raise
@@ -231,19 +230,6 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the work as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _shortened(text: str) -> str:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 from affine import Affine
@@ -24,6 +24,7 @@ from rasterio.crs import CRS
 from landcover._typing import BoolArray, Int64Array, UInt8Array
 from landcover.config import Config
 from landcover.data.dataset import (
+    DataOptions,
     Dataset,
     FolderDataset,
     count_classes,
@@ -34,8 +35,7 @@ from landcover.data.dataset import (
 from landcover.data.fingerprints import Fingerprint, hash_pixels
 from landcover.data.layouts import Item, SceneTile
 from landcover.errors import DataError, OutputError, UsageError
-from landcover.io import MAX_PIXELS, Mask
-from landcover.io.discovery import MAX_OFF_PALETTE
+from landcover.io import Mask
 from landcover.io.files import atomic_path, is_temporary, remove_temporary, write_text
 from landcover.io.locks import locked_folder
 from landcover.io.readahead import parallel_map
@@ -48,9 +48,6 @@ from landcover.raster.bands import RGB
 from landcover.scale import check_gsd
 from landcover.values import BandSelection
 from landcover.windows import Window
-
-if TYPE_CHECKING:
-    from landcover.data.vectorlabels import VectorSource
 
 VERSION = 1
 READ_WITH = ("bands", "scaling", "alpha", "nodata", "fill")
@@ -233,28 +230,13 @@ def is_cache(path: Path) -> bool:
     return (path / IMAGES).is_file() or (path / MASKS).is_file()
 
 
-def open_dataset(
-    path: str | Path,
-    *,
-    legend: Legend | None = None,
-    gsd: float | None = None,
-    reading: Reading | None = None,
-    labels: "VectorSource | None" = None,
-    max_pixels: int = MAX_PIXELS,
-    max_off_palette: float = MAX_OFF_PALETTE,
-) -> Dataset:
+def open_dataset(path: str | Path, **options: Unpack[DataOptions]) -> Dataset:
     """Open a data folder of any known layout, or a cache made by :func:`landcover.data.prepare`.
 
     Args:
         path: The folder or cache.
-        legend: Meaning of the mask files; by default that of ``landcover.yaml``, else that of the layout.
-        gsd: Metres per pixel; by default from the georeference, ``landcover.yaml`` or the layout.
-        reading: Bands and scaling of the images; by default those of ``landcover.yaml``, else as for
-            prediction: red, green and blue by name or order, and 8-bit values as they are.
-        labels: Polygons or points that label the images below ``path``, in place of masks.
-        max_pixels: Larger images and masks are refused when they are read. A cache holds them decoded.
-        max_off_palette: Masks with a larger fraction of pixels, 0..1, whose colour is not in the legend are
-            refused when they are read.
+        **options: See :class:`~landcover.data.dataset.DataOptions`. A cache holds decoded files: its limits
+            and labels are those that it was made with.
 
     Raises:
         DataError: If the folder holds no recognised imagery, a layout is refused, a cache is damaged, or no
@@ -267,27 +249,16 @@ def open_dataset(
         (3, 0.5, 'deepglobe')
     """
     path = Path(path)
-    if is_cache(path):
-        if labels is not None:
-            raise UsageError(f"{path} is a cache, which has its labels; expected the folder of scenes.")
-        return open_cache(path, legend=legend, gsd=gsd, reading=reading)
-    return open_folder(
-        path,
-        legend=legend,
-        gsd=gsd,
-        reading=reading,
-        labels=labels,
-        max_pixels=max_pixels,
-        max_off_palette=max_off_palette,
-    )
+    return open_cache(path, **options) if is_cache(path) else open_folder(path, **options)
 
 
-def open_cache(
-    path: Path, *, legend: Legend | None = None, gsd: float | None = None, reading: Reading | None = None
-) -> CacheDataset:
+def open_cache(path: Path, **options: Unpack[DataOptions]) -> CacheDataset:
     """Open a prepared cache; see :func:`open_dataset`."""
+    legend, gsd = options.get("legend"), options.get("gsd")
+    if options.get("labels") is not None:
+        raise UsageError(f"{path} is a cache, which has its labels; expected the folder of scenes.")
     dataset = _dataset(path, _read_index(path))
-    given, own = reading or Reading(), dataset.reading
+    given, own = options.get("reading") or Reading(), dataset.reading
     if any(getattr(given, name) not in (getattr(Reading(), name), getattr(own, name)) for name in READ_WITH):
         raise UsageError(
             f"{path} was prepared with {describe_reading(own)}, not with {describe_reading(given)}. Run "
@@ -370,15 +341,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    path: str | Path | Dataset,
-    out: str | Path,
-    *,
-    legend: Legend | None = None,
-    gsd: float | None = None,
-    reading: Reading | None = None,
-    max_pixels: int = MAX_PIXELS,
-    max_off_palette: float = MAX_OFF_PALETTE,
-    force: bool = False,
+    path: str | Path | Dataset, out: str | Path, *, force: bool = False, **options: Unpack[DataOptions]
 ) -> Prepared:
     """Decode a data folder into a cache, unless the cache is up to date.
 
@@ -386,14 +349,10 @@ def prepare(
     RGB and mask; one more for images with pixels without imagery.
 
     Args:
-        path: The data folder, or one that is open; legend, GSD, bands and limits are then its own.
+        path: The data folder, or one that is open, which has its options already.
         out: The cache folder to make.
-        legend: Meaning of the mask files; see :func:`open_dataset`.
-        gsd: Metres per pixel of the images.
-        reading: Bands and scaling of the images; see :func:`open_dataset`.
-        max_pixels: Larger files are refused.
-        max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask is refused.
         force: Whether to replace a cache that was made from other files or with other settings.
+        **options: See :class:`~landcover.data.dataset.DataOptions`.
 
     Raises:
         DataError: If files cannot be decoded, or images and their masks differ in size; it names them. An
@@ -407,17 +366,7 @@ def prepare(
         (True, 0.5)
     """
     out = Path(out)
-    if isinstance(path, Dataset):
-        source = path
-    else:
-        source = open_dataset(
-            path,
-            legend=legend,
-            gsd=gsd,
-            reading=reading,
-            max_pixels=max_pixels,
-            max_off_palette=max_off_palette,
-        )
+    source = path if isinstance(path, Dataset) else open_dataset(path, **options)
     if not isinstance(source, FolderDataset):
         raise UsageError(
             f"{source.root} is a cache already; expected the folder of images that it was made from."

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
 from pydantic import Field
@@ -434,19 +434,35 @@ def describe_reading(reading: Reading) -> str:
     return f"{', '.join(found[:-1])} and {found[-1]}"
 
 
-def open_folder(
-    path: Path,
-    *,
-    legend: Legend | None = None,
-    gsd: float | None = None,
-    reading: Reading | None = None,
-    labels: "VectorSource | None" = None,
-    max_pixels: int = MAX_PIXELS,
-    max_off_palette: float = MAX_OFF_PALETTE,
-) -> FolderDataset:
+class DataOptions(TypedDict, total=False):
+    """How a data folder is read.
+
+    Attributes:
+        legend: Meaning of the mask files; by default that of ``landcover.yaml``, else that of the layout.
+        gsd: Metres per pixel; by default from the georeference, ``landcover.yaml`` or the layout.
+        reading: Bands and scaling of the images; by default those of ``landcover.yaml``, else as for
+            prediction: red, green and blue by name or order, and 8-bit values as they are.
+        labels: Polygons or points that label the images, in place of masks.
+        max_pixels: Larger images and masks are refused when they are read.
+        max_off_palette: Masks with a larger fraction of pixels, 0..1, whose colour is not in the legend are
+            refused when they are read.
+    """
+
+    legend: Legend | None
+    gsd: float | None
+    reading: Reading | None
+    labels: "VectorSource | None"
+    max_pixels: int
+    max_off_palette: float
+
+
+def open_folder(path: Path, **options: Unpack[DataOptions]) -> FolderDataset:
     """Open a folder of files; see :func:`landcover.data.open_dataset`."""
+    legend, gsd, labels = options.get("legend"), options.get("gsd"), options.get("labels")
+    reading = options.get("reading") or Reading()
+    max_pixels = options.get("max_pixels", MAX_PIXELS)
+    max_off_palette = options.get("max_off_palette", MAX_OFF_PALETTE)
     check_off_palette_limit(max_off_palette)
-    reading = reading or Reading()
     root = path.parent if labels is not None and path.is_file() else path
     settings = read_settings(root / SETTINGS_FILE)
     found = discover(path, settings.names) if labels is None else find_images(path)

@@ -4,25 +4,22 @@ import os
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
 from landcover._typing import Int8Array, Int64Array
 from landcover.data.cache import open_dataset
-from landcover.data.dataset import Dataset, FolderDataset, count_classes
+from landcover.data.dataset import DataOptions, Dataset, FolderDataset, count_classes
 from landcover.data.fingerprints import hash_pixels
 from landcover.data.layouts import LAYOUTS, Item, Layout, vector_hint
 from landcover.data.leakage import Borders, Leak, borders, find_leaks, near_copies, perceptual_hashes
 from landcover.data.splits import advice_on_splits
 from landcover.data.splits import split as split_items
 from landcover.errors import DataError, ImageError
-from landcover.io import MAX_PIXELS
-from landcover.io.discovery import MAX_OFF_PALETTE
 from landcover.io.readahead import parallel_map
-from landcover.legend import NODATA, Legend
+from landcover.legend import NODATA
 from landcover.progress import track
-from landcover.raster import Reading
 
 _MOSTLY = 0.9
 """Images with less imagery than this fraction are not compared by their looks."""
@@ -134,16 +131,7 @@ class _Tally:
     unlabelled: list[str] = field(default_factory=list)
 
 
-def verify(
-    path: str | Path,
-    *,
-    legend: Legend | None = None,
-    gsd: float | None = None,
-    split: str | None = None,
-    reading: Reading | None = None,
-    max_pixels: int = MAX_PIXELS,
-    max_off_palette: float = MAX_OFF_PALETTE,
-) -> VerifyReport:
+def verify(path: str | Path, *, split: str | None = None, **options: Unpack[DataOptions]) -> VerifyReport:
     """Decode and check every pair of a data folder or cache.
 
     Leakage is searched between the subsets of the folder or of a split. Overlapping and adjacent images are
@@ -151,12 +139,9 @@ def verify(
 
     Args:
         path: The data folder or prepared cache.
-        legend: Meaning of the mask files; see :func:`landcover.data.open_dataset`.
-        gsd: Metres per pixel of the images.
         split: Name of a split whose subsets are compared, such as ``random-723-80@0``.
-        reading: Bands and scaling of the images; see :func:`landcover.data.open_dataset`.
-        max_pixels: Larger files are counted as unreadable.
-        max_off_palette: Masks with a larger fraction of off-palette pixels, 0..1, are counted as unreadable.
+        **options: See :class:`~landcover.data.dataset.DataOptions`. Files beyond its limits are counted as
+            unreadable.
 
     Raises:
         DataError: If the folder has no recognised layout.
@@ -167,14 +152,7 @@ def verify(
         >>> lc.verify(folder).ok
         True
     """
-    dataset = open_dataset(
-        path,
-        legend=legend,
-        gsd=gsd,
-        reading=reading,
-        max_pixels=max_pixels,
-        max_off_palette=max_off_palette,
-    )
+    dataset = open_dataset(path, **options)
     if split is None:
         part_of = {item.key: item.part or NO_PART for item in dataset.items}
     else:

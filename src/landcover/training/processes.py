@@ -28,6 +28,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, distributed, nn
 
 from landcover.errors import LostProcessError, TrainingError, UsageError
+from landcover.machine import signals_handled
 from landcover.model._compat import timm
 from landcover.model.network import DeepLabV3Plus
 from landcover.model.runtimes import Precision
@@ -215,7 +216,13 @@ def launch(count: int, command: Sequence[str]) -> int:
             _RENDEZVOUS: (folder / "rendezvous").as_uri(),
         }
         processes: list[subprocess.Popen[bytes]] = []
-        with _forwarded_signals(processes):
+
+        def forward(number: int, frame: FrameType | None) -> None:
+            for process in processes:  # which are not in the group that a terminal signals
+                with suppress(OSError, ValueError):  # Windows has no SIGINT for them
+                    process.send_signal(number)
+
+        with signals_handled((signal.SIGTERM, signal.SIGINT), forward):
             for rank in range(count):
                 own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 with (folder / f"{rank}.txt").open("wb") as file:
@@ -256,23 +263,3 @@ def _wait(processes: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
         if deadline is not None and time.monotonic() > deadline:
             return [LOST if status is None else status for status in statuses]
         time.sleep(0.05)
-
-
-@contextmanager
-def _forwarded_signals(processes: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
-    """Pass signals to end on to the processes, once: they are not in the group that a terminal signals."""
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        for process in processes:
-            with suppress(OSError, ValueError):  # Windows has no SIGINT for them
-                process.send_signal(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
