@@ -25,7 +25,7 @@ def find_classes(rgb: UInt8Array, legend: Legend) -> UInt8Array:
 
     If all colours of the legend are corners of the RGB cube (each channel 0 or 255, as in DeepGlobe), a
     channel counts as 255 from 128 on and as 0 below, so that colours changed by compression keep their class;
-    a pixel has no class if its corner has none (red in DeepGlobe). Other legends need the exact colour.
+    a pixel without a class has a corner without one (red in DeepGlobe). Other legends need the exact colour.
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise MaskError(f"Expected colours as uint8 (height, width, 3); found {rgb.dtype} {rgb.shape}.")

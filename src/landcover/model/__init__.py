@@ -17,7 +17,7 @@ OUTPUT_STRIDES = (8, 16, 32)
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """Facts about an encoder; ``parameters`` is None if it has none of the output strides.
+    """Facts about an encoder; ``parameters`` is None if no output stride is possible.
 
     ``licence`` is that of timm's pretrained weights, if any; ``tested``: by the test suite, at these strides.
     """
