@@ -105,7 +105,7 @@ def test_ctrl_c_ends_every_verb_with_130_and_a_line(monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("landcover.data.prepare", interrupted)
+    monkeypatch.setattr("landcover.data.open_dataset", interrupted)
     done = CliRunner().invoke(cli.build(), ["prepare", "data", "--out", "cache"])
     assert done.exit_code == 130
     assert "Interrupted." in done.stderr

@@ -4,19 +4,12 @@ The public names are imported on first use: ``import landcover`` loads none of t
 ``__init__.pyi`` lists them, here and for type checkers and editors.
 """
 
-import re
-from pathlib import Path
-
-from landcover.extras import lazy_names
+from landcover.extras import lazy_imports
 
 __version__ = "0.2.0"
 
-_STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
-_HOME = {name: home for home, name in re.findall(r"from landcover\.(\S+) import (\w+)", _STUB)}
-
-__all__ = ["__version__", *sorted(_HOME)]
-
-__getattr__ = lazy_names(__name__, _HOME)
+__getattr__, _names = lazy_imports(__name__, f"{__file__}i")  # the stub
+__all__ = ["__version__", *_names]
 
 
 def __dir__() -> list[str]:

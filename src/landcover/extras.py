@@ -1,8 +1,10 @@
 """Lazy imports, and optional dependencies with an error that names the install command."""
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from landcover.errors import MissingExtraError
@@ -21,12 +23,17 @@ def needs(extra: str) -> Iterator[None]:
         ) from error
 
 
-def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a package's ``__getattr__`` that imports each name, from its module there, when it is used."""
+def lazy_imports(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
+    """Return a package's ``__getattr__`` that imports each name when it is first used, and all names.
+
+    They are those that a file, the package's own or its stub, imports as ``from landcover.a import b as b``.
+    """
+    found = re.findall(r"from (landcover\.\S+) import (\w+) as ", Path(file).read_text(encoding="utf-8"))
+    homes = {name: home for home, name in found}
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{homes[name]}"), name)
+        return getattr(import_module(homes[name]), name)
 
-    return get
+    return get, sorted(homes)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from landcover.extras import lazy_names
+from landcover.extras import lazy_imports
 
 if TYPE_CHECKING:
     from landcover.data.cache import Prepared as Prepared
@@ -17,14 +17,4 @@ if TYPE_CHECKING:
     from landcover.data.verification import VerifyReport as VerifyReport
     from landcover.data.verification import verify as verify
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        **dict.fromkeys(("Prepared", "open_dataset", "prepare"), "cache"),
-        "convert": "conversion",
-        "Dataset": "dataset",
-        **dict.fromkeys(("Item", "SceneTile"), "layouts"),
-        **dict.fromkeys(("select", "split"), "splits"),
-        **dict.fromkeys(("VerifyReport", "verify"), "verification"),
-    },
-)
+__getattr__, __all__ = lazy_imports(__name__, __file__)

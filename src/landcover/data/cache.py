@@ -441,15 +441,6 @@ def _shapes_source(source: FolderDataset, item: Item, file: Path) -> Source:
     return Source(path=_below(file, source.root), size=len(shapes), mtime_ns=0, sha256=digest)
 
 
-def _is_changed(file: Path, known: Source) -> bool:
-    """Return whether a file has another size or time than before, or does not exist any more."""
-    try:
-        status = file.stat()
-    except OSError:
-        return True
-    return (status.st_size, status.st_mtime_ns) != (known.size, known.mtime_ns)
-
-
 def _below(file: Path, root: Path) -> str:
     """Return the path of a file from a folder; labels may be elsewhere."""
     if file.is_relative_to(root):
@@ -495,8 +486,9 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
             if item.mask is not None and mask_source is not None and source.vector is None:
                 read.append((item.mask, mask_source))
             for file, known in read:
-                if _is_changed(file, known):
-                    return DataError(f"{file} was changed or removed while it was read. Run prepare again.")
+                status = _status(file)
+                if (status.st_size, status.st_mtime_ns) != (known.size, known.mtime_ns):
+                    return DataError(f"{file} was changed while it was read. Run prepare again.")
         except DataError as error:
             return error
         place = source.georeference(item)

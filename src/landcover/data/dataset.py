@@ -14,7 +14,7 @@ from pydantic import Field
 
 from landcover._typing import BoolArray, Int64Array, UInt8Array
 from landcover.config import Config, from_mapping
-from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels, hash_table
+from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels
 from landcover.data.footprints import Neighbours, Place, find_neighbours, find_scenes
 from landcover.data.layouts import (
     SCENES_FILE,
@@ -511,7 +511,8 @@ def open_folder(path: Path, **options: Unpack[DataOptions]) -> FolderDataset:
         gsd=None if scale is None else scale.gsd,
         items=found.items,
         scenes=read_scenes(scenes_file, found.items) if has_scenes else None,
-        scene_table=hash_table(scenes_file) if has_scenes else None,
+        # The digest of the table gives scene ids their meaning.
+        scene_table=hash_file(scenes_file).hex() if has_scenes else None,
         reading=reading._replace(
             bands=reading.bands or settings.bands, scaling=reading.scaling or settings.scaling
         ),

@@ -44,11 +44,6 @@ def hash_pixels(image: UInt8Array) -> bytes:
     return digest.digest()[:FINGERPRINT_BYTES]
 
 
-def hash_table(path: Path) -> str:
-    """Return the digest of ``scenes.csv``, which gives scene ids their meaning: 16 hexadecimal digits."""
-    return hash_file(path).hex()
-
-
 def fingerprints(dataset: "Dataset", items: Sequence["Item"]) -> list[Fingerprint]:
     """Return the fingerprints of items, in order: those of a cache, else of the decoded files."""
     return list(parallel_map(dataset.fingerprint, items))

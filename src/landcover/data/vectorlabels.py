@@ -192,8 +192,13 @@ def read_vector_labels(
     outside = 0
     hint = " Expected shapes inside the images that they were drawn on."
     for path in _files(source.path):
-        content = _json(path) if path.suffix.lower() == ".json" else None
-        if content is None:
+        content: Any = None
+        if path.suffix.lower() == ".json":
+            text = read_text(path, DataError, "labels as GeoJSON, COCO or labelme", max_bytes=_JSON_BYTES)
+            content = parse_json(text, str(path), DataError)
+            if not isinstance(content, dict):
+                raise DataError(f"{path} is JSON without keys; expected GeoJSON, COCO or labelme.")
+        if content is None or content.get("type") in ("FeatureCollection", "Feature"):
             touching, missed, hint = _from_vector(path, source, targets)
             outside += missed
         elif "annotations" in content and "images" in content:
@@ -253,15 +258,6 @@ def _files(path: Path) -> list[Path]:
             f"{path} holds no labels; expected {', '.join(VECTOR_SUFFIXES)} files in it or below it."
         )
     return sorted(paths)
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    """Return the content of a JSON file; None for GeoJSON."""
-    text = read_text(path, DataError, "labels as GeoJSON, COCO or labelme", max_bytes=_JSON_BYTES)
-    content = parse_json(text, str(path), DataError)
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is JSON without keys; expected GeoJSON, COCO or labelme.")
-    return None if content.get("type") in ("FeatureCollection", "Feature") else content
 
 
 def _from_vector(

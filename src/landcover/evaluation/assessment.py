@@ -20,7 +20,7 @@ from landcover.extras import needs
 from landcover.io.files import check_json_output, write_text
 from landcover.io.vectors import Geometries, reproject
 from landcover.legend import DEEPGLOBE, NODATA, Legend
-from landcover.metrics import ConfusionMatrix, Metric, averaged_classes
+from landcover.metrics import ConfusionMatrix, Metric, averaged_classes, class_measures
 from landcover.progress import track
 from landcover.raster import Georeference, row_areas
 from landcover.raster.classmap import ClassMap, open_class_map
@@ -208,10 +208,7 @@ def assess(
         )
     scores = tally.matrix.scores(metric)
     counts = tally.matrix.counts
-    accuracies = [
-        {legend.names[i]: int(counts[i, i]) / n if (n := int(totals[i])) else None for i in legend.scored}
-        for totals in (counts.sum(axis=0), counts.sum(axis=1))
-    ]
+    measures, _ = class_measures(tally.matrix)
     sizes = areas.square_metres if areas.scaled else areas.pixels.astype(np.float64)
     warnings = [*scores.warnings, *_warnings(tally, sizes, kind)]
     if unlabelled:
@@ -227,8 +224,8 @@ def assess(
         conflicting=tally.conflicting,
         confusion=counts,
         **scores.to_dict(),
-        users=accuracies[0],
-        producers=accuracies[1],
+        users={name: of["precision"] for name, of in measures.items()},
+        producers={name: of["recall"] for name, of in measures.items()},
         mapped={
             name: MappedArea(
                 pixels=int(areas.pixels[i]),

@@ -14,7 +14,7 @@ from landcover._typing import Int32Array, Int64Array, IntArray, UInt8Array
 from landcover.data import Dataset, Item
 from landcover.errors import UsageError
 from landcover.legend import IGNORE, Legend
-from landcover.metrics import ConfusionMatrix, Metric, Scores
+from landcover.metrics import ConfusionMatrix, Scores
 from landcover.progress import track
 
 BASELINES: dict[str, int] = {"pixel colour": 1, "mean colour 15x15": 15}
@@ -70,7 +70,7 @@ class ColourClassifier:
 
 
 def score_baselines(
-    dataset: Dataset, training: Sequence[Item], held_out: Sequence[Item], *, metric: Metric = "challenge"
+    dataset: Dataset, training: Sequence[Item], held_out: Sequence[Item]
 ) -> dict[str, Scores]:
     """Fit the :data:`BASELINES` on training items and score them on others; return the scores by name."""
     classifiers = {name: ColourClassifier(dataset.legend, window_px=px) for name, px in BASELINES.items()}
@@ -83,7 +83,7 @@ def score_baselines(
         image, index = dataset.read_image(item), dataset.read_mask(item)
         for name, classifier in classifiers.items():
             confusion[name].update(index, classifier.predict(image))
-    return {name: matrix.scores(metric) for name, matrix in confusion.items()}
+    return {name: matrix.scores() for name, matrix in confusion.items()}
 
 
 def _decide(counts: Int64Array) -> UInt8Array:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from landcover.extras import lazy_names, needs
+from landcover.extras import lazy_imports, needs
 from landcover.hardening import disable_telemetry
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 disable_telemetry()  # before any module here imports onnxruntime
 
-_get = lazy_names(__name__, {"Exported": "exporter", "export": "exporter", "ExportOptions": "options"})
+_get, __all__ = lazy_imports(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:

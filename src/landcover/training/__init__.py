@@ -5,15 +5,16 @@ Configurations and presets load neither torch nor timm; :func:`train` does, when
 
 from typing import TYPE_CHECKING, Any
 
-from landcover.extras import lazy_names, needs
-from landcover.training.config import TrainConfig, load_preset, presets
+from landcover.extras import lazy_imports, needs
+from landcover.training.config import TrainConfig as TrainConfig
+from landcover.training.config import load_preset as load_preset
+from landcover.training.config import presets as presets
 
 if TYPE_CHECKING:
-    from landcover.training.session import TrainResult, train
+    from landcover.training.session import TrainResult as TrainResult
+    from landcover.training.session import train as train
 
-__all__ = ["TrainConfig", "TrainResult", "load_preset", "presets", "train"]
-
-_get = lazy_names(__name__, {"TrainResult": "session", "train": "session"})
+_get, __all__ = lazy_imports(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:

@@ -26,24 +26,27 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """The log of a run folder from ``step`` on; a context manager.
+    """The log of a run folder from ``step`` on; a context manager. Of several processes one ``writes`` it.
 
     The bar is shown in a terminal only; elsewhere each logged step is a message of level INFO. Later lines of
     an earlier part, from before a kill, are dropped: those steps are repeated. So is the line of an earlier
     end.
     """
 
-    def __init__(self, folder: Path, step: int, validated_step: int) -> None:
+    def __init__(self, folder: Path, step: int, validated_step: int, *, writes: bool = True) -> None:
         self._path = folder / LOG_NAME
+        self._writes = writes
         last = {"step": step, "validation": validated_step, "end": -1}
-        if self._path.exists():
+        if writes and self._path.exists():
             kept = [line for line in read_log(folder) if line.get("step", 0) <= last.get(line["event"], step)]
             write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept), force=True)
         in_terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._in_terminal = in_terminal and logger.isEnabledFor(logging.INFO)
+        self._in_terminal = writes and in_terminal and logger.isEnabledFor(logging.INFO)
         self._board: SummaryWriter | None = None
-        with self._optional_board():
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        if writes:
+            with self._optional_board():
+                purge = step + 1 if step else None
+                self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
         self._bar = Progress(console=Console(stderr=True), disable=not self._in_terminal, transient=True)
         self._task = self._bar.add_task("Training", total=1.0)
 
@@ -76,6 +79,8 @@ class RunLog:
 
     def event(self, event: str, **values: Any) -> None:
         """Append a line to the log, and its numbers to the curves; OutputError if it cannot be written."""
+        if not self._writes:
+            return
         line = json.dumps({"event": event, **values}) + "\n"
         try:
             with open_append(self._path) as file:
@@ -104,31 +109,6 @@ class RunLog:
     def report_step(self, text: str) -> None:
         """Log a line about a step; in a terminal, which shows the bar, at level DEBUG."""
         logger.log(logging.DEBUG if self._in_terminal else logging.INFO, text)
-
-
-class NoLog(RunLog):
-    """The log of ranks that do not write one."""
-
-    def __init__(self) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def event(self, event: str, **values: Any) -> None:
-        """Do nothing."""
-
-    def pictures(self, step: int, pictures: Mapping[str, UInt8Array]) -> None:
-        """Do nothing."""
-
-    def progress(self, fraction: float, text: str) -> None:
-        """Do nothing."""
-
-    def report_step(self, text: str) -> None:
-        """Do nothing."""
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

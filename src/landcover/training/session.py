@@ -31,7 +31,7 @@ from landcover.training.batches import BatchReader
 from landcover.training.config import TrainConfig
 from landcover.training.data import TrainingData, evenly_spaced, load_training_data, measure_imagery
 from landcover.training.depthwise import use_fast_depthwise_backward
-from landcover.training.log import NoLog, RunLog
+from landcover.training.log import RunLog
 from landcover.training.loop import Interrupt, Run, fit, save_best, save_checkpoint
 from landcover.training.losses import build_loss
 from landcover.training.optim import WeightAverage, build_optimiser
@@ -328,7 +328,7 @@ def _train_to_the_end(run: Run, state: runs.TrainingState, *, resumed: bool) -> 
         # Before the log: a start that is killed here recognises its own folder later.
         write_text(folder / runs.CONFIG_NAME, dump_yaml(config), force=True)
     with (
-        NoLog() if group.rank else RunLog(folder, progress.step, progress.validated_step) as log,
+        RunLog(folder, progress.step, progress.validated_step, writes=group.rank == 0) as log,
         Interrupt() as interrupt,
     ):
         log.event(
