@@ -224,10 +224,8 @@ def train(
             raise UsageError(f"--devices {devices}: torchrun has started {in_group} processes. Leave it out.")
         raise typer.Exit(launch(devices, [sys.executable, "-m", "landcover", *sys.argv[1:]]))
     keep_freed_memory()
-    of_inputs = {name: getattr(inputs, name) for name in ImageryOptions.model_fields}
-    reading = ImageryOptions(
-        **{name: value for name, value in of_inputs.items() if value is not None}
-    ).reading
+    stated = inputs.model_dump(include=set(ImageryOptions.model_fields), exclude_none=True)
+    reading = ImageryOptions(**stated).reading
     labels = (
         None if inputs.legend is None else LegendClass.from_dict(inputs.legend, f"{preset}: inputs.legend")
     )

@@ -311,12 +311,15 @@ def _from_vector(
     return found, int(np.count_nonzero(~np.asarray(touching))), hint
 
 
-def _clipped(key: str, path: Path, shapes: Shapes, names: Sequence[Any], size: Size) -> _Found:
+def _clipped(
+    key: str, path: Path, shapes: Shapes | Sequence[Any], names: Sequence[Any], size: Size
+) -> _Found:
     """Cut polygons near the edge of a scene, because rasterio iterates over all their points in Python."""
     height, width = size
-    areas = np.isin(shapely.get_type_id(shapes), _AREAS)
-    cut = shapes.copy()
-    cut[areas] = shapely.clip_by_rect(shapes[areas], -1, -1, width + 1, height + 1)
+    cut = np.empty(len(shapes), object)
+    cut[:] = shapes
+    areas = np.isin(shapely.get_type_id(cut), _AREAS)
+    cut[areas] = shapely.clip_by_rect(cut[areas], -1, -1, width + 1, height + 1)
     parts, origin = shapely.get_parts(cut, return_index=True)
     kinds = shapely.get_type_id(parts)
     kept = np.isin(kinds, (_AREAS[0], _POINTS[0])) & ~shapely.is_empty(parts)
@@ -378,9 +381,9 @@ def _from_coco(path: Path, content: Mapping[str, Any], targets: Mapping[str, Tar
                     "listed under categories."
                 )
             for outline in outlines:
-                shapes.append(_polygon(path, np.reshape(_numbers(path, outline, 2), (-1, 2))))
+                shapes.append(_polygon(path, _points(path, outline)))
                 names.append(categories[entry["category_id"]])
-        yield _clipped(key, path, _array(shapes), names, targets[key].size)
+        yield _clipped(key, path, shapes, names, targets[key].size)
 
 
 def _from_labelme(path: Path, content: Mapping[str, Any], targets: Mapping[str, Target]) -> Iterator[_Found]:
@@ -392,7 +395,7 @@ def _from_labelme(path: Path, content: Mapping[str, Any], targets: Mapping[str, 
     _check_size(path, (content.get("imageHeight"), content.get("imageWidth")), targets[key])
     shapes, names = [], []
     for entry in _listed(path, content, "shapes", "label", "points"):
-        points = np.reshape(_numbers(path, np.ravel(np.array(entry["points"], object)), 2), (-1, 2))
+        points = _points(path, entry["points"])
         match entry.get("shape_type", "polygon"), len(points):
             case "polygon", _:
                 shape = _polygon(path, points)
@@ -411,7 +414,7 @@ def _from_labelme(path: Path, content: Mapping[str, Any], targets: Mapping[str, 
                 )
         shapes.append(shape)
         names.append(entry["label"])
-    yield _clipped(key, path, _array(shapes), names, targets[key].size)
+    yield _clipped(key, path, shapes, names, targets[key].size)
 
 
 def _listed(path: Path, content: Mapping[str, Any], name: str, *needed: str) -> list[Mapping[str, Any]]:
@@ -431,16 +434,17 @@ def _listed(path: Path, content: Mapping[str, Any], name: str, *needed: str) -> 
     )
 
 
-def _numbers(path: Path, values: Any, step: int) -> npt.NDArray[np.float64]:
+def _points(path: Path, values: Any) -> npt.NDArray[np.float64]:
+    """Return the columns and rows of an outline, float64 (N, 2), of numbers in any nesting."""
     try:
-        numbers = np.asarray(values, np.float64).ravel()
+        numbers = np.ravel(np.asarray(values, np.float64))
     except (TypeError, ValueError):
         numbers = np.array([np.nan])
-    if numbers.size % step or not (np.abs(numbers) < _FARTHEST).all():
+    if numbers.size % 2 or not (np.abs(numbers) < _FARTHEST).all():
         raise DataError(
             f"{path} has an outline that is not pairs of finite numbers below 1e9: {str(values)[:80]}."
         )
-    return numbers
+    return numbers.reshape(-1, 2)
 
 
 def _polygon(path: Path, points: npt.NDArray[np.float64]) -> Any:
@@ -449,12 +453,6 @@ def _polygon(path: Path, points: npt.NDArray[np.float64]) -> Any:
         raise DataError(f"{path} has a polygon of {len(points)} points; expected at least 3. Remove it.")
     polygon = shapely.Polygon(points)
     return polygon if polygon.is_valid else shapely.make_valid(polygon)
-
-
-def _array(shapes: Sequence[Any]) -> Shapes:
-    array = np.empty(len(shapes), object)
-    array[:] = shapes
-    return array
 
 
 def _by_stem(targets: Mapping[str, Target]) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
