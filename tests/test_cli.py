@@ -246,7 +246,7 @@ def talk(monkeypatch):
         warnings.warn("look out", UserWarning, stacklevel=1)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("landcover.data.prepare", prepare)
+    monkeypatch.setattr("landcover.data.open_dataset", prepare)
     return ["prepare", "data", "--out", "cache"]
 
 
