@@ -101,15 +101,15 @@ def object_storage() -> "Iterator[FaultProxy]":
 @pytest.fixture
 def proxy(object_storage: "FaultProxy", monkeypatch: pytest.MonkeyPatch) -> "FaultProxy":
     """The proxy without faults; the environment leads to it, and pauses are short."""
-    from landcover.fleet import sources, store
+    from landcover.storage import bucket, scenes
     from object_storage import ENVIRONMENT
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": object_storage.address}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(store, "_BACKOFF_S", 0.01)
-    sources._stores.cache_clear()
+    monkeypatch.setattr(bucket, "_BACKOFF_S", 0.01)
+    scenes._stores.cache_clear()
     object_storage.faults.clear()
     object_storage.requests.clear()
     return object_storage

@@ -6,10 +6,10 @@ from pathlib import Path
 from imagefiles import photo, save, save_raster
 from landcover.fleet.planning import make_plan
 from landcover.fleet.run import Run, Summary
-from landcover.fleet.store import open_store
 from landcover.fleet.units import Plan
 from landcover.fleet.work import Setup, Worker
 from landcover.inference import PredictOptions
+from landcover.storage.store import open_store
 
 MODEL = Path(__file__).parent / "golden/model.onnx"
 OPTIONS = PredictOptions(window_px=64, overlap_px=16, gsd=2.0, min_region="20px", confidence=True)

@@ -27,7 +27,7 @@ ORDER = [
         "legend",
     ],
     *["metrics", "windows", "__init__"],
-    *["io", "raster", "ood", "model", "data", "postprocess", "inference", "evaluation"],
+    *["io", "raster", "storage", "ood", "model", "data", "postprocess", "inference", "evaluation"],
     *["training", "exporting", "fleet", "reporting", "page", "cli", "__main__"],
 ]
 FLOORS = {room: number for number, room in enumerate(ORDER)}

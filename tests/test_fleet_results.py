@@ -23,9 +23,9 @@ from landcover.errors import DataError, OutputError, UsageError
 from landcover.fleet.planning import make_plan
 from landcover.fleet.results import failures, merge, status, verify
 from landcover.fleet.run import Run
-from landcover.fleet.store import open_store
 from landcover.fleet.units import read_plan
 from landcover.legend import NODATA
+from landcover.storage.store import open_store
 
 HALF = {"crs": UTM, "transform": Affine(2.0, 0, 500_000, 0, -2.0, 5_700_000)}
 

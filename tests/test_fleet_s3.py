@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from fleet_world import MODEL, make_scenes, plan, run, tree
-from landcover.errors import LandcoverError, StoreError, UsageError
-from landcover.fleet import sources
+from fleet_world import MODEL, OPTIONS, make_scenes, plan, run, tree
+from landcover.errors import LandcoverError, OutputError, StoreError, UsageError
 from landcover.fleet.engines import LocalEngine
 from landcover.fleet.ray_engine import RayEngine
 from landcover.fleet.results import verify
-from landcover.fleet.store import open_store
 from landcover.fleet.work import Setup
-from landcover.inference import scene
+from landcover.inference import predict, scene
+from landcover.storage import scenes as addresses
+from landcover.storage.store import open_store
 from object_storage import BUCKET, client
 
 
@@ -94,7 +94,9 @@ def test_a_large_object_is_identified_by_pieces(prefix, monkeypatch, tmp_path, s
     assert len(scene.sampled(size)) == 64
     assert scene.sampled(size)[-1][1] == size
     here = scene._file_digest(scenes / "large.tif")
-    assert sources.address_content(f"{prefix}large.tif", size) == here
+    assert (
+        scene.content_digest(size, addresses.scene_pieces(f"{prefix}large.tif", scene.sampled(size))) == here
+    )
     content = bytearray((scenes / "large.tif").read_bytes())
     content[-1] ^= 1
     (tmp_path / "other.tif").write_bytes(content)
@@ -151,6 +153,23 @@ def test_credentials_that_expire_end_the_run_which_resumes(prefix, out, proxy, u
     assert not results(open_store(out)).keys() >= undisturbed.keys()
     assert run(out, retry=True).complete
     assert results(open_store(out)) == undisturbed
+
+
+@pytest.mark.parametrize("scheme", ["s3", "http"])
+def test_predict_does_not_keep_the_map_of_an_address_that_changed(prefix, proxy, scenes, tmp_path, scheme):
+    options, address = OPTIONS.model_copy(update={"resume": True}), f"{prefix}b.tif"
+    if scheme == "http":
+        key = f"{tmp_path.name}/scenes/b.tif"
+        client(proxy.target).put_object_acl(Bucket=BUCKET, Key=key, ACL="public-read")
+        address = address.replace("s3://", f"{proxy.address}/")
+    assert len(predict([address], MODEL, tmp_path, options).maps) == 1
+    assert len(predict([address], MODEL, tmp_path, options).kept) == 1
+    body = (scenes / "sub/a.tif").read_bytes()
+    client(proxy.target).put_object(
+        Bucket=BUCKET, Key=f"{tmp_path.name}/scenes/b.tif", Body=body, ACL="public-read"
+    )
+    with pytest.raises(OutputError, match="another scene"):
+        predict([address], MODEL, tmp_path, options)
 
 
 def test_a_bucket_that_does_not_exist_is_reported_before_the_work(prefix, scenes):

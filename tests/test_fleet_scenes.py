@@ -15,9 +15,9 @@ from landcover.cli.fleet import fleet_run
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.fleet import planning, work
 from landcover.fleet.planning import make_plan
-from landcover.fleet.store import FolderStore, open_store
 from landcover.fleet.units import Outcome, open_planned, read_plan, read_units
 from landcover.inference import predict
+from landcover.storage.store import FolderStore, open_store
 
 
 class Refusing(Here):

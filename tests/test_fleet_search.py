@@ -12,8 +12,8 @@ from landcover.errors import DataError
 from landcover.fleet import stac
 from landcover.fleet.planning import make_plan
 from landcover.fleet.stac import is_search, read_items
-from landcover.fleet.store import open_store
 from landcover.fleet.units import read_units
+from landcover.storage.store import open_store
 
 
 def item(name, href, **more):

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from landcover.errors import DataError, LandcoverError, MissingKeyError, OutputError, StoreError, UsageError
-from landcover.fleet import sources
-from landcover.fleet import store as stores
-from landcover.fleet.sources import check_version, copy_or_address, scene_version
-from landcover.fleet.store import open_store
+from landcover.storage import bucket as buckets
+from landcover.storage import scenes as addresses
+from landcover.storage import store as stores
+from landcover.storage.scenes import check_version, copy_or_address, scene_version
+from landcover.storage.store import open_store
 from object_storage import BUCKET, ENVIRONMENT, client
 
 pytest.importorskip("obstore")
@@ -39,7 +40,7 @@ def test_what_is_put_is_read(store, tmp_path):
     source.write_bytes(os.urandom(3 << 20))
     store.put("maps/ä b.tif", source)
     assert store.read("maps/ä b.tif") == source.read_bytes()
-    assert store.size("maps/ä b.tif") == 3 << 20
+    assert store.version("maps/ä b.tif").size == 3 << 20
     target.write_bytes(b"older")
     store.fetch("maps/ä b.tif", target)
     assert target.read_bytes() == source.read_bytes()
@@ -205,7 +206,7 @@ def test_a_cut_answer_is_not_taken_as_the_object(bucket, proxy, tmp_path):
 
 
 def test_a_slow_server(proxy, monkeypatch, tmp_path):
-    monkeypatch.setattr(stores, "_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(buckets, "_TIMEOUT_S", 0.5)
     proxy.slow_s = 1.0
     bucket = open_store(f"s3://{BUCKET}/{tmp_path.name}")
     proxy.faults[:] = [("slow", "PUT", 1)]
@@ -237,7 +238,7 @@ def test_an_answer_lost_after_the_write(bucket, proxy):
 
 def test_a_large_file_in_parts(bucket, proxy, monkeypatch, tmp_path):
     """The parts of a failed upload are removed; a repeated one replaces the object only when it is whole."""
-    monkeypatch.setattr(stores, "_PART_BYTES", 5 << 20)
+    monkeypatch.setattr(buckets, "_PART_BYTES", 5 << 20)
     source = tmp_path / "large"
     source.write_bytes(os.urandom(12 << 20))
     bucket.put("large", b"older")
@@ -245,7 +246,7 @@ def test_a_large_file_in_parts(bucket, proxy, monkeypatch, tmp_path):
     bucket.put("large", source)
     assert bucket.read("large") == source.read_bytes()
     assert sum("partNumber" in request for request in proxy.requests) >= 5
-    monkeypatch.setattr(stores, "_ATTEMPTS", 2)
+    monkeypatch.setattr(buckets, "_ATTEMPTS", 2)
     proxy.faults[:] = [("403:AccessDenied", "PUT .*partNumber=2", 1000)]
     bucket.put("other", b"older")
     with pytest.raises(StoreError, match="denied"):
@@ -410,7 +411,7 @@ def test_no_room_for_a_copy(bucket, scene, tmp_path, monkeypatch):
     path, _ = scene
     bucket.put("scene.tif", path)
     address = bucket.address("scene.tif")
-    monkeypatch.setattr(sources.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(addresses.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     image, note = copy_or_address(address, path.stat().st_size, share=1.0, folder=tmp_path)
     assert image == address
     assert "free" in note

@@ -1,11 +1,14 @@
 """Kill drivers and workers of fleets at random moments, run the plans again, and compare all bytes.
 
     python tools/fleet_chaos.py --kills 100 --scenes 200 --large 3
+    python tools/fleet_chaos.py --kills 100 --scenes 200 --large 3 --engine ray
 
 A fleet is planned over procedural scenes and run by ``landcover.fleet`` in a process of its own with two
 workers. At a random number of published files, and a random moment later, the driver or one of its workers
-gets SIGKILL; a new driver continues. When the plan is complete, every file of the store must be that of an
-undisturbed run, and none may be left over. This is repeated until all kills are done. Linux only.
+gets SIGKILL; a new driver continues. With ``--engine ray`` the workers are actors on two nodes of a cluster
+here, of which one may be killed, too, and is replaced. When the plan is complete, every file of the store
+must be that of an undisturbed run, and none may be left over. This is repeated until all kills are done.
+Linux only.
 """
 
 import argparse
@@ -13,35 +16,30 @@ import hashlib
 import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "tests/golden/model.onnx"
 UNIT_MPX = 0.04
 
 
-def drive(store: str, log: Path) -> None:
+def drive(store: str, log: Path, cluster: str | None) -> None:
     """Run a plan and write each begin and end of a unit into a file: the body of a driver process."""
-    from landcover.fleet.engines import LocalEngine
+    from landcover.fleet.engines import Engine, LocalEngine
+    from landcover.fleet.ray_engine import RayEngine
     from landcover.fleet.run import Run
-    from landcover.fleet.store import open_store
     from landcover.fleet.work import Setup
-
-    class Logged(LocalEngine):
-        def submit(self, key: str, line: str) -> None:
-            write(f"begin {key}")
-            super().submit(key, line)
-
-        def wait(self, seconds: float):  # type: ignore[no-untyped-def]
-            for key, outcome in super().wait(seconds):
-                write(f"{outcome.state} {key}")
-                yield key, outcome
+    from landcover.storage.store import open_store
 
     with log.open("a") as file:
 
@@ -49,7 +47,20 @@ def drive(store: str, log: Path) -> None:
             file.write(text + "\n")
             file.flush()
 
-        engine = Logged(Setup(store, threads=1), 2)
+        setup = Setup(store, threads=1)
+        engine: Engine = RayEngine(setup, 2, cluster) if cluster else LocalEngine(setup, 2)
+        submit, wait = engine.submit, engine.wait
+
+        def logged_submit(key: str, line: str) -> None:
+            write(f"begin {key}")
+            submit(key, line)
+
+        def logged_wait(seconds: float) -> Iterator[tuple[str, Any]]:
+            for key, outcome in wait(seconds):
+                write(f"{outcome.state} {key}")
+                yield key, outcome
+
+        vars(engine).update(submit=logged_submit, wait=logged_wait)
         try:
             summary = Run(open_store(store), engine, retry=True).run()  # a unit may be killed three times
         finally:
@@ -90,15 +101,55 @@ def tree(store: Path) -> dict[str, str]:
     }
 
 
-def start(store: Path, log: Path) -> subprocess.Popen[bytes]:
+class Nodes:
+    """A cluster of Ray on this machine: a head without cores, and two nodes of one core."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "token").write_text(secrets.token_hex(32))
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}
+        from ray.cluster_utils import Cluster
+
+        self._memory = {"object_store_memory": 100 << 20}
+        head = {"num_cpus": 0, "include_dashboard": False, **self._memory}
+        self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+        self._nodes = [self._add(), self._add()]
+        self.address: str = self._cluster.address
+
+    def _add(self) -> Any:
+        while True:
+            with suppress(Exception):  # of Ray: it waits for 30 seconds, not enough on a busy machine
+                return self._cluster.add_node(num_cpus=1, **self._memory)
+
+    def kill(self, chance: random.Random) -> None:
+        """Kill a node with all its processes, and start another one."""
+        lost = self._nodes.pop(chance.randrange(2))
+        self._cluster.remove_node(lost, allow_graceful=False)
+        self._nodes.append(self._add())
+
+    def actors(self) -> list[int]:
+        """Return the processes of actors."""
+        found, left = [], children(os.getpid())
+        while left:
+            pid = left.pop()
+            try:
+                left += children(pid)
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::_Actor"):
+                    found.append(pid)
+            except OSError:  # it has just ended
+                continue
+        return found
+
+
+def start(store: Path, log: Path, nodes: Nodes | None) -> subprocess.Popen[bytes]:
     """Start a driver."""
     command = [sys.executable, __file__, "--drive", str(store), "--log", str(log)]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT / "src")})
+    return subprocess.Popen(command + (["--cluster", nodes.address] if nodes else []))
 
 
 def published(store: Path) -> int:
     """Return the number of receipts."""
-    from landcover.fleet.store import open_store
+    from landcover.storage.store import open_store
 
     found = open_store(store)
     return sum(key.endswith(".json") for folder in ("maps", "parts") for key in found.list(folder))
@@ -110,28 +161,34 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
-def fleet(world: Path, planned: Path, chance: random.Random, kills: int, log: Path) -> tuple[list[str], Path]:
+def fleet(
+    world: Path, planned: Path, chance: random.Random, kills: int, nodes: Nodes | None
+) -> tuple[list[str], Path]:
     """Run one fleet under at most so many kills; return whom they hit, and the store."""
-    store = world / "out"
+    store, log = world / "out", world / "log"
     hit: list[str] = []
     (units,) = planned.glob("plan-*.jsonl")
     most = len(units.read_bytes().splitlines()) // 8  # so that a fleet is killed often
     shutil.rmtree(store, ignore_errors=True)
     shutil.copytree(planned, store)
     while True:
-        driver = start(store, log)
+        driver = start(store, log, nodes)
         while len(hit) < kills and driver.poll() is None:
             before, more, pause = published(store), chance.randint(0, most), chance.uniform(0, 0.3)
             while driver.poll() is None and abs(published(store) - before) < more:
                 time.sleep(0.005)
             time.sleep(pause)
-            workers = [] if driver.poll() is not None else children(driver.pid)[1:]  # first: its tracker
-            victim = chance.choice([driver.pid, *workers])
-            if driver.poll() is None:
+            if driver.poll() is not None:
+                break
+            workers = nodes.actors() if nodes else children(driver.pid)[1:]  # first: its tracker
+            victim = chance.choice([driver.pid, *workers, *([0, 0] if nodes else [])])
+            if nodes and victim == 0:
+                nodes.kill(chance)
+            else:
                 os.kill(victim, signal.SIGKILL)
-                hit.append("driver" if victim == driver.pid else "worker")
-                if victim == driver.pid:
-                    driver.wait()
+            hit.append({0: "node", driver.pid: "driver"}.get(victim, "worker"))
+            if victim == driver.pid:
+                driver.wait()
         if driver.wait() == 0:
             break
     time.sleep(0.5)  # workers of killed drivers end with their unit
@@ -145,24 +202,28 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=20)
     parser.add_argument("--large", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", choices=["local", "ray"], default="local")
     parser.add_argument("--drive", help=argparse.SUPPRESS)
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--cluster", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.drive:
-        drive(arguments.drive, arguments.log)
-    os.environ |= {"OMP_NUM_THREADS": "1", "LANDCOVER_NO_MODEL_CACHE": "1"}
+        drive(arguments.drive, arguments.log, arguments.cluster)
+    path = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
+    os.environ |= {"OMP_NUM_THREADS": "1", "LANDCOVER_NO_MODEL_CACHE": "1", "PYTHONPATH": path}
     memory = Path("/dev/shm")  # flushing to a disk takes most of the time
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         world, chance = Path(name), random.Random(arguments.seed)
         planned = make_world(world, arguments.scenes, arguments.large)
         units = json.loads((planned / "plan.json").read_text())["units"]
-        _, store = fleet(world, planned, chance, 0, world / "log")
+        nodes = Nodes(world) if arguments.engine == "ray" else None
+        _, store = fleet(world, planned, chance, 0, None)
         reference = tree(store)
         (world / "log").unlink()
         hit: list[str] = []
         fleets, failures = 0, []
         while len(hit) < arguments.kills:
-            now, store = fleet(world, planned, chance, arguments.kills - len(hit), world / "log")
+            now, store = fleet(world, planned, chance, arguments.kills - len(hit), nodes)
             hit, fleets, found = hit + now, fleets + 1, tree(store)
             print(f"fleet {fleets}: {len(now)} kills", flush=True)
             for file in sorted(found.keys() | reference.keys()):
@@ -173,6 +234,7 @@ def main() -> None:
     rows = [
         ("kills of the driver", hit.count("driver")),
         ("kills of a worker", hit.count("worker")),
+        ("kills of a node of Ray", hit.count("node")),
         ("fleets", f"{fleets} of {arguments.scenes} small scenes and {arguments.large} large ones"),
         ("units of all fleets", fleets * units),
         ("units begun again", f"{work - fleets * units} ({100 * (work / (fleets * units) - 1):.1f} %)"),

@@ -24,9 +24,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 from fake_runtime import make_card
 from imagefiles import class_index, photo, save, save_palette
 from landcover.fleet.planning import make_plan
-from landcover.fleet.store import open_store
 from landcover.fleet.units import read_plan, read_units
 from landcover.legend import DEEPGLOBE
+from landcover.storage.store import open_store
 from onnx_models import save_exported
 
 Content = bytes | str | Callable[[Path], object]

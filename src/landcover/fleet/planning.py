@@ -17,9 +17,7 @@ from rasterio.warp import transform_bounds
 
 from landcover._gdal import CPLE_BaseError, is_address, open_raster, subdataset_file, vector_files
 from landcover.errors import DataError, ImageError, UsageError
-from landcover.fleet.sources import scene_version
 from landcover.fleet.stac import is_search, read_items
-from landcover.fleet.store import Store, open_store
 from landcover.fleet.units import ETAG, PLAN, Box, Pin, Plan, Unit, stored_options, write_plan
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
@@ -33,6 +31,8 @@ from landcover.model.stac import stac_item
 from landcover.raster import display_name, pixel_size
 from landcover.raster.georeference import Georeference, georeference_of
 from landcover.scale import unknown_gsd
+from landcover.storage.scenes import scene_version
+from landcover.storage.store import Store, open_store
 from landcover.values import VIEWS_WORK
 
 UNIT_MPX = 256.0

@@ -24,7 +24,6 @@ from landcover._typing import UInt8Array
 from landcover.errors import DataError, MaskError, MissingKeyError, UsageError
 from landcover.fleet.planning import file_digest
 from landcover.fleet.run import running
-from landcover.fleet.store import FolderStore, Store
 from landcover.fleet.units import read_plan, read_units
 from landcover.io.files import check_output, write_text
 from landcover.legend import NODATA, Legend
@@ -34,6 +33,7 @@ from landcover.raster.mapfiles import MAP_FORMATS, write_map_file
 from landcover.raster.mosaic import SPARSE, Piece, lay_under
 from landcover.raster.style import colour_table, write_style
 from landcover.raster.zonal import ClassAreas
+from landcover.storage.store import FolderStore, Store
 from landcover.windows import Window
 
 _ALIVE_S = 60.0

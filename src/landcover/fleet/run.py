@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from landcover.errors import DataError, LandcoverError, MissingKeyError, OutputError
 from landcover.fleet.engines import Engine
 from landcover.fleet.stac import map_collection
-from landcover.fleet.store import Store
 from landcover.fleet.units import COLLECTION, Outcome, Unit, read_plan, read_units
 from landcover.io.files import scratch_folder
+from landcover.storage.store import Store
 
 ATTEMPTS = 3
 """Times that a unit is tried if machine, store or network fail."""
@@ -48,7 +48,7 @@ class Summary:
         waiting: Maps that wait for blocks of other shards, or of units that failed.
         repeated: Attempts after the first.
         damaged: Maps, of those done or kept, with no data where their scene could not be read.
-        complete: Whether all maps of the plan are published.
+        complete: Whether no unit failed, and all maps of the plan are published.
     """
 
     done: int = 0
@@ -262,9 +262,13 @@ class Run:
         """Write the collection if all maps are published."""
         store = self._store
         published = {hash(key) for key in store.list("maps") if key.endswith(".json")}
-        self._summary.complete = len(published) >= self._plan.scenes and all(
-            unit.blocks is not None or hash(unit.item) in published
-            for _, unit, _ in read_units(store, self._plan)
+        self._summary.complete = (
+            not self._summary.failed
+            and len(published) >= self._plan.scenes
+            and all(
+                unit.blocks is not None or hash(unit.item) in published
+                for _, unit, _ in read_units(store, self._plan)
+            )
         )
         if not self._summary.complete or store.exists(COLLECTION):
             return

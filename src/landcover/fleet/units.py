@@ -31,12 +31,12 @@ from pydantic import NonNegativeInt, PositiveInt, StringConstraints, TypeAdapter
 from landcover import __version__
 from landcover._gdal import is_address, subdataset_file
 from landcover.errors import DataError, MissingKeyError, OutputError, UsageError
-from landcover.fleet.store import Store, open_store
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, products
 from landcover.io.files import scratch_folder
 from landcover.model.runtimes import Precision
 from landcover.scale import Scale
+from landcover.storage.store import Store, open_store
 from landcover.textfiles import parse_json
 
 PLAN, COLLECTION = "plan.json", "collection.json"

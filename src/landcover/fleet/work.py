@@ -28,18 +28,27 @@ from landcover.errors import (
     foreign_errors,
 )
 from landcover.fleet.planning import file_digest, scene_header
-from landcover.fleet.sources import address_content, check_version, copy_or_address
 from landcover.fleet.stac import map_item
-from landcover.fleet.store import Store, Version, open_store
 from landcover.fleet.units import ETAG, Outcome, Unit, read_plan
 from landcover.inference.blocks import ReadLog, SceneWork, product_rows
 from landcover.inference.maps import provenance, unreadable
 from landcover.inference.plan import Imagery, Task, open_imagery, products
-from landcover.inference.scene import IMAGE, Inputs, MadeMap, make_blocks, make_map, scene_grid
+from landcover.inference.scene import (
+    IMAGE,
+    Inputs,
+    MadeMap,
+    content_digest,
+    make_blocks,
+    make_map,
+    sampled,
+    scene_grid,
+)
 from landcover.io.files import scratch_folder
 from landcover.model.card import model_digest
 from landcover.model.runtimes import open_model
 from landcover.raster import display_name
+from landcover.storage.scenes import check_version, copy_or_address, scene_pieces
+from landcover.storage.store import Store, Version, open_store
 
 _log = logging.getLogger(__name__)
 
@@ -134,8 +143,10 @@ class Worker:
             self._check_inputs(unit, task)
             note = ""
             if is_address(unit.scene):
-                image, note = copy_or_address(unit.scene, unit.pins[0].size, share=share, folder=folder)
-                content = address_content(unit.scene, unit.pins[0].size) if image == unit.scene else None
+                size, content = unit.pins[0].size, None
+                image, note = copy_or_address(unit.scene, size, share=share, folder=folder)
+                if image == unit.scene:
+                    content = content_digest(size, scene_pieces(unit.scene, sampled(size)))
                 task = replace(task, image=image, content=content)
             gsd, inputs = self._runtime.card.preprocessing.gsd, Inputs(task, self._options)
             with (

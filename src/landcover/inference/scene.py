@@ -36,6 +36,7 @@ from landcover.raster.mapfiles import write_map_file
 from landcover.raster.writing import CONFIDENCE
 from landcover.raster.zonal import ClassAreas
 from landcover.scale import GsdSource
+from landcover.storage.scenes import version_name
 from landcover.windows import Window
 
 WORK = "LANDCOVER_WORK"
@@ -145,7 +146,9 @@ class Inputs:
         Raises:
             ImageError: If a file cannot be read.
         """
-        content = [self._task.content or self._task.name] if not self._task.files else []
+        task, content = self._task, list[str]()
+        if not task.files:
+            content = [task.content or version_name(str(task.image)) or task.name]
         try:
             content += [_file_digest(Path(file)) for file, _, _ in self.states]
         except OSError as error:

@@ -2,14 +2,15 @@
 
 import re
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from landcover.errors import DataError, MissingKeyError, UsageError
-from landcover.fleet.store import Store, Version, open_store
-from landcover.inference.scene import content_digest, sampled
+from landcover.errors import DataError, LandcoverError, MissingKeyError, UsageError
 from landcover.machine import readable
 from landcover.raster.address import display_name
+from landcover.storage.store import Store, Version, open_store
 
 COPY_SHARE = 0.5
 """Fraction of a file from which on it is copied: windows would need a request for each few blocks."""
@@ -26,11 +27,21 @@ def scene_version(address: str) -> Version:
         StoreError: If the server refuses or does not answer; the message states the reason.
         UsageError: If the address has a signature or password, which a plan would contain, or another scheme.
     """
-    store, key = _object(address)
-    try:
+    with _object(address) as (store, key):
         return store.version(key)
-    except MissingKeyError as error:
-        raise DataError(f"{store.address(key)} does not exist. Check the address.") from error
+
+
+def version_name(address: str) -> str | None:
+    """Return what identifies the present version of a scene at an address.
+
+    None if that is not known: the extra ``fleet`` is not installed, the address has a signature, or its
+    server does not answer.
+    """
+    try:
+        version = scene_version(address)
+    except LandcoverError:
+        return None
+    return f"{display_name(address)} {version.size} {version.etag}"
 
 
 def check_version(address: str, planned: Version) -> None:
@@ -48,18 +59,15 @@ def check_version(address: str, planned: Version) -> None:
         )
 
 
-def address_content(address: str, size: int) -> str:
-    """Return the digest of what is at an address, as of a file here, from a few pieces of it.
+def scene_pieces(address: str, pieces: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Return pieces of what is at an address; arguments as for :meth:`Store.read_pieces`.
 
     Raises:
         DataError: If it does not exist.
         StoreError: If the server refuses or does not answer.
     """
-    store, key = _object(address)
-    try:
-        return content_digest(size, store.read_pieces(key, sampled(size)))
-    except MissingKeyError as error:
-        raise DataError(f"{store.address(key)} does not exist.") from error
+    with _object(address) as (store, key):
+        return store.read_pieces(key, pieces)
 
 
 def copy_or_address(address: str, size: int, *, share: float, folder: Path) -> tuple[Path | str, str]:
@@ -83,17 +91,15 @@ def copy_or_address(address: str, size: int, *, share: float, folder: Path) -> t
     if share < COPY_SHARE or size > free:
         reason = "" if share < COPY_SHARE else f"; {readable(free)} are free in {folder}"
         return address, f"{display_name(address)} is read by windows: {need}{reason}"
-    store, key = _object(address)
-    target = folder / PurePosixPath(key).name
-    try:
+    with _object(address) as (store, key):
+        target = folder / PurePosixPath(key).name
         store.fetch(key, target)
-    except MissingKeyError as error:
-        raise DataError(f"{store.address(key)} does not exist.") from error
     return target, f"{display_name(address)} is copied to read {need}"
 
 
-def _object(address: str) -> tuple[Store, str]:
-    """Return the store and the key of an address or of GDAL's name of one (``/vsis3/bucket/key``)."""
+@contextmanager
+def _object(address: str) -> Iterator[tuple[Store, str]]:
+    """Yield the store and the key of an address or of GDAL's name of one (``/vsis3/bucket/key``)."""
     if "?" in address:
         raise UsageError(
             f"{display_name(address)} has a query, such as a signature, which expires and would be planned. "
@@ -101,4 +107,8 @@ def _object(address: str) -> tuple[Store, str]:
         )
     plain = re.sub(r"^/vsi(s3|gs|az)/", r"\1://", address).removeprefix("/vsicurl/")
     folder, _, name = plain.rpartition("/")
-    return _stores(folder), name
+    store = _stores(folder)
+    try:
+        yield store, name
+    except MissingKeyError as error:
+        raise DataError(f"{store.address(name)} does not exist. Check the address.") from error
