@@ -53,7 +53,7 @@ def test_what_is_put_is_read(store, tmp_path):
 
 
 def test_a_missing_key_is_reported(store, tmp_path):
-    for work in (store.read, store.size, store.version, lambda key: store.fetch(key, tmp_path / "copy")):
+    for work in (store.read, store.version, lambda key: store.fetch(key, tmp_path / "copy")):
         with pytest.raises(MissingKeyError, match="no/such"):
             work("no/such")
     assert not store.exists("no/such")
