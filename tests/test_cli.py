@@ -128,6 +128,21 @@ def test_the_overview_lists_each_verb_with_its_whole_summary_and_imports_none():
     assert done.stdout.strip() == "[]"
 
 
+def test_a_module_that_others_import_is_loaded_when_it_is_used(tmp_path):
+    (tmp_path / "boto3").mkdir()
+    (tmp_path / "boto3/__init__.py").write_text("print('loaded')\nfrom boto3.session import Session\n")
+    (tmp_path / "boto3/session.py").write_text("class Session:\n    name = 'session'\n")
+    code = (
+        "from landcover.extras import load_on_use\nload_on_use('boto3')\nload_on_use('boto4')\n"
+        "from rasterio import session\nprint('imported')\nprint(session.boto3.Session.name)\n"
+        "import boto3, boto3.session\nprint(boto3.Session is boto3.session.Session)\nimport boto4"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["imported", "loaded", "session", "True"]
+    assert "ModuleNotFoundError: No module named 'boto4'" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [(["predikt"], "Did you mean 'predict'?"), (["help", "cleen"], "'clean'"), (["bench"], "doctor --speed")],

@@ -1,10 +1,13 @@
 """Lazy imports, and optional dependencies with an error that names the install command."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from landcover.errors import MissingExtraError
@@ -37,3 +40,19 @@ def lazy_imports(package: str, file: str) -> tuple[Callable[[str], Any], list[st
         return getattr(import_module(homes[name]), name)
 
     return get, sorted(homes)
+
+
+class _OnUse(ModuleType):
+    """In place of a module that is loaded when an attribute of it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
+
+
+def load_on_use(name: str) -> None:
+    """Let a module that others import be loaded when they use it; one that is not installed stays missing."""
+    if name not in sys.modules and (spec := find_spec(name)) is not None:
+        module = sys.modules[name] = _OnUse(name)
+        module.__spec__, module.__file__ = spec, spec.origin

@@ -4,6 +4,7 @@ The module of a verb is imported when the verb is called, and imports what it ne
 ``landcover --help`` stays quick.
 """
 
+import gc
 import importlib
 import inspect
 import io
@@ -22,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from landcover import hardening
 from landcover.errors import INTERRUPTED, LandcoverError, UsageError, did_you_mean, printable
+from landcover.extras import load_on_use
 from landcover.machine import lacks_memory, signals_handled
 
 BUG = "landcover failed"
@@ -204,6 +206,9 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
                 for name, group in groups.items():
                     fields = [field for field, option in group.declared().items() if option.group]
                     given[name] = group(**{field: given.pop(field) for field in fields})
+                if not gc.isenabled():
+                    gc.freeze()
+                    gc.enable()
                 with signals_handled([signal.SIGTERM], signal.default_int_handler):  # as Ctrl-C
                     verb(**given)
             except (typer.Exit, typer.Abort):
@@ -263,6 +268,8 @@ def main() -> None:
     from landcover.cli._streams import lasting_streams
 
     hardening.harden()
+    load_on_use("boto3")  # rasterio imports it, a tenth of a second, and uses it for s3:// alone
+    gc.disable()  # until the verb begins: imports leave no garbage to look for
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks ± does not cost the result
     status: Any = 0
