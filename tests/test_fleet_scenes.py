@@ -7,10 +7,11 @@ import numpy as np
 import onnx
 import pytest
 import rasterio
+from affine import Affine
 from PIL import Image
 
 from fleet_world import MODEL, OPTIONS, Here, plan, run, save_damaged, tree
-from imagefiles import photo, save, save_raster
+from imagefiles import UTM, photo, save, save_raster
 from landcover.cli.fleet import fleet_run
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.fleet import planning, work
@@ -123,6 +124,25 @@ def test_a_world_file_is_published_and_pinned(tmp_path):
     assert maps_of(tmp_path / "out/maps") == maps_of(tmp_path / "predict")
     item = json.loads((tmp_path / "out/maps/a_mask.png.json").read_text())
     assert "./a_mask.pgw" in [asset["href"] for asset in item["assets"].values()]
+
+
+def test_neighbours_are_context_and_pinned(tmp_path):
+    image, scenes = photo(80, 200, 5), tmp_path / "scenes"
+    for number in (0, 1):
+        place = {"crs": UTM, "transform": Affine(0.5, 0, 500_000 + 50 * number, 0, -0.5, 5_700_000)}
+        save_raster(scenes / f"{number}.tif", image[:, 100 * number : 100 * number + 100], **place)
+    for name, context in (("out", True), ("alone", False)):
+        plan(scenes, tmp_path / name, context=context)
+        assert run(tmp_path / name).complete
+        options = OPTIONS.model_copy(update={"context": context})
+        predict([scenes], MODEL, tmp_path / f"predict-{name}", options)
+        assert maps_of(tmp_path / name / "maps") == maps_of(tmp_path / f"predict-{name}")
+    assert maps_of(tmp_path / "out/maps") != maps_of(tmp_path / "alone/maps")
+    plan(scenes, tmp_path / "late")
+    save_raster(scenes / "1.tif", image[:, :100], **place)
+    summary = run(tmp_path / "late")
+    assert sorted(summary.failed) == ["maps/0_mask.tif", "maps/1_mask.tif"]
+    assert f"{scenes / '1.tif'} has changed" in summary.failed["maps/0_mask.tif"]
 
 
 def test_a_mask_that_appears_after_the_plan_is_noticed(one):

@@ -5,8 +5,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
@@ -25,7 +26,7 @@ from landcover.inference.plan import NO_IMAGE, Task, declared_crs, find_tasks, o
 from landcover.inference.scene import scene_grid
 from landcover.io.discovery import IMAGE_END, MASK_END, RASTER_SUFFIXES, role_of, words_of
 from landcover.io.files import check_output
-from landcover.model.card import model_digest, resolve_model
+from landcover.model.card import ModelCard, model_digest, resolve_model
 from landcover.model.runtimes import Precision, Runtime, choose_runtime, open_model
 from landcover.model.stac import stac_item
 from landcover.raster import display_name, pixel_size
@@ -37,6 +38,9 @@ from landcover.values import VIEWS_WORK
 
 UNIT_MPX = 256.0
 """Megapixels of a unit: a scene half as large again is split. Neighbours compute a row of windows twice."""
+
+_PINS = 1 << 14
+"""Images whose digests are kept while a plan is made."""
 
 _log = logging.getLogger(__name__)
 
@@ -90,11 +94,13 @@ def make_plan(
     check_windows(opened.card, options.window_px, options.overlap_px)
     sha256 = model_digest(file)
     plan = Plan(f"model/{sha256[:16]}/{file.name}", sha256, opened.name, precision, kind, stored)
-    found = _scenes(inputs, out, options, opened.card.preprocessing.gsd)
+    # Neighbours are the context of several scenes.
+    pins_of = lru_cache(_PINS)(lambda image: tuple(_pins(scene_header(image, options)[0])))
+    found = _scenes(inputs, out, options, opened.card)
     units = (
         unit
         for task, source in found
-        for unit in _units(task, source, plan, options, opened, int(unit_mpx * 1e6))
+        for unit in _units(task, source, plan, options, opened, int(unit_mpx * 1e6), pins_of)
     )
     item = stac_item(
         opened.card,
@@ -115,13 +121,16 @@ def make_plan(
 
 
 def _scenes(
-    inputs: Sequence[str | Path], out: str, options: PredictOptions, model_gsd: float
+    inputs: Sequence[str | Path], out: str, options: PredictOptions, card: ModelCard
 ) -> Iterator[tuple[Task, Mapping[str, str]]]:
     """Yield each scene, its map below ``maps``, and what is known of it from STAC."""
     folder = Path("/maps" if is_address(out) else Path(out) / "maps")
     unknown: list[str] = []
+    model_gsd, window_px = card.preprocessing.gsd, card.window_px
     for given, name, source in _expanded(inputs):
-        for task in find_tasks(given, folder, options, model_gsd=model_gsd, unknown=unknown):
+        for task in find_tasks(
+            given, folder, options, model_gsd=model_gsd, unknown=unknown, window_px=window_px
+        ):
             if unknown:
                 raise unknown_gsd(unknown[0], f"or --gsd model to assume the model's {model_gsd:g} m")
             place = task.map.relative_to(folder.parent)
@@ -169,10 +178,16 @@ def _rasters(prefix: Store) -> Iterator[PurePosixPath]:
 
 
 def _units(
-    task: Task, source: Mapping[str, str], plan: Plan, options: PredictOptions, runtime: Runtime, most: int
+    task: Task,
+    source: Mapping[str, str],
+    plan: Plan,
+    options: PredictOptions,
+    runtime: Runtime,
+    most: int,
+    pins_of: Callable[[str | Path], tuple[Pin, ...]],
 ) -> Iterator[Unit]:
     """Yield the unit of a scene; of a large one the units of its row blocks, then the one that assembles."""
-    files, shape, place = scene_header(task.image, options)
+    _, shape, place = scene_header(task.image, options)
     size = shape = task.size or shape
     scene = str(task.image if isinstance(task.image, str) else task.image.absolute())
     if file := subdataset_file(scene):
@@ -192,6 +207,11 @@ def _units(
         gsd = pixel_size(place, *size)
     pixels = 0 if size is None else math.prod(size)
     bbox = None if place is None or size is None else _degrees(place, size)
+    frame = None if task.mosaic is None else (task.mosaic.height, task.mosaic.width)
+    pieces = () if task.mosaic is None else task.mosaic.pieces
+    pins = [pin for image in images_of(task) for pin in pins_of(image)]
+    if options.aoi is not None:
+        pins += _pins(vector_files(options.aoi))
     unit = Unit(
         output=task.map.as_posix(),
         scene=scene,
@@ -199,7 +219,9 @@ def _units(
         scale=scale,
         size=shape,
         transform=None if task.transform is None else tuple(task.transform[:6]),
-        pins=tuple(_pins([*files, *([] if options.aoi is None else vector_files(options.aoi))])),
+        pins=tuple(pins),
+        frame=frame,
+        pieces=tuple((str(path.absolute()), *window) for path, window in pieces),
         pixels=pixels,
         model_pixels=round(pixels * ((gsd or 0) / runtime.card.preprocessing.gsd) ** 2),
         square_metres=pixels * (gsd or 0) ** 2,
@@ -224,6 +246,11 @@ def _units(
         keys.append(plan.key(part))
         yield part
     yield replace(unit, parts=tuple(keys), pixels=0, model_pixels=0, square_metres=0.0)
+
+
+def images_of(task: Task) -> list[Path | str]:
+    """Return the images that a scene is read from: itself, then those that are its context."""
+    return [task.image, *(piece.path for piece in task.mosaic.pieces[1:])] if task.mosaic else [task.image]
 
 
 def scene_header(

@@ -35,12 +35,14 @@ from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, products
 from landcover.io.files import scratch_folder
 from landcover.model.runtimes import Precision
+from landcover.raster.mosaic import Mosaic, Piece
 from landcover.scale import Scale
 from landcover.storage.store import Store, open_store
 from landcover.textfiles import parse_json
+from landcover.windows import Window
 
 PLAN, COLLECTION = "plan.json", "collection.json"
-FORMAT = 1
+FORMAT = 2
 """Version of both files."""
 
 _LINE_BYTES = 1 << 24
@@ -86,6 +88,9 @@ class Unit:
         transform: The six numbers of its transform.
         pins: The scene and all files that are read along with it.
         blocks: The first row block and the one after the last; None: the whole scene.
+        frame: Height and width of the ground of all files that it adjoins or overlaps, and they others.
+        pieces: Path, row, column, height and width in the frame: of the scene, then of those that are its
+            context.
         parts: Keys of the units whose blocks are assembled.
         pixels: Pixels that it classifies, if known; with ``model_pixels`` (at the model's scale) and
             ``square_metres`` for the totals.
@@ -101,6 +106,8 @@ class Unit:
     transform: tuple[float, ...] | None
     pins: tuple[Pin, ...]
     blocks: tuple[NonNegativeInt, PositiveInt] | None = None
+    frame: tuple[PositiveInt, PositiveInt] | None = None
+    pieces: tuple[tuple[str, NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt], ...] = ()
     parts: tuple[str, ...] = ()
     pixels: int = 0
     model_pixels: int = 0
@@ -131,6 +138,11 @@ class Unit:
             scale,
             self.size,
             transform=None if self.transform is None else Affine(*self.transform),
+            mosaic=None
+            if self.frame is None
+            else Mosaic(
+                None, *self.frame, tuple(Piece(Path(path), Window(*part)) for path, *part in self.pieces)
+            ),
         )
 
 

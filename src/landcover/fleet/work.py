@@ -27,7 +27,7 @@ from landcover.errors import (
     UsageError,
     foreign_errors,
 )
-from landcover.fleet.planning import file_digest, scene_header
+from landcover.fleet.planning import file_digest, images_of, scene_header
 from landcover.fleet.stac import map_item
 from landcover.fleet.units import ETAG, Outcome, Unit, read_plan
 from landcover.inference.blocks import ReadLog, SceneWork, product_rows
@@ -211,7 +211,7 @@ class Worker:
         if is_address(unit.scene):
             return
         planned = {pin.path for pin in unit.pins}
-        present = (Path(file) for file in scene_header(task.image, self._options)[0])
+        present = (Path(file) for image in images_of(task) for file in scene_header(image, self._options)[0])
         if new := [str(file) for file in present if str(file.absolute()) not in planned]:
             raise DataError(
                 f"{new[0]} would be read with {unit.scene}, and was not there when the plan was made. Make a "

@@ -237,7 +237,8 @@ def predict(
     Georeferenced images become GeoTIFFs ``NAME_mask.tif`` with the same CRS and transform, all others
     ``NAME_mask.png``, both on the image's own grid; ``_sat`` at the end of NAME is dropped. Folders below an
     input folder are kept. Where a file has no data (alpha 0, the raster's nodata value or mask) the map has
-    none either. Images that cannot be read are skipped; the result contains the reason.
+    none either. Files that adjoin or overlap are read with their neighbours as context. Images that cannot be
+    read are skipped; the result contains the reason.
 
     Rasters are read by windows, and memory does not depend on their height; see
     :mod:`landcover.inference.engine`. JPEG, PNG and WebP files are held whole.
@@ -271,11 +272,12 @@ def predict(
         if options.mosaic is None:
             raise UsageError("No output. Pass --out FOLDER, or --mosaic FILE for one map of all inputs.")
         out = options.mosaic.parent
-    tasks, gsd = None, 0.0
+    tasks, planned = None, (0.0, 0)
     if model == AUTO:
-        gsd = read_card("starter").preprocessing.gsd
-        tasks = plan(inputs, Path(out), options, model_gsd=gsd)
-        model = choose_model(tasks, options, model_gsd=gsd)
+        starter = read_card("starter")
+        planned = starter.preprocessing.gsd, starter.window_px
+        tasks = plan(inputs, Path(out), options, model_gsd=planned[0], window_px=planned[1])
+        model = choose_model(tasks, options, model_gsd=planned[0])
     opened = (
         open_model(model, device=device, runtime=runtime, threads=threads, precision=precision)
         if isinstance(model, str | Path)
@@ -300,8 +302,9 @@ def predict(
         with needs("vector"):
             from landcover.io.vectors import vector_driver
         vector_driver(Path(f"map.{options.vector}"))
-    if tasks is None or gsd != result.model_gsd:
-        tasks = plan(inputs, Path(out), options, model_gsd=result.model_gsd)
+    if tasks is None or planned != (result.model_gsd, opened.card.window_px):
+        window_px = opened.card.window_px
+        tasks = plan(inputs, Path(out), options, model_gsd=result.model_gsd, window_px=window_px)
     _log.info("Model: %s, on %s (%s).", result.model, result.runtime, result.device)
     tags = provenance(opened, result.model_sha256, options, precision)
     if options.resume:

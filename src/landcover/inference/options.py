@@ -237,6 +237,16 @@ class PredictOptions(ImageryOptions):
             group=PROCESSING,
         ),
     ] = False
+    context: Annotated[
+        bool,
+        Option(
+            "Read georeferenced files that adjoin or overlap, on one grid, with their neighbours: the maps "
+            "are those of one scene, without seams. --no-context: each alone.",
+            flag="--context/--no-context",
+            group=PROCESSING,
+            changes_map=False,
+        ),
+    ] = True
     probabilities: Annotated[
         bool,
         Option("Also write the probability of each class.", group=PRODUCTS, changes_map=False),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from rasterio.crs import CRS
 from landcover._gdal import is_address, subdataset_file
 from landcover._typing import Float64Array
 from landcover.errors import DataError, UsageError
+from landcover.inference.grid import WHOLE_PX
 from landcover.inference.options import PredictOptions
 from landcover.inference.reading import ArraySource
 from landcover.io import image_size
@@ -33,6 +34,7 @@ from landcover.model.bundled import auto_model
 from landcover.model.preprocessing import Size
 from landcover.raster import (
     Georeference,
+    Header,
     Scene,
     display_name,
     ground_sides,
@@ -45,7 +47,7 @@ from landcover.raster import (
     style_files,
 )
 from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format, world_file
-from landcover.raster.mosaic import Mosaic, MosaicScene, lay_out
+from landcover.raster.mosaic import Mosaic, MosaicScene, Neighbours, lay_out
 from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
 from landcover.textfiles import read_text
 
@@ -59,6 +61,10 @@ _BY_ROWS = (
     "-co COMPRESS=DEFLATE IN OUT.tif."
 )
 
+_HEADERS = 1 << 12
+"""Headers that are kept between the search for neighbours and the work."""
+_RIM_PX = 64
+"""Of the model's pixels around a window: cells of the logit grid between which pixels are interpolated."""
 _FINEST = 50
 _SMALLEST_PX = 32
 
@@ -78,7 +84,7 @@ class Task:
         content: Digest of what is at an address, see :func:`~landcover.inference.scene.content_digest`; None:
             not known. Of files it is read.
         transform: Its transform, also without a CRS; None: none, or not known before it is opened.
-        mosaic: The files that are mapped together, of which ``image`` is the first; None: the image alone.
+        mosaic: The files that are read together, of which ``image`` is the first; None: the image alone.
     """
 
     image: Path | str
@@ -93,7 +99,7 @@ class Task:
     @property
     def name(self) -> str:
         """Name of the image in messages and results, without passwords and signatures."""
-        if self.mosaic is not None:
+        if self.mosaic is not None and self.mosaic.georeference is not None:
             count = len(self.mosaic.pieces)
             return f"{self.map.name} of {count} file{'s' * (count != 1)}"
         return display_name(self.image)
@@ -137,7 +143,14 @@ def read_list(file: Path) -> list[Path | str]:
     return paths
 
 
-def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, model_gsd: float) -> list[Task]:
+def plan(
+    inputs: Sequence[str | Path],
+    out: Path,
+    options: PredictOptions,
+    *,
+    model_gsd: float,
+    window_px: int | None = None,
+) -> list[Task]:
     """Find the images and decide name and scale of each.
 
     Args:
@@ -145,6 +158,8 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
         out: Folder of the maps; the folders below an input folder are kept in it.
         options: How images are read and written.
         model_gsd: GSD of images of unknown scale, if ``options.gsd`` is ``"model"``.
+        window_px: Side of the model's windows: files that adjoin or overlap are read with their neighbours.
+            None: each is read alone.
 
     Raises:
         UsageError: If there is no input, an address is not valid, or the GSD of an image is unknown.
@@ -155,7 +170,8 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
     if options.mosaic is not None:
         return [_mosaic_task(inputs, options.mosaic, options)]
     unknown: list[str] = []
-    tasks = list(find_tasks(inputs, out, options, model_gsd=model_gsd, unknown=unknown))
+    found = find_tasks(inputs, out, options, model_gsd=model_gsd, unknown=unknown, window_px=window_px)
+    tasks = list(found)
     if unknown:
         raise unknown_gsd(
             f"{len(unknown)} of {len(tasks)} images (for example {unknown[0]})",
@@ -168,7 +184,13 @@ def plan(inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, mo
 
 
 def find_tasks(
-    inputs: Sequence[str | Path], out: Path, options: PredictOptions, *, model_gsd: float, unknown: list[str]
+    inputs: Sequence[str | Path],
+    out: Path,
+    options: PredictOptions,
+    *,
+    model_gsd: float,
+    unknown: list[str],
+    window_px: int | None = None,
 ) -> Iterator[Task]:
     """Yield the images with their names and scales, as :func:`plan` returns them, without its checks.
 
@@ -185,8 +207,22 @@ def find_tasks(
         found += find_files(given, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=NO_IMAGE)
     reading = options.reading
     settings, layout = cache(_settings_gsd), cache(_layout_gsd)
-    for image, relative, folder in found:
-        georeference, raster_gsd, size, reason, position = read_header(image, declared_crs(options))
+    headers = lru_cache(_HEADERS)(lambda image: read_header(image, declared_crs(options)))
+    neighbours = None
+    if window_px is not None and options.context and len(found) > 1:
+        files = (
+            (Path(image), headers(image) if isinstance(image, Path) else Header()) for image, *_ in found
+        )
+        neighbours = Neighbours(files)
+        if neighbours.count:
+            _log.info(
+                "%d of %d images adjoin or overlap others: each is mapped with its neighbours as context, "
+                "which takes longer. --no-context maps each alone; --mosaic map.tif maps all at once.",
+                neighbours.count,
+                len(found),
+            )
+    for number, (image, relative, folder) in enumerate(found):
+        georeference, raster_gsd, size, reason, position, _ = headers(image)
         file = Path(subdataset_file(str(image)) or image)
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
         map_format = choose_map_format(options.map_format, georeferenced=georeference is not None)
@@ -203,7 +239,14 @@ def find_tasks(
                 unknown.append(f"{image}: {reason}" if reason else str(image))
         scale = scale or Scale(model_gsd, "assumed")
         target = stem.with_name(stem.name + MASK_END + map_format.suffix)
-        yield Task(image, target, picture, scale, size, transform=position)
+        mosaic = None
+        if neighbours is not None and window_px is not None and (frame := neighbours.size(number)):
+            side = min(ground_sides(georeference, size or frame, scale.gsd))
+            whole = options.window_px is None and max(frame) * side / model_gsd <= WHOLE_PX + 1
+            window = 0 if whole else window_px if options.window_px is None else options.window_px
+            margin = math.ceil((window + _RIM_PX) * model_gsd / side) if window else max(frame)
+            mosaic = neighbours.mosaic(number, margin)
+        yield Task(image, target, picture, scale, size, transform=position, mosaic=mosaic)
     for address in addresses:
         try:
             name = PurePosixPath(urlsplit(address).path).stem.removesuffix(IMAGE_END)
@@ -241,7 +284,7 @@ def _mosaic_task(inputs: Sequence[str | Path], target: Path, options: PredictOpt
     for image, *_ in found:
         if image.resolve() == target.resolve():
             continue  # of an earlier run, with --force
-        place, _, size, reason, _ = read_header(image, declared_crs(options))
+        place, _, size, reason, *_ = read_header(image, declared_crs(options))
         if place is None or size is None:
             why = reason or "it is not a raster"
             raise DataError(f"{image} cannot be part of a mosaic: {why}. Map it without --mosaic.")
@@ -250,7 +293,7 @@ def _mosaic_task(inputs: Sequence[str | Path], target: Path, options: PredictOpt
         raise DataError(f"There are no images for {target} but itself.")
     mosaic = lay_out(files)
     size = mosaic.height, mosaic.width
-    gsd = pixel_size(mosaic.georeference, *size)
+    gsd = pixel_size(mosaic.georeference or files[0][1], *size)
     scale = Scale(options.gsd, "option") if isinstance(options.gsd, float) else gsd and Scale(gsd, "raster")
     task = Task(files[0][0], target, False, scale or None, size, mosaic=mosaic)
     force = options.force or options.resume
@@ -382,10 +425,11 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
                 scene = stack.enter_context(MosaicScene(task.mosaic, task.name, **how))
             if task.scale is None or task.scale.source == "raster":
                 scale = Scale(scene.gsd or model_gsd, "raster" if scene.gsd else "assumed")
-                sides = ground_sides(scene.georeference, (scene.height, scene.width), scale.gsd)
+                sides = ground_sides(scene.georeference, scene.own[2:], scale.gsd)
             if scale.source != "assumed":
                 scene.warnings += _doubts(scene, scale.gsd, model_gsd)
-            place = scene.georeference and scene.georeference.moved(scene.part.row, scene.part.col)
+            place, (row, col, *_) = scene.georeference, scene.own
+            place = place and place.moved(scene.part.row - row, scene.part.col - col)
             imagery = Imagery(scene, scale, sides, place, scene.transform)
         if scale.source == "assumed" and options.gsd != "model":
             raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")

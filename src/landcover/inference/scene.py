@@ -146,9 +146,11 @@ class Inputs:
         Raises:
             ImageError: If a file cannot be read.
         """
-        task, content = self._task, list[str]()
+        task, content = self._task, list[object]()
         if not task.files:
             content = [task.content or version_name(str(task.image)) or task.name]
+        if task.mosaic is not None and task.mosaic.georeference is None:  # windows depend on the frame
+            content.append([task.mosaic.height, task.mosaic.width, *task.mosaic.pieces[0].window])
         try:
             content += [_file_digest(Path(file)) for file, _, _ in self.states]
         except OSError as error:

@@ -61,7 +61,8 @@ class Georeference:
 class Header(NamedTuple):
     """Georeference, metres per pixel, size of a raster, and why it has no georeference.
 
-    ``transform`` is that of a position, also without a CRS. All are None for a file that is not a raster.
+    ``transform`` is that of a position, also without a CRS; ``dtypes`` are those of its bands. All are None
+    or empty for a file that is not a raster.
     """
 
     georeference: Georeference | None = None
@@ -69,6 +70,7 @@ class Header(NamedTuple):
     size: tuple[int, int] | None = None
     reason: str = ""
     transform: Affine | None = None
+    dtypes: tuple[str, ...] = ()
 
 
 def read_header(path: str | Path, crs: CRS | None = None) -> Header:
@@ -76,14 +78,14 @@ def read_header(path: str | Path, crs: CRS | None = None) -> Header:
     try:
         with open_raster(path) as source:
             (place, reason), size = georeference_of(source, crs), source.shape
-            position = position_of(source, place)
+            position, dtypes = position_of(source, place), tuple(source.dtypes)
     except (RasterioError, ImageError):
         return Header()
     except Exception as error:
         if foreign_reason(error) is None:
             raise
         return Header()
-    return Header(place, None if place is None else pixel_size(place, *size), size, reason, position)
+    return Header(place, None if place is None else pixel_size(place, *size), size, reason, position, dtypes)
 
 
 def read_georeference(path: str | Path) -> Georeference | None:

@@ -2,10 +2,12 @@
 
 Ground belongs to the first raster that has data there, in the order in which they are given (the files of a
 folder: that of their names). This holds for imagery that is mapped as one mosaic, for maps that are put
-together, and for areas of several maps.
+together, and for areas of several maps. A file that is mapped with its neighbours as context comes first in
+its own mosaic.
 """
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +23,13 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from landcover._gdal import CPLE_BaseError
-from landcover._typing import BoolArray, Float64Array, UInt8Array
+from landcover._typing import BoolArray, Float64Array, Int64Array, UInt8Array
 from landcover.errors import DataError, ImageError
 from landcover.legend import NODATA
 from landcover.raster.bands import percentile_range
 from landcover.raster.classmap import open_class_map, reading
 from landcover.raster.extent import inside_polygons, part_of
-from landcover.raster.georeference import Georeference, pixel_size
+from landcover.raster.georeference import Georeference, Header, pixel_size, read_header
 from landcover.raster.scene import Reading, Scene, Strip, open_scene
 from landcover.windows import Window
 
@@ -37,6 +39,8 @@ SPARSE = 100
 """Times the pixels of its files that a mosaic may have."""
 _TOUCH_PX = 0.5
 """Rasters that overlap by less adjoin."""
+_GRIDS = 16
+"""Shifted grids of one pixel size in a folder; files on further ones have no neighbours."""
 
 Size = tuple[int, int]
 
@@ -53,13 +57,14 @@ class Mosaic:
     """Files on one grid.
 
     Attributes:
-        georeference: CRS, and transform of the upper left corner.
+        georeference: CRS, and transform of the upper left corner. None: the first file alone is mapped, and
+            its georeference counts; the others are its context.
         height: Rows of all files together.
         width: Columns.
         pieces: The files; where several have data the first counts.
     """
 
-    georeference: Georeference
+    georeference: Georeference | None
     height: int
     width: int
     pieces: tuple[Piece, ...]
@@ -85,23 +90,15 @@ def lay_out(files: Sequence[tuple[Path, Georeference, Size]]) -> Mosaic:
                 f"{path} is in {place.crs.to_string()[:60]}, {first} in {own.crs.to_string()[:60]}; a mosaic "
                 f"needs one CRS and one grid. Run on all files: {how} IN OUT.tif"
             )
-        corners = place.points(np.array([0.0, width, width]), np.array([0.0, height, 0.0]))
-        cols, rows = own.pixels(*corners)
-        ends = np.array([rows[0], cols[0], rows[1], cols[1], rows[2], cols[2]])
-        whole = np.rint(ends)
-        size = whole[2] - whole[0], whole[3] - whole[1]
-        if np.abs(ends - whole).max() > _SHIFT_PX or (*size, *whole[4:]) != (
-            height,
-            width,
-            whole[0],
-            whole[3],
-        ):
+        corner = _corner(own, place, (height, width))
+        if corner is None:
+            cols, rows = own.pixels(*place.points(np.array([0.0, width]), np.array([0.0, height])))
             raise DataError(
                 f"{path} is on another grid than {first}: its corner is at row {rows[0]:.9g}, column "
                 f"{cols[0]:.9g} of it, and its pixels have {abs(cols[1] - cols[0]) / width:.6g} times the "
                 f"width. A mosaic needs one grid. Run on all files: {how} IN OUT.tif"
             )
-        placed.append((path, int(whole[0]), int(whole[1]), height, width))
+        placed.append((path, *corner, height, width))
     top, left = min(row for _, row, *_ in placed), min(col for _, _, col, *_ in placed)
     bottom = max(row + height for _, row, _, height, _ in placed)
     right = max(col + width for _, _, col, _, width in placed)
@@ -115,6 +112,125 @@ def lay_out(files: Sequence[tuple[Path, Georeference, Size]]) -> Mosaic:
     return Mosaic(own.moved(top, left), bottom - top, right - left, tuple(pieces))
 
 
+def _corner(own: Georeference, place: Georeference, size: Size) -> tuple[int, int] | None:
+    """Return row and column of the corner of a raster on the grid of another one; None: its grid differs."""
+    height, width = size
+    cols, rows = own.pixels(*place.points(np.array([0.0, width, width]), np.array([0.0, height, 0.0])))
+    ends = np.array([rows[0], cols[0], rows[1], cols[1], rows[2], cols[2]])
+    whole = np.rint(ends)
+    expected = whole[0], whole[1], whole[0] + height, whole[1] + width, whole[0], whole[1] + width
+    if not np.abs(ends - whole).max() <= _SHIFT_PX or tuple(whole) != expected:
+        return None
+    return int(whole[0]), int(whole[1])
+
+
+class Neighbours:
+    """Files of a folder that adjoin or overlap on one grid, each the context of the others.
+
+    Memory: about 100 bytes a file. Files of other pixel types or numbers of bands are not neighbours.
+
+    Args:
+        files: Paths and headers, in the order in which ground belongs to them.
+    """
+
+    def __init__(self, files: Iterable[tuple[Path, Header]]) -> None:
+        self._paths: list[Path] = []
+        table = array("q")  # of each file: number of its grid, row, column, height, width
+        grids: dict[tuple[object, ...], list[tuple[int, Georeference]]] = {}
+        numbers = 0
+        for path, header in files:
+            self._paths.append(path)
+            place, size = header.georeference, header.size
+            if place is None or size is None:
+                table.extend((-1, 0, 0, 0, 0))
+                continue
+            a, b, _, d, e, _ = place.transform[:6]
+            steps = tuple(f"{step:.6g}" for step in (a, b, d, e))
+            alike = grids.setdefault((path.parent, place.crs.to_wkt(), header.dtypes, steps), [])
+            fits = ((number, _corner(origin, place, size)) for number, origin in alike)
+            grid, corner = next((pair for pair in fits if pair[1] is not None), (-1, None))
+            if corner is None and len(alike) < _GRIDS:
+                grid, corner, numbers = numbers, (0, 0), numbers + 1
+                alike.append((grid, place))
+            table.extend((grid, *(corner or (0, 0)), *size))
+        self._boxes = np.array(table, np.int64).reshape(-1, 5)
+        self._order: dict[int, tuple[int, Int64Array, Int64Array, int]] = {}
+        grid_of = self._boxes[:, 0]
+        for grid in np.flatnonzero(np.bincount(grid_of + 1)[1:] > 1).tolist():
+            files_of_grid = np.flatnonzero(grid_of == grid)
+            corners = self._boxes[files_of_grid, 1:3]
+            axis = int(np.ptp(corners, axis=0).argmax())  # along which they are farther apart
+            order = files_of_grid[corners[:, axis].argsort(kind="stable")]
+            self._order[grid] = axis, order, self._boxes[order, 1 + axis], self._boxes[order, 3 + axis].max()
+        self._frames: list[tuple[int, int, int, int]] = []
+        self._frame_of = np.full(len(self._boxes), -1)
+        for _, order, *_ in self._order.values():
+            for number in order.tolist():
+                if self._frame_of[number] < 0:
+                    self._join(number)
+
+    @property
+    def count(self) -> int:
+        """Number of files that adjoin or overlap another one."""
+        return int(np.count_nonzero(self._frame_of >= 0))
+
+    def size(self, number: int) -> Size | None:
+        """Return height and width of all files that are joined to one; None if none is."""
+        frame = self._frame_of[number]
+        return None if frame < 0 else self._frames[frame][2:]
+
+    def mosaic(self, number: int, margin: int) -> Mosaic | None:
+        """Return a file with the neighbours that add context within a margin of pixels; None without any."""
+        top, left, height, width = self._frames[self._frame_of[number]]
+        own = self._boxes[number, 1:]
+        near = self._near(number, margin)
+        near = near[self._frame_of[near] == self._frame_of[number]]
+        boxes = self._boxes[near, 1:]
+        is_inside = (boxes[:, :2] >= own[:2]) & (boxes[:, :2] + boxes[:, 2:] <= own[:2] + own[2:])
+        _, firsts = np.unique(boxes, axis=0, return_index=True)  # of images of one ground, such as two dates
+        chosen = [one for one in np.sort(firsts).tolist() if not is_inside[one].all()]
+        if not chosen:
+            return None
+        pieces = [
+            Piece(self._paths[file], Window(row - top, col - left, *size))
+            for file in (number, *near[chosen].tolist())
+            for row, col, *size in [self._boxes[file, 1:].tolist()]
+        ]
+        return Mosaic(None, height, width, tuple(pieces))
+
+    def _near(self, number: int, margin: int) -> Int64Array:
+        """Return the files of the same grid that touch one, or are within a margin, in their order."""
+        grid, *own = self._boxes[number].tolist()
+        axis, order, starts, longest = self._order[grid]
+        first, last = np.searchsorted(
+            starts, [own[axis] - margin - longest, own[axis] + own[2 + axis] + margin + 1]
+        )
+        near = order[first:last]
+        boxes = self._boxes[near, 1:]
+        for side in (0, 1):
+            ends = boxes[:, side] + boxes[:, 2 + side]
+            is_near = (ends >= own[side] - margin) & (boxes[:, side] <= own[side] + own[2 + side] + margin)
+            near, boxes = near[is_near], boxes[is_near]
+        return np.sort(near)
+
+    def _join(self, number: int) -> None:
+        """Give a file, all that touch it, those that touch them, and so on, one frame."""
+        frame, joined, waiting = len(self._frames), [], [number]
+        self._frame_of[number] = frame
+        while waiting:
+            joined.append(waiting.pop())
+            near = self._near(joined[-1], 0)
+            new = near[self._frame_of[near] < 0]
+            self._frame_of[new] = frame
+            waiting += new.tolist()
+        if len(joined) == 1:
+            self._frame_of[number] = -1
+            return
+        boxes = self._boxes[joined, 1:]
+        (top, left), (bottom, right) = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
+        self._frames.append((int(top), int(left), int(bottom - top), int(right - left)))
+
+
 def lay_under(target: UInt8Array, other: UInt8Array) -> None:
     """Complete class indices (h, w) where they are nodata by those of a later raster."""
     np.copyto(target, other, where=target == NODATA)
@@ -124,7 +240,8 @@ class MosaicScene:
     """Imagery of several files as one scene, with the attributes and methods of :class:`Scene`.
 
     A file is open while rows of it are read. Each has its own bands, nodata and fill; percentiles are those
-    of all files together.
+    of all files together. Where the first file alone is mapped, ground sample distance, percentiles, warnings
+    and damage are its own, pixels of others are not wanted, and one that cannot be read is left out.
 
     Args:
         mosaic: The files.
@@ -148,12 +265,22 @@ class MosaicScene:
         layer: str | None = None,
         **how: Any,
     ) -> None:
-        place = mosaic.georeference
+        place, own = mosaic.georeference, Window(0, 0, mosaic.height, mosaic.width)
+        self._alone = place is None
+        if place is None:
+            path, own = mosaic.pieces[0]
+            header = read_header(path, how.get("crs"))
+            if header.georeference is None or header.size != own[2:]:
+                open_scene(path, **how).close()  # raises the reason, as a rule
+                raise ImageError(f"{path} was changed while others were mapped. Run the command again.")
+            place = header.georeference
         self.name, self.height, self.width = name, mosaic.height, mosaic.width
         self.georeference: Georeference | None = place
         self.transform: Affine | None = place.transform
-        self.part, self._polygons = part_of(name, place, self.height, self.width, bbox, aoi, layer)
-        self.gsd = pixel_size(place, self.height, self.width)
+        self.own = own
+        part, self._polygons = part_of(name, place, own.height, own.width, bbox, aoi, layer)
+        self.part = part._replace(row=part.row + own.row, col=part.col + own.col)
+        self.gsd = pixel_size(place, own.height, own.width)
         self.damaged: list[Window] = []
         self.warnings: list[str] = []
         self._pieces = mosaic.pieces
@@ -163,7 +290,7 @@ class MosaicScene:
         scaling = how.get("scaling")
         if scaling == "percentile":
             how["scaling"] = 0, 1
-        for piece in self._pieces:  # errors of any file come before the work
+        for piece in self._pieces[: 1 if self._alone else None]:  # errors of any file come before the work
             with open_scene(piece.path, **how) as scene:
                 self.warnings += scene.warnings
                 if scaling == "percentile":
@@ -178,6 +305,7 @@ class MosaicScene:
             how["scaling"] = percentile_range(np.concatenate(sample))
         self._how = how
         self._channels = Reading(**how).channels
+        self._left_out: set[Path] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -197,30 +325,43 @@ class MosaicScene:
         cols = cols or slice(0, self.width)
         image = np.zeros((stop - start, cols.stop - cols.start, self._channels), np.uint8)
         valid: BoolArray = np.zeros(image.shape[:2], bool)
-        for path, (row, col, height, width) in self._pieces:
+        wanted = None
+        if self._polygons is not None:
+            part = Window(start - self.own.row, cols.start - self.own.col, *valid.shape)
+            wanted = inside_polygons(self._polygons, part)
+        for number, (path, (row, col, height, width)) in enumerate(self._pieces):
+            is_context = self._alone and number > 0
+            if is_context and number == 1:  # what is valid so far is of the first file
+                wanted = valid.copy() if wanted is None else wanted & valid
             top, bottom = max(start, row), min(stop, row + height)
             left, right = max(cols.start, col), min(cols.stop, col + width)
             if bottom <= start and path in self._open:
                 self._open.pop(path).close()
-            if top >= bottom or left >= right:
+            if top >= bottom or left >= right or path in self._left_out:
                 continue
             target = slice(top - start, bottom - start), slice(left - cols.start, right - cols.start)
             free = ~valid[target]
             if not free.any():
                 continue
-            if path not in self._open:
-                self._open[path] = open_scene(path, **self._how)
-            scene = self._open[path]
-            strip = scene.read_rows(top - row, bottom - row, slice(left - col, right - col))
+            try:
+                if path not in self._open:
+                    how = self._how | ({"strict": False} if is_context else {})
+                    self._open[path] = open_scene(path, **how)
+                scene = self._open[path]
+                strip = scene.read_rows(top - row, bottom - row, slice(left - col, right - col))
+            except ImageError as error:
+                if not is_context:
+                    raise
+                self._left_out.add(path)
+                self.warnings.append(f"{self.name} is mapped without a neighbour as context: {error}")
+                continue
             free = free if strip.valid is None else free & strip.valid
             image[target][free] = strip.image[free]
             valid[target] |= free
-            for window in scene.damaged:
+            for window in () if is_context else scene.damaged:
                 moved = window._replace(row=window.row + row, col=window.col + col)
                 if moved not in self.damaged:
                     self.damaged.append(moved)
-        part = Window(start, cols.start, *valid.shape)
-        wanted = None if self._polygons is None else inside_polygons(self._polygons, part)
         return Strip(image, None if valid.all() else valid, wanted)
 
 
