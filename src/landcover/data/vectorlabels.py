@@ -7,7 +7,7 @@ shape that contains its centre; a point labels the pixel that contains it.
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -25,7 +25,6 @@ from landcover.errors import DataError, UsageError, did_you_mean, first_few
 from landcover.extras import needs
 from landcover.io import MAX_PIXELS, image_size
 from landcover.io.discovery import MASK_END, PICTURE_SUFFIXES, check_targets, find_files
-from landcover.io.files import walk
 from landcover.io.images import check_pixels
 from landcover.io.locks import locked_folder
 from landcover.legend import IGNORE, NODATA, LandClass, Legend
@@ -33,12 +32,12 @@ from landcover.model.preprocessing import Size
 from landcover.progress import track
 from landcover.raster import Georeference, read_georeference
 from landcover.raster.extent import middle_longitude, swapped_axes
-from landcover.textfiles import parse_json, read_text
+from landcover.textfiles import NUMBER, parse_json, read_text
 
 with needs("vector"):
     import shapely
 
-    from landcover.io.vectors import read_features
+    from landcover.io.vectors import class_text, read_features
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +180,7 @@ class _Found(NamedTuple):
     key: str
     file: Path
     shapes: Shapes
-    names: list[Any]
+    names: list[str]
 
 
 def read_vector_labels(
@@ -191,7 +190,12 @@ def read_vector_labels(
     found: list[_Found] = []
     outside = 0
     hint = " Expected shapes inside the images that they were drawn on."
-    for path in _files(source.path):
+    paths = [source.path]
+    if source.path.is_dir() and source.path.suffix.lower() != ".gdb":
+        suffixes, out = frozenset(VECTOR_SUFFIXES), source.path / ".landcover"
+        inside = find_files(paths, out, what="labels", suffixes=suffixes, left_out=())
+        paths = sorted(file.path for file in inside)
+    for path in paths:
         content: Any = None
         if path.suffix.lower() == ".json":
             text = read_text(path, DataError, "labels as GeoJSON, COCO or labelme", max_bytes=_JSON_BYTES)
@@ -216,9 +220,9 @@ def read_vector_labels(
             f"No shape of {source.path} touches one of the {len(targets)} scenes, such as "
             f"{next(iter(targets.values())).path}.{hint}"
         )
-    names = [name for each in found for name in each.names]
-    legend = legend or _legend_of(names, source)
-    index = _indices(names, legend, source)
+    counts = Counter(name for each in found for name in each.names)
+    legend = legend or _legend_of({*counts, source.background or ""} - {""}, source)
+    index = _indices(counts, legend, source)
     if source.background is not None and source.background not in legend.names:
         raise UsageError(
             f"The background {source.background!r} is not a class of the legend {legend.name!r}. "
@@ -241,23 +245,6 @@ def read_vector_labels(
             shapes.setdefault(key, (np.empty(0, object), np.empty(0, np.uint8)))
             files.setdefault(key, file)
     return VectorLabels(source, legend, shapes, files, outside, background)
-
-
-def _files(path: Path) -> list[Path]:
-    """Return a file, or the files of vectors and JSON below a folder."""
-    if not path.is_dir() or path.suffix.lower() == ".gdb":
-        return [path]
-    paths = [
-        Path(folder, name)
-        for folder, folders, names in walk(path)
-        for name in names
-        if Path(name).suffix.lower() in VECTOR_SUFFIXES and not name.startswith(".")
-    ]
-    if not paths:
-        raise DataError(
-            f"{path} holds no labels; expected {', '.join(VECTOR_SUFFIXES)} files in it or below it."
-        )
-    return sorted(paths)
 
 
 def _from_vector(
@@ -323,7 +310,7 @@ def _clipped(
     parts, origin = shapely.get_parts(cut, return_index=True)
     kinds = shapely.get_type_id(parts)
     kept = np.isin(kinds, (_AREAS[0], _POINTS[0])) & ~shapely.is_empty(parts)
-    return _Found(key, path, parts[kept], [names[i] for i in origin[kept]])
+    return _Found(key, path, parts[kept], [class_text(names[i]) for i in origin[kept]])
 
 
 def _from_coco(path: Path, content: Mapping[str, Any], targets: Mapping[str, Target]) -> Iterator[_Found]:
@@ -506,46 +493,33 @@ def _check_size(path: Path, stated: tuple[Any, Any], target: Target) -> None:
         )
 
 
-def _legend_of(names: Iterable[Any], source: VectorSource) -> Legend:
-    """Return a legend of the values that occur, in ascending order."""
-    values = {name for name in names if not _is_missing(name)}
-    if source.background is not None:
-        values.add(source.background)
-    is_number = all(isinstance(value, int | float) for value in values)
-    ordered = sorted(values) if is_number else sorted(values, key=str)
+def _legend_of(names: set[str], source: VectorSource) -> Legend:
+    """Return a legend of the classes that occur, in ascending order."""
+    ordered = sorted(names)
+    if all(map(NUMBER.fullmatch, ordered)):
+        ordered.sort(key=float)
     if not 2 <= len(ordered) < IGNORE:
         raise UsageError(
-            f"{source.path} has {len(ordered)} classes ({first_few(map(str, ordered), 4)}); expected 2 to "
-            "254. With one class, state that of the other ground with --background NAME; else check --column."
+            f"{source.path} has {len(ordered)} classes ({first_few(ordered, 4)}); expected 2 to 254. With "
+            "one class, state that of the other ground with --background NAME; else check --column."
         )
-    classes = (LandClass(_spelled(value), colour_of(number)) for number, value in enumerate(ordered))
+    classes = (LandClass(name, colour_of(number)) for number, name in enumerate(ordered))
     return Legend(source.path.stem, tuple(classes), None)
 
 
-def _indices(names: Sequence[Any], legend: Legend, source: VectorSource) -> dict[Any, int]:
+def _indices(counts: Mapping[str, int], legend: Legend, source: VectorSource) -> dict[str, int]:
     """Return the class index of each value: by the name of a class, else by a value of the legend."""
-    counts = Counter(None if _is_missing(name) else name for name in names)
-    index: dict[Any, int] = {}
+    index: dict[str, int] = {}
     for name in counts:
-        text = None if name is None else _spelled(name)
-        if text in legend.names:
-            index[name] = legend.names.index(text)
-        elif text is not None and text.lstrip("-").isdecimal() and int(text) in legend.class_of_value:
-            index[name] = legend.class_of_value[int(text)]
+        if name in legend.names:
+            index[name] = legend.names.index(name)
+        elif name.lstrip("-").isdecimal() and int(name) in legend.class_of_value:
+            index[name] = legend.class_of_value[int(name)]
     if unknown := [name for name in counts if name not in index]:
-        listing = first_few((f"{'no value' if n is None else _spelled(n)} ({counts[n]})" for n in unknown), 8)
+        listing = first_few((f"{name or 'no value'} ({counts[name]})" for name in unknown), 8)
         raise DataError(
             f"{source.path} has shapes with classes that are not in the legend {legend.name!r}: {listing}. "
             f"Expected {first_few(legend.names, 12)}. Correct them in the file, add them to the legend, or "
             "pass the right --column or --legend."
         )
-    return index | {name: index[None] for name in names if _is_missing(name) and None in index}
-
-
-def _is_missing(name: Any) -> bool:
-    return name is None or (isinstance(name, float) and not np.isfinite(name)) or name == ""
-
-
-def _spelled(value: Any) -> str:
-    """Return a class value as text, whole numbers without a point."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return index

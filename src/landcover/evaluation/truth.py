@@ -1,6 +1,5 @@
 """Reading of truth: labelled points and polygons."""
 
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from rasterio.errors import CRSError
 from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import DataError, UsageError, did_you_mean
 from landcover.extras import needs
-from landcover.io.vectors import WGS84, Kind, move_near, read_features, reproject
+from landcover.io.vectors import WGS84, Kind, class_text, move_near, read_features, reproject
 from landcover.legend import NODATA, Legend
 from landcover.textfiles import parse_csv, plain_cell, read_text
 
@@ -30,8 +29,7 @@ MAP_COLUMN = "class_map"
 
 LON_LAT = ("lon", "lat")
 _OTHER_NAMES = {"lon": ("longitude", "long", "lng"), "lat": ("latitude",)}
-_WHOLE = re.compile(r"(-?\d+)\.0*")
-"""A whole number as a table of floats holds it."""
+
 X_Y = ("x", "y")
 
 
@@ -127,7 +125,7 @@ def parse_labels(
             "true class with --column."
         )
     # A table has few distinct values: each is parsed once.
-    texts = np.array([_text(value) for value in columns[name]])
+    texts = np.array([class_text(value) for value in columns[name]])
     values, places = np.unique(texts, return_inverse=True)
     known = {name: index for index, name in enumerate(legend.names)}
     known |= {str(index): index for index in range(len(legend)) if str(index) not in known}
@@ -152,17 +150,6 @@ def parse_labels(
             f"{path}: the column {column!r} is empty in all {len(texts)} rows. Fill in the true classes."
         )
     return labels, labelled
-
-
-def _text(value: Any) -> str:
-    """Return a cell as text: "" for a missing one, whole numbers without a decimal point."""
-    if value is None or value != value:  # NaN
-        return ""
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    text = str(value).strip()
-    whole = _WHOLE.fullmatch(text)
-    return whole[1] if whole else text
 
 
 def _find_column(columns: Iterable[str], *names: str) -> str | None:

@@ -120,9 +120,10 @@ def find_files(
                 if wanted and (path.is_file() or not path.exists()):
                     paths.append(path)
         if not paths:
+            skipped = f" ({', '.join('*' + end for end in left_out)} files are skipped)" if left_out else ""
             raise DataError(
                 f"{given} holds no {what}; expected {', '.join(sorted(suffixes))} files in it or below "
-                f"it ({', '.join('*' + end for end in left_out)} files are skipped)."
+                f"it{skipped}."
             )
         for path in paths:
             relative = path.relative_to(given)

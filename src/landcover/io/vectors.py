@@ -148,6 +148,15 @@ def read_features(
     return Features(moved, attributes, crs, kind)
 
 
+def class_text(value: object) -> str:
+    """Return the class in an attribute as text: "" for a missing one, whole numbers without a point."""
+    if value is None or value != value:  # NaN
+        return ""
+    text = str(value).strip()
+    whole = re.fullmatch(r"(-?\d+)\.0*", text)
+    return whole[1] if whole else text
+
+
 def vector_driver(path: Path) -> str:
     """Return the name of GDAL's driver that writes files of this suffix; UsageError if there is none here."""
     suffix = path.suffix.lower()
