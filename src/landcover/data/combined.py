@@ -14,7 +14,7 @@ from landcover.data.footprints import Neighbours
 from landcover.data.layouts import Item, SceneTile
 from landcover.errors import UsageError
 from landcover.io import Mask
-from landcover.legend import Legend, index_by_name
+from landcover.legend import index_by_name
 from landcover.raster import Georeference
 from landcover.windows import Window
 
@@ -104,7 +104,13 @@ def combine(datasets: Sequence[Dataset]) -> Dataset:
     items = []
     scenes: dict[str, SceneTile] = {}
     for name, dataset in zip(names, datasets, strict=True):
-        table = _by_name(dataset, first.legend)
+        if unknown := [n for n in dataset.legend.scored_names if n not in first.legend.scored_names]:
+            raise UsageError(
+                f"{dataset.root} has the classes {', '.join(unknown)}, which the first of --data does not "
+                f"have ({', '.join(first.legend.scored_names)}). Name the data set that has all classes "
+                "first, or give both the same names in their landcover.yaml."
+            )
+        table = index_by_name(dataset.legend, first.legend)
         for own in dataset.items:
             item = replace(own, key=f"{name}/{own.key}")
             items.append(item)
@@ -129,16 +135,3 @@ def combine(datasets: Sequence[Dataset]) -> Dataset:
         Neighbours(first_of.setdefault(tile.scene, key), key, "touching") for key, tile in scenes.items()
     ]
     return with_scenes(combined, of_tables)
-
-
-def _by_name(dataset: Dataset, legend: Legend) -> UInt8Array:
-    """Return the index in ``legend`` of each index of a data set's legend: uint8 (256,)."""
-    own = dataset.legend
-    unknown = [name for name in own.scored_names if name not in legend.scored_names]
-    if unknown:
-        raise UsageError(
-            f"{dataset.root} has the classes {', '.join(unknown)}, which the first of --data does not have "
-            f"({', '.join(legend.scored_names)}). Name first the data set that has all classes, or give both "
-            "the same names in their landcover.yaml."
-        )
-    return index_by_name(own, legend)

@@ -97,7 +97,7 @@ def decide(blocks: Iterable[UInt8Array], width: int, min_pixels: int, *, strict:
     counted, contacts = SmallRegions(width), _Contacts()
     for block in blocks:
         runs = counted.add(block)
-        contacts.add(*_small_neighbours(runs, counted.size, min_pixels))
+        contacts.add(runs, counted.size, min_pixels)
     pieces, sizes = counted.regions()
     first, second = (pieces[ends] for ends in contacts.pairs())
     heir = _heirs(sizes, first, second, min_pixels)
@@ -208,7 +208,7 @@ def rewrite(blocks: Iterable[UInt8Array], width: int, values: UInt8Array) -> Ite
 
 
 class _Contacts:
-    """Pairs of pieces that touch, in the order of their first contact.
+    """Pairs of pieces that touch, at least one of them small, in GDAL's order: that of their first contact.
 
     Repeated ones are dropped whenever there are many. Different ones are at most three times as many as the
     pieces, because they share edges in the plane.
@@ -219,9 +219,18 @@ class _Contacts:
         self._count = 0
         self._limit = _MANY
 
-    def add(self, first: IntArray, second: IntArray) -> None:
-        self._parts.append(np.stack([first, second]))
-        self._count += len(first)
+    def add(self, runs: Runs, size: IntArray, min_pixels: int) -> None:
+        """Add those of a block, by pixels in reading order, the neighbour above before the left one."""
+        beside = np.arange(runs.above, len(runs.start))
+        beside = beside[runs.start[beside] % runs.width != 0]
+        first = np.concatenate([runs.piece[runs.upper], runs.piece[beside - 1]])
+        second = np.concatenate([runs.piece[runs.lower], runs.piece[beside]])
+        when = np.concatenate([2 * runs.touch, 2 * (runs.start[beside] - runs.width) + 1])
+        apart = np.flatnonzero((first != second) & (np.minimum(first, second) >= 0))
+        apart = apart[np.minimum(size[first[apart]], size[second[apart]]) < min_pixels]
+        apart = apart[np.argsort(when[apart], kind="stable")]  # two sorted lists, which a stable sort merges
+        self._parts.append(np.stack([first[apart], second[apart]]))
+        self._count += len(apart)
         if self._count > self._limit:
             first, second = self.pairs()
             low, high = np.minimum(first, second), np.maximum(first, second)
@@ -234,22 +243,6 @@ class _Contacts:
     def pairs(self) -> tuple[IntArray, IntArray]:
         first, second = np.concatenate([np.empty((2, 0), np.intp), *self._parts], axis=1)
         return first, second
-
-
-def _small_neighbours(runs: Runs, size: IntArray, min_pixels: int) -> tuple[IntArray, IntArray]:
-    """Return the pairs of pieces that touch in a block, at least one of them small, in GDAL's order.
-
-    The order is by pixels in reading order, the neighbour above before the one to the left.
-    """
-    beside = np.arange(runs.above, len(runs.start))
-    beside = beside[runs.start[beside] % runs.width != 0]
-    first = np.concatenate([runs.piece[runs.upper], runs.piece[beside - 1]])
-    second = np.concatenate([runs.piece[runs.lower], runs.piece[beside]])
-    when = np.concatenate([2 * runs.touch, 2 * (runs.start[beside] - runs.width) + 1])
-    apart = np.flatnonzero((first != second) & (np.minimum(first, second) >= 0))
-    apart = apart[np.minimum(size[first[apart]], size[second[apart]]) < min_pixels]
-    apart = apart[np.argsort(when[apart], kind="stable")]  # two sorted lists, which a stable sort merges
-    return first[apart], second[apart]
 
 
 def _heirs(size: IntArray, first: IntArray, second: IntArray, min_pixels: int) -> IntArray:
