@@ -79,6 +79,18 @@ def test_every_encoder_predicts_and_trains(encoder):
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
+def test_gradients_do_not_depend_on_the_memory_layout(encoder):
+    """Some encoders corrupt memory in channels_last on the CPU (RepVGG, MobileOne), others might silently."""
+    x, truth, gradients = images(2, 3, 64, 64), torch.randint(0, 6, (2, 64, 64)), []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        model = model_of(encoder).to(memory_format=layout)
+        F.cross_entropy(model(x.contiguous(memory_format=layout)), truth).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
+    assert difference < 1e-3, difference
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_deepest_features_have_the_output_stride(encoder):
     assert dataclasses.replace(describe_encoder(encoder), tested=True) == TESTED_ENCODERS[encoder]
     for stride in TESTED_ENCODERS[encoder].output_strides:
