@@ -16,12 +16,15 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from safetensors.torch import save_file
 
 from common import landcover, print_timings, take_turns
 from landcover.data import open_dataset, select
 from landcover.model import ModelConfig
+from landcover.model._compat import timm
 from landcover.model.encoders import build_encoder
 from landcover.model.network import build_model
+from landcover.training.config import load_preset
 from landcover.training.depthwise import use_fast_depthwise_backward
 from smp_peer import RECIPE, WARM_UP_STEPS, usual_loop
 
@@ -44,13 +47,24 @@ def usual_rate(data: Path, split: str, steps: int) -> float:
     return float(effort["images_per_second"])
 
 
-def own_rate(cache: Path, split: str, steps: int) -> float:
-    """Return crops per second of landcover's loop after the first :data:`WARM_UP_STEPS` steps."""
+def own_rate(cache: Path, split: str, steps: int, preset: str | None = None) -> float:
+    """Return crops per second of landcover's loop after the first :data:`WARM_UP_STEPS` steps.
+
+    ``preset`` is the name of one of landcover's, trained on one thread; by default :data:`PRESET`.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "preset.yaml").write_text(PRESET.format(steps=steps, warm=WARM_UP_STEPS))
-        preset = ("--preset", folder / "preset.yaml", "--weights", "none")
-        landcover("train", "--data", cache, "--split", split, *preset, "--out", folder / "run")
+        options = ["--preset", preset or folder / "preset.yaml", "--weights", "none"]
+        if preset:
+            # Presets freeze layers, which training refuses to do with random weights unless a file has them.
+            encoder = timm.create_model(load_preset(preset).model.encoder)
+            save_file(encoder.state_dict(), folder / "weights.safetensors")
+            options[-1] = folder / "weights.safetensors"
+            settings = {"steps": steps, "minutes": "null", "log_every": WARM_UP_STEPS, "threads": 1}
+            settings |= {"validation.percent": 100, "validation.images": 1}
+            options += [f"--set={key}={value}" for key, value in settings.items()]
+        landcover("train", "--data", cache, "--split", split, *options, "--out", folder / "run")
         events = map(json.loads, (folder / "run" / "log.jsonl").read_text().splitlines())
         rates = [event["images_per_second"] for event in events if event["event"] == "step"]
     return len(rates[1:]) / sum(1 / rate for rate in rates[1:])
@@ -70,6 +84,19 @@ def compare_loops(options: argparse.Namespace) -> None:
             ratios.append(ours / theirs)
             print(f"usual loop {theirs:.1f}, landcover {ours:.1f} crops/s: {ours / theirs:.2f}", flush=True)
     print(f"median ratio {median(ratios):.2f}")
+
+
+def compare_presets(options: argparse.Namespace) -> None:
+    """Time the training of presets in turns, on one thread and from random weights."""
+    rates: dict[str, list[float]] = {preset: [] for preset in options.presets}
+    with tempfile.TemporaryDirectory() as name:
+        cache = Path(name) / "cache"
+        landcover("prepare", options.data, "--out", cache)
+        for _ in range(options.rounds):
+            for preset, found in rates.items():
+                found.append(own_rate(cache, options.split, options.steps, preset))
+    for preset, found in rates.items():
+        print(f"{preset}: {median(found):.1f} crops/s ({min(found):.1f} to {max(found):.1f})")
 
 
 def compare_gradients(encoder: str, repeats: int, *, size: int = 224) -> None:
@@ -98,12 +125,16 @@ def main() -> None:
     parser.add_argument("--split", default="folders", help="split with a subset train")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--presets", nargs="*", help="time the training of these presets on DATA instead")
     parser.add_argument("--encoders", nargs="*", default=["mobilenetv2_100", "tf_efficientnet_b4"])
     parser.add_argument("--repeats", type=int, default=5, help="runs of each way")
     parser.add_argument("--usual-rate", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.usual_rate:
         print(usual_rate(options.data, options.split, options.steps))
+        return
+    if options.presets:
+        compare_presets(options)
         return
     for encoder in options.encoders:
         compare_gradients(encoder, options.repeats)

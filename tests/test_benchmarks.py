@@ -104,6 +104,7 @@ def test_the_committed_tables_are_those_of_their_counts(name, tmp_path):
             "procedural scenes, as if of the model's GSD | 100.0 % | 1 of 1 |",
         ),
         ("training", "--encoders mobilenetv2_050 --repeats 1", "mobilenetv2_050, fp32"),
+        ("training", "--data DATA --presets OUT/small.yaml --steps 20 --rounds 1", "small.yaml: "),
         ("memory", "--data DATA --out OUT --width 300 --heights 200 --repeats 1", "200 x 300, landcover:"),
         ("fleet", "--units 2000", '"share_s"'),
         ("fleet", "--large 300", '"identical": true'),
@@ -115,6 +116,7 @@ def test_a_script_runs(name, arguments, line, data, tmp_path, monkeypatch, capsy
         monkeypatch.setattr(common, "subprocess", SimpleNamespace(run=in_process))
     monkeypatch.setattr(ood, "ALTERED", {"grey": ood.ALTERED["grey"]})
     monkeypatch.setattr(training, "compare_gradients", partial(training.compare_gradients, size=64))
+    (tmp_path / "small.yaml").write_text(PRESET)
     words = arguments.replace("DATA", str(data)).replace("OUT", str(tmp_path)).split()
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
     import_module(name).main()
