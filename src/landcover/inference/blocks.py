@@ -42,11 +42,7 @@ _CHECKED_ROWS = 128
 class RowBuffer:
     """Rows of uint8 values that are written in any order and read anywhere; in memory or in a file.
 
-    Args:
-        height: Number of rows.
-        row_shape: Shape of a row: ``(width,)``, or ``(bands, width)``.
-        path: Path of the file; None keeps the rows in memory.
-        file: The open file.
+    A row has the shape ``(width,)``, or ``(bands, width)``.
     """
 
     def __init__(
@@ -192,15 +188,8 @@ class SceneWork:
         logs: The log of each finished block by its number.
         buffers: The row buffers by the names that :func:`product_rows` gives them.
 
-    Args:
-        target: The map to write; its work folder is used.
-        size: Height and width of the scene.
-        legend: Classes of the map.
-        identity: Model, scene and options; work with another identity is not resumed. None: keep everything
-            in memory.
-        probabilities: Keep the probability of each class.
-        confidence: Keep the probability of the predicted class.
-        resume: Keep finished blocks.
+    The work folder is that of the map ``target``. Work with another ``identity`` (model, scene and options)
+    is not resumed; None: keep everything in memory.
 
     Raises:
         OutputError: If there is work with another identity, another process works on the same map, or the

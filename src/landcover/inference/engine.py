@@ -90,16 +90,10 @@ def row_blocks(
 
     Blocks follow one another from top to bottom without a gap. The content of a block depends neither on
     timing nor on ``numbers``; a range that begins below the top computes the windows that overlap with its
-    first block again.
+    first block again. None: all blocks with rows of the part.
 
-    Args:
-        runtime: The model.
-        source: The scene.
-        grid: Its windows.
-        numbers: The blocks to compute; None: all with rows of the part.
-        batch: Windows per call of the network.
-        views: Views of each window that are averaged; None: those of the model's card.
-        profile: What to compare the scene with, in the thread that reads; None: nothing.
+    The network gets ``batch`` windows per call. ``views`` of each are averaged; None: those of the model's
+    card. The thread that reads compares the scene with ``profile``.
 
     Raises:
         UsageError: If ``views`` is not 1, 2, 3 or 8.

@@ -209,14 +209,8 @@ def upsampled_argmax(values: Float32Array, rows: Axis, cols: Axis, labels: UInt8
     Between four cells with one winner that class wins everywhere, since interpolation is a weighted mean.
     Winners differ at a few per cent of the pixels of a map with large areas.
 
-    Args:
-        values: float32 (C, n, m), C up to 256.
-        rows: Pixels between the n rows of cells.
-        cols: Pixels between the m columns of cells.
-        labels: uint8 (C,): the value of each class in the result.
-
     Returns:
-        uint8 (len(rows.low), len(cols.low)); of equal classes the first.
+        uint8 (len(rows.low), len(cols.low)) of the ``labels``, uint8 (C,); of equal classes the first.
     """
     values = _with_next(_with_next(values, 1), 2)
     winners = labels[values.argmax(axis=0)]
@@ -276,17 +270,11 @@ def _largest(
     labels: list[UInt8Array],
     scratch: Float32Array,
 ) -> UInt8Array:
-    """Return the labels of the largest of interpolated contenders; of equal ones the first.
+    """Return the labels, uint8 (h, w, Q), of the largest of interpolated contenders; of equal ones the first.
 
-    Args:
-        odds: Of each contender float32 (4, n): its values at the four corners of the first n of Q places.
-        down: float32 (h, Q): weights of the lower corners.
-        right: float32 (w, Q): weights of the right corners.
-        labels: Of each contender uint8 (n,).
-        scratch: float32 (2, h, w, Q or more).
-
-    Returns:
-        uint8 (h, w, Q).
+    Of each contender ``odds`` are float32 (4, n), its values at the four corners of the first n of Q places,
+    and ``labels`` uint8 (n,). ``down`` (h, Q) and ``right`` (w, Q) are the weights of the lower and the right
+    corners, ``scratch`` is float32 (2, h, w, Q or more).
     """
     best = _between(odds[0], down, right, scratch[0])
     winner = np.broadcast_to(labels[0], best.shape).copy()

@@ -61,11 +61,6 @@ def _alpha(value: Any) -> Any:
     raise UsageError(f"The alpha band is {value!r}; expected the number of a band, from 1, or none.")
 
 
-def _finite(value: float | None) -> float | None:
-    """Return a nodata value; None for NaN and infinity, which are never imagery."""
-    return None if value is None or not math.isfinite(value) else value
-
-
 def _crs(value: Any) -> str:
     """Return a CRS as text."""
     try:
@@ -114,7 +109,7 @@ class ImageryOptions(Options):
     ] = None
     nodata: Annotated[
         float | None,
-        AfterValidator(_finite),
+        AfterValidator(lambda value: None if value is None or not math.isfinite(value) else value),
         Option("Value of pixels without imagery, in all bands.", group=INPUT),
     ] = None
     fill: Annotated[

@@ -153,13 +153,10 @@ def plan(
 ) -> list[Task]:
     """Find the images and decide name and scale of each.
 
-    Args:
-        inputs: Image files, folders that are searched with their subfolders, and URLs of rasters.
-        out: Folder of the maps; the folders below an input folder are kept in it.
-        options: How images are read and written.
-        model_gsd: GSD of images of unknown scale, if ``options.gsd`` is ``"model"``.
-        window_px: Side of the model's windows: files that adjoin or overlap are read with their neighbours.
-            None: each is read alone.
+    Inputs are image files, folders that are searched with their subfolders, and URLs of rasters. The folders
+    below an input folder are kept in ``out``. Images of unknown scale have ``model_gsd``, if ``options.gsd``
+    is ``"model"``. With the side ``window_px`` of the model's windows, files that adjoin or overlap are read
+    with their neighbours.
 
     Raises:
         UsageError: If there is no input, an address is not valid, or the GSD of an image is unknown.
@@ -389,12 +386,7 @@ def pixel_areas(
 
 @contextmanager
 def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Iterator[Imagery]:
-    """Open the image of a task.
-
-    Args:
-        task: The image.
-        options: How it is read.
-        model_gsd: GSD of a scene of unknown scale, if ``options.gsd`` is ``"model"``.
+    """Open the image of a task; ``model_gsd`` is that of unknown scale, if ``options.gsd`` is ``"model"``.
 
     Raises:
         DataError: If it cannot be read.

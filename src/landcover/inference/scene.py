@@ -201,13 +201,8 @@ def make_map(
         )
     grid = scene_grid(runtime, imagery, options, task.name)
     products = {"probabilities": options.probabilities, "confidence": options.confidence}
-    identity = {
-        "size": [*imagery.size],
-        "tags": tags,
-        "device": runtime.device,
-        "files": inputs.states,
-        **products,
-    }
+    identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **products}
+    identity["files"] = inputs.states
     on_disk = math.prod(imagery.size) > IN_MEMORY_PIXELS
     check_disk(task.map.parent, disk_needed(task, imagery.size, areas.legend, options), task.name)
     need = memory_needed(grid, runtime, options, on_disk=on_disk)

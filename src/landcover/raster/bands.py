@@ -61,7 +61,9 @@ def choose_bands(
     if names and (named := _named(reader, names)) is not None:
         chosen = named
         red = (reader.descriptions[chosen[0] - 1] or "").lower()
-        if _BAND_NUMBER.search(red) and "red" not in red and _may_be_landsat_7(reader):
+        numbers = " ".join(text or "" for text in reader.descriptions)
+        may_be_landsat_7 = _FIRST_BAND.search(numbers) and not _LATER_BAND.search(numbers)
+        if _BAND_NUMBER.search(red) and "red" not in red and may_be_landsat_7:
             note = f"{name} numbers its bands; {_listed(chosen)} are used as red, green and blue, as of "
             note += "Landsat 8 and 9 and Sentinel-2. If that is wrong (Landsat 4 to 7), pass --bands."
     elif bands is not None:
@@ -157,12 +159,6 @@ def _by_description(texts: Sequence[str]) -> tuple[int, ...] | None:
     return _one_each([[n for n, own in enumerate(numbers, 1) if own == number] for number in "432"])
 
 
-def _may_be_landsat_7(reader: DatasetReader) -> bool:
-    """Return whether bands are numbered B1, B2, ..., and none is one that only later sensors have."""
-    texts = " ".join(text or "" for text in reader.descriptions)
-    return bool(_FIRST_BAND.search(texts)) and not _LATER_BAND.search(texts)
-
-
 def _by_wavelength(reader: DatasetReader) -> tuple[int, ...] | None:
     """Return the bands nearest to the middle of red, green and blue, if they are within the colours."""
     if reader.count < 3:
@@ -195,15 +191,9 @@ def mask_of(
     """Return what marks pixels without imagery, and a warning about it or None.
 
     It is the union of alpha, mask and nodata value. GDAL's own mask is only one of them, and the nodata value
-    of a file with an alpha band is compared here: rasterio warns at each read of GDAL's mask of it.
-
-    Args:
-        name: The scene, for messages.
-        reader: It.
-        bands: The bands that are read.
-        alpha: The number of the alpha band, or "none"; None: a band tagged alpha that is not read as imagery
-            and whose values are mostly 0 or the largest one.
-        nodata: A nodata value; None: that of the file.
+    of a file with an alpha band is compared here: rasterio warns at each read of GDAL's mask of it. Without
+    ``alpha`` it is a band tagged alpha that is not read as imagery and whose values are mostly 0 or the
+    largest one.
 
     Raises:
         ImageError: If the alpha band does not exist.
@@ -291,13 +281,9 @@ class Mask(NamedTuple):
     block: tuple[int, int] = (1, 1)
 
     def apply(self, reader: DatasetReader, window: Window, values: Numbers, valid: BoolArray) -> None:
-        """Set what is without imagery in a window to False.
+        """Set what is without imagery in a window to False in ``valid``, bool (n, m).
 
-        Args:
-            reader: The scene.
-            window: The window.
-            values: (C or 1, n, m): the bands in it, read at its own or a lower resolution.
-            valid: bool (n, m), changed in place.
+        ``values`` (C or 1, n, m) are the bands in it, read at its own or a lower resolution.
         """
         part, shape = window.slices, valid.shape
         if self.nodata is not None:

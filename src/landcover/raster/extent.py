@@ -60,14 +60,7 @@ def part_of(
 ) -> tuple[Window, Polygons | None]:
     """Return the window of a scene that a box and polygons touch, outward to whole pixels, and the polygons.
 
-    Args:
-        name: The scene, for messages.
-        place: Its georeference.
-        height: Its rows.
-        width: Its columns.
-        bbox: Left, bottom, right, top in the scene's CRS; None: all.
-        aoi: A vector file of polygons, in any CRS; None: all.
-        layer: Its layer; optional where only one has geometries.
+    The box is left, bottom, right, top in the scene's CRS; ``aoi`` is a vector file of polygons in any CRS.
 
     Raises:
         UsageError: If the scene is not georeferenced, or the box is not valid.

@@ -54,13 +54,7 @@ def find_fill(read: Read, height: int, width: int, step: int) -> Fill:
 
     Dark water or snow that touches an edge is not fill, unless a whole row or column has exactly one value.
     This is for files that do not declare nodata in any way. Where the corners differ, as in imagery without
-    fill, only the corners are read.
-
-    Args:
-        read: Reads a window.
-        height: Rows of the scene.
-        width: Its columns.
-        step: Rows to read at a time.
+    fill, only the corners are read; else ``step`` rows at a time.
     """
     left, top, right, bottom = 0, 0, width, height
     lines: list[tuple[str, float, int]] = []

@@ -216,12 +216,8 @@ def ground_steps(place: Georeference, cols: Float64Array, rows: Float64Array) ->
     """Return the length of a pixel on the ground, along the row and along the column.
 
     By central differences over about 100 m (one pixel where that is larger): the tolerance to which some
-    projections are inverted, about 1e-4 m, has no influence.
-
-    Args:
-        place: CRS and transform.
-        cols: float64 (N,), positions in pixels; the first pixel covers 0..1.
-        rows: float64 (N,).
+    projections are inverted, about 1e-4 m, has no influence. Positions are float64 (N,); the first pixel
+    covers 0..1.
 
     Returns:
         float64 (2, 2, N): metres on WGS 84; first axis column step and row step, second axis east and north.

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -71,10 +70,7 @@ class Mosaic:
 
 
 def lay_out(files: Sequence[tuple[Path, Georeference, Size]]) -> Mosaic:
-    """Place files on the grid of the first one.
-
-    Args:
-        files: Path, georeference and (height, width) of each, at least one.
+    """Place files, at least one, of (height, width) on the grid of the first one.
 
     Raises:
         DataError: If a file has another CRS, another grid, or is far from the others; the message has the
@@ -242,14 +238,7 @@ class MosaicScene:
     A file is open while rows of it are read. Each has its own bands, nodata and fill; percentiles are those
     of all files together. Where the first file alone is mapped, ground sample distance, percentiles, warnings
     and damage are its own, pixels of others are not wanted, and one that cannot be read is left out.
-
-    Args:
-        mosaic: The files.
-        name: Name in messages.
-        bbox: As for :func:`open_scene`.
-        aoi: As for :func:`open_scene`.
-        layer: As for :func:`open_scene`.
-        how: Fields of :class:`~landcover.raster.scene.Reading`, by name.
+    Arguments are those of :func:`open_scene`.
 
     Raises:
         ImageError: If a file cannot be read, or percentiles are to be those of files of several types.
@@ -310,9 +299,7 @@ class MosaicScene:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -377,10 +364,7 @@ def repeated_rows(maps: Sequence[PlacedMap]) -> Iterator[tuple[int, int, UInt8Ar
     """Yield the classes of maps on ground that an earlier map has a class for.
 
     A pixel is compared with the pixel of the other map that contains its centre; maps may have other grids
-    and CRS.
-
-    Args:
-        maps: In the order in which ground belongs to them.
+    and CRS, and are in the order in which ground belongs to them.
 
     Yields:
         Number of a map, first row, and class indices, uint8 (n, width), NODATA where no earlier map has one.

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -171,9 +170,7 @@ class Scene:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -190,11 +187,6 @@ class Scene:
 
     def read_rows(self, start: int, stop: int, cols: slice | None = None) -> Strip:
         """Read rows ``start`` to ``stop``, at least one. Strips in order read every block of the file once.
-
-        Args:
-            start: First row.
-            stop: Row after the last.
-            cols: Columns to read; None: all.
 
         Returns:
             The strip, in new arrays. A pixel is invalid by the nodata value, alpha band or mask of all bands
@@ -372,10 +364,7 @@ def read_picture(
 ) -> tuple[UInt8Array, BoolArray | None, list[str]]:
     """Decode a picture, whose undeclared fill is without imagery unless it is kept.
 
-    Args:
-        path: The file.
-        max_pixels: Larger files are refused before anything is decoded.
-        fill: As in :class:`Reading`.
+    Files of more than ``max_pixels`` are refused before anything is decoded.
 
     Returns:
         uint8 (H, W, 3), RGB; bool (H, W), False where there is no imagery, or None; and warnings.

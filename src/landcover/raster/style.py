@@ -31,10 +31,7 @@ def style_files(path: Path) -> tuple[Path, Path]:
 def write_style(path: Path, legend: Legend, *, unknown: bool = False) -> None:
     """Write names and colours of the classes beside a GeoTIFF of class indices; existing ones are replaced.
 
-    Args:
-        path: The GeoTIFF.
-        legend: Its classes.
-        unknown: Also list the unknown class, which models never predict.
+    ``unknown``: also list the unknown class, which models never predict.
 
     Raises:
         OutputError: If a file cannot be written.

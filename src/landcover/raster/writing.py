@@ -84,17 +84,10 @@ def write_map(
     Memory: a strip, and in GDAL about a row of 512 x 512 blocks (512 x width bytes) and 100 MB, for any
     number of rows. Disk: see the module.
 
-    Args:
-        path: The file.
-        rows: uint8 (n, width) strips of class indices and NODATA, from the top, ``spec.height`` rows
-            together; or a file of these bytes in a private folder, which GDAL reads directly.
-        spec: Size, georeference and tags.
-        legend: Colour table and :attr:`Legend.tags`.
-        cog: Write a Cloud Optimized GeoTIFF.
-        style: Also write names and colours for other software beside it, see
-            :func:`~landcover.raster.style.write_style`. The unknown class is listed if ``rows`` are strips
-            that contain it.
-        force: Replace existing files.
+    Rows are uint8 (n, width) strips of class indices and NODATA, from the top, ``spec.height`` rows together;
+    or a file of these bytes in a private folder, which GDAL reads directly. With ``style`` names and colours
+    for other software are written beside it, see :func:`~landcover.raster.style.write_style`; the unknown
+    class is listed if ``rows`` are strips that contain it.
 
     Raises:
         OutputError: If a file exists and ``force`` is off, or cannot be written.
@@ -111,7 +104,7 @@ def write_map(
             yield strip[None]
 
     pixels = rows if isinstance(rows, Path) else bands(rows)
-    _write(path, pixels, spec, ["land cover"], legend, cog=cog, force=force)
+    write_bands(path, pixels, spec, ["land cover"], legend, cog=cog, force=force)
     if style:
         write_style(path, legend, unknown=unknown)
 
@@ -135,56 +128,19 @@ def write_bands(
     rows: Rows,
     spec: RasterSpec,
     names: Sequence[str],
-    coding: Coding = PROBABILITIES,
+    meaning: Legend | Coding = PROBABILITIES,
     *,
     cog: bool = False,
     force: bool = False,
 ) -> None:
-    """Write values in 0..1, such as probabilities, as bytes in bands of a tiled, deflated GeoTIFF.
+    """Write a band for each name as :func:`write_map`: classes of a legend, or values in 0..1 as bytes.
 
-    Each band has GDAL's scale, and the tag ``SCALE`` such as ``1/254``. Overviews are averages. Memory and
-    disk as for :func:`write_map`, times the number of bands.
-
-    Args:
-        path: The file.
-        rows: uint8 (bands, n, width) strips, from the top, ``spec.height`` rows together; or a file of bytes.
-        spec: Size, georeference and tags.
-        names: Descriptions of the bands.
-        coding: What the bytes stand for.
-        cog: Write a Cloud Optimized GeoTIFF.
-        force: Replace an existing file.
+    Strips are uint8 (bands, n, width). Bands of values have GDAL's scale, the tag ``SCALE`` such as
+    ``1/254``, and averages as overviews. Memory and disk are those of a map times the number of bands.
 
     Raises:
         OutputError: If the file exists and ``force`` is off, or cannot be written.
     """
-    _write(path, rows, spec, names, coding, cog=cog, force=force)
-
-
-def write_class_raster(
-    path: Path,
-    index: UInt8Array,
-    legend: Legend,
-    georeference: Georeference | None,
-    *,
-    tags: Mapping[str, str] | None = None,
-    force: bool = False,
-) -> None:
-    """Write class indices in memory, uint8 (H, W), as :func:`write_map` does, with its style."""
-    spec = RasterSpec(index.shape[0], index.shape[1], georeference, tags or {})
-    write_map(path, [index], spec, legend, force=force)
-
-
-def _write(
-    path: Path,
-    rows: Rows,
-    spec: RasterSpec,
-    names: Sequence[str],
-    meaning: Legend | Coding,
-    *,
-    cog: bool,
-    force: bool,
-) -> None:
-    """Write a band for each name: classes of a legend, or values in 0..1."""
     check_output(path, force=force)
     count, predictor = len(names), 1 if isinstance(meaning, Legend) else 2
     shape = count, spec.height, spec.width
@@ -238,6 +194,20 @@ def _write(
             raise OutputError(
                 f"{path} cannot be written: {problem}. Is there space left for it?"
             ) from problem
+
+
+def write_class_raster(
+    path: Path,
+    index: UInt8Array,
+    legend: Legend,
+    georeference: Georeference | None,
+    *,
+    tags: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> None:
+    """Write class indices in memory, uint8 (H, W), as :func:`write_map` does, with its style."""
+    spec = RasterSpec(index.shape[0], index.shape[1], georeference, tags or {})
+    write_map(path, [index], spec, legend, force=force)
 
 
 def _describe(

@@ -43,9 +43,7 @@ class ClassArea:
 class ClassAreas:
     """Pixels and square metres of each class, counted strip by strip: of a map, and of zones on it.
 
-    Args:
-        legend: The classes.
-        row_areas: float64 (H,): square metres of a pixel in each row. None: no scale is known.
+    ``row_areas``, float64 (H,), are square metres of a pixel in each row; None: no scale is known.
 
     Attributes:
         zones: Areas in polygons by name, see :meth:`add_zones`.
@@ -75,12 +73,7 @@ class ClassAreas:
     ) -> None:
         """Also count areas in polygons, which may overlap; a pixel is in a polygon that contains its centre.
 
-        Args:
-            path: A file of polygons.
-            column: What names them; None numbers them from 1.
-            georeference: CRS and transform of the map.
-            size: Its height and width.
-            layer: Layer of the file; optional where only one has geometries.
+        ``column`` names them; without it they are numbered from 1.
 
         Raises:
             DataError: If the file is not a file of polygons, or its axes are swapped.
