@@ -104,9 +104,9 @@ def test_the_deepest_features_have_the_output_stride(encoder):
 class TestFreezing:
     def test_low_level_features_do_not_move(self, encoder):
         model, x = model_of(encoder), images(2, 3, 64, 64)
-        model.freeze_low_level()
+        model.freeze("low_level")
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-        model.freeze_low_level()
+        model.freeze("low_level")
         assert frozen == [name for name, p in model.named_parameters() if not p.requires_grad]
         with torch.no_grad():
             low, deep = model.encoder(x)
@@ -128,7 +128,7 @@ class TestFreezing:
     def test_encoder_batch_norms_do_not_move(self, encoder):
         model = model_of(encoder)
         of_encoder = {name for name in norms_of(model) if name.startswith("encoder.")}
-        assert model.freeze_encoder_batch_norms() == len(of_encoder)
+        assert model.freeze("encoder_batch_norms") == len(of_encoder)
         assert bool(of_encoder) != encoder.startswith("convnext")
         moved = train_a_step(model)
         assert not {name for name in moved if name.rpartition(".")[0] in of_encoder}

@@ -144,14 +144,7 @@ def _print_scores(report: EvaluationReport) -> None:
             for name, row in zip(report.classes, by_row, strict=True)
         ],
     )
-    interval = ""
-    if report.miou_interval is not None:
-        low, high = map(points, report.miou_interval)
-        interval = f" (95 %: {low} to {high}, by {report.resampled})"
-    say(
-        f"mIoU {points(report.miou)}{interval}, pixel accuracy {points(report.pixel_accuracy)}; "
-        f"metric {report.metric}, split {report.split}, {report.images} images, {report.pixels:,} pixels"
-    )
+    say(report.headline)
     kappa = "-" if report.kappa is None else f"{report.kappa:.3f}"
     print(
         f"mIoU over the classes of the truth {points(report.miou_present)}, kappa {kappa}; "

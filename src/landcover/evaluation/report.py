@@ -290,19 +290,22 @@ class EvaluationReport(Record):
 
     def __repr__(self) -> str:
         rows = (f"  {name:<16}{points(value):>7}" for name, value in self.iou.items())
-        return "\n".join([f"EvaluationReport: {self._headline()}", *rows])
+        return "\n".join([f"EvaluationReport: {self.headline}", *rows])
 
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
         """Return a table for a notebook."""
         rows = {name: [points(value)] for name, value in self.iou.items()}
-        return _html(self._headline(), self.legend, ["class", "IoU %"], rows, self.warnings)
+        return _html(self.headline, self.legend, ["class", "IoU %"], rows, self.warnings)
 
-    def _headline(self) -> str:
+    @property
+    def headline(self) -> str:
+        """The main scores, and what they are of, as one sentence."""
         interval = ""
         if self.miou_interval is not None:
-            interval = f" (95 %: {points(self.miou_interval[0])} to {points(self.miou_interval[1])})"
+            low, high = map(points, self.miou_interval)
+            interval = f" (95 %: {low} to {high}, by {self.resampled})"
         return (
             f"mIoU {points(self.miou)} %{interval}, pixel accuracy {points(self.pixel_accuracy)} %; metric "
             f"{self.metric}, split {self.split}, {self.images:,} images, {self.pixels:,} pixels"

@@ -9,8 +9,9 @@ Encoder, atrous spatial pyramid, decoder at stride 4. Differences from the paper
 - Separable convolutions have no norm and activation between their halves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +140,7 @@ class DeepLabV3Plus(nn.Module):
         if self.classifier.bias is not None:
             nn.init.zeros_(self.classifier.bias)
         if config.freeze_batch_norm:
-            self._freeze(_batch_norms(self))
+            self.freeze("batch_norms")
 
     def logits(self, x: Tensor) -> Tensor:
         """Return logits (N, classes, ceil(H / stride), ceil(W / stride)) of normalised (N, B, H, W)."""
@@ -163,20 +164,20 @@ class DeepLabV3Plus(nn.Module):
                 norm.eval()
         return self
 
-    def freeze_low_level(self) -> None:
-        """Freeze the layers of the encoder up to its stride-4 features: weights and statistics stay."""
-        self._freeze(self.encoder.low_level_parameters())
+    def freeze(self, part: Literal["low_level", "encoder_batch_norms", "batch_norms"]) -> int:
+        """Freeze a part, weights and statistics; return the number of its norms, or of its tensors.
 
-    def freeze_encoder_batch_norms(self) -> int:
-        """Freeze the encoder's batch norms; return their number."""
-        norms = _batch_norms(self.encoder)
-        self._freeze(norms)
-        return len(norms)
-
-    def _freeze(self, frozen: Iterable[nn.Module | nn.Parameter]) -> None:
+        ``low_level`` are the layers of the encoder up to its stride-4 features.
+        """
+        frozen: Sequence[nn.Module | nn.Parameter]
+        if part == "low_level":
+            frozen = self.encoder.low_level_parameters()
+        else:
+            frozen = _batch_norms(self if part == "batch_norms" else self.encoder)
         for item in frozen:
             item.requires_grad_(False)
         self.train(self.training)  # frozen norms switch to their statistics
+        return len(frozen)
 
     def _padded_logits(self, x: Tensor) -> Tensor:
         multiple = self.encoder.output_stride

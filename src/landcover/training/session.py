@@ -302,11 +302,9 @@ def _start_state(
     if init is not None and not resumed:
         for name in load_model_weights(network, config.model, init, legend):
             logger.warning(f"Class {name!r} is not in {init}; its weights start from random values.")
-    if "low_level" in config.freeze:
-        network.freeze_low_level()
-    if "encoder_batch_norms" in config.freeze and not network.freeze_encoder_batch_norms():
-        encoder = config.model.encoder
-        logger.warning(f"freeze=[encoder_batch_norms] has no effect: {encoder} does not have batch norms.")
+    for part in config.freeze:
+        if not network.freeze(part):
+            logger.warning(f"freeze=[{part}] has no effect: {config.model.encoder} has nothing to freeze.")
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.to(group.device)
