@@ -88,11 +88,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 def with_deprecated(
     options: OptionsT, keywords: Mapping[str, Any], function: str, renamed: Mapping[str, str] | None = None
 ) -> OptionsT:
-    """Return options with keywords of a function in version 0.1 put into their fields.
-
-    Raises:
-        TypeError: If a keyword is not a field, by its present or its former name (``renamed``).
-    """
+    """Return options with keywords of a function in version 0.1 put into their fields."""
     if not keywords:
         return options
     given = {(renamed or {}).get(name, name): value for name, value in keywords.items()}

@@ -75,11 +75,7 @@ def lacks_memory(error: BaseException | None) -> bool:
 
 
 def check_disk(folder: Path, need: int, what: str) -> None:
-    """Refuse work, ``what``, whose output does not fit on the disk of a folder, which need not exist.
-
-    Raises:
-        OutputError: If fewer bytes are free.
-    """
+    """Refuse work, ``what``, whose output does not fit on the disk of a folder, which need not exist."""
     folder = folder.absolute()
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     try:

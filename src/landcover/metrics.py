@@ -119,11 +119,7 @@ class ConfusionMatrix:
         self.table += table
 
     def __add__(self, other: Self) -> Self:
-        """Return the matrix over the images of both.
-
-        Raises:
-            UsageError: If the legends have other classes.
-        """
+        """Return the matrix over the images of both."""
         if (self.legend.names, self.legend.unknown) != (other.legend.names, other.legend.unknown):
             raise UsageError(
                 f"Matrices over {', '.join(self.legend.names)} and over {', '.join(other.legend.names)} "
@@ -134,11 +130,7 @@ class ConfusionMatrix:
         return result
 
     def scores(self, metric: Metric = "challenge") -> Scores:
-        """Read the scores of one metric from the counts.
-
-        Raises:
-            UsageError: If the metric is unknown.
-        """
+        """Read the scores of one metric from the counts."""
         classes = averaged_classes(self.legend, metric)
         names = [self.legend.names[i] for i in classes]
         iou = class_iou(self.table, self.legend, metric)

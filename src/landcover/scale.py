@@ -46,11 +46,7 @@ def find_scale(
 
 
 def check_gsd(gsd: float) -> float:
-    """Return ``gsd`` if it can be a ground sample distance in metres per pixel.
-
-    Raises:
-        ConfigError: If it is not a finite number above zero.
-    """
+    """Return ``gsd`` if it can be a ground sample distance in metres per pixel."""
     if not (math.isfinite(gsd) and gsd > 0):
         raise ConfigError(f"The ground sample distance is {gsd}; expected metres per pixel above 0.")
     return gsd

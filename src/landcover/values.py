@@ -164,11 +164,7 @@ def parse_scaling(value: str | Iterable[float]) -> Scaling:
 
 
 def check_views(number: int | None) -> Views | None:
-    """Return a number of views; None stands for that of the model's card.
-
-    Raises:
-        UsageError: If it is not one of :data:`Views`.
-    """
+    """Return a number of views; None stands for that of the model's card."""
     if number is not None and (isinstance(number, bool) or number not in get_args(Views)):
         raise UsageError(f"The number of views is {number!r}; expected 1, 2, 3 or 8.")
     return cast("Views | None", number)

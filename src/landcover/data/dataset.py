@@ -227,11 +227,7 @@ def count_classes(index: UInt8Array, legend: Legend) -> Int64Array:
 
 
 def crop(array: Array, window: Window | None) -> Array:
-    """Cut a window out of (height, width, ...).
-
-    Raises:
-        UsageError: If the window is empty or reaches beyond the array.
-    """
+    """Cut a window out of (height, width, ...)."""
     if window is None:
         return array
     height, width = array.shape[:2]

@@ -48,9 +48,6 @@ def bootstrap_interval(
 
     Returns:
         The ends; None with fewer than five groups in a stratum or where no resample has a score.
-
-    Raises:
-        UsageError: If the shapes differ.
     """
     if minus is not None and minus.shape != tables.shape:
         raise UsageError(

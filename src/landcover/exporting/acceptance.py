@@ -155,11 +155,7 @@ def check_accuracy(
 def check_agreement(
     pair: Pair, name: str, windows: Iterable[UInt8Array], *, minimum: float
 ) -> dict[str, Any]:
-    """Compare the classes of both files on windows, uint8 (H, W, B).
-
-    Raises:
-        ModelError: If the fraction (0..1) of equal ones is below the minimum.
-    """
+    """Compare the classes of both files on windows, uint8 (H, W, B)."""
     count = pixels = same = 0
     for window in track(windows, f"Comparing INT8 with float32 on {name}"):
         expected, actual = (runtime.probabilities(window[None]).argmax(axis=1) for runtime in pair)
@@ -182,11 +178,7 @@ def check_speed(
     rounds: int = _ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Time both files on a window, uint8 (H, W, B), in turns, so that other load affects both.
-
-    Raises:
-        ModelError: If INT8 must be faster and is not.
-    """
+    """Time both files on a window, uint8 (H, W, B), in turns, so that other load affects both."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(_WARM_UPS + rounds):
         for runtime, taken in zip(pair, times, strict=True):

@@ -196,10 +196,6 @@ def write_features(
         geometry: Type of all geometries.
         style: QGIS style, which a GeoPackage stores in its table ``layer_styles``.
         force: Replace an existing file.
-
-    Raises:
-        UsageError: If the suffix is not one of the four.
-        OutputError: If the file exists and ``force`` is off, or cannot be written.
     """
     driver = vector_driver(path)
     types = {name: object if np.dtype(t).kind in "UO" else np.dtype(t) for name, t in columns.items()}

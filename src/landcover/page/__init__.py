@@ -106,11 +106,7 @@ def build_page(model: str | Path = "starter") -> str:
 
 
 def write_page(out: str | Path, model: str | Path = "starter", *, force: bool = False) -> Path:
-    """Write the page of :func:`build_page`, whole or not at all, and return its file.
-
-    Raises:
-        OutputError: If the file exists and ``force`` is off, or cannot be written.
-    """
+    """Write the page of :func:`build_page`, whole or not at all, and return its file."""
     out = Path(out)
     with atomic_path(out, force=force) as temporary:
         temporary.write_text(build_page(model), encoding="utf-8", newline="\n")

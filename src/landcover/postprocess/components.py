@@ -59,11 +59,7 @@ class Labeller:
         self._joins: list[IntArray] = []
 
     def label(self, block: UInt8Array) -> Runs:
-        """Number the pieces of the next row block, uint8 (n, width), n at least 1.
-
-        Raises:
-            MaskError: If the block has another type or width.
-        """
+        """Number the pieces of the next row block, uint8 (n, width), n at least 1."""
         width = self._last_row.size
         if block.ndim != 2 or block.dtype != np.uint8 or block.shape[1] != width or not len(block):
             raise MaskError(

@@ -28,11 +28,7 @@ class Confidence:
     _source: DatasetReader
 
     def sums(self, runs: Runs) -> Float64Array:
-        """Return the sum of the confidence, 0..1 per pixel, over each run of a framed block.
-
-        Raises:
-            MaskError: If the file is damaged, or a pixel of a class has a value that is not a probability.
-        """
+        """Return the sum of the confidence, 0..1 per pixel, over each run of a framed block."""
         rows, width = int(runs.start[-1]) // runs.width, self._source.width
         stop = min(runs.row + rows, self._source.height)
         with reading(self.path):

@@ -120,11 +120,7 @@ class Scored:
 
 
 def read_evaluation(path: Path) -> EvaluationReport:
-    """Read a JSON file of ``landcover evaluate``.
-
-    Raises:
-        DataError: If the file is missing, incomplete, or of another kind, such as the result for a map.
-    """
+    """Read a JSON file of ``landcover evaluate``."""
     text = read_text(path, DataError, "a result of landcover evaluate --json")
     data = parse_json(text, str(path), DataError, undefined=True)
     if isinstance(data, dict) and "truth_kind" in data:

@@ -200,9 +200,6 @@ def launch(count: int, command: Sequence[str]) -> int:
 
     The processes find each other through a file in a private folder; no port is opened to other machines.
     If one ends, or this process is killed, all end. Signals are passed on.
-
-    Raises:
-        TrainingError: If a process other than rank 0 failed, which reports its own errors, or was killed.
     """
     with tempfile.TemporaryDirectory(prefix="landcover-train-") as name:
         folder = Path(name)

@@ -74,11 +74,7 @@ class Scene:
 
 
 def make_scene(seed: int, height: int, width: int) -> Scene:
-    """Make a half-metre-like scene with its land cover, a pure function of the seed and the size in pixels.
-
-    Raises:
-        UsageError: If the seed is negative or the size is below 1.
-    """
+    """Make a half-metre-like scene with its land cover, a function of the seed and the size in pixels."""
     if seed < 0 or height < 1 or width < 1:
         raise UsageError(f"Found {height} x {width} pixels and seed {seed}; sizes start at 1, seeds at 0.")
     # Separate streams, so that a change of one step does not change the others.
@@ -94,11 +90,7 @@ def make_scene(seed: int, height: int, width: int) -> Scene:
 
 
 def write_scene(stem: Path, scene: Scene, *, force: bool = False) -> None:
-    """Write ``STEM_sat.jpg`` and ``STEM_mask.png``, the challenge's two files of a scene.
-
-    Raises:
-        OutputError: If one exists and ``force`` is off, or cannot be written.
-    """
+    """Write ``STEM_sat.jpg`` and ``STEM_mask.png``, the challenge's two files of a scene."""
     with atomic_path(stem.with_name(f"{stem.name}{IMAGE_END}.jpg"), force=force) as temporary:
         Image.fromarray(scene.image).save(temporary, quality=_JPEG_QUALITY)
     mask = stem.with_name(f"{stem.name}{MASK_END}.png")
