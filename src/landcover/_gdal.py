@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 try:
-    from rasterio._env import get_gdal_config, set_gdal_config  # rasterio.Env would put back others' values
-    from rasterio._err import CPLE_BaseError, CPLE_OpenFailedError
+    from rasterio._env import get_gdal_config as get_gdal_config
+    from rasterio._env import set_gdal_config as set_gdal_config  # rasterio.Env would put back others' values
+    from rasterio._err import CPLE_BaseError as CPLE_BaseError
+    from rasterio._err import CPLE_OpenFailedError as CPLE_OpenFailedError
 except ImportError:  # a later rasterio: its public errors are raised alone
     CPLE_BaseError = CPLE_OpenFailedError = RasterioError
 
@@ -44,23 +46,6 @@ except ImportError:  # a later rasterio: its public errors are raised alone
     def set_gdal_config(key: str, value: Any) -> None:
         """Keep GDAL's own setting, which only the private function can change for good."""
 
-
-__all__ = [
-    "CPLE_BaseError",
-    "CPLE_OpenFailedError",
-    "CheckedFiles",
-    "check_vector",
-    "files_of",
-    "get_gdal_config",
-    "grid_file",
-    "import_pyogrio",
-    "is_address",
-    "object_storage",
-    "open_raster",
-    "set_gdal_config",
-    "subdataset_file",
-    "vector_files",
-]
 
 _HEAD_BYTES = 4096
 _XML_BYTES = 64 << 20
