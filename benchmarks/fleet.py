@@ -29,12 +29,13 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from landcover.data.synthetic import make_scene
-from landcover.fleet.engines import LocalEngine, _Process
+from landcover.fleet.engines import LocalEngine
 from landcover.fleet.planning import make_plan
 from landcover.fleet.run import Run
 from landcover.fleet.units import Outcome, Pin, Plan, Unit, write_plan
 from landcover.fleet.work import Setup
 from landcover.inference import PredictOptions, predict
+from landcover.inference.workers import _Process
 from landcover.model.runtimes import open_model
 from landcover.storage.store import open_store
 

@@ -597,18 +597,6 @@ def test_a_model_in_memory_cannot_resume(tmp_path):
         PredictOptions(resume=True, force=True)
 
 
-def test_several_scenes_at_a_time_give_the_same_maps_and_a_summary(tmp_path):
-    (tmp_path / "in").mkdir()
-    for number in range(5):
-        save(tmp_path / f"in/{number}.tif", np.roll(TRUTH, 10 * number, axis=0))
-    (tmp_path / "in/bad.tif").write_text("no raster")
-    result = predict([tmp_path / "in"], RUNTIME, tmp_path / "out", PredictOptions(jobs=3))
-    assert [made.task.map.name for made in result.maps] == [f"{number}_mask.tif" for number in range(5)]
-    assert [Path(path).name for path in result.failed] == ["bad.tif"]
-    for number in range(5):
-        assert np.array_equal(read(tmp_path / f"out/{number}_mask.tif"), np.roll(TRUTH, 10 * number, axis=0))
-
-
 def test_ctrl_c_stops_all_scenes_that_are_under_way(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(3):
@@ -617,7 +605,7 @@ def test_ctrl_c_stops_all_scenes_that_are_under_way(tmp_path):
     whole = Interrupted(10**9)
     predict([tmp_path / "in/0.tif"], whole, tmp_path / "whole", PredictOptions(**WINDOWS))
     with pytest.raises(KeyboardInterrupt):
-        predict([tmp_path / "in"], runtime, tmp_path / "out", PredictOptions(jobs=2, **WINDOWS))
+        predict([tmp_path / "in"], runtime, tmp_path / "out", PredictOptions(**WINDOWS))
     assert len(runtime.windows) < len(whole.windows)
     assert not list((tmp_path / "out").glob("*.tif"))
 

@@ -82,7 +82,7 @@ class MissingKeyError(StoreError):
 
 
 class FleetError(LandcoverError, RuntimeError):
-    """The workers of a fleet cannot be reached or cannot begin."""
+    """Workers cannot be reached, cannot begin or have ended."""
 
 
 class OutOfMemoryError(LandcoverError, MemoryError):

@@ -26,7 +26,7 @@ _CONNECT_S = 10.0
 
 
 class RayEngine:
-    """Actors of Ray, in place of processes: an :class:`~landcover.fleet.engines.Engine`.
+    """Actors of Ray, in place of processes: an :class:`~landcover.inference.workers.Engine`.
 
     An actor that dies, perhaps with its machine, is replaced, and its unit is tried again by the run: Ray
     repeats nothing. Where the cluster has GPUs, each actor has one.
@@ -100,7 +100,7 @@ class RayEngine:
             self._pending[slot.actor.do.remote(line)] = slot
 
     def wait(self, seconds: float) -> Iterator[tuple[str, Outcome]]:
-        """Yield the units that have ended; see :meth:`landcover.fleet.engines.Engine.wait`.
+        """Yield the units that have ended; see :meth:`landcover.inference.workers.Engine.wait`.
 
         Raises:
             LandcoverError: If actors cannot begin.

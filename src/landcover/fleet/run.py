@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from landcover.errors import DataError, LandcoverError, MissingKeyError, OutputError
-from landcover.fleet.engines import Engine
 from landcover.fleet.stac import map_collection
 from landcover.fleet.units import COLLECTION, Outcome, Unit, read_plan, read_units
+from landcover.inference.workers import Engine, work_through
 from landcover.io.files import scratch_folder
 from landcover.storage.store import Store
 
@@ -116,14 +116,9 @@ class Run:
         self._beat()
         beat = time.monotonic()
         try:
-            while True:
-                while len(self._flight) < self._engine.slots and (job := self._next()) is not None:
-                    self._flight[job.key] = job
-                    self._engine.submit(job.key, job.line)
-                if not self._flight:
-                    break
-                for key, outcome in self._engine.wait(BEAT_S / 4):
-                    self._end(self._flight.pop(key), outcome)
+            for ended in work_through(self._engine, self._take, beat_s=BEAT_S / 4):
+                if ended is not None:
+                    self._end(self._flight.pop(ended[0]), ended[1])
                 if time.monotonic() - beat > BEAT_S:
                     self._beat()
                     beat = time.monotonic()
@@ -132,6 +127,13 @@ class Run:
             with suppress(LandcoverError, OSError):
                 self._store.delete(self._record)
         return self._summary
+
+    def _take(self) -> tuple[str, str] | None:
+        """Return key and line of the next unit."""
+        if (job := self._next()) is None:
+            return None
+        self._flight[job.key] = job
+        return job.key, job.line
 
     def _next(self) -> _Job | None:
         """Return a unit that can begin now; None if there is none, perhaps because others must end first."""

@@ -3,9 +3,9 @@
 import json
 import logging
 import re
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from landcover import __version__
-from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import (
     DataError,
+    FleetError,
     ImageError,
     LandcoverError,
     LockedError,
@@ -43,9 +43,10 @@ from landcover.inference.scene import (
     MadeMap,
     make_map,
 )
+from landcover.inference.workers import Engine, LocalEngine, ThisProcess, work_through
 from landcover.io.locks import locked_file
-from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
+from landcover.machine import processors
 from landcover.model.bundled import AUTO
 from landcover.model.card import model_digest, read_card
 from landcover.model.runtimes import Precision, Runtime, open_model
@@ -311,7 +312,20 @@ def predict(
         found = [read_kept(task, options, tags, result.legend) for task in tasks]
         result.kept = [made for made in found if made is not None]
         tasks = [task for task, made in zip(tasks, found, strict=True) if made is None]
-    _make(_Shared(opened) if options.jobs > 1 else opened, tasks, options, tags, result)
+    identified = result.model_sha256 is not None
+    if options.jobs > 1 and len(tasks) > 1 and isinstance(model, str | Path):
+        each = threads or max(1, processors() // options.jobs)
+        open_again = partial(
+            open_model, model, device=device, runtime=runtime, threads=each, precision=precision
+        )
+        begin = partial(_Mapper.begin, open_again, options, tags)
+        engine: Engine = LocalEngine(begin, min(options.jobs, len(tasks)))
+    else:
+        engine = ThisProcess(_Mapper(opened, options, tags, resumes=identified, alone=len(tasks) == 1))
+    try:
+        _make(engine, tasks, options, result)
+    finally:
+        engine.close()
     result.repeated = _count_repeated(result.all)
     return result
 
@@ -333,79 +347,106 @@ def _count_repeated(made: Sequence[MadeMap]) -> dict[Path, ClassAreas]:
     return repeated
 
 
-def _make(
-    runtime: Runtime,
-    tasks: Sequence[Task],
-    options: PredictOptions,
-    tags: dict[str, str],
-    result: Prediction,
-) -> None:
-    """Make the maps and add them, or errors, to ``result``; stop if nothing more can be written."""
-    stopped, gsd = threading.Event(), runtime.card.preprocessing.gsd
-    alone = len(tasks) == 1
+class _Mapper:
+    """Makes maps, one after the other.
 
-    def watched(task: Task, blocks: Iterable[RowBlock], total: int) -> Iterator[RowBlock]:
-        for block in track(blocks, Path(task.name).name, total=total) if alone else blocks:
-            if stopped.is_set():
-                raise KeyboardInterrupt
-            yield block
+    Args:
+        runtime: The model.
+        options: How scenes are read, classified and written.
+        tags: Provenance of the maps.
+        resumes: Whether a map of these tags that exists is kept: the model is identified by them.
+        alone: Whether there is one scene, whose progress is shown.
+    """
 
-    def make(task: Task) -> MadeMap | LandcoverError | None:
-        if stopped.is_set():
-            return None
+    def __init__(
+        self,
+        runtime: Runtime,
+        options: PredictOptions,
+        tags: Mapping[str, str],
+        *,
+        resumes: bool = True,
+        alone: bool = False,
+    ) -> None:
+        self._runtime, self._options, self._tags = runtime, options, tags
+        self._resumes, self._alone = resumes, alone
+
+    @classmethod
+    def begin(
+        cls, open_again: Callable[[], Runtime], options: PredictOptions, tags: Mapping[str, str]
+    ) -> "_Mapper":
+        """Return a mapper of its own, with its model, in a worker process."""
+        return cls(open_again(), options, tags)
+
+    def __call__(self, task: Task) -> MadeMap | LandcoverError:
+        """Return the map of a scene, or why there is none."""
+        runtime, options, tags = self._runtime, self._options, self._tags
+
+        def progress(blocks: Iterable[RowBlock], total: int) -> Iterable[RowBlock]:
+            return track(blocks, Path(task.name).name, total=total) if self._alone else blocks
+
         try:
             with locked_file(task.map):
-                if result.model_sha256 is not None and not options.force:
-                    made = read_kept(task, options, tags, result.legend)
+                if self._resumes and not options.force:
+                    made = read_kept(task, options, tags, runtime.card.legend)
                     if made is not None:
                         return made  # another process made it meanwhile
-                inputs, progress = Inputs(task, options), partial(watched, task)
+                inputs, gsd = Inputs(task, options), runtime.card.preprocessing.gsd
                 with ThreadPoolExecutor(1) as pool, foreign_errors(partial(unreadable, task)):
                     pool.submit(getattr, inputs, "digest")  # while the scene is decoded
                     with open_imagery(task, options, gsd) as imagery:
                         return make_map(
                             runtime, task, imagery, options, inputs=inputs, tags=tags, progress=progress
                         )
-        except (DataError, UsageError, LockedError, OutputLostError, OutOfMemoryError) as error:
+        except LandcoverError as error:
             return error
-        except OutputError as error:  # such as a full disk: the next map could not be written either
-            stopped.set()
-            return error
-        except KeyboardInterrupt:
-            if options.jobs > 1 and stopped.is_set():
-                return None
-            raise
 
-    done, waiting = 0, list(tasks)
-    try:
-        for last in (False, True):
-            made = (
-                map(make, waiting)
-                if options.jobs == 1
-                else parallel_map(make, waiting, workers=options.jobs, stopped=stopped)
-            )
-            outcomes = made if alone or last else track(made, "Predicting", total=len(tasks))
-            busy: list[Task] = []
-            began = time.monotonic()
-            for task, outcome in zip(waiting, outcomes, strict=True):
-                if isinstance(outcome, LockedError) and not last:
-                    busy.append(task)  # another process is making it: take the next one, and look again then
-                    continue
-                done += 1
-                count, took = f"{done} of {len(tasks)}", time.monotonic() - began
-                if isinstance(outcome, MadeMap):
-                    (result.kept if outcome.kept else result.maps).append(outcome)
-                    how = "mapped by another process" if outcome.kept else f"mapped, {took:.1f} s"
-                    _log.info("%s: %s %s", count, task.name, how)
-                else:
-                    reason = str(outcome or f"{task.name}: skipped because the run was stopped.")
-                    result.failed[task.name] = reason
-                    _log.warning("%s: skipped. %s", count, reason)
-                began = time.monotonic()
-            waiting = busy
-    finally:
-        stopped.set()
-    written, result.maps = result.maps, []
+
+def _make(engine: Engine, tasks: Sequence[Task], options: PredictOptions, result: Prediction) -> None:
+    """Make the maps and add them, or errors, to ``result``; stop if nothing more can be written."""
+    left, busy, flight, is_last_round = deque(tasks), deque[Task](), dict[str, Task](), False
+
+    def take() -> tuple[str, Task] | None:
+        nonlocal left, is_last_round
+        if not left and not flight and not is_last_round:
+            left, is_last_round = busy, True
+        if not left:
+            return None
+        task = left.popleft()
+        flight[str(task.map)] = task
+        return str(task.map), task
+
+    def ended() -> Iterator[tuple[Task, MadeMap | LandcoverError]]:
+        for one in filter(None, work_through(engine, take)):
+            task, outcome = flight.pop(one[0]), one[1]
+            if isinstance(outcome, LockedError) and not is_last_round:
+                busy.append(task)  # another process is making it: take the next one, and look again then
+            else:
+                yield task, outcome
+
+    def fail(task: Task, reason: object) -> None:
+        result.failed[task.name] = str(reason)
+        _log.warning("%d of %d: skipped. %s", done, len(tasks), reason)
+
+    order = {task.map: number for number, task in enumerate(tasks)}
+    done, began = 0, time.monotonic()
+    for task, outcome in track(ended(), "Predicting", total=len(tasks)) if len(tasks) > 1 else ended():
+        done += 1
+        if isinstance(outcome, MadeMap):
+            (result.kept if outcome.kept else result.maps).append(outcome)
+            how = "mapped by another process" if outcome.kept else f"mapped, {time.monotonic() - began:.1f} s"
+            _log.info("%d of %d: %s %s", done, len(tasks), task.name, how)
+        elif not isinstance(outcome, DataError | UsageError | OutputError | OutOfMemoryError | FleetError):
+            raise outcome
+        else:
+            fail(task, outcome)
+            if isinstance(outcome, OutputError) and not isinstance(outcome, LockedError | OutputLostError):
+                for other in (*flight.values(), *left, *busy):  # the disk is full, for example
+                    done += 1
+                    fail(other, f"{other.name}: skipped because the run was stopped.")
+                break
+        began = time.monotonic()
+    result.failed = {task.name: result.failed[task.name] for task in tasks if task.name in result.failed}
+    written, result.maps = sorted(result.maps, key=lambda made: order[made.task.map]), []
     for made_map in written:
         if all(map(Path.is_file, products(made_map.task, options))):
             result.maps.append(made_map)
@@ -418,22 +459,6 @@ def _make(
 def unreadable(task: Task, reason: str) -> DataError:
     """Return the error about a scene that a library cannot read."""
     return DataError(f"{task.name} cannot be read: {reason}. If it is damaged or incomplete, copy it again.")
-
-
-class _Shared:
-    """A runtime that several scenes use in turn."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.card, self.name, self.device = runtime.card, runtime.name, runtime.device
-        self.stride, self._runtime, self._lock = runtime.stride, runtime, threading.Lock()
-
-    def probabilities(self, batch: UInt8Array) -> Float32Array:
-        with self._lock:
-            return self._runtime.probabilities(batch)
-
-    def coarse(self, batch: UInt8Array) -> Float32Array:
-        with self._lock:
-            return self._runtime.coarse(batch)
 
 
 def provenance(
