@@ -301,7 +301,9 @@ class PredictOptions(ImageryOptions):
     jobs: Annotated[
         int,
         Field(ge=1),
-        Option("Processes that map scenes, each with the model.", group=PROCESSING, changes_map=False, minimum=1),
+        Option(
+            "Processes that map scenes, each with the model.", group=PROCESSING, changes_map=False, minimum=1
+        ),
     ] = 1
     resume: Annotated[
         bool,
