@@ -132,7 +132,7 @@ def test_no_ground_of_rotated_maps_is_lost(tmp_path):
 
 def test_a_scene_that_was_given_up_is_left_out_of_the_mosaic(made, tmp_path):
     scenes = shutil.copytree(made.parent / "scenes", tmp_path / "scenes")
-    make_plan([scenes], MODEL, str(tmp_path / "out"), OPTIONS)
+    make_plan([scenes], MODEL, str(tmp_path / "out"), OPTIONS.model_copy(update={"context": False}))
     (scenes / "b.tif").write_bytes(b"")
     assert [*run(tmp_path / "out").failed] == ["maps/b_mask.tif"]
     done = command("fleet", "merge", tmp_path / "out", "--out", tmp_path / "all.tif", "--json", "-")
