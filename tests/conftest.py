@@ -43,7 +43,7 @@ SLOW = (
     "test_resume.py",
     "test_runtimes_exported.py",
     "test_scene.py",
-    "test_ship_starter.py",
+    "test_ship.py",
     "test_shipped.py",
     "test_splits.py::TestListedFolds::test_it_is_what_the_scenes_and_masks_give",
     "test_teachers.py",
