@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -271,7 +272,33 @@ def test_annotations_in_pixels_become_masks(pictures, tmp_path, content):
         (coco(images=[{"id": 7, "file_name": "1.png", "height": 99, "width": 60}]), "99 x 60"),
         (
             coco(annotations=[{"id": 3, "image_id": 7, "category_id": 1, "segmentation": {"counts": "a"}}]),
-            "polygons",
+            "size None",
+        ),
+        *(
+            (
+                coco(
+                    annotations=[
+                        {
+                            "id": 3,
+                            "image_id": 7,
+                            "category_id": 1,
+                            "segmentation": {"size": size, "counts": counts},
+                        }
+                    ]
+                ),
+                words,
+            )
+            for size, counts, words in [
+                ([60, 40], [2400], r"\[40, 60\]"),
+                ([40, 60], [2399], "2399 pixels"),
+                ([40, 60], "P", "cannot be read"),
+                ([40, 60], "é", "cannot be read"),
+                ([40, 60], "o" * 40, "cannot be read"),
+                ([40, 60], [2401, -1], "cannot be read"),
+                ([40, 60], [2400.0], "cannot be read"),
+                ([40, 60], {"a": 1}, "cannot be read"),
+                ([40, 60], None, "cannot be read"),
+            ]
         ),
         (coco(annotations=[{"id": 3, "image_id": 7, "category_id": 1, "segmentation": []}]), "annotation 3"),
         (coco(images=[{"id": i, "file_name": f"1.{e}"} for i, e in ((7, "png"), (8, "jpg"))]), "id 8"),
@@ -299,6 +326,33 @@ def test_annotations_that_cannot_be_used_are_refused(pictures, tmp_path, content
     (tmp_path / "l.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=words):
         open_dataset(pictures, labels=VectorSource(tmp_path / "l.json", background="other"))
+
+
+def test_run_lengths_become_the_same_masks(pictures, tmp_path):
+    """Text from pycocotools 2.0.11, of ``mask`` and of all but it."""
+    mask = np.zeros(SIZE, bool)
+    mask[10:20, 5:30] = mask[30, 50] = mask[31, 51] = True
+    mask[15:18, 10:12] = False
+    middle = "000000000KUOMk03UOMk080000000000000000000000000000000000di0GfVO0P9"
+    texts = {"house": f"b6:n{middle}", "road": "0" + rf"b6:\J{middle.removeprefix('0')}"}
+    names = ("house", "road", "tree")
+    legend = Legend("l", tuple(LandClass(name, (n, n, n)) for n, name in enumerate(names)), None)
+    wide = [len(list(run)) for _, run in groupby(mask.ravel(order="F").tolist())]
+    for inside, segmentations in (
+        (mask, [texts["house"], wide]),
+        (~mask, [texts["road"], [0, *wide]]),
+        (np.zeros(SIZE, bool), [[mask.size]]),
+    ):
+        for counts in segmentations:
+            annotation = {"image_id": 7, "category_id": 1, "iscrowd": 1}
+            annotation["segmentation"] = {"size": [*SIZE], "counts": counts}
+            corner = {"image_id": 7, "category_id": 2, "segmentation": [[0, 0, 3, 0, 3, 3, 0, 3]]}
+            (tmp_path / "l.json").write_text(json.dumps(coco(annotations=[annotation, corner])))
+            source = VectorSource(tmp_path / "l.json", background="tree")
+            dataset = open_dataset(pictures, labels=source, legend=legend)
+            expected = np.where(inside, 0, 2)
+            expected[:3, :3] = 1
+            np.testing.assert_array_equal(dataset.read_mask(dataset.labelled[0]), expected)
 
 
 def test_annotations_of_images_elsewhere_are_not_drawn_but_counted(tmp_path, caplog):

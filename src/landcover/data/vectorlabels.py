@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
 from rasterio.features import rasterize as burn
+from rasterio.features import shapes as outlines_of
 
 from landcover._typing import UInt8Array
 from landcover.data.conversion import MaskTask
@@ -314,7 +316,7 @@ def _clipped(
 
 
 def _from_coco(path: Path, content: Mapping[str, Any], targets: Mapping[str, Target]) -> Iterator[_Found]:
-    """Yield the polygons of each image of a COCO file."""
+    """Yield the shapes of each image of a COCO file; those of run lengths are around their pixels."""
     categories = {entry["id"]: entry["name"] for entry in _listed(path, content, "categories", "id", "name")}
     annotations: dict[Any, list[Mapping[str, Any]]] = {}
     for entry in _listed(path, content, "annotations", "image_id", "category_id"):
@@ -357,20 +359,68 @@ def _from_coco(path: Path, content: Mapping[str, Any], targets: Mapping[str, Tar
         shapes, names = [], []
         for entry in of_image:
             outlines = entry.get("segmentation")
-            if not isinstance(outlines, list) or not outlines:
+            if not isinstance(outlines, list | Mapping) or not outlines:
                 raise DataError(
-                    f"{path}: annotation {entry.get('id')} is not polygons (run lengths or only a box); "
-                    "expected segmentation: [[x, y, …]]. Convert it to polygons, or remove it."
+                    f"{path}: annotation {entry.get('id')} has no segmentation, or only a box; expected "
+                    "segmentation: [[x, y, …]], or run lengths (counts, size). Draw it, or remove it."
                 )
             if entry["category_id"] not in categories:
                 raise DataError(
                     f"{path}: annotation {entry.get('id')} has category {entry['category_id']}, which is not "
                     "listed under categories."
                 )
-            for outline in outlines:
-                shapes.append(_polygon(path, _points(path, outline)))
-                names.append(categories[entry["category_id"]])
+            if isinstance(outlines, Mapping):
+                drawn = _from_run_lengths(f"{path}: annotation {entry.get('id')}", outlines, targets[key])
+            else:
+                drawn = [_polygon(path, _points(path, one)) for one in outlines]
+            shapes += drawn
+            names += [categories[entry["category_id"]]] * len(drawn)
         yield _clipped(key, path, shapes, names, targets[key].size)
+
+
+def _from_run_lengths(name: str, segmentation: Mapping[str, Any], target: Target) -> list[Any]:
+    """Return the outlines of the pixels of a COCO mask: run lengths down the columns, from 0, or as text.
+
+    In text a number has five bits a character from 48 on, the lowest first; from the fourth on it is the
+    difference to the last but one.
+    """
+    counts, size = segmentation.get("counts"), segmentation.get("size")
+    if size != [*target.size]:
+        raise DataError(
+            f"{name} has run lengths of the size {str(size)[:60]}; {target.path} has {[*target.size]} "
+            "(height, width). Pass the original images."
+        )
+    runs: list[int] = []
+    if isinstance(counts, str):
+        value, shift = 0, 0
+        for character in counts:
+            bits = ord(character) - 48
+            if not 0 <= bits < 64 or shift > 40:
+                break
+            value |= (bits & 31) << shift
+            shift += 5
+            if not bits & 32:
+                value -= (bits & 16) << (shift - 4)
+                runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+                value, shift = 0, 0
+        else:
+            counts = runs if shift == 0 else None
+    pixels = target.size[0] * target.size[1]
+    if not isinstance(counts, list) or not all(type(run) is int and 0 <= run <= pixels for run in counts):
+        raise DataError(f"{name} has run lengths that cannot be read: {str(segmentation)[:80]}. Remove it.")
+    if sum(counts) != pixels:
+        raise DataError(
+            f"{name} has run lengths of {sum(counts)} pixels; {target.path} has {pixels}. Remove it, or "
+            "write it again."
+        )
+    values = np.arange(len(counts), dtype=np.uint8) % 2  # 0 and 1 by turns
+    mask = np.repeat(values, counts).reshape(target.size, order="F")
+    rows, cols = (np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1))
+    if not len(rows):
+        return []
+    part = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+    corner = Affine.translation(cols[0], rows[0])
+    return [shapely.geometry.shape(one) for one, _ in outlines_of(part, part > 0, 4, corner)]
 
 
 def _from_labelme(path: Path, content: Mapping[str, Any], targets: Mapping[str, Target]) -> Iterator[_Found]:
