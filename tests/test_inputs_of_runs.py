@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 from affine import Affine
+from PIL import Image
 from rasterio.crs import CRS
 from typer.testing import CliRunner
 
@@ -19,7 +20,7 @@ from landcover.data.splits import separated_neighbours
 from landcover.errors import ConfigError, SplitError, UsageError
 from landcover.legend import NODATA, LandClass, Legend
 from landcover.model.card import read_card
-from landcover.training import TrainConfig, train
+from landcover.training import TrainConfig, runs, train
 from training_world import assert_same_tensors, tiny, write_pairs
 
 FIRST = Legend("one", tuple(LandClass(name, (i, 1, 1)) for i, name in enumerate("abc")), None)
@@ -142,6 +143,44 @@ def test_config_yaml_is_refused_for_data_that_have_changed(world, tmp_path):
     assert str(data) in str(refused.exception)
     assert not (tmp_path / "again/config.yaml").exists()
     assert invoke(*again, "--data", data).exit_code == 0
+
+
+@pytest.mark.parametrize("changed", ["sat.jpg", "mask.png"])
+def test_images_and_masks_with_other_pixels_are_other_data(world, tmp_path, changed):
+    data = write_pairs(tmp_path / "data")
+    config = ("--preset", world / "tiny.yaml", "--data", data, "--out", tmp_path / "run")
+    assert invoke(*config, "--set", "steps=1").exit_code == 0
+    path = next(data.rglob(f"*{changed}"))
+    with Image.open(path) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)  # the same size and class counts
+    refused = invoke("--preset", tmp_path / "run/config.yaml", "--out", tmp_path / "again")
+    assert isinstance(refused.exception, UsageError)
+    assert "content_digest" in str(refused.exception)
+    refused = invoke(*config, "--set", "steps=1")
+    assert isinstance(refused.exception, ConfigError)
+    assert "content" in str(refused.exception)
+    text = (tmp_path / "run/config.yaml").read_text()
+    lines = [line for line in text.splitlines(keepends=True) if "content_digest" not in line]
+    assert len(lines) == text.count("\n") - 1
+    (tmp_path / "older.yaml").write_text("".join(lines))
+    assert invoke("--preset", tmp_path / "older.yaml", "--out", tmp_path / "older").exit_code == 0
+
+
+def test_runs_without_a_digest_of_their_content_are_resumed(world, tmp_path, monkeypatch):
+    config, original = load_config(TrainConfig, world / "tiny.yaml"), runs.run_identity
+    with monkeypatch.context() as earlier:
+        earlier.setattr(
+            runs,
+            "run_identity",
+            lambda *a, **k: {n: v for n, v in original(*a, **k).items() if n != "content"},
+        )
+        train(config, data=world / "data", out=tmp_path / "run")
+    assert "content" not in runs.read_checkpoint(tmp_path / "run/last.safetensors")[1]
+    longer = config.model_copy(update={"steps": 4})
+    train(longer, data=world / "data", out=tmp_path / "run", resume="extend")
+    progress, identity = runs.read_checkpoint(tmp_path / "run/last.safetensors")
+    assert progress.step == 4
+    assert len(identity["content"]) == 64
 
 
 def test_config_yaml_holds_for_another_folder_and_the_limit_of_masks(world, tmp_path, monkeypatch):

@@ -198,7 +198,7 @@ def train(
     if init is None:
         inputs = inputs.model_copy(update={"init": None})
     if any(given[name] is not None for name in ("data", "split", "legend")):
-        inputs = inputs.model_copy(update={"data_digest": None})  # of other data
+        inputs = inputs.model_copy(update={"data_digest": None, "content_digest": None})  # of other data
     if not show_config:
         inputs = inputs.model_copy(update={"command": shlex.join(["landcover", *sys.argv[1:]])})
     config = config.model_copy(update={"inputs": inputs})

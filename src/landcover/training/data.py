@@ -10,11 +10,13 @@ import numpy as np
 
 from landcover._typing import BoolArray, UInt8Array
 from landcover.data import Dataset, Item, SceneTile, open_dataset, split
+from landcover.data.fingerprints import hash_pixels, image_set
 from landcover.data.layouts import SCENES_FILE, vector_hint
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse, warn_of_neighbours
 from landcover.errors import DataError, SplitError, UsageError
 from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
+from landcover.model.card import ImageSet
 from landcover.model.preprocessing import resample_image, resample_valid
 from landcover.ood.features import WINDOW_PX
 from landcover.ood.profile import ImageryProfile, measure_profile
@@ -47,6 +49,8 @@ class TrainingData:
         validation: Items to validate on; empty if the split does not have such a subset.
         validation_subset: Name of that subset.
         digest: SHA-256 of both subsets' keys and the training subset's sizes and class counts.
+        images: Fingerprints and scenes of the training images.
+        content_digest: SHA-256 of the pixels of the training images and masks.
     """
 
     dataset: Dataset
@@ -57,6 +61,8 @@ class TrainingData:
     validation: Sequence[Item]
     validation_subset: str | None
     digest: str
+    images: ImageSet
+    content_digest: str
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -119,23 +125,26 @@ def load_training_data(
     validation = subsets[validation_subset] if validation_subset else []
     legend = dataset.legend
 
-    def count(item: Item) -> ClassCounts:
-        return count_classes(np.take(legend.channels, dataset.read_mask(item)), len(legend.scored))
+    def count(item: Item) -> tuple[ClassCounts, bytes]:
+        mask = dataset.read_mask(item)
+        return count_classes(np.take(legend.channels, mask), len(legend.scored)), hash_pixels(mask)
 
     items = subsets[train_subset]
-    counted = list(
-        zip(items, track(parallel_map(count, items), "Counting classes", total=len(items)), strict=True)
-    )
-    digest = hashlib.sha256()
-    for item, counts in counted:
+    results = track(parallel_map(count, items), "Counting classes", total=len(items))
+    digest, content, labelled = hashlib.sha256(), hashlib.sha256(), []
+    for item, (counts, pixels) in zip(items, results, strict=True):
         digest.update(f"{item.key} {counts.height} {counts.width} {counts.pixels.tolist()}\n".encode())
+        if counts.blocks.any():
+            labelled.append((item, counts))
+            content.update(pixels)
     digest.update("\n".join(item.key for item in validation).encode())
-    labelled = [(item, counts) for item, counts in counted if counts.blocks.any()]
     if not labelled:
         raise DataError(
             f"None of the {len(items)} masks of the subset {train_subset!r} of {data} has a labelled pixel. "
             f"Check the legend ({legend.name}) with: landcover verify {data}"
         )
+    images = image_set(dataset, [item for item, _ in labelled])
+    content.update(b"".join(sorted(images.pixels)))
     loaded = TrainingData(
         dataset=dataset,
         data_gsd=dataset.gsd,
@@ -145,6 +154,8 @@ def load_training_data(
         validation=validation,
         validation_subset=validation_subset,
         digest=digest.hexdigest(),
+        images=images,
+        content_digest=content.hexdigest(),
     )
     _warn(loaded, crop_px, unlabelled=len(items) - len(labelled), across_tiles=across_tiles)
     return loaded

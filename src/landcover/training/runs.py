@@ -220,6 +220,7 @@ def run_identity(
     """Return what identifies a run, as plain data for JSON; files by their digests, as they may be moved."""
     own = {"weights": weights, "init": init, "teachers": list(teachers)}
     of_data = {"data": data.digest, "data_gsd": data.data_gsd, "model_gsd": data.model_gsd}
+    of_data[_CONTENT] = data.content_digest
     reading, plain = data.dataset.reading, Reading()
     of_data |= {
         name: getattr(reading, name) for name in READ_WITH if getattr(reading, name) != getattr(plain, name)
@@ -229,6 +230,9 @@ def run_identity(
     plain_data: dict[str, Any] = json.loads(json.dumps(identity))  # as a checkpoint returns it: no tuples
     return plain_data
 
+
+_CONTENT = "content"
+"""Digest of images and masks, which runs of earlier versions do not have."""
 
 _LIMITS = {"steps", "minutes"}
 """Settings that may differ where a run is extended."""
@@ -278,6 +282,7 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
 def _check_same(folder: Path, identity: Mapping[str, Any], *, free: Collection[str] = frozenset()) -> None:
     """Refuse to resume another run than that of ``identity``, which may differ in the settings ``free``."""
     saved, given = (flatten(run, ".") for run in (read_checkpoint(folder / LAST_NAME)[1], identity))
+    saved.setdefault(_CONTENT, given[_CONTENT])
     differing = {
         key: f"{key} (in the run {saved.get(key)}, given {given.get(key)})"
         for key in sorted(saved.keys() | given.keys())

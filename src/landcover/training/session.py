@@ -167,13 +167,15 @@ def train(
                 f"{count} bands. Pass --set model.in_channels={reading.channels}, or {count} numbers as "
                 "--bands (to landcover prepare, if the data are a cache)."
             )
-        if config.inputs.data_digest not in (None, loaded.digest):
-            raise UsageError(
-                f"{loaded.dataset.root} has other images or labels in the split {split} than the run of this "
-                "configuration was trained on (inputs.data_digest differs). Restore them, or pass --data to "
-                "train on them as they are."
-            )
-        written = config.inputs.model_copy(update={"data_digest": loaded.digest})
+        digests = {"data_digest": loaded.digest, "content_digest": loaded.content_digest}
+        for name, digest in digests.items():
+            if getattr(config.inputs, name) not in (None, digest):
+                raise UsageError(
+                    f"{loaded.dataset.root} has other images or labels in the split {split} than the run of "
+                    f"this configuration was trained on (inputs.{name} differs). Restore them, or pass "
+                    "--data to train on them as they are."
+                )
+        written = config.inputs.model_copy(update=digests)
         config = config.model_copy(update={"inputs": written})
         legend = loaded.dataset.legend
         balance = group.balance if group.size > 1 else None
@@ -188,7 +190,6 @@ def train(
             if overlap.identical or overlap.same_scene:
                 for sentence in overlap_warnings(overlap, f"The model of --init, {start},"):
                     logger.warning(sentence)
-        trained = image_set(loaded.dataset, loaded.train)
         selects = validated and (config.validation.keep == "best" or config.validation.patience is not None)
         parents = [*(teacher.card for teacher in teachers), *([start_card] if start_card else [])]
         imagery = None
@@ -214,13 +215,13 @@ def train(
                 "teachers": [teacher.describe() for teacher in teachers],
             },
             used_images=UsedImages(
-                training=trained, selection=image_set(loaded.dataset, validated) if selects else None
+                training=loaded.images, selection=image_set(loaded.dataset, validated) if selects else None
             ).with_parents(parent.used_images for parent in parents),
             imagery=imagery or measure_imagery(loaded),
         )
         soft = None
         if teachers:
-            check_teachers(teachers, loaded, trained)
+            check_teachers(teachers, loaded)
             with group.fabric.rank_zero_first():  # the others read its file
                 soft = soft_labels(
                     teachers,

@@ -23,7 +23,7 @@ from landcover.data.fingerprints import fingerprints, identical_items
 from landcover.errors import DataError, ImageError, ModelError
 from landcover.inference import predict_probabilities
 from landcover.io.files import atomic_path
-from landcover.model.card import ImageSet, ModelCard, is_exported, model_digest, read_card, resolve_model
+from landcover.model.card import ModelCard, is_exported, model_digest, read_card, resolve_model
 from landcover.model.files import read_tensor_metadata, read_tensors
 from landcover.model.preprocessing import Size
 from landcover.model.runtimes import open_model
@@ -71,14 +71,13 @@ def read_teachers(paths: Iterable[str]) -> list[Teacher]:
     return [teachers[digest] for digest in sorted(teachers)]
 
 
-def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: ImageSet) -> None:
+def check_teachers(teachers: Sequence[Teacher], data: TrainingData) -> None:
     """Refuse teachers that do not fit the data or were trained on images that are held out here.
 
     What a teacher learned from an image reaches the student, whose scores on that image would then measure
     memorisation. So the teachers' training images, and those of their own teachers and initial models, must
     not be among the images that this training leaves out. Logs warnings about teachers whose training images
     are not recorded, and about those that were selected or calibrated by their scores on held-out images.
-    ``trained`` are the images to train on.
     """
     if not teachers:
         return
@@ -86,7 +85,7 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData, trained: Ima
     others = [item for item in data.dataset.items if item.key not in used]
     pairs = zip(others, fingerprints(data.dataset, others), strict=True)
     # A duplicate of a training image is not held out, whatever its name.
-    held_out = [(item, found) for item, found in pairs if not identical_items([item], [found], trained)]
+    held_out = [(item, found) for item, found in pairs if not identical_items([item], [found], data.images)]
     items, prints = [item for item, _ in held_out], [found for _, found in held_out]
     for teacher in teachers:
         bands = teacher.card.preprocessing.bands
