@@ -119,12 +119,20 @@ def slopes(tmp_path_factory):
     return root
 
 
+def replace_models(monkeypatch, of_path):
+    """Let soft labels be of runtimes in place of the models at the paths of teachers."""
+    monkeypatch.setattr(teachers, "open_model", lambda path, **_: of_path(path))
+    monkeypatch.setattr(teachers, "resolve_model", lambda path: path)
+    monkeypatch.setattr(teachers, "is_exported", lambda path: False)
+    monkeypatch.setattr(teachers, "model_digest", lambda path: path)
+
+
 @pytest.fixture
 def labels(slopes, tmp_path, monkeypatch):
     """Return data and soft labels of runtimes in place of teachers."""
 
     def computed(*runtimes, cell_m=4.0):
-        monkeypatch.setattr(teachers, "_open", lambda teacher, *_: runtimes[int(teacher.path)])
+        replace_models(monkeypatch, lambda path: runtimes[int(path)])
         named = [Teacher(str(n), runtime.card, str(n)) for n, runtime in enumerate(runtimes)]
         material = load_training_data(slopes, "all", crop_px=32, model_gsd=None, gsd=1.0)
         where = {"device": "cpu", "threads": 1, "precision": "fp32"}
@@ -174,7 +182,7 @@ def test_a_student_learns_from_its_teacher(data, tmp_path, monkeypatch):
     """A teacher that always predicts water, with all the weight: the student soon predicts water too."""
     water = open_dataset(data).legend.scored_names.index("water")
     sure = ConstantRuntime(tuple(float(channel == water) for channel in range(6)))
-    monkeypatch.setattr(teachers, "_open", lambda *_: sure)
+    replace_models(monkeypatch, lambda path: sure)
     settings = ("steps=30", "loss.teacher_weight=1000", "optimiser.learning_rate=0.01", "ema_decay=0")
     train(taught("starter", more=settings), data=data, out=tmp_path / "taught")
     image = open_dataset(data).read_image(open_dataset(data).items[0])
