@@ -158,7 +158,7 @@ def test_images_and_masks_with_other_pixels_are_other_data(world, tmp_path, chan
     assert "content_digest" in str(refused.exception)
     refused = invoke(*config, "--set", "steps=1")
     assert isinstance(refused.exception, ConfigError)
-    assert "content" in str(refused.exception)
+    assert "differs in data_content" in str(refused.exception)
     text = (tmp_path / "run/config.yaml").read_text()
     lines = [line for line in text.splitlines(keepends=True) if "content_digest" not in line]
     assert len(lines) == text.count("\n") - 1
@@ -172,15 +172,15 @@ def test_runs_without_a_digest_of_their_content_are_resumed(world, tmp_path, mon
         earlier.setattr(
             runs,
             "run_identity",
-            lambda *a, **k: {n: v for n, v in original(*a, **k).items() if n != "content"},
+            lambda *a, **k: {n: v for n, v in original(*a, **k).items() if n != "data_content"},
         )
         train(config, data=world / "data", out=tmp_path / "run")
-    assert "content" not in runs.read_checkpoint(tmp_path / "run/last.safetensors")[1]
+    assert "data_content" not in runs.read_checkpoint(tmp_path / "run/last.safetensors")[1]
     longer = config.model_copy(update={"steps": 4})
     train(longer, data=world / "data", out=tmp_path / "run", resume="extend")
     progress, identity = runs.read_checkpoint(tmp_path / "run/last.safetensors")
     assert progress.step == 4
-    assert len(identity["content"]) == 64
+    assert len(identity["data_content"]) == 64
 
 
 def test_config_yaml_holds_for_another_folder_and_the_limit_of_masks(world, tmp_path, monkeypatch):

@@ -231,7 +231,7 @@ def run_identity(
     return plain_data
 
 
-_CONTENT = "content"
+_CONTENT = "data_content"
 """Digest of images and masks, which runs of earlier versions do not have."""
 
 _LIMITS = {"steps", "minutes"}
