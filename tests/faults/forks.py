@@ -76,9 +76,10 @@ class Forks:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def run(self, words: Sequence[object], folder: Path) -> Ending:
-        """Run ``landcover WORDS`` in a folder."""
-        job = {"words": [os.fsencode(str(word)).hex() for word in words], "folder": str(folder)}
+    def run(self, words: Sequence[object], folder: Path, *, full: bool = False) -> Ending:
+        """Run ``landcover WORDS`` in a folder; with ``full`` its standard output is a full disk."""
+        names = [os.fsencode(str(word)).hex() for word in words]
+        job = {"words": names, "folder": str(folder), "out": "/dev/full" if full else "out"}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         began = time.monotonic()
@@ -141,12 +142,24 @@ def _refuse_connections() -> None:
             raise OSError(ctypes.get_errno(), "prctl")
 
 
+def _obey_modes() -> None:
+    """Give up the right of root to read and write whatever the modes of files are."""
+    system = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("Ii", 0x20080522, 0)  # version 3, this process
+    rights = ctypes.create_string_buffer(24)  # effective, permitted, inheritable: low words, then high ones
+    if system.capget(header, rights) == 0:
+        words = list(struct.unpack("6I", rights.raw))
+        words[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        system.capset(header, struct.pack("6I", *words))
+
+
 def _work(jobs: TextIO, answers: TextIO, scratch: Path) -> None:
     """Do jobs until there are no more, within limits that hold from here on."""
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + ADDRESS_SPACE,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _refuse_connections()
+    _obey_modes()
     for line in jobs:
         status = _run(json.loads(line), scratch)
         resident = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
@@ -159,7 +172,8 @@ def _run(job: dict[str, Any], scratch: Path) -> int:
     from landcover.cli import main
 
     Path("/proc/self/clear_refs").write_text("5")  # the highest memory begins anew
-    for number, name in ((1, "out"), (2, "err")):
+    (scratch / "out").write_bytes(b"")
+    for number, name in ((1, job["out"]), (2, "err")):
         file = os.open(scratch / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)

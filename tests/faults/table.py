@@ -65,6 +65,8 @@ class World:
     model: Path = field(init=False)
     data: Path = field(init=False)
     truth: Path = field(init=False)
+    labels: Path = field(init=False)
+    run: Path = field(init=False)
 
     def __post_init__(self) -> None:
         good = self.folder / "good"
@@ -75,11 +77,14 @@ class World:
         self.mask = save_palette(good / "mask.png", class_index(), DEEPGLOBE.colours)
         self.model = save_exported(good / "model.onnx", make_card(gsd=0.5))
         self.truth = good / "truth.csv"
-        self.truth.write_text("lon,lat,class\n3.0001,51.4496,urban\n")
+        self.truth.write_text("lon,lat,class\n3.00023,51.45104,urban\n")
         self.data = good / "data"
         for part in ("train", "validation"):
             write_pair(self.data / part)
         (self.data / "landcover.yaml").write_text("gsd: 0.5\n")
+        self.labels = write(good / "labels.geojson", geojson(_square(3.0, 51.449)).replace("51.45", "51.46"))
+        self.run = write(good / "run" / "config.yaml", "seed: 0\n").parent
+        (self.run / "log.jsonl").touch()
 
     @cached_property
     def store(self) -> Path:
@@ -1003,7 +1008,19 @@ PLANS: dict[str, Callable[[Path], object]] = {
     "box of a unit": _unit(bbox=(1,)),
     "source a list": _unit(source=[1]),
     "maps a loop": _object("maps", lambda path: path.symlink_to("maps")),
+    "record of blocks": _object("failed/a.json", '{"blocks": 3, "scene": "x", "error": ["\\u001b[2J"]}'),
+    "record deep": _object("failed/a.json", "[" * 100_000),
+    "run nan": _object("runs/a.json", '{"began": NaN, "updated": 1e999, "maps": 1e308, "in_flight": NaN}'),
+    "run huge": _object("runs/a.json", lambda path: _sparse(path, 1 << 40)),
 }
+UNREADABLE_PLANS = [
+    name
+    for name in PLANS
+    if name.startswith(
+        ("plan ", "no options", "options", "minutes", "box ", "model ", "digest", "version", "precision")
+    )
+]
+"""Plans that are refused before a process is started for their units."""
 
 
 # --- What is not a file -------------------------------------------------------------------------------------
@@ -1026,6 +1043,8 @@ SPECIAL: dict[str, Callable[[Path], object]] = {
     "folder": Path.mkdir,
     "missing": lambda path: None,
     "loop": lambda path: path.symlink_to(path.name),
+    "denied": lambda path: path.touch(0),
+    "denied folder": lambda path: path.mkdir(0),
 }
 
 
@@ -1066,6 +1085,101 @@ def _special_verbs(w: World, p: Path, o: Path) -> dict[str, Words]:
         "fleet merge": ["fleet", "merge", p, "--out", o / "x.tif"],
         "page": ["page", "--model", p, "--out", o / "x.html"],
     }
+
+
+# --- Outputs and names --------------------------------------------------------------------------------------
+
+
+def _inside(path: Path, mode: int = 0o777) -> Path:
+    """Make a folder and return a path in it."""
+    path.mkdir()
+    path.chmod(mode)
+    return path / f"x{path.suffix}"
+
+
+def _below_file(path: Path) -> Path:
+    path.touch()
+    return path / f"x{path.suffix}"
+
+
+OUTPUTS: dict[str, Callable[[Path], Path | None]] = {
+    "read-only": lambda path: _inside(path, 0o555),
+    "closed": lambda path: _inside(path, 0),
+    "below a file": _below_file,
+    "a pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/full"),
+    "a loop": lambda path: path.symlink_to(path.name),
+    "of the system": lambda path: Path("/proc/hostile") / path.name,
+    "long": lambda path: path.with_name("hostile" + "x" * 250 + path.suffix),
+    "deep": lambda path: path.joinpath(*["x" * 200] * 30, path.name),
+}
+"""Outputs that cannot be written: each makes what is in the way, and may return another path."""
+
+
+def output_verbs(w: World) -> dict[str, tuple[str, Callable[[Path], Words]]]:
+    """Return, for each verb, the suffix of its output and the command that writes it."""
+    predict: Words = ["predict", w.good, "--model", w.model]
+    data: Words = ["--data", w.data, "--split", "folders"]
+    evaluate: Words = ["evaluate", "--data", w.data, "--split", "folders:validation", "--model", w.model]
+    return {
+        "predict": ("", lambda o: [*predict, "--out", o]),
+        "predict json": (
+            ".json",
+            lambda o: [*predict, "--out", w.folder / "maps" / o.parent.name, "--json", o],
+        ),
+        "predict csv": (".csv", lambda o: [*predict, "--out", w.folder / "maps" / o.parent.name, "--csv", o]),
+        "log": (".log", lambda o: ["verify", w.data, "--log-file", o]),
+        "clean": ("", lambda o: ["clean", w.mask, "--min-region", "4px", "--out", o]),
+        "convert": ("", lambda o: ["convert", w.mask, "--to", "index", "--out", o]),
+        "vectorize": (".gpkg", lambda o: ["vectorize", w.map, "--out", o]),
+        "sample": (".csv", lambda o: ["sample", w.map, "--per-class", "1", "--out", o]),
+        "evaluate": (".json", lambda o: ["evaluate", "--map", w.map, "--truth", w.truth, "--json", o]),
+        "evaluate maps": ("", lambda o: [*evaluate, "--maps", o]),
+        "rasterize": ("", lambda o: ["rasterize", w.labels, "--like", w.good, "--out", o]),
+        "prepare": ("", lambda o: ["prepare", w.data, "--out", o]),
+        "train": ("", lambda o: ["train", "--preset", "demo", *data, "--weights", "none", *TINY, "--out", o]),
+        "report": (".html", lambda o: ["report", w.run, "--out", o]),
+        "page": (".html", lambda o: ["page", "--model", w.model, "--out", o]),
+        "fleet plan": ("", lambda o: ["fleet", "plan", w.good, "--model", w.model, "--out", o]),
+        "fleet status": (".json", lambda o: ["fleet", "status", w.store, "--json", o]),
+        "splits": (".json", lambda o: ["splits", *data, "--json", o]),
+    }
+
+
+TINY = ("--steps", "1", "--set", "crop_px=32", "--set", "batch_size=2")
+
+NAMES = [
+    *["new\nline", "quote'", 'double"', "100%d", "-rf", "--out", "tab\t", "\x1b[2J", "\u202e", "a;b", "a!b"],
+    *[
+        os.fsdecode(b"\xff\xfe"),
+        "x" * 251,
+        "\u00e9" * 125,
+        "a:b",
+        "<a>",
+        "$HOME",
+        "`id`",
+        " space ",
+        "#",
+        "*",
+    ],
+    *[
+        "\u2028",
+        "nul",
+        "CON",
+        "com1.x",
+        "..x",
+        "~",
+        "{}",
+        "%s%n",
+        "\\",
+        "?x=1",
+        "a,b",
+        "=1+1",
+        "s3:",
+        "vsizip",
+    ],
+]
+"""Names of files without their suffix."""
 
 
 # --- Mutated headers ----------------------------------------------------------------------------------------
@@ -1150,12 +1264,13 @@ KINDS: dict[str, tuple[str, dict[str, Content], Callable[..., dict[str, Words]]]
 }
 
 
-def write(path: Path, content: Content) -> None:
+def write(path: Path, content: Content) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if callable(content):
         content(path)
     else:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
 
 
 def some(verbs: dict[str, Words], number: int) -> list[tuple[str, Words]]:
@@ -1188,8 +1303,32 @@ def cases(w: World, kind: str) -> Iterator[Case]:
             store, out = root / name.replace(" ", "_"), root / "out"
             shutil.copytree(w.store, store)
             change(store)
-            words = ["fleet", "merge", store, "--out", out / "x.tif"]
-            yield Case(f"{kind}, {name}, merge", words, "plan", True, out)
+            yield Case(
+                f"{kind}, {name}, merge", ["fleet", "merge", store, "--out", out / "x.tif"], "plan", True, out
+            )
+            for verb in ("status", "verify", "failed", *(["run"] if name in UNREADABLE_PLANS else [])):
+                yield Case(f"{kind}, {name}, {verb}", ["fleet", verb, store], "", False, out)
+        return
+    if kind == "output":
+        for name, make in OUTPUTS.items():
+            for verb, (suffix, command) in output_verbs(w).items():
+                path = root / f"{name} {verb}".replace(" ", "_") / f"hostile{suffix}"
+                path.parent.mkdir(parents=True)
+                yield Case(
+                    f"{kind}, {name}, {verb}", command(make(path) or path), "hostile", True, path.parent
+                )
+        return
+    if kind == "name":
+        for number, name in enumerate(NAMES):
+            folder = root / str(number)
+            out = folder / "out"
+            image = write(folder / f"{name}.tif", lambda path: shutil.copy(w.good, path))
+            mask = write(folder / f"{name}.png", lambda path: shutil.copy(w.mask, path))
+            verbs = _image_verbs(w, image, out) | {
+                f"mask {k}": v for k, v in _mask_verbs(w, mask, out).items()
+            }
+            for verb, words in some(verbs, number):
+                yield Case(f"{kind}, {name!r}, {verb}", words, "", False, out)
         return
     file, inputs, verbs = KINDS[kind]
     for number, (name, content) in enumerate(inputs.items()):

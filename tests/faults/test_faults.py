@@ -14,14 +14,14 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 
 from forks import RESIDENT, Ending, Forks
-from table import KINDS, Case, World, cases
+from table import KINDS, Case, World, cases, output_verbs
 
 from landcover.cli import BUG
 from landcover.errors import printable
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs Linux")
 
-ALL = [*KINDS, "plan", "special", "mutated"]
+ALL = [*KINDS, "plan", "special", "output", "name", "mutated"]
 
 LONGEST_LINE = 1200
 """Characters of a line about an input at most."""
@@ -120,6 +120,29 @@ def test_every_command_ends_in_one_line_and_writes_nothing_elsewhere(
 def test_a_connection_is_found(forks: Forks, tmp_path: Path) -> None:
     ending = forks.run(["fleet", "status", "http://127.0.0.1:9/fleet"], tmp_path)
     assert ending.status == -signal.SIGSYS
+
+
+def test_a_full_standard_output_costs_no_result(forks: Forks, tmp_path: Path) -> None:
+    world, failures = World(tmp_path / "world"), []
+    for verb, (suffix, command) in output_verbs(world).items():
+        made = []
+        for full in (False, True):
+            out = tmp_path / str(full) / verb / f"out{suffix}"
+            out.parent.mkdir(parents=True)
+            ending = forks.run(command(out), tmp_path, full=full)
+            files = {path.relative_to(out.parent) for path in out.parent.rglob("*") if path.is_file()}
+            made.append((ending, files))
+        (usual, files), (ending, kept) = made
+        text = "stdout is incomplete: No space left on device" if usual.stdout else ""
+        if (
+            usual.status
+            or (ending.status, kept) != (int(bool(usual.stdout)), files)
+            or text not in ending.stderr
+        ):
+            failures.append(
+                f"{verb}: {usual.status}, {ending.status}\n{usual.stderr[-400:]}\n{ending.stderr[-400:]}"
+            )
+    assert not failures, "\n".join(failures)
 
 
 def test_the_table_has_at_least_600_inputs(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Where a verb's results and messages go: to people, to standard output as JSON, into files."""
 
 import logging
+import os
 import re
 import sys
 import time
@@ -11,7 +12,7 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from landcover.errors import UsageError, printable
+from landcover.errors import OutputError, UsageError, printable
 from landcover.values import points
 
 if TYPE_CHECKING:
@@ -57,6 +58,41 @@ class _JsonFormatter(logging.Formatter):
         return dumps(line | {"message": record.getMessage()})  # ASCII: it reaches terminals, too
 
 
+class _LogFile(logging.StreamHandler[TextIO]):
+    """Writes to ``--log-file``; work goes on if that fails."""
+
+    lost: str | None = None
+
+    @classmethod
+    @contextmanager
+    def opened(cls, path: Path) -> "Iterator[_LogFile]":
+        """Open the file, or a pipe that somebody reads; if lines were lost, that is an error at the end.
+
+        Raises:
+            UsageError: If it cannot be opened.
+            OutputError: At the end, if lines could not be written.
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        try:
+            # Without waiting for a reader of a pipe.
+            descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+            os.set_blocking(descriptor, True)
+            file = os.fdopen(descriptor, "a", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--log-file {path} cannot be written: {error.strerror}.") from error
+        handler = cls(file)
+        try:
+            yield handler
+        finally:
+            with suppress(OSError):
+                file.close()
+        if handler.lost is not None:
+            raise OutputError(f"--log-file {path} is incomplete: {handler.lost}.")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        self.lost = str(getattr(sys.exc_info()[1], "strerror", None) or sys.exc_info()[1])
+
+
 class _StandardError(logging.Handler):
     """Write to the ``sys.stderr`` of that moment, which a progress bar may have replaced."""
 
@@ -79,11 +115,7 @@ def logging_to(
     handlers: list[logging.Handler] = [_StandardError()]
     with ExitStack() as stack:
         if log_file is not None:
-            try:
-                file: TextIO = stack.enter_context(log_file.open("a", encoding="utf-8"))
-            except OSError as error:
-                raise UsageError(f"--log-file {log_file} cannot be written: {error.strerror}.") from error
-            handlers.append(logging.StreamHandler(file))
+            handlers.append(stack.enter_context(_LogFile.opened(log_file)))
         for handler in handlers:
             handler.setFormatter(formatter)
             logger.addHandler(handler)

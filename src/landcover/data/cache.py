@@ -166,11 +166,11 @@ class CacheDataset(Dataset):
         """Copy an image or a window of it."""
         entry = self._entries[item.key]
         shape = (entry.height, entry.width)
-        whole = np.ndarray((*shape, self.reading.channels), np.uint8, self._images, entry.image_offset)
+        whole = self._images.array((*shape, self.reading.channels), entry.image_offset)
         image = np.array(crop(whole, window))
         if entry.valid_offset is None:
             return image, None
-        valid = crop(np.ndarray(shape, np.bool_, self._images, entry.valid_offset), window)
+        valid = crop(self._images.array(shape, entry.valid_offset), window).view(np.bool_)
         return image, None if valid.all() else np.array(valid)
 
     def read_mask(self, item: Item, window: Window | None = None) -> UInt8Array:
@@ -178,8 +178,7 @@ class CacheDataset(Dataset):
         entry = self._entries[item.key]
         if entry.mask is None:
             raise DataError(f"{item.key} of {self.root} has no mask.")
-        shape = (entry.height, entry.width)
-        return np.array(crop(np.ndarray(shape, np.uint8, self._masks, entry.mask_offset), window))
+        return np.array(crop(self._masks.array((entry.height, entry.width), entry.mask_offset), window))
 
     def fingerprint(self, item: Item) -> Fingerprint:
         """Return the fingerprints of the index; for a cache of 0.1 the pixels are hashed."""
@@ -207,22 +206,42 @@ class CacheDataset(Dataset):
         return [CRS.from_wkt(text) for text in self.index.about.crs]
 
     @cached_property
-    def _images(self) -> UInt8Array:
-        return _mapped(self.root / IMAGES)
+    def _images(self) -> "_Mapped":
+        return _Mapped(self.root / IMAGES, self.index.images_bytes)
 
     @cached_property
-    def _masks(self) -> UInt8Array:
-        return _mapped(self.root / MASKS)
+    def _masks(self) -> "_Mapped":
+        return _Mapped(self.root / MASKS, self.index.masks_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickled memory map would contain the whole file; each process maps it again instead.
         return {name: value for name, value in self.__dict__.items() if name not in ("_images", "_masks")}
 
 
-def _mapped(path: Path) -> UInt8Array:
-    if path.stat().st_size == 0:  # An empty file cannot be mapped.
-        return np.empty(0, np.uint8)
-    return np.memmap(path, np.uint8, mode="r")
+class _Mapped:
+    """A file of a cache in memory. Before each read its size is compared with that of the index.
+
+    The system kills a process that reads where a mapped file has been cut off.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._file, self._size = path.open("rb"), size
+        self._check()
+        # An empty file cannot be mapped.
+        self._content = np.memmap(self._file, np.uint8, mode="r") if size else np.empty(0, np.uint8)
+
+    def _check(self) -> None:
+        found = os.fstat(self._file.fileno()).st_size
+        if found < self._size:
+            raise DataError(
+                f"{self._file.name} was cut short while it was read: it has {found} bytes; expected "
+                f"{self._size}. Run landcover prepare again, with --force."
+            )
+
+    def array(self, shape: tuple[int, ...], offset: int) -> UInt8Array:
+        """Return the bytes from an offset on, mapped; copy them at once."""
+        self._check()
+        return np.ndarray(shape, np.uint8, self._content, offset)
 
 
 def is_cache(path: Path) -> bool:

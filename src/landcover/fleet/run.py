@@ -101,7 +101,7 @@ class Run:
         self._attempts: Counter[str] = Counter()
         self._faults = self._refusals = self._maps = 0
         self._summary = Summary()
-        self._began = time.time()
+        self._began = time.monotonic()
         self._record = f"runs/{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.json"
 
     def run(self) -> Summary:
@@ -233,11 +233,12 @@ class Run:
 
     def _beat(self) -> None:
         """Write into the store that this run is alive, and what it has done."""
-        summary, now = self._summary, time.time()
+        summary, worked = self._summary, time.monotonic() - self._began
+        now = time.time()  # the clock may have been set meanwhile: its beginning is counted from here
         record: dict[str, Any] = {
             "host": socket.gethostname(),
             "shard": self._shard,
-            "began": self._began,
+            "began": now - worked,
             "updated": now,
             "in_flight": len(self._flight),
             "done": summary.done,
@@ -246,7 +247,7 @@ class Run:
             "maps": self._maps,
         }
         self._store.put(self._record, json.dumps(record).encode())
-        if now > self._began + 1:
+        if worked > 1:
             _log.info(
                 "%d units done, %d kept, %d failed; %d in all.",
                 summary.done,

@@ -327,8 +327,8 @@ def _is_mine(status: os.stat_result) -> bool:
 
 
 def open_append(path: Path) -> BinaryIO:
-    """Open a file for appending, created if needed; a symbolic link is refused."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_FOLLOW | _BINARY
+    """Open a file for appending, created if needed; a symbolic link or a pipe is refused."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_FOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0)
     return os.fdopen(os.open(path, flags, 0o666), "ab")
 
 

@@ -227,7 +227,7 @@ def write_features(
                         _write_style(temporary, layer, style)
                 if not _is_whole(temporary, layer, count, bounds, styled=style is not None):
                     raise OutputError(
-                        f"{path} cannot be written: the file is incomplete. Check the disk's space."
+                        f"{path} cannot be written: the file is incomplete. Check disk space and memory."
                     )
             else:
                 parts = [none, *batches]

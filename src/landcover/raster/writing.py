@@ -21,9 +21,10 @@ from rasterio.shutil import copy
 
 from landcover._gdal import CheckedFiles, CPLE_BaseError, unplaced
 from landcover._typing import UInt8Array
-from landcover.errors import OutputError
+from landcover.errors import OutOfMemoryError, OutputError
 from landcover.io.files import atomic_path, check_output
 from landcover.legend import NODATA, Legend
+from landcover.machine import lacks_memory
 from landcover.raster.address import BLOCK_CACHE
 from landcover.raster.georeference import Georeference
 from landcover.raster.style import colour_table, style_files, write_style
@@ -191,8 +192,10 @@ def write_bands(
         else:
             problem = files.error
         if problem is not None:
+            if lacks_memory(problem):
+                raise OutOfMemoryError(f"{path} cannot be written: not enough memory. Close other programs.")
             raise OutputError(
-                f"{path} cannot be written: {problem}. Is there space left for it?"
+                f"{path} cannot be written: {problem}. Check disk space and memory."
             ) from problem
 
 
