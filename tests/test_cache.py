@@ -156,6 +156,18 @@ class TestDamage:
         with pytest.raises(DataError, match=f"{name} has {kept} bytes.*{len(content)}.*prepare again"):
             open_dataset(cache.root)
 
+    @pytest.mark.parametrize("opened", [False, True])
+    @pytest.mark.parametrize("name", ["images.bin", "masks.bin"])
+    def test_cut_short_while_it_is_read(self, name, opened, cache):
+        """The system would kill a process that reads mapped memory there."""
+        item = cache.labelled[-1]
+        read = cache.read_image if name == "images.bin" else cache.read_mask
+        if opened:
+            read(item)
+        os.truncate(cache.root / name, 100)
+        with pytest.raises(DataError, match=f"{name} was cut short while it was read: .* 100 bytes"):
+            read(item)
+
     @pytest.mark.parametrize("damage", ["offset", "missing", "cut", "version", "no counts", "counts", "crs"])
     def test_a_damaged_index_is_refused(self, damage, cache):
         file = cache.root / "index.json"

@@ -22,7 +22,7 @@ from landcover import cli
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.fleet.planning import make_plan
 from landcover.fleet.results import failures, merge, status, verify
-from landcover.fleet.run import Run
+from landcover.fleet.run import Run, running
 from landcover.fleet.units import read_plan
 from landcover.legend import NODATA
 from landcover.storage.store import open_store
@@ -192,19 +192,26 @@ def test_verify_finds_every_damage(made, tmp_path):
     assert "maps/a_mask.tif is not what its receipt states" in done.stdout
 
 
-def test_status_and_failures(made, tmp_path):
+def test_status_and_failures(made, tmp_path, monkeypatch):
     out = tmp_path / "out"
     make_plan([made.parent / "scenes"], MODEL, str(out), OPTIONS)
     seen = []
 
     class Watched(Here):
         def wait(self, seconds):
+            if not seen:  # the clock is set back: a record is as old as the work
+                monkeypatch.setattr(time, "time", lambda now=time.time: now() - 7200)
+                run._beat()
+            ((record, _),) = running(store)
+            assert 0 <= record["updated"] - record["began"] < 600
             seen.append(status(open_store(out)))
             yield from super().wait(seconds)
 
     store = open_store(out)
     (made.parent / "scenes/b.tif").touch()
-    Run(store, Watched(out)).run()
+    run = Run(store, Watched(out))
+    run.run()
+    monkeypatch.undo()
     assert (seen[0]["scenes"], seen[0]["maps"], seen[0]["runs"]) == (3, 0, 1)
     record = {"updated": time.time(), "began": time.time() - 60, "in_flight": 2, "maps": 4, "failed": 0}
     store.put("runs/other.json", json.dumps(record).encode())

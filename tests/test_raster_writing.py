@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 
 from landcover._gdal import _CheckedFile
-from landcover.errors import DataError, OutputError
+from landcover.errors import DataError, OutOfMemoryError, OutputError
 from landcover.io.files import is_temporary, work_folder_path
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.raster import (
@@ -310,6 +310,16 @@ def test_a_failure_that_gdal_does_not_report_is_an_error(tmp_path, monkeypatch, 
     spec = RasterSpec(700, 600, PLACE)
     with pytest.raises(OutputError, match=r"map.tif cannot be written: .*(incomplete|No space left)"):
         write_map(tmp_path / "map.tif", [class_map(700, 600)], spec, DEEPGLOBE, cog=cog)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_map_for_which_memory_lacks_says_so(tmp_path, monkeypatch):
+    def describe(*_):
+        raise rasterio.errors.RasterioError("no map") from MemoryError()
+
+    monkeypatch.setattr(writing, "_describe", describe)
+    with pytest.raises(OutOfMemoryError, match=r"map.tif cannot be written: not enough memory"):
+        write_map(tmp_path / "map.tif", [class_map(9, 9)], RasterSpec(9, 9, PLACE), DEEPGLOBE)
     assert list(tmp_path.iterdir()) == []
 
 

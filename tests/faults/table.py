@@ -1125,9 +1125,24 @@ def output_verbs(w: World) -> dict[str, tuple[str, Callable[[Path], Words]]]:
         "predict": ("", lambda o: [*predict, "--out", o]),
         "predict json": (
             ".json",
-            lambda o: [*predict, "--out", w.folder / "maps" / o.parent.name, "--json", o],
+            lambda o: [
+                *predict,
+                "--out",
+                w.folder / "maps" / o.parent.parent.name / o.parent.name,
+                "--json",
+                o,
+            ],
         ),
-        "predict csv": (".csv", lambda o: [*predict, "--out", w.folder / "maps" / o.parent.name, "--csv", o]),
+        "predict csv": (
+            ".csv",
+            lambda o: [
+                *predict,
+                "--out",
+                w.folder / "maps" / o.parent.parent.name / o.parent.name,
+                "--csv",
+                o,
+            ],
+        ),
         "log": (".log", lambda o: ["verify", w.data, "--log-file", o]),
         "clean": ("", lambda o: ["clean", w.mask, "--min-region", "4px", "--out", o]),
         "convert": ("", lambda o: ["convert", w.mask, "--to", "index", "--out", o]),
@@ -1135,7 +1150,10 @@ def output_verbs(w: World) -> dict[str, tuple[str, Callable[[Path], Words]]]:
         "sample": (".csv", lambda o: ["sample", w.map, "--per-class", "1", "--out", o]),
         "evaluate": (".json", lambda o: ["evaluate", "--map", w.map, "--truth", w.truth, "--json", o]),
         "evaluate maps": ("", lambda o: [*evaluate, "--maps", o]),
-        "rasterize": ("", lambda o: ["rasterize", w.labels, "--like", w.good, "--out", o]),
+        "rasterize": (
+            "",
+            lambda o: ["rasterize", w.labels, "--like", w.good, "--background", "water", "--out", o],
+        ),
         "prepare": ("", lambda o: ["prepare", w.data, "--out", o]),
         "train": ("", lambda o: ["train", "--preset", "demo", *data, "--weights", "none", *TINY, "--out", o]),
         "report": (".html", lambda o: ["report", w.run, "--out", o]),

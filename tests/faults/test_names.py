@@ -1,6 +1,5 @@
 """File names with every kind of character: mapped or refused in one line, and nothing is overwritten."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -9,18 +8,14 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1]))
 
+from table import NAMES
+
 from imagefiles import class_index, photo, save, save_palette
 from landcover.data.conversion import convert
 from landcover.errors import LandcoverError, OutputError, is_plain, printable
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import plan
 from landcover.legend import DEEPGLOBE
-
-NAMES = [
-    *["new\nline", "quote'", 'double"', "100%d", "-rf", "--out", "tab\t", "\x1b[2J", "\u202e", "a;b", "a!b"],
-    *[os.fsdecode(b"\xff\xfe"), "x" * 251, "é" * 125, "a:b", "<a>", "$HOME", "`id`", " space ", "#", "*"],
-    *["\u2028", "nul", "CON", "com1.x", "..x", "~", "{}", "%s%n", "\\"],
-]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)

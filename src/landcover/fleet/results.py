@@ -80,9 +80,11 @@ def failures(store: Store) -> Iterator[dict[str, Any]]:
         with suppress(MissingKeyError):  # it has just been done
             text = store.read(key)
             try:
-                yield {**_DAMAGED, **json.loads(text)}
-            except (ValueError, TypeError):
-                yield {**_DAMAGED, "scene": key}
+                record = {**_DAMAGED, **json.loads(text)}
+                _, _ = record["blocks"] or (0, 0)
+            except (ValueError, TypeError, RecursionError):
+                record = {**_DAMAGED, "scene": key}
+            yield record
 
 
 @dataclass
@@ -130,7 +132,7 @@ def verify(store: Store) -> Verified:
             if unit.blocks is None:
                 found.missing.append(unit.output)
             continue
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             found.damaged.append(receipt)
         orphans.discard(receipt)
         found.maps += unit.blocks is None

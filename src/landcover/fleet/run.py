@@ -34,6 +34,9 @@ _FORGOTTEN_S = 3600.0
 _NUMBERS = "began", "updated", "maps", "in_flight"
 """Numbers of the record of a run that others count on."""
 
+_MOST = 1e15
+"""No number of a record is as large; nor is one that is not a number."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -293,7 +296,8 @@ class Run:
 def running(store: Store) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield the record and the key of each run that works or was killed."""
     for key in store.list("runs"):
-        with suppress(MissingKeyError, ValueError, TypeError, KeyError):  # it has just ended, or is damaged
+        # It has just ended, or is damaged.
+        with suppress(MissingKeyError, ValueError, TypeError, KeyError, RecursionError):
             record = json.loads(store.read(key))
-            if all(isinstance(record[name], int | float) for name in _NUMBERS):
+            if all(abs(record[name]) < _MOST for name in _NUMBERS):
                 yield record, key
