@@ -98,7 +98,7 @@ def test_every_command_ends_in_one_line_and_writes_nothing_elsewhere(
 ) -> None:
     world = World(tmp_path / "world")
     table = list(cases(world, kind))
-    besides = {case.out for case in table}
+    besides = {world.folder / "maps", *(case.out for case in table)}
     before = contents(tmp_path, besides)
     failures = []
     shared = Path("/dev/shm")

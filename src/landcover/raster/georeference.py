@@ -102,8 +102,16 @@ def position_of(source: DatasetReader, place: Georeference | None) -> Affine | N
     """Return the transform of an open raster with the georeference ``place``, or without CRS; else None."""
     if place is not None:
         return place.transform
-    is_bare = not source.transform.is_identity and not source.crs
+    is_bare = not source.transform.is_identity and not _crs_of(source)
     return source.transform if is_bare else None
+
+
+def _crs_of(source: DatasetReader) -> CRS | None:
+    """Return the CRS of an open raster; None also where it cannot be read."""
+    try:
+        return source.crs
+    except (CRSError, RasterioError, CPLE_BaseError):
+        return None
 
 
 def georeference_of(source: DatasetReader, declared: CRS | None = None) -> tuple[Georeference | None, str]:
@@ -114,7 +122,7 @@ def georeference_of(source: DatasetReader, declared: CRS | None = None) -> tuple
     """
     try:
         points, points_crs = source.gcps
-        crs = declared or source.crs or points_crs
+        crs = declared or _crs_of(source) or points_crs
     except (CRSError, RasterioError, CPLE_BaseError):
         crs, points = declared, []
     grid = source.transform
