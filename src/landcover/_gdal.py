@@ -5,9 +5,10 @@ The only module with private names of rasterio and pyogrio.
 
 import os
 import re
+import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from io import FileIO
 from itertools import product
 from mmap import ACCESS_READ, mmap
@@ -23,7 +24,7 @@ from rasterio.env import ensure_env_with_credentials
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
-from landcover.errors import DataError, ImageError
+from landcover.errors import DataError, ImageError, printable
 from landcover.hardening import ALLOWED_DRIVERS, NO_ADDRESS, is_hardened
 
 if TYPE_CHECKING:
@@ -518,6 +519,8 @@ def check_vector(path: Path) -> None:
     if head.startswith(tuple(_VECTORS)):
         if head.startswith(b"SQLite") and path.suffix.lower() != ".gpkg":
             raise DataError(f"{path} is a SQLite database; {expected}, a GeoPackage named .gpkg.")
+        if head.startswith(b"SQLite"):
+            _refuse_views(path)
         return
     if (
         text.startswith((b"{", b"\x1e"))
@@ -545,6 +548,27 @@ def check_vector(path: Path) -> None:
     if markup.startswith(b"<kml") and b"<OGR" not in head:
         return
     raise DataError(f"{path} is not a supported vector file: it begins with {head[:8]!r}; {expected}.")
+
+
+def _refuse_views(path: Path) -> None:
+    """Refuse a GeoPackage whose layers or own tables are views: a query may never end."""
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as file,
+    ):
+        views = {
+            name.lower() for (name,) in file.execute("select name from sqlite_master where type = 'view'")
+        }
+        found = {name for name in views if name.startswith("gpkg_")}
+        if views and not found:
+            found = views & {
+                str(name).lower() for (name,) in file.execute("select table_name from gpkg_contents")
+            }
+        if found:
+            raise DataError(
+                f"{path}: {printable(min(found))[:80]} is a view, a query that may never end; expected a "
+                "table. Export its features to a new GeoPackage."
+            )
 
 
 def import_pyogrio() -> ModuleType:

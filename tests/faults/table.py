@@ -475,6 +475,8 @@ def _shapefile(suffix: str, content: Content | None) -> Callable[[Path], object]
     return save_shapes
 
 
+ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n)"
+
 VECTORS: dict[str, Content] = {
     "empty.geojson": b"",
     "open.geojson": "{",
@@ -517,6 +519,14 @@ VECTORS: dict[str, Content] = {
     "head.gpkg": b"SQLite format 3\0" + bytes(84),
     "no tables.gpkg": _geopackage("create table x (y)"),
     "garbage.gpkg": b"SQLite format 3\0" + random.Random(1).randbytes(4096),
+    "endless.gpkg": _geopackage(
+        "create table gpkg_contents (table_name, data_type)",
+        "insert into gpkg_contents values ('endless', 'features')",
+        f"create view endless as {ENDLESS} select * from n",
+    ),
+    "endless contents.gpkg": _geopackage(
+        f"create view gpkg_contents as {ENDLESS} select 'x' as table_name, 'features' as data_type from n",
+    ),
     "database.sqlite": _geopackage("create table x (y)"),
     "garbage.fgb": b"fgb\x03fgb\x01" + b"\xff" * 64,
     "head.fgb": b"fgb\x03fgb\x01",
