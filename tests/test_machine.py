@@ -118,6 +118,8 @@ class CPLE_OutOfMemoryError(Exception):  # noqa: N801 - as GDAL's is called
         (RuntimeError("can't start new thread"), True),
         (CPLE_OutOfMemoryError("out of memory allocating 5 bytes"), True),
         (chained(MemoryError()), True),
+        (ImportError("x.so: failed to map segment from shared object"), True),
+        (ImportError("No module named 'x'"), False),
         (OSError(errno.ENOSPC, "No space left on device"), False),
         (RuntimeError("shapes do not fit"), False),
         (ValueError("out of memory"), False),  # the text of somebody's file

@@ -26,10 +26,10 @@ _UNLIMITED = 1 << 62
 
 _NO_MEMORY = re.compile(
     r"bad_alloc|not enough memory|out of memory|(can't|cannot|failed to|could not|unable to) allocate"
-    r"|can't start new thread|allocation failed|resource temporarily unavailable",
+    r"|can't start new thread|allocation failed|resource temporarily unavailable|failed to map segment",
     re.IGNORECASE,
 )
-"""What OpenVINO, oneDNN, torch, onnxruntime, GDAL and Python write when an allocation fails."""
+"""What OpenVINO, oneDNN, torch, onnxruntime, GDAL, Python and the loader write when an allocation fails."""
 
 
 def free_memory() -> int | None:
@@ -67,7 +67,7 @@ def lacks_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return True
-        own = isinstance(error, RuntimeError) or "OutOfMemory" in type(error).__name__
+        own = isinstance(error, RuntimeError | ImportError) or "OutOfMemory" in type(error).__name__
         if own and _NO_MEMORY.search(str(error)):
             return True
         error = error.__cause__ or error.__context__

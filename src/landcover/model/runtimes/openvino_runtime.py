@@ -224,6 +224,8 @@ def import_openvino() -> Any:
     try:
         return import_module("openvino")
     except ImportError as error:
+        if lacks_memory(error):
+            raise  # it is installed
         raise MissingExtraError(
             f"Exported models run on OpenVINO, which cannot be imported ({error}). Run: pip install openvino"
         ) from error
