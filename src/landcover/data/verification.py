@@ -4,7 +4,7 @@ import os
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -106,18 +106,19 @@ class VerifyReport:
         return asdict(self)
 
 
-class _Checked(NamedTuple):
+@dataclass
+class _Checked:
     """Result of decoding one item; None for what could not be read."""
 
-    size: tuple[int, int] | None
-    image_hash: str | None
-    class_pixels: Int64Array | None
-    off_palette: int
-    nodata: int
-    form: str | None
-    borders: Borders | None
-    hashes: Int8Array | None
-    faults: list[Fault]
+    faults: list[Fault] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    image_hash: str | None = None
+    hashes: Int8Array | None = None
+    class_pixels: Int64Array | None = None
+    off_palette: int = 0
+    nodata: int = 0
+    form: str | None = None
+    borders: Borders | None = None
 
 
 @dataclass
@@ -167,32 +168,31 @@ def verify(path: str | Path, *, split: str | None = None, **options: Unpack[Data
 
     def check(item: Item) -> _Checked:
         """Decode one item; errors of its files become part of the result."""
-        faults = []
-        image = valid = mask = None
+        found = _Checked()
+        image = None
         try:
             image, valid = dataset.read_imagery(item)
         except DataError as error:
-            faults.append(Fault(below(item.image), str(error)))
+            found.faults.append(Fault(below(item.image), str(error)))
+        else:
+            found.size = image.shape[0], image.shape[1]
+            found.image_hash = hash_pixels(image).hex()
+            if has_subsets and (valid is None or valid.mean() > _MOSTLY):
+                found.hashes = perceptual_hashes(image)
+        if item.mask is None:
+            return found
         try:
-            mask = None if item.mask is None else dataset.labels(item)
+            mask = dataset.labels(item)
         except DataError as error:
             if not isinstance(error, ImageError):  # of the image: reported above
-                faults.append(Fault(below(item.mask or item.image), str(error)))
-        return _Checked(
-            size=None if image is None else (image.shape[0], image.shape[1]),
-            image_hash=None if image is None else hash_pixels(image).hex(),
-            class_pixels=None if mask is None else count_classes(mask.index, legend),
-            off_palette=0 if mask is None else mask.off_palette,
-            nodata=0 if mask is None else int(np.count_nonzero(mask.index == NODATA)),
-            form=None if mask is None else mask.form,
-            borders=borders(image, mask.index)
-            if with_borders and image is not None and mask is not None
-            else None,
-            hashes=perceptual_hashes(image)
-            if has_subsets and image is not None and (valid is None or valid.mean() > _MOSTLY)
-            else None,
-            faults=faults,
-        )
+                found.faults.append(Fault(below(item.mask), str(error)))
+            return found
+        found.class_pixels = count_classes(mask.index, legend)
+        found.nodata = int(np.count_nonzero(mask.index == NODATA))
+        found.off_palette, found.form = mask.off_palette, mask.form
+        if with_borders and image is not None:
+            found.borders = borders(image, mask.index)
+        return found
 
     published = next((layout for layout in LAYOUTS if layout.name == dataset.layout), Layout("", ""))
     tallies: defaultdict[str, _Tally] = defaultdict(lambda: _Tally(np.zeros(len(legend), np.int64)))
@@ -241,6 +241,7 @@ def verify(path: str | Path, *, split: str | None = None, **options: Unpack[Data
                 off_palette=result.off_palette,
             )
     parts = dict(sorted(tallies.items()))
+    class_pixels = np.sum([tally.class_pixels for tally in parts.values()], axis=0)
     repeated = sorted(keys for keys in same_image.values() if len(keys) > 1)
     leaks = find_leaks(
         part_of, repeated, dataset.scenes, edges, dataset.neighbours, near_copies(hashes, part_of)
@@ -286,8 +287,8 @@ def verify(path: str | Path, *, split: str | None = None, **options: Unpack[Data
             for name, counts in sorted(folders.items())
         },
         forms=dict(sorted(forms.items())),
-        notes=_notes(dataset, np.sum([tally.class_pixels for tally in parts.values()], axis=0), forms),
-        class_share=shares(np.sum([tally.class_pixels for tally in parts.values()], axis=0)),
+        notes=_notes(dataset, class_pixels, forms),
+        class_share=shares(class_pixels),
         class_share_by_part={name: shares(t.class_pixels) for name, t in parts.items() if t.pairs},
         duplicates=repeated,
         leaks=leaks,
