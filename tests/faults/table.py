@@ -776,6 +776,7 @@ ONNX: dict[str, Content] = {
     "text": "not a model",
     "no graph": _message(14, b""),
     "no card": _message(7, b""),
+    "endless loop": _message(7, _message(1, _message(4, b"Loop"))),
     "cut": _cut_model(0.5),
     "cut at the end": _cut_model(0.99),
     "endless number": b"\xff" * 64,

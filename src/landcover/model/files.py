@@ -33,6 +33,7 @@ _NESTED = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 _EXTERNAL_DATA = 13  # of a TensorProto: the other file that contains its values
+_OPERATOR = 4  # of a NodeProto
 _MAX_DEPTH = 100  # as in protobuf's own readers
 _MAX_FIELDS = 200_000  # of the whole file but tensors; the bundled networks have up to 24,000
 _MAX_TEXT_BYTES = 1 << 24
@@ -103,7 +104,7 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
     Weights stay on the disk. A file that was cut between two fields is a valid, shorter one; as the entries
     follow the graph, it has lost at least the last of them.
     """
-    metadata, has_graph, external = {}, False, False
+    metadata, has_graph, refusal = {}, False, ""
     size = 0
     try:
         with path.open("rb") as file:
@@ -122,7 +123,7 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
                             if part.number in entry:
                                 entry[part.number] = content[part.start : part.end].decode("utf-8")
                         metadata[entry[1]] = entry[2]
-                external = has_graph and _has_external_data(content, "model", 0, size, budget)
+                refusal = _refusal(content, "model", 0, size, budget) if has_graph else ""
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except (_MalformedError, UnicodeDecodeError) as error:
@@ -132,11 +133,8 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
         ) from error
     if not has_graph:
         raise ModelError(f"{path} is cut short or not an ONNX file: its {size} bytes contain no graph.")
-    if external:
-        raise ModelError(
-            f"{path} has weights in other files (ONNX external data), which could be lost or replaced. "
-            "Expected a single file; export the model again without external data."
-        )
+    if refusal:
+        raise ModelError(f"{path} {refusal}")
     return metadata
 
 
@@ -175,17 +173,23 @@ def _varint(content: mmap.mmap, start: int, end: int) -> tuple[int, int]:
     raise _MalformedError(f"the number at byte {start} does not end")
 
 
-def _has_external_data(
+def _refusal(
     content: mmap.mmap, message: str, start: int, end: int, budget: Iterator[int], depth: int = 0
-) -> bool:
-    """Return whether a tensor anywhere in a message has its values in another file."""
+) -> str:
+    """Return why a message is refused: it has a loop, or a tensor with its values in another file."""
     if depth > _MAX_DEPTH:
         raise _MalformedError(f"its graphs are nested more than {_MAX_DEPTH} deep")
-    if message == "tensor":
-        return any(field.number == _EXTERNAL_DATA for field in _fields(content, start, end, budget))
-    nested = _NESTED[message]
-    return any(
-        _has_external_data(content, nested[field.number], field.start, field.end, budget, depth + 1)
-        for field in _fields(content, start, end, budget)
-        if field.number in nested
-    )
+    nested = _NESTED.get(message, {})
+    for field in _fields(content, start, end, budget):
+        if message == "tensor" and field.number == _EXTERNAL_DATA:
+            return (
+                "has weights in other files (ONNX external data), which could be lost or replaced. "
+                "Expected a single file; export the model again without external data."
+            )
+        if message == "node" and field.number == _OPERATOR and content[field.start : field.end] == b"Loop":
+            return "has a loop, which may never end. Export the model again with landcover export."
+        if field.number in nested and (
+            reason := _refusal(content, nested[field.number], field.start, field.end, budget, depth + 1)
+        ):
+            return reason
+    return ""
