@@ -134,7 +134,7 @@ def test_json_beyond_the_standard_is_refused(text: str, fact: str) -> None:
 def test_a_table_has_its_lines() -> None:
     assert parse_csv('a;b\r\n\r\n1;"x\ny"\r\n2;3\r\n', "t", DataError) == (
         ["a", "b"],
-        [(4, ["1", "x\ny"]), (5, ["2", "3"])],
+        [(4, {"a": "1", "b": "x\ny"}), (5, {"a": "2", "b": "3"})],
     )
     assert parse_csv("", "t", DataError) == ([], [])
 

@@ -248,8 +248,8 @@ def parse_json(text: str, source: str, error: type[LandcoverError], *, undefined
 
 def parse_csv(
     text: str, source: str, error: type[LandcoverError]
-) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header of a table and its rows, each with the number of its line; empty lines are skipped.
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Return the header of a table and its rows by it, each with its line's number; empty ones are skipped.
 
     The delimiter is the comma, semicolon or tab that is most frequent in the first line.
     """
@@ -268,7 +268,7 @@ def parse_csv(
     for line, row in rows[1:]:
         if len(row) != len(header):
             raise error(f"{source}, line {line}: {len(row)} cells; expected {len(header)}.")
-    return header, rows[1:]
+    return header, [(line, dict(zip(header, row, strict=True))) for line, row in rows[1:]]
 
 
 def _repeated(names: Iterable[str]) -> list[str]:

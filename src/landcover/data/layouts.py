@@ -573,8 +573,7 @@ def _listed(layout: Layout, root: Path, path: str) -> Iterator[tuple[str, str]]:
     if path.endswith(".csv"):
         header, rows = parse_csv(text, str(root / path), DataError)
         if {"split", "sat_image_path"} <= set(header):  # else the metadata.csv of another set
-            for _, cells in rows:
-                row = dict(zip(header, cells, strict=True))
+            for _, row in rows:
                 if row["split"] and row["sat_image_path"]:
                     yield row["split"], row["sat_image_path"]
     else:  # the last line of MagNet's lists has no newline
@@ -620,8 +619,8 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
                 f"{path} lacks the column {name!r}; expected {', '.join(_COLUMNS)}, and part if ids repeat."
             )
     unmatched: list[str] = []
-    for line, cells in rows:
-        row, place = dict(zip(header, cells, strict=True)), f"{path}, line {line}"
+    for line, row in rows:
+        place = f"{path}, line {line}"
         try:
             tile = SceneTile(row["scene"], int(row["row"]), int(row["col"]))
         except ValueError:

@@ -84,8 +84,7 @@ def read_truth(
         header, lines = parse_csv(read_text(path, DataError, expected), str(path), DataError)
         if not lines:
             raise DataError(f"{path} has no rows; expected a header line and a line for each point.")
-        cells = zip(*(line for _, line in lines), strict=True)
-        rows = {name: np.array(cells_, object) for name, cells_ in zip(header, cells, strict=True)}
+        rows = {name: np.array([row[name] for _, row in lines], object) for name in header}
         try:
             names, source = (LON_LAT, WGS84) if truth_crs is None else (X_Y, CRS.from_user_input(truth_crs))
         except CRSError as error:
