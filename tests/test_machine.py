@@ -6,6 +6,7 @@ import sys
 from typing import NamedTuple
 
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from fake_runtime import ColourRuntime, make_card
 from landcover import machine
@@ -119,6 +120,7 @@ class CPLE_OutOfMemoryError(Exception):  # noqa: N801 - as GDAL's is called
         (CPLE_OutOfMemoryError("out of memory allocating 5 bytes"), True),
         (chained(MemoryError()), True),
         (ImportError("x.so: failed to map segment from shared object"), True),
+        (RuntimeException("Failed to allocate memory for requested buffer of size 160000000000"), True),
         (ImportError("No module named 'x'"), False),
         (OSError(errno.ENOSPC, "No space left on device"), False),
         (RuntimeError("shapes do not fit"), False),

@@ -68,6 +68,7 @@ def lacks_memory(error: BaseException | None) -> bool:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return True
         own = isinstance(error, RuntimeError | ImportError) or "OutOfMemory" in type(error).__name__
+        own |= type(error).__module__.startswith("onnxruntime")
         if own and _NO_MEMORY.search(str(error)):
             return True
         error = error.__cause__ or error.__context__

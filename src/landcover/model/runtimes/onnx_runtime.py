@@ -1,6 +1,7 @@
 """onnxruntime behind the :class:`~.Runtime` interface: exported models, also on CUDA."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from landcover._typing import Float32Array, UInt8Array
-from landcover.errors import ModelError, UsageError
+from landcover.errors import ModelError, OutOfMemoryError, UsageError
 from landcover.extras import needs
 from landcover.hardening import disable_telemetry
+from landcover.machine import lacks_memory
 from landcover.model.card import read_card
 from landcover.model.runtimes import (
     OUTPUTS,
@@ -44,17 +46,12 @@ class ONNXRuntime(CheckedRuntime):
         options.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
-        try:
+        self._path = path
+        with self._model_errors():
             # Its own fallback would continue on another device and print a banner.
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=providers, enable_fallback=0
             )
-        except Exception as error:  # its errors have no common type
-            reason = str(error).strip().partition("\n")[0].rstrip(".")
-            raise ModelError(
-                f"{path} cannot be run by onnxruntime: {reason}. Export the run again; if the device is the "
-                "cause, 'landcover doctor' lists the devices."
-            ) from error
         self.device = used_device(device, self._session.get_providers(), providers)
         check_signatures(
             path,
@@ -72,9 +69,27 @@ class ONNXRuntime(CheckedRuntime):
 
     def _run(self, output: str, batch: UInt8Array) -> Float32Array:
         image = batch.transpose(0, 3, 1, 2).astype(np.float32, order="C")
-        (values,) = self._session.run([output], {"image": image})
+        with self._model_errors():
+            (values,) = self._session.run([output], {"image": image})
         result: Float32Array = np.ascontiguousarray(values, np.float32)
         return result
+
+    @contextmanager
+    def _model_errors(self) -> Iterator[None]:
+        """Turn onnxruntime's errors, which have no common type, into one line."""
+        try:
+            yield
+        except Exception as error:
+            if lacks_memory(error):
+                raise OutOfMemoryError(
+                    f"{self._path} requests more memory than the system gives. Pass a smaller --window, "
+                    "--batch 1 or another model."
+                ) from error
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise ModelError(
+                f"{self._path} cannot be run by onnxruntime: {reason}. Export the run again; if the device is "
+                "the cause, 'landcover doctor' lists the devices."
+            ) from error
 
 
 def import_onnxruntime() -> Any:
