@@ -87,8 +87,8 @@ class ONNXRuntime(CheckedRuntime):
                 ) from error
             reason = str(error).strip().partition("\n")[0].rstrip(".")
             raise ModelError(
-                f"{self._path} cannot be run by onnxruntime: {reason}. Export the run again; if the device is "
-                "the cause, 'landcover doctor' lists the devices."
+                f"{self._path} cannot be run by onnxruntime: {reason}. Export the run again; if the device "
+                "is the cause, 'landcover doctor' lists the devices."
             ) from error
 
 
