@@ -13,15 +13,16 @@ from imagefiles import PLACE, save, save_raster
 from landcover import Model, PredictOptions, UsageError, open_model, predict
 from landcover.cli import build
 from landcover.data import open_dataset
-from landcover.errors import ConfigError, ModelError
+from landcover.errors import ConfigError, ImageError, ModelError
 from landcover.exporting import export
+from landcover.io import read_image
 from landcover.model._compat import timm
 from landcover.model.card import read_card
 from landcover.model.encoders import build_encoder, fit_first_layer, load_encoder_weights
 from landcover.model.files import read_tensors
 from landcover.model.preprocessing import Preprocessing, resample_image
 from landcover.page import build_page
-from landcover.raster import Reading
+from landcover.raster import Reading, open_scene
 from landcover.training import train
 from landcover.training.batches import draw_colours, vary_texture
 from landcover.training.config import AugmentConfig
@@ -259,3 +260,16 @@ def test_infrared_tagged_alpha_that_is_read_is_not_a_mask(run, tmp_path):
     assert not found.failed
     assert (rasterio.open(tmp_path / "maps/a_mask.tif").read(1) != 255).all()
     assert isinstance(open_model(run), Model)
+
+
+def test_white_as_0_and_few_bits_are_not_read_as_8_bit_imagery(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 255, (40, 50)).astype(np.uint8)
+    save_raster(tmp_path / "inverted.tif", grey, place=True, photometric="miniswhite")
+    save_raster(tmp_path / "four.tif", grey // 16, place=True, nbits=4)
+    for name, words in (("inverted.tif", "MINISWHITE"), ("four.tif", "4-bit")):
+        with pytest.raises(ImageError, match=words):
+            open_scene(tmp_path / name)
+        with pytest.raises(ImageError, match=words):
+            read_image(tmp_path / name)
+    with open_scene(tmp_path / "four.tif", scaling=(0, 15)) as scene:
+        assert np.array_equal(scene.read_rows(0, 40).image[..., 0], grey // 16 * 17)

@@ -397,6 +397,9 @@ NAMES = {  # paths of an image and its mask, as public data sets have them; {i} 
     "two prefixes": ("aerial/D1/img/IMG_{p}{i}.tif", "labels/D1/msk/MSK_{p}{i}.tif"),
     "long suffix": ("images/P{p}{i}.png", "masks/P{p}{i}_instance_color_RGB.png"),
     "numbered": ("img_dir/{p}/{i}.tif", "ann_dir/{p}/{i}_15label.png"),
+    "lbl": ("img/{p}{i}.png", "lbl/{p}{i}.png"),
+    "sem": ("{p}/rgb/{i}.png", "{p}/sem/{i}.png"),
+    "hyphens": ("{p}{i}-img.png", "{p}{i}-seg.png"),
     "letters": ("x/{p}{i}.png", "y/{p}{i}.png"),
     "subset words": ("{p}_images/{i}.png", "{p}_masks/{i}.png"),
     "one name": ("{p}{i}.png", "{p}{i}.tif"),
@@ -440,6 +443,18 @@ def test_names_are_declared_in_landcover_yaml(tmp_path):
         settings.write_text(wrong)
         with pytest.raises(DataError if "a.png" in wrong else ConfigError, match=r"(masks|id)"):
             open_dataset(tmp_path, legend=THREE)
+
+
+def test_where_nothing_is_paired_the_names_are_asked_for(tmp_path, caplog):
+    save(tmp_path / "images/a.png", np.full((SIZE, SIZE, 3), 9))
+    save(tmp_path / "masks/b_L.png", OWN)
+    assert run("verify", tmp_path).exit_code == 1
+    assert "declared in landcover.yaml" in caplog.text
+    save(tmp_path / "images/c.png", np.full((SIZE, SIZE, 3), 9))
+    save(tmp_path / "masks/c.png", OWN)
+    caplog.clear()
+    assert run("verify", tmp_path).exit_code == 1
+    assert "landcover.yaml" not in caplog.text.rpartition("ERROR")[2]
 
 
 def test_masks_in_jpeg_are_refused_by_name(tmp_path):

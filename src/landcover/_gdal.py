@@ -175,6 +175,23 @@ class _CheckedFile(FileIO):
             self._files.error = self._files.error or error
 
 
+INVERTED = (
+    "stores white as 0 (MINISWHITE); expected black as 0. Run: gdal_translate -scale 0 255 255 0 -co "
+    "PHOTOMETRIC=MINISBLACK IN OUT.tif"
+)
+"""What is wrong with a raster that :func:`is_inverted`."""
+
+
+def is_inverted(raster: DatasetReader) -> bool:
+    """Report whether 0 is white in a GeoTIFF; GDAL returns its values as they are stored."""
+    return raster.driver == "GTiff" and "MINISWHITE" in raster.tags(ns="IMAGE_STRUCTURE")
+
+
+def sample_bits(raster: DatasetReader, band: int) -> int:
+    """Return the bits of a value of a band, which may be fewer than its type has."""
+    return int(raster.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+
+
 def is_cmyk(raster: DatasetReader) -> bool:
     """Report whether a raster is CMYK.
 

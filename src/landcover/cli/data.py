@@ -327,6 +327,7 @@ def verify(
     between subsets is a warning.
     """
     from landcover.data import verify as check
+    from landcover.data.layouts import DECLARED_NAMES
 
     report = check(
         data,
@@ -369,7 +370,8 @@ def verify(
             "images without a mask": len(report.missing_masks),
             "masks or listed files without an image": len(report.missing_images),
         }
-        log.error("%s. Copy, repair or remove the files that the report lists.", _counted(counts))
+        advice = "Copy, repair or remove the files that the report lists." if report.pairs else DECLARED_NAMES
+        log.error("%s. %s", _counted(counts), advice)
         raise typer.Exit(1)
 
 

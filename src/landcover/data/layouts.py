@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 SCENES_FILE = "scenes.csv"
 VECTOR_SUFFIXES = (".fgb", ".geojson", ".gpkg", ".json", ".kml", ".parquet", ".shp")
 """Suffixes of files of polygons and points."""
+DECLARED_NAMES = (
+    'Other names are declared in landcover.yaml: images: "img/{subset}/{id}.png" and masks: '
+    '"ann/{subset}/{id}.png".'
+)
 
 _COLUMNS = ("id", "scene", "row", "col")
 
@@ -331,9 +335,8 @@ def discover(root: Path, names: tuple[str, str] | None = None) -> Discovery:
         example = f", such as {paths[0]!r}" if paths else ""
         raise DataError(
             f"{root} has no imagery in a known layout: {len(paths)} files{example}. Expected pairs such as "
-            "ID_sat.jpg and ID_mask.png, folders images/ and masks/, or the layout of a published set. Other "
-            'names are declared in landcover.yaml: images: "img/{subset}/{id}.png" and masks: '
-            f'"ann/{{subset}}/{{id}}.png".{vector_hint(root)}'
+            "ID_sat.jpg and ID_mask.png, folders images/ and masks/, or the layout of a published set. "
+            f"{DECLARED_NAMES}{vector_hint(root)}"
         )
     return matches[0]
 

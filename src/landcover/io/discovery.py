@@ -41,9 +41,10 @@ _DEVICES = frozenset(
 _IMAGE_WORDS = r"images?|imgs?|rgb|jpegimages|inputs?|aerial|ortho|photos?|pansharpen"
 _IMAGE_FOLDERS = rf"{_IMAGE_WORDS}|x|sat|top"
 _MASK_WORDS = (
-    r"masks?|msks?|\d*labels?|annotations?|annot|ann|gts?|targets?|segmentation(?:s|class)?|groundtruth"
+    r"masks?|msks?|\d*labels?|lbls?|annotations?|annotated|annot|ann|gts?|targets?|segs?|"
+    r"segmentation(?:s|class)?|semantic|groundtruth"
 )
-_MASK_FOLDERS = rf"{_MASK_WORDS}|y|map|truth"
+_MASK_FOLDERS = rf"{_MASK_WORDS}|y|map|sem|truth"
 
 
 def words_of(name: str) -> list[str]:

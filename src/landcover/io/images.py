@@ -54,6 +54,7 @@ class Picture:
         lossy: Whether JPEG compression may have changed the values.
         depth: What the samples are, such as ``uint16``, where they are not 8-bit; None where they are.
         is_map: Whether the file carries the classes of its values, as maps of landcover do.
+        is_inverted: Whether 0 is white.
     """
 
     pixels: npt.NDArray[Any]
@@ -62,6 +63,7 @@ class Picture:
     lossy: bool = False
     depth: str | None = None
     is_map: bool = False
+    is_inverted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +186,15 @@ def _raster_size(path: Path) -> tuple[int, int]:
 def _decode_raster(path: Path) -> Picture:
     from rasterio.enums import ColorInterp, MaskFlags
 
-    from landcover._gdal import is_cmyk
+    from landcover._gdal import is_cmyk, is_inverted, sample_bits
 
     with _open_raster(path) as raster:
         meanings = raster.colorinterp
         if is_cmyk(raster):
             raise _cmyk()
         depth = None if set(raster.dtypes) == {"uint8"} else ", ".join(sorted(set(raster.dtypes)))
-        bits = raster.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")
-        if depth is None and (bits == "1" or (bits != "8" and ColorInterp.palette not in meanings)):
+        bits = sample_bits(raster, 1)
+        if depth is None and (bits == 1 or (bits < 8 and ColorInterp.palette not in meanings)):
             depth = f"{bits}-bit"
         palette = None
         if meanings == (ColorInterp.palette,) and depth is None:
@@ -210,9 +212,9 @@ def _decode_raster(path: Path) -> Picture:
         complete = all(MaskFlags.all_valid in flags for flags in raster.mask_flag_enums)
         outside = None if complete else raster.dataset_mask() == 0
         bands = raster.read(colours)
-        is_map = CLASS_NAMES in raster.tags()
+        is_map, inverted = CLASS_NAMES in raster.tags(), is_inverted(raster)
     pixels = bands[0] if len(bands) == 1 else np.ascontiguousarray(np.moveaxis(bands, 0, 2))
-    return Picture(pixels, palette, outside, depth=depth, is_map=is_map)
+    return Picture(pixels, palette, outside, depth=depth, is_map=is_map, is_inverted=inverted)
 
 
 def _cmyk() -> RefusedError:
@@ -343,6 +345,10 @@ def read_imagery(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[UInt8Arra
     picture = read_picture(Path(path), ImageError, max_pixels=max_pixels)
     if picture.depth is not None:
         raise ImageError(f"{path} {_wrong_depth(picture.depth)}")
+    if picture.is_inverted:
+        from landcover._gdal import INVERTED
+
+        raise ImageError(f"{path} {INVERTED}.")
     valid = None if picture.outside is None else ~picture.outside
     if picture.palette is not None:
         return np.take(picture.palette, picture.pixels, axis=0), valid

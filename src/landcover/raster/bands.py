@@ -12,7 +12,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
-from landcover._gdal import is_cmyk, open_raster
+from landcover._gdal import INVERTED, is_cmyk, is_inverted, open_raster, sample_bits
 from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import ImageError, is_plain
 from landcover.raster.address import Address
@@ -50,7 +50,8 @@ def choose_bands(
     only where the file does not name the model's bands; there is a warning if it names others.
 
     Raises:
-        ImageError: If a band does not exist, or is one of a colour table, of inks or of complex numbers.
+        ImageError: If a band does not exist, or is one of a colour table, of inks, of complex numbers or with
+            white as 0.
     """
     kinds = reader.colorinterp
     plain = [band for band, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha]
@@ -97,6 +98,8 @@ def choose_bands(
         raise ImageError(f"{name} has a colour table: it is a map or a mask; expected imagery in RGB.")
     if is_cmyk(reader):
         raise ImageError(f"{name} is CMYK; expected RGB or grey. Convert it to RGB.")
+    if is_inverted(reader):
+        raise ImageError(f"{name} {INVERTED}.")
     types = sorted({reader.dtypes[band - 1] for band in chosen})
     if len(types) > 1 or types[0].startswith("complex"):
         raise ImageError(f"{name} has {' and '.join(types)} pixels; expected real numbers of one type.")
@@ -312,17 +315,20 @@ class Mask(NamedTuple):
                     valid &= ~self.missing[rows // self.block[0]][:, cols // self.block[1]]
 
 
-def check_scaling(name: str, dtype: str, scaling: Scaling | None) -> None:
+def check_scaling(name: str, reader: DatasetReader, band: int, scaling: Scaling | None) -> None:
     """Refuse pixels that are not 8-bit without ``scaling``, and 8-bit ones that never reach its maximum.
 
     Raises:
         ImageError: If they are refused.
     """
+    dtype = reader.dtypes[band - 1]
     if isinstance(scaling, tuple) and dtype == "uint8" and scaling[1] > 255:
         raise ImageError(
             f"{name} has 8-bit pixels, which never reach the {scaling[1]:g} of the scaling {scaling[0]:g},"
             f"{scaling[1]:g}; expected imagery of more bits. Pass the original file, or another --scaling."
         )
+    if scaling is None and dtype == "uint8" and (bits := sample_bits(reader, band)) < 8:
+        dtype = f"{bits}-bit"
     if scaling is None and dtype != "uint8":
         raise ImageError(
             f"{name} has {dtype} pixels; expected 8 bits per band, or how to scale them. Pass "

@@ -161,8 +161,8 @@ class Scene:
                 masked, band, value = self._mask[:3]
                 is_declared = bool(masked) or band is not None or value is not None
                 is_declared = is_declared and not is_opaque(reader, self._mask)
-                scaling, dtype = reading.scaling, reader.dtypes[self._bands[0] - 1]
-                check_scaling(self.name, dtype, scaling)
+                scaling = reading.scaling
+                check_scaling(self.name, reader, self._bands[0], scaling)
                 self._fill = () if is_declared or reading.fill == "keep" else self._find_fill()
                 self._range = percentile_range(self.sample()) if scaling == "percentile" else scaling
             self._cached = cached.pop_all()
