@@ -14,7 +14,7 @@ from landcover import Model, PredictOptions, UsageError, open_model, predict
 from landcover.cli import build
 from landcover.data import open_dataset
 from landcover.errors import ConfigError, ImageError, ModelError
-from landcover.exporting import export
+from landcover.exporting import ExportOptions, export
 from landcover.io import read_image
 from landcover.model._compat import timm
 from landcover.model.card import read_card
@@ -273,3 +273,20 @@ def test_white_as_0_and_few_bits_are_not_read_as_8_bit_imagery(tmp_path):
             read_image(tmp_path / name)
     with open_scene(tmp_path / "four.tif", scaling=(0, 15)) as scene:
         assert np.array_equal(scene.read_rows(0, 40).image[..., 0], grey // 16 * 17)
+
+
+def test_int8_of_four_bands_is_calibrated_and_gives_the_classes_of_the_run(world, run, tmp_path):
+    cache = world / "cache"
+    options = ExportOptions(
+        int8=True, calibration=f"{cache}:folders:train", min_agreement=0.9, no_speed_gate="a test"
+    )
+    export(run, tmp_path / "m.onnx", data=cache, split="folders:val", options=options)
+    int8 = open_model(tmp_path / "m.onnx")
+    assert (int8.card.precision, int8.card.preprocessing.bands) == ("int8", NAMES)
+    dataset = open_dataset(cache)
+    image = dataset.read_image(dataset.items[0])[None]
+    with_nir, without = image, image.copy()
+    without[..., 3] = 128
+    expected = open_model(run).runtime.probabilities(with_nir).argmax(axis=1)
+    assert (int8.runtime.probabilities(with_nir).argmax(axis=1) == expected).mean() > 0.95
+    assert (int8.runtime.probabilities(without).argmax(axis=1) != expected).mean() > 0.2
