@@ -450,6 +450,11 @@ def test_where_nothing_is_paired_the_names_are_asked_for(tmp_path, caplog):
     save(tmp_path / "masks/b_L.png", OWN)
     assert run("verify", tmp_path).exit_code == 1
     assert "declared in landcover.yaml" in caplog.text
+    assert "--labels" not in caplog.text
+    (tmp_path / "coco.json").write_text("{}")
+    assert run("verify", tmp_path).exit_code == 1
+    assert f"--labels {tmp_path} " in caplog.text
+    (tmp_path / "coco.json").unlink()
     save(tmp_path / "images/c.png", np.full((SIZE, SIZE, 3), 9))
     save(tmp_path / "masks/c.png", OWN)
     caplog.clear()

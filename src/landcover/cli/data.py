@@ -327,7 +327,7 @@ def verify(
     between subsets is a warning.
     """
     from landcover.data import verify as check
-    from landcover.data.layouts import DECLARED_NAMES
+    from landcover.data.layouts import DECLARED_NAMES, vector_hint
 
     report = check(
         data,
@@ -370,7 +370,9 @@ def verify(
             "images without a mask": len(report.missing_masks),
             "masks or listed files without an image": len(report.missing_images),
         }
-        advice = "Copy, repair or remove the files that the report lists." if report.pairs else DECLARED_NAMES
+        advice = "Copy, repair or remove the files that the report lists."
+        if not report.pairs:
+            advice = DECLARED_NAMES + vector_hint(data)
         log.error("%s. %s", _counted(counts), advice)
         raise typer.Exit(1)
 
