@@ -35,7 +35,7 @@ from landcover.fleet.run import Run
 from landcover.fleet.units import Outcome, Pin, Plan, Unit, write_plan
 from landcover.fleet.work import Setup
 from landcover.inference import PredictOptions, predict
-from landcover.inference.workers import _Process
+from landcover.inference.workers import Slot
 from landcover.model.runtimes import open_model
 from landcover.storage.store import open_store
 
@@ -53,17 +53,18 @@ class Ready(LocalEngine):
     def __init__(self, setup: Setup, workers: int, *, bound: bool = False) -> None:
         self._cores = [{core} for core in sorted(os.sched_getaffinity(0))] if bound else []
         super().__init__(setup, workers)
-        while not all(worker.ready for worker in self._workers):
+        while not all(slot.is_ready for slot in self._workers):
             list(self.wait(1.0))
 
-    def _start(self) -> _Process:
+    def _start(self, slot: Slot) -> None:
         if not self._cores:
-            return super()._start()
+            super()._start(slot)
+            return
         all_cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, self._cores[0])  # of this thread; the process inherits it
         self._cores.append(self._cores.pop(0))
         try:
-            return super()._start()
+            super()._start(slot)
         finally:
             os.sched_setaffinity(0, all_cores)
 
@@ -74,7 +75,7 @@ class Ready(LocalEngine):
 
     def cpu_s(self) -> float:
         """Return the seconds of a processor that the workers have used; other load hardly changes them."""
-        files = (Path(f"/proc/{worker.process.pid}/stat") for worker in self._workers)
+        files = (Path(f"/proc/{slot.worker.pid}/stat") for slot in self._workers)
         ticks = (file.read_text().rpartition(")")[2].split()[11:13] for file in files)
         return sum(int(tick) for pair in ticks for tick in pair) / os.sysconf("SC_CLK_TCK")
 

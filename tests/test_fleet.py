@@ -129,8 +129,8 @@ def test_two_processes_of_which_one_is_killed(out, undisturbed, tmp_path, monkey
             super().submit(key, line)
             self.submitted += 1
             if self.submitted == number:
-                worker = next(worker for worker in self._workers if worker.key == key)
-                os.kill(worker.process.pid, signal.SIGKILL)
+                slot = next(slot for slot in self._workers if slot.key == key)
+                os.kill(slot.worker.pid, signal.SIGKILL)
 
     engine = Killing(Setup(str(out)), 2)
     try:

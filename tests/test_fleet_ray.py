@@ -87,7 +87,7 @@ def test_actors_make_the_bytes_of_one_process_and_are_replaced(environment, tmp_
         submit(key, line)
         submitted.append(key)
         if len(submitted) in (1, 3):  # the first has not loaded the model, so its unit has not begun
-            engine._ray.kill(next(slot for slot in engine._slots if slot.key == key).actor)
+            engine._ray.kill(next(slot for slot in engine._workers if slot.key == key).worker)
 
     environment.setattr(engine, "submit", kill_two)
     try:

@@ -41,8 +41,8 @@ class Dying(LocalEngine):
         super().submit(key, unit)
         self.submitted += 1
         if self.submitted == 3:
-            worker = next(worker for worker in self._workers if worker.key == key)
-            os.kill(worker.process.pid, signal.SIGKILL)
+            slot = next(slot for slot in self._workers if slot.key == key)
+            os.kill(slot.worker.pid, signal.SIGKILL)
 
 
 def test_two_processes_make_the_maps_of_one(scenes, alone, tmp_path):

@@ -226,10 +226,10 @@ def main() -> None:
         while len(hit) < arguments.kills:
             now, store = fleet(world, planned, chance, arguments.kills - len(hit), nodes)
             hit, fleets, found = hit + now, fleets + 1, tree(store)
-            print(f"fleet {fleets}: {len(now)} kills", flush=True)
             for file in sorted(found.keys() | reference.keys()):
                 if found.get(file) != reference.get(file):
                     failures.append(f"fleet {fleets}: {file} is missing, left over or another one")
+            print(f"fleet {fleets}: {len(now)} kills, {len(failures)} faults so far", flush=True)
         begun = [line.split()[0] for line in (world / "log").read_text().splitlines()]
     work = begun.count("begin") - begun.count("kept")
     rows = [

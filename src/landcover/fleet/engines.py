@@ -1,10 +1,9 @@
 """Processes on this machine that do the units of a fleet."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from landcover.errors import LandcoverError
 from landcover.fleet.units import Outcome
 from landcover.fleet.work import Setup, Worker
 from landcover.inference import workers
@@ -16,18 +15,12 @@ class LocalEngine(workers.LocalEngine):
 
     Args:
         setup: What they need.
-        workers: Number of processes.
+        count: Number of processes.
     """
 
-    def __init__(self, setup: Setup, workers: int) -> None:
-        threads = setup.threads or max(1, processors() // workers)
-        super().__init__(partial(_begin, replace(setup, threads=threads)), workers)
-
-    def wait(self, seconds: float) -> Iterator[tuple[str, Outcome]]:
-        """Yield key and outcome of the units that have ended."""
-        for key, outcome in super().wait(seconds):
-            ended = isinstance(outcome, LandcoverError)
-            yield key, Outcome("fault", str(outcome)) if ended else outcome
+    def __init__(self, setup: Setup, count: int) -> None:
+        threads = setup.threads or max(1, processors() // count)
+        super().__init__(partial(_begin, replace(setup, threads=threads)), count)
 
 
 def _begin(setup: Setup) -> Callable[[str], Outcome]:

@@ -6,7 +6,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,9 +15,7 @@ from landcover.errors import FleetError, LandcoverError, UsageError
 from landcover.extras import needs
 from landcover.fleet.units import Outcome
 from landcover.fleet.work import Setup, Worker
-
-_STARTS = 3
-"""Times that an actor may end before it has done a unit, one after the other."""
+from landcover.inference.workers import Ended, Slot, Workers
 
 _OBJECT_STORE_BYTES = 100 << 20
 """Of a Ray that is started here: no pixels pass through it, and its default is 30 % of the memory."""
@@ -25,8 +23,8 @@ _OBJECT_STORE_BYTES = 100 << 20
 _CONNECT_S = 10.0
 
 
-class RayEngine:
-    """Actors of Ray, in place of processes: an :class:`~landcover.inference.workers.Engine`.
+class RayEngine(Workers):
+    """Actors of Ray, in place of processes.
 
     An actor that dies, perhaps with its machine, is replaced, and its unit is tried again by the run: Ray
     repeats nothing. Where the cluster has GPUs, each actor has one.
@@ -76,85 +74,36 @@ class RayEngine:
         self._actor = ray.remote(_Actor).options(
             num_cpus=threads, num_gpus=1 if gpus else 0, max_restarts=0, max_task_retries=0
         )
-        self._failed_starts = 0
-        self._pending: dict[Any, _Slot] = {}
-        self._slots: list[_Slot] = []
-        for _ in range(workers or gpus or max(1, cores // threads)):
-            self._slots.append(slot := _Slot())
-            self._start(slot)
+        self._pending: dict[Any, Slot] = {}
+        requirement = f"Every machine needs landcover {__version__} with the extra fleet, and enough memory."
+        super().__init__(workers or gpus or max(1, cores // threads), requirement)
 
-    @property
-    def slots(self) -> int:
-        """One for each actor."""
-        return len(self._slots)
+    def _start(self, slot: Slot) -> None:
+        slot.worker = self._actor.remote()
+        self._pending[slot.worker.begin.remote(self._setup)] = slot
 
-    def _start(self, slot: "_Slot") -> None:
-        slot.actor, slot.ready = self._actor.remote(), False
-        self._pending[slot.actor.begin.remote(self._setup)] = slot
+    def _send(self, slot: Slot) -> None:
+        self._pending[slot.worker.do.remote(slot.unit)] = slot
 
-    def submit(self, key: str, line: str) -> None:
-        """Give a unit to an idle actor."""
-        slot = next(slot for slot in self._slots if slot.key is None)
-        slot.key, slot.line = key, line
-        if slot.ready:
-            self._pending[slot.actor.do.remote(line)] = slot
-
-    def wait(self, seconds: float) -> Iterator[tuple[str, Outcome]]:
-        """Yield the units that have ended; see :meth:`landcover.inference.workers.Engine.wait`.
-
-        Raises:
-            LandcoverError: If actors cannot begin.
-        """
-        ended, _ = self._ray.wait(list(self._pending), timeout=seconds)
-        for future in ended:
+    def _answers(self, seconds: float) -> Iterator[tuple[Slot, Any]]:
+        for future in self._ray.wait(list(self._pending), timeout=seconds)[0]:
             slot = self._pending.pop(future)
             try:
                 answer = self._ray.get(future)
             except Exception as error:  # of Ray: the actor, its process or its machine is gone
-                reason = _first_line(error)
-                self._failed_starts += not slot.ready
-                if self._failed_starts >= _STARTS:
-                    raise FleetError(
-                        f"{_STARTS} actors ended before they could begin: {reason}. Every machine needs "
-                        f"landcover {__version__} with the extra fleet, and enough memory."
-                    ) from error
-                was_ready, key = slot.ready, slot.key
-                self._start(slot)
-                if was_ready and key is not None:  # else it was not started, and is the new actor's
-                    slot.key = None
-                    yield key, Outcome("fault", f"an actor ended: {reason}")
-                continue
-            if slot.ready:
-                key, slot.key = slot.key, None
-                if key is not None:
-                    yield key, answer
-                continue
-            if isinstance(answer, LandcoverError):
-                raise answer
-            if answer != __version__:
-                raise UsageError(
+                answer = Ended(f"an actor ended: {_first_line(error)}")
+            if isinstance(answer, str) and answer != __version__:
+                answer = UsageError(
                     f"A worker has landcover {answer}; this is {__version__}. Install one version everywhere."
                 )
-            slot.ready, self._failed_starts = True, 0
-            if slot.key is not None:
-                self._pending[slot.actor.do.remote(slot.line)] = slot
+            yield slot, answer
 
     def close(self) -> None:
         """End all actors, with what they do, and the Ray that was started here."""
-        for slot in self._slots:
+        for slot in self._workers:
             with suppress(Exception):
-                self._ray.kill(slot.actor)
+                self._ray.kill(slot.worker)
         self._ray.shutdown()
-
-
-@dataclass(eq=False)
-class _Slot:
-    """An actor, whether it has loaded the model, and its unit."""
-
-    actor: Any = None
-    ready: bool = False
-    key: str | None = None
-    line: str = ""
 
 
 class _Actor:

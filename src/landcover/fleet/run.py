@@ -178,8 +178,9 @@ class Run:
         """Return whether a unit is not tried: an earlier run gave it up, and no other made its map."""
         return job.key in self._given_up and not self._retry and not self._store.exists(job.unit.item)
 
-    def _end(self, job: _Job, outcome: Outcome) -> None:
-        """Count a unit that has ended; try it again, or give it up."""
+    def _end(self, job: _Job, result: Outcome | LandcoverError) -> None:
+        """Count a unit that has ended, or whose worker has; try it again, or give it up."""
+        outcome = Outcome("fault", str(result)) if isinstance(result, LandcoverError) else result
         summary = self._summary
         if job.unit.parts and outcome.state != "waiting":
             self._assembled.add(hash(job.key))

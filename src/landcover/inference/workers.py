@@ -3,14 +3,15 @@
 import multiprocessing
 import signal
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from landcover.errors import FleetError, LandcoverError, OutputError
+from landcover.errors import FleetError, LandcoverError
 from landcover.model.runtimes import DEFAULT_CACHE
 from landcover.model.runtimes.openvino_runtime import cache_folder
 
@@ -83,102 +84,141 @@ class ThisProcess:
         """Do nothing."""
 
 
-class LocalEngine:
-    """Processes on this machine, each with a function that does units; one that ends is replaced.
+@dataclass(eq=False)
+class Slot:
+    """A worker, whether it has begun, and the unit that it does or will do."""
 
-    The result of a unit whose process ended, for lack of memory for example, is a :class:`FleetError`.
+    worker: Any = None
+    is_ready: bool = False
+    key: str | None = None
+    unit: Any = None
+
+
+class Ended(NamedTuple):
+    """In place of an answer: the worker has ended."""
+
+    reason: str
+
+
+class Workers(ABC):
+    """What engines of other processes have in common: a unit at a time for each, and replacements.
+
+    The result of a unit whose worker ended, for lack of memory for example, is a :class:`FleetError`.
 
     Args:
-        begin: Returns that function, called in each process. It travels there, as units do, and results back.
-        workers: Number of processes.
+        count: Number of workers.
+        needs: What they need, for the error if they cannot begin.
     """
 
-    def __init__(self, begin: Callable[[], Callable[[Any], Any]], workers: int) -> None:
-        self._begin = begin
-        self._context = multiprocessing.get_context("spawn")
-        self._failed_starts = 0
-        self._workers = [self._start() for _ in range(workers)]
+    def __init__(self, count: int, needs: str) -> None:
+        self._failed_starts, self._needs = 0, needs
+        self._workers = [Slot() for _ in range(count)]
+        for slot in self._workers:
+            self._start(slot)
+
+    @abstractmethod
+    def _start(self, slot: Slot) -> None:
+        """Start a worker, whose first answer is a :class:`LandcoverError` if it cannot begin."""
+
+    @abstractmethod
+    def _send(self, slot: Slot) -> None:
+        """Give a worker its unit."""
+
+    @abstractmethod
+    def _answers(self, seconds: float) -> Iterator[tuple[Slot, Any]]:
+        """Yield the workers that have answered, and their answers."""
 
     @property
     def slots(self) -> int:
-        """One for each process."""
+        """One for each worker."""
         return len(self._workers)
 
-    def _start(self) -> "_Process":
-        here, there = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(there, self._begin), daemon=True)
+    def submit(self, key: str, unit: Any) -> None:
+        """Give a unit to an idle worker."""
+        slot = next(slot for slot in self._workers if slot.key is None)
+        slot.key, slot.unit = key, unit
+        if slot.is_ready:
+            self._send(slot)
+
+    def wait(self, seconds: float) -> Iterator[tuple[str, Any]]:
+        """Yield the units that have ended; see :meth:`Engine.wait`.
+
+        Raises:
+            FleetError: If workers end before they can begin.
+        """
+        for slot, answer in self._answers(seconds):
+            key, was_ready = slot.key, slot.is_ready
+            if isinstance(answer, Ended):
+                self._failed_starts += not was_ready
+                if self._failed_starts >= _STARTS:
+                    raise FleetError(
+                        f"{_STARTS} workers ended before they could begin, the last because {answer.reason}. "
+                        f"{self._needs}"
+                    )
+                slot.is_ready = False
+                self._start(slot)
+                answer = FleetError(answer.reason)
+            elif not was_ready:
+                if isinstance(answer, LandcoverError):
+                    raise answer
+                slot.is_ready, self._failed_starts = True, 0
+                if key is not None:
+                    self._send(slot)
+            if was_ready and key is not None:  # else its unit was not started
+                slot.key = None
+                yield key, answer
+
+
+class LocalEngine(Workers):
+    """Processes on this machine, each with a function that does units.
+
+    Args:
+        begin: Returns that function, called in each process. It travels there, as units do, and results back.
+        count: Number of processes.
+    """
+
+    def __init__(self, begin: Callable[[], Callable[[Any], Any]], count: int) -> None:
+        self._begin = begin
+        self._context = multiprocessing.get_context("spawn")
+        self._pipes: dict[Connection, Slot] = {}
+        super().__init__(count, f"Is there enough memory for {count} processes?")
+
+    def _start(self, slot: Slot) -> None:
+        pipe, there = self._context.Pipe()
+        slot.worker = self._context.Process(target=_serve, args=(there, self._begin), daemon=True)
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")  # else the caller's script is run in the process
         try:
-            process.start()
+            slot.worker.start()
         finally:
             sys.modules["__main__"] = main
         there.close()
-        return _Process(process, here)
+        self._pipes[pipe] = slot
 
-    def submit(self, key: str, unit: Any) -> None:
-        """Give a unit to a free process."""
-        worker = next(worker for worker in self._workers if worker.key is None)
-        worker.key, worker.unit = key, unit
-        if worker.ready:
-            worker.send()
+    def _send(self, slot: Slot) -> None:
+        with suppress(OSError):  # it has ended, which waiting for it reports
+            next(pipe for pipe, other in self._pipes.items() if other is slot).send(slot.unit)
 
-    def wait(self, seconds: float) -> Iterator[tuple[str, Any]]:
-        """Yield the units that have ended; see :meth:`Engine.wait`."""
-        for pipe in wait([worker.pipe for worker in self._workers], seconds):
-            number = next(i for i, worker in enumerate(self._workers) if worker.pipe is pipe)
-            worker = self._workers[number]
+    def _answers(self, seconds: float) -> Iterator[tuple[Slot, Any]]:
+        for pipe in wait([*self._pipes], seconds):
+            assert isinstance(pipe, Connection)
             try:
-                answer = worker.pipe.recv()
+                yield self._pipes[pipe], pipe.recv()
             except (EOFError, OSError):
-                worker.process.join()
-                worker.pipe.close()
-                self._failed_starts += not worker.ready
-                status = f"ended with exit status {worker.process.exitcode}"
-                if self._failed_starts >= _STARTS:
-                    raise OutputError(
-                        f"{_STARTS} worker processes ended before they could begin, the last one {status}. "
-                        f"Is there enough memory for {self.slots} of them?"
-                    ) from None
-                self._workers[number] = new = self._start()
-                if not worker.ready:  # its unit was not started
-                    new.key, new.unit = worker.key, worker.unit
-                elif worker.key is not None:
-                    yield worker.key, FleetError(f"the worker process {status}")
-                continue
-            if worker.ready:
-                key, worker.key = worker.key, None
-                if key is not None:
-                    yield key, answer
-            elif isinstance(answer, LandcoverError):
-                raise answer
-            else:
-                worker.ready, self._failed_starts = True, 0
-                worker.send()
+                pipe.close()
+                slot = self._pipes.pop(pipe)
+                slot.worker.join()
+                status = slot.worker.exitcode
+                yield slot, Ended(f"the worker process ended with exit status {status}")
 
     def close(self) -> None:
         """End all processes; each removes its temporary files."""
-        for worker in self._workers:
-            worker.pipe.close()
-            if worker.key is not None:
-                worker.process.terminate()
-        for worker in self._workers:
-            worker.process.join()
-
-
-class _Process:
-    """A worker process, ``key`` and ``unit`` of its work, and whether it has begun."""
-
-    def __init__(self, process: SpawnProcess, pipe: Connection) -> None:
-        self.process, self.pipe = process, pipe
-        self.key: str | None = None
-        self.unit: Any = None
-        self.ready = False
-
-    def send(self) -> None:
-        if self.key is not None:
-            with suppress(OSError):  # it has ended, which waiting for it reports
-                self.pipe.send(self.unit)
+        for pipe, slot in self._pipes.items():
+            pipe.close()
+            if slot.key is not None:
+                slot.worker.terminate()
+        for slot in self._workers:
+            slot.worker.join()
 
 
 def _serve(pipe: Connection, begin: Callable[[], Callable[[Any], Any]]) -> None:
