@@ -138,21 +138,17 @@ def verify(store: Store) -> Verified:
         found.maps += unit.blocks is None
         for name, digest in expected.items():
             orphans.discard(name)
-            _compare(store, name, digest, found)
+            try:
+                with store.local(name) as path:
+                    found.files += 1
+                    found.size += path.stat().st_size
+                    if file_digest(path) != f"sha256:{digest}":
+                        found.damaged.append(name)
+            except MissingKeyError:
+                found.damaged.append(name)
         expected = {}
     found.orphans = sorted(orphans)
     return found
-
-
-def _compare(store: Store, key: str, digest: str, found: Verified) -> None:
-    try:
-        with store.local(key) as path:
-            found.files += 1
-            found.size += path.stat().st_size
-            if file_digest(path) != f"sha256:{digest}":
-                found.damaged.append(key)
-    except MissingKeyError:
-        found.damaged.append(key)
 
 
 def merge(

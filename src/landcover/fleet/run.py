@@ -84,9 +84,7 @@ class Run:
         shard: Number of this share from 0, and how many there are.
         retry: Try units again that were given up.
 
-    Raises:
-        DataError: If the store has no plan, or it is damaged.
-        UsageError: If it is a plan of another version.
+    Raises errors as :func:`~landcover.fleet.units.read_plan`.
     """
 
     def __init__(
@@ -115,7 +113,9 @@ class Run:
             LandcoverError: If no worker can begin, unit after unit fails or is refused, or the store cannot
                 be written.
         """
-        self._forget_killed()
+        for record, key in running(self._store):
+            if time.time() - record["updated"] > _FORGOTTEN_S:
+                self._store.delete(key)
         self._beat()
         beat = time.monotonic()
         try:
@@ -259,11 +259,6 @@ class Run:
                 len(summary.failed),
                 self._plan.units,
             )
-
-    def _forget_killed(self) -> None:
-        for record, key in running(self._store):
-            if time.time() - record["updated"] > _FORGOTTEN_S:
-                self._store.delete(key)
 
     def _finish(self) -> None:
         """Write the collection if all maps are published."""

@@ -157,20 +157,11 @@ def _page(request: Request, name: str) -> Any:
 
 
 def map_item(
-    key: str,
-    unit: Unit,
-    plan: Plan,
-    made: MadeMap,
-    files: Mapping[str, tuple[int, str]],
+    key: str, unit: Unit, plan: Plan, made: MadeMap, files: Mapping[str, tuple[int, str]]
 ) -> dict[str, Any]:
     """Return the item of a map as plain data for JSON.
 
-    Args:
-        key: Key of the unit that made it.
-        unit: That unit.
-        plan: Its plan.
-        made: The map.
-        files: Size and SHA-256 of each file by its key; the map's is ``unit.output``.
+    ``key`` is that of the unit that made it, ``files`` has size and SHA-256 of each file by its key.
     """
     legend, place, pixels = made.areas.legend, made.georeference, made.areas.pixels.tolist()
     classes = [

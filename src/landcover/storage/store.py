@@ -52,7 +52,8 @@ class Store(ABC):
     """A folder or bucket of objects; see :func:`open_store`. Safe in threads.
 
     Every method raises :class:`StoreError` if the store cannot be reached, read or written, and
-    :class:`UsageError` for a key that is not a plain relative path.
+    :class:`UsageError` for a key that is not a plain relative path. Those that read an object raise
+    :class:`MissingKeyError` if it does not exist.
     """
 
     root: str
@@ -60,36 +61,20 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """Return an object.
-
-        Raises:
-            MissingKeyError: If it does not exist.
-        """
+        """Return an object."""
 
     def read_pieces(self, key: str, pieces: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return pieces of an object, each from a byte to the one before another.
-
-        Raises:
-            MissingKeyError: If it does not exist.
-        """
+        """Return pieces of an object, each from a byte to the one before another."""
         data = self.read(key)
         return [data[start:stop] for start, stop in pieces]
 
     @abstractmethod
     def fetch(self, key: str, path: Path) -> None:
-        """Copy an object to a file, which appears whole or not at all and replaces another one.
-
-        Raises:
-            MissingKeyError: If the object does not exist.
-        """
+        """Copy an object to a file, which appears whole or not at all and replaces another one."""
 
     @abstractmethod
     def version(self, key: str) -> Version:
-        """Return the size and the entity tag of an object.
-
-        Raises:
-            MissingKeyError: If it does not exist.
-        """
+        """Return the size and the entity tag of an object."""
 
     @abstractmethod
     def put(self, key: str, data: bytes | Path) -> None:
@@ -113,11 +98,7 @@ class Store(ABC):
 
     @contextmanager
     def local(self, key: str) -> Iterator[Path]:
-        """Yield an object as a file, which is not to be changed: itself in a folder, else a copy.
-
-        Raises:
-            MissingKeyError: If the object does not exist.
-        """
+        """Yield an object as a file, which is not to be changed: itself in a folder, else a copy."""
         with scratch_folder() as folder:
             path = folder / key.rpartition("/")[2]
             self.fetch(key, path)
