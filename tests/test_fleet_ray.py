@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from landcover.errors import FleetError, MissingExtraError, UsageError
 from landcover.fleet import ray_engine
 from landcover.fleet.ray_engine import RayEngine
 from landcover.fleet.work import Setup
+from landcover.inference.workers import Slot
 
 TOKEN = "0123456789abcdef" * 4
 
@@ -68,6 +70,14 @@ def test_a_wrong_token_is_reported_as_that():
     )
     assert "refused the token" in str(ray_engine._unreachable("10.0.0.1:6379", error, printed))
     assert "\n" not in str(ray_engine._unreachable("10.0.0.1:6379", error, ""))
+
+
+def test_a_worker_of_another_version_is_refused():
+    engine, actor = RayEngine.__new__(RayEngine), Slot()
+    engine._ray = SimpleNamespace(wait=lambda pending, timeout: (pending, []), get=lambda answer: answer)
+    engine._workers, engine._pending = [actor], {"0.1.9": actor}
+    with pytest.raises(UsageError, match=r"has landcover 0\.1\.9"):
+        list(engine.wait(1))
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
