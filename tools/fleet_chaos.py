@@ -58,7 +58,7 @@ def drive(store: str, log: Path, cluster: str | None) -> None:
 
         def logged_wait(seconds: float) -> Iterator[tuple[str, Any]]:
             for key, outcome in wait(seconds):
-                write(f"{outcome.state} {key}")
+                write(f"{getattr(outcome, 'state', 'fault')} {key}")
                 yield key, outcome
 
         vars(engine).update(submit=logged_submit, wait=logged_wait)
