@@ -28,9 +28,9 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(scenes, tmp_path_factory):
-    """The results from disk, to disk."""
+    """The results from disk, to disk; as of addresses, whose scenes are read without neighbours."""
     out = tmp_path_factory.mktemp("undisturbed")
-    plan(scenes, out)
+    plan(scenes, out, context=False)
     assert run(out).complete
     return results(open_store(out))
 
