@@ -53,6 +53,7 @@ class RayEngine(Workers):
         options: dict[str, Any] = {"address": address}
         if address is None:
             options = {
+                "address": "local",  # None would join a cluster that this machine belongs to
                 "num_cpus": workers,
                 "object_store_memory": _OBJECT_STORE_BYTES,
                 "include_dashboard": False,
