@@ -70,6 +70,7 @@ def test_bytes_are_those_from_disk(prefix, out, undisturbed, how, tmp_path, monk
         if how == "two processes":
             engine = LocalEngine(Setup(out, threads=1), 2)
         else:
+            monkeypatch.setenv("RAY_AUTH_MODE", "token")  # Ray reads it where it is imported
             pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
             (tmp_path / "token").write_text("0123456789abcdef" * 4)
             monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
