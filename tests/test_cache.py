@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from datafolders import MINIATURES, image_of, truth_of, write_folder, write_image, write_mask
-from landcover.data import open_dataset, prepare
+from landcover.data import open_dataset, prepare, verify
 from landcover.data.cache import CacheDataset
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.io import read_image
@@ -253,6 +253,29 @@ class TestDamage:
             (out / f".{name}.4711.landcover-tmp.bin").write_bytes(b"half")
         assert prepare(tmp_path / "data", out).written
         assert sorted(file.name for file in out.iterdir()) == ["images.bin", "index.json", "masks.bin"]
+
+
+@pytest.mark.parametrize("of", ["data", "cache"])
+def test_unknown_options_are_refused(tmp_path, of):
+    write_folder(tmp_path / "data", "restarting")
+    prepare(tmp_path / "data", tmp_path / "cache")
+    with pytest.raises(TypeError, match=r"options gds; expected some of legend, gsd"):
+        open_dataset(tmp_path / of, gds=99.0)
+    with pytest.raises(TypeError, match="gds"):
+        verify(tmp_path / of, gds=99.0)
+    with pytest.raises(TypeError, match="gds"):
+        prepare(tmp_path / of, tmp_path / "new", gds=99.0)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_open_dataset_takes_no_options(tmp_path):
+    write_folder(tmp_path / "data", "restarting")
+    dataset = open_dataset(tmp_path / "data")
+    with pytest.raises(UsageError, match="Pass gsd to open_dataset"):
+        prepare(dataset, tmp_path / "cache", gsd=9)
+    with pytest.raises(TypeError, match="gds"):
+        prepare(dataset, tmp_path / "cache", gds=9)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_legend_and_scale_of_a_cache(tmp_path):

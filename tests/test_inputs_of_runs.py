@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from imagefiles import photo, save, save_raster
 from landcover import cli
 from landcover.config import dump_yaml, load_config
-from landcover.data import open_dataset, split
+from landcover.data import open_dataset, prepare, split
 from landcover.data.combined import combine
 from landcover.data.fingerprints import image_set
 from landcover.data.splits import separated_neighbours
@@ -21,6 +21,7 @@ from landcover.errors import ConfigError, SplitError, UsageError
 from landcover.legend import NODATA, LandClass, Legend
 from landcover.model.card import read_card
 from landcover.training import TrainConfig, runs, train
+from landcover.training.data import load_training_data
 from training_world import assert_same_tensors, tiny, write_pairs
 
 FIRST = Legend("one", tuple(LandClass(name, (i, 1, 1)) for i, name in enumerate("abc")), None)
@@ -150,9 +151,7 @@ def test_images_and_masks_with_other_pixels_are_other_data(world, tmp_path, chan
     data = write_pairs(tmp_path / "data")
     config = ("--preset", world / "tiny.yaml", "--data", data, "--out", tmp_path / "run")
     assert invoke(*config, "--set", "steps=1").exit_code == 0
-    path = next(data.rglob(f"*{changed}"))
-    with Image.open(path) as image:
-        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)  # the same size and class counts
+    flip(next(data.rglob(f"*{changed}")))
     refused = invoke("--preset", tmp_path / "run/config.yaml", "--out", tmp_path / "again")
     assert isinstance(refused.exception, UsageError)
     assert "content_digest" in str(refused.exception)
@@ -166,21 +165,53 @@ def test_images_and_masks_with_other_pixels_are_other_data(world, tmp_path, chan
     assert invoke("--preset", tmp_path / "older.yaml", "--out", tmp_path / "older").exit_code == 0
 
 
-def test_runs_without_a_digest_of_their_content_are_resumed(world, tmp_path, monkeypatch):
+def flip(path):
+    """Replace an image or mask by its mirror image: the same size and class counts."""
+    with Image.open(path) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+
+
+@pytest.mark.parametrize("changed", ["two training images", "a validation image", "a validation mask"])
+def test_the_content_is_the_image_and_mask_of_each_item_of_both_subsets(tmp_path, monkeypatch, changed):
+    data = write_pairs(tmp_path / "data")
+    before = load_training_data(data, "folders", crop_px=32, model_gsd=None)
+    cache = prepare(data, tmp_path / "cache").dataset
+    of_cache = load_training_data(cache, "folders", crop_px=32, model_gsd=None)
+    assert of_cache.content_digest == before.content_digest
+    if changed == "two training images":
+        one, two = (data / f"train/000{number}_sat.jpg" for number in range(2))
+        pixels = one.read_bytes()
+        one.write_bytes(two.read_bytes())
+        two.write_bytes(pixels)
+    else:
+        flip(data / f"validation/0000_{'sat.jpg' if changed.endswith('image') else 'mask.png'}")
+    after = load_training_data(data, "folders", crop_px=32, model_gsd=None)
+    assert after.digest == before.digest
+    assert after.content_digest != before.content_digest
+    known = [after.dataset.fingerprint(item) for item in after.validation]
+    monkeypatch.setattr(type(after.dataset), "fingerprint", lambda *_: pytest.fail("decoded again"))
+    assert after.fingerprints(after.validation) == known
+
+
+@pytest.mark.parametrize("content", [{}, {"data_content": "0" * 64}], ids=["none", "of an earlier form"])
+def test_runs_without_a_digest_of_each_item_are_resumed(world, tmp_path, monkeypatch, content):
     config, original = load_config(TrainConfig, world / "tiny.yaml"), runs.run_identity
+    earlier_inputs = config.inputs.model_copy(update={"content_digest": content.get("data_content")})
+    config = config.model_copy(update={"inputs": earlier_inputs})
     with monkeypatch.context() as earlier:
         earlier.setattr(
             runs,
             "run_identity",
-            lambda *a, **k: {n: v for n, v in original(*a, **k).items() if n != "data_content"},
+            lambda *a, **k: {n: v for n, v in original(*a, **k).items() if n != "data_content"} | content,
         )
         train(config, data=world / "data", out=tmp_path / "run")
-    assert "data_content" not in runs.read_checkpoint(tmp_path / "run/last.safetensors")[1]
+    saved = runs.read_checkpoint(tmp_path / "run/last.safetensors")[1]
+    assert saved.get("data_content") == content.get("data_content")
     longer = config.model_copy(update={"steps": 4})
     train(longer, data=world / "data", out=tmp_path / "run", resume="extend")
     progress, identity = runs.read_checkpoint(tmp_path / "run/last.safetensors")
     assert progress.step == 4
-    assert len(identity["data_content"]) == 64
+    assert identity["data_content"].startswith("items:")
 
 
 def test_config_yaml_holds_for_another_folder_and_the_limit_of_masks(world, tmp_path, monkeypatch):

@@ -137,6 +137,9 @@ def test_other_models_are_refused(tool, world, tmp_path):
         tool.check(first.model_copy(update={"provenance": first.provenance | {"split": "scenes"}}), tiles, {})
     with pytest.raises(UsageError, match="temperature: found 2"):
         tool.check(first.model_copy(update={"temperature": 2.0}), tiles, {})
+    used = first.used_images.model_copy(update={"selection": first.used_images.training})
+    with pytest.raises(UsageError, match="images it was selected on: found 8, expected 0"):
+        tool.check(first.model_copy(update={"used_images": used}), tiles, {})
     recipe = first.recipe | {"weights": "other.safetensors"}
     with pytest.raises(UsageError, match=r"'other\.safetensors'"):
         tool.check(first.model_copy(update={"recipe": recipe}), tiles, {})

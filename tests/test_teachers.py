@@ -131,10 +131,10 @@ def replace_models(monkeypatch, of_path):
 def labels(slopes, tmp_path, monkeypatch):
     """Return data and soft labels of runtimes in place of teachers."""
 
-    def computed(*runtimes, cell_m=4.0):
+    def computed(*runtimes, cell_m=4.0, data=slopes):
         replace_models(monkeypatch, lambda path: runtimes[int(path)])
         named = [Teacher(str(n), runtime.card, str(n)) for n, runtime in enumerate(runtimes)]
-        material = load_training_data(slopes, "all", crop_px=32, model_gsd=None, gsd=1.0)
+        material = load_training_data(data, "all", crop_px=32, model_gsd=None, gsd=1.0)
         where = {"device": "cpu", "threads": 1, "precision": "fp32"}
         return material, soft_labels(named, material, tmp_path, cell_m=cell_m, **where)
 
@@ -167,6 +167,25 @@ def test_soft_labels_follow_classes_scales_and_images(slopes, labels, tmp_path, 
     assert soft.cut(whole, 47, 12).shape == (12, 12, 6)
     monkeypatch.setattr(teachers, "_compute", lambda *_: pytest.fail("computed again"))
     np.testing.assert_array_equal(labels(*both)[1].cut(whole, 47, 12), soft.cut(whole, 47, 12))
+
+
+def test_soft_labels_of_replaced_images_are_computed_again(slopes, labels, tmp_path, monkeypatch):
+    data, file = shutil.copytree(slopes, tmp_path / "data"), tmp_path / SOFT_LABELS_NAME
+    teacher = Planes(1.0, open_dataset(data, gsd=1.0).legend, range(6), 0.5)
+    labels(teacher, data=data)
+    before, path = read_tensors(file), data / "train" / "0003_sat.png"
+    with Image.open(path) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    labels(teacher, data=data)
+    differing = {
+        name for name, array in read_tensors(file).items() if not np.array_equal(array, before[name])
+    }
+    assert differing == {"3"}
+    about = read_tensor_metadata(file)
+    del about["content"]  # as earlier versions wrote it
+    file.write_bytes(save(dict(read_tensors(file)), metadata=about))
+    monkeypatch.setattr(teachers, "_compute", lambda *_: pytest.fail("computed again"))
+    labels(teacher, data=data)
 
 
 @pytest.mark.parametrize(

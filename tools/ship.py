@@ -105,6 +105,7 @@ def check(card: ModelCard, tiles: Path, parents: Mapping[str, ModelCard]) -> Non
             len(used.training.pixels - allowed.pixels) if used.training else None,
             0,
         ),
+        "images it was selected on": (len(used.selection.pixels) if used.selection else 0, 0),
         "temperature": (card.temperature, 1.0),
     }
     for name, (found, expected) in facts.items():

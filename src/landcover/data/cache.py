@@ -27,6 +27,7 @@ from landcover.data.dataset import (
     DataOptions,
     Dataset,
     FolderDataset,
+    check_options,
     count_classes,
     crop,
     describe_reading,
@@ -273,6 +274,7 @@ def open_dataset(path: str | Path, **options: Unpack[DataOptions]) -> Dataset:
 
 def open_cache(path: Path, **options: Unpack[DataOptions]) -> CacheDataset:
     """Open a prepared cache; see :func:`open_dataset`."""
+    check_options(options)
     legend, gsd = options.get("legend"), options.get("gsd")
     if options.get("labels") is not None:
         raise UsageError(f"{path} is a cache, which has its labels; expected the folder of scenes.")
@@ -368,7 +370,7 @@ def prepare(
     RGB and mask; one more for images with pixels without imagery.
 
     Args:
-        path: The data folder, or one that is open, which has its options already.
+        path: The data folder, or one that is open, which has its options already and takes no others.
         out: The cache folder to make.
         force: Whether to replace a cache that was made from other files or with other settings.
         **options: See :class:`~landcover.data.dataset.DataOptions`.
@@ -385,7 +387,15 @@ def prepare(
         (True, 0.5)
     """
     out = Path(out)
-    source = path if isinstance(path, Dataset) else open_dataset(path, **options)
+    if isinstance(path, Dataset):
+        check_options(options)
+        if options:
+            raise UsageError(
+                f"The dataset is open already. Pass {', '.join(options)} to open_dataset instead."
+            )
+        source = path
+    else:
+        source = open_dataset(path, **options)
     if not isinstance(source, FolderDataset):
         raise UsageError(
             f"{source.root} is a cache already; expected the folder of images that it was made from."

@@ -452,8 +452,16 @@ class DataOptions(TypedDict, total=False):
     max_off_palette: float
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise a :class:`TypeError` for a name that :class:`DataOptions` does not have."""
+    known = DataOptions.__annotations__
+    if unknown := sorted(options.keys() - known):
+        raise TypeError(f"Found the options {', '.join(unknown)}; expected some of {', '.join(known)}.")
+
+
 def open_folder(path: Path, **options: Unpack[DataOptions]) -> FolderDataset:
     """Open a folder of files; see :func:`landcover.data.open_dataset`."""
+    check_options(options)
     legend, gsd, labels = options.get("legend"), options.get("gsd"), options.get("labels")
     reading = options.get("reading") or Reading()
     max_pixels = options.get("max_pixels", MAX_PIXELS)

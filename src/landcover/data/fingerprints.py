@@ -49,16 +49,22 @@ def fingerprints(dataset: "Dataset", items: Sequence["Item"]) -> list[Fingerprin
     return list(parallel_map(dataset.fingerprint, items))
 
 
-def image_set(dataset: "Dataset", items: Sequence["Item"]) -> ImageSet:
-    """Return the fingerprints and scenes of items, as a model card stores them."""
-    result = ImageSet()
+def image_set(
+    dataset: "Dataset", items: Sequence["Item"], prints: Sequence[Fingerprint] | None = None
+) -> ImageSet:
+    """Return the fingerprints and scenes of items, as a model card stores them.
+
+    ``prints`` are the :func:`fingerprints` of the items, if they are known.
+    """
+    prints = fingerprints(dataset, items) if prints is None else prints
+    result = ImageSet(
+        files=frozenset(found.file for found in prints if found.file is not None),
+        pixels=frozenset(found.pixels for found in prints),
+    )
     for source, own in dataset.by_source(items):
-        prints = fingerprints(source, own)
         places = (source.scenes or {}) if source.scene_table is not None else {}
         scenes = sorted({places[item.key].scene for item in own if item.key in places})
         result |= ImageSet(
-            files=frozenset(found.file for found in prints if found.file is not None),
-            pixels=frozenset(found.pixels for found in prints),
             scenes={str(source.scene_table): tuple(scenes)} if scenes else {},
             unplaced=sum(item.key not in places for item in own),
         )

@@ -46,13 +46,16 @@ class TrainingOverlap(Config):
     example: str | None = None
 
 
-def training_overlap(card: ModelCard, dataset: Dataset, items: Sequence[Item]) -> TrainingOverlap:
-    """Compare the images that are evaluated with the fingerprints in a model's card."""
+def training_overlap(
+    card: ModelCard, dataset: Dataset, items: Sequence[Item], prints: Sequence[Fingerprint] | None = None
+) -> TrainingOverlap:
+    """Compare evaluated images (``prints``: their fingerprints, if known) with those in a model's card."""
     used = card.used_images
     recorded = used.training or ImageSet(complete=False)
     # Without anything recorded there is nothing to read and decode the images for.
     listed = any(part is not None for part in (used.training, used.selection, used.calibration))
-    prints = fingerprints(dataset, items) if listed else [Fingerprint(None, b"")] * len(items)
+    if prints is None:
+        prints = fingerprints(dataset, items) if listed else [Fingerprint(None, b"")] * len(items)
     identical, selected, calibrated = (
         identical_items(items, prints, part) for part in (recorded, used.selection, used.calibration)
     )

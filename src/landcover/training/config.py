@@ -161,7 +161,7 @@ class InputsConfig(Config):
     Attributes:
         data: Data folders or caches, as absolute paths.
         data_digest: Digest of the items, their sizes and their class counts; other data are refused.
-        content_digest: Digest of the pixels of the training images and masks; None in earlier runs.
+        content_digest: Digest of the pixels of the images and masks of both subsets; None in earlier runs.
         split: The split.
         init: Model that the run started from, as an absolute path or the name of a bundled one; or None.
         data_gsd: Metres per pixel of the data, as passed.

@@ -10,7 +10,7 @@ import numpy as np
 
 from landcover._typing import BoolArray, UInt8Array
 from landcover.data import Dataset, Item, SceneTile, open_dataset, split
-from landcover.data.fingerprints import hash_pixels, image_set
+from landcover.data.fingerprints import Fingerprint, fingerprints, hash_pixels, image_set
 from landcover.data.layouts import SCENES_FILE, vector_hint
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse, warn_of_neighbours
 from landcover.errors import DataError, SplitError, UsageError
@@ -34,6 +34,9 @@ _MIN_PROFILE_IMAGES, _MAX_PROFILE_IMAGES = 100, 800
 _PROFILE_WINDOWS = 2048
 """Fewer images are profiled if they are large."""
 
+_CONTENT_FORM = "items:"
+"""How content digests begin. Earlier ones were of the masks in order and of the sorted training images."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,7 +53,8 @@ class TrainingData:
         validation_subset: Name of that subset.
         digest: SHA-256 of both subsets' keys and the training subset's sizes and class counts.
         images: Fingerprints and scenes of the training images.
-        content_digest: SHA-256 of the pixels of the training images and masks.
+        prints: Fingerprints of the images of both subsets, by key.
+        content_digest: ``items:`` and the SHA-256 of the key, image and mask of each item of both subsets.
     """
 
     dataset: Dataset
@@ -62,7 +66,14 @@ class TrainingData:
     validation_subset: str | None
     digest: str
     images: ImageSet
+    prints: Mapping[str, Fingerprint]
     content_digest: str
+
+    def fingerprints(self, items: Sequence[Item]) -> list[Fingerprint]:
+        """Return the fingerprints of items of the data set, in order; known images are not decoded again."""
+        missing = [item for item in items if item.key not in self.prints]
+        found = dict(zip((item.key for item in missing), fingerprints(self.dataset, missing), strict=True))
+        return [self.prints.get(item.key) or found[item.key] for item in items]
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -131,34 +142,45 @@ def load_training_data(
 
     items = subsets[train_subset]
     results = track(parallel_map(count, items), "Counting classes", total=len(items))
-    digest, content, labelled = hashlib.sha256(), hashlib.sha256(), []
+    digest, labelled, masks = hashlib.sha256(), [], []
     for item, (counts, pixels) in zip(items, results, strict=True):
         digest.update(f"{item.key} {counts.height} {counts.width} {counts.pixels.tolist()}\n".encode())
         if counts.blocks.any():
             labelled.append((item, counts))
-            content.update(pixels)
+            masks.append(pixels)
     digest.update("\n".join(item.key for item in validation).encode())
     if not labelled:
         raise DataError(
             f"None of the {len(items)} masks of the subset {train_subset!r} of {data} has a labelled pixel. "
             f"Check the legend ({legend.name}) with: landcover verify {data}"
         )
-    images = image_set(dataset, [item for item, _ in labelled])
-    content.update(b"".join(sorted(images.pixels)))
+    train = [item for item, _ in labelled]
+    masks += parallel_map(lambda item: hash_pixels(dataset.read_mask(item)), validation)
+    both = [*train, *validation]
+    prints = fingerprints(dataset, both)
+    content = hashlib.sha256(f"{len(train)}\n".encode())
+    for item, image, pixels in zip(both, prints, masks, strict=True):
+        content.update(item.key.encode() + b"\n" + image.pixels + pixels)
     loaded = TrainingData(
         dataset=dataset,
         data_gsd=dataset.gsd,
         model_gsd=model_gsd,
-        train=[item for item, _ in labelled],
+        train=train,
         class_counts=[counts for _, counts in labelled],
         validation=validation,
         validation_subset=validation_subset,
         digest=digest.hexdigest(),
-        images=images,
-        content_digest=content.hexdigest(),
+        images=image_set(dataset, train, prints[: len(train)]),
+        prints={item.key: found for item, found in zip(both, prints, strict=True)},
+        content_digest=_CONTENT_FORM + content.hexdigest(),
     )
     _warn(loaded, crop_px, unlabelled=len(items) - len(labelled), across_tiles=across_tiles)
     return loaded
+
+
+def same_content(recorded: str | None, digest: str) -> bool:
+    """Return whether a recorded content digest equals one, or is unknown: None, or of an earlier form."""
+    return not (recorded or "").startswith(_CONTENT_FORM) or recorded == digest
 
 
 def _warn(data: TrainingData, crop_px: int, *, unlabelled: int, across_tiles: bool) -> None:

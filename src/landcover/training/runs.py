@@ -33,7 +33,7 @@ from landcover.model.network import DeepLabV3Plus
 from landcover.raster import Reading
 from landcover.textfiles import NOT_REGULAR, file_problem, parse_json
 from landcover.training.config import TrainConfig, ValidationConfig
-from landcover.training.data import TrainingData
+from landcover.training.data import TrainingData, same_content
 from landcover.training.log import LOG_BEGIN, LOG_NAME, flatten, read_log
 from landcover.training.optim import WeightAverage
 
@@ -232,7 +232,7 @@ def run_identity(
 
 
 _CONTENT = "data_content"
-"""Digest of images and masks, which runs of earlier versions do not have."""
+"""Digest of images and masks, which runs of earlier versions do not have, or in another form."""
 
 _LIMITS = {"steps", "minutes"}
 """Settings that may differ where a run is extended."""
@@ -282,7 +282,8 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
 def _check_same(folder: Path, identity: Mapping[str, Any], *, free: Collection[str] = frozenset()) -> None:
     """Refuse to resume another run than that of ``identity``, which may differ in the settings ``free``."""
     saved, given = (flatten(run, ".") for run in (read_checkpoint(folder / LAST_NAME)[1], identity))
-    saved.setdefault(_CONTENT, given[_CONTENT])
+    if same_content(saved.get(_CONTENT), given[_CONTENT]):
+        saved[_CONTENT] = given[_CONTENT]
     differing = {
         key: f"{key} (in the run {saved.get(key)}, given {given.get(key)})"
         for key in sorted(saved.keys() | given.keys())

@@ -29,7 +29,13 @@ from landcover.raster.bands import band_names
 from landcover.training import runs
 from landcover.training.batches import BatchReader
 from landcover.training.config import TrainConfig
-from landcover.training.data import TrainingData, evenly_spaced, load_training_data, measure_imagery
+from landcover.training.data import (
+    TrainingData,
+    evenly_spaced,
+    load_training_data,
+    measure_imagery,
+    same_content,
+)
 from landcover.training.depthwise import use_fast_depthwise_backward
 from landcover.training.log import RunLog
 from landcover.training.loop import Interrupt, Run, fit, save_best, save_checkpoint
@@ -168,8 +174,12 @@ def train(
                 "--bands (to landcover prepare, if the data are a cache)."
             )
         digests = {"data_digest": loaded.digest, "content_digest": loaded.content_digest}
-        for name, digest in digests.items():
-            if getattr(config.inputs, name) not in (None, digest):
+        same = {
+            "data_digest": config.inputs.data_digest in (None, loaded.digest),
+            "content_digest": same_content(config.inputs.content_digest, loaded.content_digest),
+        }
+        for name, is_same in same.items():
+            if not is_same:
                 raise UsageError(
                     f"{loaded.dataset.root} has other images or labels in the split {split} than the run of "
                     f"this configuration was trained on (inputs.{name} differs). Restore them, or pass "
@@ -186,7 +196,7 @@ def train(
         state = _start_state(config, legend, start, group=group, resumed=resumed)
         validated = evenly_spaced(loaded.validation, config.validation.images)
         if start_card is not None and validated and not resumed:
-            overlap = training_overlap(start_card, loaded.dataset, validated)
+            overlap = training_overlap(start_card, loaded.dataset, validated, loaded.fingerprints(validated))
             if overlap.identical or overlap.same_scene:
                 for sentence in overlap_warnings(overlap, f"The model of --init, {start},"):
                     logger.warning(sentence)
@@ -215,7 +225,10 @@ def train(
                 "teachers": [teacher.describe() for teacher in teachers],
             },
             used_images=UsedImages(
-                training=loaded.images, selection=image_set(loaded.dataset, validated) if selects else None
+                training=loaded.images,
+                selection=image_set(loaded.dataset, validated, loaded.fingerprints(validated))
+                if selects
+                else None,
             ).with_parents(parent.used_images for parent in parents),
             imagery=imagery or measure_imagery(loaded),
         )

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from landcover._typing import Float32Array, Float64Array, UInt8Array
 from landcover.data.dataset import describe_reading
-from landcover.data.fingerprints import fingerprints, identical_items
+from landcover.data.fingerprints import identical_items
 from landcover.errors import DataError, ImageError, ModelError
 from landcover.inference import predict_probabilities
 from landcover.io.files import atomic_path
@@ -29,11 +29,11 @@ from landcover.model.preprocessing import Size
 from landcover.model.runtimes import open_model
 from landcover.progress import track
 from landcover.raster import Reading
-from landcover.training.data import TrainingData, check_scale
+from landcover.training.data import TrainingData, check_scale, same_content
 from landcover.training.runs import SOFT_LABELS_NAME
 from landcover.training.sampler import Piece
 
-_MADE_OF, _DIGEST = "made-of", "sha256"
+_MADE_OF, _DIGEST, _CONTENT = "made-of", "sha256", "content"
 _VERSION = 1
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData) -> None:
         return
     used = {item.key for item in data.train}
     others = [item for item in data.dataset.items if item.key not in used]
-    pairs = zip(others, fingerprints(data.dataset, others), strict=True)
+    pairs = zip(others, data.fingerprints(others), strict=True)
     # A duplicate of a training image is not held out, whatever its name.
     held_out = [(item, found) for item, found in pairs if not identical_items([item], [found], data.images)]
     items, prints = [item for item, _ in held_out], [found for _, found in held_out]
@@ -180,14 +180,15 @@ def soft_labels(
     try:
         about, arrays = read_tensor_metadata(file), read_tensors(file)
         maps = [arrays[str(number)] for number in range(len(data.train))]
-        intact = about.get(_MADE_OF) == made_of and about.get(_DIGEST) == _digest(maps)
+        intact = (about.get(_MADE_OF), about.get(_DIGEST)) == (made_of, _digest(maps))
+        intact = intact and same_content(about.get(_CONTENT), data.content_digest)
     except (ModelError, KeyError):
         intact = False
     if not intact:
         names = ", ".join(teacher.path for teacher in teachers)
         logger.info(f"Computing soft labels with {names} for {len(data.train)} images.")
         maps = _compute(teachers, data, cell_m, runtime)
-        about = {_MADE_OF: made_of, _DIGEST: _digest(maps)}
+        about = {_MADE_OF: made_of, _DIGEST: _digest(maps), _CONTENT: data.content_digest}
         with atomic_path(file, force=True) as temporary:
             temporary.write_bytes(save({str(n): array for n, array in enumerate(maps)}, metadata=about))
     return SoftLabels(maps, data.sizes)
