@@ -1,7 +1,9 @@
 """Files of a folder that adjoin or overlap, each mapped with its neighbours as context."""
 
+import errno
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from fleet_world import MODEL
 from imagefiles import UTM, photo, save_raster
 from landcover.errors import OutputError
 from landcover.inference import PredictOptions, predict
-from landcover.inference.plan import plan
+from landcover.inference.plan import open_imagery, plan
 from landcover.inference.scene import Inputs
 from landcover.legend import NODATA
 from landcover.raster import Georeference, Header
@@ -75,11 +77,30 @@ def test_the_map_of_each_file_is_that_of_the_whole_scene(tmp_path, window_px, gs
     assert alone
 
 
+@pytest.mark.parametrize("crs", [CRS.from_epsg(3857), CRS.from_epsg(4326)])
+def test_the_scale_is_that_of_the_whole_scene(tmp_path, crs):
+    """Where it differs from row to row, files would have other windows."""
+    image, place = photo(HEIGHT, WIDTH), {"crs": crs, "transform": Affine(1e-5, 0, 7, 0, -1e-5, 60)}
+    if crs.is_projected:
+        place["transform"] = Affine(1, 0, 0, 0, -1, 8_000_000)
+    save_raster(tmp_path / "whole.tif", image, **place)
+    for number, (row, col, height, width) in enumerate(PARTS):
+        moved = {"crs": crs, "transform": place["transform"] @ Affine.translation(col, row)}
+        save_raster(tmp_path / f"parts/{number}.tif", image[row : row + height, col : col + width], **moved)
+    options = PredictOptions()
+    with open_imagery(tasks_of(tmp_path / "whole.tif")["whole_mask.tif"], options, 0.5) as imagery:
+        expected = imagery.scale.gsd, *imagery.sides
+    for task in tasks_of(tmp_path / "parts").values():
+        with open_imagery(task, options, 0.5) as imagery:
+            assert (imagery.scale.gsd, *imagery.sides) == pytest.approx(expected, rel=1e-12)
+            assert imagery.source.own[2:] == imagery.size
+
+
 def test_a_box_of_a_file_and_its_own_nodata(tmp_path):
     image = photo(HEIGHT, WIDTH)
     image[:30, 100:160] = 0
     cut(tmp_path / "parts", image, PARTS[:2], nodata=0)
-    save_raster(tmp_path / "parts/9.tif", np.full((60, 90, 3), 90, np.uint8), **place_of(0, 90), nodata=0)
+    save_raster(tmp_path / "parts/9.tif", np.full((60, 80, 3), 90, np.uint8), **place_of(0, 90), nodata=0)
     maps_of(tmp_path / "parts", tmp_path / "maps")
     first, second = (read(tmp_path / f"maps/{number}_mask.tif") for number in (0, 1))
     assert np.array_equal(first == NODATA, (image[:110, :130] == 0).all(axis=2))  # not completed by 9.tif
@@ -113,16 +134,19 @@ def test_neighbours_belong_to_the_identity_of_a_map(tmp_path):
     save_raster(tmp_path / "parts/3.tif", photo(110, 160, 2), **place_of(90, 100))
     assert not set(digests()) & set(before)
     assert digests(context=False)[:3] == alone[:3]
+    again = maps_of(tmp_path / "parts", tmp_path / "maps", MODEL, resume=True)
+    assert ([made.task.map.name for made in again.maps], again.kept) == (names, [])
+    save_raster(tmp_path / "parts/4.tif", image[:20, :20], **place_of(0, WIDTH))
+    grown = maps_of(tmp_path / "parts", tmp_path / "maps", MODEL, resume=True)
+    assert [made.task.map.name for made in grown.maps] == [*names, "4_mask.tif"]
     with pytest.raises(OutputError, match=r"0_mask\.tif was made"):
-        maps_of(tmp_path / "parts", tmp_path / "maps", MODEL, resume=True)
+        maps_of(tmp_path / "parts", tmp_path / "maps", MODEL, resume=True, views=2)
 
 
 def test_files_that_are_not_context(tmp_path, caplog):
     image = photo(HEIGHT, WIDTH)
     folder = cut(tmp_path / "parts", image, [(0, 0, 100, 100)])
     others = {
-        "same.tif": (image[:100, :100], place_of(0, 0)),
-        "inside.tif": (image[:40, :50], place_of(20, 30)),
         "far.tif": (image[:50, :50], place_of(0, 101)),
         "shifted.tif": (image[:50, :50], place_of(0, 100.3)),
         "coarse.tif": (image[:50, :50], place_of(0, 100, 0.6)),
@@ -135,13 +159,43 @@ def test_files_that_are_not_context(tmp_path, caplog):
         save_raster(folder / name, pixels, **place)
     with caplog.at_level(logging.INFO):
         tasks = tasks_of(folder)
+    assert len(tasks) == 8
+    assert all(task.mosaic is None for task in tasks.values())
+    assert not caplog.text
+    save_raster(folder / "beside.tif", image[:50, :50], **place_of(100, 0))
+    with caplog.at_level(logging.INFO):
+        tasks = tasks_of(folder)
     found = {name: task.mosaic for name, task in tasks.items() if task.mosaic is not None}
-    assert list(found) == ["inside_mask.tif"]  # the others add nothing to what they have
-    assert [piece.path.name for piece in found["inside_mask.tif"].pieces] == ["inside.tif", "0.tif"]
-    assert "3 of 10 images adjoin or overlap" in caplog.text
+    assert list(found) == ["0_mask.tif", "beside_mask.tif"]
+    assert [piece.path.name for piece in found["beside_mask.tif"].pieces] == ["beside.tif", "0.tif"]
+    assert "2 of 9 images adjoin or overlap" in caplog.text
     caplog.clear()
     assert all(task.mosaic is None for task in tasks_of(folder, context=False).values())
-    assert "adjoin" not in caplog.text
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("box", [(0, 0, 100, 100), (20, 30, 40, 50), (0, 40, 100, 100)])
+def test_images_of_two_dates_are_not_mixed(tmp_path, caplog, box):
+    image = photo(HEIGHT, WIDTH)
+    folder = cut(tmp_path / "parts", image, [(0, 0, 100, 100), (0, 100, 100, 50), box])
+    assert all(task.mosaic is None for task in tasks_of(folder).values())
+    assert "3 of 3 images adjoin or overlap others where ground is shown twice" in caplog.text
+
+
+def test_files_with_many_others_in_reach_are_mapped_alone(tmp_path, caplog):
+    image = photo(90, 90)
+    windows = [(10 * row, 10 * col, 10, 10) for row in range(9) for col in range(9)]
+    tasks = tasks_of(cut(tmp_path / "parts", image, windows), window_px=128)
+    assert all(task.mosaic is None for task in tasks.values())
+    assert "81 of 81 images have 64 or more others in reach" in caplog.text
+
+
+def test_an_origin_beyond_all_bounds_is_no_neighbour(tmp_path):
+    image = photo(HEIGHT, WIDTH)
+    folder = cut(tmp_path / "parts", image, PARTS[:2])
+    far = {"crs": UTM, "transform": Affine(0.5, 0, 1e300, 0, -0.5, 1e300)}
+    save_raster(folder / "9.tif", image[:50, :50], **far)
+    assert [task.mosaic is None for task in tasks_of(folder).values()] == [False, False, True]
 
 
 def test_a_damaged_neighbour_is_left_out_and_named(tmp_path):
@@ -159,8 +213,6 @@ def test_a_damaged_neighbour_is_left_out_and_named(tmp_path):
     assert [made.task.map.name for made in strict.maps] == ["0_mask.tif"]
     tasks = tasks_of(tmp_path / "parts")
     (tmp_path / "parts/1.tif").write_bytes(b"II*\0" + bytes(100))
-    from landcover.inference.plan import open_imagery
-
     with open_imagery(tasks["0_mask.tif"], PredictOptions(), 0.5) as imagery:
         strip = imagery.source.read_rows(0, 110, slice(0, WIDTH))
         assert strip.valid[:, :130].all()
@@ -172,8 +224,6 @@ def test_percentiles_are_those_of_the_file_itself(tmp_path):
     image = photo(110, 260).astype(np.uint16) * 9
     image[:, 130:] += 3000
     cut(tmp_path / "parts", image, PARTS[:2])
-    from landcover.inference.plan import open_imagery
-
     options = PredictOptions(scaling="percentile")
     for name, own in {"0_mask.tif": image[:, :130], "1_mask.tif": image[:, 130:]}.items():
         low, high = np.percentile(own, (2, 98))
@@ -189,7 +239,7 @@ def test_files_are_joined_as_by_comparing_all_pairs(tmp_path, seed):
     rng = np.random.default_rng(seed)
     place = Georeference(UTM, Affine(0.3, 0.4, 500_000, 0.4, -0.3, 5_700_000))
     count = 60
-    boxes = np.column_stack([rng.integers(0, 90, (count, 2)), rng.integers(1, 14, (count, 2))])
+    boxes = np.column_stack([rng.integers(0, 160, (count, 2)), rng.integers(1, 14, (count, 2))])
     files = []
     for number, (row, col, height, width) in enumerate(boxes.tolist()):
         header = Header(place.moved(row, col), 0.5, (height, width), dtypes=("uint8",) * 3)
@@ -201,26 +251,47 @@ def test_files_are_joined_as_by_comparing_all_pairs(tmp_path, seed):
         gap = np.maximum(starts[:, None] - ends[None], starts[None] - ends[:, None]).max(axis=2)
         return gap <= margin
 
+    common = np.minimum(ends[:, None], ends[None]) - np.maximum(starts[:, None], starts[None])
+    areas = boxes[:, 2:].prod(axis=1)
+    shown_twice = 2 * common.clip(0).prod(axis=2) > np.minimum(areas[:, None], areas[None])
+    repeated = 0
     joined = near(0)
     for _ in range(count):
         joined = joined @ joined
     for number in range(count):
         group = np.flatnonzero(joined[number])
         if len(group) == 1:
-            assert neighbours.size(number) is None
+            assert neighbours.frame(number) is None
+            continue
+        if any(shown_twice[one, other] for one in group for other in group if one != other):
+            assert neighbours.frame(number) is None
+            repeated += 1
             continue
         top, left = starts[group].min(axis=0)
         bottom, right = ends[group].max(axis=0)
-        assert neighbours.size(number) == (bottom - top, right - left)
-        expected = {tuple(boxes[one]): one for one in reversed(group) if near(5)[number, one]}
-        inside = [
-            one
-            for one in expected.values()
-            if not ((starts[one] >= starts[number]) & (ends[one] <= ends[number])).all()
-        ]
+        row, col = starts[number]
+        assert neighbours.frame(number) == (top - row, left - col, bottom - top, right - left)
+        expected = [one for one in group if one != number and near(5)[number, one]]
         mosaic = neighbours.mosaic(number, 5)
         found = [] if mosaic is None else [int(piece.path.stem) for piece in mosaic.pieces]
-        assert found == ([number, *sorted(inside)] if inside else [])
+        assert found == [number, *expected]
         for piece in () if mosaic is None else mosaic.pieces:
             row, col, *size = boxes[int(piece.path.stem)]
             assert piece.window == (row - top, col - left, *size)
+    assert repeated
+
+
+def test_a_file_without_permission_costs_one_scene(tmp_path, monkeypatch):
+    folder = cut(tmp_path / "parts", photo(HEIGHT, WIDTH), PARTS[:2])
+    original = Path.open
+
+    def refuse(path, *how, **options):
+        if path.name == "1.tif":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path, *how, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    result = predict([folder], ContextRuntime(**CARD), tmp_path / "maps", PredictOptions())
+    assert [made.task.map.name for made in result.maps] == ["0_mask.tif"]
+    (reason,) = result.failed.values()
+    assert "1.tif cannot be read: Permission denied" in reason

@@ -332,8 +332,13 @@ class _Check:
             if Path(path).exists():
                 raise self._refusal(path, "is not a file")
             return ("PNG",)  # GDAL reports what is missing; VRT would take XML in place of a name
-        with Path(path).open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+        try:
+            with Path(path).open("rb") as file:
+                head = file.read(_HEAD_BYTES)
+        except OSError as error:
+            raise ImageError(
+                f"{path} cannot be read: {error.strerror}. Check the file's permissions."
+            ) from error
         drivers = next((names for magics, names in _DRIVERS.items() if head.startswith(magics)), None)
         if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
             drivers = _WEBP

@@ -314,12 +314,13 @@ def predict(
         tasks = [task for task, made in zip(tasks, found, strict=True) if made is None]
     identified = result.model_sha256 is not None
     if options.jobs > 1 and len(tasks) > 1 and isinstance(model, str | Path):
-        each = threads or max(1, processors() // options.jobs)
+        jobs = min(options.jobs, len(tasks))
+        each = threads or max(1, processors() // jobs)
         open_again = partial(
             open_model, model, device=device, runtime=runtime, threads=each, precision=precision
         )
         begin = partial(_Mapper.begin, open_again, options, tags)
-        engine: Engine = LocalEngine(begin, min(options.jobs, len(tasks)))
+        engine: Engine = LocalEngine(begin, jobs)
     else:
         engine = ThisProcess(_Mapper(opened, options, tags, resumes=identified, alone=len(tasks) == 1))
     try:
@@ -406,9 +407,9 @@ def _make(engine: Engine, tasks: Sequence[Task], options: PredictOptions, result
     left, busy, flight, is_last_round = deque(tasks), deque[Task](), dict[str, Task](), False
 
     def take() -> tuple[str, Task] | None:
-        nonlocal left, is_last_round
+        nonlocal left, busy, is_last_round
         if not left and not flight and not is_last_round:
-            left, is_last_round = busy, True
+            left, busy, is_last_round = busy, deque(), True
         if not left:
             return None
         task = left.popleft()
@@ -438,7 +439,11 @@ def _make(engine: Engine, tasks: Sequence[Task], options: PredictOptions, result
         elif not isinstance(outcome, DataError | UsageError | OutputError | OutOfMemoryError | FleetError):
             raise outcome
         else:
-            fail(task, outcome)
+            lost = isinstance(outcome, FleetError)
+            why = (
+                f"{task.name}: {outcome}. Is there enough memory? Pass a smaller --jobs." if lost else outcome
+            )
+            fail(task, why)
             if isinstance(outcome, OutputError) and not isinstance(outcome, LockedError | OutputLostError):
                 for other in (*flight.values(), *left, *busy):  # the disk is full, for example
                     done += 1
@@ -496,6 +501,12 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
         return None  # reported when it is read
     if task.scale is not None and task.scale.source != "raster":
         expected["LANDCOVER_GSD"] = f"{task.scale.gsd:g} ({task.scale.source})"
+
+    if task.has_context:
+        found = read_map_tags(task.map)
+        if [name for name, value in expected.items() if found.get(name) != value] == [WORK]:
+            _log.info("%s is made again: its image or neighbours of it are others.", task.map)
+            return None
 
     def check(found: Mapping[str, str]) -> None:
         differing = [name for name, value in expected.items() if found.get(name) != value]

@@ -47,7 +47,7 @@ from landcover.raster import (
     style_files,
 )
 from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format, world_file
-from landcover.raster.mosaic import Mosaic, MosaicScene, Neighbours, lay_out
+from landcover.raster.mosaic import MOST_PIECES, Mosaic, MosaicScene, Neighbours, lay_out
 from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
 from landcover.textfiles import read_text
 
@@ -99,10 +99,15 @@ class Task:
     @property
     def name(self) -> str:
         """Name of the image in messages and results, without passwords and signatures."""
-        if self.mosaic is not None and self.mosaic.georeference is not None:
+        if self.mosaic is not None and not self.has_context:
             count = len(self.mosaic.pieces)
             return f"{self.map.name} of {count} file{'s' * (count != 1)}"
         return display_name(self.image)
+
+    @property
+    def has_context(self) -> bool:
+        """Whether other files are read along with the one that is mapped."""
+        return self.mosaic is not None and self.mosaic.georeference is None
 
     @property
     def files(self) -> list[Path]:
@@ -211,13 +216,14 @@ def find_tasks(
             (Path(image), headers(image) if isinstance(image, Path) else Header()) for image, *_ in found
         )
         neighbours = Neighbours(files)
-        if neighbours.count:
-            _log.info(
-                "%d of %d images adjoin or overlap others: each is mapped with its neighbours as context, "
-                "which takes longer. --no-context maps each alone; --mosaic map.tif maps all at once.",
-                neighbours.count,
+        if neighbours.repeated:
+            _log.warning(
+                "%d of %d images adjoin or overlap others where ground is shown twice, as by images of two "
+                "dates: each is mapped alone. Put the images of each date into a folder of their own.",
+                neighbours.repeated,
                 len(found),
             )
+    joined = crowded = 0
     for number, (image, relative, folder) in enumerate(found):
         georeference, raster_gsd, size, reason, position, _ = headers(image)
         file = Path(subdataset_file(str(image)) or image)
@@ -237,13 +243,29 @@ def find_tasks(
         scale = scale or Scale(model_gsd, "assumed")
         target = stem.with_name(stem.name + MASK_END + map_format.suffix)
         mosaic = None
-        if neighbours is not None and window_px is not None and (frame := neighbours.size(number)):
-            side = min(ground_sides(georeference, size or frame, scale.gsd))
-            whole = options.window_px is None and max(frame) * side / model_gsd <= WHOLE_PX + 1
+        if georeference and neighbours and window_px is not None and (frame := neighbours.frame(number)):
+            side = min(ground_sides(georeference.moved(*frame[:2]), frame[2:], scale.gsd))
+            whole = options.window_px is None and max(frame[2:]) * side / model_gsd <= WHOLE_PX + 1
             window = 0 if whole else window_px if options.window_px is None else options.window_px
-            margin = math.ceil((window + _RIM_PX) * model_gsd / side) if window else max(frame)
+            margin = math.ceil((window + _RIM_PX) * model_gsd / side) if window else max(frame[2:])
             mosaic = neighbours.mosaic(number, margin)
+            joined, crowded = joined + (mosaic is not None), crowded + (mosaic is None)
         yield Task(image, target, picture, scale, size, transform=position, mosaic=mosaic)
+    if joined:
+        _log.info(
+            "%d of %d images adjoin or overlap others: each is mapped with its neighbours as context, which "
+            "takes longer. --no-context maps each alone; --mosaic map.tif maps all at once.",
+            joined,
+            len(found),
+        )
+    if crowded:
+        _log.warning(
+            "%d of %d images have %d or more others in reach of a window: each is mapped alone, with seams. "
+            "--mosaic map.tif maps them as one scene.",
+            crowded,
+            len(found),
+            MOST_PIECES,
+        )
     for address in addresses:
         try:
             name = PurePosixPath(urlsplit(address).path).stem.removesuffix(IMAGE_END)
@@ -305,7 +327,7 @@ def declared_crs(options: PredictOptions) -> CRS | None:
 
 def _doubts(scene: Scene | MosaicScene, gsd: float, model_gsd: float) -> Iterator[str]:
     """Yield a warning on a scene whose size on the ground is not plausible for a model."""
-    height, width = scene.height, scene.width
+    height, width = scene.own[2:]
     ground = f"{height * gsd:.3g} x {width * gsd:.3g} m on the ground ({gsd:.3g} m per pixel)"
     if gsd < model_gsd / _FINEST:
         place, hint = scene.georeference, "If that is wrong, pass --gsd."
@@ -417,7 +439,7 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
                 scene = stack.enter_context(MosaicScene(task.mosaic, task.name, **how))
             if task.scale is None or task.scale.source == "raster":
                 scale = Scale(scene.gsd or model_gsd, "raster" if scene.gsd else "assumed")
-                sides = ground_sides(scene.georeference, scene.own[2:], scale.gsd)
+                sides = ground_sides(scene.frame, (scene.height, scene.width), scale.gsd)
             if scale.source != "assumed":
                 scene.warnings += _doubts(scene, scale.gsd, model_gsd)
             place, (row, col, *_) = scene.georeference, scene.own

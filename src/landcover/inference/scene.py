@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 from landcover._gdal import files_of, vector_files
 from landcover._typing import UInt8Array
@@ -124,6 +124,7 @@ class Inputs:
 
     def __init__(self, task: Task, options: PredictOptions) -> None:
         self._task, self._options = task, options
+        self._lock, self._digest = Lock(), ""
         files = [file for scene in task.files for file in files_of(scene)]
         if options.aoi is not None:
             files += vector_files(options.aoi)
@@ -137,7 +138,7 @@ class Inputs:
         """Return whether a file was changed, removed or added."""
         return Inputs(self._task, self._options).states != self.states
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """Digest of all that a map depends on but the model: the scene's content and the options.
 
@@ -146,10 +147,15 @@ class Inputs:
         Raises:
             ImageError: If a file cannot be read.
         """
+        with self._lock:  # a thread may be at it
+            self._digest = self._digest or self._compute()
+        return self._digest
+
+    def _compute(self) -> str:
         task, content = self._task, list[object]()
         if not task.files:
             content = [task.content or version_name(str(task.image)) or task.name]
-        if task.mosaic is not None and task.mosaic.georeference is None:  # windows depend on the frame
+        if task.mosaic is not None and task.has_context:  # windows depend on the frame
             content.append([task.mosaic.height, task.mosaic.width, *task.mosaic.pieces[0].window])
         try:
             content += [_file_digest(Path(file)) for file, _, _ in self.states]

@@ -40,6 +40,12 @@ _TOUCH_PX = 0.5
 """Rasters that overlap by less adjoin."""
 _GRIDS = 16
 """Shifted grids of one pixel size in a folder; files on further ones have no neighbours."""
+_FAR_PX = 1 << 40
+"""Rasters farther apart have a damaged georeference."""
+_REPEATED = -2
+"""In place of a frame, while files are joined: their ground is shown twice."""
+MOST_PIECES = 64
+"""Files that are read for the map of one; a file with more in reach is mapped alone."""
 
 Size = tuple[int, int]
 
@@ -56,8 +62,8 @@ class Mosaic:
     """Files on one grid.
 
     Attributes:
-        georeference: CRS, and transform of the upper left corner. None: the first file alone is mapped, and
-            its georeference counts; the others are its context.
+        georeference: CRS, and transform of the upper left corner. None: the first file alone is mapped, with
+            its own georeference; the others are its context.
         height: Rows of all files together.
         width: Columns.
         pieces: The files; where several have data the first counts.
@@ -115,7 +121,11 @@ def _corner(own: Georeference, place: Georeference, size: Size) -> tuple[int, in
     ends = np.array([rows[0], cols[0], rows[1], cols[1], rows[2], cols[2]])
     whole = np.rint(ends)
     expected = whole[0], whole[1], whole[0] + height, whole[1] + width, whole[0], whole[1] + width
-    if not np.abs(ends - whole).max() <= _SHIFT_PX or tuple(whole) != expected:
+    if (
+        not np.abs(ends - whole).max() <= _SHIFT_PX
+        or tuple(whole) != expected
+        or np.abs(whole).max() > _FAR_PX
+    ):
         return None
     return int(whole[0]), int(whole[1])
 
@@ -123,7 +133,9 @@ def _corner(own: Georeference, place: Georeference, size: Size) -> tuple[int, in
 class Neighbours:
     """Files of a folder that adjoin or overlap on one grid, each the context of the others.
 
-    Memory: about 100 bytes a file. Files of other pixel types or numbers of bands are not neighbours.
+    Memory: about 100 bytes a file. Files of other pixel types or numbers of bands are not neighbours. Where
+    ground is shown twice, as by images of two dates, all files that are joined there have no neighbours:
+    which of them show the same date is not known.
 
     Args:
         files: Paths and headers, in the order in which ground belongs to them.
@@ -158,38 +170,33 @@ class Neighbours:
             axis = int(np.ptp(corners, axis=0).argmax())  # along which they are farther apart
             order = files_of_grid[corners[:, axis].argsort(kind="stable")]
             self._order[grid] = axis, order, self._boxes[order, 1 + axis], self._boxes[order, 3 + axis].max()
+        self.repeated = 0
         self._frames: list[tuple[int, int, int, int]] = []
         self._frame_of = np.full(len(self._boxes), -1)
         for _, order, *_ in self._order.values():
             for number in order.tolist():
-                if self._frame_of[number] < 0:
+                if self._frame_of[number] == -1:
                     self._join(number)
+        self._frame_of[self._frame_of == _REPEATED] = -1
 
-    @property
-    def count(self) -> int:
-        """Number of files that adjoin or overlap another one."""
-        return int(np.count_nonzero(self._frame_of >= 0))
-
-    def size(self, number: int) -> Size | None:
-        """Return height and width of all files that are joined to one; None if none is."""
-        frame = self._frame_of[number]
-        return None if frame < 0 else self._frames[frame][2:]
+    def frame(self, number: int) -> Window | None:
+        """Return the ground of all files that are joined to one, in its pixels; None if none is."""
+        if self._frame_of[number] < 0:
+            return None
+        top, left, height, width = self._frames[self._frame_of[number]]
+        row, col = self._boxes[number, 1:3].tolist()
+        return Window(top - row, left - col, height, width)
 
     def mosaic(self, number: int, margin: int) -> Mosaic | None:
-        """Return a file with the neighbours that add context within a margin of pixels; None without any."""
+        """Return a file with its neighbours within a margin of pixels; None without any, or with too many."""
         top, left, height, width = self._frames[self._frame_of[number]]
-        own = self._boxes[number, 1:]
         near = self._near(number, margin)
-        near = near[self._frame_of[near] == self._frame_of[number]]
-        boxes = self._boxes[near, 1:]
-        is_inside = (boxes[:, :2] >= own[:2]) & (boxes[:, :2] + boxes[:, 2:] <= own[:2] + own[2:])
-        _, firsts = np.unique(boxes, axis=0, return_index=True)  # of images of one ground, such as two dates
-        chosen = [one for one in np.sort(firsts).tolist() if not is_inside[one].all()]
-        if not chosen:
+        near = near[(self._frame_of[near] == self._frame_of[number]) & (near != number)]
+        if not 0 < near.size < MOST_PIECES:
             return None
         pieces = [
             Piece(self._paths[file], Window(row - top, col - left, *size))
-            for file in (number, *near[chosen].tolist())
+            for file in (number, *near.tolist())
             for row, col, *size in [self._boxes[file, 1:].tolist()]
         ]
         return Mosaic(None, height, width, tuple(pieces))
@@ -211,16 +218,22 @@ class Neighbours:
 
     def _join(self, number: int) -> None:
         """Give a file, all that touch it, those that touch them, and so on, one frame."""
-        frame, joined, waiting = len(self._frames), [], [number]
+        frame, joined, waiting, is_repeated = len(self._frames), [], [number], False
         self._frame_of[number] = frame
         while waiting:
             joined.append(waiting.pop())
             near = self._near(joined[-1], 0)
-            new = near[self._frame_of[near] < 0]
+            new = near[self._frame_of[near] == -1]
             self._frame_of[new] = frame
             waiting += new.tolist()
-        if len(joined) == 1:
-            self._frame_of[number] = -1
+            own, others = self._boxes[joined[-1], 1:], self._boxes[near[near != joined[-1]], 1:]
+            ends = np.minimum(own[:2] + own[2:], others[:, :2] + others[:, 2:])
+            common = np.maximum(ends - np.maximum(own[:2], others[:, :2]), 0).prod(axis=1)
+            smaller = np.minimum(own[2:].prod(), others[:, 2:].prod(axis=1))
+            is_repeated |= bool((2 * common > smaller).any())
+        if len(joined) == 1 or is_repeated:
+            self._frame_of[joined] = _REPEATED if is_repeated else -1
+            self.repeated += len(joined) if is_repeated else 0
             return
         boxes = self._boxes[joined, 1:]
         (top, left), (bottom, right) = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
@@ -269,7 +282,8 @@ class MosaicScene:
         self.own = own
         part, self._polygons = part_of(name, place, own.height, own.width, bbox, aoi, layer)
         self.part = part._replace(row=part.row + own.row, col=part.col + own.col)
-        self.gsd = pixel_size(place, own.height, own.width)
+        self.frame = place.moved(-own.row, -own.col)
+        self.gsd = pixel_size(self.frame, self.height, self.width)
         self.damaged: list[Window] = []
         self.warnings: list[str] = []
         self._pieces = mosaic.pieces
@@ -335,6 +349,8 @@ class MosaicScene:
                     how = self._how | ({"strict": False} if is_context else {})
                     self._open[path] = open_scene(path, **how)
                 scene = self._open[path]
+                if (scene.height, scene.width) != (height, width):
+                    raise ImageError(f"{path} was changed while it was read. Run the command again.")
                 strip = scene.read_rows(top - row, bottom - row, slice(left - col, right - col))
             except ImageError as error:
                 if not is_context:

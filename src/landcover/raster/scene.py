@@ -107,8 +107,9 @@ class Scene:
         name: The file or address, for messages, see :func:`~landcover.raster.display_name`.
         height: Rows of the file.
         width: Its columns.
-        own: The pixels that georeference and ground sample distance are of: all; where a file is read with
-            its neighbours, those of the file.
+        own: The pixels that the georeference is of: all; where a file is read with its neighbours, those of
+            the file.
+        frame: Georeference of all pixels, which the ground sample distance is of, or None.
         part: The pixels to map; the others are their surroundings.
         georeference: CRS and transform of the file, or None.
         transform: Its transform, also without a CRS; or None.
@@ -135,7 +136,7 @@ class Scene:
         self.name = address.name
         self.height, self.width = reader.shape
         self.own = Window(0, 0, self.height, self.width)
-        self.georeference = place
+        self.georeference = self.frame = place
         self.transform = position_of(reader, place)
         self.gsd = None if place is None else pixel_size(place, self.height, self.width)
         self.damaged: list[Window] = []
