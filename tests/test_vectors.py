@@ -201,6 +201,61 @@ def test_a_table_without_geometries(tmp_path):
         read_features(path, UTM)
 
 
+ENDLESS = (
+    "create view endless as with recursive n(i) as (select 1 union all select i + 1 from n) "
+    "select i as fid, null as geom from n where i < 0"
+)
+LISTED = "insert into gpkg_contents (table_name, data_type, srs_id) values ({}, 'features', 32631)"
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        [ENDLESS, LISTED.format("'endless'")],
+        [ENDLESS],
+        [ENDLESS, "delete from gpkg_contents", "delete from gpkg_geometry_columns"],
+        [ENDLESS, LISTED.format("'endless'"), LISTED.format("cast(x'ff66' as text)")],
+    ],
+    ids=["listed", "not listed", "alone", "not utf-8"],
+)
+def test_a_geopackage_with_a_view_is_refused(tmp_path, statements):
+    path = write_raw(tmp_path / "a.gpkg", squares(1))
+    with closing(sqlite3.connect(path)) as file:
+        for statement in statements:
+            file.execute(statement)
+        file.commit()
+    with pytest.raises(DataError, match=r"a\.gpkg: endless is a view.*Export"):
+        read_features(path, UTM)
+
+
+def test_changes_that_another_program_has_not_written_back(tmp_path):
+    path = write_raw(tmp_path / "a.gpkg", squares(1))
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("pragma journal_mode = wal")
+        file.execute(ENDLESS)
+        file.commit()
+        with pytest.raises(DataError, match=r"a\.gpkg: endless is a view"):
+            read_features(path, UTM)
+        for end in ("", "-wal"):
+            (tmp_path / f"b.gpkg{end}").write_bytes((tmp_path / f"a.gpkg{end}").read_bytes())
+        with pytest.raises(DataError, match=r"b\.gpkg has changes in b\.gpkg-wal.*Open and close it"):
+            read_features(tmp_path / "b.gpkg", UTM)
+        assert not (tmp_path / "b.gpkg-shm").exists()
+        file.execute("drop view endless")
+        file.commit()
+        assert len(read_features(path, UTM).geometries) == 1
+
+
+def test_a_geopackage_that_sqlite_cannot_read_is_refused(tmp_path):
+    path = write_raw(tmp_path / "a.gpkg", squares(1))
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("pragma writable_schema = 1")
+        file.execute("update sqlite_master set sql = 'create' where name = 'gpkg_contents'")
+        file.commit()
+    with pytest.raises(DataError, match=r"a\.gpkg cannot be read: malformed database schema.*Export"):
+        read_features(path, UTM)
+
+
 @pytest.mark.parametrize(
     ("geometries", "message"),
     [

@@ -573,24 +573,35 @@ def check_vector(path: Path) -> None:
 
 
 def _refuse_views(path: Path) -> None:
-    """Refuse a GeoPackage whose layers or own tables are views: a query may never end."""
-    with (
-        suppress(sqlite3.Error),
-        closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as file,
-    ):
-        views = {
-            name.lower() for (name,) in file.execute("select name from sqlite_master where type = 'view'")
-        }
-        found = {name for name in views if name.startswith("gpkg_")}
-        if views and not found:
-            found = views & {
-                str(name).lower() for (name,) in file.execute("select table_name from gpkg_contents")
-            }
-        if found:
-            raise DataError(
-                f"{path}: {printable(min(found))[:80]} is a view, a query that may never end; expected a "
-                "table. Export its features to a new GeoPackage."
-            )
+    """Refuse a GeoPackage with a view, listed or not: GDAL asks all, and a query may never end.
+
+    As by GDAL, changes of another program are read from its ``-wal`` file. Without the ``-shm`` file of that
+    program, SQLite would write one.
+    """
+    real = path.resolve()
+    changes = real.with_name(f"{real.name}-wal")
+    is_open = changes.exists() and changes.stat().st_size > 0
+    if is_open and not real.with_name(f"{real.name}-shm").exists():
+        raise DataError(
+            f"{path} has changes in {changes.name}; expected a GeoPackage that was closed. Open and close it "
+            "in the program that wrote it, such as QGIS."
+        )
+    mode = "mode=ro" if is_open else "mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(f"{real.as_uri()}?{mode}", uri=True)) as file:
+            file.text_factory = bytes
+            found = file.execute("select min(name) from sqlite_master where type = 'view'").fetchone()[0]
+    except sqlite3.Error as error:
+        raise DataError(
+            f"{path} cannot be read: {printable(str(error))[:200]}; expected a GeoPackage. Export its "
+            "features to a new one."
+        ) from error
+    if found is not None:
+        name = printable(bytes(found).decode(errors="replace"))[:80]
+        raise DataError(
+            f"{path}: {name} is a view, a query that may never end; expected a GeoPackage of tables alone. "
+            "Export its features to a new one."
+        )
 
 
 def import_pyogrio() -> ModuleType:

@@ -11,6 +11,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -477,6 +478,29 @@ def _shapefile(suffix: str, content: Content | None) -> Callable[[Path], object]
 
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n)"
 
+TABLES = (
+    "create table gpkg_contents (table_name, data_type)",
+    "create table good (fid integer primary key, geom)",
+    "insert into gpkg_contents values ('good', 'features')",
+)
+
+
+def _endless_change(path: Path) -> None:
+    """Write a GeoPackage whose view is in its ``-wal`` file only."""
+    changes = path.with_name(f"{path.name}-wal")
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in (
+            "pragma journal_mode = wal",
+            *TABLES,
+            f"create view v as {ENDLESS} select * from n",
+        ):
+            connection.execute(statement)
+        connection.commit()
+        contents = {file: file.read_bytes() for file in (path, changes)}
+    for file, content in contents.items():
+        file.write_bytes(content)
+
+
 VECTORS: dict[str, Content] = {
     "empty.geojson": b"",
     "open.geojson": "{",
@@ -524,6 +548,19 @@ VECTORS: dict[str, Content] = {
         "insert into gpkg_contents values ('endless', 'features')",
         f"create view endless as {ENDLESS} select * from n",
     ),
+    "endless, not listed.gpkg": _geopackage(
+        *TABLES, f"create view endless as {ENDLESS} select i as fid, null as geom from n where i < 0"
+    ),
+    "endless alone.gpkg": _geopackage(
+        TABLES[0], f"create view endless as {ENDLESS} select i as fid, null as geom from n where i < 0"
+    ),
+    "not utf-8.gpkg": _geopackage(
+        *TABLES,
+        "insert into gpkg_contents values (cast(x'ff66' as text), 'features')",
+        "insert into gpkg_contents values ('endless', 'features')",
+        f"create view endless as {ENDLESS} select * from n",
+    ),
+    "endless change.gpkg": _endless_change,
     "endless contents.gpkg": _geopackage(
         f"create view gpkg_contents as {ENDLESS} select 'x' as table_name, 'features' as data_type from n",
     ),
