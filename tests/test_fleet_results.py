@@ -142,6 +142,20 @@ def test_a_scene_that_was_given_up_is_left_out_of_the_mosaic(made, tmp_path):
     assert sum(one["pixels"] for one in json.loads(done.stdout)) == (mosaic != NODATA).sum() > 60 * 50
 
 
+def test_a_scene_that_could_not_be_read_when_it_was_planned_is_missed_in_the_mosaic(made, tmp_path):
+    scenes = shutil.copytree(made.parent / "scenes", tmp_path / "scenes")
+    (scenes / "b.tif").write_bytes(b"II*\0")
+    save_raster(scenes / "placeless.png", photo(40, 40))
+    make_plan([scenes], MODEL, str(tmp_path / "out"), OPTIONS)
+    with pytest.raises(DataError, match=r"Finish the plan first"):
+        merge(open_store(tmp_path / "out"), tmp_path / "all.tif")
+    assert [*run(tmp_path / "out").failed] == ["maps/b_mask.png"]
+    done = command("fleet", "merge", tmp_path / "out", "--out", tmp_path / "all.tif")
+    assert done.exit_code == 1
+    assert "maps/b_mask.png is not in the mosaic" in done.stderr
+    assert "1 maps are not in it" in done.stderr
+
+
 @pytest.mark.parametrize("code", [32638, 32760])
 def test_maps_that_are_far_apart_are_not_merged(tmp_path, code):
     save_raster(tmp_path / "in/a.tif", photo(40, 40), **HALF)
@@ -183,13 +197,30 @@ def test_verify_finds_every_damage(made, tmp_path):
     (out / "parts").mkdir()
     (out / "parts/1.bin").touch()
     found = verify(open_store(out))
-    assert sorted(found.damaged) == ["maps/a_mask.tif", "maps/b_confidence.tif"]
-    assert found.missing == ["maps/c_mask.tif"]
+    assert found.damaged == ["maps/a_mask.tif"]
+    assert sorted(found.missing) == ["maps/b_confidence.tif", "maps/c_mask.tif"]
     assert {"parts/1.bin", "maps/c_mask.tif", "maps/c_confidence.tif"} <= {*found.orphans}
     assert "maps/a_mask.tif" not in found.orphans
     done = command("fleet", "verify", out / "plan.json")
     assert done.exit_code == 1
     assert "maps/a_mask.tif is not what its receipt states" in done.stdout
+    assert "maps/b_confidence.tif is missing" in done.stdout
+    assert "delete its receipt" in done.stderr
+
+
+def test_a_published_map_that_was_lost_is_made_again_as_the_messages_say(made, tmp_path):
+    out, store = shutil.copytree(made, tmp_path / "out"), open_store(tmp_path / "out")
+    before = tree(out / "maps")
+    for name, lose in (("a_mask.tif", Path.unlink), ("b_mask.tif", lambda path: path.write_bytes(b""))):
+        lose(out / "maps" / name)
+        with pytest.raises(DataError, match=rf"{name}.* Delete .*{name}\.json.* landcover fleet run"):
+            merge(store, tmp_path / "all.tif")
+        assert not (tmp_path / "all.tif").exists()
+        (out / f"maps/{name}.json").unlink()
+        assert run(out).complete
+        found = verify(store)
+        assert (found.missing, found.damaged) == ([], [])
+    assert tree(out / "maps").keys() == before.keys()
 
 
 def test_status_and_failures(made, tmp_path, monkeypatch):
@@ -234,12 +265,21 @@ def test_status_and_failures(made, tmp_path, monkeypatch):
 
 
 def test_plan_and_run_by_the_command_line(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("landcover.fleet.engines.LocalEngine", lambda setup, workers: Here(setup.store))
+    counts = []
+
+    def engine(setup, workers):
+        counts.append(workers)
+        return Here(setup.store)
+
+    monkeypatch.setattr("landcover.fleet.engines.LocalEngine", engine)
     scenes, out = made.parent / "scenes/a.tif", tmp_path / "out"
     arguments = ["--model", MODEL, "--out", out, "--window", 64, "--overlap", 16, "--gsd", 2, "--json", "-"]
     done = command("fleet", "plan", scenes, *arguments)
     assert (done.exit_code, json.loads(done.stdout)["scenes"]) == (0, 1)
     assert command("fleet", "run", out, "--workers", 2).exit_code == 0
+    assert counts == [1]  # the plan has one unit
+    done = CliRunner().invoke(cli.build(), ["fleet", "run", str(out), "--workers", "1025"])
+    assert (done.exit_code, counts) == (2, [1])
     os.utime(made.parent / "scenes/c.tif", (1, 1))
     for words, message in (
         (["run", out, "--shard", "2/2"], "--shard is '2/2'"),

@@ -67,7 +67,8 @@ def fleet_run(
         option("Ray cluster, HOST:PORT or auto.  [default: RAY_ADDRESS, else one is started]", group=MAIN),
     ] = None,
     workers: Annotated[
-        int | None, option("Processes or actors.  [default: one per core or GPU]", group=MAIN, min=1)
+        int | None,
+        option("Processes or actors.  [default: one per core or GPU]", group=MAIN, min=1, max=1024),
     ] = None,
     shard: Annotated[
         str,
@@ -102,13 +103,13 @@ def fleet_run(
             f"--shard is {shard!r}; expected NUMBER/COUNT with a number from 0 below the count: 0/10."
         )
     store = open_planned(plan)
-    read_plan(store)
+    units = read_plan(store).units
     setup = Setup(store.root, device, threads)
     chosen: Engine
     if engine == "ray":
-        chosen = RayEngine(setup, workers, address)
+        chosen = RayEngine(setup, workers and min(workers, units), address)
     else:
-        chosen = LocalEngine(setup, workers or processors())
+        chosen = LocalEngine(setup, min(workers or processors(), units))
     try:
         summary = Run(store, chosen, shard=share, retry=retry).run()
     finally:
@@ -192,6 +193,11 @@ def fleet_verify(plan: Planned, json: _options.Json = None, force: _options.Forc
     faults = len(found.missing) + len(found.damaged) + len(found.orphans)
     log.info("%d maps, %d files, %d bytes compared: %d faults.", found.maps, found.files, found.size, faults)
     if faults:
+        log.warning(
+            "To make a map again, delete its receipt, such as maps/NAME_mask.tif.json, then: landcover "
+            "fleet run %s",
+            plan,
+        )
         raise typer.Exit(1)
 
 

@@ -95,8 +95,8 @@ class Verified:
         maps: Maps of the plan that are published.
         files: Files whose digests were compared.
         size: Their bytes.
-        missing: Maps of the plan that are not published.
-        damaged: Files that are missing or have another content than their receipt states.
+        missing: Maps of the plan that are not published, and files of receipts that do not exist.
+        damaged: Files that have another content than their receipt states.
         orphans: Files that no receipt names.
     """
 
@@ -145,7 +145,7 @@ def verify(store: Store) -> Verified:
                     if file_digest(path) != f"sha256:{digest}":
                         found.damaged.append(name)
             except MissingKeyError:
-                found.damaged.append(name)
+                found.missing.append(name)
         expected = {}
     found.orphans = sorted(orphans)
     return found
@@ -184,8 +184,10 @@ def merge(
     left_out, files = [], []
     with ExitStack() as stack:
         for _, unit, _ in read_units(store, plan):
-            if unit.blocks is not None or unit.bbox is None:
+            if unit.blocks is not None:
                 continue
+            if unit.bbox is None and (unit.size is not None or store.exists(unit.item)):
+                continue  # without a place; that of a scene that could not be read is unknown
             if unit.output in given_up and not store.exists(unit.item):
                 left_out.append(unit.output)
                 _log.warning(
@@ -195,7 +197,9 @@ def merge(
             try:
                 files.append(stack.enter_context(store.local(unit.output)))
             except MissingKeyError as error:
-                raise DataError(f"{error} Finish the plan first: landcover fleet run.") from error
+                receipt = store.address(unit.item)
+                first = f"Delete {receipt}, then" if store.exists(unit.item) else "Finish the plan first"
+                raise DataError(f"{error} {first}: landcover fleet run {store.root}") from error
         if not files:
             raise DataError(f"{store.root} has no georeferenced map to merge.")
         legend, place, size, pieces = _mosaic(files)
@@ -241,7 +245,9 @@ def _mosaic(files: list[Path]) -> tuple[Legend, Georeference, tuple[int, int], l
                 f"{path} has no place in the CRS of {files[0]}: {error}. Plan and merge them apart."
             ) from error
         except MaskError as error:
-            raise DataError(f"{error} Finish the plan first: landcover fleet run.") from error
+            raise DataError(
+                f"{error} Delete its receipt {path.name}.json in the store, then: landcover fleet run"
+            ) from error
         cols, rows = first.pixels(*np.meshgrid(box[::2], box[1::2]))
         windows.append(np.rint([rows.min(), cols.min(), rows.max(), cols.max()]))
     assert legend is not None
