@@ -286,6 +286,8 @@ def _pins(files: Sequence[str | Path]) -> Iterator[Pin]:
         try:
             status = file.stat()
             yield Pin(str(file.absolute()), status.st_size, file_digest(file), status.st_mtime_ns)
+        except PermissionError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror}. Check its permissions.") from error
         except OSError:
             continue
 
