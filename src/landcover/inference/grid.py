@@ -8,7 +8,6 @@ Cell ``i`` of ``n`` that cover a length has its centre at ``i + 0.5`` cells, and
 nothing moves by half a pixel. Beyond the outermost centres the outermost values continue.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -222,30 +221,25 @@ def upsampled_argmax(values: Float32Array, rows: Axis, cols: Axis, labels: UInt8
     above, left = np.nonzero(mixed[row_cells][:, col_cells])
     step = max(1, min(len(above), _BLOCK_PX // (len(down) * len(right))))
 
-    def interpolate(starts: range) -> None:
-        # Memory is slow where it is touched for the first time.
-        scratch = np.empty((2, len(down), len(right), step), np.float32)
-        for start in starts:
-            up, side = above[start : start + step], left[start : start + step]
-            i, j = row_cells[up], col_cells[side]
-            corners = np.stack(
-                [values[:, i, j], values[:, i + 1, j], values[:, i, j + 1], values[:, i + 1, j + 1]]
-            )
-            # A class can win unless another is larger everywhere: as a rule two. Places with most come first.
-            able = corners.max(axis=0) >= corners.min(axis=0).max(axis=0)
-            counts = able.sum(axis=0)
-            order = np.argsort(-counts, kind="stable")
-            classes = np.nonzero(able.T[order])[1]
-            firsts = counts[order].cumsum() - counts[order]
-            contenders = [classes[firsts[: np.count_nonzero(counts > n)] + n] for n in range(counts.max())]
-            odds = [corners[:, classes, order[: len(classes)]] for classes in contenders]
-            y, x = down[:, up[order]], right[:, side[order]]
-            winner = _largest(odds, rows.weight[y], cols.weight[x], [labels[n] for n in contenders], scratch)
-            result[y[:, None], x] = winner
-
-    shares = [range(start, len(above), 2 * step) for start in (0, step)]
-    with ThreadPoolExecutor(len(shares)) as pool:
-        list(pool.map(interpolate, shares))
+    # Memory is slow where it is touched for the first time.
+    scratch = np.empty((2, len(down), len(right), step), np.float32)
+    for start in range(0, len(above), step):
+        up, side = above[start : start + step], left[start : start + step]
+        i, j = row_cells[up], col_cells[side]
+        corners = np.stack(
+            [values[:, i, j], values[:, i + 1, j], values[:, i, j + 1], values[:, i + 1, j + 1]]
+        )
+        # A class can win unless another is larger everywhere: as a rule two. Places with most come first.
+        able = corners.max(axis=0) >= corners.min(axis=0).max(axis=0)
+        counts = able.sum(axis=0)
+        order = np.argsort(-counts, kind="stable")
+        classes = np.nonzero(able.T[order])[1]
+        firsts = counts[order].cumsum() - counts[order]
+        contenders = [classes[firsts[: np.count_nonzero(counts > n)] + n] for n in range(counts.max())]
+        odds = [corners[:, classes, order[: len(classes)]] for classes in contenders]
+        y, x = down[:, up[order]], right[:, side[order]]
+        winner = _largest(odds, rows.weight[y], cols.weight[x], [labels[n] for n in contenders], scratch)
+        result[y[:, None], x] = winner
     return result
 
 
