@@ -502,16 +502,16 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
     if task.scale is not None and task.scale.source != "raster":
         expected["LANDCOVER_GSD"] = f"{task.scale.gsd:g} ({task.scale.source})"
 
-    if task.has_context:
-        found = read_map_tags(task.map)
-        if [name for name, value in expected.items() if found.get(name) != value] == [WORK]:
-            _log.info("%s is made again: its image or neighbours of it are others.", task.map)
-            return None
+    def differing(found: Mapping[str, str]) -> list[str]:
+        return [name for name, value in expected.items() if found.get(name) != value]
+
+    if task.has_context and differing(read_map_tags(task.map)) == [WORK]:
+        _log.info("%s is made again: its image or neighbours of it are others.", task.map)
+        return None
 
     def check(found: Mapping[str, str]) -> None:
-        differing = [name for name, value in expected.items() if found.get(name) != value]
-        if differing:
-            raise _made_otherwise(task, differing)
+        if names := differing(found):
+            raise _made_otherwise(task, names)
         made_ns = task.map.stat().st_mtime_ns
         for path, size, changed_ns in inputs.states:
             if size > SAMPLES * SAMPLE_BYTES and changed_ns > made_ns:
