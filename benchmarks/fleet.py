@@ -153,6 +153,7 @@ def large(folder: Path, side: int, gsd: float, model: str) -> dict[str, Any]:
         "tiled": True,
         "compress": "deflate",
         "zlevel": 1,
+        "BIGTIFF": "IF_SAFER",
         "num_threads": 2,
     }
     with rasterio.open(scene, "w", height=side, width=side, crs="EPSG:32631", transform=place, **how) as file:
