@@ -277,6 +277,26 @@ def test_a_data_array_brings_its_scale_and_place(model, dims):
     assert np.array_equal(model.predict(data_array(values, dims), gsd=0.5).class_map, index)
 
 
+def test_masked_pixels_and_the_fill_value_are_nodata(model):
+    image, index = painted()
+    image[:20, :30] = 7
+    hole = np.zeros(index.shape, bool)
+    hole[:20, :30] = True
+    one_band = np.zeros(image.shape, bool)
+    one_band[40:, :, 1] = True  # a pixel is imagery where one of its bands is
+    expected = np.where(hole, NODATA, model.predict(image, gsd=0.5).class_map)
+    masked = np.ma.masked_array(image, one_band | hole[..., None])
+    for result in (
+        model.predict(masked, gsd=0.5),
+        model.predict(data_array(image, ("y", "x", "band")).assign_attrs(_FillValue=7), gsd=0.5),
+    ):
+        assert np.array_equal(result.class_map == NODATA, hole)
+        assert (result.class_map == expected)[30:, 40:].all()
+        assert sum(area.pixels for area in result.areas) == (~hole).sum()
+    plain = np.ma.masked_array(image)
+    assert np.array_equal(model.predict(plain, gsd=0.5).class_map, model.predict(image, gsd=0.5).class_map)
+
+
 def test_data_arrays_that_are_refused(model):
     image, _ = painted()
     uneven, nowhere = georeferenced(60, 80), georeferenced(60, 80)

@@ -299,6 +299,15 @@ def test_the_same_seed_gives_the_same_run_whatever_the_loaders(data, run, tmp_pa
     assert_same_tensors(run / "last.safetensors", tmp_path / "last.safetensors")
 
 
+def test_the_configuration_may_be_the_name_of_a_preset_or_a_file(data, run, tmp_path):
+    again = train(str(run / "config.yaml"), data=data, out=tmp_path / "again")
+    assert load_config(TrainConfig, again.folder / "config.yaml") == load_config(
+        TrainConfig, run / "config.yaml"
+    )
+    with pytest.raises(UsageError, match="starter"):
+        train("startr", data=data, out=tmp_path / "other")
+
+
 def test_a_damaged_image_stops_training_by_name(tmp_path):
     data = write_pairs(tmp_path / "data")
     broken = data / "train" / "0001_sat.jpg"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, SupportsFloat, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
-from landcover._typing import Float32Array, UInt8Array
+from landcover._typing import BoolArray, Float32Array, UInt8Array
 from landcover.errors import LandcoverWarning, OutputError, UsageError
 from landcover.extras import needs
 from landcover.inference.engine import row_blocks, whole_probabilities
@@ -90,6 +90,8 @@ class DataArray(Protocol):
     def coords(self) -> Mapping[Hashable, "DataArray"]: ...  # noqa: D102
     @property
     def attrs(self) -> Mapping[str, object]: ...  # noqa: D102
+    @property
+    def encoding(self) -> Mapping[str, object]: ...  # noqa: D102
 
 
 Image = str | Path | UInt8Array | RasterDataset | DataArray
@@ -154,7 +156,8 @@ class Model:
             image: uint8 (H, W, C), RGB or the bands of the model's card; an open rasterio dataset; an
                 ``xarray.DataArray`` of as many 8-bit bands, with dimensions such as (band, y, x) or
                 (y, x, band), and the coordinates ``x``, ``y`` and ``spatial_ref`` where it is georeferenced;
-                or the path or URL of an image.
+                or the path or URL of an image. Nodata are the masked pixels of a masked array, and those of
+                the DataArray's ``_FillValue``, in all bands.
             gsd: Metres per pixel, which an array without georeference needs. ``"model"`` assumes the model's.
                 None: that of the georeference; for a file also that of ``landcover.yaml`` or its layout.
             options: Windows, views, small regions; for files also bands, scaling and the
@@ -226,16 +229,23 @@ class Model:
     def _array(self, image: object, gsd: Gsd | None) -> Imagery:
         """Return an array or DataArray as imagery, with its scale."""
         bands = self.card.preprocessing.bands
-        if isinstance(image, np.ndarray):
+        valid: BoolArray | None = None
+        if isinstance(image, np.ma.MaskedArray):
+            pixels, place = np.asarray(image.data), None
+            valid = np.asarray(~np.ma.getmaskarray(image).all(axis=-1))
+        elif isinstance(image, np.ndarray):
             pixels, place = image, None
         elif isinstance(image, DataArray):
             pixels, place = _read_array(image, bands)
+            fill = image.attrs.get("_FillValue", image.encoding.get("_FillValue"))
+            if isinstance(fill, SupportsFloat):
+                valid = np.asarray((pixels != float(fill)).any(axis=-1))
         else:
             raise UsageError(
                 f"Cannot predict {type(image).__name__}. Expected a uint8 array (height, width, "
                 f"{len(bands)}), an open rasterio dataset, an xarray.DataArray, or the path of an image."
             )
-        source = ArraySource(pixels, channels=len(bands))
+        source = ArraySource(pixels, valid, channels=len(bands))
         size = source.height, source.width
         if gsd == "model":
             return Imagery(source, Scale(self.gsd, "assumed"), (self.gsd, self.gsd), place)

@@ -28,7 +28,7 @@ from landcover.model.runtimes.torch_runtime import pick_device
 from landcover.raster.bands import band_names
 from landcover.training import runs
 from landcover.training.batches import BatchReader
-from landcover.training.config import TrainConfig
+from landcover.training.config import TrainConfig, load_preset
 from landcover.training.data import (
     TrainingData,
     evenly_spaced,
@@ -78,7 +78,7 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig,
+    config: TrainConfig | str,
     *,
     data: str | Path | Dataset,
     out: str | Path,
@@ -98,7 +98,7 @@ def train(
     batch has ``batch_size`` crops of each rank.
 
     Args:
-        config: The configuration.
+        config: The configuration, or what :func:`load_preset` makes it from: a preset's name or a YAML file.
         data: Data folder, prepared cache or open dataset, whose legend and GSD then hold.
         out: The run folder.
         split: A split with a subset named train, and perhaps one to validate on (val, valid or validation).
@@ -131,6 +131,8 @@ def train(
         >>> run.step, lc.open_model("run").classes == lc.DEEPGLOBE.scored_names
         (1, True)
     """
+    if isinstance(config, str):
+        config = load_preset(config)
     folder = Path(out)
     start = None if init is None else Path(init)
     if config.freeze and start is None and config.weights is None:
