@@ -117,7 +117,9 @@ def test_large_scenes_whose_assemblies_are_shared(tmp_path, order):
 
 
 @pytest.mark.parametrize(("number", "attempts"), [(1, 0), (3, 1)], ids=["starting", "working"])
-def test_two_processes_of_which_one_is_killed(out, undisturbed, tmp_path, monkeypatch, number, attempts):
+def test_two_processes_of_which_one_is_killed(
+    out, undisturbed, scenes, tmp_path, monkeypatch, caplog, number, attempts
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # empty: the model's file is compiled
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
@@ -139,6 +141,8 @@ def test_two_processes_of_which_one_is_killed(out, undisturbed, tmp_path, monkey
         engine.close()
     assert (summary.done, summary.repeated, summary.failed) == (7, attempts, {})
     assert tree(out) == undisturbed
+    warned = [text for text in caplog.messages if "damaged blocks" in text]
+    assert [text.partition(": ")[0] for text in warned] == [str(scenes / "large.tif")]
     assert not [*(tmp_path / "scratch").iterdir()]  # the next process removes what the killed one left
 
 
@@ -209,7 +213,7 @@ def test_a_fault_is_repeated_and_given_up_after_three_attempts(out, undisturbed)
     summary = run(out, Faulty(out, "maps/b_mask.tif", 3))
     assert [*summary.failed] == ["maps/b_mask.tif"]
     (record,) = (json.loads(path.read_text()) for path in (out / "failed").iterdir())
-    assert (record["attempts"], record["input"], record["error"]) == (3, False, "the disk is on fire")
+    assert (record["attempts"], record["state"], record["error"]) == (3, "fault", "the disk is on fire")
     skipped = run(out)
     assert [*skipped.failed] == ["maps/b_mask.tif"]
     assert skipped.done == 0

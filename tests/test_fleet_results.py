@@ -208,7 +208,8 @@ def test_verify_finds_every_damage(made, tmp_path):
     assert "delete its receipt" in done.stderr
 
 
-def test_a_published_map_that_was_lost_is_made_again_as_the_messages_say(made, tmp_path):
+def test_a_published_map_that_was_lost_is_made_again_as_the_messages_say(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("landcover.fleet.engines.LocalEngine", lambda setup, workers: Here(setup.store))
     out, store = shutil.copytree(made, tmp_path / "out"), open_store(tmp_path / "out")
     before = tree(out / "maps")
     for name, lose in (("a_mask.tif", Path.unlink), ("b_mask.tif", lambda path: path.write_bytes(b""))):
@@ -216,6 +217,11 @@ def test_a_published_map_that_was_lost_is_made_again_as_the_messages_say(made, t
         with pytest.raises(DataError, match=rf"{name}.* Delete .*{name}\.json.* landcover fleet run"):
             merge(store, tmp_path / "all.tif")
         assert not (tmp_path / "all.tif").exists()
+        done = command("fleet", "run", out)
+        is_gone = not (out / "maps" / name).exists()
+        assert done.exit_code == is_gone
+        assert (f"{out}/maps/{name}.json" in done.stderr) == is_gone
+        assert ("All maps are in" in done.stderr) != is_gone
         (out / f"maps/{name}.json").unlink()
         assert run(out).complete
         found = verify(store)
@@ -261,7 +267,14 @@ def test_status_and_failures(made, tmp_path, monkeypatch):
     for number in range(3):
         store.delete(f"failed/{number}.json")
     assert "2 of 3 maps done, 1 units failed, 2 running" in command("fleet", "status", out).stdout
-    assert "row blocks 1 to 2, 3 attempts: why" in command("fleet", "failed", out).stdout
+    done = command("fleet", "failed", out)
+    assert "row blocks 1 to 2, 3 attempts: why" in done.stdout
+    assert "Try 1 unit again" in done.stderr
+    assert "plan again" not in done.stderr
+    store.put("failed/k.json", b'{"state": "changed"}')
+    done = command("fleet", "failed", out)
+    assert "plan again" in done.stderr
+    assert "--retry" not in done.stderr
 
 
 def test_plan_and_run_by_the_command_line(made, tmp_path, monkeypatch):

@@ -127,7 +127,7 @@ def test_a_scene_that_changed_is_refused(prefix, out, scenes):
     assert list(summary.failed) == ["maps/b_mask.tif"]
     assert f"{prefix}b.tif has changed" in summary.failed["maps/b_mask.tif"]
     record = json.loads(open_store(out).read(next(open_store(out).list("failed"))))
-    assert record["input"]
+    assert record["state"] == "changed"
     assert record["attempts"] == 1
 
 

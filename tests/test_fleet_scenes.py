@@ -77,7 +77,7 @@ def test_a_scene_that_is_away_is_a_fault_and_not_refused(one):
     summary = run(one / "out")
     assert (summary.repeated, [*summary.failed]) == (2, ["maps/a_mask.tif"])
     (record,) = (json.loads(path.read_text()) for path in (one / "out/failed").iterdir())
-    assert not record["input"]
+    assert record["state"] == "fault"
     assert str(one / "scenes/a.tif") in record["error"]
     shutil.move(one / "unmounted", one / "scenes")
     assert run(one / "out", retry=True).complete

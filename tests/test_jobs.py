@@ -12,7 +12,7 @@ import pytest
 
 from fleet_world import MODEL, OPTIONS, make_scenes, tree
 from landcover.inference import predict
-from landcover.inference.workers import LocalEngine
+from landcover.inference.workers import LocalEngine, work_through
 from landcover.io.locks import locked_file
 
 JOBS = OPTIONS.model_copy(update={"jobs": 2})
@@ -69,6 +69,26 @@ def test_a_process_that_dies_costs_one_scene_and_a_locked_map_is_left_to_its_own
     again = predict([scenes], MODEL, tmp_path, OPTIONS.model_copy(update={"resume": True}))
     assert (len(again.kept), len(again.maps)) == (2, 2)
     assert tree(tmp_path) == alone[1]
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
+def test_what_workers_log_is_logged_by_their_driver(caplog, level):
+    caplog.set_level(level, "landcover")
+    units = iter(
+        [(logging.INFO, "%s is read by windows", "a.tif"), (logging.WARNING, "%s has no place", "b")]
+    )
+    engine = LocalEngine(_logs, 1)
+    try:
+        list(work_through(engine, lambda: next((("key", unit) for unit in units), None)))
+    finally:
+        engine.close()
+    found = [(record.name, record.levelno, record.getMessage()) for record in caplog.records]
+    expected = [("landcover.x", 20, "a.tif is read by windows"), ("landcover.x", 30, "b has no place")]
+    assert found == [one for one in expected if one[1] >= level]
+
+
+def _logs():
+    return lambda unit: logging.getLogger("landcover.x").log(*unit)
 
 
 def test_the_script_of_the_caller_is_not_run_in_the_processes(scenes, alone, tmp_path):

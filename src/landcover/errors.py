@@ -49,6 +49,10 @@ class MaskError(DataError):
     """A mask cannot be read, is not a mask, or does not fit its image or legend."""
 
 
+class ChangedInputError(DataError):
+    """A file is another one than was planned."""
+
+
 class ModelError(LandcoverError, ValueError):
     """A model file or checkpoint is cut short, of another kind, or does not fit what it is used for."""
 

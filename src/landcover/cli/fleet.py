@@ -85,7 +85,7 @@ def fleet_run(
     """Do the units of a plan that are not done; run it again after any failure."""
     from dataclasses import asdict
 
-    from landcover.errors import UsageError
+    from landcover.errors import UsageError, counted
     from landcover.fleet.engines import LocalEngine
     from landcover.fleet.ray_engine import RayEngine
     from landcover.fleet.run import Run
@@ -126,11 +126,21 @@ def fleet_run(
         log.info("%d maps wait for blocks of other shards, or of failed units.", len(summary.waiting))
     if summary.complete:
         log.info("All maps are in %s.", store.address("maps"))
+    if summary.missing:
+        map_ = store.address(summary.missing[0])
+        log.warning(
+            "%s published before and missing now, such as %s. To make them again, delete their receipts, "
+            "such as %s.json, then: landcover fleet run %s",
+            counted(len(summary.missing), "map"),
+            map_,
+            map_,
+            plan,
+        )
     if summary.failed:
         log.warning("%d units failed; see landcover fleet failed %s", len(summary.failed), plan)
     if summary.damaged:
         log.warning("%d maps have no data where their scenes are damaged.", len(summary.damaged))
-    if summary.failed or summary.damaged or (share == (0, 1) and not summary.complete):
+    if summary.failed or summary.damaged or summary.missing or (share == (0, 1) and not summary.complete):
         raise typer.Exit(1)
 
 
@@ -157,6 +167,7 @@ def fleet_status(plan: Planned, json: _options.Json = None, force: _options.Forc
 
 def fleet_failed(plan: Planned, json: _options.Json = None, force: _options.Force = False) -> None:
     """List the units that were given up, with their last error."""
+    from landcover.errors import counted
     from landcover.fleet.results import failures
     from landcover.fleet.units import open_planned
 
@@ -168,7 +179,16 @@ def fleet_failed(plan: Planned, json: _options.Json = None, force: _options.Forc
             say(f"{record['scene']}{blocks}, {record['attempts']} attempts: {record['error']}")
 
     put(found, json, show, force=force)
-    log.info("%d units failed. Try them again: landcover fleet run %s --retry", len(found), plan)
+    changed = sum(record["state"] == "changed" for record in found)
+    log.info("%s failed.", counted(len(found), "unit"))
+    if changed:
+        log.info(
+            "Inputs of %s changed since the plan: plan again, into another store.", counted(changed, "unit")
+        )
+    if others := len(found) - changed:
+        log.info(
+            "Try %s again, after a repair: landcover fleet run %s --retry", counted(others, "unit"), plan
+        )
 
 
 def fleet_verify(plan: Planned, json: _options.Json = None, force: _options.Force = False) -> None:

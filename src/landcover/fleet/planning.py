@@ -16,14 +16,14 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
-from landcover._gdal import CPLE_BaseError, is_address, open_raster, subdataset_file, vector_files
+from landcover._gdal import CPLE_BaseError, is_address, open_raster, subdataset_file
 from landcover.errors import DataError, ImageError, UsageError
 from landcover.fleet.stac import is_search, read_items
 from landcover.fleet.units import ETAG, PLAN, Box, Pin, Plan, Unit, stored_options, write_plan
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import NO_IMAGE, Task, declared_crs, find_tasks, open_imagery
-from landcover.inference.scene import scene_grid
+from landcover.inference.scene import Inputs, scene_grid
 from landcover.io.discovery import IMAGE_END, MASK_END, RASTER_SUFFIXES, role_of, words_of
 from landcover.io.files import check_output
 from landcover.model.card import ModelCard, model_digest, resolve_model
@@ -39,8 +39,8 @@ from landcover.values import VIEWS_WORK
 UNIT_MPX = 256.0
 """Megapixels of a unit: a scene half as large again is split. Neighbours compute a row of windows twice."""
 
-_PINS = 1 << 14
-"""Images whose digests are kept while a plan is made."""
+_DIGESTS = 1 << 14
+"""Files whose digests are kept while a plan is made."""
 
 _log = logging.getLogger(__name__)
 
@@ -94,13 +94,12 @@ def make_plan(
     check_windows(opened.card, options.window_px, options.overlap_px)
     sha256 = model_digest(file)
     plan = Plan(f"model/{sha256[:16]}/{file.name}", sha256, opened.name, precision, kind, stored)
-    # Neighbours are the context of several scenes.
-    pins_of = lru_cache(_PINS)(lambda image: tuple(_pins(scene_header(image, options)[0])))
+    digest_of = lru_cache(_DIGESTS)(file_digest)  # neighbours are the context of several scenes
     found = _scenes(inputs, out, options, opened.card)
     units = (
         unit
         for task, source in found
-        for unit in _units(task, source, plan, options, opened, int(unit_mpx * 1e6), pins_of)
+        for unit in _units(task, source, plan, options, opened, int(unit_mpx * 1e6), digest_of)
     )
     item = stac_item(
         opened.card,
@@ -184,10 +183,10 @@ def _units(
     options: PredictOptions,
     runtime: Runtime,
     most: int,
-    pins_of: Callable[[str | Path], tuple[Pin, ...]],
+    digest_of: Callable[[Path], str],
 ) -> Iterator[Unit]:
     """Yield the unit of a scene; of a large one the units of its row blocks, then the one that assembles."""
-    _, shape, place = scene_header(task.image, options)
+    shape, place = _header(task.image, options)
     size = shape = task.size or shape
     scene = str(task.image if isinstance(task.image, str) else task.image.absolute())
     if file := subdataset_file(scene):
@@ -209,9 +208,6 @@ def _units(
     bbox = None if place is None or size is None else _degrees(place, size)
     frame = None if task.mosaic is None else (task.mosaic.height, task.mosaic.width)
     pieces = () if task.mosaic is None else task.mosaic.pieces
-    pins = [pin for image in images_of(task) for pin in pins_of(image)]
-    if options.aoi is not None:
-        pins += _pins(vector_files(options.aoi))
     unit = Unit(
         output=task.map.as_posix(),
         scene=scene,
@@ -219,7 +215,7 @@ def _units(
         scale=scale,
         size=shape,
         transform=None if task.transform is None else tuple(task.transform[:6]),
-        pins=tuple(pins),
+        pins=tuple(_pins(task, plan.predict_options, digest_of)),
         frame=frame,
         pieces=tuple((str(path.absolute()), *window) for path, window in pieces),
         pixels=pixels,
@@ -248,24 +244,13 @@ def _units(
     yield replace(unit, parts=tuple(keys), pixels=0, model_pixels=0, square_metres=0.0)
 
 
-def images_of(task: Task) -> list[Path | str]:
-    """Return the images that a scene is read from: itself, then those that are its context."""
-    return [task.image, *(piece.path for piece in task.mosaic.pieces[1:])] if task.mosaic else [task.image]
-
-
-def scene_header(
-    image: str | Path, options: PredictOptions
-) -> tuple[list[str | Path], tuple[int, int] | None, Georeference | None]:
-    """Return the files that GDAL reads for a scene, its size and its georeference, as far as possible."""
-    file = Path(subdataset_file(str(image)) or image)
-    given: list[str | Path] = [image if is_address(str(image)) else file]
+def _header(image: str | Path, options: PredictOptions) -> tuple[tuple[int, int] | None, Georeference | None]:
+    """Return the size and the georeference of a scene, as far as they can be read."""
     try:
         with open_raster(image) as reader:
-            place, _ = georeference_of(reader, declared_crs(options))
-            local = [] if is_address(str(image)) else [Path(name) for name in reader.files]
-            return [*local] or given, reader.shape, place
+            return reader.shape, georeference_of(reader, declared_crs(options))[0]
     except (RasterioError, ImageError, CPLE_BaseError):
-        return given, None, None
+        return None, None
 
 
 def _degrees(place: Georeference, size: tuple[int, int]) -> Box | None:
@@ -276,16 +261,15 @@ def _degrees(place: Georeference, size: tuple[int, int]) -> Box | None:
     return tuple(round(side, 7) for side in box) if np.isfinite(box).all() else None
 
 
-def _pins(files: Sequence[str | Path]) -> Iterator[Pin]:
-    """Yield files as they are now; none for one that cannot be read, which its unit reports."""
-    for file in files:
-        if isinstance(file, str):
-            version = scene_version(file)
-            yield Pin(file, version.size, f"{ETAG}{version.etag}")
-            continue
+def _pins(task: Task, options: PredictOptions, digest_of: Callable[[Path], str]) -> Iterator[Pin]:
+    """Yield the files of a scene as they are now, but those that cannot be read, which its unit reports."""
+    if not task.files:
+        version = scene_version(str(task.image))
+        yield Pin(str(task.image), version.size, f"{ETAG}{version.etag}")
+    for name, size, mtime_ns in Inputs(task, options).states:
+        file = Path(name).absolute()
         try:
-            status = file.stat()
-            yield Pin(str(file.absolute()), status.st_size, file_digest(file), status.st_mtime_ns)
+            yield Pin(str(file), size, digest_of(file), mtime_ns)
         except PermissionError as error:
             raise DataError(f"{file} cannot be read: {error.strerror}. Check its permissions.") from error
         except OSError:

@@ -7,15 +7,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from landcover import __version__
 from landcover.errors import FleetError, LandcoverError, UsageError
 from landcover.extras import needs
-from landcover.fleet.units import Outcome
 from landcover.fleet.work import Setup, Worker
-from landcover.inference.workers import Ended, Slot, Workers
+from landcover.inference.workers import Ended, Logged, Slot, Workers
 
 _OBJECT_STORE_BYTES = 100 << 20
 """Of a Ray that is started here: no pixels pass through it, and its default is 30 % of the memory."""
@@ -84,7 +84,7 @@ class RayEngine(Workers):
         self._pending[slot.worker.begin.remote(self._setup)] = slot
 
     def _send(self, slot: Slot) -> None:
-        self._pending[slot.worker.do.remote(slot.unit)] = slot
+        self._pending[slot.worker.do.remote(slot.unit, self._level)] = slot
 
     def _answers(self, seconds: float) -> Iterator[tuple[Slot, Any]]:
         for future in self._ray.wait(list(self._pending), timeout=seconds)[0]:
@@ -118,9 +118,9 @@ class _Actor:
             return type(error)(str(error))
         return __version__
 
-    def do(self, line: str) -> Outcome:
+    def do(self, line: str, level: int) -> Logged:
         """Do a unit."""
-        return self._worker.do(line)
+        return Logged.of(partial(self._worker.do, line), level)
 
 
 def _check_cluster(address: str, mode: str) -> None:

@@ -42,8 +42,13 @@ _ALIVE_S = 60.0
 _STRIP_PX = 1 << 24
 
 _DAMAGED = {
-    "output": "", "scene": "", "blocks": None, "attempts": 0, "input": False, "error": "its record is damaged"
-}  # fmt: skip
+    "output": "",
+    "scene": "",
+    "blocks": None,
+    "attempts": 0,
+    "state": "fault",
+    "error": "its record is damaged",
+}
 """The record of a unit that was given up, where it does not state something."""
 
 _log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import secrets
 import socket
 import time
@@ -16,6 +17,7 @@ from landcover.errors import DataError, LandcoverError, MissingKeyError, OutputE
 from landcover.fleet.stac import map_collection
 from landcover.fleet.units import COLLECTION, Outcome, Unit, read_plan, read_units
 from landcover.inference.workers import Engine, work_through
+from landcover.io.discovery import MASK_END
 from landcover.io.files import scratch_folder
 from landcover.storage.store import Store
 
@@ -34,6 +36,8 @@ _FORGOTTEN_S = 3600.0
 _NUMBERS = "began", "updated", "maps", "in_flight"
 """Numbers of the record of a run that others count on."""
 
+_MAP_OR_ITEM = re.compile(rf"{MASK_END}\.(tif|png)(\.json)?$")
+
 _MOST = 1e15
 """No number of a record is as large; nor is one that is not a number."""
 
@@ -51,7 +55,8 @@ class Summary:
         waiting: Maps that wait for blocks of other shards, or of units that failed.
         repeated: Attempts after the first.
         damaged: Maps, of those done or kept, with no data where their scene could not be read.
-        complete: Whether no unit failed, and all maps of the plan are published.
+        missing: Maps that are published, and do not exist.
+        complete: Whether no unit failed, and all maps of the plan are published and exist.
     """
 
     done: int = 0
@@ -60,6 +65,7 @@ class Summary:
     waiting: list[str] = field(default_factory=list)
     repeated: int = 0
     damaged: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     complete: bool = False
 
 
@@ -193,8 +199,6 @@ class Run:
                 summary.damaged.append(job.unit.output)
             if job.key in self._given_up:
                 self._store.delete(f"failed/{job.key}.json")
-            for text in outcome.warnings:
-                _log.warning("%s", text)
             _log.debug("%s: %s. %s", job.unit.output, outcome.state, outcome.reason)
         elif outcome.state == "waiting":
             if self._is_last_round:
@@ -214,7 +218,7 @@ class Run:
                 )
         else:
             self._give_up(job, outcome)
-            self._refusals += outcome.state == "refused"
+            self._refusals += outcome.state != "fault"
             if self._refusals >= REFUSALS:
                 raise DataError(
                     f"{self._refusals} units were refused one after the other, the last because: "
@@ -229,7 +233,7 @@ class Run:
             "scene": job.unit.scene,
             "blocks": job.unit.blocks,
             "attempts": self._attempts.pop(job.key, 0) + 1,
-            "input": outcome.state == "refused",
+            "state": outcome.state,
             "error": outcome.reason,
         }
         self._store.put(f"failed/{job.key}.json", json.dumps(record).encode())
@@ -261,18 +265,24 @@ class Run:
             )
 
     def _finish(self) -> None:
-        """Write the collection if all maps are published."""
-        store = self._store
-        published = {hash(key) for key in store.list("maps") if key.endswith(".json")}
-        self._summary.complete = (
-            not self._summary.failed
-            and len(published) >= self._plan.scenes
-            and all(
-                unit.blocks is not None or hash(unit.item) in published
-                for _, unit, _ in read_units(store, self._plan)
-            )
-        )
-        if not self._summary.complete or store.exists(COLLECTION):
+        """Look for all maps, and write the collection if they are published."""
+        store, summary = self._store, self._summary
+        keys = {hash(key) for key in store.list("maps") if _MAP_OR_ITEM.search(key)}
+        if summary.failed or len(keys) < self._plan.scenes:
+            return
+        is_published = True
+        for _, unit, _ in read_units(store, self._plan):
+            if unit.blocks is None:
+                is_published &= hash(unit.item) in keys
+                # A map that was published during the listing may not be in it.
+                if (
+                    hash(unit.item) in keys
+                    and hash(unit.output) not in keys
+                    and not store.exists(unit.output)
+                ):
+                    summary.missing.append(unit.output)
+        summary.complete = is_published and not summary.missing
+        if not summary.complete or store.exists(COLLECTION):
             return
         model = json.loads(store.read(self._plan.model_item))
         head = map_collection(self._plan, model["properties"].get("description", ""))

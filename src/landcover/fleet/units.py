@@ -399,11 +399,12 @@ def open_planned(address: str) -> Store:
     return open_store((folder or ".") if is_plan else address)
 
 
-State = Literal["done", "kept", "waiting", "refused", "fault"]
+State = Literal["done", "kept", "waiting", "refused", "changed", "fault"]
 """How a unit ended.
 
 ``done``: its result is published. ``kept``: it was before. ``waiting``: blocks that it assembles are
-missing. ``refused``: its input cannot be used, and never will. ``fault``: machine, store or network failed.
+missing. ``refused``: its input cannot be used. ``changed``: its input is not what was planned. ``fault``:
+machine, store or network failed.
 """
 
 
@@ -414,11 +415,9 @@ class Outcome:
     Attributes:
         state: How.
         reason: Why.
-        warnings: What the user of its map should know.
         damaged: Whether its map has no data where the scene could not be read.
     """
 
     state: State
     reason: str = ""
-    warnings: tuple[str, ...] = ()
     damaged: bool = False

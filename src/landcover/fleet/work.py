@@ -18,6 +18,7 @@ import numpy as np
 
 from landcover._gdal import is_address
 from landcover.errors import (
+    ChangedInputError,
     DataError,
     ImageError,
     LandcoverError,
@@ -27,7 +28,7 @@ from landcover.errors import (
     UsageError,
     foreign_errors,
 )
-from landcover.fleet.planning import file_digest, images_of, scene_header
+from landcover.fleet.planning import file_digest
 from landcover.fleet.stac import map_item
 from landcover.fleet.units import ETAG, Outcome, Unit, read_plan
 from landcover.inference.blocks import ReadLog, SceneWork, product_rows
@@ -122,6 +123,8 @@ class Worker:
                 raise
         except _WindowError as error:
             return Outcome("fault", str(error))
+        except ChangedInputError as error:
+            return Outcome("changed", str(error))
         except (DataError, UsageError, ModelError) as error:
             return Outcome("refused", str(error))
         except LandcoverError as error:
@@ -171,8 +174,11 @@ class Worker:
                     return Outcome("waiting", str(error))
         self._remove_parts(unit)
         name = display_name(unit.scene)
-        warnings = tuple(text.replace(IMAGE, name).replace(task.name, name) for text in made.warnings)
-        return Outcome("done", note, warnings, bool(made.damaged))
+        for text in made.warnings:
+            _log.warning("%s", text.replace(IMAGE, name).replace(task.name, name))
+        if made.ood is not None and made.ood.is_flagged:
+            _log.warning("%s", made.ood.warning(name))
+        return Outcome("done", note, bool(made.damaged))
 
     def _published(self, key: str, unit: Unit) -> Mapping[str, Any] | None:
         """Return the properties of the map of a unit, empty if they are damaged; None: it is not published.
@@ -204,16 +210,16 @@ class Worker:
         """Check that a unit would read the files that were planned, and no others.
 
         Raises:
-            DataError: If one of them has changed, or there is another, such as a mask beside the scene.
+            ChangedInputError: If one of them has changed, or there is another, such as a mask.
+            DataError: If a scene at an address does not exist.
             StoreError: As for :func:`check_pins`.
         """
         check_pins(unit)
         if is_address(unit.scene):
             return
         planned = {pin.path for pin in unit.pins}
-        present = (Path(file) for image in images_of(task) for file in scene_header(image, self._options)[0])
-        if new := [str(file) for file in present if str(file.absolute()) not in planned]:
-            raise DataError(
+        if new := [name for name, _, _ in Inputs(task, self._options).states if name not in planned]:
+            raise ChangedInputError(
                 f"{new[0]} would be read with {unit.scene}, and was not there when the plan was made. Make a "
                 "new plan, into another store."
             )
@@ -336,7 +342,8 @@ def check_pins(unit: Unit) -> None:
     A local file of the same size and time is; else its digest decides. At an address the entity tag does.
 
     Raises:
-        DataError: If one of them has changed.
+        ChangedInputError: If one of them has changed.
+        DataError: If a scene at an address does not exist.
         StoreError: If a file cannot be read, or a server refuses or does not answer.
     """
     for pin in unit.pins:
@@ -355,7 +362,7 @@ def check_pins(unit: Unit) -> None:
                 f"{path} cannot be read: {error.strerror}. It could when the plan was made; is its disk here?"
             ) from error
         if not same:
-            raise DataError(
+            raise ChangedInputError(
                 f"{path} has changed since the plan was made. Make a new plan, into another store."
             )
 

@@ -1,5 +1,6 @@
 """Who does the units of a job, here or elsewhere: one loop for ``predict`` and for fleets."""
 
+import logging
 import multiprocessing
 import signal
 import sys
@@ -7,13 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 from landcover.errors import FleetError, LandcoverError
 from landcover.model.runtimes import DEFAULT_CACHE
 from landcover.model.runtimes.openvino_runtime import cache_folder
+
+_logger = logging.getLogger("landcover")
 
 _STARTS = 3
 """Times that a worker may end before it has done a unit, one after the other."""
@@ -100,10 +105,31 @@ class Ended(NamedTuple):
     reason: str
 
 
+class Logged(NamedTuple):
+    """An answer of a worker, with what it has logged meanwhile."""
+
+    answer: Any
+    records: list[logging.LogRecord]
+
+    @classmethod
+    def of(cls, do: Callable[[], Any], level: int) -> "Logged":
+        """Call a function in a worker; records of its driver's level and above are kept."""
+        records = SimpleQueue[logging.LogRecord]()
+        handler = QueueHandler(records)
+        _logger.setLevel(level)
+        _logger.addHandler(handler)
+        try:
+            answer = do()
+        finally:
+            _logger.removeHandler(handler)
+        return cls(answer, [records.get() for _ in range(records.qsize())])
+
+
 class Workers(ABC):
     """What engines of other processes have in common: a unit at a time for each, and replacements.
 
-    The result of a unit whose worker ended, for lack of memory for example, is a :class:`FleetError`.
+    The result of a unit whose worker ended, for lack of memory for example, is a :class:`FleetError`. What
+    workers log is logged here, when their unit has ended.
 
     Args:
         count: Number of workers.
@@ -111,7 +137,7 @@ class Workers(ABC):
     """
 
     def __init__(self, count: int, needs: str) -> None:
-        self._failed_starts, self._needs = 0, needs
+        self._failed_starts, self._needs, self._level = 0, needs, _logger.getEffectiveLevel()
         self._workers = [Slot() for _ in range(count)]
         for slot in self._workers:
             self._start(slot)
@@ -148,6 +174,10 @@ class Workers(ABC):
         """
         for slot, answer in self._answers(seconds):
             key, was_ready = slot.key, slot.is_ready
+            if isinstance(answer, Logged):
+                for record in answer.records:
+                    logging.getLogger(record.name).handle(record)
+                answer = answer.answer
             if isinstance(answer, Ended):
                 self._failed_starts += not was_ready
                 if self._failed_starts >= _STARTS:
@@ -185,7 +215,9 @@ class LocalEngine(Workers):
 
     def _start(self, slot: Slot) -> None:
         pipe, there = self._context.Pipe()
-        slot.worker = self._context.Process(target=_serve, args=(there, self._begin), daemon=True)
+        slot.worker = self._context.Process(
+            target=_serve, args=(there, self._begin, self._level), daemon=True
+        )
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")  # else the caller's script is run in the process
         try:
@@ -221,7 +253,7 @@ class LocalEngine(Workers):
             slot.worker.join()
 
 
-def _serve(pipe: Connection, begin: Callable[[], Callable[[Any], Any]]) -> None:
+def _serve(pipe: Connection, begin: Callable[[], Callable[[Any], Any]], level: int) -> None:
     """Do units until the driver ends: the body of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver ends it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -234,6 +266,8 @@ def _serve(pipe: Connection, begin: Callable[[], Callable[[Any], Any]]) -> None:
         else:
             pipe.send(None)
             while True:
-                answer = do(pipe.recv())
-                pipe.send(type(answer)(str(answer)) if isinstance(answer, LandcoverError) else answer)
+                unit = pipe.recv()
+                answer, records = Logged.of(lambda: do(unit), level)  # noqa: B023
+                plain = type(answer)(str(answer)) if isinstance(answer, LandcoverError) else answer
+                pipe.send(Logged(plain, records))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends, and removes its temporary files

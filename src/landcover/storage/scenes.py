@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from landcover.errors import DataError, LandcoverError, MissingKeyError, UsageError
+from landcover.errors import ChangedInputError, DataError, LandcoverError, MissingKeyError, UsageError
 from landcover.machine import readable
 from landcover.raster.address import display_name
 from landcover.storage.store import Store, Version, open_store
@@ -48,12 +48,13 @@ def check_version(address: str, planned: Version) -> None:
     """Check that a scene is the one that was planned.
 
     Raises:
-        DataError: If it has changed or does not exist.
+        ChangedInputError: If it has changed.
+        DataError: If it does not exist.
         StoreError: If the server refuses or does not answer.
     """
     found = scene_version(address)
     if found != planned:
-        raise DataError(
+        raise ChangedInputError(
             f"{display_name(address)} has changed since the plan was made: then {planned.size} bytes, tag "
             f"{planned.etag}; now {found.size} bytes, tag {found.etag}. Make a new plan, into another store."
         )
