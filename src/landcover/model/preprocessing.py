@@ -32,6 +32,12 @@ RGB = ("red", "green", "blue")
 PLAIN: Scaling = (0.0, 255.0)
 """The scaling of 8-bit imagery, which does not change it."""
 
+_PIECE_COLS = 2048
+"""Columns that are resampled at a time, from fixed positions on: a part of a scene has the values of the whole.
+
+Pillow rounds positions by the columns that it is given.
+"""
+
 _FAR = np.int32(1 << 28)
 _TOUCH = 1e-6  # of a pixel: below it, edges of both grids are the same
 
@@ -166,17 +172,33 @@ def resample_rows(
     tall = Image.frombuffer(mode, (width, len(lines)), lines, "raw", mode, 0, 1)
     reduced = np.asarray(tall.resize((width, height), resampling, (0, first, width, last)))
     wide = reduced.reshape(height, *strip.shape[1:])
-    across = source[1] / target[1]
-    begin, end = max(0.0, cols.start * across - left), min(cols.stop * across - left, float(wide.shape[1]))
+    across, pieces = source[1] / target[1], list[UInt8Array]()
+    for start in range(cols.start // _PIECE_COLS * _PIECE_COLS, cols.stop, _PIECE_COLS):
+        stop = min(start + _PIECE_COLS, target[1])
+        inside = source_rows(slice(start, stop), source[1], target[1])
+        first, last = max(left, inside.start), min(left + wide.shape[1], inside.stop)
+        piece = wide[:, first - left : last - left]
+        if last - first < inside.stop - inside.start:
+            piece = np.pad(piece, ((0, 0), (first - inside.start, inside.stop - last), (0, 0)))
+        box = max(0.0, start * across - inside.start), min(stop * across - inside.start, piece.shape[1])
+        piece = _widths(piece, stop - start, box, resampling)
+        pieces.append(piece[:, max(cols.start - start, 0) : cols.stop - start])
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
 
-    def widths(plane: UInt8Array) -> UInt8Array:
-        box = (begin, 0, end, height)
-        return np.asarray(Image.fromarray(plane).resize((cols.stop - cols.start, height), resampling, box))
 
-    if wide.shape[2] == 3:
-        return widths(wide)
+def _widths(
+    lines: UInt8Array, width: int, box: tuple[float, float], resampling: Image.Resampling
+) -> UInt8Array:
+    """Resample lines, uint8 (n, w, C), between two positions to a width."""
+
+    def resized(plane: UInt8Array) -> UInt8Array:
+        size, part = (width, len(lines)), (box[0], 0, box[1], len(lines))
+        return np.asarray(Image.fromarray(plane).resize(size, resampling, part))
+
+    if lines.shape[2] == 3:
+        return resized(lines)
     # Four bands would be RGBA to Pillow, which multiplies colours by alpha.
-    return np.stack([widths(np.ascontiguousarray(plane)) for plane in np.moveaxis(wide, 2, 0)], axis=2)
+    return np.stack([resized(np.ascontiguousarray(plane)) for plane in np.moveaxis(lines, 2, 0)], axis=2)
 
 
 def _sizes(image: UInt8Array, size: Size | float) -> tuple[Size, Size]:
