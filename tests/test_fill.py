@@ -28,13 +28,14 @@ def valid_of(scene):
     return np.ones((scene.height, scene.width), bool) if strip.valid is None else strip.valid
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_frames_are_found_whatever_their_depth_and_value(seed):
+@pytest.mark.parametrize("colours", [(0, 17, 255), ((10, 20, 30), (0, 0, 0), (250, 250, 251))])
+@pytest.mark.parametrize("seed", range(20))
+def test_frames_are_found_whatever_their_depth_and_value(seed, colours):
     rng = np.random.default_rng(seed)
-    image = noise(*rng.integers(40, 120, 2), seed=seed)
+    image = noise(*rng.integers(40, 120, 2) + 130 * isinstance(colours[0], tuple), seed=seed)
     top, bottom, left, right = (int(rng.integers(0, 20)) * int(rng.integers(0, 2)) for _ in range(4))
     height, width = image.shape[:2]
-    values = {side: int(rng.choice([0, 17, 255])) for side in ("top", "bottom", "left", "right")}
+    values = {side: colours[rng.integers(3)] for side in ("top", "bottom", "left", "right")}
     image[:, :left], image[:, width - right :] = values["left"], values["right"]
     image[:top], image[height - bottom :] = values["top"], values["bottom"]
     seen = []
@@ -48,7 +49,7 @@ def test_frames_are_found_whatever_their_depth_and_value(seed):
     counts = dict.fromkeys(values, 0)
     for side, value, count in fill.lines:
         counts[side] += count
-        assert value in values.values()
+        assert value in {tuple(np.broadcast_to(colour, 3).tolist()) for colour in values.values()}
     assert counts == {"top": top, "bottom": bottom, "left": left, "right": right}
     if not fill.lines:
         assert sum(seen) <= 4 * (3 + 256)  # corners alone
@@ -59,14 +60,16 @@ def test_water_and_snow_that_touch_an_edge_are_imagery():
     image[:30, :109] = 255  # all of the edge but a pixel
     image[60:, 20:90] = 0
     fill = find_fill(lambda w: np.moveaxis(image[w.slices], 2, 0), 90, 110, 16)
-    assert (fill.inside, fill.lines, fill.corners) == (Window(0, 0, 90, 110), (), (255.0,))
+    assert (fill.inside, fill.lines, fill.corners) == (Window(0, 0, 90, 110), (), ((255, 255, 255),))
 
 
-def test_a_colour_at_an_edge_is_no_fill():
-    """A row of one colour may be water or a roof in a small image."""
-    coloured = noise()
+@pytest.mark.parametrize(("width", "rows"), [(127, 0), (128, 30)])
+def test_a_colour_along_a_short_edge_is_no_fill(width, rows):
+    """It may be water or a roof in a small image."""
+    coloured = noise(90, width)
     coloured[:30] = 0, 255, 0
-    assert not find_fill(lambda w: np.moveaxis(coloured[w.slices], 2, 0), 90, 110, 16).lines
+    fill = find_fill(lambda w: np.moveaxis(coloured[w.slices], 2, 0), 90, width, 16)
+    assert fill.inside == Window(rows, 0, 90 - rows, width)
 
 
 @pytest.mark.parametrize(("width", "rows"), [(15, 0), (16, 5)])
@@ -99,12 +102,32 @@ def test_fill_is_nodata_reported_and_not_in_percentiles(tmp_path, dtype, value, 
         assert not scene.warnings
 
 
-def test_corners_of_one_value_are_reported_and_not_in_percentiles(tmp_path):
+@pytest.mark.parametrize("form", ["tif", "png"])
+def test_a_collar_of_a_colour_is_nodata_and_reported(tmp_path, form):
+    image = noise(180, 170)
+    image[:, :40] = image[150:] = 10, 20, 30
+    expected = np.zeros(image.shape[:2], bool)
+    expected[:150, 40:] = True
+    if form == "tif":
+        # The bands of the file are in another order than those that are read.
+        path = save_raster(tmp_path / "a.tif", image, place=True)
+        with open_scene(path, bands=(3, 2, 1)) as scene:
+            found, notes = valid_of(scene), scene.warnings
+    else:
+        _, found, notes = read_picture(save(tmp_path / "a.png", image), max_pixels=10**6)
+    assert np.array_equal(found, expected)
+    assert any("30 at the bottom ((10, 20, 30))" in note and "40 at the left" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"), [(-9999, "--nodata -9999"), ((-9999, 5, 7), '-srcnodata "-9999 5 7"')]
+)
+def test_corners_of_one_value_are_reported_and_not_in_percentiles(tmp_path, value, advice):
     image = noise(dtype="int16")
-    image[:20, :20] = -9999
+    image[:20, :20] = value
     with open_scene(save_raster(tmp_path / "a.tif", image, place=True), scaling="percentile") as scene:
         assert valid_of(scene).all()
-        assert any("-9999" in note for note in scene.warnings)
+        assert any(advice in note for note in scene.warnings)
         assert scene.read_rows(40, 90).image.std() > 50
 
 

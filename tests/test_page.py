@@ -210,6 +210,10 @@ def frame(path):
     return write_tiff(path, framed(scene_pixels(17), 21, 255), 1.1, compress="deflate", **TILED)
 
 
+def coloured_frame(path):
+    return write_tiff(path, framed(scene_pixels(17), 21, (10, 20, 30)), 1.1, compress="deflate", **TILED)
+
+
 def deep_frame(path):
     values = framed(deep_pixels()[..., :3].astype(np.int16), 30, -9999)
     return write_tiff(path, values, 1.1, compress="lzw")
@@ -325,6 +329,7 @@ FORMATS = {
     "frame.tif": (frame, {}),
     "deep-frame.tif": (deep_frame, {"scaling": "percentile"}),
     "frame.png": (framed_png, {"gsd": 0.8}),
+    "frame-colour.tif": (coloured_frame, {}),
     "opaque.png": (opaque_png, {"gsd": 0.8}),
     "opaque.tif": (opaque_tiff, {}),
     "sparse.tif": (sparse("pixel"), {}),
@@ -343,7 +348,7 @@ FORMATS = {
     "alpha-four.tif": (infrared(1, 1, 1.1), {"alpha": 4}),
     "nodata-nine.tif": (frame, {"nodata": 9}),
 }
-NOTED = r"\d+ at the \w+ \(-?\d+\)|the one value -?\d+|\d+ blocks of \d+ x \d+|values in band \d"
+NOTED = r"\d+ at the \w+ \([-\d(), ]+\)|the one value [-\d(), ]+\d|\d+ blocks of \d+ x \d+|values in band \d"
 """What notes about undeclared fill and masks state."""
 
 

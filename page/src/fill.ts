@@ -1,4 +1,5 @@
-// Fill that a file does not declare: whole rows and columns of one value at the edges of a scene.
+// Fill that a file does not declare: whole rows and columns of one value at the edges of a scene. A value is that of a
+// pixel: a number for each band.
 // Counterpart of landcover/raster/fill.py.
 
 import type { GeoTIFFImage } from "geotiff";
@@ -6,14 +7,16 @@ import type { Size } from "./engine/resample";
 import type { Numbers } from "./bands";
 import type { Box } from "./sources";
 
-/** Shorter rows and columns may have one value by chance. */
+/** Shorter rows and columns may have one value by chance: black or white, or one colour. */
 const SHORTEST_PX = 16;
+const SHORTEST_COLOUR_PX = 128;
 const CORNER_PX = 16;
 const SIDES = ["top", "bottom", "left", "right"] as const;
 
 /** Read the values of a box, a plane for each band. */
 type Read = (box: Box) => Promise<Numbers[]>;
 type Side = (typeof SIDES)[number];
+type Value = readonly number[];
 
 /** Which blocks of a GeoTIFF were never written, row by row. */
 interface Missing {
@@ -36,8 +39,8 @@ export class Fill {
   constructor(
     private readonly size: Size,
     readonly inside: Box,
-    readonly lines: readonly [Side, number, number][],
-    readonly corners: readonly number[],
+    readonly lines: readonly [Side, Value, number][],
+    readonly corners: readonly Value[],
   ) {}
 
   get isEmpty(): boolean {
@@ -47,16 +50,18 @@ export class Fill {
   notes(name: string): string[] {
     const found: string[] = [];
     if (this.lines.length) {
-      const sides = this.lines.map(([side, value, count]) => `${count} at the ${side} (${value})`).join(", ");
+      const sides = this.lines.map(([side, value, count]) => `${count} at the ${side} (${shown(value)})`).join(", ");
       found.push(
         `${name} has rows or columns of one value, which it does not declare as nodata: ${sides}. They become nodata. ` +
           "To map them, change the settings: Advanced.",
       );
     }
     if (this.corners.length) {
+      const first = this.corners[0];
+      const what = isColour(first) ? "mark them, for example by an alpha band" : `declare ${first[0]} as the nodata value`;
       found.push(
-        `${name} has corners of the one value ${this.corners.join(" and ")}, which it does not declare as nodata: they ` +
-          `are mapped as imagery. If they are not imagery, declare ${this.corners[0]} as the nodata value.`,
+        `${name} has corners of the one value ${this.corners.map(shown).join(" and ")}, which it does not declare as ` +
+          `nodata: they are mapped as imagery. If they are not imagery, ${what}.`,
       );
     }
     if (this.missing) {
@@ -69,9 +74,9 @@ export class Fill {
     return found;
   }
 
-  /** Return whether a pixel has the value of a corner in all bands: it does not count in percentiles. */
+  /** Return whether a pixel has the value of a corner: it does not count in percentiles. */
   hasCornerValue(planes: Numbers[], at: number): boolean {
-    return this.corners.some((value) => planes.every((plane) => plane[at] === value));
+    return this.corners.some((value) => planes.every((plane, band) => plane[at] === value[band]));
   }
 
   /** Set what is fill in a box of the scene, or of a smaller version of it, to 0. */
@@ -99,6 +104,18 @@ export class Fill {
   }
 }
 
+function isColour(value: Value): boolean {
+  return value.some((number) => number !== value[0]);
+}
+
+function shown(value: Value): string {
+  return isColour(value) ? `(${value.join(", ")})` : String(value[0]);
+}
+
+function isSame(value: Value, other: Value | null): boolean {
+  return other !== null && value.every((number, band) => number === other[band]);
+}
+
 /** Return the first and last pixel, of `length`, of what each one from `start` to `stop`, of `count`, stands for. */
 function ends(start: number, stop: number, count: number, length: number): [Float64Array, Float64Array] {
   const first = Float64Array.from({ length: stop - start }, (_, i) => Math.floor(((start + i) * length) / count));
@@ -106,7 +123,7 @@ function ends(start: number, stop: number, count: number, length: number): [Floa
 }
 
 /**
- * Find rows and columns of one value, the same in all bands, at the four edges of a scene.
+ * Find rows and columns of pixels of one value at the four edges of a scene.
  *
  * Where the corners differ, as in imagery without fill, only the corners are read.
  *
@@ -114,7 +131,7 @@ function ends(start: number, stop: number, count: number, length: number): [Floa
  */
 export async function findFill(read: Read, size: Size, step: number): Promise<Fill> {
   let [left, top, right, bottom]: Box = [0, 0, size.width, size.height];
-  const lines: [Side, number, number][] = [];
+  const lines: [Side, Value, number][] = [];
   let previous = -1;
   while (previous !== lines.length) {
     // Rows that are fill but for columns of another value are found then.
@@ -129,31 +146,37 @@ export async function findFill(read: Read, size: Size, step: number): Promise<Fi
       else right -= count;
     }
   }
-  const corners = new Set<number>();
+  const corners: Value[] = [];
   if (Math.min(bottom - top, right - left) >= 2 * CORNER_PX) {
     for (const row of [top, bottom - CORNER_PX]) {
       for (const col of [left, right - CORNER_PX]) {
         const value = oneValue(await read([col, row, col + CORNER_PX, row + CORNER_PX]));
-        if (value !== null) corners.add(value);
+        if (value !== null && !corners.some((other) => isSame(value, other))) corners.push(value);
       }
     }
   }
-  return new Fill(size, [left, top, right, bottom], lines, [...corners].sort((a, b) => a - b));
+  return new Fill(size, [left, top, right, bottom], lines, corners.sort(compare));
 }
 
-/** Return the only value of some pixels in all bands; null if there are others. */
-function oneValue(planes: Numbers[]): number | null {
-  const value = planes[0][0];
-  return planes.every((plane) => Array.prototype.every.call(plane, (other) => other === value)) ? value : null;
+/** Return which of two values comes first, as Python's tuples. */
+function compare(value: Value, other: Value): number {
+  const band = value.findIndex((number, at) => number !== other[at]);
+  return band < 0 ? 0 : value[band] - other[band];
+}
+
+/** Return the only value of some pixels; null if there are others. */
+function oneValue(planes: Numbers[]): Value | null {
+  const isOne = planes.every((plane) => Array.prototype.every.call(plane, (other) => other === plane[0]));
+  return isOne ? planes.map((plane) => plane[0]) : null;
 }
 
 /** Return the value of the rows or columns of fill at a side of a part, and their number. */
-async function depth(read: Read, part: Box, side: Side, step: number): Promise<[number, number]> {
+async function depth(read: Read, part: Box, side: Side, step: number): Promise<[Value, number]> {
   const [left, top, right, bottom] = part;
   const isRow = side === "top" || side === "bottom";
   const isLast = side === "bottom" || side === "right";
   const [lines, length] = isRow ? [bottom - top, right - left] : [right - left, bottom - top];
-  if (length < SHORTEST_PX || !lines) return [0, 0];
+  if (length < SHORTEST_PX || !lines) return [[], 0];
 
   /** Read `count` lines, inwards from line `first`, between two positions along them. */
   const readLines = (first: number, count: number, start: number, stop: number): Promise<Numbers[]> => {
@@ -166,9 +189,9 @@ async function depth(read: Read, part: Box, side: Side, step: number): Promise<[
   };
 
   const value = oneValue(await readLines(0, 1, 0, 1));
-  if (value === null) return [0, 0];
+  if (value === null || (isColour(value) && length < SHORTEST_COLOUR_PX)) return [[], 0];
   for (const at of [length - 1, length >> 1]) {
-    if (oneValue(await readLines(0, 1, at, at + 1)) !== value) return [value, 0];
+    if (!isSame(value, oneValue(await readLines(0, 1, at, at + 1)))) return [value, 0];
   }
 
   /** Return how many of `count` lines have the value alone, from the outside. */
@@ -179,7 +202,7 @@ async function depth(read: Read, part: Box, side: Side, step: number): Promise<[
       const line = isLast ? count - 1 - n : n;
       for (let i = 0; i < along; i++) {
         const at = isRow ? line * along + i : i * count + line;
-        for (const plane of planes) if (plane[at] !== value) return n;
+        if (planes.some((plane, band) => plane[at] !== value[band])) return n;
       }
     }
     return count;

@@ -268,11 +268,12 @@ class Scene implements OpenedFile {
     if (this.alpha >= 0 && !(await this.isOpaque(this.alpha))) return;
     const { image } = this;
     const bands = [...new Set(this.chosen)];
-    const read = (box: Box): Promise<Numbers[]> => {
+    const read = async (box: Box): Promise<Numbers[]> => {
       const [left, top, right, bottom] = box;
       // Corners are read several times: their blocks are kept meanwhile.
       image.tiles = (right - left) * (bottom - top) > ALPHA_PX ? null : (image.tiles ?? []);
-      return this.readBands(box, bands, image);
+      const planes = await this.readBands(box, bands, image);
+      return this.chosen.map((band) => planes[bands.indexOf(band)]);
     };
     const { height, width } = this.source;
     try {

@@ -16,6 +16,7 @@ from landcover._gdal import INVERTED, is_cmyk, is_inverted, open_raster, sample_
 from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import ImageError, is_plain
 from landcover.raster.address import Address
+from landcover.raster.fill import Value
 from landcover.values import BandSelection, Scaling
 from landcover.windows import Window
 
@@ -338,13 +339,13 @@ def check_scaling(name: str, reader: DatasetReader, band: int, scaling: Scaling 
 
 
 def sample_values(
-    address: Address, reader: DatasetReader, bands: Sequence[int], mask: Mask, fill: Sequence[float]
+    address: Address, reader: DatasetReader, bands: Sequence[int], mask: Mask, fill: Sequence[Value]
 ) -> Float64Array:
     """Return valid values of the bands, float64 (N,), which percentiles are taken of.
 
     They are of one decimated read (or overview) of about 1024 x 1024 pixels, the same for every part of the
-    scene: dark water is not brightened in a window of water. Pixels with one of the values ``fill`` in all
-    bands are left out.
+    scene: dark water is not brightened in a window of water. Pixels with one of the values ``fill`` are left
+    out.
     """
     chosen = sorted(set(bands))
     step = max(1, math.ceil(max(reader.shape) / _SAMPLE_PX))
@@ -362,7 +363,7 @@ def sample_values(
                 raise
             continue  # reported when the rows are read
         for value in fill:
-            valid &= (values != value).any(axis=0)
+            valid &= (values != np.array(value)[:, None, None]).any(axis=0)
         sample.append(values[:, valid].ravel().astype(np.float64))
     return np.concatenate(sample)
 

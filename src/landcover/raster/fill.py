@@ -1,4 +1,7 @@
-"""Fill that a file does not declare: whole rows and columns of one value at the edges of a scene."""
+"""Fill that a file does not declare: whole rows and columns of one value at the edges of a scene.
+
+A value is that of a pixel: one number, or a number for each band, such as those of a collar of one colour.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,8 +16,15 @@ from landcover.windows import Window
 Read = Callable[[Window], npt.NDArray[Any]]
 """Returns the values (bands, h, w) of a window, NaN where they cannot be read."""
 
+Value = tuple[float, ...]
+"""The numbers of a pixel in all bands that are read."""
+
 _SHORTEST_PX = 16
-"""Shorter rows and columns may have one value by chance."""
+_SHORTEST_COLOUR_PX = 128
+"""Shorter rows and columns may have one value by chance: black or white, or one colour.
+
+Of 9,616 crops of 64 x 64 pixels of DeepGlobe's JPEGs one has 8 rows of one colour, of 2,404 of 128 x 128 none.
+"""
 _CORNER_PX = 16
 
 
@@ -28,36 +38,36 @@ class Fill(NamedTuple):
     """
 
     inside: Window
-    lines: tuple[tuple[str, float, int], ...] = ()
-    corners: tuple[float, ...] = ()
+    lines: tuple[tuple[str, Value, int], ...] = ()
+    corners: tuple[Value, ...] = ()
 
     def notes(self, name: str) -> list[str]:
         """Return warnings about the fill of a scene of this name."""
         found = []
         if self.lines:
-            sides = ", ".join(f"{count} at the {side} ({value:g})" for side, value, count in self.lines)
+            sides = ", ".join(f"{count} at the {side} ({_shown(value)})" for side, value, count in self.lines)
             found.append(
                 f"{name} has rows or columns of one value, which it does not declare as nodata: {sides}. "
                 "They become nodata. To map them, pass --fill keep."
             )
         if self.corners:
-            values = " and ".join(f"{value:g}" for value in self.corners)
+            values = " and ".join(map(_shown, self.corners))
             found.append(
                 f"{name} has corners of the one value {values}, which it does not declare as nodata: they "
-                f"are mapped as imagery. If they are not imagery, pass --nodata {self.corners[0]:g}."
+                f"are mapped as imagery. If they are not imagery, {_how_to_declare(self.corners[0])}."
             )
         return found
 
 
 def find_fill(read: Read, height: int, width: int, step: int) -> Fill:
-    """Find rows and columns of one value, the same in all bands, at the four edges of a scene.
+    """Find rows and columns of pixels of one value at the four edges of a scene.
 
     Dark water or snow that touches an edge is not fill, unless a whole row or column has exactly one value.
     This is for files that do not declare nodata in any way. Where the corners differ, as in imagery without
     fill, only the corners are read; else ``step`` rows at a time.
     """
     left, top, right, bottom = 0, 0, width, height
-    lines: list[tuple[str, float, int]] = []
+    lines: list[tuple[str, Value, int]] = []
     previous = -1
     while previous != len(lines):  # rows that are fill but for columns of another value are found then
         previous = len(lines)
@@ -80,18 +90,37 @@ def find_fill(read: Read, height: int, width: int, step: int) -> Fill:
     return Fill(inside, tuple(lines), tuple(sorted(corner for corner in corners if corner is not None)))
 
 
-def _one_value(values: npt.NDArray[Any]) -> float | None:
-    """Return the only value of some pixels in all bands; None if there are others."""
-    value = values[0, 0, 0]
-    return float(value) if (values == value).all() else None
+def _is_colour(value: Value) -> bool:
+    """Return whether bands have different numbers."""
+    return len(set(value)) > 1
 
 
-def _depth(read: Read, part: Window, side: str, step: int) -> tuple[float, int]:
+def _shown(value: Value) -> str:
+    """Return a value as text: one number where all bands have the same."""
+    numbers = [f"{number:g}" for number in value]
+    return f"({', '.join(numbers)})" if _is_colour(value) else numbers[0]
+
+
+def _how_to_declare(value: Value) -> str:
+    """Return what to do so that pixels of a value are nodata."""
+    numbers = " ".join(f"{number:g}" for number in value)
+    if _is_colour(value):
+        return f'mark them: gdalwarp -srcnodata "{numbers}" -dstalpha IN OUT.tif'
+    return f"pass --nodata {value[0]:g}"
+
+
+def _one_value(values: npt.NDArray[Any]) -> Value | None:
+    """Return the only value of some pixels; None if there are others."""
+    value = values[:, :1, :1]
+    return tuple(value.ravel().astype(float).tolist()) if (values == value).all() else None
+
+
+def _depth(read: Read, part: Window, side: str, step: int) -> tuple[Value, int]:
     """Return the value of the rows or columns of fill at a side of a part, and their number."""
     is_row, is_last = side in ("top", "bottom"), side in ("bottom", "right")
     lines, length = (part.height, part.width) if is_row else (part.width, part.height)
     if length < _SHORTEST_PX or not lines:
-        return 0.0, 0
+        return (), 0
 
     def window(first: int, count: int, start: int, stop: int) -> Window:
         """Return ``count`` lines, inwards from line ``first``, between two positions along them."""
@@ -101,15 +130,17 @@ def _depth(read: Read, part: Window, side: str, step: int) -> tuple[float, int]:
         return Window(part.row + start, part.col + first, stop - start, count)
 
     value = _one_value(read(window(0, 1, 0, 1)))
-    if value is None:
-        return 0.0, 0
+    if value is None or (_is_colour(value) and length < _SHORTEST_COLOUR_PX):
+        return (), 0
     for at in (length - 1, length // 2):
         if _one_value(read(window(0, 1, at, at + 1))) != value:
             return value, 0
 
+    numbers = np.array(value)[:, None, None]
+
     def leading(first: int, count: int, start: int, stop: int) -> int:
         """Return how many of ``count`` lines have the value alone, from the outside."""
-        is_fill = (read(window(first, count, start, stop)) == value).all(axis=(0, 2 if is_row else 1))
+        is_fill = (read(window(first, count, start, stop)) == numbers).all(axis=(0, 2 if is_row else 1))
         is_fill = is_fill[::-1] if is_last else is_fill
         return count if is_fill.all() else int(is_fill.argmin())
 

@@ -29,7 +29,7 @@ from landcover.raster.bands import (
     to_bytes,
 )
 from landcover.raster.extent import inside_polygons, part_of
-from landcover.raster.fill import find_fill, missing_blocks
+from landcover.raster.fill import Value, find_fill, missing_blocks
 from landcover.raster.georeference import Georeference, georeference_of, pixel_size, position_of
 from landcover.values import BandSelection, Scaling
 from landcover.windows import Window
@@ -245,7 +245,7 @@ class Scene:
         plain = values if values is not None else np.moveaxis(image, 2, 0)
         self._mask.apply(self._reader, window, plain, valid)
 
-    def _find_fill(self) -> tuple[float, ...]:
+    def _find_fill(self) -> tuple[Value, ...]:
         """Add undeclared fill to the mask, and return the values of corners that may be fill."""
         if self._reader.driver in _SEQUENTIAL and self.height * self.width > _SEARCHED_PIXELS:
             return ()
