@@ -56,7 +56,7 @@ def tasks_of(folder, **options):
 
 
 @pytest.mark.parametrize("window_px", [None, WINDOW, 0])
-@pytest.mark.parametrize("gsd", [None, 0.33])
+@pytest.mark.parametrize("gsd", [None, 0.33, 0.3505, 0.6])
 def test_the_map_of_each_file_is_that_of_the_whole_scene(tmp_path, window_px, gsd):
     image = photo(HEIGHT, WIDTH)
     save_raster(tmp_path / "whole.tif", image, **place_of(0, 0))
@@ -153,13 +153,12 @@ def test_files_that_are_not_context(tmp_path, caplog):
         "crs.tif": (image[:50, :50], place_of(0, 100, crs=CRS.from_epsg(32632))),
         "grey.tif": (image[:50, :50, 0], place_of(0, 100)),
         "deep.tif": (image[:50, :50].astype(np.uint16), place_of(0, 100)),
-        "sub/b.tif": (image[:50, :50], place_of(0, 100)),
     }
     for name, (pixels, place) in others.items():
         save_raster(folder / name, pixels, **place)
     with caplog.at_level(logging.INFO):
         tasks = tasks_of(folder)
-    assert len(tasks) == 8
+    assert len(tasks) == 7
     assert all(task.mosaic is None for task in tasks.values())
     assert not caplog.text
     save_raster(folder / "beside.tif", image[:50, :50], **place_of(100, 0))
@@ -168,7 +167,7 @@ def test_files_that_are_not_context(tmp_path, caplog):
     found = {name: task.mosaic for name, task in tasks.items() if task.mosaic is not None}
     assert list(found) == ["0_mask.tif", "beside_mask.tif"]
     assert [piece.path.name for piece in found["beside_mask.tif"].pieces] == ["beside.tif", "0.tif"]
-    assert "2 of 9 images adjoin or overlap" in caplog.text
+    assert "2 of 8 images adjoin or overlap" in caplog.text
     caplog.clear()
     assert all(task.mosaic is None for task in tasks_of(folder, context=False).values())
     assert not caplog.text
@@ -180,6 +179,27 @@ def test_images_of_two_dates_are_not_mixed(tmp_path, caplog, box):
     folder = cut(tmp_path / "parts", image, [(0, 0, 100, 100), (0, 100, 100, 50), box])
     assert all(task.mosaic is None for task in tasks_of(folder).values())
     assert "3 of 3 images adjoin or overlap others where ground is shown twice" in caplog.text
+
+
+def test_files_of_several_folders_are_context_but_not_those_of_two_dates(tmp_path, caplog):
+    image, parts = photo(HEIGHT, WIDTH), [(0, 0, 100, 100), (0, 100, 100, 100), (100, 0, 100, 100)]
+    for number, window in enumerate(parts):
+        cut(tmp_path / f"scenes/tile{number}", image, [window])
+    found = plan([tmp_path / "scenes"], tmp_path, PredictOptions(), model_gsd=0.5, window_px=WINDOW)
+    assert [[file.parent.name for file in task.files] for task in found] == [
+        ["tile0", "tile1", "tile2"],
+        ["tile1", "tile0", "tile2"],
+        ["tile2", "tile0", "tile1"],
+    ]
+    for number in (1, 2):
+        cut(tmp_path / f"dates/2020/{number}", image, parts[:number])
+    cut(tmp_path / "dates/2021", photo(HEIGHT, WIDTH, 2), parts[:2])
+    cut(tmp_path / "dates/2022", photo(HEIGHT, WIDTH, 3), [*parts[:2], parts[0]])
+    caplog.clear()
+    found = plan([tmp_path / "dates"], tmp_path, PredictOptions(), model_gsd=0.5, window_px=WINDOW)
+    joined = {str(task.map.parent.relative_to(tmp_path)): len(task.files) for task in found}
+    assert joined == {"2020/1": 1, "2020/2": 2, "2021": 2, "2022": 1}
+    assert "3 of 8 images adjoin or overlap others where ground is shown twice" in caplog.text
 
 
 def test_files_with_many_others_in_reach_are_mapped_alone(tmp_path, caplog):
@@ -207,6 +227,10 @@ def test_a_damaged_neighbour_is_left_out_and_named(tmp_path):
     first, second = maps_of(tmp_path / "parts", tmp_path / "maps").maps
     assert not first.damaged
     assert second.damaged
+    (note,) = [note for note in first.notes if "neighbour" in note]
+    assert "1.tif" in note
+    assert str(tmp_path / "parts/1.tif") not in note  # maps do not depend on where files are
+    assert not any("neighbour" in note for note in second.notes)
     strict = predict(
         [tmp_path / "parts"], ContextRuntime(**CARD), tmp_path / "strict", PredictOptions(strict=True)
     )

@@ -236,7 +236,8 @@ class PredictOptions(ImageryOptions):
         bool,
         Option(
             "Read georeferenced files that adjoin or overlap, on one grid, with their neighbours: the maps "
-            "are those of one scene, without seams. --no-context: each alone.",
+            "are those of one scene, without seams. Scenes at addresses are mapped alone. --no-context: "
+            "each alone.",
             flag="--context/--no-context",
             group=PROCESSING,
             changes_map=False,

@@ -42,8 +42,8 @@ _GRIDS = 16
 """Shifted grids of one pixel size in a folder; files on further ones have no neighbours."""
 _FAR_PX = 1 << 40
 """Rasters farther apart have a damaged georeference."""
-_REPEATED = -2
-"""In place of a frame, while files are joined: their ground is shown twice."""
+_ALONE = -2
+"""In place of a frame, while files are joined: they have no neighbours, or their ground is shown twice."""
 MOST_PIECES = 64
 """Files that are read for the map of one; a file with more in reach is mapped alone."""
 
@@ -131,11 +131,11 @@ def _corner(own: Georeference, place: Georeference, size: Size) -> tuple[int, in
 
 
 class Neighbours:
-    """Files of a folder that adjoin or overlap on one grid, each the context of the others.
+    """Files that adjoin or overlap on one grid, each the context of the others.
 
     Memory: about 100 bytes a file. Files of other pixel types or numbers of bands are not neighbours. Where
-    ground is shown twice, as by images of two dates, all files that are joined there have no neighbours:
-    which of them show the same date is not known.
+    ground is shown twice, as by images of two dates, files are joined within their folders alone; where one
+    folder shows it twice, its files have no neighbours: which of them show the same date is not known.
 
     Args:
         files: Paths and headers, in the order in which ground belongs to them.
@@ -144,17 +144,19 @@ class Neighbours:
     def __init__(self, files: Iterable[tuple[Path, Header]]) -> None:
         self._paths: list[Path] = []
         table = array("q")  # of each file: number of its grid, row, column, height, width
+        folders, folder_of = dict[Path, int](), array("q")
         grids: dict[tuple[object, ...], list[tuple[int, Georeference]]] = {}
         numbers = 0
         for path, header in files:
             self._paths.append(path)
+            folder_of.append(folders.setdefault(path.parent, len(folders)))
             place, size = header.georeference, header.size
             if place is None or size is None:
                 table.extend((-1, 0, 0, 0, 0))
                 continue
             a, b, _, d, e, _ = place.transform[:6]
             steps = tuple(f"{step:.6g}" for step in (a, b, d, e))
-            alike = grids.setdefault((path.parent, place.crs.to_wkt(), header.dtypes, steps), [])
+            alike = grids.setdefault((place.crs.to_wkt(), header.dtypes, steps), [])
             fits = ((number, _corner(origin, place, size)) for number, origin in alike)
             grid, corner = next((pair for pair in fits if pair[1] is not None), (-1, None))
             if corner is None and len(alike) < _GRIDS:
@@ -162,6 +164,7 @@ class Neighbours:
                 alike.append((grid, place))
             table.extend((grid, *(corner or (0, 0)), *size))
         self._boxes = np.array(table, np.int64).reshape(-1, 5)
+        self._folder_of = np.array(folder_of, np.int64)
         self._order: dict[int, tuple[int, Int64Array, Int64Array, int]] = {}
         grid_of = self._boxes[:, 0]
         for grid in np.flatnonzero(np.bincount(grid_of + 1)[1:] > 1).tolist():
@@ -177,7 +180,7 @@ class Neighbours:
             for number in order.tolist():
                 if self._frame_of[number] == -1:
                     self._join(number)
-        self._frame_of[self._frame_of == _REPEATED] = -1
+        self._frame_of[self._frame_of == _ALONE] = -1
 
     def frame(self, number: int) -> Window | None:
         """Return the ground of all files that are joined to one, in its pixels; None if none is."""
@@ -216,13 +219,14 @@ class Neighbours:
             near, boxes = near[is_near], boxes[is_near]
         return np.sort(near)
 
-    def _join(self, number: int) -> None:
-        """Give a file, all that touch it, those that touch them, and so on, one frame."""
+    def _join(self, number: int, folder: int | None = None) -> None:
+        """Give a file, all that touch it, those that touch them, and so on, one frame; of a folder or all."""
         frame, joined, waiting, is_repeated = len(self._frames), [], [number], False
         self._frame_of[number] = frame
         while waiting:
             joined.append(waiting.pop())
             near = self._near(joined[-1], 0)
+            near = near if folder is None else near[self._folder_of[near] == folder]
             new = near[self._frame_of[near] == -1]
             self._frame_of[new] = frame
             waiting += new.tolist()
@@ -231,8 +235,14 @@ class Neighbours:
             common = np.maximum(ends - np.maximum(own[:2], others[:, :2]), 0).prod(axis=1)
             smaller = np.minimum(own[2:].prod(), others[:, 2:].prod(axis=1))
             is_repeated |= bool((2 * common > smaller).any())
+        if is_repeated and folder is None:
+            self._frame_of[joined] = -1
+            for one in joined:
+                if self._frame_of[one] == -1:
+                    self._join(one, int(self._folder_of[one]))
+            return
         if len(joined) == 1 or is_repeated:
-            self._frame_of[joined] = _REPEATED if is_repeated else -1
+            self._frame_of[joined] = _ALONE
             self.repeated += len(joined) if is_repeated else 0
             return
         boxes = self._boxes[joined, 1:]
@@ -250,7 +260,8 @@ class MosaicScene:
 
     A file is open while rows of it are read. Each has its own bands, nodata and fill; percentiles are those
     of all files together. Where the first file alone is mapped, ground sample distance, percentiles, warnings
-    and damage are its own, pixels of others are not wanted, and one that cannot be read is left out.
+    and damage are its own, pixels of others are not wanted, and one that cannot be read is left out, or its
+    damaged parts, with a warning.
     Arguments are those of :func:`open_scene`.
 
     Raises:
@@ -309,6 +320,7 @@ class MosaicScene:
         self._how = how
         self._channels = Reading(**how).channels
         self._left_out: set[Path] = set()
+        self._damaged_context: set[Path] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -352,6 +364,12 @@ class MosaicScene:
                 if (scene.height, scene.width) != (height, width):
                     raise ImageError(f"{path} was changed while it was read. Run the command again.")
                 strip = scene.read_rows(top - row, bottom - row, slice(left - col, right - col))
+                if is_context and scene.damaged and path not in self._damaged_context:
+                    self._damaged_context.add(path)
+                    self.warnings.append(
+                        f"{self.name} is mapped without the damaged parts of a neighbour as context: "
+                        f"{path.name}. Copy it again."
+                    )
             except ImageError as error:
                 if not is_context:
                     raise
