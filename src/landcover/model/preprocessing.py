@@ -33,7 +33,7 @@ PLAIN: Scaling = (0.0, 255.0)
 """The scaling of 8-bit imagery, which does not change it."""
 
 _PIECE_COLS = 2048
-"""Columns that are resampled at a time, from fixed positions on: a part of a scene has the values of the whole.
+"""Columns that are resampled at a time, from fixed positions on: a part has the values of the whole scene.
 
 Pillow rounds positions by the columns that it is given.
 """

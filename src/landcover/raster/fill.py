@@ -23,7 +23,7 @@ _SHORTEST_PX = 16
 _SHORTEST_COLOUR_PX = 128
 """Shorter rows and columns may have one value by chance: black or white, or one colour.
 
-Of 9,616 crops of 64 x 64 pixels of DeepGlobe's JPEGs one has 8 rows of one colour, of 2,404 of 128 x 128 none.
+Of 9,616 crops of 64 x 64 pixels of DeepGlobe's JPEGs one has 8 rows of one colour; of 2,404 of 128 none.
 """
 _CORNER_PX = 16
 
