@@ -502,15 +502,12 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
     if task.scale is not None and task.scale.source != "raster":
         expected["LANDCOVER_GSD"] = f"{task.scale.gsd:g} ({task.scale.source})"
 
-    def differing(found: Mapping[str, str]) -> list[str]:
-        return [name for name, value in expected.items() if found.get(name) != value]
-
-    if task.has_context and differing(read_map_tags(task.map)) == [WORK]:
-        _log.info("%s is made again: its image or neighbours of it are others.", task.map)
-        return None
-
-    def check(found: Mapping[str, str]) -> None:
-        if names := differing(found):
+    def is_current(found: Mapping[str, str]) -> bool:
+        names = [name for name, value in expected.items() if found.get(name) != value]
+        if task.has_context and names == [WORK]:
+            _log.info("%s is made again: its image or neighbours of it are others.", task.map)
+            return False
+        if names:
             raise _made_otherwise(task, names)
         made_ns = task.map.stat().st_mtime_ns
         for path, size, changed_ns in inputs.states:
@@ -519,13 +516,15 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
                     f"{path} was changed after {task.map} was made. Choose another --out, or pass --force "
                     "instead of --resume."
                 )
+        return True
 
     if not all(path.exists() for path in products(task, options)):
-        check(read_map_tags(task.map))
+        is_current(read_map_tags(task.map))
         return None
     try:
         with open_map_file(task.map, legend) as opened:
-            check(opened.tags)
+            if not is_current(opened.tags):
+                return None
             match = _GSD.fullmatch(opened.tags.get("LANDCOVER_GSD", ""))
             if match is None or match[2] not in get_args(GsdSource):
                 raise _made_otherwise(task, ["LANDCOVER_GSD"])
@@ -538,7 +537,8 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
             for row, strip in opened.strips:
                 areas.add(row, strip)
     except MaskError:
-        check(read_map_tags(task.map))  # it may be a map of other classes
+        if not is_current(read_map_tags(task.map)):  # it may be a map of other classes
+            return None
         raise
     damaged = tuple(Window(*window) for window in json.loads(opened.tags.get("LANDCOVER_DAMAGED", "[]")))
     stored = json.loads(opened.tags.get(NOTES, "[]"))
