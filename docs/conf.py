@@ -19,6 +19,7 @@ root_doc = "index"
 
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 myst_heading_anchors = 3
+smartquotes_action = "qe"  # no dashes: --data stays as it is typed
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
 
