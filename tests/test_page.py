@@ -129,8 +129,8 @@ def tiff_with_holes(folder):
 
 
 def tiff_of_many_windows(folder):
-    image = np.tile(make_scene(4, 430, 410).image, (4, 5, 1))[:, :1900]
-    image[700:1100, 500:1300] = 0
+    image = np.tile(make_scene(4, 430, 410).image, (2, 3, 1))[:, :1000]
+    image[300:600, 300:800] = 0
     return write_tiff(folder / "large.tif", image, 1.2, nodata=0, compress="lzw")
 
 

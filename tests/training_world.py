@@ -37,9 +37,9 @@ TINY: Mapping[str, Any] = {
     "validation": {"every_steps": 4},
 }
 
-# A server that has imported everything once, and forks.
+# A server that has imported everything once, and forks. `landcover.training` alone would not load torch.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["landcover.training"])
+_SERVER.set_forkserver_preload(["landcover.training.session", "torch.utils.tensorboard", "pytest"])
 
 
 def tiny(*assignments: str) -> TrainConfig:
