@@ -169,18 +169,20 @@ def test_the_table_of_scenes_takes_keys_and_counts_rows_that_fit_nothing(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("size", "mask", "turn", "refused"),
-    [((32, 32), (32, 32), 6, True), ((32, 32), (32, 32), 3, True), ((32, 32), (32, 32), 1, False),
-     ((24, 32), (24, 32), 6, False), ((24, 32), (32, 24), 6, True), ((24, 32), (24, 32), 3, True)],
+    ("size", "mask", "turns", "suffix", "refused"),
+    [((32, 32), (32, 32), (6, 1), "jpg", True), ((32, 32), (32, 32), (3, 1), "tif", True),
+     ((32, 32), (32, 32), (1, 1), "webp", False), ((24, 32), (24, 32), (6, 1), "png", False),
+     ((24, 32), (32, 24), (6, 1), "png", True), ((24, 32), (24, 32), (3, 1), "webp", True),
+     ((32, 32), (32, 32), (1, 6), "png", True), ((32, 32), (32, 32), (6, 6), "jpg", False)],
 )  # fmt: skip
-def test_a_mask_that_may_fit_the_turned_picture_is_refused(size, mask, turn, refused, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    save(tmp_path / "images/a.jpg", photo(*size), exif=exif)
-    save(tmp_path / "masks/a.png", np.eye(*mask, dtype=np.uint8))
+def test_a_mask_that_may_fit_the_turned_picture_is_refused(size, mask, turns, suffix, refused, tmp_path):
+    of_image, of_mask = Image.Exif(), Image.Exif()
+    of_image[0x0112], of_mask[0x0112] = turns
+    save(tmp_path / f"images/a.{suffix}", photo(*size), exif=of_image)
+    save(tmp_path / "masks/a.png", np.eye(*mask, dtype=np.uint8), exif=of_mask)
     dataset = open_dataset(tmp_path, legend=LEGEND, gsd=1)
     if refused:
-        with pytest.raises(MaskError, match=f"orientation {turn}.*exiftool"):
+        with pytest.raises(MaskError, match=f"orientation {max(turns)}.*exiftool"):
             dataset.labels(dataset.items[0])
     else:
         assert dataset.labels(dataset.items[0]).index.shape == mask

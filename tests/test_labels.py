@@ -37,14 +37,12 @@ def save(path, array, mode=None):
     return path
 
 
-def save_tif(path, array, *, x=5e5, crs="EPSG:32633", nodata=None):
+def save_tif(path, array, *, x=5e5, res=0.5, crs="EPSG:32633", driver="GTiff", **options):
     array = array if array.ndim == 3 else array[None]
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = dict(zip(("count", "height", "width"), array.shape, strict=True))
-    place = from_origin(x, 55e5, 0.5, 0.5)
-    with rasterio.open(
-        path, "w", driver="GTiff", dtype=array.dtype, crs=crs, transform=place, nodata=nodata, **shape
-    ) as file:
+    options |= {"dtype": array.dtype, "crs": crs, "transform": from_origin(x, 55e5, res, 0.5)}
+    with rasterio.open(path, "w", driver, **shape, **options) as file:
         file.write(array)
     return path
 
@@ -269,7 +267,13 @@ def test_no_data_of_the_image_is_no_data_of_the_truth_in_folder_and_cache(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("place", "words"), [({"x": 501000.0}, "1000 metre"), ({"crs": "EPSG:32634"}, "EPSG:32634")]
+    ("place", "words"),
+    [
+        ({"x": 501000.0}, "1000 metre"),
+        ({"x": 501000.0, "crs": None}, "1000 metre"),
+        ({"res": 1}, "16 metre"),
+        ({"crs": "EPSG:32634"}, "EPSG:32634"),
+    ],
 )
 def test_image_and_mask_of_two_places_are_refused_with_the_distance(tmp_path, place, words):
     save_tif(tmp_path / "images/a.tif", np.full((3, SIZE, SIZE), 9, np.uint8))
@@ -277,6 +281,83 @@ def test_image_and_mask_of_two_places_are_refused_with_the_distance(tmp_path, pl
     dataset = open_dataset(tmp_path, legend=THREE)
     with pytest.raises(MaskError, match=words):
         dataset.labels(dataset.items[0])
+
+
+def test_world_files_of_two_places_are_refused(tmp_path):
+    root = folder_of(tmp_path, {"0": OWN}, THREE)
+    for folder, x in (("images", 0), ("masks", 0)):
+        (root / folder / "0.pgw").write_text(f"0.5\n0\n0\n-0.5\n{x}\n0\n")
+    dataset = open_dataset(root)
+    np.testing.assert_array_equal(dataset.read_mask(dataset.items[0]), OWN)
+    (root / "masks/0.pgw").write_text("0.5\n0\n0\n-0.5\n100\n0\n")
+    with pytest.raises(MaskError, match=r"100 units \(200\.0 pixels\)"):
+        dataset.labels(dataset.items[0])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "is_read"),
+    [
+        ("tif", {"compress": "jpeg"}, False),
+        ("tif", {"compress": "lerc", "max_z_error": 2}, False),
+        ("tif", {"compress": "lerc"}, True),
+        ("tif", {"compress": "zstd"}, True),
+        ("jp2", {"driver": "JP2OpenJPEG", "quality": "10"}, False),
+        ("jp2", {"driver": "JP2OpenJPEG", "quality": "100", "reversible": "YES"}, True),
+    ],
+)
+def test_masks_with_lossy_compression_are_refused(tmp_path, suffix, options, is_read):
+    root = folder_of(tmp_path, {"0": OWN}, THREE)
+    (root / "masks/0.png").unlink()
+    save_tif(root / f"masks/0.{suffix}", OWN.astype(np.uint8), **options)
+    dataset = open_dataset(root)
+    if is_read:
+        np.testing.assert_array_equal(dataset.read_mask(dataset.items[0]), OWN)
+    else:
+        with pytest.raises(MaskError, match="lossy compression"):
+            dataset.labels(dataset.items[0])
+
+
+def test_a_lossy_webp_is_refused_and_a_lossless_one_is_read(tmp_path):
+    for lossless in (True, False):
+        path = tmp_path / "masks/a.webp"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(DEEPGLOBE.colours[OWN]).save(path, lossless=lossless)
+        save(tmp_path / "images/a.png", DUBAI[OWN])
+        dataset = open_dataset(tmp_path, legend=DEEPGLOBE)
+        if lossless:
+            np.testing.assert_array_equal(dataset.read_mask(dataset.items[0]), OWN)
+        else:
+            with pytest.raises(MaskError, match="WebP"):
+                dataset.labels(dataset.items[0])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (np.moveaxis(np.stack([i == OWN for i in range(3)]), 0, 2), r"\(0, 1, 0\)"),  # 0 and 1 in a band each
+        (np.stack([OWN, OWN * 0, OWN * 0], 2), r"\(2, 0, 0\)"),  # ids in the first band
+        (np.stack([OWN, OWN, OWN, OWN], 2), "alpha band of 0 to 2"),
+        (np.concatenate([DEEPGLOBE.colours[OWN], np.zeros((SIZE, SIZE, 1))], 2), "transparent everywhere"),
+    ],
+)
+def test_bands_that_are_not_colours_are_refused(tmp_path, pixels, words):
+    with pytest.raises(MaskError, match=words):
+        read_mask(save(tmp_path / "a.png", pixels), DEEPGLOBE, max_off_palette=0.01)
+
+
+def test_a_palette_that_is_not_the_legends_is_not_rounded_to_its_colours(tmp_path):
+    image = Image.fromarray(OWN.astype(np.uint8), "P")
+    image.putpalette([0, 0, 0, 0, 128, 0, 128, 128, 0])  # as rounded: unknown, forest, agriculture
+    image.save(tmp_path / "a.png")
+    with pytest.raises(MaskError, match=r"\(0, 128, 0\)"):
+        read_mask(tmp_path / "a.png", DEEPGLOBE, max_off_palette=0.01)
+
+
+def test_a_mask_of_several_pages_is_refused(tmp_path):
+    pages = [Image.fromarray(np.uint8(OWN)) for _ in range(2)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(MaskError, match="2 images"):
+        read_mask(tmp_path / "a.tif", THREE)
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "gif"])
@@ -402,6 +483,8 @@ NAMES = {  # paths of an image and its mask, as public data sets have them; {i} 
     "hyphens": ("{p}{i}-img.png", "{p}{i}-seg.png"),
     "letters": ("x/{p}{i}.png", "y/{p}{i}.png"),
     "subset words": ("{p}_images/{i}.png", "{p}_masks/{i}.png"),
+    "src": ("{p}/src/{i}.jpg", "{p}/gt/{i}.png"),
+    "truth": ("{p}{i}.jpg", "{p}{i}_truth.png"),
     "one name": ("{p}{i}.png", "{p}{i}.tif"),
 }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypedDict
 import numpy as np
 from pydantic import Field
 
+from landcover._gdal import files_of
 from landcover._typing import BoolArray, Int64Array, UInt8Array
 from landcover.config import Config, from_mapping
 from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels
@@ -32,7 +33,7 @@ from landcover.io import MAX_PIXELS, Mask, image_size, read_mask
 from landcover.io.discovery import MAX_OFF_PALETTE, RASTER_SUFFIXES
 from landcover.io.files import check_output, write_text
 from landcover.io.images import check_pixels, exif_orientation, is_masked
-from landcover.io.masks import binary_mask, check_off_palette_limit
+from landcover.io.masks import binary_mask, check_off_palette_limit, lossy_mask
 from landcover.legend import DEEPGLOBE, NODATA, Legend, load_legend, translation
 from landcover.model.preprocessing import Preprocessing
 from landcover.raster import (
@@ -44,7 +45,6 @@ from landcover.raster import (
     is_picture,
     open_scene,
     pixel_size,
-    read_georeference,
     read_header,
     read_picture,
 )
@@ -328,10 +328,7 @@ class FolderDataset(Dataset):
             allow_binary=True,
         )
         if mask.lossy:
-            raise MaskError(
-                f"{path} is a JPEG, and compression changes labels. Save masks as PNG; landcover "
-                "convert --to index restores masks in pure colours."
-            )
+            raise lossy_mask(path, mask.lossy)
         if mask.is_binary and self._is_binary:
             raise binary_mask(path)
         height, width = self.size(item)
@@ -341,7 +338,7 @@ class FolderDataset(Dataset):
                 f"{path} is {mask.index.shape[0]} x {mask.index.shape[1]} pixels, its image "
                 f"{item.image} {height} x {width}; expected equal sizes."
             )
-        _check_places(item.image, path, height)
+        _check_places(item.image, path, (height, width))
         return mask
 
     @cached_property
@@ -359,38 +356,47 @@ class FolderDataset(Dataset):
 
 def _check_orientation(image: Path, mask: Path, size: tuple[int, int], of_mask: tuple[int, ...]) -> None:
     """Refuse a mask that may be drawn on a picture as viewers turn it: landcover reads pixels as stored."""
-    if image.suffix.lower() not in (".jpg", ".jpeg") or (turn := exif_orientation(image)) == 1:
+    turns = {path: exif_orientation(path) for path in (image, mask)}
+    if turns[image] == turns[mask]:
         return
-    turned = size[::-1] if turn >= _FIRST_QUARTER_TURN else size
+    is_quarter = (turns[image] >= _FIRST_QUARTER_TURN) != (turns[mask] >= _FIRST_QUARTER_TURN)
+    turned = size[::-1] if is_quarter else size
     if of_mask == turned and (turned == size or of_mask != size):
+        one, other = (image, mask) if turns[image] != 1 else (mask, image)
         raise MaskError(
-            f"{image} has the EXIF orientation {turn}, by which viewers turn it; its mask {mask} has "
-            f"{of_mask[0]} x {of_mask[1]} pixels (height x width). If the mask fits the picture as viewers "
-            "show it, turn the stored pixels (mogrify -auto-orient); if it fits them as they are stored, "
-            "remove the tag (exiftool -Orientation=)."
+            f"{one} has the EXIF orientation {turns[one]}, by which viewers turn it; {other} has "
+            f"{turns[other]} (1: as stored). The mask has {of_mask[0]} x {of_mask[1]} pixels (height x "
+            "width). If the two fit as viewers show them, turn the stored pixels (mogrify -auto-orient); if "
+            "they fit as they are stored, remove the tag (exiftool -Orientation=)."
         )
 
 
-def _check_places(image: Path, mask: Path, height: int) -> None:
-    """Refuse a mask that is georeferenced elsewhere than its image."""
-    if not {image.suffix.lower(), mask.suffix.lower()} <= RASTER_SUFFIXES:
+def _check_places(image: Path, mask: Path, size: tuple[int, int]) -> None:
+    """Refuse a mask whose position is another than its image's, by a CRS or by a transform alone."""
+    if not all(path.suffix.lower() in RASTER_SUFFIXES or len(files_of(path)) > 1 for path in (image, mask)):
         return
-    places = [read_georeference(path) for path in (image, mask)]
-    if places[0] is None or places[1] is None:
+    one, other = read_header(image), read_header(mask)
+    if one.transform is None or other.transform is None:
         return
-    if places[0].crs != places[1].crs:
+    systems = [header.georeference and header.georeference.crs for header in (one, other)]
+    if all(systems) and systems[0] != systems[1]:
+        of_image, of_mask = (system.to_string() for system in systems if system)
         raise MaskError(
-            f"{mask} has the CRS {places[1].crs.to_string()}, its image {image} {places[0].crs.to_string()}; "
-            "expected one grid. Warp the mask to the image's grid (gdalwarp -r near -t_srs)."
+            f"{mask} has the CRS {of_mask}, its image {image} {of_image}; expected one grid. Warp the mask "
+            "to the image's grid (gdalwarp -r near -t_srs)."
         )
-    rows = np.array([0.0, float(height)])
-    (x, y), (other_x, other_y) = (place.points(np.zeros(2), rows) for place in places if place is not None)
+    height, width = size
+    cols, rows = np.array([(0.0, 0.0), (0.0, height), (width, 0.0)]).T
+    (x, y), (other_x, other_y) = one.transform @ (cols, rows), other.transform @ (cols, rows)
+    pixel = float(np.hypot(one.transform.a, one.transform.d))
+    if not all(systems) and abs(np.hypot(other.transform.a, other.transform.d) / pixel - 1) > _GSD_TOLERANCE:
+        return  # perhaps the unit of a program, not a position
     apart = float(np.hypot(x - other_x, y - other_y).max())
-    pixel = float(np.hypot(x[1] - x[0], y[1] - y[0])) / height
     if apart > _SAME_PLACE_PX * pixel:
-        unit = "degrees" if places[0].crs.is_geographic else places[0].crs.linear_units
+        system = systems[0] or systems[1]
+        unit = "units" if not system else "degrees" if system.is_geographic else system.linear_units
         raise MaskError(
-            f"{mask} is {apart:.6g} {unit} ({apart / pixel:.1f} pixels) away from its image {image}; "
+            f"{mask} is up to {apart:.6g} {unit} ({apart / pixel:.1f} pixels) away from its image {image}; "
             "expected the same place. Pair the right files, or warp the mask to the image's grid "
             "(gdalwarp -te -tr)."
         )

@@ -38,13 +38,13 @@ _DEVICES = frozenset(
 """Names that Windows reserves, with any suffix."""
 
 
-_IMAGE_WORDS = r"images?|imgs?|rgb|jpegimages|inputs?|aerial|ortho|photos?|pansharpen"
-_IMAGE_FOLDERS = rf"{_IMAGE_WORDS}|x|sat|top"
+_IMAGE_WORDS = r"images?|imgs?|rgb|jpegimages|leftimg8bit|inputs?|aerial|ortho|photos?|pansharpen"
+_IMAGE_FOLDERS = rf"{_IMAGE_WORDS}|x|sat|top|src"
 _MASK_WORDS = (
     r"masks?|msks?|\d*labels?|lbls?|annotations?|annotated|annot|ann|gts?|targets?|segs?|"
-    r"segmentation(?:s|class)?|semantic|groundtruth"
+    r"segmentation(?:s|class)?|semantic|groundtruth|truth|labelids|classes"
 )
-_MASK_FOLDERS = rf"{_MASK_WORDS}|y|map|sem|truth"
+_MASK_FOLDERS = rf"{_MASK_WORDS}|y|map|sem"
 
 
 def words_of(name: str) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from landcover._typing import BoolArray, UInt8Array
@@ -29,11 +30,24 @@ from landcover.errors import DataError, ImageError, LandcoverError, foreign_reas
 from landcover.io.discovery import MAX_PIXELS
 from landcover.legend import CLASS_NAMES
 
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
 T = TypeVar("T")
 
 _HEAD_BYTES = 1 << 16
 _ORIENTATION = 0x0112
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
+_ROUNDED = 0.5
+"""Error of a compression from which on it changes whole numbers."""
+_LEAST_ALPHA = 32
+"""An alpha band whose highest value is smaller, but not 0, is not one."""
+_WITH_EXIF: dict[str, Callable[[Path], ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "TIFF": TiffImageFile,
+    "WebP": WebPImageFile,
+}
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -51,19 +65,21 @@ class Picture:
         palette: uint8 (256, 3), or None.
         outside: bool (H, W), True outside the imagery (alpha 0, a transparent palette entry, the raster's
             nodata value); None without any of these.
-        lossy: Whether JPEG compression may have changed the values.
+        lossy: Name of the compression that may have changed the values, such as JPEG; empty if none has.
         depth: What the samples are, such as ``uint16``, where they are not 8-bit; None where they are.
         is_map: Whether the file carries the classes of its values, as maps of landcover do.
         is_inverted: Whether 0 is white.
+        not_labels: Why the file cannot be a mask, a clause such as "contains 2 images"; empty if it can.
     """
 
     pixels: npt.NDArray[Any]
     palette: UInt8Array | None = None
     outside: BoolArray | None = None
-    lossy: bool = False
+    lossy: str = ""
     depth: str | None = None
     is_map: bool = False
     is_inverted: bool = False
+    not_labels: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +110,7 @@ def _decode_jpeg(path: Path) -> Picture:
     wanted = "GRAY" if colourspace == "Gray" else "RGB"
     # Accurate DCT and smooth chroma upsampling are pinned: decoders differ slightly, and scores with them.
     pixels = simplejpeg.decode_jpeg(data, wanted, fastdct=False, fastupsample=False, strict=True)
-    return Picture(pixels[..., 0] if wanted == "GRAY" else pixels, lossy=True)
+    return Picture(pixels[..., 0] if wanted == "GRAY" else pixels, lossy="JPEG")
 
 
 def _png_size(path: Path) -> tuple[int, int]:
@@ -122,6 +138,17 @@ def _open_webp(path: Path) -> WebPImageFile:
         return WebPImageFile(path)
     except Image.DecompressionBombError:
         raise RefusedError("has more pixels than WebP files may have here. Convert it to TIFF.") from None
+
+
+def _decode_webp(path: Path) -> Picture:
+    with _open_webp(path) as image:
+        picture = _from_pillow(image)
+    content = path.read_bytes()
+    start, chunks = 12, set()
+    while start + 8 <= len(content):
+        chunks.add(content[start : start + 4])
+        start += 8 + -(-int.from_bytes(content[start + 4 : start + 8], "little") // 2) * 2
+    return replace(picture, lossy="WebP") if b"VP8 " in chunks else picture
 
 
 def _by_pillow(
@@ -155,7 +182,8 @@ def _from_pillow(image: ImageFile) -> Picture:
         if bands.ndim == 2 or bands.shape[2] == 3:
             return Picture(bands)
         pixels = bands[..., 0] if bands.shape[2] == 2 else bands[..., :3]  # alpha is last
-        return Picture(np.ascontiguousarray(pixels), outside=bands[..., -1] == 0)
+        alpha = bands[..., -1]
+        return Picture(np.ascontiguousarray(pixels), outside=alpha == 0, not_labels=_odd_alpha(alpha, pixels))
     entries = np.asarray(image)
     colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     palette = np.zeros((256, 3), np.uint8)
@@ -170,6 +198,19 @@ def _from_pillow(image: ImageFile) -> Picture:
     else:
         alpha[: len(transparency)] = np.frombuffer(transparency, np.uint8)
     return Picture(entries, palette, (alpha == 0)[entries])
+
+
+def _odd_alpha(alpha: UInt8Array, pixels: npt.NDArray[Any]) -> str:
+    """Return why alpha, (H, W), cannot be that of a mask with these pixels; an empty text if it can.
+
+    A band that is called alpha because it is the fourth may hold labels.
+    """
+    highest = int(alpha.max())
+    if 0 < highest < _LEAST_ALPHA:
+        return f"has an alpha band of 0 to {highest}; expected 255 where there are labels"
+    if highest == 0 and (pixels != pixels[0, 0]).any():
+        return "is transparent everywhere (alpha 0) and has several colours; expected alpha 255 at labels"
+    return ""
 
 
 def _open_raster(path: Path) -> Any:
@@ -210,11 +251,36 @@ def _decode_raster(path: Path) -> Picture:
                 "example with gdal_translate -b 1 -b 2 -b 3."
             )
         complete = all(MaskFlags.all_valid in flags for flags in raster.mask_flag_enums)
-        outside = None if complete else raster.dataset_mask() == 0
+        mask = None if complete else raster.dataset_mask()
         bands = raster.read(colours)
-        is_map, inverted = CLASS_NAMES in raster.tags(), is_inverted(raster)
-    pixels = bands[0] if len(bands) == 1 else np.ascontiguousarray(np.moveaxis(bands, 0, 2))
-    return Picture(pixels, palette, outside, depth=depth, is_map=is_map, is_inverted=inverted)
+        pixels = bands[0] if len(bands) == 1 else np.ascontiguousarray(np.moveaxis(bands, 0, 2))
+        not_labels = ""
+        if len(raster.subdatasets) > 1:
+            not_labels = f"contains {len(raster.subdatasets)} images; expected one"
+        elif mask is not None and ColorInterp.alpha in meanings and depth is None:
+            not_labels = _odd_alpha(mask, pixels)
+        return Picture(
+            pixels,
+            palette,
+            outside=None if mask is None else mask == 0,
+            lossy=_lossy_compression(raster),
+            depth=depth,
+            is_map=CLASS_NAMES in raster.tags(),
+            is_inverted=is_inverted(raster),
+            not_labels=not_labels,
+        )
+
+
+def _lossy_compression(raster: "DatasetReader") -> str:
+    """Return the name of a compression that may have changed the values; an empty text if none has."""
+    structure = raster.tags(ns="IMAGE_STRUCTURE")
+    name = structure.get("COMPRESSION", "JPEG 2000" if raster.driver.startswith("JP2") else "")
+    is_lossy = (
+        structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
+        or name in ("JPEG", "YCbCr JPEG")
+        or float(structure.get("MAX_Z_ERROR", 0)) >= _ROUNDED
+    )
+    return name if is_lossy else ""
 
 
 def _cmyk() -> RefusedError:
@@ -230,7 +296,7 @@ FORMATS = (
     Format("PNG", (b"\x89PNG\r\n\x1a\n",), _png_size, _decode_png),
     Format("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _raster_size, _decode_raster),
     Format("JP2", (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), _raster_size, _decode_raster),
-    Format("WebP", (b"RIFF",), *_by_pillow(_open_webp)),
+    Format("WebP", (b"RIFF",), _by_pillow(_open_webp)[0], _decode_webp),
     Format("BMP", (b"BM",), *_by_pillow(BmpImageFile)),
     Format("GIF", (b"GIF87a", b"GIF89a"), *_by_pillow(GifImageFile)),
 )
@@ -315,9 +381,14 @@ def is_masked(path: Path) -> bool:
 
 
 def exif_orientation(path: Path) -> int:
-    """Return the EXIF orientation of a JPEG, 1 to 8; 1 (as stored) without one, or for other files."""
+    """Return the EXIF orientation of a picture, 1 to 8; 1 (as stored) without one, or for other files."""
     try:
-        with JpegImageFile(path) as image:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        name = next((known.name for known in FORMATS if head.startswith(known.magics)), "")
+        if name not in _WITH_EXIF or (name == "PNG" and b"eXIf" not in head):  # else it would be decoded
+            return 1
+        with _WITH_EXIF[name](path) as image:
             orientation = image.getexif().get(_ORIENTATION, 1)
     except _DECODING_ERRORS:
         return 1  # reported when it is decoded

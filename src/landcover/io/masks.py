@@ -23,6 +23,8 @@ three equal bands, whose colours are not the legend's."""
 
 _FOREIGN = range(64, 192)
 """Values of a channel that are far from 0 and 255; compression of pure colours makes few of them."""
+_BRIGHT = 128
+"""A channel counts as 255 from this value on."""
 _FEW_COLOURS = 32
 _BINARY = {0, NODATA}
 
@@ -35,14 +37,14 @@ class Mask(NamedTuple):
         off_palette: Number of pixels whose colour has no class.
         form: How the file holds the classes; None where that is not recorded.
         is_binary: Whether all values are 0 and 255 and nobody has stated what 255 means.
-        lossy: Whether the file is a JPEG.
+        lossy: Name of the lossy compression of the file, such as JPEG; empty without one.
     """
 
     index: UInt8Array  # type: ignore[assignment]  # replaces tuple.index
     off_palette: int
     form: MaskForm | None = None
     is_binary: bool = False
-    lossy: bool = False
+    lossy: str = ""
 
 
 def read_mask(
@@ -79,18 +81,24 @@ def read_mask(
     check_off_palette_limit(max_off_palette)
     path = Path(path)
     picture = read_picture(path, MaskError, max_pixels=max_pixels)
+    if picture.not_labels:
+        raise MaskError(f"{path} {picture.not_labels}. Write the labels as one band, or as colours in three.")
     if picture.is_map:
         legend = legend.of_maps
     if picture.palette is None and picture.pixels.ndim == 2:
         if picture.lossy:
-            raise MaskError(f"{path} is a grey JPEG, and compression changes indices. Save the mask as PNG.")
+            raise lossy_mask(path, picture.lossy)
         return _by_values(path, picture, picture.pixels, legend, allow_binary=allow_binary)
     if picture.depth is not None:
         raise MaskError(f"{path} has colours in {picture.depth}; expected 8-bit ones. Convert it to 8 bits.")
     values: UInt8Array | None = None
     if picture.palette is not None:
         values = picture.pixels
-        index = np.take(find_classes(picture.palette[None], legend)[0], picture.pixels)
+        table = find_classes(picture.palette[None], legend)[0]
+        used = np.array(present_values(values))
+        if on_corners(legend) and len(used) <= _FEW_COLOURS:
+            table[used[_off_corners(picture.palette[used])]] = NO_CLASS
+        index = np.take(table, values)
     else:
         views = (picture.pixels[::16, ::16], picture.pixels)  # a sample is compared first
         if not picture.lossy and all((rgb[..., :1] == rgb[..., 1:]).all() for rgb in views):
@@ -119,7 +127,7 @@ def read_mask(
             form: MaskForm = "grey indices" if picture.palette is None else "palette indices"
             return _by_values(path, picture, values, legend)._replace(form=form)
         if picture.lossy:
-            raise MaskError(f"{path} is a JPEG, and compression changes colours. Save the mask as PNG.")
+            raise lossy_mask(path, picture.lossy)
         colours = picture.pixels if picture.palette is None else np.take(picture.palette, picture.pixels, 0)
         raise MaskError(
             f"{path} has {count:,} pixels ({count / index.size:.1%}) whose colour is not in the legend "
@@ -160,10 +168,22 @@ def _foreign(pixels: UInt8Array) -> BoolArray:
     Blends of pure colours, as resizing makes them, are many colours and not foreign.
     """
     sample = pixels[::16, ::16].reshape(-1, 3)
-    far = ((sample >= _FOREIGN.start) & (sample < _FOREIGN.stop)).any(axis=1)
+    if sample.max() < _BRIGHT and pixels.max() < _BRIGHT:
+        return _off_corners(pixels)
+    far = _off_corners(sample)
     if not far.any() or len(np.unique(sample[far], axis=0)) > min(_FEW_COLOURS, far.sum() // 2 + 1):
         return np.zeros(pixels.shape[:2], bool)
-    return np.asarray(((pixels >= _FOREIGN.start) & (pixels < _FOREIGN.stop)).any(axis=2))
+    return _off_corners(pixels)
+
+
+def _off_corners(colours: UInt8Array) -> BoolArray:
+    """Return which colours, uint8 (..., 3), are not pure; where no channel is bright, all but black are not.
+
+    Classes in one channel, or 0 and 1 in a channel for each, would all be black.
+    """
+    if colours.max() < _BRIGHT:
+        return np.asarray(colours.any(axis=-1))
+    return np.asarray(((colours >= _FOREIGN.start) & (colours < _FOREIGN.stop)).any(axis=-1))
 
 
 def _agree(values: UInt8Array, index: UInt8Array, legend: Legend) -> bool:
@@ -228,6 +248,14 @@ def present_values(values: npt.NDArray[Any]) -> list[int]:
     is_present = np.zeros(256, bool)
     is_present[values] = True
     return np.flatnonzero(is_present).tolist()
+
+
+def lossy_mask(path: Path, compression: str) -> MaskError:
+    """Return the error about a mask whose compression may have changed its labels."""
+    return MaskError(
+        f"{path} has lossy compression ({compression}), which changes labels. Save masks as PNG; landcover "
+        "convert --to index restores masks in pure colours."
+    )
 
 
 def binary_mask(path: Path) -> MaskError:
