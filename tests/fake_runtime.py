@@ -25,6 +25,12 @@ def make_card(
     )
 
 
+def normalised(preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return what a network reads of pixels (..., C)."""
+    scale, offset = preprocessing.factors
+    return pixels * scale + offset
+
+
 class AtFullSize:
     """What a runtime whose network answers at every pixel has besides."""
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fake_runtime import make_card
+from fake_runtime import make_card, normalised
 from landcover.model.card import CARD_KEY, ModelCard
 
 STRIDE = 4
@@ -91,7 +91,7 @@ def save_exported(path: Path, card: ModelCard | None = None, **changes: Any) -> 
 def expected(card: ModelCard, batch: npt.NDArray[np.uint8]) -> tuple[Float32Array, Float32Array]:
     """Return ``probabilities`` and ``coarse`` as plain numpy has them."""
     height, width = batch.shape[1:3]
-    pixels = np.moveaxis(card.preprocessing.normalise(batch), -1, 1)
+    pixels = np.moveaxis(normalised(card.preprocessing, batch), -1, 1)
     padded = np.pad(pixels, ((0, 0), (0, 0), (0, -height % STRIDE), (0, -width % STRIDE)), mode="edge")
     count, _, rows, cols = padded.shape
     blocks = padded.reshape(count, 3, rows // STRIDE, STRIDE, cols // STRIDE, STRIDE)

@@ -270,6 +270,7 @@ def test_labels_that_are_none(tmp_path, labels, options, error, message):
         ("x,y,class\n1,2,urban\n", {}, UsageError, "has the columns x, y, class; expected .*lon and lat"),
         ("lon,lat,class\n1,2,urban\n", {"crs": "EPSG:1"}, UsageError, "'EPSG:1' is not a CRS"),
         ("lon,lat,class\n1,two,urban\n", {}, DataError, "row 1 has 'two' as lat; expected a number"),
+        ("lon,lat,class\n3.000_23,2,urban\n", {}, DataError, "'3.000_23' as lon; expected a number"),
         ("lon,lat,class\n1,2\n", {}, DataError, "line 2: 2 cells; expected 3"),
         ("lon,lat,class,class\n1,2,urban,water\n", {}, DataError, "same name: 'class'"),
         ("lon,lat,class\n", {}, DataError, "has no rows"),

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fake_runtime import normalised
 from landcover.legend import IGNORE
 from landcover.model.preprocessing import Preprocessing
 from landcover.training.batches import augment, d4, draw_colours, normalise
@@ -80,7 +81,7 @@ def test_without_variation_the_network_sees_what_prediction_shows_it():
     image, channels = scene()
     sample = augmented(image[4:36, 4:36], channels[4:36, 4:36], PLAIN)
     seen = normalise(torch.from_numpy(sample.images[None]), torch.from_numpy(sample.colours[None]))
-    expected = PREPROCESSING.normalise(image[4:36, 4:36]).transpose(2, 0, 1)
+    expected = normalised(PREPROCESSING, image[4:36, 4:36]).transpose(2, 0, 1)
     np.testing.assert_allclose(seen[0].numpy(), expected, atol=2e-6)
     assert seen.is_contiguous(memory_format=torch.channels_last)
 

@@ -11,8 +11,10 @@ from datafolders import MINIATURES, image_of, truth_of, write_folder, write_imag
 from landcover.data import open_dataset, prepare, verify
 from landcover.data.cache import CacheDataset
 from landcover.errors import DataError, OutputError, UsageError
+from landcover.evaluation import evaluate
 from landcover.io import read_image
 from landcover.legend import DEEPGLOBE, LandClass, Legend
+from landcover.training.data import load_training_data
 from landcover.windows import Window
 
 
@@ -268,11 +270,19 @@ def test_unknown_options_are_refused(tmp_path, of):
     assert not (tmp_path / "new").exists()
 
 
-def test_an_open_dataset_takes_no_options(tmp_path):
+def test_an_open_dataset_takes_no_other_options(tmp_path):
     write_folder(tmp_path / "data", "restarting")
-    dataset = open_dataset(tmp_path / "data")
-    with pytest.raises(UsageError, match="Pass gsd to open_dataset"):
-        prepare(dataset, tmp_path / "cache", gsd=9)
+    dataset = open_dataset(tmp_path / "data", gsd=2)
+    turned = Legend("turned", DEEPGLOBE.classes[::-1], 0)
+    for use in (
+        lambda **given: prepare(dataset, tmp_path / "cache", **given),
+        lambda **given: load_training_data(dataset, "folders", crop_px=32, model_gsd=None, **given),
+        lambda **given: verify(dataset, **given),
+        lambda **given: evaluate(dataset, "folders:train", predictions=tmp_path, **given),
+    ):
+        with pytest.raises(UsageError, match="Pass legend, gsd to open_dataset"):
+            use(legend=turned, gsd=9)
+    assert open_dataset(dataset, gsd=2, legend=DEEPGLOBE) is dataset
     with pytest.raises(TypeError, match="gds"):
         prepare(dataset, tmp_path / "cache", gds=9)
     assert not (tmp_path / "cache").exists()

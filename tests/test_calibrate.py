@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import landcover
 from export_world import noise, tiny_runtime, write_run
-from fake_runtime import ColourRuntime, ContextRuntime, make_card
+from fake_runtime import ColourRuntime, ContextRuntime, make_card, normalised
 from landcover.cli import build
 from landcover.data import open_dataset, select
 from landcover.data.fingerprints import image_set
@@ -193,7 +193,7 @@ def test_of_very_many_cells_some_are_drawn_from_all_rows_and_columns(tmp_path, m
 
 def raw_logits(runtime, image):
     """Return the network's own logits, float32 (C, n, m), without a temperature."""
-    pixels = torch.from_numpy(runtime.card.preprocessing.normalise(image)).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(normalised(runtime.card.preprocessing, image)).permute(2, 0, 1)[None]
     with torch.inference_mode():
         network = runtime.module
         return np.asarray(network.logits(pixels)[0])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from export_world import noise
-from fake_runtime import make_card
+from fake_runtime import make_card, normalised
 from landcover.errors import ModelError
 from landcover.exporting.acceptance import both_outputs, check_parity, parity_batches
 from landcover.exporting.graph import ConstantSame, model_graph
@@ -33,12 +33,11 @@ def test_any_size_and_number_of_images_gives_the_network_s_answers(exported, sha
     batch = images(shape)
     runtime = open_model(exported.file, runtime="onnxruntime", device="cpu", threads=1)
     with torch.inference_mode():
-        normalised = torch.from_numpy(exported.reference.card.preprocessing.normalise(batch)).permute(
-            0, 3, 1, 2
-        )
+        card = exported.reference.card
+        pixels = torch.from_numpy(normalised(card.preprocessing, batch)).permute(0, 3, 1, 2)
         module = exported.reference.module
-        expected = (module(normalised) / 1.7).softmax(1).numpy()
-        coarse = (module.logits(normalised) / 1.7).softmax(1).numpy()
+        expected = (module(pixels) / 1.7).softmax(1).numpy()
+        coarse = (module.logits(pixels) / 1.7).softmax(1).numpy()
     np.testing.assert_allclose(runtime.probabilities(batch), expected, atol=1e-4)
     np.testing.assert_allclose(runtime.coarse(batch), coarse, atol=1e-4)
     assert expected.std() > 0.01  # a constant network would prove nothing

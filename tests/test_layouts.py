@@ -303,7 +303,7 @@ class TestScenesTable:
 
     def test_places_are_found_by_part_and_id(self, tmp_path):
         dataset = self._open(
-            tmp_path, self.HEAD + "train,0000,7,0,1\nvalidation,0000,7,0,2\ntrain,9999,7,5,5\n"
+            tmp_path, self.HEAD + "train,0000,7,0,1.0\nvalidation,0000,7,0,2\ntrain,9999,7,5,5\n"
         )
         assert dataset.scenes is not None
         places = {key: (tile.scene, tile.row, tile.col) for key, tile in dataset.scenes.items()}
@@ -314,6 +314,7 @@ class TestScenesTable:
         [
             ("part,id,scene,row\n", "lacks the column 'col'"),
             (HEAD + "train,0000,7,top,1\n", "line 2.*integers"),
+            (HEAD + "train,0000,7,1_0,1\n", "line 2.*integers"),
             (HEAD + "train,0000,7,0,1\ntrain,0001,7,0,1\n", "line 3.*position"),
             (HEAD + "train,0000,7,0,1\ntrain,0000,7,0,2\n", "line 3.*repeat an item"),
             (HEAD + 'train,"0000,7,0,1\ntrain,0001,7,0,1\n', "quote that is not closed"),

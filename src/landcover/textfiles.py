@@ -271,6 +271,17 @@ def parse_csv(
     return header, [(line, dict(zip(header, row, strict=True))) for line, row in rows[1:]]
 
 
+def parse_number(text: str) -> float | None:
+    """Return the finite decimal number that a cell holds; None for any other text, such as ``1_000``.
+
+    Examples:
+        >>> parse_number(" 3.5e2 "), parse_number("1_000"), parse_number("nan")
+        (350.0, None, None)
+    """
+    value = float(text) if NUMBER.fullmatch(text.strip()) else math.nan
+    return value if math.isfinite(value) else None
+
+
 def _repeated(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 

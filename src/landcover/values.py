@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, NamedTuple, Self, cast, get_args
 
 from landcover.errors import UsageError
 from landcover.scale import check_gsd, unknown_gsd
+from landcover.textfiles import parse_number
 
 MaskFormat = Literal["palette", "rgb", "index"]
 """Form of PNG masks: indices with a palette, three bands of colours, or plain indices."""
@@ -171,9 +172,9 @@ def check_views(number: int | None) -> Views | None:
 
 
 def _numbers(value: str | Iterable[float]) -> list[float]:
-    parts = value.split(",") if isinstance(value, str) else value
+    parts = [parse_number(part) for part in value.split(",")] if isinstance(value, str) else value
     try:
-        return [float(part) for part in parts]
+        return [float(part) for part in parts]  # type: ignore[arg-type]  # a TypeError for None
     except (TypeError, ValueError):
         return []
 

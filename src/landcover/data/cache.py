@@ -27,7 +27,6 @@ from landcover.data.dataset import (
     DataOptions,
     Dataset,
     FolderDataset,
-    check_options,
     count_classes,
     crop,
     describe_reading,
@@ -190,7 +189,7 @@ class CacheDataset(Dataset):
             hash_pixels(self.read_image(item)) if pixels is None else bytes.fromhex(pixels),
         )
 
-    def labels(self, item: Item) -> Mask:
+    def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
         """Copy a whole mask, with its count of off-palette pixels from the index."""
         return Mask(self.read_mask(item), self._entries[item.key].off_palette)
 
@@ -250,11 +249,11 @@ def is_cache(path: Path) -> bool:
     return (path / IMAGES).is_file() or (path / MASKS).is_file()
 
 
-def open_dataset(path: str | Path, **options: Unpack[DataOptions]) -> Dataset:
+def open_dataset(path: str | Path | Dataset, **options: Unpack[DataOptions]) -> Dataset:
     """Open a data folder of any known layout, or a cache made by :func:`landcover.data.prepare`.
 
     Args:
-        path: The folder or cache.
+        path: The folder or cache. An open dataset is returned: it takes no options but those that it has.
         **options: See :class:`~landcover.data.dataset.DataOptions`. A cache holds decoded files: its limits
             and labels are those that it was made with.
 
@@ -262,19 +261,29 @@ def open_dataset(path: str | Path, **options: Unpack[DataOptions]) -> Dataset:
         DataError: If the folder holds no recognised imagery, a layout is refused, a cache is damaged, or no
             legend is declared and the masks are not those of DeepGlobe.
         ConfigError: If ``landcover.yaml`` or the legend is not valid.
+        UsageError: If an option contradicts an open dataset, or a cache.
 
     Example:
         >>> dataset = lc.open_dataset(make_dataset("data", scenes=3, size=64))
         >>> len(dataset.items), dataset.gsd, dataset.legend.name
         (3, 0.5, 'deepglobe')
     """
+    known = DataOptions.__annotations__
+    if unknown := sorted(options.keys() - known):
+        raise TypeError(f"Found the options {', '.join(unknown)}; expected some of {', '.join(known)}.")
+    if isinstance(path, Dataset):
+        defaults = None, Reading()
+        given = [
+            name for name, value in options.items() if value not in (*defaults, getattr(path, name, None))
+        ]
+        if given:
+            raise UsageError(f"{path.root} is open already. Pass {', '.join(given)} to open_dataset instead.")
+        return path
     path = Path(path)
-    return open_cache(path, **options) if is_cache(path) else open_folder(path, **options)
+    return _open_cache(path, **options) if is_cache(path) else open_folder(path, **options)
 
 
-def open_cache(path: Path, **options: Unpack[DataOptions]) -> CacheDataset:
-    """Open a prepared cache; see :func:`open_dataset`."""
-    check_options(options)
+def _open_cache(path: Path, **options: Unpack[DataOptions]) -> CacheDataset:
     legend, gsd = options.get("legend"), options.get("gsd")
     if options.get("labels") is not None:
         raise UsageError(f"{path} is a cache, which has its labels; expected the folder of scenes.")
@@ -370,7 +379,7 @@ def prepare(
     RGB and mask; one more for images with pixels without imagery.
 
     Args:
-        path: The data folder, or one that is open, which has its options already and takes no others.
+        path: The data folder, or one that is open.
         out: The cache folder to make.
         force: Whether to replace a cache that was made from other files or with other settings.
         **options: See :class:`~landcover.data.dataset.DataOptions`.
@@ -386,16 +395,7 @@ def prepare(
         >>> prepared.written, lc.open_dataset("cache").gsd
         (True, 0.5)
     """
-    out = Path(out)
-    if isinstance(path, Dataset):
-        check_options(options)
-        if options:
-            raise UsageError(
-                f"The dataset is open already. Pass {', '.join(options)} to open_dataset instead."
-            )
-        source = path
-    else:
-        source = open_dataset(path, **options)
+    out, source = Path(out), open_dataset(path, **options)
     if not isinstance(source, FolderDataset):
         raise UsageError(
             f"{source.root} is a cache already; expected the folder of images that it was made from."

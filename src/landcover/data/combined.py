@@ -57,11 +57,16 @@ class CombinedDataset(Dataset):
         dataset, own, table = self.sources[item.key]
         return np.take(table, dataset.read_mask(own, window))
 
-    def labels(self, item: Item) -> Mask:
+    def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
         """Read a whole mask, in the legend of the first data set."""
         dataset, own, table = self.sources[item.key]
-        mask = dataset.labels(own)
+        mask = dataset.labels_within(own, valid)
         return mask._replace(index=np.take(table, mask.index))
+
+    def may_lack_imagery(self, item: Item) -> bool:
+        """Return whether pixels of an image lack imagery."""
+        dataset, own, _ = self.sources[item.key]
+        return dataset.may_lack_imagery(own)
 
     def fingerprint(self, item: Item) -> Fingerprint:
         """Return the fingerprints of an item."""

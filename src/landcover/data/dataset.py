@@ -186,13 +186,26 @@ class Dataset(ABC):
         """Read an image or a window of it: uint8 (height, width, C); see :meth:`read_imagery`."""
         return self.read_imagery(item, window)[0]
 
-    @abstractmethod
     def labels(self, item: Item) -> Mask:
         """Read a whole mask as class indices of :attr:`legend`, with the count of its off-palette pixels.
 
+        It is NODATA where the image has no imagery.
+
         Raises:
             DataError: If the item has no mask, or the mask is unreadable or of another size than the image.
+            MaskError: If its compression is lossy, or image and mask are georeferenced in different places.
         """
+        mask = self.labels_within(item, None)  # first, so that a damaged mask beside a damaged image is named
+        valid = self.read_imagery(item)[1] if self.may_lack_imagery(item) else None
+        return mask if valid is None else _only_within(mask, valid)
+
+    @abstractmethod
+    def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
+        """As :meth:`labels`, with the mask of valid pixels of an image that is decoded already."""
+
+    def may_lack_imagery(self, item: Item) -> bool:
+        """Return whether :meth:`labels_within` needs the mask of valid pixels of an image."""
+        return False
 
     @abstractmethod
     def fingerprint(self, item: Item) -> Fingerprint:
@@ -276,7 +289,7 @@ class FolderDataset(Dataset):
         return crop(image, window), None if valid is None else crop(valid, window)
 
     def may_lack_imagery(self, item: Item) -> bool:
-        """Return whether pixels of an image may lack imagery, by its file or as fill."""
+        """Return whether pixels of an image lack imagery, by its file or as fill."""
         if self._is_picture(item):
             return self.reading.fill == "nodata" or is_masked(item.image)
         with self._open(item) as scene:
@@ -294,18 +307,8 @@ class FolderDataset(Dataset):
         image, _ = self.read_imagery(item)
         return Fingerprint(hash_file(item.image), hash_pixels(image))
 
-    def labels(self, item: Item) -> Mask:
-        """Decode a mask to class indices of :attr:`legend`; NODATA where the image has no data.
-
-        Raises:
-            MaskError: If the mask is a JPEG, or image and mask are georeferenced in different places.
-        """
-        mask = self.labels_within(item, None)  # first, so that a damaged mask beside a damaged image is named
-        valid = self.read_imagery(item)[1] if self.may_lack_imagery(item) else None
-        return mask if valid is None else _only_within(mask, valid)
-
     def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
-        """As :meth:`labels`, with the mask of valid pixels of an image that is decoded already."""
+        """Decode a mask to class indices of :attr:`legend`; NODATA where the image has no data."""
         if item.mask is None:
             raise DataError(f"{item.image} has no mask.")
         if self.vector is None:
@@ -458,16 +461,8 @@ class DataOptions(TypedDict, total=False):
     max_off_palette: float
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Raise a :class:`TypeError` for a name that :class:`DataOptions` does not have."""
-    known = DataOptions.__annotations__
-    if unknown := sorted(options.keys() - known):
-        raise TypeError(f"Found the options {', '.join(unknown)}; expected some of {', '.join(known)}.")
-
-
 def open_folder(path: Path, **options: Unpack[DataOptions]) -> FolderDataset:
     """Open a folder of files; see :func:`landcover.data.open_dataset`."""
-    check_options(options)
     legend, gsd, labels = options.get("legend"), options.get("gsd"), options.get("labels")
     reading = options.get("reading") or Reading()
     max_pixels = options.get("max_pixels", MAX_PIXELS)

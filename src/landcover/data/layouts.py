@@ -29,7 +29,7 @@ from landcover.io.discovery import (
 from landcover.io.files import check_name, walk
 from landcover.io.images import read_picture
 from landcover.legend import DEEPGLOBE, Legend
-from landcover.textfiles import parse_csv, read_text
+from landcover.textfiles import parse_csv, parse_number, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -624,11 +624,11 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
     unmatched: list[str] = []
     for line, row in rows:
         place = f"{path}, line {line}"
-        try:
-            tile = SceneTile(row["scene"], int(row["row"]), int(row["col"]))
-        except ValueError:
+        position = [parse_number(row[name]) for name in ("row", "col")]
+        if not all(number is not None and number.is_integer() for number in position):
             found = f"{_cut(row['row'])} and {_cut(row['col'])}"
-            raise DataError(f"{place}: row and col must be integers; found {found}.") from None
+            raise DataError(f"{place}: row and col must be integers; found {found}.")
+        tile = SceneTile(row["scene"], *(int(number or 0) for number in position))
         matching = [by_key[row["id"]]] if row["id"] in by_key else []
         matching = matching or by_name.get((row.get("part", ""), row["id"]), [])
         if len(matching) > 1:

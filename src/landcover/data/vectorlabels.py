@@ -474,14 +474,14 @@ def _listed(path: Path, content: Mapping[str, Any], name: str, *needed: str) -> 
 def _points(path: Path, values: Any) -> npt.NDArray[np.float64]:
     """Return the columns and rows of an outline, float64 (N, 2), of numbers in any nesting."""
     try:
-        numbers = np.ravel(np.asarray(values, np.float64))
-    except (TypeError, ValueError):
-        numbers = np.array([np.nan])
-    if numbers.size % 2 or not (np.abs(numbers) < _FARTHEST).all():
+        numbers = np.ravel(np.asarray(values))
+    except ValueError:
+        numbers = np.array("ragged")
+    if numbers.dtype.kind not in "iuf" or numbers.size % 2 or not (np.abs(numbers) < _FARTHEST).all():
         raise DataError(
             f"{path} has an outline that is not pairs of finite numbers below 1e9: {str(values)[:80]}."
         )
-    return numbers.reshape(-1, 2)
+    return numbers.astype(np.float64).reshape(-1, 2)
 
 
 def _polygon(path: Path, points: npt.NDArray[np.float64]) -> Any:

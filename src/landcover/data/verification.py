@@ -132,14 +132,16 @@ class _Tally:
     unlabelled: list[str] = field(default_factory=list)
 
 
-def verify(path: str | Path, *, split: str | None = None, **options: Unpack[DataOptions]) -> VerifyReport:
+def verify(
+    path: str | Path | Dataset, *, split: str | None = None, **options: Unpack[DataOptions]
+) -> VerifyReport:
     """Decode and check every pair of a data folder or cache.
 
     Leakage is searched between the subsets of the folder or of a split. Overlapping and adjacent images are
     known from georeferences, adjacent tiles from ``scenes.csv``; without both, edges are compared.
 
     Args:
-        path: The data folder or prepared cache.
+        path: The data folder, prepared cache or open dataset.
         split: Name of a split whose subsets are compared, such as ``random-723-80@0``.
         **options: See :class:`~landcover.data.dataset.DataOptions`. Files beyond its limits are counted as
             unreadable.
@@ -169,7 +171,7 @@ def verify(path: str | Path, *, split: str | None = None, **options: Unpack[Data
     def check(item: Item) -> _Checked:
         """Decode one item; errors of its files become part of the result."""
         found = _Checked()
-        image = None
+        image = valid = None
         try:
             image, valid = dataset.read_imagery(item)
         except DataError as error:
@@ -182,7 +184,7 @@ def verify(path: str | Path, *, split: str | None = None, **options: Unpack[Data
         if item.mask is None:
             return found
         try:
-            mask = dataset.labels(item)
+            mask = dataset.labels_within(item, valid)
         except DataError as error:
             if not isinstance(error, ImageError):  # of the image: reported above
                 found.faults.append(Fault(below(item.mask), str(error)))

@@ -10,7 +10,7 @@ from landcover._typing import Float32Array, UInt8Array
 from landcover.data import Dataset, Item
 from landcover.errors import DataError, ImageError, MaskError
 from landcover.inference import predict_index, predict_probabilities
-from landcover.io import MAX_PIXELS, image_size, read_mask
+from landcover.io import MAX_PIXELS, Mask, image_size, read_mask
 from landcover.legend import NODATA, Legend, translation
 from landcover.model.runtimes import Runtime
 from landcover.raster.mapfiles import read_map_legend
@@ -22,11 +22,13 @@ class PredictedMap:
     """A map to score: class indices, uint8 (H, W), of the truth's legend; its number of off-palette pixels.
 
     ``probabilities``, where requested: float32 (C, H, W), by the scored classes of the source's legend.
+    ``truth``: the labels, where the image was decoded for the map; None: they are still to be read.
     """
 
     index: UInt8Array
     off_palette: int = 0
     probabilities: Float32Array | None = None
+    truth: Mask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +113,14 @@ def from_model(
 
     def predict(item: Item) -> PredictedMap:
         (image, valid), sides = dataset.read_imagery(item), dataset.sides(item)
+        truth = dataset.labels_within(item, valid)
         if not probabilities:
             index = predict_index(runtime, image, valid=valid, gsd=sides, views=views)
-            return PredictedMap(np.take(index_of, index))
+            return PredictedMap(np.take(index_of, index), truth=truth)
         values = predict_probabilities(runtime, image, valid=valid, gsd=sides, views=views)
         index = of_channel[values.argmax(axis=0)]
         if valid is not None:
             index[~valid] = NODATA
-        return PredictedMap(index, probabilities=values)
+        return PredictedMap(index, probabilities=values, truth=truth)
 
     return MapSource(runtime.card.legend, predict, parallel=False)

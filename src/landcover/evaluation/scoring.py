@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, InstanceOf
 from landcover._typing import Int64Array, UInt8Array
 from landcover.config import INPUT, PROCESSING, PRODUCTS, REPORTS, Option, Options, with_deprecated
 from landcover.data import Dataset, Item, open_dataset, select
-from landcover.data.dataset import read_as
+from landcover.data.dataset import DataOptions, read_as
 from landcover.errors import MaskError, UsageError
 from landcover.evaluation.boundary import (
     BOUNDARY_TOLERANCE,
@@ -210,21 +210,10 @@ def evaluate(
             raise UsageError(message)
     if options.json is not None:
         check_json_output(options.json, force=options.force)
-    if isinstance(data, Dataset):
-        if legend is not None or gsd is not None:
-            raise UsageError("The dataset is open already. Pass legend and gsd to open_dataset instead.")
-        if options.reading not in (None, Reading(), data.reading):
-            raise UsageError("The dataset is open already. Pass its reading to open_dataset instead.")
-        dataset = data
-    else:
-        dataset = open_dataset(
-            data,
-            legend=legend,
-            gsd=gsd,
-            reading=options.reading,
-            max_pixels=options.max_pixels,
-            max_off_palette=options.max_off_palette,
-        )
+    given: DataOptions = {"legend": legend, "gsd": gsd, "reading": options.reading}
+    if not isinstance(data, Dataset):  # the limits hold for predictions, too
+        given |= {"max_pixels": options.max_pixels, "max_off_palette": options.max_off_palette}
+    dataset = open_dataset(data, **given)
     items = select(dataset, split)
     averaged_classes(dataset.legend, metric)  # refuses an unknown metric
     views = options.views
@@ -258,7 +247,8 @@ def evaluate(
 
     def score(item: Item) -> tuple[str, ConfusionMatrix, int, int, int]:
         """Return key, counts and pixels of an image, and the off-palette pixels of truth and prediction."""
-        truth, predicted = dataset.labels(item), source.predict(item)
+        predicted = source.predict(item)
+        truth = predicted.truth or dataset.labels(item)
         if options.maps is not None:
             kept = options.maps / f"{item.key}_mask.png"
             write_mask(kept, predicted.index, dataset.legend, force=options.force)

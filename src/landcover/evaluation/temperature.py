@@ -9,15 +9,14 @@ import datetime
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-from warnings import warn
+from typing import Any, Unpack
 
 import numpy as np
 
 from landcover import __version__
 from landcover._typing import BoolArray, Float32Array, Float64Array, IntArray, UInt8Array
 from landcover.data import Dataset, Item, open_dataset, select
-from landcover.data.dataset import read_as
+from landcover.data.dataset import DataOptions, read_as
 from landcover.data.fingerprints import image_set
 from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.evaluation.calibration import Reliability
@@ -26,9 +25,9 @@ from landcover.evaluation.report import CalibrationReport
 from landcover.inference.engine import row_blocks
 from landcover.inference.grid import Grid, make_grid
 from landcover.inference.reading import ArraySource
-from landcover.io import MAX_PIXELS
-from landcover.legend import IGNORE, Legend, translation
+from landcover.legend import IGNORE, translation
 from landcover.model.card import (
+    RUN_SETTINGS,
     ImageSet,
     ModelCard,
     is_exported,
@@ -51,10 +50,7 @@ MAX_CELLS = 1 << 22
 _SEED = 0
 _BLOCK_CELLS = 1 << 16
 _PRECISION = 1e-6
-_IRRELEVANT = {
-    *("model", "weights", "seed", "device", "threads", "loaders", "log_every"),
-    *("checkpoint_minutes", "checkpoint_steps"),
-}
+_IRRELEVANT = RUN_SETTINGS | {"model", "weights", "seed"}
 """Settings of a recipe that do not affect a model's confidence, or are compared by other means."""
 
 
@@ -63,12 +59,10 @@ def calibrate(
     data: str | Path | Dataset,
     split: str,
     *,
-    gsd: float | None = None,
-    legend: Legend | None = None,
     views: Views | None = None,
     device: str = "auto",
     force: bool = False,
-    **deprecated: int,
+    **options: Unpack[DataOptions],
 ) -> CalibrationReport:
     """Fit a model's temperature on labelled data and write it into the model's card.
 
@@ -80,15 +74,13 @@ def calibrate(
 
     Args:
         run: Run folder or checkpoint.
-        data: Data folder, prepared cache or open dataset, whose legend and GSD then hold.
+        data: Data folder, prepared cache or open dataset.
         split: ``NAME:subset``, as for :func:`landcover.data.select`.
-        gsd: Metres per pixel of the data; by default that of the data.
-        legend: Legend of the data's masks; by default that of the data.
         views: Views that prediction will average, see :class:`landcover.PredictOptions`: a mean of several
             is less confident than one. By default those of the card.
         device: Where the network computes: ``auto``, ``cpu`` or ``cuda``.
         force: Replace an earlier calibration.
-        deprecated: ``max_pixels`` of version 0.1.
+        **options: How a data folder is read, such as ``gsd``; see :func:`landcover.data.open_dataset`.
 
     Raises:
         UsageError: If the model was trained on some of the images, the GSD is not known, or the model has
@@ -105,14 +97,7 @@ def calibrate(
     """
     before = model_digest(run)
     file, card, tensors = _open(run, force)
-    if deprecated.keys() - {"max_pixels"}:
-        raise TypeError(f"calibrate() has no arguments {', '.join(deprecated)}")
-    if deprecated:
-        warn("Pass max_pixels to open_dataset, not to calibrate.", DeprecationWarning, stacklevel=2)
-    if not isinstance(data, Dataset):
-        limit = deprecated.get("max_pixels", MAX_PIXELS)
-        data = open_dataset(data, legend=legend, gsd=gsd, max_pixels=limit)
-    dataset = read_as(data, card.preprocessing)
+    dataset = read_as(open_dataset(data, **options), card.preprocessing)
     items = select(dataset, split)
     overlap = training_overlap(card, dataset, items)
     if overlap.identical:

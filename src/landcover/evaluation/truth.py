@@ -1,7 +1,6 @@
 """Reading of truth: labelled points and polygons."""
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from landcover.errors import DataError, UsageError, did_you_mean
 from landcover.extras import needs
 from landcover.io.vectors import WGS84, Kind, class_text, move_near, read_features, reproject
 from landcover.legend import NODATA, Legend
-from landcover.textfiles import parse_csv, plain_cell, read_text
+from landcover.textfiles import parse_csv, parse_number, plain_cell, read_text
 
 with needs("vector"):
     import shapely
@@ -171,9 +170,7 @@ def _coordinates(path: Path, rows: dict[str, npt.NDArray[Any]], names: tuple[str
     places = np.empty((len(columns[0]), 2))
     for axis, name in enumerate(names):
         for row, cell in enumerate(columns[axis]):
-            with suppress(ValueError):
-                places[row, axis] = float(cell)
-                if np.isfinite(places[row, axis]):
-                    continue
-            raise DataError(f"{path}: row {row + 1} has {cell[:40]!r} as {name}; expected a number.")
+            if (value := parse_number(cell)) is None:
+                raise DataError(f"{path}: row {row + 1} has {cell[:40]!r} as {name}; expected a number.")
+            places[row, axis] = value
     return places

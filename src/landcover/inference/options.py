@@ -19,6 +19,7 @@ from landcover.io.discovery import MAX_PIXELS
 from landcover.model.card import ModelCard
 from landcover.raster import Reading
 from landcover.scale import FromModel, check_gsd
+from landcover.textfiles import parse_number
 from landcover.values import (
     BandSelection,
     BoundingBox,
@@ -44,7 +45,7 @@ def _gsd(value: Any) -> Any:
     if value is None or value == "model":
         return value
     try:
-        return check_gsd(float(value))
+        return check_gsd(float(value) if parse_number(str(value)) is not None else math.nan)
     except (TypeError, ValueError):
         raise UsageError(
             f"The ground sample distance is {value!r}; expected metres per pixel above 0, or model."

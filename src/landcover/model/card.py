@@ -31,6 +31,10 @@ from landcover.values import Views
 SCHEMA_VERSION = 4
 """Schema of the cards that landcover 0.2 writes; 0.1 wrote 1 to 3."""
 CARD_KEY = "landcover"
+RUN_SETTINGS = frozenset(
+    {"device", "threads", "loaders", "log_every", "checkpoint_minutes", "checkpoint_steps"}
+)
+"""Settings of training that do not change the result and may differ after a resume."""
 BEST_NAME = "best.safetensors"
 LAST_NAME = "last.safetensors"
 STATE_KEY = "landcover-training"

@@ -96,13 +96,6 @@ class Preprocessing:
         mean, std = np.asarray(self.mean), np.asarray(self.std)
         return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
-    def normalise(self, batch: UInt8Array) -> Float32Array:
-        """Convert uint8 (..., C) to float32 (..., C): ``(pixel / 255 - mean) / std`` for each band."""
-        scale, offset = self.factors
-        normalised = batch * scale
-        normalised += offset
-        return normalised
-
 
 def scaled_size(size: Size, scale: float) -> Size:
     """Height and width times ``scale``, rounded, at least 1 pixel each."""

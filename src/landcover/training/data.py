@@ -5,17 +5,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
 from landcover._typing import BoolArray, UInt8Array
 from landcover.data import Dataset, Item, SceneTile, open_dataset, split
+from landcover.data.dataset import DataOptions
 from landcover.data.fingerprints import Fingerprint, fingerprints, hash_pixels, image_set
 from landcover.data.layouts import SCENES_FILE, vector_hint
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse, warn_of_neighbours
 from landcover.errors import DataError, SplitError, UsageError
 from landcover.io.readahead import parallel_map
-from landcover.legend import Legend
 from landcover.model.card import ImageSet
 from landcover.model.preprocessing import resample_image, resample_valid
 from landcover.ood.features import WINDOW_PX
@@ -88,14 +89,13 @@ class TrainingData:
 
 
 def load_training_data(
-    data: Path | Dataset,
+    data: str | Path | Dataset,
     split_name: str,
     *,
     crop_px: int,
     model_gsd: float | None,
-    legend: Legend | None = None,
-    gsd: float | None = None,
     across_tiles: bool = False,
+    **options: Unpack[DataOptions],
 ) -> TrainingData:
     """Open a data set, split it and count the classes of the training masks.
 
@@ -109,7 +109,7 @@ def load_training_data(
             f"--split {split_name} names the subset {subset!r}; training uses the whole split: pass "
             f"--split {split_name.rpartition(':')[0]}."
         )
-    dataset = data if isinstance(data, Dataset) else open_dataset(data, legend=legend, gsd=gsd)
+    dataset = open_dataset(data, **options)
     data = dataset.root
     if not dataset.labelled:
         raise DataError(

@@ -27,7 +27,7 @@ import landcover
 from landcover.data.cache import READ_WITH
 from landcover.errors import ConfigError, ModelError, OutputError, UsageError
 from landcover.io.files import atomic_path, write_text
-from landcover.model.card import BEST_NAME, LAST_NAME, STATE_KEY
+from landcover.model.card import BEST_NAME, LAST_NAME, RUN_SETTINGS, STATE_KEY
 from landcover.model.files import read_tensor_metadata, read_tensors
 from landcover.model.network import DeepLabV3Plus
 from landcover.raster import Reading
@@ -40,9 +40,6 @@ from landcover.training.optim import WeightAverage
 CONFIG_NAME = "config.yaml"
 SOFT_LABELS_NAME = "soft-labels.safetensors"
 """Soft labels of the teachers, if a run has any."""
-
-_FREE = {"device", "threads", "loaders", "log_every", "checkpoint_minutes", "checkpoint_steps", "inputs"}
-"""Settings that do not change the result and may differ after a resume."""
 
 Reason = Literal["limit", "patience", "interrupted"]
 """Why a run ended."""
@@ -226,7 +223,12 @@ def run_identity(
         name: getattr(reading, name) for name in READ_WITH if getattr(reading, name) != getattr(plain, name)
     }
     legend = data.dataset.legend.to_dict()
-    identity = {**config.model_dump(mode="json", exclude=_FREE), **own, **of_data, "legend": legend}
+    identity = {
+        **config.model_dump(mode="json", exclude={*RUN_SETTINGS, "inputs"}),
+        **own,
+        **of_data,
+        "legend": legend,
+    }
     plain_data: dict[str, Any] = json.loads(json.dumps(identity))  # as a checkpoint returns it: no tuples
     return plain_data
 

@@ -152,7 +152,7 @@ def train(
         start_card = None if start is None else read_card(start)
         teachers = read_teachers(config.teachers)
         loaded = load_training_data(
-            data if isinstance(data, Dataset) else Path(data),
+            data,
             split,
             crop_px=config.crop_px,
             model_gsd=config.gsd or (start_card.preprocessing.gsd if start_card else None),
