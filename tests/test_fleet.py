@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
 from pathlib import Path
@@ -23,6 +22,7 @@ from landcover.fleet.units import Outcome, Unit, read_plan, read_units
 from landcover.fleet.work import Setup
 from landcover.inference import PredictOptions, predict
 from landcover.storage.store import FolderStore, open_store
+from stac_schemas import stac_errors
 
 
 @pytest.fixture(scope="module")
@@ -370,18 +370,13 @@ def test_a_unit_survives_the_way_through_its_line(out):
 
 
 def test_items_and_collection_are_valid_stac(undisturbed, planned, tmp_path):
-    """The core by pystac's schemas; of the extensions, for which there are none here, what they require."""
-    validator = pytest.importorskip("pystac.validation.stac_validator")
-    from pystac import STACObjectType
-
     out = shutil.copytree(planned, tmp_path / "out")
     run(out)
     paths = [*out.rglob("maps/**/*_mask.*.json"), *out.glob("model/*/model.json"), out / "collection.json"]
     assert len(paths) == 6
     for path in paths:
         data = json.loads(path.read_text())
-        kind = STACObjectType.COLLECTION if data["type"] == "Collection" else STACObjectType.ITEM
-        validator.JsonSchemaSTACValidator().validate_core(data, kind, "1.1.0")
+        assert not stac_errors(data)
         hrefs = [one["href"] for one in [*data["links"], *data.get("assets", {}).values()]]
         assert all((path.parent / href).resolve().is_file() for href in hrefs)
     item = json.loads((out / "maps/sub/a_mask.tif.json").read_text())
@@ -396,7 +391,6 @@ def test_items_and_collection_are_valid_stac(undisturbed, planned, tmp_path):
         values, counts = np.unique(source.read(1), return_counts=True)
     classes = {one["value"]: one for one in map_["classification:classes"]}
     assert [classes[value]["count"] for value in values.tolist()] == counts.tolist()
-    assert all(re.fullmatch(r"[0-9A-Za-z_-]+", one["name"]) for one in classes.values())
     assert classes[255]["nodata"]
     assert properties["processing:software"]["landcover"]
     assert {link["rel"] for link in item["links"]} >= {"derived_from", "collection", "mlm:model"}

@@ -27,10 +27,10 @@ from landcover.model.stac import ANY_TIME, STAC_VERSION, class_object, file_fiel
 from landcover.raster import display_name
 from landcover.textfiles import parse_json, read_text
 
-_BASE = "https://stac-extensions.github.io"
+_BASE = "https://stac-extensions.github.io"  # tests/schemas has the schemas of these versions
 _EXTENSIONS = [
     f"{_BASE}/file/v2.1.0/schema.json",
-    f"{_BASE}/processing/v1.2.0/schema.json",
+    f"{_BASE}/processing/v1.1.0/schema.json",
     f"{_BASE}/classification/v2.0.0/schema.json",
 ]
 _PROJECTION = f"{_BASE}/projection/v2.0.0/schema.json"

@@ -38,6 +38,7 @@ def stac_item(
     input that the caller normalises; None for any size and values of 0 to 255.
     """
     model, prepared, is_onnx = card.model, card.preprocessing, href.endswith(ONNX_SUFFIX)
+    bands = [{"name": band} for band in prepared.bands]
     kind = "RGB" if prepared.bands == RGB else ", ".join(prepared.bands)
     if side is None:
         name_in, description, batch, dynamic, scaling = INPUT, f"{kind}, 0 to 255", -1, -1, None
@@ -52,6 +53,7 @@ def stac_item(
         "title": f"Land cover at {prepared.gsd:g} m: {', '.join(card.legend.scored_names)}",
         **ANY_TIME,
         "gsd": prepared.gsd,
+        "bands": bands,  # the extension wants them here, and STAC only if an asset has them, too
         "mlm:name": re.sub(r"[^a-zA-Z0-9_. -]+", "-", title),  # the extension allows no others
         "mlm:architecture": f"DeepLabv3+ ({model.encoder})",
         "mlm:tasks": _TASKS,
@@ -109,7 +111,7 @@ def stac_item(
                 "type": f"application/octet-stream; application={'onnx' if is_onnx else 'safetensors'}",
                 "roles": ["mlm:model", "mlm:weights"],
                 "mlm:artifact_type": "onnx" if is_onnx else "safetensors",
-                "bands": [{"name": band} for band in prepared.bands],
+                "bands": bands,
                 **file_fields(size, sha256),
             }
         },
