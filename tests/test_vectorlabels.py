@@ -265,59 +265,50 @@ def test_annotations_in_pixels_become_masks(pictures, tmp_path, content):
     np.testing.assert_array_equal(alone.read_mask(alone.labelled[0]), RECTANGLE)
 
 
+def annotated(segmentation, category=1):
+    entry = {"id": 3, "image_id": 7, "category_id": category, "segmentation": segmentation}
+    return coco(annotations=[entry])
+
+
+def run_lengths(counts, size=SIZE):
+    return annotated({"size": [*size], "counts": counts})
+
+
+def image(number, name="1.png", **size):
+    return {"id": number, "file_name": name, **size}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (coco(images=[{"id": 7, "file_name": "9.png"}]), "9.png"),
-        (coco(images=[{"id": 7, "file_name": "1.png", "height": 99, "width": 60}]), "99 x 60"),
-        (
-            coco(annotations=[{"id": 3, "image_id": 7, "category_id": 1, "segmentation": {"counts": "a"}}]),
-            "size None",
-        ),
-        *(
-            (
-                coco(
-                    annotations=[
-                        {
-                            "id": 3,
-                            "image_id": 7,
-                            "category_id": 1,
-                            "segmentation": {"size": size, "counts": counts},
-                        }
-                    ]
-                ),
-                words,
-            )
-            for size, counts, words in [
-                ([60, 40], [2400], r"\[40, 60\]"),
-                ([40, 60], [2399], "2399 pixels"),
-                ([40, 60], "P", "cannot be read"),
-                ([40, 60], "é", "cannot be read"),
-                ([40, 60], "o" * 40, "cannot be read"),
-                ([40, 60], [2401, -1], "cannot be read"),
-                ([40, 60], [2400.0], "cannot be read"),
-                ([40, 60], {"a": 1}, "cannot be read"),
-                ([40, 60], None, "cannot be read"),
-            ]
-        ),
-        (coco(annotations=[{"id": 3, "image_id": 7, "category_id": 1, "segmentation": []}]), "annotation 3"),
-        (coco(images=[{"id": i, "file_name": f"1.{e}"} for i, e in ((7, "png"), (8, "jpg"))]), "id 8"),
-        (
-            coco(
-                annotations=[{"id": 3, "image_id": 7, "category_id": 5, "segmentation": [[0, 0, 1, 1, 2, 0]]}]
-            ),
-            "category 5",
-        ),
-        (
-            coco(annotations=[{"id": 3, "image_id": 7, "category_id": 1, "segmentation": [[0, 0, 1]]}]),
-            "outline",
-        ),
+        (coco(images=[image(7, "9.png")]), "9.png"),
+        (coco(images=[image(7, height=99, width=60)]), "99 x 60"),
+        (coco(images=[image(7, height="99", width=60.0)]), "99 x 60"),
+        (coco(images=[image(7), image(7, "2.png")]), "several entries with the id 7"),
+        (coco(images=[image(7), image(8, "1.jpg")]), "id 8"),
+        (coco(images=[image([7])]), "images"),
+        (coco(categories=[{"id": 1, "name": "house"}, {"id": 1, "name": "road"}]), "several entries"),
         (coco(categories=3), "categories"),
-        (coco(images=[{"id": [7], "file_name": "1.png"}]), "images"),
         (coco(categories=[{"id": 1, "name": ["house"]}]), "categories"),
+        (annotated({"counts": "a"}), "size None"),
+        (run_lengths([2400], (60, 40)), r"\[40, 60\]"),
+        (run_lengths([2399]), "2399 pixels"),
+        (run_lengths("P"), "cannot be read"),
+        (run_lengths("é"), "cannot be read"),
+        (run_lengths("o" * 40), "cannot be read"),
+        (run_lengths([2401, -1]), "cannot be read"),
+        (run_lengths([2400.0]), "cannot be read"),
+        (run_lengths({"a": 1}), "cannot be read"),
+        (run_lengths(None), "cannot be read"),
+        (annotated([]), "annotation 3"),
+        (annotated([[0, 0, 9, 1, 2, 0]], 5), "category 5"),
+        (annotated([[0, 0, 1]]), "outline"),
+        (annotated([["0", "1_0", "9", "1", "2", "0"]]), "outline"),
+        (annotated([[0.1, 0.2, 0.9, 0.2, 0.9, 1]]), "fractions"),
         (labelme(shapes=[{"label": {}, "points": [[0, 0]]}]), "label"),
         (labelme(shapes=[{"label": "x", "points": [[0, 0], [1, 1]], "shape_type": "line"}]), "line"),
         (labelme(shapes=[{"label": "x", "points": [[0, "a"]]}]), "finite"),
+        (labelme(imageHeight="99"), "99 x 60"),
         ({"objects": []}, "objects"),
         ([1], "keys"),
     ],
@@ -326,6 +317,14 @@ def test_annotations_that_cannot_be_used_are_refused(pictures, tmp_path, content
     (tmp_path / "l.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=words):
         open_dataset(pictures, labels=VectorSource(tmp_path / "l.json", background="other"))
+
+
+def test_annotations_outside_their_image_are_counted(pictures, tmp_path):
+    content = coco()
+    content["annotations"] += annotated([[100, 10, 130, 10, 130, 20]])["annotations"]
+    (tmp_path / "l.json").write_text(json.dumps(content))
+    dataset = open_dataset(pictures, labels=VectorSource(tmp_path / "l.json", background="other"))
+    assert dataset.vector.outside == 1
 
 
 def test_run_lengths_become_the_same_masks(pictures, tmp_path):

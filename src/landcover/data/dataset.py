@@ -494,7 +494,8 @@ def open_folder(path: Path, **options: Unpack[DataOptions]) -> FolderDataset:
         logger.warning(note)
     vector = None
     if labels is not None:
-        from landcover.data.vectorlabels import Target, read_vector_labels
+        from landcover.data.annotations import Target
+        from landcover.data.vectorlabels import read_vector_labels
 
         targets = {
             item.key: Target(item.image, image_size(item.image), headers.get(item.key, Header()).georeference)

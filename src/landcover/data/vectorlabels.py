@@ -4,21 +4,18 @@ Ground without a polygon or point is nodata: neither trained on nor scored. A pi
 shape that contains its centre; a point labels the pixel that contains it.
 """
 
-import logging
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from affine import Affine
 from rasterio.features import rasterize as burn
-from rasterio.features import shapes as outlines_of
 
-from landcover._typing import UInt8Array
+from landcover._typing import IntArray, UInt8Array
+from landcover.data.annotations import Drawn, Scenes, Target, read_coco, read_labelme
 from landcover.data.conversion import MaskTask
 from landcover.data.footprints import Place
 from landcover.data.layouts import VECTOR_SUFFIXES
@@ -32,7 +29,7 @@ from landcover.io.locks import locked_folder
 from landcover.legend import IGNORE, NODATA, LandClass, Legend
 from landcover.model.preprocessing import Size
 from landcover.progress import track
-from landcover.raster import Georeference, read_georeference
+from landcover.raster import read_georeference
 from landcover.raster.extent import middle_longitude, swapped_axes
 from landcover.textfiles import NUMBER, parse_json, read_text
 
@@ -41,12 +38,7 @@ with needs("vector"):
 
     from landcover.io.vectors import class_text, read_features
 
-logger = logging.getLogger(__name__)
-
 _JSON_BYTES = 1 << 30
-_CIRCLE_SEGMENTS = 16
-_FARTHEST = 1e9
-"""Pixel positions are below it; shapely fails for much larger ones."""
 _AREAS, _POINTS = (3, 6), (0, 4)
 """shapely's type numbers of polygons and of points."""
 
@@ -72,14 +64,6 @@ class VectorSource(NamedTuple):
     background: str | None = None
 
 
-class Target(NamedTuple):
-    """A scene that labels are burned for: its file, (height, width) and georeference."""
-
-    path: Path
-    size: Size
-    georeference: Georeference | None
-
-
 @dataclass(frozen=True)
 class VectorLabels:
     """Shapes of scenes on their pixel grids.
@@ -88,7 +72,7 @@ class VectorLabels:
         shapes: By key of a scene, the shapes in its columns and rows, object (N,), and their class indices,
             uint8 (N,); only scenes that shapes touch.
         files: By key of a scene, the first file of its shapes.
-        outside: Number of shapes that touch no scene.
+        outside: Number of shapes that touch no scene, or not the one that they are drawn on.
         background: Index of the class of the ground without a shape, or ``NODATA``.
     """
 
@@ -190,7 +174,7 @@ def read_vector_labels(
 ) -> VectorLabels:
     """Read the shapes of scenes by key; without a legend the classes are the values that occur, in order."""
     found: list[_Found] = []
-    outside = 0
+    outside, scenes = 0, Scenes(targets)
     hint = " Expected shapes inside the images that they were drawn on."
     paths = [source.path]
     if source.path.is_dir() and source.path.suffix.lower() != ".gdb":
@@ -208,15 +192,19 @@ def read_vector_labels(
             touching, missed, hint = _from_vector(path, source, targets)
             outside += missed
         elif "annotations" in content and "images" in content:
-            touching = list(_from_coco(path, content, targets))
+            touching = list(read_coco(path, content, scenes))
         elif "shapes" in content:
-            touching = list(_from_labelme(path, content, targets))
+            touching = [read_labelme(path, content, scenes)]
         else:
             raise DataError(
                 f"{path} is JSON with the keys {first_few(content, 6)}; expected GeoJSON, COCO (images, "
                 "annotations, categories) or labelme (shapes). Convert it to one of them."
             )
-        found += touching
+        for drawn in touching:
+            shapes, origin = _clipped(drawn.shapes, targets[drawn.key].size)
+            outside += len(drawn.shapes) - len(np.unique(origin))
+            names = [class_text(drawn.names[i]) for i in origin]
+            found.append(_Found(drawn.key, path, shapes, names))
     if not any(len(each.shapes) for each in found):
         raise DataError(
             f"No shape of {source.path} touches one of the {len(targets)} scenes, such as "
@@ -230,28 +218,28 @@ def read_vector_labels(
             f"The background {source.background!r} is not a class of the legend {legend.name!r}. "
             f"{did_you_mean(source.background, legend.names)}"
         )
-    shapes: dict[str, tuple[Shapes, UInt8Array]] = {}
+    burned: dict[str, tuple[Shapes, UInt8Array]] = {}
     files: dict[str, Path] = {}
     for each in found:
         if not len(each.shapes):
             continue
-        before, classes = shapes.get(each.key, (np.empty(0, object), np.empty(0, np.uint8)))
+        before, classes = burned.get(each.key, (np.empty(0, object), np.empty(0, np.uint8)))
         own = np.array([index[name] for name in each.names], np.uint8)
-        shapes[each.key] = np.concatenate([before, each.shapes]), np.concatenate([classes, own])
+        burned[each.key] = np.concatenate([before, each.shapes]), np.concatenate([classes, own])
         files.setdefault(each.key, each.file)
     background = NODATA
     if source.background is not None:
         background = legend.names.index(source.background)
         file = next(iter(files.values()))
         for key in targets:
-            shapes.setdefault(key, (np.empty(0, object), np.empty(0, np.uint8)))
+            burned.setdefault(key, (np.empty(0, object), np.empty(0, np.uint8)))
             files.setdefault(key, file)
-    return VectorLabels(source, legend, shapes, files, outside, background)
+    return VectorLabels(source, legend, burned, files, outside, background)
 
 
 def _from_vector(
     path: Path, source: VectorSource, targets: Mapping[str, Target]
-) -> tuple[list[_Found], int, str]:
+) -> tuple[list[Drawn], int, str]:
     """Return the features that touch each scene, the number of those that touch none, and why none does."""
     placed = {
         key: Place(target.georeference, target.size)
@@ -291,7 +279,7 @@ def _from_vector(
                 features.geometries[inside],
                 lambda points: np.stack(georeference.pixels(*points.T), axis=1),  # noqa: B023
             )
-            found.append(_clipped(key, path, pixels, [names[i] for i in inside], (height, width)))
+            found.append(Drawn(key, list(pixels), [names[i] for i in inside]))
         if not np.any(touching) and not hint:
             boxes = shapely.bounds(features.geometries[:_SWAP_TESTED])
             hints = (swapped_axes(boxes, placed[key].georeference, *placed[key].size) for key in keys)
@@ -300,10 +288,11 @@ def _from_vector(
     return found, int(np.count_nonzero(~np.asarray(touching))), hint
 
 
-def _clipped(
-    key: str, path: Path, shapes: Shapes | Sequence[Any], names: Sequence[Any], size: Size
-) -> _Found:
-    """Cut polygons near the edge of a scene, because rasterio iterates over all their points in Python."""
+def _clipped(shapes: Sequence[Any], size: Size) -> tuple[Shapes, IntArray]:
+    """Return the polygons and points of a scene, cut near its edge, and the number of the shape of each.
+
+    Rasterio iterates over all their points in Python.
+    """
     height, width = size
     cut = np.empty(len(shapes), object)
     cut[:] = shapes
@@ -312,235 +301,7 @@ def _clipped(
     parts, origin = shapely.get_parts(cut, return_index=True)
     kinds = shapely.get_type_id(parts)
     kept = np.isin(kinds, (_AREAS[0], _POINTS[0])) & ~shapely.is_empty(parts)
-    return _Found(key, path, parts[kept], [class_text(names[i]) for i in origin[kept]])
-
-
-def _from_coco(path: Path, content: Mapping[str, Any], targets: Mapping[str, Target]) -> Iterator[_Found]:
-    """Yield the shapes of each image of a COCO file; those of run lengths are around their pixels."""
-    categories = {entry["id"]: entry["name"] for entry in _listed(path, content, "categories", "id", "name")}
-    annotations: dict[Any, list[Mapping[str, Any]]] = {}
-    for entry in _listed(path, content, "annotations", "image_id", "category_id"):
-        annotations.setdefault(entry["image_id"], []).append(entry)
-    images = _listed(path, content, "images", "id", "file_name")
-    if unknown := annotations.keys() - {image["id"] for image in images}:
-        logger.warning(
-            "%s: annotations that are not used, as images does not list their image_id: %d (such as %s).",
-            path,
-            sum(len(annotations[number]) for number in unknown),
-            min(unknown, key=str),
-        )
-    by_stem = _by_stem(targets)
-    scenes: dict[str, Mapping[str, Any]] = {}
-    absent = []
-    for image in images:
-        key = _scene_of(path, str(image["file_name"]), by_stem)
-        if key is None:
-            absent.append(image)
-        elif scenes.setdefault(key, image) is not image:
-            raise DataError(
-                f"{path} lists two images, {scenes[key]['file_name']} (id {scenes[key]['id']}) and "
-                f"{image['file_name']} (id {image['id']}), which both are {targets[key].path}. Remove one of "
-                "them, or list them with their folders."
-            )
-    if absent and not scenes:
-        raise _absent(path, str(absent[0]["file_name"]), targets)
-    if unused := [image for image in absent if image["id"] in annotations]:
-        logger.warning(
-            "%s: images with annotations that are not among the scenes, and not used: %d (such as %s).",
-            path,
-            len(unused),
-            unused[0]["file_name"],
-        )
-    for key, image in scenes.items():
-        of_image = annotations.get(image["id"], [])
-        if not of_image:
-            continue
-        _check_size(path, (image.get("height"), image.get("width")), targets[key])
-        shapes, names = [], []
-        for entry in of_image:
-            outlines = entry.get("segmentation")
-            if not isinstance(outlines, list | Mapping) or not outlines:
-                raise DataError(
-                    f"{path}: annotation {entry.get('id')} has no segmentation, or only a box; expected "
-                    "segmentation: [[x, y, …]], or run lengths (counts, size). Draw it, or remove it."
-                )
-            if entry["category_id"] not in categories:
-                raise DataError(
-                    f"{path}: annotation {entry.get('id')} has category {entry['category_id']}, which is not "
-                    "listed under categories."
-                )
-            if isinstance(outlines, Mapping):
-                drawn = _from_run_lengths(f"{path}: annotation {entry.get('id')}", outlines, targets[key])
-            else:
-                drawn = [_polygon(path, _points(path, one)) for one in outlines]
-            shapes += drawn
-            names += [categories[entry["category_id"]]] * len(drawn)
-        yield _clipped(key, path, shapes, names, targets[key].size)
-
-
-def _from_run_lengths(name: str, segmentation: Mapping[str, Any], target: Target) -> list[Any]:
-    """Return the outlines of the pixels of a COCO mask: run lengths down the columns, from 0, or as text.
-
-    In text a number has five bits a character from 48 on, the lowest first; from the fourth on it is the
-    difference to the last but one.
-    """
-    counts, size = segmentation.get("counts"), segmentation.get("size")
-    if size != [*target.size]:
-        raise DataError(
-            f"{name} has run lengths of the size {str(size)[:60]}; {target.path} has {[*target.size]} "
-            "(height, width). Pass the original images."
-        )
-    runs: list[int] = []
-    if isinstance(counts, str):
-        value, shift = 0, 0
-        for character in counts:
-            bits = ord(character) - 48
-            if not 0 <= bits < 64 or shift > 40:
-                break
-            value |= (bits & 31) << shift
-            shift += 5
-            if not bits & 32:
-                value -= (bits & 16) << (shift - 4)
-                runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-                value, shift = 0, 0
-        else:
-            counts = runs if shift == 0 else None
-    pixels = target.size[0] * target.size[1]
-    if not isinstance(counts, list) or not all(type(run) is int and 0 <= run <= pixels for run in counts):
-        raise DataError(f"{name} has run lengths that cannot be read: {str(segmentation)[:80]}. Remove it.")
-    if sum(counts) != pixels:
-        raise DataError(
-            f"{name} has run lengths of {sum(counts)} pixels; {target.path} has {pixels}. Remove it, or "
-            "write it again."
-        )
-    values = np.arange(len(counts), dtype=np.uint8) % 2  # 0 and 1 by turns
-    mask = np.repeat(values, counts).reshape(target.size, order="F")
-    rows, cols = (np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1))
-    if not len(rows):
-        return []
-    part = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-    corner = Affine.translation(cols[0], rows[0])
-    return [shapely.geometry.shape(one) for one, _ in outlines_of(part, part > 0, 4, corner)]
-
-
-def _from_labelme(path: Path, content: Mapping[str, Any], targets: Mapping[str, Target]) -> Iterator[_Found]:
-    """Yield the shapes of a labelme file."""
-    name = str(content.get("imagePath") or path.with_suffix("").name)
-    key = _scene_of(path, name, _by_stem(targets))
-    if key is None:
-        raise _absent(path, name, targets)
-    _check_size(path, (content.get("imageHeight"), content.get("imageWidth")), targets[key])
-    shapes, names = [], []
-    for entry in _listed(path, content, "shapes", "label", "points"):
-        points = _points(path, entry["points"])
-        match entry.get("shape_type", "polygon"), len(points):
-            case "polygon", _:
-                shape = _polygon(path, points)
-            case "rectangle", 2:
-                (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
-                shape = shapely.box(left, top, right, bottom)
-            case "circle", 2:
-                radius = float(np.hypot(*(points[1] - points[0])))
-                shape = shapely.Point(points[0]).buffer(radius, quad_segs=_CIRCLE_SEGMENTS)
-            case "point", 1:
-                shape = shapely.Point(points[0])
-            case kind, count:
-                raise DataError(
-                    f"{path} has a {kind} of {count} points; expected polygons, rectangles, circles and "
-                    "points. Remove it."
-                )
-        shapes.append(shape)
-        names.append(entry["label"])
-    yield _clipped(key, path, shapes, names, targets[key].size)
-
-
-def _listed(path: Path, content: Mapping[str, Any], name: str, *needed: str) -> list[Mapping[str, Any]]:
-    """Return a list of JSON objects that have some keys; ids and names are numbers or text."""
-    single = [key for key in needed if key != "points"]
-    entries = content.get(name)
-    if isinstance(entries, list) and all(
-        isinstance(entry, Mapping)
-        and set(needed) <= entry.keys()
-        and not any(isinstance(entry[key], list | dict) for key in single)
-        for entry in entries
-    ):
-        return entries
-    raise DataError(
-        f"{path}: {name} is not a list of objects with {', '.join(needed)}; expected numbers or text as "
-        f"{' and '.join(single)}."
-    )
-
-
-def _points(path: Path, values: Any) -> npt.NDArray[np.float64]:
-    """Return the columns and rows of an outline, float64 (N, 2), of numbers in any nesting."""
-    try:
-        numbers = np.ravel(np.asarray(values))
-    except ValueError:
-        numbers = np.array("ragged")
-    if numbers.dtype.kind not in "iuf" or numbers.size % 2 or not (np.abs(numbers) < _FARTHEST).all():
-        raise DataError(
-            f"{path} has an outline that is not pairs of finite numbers below 1e9: {str(values)[:80]}."
-        )
-    return numbers.astype(np.float64).reshape(-1, 2)
-
-
-def _polygon(path: Path, points: npt.NDArray[np.float64]) -> Any:
-    """Return a polygon of an annotation, mended where it crosses itself."""
-    if len(points) < 3:
-        raise DataError(f"{path} has a polygon of {len(points)} points; expected at least 3. Remove it.")
-    polygon = shapely.Polygon(points)
-    return polygon if polygon.is_valid else shapely.make_valid(polygon)
-
-
-def _by_stem(targets: Mapping[str, Target]) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
-    """Return the keys of scenes, and the parts of their whole paths, by the stem of the file."""
-    scenes: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
-    for key, target in targets.items():
-        parts = Path(os.path.normpath(target.path.absolute())).parts  # links keep their names
-        scenes.setdefault(PurePosixPath(parts[-1]).stem, []).append((key, parts))
-    return scenes
-
-
-def _scene_of(
-    path: Path, name: str, by_stem: Mapping[str, Sequence[tuple[str, tuple[str, ...]]]]
-) -> str | None:
-    """Return the key of the scene that an annotation file names; None if it is not there.
-
-    The folders of a relative name must be those of the scene, as train/1.png and val/1.png are two images. Of
-    a name that begins elsewhere (``/``, ``C:`` or ``..``), as on another machine, the last folder must be.
-    A name with another suffix is that of the scene where no other fits.
-    """
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    named = [part for part in parts if part not in ("/", "//", "..") and not part.endswith(":")]
-    if not named:
-        return None
-    needed = len(named) if len(named) == len(parts) else min(2, len(named))
-    fitting: dict[tuple[bool, int], list[str]] = {}
-    for key, own in by_stem.get(PurePosixPath(named[-1]).stem, ()):
-        common = 1
-        while common < min(len(own), len(named)) and own[-1 - common] == named[-1 - common]:
-            common += 1
-        if common >= needed:
-            fitting.setdefault((own[-1] == named[-1], common), []).append(key)
-    matches = fitting[max(fitting)] if fitting else []
-    if len(matches) > 1:
-        raise DataError(f"{path}: {name!r} fits several scenes: {first_few(matches, 4)}.")
-    return matches[0] if matches else None
-
-
-def _absent(path: Path, name: str, targets: Mapping[str, Target]) -> DataError:
-    return DataError(
-        f"{path} labels the image {name!r}, which is not among the {len(targets)} scenes, such as "
-        f"{next(iter(targets.values())).path}. Pass the folder that has it, with the same folder names."
-    )
-
-
-def _check_size(path: Path, stated: tuple[Any, Any], target: Target) -> None:
-    if all(isinstance(side, int) for side in stated) and stated != target.size:
-        raise DataError(
-            f"{path} was drawn on an image of {stated[0]} x {stated[1]} pixels (height x width); "
-            f"{target.path} has {target.size[0]} x {target.size[1]}. Pass the original images."
-        )
+    return parts[kept], origin[kept]
 
 
 def _legend_of(names: set[str], source: VectorSource) -> Legend:
