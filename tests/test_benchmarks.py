@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accuracy  # noqa: E402
 import common  # noqa: E402
+import devices  # noqa: E402
 import ood  # noqa: E402
 import training  # noqa: E402
 
@@ -108,12 +109,13 @@ def test_the_committed_tables_are_those_of_their_counts(name, tmp_path):
         ("memory", "--data DATA --out OUT --width 300 --heights 200 --repeats 1", "200 x 300, landcover:"),
         ("fleet", "--units 2000", '"share_s"'),
         ("fleet", "--large 300", '"identical": true'),
-        ("devices", "--devices 1 --steps 2", "crops/s"),
+        ("devices", "--devices 1 --steps 2 --preset OUT/small.yaml", "crops/s"),
     ],
 )
 def test_a_script_runs(name, arguments, line, data, tmp_path, monkeypatch, capsys):
     if name != "startup":
-        monkeypatch.setattr(common, "subprocess", SimpleNamespace(run=in_process))
+        for module in (common, devices):
+            monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=in_process))
     monkeypatch.setattr(ood, "ALTERED", {"grey": ood.ALTERED["grey"]})
     monkeypatch.setattr(training, "compare_gradients", partial(training.compare_gradients, size=64))
     (tmp_path / "small.yaml").write_text(PRESET)
