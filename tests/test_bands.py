@@ -7,9 +7,10 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from rasterio.enums import ColorInterp
 from typer.testing import CliRunner
 
-from imagefiles import PLACE, save, save_raster
+from imagefiles import PLACE, photo, save, save_raster
 from landcover import Model, PredictOptions, UsageError, open_model, predict
 from landcover.cli import build
 from landcover.data import open_dataset
@@ -273,6 +274,36 @@ def test_white_as_0_and_few_bits_are_not_read_as_8_bit_imagery(tmp_path):
             read_image(tmp_path / name)
     with open_scene(tmp_path / "four.tif", scaling=(0, 15)) as scene:
         assert np.array_equal(scene.read_rows(0, 40).image[..., 0], grey // 16 * 17)
+
+
+@pytest.mark.parametrize(
+    ("profile", "kinds", "name"),
+    [
+        ({}, (ColorInterp.hue, ColorInterp.saturation, ColorInterp.lightness), "HSL"),
+        ({}, (ColorInterp.Y, ColorInterp.Cb, ColorInterp.Cr), "YCbCr"),
+        ({"photometric": "cielab"}, None, "CIELAB"),
+    ],
+)
+def test_other_colours_than_rgb_are_refused(tmp_path, profile, kinds, name):
+    path = save_raster(tmp_path / "a.tif", photo(40, 50), place=True, **profile)
+    if kinds is not None:
+        with rasterio.open(path, "r+") as file:
+            file.colorinterp = kinds
+    for read in (open_scene, read_image):
+        with pytest.raises(ImageError, match=f"is {name}; expected RGB"):
+            read(path)
+
+
+def test_a_scaling_of_declared_units_is_refused_with_that_of_stored_values(tmp_path):
+    values = photo(40, 50).astype(np.uint16) * 10 + 1000
+    path = save_raster(tmp_path / "a.tif", values, place=True)
+    with pytest.raises(ImageError, match=r"0,0\.25; expected the stored values that become 0 and 255\.$"):
+        open_scene(path, scaling=(0, 0.25))
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (1e-4,) * 3, (-0.1,) * 3
+    with pytest.raises(ImageError, match=r"--scaling 1000,3500\."):
+        open_scene(path, scaling=(0, 0.25))
+    open_scene(path, scaling=(1000, 3500)).close()
 
 
 def test_int8_of_four_bands_is_calibrated_and_gives_the_classes_of_the_run(world, run, tmp_path):

@@ -173,6 +173,7 @@ DESCRIBED = [
     ("vv", "vh", "slope & <aspect>"),
     ("red", "red", "green", "blue"),
     ("one", "two"),
+    ("N", "B", "G", "R"),
 ]
 
 
@@ -181,9 +182,13 @@ def test_bands_are_chosen_as_in_python(model_bands, tmp_path):
     calls, expected, known = [], [], []
     usual = model_bands and BandSelection.of_model((4, 3, 2), model_bands)
     model = {"bands": model_bands or ("red", "green", "blue"), "band_indices": usual}
+    rgba = (3, 4, 5, 0)
     cases = [(names, None, {}) for names in DESCRIBED]
     cases += [(("nir", "red", "x", "green"), None, {}), (("",) * 4, (5, 4, 3, 0), {})]
-    cases += [(("",) * 4, None, {"CENTRAL_WAVELENGTH_UM": (0.84, 0.49, 0.56, 0.66)})]
+    cases += [
+        (("",) * 4, colours, {"CENTRAL_WAVELENGTH_UM": (0.84, 0.49, 0.56, 0.66)}) for colours in (None, rgba)
+    ]
+    cases += [(("Blau", "Grün", "Rot", "NIR"), rgba, {}), (("B", "G", "R"), rgba[:3], {})]
     for number, (names, colours, lengths) in enumerate(cases):
         path = save_raster(tmp_path / f"{number}.tif", np.zeros((8, 8, len(names)), np.uint16))
         with rasterio.open(path, "r+") as file:

@@ -62,7 +62,7 @@ const unescapeXml = (text: string): string => text.replace(/&(lt|gt|quot|apos|am
 /**
  * Return red, green and blue (or the model's bands) from 0, and a warning about the choice or null.
  *
- * In this order: the bands of these names by description, colour interpretation or wavelength; those where the
+ * In this order: the bands of these names by description, wavelength or colour interpretation; those where the
  * model's bands usually are; the first three but alpha; the first as grey.
  */
 export function chooseBands(
@@ -75,11 +75,15 @@ export function chooseBands(
   const listed = (bands: number[]): string => `bands ${bands.map((band) => band + 1).join(", ")}`;
   const described = descriptions.filter((text) => text && !NO_NAME.test(text.trim()));
   const shown = described.slice(0, MAX_SHOWN).map((text) => text.slice(0, MAX_CHARACTERS)).join(", ");
-  const named = namedBands(texts, model.bands);
+  const [named, byInterpretation] = namedBands(texts, model.bands);
   if (named) {
     const red = descriptions[named[0]].toLowerCase();
     const isNumbered = BAND_NUMBER.test(red) && !red.includes("red");
     const all = descriptions.join(" ");
+    if (byInterpretation && described.length) {
+      const how = `by its colour interpretation ${listed(named)} are used as red, green and blue`;
+      return [named, `${name} has bands named ${shown}; ${how}. If that is wrong, change the bands.`];
+    }
     if (!isNumbered || !FIRST_BAND.test(all) || LATER_BAND.test(all)) return [named, null];
     const note =
       `${name} numbers its bands; ${listed(named)} are used as red, green and blue, as of Landsat 8 and 9 and ` +
@@ -110,23 +114,24 @@ export function chooseBands(
   return [chosen, plain.length > 3 ? `${name} does not name its ${count} bands; ${used}` : null];
 }
 
-/** Return the bands of these names, if there is one of each; colours also by other signs of a file. */
-function namedBands({ descriptions, kinds, wavelengths }: BandTexts, names: readonly string[]): number[] | null {
+/**
+ * Return the bands of these names, if there is one of each; colours also by other signs of a file. The second value is
+ * true for colours by their interpretation alone.
+ */
+function namedBands({ descriptions, kinds, wavelengths }: BandTexts, names: readonly string[]): [number[] | null, boolean] {
   const texts = descriptions.map((text) => text.trim().toLowerCase());
   const exact = oneEach(names.map((name) => indices(texts, (text) => text === name.toLowerCase())));
-  if (exact || [...names].sort().join() !== [...RGB].sort().join()) return exact;
-  const colours =
-    byDescription(texts) ??
-    oneEach(RGB.map((colour) => indices(kinds, (kind) => kind === colour))) ??
-    byWavelength(wavelengths);
-  return colours && names.map((name) => colours[RGB.indexOf(name)]);
+  if (exact || [...names].sort().join() !== [...RGB].sort().join()) return [exact, false];
+  const stated = byDescription(texts) ?? byWavelength(wavelengths);
+  const colours = stated ?? oneEach(RGB.map((colour) => indices(kinds, (kind) => kind === colour)));
+  return [colours && names.map((name) => colours[RGB.indexOf(name)]), !stated];
 }
 
 /** Return the bands described as red, green and blue, or numbered as bands 4, 3 and 2 of Sentinel-2. */
 function byDescription(texts: string[]): number[] | null {
   const words = texts.map((text): string[] => text.replace(OTHER_COLOURS, "").match(/[a-z]+/g) ?? []);
   const found = RGB.map((colour) => {
-    const exact = indices(texts, (text) => text === colour);
+    const exact = indices(texts, (text) => text === colour || text === colour[0]);
     return exact.length ? exact : indices(words, (have) => have.includes(colour));
   });
   if (found.some((bands) => bands.length)) return oneEach(found);

@@ -175,6 +175,9 @@ class _CheckedFile(FileIO):
             self._files.error = self._files.error or error
 
 
+_OTHER_COLOURS = {ColorInterp.cyan: "CMYK", ColorInterp.hue: "HSL", ColorInterp.Y: "YCbCr"}
+_OTHER_PHOTOMETRIC = (PhotometricInterp.cmyk, PhotometricInterp.cielab)
+
 INVERTED = (
     "stores white as 0 (MINISWHITE); expected black as 0. Run: gdal_translate -scale 0 255 255 0 -co "
     "PHOTOMETRIC=MINISBLACK IN OUT.tif"
@@ -192,15 +195,17 @@ def sample_bits(raster: DatasetReader, band: int) -> int:
     return int(raster.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", 8))
 
 
-def is_cmyk(raster: DatasetReader) -> bool:
-    """Report whether a raster is CMYK.
+def other_colours(raster: DatasetReader) -> str | None:
+    """Return the name of the colours of a raster that are not RGB or grey, such as CMYK; None: they are.
 
     The photometric interpretation is read from GeoTIFF and JPEG only: in some damaged JPEG 2000 files GDAL
     searches for it without end.
     """
-    if ColorInterp.cyan in raster.colorinterp:
-        return True
-    return bool(raster.driver in ("GTiff", "JPEG") and raster.photometric == PhotometricInterp.cmyk)
+    for kind, name in _OTHER_COLOURS.items():
+        if kind in raster.colorinterp:
+            return name
+    photometric = raster.photometric if raster.driver in ("GTiff", "JPEG") else None
+    return photometric.name.upper() if photometric in _OTHER_PHOTOMETRIC else None
 
 
 def open_raster(path: str | Path) -> DatasetReader:

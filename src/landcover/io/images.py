@@ -106,7 +106,7 @@ def _decode_jpeg(path: Path) -> Picture:
     data = path.read_bytes()
     colourspace = simplejpeg.decode_jpeg_header(data)[2]
     if colourspace in ("CMYK", "YCCK"):
-        raise _cmyk()
+        raise _wrong_colours("CMYK")
     wanted = "GRAY" if colourspace == "Gray" else "RGB"
     # Accurate DCT and smooth chroma upsampling are pinned: decoders differ slightly, and scores with them.
     pixels = simplejpeg.decode_jpeg(data, wanted, fastdct=False, fastupsample=False, strict=True)
@@ -227,12 +227,12 @@ def _raster_size(path: Path) -> tuple[int, int]:
 def _decode_raster(path: Path) -> Picture:
     from rasterio.enums import ColorInterp, MaskFlags
 
-    from landcover._gdal import is_cmyk, is_inverted, sample_bits
+    from landcover._gdal import is_inverted, other_colours, sample_bits
 
     with _open_raster(path) as raster:
         meanings = raster.colorinterp
-        if is_cmyk(raster):
-            raise _cmyk()
+        if found := other_colours(raster):
+            raise _wrong_colours(found)
         depth = None if set(raster.dtypes) == {"uint8"} else ", ".join(sorted(set(raster.dtypes)))
         bits = sample_bits(raster, 1)
         if depth is None and (bits == 1 or (bits < 8 and ColorInterp.palette not in meanings)):
@@ -283,8 +283,8 @@ def _lossy_compression(raster: "DatasetReader") -> str:
     return name if is_lossy else ""
 
 
-def _cmyk() -> RefusedError:
-    return RefusedError("is CMYK; expected RGB or grey. Convert it to RGB.")
+def _wrong_colours(found: str) -> RefusedError:
+    return RefusedError(f"is {found}; expected RGB or grey. Convert it to RGB.")
 
 
 def _wrong_depth(found: str) -> RefusedError:

@@ -12,7 +12,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
-from landcover._gdal import INVERTED, is_cmyk, is_inverted, open_raster, sample_bits
+from landcover._gdal import INVERTED, is_inverted, open_raster, other_colours, sample_bits
 from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import ImageError, is_plain
 from landcover.raster.address import Address
@@ -45,14 +45,15 @@ def choose_bands(
 ) -> tuple[tuple[int, ...], str | None]:
     """Return the numbers of the bands to read, and a warning about the choice or None.
 
-    Without ``bands``: the bands that the file names red, green and blue, by description, colour
-    interpretation or wavelength; else its first three but alpha, with a warning if it has more or other
-    names; else its first one three times (grey), with a warning on a second one. ``bands`` of a model count
-    only where the file does not name the model's bands; there is a warning if it names others.
+    Without ``bands``: the bands that the file names red, green and blue, by description, wavelength or colour
+    interpretation (with a warning if that is all and they have other names); else its first three but alpha,
+    with a warning if it has more or other names; else its first one three times (grey), with a warning on a
+    second one. ``bands`` of a model count only where the file does not name the model's bands; there is a
+    warning if it names others.
 
     Raises:
-        ImageError: If a band does not exist, or is one of a colour table, of inks, of complex numbers or with
-            white as 0.
+        ImageError: If a band does not exist, or is one of a colour table, of inks or other colours, of
+            complex numbers or with white as 0.
     """
     kinds = reader.colorinterp
     plain = [band for band, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha]
@@ -60,7 +61,8 @@ def choose_bands(
     names = RGB if bands is None else bands.names if isinstance(bands, BandSelection) else ()
     described = [text for text in reader.descriptions if text and not _NO_NAME.fullmatch(text.strip())]
     described = described if all(map(is_plain, described)) else []
-    if names and (named := _named(reader, names)) is not None:
+    named, by_interpretation = _named(reader, names)
+    if named is not None:
         chosen = named
         red = (reader.descriptions[chosen[0] - 1] or "").lower()
         numbers = " ".join(text or "" for text in reader.descriptions)
@@ -68,6 +70,9 @@ def choose_bands(
         if _BAND_NUMBER.search(red) and "red" not in red and may_be_landsat_7:
             note = f"{name} numbers its bands; {_listed(chosen)} are used as red, green and blue, as of "
             note += "Landsat 8 and 9 and Sentinel-2. If that is wrong (Landsat 4 to 7), pass --bands."
+        elif by_interpretation and described:
+            note = f"{name} has bands named {', '.join(described[:_SHOWN])}; by its colour interpretation "
+            note += f"{_listed(chosen)} are used as red, green and blue. If that is wrong, pass --bands."
     elif bands is not None:
         chosen = tuple(bands)
         if names and described and not any(map(_NO_NAME.fullmatch, names)):
@@ -97,8 +102,8 @@ def choose_bands(
     meanings = {kinds[band - 1] for band in chosen}
     if ColorInterp.palette in meanings:
         raise ImageError(f"{name} has a colour table: it is a map or a mask; expected imagery in RGB.")
-    if is_cmyk(reader):
-        raise ImageError(f"{name} is CMYK; expected RGB or grey. Convert it to RGB.")
+    if colours := other_colours(reader):
+        raise ImageError(f"{name} is {colours}; expected RGB or grey. Convert it to RGB.")
     if is_inverted(reader):
         raise ImageError(f"{name} {INVERTED}.")
     types = sorted({reader.dtypes[band - 1] for band in chosen})
@@ -131,29 +136,33 @@ def _listed(bands: Sequence[int]) -> str:
     return "bands " + ", ".join(map(str, bands))
 
 
-def _named(reader: DatasetReader, names: Sequence[str]) -> tuple[int, ...] | None:
-    """Return the bands of these names, if there is one of each; colours also by other signs of a file."""
+def _named(reader: DatasetReader, names: Sequence[str]) -> tuple[tuple[int, ...] | None, bool]:
+    """Return the bands of these names, if there is one of each; colours also by other signs of a file.
+
+    The second value is True for colours by their interpretation alone, which GDAL also invents for the first
+    bands of a new file.
+    """
     texts = [(text or "").strip().lower() for text in reader.descriptions]
     exact = _one_each([[n for n, text in enumerate(texts, 1) if text == name.lower()] for name in names])
     if exact is not None or set(names) != set(RGB):
-        return exact
-    kinds, colours = reader.colorinterp, _by_description(texts)
-    if colours is None and all(kinds.count(colour) == 1 for colour in _COLOURS):
-        colours = tuple(kinds.index(colour) + 1 for colour in _COLOURS)
+        return exact or None, False
+    kinds, colours, by_interpretation = reader.colorinterp, _by_description(texts), False
     if colours is None:
         colours = _by_wavelength(reader)
-    return colours and tuple(colours[RGB.index(name)] for name in names)
+    if colours is None and all(kinds.count(colour) == 1 for colour in _COLOURS):
+        colours, by_interpretation = tuple(kinds.index(colour) + 1 for colour in _COLOURS), True
+    return colours and tuple(colours[RGB.index(name)] for name in names), by_interpretation
 
 
 def _by_description(texts: Sequence[str]) -> tuple[int, ...] | None:
     """Return the bands described, in lower case, as red, green and blue, if there is one of each.
 
-    A description that is the colour alone comes before others that contain it. Without colours, bands 4, 3
-    and 2 of Sentinel-2 and Landsat 8 and 9 (B04 or B4) are found by their numbers.
+    A description that is the colour alone, or its first letter, comes before others that contain it. Without
+    colours, bands 4, 3 and 2 of Sentinel-2 and Landsat 8 and 9 (B04 or B4) are found by their numbers.
     """
     words = [set(re.findall("[a-z]+", _OTHER_COLOURS.sub("", text))) for text in texts]
     found = [
-        [n for n, text in enumerate(texts, 1) if text == colour]
+        [n for n, text in enumerate(texts, 1) if text in (colour, colour[0])]
         or [n for n, have in enumerate(words, 1) if colour in have]
         for colour in RGB
     ]
@@ -317,7 +326,9 @@ class Mask(NamedTuple):
 
 
 def check_scaling(name: str, reader: DatasetReader, band: int, scaling: Scaling | None) -> None:
-    """Refuse pixels that are not 8-bit without ``scaling``, and 8-bit ones that never reach its maximum.
+    """Refuse pixels that are not 8-bit without ``scaling``, and a scaling that cannot be that of the pixels.
+
+    Those are 8-bit pixels that never reach its maximum, and whole numbers that have one value within it.
 
     Raises:
         ImageError: If they are refused.
@@ -327,6 +338,15 @@ def check_scaling(name: str, reader: DatasetReader, band: int, scaling: Scaling 
         raise ImageError(
             f"{name} has 8-bit pixels, which never reach the {scaling[1]:g} of the scaling {scaling[0]:g},"
             f"{scaling[1]:g}; expected imagery of more bits. Pass the original file, or another --scaling."
+        )
+    if isinstance(scaling, tuple) and scaling[1] - scaling[0] < 1 and not dtype.startswith("float"):
+        scale, offset = reader.scales[band - 1], reader.offsets[band - 1]
+        stored = f"{(scaling[0] - offset) / scale:g},{(scaling[1] - offset) / scale:g}"
+        hint = f" The file declares a scale and an offset: pass --scaling {stored}."
+        raise ImageError(
+            f"{name} has whole numbers ({dtype}), of which no two are within the scaling {scaling[0]:g},"
+            f"{scaling[1]:g}; expected the stored values that become 0 and 255."
+            + (hint if (scale, offset) != (1, 0) else "")
         )
     if scaling is None and dtype == "uint8" and (bits := sample_bits(reader, band)) < 8:
         dtype = f"{bits}-bit"

@@ -401,7 +401,8 @@ def _several(name: str, images: Sequence[str], what: str) -> str:
     if not images:
         return f"{name} has no bands and no images in it; {what}."
     shown = ", ".join(images[:_SHOWN]) + (", ..." if len(images) > _SHOWN else "")
-    return f"{name} contains {len(images)} images; {what}. To map another one, pass its name: {shown}."
+    note = f"{name} contains {len(images)} images; {what}. To map another one, pass its name: {shown}."
+    return f"{note} If they are bands of one image, join them: gdalbuildvrt -separate OUT.vrt RED GREEN BLUE."
 
 
 def _blocks(name: str, reader: DatasetReader, window: Window) -> tuple[tuple[int, int], int, int]:
