@@ -10,6 +10,7 @@ from affine import Affine
 from rasterio.enums import ColorInterp
 from typer.testing import CliRunner
 
+from export_world import convert_once
 from imagefiles import PLACE, photo, save, save_raster
 from landcover import Model, PredictOptions, UsageError, open_model, predict
 from landcover.cli import build
@@ -33,6 +34,12 @@ from training_world import tiny, write_pairs
 SIDE = 64
 adapt_input_conv = timm.models.adapt_input_conv
 NAMES = ("red", "green", "blue", "nir")
+
+
+@pytest.fixture(autouse=True)
+def converted_once(monkeypatch):
+    """Two tests export one run."""
+    convert_once(monkeypatch)
 
 
 def chip(seed):

@@ -1,7 +1,5 @@
 """Commands and Python of the tutorials and how-to guides, run as written on a procedural world."""
 
-import copy
-import hashlib
 import re
 import shlex
 import shutil
@@ -188,9 +186,10 @@ def label_points(folder):
 
 @pytest.fixture
 def tiny_weights(tmp_path, monkeypatch):
-    """Let starter-weights be a network of few layers, which torch's exporter converts in seconds."""
-    from export_world import tiny_runtime, write_run
+    """Let starter-weights be a network of few layers, which torch's exporter converts once, in seconds."""
+    from export_world import convert_once, tiny_runtime, write_run
 
+    convert_once(monkeypatch)
     folder = tmp_path / "bundled"
     folder.mkdir()
     for model in bundled.SHIPPED:
@@ -198,22 +197,6 @@ def tiny_weights(tmp_path, monkeypatch):
     run = write_run(tmp_path / "tiny", tiny_runtime())
     monkeypatch.setattr(bundled, "FOLDER", folder)
     (run / "best.safetensors").replace(bundled.BY_NAME["starter-weights"].path)
-
-
-def export_once(monkeypatch):
-    """Let the same network with the same card give a copy of the graph that torch's exporter made before."""
-    from landcover.exporting import graph
-
-    original, made = graph.model_graph, {}
-
-    def model_graph(network, card):
-        weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
-        key = hashlib.sha256(weights).hexdigest(), card.temperature, repr(card.preprocessing)
-        if key not in made:
-            made[key] = original(network, card)
-        return copy.deepcopy(made[key])
-
-    monkeypatch.setattr(graph, "model_graph", model_graph)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +213,6 @@ def test_the_commands_and_snippets_of_a_page_run(names, world, tmp_path, request
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     if names == OF_A_RUN:
         request.getfixturevalue("tiny_weights")
-        export_once(monkeypatch)
     done = set()  # what an earlier page has run word for word: exporting takes a while
     for name in names:
         done |= run_page(name, tmp_path, monkeypatch, done)
