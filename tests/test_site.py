@@ -1,4 +1,4 @@
-"""The documentation as text: its lines, the modules that it names, and the site that is built of it."""
+"""Documentation and files for GitHub: lines, names of modules, schemas, and the site that is built."""
 
 import re
 import subprocess
@@ -43,3 +43,22 @@ def test_the_design_page_names_modules_that_exist():
     assert [
         name for name in named if not any((top / name).exists() for top in (root, root / "src/landcover"))
     ] == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"),
+    [
+        ("github-workflows", ".github/workflows/*.yml"),
+        ("github-issue-forms", ".github/ISSUE_TEMPLATE/[!c]*.yml"),
+        ("github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
+        ("citation-file-format", "CITATION.cff"),
+    ],
+)
+def test_files_that_others_read_follow_their_schemas(schema, pattern):
+    checker = pytest.importorskip("check_jsonschema")
+    from click import testing
+
+    files = [str(path) for path in DOCS.parent.glob(pattern)]
+    assert files
+    done = testing.CliRunner().invoke(checker.main, ["--builtin-schema", f"vendor.{schema}", *files])
+    assert done.exit_code == 0, done.output
