@@ -485,6 +485,11 @@ NAMES = {  # paths of an image and its mask, as public data sets have them; {i} 
     "subset words": ("{p}_images/{i}.png", "{p}_masks/{i}.png"),
     "src": ("{p}/src/{i}.jpg", "{p}/gt/{i}.png"),
     "truth": ("{p}{i}.jpg", "{p}{i}_truth.png"),
+    "letter": ("{p}/{i}.png", "{p}_labels/{i}_L.png"),
+    "one letter": ("{p}{i}.jpg", "{p}{i}_m.png"),
+    "sat inside": ("images/{p}_sat_{i}.jpg", "masks/{p}_mask_{i}.png"),
+    "other folder": ("{p}/tiles/{i}.jpg", "{p}/labels/{i}.png"),
+    "two formats": ("{p}{i}.jpg", "{p}{i}.tif"),
     "one name": ("{p}{i}.png", "{p}{i}.tif"),
 }
 
@@ -506,6 +511,22 @@ def test_images_and_masks_are_paired_by_words_or_content(tmp_path, name):
             assert item.mask == tmp_path / mask.format(p=p, i=i)
             assert item.part == (p if re.search(r"\{p\}.*/", image) else None)
     assert image.format(p="train", i="01").rpartition("/")[2] in verify(tmp_path, legend=THREE).pairing
+
+
+@pytest.mark.parametrize("folders", [("before", "after", "mask"), ("A", "B", "label")])
+def test_two_images_for_a_mask_are_not_guessed(tmp_path, folders):
+    for folder in folders:
+        save(tmp_path / folder / "1.png", OWN)
+    with pytest.raises(DataError, match=r"landcover\.yaml"):
+        open_dataset(tmp_path, legend=THREE)
+
+
+def test_of_masks_as_values_and_as_colours_the_values_are_read(tmp_path):
+    save(tmp_path / "original/1.png", DUBAI[OWN])
+    save(tmp_path / "label_semantic/1.png", OWN)
+    save(tmp_path / "color_masks/1.png", DUBAI[OWN])
+    (item,) = open_dataset(tmp_path, legend=THREE).items
+    assert (item.image.parent.name, item.mask.parent.name) == ("original", "label_semantic")
 
 
 def test_names_are_declared_in_landcover_yaml(tmp_path):

@@ -16,7 +16,7 @@ from landcover._gdal import files_of
 from landcover._typing import BoolArray, Int64Array, UInt8Array
 from landcover.config import Config, from_mapping
 from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels
-from landcover.data.footprints import Neighbours, Place, find_neighbours, find_scenes
+from landcover.data.footprints import Neighbours, Place, find_neighbours, find_scenes, read_scenes
 from landcover.data.layouts import (
     SCENES_FILE,
     Discovery,
@@ -24,7 +24,6 @@ from landcover.data.layouts import (
     SceneTile,
     discover,
     find_images,
-    read_scenes,
     typical_size,
 )
 from landcover.data.survey import check_assumed_legend, legend_text, survey

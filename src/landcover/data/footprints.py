@@ -1,7 +1,9 @@
-"""Footprints of georeferenced images: which of them overlap or touch, and which scenes they form."""
+"""Where images are: which of them overlap or touch by georeferences, and the scenes that they form."""
 
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +11,15 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from landcover._typing import Float64Array
-from landcover.data.layouts import SceneTile
+from landcover.data.layouts import Item, SceneTile
+from landcover.errors import DataError, printable
 from landcover.model.preprocessing import Size
 from landcover.raster import Georeference
+from landcover.textfiles import parse_csv, parse_number, read_text
 
+logger = logging.getLogger(__name__)
+
+_COLUMNS = ("id", "scene", "row", "col")
 _TOLERANCE_PX = 0.5
 """Images that are closer touch; that have less in common do not overlap."""
 
@@ -139,3 +146,61 @@ def _gaps(one: Float64Array, others: Float64Array) -> Float64Array:
             gap = np.maximum(their.min(axis=1) - own.max(axis=1), own.min(axis=1) - their.max(axis=1))
             best = np.maximum(best, gap)
     return best
+
+
+def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
+    """Read the positions of items from ``scenes.csv``: columns ``id,scene,row,col`` and perhaps ``part``.
+
+    An id is a key, such as ``a/images/0001``, or its last component; the latter with the subset in ``part``.
+    Rows of other items are ignored, with a warning: a copy of a few files may keep the whole table.
+    """
+    by_name: dict[tuple[str, str], list[Item]] = {}
+    by_key = {item.key: item for item in items}
+    for item in by_key.values():
+        by_name.setdefault((item.part or "", item.id), []).append(item)
+    scenes: dict[str, SceneTile] = {}
+    taken: dict[SceneTile, str] = {}
+    header, rows = parse_csv(read_text(path, DataError, "a table of scenes"), str(path), DataError)
+    for name in _COLUMNS:
+        if name not in header:
+            raise DataError(
+                f"{path} lacks the column {name!r}; expected {', '.join(_COLUMNS)}, and part if ids repeat."
+            )
+    unmatched: list[str] = []
+    for line, row in rows:
+        place = f"{path}, line {line}"
+        position = [parse_number(row[name]) for name in ("row", "col")]
+        if not all(number is not None and number.is_integer() for number in position):
+            found = f"{_cut(row['row'])} and {_cut(row['col'])}"
+            raise DataError(f"{place}: row and col must be integers; found {found}.")
+        tile = SceneTile(row["scene"], *(int(number or 0) for number in position))
+        matching = [by_key[row["id"]]] if row["id"] in by_key else []
+        matching = matching or by_name.get((row.get("part", ""), row["id"]), [])
+        if len(matching) > 1:
+            keys = ", ".join(item.key for item in matching)
+            raise DataError(
+                f"{place}: {_cut(row.get('part', ''))}/{_cut(row['id'])} fits several items: {keys}. Write "
+                "keys as ids."
+            )
+        if not matching:
+            unmatched.append(row["id"])
+        for item in matching:
+            other = taken.setdefault(tile, item.key)
+            if other != item.key or item.key in scenes:
+                raise DataError(
+                    f"{place}: {item.key} and {other} repeat an item or the position row {tile.row}, col "
+                    f"{tile.col} of scene {_cut(tile.scene)}."
+                )
+            scenes[item.key] = tile
+    if unmatched:
+        logger.warning(
+            f"{len(unmatched)} of {len(unmatched) + len(scenes)} rows of {path} fit no image, such as "
+            f"{_cut(unmatched[0])}; expected keys such as {next(iter(by_key), '')!r}, or part and id."
+        )
+    return scenes
+
+
+def _cut(value: str) -> str:
+    """Return a value for a message, shortened to 40 characters."""
+    text = printable(value)
+    return repr(text if len(text) <= 40 else text[:37] + "...")

@@ -1,37 +1,29 @@
-"""Find the items of a data folder: a table of known layouts, and where the tiles are in larger scenes.
+"""Find the items of a data folder by a table of known layouts.
 
 A layout is data: patterns of image and mask paths, and the published facts of such a set (ground sample
 distance, size, counts, index order of its masks). To support another one, add a row to :data:`LAYOUTS`.
 """
 
-import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
-from landcover.errors import DataError, ImageError, printable
+from landcover.data.pairing import SUBSETS, Pairs, pair_by_formats, pair_by_words, subset_of
+from landcover.errors import DataError, ImageError
 from landcover.io import image_size
 from landcover.io.discovery import (
     IMAGE_END,
     MASK_END,
     MASK_SUFFIXES,
-    MAX_PIXELS,
     PICTURE_SUFFIXES,
     find_files,
-    role_of,
-    words_of,
 )
 from landcover.io.files import check_name, walk
-from landcover.io.images import read_picture
 from landcover.legend import DEEPGLOBE, Legend
-from landcover.textfiles import parse_csv, parse_number, read_text
-
-logger = logging.getLogger(__name__)
+from landcover.textfiles import parse_csv, read_text
 
 SCENES_FILE = "scenes.csv"
 VECTOR_SUFFIXES = (".fgb", ".geojson", ".gpkg", ".json", ".kml", ".parquet", ".shp")
@@ -41,18 +33,11 @@ DECLARED_NAMES = (
     '"ann/{subset}/{id}.png".'
 )
 
-_COLUMNS = ("id", "scene", "row", "col")
-
 _EXT = rf"(?:{'|'.join(map(re.escape, sorted(PICTURE_SUFFIXES | MASK_SUFFIXES)))})"
 _SAT = rf"(?P<id>[^/]+){IMAGE_END}{_EXT}"
 _LOSSLESS = rf"(?:{'|'.join(map(re.escape, sorted(MASK_SUFFIXES)))})"
 _MASK = rf"(?P<id>[^/]+){MASK_END}{_LOSSLESS}"
 
-_USUAL_PARTS: Mapping[str, str] = {
-    **{part: part for part in ("train", "val", "valid", "validation", "test")},
-    "training": "train",
-    "testing": "test",
-}
 _CHALLENGE_PARTS: Mapping[str, str] = {
     f"land{joint}{part}": part for joint in "-_" for part in ("train", "valid", "test")
 }
@@ -133,7 +118,7 @@ class Layout:
     masks: tuple[str, ...] = (_MASK,)
     requires: str | None = None
     listing: bool = False
-    parts: Mapping[str, str] = field(default_factory=lambda: _USUAL_PARTS)
+    parts: Mapping[str, str] = field(default_factory=lambda: SUBSETS)
     size: tuple[int, int] | None = None
     by_size: bool = False
     gsd: float | None = None
@@ -253,17 +238,15 @@ LAYOUTS: tuple[Layout, ...] = (
         rf"(?:images?|imgs?|sat)/(?P<sub>.*/)?(?P<id>[^/]+?)(?:_sat)?{_EXT}",
         (rf"(?:masks?|labels?|annotations?|gt)/(?P<sub>.*/)?(?P<id>[^/]+?)(?:_mask|_label)?{_LOSSLESS}",),
     ),
-    Layout(
-        "stems",
-        "pairs of one name: NAME.jpg (or .tif, .jp2, .webp) and NAME.png",
-        r"(?P<id>[^/]+)\.(?:jpe?g|tiff?|jp2|webp)",
-        (r"(?P<id>[^/]+)\.png",),
-    ),
 )
-"""The known layouts, the most specific first; the last three match any folder of pairs."""
+"""The known layouts, the most specific first; the last two match many folders."""
 
-_FORMS = frozenset({"instance", "color", "colour"})
-"""Words of mask names that say how the labels are stored."""
+_STEMS = Layout(
+    "stems",
+    "pairs of one name in two formats, such as NAME.jpg and NAME.png",
+    r"(?P<id>[^/]+)\.(?:jpe?g|tiff?|jp2|webp)",
+    (),
+)
 _WORDS = Layout("words", "pairs whose names differ in words for image and mask")
 
 
@@ -322,15 +305,13 @@ def discover(root: Path, names: tuple[str, str] | None = None) -> Discovery:
         matches.append(match)
         if layout.size is not None and any(item.mask for item in match.items):
             return match
-    generic = [match for match in matches if match.layout.size is None]
-    by_words = _by_words(root, paths)
-    best = max(
-        [*generic, *([by_words] if by_words else [])],
-        key=lambda match: sum(item.mask is not None for item in match.items),
-        default=None,
-    )
+    candidates = [match for match in matches if match.layout.size is None]
+    candidates += _paired(_WORDS, root, pair_by_words(root, paths))
+    candidates += _paired(_STEMS, root, pair_by_formats(root, paths))
+    best = max(candidates, key=lambda match: sum(item.mask is not None for item in match.items), default=None)
     if best is not None and any(item.mask for item in best.items):
-        return _by_content(best) if best.layout.name == "stems" else best
+        return best
+    matches += filter(None, [_match(_STEMS, root, paths)])
     if not matches:
         example = f", such as {paths[0]!r}" if paths else ""
         raise DataError(
@@ -348,7 +329,7 @@ def find_images(path: Path) -> Discovery:
     )
     root = path if path.is_dir() else path.parent
     images = [file.relative.as_posix() for file in files]
-    items = _items(root, ((image, None, _subset(image)) for image in images))
+    items = _items(root, ((image, None, subset_of(image)) for image in images))
     return Discovery(Layout("scenes", "scenes with labels of their own"), items, ())
 
 
@@ -381,109 +362,11 @@ def _pattern(template: str) -> str:
     return pattern
 
 
-def _by_words(root: Path, paths: Sequence[str]) -> Discovery | None:
-    """Pair the files whose paths are equal without the words for images and masks; None if none are."""
-    files = [path for path in paths if re.fullmatch(rf".*{_EXT}", path, re.IGNORECASE)]
-    by_key: dict[tuple[str, ...], dict[str, list[str]]] = {}
-    for path in files:
-        role, key = _role(path)
-        by_key.setdefault(key, {}).setdefault(role, []).append(path)
-    pairs: dict[str, str | None] = {}
-    lossy: list[str] = []
-    missing: list[str] = []
-    for roles in by_key.values():
-        images, masks, others = (roles.get(role, []) for role in ("image", "mask", ""))
-        if not images and masks:
-            images, others = others, []
-        elif images and not masks:
-            masks, others = others, []
-        elif not images and len(others) == 2:  # one name, two formats
-            images = [path for path in others if not _holds_labels(root / path)]
-            masks = [path for path in others if path not in images]
-        if len(masks) > 1:
-            masks = [path for path in masks if path.lower().endswith(tuple(MASK_SUFFIXES))] or masks
-        if len(images) == 1 and len(masks) == 1:
-            pairs[images[0]] = masks[0]
-            lossy += [path for path in masks if path.lower().endswith((".jpg", ".jpeg"))]
-        elif len(images) == 1 and not masks and roles.get("image"):
-            pairs[images[0]] = None
-        else:
-            missing += masks
-    beside = {_folder_and_suffix(image) for image in pairs}
-    for roles in by_key.values():  # images without a mask, beside those that have one
-        if len(roles.get("", [])) == 1 and len(roles) == 1 and _folder_and_suffix(roles[""][0]) in beside:
-            pairs.setdefault(roles[""][0], None)
-    if lossy:
-        raise DataError(
-            f"{root / lossy[0]} is a JPEG, and compression changes labels: {len(lossy)} masks of {root}. "
-            "Save masks as PNG; landcover convert --to index restores masks in pure colours."
-        )
-    if not any(pairs.values()):
-        return None
-    items = _items(root, ((image, mask, _subset(image)) for image, mask in sorted(pairs.items())))
-    return Discovery(_WORDS, items, tuple(sorted(missing)))
-
-
-def _folder_and_suffix(path: str) -> tuple[str, str]:
-    pure = PurePosixPath(path)
-    return str(pure.parent), pure.suffix.lower()
-
-
-def _role(path: str) -> tuple[str, tuple[str, ...]]:
-    """Return ``image``, ``mask`` or an empty text, and the path without the words that say so."""
-    *folders, name = PurePosixPath(path).parts
-    role, key = "", []
-    for folder in folders:
-        words = words_of(folder)
-        found = role_of(words)
-        if not found and (match := re.fullmatch(r"(train|val|valid|validation|test)annot", folder.lower())):
-            found, words = "mask", [match[1]]
-        role = found or role
-        rest = [word for word in words if word in _USUAL_PARTS] if found else [folder.lower()]
-        key += ["_".join(rest)] if rest else []
-    words = words_of(PurePosixPath(name).stem)
-    own = role_of(words, in_file=True)
-    if own == "mask" or not role:
-        role = own or role
-    if own:
-        words = [word for word in words if not role_of([word], in_file=True) and word not in _FORMS]
-    return role, (*key, "_".join(words))
-
-
-def _subset(path: str) -> str | None:
-    """Return the subset that a folder of a path names, alone or beside words for images and masks."""
-    for folder in PurePosixPath(path).parts[:-1]:
-        for word in [folder.lower(), *words_of(folder)]:
-            if word in _USUAL_PARTS:
-                return _USUAL_PARTS[word]
-    return None
-
-
-def _holds_labels(path: Path) -> bool:
-    """Return whether a file holds labels by its content: one band or a palette, or few colours."""
-    try:
-        picture = read_picture(path, DataError, max_pixels=MAX_PIXELS)
-    except DataError:
-        return False
-    if picture.lossy:
-        return False
-    step = max(1, min(picture.pixels.shape[:2]) // _SAMPLE_PX)
-    pixels = picture.pixels[::step, ::step]
-    if picture.palette is not None or pixels.ndim == 2:
-        return len(np.unique(pixels)) <= _MOST_VALUES
-    return len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) <= _MOST_VALUES
-
-
-_MOST_VALUES, _SAMPLE_PX = 64, 256
-
-
-def _by_content(found: Discovery) -> Discovery:
-    """Exchange images and masks of one name, if the first images hold labels and their masks do not."""
-    pairs = [item for item in found.items if item.mask][:4]
-    if not all(_holds_labels(item.image) and item.mask and not _holds_labels(item.mask) for item in pairs):
-        return found
-    items = tuple(replace(item, image=item.mask, mask=item.image) for item in found.items if item.mask)
-    return replace(found, items=items)
+def _paired(layout: Layout, root: Path, pairs: Pairs) -> list[Discovery]:
+    """Return paired files as the items of a layout, in a list that is empty without any pair."""
+    items = _items(root, ((image, mask, subset_of(image)) for image, mask in sorted(pairs.masks.items())))
+    found = Discovery(layout, items, tuple(sorted(pairs.missing_images)))
+    return [found] if any(pairs.masks.values()) else []
 
 
 def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
@@ -517,7 +400,7 @@ def _match(layout: Layout, root: Path, paths: list[str]) -> Discovery | None:
     def part(path: str) -> str | None:
         """Return the subset of an image: of declared names, of the first known folder, or of the lists."""
         if (groups := _parsed(layout.image, path)) and (subset := groups.get("subset")):
-            return _USUAL_PARTS.get(subset.lower(), subset)
+            return SUBSETS.get(subset.lower(), subset)
         folders = (folder.lower() for folder in PurePosixPath(path).parts[:-1])
         of_folder = next((layout.parts[folder] for folder in folders if folder in layout.parts), None)
         return of_folder or listed.get(_bare(path), (None,))[0]
@@ -601,61 +484,3 @@ def _files_below(root: Path) -> Iterator[str]:
         for name in sorted(files):
             if not name.startswith(".") and not Path(folder, name).is_fifo():  # opening one would block
                 yield (below / name).as_posix()
-
-
-def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
-    """Read the positions of items from ``scenes.csv``: columns ``id,scene,row,col`` and perhaps ``part``.
-
-    An id is a key, such as ``a/images/0001``, or its last component; the latter with the subset in ``part``.
-    Rows of other items are ignored, with a warning: a copy of a few files may keep the whole table.
-    """
-    by_name: dict[tuple[str, str], list[Item]] = {}
-    by_key = {item.key: item for item in items}
-    for item in by_key.values():
-        by_name.setdefault((item.part or "", item.id), []).append(item)
-    scenes: dict[str, SceneTile] = {}
-    taken: dict[SceneTile, str] = {}
-    header, rows = parse_csv(read_text(path, DataError, "a table of scenes"), str(path), DataError)
-    for name in _COLUMNS:
-        if name not in header:
-            raise DataError(
-                f"{path} lacks the column {name!r}; expected {', '.join(_COLUMNS)}, and part if ids repeat."
-            )
-    unmatched: list[str] = []
-    for line, row in rows:
-        place = f"{path}, line {line}"
-        position = [parse_number(row[name]) for name in ("row", "col")]
-        if not all(number is not None and number.is_integer() for number in position):
-            found = f"{_cut(row['row'])} and {_cut(row['col'])}"
-            raise DataError(f"{place}: row and col must be integers; found {found}.")
-        tile = SceneTile(row["scene"], *(int(number or 0) for number in position))
-        matching = [by_key[row["id"]]] if row["id"] in by_key else []
-        matching = matching or by_name.get((row.get("part", ""), row["id"]), [])
-        if len(matching) > 1:
-            keys = ", ".join(item.key for item in matching)
-            raise DataError(
-                f"{place}: {_cut(row.get('part', ''))}/{_cut(row['id'])} fits several items: {keys}. Write "
-                "keys as ids."
-            )
-        if not matching:
-            unmatched.append(row["id"])
-        for item in matching:
-            other = taken.setdefault(tile, item.key)
-            if other != item.key or item.key in scenes:
-                raise DataError(
-                    f"{place}: {item.key} and {other} repeat an item or the position row {tile.row}, col "
-                    f"{tile.col} of scene {_cut(tile.scene)}."
-                )
-            scenes[item.key] = tile
-    if unmatched:
-        logger.warning(
-            f"{len(unmatched)} of {len(unmatched) + len(scenes)} rows of {path} fit no image, such as "
-            f"{_cut(unmatched[0])}; expected keys such as {next(iter(by_key), '')!r}, or part and id."
-        )
-    return scenes
-
-
-def _cut(value: str) -> str:
-    """Return a value for a message, shortened to 40 characters."""
-    text = printable(value)
-    return repr(text if len(text) <= 40 else text[:37] + "...")

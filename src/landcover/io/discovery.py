@@ -60,7 +60,7 @@ def role_of(words: Iterable[str], *, in_file: bool = False) -> Literal["image", 
         ('mask', 'image', '')
     """
     words = list(words)
-    masks, images = (_MASK_WORDS, _IMAGE_WORDS) if in_file else (_MASK_FOLDERS, _IMAGE_FOLDERS)
+    masks, images = (_MASK_WORDS, rf"{_IMAGE_WORDS}|sat") if in_file else (_MASK_FOLDERS, _IMAGE_FOLDERS)
     if any(re.fullmatch(masks, word) for word in words):
         return "mask"
     return "image" if any(re.fullmatch(images, word) for word in words) else ""
