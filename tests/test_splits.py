@@ -40,7 +40,7 @@ class Listed(Dataset):
     def georeference(self, item):
         return None
 
-    def labels(self, item):
+    def labels_within(self, item, valid):
         raise NotImplementedError
 
     def fingerprint(self, item):
