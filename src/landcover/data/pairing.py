@@ -96,7 +96,7 @@ def _folder_and_suffix(path: str) -> tuple[str, str]:
 def pair_by_formats(root: Path, paths: Sequence[str]) -> Pairs:
     """Pair the files of one name in two formats.
 
-    A JPEG is the image; of two other formats the content of a few files tells, else a PNG is the mask.
+    A JPEG is the image; of two other formats the mask is found by the content of a few files, else by PNG.
     """
     names: dict[str, list[str]] = {}
     for path in filter(_PICTURE.fullmatch, paths):
